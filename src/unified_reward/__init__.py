@@ -1,0 +1,1 @@
+"""One vision-language judge for generated and understood pictures and videos."""

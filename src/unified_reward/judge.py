@@ -1,0 +1,283 @@
+"""The judge: a model asked in the manner of a family, in both orders, without bias to either.
+
+Knows tasks and models; not how rows are stored or what the verdicts are used for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from unified_reward import media, tasks
+from unified_reward.models.remote import Remote
+from unified_reward.models.scripted import Scripted
+from unified_reward.models.table import Table
+from unified_reward.tasks.template import mean_preference
+from unified_reward.types import (
+    ConfigError,
+    DataError,
+    Failed,
+    FrameRule,
+    Image,
+    MediaError,
+    Model,
+    Preferred,
+    Record,
+    Request,
+    Sample,
+    Unparsed,
+    Verdict,
+    Video,
+)
+from unified_reward.verbs import Asks
+
+
+CARD = "unified_reward.json"
+PUBLISHED = {
+    "CodeGoat24/UnifiedReward-Think": "think",
+    "CodeGoat24/UnifiedReward": "reasoned",
+}
+"""Published judges by the start of their id, with the family whose answers are like theirs."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """How a checkpoint wants to be asked: what stands in ``unified_reward.json`` beside it."""
+
+    family: str
+    frames: int | None = None
+    """Frames of a video; None for the family's own number."""
+    frame_rule: FrameRule | None = None
+    max_pixels: int | None = None
+    """Largest picture shown, in pixels; None for the processor's own limit."""
+    base: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    schema: int = 1
+
+    @classmethod
+    def read(cls, folder: Path) -> Card | None:
+        """The card in a folder; None where there is none.
+
+        Raises:
+            ConfigError: It is not a card.
+        """
+        file = folder / CARD
+        if not file.exists():
+            return None
+        try:
+            return cls(**json.loads(file.read_text("utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{file} is not a judge's card: {error}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write the card into a checkpoint's folder."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (folder / CARD).write_text(text + "\n", "utf-8")
+
+
+class Judge(Asks):
+    """A model and a family: whatever answers text becomes a judge."""
+
+    def __init__(self, model: Model, card: Card) -> None:
+        family = tasks.family(card.family)
+        self.name = model.name
+        self.family = card.family
+        self.card = card
+        self._model = model
+        self._frames = card.frames or family.frames
+        self._rule = card.frame_rule or family.frame_rule
+
+    def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
+        """Judge every sample; see ``Asks.ask``."""
+        opened: dict[Image | Video, list[Any]] = {}
+        requests: list[Request] = []
+        plans: list[list[int] | Failed] = []
+        for sample in samples:
+            both = [sample, sample.swapped()] if sample.form == "compare" else [sample]
+            try:
+                asked = [self._request(one, opened) for one in both[:orders]]
+            except (MediaError, ConfigError, DataError) as error:
+                plans.append(Failed(str(error), error))
+                continue
+            plans.append(list(range(len(requests), len(requests) + len(asked))))
+            requests += asked
+        answers = self._model.generate(requests)
+        verdicts: list[Verdict] = []
+        for sample, plan in zip(samples, plans, strict=True):
+            if isinstance(plan, Failed):
+                verdicts.append(plan)
+                continue
+            template = tasks.template(self.family, sample.task, sample.form)
+            read = [
+                one if isinstance(one, Failed) else template.read(one)
+                for one in (answers[i] for i in plan)
+            ]
+            verdicts.append(read[0] if len(read) == 1 else merge_orders(*read))
+        return verdicts
+
+    def _request(self, sample: Sample, opened: dict[Image | Video, list[Any]]) -> Request:
+        template = tasks.template(self.family, sample.task, sample.form)
+        return template.request(sample, partial(self._pictures, opened=opened))
+
+    def _pictures(
+        self, medium: Image | Video, *, opened: dict[Image | Video, list[Any]]
+    ) -> list[Any]:
+        """The medium as pictures, decoded once however often it is asked about."""
+        if medium not in opened:
+            if isinstance(medium, Image):
+                opened[medium] = [media.open_image(medium)]
+            else:
+                opened[medium] = media.sample_frames(medium, self._frames, self._rule).pictures()
+        return opened[medium]
+
+
+def merge_orders(ab: Verdict, ba: Verdict) -> Verdict:
+    """The mean of a verdict on (a, b) and the mirrored verdict on (b, a).
+
+    An order that could not be asked or read decides: one half of a comparison is none.
+
+    >>> merge_orders(Preferred(0.9, 0.0, 0.1), Preferred(0.9, 0.0, 0.1)).winner
+    'tie'
+    """
+    match ab, ba:
+        case Preferred(), Preferred():
+            both = (ab, ba.mirrored())
+            return replace(mean_preference(both, text=ab.text), orders=both)
+        case (Failed() as lost, _) | (_, Failed() as lost):
+            return lost
+        case (Unparsed() as lost, _) | (_, Unparsed() as lost):
+            return lost
+    raise TypeError("merge_orders takes verdicts on a comparison")
+
+
+def load(
+    reference: str | Path | None = None,
+    *,
+    family: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    allow_reworded: bool = False,
+) -> Judge:
+    """Load a local judge.
+
+    Args:
+        reference: A folder, or a hub id (which reaches the network); default the tiny judge that
+            comes with the package.
+        family: How to ask; default what the checkpoint's card says, or ``native`` without one.
+        device: ``cpu``, ``cuda``, …; default the best there is.
+        dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
+        batch_size: Requests in one pass; default 16.
+        allow_reworded: Ask a published judge in this project's wording, which it never saw in
+            training, while its official wordings are not imported.
+
+    Raises:
+        ConfigError: Unknown family, or a published judge without its wordings.
+        ModelError: The checkpoint cannot be loaded.
+    """
+    if family is not None:
+        tasks.family(family)
+    folder = default_judge() if reference is None else Path(reference)
+    card = Card.read(folder) if folder.is_dir() else None
+    if card is None:
+        card = Card(family or _published_family(str(reference), allow_reworded=allow_reworded))
+    elif family is not None:
+        card = replace(card, family=family)
+    if reference is not None and not folder.is_dir() and _looks_like_path(str(reference)):
+        raise ConfigError(f"there is no folder {reference}, and it is no hub id (org/name)")
+    from unified_reward.models.vlm import load_vlm
+
+    model = load_vlm(
+        folder if folder.is_dir() else str(reference),
+        device=device,
+        dtype=dtype,
+        max_pixels=card.max_pixels,
+        batch_size=batch_size,
+    )
+    if reference is None:
+        model.name = "tiny"
+    return Judge(model, card)
+
+
+def default_judge() -> Path:
+    """Folder of the tiny judge that comes with the package."""
+    return Path(str(resources.files("unified_reward") / "assets" / "judge"))
+
+
+def _looks_like_path(reference: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", reference) is None
+
+
+def _published_family(reference: str, *, allow_reworded: bool) -> str:
+    for start, family in PUBLISHED.items():
+        if reference.startswith(start):
+            if not allow_reworded:
+                raise ConfigError(
+                    f"{reference} was trained on official wordings, which are not part of this "
+                    "package; allow_reworded=True asks it in this package's own words, off its "
+                    "training distribution"
+                )
+            return family
+    return "native"
+
+
+def connect(
+    url: str,
+    *,
+    model: str | None = None,
+    family: str = "native",
+    api_key: str | None = None,
+    votes: int = 0,
+) -> Judge:
+    """Judge through an OpenAI-compatible chat server. Imports no torch.
+
+    Args:
+        url: Base address, such as ``http://localhost:8000/v1``.
+        model: The server's model; default its only one.
+        family: How to ask.
+        api_key: Sent as bearer token.
+        votes: Further sampled answers per question, averaged, where the server gives no
+            log-probabilities.
+    """
+    return Judge(Remote(url, model=model, api_key=api_key, votes=votes), Card(family))
+
+
+def open_judge(
+    reference: str = "",
+    *,
+    model: str | None = None,
+    family: str | None = None,
+    truth: Iterable[Record] | None = None,
+) -> Asks:
+    """Open a judge by the reference used on the command line and in recipes.
+
+    Args:
+        reference: First match wins: an existing folder; ``scripted:KIND``; ``table:FILE``;
+            ``http(s)://…``; a hub id; nothing for the tiny judge of the package.
+        model: The server's model, for a URL.
+        family: How to ask, if not as the checkpoint's card says.
+        truth: Records whose targets ``scripted:perfect`` answers.
+
+    Raises:
+        ConfigError: The reference is none of these.
+    """
+    kind, _, rest = reference.partition(":")
+    if not reference or Path(reference).is_dir():
+        return load(reference or None, family=family)
+    if reference == "scripted:perfect":
+        if truth is None:
+            raise ConfigError("scripted:perfect answers known targets, and here are none")
+        return Table.truth(truth)
+    if kind == "scripted":
+        return Judge(Scripted(rest), Card(family or "native"))
+    if kind == "table":
+        return Table.read(Path(rest))
+    if kind in ("http", "https"):
+        return connect(reference, model=model, family=family or "native")
+    return load(reference, family=family)

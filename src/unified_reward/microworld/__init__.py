@@ -1,0 +1,66 @@
+"""A small world of pictures and clips whose captions, answers and utilities are known exactly."""
+
+from . import oracle
+from .annotators import NOISELESS, Annotator, annotator
+from .captions import (
+    Caption,
+    Fact,
+    Mention,
+    Relation,
+    Split,
+    alignment,
+    describe,
+    draw_caption,
+    elements,
+    facts,
+    split_of,
+)
+from .corrupt import CLIP_FLAWS, PICTURE_FLAWS, degrade, freeze, mutate, reverse
+from .items import item
+from .lessons import LESSON_KINDS, Lesson, corpus, exam, lesson, vocabulary
+from .questions import Question, Reply, draw_question, draw_reply
+from .render import render
+from .scene import Scene, Thing, draw_scene
+from .utilities import answer_utility, generation_utility
+
+
+__all__ = [
+    "CLIP_FLAWS",
+    "LESSON_KINDS",
+    "NOISELESS",
+    "PICTURE_FLAWS",
+    "Annotator",
+    "Caption",
+    "Fact",
+    "Lesson",
+    "Mention",
+    "Question",
+    "Relation",
+    "Reply",
+    "Scene",
+    "Split",
+    "Thing",
+    "alignment",
+    "annotator",
+    "answer_utility",
+    "corpus",
+    "degrade",
+    "describe",
+    "draw_caption",
+    "draw_question",
+    "draw_reply",
+    "draw_scene",
+    "elements",
+    "exam",
+    "facts",
+    "freeze",
+    "generation_utility",
+    "item",
+    "lesson",
+    "mutate",
+    "oracle",
+    "render",
+    "reverse",
+    "split_of",
+    "vocabulary",
+]

@@ -1,0 +1,234 @@
+"""Judged items with their true utilities: candidates to score or to compare, for four tasks.
+
+An item is a function of its arguments and of nothing else. Writing files is not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from unified_reward.types import (
+    Candidate,
+    ConfigError,
+    Form,
+    Image,
+    Record,
+    Sample,
+    Scale,
+    Target,
+    Task,
+    Video,
+)
+
+from .annotators import NOISELESS, Annotator
+from .captions import Split, describe, elements, split_of
+from .questions import Question, Reply, Style, draw_question, draw_reply
+from .scene import pick
+from .shown import Shown, departed, draw_any_scene, draw_captioned, seeded, with_flaw
+from .utilities import TIE_MARGIN
+
+
+SOURCE = "microworld"
+UNIT = Scale(0.0, 1.0)
+CLIP_TASKS = (Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING)
+GENERATION_TASKS = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
+TASKS = (*GENERATION_TASKS, Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
+
+_P_TIE = 0.08
+_P_FLAW = 0.35
+_GAP_EDGES = (0.12, 0.25, 0.45)
+_DEPARTURES = (0, 0, 0, 1, 1, 2, 2, 3, 3, 4)
+_STYLES: dict[Style, float] = {
+    "right": 0.3,
+    "wrong": 0.27,
+    "partly": 0.2,
+    "padded right": 0.1,
+    "padded wrong": 0.05,
+    "evasive": 0.08,
+}
+
+_T = TypeVar("_T")
+
+
+class _Option(NamedTuple):
+    """A candidate with its worth, and its worth to an annotator who may be blind."""
+
+    candidate: Candidate
+    utility: float
+    seen: float
+
+
+def _is_tie(first: float, second: float) -> bool:
+    return abs(first - second) <= TIE_MARGIN + 1e-9
+
+
+def _draw_pair(
+    pool: Sequence[tuple[_T, float]], rng: np.random.Generator, *, wants_tie: bool
+) -> tuple[_T, _T]:
+    """Two of the pool in random order: a tie if wanted, else of any gap in utility.
+
+    Small, middling and large gaps come up equally often, as far as the pool has them.
+    """
+    bins: dict[int, list[tuple[_T, _T]]] = {}
+    for (one, u1), (two, u2) in combinations(pool, 2):
+        size = -1 if _is_tie(u1, u2) else sum(abs(u1 - u2) > edge for edge in _GAP_EDGES)
+        bins.setdefault(size, []).append((one, two))
+    gaps = sorted(size for size in bins if size >= 0)
+    if not gaps or (wants_tie and -1 in bins):
+        gaps = [-1]
+    one, two = pick(rng, bins[pick(rng, gaps)])
+    return (one, two) if rng.random() < 0.5 else (two, one)
+
+
+class _Wish(NamedTuple):
+    """What item is wanted."""
+
+    is_clip: bool
+    form: Form
+    split: Split
+    hard: bool
+    blind: str
+    """Kind of fact that the annotator does not see."""
+
+
+class _Draft(NamedTuple):
+    """An item without its label."""
+
+    prompt: str
+    context: tuple[Image | Video, ...]
+    options: tuple[_Option, ...]
+    elements: dict[str, float]
+
+
+def _draft_generation(wish: _Wish, rng: np.random.Generator) -> _Draft:
+    """A caption, and one or two pictures or clips of what it says or of something else."""
+    scene, caption = draw_captioned(rng, split=wish.split, is_clip=wish.is_clip, hard=wish.hard)
+    found: dict[str, float] = {}
+    shown: tuple[Shown, ...]
+    if wish.form == "score":
+        shown = (with_flaw(departed(scene, pick(rng, _DEPARTURES), rng), rng, p_flaw=_P_FLAW),)
+        found = elements(caption, shown[0].scene)
+    else:
+        pool = [
+            with_flaw(departed(scene, k, rng), rng, p_flaw=_P_FLAW)
+            for k in (0, 1, 2, 3, 4, pick(rng, _DEPARTURES))
+        ]
+        pool.append(pick(rng, pool))
+        rated = [(one, one.utility(caption)) for one in pool]
+        shown = _draw_pair(rated, rng, wants_tie=rng.random() < _P_TIE)
+    options = tuple(
+        _Option(one.medium(rng), one.utility(caption), one.utility(caption, ignoring=wish.blind))
+        for one in shown
+    )
+    return _Draft(caption.text, (), options, found)
+
+
+def draw_style(rng: np.random.Generator) -> Style:
+    """A style of answer, true and false ones about equally often."""
+    at = float(rng.random()) * sum(_STYLES.values())
+    for style, share in _STYLES.items():
+        at -= share
+        if at < 0:
+            return style
+    return "right"
+
+
+def _draw_rivals(question: Question, rng: np.random.Generator, split: Split) -> tuple[Reply, Reply]:
+    """Two different replies, in a few cases equally good."""
+    wants_tie = rng.random() < _P_TIE
+    while True:
+        one, two = (draw_reply(question, draw_style(rng), rng, split=split) for _ in range(2))
+        is_tie = _is_tie(one.utility(question), two.utility(question))
+        if one.text != two.text and is_tie == wants_tie:
+            return one, two
+
+
+def _draft_understanding(wish: _Wish, rng: np.random.Generator) -> _Draft:
+    """A picture or a clip, a question about it, and one or two answers."""
+    while True:
+        scene = draw_any_scene(rng, is_clip=wish.is_clip, hard=wish.hard)
+        if split_of(describe(scene)) == wish.split:
+            break
+    question = draw_question(scene, rng)
+    replies: tuple[Reply, ...]
+    if wish.form == "score":
+        replies = (draw_reply(question, draw_style(rng), rng, split=wish.split),)
+    else:
+        replies = _draw_rivals(question, rng, wish.split)
+    options = tuple(
+        _Option(one.text, one.utility(question), one.utility(question, ignoring=wish.blind))
+        for one in replies
+    )
+    return _Draft(question.text, (Shown(scene).medium(rng),), options, {})
+
+
+def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Target:
+    felt = [
+        labeller.perceived(one.seen, one.candidate if isinstance(one.candidate, str) else "")
+        for one in draft.options
+    ]
+    if len(felt) == 1:
+        return Target(score=labeller.score(felt[0], rng), scale=UNIT, aspects=draft.elements)
+    true = {"first": draft.options[0].utility, "second": draft.options[1].utility}
+    return Target(winner=labeller.prefer(felt[0], felt[1], rng), aspects=true)
+
+
+def item(
+    task: Task,
+    form: Form,
+    *,
+    split: Split,
+    seed: int,
+    index: int,
+    annotator: Annotator = NOISELESS,
+    hard: bool = False,
+) -> Record:
+    """One judged item.
+
+    Test captions, of generation the prompt and of understanding `describe` of the scene, never
+    occur in training. About 8 % of comparisons are ties.
+
+    Args:
+        task: Image or video, generation or understanding.
+        form: ``score`` for one candidate, ``compare`` for two.
+        split: ``train`` or ``test``.
+        seed: Names a series of items.
+        index: Place in the series; no item depends on another.
+        annotator: Who labels. Test items are labelled with the exact utilities whoever is named.
+            The candidates do not depend on it.
+        hard: Scenes of three things.
+
+    Returns:
+        The sample with media in memory. Of a score, ``target.score`` in [0, 1] and, for
+        generation, ``target.aspects`` with 1.0 or 0.0 for each fact the caption asserts; of a
+        comparison, ``target.winner`` and the true utilities as ``target.aspects``.
+
+    Raises:
+        ConfigError: The task, form or split is not one of these.
+    """
+    for what, given, known in (
+        ("task", task, TASKS),
+        ("form", form, ("score", "compare")),
+        ("split", split, ("train", "test")),
+    ):
+        if given not in known:
+            raise ConfigError(
+                f"microworld has no {what} {str(given)!r}; there are {', '.join(known)}"
+            )
+    name = f"{task}-{form}-{split}-{seed}-{index}" + "-hard" * hard
+    labeller = annotator if split == "train" else NOISELESS
+    wish = _Wish(task in CLIP_TASKS, form, split, hard, labeller.blind)
+    draft_item = _draft_generation if task in GENERATION_TASKS else _draft_understanding
+    draft = draft_item(wish, seeded(name))
+    sample = Sample(
+        task=Task(task),
+        prompt=draft.prompt,
+        candidates=tuple(one.candidate for one in draft.options),
+        context=draft.context,
+        id=name,
+    )
+    return Record(sample, _label(draft, labeller, seeded(name, "label")), source=SOURCE)

@@ -1,0 +1,44 @@
+"""What a picture, a clip or an answer is worth, exactly, between 0 and 1.
+
+These equations are the ground truth every measurement of this package stands on.
+"""
+
+from __future__ import annotations
+
+
+TIE_MARGIN = 0.02
+"""Two utilities no further apart than this are a tie."""
+
+PADDING_COST = 0.15
+"""Share of its utility that an answer loses by filler words."""
+
+EVASIVE_UTILITY = 0.2
+"""Utility of an answer that commits itself to nothing, whatever the question."""
+
+
+def generation_utility(alignment: float, quality: float) -> float:
+    """Worth of a picture or clip made from a caption.
+
+    ``u = alignment * (0.7 + 0.3 * quality)`` where ``quality = 1 - severity`` of whatever degraded
+    it, and the alignment is that of what is *shown*: a frozen or reversed clip shows another event.
+
+    >>> round(generation_utility(alignment=0.5, quality=0.5), 3)
+    0.425
+
+    Args:
+        alignment: Share of the caption's facts that hold, 0 to 1.
+        quality: 1 for clean pixels, 0 for the worst.
+    """
+    return alignment * (0.7 + 0.3 * quality)
+
+
+def answer_utility(correct_frac: float, *, is_padded: bool = False) -> float:
+    """Worth of an answer that commits itself.
+
+    ``u = c``, or ``u = 0.85 * c`` with filler words, where ``c`` is the share of the asked
+    attributes that it gets right.
+
+    >>> answer_utility(1.0, is_padded=True)
+    0.85
+    """
+    return correct_frac * (1 - PADDING_COST) if is_padded else correct_frac

@@ -1,0 +1,1 @@
+"""What answers requests: a local checkpoint, a server, a script."""

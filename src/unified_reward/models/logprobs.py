@@ -1,0 +1,178 @@
+"""The probabilities of given answers, read out of a generated answer's token log-probabilities.
+
+Pure: it knows the entries of the OpenAI chat protocol, but no server, no tokenizer, no task.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+MAX_STRAY = 0.01
+"""Probability a token's undecidable alternatives may hold before the choices cannot be told."""
+_GOES_ON = re.compile(rb"(?<=\w)(?:\w|[.,]\d)")
+
+
+_Token = tuple[bytes, float]
+
+
+class _Step(NamedTuple):
+    """One generated token, and it and its alternatives with their log-probabilities."""
+
+    piece: bytes
+    top: Sequence[_Token]
+
+    def stripped(self) -> _Step:
+        """The same without leading space: a verdict may follow with or without it."""
+        return _Step(self.piece.lstrip(), [(p.lstrip(), x) for p, x in self.top])
+
+
+def choice_logprobs_from_tokens(
+    tokens: Sequence[Any], choices: Sequence[str], lead: str = ""
+) -> tuple[float, ...] | None:
+    """Read the log-probability of each choice out of one generated answer.
+
+    The walk follows the generated tokens from the verdict on. Where a choice leaves the generated
+    text, it gets the log-probability of the tokens walked plus that of the alternatives that
+    continue it there, and its remaining letters are taken as certain. Space before the verdict
+    does not count. Three approximations: a choice without an alternative in the list gets the
+    smallest log-probability of that list, which is too high; an alternative that continues the
+    same choices as the generated token (the same letters cut otherwise) counts with it; other
+    alternatives that continue several choices ("1" of "10" and "100" where "80" was generated)
+    are left out while they hold at most ``MAX_STRAY`` together. A choice that others extend
+    ("10", "100") gets, at its end, what their continuations leave.
+
+    Args:
+        tokens: ``choices[0].logprobs.content`` of the response: per generated token ``token``,
+            ``logprob``, ``top_logprobs``, and ``bytes`` where the server sends them.
+        choices: Complete alternative answers.
+        lead: Text behind whose last occurrence the choice stands; empty for the beginning.
+
+    Returns:
+        One log-probability per choice, in nats, given the text before the verdict; not
+        normalised. None where it cannot be told: the text has no ``lead`` or names no choice
+        there, entries are malformed or lack alternatives, too much probability lies on
+        alternatives that fit several choices, or the text ends before the choices part.
+
+    Example:
+        >>> top = [{"token": "A", "logprob": -0.1}, {"token": " B", "logprob": -2.5}]
+        >>> found = choice_logprobs_from_tokens([{**top[0], "top_logprobs": top}], ("A", "B"))
+        >>> [round(logprob, 6) for logprob in found]
+        [-0.1, -2.5]
+    """
+    known = [token for token in map(_token, tokens) if token is not None]
+    if not choices or len(known) < len(tokens):
+        return None
+    pieces = [piece for piece, _ in known]
+    text = b"".join(pieces)
+    _, found, verdict = text.rpartition(lead.encode()) if lead else (b"", b"", text)
+    if lead and not found:
+        return None
+    start = len(text) - len(verdict.lstrip())
+    goals = [text[:start] + choice.lstrip().encode() for choice in choices]
+    said = [i for i, goal in enumerate(goals) if _begins_with(text, goal)]
+    if not said:
+        return None
+    ends = list(itertools.accumulate(map(len, pieces)))
+    first = next((i for i, end in enumerate(ends) if end > start), len(ends))
+    at = ends[first - 1] if first else 0
+    steps = [_step(token) for token in tokens[first:]]
+    return _walk(steps, goals, max(said, key=lambda i: len(goals[i])), at, start)
+
+
+def _token(entry: object) -> _Token | None:
+    match entry:
+        case {"token": str(text), "logprob": float() | int() as logprob} if abs(logprob) < 1e9:
+            match entry:
+                case {"bytes": [_, *_] as raw} if all(_is_byte(one) for one in raw):
+                    return bytes(raw), float(logprob)  # Half a letter has no readable text.
+            return text.encode(errors="replace"), float(logprob)
+    return None
+
+
+def _is_byte(one: object) -> bool:
+    return isinstance(one, int) and 0 <= one < 256
+
+
+def _step(entry: object) -> _Step | None:
+    own = _token(entry)
+    match entry:
+        case {"top_logprobs": [*top]} if own is not None:
+            listed = [token for token in map(_token, top) if token is not None]
+        case _:
+            return None
+    if own[0] not in {piece for piece, _ in listed}:
+        listed.append(own)
+    return _Step(own[0], listed)
+
+
+def _begins_with(text: bytes, start: bytes) -> bool:
+    """Whether ``text`` begins with ``start`` as a whole: "10" and "1.5" do not begin with "1"."""
+    return text.startswith(start) and not _GOES_ON.match(text, len(start))
+
+
+def _walk(
+    steps: Iterable[_Step | None], goals: Sequence[bytes], said: int, at: int, start: int
+) -> tuple[float, ...] | None:
+    """Follow the generated text from byte ``at`` until every choice but the one said has left."""
+    done: dict[int, float] = {}
+    total = 0.0
+    for step in steps:
+        if step is None:
+            return None
+        end = at + len(step.piece)
+        tails = {i: goal[at:] for i, goal in enumerate(goals) if i not in done}
+        if at <= start:
+            step, tails = step.stripped(), {i: tail.lstrip() for i, tail in tails.items()}
+        parted = _part(step, tails, said)
+        if parted is None:
+            return None
+        left, walked = parted
+        done |= {i: total + logprob for i, logprob in left.items()}
+        total += walked
+        if done.keys() | {said} == set(range(len(goals))):
+            return tuple({said: total, **done}[i] for i in range(len(goals)))
+        at = end
+    return None
+
+
+def _part(
+    step: _Step, tails: Mapping[int, bytes], said: int
+) -> tuple[dict[int, float], float] | None:
+    """What one token says: log-probability of the choices that leave here, and of going on."""
+    fits = [
+        (frozenset(i for i, tail in tails.items() if _fits(piece, tail)), logprob)
+        for piece, logprob in step.top
+    ]
+    stay = frozenset(i for i, tail in tails.items() if _fits(step.piece, tail))
+    goes_astray = said not in stay if tails[said] else bool(stay)
+    undecided = [fit for fit in fits if len(fit[0]) > 1 and fit[0] not in (stay, set(tails))]
+    if len(fits) < 2 or goes_astray or _mass(undecided) > MAX_STRAY:
+        return None
+    floor = min(logprob for _, logprob in fits)
+
+    def log(mass: float) -> float:
+        return max(floor, math.log(mass)) if mass > 0 else floor
+
+    left: dict[int, float] = {}
+    for i in tails.keys() - stay:
+        if tails[i]:
+            left[i] = log(_mass(fit for fit in fits if fit[0] == {i}))
+        else:
+            left[i] = log(1 - _mass(fit for fit in fits if fit[0]))
+    return left, log(_mass(fit for fit in fits if fit[0] == stay)) if stay else 0.0
+
+
+def _mass(fits: Iterable[tuple[frozenset[int], float]]) -> float:
+    return sum(math.exp(min(logprob, 0.0)) for _, logprob in fits)
+
+
+def _fits(piece: bytes, tail: bytes) -> bool:
+    """Whether a token continues a choice; one that says nothing, or follows its end, does not."""
+    if not piece or not tail:
+        return False
+    return tail.startswith(piece) or _begins_with(piece, tail)

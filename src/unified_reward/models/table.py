@@ -1,0 +1,124 @@
+"""A judge that looks its verdicts up by sample id: anybody's published numbers, or the truth.
+
+Knows neither prompts nor media, and has no order to be biased by.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from unified_reward.types import (
+    DataError,
+    Failed,
+    Preferred,
+    Record,
+    Sample,
+    Scale,
+    Score,
+    Scored,
+    Verdict,
+)
+from unified_reward.verbs import Asks
+
+
+_OPEN = Scale(None, None)
+_PROBABILITIES = {"first": (1.0, 0.0, 0.0), "tie": (0.0, 1.0, 0.0), "second": (0.0, 0.0, 1.0)}
+
+
+class Table(Asks):
+    """Verdicts by id. A comparison without one of its own follows from the two scores."""
+
+    family = ""
+
+    def __init__(
+        self,
+        name: str,
+        scores: Mapping[tuple[str, int], Score],
+        preferences: Mapping[str, Preferred],
+    ) -> None:
+        self.name = name
+        self._scores = scores
+        self._preferences = preferences
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        """Read ``id,candidate,value`` or ``id,winner[,probability]`` rows of a CSV or JSONL file.
+
+        ``candidate`` is 0 or 1 (default 0); ``probability`` is that the first is better.
+
+        Raises:
+            DataError: The file is missing, or a row is not of either kind; names the line.
+        """
+        scores: dict[tuple[str, int], Score] = {}
+        preferences: dict[str, Preferred] = {}
+        for line, row in _rows(path):
+            try:
+                if "winner" in row:
+                    preferences[str(row["id"])] = _preference(row)
+                else:
+                    key = str(row["id"]), int(row.get("candidate") or 0)
+                    scores[key] = Score(float(row["value"]), _OPEN)
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path} line {line}: {error}; a row has id,candidate,value or "
+                    "id,winner[,probability]"
+                ) from error
+        return cls(f"table:{path}", scores, preferences)
+
+    @classmethod
+    def truth(cls, records: Iterable[Record]) -> Table:
+        """The perfect judge of these records: it answers their targets."""
+        scores: dict[tuple[str, int], Score] = {}
+        preferences: dict[str, Preferred] = {}
+        for record in records:
+            target, key = record.target, record.sample.id
+            if target.score is not None:
+                scores[key, 0] = Score(target.score, target.scale or _OPEN)
+            if target.winner is not None:
+                preferences[key] = Preferred(*_PROBABILITIES[target.winner])
+        return cls("scripted:perfect", scores, preferences)
+
+    def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
+        """Look every sample up; an id that is not in the table has failed."""
+        return [self._look_up(sample) for sample in samples]
+
+    def _look_up(self, sample: Sample) -> Verdict:
+        scores = [self._scores.get((sample.id, i)) for i in range(len(sample.candidates))]
+        if sample.form == "score" and scores[0] is not None:
+            return Scored(scores[0])
+        if sample.form == "compare" and sample.id in self._preferences:
+            return self._preferences[sample.id]
+        if sample.form == "compare" and scores[0] and scores[1]:
+            first, second = scores[0].value, scores[1].value
+            winner = "tie" if first == second else "first" if first > second else "second"
+            return Preferred(*_PROBABILITIES[winner])
+        return Failed(f"{self.name} has no {sample.form} for id {sample.id!r}")
+
+
+def _preference(row: Mapping[str, Any]) -> Preferred:
+    if row.get("probability") not in (None, ""):
+        first = float(row["probability"])
+        return Preferred(first, 0.0, 1 - first)
+    if row["winner"] not in _PROBABILITIES:
+        raise ValueError(f"winner {row['winner']!r} is not first, tie or second")
+    return Preferred(*_PROBABILITIES[row["winner"]])
+
+
+def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    lines = text.splitlines()
+    if path.suffix != ".jsonl":
+        yield from enumerate(csv.DictReader(lines), 2)
+        return
+    for number, line in enumerate(lines, 1):
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} line {number} is not JSON: {error}") from error

@@ -1,0 +1,332 @@
+"""Rows of JSON and the values they stand for; the append-only journal that makes runs resumable.
+
+Knows the file formats, not what is asked or answered. pydantic checks what comes in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unified_reward.types import (
+    Candidate,
+    DataError,
+    Failed,
+    Image,
+    Preferred,
+    Ranking,
+    Record,
+    Sample,
+    Scale,
+    Score,
+    Scored,
+    Target,
+    Task,
+    Unparsed,
+    Verdict,
+    Video,
+    Winner,
+)
+
+
+SCHEMA = 1
+VERDICT_KEYS = (
+    *("id", "status", "value", "normalized", "scale", "sigma", "aspects", "winner"),
+    *("p_first", "p_tie", "p_second", "probability", "orders", "consistent", "order"),
+    *("scores", "text", "reason", "judge", "family"),
+)
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PartRow(_Row):
+    """One medium or text: exactly one of the three keys."""
+
+    image: str | None = None
+    video: str | list[str] | None = None
+    text: str | None = None
+
+    def value(self, folder: Path) -> Image | Video | str:
+        """The part itself; relative paths start at ``folder``."""
+        given = [key for key in ("image", "video", "text") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise DataError(
+                'a part has one of the keys "image", "video", "text", not '
+                f"{' and '.join(given) or 'none'}"
+            )
+        if self.image is not None:
+            return Image(folder / self.image)
+        if isinstance(self.video, str):
+            return Video(folder / self.video)
+        if self.video is not None:
+            return Video(tuple(Image(folder / frame) for frame in self.video))
+        return cast("str", self.text)
+
+
+class TargetRow(_Row):
+    """What people say about a sample."""
+
+    score: float | None = None
+    scale: tuple[float | None, float | None] | None = None
+    aspects: dict[str, float] = Field(default_factory=dict[str, float])
+    winner: Winner | None = None
+    rationale: str = ""
+
+    def value(self) -> Target:
+        """The target itself."""
+        scale = Scale(*self.scale) if self.scale else None
+        if self.score is not None and scale is not None and self.score not in scale:
+            raise DataError(f"score {self.score:g} is outside its scale {scale}")
+        return Target(self.score, scale, self.aspects, self.winner, self.rationale)
+
+
+class RecordRow(_Row):
+    """A sample row, with a target where it is a record."""
+
+    id: str = ""
+    task: Task
+    prompt: str
+    candidates: list[PartRow | list[PartRow]] = Field(default_factory=list[Any])
+    context: list[PartRow] = Field(default_factory=list[PartRow])
+    criteria: str = ""
+    target: TargetRow | None = None
+    source: str = ""
+    schema_: int = Field(default=SCHEMA, alias="schema")
+    messages: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a file: what it holds, or why it cannot be used."""
+
+    line: int
+    id: str
+    content: Record | Failed
+
+
+def read_records(path: Path) -> Iterator[Row]:
+    """Read a JSONL file of samples or records, one row a line, in constant memory.
+
+    A row that cannot be used (no JSON, wrong keys, a repeated id) comes as ``Failed`` and the
+    others go on. A row without an id gets one from its content.
+
+    Raises:
+        DataError: The file cannot be opened.
+    """
+    seen: set[str] = set()
+    for number, raw in _lines(path):
+        row = _row(number, raw, path.parent)
+        if row.id in seen:
+            again = f"line {number}: id {row.id!r} stands above already; ids must differ"
+            row = replace(row, content=Failed(again, DataError(again)))
+        seen.add(row.id)
+        yield row
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if raw.strip():
+                    yield number, raw
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _row(number: int, raw: bytes, folder: Path) -> Row:
+    name = f"line {number}"
+    try:
+        data = json.loads(raw)
+        name = str(data["id"]) if isinstance(data, dict) and data.get("id") else content_id(raw)  # type: ignore[index]
+        parsed = RecordRow.model_validate(data)
+        return Row(number, name, _record(replace_id(parsed, name), folder))
+    except ValidationError as error:
+        told = "; ".join(f"{_where(e['loc'])}: {e['msg']}" for e in error.errors()[:3])
+    except (ValueError, DataError) as error:
+        told = str(error)
+    return Row(number, name, Failed(f"line {number}: {told}", DataError(told)))
+
+
+def _where(location: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, location)) or "row"
+
+
+def content_id(raw: bytes) -> str:
+    """An id for a row that has none: the start of its content's sha256."""
+    return hashlib.sha256(raw.strip()).hexdigest()[:16]
+
+
+def replace_id(row: RecordRow, name: str) -> RecordRow:
+    """The row under another id."""
+    return row.model_copy(update={"id": name})
+
+
+def _record(row: RecordRow, folder: Path) -> Record:
+    candidates: list[Candidate] = [
+        tuple(part.value(folder) for part in one) if isinstance(one, list) else one.value(folder)
+        for one in row.candidates
+    ]
+    context = [part.value(folder) for part in row.context]
+    if any(isinstance(part, str) for part in context):
+        raise DataError("context holds pictures and clips, not text")
+    sample = Sample(
+        row.task,
+        row.prompt,
+        tuple(candidates),
+        cast("tuple[Image | Video, ...]", tuple(context)),
+        row.criteria,
+        row.id,
+    )
+    target = row.target.value() if row.target else Target()
+    return Record(sample, target, row.source, tuple(row.messages))
+
+
+def record_row(record: Record, folder: Path) -> dict[str, Any]:
+    """Write a record as a row; its media must be files, given relative to ``folder``.
+
+    Raises:
+        DataError: A medium is in memory, not in a file.
+    """
+    sample, target = record.sample, record.target
+    row: dict[str, Any] = {
+        "id": sample.id,
+        "task": sample.task.value,
+        "prompt": sample.prompt,
+        "candidates": [_part_row(one, folder) for one in sample.candidates],
+        "context": [_part_row(one, folder) for one in sample.context],
+        "criteria": sample.criteria,
+        "target": {
+            "score": target.score,
+            "scale": [target.scale.low, target.scale.high] if target.scale else None,
+            "aspects": dict(target.aspects),
+            "winner": target.winner,
+            "rationale": target.rationale,
+        },
+        "source": record.source,
+        "schema": SCHEMA,
+    }
+    return row | ({"messages": [dict(m) for m in record.messages]} if record.messages else {})
+
+
+def _part_row(part: Candidate, folder: Path) -> Any:
+    if isinstance(part, str):
+        return {"text": part}
+    if isinstance(part, Image | Video):
+        return {"image" if isinstance(part, Image) else "video": _relative(part.source, folder)}
+    return [_part_row(inner, folder) for inner in part]
+
+
+def _relative(source: Any, folder: Path) -> str | list[str]:
+    if isinstance(source, tuple):
+        frames = cast("tuple[Image, ...]", source)
+        return [cast("str", _relative(frame.source, folder)) for frame in frames]
+    if not isinstance(source, str | Path):
+        raise DataError("a medium must be a file to stand in a row; write it first")
+    return os.path.relpath(source, folder)
+
+
+def verdict_row(
+    name: str, verdict: Verdict | Ranking, *, judge: str, family: str
+) -> dict[str, Any]:
+    """Write a verdict as a row; every key is always present, null where it does not apply."""
+    row: dict[str, Any] = dict.fromkeys(VERDICT_KEYS)
+    row |= {"id": name, "aspects": {}, "judge": judge, "family": family}
+    match verdict:
+        case Scored():
+            row |= {"status": "scored", **_score_row(verdict.score), "text": verdict.text}
+            row["aspects"] = {key: one.value for key, one in verdict.aspects.items()}
+        case Preferred():
+            row |= {"status": "preferred", **_preference_row(verdict), "text": verdict.text}
+            row["orders"] = [_preference_row(one) for one in verdict.orders] or None
+            row |= {"consistent": verdict.consistent, "aspects": dict(verdict.aspects)}
+        case Ranking():
+            row |= {"status": "ranked", "order": verdict.order, "scores": verdict.scores}
+        case Unparsed():
+            row |= {"status": "unparsed", "reason": verdict.reason, "text": verdict.text}
+        case Failed():
+            row |= {"status": "failed", "reason": verdict.error}
+    return row
+
+
+def _score_row(score: Score | None) -> dict[str, Any]:
+    if score is None:
+        return {}
+    scale = [score.scale.low, score.scale.high]
+    return {
+        "value": score.value,
+        "normalized": score.normalized,
+        "scale": scale,
+        "sigma": score.sigma,
+    }
+
+
+def _preference_row(verdict: Preferred) -> dict[str, Any]:
+    return {
+        "winner": verdict.winner,
+        "p_first": verdict.p_first,
+        "p_tie": verdict.p_tie,
+        "p_second": verdict.p_second,
+        "probability": verdict.probability,
+    }
+
+
+class Journal:
+    """An append-only JSONL file of rows with ids: what is done, and where to go on.
+
+    A torn last line, left by a kill, is cut off when the journal is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a journal, or start one.
+
+        Raises:
+            DataError: A line other than the last is no row with an id; it is not overwritten.
+        """
+        self.path = path
+        self.done: set[str] = set()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            return
+        with path.open("rb+") as file:
+            sound = 0
+            for number, raw in enumerate(file, 1):
+                if not raw.endswith(b"\n"):
+                    break
+                self.done.add(_journal_id(raw, number, path))
+                sound += len(raw)
+            file.truncate(sound)
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows and push them to the disk before returning.
+
+        Raises:
+            DataError: The disk is full or the file cannot be written; earlier rows stay.
+        """
+        rows = list(rows)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        try:
+            with self.path.open("ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be written: {error.strerror}") from error
+        self.done |= {str(row["id"]) for row in rows}
+
+
+def _journal_id(raw: bytes, number: int, path: Path) -> str:
+    try:
+        return str(json.loads(raw)["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} line {number} is no row with an id; give another output file"
+        ) from error

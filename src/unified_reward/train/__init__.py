@@ -1,0 +1,1 @@
+"""Training: judges and the tiny checkpoints."""

@@ -1,0 +1,227 @@
+"""The tiny base: an ordinary Qwen3-VL checkpoint, small enough for a CPU, with its own tokenizer.
+
+Knows how the checkpoint is built; what it is taught is in ``lessons`` of the microworld.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+from unified_reward.microworld import corpus, lesson
+from unified_reward.models.vlm import Chat
+from unified_reward.tasks import TEMPLATES
+from unified_reward.train.sft import Optimisation, Turn, fit
+from unified_reward.types import Image, Request, Video
+
+
+_SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+_TOKENS = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+_CHAT = (
+    "{%- for message in messages -%}"
+    "<|im_start|>{{ message.role }}\n"
+    "{%- if message.content is string -%}{{ message.content }}{%- else -%}"
+    "{%- for part in message.content -%}"
+    "{%- if part.type == 'text' -%}{{ part.text }}"
+    "{%- elif part.type in ('image', 'image_url') -%}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{%- endif -%}{%- endfor -%}{%- endif -%}<|im_end|>"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+)
+_PATCH, _MERGE, _SIDE = 8, 2, 64
+
+
+def build_tokenizer(texts: Iterable[str], *, vocabulary: int = 640) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer: common words are one token, any text has some.
+
+    Args:
+        texts: The texts whose words are to be short.
+        vocabulary: Number of tokens, the 256 bytes and the control tokens among them.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",  # noqa: S106
+        pad_token="<|endoftext|>",  # noqa: S106
+        additional_special_tokens=[t for t in _SPECIAL if t != "<|im_end|>"],
+        extra_special_tokens={
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+            "vision_start_token": "<|vision_start|>",
+            "vision_end_token": "<|vision_end|>",
+        },
+    )
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
+    """The processor of the tiny base: pictures of about 64 x 64 pixels, 16 tokens each."""
+    shared: dict[str, Any] = {"patch_size": _PATCH, "merge_size": _MERGE}
+    area = _SIDE * _SIDE
+    size = {"shortest_edge": area, "longest_edge": area}
+    images = Qwen2VLImageProcessor(size=size, temporal_patch_size=1, **shared)
+    videos = Qwen3VLVideoProcessor(size=size, temporal_patch_size=1, **shared)
+    return Qwen3VLProcessor(images, tokenizer, videos, chat_template=_CHAT)
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
+    """The tiny base with random weights, about 1.5 M parameters; seed torch before."""
+    heads = 4
+    width = 128
+    ids: dict[str, Any] = {k: tokenizer.convert_tokens_to_ids(v) for k, v in _TOKENS.items()}
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": width,
+            "intermediate_size": 3 * width,
+            "num_hidden_layers": 4,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "head_dim": width // heads,
+            "max_position_embeddings": 16_384,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "mrope_section": [6, 5, 5],
+                "mrope_interleaved": True,
+            },
+            "tie_word_embeddings": True,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 96,
+            "intermediate_size": 288,
+            "num_heads": heads,
+            "patch_size": _PATCH,
+            "spatial_merge_size": _MERGE,
+            "temporal_patch_size": 1,
+            "out_hidden_size": width,
+            "num_position_embeddings": (_SIDE // _PATCH) ** 2,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        **ids,
+        tie_word_embeddings=True,
+    )
+    return Qwen3VLForConditionalGeneration(config)
+
+
+def save(folder: Path, model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor) -> None:
+    """Write model and processor as one ordinary checkpoint folder."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+_WEIGHTS = {"caption": 0.15, "question": 0.4, "check": 0.25, "choice": 0.2}
+
+
+@dataclass(frozen=True)
+class TinyPretraining:
+    """How the tiny base is made."""
+
+    out: Path
+    optim: Optimisation
+    frames: int = 4
+    """Frames of a clip."""
+    clips_from: float = 0.35
+    """Share of the run after which clips come in, in [0, 1]."""
+    clips: float = 0.5
+    """Share of clips among the lessons from then on, in [0, 1]."""
+    processes: int = 1
+    """Processes the run is launched with; they share the turns."""
+
+
+def _texts(seed: int) -> Iterator[str]:
+    """What the tokenizer is to be short on: the microworld's words and the compact prompts."""
+    yield from corpus(20_000, seed)
+    for template in (one for one in TEMPLATES.values() if one.family.name == "compact"):
+        bare = re.sub("⟪.*?⟫", "", template.prompt)
+        yield from [f"user\n{bare} assistant\n"] * 200
+        yield from template.choices * 200
+
+
+class LessonTurns:
+    """Lessons in blocks of one kind, so that a batch holds sequences of about one length."""
+
+    def __init__(self, config: TinyPretraining) -> None:
+        self._config = config
+        optim = config.optim
+        self._length = optim.steps * optim.batch_size * optim.accumulate * config.processes
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Turn:
+        taught = lesson(self._kind(index), seed=self._config.optim.seed, index=index)
+        pictures = [p for medium in taught.media for p in self._pictures(medium)]
+        return Turn(Request((*pictures, taught.question)), taught.answer)
+
+    def _kind(self, index: int) -> str:
+        config = self._config
+        block = index // config.optim.batch_size
+        rng = np.random.default_rng([config.optim.seed, block])
+        is_clip = index >= config.clips_from * len(self) and rng.random() < config.clips
+        what = rng.choice(list(_WEIGHTS), p=list(_WEIGHTS.values()))
+        return f"{'video' if is_clip else 'image'}_{what}"
+
+    def _pictures(self, medium: Image | Video) -> list[Pillow.Image]:
+        if isinstance(medium, Image):
+            return [Pillow.fromarray(medium.source)]
+        at = np.linspace(0, len(medium.source) - 1, self._config.frames).astype(int)
+        return [Pillow.fromarray(medium.source[i]) for i in at]
+
+
+def pretrain(config: TinyPretraining) -> list[tuple[int, float]]:
+    """Build the tiny base and teach it to see the microworld; writes the checkpoint to ``out``.
+
+    Returns:
+        Loss in nats per answer token by optimiser step.
+    """
+    torch.manual_seed(config.optim.seed)
+    tokenizer = build_tokenizer(_texts(config.optim.seed))
+    chat = Chat(build_processor(tokenizer))
+    turns = LessonTurns(config)
+    model, losses = fit(
+        build_model(tokenizer), chat, turns, config.optim, config.out, title="teaching the base"
+    )
+    save(config.out, model, chat.processor)
+    return losses

@@ -1,0 +1,160 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unified_reward import tasks
+from unified_reward.tasks import TEMPLATES
+from unified_reward.tasks.wording import CELLS
+from unified_reward.types import (
+    Answer,
+    ConfigError,
+    Image,
+    Preferred,
+    Sample,
+    Score,
+    Scored,
+    Task,
+    Unparsed,
+    Video,
+)
+
+
+PROMPTS = Path(__file__).parents[1] / "golden" / "prompts"
+KEYS = sorted(TEMPLATES, key=str)
+
+
+def sample_for(task, form, prompt="a red cube"):
+    medium = Video("v.mp4") if "video" in task else Image("p.png")
+    if "understanding" in task:
+        candidates, context = ("one", "two"), (medium,)
+    else:
+        candidates, context = (medium, medium), ()
+    return Sample(task, prompt, candidates[: 1 if form == "score" else 2], context)
+
+
+def rendered(key, **changes):
+    name, task, form = key
+    request = TEMPLATES[key].request(sample_for(task, form, **changes), lambda medium: [medium])
+    return request
+
+
+def as_text(request):
+    return "".join(p if isinstance(p, str) else f"[{p.source}]" for p in request.parts)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+def test_the_wording_of_every_template_is_the_golden_one(key):
+    request = rendered(key)
+    shown = f"{as_text(request)}\n--- choices ---\n" + "\n".join(request.choices) + "\n"
+    golden = PROMPTS / ("-".join(map(str, key)) + ".txt")
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(shown, "utf-8")
+    assert golden.read_text("utf-8") == shown
+
+
+def test_every_family_asks_all_eight_cells():
+    for name in tasks.FAMILIES:
+        assert {key[1:] for key in TEMPLATES if key[0] == name} == set(CELLS)
+
+
+def some_verdict(template, value):
+    aspects = {}
+    if template.form == "compare" and template.aspects:
+        shares = {one.name: value for one in template.aspects}
+        return Preferred(value, 0.0, 1 - value, shares)
+    if template.form == "compare":
+        index = min(2, int(value * 3))
+        return Preferred(*(float(i == index) for i in range(3)))
+    for name, scale, _ in template.aspects:
+        aspects[name] = Score(scale.low + value * (scale.high - scale.low), scale)
+    if template.scale is None:
+        return Scored(None, aspects)
+    low, high = template.scale.low, template.scale.high
+    return Scored(Score(low + value * (high - low), template.scale), aspects)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+@given(value=st.floats(0, 1))
+def test_parsing_an_answer_gives_the_verdict_back(key, value):
+    template = TEMPLATES[key]
+    verdict = some_verdict(template, value)
+    read = template.parse(template.answer(verdict))
+    if isinstance(verdict, Scored):
+        assert (read.score, read.aspects) == (verdict.score, verdict.aspects)
+    else:
+        assert read.p_first == pytest.approx(verdict.p_first)
+        assert read.p_tie == verdict.p_tie
+        assert read.aspects == pytest.approx(verdict.aspects)
+
+
+@pytest.mark.parametrize("key", [k for k in KEYS if TEMPLATES[k].choices], ids=str)
+def test_every_choice_completes_a_readable_answer(key):
+    template = TEMPLATES[key]
+    lead = "" if template.family.verdict_first else template.opening
+    head = "<think>hm</think>\n" if template.family.tagged else ""
+    head += "".join(f"{label}: {scale.low:g}\n" for _, scale, label in template.aspects)
+    for choice in template.choices:
+        assert not isinstance(template.parse(head + lead + choice), Unparsed)
+
+
+@given(caption=st.text())
+def test_a_caption_is_filled_in_as_it_is(caption):
+    for key in KEYS:
+        assert caption in as_text(rendered(key, prompt=caption))
+
+
+def test_slots_in_a_caption_are_not_filled():
+    text = as_text(rendered(("native", Task.IMAGE_GENERATION, "score"), prompt="a ⟪criteria⟫ {0}"))
+    assert "Caption: a ⟪criteria⟫ {0}" in text
+
+
+def test_interleaved_answers_keep_their_pictures_in_place():
+    parts = ("see ", Image("a.png"), " here")
+    sample = Sample(Task.IMAGE_UNDERSTANDING, "q", (parts,), (Image("q.png"),))
+    template = tasks.template("compact", Task.IMAGE_UNDERSTANDING, "score")
+    request = template.request(sample, lambda medium: [medium])
+    assert as_text(request) == "[q.png]rate answer: q 1: see [a.png] here"
+
+
+def test_the_samples_own_criteria_replace_the_familys():
+    task = Task.IMAGE_GENERATION
+    sample = Sample(task, "x", (Image("a.png"),), criteria="only the colours")
+    request = tasks.template("native", task, "score").request(sample, lambda medium: [medium])
+    assert "only the colours" in as_text(request)
+    assert "faithfully" not in as_text(request)
+
+
+def test_a_score_is_the_expectation_over_the_steps_with_its_spread():
+    """Half on 2, half on 4: mean 3, standard deviation 1."""
+    template = tasks.template("native", Task.IMAGE_GENERATION, "score")
+    impossible = -1e9
+    answer = Answer("Final Score: 2", (impossible, -1.0, impossible, -1.0, impossible))
+    score = template.read(answer).score
+    assert (score.value, score.sigma, score.normalized) == (3.0, 1.0, 0.5)
+
+
+def test_votes_that_cannot_be_read_do_not_vote():
+    template = tasks.template("native", Task.IMAGE_GENERATION, "compare")
+    votes = ("Image 1 is better.", "hm", "Image 2 is better.")
+    verdict = template.read(Answer("Image 1 is better.", None, votes))
+    assert (verdict.p_first, verdict.p_second) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert isinstance(template.read(Answer("hm", None, ("?", "!"))), Unparsed)
+
+
+def test_reasoning_without_a_verdict_is_unparsed_even_with_probabilities():
+    template = tasks.template("think", Task.IMAGE_GENERATION, "compare")
+    assert isinstance(template.read(Answer("<think>Image 1 is better", (0.0, -1.0, -2.0))), Unparsed)
+
+
+def test_an_unknown_family_is_an_error_that_lists_the_known():
+    with pytest.raises(ConfigError, match="no family 'nativ'; there are aspects, compact, native"):
+        tasks.family("nativ")
+
+
+def test_an_aspect_the_target_lacks_is_named():
+    template = tasks.template("aspects", Task.IMAGE_GENERATION, "score")
+    with pytest.raises(ConfigError, match="states alignment, coherence, style"):
+        template.answer(Scored(None))

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -85,23 +84,20 @@ class Judge(Asks):
     """A model and a family: whatever answers text becomes a judge."""
 
     def __init__(self, model: Model, card: Card) -> None:
-        family = tasks.family(card.family)
         self.name = model.name
-        self.family = card.family
+        self.family = tasks.family(card.family).name
         self.card = card
         self._model = model
-        self._frames = card.frames or family.frames
-        self._rule = card.frame_rule or family.frame_rule
 
     def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
         """Judge every sample; see ``Asks.ask``."""
-        opened: dict[Image | Video, list[Any]] = {}
+        opened: Opened = {}
         requests: list[Request] = []
         plans: list[list[int] | Failed] = []
         for sample in samples:
             both = [sample, sample.swapped()] if sample.form == "compare" else [sample]
             try:
-                asked = [self._request(one, opened) for one in both[:orders]]
+                asked = [build_request(one, self.card, opened) for one in both[:orders]]
             except (MediaError, ConfigError, DataError) as error:
                 plans.append(Failed(str(error), error))
                 continue
@@ -121,20 +117,36 @@ class Judge(Asks):
             verdicts.append(read[0] if len(read) == 1 else merge_orders(*read))
         return verdicts
 
-    def _request(self, sample: Sample, opened: dict[Image | Video, list[Any]]) -> Request:
-        template = tasks.template(self.family, sample.task, sample.form)
-        return template.request(sample, partial(self._pictures, opened=opened))
 
-    def _pictures(
-        self, medium: Image | Video, *, opened: dict[Image | Video, list[Any]]
-    ) -> list[Any]:
-        """The medium as pictures, decoded once however often it is asked about."""
+Opened = dict[Image | Video, list[Any]]
+"""Media already decoded, as pictures."""
+
+
+def build_request(sample: Sample, card: Card, opened: Opened) -> Request:
+    """The user turn in which a judge with this card is asked a sample, in training as in judging.
+
+    Args:
+        sample: The question.
+        card: Family and frames.
+        opened: What is decoded already; what this sample needs is added, so that a file is
+            decoded once however often it is asked about.
+
+    Raises:
+        MediaError: A picture or clip cannot be opened.
+        ConfigError: The family does not ask this.
+    """
+    family = tasks.family(card.family)
+
+    def pictures(medium: Image | Video) -> list[Any]:
         if medium not in opened:
             if isinstance(medium, Image):
                 opened[medium] = [media.open_image(medium)]
             else:
-                opened[medium] = media.sample_frames(medium, self._frames, self._rule).pictures()
+                frames, rule = card.frames or family.frames, card.frame_rule or family.frame_rule
+                opened[medium] = media.sample_frames(medium, frames, rule).pictures()
         return opened[medium]
+
+    return tasks.template(card.family, sample.task, sample.form).request(sample, pictures)
 
 
 def merge_orders(ab: Verdict, ba: Verdict) -> Verdict:
@@ -208,6 +220,11 @@ def load(
 def default_judge() -> Path:
     """Folder of the tiny judge that comes with the package."""
     return Path(str(resources.files("unified_reward") / "assets" / "judge"))
+
+
+def tiny_base() -> Path:
+    """Folder of the tiny vision-language model from which the tiny judge was trained."""
+    return Path(str(resources.files("unified_reward") / "assets" / "base"))
 
 
 def _looks_like_path(reference: str) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,6 +109,9 @@ class Row:
     """One line of a file: what it holds, or why it cannot be used."""
 
     line: int
+    """Counted from 1."""
+    start: int
+    """Byte at which the line begins."""
     id: str
     content: Record | Failed
 
@@ -123,51 +126,49 @@ def read_records(path: Path) -> Iterator[Row]:
         DataError: The file cannot be opened.
     """
     seen: set[str] = set()
-    for number, raw in _lines(path):
-        row = _row(number, raw, path.parent)
-        if row.id in seen:
-            again = f"line {number}: id {row.id!r} stands above already; ids must differ"
-            row = replace(row, content=Failed(again, DataError(again)))
-        seen.add(row.id)
-        yield row
+    for line, start, raw in _lines(path):
+        content = parse_row(raw, path.parent)
+        if isinstance(content, Failed):
+            content = _failed(f"line {line}: {content.error}")
+            yield Row(line, start, f"line {line}", content)
+            continue
+        name = content.sample.id
+        if name in seen:
+            again = _failed(f"line {line}: id {name!r} stands above already; ids must differ")
+            yield Row(line, start, f"line {line}", again)
+            continue
+        seen.add(name)
+        yield Row(line, start, name, content)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     try:
         with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
+            start = 0
+            for line, raw in enumerate(file, 1):
                 if raw.strip():
-                    yield number, raw
+                    yield line, start, raw
+                start += len(raw)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _row(number: int, raw: bytes, folder: Path) -> Row:
-    name = f"line {number}"
+def parse_row(raw: bytes, folder: Path) -> Record | Failed:
+    """One line as a record; relative paths start at ``folder``."""
     try:
-        data = json.loads(raw)
-        name = str(data["id"]) if isinstance(data, dict) and data.get("id") else content_id(raw)  # type: ignore[index]
-        parsed = RecordRow.model_validate(data)
-        return Row(number, name, _record(replace_id(parsed, name), folder))
+        row = RecordRow.model_validate_json(raw)
+        if not row.id:
+            row.id = hashlib.sha256(raw.strip()).hexdigest()[:16]
+        return _record(row, folder)
     except ValidationError as error:
-        told = "; ".join(f"{_where(e['loc'])}: {e['msg']}" for e in error.errors()[:3])
-    except (ValueError, DataError) as error:
-        told = str(error)
-    return Row(number, name, Failed(f"line {number}: {told}", DataError(told)))
+        told = [f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors()]
+        return _failed("; ".join(told[:3]))
+    except DataError as error:
+        return _failed(str(error))
 
 
-def _where(location: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, location)) or "row"
-
-
-def content_id(raw: bytes) -> str:
-    """An id for a row that has none: the start of its content's sha256."""
-    return hashlib.sha256(raw.strip()).hexdigest()[:16]
-
-
-def replace_id(row: RecordRow, name: str) -> RecordRow:
-    """The row under another id."""
-    return row.model_copy(update={"id": name})
+def _failed(told: str) -> Failed:
+    return Failed(told, DataError(told))
 
 
 def _record(row: RecordRow, folder: Path) -> Record:
@@ -250,11 +251,17 @@ def verdict_row(
             row |= {"consistent": verdict.consistent, "aspects": dict(verdict.aspects)}
         case Ranking():
             row |= {"status": "ranked", "order": verdict.order, "scores": verdict.scores}
+            lost = [_why(one) for one in verdict.verdicts if isinstance(one, Unparsed | Failed)]
+            row["reason"] = "; ".join(lost) or None
         case Unparsed():
-            row |= {"status": "unparsed", "reason": verdict.reason, "text": verdict.text}
+            row |= {"status": "unparsed", "reason": _why(verdict), "text": verdict.text}
         case Failed():
-            row |= {"status": "failed", "reason": verdict.error}
+            row |= {"status": "failed", "reason": _why(verdict)}
     return row
+
+
+def _why(verdict: Unparsed | Failed) -> str:
+    return verdict.reason if isinstance(verdict, Unparsed) else verdict.error
 
 
 def _score_row(score: Score | None) -> dict[str, Any]:
@@ -292,7 +299,8 @@ class Journal:
             DataError: A line other than the last is no row with an id; it is not overwritten.
         """
         self.path = path
-        self.done: set[str] = set()
+        self.done: dict[str, str] = {}
+        """Status by id."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             return
@@ -301,7 +309,7 @@ class Journal:
             for number, raw in enumerate(file, 1):
                 if not raw.endswith(b"\n"):
                     break
-                self.done.add(_journal_id(raw, number, path))
+                self.done.update([_id_and_status(raw, number, path)])
                 sound += len(raw)
             file.truncate(sound)
 
@@ -320,13 +328,14 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise DataError(f"{self.path} cannot be written: {error.strerror}") from error
-        self.done |= {str(row["id"]) for row in rows}
+        self.done |= {str(row["id"]): str(row["status"]) for row in rows}
 
 
-def _journal_id(raw: bytes, number: int, path: Path) -> str:
+def _id_and_status(raw: bytes, number: int, path: Path) -> tuple[str, str]:
     try:
-        return str(json.loads(raw)["id"])
+        row = json.loads(raw)
+        return str(row["id"]), str(row["status"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} line {number} is no row with an id; give another output file"
+            f"{path} line {number} is no row with id and status; give another output file"
         ) from error

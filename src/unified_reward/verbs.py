@@ -7,7 +7,7 @@ models nor media. Judges, point scorers and tables of answers share them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -136,13 +136,18 @@ class Asks(ABC):
         asked = _gather(
             prompt, images=images, videos=videos, answers=answers, image=image, video=video
         )
-        n = len(asked.candidates)
+        return self.rank_samples(asked.sample, len(asked.candidates), by=by)
+
+    def rank_samples(
+        self, sample: Callable[..., Sample], n: int, *, by: Literal["score", "pairs"] = "score"
+    ) -> Ranking:
+        """Order n candidates; ``sample(i)`` asks about one of them, ``sample(i, j)`` about two."""
         if by == "score":
-            verdicts = self.ask([asked.sample(i) for i in range(n)])
+            verdicts = self.ask([sample(i) for i in range(n)])
             scores = [_value(verdict) for verdict in verdicts]
         else:
             pairs = list(combinations(range(n), 2))
-            verdicts = self.ask([asked.sample(i, j) for i, j in pairs])
+            verdicts = self.ask([sample(i, j) for i, j in pairs])
             scores = _mean_wins(n, pairs, verdicts)
         answered = [(-score, i) for i, score in enumerate(scores) if score is not None]
         order = tuple(i for _, i in sorted(answered))

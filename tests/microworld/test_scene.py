@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,53 +10,32 @@ from unified_reward.types import DataError
 from .scenes import CLIP, PICTURE
 
 
+STAR = Thing("red", "star", "small", "top left")
+CROSS = Thing("blue", "cross", "large", "top right")
+
+
 @pytest.mark.parametrize(
-    ("things", "is_clip", "why"),
+    ("things", "why"),
     [
-        ([], False, "1 to 3 things, not 0"),
-        (
-            [("red", "star", "small", "top left"), ("red", "cross", "small", "top left")],
-            True,
-            "cell",
-        ),
-        (
-            [("red", "star", "small", "top left"), ("red", "star", "large", "top right")],
-            True,
-            "colour and",
-        ),
-        ([("red", "star", "small", "top left", "moves up")], True, "impossible"),
-        ([("red", "star", "large", "top left", "grows")], True, "impossible"),
-        ([("red", "star", "large", "top left", "turns red")], True, "impossible"),
-        ([("red", "star", "small", "top left", "grows")], False, "a picture has no events"),
-        (
-            [
-                ("red", "star", "small", "top left", "moves right"),
-                ("red", "cross", "small", "top right"),
-            ],
-            True,
-            "share a cell",
-        ),
-        (
-            [
-                ("red", "star", "small", "top left", "turns blue"),
-                ("blue", "star", "small", "top right"),
-            ],
-            True,
-            "share colour and shape",
-        ),
-        (
-            [
-                ("red", "star", "small", "top left", "grows"),
-                ("blue", "star", "small", "top right", "grows"),
-            ],
-            True,
-            "two things have an event",
-        ),
+        ([], "1 to 3 things, not 0"),
+        ([STAR, replace(CROSS, cell="top left")], "share a cell"),
+        ([STAR, replace(STAR, cell="top right")], "share colour and shape"),
+        ([replace(STAR, event="moves up")], "impossible"),
+        ([replace(CROSS, event="grows")], "impossible"),
+        ([replace(STAR, event="turns red")], "impossible"),
+        ([replace(STAR, event="moves right"), CROSS], "share a cell"),
+        ([replace(CROSS, event="turns red"), replace(STAR, shape="cross")], "colour and shape"),
+        ([replace(STAR, event="grows"), replace(CROSS, event="shrinks")], "two things have"),
     ],
 )
-def test_impossible_scenes_are_refused_with_the_reason(things, is_clip, why):
+def test_impossible_scenes_are_refused_with_the_reason(things, why):
     with pytest.raises(DataError, match=why):
-        Scene(tuple(Thing(*thing) for thing in things), is_clip)
+        Scene(tuple(things), is_clip=True)
+
+
+def test_a_picture_holds_no_event():
+    with pytest.raises(DataError, match="a picture has no events; say is_clip=True"):
+        Scene((replace(STAR, event="grows"),))
 
 
 def test_the_state_after_an_event_is_that_of_the_event():

@@ -147,6 +147,17 @@ def test_the_same_letters_cut_otherwise_count_with_the_generated_token() -> None
     assert _shares(tokens, VERDICTS) == pytest.approx([0.07, 0.3, 0.63])
 
 
+def test_an_alternative_that_continues_every_choice_says_nothing() -> None:
+    """The piece "Image" leaves all open; what is known is 4 to 1 for the first."""
+    tokens = [token("Image 1", ("Image 1", ln(0.4)), ("Image", ln(0.5)), ("Image 2", ln(0.1)))]
+    assert _shares(tokens, ("Image 1", "Image 2")) == pytest.approx([0.4, 0.1])
+
+
+def test_a_text_that_goes_on_towards_a_longer_choice_and_turns_away_cannot_be_told() -> None:
+    tokens = [token(one, (one, -0.1), ("!", -3.0)) for one in ("1", " or", " none")]
+    assert _shares(tokens, ("1", "1 or 2")) is None
+
+
 def test_a_choice_missing_from_the_list_gets_the_lists_smallest() -> None:
     tokens = [token("1", ("1", -0.01), ("2", -5.0), ("x", -7.0))]
     assert choice_logprobs_from_tokens(tokens, ("1", "2", "3")) == pytest.approx((-0.01, -5, -7))
@@ -190,10 +201,22 @@ def test_another_number_is_not_a_choice(text: str) -> None:
         ([{"token": "1", "logprob": -0.1}], ""),
         ([{"token": "1", "logprob": -0.1, "top_logprobs": []}], ""),
         ([{"token": "1", "logprob": None, "top_logprobs": [{"token": "2", "logprob": -3}]}], ""),
-        ([{"token": "1", "logprob": math.nan, "top_logprobs": []}], ""),
+        ([{**token("1", ("1", -0.1), ("2", -3.0)), "logprob": math.nan}], ""),
+        ([{**token("1", ("1", -0.1), ("2", -3.0)), "logprob": -(10**400)}], ""),
         (["1"], ""),
     ],
-    ids=["empty", "other", "no lead", "no verdict", "no list", "none", "null", "nan", "no entry"],
+    ids=[
+        "empty",
+        "other",
+        "no lead",
+        "no verdict",
+        "no list",
+        "none",
+        "null",
+        "nan",
+        "huge",
+        "no entry",
+    ],
 )
 def test_what_cannot_be_told_is_none(tokens: list[Any], lead: str) -> None:
     assert choice_logprobs_from_tokens(tokens, ("1", "2"), lead) is None

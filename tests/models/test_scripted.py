@@ -81,6 +81,7 @@ def test_random_sees_the_pixels_and_the_order_and_the_cut_of_the_parts() -> None
         replace(request, parts=(Pictures.new("RGB", (3, 2), "white"), "ab", "c")),
         replace(request, parts=("ab", white, "c")),
         replace(request, parts=(white, "a", "bc")),
+        replace(request, parts=(white, "abtext c")),
         replace(request, lead="So: "),
     ]
     base = _draws(request)

@@ -16,7 +16,7 @@ from .captions import Caption, Split, alignment, describe, draw_caption, split_o
 from .items import CLIP_TASKS, GENERATION_TASKS, TASKS, draw_style
 from .questions import description_question, draw_question, draw_reply
 from .scene import Scene, pick
-from .shown import departed, draw_any_scene, seeded, with_flaw
+from .shown import Shown, departed, draw_any_scene, seeded, with_flaw
 
 
 LESSON_KINDS = tuple(
@@ -130,7 +130,7 @@ def exam(task: Task, *, seed: int, index: int) -> Lesson:
     kind = f"{medium}_check" if task in GENERATION_TASKS else f"{medium}_question"
     rng = seeded("exam", kind, seed, index)
     draft = _draft(kind, rng, "test")
-    media = tuple(with_flaw(one, rng, p_flaw=0.0).medium(rng) for one in draft.scenes)
+    media = tuple(Shown(one).medium(rng) for one in draft.scenes)
     return Lesson(media, draft.question, draft.answer, kind)
 
 

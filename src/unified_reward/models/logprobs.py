@@ -38,13 +38,16 @@ def choice_logprobs_from_tokens(
 
     The walk follows the generated tokens from the verdict on. Where a choice leaves the generated
     text, it gets the log-probability of the tokens walked plus that of the alternatives that
-    continue it there, and its remaining letters are taken as certain. Space before the verdict
-    does not count. Three approximations: a choice without an alternative in the list gets the
-    smallest log-probability of that list, which is too high; an alternative that continues the
-    same choices as the generated token (the same letters cut otherwise) counts with it; other
-    alternatives that continue several choices ("1" of "10" and "100" where "80" was generated)
-    are left out while they hold at most ``MAX_STRAY`` together. A choice that others extend
-    ("10", "100") gets, at its end, what their continuations leave.
+    continue it there. A choice that others extend ("10", "100") gets, at its end, what their
+    continuations leave. Space before the verdict does not count. This is approximate:
+
+    - letters behind the point where a choice leaves are taken as certain;
+    - a choice without an alternative in the list gets that list's smallest log-probability,
+      which is too high;
+    - an alternative that continues the same choices as the generated token counts with it, and
+      one that continues all of them says nothing: both are the same letters, cut otherwise;
+    - other alternatives that continue several choices ("1" of "10" and "100" where "80" was
+      generated) are left out while they hold at most ``MAX_STRAY`` together.
 
     Args:
         tokens: ``choices[0].logprobs.content`` of the response: per generated token ``token``,
@@ -127,8 +130,8 @@ def _walk(
         end = at + len(step.piece)
         tails = {i: goal[at:] for i, goal in enumerate(goals) if i not in done}
         if at <= start:
-            step, tails = step.stripped(), {i: tail.lstrip() for i, tail in tails.items()}
-        parted = _part(step, tails, said)
+            tails = {i: tail.lstrip() for i, tail in tails.items()}
+        parted = _part(step.stripped() if at <= start else step, tails, said)
         if parted is None:
             return None
         left, walked = parted

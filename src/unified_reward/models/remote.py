@@ -7,8 +7,10 @@ the choices out of the tokens' log-probabilities. It knows neither tasks nor fam
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from typing import Any
 
 import httpx
 
+from unified_reward.media import data_url
 from unified_reward.models.logprobs import choice_logprobs_from_tokens
 from unified_reward.types import Answer, ConfigError, Failed, MediaError, Request, ServerError
 
@@ -129,7 +132,7 @@ class Remote:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S)
-        async with httpx.AsyncClient(headers=headers, timeout=timeout) as client:
+        async with httpx.AsyncClient(headers=headers, timeout=timeout, verify=_tls()) as client:
             if self._model is None:
                 self._model = await self._only_model(client)
                 self.name = f"{self._model} at {self._url}"
@@ -184,8 +187,6 @@ class Remote:
         return tuple(votes)
 
     def _body(self, request: Request) -> dict[str, Any]:
-        from unified_reward.media import data_url
-
         content = [
             {"type": "text", "text": part}
             if isinstance(part, str)
@@ -261,7 +262,7 @@ class Remote:
                 asked = response.headers.get("Retry-After", "")
             if attempt < tries - 1:
                 await asyncio.sleep(wait_s(self._options, attempt, index=index, retry_after=asked))
-        raise self._fault(f"{trouble}, tried {tries} times", said)
+        raise self._fault(f"{trouble}, tried {tries} time{'s' * (tries > 1)}", said)
 
     def _fault(self, trouble: str, said: str = "") -> ServerError:
         """An error for people, without the key even where the server repeats it."""
@@ -319,6 +320,12 @@ def _checked_key(key: str) -> str:
     if not (key.isascii() and key.isprintable()):
         raise ConfigError("the API key has characters that cannot stand in an HTTP header")
     return key
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Made once: reading the certificates takes longer than a small request."""
+    return httpx.create_ssl_context()
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:

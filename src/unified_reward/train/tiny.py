@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from PIL import Image as Pillow
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -145,12 +146,6 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
     return Qwen3VLForConditionalGeneration(config)
 
 
-def save(folder: Path, model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor) -> None:
-    """Write model and processor as one ordinary checkpoint folder."""
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
 _WEIGHTS = {"caption": 0.15, "question": 0.4, "check": 0.25, "choice": 0.2}
 
 
@@ -158,7 +153,6 @@ _WEIGHTS = {"caption": 0.15, "question": 0.4, "check": 0.25, "choice": 0.2}
 class TinyPretraining:
     """How the tiny base is made."""
 
-    out: Path
     optim: Optimisation
     frames: int = 4
     """Frames of a clip."""
@@ -210,8 +204,12 @@ class LessonTurns:
         return [Pillow.fromarray(medium.source[i]) for i in at]
 
 
-def pretrain(config: TinyPretraining) -> list[tuple[int, float]]:
-    """Build the tiny base and teach it to see the microworld; writes the checkpoint to ``out``.
+def pretrain(config: TinyPretraining, out: Path) -> list[tuple[int, float]]:
+    """Build the tiny base, teach it to see the microworld and write its checkpoint.
+
+    Args:
+        config: What the base is taught.
+        out: Folder of the new checkpoint.
 
     Returns:
         Loss in nats per answer token by optimiser step.
@@ -221,7 +219,9 @@ def pretrain(config: TinyPretraining) -> list[tuple[int, float]]:
     chat = Chat(build_processor(tokenizer))
     turns = LessonTurns(config)
     model, losses = fit(
-        build_model(tokenizer), chat, turns, config.optim, config.out, title="teaching the base"
+        build_model(tokenizer), chat, turns, config.optim, out, title="teaching the base"
     )
-    save(config.out, model, chat.processor)
+    if PartialState().is_main_process:
+        model.save_pretrained(out)
+        chat.processor.save_pretrained(out)
     return losses

@@ -1,0 +1,31 @@
+"""The command line: one thin file per command. Exit 0 all answered, 1 some not, 2 wrong usage."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from unified_reward._cli import bench, compare, data, judge, rank, run, score
+from unified_reward.types import UnifiedRewardError
+
+
+app = typer.Typer(
+    help="Judge generated and understood pictures and videos.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (score.score, compare.compare, rank.rank, judge.judge, bench.bench, run.run):
+    app.command()(command)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run the command line; an error of this package is a message, not a traceback."""
+    try:
+        app()
+    except UnifiedRewardError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, markup=True)
+        sys.exit(2)

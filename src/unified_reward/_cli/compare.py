@@ -1,0 +1,35 @@
+"""``unified-reward compare``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unified_reward._cli import options, output
+from unified_reward._cli.candidates import asked
+from unified_reward.judge import open_judge
+from unified_reward.types import ConfigError
+
+
+def compare(
+    prompt: options.PromptOption,
+    files: Annotated[list[str] | None, typer.Argument(help="Two pictures or clips.")] = None,
+    *,
+    image: options.ImageOption = None,
+    video: options.VideoOption = None,
+    answer: options.AnswerOption = None,
+    judge: options.JudgeOption = "",
+    model: options.ModelOption = None,
+    family: options.FamilyOption = None,
+    orders: options.OrdersOption = 2,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Compare two generated files, or two answers about a picture or clip."""
+    one = asked(prompt, files=files or [], answers=answer or [], image=image, video=video)
+    if len(one.names) != 2:
+        raise ConfigError(f"compare takes two candidates, not {len(one.names)}; rank takes more")
+    opened = open_judge(judge, model=model, family=family)
+    sample = one.sample(0, 1)
+    verdict = opened.ask([sample], orders=options.both(orders))[0]
+    output.show(opened, [(sample.id, verdict)], as_json=as_json)

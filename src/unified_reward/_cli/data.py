@@ -1,0 +1,67 @@
+"""``unified-reward data``: rows to train and test on."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unified_reward._cli.progress import bar
+from unified_reward.data.microworld import write_microworld
+from unified_reward.microworld.items import TASKS
+from unified_reward.types import ConfigError, Form, Task
+
+
+app = typer.Typer(help="Make and inspect data.", no_args_is_help=True)
+make = typer.Typer(help="Make data whose truth is known.", no_args_is_help=True)
+app.add_typer(make, name="make")
+
+
+class Split(StrEnum):
+    """Held-out captions, or the others."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+class Forms(StrEnum):
+    """Which questions are made."""
+
+    SCORE = "score"
+    COMPARE = "compare"
+    BOTH = "both"
+
+
+_FORMS: dict[Forms, tuple[Form, ...]] = {
+    Forms.SCORE: ("score",),
+    Forms.COMPARE: ("compare",),
+    Forms.BOTH: ("score", "compare"),
+}
+
+
+@make.command()
+def microworld(
+    out: Annotated[Path, typer.Argument(help="Folder for records.jsonl and media/.")],
+    *,
+    task: Annotated[Task, typer.Option(help="What is judged.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of records.")],
+    seed: Annotated[int, typer.Option(help="Names the series of items.")] = 0,
+    split: Annotated[Split, typer.Option(help="Held-out captions, or the others.")] = Split.TRAIN,
+    form: Annotated[Forms, typer.Option(help="Scores, comparisons, or by turns.")] = Forms.BOTH,
+) -> None:
+    """Write records of the microworld, with lossless media and exact targets."""
+    if task not in TASKS:
+        raise ConfigError(f"the microworld has no {task.value}; it has {', '.join(TASKS)}")
+    with bar("drawing", n) as advance:
+        path = write_microworld(
+            out,
+            task=task,
+            forms=_FORMS[form],
+            n=n,
+            seed=seed,
+            split=split.value,
+            progress=advance,
+        )
+    typer.echo(path)

@@ -1,0 +1,1 @@
+"""Benchmarks: pure metrics, and one file per protocol."""

@@ -1,0 +1,120 @@
+"""The microworld as records: a series to train on, and files on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unified_reward import media
+from unified_reward.microworld import Annotator, Split, item
+from unified_reward.microworld.items import TASKS
+from unified_reward.records import record_row
+from unified_reward.types import Candidate, ConfigError, DataError, Form, Image, Record, Task, Video
+
+
+CELLS: dict[str, tuple[Task, Form]] = {
+    f"{task.value}.{form}": (task, form) for task in TASKS for form in ("score", "compare")
+}
+"""The eight cells: each task, scored and compared."""
+
+
+class MicroworldSeries:
+    """Training records by index, in blocks of one cell so that batches have about one length."""
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        block: int,
+        seed: int,
+        weights: Mapping[str, float],
+        annotator: Annotator,
+    ) -> None:
+        unknown = set(weights) - set(CELLS)
+        if unknown or not weights:
+            raise ConfigError(
+                f"no cell {', '.join(sorted(unknown)) or 'given'}; there are {', '.join(CELLS)}"
+            )
+        self._n, self._block, self._seed, self._annotator = n, block, seed, annotator
+        self._cells = list(weights)
+        total = sum(weights.values())
+        self._shares = [weight / total for weight in weights.values()]
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> Record:
+        rng = np.random.default_rng([self._seed, index // self._block])
+        task, form = CELLS[str(rng.choice(self._cells, p=self._shares))]
+        return item(
+            task, form, split="train", seed=self._seed, index=index, annotator=self._annotator
+        )
+
+
+def write_microworld(
+    out: Path,
+    *,
+    task: Task,
+    forms: Sequence[Form],
+    n: int,
+    seed: int,
+    split: Split,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Path:
+    """Write items as files: ``records.jsonl`` and ``media/<sha256>.png|mp4``, lossless.
+
+    Args:
+        out: Folder to write into.
+        task: What is judged.
+        forms: Taken by turns.
+        n: Number of records.
+        seed: Names the series of items.
+        split: ``train`` or ``test``.
+        progress: Called with the number of records just written.
+
+    Returns:
+        The path of the records.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    folder, path = out / "media", out / "records.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            for i in range(n):
+                form = forms[i % len(forms)]
+                record = item(task, form, split=split, seed=seed, index=i // len(forms))
+                row = record_row(_on_disk(record, folder), out)
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                progress(1)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _on_disk(record: Record, folder: Path) -> Record:
+    def stored(part: Any) -> Candidate:
+        if isinstance(part, str):
+            return part
+        if isinstance(part, Image):
+            return Image(_store(media.encode_png(media.open_image(part)), folder, "png"))
+        return Video(_store(media.encode_mp4(part.source, part.fps or 4.0), folder, "mp4"))
+
+    sample = record.sample
+    context: Any = tuple(stored(one) for one in sample.context)
+    candidates = tuple(stored(one) for one in sample.candidates)
+    return replace(record, sample=replace(sample, candidates=candidates, context=context))
+
+
+def _store(content: bytes, folder: Path, suffix: str) -> Path:
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.{suffix}"
+    if not path.exists():
+        path.write_bytes(content)
+    return path

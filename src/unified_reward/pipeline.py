@@ -1,0 +1,170 @@
+"""The stages of ``unified-reward run``, each skipped when it is done already.
+
+A stage is done when its ``report.json`` carries the hash of its configuration and of its inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from accelerate import PartialState
+
+from unified_reward._config import as_data
+from unified_reward.bench import microworld
+from unified_reward.bench.showcase import Showcase, write_showcase
+from unified_reward.judge import default_judge, load, tiny_base
+from unified_reward.train.judge import JudgeTraining, train_judge
+from unified_reward.train.tiny import TinyPretraining, pretrain
+from unified_reward.types import ConfigError
+
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class MicroworldBench:
+    """How the judge is measured."""
+
+    n: int = 200
+    """Test items a cell, >= 3."""
+    seed: int = 0
+    orders: Literal[1, 2] = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run: the stages that are named, in this order."""
+
+    out: Path
+    """Folder of the run; each stage has a folder in it."""
+    base: TinyPretraining | None = None
+    judge: JudgeTraining | None = None
+    bench: MicroworldBench | None = None
+    showcase: Showcase | None = None
+
+
+def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
+    """Run the stages of a recipe that are not done, and write ``report.json`` beside them.
+
+    Under a launcher of several processes all of them train, and one does the rest.
+
+    Args:
+        recipe: What to do.
+        tell: Called with a line for people before and after every stage.
+
+    Returns:
+        The report: every stage's own, and ``judge.<task>.<form>`` with value, ci95 and n.
+    """
+    if not any((recipe.base, recipe.judge, recipe.bench, recipe.showcase)):
+        raise ConfigError("the recipe names no stage: base, judge, bench or showcase")
+    run = _Run(recipe.out, tell)
+    out = recipe.out
+    base, judge = tiny_base(), default_judge()
+    if recipe.base:
+        base = out / "base"
+        run.stage("base", recipe.base, [], lambda: _losses(pretrain(recipe.base, base)))
+    if recipe.judge:
+        start = recipe.judge.base or str(base)
+        judge, config = out / "judge", replace(recipe.judge, base=start)
+        run.stage("judge", config, [start], lambda: _losses(train_judge(config, judge)))
+    if not PartialState().is_main_process:
+        return {}
+    if recipe.bench:
+        asked = recipe.bench
+        run.stage("bench", asked, [judge], lambda: _measure(judge, asked))
+    if recipe.showcase:
+        shown = recipe.showcase
+        page = out / "report.html"
+        run.stage(
+            "showcase",
+            shown,
+            [judge, out / "bench" / "report.json"],
+            lambda: write_showcase(load(judge), shown, run.reports, page),
+        )
+        tell(f"open {page}")
+    report = {**run.reports, **_cells(run.reports.get("bench"))}
+    _write_json(out / "report.json", report)
+    return report
+
+
+class _Run:
+    """What the stages of one run share."""
+
+    def __init__(self, out: Path, tell: Tell) -> None:
+        self.reports: dict[str, Any] = {}
+        self._out = out
+        self._tell = tell
+
+    def stage(
+        self, name: str, config: Any, inputs: Sequence[str | Path], work: Callable[[], Any]
+    ) -> None:
+        """Do a stage, unless its report says it was done with the same config and inputs."""
+        folder = self._out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "report.json"
+        mark = _hash(as_data(config), inputs)
+        if file.exists():
+            known = json.loads(file.read_text("utf-8"))
+            if known.get("hash") == mark:
+                self._tell(f"{name}: done before, in {folder}")
+                self.reports[name] = known
+                return
+        self._tell(f"{name}: {folder}")
+        report = {**work(), "hash": mark}
+        if PartialState().is_main_process:
+            (folder / "config.yaml").write_text(yaml.safe_dump(as_data(config)), "utf-8")
+            _write_json(folder / "environment.json", _environment())
+            _write_json(file, report)
+        self.reports[name] = report
+
+
+def _losses(losses: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    return {"losses": [list(one) for one in losses]}
+
+
+def _measure(folder: Path, asked: MicroworldBench) -> dict[str, Any]:
+    return microworld.evaluate(load(folder), n=asked.n, seed=asked.seed, orders=asked.orders)
+
+
+def _cells(bench: dict[str, Any] | None) -> dict[str, Any]:
+    """The one figure a cell that the outside reads."""
+    if not bench:
+        return {}
+    figures = {"score": "spearman", "compare": "pair_accuracy"}
+    return {
+        f"judge.{cell}": {**group[figures[cell.rpartition(".")[2]]]}
+        for cell, group in bench["groups"].items()
+    }
+
+
+def _hash(config: Any, inputs: Sequence[str | Path]) -> str:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for source in inputs:
+        path = Path(source)
+        files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+        digest.update(str(source).encode() if not path.is_dir() else b"")
+        for file in files:
+            if file.is_file() and "checkpoints" not in file.parts:
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _environment() -> dict[str, str]:
+    packages = ("unified-reward", "torch", "transformers", "trl", "accelerate", "numpy")
+    versions = {name: version(name) for name in packages}
+    return {"python": sys.version.split()[0], "machine": platform.machine(), **versions}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    part.replace(path)

@@ -1,0 +1,176 @@
+"""Fine-tuning a judge: records of all tasks and forms, in the grammar of one family.
+
+What comes out is an ordinary checkpoint folder with a card that says how to ask it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from accelerate import PartialState
+
+from unified_reward import tasks
+from unified_reward.data.microworld import CELLS, MicroworldSeries
+from unified_reward.data.rows import RecordFile
+from unified_reward.judge import Card, build_request, tiny_base
+from unified_reward.microworld import annotator
+from unified_reward.models.vlm import load_vlm
+from unified_reward.train.sft import Optimisation, Turn, fit
+from unified_reward.types import (
+    ConfigError,
+    DataError,
+    FrameRule,
+    Preferred,
+    Record,
+    Scale,
+    Score,
+    Scored,
+)
+
+
+class Records(Protocol):
+    """Records by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+@dataclass(frozen=True)
+class JudgeTraining:
+    """What a judge is made of."""
+
+    optim: Optimisation
+    base: str = ""
+    """Folder or hub id of the vision-language model to start from; empty: the package's own."""
+    data: str = "microworld"
+    """JSONL file of records, or ``microworld``."""
+    cells: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(CELLS, 1.0))
+    """Relative weights of the microworld's cells, such as ``image_generation.score``."""
+    annotator: str = "noiseless"
+    """Who labels the microworld."""
+    family: str = "native"
+    frames: int | None = None
+    """Frames of a video; empty: the family's own number."""
+    frame_rule: FrameRule | None = None
+    max_pixels: int | None = None
+    processes: int = 1
+    """Processes the run is launched with; they share the records."""
+
+    def __post_init__(self) -> None:
+        tasks.family(self.family)
+
+
+class JudgeTurns:
+    """Records as turns: asked by the code that judges, answered by the target."""
+
+    def __init__(self, records: Records, card: Card) -> None:
+        self._records = records
+        self._card = card
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Turn:
+        record = self._records[index]
+        sample = record.sample
+        template = tasks.template(self._card.family, sample.task, sample.form)
+        answer = template.answer(
+            target_verdict(record, template), rationale=record.target.rationale
+        )
+        return Turn(build_request(sample, self._card, {}), answer)
+
+
+def target_verdict(record: Record, template: tasks.Template) -> Scored | Preferred:
+    """What the judge should say: the target moved to the template's scale.
+
+    Where probabilities are read over the steps of a scale, a value between two steps becomes one
+    of them, drawn by the record's id so that its expectation is the value (docs/departures.md).
+
+    Raises:
+        DataError: The target lacks what the form asks for.
+    """
+    target, name = record.target, record.sample.id
+    if template.form == "compare":
+        if target.winner is None:
+            raise DataError(f"record {name!r} has two candidates but no winner")
+        outcome = [float(target.winner == one) for one in ("first", "tie", "second")]
+        shares = target.aspects if template.aspects else {}
+        return Preferred(*outcome, aspects=shares)
+    scales = {one.name: one.scale for one in template.aspects}
+    aspects = {
+        key: Score(value, scales.get(key, Scale(0.0, 1.0)))
+        for key, value in target.aspects.items()
+        if key in scales or not scales
+    }
+    if template.scale is None:
+        return Scored(None, aspects)
+    if target.score is None or target.scale is None:
+        raise DataError(f"record {name!r} has no score on a scale")
+    share = Score(target.score, target.scale).normalized
+    if share is None:
+        raise DataError(f"record {name!r} has a score on an open scale, which has no steps")
+    return Scored(Score(_on_step(share, template.scale, name), template.scale), aspects)
+
+
+def _on_step(share: float, scale: Scale, name: str) -> float:
+    steps = scale.steps()
+    place = min(max(share, 0.0), 1.0) * (len(steps) - 1)
+    draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
+    return steps[min(math.floor(place + draw), len(steps) - 1)]
+
+
+def train_judge(config: JudgeTraining, out: Path) -> list[tuple[int, float]]:
+    """Fine-tune a judge and write its checkpoint, processor and card.
+
+    Args:
+        config: What the judge is made of.
+        out: Folder of the new checkpoint.
+
+    Returns:
+        Loss in nats per answer token by optimiser step.
+
+    Raises:
+        DataError: The records cannot be used.
+        ModelError: The base cannot be loaded.
+    """
+    base = config.base or str(tiny_base())
+    card = Card(
+        config.family,
+        config.frames,
+        config.frame_rule,
+        config.max_pixels,
+        base=config.base or "tiny base of the package",
+        training={"data": config.data, "steps": config.optim.steps, "seed": config.optim.seed},
+    )
+    vlm = load_vlm(base, dtype="float32", max_pixels=config.max_pixels)
+    turns = JudgeTurns(_records(config), card)
+    model, losses = fit(
+        vlm.model, vlm.chat, turns, config.optim, out, title="training the judge"
+    )
+    if PartialState().is_main_process:
+        model.save_pretrained(out)
+        vlm.chat.processor.save_pretrained(out)
+        card.write(out)
+    return losses
+
+
+def _records(config: JudgeTraining) -> Records:
+    optim = config.optim
+    if config.data == "microworld":
+        return MicroworldSeries(
+            optim.steps * optim.batch_size * optim.accumulate * config.processes,
+            block=optim.batch_size,
+            seed=optim.seed,
+            weights=config.cells,
+            annotator=annotator(config.annotator),
+        )
+    path = Path(config.data)
+    if not path.is_file():
+        raise ConfigError(f"data is 'microworld' or a JSONL file of records, not {config.data!r}")
+    return RecordFile(path, seed=optim.seed)

@@ -118,7 +118,7 @@ class Judge(Asks):
         return verdicts
 
 
-Opened = dict[Image | Video, list[Any]]
+Opened = dict[Image | Video, Sequence[Any]]
 """Media already decoded, as pictures."""
 
 
@@ -137,7 +137,7 @@ def build_request(sample: Sample, card: Card, opened: Opened) -> Request:
     """
     family = tasks.family(card.family)
 
-    def pictures(medium: Image | Video) -> list[Any]:
+    def pictures(medium: Image | Video) -> Sequence[Any]:
         if medium not in opened:
             if isinstance(medium, Image):
                 opened[medium] = [media.open_image(medium)]

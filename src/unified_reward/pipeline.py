@@ -69,9 +69,9 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
     run = _Run(recipe.out, tell)
     out = recipe.out
     base, judge = tiny_base(), default_judge()
-    if recipe.base:
+    if taught := recipe.base:
         base = out / "base"
-        run.stage("base", recipe.base, [], lambda: _losses(pretrain(recipe.base, base)))
+        run.stage("base", taught, [], lambda: _losses(pretrain(taught, out / "base")))
     if recipe.judge:
         start = recipe.judge.base or str(base)
         judge, config = out / "judge", replace(recipe.judge, base=start)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fake_server import token
 
+from tests.fake_server import token
 from unified_reward.models.logprobs import choice_logprobs_from_tokens
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from PIL import Image as Pictures
-from tests.fake_server import Call, FakeServer, Reply, chat, token
 
+from tests.fake_server import Call, FakeServer, Reply, chat, token
 from unified_reward.models.remote import KEY_VARIABLE, Remote, RemoteOptions
 from unified_reward.types import Answer, Failed, Request
 

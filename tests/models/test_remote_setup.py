@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fake_server import Call, FakeServer, Reply, chat
 
+from tests.fake_server import Call, FakeServer, Reply, chat
 from unified_reward.models.remote import KEY_VARIABLE, Remote, RemoteOptions, wait_s
 from unified_reward.types import Answer, ConfigError, Failed, Model, Request, ServerError
 

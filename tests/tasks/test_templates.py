@@ -146,7 +146,9 @@ def test_votes_that_cannot_be_read_do_not_vote():
 
 def test_reasoning_without_a_verdict_is_unparsed_even_with_probabilities():
     template = tasks.template("think", Task.IMAGE_GENERATION, "compare")
-    assert isinstance(template.read(Answer("<think>Image 1 is better", (0.0, -1.0, -2.0))), Unparsed)
+    assert isinstance(
+        template.read(Answer("<think>Image 1 is better", (0.0, -1.0, -2.0))), Unparsed
+    )
 
 
 def test_an_unknown_family_is_an_error_that_lists_the_known():

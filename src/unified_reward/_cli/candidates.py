@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unified_reward import media
-from unified_reward.types import Candidate, ConfigError, Image, Sample, Task, Video
+from unified_reward.types import Candidate, ConfigError, Image, MediaError, Sample, Task, Video
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def asked(
     if video is not None:
         task = Task.VIDEO_UNDERSTANDING
         return Asked(task, prompt, tuple(answers), tuple(answers), (Video(Path(video)),))
-    kinds = {media.kind(Path(file)) for file in files if Path(file).is_file()} or {"image"}
+    kinds = _kinds(files)
     if len(kinds) > 1:
         raise ConfigError("pictures and clips cannot be judged against each other")
     if kinds == {"video"}:
@@ -58,3 +58,14 @@ def asked(
         return Asked(Task.VIDEO_GENERATION, prompt, tuple(files), clips, ())
     pictures = tuple(Image(Path(file)) for file in files)
     return Asked(Task.IMAGE_GENERATION, prompt, tuple(files), pictures, ())
+
+
+def _kinds(files: Sequence[str]) -> set[str]:
+    """Which kinds of media the files hold; one that cannot be read fails later, alone."""
+    kinds: set[str] = set()
+    for file in files:
+        try:
+            kinds.add(media.kind(Path(file)))
+        except MediaError:
+            continue
+    return kinds

@@ -33,7 +33,7 @@ def judge(
     model: options.ModelOption = None,
     family: options.FamilyOption = None,
     orders: options.OrdersOption = 2,
-    engine: Annotated[Engine, typer.Option(help="Where it runs.")] = Engine.LOCAL,  # noqa: ARG001
+    engine: Annotated[Engine, typer.Option(help="Where it runs.")] = Engine.LOCAL,
     as_json: options.JsonOption = False,
 ) -> None:
     """Judge every sample of a file; a run that was stopped goes on where it was."""

@@ -24,9 +24,9 @@ def run(
         path = shipped / f"{recipe}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(one.stem for one in shipped.glob("*.yaml")))
-        raise ConfigError(f"there is no file {recipe}, and no recipe of that name; there are {names}")
+        raise ConfigError(f"{recipe} is neither a file nor a shipped recipe: {names}")
     from unified_reward.pipeline import Recipe
     from unified_reward.pipeline import run as run_recipe
 
     console = Console(stderr=True)
-    run_recipe(load_config(Recipe, path, overrides or []), lambda line: console.print(line))
+    run_recipe(load_config(Recipe, path, overrides or []), console.print)

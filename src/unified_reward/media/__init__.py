@@ -19,6 +19,7 @@ from unified_reward.media.video import (
     Clip,
     content_hash,
     frame_indices,
+    kind,
     sample_frames,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "encode_webp_clip",
     "fit_pixels",
     "frame_indices",
+    "kind",
     "open_image",
     "sample_frames",
 ]

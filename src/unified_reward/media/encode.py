@@ -9,6 +9,7 @@ import base64
 import io
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -45,7 +46,9 @@ def encode_mp4(pixels: Pixels, fps: float) -> bytes:
 
     _check_writable(pixels, fps)
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
+    # Any: the stubs of PyAV leave the types of its packets open.
+    output: Any = av.open(buffer, "w", format="mp4")
+    with output as container:
         # One thread: the bytes, and so their hash, must not depend on the machine.
         options = {"qp": "0", "preset": "veryfast", "threads": "1"}
         rate = Fraction(fps).limit_denominator(1001)

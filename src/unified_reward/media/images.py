@@ -10,7 +10,7 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,6 @@ _BROKEN = (
     EOFError,
     SyntaxError,
     ValueError,
-    TypeError,
     LookupError,
     struct.error,
     zlib.error,
@@ -156,7 +155,7 @@ def describe(source: object) -> str:
 
 
 @contextmanager
-def opened(source: str | Path | bytes, limits: Limits) -> Iterator[ReadableFile]:
+def opened(source: str | Path | bytes, limits: Limits) -> Generator[ReadableFile]:
     """Open a file or bytes for reading, refusing what is missing, empty or too large."""
     name = describe(source)
     try:
@@ -178,7 +177,7 @@ def _reader(source: str | Path | bytes) -> ReadableFile:
 
 
 @contextmanager
-def blaming(name: str) -> Iterator[None]:
+def blaming(name: str) -> Generator[None]:
     """Turn whatever Pillow raises on a broken file into one error that names the file."""
     try:
         yield

@@ -8,12 +8,12 @@ frames a judge wants.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import PIL.Image
@@ -39,6 +39,7 @@ from unified_reward.types import ConfigError, FrameRule, Image, MediaError, Vide
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -161,9 +162,10 @@ def sample_frames(
         return Clip(_stacked(shown, indices, name), _times(indices, media.fps), len(frames))
     if isinstance(source, np.ndarray):
         array = cast("NDArray[Any]", source)
-        indices = choose(len(array))
+        n_source = len(array) if array.ndim else 0
+        indices = choose(n_source)
         pixels = array_rgb(array[list(indices)], media.layout, ("THWC", "TCHW"))
-        return Clip(pixels, _times(indices, media.fps), len(array))
+        return Clip(pixels, _times(indices, media.fps), n_source)
     raise MediaError(
         f"{name}: not a clip; give a path, bytes, a numpy array with its layout, "
         "or a tuple of pictures"
@@ -185,19 +187,42 @@ def content_hash(media: Image | Video) -> str:
     if isinstance(media, Image):
         pixels = np.asarray(open_image(media))
     else:
-        n_frames = len(cast("tuple[Any, ...]", source)) if hasattr(source, "__len__") else 1
-        pixels = sample_frames(media, max(n_frames, 1), "stride_floor").pixels
+        one = sample_frames(media, 1, "stride_floor")
+        pixels = sample_frames(media, one.n_source, "stride_floor").pixels
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(pixels.tobytes())
     return digest.hexdigest()
 
 
+def kind(source: str | Path | bytes) -> Literal["image", "video"]:
+    """Tell a picture from a clip by content; a picture that moves is a clip.
+
+    Only headers are read, so a broken file may still have a kind.
+
+    Raises:
+        MediaError: Missing, too large, or neither.
+    """
+    name = describe(source)
+    with opened(source, LIMITS) as file:
+        picture = identified(file, name, LIMITS)
+        if picture is None:
+            with _stream(file, name, LIMITS):
+                return "video"
+        with blaming(name):
+            return "video" if _n_frames(picture) > 1 else "image"
+
+
+def _n_frames(picture: Picture) -> int:
+    """Frames of an animation; the pages of a TIFF are none."""
+    if picture.format not in _ANIMATED_FORMATS:
+        return 1
+    return cast("int", getattr(picture, "n_frames", 1))
+
+
 def _sample_animation(picture: Picture, choose: _Choice, name: str, limits: Limits) -> Clip:
     """Frames of an animated picture; one frame of a still."""
     with blaming(name):
-        n_source = 1
-        if picture.format in _ANIMATED_FORMATS:
-            n_source = cast("int", getattr(picture, "n_frames", 1))
+        n_source = _n_frames(picture)
         indices = choose(n_source)
         kept: _Kept = {}
         elapsed_ms = 0.0
@@ -227,7 +252,7 @@ def _sample_stream(file: ReadableFile, choose: _Choice, name: str, limits: Limit
 @contextmanager
 def _stream(
     file: ReadableFile, name: str, limits: Limits
-) -> Iterator[tuple[InputContainer, VideoStream]]:
+) -> Generator[tuple[InputContainer, VideoStream]]:
     """The best video stream of a file, from its beginning, its size checked."""
     import av
     from av.error import FFmpegError
@@ -244,7 +269,11 @@ def _stream(
         # The cover of a song is a video stream too.
         if stream is None or stream.disposition & Disposition.attached_pic:
             raise MediaError(f"{name}: there is no video in this file")
-        check_size((stream.codec_context.width, stream.codec_context.height), name, limits)
+        # Contrary to the stubs of PyAV, a stream of an unknown codec has no context.
+        codec = cast("VideoCodecContext | None", stream.codec_context)
+        if codec is None:
+            raise MediaError(f"{name}: the video is written in a codec FFmpeg does not know")
+        check_size((codec.width, codec.height), name, limits)
         yield container, stream
 
 
@@ -277,7 +306,7 @@ def _decode(
                 if frame.is_corrupt:
                     raise MediaError(f"{name}: frame {position} of {n_expected} is damaged")
                 if position in wanted:
-                    time = position / fallback_rate if frame.time is None else frame.time
+                    time = position / fallback_rate if frame.pts is None else frame.time
                     kept[position] = time, _upright_frame(frame)
                 position += 1
         except FFmpegError as error:

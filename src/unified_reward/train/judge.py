@@ -150,9 +150,7 @@ def train_judge(config: JudgeTraining, out: Path) -> list[tuple[int, float]]:
     )
     vlm = load_vlm(base, dtype="float32", max_pixels=config.max_pixels)
     turns = JudgeTurns(_records(config), card)
-    model, losses = fit(
-        vlm.model, vlm.chat, turns, config.optim, out, title="training the judge"
-    )
+    model, losses = fit(vlm.model, vlm.chat, turns, config.optim, out, title="training the judge")
     if PartialState().is_main_process:
         model.save_pretrained(out)
         vlm.chat.processor.save_pretrained(out)

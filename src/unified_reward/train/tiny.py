@@ -29,6 +29,7 @@ from unified_reward.microworld import corpus, lesson
 from unified_reward.models.vlm import Chat
 from unified_reward.tasks import TEMPLATES
 from unified_reward.train.sft import Optimisation, Turn, fit
+from unified_reward.train.vision import VisionWarmup, warm_up
 from unified_reward.types import Image, Request, Video
 
 
@@ -41,7 +42,7 @@ _SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-_TOKENS = {
+TOKENS = {
     "image_token_id": "<|image_pad|>",
     "video_token_id": "<|video_pad|>",
     "vision_start_token_id": "<|vision_start|>",
@@ -107,7 +108,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
     """The tiny base with random weights, about 1.5 M parameters; seed torch before."""
     heads = 4
     width = 128
-    ids: dict[str, Any] = {k: tokenizer.convert_tokens_to_ids(v) for k, v in _TOKENS.items()}
+    ids: dict[str, Any] = {k: tokenizer.convert_tokens_to_ids(v) for k, v in TOKENS.items()}
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -146,7 +147,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
     return Qwen3VLForConditionalGeneration(config)
 
 
-_WEIGHTS = {"caption": 0.15, "question": 0.4, "check": 0.25, "choice": 0.2}
+_WEIGHTS = {"caption": 0.2, "question": 0.35, "check": 0.25, "choice": 0.2}
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class TinyPretraining:
     """How the tiny base is made."""
 
     optim: Optimisation
+    vision: VisionWarmup = VisionWarmup()
     frames: int = 4
     """Frames of a clip."""
     clips_from: float = 0.35
@@ -217,10 +219,10 @@ def pretrain(config: TinyPretraining, out: Path) -> list[tuple[int, float]]:
     torch.manual_seed(config.optim.seed)
     tokenizer = build_tokenizer(_texts(config.optim.seed))
     chat = Chat(build_processor(tokenizer))
+    model = build_model(tokenizer)
+    warm_up(model, chat.processor.image_processor, config.vision, seed=config.optim.seed)
     turns = LessonTurns(config)
-    model, losses = fit(
-        build_model(tokenizer), chat, turns, config.optim, out, title="teaching the base"
-    )
+    model, losses = fit(model, chat, turns, config.optim, out, title="teaching the base")
     if PartialState().is_main_process:
         model.save_pretrained(out)
         chat.processor.save_pretrained(out)

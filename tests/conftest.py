@@ -1,0 +1,35 @@
+import os
+from pathlib import Path
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+from unified_reward import judge
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Folders of random tiny checkpoints, by architecture."""
+    from tests.tiny import ARCHITECTURES
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {name: build(root / name) for name, build in ARCHITECTURES.items()}
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder with real data; its tests are skipped where it is absent."""
+    root = Path(__file__).parents[1]
+    folder = Path(os.environ.get("UNIFIED_REWARD_SHARED", root / ".." / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data in {folder}; set UNIFIED_REWARD_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The judge that comes with the package."""
+    return judge.load()

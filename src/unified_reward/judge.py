@@ -193,8 +193,6 @@ def load(
         ConfigError: Unknown family, or a published judge without its wordings.
         ModelError: The checkpoint cannot be loaded.
     """
-    if family is not None:
-        tasks.family(family)
     folder = default_judge() if reference is None else Path(reference)
     card = Card.read(folder) if folder.is_dir() else None
     if card is None:
@@ -203,6 +201,7 @@ def load(
         card = replace(card, family=family)
     if reference is not None and not folder.is_dir() and _looks_like_path(str(reference)):
         raise ConfigError(f"there is no folder {reference}, and it is no hub id (org/name)")
+    tasks.family(card.family)
     from unified_reward.models.vlm import load_vlm
 
     model = load_vlm(

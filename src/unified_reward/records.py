@@ -42,10 +42,11 @@ VERDICT_KEYS = (
     *("p_first", "p_tie", "p_second", "probability", "orders", "consistent", "order"),
     *("scores", "text", "reason", "judge", "family"),
 )
+_ROW_BEGINS = b'{"id": '
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class PartRow(_Row):
@@ -289,27 +290,37 @@ def _preference_row(verdict: Preferred) -> dict[str, Any]:
 class Journal:
     """An append-only JSONL file of rows with ids: what is done, and where to go on.
 
-    A torn last line, left by a kill, is cut off when the journal is opened.
+    A torn last line, left by a kill, is cut off when the journal is opened. Every row begins with
+    its id, by which a torn row is told from the end of another kind of file.
     """
 
     def __init__(self, path: Path) -> None:
         """Open a journal, or start one.
 
         Raises:
-            DataError: A line other than the last is no row with an id; it is not overwritten.
+            DataError: The file holds something else than rows with id and status, or cannot be
+                opened; it is left as it is.
         """
         self.path = path
         self.done: dict[str, str] = {}
         """Status by id."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            return
-        with path.open("rb+") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                self._resume()
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error.strerror}") from error
+
+    def _resume(self) -> None:
+        with self.path.open("rb+") as file:
             sound = 0
             for number, raw in enumerate(file, 1):
+                if _is_torn(raw):
+                    break
+                name, status = _id_and_status(raw, number, self.path)
                 if not raw.endswith(b"\n"):
                     break
-                self.done.update([_id_and_status(raw, number, path)])
+                self.done[name] = status
                 sound += len(raw)
             file.truncate(sound)
 
@@ -329,6 +340,18 @@ class Journal:
         except OSError as error:
             raise DataError(f"{self.path} cannot be written: {error.strerror}") from error
         self.done |= {str(row["id"]): str(row["status"]) for row in rows}
+
+
+def _is_torn(raw: bytes) -> bool:
+    """Whether a line is the beginning of a row, and not a whole line of anything."""
+    begins = raw.startswith(_ROW_BEGINS) or _ROW_BEGINS.startswith(raw)
+    if raw.endswith(b"\n") or not begins:
+        return False
+    try:
+        json.loads(raw)
+    except ValueError:
+        return True
+    return False
 
 
 def _id_and_status(raw: bytes, number: int, path: Path) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from unified_reward._cli import bench, compare, data, judge, rank, run, score
 from unified_reward.types import UnifiedRewardError
@@ -27,5 +28,6 @@ def main() -> None:
     try:
         app()
     except UnifiedRewardError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, markup=True)
+        told = Text.assemble(("error:", "red"), f" {error}")
+        Console(stderr=True).print(told, soft_wrap=True)
         sys.exit(2)

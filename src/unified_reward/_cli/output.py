@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from unified_reward.records import verdict_row
 from unified_reward.types import Ranking, Verdict
@@ -27,7 +28,7 @@ def show(judge: Asks, verdicts: Sequence[tuple[str, Verdict | Ranking]], *, as_j
     else:
         table = Table("", "verdict", box=None)
         for row in rows:
-            table.add_row(row["id"], describe(row))
+            table.add_row(Text(row["id"]), Text(describe(row)))
         Console().print(table)
     if any(row["status"] in ("unparsed", "failed") or row["reason"] for row in rows):
         raise typer.Exit(1)

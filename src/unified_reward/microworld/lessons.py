@@ -15,14 +15,14 @@ from unified_reward.types import ConfigError, Image, Task, Video
 from .captions import Caption, Split, alignment, describe, draw_caption, split_of
 from .items import CLIP_TASKS, GENERATION_TASKS, TASKS, draw_style
 from .questions import description_question, draw_question, draw_reply
-from .scene import Scene, pick
+from .scene import CELLS, Scene, pick
 from .shown import Shown, departed, draw_any_scene, seeded, with_flaw
 
 
 LESSON_KINDS = tuple(
     f"{medium}_{what}"
     for medium in ("image", "video")
-    for what in ("caption", "question", "check", "choice")
+    for what in ("grid", "caption", "question", "check", "choice")
 )
 _P_FLAW = 0.2
 _WORDS = """
@@ -30,7 +30,8 @@ red green blue yellow purple black circle square triangle star cross small large
 right up down above below a the of at with and while where is are there it its on to i you
 picture clip object objects moves move grows shrinks appears disappears turns stays still
 what which how many way does happens colour shape size end describe one two three yes no
-first second well think that answer looking look would say as can see if hard not tell something
+first second list cells nothing well think that answer looking look would say as can see if hard
+not tell something
 """
 
 
@@ -77,9 +78,23 @@ def _draw_contrast(scene: Scene, caption: Caption, rng: np.random.Generator, spl
             return other
 
 
+def _grid(scene: Scene) -> str:
+    """What each cell holds and what becomes of it, cell by cell; dense and never ambiguous."""
+    inside = {thing.cell: thing for thing in scene.things}
+    said: list[str] = []
+    for cell in CELLS:
+        thing = inside.get(cell)
+        event = f" {thing.event}" if thing and scene.is_clip else ""
+        said.append(f"{thing.size} {thing.name}{event}" if thing else "nothing")
+    return ", ".join(said)
+
+
 def _draft(kind: str, rng: np.random.Generator, split: Split) -> _Draft:
     medium, _, what = kind.partition("_")
     is_clip = medium == "video"
+    if what == "grid":
+        scene = _draw_shown(rng, split=split, is_clip=is_clip)
+        return _Draft((scene,), "list the cells", _grid(scene))
     if what in ("caption", "question"):
         scene = _draw_shown(rng, split=split, is_clip=is_clip)
         asked = description_question(scene) if what == "caption" else draw_question(scene, rng)
@@ -97,8 +112,9 @@ def lesson(kind: str, *, seed: int, index: int) -> Lesson:
     """One lesson of the training split; a fifth of its media have a flaw.
 
     Args:
-        kind: One of ``LESSON_KINDS``: ``caption`` (the full description), ``question``, ``check``
-            (is the statement true, yes or no), ``choice`` (which of two, first or second).
+        kind: One of ``LESSON_KINDS``: ``grid`` (what each cell holds, in order), ``caption`` (the
+            full description), ``question``, ``check`` (is the statement true, yes or no),
+            ``choice`` (which of two, first or second).
         seed: Names a series of lessons.
         index: Place in the series.
 

@@ -61,7 +61,10 @@ class Table(Asks):
                     preferences[str(row["id"])] = _preference(row)
                 else:
                     key = str(row["id"]), int(row.get("candidate") or 0)
-                    scores[key] = Score(float(row["value"]), _OPEN)
+                    value = float(row["value"])
+                    if value not in _OPEN:
+                        raise ValueError(f"value {value} is no finite number")
+                    scores[key] = Score(value, _OPEN)
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     f"{path} line {line}: {error}; a row has id,candidate,value or "

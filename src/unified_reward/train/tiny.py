@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
     return Qwen3VLForConditionalGeneration(config)
 
 
-_WEIGHTS = {"caption": 0.2, "question": 0.35, "check": 0.25, "choice": 0.2}
+_WEIGHTS = {"grid": 0.3, "caption": 0.05, "question": 0.25, "check": 0.2, "choice": 0.2}
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class TinyPretraining:
     """How the tiny base is made."""
 
     optim: Optimisation
-    vision: VisionWarmup = VisionWarmup()
+    vision: VisionWarmup = field(default_factory=VisionWarmup)
     frames: int = 4
     """Frames of a clip."""
     clips_from: float = 0.35

@@ -1,4 +1,4 @@
-"""Warm-up of a tiny vision tower: what stands in each cell of a picture, by plain classification.
+"""Warm-up of a tiny vision tower: every token tells its cell and what stands there.
 
 A published VLM starts from a pretrained vision tower; from nothing, a tiny one needs tens of
 thousands of questions before it tells shapes apart. The classifiers are thrown away.
@@ -20,7 +20,12 @@ from unified_reward.microworld.corrupt import PICTURE_FLAWS
 from unified_reward.microworld.scene import CELLS, COLOURS, SHAPES, SIZES
 
 
-_KINDS: dict[str, tuple[str, ...]] = {"colour": COLOURS, "shape": SHAPES, "size": SIZES}
+_KINDS: dict[str, tuple[str, ...]] = {
+    "colour": COLOURS,
+    "shape": SHAPES,
+    "size": SIZES,
+    "cell": CELLS,
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class VisionWarmup:
 
 
 def warm_up(model: Any, image_processor: Any, config: VisionWarmup, *, seed: int) -> list[float]:
-    """Train the vision tower of a tiny Qwen3-VL to classify cells.
+    """Train the vision tower of a tiny Qwen3-VL by classifying each of its tokens.
 
     Args:
         model: The model; its vision tower is trained in place.
@@ -44,7 +49,7 @@ def warm_up(model: Any, image_processor: Any, config: VisionWarmup, *, seed: int
         seed: Names the pictures; training captions only.
 
     Returns:
-        Loss by step, the sum of three cross-entropies in nats per cell.
+        Loss by step, the sum of four cross-entropies in nats per token.
     """
     rng = np.random.default_rng(seed)
     width = model.config.text_config.hidden_size
@@ -57,25 +62,26 @@ def warm_up(model: Any, image_processor: Any, config: VisionWarmup, *, seed: int
         pictures, labels = _batch(config, rng)
         inputs = image_processor(pictures, return_tensors="pt")
         seen = model.model.get_image_features(**inputs).pooler_output
-        cells = _cells(torch.stack(list(seen)))
-        loss = sum(
-            nn.functional.cross_entropy(head(cells).flatten(0, 1), labels[kind].flatten())
+        tokens = torch.stack(list(seen))
+        labels = {kind: values[:, _cell_of(tokens.shape[1])] for kind, values in labels.items()}
+        each = [
+            nn.functional.cross_entropy(head(tokens).flatten(0, 1), labels[kind].flatten())
             for kind, head in heads.items()
-        )
+        ]
+        loss = torch.stack(each).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses
 
 
-def _cells(tokens: Tensor) -> Tensor:
-    """Mean of each quadrant: (B, 16, D), the tokens row by row, to (B, 4, D)."""
-    batch, count, width = tokens.shape
+def _cell_of(count: int) -> Tensor:
+    """The cell in which each of the picture's tokens lies, row by row; shape (count,)."""
     side = round(count**0.5)
-    grid = tokens.view(batch, 2, side // 2, 2, side // 2, width)
-    return grid.mean((2, 4)).flatten(1, 2)
+    half = torch.arange(side) // (side // 2)
+    return (2 * half[:, None] + half[None, :]).flatten()
 
 
 def _batch(
@@ -84,6 +90,7 @@ def _batch(
     """Pictures, and for every kind of attribute the class of every cell, shape (B, 4)."""
     pictures: list[Pillow.Image] = []
     labels = {kind: torch.zeros(config.batch_size, len(CELLS), dtype=torch.long) for kind in _KINDS}
+    labels["cell"] += 1 + torch.arange(len(CELLS))
     while len(pictures) < config.batch_size:
         scene = draw_scene(rng, n_things=int(rng.integers(1, 4)), is_clip=False)
         if split_of(describe(scene)) == "test":

@@ -13,6 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from unified_reward import media, tasks
 from unified_reward.models.remote import Remote
 from unified_reward.models.scripted import Scripted
@@ -49,6 +51,8 @@ PUBLISHED = {
 class Card:
     """How a checkpoint wants to be asked: what stands in ``unified_reward.json`` beside it."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     family: str
     frames: int | None = None
     """Frames of a video; None for the family's own number."""
@@ -70,9 +74,10 @@ class Card:
         if not file.exists():
             return None
         try:
-            return cls(**json.loads(file.read_text("utf-8")))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{file} is not a judge's card: {error}") from error
+            return TypeAdapter(cls).validate_json(file.read_bytes())
+        except ValidationError as error:
+            told = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+            raise ConfigError(f"{file} is not a judge's card: {'; '.join(told)}") from error
 
     def write(self, folder: Path) -> None:
         """Write the card into a checkpoint's folder."""
@@ -227,7 +232,7 @@ def tiny_base() -> Path:
 
 
 def _looks_like_path(reference: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", reference) is None
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", reference) is None
 
 
 def _published_family(reference: str, *, allow_reworded: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -71,11 +72,12 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
     base, judge = tiny_base(), default_judge()
     if taught := recipe.base:
         base = out / "base"
-        run.stage("base", taught, [], lambda: _losses(pretrain(taught, out / "base")))
+        run.stage("base", taught, [], lambda: _trained(lambda: pretrain(taught, base)))
     if recipe.judge:
         start = recipe.judge.base or str(base)
         judge, config = out / "judge", replace(recipe.judge, base=start)
-        run.stage("judge", config, [start], lambda: _losses(train_judge(config, judge)))
+        inputs = [start, config.data]
+        run.stage("judge", config, inputs, lambda: _trained(lambda: train_judge(config, judge)))
     if not PartialState().is_main_process:
         return {}
     if recipe.bench:
@@ -112,13 +114,14 @@ class _Run:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "report.json"
         mark = _hash(as_data(config), inputs)
-        if file.exists():
-            known = json.loads(file.read_text("utf-8"))
-            if known.get("hash") == mark:
-                self._tell(f"{name}: done before, in {folder}")
-                self.reports[name] = known
-                return
+        known = _read_report(file)
+        if known.get("hash") == mark:
+            self._tell(f"{name}: done before, in {folder}")
+            self.reports[name] = known
+            return
         self._tell(f"{name}: {folder}")
+        if PartialState().is_main_process:
+            _begin(folder, mark)
         report = {**work(), "hash": mark}
         if PartialState().is_main_process:
             (folder / "config.yaml").write_text(yaml.safe_dump(as_data(config)), "utf-8")
@@ -127,7 +130,28 @@ class _Run:
         self.reports[name] = report
 
 
-def _losses(losses: Sequence[tuple[int, float]]) -> dict[str, Any]:
+def _read_report(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def _begin(folder: Path, mark: str) -> None:
+    """Forget what another configuration left; a killed run of this one goes on from its own."""
+    started = folder / "started"
+    if started.exists() and started.read_text("utf-8") != mark:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / "report.json").unlink(missing_ok=True)
+    started.write_text(mark, "utf-8")
+
+
+def _trained(train: Callable[[], Sequence[tuple[int, float]]]) -> dict[str, Any]:
+    """Train on all processes, while the first one clears the folder before and writes it after."""
+    state = PartialState()
+    state.wait_for_everyone()
+    losses = train()
+    state.wait_for_everyone()
     return {"losses": [list(one) for one in losses]}
 
 

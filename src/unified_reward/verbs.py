@@ -78,7 +78,7 @@ class Asks(ABC):
             videos = None if video is None else [video]
             asked = _gather(prompt, images=images, videos=videos, source=source)
         else:
-            asked = _gather(prompt, answers=[answer], image=image, video=video)
+            asked = _gather(prompt, answers=[answer], image=image, video=video, source=source)
         return _expect(self.ask([asked.sample(0)])[0], Scored)
 
     def compare(
@@ -186,6 +186,8 @@ def _gather(
             "give candidates of one kind: pictures, clips, or answers about a picture or a clip; "
             f"given: {' and '.join(kinds) or 'none'}"
         )
+    if source is not None and not images:
+        raise ConfigError("source= is the picture before an edit and goes with pictures")
     if not answers and (image is not None or video is not None):
         raise ConfigError("a picture or clip to ask about goes with answers=")
     if answers and (image is None) == (video is None):

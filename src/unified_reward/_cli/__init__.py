@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 
 import typer
 from rich.console import Console
@@ -25,6 +27,8 @@ app.add_typer(data.app, name="data")
 
 def main() -> None:
     """Run the command line; an error of this package is a message, not a traceback."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
     try:
         app()
     except UnifiedRewardError as error:

@@ -88,15 +88,20 @@ def bootstrap(
 
 
 def mean_of(points: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0) -> Metric:
-    """Mean of points in [0, 1]: Wilson where items are independent, else bootstrap by cluster."""
-    n = len(points)
+    """Mean of points in [0, 1], with its interval.
+
+    Wilson's where items are independent, else bootstrap by cluster; where all points are equal, so
+    that no resample differs, Wilson's for as many trials as there are clusters.
+    """
+    n, n_clusters = len(points), len(set(clusters))
     if n == 0:
         return Metric(math.nan, (0.0, 1.0), 0)
-    if len(set(clusters)) == n:
-        return Metric(sum(points) / n, wilson(sum(points), n), n)
     array = np.asarray(points)
+    mean = float(array.mean())
+    if n_clusters == n or np.ptp(array) == 0:
+        return Metric(mean, wilson(mean * n_clusters, n_clusters), n)
     interval = bootstrap(lambda drawn: float(array[drawn].mean()), clusters, seed=seed)
-    return Metric(float(array.mean()), interval, n)
+    return Metric(mean, interval, n)
 
 
 def pair_accuracy(

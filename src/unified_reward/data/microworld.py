@@ -50,6 +50,8 @@ class MicroworldSeries:
         return self._n
 
     def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < self._n:
+            raise IndexError(index)
         rng = np.random.default_rng([self._seed, index // self._block])
         task, form = CELLS[str(rng.choice(self._cells, p=self._shares))]
         return item(

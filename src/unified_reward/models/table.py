@@ -6,6 +6,7 @@ Knows neither prompts nor media, and has no order to be biased by.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -116,12 +117,23 @@ def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    lines = text.splitlines()
-    if path.suffix != ".jsonl":
-        yield from enumerate(csv.DictReader(lines), 2)
-        return
-    for number, line in enumerate(lines, 1):
+    yield from _json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text)
+
+
+def _json_rows(path: Path, text: str) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             yield number, json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path} line {number} is not JSON: {error}") from error
+
+
+def _csv_rows(path: Path, text: str) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text))
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num} is not CSV: {error}") from error

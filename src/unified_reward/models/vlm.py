@@ -71,11 +71,11 @@ class Chat:
             What the model's forward takes: ``input_ids``, ``attention_mask`` (and, for Qwen,
             ``mm_token_type_ids``) of shape (B, T), and the pictures.
         """
-        pictures = [[p for p in one.parts if not isinstance(p, str)] for one in requests]
+        pictures = [p for one in requests for p in one.parts if not isinstance(p, str)]
         inputs = dict(
             self.processor(
                 text=[self.prompt(one) for one in requests],
-                images=[p for group in pictures for p in group] or None,
+                images=pictures or None,
                 padding=True,
                 padding_side="left",
                 return_tensors="pt",
@@ -83,18 +83,14 @@ class Chat:
         )
         kept = inputs["attention_mask"].bool()
         behind = continuations or [()] * len(requests)
-        rows = {
-            name: [row[mask].tolist() for row, mask in zip(inputs[name], kept, strict=True)]
-            for name in ("input_ids", "mm_token_type_ids", "attention_mask")
-            if name in inputs
-        }
-        for name, own in rows.items():
-            fill = {"input_ids": self.pad, "mm_token_type_ids": 0, "attention_mask": 0}[name]
-            new = {"input_ids": None, "mm_token_type_ids": 0, "attention_mask": 1}[name]
-            tails = [list(ids) if new is None else [new] * len(ids) for ids in behind]
-            full = [row + tail for row, tail in zip(own, tails, strict=True)]
-            width = max(map(len, full))
-            inputs[name] = torch.tensor([[fill] * (width - len(row)) + row for row in full])
+        fills = {"input_ids": self.pad, "mm_token_type_ids": 0, "attention_mask": 0}
+        for name in fills.keys() & inputs.keys():
+            rows: list[list[int]] = []
+            for row, mask, ids in zip(inputs[name], kept, behind, strict=True):
+                added = ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
+                rows.append([*row[mask].tolist(), *added])
+            width = max(map(len, rows))
+            inputs[name] = torch.tensor([[fills[name]] * (width - len(row)) + row for row in rows])
         return inputs
 
 
@@ -120,9 +116,7 @@ class VLM:
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
         """Answer every request: same length, same order; one bad item fails alone."""
         answers: list[Answer | Failed] = [Failed("not asked")] * len(requests)
-        by_size = sorted(range(len(requests)), key=lambda i: _size(requests[i]))
-        for start in range(0, len(by_size), self.batch_size):
-            chunk = by_size[start : start + self.batch_size]
+        for chunk in _batches([_size(one) for one in requests], self.batch_size):
             for i, answer in zip(chunk, self._isolated([requests[i] for i in chunk]), strict=True):
                 answers[i] = answer
         return answers
@@ -181,7 +175,8 @@ class VLM:
         )
         tokens = self.model.generate(**inputs, generation_config=greedy)
         new = tokens[:, inputs["input_ids"].shape[1] :]
-        return self.chat.tokenizer.batch_decode(new, skip_special_tokens=True)
+        kept = [row[: one.max_new_tokens] for row, one in zip(new, requests, strict=True)]
+        return self.chat.tokenizer.batch_decode(kept, skip_special_tokens=True)
 
     def _ends(self) -> list[int]:
         known = self.model.generation_config.eos_token_id
@@ -270,7 +265,22 @@ def _to(value: Tensor, model: Any) -> Tensor:
 
 
 def _size(request: Request) -> int:
-    return sum(len(p) // 4 if isinstance(p, str) else p.width * p.height for p in request.parts)
+    """Tokens of a request, roughly: a token for 4 characters or for 32 x 32 pixels."""
+    return sum(
+        len(p) // 4 if isinstance(p, str) else p.width * p.height // 1024 for p in request.parts
+    )
+
+
+def _batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Indices in batches of like sizes: each row is padded to the longest of its batch."""
+    batch: list[int] = []
+    for i in sorted(range(len(sizes)), key=sizes.__getitem__):
+        if batch and (len(batch) == most or sizes[i] > 2 * sizes[batch[0]] + 256):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _common_prefix(rows: Sequence[Sequence[int]]) -> int:

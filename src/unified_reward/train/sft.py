@@ -16,7 +16,6 @@ from peft import LoraConfig
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -58,7 +57,7 @@ class Optimisation:
     """Share of the steps in which the rate rises from zero, in [0, 1)."""
     weight_decay: float = 0.01
     lora_rank: int = 0
-    """Rank of the adapters on every linear layer of the language model; 0 trains all weights."""
+    """Rank of the adapters on every linear layer, of the vision tower too; 0 trains all weights."""
     gradient_checkpointing: bool = False
     save_every: int = 0
     """Steps between checkpoints from which a killed run goes on; 0 for none."""
@@ -92,10 +91,9 @@ class Collator:
 
 
 class _Progress(TrainerCallback):
-    """A rich bar with the latest loss; the losses are kept for the report."""
+    """A rich bar with the latest loss."""
 
     def __init__(self, title: str, steps: int) -> None:
-        self.losses: list[tuple[int, float]] = []
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"))
         self._bar = Progress(*columns, TimeRemainingColumn(), transient=False)
         self._task = self._bar.add_task(title, total=steps, loss="")
@@ -109,38 +107,15 @@ class _Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self.losses.append((state.global_step, float(logs["loss"])))
             self._bar.update(self._task, loss=f"loss {float(logs['loss']):.3f}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.stop()
 
 
-def fit(
-    model: Any,
-    chat: Chat,
-    turns: Turns,
-    config: Optimisation,
-    out: Path,
-    *,
-    title: str = "training",
-) -> tuple[Any, list[tuple[int, float]]]:
-    """Fine-tune a model; under ``accelerate launch`` on every process it starts.
-
-    Args:
-        model: A transformers vision-language model.
-        chat: Its processor.
-        turns: Taken in order, again from the start when they run out.
-        config: Steps, rates, adapters.
-        out: Where checkpoints go, in ``checkpoints``; a run that was killed goes on from there.
-        title: What the progress bar says.
-
-    Returns:
-        The trained model, adapters merged, and the loss in nats per answer token by step.
-    """
+def _arguments(config: Optimisation, checkpoints: Path) -> SFTConfig:
     on_gpu = torch.cuda.is_available()
-    checkpoints = out / "checkpoints"
-    arguments = SFTConfig(
+    return SFTConfig(
         output_dir=str(checkpoints),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,
@@ -165,20 +140,53 @@ def fit(
         report_to="none",
         disable_tqdm=True,
     )
-    progress = _Progress(title, config.steps)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint: its state is written last, and not at all by a killed save."""
+    states = [one for one in folder.glob("checkpoint-*/trainer_state.json") if one.stat().st_size]
+    whole = {int(one.parent.name.rpartition("-")[2]): str(one.parent) for one in states}
+    return whole[max(whole)] if whole else None
+
+
+def fit(
+    model: Any,
+    chat: Chat,
+    turns: Turns,
+    config: Optimisation,
+    out: Path,
+    *,
+    title: str = "training",
+) -> tuple[Any, list[tuple[int, float]]]:
+    """Fine-tune a model; under ``accelerate launch`` on every process it starts.
+
+    Args:
+        model: A transformers vision-language model.
+        chat: Its processor.
+        turns: Taken in order, again from the start when they run out.
+        config: Steps, rates, adapters.
+        out: Where checkpoints go, in ``checkpoints``; a run that was killed goes on from there.
+        title: What the progress bar says.
+
+    Returns:
+        The trained model, adapters merged, and the loss in nats per answer token by step.
+    """
+    checkpoints = out / "checkpoints"
     rank = config.lora_rank
     adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     trainer = SFTTrainer(
         model=model,
-        args=arguments,
+        args=_arguments(config, checkpoints),
         data_collator=Collator(chat, turns),
         train_dataset=Dataset.from_dict({"row": range(len(turns))}),
         processing_class=chat.processor,
-        callbacks=[progress],
+        callbacks=[_Progress(title, config.steps)],
         peft_config=adapters if rank else None,
     )
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    return (trained.merge_and_unload() if rank else trained), progress.losses
+    # The trainer's own log, because it is in the checkpoints: a run that went on has all losses.
+    logged = [one for one in trainer.state.log_history if "loss" in one]
+    losses = [(int(one["step"]), float(one["loss"])) for one in logged]
+    return (trained.merge_and_unload() if rank else trained), losses

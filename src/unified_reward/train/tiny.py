@@ -209,6 +209,9 @@ class LessonTurns:
 def pretrain(config: TinyPretraining, out: Path) -> list[tuple[int, float]]:
     """Build the tiny base, teach it to see the microworld and write its checkpoint.
 
+    The vision tower is warmed up first and frozen then: what it knows of shapes is lost while the
+    language model does not yet look at it (docs/log.md).
+
     Args:
         config: What the base is taught.
         out: Folder of the new checkpoint.
@@ -221,6 +224,7 @@ def pretrain(config: TinyPretraining, out: Path) -> list[tuple[int, float]]:
     chat = Chat(build_processor(tokenizer))
     model = build_model(tokenizer)
     warm_up(model, chat.processor.image_processor, config.vision, seed=config.optim.seed)
+    model.model.visual.requires_grad_(False)  # noqa: FBT003  its name and place are torch's
     turns = LessonTurns(config)
     model, losses = fit(model, chat, turns, config.optim, out, title="teaching the base")
     if PartialState().is_main_process:

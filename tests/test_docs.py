@@ -1,0 +1,219 @@
+"""README and docs: every Python block and every command runs, every link and name exists.
+
+Blocks of one page share a namespace and a folder with the small files that
+docs/howto/microworld.md draws. How blocks are marked is told in CONTRIBUTING.md.
+"""
+
+import functools
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.fake_server import Call, FakeServer, Reply, chat
+from unified_reward import judge
+from unified_reward._cli import app
+from unified_reward.tasks import FAMILIES, TEMPLATES
+from unified_reward.tasks.template import Template
+from unified_reward.types import Form, Task, UnifiedRewardError
+
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES += sorted(DOCS.rglob("*.md"))
+LATER = {"docs/report.png"}
+"""Made from a finished run, so it may be missing until there is one."""
+SERVER = "http://localhost:8000/v1"
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+class Block(NamedTuple):
+    language: str
+    line: int
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text("utf-8")
+    return [
+        Block(found[1], text.count("\n", 0, found.start()) + 2, found[2])
+        for found in _BLOCK.finditer(text)
+    ]
+
+
+def prose(page: Path) -> str:
+    return _BLOCK.sub("", page.read_text("utf-8"))
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def at_server(found: list[Block], url: str) -> list[Block]:
+    """The blocks with the address of a server that is there."""
+    return [block._replace(text=block.text.replace(SERVER, url)) for block in found]
+
+
+def run_python(block: Block, page: Path, namespace: dict) -> None:
+    code = "\n" * (block.line - 1) + block.text
+    exec(compile(code, str(page), "exec"), namespace)  # noqa: S102  the point of this test
+
+
+def run_console(block: Block) -> None:
+    """Run each ``$`` line; the lines below it must occur in what it says."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    said = ""
+    for line in lines:
+        if not line.startswith("$ "):
+            assert line.strip() in said, f"{line!r} is not in the output:\n{said}"
+            continue
+        program, *arguments = shlex.split(line[2:], comments=True)
+        assert program == "unified-reward", f"a console block runs unified-reward, not {line!r}"
+        result = CliRunner().invoke(app, arguments)
+        code, error = result.exit_code, result.exception
+        if isinstance(error, UnifiedRewardError):
+            code = 2
+        elif error is not None and not isinstance(error, SystemExit):
+            raise error
+        said = f"{result.output}{error or ''}"
+        wanted = re.search(r"# exit (\d)$", line)
+        assert code == (int(wanted[1]) if wanted else 0), f"{line!r} ended with {code}:\n{said}"
+
+
+def write_file(block: Block) -> None:
+    """A YAML block whose first line names it is a file of that name."""
+    named = re.match(r"# ([\w.-]+\.yaml)\n", block.text)
+    if named:
+        Path(named[1]).write_text(block.text, "utf-8")
+
+
+def answer(call: Call) -> Reply:
+    return chat("Final Score: 4" if "Final Score" in call.text else "Image 1 is better.")
+
+
+@pytest.fixture
+def among_files(tmp_path, monkeypatch):
+    """Work in a folder that holds the files the pages speak of, and load each judge once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(judge, "load", load_once)
+    page = DOCS / "howto" / "microworld.md"
+    run_python([one for one in blocks(page) if one.language == "python"][-1], page, {})
+
+
+load_once = functools.cache(judge.load)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_of_a_page_runs_in_order(page, among_files):
+    namespace: dict = {}
+    with FakeServer(answer) as server:
+        for block in at_server(blocks(page), server.url):
+            match block.language:
+                case "python":
+                    run_python(block, page, namespace)
+                case "console":
+                    run_console(block)
+                case "yaml":
+                    write_file(block)
+                case "sh" | "text":
+                    pass
+                case other:
+                    pytest.fail(f"{page} line {block.line}: nobody runs {other} blocks")
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_points_at_something(page):
+    for link in _LINK.findall(prose(page)):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if target.is_relative_to(ROOT) and name_of(target) in LATER:
+            continue
+        assert target.exists(), f"{link} leads nowhere"
+        assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+def test_every_page_is_listed_in_the_index():
+    listed = {(DOCS / link).resolve() for link in _LINK.findall(prose(DOCS / "index.md"))}
+    untold = set(DOCS.rglob("*.md")) - listed - {DOCS / "index.md", DOCS / "results.md"}
+    assert not untold
+
+
+def cell(template: Template) -> str:
+    parts = [str(template.scale)] if template.scale else []
+    parts += [f"{len(template.aspects)} aspects"] if template.aspects else []
+    return ", ".join(parts or ["first, tie, second"])
+
+
+def test_the_table_of_tasks_in_the_readme_is_the_table_in_the_code():
+    families = sorted(FAMILIES)
+    header = f"| Task and form | {' | '.join(f'`{one}`' for one in families)} |"
+    rows: list[str] = []
+    cells: set[tuple[Task, Form]] = {(one.task, one.form) for one in TEMPLATES.values()}
+    for task, form in cells:
+        found = [TEMPLATES.get((family, task, form)) for family in families]
+        told = " | ".join(cell(one) if one else "-" for one in found)
+        rows.append(f"| `{task.value}` {form} | {told} |")
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert header in lines
+    assert sorted(line for line in lines if re.match(r"\| `(image|video)_", line)) == sorted(rows)
+
+
+def test_the_readme_admits_a_task_that_no_family_asks():
+    asked = {task for _, task, _ in TEMPLATES}
+    unasked = {task.value for task in Task} - {task.value for task in asked}
+    for task in unasked:
+        assert f"`{task}` is a task without a template" in (ROOT / "README.md").read_text("utf-8")
+
+
+def paper_rows() -> list[list[str]]:
+    lines = [line for line in prose(DOCS / "papers.md").splitlines() if line.startswith("| ")]
+    return [[part.strip() for part in line.strip("|").split("|")] for line in lines[1:]]
+
+
+@pytest.mark.parametrize("row", paper_rows(), ids=lambda row: row[2])
+def test_every_formula_has_its_code_and_its_test(row):
+    _, _, code, tests = row
+    for name in re.findall(r"`([^`]+)`", code):
+        assert resolves(name), f"there is no unified_reward.{name}"
+    named = re.findall(r"`([^`]+)::([^`]+)`", tests)
+    assert named, f"{code} names no test"
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text("utf-8"), f"{file} has no {test}"
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name below the package is a module's attribute."""
+    parts = name.split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        try:
+            found = import_module(".".join(["unified_reward", *parts[:n]]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[n:]:
+            found = getattr(found, part, None)
+        return found is not None
+    return False
+
+
+def test_every_source_file_stands_in_the_tree_of_the_design():
+    text = (DOCS / "design.md").read_text("utf-8")
+    source = ROOT / "src" / "unified_reward"
+    private = {"__init__.py", "__main__.py"}
+    files = {path.name for path in source.rglob("*.py") if path.parent.name != "_cli"} - private
+    told = set(re.findall(r"\b_?\w+\.py\b", text)) - private
+    assert told == files

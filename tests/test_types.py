@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.verdicts import preferences
@@ -87,6 +87,7 @@ def test_an_array_without_a_layout_is_refused_with_the_layouts_there_are():
         Image(np.zeros((2, 2, 3), np.uint8))
 
 
+@settings(deadline=None)
 @given(st.integers(-50, 50), st.integers(1, 40), st.sampled_from([0.1, 0.5, 1.0, 10.0]))
 def test_the_steps_of_a_scale_begin_and_end_at_its_sides(low, count, step):
     steps = Scale(low, low + count * step, step).steps()
@@ -117,6 +118,7 @@ def test_a_scale_is_named_by_its_sides():
     assert str(Scale(None, 2.5)) == "open to 2.5"
 
 
+@settings(deadline=None)
 @given(st.floats(-100, 100), st.floats(0.01, 100), st.floats(0, 1))
 def test_a_normalized_score_is_its_place_on_the_scale(low, width, share):
     score = Score(low + share * width, Scale(low, low + width))
@@ -150,6 +152,7 @@ def test_the_winner_is_the_most_probable_and_an_equality_is_a_tie(shares, winner
     assert verdict.probability == pytest.approx(probability)
 
 
+@settings(deadline=None)
 @given(preferences())
 def test_mirroring_exchanges_the_sides_and_twice_is_nothing(verdict):
     mirrored = verdict.mirrored()

@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_reward.types import (
@@ -178,6 +178,7 @@ def test_a_verdict_of_the_wrong_kind_is_an_error_and_no_verdict():
 WORTHS = st.dictionaries(st.text(max_size=5), st.none() | st.integers(0, 9), min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(WORTHS, st.sampled_from(["score", "pairs"]), st.data())
 def test_the_order_does_not_depend_on_the_order_of_the_candidates(worth, by, data):
     names = data.draw(st.permutations(list(worth)))
@@ -187,6 +188,7 @@ def test_the_order_does_not_depend_on_the_order_of_the_candidates(worth, by, dat
     assert None not in worths
 
 
+@settings(deadline=None)
 @given(WORTHS)
 def test_by_score_only_a_failed_candidate_is_left_out_of_the_order(worth):
     names = list(worth)

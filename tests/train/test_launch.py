@@ -39,7 +39,6 @@ def launched(*command):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 def check_one_judge(out):
@@ -55,8 +54,6 @@ def test_two_processes_train_one_judge(recipe, tmp_path):
     check_one_judge(tmp_path / "run")
     states = (tmp_path / "run" / "judge" / "checkpoints" / "checkpoint-2").glob("rng_state_*.pth")
     assert sorted(one.name for one in states) == ["rng_state_0.pth", "rng_state_1.pth"]
-    again = launched(*torchrun, "-m", "unified_reward", "run", str(recipe))
-    assert "done before" in again.stderr
 
 
 def test_accelerate_launches_the_same_recipe(recipe, tmp_path):

@@ -3,6 +3,7 @@
 import PIL.Image
 import pytest
 import torch
+from transformers import AutoProcessor
 
 from unified_reward.microworld import vocabulary
 from unified_reward.models.vlm import Chat, load_vlm
@@ -43,6 +44,15 @@ def test_a_picture_costs_sixteen_tokens(tokenizer):
     pictures = tuple(PIL.Image.new("RGB", (side, side)) for side in (20, 64, 300))
     ids = chat.batch([Request((*pictures, "?"))])["input_ids"][0].tolist()
     assert ids.count(tokenizer.convert_tokens_to_ids("<|image_pad|>")) == 3 * 16
+
+
+def test_a_server_finds_the_answer_behind_the_role(tokenizer, tmp_path):
+    """As a server does: the tokens said, read behind the prompt that was sent."""
+    build_processor(tokenizer).save_pretrained(tmp_path)
+    chat = Chat(AutoProcessor.from_pretrained(tmp_path))
+    prompt = chat.prompt(Request(("better picture: a red circle",)))
+    said = [*chat.tokens("first"), chat.end]
+    assert chat.tokenizer.parse_response(said, prefix=prompt)["content"] == "first"
 
 
 def test_the_base_is_small_enough_to_ship(tokenizer):

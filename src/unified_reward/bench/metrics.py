@@ -78,7 +78,7 @@ def bootstrap(
     values: list[float] = []
     for _ in range(resamples):
         drawn = rng.integers(len(groups), size=len(groups))
-        value = statistic(np.concatenate([groups[k] for k in drawn]))
+        value = statistic(np.concatenate([groups[int(k)] for k in drawn]))
         if math.isfinite(value):
             values.append(value)
     if not values:

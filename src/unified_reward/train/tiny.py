@@ -60,6 +60,13 @@ _CHAT = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
 )
+_RESPONSE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|im_start|>assistant",
+    "fields": {"content": {"close": "<|im_end|>", "content": "text"}},
+}
+"""Where the answer stands in a conversation: a server that assumes Qwen's own format, with a line
+break behind the role, hands the role out as part of the answer."""
 _PATCH, _MERGE, _SIDE = 8, 2, 64
 
 
@@ -82,6 +89,7 @@ def build_tokenizer(texts: Iterable[str], *, vocabulary: int = 640) -> PreTraine
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
+        response_template=_RESPONSE,
         eos_token="<|im_end|>",  # noqa: S106
         pad_token="<|endoftext|>",  # noqa: S106
         additional_special_tokens=[t for t in _SPECIAL if t != "<|im_end|>"],

@@ -103,8 +103,8 @@ def llava_onevision(folder):
         chat_template=build_processor(tokenizer).chat_template.replace(
             "<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>\n"
         ),
-        image_token="<|image_pad|>",
-        video_token="<|video_pad|>",
+        image_token="<|image_pad|>",  # noqa: S106
+        video_token="<|video_pad|>",  # noqa: S106
     )
     return _save(folder, LlavaOnevisionForConditionalGeneration(config), processor)
 

@@ -201,7 +201,8 @@ def load(
     folder = default_judge() if reference is None else Path(reference)
     card = Card.read(folder) if folder.is_dir() else None
     if card is None:
-        card = Card(family or _published_family(str(reference), allow_reworded=allow_reworded))
+        published = _published_family(str(reference), allow_reworded=allow_reworded)
+        card = Card(family or published or "native")
     elif family is not None:
         card = replace(card, family=family)
     if reference is not None and not folder.is_dir() and _looks_like_path(str(reference)):
@@ -235,9 +236,9 @@ def _looks_like_path(reference: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/[\w.-]+", reference) is None
 
 
-def _published_family(reference: str, *, allow_reworded: bool) -> str:
+def _published_family(reference: str, *, allow_reworded: bool) -> str | None:
     for start, family in PUBLISHED.items():
-        if reference.startswith(start):
+        if reference.lower().startswith(start.lower()):
             if not allow_reworded:
                 raise ConfigError(
                     f"{reference} was trained on official wordings, which are not part of this "
@@ -245,7 +246,7 @@ def _published_family(reference: str, *, allow_reworded: bool) -> str:
                     "training distribution"
                 )
             return family
-    return "native"
+    return None
 
 
 def connect(

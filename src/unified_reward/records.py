@@ -304,6 +304,8 @@ class Journal:
         self.path = path
         self.done: dict[str, str] = {}
         """Status by id."""
+        self.judges: set[tuple[str, str]] = set()
+        """Judge and family of every row."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -317,10 +319,11 @@ class Journal:
             for number, raw in enumerate(file, 1):
                 if _is_torn(raw):
                     break
-                name, status = _id_and_status(raw, number, self.path)
+                row = _journal_row(raw, number, self.path)
                 if not raw.endswith(b"\n"):
                     break
-                self.done[name] = status
+                self.done[str(row["id"])] = str(row["status"])
+                self.judges.add((str(row.get("judge")), str(row.get("family"))))
                 sound += len(raw)
             file.truncate(sound)
 
@@ -354,11 +357,11 @@ def _is_torn(raw: bytes) -> bool:
     return False
 
 
-def _id_and_status(raw: bytes, number: int, path: Path) -> tuple[str, str]:
+def _journal_row(raw: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
         row = json.loads(raw)
-        return str(row["id"]), str(row["status"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} line {number} is no row with id and status; give another output file"
-        ) from error
+        if row["id"] is not None and row["status"] is not None:
+            return row
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise DataError(f"{path} line {number} is no row with id and status; give another output file")

@@ -182,3 +182,13 @@ def test_a_killed_run_goes_on_to_what_an_uninterrupted_one_gives(cli, many, file
             assert cli("judge", many, path, "--judge", server.url, "--orders", "1")[0] == 0
     assert [row["id"] for row in read(out)] == [f"q{i}" for i in range(N)]
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_verdicts_of_another_judge_are_not_mixed_into_a_file(cli, many, files):
+    out = files / "out.jsonl"
+    cli("judge", many, out, "--judge", "scripted:first")
+    before = out.read_bytes()
+    code, _, err = cli("judge", many, out, "--judge", "scripted:tie")
+    assert code == 2
+    assert "holds verdicts of scripted:first (native)" in err
+    assert out.read_bytes() == before

@@ -24,7 +24,7 @@ REQUESTS = [
         (picture(1), picture(2, 40, 90), "better picture: x y z"),
         choices=("first", "tie", "second"),
     ),
-    Request(tuple(picture(i, 30, 30) for i in range(8)) + ("frames",), choices=("a", "b")),
+    Request((*(picture(i, 30, 30) for i in range(8)), "frames"), choices=("a", "b")),
     Request(("no picture at all",), choices=("a red circle", "a red", "b")),
     Request((picture(3, 112, 28), "say"), max_new_tokens=6),
 ]

@@ -92,7 +92,8 @@ def test_a_missing_share_is_unparsed_not_a_half():
 
 FLEX = """```json
 {"prompt": "x", "categories": [
-  {"name": "A", "dims": [{"name": "d", "reason_1": "a \\"quoted\\" {thing}", "score_1": 7, "score_2": 3}],
+  {"name": "A", "dims": [
+    {"name": "d", "reason_1": "a \\"quoted\\" {thing}", "score_1": 7, "score_2": 3}],
    "cat_winner": "Image 1"},],
  "reason": "brackets ]} inside", "winner": "Image 2"}
 ```"""

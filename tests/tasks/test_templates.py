@@ -36,9 +36,8 @@ def sample_for(task, form, prompt="a red cube"):
 
 
 def rendered(key, **changes):
-    name, task, form = key
-    request = TEMPLATES[key].request(sample_for(task, form, **changes), lambda medium: [medium])
-    return request
+    _, task, form = key
+    return TEMPLATES[key].request(sample_for(task, form, **changes), lambda medium: [medium])
 
 
 def as_text(request):

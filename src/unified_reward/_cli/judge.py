@@ -12,7 +12,7 @@ from unified_reward._cli import options, output
 from unified_reward._cli.progress import bar
 from unified_reward.judge import open_judge
 from unified_reward.records import Journal, Row, read_records, verdict_row
-from unified_reward.types import Failed, Verdict
+from unified_reward.types import DataError, Failed, Verdict
 from unified_reward.verbs import Asks
 
 
@@ -41,6 +41,10 @@ def judge(
     journal = Journal(out)
     records = [row.content for row in rows if not isinstance(row.content, Failed)]
     opened = open_judge(judge, model=model, family=family, truth=records)
+    others = journal.judges - {(opened.name, opened.family)}
+    if others:
+        told = ", ".join(f"{name} ({asked})" for name, asked in sorted(others))
+        raise DataError(f"{out} holds verdicts of {told}; give this judge another file")
     todo = [row for row in rows if row.id not in journal.done]
     with bar("judging", len(rows), done=len(rows) - len(todo)) as advance:
         for start in range(0, len(todo), _CHUNK):

@@ -114,7 +114,7 @@ def _preference(row: Mapping[str, Any]) -> Preferred:
 
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     yield from _json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text)

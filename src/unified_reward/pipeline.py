@@ -22,7 +22,7 @@ from accelerate import PartialState
 from unified_reward._config import as_data
 from unified_reward.bench import microworld
 from unified_reward.bench.showcase import Showcase, write_showcase
-from unified_reward.judge import default_judge, load, tiny_base
+from unified_reward.judge import CARD, default_judge, load, tiny_base
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.tiny import TinyPretraining, pretrain
 from unified_reward.types import ConfigError
@@ -72,17 +72,22 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
     base, judge = tiny_base(), default_judge()
     if taught := recipe.base:
         base = out / "base"
-        run.stage("base", taught, [], lambda: _trained(lambda: pretrain(taught, base)))
+        run.stage("base", taught, [], base, lambda: _trained(lambda: pretrain(taught, base)))
     if recipe.judge:
         start = recipe.judge.base or str(base)
         judge, config = out / "judge", replace(recipe.judge, base=start)
-        inputs = [start, config.data]
-        run.stage("judge", config, inputs, lambda: _trained(lambda: train_judge(config, judge)))
+        run.stage(
+            "judge",
+            config,
+            [start, config.data],
+            judge / CARD,
+            lambda: _trained(lambda: train_judge(config, judge)),
+        )
     if not PartialState().is_main_process:
         return {}
     if recipe.bench:
         asked = recipe.bench
-        run.stage("bench", asked, [judge], lambda: _measure(judge, asked))
+        run.stage("bench", asked, [judge], out, lambda: _measure(judge, asked))
     if recipe.showcase:
         shown = recipe.showcase
         page = out / "report.html"
@@ -90,6 +95,7 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
             "showcase",
             shown,
             [judge, out / "bench" / "report.json"],
+            page,
             lambda: write_showcase(load(judge), shown, run.reports, page),
         )
         tell(f"open {page}")
@@ -107,15 +113,20 @@ class _Run:
         self._tell = tell
 
     def stage(
-        self, name: str, config: Any, inputs: Sequence[str | Path], work: Callable[[], Any]
+        self,
+        name: str,
+        config: Any,
+        inputs: Sequence[str | Path],
+        product: Path,
+        work: Callable[[], Any],
     ) -> None:
-        """Do a stage, unless its report says it was done with the same config and inputs."""
+        """Do a stage, unless it was done with the same config and inputs and its product stands."""
         folder = self._out / name
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "report.json"
         mark = _hash(as_data(config), inputs)
         known = _read_report(file)
-        if known.get("hash") == mark:
+        if known.get("hash") == mark and product.exists():
             self._tell(f"{name}: done before, in {folder}")
             self.reports[name] = known
             return

@@ -68,8 +68,17 @@ def test_the_vocabulary_is_exactly_what_the_corpus_uses():
     assert len(vocabulary()) < 90
 
 
+@pytest.mark.parametrize("kind", ["image_grid", "video_grid"])
+def test_the_grid_lesson_names_what_each_cell_holds(kind):
+    for index in range(5):
+        taught = lesson(kind, seed=3, index=index)
+        cells = taught.answer.split(", ")
+        assert len(cells) == 4
+        assert 1 <= sum(one != "nothing" for one in cells) <= 2
+
+
 def test_unknown_lessons_and_exams_are_refused():
-    with pytest.raises(ConfigError, match="no lesson 'image_quiz'; there are image_caption"):
+    with pytest.raises(ConfigError, match="no lesson 'image_quiz'; there are image_grid"):
         lesson("image_quiz", seed=0, index=0)
     with pytest.raises(ConfigError, match="no task 'image_editing'; there are"):
         exam(Task.IMAGE_EDITING, seed=0, index=0)

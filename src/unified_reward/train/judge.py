@@ -145,7 +145,7 @@ def train_judge(config: JudgeTraining, out: Path) -> list[tuple[int, float]]:
         config.frames,
         config.frame_rule,
         config.max_pixels,
-        base=config.base or "tiny base of the package",
+        base="tiny base of the package" if base == str(tiny_base()) else base,
         training={"data": config.data, "steps": config.optim.steps, "seed": config.optim.seed},
     )
     vlm = load_vlm(base, dtype="float32", max_pixels=config.max_pixels)

@@ -102,7 +102,11 @@ def _figures(page: Page, bench: Mapping[str, Any]) -> None:
     )
     for form, name, title in (
         ("compare", "pair_accuracy", "Comparisons: the better one named (chance 0.5)"),
-        ("score", "spearman", "Scores: rank correlation with the true utility (chance 0)"),
+        (
+            "score",
+            "spearman",
+            "Scores: rank correlation with the utility (chance 0; cut at 0, exact figures below)",
+        ),
     ):
         cells = [cell for cell, (_, cell_form) in CELLS.items() if cell_form == form]
         bars = [_bar(cell, bench["groups"][cell][name]) for cell in cells]

@@ -75,4 +75,4 @@ def sentences(task: Task) -> tuple[str, str, str]:
 def options(task: Task) -> str:
     """The three sentences as an instruction."""
     first, tie, second = (f'"{sentence}"' for sentence in sentences(task))
-    return f"{first}, {second} or {tie}"
+    return f"{tie} for a tie, else {first} or {second}"

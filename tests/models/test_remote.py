@@ -8,7 +8,7 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -283,8 +283,17 @@ def test_a_caller_inside_a_running_loop_is_served() -> None:
         assert asyncio.run(cell()) == [Answer("x")]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """An interrupt raises, also where whoever started the tests had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_gives_up_what_is_pending() -> None:
-    """The server would take 20 s for each of 8 requests, two at a time."""
+    """The server would take 20 s for each of 8 requests, one at a time."""
 
     def respond(_: Call) -> Reply:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -34,8 +34,9 @@ def bench(
     as_json: options.JsonOption = False,
 ) -> None:
     """Measure a judge: figures with sample sizes and 95 % intervals."""
-    known = [one for cell in microworld.test_records(limit, seed).values() for one in cell]
-    opened = open_judge(judge, model=model, family=family, truth=known)
+    known = microworld.test_records(limit, seed) if judge == "scripted:perfect" else {}
+    truth = [record for cell in known.values() for record in cell]
+    opened = open_judge(judge, model=model, family=family, truth=truth)
     with bar(on.value, limit * len(CELLS)) as advance:
         report = microworld.evaluate(
             opened, n=limit, seed=seed, orders=options.both(orders), progress=advance

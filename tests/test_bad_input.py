@@ -8,7 +8,8 @@ import pytest
 
 from tests.media.made import grey_steps, noise, picture, png_claiming
 from unified_reward import media
-from unified_reward.judge import Card, Judge, default_judge, load
+from unified_reward.card import Card
+from unified_reward.judge import Judge, default_judge, load
 from unified_reward.models.scripted import KINDS, Scripted
 from unified_reward.types import (
     Failed,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.media.made import grey_steps, noise
 from tests.verdicts import Says, preferences, words
 from unified_reward import judge, media
-from unified_reward.judge import CARD, PUBLISHED, Card, Judge, load, merge_orders, open_judge
+from unified_reward.card import CARD, Card
+from unified_reward.judge import PUBLISHED, Judge, load, merge_orders, open_judge
 from unified_reward.media import encode_mp4, encode_png, open_image
 from unified_reward.models.scripted import Scripted
 from unified_reward.models.table import Table

@@ -11,7 +11,7 @@ from unified_reward.bench.showcase import Showcase
 from unified_reward.data.microworld import CELLS, write_microworld
 from unified_reward.pipeline import MicroworldBench, Recipe, run
 from unified_reward.train.judge import JudgeTraining
-from unified_reward.train.sft import Optimisation
+from unified_reward.train.optim import Optimisation
 from unified_reward.types import ConfigError, Task
 
 
@@ -99,7 +99,7 @@ def test_checkpoints_of_another_configuration_are_no_place_to_go_on_from(recipe,
 def test_a_killed_run_goes_on_from_its_own_checkpoint(recipe, tmp_path, monkeypatch):
     """Killed while the weights are written: the last checkpoint is that of the last step."""
     saving = only_judge(recipe, tmp_path, save_every=1)
-    monkeypatch.setattr("unified_reward.judge.Card.write", lambda *_: 1 / 0)
+    monkeypatch.setattr("unified_reward.card.Card.write", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(saving)
     monkeypatch.undo()

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from unified_reward.judge import Card, Judge, connect, load, merge_orders, open_judge
+    from unified_reward.card import Calibration, Card, Head
+    from unified_reward.judge import Judge, connect, load, merge_orders, open_judge
+    from unified_reward.scalar import ScalarJudge
     from unified_reward.types import (
         Answer,
         ConfigError,
@@ -40,10 +42,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Calibration",
     "Card",
     "ConfigError",
     "DataError",
     "Failed",
+    "Head",
     "Image",
     "Judge",
     "MediaError",
@@ -54,6 +58,7 @@ __all__ = [
     "Record",
     "Request",
     "Sample",
+    "ScalarJudge",
     "Scale",
     "Score",
     "Scored",
@@ -71,14 +76,17 @@ __all__ = [
     "open_judge",
 ]
 __version__ = "0.1.0"
-_FROM_JUDGE = {"Card", "Judge", "connect", "load", "merge_orders", "open_judge"}
+_HOMES = {
+    **dict.fromkeys(("Calibration", "Card", "Head"), "card"),
+    **dict.fromkeys(("Judge", "connect", "load", "merge_orders", "open_judge"), "judge"),
+    "ScalarJudge": "scalar",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'unified_reward' has no attribute {name!r}")
-    home = "judge" if name in _FROM_JUDGE else "types"
-    return getattr(import_module(f"unified_reward.{home}"), name)
+    return getattr(import_module(f"unified_reward.{_HOMES.get(name, 'types')}"), name)
 
 
 def __dir__() -> list[str]:

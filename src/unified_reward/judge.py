@@ -5,28 +5,23 @@ Knows tasks and models; not how rows are stored or what the verdicts are used fo
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-from unified_reward import media, tasks
+from unified_reward import tasks
+from unified_reward.card import Calibration, Card, CardedJudge
 from unified_reward.models.remote import Remote
 from unified_reward.models.scripted import Scripted
 from unified_reward.models.table import Table
+from unified_reward.scalar import ScalarJudge
 from unified_reward.tasks.template import mean_preference
 from unified_reward.types import (
+    Answer,
     ConfigError,
-    DataError,
     Failed,
-    FrameRule,
-    Image,
-    MediaError,
     Model,
     Preferred,
     Record,
@@ -34,12 +29,10 @@ from unified_reward.types import (
     Sample,
     Unparsed,
     Verdict,
-    Video,
 )
 from unified_reward.verbs import Asks
 
 
-CARD = "unified_reward.json"
 PUBLISHED = {
     "CodeGoat24/UnifiedReward-Think": "think",
     "CodeGoat24/UnifiedReward": "reasoned",
@@ -47,45 +40,7 @@ PUBLISHED = {
 """Published judges by the start of their id, with the family whose answers are like theirs."""
 
 
-@dataclass(frozen=True)
-class Card:
-    """How a checkpoint wants to be asked: what stands in ``unified_reward.json`` beside it."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    family: str
-    frames: int | None = None
-    """Frames of a video; None for the family's own number."""
-    frame_rule: FrameRule | None = None
-    max_pixels: int | None = None
-    """Largest picture shown, in pixels; None for the processor's own limit."""
-    base: str = ""
-    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    schema: int = 1
-
-    @classmethod
-    def read(cls, folder: Path) -> Card | None:
-        """The card in a folder; None where there is none.
-
-        Raises:
-            ConfigError: It is not a card.
-        """
-        file = folder / CARD
-        if not file.exists():
-            return None
-        try:
-            return TypeAdapter(cls).validate_json(file.read_bytes())
-        except ValidationError as error:
-            told = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
-            raise ConfigError(f"{file} is not a judge's card: {'; '.join(told)}") from error
-
-    def write(self, folder: Path) -> None:
-        """Write the card into a checkpoint's folder."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-        (folder / CARD).write_text(text + "\n", "utf-8")
-
-
-class Judge(Asks):
+class Judge(CardedJudge):
     """A model and a family: whatever answers text becomes a judge."""
 
     def __init__(self, model: Model, card: Card) -> None:
@@ -94,64 +49,28 @@ class Judge(Asks):
         self.card = card
         self._model = model
 
-    def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
-        """Judge every sample; see ``Asks.ask``."""
-        opened: Opened = {}
-        requests: list[Request] = []
-        plans: list[list[int] | Failed] = []
-        for sample in samples:
-            both = [sample, sample.swapped()] if sample.form == "compare" else [sample]
-            try:
-                asked = [build_request(one, self.card, opened) for one in both[:orders]]
-            except (MediaError, ConfigError, DataError) as error:
-                plans.append(Failed(str(error), error))
-                continue
-            plans.append(list(range(len(requests), len(requests) + len(asked))))
-            requests += asked
-        answers = self._model.generate(requests)
-        verdicts: list[Verdict] = []
-        for sample, plan in zip(samples, plans, strict=True):
-            if isinstance(plan, Failed):
-                verdicts.append(plan)
-                continue
-            template = tasks.template(self.family, sample.task, sample.form)
-            read = [
-                one if isinstance(one, Failed) else template.read(one)
-                for one in (answers[i] for i in plan)
-            ]
-            verdicts.append(read[0] if len(read) == 1 else merge_orders(*read))
-        return verdicts
+    def _questions(self, sample: Sample, orders: int) -> list[Sample]:
+        return [sample, sample.swapped()][:orders] if sample.form == "compare" else [sample]
+
+    def _replies(self, requests: Sequence[Request]) -> list[Answer | Failed]:
+        return self._model.generate(requests)
+
+    def _verdict(
+        self, sample: Sample, replies: Sequence[Answer | Failed], calibration: Calibration
+    ) -> Verdict:
+        template = tasks.template(self.family, sample.task, sample.form)
+        temperature = calibration.compare if sample.form == "compare" else calibration.score
+        read = [
+            one if isinstance(one, Failed) else template.read(_tempered(one, temperature))
+            for one in replies
+        ]
+        return read[0] if len(read) == 1 else merge_orders(*read)
 
 
-Opened = dict[Image | Video, Sequence[Any]]
-"""Media already decoded, as pictures."""
-
-
-def build_request(sample: Sample, card: Card, opened: Opened) -> Request:
-    """The user turn in which a judge with this card is asked a sample, in training as in judging.
-
-    Args:
-        sample: The question.
-        card: Family and frames.
-        opened: What is decoded already; what this sample needs is added, so that a file is
-            decoded once however often it is asked about.
-
-    Raises:
-        MediaError: A picture or clip cannot be opened.
-        ConfigError: The family does not ask this.
-    """
-    family = tasks.family(card.family)
-
-    def pictures(medium: Image | Video) -> Sequence[Any]:
-        if medium not in opened:
-            if isinstance(medium, Image):
-                opened[medium] = [media.open_image(medium)]
-            else:
-                frames, rule = card.frames or family.frames, card.frame_rule or family.frame_rule
-                opened[medium] = media.sample_frames(medium, frames, rule).pictures()
-        return opened[medium]
-
-    return tasks.template(card.family, sample.task, sample.form).request(sample, pictures)
+def _tempered(answer: Answer, temperature: float) -> Answer:
+    if answer.choice_logprobs is None or temperature == 1:
+        return answer
+    return replace(answer, choice_logprobs=tuple(p / temperature for p in answer.choice_logprobs))
 
 
 def merge_orders(ab: Verdict, ba: Verdict) -> Verdict:
@@ -181,8 +100,8 @@ def load(
     dtype: str | None = None,
     batch_size: int | None = None,
     allow_reworded: bool = False,
-) -> Judge:
-    """Load a local judge.
+) -> Judge | ScalarJudge:
+    """Load a local judge, one that speaks or a scalar one.
 
     Args:
         reference: A folder, or a hub id (which reaches the network); default the tiny judge that
@@ -219,7 +138,12 @@ def load(
     )
     if reference is None:
         model.name = "tiny"
-    return Judge(model, card)
+    if card.head is None:
+        return Judge(model, card)
+    from unified_reward.models.scalar import load_scalar
+
+    values, uncertain = 1 + len(card.head.aspects), card.head.uncertain
+    return ScalarJudge(load_scalar(folder, model, values=values, uncertain=uncertain), card)
 
 
 def default_judge() -> Path:

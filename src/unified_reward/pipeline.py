@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,12 @@ from accelerate import PartialState
 
 from unified_reward._config import as_data
 from unified_reward.bench import microworld
+from unified_reward.bench.calibration import fit_calibration
 from unified_reward.bench.showcase import Showcase, write_showcase
-from unified_reward.judge import CARD, default_judge, load, tiny_base
+from unified_reward.card import CARD
+from unified_reward.data.microworld import CELLS
+from unified_reward.judge import default_judge, load, tiny_base
+from unified_reward.microworld import item
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.tiny import TinyPretraining, pretrain
 from unified_reward.types import ConfigError
@@ -42,6 +46,16 @@ class MicroworldBench:
 
 
 @dataclass(frozen=True)
+class CalibrationItems:
+    """On what the judge's temperatures are fitted: new microworld items of training captions."""
+
+    n: int = 200
+    """Items a cell, > 0."""
+    seed: int = 1_000_003
+    """Names the series; it must not be the seed of the training."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A run: the stages that are named, in this order."""
 
@@ -49,6 +63,7 @@ class Recipe:
     """Folder of the run; each stage has a folder in it."""
     base: TinyPretraining | None = None
     judge: JudgeTraining | None = None
+    calibration: CalibrationItems | None = None
     bench: MicroworldBench | None = None
     showcase: Showcase | None = None
 
@@ -65,8 +80,8 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
     Returns:
         The report: every stage's own, and ``judge.<task>.<form>`` with value, ci95 and n.
     """
-    if not any((recipe.base, recipe.judge, recipe.bench, recipe.showcase)):
-        raise ConfigError("the recipe names no stage: base, judge, bench or showcase")
+    if not any((recipe.base, recipe.judge, recipe.calibration, recipe.bench, recipe.showcase)):
+        raise ConfigError("the recipe names no stage: base, judge, calibration, bench or showcase")
     run = _Run(recipe.out, tell)
     out = recipe.out
     base, judge = tiny_base(), default_judge()
@@ -85,9 +100,14 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
         )
     if not PartialState().is_main_process:
         return {}
+    if recipe.calibration:
+        if not recipe.judge:
+            raise ConfigError("calibration is written into the judge that the recipe trains")
+        items = recipe.calibration
+        run.stage("calibration", items, [judge], judge / CARD, lambda: _calibrated(judge, items))
     if recipe.bench:
         asked = recipe.bench
-        run.stage("bench", asked, [judge], out, lambda: _measure(judge, asked))
+        run.stage("bench", asked, [judge, judge / CARD], out, lambda: _measure(judge, asked))
     if recipe.showcase:
         shown = recipe.showcase
         page = out / "report.html"
@@ -164,6 +184,19 @@ def _trained(train: Callable[[], Sequence[tuple[int, float]]]) -> dict[str, Any]
     losses = train()
     state.wait_for_everyone()
     return {"losses": [list(one) for one in losses]}
+
+
+def _calibrated(folder: Path, items: CalibrationItems) -> dict[str, Any]:
+    """Fit the temperatures and write them into the card."""
+    judge = load(folder)
+    records = [
+        item(task, form, split="train", seed=items.seed, index=i)
+        for task, form in CELLS.values()
+        for i in range(items.n)
+    ]
+    fitted = fit_calibration(judge, records)
+    replace(judge.card, calibration=fitted).write(folder)
+    return {"n": len(records), **asdict(fitted)}
 
 
 def _measure(folder: Path, asked: MicroworldBench) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 
 if TYPE_CHECKING:
@@ -320,6 +320,15 @@ class Record:
     source: str = ""
     messages: tuple[Mapping[str, Any], ...] = ()
     """A published conversation, kept to the letter; trainable as it is."""
+
+
+class Reading(NamedTuple):
+    """What a scalar model reads of one candidate: values on the axis of log-odds."""
+
+    means: tuple[float, ...]
+    """The overall value, then one for each aspect."""
+    sigmas: tuple[float, ...] = ()
+    """Their standard deviations; empty where the model tells none."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 
 from unified_reward import media
 from unified_reward.data.microworld import CELLS, MicroworldSeries, write_microworld
+from unified_reward.data.rows import mirrored
 from unified_reward.microworld import NOISELESS, annotator, item, split_of
 from unified_reward.records import read_records
 from unified_reward.types import ConfigError, DataError, Image, Task, Video
@@ -145,3 +146,22 @@ def test_no_cell_at_all_is_refused():
 
 def generation():
     return {cell: 1.0 for cell in CELLS if "generation" in cell}
+
+
+def test_twins_follow_each_other_in_a_series_and_scores_stay_as_they_are():
+    labeller = annotator("position:0.5")
+    shares = dict.fromkeys(CELLS, 1.0)
+    plain = series(labeller=labeller)
+    twins = MicroworldSeries(64, block=4, seed=0, weights=shares, annotator=labeller, twins=True)
+    for i in range(0, 64, 2):
+        one, other = twins[i], twins[i + 1]
+        assert one.sample.id == plain[i].sample.id
+        if one.sample.form == "compare":
+            turned = mirrored(plain[i])
+            assert other.target == turned.target
+            texts = [c for c in other.sample.candidates if isinstance(c, str)]
+            assert texts == [c for c in turned.sample.candidates if isinstance(c, str)]
+            for mine, given in zip(shown(other), shown(turned), strict=True):
+                assert np.array_equal(mine.source, given.source)
+        else:
+            assert other.sample.id == plain[i + 1].sample.id

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unified_reward.data.rows import RecordFile
+from unified_reward.data.rows import RecordFile, mirrored
 from unified_reward.types import DataError
 
 
@@ -69,3 +69,40 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(path):
     path.write_text("x" * path.stat().st_size, "utf-8")
     with pytest.raises(DataError, match="changed while it was read"):
         records[0]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Scores at even places, comparisons at odd ones."""
+    pair = {"candidates": [{"image": "a.png"}, {"image": "b.png"}]}
+    pair |= {"target": {"winner": "first", "aspects": {"first": 0.9, "second": 0.2, "style": 0.7}}}
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("\n".join(row(str(i), **(pair if i % 2 else {})) for i in range(10)), "utf-8")
+    return file
+
+
+def test_twins_give_every_comparison_in_both_orders_and_every_score_once(mixed):
+    records = RecordFile(mixed, seed=3, twins=True)
+    given = [records[i] for i in range(len(records))]
+    assert [one.sample.id for one in given] == [
+        name
+        for name in (one.sample.id for one in map(RecordFile(mixed, seed=3).__getitem__, range(10)))
+        for _ in range(1 + int(name) % 2)
+    ]
+    winners = [one.target.winner for one in given if one.sample.form == "compare"]
+    assert winners == ["first", "second"] * 5
+
+
+def test_the_other_order_turns_candidates_winner_and_aspects(mixed):
+    given = map(RecordFile(mixed, seed=0).__getitem__, range(10))
+    record = next(one for one in given if one.sample.form == "compare")
+    turned = mirrored(record)
+    assert turned.sample.candidates == record.sample.candidates[::-1]
+    assert turned.target.winner == "second"
+    assert turned.target.aspects == pytest.approx({"first": 0.2, "second": 0.9, "style": 0.3})
+    assert mirrored(turned).target.aspects == pytest.approx(record.target.aspects)
+
+
+def test_a_score_has_no_other_order(path):
+    with pytest.raises(DataError, match="one candidate"):
+        mirrored(RecordFile(path, seed=0)[0])

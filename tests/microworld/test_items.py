@@ -3,7 +3,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from unified_reward.microworld import annotator, item, split_of, vocabulary
+from unified_reward.microworld import (
+    alignment,
+    annotator,
+    generation_utility,
+    item,
+    items,
+    pool,
+    split_of,
+    vocabulary,
+)
 from unified_reward.microworld.items import CLIP_TASKS, GENERATION_TASKS, TASKS
 from unified_reward.types import ConfigError, Task
 
@@ -141,3 +150,81 @@ def test_unknown_requests_are_refused_with_what_there_is(changed, message):
     wanted = {"task": Task.IMAGE_GENERATION, "form": "score", "split": "train"} | changed
     with pytest.raises(ConfigError, match=message):
         item(wanted.pop("task"), wanted.pop("form"), seed=0, index=0, **wanted)
+
+
+def shown_in(drawn):
+    """Pixels of media and words of answers, as what can be compared."""
+    parts = (*drawn.context, *drawn.candidates)
+    return [one if isinstance(one, str) else one.source.tobytes() for one in parts]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_pool_depends_on_its_arguments_alone(task):
+    ask = {"n": 3, "split": "test", "seed": 3}
+    first = pool(task, **ask, index=7)
+    other = pool(task, **ask, index=6)
+    again = pool(task, **ask, index=7)
+    assert (first.prompt, first.utilities) == (again.prompt, again.utilities)
+    assert shown_in(first) == shown_in(again)
+    assert shown_in(first) != shown_in(other)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_longer_pool_starts_with_the_shorter_one(task):
+    short, long = (pool(task, n=n, split="test", seed=1, index=2) for n in (3, 8))
+    assert (len(short.candidates), len(long.candidates), len(long.utilities)) == (3, 8, 8)
+    assert short.prompt == long.prompt
+    assert short.utilities == long.utilities[:3]
+    assert shown_in(short) == shown_in(long)[: len(shown_in(short))]
+
+
+@pytest.mark.parametrize("task", GENERATION_TASKS)
+def test_the_caption_of_a_pool_belongs_to_its_split(task):
+    for split in ("train", "test"):
+        prompts = {pool(task, n=1, split=split, seed=0, index=i).prompt for i in range(40)}
+        assert {split_of(prompt) for prompt in prompts} == {split}
+
+
+@pytest.mark.parametrize("task", GENERATION_TASKS)
+def test_the_utilities_of_a_pool_are_those_of_what_it_shows(task, monkeypatch):
+    captions, shown = [], []
+
+    def kept(draw, into, part):
+        def drawn(*args, **options):
+            result = draw(*args, **options)
+            into.append(part(result))
+            return result
+
+        return drawn
+
+    monkeypatch.setattr(
+        items, "draw_captioned", kept(items.draw_captioned, captions, lambda r: r[1])
+    )
+    monkeypatch.setattr(items, "with_flaw", kept(items.with_flaw, shown, lambda r: r))
+    drawn = pool(task, n=30, split="test", seed=0, index=0)
+    (caption,) = captions
+    assert drawn.prompt == caption.text
+    assert drawn.utilities == tuple(
+        generation_utility(alignment(caption, one.scene), quality=1 - one.severity) for one in shown
+    )
+    assert {bool(one.flaw) for one in shown} == {True, False}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_worst_and_the_best_of_a_pool_differ_widely(task):
+    gaps = [np.ptp(pool(task, n=64, split="test", seed=0, index=i).utilities) for i in range(5)]
+    assert min(gaps) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"task": Task.IMAGE_EDITING}, "no task 'image_editing'; there are image_generation"),
+        ({"split": "dev"}, "no split 'dev'; there are train, test"),
+        ({"n": 0}, "a pool has at least one candidate, not 0"),
+    ],
+)
+def test_unknown_pools_are_refused_with_what_there_is(changed, message):
+    wanted = {"task": Task.IMAGE_GENERATION, "n": 4, "split": "train"} | changed
+    with pytest.raises(ConfigError, match=message):
+        pool(**wanted, seed=0, index=0)

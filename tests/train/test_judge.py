@@ -8,12 +8,12 @@ import torch
 
 import unified_reward as ur
 from unified_reward import tasks
+from unified_reward.card import Card, build_request
 from unified_reward.data.microworld import CELLS, write_microworld
-from unified_reward.judge import Card, build_request
 from unified_reward.microworld import item
 from unified_reward.models.vlm import load_vlm
 from unified_reward.train.judge import JudgeTraining, JudgeTurns, target_verdict, train_judge
-from unified_reward.train.sft import Optimisation
+from unified_reward.train.optim import Optimisation
 from unified_reward.types import (
     ConfigError,
     DataError,

@@ -8,7 +8,8 @@ import torch
 from tests.tiny import ARCHITECTURES
 from tests.train.turns import ColourTurns
 from unified_reward.models.vlm import load_vlm
-from unified_reward.train.sft import Collator, Optimisation, fit
+from unified_reward.train.optim import Optimisation
+from unified_reward.train.sft import Collator, fit
 from unified_reward.types import ConfigError
 
 

@@ -7,7 +7,7 @@ from transformers import AutoProcessor
 
 from unified_reward.microworld import vocabulary
 from unified_reward.models.vlm import Chat, load_vlm
-from unified_reward.train.sft import Optimisation
+from unified_reward.train.optim import Optimisation
 from unified_reward.train.tiny import (
     LessonTurns,
     TinyPretraining,

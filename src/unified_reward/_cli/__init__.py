@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from unified_reward._cli import bench, compare, data, judge, rank, run, score
+from unified_reward._cli import bench, compare, data, experiment, judge, rank, run, score
 from unified_reward.types import UnifiedRewardError
 
 
@@ -20,7 +20,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (score.score, compare.compare, rank.rank, judge.judge, bench.bench, run.run):
+for command in (
+    score.score,
+    compare.compare,
+    rank.rank,
+    judge.judge,
+    bench.bench,
+    experiment.experiment,
+    run.run,
+):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

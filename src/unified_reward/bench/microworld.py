@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from unified_reward.bench.calibration import calibration_error, told
 from unified_reward.bench.metrics import (
     Metric,
     consistency,
@@ -22,7 +23,7 @@ from unified_reward.bench.metrics import (
 )
 from unified_reward.data.microworld import CELLS
 from unified_reward.microworld import item
-from unified_reward.types import Failed, Preferred, Record, Scored, Unparsed, Verdict, Winner
+from unified_reward.types import Failed, Form, Preferred, Record, Scored, Unparsed, Verdict, Winner
 from unified_reward.verbs import Asks
 
 
@@ -63,13 +64,13 @@ def evaluate(
     groups: dict[str, Metrics] = {}
     pooled: dict[str, tuple[list[Record], list[Verdict]]] = {"score": ([], []), "compare": ([], [])}
     for cell, records in test_records(n, seed).items():
+        form = CELLS[cell][1]
         verdicts: list[Verdict] = []
         for start in range(0, n, _CHUNK):
             chunk = records[start : start + _CHUNK]
             verdicts += judge.ask([record.sample for record in chunk], orders=orders)
             progress(len(chunk))
-        form = cell.rpartition(".")[2]
-        groups[cell] = _METRICS[form](records, verdicts)
+        groups[cell] = measure(form, records, verdicts)
         pooled[form][0].extend(records)
         pooled[form][1].extend(verdicts)
     metrics = _compared(*pooled["compare"])
@@ -107,6 +108,7 @@ def _compared(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Metrics
         ),
         "three_way_accuracy": three_way_accuracy(verdicts, labels, clusters=clusters),
         "consistency": consistency(verdicts, clusters=clusters),
+        "calibration_error": calibration_error(told(records, verdicts)),
         "unreadable": _unreadable(verdicts, Preferred),
     }
 
@@ -119,11 +121,20 @@ def _scored(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Metrics:
     clusters = [record.sample.prompt for record in records]
     return {
         "spearman": spearman(values, labels, clusters=clusters),
+        "calibration_error": calibration_error(told(records, verdicts)),
         "unreadable": _unreadable(verdicts, Scored),
     }
 
 
-_METRICS = {"compare": _compared, "score": _scored}
+def measure(form: Form, records: Sequence[Record], verdicts: Sequence[Verdict]) -> Metrics:
+    """The figures of one cell.
+
+    Args:
+        form: What was asked.
+        records: Items with their labels.
+        verdicts: Of the same length.
+    """
+    return (_compared if form == "compare" else _scored)(records, verdicts)
 
 
 def _unreadable(verdicts: Sequence[Verdict], wanted: type) -> Metric:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from unified_reward import media
+from unified_reward.data.rows import mirrored
 from unified_reward.microworld import Annotator, Split, item
 from unified_reward.microworld.items import TASKS
 from unified_reward.records import record_row
@@ -25,7 +26,10 @@ CELLS: dict[str, tuple[Task, Form]] = {
 
 
 class MicroworldSeries:
-    """Training records by index, in blocks of one cell so that batches have about one length."""
+    """Training records by index, in blocks of one cell so that batches have about one length.
+
+    With twins, a comparison at an odd place is the one before it the other way round.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class MicroworldSeries:
         seed: int,
         weights: Mapping[str, float],
         annotator: Annotator,
+        twins: bool = False,
     ) -> None:
         unknown = set(weights) - set(CELLS)
         if unknown or not weights:
@@ -42,6 +47,7 @@ class MicroworldSeries:
                 f"no cell {', '.join(sorted(unknown)) or 'given'}; there are {', '.join(CELLS)}"
             )
         self._n, self._block, self._seed, self._annotator = n, block, seed, annotator
+        self._twins = twins
         self._cells = list(weights)
         total = sum(weights.values())
         self._shares = [weight / total for weight in weights.values()]
@@ -54,9 +60,12 @@ class MicroworldSeries:
             raise IndexError(index)
         rng = np.random.default_rng([self._seed, index // self._block])
         task, form = CELLS[str(rng.choice(self._cells, p=self._shares))]
-        return item(
-            task, form, split="train", seed=self._seed, index=index, annotator=self._annotator
+        is_twin = self._twins and form == "compare" and index % 2 == 1
+        named = index - 1 if is_twin else index
+        given = item(
+            task, form, split="train", seed=self._seed, index=named, annotator=self._annotator
         )
+        return mirrored(given) if is_twin else given
 
 
 def write_microworld(

@@ -16,7 +16,7 @@ from .captions import (
     split_of,
 )
 from .corrupt import CLIP_FLAWS, PICTURE_FLAWS, degrade, freeze, mutate, reverse
-from .items import item
+from .items import Pool, item, pool
 from .lessons import LESSON_KINDS, Lesson, corpus, exam, lesson, vocabulary
 from .questions import Question, Reply, draw_question, draw_reply
 from .render import render
@@ -34,6 +34,7 @@ __all__ = [
     "Fact",
     "Lesson",
     "Mention",
+    "Pool",
     "Question",
     "Relation",
     "Reply",
@@ -59,6 +60,7 @@ __all__ = [
     "lesson",
     "mutate",
     "oracle",
+    "pool",
     "render",
     "reverse",
     "split_of",

@@ -1,6 +1,7 @@
 """Judged items with their true utilities: candidates to score or to compare, for four tasks.
 
-An item is a function of its arguments and of nothing else. Writing files is not its business.
+An item, or a pool of candidates, is a function of its arguments and of nothing else. Writing files
+is not its business.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from unified_reward.types import (
 from .annotators import NOISELESS, Annotator
 from .captions import Split, describe, elements, split_of
 from .questions import Question, Reply, Style, draw_question, draw_reply
-from .scene import pick
+from .scene import Scene, pick
 from .shown import Shown, departed, draw_any_scene, draw_captioned, seeded, with_flaw
 from .utilities import TIE_MARGIN
 
@@ -36,6 +37,7 @@ SOURCE = "microworld"
 UNIT = Scale(0.0, 1.0)
 CLIP_TASKS = (Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING)
 GENERATION_TASKS = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
+SPLITS: tuple[Split, ...] = ("train", "test")
 TASKS = (*GENERATION_TASKS, Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
 
 _P_TIE = 0.08
@@ -67,14 +69,14 @@ def _is_tie(first: float, second: float) -> bool:
 
 
 def _draw_pair(
-    pool: Sequence[tuple[_T, float]], rng: np.random.Generator, *, wants_tie: bool
+    rated: Sequence[tuple[_T, float]], rng: np.random.Generator, *, wants_tie: bool
 ) -> tuple[_T, _T]:
-    """Two of the pool in random order: a tie if wanted, else of any gap in utility.
+    """Two of these in random order: a tie if wanted, else of any gap in utility.
 
-    Small, middling and large gaps come up equally often, as far as the pool has them.
+    Small, middling and large gaps come up equally often, as far as they are there.
     """
     bins: dict[int, list[tuple[_T, _T]]] = {}
-    for (one, u1), (two, u2) in combinations(pool, 2):
+    for (one, u1), (two, u2) in combinations(rated, 2):
         size = -1 if _is_tie(u1, u2) else sum(abs(u1 - u2) > edge for edge in _GAP_EDGES)
         bins.setdefault(size, []).append((one, two))
     gaps = sorted(size for size in bins if size >= 0)
@@ -104,21 +106,26 @@ class _Draft(NamedTuple):
     elements: dict[str, float]
 
 
+def _draw_shown(scene: Scene, rng: np.random.Generator) -> Shown:
+    """The scene or something further from it, sometimes with a flaw."""
+    return with_flaw(departed(scene, pick(rng, _DEPARTURES), rng), rng, p_flaw=_P_FLAW)
+
+
 def _draft_generation(wish: _Wish, rng: np.random.Generator) -> _Draft:
     """A caption, and one or two pictures or clips of what it says or of something else."""
     scene, caption = draw_captioned(rng, split=wish.split, is_clip=wish.is_clip, hard=wish.hard)
     found: dict[str, float] = {}
     shown: tuple[Shown, ...]
     if wish.form == "score":
-        shown = (with_flaw(departed(scene, pick(rng, _DEPARTURES), rng), rng, p_flaw=_P_FLAW),)
+        shown = (_draw_shown(scene, rng),)
         found = elements(caption, shown[0].scene)
     else:
-        pool = [
+        drawn = [
             with_flaw(departed(scene, k, rng), rng, p_flaw=_P_FLAW)
             for k in (0, 1, 2, 3, 4, pick(rng, _DEPARTURES))
         ]
-        pool.append(pick(rng, pool))
-        rated = [(one, one.utility(caption)) for one in pool]
+        drawn.append(pick(rng, drawn))
+        rated = [(one, one.utility(caption)) for one in drawn]
         shown = _draw_pair(rated, rng, wants_tie=rng.random() < _P_TIE)
     options = tuple(
         _Option(one.medium(rng), one.utility(caption), one.utility(caption, ignoring=wish.blind))
@@ -147,13 +154,19 @@ def _draw_rivals(question: Question, rng: np.random.Generator, split: Split) -> 
             return one, two
 
 
+def _draw_asked(
+    rng: np.random.Generator, *, split: Split, is_clip: bool, hard: bool = False
+) -> tuple[Scene, Question]:
+    """A scene whose description belongs to the split, and a question about it."""
+    while True:
+        scene = draw_any_scene(rng, is_clip=is_clip, hard=hard)
+        if split_of(describe(scene)) == split:
+            return scene, draw_question(scene, rng)
+
+
 def _draft_understanding(wish: _Wish, rng: np.random.Generator) -> _Draft:
     """A picture or a clip, a question about it, and one or two answers."""
-    while True:
-        scene = draw_any_scene(rng, is_clip=wish.is_clip, hard=wish.hard)
-        if split_of(describe(scene)) == wish.split:
-            break
-    question = draw_question(scene, rng)
+    scene, question = _draw_asked(rng, split=wish.split, is_clip=wish.is_clip, hard=wish.hard)
     replies: tuple[Reply, ...]
     if wish.form == "score":
         replies = (draw_reply(question, draw_style(rng), rng, split=wish.split),)
@@ -175,6 +188,14 @@ def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Targ
         return Target(score=labeller.score(felt[0], rng), scale=UNIT, aspects=draft.elements)
     true = {"first": draft.options[0].utility, "second": draft.options[1].utility}
     return Target(winner=labeller.prefer(felt[0], felt[1], rng), aspects=true)
+
+
+def _check_known(*asked: tuple[str, str, Sequence[str]]) -> None:
+    for what, given, known in asked:
+        if given not in known:
+            raise ConfigError(
+                f"microworld has no {what} {str(given)!r}; there are {', '.join(known)}"
+            )
 
 
 def item(
@@ -210,15 +231,9 @@ def item(
     Raises:
         ConfigError: The task, form or split is not one of these.
     """
-    for what, given, known in (
-        ("task", task, TASKS),
-        ("form", form, ("score", "compare")),
-        ("split", split, ("train", "test")),
-    ):
-        if given not in known:
-            raise ConfigError(
-                f"microworld has no {what} {str(given)!r}; there are {', '.join(known)}"
-            )
+    _check_known(
+        ("task", task, TASKS), ("form", form, ("score", "compare")), ("split", split, SPLITS)
+    )
     name = f"{task}-{form}-{split}-{seed}-{index}" + "-hard" * hard
     labeller = annotator if split == "train" else NOISELESS
     wish = _Wish(task in CLIP_TASKS, form, split, hard, labeller.blind)
@@ -232,3 +247,53 @@ def item(
         id=name,
     )
     return Record(sample, _label(draft, labeller, seeded(name, "label")), source=SOURCE)
+
+
+class Pool(NamedTuple):
+    """Candidates for one prompt, and what each is worth."""
+
+    prompt: str
+    context: tuple[Image | Video, ...]
+    """What the prompt asks about; empty for generation."""
+    candidates: tuple[Candidate, ...]
+    utilities: tuple[float, ...]
+    """True worth of each candidate, 0 to 1, see `utilities`."""
+
+
+def pool(task: Task, *, n: int, split: Split, seed: int, index: int) -> Pool:
+    """Candidates to choose from, drawn one by one as those of an item to score.
+
+    A longer pool begins with the shorter one of the same series and place. The captions of items
+    and pools belong to the same splits.
+
+    Args:
+        task: Image or video, generation or understanding.
+        n: Number of candidates, >= 1; two may be alike.
+        split: ``train`` or ``test``.
+        seed: Names a series of pools.
+        index: Place in the series; no pool depends on another.
+
+    Raises:
+        ConfigError: The task or split is not one of these, or n is below 1.
+    """
+    _check_known(("task", task, TASKS), ("split", split, SPLITS))
+    if n < 1:
+        raise ConfigError(f"a pool has at least one candidate, not {n}")
+    rng = seeded(f"{task}-pool-{split}-{seed}-{index}")
+    is_clip = task in CLIP_TASKS
+    candidates: list[Candidate] = []
+    utilities: list[float] = []
+    if task in GENERATION_TASKS:
+        scene, caption = draw_captioned(rng, split=split, is_clip=is_clip)
+        for _ in range(n):
+            shown = _draw_shown(scene, rng)
+            candidates.append(shown.medium(rng))
+            utilities.append(shown.utility(caption))
+        return Pool(caption.text, (), tuple(candidates), tuple(utilities))
+    scene, question = _draw_asked(rng, split=split, is_clip=is_clip)
+    context = (Shown(scene).medium(rng),)
+    for _ in range(n):
+        reply = draw_reply(question, draw_style(rng), rng, split=split)
+        candidates.append(reply.text)
+        utilities.append(reply.utility(question))
+    return Pool(question.text, context, tuple(candidates), tuple(utilities))

@@ -12,7 +12,7 @@ import numpy as np
 
 from unified_reward.types import ConfigError, Image, Task, Video
 
-from .captions import Caption, Split, alignment, describe, draw_caption, split_of
+from .captions import Caption, Split, alignment, describe, draw_caption, elements, split_of
 from .items import CLIP_TASKS, GENERATION_TASKS, TASKS, draw_style
 from .questions import description_question, draw_question, draw_reply
 from .scene import CELLS, Scene, pick
@@ -22,7 +22,7 @@ from .shown import Shown, departed, draw_any_scene, seeded, with_flaw
 LESSON_KINDS = tuple(
     f"{medium}_{what}"
     for medium in ("image", "video")
-    for what in ("grid", "caption", "question", "check", "choice")
+    for what in ("grid", "caption", "question", "facts", "fact", "check", "choice")
 )
 _P_FLAW = 0.2
 _WORDS = """
@@ -102,6 +102,17 @@ def _draft(kind: str, rng: np.random.Generator, split: Split) -> _Draft:
     scene, caption = _draw_stated(rng, split=split, is_clip=is_clip)
     other = _draw_contrast(scene, caption, rng, split)
     is_so = rng.random() < 0.5
+    if what in ("facts", "fact"):
+        shown = scene if rng.random() < 0.25 else other
+        found = {name: "yes" if holds else "no" for name, holds in elements(caption, shown).items()}
+        if what == "facts":
+            told = ", ".join(f"{name} {said}" for name, said in found.items())
+            return _Draft((shown,), f"check: {caption.text}", told)
+        if caption.relation:
+            del found[caption.relation.name]  # of what, the name alone does not say
+        alike = [name for name, said in found.items() if (said == "yes") == is_so]
+        name = pick(rng, alike or list(found))
+        return _Draft((shown,), f"{name}?", found[name])
     if what == "check":
         return _Draft((scene if is_so else other,), f"{caption.text}?", "yes" if is_so else "no")
     scenes = (scene, other) if is_so else (other, scene)
@@ -113,7 +124,8 @@ def lesson(kind: str, *, seed: int, index: int) -> Lesson:
 
     Args:
         kind: One of ``LESSON_KINDS``: ``grid`` (what each cell holds, in order), ``caption`` (the
-            full description), ``question``, ``check`` (is the statement true, yes or no),
+            full description), ``question``, ``facts`` (which of a caption's facts are true),
+            ``fact`` (is one fact true), ``check`` (is the whole caption true, yes or no),
             ``choice`` (which of two, first or second).
         seed: Names a series of lessons.
         index: Place in the series.

@@ -6,9 +6,9 @@ frames. Decoding is greedy whatever the checkpoint's generation config says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from unified_reward.types import Answer, Failed, ModelError, Request
 PUBLISHED_MAX_PIXELS = 262_144
 """512 x 512: the pixel cap the published Qwen judges were trained with."""
 _FALLBACK_CONTEXT = 32_768
+
+_T = TypeVar("_T")
 
 
 class Chat:
@@ -115,24 +117,33 @@ class VLM:
 
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
         """Answer every request: same length, same order; one bad item fails alone."""
-        answers: list[Answer | Failed] = [Failed("not asked")] * len(requests)
+        return self.each(requests, self._answer)
+
+    def each(
+        self, requests: Sequence[Request], ask: Callable[[list[Request]], list[_T]]
+    ) -> list[_T | Failed]:
+        """Ask something of every request, in batches of like sizes; one bad item fails alone."""
+        answers: list[_T | Failed] = [Failed("not asked")] * len(requests)
         for chunk in _batches([_size(one) for one in requests], self.batch_size):
-            for i, answer in zip(chunk, self._isolated([requests[i] for i in chunk]), strict=True):
+            batch = [requests[i] for i in chunk]
+            for i, answer in zip(chunk, self._isolated(batch, ask), strict=True):
                 answers[i] = answer
         return answers
 
-    def _isolated(self, requests: list[Request]) -> list[Answer | Failed]:
-        """Answer a batch; where it breaks, halve it until the item that breaks it stands alone."""
+    def _isolated(
+        self, requests: list[Request], ask: Callable[[list[Request]], list[_T]]
+    ) -> list[_T | Failed]:
+        """Ask a batch; where it breaks, halve it until the item that breaks it stands alone."""
         try:
-            return self._answer(requests)
+            return [*ask(requests)]
         except (ValueError, RuntimeError) as error:  # a bad picture, too many tokens, no memory
             if len(requests) == 1:
                 return [Failed(f"{self.name} could not answer: {error}")]
         half = len(requests) // 2
-        return self._isolated(requests[:half]) + self._isolated(requests[half:])
+        return self._isolated(requests[:half], ask) + self._isolated(requests[half:], ask)
 
     @torch.inference_mode()
-    def _answer(self, requests: list[Request]) -> list[Answer | Failed]:
+    def _answer(self, requests: list[Request]) -> list[Answer]:
         texts = [""] * len(requests)
         spoken = [i for i, one in enumerate(requests) if one.lead or not one.choices]
         if spoken:
@@ -152,9 +163,14 @@ class VLM:
             text = request.choices[max(range(len(logprobs)), key=logprobs.__getitem__)]
         return Answer(text, logprobs)
 
-    def _inputs(
+    def inputs(
         self, requests: Sequence[Request], continuations: Sequence[Sequence[int]] = ()
     ) -> dict[str, Tensor]:
+        """One batch on the model's device, see `Chat.batch`.
+
+        Raises:
+            ValueError: It is longer than the model's context.
+        """
         inputs = self.chat.batch(requests, continuations)
         longest = int(inputs["attention_mask"].sum(-1).max())
         if longest > self._context:
@@ -166,7 +182,7 @@ class VLM:
 
     def _speak(self, requests: list[Request]) -> list[str]:
         """Greedy text for each request."""
-        inputs = self._inputs(requests)
+        inputs = self.inputs(requests)
         greedy = GenerationConfig(
             do_sample=False,
             max_new_tokens=max(one.max_new_tokens for one in requests),
@@ -197,7 +213,7 @@ class VLM:
             common = _common_prefix(rows)
             shared.append(rows[0][:common])
             tails.append([row[common:] for row in rows])
-        inputs = self._inputs([request for request, _ in asked], shared)
+        inputs = self.inputs([request for request, _ in asked], shared)
         positions = self._positions(inputs)
         out = self.model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
         first = out.logits[:, -1].float().log_softmax(-1)

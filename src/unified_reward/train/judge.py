@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from accelerate import PartialState
 
 from unified_reward import tasks
+from unified_reward.card import Card, Head, build_request
 from unified_reward.data.microworld import CELLS, MicroworldSeries
 from unified_reward.data.rows import RecordFile
-from unified_reward.judge import Card, build_request, tiny_base
+from unified_reward.judge import tiny_base
 from unified_reward.microworld import annotator
+from unified_reward.models.scalar import save_head
 from unified_reward.models.vlm import load_vlm
-from unified_reward.train.sft import Optimisation, Turn, fit
+from unified_reward.scalar import UNIT, alone
+from unified_reward.train.optim import Optimisation
+from unified_reward.train.scalar import Labelled, ScalarHead, fit_scalar
+from unified_reward.train.sft import Turn, fit
 from unified_reward.types import (
     ConfigError,
     DataError,
@@ -31,6 +36,9 @@ from unified_reward.types import (
     Score,
     Scored,
 )
+
+
+_OUTCOMES = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
 class Records(Protocol):
@@ -54,6 +62,12 @@ class JudgeTraining:
     """Relative weights of the microworld's cells, such as ``image_generation.score``."""
     annotator: str = "noiseless"
     """Who labels the microworld."""
+    twins: bool = False
+    """Give every comparison in both orders, one behind the other, with its label turned."""
+    head: Literal["generative", "scalar"] = "generative"
+    """Whether the judge says its verdict, or a head on its trunk gives each candidate a value."""
+    scalar: ScalarHead = field(default_factory=ScalarHead)
+    """Of a scalar judge."""
     family: str = "native"
     frames: int | None = None
     """Frames of a video; empty: the family's own number."""
@@ -86,6 +100,38 @@ class JudgeTurns:
         return Turn(build_request(sample, self._card, {}), answer)
 
 
+class JudgeLabels:
+    """Records as labelled candidates of a scalar judge, asked by the code that judges."""
+
+    def __init__(self, records: Records, card: Card, aspects: Sequence[str]) -> None:
+        self._records = records
+        self._card = card
+        self._aspects = aspects
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Labelled:
+        record = self._records[index]
+        sample, target = record.sample, record.target
+        label = _OUTCOMES.get(target.winner or "")
+        shares: Mapping[str, float] = target.aspects
+        if sample.form == "score":
+            label = None if target.score is None else _share(record)
+            template = tasks.template(self._card.family, sample.task, "score")
+            scales = {one.name: one.scale for one in template.aspects}
+            shares = {
+                name: Score(value, scales.get(name, UNIT)).normalized or 0.0
+                for name, value in target.aspects.items()
+            }
+        aspects = tuple(shares.get(name) for name in self._aspects)
+        if label is None and not any(share is not None for share in aspects):
+            wanted = "score" if sample.form == "score" else "winner"
+            raise DataError(f"record {sample.id!r} has no {wanted} to learn from")
+        asked = tuple(build_request(one, self._card, {}) for one in alone(sample))
+        return Labelled(asked, label, aspects)
+
+
 def target_verdict(record: Record, template: tasks.Template) -> Scored | Preferred:
     """What the judge should say: the target moved to the template's scale.
 
@@ -110,12 +156,19 @@ def target_verdict(record: Record, template: tasks.Template) -> Scored | Preferr
     }
     if template.scale is None:
         return Scored(None, aspects)
+    step = _on_step(_share(record), template.scale, name)
+    return Scored(Score(step, template.scale), aspects)
+
+
+def _share(record: Record) -> float:
+    """The target's score moved to [0, 1]."""
+    target, name = record.target, record.sample.id
     if target.score is None or target.scale is None:
         raise DataError(f"record {name!r} has no score on a scale")
     share = Score(target.score, target.scale).normalized
     if share is None:
         raise DataError(f"record {name!r} has a score on an open scale, which has no steps")
-    return Scored(Score(_on_step(share, template.scale, name), template.scale), aspects)
+    return share
 
 
 def _on_step(share: float, scale: Scale, name: str) -> float:
@@ -149,10 +202,21 @@ def train_judge(config: JudgeTraining, out: Path) -> list[tuple[int, float]]:
         training={"data": config.data, "steps": config.optim.steps, "seed": config.optim.seed},
     )
     vlm = load_vlm(base, dtype="float32", max_pixels=config.max_pixels)
-    turns = JudgeTurns(_records(config), card)
-    model, losses = fit(vlm.model, vlm.chat, turns, config.optim, out, title="training the judge")
+    head = None
+    if config.head == "scalar":
+        aspects = tuple(config.scalar.aspects)
+        labels = JudgeLabels(_records(config), card, aspects)
+        model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, config.optim, out)
+        card = replace(card, head=Head(aspects, config.scalar.uncertain, margin))
+    else:
+        turns = JudgeTurns(_records(config), card)
+        model, losses = fit(
+            vlm.model, vlm.chat, turns, config.optim, out, title="training the judge"
+        )
     if PartialState().is_main_process:
         model.save_pretrained(out)
+        if head is not None:
+            save_head(head, out)
         vlm.chat.processor.save_pretrained(out)
         card.write(out)
     return losses
@@ -167,8 +231,9 @@ def _records(config: JudgeTraining) -> Records:
             seed=optim.seed,
             weights=config.cells,
             annotator=annotator(config.annotator),
+            twins=config.twins,
         )
     path = Path(config.data)
     if not path.is_file():
         raise ConfigError(f"data is 'microworld' or a JSONL file of records, not {config.data!r}")
-    return RecordFile(path, seed=optim.seed)
+    return RecordFile(path, seed=optim.seed, twins=config.twins)

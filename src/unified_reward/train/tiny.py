@@ -28,7 +28,8 @@ from transformers import (
 from unified_reward.microworld import corpus, lesson
 from unified_reward.models.vlm import Chat
 from unified_reward.tasks import TEMPLATES
-from unified_reward.train.sft import Optimisation, Turn, fit
+from unified_reward.train.optim import Optimisation
+from unified_reward.train.sft import Turn, fit
 from unified_reward.train.vision import VisionWarmup, warm_up
 from unified_reward.types import Image, Request, Video
 
@@ -50,7 +51,7 @@ TOKENS = {
 }
 _CHAT = (
     "{%- for message in messages -%}"
-    "<|im_start|>{{ message.role }}\n"
+    "<|im_start|>{{ message.role + '\n' }}"
     "{%- if message.content is string -%}{{ message.content }}{%- else -%}"
     "{%- for part in message.content -%}"
     "{%- if part.type == 'text' -%}{{ part.text }}"
@@ -58,7 +59,7 @@ _CHAT = (
     "<|vision_start|><|image_pad|><|vision_end|>"
     "{%- endif -%}{%- endfor -%}{%- endif -%}<|im_end|>"
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
 _RESPONSE = {
     "defaults": {"role": "assistant"},
@@ -67,7 +68,7 @@ _RESPONSE = {
 }
 """Where the answer stands in a conversation: a server that assumes Qwen's own format, with a line
 break behind the role, hands the role out as part of the answer."""
-_PATCH, _MERGE, _SIDE = 8, 2, 64
+_PATCH, _MERGE, _SIDE = 16, 2, 64
 
 
 def build_tokenizer(texts: Iterable[str], *, vocabulary: int = 640) -> PreTrainedTokenizerFast:
@@ -103,7 +104,7 @@ def build_tokenizer(texts: Iterable[str], *, vocabulary: int = 640) -> PreTraine
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
-    """The processor of the tiny base: pictures of about 64 x 64 pixels, 16 tokens each."""
+    """The processor of the tiny base: pictures of about 64 x 64 pixels, a token a cell."""
     shared: dict[str, Any] = {"patch_size": _PATCH, "merge_size": _MERGE}
     area = _SIDE * _SIDE
     size = {"shortest_edge": area, "longest_edge": area}
@@ -113,7 +114,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
-    """The tiny base with random weights, about 1.5 M parameters; seed torch before."""
+    """The tiny base with random weights, about 1.9 M parameters; seed torch before."""
     heads = 4
     width = 128
     ids: dict[str, Any] = {k: tokenizer.convert_tokens_to_ids(v) for k, v in TOKENS.items()}
@@ -155,7 +156,15 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
     return Qwen3VLForConditionalGeneration(config)
 
 
-_WEIGHTS = {"grid": 0.3, "caption": 0.05, "question": 0.25, "check": 0.2, "choice": 0.2}
+_WEIGHTS = {
+    "grid": 0.13,
+    "caption": 0.05,
+    "question": 0.25,
+    "facts": 0.22,
+    "fact": 0.12,
+    "check": 0.13,
+    "choice": 0.1,
+}
 
 
 @dataclass(frozen=True)
@@ -231,7 +240,7 @@ def pretrain(config: TinyPretraining, out: Path) -> list[tuple[int, float]]:
     tokenizer = build_tokenizer(_texts(config.optim.seed))
     chat = Chat(build_processor(tokenizer))
     model = build_model(tokenizer)
-    warm_up(model, chat.processor.image_processor, config.vision, seed=config.optim.seed)
+    warm_up(model, chat, config.vision, seed=config.optim.seed)
     model.model.visual.requires_grad_(False)  # noqa: FBT003  its name and place are torch's
     turns = LessonTurns(config)
     model, losses = fit(model, chat, turns, config.optim, out, title="teaching the base")

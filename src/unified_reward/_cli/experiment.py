@@ -1,0 +1,73 @@
+"""``unified-reward experiment``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from unified_reward._cli.progress import bar
+from unified_reward._config import load_config
+from unified_reward.types import ConfigError
+
+
+class Experiment(StrEnum):
+    """The experiments there are."""
+
+    BEST_OF_N = "best_of_n"
+
+
+class _Parts(NamedTuple):
+    """What an experiment consists of."""
+
+    config: type[Any]
+    """With ``total``, the number of steps to show progress of."""
+    run: Callable[[Any, Callable[[int], None]], dict[str, Any]]
+    page: Callable[[dict[str, Any]], str]
+    draw: Callable[[dict[str, Any]], bytes]
+
+
+def _parts(name: Experiment) -> _Parts:
+    match name:
+        case Experiment.BEST_OF_N:
+            from unified_reward.experiments.best_of_n import BestOfN, best_of_n, draw, page
+
+            return _Parts(BestOfN, best_of_n, page, draw)
+
+
+def experiment(
+    name: Annotated[Experiment, typer.Argument(help="The experiment.")],
+    out: Annotated[Path, typer.Argument(help="Folder for report.json, page.md and NAME.png.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
+    *,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", help="A Markdown file; page.md goes between its markers of NAME."),
+    ] = None,
+) -> None:
+    """Run an experiment on the microworld: figures, a page and a plot."""
+    from unified_reward.experiments.page import around, splice
+
+    parts = _parts(name)
+    config = load_config(parts.config, overrides=overrides or [])
+    if page:
+        around(page, name.value)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be a folder: {error}") from error
+    with bar(name.value, config.total) as advance:
+        report = parts.run(config, advance)
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    (out / "report.json").write_text(text + "\n", "utf-8")
+    section = parts.page(report)
+    (out / "page.md").write_text(section, "utf-8")
+    (out / f"{name.value}.png").write_bytes(parts.draw(report))
+    if page:
+        splice(page, name.value, section)
+    if report["n_unparsed"] or report["n_failed"]:
+        raise typer.Exit(1)

@@ -1,0 +1,201 @@
+"""The card of a judge: how a checkpoint wants to be asked and read; and judging by a card.
+
+Knows tasks and media; no model.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from unified_reward import media, tasks
+from unified_reward.types import (
+    ConfigError,
+    DataError,
+    Failed,
+    FrameRule,
+    Image,
+    MediaError,
+    Request,
+    Sample,
+    Verdict,
+    Video,
+)
+from unified_reward.verbs import Asks
+
+
+CARD = "unified_reward.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperatures fitted on items the judge was not trained on.
+
+    Log-probabilities, or logits, are divided by them before they are read: Guo et al. 2017,
+    arXiv:1706.04599, section 4.2. The most probable outcome stays the same, except that the ties of
+    a scalar judge, whose margin is divided too, grow rarer.
+    """
+
+    compare: float = 1.0
+    score: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.compare > 0 and self.score > 0):
+            raise ConfigError(
+                f"temperatures are above 0, not {self.compare} for comparisons "
+                f"and {self.score} for scores"
+            )
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a scalar judge reads from the last hidden state, instead of speaking."""
+
+    aspects: tuple[str, ...] = ()
+    """Names of values beside the overall one."""
+    uncertain: bool = False
+    """Every value has a standard deviation."""
+    tie_margin: float | None = None
+    """Of Bradley-Terry with ties, on the axis of the values, >= 0; None knows no ties."""
+
+    def __post_init__(self) -> None:
+        if self.tie_margin is not None and not self.tie_margin >= 0:
+            raise ConfigError(f"a tie margin is at least 0, not {self.tie_margin}")
+
+
+@dataclass(frozen=True)
+class Card:
+    """How a checkpoint wants to be asked: what stands in ``unified_reward.json`` beside it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    family: str
+    frames: int | None = None
+    """Frames of a video; None for the family's own number."""
+    frame_rule: FrameRule | None = None
+    max_pixels: int | None = None
+    """Largest picture shown, in pixels; None for the processor's own limit."""
+    base: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    head: Head | None = None
+    """Of a scalar judge; None where the judge says its verdict."""
+    calibration: Calibration | None = None
+    schema: int = 1
+
+    @classmethod
+    def read(cls, folder: Path) -> Card | None:
+        """The card in a folder; None where there is none.
+
+        Raises:
+            ConfigError: It is not a card.
+        """
+        file = folder / CARD
+        if not file.exists():
+            return None
+        try:
+            return TypeAdapter(cls).validate_json(file.read_bytes())
+        except ValidationError as error:
+            told = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+            raise ConfigError(f"{file} is not a judge's card: {'; '.join(told)}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write the card into a checkpoint's folder; head and calibration only where there are."""
+        row = asdict(self)
+        for name in ("head", "calibration"):
+            if row[name] is None:
+                del row[name]
+        text = json.dumps(row, indent=2, ensure_ascii=False)
+        (folder / CARD).write_text(text + "\n", "utf-8")
+
+
+Opened = dict[Image | Video, Sequence[Any]]
+"""Media already decoded, as pictures."""
+
+
+def build_request(sample: Sample, card: Card, opened: Opened) -> Request:
+    """The user turn in which a judge with this card is asked a sample, in training as in judging.
+
+    Args:
+        sample: The question.
+        card: Family and frames.
+        opened: What is decoded already; what this sample needs is added, so that a file is
+            decoded once however often it is asked about.
+
+    Raises:
+        MediaError: A picture or clip cannot be opened.
+        ConfigError: The family does not ask this.
+    """
+    family = tasks.family(card.family)
+
+    def pictures(medium: Image | Video) -> Sequence[Any]:
+        if medium not in opened:
+            if isinstance(medium, Image):
+                opened[medium] = [media.open_image(medium)]
+            else:
+                frames, rule = card.frames or family.frames, card.frame_rule or family.frame_rule
+                opened[medium] = media.sample_frames(medium, frames, rule).pictures()
+        return opened[medium]
+
+    return tasks.template(card.family, sample.task, sample.form).request(sample, pictures)
+
+
+Heard = Sequence[Any] | Failed
+"""What a model replied to the questions made of one sample, or why they could not be asked."""
+
+
+class CardedJudge(Asks):
+    """A judge whose checkpoint has a card: samples become questions, replies become verdicts.
+
+    Hearing is apart from reading, so that replies heard once can be read at any temperature.
+    """
+
+    card: Card
+
+    def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
+        """Judge every sample; see ``Asks.ask``."""
+        heard = self.hear(samples, orders=orders)
+        return self.read(samples, heard, self.card.calibration or Calibration())
+
+    def hear(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Heard]:
+        """Put all questions to the model at once; a sample that cannot be asked fails alone."""
+        opened: Opened = {}
+        requests: list[Request] = []
+        plans: list[range | Failed] = []
+        for sample in samples:
+            try:
+                asked = [
+                    build_request(one, self.card, opened) for one in self._questions(sample, orders)
+                ]
+            except (MediaError, ConfigError, DataError) as error:
+                plans.append(Failed(str(error), error))
+                continue
+            plans.append(range(len(requests), len(requests) + len(asked)))
+            requests += asked
+        replies = self._replies(requests)
+        return [plan if isinstance(plan, Failed) else [replies[i] for i in plan] for plan in plans]
+
+    def read(
+        self, samples: Sequence[Sample], heard: Sequence[Heard], calibration: Calibration
+    ) -> list[Verdict]:
+        """Verdicts from what ``hear`` gave for the same samples."""
+        return [
+            replies if isinstance(replies, Failed) else self._verdict(sample, replies, calibration)
+            for sample, replies in zip(samples, heard, strict=True)
+        ]
+
+    @abstractmethod
+    def _questions(self, sample: Sample, orders: int) -> list[Sample]: ...
+
+    @abstractmethod
+    def _replies(self, requests: Sequence[Request]) -> Sequence[Any]: ...
+
+    @abstractmethod
+    def _verdict(
+        self, sample: Sample, replies: Sequence[Any], calibration: Calibration
+    ) -> Verdict: ...

@@ -1,0 +1,192 @@
+"""Judges trained by annotators who err: what is left of the truth, and of their biases.
+
+All are held against the noiseless utility, on comparisons of held-out captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_of
+from unified_reward.bench.microworld import CLEAR_GAP
+from unified_reward.card import Calibration, CardedJudge
+from unified_reward.data.microworld import CELLS
+from unified_reward.judge import load
+from unified_reward.microworld import item
+from unified_reward.types import ConfigError, Preferred, Record, Verdict
+
+
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Annotators:
+    """Judges that differ in who labelled their training items."""
+
+    judges: Mapping[str, str]
+    """Folder of a judge by the name of its annotator."""
+    reference: str = "noiseless"
+    """The judge that the others are held against."""
+    n: int = 400
+    """Held-out comparisons a task."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.reference not in self.judges:
+            raise ConfigError(
+                f"the reference {self.reference!r} is none of the judges {', '.join(self.judges)}"
+            )
+
+    @property
+    def total(self) -> int:
+        """Comparisons judged in all."""
+        return len(self.judges) * self.n * len(_TASKS)
+
+
+_TASKS = [task for task, form in CELLS.values() if form == "compare"]
+
+
+def annotators(
+    config: Annotators, progress: Callable[[int], None] = lambda _: None
+) -> dict[str, Any]:
+    """Measure every judge on the same comparisons.
+
+    Args:
+        config: Which judges, and on how many items.
+        progress: Called with the number of items just judged.
+
+    Returns:
+        By judge, over pairs whose utilities differ by a tenth at least: accuracy asked once
+        (``one_order``) and in both orders (``both_orders``), with the difference of the latter from
+        the reference's on the same pairs; ``position``, the probability of the candidate shown
+        first minus that of the other, meaned over both orders (0 is no bias); and the accuracy on
+        answers where the better one is ``longer`` and where it is ``shorter``.
+    """
+    records = [
+        record
+        for task in _TASKS
+        for i in range(config.n)
+        if _gap(record := item(task, "compare", split="test", seed=config.seed, index=i))
+        >= CLEAR_GAP
+    ]
+    points: dict[str, np.ndarray] = {}
+    judges: dict[str, Any] = {}
+    for name, reference in config.judges.items():
+        verdicts = _heard(load(reference or None), records, progress)
+        points[name] = np.array([_point(*one) for one in zip(records, verdicts, strict=True)])
+        judges[name] = _figures(records, verdicts, points[name])
+    clusters = [record.sample.prompt for record in records]
+    for name, row in judges.items():
+        apart = points[name] - points[config.reference]
+        row["difference"] = _plain(_mean(apart, clusters))
+    return {
+        "name": "annotators",
+        "seed": config.seed,
+        "n": len(records),
+        "reference": config.reference,
+        "judges": judges,
+    }
+
+
+def _gap(record: Record) -> float:
+    return abs(record.target.aspects["first"] - record.target.aspects["second"])
+
+
+def _heard(
+    judge: CardedJudge, records: Sequence[Record], progress: Callable[[int], None]
+) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    for start in range(0, len(records), _CHUNK):
+        samples = [record.sample for record in records[start : start + _CHUNK]]
+        verdicts += judge.read(samples, judge.hear(samples), Calibration())
+        progress(len(samples))
+    return verdicts
+
+
+def _point(record: Record, verdict: Verdict) -> float:
+    """1 right, 0 wrong or unreadable, half a tie."""
+    if not isinstance(verdict, Preferred):
+        return 0.0
+    return 0.5 if verdict.winner == "tie" else float(verdict.winner == record.target.winner)
+
+
+def _figures(
+    records: Sequence[Record], verdicts: Sequence[Verdict], points: np.ndarray
+) -> dict[str, Any]:
+    clusters = [record.sample.prompt for record in records]
+    asked = [one.orders or (one, one) if isinstance(one, Preferred) else () for one in verdicts]
+    once = [
+        _point(record, orders[0]) if orders else 0.0
+        for record, orders in zip(records, asked, strict=True)
+    ]
+    position = [
+        (orders[0].p_first - orders[0].p_second + orders[1].p_second - orders[1].p_first) / 2
+        for orders in asked
+        if orders
+    ]
+    readable = [cluster for cluster, orders in zip(clusters, asked, strict=True) if orders]
+    longer = np.array([_better_is_longer(record) for record in records])
+    return {
+        "unreadable": len(records) - len(readable),
+        "one_order": _plain(_mean(np.array(once), clusters)),
+        "both_orders": _plain(_mean(points, clusters)),
+        "position": _plain(_mean(np.array(position), readable)),
+        "longer": _plain(_mean_where(points, clusters, longer > 0)),
+        "shorter": _plain(_mean_where(points, clusters, longer < 0)),
+    }
+
+
+def _better_is_longer(record: Record) -> int:
+    """1 where the better answer has more words, -1 where it has fewer, 0 as many or no answers."""
+    words = [len(one.split()) for one in record.sample.candidates if isinstance(one, str)]
+    if len(words) < 2 or words[0] == words[1]:
+        return 0
+    return 1 if (words[0] > words[1]) == (record.target.winner == "first") else -1
+
+
+def _mean(values: np.ndarray, clusters: Sequence[str]) -> Metric:
+    """Mean of any values with a bootstrap interval over prompts."""
+
+    def mean(drawn: Indices) -> float:
+        return float(values[drawn].mean())
+
+    return Metric(float(values.mean()), bootstrap(mean, clusters), len(values))
+
+
+def _mean_where(points: np.ndarray, clusters: Sequence[str], chosen: np.ndarray) -> Metric:
+    kept = [i for i, is_kept in enumerate(chosen.tolist()) if is_kept]
+    return mean_of(points[kept].tolist(), [clusters[i] for i in kept])
+
+
+def _plain(metric: Metric) -> dict[str, Any]:
+    return {"value": metric.value, "ci95": list(metric.ci95), "n": metric.n}
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The report as a Markdown section."""
+    columns = ("both_orders", "difference", "one_order", "position", "longer", "shorter")
+    lines = [
+        "## Annotators who err",
+        "",
+        f"Judges that differ in nothing but who labelled their training items, on {report['n']} "
+        f"held-out comparisons with utilities at least 0.1 apart (seed {report['seed']}), held "
+        "against the noiseless utility. In brackets 95 % intervals, bootstrap over prompts. One "
+        "training seed each.",
+        "",
+        "| annotator | pair accuracy, both orders | difference from "
+        f"{report['reference']} | asked once | pull of the first place | better answer is longer "
+        "| better answer is shorter |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in report["judges"].items():
+        lines.append(f"| {name} | {' | '.join(_told(row[column]) for column in columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _told(figure: Mapping[str, Any]) -> str:
+    low, high = figure["ci95"]
+    return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"

@@ -1,0 +1,146 @@
+"""How weights are moved, whatever the loss: the arguments, optimisers and bar of every trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from pytorch_optimizer import Muon
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from unified_reward.types import ConfigError
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the weights are moved."""
+
+    steps: int
+    """Optimiser steps, > 0."""
+    batch_size: int = 16
+    """Turns in one pass, per process."""
+    accumulate: int = 2
+    """Passes per optimiser step."""
+    lr: float = 1e-3
+    """Peak learning rate; cosine to zero."""
+    muon_lr: float = 0.0
+    """Peak learning rate of the hidden weight matrices under Muon; 0 leaves them to AdamW too."""
+    warmup: float = 0.03
+    """Share of the steps in which the rate rises from zero, in [0, 1)."""
+    weight_decay: float = 0.01
+    lora_rank: int = 0
+    """Rank of the adapters on every linear layer, of the vision tower too; 0 trains all weights."""
+    gradient_checkpointing: bool = False
+    save_every: int = 0
+    """Steps between checkpoints from which a killed run goes on; 0 for none."""
+    workers: int = 0
+    """Processes that prepare turns."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.accumulate < 1:
+            raise ConfigError("steps, batch_size and accumulate must be at least 1")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup is a share of the steps in [0, 1), not {self.warmup}")
+
+
+class _Progress(TrainerCallback):
+    """A rich bar with the latest loss."""
+
+    def __init__(self, title: str, steps: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"))
+        self._bar = Progress(*columns, TimeRemainingColumn(), transient=False)
+        self._task = self._bar.add_task(title, total=steps, loss="")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_local_process_zero:
+            self._bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self._bar.update(self._task, loss=f"loss {float(logs['loss']):.3f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.stop()
+
+
+def arguments(config: Optimisation, checkpoints: Path) -> dict[str, Any]:
+    """The part of a trainer's arguments that every training shares."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(checkpoints),
+        "max_steps": config.steps,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.accumulate,
+        "learning_rate": config.lr,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": round(config.steps * config.warmup),
+        "weight_decay": config.weight_decay,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "save_strategy": "steps" if config.save_every else "no",
+        "save_steps": config.save_every or 1,
+        "save_total_limit": 1,
+        "logging_steps": max(1, config.steps // 200),
+        "dataloader_num_workers": config.workers,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "seed": config.seed,
+        "bf16": on_gpu,
+        "use_cpu": not on_gpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def adapters(config: Optimisation) -> LoraConfig | None:
+    """Adapters of the wanted rank on every linear layer; None to train all weights."""
+    rank = config.lora_rank
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear") if rank else None
+
+
+class MuonFactory:
+    """Makes, once adapters are in place, Muon for hidden matrices with AdamW for all other weights.
+
+    Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; updates have AdamW's size.
+    """
+
+    def __call__(self, model: Any, config: Optimisation) -> Muon:
+        """The optimiser of a model's trainable weights; embeddings and output are AdamW's."""
+        linear = [one.weight for one in model.modules() if isinstance(one, torch.nn.Linear)]
+        embedded = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+        moved = {one for one in model.parameters() if one.requires_grad}
+        hidden = [one for one in linear if one in moved - embedded]
+        decay = {"weight_decay": config.weight_decay}
+        groups: list[dict[str, Any]] = [
+            {"params": hidden, "lr": config.muon_lr, **decay, "use_muon": True},
+            {"params": [*(moved - set(hidden))], "lr": config.lr, **decay, "use_muon": False},
+        ]
+        return Muon(groups, use_adjusted_lr=True)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint: its state is written last, and not at all by a killed save."""
+    states = [one for one in folder.glob("checkpoint-*/trainer_state.json") if one.stat().st_size]
+    whole = {int(one.parent.name.rpartition("-")[2]): str(one.parent) for one in states}
+    return whole[max(whole)] if whole else None
+
+
+def run(trainer: Trainer, config: Optimisation, title: str) -> list[tuple[int, float]]:
+    """Train, from the newest whole checkpoint of a run that was killed.
+
+    Returns:
+        Loss by optimiser step.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Progress(title, config.steps))
+    trainer.train(resume_from_checkpoint=_last_checkpoint(Path(trainer.args.output_dir or "")))
+    # The trainer's own log, because it is in the checkpoints: a run that went on has all losses.
+    logged = [one for one in trainer.state.log_history if "loss" in one]
+    return [(int(one["step"]), float(one["loss"])) for one in logged]

@@ -1,0 +1,289 @@
+"""Scalar judges learn from scores and comparisons in one batch, and load as what they were."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image as Pillow
+
+import unified_reward as ur
+from tests.tiny import ARCHITECTURES
+from tests.train.turns import COLOURS
+from unified_reward.data.microworld import CELLS, MicroworldSeries
+from unified_reward.microworld import annotator, item
+from unified_reward.models.scalar import WEIGHTS, Scalar, ValueHead, save_head, width_of
+from unified_reward.models.vlm import load_vlm
+from unified_reward.train.judge import JudgeLabels, JudgeTraining, train_judge
+from unified_reward.train.losses import bradley_terry, regression
+from unified_reward.train.optim import Optimisation
+from unified_reward.train.scalar import LabelCollator, Labelled, ScalarHead, ScalarNet, fit_scalar
+
+
+OPTIM = Optimisation(steps=2, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
+WITH_TIES = ScalarHead("bradley_terry_ties", ("first",), uncertain=True)
+VARIANTS = {
+    "qwen3_vl": (OPTIM, ScalarHead()),
+    "qwen2_5_vl": (dataclasses.replace(OPTIM, muon_lr=1e-2), WITH_TIES),
+    "llava_onevision": (dataclasses.replace(OPTIM, lora_rank=2), ScalarHead(uncertain=True)),
+}
+FIRST, TIE, SECOND = 1.0, 0.5, 0.0
+
+
+def about(colour):
+    return ur.Request((Pillow.new("RGB", (28, 28), colour), f"how good is it? {colour}"))
+
+
+def scored(colour, share, *aspects):
+    return Labelled((about(colour),), share, aspects)
+
+
+def compared(one, other, outcome, *aspects):
+    return Labelled((about(one), about(other)), outcome, aspects)
+
+
+MIXED = [compared("red", "green", FIRST), scored("blue", 0.2), compared("blue", "red", SECOND)]
+LADDER = [
+    *(scored(colour, share) for colour, share in zip(COLOURS, (0.9, 0.7, 0.3, 0.1), strict=True)),
+    *(compared(COLOURS[i], COLOURS[j], float(i < j)) for i, j in [(0, 1), (2, 1), (2, 3), (3, 0)]),
+]
+some_kinds = pytest.mark.parametrize("labels", [MIXED[::2], MIXED[1:2], MIXED])
+
+
+@pytest.fixture(scope="module")
+def vlm(checkpoints):
+    """Not to be trained."""
+    return load_vlm(checkpoints["qwen2_5_vl"], device="cpu")
+
+
+def new_net(vlm, head):
+    torch.manual_seed(0)
+    vlm.model.zero_grad()
+    return ScalarNet(vlm.model.model, width_of(vlm), head)
+
+
+def batch(vlm, labels):
+    return LabelCollator(vlm.chat, labels)([{"row": i} for i in range(len(labels))])
+
+
+def fit(checkpoints, out, labels, head=None, **changes):
+    """A judge of the colours, its margin and its losses."""
+    vlm = load_vlm(checkpoints["qwen2_5_vl"], device="cpu")
+    config = dataclasses.replace(OPTIM, **changes)
+    _, trained, margin, losses = fit_scalar(vlm, labels, head or ScalarHead(), config, out)
+    return Scalar(vlm, trained), margin, [loss for _, loss in losses]
+
+
+def record(target, candidates=1):
+    pictures = tuple(ur.Image(Pillow.new("RGB", (28, 28), COLOURS[i])) for i in range(candidates))
+    return ur.Record(ur.Sample(ur.Task.IMAGE_GENERATION, "a circle", pictures, id="x"), target)
+
+
+def test_the_collator_lays_pairs_and_scores_in_one_row(vlm):
+    told = batch(vlm, MIXED)
+    assert told["rows"].tolist() == [[0, 1], [2, -1], [3, 4]]
+    assert told["labels"].tolist() == [[FIRST], [pytest.approx(0.2)], [SECOND]]
+    asked = vlm.chat.batch([about(one) for one in ("red", "green", "blue", "blue", "red")])
+    assert all(torch.equal(told[name], value) for name, value in asked.items())
+
+
+def test_aspects_of_scores_and_pairs_are_labels_on_the_unit_scale(vlm):
+    """2 of 1 to 5 is 1/4, 4 is 3/4; what a record does not tell is not known."""
+    records = [
+        record(ur.Target(2.0, ur.Scale(1, 5), {"alignment": 4.0, "coherence": 1.0})),
+        record(ur.Target(winner="second", aspects={"style": 0.7}), 2),
+        record(ur.Target(aspects={"style": 1.0})),
+        record(ur.Target(winner="tie"), 2),
+    ]
+    labels = JudgeLabels(records, ur.Card("aspects"), ("alignment", "style"))
+    nan = math.nan
+    expected = [[0.25, 0.75, nan], [SECOND, nan, 0.7], [nan, nan, 0.0], [TIE, nan, nan]]
+    torch.testing.assert_close(
+        batch(vlm, labels)["labels"], torch.tensor(expected), equal_nan=True, rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "candidates", "told"),
+    [
+        (ur.Target(score=1.0, scale=ur.Scale(0, 1)), 2, "record 'x' has no winner to learn from"),
+        (ur.Target(winner="first"), 1, "record 'x' has no score to learn from"),
+        (ur.Target(score=1.0), 1, "record 'x' has no score on a scale"),
+    ],
+)
+def test_a_record_without_what_is_learned_is_refused_by_id(target, candidates, told):
+    labels = JudgeLabels([record(target, candidates)], ur.Card("compact"), ("style",))
+    with pytest.raises(ur.DataError, match=told):
+        labels[0]
+
+
+@some_kinds
+def test_every_kind_of_batch_costs_its_mean_and_moves_the_trunk(vlm, labels):
+    net = new_net(vlm, ScalarHead())
+    loss = net(**batch(vlm, labels))["loss"]
+    loss.backward()
+    read = Scalar(vlm, net.head).values([about(one) for one in ("red", "green", "blue")])
+    red, green, blue = (torch.tensor(one.means) for one in read)
+    terms = [
+        bradley_terry(red - green, torch.tensor([FIRST])),
+        regression(blue, torch.tensor([0.2])),
+        bradley_terry(blue - red, torch.tensor([SECOND])),
+    ]
+    expected = [float(term) for term, one in zip(terms, MIXED, strict=True) if one in labels]
+    assert loss.item() == pytest.approx(sum(expected) / len(expected), abs=1e-4)
+    grads = {name: one.grad for name, one in net.named_parameters() if one.grad is not None}
+    assert all(one.isfinite().all() for one in grads.values())
+    for part in ("visual", "language_model", "head"):
+        assert any(part in name and one.norm() > 0 for name, one in grads.items())
+
+
+@some_kinds
+def test_every_weight_has_a_gradient_whatever_the_batch_holds(vlm, labels):
+    """Else processes that share the work would wait for each other for ever."""
+    net = new_net(vlm, WITH_TIES)
+    net(**batch(vlm, [one._replace(aspects=(None,)) for one in labels]))["loss"].backward()
+    assert [name for name, one in net.named_parameters() if one.grad is None] == []
+
+
+def test_an_aspect_that_is_not_known_costs_nothing_and_a_known_one_knows_no_ties(vlm):
+    net = new_net(vlm, ScalarHead("bradley_terry_ties", ("style",)))
+    without = new_net(vlm, ScalarHead("bradley_terry_ties"))
+    with torch.no_grad():
+        without.head.linear.weight.copy_(net.head.linear.weight[:1])
+    unknown = [one._replace(aspects=(None,)) for one in MIXED]
+    loss = net(**batch(vlm, unknown))["loss"]
+    loss.backward()
+    assert loss.item() == pytest.approx(without(**batch(vlm, MIXED))["loss"].item())
+    assert (net.head.linear.weight.grad.norm(dim=1) > 0).tolist() == [True, False]
+    more = net(**batch(vlm, [unknown[0]._replace(aspects=(0.7,)), *unknown[1:]]))["loss"]
+    red, green = Scalar(vlm, net.head).values([about("red"), about("green")])
+    added = bradley_terry(torch.tensor(red.means[1] - green.means[1]), torch.tensor(0.7))
+    assert more.item() == pytest.approx((3 * loss.item() + float(added)) / 4, abs=1e-4)
+
+
+def test_values_are_in_full_precision_where_the_trunk_is_not():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        means, sigmas = ValueHead(8, 2, uncertain=True)(torch.ones(3, 8, dtype=torch.bfloat16))
+    assert (means.dtype, sigmas.dtype) == (torch.float32, torch.float32)
+    assert means.shape == sigmas.shape == (3, 2)
+
+
+@pytest.mark.parametrize("head", [ScalarHead(), ScalarHead("bradley_terry_ties", uncertain=True)])
+def test_a_few_labels_are_learned_by_heart(checkpoints, tmp_path, head):
+    model, _, losses = fit(checkpoints, tmp_path, LADDER, head, steps=40, batch_size=8)
+    values = [one.means[0] for one in model.values([about(colour) for colour in COLOURS])]
+    assert losses[-1] < losses[0] - 0.2
+    assert [1 / (1 + math.exp(-one)) for one in values] == pytest.approx(
+        [0.9, 0.7, 0.3, 0.1], abs=0.15
+    )
+
+
+@pytest.mark.parametrize(("outcome", "is_wider"), [(TIE, True), (FIRST, False)])
+def test_the_margin_widens_with_ties_and_narrows_without(checkpoints, tmp_path, outcome, is_wider):
+    """It starts at softplus(0) = ln 2."""
+    labels = [compared("red", "green", outcome), compared("blue", "yellow", outcome)]
+    head = ScalarHead("bradley_terry_ties")
+    _, margin, _ = fit(checkpoints, tmp_path, labels, head, steps=10, lr=3e-2)
+    assert margin > 0
+    assert (margin > math.log(2) + 0.02) is is_wider
+
+
+def test_recomputed_activations_change_nothing_that_is_learned(checkpoints, tmp_path):
+    settings = [{"lora_rank": 2, "gradient_checkpointing": wanted} for wanted in (False, True)]
+    one, other = (fit(checkpoints, tmp_path, MIXED, **changes)[2] for changes in settings)
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+class Killing(list):
+    """Killed in step 4 with a checkpoint of step 2; what was learned then is not asked again."""
+
+    deadly = range(6, 10)
+
+    def __getitem__(self, index):
+        if index in self.deadly:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
+def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(checkpoints, tmp_path):
+    labels, changes = Killing([*MIXED, *LADDER]), {"steps": 5, "save_every": 2}
+    head = ScalarHead("bradley_terry_ties", uncertain=True)
+    _, margin, expected = fit(checkpoints, tmp_path / "whole", list(labels), head, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        fit(checkpoints, tmp_path / "cut", labels, head, **changes)
+    labels.deadly = range(4)
+    _, continued, losses = fit(checkpoints, tmp_path / "cut", labels, head, **changes)
+    assert [*losses, continued] == pytest.approx([*expected, margin], abs=1e-4)
+
+
+@pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
+def trained(request, checkpoints, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "judge"
+    optim, head = VARIANTS[request.param]
+    base = str(checkpoints[request.param])
+    config = JudgeTraining(optim, base=base, head="scalar", scalar=head, family="compact", frames=2)
+    return out, config, train_judge(config, out)
+
+
+def cells():
+    return [item(task, form, split="test", seed=0, index=0).sample for task, form in CELLS.values()]
+
+
+def numbers(verdict):
+    if isinstance(verdict, ur.Preferred):
+        return (verdict.p_first, verdict.p_tie, verdict.p_second, *verdict.aspects.values())
+    values = (verdict.score, *verdict.aspects.values())
+    return tuple(part for one in values for part in (one.value, one.sigma or 0.0))
+
+
+def test_a_trained_folder_loads_as_a_scalar_judge_and_answers_every_cell(trained):
+    out, config, losses = trained
+    judge, head = ur.load(out), config.scalar
+    verdicts = judge.ask(cells())
+    assert isinstance(judge, ur.ScalarJudge)
+    assert [step for step, _ in losses] == [1, 2]
+    assert [type(one) for one in verdicts] == [ur.Scored, ur.Preferred] * 4
+    assert all(tuple(one.aspects) == head.aspects for one in verdicts)
+    assert all((one.score.sigma is not None) is head.uncertain for one in verdicts[::2])
+    told = json.loads((out / "unified_reward.json").read_text("utf-8"))["head"]
+    margin = told.pop("tie_margin")
+    assert told == {"aspects": [*head.aspects], "uncertain": head.uncertain}
+    assert margin > 0 if head is WITH_TIES else margin is None
+
+
+def test_a_batch_of_mixed_tasks_equals_a_loop(trained):
+    judge = ur.load(trained[0])
+    for one, sample in zip(judge.ask(cells()), cells(), strict=True):
+        assert numbers(one) == pytest.approx(numbers(judge.ask([sample])[0]), abs=1e-4)
+
+
+def test_the_same_configuration_gives_the_judge_that_was_saved(trained, tmp_path):
+    """A second run, not saved, has the weights and the values of the first, loaded."""
+    out, config, losses = trained
+    vlm, judge = load_vlm(config.base, device="cpu"), ur.load(out)
+    before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
+    noiseless = annotator("noiseless")
+    records = MicroworldSeries(4, block=2, seed=0, weights=config.cells, annotator=noiseless)
+    labels = JudgeLabels(records, judge.card, config.scalar.aspects)
+    model, head, margin, again = fit_scalar(vlm, labels, config.scalar, config.optim, tmp_path)
+    assert (again, margin) == (losses, judge.card.head.tie_margin)
+    saved = load_vlm(out, device="cpu").model.state_dict()
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+    unsaved = ur.ScalarJudge(Scalar(vlm, head), judge.card)
+    for one, other in zip(judge.ask(cells()), unsaved.ask(cells()), strict=True):
+        assert numbers(one) == pytest.approx(numbers(other), abs=1e-5)
+    moved = {name for name in before if not torch.equal(before[name], saved[name])}
+    assert any("vis" in name for name in moved)
+    assert any("language_model" in name for name in moved)
+
+
+def test_a_head_that_is_missing_or_of_another_size_is_named(vlm, tmp_path):
+    vlm.model.save_pretrained(tmp_path)
+    vlm.chat.processor.save_pretrained(tmp_path)
+    ur.Card("compact", head=ur.Head()).write(tmp_path)
+    with pytest.raises(ur.ModelError, match=f"{WEIGHTS} is not the head its card describes"):
+        ur.load(tmp_path)
+    save_head(ValueHead(32, 2, uncertain=False), tmp_path)
+    with pytest.raises(ur.ModelError, match=f"(?s){WEIGHTS} is not the head .*size mismatch"):
+        ur.load(tmp_path)

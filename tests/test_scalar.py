@@ -73,7 +73,7 @@ def shares(verdict):
 
 def test_a_score_is_the_sigmoid_of_the_value():
     """Odds of 9 to 1."""
-    verdicts = judge().ask([asked(LN9), asked(0.0), asked(-LN9)])
+    verdicts = judge().ask([asked(value) for value in (LN9, 0, -LN9)])
     assert [one.score.value for one in verdicts] == pytest.approx([0.9, 0.5, 0.1])
     assert [one.score.normalized for one in verdicts] == [one.score.value for one in verdicts]
     assert verdicts[0].score.sigma is None
@@ -112,10 +112,8 @@ def test_exchanging_the_candidates_mirrors_the_verdict_exactly(means, spread, ma
 
 @given(values, values, temperatures)
 def test_aspects_are_mirrored_too(one, other, temperature):
-    asking = judge("style", compare=temperature)
-    verdict, swapped = asking.ask(
-        [asked(f"0 {one}", f"0 {other}"), asked(f"0 {other}", f"0 {one}")]
-    )
+    a, b = f"0 {one}", f"0 {other}"
+    verdict, swapped = judge("style", compare=temperature).ask([asked(a, b), asked(b, a)])
     assert swapped.aspects == pytest.approx(verdict.mirrored().aspects)
 
 
@@ -125,7 +123,7 @@ def test_temperature_moves_the_probability_and_never_the_winner(one, other, temp
     tempered = preferred(Reading((one,)), Reading((other,)), Head(), temperature=temperature)
     is_nearer = abs(tempered.p_first - 0.5) <= abs(sure.p_first - 0.5)
     assert is_nearer is (temperature >= 1) or tempered.p_first == pytest.approx(sure.p_first)
-    if abs(one - other) > 1e-12:
+    if abs(one - other) > 1e-12:  # nearer ones round to one half
         assert tempered.winner == sure.winner == ("first" if one > other else "second")
 
 
@@ -161,10 +159,8 @@ def test_uncertainty_halves_the_value_at_a_variance_of_24_over_pi():
 @given(values, values, sigmas, st.floats(0.01, 5))
 def test_more_uncertainty_moves_probabilities_to_the_middle(one, other, sigma, more):
     def ask(spread):
-        readings = [Reading((mean,), (spread,)) for mean in (one, other)]
-        return preferred(*readings, Head(uncertain=True)).p_first, scored(
-            readings[0], Head(uncertain=True)
-        ).score.value
+        head, readings = Head(uncertain=True), [Reading((m,), (spread,)) for m in (one, other)]
+        return preferred(*readings, head).p_first, scored(readings[0], head).score.value
 
     for less_sure, sure in zip(ask(sigma + more), ask(sigma), strict=True):
         assert abs(less_sure - 0.5) <= abs(sure - 0.5)

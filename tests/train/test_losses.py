@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unified_reward.card import Head
+from unified_reward.models.scalar import ValueHead
 from unified_reward.scalar import preferred
 from unified_reward.train.losses import (
     bradley_terry,
@@ -160,3 +161,10 @@ def test_a_judge_reads_the_probabilities_it_was_trained_on(one, other, s1, s2, m
 @given(st.floats(-100, 100))
 def test_a_positive_number_is_above_zero(raw):
     assert float(positive(torch.tensor(raw))) > 0
+
+
+def test_values_reach_the_loss_in_full_precision_where_the_trunk_has_less():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        means, sigmas = ValueHead(8, 2, uncertain=True)(torch.ones(3, 8, dtype=torch.bfloat16))
+    assert (means.dtype, sigmas.dtype) == (torch.float32, torch.float32)
+    assert means.shape == sigmas.shape == (3, 2)

@@ -8,7 +8,7 @@ import torch
 from tests.tiny import ARCHITECTURES
 from tests.train.turns import ColourTurns
 from unified_reward.models.vlm import load_vlm
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import MuonFactory, Optimisation
 from unified_reward.train.sft import Collator, fit
 from unified_reward.types import ConfigError
 
@@ -134,3 +134,19 @@ def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(
 def test_a_run_of_nothing_is_refused(changes, told):
     with pytest.raises(ConfigError, match=told):
         optimisation(**changes)
+
+
+def test_muon_moves_hidden_matrices_and_adamw_all_else(checkpoints):
+    model = load_vlm(checkpoints["qwen3_vl"]).model
+    model.model.visual.patch_embed.requires_grad_(False)
+    optimiser = MuonFactory()(model, Optimisation(steps=1, lr=1e-3, muon_lr=2e-3))
+    by_muon, by_adamw = (group["params"] for group in optimiser.param_groups)
+    moved = {one for one in model.parameters() if one.requires_grad}
+    assert {*by_muon} | {*by_adamw} == moved
+    assert not {*by_muon} & {*by_adamw}
+    assert all(one.ndim == 2 for one in by_muon)
+    assert any(one is model.get_input_embeddings().weight for one in by_adamw)
+    layer = model.model.language_model.layers[0]
+    assert any(one is layer.mlp.up_proj.weight for one in by_muon)
+    assert any(one is layer.input_layernorm.weight for one in by_adamw)
+    assert [group["lr"] for group in optimiser.param_groups] == [2e-3, 1e-3]

@@ -17,7 +17,7 @@ from unified_reward.train.tiny import (
     pretrain,
 )
 from unified_reward.train.vision import VisionWarmup, warm_up
-from unified_reward.types import Request
+from unified_reward.types import ConfigError, Request
 
 
 def pretraining(steps):
@@ -39,11 +39,11 @@ def test_any_text_survives_the_tokenizer(tokenizer, text):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_a_picture_costs_sixteen_tokens(tokenizer):
+def test_a_picture_costs_a_token_a_cell(tokenizer):
     chat = Chat(build_processor(tokenizer))
     pictures = tuple(PIL.Image.new("RGB", (side, side)) for side in (20, 64, 300))
     ids = chat.batch([Request((*pictures, "?"))])["input_ids"][0].tolist()
-    assert ids.count(tokenizer.convert_tokens_to_ids("<|image_pad|>")) == 3 * 16
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|image_pad|>")) == 3 * 4
 
 
 def test_a_server_finds_the_answer_behind_the_role(tokenizer, tmp_path):
@@ -64,13 +64,20 @@ def test_the_warm_up_teaches_the_tower_something(tokenizer):
     torch.manual_seed(0)
     model = build_model(tokenizer)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    processor = build_processor(tokenizer).image_processor
-    losses = warm_up(model, processor, VisionWarmup(steps=16, batch_size=16), seed=0)
+    chat = Chat(build_processor(tokenizer))
+    losses = warm_up(model, chat, VisionWarmup(steps=16, batch_size=16), seed=0)
     moved = {n for n, value in model.state_dict().items() if not torch.equal(before[n], value)}
     assert len(losses) == 16
     assert sum(losses[-4:]) < 0.92 * sum(losses[:4])
     assert moved
-    assert all(".visual." in name for name in moved)
+    words = {"model.language_model.embed_tokens.weight", "lm_head.weight"}
+    assert all(".visual." in name or name in words for name in moved)
+
+
+def test_a_word_of_many_tokens_cannot_name_a_class(tokenizer):
+    chat = Chat(build_processor(build_tokenizer(["nothing else"])))
+    with pytest.raises(ConfigError, match="one token each"):
+        warm_up(build_model(chat.tokenizer), chat, VisionWarmup(steps=1), seed=0)
 
 
 def test_clips_come_in_late_and_about_every_second_block():

@@ -18,7 +18,9 @@ from unified_reward.types import ConfigError
 class Experiment(StrEnum):
     """The experiments there are."""
 
+    ANNOTATORS = "annotators"
     BEST_OF_N = "best_of_n"
+    GATE = "gate"
 
 
 class _Parts(NamedTuple):
@@ -28,20 +30,28 @@ class _Parts(NamedTuple):
     """With ``total``, the number of steps to show progress of."""
     run: Callable[[Any, Callable[[int], None]], dict[str, Any]]
     page: Callable[[dict[str, Any]], str]
-    draw: Callable[[dict[str, Any]], bytes]
+    draw: Callable[[dict[str, Any]], bytes] | None = None
 
 
 def _parts(name: Experiment) -> _Parts:
     match name:
-        case Experiment.BEST_OF_N:
-            from unified_reward.experiments.best_of_n import BestOfN, best_of_n, draw, page
+        case Experiment.ANNOTATORS:
+            from unified_reward.experiments import annotators
 
-            return _Parts(BestOfN, best_of_n, page, draw)
+            return _Parts(annotators.Annotators, annotators.annotators, annotators.page)
+        case Experiment.BEST_OF_N:
+            from unified_reward.experiments import best_of_n
+
+            return _Parts(best_of_n.BestOfN, best_of_n.best_of_n, best_of_n.page, best_of_n.draw)
+        case Experiment.GATE:
+            from unified_reward.experiments import gate
+
+            return _Parts(gate.Gate, gate.gate, gate.page, gate.draw)
 
 
 def experiment(
     name: Annotated[Experiment, typer.Argument(help="The experiment.")],
-    out: Annotated[Path, typer.Argument(help="Folder for report.json, page.md and NAME.png.")],
+    out: Annotated[Path, typer.Argument(help="Folder for report.json, page.md and a plot.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
     *,
     page: Annotated[
@@ -66,7 +76,8 @@ def experiment(
     (out / "report.json").write_text(text + "\n", "utf-8")
     section = parts.page(report)
     (out / "page.md").write_text(section, "utf-8")
-    (out / f"{name.value}.png").write_bytes(parts.draw(report))
+    if parts.draw:
+        (out / f"{name.value}.png").write_bytes(parts.draw(report))
     if page:
         splice(page, name.value, section)
     if report["n_unparsed"] or report["n_failed"]:

@@ -5,6 +5,7 @@ All are held against the noiseless utility, on comparisons of held-out captions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,11 @@ import numpy as np
 
 from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_of
 from unified_reward.bench.microworld import CLEAR_GAP
-from unified_reward.card import Calibration, CardedJudge
 from unified_reward.data.microworld import CELLS
-from unified_reward.judge import load
+from unified_reward.judge import open_judge
 from unified_reward.microworld import item
-from unified_reward.types import ConfigError, Preferred, Record, Verdict
+from unified_reward.types import ConfigError, Failed, Preferred, Record, Unparsed, Verdict
+from unified_reward.verbs import Asks
 
 
 _CHUNK = 128
@@ -28,7 +29,7 @@ class Annotators:
     """Judges that differ in who labelled their training items."""
 
     judges: Mapping[str, str]
-    """Folder of a judge by the name of its annotator."""
+    """A judge, as `open_judge` takes it, by the name of its annotator."""
     reference: str = "noiseless"
     """The judge that the others are held against."""
     n: int = 400
@@ -75,10 +76,13 @@ def annotators(
     ]
     points: dict[str, np.ndarray] = {}
     judges: dict[str, Any] = {}
+    n_unparsed = n_failed = 0
     for name, reference in config.judges.items():
-        verdicts = _heard(load(reference or None), records, progress)
+        verdicts = _asked(open_judge(reference, truth=records), records, progress)
         points[name] = np.array([_point(*one) for one in zip(records, verdicts, strict=True)])
         judges[name] = _figures(records, verdicts, points[name])
+        n_unparsed += sum(isinstance(one, Unparsed) for one in verdicts)
+        n_failed += sum(isinstance(one, Failed) for one in verdicts)
     clusters = [record.sample.prompt for record in records]
     for name, row in judges.items():
         apart = points[name] - points[config.reference]
@@ -88,6 +92,8 @@ def annotators(
         "seed": config.seed,
         "n": len(records),
         "reference": config.reference,
+        "n_unparsed": n_unparsed,
+        "n_failed": n_failed,
         "judges": judges,
     }
 
@@ -96,13 +102,13 @@ def _gap(record: Record) -> float:
     return abs(record.target.aspects["first"] - record.target.aspects["second"])
 
 
-def _heard(
-    judge: CardedJudge, records: Sequence[Record], progress: Callable[[int], None]
+def _asked(
+    judge: Asks, records: Sequence[Record], progress: Callable[[int], None]
 ) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for start in range(0, len(records), _CHUNK):
         samples = [record.sample for record in records[start : start + _CHUNK]]
-        verdicts += judge.read(samples, judge.hear(samples), Calibration())
+        verdicts += judge.ask(samples)
         progress(len(samples))
     return verdicts
 
@@ -150,6 +156,8 @@ def _better_is_longer(record: Record) -> int:
 
 def _mean(values: np.ndarray, clusters: Sequence[str]) -> Metric:
     """Mean of any values with a bootstrap interval over prompts."""
+    if not len(values):
+        return Metric(math.nan, (math.nan, math.nan), 0)
 
     def mean(drawn: Indices) -> float:
         return float(values[drawn].mean())
@@ -163,7 +171,8 @@ def _mean_where(points: np.ndarray, clusters: Sequence[str], chosen: np.ndarray)
 
 
 def _plain(metric: Metric) -> dict[str, Any]:
-    return {"value": metric.value, "ci95": list(metric.ci95), "n": metric.n}
+    value, *sides = [one if math.isfinite(one) else None for one in (metric.value, *metric.ci95)]
+    return {"value": value, "ci95": sides, "n": metric.n}
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -188,5 +197,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def _told(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return "-"
     low, high = figure["ci95"]
     return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"

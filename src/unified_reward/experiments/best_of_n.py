@@ -184,13 +184,18 @@ def _pick(judge: Asks, config: BestOfN, index: int, progress: Callable[[int], No
     n_failed = sum(isinstance(one, Failed) for one in verdicts)
     n_unparsed = config.n - len(readable) - n_failed
     utilities = np.array(drawn.utilities)
-    oracle = np.array([chances(utilities, n) @ utilities for n in config.steps])
+    oracle = _weights(utilities, config) @ utilities
     if not readable:
         return _Picked(drawn.prompt, oracle, None, None, n_unparsed, n_failed)
     said = np.array([scores[i] for i in readable], np.float64)
-    weights = np.array([chances(said, min(n, len(said))) for n in config.steps])
+    weights = _weights(said, config)
     proxy, gold = weights @ said, weights @ utilities[readable]
     return _Picked(drawn.prompt, oracle, proxy, gold, n_unparsed, n_failed)
+
+
+def _weights(scores: Floats, config: BestOfN) -> Floats:
+    """Chances at every step, shape (steps, m); where a step is above m, those of all m."""
+    return np.array([chances(scores, min(n, len(scores))) for n in config.steps])
 
 
 def _proxy(verdict: Verdict) -> float | None:
@@ -256,7 +261,7 @@ def page(report: Mapping[str, Any]) -> str:
         "once, in nats. In brackets: 95 % intervals, bootstrap over prompts.",
         "",
         _row(["judge", "", *(f"n = {step['n']}" for step in steps)]),
-        _row(["---"] * (2 + len(steps))),
+        "|" + "---|" * (2 + len(steps)),
         _row(["", "KL", *(f"{step['kl']:.2f}" for step in steps)]),
         _row(["oracle", "gold", *map(_told, report["oracle"])]),
     ]

@@ -20,7 +20,7 @@ from unified_reward.card import Calibration, CardedJudge
 from unified_reward.data.microworld import CELLS
 from unified_reward.judge import load
 from unified_reward.microworld import item
-from unified_reward.types import Record, Verdict
+from unified_reward.types import Failed, Record, Unparsed, Verdict
 
 
 THRESHOLDS = {
@@ -61,19 +61,23 @@ def gate(config: Gate, progress: Callable[[int], None] = lambda _: None) -> dict
         By judge and cell the figure with its threshold, and the calibration error before and after;
         by judge and form the bins of a reliability plot before and after.
     """
+    judges = {
+        name: _gated(load(reference or None), config, progress)
+        for name, reference in config.judges.items()
+    }
     return {
         "name": "gate",
         "n": config.n,
         "seed": config.seed,
-        "judges": {
-            name: _gated(load(reference or None), config, progress)
-            for name, reference in config.judges.items()
-        },
+        "n_unparsed": sum(one["n_unparsed"] for one in judges.values()),
+        "n_failed": sum(one["n_failed"] for one in judges.values()),
+        "judges": judges,
     }
 
 
 def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
+    missing: list[Verdict] = []
     pooled: dict[str, dict[str, list[Told]]] = {
         form: {"before": [], "after": []} for form in _FIGURES
     }
@@ -92,6 +96,7 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
             read["before"] += judge.read(samples, heard, Calibration())
             read["after"] += judge.read(samples, heard, fitted)
             progress(len(chunk))
+        missing += [one for one in read["after"] if isinstance(one, Unparsed | Failed)]
         figures = measure(form, records, read["after"])
         given = {when: told(records, verdicts) for when, verdicts in read.items()}
         for when, one in given.items():
@@ -109,6 +114,8 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
         "kind": "scalar" if judge.card.head else "generative",
         "training": dict(judge.card.training),
         "calibration": asdict(fitted),
+        "n_unparsed": sum(isinstance(one, Unparsed) for one in missing),
+        "n_failed": sum(isinstance(one, Failed) for one in missing),
         "cells": cells,
         "reliability": {
             form: {when: _bins(every) for when, every in both.items()}

@@ -20,6 +20,7 @@ from unified_reward.microworld import degrade, describe, draw_scene, render, spl
 from unified_reward.microworld.corrupt import PICTURE_FLAWS
 from unified_reward.microworld.scene import CELLS, COLOURS, SHAPES, SIZES
 from unified_reward.models.vlm import Chat
+from unified_reward.types import ConfigError
 
 
 _KINDS: dict[str, tuple[str, ...]] = {
@@ -51,6 +52,9 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
         config: Steps and rates.
         seed: Names the pictures; training captions only.
 
+    Raises:
+        ConfigError: A class has no token of its own.
+
     Returns:
         Loss by step, the sum of five cross-entropies in nats per token.
     """
@@ -58,6 +62,9 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
     words = {
         kind: torch.tensor(chat.tokens(" " + " ".join(named))) for kind, named in _KINDS.items()
     }
+    for kind, named in _KINDS.items():
+        if len(words[kind]) != len(named):
+            raise ConfigError(f"the words of {kind} must be one token each: {', '.join(named)}")
     embedding = model.get_input_embeddings()
     weights = [*model.model.visual.parameters(), *embedding.parameters()]
     optimiser = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.01)

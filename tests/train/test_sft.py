@@ -91,12 +91,10 @@ def test_adapters_are_merged_into_ordinary_weights(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora_rank", [0, 2])
-def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(
-    checkpoints, tmp_path, lora_rank
-):
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 2}, {"muon_lr": 1e-2}], ids=str)
+def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(checkpoints, tmp_path, options):
     """Killed after step 3 with a checkpoint of step 2, and a torn one of step 4."""
-    config = optimisation(steps=5, save_every=2, lora_rank=lora_rank)
+    config = optimisation(steps=5, save_every=2, **options)
 
     class Killed(ColourTurns):
         def __getitem__(self, index):

@@ -125,6 +125,12 @@ class JudgeLabels:
                 for name, value in target.aspects.items()
             }
         aspects = tuple(shares.get(name) for name in self._aspects)
+        wrong = [one for one in (label, *aspects) if one is not None and not 0 <= one <= 1]
+        if wrong:
+            raise DataError(
+                f"record {sample.id!r} has a score or share beyond its scale: "
+                f"{wrong[0]:g}, moved to 0 to 1"
+            )
         if label is None and not any(share is not None for share in aspects):
             wanted = "score" if sample.form == "score" else "winner"
             raise DataError(f"record {sample.id!r} has no {wanted} to learn from")
@@ -186,7 +192,7 @@ def train_judge(config: JudgeTraining, out: Path) -> list[tuple[int, float]]:
         out: Folder of the new checkpoint.
 
     Returns:
-        Loss in nats per answer token by optimiser step.
+        Loss by optimiser step: nats per answer token, or of a scalar judge per label.
 
     Raises:
         DataError: The records cannot be used.

@@ -113,14 +113,16 @@ class MuonFactory:
 
     def __call__(self, model: Any, config: Optimisation) -> Muon:
         """The optimiser of a model's trainable weights; embeddings and output are AdamW's."""
-        linear = [one.weight for one in model.modules() if isinstance(one, torch.nn.Linear)]
-        embedded = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-        moved = {one for one in model.parameters() if one.requires_grad}
-        hidden = [one for one in linear if one in moved - embedded]
+        linear = {one.weight for one in model.modules() if isinstance(one, torch.nn.Linear)}
+        ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+        # In the model's order, by which a resumed run finds the state of each weight.
+        moved = [one for one in model.parameters() if one.requires_grad]
+        hidden = [one for one in moved if one in linear - ends]
+        others = [one for one in moved if one not in linear - ends]
         decay = {"weight_decay": config.weight_decay}
         groups: list[dict[str, Any]] = [
             {"params": hidden, "lr": config.muon_lr, **decay, "use_muon": True},
-            {"params": [*(moved - set(hidden))], "lr": config.lr, **decay, "use_muon": False},
+            {"params": others, "lr": config.lr, **decay, "use_muon": False},
         ]
         return Muon(groups, use_adjusted_lr=True)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,8 @@ class TinyPretraining:
     """How the tiny base is made."""
 
     optim: Optimisation
+    polish: Optimisation | None = None
+    """A second run of lessons, in which the vision tower learns too; clips as in the first."""
     vision: VisionWarmup = field(default_factory=VisionWarmup)
     frames: int = 4
     """Frames of a clip."""
@@ -227,7 +229,7 @@ def pretrain(config: TinyPretraining, out: Path) -> list[tuple[int, float]]:
     """Build the tiny base, teach it to see the microworld and write its checkpoint.
 
     The vision tower is warmed up first and frozen then: what it knows of shapes is lost while the
-    language model does not yet look at it (docs/log.md).
+    language model does not yet look at it (docs/log.md). It learns again when that is over.
 
     Args:
         config: What the base is taught.
@@ -244,6 +246,11 @@ def pretrain(config: TinyPretraining, out: Path) -> list[tuple[int, float]]:
     model.model.visual.requires_grad_(False)  # noqa: FBT003  its name and place are torch's
     turns = LessonTurns(config)
     model, losses = fit(model, chat, turns, config.optim, out, title="teaching the base")
+    if config.polish:
+        model.model.visual.requires_grad_(True)  # noqa: FBT003  its name and place are torch's
+        turns = LessonTurns(replace(config, optim=config.polish, clips_from=0.0))
+        model, more = fit(model, chat, turns, config.polish, out / "polish", title="polishing")
+        losses += [(config.optim.steps + step, loss) for step, loss in more]
     if PartialState().is_main_process:
         model.save_pretrained(out)
         chat.processor.save_pretrained(out)

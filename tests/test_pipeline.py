@@ -8,8 +8,10 @@ import yaml
 
 from unified_reward._config import load_config
 from unified_reward.bench.showcase import Showcase
+from unified_reward.card import Calibration
 from unified_reward.data.microworld import CELLS, write_microworld
-from unified_reward.pipeline import MicroworldBench, Recipe, run
+from unified_reward.judge import load
+from unified_reward.pipeline import CalibrationItems, MicroworldBench, Recipe, run
 from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.optim import Optimisation
 from unified_reward.types import ConfigError, Task
@@ -127,5 +129,25 @@ def test_changed_records_train_the_judge_again(recipe, tmp_path):
 
 
 def test_a_recipe_without_stages_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="names no stage: base, judge, bench or showcase"):
+    with pytest.raises(
+        ConfigError, match="names no stage: base, judge, calibration, bench or showcase"
+    ):
         run(Recipe(tmp_path))
+
+
+def test_temperatures_are_fitted_once_and_the_bench_is_of_the_calibrated_judge(recipe, tmp_path):
+    asked = replace(recipe, out=tmp_path, calibration=CalibrationItems(n=2), showcase=None)
+    report, done, _ = run_told(asked)
+    assert done == {"judge", "calibration", "bench"}
+    card = load(tmp_path / "judge").card
+    fitted = report["calibration"]
+    assert card.calibration == Calibration(fitted["compare"], fitted["score"])
+    assert fitted["n"] == 2 * len(CELLS)
+    assert run_told(asked)[2] == {"judge", "calibration", "bench"}
+    again = replace(asked, calibration=CalibrationItems(n=3))
+    assert run_told(again)[1] >= {"calibration"}
+
+
+def test_only_a_judge_of_the_recipe_is_calibrated(tmp_path):
+    with pytest.raises(ConfigError, match="the judge that the recipe trains"):
+        run(Recipe(tmp_path, calibration=CalibrationItems(n=2)))

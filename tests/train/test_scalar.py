@@ -105,6 +105,8 @@ def test_aspects_of_scores_and_pairs_are_labels_on_the_unit_scale(vlm):
         (ur.Target(score=1.0, scale=ur.Scale(0, 1)), 2, "record 'x' has no winner to learn from"),
         (ur.Target(winner="first"), 1, "record 'x' has no score to learn from"),
         (ur.Target(score=1.0), 1, "record 'x' has no score on a scale"),
+        (ur.Target(score=7.0, scale=ur.Scale(1, 5)), 1, "'x' has a score or share beyond its"),
+        (ur.Target(winner="tie", aspects={"style": 4.0}), 2, "'x' has a score or share beyond its"),
     ],
 )
 def test_a_record_without_what_is_learned_is_refused_by_id(target, candidates, told):

@@ -20,6 +20,7 @@ class Experiment(StrEnum):
 
     ANNOTATORS = "annotators"
     BEST_OF_N = "best_of_n"
+    EXAM = "exam"
     GATE = "gate"
 
 
@@ -43,6 +44,10 @@ def _parts(name: Experiment) -> _Parts:
             from unified_reward.experiments import best_of_n
 
             return _Parts(best_of_n.BestOfN, best_of_n.best_of_n, best_of_n.page, best_of_n.draw)
+        case Experiment.EXAM:
+            from unified_reward.experiments import exam
+
+            return _Parts(exam.Exam, exam.exam, exam.page)
         case Experiment.GATE:
             from unified_reward.experiments import gate
 

@@ -6,7 +6,7 @@ Knows how the checkpoint is built; what it is taught is in ``lessons`` of the mi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -168,12 +168,24 @@ _WEIGHTS = {
 
 
 @dataclass(frozen=True)
+class Polish:
+    """A further run of lessons, in which the vision tower learns too."""
+
+    optim: Optimisation
+    lessons: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
+    """Relative weights of the kinds of lessons."""
+    clips: float = 0.5
+    """Share of clips among the lessons, in [0, 1]."""
+
+
+@dataclass(frozen=True)
 class TinyPretraining:
     """How the tiny base is made."""
 
     optim: Optimisation
-    polish: Optimisation | None = None
-    """A second run of lessons, in which the vision tower learns too; clips as in the first."""
+    lessons: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
+    """Relative weights of the kinds of lessons."""
+    polish: Sequence[Polish] = ()
     vision: VisionWarmup = field(default_factory=VisionWarmup)
     frames: int = 4
     """Frames of a clip."""
@@ -215,7 +227,8 @@ class LessonTurns:
         block = index // config.optim.batch_size
         rng = np.random.default_rng([config.optim.seed, block])
         is_clip = index >= config.clips_from * len(self) and rng.random() < config.clips
-        what = rng.choice(list(_WEIGHTS), p=list(_WEIGHTS.values()))
+        shares = np.array([*config.lessons.values()])
+        what = rng.choice([*config.lessons], p=shares / shares.sum())
         return f"{'video' if is_clip else 'image'}_{what}"
 
     def _pictures(self, medium: Image | Video) -> list[Pillow.Image]:
@@ -246,11 +259,12 @@ def pretrain(config: TinyPretraining, out: Path) -> list[tuple[int, float]]:
     model.model.visual.requires_grad_(False)  # noqa: FBT003  its name and place are torch's
     turns = LessonTurns(config)
     model, losses = fit(model, chat, turns, config.optim, out, title="teaching the base")
-    if config.polish:
-        model.model.visual.requires_grad_(True)  # noqa: FBT003  its name and place are torch's
-        turns = LessonTurns(replace(config, optim=config.polish, clips_from=0.0))
-        model, more = fit(model, chat, turns, config.polish, out / "polish", title="polishing")
-        losses += [(config.optim.steps + step, loss) for step, loss in more]
+    model.model.visual.requires_grad_(True)  # noqa: FBT003  its name and place are torch's
+    for i, polish in enumerate(config.polish):
+        again = replace(config, **vars(polish), clips_from=0.0)
+        folder = out / f"polish-{i}"
+        model, more = fit(model, chat, LessonTurns(again), polish.optim, folder, title="polishing")
+        losses += [(losses[-1][0] + step, loss) for step, loss in more]
     if PartialState().is_main_process:
         model.save_pretrained(out)
         chat.processor.save_pretrained(out)

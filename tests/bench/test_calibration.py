@@ -12,8 +12,8 @@ from unified_reward.bench.calibration import (
     Told,
     calibration_error,
     fit_calibration,
+    predictions,
     reliability,
-    told,
 )
 from unified_reward.card import Calibration, Card, Head
 from unified_reward.judge import Judge
@@ -70,11 +70,11 @@ def test_missing_verdicts_are_no_predictions():
     records = [Record(pair, Target(winner="tie"))] * 2
     records += [Record(single, Target(score=0.4, scale=UNIT))] * 2
     verdicts = [Preferred(0.6, 0.2, 0.2), Unparsed("?"), Failed("!"), Scored(Score(3, Scale(1, 5)))]
-    found = told(records, verdicts)
+    found = predictions(records, verdicts)
     assert found.predicted.tolist() == pytest.approx([0.7, 0.5])
     assert found.observed.tolist() == [0.5, 0.4]
     assert found.clusters == ["prompt 0", "prompt 1"]
-    assert math.isnan(calibration_error(told(records[1:3], verdicts[1:3])).value)
+    assert math.isnan(calibration_error(predictions(records[1:3], verdicts[1:3])).value)
 
 
 class Overconfident:

@@ -41,7 +41,7 @@ class Bin(NamedTuple):
     n: int
 
 
-def told(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Told:
+def predictions(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Told:
     """Predictions with outcomes; a verdict that is missing is left out, and so counts nowhere."""
     rows: list[tuple[float, float, Hashable]] = []
     for record, verdict in zip(records, verdicts, strict=True):
@@ -113,11 +113,11 @@ def fit_calibration(judge: CardedJudge, records: Sequence[Record]) -> Calibratio
         def loss(log_temperature: float) -> float:
             temperature = float(np.exp(log_temperature))
             verdicts = judge.read(samples, heard, Calibration(temperature, temperature))  # noqa: B023
-            given = told(of_form, verdicts)  # noqa: B023
+            given = predictions(of_form, verdicts)  # noqa: B023
             p = given.predicted.clip(_EPSILON, 1 - _EPSILON)
             return float(-(given.observed * np.log(p) + (1 - given.observed) * np.log1p(-p)).mean())
 
-        if not len(told(of_form, judge.read(samples, heard, Calibration())).predicted):
+        if not len(predictions(of_form, judge.read(samples, heard, Calibration())).predicted):
             raise DataError(f"no readable verdict of form {form!r} to calibrate on")
         least = minimize_scalar(loss, bounds=(np.log(_LEAST), np.log(_MOST)), method="bounded")
         found[form] = round(float(np.exp(least.x)), 4)

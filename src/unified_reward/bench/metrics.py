@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -30,6 +30,11 @@ class Metric:
     value: float
     ci95: tuple[float, float]
     n: int
+
+    def row(self) -> dict[str, Any]:
+        """As JSON; a figure that does not exist is null."""
+        value, *sides = (one if math.isfinite(one) else None for one in (self.value, *self.ci95))
+        return {"value": value, "ci95": sides, "n": self.n}
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from unified_reward.bench.calibration import calibration_error, told
+from unified_reward.bench.calibration import calibration_error, predictions
 from unified_reward.bench.metrics import (
     Metric,
     consistency,
@@ -108,7 +108,7 @@ def _compared(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Metrics
         ),
         "three_way_accuracy": three_way_accuracy(verdicts, labels, clusters=clusters),
         "consistency": consistency(verdicts, clusters=clusters),
-        "calibration_error": calibration_error(told(records, verdicts)),
+        "calibration_error": calibration_error(predictions(records, verdicts)),
         "unreadable": _unreadable(verdicts, Preferred),
     }
 
@@ -121,7 +121,7 @@ def _scored(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Metrics:
     clusters = [record.sample.prompt for record in records]
     return {
         "spearman": spearman(values, labels, clusters=clusters),
-        "calibration_error": calibration_error(told(records, verdicts)),
+        "calibration_error": calibration_error(predictions(records, verdicts)),
         "unreadable": _unreadable(verdicts, Scored),
     }
 
@@ -150,10 +150,4 @@ def _macro(metrics: Sequence[Metric]) -> Metric:
 
 
 def _rows(metrics: Metrics) -> dict[str, dict[str, Any]]:
-    def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    return {
-        name: {"value": finite(one.value), "ci95": [finite(side) for side in one.ci95], "n": one.n}
-        for name, one in metrics.items()
-    }
+    return {name: one.row() for name, one in metrics.items()}

@@ -15,6 +15,7 @@ import numpy as np
 from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_of
 from unified_reward.bench.microworld import CLEAR_GAP
 from unified_reward.data.microworld import CELLS
+from unified_reward.experiments.page import table, told
 from unified_reward.judge import open_judge
 from unified_reward.microworld import item
 from unified_reward.types import ConfigError, Failed, Preferred, Record, Unparsed, Verdict
@@ -86,7 +87,7 @@ def annotators(
     clusters = [record.sample.prompt for record in records]
     for name, row in judges.items():
         apart = points[name] - points[config.reference]
-        row["difference"] = _plain(_mean(apart, clusters))
+        row["difference"] = _mean(apart, clusters).row()
     return {
         "name": "annotators",
         "seed": config.seed,
@@ -138,11 +139,11 @@ def _figures(
     longer = np.array([_better_is_longer(record) for record in records])
     return {
         "unreadable": len(records) - len(readable),
-        "one_order": _plain(_mean(np.array(once), clusters)),
-        "both_orders": _plain(_mean(points, clusters)),
-        "position": _plain(_mean(np.array(position), readable)),
-        "longer": _plain(_mean_where(points, clusters, longer > 0)),
-        "shorter": _plain(_mean_where(points, clusters, longer < 0)),
+        "one_order": _mean(np.array(once), clusters).row(),
+        "both_orders": _mean(points, clusters).row(),
+        "position": _mean(np.array(position), readable).row(),
+        "longer": _mean_where(points, clusters, longer > 0).row(),
+        "shorter": _mean_where(points, clusters, longer < 0).row(),
     }
 
 
@@ -170,14 +171,16 @@ def _mean_where(points: np.ndarray, clusters: Sequence[str], chosen: np.ndarray)
     return mean_of(points[kept].tolist(), [clusters[i] for i in kept])
 
 
-def _plain(metric: Metric) -> dict[str, Any]:
-    value, *sides = [one if math.isfinite(one) else None for one in (metric.value, *metric.ci95)]
-    return {"value": value, "ci95": sides, "n": metric.n}
-
-
 def page(report: Mapping[str, Any]) -> str:
     """The report as a Markdown section."""
-    columns = ("both_orders", "difference", "one_order", "position", "longer", "shorter")
+    columns = {
+        "both_orders": "pair accuracy, both orders",
+        "difference": f"difference from {report['reference']}",
+        "one_order": "asked once",
+        "position": "pull of the first place",
+        "longer": "better answer is longer",
+        "shorter": "better answer is shorter",
+    }
     lines = [
         "## Annotators who err",
         "",
@@ -186,18 +189,12 @@ def page(report: Mapping[str, Any]) -> str:
         "against the noiseless utility. In brackets 95 % intervals, bootstrap over prompts. One "
         "training seed each.",
         "",
-        "| annotator | pair accuracy, both orders | difference from "
-        f"{report['reference']} | asked once | pull of the first place | better answer is longer "
-        "| better answer is shorter |",
-        "|---|---|---|---|---|---|---|",
+        *table(
+            ["annotator", *columns.values()],
+            (
+                [name, *(told(row[one]) for one in columns)]
+                for name, row in report["judges"].items()
+            ),
+        ),
     ]
-    for name, row in report["judges"].items():
-        lines.append(f"| {name} | {' | '.join(_told(row[column]) for column in columns)} |")
     return "\n".join(lines) + "\n"
-
-
-def _told(figure: Mapping[str, Any]) -> str:
-    if figure["value"] is None:
-        return "-"
-    low, high = figure["ci95"]
-    return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"

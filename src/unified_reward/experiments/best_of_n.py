@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unified_reward.bench.metrics import bootstrap
+from unified_reward.bench.metrics import Metric, bootstrap
+from unified_reward.experiments.page import table, told
 from unified_reward.judge import open_judge
 from unified_reward.microworld import Pool, pool
 from unified_reward.microworld.items import TASKS, UNIT
@@ -243,14 +244,21 @@ def _figure(
 ) -> dict[str, Any]:
     """A statistic of values a caption, with its interval; nothing where there are none."""
     if not len(values):
-        return {"value": None, "ci95": [None, None], "n": 0}
-    low, high = bootstrap(lambda drawn: statistic(values[drawn]), prompts)
-    return {"value": statistic(values), "ci95": [low, high], "n": len(values)}
+        return Metric(math.nan, (math.nan, math.nan), 0).row()
+    interval = bootstrap(lambda drawn: statistic(values[drawn]), prompts)
+    return Metric(statistic(values), interval, len(values)).row()
 
 
 def page(report: Mapping[str, Any]) -> str:
     """The report as a Markdown section: how it was measured, and the figures."""
-    steps = report["steps"]
+    steps, judges = report["steps"], report["judges"]
+    curves: list[list[Any]] = [["", "KL", *(f"{step['kl']:.2f}" for step in steps)]]
+    curves.append(["oracle", "gold", *map(told, report["oracle"])])
+    ends: list[list[Any]] = []
+    for name, judge in judges.items():
+        curves += [[name, what, *map(told, judge[what])] for what in ("gold", "proxy")]
+        figures = [told(judge["gap"]), told(judge["fall"]), judge["peak"] or "-"]
+        ends.append([name, *figures, judge["n_unparsed"], judge["n_failed"]])
     lines = [
         f"## Best of {report['n']}",
         "",
@@ -260,36 +268,14 @@ def page(report: Mapping[str, Any]) -> str:
         "of the candidates; the oracle picks by true utility. KL is that of picking from drawing "
         "once, in nats. In brackets: 95 % intervals, bootstrap over prompts.",
         "",
-        _row(["judge", "", *(f"n = {step['n']}" for step in steps)]),
-        "|" + "---|" * (2 + len(steps)),
-        _row(["", "KL", *(f"{step['kl']:.2f}" for step in steps)]),
-        _row(["oracle", "gold", *map(_told, report["oracle"])]),
-    ]
-    for name, judge in report["judges"].items():
-        lines += [_row([name, what, *map(_told, judge[what])]) for what in ("gold", "proxy")]
-    lines += [
+        *table(["judge", "", *(f"n = {step['n']}" for step in steps)], curves),
         "",
         f"Gap: gold of the oracle minus that of the judge at n = {report['n']}. Fall: gold there "
         "minus its highest, at the n given; never above 0, so noise alone moves it below.",
         "",
-        "| judge | gap | fall | highest at | unreadable | failed |",
-        "|---|---|---|---|---|---|",
+        *table(["judge", "gap", "fall", "highest at", "unreadable", "failed"], ends),
     ]
-    for name, judge in report["judges"].items():
-        figures = [_told(judge["gap"]), _told(judge["fall"]), judge["peak"] or "-"]
-        lines.append(_row([name, *figures, judge["n_unparsed"], judge["n_failed"]]))
     return "\n".join(lines) + "\n"
-
-
-def _row(cells: Sequence[Any]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def _told(figure: Mapping[str, Any]) -> str:
-    if figure["value"] is None:
-        return "-"
-    low, high = figure["ci95"]
-    return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def draw(report: Mapping[str, Any]) -> bytes:

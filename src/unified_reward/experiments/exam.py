@@ -12,6 +12,7 @@ from typing import Any
 
 from unified_reward import media
 from unified_reward.bench.metrics import wilson
+from unified_reward.experiments.page import table, told
 from unified_reward.judge import tiny_base
 from unified_reward.microworld import Lesson
 from unified_reward.microworld import exam as draw_exam
@@ -62,11 +63,11 @@ def exam(config: Exam, progress: Callable[[int], None] = lambda _: None) -> dict
             right = n_yes = n_failed = 0
             for lessons in _chunks(config, task):
                 requests = [_request(one, config.frames) for one in lessons]
-                for taught, said in zip(lessons, vlm.generate(requests), strict=True):
-                    text = said.text.strip() if isinstance(said, Answer) else ""
+                for taught, reply in zip(lessons, vlm.generate(requests), strict=True):
+                    text = reply.text.strip() if isinstance(reply, Answer) else ""
                     right += text == taught.answer
                     n_yes += text == "yes"
-                    n_failed += isinstance(said, Failed)
+                    n_failed += isinstance(reply, Failed)
                 progress(len(lessons))
             models[name][task.value] = {
                 "right": right,
@@ -108,21 +109,19 @@ def _request(taught: Lesson, frames: int) -> Request:
 
 def page(report: Mapping[str, Any]) -> str:
     """The report as a Markdown section."""
+    rows: list[list[Any]] = []
+    for name, tasks in report["models"].items():
+        for task, row in tasks.items():
+            medium = "clips" if task.startswith("video") else "pictures"
+            what = "statements" if task.endswith("generation") else "questions"
+            rows.append([name, f"{what} about {medium}", told(row), row["n"], row["said_yes"]])
     lines = [
         "## The base",
         "",
         f"Questions of the test split about what is seen, and captions to be affirmed or denied, "
         f"{report['n']} of each (seed {report['seed']}), answered greedily; right is right to the "
-        "letter. 95 % intervals by Wilson; one training seed.",
+        "letter. In brackets 95 % intervals by Wilson; one training seed.",
         "",
-        "| model | asked | right | 95 % | n | said yes |",
-        "|---|---|---|---|---|---|",
+        *table(["model", "asked", "right", "n", "said yes"], rows),
     ]
-    for name, tasks in report["models"].items():
-        for task, row in tasks.items():
-            medium = "clips" if task.startswith("video") else "pictures"
-            what = "statements" if task.endswith("generation") else "questions"
-            low, high = row["ci95"]
-            told = f"{row['value']:.3f} | {low:.3f} to {high:.3f} | {row['n']} | {row['said_yes']}"
-            lines.append(f"| {name} | {what} about {medium} | {told} |")
     return "\n".join(lines) + "\n"

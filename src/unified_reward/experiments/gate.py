@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from unified_reward.bench.calibration import Told, calibration_error, reliability, told
-from unified_reward.bench.metrics import Metric
+from unified_reward.bench.calibration import Told, calibration_error, predictions, reliability
 from unified_reward.bench.microworld import measure
 from unified_reward.card import Calibration, CardedJudge
 from unified_reward.data.microworld import CELLS
+from unified_reward.experiments.page import table, told
 from unified_reward.judge import load
 from unified_reward.microworld import item
 from unified_reward.types import Failed, Record, Unparsed, Verdict
@@ -98,15 +98,15 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
             progress(len(chunk))
         missing += [one for one in read["after"] if isinstance(one, Unparsed | Failed)]
         figures = measure(form, records, read["after"])
-        given = {when: told(records, verdicts) for when, verdicts in read.items()}
+        given = {when: predictions(records, verdicts) for when, verdicts in read.items()}
         for when, one in given.items():
             pooled[form][when].append(one)
         cells[cell] = {
-            _FIGURES[form]: _plain(figures[_FIGURES[form]]),
+            _FIGURES[form]: figures[_FIGURES[form]].row(),
             "threshold": THRESHOLDS[f"{task.partition('_')[0]}.{form}"],
-            "unreadable": _plain(figures["unreadable"]),
+            "unreadable": figures["unreadable"].row(),
             "calibration_error": {
-                when: _plain(calibration_error(one)) for when, one in given.items()
+                when: calibration_error(one).row() for when, one in given.items()
             },
         }
     return {
@@ -124,10 +124,6 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
     }
 
 
-def _plain(metric: Metric) -> dict[str, Any]:
-    return {"value": metric.value, "ci95": list(metric.ci95), "n": metric.n}
-
-
 def _bins(every: list[Told]) -> list[dict[str, float]]:
     predicted = np.concatenate([one.predicted for one in every])
     observed = np.concatenate([one.observed for one in every])
@@ -136,6 +132,20 @@ def _bins(every: list[Told]) -> list[dict[str, float]]:
 
 def page(report: Mapping[str, Any]) -> str:
     """The report as a Markdown section."""
+    head = ("judge", "cell", "figure", "must reach", "value", "n", "unreadable")
+    rows: list[list[Any]] = []
+    for name, judge in report["judges"].items():
+        for cell, row in judge["cells"].items():
+            figure = _FIGURES[cell.rpartition(".")[2]]
+            value, error = row[figure], row["calibration_error"]
+            mark = "**" if value["value"] >= row["threshold"] else ""
+            shown = [f"{row['threshold']:.2f}", f"{mark}{told(value)}{mark}", value["n"]]
+            shown += [f"{row['unreadable']['value']:.3f}", *map(told, error.values())]
+            rows.append([f"{name} ({judge['kind']})", f"`{cell}`", figure, *shown])
+    temperatures = (
+        f"- {name}: comparisons {fitted['compare']}, scores {fitted['score']}"
+        for name, fitted in ((name, one["calibration"]) for name, one in report["judges"].items())
+    )
     lines = [
         "## The gate",
         "",
@@ -146,36 +156,13 @@ def page(report: Mapping[str, Any]) -> str:
         "on new items of training captions. In brackets 95 % intervals: bootstrap over prompts, or "
         "Wilson's where no prompt repeats. One training seed a judge.",
         "",
-        "| judge | cell | figure | must reach | value | n | unreadable | ECE before | ECE after |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *table([*head, "ECE before", "ECE after"], rows),
+        "",
+        "A figure in bold reaches what it must. Temperatures:",
+        "",
+        *temperatures,
     ]
-    for name, judge in report["judges"].items():
-        for cell, row in judge["cells"].items():
-            figure = _FIGURES[cell.rpartition(".")[2]]
-            value = row[figure]
-            error = row["calibration_error"]
-            cells = [
-                f"{name} ({judge['kind']})",
-                f"`{cell}`",
-                figure,
-                f"{row['threshold']:.2f}",
-                ("**{}**" if value["value"] >= row["threshold"] else "{}").format(_told(value)),
-                value["n"],
-                f"{row['unreadable']['value']:.3f}",
-                _told(error["before"]),
-                _told(error["after"]),
-            ]
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "A figure in bold reaches what it must. Temperatures:", ""]
-    for name, judge in report["judges"].items():
-        fitted = judge["calibration"]
-        lines.append(f"- {name}: comparisons {fitted['compare']}, scores {fitted['score']}")
     return "\n".join(lines) + "\n"
-
-
-def _told(figure: Mapping[str, Any]) -> str:
-    low, high = figure["ci95"]
-    return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def draw(report: Mapping[str, Any]) -> bytes:

@@ -1,13 +1,32 @@
-"""Sections of results inside Markdown documents, between two markers that name them.
+"""Sections of results in Markdown: figures, tables, and their place between two markers.
 
 Knows nothing of what the sections say.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from unified_reward.types import DataError
+
+
+def told(figure: Mapping[str, Any]) -> str:
+    """A figure with its interval.
+
+    >>> told({"value": 0.5, "ci95": [0.4, 0.6], "n": 9})
+    '0.500 (0.400 to 0.600)'
+    """
+    if figure["value"] is None:
+        return "-"
+    low, high = figure["ci95"]
+    return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def around(document: Path, name: str) -> tuple[str, str]:

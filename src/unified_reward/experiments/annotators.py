@@ -45,7 +45,7 @@ class Annotators:
 
     @property
     def total(self) -> int:
-        """Comparisons judged in all."""
+        """Comparisons judged at most; those without a clear gap are left out."""
         return len(self.judges) * self.n * len(_TASKS)
 
 

@@ -151,6 +151,11 @@ def default_judge() -> Path:
     return Path(str(resources.files("unified_reward") / "assets" / "judge"))
 
 
+def tiny_scalar() -> Path:
+    """Folder of the tiny scalar judge that comes with the package."""
+    return Path(str(resources.files("unified_reward") / "assets" / "scalar"))
+
+
 def tiny_base() -> Path:
     """Folder of the tiny vision-language model from which the tiny judge was trained."""
     return Path(str(resources.files("unified_reward") / "assets" / "base"))

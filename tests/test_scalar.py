@@ -251,7 +251,7 @@ def test_a_head_or_temperature_that_means_nothing_is_refused(part, told, tmp_pat
 
 
 def test_the_shipped_scalar_judge_names_the_better_picture():
-    """0.94 of clear pairs in docs/results.md; of 40 at least 30, 3 standard deviations above chance."""
+    """0.94 of clear pairs in docs/results.md; 30 of 40 is 3 standard deviations above chance."""
     judge = load(tiny_scalar())
     task = Task.IMAGE_GENERATION
     records = [item(task, "compare", split="test", seed=7, index=i) for i in range(60)]

@@ -195,7 +195,7 @@ def test_a_long_caption_does_not_make_the_short_ones_as_long(tiny, monkeypatch):
     passes = []
     answer = tiny._model._isolated
     monkeypatch.setattr(
-        tiny._model, "_isolated", lambda asked: passes.append(len(asked)) or answer(asked)
+        tiny._model, "_isolated", lambda asked, ask: passes.append(len(asked)) or answer(asked, ask)
     )
     still = Image(picture(noise(32, 32, 3)))
     texts = ["red " * 1000, *["a red cube"] * 7]

@@ -60,8 +60,8 @@ def predictions(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Told:
 def reliability(predicted: np.ndarray, observed: np.ndarray, *, bins: int = BINS) -> list[Bin]:
     """Mean prediction and mean outcome in bins of equal width over [0, 1]; empty ones left out.
 
-    >>> reliability(np.array([0.1, 0.14, 0.9]), np.array([0.0, 1.0, 1.0]))
-    [Bin(predicted=0.12, observed=0.5, n=2), Bin(predicted=0.9, observed=1.0, n=1)]
+    >>> reliability(np.array([0.125, 0.125, 0.875]), np.array([0.0, 1.0, 1.0]))
+    [Bin(predicted=0.125, observed=0.5, n=2), Bin(predicted=0.875, observed=1.0, n=1)]
     """
     place = np.minimum((predicted * bins).astype(int), bins - 1)
     found: list[Bin] = []

@@ -31,7 +31,7 @@ right up down above below a the of at with and while where is are there it its o
 picture clip object objects moves move grows shrinks appears disappears turns stays still
 what which how many way does happens colour shape size end describe one two three yes no
 first second list cells nothing well think that answer looking look would say as can see if hard
-not tell something
+not tell something check
 """
 
 

@@ -210,7 +210,7 @@ def train_judge(config: JudgeTraining, out: Path) -> list[tuple[int, float]]:
     vlm = load_vlm(base, dtype="float32", max_pixels=config.max_pixels)
     head = None
     if config.head == "scalar":
-        aspects = tuple(config.scalar.aspects)
+        aspects = config.scalar.aspects
         labels = JudgeLabels(_records(config), card, aspects)
         model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, config.optim, out)
         card = replace(card, head=Head(aspects, config.scalar.uncertain, margin))

@@ -6,7 +6,7 @@ Knows requests and labels as tensors; not tasks, and not where the records come 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
@@ -54,7 +54,7 @@ class ScalarHead:
 
     pairs: Literal["bradley_terry", "bradley_terry_ties"] = "bradley_terry"
     """How comparisons are learned; scores are always learned by regression."""
-    aspects: Sequence[str] = field(default_factory=tuple[str, ...])
+    aspects: tuple[str, ...] = ()
     """Aspects of the records that have a value of their own, beside the overall one."""
     uncertain: bool = False
     """Learn a standard deviation beside every value."""

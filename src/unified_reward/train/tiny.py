@@ -6,7 +6,7 @@ Knows how the checkpoint is built; what it is taught is in ``lessons`` of the mi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ class TinyPretraining:
     optim: Optimisation
     lessons: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
     """Relative weights of the kinds of lessons."""
-    polish: Sequence[Polish] = ()
+    polish: tuple[Polish, ...] = ()
     vision: VisionWarmup = field(default_factory=VisionWarmup)
     frames: int = 4
     """Frames of a clip."""

@@ -14,6 +14,7 @@ from unified_reward.microworld import item
 from unified_reward.models.vlm import load_vlm
 from unified_reward.train.judge import JudgeTraining, JudgeTurns, target_verdict, train_judge
 from unified_reward.train.optim import Optimisation
+from unified_reward.train.sft import Ranking
 from unified_reward.types import (
     ConfigError,
     DataError,
@@ -29,6 +30,7 @@ from unified_reward.types import (
 
 
 GENERATED = Task.IMAGE_GENERATION
+SHARED = Target(score=0.43, scale=Scale(0, 1))
 OPTIM = Optimisation(steps=3, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
 
 
@@ -134,6 +136,49 @@ def test_every_cell_is_asked_as_in_judging_and_answered_as_the_target_says(famil
             assert abs(read.score.normalized - target.score) <= scale.step / (
                 scale.high - scale.low
             )
+
+
+def test_a_score_between_two_steps_is_shared_by_them():
+    """0.43 of five steps is 0.72 of the way from the second to the third."""
+    given = Record(item(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED)
+    (turn,) = JudgeTurns([given], Card("compact"))
+    assert turn.shares == pytest.approx((0.0, 0.28, 0.72, 0.0, 0.0))
+    (reasoned,) = JudgeTurns([given], Card("reasoned"))
+    assert reasoned.shares == ()
+
+
+def test_ranked_comparisons_ask_for_the_score_of_each_candidate_alone():
+    card = Card("compact", frames=2)
+    task = Task.IMAGE_UNDERSTANDING
+    records = [item(task, "compare", split="train", seed=0, index=i) for i in range(20)]
+    outcomes = {"first": 1.0, "tie": 0.5, "second": 0.0}
+    for turn, given in zip(JudgeTurns(records, card, ranking=1.0), records, strict=True):
+        assert isinstance(turn, Ranking)
+        assert turn.outcome == outcomes[given.target.winner]
+        for asked, answer in zip((turn.first, turn.second), given.sample.candidates, strict=True):
+            alone = dataclasses.replace(given.sample, candidates=(answer,))
+            assert asked.parts[1:] == build_request(alone, card, {}).parts[1:]
+
+
+def test_a_share_of_the_blocks_is_ranked_as_a_whole():
+    """Of 400 blocks of two with a share of 0.3: 0.3 within four standard deviations of 0.023."""
+    given = item(Task.IMAGE_UNDERSTANDING, "compare", split="train", seed=0, index=0)
+    turns = JudgeTurns([given] * 800, Card("compact"), block=2, ranking=0.3)
+    ranked = [isinstance(turn, Ranking) for turn in turns]
+    assert ranked[::2] == ranked[1::2]
+    assert sum(ranked) / len(ranked) == pytest.approx(0.3, abs=0.092)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"ranking": 1.5}, "ranking is a share in .0, 1., not 1.5"),
+        ({"ranking": 0.5, "family": "think"}, "family think reason before the score"),
+    ],
+)
+def test_rankings_that_cannot_be_are_refused(options, told):
+    with pytest.raises(ConfigError, match=told):
+        JudgeTraining(OPTIM, **options)
 
 
 @pytest.fixture(scope="module")

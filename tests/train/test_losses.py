@@ -13,10 +13,12 @@ from unified_reward.models.scalar import ValueHead
 from unified_reward.scalar import preferred
 from unified_reward.train.losses import (
     bradley_terry,
+    expected_share,
     narrowed,
     positive,
     rao_kupper,
     regression,
+    score_ranking,
     uncertain_regression,
 )
 from unified_reward.types import Reading
@@ -168,3 +170,23 @@ def test_values_reach_the_loss_in_full_precision_where_the_trunk_has_less():
         means, sigmas = ValueHead(8, 2, uncertain=True)(torch.ones(3, 8, dtype=torch.bfloat16))
     assert (means.dtype, sigmas.dtype) == (torch.float32, torch.float32)
     assert means.shape == sigmas.shape == (3, 2)
+
+
+def test_a_score_is_expected_at_the_mean_of_its_steps():
+    """Weights 1, 2 and 1 of three steps: 0.5; 1 and 3 of two: 0.75, whatever stands beyond."""
+    logits = torch.tensor([[1.0, 2.0, 1.0], [1.0, 3.0, 99.0]]).log()
+    is_step = torch.tensor([[True, True, True], [True, True, False]])
+    assert expected_share(logits, is_step).tolist() == pytest.approx([0.5, 0.75])
+
+
+def test_rows_without_steps_have_finite_gradients():
+    logits = torch.zeros(1, 3, requires_grad=True)
+    expected_share(logits, torch.zeros(1, 3, dtype=torch.bool)).sum().backward()
+    assert logits.grad.tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_a_tenth_of_the_scale_ahead_has_odds_of_e_to_one():
+    """Expected scores 0.6 and 0.5: log(1 + 1/e) if the first is better, 1 more if it is not."""
+    ahead, behind = score_ranking(batch(0.6, 0.6), batch(0.5, 0.5), batch(FIRST, SECOND))
+    assert float(ahead) == pytest.approx(math.log(1 + math.exp(-1)))
+    assert float(behind - ahead) == pytest.approx(1.0)

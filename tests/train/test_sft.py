@@ -1,7 +1,9 @@
 """Fine-tuning moves what it should, on what it should, and survives being killed."""
 
+import math
 import shutil
 
+import PIL.Image
 import pytest
 import torch
 
@@ -9,8 +11,8 @@ from tests.tiny import ARCHITECTURES
 from tests.train.turns import ColourTurns
 from unified_reward.models.vlm import load_vlm
 from unified_reward.train.optim import MuonFactory, Optimisation
-from unified_reward.train.sft import Collator, fit
-from unified_reward.types import ConfigError
+from unified_reward.train.sft import Collator, Ranking, Turn, fit
+from unified_reward.types import ConfigError, Request
 
 
 IGNORED = -100
@@ -148,3 +150,82 @@ def test_muon_moves_hidden_matrices_and_adamw_all_else(checkpoints):
     assert any(one is layer.mlp.up_proj.weight for one in by_muon)
     assert any(one is layer.input_layernorm.weight for one in by_adamw)
     assert [group["lr"] for group in optimiser.param_groups] == [2e-3, 1e-3]
+
+
+STEPS = ("a", "b", "c")
+
+
+def rated(colour="red", choices=STEPS):
+    return Request((PIL.Image.new("RGB", (28, 28), colour), "rate it"), choices)
+
+
+def first_loss(folder, tmp_path, turns, **options):
+    """The loss of one step on all turns, with the weights it found."""
+    vlm = load_vlm(folder, device="cpu")
+    config = optimisation(steps=1, batch_size=len(turns), **options)
+    ((_, loss),) = fit(vlm.model, vlm.chat, turns, config, tmp_path)[1]
+    return loss
+
+
+def test_shares_cost_what_their_answers_cost_by_their_shares(folder, tmp_path):
+    """One answer of two tokens, its step and its end: 3/4 of b and 1/4 of c."""
+    said = {
+        step: first_loss(folder, tmp_path, [Turn(rated(), step)], lr=1e-9) for step in ("b", "c")
+    }
+    vlm = load_vlm(folder, device="cpu")
+    end_of = {}
+    for step in said:
+        batch = Collator(vlm.chat, [Turn(rated(), step)])([{"row": 0}])
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            foretold = vlm.model(**batch).logits[0, -2].log_softmax(-1)
+        end_of[step] = -float(foretold[labels[0, -1]])
+    step_of = {step: 2 * said[step] - end_of[step] for step in said}
+    wanted = (0.75 * step_of["b"] + 0.25 * step_of["c"] + end_of["b"]) / 2
+    soft = first_loss(folder, tmp_path, [Turn(rated(), "b", (0.0, 0.75, 0.25))], lr=1e-9)
+    assert soft == pytest.approx(wanted, abs=2e-3)
+
+
+def test_ranked_turns_are_read_as_the_judge_reads_their_scores(folder, tmp_path):
+    """The loss is that of the expected scores which ``generate`` gives; the ends hardly differ."""
+    vlm = load_vlm(folder, device="cpu")
+    one, two = rated("red"), rated("blue")
+    expected = [0.0, 0.0]
+    for k, request in enumerate((one, two)):
+        batch = vlm.chat.batch([request])
+        with torch.no_grad():
+            logits = vlm.model(**batch).logits[0, -1]
+        weights = logits[[vlm.chat.tokens(step)[0] for step in STEPS]].softmax(-1)
+        expected[k] = float(weights @ torch.tensor([0.0, 0.5, 1.0]))
+    wanted = math.log(1 + math.exp(-(expected[0] - expected[1]) / 0.1))
+    loss = first_loss(folder, tmp_path, [Ranking(one, two, 1.0)], lr=1e-9)
+    assert loss == pytest.approx(wanted, abs=2e-3)
+
+
+def test_spoken_weighed_and_ranked_turns_share_a_batch_by_their_number(folder, tmp_path):
+    """Ten or so answer tokens, two of a weighed turn and one ranking, meaned over all."""
+    spoken, weighed = Turn(rated(), "it is red"), Turn(rated(), "a", (0.5, 0.5, 0.0))
+    ranking = Ranking(rated("red"), rated("green"), 0.0)
+    chat = load_vlm(folder, device="cpu").chat
+    sizes = [len(chat.tokens(spoken.answer)) + 1, 2, 1]
+    alone = [first_loss(folder, tmp_path, [one], lr=1e-9) for one in (spoken, weighed, ranking)]
+    wanted = sum(n * loss for n, loss in zip(sizes, alone, strict=True)) / sum(sizes)
+    together = first_loss(folder, tmp_path, [ranking, spoken, weighed], lr=1e-9)
+    assert together == pytest.approx(wanted, abs=2e-3)
+
+
+def test_ranking_teaches_a_model_to_rate_the_better_picture_higher(checkpoints, tmp_path):
+    vlm = load_vlm(checkpoints["qwen3_vl"], device="cpu")
+    turns = [Ranking(rated("red"), rated("blue"), 1.0), Ranking(rated("blue"), rated("red"), 0.0)]
+    losses = fit(vlm.model, vlm.chat, turns, optimisation(steps=12), tmp_path)[1]
+    assert losses[-1][1] < 0.5 * losses[0][1]
+
+
+def test_steps_that_begin_alike_are_said_but_cannot_be_ranked(checkpoints):
+    chat = load_vlm(checkpoints["qwen3_vl"], device="cpu").chat
+    alike = ("x y", "x z", "q")
+    collate = Collator(chat, [Turn(rated(choices=alike), "x z", (0.5, 0.5, 0.0))])
+    assert "choices" not in collate([{"row": 0}])
+    ranking = Ranking(rated(choices=alike), rated(choices=alike), 1.0)
+    with pytest.raises(ConfigError, match="x y, x z, q"):
+        Collator(chat, [ranking])([{"row": 0}])

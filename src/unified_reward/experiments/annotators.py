@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,26 +27,28 @@ _CHUNK = 128
 
 @dataclass(frozen=True)
 class Annotators:
-    """Judges that differ in who labelled their training items."""
+    """Groups of judges that differ in who labelled their training items."""
 
-    judges: Mapping[str, str]
-    """A judge, as `open_judge` takes it, by the name of its annotator."""
+    groups: Mapping[str, Mapping[str, str]]
+    """By the name of the group: a judge, as `open_judge` takes it, by the name of its annotator."""
     reference: str = "noiseless"
-    """The judge that the others are held against."""
+    """The annotator of each group that the others are held against."""
     n: int = 400
     """Held-out comparisons a task."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.reference not in self.judges:
-            raise ConfigError(
-                f"the reference {self.reference!r} is none of the judges {', '.join(self.judges)}"
-            )
+        for name, judges in self.groups.items():
+            if self.reference not in judges:
+                raise ConfigError(
+                    f"group {name!r} lacks the reference {self.reference!r}; "
+                    f"it has {', '.join(judges)}"
+                )
 
     @property
     def total(self) -> int:
         """Comparisons judged at most; those without a clear gap are left out."""
-        return len(self.judges) * self.n * len(_TASKS)
+        return sum(map(len, self.groups.values())) * self.n * len(_TASKS)
 
 
 _TASKS = [task for task, form in CELLS.values() if form == "compare"]
@@ -62,9 +64,10 @@ def annotators(
         progress: Called with the number of items just judged.
 
     Returns:
-        By judge, over pairs whose utilities differ by a tenth at least: accuracy asked once
-        (``one_order``) and in both orders (``both_orders``), with the difference of the latter from
-        the reference's on the same pairs; ``position``, the probability of the candidate shown
+        By group and annotator, over pairs whose utilities differ by a tenth at least: accuracy
+        asked once (``one_order``) and in both orders (``both_orders``), each with its difference
+        from the reference's on the same pairs (``one_order_apart``, ``both_orders_apart``);
+        ``position``, the probability of the candidate shown
         first minus that of the other, meaned over both orders (0 is no bias); and the accuracy on
         answers where the better one is ``longer`` and where it is ``shorter``.
     """
@@ -75,19 +78,22 @@ def annotators(
         if _gap(record := item(task, "compare", split="test", seed=config.seed, index=i))
         >= CLEAR_GAP
     ]
-    points: dict[str, np.ndarray] = {}
-    judges: dict[str, Any] = {}
-    n_unparsed = n_failed = 0
-    for name, reference in config.judges.items():
-        verdicts = _asked(open_judge(reference, truth=records), records, progress)
-        points[name] = np.array([_point(*one) for one in zip(records, verdicts, strict=True)])
-        judges[name] = _figures(records, verdicts, points[name])
-        n_unparsed += sum(isinstance(one, Unparsed) for one in verdicts)
-        n_failed += sum(isinstance(one, Failed) for one in verdicts)
     clusters = [record.sample.prompt for record in records]
-    for name, row in judges.items():
-        apart = points[name] - points[config.reference]
-        row["difference"] = _mean(apart, clusters).row()
+    groups: dict[str, dict[str, Any]] = {}
+    n_unparsed = n_failed = 0
+    for group, judges in config.groups.items():
+        rows = groups[group] = {}
+        points: dict[str, _Points] = {}
+        for name, reference in judges.items():
+            verdicts = _asked(open_judge(reference, truth=records), records, progress)
+            points[name] = _points(records, verdicts)
+            rows[name] = _figures(records, verdicts, points[name])
+            n_unparsed += sum(isinstance(one, Unparsed) for one in verdicts)
+            n_failed += sum(isinstance(one, Failed) for one in verdicts)
+        for name, row in rows.items():
+            pairs = zip(_Points._fields, points[name], points[config.reference], strict=True)
+            for asked, own, held in pairs:
+                row[f"{asked}_apart"] = _mean(own - held, clusters).row()
     return {
         "name": "annotators",
         "seed": config.seed,
@@ -95,8 +101,21 @@ def annotators(
         "reference": config.reference,
         "n_unparsed": n_unparsed,
         "n_failed": n_failed,
-        "judges": judges,
+        "groups": groups,
     }
+
+
+class _Points(NamedTuple):
+    """1 right, 0 wrong or unreadable, half a tie; shape (n,) each."""
+
+    one_order: np.ndarray
+    both_orders: np.ndarray
+
+
+def _points(records: Sequence[Record], verdicts: Sequence[Verdict]) -> _Points:
+    once = [one.orders[0] if isinstance(one, Preferred) and one.orders else one for one in verdicts]
+    each = ([_point(*one) for one in zip(records, told, strict=True)] for told in (once, verdicts))
+    return _Points(*map(np.array, each))
 
 
 def _gap(record: Record) -> float:
@@ -122,14 +141,10 @@ def _point(record: Record, verdict: Verdict) -> float:
 
 
 def _figures(
-    records: Sequence[Record], verdicts: Sequence[Verdict], points: np.ndarray
+    records: Sequence[Record], verdicts: Sequence[Verdict], points: _Points
 ) -> dict[str, Any]:
     clusters = [record.sample.prompt for record in records]
     asked = [one.orders or (one, one) if isinstance(one, Preferred) else () for one in verdicts]
-    once = [
-        _point(record, orders[0]) if orders else 0.0
-        for record, orders in zip(records, asked, strict=True)
-    ]
     position = [
         (orders[0].p_first - orders[0].p_second + orders[1].p_second - orders[1].p_first) / 2
         for orders in asked
@@ -139,11 +154,10 @@ def _figures(
     longer = np.array([_better_is_longer(record) for record in records])
     return {
         "unreadable": len(records) - len(readable),
-        "one_order": _mean(np.array(once), clusters).row(),
-        "both_orders": _mean(points, clusters).row(),
+        **{asked: _mean(one, clusters).row() for asked, one in points._asdict().items()},
         "position": _mean(np.array(position), readable).row(),
-        "longer": _mean_where(points, clusters, longer > 0).row(),
-        "shorter": _mean_where(points, clusters, longer < 0).row(),
+        "longer": _mean_where(points.both_orders, clusters, longer > 0).row(),
+        "shorter": _mean_where(points.both_orders, clusters, longer < 0).row(),
     }
 
 
@@ -175,8 +189,9 @@ def page(report: Mapping[str, Any]) -> str:
     """The report as a Markdown section."""
     columns = {
         "both_orders": "pair accuracy, both orders",
-        "difference": f"difference from {report['reference']}",
+        "both_orders_apart": f"from {report['reference']}",
         "one_order": "asked once",
+        "one_order_apart": f"from {report['reference']}",
         "position": "pull of the first place",
         "longer": "better answer is longer",
         "shorter": "better answer is shorter",
@@ -184,16 +199,17 @@ def page(report: Mapping[str, Any]) -> str:
     lines = [
         "## Annotators who err",
         "",
-        f"Judges that differ in nothing but who labelled their training items, on {report['n']} "
-        f"held-out comparisons with utilities at least 0.1 apart (seed {report['seed']}), held "
-        "against the noiseless utility. In brackets 95 % intervals, bootstrap over prompts. One "
-        "training seed each.",
+        "Groups of judges that differ in nothing but who labelled their training items, on "
+        f"{report['n']} held-out comparisons with utilities at least 0.1 apart (seed "
+        f"{report['seed']}), held against the noiseless utility. In brackets 95 % intervals, "
+        "bootstrap over prompts. One training seed each.",
         "",
         *table(
-            ["annotator", *columns.values()],
+            ["judges", "annotator", *columns.values()],
             (
-                [name, *(told(row[one]) for one in columns)]
-                for name, row in report["judges"].items()
+                [group, name, *(told(row[one]) for one in columns)]
+                for group, rows in report["groups"].items()
+                for name, row in rows.items()
             ),
         ),
     ]

@@ -210,7 +210,7 @@ class VLM:
         tails: list[list[list[int]]] = []
         for request, head in asked:
             rows = [[*self.chat.tokens(head + one), self.chat.end] for one in request.choices]
-            common = _common_prefix(rows)
+            common = common_prefix(rows)
             shared.append(rows[0][:common])
             tails.append([row[common:] for row in rows])
         inputs = self.inputs([request for request, _ in asked], shared)
@@ -299,7 +299,7 @@ def _batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     """Number of leading tokens that all rows share, leaving at least one token to each."""
     shared = 0
     shortest = min(map(len, rows)) - 1

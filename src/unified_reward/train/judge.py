@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+import numpy as np
 from accelerate import PartialState
 
 from unified_reward import tasks
@@ -25,7 +26,7 @@ from unified_reward.models.vlm import load_vlm
 from unified_reward.scalar import UNIT, alone
 from unified_reward.train.optim import Optimisation
 from unified_reward.train.scalar import Labelled, ScalarHead, fit_scalar
-from unified_reward.train.sft import Turn, fit
+from unified_reward.train.sft import Ranking, Turn, fit
 from unified_reward.types import (
     ConfigError,
     DataError,
@@ -68,6 +69,9 @@ class JudgeTraining:
     """Whether the judge says its verdict, or a head on its trunk gives each candidate a value."""
     scalar: ScalarHead = field(default_factory=ScalarHead)
     """Of a scalar judge."""
+    ranking: float = 0.0
+    """Of a generative judge: share of the batches of comparisons, in [0, 1], in which no verdict is
+    said: each candidate is asked about alone, and their expected scores are ranked."""
     family: str = "native"
     frames: int | None = None
     """Frames of a video; empty: the family's own number."""
@@ -77,27 +81,53 @@ class JudgeTraining:
     """Processes the run is launched with; they share the records."""
 
     def __post_init__(self) -> None:
-        tasks.family(self.family)
+        family = tasks.family(self.family)
+        if not 0 <= self.ranking <= 1:
+            raise ConfigError(f"ranking is a share in [0, 1], not {self.ranking}")
+        if self.ranking and not family.verdict_first:
+            raise ConfigError(
+                f"answers of family {self.family} reason before the score, so that the expected "
+                "scores of two candidates cannot be ranked; set ranking to 0"
+            )
 
 
 class JudgeTurns:
-    """Records as turns: asked by the code that judges, answered by the target."""
+    """Records as turns: asked by the code that judges, answered by the target.
 
-    def __init__(self, records: Records, card: Card) -> None:
+    Args:
+        records: The records, in blocks of one form.
+        card: How the judge is asked.
+        block: Records in a block.
+        ranking: Share of the blocks in which comparisons become rankings.
+        seed: Of which blocks these are.
+    """
+
+    def __init__(
+        self, records: Records, card: Card, *, block: int = 1, ranking: float = 0.0, seed: int = 0
+    ) -> None:
         self._records = records
         self._card = card
+        self._block, self._ranking, self._seed = block, ranking, seed
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Turn:
+    def __getitem__(self, index: int) -> Turn | Ranking:
         record = self._records[index]
         sample = record.sample
         template = tasks.template(self._card.family, sample.task, sample.form)
-        answer = template.answer(
-            target_verdict(record, template), rationale=record.target.rationale
-        )
-        return Turn(build_request(sample, self._card, {}), answer)
+        verdict = target_verdict(record, template)
+        if isinstance(verdict, Preferred) and self._is_ranked(index):
+            one, two = (build_request(each, self._card, {}) for each in alone(sample))
+            return Ranking(one, two, _OUTCOMES[verdict.winner])
+        answer = template.answer(verdict, rationale=record.target.rationale)
+        request = build_request(sample, self._card, {})
+        soft = template.scale is not None and template.family.verdict_first
+        return Turn(request, answer, _spread(record, len(request.choices)) if soft else ())
+
+    def _is_ranked(self, index: int) -> bool:
+        draw = np.random.default_rng([self._seed, index // self._block, 1]).random()
+        return bool(draw < self._ranking)
 
 
 class JudgeLabels:
@@ -177,6 +207,12 @@ def _share(record: Record) -> float:
     return share
 
 
+def _spread(record: Record, n: int) -> tuple[float, ...]:
+    """Shares of n steps whose expectation is the score: of the two next to it, or of one."""
+    place = min(max(_share(record), 0.0), 1.0) * (n - 1)
+    return tuple(max(0.0, 1 - abs(place - step)) for step in range(n))
+
+
 def _on_step(share: float, scale: Scale, name: str) -> float:
     steps = scale.steps()
     place = min(max(share, 0.0), 1.0) * (len(steps) - 1)
@@ -215,7 +251,14 @@ def train_judge(config: JudgeTraining, out: Path) -> list[tuple[int, float]]:
         model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, config.optim, out)
         card = replace(card, head=Head(aspects, config.scalar.uncertain, margin))
     else:
-        turns = JudgeTurns(_records(config), card)
+        optim = config.optim
+        turns = JudgeTurns(
+            _records(config),
+            card,
+            block=optim.batch_size,
+            ranking=config.ranking,
+            seed=optim.seed,
+        )
         model, losses = fit(
             vlm.model, vlm.chat, turns, config.optim, out, title="training the judge"
         )

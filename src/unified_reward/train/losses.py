@@ -6,7 +6,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
+
+
+RANKING_TEMPERATURE = 0.1
+"""Of the whole scale: what a difference of expected scores is divided by before it is ranked."""
 
 
 def bradley_terry(difference: Tensor, outcome: Tensor) -> Tensor:
@@ -44,6 +48,34 @@ def regression(value: Tensor, share: Tensor) -> Tensor:
         share: Normalised scores, shape (B,).
     """
     return bradley_terry(value, share)
+
+
+def expected_share(logits: Tensor, is_step: Tensor) -> Tensor:
+    """The score a judge is expected to say, 0 at the lowest step of its scale and 1 at the highest.
+
+    Args:
+        logits: Of the steps, ascending and evenly spaced, shape (B, C).
+        is_step: Which of them a row has, the first ones; at least two, or none (then it is 0).
+    """
+    n = is_step.sum(-1, keepdim=True)
+    place = torch.arange(logits.shape[-1], device=logits.device) / (n - 1).clamp(min=1)
+    weights = logits.masked_fill(~is_step, torch.finfo(logits.dtype).min).softmax(-1)
+    return (weights * is_step * place).sum(-1)
+
+
+def score_ranking(first: Tensor, second: Tensor, outcome: Tensor) -> Tensor:
+    """Bradley-Terry on two expected scores: ``d = (E1 - E2) / RANKING_TEMPERATURE``; not meaned.
+
+    The pairwise cost of RankNet (Burges et al. 2005, doi:10.1145/1102351.1102363). The difference
+    is bounded, so that a noiseless preference does not push scores to the ends of their scale.
+
+    Args:
+        first: Expected scores in [0, 1], shape (B,).
+        second: Those they are held against, shape (B,).
+        outcome: 1 where the first is better, 0 the second, 0.5 neither. Shape (B,).
+    """
+    difference = (first - second) / RANKING_TEMPERATURE
+    return binary_cross_entropy_with_logits(difference, outcome, reduction="none")
 
 
 def uncertain_regression(value: Tensor, sigma: Tensor, share: Tensor) -> Tensor:

@@ -172,7 +172,8 @@ def target_verdict(record: Record, template: tasks.Template) -> Scored | Preferr
     """What the judge should say: the target moved to the template's scale.
 
     Where probabilities are read over the steps of a scale, a value between two steps becomes one
-    of them, drawn by the record's id so that its expectation is the value (docs/departures.md).
+    of them, drawn by the record's id so that its expectation is the value; `JudgeTurns` adds the
+    shares of both where they can be learned (docs/departures.md).
 
     Raises:
         DataError: The target lacks what the form asks for.

@@ -9,7 +9,7 @@ import pytest
 from tests.media.made import grey_steps, noise, picture, png_claiming
 from unified_reward import media
 from unified_reward.card import Card
-from unified_reward.judge import Judge, default_judge, load
+from unified_reward.judge import Judge, load, located
 from unified_reward.models.scripted import KINDS, Scripted
 from unified_reward.types import (
     Failed,
@@ -205,6 +205,6 @@ def test_a_long_caption_does_not_make_the_short_ones_as_long(tiny, monkeypatch):
 
 def test_a_folder_without_processor_is_an_error_that_names_it(tmp_path):
     for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((default_judge() / name).read_bytes())
+        (tmp_path / name).write_bytes((located("tiny_judge") / name).read_bytes())
     with pytest.raises(ModelError, match=f"{tmp_path} "):
         load(tmp_path)

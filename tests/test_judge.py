@@ -221,7 +221,7 @@ def test_the_shipped_judge_gives_soft_verdicts_on_the_scale_of_the_task(tiny):
         else:
             assert verdict.score.value in verdict.score.scale
             assert verdict.score.sigma >= 0
-    assert tiny.name == "tiny"
+    assert tiny.name == "tiny_judge"
 
 
 def test_exchanging_the_candidates_mirrors_the_verdict_of_the_shipped_judge(tiny):
@@ -307,7 +307,7 @@ def test_a_hub_id_that_is_not_published_is_loaded_as_it_is():
 @pytest.mark.parametrize("text", ["nonsense", "./nowhere", "../nowhere", "a/b/c", "pickscore:a/b"])
 def test_a_reference_that_is_nothing_known_is_refused(text, no_loading, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=f"there is no folder {text}, and it is no hub id"):
+    with pytest.raises(ConfigError, match=f"there is no folder {text}, and it is neither a hub id"):
         open_judge(text)
 
 
@@ -319,7 +319,14 @@ def test_an_existing_folder_comes_before_every_other_reading(tmp_path, monkeypat
         (tmp_path / name).mkdir(parents=True)
         open_judge(name)
     open_judge("")
-    assert opened == ["scripted:first", "table:x", "org/name", None]
+    assert opened == ["scripted:first", "table:x", "org/name", "tiny_judge"]
+
+
+def test_a_shipped_name_is_that_checkpoint_even_beside_a_folder_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny_scalar").mkdir()
+    assert Card.read(judge.located("tiny_scalar")).head is not None
+    assert judge.located("./tiny_scalar").resolve() == (tmp_path / "tiny_scalar").resolve()
 
 
 def test_scripts_tables_and_urls_are_told_by_their_beginning(tmp_path):

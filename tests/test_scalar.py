@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.verdicts import words
 from unified_reward.card import CARD, Calibration, Card, Head
-from unified_reward.judge import load, tiny_scalar
+from unified_reward.judge import load
 from unified_reward.microworld import item
 from unified_reward.scalar import ScalarJudge, alone, preferred, scored
 from unified_reward.types import (
@@ -252,7 +252,7 @@ def test_a_head_or_temperature_that_means_nothing_is_refused(part, told, tmp_pat
 
 def test_the_shipped_scalar_judge_names_the_better_picture():
     """0.94 of clear pairs in docs/results.md; 30 of 40 is 3 standard deviations above chance."""
-    judge = load(tiny_scalar())
+    judge = load("tiny_scalar")
     task = Task.IMAGE_GENERATION
     records = [item(task, "compare", split="test", seed=7, index=i) for i in range(60)]
     clear = [

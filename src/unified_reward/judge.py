@@ -40,6 +40,10 @@ PUBLISHED = {
 """Published judges by the start of their id, with the family whose answers are like theirs."""
 
 
+SHIPPED = {"tiny_judge": "judge", "tiny_scalar": "scalar", "tiny_base": "base"}
+"""Folders in assets of the checkpoints of this package, by the recipes that make them."""
+
+
 class Judge(CardedJudge):
     """A model and a family: whatever answers text becomes a judge."""
 
@@ -93,7 +97,7 @@ def merge_orders(ab: Verdict, ba: Verdict) -> Verdict:
 
 
 def load(
-    reference: str | Path | None = None,
+    reference: str | Path = "tiny_judge",
     *,
     family: str | None = None,
     device: str | None = None,
@@ -104,8 +108,8 @@ def load(
     """Load a local judge, one that speaks or a scalar one.
 
     Args:
-        reference: A folder, or a hub id (which reaches the network); default the tiny judge that
-            comes with the package.
+        reference: A folder, the name of a checkpoint that comes with the package (`SHIPPED`), or a
+            hub id (which reaches the network).
         family: How to ask; default what the checkpoint's card says, or ``native`` without one.
         device: ``cpu``, ``cuda``, …; default the best there is.
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
@@ -117,15 +121,18 @@ def load(
         ConfigError: Unknown family, or a published judge without its wordings.
         ModelError: The checkpoint cannot be loaded.
     """
-    folder = default_judge() if reference is None else Path(reference)
+    folder = located(reference)
     card = Card.read(folder) if folder.is_dir() else None
     if card is None:
         published = _published_family(str(reference), allow_reworded=allow_reworded)
         card = Card(family or published or "native")
     elif family is not None:
         card = replace(card, family=family)
-    if reference is not None and not folder.is_dir() and _looks_like_path(str(reference)):
-        raise ConfigError(f"there is no folder {reference}, and it is no hub id (org/name)")
+    if not folder.is_dir() and _looks_like_path(str(reference)):
+        raise ConfigError(
+            f"there is no folder {reference}, and it is neither a hub id (org/name) nor one of "
+            f"{', '.join(SHIPPED)}"
+        )
     tasks.family(card.family)
     from unified_reward.models.vlm import load_vlm
 
@@ -136,8 +143,7 @@ def load(
         max_pixels=card.max_pixels,
         batch_size=batch_size,
     )
-    if reference is None:
-        model.name = "tiny"
+    model.name = str(reference)
     if card.head is None:
         return Judge(model, card)
     from unified_reward.models.scalar import load_scalar
@@ -146,19 +152,14 @@ def load(
     return ScalarJudge(load_scalar(folder, model, values=values, uncertain=uncertain), card)
 
 
-def default_judge() -> Path:
-    """Folder of the tiny judge that comes with the package."""
-    return Path(str(resources.files("unified_reward") / "assets" / "judge"))
+def located(reference: str | Path) -> Path:
+    """The folder of a shipped checkpoint by its name; any other reference as a path.
 
-
-def tiny_scalar() -> Path:
-    """Folder of the tiny scalar judge that comes with the package."""
-    return Path(str(resources.files("unified_reward") / "assets" / "scalar"))
-
-
-def tiny_base() -> Path:
-    """Folder of the tiny vision-language model from which the tiny judge was trained."""
-    return Path(str(resources.files("unified_reward") / "assets" / "base"))
+    A folder of one's own that has such a name is written ``./tiny_judge``.
+    """
+    if reference in SHIPPED:
+        return Path(str(resources.files("unified_reward") / "assets" / SHIPPED[str(reference)]))
+    return Path(reference)
 
 
 def _looks_like_path(reference: str) -> bool:
@@ -209,8 +210,8 @@ def open_judge(
     """Open a judge by the reference used on the command line and in recipes.
 
     Args:
-        reference: First match wins: an existing folder; ``scripted:KIND``; ``table:FILE``;
-            ``http(s)://…``; a hub id; nothing for the tiny judge of the package.
+        reference: First match wins: a name in `SHIPPED`; an existing folder; ``scripted:KIND``;
+            ``table:FILE``; ``http(s)://…``; a hub id; nothing for ``tiny_judge``.
         model: The server's model, for a URL.
         family: How to ask, if not as the checkpoint's card says.
         truth: Records whose targets ``scripted:perfect`` answers.
@@ -219,8 +220,9 @@ def open_judge(
         ConfigError: The reference is none of these.
     """
     kind, _, rest = reference.partition(":")
-    if not reference or Path(reference).is_dir():
-        return load(reference or None, family=family)
+    reference = reference or "tiny_judge"
+    if located(reference).is_dir():
+        return load(reference, family=family)
     if reference == "scripted:perfect":
         if truth is None:
             raise ConfigError("scripted:perfect answers known targets, and here are none")

@@ -25,7 +25,7 @@ from unified_reward.bench.calibration import fit_calibration
 from unified_reward.bench.showcase import Showcase, write_showcase
 from unified_reward.card import CARD
 from unified_reward.data.microworld import CELLS
-from unified_reward.judge import default_judge, load, tiny_base
+from unified_reward.judge import load, located
 from unified_reward.microworld import item
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.tiny import TinyPretraining, pretrain
@@ -84,7 +84,7 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
         raise ConfigError("the recipe names no stage: base, judge, calibration, bench or showcase")
     run = _Run(recipe.out, tell)
     out = recipe.out
-    base, judge = tiny_base(), default_judge()
+    base, judge = Path("tiny_base"), located("tiny_judge")
     if taught := recipe.base:
         base = out / "base"
         run.stage("base", taught, [], base, lambda: _trained(lambda: pretrain(taught, base)))
@@ -94,7 +94,7 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
         run.stage(
             "judge",
             config,
-            [start, config.data],
+            [located(start), config.data],
             judge / CARD,
             lambda: _trained(lambda: train_judge(config, judge)),
         )

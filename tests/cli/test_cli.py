@@ -31,7 +31,7 @@ def test_the_shipped_judge_scores_without_being_named(cli):
     code, out, _ = cli("score", "a.png", "--prompt", "a red cube", "--json")
     (row,) = rows(out)
     assert code == 0
-    assert (row["judge"], row["status"]) == ("tiny", "scored")
+    assert (row["judge"], row["status"]) == ("tiny_judge", "scored")
     assert 1 <= row["value"] <= 5
 
 

@@ -8,7 +8,7 @@ from unified_reward.bench import microworld
 from unified_reward.card import Calibration, Card
 from unified_reward.data.microworld import CELLS
 from unified_reward.experiments.gate import THRESHOLDS, Gate, draw, gate, page
-from unified_reward.judge import default_judge, load
+from unified_reward.judge import load, located
 
 
 N = 12
@@ -18,10 +18,10 @@ N = 12
 def calm(tmp_path_factory):
     """The shipped judge with temperatures that leave it no opinion."""
     folder = tmp_path_factory.mktemp("calm")
-    for file in default_judge().iterdir():
+    for file in located("tiny_judge").iterdir():
         (folder / file.name).symlink_to(file)
     (folder / "unified_reward.json").unlink()
-    card = Card.read(default_judge())
+    card = Card.read(located("tiny_judge"))
     replace(card, calibration=Calibration(compare=1e3, score=1e3)).write(folder)
     return folder
 

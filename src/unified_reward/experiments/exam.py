@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from unified_reward import media
 from unified_reward.bench.metrics import wilson
 from unified_reward.experiments.page import table, told
-from unified_reward.judge import tiny_base
+from unified_reward.judge import located
 from unified_reward.microworld import Lesson
 from unified_reward.microworld import exam as draw_exam
 from unified_reward.microworld.items import TASKS
@@ -57,7 +56,7 @@ def exam(config: Exam, progress: Callable[[int], None] = lambda _: None) -> dict
 
     models: dict[str, Any] = {}
     for name, folder in config.models.items():
-        vlm = load_vlm(Path(folder) if folder else tiny_base(), batch_size=64)
+        vlm = load_vlm(located(folder or "tiny_base"), batch_size=64)
         models[name] = {}
         for task in TASKS:
             right = n_yes = n_failed = 0

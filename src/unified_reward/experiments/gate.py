@@ -62,7 +62,7 @@ def gate(config: Gate, progress: Callable[[int], None] = lambda _: None) -> dict
         by judge and form the bins of a reliability plot before and after.
     """
     judges = {
-        name: _gated(load(reference or None), config, progress)
+        name: _gated(load(reference or "tiny_judge"), config, progress)
         for name, reference in config.judges.items()
     }
     return {

@@ -19,7 +19,7 @@ from unified_reward import tasks
 from unified_reward.card import Card, Head, build_request
 from unified_reward.data.microworld import CELLS, MicroworldSeries
 from unified_reward.data.rows import RecordFile
-from unified_reward.judge import tiny_base
+from unified_reward.judge import located
 from unified_reward.microworld import annotator
 from unified_reward.models.scalar import save_head
 from unified_reward.models.vlm import load_vlm
@@ -56,7 +56,8 @@ class JudgeTraining:
 
     optim: Optimisation
     base: str = ""
-    """Folder or hub id of the vision-language model to start from; empty: the package's own."""
+    """Vision-language model to start from: a folder, the name of a shipped checkpoint or a hub id;
+    empty for the base that the recipe trains, or else ``tiny_base``."""
     data: str = "microworld"
     """JSONL file of records, or ``microworld``."""
     cells: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(CELLS, 1.0))
@@ -235,16 +236,16 @@ def train_judge(config: JudgeTraining, out: Path) -> list[tuple[int, float]]:
         DataError: The records cannot be used.
         ModelError: The base cannot be loaded.
     """
-    base = config.base or str(tiny_base())
+    base = config.base or "tiny_base"
     card = Card(
         config.family,
         config.frames,
         config.frame_rule,
         config.max_pixels,
-        base="tiny base of the package" if base == str(tiny_base()) else base,
+        base=base,
         training={"data": config.data, "steps": config.optim.steps, "seed": config.optim.seed},
     )
-    vlm = load_vlm(base, dtype="float32", max_pixels=config.max_pixels)
+    vlm = load_vlm(str(located(base)), dtype="float32", max_pixels=config.max_pixels)
     head = None
     if config.head == "scalar":
         aspects = config.scalar.aspects

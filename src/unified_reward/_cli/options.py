@@ -11,7 +11,8 @@ JudgeOption = Annotated[
     str,
     typer.Option(
         "--judge",
-        help="A folder, scripted:KIND, table:FILE, a URL or a hub id; default the tiny judge.",
+        help="tiny_judge (the default), tiny_scalar, a folder, scripted:KIND, table:FILE, a URL "
+        "or a hub id.",
     ),
 ]
 ModelOption = Annotated[

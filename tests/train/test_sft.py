@@ -162,7 +162,7 @@ def rated(colour="red", choices=STEPS):
 def first_loss(folder, tmp_path, turns, **options):
     """The loss of one step on all turns, with the weights it found."""
     vlm = load_vlm(folder, device="cpu")
-    config = optimisation(steps=1, batch_size=len(turns), **options)
+    config = optimisation(**{"steps": 1, "batch_size": len(turns), **options})
     ((_, loss),) = fit(vlm.model, vlm.chat, turns, config, tmp_path)[1]
     return loss
 
@@ -212,6 +212,13 @@ def test_spoken_weighed_and_ranked_turns_share_a_batch_by_their_number(folder, t
     wanted = sum(n * loss for n, loss in zip(sizes, alone, strict=True)) / sum(sizes)
     together = first_loss(folder, tmp_path, [ranking, spoken, weighed], lr=1e-9)
     assert together == pytest.approx(wanted, abs=2e-3)
+
+
+def test_accumulated_passes_are_meaned(folder, tmp_path):
+    turns = [Turn(rated("red"), "a", (0.5, 0.5, 0.0)), Turn(rated("blue"), "c", (0.0, 0.1, 0.9))]
+    alone = [first_loss(folder, tmp_path, [one], lr=1e-9) for one in turns]
+    both = first_loss(folder, tmp_path, turns, lr=1e-9, batch_size=1, accumulate=2)
+    assert both == pytest.approx(sum(alone) / 2, abs=2e-3)
 
 
 def test_ranking_teaches_a_model_to_rate_the_better_picture_higher(checkpoints, tmp_path):

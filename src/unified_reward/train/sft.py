@@ -163,7 +163,10 @@ class _Trainer(SFTTrainer):
         ranked = score_ranking(expected[is_first], expected[is_first.roll(1)], outcome[is_first])
         n = is_said.sum() + (shares.sum(-1) > 0).sum() + is_first.sum()
         loss = (told + weighed.sum() + ranked.sum()) / n
-        return loss / self.current_gradient_accumulation_steps
+        # The trainer means over accumulated passes itself where it does not count items.
+        return (
+            loss if num_items_in_batch is None else loss / self.current_gradient_accumulation_steps
+        )
 
 
 def fit(

@@ -232,7 +232,7 @@ def test_steps_that_begin_alike_are_said_but_cannot_be_ranked(checkpoints):
     chat = load_vlm(checkpoints["qwen3_vl"], device="cpu").chat
     alike = ("x y", "x z", "q")
     collate = Collator(chat, [Turn(rated(choices=alike), "x z", (0.5, 0.5, 0.0))])
-    assert "choices" not in collate([{"row": 0}])
+    assert collate([{"row": 0}])["choices"].tolist() == [[-1]]
     ranking = Ranking(rated(choices=alike), rated(choices=alike), 1.0)
     with pytest.raises(ConfigError, match="x y, x z, q"):
         Collator(chat, [ranking])([{"row": 0}])

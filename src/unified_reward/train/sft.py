@@ -79,10 +79,10 @@ class Collator:
         """Batch the turns whose indices the rows hold, the two of a ranking one behind the other.
 
         Returns:
-            What the model's forward takes for B user turns, and ``labels``, shape (B, T). Where
-            choices are weighed also ``choices``, shape (B, C), the token each begins with, -1 for
-            none; ``shares``, shape (B, C), 0 in a ranking; ``at``, shape (B,), how far from the end
-            that token is foretold; ``outcome``, shape (B,), NaN but for the first of a ranking.
+            What the model's forward takes for B user turns; ``labels``, shape (B, T); ``choices``,
+            shape (B, C), the token each begins with, -1 for none; ``shares``, shape (B, C), 0 in a
+            ranking; ``at``, shape (B,), how far from the end that token is foretold; ``outcome``,
+            shape (B,), NaN but for the first of a ranking.
         """
         rows = [row for one in batch for row in self._rows(self._turns[one["row"]])]
         inputs = self._chat.batch([row.request for row in rows], [row.answer for row in rows])
@@ -90,14 +90,12 @@ class Collator:
         for k, row in enumerate(rows):
             if row.labels:
                 labels[k, -len(row.labels) :] = torch.tensor(row.labels)
-        inputs["labels"] = labels
-        width = max(len(row.choices) for row in rows)
-        if not width:
-            return inputs
+        width = max(1, *(len(row.choices) for row in rows))
         choices = [row.choices + [-1] * (width - len(row.choices)) for row in rows]
         shares = [[*row.shares] + [0.0] * (width - len(row.shares)) for row in rows]
         return {
             **inputs,
+            "labels": labels,
             "choices": torch.tensor(choices),
             "shares": torch.tensor(shares),
             "at": torch.tensor([row.at for row in rows]),
@@ -134,7 +132,11 @@ class Collator:
 
 
 class _Trainer(SFTTrainer):
-    """TRL's, which leaves batches with weighed choices to us."""
+    """TRL's but for the loss.
+
+    TRL gathers metrics over the processes with every batch, so that none could leave a batch to us:
+    the others would wait for it.
+    """
 
     def compute_loss(
         self,
@@ -144,8 +146,6 @@ class _Trainer(SFTTrainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """Nats, meaned over answer tokens and rankings of the batch."""
-        if "choices" not in inputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         choices, shares, at, outcome, labels = (
             inputs.pop(name) for name in ("choices", "shares", "at", "outcome", "labels")
         )

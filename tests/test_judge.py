@@ -1,6 +1,7 @@
 """The judge: both orders merged without bias, batches like loops, references found in order."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -315,11 +316,13 @@ def test_an_existing_folder_comes_before_every_other_reading(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     opened = []
     monkeypatch.setattr(judge, "load", lambda reference, **_: opened.append(reference))
-    for name in ("scripted:first", "table:x", "org/name"):
-        (tmp_path / name).mkdir(parents=True)
-        open_judge(name)
+    names = [Path("scripted:first"), Path("table:x"), Path("org/name"), Path("tiny_judge")]
+    for name in names:
+        name.mkdir(parents=True)
+        open_judge(str(name))
     open_judge("")
-    assert opened == ["scripted:first", "table:x", "org/name", "tiny_judge"]
+    open_judge("tiny_scalar")
+    assert opened == [*names, "tiny_judge", "tiny_scalar"]
 
 
 def test_a_shipped_name_is_that_checkpoint_even_beside_a_folder_called_so(tmp_path, monkeypatch):

@@ -210,7 +210,7 @@ def open_judge(
     """Open a judge by the reference used on the command line and in recipes.
 
     Args:
-        reference: First match wins: a name in `SHIPPED`; an existing folder; ``scripted:KIND``;
+        reference: First match wins: an existing folder; a name in `SHIPPED`; ``scripted:KIND``;
             ``table:FILE``; ``http(s)://…``; a hub id; nothing for ``tiny_judge``.
         model: The server's model, for a URL.
         family: How to ask, if not as the checkpoint's card says.
@@ -220,9 +220,10 @@ def open_judge(
         ConfigError: The reference is none of these.
     """
     kind, _, rest = reference.partition(":")
-    reference = reference or "tiny_judge"
-    if located(reference).is_dir():
-        return load(reference, family=family)
+    if Path(reference).is_dir() and reference:
+        return load(Path(reference), family=family)
+    if not reference or reference in SHIPPED:
+        return load(reference or "tiny_judge", family=family)
     if reference == "scripted:perfect":
         if truth is None:
             raise ConfigError("scripted:perfect answers known targets, and here are none")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unified_reward.types import (
     Candidate,
+    Conversation,
     DataError,
     Failed,
     Image,
@@ -111,10 +112,10 @@ class Row:
 
     line: int
     """Counted from 1."""
-    start: int
-    """Byte at which the line begins."""
     id: str
-    content: Record | Failed
+    content: Record | Conversation | Failed
+    start: int = 0
+    """Byte at which the line begins; 0 where rows are not lines."""
 
 
 def read_records(path: Path) -> Iterator[Row]:
@@ -131,15 +132,15 @@ def read_records(path: Path) -> Iterator[Row]:
         content = parse_row(raw, path.parent)
         if isinstance(content, Failed):
             content = _failed(f"line {line}: {content.error}")
-            yield Row(line, start, f"line {line}", content)
+            yield Row(line, f"line {line}", content, start)
             continue
-        name = content.sample.id
+        name = content.id
         if name in seen:
             again = _failed(f"line {line}: id {name!r} stands above already; ids must differ")
-            yield Row(line, start, f"line {line}", again)
+            yield Row(line, f"line {line}", again, start)
             continue
         seen.add(name)
-        yield Row(line, start, name, content)
+        yield Row(line, name, content, start)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -154,7 +155,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def parse_row(raw: bytes, folder: Path) -> Record | Failed:
+def parse_row(raw: bytes, folder: Path) -> Record | Conversation | Failed:
     """One line as a record; relative paths start at ``folder``."""
     try:
         row = RecordRow.model_validate_json(raw)
@@ -172,7 +173,7 @@ def _failed(told: str) -> Failed:
     return Failed(told, DataError(told))
 
 
-def _record(row: RecordRow, folder: Path) -> Record:
+def _record(row: RecordRow, folder: Path) -> Record | Conversation:
     candidates: list[Candidate] = [
         tuple(part.value(folder) for part in one) if isinstance(one, list) else one.value(folder)
         for one in row.candidates
@@ -180,32 +181,33 @@ def _record(row: RecordRow, folder: Path) -> Record:
     context = [part.value(folder) for part in row.context]
     if any(isinstance(part, str) for part in context):
         raise DataError("context holds pictures and clips, not text")
-    sample = Sample(
-        row.task,
-        row.prompt,
-        tuple(candidates),
-        cast("tuple[Image | Video, ...]", tuple(context)),
-        row.criteria,
-        row.id,
-    )
+    media = cast("tuple[Image | Video, ...]", tuple(context))
     target = row.target.value() if row.target else Target()
-    return Record(sample, target, row.source, tuple(row.messages))
+    messages = tuple(row.messages)
+    if messages and not candidates:
+        return Conversation(row.task, media, messages, target, row.source, row.id)
+    sample = Sample(row.task, row.prompt, tuple(candidates), media, row.criteria, row.id)
+    return Record(sample, target, row.source, messages)
 
 
-def record_row(record: Record, folder: Path) -> dict[str, Any]:
+def record_row(record: Record | Conversation, folder: Path) -> dict[str, Any]:
     """Write a record as a row; its media must be files, given relative to ``folder``.
+
+    A conversation has no prompt and no candidates, and what it shows as context.
 
     Raises:
         DataError: A medium is in memory, not in a file.
     """
-    sample, target = record.sample, record.target
+    target = record.target
+    sample = record.sample if isinstance(record, Record) else None
+    context = sample.context if sample else record.media
     row: dict[str, Any] = {
-        "id": sample.id,
-        "task": sample.task.value,
-        "prompt": sample.prompt,
-        "candidates": [_part_row(one, folder) for one in sample.candidates],
-        "context": [_part_row(one, folder) for one in sample.context],
-        "criteria": sample.criteria,
+        "id": record.id,
+        "task": record.task.value,
+        "prompt": sample.prompt if sample else "",
+        "candidates": [_part_row(one, folder) for one in sample.candidates] if sample else [],
+        "context": [_part_row(one, folder) for one in context],
+        "criteria": sample.criteria if sample else "",
         "target": {
             "score": target.score,
             "scale": [target.scale.low, target.scale.high] if target.scale else None,

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 
 if TYPE_CHECKING:
@@ -320,6 +320,39 @@ class Record:
     source: str = ""
     messages: tuple[Mapping[str, Any], ...] = ()
     """A published conversation, kept to the letter; trainable as it is."""
+
+    id = property(lambda self: cast("str", self.sample.id))
+    task = property(lambda self: cast("Task", self.sample.task))
+
+    @property
+    def media(self) -> tuple[Image | Video, ...]:
+        """What the sample shows: its context, then its candidates that are no words."""
+        flat: list[Candidate] = [*self.sample.context]
+        for one in self.sample.candidates:
+            flat += one if isinstance(one, tuple) else (one,)
+        return tuple(one for one in flat if isinstance(one, Image | Video))
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A published question and its answer, kept to the letter; its sample is not known.
+
+    Where an imported wording recognises the question, it is a `Record` with ``messages`` instead.
+    """
+
+    task: Task
+    media: tuple[Image | Video, ...]
+    """What the question shows, in its order."""
+    messages: tuple[Mapping[str, Any], ...]
+    """As published: ``{"from": "human" | "gpt", "value": text}``, ``<image>`` marks included."""
+    target: Target
+    source: str = ""
+    id: str = ""
+
+    @property
+    def form(self) -> Form:
+        """``compare`` where the answer names a winner."""
+        return "compare" if self.target.winner else "score"
 
 
 class Reading(NamedTuple):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from unified_reward.microworld import (
+    HALVES,
+    HARD,
     alignment,
     annotator,
     generation_utility,
@@ -133,9 +135,20 @@ def test_an_annotator_blind_to_colour_scores_wrong_colours_as_right():
 
 
 def test_hard_items_show_three_things():
-    sample = item(Task.IMAGE_GENERATION, "score", split="train", seed=0, index=0, hard=True).sample
+    sample = item(Task.IMAGE_GENERATION, "score", split="train", seed=0, index=0, world=HARD).sample
     assert sample.prompt.split().count("a") - sample.prompt.startswith("a picture") == 3
     assert sample.id.endswith("-hard")
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("form", ["score", "compare"])
+def test_items_of_one_half_never_speak_of_the_other(task, form):
+    own, other = HALVES["a"], HALVES["b"]
+    strange = {*other.colours, *other.shapes, "cross"}
+    for i in range(40):
+        sample = item(task, form, split="train", seed=0, index=i, world=own).sample
+        answers = [one for one in sample.candidates if isinstance(one, str)]
+        assert not strange & set(" ".join([sample.prompt, *answers]).replace("?", "").split())
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ class Experiment(StrEnum):
     BEST_OF_N = "best_of_n"
     EXAM = "exam"
     GATE = "gate"
+    JOINT_LEARNING = "joint_learning"
 
 
 class _Parts(NamedTuple):
@@ -52,6 +53,10 @@ def _parts(name: Experiment) -> _Parts:
             from unified_reward.experiments import gate
 
             return _Parts(gate.Gate, gate.gate, gate.page, gate.draw)
+        case Experiment.JOINT_LEARNING:
+            from unified_reward.experiments import joint_learning as joint
+
+            return _Parts(joint.JointLearning, joint.joint_learning, joint.page)
 
 
 def experiment(

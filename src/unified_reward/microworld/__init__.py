@@ -20,15 +20,18 @@ from .items import Pool, item, pool
 from .lessons import LESSON_KINDS, Lesson, corpus, exam, lesson, vocabulary
 from .questions import Question, Reply, draw_question, draw_reply
 from .render import render
-from .scene import Scene, Thing, draw_scene
+from .scene import HALVES, HARD, WHOLE, Scene, Thing, World, draw_scene
 from .utilities import answer_utility, generation_utility
 
 
 __all__ = [
     "CLIP_FLAWS",
+    "HALVES",
+    "HARD",
     "LESSON_KINDS",
     "NOISELESS",
     "PICTURE_FLAWS",
+    "WHOLE",
     "Annotator",
     "Caption",
     "Fact",
@@ -41,6 +44,7 @@ __all__ = [
     "Scene",
     "Split",
     "Thing",
+    "World",
     "alignment",
     "annotator",
     "answer_utility",

@@ -17,9 +17,7 @@ from unified_reward.types import ConfigError
 from .palette import BACKGROUND
 from .scene import (
     CELLS,
-    COLOURS,
     MOVES,
-    SHAPES,
     SIZES,
     STILL,
     TURNS,
@@ -90,7 +88,7 @@ def _change_count(scene: Scene, rng: np.random.Generator) -> Scene | None:
     if len(scene.things) > 1:
         gone = int(rng.integers(len(scene.things)))
         return replace(scene, things=scene.things[:gone] + scene.things[gone + 1 :])
-    things = (*scene.things, draw_thing(rng, pick(rng, CELLS)))
+    things = (*scene.things, draw_thing(rng, pick(rng, CELLS), scene.world))
     return None if obstacle(things) else replace(scene, things=things)
 
 
@@ -119,7 +117,7 @@ def _change_event(scene: Scene, rng: np.random.Generator) -> Scene | None:
     others = [thing for thing in scene.things if thing is not actor]
     groups = [
         tuple(event for event in group if event != actor.event)
-        for group in possible_events(replace(actor, event=STILL), others)
+        for group in possible_events(replace(actor, event=STILL), others, scene.world)
     ]
     event = pick(rng, pick(rng, [group for group in groups if group]))
     return replace(
@@ -129,8 +127,8 @@ def _change_event(scene: Scene, rng: np.random.Generator) -> Scene | None:
 
 _Change = Callable[[Scene, np.random.Generator], Scene | None]
 _CHANGES: dict[str, _Change] = {
-    "colour": lambda scene, rng: _change_field(scene, rng, "colour", COLOURS),
-    "shape": lambda scene, rng: _change_field(scene, rng, "shape", SHAPES),
+    "colour": lambda scene, rng: _change_field(scene, rng, "colour", scene.world.colours),
+    "shape": lambda scene, rng: _change_field(scene, rng, "shape", scene.world.shapes),
     "size": lambda scene, rng: _change_field(scene, rng, "size", SIZES),
     "place": lambda scene, rng: _change_field(scene, rng, "cell", CELLS),
     "count": _change_count,

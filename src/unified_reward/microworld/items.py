@@ -28,7 +28,7 @@ from unified_reward.types import (
 from .annotators import NOISELESS, Annotator
 from .captions import Split, describe, elements, split_of
 from .questions import Question, Reply, Style, draw_question, draw_reply
-from .scene import Scene, pick
+from .scene import WHOLE, Scene, World, pick
 from .shown import Shown, departed, draw_any_scene, draw_captioned, seeded, with_flaw
 from .utilities import TIE_MARGIN
 
@@ -92,9 +92,9 @@ class _Wish(NamedTuple):
     is_clip: bool
     form: Form
     split: Split
-    hard: bool
     blind: str
     """Kind of fact that the annotator does not see."""
+    world: World
 
 
 class _Draft(NamedTuple):
@@ -113,7 +113,7 @@ def _draw_shown(scene: Scene, rng: np.random.Generator) -> Shown:
 
 def _draft_generation(wish: _Wish, rng: np.random.Generator) -> _Draft:
     """A caption, and one or two pictures or clips of what it says or of something else."""
-    scene, caption = draw_captioned(rng, split=wish.split, is_clip=wish.is_clip, hard=wish.hard)
+    scene, caption = draw_captioned(rng, split=wish.split, is_clip=wish.is_clip, world=wish.world)
     found: dict[str, float] = {}
     shown: tuple[Shown, ...]
     if wish.form == "score":
@@ -155,18 +155,18 @@ def _draw_rivals(question: Question, rng: np.random.Generator, split: Split) -> 
 
 
 def _draw_asked(
-    rng: np.random.Generator, *, split: Split, is_clip: bool, hard: bool = False
+    rng: np.random.Generator, *, split: Split, is_clip: bool, world: World = WHOLE
 ) -> tuple[Scene, Question]:
     """A scene whose description belongs to the split, and a question about it."""
     while True:
-        scene = draw_any_scene(rng, is_clip=is_clip, hard=hard)
+        scene = draw_any_scene(rng, is_clip=is_clip, world=world)
         if split_of(describe(scene)) == split:
             return scene, draw_question(scene, rng)
 
 
 def _draft_understanding(wish: _Wish, rng: np.random.Generator) -> _Draft:
     """A picture or a clip, a question about it, and one or two answers."""
-    scene, question = _draw_asked(rng, split=wish.split, is_clip=wish.is_clip, hard=wish.hard)
+    scene, question = _draw_asked(rng, split=wish.split, is_clip=wish.is_clip, world=wish.world)
     replies: tuple[Reply, ...]
     if wish.form == "score":
         replies = (draw_reply(question, draw_style(rng), rng, split=wish.split),)
@@ -206,7 +206,7 @@ def item(
     seed: int,
     index: int,
     annotator: Annotator = NOISELESS,
-    hard: bool = False,
+    world: World = WHOLE,
 ) -> Record:
     """One judged item.
 
@@ -221,7 +221,7 @@ def item(
         index: Place in the series; no item depends on another.
         annotator: Who labels. Test items are labelled with the exact utilities whoever is named.
             The candidates do not depend on it.
-        hard: Scenes of three things.
+        world: What to draw from: ``WHOLE``, ``HARD`` (three things) or one of ``HALVES``.
 
     Returns:
         The sample with media in memory. Of a score, ``target.score`` in [0, 1] and, for
@@ -234,9 +234,10 @@ def item(
     _check_known(
         ("task", task, TASKS), ("form", form, ("score", "compare")), ("split", split, SPLITS)
     )
-    name = f"{task}-{form}-{split}-{seed}-{index}" + "-hard" * hard
+    name = f"{task}-{form}-{split}-{seed}-{index}"
+    name += f"-{world.name}" if world.name else ""
     labeller = annotator if split == "train" else NOISELESS
-    wish = _Wish(task in CLIP_TASKS, form, split, hard, labeller.blind)
+    wish = _Wish(task in CLIP_TASKS, form, split, labeller.blind, world)
     draft_item = _draft_generation if task in GENERATION_TASKS else _draft_understanding
     draft = draft_item(wish, seeded(name))
     sample = Sample(

@@ -14,10 +14,7 @@ import numpy as np
 from .captions import NUMBERS, Split, split_of
 from .scene import (
     CELLS,
-    COLOURS,
-    EVENTS,
     MOVES,
-    SHAPES,
     SIZES,
     TURNS,
     Scene,
@@ -98,7 +95,8 @@ def _ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
     thing = _unique_shape(scene, rng)
     if thing is None or len(_looks(thing)) > 1:
         return None
-    return _single(f"what colour is the {thing.shape}?", thing.colour, COLOURS, "colour")
+    text = f"what colour is the {thing.shape}?"
+    return _single(text, thing.colour, scene.world.colours, "colour")
 
 
 def _ask_final_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -106,7 +104,7 @@ def _ask_final_colour(scene: Scene, rng: np.random.Generator) -> Question | None
     if thing is None or thing.event not in TURNS:
         return None
     text = f"what colour is the {thing.shape} at the end?"
-    return _single(text, TURNS[thing.event], COLOURS, "event")
+    return _single(text, TURNS[thing.event], scene.world.colours, "event")
 
 
 def _ask_shape(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -119,7 +117,8 @@ def _ask_shape(scene: Scene, rng: np.random.Generator) -> Question | None:
     if not able:
         return None
     thing = pick(rng, able)
-    return _single(f"what shape is the {thing.colour} object?", thing.shape, SHAPES, "shape")
+    text = f"what shape is the {thing.colour} object?"
+    return _single(text, thing.shape, scene.world.shapes, "shape")
 
 
 def _ask_size(scene: Scene, rng: np.random.Generator) -> Question:
@@ -143,9 +142,9 @@ def _absent_name(scene: Scene, rng: np.random.Generator) -> str:
     while True:
         thing = pick(rng, scene.things)
         if rng.random() < 0.5:
-            name = f"{pick(rng, COLOURS)} {thing.shape}"
+            name = f"{pick(rng, scene.world.colours)} {thing.shape}"
         else:
-            name = f"{thing.colour} {pick(rng, SHAPES)}"
+            name = f"{thing.colour} {pick(rng, scene.world.shapes)}"
         if name not in taken:
             return name
 
@@ -162,7 +161,7 @@ def _ask_content(scene: Scene, rng: np.random.Generator) -> Question:
     return Question(
         f"what is at the {thing.cell}?",
         (thing.size, thing.colour, thing.shape),
-        (SIZES, COLOURS, SHAPES),
+        (SIZES, scene.world.colours, scene.world.shapes),
         ("size", "colour", "shape"),
         "{} {} {}",
     )
@@ -188,7 +187,7 @@ def _ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 def _ask_event(scene: Scene, rng: np.random.Generator) -> Question:
     thing = scene.actor if scene.actor and rng.random() < 0.8 else pick(rng, scene.things)
-    choices = tuple(event for event in EVENTS if TURNS.get(event) != thing.colour)
+    choices = tuple(event for event in scene.world.events if TURNS.get(event) != thing.colour)
     text = f"what happens to the {thing.name}?"
     return Question(text, (thing.event,), (choices,), ("event",), "it {}")
 
@@ -210,10 +209,11 @@ def _ask_actor(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 def _ask_description(scene: Scene, _rng: np.random.Generator) -> Question:
     attributes: tuple[str, ...] = ("size", "colour", "shape", "place")
-    choices: tuple[Sequence[str], ...] = (SIZES, COLOURS, SHAPES, CELLS)
+    choices: tuple[Sequence[str], ...] = (SIZES, scene.world.colours, scene.world.shapes, CELLS)
     clause = "a {} {} {} at the {}"
     if scene.is_clip:
-        attributes, choices, clause = (*attributes, "event"), (*choices, EVENTS), clause + " {}"
+        attributes, clause = (*attributes, "event"), clause + " {}"
+        choices = (*choices, scene.world.events)
     truth: list[str] = []
     for thing in sorted(scene.things, key=lambda thing: CELLS.index(thing.cell)):
         truth += [thing.size, thing.colour, thing.shape, thing.cell]

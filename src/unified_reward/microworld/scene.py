@@ -6,7 +6,7 @@ Knows nothing of pixels, words of captions or utilities.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -27,6 +27,37 @@ TURNS = {f"turns {colour}": colour for colour in COLOURS}
 """Event -> colour at the end."""
 EVENTS = (STILL, *MOVES, "grows", "shrinks", "appears", "disappears", *TURNS)
 MAX_THINGS = 3
+
+
+@dataclass(frozen=True)
+class World:
+    """What scenes are drawn from, and answers about them guessed from."""
+
+    name: str = ""
+    """Part of the ids of its items; empty for the whole microworld."""
+    colours: tuple[str, ...] = COLOURS
+    shapes: tuple[str, ...] = SHAPES
+    numbers: tuple[int, ...] = (1, 2, 2)
+    """Of things in a scene, each as likely as the others."""
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """Events after which a thing has one of the colours."""
+        return tuple(event for event, colour in TURNS.items() if colour in self.colours)
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Everything that can happen."""
+        return (*(event for event in EVENTS if event not in TURNS), *self.turns)
+
+
+WHOLE = World()
+HARD = World("hard", numbers=(3,))
+HALVES = {
+    "a": World("a", ("red", "green", "blue"), ("circle", "square")),
+    "b": World("b", ("yellow", "purple", "black"), ("triangle", "star")),
+}
+"""Two worlds of one size without a colour or shape in common."""
 
 _T = TypeVar("_T")
 
@@ -130,6 +161,8 @@ class Scene:
 
     things: tuple[Thing, ...]
     is_clip: bool = False
+    world: World = field(default=WHOLE, compare=False)
+    """What it was drawn from."""
 
     def __post_init__(self) -> None:
         why = obstacle(self.things)
@@ -144,9 +177,11 @@ class Scene:
         return next((thing for thing in self.things if thing.event != STILL), None)
 
 
-def possible_events(thing: Thing, others: Sequence[Thing]) -> list[tuple[str, ...]]:
+def possible_events(
+    thing: Thing, others: Sequence[Thing], world: World = WHOLE
+) -> list[tuple[str, ...]]:
     """The events the thing can have beside still others, one group per kind, none empty."""
-    groups = (tuple(MOVES), ("grows", "shrinks"), ("appears",), ("disappears",), tuple(TURNS))
+    groups = (tuple(MOVES), ("grows", "shrinks"), ("appears",), ("disappears",), world.turns)
     fitting = (
         tuple(e for e in group if not obstacle([*others, replace(thing, event=e)]))
         for group in groups
@@ -154,26 +189,29 @@ def possible_events(thing: Thing, others: Sequence[Thing]) -> list[tuple[str, ..
     return [group for group in fitting if group]
 
 
-def draw_thing(rng: np.random.Generator, cell: str) -> Thing:
+def draw_thing(rng: np.random.Generator, cell: str, world: World = WHOLE) -> Thing:
     """A still thing in this cell, all attributes equally likely."""
-    return Thing(pick(rng, COLOURS), pick(rng, SHAPES), pick(rng, SIZES), cell)
+    return Thing(pick(rng, world.colours), pick(rng, world.shapes), pick(rng, SIZES), cell)
 
 
-def draw_scene(rng: np.random.Generator, *, n_things: int, is_clip: bool) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, *, n_things: int, is_clip: bool, world: World = WHOLE
+) -> Scene:
     """A scene drawn at random; in a clip one thing has an event, in one of sixteen none has.
 
     Args:
         rng: Where the randomness comes from.
         n_things: Number of things, 1 to 3.
         is_clip: Whether it is a clip.
+        world: What it is drawn from.
     """
     while True:
         cells = [CELLS[i] for i in rng.permutation(4)[:n_things]]
-        things = [draw_thing(rng, cell) for cell in cells]
+        things = [draw_thing(rng, cell, world) for cell in cells]
         if len({thing.name for thing in things}) == n_things:
             break
     if is_clip and rng.random() > 1 / 16:
         actor, *others = things
-        event = pick(rng, pick(rng, possible_events(actor, others)))
+        event = pick(rng, pick(rng, possible_events(actor, others, world)))
         things[0] = replace(actor, event=event)
-    return Scene(tuple(sorted(things, key=lambda thing: CELLS.index(thing.cell))), is_clip)
+    return Scene(tuple(sorted(things, key=lambda thing: CELLS.index(thing.cell))), is_clip, world)

@@ -15,7 +15,7 @@ from unified_reward.types import Image, Video
 from .captions import Caption, Split, alignment, draw_caption, split_of
 from .corrupt import CLIP_FLAWS, PICTURE_FLAWS, degrade, mutate
 from .render import FPS, render
-from .scene import Scene, draw_scene, pick
+from .scene import WHOLE, Scene, World, draw_scene, pick
 from .utilities import generation_utility
 
 
@@ -49,18 +49,18 @@ class Shown:
         return Image(pixels, layout="HWC")
 
 
-def draw_any_scene(rng: np.random.Generator, *, is_clip: bool, hard: bool = False) -> Scene:
-    """A scene of two things, or in a third of the cases of one; of three where it is hard."""
-    n_things = 3 if hard else pick(rng, (1, 2, 2))
-    return draw_scene(rng, n_things=n_things, is_clip=is_clip)
+def draw_any_scene(rng: np.random.Generator, *, is_clip: bool, world: World = WHOLE) -> Scene:
+    """A scene of as many things as the world has, by default of two or, more rarely, of one."""
+    n_things = pick(rng, world.numbers)
+    return draw_scene(rng, n_things=n_things, is_clip=is_clip, world=world)
 
 
 def draw_captioned(
-    rng: np.random.Generator, *, split: Split, is_clip: bool, hard: bool = False
+    rng: np.random.Generator, *, split: Split, is_clip: bool, world: World = WHOLE
 ) -> tuple[Scene, Caption]:
     """A scene and a caption true of it that belongs to the split."""
     while True:
-        scene = draw_any_scene(rng, is_clip=is_clip, hard=hard)
+        scene = draw_any_scene(rng, is_clip=is_clip, world=world)
         caption = draw_caption(scene, rng)
         if split_of(caption.text) == split:
             return scene, caption
@@ -80,7 +80,8 @@ def departed(scene: Scene, k: int, rng: np.random.Generator) -> Scene:
     One change of a clip is, in a third of the cases, sure to be that of its event.
     """
     if k >= 4:
-        return draw_scene(rng, n_things=len(scene.things), is_clip=scene.is_clip)
+        n_things, is_clip = len(scene.things), scene.is_clip
+        return draw_scene(rng, n_things=n_things, is_clip=is_clip, world=scene.world)
     if k == 1 and scene.is_clip and rng.random() < 1 / 3:
         return mutate(scene, 1, rng, kinds=("event",))
     return mutate(scene, k, rng)

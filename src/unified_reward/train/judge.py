@@ -222,12 +222,15 @@ def _on_step(share: float, scale: Scale, name: str) -> float:
     return steps[min(math.floor(place + draw), len(steps) - 1)]
 
 
-def train_judge(config: JudgeTraining, out: Path) -> list[tuple[int, float]]:
+def train_judge(
+    config: JudgeTraining, out: Path, records: Records | None = None
+) -> list[tuple[int, float]]:
     """Fine-tune a judge and write its checkpoint, processor and card.
 
     Args:
         config: What the judge is made of.
         out: Folder of the new checkpoint.
+        records: Learned in place of those that the configuration names.
 
     Returns:
         Loss by optimiser step: nats per answer token, or of a scalar judge per label.
@@ -247,15 +250,16 @@ def train_judge(config: JudgeTraining, out: Path) -> list[tuple[int, float]]:
     )
     vlm = load_vlm(str(located(base)), dtype="float32", max_pixels=config.max_pixels)
     head = None
+    records = records or _records(config)
     if config.head == "scalar":
         aspects = config.scalar.aspects
-        labels = JudgeLabels(_records(config), card, aspects)
+        labels = JudgeLabels(records, card, aspects)
         model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, config.optim, out)
         card = replace(card, head=Head(aspects, config.scalar.uncertain, margin))
     else:
         optim = config.optim
         turns = JudgeTurns(
-            _records(config),
+            records,
             card,
             block=optim.batch_size,
             ranking=config.ranking,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from pytorch_optimizer import Muon
+from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
@@ -105,6 +106,18 @@ def adapters(config: Optimisation) -> LoraConfig | None:
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear") if rank else None
 
 
+class _ExactMuon(Muon):
+    """Muon in the weights' own precision; without instructions for it, bfloat16 is slow."""
+
+    @staticmethod
+    def _orthogonalize(group: Any, updates: list[torch.Tensor]) -> list[torch.Tensor]:
+        settings = {"num_steps": group["ns_steps"], "weights": group["ns_coeffs"]}
+        return [
+            zero_power_via_newton_schulz_5(one.flatten(1), dtype=one.dtype, **settings)
+            for one in updates
+        ]
+
+
 class MuonFactory:
     """Makes, once adapters are in place, Muon for hidden matrices with AdamW for all other weights.
 
@@ -124,7 +137,8 @@ class MuonFactory:
             {"params": hidden, "lr": config.muon_lr, **decay, "use_muon": True},
             {"params": others, "lr": config.lr, **decay, "use_muon": False},
         ]
-        return Muon(groups, use_adjusted_lr=True)
+        made = Muon if torch.cuda.is_available() else _ExactMuon
+        return made(groups, use_adjusted_lr=True)
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -6,6 +6,7 @@ Knows tasks and media; no model.
 from __future__ import annotations
 
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,11 +18,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from unified_reward import media, tasks
 from unified_reward.types import (
     ConfigError,
+    Conversation,
     DataError,
     Failed,
     FrameRule,
     Image,
     MediaError,
+    Record,
     Request,
     Sample,
     Verdict,
@@ -131,18 +134,55 @@ def build_request(sample: Sample, card: Card, opened: Opened) -> Request:
         MediaError: A picture or clip cannot be opened.
         ConfigError: The family does not ask this.
     """
-    family = tasks.family(card.family)
 
     def pictures(medium: Image | Video) -> Sequence[Any]:
         if medium not in opened:
-            if isinstance(medium, Image):
-                opened[medium] = [media.open_image(medium)]
-            else:
-                frames, rule = card.frames or family.frames, card.frame_rule or family.frame_rule
-                opened[medium] = media.sample_frames(medium, frames, rule).pictures()
+            opened[medium] = _pictures(medium, card)
         return opened[medium]
 
     return tasks.template(card.family, sample.task, sample.form).request(sample, pictures)
+
+
+def _pictures(medium: Image | Video, card: Card) -> Sequence[Any]:
+    if isinstance(medium, Image):
+        return [media.open_image(medium)]
+    family = tasks.family(card.family)
+    frames, rule = card.frames or family.frames, card.frame_rule or family.frame_rule
+    return media.sample_frames(medium, frames, rule).pictures()
+
+
+def build_published(record: Record | Conversation, card: Card) -> tuple[Request, str]:
+    """The user turn and the answer of a published conversation, to the letter.
+
+    Frames that are published as pictures are all shown, each at its mark, or at one mark where
+    there is one for the whole clip; of a video file the card's number is sampled.
+
+    Raises:
+        DataError: The turns are not one question and one answer, or its marks do not fit its media.
+        MediaError: A picture or clip cannot be opened.
+    """
+    spoken = [(one.get("from"), str(one.get("value"))) for one in record.messages]
+    if [who for who, _ in spoken] != ["human", "gpt"]:
+        raise DataError(
+            f"record {record.id!r} has turns of {', '.join(str(who) for who, _ in spoken)}; a "
+            "human and a gpt turn are due"
+        )
+    (_, question), (_, answer) = spoken
+    shown: list[Sequence[Any]] = []
+    for medium in record.media:
+        frames = medium.source if isinstance(medium.source, tuple) else (medium,)
+        shown.append([one for frame in frames for one in _pictures(frame, card)])
+    first, *texts = re.split("<image>|<video>", question)
+    flat = [[one] for each in shown for one in each]
+    at_marks = {len(flat): flat, len(shown): shown, 1: [[one[0] for one in flat]]}.get(len(texts))
+    if at_marks is None:
+        raise DataError(
+            f"record {record.id!r} has {len(texts)} marks of media for {len(flat)} pictures"
+        )
+    parts: list[Any] = [first]
+    for pictures, text in zip(at_marks, texts, strict=True):
+        parts += [*pictures, text]
+    return Request(tuple(part for part in parts if part != "")), answer
 
 
 Heard = Sequence[Any] | Failed

@@ -106,3 +106,14 @@ def test_the_other_order_turns_candidates_winner_and_aspects(mixed):
 def test_a_score_has_no_other_order(path):
     with pytest.raises(DataError, match="one candidate"):
         mirrored(RecordFile(path, seed=0)[0])
+
+
+def test_a_conversation_has_no_twin_and_a_turned_record_none_of_its_words(tmp_path):
+    said = {"messages": [{"from": "human", "value": "<image><image>"}], "target": {"winner": "tie"}}
+    pair = [{"image": "a.png"}, {"image": "b.png"}]
+    file = tmp_path / "published.jsonl"
+    told = row("told", **said, candidates=[], context=pair)
+    file.write_text(f"{told}\n{row('known', **said, candidates=pair)}", "utf-8")
+    given = [*RecordFile(file, seed=0, twins=True)]
+    assert sorted(one.id for one in given) == ["known", "known", "told"]
+    assert sorted(len(one.messages) for one in given) == [0, 1, 1]

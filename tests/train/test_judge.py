@@ -10,9 +10,16 @@ import unified_reward as ur
 from unified_reward import tasks
 from unified_reward.card import Card, build_request
 from unified_reward.data.microworld import CELLS, write_microworld
+from unified_reward.data.rows import RecordFile
 from unified_reward.microworld import item
 from unified_reward.models.vlm import load_vlm
-from unified_reward.train.judge import JudgeTraining, JudgeTurns, target_verdict, train_judge
+from unified_reward.train.judge import (
+    JudgeLabels,
+    JudgeTraining,
+    JudgeTurns,
+    target_verdict,
+    train_judge,
+)
 from unified_reward.train.optim import Optimisation
 from unified_reward.train.sft import Ranking
 from unified_reward.types import (
@@ -251,3 +258,38 @@ def test_records_that_do_not_exist_are_refused(trained, tmp_path, changes, told)
 def test_an_unknown_family_is_refused_before_anything_is_loaded():
     with pytest.raises(ConfigError, match="no family 'nativ'; there are aspects, compact"):
         JudgeTraining(OPTIM, family="nativ")
+
+
+TURNS = [
+    {"from": "human", "value": "<image>\nRate it."},
+    {"from": "gpt", "value": "Final Score: 3"},
+]
+
+
+@pytest.fixture
+def conversations(tmp_path):
+    """A file of published conversations about two pictures."""
+    records = write_microworld(
+        tmp_path, task=GENERATED, forms=("score",), n=2, seed=0, split="train"
+    )
+    rows = [json.loads(line) for line in records.read_text("utf-8").splitlines()]
+    for row in rows:
+        row |= {"context": row["candidates"], "candidates": [], "prompt": "", "messages": TURNS}
+    path = tmp_path / "published.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    return path
+
+
+def test_a_published_conversation_is_learned_to_the_letter(conversations, tmp_path):
+    turns = JudgeTurns(RecordFile(conversations, seed=0), Card("native"))
+    assert [part for part in turns[0].request.parts if isinstance(part, str)] == ["\nRate it."]
+    assert {turns[i].answer for i in range(2)} == {"Final Score: 3"}
+    optim = dataclasses.replace(OPTIM, steps=8, lr=1e-3)
+    losses = train_judge(JudgeTraining(optim, data=str(conversations)), tmp_path / "judge")
+    assert losses[-1][1] < losses[0][1]
+
+
+def test_a_scalar_judge_refuses_a_conversation_whose_candidates_are_not_known(conversations):
+    labels = JudgeLabels(RecordFile(conversations, seed=0), Card("native"), ())
+    with pytest.raises(DataError, match=r"tells no candidates .* import the wordings"):
+        labels[0]

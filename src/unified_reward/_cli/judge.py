@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -12,7 +13,7 @@ from unified_reward._cli import options, output
 from unified_reward._cli.progress import bar
 from unified_reward.judge import open_judge
 from unified_reward.records import Journal, Row, read_records, verdict_row
-from unified_reward.types import DataError, Failed, Verdict
+from unified_reward.types import Conversation, DataError, Failed, Record, Verdict
 from unified_reward.verbs import Asks
 
 
@@ -37,9 +38,9 @@ def judge(
     as_json: options.JsonOption = False,
 ) -> None:
     """Judge every sample of a file; a run that was stopped goes on where it was."""
-    rows = list(read_records(source))
+    rows = [_judgeable(row) for row in read_records(source)]
     journal = Journal(out)
-    records = [row.content for row in rows if not isinstance(row.content, Failed)]
+    records = [row.content for row in rows if isinstance(row.content, Record)]
     opened = open_judge(judge, model=model, family=family, truth=records)
     others = journal.judges - {(opened.name, opened.family)}
     if others:
@@ -62,7 +63,17 @@ def judge(
         raise typer.Exit(1)
 
 
+def _judgeable(row: Row) -> Row:
+    if not isinstance(row.content, Conversation):
+        return row
+    told = "a published conversation whose sample is not known cannot be judged"
+    return replace(row, content=Failed(told))
+
+
 def _verdicts(judge: Asks, rows: list[Row], orders: int) -> list[Verdict]:
-    samples = [row.content.sample for row in rows if not isinstance(row.content, Failed)]
+    samples = [row.content.sample for row in rows if isinstance(row.content, Record)]
     answers = iter(judge.ask(samples, orders=options.both(orders)))
-    return [row.content if isinstance(row.content, Failed) else next(answers) for row in rows]
+    return [
+        next(answers) if isinstance(row.content, Record) else cast("Failed", row.content)
+        for row in rows
+    ]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from unified_reward.records import parse_row, read_records
-from unified_reward.types import DataError, Failed, Record, Winner
+from unified_reward.types import Conversation, DataError, Failed, Record, Winner
 
 
 _MIRRORED: dict[str, Winner] = {"first": "second", "tie": "tie", "second": "first"}
@@ -20,6 +20,8 @@ _MIRRORED: dict[str, Winner] = {"first": "second", "tie": "tie", "second": "firs
 
 def mirrored(record: Record) -> Record:
     """A comparison with its candidates exchanged and its target turned accordingly.
+
+    A published conversation speaks of the first order, so the mirrored record has none.
 
     Raises:
         DataError: The record is no comparison.
@@ -33,7 +35,7 @@ def mirrored(record: Record) -> Record:
         for name, share in target.aspects.items()
     }
     turned = replace(target, winner=winner, aspects=aspects)
-    return replace(record, sample=record.sample.swapped(), target=turned)
+    return replace(record, sample=record.sample.swapped(), target=turned, messages=())
 
 
 class RecordFile:
@@ -45,7 +47,8 @@ class RecordFile:
         Args:
             path: The file.
             seed: Of the order.
-            twins: Give every comparison in both orders, one behind the other.
+            twins: Give every comparison in both orders, one behind the other; a conversation,
+                whose candidates are not known, stands alone.
 
         Raises:
             DataError: Rows that cannot be used; says how many and the first reasons.
@@ -58,7 +61,7 @@ class RecordFile:
             if isinstance(row.content, Failed):
                 bad.append(row.content.error)
             else:
-                compares.append(row.content.sample.form == "compare")
+                compares.append(isinstance(row.content, Record) and row.content.form == "compare")
             starts.append(row.start)
         if bad:
             raise DataError(
@@ -74,7 +77,7 @@ class RecordFile:
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Record | Conversation:
         row = int(self._order[index])
         start = self._starts[row]
         with self._path.open("rb") as file:
@@ -83,4 +86,4 @@ class RecordFile:
         if isinstance(content, Failed):
             raise DataError(f"{self._path} changed while it was read: {content.error}")
         is_twin = index % len(self._order) > 0 and self._order[index - 1] == row
-        return mirrored(content) if is_twin else content
+        return mirrored(content) if is_twin and isinstance(content, Record) else content

@@ -16,7 +16,7 @@ import numpy as np
 from accelerate import PartialState
 
 from unified_reward import tasks
-from unified_reward.card import Card, Head, build_request
+from unified_reward.card import Card, Head, build_published, build_request
 from unified_reward.data.microworld import CELLS, MicroworldSeries
 from unified_reward.data.rows import RecordFile
 from unified_reward.judge import located
@@ -29,6 +29,7 @@ from unified_reward.train.scalar import Labelled, ScalarHead, fit_scalar
 from unified_reward.train.sft import Ranking, Turn, fit
 from unified_reward.types import (
     ConfigError,
+    Conversation,
     DataError,
     FrameRule,
     Preferred,
@@ -47,7 +48,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Record: ...
+    def __getitem__(self, index: int) -> Record | Conversation: ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class JudgeTraining:
 class JudgeTurns:
     """Records as turns: asked by the code that judges, answered by the target.
 
+    A published conversation is a turn as it stands.
+
     Args:
         records: The records, in blocks of one form.
         card: How the judge is asked.
@@ -115,6 +118,8 @@ class JudgeTurns:
 
     def __getitem__(self, index: int) -> Turn | Ranking:
         record = self._records[index]
+        if isinstance(record, Conversation) or record.messages:
+            return Turn(*build_published(record, self._card))
         sample = record.sample
         template = tasks.template(self._card.family, sample.task, sample.form)
         verdict = target_verdict(record, template)
@@ -144,6 +149,11 @@ class JudgeLabels:
 
     def __getitem__(self, index: int) -> Labelled:
         record = self._records[index]
+        if isinstance(record, Conversation):
+            raise DataError(
+                f"conversation {record.id!r} tells no candidates that a scalar judge could be "
+                "asked about; import the wordings it was written in, and convert it again"
+            )
         sample, target = record.sample, record.target
         label = _OUTCOMES.get(target.winner or "")
         shares: Mapping[str, float] = target.aspects

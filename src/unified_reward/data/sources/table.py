@@ -1,0 +1,136 @@
+"""The published sources: what each judges, on which scale, and who published it.
+
+A table and no code: ``layout`` names the reader of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from unified_reward.tasks.parse import Aspect
+from unified_reward.types import Form, Scale, Task
+
+
+@dataclass(frozen=True)
+class Source:
+    """One published set of human judgements."""
+
+    name: str
+    layout: str
+    """The reader of its rows: the name of a module of this package."""
+    task: Task
+    form: Form | None = None
+    """None where a row says it."""
+    scale: Scale | None = None
+    """Of the overall score, as published; None where there is none."""
+    aspects: tuple[Aspect, ...] = ()
+    """What is stated beside the overall score, or instead of it."""
+    note: str = ""
+    """What a user must know before reading: where media start, what is not certain."""
+    url: str = ""
+    paper: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What only this layout needs, such as names of columns."""
+
+
+_HUB = "https://huggingface.co/datasets/CodeGoat24/"
+_ARXIV = "https://arxiv.org/abs/"
+_EVALMUSE: dict[str, Any] = {
+    "note": "Pictures lie in the folder images beside pairwise and pointwise: give it as media.",
+    "url": _HUB + "EvalMuse",
+    "paper": _ARXIV + "2412.18150",
+}
+_LLAVA_CRITIC: dict[str, Any] = {
+    "url": _HUB + "LLaVA-Critic-113k",
+    "paper": _ARXIV + "2410.02712",
+    "options": {"rationale": True},
+}
+_SHAREGPTVIDEO: dict[str, Any] = {
+    "note": "Frames lie in a folder beside pairwise and pointwise: give it as media.",
+    "url": _HUB + "ShareGPTVideo-DPO",
+    "paper": _ARXIV + "2404.01258",
+}
+_VIDEOFEEDBACK = tuple(
+    Aspect(name, Scale(1.0, 4.0), name)
+    for name in (
+        "visual quality",
+        "temporal consistency",
+        "dynamic degree",
+        "text-to-video alignment",
+        "factual consistency",
+    )
+)
+_CONVERSATIONS = (
+    Source(
+        "hpd",
+        "sharegpt",
+        Task.IMAGE_GENERATION,
+        "compare",
+        url=_HUB + "HPD",
+        paper=_ARXIV + "2409.11904",
+    ),
+    Source("oip", "sharegpt", Task.IMAGE_GENERATION, "compare", url=_HUB + "OIP"),
+    Source("evalmuse_pair", "sharegpt", Task.IMAGE_GENERATION, "compare", **_EVALMUSE),
+    Source(
+        "evalmuse_point",
+        "sharegpt",
+        Task.IMAGE_GENERATION,
+        "score",
+        Scale(1.0, 5.0),
+        options={"checks": True},
+        **_EVALMUSE,
+    ),
+    Source("llava_critic_pair", "sharegpt", Task.IMAGE_UNDERSTANDING, "compare", **_LLAVA_CRITIC),
+    Source(
+        "llava_critic_point",
+        "sharegpt",
+        Task.IMAGE_UNDERSTANDING,
+        "score",
+        Scale(0.0, 100.0),
+        **_LLAVA_CRITIC,
+    ),
+    Source(
+        "videodpo",
+        "sharegpt",
+        Task.VIDEO_GENERATION,
+        "compare",
+        note="The preferences are synthetic, not human.",
+        url=_HUB + "VideoDPO",
+        paper=_ARXIV + "2412.14167",
+    ),
+    Source(
+        "lift_hra",
+        "sharegpt",
+        Task.VIDEO_GENERATION,
+        "score",
+        Scale(1.0, 3.0),
+        note="The answer is taken to begin with the grade, Bad, Normal or Good (1, 2, 3), as its "
+        "critic says it, on the one dimension that the question names; every other answer is an "
+        "error. How these rows write it is not documented.",
+        url=_HUB + "LiFT-HRA",
+        paper=_ARXIV + "2412.04814",
+        options={"grades": {"bad": 1.0, "normal": 2.0, "good": 3.0}},
+    ),
+    Source(
+        "videofeedback",
+        "sharegpt",
+        Task.VIDEO_GENERATION,
+        "score",
+        aspects=_VIDEOFEEDBACK,
+        note="There is no overall score.",
+        url=_HUB + "VideoFeedback",
+        paper=_ARXIV + "2406.15252",
+    ),
+    Source("sharegptvideo_pair", "sharegpt", Task.VIDEO_UNDERSTANDING, "compare", **_SHAREGPTVIDEO),
+    Source(
+        "sharegptvideo_point",
+        "sharegpt",
+        Task.VIDEO_UNDERSTANDING,
+        "score",
+        Scale(1.0, 5.0),
+        **_SHAREGPTVIDEO,
+    ),
+)
+SOURCES: dict[str, Source] = {source.name: source for source in _CONVERSATIONS}

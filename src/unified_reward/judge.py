@@ -17,6 +17,8 @@ from unified_reward.models.remote import Remote
 from unified_reward.models.scripted import Scripted
 from unified_reward.models.table import Table
 from unified_reward.scalar import ScalarJudge
+from unified_reward.tasks.official import is_worded
+from unified_reward.tasks.packs import IMPORT_HINT
 from unified_reward.tasks.template import mean_preference
 from unified_reward.types import (
     Answer,
@@ -33,11 +35,17 @@ from unified_reward.types import (
 from unified_reward.verbs import Asks
 
 
-PUBLISHED = {
-    "CodeGoat24/UnifiedReward-Think": "think",
-    "CodeGoat24/UnifiedReward": "reasoned",
+PUBLISHED: dict[str, tuple[str | None, str]] = {
+    "CodeGoat24/UnifiedReward-Think-qwen3": ("unifiedreward-think-qwen3", "think"),
+    "CodeGoat24/UnifiedReward-Think": ("unifiedreward-think", "think"),
+    "CodeGoat24/UnifiedReward-2.0": ("unifiedreward-2.0", "reasoned"),
+    "CodeGoat24/UnifiedReward-qwen-": ("unifiedreward-qwen", "reasoned"),
+    "CodeGoat24/UnifiedReward-7b": ("unifiedreward-llava", "reasoned"),
+    "CodeGoat24/UnifiedReward-0.5b": ("unifiedreward-llava", "reasoned"),
+    "CodeGoat24/UnifiedReward": (None, "reasoned"),
 }
-"""Published judges by the start of their id, with the family whose answers are like theirs."""
+"""Published judges by the start of their id, first match: the family in the words they were
+trained on, None where there is none (Edit, Flex), and ours whose answers are like theirs."""
 
 
 SHIPPED = {"tiny_judge": "judge", "tiny_scalar": "scalar", "tiny_base": "base"}
@@ -167,15 +175,22 @@ def _looks_like_path(reference: str) -> bool:
 
 
 def _published_family(reference: str, *, allow_reworded: bool) -> str | None:
-    for start, family in PUBLISHED.items():
-        if reference.lower().startswith(start.lower()):
-            if not allow_reworded:
-                raise ConfigError(
-                    f"{reference} was trained on official wordings, which are not part of this "
-                    "package; allow_reworded=True asks it in this package's own words, off its "
-                    "training distribution"
-                )
-            return family
+    for start, (official, ours) in PUBLISHED.items():
+        if not reference.lower().startswith(start.lower()):
+            continue
+        if official and is_worded(official):
+            return official
+        if allow_reworded:
+            return ours
+        lacking = (
+            f"which are not part of this package: run {IMPORT_HINT}"
+            if official
+            else "which no family asks yet, imported or not"
+        )
+        raise ConfigError(
+            f"{reference} was trained on official wordings, {lacking}; allow_reworded=True asks it "
+            "in this package's own words, off its training distribution"
+        )
     return None
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from unified_reward._cli import bench, compare, data, experiment, judge, rank, run, score
+from unified_reward._cli import bench, compare, data, experiment, judge, rank, run, score, templates
 from unified_reward.types import UnifiedRewardError
 
 
@@ -31,6 +31,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(data.app, name="data")
+app.add_typer(templates.app, name="templates")
 
 
 def main() -> None:

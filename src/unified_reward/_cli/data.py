@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from unified_reward._cli import data_files
 from unified_reward._cli.progress import bar
 from unified_reward.data.microworld import write_microworld
 from unified_reward.microworld.items import TASKS
@@ -17,6 +18,8 @@ from unified_reward.types import ConfigError, Form, Task
 app = typer.Typer(help="Make and inspect data.", no_args_is_help=True)
 make = typer.Typer(help="Make data whose truth is known.", no_args_is_help=True)
 app.add_typer(make, name="make")
+for command in (data_files.check, data_files.convert, data_files.mix, data_files.stats):
+    app.command()(command)
 
 
 class Split(StrEnum):

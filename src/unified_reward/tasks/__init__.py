@@ -1,8 +1,11 @@
-"""What is asked and how the answer is read: one row of ``TEMPLATES`` per family, task and form."""
+"""What is asked and how the answer is read: one row of ``TEMPLATES`` per family, task and form.
+
+Families of the published judges stand beside them once their wordings are imported (`official`).
+"""
 
 from __future__ import annotations
 
-from unified_reward.tasks import aspects, compact, native, reasoned, think
+from unified_reward.tasks import aspects, compact, native, official, reasoned, think
 from unified_reward.tasks.template import Family, Template
 from unified_reward.types import ConfigError, Form, Task
 
@@ -18,10 +21,14 @@ def family(name: str) -> Family:
     """Look up a family by name.
 
     Raises:
-        ConfigError: There is none of that name; the message lists them.
+        ConfigError: There is none of that name (the message lists them), or its official wordings
+            are not imported.
     """
+    if name in official.FAMILIES:
+        return official.family(name)
     if name not in FAMILIES:
-        raise ConfigError(f"no family {name!r}; there are {', '.join(sorted(FAMILIES))}")
+        known = sorted([*FAMILIES, *official.FAMILIES])
+        raise ConfigError(f"no family {name!r}; there are {', '.join(known)}")
     return FAMILIES[name]
 
 
@@ -29,9 +36,13 @@ def template(name: str, task: Task, form: Form) -> Template:
     """Look up the template of a family for a task and a form.
 
     Raises:
-        ConfigError: No such family, or the family does not ask this.
+        ConfigError: No such family, the family does not ask this, or its official wording is not
+            imported.
     """
-    found = TEMPLATES.get((family(name).name, task, form))
+    if name in official.FAMILIES:
+        found = official.template(name, task, form)
+    else:
+        found = TEMPLATES.get((family(name).name, task, form))
     if found is None:
         raise ConfigError(f"family {name!r} has no {form} template for {task.value}")
     return found

@@ -1,8 +1,10 @@
 import os
 from pathlib import Path
+from tempfile import mkdtemp
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["UNIFIED_REWARD_HOME"] = mkdtemp()  # nobody's own wordings reach the tests
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest

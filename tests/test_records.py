@@ -69,7 +69,8 @@ def targets(draw):
     low, high = sorted(draw(st.tuples(NUMBERS, NUMBERS)))
     scale = draw(st.sampled_from([None, Scale(low, high), Scale(None, high), Scale(None, None)]))
     score = draw(st.sampled_from([None, low, high]))
-    aspects = draw(st.dictionaries(TEXT, NUMBERS, max_size=2))
+    ends = st.sampled_from([low, high])
+    aspects = draw(st.dictionaries(TEXT, NUMBERS if score is not None else ends, max_size=2))
     winner = draw(st.sampled_from([None, "first", "tie", "second"]))
     return Target(score, scale, aspects, winner, draw(TEXT))
 
@@ -308,3 +309,12 @@ def test_a_journal_that_cannot_be_written_is_an_error_with_its_path(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written: "):
         Journal(tmp_path / "file" / "out.jsonl")
+
+
+def test_aspects_without_a_score_lie_on_the_scale_beside_them():
+    row = {"task": "image_generation", "prompt": "x", "candidates": [{"image": "a.png"}]}
+    target = {"scale": [1, 4], "aspects": {"sharp": 4, "bright": 5}}
+    read = parse_row(json.dumps(row | {"target": target}).encode(), FOLDER)
+    assert read.error == "bright outside the scale of aspects 1 to 4"
+    target["score"] = 2
+    assert parse_row(json.dumps(row | {"target": target}).encode(), FOLDER).target.score == 2

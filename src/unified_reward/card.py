@@ -134,19 +134,19 @@ def build_request(sample: Sample, card: Card, opened: Opened) -> Request:
         MediaError: A picture or clip cannot be opened.
         ConfigError: The family does not ask this.
     """
+    template = tasks.template(card.family, sample.task, sample.form)
 
     def pictures(medium: Image | Video) -> Sequence[Any]:
         if medium not in opened:
-            opened[medium] = _pictures(medium, card)
+            opened[medium] = _pictures(medium, card, template.family)
         return opened[medium]
 
-    return tasks.template(card.family, sample.task, sample.form).request(sample, pictures)
+    return template.request(sample, pictures)
 
 
-def _pictures(medium: Image | Video, card: Card) -> Sequence[Any]:
+def _pictures(medium: Image | Video, card: Card, family: tasks.Family) -> Sequence[Any]:
     if isinstance(medium, Image):
         return [media.open_image(medium)]
-    family = tasks.family(card.family)
     frames, rule = card.frames or family.frames, card.frame_rule or family.frame_rule
     return media.sample_frames(medium, frames, rule).pictures()
 
@@ -168,10 +168,11 @@ def build_published(record: Record | Conversation, card: Card) -> tuple[Request,
             "human and a gpt turn are due"
         )
     (_, question), (_, answer) = spoken
+    family = tasks.family(card.family)
     shown: list[Sequence[Any]] = []
     for medium in record.media:
         frames = medium.source if isinstance(medium.source, tuple) else (medium,)
-        shown.append([one for frame in frames for one in _pictures(frame, card)])
+        shown.append([one for frame in frames for one in _pictures(frame, card, family)])
     first, *texts = re.split("<image>|<video>", question)
     flat = [[one] for each in shown for one in each]
     at_marks = {len(flat): flat, len(shown): shown, 1: [[one[0] for one in flat]]}.get(len(texts))

@@ -88,6 +88,10 @@ class TargetRow(_Row):
         scale = Scale(*self.scale) if self.scale else None
         if self.score is not None and scale is not None and self.score not in scale:
             raise DataError(f"score {self.score:g} is outside its scale {scale}")
+        if self.score is None and scale is not None:
+            outside = [name for name, value in self.aspects.items() if value not in scale]
+            if outside:
+                raise DataError(f"{', '.join(outside)} outside the scale of aspects {scale}")
         return Target(self.score, scale, self.aspects, self.winner, self.rationale)
 
 

@@ -306,6 +306,7 @@ class Target:
 
     score: float | None = None
     scale: Scale | None = None
+    """Of the score; where there is none, of the aspects."""
     aspects: Mapping[str, float] = field(default_factory=dict[str, float])
     winner: Winner | None = None
     rationale: str = ""

@@ -156,7 +156,7 @@ USAGE = [
     (["check"], "Missing argument 'PATH'"),
     (["check", "gone.jsonl"], "gone.jsonl cannot be read"),
     (["check", "good.jsonl", "--source", "hdp"], "no source 'hdp'; there are"),
-    (["check", "good.jsonl", "--media", "."], "paths of records start at their file"),
+    (["check", "good.jsonl", "--media", "."], "records know their scales, and their paths start at their file"),
     (["convert", "good.jsonl", "out.zip"], "out.zip is no .jsonl, .parquet or .tar"),
     (["mix", "gone.yaml", "out"], "gone.yaml cannot be read"),
     (["mix", "mix.yaml", "out", "colour=red"], "colour: Unexpected keyword argument"),
@@ -173,3 +173,20 @@ def test_wrong_usage_is_exit_2_and_a_message_for_people(cli, args, told):
     assert (code, out) == (2, "")
     assert told in err
     assert "Traceback" not in err
+
+
+def test_own_ratings_have_their_own_scale_and_their_agreement_is_told(cli, tmp_path):
+    lines = ["prompt,image,annotator,score", "a,a.png,x,80", "a,a.png,y,80", "b,b.png,x,10"]
+    (tmp_path / "own.csv").write_text("\n".join([*lines, "b,b.png,y,10"]))
+    asked = ("--source", "annotated.image_generation.score", "--scale", "0,100")
+    out = tmp_path / "page.html"
+    assert cli("data", "stats", tmp_path / "own.csv", *asked, "--out", out)[0] == 0
+    assert "1.000" in out.read_text("utf-8")
+    converted = tmp_path / "own.jsonl"
+    assert cli("data", "convert", tmp_path / "own.csv", converted, *asked)[0] == 0
+    targets = [json.loads(line)["target"] for line in converted.read_text().splitlines()]
+    assert [(one["score"], one["scale"]) for one in targets] == [(80, [0, 100]), (10, [0, 100])]
+    code, _, err = cli("data", "check", tmp_path / "own.csv", *asked[:3], "5,1")
+    assert (code, "a scale rises" in err) == (2, True)
+    code, _, err = cli("data", "check", tmp_path / "own.csv", "--source", "fetv", *asked[2:])
+    assert (code, "fetv has its own scale, 1 to 5" in err) == (2, True)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from unified_reward._cli import options
 from unified_reward._cli.output import print_json
+from unified_reward._cli.progress import bar
 from unified_reward._config import load_config
 from unified_reward.data import check as checking
 from unified_reward.data import mix as mixing
 from unified_reward.data import pack
 from unified_reward.data import stats as counting
+from unified_reward.data.sources import source_of
+from unified_reward.data.sources.annotated import agreement
+from unified_reward.data.sources.streams import raw_rows
 from unified_reward.records import Row
-from unified_reward.types import Failed
+from unified_reward.types import ConfigError, Failed, Scale
 
 
 PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A file of rows.")]
@@ -34,6 +35,21 @@ MediaOption = Annotated[
     Path | None,
     typer.Option("--media", help="Where a published source's media lie; default beside the file."),
 ]
+ScaleOption = Annotated[
+    str, typer.Option("--scale", metavar="LOW,HIGH", help="Of ratings of your own; default 1,5.")
+]
+
+
+def _scale(given: str) -> Scale | None:
+    if not given:
+        return None
+    try:
+        low, high = map(float, given.split(","))
+    except ValueError as error:
+        raise ConfigError(f"a scale is two numbers such as 0,100, not {given!r}") from error
+    if not low < high:
+        raise ConfigError(f"a scale rises, {given!r} does not")
+    return Scale(low, high)
 
 
 def check(
@@ -41,6 +57,7 @@ def check(
     *,
     source: SourceOption = pack.RECORDS,
     media: MediaOption = None,
+    scale: ScaleOption = "",
     decode: Annotated[
         bool, typer.Option("--decode", help="Decode every picture and every frame; slow.")
     ] = False,
@@ -49,8 +66,10 @@ def check(
     """List every row that cannot be used, and why."""
     reasons: Counter[str] = Counter()
     n_rows = 0
-    with _counter("checking") as advance:
-        for row, reason in checking.check(pack.rows_of(path, source, media), decode=decode):
+    with bar("checking", None) as advance:
+        for row, reason in checking.check(
+            pack.rows_of(path, source, media, _scale(scale)), decode=decode
+        ):
             advance(1)
             n_rows += 1
             if reason:
@@ -71,11 +90,12 @@ def convert(
     *,
     source: SourceOption = pack.RECORDS,
     media: MediaOption = None,
+    scale: ScaleOption = "",
 ) -> None:
     """Write rows as records: JSONL, or Parquet or WebDataset that carry their media."""
     reasons: Counter[str] = Counter()
     n_rows = 0
-    with _counter("converting") as advance:
+    with bar("converting", None) as advance:
 
         def seen(row: Row) -> None:
             nonlocal n_rows
@@ -85,7 +105,7 @@ def convert(
                 checking.tally(reasons, row.content.error)
                 typer.echo(f"row {row.line}: {row.content.error}", err=True)
 
-        pack.convert(pack.rows_of(path, source, media), out, seen)
+        pack.convert(pack.rows_of(path, source, media, _scale(scale)), out, seen)
     _total(n_rows, reasons, err=True)
     typer.echo(out)
     if reasons:
@@ -99,7 +119,7 @@ def mix(
 ) -> None:
     """Mix sources into a training file and a test file."""
     loaded = load_config(mixing.Mix, recipe, overrides or [])
-    with _counter("mixing") as advance:
+    with bar("mixing", None) as advance:
         report = mixing.mix(loaded, out, advance)
     names = ("read", "bad", "leaked", "duplicate", "subsampled", "written", "twins")
     table = Table("source", *names, box=None)
@@ -122,34 +142,25 @@ def stats(
     *,
     source: SourceOption = pack.RECORDS,
     media: MediaOption = None,
+    scale: ScaleOption = "",
     n: Annotated[int, typer.Option("--n", min=0, help="Rows shown.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("stats.html"),
 ) -> None:
     """Write a page with counts and random rows."""
-    with _counter("reading") as advance:
+    with bar("reading", None) as advance:
 
         def watched() -> Iterator[Row]:
-            for row in pack.rows_of(path, source, media):
+            for row in pack.rows_of(path, source, media, _scale(scale)):
                 advance(1)
                 yield row
 
         found = counting.gather(watched(), n=n, seed=seed)
-    counting.page(found, str(path)).write(out)
+    agreed = None
+    if source.startswith("annotated."):
+        agreed = agreement(raw_rows(path), source_of(source, _scale(scale)))
+    counting.page(found, str(path), agreed).write(out)
     typer.echo(out)
-
-
-@contextmanager
-def _counter(title: str) -> Iterator[Callable[[int], None]]:
-    """Progress towards an end nobody knows, on standard error."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} rows"))
-    # Redirected, standard output would be written to standard error, also where it is a file.
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, redirect_stdout=sys.stdout.isatty()
-    ) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda n: progress.advance(task, n)
 
 
 def _total(n_rows: int, reasons: Counter[str], *, err: bool) -> None:

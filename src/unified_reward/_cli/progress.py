@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,9 +11,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def bar(title: str, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show progress; what it gives is called with the number of items just done."""
+def bar(title: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show progress; what it gives is called with the number of items just done.
+
+    Args:
+        title: What is done.
+        total: Items in all; None where nobody knows.
+        done: Items done before.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    # Redirected, results would be written to standard error, also where they go to a file.
+    with Progress(
+        *columns,
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=Console(stderr=True),
+        redirect_stdout=sys.stdout.isatty(),
+    ) as progress:
         task = progress.add_task(title, total=total, completed=done)
         yield lambda n: progress.advance(task, n)

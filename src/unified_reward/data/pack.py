@@ -30,6 +30,7 @@ from unified_reward.types import (
     Image,
     MediaError,
     Record,
+    Scale,
     Video,
 )
 
@@ -63,22 +64,25 @@ class _Packed(NamedTuple):
     media: Mapping[str, bytes]
 
 
-def rows_of(path: Path, source: str = RECORDS, media: Path | None = None) -> Iterator[Row]:
+def rows_of(
+    path: Path, source: str = RECORDS, media: Path | None = None, scale: Scale | None = None
+) -> Iterator[Row]:
     """Rows of a file, one by one: of our own kind, or as a source was published.
 
     Args:
         path: For ``records`` a JSONL, Parquet or tar file, or a folder of tar shards.
         source: ``records``, or a name of ``data.sources.SOURCES``.
         media: Where a published source's relative media paths start; default beside the file.
+        scale: Of a user's own ratings.
 
     Raises:
-        ConfigError: No such source, or ``media`` given for records, which know where theirs are.
+        ConfigError: No such source, or ``media`` or ``scale`` for records, which know theirs.
         DataError: The file cannot be opened.
     """
     if source != RECORDS:
-        return read_source(path, source, media=media)
-    if media is not None:
-        raise ConfigError(f"paths of records start at their file; {media} fits no option here")
+        return read_source(path, source, media=media, scale=scale)
+    if media is not None or scale is not None:
+        raise ConfigError("records know their scales, and their paths start at their file")
     if path.suffix == ".parquet":
         return _restored(_parquet_rows(path))
     if path.suffix == ".tar" or path.is_dir():

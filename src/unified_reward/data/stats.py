@@ -12,6 +12,7 @@ import numpy as np
 
 from unified_reward import media
 from unified_reward.data.check import cell, files, question, tally
+from unified_reward.data.sources.annotated import Agreement
 from unified_reward.records import Row
 from unified_reward.report import Bar, Card, Moving, Page
 from unified_reward.types import (
@@ -85,8 +86,14 @@ def gather(rows: Iterable[Row], *, n: int, seed: int) -> Stats:
     return stats
 
 
-def page(stats: Stats, title: str) -> Page:
-    """What was gathered, as a page; media that cannot be opened are said to be so."""
+def page(stats: Stats, title: str, agreed: Agreement | None = None) -> Page:
+    """What was gathered, as a page; media that cannot be opened are said to be so.
+
+    Args:
+        stats: What was gathered.
+        title: Of the page.
+        agreed: How far several annotators agree, where there were several.
+    """
     made = Page(title, lead=f"{stats.cells.total():,} usable rows, {stats.bad.total():,} unusable.")
     made.section("Rows")
     made.table(["source", "task", "form", "rows"], [[*key, n] for key, n in _sorted(stats.cells)])
@@ -97,6 +104,10 @@ def page(stats: Stats, title: str) -> Page:
         ["media that occur again, by name", _repeats(stats.media)],
     ]
     made.table(["", "count"], repeated)
+    if agreed:
+        made.section("Agreement of annotators", "1 is full agreement, 0 is chance.")
+        alpha = agreed.reason if agreed.alpha is None else f"{agreed.alpha:.3f}"
+        made.table(["Krippendorff's alpha", *agreed._fields[2:]], [[alpha, *agreed[2:]]])
     if stats.bad:
         made.section("Unusable")
         made.table(["reason", "rows"], [list(one) for one in stats.bad.most_common()])

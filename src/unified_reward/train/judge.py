@@ -37,6 +37,7 @@ from unified_reward.types import (
     Scale,
     Score,
     Scored,
+    Target,
 )
 
 
@@ -161,8 +162,9 @@ class JudgeLabels:
             label = None if target.score is None else _share(record)
             template = tasks.template(self._card.family, sample.task, "score")
             scales = {one.name: one.scale for one in template.aspects}
+            other = _scale_of_aspects(target)
             shares = {
-                name: Score(value, scales.get(name, UNIT)).normalized or 0.0
+                name: Score(value, scales.get(name, other)).normalized or 0.0
                 for name, value in target.aspects.items()
             }
         aspects = tuple(shares.get(name) for name in self._aspects)
@@ -198,7 +200,7 @@ def target_verdict(record: Record, template: tasks.Template) -> Scored | Preferr
         return Preferred(*outcome, aspects=shares)
     scales = {one.name: one.scale for one in template.aspects}
     aspects = {
-        key: Score(value, scales.get(key, Scale(0.0, 1.0)))
+        key: Score(value, scales.get(key, _scale_of_aspects(target)))
         for key, value in target.aspects.items()
         if key in scales or not scales
     }
@@ -206,6 +208,10 @@ def target_verdict(record: Record, template: tasks.Template) -> Scored | Preferr
         return Scored(None, aspects)
     step = _on_step(_share(record), template.scale, name)
     return Scored(Score(step, template.scale), aspects)
+
+
+def _scale_of_aspects(target: Target) -> Scale:
+    return target.scale if target.score is None and target.scale else UNIT
 
 
 def _share(record: Record) -> float:

@@ -35,7 +35,7 @@ def test_ratings_of_an_item_become_their_mean_wherever_its_rows_lie(tmp_path):
         (Image(tmp_path / "b.png"),),
     ]
     assert found[0].target.score == 3.5
-    assert found[0].target.aspects == {"style": 3.0}
+    assert found[0].target.aspects == {"style": 0.5}
     assert found[0].target.scale == Scale(1.0, 5.0)
     assert found[1].target.score == 1.0
 

@@ -141,7 +141,9 @@ def test_a_conversation_is_kept_to_the_letter_and_survives_a_file(name, style, t
     assert isinstance(kept, Conversation)
     assert (read.id, kept.source, kept.form) == (f"{name}-0", name, SOURCES[name].form)
     assert list(kept.messages) == value["conversations"]
-    assert kept.target.scale == (SOURCES[name].scale if kept.target.score is not None else None)
+    source = SOURCES[name]
+    graded = source.form == "score"
+    assert kept.target.scale == ((source.scale or source.aspects[0].scale) if graded else None)
     assert survives(kept, tmp_path)
 
 
@@ -248,20 +250,13 @@ def test_media_under_two_keys_or_none_are_told():
         (["human", "gpt", "human", "gpt"], "turns out of order"),
         (["human"], "turns out of order"),
         ([], "turns out of order: no turn"),
+        (["system", "human", "gpt"], "turns out of order: system, human, gpt"),
         (None, '"conversations" is a list'),
     ],
 )
 def test_anything_but_one_exchange_is_told(turns, reason):
     spoken = turns if turns is None else [{"from": one, "value": "<image>"} for one in turns]
     assert reason in told(row("hpd", conversations=spoken), "hpd")
-
-
-def test_a_system_turn_is_kept_and_not_asked(pack):
-    value = row("hpd")
-    value["conversations"].insert(0, {"from": "system", "value": "Be fair."})
-    record = content(value, "hpd")
-    assert record.messages[0] == {"from": "system", "value": "Be fair."}
-    assert record.sample.prompt == "two cubes"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from unified_reward.data.sources import annotated, preferences, rankings, rating
 from unified_reward.data.sources.streams import raw_rows
 from unified_reward.data.sources.table import SOURCES, Source
 from unified_reward.records import Row
-from unified_reward.types import ConfigError, DataError, Failed
+from unified_reward.types import ConfigError, DataError, Failed, Scale
 
 
 _LAYOUTS = {
@@ -22,7 +22,9 @@ _LAYOUTS = {
 }
 
 
-def read_source(path: Path, name: str, *, media: Path | None = None) -> Iterator[Row]:
+def read_source(
+    path: Path, name: str, *, media: Path | None = None, scale: Scale | None = None
+) -> Iterator[Row]:
     """Read a published file, in constant memory but for the ids.
 
     A row that cannot be used, or whose id stands above already, is ``Failed`` and the others go
@@ -32,15 +34,30 @@ def read_source(path: Path, name: str, *, media: Path | None = None) -> Iterator
         path: The file as published.
         name: The source it belongs to, one of ``SOURCES``.
         media: Where relative media paths start; None for the folder of the file.
+        scale: Of a user's own ratings; a published source has its own.
 
     Raises:
-        ConfigError: No such source; the message lists them.
+        ConfigError: No such source (the message lists them), or a scale for a published one.
         DataError: The file cannot be opened, or holds no rows; raised by the first row.
+    """
+    source = source_of(name, scale)
+    return _named(_LAYOUTS[source.layout](raw_rows(path), source, media or path.parent), name)
+
+
+def source_of(name: str, scale: Scale | None = None) -> Source:
+    """The row of a source in the table, with a user's own scale where ratings are theirs.
+
+    Raises:
+        ConfigError: As in `read_source`.
     """
     if name not in SOURCES:
         raise ConfigError(f"no source {name!r}; there are {', '.join(sorted(SOURCES))}")
     source = SOURCES[name]
-    return _named(_LAYOUTS[source.layout](raw_rows(path), source, media or path.parent), name)
+    if scale is None:
+        return source
+    if source.layout != "annotated":
+        raise ConfigError(f"{name} has its own scale, {source.scale or 'that of its votes'}")
+    return replace(source, scale=scale)
 
 
 def _named(rows: Iterator[Row], name: str) -> Iterator[Row]:
@@ -57,4 +74,4 @@ def _named(rows: Iterator[Row], name: str) -> Iterator[Row]:
             yield Row(row.line, row.id, replace(content, source=name))
 
 
-__all__ = ["SOURCES", "Source", "read_source"]
+__all__ = ["SOURCES", "Source", "read_source", "source_of"]

@@ -26,7 +26,17 @@ from unified_reward.data.sources.fields import (
 from unified_reward.data.sources.streams import Raw
 from unified_reward.data.sources.table import Source
 from unified_reward.records import Row
-from unified_reward.types import DataError, Failed, Record, Sample, Scale, Target, Task, Winner
+from unified_reward.types import (
+    DataError,
+    Failed,
+    Record,
+    Sample,
+    Scale,
+    Score,
+    Target,
+    Task,
+    Winner,
+)
 
 
 _VOTES: dict[str, Winner] = {"a": "first", "tie": "tie", "b": "second"}
@@ -57,9 +67,9 @@ class _Item:
 def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     """Join the rows of every item: the mean of its ratings, or the majority of its votes.
 
-    A rating has the columns ``annotator``, ``score`` and ``aspect_<name>`` (all on the scale of
-    the source, any may be empty); a vote has ``annotator`` and ``vote``: a, b or tie, and an even
-    split is a tie. Both name their item:
+    A rating has the columns ``annotator``, ``score`` and ``aspect_<name>``, all on the scale of
+    the source, any may be empty; beside a score, means of aspects are moved to [0, 1]. A vote has
+    ``annotator`` and ``vote``: a, b or tie, and an even split is a tie. Both name their item:
 
     - generation: ``prompt`` and ``image`` or ``video``;
     - editing: the same and ``source_image``;
@@ -189,4 +199,7 @@ def _target(item: _Item, source: Source) -> Target:
         name: sum(value * n for value, n in said.items()) / said.total()
         for name, said in item.said.items()
     }
-    return Target(means.pop("", None), source.scale, means)
+    score, scale = means.pop("", None), source.scale
+    if score is not None and scale is not None:
+        means = {name: Score(one, scale).normalized or 0.0 for name, one in means.items()}
+    return Target(score, scale, means)

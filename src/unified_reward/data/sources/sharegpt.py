@@ -87,8 +87,6 @@ def _exchange(turns: Any) -> tuple[str, str]:
     ):
         raise DataError('"conversations" is a list of {"from": …, "value": text}')
     speakers = [str(turn.get("from")) for turn in turns]
-    if speakers[:1] == ["system"]:
-        turns, speakers = turns[1:], speakers[1:]
     if speakers != ["human", "gpt"]:
         told = ", ".join(speakers) or "no turn"
         raise DataError(f"turns out of order: {told}, where human and gpt are due")
@@ -159,7 +157,8 @@ def _target(answer: str, source: Source) -> Target:
         missing = [f"{one.name} ({one.scale})" for one in source.aspects if one.name not in read]
         if missing:
             raise DataError(f"no value in the answer for {', '.join(missing)}")
-        return Target(aspects={name: one.value for name, one in read.items()})
+        scale = source.aspects[0].scale
+        return Target(scale=scale, aspects={name: one.value for name, one in read.items()})
     verdict = _verdict(answer, source)
     if isinstance(verdict, Unparsed):
         raise DataError(verdict.reason)

@@ -27,6 +27,7 @@ from unified_reward.card import CARD
 from unified_reward.data.microworld import CELLS
 from unified_reward.judge import load, located
 from unified_reward.microworld import item
+from unified_reward.train.dry_run import DryRun, dry_run
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.tiny import TinyPretraining, pretrain
 from unified_reward.types import ConfigError
@@ -122,6 +123,21 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
     report = {**run.reports, **_cells(run.reports.get("bench"))}
     _write_json(out / "report.json", report)
     return report
+
+
+def rehearse(recipe: Recipe, launch: str = "") -> DryRun:
+    """Build everything of a recipe's judge but its weights, see `train.dry_run`.
+
+    Args:
+        recipe: With a judge; its other stages are checked as far as their options go.
+        launch: A configuration of accelerate; empty without a launcher.
+
+    Raises:
+        ConfigError: The recipe trains no judge, or something does not fit.
+    """
+    if recipe.judge is None:
+        raise ConfigError("a dry run builds a judge, and the recipe trains none")
+    return dry_run(recipe.judge, launch)
 
 
 class _Run:

@@ -324,7 +324,6 @@ class Record:
 
     id = property(lambda self: cast("str", self.sample.id))
     task = property(lambda self: cast("Task", self.sample.task))
-    form = property(lambda self: cast("Form", self.sample.form))
 
     @property
     def media(self) -> tuple[Image | Video, ...]:

@@ -156,7 +156,7 @@ USAGE = [
     (["check"], "Missing argument 'PATH'"),
     (["check", "gone.jsonl"], "gone.jsonl cannot be read"),
     (["check", "good.jsonl", "--source", "hdp"], "no source 'hdp'; there are"),
-    (["check", "good.jsonl", "--media", "."], "records know their scales, and their paths start at their file"),
+    (["check", "good.jsonl", "--media", "."], "records know their scales"),
     (["convert", "good.jsonl", "out.zip"], "out.zip is no .jsonl, .parquet or .tar"),
     (["mix", "gone.yaml", "out"], "gone.yaml cannot be read"),
     (["mix", "mix.yaml", "out", "colour=red"], "colour: Unexpected keyword argument"),

@@ -133,7 +133,7 @@ def test_frames_of_a_clip_are_files_of_their_own():
 
 
 def test_records_take_no_folder_for_media_and_an_unknown_source_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="records know their scales, and their paths start at their file"):
+    with pytest.raises(ConfigError, match="records know their scales"):
         rows_of(tmp_path / "a.jsonl", media=tmp_path)
     with pytest.raises(ConfigError, match="no source 'hdp'"):
         rows_of(tmp_path / "a.json", "hdp")

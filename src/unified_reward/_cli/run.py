@@ -17,6 +17,7 @@ from unified_reward.types import ConfigError
 def run(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
+    *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Build all but the weights, and tell their sizes.")
     ] = False,

@@ -61,7 +61,9 @@ class RecordFile:
             if isinstance(row.content, Failed):
                 bad.append(row.content.error)
             else:
-                compares.append(isinstance(row.content, Record) and row.content.form == "compare")
+                compares.append(
+                    isinstance(row.content, Record) and row.content.sample.form == "compare"
+                )
             starts.append(row.start)
         if bad:
             raise DataError(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
 from pytorch_optimizer import Muon
 from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from unified_reward.types import ConfigError
@@ -34,7 +37,10 @@ class Optimisation:
     """Share of the steps in which the rate rises from zero, in [0, 1)."""
     weight_decay: float = 0.01
     lora_rank: int = 0
-    """Rank of the adapters on every linear layer, of the vision tower too; 0 trains all weights."""
+    """Rank of the adapters; 0 trains all weights."""
+    lora_targets: tuple[str, ...] = ()
+    """Ends of the names of the layers with adapters, such as ``q_proj``; empty for every linear
+    layer, of the vision tower too."""
     gradient_checkpointing: bool = False
     save_every: int = 0
     """Steps between checkpoints from which a killed run goes on; 0 for none."""
@@ -101,9 +107,35 @@ def arguments(config: Optimisation, checkpoints: Path) -> dict[str, Any]:
 
 
 def adapters(config: Optimisation) -> LoraConfig | None:
-    """Adapters of the wanted rank on every linear layer; None to train all weights."""
+    """Adapters of the wanted rank on the wanted layers; None to train all weights."""
     rank = config.lora_rank
-    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear") if rank else None
+    targets = list(config.lora_targets) or "all-linear"
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets) if rank else None
+
+
+def check_targets(model: torch.nn.Module, config: Optimisation) -> None:
+    """See that every name in ``lora_targets`` is of a layer; one that is not would be passed over.
+
+    Raises:
+        ConfigError: Names those that are of none, and what there is.
+    """
+    names = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)]
+    absent = [
+        target
+        for target in config.lora_targets
+        if not any(f".{name}.".endswith(f".{target}.") for name in _plain(names))
+    ]
+    if absent and config.lora_rank:
+        known = sorted({name.rpartition(".")[2] for name in _plain(names)})
+        raise ConfigError(
+            f"lora_targets: no linear layer is named {', '.join(absent)}; "
+            f"there are {', '.join(known)}"
+        )
+
+
+def _plain(names: list[str]) -> list[str]:
+    """Names of layers as they were before adapters were put on them."""
+    return [name.removesuffix(".base_layer") for name in names if ".lora_" not in name]
 
 
 class _ExactMuon(Muon):
@@ -148,15 +180,42 @@ def _last_checkpoint(folder: Path) -> str | None:
     return whole[max(whole)] if whole else None
 
 
+def make_whole(trainer: Trainer) -> None:
+    """Put weights that FSDP or ZeRO-3 spread over processes back into the model.
+
+    The first process then holds them all, in its main memory; the model of the others is empty, so
+    that merging adapters makes no process wait for another. Weights in one piece stay as they are.
+    """
+    model = cast("torch.nn.Module", trainer.model)
+    if any(isinstance(one, DTensor) for one in model.parameters()):
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = cast("Mapping[str, Any]", get_model_state_dict(model, options=options))
+    elif any(hasattr(one, "ds_id") for one in model.parameters()):
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    else:
+        return
+    is_main = trainer.accelerator.is_main_process
+    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # tied weights stay tied
+    for prefix, module in model.named_modules():
+        for name, old in [*module.named_parameters(recurse=False)]:
+            if old not in made:
+                place = f"{prefix}.{name}" if prefix else name
+                value = weights[place] if is_main else torch.empty(old.shape, device="meta")
+                made[old] = torch.nn.Parameter(cast("torch.Tensor", value), old.requires_grad)
+            setattr(module, name, made[old])
+
+
 def run(trainer: Trainer, config: Optimisation, title: str) -> list[tuple[int, float]]:
     """Train, from the newest whole checkpoint of a run that was killed.
 
     Returns:
         Loss by optimiser step.
     """
+    check_targets(cast("torch.nn.Module", trainer.model), config)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Progress(title, config.steps))
     trainer.train(resume_from_checkpoint=_last_checkpoint(Path(trainer.args.output_dir or "")))
+    make_whole(trainer)
     # The trainer's own log, because it is in the checkpoints: a run that went on has all losses.
     logged = [one for one in trainer.state.log_history if "loss" in one]
     return [(int(one["step"]), float(one["loss"])) for one in logged]

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +69,9 @@ def test_reading_holds_ids_and_no_rows(tmp_path):
     tracemalloc.stop()
     assert counted == 2_000
     assert peak - start < 500_000 < file.stat().st_size / 7
+
+
+def test_every_published_source_stands_on_the_how_to_page():
+    page = (Path(__file__).parents[3] / "docs" / "howto" / "prepare-data.md").read_text("utf-8")
+    named = {name for name in SOURCES if not name.startswith("annotated.")}
+    assert not {name for name in named if f"`{name}`" not in page}

@@ -167,7 +167,9 @@ def record_line(content: Record | Conversation, folder: Path) -> bytes:
                 temporary.write_bytes(held)
         return path
 
-    return _line(record_row(with_media(content, stored), folder))
+    if not all(isinstance(one.source, str | Path) for one in content.media):
+        content = with_media(content, stored)
+    return _line(record_row(content, folder))
 
 
 @contextmanager

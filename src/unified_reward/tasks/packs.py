@@ -278,19 +278,29 @@ def _sha256(text: str) -> str:
 
 def home() -> Path:
     """Where packs are kept: ``UNIFIED_REWARD_HOME``, or the platform's place for user data."""
-    if given := os.environ.get("UNIFIED_REWARD_HOME"):
+    return _home(*map(os.environ.get, ("UNIFIED_REWARD_HOME", "LOCALAPPDATA", "XDG_DATA_HOME")))
+
+
+@cache
+def _home(given: str | None, windows: str | None, linux: str | None) -> Path:
+    if given:
         return Path(given)
     if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        root = windows or Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":
         root = Path.home() / "Library" / "Application Support"
     else:
-        root = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        root = linux or Path.home() / ".local" / "share"
     return Path(root) / "unified_reward"
 
 
 def _path(where: Path | None) -> Path:
-    return (where or home()) / "packs" / _PACK
+    return _pack_in(where or home())
+
+
+@cache
+def _pack_in(folder: Path) -> Path:
+    return folder / "packs" / _PACK
 
 
 def _write(pack: Path, wordings: list[Wording]) -> None:
@@ -313,9 +323,10 @@ def installed(home: Path | None = None) -> Mapping[str, Wording]:
         ConfigError: The pack was changed since it was written, or is no pack.
     """
     pack = _path(home)
-    if not pack.is_file():
+    try:
+        stat = os.stat(pack)  # noqa: PTH116  asked for every row, and pathlib is slow
+    except OSError:
         return {}
-    stat = pack.stat()
     return _read(pack, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 

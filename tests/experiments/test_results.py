@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unified_reward.experiments import annotators, best_of_n, exam, gate
+from unified_reward.experiments import annotators, best_of_n, exam, gate, joint_learning
 from unified_reward.experiments.page import around
 
 
@@ -15,6 +15,7 @@ PAGES = {
     "best_of_n": best_of_n.page,
     "exam": exam.page,
     "gate": gate.page,
+    "joint_learning": joint_learning.page,
 }
 
 

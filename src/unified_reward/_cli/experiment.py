@@ -56,7 +56,7 @@ def _parts(name: Experiment) -> _Parts:
         case Experiment.JOINT_LEARNING:
             from unified_reward.experiments import joint_learning as joint
 
-            return _Parts(joint.JointLearning, joint.joint_learning, joint.page)
+            return _Parts(joint.JointLearning, joint.joint_learning, joint.page, joint.draw)
 
 
 def experiment(

@@ -8,6 +8,7 @@ a world whose pictures and clips have no colour and no shape in common.
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ from unified_reward.types import ConfigError, Form, Preferred, Record, Scored, T
 
 
 WORLDS = ("shared", "apart")
+_FIGURES = {"compare": "pair accuracy", "score": "Spearman"}
 _FORMS: tuple[Form, ...] = ("score", "compare")
 _LABELS = {"first": 1.0, "tie": 0.5, "second": 0.0}
 _CARD = Card("compact", frames=4)
@@ -336,7 +338,7 @@ def page(report: Mapping[str, Any]) -> str:
         + ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in tokens.items())
         + ".",
     ]
-    for form, figure in (("compare", "pair accuracy"), ("score", "Spearman")):
+    for form, figure in _FIGURES.items():
         columns = [f"{figure}: single", "joint", "gain", "joint, apart", "gain, apart", "sharing"]
         rows = []
         for cell in (one for one in CELLS if one.endswith(form)):
@@ -346,3 +348,27 @@ def page(report: Mapping[str, Any]) -> str:
             rows.append([cell, *map(told, figures)])
         lines += ["", *table(["cell", *columns], rows)]
     return "\n".join(lines) + "\n"
+
+
+def draw(report: Mapping[str, Any]) -> bytes:
+    """The gains with their intervals as a PNG picture: comparisons left and scores right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, (form, what) in zip(panels, _FIGURES.items(), strict=True):
+        cells = [cell for cell in CELLS if cell.endswith(form)]
+        for world, shift in zip(WORLDS, (-0.12, 0.12), strict=True):
+            gains = [report["cells"][cell][world]["gain"] for cell in cells]
+            at = [gain["value"] for gain in gains]
+            ends = np.array([gain["ci95"] for gain in gains]).T
+            places = np.arange(len(cells)) + shift
+            panel.errorbar(at, places, xerr=abs(ends - at), fmt="o", markersize=4, label=world)
+        panel.axvline(0, color="0.7", linewidth=1)
+        panel.set_yticks(range(len(cells)), [cell.partition(".")[0] for cell in cells])
+        panel.set_xlabel(f"{what}, joint minus single")
+    panels[0].invert_yaxis()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return out.getvalue()

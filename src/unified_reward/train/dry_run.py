@@ -65,7 +65,7 @@ class DryRun:
     memory_gib: Mapping[str, float]
     """Of one card, without activations."""
     tokens: Mapping[str, int]
-    """Of the turns that were tried: by cell of the microworld, or by row of the file."""
+    """Of what was tried, by cell of the microworld or row of the file; of two requests, the sum."""
     turns_per_step: int
     tokens_per_step: int
     """At the mean of the turns that were tried."""
@@ -101,10 +101,10 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     tried, n = _tried(config)
     turns = _Enlarged(tried, config)
     collator = _collator(config, chat, turns)
-    tokens = {
-        name: int(collator([{"row": i}])["attention_mask"].sum()) for i, name in enumerate(tried)
-    }
-    _forward(skeleton, chat, turns[min(range(len(tokens)), key=[*tokens.values()].__getitem__)])
+    asked = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(tried))]
+    tokens = {key: int(each.sum()) for key, each in zip(tried, asked, strict=True)}
+    longest = max(int(each.max()) for each in asked)
+    _forward(skeleton, chat, turns[[*tokens.values()].index(min(tokens.values()))])
     groups, hit = _optimiser(config, model, chat, turns)
     trained = sum(one.numel() for group in groups for one in group["params"])
     states = sum(_state_bytes(group) for group in groups)
@@ -123,7 +123,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
         tokens_per_step=round(per_step * sum(tokens.values()) / len(tokens)),
         steps_per_epoch=math.ceil(n / per_step) if n else None,
         epochs=round(optim.steps * per_step / n, 2) if n else None,
-        lacking=_lacking(config, skeleton, base, max(tokens.values())),
+        lacking=_lacking(config, skeleton, base, longest),
     )
 
 

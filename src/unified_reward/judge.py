@@ -48,10 +48,6 @@ PUBLISHED: dict[str, tuple[str | None, str]] = {
 trained on, None where there is none (Edit, Flex), and ours whose answers are like theirs."""
 
 
-PUBLISHED_PIXELS = 512 * 512
-"""Largest picture the published judges were trained on (their ``image_max_pixels``)."""
-
-
 SHIPPED = {"tiny_judge": "judge", "tiny_scalar": "scalar", "tiny_base": "base"}
 """Folders in assets of the checkpoints of this package, by the recipes that make them."""
 
@@ -137,8 +133,7 @@ def load(
     card = Card.read(folder) if folder.is_dir() else None
     if card is None:
         published = _published_family(str(reference), allow_reworded=allow_reworded)
-        pixels = PUBLISHED_PIXELS if published else None
-        card = Card(family or published or "native", max_pixels=pixels)
+        card = Card(family or published or "native")
     elif family is not None:
         card = replace(card, family=family)
     if not folder.is_dir() and _looks_like_path(str(reference)):

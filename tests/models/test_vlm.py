@@ -43,6 +43,14 @@ def test_a_batch_of_unequal_requests_equals_a_loop(model):
         assert one.choice_logprobs == pytest.approx(other.choice_logprobs, abs=1e-4)
 
 
+def test_llava_tiles_a_picture_only_where_it_is_alone_in_its_request(checkpoints):
+    chat = load_vlm(checkpoints["llava_onevision"], device="cpu").chat
+    one, two = Request((picture(0), "x")), Request((picture(0), picture(1), "x"))
+    n_one, n_two = (int(chat.batch([it])["attention_mask"].sum()) for it in (one, two))
+    assert n_two < n_one
+    assert chat.batch([one, two])["attention_mask"].sum(1).tolist() == [n_one, n_two]
+
+
 def independent_logprobs(model, request, head=""):
     """Log-probability of each whole choice by one plain forward pass without any cache."""
     chat = model.chat

@@ -368,7 +368,7 @@ def draw(report: Mapping[str, Any]) -> bytes:
         panel.set_yticks(range(len(cells)), [cell.partition(".")[0] for cell in cells])
         panel.set_xlabel(f"{what}, joint minus single")
     panels[0].invert_yaxis()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
+    panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
     return out.getvalue()

@@ -73,11 +73,12 @@ class Chat:
             What the model's forward takes: ``input_ids``, ``attention_mask`` (and, for Qwen,
             ``mm_token_type_ids``) of shape (B, T), and the pictures.
         """
-        pictures = [p for one in requests for p in one.parts if not isinstance(p, str)]
+        # By request: LLaVA tiles a picture only where it is alone in its request.
+        pictures = [[p for p in one.parts if not isinstance(p, str)] for one in requests]
         inputs = dict(
             self.processor(
                 text=[self.prompt(one) for one in requests],
-                images=pictures or None,
+                images=pictures if any(pictures) else None,
                 padding=True,
                 padding_side="left",
                 return_tensors="pt",

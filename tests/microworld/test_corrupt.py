@@ -110,4 +110,5 @@ def test_unknown_flaws_and_severities_are_refused():
 def test_many_changes_stop_where_no_kind_fits():
     rng = np.random.default_rng(0)
     for _ in range(50):
-        mutate(draw_scene(rng, n_things=3, is_clip=True), 99, rng)
+        scene = draw_scene(rng, n_things=3, is_clip=True)
+        assert mutate(scene, 99, rng) != scene

@@ -15,7 +15,15 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "unified_reward"
 FILES = sorted(SOURCE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "diffusers", "trl", "peft", "accelerate", "ray"}
-MAY_BE_HEAVY = {"models/vlm.py", "models/scalar.py", "train", "pipeline.py"}
+MAY_BE_HEAVY = {
+    "models/chat.py",
+    "models/encoder.py",
+    "models/vlm.py",
+    "models/scalar.py",
+    "policies",
+    "train",
+    "pipeline.py",
+}
 
 
 def layers():

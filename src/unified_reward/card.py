@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -197,6 +198,28 @@ class CardedJudge(Asks):
     """
 
     card: Card
+    _kept: Opened | None = None
+
+    @contextmanager
+    def keeping(self) -> Generator[None]:
+        """Files opened within are decoded, and by a local model encoded, once."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def refusals(self, samples: Sequence[Sample]) -> list[Failed | None]:
+        """Why each sample cannot be asked; opens what they show."""
+        opened: Opened = {} if self._kept is None else self._kept
+        return [self._refusal(sample, opened) for sample in samples]
+
+    def _refusal(self, sample: Sample, opened: Opened) -> Failed | None:
+        try:
+            build_request(sample, self.card, opened)
+        except (MediaError, ConfigError, DataError) as error:
+            return Failed(str(error), error)
+        return None
 
     def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
         """Judge every sample; see ``Asks.ask``."""
@@ -205,7 +228,7 @@ class CardedJudge(Asks):
 
     def hear(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Heard]:
         """Put all questions to the model at once; a sample that cannot be asked fails alone."""
-        opened: Opened = {}
+        opened: Opened = {} if self._kept is None else self._kept
         requests: list[Request] = []
         plans: list[range | Failed] = []
         for sample in samples:

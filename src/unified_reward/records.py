@@ -132,7 +132,7 @@ def read_records(path: Path) -> Iterator[Row]:
         DataError: The file cannot be opened.
     """
     seen: set[str] = set()
-    for line, start, raw in _lines(path):
+    for line, start, raw in record_lines(path):
         content = parse_row(raw, path.parent)
         if isinstance(content, Failed):
             content = _failed(f"line {line}: {content.error}")
@@ -147,7 +147,12 @@ def read_records(path: Path) -> Iterator[Row]:
         yield Row(line, name, content, start)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def record_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number, counted from 1, first byte and content of every line that is not blank.
+
+    Raises:
+        DataError: The file cannot be opened.
+    """
     try:
         with path.open("rb") as file:
             start = 0
@@ -209,8 +214,8 @@ def record_row(record: Record | Conversation, folder: Path) -> dict[str, Any]:
         "id": record.id,
         "task": record.task.value,
         "prompt": sample.prompt if sample else "",
-        "candidates": [_part_row(one, folder) for one in sample.candidates] if sample else [],
-        "context": [_part_row(one, folder) for one in context],
+        "candidates": [part_row(one, folder) for one in sample.candidates] if sample else [],
+        "context": [part_row(one, folder) for one in context],
         "criteria": sample.criteria if sample else "",
         "target": {
             "score": target.score,
@@ -225,12 +230,17 @@ def record_row(record: Record | Conversation, folder: Path) -> dict[str, Any]:
     return row | ({"messages": [dict(m) for m in record.messages]} if record.messages else {})
 
 
-def _part_row(part: Candidate, folder: Path) -> Any:
+def part_row(part: Candidate, folder: Path) -> Any:
+    """A candidate as it stands in rows of a file in ``folder``.
+
+    Raises:
+        DataError: A medium is in memory, not in a file.
+    """
     if isinstance(part, str):
         return {"text": part}
     if isinstance(part, Image | Video):
         return {"image" if isinstance(part, Image) else "video": _relative(part.source, folder)}
-    return [_part_row(inner, folder) for inner in part]
+    return [part_row(inner, folder) for inner in part]
 
 
 def _relative(source: Any, folder: Path) -> str | list[str]:

@@ -7,7 +7,8 @@ models nor media. Judges, point scorers and tables of answers share them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -49,6 +50,15 @@ class Asks(ABC):
             samples: Questions of any mixture of tasks and forms.
             orders: 2 asks every comparison in both orders and merges them; 1 asks as given.
         """
+
+    def refusals(self, samples: Sequence[Sample]) -> list[Failed | None]:
+        """Why each sample cannot be asked, such as a broken file; None where nothing is known."""
+        return [None] * len(samples)
+
+    @contextmanager
+    def keeping(self) -> Generator[None]:
+        """What is opened within stays open from one ``ask`` to the next."""
+        yield
 
     def score(
         self,

@@ -184,14 +184,20 @@ def test_a_killed_run_goes_on_to_what_an_uninterrupted_one_gives(cli, many, file
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_verdicts_of_another_judge_are_not_mixed_into_a_file(cli, many, files):
+def test_verdicts_of_another_judge_or_manner_are_not_mixed_into_a_file(cli, many, files):
     out = files / "out.jsonl"
     cli("judge", many, out, "--judge", "scripted:first")
     before = out.read_bytes()
+    for other in (["--judge", "scripted:tie"], ["--judge", "scripted:first", "--orders", "1"]):
+        code, _, err = cli("judge", many, out, *other)
+        assert code == 2
+        assert "was begun otherwise" in err
+    out.with_name("out.jsonl.config.json").unlink()
+    out.write_bytes(before[: before.index(b"\n") + 1])
     code, _, err = cli("judge", many, out, "--judge", "scripted:tie")
     assert code == 2
-    assert "holds verdicts of scripted:first (native)" in err
-    assert out.read_bytes() == before
+    assert "holds rows of scripted:first (native)" in err
+    assert out.read_bytes() in before
 
 
 def test_a_conversation_without_a_sample_fails_and_the_others_are_judged(cli, files):

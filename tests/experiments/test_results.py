@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unified_reward.experiments import annotators, best_of_n, exam, gate, joint_learning
+from unified_reward.experiments import annotators, best_of_n, exam, gate, joint_learning, sifting
 from unified_reward.experiments.page import around
 
 
@@ -16,6 +16,7 @@ PAGES = {
     "exam": exam.page,
     "gate": gate.page,
     "joint_learning": joint_learning.page,
+    "sifting": sifting.page,
 }
 
 

@@ -6,7 +6,8 @@ import torch
 from transformers import AutoProcessor
 
 from unified_reward.microworld import vocabulary
-from unified_reward.models.vlm import Chat, load_vlm
+from unified_reward.models.chat import Chat
+from unified_reward.models.vlm import load_vlm
 from unified_reward.train.optim import Optimisation
 from unified_reward.train.tiny import (
     LessonTurns,

@@ -10,7 +10,21 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from unified_reward._cli import bench, compare, data, experiment, judge, rank, run, score, templates
+from unified_reward._cli import (
+    bench,
+    candidates,
+    compare,
+    data,
+    experiment,
+    export,
+    judge,
+    pairs,
+    rank,
+    run,
+    score,
+    show,
+    templates,
+)
 from unified_reward.types import UnifiedRewardError
 
 
@@ -25,6 +39,10 @@ for command in (
     compare.compare,
     rank.rank,
     judge.judge,
+    candidates.candidates,
+    pairs.pairs,
+    export.export,
+    show.show,
     bench.bench,
     experiment.experiment,
     run.run,

@@ -1,71 +1,59 @@
-"""What the commands for single prompts are given: files, or answers about a file."""
+"""``unified-reward candidates``: what a policy makes of prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
-from unified_reward import media
-from unified_reward.types import Candidate, ConfigError, Image, MediaError, Sample, Task, Video
+import typer
 
-
-@dataclass(frozen=True)
-class Asked:
-    """One prompt and its candidates, named as the user named them."""
-
-    task: Task
-    prompt: str
-    names: tuple[str, ...]
-    candidates: tuple[Candidate, ...]
-    context: tuple[Image | Video, ...]
-
-    def sample(self, *indices: int) -> Sample:
-        """The question about some of the candidates."""
-        name = " | ".join(self.names[i] for i in indices)
-        chosen = tuple(self.candidates[i] for i in indices)
-        return Sample(self.task, self.prompt, chosen, self.context, id=name)
+from unified_reward import policies
+from unified_reward._cli import options, output
+from unified_reward._cli.progress import bar
+from unified_reward.data.candidates import make_candidates
+from unified_reward.data.pools import read_pools
+from unified_reward.judge import located
+from unified_reward.records import Journal
 
 
-def asked(
-    prompt: str,
+_BATCH = "Candidates in one pass; default 16 answers, 4 drawn ones."
+_Size = Annotated[int | None, typer.Option(min=1, help="Pixels; default the pipeline's own.")]
+
+
+def candidates(
+    source: Annotated[Path, typer.Argument(metavar="PROMPTS.jsonl", help="Rows of prompts.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="candidates.jsonl and media/.")],
     *,
-    files: Sequence[str] = (),
-    answers: Sequence[str] = (),
-    image: str | None = None,
-    video: str | None = None,
-) -> Asked:
-    """Tell generation (files) from understanding (answers about a picture or clip).
-
-    Raises:
-        ConfigError: Both or neither are given, or pictures and clips are mixed.
-    """
-    if files and (answers or image or video):
-        raise ConfigError("give files to judge, or --answer about one --image or --video; not both")
-    if not files and not (answers and (image is None) != (video is None)):
-        raise ConfigError("give files to judge, or --answer about one --image or --video")
-    if image is not None:
-        task = Task.IMAGE_UNDERSTANDING
-        return Asked(task, prompt, tuple(answers), tuple(answers), (Image(Path(image)),))
-    if video is not None:
-        task = Task.VIDEO_UNDERSTANDING
-        return Asked(task, prompt, tuple(answers), tuple(answers), (Video(Path(video)),))
-    kinds = _kinds(files)
-    if len(kinds) > 1:
-        raise ConfigError("pictures and clips cannot be judged against each other")
-    if kinds == {"video"}:
-        clips = tuple(Video(Path(file)) for file in files)
-        return Asked(Task.VIDEO_GENERATION, prompt, tuple(files), clips, ())
-    pictures = tuple(Image(Path(file)) for file in files)
-    return Asked(Task.IMAGE_GENERATION, prompt, tuple(files), pictures, ())
-
-
-def _kinds(files: Sequence[str]) -> set[str]:
-    """Which kinds of media the files hold; one that cannot be read fails later, alone."""
-    kinds: set[str] = set()
-    for file in files:
-        try:
-            kinds.add(media.kind(Path(file)))
-        except MediaError:
-            continue
-    return kinds
+    policy: Annotated[str, typer.Option(help="A VLM or a diffusers pipeline: folder or hub id.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Candidates of a prompt.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="Of a VLM; default 0.7.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default 256.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of denoising.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale of guidance.")] = None,
+    height: _Size = None,
+    width: _Size = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip.")] = None,
+    fps: Annotated[float | None, typer.Option(min=0.1, help="Of a clip; default 8.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help=_BATCH)] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Make candidates of every prompt; a stopped run goes on where it was."""
+    ids = [row.id for row in read_pools(source)]
+    given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "steps": steps}
+    given |= {"guidance": guidance, "height": height, "width": width, "frames": frames, "fps": fps}
+    # Before anything is written: one that cannot be loaded leaves nothing to go on with.
+    maker = policies.load(located(policy), given, batch_size=batch_size)
+    maker.name = policy
+    journal = Journal(out / "candidates.jsonl")
+    with bar("making", len(ids), done=sum(one in journal.done for one in ids)) as advance:
+        for row in make_candidates(read_pools(source), journal, maker, n=n, seed=seed):
+            advance(1)
+            if as_json:
+                output.print_json([row])
+    statuses = Counter(journal.done[one] for one in ids)
+    if not as_json:
+        typer.echo(", ".join(f"{n} {status}" for status, n in sorted(statuses.items())))
+    if statuses["failed"]:
+        raise typer.Exit(1)

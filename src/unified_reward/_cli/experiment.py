@@ -23,6 +23,7 @@ class Experiment(StrEnum):
     EXAM = "exam"
     GATE = "gate"
     JOINT_LEARNING = "joint_learning"
+    SIFTING = "sifting"
 
 
 class _Parts(NamedTuple):
@@ -57,6 +58,10 @@ def _parts(name: Experiment) -> _Parts:
             from unified_reward.experiments import joint_learning as joint
 
             return _Parts(joint.JointLearning, joint.joint_learning, joint.page, joint.draw)
+        case Experiment.SIFTING:
+            from unified_reward.experiments import sifting
+
+            return _Parts(sifting.Sifting, sifting.sifting, sifting.page, sifting.draw)
 
 
 def experiment(

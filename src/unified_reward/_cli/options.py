@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from unified_reward.data.bulk import Engine
+
 
 JudgeOption = Annotated[
     str,
@@ -31,6 +33,10 @@ AnswerOption = Annotated[
     list[str] | None, typer.Option("--answer", help="An answer to judge; may be repeated.")
 ]
 PromptOption = Annotated[str, typer.Option("--prompt", help="The caption, or the question.")]
+EngineOption = Annotated[Engine, typer.Option("--engine", help="Here, or on a Ray cluster.")]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=1, help="Of engine ray, each with its own judge.")
+]
 
 
 def both(orders: int) -> Literal[1, 2]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unified_reward._cli import options, output
-from unified_reward._cli.candidates import asked
+from unified_reward._cli.asked import asked
 from unified_reward.judge import open_judge
 
 

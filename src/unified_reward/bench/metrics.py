@@ -105,8 +105,25 @@ def mean_of(points: Sequence[float], clusters: Sequence[Hashable], *, seed: int 
     mean = float(array.mean())
     if n_clusters == n or np.ptp(array) == 0:
         return Metric(mean, wilson(mean * n_clusters, n_clusters), n)
-    interval = bootstrap(lambda drawn: float(array[drawn].mean()), clusters, seed=seed)
-    return Metric(mean, interval, n)
+    return Metric(mean, mean_interval(points, clusters, seed=seed), n)
+
+
+def mean_interval(
+    values: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of a mean of any values, 95 %, by the draws of `bootstrap`, but faster.
+
+    >>> low, high = mean_interval([-1.0, 0.0, 2.0], "abc")
+    >>> low <= 1 / 3 <= high
+    True
+    """
+    places = {cluster: k for k, cluster in enumerate(dict.fromkeys(clusters))}
+    owner = np.array([places[cluster] for cluster in clusters])
+    sums, counts = np.bincount(owner, values), np.bincount(owner)
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(len(sums), size=len(sums)) for _ in range(_RESAMPLES))
+    low, high = np.percentile([sums[one].sum() / counts[one].sum() for one in drawn], [2.5, 97.5])
+    return float(low), float(high)
 
 
 def pair_accuracy(

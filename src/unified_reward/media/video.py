@@ -296,9 +296,11 @@ def _decode(
 ) -> tuple[_Kept, int]:
     """Decode everything, keep what is wanted, and count."""
     from av.error import FFmpegError
+    from av.video.reformatter import VideoReformatter
 
     kept: _Kept = {}
     position = 0
+    reformatter = VideoReformatter()
     with _stream(file, name, limits) as (container, stream):
         fallback_rate = float(stream.average_rate or 1)
         try:
@@ -307,7 +309,10 @@ def _decode(
                     raise MediaError(f"{name}: frame {position} of {n_expected} is damaged")
                 if position in wanted:
                     time = position / fallback_rate if frame.pts is None else frame.time
-                    kept[position] = time, _upright_frame(frame)
+                    kept[position] = (
+                        time,
+                        _upright_frame(reformatter.reformat(frame, format="rgb24")),
+                    )
                 position += 1
         except FFmpegError as error:
             raise MediaError(
@@ -319,8 +324,8 @@ def _decode(
 
 
 def _upright_frame(frame: VideoFrame) -> Pixels:
-    """RGB pixels, turned and mirrored as the display matrix says, to the next right angle."""
-    pixels = cast("Pixels", frame.to_ndarray(format="rgb24"))
+    """Pixels of an RGB frame, turned and mirrored as its display matrix says."""
+    pixels = cast("Pixels", frame.to_ndarray())
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return pixels

@@ -1,7 +1,8 @@
 """A local vision-language checkpoint as a model: Qwen2.5-VL, Qwen3-VL, LLaVA-OneVision.
 
 It sees pictures and text in order and knows neither tasks nor families; a video reaches it as
-frames. Decoding is greedy whatever the checkpoint's generation config says.
+frames. A picture is encoded once for as long as it lives, however often it is asked about. Decoding
+is greedy whatever the checkpoint's generation config says.
 """
 
 from __future__ import annotations
@@ -14,87 +15,18 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
+from unified_reward.models.chat import Chat
+from unified_reward.models.encoder import Encoder, Seen, joined
 from unified_reward.types import Answer, Failed, ModelError, Request
 
 
 PUBLISHED_MAX_PIXELS = 262_144
 """512 x 512: the pixel cap the published Qwen judges were trained with."""
 _FALLBACK_CONTEXT = 32_768
+_PADDING = 256
+"""Tokens of padding in a batch that are cheaper than another batch."""
 
 _T = TypeVar("_T")
-
-
-class Chat:
-    """A processor and its chat template: requests to tensors, the same for training and judging."""
-
-    def __init__(self, processor: Any, *, max_pixels: int | None = None) -> None:
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        if max_pixels is not None:
-            _cap_pixels(processor.image_processor, max_pixels)
-        self.end: int = self.tokenizer.eos_token_id
-        self.pad: int = self.tokenizer.pad_token_id
-        if self.pad is None:
-            self.pad = self.end
-        self._special = [t for t in self.tokenizer.all_special_tokens if len(t) > 1]
-
-    def prompt(self, request: Request) -> str:
-        """The request in the checkpoint's chat format, up to where the assistant speaks."""
-        content = [
-            {"type": "text", "text": self._harmless(part)}
-            if isinstance(part, str)
-            else {"type": "image"}
-            for part in request.parts
-        ]
-        return self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-
-    def _harmless(self, text: str) -> str:
-        """Break up control tokens spelled out in a caption, which would act as control tokens."""
-        for token in self._special:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
-
-    def tokens(self, text: str) -> list[int]:
-        """Token ids of a part of an answer, without added specials."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def batch(
-        self, requests: Sequence[Request], continuations: Sequence[Sequence[int]] = ()
-    ) -> dict[str, Tensor]:
-        """Prompts, each with the first tokens of its answer, as one left-padded batch.
-
-        Args:
-            requests: B user turns.
-            continuations: Token ids behind each prompt; empty for none.
-
-        Returns:
-            What the model's forward takes: ``input_ids``, ``attention_mask`` (and, for Qwen,
-            ``mm_token_type_ids``) of shape (B, T), and the pictures.
-        """
-        # By request: LLaVA tiles a picture only where it is alone in its request.
-        pictures = [[p for p in one.parts if not isinstance(p, str)] for one in requests]
-        inputs = dict(
-            self.processor(
-                text=[self.prompt(one) for one in requests],
-                images=pictures if any(pictures) else None,
-                padding=True,
-                padding_side="left",
-                return_tensors="pt",
-            )
-        )
-        kept = inputs["attention_mask"].bool()
-        behind = continuations or [()] * len(requests)
-        fills = {"input_ids": self.pad, "mm_token_type_ids": 0, "attention_mask": 0}
-        for name in fills.keys() & inputs.keys():
-            rows: list[list[int]] = []
-            for row, mask, ids in zip(inputs[name], kept, behind, strict=True):
-                added = ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
-                rows.append([*row[mask].tolist(), *added])
-            width = max(map(len, rows))
-            inputs[name] = torch.tensor([[fills[name]] * (width - len(row)) + row for row in rows])
-        return inputs
 
 
 class VLM:
@@ -115,6 +47,8 @@ class VLM:
         self.batch_size = batch_size
         text = model.config.get_text_config()
         self._context = getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
+        self._image_token: int = model.config.image_token_id
+        self._encoder = Encoder(model, self.chat.processor.image_processor)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
         """Answer every request: same length, same order; one bad item fails alone."""
@@ -164,22 +98,54 @@ class VLM:
             text = request.choices[max(range(len(logprobs)), key=logprobs.__getitem__)]
         return Answer(text, logprobs)
 
+    @torch.inference_mode()
     def inputs(
         self, requests: Sequence[Request], continuations: Sequence[Sequence[int]] = ()
-    ) -> dict[str, Tensor]:
-        """One batch on the model's device, see `Chat.batch`.
+    ) -> dict[str, Any]:
+        """One left-padded batch on the model's device, its pictures encoded.
+
+        Args:
+            requests: B user turns.
+            continuations: Token ids behind each prompt; empty for none.
+
+        Returns:
+            What the model's forward takes: ``input_ids`` and ``attention_mask`` of shape (B, T),
+            ``mm_encoder_outputs`` and, for Qwen, ``mm_token_type_ids`` and ``image_grid_thw``.
 
         Raises:
             ValueError: It is longer than the model's context.
         """
-        inputs = self.chat.batch(requests, continuations)
-        longest = int(inputs["attention_mask"].sum(-1).max())
-        if longest > self._context:
+        seen = self._encoder.see(
+            [[part for part in one.parts if not isinstance(part, str)] for one in requests]
+        )
+        behind = continuations or [()] * len(requests)
+        rows = [
+            [*self._spread(self.chat.prompt_tokens(one), shown), *added]
+            for one, shown, added in zip(requests, seen, behind, strict=True)
+        ]
+        width = max(map(len, rows))
+        if width > self._context:
             raise ValueError(
-                f"{longest} tokens, but the model takes {self._context}; shorten the text or "
+                f"{width} tokens, but the model takes {self._context}; shorten the text or "
                 "lower max_pixels"
             )
-        return {name: _to(value, self.model) for name, value in inputs.items()}
+        ids = torch.tensor([[self.chat.pad] * (width - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        flat = [one for row in seen for one in row]
+        if hasattr(self.model.model, "get_rope_index"):
+            inputs["mm_token_type_ids"] = (ids == self._image_token).long()
+        grids = [one.grid for one in flat if one.grid is not None]
+        if grids:
+            inputs["image_grid_thw"] = torch.stack(grids)
+        inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
+        return inputs | ({"mm_encoder_outputs": {"image": joined(flat)}} if flat else {})
+
+    def _spread(self, ids: Sequence[int], shown: Sequence[Seen]) -> Iterator[int]:
+        """Token ids with the mark of each picture repeated as often as it has tokens."""
+        left = iter(shown)
+        for token in ids:
+            yield from [token] * (len(next(left).tokens) if token == self._image_token else 1)
 
     def _speak(self, requests: list[Request]) -> list[str]:
         """Greedy text for each request."""
@@ -207,60 +173,55 @@ class VLM:
         the rest of every choice. Each choice is tokenised whole and closed with the end token, so
         "10" and "100" are told apart however the tokenizer splits them.
         """
-        shared: list[list[int]] = []
-        tails: list[list[list[int]]] = []
-        for request, head in asked:
-            rows = [[*self.chat.tokens(head + one), self.chat.end] for one in request.choices]
-            common = common_prefix(rows)
-            shared.append(rows[0][:common])
-            tails.append([row[common:] for row in rows])
-        inputs = self.inputs([request for request, _ in asked], shared)
+        split = [self.chat.branches(head, request.choices) for request, head in asked]
+        tails = [rows for _, rows in split]
+        inputs = self.inputs([request for request, _ in asked], [shared for shared, _ in split])
         positions = self._positions(inputs)
         out = self.model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
         first = out.logits[:, -1].float().log_softmax(-1)
-        owner = [i for i, rows in enumerate(tails) for _ in rows]
-        flat = [row for rows in tails for row in rows]
-        total = [float(first[i, row[0]]) for i, row in zip(owner, flat, strict=True)]
-        if any(len(row) > 1 for row in flat):
-            for k, extra in enumerate(self._continue(out, inputs, positions, owner, flat)):
-                total[k] += extra
-        each = iter(total)
-        return [tuple(next(each) for _ in rows) for rows in tails]
+        behind = [[0.0] * len(rows) for rows in tails]
+        if any(len(row) > 1 for rows in tails for row in rows):
+            behind = self._continue(out.cache, inputs["attention_mask"], positions, tails)
+        return [
+            tuple(float(start[row[0]]) + rest for row, rest in zip(rows, rests, strict=True))
+            for start, rows, rests in zip(first, tails, behind, strict=True)
+        ]
 
     def _continue(
-        self,
-        prefill: Any,
-        inputs: Mapping[str, Tensor],
-        positions: Tensor,
-        owner: list[int],
-        rows: list[list[int]],
-    ) -> Iterator[float]:
-        """Log-probability of all but the first token of each row, behind its owner's prefill."""
-        device = inputs["input_ids"].device
-        width = max(map(len, rows)) - 1
-        fed = torch.full((len(rows), width), self.chat.pad, device=device)
-        real = torch.zeros((len(rows), width), dtype=torch.long, device=device)
-        for k, row in enumerate(rows):
-            fed[k, : len(row) - 1] = torch.tensor(row[:-1], device=device)
-            real[k, : len(row) - 1] = 1
-        index = torch.tensor(owner, device=device)
-        cache = prefill.past_key_values
-        cache.batch_select_indices(index)
-        last = (
-            positions.amax(-1, keepdim=True) + 1
-        )  # per axis and row; text advances all axes alike
+        self, cache: Any, mask: Tensor, positions: Tensor, tails: list[list[list[int]]]
+    ) -> list[list[float]]:
+        """Log-probability of all but the first token of each tail, behind its prefill.
+
+        The tails of a request stand side by side in one row, and none sees another.
+        """
+        fed = [[token for row in rows for token in row[:-1]] for rows in tails]
+        tail = [[k for k, row in enumerate(rows) for _ in row[:-1]] for rows in tails]
+        step = [[j for row in rows for j in range(len(row) - 1)] for rows in tails]
+        ids, owner, steps = (
+            torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(row) for row in each], batch_first=True, padding_value=fill
+            ).to(mask.device)
+            for each, fill in ((fed, self.chat.pad), (tail, -1), (step, 0))
+        )
+        sees = (owner[:, :, None] == owner[:, None, :]) & (steps[:, :, None] >= steps[:, None, :])
+        before = mask.bool()[:, None, :].expand(-1, ids.shape[1], -1)
+        # The last position per row over all axes; text advances all axes alike.
+        last = positions.amax(-1, keepdim=True) + 1
         last = last.amax(0, keepdim=True).expand_as(last) if last.dim() == 3 else last
-        steps = torch.arange(width, device=device)
         logits = self.model(
-            input_ids=fed,
-            attention_mask=torch.cat([inputs["attention_mask"][index], real], 1),
-            position_ids=last.index_select(-2, index) + steps,
-            past_key_values=cache,
+            input_ids=ids,
+            attention_mask=torch.cat([before, sees], -1)[:, None],
+            position_ids=last + steps,
+            cache=cache,
             use_cache=True,
         ).logits
-        for k, row in enumerate(rows):
-            steps_k = logits[k, : len(row) - 1].float().log_softmax(-1)
-            yield float(sum(steps_k[j, token] for j, token in enumerate(row[1:])))
+        told = logits.float().log_softmax(-1)
+        sums: list[list[float]] = []
+        for i, rows in enumerate(tails):
+            spoken = torch.tensor([token for row in rows for token in row[1:]], device=mask.device)
+            each = iter(told[i, range(len(spoken)), spoken].tolist())
+            sums.append([sum(next(each) for _ in row[1:]) for row in rows])
+        return sums
 
     def _positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Position of every token: (3, B, T) for Qwen's M-RoPE, (B, T) elsewhere."""
@@ -277,10 +238,6 @@ class VLM:
         return rope(inputs["input_ids"], kinds, image_grid_thw=grid, attention_mask=mask)[0]
 
 
-def _to(value: Tensor, model: Any) -> Tensor:
-    return value.to(model.device, model.dtype if value.is_floating_point() else None)
-
-
 def _size(request: Request) -> int:
     """Tokens of a request, roughly: a token for 4 characters or for 32 x 32 pixels."""
     return sum(
@@ -292,31 +249,13 @@ def _batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
     """Indices in batches of like sizes: each row is padded to the longest of its batch."""
     batch: list[int] = []
     for i in sorted(range(len(sizes)), key=sizes.__getitem__):
-        if batch and (len(batch) == most or sizes[i] > 2 * sizes[batch[0]] + 256):
+        padding = sum(sizes[i] - sizes[k] for k in batch)
+        if batch and (len(batch) == most or padding > _PADDING):
             yield batch
             batch = []
         batch.append(i)
     if batch:
         yield batch
-
-
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """Number of leading tokens that all rows share, leaving at least one token to each."""
-    shared = 0
-    shortest = min(map(len, rows)) - 1
-    while shared < shortest and len({row[shared] for row in rows}) == 1:
-        shared += 1
-    return shared
-
-
-def _cap_pixels(image_processor: Any, max_pixels: int) -> None:
-    """Lower the largest picture a Qwen image processor makes; others have fixed tiles."""
-    size = getattr(image_processor, "size", None)
-    if size is None or "longest_edge" not in size:
-        return
-    low = min(size["shortest_edge"], max_pixels)
-    high = min(size["longest_edge"], max_pixels)
-    image_processor.size = type(size)(shortest_edge=low, longest_edge=high)
 
 
 def load_vlm(

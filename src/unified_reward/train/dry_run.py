@@ -25,7 +25,7 @@ from unified_reward.data.microworld import CELLS
 from unified_reward.data.rows import RecordFile
 from unified_reward.judge import located
 from unified_reward.microworld import annotator, item
-from unified_reward.models.vlm import Chat
+from unified_reward.models.chat import Chat
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, Records
 from unified_reward.train.launch import Launch, read_launch
 from unified_reward.train.optim import MuonFactory, adapters, arguments, check_targets

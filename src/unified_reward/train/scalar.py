@@ -16,8 +16,9 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
+from unified_reward.models.chat import Chat
 from unified_reward.models.scalar import ValueHead, last_hidden, width_of
-from unified_reward.models.vlm import VLM, Chat
+from unified_reward.models.vlm import VLM
 from unified_reward.train.losses import (
     bradley_terry,
     narrowed,

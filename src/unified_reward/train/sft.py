@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from unified_reward.models.vlm import Chat, common_prefix
+from unified_reward.models.chat import Chat, common_prefix
 from unified_reward.train.losses import expected_share, score_ranking
 from unified_reward.train.optim import MuonFactory, Optimisation, adapters, arguments, run
 from unified_reward.types import ConfigError, Request

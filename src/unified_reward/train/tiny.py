@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from unified_reward.microworld import corpus, lesson
-from unified_reward.models.vlm import Chat
+from unified_reward.models.chat import Chat
 from unified_reward.tasks import TEMPLATES
 from unified_reward.train.optim import Optimisation
 from unified_reward.train.sft import Turn, fit

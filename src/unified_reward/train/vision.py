@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unified_reward.microworld import degrade, describe, draw_scene, render, split_of
 from unified_reward.microworld.corrupt import PICTURE_FLAWS
 from unified_reward.microworld.scene import CELLS, COLOURS, SHAPES, SIZES
-from unified_reward.models.vlm import Chat
+from unified_reward.models.chat import Chat
 from unified_reward.types import ConfigError
 
 

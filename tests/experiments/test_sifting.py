@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -83,7 +82,7 @@ def samples():
 
 
 def test_a_coarse_reading_is_drawn_from_the_probabilities_of_the_soft_one(tiny, samples):
-    plain = Read(tiny, "coarse")
+    plain = Read(tiny, "coarse", {})
     soft = tiny.read(samples, tiny.hear(samples), Calibration())
     n = 400
     asked = [
@@ -106,7 +105,7 @@ def test_readings_of_a_question_ask_the_model_once(tiny, samples, monkeypatch):
     monkeypatch.setattr(
         tiny._model, "generate", lambda requests: asked.extend(requests) or generate(requests)
     )
-    read = Read(tiny, "soft")
+    read = Read(tiny, "soft", {})
     first = read.ask(samples, orders=1)
     again = read.ask(samples, orders=2)
     assert len(asked) == 1 + 2

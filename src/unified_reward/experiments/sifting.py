@@ -87,10 +87,13 @@ class Sifting:
 class Read(Asks):
     """A judge whose replies are remembered, and read softly or as words drawn from them."""
 
-    def __init__(self, judge: CardedJudge, how: Literal["soft", "coarse"]) -> None:
+    def __init__(
+        self, judge: CardedJudge, how: Literal["soft", "coarse"], memory: dict[str, Heard]
+    ) -> None:
         self.name, self.family = judge.name, judge.family
         self.how = how
-        self.memory: dict[str, Heard] = {}
+        self.memory = memory
+        """Replies by the id of the sample, in both orders."""
         self._judge = judge
 
     def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
@@ -177,15 +180,13 @@ def sifting(config: Sifting, progress: Callable[[int], None] = lambda _: None) -
 def _judged(
     reference: str, config: Sifting, progress: Callable[[int], None]
 ) -> dict[str, dict[str, Any]]:
-    perfect = Perfect()
+    perfect, memory = Perfect(), dict[str, Heard]()
     readers: dict[str, Asks] = {"soft": perfect}
     if reference != PERFECT:
         judge = open_judge(reference)
         if not isinstance(judge, CardedJudge):
             raise ConfigError(f"{reference} is no judge whose replies can be read in two manners")
-        soft, coarse = Read(judge, "soft"), Read(judge, "coarse")
-        coarse.memory = soft.memory
-        readers = {"soft": soft, "coarse": coarse}
+        readers = {how: Read(judge, how, memory) for how in ("soft", "coarse")}
     points: dict[str, dict[str, list[_Point]]] = {how: {way: [] for way in WAYS} for how in readers}
     for seed in config.seeds:
         for start in range(0, config.prompts, _CHUNK):
@@ -196,8 +197,8 @@ def _judged(
                     made = make_pairs([one.pool for one in drawn], reader, pairing)
                     points[how][way] += map(_point, made, drawn, [seed] * len(drawn))
             progress(len(drawn))
-            for reader in readers.values():
-                getattr(reader, "memory", {}).clear()
+            memory.clear()
+            perfect.worth.clear()
     return {how: _measured(ways) for how, ways in points.items()}
 
 
@@ -313,17 +314,20 @@ def draw(report: Mapping[str, Any]) -> bytes:
         for name, judge in report["judges"].items()
         for how, ways in judge.items()
     ]
-    figure = Figure(figsize=(2.2 + 1.9 * len(panels), 3.2), layout="constrained")
-    for axes, (title, ways) in zip(
-        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
-    ):
+    columns = min(len(panels), 5)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(1.6 + 2 * columns, 0.4 + 2.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, ways) in zip(grid, panels, strict=False):
         for i, one in enumerate(ways.values()):
             value, (low, high) = one["gain"]["value"], one["gain"]["ci95"]
-            axes.errorbar(value, i, xerr=[[value - low], [high - value]], fmt="o", markersize=4)
-        axes.set(title=title, xlabel="utility gained", yticks=range(len(ways)))
-        axes.set_yticklabels(list(ways))
-        axes.invert_yaxis() if axes is figure.axes[0] else None
-        axes.set_xlim(-0.05, 1)
+            reach = [[value - low], [high - value]]
+            axes.errorbar(value, i, xerr=reach, fmt="o", markersize=4, color="tab:blue")
+        axes.set(title=title, xlabel="utility gained", xlim=(-0.05, 1))
+        axes.set_yticks(range(len(ways)), list(ways))
+        axes.set_ylim(len(ways) - 0.5, -0.5)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     return picture.getvalue()

@@ -79,8 +79,8 @@ class DiffusionPolicy:
             raise RuntimeError("it drew values that are no finite numbers; try another dtype")
         pixels = (drawn.clip(0, 1) * 255).round().astype(np.uint8)
         withheld = getattr(out, "nsfw_content_detected", None) or [False] * len(seeds)
-        kept = [None if bad else one for one, bad in zip(pixels, withheld, strict=True)]
-        return [None if one is None else self._medium(one) for one in kept]
+        each = zip(pixels, withheld, strict=True)
+        return [None if unsafe else self._medium(one) for one, unsafe in each]
 
     def _medium(self, pixels: Any) -> Image | Video:
         if pixels.ndim == 4:

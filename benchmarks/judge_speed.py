@@ -29,6 +29,7 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -47,6 +48,8 @@ KINDS = {
     "video, 8 frames": (Task.VIDEO_GENERATION, 8),
 }
 SIZES = (4, 10, 20)
+ALL_PAIRS = ("image", "video")
+"""Also asked as a tournament of 10 asks: a score each, and all pairs."""
 BATCH = 16
 TOGETHER = 4
 """Prompts asked about at once, as `unified-reward pairs` does."""
@@ -55,8 +58,8 @@ STAGES = ("open files", "prepare", "encode", "prefill", "continue", "other")
 SEED = 20261125
 
 
-def questions(task, n, index, folder):
-    """One prompt's questions: n scores and n/2 comparisons, about files."""
+def questions(task, n, index, folder, *, all_pairs):
+    """One prompt's questions about files: n scores, and n/2 comparisons or all of them."""
     drawn = pool(task, n=n, split="test", seed=SEED, index=index)
     files = []
     for i, candidate in enumerate(drawn.candidates):
@@ -67,8 +70,8 @@ def questions(task, n, index, folder):
         else:
             path.write_bytes(media.encode_mp4(candidate.source, candidate.fps or 4.0))
             files.append(Video(path))
-    pairs = [(files[2 * k], files[2 * k + 1]) for k in range(n // 2)]
-    asked = [(one,) for one in files] + pairs
+    pairs = [*combinations(files, 2)] if all_pairs else [*zip(files[::2], files[1::2], strict=True)]
+    asked = [*((one,) for one in files), *pairs]
     return [Sample(task, drawn.prompt, candidates, drawn.context) for candidates in asked]
 
 
@@ -170,11 +173,11 @@ def peak_mib():
     return int(line.split()[1]) / 1024
 
 
-def measure(judge, watch, own, kind, n, prompts, folder):
+def measure(judge, watch, own, kind, n, prompts, folder, *, all_pairs=False):
     """One row of the report."""
     task, frames = KINDS[kind]
     judge.card = replace(judge.card, frames=frames or own)
-    asked = [questions(task, n, i, folder) for i in range(prompts)]
+    asked = [questions(task, n, i, folder, all_pairs=all_pairs) for i in range(prompts)]
     groups = [
         [one for samples in asked[i : i + TOGETHER] for one in samples]
         for i in range(0, prompts, TOGETHER)
@@ -203,7 +206,7 @@ def measure(judge, watch, own, kind, n, prompts, folder):
         for sample, one, other in zip(flat, texts["loop"], texts["ours"], strict=True)
     ]
     return {
-        "kind": kind,
+        "kind": kind + ", all pairs" * all_pairs,
         "n": n,
         "prompts": prompts,
         "questions": len(flat),
@@ -295,6 +298,10 @@ def main():
             measure(judge, watch, own, kind, n, given.prompts, Path(name))
             for kind in KINDS
             for n in SIZES
+        ]
+        rows += [
+            measure(judge, watch, own, kind, 10, given.prompts, Path(name), all_pairs=True)
+            for kind in ALL_PAIRS
         ]
     projected = projection()
     if not given.json:

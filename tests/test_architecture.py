@@ -154,7 +154,8 @@ def code_lines(text):
 
 
 def test_only_code_is_counted():
-    assert code_lines('"""Says."""\nimport os\n\nx = """a\nb"""  # why\n# no\ndef f():\n    """It."""\n') == 3
+    text = '"""Says."""\nimport os\n\nx = """a\nb"""  # why\n# no\ndef f():\n    """It."""\n'
+    assert code_lines(text) == 3
 
 
 def test_the_whole_is_small():

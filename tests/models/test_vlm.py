@@ -92,11 +92,15 @@ def test_without_the_lead_there_are_no_probabilities(model):
 
 def test_answers_do_not_depend_on_the_checkpoints_sampling_settings(checkpoints):
     model = load_vlm(checkpoints["qwen3_vl"], device="cpu")
-    before = [one.text for one in model.generate(REQUESTS)]
-    model.model.generation_config.do_sample = True
-    model.model.generation_config.temperature = 5.0
-    model.model.generation_config.repetition_penalty = 1.8
-    assert [one.text for one in model.generate(REQUESTS)] == before
+    spoken = [Request((picture(0), "what is it?"), max_new_tokens=8), *REQUESTS]
+    before = [one.text for one in model.generate(spoken)]
+    own = model.model.generation_config
+    own.do_sample = True
+    own.temperature = 5.0
+    own.repetition_penalty = 5.0
+    own.no_repeat_ngram_size = 1
+    assert [one.text for one in model.generate(spoken)] == before
+    assert model.model.generation_config is own
 
 
 def test_a_request_that_is_too_long_fails_alone_and_says_so(checkpoints):

@@ -13,7 +13,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    LogitsProcessor,
+)
 
 from unified_reward.models.chat import Chat
 from unified_reward.models.encoder import Encoder, Seen, joined
@@ -149,22 +154,36 @@ class VLM:
 
     def _speak(self, requests: list[Request]) -> list[str]:
         """Greedy text for each request."""
-        inputs = self.inputs(requests)
-        greedy = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max(one.max_new_tokens for one in requests),
-            eos_token_id=self._ends(),
-            pad_token_id=self.chat.pad,
-        )
-        tokens = self.model.generate(**inputs, generation_config=greedy)
-        new = tokens[:, inputs["input_ids"].shape[1] :]
+        new = self.continued(self.inputs(requests), max(one.max_new_tokens for one in requests))
         kept = [row[: one.max_new_tokens] for row, one in zip(new, requests, strict=True)]
         return self.chat.tokenizer.batch_decode(kept, skip_special_tokens=True)
 
-    def _ends(self) -> list[int]:
-        known = self.model.generation_config.eos_token_id
-        known = known if isinstance(known, list) else [known] if known is not None else []
-        return sorted({self.chat.end, *known})
+    def continued(
+        self, inputs: Mapping[str, Any], max_new_tokens: int, *processors: LogitsProcessor
+    ) -> Tensor:
+        """Greedy continuation of prompts, shape (B, at most max_new_tokens), padded.
+
+        Of the checkpoint's generation config only the end tokens count: whatever is unset in one
+        that is passed along, such as a penalty on repetition, ``generate`` would take from there.
+
+        Args:
+            inputs: As `inputs` gives them.
+            max_new_tokens: >= 1.
+            processors: What changes the scores of the next token.
+        """
+        own = self.model.generation_config
+        ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+        self.model.generation_config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted({self.chat.end, *(one for one in ends if one is not None)}),
+            pad_token_id=self.chat.pad,
+        )
+        try:
+            tokens = self.model.generate(**inputs, logits_processor=[*processors])
+        finally:
+            self.model.generation_config = own
+        return tokens[:, inputs["input_ids"].shape[1] :]
 
     def _weigh(self, asked: Sequence[tuple[Request, str]]) -> list[tuple[float, ...]]:
         """Log-probability of each choice behind each request and the text said so far.

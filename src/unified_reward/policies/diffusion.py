@@ -115,7 +115,7 @@ def load_pipeline(
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             str(source),
-            torch_dtype=getattr(torch, dtype),
+            dtype=getattr(torch, dtype),
             use_safetensors=True,
             local_files_only=Path(source).is_dir(),
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import LogitsProcessor
 
 from unified_reward import media
 from unified_reward.models.vlm import VLM
@@ -31,15 +31,6 @@ class VLMPolicy:
         self.how = how
         self.name = vlm.name
         self.batch_size = vlm.batch_size
-        ends = vlm.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends] if ends is not None else []
-        # What generate is not told, such as a penalty, it would take from the model's own config.
-        vlm.model.generation_config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=how.max_new_tokens,
-            eos_token_id=sorted({vlm.chat.end, *ends}),
-            pad_token_id=vlm.chat.pad,
-        )
 
     @torch.inference_mode()
     def sample(
@@ -57,8 +48,7 @@ class VLMPolicy:
         request = Request((*(one for part in context for one in _pictures(part)), prompt))
         inputs = self.vlm.inputs([request] * len(seeds))
         noisy = [GumbelNoise(self.how.temperature, seeds)] if self.how.temperature else []
-        tokens = self.vlm.model.generate(**inputs, logits_processor=noisy)
-        new = tokens[:, inputs["input_ids"].shape[1] :]
+        new = self.vlm.continued(inputs, self.how.max_new_tokens, *noisy)
         told = self.vlm.chat.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [text.strip() for text in told]
 

@@ -9,6 +9,8 @@ import numpy as np
 
 Game = tuple[int, int, float | None]
 """Two players and the probability that the first wins; None where nobody knows."""
+_DRAWN = 0.002
+"""Wins each way that everybody has against everybody."""
 
 
 def swiss_round(order: Sequence[int], played: Sequence[Game]) -> list[tuple[int, int]]:
@@ -37,8 +39,9 @@ def swiss_round(order: Sequence[int], played: Sequence[Game]) -> list[tuple[int,
 def strengths(items: Sequence[int], games: Sequence[Game]) -> dict[int, float]:
     """Bradley-Terry strengths, in log-odds around 0, from probabilities to win.
 
-    A game counts as the fraction of a win it is likely to be; a faint pull to 0 keeps those who
-    never lose finite (choix, I-LSR of Maystre and Grossglauser 2015).
+    A game counts as the fraction of a win it is likely to be. Everybody also has a faint draw with
+    everybody, so that who never loses stays finite and who did not play stands in the middle.
+    Maximum likelihood by choix's I-LSR (Maystre and Grossglauser 2015).
 
     Args:
         items: Who plays.
@@ -51,10 +54,10 @@ def strengths(items: Sequence[int], games: Sequence[Game]) -> dict[int, float]:
     import choix
 
     place = {item: k for k, item in enumerate(items)}
-    wins = np.zeros((len(items), len(items)))
+    wins = _DRAWN * (1 - np.eye(len(items)))
     for a, b, p_a in games:
         if p_a is not None:
             wins[place[a], place[b]] += p_a
             wins[place[b], place[a]] += 1 - p_a
-    told = choix.ilsr_pairwise_dense(wins, alpha=1e-3, max_iter=10_000)
+    told = choix.ilsr_pairwise_dense(wins, max_iter=10_000)
     return dict(zip(items, map(float, told), strict=True))

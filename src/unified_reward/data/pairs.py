@@ -19,7 +19,16 @@ import numpy as np
 from unified_reward.data.pools import Pool
 from unified_reward.data.tournament import strengths, swiss_round
 from unified_reward.records import part_row, verdict_row
-from unified_reward.types import ConfigError, Failed, Preferred, Sample, Scored, Unparsed, Verdict
+from unified_reward.types import (
+    ConfigError,
+    DataError,
+    Failed,
+    Preferred,
+    Sample,
+    Scored,
+    Unparsed,
+    Verdict,
+)
 from unified_reward.verbs import Asks
 
 
@@ -140,8 +149,13 @@ class Board:
         for i, one in enumerate(self.pool.candidates):
             if firsts.setdefault(one, i) != i:
                 self.reasons[i] = f"the same as candidate {firsts[one]}"
-        kept = list(firsts.values())
-        for i, lost in zip(kept, judge.refusals([self.sample(i) for i in kept]), strict=True):
+        samples: dict[int, Sample] = {}
+        for i in firsts.values():
+            try:
+                samples[i] = self.sample(i)
+            except DataError as error:
+                self.reasons[i] = str(error)
+        for i, lost in zip(samples, judge.refusals([*samples.values()]), strict=True):
             if lost is None:
                 self.live.append(i)
             else:
@@ -172,12 +186,7 @@ class Board:
                 self.reasons[i] = _why(read[0])
 
     def sift(self, winners: Sequence[int], losers: Sequence[int]) -> tuple[int, int]:
-        """The best of the ones and the worst of the others by score.
-
-        Raises:
-            _NoVerdictError: One side has no score.
-            _NoPairError: They are not far enough apart, or the best is not good enough.
-        """
+        """The best of the ones and the worst of the others by score."""
         best = [i for i in winners if i in self.scores]
         worst = [i for i in losers if i in self.scores]
         if not best or not worst:

@@ -96,15 +96,8 @@ class Template:
         return Request(tuple(parts), self.choices, lead, self.family.max_new_tokens)
 
     def _slots(self, sample: Sample, pictures: Pictures) -> Mapping[str, Sequence[Any]]:
-        def opened(candidate: Candidate) -> list[Any]:
-            if isinstance(candidate, str):
-                return [candidate]
-            if isinstance(candidate, tuple):
-                return [part for inner in candidate for part in opened(inner)]
-            return list(pictures(candidate))
-
         media = [picture for medium in sample.context for picture in pictures(medium)]
-        candidates = [opened(candidate) for candidate in sample.candidates]
+        candidates = [_opened(candidate, pictures) for candidate in sample.candidates]
         if "⟪first⟫" not in self.prompt:
             media += [part for candidate in candidates for part in candidate]
         return {
@@ -242,6 +235,15 @@ class Template:
         mean = sum(w * v for w, v in zip(weights, values, strict=True))
         variance = sum(w * (v - mean) ** 2 for w, v in zip(weights, values, strict=True))
         return Scored(Score(mean, scale, math.sqrt(variance)), aspects, text)
+
+
+def _opened(candidate: Candidate, pictures: Pictures) -> list[Any]:
+    """The parts of a candidate; no closure, whose cycle would keep pictures alive."""
+    if isinstance(candidate, str):
+        return [candidate]
+    if isinstance(candidate, tuple):
+        return [part for inner in candidate for part in _opened(inner, pictures)]
+    return list(pictures(candidate))
 
 
 def mean_preference(verdicts: Sequence[Preferred], *, text: str) -> Preferred:

@@ -173,11 +173,9 @@ def peak_mib():
     return int(line.split()[1]) / 1024
 
 
-def measure(judge, watch, own, kind, n, prompts, folder, *, all_pairs=False):
-    """One row of the report."""
-    task, frames = KINDS[kind]
-    judge.card = replace(judge.card, frames=frames or own)
-    asked = [questions(task, n, i, folder, all_pairs=all_pairs) for i in range(prompts)]
+def measure(judge, watch, asked):
+    """One row of the report: figures about the questions of some prompts."""
+    prompts = len(asked)
     groups = [
         [one for samples in asked[i : i + TOGETHER] for one in samples]
         for i in range(0, prompts, TOGETHER)
@@ -206,8 +204,6 @@ def measure(judge, watch, own, kind, n, prompts, folder, *, all_pairs=False):
         for sample, one, other in zip(flat, texts["loop"], texts["ours"], strict=True)
     ]
     return {
-        "kind": kind + ", all pairs" * all_pairs,
-        "n": n,
         "prompts": prompts,
         "questions": len(flat),
         "seconds_per_prompt": {way: totals[way] / prompts for way in WAYS},
@@ -293,16 +289,18 @@ def main():
     torch.set_num_threads(1)
     judge = load(given.judge, device="cpu")
     watch, own = Watch(judge), judge.card.frames
+    wanted = [(kind, n, False) for kind in KINDS for n in SIZES]
+    wanted += [(kind, 10, True) for kind in ALL_PAIRS]
+    rows = []
     with tempfile.TemporaryDirectory() as name:
-        rows = [
-            measure(judge, watch, own, kind, n, given.prompts, Path(name))
-            for kind in KINDS
-            for n in SIZES
-        ]
-        rows += [
-            measure(judge, watch, own, kind, 10, given.prompts, Path(name), all_pairs=True)
-            for kind in ALL_PAIRS
-        ]
+        for kind, n, all_pairs in wanted:
+            task, frames = KINDS[kind]
+            judge.card = replace(judge.card, frames=frames or own)
+            asked = [
+                questions(task, n, i, Path(name), all_pairs=all_pairs) for i in range(given.prompts)
+            ]
+            told = {"kind": kind + ", all pairs" * all_pairs, "n": n}
+            rows.append(told | measure(judge, watch, asked))
     projected = projection()
     if not given.json:
         print(table(rows, projected))

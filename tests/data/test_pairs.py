@@ -225,6 +225,14 @@ def test_a_tournament_asks_all_pairs_or_its_rounds(rounds):
         assert sorted(TEN, key=lambda name: paired.board.scores[[*TEN].index(name)]) == [*TEN]
 
 
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_tournament_of_draws_has_no_winner(rounds):
+    even = Knows(dict.fromkeys(TEN, 1.0))
+    paired = pair(even, TEN, strategy=Strategy.TOURNAMENT, rounds=rounds)
+    assert paired.status == "dropped"
+    assert paired.reason == "the best, at 0, is not above the worst, at 0"
+
+
 def test_an_always_first_judge_is_led_by_the_draw_and_not_by_the_place_in_the_file():
     class First(Knows):
         def _verdict(self, sample):

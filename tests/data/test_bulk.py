@@ -54,8 +54,10 @@ def test_stopped_at_any_byte_it_goes_on_to_the_same_bytes(n, size, part):
         torn = Path(folder) / "torn"
         torn.write_bytes(whole[: round(part * len(whole))])
         done = torn.read_bytes().count(b"\n")
-        again, found = finished(torn, n, size)
+        work = Batches()
+        again, found = finished(torn, n, size, work)
         assert found == whole
+        assert len(work.opened) == (done < n), "a judge is loaded once, where it is needed"
         assert sum(map(len, again)) == n - done, "a row was made twice"
 
 

@@ -201,17 +201,21 @@ def test_a_candidate_that_equals_another_is_asked_about_once():
     assert said(paired) == ("c", "a")
 
 
-def test_the_most_decided_comparison_is_the_pair_of_rank():
+@pytest.mark.parametrize("worth", [TEN, {"a": 0.0, "b": 10.0, "c": 4.0, "d": 5.0}])
+def test_the_most_decided_comparison_is_the_pair_of_rank(worth):
+    """A certain win of the second, probability 0, is as decided as one of the first."""
+
     class Sure(Knows):
         def _verdict(self, sample):
             a, b = (self.worth[one] for one in sample.candidates)
             p = 0.5 + (a - b) / 20
             return Preferred(p, 0.0, 1 - p)
 
-    paired = pair(Sure(TEN), TEN, strategy=Strategy.RANK)
-    gaps = {abs(one.a - one.b) for one in paired.board.matches}
-    assert paired.chosen - paired.rejected == max(gaps)
-    assert paired.board.scores == {}
+    for seed in range(40):
+        paired = pair(Sure(worth), worth, strategy=Strategy.RANK, seed=seed)
+        gaps = {frozenset((one.a, one.b)): abs(one.p_a - 0.5) for one in paired.board.matches}
+        assert gaps[frozenset((paired.chosen, paired.rejected))] == max(gaps.values())
+        assert paired.board.scores == {}
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 3])

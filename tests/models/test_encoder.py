@@ -104,6 +104,15 @@ def test_llava_sees_a_picture_once_alone_and_once_in_company(checkpoints, three)
     assert len(alone.tokens) > len(beside.tokens)
     assert alone.tokens is last.tokens
     assert beside.tokens is again.tokens
+    only = Encoder(model.model, model.chat.processor.image_processor).see([[a, a]])[0][0]
+    assert torch.allclose(only.tokens, beside.tokens, atol=1e-5), "tiled for want of company"
+
+
+def test_features_take_no_more_memory_than_they_say(model):
+    see = Encoder(model.model, model.chat.processor.image_processor).see
+    for (one,) in see([[picture(i)] for i in range(3)]):
+        kept = sum(each.untyped_storage().nbytes() for each in (one.tokens, *one.deep))
+        assert kept == one.n_bytes
 
 
 def test_features_are_dropped_with_their_picture(model):

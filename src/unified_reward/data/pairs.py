@@ -256,7 +256,8 @@ def _in_pairs(board: Board) -> Generator[list[Sample], list[Verdict], list[tuple
 
 def _by_rank(board: Board) -> _Talk:
     yield from _in_pairs(board)
-    clearest = max(board.matches, key=lambda one: abs((one.p_a or 0.5) - 0.5) if one.places else -1)
+    decided = [one for one in board.matches if one.places]
+    clearest = max(decided, key=lambda one: abs((one.p_a or 0.0) - 0.5))
     return clearest.places or (clearest.a, clearest.b)
 
 

@@ -118,6 +118,22 @@ def test_a_run_begun_otherwise_is_not_gone_on_with(cli, drawn, tmp_path, other):
     assert out.read_bytes() == before
 
 
+def test_a_run_that_made_no_row_binds_nobody(cli, drawn, tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert cli("pairs", drawn, out, "--judge", "no such judge")[0] == 2
+    assert cli("pairs", drawn, out, "--judge", "scripted:first")[0] == 0
+
+
+def test_a_real_id_that_looks_like_a_line_loses_no_row(cli, drawn, tmp_path):
+    good, *_ = read_rows(drawn)
+    source = write_rows(tmp_path / "candidates.jsonl", [good | {"id": "line 2", "candidates": []}])
+    with source.open("a") as file:
+        file.write("{broken\n")
+    out = tmp_path / "out.jsonl"
+    assert cli("pairs", source, out, "--judge", "scripted:first")[0] == 1
+    assert [row["id"] for row in read_rows(out)] == ["line 2", "line 2 again"]
+
+
 def test_rows_that_cannot_be_used_are_failed_rows_and_the_others_go_on(cli, drawn, tmp_path):
     good, *_ = read_rows(drawn)
     rows = [

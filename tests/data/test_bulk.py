@@ -116,6 +116,7 @@ def test_a_run_goes_on_under_the_settings_it_was_begun_with_only(tmp_path):
     settle(out, {"judge": "a", "sizes": (1, 2), "margin": 0.5})
     settle(out, {"judge": "a", "sizes": [1, 2], "margin": 0.5})
     assert [path.name for path in out.parent.iterdir()] == ["out.jsonl.config.json"]
+    out.write_text("{}\n")
     with pytest.raises(ConfigError) as told:
         settle(out, {"judge": "b", "sizes": [1, 2], "seed": 3})
     text = str(told.value)
@@ -128,6 +129,7 @@ def test_a_run_goes_on_under_the_settings_it_was_begun_with_only(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "\udcff"])
 def test_settings_that_cannot_be_read_are_told(content, tmp_path):
     out = tmp_path / "out.jsonl"
+    out.write_text("{}\n")
     path = out.with_name("out.jsonl.config.json")
     path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=r"config\.json cannot be read"):

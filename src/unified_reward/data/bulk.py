@@ -222,6 +222,8 @@ def _on_ray(work: Work, chunks: Iterator[list[Line]], workers: int) -> Iterator[
 def settle(out: Path, config: Mapping[str, Any]) -> None:
     """Write a run's config beside its output, or check that the run to go on with had the same.
 
+    A run that has made no row yet, such as one whose judge could not be loaded, binds nobody.
+
     Raises:
         ConfigError: It had another one; names what differs.
         DataError: The file cannot be read or written.
@@ -229,7 +231,7 @@ def settle(out: Path, config: Mapping[str, Any]) -> None:
     path = out.with_name(out.name + ".config.json")
     config = json.loads(json.dumps(config))
     try:
-        if not path.exists():
+        if not path.exists() or not out.exists() or not out.stat().st_size:
             path.parent.mkdir(parents=True, exist_ok=True)
             begun = path.with_name(f".{path.name}.{os.getpid()}")
             begun.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")

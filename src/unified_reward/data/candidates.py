@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def _stored(made: str | Image | Video, folder: Path) -> dict[str, str]:
                 os.fsync(file.fileno())
             begun.replace(path)
     except OSError as error:
-        begun.unlink(missing_ok=True)
+        with suppress(OSError):
+            begun.unlink()
         raise DataError(f"{path} cannot be written: {error.strerror}") from error
     return {key: f"media/{path.name}"}

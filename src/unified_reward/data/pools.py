@@ -66,10 +66,11 @@ def read_pools(path: Path) -> Iterator[PoolRow]:
         if name and name in seen:
             content = Failed(f"id {name!r} stands above already; ids must differ")
             name = ""
+        name = name or f"line {line}" + " again" * (f"line {line}" in seen)
         seen.add(name)
         if isinstance(content, Failed):
             content = Failed(f"line {line}: {content.error}")
-        yield PoolRow(line, name or f"line {line}", content)
+        yield PoolRow(line, name, content)
 
 
 def _failed_before(raw: bytes) -> str:

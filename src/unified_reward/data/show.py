@@ -6,18 +6,16 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from unified_reward import media
 from unified_reward.data.check import gist
 from unified_reward.data.preferences import CandidateRow, CandidatesRow, read_candidates
+from unified_reward.data.stats import visible
 from unified_reward.report import EMBEDDED_PIXELS, Card, Moving, Page
-from unified_reward.types import DataError, Failed, Image, MediaError, Video
+from unified_reward.types import DataError, Failed, MediaError
 
 
 _PIXELS = EMBEDDED_PIXELS // 4
 """Of pictures and frames: a row may have ten candidates, and a page stays some megabytes."""
-_FRAMES, _FPS = 8, 4.0
 _PART = ("image", "video", "text", "parts")
 _MARKS = ("context", "chosen", "rejected", "")
 
@@ -80,16 +78,9 @@ def _card(row: CandidateRow, folder: Path, mark: str) -> Card:
             if isinstance(part, str):
                 lines.append(part)
             else:
-                shown.append(_visible(part))
+                shown.append(visible(part, _PIXELS))
     except (DataError, MediaError) as error:
         lines.append(f"cannot be shown: {error}")
     lines += [f"score {row.score:.4g}"] if row.score is not None else []
     lines += [row.reason] if row.reason else []
     return Card(shown, "", lines, mark=mark)
-
-
-def _visible(medium: Image | Video) -> media.Picture | Moving:
-    if isinstance(medium, Image):
-        return media.fit_pixels(media.open_image(medium), _PIXELS)
-    frames = media.sample_frames(medium, _FRAMES).pictures()
-    return Moving(np.stack([np.asarray(media.fit_pixels(one, _PIXELS)) for one in frames]), _FPS)

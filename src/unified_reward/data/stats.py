@@ -14,7 +14,7 @@ from unified_reward import media
 from unified_reward.data.check import cell, files, question, tally
 from unified_reward.data.sources.annotated import Agreement
 from unified_reward.records import Row
-from unified_reward.report import Bar, Card, Moving, Page
+from unified_reward.report import EMBEDDED_PIXELS, Bar, Card, Moving, Page
 from unified_reward.types import (
     Conversation,
     DataError,
@@ -176,7 +176,7 @@ def _card(content: Record | Conversation) -> Card:
     lines: list[str] = []
     for one in content.media:
         try:
-            shown.append(_visible(one))
+            shown.append(visible(one))
         except MediaError as error:
             lines.append(f"cannot be shown: {error}")
     if isinstance(content, Record):
@@ -194,7 +194,14 @@ def _card(content: Record | Conversation) -> Card:
     return Card(shown, question(content), lines, mark=f"{content.source} {content.id}".strip())
 
 
-def _visible(medium: Image | Video) -> media.Picture | Moving:
+def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.Picture | Moving:
+    """A picture, or frames of a clip, for a page, each shrunk to at most ``max_pixels``.
+
+    Raises:
+        MediaError: It cannot be opened.
+    """
     if isinstance(medium, Image):
-        return media.open_image(medium)
-    return Moving(media.sample_frames(medium, _FRAMES).pixels, _FPS)
+        return media.fit_pixels(media.open_image(medium), max_pixels)
+    frames = media.sample_frames(medium, _FRAMES).pictures()
+    small = [np.asarray(media.fit_pixels(one, max_pixels)) for one in frames]
+    return Moving(np.stack(small), _FPS)

@@ -60,5 +60,5 @@ def strengths(items: Sequence[int], games: Sequence[Game]) -> dict[int, float]:
             wins[place[a], place[b]] += p_a
             wins[place[b], place[a]] += 1 - p_a
     told = choix.ilsr_pairwise_dense(wins, max_iter=10_000)
-    # Equal strengths come out equal only up to rounding.
-    return {item: round(float(one), 6) for item, one in zip(items, told, strict=True)}
+    # Equal strengths come out equal only up to rounding; -0.0 + 0.0 is 0.0.
+    return {item: round(float(one), 6) + 0.0 for item, one in zip(items, told, strict=True)}

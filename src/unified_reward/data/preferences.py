@@ -5,7 +5,8 @@ Knows neither who judged nor who trains on them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -13,7 +14,16 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from unified_reward.records import PartRow, record_lines
-from unified_reward.types import Candidate, DataError, Failed, Image, Sample, Task, Video
+from unified_reward.types import (
+    Candidate,
+    ConfigError,
+    DataError,
+    Failed,
+    Image,
+    Sample,
+    Task,
+    Video,
+)
 
 
 class CandidateRow(PartRow):
@@ -119,6 +129,52 @@ def read_pairs(path: Path) -> Iterator[PairRow]:
         except DataError as error:
             status, content = "unusable", _failed(line, str(error))
         yield PairRow(line, row.id, status, content, row.judge, row.family, row.strategy)
+
+
+def usable_pairs(
+    path: Path, tasks: Sequence[Task], tell: Callable[[str], None]
+) -> tuple[list[PreferencePair], Counter[str]]:
+    """The kept pairs of a file that a policy for these tasks can learn from.
+
+    Args:
+        path: A pairs file.
+        tasks: Those of the policy.
+        tell: Told why, of every row that cannot be used.
+
+    Returns:
+        The pairs, and how many rows were ``kept``, ``dropped``, ``failed`` and ``unusable``; pairs
+        of another task, and those whose candidates are the same, are unusable.
+
+    Raises:
+        ConfigError: All pairs are of other tasks.
+        DataError: The file cannot be opened, or holds no pair that can be used.
+    """
+    pairs: list[PreferencePair] = []
+    counts: Counter[str] = Counter()
+    others: set[str] = set()
+    for row in read_pairs(path):
+        pair, status, why = row.content, row.status, ""
+        if isinstance(pair, Failed):
+            why = pair.error
+        elif pair.task not in tasks:
+            others.add(pair.task.value)
+            status, why = "unusable", f"line {row.line}: a pair of {pair.task.value}"
+        elif pair.chosen == pair.rejected:
+            status, why = "unusable", f"line {row.line}: chosen and rejected are the same"
+        else:
+            pairs.append(pair)
+        counts[status] += 1
+        if status == "unusable":
+            tell(why)
+    if others and not pairs:
+        raise ConfigError(
+            f"the policy is for {' and '.join(tasks)}, and the pairs of {path} are of "
+            f"{', '.join(sorted(others))}"
+        )
+    if not pairs:
+        told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows"
+        raise DataError(f"{path} holds no pair to learn from: {told}")
+    return pairs, counts
 
 
 def read_candidates(path: Path) -> Iterator[tuple[int, CandidatesRow | Failed]]:

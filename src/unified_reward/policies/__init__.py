@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     Policy = VLMPolicy | DiffusionPolicy
 
 
+DEFAULTS = "sampling.json"
+"""File in the folder of a policy with the options that it is sampled with if none are given."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a vision-language model speaks."""
@@ -51,6 +55,8 @@ class Denoising:
     """Of a clip."""
     fps: float | None = None
     """Frames per second of a clip, > 0; None for 8."""
+    prompt_tokens: int | None = None
+    """Of a prompt that the text encoder is shown, for pipelines that let one choose."""
 
 
 def seeds(name: str, n: int, seed: int) -> list[int]:
@@ -78,7 +84,7 @@ def load(
     Args:
         source: A folder, or a hub id (which reaches the network).
         options: Fields of `Sampling` for a vision-language model, of `Denoising` for a pipeline,
-            by name; None is the default.
+            by name; None is the default, that of ``sampling.json`` in the folder if it has one.
         device: ``cpu``, ``cuda``, …; default the best there is.
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
         batch_size: Candidates in one pass; default 16 answers, or 4 pictures or clips.
@@ -90,6 +96,7 @@ def load(
     is_pipeline = _is_pipeline(source)
     kind = Denoising if is_pipeline else Sampling
     given = {name: value for name, value in (options or {}).items() if value is not None}
+    given = _defaults(source) | given
     unfit = given.keys() - {one.name for one in fields(kind)}
     if unfit:
         what = "a diffusers pipeline" if is_pipeline else "no diffusers pipeline"
@@ -105,6 +112,21 @@ def load(
 
     how = Sampling(**given)
     return VLMPolicy(load_vlm(source, device=device, dtype=dtype, batch_size=batch_size), how)
+
+
+def write_defaults(how: Sampling | Denoising, folder: Path) -> None:
+    """Keep how a policy is sampled in its folder."""
+    told = {name: value for name, value in vars(how).items() if value is not None}
+    (folder / DEFAULTS).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+
+
+def _defaults(source: str | Path) -> dict[str, Any]:
+    """The options that a policy's folder comes with."""
+    file = Path(source) / DEFAULTS
+    try:
+        return json.loads(file.read_bytes()) if file.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(f"{file} is no JSON object of options: {error}") from error
 
 
 def _is_pipeline(source: str | Path) -> bool:

@@ -45,7 +45,7 @@ class DiffusionPolicy:
         frames = next((one for one in _FRAMES if one in takes), None)
         self.tasks = (Task.VIDEO_GENERATION if frames else Task.IMAGE_GENERATION,)
         called = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
-        called |= {"frames": frames} if frames else {}
+        called |= {"frames": frames or "frames", "prompt_tokens": "max_sequence_length"}
         given = {called.get(key, key): one for key, one in vars(how).items() if one is not None}
         self._given = {key: one for key, one in given.items() if key in takes}
         unknown = given.keys() - takes.keys() - ({"fps"} if frames else set())
@@ -77,6 +77,8 @@ class DiffusionPolicy:
             raise RuntimeError(f"for {len(seeds)} prompts it drew an array of shape {drawn.shape}")
         if not np.isfinite(drawn).all():
             raise RuntimeError("it drew values that are no finite numbers; try another dtype")
+        # Some pipelines round the number of frames up.
+        drawn = drawn[:, : self.how.frames] if is_video else drawn
         pixels = (drawn.clip(0, 1) * 255).round().astype(np.uint8)
         withheld = getattr(out, "nsfw_content_detected", None) or [False] * len(seeds)
         each = zip(pixels, withheld, strict=True)

@@ -1,8 +1,9 @@
-"""Losses of scalar reward models: pure functions of tensors, in nats, meaned over the batch."""
+"""Losses of scalar judges, in nats and meaned over the batch, and of denoisers: pure functions."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,3 +105,108 @@ def narrowed(mean: Tensor, variance: Tensor) -> Tensor:
 def positive(raw: Tensor) -> Tensor:
     """An unbounded parameter as a number above 0."""
     return softplus(raw) + 1e-3
+
+
+Prediction = Literal["epsilon", "v_prediction", "flow"]
+"""What a denoiser predicts."""
+
+
+def noised(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """``x_t = alpha x_0 + sigma e``; a flow has ``alpha = 1 - sigma``.
+
+    Args:
+        clean: Latents, shape (B, ...).
+        noise: Drawn from N(0, 1), of the same shape.
+        alpha: What is left of the latents, in [0, 1]. Shape (B,).
+        sigma: Standard deviation of the noise, in [0, 1]. Shape (B,).
+    """
+    return _along(alpha, clean) * clean + _along(sigma, clean) * noise
+
+
+def denoising_target(
+    kind: Prediction, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor
+) -> Tensor:
+    """What a denoiser should say of `noised` latents.
+
+    ``epsilon``: the noise ``e`` (Ho et al. 2020, arXiv:2006.11239, Eq. 14). ``v_prediction``:
+    ``alpha e - sigma x_0`` (Salimans and Ho 2022, arXiv:2202.00512, appendix D). ``flow``:
+    ``e - x_0`` (Lipman et al. 2023, arXiv:2210.02747, with time running to the noise).
+    """
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return _along(alpha, noise) * noise - _along(sigma, clean) * clean
+    return noise - clean
+
+
+def denoising_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Squared error meaned over every dimension but the first. Shape (B,)."""
+    return (predicted.float() - target.float()).square().flatten(1).mean(1)
+
+
+def noise_weight(kind: Prediction, alpha: Tensor) -> Tensor:
+    """What turns a `denoising_error` into that of the noise which the prediction implies.
+
+    At one ``x_t``, an error of v is that of the noise over alpha, and an error of a flow that of
+    the noise over ``1 - sigma``, so that in both cases the weight is ``alpha ** 2``. Shape (B,).
+    """
+    return torch.ones_like(alpha) if kind == "epsilon" else alpha**2
+
+
+class DPOTerms(NamedTuple):
+    """A preference loss and what it is made of."""
+
+    loss: Tensor
+    """Scalar, in nats; log 2 where model and reference agree."""
+    margin: Tensor
+    """What the log-sigmoid is taken of: above 0 where the model prefers the chosen sample more
+    than the reference does. Shape (B,)."""
+
+
+def diffusion_dpo(
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    *,
+    beta: float,
+    weight: Tensor | float = 1.0,
+    sft: float = 0.0,
+) -> DPOTerms:
+    """Preference loss of a denoiser, from its errors on a chosen and a rejected sample.
+
+    Wallace et al. 2023, arXiv:2311.12908, Eq. 14, at one timestep and one noise for both samples:
+    ``-log sigmoid(-beta w [(e_c - e_c,ref) - (e_r - e_r,ref)])``. ``beta`` stands for the paper's
+    ``beta T``, ``w`` for its weighting of timesteps; errors are means over a sample's elements,
+    where the paper has sums. See docs/departures.md.
+
+    Args:
+        chosen: `denoising_error` of the trained model on the chosen samples, >= 0. Shape (B,).
+        rejected: The same on the rejected ones. Shape (B,).
+        ref_chosen: The same of the frozen reference. Shape (B,).
+        ref_rejected: The same of the frozen reference, rejected. Shape (B,).
+        beta: Above 0; larger stays closer to the reference. 2500 equals ``--beta_dpo 5000`` of
+            diffusers' SDXL script and of the published code, which halve it.
+        weight: Of each pair's timestep, >= 0. Shape (B,).
+        sft: Weight of the plain error of the chosen samples, added to the loss; >= 0.
+
+    Raises:
+        ValueError: Shapes differ, or beta is not above 0.
+
+    Example:
+        >>> same = torch.ones(2)
+        >>> round(diffusion_dpo(same, same, same, same, beta=1.0).loss.item(), 4)
+        0.6931
+    """
+    shapes = {tuple(one.shape) for one in (chosen, rejected, ref_chosen, ref_rejected)}
+    if len(shapes) != 1 or chosen.ndim != 1:
+        raise ValueError(f"errors are four tensors of one shape (B,), not {sorted(shapes)}")
+    if beta <= 0:
+        raise ValueError(f"beta is above 0, not {beta}")
+    margin = -beta * weight * ((chosen - ref_chosen) - (rejected - ref_rejected))
+    return DPOTerms(-logsigmoid(margin).mean() + sft * chosen.mean(), margin)
+
+
+def _along(one: Tensor, like: Tensor) -> Tensor:
+    """Numbers of samples, ready to be multiplied with their elements."""
+    return one.view(-1, *[1] * (like.ndim - 1))

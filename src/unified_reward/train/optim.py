@@ -55,12 +55,15 @@ class Optimisation:
             raise ConfigError(f"warmup is a share of the steps in [0, 1), not {self.warmup}")
 
 
-class _Progress(TrainerCallback):
-    """A rich bar with the latest loss."""
+def loss_bar() -> Progress:
+    """A rich bar with the latest loss, a field of its task."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"))
+    return Progress(*columns, TimeRemainingColumn(), transient=False)
 
+
+class _Progress(TrainerCallback):
     def __init__(self, title: str, steps: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"))
-        self._bar = Progress(*columns, TimeRemainingColumn(), transient=False)
+        self._bar = loss_bar()
         self._task = self._bar.add_task(title, total=steps, loss="")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -48,7 +48,14 @@ PUBLISHED: dict[str, tuple[str | None, str]] = {
 trained on, None where there is none (Edit, Flex), and ours whose answers are like theirs."""
 
 
-SHIPPED = {"tiny_judge": "judge", "tiny_scalar": "scalar", "tiny_base": "base"}
+SHIPPED = {
+    "tiny_judge": "judge",
+    "tiny_scalar": "scalar",
+    "tiny_base": "base",
+    "tiny_vlm": "vlm",
+    "tiny_image": "image",
+    "tiny_video": "video",
+}
 """Folders in assets of the checkpoints of this package, by the recipes that make them."""
 
 

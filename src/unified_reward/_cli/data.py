@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from unified_reward._cli import data_files
 from unified_reward._cli.progress import bar
-from unified_reward.data.microworld import write_microworld
+from unified_reward.data.microworld import write_microworld, write_prompts
 from unified_reward.microworld.items import TASKS
 from unified_reward.types import ConfigError, Form, Task
 
@@ -35,6 +35,7 @@ class Forms(StrEnum):
     SCORE = "score"
     COMPARE = "compare"
     BOTH = "both"
+    PROMPT = "prompt"
 
 
 _FORMS: dict[Forms, tuple[Form, ...]] = {
@@ -52,19 +53,17 @@ def microworld(
     n: Annotated[int, typer.Option("--n", min=1, help="Number of records.")],
     seed: Annotated[int, typer.Option(help="Names the series of items.")] = 0,
     split: Annotated[Split, typer.Option(help="Held-out captions, or the others.")] = Split.TRAIN,
-    form: Annotated[Forms, typer.Option(help="Scores, comparisons, or by turns.")] = Forms.BOTH,
+    form: Annotated[
+        Forms, typer.Option(help="Scores, comparisons, both by turns; or prompts for a policy.")
+    ] = Forms.BOTH,
 ) -> None:
-    """Write records of the microworld, with lossless media and exact targets."""
+    """Write records of the microworld, with lossless media and exact targets; or prompts alone."""
     if task not in TASKS:
         raise ConfigError(f"the microworld has no {task.value}; it has {', '.join(TASKS)}")
+    wanted: dict[str, Any] = {"task": task, "n": n, "seed": seed, "split": split.value}
     with bar("drawing", n) as advance:
-        path = write_microworld(
-            out,
-            task=task,
-            forms=_FORMS[form],
-            n=n,
-            seed=seed,
-            split=split.value,
-            progress=advance,
-        )
+        if form is Forms.PROMPT:
+            path = write_prompts(out, **wanted, progress=advance)
+        else:
+            path = write_microworld(out, forms=_FORMS[form], **wanted, progress=advance)
     typer.echo(path)

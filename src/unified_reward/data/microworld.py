@@ -13,10 +13,10 @@ import numpy as np
 
 from unified_reward import media
 from unified_reward.data.rows import mirrored
-from unified_reward.microworld import Annotator, Split, item
+from unified_reward.microworld import Annotator, Split, brief, item
 from unified_reward.microworld.items import TASKS
-from unified_reward.records import record_row
-from unified_reward.types import Candidate, ConfigError, DataError, Form, Image, Record, Task, Video
+from unified_reward.records import part_row, record_row
+from unified_reward.types import ConfigError, DataError, Form, Image, Record, Task, Video
 
 
 CELLS: dict[str, tuple[Task, Form]] = {
@@ -110,18 +110,59 @@ def write_microworld(
     return path
 
 
-def _on_disk(record: Record, folder: Path) -> Record:
-    def stored(part: Any) -> Candidate:
-        if isinstance(part, str):
-            return part
-        if isinstance(part, Image):
-            return Image(_store(media.encode_png(media.open_image(part)), folder, "png"))
-        return Video(_store(media.encode_mp4(part.source, part.fps or 4.0), folder, "mp4"))
+def write_prompts(
+    out: Path,
+    *,
+    task: Task,
+    n: int,
+    seed: int,
+    split: Split,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Path:
+    """Write briefs as rows without candidates, for `make_candidates`.
 
+    Args:
+        out: Folder to write into: ``prompts.jsonl`` and, of understanding, ``media/``.
+        task: What is wanted.
+        n: Number of prompts.
+        seed: Names the series of briefs.
+        split: ``train`` or ``test``.
+        progress: Called with the number of prompts just written.
+
+    Returns:
+        The path of the prompts.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    folder, path = out / "media", out / "prompts.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            for i in range(n):
+                wanted = brief(task, split=split, seed=seed, index=i)
+                shown = [part_row(_stored(one, folder), out) for one in wanted.context]
+                row = {"id": wanted.id, "task": task.value, "prompt": wanted.prompt}
+                file.write(json.dumps(row | {"candidates": [], "context": shown}) + "\n")
+                progress(1)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _on_disk(record: Record, folder: Path) -> Record:
     sample = record.sample
-    context: Any = tuple(stored(one) for one in sample.context)
-    candidates = tuple(stored(one) for one in sample.candidates)
+    context: Any = tuple(_stored(one, folder) for one in sample.context)
+    candidates = tuple(_stored(one, folder) for one in sample.candidates)
     return replace(record, sample=replace(sample, candidates=candidates, context=context))
+
+
+def _stored(part: Any, folder: Path) -> Any:
+    if isinstance(part, Image):
+        return Image(_store(media.encode_png(media.open_image(part)), folder, "png"))
+    if isinstance(part, Video):
+        return Video(_store(media.encode_mp4(part.source, part.fps or 4.0), folder, "mp4"))
+    return part
 
 
 def _store(content: bytes, folder: Path, suffix: str) -> Path:

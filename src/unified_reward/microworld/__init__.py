@@ -2,6 +2,7 @@
 
 from . import oracle
 from .annotators import NOISELESS, Annotator, annotator
+from .briefs import Brief, brief, read_reply
 from .captions import (
     Caption,
     Fact,
@@ -33,6 +34,7 @@ __all__ = [
     "PICTURE_FLAWS",
     "WHOLE",
     "Annotator",
+    "Brief",
     "Caption",
     "Fact",
     "Lesson",
@@ -48,6 +50,7 @@ __all__ = [
     "alignment",
     "annotator",
     "answer_utility",
+    "brief",
     "corpus",
     "degrade",
     "describe",
@@ -65,6 +68,7 @@ __all__ = [
     "mutate",
     "oracle",
     "pool",
+    "read_reply",
     "render",
     "reverse",
     "split_of",

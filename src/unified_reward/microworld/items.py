@@ -154,7 +154,7 @@ def _draw_rivals(question: Question, rng: np.random.Generator, split: Split) -> 
             return one, two
 
 
-def _draw_asked(
+def draw_asked(
     rng: np.random.Generator, *, split: Split, is_clip: bool, world: World = WHOLE
 ) -> tuple[Scene, Question]:
     """A scene whose description belongs to the split, and a question about it."""
@@ -166,7 +166,7 @@ def _draw_asked(
 
 def _draft_understanding(wish: _Wish, rng: np.random.Generator) -> _Draft:
     """A picture or a clip, a question about it, and one or two answers."""
-    scene, question = _draw_asked(rng, split=wish.split, is_clip=wish.is_clip, world=wish.world)
+    scene, question = draw_asked(rng, split=wish.split, is_clip=wish.is_clip, world=wish.world)
     replies: tuple[Reply, ...]
     if wish.form == "score":
         replies = (draw_reply(question, draw_style(rng), rng, split=wish.split),)
@@ -190,7 +190,13 @@ def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Targ
     return Target(winner=labeller.prefer(felt[0], felt[1], rng), aspects=true)
 
 
-def _check_known(*asked: tuple[str, str, Sequence[str]]) -> None:
+def check_known(task: str, split: str, form: str = "score") -> None:
+    """See that the microworld has such a task, split and form.
+
+    Raises:
+        ConfigError: It has not; names what there is.
+    """
+    asked = (("task", task, TASKS), ("form", form, ("score", "compare")), ("split", split, SPLITS))
     for what, given, known in asked:
         if given not in known:
             raise ConfigError(
@@ -231,9 +237,7 @@ def item(
     Raises:
         ConfigError: The task, form or split is not one of these.
     """
-    _check_known(
-        ("task", task, TASKS), ("form", form, ("score", "compare")), ("split", split, SPLITS)
-    )
+    check_known(task, split, form)
     name = f"{task}-{form}-{split}-{seed}-{index}"
     name += f"-{world.name}" if world.name else ""
     labeller = annotator if split == "train" else NOISELESS
@@ -277,7 +281,7 @@ def pool(task: Task, *, n: int, split: Split, seed: int, index: int) -> Pool:
     Raises:
         ConfigError: The task or split is not one of these, or n is below 1.
     """
-    _check_known(("task", task, TASKS), ("split", split, SPLITS))
+    check_known(task, split)
     if n < 1:
         raise ConfigError(f"a pool has at least one candidate, not {n}")
     rng = seeded(f"{task}-pool-{split}-{seed}-{index}")
@@ -291,7 +295,7 @@ def pool(task: Task, *, n: int, split: Split, seed: int, index: int) -> Pool:
             candidates.append(shown.medium(rng))
             utilities.append(shown.utility(caption))
         return Pool(caption.text, (), tuple(candidates), tuple(utilities))
-    scene, question = _draw_asked(rng, split=split, is_clip=is_clip)
+    scene, question = draw_asked(rng, split=split, is_clip=is_clip)
     context = (Shown(scene).medium(rng),)
     for _ in range(n):
         reply = draw_reply(question, draw_style(rng), rng, split=split)

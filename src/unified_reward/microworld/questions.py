@@ -27,7 +27,7 @@ from .utilities import EVASIVE_UTILITY, answer_utility
 
 Style = Literal["right", "partly", "wrong", "padded right", "padded wrong", "evasive"]
 EVASIONS = ("it is hard to say", "i can not tell", "there is something")
-_FILLERS = (
+FILLERS = (
     "well i think that the answer is {}",
     "looking at it i would say that it is {}",
     "{} as you can see if you look",
@@ -293,5 +293,5 @@ def draw_reply(
         if split == "test" or not question.is_description or split_of(text) == "train":
             break
     if style.startswith("padded"):
-        return Reply(pick(rng, _FILLERS).format(text), parts, is_padded=True)
+        return Reply(pick(rng, FILLERS).format(text), parts, is_padded=True)
     return Reply(text, parts)

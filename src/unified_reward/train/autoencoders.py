@@ -15,7 +15,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from rich.progress import track
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import l1_loss
 
 from unified_reward.microworld import render
 from unified_reward.microworld.render import SIDE_PX
@@ -36,7 +36,7 @@ class Autoencoding:
     lr: float = 2e-3
     """Peak learning rate; one cycle."""
     kl: float = 1e-6
-    """Weight of the divergence of a latent from N(0, 1), in nats, beside the squared error."""
+    """Weight of the divergence of a latent from N(0, 1), in nats, beside the absolute error."""
     seed: int = 0
 
 
@@ -101,7 +101,7 @@ def teach_autoencoder(model: Any, config: Autoencoding, *, is_clip: bool) -> lis
     """Train an autoencoder in place to give back what it is shown, and fit its scale.
 
     Returns:
-        Loss by step: squared error of values in [-1, 1], and the weighted divergence.
+        Loss by step: absolute error of values in [-1, 1], and the weighted divergence.
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps)
@@ -115,7 +115,7 @@ def teach_autoencoder(model: Any, config: Autoencoding, *, is_clip: bool) -> lis
             ]
         )
         latent = model.encode(batch).latent_dist
-        loss = mse_loss(model.decode(latent.sample()).sample, batch)
+        loss = l1_loss(model.decode(latent.sample()).sample, batch)
         loss = loss + config.kl * latent.kl().mean()
         optimiser.zero_grad()
         loss.backward()

@@ -188,6 +188,8 @@ def fit(
         out: Where checkpoints go, in ``checkpoints``; a run that was killed goes on from there.
         title: What the progress bar says.
 
+    With adapters, these are also kept by themselves, in ``out / "adapter"``.
+
     Returns:
         The trained model, adapters merged, and the loss in nats per answer token by step.
     """
@@ -205,5 +207,9 @@ def fit(
         ),
     )
     losses = run(trainer, config, title)
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    return (trained.merge_and_unload() if config.lora_rank else trained), losses
+    trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if not config.lora_rank:
+        return trained, losses
+    if trainer.accelerator.is_main_process:
+        trained.save_pretrained(out / "adapter")
+    return trained.merge_and_unload(), losses

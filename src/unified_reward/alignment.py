@@ -1,0 +1,108 @@
+"""From prompts to an aligned policy: candidates, pairs and DPO, each in a folder, resumable.
+
+Glue between the stages, for the pipeline and for experiments; it decides nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from unified_reward import policies
+from unified_reward.data import bulk
+from unified_reward.data.candidates import make_candidates
+from unified_reward.data.microworld import write_prompts
+from unified_reward.data.pairs import Pairing
+from unified_reward.data.pools import read_pools
+from unified_reward.judge import located
+from unified_reward.records import Journal
+from unified_reward.types import DataError, Task
+
+
+_PROMPTS = 16
+"""Prompts that the judge is asked about together."""
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """How pairs are made of what a policy makes of prompts of the microworld."""
+
+    prompts: int = 64
+    """Of the training split, >= 1."""
+    n: int = 10
+    """Candidates of a prompt, >= 2."""
+    seed: int = 0
+    """Of prompts and candidates."""
+    pairing: Pairing = field(default_factory=Pairing)
+
+
+def draw_candidates(
+    policy: str,
+    task: Task,
+    how: Preferences,
+    out: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Counter[str]:
+    """Write prompts, and what a policy makes of them, to ``candidates.jsonl``.
+
+    Args:
+        policy: A folder, the name of a shipped policy or a hub id.
+        task: One that it is for.
+        how: Prompts and candidates.
+        out: Folder to write into; a run that was stopped goes on.
+        progress: Called with the number of prompts just done.
+
+    Returns:
+        How many prompts were ``generated`` and ``failed``.
+
+    Raises:
+        DataError: All prompts failed.
+    """
+    prompts = write_prompts(out, task=task, n=how.prompts, seed=how.seed, split="train")
+    maker = policies.load(located(policy), batch_size=how.n)
+    maker.name = policy
+    journal = Journal(out / "candidates.jsonl")
+    for _ in make_candidates(read_pools(prompts), journal, maker, n=how.n, seed=how.seed):
+        progress(1)
+    return _counted(journal, "generated")
+
+
+def draw_pairs(
+    candidates: Path,
+    judge: str,
+    how: Pairing,
+    out: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Counter[str]:
+    """Write what a judge prefers among candidates.
+
+    Args:
+        candidates: Their rows.
+        judge: A reference, see `open_judge`.
+        how: Strategy and thresholds.
+        out: The pairs file; a run that was stopped goes on.
+        progress: Called with the number of prompts just done.
+
+    Returns:
+        How many prompts were ``kept``, ``dropped`` and ``failed``.
+
+    Raises:
+        DataError: No pair was kept.
+    """
+    work = bulk.PairWork(candidates, out, judge, None, None, how)
+    journal = Journal(out)
+    bulk.settle(out, {"judge": judge} | asdict(how))
+    lines = bulk.lines_of(candidates, read_pools(candidates))
+    for rows in bulk.run(work, lines, journal, size=_PROMPTS):
+        progress(len(rows))
+    return _counted(journal, "kept")
+
+
+def _counted(journal: Journal, wanted: str) -> Counter[str]:
+    counts = Counter(journal.done.values())
+    if not counts[wanted]:
+        told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows"
+        raise DataError(f"{journal.path} has no row that is {wanted}: {told}")
+    return counts

@@ -6,18 +6,23 @@ Glue between the stages, for the pipeline and for experiments; it decides nothin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from unified_reward import policies
+from unified_reward.bench.oracle import examine, gap_closed
 from unified_reward.data import bulk
 from unified_reward.data.candidates import make_candidates
 from unified_reward.data.microworld import write_prompts
 from unified_reward.data.pairs import Pairing
 from unified_reward.data.pools import read_pools
-from unified_reward.judge import located
+from unified_reward.judge import located, open_judge
 from unified_reward.records import Journal
+from unified_reward.train.dpo import PolicyDPO
+from unified_reward.train.dpo_diffusion import DiffusionDPO
+from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.types import DataError, Task
 
 
@@ -36,6 +41,38 @@ class Preferences:
     seed: int = 0
     """Of prompts and candidates."""
     pairing: Pairing = field(default_factory=Pairing)
+
+
+@dataclass(frozen=True)
+class OracleExam:
+    """On what policies are examined before and after."""
+
+    n: int = 200
+    """Held-out prompts of a task, >= 2."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AlignedPolicy:
+    """A policy of a task, and how it is aligned: as one or the other kind."""
+
+    policy: str
+    """A folder, the name of a shipped policy or a hub id."""
+    vlm: VLMDPO | None = None
+    diffusion: DiffusionDPO | None = None
+
+    def on(self, pairs: Path) -> PolicyDPO:
+        """The training on these pairs."""
+        return PolicyDPO(self.policy, pairs, self.vlm, self.diffusion)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Policies aligned by a judge and examined by the microworld's oracle."""
+
+    policies: Mapping[Task, AlignedPolicy]
+    preferences: Preferences = field(default_factory=Preferences)
+    exam: OracleExam = field(default_factory=OracleExam)
 
 
 def draw_candidates(
@@ -106,3 +143,20 @@ def _counted(journal: Journal, wanted: str) -> Counter[str]:
         told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows"
         raise DataError(f"{journal.path} has no row that is {wanted}: {told}")
     return counts
+
+
+def examine_both(before: str | Path, after: Path, task: Task, judge: str, how: OracleExam) -> Any:
+    """What a policy is worth before and after, on the same prompts with the same noise.
+
+    Returns:
+        ``before`` and ``after``, each a `PolicyExam.report`; ``gain`` of the oracle with its
+        interval, and the share of the gap to a worth of 1 that is ``closed``.
+    """
+    asked = open_judge(judge)
+    first, second = (
+        examine(policies.load(located(one), batch_size=1), task, asked, n=how.n, seed=how.seed)
+        for one in (before, after)
+    )
+    told = {"before": first.report(), "after": second.report()}
+    closed = gap_closed(told["before"]["oracle"]["value"], told["after"]["oracle"]["value"])
+    return told | {"gain": second.gain_over(first).row(), "gap_closed": closed}

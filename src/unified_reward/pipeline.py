@@ -10,8 +10,9 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ import yaml
 from accelerate import PartialState
 
 from unified_reward._config import as_data
+from unified_reward.alignment import Alignment, draw_candidates, draw_pairs, examine_both
 from unified_reward.bench import microworld
 from unified_reward.bench.calibration import fit_calibration
 from unified_reward.bench.showcase import Showcase, write_showcase
@@ -27,10 +29,14 @@ from unified_reward.card import CARD
 from unified_reward.data.microworld import CELLS
 from unified_reward.judge import load, located
 from unified_reward.microworld import item
+from unified_reward.policies import DEFAULTS
+from unified_reward.train.dpo import PolicyDPO, align_policy
 from unified_reward.train.dry_run import DryRun, dry_run
+from unified_reward.train.generators import TinyGenerator, teach_generator
 from unified_reward.train.judge import JudgeTraining, train_judge
+from unified_reward.train.speaker import TinySpeaker, teach_speaker
 from unified_reward.train.tiny import TinyPretraining, pretrain
-from unified_reward.types import ConfigError
+from unified_reward.types import ConfigError, Task
 
 
 Tell = Callable[[str], None]
@@ -63,9 +69,13 @@ class Recipe:
     out: Path
     """Folder of the run; each stage has a folder in it."""
     base: TinyPretraining | None = None
+    speaker: TinySpeaker | None = None
+    generator: TinyGenerator | None = None
     judge: JudgeTraining | None = None
     calibration: CalibrationItems | None = None
     bench: MicroworldBench | None = None
+    align: Alignment | None = None
+    dpo: PolicyDPO | None = None
     showcase: Showcase | None = None
 
 
@@ -81,10 +91,12 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
     Returns:
         The report: every stage's own, and ``judge.<task>.<form>`` with value, ci95 and n.
     """
-    if not any((recipe.base, recipe.judge, recipe.calibration, recipe.bench, recipe.showcase)):
-        raise ConfigError("the recipe names no stage: base, judge, calibration, bench or showcase")
+    stages = [one.name for one in fields(recipe) if one.name != "out"]
+    if not any(getattr(recipe, name) for name in stages):
+        raise ConfigError(f"the recipe names no stage: {', '.join(stages)}")
     run = _Run(recipe.out, tell)
     out = recipe.out
+    _policies(recipe, run, tell)
     base, judge = Path("tiny_base"), located("tiny_judge")
     if taught := recipe.base:
         base = out / "base"
@@ -109,20 +121,95 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
     if recipe.bench:
         asked = recipe.bench
         run.stage("bench", asked, [judge, judge / CARD], out, lambda: _measure(judge, asked))
+    aligned = _aligned(recipe.align, str(judge), run, out) if recipe.align else {}
     if recipe.showcase:
         shown = recipe.showcase
         page = out / "report.html"
+        told = [out / name / "report.json" for name in run.reports]
         run.stage(
             "showcase",
             shown,
-            [judge, out / "bench" / "report.json"],
+            [judge, *told],
             page,
-            lambda: write_showcase(load(judge), shown, run.reports, page),
+            lambda: write_showcase(load(judge), shown, run.reports, page, aligned),
         )
         tell(f"open {page}")
-    report = {**run.reports, **_cells(run.reports.get("bench"))}
+    report = {**run.reports, **_cells(run.reports.get("bench")), **_gains(run.reports)}
     _write_json(out / "report.json", report)
     return report
+
+
+def _policies(recipe: Recipe, run: _Run, tell: Tell) -> None:
+    """Make tiny policies, and align the one policy of ``dpo``."""
+    out = recipe.out
+    if spoken := recipe.speaker:
+        folder = out / "speaker"
+        work = partial(_trained, lambda: teach_speaker(spoken, folder))
+        run.stage("speaker", spoken, [located(spoken.base)], folder / DEFAULTS, work)
+    if drawn := recipe.generator:
+        folder = out / "generator"
+        work = partial(_trained, lambda: teach_generator(drawn, folder))
+        run.stage("generator", drawn, [], folder / DEFAULTS, work)
+    if dpo := recipe.dpo:
+        folder = out / "dpo"
+        policy = located(dpo.policy)
+        inputs = [policy, dpo.pairs]
+        run.stage(
+            "dpo", dpo, inputs, folder / DEFAULTS, lambda: align_policy(dpo, policy, folder, tell)
+        )
+
+
+def _aligned(config: Alignment, judge: str, run: _Run, out: Path) -> dict[Task, tuple[str, Path]]:
+    """Candidates, pairs, DPO and exam of every policy; each policy before and after."""
+    made: dict[Task, tuple[str, Path]] = {}
+    how, exam = config.preferences, config.exam
+    for task, one in config.policies.items():
+        folder, policy = out / task.value, located(one.policy)
+        drawn, pairs = folder / "candidates" / "candidates.jsonl", folder / "pairs" / "pairs.jsonl"
+        after = folder / "dpo"
+        dpo = one.on(pairs)
+        run.stage(
+            f"{task.value}/candidates",
+            {"preferences": as_data(how), "policy": one.policy},
+            [policy],
+            drawn,
+            partial(draw_candidates, one.policy, task, how, drawn.parent),
+        )
+        run.stage(
+            f"{task.value}/pairs",
+            how.pairing,
+            [drawn, judge],
+            pairs,
+            partial(draw_pairs, drawn, judge, how.pairing, pairs),
+        )
+        run.stage(
+            f"{task.value}/dpo",
+            dpo,
+            [pairs, policy],
+            after / DEFAULTS,
+            partial(align_policy, dpo, policy, after, run.tell),
+        )
+        run.stage(
+            f"{task.value}/exam",
+            exam,
+            [policy, after, judge],
+            after / DEFAULTS,
+            partial(examine_both, one.policy, after, task, judge, exam),
+        )
+        made[task] = (one.policy, after)
+    return made
+
+
+def _gains(reports: Mapping[str, Any]) -> dict[str, Any]:
+    """Oracle and judge before and after, the figures that the outside reads."""
+    told: dict[str, Any] = {}
+    for name, report in reports.items():
+        task, _, stage = name.partition("/")
+        if stage == "exam":
+            for side in ("before", "after"):
+                told[f"dpo.{task}.{side}"] = report[side]["oracle"]
+                told[f"dpo.{task}.judge_reward.{side}"] = report[side]["judge_reward"]
+    return told
 
 
 def rehearse(recipe: Recipe, launch: str = "") -> DryRun:
@@ -145,8 +232,8 @@ class _Run:
 
     def __init__(self, out: Path, tell: Tell) -> None:
         self.reports: dict[str, Any] = {}
+        self.tell = tell
         self._out = out
-        self._tell = tell
 
     def stage(
         self,
@@ -163,10 +250,10 @@ class _Run:
         mark = _hash(as_data(config), inputs)
         known = _read_report(file)
         if known.get("hash") == mark and product.exists():
-            self._tell(f"{name}: done before, in {folder}")
+            self.tell(f"{name}: done before, in {folder}")
             self.reports[name] = known
             return
-        self._tell(f"{name}: {folder}")
+        self.tell(f"{name}: {folder}")
         if PartialState().is_main_process:
             _begin(folder, mark)
         report = {**work(), "hash": mark}
@@ -188,7 +275,8 @@ def _begin(folder: Path, mark: str) -> None:
     """Forget what another configuration left; a killed run of this one goes on from its own."""
     started = folder / "started"
     if started.exists() and started.read_text("utf-8") != mark:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder)
+        folder.mkdir()
     (folder / "report.json").unlink(missing_ok=True)
     started.write_text(mark, "utf-8")
 

@@ -47,6 +47,16 @@ class PolicyExam:
             "judge_reward": self._mean(self.rewards),
         }
 
+    def gain_over(self, other: PolicyExam) -> Metric:
+        """Mean of how much more the candidates are worth than those of another policy.
+
+        The same prompts must have been asked; the interval is over them.
+        """
+        pairs = zip(self.worths, other.worths, strict=True)
+        gains = [(one or 0.0) - (two or 0.0) for one, two in pairs]
+        mean = sum(gains) / len(gains)
+        return Metric(mean, mean_interval(gains, self.prompts), len(gains))
+
     def _mean(self, values: Sequence[float | None]) -> dict[str, Any]:
         named = zip(values, self.prompts, strict=True)
         known = {name: one for one, name in named if one is not None}

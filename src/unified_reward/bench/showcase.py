@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward import media
+from unified_reward.bench.aligned import Both, show_aligned
 from unified_reward.data.microworld import CELLS
 from unified_reward.microworld import item
 from unified_reward.report import Bar, Card, Moving, Page
@@ -38,15 +39,20 @@ class Showcase:
 
 
 def write_showcase(
-    judge: Asks, config: Showcase, reports: Mapping[str, Any], path: Path
+    judge: Asks,
+    config: Showcase,
+    reports: Mapping[str, Any],
+    path: Path,
+    aligned: Mapping[Task, Both] | None = None,
 ) -> dict[str, Any]:
     """Judge some items and write the page.
 
     Args:
         judge: The judge to show.
         config: How much is shown.
-        reports: Reports of the stages before: ``judge`` (losses) and ``bench``.
+        reports: Reports of the stages before: ``judge`` (losses), ``bench`` and exams.
         path: The HTML file.
+        aligned: Policies that were aligned, before and after.
 
     Returns:
         How many items were shown, of how many kinds.
@@ -63,7 +69,7 @@ def write_showcase(
         page.section("Training", "Cross-entropy on the answer's tokens, by optimiser step.")
         curve = [(float(step), float(loss)) for step, loss in reports["judge"]["losses"]]
         page.curve({"loss": curve}, title="Loss of the judge", x="step", y="nats per token")
-    shown = 0
+    shown = show_aligned(page, aligned or {}, reports, each=config.each, seed=config.seed)
     for task in dict.fromkeys(task for task, _ in CELLS.values()):
         page.section(_title(task), "Held-out captions; the label is exact.")
         records = [

@@ -7,11 +7,13 @@ is greedy whatever the checkpoint's generation config says.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
@@ -30,6 +32,8 @@ PUBLISHED_MAX_PIXELS = 262_144
 _FALLBACK_CONTEXT = 32_768
 _PADDING = 256
 """Tokens of padding in a batch that are cheaper than another batch."""
+_UNLOADABLE = (OSError, ValueError, ImportError, KeyError, SafetensorError)
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 _T = TypeVar("_T")
 
@@ -287,6 +291,10 @@ def load_vlm(
 ) -> VLM:
     """Load any transformers checkpoint of image and text to text.
 
+    The folder of a peft adapter is loaded as its base with the adapter merged in. The base that it
+    names is a folder relative to its own, else a folder or a hub id as it stands; the processor is
+    its own if it has one, else that of the base.
+
     Args:
         source: A folder, or a hub id (which reaches the network).
         device: ``cpu``, ``cuda``, ``mps``, …; default the best there is.
@@ -296,40 +304,91 @@ def load_vlm(
         batch_size: Requests in one pass; default 16.
 
     Raises:
-        ModelError: The folder lacks a model or a processor, or its weights do not fit.
+        ModelError: The folder lacks a model or a processor, its weights do not fit, or it holds an
+            adapter whose base is not there or whose weights are pickled.
     """
     device = device or _best_device()
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-    local = Path(source).is_dir()
+    speaker = _speaker(source)
+    processor = _loaded(AutoProcessor, speaker)
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "apply_chat_template"):
+        raise ModelError(f"{speaker} has no processor for pictures beside its weights")
+    if max_pixels is None and not Path(speaker).is_dir():
+        max_pixels = PUBLISHED_MAX_PIXELS
+    model, size = _model(source, dtype).to(device), batch_size or 16
+    return VLM(model, processor, name=str(source), batch_size=size, max_pixels=max_pixels)
+
+
+def _loaded(kind: Any, source: str | Path, **how: Any) -> Any:
     try:
-        processor = AutoProcessor.from_pretrained(source, local_files_only=local)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=getattr(torch, dtype), local_files_only=local, output_loading_info=True
-        )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        return kind.from_pretrained(source, local_files_only=Path(source).is_dir(), **how)
+    except _UNLOADABLE as error:
         raise ModelError(
             f"{source} cannot be loaded as a vision-language model: {error}"
         ) from error
-    if not hasattr(processor, "image_processor") or not hasattr(processor, "apply_chat_template"):
-        raise ModelError(f"{source} has no processor for pictures beside its weights")
-    model, info = loaded
-    wrong = {
-        kind: sorted(map(str, info[kind]))
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if info[kind]
-    }
+
+
+def _model(source: str | Path, dtype: str) -> Any:
+    if (base := _base(source)) is not None:
+        return _merged(_model(base, dtype), Path(source), base)
+    how = {"dtype": getattr(torch, dtype), "output_loading_info": True}
+    model, info = _loaded(AutoModelForImageTextToText, source, **how)
+    _check_fit(info, f"the weights in {source} do not fit its config")
+    return model
+
+
+def _merged(model: Any, folder: Path, base: str | Path) -> Any:
+    """A base with the adapter in a folder made part of its weights."""
+    from peft import PeftConfig, PeftModel
+
+    told = f"the adapter in {folder} does not fit its base {base}"
+    try:
+        adapted: Any = PeftModel(model, PeftConfig.from_pretrained(str(folder)))
+        found = adapted.load_adapter(str(folder), "default")
+        _check_fit(found._asdict(), told)
+        merged = adapted.merge_and_unload()
+    except (*_UNLOADABLE, AttributeError, RuntimeError, TypeError) as error:
+        raise ModelError(f"{told}: {error}") from error
+    merged.name_or_path = str(folder)  # what an adapter trained on top names as its base
+    return merged
+
+
+def _check_fit(info: Mapping[str, Any], told: str) -> None:
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    wrong = {kind: sorted(map(str, info[kind])) for kind in kinds if info.get(kind)}
     if wrong:
-        told = "; ".join(f"{kind}: {', '.join(names[:5])}" for kind, names in wrong.items())
-        raise ModelError(f"the weights in {source} do not fit its config: {told}")
-    if max_pixels is None and not local:
-        max_pixels = PUBLISHED_MAX_PIXELS
-    return VLM(
-        model.to(device),
-        processor,
-        name=str(source),
-        batch_size=batch_size or 16,
-        max_pixels=max_pixels,
-    )
+        named = "; ".join(f"{kind}: {', '.join(names[:5])}" for kind, names in wrong.items())
+        raise ModelError(f"{told}: {named}")
+
+
+def _speaker(source: str | Path) -> str | Path:
+    """Where the processor of a checkpoint is."""
+    base = _base(source)
+    has_own = any((Path(source) / name).is_file() for name in _PROCESSORS)
+    return source if base is None or has_own else _speaker(base)
+
+
+def _base(source: str | Path) -> str | Path | None:
+    """What the adapter in a folder is merged into; None where there is no adapter."""
+    folder = Path(source)
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return None
+    if not (folder / "adapter_model.safetensors").is_file():
+        told = "has no adapter_model.safetensors, and pickled weights are not read; save it again"
+        raise ModelError(f"{folder} {told}")
+    try:
+        named: str = json.loads(file.read_bytes())["base_model_name_or_path"]
+        beside = folder / named
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file} names no base_model_name_or_path: {error!r}") from error
+    for path in (beside, Path(named or folder)):
+        if path.is_dir() and not path.samefile(folder):
+            return path
+    if not named or Path(named).is_absolute() or named.startswith("."):
+        told = "where no other folder is; name one, relative to the adapter's or absolute"
+        raise ModelError(f"{file} has the base {named!r}, {told}, or a hub id")
+    return named
 
 
 def _best_device() -> str:

@@ -93,15 +93,15 @@ def load(
         ConfigError: It does not take the options.
         ModelError: It cannot be loaded, or is neither text-to-image nor text-to-video.
     """
-    is_pipeline = _is_pipeline(source)
-    kind = Denoising if is_pipeline else Sampling
+    draws = is_pipeline(source)
+    kind = Denoising if draws else Sampling
     given = {name: value for name, value in (options or {}).items() if value is not None}
     given = _defaults(source) | given
     unfit = given.keys() - {one.name for one in fields(kind)}
     if unfit:
-        what = "a diffusers pipeline" if is_pipeline else "no diffusers pipeline"
+        what = "a diffusers pipeline" if draws else "no diffusers pipeline"
         raise ConfigError(f"{source} is {what} and takes no {', '.join(sorted(unfit))}")
-    if is_pipeline:
+    if draws:
         from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline
 
         pipeline = load_pipeline(source, device=device, dtype=dtype)
@@ -129,7 +129,8 @@ def _defaults(source: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is no JSON object of options: {error}") from error
 
 
-def _is_pipeline(source: str | Path) -> bool:
+def is_pipeline(source: str | Path) -> bool:
+    """Whether there is a ``model_index.json``, as pipelines of diffusers have one."""
     if Path(source).is_dir():
         return (Path(source) / "model_index.json").is_file()
     from huggingface_hub import hf_hub_download

@@ -43,10 +43,7 @@ class VLMPolicy:
             ValueError: Nothing to look at, or more than the model's context holds.
             RuntimeError: The model could not answer.
         """
-        if not context:
-            raise ValueError("there is nothing in context to look at")
-        request = Request((*(one for part in context for one in _pictures(part)), prompt))
-        inputs = self.vlm.inputs([request] * len(seeds))
+        inputs = self.vlm.inputs([asked(prompt, context)] * len(seeds))
         noisy = [GumbelNoise(self.how.temperature, seeds)] if self.how.temperature else []
         new = self.vlm.continued(inputs, self.how.max_new_tokens, *noisy)
         told = self.vlm.chat.tokenizer.batch_decode(new, skip_special_tokens=True)
@@ -79,6 +76,18 @@ class GumbelNoise(LogitsProcessor):
             for one in self._generators
         ]
         return scores / self._temperature - torch.stack(drawn).log().to(scores)
+
+
+def asked(prompt: str, context: Sequence[Image | Video]) -> Request:
+    """The user turn that a policy answers, in sampling and in training.
+
+    Raises:
+        MediaError: The context cannot be read.
+        ValueError: It is empty.
+    """
+    if not context:
+        raise ValueError("there is nothing in context to look at")
+    return Request((*(one for part in context for one in _pictures(part)), prompt))
 
 
 def _pictures(part: Image | Video) -> tuple[media.Picture, ...]:

@@ -39,11 +39,11 @@ class TinySpeaker:
     """A shipped checkpoint; the policy needs it beside itself."""
     styles: Mapping[Style, float] = field(
         default_factory=lambda: {
-            "right": 0.45,
+            "right": 0.55,
             "padded right": 0.1,
-            "partly": 0.15,
-            "wrong": 0.2,
-            "evasive": 0.1,
+            "partly": 0.12,
+            "wrong": 0.15,
+            "evasive": 0.08,
         }
     )
     """Relative weights of the ways of answering that it is taught."""

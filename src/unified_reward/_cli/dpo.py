@@ -1,0 +1,53 @@
+"""``unified-reward dpo``: align a policy on preference pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from unified_reward._cli import options
+from unified_reward._config import load_config
+from unified_reward.judge import located
+
+
+def dpo(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS.jsonl", help="Pairs; kept ones count.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
+    *,
+    policy: Annotated[str, typer.Option(help="A VLM or a diffusers pipeline: folder or hub id.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default PAIRS-dpo beside PAIRS.")
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Align a policy by DPO; a stopped run goes on where it was."""
+    from unified_reward import policies
+    from unified_reward.pipeline import Recipe
+    from unified_reward.pipeline import run as run_recipe
+    from unified_reward.train.dpo import PolicyDPO
+    from unified_reward.train.dpo_diffusion import DiffusionDPO
+    from unified_reward.train.dpo_vlm import VLMDPO
+
+    if policies.is_pipeline(located(policy)):
+        config = PolicyDPO(
+            policy, pairs, diffusion=load_config(DiffusionDPO, overrides=overrides or [])
+        )
+    else:
+        config = PolicyDPO(policy, pairs, vlm=load_config(VLMDPO, overrides=overrides or []))
+    out = out or pairs.with_name(f"{pairs.stem}-dpo")
+    console = Console(stderr=True)
+    report = run_recipe(Recipe(out, dpo=config), lambda line: console.print(line, markup=False))
+    if not report:
+        return
+    told = report["dpo"]
+    if as_json:
+        typer.echo(json.dumps(told, ensure_ascii=False))
+    else:
+        first, last = (told["losses"][i][1] for i in (0, -1))
+        typer.echo(f"{told['pairs']} pairs, loss {first:.3f} to {last:.3f}: {out / 'dpo'}")
+    if told["rows"].get("unusable"):
+        raise typer.Exit(1)

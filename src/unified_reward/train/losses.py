@@ -147,8 +147,9 @@ def denoising_error(predicted: Tensor, target: Tensor) -> Tensor:
 def noise_weight(kind: Prediction, alpha: Tensor) -> Tensor:
     """What turns a `denoising_error` into that of the noise which the prediction implies.
 
-    At one ``x_t``, an error of v is that of the noise over alpha, and an error of a flow that of
-    the noise over ``1 - sigma``, so that in both cases the weight is ``alpha ** 2``. Shape (B,).
+    At one ``x_t``, an error of v (where ``alpha ** 2 + sigma ** 2 = 1``) is that of the noise over
+    alpha, and an error of a flow that of the noise over ``1 - sigma``, so that in both cases the
+    weight is ``alpha ** 2``. Shape (B,).
     """
     return torch.ones_like(alpha) if kind == "epsilon" else alpha**2
 

@@ -6,19 +6,38 @@ import torch
 from diffusers import (
     AnimateDiffPipeline,
     AutoencoderKL,
+    AutoencoderKLWan,
     DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     MotionAdapter,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    WanPipeline,
+    WanTransformer3DModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 
 CHANNELS = (8, 16)
+TOKENS = 32
+"""Of a prompt that text encoders of pictures read, two of them its ends; a letter is one token."""
+_WIDTH = 16
 
 
 def pictures(folder):
+    """Stable Diffusion; sides of pictures are multiples of 2 pixels."""
     return _save(StableDiffusionPipeline(**_parts(), **_unsafe()), folder)
 
 
@@ -36,49 +55,159 @@ def from_pictures(folder):
     return _save(StableDiffusionImg2ImgPipeline(**_parts(), **_unsafe()), folder)
 
 
+def sdxl(folder):
+    """Stable Diffusion XL of v-prediction; sides of pictures are multiples of 2 pixels."""
+    torch.manual_seed(0)
+    pipeline = StableDiffusionXLPipeline(
+        tokenizer=_tokenizer(),
+        tokenizer_2=_tokenizer(),
+        text_encoder=_text(CLIPTextModel),
+        text_encoder_2=_text(CLIPTextModelWithProjection),
+        unet=_unet(
+            cross_attention_dim=2 * _WIDTH,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + _WIDTH,
+        ),
+        vae=_vae(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.5, 2.0, 1.0]),
+        scheduler=EulerDiscreteScheduler(
+            prediction_type="v_prediction", timestep_spacing="trailing"
+        ),
+        add_watermarker=False,
+    )
+    return _save(pipeline, folder)
+
+
+def sd3(folder):
+    """Stable Diffusion 3 without its third text encoder; sides are multiples of 4 pixels."""
+    torch.manual_seed(0)
+    pipeline = StableDiffusion3Pipeline(
+        tokenizer=_tokenizer(),
+        tokenizer_2=_tokenizer(),
+        tokenizer_3=None,
+        text_encoder=_text(CLIPTextModelWithProjection),
+        text_encoder_2=_text(CLIPTextModelWithProjection),
+        text_encoder_3=None,
+        transformer=SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            caption_projection_dim=16,
+            joint_attention_dim=2 * _WIDTH,
+            pooled_projection_dim=2 * _WIDTH,
+            pos_embed_max_size=16,
+        ),
+        vae=_vae(scaling_factor=1.5, shift_factor=0.06),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+    return _save(pipeline, folder)
+
+
+def wan(folder):
+    """Wan; sides of clips are multiples of 8 pixels, frames one more than a multiple of 4."""
+    torch.manual_seed(0)
+    text = UMT5Config(
+        vocab_size=len(_tokenizer()),
+        d_model=_WIDTH,
+        d_kv=8,
+        d_ff=_WIDTH,
+        num_layers=1,
+        num_heads=2,
+        pad_token_id=1,
+        eos_token_id=1,
+    )
+    pipeline = WanPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=UMT5EncoderModel(text),
+        transformer=WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4,
+            out_channels=4,
+            text_dim=_WIDTH,
+            freq_dim=8,
+            ffn_dim=16,
+            num_layers=2,
+            rope_max_seq_len=32,
+        ),
+        vae=AutoencoderKLWan(
+            base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[True, True],
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[1.5, 0.5, 2.0, 1.0],
+            scale_factor_temporal=4,
+            scale_factor_spatial=4,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+    return _save(pipeline, folder)
+
+
 def _unsafe():
     return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
-def _parts():
-    torch.manual_seed(0)
+def _tokenizer():
     signs = string.ascii_lowercase + string.digits
     words = ["<|startoftext|>", "<|endoftext|>", *signs, *(f"{one}</w>" for one in signs)]
-    tokenizer = CLIPTokenizer({word: i for i, word in enumerate(words)}, [], model_max_length=32)
+    return CLIPTokenizer({word: i for i, word in enumerate(words)}, [], model_max_length=TOKENS)
+
+
+def _text(kind):
     text = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        intermediate_size=16,
+        vocab_size=len(_tokenizer()),
+        hidden_size=_WIDTH,
+        intermediate_size=_WIDTH,
         num_hidden_layers=1,
         num_attention_heads=2,
-        max_position_embeddings=32,
+        max_position_embeddings=TOKENS,
+        projection_dim=_WIDTH,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
     )
-    unet = UNet2DConditionModel(
+    return kind(text)
+
+
+def _unet(**changes):
+    return UNet2DConditionModel(
         block_out_channels=CHANNELS,
         layers_per_block=1,
         sample_size=8,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16,
         attention_head_dim=2,
         norm_num_groups=2,
+        **{"cross_attention_dim": _WIDTH} | changes,
     )
-    vae = AutoencoderKL(
+
+
+def _vae(**changes):
+    return AutoencoderKL(
         block_out_channels=CHANNELS,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
         norm_num_groups=2,
         sample_size=16,
+        **changes,
     )
+
+
+def _parts():
+    torch.manual_seed(0)
     return {
-        "tokenizer": tokenizer,
-        "text_encoder": CLIPTextModel(text),
-        "unet": unet,
-        "vae": vae,
+        "tokenizer": _tokenizer(),
+        "text_encoder": _text(CLIPTextModel),
+        "unet": _unet(),
+        "vae": _vae(),
         "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1),
     }
 

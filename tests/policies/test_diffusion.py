@@ -1,5 +1,7 @@
 """Pictures and clips drawn by tiny random pipelines."""
 
+import json
+
 import diffusers
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.policies import pipelines
-from unified_reward.policies import Denoising, load, seeds
+from unified_reward.policies import DEFAULTS, Denoising, Sampling, load, seeds, write_defaults
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.types import ConfigError, Image, ModelError, Task, Video
 
@@ -23,6 +25,11 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     return pipelines.clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory):
+    return pipelines.wan(tmp_path_factory.mktemp("wan"))
 
 
 @pytest.fixture
@@ -85,6 +92,7 @@ def test_a_context_is_refused(policy):
     [
         ({"frames": 4}, "takes no frames"),
         ({"fps": 4.0}, "takes no fps"),
+        ({"prompt_tokens": 16, "frames": 1}, "takes no frames, prompt_tokens"),
         ({"temperature": 1.0}, "is a diffusers pipeline and takes no temperature"),
     ],
 )
@@ -137,3 +145,74 @@ def test_code_beside_a_pipeline_is_not_run(tmp_path):
     with pytest.raises(ModelError, match="cannot be loaded as a diffusers pipeline"):
         load(folder, device="cpu")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("asked", "drawn"), [(1, 1), (5, 5), (6, 9), (8, 9), (9, 9)])
+def test_a_clip_has_the_frames_asked_for_where_they_are_drawn_by_fours(asked, drawn, wan):
+    """Wan draws 1, 5, 9 … frames and rounds what is between, 6 to 5 and 8 to 9."""
+    size = {"steps": 1, "guidance": 1.0, "height": 16, "width": 16}
+    policy = load(wan, size | {"frames": asked}, device="cpu")
+    seen = []
+    decode = policy.pipeline.vae.decode
+    policy.pipeline.vae.decode = lambda latent, **k: seen.append(decode(latent, **k)) or seen[0]
+    (clip,) = policy.sample(PROMPT, [], [1])
+    assert seen[0][0].shape[2] == drawn
+    assert clip.source.shape == (asked, 16, 16, 3)
+    assert clip.fps == 8
+
+
+def test_tokens_of_a_prompt_reach_the_pipeline(wan):
+    size = {"steps": 1, "guidance": 1.0, "height": 16, "width": 16, "frames": 1}
+    for tokens in (16, 24):
+        policy = load(wan, size | {"prompt_tokens": tokens}, device="cpu")
+        seen = []
+        policy.pipeline.transformer.register_forward_pre_hook(
+            lambda _, __, told, seen=seen: seen.append(told["encoder_hidden_states"].shape),
+            with_kwargs=True,
+        )
+        policy.sample(PROMPT, [], [1])
+        assert seen == [(1, tokens, 16)]
+
+
+def test_a_folder_may_say_how_it_is_sampled_and_the_caller_overrides_it(tmp_path):
+    folder = pipelines.pictures(tmp_path)
+    write_defaults(Denoising(steps=1, height=24, width=32, guidance=3.0), folder)
+    policy = load(folder, {"steps": 2, "height": None}, device="cpu")
+    assert policy.how == Denoising(steps=2, height=24, width=32, guidance=3.0)
+    (drawn,) = policy.sample(PROMPT, [], [1])
+    assert drawn.source.shape == (24, 32, 3)
+
+
+def test_only_what_was_chosen_is_kept(tmp_path):
+    write_defaults(Denoising(steps=4), tmp_path)
+    assert json.loads((tmp_path / DEFAULTS).read_text("utf-8")) == {"steps": 4}
+    write_defaults(Sampling(temperature=0.0), tmp_path)
+    told = json.loads((tmp_path / DEFAULTS).read_text("utf-8"))
+    assert told == {"temperature": 0.0, "max_new_tokens": 256}
+
+
+@pytest.mark.parametrize(
+    ("told", "wrong"),
+    [
+        (b"{steps: 4}", "sampling.json is no JSON object of options: Expecting property name"),
+        (b"\xff\xfe{", "sampling.json is no JSON object of options: "),
+        (b"[4]", r"sampling.json is no JSON object of options, but \[4\]"),
+        (b'"four"', "sampling.json is no JSON object of options, but 'four'"),
+        (b'{"temperature": 1}', "is a diffusers pipeline and takes no temperature"),
+    ],
+)
+def test_options_in_a_folder_that_cannot_be_read_are_an_error(told, wrong, tmp_path):
+    folder = pipelines.pictures(tmp_path)
+    (folder / DEFAULTS).write_bytes(told)
+    with pytest.raises(ConfigError, match=wrong):
+        load(folder, device="cpu")
+
+
+def test_a_pipeline_that_was_saved_without_a_part_loads(tmp_path):
+    """Stable Diffusion 3 is often kept without its largest text encoder."""
+    folder = pipelines.sd3(tmp_path)
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    assert index["text_encoder_3"] == [None, None]
+    policy = load(folder, {"steps": 1, "guidance": 1.0}, device="cpu")
+    (drawn,) = policy.sample(PROMPT, [], [1])
+    assert drawn.source.shape == (16, 16, 3)

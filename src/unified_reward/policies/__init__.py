@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unified_reward.types import ConfigError
 
@@ -124,9 +124,12 @@ def _defaults(source: str | Path) -> dict[str, Any]:
     """The options that a policy's folder comes with."""
     file = Path(source) / DEFAULTS
     try:
-        return json.loads(file.read_bytes()) if file.is_file() else {}
+        told: Any = json.loads(file.read_bytes()) if file.is_file() else {}
     except ValueError as error:
         raise ConfigError(f"{file} is no JSON object of options: {error}") from error
+    if not isinstance(told, dict):
+        raise ConfigError(f"{file} is no JSON object of options, but {told!r:.40}")
+    return cast("dict[str, Any]", told)
 
 
 def is_pipeline(source: str | Path) -> bool:

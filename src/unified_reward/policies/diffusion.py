@@ -19,6 +19,12 @@ from unified_reward.types import ConfigError, Image, ModelError, Task, Video
 _NEEDED = {"prompt", "generator", "output_type", "height", "width"}
 _SEEN = {"image", "images", "video", "mask_image", "reference_images"}
 _FRAMES = ("num_frames", "frames", "video_length")
+_PER_LATENT = (
+    "vae_scale_factor_temporal",
+    "vae_temporal_compression_ratio",
+    "vae_temporal_scale_factor",
+)
+"""Of a pipeline: the frames that a latent stands for, if it is not that of the first frame."""
 _FPS = 8.0
 
 
@@ -46,10 +52,12 @@ class DiffusionPolicy:
         self.tasks = (Task.VIDEO_GENERATION if frames else Task.IMAGE_GENERATION,)
         called = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
         called |= {"frames": frames or "frames", "prompt_tokens": "max_sequence_length"}
-        given = {called.get(key, key): one for key, one in vars(how).items() if one is not None}
-        self._given = {key: one for key, one in given.items() if key in takes}
-        unknown = given.keys() - takes.keys() - ({"fps"} if frames else set())
-        if unknown:
+        given = {key: one for key, one in vars(how).items() if one is not None}
+        unknown = {key for key in given if called.get(key, key) not in takes}
+        self._given = {called.get(key, key): given[key] for key in given.keys() - unknown}
+        if frames and how.frames:
+            self._given[frames] = how.frames + (1 - how.frames) % _frames_per_latent(pipeline)
+        if unknown := unknown - ({"fps"} if frames else set()):
             told = ", ".join(sorted(unknown))
             raise ConfigError(f"{name} is a {kind.__name__}, which takes no {told}")
 
@@ -77,7 +85,7 @@ class DiffusionPolicy:
             raise RuntimeError(f"for {len(seeds)} prompts it drew an array of shape {drawn.shape}")
         if not np.isfinite(drawn).all():
             raise RuntimeError("it drew values that are no finite numbers; try another dtype")
-        # Some pipelines round the number of frames up.
+        # More than were asked for, where they come in latents of several.
         drawn = drawn[:, : self.how.frames] if is_video else drawn
         pixels = (drawn.clip(0, 1) * 255).round().astype(np.uint8)
         withheld = getattr(out, "nsfw_content_detected", None) or [False] * len(seeds)
@@ -88,6 +96,11 @@ class DiffusionPolicy:
         if pixels.ndim == 4:
             return Video(pixels, "THWC", self.how.fps or _FPS)
         return Image(pixels, "HWC")
+
+
+def _frames_per_latent(pipeline: Any) -> int:
+    """1 without a number of them; others draw one frame more than a multiple of it."""
+    return next((getattr(pipeline, one) for one in _PER_LATENT if hasattr(pipeline, one)), 1)
 
 
 def _draws_from_text(kind: type, takes: Any) -> bool:
@@ -114,12 +127,17 @@ def load_pipeline(
     best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = device or (best.type if best else "cpu")
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    is_local = Path(source).is_dir()
     try:
+        index: Any = DiffusionPipeline.load_config(str(source), local_files_only=is_local)
+        # One saved without a part, such as Stable Diffusion 3 without T5, loads if told so.
+        absent = {name: None for name, part in index.items() if part == [None, None]}
         pipeline = DiffusionPipeline.from_pretrained(
             str(source),
             dtype=getattr(torch, dtype),
             use_safetensors=True,
-            local_files_only=Path(source).is_dir(),
+            local_files_only=is_local,
+            **absent,
         )
     except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as error:
         raise ModelError(f"{source} cannot be loaded as a diffusers pipeline: {error}") from error

@@ -108,7 +108,7 @@ def sd3(folder):
 
 
 def wan(folder):
-    """Wan; sides of clips are multiples of 8 pixels, frames one more than a multiple of 4."""
+    """Wan; sides of clips are multiples of 16 pixels, frames one more than a multiple of 4."""
     torch.manual_seed(0)
     text = UMT5Config(
         vocab_size=len(_tokenizer()),
@@ -142,8 +142,11 @@ def wan(folder):
             temperal_downsample=[True, True],
             latents_mean=[0.1, -0.2, 0.3, 0.0],
             latents_std=[1.5, 0.5, 2.0, 1.0],
+            in_channels=12,
+            out_channels=12,
+            patch_size=2,
             scale_factor_temporal=4,
-            scale_factor_spatial=4,
+            scale_factor_spatial=8,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )

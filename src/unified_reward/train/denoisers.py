@@ -40,20 +40,25 @@ class Schedule(NamedTuple):
 def read_schedule(scheduler: Any) -> Schedule:
     """The noise that a pipeline's scheduler stands for.
 
+    A flow whose shift depends on the size of what is drawn counts as not shifted.
+
     Raises:
         ModelError: It predicts something else.
     """
-    config = scheduler.config
-    is_flow = "FlowMatch" in type(scheduler).__name__
+    config, name = scheduler.config, type(scheduler).__name__
+    is_flow = "FlowMatch" in name
     kind = "flow_prediction" if is_flow else config.get("prediction_type", "epsilon")
     steps = config.num_train_timesteps
     if kind == "flow_prediction":
-        shift = config.get("shift", config.get("flow_shift")) or 1.0
+        fixed = not config.get("use_dynamic_shifting")
+        shift = (fixed and config.get("shift", config.get("flow_shift"))) or 1.0
         even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
         sigma = shift * even / (1 + (shift - 1) * even)
         return Schedule("flow", 1 - sigma, sigma, (sigma * steps).float())
     if kind not in ("epsilon", "v_prediction"):
         raise ModelError(f"{kind} cannot be aligned; epsilon, v_prediction and flows can")
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ModelError(f"a {name} cannot be aligned; DDPM, DDIM, Euler and flow matching can")
     kept = scheduler.alphas_cumprod.double()
     return Schedule(cast("Prediction", kind), kept.sqrt(), (1 - kept).sqrt(), torch.arange(steps))
 
@@ -74,6 +79,8 @@ class Denoiser:
         self.network: Any = getattr(pipeline, self.network_name)
         """What is trained, perhaps wrapped."""
         self._vae: Any = pipeline.vae
+        if self.network is not None and self.network.config.get("time_cond_proj_dim"):
+            raise ModelError("a network that is told its guidance cannot be aligned")
 
     @property
     def scale(self) -> int:
@@ -97,11 +104,15 @@ class Denoiser:
         for name in self.tokenizers:
             tokenizer = getattr(self.pipeline, name, None)
             if tokenizer is not None:
-                most = self.prompt_tokens or tokenizer.model_max_length
+                most = self._most(name) or tokenizer.model_max_length
                 n = len(tokenizer(prompt).input_ids)
                 if n > most:
                     return n, most
         return None
+
+    def _most(self, tokenizer: str) -> int | None:
+        """Tokens that are read of those of a tokenizer; None for its own limit."""
+        return self.prompt_tokens
 
     def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What the network sees of prompts, as the pipeline itself makes it."""
@@ -131,6 +142,16 @@ class Denoiser:
 class _SDXL(Denoiser):
     tokenizers = ("tokenizer", "tokenizer_2")
 
+    def latents(self, pixels: Tensor) -> Tensor:
+        config, scaled = self._vae.config, super().latents(pixels)
+        if config.get("latents_mean") is None or config.get("latents_std") is None:
+            return scaled
+        mean, std = (
+            scaled.new_tensor(one).view(1, -1, 1, 1)
+            for one in (config.latents_mean, config.latents_std)
+        )
+        return (scaled - mean * config.scaling_factor) / std
+
     def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         embedded, _, pooled, _ = self.pipeline.encode_prompt(
             prompt=[*prompts], do_classifier_free_guidance=False, device=self._vae.device
@@ -151,6 +172,12 @@ class _SD3(Denoiser):
     network_name = "transformer"
     tokenizers = ("tokenizer", "tokenizer_2", "tokenizer_3")
 
+    def __init__(self, pipeline: Any, prompt_tokens: int | None = None) -> None:
+        super().__init__(pipeline, prompt_tokens or 256)
+
+    def _most(self, tokenizer: str) -> int | None:
+        return self.prompt_tokens if tokenizer == "tokenizer_3" else None
+
     def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         embedded, _, pooled, _ = self.pipeline.encode_prompt(
             [*prompts],
@@ -158,7 +185,7 @@ class _SD3(Denoiser):
             None,
             do_classifier_free_guidance=False,
             device=self._vae.device,
-            max_sequence_length=self.prompt_tokens or 256,
+            max_sequence_length=self.prompt_tokens,
         )
         return {"encoder_hidden_states": embedded, "pooled_projections": pooled}
 

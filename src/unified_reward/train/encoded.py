@@ -74,17 +74,18 @@ def encode_pairs(
     Raises:
         DataError: No pair is left, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     extent = _whole(extent, pairs, denoiser.block)
     files: list[Path] = []
     for pair in track(pairs, description="encoding pairs", disable=len(pairs) < 100):
         path = folder / f"{hashlib.sha256(pair.id.encode()).hexdigest()[:32]}.safetensors"
-        try:
-            if not _is_whole(path):
-                _write(path, _encoded(pair, denoiser, extent))
-            files.append(path)
-        except (MediaError, DataError) as error:
-            tell(f"pair {pair.id!r}: {error}")
+        if not _is_whole(path):
+            try:
+                row = _encoded(pair, denoiser, extent)
+            except (MediaError, DataError) as error:
+                tell(f"pair {pair.id!r}: {error}")
+                continue
+            _write(path, row)
+        files.append(path)
     if not files:
         raise DataError("no pair is left to learn from; see what was told of each")
     return EncodedPairs(files)
@@ -100,9 +101,10 @@ def _is_whole(path: Path) -> bool:
 def _write(path: Path, row: Mapping[str, Tensor]) -> None:
     part = path.with_suffix(".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: one.cpu().contiguous() for name, one in row.items()}, part)
         part.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise DataError(f"{path} cannot be written: {error}") from error
 
 

@@ -1,8 +1,11 @@
 """Run alone: pytest tests/models/test_vlm.py"""
 
 import json
+import re
+import shutil
 
 import numpy as np
+import peft
 import PIL.Image
 import pytest
 import torch
@@ -149,6 +152,114 @@ def test_weights_that_do_not_fit_are_refused(checkpoints, tmp_path):
     save_file(weights | {"extra.weight": lost}, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"missing_keys: .*unexpected_keys: extra\.weight"):
         load_vlm(tmp_path)
+
+
+@pytest.fixture
+def adapter(checkpoints, tmp_path):
+    """A folder with an adapter whose base stands beside it, and the adapted model."""
+    shutil.copytree(checkpoints["qwen3_vl"], tmp_path / "base")
+    model = load_vlm(tmp_path / "base", device="cpu").model
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "qkv"]))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
+    adapted.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", adapted
+
+
+def rename_base(folder, name):
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = name
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def logits(model, chat):
+    with torch.no_grad():
+        return model(**chat.batch(REQUESTS[:1])).logits
+
+
+@pytest.mark.parametrize("where", ["as it was saved", "beside", "deeper"])
+def test_an_adapter_is_loaded_as_its_base_with_the_adapter_merged_in(adapter, where, checkpoints):
+    folder, adapted = adapter
+    if where == "deeper":
+        folder = folder.rename(folder.parent / "base" / "adapter")
+    if where != "as it was saved":
+        rename_base(folder, {"beside": "../base", "deeper": ".."}[where])
+    loaded = load_vlm(folder, device="cpu")
+    base = load_vlm(checkpoints["qwen3_vl"], device="cpu")
+    wanted = logits(adapted, loaded.chat)
+    assert torch.allclose(logits(loaded.model, loaded.chat), wanted, atol=1e-4)
+    assert not torch.allclose(logits(base.model, base.chat), wanted, atol=1e-2)
+    assert set(loaded.model.state_dict()) == set(base.model.state_dict())
+    assert loaded.name == str(folder)
+
+
+def test_an_adapter_on_an_adapter_has_both(adapter):
+    folder, _ = adapter
+    first = load_vlm(folder, device="cpu")
+    second = peft.get_peft_model(first.model, peft.LoraConfig(target_modules=["o_proj"]))
+    second.save_pretrained(folder.parent / "second")
+    loaded = load_vlm(folder.parent / "second", device="cpu")
+    wanted = logits(load_vlm(folder, device="cpu").model, first.chat)
+    assert torch.allclose(logits(loaded.model, loaded.chat), wanted, atol=1e-4)
+
+
+def test_the_processor_of_an_adapter_comes_before_that_of_its_base(adapter):
+    folder, _ = adapter
+    base = folder.parent / "base"
+    processor = load_vlm(base, device="cpu", max_pixels=32 * 32).chat.processor
+    processor.save_pretrained(folder)
+    (base / "processor_config.json").unlink()
+    size = load_vlm(folder, device="cpu").chat.processor.image_processor.size
+    assert size["longest_edge"] == 32 * 32
+
+
+def test_a_pickled_adapter_is_refused(adapter):
+    folder, _ = adapter
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"no adapter_model.safetensors, and pickled weights are"):
+        load_vlm(folder)
+
+
+def test_an_adapter_that_does_not_fit_is_refused(adapter):
+    from safetensors.torch import load_file, save_file
+
+    folder, _ = adapter
+    weights = load_file(folder / "adapter_model.safetensors")
+    lost = sorted(weights)[-1]
+    weights["base_model.model.extra.weight"] = weights.pop(lost)
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"base .*missing_keys: .*unexpected_keys: .*extra.weight"):
+        load_vlm(folder)
+    save_file({lost: torch.zeros(1, 1)}, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="size mismatch for base_model"):
+        load_vlm(folder)
+    (folder / "adapter_model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelError, match="does not fit its base"):
+        load_vlm(folder)
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("/gone/base", "base '/gone/base', where no other folder is"),
+        ("../gone", "base '../gone', where no other folder is"),
+        ("../adapter", "base '../adapter', where no other folder is"),
+        ("", "base '', where no other folder is"),
+        (None, "names no base_model_name_or_path: TypeError"),
+        ("gone/base", "gone/base cannot be loaded"),
+    ],
+)
+def test_an_adapter_whose_base_is_missing_names_it(adapter, named, told):
+    rename_base(adapter[0], named)
+    with pytest.raises(ModelError, match=re.escape(told)):
+        load_vlm(adapter[0])
+
+
+def test_an_adapter_that_is_no_json_is_an_error(adapter):
+    (adapter[0] / "adapter_config.json").write_text("no JSON")
+    with pytest.raises(ModelError, match=r"adapter_config.json names no base_model_name_or_path"):
+        load_vlm(adapter[0])
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

@@ -18,6 +18,7 @@ from unified_reward.types import ConfigError
 class Experiment(StrEnum):
     """The experiments there are."""
 
+    ALIGNMENT = "alignment"
     ANNOTATORS = "annotators"
     BEST_OF_N = "best_of_n"
     EXAM = "exam"
@@ -38,6 +39,10 @@ class _Parts(NamedTuple):
 
 def _parts(name: Experiment) -> _Parts:
     match name:
+        case Experiment.ALIGNMENT:
+            from unified_reward.experiments import alignment as study
+
+            return _Parts(study.AlignmentStudy, study.alignment, study.page, study.draw)
         case Experiment.ANNOTATORS:
             from unified_reward.experiments import annotators
 

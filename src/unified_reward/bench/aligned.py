@@ -63,7 +63,8 @@ def _bars(told: Mapping[str, Any]) -> list[Bar]:
         for side in ("before", "after"):
             figure = told[side][name]
             label = f"{name.replace('_', ' ')}, {side}"
-            bars.append(Bar(label, figure["value"], *figure["ci95"], figure["n"]))
+            low, high = figure["ci95"]
+            bars.append(Bar(label, figure["value"], low, high, figure["n"]))
     return bars
 
 

@@ -69,7 +69,8 @@ class _Answers:
         task = _TASKS[index // optim.batch_size % 2]
         scene, question = draw_asked(rng, split="train", is_clip=task in CLIP_TASKS)
         shares = np.array([*styles.values()])
-        style = [*styles][int(rng.choice(len(styles), p=shares / shares.sum()))]
+        names: list[Style] = [*styles]
+        style = names[int(rng.choice(len(names), p=shares / shares.sum()))]
         reply = draw_reply(question, style, rng, split="train")
         return Turn(asked(question.text, (Shown(scene).medium(rng),)), reply.text)
 

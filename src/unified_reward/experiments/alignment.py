@@ -1,0 +1,390 @@
+"""Four policies aligned by a judge, and examined by an oracle that the judge knows nothing of.
+
+Beside that, two questions about the pairs of image generation: which way of making them teaches
+most, and whether a judge of all tasks makes better ones than a judge of that task alone. Every arm
+is kept in ``work``, so that a study that was stopped goes on, and several processes can share it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unified_reward import policies
+from unified_reward.alignment import (
+    AlignedPolicy,
+    OracleExam,
+    Preferences,
+    draw_candidates,
+    draw_pairs,
+)
+from unified_reward.bench.metrics import Metric, mean_interval
+from unified_reward.bench.oracle import PolicyExam, examine, gap_closed
+from unified_reward.data.pairs import Strategy
+from unified_reward.experiments.page import table, told
+from unified_reward.judge import located, open_judge
+from unified_reward.train.dpo import align_policy
+from unified_reward.train.dpo_diffusion import DiffusionDPO
+from unified_reward.train.dpo_vlm import VLMDPO
+from unified_reward.train.optim import Optimisation
+from unified_reward.types import ConfigError, Task
+
+
+WAYS = (Strategy.RANDOM, Strategy.SCORE, Strategy.RANK, Strategy.RANK_AND_SIFT)
+"""In the order of the publication's Table XII, the best last."""
+JUDGED = Task.IMAGE_GENERATION
+"""The task whose pairs are asked about."""
+
+_SPEAKING = VLMDPO(Optimisation(steps=150, batch_size=16, accumulate=1, lr=5e-4, lora_rank=16))
+_DRAWING = DiffusionDPO(Optimisation(steps=300, batch_size=32, accumulate=1, lr=2e-4, lora_rank=16))
+
+
+@dataclass(frozen=True)
+class AlignmentStudy:
+    """What is aligned, by whom, and how it is examined."""
+
+    work: Path = Path("runs/alignment")
+    """Folder of the arms."""
+    policies: Mapping[Task, AlignedPolicy] = field(
+        default_factory=lambda: {
+            Task.IMAGE_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_SPEAKING),
+            Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_SPEAKING),
+            Task.IMAGE_GENERATION: AlignedPolicy("tiny_image", diffusion=_DRAWING),
+            Task.VIDEO_GENERATION: AlignedPolicy("tiny_video", diffusion=_DRAWING),
+        }
+    )
+    judge: str = "tiny_judge"
+    judges: Mapping[str, str] = field(default_factory=dict)
+    """Two more, a joint one and one of image generation alone, by the name to show."""
+    preferences: Preferences = field(default_factory=lambda: Preferences(prompts=256))
+    """Their seed is replaced by each of ``seeds``."""
+    exam: OracleExam = field(default_factory=lambda: OracleExam(n=500, seed=20261125))
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    """Each names prompts, candidates and draws of a training."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or self.exam.n < 2:
+            raise ConfigError("a study needs a seed, and two prompts to examine")
+
+    @property
+    def total(self) -> int:
+        """Arms, and one examination of each policy before."""
+        return len(self.policies) + len([*arms(self)])
+
+
+class Arm(NamedTuple):
+    """One training: a policy on pairs of one seed, made in one way by one judge."""
+
+    task: Task
+    seed: int
+    judge: str
+    """Its name; the reference stands in the study."""
+    way: Strategy
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.task.value}/{self.seed}/{self.judge}-{self.way.value}"
+
+
+def arms(study: AlignmentStudy) -> Iterator[Arm]:
+    """Every training of a study, those with common candidates one behind the other."""
+    for seed in study.seeds:
+        for task in study.policies:
+            yield Arm(task, seed, "shipped", Strategy.RANK_AND_SIFT)
+            if task is JUDGED:
+                yield from (Arm(task, seed, "shipped", way) for way in WAYS[:-1])
+                yield from (Arm(task, seed, name, WAYS[-1]) for name in study.judges)
+
+
+def alignment(
+    study: AlignmentStudy, progress: Callable[[int], None] = lambda _: None
+) -> dict[str, Any]:
+    """Align and examine whatever is not done yet, and put the figures together.
+
+    Returns:
+        By task: ``before`` and, over all seeds, ``after`` (see `PolicyExam.report`); ``gain`` with
+        its interval over prompts, by seed, and as the sum of what ``became_right``,
+        ``became_readable`` and ``became_unreadable``; ``gap_closed``. By way and by judge: the
+        gain of the policy of image generation from equally many pairs.
+    """
+    before = {task: _exam(study, task, None, progress) for task in study.policies}
+    after = {arm: _exam(study, arm.task, arm, progress) for arm in arms(study)}
+    main = [arm for arm in after if (arm.judge, arm.way) == ("shipped", WAYS[-1])]
+    report: dict[str, Any] = {
+        "name": "alignment",
+        "n": study.exam.n,
+        "seed": study.exam.seed,
+        "seeds": [*study.seeds],
+        "preferences": asdict(study.preferences),
+        "n_unparsed": 0,
+        "n_failed": 0,
+        "tasks": {},
+    }
+    for task, old in before.items():
+        new = [after[arm] for arm in main if arm.task is task]
+        report["tasks"][task.value] = _compared(old, new) | {
+            "pairs": [len(_kept_rows(_equal_pairs(study, arm))) for arm in main if arm.task is task]
+        }
+    if JUDGED in before:
+        mine = [arm for arm in after if arm.task is JUDGED]
+        ways = {
+            way.value: [arm for arm in mine if (arm.judge, arm.way) == ("shipped", way)]
+            for way in WAYS
+        }
+        report["ways"] = _contrasted(before[JUDGED], after, ways, WAYS[-1].value)
+        judges = {name: [arm for arm in mine if arm.judge == name] for name in study.judges}
+        if judges:
+            report["judges"] = _contrasted(before[JUDGED], after, judges, [*judges][-1])
+    return report
+
+
+def _exam(
+    study: AlignmentStudy, task: Task, arm: Arm | None, progress: Callable[[int], None]
+) -> PolicyExam:
+    """Of the policy before, or of an arm; from its file where it was examined already."""
+    folder = study.work / (arm.name if arm else f"{task.value}/before")
+    file = folder / f"exam-{study.exam.seed}-{study.exam.n}.json"
+    if not file.exists():
+        policy = located(study.policies[task].policy)
+        if arm:
+            policy = _align(study, arm, folder)
+        asked = open_judge(study.judge)
+        maker = policies.load(policy, batch_size=1)
+        exam = examine(maker, task, asked, n=study.exam.n, seed=study.exam.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(asdict(exam)) + "\n", "utf-8")
+        part.replace(file)
+    progress(1)
+    return PolicyExam(**json.loads(file.read_text("utf-8")))
+
+
+def _align(study: AlignmentStudy, arm: Arm, folder: Path) -> Path:
+    """Train an arm; its folder when it is done."""
+    one = study.policies[arm.task]
+    config = one.on(_equal_pairs(study, arm))
+    config = replace(
+        config,
+        vlm=config.vlm and _seeded(config.vlm, arm.seed),
+        diffusion=config.diffusion and _seeded(config.diffusion, arm.seed),
+    )
+    align_policy(config, located(one.policy), folder / "dpo", lambda _: None)
+    return folder / "dpo"
+
+
+def _seeded(config: Any, seed: int) -> Any:
+    return replace(config, optim=replace(config.optim, seed=seed))
+
+
+def _equal_pairs(study: AlignmentStudy, arm: Arm) -> Path:
+    """The arm's pairs, as many as the arms have that it is held against."""
+    rivals = [one for one in arms(study) if (one.task, one.seed) == (arm.task, arm.seed)]
+    if arm.judge == "shipped":
+        rivals = [one for one in rivals if one.judge == arm.judge]
+    else:
+        rivals = [one for one in rivals if one.judge != "shipped"]
+    rows = {one: _kept_rows(_pairs(study, one)) for one in rivals}
+    n = min(map(len, rows.values()))
+    out = _pairs(study, arm).with_suffix(".equal.jsonl")
+    out.write_bytes(b"".join(rows[arm][:n]))
+    return out
+
+
+def _kept_rows(pairs: Path) -> list[bytes]:
+    with pairs.open("rb") as file:
+        return [row for row in file if json.loads(row)["status"] == "kept"]
+
+
+def _pairs(study: AlignmentStudy, arm: Arm) -> Path:
+    """The file of all pairs of an arm; candidates and pairs are made where they are not."""
+    folder = study.work / arm.task.value / str(arm.seed)
+    how = replace(study.preferences, seed=arm.seed)
+    draw_candidates(study.policies[arm.task].policy, arm.task, how, folder / "candidates")
+    file = folder / f"pairs-{arm.judge}-{arm.way.value}.jsonl"
+    judge = study.judge if arm.judge == "shipped" else study.judges[arm.judge]
+    pairing = replace(how.pairing, strategy=arm.way, seed=arm.seed)
+    draw_pairs(folder / "candidates" / "candidates.jsonl", judge, pairing, file)
+    return file
+
+
+def _contrasted(
+    old: PolicyExam,
+    after: Mapping[Arm, PolicyExam],
+    groups: Mapping[str, Sequence[Arm]],
+    best: str,
+) -> dict[str, Any]:
+    """Gains of groups of arms, and how far the one said to be best is ahead of the others."""
+    exams = {name: [after[arm] for arm in group] for name, group in groups.items()}
+    return {
+        name: {
+            "gain": _gain([old] * len(each), each).row(),
+            "by_seed": [_gain([old], [one]).value for one in each],
+            "behind_best": _gain(each, exams[best]).row(),
+            "readable": _share_readable(each),
+            "judge_reward": _rewarded(each),
+        }
+        for name, each in exams.items()
+    }
+
+
+def _compared(old: PolicyExam, new: Sequence[PolicyExam]) -> dict[str, Any]:
+    before = [old] * len(new)
+    start = old.report()
+    gain = _gain(before, new)
+    parts = {
+        "became_right": lambda a, b: b - a if a is not None and b is not None else 0.0,
+        "became_readable": lambda a, b: b if a is None and b is not None else 0.0,
+        "became_unreadable": lambda a, b: -a if a is not None and b is None else 0.0,
+    }
+    return {
+        "before": start,
+        "after": {
+            "oracle": _over(new, lambda exam: [one or 0.0 for one in exam.worths]),
+            "readable": _share_readable(new),
+            "judge_reward": _rewarded(new),
+        },
+        "gain": gain.row(),
+        "by_seed": [_gain([old], [one]).value for one in new],
+        "parts": {name: _gain(before, new, part).row() for name, part in parts.items()},
+        "gap_closed": gap_closed(start["oracle"]["value"], start["oracle"]["value"] + gain.value),
+    }
+
+
+_Part = Callable[[float | None, float | None], float]
+
+
+def _gain(
+    before: Sequence[PolicyExam],
+    after: Sequence[PolicyExam],
+    part: _Part = lambda a, b: (b or 0.0) - (a or 0.0),
+) -> Metric:
+    """Mean gain over prompts and seeds; the interval is over prompts, all their seeds together."""
+    gains: list[float] = []
+    prompts: list[str] = []
+    for old, new in zip(before, after, strict=True):
+        gains += [part(a, b) for a, b in zip(old.worths, new.worths, strict=True)]
+        prompts += new.prompts
+    return Metric(sum(gains) / len(gains), mean_interval(gains, prompts), len(gains))
+
+
+def _over(
+    exams: Sequence[PolicyExam], values: Callable[[PolicyExam], Sequence[float | None]]
+) -> dict[str, Any]:
+    named = [(v, name) for one in exams for v, name in zip(values(one), one.prompts, strict=True)]
+    known = [(value, name) for value, name in named if value is not None]
+    told = [value for value, _ in known]
+    mean = sum(told) / len(told)
+    return Metric(mean, mean_interval(told, [name for _, name in known]), len(told)).row()
+
+
+def _share_readable(exams: Sequence[PolicyExam]) -> dict[str, Any]:
+    return _over(exams, lambda exam: [float(one is not None) for one in exam.worths])
+
+
+def _rewarded(exams: Sequence[PolicyExam]) -> dict[str, Any]:
+    return _over(exams, lambda exam: exam.rewards)
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The report as a Markdown section: how it was measured, and the figures."""
+    head = [
+        "task",
+        "pairs",
+        "oracle before",
+        "after",
+        "gain",
+        "by seed",
+        "gap closed",
+        "readable before",
+        "after",
+        "judge reward before",
+        "after",
+    ]
+    rows: list[list[Any]] = []
+    split: list[list[Any]] = []
+    for task, one in report["tasks"].items():
+        old, new = one["before"], one["after"]
+        rows.append(
+            [
+                task,
+                ", ".join(map(str, one["pairs"])),
+                told(old["oracle"]),
+                told(new["oracle"]),
+                f"**{told(one['gain'])}**",
+                _signed(one["by_seed"]),
+                f"{one['gap_closed']:.0%}",
+                told(old["readable"]),
+                told(new["readable"]),
+                told(old["judge_reward"]),
+                told(new["judge_reward"]),
+            ]
+        )
+        split.append([task, *(told(figure) for figure in one["parts"].values())])
+    lines = [
+        "## Aligned by the judge, examined by the oracle",
+        "",
+        f"{report['n']} held-out prompts a task (seed {report['seed']}), one candidate each, with "
+        f"the same noise before and after; {len(report['seeds'])} trainings (seeds "
+        f"{', '.join(map(str, report['seeds']))}) on pairs from {report['preferences']['prompts']} "
+        f"training prompts with {report['preferences']['n']} candidates each, ranked and sifted by "
+        "the shipped judge. Oracle: of pictures and clips the share of the caption's facts that "
+        "hold, of answers their utility, 0 where it cannot read. In brackets 95 % intervals, "
+        "bootstrap over prompts.",
+        "",
+        *table(head, rows),
+        "",
+        "The gain as a sum: what was readable before and is better, what became readable, and what "
+        "became unreadable.",
+        "",
+        *table(["task", "became right", "became readable", "became unreadable"], split),
+    ]
+    for key, best, title in (
+        ("ways", "rank+sift", "Ways of making pairs, image generation, equal pairs and steps"),
+        ("judges", "joint", "Pairs of two judges, image generation, equal pairs and steps"),
+    ):
+        if groups := report.get(key):
+            figures = [
+                [
+                    name,
+                    told(one["gain"]),
+                    _signed(one["by_seed"]),
+                    told(one["behind_best"]),
+                    told(one["readable"]),
+                    told(one["judge_reward"]),
+                ]
+                for name, one in groups.items()
+            ]
+            names = ["pairs", "gain", "by seed", f"behind {best}", "readable", "judge reward"]
+            lines += ["", f"### {title}", "", *table(names, figures)]
+    return "\n".join(lines) + "\n"
+
+
+def _signed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:+.3f}" for value in values)
+
+
+def draw(report: Mapping[str, Any]) -> bytes:
+    """Oracle and judge before and after as a PNG picture, a panel a task."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
+    panels = figure.subplots(1, len(report["tasks"]), sharey=True, squeeze=False)[0]
+    for axes, (task, one) in zip(panels, report["tasks"].items(), strict=True):
+        for name, colour in (("oracle", "tab:blue"), ("judge_reward", "tab:orange")):
+            sides = [one[side][name] for side in ("before", "after")]
+            values = [side["value"] for side in sides]
+            reach = [[abs(s["value"] - s["ci95"][k]) for s in sides] for k in (0, 1)]
+            label = name.replace("_", " ")
+            axes.errorbar([0, 1], values, yerr=reach, marker="o", color=colour, label=label)
+        axes.set(title=task.replace("_", " "), ylim=(0, 1), xlim=(-0.3, 1.3))
+        axes.set_xticks([0, 1], ["before", "after"])
+    panels[0].set_ylabel("worth, reward")
+    panels[-1].legend(loc="lower right")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()

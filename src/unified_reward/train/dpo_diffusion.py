@@ -18,8 +18,10 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from numpy.typing import NDArray
+from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from unified_reward import media, policies
@@ -95,7 +97,9 @@ class Draws:
         places: list[int] = []
         noise: list[Tensor] = []
         for number in numbers:
-            drawing = torch.Generator().manual_seed((self._seed << 40) + number)
+            # Mixed, because torch heeds the lowest 32 bits of a seed alone.
+            seed = np.random.SeedSequence([self._seed, number]).generate_state(1)
+            drawing = torch.Generator().manual_seed(int(seed[0]))
             at = torch.randint(len(self._allowed), (), generator=drawing)
             places.append(int(self._allowed[at]))
             noise.append(torch.randn(*shape, generator=drawing))
@@ -110,6 +114,7 @@ class Alignment:
         self.config = config
         self.network: Any = denoiser.network
         network = self.network
+        denoiser.freeze()
         lora = adapters(config.optim)
         self.reference: nn.Module | None = None
         if lora is None:
@@ -117,6 +122,7 @@ class Alignment:
             network.requires_grad_(requires_grad=True)
         else:
             check_targets(network, config.optim)
+            torch.manual_seed(config.optim.seed)
             network.add_adapter(lora)
         if config.optim.gradient_checkpointing:
             network.enable_gradient_checkpointing()
@@ -181,9 +187,15 @@ class Alignment:
             "rejected": (lost - ref_lost).detach().mean(),
         }
 
-    def merge(self) -> None:
-        """Make the adapters part of the weights."""
+    def merge(self, folder: Path) -> None:
+        """Write adapters as ``load_lora_weights`` reads them, and make them part of the weights."""
         if self.reference is None:
+            name = self.denoiser.network_name
+            told = {
+                f"{name}_lora_layers": get_peft_model_state_dict(self.network),
+                f"{name}_lora_adapter_metadata": self.network.peft_config["default"].to_dict(),
+            }
+            self.denoiser.pipeline.save_lora_weights(folder, **told)
             self.network.fuse_lora()
             self.network.unload_lora()
 
@@ -212,6 +224,8 @@ def align_pipeline(
         ModelError: The pipeline cannot be loaded or aligned, or the loss is no number any more.
     """
     on_card = torch.cuda.is_available()
+    # Whoever trained before in this process may have chosen another precision.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=config.precision or ("bf16" if on_card else "no"), cpu=not on_card
     )
@@ -227,9 +241,7 @@ def align_pipeline(
     alignment = Alignment(denoiser, config)
     history = _train(alignment, encoded, accelerator, _Sheet(maker, read[:4], out / "samples"))
     if accelerator.is_main_process:
-        if alignment.reference is None:
-            alignment.network.save_lora_adapter(out / "adapter")
-        alignment.merge()
+        alignment.merge(out / "adapter")
         maker.pipeline.save_pretrained(out, safe_serialization=True)
         policies.write_defaults(maker.how, out)
     accelerator.wait_for_everyone()
@@ -257,6 +269,8 @@ class _Sheet:
             made = self._maker.sample(prompt, [], policies.seeds(prompt, 4, 0))
             shown = [_ends(one) for one in made if one is not None]
             rows += [torch.cat(shown, 1)] if shown else []
+        if not rows:  # all are withheld
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         sheet = torch.nn.utils.rnn.pad_sequence(
             [one.movedim(1, 0) for one in rows], batch_first=True
@@ -293,9 +307,9 @@ def _train(
         task = bar.add_task("aligning", total=optim.steps, loss="")
         for step in range(len(history["loss"]), optim.steps):
             told = _step(alignment, pairs, accelerator, draws, step)
-            if not all(map(math.isfinite, told.values())):
+            norm = accelerator.clip_grad_norm_(trained, 1.0)
+            if not all(map(math.isfinite, (float(norm or 0.0), *told.values()))):
                 raise ModelError(state.told_not_finite(step + 1))
-            accelerator.clip_grad_norm_(trained, 1.0)
             optimiser.step()
             rates.step()
             optimiser.zero_grad()
@@ -375,4 +389,4 @@ class _State:
         """Where a run broke off, and what is left of it."""
         newest = self._newest()
         left = f"the last good state is {newest}" if newest else "no state was saved (save_every)"
-        return f"the loss of step {step} is no number; {left}; go on with a lower rate"
+        return f"loss or gradient of step {step} is no number; {left}; go on with a lower rate"

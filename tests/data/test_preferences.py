@@ -5,8 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from unified_reward.data.preferences import PreferencePair, read_candidates, read_pairs
-from unified_reward.types import DataError, Failed, Image, Task, Video
+from unified_reward.data.preferences import (
+    PreferencePair,
+    read_candidates,
+    read_pairs,
+    usable_pairs,
+)
+from unified_reward.types import ConfigError, DataError, Failed, Image, Task, Video
+
+
+PICTURES = (Task.IMAGE_GENERATION,)
+CLIP = {
+    "task": "video_generation",
+    "chosen": {"video": "a.mp4"},
+    "rejected": {"video": "b.mp4"},
+}
+DROPPED = {"status": "dropped", "reason": "a tie", "chosen": None, "rejected": None}
 
 
 def row(name, **changes):
@@ -117,3 +131,56 @@ def test_a_row_that_cannot_be_used_says_why_and_the_others_go_on(changes, told, 
 def test_a_file_that_is_not_there_is_an_error():
     with pytest.raises(DataError, match=r"gone.jsonl cannot be read: No such file"):
         list(read_pairs(Path("gone.jsonl")))
+
+
+def test_what_a_policy_can_learn_from_is_read_and_the_rest_is_counted_and_told(tmp_path):
+    """What is dropped or failed was told when the pairs were made."""
+    path = written(
+        tmp_path,
+        row("1"),
+        row("2", **DROPPED),
+        row("3", status="failed", reason="b.png: the file is empty", chosen=None),
+        row("4", **CLIP),
+        row("5", rejected={"image": "a.png"}),
+        "no JSON",
+        row("6"),
+        row("6"),
+    )
+    told = []
+    pairs, rows = usable_pairs(path, PICTURES, told.append)
+    assert [one.id for one in pairs] == ["1", "6"]
+    assert rows == {"kept": 2, "dropped": 1, "failed": 1, "unusable": 4}
+    assert told[0] == "line 4: a pair of video_generation"
+    assert told[1] == "line 5: chosen and rejected are the same"
+    assert told[2].startswith("line 6: ")
+    assert told[3:] == ["line 8: id '6' stands above already; ids must differ"]
+
+
+def test_a_policy_may_have_several_tasks(tmp_path):
+    both = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
+    told = []
+    pairs, rows = usable_pairs(written(tmp_path, row("1"), row("2", **CLIP)), both, told.append)
+    assert [one.task for one in pairs] == [*both]
+    assert (rows, told) == ({"kept": 2}, [])
+
+
+def test_pairs_of_other_tasks_alone_are_an_error_that_names_both(tmp_path):
+    asked = {"task": "image_understanding", "context": [{"image": "c.png"}]}
+    answers = {"chosen": {"text": "yes"}, "rejected": {"text": "no"}}
+    path = written(tmp_path, row("1", **CLIP), row("2", **asked, **answers), row("3", **CLIP))
+    told = (
+        r"the policy is for image_generation, and the pairs of \S*pairs.jsonl are of "
+        "image_understanding, video_generation"
+    )
+    with pytest.raises(ConfigError, match=told):
+        usable_pairs(path, PICTURES, [].append)
+    with pytest.raises(ConfigError, match="is for image_generation and image_editing, and"):
+        usable_pairs(path, (*PICTURES, Task.IMAGE_EDITING), [].append)
+
+
+def test_a_file_without_a_pair_is_an_error_that_counts_its_rows(tmp_path):
+    path = written(tmp_path, row("1", **DROPPED), row("2", rejected={"image": "a.png"}), "{}")
+    with pytest.raises(DataError, match="no pair to learn from: 1 dropped, 2 unusable"):
+        usable_pairs(path, PICTURES, [].append)
+    with pytest.raises(DataError, match="no pair to learn from: no rows"):
+        usable_pairs(written(tmp_path), PICTURES, [].append)

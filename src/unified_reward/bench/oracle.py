@@ -13,7 +13,7 @@ from typing import Any
 
 from unified_reward import policies
 from unified_reward.bench.metrics import Metric, mean_interval, wilson
-from unified_reward.microworld import Brief, brief
+from unified_reward.microworld import Brief, Split, brief
 from unified_reward.types import Candidate, Sample, Scored, Task
 from unified_reward.verbs import Asks
 
@@ -78,9 +78,10 @@ def examine(
     *,
     n: int,
     seed: int,
+    split: Split = "test",
     progress: Callable[[int], None] = lambda _: None,
 ) -> PolicyExam:
-    """Ask a policy held-out prompts of the microworld, one candidate each.
+    """Ask a policy prompts of the microworld, one candidate each.
 
     Two policies examined with one seed are asked the same prompts with the same noise.
 
@@ -90,6 +91,7 @@ def examine(
         judge: Scores the same candidates.
         n: Prompts.
         seed: Names the series of prompts, and the candidates drawn.
+        split: ``test`` for held-out prompts; ``train`` where options are chosen.
         progress: Called with the number of prompts just done.
 
     Raises:
@@ -100,7 +102,7 @@ def examine(
     prompts: list[str] = []
     for start in range(0, n, _CHUNK):
         asked = [
-            brief(task, split="test", seed=seed, index=i)
+            brief(task, split=split, seed=seed, index=i)
             for i in range(start, min(n, start + _CHUNK))
         ]
         made = [_made(policy, one, seed) for one in asked]

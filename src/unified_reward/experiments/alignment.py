@@ -343,6 +343,12 @@ def page(report: Mapping[str, Any]) -> str:
         "",
         *table(["task", "became right", "became readable", "became unreadable"], split),
     ]
+    lines += _contrasts(report)
+    return "\n".join(lines) + "\n"
+
+
+def _contrasts(report: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
     for key, best, title in (
         ("ways", "rank+sift", "Ways of making pairs, image generation, equal pairs and steps"),
         ("judges", "joint", "Pairs of two judges, image generation, equal pairs and steps"),
@@ -361,7 +367,7 @@ def page(report: Mapping[str, Any]) -> str:
             ]
             names = ["pairs", "gain", "by seed", f"behind {best}", "readable", "judge reward"]
             lines += ["", f"### {title}", "", *table(names, figures)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _signed(values: Sequence[float]) -> str:

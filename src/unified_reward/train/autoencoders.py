@@ -6,6 +6,7 @@ Knows nothing of captions and of what is done with latents.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ class Autoencoding:
     """Pictures or clips in a step."""
     lr: float = 2e-3
     """Peak learning rate; one cycle."""
+    still_steps: int = 0
+    """Steps before, in which an autoencoder of clips sees four times as many single frames."""
     kl: float = 1e-6
     """Weight of the divergence of a latent from N(0, 1), in nats, beside the absolute error."""
     seed: int = 0
@@ -60,14 +63,18 @@ def build_image_autoencoder() -> AutoencoderKL:
 
 
 def build_clip_autoencoder() -> AutoencoderKLWan:
-    """For clips of 9 frames, 5 frames of 8 channels of latents; random weights."""
-    channels, patch = 8, 4
-    return AutoencoderKLWan(
+    """For clips of 9 frames, 5 frames of 8 channels of latents; random weights.
+
+    It begins frame by frame: no frame sees one before it, a latent frame is the last of the two it
+    stands for, and is shown twice. So what it learns of single frames holds for clips.
+    """
+    channels, patch = 8, 2
+    model = AutoencoderKLWan(
         base_dim=24,
         z_dim=channels,
-        dim_mult=[1, 2],
+        dim_mult=[1, 2, 2],
         num_res_blocks=1,
-        temperal_downsample=[True],
+        temperal_downsample=[False, True],
         latents_mean=[0.0] * channels,
         latents_std=[1.0] * channels,
         in_channels=3 * patch**2,
@@ -76,6 +83,17 @@ def build_clip_autoencoder() -> AutoencoderKLWan:
         scale_factor_temporal=2,
         scale_factor_spatial=8,
     )
+    with torch.no_grad():
+        for name, part in model.named_modules():
+            if isinstance(part, torch.nn.Conv3d):
+                part.weight[:, :, :-1] = 0
+                if name.endswith("time_conv"):
+                    twice = part.out_channels // part.in_channels
+                    same = torch.eye(part.in_channels).repeat(twice, 1)
+                    part.weight.zero_()
+                    part.weight[:, :, -1, 0, 0] = same
+                    torch.nn.init.zeros_(part.bias)
+    return model
 
 
 def drawn(index: int, *, is_clip: bool, seed: int) -> tuple[str, Tensor]:
@@ -98,22 +116,40 @@ def drawn(index: int, *, is_clip: bool, seed: int) -> tuple[str, Tensor]:
 
 
 def teach_autoencoder(model: Any, config: Autoencoding, *, is_clip: bool) -> list[float]:
-    """Train an autoencoder in place to give back what it is shown, and fit its scale.
+    """Train an autoencoder in place to give back what it is shown.
 
     Returns:
         Loss by step: absolute error of values in [-1, 1], and the weighted divergence.
     """
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps)
     losses: list[float] = []
-    for step in track(range(config.steps), description="teaching the autoencoder"):
-        first = step * config.batch_size
-        batch = torch.stack(
-            [
-                drawn(first + i, is_clip=is_clip, seed=config.seed)[1]
-                for i in range(config.batch_size)
-            ]
-        )
+    if config.still_steps:
+        stills = _batches(config, config.still_steps, 4, is_clip=is_clip)
+        frames = (_single(batch, config.seed + i) for i, batch in enumerate(stills))
+        losses += _fit(model, frames, config.still_steps, config)
+    losses += _fit(model, _batches(config, config.steps, 1, is_clip=is_clip), config.steps, config)
+    return losses
+
+
+def _batches(config: Autoencoding, steps: int, times: int, *, is_clip: bool) -> Iterator[Tensor]:
+    size = config.batch_size * times
+    for step in range(steps):
+        rows = range(step * size, step * size + size)
+        made = [drawn(i, is_clip=is_clip, seed=config.seed + times)[1] for i in rows]
+        yield torch.stack(made)
+
+
+def _single(clips: Tensor, seed: int) -> Tensor:
+    """One frame of every clip, shape (B, 3, 1, H, W)."""
+    drawing = torch.Generator().manual_seed(seed)
+    at = torch.randint(clips.shape[2], (len(clips),), generator=drawing)
+    return torch.stack([clip[:, i : i + 1] for clip, i in zip(clips, at.tolist(), strict=True)])
+
+
+def _fit(model: Any, batches: Iterator[Tensor], steps: int, config: Autoencoding) -> list[float]:
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, steps)
+    losses: list[float] = []
+    for batch in track(batches, total=steps, description="teaching the autoencoder"):
         latent = model.encode(batch).latent_dist
         loss = l1_loss(model.decode(latent.sample()).sample, batch)
         loss = loss + config.kl * latent.kl().mean()

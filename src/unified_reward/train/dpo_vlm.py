@@ -30,10 +30,10 @@ from unified_reward.policies.vlm import VLMPolicy, asked
 from unified_reward.train.optim import (
     MuonFactory,
     Optimisation,
-    _last_checkpoint,
     adapters,
     arguments,
     check_targets,
+    last_checkpoint,
     run,
 )
 from unified_reward.types import ConfigError, DataError, Image, MediaError, ModelError, Video
@@ -127,7 +127,7 @@ class _Trainer(DPOTrainer):
 
     def _check_finite(self, value: Any, what: str) -> None:
         if not math.isfinite(float(value)):
-            newest = _last_checkpoint(Path(self.args.output_dir or ""))
+            newest = last_checkpoint(Path(self.args.output_dir or ""))
             left = f"the last whole checkpoint is {newest}" if newest else "no checkpoint was saved"
             raise ModelError(
                 f"the {what} of step {self.state.global_step + 1} is no number; {left}; "

@@ -87,28 +87,35 @@ def build_generator(medium: Literal["image", "video"], tokenizer: Any) -> Any:
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    if medium == "video":
-        text = UMT5Config(
-            d_model=_WIDTH, d_kv=24, d_ff=2 * _WIDTH, num_layers=2, num_heads=4, **ends
-        )
-        heads = 4
-        return WanPipeline(
-            tokenizer=tokenizer,
-            text_encoder=UMT5EncoderModel(text),
-            vae=build_clip_autoencoder(),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
-            transformer=WanTransformer3DModel(
-                num_attention_heads=heads,
-                attention_head_dim=_WIDTH // heads,
-                in_channels=8,
-                out_channels=8,
-                text_dim=_WIDTH,
-                freq_dim=64,
-                ffn_dim=4 * _WIDTH,
-                num_layers=5,
-                rope_max_seq_len=64,
-            ),
-        )
+    return _of_pictures(tokenizer, ends) if medium == "image" else _of_clips(tokenizer, ends)
+
+
+def _of_clips(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
+    heads = 4
+    size = _WIDTH // heads
+    text = UMT5Config(
+        d_model=_WIDTH, d_kv=size, d_ff=2 * _WIDTH, num_layers=2, num_heads=heads, **ends
+    )
+    return WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=UMT5EncoderModel(text),
+        vae=build_clip_autoencoder(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
+        transformer=WanTransformer3DModel(
+            num_attention_heads=heads,
+            attention_head_dim=size,
+            in_channels=8,
+            out_channels=8,
+            text_dim=_WIDTH,
+            freq_dim=64,
+            ffn_dim=4 * _WIDTH,
+            num_layers=5,
+            rope_max_seq_len=64,
+        ),
+    )
+
+
+def _of_pictures(tokenizer: Any, ends: dict[str, Any]) -> StableDiffusionPipeline:
     text = CLIPTextConfig(
         hidden_size=_WIDTH,
         intermediate_size=2 * _WIDTH,
@@ -117,11 +124,16 @@ def build_generator(medium: Literal["image", "video"], tokenizer: Any) -> Any:
         max_position_embeddings=_PROMPT_TOKENS,
         **ends,
     )
-    unchecked: Any = {
-        "safety_checker": None,
-        "feature_extractor": None,
-        "requires_safety_checker": False,
-    }
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(48, 64),
+        layers_per_block=1,
+        cross_attention_dim=_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
     scheduler: Any = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -132,20 +144,16 @@ def build_generator(medium: Literal["image", "video"], tokenizer: Any) -> Any:
         steps_offset=1,
         clip_sample=False,
     )
+    unchecked: Any = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
     return StableDiffusionPipeline(
         vae=build_image_autoencoder(),
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            block_out_channels=(48, 64),
-            layers_per_block=1,
-            cross_attention_dim=_WIDTH,
-            attention_head_dim=4,
-            norm_num_groups=16,
-        ),
+        unet=unet,
         scheduler=scheduler,
         **unchecked,
     )

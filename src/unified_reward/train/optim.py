@@ -176,7 +176,7 @@ class MuonFactory:
         return made(groups, use_adjusted_lr=True)
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint: its state is written last, and not at all by a killed save."""
     states = [one for one in folder.glob("checkpoint-*/trainer_state.json") if one.stat().st_size]
     whole = {int(one.parent.name.rpartition("-")[2]): str(one.parent) for one in states}
@@ -217,7 +217,7 @@ def run(trainer: Trainer, config: Optimisation, title: str) -> list[tuple[int, f
     check_targets(cast("torch.nn.Module", trainer.model), config)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Progress(title, config.steps))
-    trainer.train(resume_from_checkpoint=_last_checkpoint(Path(trainer.args.output_dir or "")))
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir or "")))
     make_whole(trainer)
     # The trainer's own log, because it is in the checkpoints: a run that went on has all losses.
     logged = [one for one in trainer.state.log_history if "loss" in one]

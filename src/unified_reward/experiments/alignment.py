@@ -39,7 +39,9 @@ WAYS = (Strategy.RANDOM, Strategy.SCORE, Strategy.RANK, Strategy.RANK_AND_SIFT)
 JUDGED = Task.IMAGE_GENERATION
 """The task whose pairs are asked about."""
 
-_SPEAKING = VLMDPO(Optimisation(steps=150, batch_size=16, accumulate=1, lr=5e-4, lora_rank=16))
+_SPEAKING = VLMDPO(
+    Optimisation(steps=60, batch_size=16, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16)
+)
 _DRAWING = DiffusionDPO(Optimisation(steps=300, batch_size=32, accumulate=1, lr=2e-4, lora_rank=16))
 
 

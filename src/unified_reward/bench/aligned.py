@@ -62,6 +62,8 @@ def _bars(told: Mapping[str, Any]) -> list[Bar]:
     for name in ("oracle", "readable", "judge_reward"):
         for side in ("before", "after"):
             figure = told[side][name]
+            if figure["value"] is None:  # a judge that could read none of the candidates
+                continue
             label = f"{name.replace('_', ' ')}, {side}"
             low, high = figure["ci95"]
             bars.append(Bar(label, figure["value"], low, high, figure["n"]))

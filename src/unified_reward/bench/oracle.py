@@ -35,8 +35,8 @@ class PolicyExam:
         """Figures with intervals: bootstrap over prompts, or Wilson's of shares.
 
         ``oracle``: mean worth, 0 where there is none. ``readable``: share that has one.
-        ``oracle_where_readable``: mean worth of those. ``perfect``: share worth 1 or, padded, its
-        most. ``judge_reward``: mean reward of those that have one.
+        ``oracle_where_readable``: mean worth of those. ``perfect``: share worth 1.
+        ``judge_reward``: mean reward of those that have one.
         """
         filled = [one or 0.0 for one in self.worths]
         return {
@@ -66,9 +66,9 @@ class PolicyExam:
         return Metric(mean, mean_interval([*known.values()], [*known]), len(known)).row()
 
 
-def gap_closed(before: float, after: float) -> float:
-    """Share of what was lacking to a worth of 1 that is there now."""
-    return (after - before) / (1 - before)
+def gap_closed(before: float, after: float) -> float | None:
+    """Share of what was lacking to a worth of 1 that is there now; None where nothing was."""
+    return None if before == 1 else (after - before) / (1 - before)
 
 
 def examine(
@@ -95,6 +95,7 @@ def examine(
         progress: Called with the number of prompts just done.
 
     Raises:
+        MediaError: It draws in another size than the microworld's.
         RuntimeError: The policy broke.
     """
     worths: list[float | None] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -279,6 +280,8 @@ def _over(
 ) -> dict[str, Any]:
     named = [(v, name) for one in exams for v, name in zip(values(one), one.prompts, strict=True)]
     known = [(value, name) for value, name in named if value is not None]
+    if not known:
+        return Metric(math.nan, (math.nan, math.nan), 0).row()
     told = [value for value, _ in known]
     mean = sum(told) / len(told)
     return Metric(mean, mean_interval(told, [name for _, name in known]), len(told)).row()
@@ -319,7 +322,7 @@ def page(report: Mapping[str, Any]) -> str:
                 told(new["oracle"]),
                 f"**{told(one['gain'])}**",
                 _signed(one["by_seed"]),
-                f"{one['gap_closed']:.0%}",
+                _share(one["gap_closed"]),
                 told(old["readable"]),
                 told(new["readable"]),
                 told(old["judge_reward"]),
@@ -372,6 +375,10 @@ def _contrasts(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
 def _signed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:+.3f}" for value in values)
 
@@ -385,6 +392,8 @@ def draw(report: Mapping[str, Any]) -> bytes:
     for axes, (task, one) in zip(panels, report["tasks"].items(), strict=True):
         for name, colour in (("oracle", "tab:blue"), ("judge_reward", "tab:orange")):
             sides = [one[side][name] for side in ("before", "after")]
+            if any(side["value"] is None for side in sides):
+                continue
             values = [side["value"] for side in sides]
             reach = [[abs(s["value"] - s["ci95"][k]) for s in sides] for k in (0, 1)]
             label = name.replace("_", " ")

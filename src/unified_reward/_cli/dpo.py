@@ -14,6 +14,11 @@ from unified_reward._config import load_config
 from unified_reward.judge import located
 
 
+_STEPS = "steps: 100, batch_size: 8, accumulate: 2, warmup: 0.1, lora_rank: 16, save_every: 50"
+_USUAL = {kind: f"optim={{{_STEPS}, lr: {lr}}}" for kind, lr in (("vlm", 5e-5), ("drawing", 1e-4))}
+"""What overrides begin from."""
+
+
 def dpo(
     pairs: Annotated[Path, typer.Argument(metavar="PAIRS.jsonl", help="Pairs; kept ones count.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
@@ -32,12 +37,12 @@ def dpo(
     from unified_reward.train.dpo_diffusion import DiffusionDPO
     from unified_reward.train.dpo_vlm import VLMDPO
 
+    given = overrides or []
     if policies.is_pipeline(located(policy)):
-        config = PolicyDPO(
-            policy, pairs, diffusion=load_config(DiffusionDPO, overrides=overrides or [])
-        )
+        drawing = load_config(DiffusionDPO, overrides=[_USUAL["drawing"], *given])
+        config = PolicyDPO(policy, pairs, diffusion=drawing)
     else:
-        config = PolicyDPO(policy, pairs, vlm=load_config(VLMDPO, overrides=overrides or []))
+        config = PolicyDPO(policy, pairs, load_config(VLMDPO, overrides=[_USUAL["vlm"], *given]))
     out = out or pairs.with_name(f"{pairs.stem}-dpo")
     console = Console(stderr=True)
     report = run_recipe(Recipe(out, dpo=config), lambda line: console.print(line, markup=False))

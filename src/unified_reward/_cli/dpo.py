@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +47,9 @@ def dpo(
         config = PolicyDPO(policy, pairs, load_config(VLMDPO, overrides=[_USUAL["vlm"], *given]))
     out = out or pairs.with_name(f"{pairs.stem}-dpo")
     console = Console(stderr=True)
-    report = run_recipe(Recipe(out, dpo=config), lambda line: console.print(line, markup=False))
+    # Standard output is for the result; progress of a training goes the other way.
+    with redirect_stdout(sys.stderr):
+        report = run_recipe(Recipe(out, dpo=config), lambda line: console.print(line, markup=False))
     if not report:
         return
     told = report["dpo"]
@@ -54,5 +58,5 @@ def dpo(
     else:
         first, last = (told["losses"][i][1] for i in (0, -1))
         typer.echo(f"{told['pairs']} pairs, loss {first:.3f} to {last:.3f}: {out / 'dpo'}")
-    if told["rows"].get("unusable"):
+    if told["left_out"]:
         raise typer.Exit(1)

@@ -40,9 +40,21 @@ def align_policy(
         policy: Where the policy of the configuration is.
         out: Folder of the new policy.
         tell: Told why a row or pair is left out.
+
+    Returns:
+        What these return, and how many rows and pairs were ``left_out``; those that were dropped
+        or failed when the pairs were made do not count.
     """
+    left_out: list[str] = []
+
+    def telling(why: str) -> None:
+        left_out.append(why)
+        tell(why)
+
     if config.vlm:
-        return align_vlm(policy, config.pairs, config.vlm, out, tell)
-    if config.diffusion:
-        return align_pipeline(policy, config.pairs, config.diffusion, out, tell)
-    raise ConfigError("a policy is aligned as one of vlm and diffusion")
+        report = align_vlm(policy, config.pairs, config.vlm, out, telling)
+    elif config.diffusion:
+        report = align_pipeline(policy, config.pairs, config.diffusion, out, telling)
+    else:
+        raise ConfigError("a policy is aligned as one of vlm and diffusion")
+    return report | {"left_out": len(left_out)}

@@ -6,12 +6,18 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from tests.data.drawn import read_rows
+from unified_reward import policies
 from unified_reward._config import load_config
+from unified_reward.alignment import AlignedPolicy, Alignment, OracleExam, Preferences
 from unified_reward.bench.showcase import Showcase
 from unified_reward.card import Calibration
 from unified_reward.data.microworld import CELLS, write_microworld
+from unified_reward.data.pairs import Pairing, Strategy
 from unified_reward.judge import load
 from unified_reward.pipeline import CalibrationItems, MicroworldBench, Recipe, run
+from unified_reward.train.dpo import PolicyDPO
+from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.optim import Optimisation
 from unified_reward.types import ConfigError, Task
@@ -129,9 +135,8 @@ def test_changed_records_train_the_judge_again(recipe, tmp_path):
 
 
 def test_a_recipe_without_stages_is_refused(tmp_path):
-    with pytest.raises(
-        ConfigError, match="names no stage: base, judge, calibration, bench or showcase"
-    ):
+    stages = "base, speaker, generator, judge, calibration, bench, align, dpo, showcase"
+    with pytest.raises(ConfigError, match=f"names no stage: {stages}$"):
         run(Recipe(tmp_path))
 
 
@@ -151,3 +156,150 @@ def test_temperatures_are_fitted_once_and_the_bench_is_of_the_calibrated_judge(r
 def test_only_a_judge_of_the_recipe_is_calibrated(tmp_path):
     with pytest.raises(ConfigError, match="the judge that the recipe trains"):
         run(Recipe(tmp_path, calibration=CalibrationItems(n=2)))
+
+
+SPOKEN = Task.IMAGE_UNDERSTANDING
+STAGES = {f"{SPOKEN.value}/{one}" for one in ("candidates", "pairs", "dpo", "exam")}
+
+
+def aligning(out, **changes):
+    """A tiny policy aligned by the tiny judge, on pairs of the best and the worst of two."""
+    optim = Optimisation(steps=2, batch_size=2, accumulate=1, lr=1e-2, lora_rank=2)
+    config = Alignment(
+        {SPOKEN: AlignedPolicy("tiny_vlm", vlm=VLMDPO(optim))},
+        Preferences(prompts=4, n=2, pairing=Pairing(Strategy.SCORE)),
+        OracleExam(n=4),
+    )
+    return Recipe(out, align=replace(config, **changes))
+
+
+def of(stages, *names):
+    return {f"{SPOKEN.value}/{name}" for name in names} == stages
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    """A run that changes go on from; its recipe and what it told."""
+    recipe = aligning(tmp_path_factory.mktemp("aligned"))
+    return recipe, run_told(recipe)
+
+
+def test_an_alignment_has_four_stages_and_four_figures_on_top(aligned):
+    recipe, (told, done, _) = aligned
+    assert done == STAGES
+    report = json.loads((recipe.out / "report.json").read_text("utf-8"))
+    assert report == json.loads(json.dumps(told))
+    exam = report[f"{SPOKEN.value}/exam"]
+    for side in ("before", "after"):
+        figures = {f"dpo.{SPOKEN.value}.{side}": "oracle"}
+        figures |= {f"dpo.{SPOKEN.value}.judge_reward.{side}": "judge_reward"}
+        for name, kind in figures.items():
+            assert set(report[name]) == {"value", "ci95", "n"}
+            assert report[name] == exam[side][kind]
+            assert report[name]["n"] == 4
+            low, high = report[name]["ci95"]
+            assert 0 <= low <= report[name]["value"] <= high <= 1
+    gained = exam["after"]["oracle"]["value"] - exam["before"]["oracle"]["value"]
+    assert exam["gain"]["value"] == pytest.approx(gained)
+
+
+def test_every_stage_of_an_alignment_keeps_its_configuration(aligned):
+    folder = aligned[0].out / SPOKEN.value
+    for stage in STAGES:
+        assert (aligned[0].out / stage / "environment.json").is_file()
+    written = yaml.safe_load((folder / "candidates" / "config.yaml").read_text("utf-8"))
+    assert written["policy"] == "tiny_vlm"
+    assert written["preferences"]["prompts"] == 4
+    assert SPOKEN in policies.load(folder / "dpo", device="cpu").tasks
+    rows = read_rows(folder / "pairs" / "pairs.jsonl")
+    kept = [row for row in rows if row["status"] == "kept"]
+    assert kept
+    assert all(row["chosen_score"] > row["rejected_score"] for row in kept)
+
+
+def test_a_second_alignment_skips_every_stage(aligned):
+    recipe, (told, _, _) = aligned
+    report, done, skipped = run_told(recipe)
+    assert (done, skipped) == (set(), STAGES)
+    assert report == json.loads(json.dumps(told))
+
+
+def test_another_exam_is_taken_by_the_policies_that_are_there(aligned):
+    _, done, skipped = run_told(aligning(aligned[0].out, exam=OracleExam(n=3)))
+    assert of(done, "exam")
+    assert skipped == STAGES - done
+
+
+def test_a_changed_option_of_dpo_redoes_dpo_and_the_exam_alone(aligned):
+    recipe = aligned[0]
+    one = recipe.align.policies[SPOKEN]
+    left = recipe.out / SPOKEN.value / "dpo" / "left.txt"
+    left.write_text("of the other configuration")
+    other = replace(one, vlm=replace(one.vlm, beta=0.3))
+    _, done, skipped = run_told(aligning(recipe.out, policies={SPOKEN: other}))
+    assert of(done, "dpo", "exam")
+    assert skipped == STAGES - done
+    assert not left.exists()
+
+
+def test_candidates_of_another_seed_leave_nothing_of_the_old_ones(aligned):
+    recipe = aligned[0]
+    folder = recipe.out / SPOKEN.value / "candidates"
+    how = replace(recipe.align.preferences, prompts=3, seed=7)
+    _, done, _ = run_told(aligning(recipe.out, preferences=how))
+    assert done >= {f"{SPOKEN.value}/candidates", f"{SPOKEN.value}/pairs"}
+    wanted = [f"{SPOKEN.value}-brief-train-7-{i}" for i in range(3)]
+    assert [row["id"] for row in read_rows(folder / "candidates.jsonl")] == wanted
+    assert [row["id"] for row in read_rows(folder.parent / "pairs" / "pairs.jsonl")] == wanted
+    shown = {row["context"][0]["image"] for row in read_rows(folder / "candidates.jsonl")}
+    assert {f"media/{file.name}" for file in (folder / "media").iterdir()} == shown
+
+
+def test_candidates_of_a_killed_run_are_gone_on_with(aligned, tmp_path):
+    recipe = aligning(tmp_path)
+    run_told(recipe)
+    folder = tmp_path / SPOKEN.value / "candidates"
+    whole = (folder / "candidates.jsonl").read_bytes()
+    first = whole[: whole.index(b"\n") + 1]
+    (folder / "candidates.jsonl").write_bytes(first.replace(b'"generated"', b'"generated" '))
+    (folder / "report.json").unlink()
+    run_told(recipe)
+    rows = (folder / "candidates.jsonl").read_bytes()
+    assert rows == whole.replace(first, first.replace(b'"generated"', b'"generated" '))
+
+
+def test_a_calibrated_judge_makes_other_pairs(recipe, tmp_path):
+    """The temperatures stand in the card, not in the weights."""
+    judging = replace(recipe, bench=None, showcase=None)
+    whole = replace(judging, out=tmp_path, align=aligning(tmp_path).align)
+    run_told(whole)
+    _, done, skipped = run_told(replace(whole, calibration=CalibrationItems(n=2)))
+    assert skipped >= {"judge", f"{SPOKEN.value}/candidates"}
+    assert done >= {"calibration", f"{SPOKEN.value}/pairs"}
+
+
+def test_the_page_shows_policies_before_and_after(aligned, recipe, tmp_path):
+    judged = replace(recipe, out=tmp_path, align=aligned[0].align, bench=None)
+    run_told(judged)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    for words in ("Image understanding: aligned by the judge", "judge reward, after", "worth "):
+        assert words in page
+
+
+def test_the_stage_of_one_policy_makes_a_policy(aligned, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    source = aligned[0].out / SPOKEN.value / "pairs" / "pairs.jsonl"
+    rows = read_rows(source)
+    for row in rows:
+        for one in row["context"]:
+            one["image"] = str((source.parent / one["image"]).resolve())
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    how = aligned[0].align.policies[SPOKEN].vlm
+    asked = Recipe(tmp_path / "run", dpo=PolicyDPO("tiny_vlm", pairs, how))
+    report, done, _ = run_told(asked)
+    assert done == {"dpo"}
+    assert report["dpo"]["pairs"] == report["dpo"]["rows"]["kept"]
+    assert run_told(asked)[2] == {"dpo"}
+    pairs.write_text(json.dumps(next(row for row in rows if row["status"] == "kept")) + "\n")
+    report, done, _ = run_told(asked)
+    assert (done, report["dpo"]["pairs"]) == ({"dpo"}, 1)

@@ -178,7 +178,7 @@ def _aligned(config: Alignment, judge: str, run: _Run, out: Path) -> dict[Task, 
         run.stage(
             f"{task.value}/pairs",
             how.pairing,
-            [drawn, judge],
+            [drawn, judge, Path(judge) / CARD],
             pairs,
             partial(draw_pairs, drawn, judge, how.pairing, pairs),
         )
@@ -192,7 +192,7 @@ def _aligned(config: Alignment, judge: str, run: _Run, out: Path) -> dict[Task, 
         run.stage(
             f"{task.value}/exam",
             exam,
-            [policy, after, judge],
+            [policy, after, judge, Path(judge) / CARD],
             after / DEFAULTS,
             partial(examine_both, one.policy, after, task, judge, exam),
         )

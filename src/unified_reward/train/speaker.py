@@ -51,6 +51,8 @@ class TinySpeaker:
     def __post_init__(self) -> None:
         if not self.optim.lora_rank:
             raise ConfigError("the policy is made of adapters alone; set lora_rank above 0")
+        if self.base not in SHIPPED:  # beside which alone the policy would find it
+            raise ConfigError(f"{self.base} is none of {', '.join(SHIPPED)}")
 
 
 class _Answers:
@@ -94,7 +96,7 @@ def teach_speaker(config: TinySpeaker, out: Path) -> list[tuple[int, float]]:
     shutil.rmtree(out / "adapter")
     told = out / "adapter_config.json"
     adapter = json.loads(told.read_text("utf-8"))
-    adapter["base_model_name_or_path"] = f"../{SHIPPED.get(config.base, config.base)}"
+    adapter["base_model_name_or_path"] = f"../{SHIPPED[config.base]}"
     told.write_text(json.dumps(adapter, indent=1) + "\n", "utf-8")
     write_defaults(Sampling(max_new_tokens=48), out)
     return losses

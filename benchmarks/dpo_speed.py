@@ -1,0 +1,245 @@
+"""Speed and memory of diffusion DPO against a loop in the published manner.
+
+    python benchmarks/dpo_speed.py [--json] [--steps 12] [--policy tiny_image]
+
+The same pipeline, pairs, adapters, optimiser, batch and one thread, by turns in one run:
+
+    published  a second copy of the network as reference; every step opens the files, and runs the
+               autoencoder on both pictures and the text encoder on the prompt
+    ours       latents and conditions from files made once, the reference by switching adapters off
+
+Peak memory is that of a process of its own for each way, above what it holds once the pipeline is
+loaded. A random Stable Diffusion of --width channels is built where no policy is named, since the
+tiny policy's weights are small beside its activations.
+"""
+
+import argparse
+import copy
+import json
+import os
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image as Pillow
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from unified_reward import media, policies
+from unified_reward.data.preferences import PreferencePair
+from unified_reward.judge import located
+from unified_reward.train.denoisers import denoiser_of
+from unified_reward.train.dpo_diffusion import Alignment, DiffusionDPO, Draws
+from unified_reward.train.encoded import Extent, encode_pairs
+from unified_reward.train.optim import Optimisation
+from unified_reward.types import Image, Task
+
+
+WAYS = ("published", "ours")
+PAIRS, BATCH, SIDE = 16, 4, 64
+
+
+def build(width):
+    """A random Stable Diffusion on pictures of 64 x 64 pixels with the tiny policy's tokenizer."""
+    tiny = policies.load(located("tiny_image"), device="cpu").pipeline
+    torch.manual_seed(0)
+    text = CLIPTextConfig(
+        vocab_size=len(tiny.tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        max_position_embeddings=40,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(32, 64, 128, 128),
+            layers_per_block=2,
+            latent_channels=4,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tiny.tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(width, 2 * width),
+            layers_per_block=2,
+            down_block_types=("CrossAttnDownBlock2D",) * 2,
+            up_block_types=("CrossAttnUpBlock2D",) * 2,
+            cross_attention_dim=width,
+            attention_head_dim=8,
+        ),
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def draw_pairs(folder):
+    """Pairs of noise in files; what is in them does not matter to speed."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for i in range(PAIRS):
+        two = []
+        for side in ("chosen", "rejected"):
+            path = folder / f"{side}-{i}.png"
+            Pillow.fromarray(rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)).save(path)
+            two.append(Image(path))
+        pairs.append(
+            PreferencePair(
+                f"p{i}",
+                Task.IMAGE_GENERATION,
+                "a large red star at the top left",
+                (),
+                *two,
+                None,
+                None,
+            )
+        )
+    return pairs
+
+
+class Way:
+    """One way of training the same pipeline."""
+
+    def __init__(self, way, pipeline, pairs, folder):
+        self.way, self.pairs = way, pairs
+        self.denoiser = denoiser_of(pipeline)
+        self.denoiser.freeze()
+        self.encoded = None
+        if way == "ours":
+            self.encoded = encode_pairs(pairs, self.denoiser, folder, Extent(), print)
+        reference = copy.deepcopy(self.denoiser.network) if way == "published" else None
+        optim = Optimisation(steps=1, batch_size=BATCH, accumulate=1, lora_rank=8)
+        self.alignment = Alignment(self.denoiser, DiffusionDPO(optim))
+        self.alignment.reference = reference
+        self.optimiser = torch.optim.AdamW([*self.alignment.trained.values()], lr=1e-5)
+        self.draws = Draws(PAIRS, torch.arange(1000), 0)
+
+    def batch(self, rows):
+        """Latents and conditions: read, or made anew."""
+        if self.encoded is not None:
+            return self.encoded.batch(rows, torch.device("cpu"))
+        chosen = [self.pairs[i] for i in rows]
+        with torch.no_grad():
+            sides = [
+                self.denoiser.latents(
+                    torch.stack(
+                        [
+                            torch.from_numpy(np.asarray(media.open_image(getattr(one, side))))
+                            .movedim(-1, 0)
+                            .float()
+                            / 127.5
+                            - 1
+                            for one in chosen
+                        ]
+                    )
+                )
+                for side in ("chosen", "rejected")
+            ]
+            return *sides, self.denoiser.condition([one.prompt for one in chosen])
+
+    def step(self, number):
+        """Train once; the loss."""
+        numbers = range(number * BATCH, (number + 1) * BATCH)
+        chosen, rejected, condition = self.batch(self.draws.rows(numbers))
+        drawn = self.draws(numbers, chosen.shape[1:])
+        loss = self.alignment.loss(chosen, rejected, condition, drawn)["loss"]
+        loss.backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return float(loss.detach())
+
+
+def pipeline_of(given):
+    if given.policy:
+        return policies.load(located(given.policy), device="cpu", dtype="float32").pipeline
+    return build(given.width)
+
+
+def held_mib(what):
+    """Memory of this process as Linux tells it: now (VmRSS) or at most since the reset (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(one.split()[1]) for one in lines if one.startswith(what)) / 1024
+
+
+def measure_memory(given):
+    """Of one way, in this process: what its steps need above the loaded pipeline."""
+    with tempfile.TemporaryDirectory() as name:
+        pairs = draw_pairs(Path(name))
+        pipeline = pipeline_of(given)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = held_mib("VmRSS")
+        way = Way(given.memory, pipeline, pairs, Path(name) / "encoded")
+        for number in range(3):
+            way.step(number)
+    print(json.dumps({"mib": held_mib("VmHWM") - before}))
+
+
+def measure(given):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pairs = draw_pairs(folder)
+        ways = {way: Way(way, pipeline_of(given), pairs, folder / "encoded") for way in WAYS}
+        seconds = {way: [] for way in WAYS}
+        losses = {way: [] for way in WAYS}
+        for number in range(given.steps + 1):
+            for way, one in ways.items():
+                begun = time.perf_counter()
+                losses[way].append(one.step(number))
+                seconds[way].append(time.perf_counter() - begun)
+    median = {way: float(np.median(told[1:])) for way, told in seconds.items()}
+    network = sum(p.numel() for p in ways["ours"].denoiser.network.parameters())
+    spread = [abs(a - b) for a, b in zip(*losses.values(), strict=True)]
+    memory = {}
+    for way in WAYS:
+        asked = [sys.executable, __file__, "--memory", way, "--width", str(given.width)]
+        asked += ["--policy", given.policy] if given.policy else []
+        done = subprocess.run(asked, capture_output=True, text=True, check=True)  # noqa: S603
+        memory[way] = json.loads(done.stdout.splitlines()[-1])["mib"]
+    return {
+        "policy": given.policy or f"random, width {given.width}",
+        "parameters": network,
+        "steps": given.steps,
+        "batch": BATCH,
+        "seconds_a_step": median,
+        "speed_ratio": median["published"] / median["ours"],
+        "peak_mib_above_pipeline": memory,
+        "largest_difference_of_losses": max(spread),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--policy", default="")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--memory", default="", help="measure the memory of one way")
+    given = parser.parse_args()
+    if given.memory:
+        measure_memory(given)
+        return
+    report = measure(given)
+    if given.json:
+        print(json.dumps(report, indent=1))
+        return
+    for name, value in report.items():
+        print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -40,11 +40,11 @@ class PolicyExam:
         """
         filled = [one or 0.0 for one in self.worths]
         return {
-            "oracle": self._mean(filled),
+            "oracle": mean_known(filled, self.prompts),
             "readable": _share([one is not None for one in self.worths]),
-            "oracle_where_readable": self._mean(self.worths),
+            "oracle_where_readable": mean_known(self.worths, self.prompts),
             "perfect": _share([one == 1.0 for one in filled]),
-            "judge_reward": self._mean(self.rewards),
+            "judge_reward": mean_known(self.rewards, self.prompts),
         }
 
     def gain_over(self, other: PolicyExam) -> Metric:
@@ -57,13 +57,14 @@ class PolicyExam:
         mean = sum(gains) / len(gains)
         return Metric(mean, mean_interval(gains, self.prompts), len(gains))
 
-    def _mean(self, values: Sequence[float | None]) -> dict[str, Any]:
-        named = zip(values, self.prompts, strict=True)
-        known = {name: one for one, name in named if one is not None}
-        if not known:
-            return Metric(math.nan, (math.nan, math.nan), 0).row()
-        mean = sum(known.values()) / len(known)
-        return Metric(mean, mean_interval([*known.values()], [*known]), len(known)).row()
+
+def mean_known(values: Sequence[float | None], prompts: Sequence[str]) -> dict[str, Any]:
+    """Mean of the values that are there, as JSON, with its interval over prompts."""
+    known = [(one, name) for one, name in zip(values, prompts, strict=True) if one is not None]
+    if not known:
+        return Metric(math.nan, (math.nan, math.nan), 0).row()
+    told, names = zip(*known, strict=True)
+    return Metric(sum(told) / len(told), mean_interval(told, names), len(told)).row()
 
 
 def gap_closed(before: float, after: float) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,8 @@ from unified_reward.alignment import (
     draw_pairs,
 )
 from unified_reward.bench.metrics import Metric, mean_interval
-from unified_reward.bench.oracle import PolicyExam, examine, gap_closed
+from unified_reward.bench.oracle import PolicyExam, examine, gap_closed, mean_known
+from unified_reward.data.bulk import settle
 from unified_reward.data.pairs import Strategy
 from unified_reward.experiments.page import table, told
 from unified_reward.judge import located, open_judge
@@ -62,7 +63,7 @@ class AlignmentStudy:
     )
     judge: str = "tiny_judge"
     judges: Mapping[str, str] = field(default_factory=dict)
-    """Two more, a joint one and one of image generation alone, by the name to show."""
+    """Two more by the name to show: one of image generation alone, and a joint one, last."""
     preferences: Preferences = field(default_factory=lambda: Preferences(prompts=256))
     """Their seed is replaced by each of ``seeds``."""
     exam: OracleExam = field(default_factory=lambda: OracleExam(n=500, seed=20261125))
@@ -139,10 +140,10 @@ def alignment(
             way.value: [arm for arm in mine if (arm.judge, arm.way) == ("shipped", way)]
             for way in WAYS
         }
-        report["ways"] = _contrasted(before[JUDGED], after, ways, WAYS[-1].value)
+        report["ways"] = _contrasted(before[JUDGED], after, ways)
         judges = {name: [arm for arm in mine if arm.judge == name] for name in study.judges}
         if judges:
-            report["judges"] = _contrasted(before[JUDGED], after, judges, [*judges][-1])
+            report["judges"] = _contrasted(before[JUDGED], after, judges)
     return report
 
 
@@ -152,6 +153,7 @@ def _exam(
     """Of the policy before, or of an arm; from its file where it was examined already."""
     folder = study.work / (arm.name if arm else f"{task.value}/before")
     file = folder / f"exam-{study.exam.seed}-{study.exam.n}.json"
+    settle(file, _settings(study, task, arm))
     if not file.exists():
         policy = located(study.policies[task].policy)
         if arm:
@@ -160,11 +162,24 @@ def _exam(
         maker = policies.load(policy, batch_size=1)
         exam = examine(maker, task, asked, n=study.exam.n, seed=study.exam.seed)
         folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
+        part = file.with_suffix(f".{os.getpid()}")  # another process may take the same exam
         part.write_text(json.dumps(asdict(exam)) + "\n", "utf-8")
         part.replace(file)
     progress(1)
     return PolicyExam(**json.loads(file.read_text("utf-8")))
+
+
+def _settings(study: AlignmentStudy, task: Task, arm: Arm | None) -> dict[str, Any]:
+    """What an examination depends on; one that was begun otherwise is not gone on with."""
+    one = study.policies[task]
+    if arm is None:
+        return {"policy": one.policy, "examiner": study.judge}
+    made_by = {"judge": _judge(study, arm), "examiner": study.judge}
+    return asdict(one) | asdict(study.preferences) | {"seed": arm.seed} | made_by
+
+
+def _judge(study: AlignmentStudy, arm: Arm) -> str:
+    return study.judge if arm.judge == "shipped" else study.judges[arm.judge]
 
 
 def _align(study: AlignmentStudy, arm: Arm, folder: Path) -> Path:
@@ -187,10 +202,8 @@ def _seeded(config: Any, seed: int) -> Any:
 def _equal_pairs(study: AlignmentStudy, arm: Arm) -> Path:
     """The arm's pairs, as many as the arms have that it is held against."""
     rivals = [one for one in arms(study) if (one.task, one.seed) == (arm.task, arm.seed)]
-    if arm.judge == "shipped":
-        rivals = [one for one in rivals if one.judge == arm.judge]
-    else:
-        rivals = [one for one in rivals if one.judge != "shipped"]
+    is_shipped = arm.judge == "shipped"
+    rivals = [one for one in rivals if (one.judge == "shipped") == is_shipped]
     rows = {one: _kept_rows(_pairs(study, one)) for one in rivals}
     n = min(map(len, rows.values()))
     out = _pairs(study, arm).with_suffix(".equal.jsonl")
@@ -209,25 +222,23 @@ def _pairs(study: AlignmentStudy, arm: Arm) -> Path:
     how = replace(study.preferences, seed=arm.seed)
     draw_candidates(study.policies[arm.task].policy, arm.task, how, folder / "candidates")
     file = folder / f"pairs-{arm.judge}-{arm.way.value}.jsonl"
-    judge = study.judge if arm.judge == "shipped" else study.judges[arm.judge]
     pairing = replace(how.pairing, strategy=arm.way, seed=arm.seed)
-    draw_pairs(folder / "candidates" / "candidates.jsonl", judge, pairing, file)
+    source = folder / "candidates" / "candidates.jsonl"
+    draw_pairs(source, _judge(study, arm), pairing, file)
     return file
 
 
 def _contrasted(
-    old: PolicyExam,
-    after: Mapping[Arm, PolicyExam],
-    groups: Mapping[str, Sequence[Arm]],
-    best: str,
+    old: PolicyExam, after: Mapping[Arm, PolicyExam], groups: Mapping[str, Sequence[Arm]]
 ) -> dict[str, Any]:
-    """Gains of groups of arms, and how far the one said to be best is ahead of the others."""
+    """Gains of groups of arms, and how far the last, said to be best, is ahead of the others."""
     exams = {name: [after[arm] for arm in group] for name, group in groups.items()}
+    best = [*exams.values()][-1]
     return {
         name: {
             "gain": _gain([old] * len(each), each).row(),
             "by_seed": [_gain([old], [one]).value for one in each],
-            "behind_best": _gain(each, exams[best]).row(),
+            "behind_best": _gain(each, best).row(),
             "readable": _share_readable(each),
             "judge_reward": _rewarded(each),
         }
@@ -278,13 +289,8 @@ def _gain(
 def _over(
     exams: Sequence[PolicyExam], values: Callable[[PolicyExam], Sequence[float | None]]
 ) -> dict[str, Any]:
-    named = [(v, name) for one in exams for v, name in zip(values(one), one.prompts, strict=True)]
-    known = [(value, name) for value, name in named if value is not None]
-    if not known:
-        return Metric(math.nan, (math.nan, math.nan), 0).row()
-    told = [value for value, _ in known]
-    mean = sum(told) / len(told)
-    return Metric(mean, mean_interval(told, [name for _, name in known]), len(told)).row()
+    told = [value for one in exams for value in values(one)]
+    return mean_known(told, [name for one in exams for name in one.prompts])
 
 
 def _share_readable(exams: Sequence[PolicyExam]) -> dict[str, Any]:
@@ -297,19 +303,8 @@ def _rewarded(exams: Sequence[PolicyExam]) -> dict[str, Any]:
 
 def page(report: Mapping[str, Any]) -> str:
     """The report as a Markdown section: how it was measured, and the figures."""
-    head = [
-        "task",
-        "pairs",
-        "oracle before",
-        "after",
-        "gain",
-        "by seed",
-        "gap closed",
-        "readable before",
-        "after",
-        "judge reward before",
-        "after",
-    ]
+    head = ["task", "pairs", "oracle before", "after", "gain", "by seed", "gap closed"]
+    head += ["readable before", "after", "judge reward before", "after"]
     rows: list[list[Any]] = []
     split: list[list[Any]] = []
     for task, one in report["tasks"].items():
@@ -323,10 +318,7 @@ def page(report: Mapping[str, Any]) -> str:
                 f"**{told(one['gain'])}**",
                 _signed(one["by_seed"]),
                 _share(one["gap_closed"]),
-                told(old["readable"]),
-                told(new["readable"]),
-                told(old["judge_reward"]),
-                told(new["judge_reward"]),
+                *(told(side[name]) for name in ("readable", "judge_reward") for side in (old, new)),
             ]
         )
         split.append([task, *(told(figure) for figure in one["parts"].values())])
@@ -354,9 +346,9 @@ def page(report: Mapping[str, Any]) -> str:
 
 def _contrasts(report: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
-    for key, best, title in (
-        ("ways", "rank+sift", "Ways of making pairs, image generation, equal pairs and steps"),
-        ("judges", "joint", "Pairs of two judges, image generation, equal pairs and steps"),
+    for key, title in (
+        ("ways", "Ways of making pairs, image generation, equal pairs and steps"),
+        ("judges", "Pairs of two judges, image generation, equal pairs and steps"),
     ):
         if groups := report.get(key):
             figures = [
@@ -370,7 +362,8 @@ def _contrasts(report: Mapping[str, Any]) -> list[str]:
                 ]
                 for name, one in groups.items()
             ]
-            names = ["pairs", "gain", "by seed", f"behind {best}", "readable", "judge reward"]
+            behind = f"behind {[*groups][-1]}"
+            names = ["pairs", "gain", "by seed", behind, "readable", "judge reward"]
             lines += ["", f"### {title}", "", *table(names, figures)]
     return lines
 

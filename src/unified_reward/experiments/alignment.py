@@ -44,7 +44,11 @@ JUDGED = Task.IMAGE_GENERATION
 _SPEAKING = VLMDPO(
     Optimisation(steps=60, batch_size=16, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16)
 )
-_DRAWING = DiffusionDPO(Optimisation(steps=300, batch_size=32, accumulate=1, lr=2e-4, lora_rank=16))
+_DRAWING = DiffusionDPO(
+    Optimisation(steps=300, batch_size=32, accumulate=1, lr=1e-3, warmup=0.1, lora_rank=16),
+    beta=1000.0,
+    weighting="noise",
+)
 
 
 @dataclass(frozen=True)

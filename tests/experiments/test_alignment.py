@@ -18,9 +18,8 @@ from unified_reward.experiments.alignment import (
     _gain,
     alignment,
     arms,
-    draw,
-    page,
 )
+from unified_reward.experiments.alignment_page import draw, page
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.optim import Optimisation

@@ -41,8 +41,9 @@ def _parts(name: Experiment) -> _Parts:
     match name:
         case Experiment.ALIGNMENT:
             from unified_reward.experiments import alignment as study
+            from unified_reward.experiments import alignment_page as shown
 
-            return _Parts(study.AlignmentStudy, study.alignment, study.page, study.draw)
+            return _Parts(study.AlignmentStudy, study.alignment, shown.page, shown.draw)
         case Experiment.ANNOTATORS:
             from unified_reward.experiments import annotators
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,12 @@ class AlignedPolicy:
     """A folder, the name of a shipped policy or a hub id."""
     vlm: VLMDPO | None = None
     diffusion: DiffusionDPO | None = None
+    prompts: int | None = None
+    """In place of the number in `Preferences`."""
+
+    def asked(self, how: Preferences) -> Preferences:
+        """How its pairs are made."""
+        return replace(how, prompts=self.prompts or how.prompts)
 
     def on(self, pairs: Path) -> PolicyDPO:
         """The training on these pairs."""

@@ -162,8 +162,9 @@ def _policies(recipe: Recipe, run: _Run, tell: Tell) -> None:
 def _aligned(config: Alignment, judge: str, run: _Run, out: Path) -> dict[Task, tuple[str, Path]]:
     """Candidates, pairs, DPO and exam of every policy; each policy before and after."""
     made: dict[Task, tuple[str, Path]] = {}
-    how, exam = config.preferences, config.exam
+    exam = config.exam
     for task, one in config.policies.items():
+        how = one.asked(config.preferences)
         folder, policy = out / task.value, located(one.policy)
         drawn, pairs = folder / "candidates" / "candidates.jsonl", folder / "pairs" / "pairs.jsonl"
         after = folder / "dpo"

@@ -1,4 +1,4 @@
-"""Four policies aligned by a judge, and examined by an oracle that the judge knows nothing of.
+"""Policies aligned by a judge, and examined by an oracle that the judge knows nothing of.
 
 Beside that, two questions about the pairs of image generation: which way of making them teaches
 most, and whether a judge of all tasks makes better ones than a judge of that task alone. Every arm
@@ -42,6 +42,9 @@ JUDGED = Task.IMAGE_GENERATION
 _SPEAKING = VLMDPO(
     Optimisation(steps=60, batch_size=16, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16)
 )
+_OF_CLIPS = VLMDPO(
+    Optimisation(steps=60, batch_size=16, accumulate=1, lr=2e-4, warmup=0.1, lora_rank=16), sft=0.2
+)
 _DRAWING = DiffusionDPO(
     Optimisation(steps=300, batch_size=32, accumulate=1, lr=1e-3, warmup=0.1, lora_rank=16),
     beta=1000.0,
@@ -58,9 +61,8 @@ class AlignmentStudy:
     policies: Mapping[Task, AlignedPolicy] = field(
         default_factory=lambda: {
             Task.IMAGE_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_SPEAKING),
-            Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_SPEAKING),
+            Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_OF_CLIPS, prompts=512),
             Task.IMAGE_GENERATION: AlignedPolicy("tiny_image", diffusion=_DRAWING),
-            Task.VIDEO_GENERATION: AlignedPolicy("tiny_video", diffusion=_DRAWING),
         }
     )
     judge: str = "tiny_judge"
@@ -134,7 +136,10 @@ def alignment(
     for task, old in before.items():
         new = [after[arm] for arm in main if arm.task is task]
         report["tasks"][task.value] = _compared(old, new) | {
-            "pairs": [len(_kept_rows(_equal_pairs(study, arm))) for arm in main if arm.task is task]
+            "prompts": study.policies[task].asked(study.preferences).prompts,
+            "pairs": [
+                len(_kept_rows(_equal_pairs(study, arm))) for arm in main if arm.task is task
+            ],
         }
     if JUDGED in before:
         mine = [arm for arm in after if arm.task is JUDGED]
@@ -177,7 +182,7 @@ def _settings(study: AlignmentStudy, task: Task, arm: Arm | None) -> dict[str, A
     if arm is None:
         return {"policy": one.policy, "examiner": study.judge}
     made_by = {"judge": _judge(study, arm), "examiner": study.judge}
-    return asdict(one) | asdict(study.preferences) | {"seed": arm.seed} | made_by
+    return asdict(one) | asdict(one.asked(study.preferences)) | {"seed": arm.seed} | made_by
 
 
 def _judge(study: AlignmentStudy, arm: Arm) -> str:
@@ -221,7 +226,7 @@ def _kept_rows(pairs: Path) -> list[bytes]:
 def _pairs(study: AlignmentStudy, arm: Arm) -> Path:
     """The file of all pairs of an arm; candidates and pairs are made where they are not."""
     folder = study.work / arm.task.value / str(arm.seed)
-    how = replace(study.preferences, seed=arm.seed)
+    how = replace(study.policies[arm.task].asked(study.preferences), seed=arm.seed)
     draw_candidates(study.policies[arm.task].policy, arm.task, how, folder / "candidates")
     file = folder / f"pairs-{arm.judge}-{arm.way.value}.jsonl"
     pairing = replace(how.pairing, strategy=arm.way, seed=arm.seed)

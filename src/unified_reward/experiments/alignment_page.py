@@ -35,9 +35,9 @@ def page(report: Mapping[str, Any]) -> str:
         "",
         f"{report['n']} held-out prompts a task (seed {report['seed']}), one candidate each, with "
         f"the same noise before and after; {len(report['seeds'])} trainings (seeds "
-        f"{', '.join(map(str, report['seeds']))}) on pairs from {report['preferences']['prompts']} "
-        f"training prompts with {report['preferences']['n']} candidates each, ranked and sifted by "
-        "the shipped judge. Oracle: of pictures and clips the share of the caption's facts that "
+        f"{', '.join(map(str, report['seeds']))}) on pairs from training prompts with "
+        f"{report['preferences']['n']} candidates each, ranked and sifted by the shipped judge. "
+        "Oracle: of pictures and clips the share of the caption's facts that "
         "hold, of answers their utility, 0 where it cannot read. In brackets 95 % intervals, "
         "bootstrap over prompts.",
         "",

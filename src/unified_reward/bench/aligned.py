@@ -9,9 +9,9 @@ import numpy as np
 
 from unified_reward import media, policies
 from unified_reward.judge import located
-from unified_reward.microworld import brief
+from unified_reward.microworld import Brief, brief
 from unified_reward.report import Bar, Card, Moving, Page
-from unified_reward.types import Candidate, Image, Task, Video
+from unified_reward.types import Candidate, Image, Task
 
 
 Both = tuple[Any, Any]
@@ -43,17 +43,8 @@ def show_aligned(
         )
         page.bars(_bars(told), title="Worth to the oracle, readable, and reward of the judge")
         one, two = (policies.load(located(which), batch_size=1) for which in both)
-        cards: list[Card] = []
-        for i in range(each):
-            asked = brief(task, split="test", seed=seed, index=i)
-            named = policies.seeds(asked.id, 1, seed)
-            for mark, policy in (("before", one), ("after", two)):
-                (candidate,) = policy.sample(asked.prompt, asked.context, named)
-                if candidate is not None:
-                    worth = asked.worth(candidate)
-                    said = "unreadable" if worth is None else f"worth {worth:.2f}"
-                    cards.append(_card(asked.prompt, asked.context, candidate, said, mark))
-        page.gallery(cards)
+        prompts = [brief(task, split="test", seed=seed, index=i) for i in range(each)]
+        page.gallery([_card(asked, one, two, seed) for asked in prompts])
     return each * len(made)
 
 
@@ -70,15 +61,22 @@ def _bars(told: Mapping[str, Any]) -> list[Bar]:
     return bars
 
 
-def _card(
-    prompt: str, context: tuple[Any, ...], candidate: Candidate, said: str, mark: str
-) -> Card:
-    shown = [_visible(one) for one in (*context, candidate) if isinstance(one, Image | Video)]
-    words = [candidate] if isinstance(candidate, str) else []
-    return Card(shown, prompt, [*words, said], mark=mark)
+def _card(asked: Brief, before: policies.Policy, after: policies.Policy, seed: int) -> Card:
+    """What the prompt is about, and what both policies make of it."""
+    shown: list[Candidate] = [*asked.context]
+    lines: list[str] = []
+    for side, policy in (("before", before), ("after", after)):
+        named = policies.seeds(asked.id, 1, seed)
+        (candidate,) = policy.sample(asked.prompt, asked.context, named)
+        worth = None if candidate is None else asked.worth(candidate)
+        words = f" {candidate}," if isinstance(candidate, str) else ""
+        told = "unreadable" if worth is None else f"worth {worth:.2f}"
+        lines.append(f"{side}:{words} {told}")
+        shown += [] if candidate is None or words else [candidate]
+    return Card([_visible(one) for one in shown], asked.prompt, lines)
 
 
-def _visible(medium: Image | Video) -> media.Picture | Moving:
+def _visible(medium: Any) -> media.Picture | Moving:
     if isinstance(medium, Image):
         return media.open_image(medium)
     return Moving(np.asarray(media.sample_frames(medium, 8).pixels), medium.fps or 4.0)

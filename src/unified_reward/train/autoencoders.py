@@ -16,7 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from rich.progress import track
 from torch import Tensor
-from torch.nn.functional import l1_loss
+from torch.nn.functional import mse_loss
 
 from unified_reward.microworld import render
 from unified_reward.microworld.render import SIDE_PX
@@ -39,7 +39,7 @@ class Autoencoding:
     still_steps: int = 0
     """Steps before, in which an autoencoder of clips sees four times as many single frames."""
     kl: float = 1e-6
-    """Weight of the divergence of a latent from N(0, 1), in nats, beside the absolute error."""
+    """Weight of the divergence of a latent from N(0, 1), in nats, beside the squared error."""
     seed: int = 0
 
 
@@ -92,7 +92,8 @@ def build_clip_autoencoder() -> AutoencoderKLWan:
                     same = torch.eye(part.in_channels).repeat(twice, 1)
                     part.weight.zero_()
                     part.weight[:, :, -1, 0, 0] = same
-                    torch.nn.init.zeros_(part.bias)
+                    if part.bias is not None:
+                        part.bias.zero_()
     return model
 
 
@@ -119,7 +120,7 @@ def teach_autoencoder(model: Any, config: Autoencoding, *, is_clip: bool) -> lis
     """Train an autoencoder in place to give back what it is shown.
 
     Returns:
-        Loss by step: absolute error of values in [-1, 1], and the weighted divergence.
+        Loss by step: squared error of values in [-1, 1], and the weighted divergence.
     """
     losses: list[float] = []
     if config.still_steps:
@@ -151,7 +152,7 @@ def _fit(model: Any, batches: Iterator[Tensor], steps: int, config: Autoencoding
     losses: list[float] = []
     for batch in track(batches, total=steps, description="teaching the autoencoder"):
         latent = model.encode(batch).latent_dist
-        loss = l1_loss(model.decode(latent.sample()).sample, batch)
+        loss = mse_loss(model.decode(latent.sample()).sample, batch)
         loss = loss + config.kl * latent.kl().mean()
         optimiser.zero_grad()
         loss.backward()

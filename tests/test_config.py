@@ -97,5 +97,5 @@ def flat(data, prefix=""):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads(path):
     recipe = load_config(Recipe, path)
-    assert any((recipe.base, recipe.judge, recipe.bench, recipe.showcase))
+    assert any(value for name, value in vars(recipe).items() if name != "out")
     assert len(path.read_text("utf-8").splitlines()) <= 60

@@ -5,12 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from unified_reward.experiments import annotators, best_of_n, exam, gate, joint_learning, sifting
+from unified_reward.experiments import (
+    alignment_page,
+    annotators,
+    best_of_n,
+    exam,
+    gate,
+    joint_learning,
+    sifting,
+)
 from unified_reward.experiments.page import around
 
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {
+    "alignment": alignment_page.page,
     "annotators": annotators.page,
     "best_of_n": best_of_n.page,
     "exam": exam.page,

@@ -91,6 +91,8 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
     Returns:
         The report: every stage's own, and ``judge.<task>.<form>`` with value, ci95 and n.
     """
+    if recipe.align and PartialState().num_processes > 1:
+        raise ConfigError("align runs in one process; launch a recipe with dpo with several")
     stages = [one.name for one in fields(recipe) if one.name != "out"]
     if not any(getattr(recipe, name) for name in stages):
         raise ConfigError(f"the recipe names no stage: {', '.join(stages)}")

@@ -1,6 +1,7 @@
 """Stages run once, again when what they depend on changed, and never from foreign leftovers."""
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -303,3 +304,9 @@ def test_the_stage_of_one_policy_makes_a_policy(aligned, tmp_path):
     pairs.write_text(json.dumps(next(row for row in rows if row["status"] == "kept")) + "\n")
     report, done, _ = run_told(asked)
     assert (done, report["dpo"]["pairs"]) == ({"dpo"}, 1)
+
+
+def test_align_is_refused_under_several_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("unified_reward.pipeline.PartialState", lambda: Namespace(num_processes=2))
+    with pytest.raises(ConfigError, match="align runs in one process"):
+        run(Recipe(tmp_path, align=Alignment({})))

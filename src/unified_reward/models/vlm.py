@@ -329,7 +329,7 @@ def _loaded(kind: Any, source: str | Path, **how: Any) -> Any:
 
 
 def _model(source: str | Path, dtype: str) -> Any:
-    if (base := _base(source)) is not None:
+    if (base := base_of(source)) is not None:
         return _merged(_model(base, dtype), Path(source), base)
     how = {"dtype": getattr(torch, dtype), "output_loading_info": True}
     model, info = _loaded(AutoModelForImageTextToText, source, **how)
@@ -363,13 +363,17 @@ def _check_fit(info: Mapping[str, Any], told: str) -> None:
 
 def _speaker(source: str | Path) -> str | Path:
     """Where the processor of a checkpoint is."""
-    base = _base(source)
+    base = base_of(source)
     has_own = any((Path(source) / name).is_file() for name in _PROCESSORS)
     return source if base is None or has_own else _speaker(base)
 
 
-def _base(source: str | Path) -> str | Path | None:
-    """What the adapter in a folder is merged into; None where there is no adapter."""
+def base_of(source: str | Path) -> str | Path | None:
+    """What the adapter in a folder is merged into; None where there is no adapter.
+
+    Raises:
+        ModelError: It names no base that could be loaded, or its weights are pickled.
+    """
     folder = Path(source)
     file = folder / "adapter_config.json"
     if not file.is_file():

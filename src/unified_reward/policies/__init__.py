@@ -96,7 +96,7 @@ def load(
     draws = is_pipeline(source)
     kind = Denoising if draws else Sampling
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    given = _defaults(source) | given
+    given = read_defaults(source) | given
     unfit = given.keys() - {one.name for one in fields(kind)}
     if unfit:
         what = "a diffusers pipeline" if draws else "no diffusers pipeline"
@@ -120,8 +120,12 @@ def write_defaults(how: Sampling | Denoising, folder: Path) -> None:
     (folder / DEFAULTS).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
 
 
-def _defaults(source: str | Path) -> dict[str, Any]:
-    """The options that a policy's folder comes with."""
+def read_defaults(source: str | Path) -> dict[str, Any]:
+    """The options that a policy's folder comes with; none elsewhere.
+
+    Raises:
+        ConfigError: The file holds something else.
+    """
     file = Path(source) / DEFAULTS
     try:
         told: Any = json.loads(file.read_bytes()) if file.is_file() else {}

@@ -170,7 +170,7 @@ def align_vlm(
     tell = tell if state.is_main_process else _mute
     read, rows = usable_pairs(pairs, maker.tasks, tell)
     # Every medium is opened once, by one process.
-    found = [_learnable(read, chat, rows, tell) if state.is_main_process else None]
+    found = [learnable(read, chat, rows, tell) if state.is_main_process else None]
     answers, rows = cast("Any", broadcast_object_list(found))[0]
     if not answers:
         raise DataError(f"no pair of {pairs} is left to learn from; see what was told of each")
@@ -186,10 +186,17 @@ def align_vlm(
 def _mute(_: str) -> None: ...
 
 
-def _learnable(
+def learnable(
     pairs: Sequence[PreferencePair], chat: Chat, rows: Counter[str], tell: Callable[[str], None]
 ) -> tuple[list[Answers], Counter[str]]:
-    """Pairs that can be learned, and the rows by status once the others are counted too."""
+    """Pairs that can be learned, and the rows by status once the others are counted too.
+
+    Args:
+        pairs: Of answers; their contexts are opened.
+        chat: Whose control tokens no answer may spell.
+        rows: By status, before.
+        tell: Told why a pair is left out.
+    """
     kept: list[Answers] = []
     rows = rows.copy()
     special = set(chat.tokenizer.all_special_ids)

@@ -1,4 +1,4 @@
-"""A training without its weights: all that can be wrong with a recipe before a card is rented.
+"""A judge's training without its weights: what can be wrong with a recipe before a card is rented.
 
 The architecture stands on torch's meta device, which has shapes and no memory. Records, processor,
 collator, adapters, optimiser and the launcher's configuration are the real ones.
@@ -7,6 +7,7 @@ collator, adapters, optimiser and the launcher's configuration are the real ones
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from unified_reward.microworld import annotator, item
 from unified_reward.models.chat import Chat
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, Records
 from unified_reward.train.launch import Launch, read_launch
-from unified_reward.train.optim import MuonFactory, adapters, arguments, check_targets
+from unified_reward.train.optim import MuonFactory, Optimisation, adapters, arguments, check_targets
 from unified_reward.train.scalar import LabelCollator, Labelled, ScalarNet
 from unified_reward.train.sft import Collator, Ranking, Turn
 from unified_reward.train.skeleton import (
@@ -41,11 +42,12 @@ from unified_reward.train.skeleton import (
 from unified_reward.types import ConfigError, Request
 
 
-_TRIED = 8
-"""Records of a file that are tried."""
+Groups = Sequence[Mapping[str, Any]]
+TRIED = 8
+"""Rows of a file that are tried."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DryRun:
     """What a training would be, and what is lacking."""
 
@@ -60,15 +62,20 @@ class DryRun:
     """Of the optimiser: parameters, rate and weight decay."""
     launch: str
     """``name, sharding``; empty without a launcher."""
+    processes: int
     wrapped: Mapping[str, int]
     """Number of layers that FSDP wraps, by class."""
     memory_gib: Mapping[str, float]
-    """Of one card, without activations."""
+    """Of one card, without activations; frozen parts of a policy count as weights."""
     tokens: Mapping[str, int]
-    """Of what was tried, by cell of the microworld or row of the file; of two requests, the sum."""
-    turns_per_step: int
-    tokens_per_step: int
-    """At the mean of the turns that were tried."""
+    """Of what was tried, by cell of the microworld or row of the file; of two requests or answers,
+    the sum; of a ``sample`` that a transformer denoises, those of its latents."""
+    latent: tuple[int, ...] = ()
+    """Shape of what is denoised, without the batch."""
+    timesteps: tuple[float, ...] = ()
+    """The only ones that are trained, as the schedule has them; empty for all."""
+    per_step: Mapping[str, int]
+    """``turns`` or ``pairs`` of all processes, and their ``tokens`` at the mean of ``tokens``."""
     steps_per_epoch: int | None
     """None where the data is not there."""
     epochs: float | None
@@ -104,27 +111,57 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     asked = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(tried))]
     tokens = {key: int(each.sum()) for key, each in zip(tried, asked, strict=True)}
     longest = max(int(each.max()) for each in asked)
-    _forward(skeleton, chat, turns[[*tokens.values()].index(min(tokens.values()))])
+    try_forward(skeleton, chat, _requests(turns[[*tokens.values()].index(min(tokens.values()))]))
     groups, hit = _optimiser(config, model, chat, turns)
-    trained = sum(one.numel() for group in groups for one in group["params"])
-    states = sum(_state_bytes(group) for group in groups)
-    per_step = optim.batch_size * optim.accumulate * config.processes
+    lacking: list[str] = []
+    if config.data != "microworld" and not Path(config.data).is_file():
+        lacking.append(f"data: there is no {config.data}; turns are of the microworld")
     return DryRun(
         model=name,
         parameters=parameters,
-        trained=trained,
         adapters=hit,
-        groups=tuple(_group(one) for one in groups),
-        launch=f"{started.name}, {started.sharding}" if launch else "",
         wrapped=wrapped,
-        memory_gib=started.memory_gib(parameters + trained * bool(hit), trained, states),
         tokens=tokens,
-        turns_per_step=per_step,
-        tokens_per_step=round(per_step * sum(tokens.values()) / len(tokens)),
-        steps_per_epoch=math.ceil(n / per_step) if n else None,
-        epochs=round(optim.steps * per_step / n, 2) if n else None,
-        lacking=_lacking(config, skeleton, base, longest),
+        lacking=(*lacking, *not_here(base), *unfit_tokens(skeleton, longest, "frames")),
+        **held(started, groups, parameters if hit else 0),
+        **paced(started, optim, n, turns=1, tokens=sum(tokens.values()) / len(tokens)),
     )
+
+
+def held(started: Launch, groups: Groups, frozen: int) -> dict[str, Any]:
+    """What is trained and what a card holds, by fields of `DryRun`.
+
+    Args:
+        started: How weights are spread.
+        groups: Of the optimiser.
+        frozen: Number of weights that are not trained.
+    """
+    trained = sum(one.numel() for group in groups for one in group["params"])
+    states = sum(_state_bytes(group) for group in groups)
+    return {
+        "trained": trained,
+        "groups": tuple(_group(one) for one in groups),
+        "memory_gib": started.memory_gib(frozen + trained, trained, states),
+    }
+
+
+def paced(started: Launch, optim: Optimisation, n: int, **each: float) -> dict[str, Any]:
+    """Steps and epochs, by fields of `DryRun`.
+
+    Args:
+        started: With how many processes.
+        optim: How long and in which batches.
+        n: Rows of the data; 0 where it is not there.
+        each: What a row has, such as its tokens.
+    """
+    rows = optim.batch_size * optim.accumulate * started.processes
+    return {
+        "launch": f"{started.name}, {started.sharding}" if started.name else "",
+        "processes": started.processes,
+        "per_step": {name: round(rows * one) for name, one in each.items()},
+        "steps_per_epoch": math.ceil(n / rows) if n else None,
+        "epochs": round(optim.steps * rows / n, 2) if n else None,
+    }
 
 
 def _tried(config: JudgeTraining) -> tuple[dict[str, Any], int]:
@@ -132,7 +169,7 @@ def _tried(config: JudgeTraining) -> tuple[dict[str, Any], int]:
     path = Path(config.data)
     if path.is_file():
         file = RecordFile(path, seed=config.optim.seed, twins=config.twins)
-        return {f"row {i}": file[i] for i in range(min(_TRIED, len(file)))}, len(file)
+        return {f"row {i}": file[i] for i in range(min(TRIED, len(file)))}, len(file)
     labels = annotator(config.annotator)
     cells = [cell for cell, weight in config.cells.items() if weight > 0]
     drawn = {
@@ -179,15 +216,22 @@ def _collator(config: JudgeTraining, chat: Chat, turns: Any) -> Collator | Label
     return LabelCollator(chat, turns) if config.head == "scalar" else Collator(chat, turns)
 
 
-def _forward(skeleton: Skeleton, chat: Chat, turn: Turn | Ranking | Labelled) -> None:
-    """One pass of a narrow copy over one turn: pictures, marks, grids and positions fit."""
+def _requests(turn: Turn | Ranking | Labelled) -> Sequence[Request]:
     match turn:
         case Turn():
-            requests: Sequence[Request] = [turn.request]
+            return [turn.request]
         case Ranking():
-            requests = [turn.first, turn.second]
+            return [turn.first, turn.second]
         case _:
-            requests = turn.requests
+            return turn.requests
+
+
+def try_forward(skeleton: Skeleton, chat: Chat, requests: Sequence[Request]) -> None:
+    """One pass of a narrow copy: pictures, marks, grids and positions fit.
+
+    Raises:
+        ConfigError: They do not.
+    """
     narrow = build_narrow(skeleton.config, len(chat.tokenizer))
     try:
         with torch.inference_mode():
@@ -207,12 +251,13 @@ class _Unplaced:
 class _SFTArguments(_Unplaced, SFTConfig): ...
 
 
-class _Arguments(_Unplaced, TrainingArguments): ...
+class UnplacedArguments(_Unplaced, TrainingArguments):
+    """Of a trainer that makes an optimiser and trains nothing."""
 
 
 def _optimiser(
     config: JudgeTraining, model: Any, chat: Chat, turns: Any
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+) -> tuple[Groups, Counter[str]]:
     """Groups of the optimiser that the trainer makes, and layers with adapters by name."""
     optim = config.optim
     rows = Dataset.from_dict({"row": range(len(turns))})
@@ -226,7 +271,7 @@ def _optimiser(
         shared = arguments(optim, Path(folder))
         if config.head == "scalar":
             trainer: Trainer = Trainer(
-                model=_scalar_net(config, model), args=_Arguments(**shared), **common
+                model=_scalar_net(config, model), args=UnplacedArguments(**shared), **common
             )
         else:
             trainer = SFTTrainer(
@@ -238,13 +283,14 @@ def _optimiser(
                 peft_config=adapters(optim),
                 **common,
             )
-        trainer.create_optimizer()
-    made: dict[str, int] = {}
-    for name, one in cast("torch.nn.Module", trainer.model).named_modules():
-        if hasattr(one, "lora_A"):
-            last = name.rpartition(".")[2]
-            made[last] = made.get(last, 0) + 1
-    return cast("Any", trainer.optimizer).param_groups, made
+        groups = trainer.create_optimizer().param_groups
+    return groups, adapted(cast("torch.nn.Module", trainer.model))
+
+
+def adapted(model: torch.nn.Module) -> Counter[str]:
+    """Number of layers with adapters by name."""
+    names = (name for name, one in model.named_modules() if hasattr(one, "lora_A"))
+    return Counter(name.rpartition(".")[2] for name in names)
 
 
 def _scalar_net(config: JudgeTraining, model: Any) -> ScalarNet:
@@ -268,15 +314,19 @@ def _group(group: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _lacking(config: JudgeTraining, skeleton: Skeleton, base: str, longest: int) -> tuple[str, ...]:
+def not_here(reference: str) -> list[str]:
+    """Of a base or policy, whether it would be downloaded."""
+    if located(reference).is_dir():
+        return []
+    return [f"weights: {reference} is not here and would be downloaded"]
+
+
+def unfit_tokens(skeleton: Skeleton, longest: int, lowered: str) -> list[str]:
+    """What is wrong with tokens: those of another tokenizer, or more than the model takes."""
     told: list[str] = []
-    if config.data != "microworld" and not Path(config.data).is_file():
-        told.append(f"data: there is no {config.data}; turns are of the microworld")
-    if not located(base).is_dir():
-        told.append(f"weights: {base} is not here and would be downloaded")
     if not skeleton.has_own_processor:
         told.append("tokens: words are cut by the tiny tokenizer, into more than there will be")
     most = context_of(skeleton.config)
     if most and longest > most:
-        told.append(f"tokens: a turn has {longest}, the model takes {most}; lower frames")
-    return tuple(told)
+        told.append(f"tokens: a turn has {longest}, the model takes {most}; lower {lowered}")
+    return told

@@ -74,7 +74,7 @@ def encode_pairs(
     Raises:
         DataError: No pair is left, or the folder cannot be written.
     """
-    extent = _whole(extent, pairs, denoiser.block)
+    extent = whole_extent(extent, pairs, denoiser.block)
     files: list[Path] = []
     for pair in track(pairs, description="encoding pairs", disable=len(pairs) < 100):
         path = folder / f"{hashlib.sha256(pair.id.encode()).hexdigest()[:32]}.safetensors"
@@ -120,27 +120,36 @@ def _encoded(pair: PreferencePair, denoiser: Denoiser, extent: Extent) -> dict[s
     return {"chosen": chosen, "rejected": rejected} | {k: v[0] for k, v in condition.items()}
 
 
-def _whole(extent: Extent, pairs: Sequence[PreferencePair], block: int) -> Extent:
-    """The extent with what it leaves open taken from the first picture or clip that opens."""
+def whole_extent(extent: Extent, pairs: Sequence[PreferencePair], block: int) -> Extent:
+    """The extent with what it leaves open taken from the first picture or clip that opens.
+
+    Raises:
+        ConfigError: A side is no multiple of the block.
+    """
     for pair in pairs:
         try:
             clip = _clip(pair.chosen, 1)
         except (MediaError, DataError):
             continue
         height, width = clip.pixels.shape[1:3]
-        found = Extent(
+        extent = Extent(
             extent.height or height // block * block,
             extent.width or width // block * block,
             extent.frames or clip.n_source,
         )
-        wrong = [one for one in (found.height, found.width) if not one or one % block]
-        if wrong:
-            raise ConfigError(
-                f"height and width are multiples of {block} above 0 for this pipeline, "
-                f"not {found.height} and {found.width}"
-            )
-        return found
+        break
+    sides = (extent.height, extent.width)
+    if any(one is not None and (not one or one % block) for one in sides):
+        raise ConfigError(
+            f"height and width are multiples of {block} above 0 for this pipeline, "
+            f"not {extent.height} and {extent.width}"
+        )
     return extent
+
+
+def repeats(frames: int, rest: int | None) -> int:
+    """How often the last frame comes again, so that there is one more than a multiple of rest."""
+    return -(frames - 1) % (rest or 1)
 
 
 def _clip(shown: Candidate, n: int) -> media.Clip:
@@ -159,6 +168,6 @@ def _pixels(shown: Candidate, extent: Extent, rest: int | None) -> Tensor:
         one if one.size == size else ImageOps.fit(one, size)
         for one in _clip(shown, extent.frames or 1).pictures()
     ]
-    told += told[-1:] * (-(len(told) - 1) % (rest or 1))
+    told += told[-1:] * repeats(len(told), rest)
     pixels = torch.from_numpy(np.stack([np.asarray(one) for one in told])).movedim(-1, 0).float()
     return pixels if isinstance(shown, Video) else pixels[:, 0]

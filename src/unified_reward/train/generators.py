@@ -36,10 +36,12 @@ from unified_reward.train.autoencoders import (
     build_clip_autoencoder,
     build_image_autoencoder,
     drawn,
+    frame_by_frame,
     teach_autoencoder,
 )
 from unified_reward.train.denoisers import Denoiser, denoiser_of
 from unified_reward.train.losses import denoising_error, denoising_target, noised
+from unified_reward.train.optim import muon
 from unified_reward.train.tiny import build_tokenizer
 
 
@@ -73,6 +75,8 @@ class TinyGenerator:
     batch_size: int = 64
     lr: float = 1e-3
     """Peak learning rate; one cycle."""
+    muon_lr: float = 0.0
+    """Peak learning rate of hidden matrices under Muon; 0 leaves them to AdamW too."""
     averaged: float = 0.999
     """Decay of the average of weights that is kept, in [0, 1)."""
     seed: int = 0
@@ -109,7 +113,7 @@ def _of_clips(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
             text_dim=_WIDTH,
             freq_dim=64,
             ffn_dim=4 * _WIDTH,
-            num_layers=5,
+            num_layers=6,
             rope_max_seq_len=64,
         ),
     )
@@ -176,7 +180,7 @@ def teach_generator(config: TinyGenerator, out: Path) -> list[tuple[int, float]]
     is_clip = config.medium == "video"
     series = (drawn(i, is_clip=is_clip, seed=config.seed + 1)[0] for i in range(20_000))
     pipeline = build_generator(config.medium, build_tokenizer(series, vocabulary=_VOCABULARY))
-    teach_autoencoder(pipeline.vae, config.autoencoder, is_clip=is_clip)
+    teach_autoencoder(pipeline.vae, config.autoencoder)
     denoiser = denoiser_of(pipeline, _SAMPLING[config.medium].prompt_tokens)
     captions, latents = _encoded(denoiser, config, is_clip=is_clip)
     losses = _teach_denoiser(denoiser, captions, latents, config)
@@ -192,13 +196,14 @@ def _encoded(
     """Captions and their latents, which the autoencoder now scales to unit variance."""
     captions: list[str] = []
     latents: list[Tensor] = []
-    denoiser.pipeline.vae.eval()
-    for start in track(range(0, config.items, 32), description="encoding"):
-        made = [drawn(start + i, is_clip=is_clip, seed=config.seed + 1) for i in range(32)]
-        captions += [caption for caption, _ in made]
-        latents.append(denoiser.latents(torch.stack([pixels for _, pixels in made])))
+    vae = denoiser.pipeline.vae.eval()
+    with frame_by_frame(vae):
+        for start in track(range(0, config.items, 32), description="encoding"):
+            rows = range(start, min(start + 32, config.items))
+            made = [drawn(i, is_clip=is_clip, seed=config.seed + 1) for i in rows]
+            captions += [caption for caption, _ in made]
+            latents.append(denoiser.latents(torch.stack([pixels for _, pixels in made])))
     told = torch.cat(latents)
-    vae = denoiser.pipeline.vae
     if is_clip:
         mean, std = told.mean((0, 2, 3, 4)), told.std((0, 2, 3, 4))
         vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
@@ -215,9 +220,18 @@ def _teach_denoiser(
     pipeline = denoiser.pipeline
     learned = torch.nn.ModuleList([denoiser.network, pipeline.text_encoder])
     average = AveragedModel(learned, multi_avg_fn=get_ema_multi_avg_fn(config.averaged))
-    optimiser = torch.optim.AdamW(learned.parameters(), config.lr, (0.9, 0.99), weight_decay=0.01)
+    if config.muon_lr:
+        network = denoiser.network
+        ends = {one.weight for name, one in network.named_modules() if name == "proj_out"}
+        rates = {"lr": config.lr, "muon_lr": config.muon_lr}
+        optimiser: Any = muon(learned, ends, **rates, weight_decay=0.01)
+    else:
+        optimiser = torch.optim.AdamW(
+            learned.parameters(), config.lr, (0.9, 0.99), weight_decay=0.01
+        )
+    peaks = [group["lr"] for group in optimiser.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.lr, config.steps, pct_start=0.05
+        optimiser, peaks, config.steps, pct_start=0.05, cycle_momentum=not config.muon_lr
     )
     drawing = torch.Generator().manual_seed(config.seed)
     plan = denoiser.schedule

@@ -153,27 +153,45 @@ class _ExactMuon(Muon):
         ]
 
 
-class MuonFactory:
-    """Makes, once adapters are in place, Muon for hidden matrices with AdamW for all other weights.
+def muon(
+    model: torch.nn.Module,
+    ends: set[torch.Tensor],
+    *,
+    lr: float,
+    muon_lr: float,
+    weight_decay: float,
+) -> Muon:
+    """Muon for the hidden matrices of a model, with AdamW for its ``ends`` and all other weights.
 
     Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; updates have AdamW's size.
     """
+    linear = {one.weight for one in model.modules() if isinstance(one, torch.nn.Linear)} - ends
+    # In the model's order, by which a resumed run finds the state of each weight.
+    moved = [one for one in model.parameters() if one.requires_grad]
+    hidden = [one for one in moved if one in linear]
+    others = [one for one in moved if one not in linear]
+    decay = {"weight_decay": weight_decay}
+    groups: list[dict[str, Any]] = [
+        {"params": hidden, "lr": muon_lr, **decay, "use_muon": True},
+        {"params": others, "lr": lr, **decay, "use_muon": False},
+    ]
+    made = Muon if torch.cuda.is_available() else _ExactMuon
+    return made(groups, use_adjusted_lr=True)
+
+
+class MuonFactory:
+    """Makes `muon` of a language model once its adapters are in place."""
 
     def __call__(self, model: Any, config: Optimisation) -> Muon:
         """The optimiser of a model's trainable weights; embeddings and output are AdamW's."""
-        linear = {one.weight for one in model.modules() if isinstance(one, torch.nn.Linear)}
         ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-        # In the model's order, by which a resumed run finds the state of each weight.
-        moved = [one for one in model.parameters() if one.requires_grad]
-        hidden = [one for one in moved if one in linear - ends]
-        others = [one for one in moved if one not in linear - ends]
-        decay = {"weight_decay": config.weight_decay}
-        groups: list[dict[str, Any]] = [
-            {"params": hidden, "lr": config.muon_lr, **decay, "use_muon": True},
-            {"params": others, "lr": config.lr, **decay, "use_muon": False},
-        ]
-        made = Muon if torch.cuda.is_available() else _ExactMuon
-        return made(groups, use_adjusted_lr=True)
+        return muon(
+            model,
+            ends,
+            lr=config.lr,
+            muon_lr=config.muon_lr,
+            weight_decay=config.weight_decay,
+        )
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -1,16 +1,20 @@
-"""A base without its weights: its architecture on torch's meta device, and a processor for it.
+"""Bases and pipelines without their weights: architectures on torch's meta device.
 
-Three published bases are known by their sizes alone; any other is a folder.
+Some published ones are known by their sizes alone; any other is a folder.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import diffusers
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -27,6 +31,7 @@ from transformers import (
 )
 
 from unified_reward.judge import located
+from unified_reward.models.vlm import base_of
 from unified_reward.types import ConfigError, ModelError
 
 
@@ -62,7 +67,7 @@ class Skeleton(NamedTuple):
 
 
 def read_skeleton(base: str) -> Skeleton:
-    """The architecture and processor of a base.
+    """The architecture and processor of a base; of an adapter, those of what it is merged into.
 
     Args:
         base: A folder, the name of a shipped checkpoint, or the id of one of the bases in
@@ -73,6 +78,8 @@ def read_skeleton(base: str) -> Skeleton:
         ModelError: The folder lacks a configuration or a processor.
     """
     folder = located(base)
+    if (merged := base_of(folder)) is not None:
+        return read_skeleton(str(merged))
     if folder.is_dir():
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -80,16 +87,24 @@ def read_skeleton(base: str) -> Skeleton:
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{folder} is no vision-language checkpoint: {error}") from error
         return Skeleton(config, processor, has_own_processor=True)
-    sizes = resources.files("unified_reward") / "recipes" / "architectures"
-    names = sorted(one.name.removesuffix(".json") for one in sizes.iterdir())
-    if folder.name not in names:
-        raise ConfigError(
-            f"nothing is known of {base} before it is downloaded; give a folder, or one of: "
-            + ", ".join(names)
-        )
-    told = json.loads((sizes / f"{folder.name}.json").read_text("utf-8"))["config"]
-    config = AutoConfig.for_model(**told)
+    config = AutoConfig.for_model(**_known(base, "config"))
     return Skeleton(config, _processor(config), has_own_processor=False)
+
+
+def _known(name: str, kind: str) -> dict[str, Any]:
+    """What is told of a published base (``config``) or pipeline (``pipeline``)."""
+    folder = resources.files("unified_reward") / "recipes" / "architectures"
+    told = {
+        one.name.removesuffix(".json"): json.loads(one.read_text("utf-8"))
+        for one in folder.iterdir()
+    }
+    found = told.get(Path(name).name, {})
+    if kind not in found:
+        raise ConfigError(
+            f"nothing is known of {name} before it is downloaded; give a folder, or one of: "
+            + ", ".join(sorted(one for one in told if kind in told[one]))
+        )
+    return found[kind]
 
 
 def _processor(config: Any) -> Any:
@@ -158,3 +173,59 @@ def build_narrow(config: Any, vocabulary: int) -> Any:
 def context_of(config: Any) -> int | None:
     """Tokens that the model takes at most; None where it does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def read_pipeline(name: str) -> Any:
+    """A pipeline of diffusers in its full size without memory, and without its tokenizers.
+
+    Args:
+        name: A folder, the name of a shipped pipeline, or the id of one of those in
+            ``recipes/architectures``.
+
+    Raises:
+        ConfigError: Nothing is known of it here.
+        ModelError: The folder holds no pipeline.
+    """
+    folder = located(name)
+    if not folder.is_dir():
+        return _assembled(_known(name, "pipeline"))
+    try:
+        index = json.loads((folder / "model_index.json").read_bytes())
+        named = {key: one for key, one in index.items() if isinstance(one, list)}
+        parts = {key: _told(folder / key, kind) for key, (_, kind) in named.items()}
+        return _assembled(index | parts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder} is no pipeline of diffusers: {error}") from error
+
+
+def _told(folder: Path, kind: str) -> dict[str, Any] | None:
+    """The class and configuration of a part; None of one that has no weights and no schedule."""
+    for name in ("config.json", "scheduler_config.json"):
+        if (folder / name).is_file():
+            return json.loads((folder / name).read_bytes()) | {"_class_name": kind}
+    return None
+
+
+def _assembled(index: dict[str, Any]) -> Any:
+    kind = getattr(diffusers, index["_class_name"])
+    takes = inspect.signature(kind).parameters
+    needed: dict[str, Any] = {
+        key: None for key, one in takes.items() if one.default is one.empty
+    }
+    given = {
+        key: _part(key, one) if isinstance(one, dict) else one
+        for key, one in index.items()
+        if key in takes
+    }
+    return kind(**needed | given)
+
+
+def _part(name: str, told: dict[str, Any]) -> Any:
+    kind = getattr(diffusers, told["_class_name"], None)
+    if kind is not None and name == "scheduler":
+        return kind.from_config(told)
+    with torch.device("meta"):
+        if kind is not None:
+            return kind.from_config(told)
+        kind = getattr(transformers, told["_class_name"])
+        return kind(kind.config_class.from_dict(told))

@@ -43,13 +43,13 @@ def test_the_judge_of_a_recipe_can_be_built_and_its_turns_fit(name):
     too_long = [line for line in told.lacking if "lower frames" in line]
     # LLaVA's processor cuts every picture of a clip into tiles, more than its context holds.
     assert bool(too_long) == (max(told.tokens.values()) > 32_768)
-    assert told.turns_per_step == {"llava_onevision_7b": 256}.get(
+    assert told.per_step["turns"] == {"llava_onevision_7b": 256}.get(
         name, 128 if name in LAUNCHED else 32
     )
 
 
-def test_the_tiny_base_is_no_judge():
-    with pytest.raises(ConfigError, match="the recipe trains none"):
+def test_the_tiny_base_cannot_be_rehearsed():
+    with pytest.raises(ConfigError, match="of judge or dpo, and the recipe has neither"):
         rehearse(load("tiny_base"))
 
 

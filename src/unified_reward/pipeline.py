@@ -32,6 +32,7 @@ from unified_reward.microworld import item
 from unified_reward.policies import DEFAULTS
 from unified_reward.train.dpo import PolicyDPO, align_policy
 from unified_reward.train.dry_run import DryRun, dry_run
+from unified_reward.train.dry_run_dpo import dry_run_dpo
 from unified_reward.train.generators import TinyGenerator, teach_generator
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.speaker import TinySpeaker, teach_speaker
@@ -216,18 +217,20 @@ def _gains(reports: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rehearse(recipe: Recipe, launch: str = "") -> DryRun:
-    """Build everything of a recipe's judge but its weights, see `train.dry_run`.
+    """Build everything of a recipe's judge, or else of its ``dpo``, but the weights.
 
     Args:
-        recipe: With a judge; its other stages are checked as far as their options go.
+        recipe: With one of them; its other stages are checked as far as their options go.
         launch: A configuration of accelerate; empty without a launcher.
 
     Raises:
-        ConfigError: The recipe trains no judge, or something does not fit.
+        ConfigError: The recipe has neither, or something does not fit.
     """
-    if recipe.judge is None:
-        raise ConfigError("a dry run builds a judge, and the recipe trains none")
-    return dry_run(recipe.judge, launch)
+    if recipe.judge:
+        return dry_run(recipe.judge, launch)
+    if recipe.dpo:
+        return dry_run_dpo(recipe.dpo, launch)
+    raise ConfigError("a dry run is of judge or dpo, and the recipe has neither")
 
 
 class _Run:

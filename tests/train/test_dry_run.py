@@ -26,10 +26,11 @@ from unified_reward.train.skeleton import build_empty
 from unified_reward.types import ConfigError, Task
 
 
-SIZES = sorted(
-    (resources.files("unified_reward") / "recipes" / "architectures").iterdir(),
-    key=lambda x: x.name,
-)
+KNOWN = {
+    file.name: json.loads(file.read_text("utf-8"))
+    for file in (resources.files("unified_reward") / "recipes" / "architectures").iterdir()
+}
+BASES = sorted(name for name, told in KNOWN.items() if "config" in told)
 QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
 
 
@@ -38,10 +39,10 @@ def tiny(**optim):
     return JudgeTraining(optimisation, base="tiny_base", family="compact", frames=2)
 
 
-@pytest.mark.parametrize("file", SIZES, ids=lambda file: file.name)
-def test_an_architecture_has_the_published_number_of_parameters(file):
+@pytest.mark.parametrize("name", BASES)
+def test_an_architecture_has_the_published_number_of_parameters(name):
     """8.29, 8.77 and 8.03 thousand million, as the model cards say."""
-    told = json.loads(file.read_text("utf-8"))
+    told = KNOWN[name]
     model = build_empty(AutoConfig.for_model(**told["config"]))
     assert {one.device.type for one in model.parameters()} == {"meta"}
     made = sum(one.numel() for one in model.parameters())

@@ -369,11 +369,7 @@ def _speaker(source: str | Path) -> str | Path:
 
 
 def base_of(source: str | Path) -> str | Path | None:
-    """What the adapter in a folder is merged into; None where there is no adapter.
-
-    Raises:
-        ModelError: It names no base that could be loaded, or its weights are pickled.
-    """
+    """What the adapter in a folder is merged into; None where there is no adapter."""
     folder = Path(source)
     file = folder / "adapter_config.json"
     if not file.is_file():

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unified_reward.types import ConfigError
 
@@ -59,6 +59,9 @@ class Denoising:
     """Of a prompt that the text encoder is shown, for pipelines that let one choose."""
 
 
+_How = TypeVar("_How", Sampling, Denoising)
+
+
 def seeds(name: str, n: int, seed: int) -> list[int]:
     """A seed of 64 bits for each candidate of a prompt, whatever their number.
 
@@ -93,24 +96,16 @@ def load(
         ConfigError: It does not take the options.
         ModelError: It cannot be loaded, or is neither text-to-image nor text-to-video.
     """
-    draws = is_pipeline(source)
-    kind = Denoising if draws else Sampling
-    given = {name: value for name, value in (options or {}).items() if value is not None}
-    given = read_defaults(source) | given
-    unfit = given.keys() - {one.name for one in fields(kind)}
-    if unfit:
-        what = "a diffusers pipeline" if draws else "no diffusers pipeline"
-        raise ConfigError(f"{source} is {what} and takes no {', '.join(sorted(unfit))}")
-    if draws:
+    if is_pipeline(source):
         from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline
 
+        how = sampled(source, Denoising, options)
         pipeline = load_pipeline(source, device=device, dtype=dtype)
-        how = Denoising(**given)
         return DiffusionPolicy(pipeline, how, name=str(source), batch_size=batch_size or 4)
     from unified_reward.models.vlm import load_vlm
     from unified_reward.policies.vlm import VLMPolicy
 
-    how = Sampling(**given)
+    how = sampled(source, Sampling, options)
     return VLMPolicy(load_vlm(source, device=device, dtype=dtype, batch_size=batch_size), how)
 
 
@@ -120,12 +115,23 @@ def write_defaults(how: Sampling | Denoising, folder: Path) -> None:
     (folder / DEFAULTS).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
 
 
-def read_defaults(source: str | Path) -> dict[str, Any]:
-    """The options that a policy's folder comes with; none elsewhere.
+def sampled(source: str | Path, kind: type[_How], options: Mapping[str, Any] | None = None) -> _How:
+    """How a policy is sampled: by these options, or else those of its folder, or the defaults.
 
     Raises:
-        ConfigError: The file holds something else.
+        ConfigError: Its kind does not take the options.
     """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    given = _defaults(source) | given
+    unfit = given.keys() - {one.name for one in fields(kind)}
+    if unfit:
+        what = "a diffusers pipeline" if kind is Denoising else "no diffusers pipeline"
+        raise ConfigError(f"{source} is {what} and takes no {', '.join(sorted(unfit))}")
+    return kind(**given)
+
+
+def _defaults(source: str | Path) -> dict[str, Any]:
+    """The options that a policy's folder comes with."""
     file = Path(source) / DEFAULTS
     try:
         told: Any = json.loads(file.read_bytes()) if file.is_file() else {}

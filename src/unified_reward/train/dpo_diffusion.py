@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from numpy.typing import NDArray
@@ -219,7 +219,8 @@ def align_pipeline(
         ``rows`` by status, ``pairs`` learned from, ``losses`` and the other figures by step.
 
     Raises:
-        ConfigError: The policy is of another kind than the pairs, or options do not fit.
+        ConfigError: The policy is of another kind than the pairs, or options or launcher do not
+            fit.
         DataError: No pair can be used.
         ModelError: The pipeline cannot be loaded or aligned, or the loss is no number any more.
     """
@@ -229,6 +230,8 @@ def align_pipeline(
     accelerator = Accelerator(
         mixed_precision=config.precision or ("bf16" if on_card else "no"), cpu=not on_card
     )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError("a pipeline is whole in every process; launch without FSDP and ZeRO")
     maker = policies.load(policy, device=str(accelerator.device), dtype="float32")
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, no pipeline of diffusers")

@@ -259,7 +259,7 @@ def _fit(
     if not optim.lora_rank:
         return trained, losses, log
     if trainer.accelerator.is_main_process:
-        trained.save_pretrained(out / "adapter")
+        trained.save_pretrained(out / "adapter", save_embedding_layers=False)
     return trained.merge_and_unload(), losses, log
 
 

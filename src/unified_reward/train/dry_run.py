@@ -152,13 +152,13 @@ def paced(started: Launch, optim: Optimisation, n: int, **each: float) -> dict[s
         started: With how many processes.
         optim: How long and in which batches.
         n: Rows of the data; 0 where it is not there.
-        each: What a row has, such as its tokens.
+        each: What a row is and has, such as its tokens; what is 0 is not told.
     """
     rows = optim.batch_size * optim.accumulate * started.processes
     return {
         "launch": f"{started.name}, {started.sharding}" if started.name else "",
         "processes": started.processes,
-        "per_step": {name: round(rows * one) for name, one in each.items()},
+        "per_step": {name: round(rows * one) for name, one in each.items() if one},
         "steps_per_epoch": math.ceil(n / rows) if n else None,
         "epochs": round(optim.steps * rows / n, 2) if n else None,
     }
@@ -251,46 +251,52 @@ class _Unplaced:
 class _SFTArguments(_Unplaced, SFTConfig): ...
 
 
-class UnplacedArguments(_Unplaced, TrainingArguments):
-    """Of a trainer that makes an optimiser and trains nothing."""
+class _Arguments(_Unplaced, TrainingArguments): ...
 
 
 def _optimiser(
     config: JudgeTraining, model: Any, chat: Chat, turns: Any
-) -> tuple[Groups, Counter[str]]:
-    """Groups of the optimiser that the trainer makes, and layers with adapters by name."""
+) -> tuple[Groups, dict[str, int]]:
     optim = config.optim
-    rows = Dataset.from_dict({"row": range(len(turns))})
-    muon = cast("Any", (MuonFactory, {"config": optim}) if optim.muon_lr else None)
-    common: dict[str, Any] = {
-        "data_collator": _collator(config, chat, turns),
-        "train_dataset": rows,
-        "optimizer_cls_and_kwargs": muon,
-    }
+    if config.head == "scalar":
+        return optimiser_of(_scalar_net(config, model), optim)
     with TemporaryDirectory() as folder:
-        shared = arguments(optim, Path(folder))
-        if config.head == "scalar":
-            trainer: Trainer = Trainer(
-                model=_scalar_net(config, model), args=UnplacedArguments(**shared), **common
-            )
-        else:
-            trainer = SFTTrainer(
-                model=model,
-                args=_SFTArguments(
-                    **shared, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None
-                ),
-                processing_class=chat.processor,
-                peft_config=adapters(optim),
-                **common,
-            )
-        groups = trainer.create_optimizer().param_groups
+        trainer = SFTTrainer(
+            model=model,
+            args=_SFTArguments(
+                **arguments(optim, Path(folder)),
+                dataset_kwargs={"skip_prepare_dataset": True},
+                max_length=None,
+            ),
+            data_collator=cast("Any", _collator(config, chat, turns)),
+            train_dataset=Dataset.from_dict({"row": range(len(turns))}),
+            processing_class=chat.processor,
+            peft_config=adapters(optim),
+            optimizer_cls_and_kwargs=_muon(optim),
+        )
+        return _made(trainer)
+
+
+def optimiser_of(model: torch.nn.Module, optim: Optimisation) -> tuple[Groups, dict[str, int]]:
+    """Groups of the optimiser that a trainer makes of a model, and its adapted layers by name."""
+    with TemporaryDirectory() as folder:
+        args = _Arguments(**arguments(optim, Path(folder)))
+        return _made(Trainer(model, args, optimizer_cls_and_kwargs=_muon(optim)))
+
+
+def _muon(optim: Optimisation) -> Any:
+    return (MuonFactory, {"config": optim}) if optim.muon_lr else None
+
+
+def _made(trainer: Trainer) -> tuple[Groups, dict[str, int]]:
+    groups = trainer.create_optimizer().param_groups
     return groups, adapted(cast("torch.nn.Module", trainer.model))
 
 
-def adapted(model: torch.nn.Module) -> Counter[str]:
+def adapted(model: torch.nn.Module) -> dict[str, int]:
     """Number of layers with adapters by name."""
     names = (name for name, one in model.named_modules() if hasattr(one, "lora_A"))
-    return Counter(name.rpartition(".")[2] for name in names)
+    return dict(Counter(name.rpartition(".")[2] for name in names))
 
 
 def _scalar_net(config: JudgeTraining, model: Any) -> ScalarNet:

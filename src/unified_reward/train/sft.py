@@ -211,5 +211,5 @@ def fit(
     if not config.lora_rank:
         return trained, losses
     if trainer.accelerator.is_main_process:
-        trained.save_pretrained(out / "adapter")
+        trained.save_pretrained(out / "adapter", save_embedding_layers=False)
     return trained.merge_and_unload(), losses

@@ -209,9 +209,7 @@ def _told(folder: Path, kind: str) -> dict[str, Any] | None:
 def _assembled(index: dict[str, Any]) -> Any:
     kind = getattr(diffusers, index["_class_name"])
     takes = inspect.signature(kind).parameters
-    needed: dict[str, Any] = {
-        key: None for key, one in takes.items() if one.default is one.empty
-    }
+    needed: dict[str, Any] = {key: None for key, one in takes.items() if one.default is one.empty}
     given = {
         key: _part(key, one) if isinstance(one, dict) else one
         for key, one in index.items()

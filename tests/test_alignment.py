@@ -27,9 +27,13 @@ from unified_reward.types import ConfigError, DataError, Task
 
 
 HOW = Preferences(prompts=3, n=3, seed=5)
-OURS = {Task.IMAGE_UNDERSTANDING: "tiny_vlm", Task.IMAGE_GENERATION: "tiny_image"}
-SHIPPED = [name for name in ("tiny_vlm", "tiny_image", "tiny_video") if located(name).is_dir()]
-DRAWING = [name for name in SHIPPED if name != "tiny_vlm"]
+OURS = {
+    Task.IMAGE_UNDERSTANDING: "tiny_vlm",
+    Task.IMAGE_GENERATION: "tiny_image",
+    Task.VIDEO_GENERATION: "tiny_video",
+}
+SHIPPED = [*OURS.values()]
+DRAWING = SHIPPED[1:]
 MOST_BYTES = 10 * 2**20
 OPTIM = Optimisation(steps=1)
 

@@ -117,17 +117,28 @@ def test_other_pixels_are_refused(pixels):
         read(pixels)
 
 
-def test_generated_pictures_are_read_as_they_were_labelled_by_eye():
-    """Pictures of the tiny policy, labelled before the oracle had read them; None is doubt."""
+@pytest.mark.parametrize(
+    ("kind", "both", "alike", "one", "neither"),
+    [
+        ("pictures", 83, 82, (4, 5), 8),  # one hybrid of star and cross is called by either name
+        ("clips", 43, 43, (4, 17), 36),
+    ],
+)
+def test_what_policies_draw_is_read_as_it_was_labelled_by_eye(kind, both, alike, one, neither):
+    """Labelled before the oracle had read it; None is doubt. A clip is its frames 0, 1, 6 and 7."""
     results = Path(__file__).parents[2] / "docs" / "results"
-    labels = json.loads((results / "oracle_labels.json").read_text("utf-8"))
-    sheet = np.asarray(Image.open(results / "oracle_pictures.png"))
+    labels = json.loads((results / "oracle_labels.json").read_text("utf-8"))[kind]
+    sheet = np.asarray(Image.open(results / f"oracle_{kind}.png"))
+    high = len(sheet) // 10
     told = Counter()
     for row in labels:
-        top, left = (64 * side for side in divmod(row["index"], 10))
-        scene = oracle.read(np.ascontiguousarray(sheet[top : top + 64, left : left + 64]))
+        line, column = divmod(row["index"], 10)
+        pixels = sheet[high * line : high * (line + 1), 64 * column : 64 * (column + 1)]
+        if kind == "clips":
+            pixels = pixels.reshape(4, 64, 64, 3)[[0, 1, 1, 1, 2, 2, 2, 3]]
+        scene = oracle.read(np.ascontiguousarray(pixels))
         told[row["seen"] is not None, scene is not None] += 1
-        told["same"] += scene is not None and describe(scene) == row["seen"]
-    assert told["same"] == 82
-    assert told[True, True] == 83  # one hybrid of star and cross is called by either name
-    assert (told[True, False], told[False, True], told[False, False]) == (4, 5, 8)
+        told["alike"] += scene is not None and describe(scene) == row["seen"]
+    assert (told[True, True], told["alike"]) == (both, alike)
+    assert (told[True, False], told[False, True]) == one
+    assert told[False, False] == neither

@@ -16,9 +16,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
-    FlowMatchEulerDiscreteScheduler,
-)
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from rich.progress import track
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -104,7 +102,9 @@ def _of_clips(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
         tokenizer=tokenizer,
         text_encoder=UMT5EncoderModel(text),
         vae=build_clip_autoencoder(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=4.0
+        ),
         transformer=WanTransformer3DModel(
             num_attention_heads=heads,
             attention_head_dim=size,

@@ -95,6 +95,10 @@ def build_generator(medium: Literal["image", "video"], tokenizer: Any) -> Any:
 def _of_clips(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
     heads = 4
     size = _WIDTH // heads
+    # Wan's own; the annotation of its pipeline names another class.
+    scheduler: Any = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=4.0
+    )
     text = UMT5Config(
         d_model=_WIDTH, d_kv=size, d_ff=2 * _WIDTH, num_layers=2, num_heads=heads, **ends
     )
@@ -102,9 +106,7 @@ def _of_clips(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
         tokenizer=tokenizer,
         text_encoder=UMT5EncoderModel(text),
         vae=build_clip_autoencoder(),
-        scheduler=UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=4.0
-        ),
+        scheduler=scheduler,
         transformer=WanTransformer3DModel(
             num_attention_heads=heads,
             attention_head_dim=size,

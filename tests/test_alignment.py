@@ -58,7 +58,7 @@ def test_every_prompt_of_the_training_split_gets_its_candidates(task, drawn):
     assert [(row["id"], row["prompt"]) for row in rows] == [(one.id, one.prompt) for one in asked]
     assert [len(row["candidates"]) for row in rows] == [3, 3, 3]
     assert {row["policy"] for row in rows} == {OURS[task]}
-    kind = "text" if task is Task.IMAGE_UNDERSTANDING else "image"
+    kind = {"tiny_vlm": "text", "tiny_image": "image", "tiny_video": "video"}[OURS[task]]
     assert {key for row in rows for one in row["candidates"] for key in one} == {kind}
 
 

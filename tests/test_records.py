@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.media.made import noise
+from unified_reward.journal import Journal
 from unified_reward.records import (
     VERDICT_KEYS,
-    Journal,
     parse_row,
     read_records,
     record_row,

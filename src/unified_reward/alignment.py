@@ -18,8 +18,8 @@ from unified_reward.data.candidates import make_candidates
 from unified_reward.data.microworld import write_prompts
 from unified_reward.data.pairs import Pairing
 from unified_reward.data.pools import read_pools
+from unified_reward.journal import Journal
 from unified_reward.judge import located, open_judge
-from unified_reward.records import Journal
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO

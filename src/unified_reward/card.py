@@ -5,6 +5,7 @@ Knows tasks and media; no model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from abc import abstractmethod
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import PIL.Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unified_reward import media, tasks
@@ -187,6 +189,17 @@ def build_published(record: Record | Conversation, card: Card) -> tuple[Request,
     return Request(tuple(part for part in parts if part != "")), answer
 
 
+class _Marks(dict[Image | Video, Sequence[Any]]):
+    """Every medium as a picture of 4 x 8 pixels that its name makes."""
+
+    def __contains__(self, medium: object) -> bool:
+        return True
+
+    def __missing__(self, medium: Image | Video) -> Sequence[Any]:
+        name = hashlib.sha256(repr(medium.source).encode()).digest()
+        return [PIL.Image.frombytes("L", (4, 8), name)]
+
+
 Heard = Sequence[Any] | Failed
 """What a model replied to the questions made of one sample, or why they could not be asked."""
 
@@ -198,12 +211,14 @@ class CardedJudge(Asks):
     """
 
     card: Card
+    is_blind: bool = False
+    """It looks at nothing, so nothing is opened: each medium is shown as a mark of its own."""
     _kept: Opened | None = None
 
     @contextmanager
     def keeping(self) -> Generator[None]:
         """Files opened within are decoded, and by a local model encoded, once."""
-        self._kept = {}
+        self._kept = self._nothing_opened()
         try:
             yield
         finally:
@@ -211,7 +226,7 @@ class CardedJudge(Asks):
 
     def refusals(self, samples: Sequence[Sample]) -> list[Failed | None]:
         """Why each sample cannot be asked; opens what they show."""
-        opened: Opened = {} if self._kept is None else self._kept
+        opened = self._nothing_opened() if self._kept is None else self._kept
         return [self._refusal(sample, opened) for sample in samples]
 
     def _refusal(self, sample: Sample, opened: Opened) -> Failed | None:
@@ -228,7 +243,7 @@ class CardedJudge(Asks):
 
     def hear(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Heard]:
         """Put all questions to the model at once; a sample that cannot be asked fails alone."""
-        opened: Opened = {} if self._kept is None else self._kept
+        opened = self._nothing_opened() if self._kept is None else self._kept
         requests: list[Request] = []
         plans: list[range | Failed] = []
         for sample in samples:
@@ -252,6 +267,9 @@ class CardedJudge(Asks):
             replies if isinstance(replies, Failed) else self._verdict(sample, replies, calibration)
             for sample, replies in zip(samples, heard, strict=True)
         ]
+
+    def _nothing_opened(self) -> Opened:
+        return _Marks() if self.is_blind else {}
 
     @abstractmethod
     def _questions(self, sample: Sample, orders: int) -> list[Sample]: ...

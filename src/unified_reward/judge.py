@@ -228,6 +228,7 @@ def open_judge(
     model: str | None = None,
     family: str | None = None,
     truth: Iterable[Record] | None = None,
+    look: bool = True,
 ) -> Asks:
     """Open a judge by the reference used on the command line and in recipes.
 
@@ -237,6 +238,7 @@ def open_judge(
         model: The server's model, for a URL.
         family: How to ask, if not as the checkpoint's card says.
         truth: Records whose targets ``scripted:perfect`` answers.
+        look: Whether scripted judges open what they are shown, and fail where it is missing.
 
     Raises:
         ConfigError: The reference is none of these.
@@ -251,7 +253,9 @@ def open_judge(
             raise ConfigError("scripted:perfect answers known targets, and here are none")
         return Table.truth(truth)
     if kind == "scripted":
-        return Judge(Scripted(rest), Card(family or "native"))
+        scripted = Judge(Scripted(rest), Card(family or "native"))
+        scripted.is_blind = not look
+        return scripted
     if kind == "table":
         return Table.read(Path(rest))
     if kind in ("http", "https"):

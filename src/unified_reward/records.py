@@ -1,4 +1,4 @@
-"""Rows of JSON and the values they stand for; the append-only journal that makes runs resumable.
+"""Rows of JSON and the values they stand for.
 
 Knows the file formats, not what is asked or answered. pydantic checks what comes in.
 """
@@ -6,9 +6,8 @@ Knows the file formats, not what is asked or answered. pydantic checks what come
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -43,7 +42,6 @@ VERDICT_KEYS = (
     *("p_first", "p_tie", "p_second", "probability", "orders", "consistent", "order"),
     *("scores", "text", "reason", "judge", "family"),
 )
-_ROW_BEGINS = b'{"id": '
 
 
 class _Row(BaseModel):
@@ -303,81 +301,33 @@ def _preference_row(verdict: Preferred) -> dict[str, Any]:
     }
 
 
-class Journal:
-    """An append-only JSONL file of rows with ids: what is done, and where to go on.
+def read_verdict(row: Mapping[str, Any]) -> Verdict:
+    """The verdict that `verdict_row` wrote. Aspects have no scale in a row and get an open one.
 
-    A torn last line, left by a kill, is cut off when the journal is opened. Every row begins with
-    its id, by which a torn row is told from the end of another kind of file.
+    Raises:
+        DataError: It is a ranking, or no verdict row.
     """
-
-    def __init__(self, path: Path) -> None:
-        """Open a journal, or start one.
-
-        Raises:
-            DataError: The file holds something else than rows with id and status, or cannot be
-                opened; it is left as it is.
-        """
-        self.path = path
-        self.done: dict[str, str] = {}
-        """Status by id."""
-        self.judges: set[tuple[str, str]] = set()
-        """Judge and family of every row."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                self._resume()
-        except OSError as error:
-            raise DataError(f"{path} cannot be written: {error.strerror}") from error
-
-    def _resume(self) -> None:
-        with self.path.open("rb+") as file:
-            sound = 0
-            for number, raw in enumerate(file, 1):
-                if _is_torn(raw):
-                    break
-                row = _journal_row(raw, number, self.path)
-                if not raw.endswith(b"\n"):
-                    break
-                self.done[str(row["id"])] = str(row["status"])
-                self.judges.add((str(row.get("judge")), str(row.get("family"))))
-                sound += len(raw)
-            file.truncate(sound)
-
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows and push them to the disk before returning.
-
-        Raises:
-            DataError: The disk is full or the file cannot be written; earlier rows stay.
-        """
-        rows = list(rows)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        try:
-            with self.path.open("ab") as file:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise DataError(f"{self.path} cannot be written: {error.strerror}") from error
-        self.done |= {str(row["id"]): str(row["status"]) for row in rows}
-
-
-def _is_torn(raw: bytes) -> bool:
-    """Whether a line is the beginning of a row, and not a whole line of anything."""
-    begins = raw.startswith(_ROW_BEGINS) or _ROW_BEGINS.startswith(raw)
-    if raw.endswith(b"\n") or not begins:
-        return False
     try:
-        json.loads(raw)
-    except ValueError:
-        return True
-    return False
+        match row["status"]:
+            case "scored":
+                score = None
+                if row["value"] is not None:
+                    score = Score(row["value"], Scale(*row["scale"]), row["sigma"])
+                named = row["aspects"].items()
+                aspects = {name: Score(value, Scale(None, None)) for name, value in named}
+                return Scored(score, aspects, row["text"])
+            case "preferred":
+                orders = tuple(Preferred(*_shares(one)) for one in row["orders"] or ())
+                return Preferred(*_shares(row), row["aspects"], row["text"], orders)
+            case "unparsed":
+                return Unparsed(row["reason"], row["text"])
+            case "failed":
+                return Failed(row["reason"])
+            case other:
+                raise DataError(f"the row of a verdict has no status {other!r}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"this is no row of a verdict: {error!r}") from error
 
 
-def _journal_row(raw: bytes, number: int, path: Path) -> dict[str, Any]:
-    try:
-        row = json.loads(raw)
-        if row["id"] is not None and row["status"] is not None:
-            return row
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise DataError(f"{path} line {number} is no row with id and status; give another output file")
+def _shares(row: Mapping[str, Any]) -> tuple[float, float, float]:
+    return row["p_first"], row["p_tie"], row["p_second"]

@@ -41,6 +41,8 @@ class Asks(ABC):
 
     name: str
     family: str
+    order_free: bool = False
+    """It knows the candidates by themselves, and is told nothing by their order."""
 
     @abstractmethod
     def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from unified_reward.bench.calibration import (
     Bin,
     Told,
+    brier_score,
     calibration_error,
     fit_calibration,
     predictions,
@@ -155,3 +156,9 @@ def test_without_a_readable_verdict_there_is_nothing_to_fit():
     sample = Sample(Task.IMAGE_GENERATION, "x", (picture, picture))
     with pytest.raises(DataError, match="no readable verdict of form 'compare'"):
         fit_calibration(Judge(Silent(), Card("compact")), [Record(sample, Target(winner="first"))])
+
+
+def test_the_brier_score_by_hand():
+    """Errors 0.2, 0.8 and 0.5 squared."""
+    found = brier_score(given_rows([0.2, 0.2, 0.5], [0.0, 1.0, 1.0]))
+    assert (found.value, found.n) == (pytest.approx((0.04 + 0.64 + 0.25) / 3), 3)

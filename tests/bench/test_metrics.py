@@ -11,10 +11,15 @@ from hypothesis import strategies as st
 from unified_reward.bench.metrics import (
     bootstrap,
     consistency,
+    correlation,
+    exact_match,
+    macro,
     mean_of,
     pair_accuracy,
-    spearman,
+    pair_points,
+    paired_difference,
     three_way_accuracy,
+    tie_threshold,
     wilson,
 )
 from unified_reward.types import Failed, Preferred, Scale, Score, Scored, Unparsed
@@ -23,6 +28,10 @@ from unified_reward.types import Failed, Preferred, Scale, Score, Scored, Unpars
 FIRST, TIE, SECOND = Preferred(1, 0, 0), Preferred(0, 1, 0), Preferred(0, 0, 1)
 SAID = {"first": FIRST, "tie": TIE, "second": SECOND}
 BALANCED = ["first", "second"] * 500
+
+
+def spearman(values, labels, *, clusters):
+    return correlation("spearman", values, labels, clusters=clusters)
 
 
 def accuracy(verdicts, labels, **conventions):
@@ -157,6 +166,22 @@ def test_spearman_by_hand(values, labels, rho):
     assert (found.value, found.n) == (pytest.approx(rho), len(values))
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        # Pairs: 4 concordant, 1 discordant, 1 tied in x: (4 - 1) / sqrt(5 * 6).
+        ("kendall_tau_b", 3 / math.sqrt(30)),
+        # 2 m (C - D) / (n n (m - 1)) with m = 3, the fewer different values.
+        ("kendall_tau_c", 2 * 3 * 3 / (16 * 2)),
+        # Deviations -1, 0, 0, 1 and -0.5, -1.5, 0.5, 1.5: 2 / sqrt(2 * 5).
+        ("pearson", 2 / math.sqrt(10)),
+    ],
+)
+def test_correlations_by_hand(kind, value):
+    found = correlation(kind, [1, 2, 2, 3], [2, 1, 3, 4], clusters=range(4))
+    assert found.value == pytest.approx(value)
+
+
 def test_spearman_leaves_out_what_has_no_score_and_counts_the_rest():
     found = spearman([1, None, 2, 3, None], [1, 99, 2, 3, -99], clusters="aabbc")
     assert (found.value, found.n) == (pytest.approx(1.0), 3)
@@ -182,3 +207,82 @@ def test_spearman_depends_on_ranks_alone():
     one, other = (spearman(said, labels, clusters=range(40)) for said in (values, bent))
     assert one == other
     assert one.ci95[0] < one.value < one.ci95[1]
+
+
+def soft(first):
+    return Preferred(first, 0.0, 1 - first)
+
+
+def test_a_margin_makes_ties_of_what_is_near_and_is_chosen_on_the_other_half():
+    """Wins by 0.8, ties by 0.2: every half chooses 0.2, so that all is right in both."""
+    labels = ["first", "tie", "second", "tie"] * 50
+    said = [soft(0.9), soft(0.6), soft(0.1), soft(0.4)] * 50
+    conventions = {"human_ties": "keep", "judge_ties": "calibrated"}
+    found = accuracy(said, labels, **conventions)
+    assert found.value == 1
+    assert found.how == {**conventions, "tie_split": "halves"}
+    assert accuracy(said, labels, **conventions, tie_split="same").value == 1
+    assert accuracy(said, labels, human_ties="keep", judge_ties="wrong").value == 0.5
+
+
+def test_without_ties_of_people_the_least_margin_is_taken():
+    assert tie_threshold([0.3, -0.1], ["first", "second"]) == 0
+    assert tie_threshold([], []) == 0
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-9, 9), st.sampled_from(["first", "tie", "second"])), min_size=1)
+)
+def test_no_margin_is_better_than_the_chosen_one(items):
+    margins, labels = [one / 10 for one, _ in items], [label for _, label in items]
+
+    def right(limit):
+        return sum(
+            ("tie" if abs(m) <= limit else "first" if m > 0 else "second") == label
+            for m, label in zip(margins, labels, strict=True)
+        )
+
+    assert right(tie_threshold(margins, labels)) == max(right(x / 10) for x in range(11))
+
+
+def test_a_calibrated_margin_makes_no_verdict_of_an_unreadable_answer():
+    points = pair_points(
+        [Unparsed("?"), soft(0.9)],
+        ["tie", "first"],
+        clusters="ab",
+        human_ties="keep",
+        judge_ties="calibrated",
+    )
+    assert points == [0.0, 1.0]
+
+
+def test_exact_match_counts_what_was_not_said_as_wrong():
+    found = exact_match(["a", None, "b", "c"], ["a", "b", "b", "d"], clusters=range(4))
+    assert (found.value, found.n) == (0.5, 4)
+
+
+def test_the_macro_average_weighs_groups_alike():
+    found = macro([mean_of([1.0] * 90, range(90)), mean_of([0.0] * 10, range(10))])
+    assert (found.value, found.n) == (0.5, 100)
+
+
+def test_mcnemar_by_hand():
+    """8 items differ, 7 won: 2 (1 + 8) / 2**8 = 0.0703."""
+    first = [1, *[0] * 7, *[1] * 12]
+    second = [0, *[1] * 7, *[1] * 12]
+    found = paired_difference(first, second, clusters=range(20))
+    assert (found.won, found.lost, found.n) == (7, 1, 20)
+    assert found.p_value == pytest.approx(18 / 256)
+    assert found.value == pytest.approx(6 / 20)
+    assert found.ci95[0] < found.value < found.ci95[1]
+
+
+def test_a_judge_against_itself_differs_by_nothing():
+    found = paired_difference([0.5, 1, 0], [0.5, 1, 0], clusters="abc")
+    assert (found.value, found.ci95, found.p_value) == (0, (0, 0), 1)
+
+
+def test_judges_without_a_common_item_cannot_be_compared():
+    with pytest.raises(ValueError, match="no item"):
+        paired_difference([], [], clusters=[])

@@ -14,7 +14,7 @@ from unified_reward.data import bulk
 from unified_reward.data.bulk import JudgeWork, Line, PairWork, lines_of, run, settle
 from unified_reward.data.pairs import Pairing
 from unified_reward.data.pools import read_pools
-from unified_reward.records import Journal
+from unified_reward.journal import Journal
 from unified_reward.types import ConfigError, DataError
 
 

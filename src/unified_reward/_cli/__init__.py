@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from unified_reward._cli import (
+    audit,
     bench,
     candidates,
     compare,
@@ -46,6 +47,8 @@ for command in (
     export.export,
     show.show,
     bench.bench,
+    bench.bench_diff,
+    audit.audit,
     experiment.experiment,
     run.run,
 ):

@@ -13,8 +13,8 @@ from unified_reward._cli import options, output
 from unified_reward._cli.progress import bar
 from unified_reward.data.candidates import make_candidates
 from unified_reward.data.pools import read_pools
+from unified_reward.journal import Journal
 from unified_reward.judge import located
-from unified_reward.records import Journal
 
 
 _BATCH = "Candidates in one pass; default 16 answers, 4 drawn ones."

@@ -25,6 +25,7 @@ class Experiment(StrEnum):
     GATE = "gate"
     JOINT_LEARNING = "joint_learning"
     SIFTING = "sifting"
+    TRUST = "trust"
 
 
 class _Parts(NamedTuple):
@@ -68,6 +69,10 @@ def _parts(name: Experiment) -> _Parts:
             from unified_reward.experiments import sifting
 
             return _Parts(sifting.Sifting, sifting.sifting, sifting.page, sifting.draw)
+        case Experiment.TRUST:
+            from unified_reward.experiments import trust
+
+            return _Parts(trust.Trust, trust.trust, trust.page)
 
 
 def experiment(

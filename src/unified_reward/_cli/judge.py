@@ -10,7 +10,8 @@ import typer
 from unified_reward._cli import options, output
 from unified_reward._cli.progress import bar
 from unified_reward.data import bulk
-from unified_reward.records import Journal, read_records
+from unified_reward.journal import Journal
+from unified_reward.records import read_records
 
 
 _CHUNK = 64

@@ -14,7 +14,7 @@ from unified_reward._cli.progress import bar
 from unified_reward.data import bulk
 from unified_reward.data.pairs import Pairing, Strategy
 from unified_reward.data.pools import read_pools
-from unified_reward.records import Journal
+from unified_reward.journal import Journal
 
 
 _PROMPTS = 4

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from unified_reward.bench.metrics import Indices, Metric, bootstrap
+from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_interval
 from unified_reward.card import Calibration, CardedJudge
 from unified_reward.types import DataError, Form, Preferred, Record, Scored, Verdict
 
@@ -88,6 +88,18 @@ def calibration_error(given: Told, *, bins: int = BINS, seed: int = 0) -> Metric
     if n == 0:
         return Metric(float("nan"), (float("nan"), float("nan")), 0)
     return Metric(error(np.arange(n)), bootstrap(error, given.clusters, seed=seed), n)
+
+
+def brier_score(given: Told) -> Metric:
+    """Mean squared error of the prediction: 0 at best, 0.25 for one that is always 0.5.
+
+    Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2; a tie is an outcome of 0.5.
+    """
+    errors = ((given.predicted - given.observed) ** 2).tolist()
+    if not errors:
+        return Metric(float("nan"), (float("nan"), float("nan")), 0)
+    interval = mean_interval(errors, given.clusters)
+    return Metric(sum(errors) / len(errors), interval, len(errors))
 
 
 def fit_calibration(judge: CardedJudge, records: Sequence[Record]) -> Calibration:

@@ -6,9 +6,10 @@ Pure functions. They know verdicts and labels, not benchmarks. A verdict that is
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,10 @@ _Z95 = 1.959963984540054
 _RESAMPLES = 1000
 
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+HumanTies = Literal["keep", "skip"]
+JudgeTies = Literal["wrong", "half", "calibrated"]
+TieSplit = Literal["halves", "same"]
+Correlation = Literal["spearman", "pearson", "kendall_tau_b", "kendall_tau_c"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,13 @@ class Metric:
     value: float
     ci95: tuple[float, float]
     n: int
+    how: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The conventions it was computed by, where there are several."""
 
     def row(self) -> dict[str, Any]:
         """As JSON; a figure that does not exist is null."""
         value, *sides = (one if math.isfinite(one) else None for one in (self.value, *self.ci95))
-        return {"value": value, "ci95": sides, "n": self.n}
+        return {"value": value, "ci95": sides, "n": self.n, **self.how}
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -126,13 +133,40 @@ def mean_interval(
     return float(low), float(high)
 
 
+def pair_points(
+    verdicts: Sequence[Verdict],
+    labels: Sequence[Winner],
+    *,
+    clusters: Sequence[Hashable],
+    human_ties: HumanTies = "skip",
+    judge_ties: JudgeTies = "half",
+    tie_split: TieSplit = "halves",
+) -> list[float | None]:
+    """What every comparison is worth, 0 to 1; None where it does not count. See `pair_accuracy`."""
+    winners: list[Winner | None] = [
+        one.winner if isinstance(one, Preferred) else None for one in verdicts
+    ]
+    if judge_ties == "calibrated":
+        margins = [
+            2 * one.probability - 1 if isinstance(one, Preferred) else 0.0 for one in verdicts
+        ]
+        winners = _with_ties(winners, margins, labels, clusters, tie_split)
+    points: list[float | None] = []
+    for winner, label in zip(winners, labels, strict=True):
+        half = winner == "tie" and label != "tie" and judge_ties == "half"
+        point = 0.5 if half else float(winner == label)
+        points.append(None if label == "tie" and human_ties == "skip" else point)
+    return points
+
+
 def pair_accuracy(
     verdicts: Sequence[Verdict],
     labels: Sequence[Winner],
     *,
     clusters: Sequence[Hashable],
-    human_ties: Literal["keep", "skip"] = "skip",
-    judge_ties: Literal["wrong", "half"] = "half",
+    human_ties: HumanTies = "skip",
+    judge_ties: JudgeTies = "half",
+    tie_split: TieSplit = "halves",
 ) -> Metric:
     """Share of comparisons in which judge and label name the same better one.
 
@@ -141,21 +175,29 @@ def pair_accuracy(
         labels: What people, or a known world, said. Same length.
         clusters: The prompt of every comparison.
         human_ties: ``skip`` leaves labelled ties out; ``keep`` wants a tie there.
-        judge_ties: What a tie is worth where the label is none: nothing, or half.
+        judge_ties: What a tie is worth where the label is none: nothing, or half. ``calibrated``
+            is for judges that are never exactly undecided: a tie is what they prefer by no more
+            than a margin (`tie_threshold`).
+        tie_split: Where the margin is chosen: ``halves``, on one half of the prompts for the
+            other; ``same``, on the items themselves, as published figures have it and too kind.
 
     Raises:
         ValueError: The lengths differ.
     """
-    points: list[float] = []
-    kept: list[Hashable] = []
-    for verdict, label, cluster in zip(verdicts, labels, clusters, strict=True):
-        if label == "tie" and human_ties == "skip":
-            continue
-        winner = verdict.winner if isinstance(verdict, Preferred) else None
-        half = winner == "tie" and label != "tie" and judge_ties == "half"
-        points.append(0.5 if half else float(winner == label))
-        kept.append(cluster)
-    return mean_of(points, kept)
+    points = pair_points(
+        verdicts,
+        labels,
+        clusters=clusters,
+        human_ties=human_ties,
+        judge_ties=judge_ties,
+        tie_split=tie_split,
+    )
+    counted = [(p, cluster) for p, cluster in zip(points, clusters, strict=True) if p is not None]
+    found = mean_of([point for point, _ in counted], [cluster for _, cluster in counted])
+    how = {"human_ties": human_ties, "judge_ties": judge_ties}
+    return replace(
+        found, how=how | ({"tie_split": tie_split} if judge_ties == "calibrated" else {})
+    )
 
 
 def three_way_accuracy(
@@ -163,6 +205,63 @@ def three_way_accuracy(
 ) -> Metric:
     """Share of comparisons with exactly the labelled outcome: first, tie or second."""
     return pair_accuracy(verdicts, labels, clusters=clusters, human_ties="keep", judge_ties="wrong")
+
+
+def tie_threshold(margins: Sequence[float], labels: Sequence[Winner]) -> float:
+    """The margin up to which a preference is called a tie, so that most outcomes are right.
+
+    Deutsch et al. 2023, arXiv:2305.14324, section 5; of thresholds that do equally well the least.
+
+    Args:
+        margins: Above 0 where the first is preferred, below where the second is.
+        labels: Of the same length.
+
+    >>> tie_threshold([0.9, -0.7, 0.1, -0.2], ["first", "second", "tie", "tie"])
+    0.2
+    """
+    sizes = np.abs(np.asarray(margins))
+    order = np.argsort(sizes, kind="stable")
+    names = [("first" if one > 0 else "second") for one in margins]
+    is_tie = np.array([label == "tie" for label in labels])
+    is_right = np.array([name == label for name, label in zip(names, labels, strict=True)])
+    is_right[sizes == 0] = False
+    # Up to each place in the order a tie is said, and the preference behind it.
+    gains = (is_tie.astype(int) - is_right.astype(int))[order].cumsum()
+    ends = np.flatnonzero(np.diff(sizes[order], append=np.inf))
+    exact = is_tie[sizes == 0].sum()
+    best = max(ends, key=lambda end: gains[end], default=None)
+    return float(sizes[order][best]) if best is not None and gains[best] > exact else 0.0
+
+
+def _with_ties(
+    winners: Sequence[Winner | None],
+    margins: Sequence[float],
+    labels: Sequence[Winner],
+    clusters: Sequence[Hashable],
+    tie_split: TieSplit,
+) -> list[Winner | None]:
+    """Winners with ties by margin, where there is a winner at all."""
+    halves = [hashlib.sha256(str(one).encode()).digest()[0] % 2 for one in clusters]
+    limits: dict[int, float] = {}
+    for half in (0, 1):
+        fit = [
+            i
+            for i, winner in enumerate(winners)
+            if winner and (tie_split == "same" or halves[i] != half)
+        ]
+        limits[half] = tie_threshold([margins[i] for i in fit], [labels[i] for i in fit])
+    return [
+        winner and ("tie" if abs(margin) <= limits[half] else "first" if margin > 0 else "second")
+        for winner, margin, half in zip(winners, margins, halves, strict=True)
+    ]
+
+
+def exact_match(
+    said: Sequence[str | None], labels: Sequence[str], *, clusters: Sequence[Hashable]
+) -> Metric:
+    """Share of items with exactly the labelled word; None is a wrong one."""
+    points = [float(one == label) for one, label in zip(said, labels, strict=True)]
+    return mean_of(points, clusters)
 
 
 def consistency(verdicts: Sequence[Verdict], *, clusters: Sequence[Hashable]) -> Metric:
@@ -175,16 +274,21 @@ def consistency(verdicts: Sequence[Verdict], *, clusters: Sequence[Hashable]) ->
     return mean_of([point for point, _ in asked], [cluster for _, cluster in asked])
 
 
-def spearman(
+def correlation(
+    kind: Correlation,
     values: Sequence[float | None],
     labels: Sequence[float],
     *,
     clusters: Sequence[Hashable],
     seed: int = 0,
 ) -> Metric:
-    """Spearman's rank correlation of scores with labels, in [-1, 1]; NaN where either is constant.
+    """Correlation of scores with labels, in [-1, 1]; NaN where either is constant.
+
+    Kendall's tau-b corrects for ties (Kendall 1945), tau-c for a table that is not square (Stuart
+    1953).
 
     Args:
+        kind: Which.
         values: The judge's scores; None where it gave none, which are left out.
         labels: What people, or a known world, said. Same length.
         clusters: The prompt of every item.
@@ -200,11 +304,65 @@ def spearman(
     said = np.array([one[0] for one in answered])
     true = np.array([one[1] for one in answered])
 
-    def correlation(drawn: Indices) -> float:
-        x, y = said[drawn], true[drawn]
-        if np.ptp(x) == 0 or np.ptp(y) == 0:
-            return math.nan
-        return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
+    def statistic(drawn: Indices) -> float:
+        return correlated(kind, said[drawn], true[drawn])
 
-    interval = bootstrap(correlation, [one[2] for one in answered], seed=seed)
-    return Metric(correlation(np.arange(len(answered))), interval, len(answered))
+    interval = bootstrap(statistic, [one[2] for one in answered], seed=seed)
+    return Metric(correlated(kind, said, true), interval, len(answered))
+
+
+def correlated(kind: Correlation, x: np.ndarray, y: np.ndarray) -> float:
+    """A correlation without its interval."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    if kind in ("kendall_tau_b", "kendall_tau_c"):
+        variant = "b" if kind == "kendall_tau_b" else "c"
+        return float(stats.kendalltau(x, y, variant=variant).statistic)
+    if kind == "spearman":
+        x, y = stats.rankdata(x), stats.rankdata(y)
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def macro(metrics: Sequence[Metric]) -> Metric:
+    """Mean of independent figures; the interval adds their half-widths in quadrature."""
+    value = sum(one.value for one in metrics) / len(metrics)
+    half = math.sqrt(sum(((one.ci95[1] - one.ci95[0]) / 2) ** 2 for one in metrics)) / len(metrics)
+    return Metric(value, (value - half, value + half), sum(one.n for one in metrics))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one judge is ahead of another on the same items."""
+
+    value: float
+    """Mean of the points of the second minus that of the first."""
+    ci95: tuple[float, float]
+    """By bootstrap over prompts, the same draws for both."""
+    n: int
+    won: int
+    """Items in which the second has more points."""
+    lost: int
+    p_value: float
+    """Two-sided sign test over the items that differ; where points are 0 and 1, McNemar's exact
+    test (McNemar 1947, doi:10.1007/BF02295996). It takes items for independent."""
+
+
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], *, clusters: Sequence[Hashable]
+) -> Difference:
+    """Test two judges on the same items.
+
+    >>> found = paired_difference([1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1], clusters=range(6))
+    >>> found.won, found.lost, round(found.p_value, 3)
+    (5, 1, 0.219)
+
+    Raises:
+        ValueError: The lengths differ, or there is nothing to compare.
+    """
+    gains = [b - a for a, b in zip(first, second, strict=True)]
+    if not gains:
+        raise ValueError("there is no item that both judges were asked")
+    won, lost = sum(one > 0 for one in gains), sum(one < 0 for one in gains)
+    p_value = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
+    interval = mean_interval(gains, clusters)
+    return Difference(sum(gains) / len(gains), interval, len(gains), won, lost, float(p_value))

@@ -1,36 +1,40 @@
 """The microworld benchmark: held-out captions, exact labels, eight cells.
 
-Protocol: ``n`` test items a cell from one seed. A comparison counts where the utilities differ
-(``pair_accuracy``), or differ by at least 0.1 (``pair_accuracy_clear``); a tie said there is worth
-half. A score counts by Spearman's rank correlation with the utility. It shows that method and code
-work; it says nothing about real pictures.
+Protocol: ``limit`` test items a cell from one seed, 200 by default. A comparison counts where the
+utilities differ (``pair_accuracy``), or differ by at least 0.1 (``pair_accuracy_clear``); a tie
+said there is worth half. A score counts by Spearman's rank correlation with the utility. It shows
+that method and code work; it says nothing about real pictures.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from unified_reward.bench.calibration import calibration_error, predictions
-from unified_reward.bench.metrics import (
-    Metric,
-    consistency,
-    mean_of,
-    pair_accuracy,
-    spearman,
-    three_way_accuracy,
+from unified_reward.bench.metrics import pair_accuracy
+from unified_reward.bench.protocol import (
+    Asking,
+    Judged,
+    Measured,
+    Metrics,
+    Protocol,
+    by_group,
+    compared,
+    correlated,
+    probabilities,
+    with_macro,
 )
+from unified_reward.bench.run import read_items, run
 from unified_reward.data.microworld import CELLS
 from unified_reward.microworld import item
-from unified_reward.types import Failed, Form, Preferred, Record, Scored, Unparsed, Verdict, Winner
+from unified_reward.records import Row
+from unified_reward.types import Record, Winner
 from unified_reward.verbs import Asks
 
 
 CLEAR_GAP = 0.1
-_CHUNK = 64
-
-Metrics = dict[str, Metric]
+_ITEMS = 200
 
 
 def test_records(n: int, seed: int) -> dict[str, list[Record]]:
@@ -41,10 +45,20 @@ def test_records(n: int, seed: int) -> dict[str, list[Record]]:
     }
 
 
+def _rows(_: Path | None, how: Asking) -> Iterator[Row]:
+    cells = test_records(_ITEMS if how.limit is None else how.limit, how.seed).values()
+    for line, record in enumerate((one for cell in cells for one in cell), 1):
+        yield Row(line, record.id, record)
+
+
+def _cell(record: Record) -> str:
+    return f"{record.task.value}.{record.sample.form}"
+
+
 def evaluate(
     judge: Asks,
     *,
-    n: int = 200,
+    n: int = _ITEMS,
     seed: int = 0,
     orders: Literal[1, 2] = 2,
     progress: Callable[[int], None] = lambda _: None,
@@ -61,93 +75,49 @@ def evaluate(
     Returns:
         The bench JSON of the package: metrics with 95 % intervals, overall and by cell.
     """
-    groups: dict[str, Metrics] = {}
-    pooled: dict[str, tuple[list[Record], list[Verdict]]] = {"score": ([], []), "compare": ([], [])}
-    for cell, records in test_records(n, seed).items():
-        form = CELLS[cell][1]
-        verdicts: list[Verdict] = []
-        for start in range(0, n, _CHUNK):
-            chunk = records[start : start + _CHUNK]
-            verdicts += judge.ask([record.sample for record in chunk], orders=orders)
-            progress(len(chunk))
-        groups[cell] = measure(form, records, verdicts)
-        pooled[form][0].extend(records)
-        pooled[form][1].extend(verdicts)
-    metrics = _compared(*pooled["compare"])
-    correlations = [one["spearman"] for cell, one in groups.items() if cell.endswith(".score")]
-    metrics["spearman_macro"] = _macro(correlations)
-    everything = pooled["score"][1] + pooled["compare"][1]
-    return {
-        "name": "microworld",
-        "judge": judge.name,
-        "family": judge.family,
-        "orders": orders,
-        "seed": seed,
-        "n": n * len(CELLS),
-        "n_unparsed": sum(isinstance(one, Unparsed) for one in everything),
-        "n_failed": sum(isinstance(one, Failed) for one in everything),
-        "metrics": _rows(metrics),
-        "groups": {cell: _rows(one) for cell, one in groups.items()},
-    }
+    how = Asking(n, seed, orders)
+    return run(MICROWORLD, judge, read_items(MICROWORLD, None, how), how, progress=progress).report
 
 
-def _compared(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Metrics:
-    labels: list[Winner] = [record.target.winner or "tie" for record in records]
-    clusters = [record.sample.prompt for record in records]
+def compare_cell(items: Sequence[Judged]) -> Metrics:
+    """The figures of comparisons."""
     clear = [
-        i
-        for i, record in enumerate(records)
-        if abs(record.target.aspects["first"] - record.target.aspects["second"]) >= CLEAR_GAP
+        one
+        for one in items
+        if abs(one.target.aspects["first"] - one.target.aspects["second"]) >= CLEAR_GAP
     ]
-    return {
-        "pair_accuracy": pair_accuracy(verdicts, labels, clusters=clusters),
-        "pair_accuracy_clear": pair_accuracy(
-            [verdicts[i] for i in clear],
-            [labels[i] for i in clear],
-            clusters=[clusters[i] for i in clear],
-        ),
-        "three_way_accuracy": three_way_accuracy(verdicts, labels, clusters=clusters),
-        "consistency": consistency(verdicts, clusters=clusters),
-        "calibration_error": calibration_error(predictions(records, verdicts)),
-        "unreadable": _unreadable(verdicts, Preferred),
-    }
+    labels: list[Winner] = [one.target.winner or "tie" for one in clear]
+    found = compared(items, judge_ties="half")
+    found["pair_accuracy_clear"] = pair_accuracy(
+        [one.verdict for one in clear], labels, clusters=[one.cluster for one in clear]
+    )
+    return found
 
 
-def _scored(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Metrics:
-    values = [
-        one.score.value if isinstance(one, Scored) and one.score else None for one in verdicts
-    ]
-    labels = [record.target.score or 0.0 for record in records]
-    clusters = [record.sample.prompt for record in records]
-    return {
-        "spearman": spearman(values, labels, clusters=clusters),
-        "calibration_error": calibration_error(predictions(records, verdicts)),
-        "unreadable": _unreadable(verdicts, Scored),
-    }
+def score_cell(items: Sequence[Judged]) -> Metrics:
+    """The figures of scores."""
+    return correlated(items) | probabilities(items)
 
 
-def measure(form: Form, records: Sequence[Record], verdicts: Sequence[Verdict]) -> Metrics:
-    """The figures of one cell.
-
-    Args:
-        form: What was asked.
-        records: Items with their labels.
-        verdicts: Of the same length.
-    """
-    return (_compared if form == "compare" else _scored)(records, verdicts)
-
-
-def _unreadable(verdicts: Sequence[Verdict], wanted: type) -> Metric:
-    missing = [float(not isinstance(one, wanted)) for one in verdicts]
-    return mean_of(missing, range(len(missing)))
+def _measure(items: Sequence[Judged]) -> Measured:
+    scored = [one for one in items if one.record.sample.form == "score"]
+    asked = [one for one in items if one.record.sample.form == "compare"]
+    scores = by_group(scored, score_cell)
+    groups = scores | by_group(asked, compare_cell)
+    metrics = compare_cell(asked) | {"unreadable": probabilities(items)["unreadable"]}
+    return Measured(
+        with_macro(metrics, scores, "spearman", "kendall_tau_b"),
+        {cell: groups[cell] for cell in CELLS},
+    )
 
 
-def _macro(metrics: Sequence[Metric]) -> Metric:
-    """Mean of independent figures; the interval adds their half-widths in quadrature."""
-    value = sum(one.value for one in metrics) / len(metrics)
-    half = math.sqrt(sum(((one.ci95[1] - one.ci95[0]) / 2) ** 2 for one in metrics)) / len(metrics)
-    return Metric(value, (value - half, value + half), sum(one.n for one in metrics))
-
-
-def _rows(metrics: Metrics) -> dict[str, dict[str, Any]]:
-    return {name: one.row() for name, one in metrics.items()}
+MICROWORLD = Protocol(
+    "microworld",
+    "Share of comparisons of held-out captions whose better candidate is named, and rank "
+    "correlation of scores with exact utilities, in four tasks.",
+    "",
+    _rows,
+    _measure,
+    group=_cell,
+    exchange=False,
+)

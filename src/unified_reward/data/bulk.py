@@ -18,8 +18,9 @@ from typing import Any, Literal, Protocol
 
 from unified_reward.data.pairs import Pairing, failed_row, make_pairs, pairs_row
 from unified_reward.data.pools import Pool, PoolRow, parse_pool
+from unified_reward.journal import Journal
 from unified_reward.judge import open_judge
-from unified_reward.records import Journal, Row, parse_row, read_records, record_lines, verdict_row
+from unified_reward.records import Row, parse_row, read_records, record_lines, verdict_row
 from unified_reward.types import ConfigError, Conversation, DataError, Failed, Record
 
 

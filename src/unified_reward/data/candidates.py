@@ -13,7 +13,8 @@ from typing import Any
 from unified_reward import media, policies
 from unified_reward.data.bulk import settle
 from unified_reward.data.pools import Pool, PoolRow
-from unified_reward.records import Journal, part_row
+from unified_reward.journal import Journal
+from unified_reward.records import part_row
 from unified_reward.types import DataError, Failed, Image, MediaError, Video
 
 

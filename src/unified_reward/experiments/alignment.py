@@ -50,6 +50,11 @@ _DRAWING = DiffusionDPO(
     beta=1000.0,
     weighting="noise",
 )
+_FILMING = DiffusionDPO(
+    Optimisation(steps=240, batch_size=32, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16),
+    beta=1000.0,
+    weighting="noise",
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class AlignmentStudy:
             Task.IMAGE_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_SPEAKING),
             Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_OF_CLIPS, prompts=512),
             Task.IMAGE_GENERATION: AlignedPolicy("tiny_image", diffusion=_DRAWING),
+            Task.VIDEO_GENERATION: AlignedPolicy("tiny_video", diffusion=_FILMING, prompts=1024),
         }
     )
     judge: str = "tiny_judge"

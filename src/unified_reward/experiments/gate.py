@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from unified_reward.bench.calibration import Told, calibration_error, predictions, reliability
-from unified_reward.bench.microworld import measure
+from unified_reward.bench.microworld import compare_cell, score_cell
+from unified_reward.bench.protocol import Judged
 from unified_reward.card import Calibration, CardedJudge
 from unified_reward.data.microworld import CELLS
 from unified_reward.experiments.page import table, told
@@ -97,7 +98,11 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
             read["after"] += judge.read(samples, heard, fitted)
             progress(len(chunk))
         missing += [one for one in read["after"] if isinstance(one, Unparsed | Failed)]
-        figures = measure(form, records, read["after"])
+        items = [
+            Judged(record, cell, verdict)
+            for record, verdict in zip(records, read["after"], strict=True)
+        ]
+        figures = (compare_cell if form == "compare" else score_cell)(items)
         given = {when: predictions(records, verdicts) for when, verdicts in read.items()}
         for when, one in given.items():
             pooled[form][when].append(one)

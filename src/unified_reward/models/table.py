@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,10 @@ from unified_reward.verbs import Asks
 
 
 _OPEN = Scale(None, None)
+_BOTH = ("both_good", "both_bad")
+"""Ties of GenAI-Bench, told apart by the verdict's text."""
+_CERTAIN = 36.0
+"""Differences beyond are told apart no more."""
 _PROBABILITIES = {"first": (1.0, 0.0, 0.0), "tie": (0.0, 1.0, 0.0), "second": (0.0, 0.0, 1.0)}
 
 
@@ -34,6 +40,7 @@ class Table(Asks):
     """Verdicts by id. A comparison without one of its own follows from the two scores."""
 
     family = ""
+    order_free = True
 
     def __init__(
         self,
@@ -49,7 +56,8 @@ class Table(Asks):
     def read(cls, path: Path) -> Table:
         """Read ``id,candidate,value`` or ``id,winner[,probability]`` rows of a CSV or JSONL file.
 
-        ``candidate`` is 0 or 1 (default 0); ``probability`` is that the first is better.
+        ``candidate`` is 0 or 1 (default 0); ``winner`` is first, tie or second, and both_good or
+        both_bad are ties; ``probability`` is that the first is better.
 
         Raises:
             DataError: The file is missing, or a row is not of either kind; names the line.
@@ -97,19 +105,33 @@ class Table(Asks):
         if sample.form == "compare" and sample.id in self._preferences:
             return self._preferences[sample.id]
         if sample.form == "compare" and scores[0] and scores[1]:
-            first, second = scores[0].value, scores[1].value
-            winner = "tie" if first == second else "first" if first > second else "second"
-            return Preferred(*_PROBABILITIES[winner])
+            return _from_scores(scores[0].value, scores[1].value)
         return Failed(f"{self.name} has no {sample.form} for id {sample.id!r}")
+
+
+def _from_scores(first: float, second: float) -> Preferred:
+    """The logistic of the difference, at temperature 1 of whatever the scores are in.
+
+    So preferences keep the order of differences; their size is no probability of anything. Never
+    quite certain, and undecided only where the scores are equal.
+    """
+    if first == second:
+        return Preferred(*_PROBABILITIES["tie"])
+    share = 1 / (1 + math.exp(-min(abs(first - second), _CERTAIN)))
+    share = max(share, 0.5 + sys.float_info.epsilon)
+    return Preferred(*((share, 0.0, 1 - share) if first > second else (1 - share, 0.0, share)))
 
 
 def _preference(row: Mapping[str, Any]) -> Preferred:
     if row.get("probability") not in (None, ""):
         first = float(row["probability"])
         return Preferred(first, 0.0, 1 - first)
-    if row["winner"] not in _PROBABILITIES:
-        raise ValueError(f"winner {row['winner']!r} is not first, tie or second")
-    return Preferred(*_PROBABILITIES[row["winner"]])
+    winner = row["winner"]
+    if winner in _BOTH:
+        return Preferred(*_PROBABILITIES["tie"], text=winner)
+    if winner not in _PROBABILITIES:
+        raise ValueError(f"winner {winner!r} is not first, tie or second")
+    return Preferred(*_PROBABILITIES[winner])
 
 
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:

@@ -43,6 +43,15 @@ _SCORE = re.compile(
 _BARE = re.compile(rf"\s*(?P<value>{_NUMBER})(?P<rest>[^\n]{{0,24}})\s*\Z", re.IGNORECASE)
 _OUT_OF = re.compile(r"\s*(?:/|out\s+of)\s*(?P<top>\d+(?:\.\d+)?)", re.IGNORECASE)
 _RANGE = re.compile(r"\s*(?:-|\u2013|to)\s*\d")
+_VOTES = {
+    "[[A>B]]": "first",
+    "[[A>>B]]": "first",
+    "[[B>A]]": "second",
+    "[[B>>A]]": "second",
+    "[[A=B]]": "tie",
+    "[[A=B=Good]]": "both_good",
+    "[[A=B=Bad]]": "both_bad",
+}
 _CHECK = re.compile(
     r"^\s*[-•]?\s*(?P<name>[^:\n]*[^:\s])\s*:\s*(?P<value>[01])(?:\.0*)?\s*$", re.MULTILINE
 )
@@ -116,6 +125,21 @@ def preference(text: str) -> Winner | Unparsed:
         if found:
             return found
     return Unparsed("no verdict in the answer", text)
+
+
+def vote(text: str) -> str | Unparsed:
+    """Read a verdict of four kinds: ``[[A>B]]``, ``[[B>A]]``, ``[[A=B=Good]]``, ``[[A=B=Bad]]``.
+
+    To the letter, as GenAI-Bench (arXiv:2406.04485) counts them: what stands from the first double
+    bracket of a line to its last must be one of them, and the first such line decides. Also
+    ``[[A=B]]``, a tie of neither kind, and ``[[A>>B]]``.
+
+    >>> vote("Both look real. [[A=B=Good]]"), vote("[[A>B]] or [[A=B=Good]]").reason
+    ('both_good', 'no verdict of four kinds in the answer')
+    """
+    found = re.search(r"\[\[.*\]\]", text)
+    named = _VOTES.get(found.group()) if found else None
+    return named or Unparsed("no verdict of four kinds in the answer", text)
 
 
 def _winner(match: re.Match[str]) -> Winner:

@@ -6,18 +6,29 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from unified_reward.data.sources import annotated, preferences, rankings, ratings, sharegpt
+from unified_reward.data.sources import (
+    annotated,
+    interleaved,
+    preferences,
+    rankings,
+    ratings,
+    sentences,
+    sharegpt,
+)
+from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import raw_rows
-from unified_reward.data.sources.table import SOURCES, Source
+from unified_reward.data.sources.table import SOURCES
 from unified_reward.records import Row
 from unified_reward.types import ConfigError, DataError, Failed, Scale
 
 
 _LAYOUTS = {
     "annotated": annotated.read,
+    "interleaved": interleaved.read,
     "preferences": preferences.read,
     "rankings": rankings.read,
     "ratings": ratings.read,
+    "sentences": sentences.read,
     "sharegpt": sharegpt.read,
 }
 
@@ -41,7 +52,8 @@ def read_source(
         DataError: The file cannot be opened, or holds no rows; raised by the first row.
     """
     source = source_of(name, scale)
-    return _named(_LAYOUTS[source.layout](raw_rows(path), source, media or path.parent), name)
+    rows = raw_rows(path, source.options.get("rows", ""))
+    return _named(_LAYOUTS[source.layout](rows, source, media or path.parent), name)
 
 
 def source_of(name: str, scale: Scale | None = None) -> Source:

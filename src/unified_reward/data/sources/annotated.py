@@ -23,8 +23,8 @@ from unified_reward.data.sources.fields import (
     number,
     text,
 )
+from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
-from unified_reward.data.sources.table import Source
 from unified_reward.records import Row
 from unified_reward.types import (
     DataError,

@@ -18,8 +18,8 @@ from unified_reward.data.sources.fields import (
     needed,
     text,
 )
+from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
-from unified_reward.data.sources.table import Source
 from unified_reward.records import Row
 from unified_reward.types import DataError, Record, Sample, Target, Winner
 
@@ -37,6 +37,8 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
         ``words``: what a verdict is called, and the winner it names; the name of a value that is
         no text is its JSON.
         ``kept``: words told apart though they name one winner; the rationale holds them.
+        ``always``: the winner of every row, instead of words.
+        ``group``: a column, or several, whose value stands before the id.
         ``repeated_ids``: true where one id names several rows; the second gets ``:2`` behind it.
 
     Aspects of the source are columns with the same words; a row without an overall verdict has
@@ -51,6 +53,9 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
 
     def make(row: Fields) -> list[Record]:
         name = identity(row, *_columns(source, "id"))
+        if "group" in source.options:
+            groups = source.options["group"]
+            name = f"{text(row, *([groups] if isinstance(groups, str) else groups))}:{name}"
         if source.options.get("repeated_ids"):
             seen[name] += 1
             name += f":{seen[name]}" if seen[name] > 1 else ""
@@ -75,12 +80,14 @@ def _sample(row: Fields, source: Source, folder: Path, name: str) -> Sample:
     candidates = tuple(candidate(one, source.task, folder) for one in two)
     context = ()
     if "context" in columns:
-        context = (medium(needed(row, columns["context"]), source.task, folder),)
+        context = (medium(needed(row, *_columns(source, "context")), source.task, folder),)
     prompt = text(row, *_columns(source, "prompt"))
     return Sample(source.task, prompt, candidates, context, id=name)
 
 
 def _target(row: Fields, source: Source) -> Target:
+    if "always" in source.options:
+        return Target(winner=source.options["always"])
     words = source.options["words"]
     said = given(row, *_columns(source, "winner"))
     by_aspect = {one.name: given(row, one.label) for one in source.aspects}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.data.sources.fields import Fields, each, identity, medium, needed, text
+from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
-from unified_reward.data.sources.table import Source
 from unified_reward.records import Row
 from unified_reward.types import DataError, Record, Sample, Target, Winner
 
@@ -30,7 +30,8 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
 
 def _pairs(row: Fields, source: Source, folder: Path) -> Iterator[Record]:
     name, prompt = identity(row, "id"), text(row, "prompt")
-    given, ranks = _list(row, "generations"), _list(row, "ranking")
+    columns = source.options.get("columns", {})
+    given, ranks = (_list(row, columns.get(one, one)) for one in ("generations", "ranking"))
     media = [medium(one, source.task, folder) for one in given]
     if len(media) != len(ranks) or len(media) < 2:
         raise DataError(f"{len(media)} generations and {len(ranks)} ranks; each has one, of two up")

@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from unified_reward.data.sources.fields import Fields, each, failed, medium, needed, number, text
+from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
-from unified_reward.data.sources.table import Source
 from unified_reward.records import Row
 from unified_reward.types import DataError, Record, Sample, Scale, Target, Winner
 

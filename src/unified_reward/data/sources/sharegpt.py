@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.data.sources.fields import Fields, failed, identity
+from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
-from unified_reward.data.sources.table import Source
 from unified_reward.records import Row
 from unified_reward.tasks import packs, parse
 from unified_reward.types import (

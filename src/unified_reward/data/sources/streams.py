@@ -30,8 +30,10 @@ class Raw(NamedTuple):
     value: dict[str, Any] | Failed
 
 
-def raw_rows(path: Path) -> Iterator[Raw]:
+def raw_rows(path: Path, at: str = "") -> Iterator[Raw]:
     """Read ``.json`` (an array, or JSON lines), ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``.
+
+    Where ``at`` is given, a ``.json`` file is one object, and the rows are its array of this name.
 
     A row that cannot be decoded is ``Failed`` and the others go on. A JSON array goes on only to
     the place where it is no JSON, since the rows behind cannot be told apart. A file that was cut
@@ -44,7 +46,7 @@ def raw_rows(path: Path) -> Iterator[Raw]:
     if read is None:
         raise DataError(f"{path}: rows stand in {', '.join(_READERS)}, not in {path.suffix!r}")
     try:
-        yield from read(path)
+        yield from _array(path, f"{at}.item") if at and read is _json else read(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -68,7 +70,7 @@ def _json(path: Path) -> Iterator[Raw]:
         head = file.read(_CHUNK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
     first, _, rest = head.partition(b"\n")
     if head.startswith(b"["):
-        yield from _array(path)
+        yield from _array(path, "item")
     elif head.startswith(b"{") and not (first.strip() == b"{" and rest):
         yield from _lines(path)
     else:
@@ -80,10 +82,10 @@ def _begin(file: BinaryIO) -> None:
         file.seek(0)
 
 
-def _array(path: Path) -> Iterator[Raw]:
+def _array(path: Path, prefix: str) -> Iterator[Raw]:
     # Pushing chunks, unlike ijson.items, also gives the whole rows that stand before an error.
     found = ijson.sendable_list()
-    parser = ijson.items_coro(found, "item", use_float=True)
+    parser = ijson.items_coro(found, prefix, use_float=True)
     row, chunk, broken = 0, b"[", None
     with path.open("rb") as file:
         _begin(file)

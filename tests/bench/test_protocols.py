@@ -120,7 +120,7 @@ def scores(folder, **values):
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in ("fetv", "mmrb2_edit")])
 def test_a_perfect_judge_gets_1_and_a_silent_one_0_by_the_headline(name, tmp_path):
-    headline = PROTOCOLS[name].headline
+    headline = PROTOCOLS[name].headlines[0]
     perfect, silent = (measured(tmp_path, name, f"scripted:{one}") for one in ("perfect", "silent"))
     if perfect.report["metrics"][headline]["n"]:
         assert perfect.report["metrics"][headline]["value"] == 1

@@ -130,3 +130,17 @@ def test_the_truth_answers_targets_and_nothing_that_people_did_not_say():
     assert found[:2] == [Scored(Score(4.0, Scale(1, 5))), Preferred(0, 1, 0)]
     assert isinstance(found[2], Failed)
     assert truth.name == "scripted:perfect"
+
+
+def test_greater_differences_are_surer_and_none_is_certain_before_the_last_digit(tmp_path):
+    rows = "".join(f"q{i},0,{x}\nq{i},1,0\n" for i, x in enumerate((1e-20, 0.001, 2, 30)))
+    told = table(tmp_path, "id,candidate,value\n" + rows).ask([compared(f"q{i}") for i in range(4)])
+    shares = [one.p_first for one in told]
+    assert 0.5 < shares[0] < shares[1] < shares[2] < shares[3] < 1
+    assert shares[2] == pytest.approx(0.880797, abs=1e-6)  # 1 / (1 + exp(-2))
+
+
+@pytest.mark.parametrize("kind", ["both_good", "both_bad"])
+def test_two_kinds_of_ties_are_ties_and_told_apart_by_their_text(tmp_path, kind):
+    (found,) = table(tmp_path, f"id,winner\nq,{kind}\n").ask([compared("q")])
+    assert (found.winner, found.text) == ("tie", kind)

@@ -96,7 +96,7 @@ def _folder(data: str) -> Path | None:
     """The folder, fetched from the hub where it is none and looks like an id."""
     if not data or Path(data).exists():
         return Path(data) if data else None
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", data):
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", data):
         raise ConfigError(f"there is no folder {data}, and it is no hub id (org/name)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled

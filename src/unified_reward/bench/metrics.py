@@ -62,7 +62,8 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     spread = share * (1 - share) / n + z2 / (4 * n * n)
     half = _Z95 * math.sqrt(spread) / (1 + z2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low = 0.0 if successes == 0 else max(0.0, middle - half)
+    return low, 1.0 if successes == n else min(1.0, middle + half)
 
 
 def bootstrap(

@@ -118,6 +118,7 @@ MICROWORLD = Protocol(
     "",
     _rows,
     _measure,
+    headlines=("pair_accuracy", "spearman"),
     group=_cell,
     exchange=False,
 )

@@ -50,18 +50,6 @@ def write_page(protocol: Protocol, result: Result, path: Path) -> None:
     """Write what a run gave as one file to look at."""
     report = result.report
     page = Page(f"{report['name']}: {report['judge']}", lead=protocol.says)
-    add_figures(page, report, protocol)
-    others = published(protocol.name)
-    if others:
-        add_published(page, others, report)
-    worst = sorted(result.items, key=disagreement, reverse=True)[:_SHOWN]
-    page.section("Worst disagreements", "Where the judge is surest, and people say otherwise.")
-    page.gallery([card(one) for one in worst if disagreement(one) > 0])
-    page.write(path)
-
-
-def add_figures(page: Page, report: Mapping[str, Any], protocol: Protocol) -> None:
-    """Bars of the headline metric by group, and a table of every figure."""
     orders = f"comparisons in {report['orders']} order(s)"
     asked = f"majority of {report['votes']} votes" if "votes" in report else orders
     page.section(
@@ -70,11 +58,23 @@ def add_figures(page: Page, report: Mapping[str, Any], protocol: Protocol) -> No
         f"{report['n_failed']} failed, {report.get('n_broken_rows', 0)} broken rows in the files. "
         "Whiskers are 95 % intervals.",
     )
-    everything = {"all": report["metrics"], **report["groups"]}
-    name = protocol.headline
-    bars = [_bar(group, row[name]) for group, row in everything.items() if name in row]
-    page.bars(bars, title=name.replace("_", " "))
+    groups = {"all": report["metrics"], **report["groups"]}
+    for name in protocol.headlines:
+        bars = [_bar(_plain(group), row[name]) for group, row in groups.items() if name in row]
+        page.bars(bars, title=_plain(name).capitalize())
+    worst = sorted(result.items, key=disagreement, reverse=True)[:_SHOWN]
+    page.section("Worst disagreements", "Where the judge is surest, and people say otherwise.")
+    page.gallery([card(one) for one in worst if disagreement(one) > 0])
+    others = published(protocol.name)
+    if others:
+        add_published(page, others, report)
+    page.section("All figures", "With 95 % intervals and the number of items each is over.")
     page.table(_COLUMNS, _rows(report))
+    page.write(path)
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").replace(".", ", ")
 
 
 def write_audit(audited: Audited, path: Path) -> None:
@@ -96,11 +96,11 @@ def write_audit(audited: Audited, path: Path) -> None:
         moved = {name: row for name, row in metrics.items() if name.startswith(kind)}
         bars = [_bar(name.removeprefix(kind).replace("_", " "), moved[name]) for name in moved]
         page.bars(bars, title=f"{title}, by what was done to the pictures")
-    page.section("All figures", "A shift or a pull of 0 and an agreement of 1 are best.")
-    page.table(_COLUMNS, _rows(report))
     turned = [one for one in audited.comparisons if _is_turned(one.verdict)]
     page.section("The orders disagree", "Comparisons whose winner hangs on the place.")
     page.gallery([card(one) for one in turned[:_SHOWN]])
+    page.section("All figures", "A shift or a pull of 0 and an agreement of 1 are best.")
+    page.table(_COLUMNS, _rows(report))
     page.write(path)
 
 
@@ -110,9 +110,10 @@ def _is_turned(verdict: Verdict) -> bool:
 
 def _rows(report: Mapping[str, Any]) -> list[list[str | float | None]]:
     """Every figure of a report as a row of a table."""
+    groups = report["groups"] if len(report["groups"]) > 1 else {}
     return [
         [group, _named(metric, row), row["value"], *row["ci95"], row["n"]]
-        for group, metrics in {"all": report["metrics"], **report["groups"]}.items()
+        for group, metrics in {"all": report["metrics"], **groups}.items()
         for metric, row in metrics.items()
     ]
 

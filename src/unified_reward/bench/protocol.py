@@ -81,8 +81,8 @@ class Protocol:
     group: Callable[[Record], str] = lambda _: ""
     exchange: bool = True
     """Half of the comparisons, by id and seed, are asked the other way round."""
-    headline: str = "pair_accuracy"
-    """The metric that is drawn, in [0, 1]."""
+    headlines: tuple[str, ...] = ("pair_accuracy",)
+    """The metrics that are drawn, the first the most important."""
     hub: str = ""
     """Id of the set on the hub, where its files may be taken as they lie."""
 

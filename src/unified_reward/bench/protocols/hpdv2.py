@@ -36,7 +36,7 @@ PROTOCOLS = (
         "https://arxiv.org/abs/2306.09341",
         official("hpdv2", "test.json", media="test"),
         _measure,
-        headline="mean_by_prompt",
+        headlines=("mean_by_prompt",),
         hub="ymhao/HPDv2",
     ),
 )

@@ -44,7 +44,7 @@ PROTOCOLS = tuple(
         "https://arxiv.org/abs/2512.16899",
         official(f"mmrb2_{task}", f"{task}.json"),
         _measure,
-        headline="judgement_accuracy",
+        headlines=("judgement_accuracy",),
         group=lambda record: record.target.rationale,
         hub="rl-research/multimodal-rewardbench-2",
     )

@@ -129,6 +129,22 @@ def test_a_perfect_judge_gets_1_and_a_silent_one_0_by_the_headline(name, tmp_pat
     assert json.loads(json.dumps(perfect.report, allow_nan=False)) == perfect.report
 
 
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in ("fetv", "mmrb2_edit")])
+def test_a_judge_of_ties_is_right_about_ties_alone_and_one_of_places_asked_twice_undecided(
+    name, tmp_path
+):
+    tie, first = (measured(tmp_path, name, f"scripted:{one}").report for one in ("tie", "first"))
+    labels = [one.target.winner for one in measured(tmp_path, name).items]
+    for report in (tie, first):
+        metrics = report["metrics"]
+        assert metrics["three_way_accuracy"]["value"] == labels.count("tie") / len(labels)
+        assert metrics["pair_accuracy"]["value"] in (0, None)
+        assert metrics["pair_accuracy_ties_half"]["value"] in (0.5, None)
+        assert report["n_unparsed"] == report["n_failed"] == 0
+    assert tie["metrics"]["consistency"]["value"] == 1
+    assert first["metrics"]["consistency"]["value"] == 0
+
+
 def test_edits_fail_and_say_so_while_no_family_asks_about_them(tmp_path):
     result = measured(tmp_path, "mmrb2_edit", "scripted:first")
     assert result.report["n_failed"] == 1

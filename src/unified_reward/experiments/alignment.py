@@ -68,7 +68,7 @@ class AlignmentStudy:
             Task.IMAGE_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_SPEAKING),
             Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_OF_CLIPS, prompts=512),
             Task.IMAGE_GENERATION: AlignedPolicy("tiny_image", diffusion=_DRAWING),
-            Task.VIDEO_GENERATION: AlignedPolicy("tiny_video", diffusion=_FILMING, prompts=1024),
+            Task.VIDEO_GENERATION: AlignedPolicy("tiny_video", diffusion=_FILMING, prompts=512),
         }
     )
     judge: str = "tiny_judge"

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator, DistributedType
 from PIL import Image
 from safetensors.torch import load_file
 from torch.utils import checkpoint
@@ -254,6 +255,14 @@ def test_a_vision_language_model_is_refused(sources, tmp_path):
     judge = ARCHITECTURES["qwen3_vl"](tmp_path / "judge")
     with pytest.raises(ConfigError, match="judge is a vision-language model, no pipeline of diff"):
         align_pipeline(judge, sources["pictures"] / "pairs.jsonl", config(), tmp_path, print)
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_a_pipeline_is_not_cut_into_pieces(kind, sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "distributed_type", kind)
+    pictures = sources["pictures"]
+    with pytest.raises(ConfigError, match="launch without FSDP and ZeRO"):
+        align_pipeline(pictures / "policy", pictures / "pairs.jsonl", config(), tmp_path, print)
 
 
 def test_pairs_of_another_task_are_refused(sources, tmp_path):

@@ -21,7 +21,7 @@ from unified_reward.bench.protocol import (
     Protocol,
     by_group,
     compared,
-    correlated,
+    correlations,
     probabilities,
     with_macro,
 )
@@ -96,7 +96,7 @@ def compare_cell(items: Sequence[Judged]) -> Metrics:
 
 def score_cell(items: Sequence[Judged]) -> Metrics:
     """The figures of scores."""
-    return correlated(items) | probabilities(items)
+    return correlations(items) | probabilities(items)
 
 
 def _measure(items: Sequence[Judged]) -> Measured:

@@ -144,7 +144,7 @@ def probabilities(items: Sequence[Judged]) -> Metrics:
     }
 
 
-def correlated(
+def correlations(
     items: Sequence[Judged],
     label: Callable[[Target], float | None] = lambda one: one.score,
     aspect: str = "",

@@ -18,7 +18,7 @@ from unified_reward.bench.protocol import (
     Measured,
     Metrics,
     Protocol,
-    correlated,
+    correlations,
     probabilities,
     said,
 )
@@ -63,7 +63,7 @@ def _figures(items: Sequence[Judged], aspect: str) -> Metrics:
     return {
         "pair_accuracy": _accuracy(items, aspect, _is_there),
         "pair_accuracy_all": _accuracy(items, aspect),
-        **correlated(items, lambda target: target.aspects[aspect], aspect),
+        **correlations(items, lambda target: target.aspects[aspect], aspect),
     }
 
 

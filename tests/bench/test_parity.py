@@ -114,11 +114,10 @@ def test_whole_answers_are_read_as_their_votes(shared):
     ],
 )
 def test_pickapic_has_the_published_accuracies(shared, tmp_path, name, keys, accuracy):
-    rows = json.loads((shared / f"mjbench_quality/pickapic_val500_{name}.json").read_text("utf-8"))
-    file = tmp_path / f"pickapic_val500_{name}.json"
-    file.write_text(json.dumps(rows), "utf-8")
+    folder = shared / "mjbench_quality"
+    rows = json.loads((folder / f"pickapic_val500_{name}.json").read_text("utf-8"))
     judge = table(tmp_path / "t.csv", [(r["id"], i, r[keys[i]]) for r in rows for i in (0, 1)])
-    metrics = benchmark("pickapic_val500", tmp_path, judge).report["metrics"]
+    metrics = benchmark("pickapic_val500", folder, judge).report["metrics"]
     found = metrics["pair_accuracy"]
     assert (round(found["value"], 4), found["n"]) == (accuracy, 425)
     exact = accuracy * 425 / 500  # ties of people wrong, none said
@@ -165,6 +164,7 @@ AVAILABLE = {
     "imagereward": "imagereward",
     "videogen_rewardbench": "videoalign",
     "nlvr": "nlvr",
+    "pickapic_val500": "mjbench_quality",
 }
 
 

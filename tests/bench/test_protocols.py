@@ -219,6 +219,15 @@ def test_a_folder_without_the_official_file_says_which_is_looked_for(tmp_path):
         read_items(PROTOCOLS["fetv"], None, Asking())
 
 
+def test_an_id_that_stands_in_two_files_counts_once_and_is_told(tmp_path):
+    for name in ("a.json", "b.json"):
+        row = answers(dimension="long", id=1)
+        (tmp_path / name).write_text(json.dumps([row]), "utf-8")
+    items = read_items(PROTOCOLS["videorewardbench"], tmp_path, Asking())
+    assert [one.id for one in items.records] == ["long:1"]
+    assert items.broken == ["row 1: id 'long:1' stands in another file already"]
+
+
 def test_a_limit_draws_items_by_seed_and_keeps_their_order(tmp_path):
     file, rows = ROWS["pickapic_val500"]
     many = [rows[0] | {"id": i} for i in range(50)]

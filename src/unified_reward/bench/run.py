@@ -46,17 +46,19 @@ def read_items(protocol: Protocol, data: Path | None, how: Asking) -> Items:
         ConfigError: It needs a folder, and there is none.
         DataError: There is no file of this benchmark, or no usable row in it.
     """
-    records: list[Record] = []
+    records: dict[str, Record] = {}
     broken: list[str] = []
     for row in protocol.rows(data, how):
-        if isinstance(row.content, Record):
-            records.append(row.content)
-        elif isinstance(row.content, Failed):
+        if isinstance(row.content, Failed):
             broken.append(f"row {row.line}: {row.content.error}")
+        elif row.id in records:
+            broken.append(f"row {row.line}: id {row.id!r} stands in another file already")
+        elif isinstance(row.content, Record):
+            records[row.id] = row.content
     if not records:
         told = f"; {broken[0]}" if broken else ""
         raise DataError(f"{data} holds no item of {protocol.name}{told}")
-    return Items(records, broken)
+    return Items([*records.values()], broken)
 
 
 def run(

@@ -42,6 +42,6 @@ PROTOCOLS = tuple(
     )
     for name, files, hub in (
         ("pickapic", ("data/test_unique*.parquet",), "yuvalkirstain/pickapic_v1"),
-        ("pickapic_val500", ("pickapic_val500*.json",), ""),
+        ("pickapic_val500", ("pickapic_val500.json", "pickapic_val500_pickscore.json"), ""),
     )
 )

@@ -318,9 +318,10 @@ def _cells(bench: dict[str, Any] | None) -> dict[str, Any]:
     if not bench:
         return {}
     figures = {"score": "spearman", "compare": "pair_accuracy"}
+    told = {cell: row[figures[cell.rpartition(".")[2]]] for cell, row in bench["groups"].items()}
     return {
-        f"judge.{cell}": {**group[figures[cell.rpartition(".")[2]]]}
-        for cell, group in bench["groups"].items()
+        f"judge.{cell}": {key: figure[key] for key in ("value", "ci95", "n")}
+        for cell, figure in told.items()
     }
 
 

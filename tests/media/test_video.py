@@ -137,8 +137,20 @@ def test_a_video_cut_short_is_an_error_and_not_a_shorter_clip(share, tmp_path):
     path = tmp_path / "cut.mp4"
     data = encoded(path, "libx264", pixels, container={"movflags": "faststart"})
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(MediaError, match=r"cut\.mp4: (decoding breaks off at|frame \d+ of)"):
+    broken = r"cut\.mp4: (decoding breaks off at|frame \d+ of|the file ends behind frame)"
+    with pytest.raises(MediaError, match=broken):
         sample_frames(path, 4)
+
+
+def test_a_video_cut_between_two_packets_is_an_error_too(tmp_path):
+    path = tmp_path / "cut.mp4"
+    data = encoded(path, "libx264", grey_steps(25), container={"movflags": "faststart"})
+    with av.open(str(path)) as container:
+        ends = sorted(one.pos + one.size for one in container.demux(video=0) if one.size)
+    for n in (1, 12, 24):
+        path.write_bytes(data[: ends[n - 1]])
+        with pytest.raises(MediaError, match=rf"ends behind frame {n} of 25"):
+            sample_frames(path, 4)
 
 
 def test_an_mp4_without_its_index_is_an_error():

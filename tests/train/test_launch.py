@@ -60,3 +60,4 @@ def test_accelerate_launches_the_same_recipe(recipe, tmp_path):
     launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1")
     launched(*launch, "-m", "unified_reward", "run", str(recipe))
     check_one_judge(tmp_path / "run")
+    assert (tmp_path / "run" / "judge" / "unified_reward.json").is_file()

@@ -283,11 +283,14 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> int:
 
     with _stream(file, name, limits) as (container, stream):
         try:
+            n_indexed = len(stream.index_entries)
             n_packets = sum(1 for packet in container.demux(stream) if packet.size)
         except FFmpegError as error:
             raise MediaError(f"{name}: the video cannot be read: {error.strerror}") from error
     if n_packets == 0:
         raise MediaError(f"{name}: the video has no frames")
+    if n_packets < n_indexed:  # a file cut between two packets is no error to FFmpeg
+        raise MediaError(f"{name}: the file ends behind frame {n_packets} of {n_indexed}")
     return n_packets
 
 

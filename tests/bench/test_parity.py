@@ -8,6 +8,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from unified_reward.bench.diff import compare_runs
 from unified_reward.bench.protocol import Asking
 from unified_reward.bench.protocols import PROTOCOLS
 from unified_reward.bench.protocols.genai_bench import four_way_accuracy
@@ -75,6 +76,23 @@ def test_fetv_has_the_published_correlations(fetv, shared, name):
     found = [round(metrics[kind]["value"], 3) for kind in ("kendall_tau_c", "spearman")]
     assert found == json.loads(file.read_text("utf-8"))[name]
     assert metrics["spearman"]["n"] == 3017
+
+
+def test_two_metrics_of_fetv_are_held_against_each_other_by_aspect(shared, tmp_path):
+    scores = json.loads((shared / "fetv/auto_metric_scores.json").read_text("utf-8"))
+    protocol, how = PROTOCOLS["fetv"], Asking(limit=300)
+    items = read_items(protocol, shared / "fetv", how)
+    values = {}
+    for name in ("Otter-VQA", "UMTScore"):
+        rows = [(f"{i}:{m}", 0, x) for m, each in scores[name].items() for i, x in each.items()]
+        judge = open_judge(table(tmp_path / f"{name}.csv", rows))
+        report = run(protocol, judge, items, how, out=tmp_path / name).report
+        values[name] = report["groups"]["alignment"]["spearman"]["value"]
+    found = compare_runs(tmp_path / "Otter-VQA", tmp_path / "UMTScore")["metrics"]
+    row = found["spearman.alignment"]
+    assert (row["a"], row["b"]) == (values["Otter-VQA"], values["UMTScore"])
+    assert (row["n"], row["ci95"][0] > 0) == (300, True)
+    assert "spearman" not in found  # nobody rated the clips as a whole
 
 
 def test_all_54_cells_of_the_genai_bench_leaderboard_come_out(shared):

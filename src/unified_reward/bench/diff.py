@@ -83,13 +83,15 @@ def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _figures(pairs: Sequence[Both]) -> dict[str, Any]:
     compared = [pair for pair in pairs if pair[0]["benchmark"]["winner"]]
-    scored = [pair for pair in pairs if pair[0]["benchmark"]["score"] is not None]
+    scored = [pair for pair in pairs if pair[0]["status"] != "preferred"]
     found: dict[str, Any] = {}
     if compared:
         found["pair_accuracy"] = _accuracy(compared, human_ties="skip", judge_ties="half")
         found["three_way_accuracy"] = _accuracy(compared, human_ties="keep", judge_ties="wrong")
-    if scored:
-        found |= {kind: _correlation(scored, kind) for kind in _CORRELATIONS}
+    aspects = dict.fromkeys(name for one, _ in scored for name in one["benchmark"]["aspects"])
+    for aspect in ("", *aspects):
+        for kind in _CORRELATIONS:
+            found[f"{kind}.{aspect}" if aspect else kind] = _correlation(scored, kind, aspect)
     return {name: row for name, row in found.items() if row}
 
 
@@ -123,28 +125,33 @@ def _accuracy(pairs: Sequence[Both], **conventions: Any) -> dict[str, Any] | Non
     }
 
 
-def _correlation(pairs: Sequence[Both], kind: Correlation) -> dict[str, Any] | None:
+def _correlation(pairs: Sequence[Both], kind: Correlation, aspect: str) -> dict[str, Any] | None:
+    """Of overall scores, or with the label of an aspect."""
     told = [
-        (said(read_verdict(one)), said(read_verdict(other)), one["benchmark"])
+        (said(read_verdict(one), aspect), said(read_verdict(other), aspect), one["benchmark"])
         for one, other in pairs
     ]
-    told = [row for row in told if row[0] is not None and row[1] is not None]
-    if len(told) < 3:
+    labels = [row["aspects"].get(aspect) if aspect else row["score"] for *_, row in told]
+    known = [
+        (a, b, label, row["cluster"])
+        for (a, b, row), label in zip(told, labels, strict=True)
+        if a is not None and b is not None and label is not None
+    ]
+    if len(known) < 3:
         return None
-    a, b = (np.array([row[side] for row in told], dtype=float) for side in (0, 1))
-    true = np.array([item["score"] for _, _, item in told], dtype=float)
+    a, b, true = (np.array([row[i] for row in known], dtype=float) for i in range(3))
 
     def difference(drawn: Indices) -> float:
         return correlated(kind, b[drawn], true[drawn]) - correlated(kind, a[drawn], true[drawn])
 
     values = [correlated(kind, one, true) for one in (a, b)]
-    interval = bootstrap(difference, [item["cluster"] for _, _, item in told])
+    interval = bootstrap(difference, [cluster for *_, cluster in known])
     return {
         "a": _finite(values[0]),
         "b": _finite(values[1]),
         "difference": _finite(values[1] - values[0]),
         "ci95": [*map(_finite, interval)],
-        "n": len(told),
+        "n": len(known),
         "p_value": None,
     }
 

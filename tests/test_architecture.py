@@ -21,6 +21,7 @@ MAY_BE_HEAVY = {
     "models/vlm.py",
     "models/scalar.py",
     "policies",
+    "scorers",
     "train",
     "pipeline.py",
 }
@@ -135,7 +136,8 @@ def test_nothing_prints_and_nothing_unpickles(file):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert not called & forbidden
-    assert not {name.split(".")[0] for name in imported(file, parsed(file))} & {"pickle", "dill"}
+    loaded = {*imported(file, parsed(file))} - {"pickle.UnpicklingError"}
+    assert not {name.split(".")[0] for name in loaded} & {"pickle", "dill"}
 
 
 def code_lines(text):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 from unified_reward import tasks
 from unified_reward.card import Calibration, Card, CardedJudge
@@ -17,6 +18,7 @@ from unified_reward.models.remote import Remote
 from unified_reward.models.scripted import Scripted
 from unified_reward.models.table import Table
 from unified_reward.scalar import ScalarJudge
+from unified_reward.scorers import SYSTEMS, system
 from unified_reward.tasks.official import is_worded
 from unified_reward.tasks.packs import IMPORT_HINT
 from unified_reward.tasks.template import mean_preference
@@ -33,6 +35,10 @@ from unified_reward.types import (
     Verdict,
 )
 from unified_reward.verbs import Asks
+
+
+if TYPE_CHECKING:
+    from unified_reward.scorers.scorer import Scorer
 
 
 PUBLISHED: dict[str, tuple[str | None, str]] = {
@@ -111,6 +117,7 @@ def merge_orders(ab: Verdict, ba: Verdict) -> Verdict:
     raise TypeError("merge_orders takes verdicts on a comparison")
 
 
+@overload
 def load(
     reference: str | Path = "tiny_judge",
     *,
@@ -119,12 +126,34 @@ def load(
     dtype: str | None = None,
     batch_size: int | None = None,
     allow_reworded: bool = False,
-) -> Judge | ScalarJudge:
-    """Load a local judge, one that speaks or a scalar one.
+) -> Judge | ScalarJudge: ...
+@overload
+def load(
+    reference: str,
+    *,
+    weights: str | Path | None,
+    family: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+) -> Scorer: ...
+def load(
+    reference: str | Path = "tiny_judge",
+    *,
+    weights: str | Path | None = None,
+    family: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    allow_reworded: bool = False,
+) -> Judge | ScalarJudge | Scorer:
+    """Load a local judge: one that speaks, a scalar one, or a published scorer.
 
     Args:
         reference: A folder, the name of a checkpoint that comes with the package (`SHIPPED`), or a
-            hub id (which reaches the network).
+            hub id (which reaches the network); with ``weights`` the name of a scorer
+            (`scorers.SYSTEMS`).
+        weights: Where the files of the scorer are: a folder, or a hub id.
         family: How to ask; default what the checkpoint's card says, or ``native`` without one.
         device: ``cpu``, ``cuda``, …; default the best there is.
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
@@ -136,6 +165,8 @@ def load(
         ConfigError: Unknown family, or a published judge without its wordings.
         ModelError: The checkpoint cannot be loaded.
     """
+    if weights is not None or reference in SYSTEMS:
+        return _load_scorer(str(reference), weights, family, device, dtype, batch_size)
     folder = located(reference)
     card = Card.read(folder) if folder.is_dir() else None
     if card is None:
@@ -165,6 +196,28 @@ def load(
 
     values, uncertain = 1 + len(card.head.aspects), card.head.uncertain
     return ScalarJudge(load_scalar(folder, model, values=values, uncertain=uncertain), card)
+
+
+def _load_scorer(
+    name: str,
+    weights: str | Path | None,
+    family: str | None,
+    device: str | None,
+    dtype: str | None,
+    batch_size: int | None,
+) -> Scorer:
+    kind = system(name)
+    if family is not None:
+        raise ConfigError(f"{name} is asked in one way only; leave out family={family!r}")
+    if weights is None:
+        raise ConfigError(
+            f"{name} needs its weights, a folder or one of {', '.join(kind.card.weights)}: "
+            f'load("{name}", weights=…), on the command line {name}:WEIGHTS'
+        )
+    from unified_reward.scorers.loading import fetched, load_system
+
+    folder = fetched(kind, weights)
+    return load_system(kind, folder, device=device, dtype=dtype, batch_size=batch_size)
 
 
 def located(reference: str | Path) -> Path:
@@ -234,7 +287,8 @@ def open_judge(
 
     Args:
         reference: First match wins: an existing folder; a name in `SHIPPED`; ``scripted:KIND``;
-            ``table:FILE``; ``http(s)://…``; a hub id; nothing for ``tiny_judge``.
+            ``table:FILE``; ``NAME:WEIGHTS`` of a published scorer; ``http(s)://…``; a hub id;
+            nothing for ``tiny_judge``.
         model: The server's model, for a URL.
         family: How to ask, if not as the checkpoint's card says.
         truth: Records whose targets ``scripted:perfect`` answers.
@@ -258,6 +312,8 @@ def open_judge(
         return scripted
     if kind == "table":
         return Table.read(Path(rest))
+    if kind in SYSTEMS:
+        return load(kind, weights=rest or None, family=family)
     if kind in ("http", "https"):
         return connect(reference, model=model, family=family or "native")
     return load(reference, family=family)

@@ -10,8 +10,9 @@ from unified_reward import judge, tasks
 from unified_reward.card import Card
 from unified_reward.judge import PUBLISHED, Judge, load
 from unified_reward.models import vlm
-from unified_reward.tasks import official, packs
+from unified_reward.tasks import official
 from unified_reward.tasks.official import FAMILIES
+from unified_reward.tasks.recognise import recognise
 from unified_reward.types import (
     Answer,
     ConfigError,
@@ -87,7 +88,7 @@ def test_the_official_text_follows_the_pictures_with_its_slots_filled(key):
     assert pictures == shown
     assert "a ⟪first⟫ {cube}" in text
     assert '{"x": 1}' in text
-    recognised = packs.recognise(text, task, form)
+    recognised = recognise(text, task, form)
     assert recognised.template in official._ASKED[name]
     answers = [one for one in sample.candidates if isinstance(one, str)]
     assert [*recognised.slots.values()] == [sample.prompt, *answers]

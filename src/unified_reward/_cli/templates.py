@@ -19,7 +19,7 @@ app = typer.Typer(help="Official wordings of the published judges.", no_args_is_
 
 @app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(help=f"Your clone of {REPOSITORY}.")],
+    path: Annotated[Path, typer.Argument(help=f"Your clone of {REPOSITORY}, or of a scorer.")],
     *,
     as_json: options.JsonOption = False,
 ) -> None:

@@ -16,20 +16,25 @@ from unified_reward.media.images import (
     open_image,
 )
 from unified_reward.media.video import (
+    Choice,
     Clip,
+    Rate,
     content_hash,
     frame_indices,
     kind,
     sample_frames,
+    take_frames,
 )
 
 
 __all__ = [
     "LIMITS",
+    "Choice",
     "Clip",
     "Limits",
     "Picture",
     "Pixels",
+    "Rate",
     "content_hash",
     "data_url",
     "describe",
@@ -41,4 +46,5 @@ __all__ = [
     "kind",
     "open_image",
     "sample_frames",
+    "take_frames",
 ]

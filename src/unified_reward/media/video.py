@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -44,8 +43,10 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
-# From the number of frames of a source to those wanted.
-_Choice = Callable[[int], tuple[int, ...]]
+Rate = Callable[[], float | None]
+"""Frames per second of a source; None where it is not known."""
+Choice = Callable[[int, Rate], tuple[int, ...]]
+"""From the number of frames of a source, and its rate, to the frames wanted, in ascending order."""
 # Frames kept while decoding, and when each is shown.
 _Kept = dict[int, tuple[float, Pixels]]
 
@@ -143,10 +144,24 @@ def sample_frames(
         MediaError: Missing, too large, broken, without frames, or no clip.
         ConfigError: ``count`` is below 1, or the rule is not known.
     """
+    return take_frames(video, lambda n_frames, _: frame_indices(n_frames, count, rule), limits)
+
+
+def take_frames(video: Video | str | Path | bytes, choose: Choice, limits: Limits = LIMITS) -> Clip:
+    """Take the frames of a clip that a rule of one's own chooses; otherwise as `sample_frames`.
+
+    Args:
+        video: As in `sample_frames`.
+        choose: The rule. It is given how many frames there are, and a function that tells their
+            mean rate per second: that of the stream, of the whole animation, or of ``fps``.
+        limits: Checked before decoding.
+
+    Raises:
+        MediaError: Missing, too large, broken, without frames, or no clip.
+    """
     media = video if isinstance(video, Video) else Video(video)
     source: object = media.source
     name = describe(source)
-    choose = partial(frame_indices, count=count, rule=rule)
     if isinstance(source, str | Path | bytes):
         with opened(source, limits) as file:
             picture = identified(file, name, limits)
@@ -157,13 +172,13 @@ def sample_frames(
         source = (source,)
     if isinstance(source, tuple):
         frames = cast("tuple[Image, ...]", source)
-        indices = choose(len(frames))
+        indices = choose(len(frames), lambda: media.fps)
         shown = {i: np.asarray(open_image(frames[i], limits=limits)) for i in set(indices)}
         return Clip(_stacked(shown, indices, name), _times(indices, media.fps), len(frames))
     if isinstance(source, np.ndarray):
         array = cast("NDArray[Any]", source)
         n_source = len(array) if array.ndim else 0
-        indices = choose(n_source)
+        indices = choose(n_source, lambda: media.fps)
         pixels = array_rgb(array[list(indices)], media.layout, ("THWC", "TCHW"))
         return Clip(pixels, _times(indices, media.fps), n_source)
     raise MediaError(
@@ -219,11 +234,11 @@ def _n_frames(picture: Picture) -> int:
     return cast("int", getattr(picture, "n_frames", 1))
 
 
-def _sample_animation(picture: Picture, choose: _Choice, name: str, limits: Limits) -> Clip:
+def _sample_animation(picture: Picture, choose: Choice, name: str, limits: Limits) -> Clip:
     """Frames of an animated picture; one frame of a still."""
     with blaming(name):
         n_source = _n_frames(picture)
-        indices = choose(n_source)
+        indices = choose(n_source, lambda: _animation_rate(picture, n_source))
         kept: _Kept = {}
         elapsed_ms = 0.0
         for i in range(n_source):
@@ -232,19 +247,32 @@ def _sample_animation(picture: Picture, choose: _Choice, name: str, limits: Limi
             picture.load()
             if i in indices:
                 kept[i] = elapsed_ms / 1000, np.asarray(upright_rgb(picture))
-            elapsed_ms += cast("float", picture.info.get("duration")) or _DEFAULT_DURATION_MS
+            elapsed_ms += _duration_ms(picture)
     return _clip(kept, indices, n_source, name)
 
 
-def _sample_stream(file: ReadableFile, choose: _Choice, name: str, limits: Limits) -> Clip:
+def _animation_rate(picture: Picture, n_source: int) -> float | None:
+    elapsed_ms = 0.0
+    for i in range(n_source if n_source > 1 else 0):
+        picture.seek(i)
+        picture.load()
+        elapsed_ms += _duration_ms(picture)
+    return 1000 * n_source / elapsed_ms if elapsed_ms else None
+
+
+def _duration_ms(picture: Picture) -> float:
+    return cast("float", picture.info.get("duration")) or _DEFAULT_DURATION_MS
+
+
+def _sample_stream(file: ReadableFile, choose: Choice, name: str, limits: Limits) -> Clip:
     """Frames of the best video stream of a file."""
-    n_source = _count_packets(file, name, limits)
-    indices = choose(n_source)
+    n_source, fps = _count_packets(file, name, limits)
+    indices = choose(n_source, lambda: fps)
     kept, n_decoded = _decode(file, indices, n_source, name, limits)
     if n_decoded != n_source:
         # A packet need not be a frame: some codecs hide frames, an edit list cuts some away.
         n_source = n_decoded
-        indices = choose(n_source)
+        indices = choose(n_source, lambda: fps)
         kept, _ = _decode(file, indices, n_source, name, limits)
     return _clip(kept, indices, n_source, name)
 
@@ -277,11 +305,15 @@ def _stream(
         yield container, stream
 
 
-def _count_packets(file: ReadableFile, name: str, limits: Limits) -> int:
-    """How many packets of video the file holds: cheap, and nearly always the number of frames."""
+def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, float | None]:
+    """How many packets of video the file holds, and how many it shows a second.
+
+    Cheap, and nearly always the number of frames.
+    """
     from av.error import FFmpegError
 
     with _stream(file, name, limits) as (container, stream):
+        fps = float(stream.average_rate) if stream.average_rate else None
         try:
             n_indexed = len(stream.index_entries)
             n_packets = sum(1 for packet in container.demux(stream) if packet.size)
@@ -291,7 +323,7 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> int:
         raise MediaError(f"{name}: the video has no frames")
     if n_packets < n_indexed:  # a file cut between two packets is no error to FFmpeg
         raise MediaError(f"{name}: the file ends behind frame {n_packets} of {n_indexed}")
-    return n_packets
+    return n_packets, fps
 
 
 def _decode(

@@ -22,6 +22,7 @@ from transformers import (
     LogitsProcessor,
 )
 
+from unified_reward.models.batches import batches, isolated
 from unified_reward.models.chat import Chat
 from unified_reward.models.encoder import Encoder, Seen, joined
 from unified_reward.types import Answer, Failed, ModelError, Request
@@ -30,8 +31,6 @@ from unified_reward.types import Answer, Failed, ModelError, Request
 PUBLISHED_MAX_PIXELS = 262_144
 """512 x 512: the pixel cap the published Qwen judges were trained with."""
 _FALLBACK_CONTEXT = 32_768
-_PADDING = 256
-"""Tokens of padding in a batch that are cheaper than another batch."""
 _UNLOADABLE = (OSError, ValueError, ImportError, KeyError, SafetensorError)
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
@@ -68,23 +67,11 @@ class VLM:
     ) -> list[_T | Failed]:
         """Ask something of every request, in batches of like sizes; one bad item fails alone."""
         answers: list[_T | Failed] = [Failed("not asked")] * len(requests)
-        for chunk in _batches([_size(one) for one in requests], self.batch_size):
+        for chunk in batches([_size(one) for one in requests], self.batch_size):
             batch = [requests[i] for i in chunk]
-            for i, answer in zip(chunk, self._isolated(batch, ask), strict=True):
+            for i, answer in zip(chunk, isolated(batch, ask, self.name), strict=True):
                 answers[i] = answer
         return answers
-
-    def _isolated(
-        self, requests: list[Request], ask: Callable[[list[Request]], list[_T]]
-    ) -> list[_T | Failed]:
-        """Ask a batch; where it breaks, halve it until the item that breaks it stands alone."""
-        try:
-            return [*ask(requests)]
-        except (ValueError, RuntimeError) as error:  # a bad picture, too many tokens, no memory
-            if len(requests) == 1:
-                return [Failed(f"{self.name} could not answer: {error}")]
-        half = len(requests) // 2
-        return self._isolated(requests[:half], ask) + self._isolated(requests[half:], ask)
 
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[Answer]:
@@ -268,19 +255,6 @@ def _size(request: Request) -> int:
     )
 
 
-def _batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Indices in batches of like sizes: each row is padded to the longest of its batch."""
-    batch: list[int] = []
-    for i in sorted(range(len(sizes)), key=sizes.__getitem__):
-        padding = sum(sizes[i] - sizes[k] for k in batch)
-        if batch and (len(batch) == most or padding > _PADDING):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
 def load_vlm(
     source: str | Path,
     *,
@@ -307,7 +281,7 @@ def load_vlm(
         ModelError: The folder lacks a model or a processor, its weights do not fit, or it holds an
             adapter whose base is not there or whose weights are pickled.
     """
-    device = device or _best_device()
+    device = device or best_device()
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     speaker = _speaker(source)
     processor = _loaded(AutoProcessor, speaker)
@@ -391,7 +365,8 @@ def base_of(source: str | Path) -> str | Path | None:
     return named
 
 
-def _best_device() -> str:
+def best_device() -> str:
+    """The name of the fastest kind of device there is."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

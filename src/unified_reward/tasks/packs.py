@@ -29,9 +29,9 @@ from unified_reward.types import ConfigError, Form, Task
 
 
 REPOSITORY = "CodeGoat24/UnifiedReward"
-IMPORT_HINT = f"unified-reward templates import PATH on your clone of {REPOSITORY}"
-_PACK = "unifiedreward.json"
-_HOLE = re.compile(r"⟪([^⟫]*)⟫")
+_HINT = "unified-reward templates import PATH on your clone of"
+IMPORT_HINT = f"{_HINT} {REPOSITORY}"
+HOLE = re.compile(r"⟪([^⟫]*)⟫")
 _MARK = re.compile(r" ?(?:<image>|⟪[^⟫]*⟫)\n?")  # the place of one picture before a text
 _NAMES = (
     *("prompt", "caption", "text_prompt", "instruction", "question", "query", "problem"),
@@ -56,6 +56,12 @@ class Prompt(NamedTuple):
     """Of that text in UTF-8; the first 12 hex digits."""
     file: str
     line: int
+    repository: str = REPOSITORY
+
+    @property
+    def hint(self) -> str:
+        """What to run so that it is imported."""
+        return f"{_HINT} {self.repository}"
 
 
 class Found(NamedTuple):
@@ -92,16 +98,9 @@ class _Pack:
     wordings: tuple[Wording, ...]
 
 
-class Recognised(NamedTuple):
-    """An official wording met in a text, and what stood in its slots."""
-
-    template: str
-    slots: Mapping[str, str]
-
-
 @cache
 def published() -> Mapping[str, Prompt]:
-    """The prompts of the published repository by name, as of its commit ff6f520."""
+    """The published prompts by name; those of UnifiedReward as of its commit ff6f520."""
     table = resources.files("unified_reward") / "assets" / "official_prompts.csv"
     rows = csv.DictReader(table.read_text("utf-8").splitlines())
     return {
@@ -113,6 +112,7 @@ def published() -> Mapping[str, Prompt]:
             row["sha256"],
             row["file"],
             int(row["line"]),
+            row["repository"],
         )
         for row in rows
     }
@@ -124,14 +124,14 @@ def import_pack(
     """Read the official wordings out of a clone and keep those that are verified.
 
     Args:
-        clone: Root of the user's clone.
-        home: Where packs are kept; default `home`.
+        clone: Root of the user's clone of any repository that has some.
+        home: Where packs are kept; default `default_home`.
         expected: The prompts to look for; default `published`.
 
     Raises:
         ConfigError: Not one of them is there, or the pack cannot be written.
     """
-    prompts = [*(published().values() if expected is None else expected)]
+    prompts = _of_clone(clone, [*(published().values() if expected is None else expected)])
     files = {file: _source(clone / file) for file in {one.file for one in prompts}}
     met = [_look_up(one, files[one.file]) for one in prompts]
     wordings = [one for one in met if isinstance(one, Wording)]
@@ -139,16 +139,27 @@ def import_pack(
         n_files = sum(one.status != "no file" for one in files.values())
         raise ConfigError(
             f"{clone} has {n_files} of {len(files)} files with official wordings, and none of the "
-            f"{len(prompts)} wordings as published; give the root of a clone of {REPOSITORY}, "
-            "the folder with inference_qwen/ and inference_llava/"
+            f"{len(prompts)} wordings as published; give the root of a clone of "
+            f"{' or '.join(sorted(_repositories()))}"
         )
-    pack = _path(home)
+    pack = _pack_in(home or default_home(), prompts[0].repository)
     _write(pack, wordings)
     found = [
         Found(one.name, prompt.file, "verified") if isinstance(one, Wording) else one
         for one, prompt in zip(met, prompts, strict=True)
     ]
     return Imported(pack, tuple(found))
+
+
+def _of_clone(clone: Path, prompts: list[Prompt]) -> list[Prompt]:
+    """The prompts of the repository whose files a folder has most of."""
+
+    def share(repository: str) -> float:
+        files = {one.file for one in prompts if one.repository == repository}
+        return sum((clone / file).is_file() for file in files) / len(files)
+
+    best = max(dict.fromkeys(one.repository for one in prompts), key=share)
+    return [one for one in prompts if one.repository == best]
 
 
 class _Text(NamedTuple):
@@ -243,7 +254,7 @@ def _is(prompt: Prompt, text: str) -> bool:
     What a script calls its variables is no part of a wording, so besides the last name in each
     expression the usual ones are tried; the digest decides.
     """
-    pieces = _HOLE.split(text)
+    pieces = HOLE.split(text)
     literals, holes = pieces[::2], pieces[1::2]
     spare = prompt.length - sum(map(len, literals)) - 2 * len(holes)
     distinct = [*dict.fromkeys(holes)]
@@ -254,7 +265,7 @@ def _is(prompt: Prompt, text: str) -> bool:
     for names in (own, *others):
         called = dict(zip(distinct, names, strict=True))
         if sum(len(called[hole]) for hole in holes) == spare:
-            named = _HOLE.sub(lambda hole, called=called: f"⟪{called[hole[1]]}⟫", text)
+            named = HOLE.sub(lambda hole, called=called: f"⟪{called[hole[1]]}⟫", text)
             if _sha256(named).startswith(prompt.sha256):
                 return True
     return False
@@ -265,18 +276,21 @@ def _slotted(prompt: Prompt, text: str) -> str | None:
     slots = ("prompt",)
     if prompt.task in (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING):
         slots += ("first",) if prompt.form == "score" else ("first", "second")
-    holes = [*dict.fromkeys(_HOLE.findall(text))]
-    if len(holes) != len(slots) and (holes or prompt.task is not Task.IMAGE_EDITING):
+    if prompt.repository != REPOSITORY:
+        text = text.replace("{text_prompt}", "⟪text_prompt⟫")
+    holes = [*dict.fromkeys(HOLE.findall(text))]
+    is_bare = prompt.task is Task.IMAGE_EDITING or prompt.repository != REPOSITORY
+    if len(holes) != len(slots) and (holes or not is_bare):
         return None
     called = dict(zip(holes, slots, strict=False))
-    return _HOLE.sub(lambda hole: f"⟪{called[hole[1]]}⟫", text)
+    return HOLE.sub(lambda hole: f"⟪{called[hole[1]]}⟫", text)
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def home() -> Path:
+def default_home() -> Path:
     """Where packs are kept: ``UNIFIED_REWARD_HOME``, or the platform's place for user data."""
     return _home(*map(os.environ.get, ("UNIFIED_REWARD_HOME", "LOCALAPPDATA", "XDG_DATA_HOME")))
 
@@ -294,13 +308,14 @@ def _home(given: str | None, windows: str | None, linux: str | None) -> Path:
     return Path(root) / "unified_reward"
 
 
-def _path(where: Path | None) -> Path:
-    return _pack_in(where or home())
+@cache
+def _repositories() -> frozenset[str]:
+    return frozenset(one.repository for one in published().values())
 
 
 @cache
-def _pack_in(folder: Path) -> Path:
-    return folder / "packs" / _PACK
+def _pack_in(folder: Path, repository: str) -> Path:
+    return folder / "packs" / f"{repository.split('/')[1].lower()}.json"
 
 
 def _write(pack: Path, wordings: list[Wording]) -> None:
@@ -320,18 +335,24 @@ def installed(home: Path | None = None) -> Mapping[str, Wording]:
     """The imported wordings by name, the longest first; empty where none were imported.
 
     Raises:
-        ConfigError: The pack was changed since it was written, or is no pack.
+        ConfigError: A pack was changed since it was written, or is no pack.
     """
-    pack = _path(home)
-    try:
-        stat = os.stat(pack)  # noqa: PTH116  asked for every row, and pathlib is slow
-    except OSError:
-        return {}
-    return _read(pack, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    stamps: list[tuple[Path, tuple[int, ...]]] = []
+    for repository in _repositories():
+        pack = _pack_in(home or default_home(), repository)
+        with suppress(OSError):
+            stat = os.stat(pack)  # noqa: PTH116  asked for every row, and pathlib is slow
+            stamps.append((pack, (stat.st_mtime_ns, stat.st_size, stat.st_ino)))
+    return _merged(tuple(stamps))
 
 
 @lru_cache(maxsize=4)
-def _read(pack: Path, _stamp: tuple[int, ...]) -> Mapping[str, Wording]:
+def _merged(stamps: tuple[tuple[Path, tuple[int, ...]], ...]) -> Mapping[str, Wording]:
+    wordings = [one for pack, _ in stamps for one in _read(pack)]
+    return {one.name: one for one in sorted(wordings, key=lambda one: -len(one.text))}
+
+
+def _read(pack: Path) -> tuple[Wording, ...]:
     try:
         wordings = TypeAdapter(_Pack).validate_json(pack.read_bytes()).wordings
     except (OSError, ValidationError) as error:
@@ -339,50 +360,4 @@ def _read(pack: Path, _stamp: tuple[int, ...]) -> Mapping[str, Wording]:
     for one in wordings:
         if _sha256(one.text) != one.sha256:
             raise ConfigError(f"{pack}: {one.name} was changed; run {IMPORT_HINT} again")
-    return {one.name: one for one in sorted(wordings, key=lambda one: -len(one.text))}
-
-
-def recognise(question: str, task: Task, form: Form) -> Recognised | None:
-    """Tell which installed wording a question is, and what stands in its slots.
-
-    Args:
-        question: A published question, without the marks of its pictures. White space around it
-            does not matter.
-        task: What it asks about.
-        form: Whether it asks for a score or a comparison.
-
-    Returns:
-        The wording and its slots; of several readings the one with the shortest slots. None where
-        no wording of this task and form fits the whole question.
-
-    Raises:
-        ConfigError: The pack was changed since it was written.
-    """
-    for one in installed().values():
-        if (one.task, one.form) == (task, form):
-            slots = _slots(one.text.strip(), question)
-            if slots is not None:
-                return Recognised(one.name, slots)
-    return None
-
-
-def _slots(text: str, question: str) -> Mapping[str, str] | None:
-    pieces = _HOLE.split(text)
-    head, tail = pieces[0], pieces[-1]
-    # Where both ends are right the pattern is quick, however often a text repeats its inside.
-    if not (question.lstrip().startswith(head) and question.rstrip().endswith(tail)):
-        return None
-    match = _pattern(text).fullmatch(question)
-    return match.groupdict() if match else None
-
-
-@cache
-def _pattern(text: str) -> re.Pattern[str]:
-    pieces = _HOLE.split(text)
-    pattern, known = r"\s*" if pieces[0] else "", set[str]()
-    for literal, slot in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
-        pattern += re.escape(literal)
-        if slot:
-            pattern += f"(?P={slot})" if slot in known else f"(?P<{slot}>.*?)"
-            known.add(slot)
-    return re.compile(pattern + (r"\s*" if pieces[-1] else ""), re.DOTALL)
+    return wordings

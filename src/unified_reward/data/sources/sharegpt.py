@@ -15,7 +15,8 @@ from unified_reward.data.sources.fields import Fields, failed, identity
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
 from unified_reward.records import Row
-from unified_reward.tasks import packs, parse
+from unified_reward.tasks import parse
+from unified_reward.tasks.recognise import recognise
 from unified_reward.types import (
     Conversation,
     DataError,
@@ -139,7 +140,7 @@ def _sample(
     question: str, media: tuple[Image | Video, ...], source: Source, name: str
 ) -> Sample | None:
     form = "compare" if source.form == "compare" else "score"
-    found = packs.recognise(question, source.task, form)
+    found = recognise(question, source.task, form)
     if found is None:
         return None
     slots = found.slots

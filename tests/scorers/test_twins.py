@@ -26,32 +26,6 @@ FEW = RNG.integers(0, 256, (2, 406, 392, 3), dtype=np.uint8)
 """Sides between those that VideoScore leaves as they are."""
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    twins.install_words(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _worded(home, monkeypatch):
-    monkeypatch.setenv("UNIFIED_REWARD_HOME", str(home))
-
-
-@pytest.fixture(scope="session")
-def twin(tmp_path_factory):
-    """Folder and state of a twin, made once."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            made[name] = folder, twins.MAKERS[name](folder)
-        return made[name]
-
-    return get
-
-
 def picture(pixels):
     return ur.Sample(ur.Task.IMAGE_GENERATION, CAPTION, (ur.Image(pixels, "HWC"),))
 

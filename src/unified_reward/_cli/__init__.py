@@ -24,6 +24,7 @@ from unified_reward._cli import (
     rank,
     run,
     score,
+    scorers,
     show,
     templates,
 )
@@ -54,6 +55,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(data.app, name="data")
+app.add_typer(scorers.app, name="scorers")
 app.add_typer(templates.app, name="templates")
 
 

@@ -13,8 +13,8 @@ JudgeOption = Annotated[
     str,
     typer.Option(
         "--judge",
-        help="tiny_judge (the default), tiny_scalar, a folder, scripted:KIND, table:FILE, a URL "
-        "or a hub id.",
+        help="tiny_judge (the default), tiny_scalar, a folder, scripted:KIND, table:FILE, "
+        "NAME:WEIGHTS of a published scorer, a URL or a hub id.",
     ),
 ]
 ModelOption = Annotated[

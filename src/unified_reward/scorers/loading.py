@@ -11,6 +11,8 @@ import torch
 from accelerate import init_empty_weights
 
 from unified_reward.models.vlm import best_device
+from unified_reward.scorers import SYSTEMS
+from unified_reward.scorers import system as systems
 from unified_reward.scorers.keys import KeyReport, account, read_state, weight_files
 from unified_reward.scorers.scorer import Scorer
 from unified_reward.types import ConfigError, ModelError
@@ -48,7 +50,9 @@ def check(system: type[Scorer], folder: Path) -> Holding:
     if not files:
         held = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
         seen = f"it holds {', '.join(held[:6])}" if held else "it is empty or no folder"
-        told.insert(0, f"no weights ({' or '.join(system.weights)}); {seen}")
+        others = [name for name in SYSTEMS if weight_files(folder, systems(name).weights)]
+        hint = f", weights as of {' or '.join(others)}" if others else ""
+        told.insert(0, f"no weights ({' or '.join(system.weights)}); {seen}{hint}")
         return Holding((), None, tuple(told))
     try:
         keys = _filled(system, files, folder, shapes_only=True)[1]

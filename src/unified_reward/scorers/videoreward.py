@@ -68,7 +68,7 @@ class VideoReward(QwenScorer):
         weights_licence="Apache-2.0",
         deviations=(
             "frames by PyAV, not decord",
-            "a clip of one frame shows it twice (the released code breaks)",
+            "a clip of one or three frames shows some twice (the released code breaks)",
             "a clip without a known rate is taken to have 2 frames a second",
             "mean and deviation from model_config.json where it has them, else as above",
         ),

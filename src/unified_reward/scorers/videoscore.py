@@ -155,7 +155,7 @@ class VideoScoreQwen(QwenScorer):
         frames="8 a second, evenly from first to last, at least 4 and an even number",
         deviations=(
             "frames by PyAV, not decord",
-            "a clip of one frame shows it twice (the released code breaks)",
+            "a clip of one or three frames shows some twice (the released code breaks)",
             "a clip without a known rate is taken to have 8 frames a second",
         ),
         open_questions=(

@@ -10,6 +10,7 @@ from tests.media.made import grey_steps, noise, picture, png_claiming
 from unified_reward import media
 from unified_reward.card import Card
 from unified_reward.judge import Judge, load, located
+from unified_reward.models import vlm
 from unified_reward.models.scripted import KINDS, Scripted
 from unified_reward.types import (
     Failed,
@@ -193,9 +194,9 @@ def test_any_caption_is_answered_by_a_script(kind, family):
 def test_a_long_caption_does_not_make_the_short_ones_as_long(tiny, monkeypatch):
     """Rows of a batch are padded to its longest, so that long and short ones go apart."""
     passes = []
-    answer = tiny._model._isolated
+    answer = vlm.isolated
     monkeypatch.setattr(
-        tiny._model, "_isolated", lambda asked, ask: passes.append(len(asked)) or answer(asked, ask)
+        vlm, "isolated", lambda asked, *how: passes.append(len(asked)) or answer(asked, *how)
     )
     still = Image(picture(noise(32, 32, 3)))
     texts = ["red " * 1000, *["a red cube"] * 7]

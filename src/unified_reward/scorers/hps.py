@@ -90,8 +90,9 @@ class _HPS(ClipScorer):
         }
         for tower in (vision, text):
             tower["hidden_act"] = cls.activation
-        if not (vision["num_attention_heads"] and text["num_attention_heads"]):
-            raise ModelError(f"towers of width {width} and {text_width} are not those of a CLIP")
+        for side, head in ((width, cls.vision_head), (text_width, _TEXT_HEAD)):
+            if side % head:
+                raise ModelError(f"a width of {side} is no multiple of heads of {head}")
         return CLIPModel(
             CLIPConfig(vision_config=vision, text_config=text, projection_dim=features)
         )

@@ -75,7 +75,7 @@ class Scorer(Asks):
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         self.name = f"{self.card.name}:{folder}"
-        self.module: Any = module.eval()
+        self.module: Any = module.eval().requires_grad_(requires_grad=False)
         self.batch_size = batch_size
         self._kept: dict[tuple[str, Candidate], Verdict] | None = None
 

@@ -38,6 +38,8 @@ WAYS = (Strategy.RANDOM, Strategy.SCORE, Strategy.RANK, Strategy.RANK_AND_SIFT)
 """In the order of the publication's Table XII, the best last."""
 JUDGED = Task.IMAGE_GENERATION
 """The task whose pairs are asked about."""
+DRAWN = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
+VOTED = "voted"
 
 _SPEAKING = VLMDPO(
     Optimisation(steps=60, batch_size=16, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16)
@@ -74,6 +76,9 @@ class AlignmentStudy:
     judge: str = "tiny_judge"
     judges: Mapping[str, str] = field(default_factory=dict)
     """Two more by the name to show: one of image generation alone, and a joint one, last."""
+    voted: str = ""
+    """A judge taught by votes on what the policies made (`experiments.votes`); its pairs align the
+    policies that draw once more."""
     preferences: Preferences = field(default_factory=lambda: Preferences(prompts=256))
     """Their seed is replaced by each of ``seeds``."""
     exam: OracleExam = field(default_factory=lambda: OracleExam(n=500, seed=20261125))
@@ -109,7 +114,9 @@ def arms(study: AlignmentStudy) -> Iterator[Arm]:
     """Every training of a study, those with common candidates one behind the other."""
     for seed in study.seeds:
         for task in study.policies:
-            yield Arm(task, seed, "shipped", Strategy.RANK_AND_SIFT)
+            yield Arm(task, seed, "shipped", WAYS[-1])
+            if study.voted and task in DRAWN:
+                yield Arm(task, seed, VOTED, WAYS[-1])
             if task is JUDGED:
                 yield from (Arm(task, seed, "shipped", way) for way in WAYS[:-1])
                 yield from (Arm(task, seed, name, WAYS[-1]) for name in study.judges)
@@ -146,6 +153,10 @@ def alignment(
             "pairs": [
                 len(_kept_rows(_equal_pairs(study, arm))) for arm in main if arm.task is task
             ],
+        }
+    if study.voted:
+        report[VOTED] = {
+            task.value: _by_judge(task, before[task], after) for task in DRAWN if task in before
         }
     if JUDGED in before:
         mine = [arm for arm in after if arm.task is JUDGED]
@@ -192,7 +203,7 @@ def _settings(study: AlignmentStudy, task: Task, arm: Arm | None) -> dict[str, A
 
 
 def _judge(study: AlignmentStudy, arm: Arm) -> str:
-    return study.judge if arm.judge == "shipped" else study.judges[arm.judge]
+    return {"shipped": study.judge, VOTED: study.voted, **study.judges}[arm.judge]
 
 
 def _align(study: AlignmentStudy, arm: Arm, folder: Path) -> Path:
@@ -215,13 +226,17 @@ def _seeded(config: Any, seed: int) -> Any:
 def _equal_pairs(study: AlignmentStudy, arm: Arm) -> Path:
     """The arm's pairs, as many as the arms have that it is held against."""
     rivals = [one for one in arms(study) if (one.task, one.seed) == (arm.task, arm.seed)]
-    is_shipped = arm.judge == "shipped"
-    rivals = [one for one in rivals if (one.judge == "shipped") == is_shipped]
+    rivals = [one for one in rivals if _side(one) == _side(arm)]
     rows = {one: _kept_rows(_pairs(study, one)) for one in rivals}
     n = min(map(len, rows.values()))
     out = _pairs(study, arm).with_suffix(".equal.jsonl")
     out.write_bytes(b"".join(rows[arm][:n]))
     return out
+
+
+def _side(arm: Arm) -> str:
+    """Arms of one side are held against each other, and have equally many pairs."""
+    return arm.judge if arm.judge in ("shipped", VOTED) else "others"
 
 
 def _kept_rows(pairs: Path) -> list[bytes]:
@@ -239,6 +254,17 @@ def _pairs(study: AlignmentStudy, arm: Arm) -> Path:
     source = folder / "candidates" / "candidates.jsonl"
     draw_pairs(source, _judge(study, arm), pairing, file)
     return file
+
+
+def _by_judge(task: Task, old: PolicyExam, after: Mapping[Arm, PolicyExam]) -> dict[str, Any]:
+    """The shipped judge's pairs against those of the one that was taught by votes."""
+    groups = {
+        name: [arm for arm in after if arm == (task, arm.seed, name, WAYS[-1])]
+        for name in ("shipped", VOTED)
+    }
+    told = _contrasted(old, after, groups)
+    told[VOTED]["compared"] = _compared(old, [after[arm] for arm in groups[VOTED]])
+    return told
 
 
 def _contrasted(

@@ -2,7 +2,8 @@
 
 A folder for each scorer by its name (``imagereward``, ``hpsv2``, …), as `scorers check` wants it,
 and ``fixtures`` with the pictures and clips of the upstream repositories that are not in the
-shared data. Prompts must be imported (`templates import`).
+shared data. Prompts are those of ``home``: run `templates import` with ``UNIFIED_REWARD_HOME``
+naming that folder.
 """
 
 import csv
@@ -23,6 +24,11 @@ ELEPHANT = (
     "anxious, but Bhavesh encourages him. As they reach the house, a mysterious sound in the air "
     "adds to the suspense."
 )
+
+
+@pytest.fixture(autouse=True)
+def _imported_words(monkeypatch):
+    monkeypatch.setenv("UNIFIED_REWARD_HOME", str(Path(WEIGHTS) / "home"))
 
 
 def scorer(name):

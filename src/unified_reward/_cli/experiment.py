@@ -26,6 +26,7 @@ class Experiment(StrEnum):
     JOINT_LEARNING = "joint_learning"
     SIFTING = "sifting"
     TRUST = "trust"
+    VOTES = "votes"
 
 
 class _Parts(NamedTuple):
@@ -73,6 +74,10 @@ def _parts(name: Experiment) -> _Parts:
             from unified_reward.experiments import trust
 
             return _Parts(trust.Trust, trust.trust, trust.page)
+        case Experiment.VOTES:
+            from unified_reward.experiments import votes
+
+            return _Parts(votes.Votes, votes.votes, votes.page)
 
 
 def experiment(

@@ -10,7 +10,6 @@ here.
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -90,11 +89,7 @@ class QwenReward(nn.Module):
         ).last_hidden_state
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Outputs of the head, in float32 at least, whatever the trunk is in."""
-        weight = next(self.head.parameters())
-        if weight.dtype not in (torch.float32, torch.float64):
-            self.head.float()
-            hidden = hidden.float()
+        """Outputs of the head, in its own precision."""
         return self.head(hidden.to(next(self.head.parameters()).dtype))
 
 
@@ -110,6 +105,8 @@ class QwenScorer(Scorer):
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
+        if self.dtype.itemsize < torch.float32.itemsize:
+            self.module.head.float()  # as released, whatever the trunk is in
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.tokenizer.add_tokens([*self.reward_tokens], special_tokens=True)
         self._pad, *self._reward_ids = self.tokenizer.convert_tokens_to_ids(
@@ -160,11 +157,6 @@ class QwenScorer(Scorer):
         for token in ids:
             spread += [token] * (n_seen if token == self._pad else 1)
         return spread
-
-    @classmethod
-    @abstractmethod
-    def prepare(cls, sample: Any) -> Prepared:
-        """See ``Scorer.prepare``."""
 
 
 def chat(medium: str, prompt: str) -> str:

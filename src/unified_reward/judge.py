@@ -48,10 +48,12 @@ PUBLISHED: dict[str, tuple[str | None, str]] = {
     "CodeGoat24/UnifiedReward-qwen-": ("unifiedreward-qwen", "reasoned"),
     "CodeGoat24/UnifiedReward-7b": ("unifiedreward-llava", "reasoned"),
     "CodeGoat24/UnifiedReward-0.5b": ("unifiedreward-llava", "reasoned"),
+    "CodeGoat24/UnifiedReward-Edit": ("unifiedreward-edit", "edit"),
+    "CodeGoat24/UnifiedReward-Flex": ("unifiedreward-flex", "flex"),
     "CodeGoat24/UnifiedReward": (None, "reasoned"),
 }
 """Published judges by the start of their id, first match: the family in the words they were
-trained on, None where there is none (Edit, Flex), and ours whose answers are like theirs."""
+trained on, None where there is none that we know, and ours whose answers are like theirs."""
 
 
 SHIPPED = {

@@ -29,13 +29,21 @@ from unified_reward.types import (
 HINT = "run unified-reward templates import PATH on your clone of CodeGoat24/UnifiedReward"
 IG, IU = Task.IMAGE_GENERATION, Task.IMAGE_UNDERSTANDING
 VG, VU = Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING
+IE = Task.IMAGE_EDITING
 CELLS = [(task, form) for task in (IG, IU, VG, VU) for form in ("score", "compare")]
-ASKED = [
-    (name, *cell)
-    for name in FAMILIES
-    for cell in CELLS
-    if "think" not in name or cell[1] == "compare"
-]
+OWN = {
+    **dict.fromkeys(("unifiedreward-edit", "unifiedreward-edit-quality"), [(IE, "score")]),
+    "unifiedreward-flex": [(IG, "compare"), (VG, "compare")],
+    **dict.fromkeys(
+        ("unifiedreward-think", "unifiedreward-think-qwen3"),
+        [cell for cell in CELLS if cell[1] == "compare"],
+    ),
+}
+OWN = {
+    name: [*cells, (IE, "compare")] if (IE, "score") in cells else cells
+    for name, cells in OWN.items()
+}
+ASKED = [(name, *cell) for name in FAMILIES for cell in OWN.get(name, CELLS)]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,8 @@ def no_pack(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_without_a_pack_a_published_family_says_how_to_import_one(name, no_pack):
-    for looking in (lambda: tasks.family(name), lambda: tasks.template(name, IG, "compare")):
+    task, form = OWN.get(name, CELLS)[-1]
+    for looking in (lambda: tasks.family(name), lambda: tasks.template(name, task, form)):
         with pytest.raises(ConfigError, match=f"needs the official wordings.*: {HINT}"):
             looking()
 
@@ -70,7 +79,7 @@ def test_an_unknown_family_is_told_the_published_ones_too(no_pack):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_asks_every_cell_its_judges_were_trained_on(name):
     assert tasks.family(name) is FAMILIES[name]
-    for task, form in CELLS:
+    for task, form in (*CELLS, (IE, "score"), (IE, "compare")):
         if (name, task, form) in ASKED:
             assert tasks.template(name, task, form).family.name == name
         else:
@@ -85,6 +94,8 @@ def test_the_official_text_follows_the_pictures_with_its_slots_filled(key):
     sample = sample_for(task, form, prompt="a ⟪first⟫ {cube}")
     *pictures, text = tasks.template(*key).request(sample, lambda medium: [medium]).parts
     shown = [*sample.context, *(one for one in sample.candidates if not isinstance(one, str))]
+    if key == ("unifiedreward-edit-quality", IE, "score"):
+        shown = [*sample.candidates]  # how a picture looks is asked without its source
     assert pictures == shown
     assert "a ⟪first⟫ {cube}" in text
     assert '{"x": 1}' in text
@@ -131,6 +142,9 @@ ANSWERS = [
         "<think>a</think><answer>Video 2 is better</answer>",
         "second",
     ),
+    ("unifiedreward-edit", IE, "Edited Image 2 is better", "second"),
+    ("unifiedreward-edit-quality", IE, "1.25\n-0.5", "first"),
+    ("unifiedreward-flex", VG, '{"categories": [], "winner": "Video 2"}', "second"),
     ("unifiedreward-qwen", IG, "cube (object): 1\nFinal Score: 3.67", 3.67),
     ("unifiedreward-llava", IU, "It is right.\nFinal Score: 85", 85),
     ("unifiedreward-qwen", VG, f"{DIMS}Final Score: 8", 8),
@@ -212,6 +226,8 @@ LOADED = {
     "UnifiedReward-Think-qwen-7b": "unifiedreward-think",
     "UnifiedReward-Think-qwen3vl-8b": "unifiedreward-think-qwen3",
     "UnifiedReward-Think-qwen35-9b": "unifiedreward-think-qwen3",
+    "UnifiedReward-Edit-qwen3vl-4b": "unifiedreward-edit",
+    "UnifiedReward-Flex-qwen35-9b": "unifiedreward-flex",
 }
 
 
@@ -226,7 +242,7 @@ def test_a_published_judge_is_asked_in_its_own_words_where_they_are_imported(
 
 
 @pytest.mark.usefixtures("pack")
-@pytest.mark.parametrize("name", ["Edit-qwen-7b", "Flex-qwen3vl-8b", "9"])
+@pytest.mark.parametrize("name", ["Next-qwen-7b", "9"])
 def test_a_published_judge_of_no_family_is_refused_with_a_pack_too(name, monkeypatch):
     monkeypatch.setattr(vlm, "load_vlm", lambda *_, **__: _Loaded())
     reference = f"CodeGoat24/UnifiedReward-{name}"

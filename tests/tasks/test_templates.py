@@ -1,3 +1,5 @@
+import json
+import math
 import os
 from pathlib import Path
 
@@ -6,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unified_reward import tasks
-from unified_reward.tasks import TEMPLATES
+from unified_reward.tasks import TEMPLATES, parse
 from unified_reward.tasks.wording import CELLS
 from unified_reward.types import (
     Answer,
@@ -32,6 +34,8 @@ def sample_for(task, form, prompt="a red cube"):
         candidates, context = ("one", "two"), (medium,)
     else:
         candidates, context = (medium, medium), ()
+        if task is Task.IMAGE_EDITING:
+            context = (Image("source.png"),)
     return Sample(task, prompt, candidates[: 1 if form == "score" else 2], context)
 
 
@@ -54,9 +58,18 @@ def test_the_wording_of_every_template_is_the_golden_one(key):
     assert golden.read_text("utf-8") == shown
 
 
-def test_every_family_asks_all_eight_cells():
+OWN_CELLS = {
+    "edit": {(Task.IMAGE_EDITING, "score"), (Task.IMAGE_EDITING, "compare")},
+    "edit_values": {(Task.IMAGE_EDITING, "compare")},
+    "flex": {(Task.IMAGE_GENERATION, "compare"), (Task.VIDEO_GENERATION, "compare")},
+}
+
+
+def test_every_family_asks_all_ten_cells_but_those_of_edits_and_flex():
     for name in tasks.FAMILIES:
-        assert {key[1:] for key in TEMPLATES if key[0] == name} == set(CELLS)
+        asked = {key[1:] for key in TEMPLATES if key[0] == name}
+        assert asked == OWN_CELLS.get(name, set(CELLS))
+    assert len(CELLS) == 10
 
 
 def some_verdict(template, value):
@@ -64,6 +77,9 @@ def some_verdict(template, value):
     if template.form == "compare" and template.aspects:
         shares = {one.name: value for one in template.aspects}
         return Preferred(value, 0.0, 1 - value, shares)
+    if template.form == "compare" and not template.phrases:
+        share = 0.02 + 0.96 * value
+        return Preferred(share, 0.0, 1 - share)
     if template.form == "compare":
         index = min(2, int(value * 3))
         return Preferred(*(float(i == index) for i in range(3)))
@@ -97,6 +113,105 @@ def test_every_choice_completes_a_readable_answer(key):
     head += "".join(f"{label}: {scale.low:g}\n" for _, scale, label in template.aspects)
     for choice in template.choices:
         assert not isinstance(template.parse(head + lead + choice), Unparsed)
+
+
+def test_a_source_stands_before_what_was_made_of_it():
+    for name in ("native", "compact", "edit"):
+        text = as_text(rendered((name, Task.IMAGE_EDITING, "compare")))
+        assert text.startswith("[source.png][p.png][p.png]")
+
+
+@given(values=st.lists(st.floats(-30, 30), min_size=2, max_size=2))
+def test_signed_values_compare_by_the_logistic_of_their_difference(values):
+    template = TEMPLATES["edit_values", Task.IMAGE_EDITING, "compare"]
+    read = template.parse(f"hm\nEdited image 1: {values[0]}\nEdited image 2: {values[1]}")
+    gap = values[0] - values[1]
+    assert read.probability == pytest.approx(1 / (1 + math.exp(-gap)))
+    assert (read.winner == "tie") == (gap == 0)
+
+
+EDIT_ANSWERS = [
+    ('{"reasoning" : "ok", "score" : [20, 18],}', {"success": 20.0, "preservation": 18.0}),
+    ('```json\n{"reasoning": "[1, 2]", "score": [0, 25]}\n```', {"success": 0, "preservation": 25}),
+    ('{"score": [26, 3]}', "26 is outside the scale 0 to 25"),
+    ('{"score": [-1.5, 3]}', "-1.5 is outside the scale 0 to 25"),
+    ('{"score": [9]}', "1 points in the answer, for success, preservation"),
+    ("It was edited well.", "no list of scores in the answer"),
+]
+
+
+@pytest.mark.parametrize(("text", "wanted"), EDIT_ANSWERS)
+def test_points_of_an_edit_are_read_or_unparsed_never_guessed(text, wanted):
+    read = TEMPLATES["edit", Task.IMAGE_EDITING, "score"].parse(text)
+    if isinstance(wanted, str):
+        assert (type(read), read.reason) == (Unparsed, wanted)
+    else:
+        assert read.score is None
+        assert {name: one.value for name, one in read.aspects.items()} == wanted
+
+
+VALUES = [
+    ("Edited image 1: -0.5\nEdited image 2: 1.25", (-0.5, 1.25)),
+    ("Edited Image 1 score: **2**, Edited Image 2 score: -3", (2.0, -3.0)),
+    ("1.5\n-2.25", (1.5, -2.25)),
+    ("1.5, 2, 3", None),
+    ("Edited image 1: 3", None),
+    ("both are fine", None),
+    ("Edited image 1: nan\nEdited image 2: 1", None),
+]
+
+
+@pytest.mark.parametrize(("text", "wanted"), VALUES)
+def test_two_signed_values_are_read_with_their_signs_or_not_at_all(text, wanted):
+    read = parse.pair_values(text)
+    assert isinstance(read, Unparsed) if wanted is None else read == wanted
+
+
+def test_a_flex_answer_has_shares_by_dimension_and_the_winner_it_names():
+    template = TEMPLATES["flex", Task.IMAGE_GENERATION, "compare"]
+    said = {
+        "prompt": "a cat",
+        "categories": [
+            {
+                "name": "Alignment",
+                "dims": [
+                    {"name": "subject", "reason_1": "a", "score_1": 7, "score_2": 3},
+                    {"name": "count", "score_1": 5, "score_2": 5},
+                    {"name": "odd", "score_1": "7", "score_2": 3},
+                ],
+                "cat_winner": "Image 1",
+            },
+            {"name": "Quality", "dims": [{"name": "light", "score_1": 0, "score_2": 10}]},
+        ],
+        "reason": "so",
+        "winner": "Image 2",
+    }
+    read = template.parse(f"```json\n{json.dumps(said, indent=1)}\n```")
+    assert read.winner == "second"
+    assert read.aspects == {"Alignment/subject": 0.7, "Alignment/count": 0.5, "Quality/light": 0.0}
+    cut = json.dumps(said)[:-30]
+    assert isinstance(template.parse(cut), Unparsed)
+    weighed = template.read(Answer(json.dumps(said), (-0.1, -9.0, -3.0)))
+    assert weighed.winner == "first", "the probabilities at the winner decide"
+    assert weighed.aspects == read.aspects
+
+
+def test_a_flex_answer_says_what_is_there():
+    template = TEMPLATES["flex", Task.VIDEO_GENERATION, "compare"]
+    verdict = Preferred(1.0, 0.0, 0.0, {"Motion/pace": 0.75, "Motion/steadiness": 0.25})
+    said = json.loads(template.answer(verdict, rationale="so"))
+    assert said["winner"] == "Video 1"
+    assert said["categories"] == [
+        {
+            "name": "Motion",
+            "dims": [
+                {"name": "pace", "score_1": 7.5, "score_2": 2.5},
+                {"name": "steadiness", "score_1": 2.5, "score_2": 7.5},
+            ],
+            "cat_winner": "tie",
+        }
+    ]
+    assert template.parse(template.answer(verdict)).aspects == verdict.aspects
 
 
 @given(caption=st.text())
@@ -151,7 +266,10 @@ def test_reasoning_without_a_verdict_is_unparsed_even_with_probabilities():
 
 
 def test_an_unknown_family_is_an_error_that_lists_the_known():
-    with pytest.raises(ConfigError, match="no family 'nativ'; there are aspects, compact, native"):
+    with pytest.raises(
+        ConfigError,
+        match="no family 'nativ'; there are aspects, compact, edit, edit_values, flex, nat",
+    ):
         tasks.family("nativ")
 
 

@@ -17,6 +17,7 @@ from .captions import (
     split_of,
 )
 from .corrupt import CLIP_FLAWS, PICTURE_FLAWS, degrade, freeze, mutate, reverse
+from .edits import EDIT_KINDS, Edit, draw_edit, edit_utility, edited
 from .items import Pool, item, pool
 from .lessons import LESSON_KINDS, Lesson, corpus, exam, lesson, vocabulary
 from .questions import Question, Reply, draw_question, draw_reply
@@ -27,6 +28,7 @@ from .utilities import answer_utility, generation_utility
 
 __all__ = [
     "CLIP_FLAWS",
+    "EDIT_KINDS",
     "HALVES",
     "HARD",
     "LESSON_KINDS",
@@ -36,6 +38,7 @@ __all__ = [
     "Annotator",
     "Brief",
     "Caption",
+    "Edit",
     "Fact",
     "Lesson",
     "Mention",
@@ -55,9 +58,12 @@ __all__ = [
     "degrade",
     "describe",
     "draw_caption",
+    "draw_edit",
     "draw_question",
     "draw_reply",
     "draw_scene",
+    "edit_utility",
+    "edited",
     "elements",
     "exam",
     "facts",

@@ -1,4 +1,4 @@
-"""Judged items with their true utilities: candidates to score or to compare, for four tasks.
+"""Judged items with their true utilities: candidates to score or to compare, for five tasks.
 
 An item, or a pool of candidates, is a function of its arguments and of nothing else. Writing files
 is not its business.
@@ -6,7 +6,7 @@ is not its business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple, TypeVar
 
@@ -27,6 +27,7 @@ from unified_reward.types import (
 
 from .annotators import NOISELESS, Annotator
 from .captions import Split, describe, elements, split_of
+from .edits import Edit, draw_edit, edit_utility, edited
 from .questions import Question, Reply, Style, draw_question, draw_reply
 from .scene import WHOLE, Scene, World, pick
 from .shown import Shown, departed, draw_any_scene, draw_captioned, seeded, with_flaw
@@ -39,6 +40,8 @@ CLIP_TASKS = (Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING)
 GENERATION_TASKS = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
 SPLITS: tuple[Split, ...] = ("train", "test")
 TASKS = (*GENERATION_TASKS, Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
+JUDGED_TASKS = (*TASKS, Task.IMAGE_EDITING)
+"""Of items; pools, briefs and lessons are of ``TASKS`` alone."""
 
 _P_TIE = 0.08
 _P_FLAW = 0.35
@@ -52,6 +55,8 @@ _STYLES: dict[Style, float] = {
     "padded wrong": 0.05,
     "evasive": 0.08,
 }
+
+_EDITS = ("right", "right", "undone", "astray", "overdone", "overdone", "spoilt")
 
 _T = TypeVar("_T")
 
@@ -134,6 +139,47 @@ def _draft_generation(wish: _Wish, rng: np.random.Generator) -> _Draft:
     return _Draft(caption.text, (), options, found)
 
 
+class _Edited(NamedTuple):
+    """A picture as an editor left it."""
+
+    edit: Edit
+    shown: Shown
+
+    @property
+    def axes(self) -> tuple[float, float]:
+        return self.edit.judged(self.shown.scene)
+
+    def option(self, rng: np.random.Generator) -> _Option:
+        return _Option(self.shown.medium(rng), self.utility(), self.utility())
+
+    def utility(self) -> float:
+        return edit_utility(*self.axes, 1 - self.shown.severity)
+
+
+def _draft_editing(wish: _Wish, rng: np.random.Generator) -> _Draft:
+    """A picture, an instruction, and one or two pictures as editors left them."""
+    while True:
+        scene = draw_any_scene(rng, is_clip=False, world=wish.world)
+        edit = draw_edit(scene, rng)
+        if edit.split() == wish.split:
+            break
+
+    def drawn(how: str) -> _Edited:
+        return _Edited(edit, with_flaw(edited(edit, how, rng), rng, p_flaw=_P_FLAW))
+
+    if wish.form == "score":
+        shown = (drawn(pick(rng, _EDITS)),)
+        success, kept = shown[0].axes
+        found = {"success": success, "kept": kept}
+    else:
+        many = [drawn(how) for how in _EDITS]
+        many.append(pick(rng, many))
+        rated = [(one, one.utility()) for one in many]
+        shown, found = _draw_pair(rated, rng, wants_tie=rng.random() < _P_TIE), {}
+    options = tuple(one.option(rng) for one in shown)
+    return _Draft(edit.text, (Shown(scene).medium(rng),), options, found)
+
+
 def draw_style(rng: np.random.Generator) -> Style:
     """A style of answer, true and false ones about equally often."""
     at = float(rng.random()) * sum(_STYLES.values())
@@ -179,6 +225,14 @@ def _draft_understanding(wish: _Wish, rng: np.random.Generator) -> _Draft:
     return _Draft(question.text, (Shown(scene).medium(rng),), options, {})
 
 
+_DRAFTS: dict[Task, Callable[[_Wish, np.random.Generator], _Draft]] = {
+    **dict.fromkeys(GENERATION_TASKS, _draft_generation),
+    Task.IMAGE_UNDERSTANDING: _draft_understanding,
+    Task.VIDEO_UNDERSTANDING: _draft_understanding,
+    Task.IMAGE_EDITING: _draft_editing,
+}
+
+
 def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Target:
     felt = [
         labeller.perceived(one.seen, one.candidate if isinstance(one.candidate, str) else "")
@@ -190,13 +244,13 @@ def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Targ
     return Target(winner=labeller.prefer(felt[0], felt[1], rng), aspects=true)
 
 
-def check_known(task: str, split: str, form: str = "score") -> None:
+def check_known(task: str, split: str, form: str = "score", tasks: Sequence[Task] = TASKS) -> None:
     """See that the microworld has such a task, split and form.
 
     Raises:
         ConfigError: It has not; names what there is.
     """
-    asked = (("task", task, TASKS), ("form", form, ("score", "compare")), ("split", split, SPLITS))
+    asked = (("task", task, tasks), ("form", form, ("score", "compare")), ("split", split, SPLITS))
     for what, given, known in asked:
         if given not in known:
             raise ConfigError(
@@ -216,11 +270,11 @@ def item(
 ) -> Record:
     """One judged item.
 
-    Test captions, of generation the prompt and of understanding `describe` of the scene, never
-    occur in training. About 8 % of comparisons are ties.
+    Test captions, of generation the prompt, of understanding `describe` of the scene and of
+    editing the instruction with it, never occur in training. About 8 % of comparisons are ties.
 
     Args:
-        task: Image or video, generation or understanding.
+        task: Image or video, generation or understanding, or image editing.
         form: ``score`` for one candidate, ``compare`` for two.
         split: ``train`` or ``test``.
         seed: Names a series of items.
@@ -231,18 +285,19 @@ def item(
 
     Returns:
         The sample with media in memory. Of a score, ``target.score`` in [0, 1] and, for
-        generation, ``target.aspects`` with 1.0 or 0.0 for each fact the caption asserts; of a
+        generation, ``target.aspects`` with 1.0 or 0.0 for each fact the caption asserts, for
+        editing ``success`` and ``kept`` (see `Edit.judged`); of a
         comparison, ``target.winner`` and the true utilities as ``target.aspects``.
 
     Raises:
         ConfigError: The task, form or split is not one of these.
     """
-    check_known(task, split, form)
+    check_known(task, split, form, JUDGED_TASKS)
     name = f"{task}-{form}-{split}-{seed}-{index}"
     name += f"-{world.name}" if world.name else ""
     labeller = annotator if split == "train" else NOISELESS
     wish = _Wish(task in CLIP_TASKS, form, split, labeller.blind, world)
-    draft_item = _draft_generation if task in GENERATION_TASKS else _draft_understanding
+    draft_item = _DRAFTS[Task(task)]
     draft = draft_item(wish, seeded(name))
     sample = Sample(
         task=Task(task),

@@ -5,13 +5,15 @@ Families of the published judges stand beside them once their wordings are impor
 
 from __future__ import annotations
 
-from unified_reward.tasks import aspects, compact, native, official, reasoned, think
+from unified_reward.tasks import aspects, compact, edit, flex, native, official, reasoned, think
 from unified_reward.tasks.template import Family, Template
 from unified_reward.types import ConfigError, Form, Task
 
 
-_MODULES = (aspects, compact, native, reasoned, think)
-FAMILIES: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in _MODULES}
+_MODULES = (aspects, compact, edit, flex, native, reasoned, think)
+FAMILIES: dict[str, Family] = {
+    one.name: one for one in (edit.VALUES, *(module.FAMILY for module in _MODULES))
+}
 TEMPLATES: dict[tuple[str, Task, Form], Template] = {
     (one.family.name, one.task, one.form): one for module in _MODULES for one in module.TEMPLATES
 }

@@ -1,8 +1,9 @@
 """Family ``aspects``: several aspects one by one, then an overall score where one is defined.
 
-Generated images have three aspects and no overall score, generated videos the five of VideoFeedback
-and a final score, as published. The aspects of answers are this project's own. A comparison states
-each aspect's share of the two candidates; its verdict is the mean share (docs/departures.md).
+Generated and edited images have three aspects and no overall score, generated videos the five of
+VideoFeedback and a final score, as published. The aspects of answers and edits are this project's
+own. A comparison states each aspect's share of the two candidates; its verdict is the mean share
+(docs/departures.md).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from unified_reward.types import Form, Scale, Task
 
 FAMILY = Family("aspects", max_new_tokens=512)
 _FIVE, _FOUR, _SHARE = Scale(1.0, 5.0), Scale(1.0, 4.0), Scale(0.0, 1.0)
+_EDITED = ("success", "preservation", "naturalness")
 _ANSWER = tuple(
     Aspect(name, _FIVE, f"{name.capitalize()} Score (1-5)")
     for name in ("correctness", "completeness", "clarity")
@@ -36,12 +38,16 @@ _SCORED = {
     ),
     Task.IMAGE_UNDERSTANDING: _ANSWER,
     Task.VIDEO_UNDERSTANDING: _ANSWER,
+    Task.IMAGE_EDITING: tuple(
+        Aspect(name, Scale(0.0, 25.0), f"{name.capitalize()} Score (0-25)") for name in _EDITED
+    ),
 }
 _COMPARED = {
     Task.IMAGE_GENERATION: ("alignment", "coherence", "style"),
     Task.VIDEO_GENERATION: ("alignment", "coherence", "style"),
     Task.IMAGE_UNDERSTANDING: ("correctness", "completeness", "clarity"),
     Task.VIDEO_UNDERSTANDING: ("correctness", "completeness", "clarity"),
+    Task.IMAGE_EDITING: _EDITED,
 }
 
 
@@ -62,7 +68,7 @@ def _template(task: Task, form: Form) -> Template:
     aspects = _SCORED[task]
     lines = "\n".join(f"{one.label}: <{one.scale.low:g}-{one.scale.high:g}>" for one in aspects)
     prompt = f"{statement(task, form)}\nScore each aspect on a line of its own:\n{lines}"
-    if task is Task.IMAGE_GENERATION:
+    if task in (Task.IMAGE_GENERATION, Task.IMAGE_EDITING):
         return Template(FAMILY, task, form, prompt, aspects=aspects)
     prompt += f"\nFinal Score: <{SCALES[task]}>"
     return Template(

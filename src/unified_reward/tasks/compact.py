@@ -20,6 +20,8 @@ _PROMPTS: dict[tuple[Task, Form], str] = {
         Task.VIDEO_UNDERSTANDING,
         "compare",
     ): "⟪media⟫better clip answer: ⟪prompt⟫ 1: ⟪first⟫ 2: ⟪second⟫",
+    (Task.IMAGE_EDITING, "score"): "⟪media⟫rate change: ⟪prompt⟫",
+    (Task.IMAGE_EDITING, "compare"): "⟪media⟫better change: ⟪prompt⟫",
 }
 
 

@@ -2,14 +2,14 @@
 
 Their answers have the grammars of our own families, which keep the published ones. Pictures come
 first, then the text. The marks that LLaVA scripts write for pictures are left to the chat template
-of a converted checkpoint. Edit and Flex have wordings in the pack and no family yet.
+of a converted checkpoint.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from unified_reward.tasks import aspects, native, packs, reasoned, think
+from unified_reward.tasks import aspects, edit, flex, native, packs, reasoned, think
 from unified_reward.tasks.parse import Aspect
 from unified_reward.tasks.template import Family, Template
 from unified_reward.tasks.wording import NOUNS
@@ -24,6 +24,9 @@ FAMILIES = {
         Family("unifiedreward-2.0", frame_rule="stride_floor", max_new_tokens=4096),
         Family("unifiedreward-think", tagged=True, max_new_tokens=4096),
         Family("unifiedreward-think-qwen3", tagged=True, max_new_tokens=4096),
+        Family("unifiedreward-edit", max_new_tokens=4096),
+        Family("unifiedreward-edit-quality", max_new_tokens=4096),
+        Family("unifiedreward-flex", max_new_tokens=4096),
     )
 }
 _SHARED = ("Q-IU-PAIR", "Q-VG-POINT", "Q-VU-PAIR", "Q-VU-POINT")
@@ -38,6 +41,9 @@ _ASKED = {
     ),
     "unifiedreward-think": ("T-IG-PAIR", "T-IU-PAIR", "T-VG-PAIR", "T-VU-PAIR"),
     "unifiedreward-think-qwen3": ("T3-IG-PAIR", "T3-IU-PAIR", "T3-VG-PAIR", "T3-VU-PAIR"),
+    "unifiedreward-edit": ("E-PAIR-RANK", "E-POINT-IF"),
+    "unifiedreward-edit-quality": ("E-PAIR-SCORE", "E-POINT-Q"),
+    "unifiedreward-flex": ("F-IG-PAIR", "F-VG-PAIR"),
 }
 _GRAMMARS = {
     **dict.fromkeys(("Q-IG-PAIR", "Q-VG-PAIR", "L-IG-PAIR", "L-VG-PAIR"), native),
@@ -45,6 +51,8 @@ _GRAMMARS = {
     **dict.fromkeys(("20-VG-PAIRSCORE", "20-VG-APS"), aspects),
     **dict.fromkeys(_ASKED["unifiedreward-think"], think),
     **dict.fromkeys(_ASKED["unifiedreward-think-qwen3"], think),
+    **dict.fromkeys((*_ASKED["unifiedreward-edit"], *_ASKED["unifiedreward-edit-quality"]), edit),
+    **dict.fromkeys(_ASKED["unifiedreward-flex"], flex),
 }
 """Whose answers a wording asks for; those of ``reasoned`` where it is not listed."""
 _LONG = ("L-IG-PAIR", "L-VG-PAIR", "Q-VU-PAIR")
@@ -93,7 +101,9 @@ def template(name: str, task: Task, form: Form) -> Template | None:
 def _template(family: Family, wording: packs.Wording) -> Template:
     grammar = _GRAMMARS.get(wording.name, reasoned)
     like = {(one.task, one.form): one for one in grammar.TEMPLATES}[wording.task, wording.form]
-    if grammar is native:
+    if wording.name == "E-PAIR-RANK":
+        like = edit.TEMPLATES[0]
+    if grammar is native or wording.name == "E-PAIR-RANK":
         family = replace(family, verdict_first=True)
     made = replace(like, family=family, prompt=f"⟪media⟫{wording.text}")
     if wording.name in _LONG:
@@ -103,4 +113,7 @@ def _template(family: Family, wording: packs.Wording) -> Template:
     if wording.name == "20-VG-APS":
         family = replace(family, frames=16)
         made = replace(made, family=family, aspects=_APS, scale=None, opening="")
+    if wording.name == "E-POINT-Q":
+        axes = tuple(Aspect(name, edit.POINTS, name) for name in ("naturalness", "artifacts"))
+        made = replace(made, aspects=axes, context=False)
     return made

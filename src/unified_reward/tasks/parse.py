@@ -16,7 +16,7 @@ from unified_reward.types import Scale, Score, Unparsed, Winner
 
 
 _NUMBER = r"[-+]?(?:\d+(?:[.,]\d+)?|[.,]\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
-_NOUN = r"(?:image|video|answer|response|picture|clip|candidate)"
+_NOUN = r"(?:(?:edited\s+)?(?:image|picture)|video|answer|response|clip|candidate)"
 _ADVERB = (
     r"(?:(?:the|a|bit|lot|slightly|somewhat|marginally|much|far|clearly|significantly|notably"
     r"|overall|also|definitely|considerably)\s+)*"
@@ -295,6 +295,26 @@ def edit_scores(text: str) -> tuple[float, ...] | Unparsed:
     if not values or not all(math.isfinite(_number(one)) for one in values):
         return Unparsed("no list of scores in the answer", text)
     return tuple(_number(one) for one in values)
+
+
+def pair_values(text: str) -> tuple[float, float] | Unparsed:
+    """Read two signed values, ``Edited image 1: 2.5`` and 2 likewise, or two numbers and no more.
+
+    >>> pair_values("Edited image 1: -0.5, Edited image 2: 1")
+    (-0.5, 1.0)
+    """
+    plain = _MARKS.sub("", text)
+    found = [
+        re.findall(rf"{_NOUN}\s*{i}(?:\s+score)?\s*[:=]\s*({_NUMBER})", plain, re.IGNORECASE)
+        for i in (1, 2)
+    ]
+    told = [one[-1] for one in found if one]
+    if not told:
+        told = re.findall(_NUMBER, plain, re.IGNORECASE)
+    values = [_number(one) for one in told]
+    if len(values) != 2 or not all(map(math.isfinite, values)):
+        return Unparsed("no value of each candidate in the answer", text)
+    return values[0], values[1]
 
 
 def json_winner(text: str) -> Winner | Unparsed:

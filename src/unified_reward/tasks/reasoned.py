@@ -23,6 +23,8 @@ _CHECKS = {
     "there and `name (kind): 0` where it is not.",
     "video": "First list what the caption asks for, one a line as `name (kind): 1` where it is "
     "there and `name (kind): 0` where it is not; motion counts too.",
+    "edited image": "First list what the instruction asks for and what should have stayed, one a "
+    "line as `name (kind): 1` where it is so and `name (kind): 0` where it is not.",
     "answer": "First list what the answer claims, one a line as `claim: 1` where it is true and "
     "`claim: 0` where it is not.",
 }

@@ -73,6 +73,8 @@ class Template:
     closing: str = ""
     phrases: tuple[str, ...] = ()
     """What a comparison says for first, tie and second; empty where shares by aspect decide."""
+    context: bool = True
+    """Whether what the sample is about is shown."""
 
     def request(self, sample: Sample, pictures: Pictures) -> Request:
         """Fill the prompt with a sample.
@@ -96,7 +98,8 @@ class Template:
         return Request(tuple(parts), self.choices, lead, self.family.max_new_tokens)
 
     def _slots(self, sample: Sample, pictures: Pictures) -> Mapping[str, Sequence[Any]]:
-        media = [picture for medium in sample.context for picture in pictures(medium)]
+        context = sample.context if self.context else ()
+        media = [picture for medium in context for picture in pictures(medium)]
         candidates = [_opened(candidate, pictures) for candidate in sample.candidates]
         if "⟪first⟫" not in self.prompt:
             media += [part for candidate in candidates for part in candidate]
@@ -210,7 +213,8 @@ class Template:
             weights = softmax(answer.choice_logprobs)
             if self.scale is None or isinstance(head, Preferred):
                 p_first, p_tie, p_second = weights
-                return Preferred(p_first, p_tie, p_second, text=answer.text)
+                shares = head.aspects if isinstance(head, Preferred) else dict[str, float]()
+                return Preferred(p_first, p_tie, p_second, shares, answer.text)
             return self._expected(self.scale.steps(), weights, head.aspects, answer.text)
         if not answer.votes:
             return self.parse(answer.text)

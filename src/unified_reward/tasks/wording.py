@@ -15,12 +15,14 @@ SCALES = {
     Task.IMAGE_UNDERSTANDING: Scale(0.0, 100.0, 10.0),
     Task.VIDEO_GENERATION: Scale(1.0, 10.0, 1.0),
     Task.VIDEO_UNDERSTANDING: Scale(1.0, 5.0, 1.0),
+    Task.IMAGE_EDITING: Scale(0.0, 25.0, 5.0),
 }
 NOUNS = {
     Task.IMAGE_GENERATION: "image",
     Task.IMAGE_UNDERSTANDING: "answer",
     Task.VIDEO_GENERATION: "video",
     Task.VIDEO_UNDERSTANDING: "answer",
+    Task.IMAGE_EDITING: "edited image",
 }
 CRITERIA = {
     Task.IMAGE_GENERATION: "how faithfully it shows the caption (objects, attributes, counts, "
@@ -30,6 +32,8 @@ CRITERIA = {
     "how steady it stays over time, and how clean and natural it looks",
     Task.VIDEO_UNDERSTANDING: "whether it is right about what happens in the video, complete, and "
     "to the point",
+    Task.IMAGE_EDITING: "whether it does what the instruction asks, leaves everything else as it "
+    "was, and looks clean and natural",
 }
 _FRAMES = "The pictures are frames in order of time"
 _STATEMENTS: dict[tuple[Task, Form], str] = {
@@ -52,6 +56,12 @@ _STATEMENTS: dict[tuple[Task, Form], str] = {
     (Task.VIDEO_UNDERSTANDING, "compare"): f"⟪media⟫{_FRAMES} of a video that two people were "
     "asked about.\nQuestion: ⟪prompt⟫\nAnswer 1: ⟪first⟫\nAnswer 2: ⟪second⟫\n"
     "Judge each answer by this: ⟪criteria⟫.",
+    (Task.IMAGE_EDITING, "score"): "⟪media⟫The first image was edited by an instruction, and the "
+    "second is the edited image.\nInstruction: ⟪prompt⟫\n"
+    "Judge the edited image by this: ⟪criteria⟫.",
+    (Task.IMAGE_EDITING, "compare"): "⟪media⟫The first image was edited twice by one instruction; "
+    "Edited image 1 and Edited image 2 follow it.\nInstruction: ⟪prompt⟫\n"
+    "Judge each edited image by this: ⟪criteria⟫.",
 }
 CELLS = tuple(_STATEMENTS)
 

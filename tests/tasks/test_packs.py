@@ -199,7 +199,7 @@ def pack(tmp_path_factory):
 
 def filled(wording, slots):
     text = wording.text
-    pieces = packs._HOLE.split(text)
+    pieces = packs.HOLE.split(text)
     return "".join(slots[one] if i % 2 else one for i, one in enumerate(pieces))
 
 

@@ -148,14 +148,20 @@ def test_what_cannot_be_asked_fails_alone_and_keeps_its_error(tmp_path):
     samples = [
         pair(),
         Sample(Task.IMAGE_GENERATION, "x", (missing,)),
-        Sample(Task.IMAGE_EDITING, "x", (picture(),), (picture(),)),
         Sample(Task.IMAGE_GENERATION, "x", (picture(),)),
     ]
     verdicts = scripted("tie").ask(samples)
-    assert [type(one) for one in verdicts] == [Preferred, Failed, Failed, Scored]
+    assert [type(one) for one in verdicts] == [Preferred, Failed, Scored]
     assert "none.png: cannot be opened" in verdicts[1].error
-    assert "has no score template for image_editing" in verdicts[2].error
-    assert isinstance(verdicts[2].cause, ConfigError)
+
+
+def test_what_a_family_does_not_ask_fails_alone_and_keeps_its_error():
+    edit = Sample(Task.IMAGE_EDITING, "x", (picture(), picture()), (picture(),))
+    asked = Judge(Says(lambda _: '{"winner": "Image 1"}'), Card("flex"))
+    compared, failed = asked.ask([pair(), edit], orders=1)
+    assert compared.winner == "first"
+    assert "has no compare template for image_editing" in failed.error
+    assert isinstance(failed.cause, ConfigError)
 
 
 def test_a_model_that_fails_on_one_request_spoils_only_its_comparison():

@@ -145,10 +145,10 @@ def test_a_judge_of_ties_is_right_about_ties_alone_and_one_of_places_asked_twice
     assert first["metrics"]["consistency"]["value"] == 0
 
 
-def test_edits_fail_and_say_so_while_no_family_asks_about_them(tmp_path):
+def test_edits_are_asked_about_with_the_picture_before(tmp_path):
     result = measured(tmp_path, "mmrb2_edit", "scripted:first")
-    assert result.report["n_failed"] == 1
-    assert "image_editing" in result.items[0].verdict.error
+    assert result.report["n_failed"] == 0
+    assert result.items[0].record.sample.context
 
 
 def test_hpdv2_takes_the_mean_over_prompts_with_equal_ranks_right(tmp_path):

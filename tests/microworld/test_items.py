@@ -154,7 +154,7 @@ def test_items_of_one_half_never_speak_of_the_other(task, form):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"task": Task.IMAGE_EDITING}, "no task 'image_editing'; there are image_generation"),
+        ({"task": "image_painting"}, "no task 'image_painting'; there are image_generation"),
         ({"form": "rank"}, "no form 'rank'; there are score, compare"),
         ({"split": "dev"}, "no split 'dev'; there are train, test"),
     ],

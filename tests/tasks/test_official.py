@@ -31,17 +31,14 @@ IG, IU = Task.IMAGE_GENERATION, Task.IMAGE_UNDERSTANDING
 VG, VU = Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING
 IE = Task.IMAGE_EDITING
 CELLS = [(task, form) for task in (IG, IU, VG, VU) for form in ("score", "compare")]
+EDITS = [(IE, "score"), (IE, "compare")]
+COMPARED = [cell for cell in CELLS if cell[1] == "compare"]
 OWN = {
-    **dict.fromkeys(("unifiedreward-edit", "unifiedreward-edit-quality"), [(IE, "score")]),
+    "unifiedreward-edit": EDITS,
+    "unifiedreward-edit-quality": EDITS,
     "unifiedreward-flex": [(IG, "compare"), (VG, "compare")],
-    **dict.fromkeys(
-        ("unifiedreward-think", "unifiedreward-think-qwen3"),
-        [cell for cell in CELLS if cell[1] == "compare"],
-    ),
-}
-OWN = {
-    name: [*cells, (IE, "compare")] if (IE, "score") in cells else cells
-    for name, cells in OWN.items()
+    "unifiedreward-think": COMPARED,
+    "unifiedreward-think-qwen3": COMPARED,
 }
 ASKED = [(name, *cell) for name in FAMILIES for cell in OWN.get(name, CELLS)]
 

@@ -34,11 +34,13 @@ def asked(
     answers: Sequence[str] = (),
     image: str | None = None,
     video: str | None = None,
+    source: str | None = None,
 ) -> Asked:
-    """Tell generation (files) from understanding (answers about a picture or clip).
+    """Tell generation (files), editing (files of a source) and understanding (answers) apart.
 
     Raises:
-        ConfigError: Both or neither are given, or pictures and clips are mixed.
+        ConfigError: Both or neither are given, pictures and clips are mixed, or clips have a
+            source.
     """
     if files and (answers or image or video):
         raise ConfigError("give files to judge, or --answer about one --image or --video; not both")
@@ -53,10 +55,15 @@ def asked(
     kinds = _kinds(files)
     if len(kinds) > 1:
         raise ConfigError("pictures and clips cannot be judged against each other")
+    if source is not None and (kinds == {"video"} or not files):
+        raise ConfigError("--source is the picture before an edit and goes with pictures")
     if kinds == {"video"}:
         clips = tuple(Video(Path(file)) for file in files)
         return Asked(Task.VIDEO_GENERATION, prompt, tuple(files), clips, ())
     pictures = tuple(Image(Path(file)) for file in files)
+    if source is not None:
+        context = (Image(Path(source)),)
+        return Asked(Task.IMAGE_EDITING, prompt, tuple(files), pictures, context)
     return Asked(Task.IMAGE_GENERATION, prompt, tuple(files), pictures, ())
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from unified_reward._cli import options, output
 from unified_reward._cli.progress import bar
 from unified_reward.bench.diff import compare_runs
-from unified_reward.bench.microworld import MICROWORLD
+from unified_reward.bench.microworld import MICROWORLD, MICROWORLD_EDITING
 from unified_reward.bench.page import write_page
 from unified_reward.bench.protocol import Asking
 from unified_reward.bench.protocols import PROTOCOLS
@@ -22,7 +22,7 @@ from unified_reward.judge import open_judge
 from unified_reward.types import ConfigError
 
 
-_ALL = {"microworld": MICROWORLD, **PROTOCOLS}
+_ALL = {one.name: one for one in (MICROWORLD, MICROWORLD_EDITING)} | PROTOCOLS
 
 
 def bench(

@@ -19,6 +19,7 @@ def compare(
     image: options.ImageOption = None,
     video: options.VideoOption = None,
     answer: options.AnswerOption = None,
+    source: options.SourceOption = None,
     judge: options.JudgeOption = "",
     model: options.ModelOption = None,
     family: options.FamilyOption = None,
@@ -26,7 +27,8 @@ def compare(
     as_json: options.JsonOption = False,
 ) -> None:
     """Compare two generated files, or two answers about a picture or clip."""
-    one = asked(prompt, files=files or [], answers=answer or [], image=image, video=video)
+    given = {"files": files or [], "answers": answer or []}
+    one = asked(prompt, **given, image=image, video=video, source=source)
     if len(one.names) != 2:
         raise ConfigError(f"compare takes two candidates, not {len(one.names)}; rank takes more")
     opened = open_judge(judge, model=model, family=family)

@@ -29,6 +29,9 @@ OrdersOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON row a line, nothing else.")]
 ImageOption = Annotated[str | None, typer.Option("--image", help="The picture asked about.")]
 VideoOption = Annotated[str | None, typer.Option("--video", help="The clip asked about.")]
+SourceOption = Annotated[
+    str | None, typer.Option("--source", help="The picture before, where files are edits of it.")
+]
 AnswerOption = Annotated[
     list[str] | None, typer.Option("--answer", help="An answer to judge; may be repeated.")
 ]

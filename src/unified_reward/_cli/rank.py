@@ -26,6 +26,7 @@ def rank(
     image: options.ImageOption = None,
     video: options.VideoOption = None,
     answer: options.AnswerOption = None,
+    source: options.SourceOption = None,
     by: Annotated[By, typer.Option(help="Rank by single scores, or by all pairs.")] = By.SCORE,
     judge: options.JudgeOption = "",
     model: options.ModelOption = None,
@@ -33,7 +34,8 @@ def rank(
     as_json: options.JsonOption = False,
 ) -> None:
     """Order generated files, or answers about a picture or clip, best first."""
-    one = asked(prompt, files=files or [], answers=answer or [], image=image, video=video)
+    given = {"files": files or [], "answers": answer or []}
+    one = asked(prompt, **given, image=image, video=video, source=source)
     opened = open_judge(judge, model=model, family=family)
     ranking = opened.rank_samples(one.sample, len(one.names), by=by.value)
     output.show(opened, [(prompt, ranking)], as_json=as_json)

@@ -18,13 +18,15 @@ def score(
     image: options.ImageOption = None,
     video: options.VideoOption = None,
     answer: options.AnswerOption = None,
+    source: options.SourceOption = None,
     judge: options.JudgeOption = "",
     model: options.ModelOption = None,
     family: options.FamilyOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Score generated files against a caption, or answers about a picture or clip."""
-    one = asked(prompt, files=files or [], answers=answer or [], image=image, video=video)
+    given = {"files": files or [], "answers": answer or []}
+    one = asked(prompt, **given, image=image, video=video, source=source)
     opened = open_judge(judge, model=model, family=family)
     verdicts = opened.ask([one.sample(i) for i in range(len(one.names))])
     output.show(opened, list(zip(one.names, verdicts, strict=True)), as_json=as_json)

@@ -8,7 +8,9 @@ that method and code work; it says nothing about real pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,10 +28,10 @@ from unified_reward.bench.protocol import (
     with_macro,
 )
 from unified_reward.bench.run import read_items, run
-from unified_reward.data.microworld import CELLS
+from unified_reward.data.microworld import CELLS, EDITING
 from unified_reward.microworld import item
 from unified_reward.records import Row
-from unified_reward.types import Record, Winner
+from unified_reward.types import Form, Record, Task, Winner
 from unified_reward.verbs import Asks
 
 
@@ -37,17 +39,21 @@ CLEAR_GAP = 0.1
 _ITEMS = 200
 
 
-def test_records(n: int, seed: int) -> dict[str, list[Record]]:
+def test_records(
+    n: int, seed: int, cells: Mapping[str, tuple[Task, Form]] = CELLS
+) -> dict[str, list[Record]]:
     """The ``n`` test items of every cell."""
     return {
         cell: [item(task, form, split="test", seed=seed, index=i) for i in range(n)]
-        for cell, (task, form) in CELLS.items()
+        for cell, (task, form) in cells.items()
     }
 
 
-def _rows(_: Path | None, how: Asking) -> Iterator[Row]:
-    cells = test_records(_ITEMS if how.limit is None else how.limit, how.seed).values()
-    for line, record in enumerate((one for cell in cells for one in cell), 1):
+def _rows(
+    _: Path | None, how: Asking, cells: Mapping[str, tuple[Task, Form]] = CELLS
+) -> Iterator[Row]:
+    many = test_records(_ITEMS if how.limit is None else how.limit, how.seed, cells).values()
+    for line, record in enumerate((one for cell in many for one in cell), 1):
         yield Row(line, record.id, record)
 
 
@@ -107,7 +113,7 @@ def _measure(items: Sequence[Judged]) -> Measured:
     metrics = compare_cell(asked) | {"unreadable": probabilities(items)["unreadable"]}
     return Measured(
         with_macro(metrics, scores, "spearman", "kendall_tau_b"),
-        {cell: groups[cell] for cell in CELLS},
+        {cell: groups[cell] for cell in (*CELLS, *EDITING) if cell in groups},
     )
 
 
@@ -121,4 +127,10 @@ MICROWORLD = Protocol(
     headlines=("pair_accuracy", "spearman"),
     group=_cell,
     exchange=False,
+)
+MICROWORLD_EDITING = replace(
+    MICROWORLD,
+    name="microworld_editing",
+    says="The same of edited pictures, each judged beside the picture before and an instruction.",
+    rows=partial(_rows, cells=EDITING),
 )

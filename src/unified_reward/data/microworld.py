@@ -23,6 +23,11 @@ CELLS: dict[str, tuple[Task, Form]] = {
     f"{task.value}.{form}": (task, form) for task in TASKS for form in ("score", "compare")
 }
 """The eight cells: each task, scored and compared."""
+EDITING: dict[str, tuple[Task, Form]] = {
+    f"{Task.IMAGE_EDITING.value}.{form}": (Task.IMAGE_EDITING, form)
+    for form in ("score", "compare")
+}
+"""Two more, trained on where they are named and measured apart."""
 
 
 class MicroworldSeries:
@@ -41,10 +46,11 @@ class MicroworldSeries:
         annotator: Annotator,
         twins: bool = False,
     ) -> None:
-        unknown = set(weights) - set(CELLS)
+        known = CELLS | EDITING
+        unknown = set(weights) - set(known)
         if unknown or not weights:
             raise ConfigError(
-                f"no cell {', '.join(sorted(unknown)) or 'given'}; there are {', '.join(CELLS)}"
+                f"no cell {', '.join(sorted(unknown)) or 'given'}; there are {', '.join(known)}"
             )
         self._n, self._block, self._seed, self._annotator = n, block, seed, annotator
         self._twins = twins
@@ -59,7 +65,7 @@ class MicroworldSeries:
         if not 0 <= index < self._n:
             raise IndexError(index)
         rng = np.random.default_rng([self._seed, index // self._block])
-        task, form = CELLS[str(rng.choice(self._cells, p=self._shares))]
+        task, form = (CELLS | EDITING)[str(rng.choice(self._cells, p=self._shares))]
         is_twin = self._twins and form == "compare" and index % 2 == 1
         named = index - 1 if is_twin else index
         given = item(

@@ -277,7 +277,7 @@ def test_a_wrong_card_is_refused_with_the_file_and_what_is_wrong(text, told, tmp
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ConfigError, match="no family 'best'; there are aspects, compact, native"):
+    with pytest.raises(ConfigError, match="no family 'best'; there are aspects, compact, edit"):
         load(family="best")
     (tmp_path / CARD).write_text(json.dumps({"family": "best"}))
     with pytest.raises(ConfigError, match="no family 'best'"):

@@ -39,10 +39,12 @@ CLEAR_GAP = 0.1
 _ITEMS = 200
 
 
-def test_records(
-    n: int, seed: int, cells: Mapping[str, tuple[Task, Form]] = CELLS
-) -> dict[str, list[Record]]:
+def test_records(n: int, seed: int) -> dict[str, list[Record]]:
     """The ``n`` test items of every cell."""
+    return _records(n, seed, CELLS)
+
+
+def _records(n: int, seed: int, cells: Mapping[str, tuple[Task, Form]]) -> dict[str, list[Record]]:
     return {
         cell: [item(task, form, split="test", seed=seed, index=i) for i in range(n)]
         for cell, (task, form) in cells.items()
@@ -52,7 +54,7 @@ def test_records(
 def _rows(
     _: Path | None, how: Asking, cells: Mapping[str, tuple[Task, Form]] = CELLS
 ) -> Iterator[Row]:
-    many = test_records(_ITEMS if how.limit is None else how.limit, how.seed, cells).values()
+    many = _records(_ITEMS if how.limit is None else how.limit, how.seed, cells).values()
     for line, record in enumerate((one for cell in many for one in cell), 1):
         yield Row(line, record.id, record)
 

@@ -19,8 +19,7 @@ from unified_reward.models.scripted import Scripted
 from unified_reward.models.table import Table
 from unified_reward.scalar import ScalarJudge
 from unified_reward.scorers import SYSTEMS, system
-from unified_reward.tasks.official import is_worded
-from unified_reward.tasks.packs import IMPORT_HINT
+from unified_reward.tasks.official import hint, is_worded
 from unified_reward.tasks.template import mean_preference
 from unified_reward.types import (
     Answer,
@@ -51,6 +50,7 @@ PUBLISHED: dict[str, tuple[str | None, str]] = {
     "CodeGoat24/UnifiedReward-Edit": ("unifiedreward-edit", "edit"),
     "CodeGoat24/UnifiedReward-Flex": ("unifiedreward-flex", "flex"),
     "CodeGoat24/UnifiedReward": (None, "reasoned"),
+    "lmms-lab/llava-critic": ("llava-critic", "reasoned"),
 }
 """Published judges by the start of their id, first match: the family in the words they were
 trained on, None where there is none that we know, and ours whose answers are like theirs."""
@@ -245,7 +245,7 @@ def _published_family(reference: str, *, allow_reworded: bool) -> str | None:
         if allow_reworded:
             return ours
         lacking = (
-            f"which are not part of this package: run {IMPORT_HINT}"
+            f"which are not part of this package: run {hint(official)}"
             if official
             else "which no family asks yet, imported or not"
         )

@@ -26,7 +26,8 @@ from unified_reward.types import (
 )
 
 
-HINT = "run unified-reward templates import PATH on your clone of CodeGoat24/UnifiedReward"
+CLONE = "run unified-reward templates import PATH on your clone of"
+HINT = f"{CLONE} CodeGoat24/UnifiedReward"
 IG, IU = Task.IMAGE_GENERATION, Task.IMAGE_UNDERSTANDING
 VG, VU = Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING
 IE = Task.IMAGE_EDITING
@@ -37,6 +38,7 @@ OWN = {
     "unifiedreward-edit": EDITS,
     "unifiedreward-edit-quality": EDITS,
     "unifiedreward-flex": [(IG, "compare"), (VG, "compare")],
+    "llava-critic": [(IU, "score"), (IU, "compare")],
     "unifiedreward-think": COMPARED,
     "unifiedreward-think-qwen3": COMPARED,
 }
@@ -63,7 +65,8 @@ def no_pack(tmp_path, monkeypatch):
 def test_without_a_pack_a_published_family_says_how_to_import_one(name, no_pack):
     task, form = OWN.get(name, CELLS)[-1]
     for looking in (lambda: tasks.family(name), lambda: tasks.template(name, task, form)):
-        with pytest.raises(ConfigError, match=f"needs the official wordings.*: {HINT}"):
+        where = f"{CLONE} lmms-lab/llava-critic-7b" if name == "llava-critic" else HINT
+        with pytest.raises(ConfigError, match=f"needs the official wordings.*: {where}"):
             looking()
 
 
@@ -142,6 +145,10 @@ ANSWERS = [
     ("unifiedreward-edit", IE, "Edited Image 2 is better", "second"),
     ("unifiedreward-edit-quality", IE, "1.25\n-0.5", "first"),
     ("unifiedreward-flex", VG, '{"categories": [], "winner": "Video 2"}', "second"),
+    ("llava-critic", IU, "The first is vague. The second response is better.", "second"),
+    ("llava-critic", IU, "Both responses are equally good, as each names it.", "tie"),
+    ("llava-critic", IU, "85. It names the cat and 2 dogs.", 85),
+    ("llava-critic", IU, "It is vague, so I give it 40 out of 100.", 40),
     ("unifiedreward-qwen", IG, "cube (object): 1\nFinal Score: 3.67", 3.67),
     ("unifiedreward-llava", IU, "It is right.\nFinal Score: 85", 85),
     ("unifiedreward-qwen", VG, f"{DIMS}Final Score: 8", 8),
@@ -225,6 +232,7 @@ LOADED = {
     "UnifiedReward-Think-qwen35-9b": "unifiedreward-think-qwen3",
     "UnifiedReward-Edit-qwen3vl-4b": "unifiedreward-edit",
     "UnifiedReward-Flex-qwen35-9b": "unifiedreward-flex",
+    "lmms-lab/llava-critic-7b": "llava-critic",
 }
 
 
@@ -235,7 +243,8 @@ def test_a_published_judge_is_asked_in_its_own_words_where_they_are_imported(
 ):
     monkeypatch.setattr(vlm, "load_vlm", lambda *_, **__: _Loaded())
     for allow_reworded in (False, True):
-        assert load(f"CodeGoat24/{name}", allow_reworded=allow_reworded).family == family
+        reference = name if "/" in name else f"CodeGoat24/{name}"
+        assert load(reference, allow_reworded=allow_reworded).family == family
 
 
 @pytest.mark.usefixtures("pack")
@@ -253,3 +262,11 @@ def test_every_published_judge_has_a_family_that_exists():
     for theirs, ours in PUBLISHED.values():
         assert theirs is None or theirs in FAMILIES
         assert ours in tasks.FAMILIES
+
+
+@pytest.mark.usefixtures("pack")
+@pytest.mark.parametrize("said", ["It is fine.", "Score: 140", "", "<think>85"])
+def test_a_critic_that_names_no_score_is_unparsed(said):
+    read = tasks.template("llava-critic", IU, "score").parse(said)
+    assert isinstance(read, Unparsed)
+    assert tasks.template("llava-critic", IU, "compare").choices == ()

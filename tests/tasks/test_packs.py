@@ -138,7 +138,7 @@ def test_one_changed_letter_is_not_verified(tmp_path, home):
 
 def test_a_folder_that_is_no_clone_is_refused_and_leaves_an_older_pack(tmp_path, home):
     import_made(tmp_path / "clone", home, "Q-IG-PAIR")
-    told = "nowhere has 0 of .* clone of CodeGoat24/UnifiedReward or "
+    told = "nowhere has 0 of .* clone of CodeGoat24/LiFT or CodeGoat24/UnifiedReward or "
     with pytest.raises(ConfigError, match=told):
         import_pack(tmp_path / "nowhere")
     assert list(texts()) == ["Q-IG-PAIR"]
@@ -285,3 +285,52 @@ def test_the_pack_says_what_it_is_in_json(tmp_path, home):
     )
     asked = made_text("Q-IU-POINT").replace("question", "prompt").replace("answer", "first")
     assert row["text"] == asked
+
+
+def test_the_page_of_llava_critic_shows_its_prompts_with_examples(tmp_path, home):
+    """One stands behind a comment sign; what is in brackets is an example."""
+    said = {
+        "LC-PAIR": "Which? Question: [{}] First: [{}] Second: [{}]\nSay:\n",
+        "LC-POINT": "How good? Question: [{}] Response: [{}]\n ",
+    }
+    shown = {name: text.replace("{}", "like this") for name, text in said.items()}
+    page = (
+        f"# Critic\n```python\nasked = {shown['LC-PAIR']!r}\n# asked = {shown['LC-POINT']!r}\n```\n"
+    )
+    (tmp_path / "README.md").write_text(page, "utf-8")
+    expected = [
+        packs.published()[name]._replace(
+            length=len(text), sha256=hashlib.sha256(text.encode()).hexdigest()[:12]
+        )
+        for name, text in said.items()
+    ]
+    pack, found = import_pack(tmp_path, expected=expected)
+    assert pack.name == "llava-critic-7b.json"
+    assert [one.status for one in found] == ["verified", "verified"]
+    assert texts()["LC-PAIR"] == (
+        "Which? Question: [⟪prompt⟫] First: [⟪first⟫] Second: [⟪second⟫]\nSay:\n"
+    )
+    assert texts()["LC-POINT"] == "How good? Question: [⟪prompt⟫] Response: [⟪first⟫]\n "
+
+
+def test_a_clone_is_told_by_its_files_and_has_a_pack_of_its_own(tmp_path, home):
+    """A caption's slot is ``{text_prompt}`` there; what has none is asked as it is."""
+    said = {"HPSV3": "Rate it.\nAsked - {text_prompt}\n", "HPSV3-SUFFIX": "\nSay: <|Reward|>\n"}
+    expected = [
+        packs.published()[name]._replace(
+            length=len(text), sha256=hashlib.sha256(text.encode()).hexdigest()[:12]
+        )
+        for name, text in said.items()
+    ]
+    file = tmp_path / "clone" / expected[0].file
+    file.parent.mkdir(parents=True)
+    file.write_text("\n".join(f"{name[-3:]} = {text!r}" for name, text in said.items()), "utf-8")
+    (tmp_path / "clone" / "README.md").write_text("a page of another kind")
+    others = [one for one in packs.published().values() if not one.name.startswith("HPSV3")]
+    pack, found = import_pack(tmp_path / "clone", expected=[*others, *expected])
+    assert pack.name == "hpsv3.json"
+    assert [one.name for one in found] == [*said]
+    assert texts() == {
+        "HPSV3": "Rate it.\nAsked - ⟪prompt⟫\n",
+        "HPSV3-SUFFIX": "\nSay: <|Reward|>\n",
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unified_reward.tasks import aspects, edit, flex, native, packs, reasoned, think
+from unified_reward.tasks import aspects, critic, edit, flex, native, packs, reasoned, think
 from unified_reward.tasks.parse import Aspect
 from unified_reward.tasks.template import Family, Template
 from unified_reward.tasks.wording import NOUNS
@@ -27,6 +27,7 @@ FAMILIES = {
         Family("unifiedreward-edit", max_new_tokens=4096),
         Family("unifiedreward-edit-quality", max_new_tokens=4096),
         Family("unifiedreward-flex", max_new_tokens=4096),
+        critic.FAMILY,
     )
 }
 _SHARED = ("Q-IU-PAIR", "Q-VG-POINT", "Q-VU-PAIR", "Q-VU-POINT")
@@ -44,6 +45,7 @@ _ASKED = {
     "unifiedreward-edit": ("E-PAIR-RANK", "E-POINT-IF"),
     "unifiedreward-edit-quality": ("E-PAIR-SCORE", "E-POINT-Q"),
     "unifiedreward-flex": ("F-IG-PAIR", "F-VG-PAIR"),
+    "llava-critic": ("LC-PAIR", "LC-POINT"),
 }
 _GRAMMARS = {
     **dict.fromkeys(("Q-IG-PAIR", "Q-VG-PAIR", "L-IG-PAIR", "L-VG-PAIR"), native),
@@ -53,6 +55,7 @@ _GRAMMARS = {
     **dict.fromkeys(_ASKED["unifiedreward-think-qwen3"], think),
     **dict.fromkeys((*_ASKED["unifiedreward-edit"], *_ASKED["unifiedreward-edit-quality"]), edit),
     **dict.fromkeys(_ASKED["unifiedreward-flex"], flex),
+    **dict.fromkeys(_ASKED["llava-critic"], critic),
 }
 """Whose answers a wording asks for; those of ``reasoned`` where it is not listed."""
 _LONG = ("L-IG-PAIR", "L-VG-PAIR", "Q-VU-PAIR")
@@ -68,6 +71,11 @@ def is_worded(name: str) -> bool:
     return any(one in packs.installed() for one in _ASKED[name])
 
 
+def hint(name: str) -> str:
+    """What to run so that the wordings of a family of `FAMILIES` are imported."""
+    return packs.published()[_ASKED[name][0]].hint
+
+
 def family(name: str) -> Family:
     """Look up a family of `FAMILIES`.
 
@@ -75,7 +83,7 @@ def family(name: str) -> Family:
         ConfigError: None of its wordings is installed.
     """
     if not is_worded(name):
-        raise ConfigError(f"family {name!r} needs the official wordings: run {packs.IMPORT_HINT}")
+        raise ConfigError(f"family {name!r} needs the official wordings: run {hint(name)}")
     return FAMILIES[name]
 
 
@@ -92,7 +100,7 @@ def template(name: str, task: Task, form: Form) -> Template | None:
             if wording is None:
                 raise ConfigError(
                     f"{form} of {task.value} in family {name!r} needs the official wordings, and "
-                    f"{asked} is not among those imported: run {packs.IMPORT_HINT}"
+                    f"{asked} is not among those imported: run {prompts[asked].hint}"
                 )
             return _template(FAMILIES[name], wording)
     return None

@@ -30,7 +30,6 @@ from unified_reward.types import ConfigError, Form, Task
 
 REPOSITORY = "CodeGoat24/UnifiedReward"
 _HINT = "unified-reward templates import PATH on your clone of"
-IMPORT_HINT = f"{_HINT} {REPOSITORY}"
 HOLE = re.compile(r"⟪([^⟫]*)⟫")
 _MARK = re.compile(r" ?(?:<image>|⟪[^⟫]*⟫)\n?")  # the place of one picture before a text
 _NAMES = (
@@ -39,6 +38,8 @@ _NAMES = (
     *("response2", "response_1", "response_2", "R1", "R2", "first", "second"),
 )
 
+_EXAMPLED = "lmms-lab/llava-critic-7b"
+"""Its page shows the prompts with an example in every bracket; what is told is "[{}]"."""
 _NO_PYTHON = (SyntaxError, ValueError, RecursionError)
 
 Status = Literal["verified", "changed", "missing", "no file", "unreadable"]
@@ -152,13 +153,13 @@ def import_pack(
 
 
 def _of_clone(clone: Path, prompts: list[Prompt]) -> list[Prompt]:
-    """The prompts of the repository whose files a folder has most of."""
+    """The prompts of the repository of which a folder has most files, the first of equals."""
 
-    def share(repository: str) -> float:
+    def n_files(repository: str) -> int:
         files = {one.file for one in prompts if one.repository == repository}
-        return sum((clone / file).is_file() for file in files) / len(files)
+        return sum((clone / file).is_file() for file in files)
 
-    best = max(dict.fromkeys(one.repository for one in prompts), key=share)
+    best = max(dict.fromkeys(one.repository for one in prompts), key=n_files)
     return [one for one in prompts if one.repository == best]
 
 
@@ -233,7 +234,9 @@ def _torn_texts(source: str) -> Iterator[_Text]:
 
 
 def _look_up(prompt: Prompt, source: _Source) -> Wording | Found:
-    for _, text in source.texts:
+    for _, written in source.texts:
+        is_exampled = prompt.repository == _EXAMPLED
+        text = re.sub(r"\[[^\]]*\]", "[{}]", written) if is_exampled else written
         if _is(prompt, text):
             slotted = _slotted(prompt, text)
             if slotted is None:
@@ -278,6 +281,8 @@ def _slotted(prompt: Prompt, text: str) -> str | None:
         slots += ("first",) if prompt.form == "score" else ("first", "second")
     if prompt.repository != REPOSITORY:
         text = text.replace("{text_prompt}", "⟪text_prompt⟫")
+        for name in ("prompt", "first", "second"):
+            text = text.replace("[{}]", f"[⟪{name}⟫]", 1)
     holes = [*dict.fromkeys(HOLE.findall(text))]
     is_bare = prompt.task is Task.IMAGE_EDITING or prompt.repository != REPOSITORY
     if len(holes) != len(slots) and (holes or not is_bare):
@@ -311,6 +316,10 @@ def _home(given: str | None, windows: str | None, linux: str | None) -> Path:
 @cache
 def _repositories() -> frozenset[str]:
     return frozenset(one.repository for one in published().values())
+
+
+def _repository(pack: Path) -> str:
+    return next(one for one in _repositories() if one.split("/")[1].lower() == pack.stem)
 
 
 @cache
@@ -356,8 +365,12 @@ def _read(pack: Path) -> tuple[Wording, ...]:
     try:
         wordings = TypeAdapter(_Pack).validate_json(pack.read_bytes()).wordings
     except (OSError, ValidationError) as error:
-        raise ConfigError(f"{pack} is no pack of wordings; run {IMPORT_HINT} again") from error
+        raise ConfigError(
+            f"{pack} is no pack of wordings; run {_HINT} {_repository(pack)} again"
+        ) from error
     for one in wordings:
         if _sha256(one.text) != one.sha256:
-            raise ConfigError(f"{pack}: {one.name} was changed; run {IMPORT_HINT} again")
+            raise ConfigError(
+                f"{pack}: {one.name} was changed; run {_HINT} {_repository(pack)} again"
+            )
     return wordings

@@ -1,5 +1,6 @@
 """Official wordings: found in clones however they are written, verified, never run, kept safely."""
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -138,7 +139,7 @@ def test_one_changed_letter_is_not_verified(tmp_path, home):
 
 def test_a_folder_that_is_no_clone_is_refused_and_leaves_an_older_pack(tmp_path, home):
     import_made(tmp_path / "clone", home, "Q-IG-PAIR")
-    told = "nowhere has 0 of .* clone of CodeGoat24/LiFT or CodeGoat24/UnifiedReward or "
+    told = "nowhere has 0 of .* clone of CodeGoat24/UnifiedReward or "
     with pytest.raises(ConfigError, match=told):
         import_pack(tmp_path / "nowhere")
     assert list(texts()) == ["Q-IG-PAIR"]

@@ -141,7 +141,7 @@ def import_pack(
         raise ConfigError(
             f"{clone} has {n_files} of {len(files)} files with official wordings, and none of the "
             f"{len(prompts)} wordings as published; give the root of a clone of "
-            f"{' or '.join(sorted(_repositories()))}"
+            f"{' or '.join(_repositories())}"
         )
     pack = _pack_in(home or default_home(), prompts[0].repository)
     _write(pack, wordings)
@@ -314,12 +314,13 @@ def _home(given: str | None, windows: str | None, linux: str | None) -> Path:
 
 
 @cache
-def _repositories() -> frozenset[str]:
-    return frozenset(one.repository for one in published().values())
+def _repositories() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.repository for one in published().values()))
 
 
-def _repository(pack: Path) -> str:
-    return next(one for one in _repositories() if one.split("/")[1].lower() == pack.stem)
+def _again(pack: Path) -> str:
+    names = (one for one in _repositories() if one.split("/")[1].lower() == pack.stem)
+    return f"run {_HINT} {next(names)} again"
 
 
 @cache

@@ -366,12 +366,8 @@ def _read(pack: Path) -> tuple[Wording, ...]:
     try:
         wordings = TypeAdapter(_Pack).validate_json(pack.read_bytes()).wordings
     except (OSError, ValidationError) as error:
-        raise ConfigError(
-            f"{pack} is no pack of wordings; run {_HINT} {_repository(pack)} again"
-        ) from error
+        raise ConfigError(f"{pack} is no pack of wordings; {_again(pack)}") from error
     for one in wordings:
         if _sha256(one.text) != one.sha256:
-            raise ConfigError(
-                f"{pack}: {one.name} was changed; run {_HINT} {_repository(pack)} again"
-            )
+            raise ConfigError(f"{pack}: {one.name} was changed; {_again(pack)}")
     return wordings

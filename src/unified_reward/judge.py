@@ -18,7 +18,7 @@ from unified_reward.models.remote import Remote
 from unified_reward.models.scripted import Scripted
 from unified_reward.models.table import Table
 from unified_reward.scalar import ScalarJudge
-from unified_reward.scorers import SYSTEMS, system
+from unified_reward.scorers import CHECKLISTS, SYSTEMS, system
 from unified_reward.tasks.official import hint, is_worded
 from unified_reward.tasks.template import mean_preference
 from unified_reward.types import (
@@ -74,13 +74,13 @@ class Judge(CardedJudge):
         self.name = model.name
         self.family = tasks.family(card.family).name
         self.card = card
-        self._model = model
+        self.model = model
 
     def _questions(self, sample: Sample, orders: int) -> list[Sample]:
         return [sample, sample.swapped()][:orders] if sample.form == "compare" else [sample]
 
     def _replies(self, requests: Sequence[Request]) -> list[Answer | Failed]:
-        return self._model.generate(requests)
+        return self.model.generate(requests)
 
     def _verdict(
         self, sample: Sample, replies: Sequence[Answer | Failed], calibration: Calibration
@@ -222,6 +222,19 @@ def _load_scorer(
     return load_system(kind, folder, device=device, dtype=dtype, batch_size=batch_size)
 
 
+def _open_checklist(name: str, reference: str, model: str | None) -> Asks:
+    from unified_reward.scorers.checklist import ChecklistJudge, visionreward
+
+    checklist = visionreward(name)
+    inner = open_judge(reference, model=model)
+    if not isinstance(inner, Judge):
+        raise ConfigError(
+            f"{name} asks a judge that speaks, not {reference or 'nothing'}: {name}:FOLDER, a hub "
+            "id or a URL"
+        )
+    return ChecklistJudge(checklist, inner.model)
+
+
 def located(reference: str | Path) -> Path:
     """The folder of a shipped checkpoint by its name; any other reference as a path.
 
@@ -289,8 +302,9 @@ def open_judge(
 
     Args:
         reference: First match wins: an existing folder; a name in `SHIPPED`; ``scripted:KIND``;
-            ``table:FILE``; ``NAME:WEIGHTS`` of a published scorer; ``http(s)://…``; a hub id;
-            nothing for ``tiny_judge``.
+            ``table:FILE``; ``NAME:WEIGHTS`` of a published scorer; ``checklist-image:JUDGE`` or
+            ``checklist-video:JUDGE`` for VisionReward's questions, asked of any judge that speaks;
+            ``http(s)://…``; a hub id; nothing for ``tiny_judge``.
         model: The server's model, for a URL.
         family: How to ask, if not as the checkpoint's card says.
         truth: Records whose targets ``scripted:perfect`` answers.
@@ -316,6 +330,8 @@ def open_judge(
         return Table.read(Path(rest))
     if kind in SYSTEMS:
         return load(kind, weights=rest or None, family=family)
+    if kind in CHECKLISTS:
+        return _open_checklist(kind, rest, model)
     if kind in ("http", "https"):
         return connect(reference, model=model, family=family or "native")
     return load(reference, family=family)

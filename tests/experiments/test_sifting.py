@@ -101,9 +101,9 @@ def test_a_coarse_reading_is_drawn_from_the_probabilities_of_the_soft_one(tiny, 
 
 def test_readings_of_a_question_ask_the_model_once(tiny, samples, monkeypatch):
     asked = []
-    generate = tiny._model.generate
+    generate = tiny.model.generate
     monkeypatch.setattr(
-        tiny._model, "generate", lambda requests: asked.extend(requests) or generate(requests)
+        tiny.model, "generate", lambda requests: asked.extend(requests) or generate(requests)
     )
     read = Read(tiny, "soft", {})
     first = read.ask(samples, orders=1)

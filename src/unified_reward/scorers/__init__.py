@@ -26,8 +26,15 @@ SYSTEMS = {
     "videoscore-v1.1": ("videoscore", "VideoScore11"),
     "videoscore-qwen2-vl": ("videoscore", "VideoScoreQwen"),
     "videoreward": ("videoreward", "VideoReward"),
+    "visionreward-image": ("unverified", "VisionRewardImage"),
+    "visionreward-video": ("unverified", "VisionRewardVideo"),
+    "ixc-2.5-reward": ("unverified", "IXCReward"),
 }
 """Where each scorer is written. Naming them loads none of the heavy libraries."""
+
+
+CHECKLISTS = ("checklist-image", "checklist-video")
+"""Asked of any judge that speaks: ``NAME:JUDGE``."""
 
 
 def system(name: str) -> type[Scorer]:

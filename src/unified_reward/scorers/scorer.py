@@ -185,30 +185,36 @@ class Scorer(Asks):
         return self.preferred(*scored)
 
     def preferred(self, first: Scored, second: Scored) -> Preferred:
-        """Two scores as a comparison: the logistic of their difference.
+        """Two scores as a comparison, see `preferred`."""
+        return preferred(first, second, self.card.temperature)
 
-        ``P(first) = sigmoid((a - b) / temperature)`` of the overall values, the temperature being
-        the card's; equal values are a tie. Aspects likewise.
-        """
-        values = [one.score.value if one.score else 0.0 for one in (first, second)]
-        difference = values[0] - values[1]
-        told = "; ".join(dict.fromkeys(one.text for one in (first, second) if one.text))
-        aspects = {
-            name: self._share(score.value - second.aspects[name].value)
-            for name, score in first.aspects.items()
-        }
-        if not difference:
-            return Preferred(0.0, 1.0, 0.0, aspects, told)
-        share = self._share(difference)
-        return Preferred(share, 0.0, 1 - share, aspects, told)
 
-    def _share(self, difference: float) -> float:
-        """Probability of the first; undecided only where nothing differs."""
-        odds = max(-_CERTAIN, min(_CERTAIN, difference / self.card.temperature))
-        share = 1 / (1 + math.exp(-abs(odds)))
-        if difference:
-            share = max(share, 0.5 + sys.float_info.epsilon)
-        return share if difference >= 0 else 1 - share
+def preferred(first: Scored, second: Scored, temperature: float) -> Preferred:
+    """Two scores as a comparison: the logistic of their difference.
+
+    ``P(first) = sigmoid((a - b) / temperature)`` of the overall values; equal values are a tie.
+    Aspects likewise.
+    """
+    values = [one.score.value if one.score else 0.0 for one in (first, second)]
+    difference = values[0] - values[1]
+    told = "; ".join(dict.fromkeys(one.text for one in (first, second) if one.text))
+    aspects = {
+        name: _share(score.value - second.aspects[name].value, temperature)
+        for name, score in first.aspects.items()
+    }
+    if not difference:
+        return Preferred(0.0, 1.0, 0.0, aspects, told)
+    share = _share(difference, temperature)
+    return Preferred(share, 0.0, 1 - share, aspects, told)
+
+
+def _share(difference: float, temperature: float) -> float:
+    """Probability of the first; undecided only where nothing differs."""
+    odds = max(-_CERTAIN, min(_CERTAIN, difference / temperature))
+    share = 1 / (1 + math.exp(-abs(odds)))
+    if difference:
+        share = max(share, 0.5 + sys.float_info.epsilon)
+    return share if difference >= 0 else 1 - share
 
 
 def _alone(sample: Sample) -> list[Sample]:

@@ -184,6 +184,8 @@ def _source(file: Path) -> _Source:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         return _Source([], "unreadable", str(error))
+    if file.suffix == ".txt":  # a list of questions, whole
+        return _Source([_Text(1, text.replace("\r\n", "\n").rstrip("\n"))])
     try:
         return _Source([*_texts(text)])
     except _NO_PYTHON as error:

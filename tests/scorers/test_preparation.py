@@ -7,7 +7,7 @@ import torch
 
 import unified_reward as ur
 from tests.scorers import expected, twins
-from unified_reward.scorers import SYSTEMS, system
+from unified_reward.scorers import system
 from unified_reward.scorers.qwen_vl import Clipped, frame_rule, patched, target_size
 from unified_reward.scorers.videoscore import budget, first_frames
 
@@ -46,7 +46,7 @@ GOLDEN = {
 """Shape; mean and deviation; values 0, 12345, 77777 and the last, of 23 x 40 pixels."""
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", twins.MAKERS)
 def test_pixels_are_those_of_the_golden_table(name):
     pixels = prepared(name).pixels
     shape, spread, values = GOLDEN[name]
@@ -79,7 +79,7 @@ def test_bars_are_black_before_the_mean_is_taken():
 
 def test_transparency_is_laid_on_white_and_named_as_a_deviation():
     clear = PIL.Image.new("RGBA", (30, 30), (255, 0, 0, 0))
-    for name, kind in ((name, system(name)) for name in SYSTEMS):
+    for name, kind in ((name, system(name)) for name in twins.MAKERS):
         if kind.card.task is ur.Task.IMAGE_GENERATION:
             white = prepared(name, ur.Image(PIL.Image.new("RGB", (30, 30), "white"))).pixels
             assert torch.equal(prepared(name, ur.Image(clear)).pixels, white)

@@ -6,7 +6,7 @@ from transformers import BatchEncoding
 
 import unified_reward as ur
 from tests.scorers import expected, twins
-from unified_reward.scorers import SYSTEMS, hps, imagereward, pickscore, qwen_vl, system
+from unified_reward.scorers import hps, imagereward, pickscore, qwen_vl, system
 from unified_reward.scorers import videoreward as videoreward_file
 from unified_reward.scorers import videoscore as videoscore_file
 
@@ -97,7 +97,7 @@ def agrees(name, twin):
     return differences(name, twin) < EXACT.get(name, 1e-4)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", twins.MAKERS)
 def test_a_twin_scores_as_the_equations_say(name, twin):
     assert differences(name, twin) < EXACT.get(name, 1e-4)
 

@@ -18,7 +18,10 @@ from tests.fake_server import Call, FakeServer, Reply, chat
 from tests.scorers import twins
 from unified_reward import judge
 from unified_reward._cli import app
-from unified_reward.tasks import FAMILIES, TEMPLATES
+from unified_reward.judge import PUBLISHED
+from unified_reward.scorers import SYSTEMS, system
+from unified_reward.scorers.checklist import CARDS
+from unified_reward.tasks import FAMILIES, TEMPLATES, official, packs
 from unified_reward.tasks.template import Template
 from unified_reward.types import Form, Task, UnifiedRewardError
 
@@ -168,7 +171,41 @@ def test_the_table_of_tasks_in_the_readme_is_the_table_in_the_code():
         rows.append(f"| `{task.value}` {form} | {told} |")
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
     assert header in lines
-    assert sorted(line for line in lines if re.match(r"\| `(image|video)_", line)) == sorted(rows)
+    assert sorted(line for line in lines if re.match(r"\| `(image|video)_\w+` (score|compare) ", line)) == sorted(rows)
+
+
+STATES = {"twin": "twin-verified", "unverified": "unverified, not loadable"}
+
+
+def system_rows() -> list[str]:
+    """A row for every published scorer, checklist and family of judges, from cards and tables."""
+    rows = [
+        f"| `{card.name}` | {card.system} | {words(card.task)} | score | {STATES[card.state]} |"
+        for card in (system(name).card for name in SYSTEMS)
+    ]
+    rows += [
+        f"| `{card.name}` | {card.system} | {words(card.task)} | score | any judge, recalibrated |"
+        for card in CARDS.values()
+    ]
+    for name, asked in official._ASKED.items():
+        prompts = [packs.published()[one] for one in asked]
+        tasks = ", ".join(dict.fromkeys(words(one.task) for one in prompts))
+        forms = ", ".join(sorted({one.form for one in prompts}, reverse=True))
+        ids = [start for start, (family, _) in PUBLISHED.items() if family == name]
+        told = f"`{ids[0]}*`" if ids else "by name"
+        rows.append(f"| `{name}` | {told} | {tasks} | {forms} | judge, words imported |")
+    return rows
+
+
+def words(task: Task) -> str:
+    return task.value.replace("_", " ")
+
+
+def test_the_table_of_systems_in_the_readme_is_made_of_cards_and_tables():
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    start = lines.index("| Name | System | Judges | Form | State |")
+    end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
+    assert lines[start + 2 : end] == system_rows()
 
 
 def test_the_readme_admits_a_task_that_no_family_asks():

@@ -47,7 +47,8 @@ def study_in(work, **changes):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return study_in(tmp_path_factory.mktemp("study"), judges={"one task": "tiny_judge"})
+    work = tmp_path_factory.mktemp("study")
+    return study_in(work, judges={"one task": "tiny_judge"}, voted="tiny_scalar")
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,16 @@ def test_ways_and_judges_are_of_image_generation_and_the_best_is_not_behind_itse
     assert list(report["judges"]) == ["one task"]
     assert report["ways"]["rank+sift"]["behind_best"]["value"] == 0
     assert report["judges"]["one task"]["behind_best"]["value"] == 0
+
+
+def test_pairs_of_a_judge_taught_by_votes_stand_beside_those_of_the_shipped_one(report):
+    (groups,) = report["voted"].values()
+    assert [*report["voted"]] == [DRAWING.value]
+    assert [*groups] == ["shipped", "voted"]
+    assert groups["shipped"]["gain"] == report["tasks"][DRAWING.value]["gain"]
+    assert groups["shipped"]["gap_closed"] == report["tasks"][DRAWING.value]["gap_closed"]
+    assert groups["voted"]["behind_best"]["value"] == 0
+    assert "taught by votes" in page(report)
     gain = report["tasks"][DRAWING.value]["gain"]["value"]
     assert report["ways"]["rank+sift"]["gain"]["value"] == pytest.approx(gain)
     for one in report["ways"].values():

@@ -13,6 +13,7 @@ from unified_reward.experiments import (
     gate,
     joint_learning,
     sifting,
+    votes,
 )
 from unified_reward.experiments.page import around
 
@@ -26,6 +27,7 @@ PAGES = {
     "gate": gate.page,
     "joint_learning": joint_learning.page,
     "sifting": sifting.page,
+    "votes": votes.page,
 }
 
 

@@ -263,7 +263,9 @@ def _by_judge(task: Task, old: PolicyExam, after: Mapping[Arm, PolicyExam]) -> d
         for name in ("shipped", VOTED)
     }
     told = _contrasted(old, after, groups)
-    told[VOTED]["compared"] = _compared(old, [after[arm] for arm in groups[VOTED]])
+    start = old.report()["oracle"]["value"]
+    for one in told.values():
+        one["gap_closed"] = gap_closed(start, start + one["gain"]["value"])
     return told
 
 

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unified_reward.experiments.alignment import VOTED
 from unified_reward.experiments.page import table, told
 
 
@@ -73,7 +74,32 @@ def _contrasts(report: Mapping[str, Any]) -> list[str]:
             behind = f"behind {[*groups][-1]}"
             names = ["pairs", "gain", "by seed", behind, "readable", "judge reward"]
             lines += ["", f"### {title}", "", *table(names, figures)]
-    return lines
+    return lines + (_voted(report[VOTED]) if VOTED in report else [])
+
+
+def _voted(tasks: Mapping[str, Any]) -> list[str]:
+    """The shipped judge's pairs against those of the judge that was taught by votes."""
+    rows = [
+        [
+            task,
+            name,
+            told(one["gain"]),
+            _signed(one["by_seed"]),
+            _share(one["gap_closed"]),
+            told(one["behind_best"]),
+            told(one["readable"]),
+            told(one["judge_reward"]),
+        ]
+        for task, groups in tasks.items()
+        for name, one in groups.items()
+    ]
+    head = ["task", "pairs by", "gain", "by seed", "gap closed", "behind voted", "readable"]
+    return [
+        "",
+        "### Pairs of a judge that was taught by votes on what policies made",
+        "",
+        *table([*head, "judge reward"], rows),
+    ]
 
 
 def _share(value: float | None) -> str:

@@ -46,7 +46,9 @@ class Votes:
             Task.VIDEO_GENERATION: (10, 11, 12),
         }
     )
-    """Of training prompts, 512 each; none of those of the study."""
+    """Of training prompts; none of those of the study."""
+    prompts: int = 512
+    """Of each seed."""
     each: int = 6
     """Comparisons of a prompt that are voted on, at most."""
     training: JudgeTraining = field(
@@ -111,7 +113,7 @@ def _cast(config: Votes) -> Iterator[dict[str, Any]]:
     for task, seeds in config.seeds.items():
         for seed in seeds:
             folder = config.work / task.value / str(seed) / "candidates"
-            how = replace(config.study.preferences, prompts=512, seed=seed)
+            how = replace(config.study.preferences, prompts=config.prompts, seed=seed)
             draw_candidates(config.study.policies[task].policy, task, how, folder)
             yield from vote(folder, task, seed, config.each)
 

@@ -18,6 +18,10 @@ HEAVY = {"torch", "transformers", "diffusers", "trl", "peft", "accelerate", "ray
 MAY_BE_HEAVY = {
     "models/chat.py",
     "models/encoder.py",
+    "models/keys.py",
+    "models/llava_config.py",
+    "models/llava_qwen.py",
+    "models/shards.py",
     "models/vlm.py",
     "models/scalar.py",
     "policies",

@@ -171,7 +171,9 @@ def test_the_table_of_tasks_in_the_readme_is_the_table_in_the_code():
         rows.append(f"| `{task.value}` {form} | {told} |")
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
     assert header in lines
-    assert sorted(line for line in lines if re.match(r"\| `(image|video)_\w+` (score|compare) ", line)) == sorted(rows)
+    assert sorted(
+        line for line in lines if re.match(r"\| `(image|video)_\w+` (score|compare) ", line)
+    ) == sorted(rows)
 
 
 STATES = {"twin": "twin-verified", "unverified": "unverified, not loadable"}

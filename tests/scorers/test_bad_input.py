@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import unified_reward as ur
 from tests.scorers import twins
+from unified_reward.models.keys import account, merged_lora, renamed
 from unified_reward.scorers import SYSTEMS, system
-from unified_reward.scorers.keys import account, merged_lora, renamed
 from unified_reward.scorers.loading import check
 
 

@@ -15,6 +15,7 @@ from unified_reward._cli import (
     bench,
     candidates,
     compare,
+    convert,
     data,
     dpo,
     experiment,
@@ -54,6 +55,7 @@ for command in (
     run.run,
 ):
     app.command()(command)
+app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")
 app.add_typer(scorers.app, name="scorers")
 app.add_typer(templates.app, name="templates")

@@ -18,9 +18,9 @@ from torchvision.transforms.v2 import functional as tv
 from transformers import CLIPConfig, CLIPModel
 
 from unified_reward import media
+from unified_reward.models.keys import Piece, State, depth, renamed, shape, square_side
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import CONTEXT, ClipScorer
-from unified_reward.scorers.keys import Piece, State, depth, renamed, shape, square_side
 from unified_reward.scorers.pictures import SIDE, normalised, short_side
 from unified_reward.types import ModelError, Task
 

@@ -19,9 +19,7 @@ from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from unified_reward import media
-from unified_reward.scorers.card import ScoreCard
-from unified_reward.scorers.clip import cut_note
-from unified_reward.scorers.keys import (
+from unified_reward.models.keys import (
     Piece,
     State,
     depth,
@@ -30,6 +28,8 @@ from unified_reward.scorers.keys import (
     shape,
     square_side,
 )
+from unified_reward.scorers.card import ScoreCard
+from unified_reward.scorers.clip import cut_note
 from unified_reward.scorers.pictures import PictureScorer, normalised, short_side
 from unified_reward.scorers.scorer import Prepared
 from unified_reward.types import Task

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 
+from unified_reward.models.keys import KeyReport, account, read_state, weight_files
 from unified_reward.models.vlm import best_device
 from unified_reward.scorers import SYSTEMS
 from unified_reward.scorers import system as systems
-from unified_reward.scorers.keys import KeyReport, account, read_state, weight_files
 from unified_reward.scorers.scorer import Scorer
 from unified_reward.types import ConfigError, ModelError
 

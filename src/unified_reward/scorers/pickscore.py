@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from unified_reward import media
+from unified_reward.models.keys import Piece, State, read_json, renamed
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import CONTEXT, ClipScorer
-from unified_reward.scorers.keys import Piece, State, read_json, renamed
 from unified_reward.types import Task
 
 

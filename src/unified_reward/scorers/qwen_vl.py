@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, Qwen2VLConfig, Qwen2VLVideoProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
-from unified_reward.scorers.keys import Piece, State, depth, read_json, renamed, shape
+from unified_reward.models.keys import Piece, State, depth, read_json, renamed, shape
 from unified_reward.scorers.scorer import Prepared, Scorer
 from unified_reward.tasks.packs import installed, published
 from unified_reward.types import ConfigError, DataError, ModelError

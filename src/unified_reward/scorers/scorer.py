@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from unified_reward.models.batches import isolated
+from unified_reward.models.keys import Piece, State
 from unified_reward.scorers.card import ScoreCard
-from unified_reward.scorers.keys import Piece, State
 from unified_reward.types import (
     Candidate,
     ConfigError,

@@ -12,8 +12,8 @@ from typing import ClassVar, NoReturn
 
 from torch import Tensor, nn
 
+from unified_reward.models.keys import Piece, State
 from unified_reward.scorers.card import ScoreCard
-from unified_reward.scorers.keys import Piece, State
 from unified_reward.scorers.scorer import Prepared, Scorer
 from unified_reward.types import ModelError, Sample, Task
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from unified_reward import media
+from unified_reward.models.keys import Piece, State, merged_lora, read_json
 from unified_reward.scorers.card import OPEN, ScoreCard
-from unified_reward.scorers.keys import Piece, State, merged_lora, read_json
 from unified_reward.scorers.qwen_vl import (
     Clipped,
     QwenScorer,

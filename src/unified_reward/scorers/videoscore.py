@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, Idefics2Config, Idefics2ImageProcessorPil, Idefics2Model
 
 from unified_reward import media
+from unified_reward.models.keys import Piece, State, read_json, renamed, shape
 from unified_reward.scorers.card import ScoreCard
-from unified_reward.scorers.keys import Piece, State, read_json, renamed, shape
 from unified_reward.scorers.qwen_vl import (
     TEMPORAL,
     Clipped,

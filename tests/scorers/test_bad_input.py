@@ -8,13 +8,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 import unified_reward as ur
 from tests.scorers import twins
 from unified_reward.scorers import SYSTEMS, system
 from unified_reward.scorers.keys import account, merged_lora, renamed
-from unified_reward.scorers.loading import check
+from unified_reward.scorers.loading import check, patterns
 
 
 @pytest.fixture
@@ -283,3 +284,18 @@ def test_every_tensor_of_a_file_ends_in_one_group():
     assert str(report) == (
         "1 loaded, 1 renamed, 0 merged, 1 ignored (not used), 1 unexplained: odd"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("videoscore", ["model.safetensors.index.json", "model-00001-of-00004.safetensors"]),
+        ("videoreward", ["checkpoint-11352/model.pth", "model_config.json", "merges.txt"]),
+        ("hpsv2.1", ["HPS_v2.1_compressed.pt"]),
+        ("imagereward", ["ImageReward.pt", "med_config.json", "vocab.txt"]),
+    ],
+)
+def test_of_a_repository_of_the_hub_just_what_is_read_is_fetched(name, files):
+    others = ["README.md", "optimizer.pt", "HPS_v2_compressed.pt", "training_args.bin"]
+    kept = filter_repo_objects([*files, *others], allow_patterns=patterns(system(name)))
+    assert [*kept] == files

@@ -93,13 +93,18 @@ def fetched(system: type[Scorer], weights: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    shards = [one.replace(".index.json", "-*") for one in system.weights]
-    beside = [name for names in system.needed.values() for name in names]
-    wanted = [*system.weights, *shards, *beside, *_BESIDE]
     try:
-        return Path(snapshot_download(str(weights), allow_patterns=wanted))
+        return Path(snapshot_download(str(weights), allow_patterns=patterns(system)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(f"{weights} is no folder here and cannot be fetched: {error}") from error
+
+
+def patterns(system: type[Scorer]) -> list[str]:
+    """What is fetched from the hub: weights, their shards, and what lies beside them."""
+    stems = (one.removesuffix(".index.json").rpartition(".") for one in system.weights)
+    shards = [f"{stem}-*-of-*.{suffix}" for stem, _, suffix in stems]
+    beside = [name for names in system.needed.values() for name in names]
+    return [*system.weights, *shards, *beside, *_BESIDE]
 
 
 def load_system(

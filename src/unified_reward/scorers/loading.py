@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 
-from unified_reward.models.keys import KeyReport, account, read_state, weight_files
+from unified_reward.models.keys import KeyReport, account, read_state
 from unified_reward.models.vlm import best_device
 from unified_reward.scorers import SYSTEMS
 from unified_reward.scorers import system as systems
@@ -42,7 +42,7 @@ def check(system: type[Scorer], folder: Path) -> Holding:
         folder: Where its files are.
     """
     try:
-        files = weight_files(folder, system.weights)
+        files = system.files(folder)
     except ModelError as error:
         return Holding((), None, (str(error),))
     problems = [_lacking(folder, what, names) for what, names in system.needed.items()]
@@ -50,7 +50,7 @@ def check(system: type[Scorer], folder: Path) -> Holding:
     if not files:
         held = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
         seen = f"it holds {', '.join(held[:6])}" if held else "it is empty or no folder"
-        others = [name for name in SYSTEMS if weight_files(folder, systems(name).weights)]
+        others = [name for name in SYSTEMS if systems(name).files(folder)]
         hint = f", weights as of {' or '.join(others)}" if others else ""
         told.insert(0, f"no weights ({' or '.join(system.weights)}); {seen}{hint}")
         return Holding((), None, tuple(told))
@@ -93,13 +93,18 @@ def fetched(system: type[Scorer], weights: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    shards = [one.replace(".index.json", "-*") for one in system.weights]
-    beside = [name for names in system.needed.values() for name in names]
-    wanted = [*system.weights, *shards, *beside, *_BESIDE]
     try:
-        return Path(snapshot_download(str(weights), allow_patterns=wanted))
+        return Path(snapshot_download(str(weights), allow_patterns=patterns(system)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(f"{weights} is no folder here and cannot be fetched: {error}") from error
+
+
+def patterns(system: type[Scorer]) -> list[str]:
+    """What is fetched from the hub: weights, their shards, and what lies beside them."""
+    stems = (one.removesuffix(".index.json").rpartition(".") for one in system.weights)
+    shards = [f"{stem}-*-of-*.{suffix}" for stem, _, suffix in stems]
+    beside = [name for names in system.needed.values() for name in names]
+    return [*system.weights, *shards, *beside, *_BESIDE]
 
 
 def load_system(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from unified_reward.models.batches import isolated
-from unified_reward.models.keys import Piece, State
+from unified_reward.models.keys import Piece, State, weight_files
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.types import (
     Candidate,
@@ -78,6 +78,15 @@ class Scorer(Asks):
         self.module: Any = module.eval().requires_grad_(requires_grad=False)
         self.batch_size = batch_size
         self._kept: dict[tuple[str, Candidate], Verdict] | None = None
+
+    @classmethod
+    def files(cls, folder: Path) -> list[Path]:
+        """Those of its weights that a folder holds.
+
+        Raises:
+            ModelError: An index names shards that are not there.
+        """
+        return weight_files(folder, cls.weights)
 
     @classmethod
     @abstractmethod

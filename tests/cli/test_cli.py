@@ -191,3 +191,22 @@ def test_help_imports_no_torch():
     assert done.returncode == 0
     assert "compare" in done.stdout
     assert done.stderr.endswith("heavy: []")
+
+
+@pytest.mark.usefixtures("files")
+def test_edits_are_judged_with_the_picture_before(cli):
+    asked = ("--prompt", "make it red", "--source", "a.png", "--json")
+    _, out, _ = cli("compare", "b.png", "c.png", *asked, "--judge", "scripted:second")
+    assert rows(out)[0]["winner"] == "tie", "said in both orders, so it is no preference"
+    _, out, _ = cli("score", "b.png", *asked, "--judge", "scripted:tie")
+    assert rows(out)[0]["scale"] == [0, 25]
+    code, out, _ = cli("rank", "b.png", "c.png", *asked, "--judge", "scripted:tie")
+    assert (code, rows(out)[0]["status"]) == (0, "ranked")
+
+
+@pytest.mark.usefixtures("files")
+def test_a_source_goes_with_pictures_alone(cli):
+    asked = ("score", "--prompt", "x", "--image", "a.png", "--answer", "b", "--source", "c.png")
+    code, _, told = cli(*asked)
+    assert code == 2
+    assert "goes with pictures" in told

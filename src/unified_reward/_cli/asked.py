@@ -42,6 +42,9 @@ def asked(
         ConfigError: Both or neither are given, pictures and clips are mixed, or clips have a
             source.
     """
+    kinds = _kinds(files)
+    if source is not None and (not files or kinds == {"video"}):
+        raise ConfigError("--source is the picture before an edit and goes with pictures")
     if files and (answers or image or video):
         raise ConfigError("give files to judge, or --answer about one --image or --video; not both")
     if not files and not (answers and (image is None) != (video is None)):
@@ -52,11 +55,8 @@ def asked(
     if video is not None:
         task = Task.VIDEO_UNDERSTANDING
         return Asked(task, prompt, tuple(answers), tuple(answers), (Video(Path(video)),))
-    kinds = _kinds(files)
     if len(kinds) > 1:
         raise ConfigError("pictures and clips cannot be judged against each other")
-    if source is not None and (kinds == {"video"} or not files):
-        raise ConfigError("--source is the picture before an edit and goes with pictures")
     if kinds == {"video"}:
         clips = tuple(Video(Path(file)) for file in files)
         return Asked(Task.VIDEO_GENERATION, prompt, tuple(files), clips, ())

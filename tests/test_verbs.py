@@ -230,3 +230,10 @@ def test_where_only_aspects_are_defined_candidates_rank_by_their_normalized_mean
     ranking = judge.rank("p", answers=["a", "b", "c"], image="x")
     assert ranking.scores == (None, 0.5, 0.5)
     assert ranking.order == (1, 2)
+
+
+def test_edits_of_one_picture_are_ranked_beside_it():
+    judge = always(SECOND)
+    judge.rank("p", images=["b.png", "c.png"], source="a.png", by="pairs")
+    edited = (Image("b.png"), Image("c.png"))
+    assert judge.asked == [Sample(Task.IMAGE_EDITING, "p", edited, (Image("a.png"),))]

@@ -120,7 +120,7 @@ class Asks(ABC):
             )
         return _expect(self.ask([asked.sample(0, 1)])[0], Preferred)
 
-    def rank(
+    def rank(  # noqa: PLR0913  the arguments of compare, and how to rank
         self,
         prompt: str,
         *,
@@ -129,6 +129,7 @@ class Asks(ABC):
         answers: Sequence[str] | None = None,
         image: Medium | None = None,
         video: Medium | None = None,
+        source: Medium | None = None,
         by: Literal["score", "pairs"] = "score",
     ) -> Ranking:
         """Order the candidates of one prompt, best first.
@@ -140,13 +141,20 @@ class Asks(ABC):
             answers: Answers to a question about ``image`` or ``video``.
             image: What the question is about.
             video: What the question is about.
+            source: The picture before, where ``images`` are edits of it.
             by: ``score`` asks n times, ``pairs`` compares all n (n - 1) / 2 pairs.
 
         Returns:
             The ranking; candidates that got no answer are left out of its order.
         """
         asked = _gather(
-            prompt, images=images, videos=videos, answers=answers, image=image, video=video
+            prompt,
+            images=images,
+            videos=videos,
+            answers=answers,
+            image=image,
+            video=video,
+            source=source,
         )
         return self.rank_samples(asked.sample, len(asked.candidates), by=by)
 

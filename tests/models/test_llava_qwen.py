@@ -760,3 +760,11 @@ def test_the_command_ends_with_what_is_wrong(source, out):
     assert "problem  mm_projector_type is" in run(source, out, "--dry-run", code=1).stdout
     assert isinstance(run(source, out, code=1).exception, ModelError)
     assert not out.exists()
+
+
+def test_the_family_is_kept_beside_a_converted_judge_and_an_unknown_one_refused(source, out):
+    arguments = ["llava-qwen", str(source), str(out), "--family", "compact"]
+    assert CliRunner().invoke(command.app, arguments).exit_code == 0
+    assert load(out).family == "compact"
+    result = CliRunner().invoke(command.app, [*arguments[:-1], "loud"])
+    assert "no family 'loud'; there are aspects" in str(result.exception)

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from unified_reward._cli import options, output
 from unified_reward._cli.progress import bar
+from unified_reward.tasks import FAMILIES, official
+from unified_reward.types import ConfigError
 
 
 if TYPE_CHECKING:
@@ -34,15 +36,24 @@ def llava_qwen(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; ends with 1 if it cannot be done.")
     ] = False,
+    family: Annotated[
+        str | None, typer.Option("--family", help="How the judge is asked; kept beside it.")
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Convert LLaVA-Critic, or a UnifiedReward of LLaVA, to LLaVA-OneVision of transformers."""
+    from unified_reward.card import Card
     from unified_reward.models.llava_qwen import plan, write
 
+    known = sorted({*FAMILIES, *official.FAMILIES})
+    if family is not None and family not in known:
+        raise ConfigError(f"no family {family!r}; there are {', '.join(known)}")
     made = plan(folder)
     if not dry_run:
         with bar("converting", len(made.names)) as advance:
             write(made, out, progress=advance)
+        if family is not None:
+            Card(family, base=str(folder)).write(out)
     if as_json:
         output.print_json([_row(made, None if dry_run else out)])
     else:

@@ -24,7 +24,10 @@ def cards(context: typer.Context, *, as_json: options.JsonOption = False) -> Non
     """Print what the numbers of every scorer mean; with --json, all that its card says."""
     if context.invoked_subcommand is not None:
         return
+    from unified_reward.scorers import checklist, critics
+
     told = [system(name).card for name in SYSTEMS]
+    told += [*checklist.CARDS.values(), *critics.CARDS.values()]
     if as_json:
         output.print_json([asdict(card) for card in told])
         return

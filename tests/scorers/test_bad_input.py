@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import unified_reward as ur
 from tests.scorers import twins
-from unified_reward.models.keys import account, merged_lora, renamed
+from unified_reward.models.keys import account, lora_scale, merged_lora, read_state, renamed
 from unified_reward.scorers import SYSTEMS, system
 from unified_reward.scorers.loading import check, patterns
 
@@ -255,6 +255,19 @@ def test_a_clip_of_one_frame_is_scored(name, twin):
     frame = np.full((1, 378, 378, 3), 90, np.uint8)
     scored = scorer.score("x", video=ur.Video(frame, "THWC", fps=8.0))
     assert ("some shown twice" in scored.text) == (name != "videoscore")
+
+
+def test_a_tensor_that_two_files_hold_is_refused(tmp_path):
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for value, file in enumerate(files):
+        save_file({"w": torch.full((2,), float(value)), file.stem: torch.ones(1)}, file)
+    with pytest.raises(ur.ModelError, match=r"b\.safetensors and another file both hold w:"):
+        read_state(files)
+
+
+def test_a_rank_stabilised_adapter_is_scaled_by_the_root_of_its_rank():
+    assert lora_scale(64, 128, stabilised=False) == 2
+    assert lora_scale(64, 128, stabilised=True) == 16
 
 
 def test_a_merged_weight_is_the_base_and_the_scaled_product():

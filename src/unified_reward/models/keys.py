@@ -88,12 +88,18 @@ def read_state(files: Sequence[Path], *, shapes_only: bool = False) -> dict[str,
         shapes_only: Give tensors without data (device ``meta``), reading headers only.
 
     Raises:
-        ModelError: A file is broken, or holds more than tensors.
+        ModelError: A file is broken, holds more than tensors, or a tensor that another one holds.
     """
     state: dict[str, Tensor] = {}
     for file in files:
         read = _safetensors if file.suffix == ".safetensors" else _pickled
-        state.update(read(file, shapes_only=shapes_only))
+        held = read(file, shapes_only=shapes_only)
+        if twice := sorted(state.keys() & held.keys()):
+            raise ModelError(
+                f"{file} and another file both hold {_some(twice)}: "
+                "leave the files of one checkpoint only"
+            )
+        state |= held
     return state
 
 
@@ -170,6 +176,11 @@ def renamed(state: State, rules: Sequence[tuple[str, str]]) -> Iterator[Piece]:
         for pattern, replacement in rules:
             target = re.sub(pattern, replacement, target)
         yield Piece(target, value, (source,))
+
+
+def lora_scale(rank: int, alpha: float, *, stabilised: bool) -> float:
+    """``alpha / r``, or ``alpha / sqrt(r)`` where rank-stabilised (arXiv:2312.03732)."""
+    return alpha / math.sqrt(rank) if stabilised else alpha / rank
 
 
 def merged_lora(pieces: Iterable[Piece], scale: float) -> Iterator[Piece]:

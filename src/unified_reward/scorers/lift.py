@@ -332,7 +332,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _adapter_scale(held: dict[str, Piece], adapted: set[str], folder: Path) -> float:
-    """``alpha / r``, or ``alpha / sqrt(r)`` where rank-stabilised (arXiv:2312.03732)."""
+    """The scale of an adapter that covers all that it names; refused where it does not."""
     how = keys.read_json(file := folder / "adapter_config.json")
     rank, alpha = how.get("r"), how.get("lora_alpha")
     if not (rank and alpha) or how.get("rank_pattern") or how.get("alpha_pattern"):
@@ -345,4 +345,4 @@ def _adapter_scale(held: dict[str, Piece], adapted: set[str], folder: Path) -> f
     for name, (_, low, sources) in held.items():
         if ".lora_A." in name and low.shape[0] != rank:
             raise ModelError(f"{sources[0]} has rank {low.shape[0]}, but {file} tells of {rank}")
-    return alpha / math.sqrt(rank) if how.get("use_rslora") else alpha / rank
+    return keys.lora_scale(rank, alpha, stabilised=bool(how.get("use_rslora")))

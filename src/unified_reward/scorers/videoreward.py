@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from unified_reward import media
-from unified_reward.models.keys import Piece, State, merged_lora, read_json
+from unified_reward.models.keys import Piece, State, lora_scale, merged_lora, read_json
 from unified_reward.scorers.card import OPEN, ScoreCard
 from unified_reward.scorers.qwen_vl import (
     Clipped,
@@ -129,9 +128,8 @@ def resized(frames: Tensor, bounds: Clipped) -> Tensor:
 
 
 def _lora_scale(folder: Path) -> float:
-    """``alpha / r``, or ``alpha / sqrt(r)`` where rank-stabilised (arXiv:2312.03732)."""
     how = read_json(folder / "model_config.json").get("peft_lora_config") or {}
     rank, alpha = how.get("lora_r"), how.get("lora_alpha")
     if not rank or not alpha:
         raise ModelError(f"{folder}/model_config.json names no lora_r and lora_alpha")
-    return alpha / math.sqrt(rank) if how.get("use_rslora") else alpha / rank
+    return lora_scale(rank, alpha, stabilised=bool(how.get("use_rslora")))

@@ -1,9 +1,9 @@
 """Published scores of the released weights, where ``UNIFIED_REWARD_WEIGHTS`` points at them.
 
 A folder for each scorer by its name (``imagereward``, ``hpsv2``, …), as `scorers check` wants it,
-and ``fixtures`` with the pictures and clips of the upstream repositories that are not in the
-shared data. Prompts are those of ``home``: run `templates import` with ``UNIFIED_REWARD_HOME``
-naming that folder.
+and ``fixtures`` with the files of the upstream repositories that are not in the shared data:
+``video1.txt`` is the prompt on VideoScore's page, ``lift`` the ``demo`` of LiFT. Prompts are those
+of ``home``: run `templates import` with ``UNIFIED_REWARD_HOME`` naming that folder.
 """
 
 import csv
@@ -18,12 +18,9 @@ import unified_reward as ur
 
 WEIGHTS = os.environ.get("UNIFIED_REWARD_WEIGHTS", "")
 pytestmark = pytest.mark.skipif(not WEIGHTS, reason="UNIFIED_REWARD_WEIGHTS names no weights")
+QUESTIONS = ("semantic consistency", "fidelity issues", "motion issues")
+GRADES = {"Good": 0.9, "Normal": 0.2, "Bad": 0.05}
 REWARDS = [0.5811622738838196, 0.2745276093482971, -1.4131819009780884, -2.029569625854492]
-ELEPHANT = (
-    "Near the Elephant Gate village, they approach the haunted house at night. Rajiv feels "
-    "anxious, but Bhavesh encourages him. As they reach the house, a mysterious sound in the air "
-    "adds to the suspense."
-)
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +69,20 @@ def test_hpsv2_gives_the_score_of_its_maintainer():
 )
 def test_videoscore_gives_the_five_scores_of_its_page(name, values, within):
     clip = fixture("video1.mp4", 284_615)
-    scored = scorer(name).score(ELEPHANT, video=clip)
+    prompt = fixture("video1.txt", 199).read_text("utf-8")
+    scored = scorer(name).score(prompt, video=clip)
     assert [one.value for one in scored.aspects.values()] == pytest.approx(values, abs=within)
+
+
+def test_lift_gives_the_grades_of_its_demo():
+    asked = json.loads(fixture("lift/test.json", 1_122).read_text("utf-8"))
+    told = json.loads(fixture("lift/critic_output_13b.json", 1_706).read_text("utf-8"))
+    judge = scorer("lift-critic-13b")
+    for row, answers, n_bytes in zip(asked, told, (620_106, 325_384), strict=True):
+        clip = fixture(f"lift/videos/{row['video']}", n_bytes)
+        aspects = judge.score(row["caption"], video=clip).aspects
+        grades = [answers[name].split(".")[0] for name in QUESTIONS]
+        assert [one.value for one in aspects.values()] == [GRADES[grade] for grade in grades]
 
 
 def test_videoreward_agrees_with_the_labels_of_its_examples(shared):

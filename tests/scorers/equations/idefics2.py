@@ -1,7 +1,6 @@
 """VideoScore, an Idefics2 with a linear head, from the equations: one sequence, in float64."""
 
 import torch
-from torch.nn import functional as F
 
 from tests.scorers.equations.qwen2_vl import (
     Draw,
@@ -13,8 +12,8 @@ from tests.scorers.equations.qwen2_vl import (
     layer_norm,
     linear,
     rms_norm,
-    split_heads,
 )
+from tests.scorers.equations.siglip import draw_encoder, encode
 
 
 VISION = "model.vision_model"
@@ -46,22 +45,15 @@ def make_videoscore(
 ):
     """A random state under the names of TIGER-Lab/VideoScore."""
     draw = Draw(seed)
-    fan_in = 3 * patch**2
-    embeddings = f"{VISION}.embeddings"
-    draw.normal(
-        f"{embeddings}.patch_embedding.weight", vision_width, 3, patch, patch, std=fan_in**-0.5
+    draw_encoder(
+        draw,
+        VISION,
+        width=vision_width,
+        layers=vision_layers,
+        intermediate=vision_intermediate,
+        patch=patch,
+        side=image_size // patch,
     )
-    draw.normal(f"{embeddings}.patch_embedding.bias", vision_width, std=0.3)
-    draw.normal(f"{embeddings}.position_embedding.weight", (image_size // patch) ** 2, vision_width)
-    for layer in (f"{VISION}.encoder.layers.{i}" for i in range(vision_layers)):
-        draw.norm(f"{layer}.layer_norm1", vision_width, bias=True)
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            draw.linear(f"{layer}.self_attn.{name}", vision_width, vision_width, gain=1.5)
-        draw.norm(f"{layer}.layer_norm2", vision_width, bias=True)
-        draw.linear(f"{layer}.mlp.fc1", vision_intermediate, vision_width)
-        draw.linear(f"{layer}.mlp.fc2", vision_width, vision_intermediate)
-    draw.norm(f"{VISION}.post_layernorm", vision_width, bias=True)
-
     draw.gated_mlp(PROJECTION, vision_width, intermediate, hidden)
     draw.normal(f"{RESAMPLER}.latents", latents, hidden)
     for layer in (f"{RESAMPLER}.layers.{i}" for i in range(resampler_layers)):
@@ -143,21 +135,8 @@ def _patches(pixels, mask, patch):
 
 
 def _encode(state, x, rows, columns, side, heads, eps):
-    embeddings = f"{VISION}.embeddings"
-    x = x @ state[f"{embeddings}.patch_embedding.weight"].double().flatten(1).T
-    x = x + state[f"{embeddings}.patch_embedding.bias"].double()
     places = _buckets(rows, side)[:, None] * side + _buckets(columns, side)
-    x = x + state[f"{embeddings}.position_embedding.weight"].double()[places.flatten()]
-    encoder = f"{VISION}.encoder.layers"
-    for layer in (f"{encoder}.{i}" for i in range(depth(state, encoder))):
-        h = layer_norm(state, f"{layer}.layer_norm1", x, eps)
-        q, k, v = (
-            split_heads(linear(state, f"{layer}.self_attn.{name}", h), heads)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        x = x + linear(state, f"{layer}.self_attn.out_proj", attend(q, k, v))
-        h = linear(state, f"{layer}.mlp.fc1", layer_norm(state, f"{layer}.layer_norm2", x, eps))
-        x = x + linear(state, f"{layer}.mlp.fc2", F.gelu(h, approximate="tanh"))
+    x = encode(state, VISION, x, places.flatten(), heads=heads, eps=eps)
     return layer_norm(state, f"{VISION}.post_layernorm", x, eps)
 
 

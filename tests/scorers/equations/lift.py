@@ -6,14 +6,12 @@ from torch.nn import functional as F
 from tests.scorers.equations.qwen2_vl import (
     LORA,
     Draw,
-    attend,
     decode,
-    depth,
     frequencies,
     layer_norm,
     linear,
-    split_heads,
 )
+from tests.scorers.equations.siglip import draw_encoder, encode
 
 
 TOWER = "vision_model"
@@ -40,34 +38,19 @@ def make_lift(
     shape = (layers, heads, heads, hidden // heads)
     llm.decoder("model", hidden, intermediate, *shape, vocab, bias=False)
     llm.linear("lm_head", vocab, hidden, bias=False)
-    side = image_size // patch
+    tower = {"layers": vision_layers, "intermediate": vision_intermediate, "patch": patch}
     return {
         "llm": llm.state,
-        "vision_tower": _make_tower(
-            seed + 1, vision_width, vision_layers, vision_intermediate, patch, side
-        ),
+        "vision_tower": _make_tower(seed + 1, vision_width, side=image_size // patch, **tower),
         "mm_projector": _make_projector(seed + 2, 4 * vision_width, hidden),
         "adapter": _make_adapter(seed + 3, llm.state, rank),
         "own": _make_own(seed + 4, vision_width, vision_intermediate, hidden),
     }
 
 
-def _make_tower(seed, width, layers, intermediate, patch, side):
+def _make_tower(seed, width, **shape):
     draw = Draw(seed)
-    embeddings = f"{TOWER}.embeddings"
-    draw.normal(
-        f"{embeddings}.patch_embedding.weight", width, 3, patch, patch, std=(3 * patch**2) ** -0.5
-    )
-    draw.normal(f"{embeddings}.patch_embedding.bias", width, std=0.3)
-    draw.normal(f"{embeddings}.position_embedding.weight", side**2, width)
-    for layer in (f"{TOWER}.encoder.layers.{i}" for i in range(layers)):
-        draw.norm(f"{layer}.layer_norm1", width, bias=True)
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            draw.linear(f"{layer}.self_attn.{name}", width, width, gain=1.5)
-        draw.norm(f"{layer}.layer_norm2", width, bias=True)
-        draw.linear(f"{layer}.mlp.fc1", intermediate, width)
-        draw.linear(f"{layer}.mlp.fc2", width, intermediate)
-    draw.norm(f"{TOWER}.post_layernorm", width, bias=True)
+    draw_encoder(draw, TOWER, width=width, **shape)
     draw.normal(f"{TOWER}.head.probe", 1, 1, width)
     draw.norm(f"{TOWER}.head.layernorm", width, bias=True)
     return draw.state
@@ -138,21 +121,8 @@ def _see_one(state, pixels, patch, heads, eps):
         for row in range(side)
         for column in range(side)
     ]
-    embeddings = f"{TOWER}.embeddings"
-    x = torch.stack(cuts) @ state[f"{embeddings}.patch_embedding.weight"].double().flatten(1).T
-    x = x + state[f"{embeddings}.patch_embedding.bias"].double()
-    x = x + state[f"{embeddings}.position_embedding.weight"].double()
-    layers = f"{TOWER}.encoder.layers"
-    for layer in (f"{layers}.{i}" for i in range(depth(state, layers) - 1)):
-        h = layer_norm(state, f"{layer}.layer_norm1", x, eps)
-        q, k, v = (
-            split_heads(linear(state, f"{layer}.self_attn.{name}", h), heads)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        x = x + linear(state, f"{layer}.self_attn.out_proj", attend(q, k, v))
-        h = linear(state, f"{layer}.mlp.fc1", layer_norm(state, f"{layer}.layer_norm2", x, eps))
-        x = x + linear(state, f"{layer}.mlp.fc2", F.gelu(h, approximate="tanh"))
-    return x
+    places = torch.arange(len(cuts))
+    return encode(state, TOWER, torch.stack(cuts), places, heads=heads, eps=eps, left_out=1)
 
 
 def four_to_one(patches):

@@ -265,6 +265,14 @@ def test_a_tensor_that_two_files_hold_is_refused(tmp_path):
         read_state(files)
 
 
+@pytest.mark.parametrize("merge", [iter, lambda pieces: merged_lora(pieces, 1.0)])
+def test_two_tensors_for_one_place_are_a_problem_and_neither_is_lost(merge):
+    module = torch.nn.Linear(2, 1, bias=False)
+    state = {"weight": torch.ones(1, 2), "old.weight": torch.zeros(1, 2)}
+    report = account(module, merge(renamed(state, [("^old.", "")])), {})[1]
+    assert len(report.unexplained) == report.loaded + report.renamed == 1
+
+
 def test_a_rank_stabilised_adapter_is_scaled_by_the_root_of_its_rank():
     assert lora_scale(64, 128, stabilised=False) == 2
     assert lora_scale(64, 128, stabilised=True) == 16

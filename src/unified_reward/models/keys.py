@@ -190,7 +190,10 @@ def merged_lora(pieces: Iterable[Piece], scale: float) -> Iterator[Piece]:
     (Hu et al. 2021, arXiv:2106.09685, section 4.1). An adapter without its other half passes
     through, and is then unexplained.
     """
-    held = {one.target: one for one in pieces}
+    held: dict[str, Piece] = {}
+    for one in pieces:
+        if held.setdefault(one.target, one) is not one:
+            yield one
     for target, piece in held.items():
         stem, base, rest = target.partition(".base_layer.")
         low, high = (held.get(f"{stem}.lora_{x}.default.weight") for x in "AB")
@@ -214,7 +217,7 @@ def _is_merged(target: str, held: Mapping[str, Piece]) -> bool:
 def account(
     module: nn.Module, pieces: Iterable[Piece], ignored: Mapping[str, str]
 ) -> tuple[dict[str, Tensor], KeyReport]:
-    """Hold the tensors of a file against those of a module.
+    """Hold the tensors of a file against those of a module; a second one for a place is left over.
 
     Args:
         module: What is to be filled.
@@ -232,7 +235,7 @@ def account(
     misshapen: list[str] = []
     met: set[str] = set()
     for target, value, sources in pieces:
-        if target in wanted:
+        if target in wanted and target not in met:
             met.add(target)
             if value.shape == wanted[target]:
                 fitting[target] = value

@@ -54,6 +54,13 @@ _RULES = (
     (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
     (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
 )
+_HUB = (
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^model\.language_model\.", "language_model.model."),
+    (r"^model\.vision_tower\.", "vision_tower.vision_model."),
+    (r"^model\.(multi_modal_projector\.|image_newline$)", r"\1"),
+)
+"""From transformers 5's names to those of the folders of ``llava-hf``, which vLLM reads too."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,17 @@ def write(plan: Plan, out: str | Path, *, progress: Callable[[int], None] = lamb
     shards.put(out / "config.json", plan.config)
 
 
+def hub_name(name: str) -> str:
+    """What a tensor of transformers 5 is called in a published folder.
+
+    >>> hub_name("model.vision_tower.encoder.layers.0.mlp.fc1.bias")
+    'vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias'
+    """
+    for pattern, replacement in _HUB:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def _headers(file: Path) -> dict[str, Tensor]:
     told = read_state([file], shapes_only=True)
     if file.suffix != ".safetensors":
@@ -209,7 +227,7 @@ def _accounted(
     for (file, name, one), (target, value, _) in zip(found, pieces, strict=True):
         if target in fitting:
             kind = dtype if dtype and one.is_floating_point() else one.dtype
-            written.append(Written(target, name, file, tuple(value.shape), kind))
+            written.append(Written(hub_name(target), name, file, tuple(value.shape), kind))
     ignored = {
         name: why for _, name, _ in found for key, why in reasons.items() if re.fullmatch(key, name)
     }

@@ -13,7 +13,7 @@ from unified_reward._config import load_config
 from unified_reward.alignment import AlignedPolicy, Alignment, OracleExam, Preferences
 from unified_reward.bench.showcase import Showcase
 from unified_reward.card import Calibration
-from unified_reward.data.microworld import CELLS, write_microworld
+from unified_reward.data.microworld import CELLS, EDITING, write_microworld
 from unified_reward.data.pairs import Pairing, Strategy
 from unified_reward.judge import load
 from unified_reward.pipeline import CalibrationItems, MicroworldBench, Recipe, run
@@ -141,14 +141,16 @@ def test_a_recipe_without_stages_is_refused(tmp_path):
         run(Recipe(tmp_path))
 
 
-def test_temperatures_are_fitted_once_and_the_bench_is_of_the_calibrated_judge(recipe, tmp_path):
-    asked = replace(recipe, out=tmp_path, calibration=CalibrationItems(n=2), showcase=None)
+def test_temperatures_are_fitted_once_on_what_was_taught(recipe, tmp_path):
+    judge = replace(recipe.judge, cells=dict.fromkeys(EDITING, 1.0))
+    calibration = CalibrationItems(n=2)
+    asked = replace(recipe, out=tmp_path, judge=judge, calibration=calibration, showcase=None)
     report, done, _ = run_told(asked)
     assert done == {"judge", "calibration", "bench"}
     card = load(tmp_path / "judge").card
     fitted = report["calibration"]
     assert card.calibration == Calibration(fitted["compare"], fitted["score"])
-    assert fitted["n"] == 2 * len(CELLS)
+    assert fitted["n"] == 2 * len(EDITING)
     assert run_told(asked)[2] == {"judge", "calibration", "bench"}
     again = replace(asked, calibration=CalibrationItems(n=3))
     assert run_told(again)[1] >= {"calibration"}

@@ -26,7 +26,7 @@ from unified_reward.bench import microworld
 from unified_reward.bench.calibration import fit_calibration
 from unified_reward.bench.showcase import Showcase, write_showcase
 from unified_reward.card import CARD
-from unified_reward.data.microworld import CELLS
+from unified_reward.data.microworld import CELLS, EDITING
 from unified_reward.judge import load, located
 from unified_reward.microworld import item
 from unified_reward.policies import DEFAULTS
@@ -58,7 +58,7 @@ class CalibrationItems:
     """On what the judge's temperatures are fitted: new microworld items of training captions."""
 
     n: int = 200
-    """Items a cell, > 0."""
+    """Items of each cell that the judge was taught, > 0."""
     seed: int = 1_000_003
     """Names the series; it must not be the seed of the training."""
 
@@ -120,7 +120,14 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
         if not recipe.judge:
             raise ConfigError("calibration is written into the judge that the recipe trains")
         items = recipe.calibration
-        run.stage("calibration", items, [judge], judge / CARD, lambda: _calibrated(judge, items))
+        cells = [*recipe.judge.cells]
+        run.stage(
+            "calibration",
+            items,
+            [judge],
+            judge / CARD,
+            lambda: _calibrated(judge, items, cells),
+        )
     if recipe.bench:
         asked = recipe.bench
         run.stage("bench", asked, [judge, judge / CARD], out, lambda: _measure(judge, asked))
@@ -296,12 +303,12 @@ def _trained(train: Callable[[], Sequence[tuple[int, float]]]) -> dict[str, Any]
     return {"losses": [list(one) for one in losses]}
 
 
-def _calibrated(folder: Path, items: CalibrationItems) -> dict[str, Any]:
-    """Fit the temperatures and write them into the card."""
+def _calibrated(folder: Path, items: CalibrationItems, cells: Sequence[str]) -> dict[str, Any]:
+    """Fit the temperatures on the cells it was taught, and write them into the card."""
     judge = load(folder)
     records = [
-        item(task, form, split="train", seed=items.seed, index=i)
-        for task, form in CELLS.values()
+        item(*(CELLS | EDITING)[cell], split="train", seed=items.seed, index=i)
+        for cell in cells
         for i in range(items.n)
     ]
     fitted = fit_calibration(judge, records)

@@ -6,7 +6,7 @@ import pytest
 
 from unified_reward.bench import microworld
 from unified_reward.card import Calibration, Card
-from unified_reward.data.microworld import CELLS
+from unified_reward.data.microworld import CELLS, EDITING
 from unified_reward.experiments.gate import THRESHOLDS, Gate, draw, gate, page
 from unified_reward.judge import load, located
 
@@ -49,6 +49,6 @@ def test_temperatures_act_after_and_not_before(report):
 
 def test_the_page_names_every_cell_and_the_plot_is_a_picture(report):
     told = page(report)
-    assert all(told.count(f"`{cell}`") == 2 for cell in CELLS)
+    assert all(told.count(f"`{cell}`") == 2 for cell in CELLS | EDITING)
     assert "- calm: comparisons 1000.0, scores 1000.0" in told
     assert draw(report).startswith(b"\x89PNG")

@@ -17,7 +17,7 @@ from unified_reward.bench.calibration import Told, calibration_error, prediction
 from unified_reward.bench.microworld import compare_cell, score_cell
 from unified_reward.bench.protocol import Judged
 from unified_reward.card import Calibration, CardedJudge
-from unified_reward.data.microworld import CELLS
+from unified_reward.data.microworld import CELLS, EDITING
 from unified_reward.experiments.page import table, told
 from unified_reward.judge import load
 from unified_reward.microworld import item
@@ -31,6 +31,7 @@ THRESHOLDS = {
     "video.score": 0.65,
 }
 """What each cell must reach, by medium and form."""
+_CELLS = CELLS | EDITING
 _FIGURES = {"compare": "pair_accuracy_clear", "score": "spearman"}
 _CHUNK = 128
 
@@ -48,7 +49,7 @@ class Gate:
     @property
     def total(self) -> int:
         """Items judged in all."""
-        return len(self.judges) * self.n * len(CELLS)
+        return len(self.judges) * self.n * len(_CELLS)
 
 
 def gate(config: Gate, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
         form: {"before": [], "after": []} for form in _FIGURES
     }
     fitted = judge.card.calibration or Calibration()
-    for cell, (task, form) in CELLS.items():
+    for cell, (task, form) in _CELLS.items():
         records: list[Record] = []
         read: dict[str, list[Verdict]] = {"before": [], "after": []}
         for start in range(0, config.n, _CHUNK):

@@ -135,6 +135,17 @@ def test_changed_records_train_the_judge_again(recipe, tmp_path):
     assert run_told(asked)[1] == {"judge"}
 
 
+def test_a_judge_is_not_trained_over_its_own_base(recipe, first):
+    made = recipe.out / "judge"
+    weights = (made / "model.safetensors").read_bytes()
+    for taken in ({"base": str(made)}, {"data": str(made / "records.jsonl")}):
+        again = replace(recipe, judge=replace(recipe.judge, **taken))
+        with pytest.raises(ConfigError, match=r"written over .*judge.*another folder than out="):
+            run(again)
+    assert (made / "model.safetensors").read_bytes() == weights
+    assert (made / "report.json").exists()
+
+
 def test_a_recipe_without_stages_is_refused(tmp_path):
     stages = "base, speaker, generator, judge, calibration, bench, align, dpo, showcase"
     with pytest.raises(ConfigError, match=f"names no stage: {stages}$"):

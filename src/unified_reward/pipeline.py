@@ -258,6 +258,12 @@ class _Run:
     ) -> None:
         """Do a stage, unless it was done with the same config and inputs and its product stands."""
         folder = self._out / name
+        for one in inputs:
+            if Path(one).resolve().is_relative_to(folder.resolve()):
+                raise ConfigError(
+                    f"{name} would be written over {one}, which it is made of; "
+                    f"name another folder than out={self._out}"
+                )
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "report.json"
         mark = _hash(as_data(config), inputs)

@@ -53,7 +53,7 @@ def test_removing_and_adding_by_hand():
     gone = Edit("remove the red circle", "remove", BOTH, alone, None)
     assert gone.judged(alone) == (1.0, 1.0)
     assert gone.judged(BOTH) == (0.0, 1.0)
-    assert gone.judged(Scene((CIRCLE,))) == (1.0, 0.0)
+    assert gone.judged(Scene((CIRCLE,))) == (0.0, 0.0), "the other one was removed"
     told = Mention("red", "circle", "small", "top left")
     come = Edit("add a small red circle at the top left", "add", alone, BOTH, told)
     assert come.judged(BOTH) == (1.0, 1.0)

@@ -45,14 +45,17 @@ class Edit:
 
         Both are shares of facts that hold, of the complete description of what should be there:
         ``success`` of those that the instruction brings about (for a removal that there is one
-        thing fewer), ``kept`` of the others. Things are taken from the top left on, so that the
-        order in which a scene lists them does not matter.
+        thing fewer, and not the named one), ``kept`` of the others. Things are taken from the top
+        left on, so that the order in which a scene lists them does not matter.
 
         Returns:
             Success and kept, each in [0, 1].
         """
         found = facts(complete(self.target), _with(scene, scene.things))
         asked = [fact.holds for fact in found if self._is_asked(fact.kind, fact.name)]
+        if self.done is None:
+            (removed,) = {*self.source.things} - {*self.target.things}
+            asked = [all(asked) and removed.name not in {one.name for one in scene.things}]
         kept = [fact.holds for fact in found if not self._is_asked(fact.kind, fact.name)]
         return sum(asked) / len(asked), sum(kept) / len(kept) if kept else 1.0
 

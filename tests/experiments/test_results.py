@@ -13,6 +13,7 @@ from unified_reward.experiments import (
     gate,
     joint_learning,
     sifting,
+    trust,
     votes,
 )
 from unified_reward.experiments.page import around
@@ -27,6 +28,7 @@ PAGES = {
     "gate": gate.page,
     "joint_learning": joint_learning.page,
     "sifting": sifting.page,
+    "trust": trust.page,
     "votes": votes.page,
 }
 

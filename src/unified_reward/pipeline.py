@@ -120,7 +120,7 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
         if not recipe.judge:
             raise ConfigError("calibration is written into the judge that the recipe trains")
         items = recipe.calibration
-        cells = [*recipe.judge.cells]
+        cells = [cell for cell, weight in recipe.judge.cells.items() if weight > 0]
         run.stage(
             "calibration",
             items,

@@ -117,17 +117,7 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
     if not PartialState().is_main_process:
         return {}
     if recipe.calibration:
-        if not recipe.judge:
-            raise ConfigError("calibration is written into the judge that the recipe trains")
-        items = recipe.calibration
-        cells = [cell for cell, weight in recipe.judge.cells.items() if weight > 0]
-        run.stage(
-            "calibration",
-            items,
-            [judge],
-            judge / CARD,
-            lambda: _calibrated(judge, items, cells),
-        )
+        _calibration(recipe.judge, recipe.calibration, judge, run)
     if recipe.bench:
         asked = recipe.bench
         run.stage("bench", asked, [judge, judge / CARD], out, lambda: _measure(judge, asked))
@@ -307,6 +297,16 @@ def _trained(train: Callable[[], Sequence[tuple[int, float]]]) -> dict[str, Any]
     losses = train()
     state.wait_for_everyone()
     return {"losses": [list(one) for one in losses]}
+
+
+def _calibration(
+    taught: JudgeTraining | None, items: CalibrationItems, judge: Path, run: _Run
+) -> None:
+    if not taught:
+        raise ConfigError("calibration is written into the judge that the recipe trains")
+    cells = [cell for cell, weight in taught.cells.items() if weight > 0]
+    work = partial(_calibrated, judge, items, cells)
+    run.stage("calibration", items, [judge], judge / CARD, work)
 
 
 def _calibrated(folder: Path, items: CalibrationItems, cells: Sequence[str]) -> dict[str, Any]:

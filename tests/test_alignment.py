@@ -26,7 +26,7 @@ from unified_reward.train.optim import Optimisation
 from unified_reward.types import ConfigError, DataError, Task
 
 
-HOW = Preferences(prompts=3, n=3, seed=5)
+HOW = Preferences(prompts=3, n=4, seed=5)
 OURS = {
     Task.IMAGE_UNDERSTANDING: "tiny_vlm",
     Task.IMAGE_GENERATION: "tiny_image",
@@ -56,7 +56,7 @@ def test_every_prompt_of_the_training_split_gets_its_candidates(task, drawn):
     assert counts == {"generated": 3}
     asked = [brief(task, split="train", seed=5, index=i) for i in range(3)]
     assert [(row["id"], row["prompt"]) for row in rows] == [(one.id, one.prompt) for one in asked]
-    assert [len(row["candidates"]) for row in rows] == [3, 3, 3]
+    assert [len(row["candidates"]) for row in rows] == [4, 4, 4]
     assert {row["policy"] for row in rows} == {OURS[task]}
     kind = {"tiny_vlm": "text", "tiny_image": "image", "tiny_video": "video"}[OURS[task]]
     assert {key for row in rows for one in row["candidates"] for key in one} == {kind}

@@ -1,6 +1,7 @@
 # Each target sets itself up: it makes .venv and installs what is missing.
 PYTHON ?= python3
 BIN := .venv/bin
+CODE := packages tests benchmarks
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: quickstart test check fix clean
@@ -12,19 +13,19 @@ test: .venv/.installed check
 	$(BIN)/pytest -n 2
 
 check: .venv/.installed
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 fix: .venv/.installed
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 clean:
 	rm -rf .venv runs
 
-.venv/.installed: pyproject.toml
+.venv/.installed: requirements-dev.txt packages/unified-reward/pyproject.toml packages/unified-reward-lab/pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt
 	touch $@

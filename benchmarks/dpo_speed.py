@@ -34,13 +34,13 @@ from PIL import Image as Pillow
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from unified_reward import media, policies
-from unified_reward.data.preferences import PreferencePair
-from unified_reward.judge import located
+from unified_reward.core.samples import Image, Task
+from unified_reward.judges.registry import located
+from unified_reward.pairs.preferences import PreferencePair
 from unified_reward.train.denoisers import denoiser_of
 from unified_reward.train.dpo_diffusion import Alignment, DiffusionDPO, Draws
-from unified_reward.train.encoded import Extent, encode_pairs
+from unified_reward.train.latents import Extent, encode_pairs
 from unified_reward.train.optim import Optimisation
-from unified_reward.types import Image, Task
 
 
 WAYS = ("published", "ours")

@@ -35,11 +35,12 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
-from unified_reward import card as cards
-from unified_reward import media, tasks
-from unified_reward.judge import load
-from unified_reward.microworld import pool
-from unified_reward.types import Image, Preferred, Sample, Task, Video
+from unified_reward import media, prompts
+from unified_reward.core.samples import Image, Sample, Task, Video
+from unified_reward.core.verdicts import Preferred
+from unified_reward.judges import card as cards
+from unified_reward.judges.registry import load
+from unified_reward_lab.microworld import pool
 
 
 KINDS = {
@@ -156,7 +157,7 @@ def answers(judge, way, samples):
 
 def said(judge, sample, text):
     """The verdict in a text, as what can be compared."""
-    verdict = tasks.template(judge.family, sample.task, sample.form).parse(text)
+    verdict = prompts.template(judge.family, sample.task, sample.form).parse(text)
     if isinstance(verdict, Preferred):
         return verdict.winner
     return getattr(getattr(verdict, "score", None), "value", None)

@@ -9,8 +9,8 @@ import time
 
 import numpy as np
 
-from unified_reward.data.microworld import CELLS
-from unified_reward.microworld import draw_scene, item, render
+from unified_reward_lab.examples import CELLS
+from unified_reward_lab.microworld import draw_scene, item, render
 
 
 def rate(work, seconds=2.0):

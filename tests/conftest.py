@@ -10,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 from hypothesis import settings
 
-from unified_reward import judge
+from unified_reward.judges import registry
 
 
 settings.register_profile("unhurried", deadline=None)
@@ -39,4 +39,4 @@ def shared():
 @pytest.fixture(scope="session")
 def tiny():
     """The judge that comes with the package."""
-    return judge.load()
+    return registry.load()

@@ -15,15 +15,16 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.fake_server import Call, FakeServer, Reply, chat
-from tests.scorers import twins
-from unified_reward import judge
-from unified_reward._cli import app
-from unified_reward.judge import PUBLISHED
+from tests.unified_reward.scorers import twins
+from unified_reward.cli import app
+from unified_reward.core.errors import UnifiedRewardError
+from unified_reward.core.samples import Form, Task
+from unified_reward.judges import registry
+from unified_reward.judges.checklist import CARDS
+from unified_reward.judges.registry import PUBLISHED
+from unified_reward.prompts import FAMILIES, TEMPLATES, official, packs
+from unified_reward.prompts.template import Template
 from unified_reward.scorers import SYSTEMS, system
-from unified_reward.scorers.checklist import CARDS
-from unified_reward.tasks import FAMILIES, TEMPLATES, official, packs
-from unified_reward.tasks.template import Template
-from unified_reward.types import Form, Task, UnifiedRewardError
 
 
 ROOT = Path(__file__).parents[1]
@@ -104,12 +105,12 @@ def among_files(tmp_path, monkeypatch):
     """Work in a folder that holds the files the pages speak of, and load each judge once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(judge, "load", load_once)
+    monkeypatch.setattr(registry, "load", load_once)
     page = DOCS / "howto" / "microworld.md"
     run_python([one for one in blocks(page) if one.language == "python"][-1], page, {})
 
 
-load_once = functools.cache(judge.load)
+load_once = functools.cache(registry.load)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

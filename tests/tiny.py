@@ -14,12 +14,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from unified_reward.train.tiny import (
-    TOKENS,
-    build_model,
-    build_processor,
-    build_tokenizer,
-)
+from unified_reward_lab.train.tiny import TOKENS, build_model, build_processor, build_tokenizer
 
 
 TEXTS = ["rate picture: a red circle first tie second 10 100 Final Score: Image 1 is better."] * 20

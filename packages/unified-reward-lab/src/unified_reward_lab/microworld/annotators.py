@@ -1,0 +1,102 @@
+"""People who label the training items: exact, noisy, biased, or blind to something.
+
+An annotator sees the two perceived utilities, never the pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.verdicts import Winner
+
+from .captions import FACT_KINDS
+from .utilities import TIE_MARGIN
+
+
+_NAMES = "noiseless, noisy:T, position:B, verbosity:B, blind:KIND"
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """How labels depart from the true utilities. The default departs in nothing.
+
+    Raises:
+        ConfigError: The temperature is negative or the blind kind unknown.
+    """
+
+    temperature: float = 0.0
+    """Bradley-Terry: P(first) = sigmoid((u1 - u2) / temperature); 0 is the exact comparison."""
+    position: float = 0.0
+    """Added to the utility of the first candidate of a comparison."""
+    verbosity: float = 0.0
+    """Added to the utility of an answer, times words / 10 (at most once)."""
+    blind: str = ""
+    """A kind of fact this annotator does not see, see ``FACT_KINDS``."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ConfigError(f"an annotator's temperature is at least 0, not {self.temperature}")
+        if self.blind and self.blind not in FACT_KINDS:
+            raise ConfigError(
+                f"an annotator can be blind to {', '.join(FACT_KINDS)}, not to {self.blind!r}"
+            )
+
+    def perceived(self, utility: float, text: str = "") -> float:
+        """The utility with the pull of the answer's length; ``text`` is empty for media."""
+        return utility + self.verbosity * min(1.0, len(text.split()) / 10)
+
+    def score(self, perceived: float, rng: np.random.Generator) -> float:
+        """A score in [0, 1]: what is perceived plus Gumbel noise of mean 0, clipped.
+
+        The difference of two Gumbel draws is logistic, so that scores and preferences of an
+        annotator follow one Bradley-Terry model.
+        """
+        noise = self.temperature * (rng.gumbel() - np.euler_gamma)
+        return float(min(1.0, max(0.0, perceived + noise)))
+
+    def prefer(self, first: float, second: float, rng: np.random.Generator) -> Winner:
+        """The winner of two perceived utilities; a tie where they differ by 0.02 at most."""
+        gap = first + self.position - second
+        if abs(gap) <= TIE_MARGIN + 1e-9:
+            return "tie"
+        if self.temperature:
+            p_first = 1 / (1 + math.exp(-max(-500.0, min(500.0, gap / self.temperature))))
+            return "first" if rng.random() < p_first else "second"
+        return "first" if gap > 0 else "second"
+
+
+NOISELESS = Annotator()
+
+
+def annotator(name: str) -> Annotator:
+    """An annotator by name.
+
+    >>> annotator("noisy:0.1")
+    Annotator(temperature=0.1, position=0.0, verbosity=0.0, blind='')
+
+    Args:
+        name: ``noiseless``, ``noisy:0.1``, ``position:0.3``, ``verbosity:0.2``, ``blind:colour``.
+
+    Raises:
+        ConfigError: No such annotator.
+    """
+    kind, _, value = name.partition(":")
+    try:
+        match kind:
+            case "noiseless" if not value:
+                return NOISELESS
+            case "noisy":
+                return Annotator(temperature=float(value))
+            case "position":
+                return Annotator(position=float(value))
+            case "verbosity":
+                return Annotator(verbosity=float(value))
+            case "blind" if value:
+                return Annotator(blind=value)
+    except ValueError as error:
+        raise ConfigError(f"no annotator {name!r}: {value!r} is no number") from error
+    raise ConfigError(f"no annotator {name!r}; there are {_NAMES} (T and B numbers)")

@@ -1,0 +1,217 @@
+"""What a picture or a clip of the microworld contains, and how such scenes are drawn.
+
+Knows nothing of pixels, words of captions or utilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+
+from unified_reward.core.errors import DataError
+
+from .palette import PALETTE
+
+
+COLOURS = tuple(PALETTE)
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+SIZES = ("small", "large")
+CELLS = ("top left", "top right", "bottom left", "bottom right")
+STILL = "stays still"
+MOVES = {"moves left": (0, -1), "moves right": (0, 1), "moves up": (-1, 0), "moves down": (1, 0)}
+"""Event -> change of (row, column)."""
+TURNS = {f"turns {colour}": colour for colour in COLOURS}
+"""Event -> colour at the end."""
+EVENTS = (STILL, *MOVES, "grows", "shrinks", "appears", "disappears", *TURNS)
+MAX_THINGS = 3
+
+
+@dataclass(frozen=True)
+class World:
+    """What scenes are drawn from, and answers about them guessed from."""
+
+    name: str = ""
+    """Part of the ids of its items; empty for the whole microworld."""
+    colours: tuple[str, ...] = COLOURS
+    shapes: tuple[str, ...] = SHAPES
+    numbers: tuple[int, ...] = (1, 2, 2)
+    """Of things in a scene, each as likely as the others."""
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """Events after which a thing has one of the colours."""
+        return tuple(event for event, colour in TURNS.items() if colour in self.colours)
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Everything that can happen."""
+        return (*(event for event in EVENTS if event not in TURNS), *self.turns)
+
+
+WHOLE = World()
+HARD = World("hard", numbers=(3,))
+HALVES = {
+    "a": World("a", ("red", "green", "blue"), ("circle", "square")),
+    "b": World("b", ("yellow", "purple", "black"), ("triangle", "star")),
+}
+"""Two worlds of one size without a colour or shape in common."""
+
+_T = TypeVar("_T")
+
+
+def pick(rng: np.random.Generator, options: Sequence[_T]) -> _T:
+    """One of the options, each as likely as the others."""
+    return options[int(rng.integers(len(options)))]
+
+
+def row_column(cell: str) -> tuple[int, int]:
+    """Place in the grid, row 0 on top and column 0 on the left.
+
+    >>> row_column("bottom left")
+    (1, 0)
+    """
+    return divmod(CELLS.index(cell), 2)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object. Its colour, size and cell are those before its event (or, appearing, after)."""
+
+    colour: str
+    shape: str
+    size: str
+    cell: str
+    event: str = STILL
+
+    @property
+    def name(self) -> str:
+        """Colour and shape, which no two things of a scene share."""
+        return f"{self.colour} {self.shape}"
+
+    def destination(self) -> str | None:
+        """The cell where it ends; None where that is outside the grid."""
+        if self.event not in MOVES:
+            return self.cell
+        row, column = row_column(self.cell)
+        down, right = MOVES[self.event]
+        inside = 0 <= row + down <= 1 and 0 <= column + right <= 1
+        return CELLS[2 * (row + down) + column + right] if inside else None
+
+    def at_start(self) -> Thing | None:
+        """It as a still thing before its event; None while it has not appeared."""
+        return None if self.event == "appears" else replace(self, event=STILL)
+
+    def at_end(self) -> Thing | None:
+        """It as a still thing after its event; None when it has disappeared.
+
+        >>> Thing("red", "star", "small", "top left", "moves down").at_end().cell
+        'bottom left'
+        """
+        if self.event == "disappears":
+            return None
+        size = {"grows": "large", "shrinks": "small"}.get(self.event, self.size)
+        return Thing(
+            colour=TURNS.get(self.event, self.colour),
+            shape=self.shape,
+            size=size,
+            cell=self.destination() or self.cell,
+        )
+
+
+def _event_is_possible(thing: Thing) -> bool:
+    return (
+        thing.destination() is not None
+        and (thing.event, thing.size) not in (("grows", "large"), ("shrinks", "small"))
+        and TURNS.get(thing.event) != thing.colour
+    )
+
+
+def obstacle(things: Sequence[Thing]) -> str:
+    """Why these things cannot share a scene; empty when they can.
+
+    A cell holds one thing, before and after; no two things share both colour and shape; at most
+    one thing has an event, and the event must be possible.
+    """
+    if not 1 <= len(things) <= MAX_THINGS:
+        return f"a scene holds 1 to {MAX_THINGS} things, not {len(things)}"
+    if sum(thing.event != STILL for thing in things) > 1:
+        return "two things have an event"
+    impossible = [thing for thing in things if not _event_is_possible(thing)]
+    if impossible:
+        return f"the event is impossible for {impossible[0]}"
+    ends = [t if t.event == STILL else t.at_end() or t for t in things]
+    for state in (things, ends):
+        if len({thing.cell for thing in state}) < len(things):
+            return "two things share a cell"
+        if len({thing.name for thing in state}) < len(things):
+            return "two things share colour and shape"
+    return ""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Things that can stand together (see `obstacle`), in a picture or in a clip.
+
+    Raises:
+        DataError: The things cannot share a scene, or a picture is to hold an event.
+    """
+
+    things: tuple[Thing, ...]
+    is_clip: bool = False
+    world: World = field(default=WHOLE, compare=False)
+    """What it was drawn from."""
+
+    def __post_init__(self) -> None:
+        why = obstacle(self.things)
+        if not why and not self.is_clip and any(t.event != STILL for t in self.things):
+            why = "a picture has no events; say is_clip=True"
+        if why:
+            raise DataError(f"impossible scene: {why}, given {self.things}")
+
+    @property
+    def actor(self) -> Thing | None:
+        """The thing with an event; None where nothing happens."""
+        return next((thing for thing in self.things if thing.event != STILL), None)
+
+
+def possible_events(
+    thing: Thing, others: Sequence[Thing], world: World = WHOLE
+) -> list[tuple[str, ...]]:
+    """The events the thing can have beside still others, one group per kind, none empty."""
+    groups = (tuple(MOVES), ("grows", "shrinks"), ("appears",), ("disappears",), world.turns)
+    fitting = (
+        tuple(e for e in group if not obstacle([*others, replace(thing, event=e)]))
+        for group in groups
+    )
+    return [group for group in fitting if group]
+
+
+def draw_thing(rng: np.random.Generator, cell: str, world: World = WHOLE) -> Thing:
+    """A still thing in this cell, all attributes equally likely."""
+    return Thing(pick(rng, world.colours), pick(rng, world.shapes), pick(rng, SIZES), cell)
+
+
+def draw_scene(
+    rng: np.random.Generator, *, n_things: int, is_clip: bool, world: World = WHOLE
+) -> Scene:
+    """A scene drawn at random; in a clip one thing has an event, in one of sixteen none has.
+
+    Args:
+        rng: Where the randomness comes from.
+        n_things: Number of things, 1 to 3.
+        is_clip: Whether it is a clip.
+        world: What it is drawn from.
+    """
+    while True:
+        cells = [CELLS[i] for i in rng.permutation(4)[:n_things]]
+        things = [draw_thing(rng, cell, world) for cell in cells]
+        if len({thing.name for thing in things}) == n_things:
+            break
+    if is_clip and rng.random() > 1 / 16:
+        actor, *others = things
+        event = pick(rng, pick(rng, possible_events(actor, others, world)))
+        things[0] = replace(actor, event=event)
+    return Scene(tuple(sorted(things, key=lambda thing: CELLS.index(thing.cell))), is_clip, world)

@@ -1,0 +1,87 @@
+"""What a candidate shows: a scene and perhaps a flaw, drawn to be better or worse for a caption.
+
+Between the scenes and the items and lessons made from them; knows no labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from unified_reward.core.samples import Image, Video
+
+from .captions import Caption, Split, alignment, draw_caption, split_of
+from .corrupt import CLIP_FLAWS, PICTURE_FLAWS, degrade, mutate
+from .render import FPS, render
+from .scene import WHOLE, Scene, World, draw_scene, pick
+from .utilities import generation_utility
+
+
+def seeded(*key: object) -> np.random.Generator:
+    """A generator that depends on nothing but the key."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A scene with at most one flaw."""
+
+    scene: Scene
+    flaw: str = ""
+    severity: float = 0.0
+
+    def utility(self, caption: Caption, *, ignoring: str = "") -> float:
+        """Worth as an answer to the caption, see `generation_utility`."""
+        return generation_utility(
+            alignment(caption, self.scene, ignoring=ignoring), quality=1 - self.severity
+        )
+
+    def medium(self, rng: np.random.Generator) -> Image | Video:
+        """A picture or a clip of it, in memory."""
+        pixels = render(self.scene, seed=int(rng.integers(2**32)))
+        if self.flaw:
+            pixels = degrade(pixels, self.flaw, self.severity, rng)
+        if self.scene.is_clip:
+            return Video(pixels, layout="THWC", fps=FPS)
+        return Image(pixels, layout="HWC")
+
+
+def draw_any_scene(rng: np.random.Generator, *, is_clip: bool, world: World = WHOLE) -> Scene:
+    """A scene of as many things as the world has, by default of two or, more rarely, of one."""
+    n_things = pick(rng, world.numbers)
+    return draw_scene(rng, n_things=n_things, is_clip=is_clip, world=world)
+
+
+def draw_captioned(
+    rng: np.random.Generator, *, split: Split, is_clip: bool, world: World = WHOLE
+) -> tuple[Scene, Caption]:
+    """A scene and a caption true of it that belongs to the split."""
+    while True:
+        scene = draw_any_scene(rng, is_clip=is_clip, world=world)
+        caption = draw_caption(scene, rng)
+        if split_of(caption.text) == split:
+            return scene, caption
+
+
+def with_flaw(scene: Scene, rng: np.random.Generator, *, p_flaw: float) -> Shown:
+    """The scene, sometimes with a flaw of severity 0.3 to 1."""
+    if rng.random() >= p_flaw:
+        return Shown(scene)
+    flaw = pick(rng, CLIP_FLAWS if scene.is_clip else PICTURE_FLAWS)
+    return Shown(scene, flaw, round(0.3 + 0.7 * rng.random(), 3))
+
+
+def departed(scene: Scene, k: int, rng: np.random.Generator) -> Scene:
+    """The scene with ``k`` changes, or from 4 on another scene with as many things.
+
+    One change of a clip is, in a third of the cases, sure to be that of its event.
+    """
+    if k >= 4:
+        n_things, is_clip = len(scene.things), scene.is_clip
+        return draw_scene(rng, n_things=n_things, is_clip=is_clip, world=scene.world)
+    if k == 1 and scene.is_clip and rng.random() < 1 / 3:
+        return mutate(scene, 1, rng, kinds=("event",))
+    return mutate(scene, k, rng)

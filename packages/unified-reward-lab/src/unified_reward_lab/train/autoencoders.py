@@ -1,0 +1,187 @@
+"""The tiny autoencoders of the microworld: 64 x 64 pixels as 8 x 8 latents, and back.
+
+One is of pictures, one of clips, since no pipeline of diffusers draws both with the same class.
+Knows nothing of captions and of what is done with latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    AutoencoderKLWan,
+    WanCausalConv3d,
+    unpatchify,
+)
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, mse_loss
+
+from unified_reward_lab.microworld import render
+from unified_reward_lab.microworld.render import SIDE_PX
+from unified_reward_lab.microworld.shown import draw_captioned, seeded
+
+
+CLIP_FRAMES = 9
+"""Of a clip as Wan's autoencoder takes it, a multiple of four and one; the last one is doubled."""
+
+
+@dataclass(frozen=True)
+class Autoencoding:
+    """How an autoencoder is taught."""
+
+    steps: int
+    batch_size: int = 16
+    """Pictures in a step."""
+    lr: float = 2e-3
+    """Peak learning rate; one cycle."""
+    kl: float = 1e-6
+    """Weight of the divergence of a latent from N(0, 1), in nats, beside the squared error."""
+    seed: int = 0
+
+
+def build_image_autoencoder() -> AutoencoderKL:
+    """For pictures, 4 channels of latents; random weights, seed torch before."""
+    # Their annotations name tuples of one.
+    blocks: Any = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (16, 32, 48, 48),
+    }
+    return AutoencoderKL(
+        **blocks,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=SIDE_PX,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def build_clip_autoencoder() -> AutoencoderKLWan:
+    """For clips of 9 frames, 5 frames of 8 channels of latents; random weights.
+
+    It works frame by frame: no frame sees one before it, a latent frame is the last of the two it
+    stands for, and is shown twice. So what it learns of pictures holds for clips.
+    """
+    channels, patch = 8, 2
+    model = AutoencoderKLWan(
+        base_dim=44,
+        z_dim=channels,
+        dim_mult=[1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.0] * channels,
+        latents_std=[1.0] * channels,
+        in_channels=3 * patch**2,
+        out_channels=3 * patch**2,
+        patch_size=patch,
+        scale_factor_temporal=2,
+        scale_factor_spatial=8,
+    )
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, WanCausalConv3d):
+                part.weight[:, :, :-1] = 0
+                if _is_of_time(part):
+                    twice = part.out_channels // part.in_channels
+                    same = torch.eye(part.in_channels).repeat(twice, 1)
+                    part.weight.zero_()
+                    part.weight[:, :, -1, 0, 0] = same
+                    if part.bias is not None:
+                        part.bias.zero_()
+    return model
+
+
+@contextmanager
+def frame_by_frame(model: nn.Module) -> Iterator[None]:
+    """A Wan autoencoder without weights for earlier frames, at a third of the cost."""
+    spatial: list[Any] = [
+        part
+        for part in model.modules()
+        if isinstance(part, WanCausalConv3d) and not _is_of_time(part)
+    ]
+    for part in spatial:
+        part.forward = partial(_of_frames, part)
+    try:
+        yield
+    finally:
+        for part in spatial:
+            del part.forward
+
+
+def _is_of_time(part: WanCausalConv3d) -> bool:
+    return part.kernel_size == (3, 1, 1)
+
+
+def _of_frames(part: WanCausalConv3d, clips: Tensor, _: Tensor | None = None) -> Tensor:
+    frames = clips.transpose(1, 2).flatten(0, 1)
+    margin = part.kernel_size[-1] // 2
+    made = conv2d(frames, part.weight[:, :, -1], part.bias, padding=margin)
+    return made.unflatten(0, (len(clips), -1)).transpose(1, 2)
+
+
+def drawn(index: int, *, is_clip: bool, seed: int) -> tuple[str, Tensor]:
+    """A caption of the training split and what it says, in [-1, 1].
+
+    Args:
+        index: Place in the series.
+        is_clip: Whether a clip is wanted.
+        seed: Names the series.
+
+    Returns:
+        The caption, and pixels of shape (3, 64, 64), or (3, 9, 64, 64) of a clip.
+    """
+    rng = seeded("generator", is_clip, seed, index)
+    scene, caption = draw_captioned(rng, split="train", is_clip=is_clip)
+    pixels = render(scene, seed=int(rng.integers(2**32)))
+    if is_clip:
+        pixels = np.concatenate([pixels, pixels[-1:]])
+    return caption.text, torch.from_numpy(pixels).movedim(-1, 0).float() / 127.5 - 1
+
+
+def teach_autoencoder(model: Any, config: Autoencoding) -> list[float]:
+    """Train an autoencoder in place to give back pictures; one of clips sees clips of one frame.
+
+    Returns:
+        Loss by step: squared error of values in [-1, 1], and the weighted divergence.
+    """
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps)
+    size, is_clip = config.batch_size, isinstance(model, AutoencoderKLWan)
+    losses: list[float] = []
+    with frame_by_frame(model):
+        for step in track(range(config.steps), description="teaching the autoencoder"):
+            rows = range(step * size, step * size + size)
+            drawing = [drawn(i, is_clip=False, seed=config.seed + 1)[1] for i in rows]
+            pixels = torch.stack(drawing)
+            if is_clip:
+                pixels = pixels.unsqueeze(2)
+            latent = model.encode(pixels).latent_dist
+            loss = mse_loss(_unclamped(model, latent.sample()), pixels)
+            loss = loss + config.kl * latent.kl().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+    return losses
+
+
+def _unclamped(model: Any, latent: Tensor) -> Tensor:
+    """What is decoded; Wan's class cuts it to [-1, 1], where nothing could be learned."""
+    made: list[Tensor] = []
+    hook = model.decoder.register_forward_hook(lambda *told: made.append(told[-1]))
+    model.decode(latent)
+    hook.remove()
+    patch = model.config.get("patch_size")
+    return unpatchify(made[0], patch) if patch else made[0]

@@ -1,0 +1,103 @@
+"""The tiny policy that answers: adapters on the tiny base, taught by people who err.
+
+It knows more than it says, so that there is something to align.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from unified_reward.backends.hf_vlm import load_vlm
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.samples import Task
+from unified_reward.judges.registry import SHIPPED, located
+from unified_reward.policies import Sampling, write_defaults
+from unified_reward.policies.vlm import asked
+from unified_reward.train.optim import Optimisation
+from unified_reward.train.sft import Turn, fit
+from unified_reward_lab.microworld import draw_reply
+from unified_reward_lab.microworld.items import CLIP_TASKS, draw_asked
+from unified_reward_lab.microworld.questions import Style
+from unified_reward_lab.microworld.shown import Shown, seeded
+
+
+_TASKS = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
+
+
+@dataclass(frozen=True)
+class TinySpeaker:
+    """How the policy is made."""
+
+    optim: Optimisation
+    """With adapters."""
+    base: str = "tiny_base"
+    """A shipped checkpoint; the policy needs it beside itself."""
+    styles: Mapping[Style, float] = field(
+        default_factory=lambda: {
+            "right": 0.55,
+            "padded right": 0.1,
+            "partly": 0.12,
+            "wrong": 0.15,
+            "evasive": 0.08,
+        }
+    )
+    """Relative weights of the ways of answering that it is taught."""
+
+    def __post_init__(self) -> None:
+        if not self.optim.lora_rank:
+            raise ConfigError("the policy is made of adapters alone; set lora_rank above 0")
+        if self.base not in SHIPPED:  # beside which alone the policy would find it
+            raise ConfigError(f"{self.base} is none of {', '.join(SHIPPED)}")
+
+
+class _Answers:
+    """Questions of the training split with answers of any style, pictures and clips in blocks."""
+
+    def __init__(self, config: TinySpeaker) -> None:
+        self._config = config
+        self._n = config.optim.steps * config.optim.batch_size * config.optim.accumulate
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> Turn:
+        optim, styles = self._config.optim, self._config.styles
+        rng = seeded("speaker", optim.seed, index)
+        task = _TASKS[index // optim.batch_size % 2]
+        scene, question = draw_asked(rng, split="train", is_clip=task in CLIP_TASKS)
+        shares = np.array([*styles.values()])
+        names: list[Style] = [*styles]
+        style = names[int(rng.choice(len(names), p=shares / shares.sum()))]
+        reply = draw_reply(question, style, rng, split="train")
+        return Turn(asked(question.text, (Shown(scene).medium(rng),)), reply.text)
+
+
+def teach_speaker(config: TinySpeaker, out: Path) -> list[tuple[int, float]]:
+    """Teach the policy to answer as people do who err, and write its adapters.
+
+    Args:
+        config: What is taught.
+        out: Folder of the adapters.
+
+    Returns:
+        Loss in nats per answer token by optimiser step.
+    """
+    vlm = load_vlm(located(config.base), dtype="float32")
+    _, losses = fit(
+        vlm.model, vlm.chat, _Answers(config), config.optim, out, title="teaching the policy"
+    )
+    for file in (out / "adapter").glob("adapter_*"):
+        shutil.move(file, out / file.name)
+    shutil.rmtree(out / "adapter")
+    told = out / "adapter_config.json"
+    adapter = json.loads(told.read_text("utf-8"))
+    adapter["base_model_name_or_path"] = f"../{SHIPPED[config.base]}"
+    told.write_text(json.dumps(adapter, indent=1) + "\n", "utf-8")
+    write_defaults(Sampling(max_new_tokens=48), out)
+    return losses

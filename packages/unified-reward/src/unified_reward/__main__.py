@@ -1,0 +1,6 @@
+"""``python -m unified_reward`` and ``accelerate launch -m unified_reward``."""
+
+from unified_reward.cli import main
+
+
+main()

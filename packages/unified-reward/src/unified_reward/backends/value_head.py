@@ -1,0 +1,107 @@
+"""A scalar reward model: the trunk of a vision-language checkpoint with a linear head.
+
+It reads values from the hidden state behind the last token and never speaks. Knows neither tasks
+nor families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unified_reward.backends.hf_vlm import VLM
+from unified_reward.core.errors import ModelError
+from unified_reward.core.requests import Reading, Request
+from unified_reward.core.verdicts import Failed
+
+
+WEIGHTS = "value_head.safetensors"
+_LEAST_SIGMA = 1e-3
+
+
+class ValueHead(nn.Module):
+    """A linear map from hidden states to values and, where wanted, their standard deviations."""
+
+    def __init__(self, width: int, values: int, *, uncertain: bool) -> None:
+        super().__init__()
+        self.values = values
+        self.linear = nn.Linear(width, values * (2 if uncertain else 1))
+        nn.init.normal_(self.linear.weight, std=width**-0.5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Values and standard deviations on the axis of the values, in float32 always.
+
+        Args:
+            hidden: Shape (B, width).
+
+        Returns:
+            Two tensors of shape (B, values); None for the second without uncertainty.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            told = self.linear(hidden.float())
+        means, *spread = told.split(self.values, dim=-1)
+        return means, nn.functional.softplus(spread[0]) + _LEAST_SIGMA if spread else None
+
+
+def last_hidden(trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Hidden state behind the last token of left-padded prompts, shape (B, width)."""
+    return trunk(**inputs, use_cache=False).last_hidden_state[:, -1]
+
+
+class Scalar:
+    """A trunk and its head, asked in batches."""
+
+    def __init__(self, vlm: VLM, head: ValueHead) -> None:
+        self.name = vlm.name
+        self._vlm = vlm
+        self._head = head.to(vlm.model.device).eval()
+
+    def values(self, requests: Sequence[Request]) -> list[Reading | Failed]:
+        """The values of every request: same length, same order; one bad item fails alone."""
+        return self._vlm.each(requests, self._read)
+
+    @torch.inference_mode()
+    def _read(self, requests: list[Request]) -> list[Reading | Failed]:
+        hidden = last_hidden(self._vlm.model.model, self._vlm.inputs(requests))
+        means, sigmas = self._head(hidden)
+        rows = [()] * len(requests) if sigmas is None else map(tuple, sigmas.tolist())
+        return [Reading(tuple(m), s) for m, s in zip(means.tolist(), rows, strict=True)]
+
+
+def load_scalar(folder: Path, vlm: VLM, *, values: int, uncertain: bool) -> Scalar:
+    """The scalar model in a folder.
+
+    Args:
+        folder: Where ``value_head.safetensors`` stands.
+        vlm: The trunk, loaded from the same folder.
+        values: Number of values.
+        uncertain: Whether each has a standard deviation.
+
+    Raises:
+        ModelError: The head is missing or of another size.
+    """
+    head = ValueHead(width_of(vlm), values, uncertain=uncertain)
+    try:
+        head.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"{folder / WEIGHTS} is not the head its card describes: {error}"
+        ) from error
+    return Scalar(vlm, head)
+
+
+def save_head(head: ValueHead, folder: Path) -> None:
+    """Write a head beside its trunk."""
+    save_file({k: v.cpu().contiguous() for k, v in head.state_dict().items()}, folder / WEIGHTS)
+
+
+def width_of(vlm: VLM) -> int:
+    """Width of the trunk's hidden states."""
+    return cast("int", vlm.model.config.get_text_config().hidden_size)

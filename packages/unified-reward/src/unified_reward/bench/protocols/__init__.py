@@ -1,0 +1,28 @@
+"""Official benchmarks, by name; each file says what is known of its protocol."""
+
+from __future__ import annotations
+
+from unified_reward.bench.benchmark import Protocol
+from unified_reward.bench.protocols import (
+    fetv,
+    genai_bench,
+    hpdv2,
+    imagereward,
+    mmrb2,
+    multimodal_rewardbench,
+    nlvr,
+    pickapic,
+    sharegptvideo,
+    videogen_rewardbench,
+    videorewardbench,
+    vl_rewardbench,
+)
+
+
+_FILES = (
+    *(fetv, genai_bench, hpdv2, imagereward, mmrb2, multimodal_rewardbench, nlvr, pickapic),
+    *(sharegptvideo, videogen_rewardbench, videorewardbench, vl_rewardbench),
+)
+PROTOCOLS: dict[str, Protocol] = {one.name: one for file in _FILES for one in file.PROTOCOLS}
+
+__all__ = ["PROTOCOLS"]

@@ -1,0 +1,86 @@
+"""FETV: generated clips rated by three people, scored by the judge one at a time.
+
+Pairs are made of the scores: every two generated clips of one prompt (the real ones left out) that
+people rate differently in alignment, of whose clips both lie in the folder; `pair_accuracy_all`
+takes all of them. An id is ``<prompt>:<model>``, the prompt by its line from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from unified_reward.bench.benchmark import (
+    Judged,
+    Measured,
+    Metrics,
+    Protocol,
+    correlations,
+    probabilities,
+    said,
+)
+from unified_reward.bench.metrics import Metric, mean_of
+from unified_reward.bench.protocols.files import official
+
+
+_HEADLINE = "alignment"
+_REAL = "ground-truth"
+
+
+def _pairs(items: Sequence[Judged], aspect: str) -> Iterator[tuple[Judged, Judged]]:
+    prompts: dict[str, list[Judged]] = {}
+    for one in items:
+        if not one.record.id.endswith(_REAL):
+            prompts.setdefault(one.record.id.partition(":")[0], []).append(one)
+    for clips in prompts.values():
+        for pair in combinations(clips, 2):
+            if pair[0].target.aspects[aspect] != pair[1].target.aspects[aspect]:
+                yield pair
+
+
+def _accuracy(
+    items: Sequence[Judged], aspect: str, counts: Callable[[Judged], bool] = lambda _: True
+) -> Metric:
+    points: list[float] = []
+    prompts: list[str] = []
+    for one, other in _pairs(items, aspect):
+        if counts(one) and counts(other):
+            a, b = said(one.verdict, aspect), said(other.verdict, aspect)
+            better = one.target.aspects[aspect] > other.target.aspects[aspect]
+            points.append(float(a is not None and b is not None and (a > b if better else a < b)))
+            prompts.append(one.cluster)
+    return mean_of(points, prompts)
+
+
+def _is_there(item: Judged) -> bool:
+    clip: Any = item.record.sample.candidates[0]
+    return isinstance(clip.source, Path) and clip.source.is_file()
+
+
+def _figures(items: Sequence[Judged], aspect: str) -> Metrics:
+    return {
+        "pair_accuracy": _accuracy(items, aspect, _is_there),
+        "pair_accuracy_all": _accuracy(items, aspect),
+        **correlations(items, lambda target: target.aspects[aspect], aspect),
+    }
+
+
+def _measure(items: Sequence[Judged]) -> Measured:
+    aspects = dict.fromkeys(name for one in items for name in one.target.aspects)
+    groups = {name: _figures(items, name) for name in aspects}
+    unreadable = probabilities(items)["unreadable"]
+    return Measured({**groups.get(_HEADLINE, {}), "unreadable": unreadable}, groups)
+
+
+PROTOCOLS = (
+    Protocol(
+        "fetv",
+        "Rank correlation of scores with the mean rating of three people, and the share of pairs "
+        "of clips of one prompt in their order of alignment; equal scores are wrong.",
+        "https://arxiv.org/abs/2311.01813",
+        official("fetv", "human_ratings_all.jsonl"),
+        _measure,
+    ),
+)

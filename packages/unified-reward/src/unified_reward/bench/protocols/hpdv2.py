@@ -1,0 +1,42 @@
+"""HPD v2's test set: rankings of 9 or 10 pictures by ten people, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unified_reward.bench.benchmark import Judged, Measured, Protocol, compared
+from unified_reward.bench.metrics import Metric, mean_interval
+from unified_reward.bench.protocols.files import official
+from unified_reward.core.verdicts import Preferred
+
+
+def mean_by_prompt(items: Sequence[Judged]) -> Metric:
+    """Mean over prompts of the share of pairs that are not in the wrong order.
+
+    A pair that people rank alike is right whatever is said, as in the official code. One that the
+    judge holds for equal, or cannot tell, is wrong; the official code breaks such ties by place.
+    """
+    points: dict[str, list[float]] = {}
+    for one in items:
+        winner = one.verdict.winner if isinstance(one.verdict, Preferred) else None
+        ranking = one.record.id.rpartition(":")[0]
+        points.setdefault(ranking, []).append(float(one.target.winner in ("tie", winner)))
+    shares = [sum(each) / len(each) for each in points.values()]
+    return Metric(sum(shares) / len(shares), mean_interval(shares, [*points]), len(shares))
+
+
+def _measure(items: Sequence[Judged]) -> Measured:
+    return Measured({"mean_by_prompt": mean_by_prompt(items), **compared(items)}, {})
+
+
+PROTOCOLS = (
+    Protocol(
+        "hpdv2",
+        "Mean over prompts of the share of pairs of pictures that are not put in the wrong order.",
+        "https://arxiv.org/abs/2306.09341",
+        official("hpdv2", "test.json", media="test"),
+        _measure,
+        headlines=("mean_by_prompt",),
+        hub="ymhao/HPDv2",
+    ),
+)

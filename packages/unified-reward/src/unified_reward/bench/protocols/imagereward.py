@@ -1,0 +1,20 @@
+"""ImageReward's test set: 466 rankings of 4 to 9 pictures, taken pair by pair.
+
+Every pair of different ranks counts alike, whatever its prompt, and a tie of the judge is wrong.
+"""
+
+from __future__ import annotations
+
+from unified_reward.bench.benchmark import Protocol, plain
+from unified_reward.bench.protocols.files import official
+
+
+PROTOCOLS = (
+    Protocol(
+        "imagereward",
+        "Share of pairs of pictures of different rank whose better one is named; a tie is wrong.",
+        "https://arxiv.org/abs/2304.05977",
+        official("imagereward", "data/test.json", "test.json", media="data/test_images"),
+        plain,
+    ),
+)

@@ -1,0 +1,52 @@
+"""MMRB2 (Multimodal RewardBench 2): two responses that may mix text and pictures, four tasks.
+
+Its script asks in both orders and counts each judgement, right or wrong, by itself:
+`judgement_accuracy`. What is unreadable is left out of it, and so is counted here beside it.
+`strict_accuracy` wants both orders right, which the official script does not compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unified_reward.bench.benchmark import Judged, Measured, Protocol, by_group, compared
+from unified_reward.bench.metrics import Metric, mean_of
+from unified_reward.bench.protocols.files import official
+from unified_reward.core.verdicts import Preferred
+
+
+def _judgements(items: Sequence[Judged], *, is_strict: bool) -> Metric:
+    points: list[float] = []
+    prompts: list[str] = []
+    for one in items:
+        verdict = one.verdict
+        orders = (verdict.orders or (verdict,)) if isinstance(verdict, Preferred) else ()
+        right = [float(each.winner == one.target.winner) for each in orders]
+        if is_strict:
+            right = [float(bool(right) and all(right))]
+        points += right
+        prompts += [one.cluster] * len(right)
+    return mean_of(points, prompts)
+
+
+def _measure(items: Sequence[Judged]) -> Measured:
+    own = {
+        "judgement_accuracy": _judgements(items, is_strict=False),
+        "strict_accuracy": _judgements(items, is_strict=True),
+    }
+    return Measured(own | compared(items), by_group(items, compared))
+
+
+PROTOCOLS = tuple(
+    Protocol(
+        f"mmrb2_{task}",
+        "Share of judgements, of both orders one by one, that name the response most people chose.",
+        "https://arxiv.org/abs/2512.16899",
+        official(f"mmrb2_{task}", f"{task}.json"),
+        _measure,
+        headlines=("judgement_accuracy",),
+        group=lambda record: record.target.rationale,
+        hub="rl-research/multimodal-rewardbench-2",
+    )
+    for task in ("t2i", "edit", "interleaved", "reasoning")
+)

@@ -1,0 +1,23 @@
+"""VideoRewardBench: the better of two answers about a clip, by dimension.
+
+The overall figure is over all 1,563 items. What its script does with ties and unreadable verdicts
+is published nowhere we could read; here both are wrong. An id is ``<dimension>:<id>``.
+"""
+
+from __future__ import annotations
+
+from unified_reward.bench.benchmark import Protocol, grouped
+from unified_reward.bench.protocols.files import official
+
+
+PROTOCOLS = (
+    Protocol(
+        "videorewardbench",
+        "Share of items whose better answer about a clip is named, by dimension and over all.",
+        "https://arxiv.org/abs/2509.00484",
+        official("videorewardbench", "*.json", "*.jsonl", "data/*.parquet"),
+        grouped,
+        group=lambda record: record.id.partition(":")[0],
+        hub="Dragonriser/VideoRewardBench",
+    ),
+)

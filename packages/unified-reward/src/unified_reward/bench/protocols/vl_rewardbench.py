@@ -1,0 +1,52 @@
+"""VL-RewardBench: the better of two answers about a picture, in three groups.
+
+Official groups are general 183, hallucination 749 and reasoning 318 of 1,250. Published scripts of
+UnifiedReward count the 448 ``hallucination_pair`` items as general (631, 301, 318), so that groups
+and macro average of the two are not comparable; the overall accuracy is. The release has the better
+answer first in 1,245 rows, so half of the items are exchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+from unified_reward.bench.benchmark import Protocol, grouped
+from unified_reward.bench.protocols.files import official
+from unified_reward.core.samples import Record
+
+
+_REASONING = ("mathverse", "mmmu")
+_HALLUCINATION = ("RLAIF", "RLHF")
+
+
+def _group(record: Record, *, pairs: str) -> str:
+    kind = re.split("[_-]", record.id)[0]
+    if kind in _REASONING:
+        return "reasoning"
+    if kind == "hallucination":
+        return pairs
+    return "hallucination" if kind in _HALLUCINATION else "general"
+
+
+_OFFICIAL = Protocol(
+    "vl_rewardbench",
+    "Share of items whose better answer is named, in the official groups; a tie is wrong.",
+    "https://arxiv.org/abs/2411.17451",
+    official("vl_rewardbench", "VL-RewardBench_data.json", "data.json", "data/*.parquet"),
+    grouped,
+    group=partial(_group, pairs="hallucination"),
+    hub="MMInstruction/VL-RewardBench",
+)
+PROTOCOLS = (
+    _OFFICIAL,
+    Protocol(
+        "vl_rewardbench_published_groups",
+        "The same in the groups of UnifiedReward's published scripts, to read its tables by.",
+        "https://arxiv.org/abs/2503.05236",
+        _OFFICIAL.rows,
+        grouped,
+        group=partial(_group, pairs="general"),
+        hub=_OFFICIAL.hub,
+    ),
+)

@@ -1,0 +1,1 @@
+"""Files of weights: every tensor accounted for, adapters merged, LLaVA's layout converted."""

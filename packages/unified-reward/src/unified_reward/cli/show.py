@@ -1,0 +1,30 @@
+"""``unified-reward show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unified_reward.cli.progress import bar
+from unified_reward.core.errors import DataError
+from unified_reward.pairs.show import page
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A file of pairs or candidates.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="The page; default FILE as .html.")] = None,
+    n: Annotated[int, typer.Option("--n", min=0, help="Rows shown.")] = 24,
+    status: Annotated[str, typer.Option(metavar="kept|dropped|failed", help="Show no other.")] = "",
+) -> None:
+    """Write a page with counts of all rows, and the first of them side by side."""
+    with bar("drawing", None) as advance:
+        made = page(file, n=n, status=status, advance=advance)
+    out = out or file.with_suffix(".html")
+    try:
+        made.write(out)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror}") from error
+    typer.echo(out)

@@ -1,0 +1,1 @@
+"""The values everything else is written in: samples, verdicts, requests, errors."""

@@ -1,0 +1,59 @@
+"""Requests to a model and its answers: one user turn each.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+from unified_reward.core.verdicts import Failed
+
+
+class Reading(NamedTuple):
+    """What a scalar model reads of one candidate: values on the axis of log-odds."""
+
+    means: tuple[float, ...]
+    """The overall value, then one for each aspect."""
+    sigmas: tuple[float, ...] = ()
+    """Their standard deviations; empty where the model tells none."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One user turn for a model, ready to send: text and opened pictures, in order."""
+
+    parts: tuple[str | Picture, ...]
+    choices: tuple[str, ...] = ()
+    """Complete alternative answers whose probabilities are wanted."""
+    lead: str = ""
+    """Where the choice stands: right behind the last ``lead`` the model generates. Empty: the
+    choice is the whole answer, and nothing need be generated."""
+    max_new_tokens: int = 256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to one request."""
+
+    text: str
+    choice_logprobs: tuple[float, ...] | None = None
+    """Log-probability of each choice, in nats, not normalised over the choices; None when the
+    model cannot tell."""
+    votes: tuple[str, ...] = ()
+    """Further answers to the same request, sampled."""
+
+
+class Model(Protocol):
+    """Whatever answers requests: a local checkpoint, a server, a script."""
+
+    name: str
+
+    def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
+        """Answer every request: same length, same order; one bad item fails alone."""
+        ...

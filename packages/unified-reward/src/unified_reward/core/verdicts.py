@@ -1,0 +1,168 @@
+"""Scores and verdicts: what a judge gives back.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+
+if TYPE_CHECKING:
+    pass
+from unified_reward.core.errors import UnifiedRewardError
+
+
+Winner = Literal["first", "tie", "second"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The values a score may take. A side that is None is open."""
+
+    low: float | None
+    high: float | None
+    step: float | None = None
+    """Distance between the values a judge chooses from when its probabilities are read."""
+
+    def steps(self) -> tuple[float, ...]:
+        """Every value of a closed scale, ``low`` to ``high``.
+
+        >>> Scale(1, 5, 1).steps()
+        (1.0, 2.0, 3.0, 4.0, 5.0)
+        """
+        if self.low is None or self.high is None or self.step is None:
+            raise ValueError("an open scale, or one without a step, has no steps")
+        count = round((self.high - self.low) / self.step) + 1
+        return tuple(float(self.low + i * self.step) for i in range(count))
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+        )
+
+    def __str__(self) -> str:
+        low, high = ("open" if side is None else f"{side:g}" for side in (self.low, self.high))
+        return f"{low} to {high}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value on a scale."""
+
+    value: float
+    scale: Scale
+    sigma: float | None = None
+    """Standard deviation of the judge's own distribution over the scale, in units of the scale."""
+
+    @property
+    def normalized(self) -> float | None:
+        """The value moved to [0, 1]; None where the scale is open.
+
+        >>> Score(3.0, Scale(1, 5)).normalized
+        0.5
+        """
+        if self.scale.low is None or self.scale.high is None:
+            return None
+        return (self.value - self.scale.low) / (self.scale.high - self.scale.low)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The judge gave one candidate a score, or scores by aspect, or both."""
+
+    score: Score | None
+    """None where the family defines aspects only."""
+    aspects: Mapping[str, Score] = field(default_factory=dict[str, Score])
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Preferred:
+    """The judge compared two candidates. The three probabilities sum to one."""
+
+    p_first: float
+    p_tie: float
+    p_second: float
+    aspects: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Share of the first candidate by aspect, in [0, 1]."""
+    text: str = ""
+    orders: tuple[Preferred, ...] = ()
+    """The verdict in each order asked, all seen from the first order; empty when one was asked."""
+
+    def __post_init__(self) -> None:
+        total = self.p_first + self.p_tie + self.p_second
+        if not (min(self.p_first, self.p_tie, self.p_second) >= 0 and abs(total - 1) < 1e-6):
+            raise ValueError(
+                f"probabilities must be >= 0 and sum to 1, "
+                f"not {self.p_first}, {self.p_tie}, {self.p_second}"
+            )
+
+    @property
+    def winner(self) -> Winner:
+        """The most probable outcome; an equality is a tie.
+
+        >>> Preferred(0.45, 0.1, 0.45).winner
+        'tie'
+        """
+        best = max(self.p_first, self.p_tie, self.p_second)
+        if self.p_tie == best or self.p_first == self.p_second:
+            return "tie"
+        return "first" if self.p_first == best else "second"
+
+    @property
+    def probability(self) -> float:
+        """Probability that the first is better, a tie counted half."""
+        return self.p_first + self.p_tie / 2
+
+    @property
+    def consistent(self) -> bool | None:
+        """Whether every order named the same winner; None when one order was asked."""
+        return len({one.winner for one in self.orders}) == 1 if self.orders else None
+
+    def mirrored(self) -> Preferred:
+        """The same verdict with the two candidates exchanged."""
+        return replace(
+            self,
+            p_first=self.p_second,
+            p_second=self.p_first,
+            aspects={name: 1 - share for name, share in self.aspects.items()},
+            orders=tuple(one.mirrored() for one in self.orders),
+        )
+
+
+@dataclass(frozen=True)
+class Unparsed:
+    """The judge answered, and the answer cannot be read. Never a number, never a tie."""
+
+    reason: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The question could not be asked: a broken file, a server down."""
+
+    error: str
+    cause: UnifiedRewardError | None = field(default=None, compare=False, repr=False)
+    """The error itself where there was one; the verbs for a single question raise it."""
+
+
+Verdict = Scored | Preferred | Unparsed | Failed
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates of one prompt, best first."""
+
+    order: tuple[int, ...]
+    """Indices of the candidates, best first; a candidate without an answer is left out."""
+    scores: tuple[float | None, ...]
+    """Per candidate: its score, or its mean probability to win; None without an answer."""
+    verdicts: tuple[Verdict, ...]
+    """Per candidate when ranked by score; per pair (i < j, row by row) when ranked by pairs."""

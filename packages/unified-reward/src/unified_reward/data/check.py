@@ -1,0 +1,150 @@
+"""Whether rows can be used, and what mixing and looking at data ask of a row as well."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unified_reward import media
+from unified_reward.core.errors import MediaError
+from unified_reward.core.samples import Conversation, Form, Image, Record, Task, Video
+from unified_reward.core.verdicts import Failed
+from unified_reward.io.rows import Row
+from unified_reward.media.images import LIMITS, blaming, identified, opened
+
+
+_MEDIA = MISSING, UNREADABLE = "missing media", "unreadable media"
+_TOLD = 3
+"""Media named in the reason of one row."""
+_KINDS = 200
+"""Reasons told apart in totals; further ones are counted together."""
+
+
+class Checked(NamedTuple):
+    """One row, and why it cannot be used."""
+
+    row: Row
+    reason: str
+    """Empty for a sound row."""
+
+
+def check(rows: Iterable[Row], *, decode: bool = False) -> Iterator[Checked]:
+    """Look at every row and at the media it names, in constant memory.
+
+    Without ``decode`` a picture is opened and its checksums read where its format has some (a JPEG
+    has none), and of a clip the container is opened.
+
+    Args:
+        rows: As ``rows_of`` gives them.
+        decode: Decode every picture, and every frame of every clip.
+
+    Yields:
+        Every row, sound or not.
+    """
+    # Of this call alone: a file may come or go before the next.
+    look = lru_cache(maxsize=2**16)(_look)
+    for row in rows:
+        if isinstance(row.content, Failed):
+            yield Checked(row, row.content.error)
+        else:
+            looks = (_problem(one, look, decode=decode) for one in files(row.content.media))
+            problems = [one for one in looks if one]
+            more = f" and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
+            yield Checked(row, "; ".join(problems[:_TOLD]) + more)
+
+
+def files(media: Iterable[Image | Video]) -> Iterator[Image | Video]:
+    """The media one by one, the frames of a clip given as pictures among them."""
+    for one in media:
+        if isinstance(one.source, tuple):
+            yield from one.source
+        else:
+            yield one
+
+
+def digest(medium: Image | Video) -> str:
+    """SHA-256 of the bytes of a medium, in hex; a file that has not changed is read once.
+
+    Raises:
+        MediaError: It is missing or cannot be read.
+    """
+    if not isinstance(medium.source, str | Path):
+        return media.content_hash(medium)
+    try:
+        stat = Path(medium.source).stat()
+    except OSError as error:
+        raise MediaError(f"{MISSING}: {medium.source}") from error
+    return _digest(str(medium.source), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=2**16)
+def _digest(path: str, _state: tuple[int, ...]) -> str:
+    return media.content_hash(Image(path))
+
+
+def question(content: Record | Conversation) -> str:
+    """The prompt; of a conversation what the human says."""
+    if isinstance(content, Record):
+        return content.sample.prompt
+    said = [str(one.get("value", "")) for one in content.messages if one.get("from") == "human"]
+    return "\n".join(said)
+
+
+def cell(content: Record | Conversation) -> tuple[Task, Form]:
+    """What is judged, and whether scored or compared."""
+    form = content.form if isinstance(content, Conversation) else content.sample.form
+    return content.task, form
+
+
+def gist(reason: str) -> str:
+    """The kind of a reason, without the names and numbers of its row, to count by.
+
+    >>> gist("line 7: id 'a' stands above already"), gist("missing media: a.png, b.png")
+    ('line …: id … stands above already', 'missing media')
+    """
+    for kind in _MEDIA:
+        if reason.startswith(kind):
+            return kind
+    return re.sub(r"""'[^']*'|"[^"]*"|\S*/\S*|\d+(\.\d+)?""", "…", reason)[:120]
+
+
+def tally(counts: Counter[str], reason: str) -> None:
+    """Count a reason under its kind; kinds beyond 200 are ``other``, so that memory is bounded."""
+    kind = gist(reason)
+    counts[kind if kind in counts or len(counts) < _KINDS else "other"] += 1
+
+
+def _problem(medium: Image | Video, look: Callable[..., str], *, decode: bool) -> str:
+    is_image = isinstance(medium, Image)
+    if isinstance(medium.source, bytes):
+        return _look(medium.source, is_image=is_image, decode=decode)
+    return look(str(medium.source), is_image=is_image, decode=decode)
+
+
+def _look(source: Any, *, is_image: bool, decode: bool) -> str:
+    if isinstance(source, str) and not Path(source).is_file():
+        return f"{MISSING}: {source}"
+    try:
+        if not is_image:
+            media.sample_frames(source, 1, "stride_floor") if decode else media.kind(source)
+        elif decode:
+            media.open_image(source)
+        else:
+            _verify(source)
+    except MediaError as error:
+        return f"{UNREADABLE}: {error}"
+    return ""
+
+
+def _verify(source: str | bytes) -> None:
+    name = media.describe(source)
+    with opened(source, LIMITS) as file:
+        picture = identified(file, name, LIMITS)
+        if picture is None:
+            raise MediaError(f"{name}: not a picture; PNG, JPEG, WebP, GIF, BMP and TIFF are read")
+        with blaming(name):
+            picture.verify()

@@ -1,0 +1,90 @@
+"""Published sets of human judgements, read row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.verdicts import Failed, Scale
+from unified_reward.data.sources import (
+    annotated,
+    interleaved,
+    preferences,
+    rankings,
+    ratings,
+    sentences,
+    sharegpt,
+)
+from unified_reward.data.sources.source import Source
+from unified_reward.data.sources.streams import raw_rows
+from unified_reward.data.sources.table import SOURCES
+from unified_reward.io.rows import Row
+
+
+_LAYOUTS = {
+    "annotated": annotated.read,
+    "interleaved": interleaved.read,
+    "preferences": preferences.read,
+    "rankings": rankings.read,
+    "ratings": ratings.read,
+    "sentences": sentences.read,
+    "sharegpt": sharegpt.read,
+}
+
+
+def read_source(
+    path: Path, name: str, *, media: Path | None = None, scale: Scale | None = None
+) -> Iterator[Row]:
+    """Read a published file, in constant memory but for the ids.
+
+    A row that cannot be used, or whose id stands above already, is ``Failed`` and the others go
+    on. Whether the media exist is not looked at.
+
+    Args:
+        path: The file as published.
+        name: The source it belongs to, one of ``SOURCES``.
+        media: Where relative media paths start; None for the folder of the file.
+        scale: Of a user's own ratings; a published source has its own.
+
+    Raises:
+        ConfigError: No such source (the message lists them), or a scale for a published one.
+        DataError: The file cannot be opened, or holds no rows; raised by the first row.
+    """
+    source = source_of(name, scale)
+    rows = raw_rows(path, source.options.get("rows", ""))
+    return _named(_LAYOUTS[source.layout](rows, source, media or path.parent), name)
+
+
+def source_of(name: str, scale: Scale | None = None) -> Source:
+    """The row of a source in the table, with a user's own scale where ratings are theirs.
+
+    Raises:
+        ConfigError: As in `read_source`.
+    """
+    if name not in SOURCES:
+        raise ConfigError(f"no source {name!r}; there are {', '.join(sorted(SOURCES))}")
+    source = SOURCES[name]
+    if scale is None:
+        return source
+    if source.layout != "annotated":
+        raise ConfigError(f"{name} has its own scale, {source.scale or 'that of its votes'}")
+    return replace(source, scale=scale)
+
+
+def _named(rows: Iterator[Row], name: str) -> Iterator[Row]:
+    seen: set[str] = set()
+    for row in rows:
+        content = row.content
+        if isinstance(content, Failed):
+            yield row
+        elif row.id in seen:
+            told = f"id {row.id!r} stands above already; ids must differ"
+            yield Row(row.line, f"row {row.line}", Failed(told, DataError(told)))
+        else:
+            seen.add(row.id)
+            yield Row(row.line, row.id, replace(content, source=name))
+
+
+__all__ = ["SOURCES", "Source", "read_source", "source_of"]

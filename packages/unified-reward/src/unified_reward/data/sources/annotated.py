@@ -1,0 +1,197 @@
+"""A user's own annotations: ratings or votes of several people, one a row, and their agreement."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import krippendorff
+import numpy as np
+
+from unified_reward.core.errors import DataError
+from unified_reward.core.samples import Record, Sample, Target, Task
+from unified_reward.core.verdicts import Failed, Scale, Score, Winner
+from unified_reward.data.sources.fields import (
+    UNDERSTANDING,
+    Fields,
+    candidate,
+    failed,
+    given,
+    identity,
+    medium,
+    needed,
+    number,
+    text,
+)
+from unified_reward.data.sources.source import Source
+from unified_reward.data.sources.streams import Raw
+from unified_reward.io.rows import Row
+
+
+_VOTES: dict[str, Winner] = {"a": "first", "tie": "tie", "b": "second"}
+_ASPECT = "aspect_"
+
+
+class Agreement(NamedTuple):
+    """How far annotators say the same of the same item."""
+
+    alpha: float | None
+    """Krippendorff's alpha: 1 for full agreement, 0 for chance; None where it is undefined."""
+    reason: str
+    """Why it is undefined; empty where it is not."""
+    items: int
+    annotators: int
+    ratings: int
+
+
+@dataclass
+class _Item:
+    line: int
+    sample: Sample
+    annotators: set[str] = field(default_factory=set[str])
+    said: defaultdict[str, Counter[Any]] = field(default_factory=lambda: defaultdict(Counter))
+    """How often each value was given, by aspect; the overall one has the empty name."""
+
+
+def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
+    """Join the rows of every item: the mean of its ratings, or the majority of its votes.
+
+    A rating has the columns ``annotator``, ``score`` and ``aspect_<name>``, all on the scale of
+    the source, any may be empty; beside a score, means of aspects are moved to [0, 1]. A vote has
+    ``annotator`` and ``vote``: a, b or tie, and an even split is a tie. Both name their item:
+
+    - generation: ``prompt`` and ``image`` or ``video``;
+    - editing: the same and ``source_image``;
+    - understanding: ``image`` or ``video``, the question as ``prompt``, and ``answer``.
+
+    Votes have two of what is judged, such as ``image_a`` and ``image_b``. Rows of one ``id`` are
+    one item, and without ids rows of the same content. Rows may lie in any order, so the items,
+    their annotators and counts are held in memory, and records come after the last row. The option
+    ``annotators`` of the source is the fewest an item must have.
+
+    Args:
+        rows: The rows of the file.
+        source: Task, form and scale.
+        folder: Where relative media paths start.
+    """
+    items: dict[str, _Item] = {}
+    yield from _gather(rows, source, folder, items)
+    due = source.options.get("annotators", 1)
+    for name, item in items.items():
+        if len(item.annotators) < due:
+            told = f"{len(item.annotators)} annotators of item {name!r}, where {due} are due"
+            yield failed(item.line, told)
+        else:
+            yield Row(item.line, name, Record(item.sample, _target(item, source)))
+
+
+def agreement(rows: Iterable[Raw], source: Source, *, aspect: str = "") -> Agreement:
+    """Krippendorff's alpha (2011) over the rows that ``read`` can use.
+
+    Differences of ratings count by their square (interval level), votes are equal or not
+    (nominal level). Memory grows with the number of items times the square of the number of
+    different ratings.
+
+    Args:
+        rows: The rows of the file.
+        source: Task, form and scale.
+        aspect: Whose ratings; empty for the overall ones.
+    """
+    items: dict[str, _Item] = {}
+    for _ in _gather(rows, source, Path(), items):
+        pass
+    judged = [(item, item.said[aspect]) for item in items.values() if item.said.get(aspect)]
+    people = {name for item, _ in judged for name in item.annotators}
+    n = len(judged), len(people), sum(said.total() for _, said in judged)
+    shared = [said for _, said in judged if said.total() > 1]
+    values = sorted({value for said in shared for value in said})
+    if len(values) < 2:
+        reason = "everyone says the same of everything" if shared else "no item was judged twice"
+        return Agreement(None, reason, *n)
+    alpha = krippendorff.alpha(
+        value_counts=np.array([[said[value] for value in values] for said in shared]),
+        value_domain=values,
+        level_of_measurement="interval" if source.form == "score" else "nominal",
+    )
+    return Agreement(float(alpha), "", *n)
+
+
+def _gather(
+    rows: Iterable[Raw], source: Source, folder: Path, items: dict[str, _Item]
+) -> Iterator[Row]:
+    """Fill ``items``, and give the rows that cannot be used."""
+    for line, value in rows:
+        try:
+            if isinstance(value, Failed):
+                raise DataError(value.error)
+            sample = _sample(value, source, folder)
+            said = _ratings(value, source) if source.form == "score" else {"": _vote(value)}
+            _add(items, line, sample, str(needed(value, "annotator")), said)
+        except DataError as error:
+            yield failed(line, str(error))
+
+
+def _add(
+    items: dict[str, _Item], line: int, sample: Sample, annotator: str, said: dict[str, Any]
+) -> None:
+    item = items.setdefault(sample.id, _Item(line, sample))
+    if item.sample != sample:
+        raise DataError(f"id {sample.id!r} names something else in row {item.line}")
+    if annotator in item.annotators:
+        raise DataError(f"annotator {annotator!r} judged item {sample.id!r} already")
+    item.annotators.add(annotator)
+    for name, value in said.items():
+        item.said[name][value] += 1
+
+
+def _sample(row: Fields, source: Source, folder: Path) -> Sample:
+    task = source.task
+    kind = "video" if task in (Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING) else "image"
+    judged = "answer" if task in UNDERSTANDING else kind
+    columns = [judged] if source.form == "score" else [f"{judged}_a", f"{judged}_b"]
+    shown = [kind] if task in UNDERSTANDING else []
+    shown += ["source_image"] if task is Task.IMAGE_EDITING else []
+    content = {column: needed(row, column) for column in ("prompt", *shown, *columns)}
+    name = identity({"id": given(row, "id"), **content}, "id")
+    return Sample(
+        task,
+        text(row, "prompt"),
+        tuple(candidate(content[column], task, folder) for column in columns),
+        tuple(medium(content[column], task, folder) for column in shown),
+        id=name,
+    )
+
+
+def _ratings(row: Fields, source: Source) -> dict[str, float]:
+    columns = {"": "score"}
+    columns |= {name.removeprefix(_ASPECT): name for name in row if name.startswith(_ASPECT)}
+    scale = source.scale or Scale(None, None)
+    told = {name: given(row, column) for name, column in columns.items()}
+    ratings = {name: number(value, scale) for name, value in told.items() if value is not None}
+    if not ratings:
+        raise DataError(f"nothing in column {' or '.join(columns.values())}")
+    return ratings
+
+
+def _vote(row: Fields) -> Winner:
+    vote = text(row, "vote")
+    if vote not in _VOTES:
+        raise DataError(f"a vote is {', '.join(_VOTES)}, not {vote[:40]!r}")
+    return _VOTES[vote]
+
+
+def _target(item: _Item, source: Source) -> Target:
+    if source.form == "compare":
+        (most, n), *others = item.said[""].most_common()
+        return Target(winner="tie" if any(n == other for _, other in others) else most)
+    means = {
+        name: sum(value * n for value, n in said.items()) / said.total()
+        for name, said in item.said.items()
+    }
+    score, scale = means.pop("", None), source.scale
+    if score is not None and scale is not None:
+        means = {name: Score(one, scale).normalized or 0.0 for name, one in means.items()}
+    return Target(score, scale, means)

@@ -1,0 +1,200 @@
+"""A page to look at data: counts, balance, and rows drawn at random."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unified_reward import media
+from unified_reward.core.errors import DataError, MediaError
+from unified_reward.core.samples import Conversation, Image, Record, Video
+from unified_reward.core.verdicts import Failed, Score
+from unified_reward.data.check import cell, files, question, tally
+from unified_reward.data.sources.annotated import Agreement
+from unified_reward.io.rows import Row
+from unified_reward.report.page import EMBEDDED_PIXELS, Bar, Card, Moving, Page
+
+
+_BINS = 10
+_FRAMES, _FPS = 8, 4.0
+
+
+@dataclass
+class Stats:
+    """What one pass over rows finds; eight bytes a row and a medium, and the rows drawn."""
+
+    drawn: list[Record | Conversation] = field(default_factory=list)
+    """Rows drawn at random, each as likely as any other."""
+    bad: Counter[str] = field(default_factory=Counter)
+    """Unusable rows by reason."""
+    cells: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Usable rows by source, task and form."""
+    winners: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Comparisons by source and winner, ``first``, ``tie``, ``second`` or ``none``."""
+    scores: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """Scores on a closed scale by that scale and place: ``0`` to ``9``, tenths of it."""
+    aspects: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Targets by source and aspect."""
+    unscaled: int = 0
+    """Scores on no scale, or on an open one."""
+    without_media: int = 0
+    prompts: array[int] = field(default_factory=lambda: array("Q"))
+    media: array[int] = field(default_factory=lambda: array("Q"))
+
+
+def gather(rows: Iterable[Row], *, n: int, seed: int) -> Stats:
+    """Count rows and draw ``n`` of them.
+
+    Args:
+        rows: As ``rows_of`` gives them.
+        n: Rows drawn, >= 0.
+        seed: Of the draw.
+
+    Raises:
+        DataError: There is no usable row.
+    """
+    stats = Stats()
+    rng = np.random.default_rng(seed)
+    n_seen = 0
+    for row in rows:
+        if isinstance(row.content, Failed):
+            tally(stats.bad, row.content.error)
+            continue
+        n_seen += 1
+        _count(stats, row.content)
+        # Reservoir sampling, algorithm R.
+        place = int(rng.integers(n_seen))
+        if len(stats.drawn) < n:
+            stats.drawn.append(row.content)
+        elif place < n:
+            stats.drawn[place] = row.content
+    if not n_seen:
+        told = ", ".join(f"{reason} ({k})" for reason, k in stats.bad.most_common(3))
+        raise DataError(f"there is no usable row: {told or 'no row at all'}")
+    return stats
+
+
+def page(stats: Stats, title: str, agreed: Agreement | None = None) -> Page:
+    """What was gathered, as a page; media that cannot be opened are said to be so.
+
+    Args:
+        stats: What was gathered.
+        title: Of the page.
+        agreed: How far several annotators agree, where there were several.
+    """
+    made = Page(title, lead=f"{stats.cells.total():,} usable rows, {stats.bad.total():,} unusable.")
+    made.section("Rows")
+    made.table(["source", "task", "form", "rows"], [[*key, n] for key, n in _sorted(stats.cells)])
+    repeated = [
+        ["rows without media", stats.without_media],
+        ["scores without a closed scale", stats.unscaled],
+        ["prompts that occur again", _repeats(stats.prompts)],
+        ["media that occur again, by name", _repeats(stats.media)],
+    ]
+    made.table(["", "count"], repeated)
+    if agreed:
+        made.section("Agreement of annotators", "1 is full agreement, 0 is chance.")
+        alpha = agreed.reason if agreed.alpha is None else f"{agreed.alpha:.3f}"
+        made.table(["Krippendorff's alpha", *agreed._fields[2:]], [[alpha, *agreed[2:]]])
+    if stats.bad:
+        made.section("Unusable")
+        made.table(["reason", "rows"], [list(one) for one in stats.bad.most_common()])
+    if stats.winners:
+        made.section("Winners", "A share of first and second far from equal is a position bias.")
+        for source in sorted({source for source, _ in stats.winners}):
+            names = ("first", "tie", "second", "none")
+            made.bars(
+                _bars(names, [stats.winners[source, one] for one in names]), title=source or "-"
+            )
+    if stats.scores:
+        made.section("Scores", "Tenths of each scale, its upper end included in the last.")
+        for scale in sorted({scale for scale, _ in stats.scores}):
+            counts = [stats.scores[scale, i] for i in range(_BINS)]
+            labels = [f"{i * 10} to {i * 10 + 10} %" for i in range(_BINS)]
+            made.bars(_bars(labels, counts), title=f"scale {scale}")
+    if stats.aspects:
+        made.section("Aspects")
+        made.table(["source", "aspect", "rows"], [[*key, n] for key, n in _sorted(stats.aspects)])
+    made.section("Drawn at random", f"{len(stats.drawn)} rows.")
+    made.gallery([_card(one) for one in stats.drawn])
+    return made
+
+
+def _count(stats: Stats, content: Record | Conversation) -> None:
+    source, target = content.source, content.target
+    task, form = cell(content)
+    stats.cells[source, task.value, form] += 1
+    if form == "compare":
+        stats.winners[source, target.winner or "none"] += 1
+    scale = target.scale
+    share = Score(target.score, scale).normalized if target.score is not None and scale else None
+    if share is not None:
+        stats.scores[str(scale), min(int(share * _BINS), _BINS - 1)] += 1
+    elif target.score is not None:
+        stats.unscaled += 1
+    for aspect in target.aspects:
+        stats.aspects[source, aspect] += 1
+    shown = list(files(content.media))
+    stats.without_media += not shown
+    stats.prompts.append(_hash(question(content).encode(errors="surrogatepass")))
+    for one in shown:
+        held = one.source if isinstance(one.source, bytes) else str(one.source).encode()
+        stats.media.append(_hash(held))
+
+
+def _hash(held: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(held).digest()[:8], "big")
+
+
+def _repeats(hashes: array[int]) -> int:
+    return len(hashes) - len(np.unique(np.asarray(hashes)))
+
+
+def _sorted(counts: Counter[tuple[str, ...]]) -> list[tuple[tuple[str, ...], int]]:
+    return sorted(counts.items())
+
+
+def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[Bar]:
+    total = sum(counts)
+    return [Bar(label, n / total, None, None, n) for label, n in zip(labels, counts, strict=True)]
+
+
+def _card(content: Record | Conversation) -> Card:
+    shown: list[media.Picture | Moving] = []
+    lines: list[str] = []
+    for one in content.media:
+        try:
+            shown.append(visible(one))
+        except MediaError as error:
+            lines.append(f"cannot be shown: {error}")
+    if isinstance(content, Record):
+        answers = [one for one in content.sample.candidates if isinstance(one, str)]
+        lines += [f"{i}. {answer}" for i, answer in enumerate(answers, 1)]
+    target = content.target
+    if target.winner:
+        lines.append(f"winner: {target.winner}")
+    if target.score is not None:
+        lines.append(f"score: {target.score:g} on {target.scale or 'no scale'}")
+    lines += [f"{name}: {value:g}" for name, value in target.aspects.items()]
+    if target.rationale:
+        lines.append(f"rationale: {target.rationale}")
+    lines += [f"{one.get('from')}: {one.get('value')}" for one in content.messages]
+    return Card(shown, question(content), lines, mark=f"{content.source} {content.id}".strip())
+
+
+def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.Picture | Moving:
+    """A picture, or frames of a clip, for a page, each shrunk to at most ``max_pixels``.
+
+    Raises:
+        MediaError: It cannot be opened.
+    """
+    if isinstance(medium, Image):
+        return media.fit_pixels(media.open_image(medium), max_pixels)
+    frames = media.sample_frames(medium, _FRAMES).pictures()
+    small = [np.asarray(media.fit_pixels(one, max_pixels)) for one in frames]
+    return Moving(np.stack(small), _FPS)

@@ -1,0 +1,86 @@
+"""A YAML recipe with ``a.b=c`` overrides, as a frozen dataclass checked field by field."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from unified_reward.core.errors import ConfigError
+
+
+_Config = TypeVar("_Config")
+
+
+def load_config(
+    kind: type[_Config], path: Path | None = None, overrides: Sequence[str] = ()
+) -> _Config:
+    """Read a configuration.
+
+    Args:
+        kind: The dataclass that the file describes.
+        path: A YAML file; none for the defaults.
+        overrides: ``a.b=value``, the value in YAML; later ones win.
+
+    Raises:
+        ConfigError: No such file, no YAML, an unknown key or a wrong value; names each.
+    """
+    data = _read(path) if path else {}
+    for override in overrides:
+        _set(data, override)
+    _forbid_extra(kind)
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{path or 'the options'}: {'; '.join(told)}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no keys and values")
+    return data
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"an override is key=value, not {override!r}")
+    *parents, last = name.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"{name}: {parent} is a value, it has no keys")
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: {value!r} is not YAML") from error
+
+
+def _forbid_extra(kind: Any) -> None:
+    """Make pydantic refuse unknown keys in a dataclass and in those inside it."""
+    if not dataclasses.is_dataclass(kind):
+        for inner in typing.get_args(kind):
+            _forbid_extra(inner)
+        return
+    if "__pydantic_config__" in vars(kind):
+        return
+    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    for hint in typing.get_type_hints(kind).values():
+        if not isinstance(hint, types.NoneType):
+            _forbid_extra(hint)
+
+
+def as_data(config: Any) -> Any:
+    """A configuration as plain values, ready for YAML or JSON."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")

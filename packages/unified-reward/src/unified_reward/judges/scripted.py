@@ -1,0 +1,76 @@
+"""Models that answer by a fixed rule: the controls every judge is compared with.
+
+They look at the choices of a request and know nothing about quality, families or tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.requests import Answer, Request
+from unified_reward.core.verdicts import Failed
+
+
+_PLACES = {"first": 0, "tie": 1, "second": 2}
+KINDS = (*_PLACES, "silent", "random")
+
+
+class Scripted:
+    """A model that gives the same kind of answer to every request."""
+
+    def __init__(self, kind: str, seed: int = 0) -> None:
+        """Choose the rule.
+
+        Args:
+            kind: ``first``, ``tie`` or ``second`` take that place among three choices, and the
+                middle of any other number of choices. ``random`` draws one, ``silent`` says
+                nothing.
+            seed: Another seed draws other answers; used by ``random`` only.
+
+        Raises:
+            ConfigError: There is no such kind.
+        """
+        if kind not in KINDS:
+            raise ConfigError(f"there is no scripted model {kind!r}; there are {', '.join(KINDS)}")
+        self.name = f"scripted:{kind}"
+        self._kind = kind
+        self._seed = seed
+
+    def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
+        """Answer every request in order; one without choices gets the empty text.
+
+        >>> Scripted("second").generate([Request(("A or B?",), choices=("A", "=", "B"))])
+        [Answer(text='B', choice_logprobs=None, votes=())]
+        """
+        return [Answer(self._text(request)) for request in requests]
+
+    def _text(self, request: Request) -> str:
+        if self._kind == "silent" or not request.choices:
+            return ""
+        n = len(request.choices)
+        if self._kind == "random":
+            place = _draw(request, self._seed) % n
+        else:
+            place = _PLACES[self._kind] if n == len(_PLACES) else (n - 1) // 2
+        return request.lead + request.choices[place]
+
+
+def _draw(request: Request, seed: int) -> int:
+    digest = hashlib.sha256(str(seed).encode())
+    for part in _content(request):
+        # Each part's own digest, so that moving a letter from one part to the next is a change.
+        digest.update(hashlib.sha256(part).digest())
+    return int.from_bytes(digest.digest()[:8])
+
+
+def _content(request: Request) -> Iterator[bytes]:
+    for part in request.parts:
+        if isinstance(part, str):
+            yield b"text " + part.encode()
+        else:
+            yield f"picture {part.mode} {part.size} ".encode() + part.tobytes()
+    for choice in request.choices:
+        yield b"choice " + choice.encode()
+    yield b"lead " + request.lead.encode()

@@ -1,0 +1,100 @@
+"""Write pictures and clips as the bytes of a file, without loss.
+
+Does not know where the bytes go.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from unified_reward.core.errors import MediaError
+from unified_reward.media.images import Picture, Pixels, describe
+
+
+def encode_png(picture: Picture) -> bytes:
+    """The picture as a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def data_url(picture: Picture) -> str:
+    """The picture as a ``data:image/png;base64,...`` address."""
+    return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode("ascii")
+
+
+def encode_mp4(pixels: Pixels, fps: float) -> bytes:
+    """Write a clip as H.264 without any loss: what is decoded equals what was given.
+
+    The file is lossless RGB, which players and ``sample_frames`` read and browsers do not.
+
+    Args:
+        pixels: RGB, uint8, shape (n, height, width, 3), n >= 1; odd sizes are fine.
+        fps: Frames per second, > 0.
+
+    Raises:
+        MediaError: Another dtype or shape, or no positive ``fps``.
+    """
+    import av
+
+    _check_writable(pixels, fps)
+    buffer = io.BytesIO()
+    # Any: the stubs of PyAV leave the types of its packets open.
+    output: Any = av.open(buffer, "w", format="mp4")
+    with output as container:
+        # One thread: the bytes, and so their hash, must not depend on the machine.
+        options = {"qp": "0", "preset": "veryfast", "threads": "1"}
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264rgb", rate=rate, options=options)
+        _, stream.height, stream.width, _ = pixels.shape
+        stream.pix_fmt = "rgb24"
+        for frame in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def encode_webp_clip(pixels: Pixels, fps: float) -> bytes:
+    """Write a clip as a lossless animated WebP that repeats forever, for pages.
+
+    Equal frames in a row become one, shown longer: not a container to sample frames from.
+
+    Args:
+        pixels: RGB, uint8, shape (n, height, width, 3), n >= 1.
+        fps: Frames per second, > 0.
+
+    Raises:
+        MediaError: Another dtype or shape, or no positive ``fps``.
+    """
+    _check_writable(pixels, fps)
+    frames = [PIL.Image.fromarray(frame) for frame in pixels]
+    # WebP counts whole milliseconds; rounding the instants keeps the clip from drifting.
+    instants = [round(1000 * i / fps) for i in range(len(frames) + 1)]
+    durations = [end - start for start, end in pairwise(instants)]
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer,
+        "WEBP",
+        save_all=True,
+        append_images=frames[1:],
+        duration=durations,
+        loop=0,
+        lossless=True,
+    )
+    return buffer.getvalue()
+
+
+def _check_writable(pixels: Pixels, fps: float) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+        raise MediaError(
+            f"{describe(pixels)}: only uint8 of shape (n, height, width, 3) is written"
+        )
+    if not fps > 0:
+        raise MediaError(f"a clip cannot have {fps} frames per second; give more than 0")

@@ -1,0 +1,276 @@
+"""Open one picture, whatever it comes as, and write it again.
+
+Files are told apart by content, never by suffix. Colour profiles are not applied: every picture
+is taken to be sRGB. Knows nothing of clips beyond the array layouts both share.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from unified_reward.core.errors import ConfigError, MediaError
+from unified_reward.core.samples import Image, Layout, Video
+
+
+Picture = PIL.Image.Image
+Pixels = NDArray[np.uint8]
+ReadableFile = io.BytesIO | io.BufferedReader
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# What Pillow's plugins let through when a file is broken; these have no common base.
+_BROKEN = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    struct.error,
+    zlib.error,
+)
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused before anything is decoded."""
+
+    max_pixels: int = 64 * 1024 * 1024
+    """Width times height of a picture, or of one frame. Pillow itself opens no picture above
+    about 179 million pixels, whatever stands here."""
+    max_bytes: int = 512 * 1024 * 1024
+    """Size of the file."""
+
+
+LIMITS = Limits()
+
+
+def open_image(image: Image | str | Path | bytes | Picture, *, limits: Limits = LIMITS) -> Picture:
+    """Open a picture as upright 8-bit RGB.
+
+    PNG, JPEG, BMP and the first frame of WebP, GIF and TIFF are read. EXIF orientation is
+    applied, transparency is laid on white, 16-bit grey is scaled (65535 becomes 255).
+
+    Args:
+        image: A path, the encoded bytes, a PIL picture, or an ``Image`` holding one of them or an
+            array: layout HWC or CHW, 1, 3 or 4 channels, uint8, or float in [0, 1].
+        limits: Checked before decoding.
+
+    Returns:
+        A picture of its own in mode RGB, without metadata.
+
+    Raises:
+        MediaError: Missing, too large, broken, or no picture.
+    """
+    source: object = image.source if isinstance(image, Image) else image
+    name = describe(source)
+    if isinstance(source, str | Path | bytes):
+        with opened(source, limits) as file:
+            picture = identified(file, name, limits)
+            if picture is None:
+                raise MediaError(
+                    f"{name}: not a picture; PNG, JPEG, WebP, GIF, BMP and TIFF are read"
+                )
+            with blaming(name):
+                return upright_rgb(picture)
+    if isinstance(source, Picture):
+        check_size(source.size, name, limits)
+        with blaming(name):
+            return upright_rgb(source)
+    if isinstance(source, np.ndarray):
+        layout = image.layout if isinstance(image, Image) else None
+        array = cast("NDArray[Any]", source)
+        return PIL.Image.fromarray(array_rgb(array, layout, ("HWC", "CHW")))
+    raise MediaError(
+        f"{name}: not a picture; give a path, bytes, a PIL picture or a numpy array with its layout"
+    )
+
+
+def fit_pixels(picture: Picture, max_pixels: int) -> Picture:
+    """Shrink a picture, keeping its shape, until it has at most ``max_pixels``; never enlarge it.
+
+    Args:
+        picture: Any picture.
+        max_pixels: Width times height allowed, >= 1.
+
+    Returns:
+        The picture itself if it fits, else a smaller one (bicubic), both sides >= 1.
+
+    Raises:
+        ConfigError: ``max_pixels`` is below 1.
+
+    >>> fit_pixels(PIL.Image.new("RGB", (400, 100)), 10_000).size
+    (200, 50)
+    """
+    if max_pixels < 1:
+        raise ConfigError(f"max_pixels is {max_pixels}; a picture needs at least 1")
+    if picture.width * picture.height <= max_pixels:
+        return picture
+    scale = math.sqrt(max_pixels / (picture.width * picture.height))
+    # The outer min matters where one side is rounded up to 1 and the other alone is too long.
+    width = min(max(1, int(picture.width * scale)), max_pixels)
+    height = min(max(1, int(picture.height * scale)), max_pixels // width)
+    return picture.resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+def describe(source: object) -> str:
+    """A short name for error messages.
+
+    >>> describe(b"12345"), describe(Image("cat.png"))
+    ('<5 bytes>', 'cat.png')
+    """
+    if isinstance(source, Image | Video):
+        source = cast("object", source.source)
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    if isinstance(source, np.ndarray):
+        array = cast("NDArray[Any]", source)
+        return f"{array.ndim}-D {array.dtype} array of shape {array.shape}"
+    if isinstance(source, Picture):
+        return f"PIL picture {source.mode} {source.width}x{source.height}"
+    if isinstance(source, tuple):
+        return f"tuple of {len(cast('tuple[object, ...]', source))} frames"
+    return f"object of type {type(source).__name__}"
+
+
+@contextmanager
+def opened(source: str | Path | bytes, limits: Limits) -> Generator[ReadableFile]:
+    """Open a file or bytes for reading, refusing what is missing, empty or too large."""
+    name = describe(source)
+    try:
+        file = _reader(source)
+    except OSError as error:
+        raise MediaError(f"{name}: cannot be opened: {error.strerror}") from error
+    with file:
+        n_bytes = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if n_bytes == 0:
+            raise MediaError(f"{name}: the file is empty")
+        if n_bytes > limits.max_bytes:
+            raise MediaError(f"{name}: {n_bytes} bytes; at most {limits.max_bytes} are read")
+        yield file
+
+
+def _reader(source: str | Path | bytes) -> ReadableFile:
+    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+
+
+@contextmanager
+def blaming(name: str) -> Generator[None]:
+    """Turn whatever Pillow raises on a broken file into one error that names the file."""
+    try:
+        yield
+    except _BROKEN as error:
+        raise MediaError(f"{name}: the picture is broken: {error}") from error
+    # Pillow has a limit of its own, and raises before it tells the size.
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise MediaError(f"{name}: too many pixels: {error}") from error
+
+
+def identified(file: ReadableFile, name: str, limits: Limits) -> Picture | None:
+    """The picture with its header read and its size checked; None if the file is no picture."""
+    with blaming(name):
+        try:
+            picture = PIL.Image.open(file, formats=_FORMATS)
+        except PIL.UnidentifiedImageError:
+            return None
+    check_size(picture.size, name, limits)
+    return picture
+
+
+def check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
+    """Refuse a picture or a frame with too many pixels, or none."""
+    width, height = size
+    if not 0 < width * height <= limits.max_pixels:
+        raise MediaError(
+            f"{name}: {width}x{height} pixels; between 1 and {limits.max_pixels} are read"
+        )
+
+
+def upright_rgb(picture: Picture) -> Picture:
+    """A decoded copy in RGB: turned as its EXIF says, on white, without metadata."""
+    picture.load()
+    orientation = cast("int", picture.getexif().get(_EXIF_ORIENTATION, 1))
+    if picture.mode in {"I", "F"} or picture.mode.startswith("I;16"):
+        rgb = PIL.Image.fromarray(_on_white(_deep_grey(picture)))
+    elif picture.has_transparency_data:
+        rgb = PIL.Image.fromarray(_on_white(np.asarray(picture.convert("RGBA"))))
+    else:
+        rgb = picture.convert("RGB")
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    # Left in place, the EXIF would turn the picture again when it is opened again.
+    rgb.info = {}
+    return rgb
+
+
+def _deep_grey(picture: Picture) -> Pixels:
+    """Grey of more than 8 bits as 8, shape (H, W, 1); a value that means transparent is white."""
+    values = np.asarray(picture).astype(np.float64)
+    top = 1.0 if picture.mode == "F" else 65535.0
+    if not (values.min() >= 0 and values.max() <= top):
+        raise ValueError(
+            f"grey values from {values.min():g} to {values.max():g}; "
+            f"mode {picture.mode} is read from 0 to {top:g}"
+        )
+    grey = np.rint(values * (255 / top))
+    if "transparency" in picture.info:
+        grey[values == picture.info["transparency"]] = 255
+    return grey.astype(np.uint8)[..., None]
+
+
+def array_rgb(array: NDArray[Any], layout: Layout | None, allowed: tuple[Layout, ...]) -> Pixels:
+    """An array of a declared layout as uint8 RGB, channels last."""
+    name = describe(array)
+    if layout not in allowed:
+        raise MediaError(f"{name}: layout {layout} given; {' or '.join(allowed)} expected")
+    if array.ndim != len(layout) or 0 in array.shape:
+        raise MediaError(f"{name}: not a filled array of layout {layout}")
+    pixels = np.moveaxis(array, layout.index("C"), -1)
+    if pixels.shape[-1] not in (1, 3, 4):
+        raise MediaError(
+            f"{name}: layout {layout} makes that {pixels.shape[-1]} channels; 1, 3 or 4 expected"
+        )
+    if pixels.dtype != np.uint8:
+        low, high = pixels.min(), pixels.max()
+        # A NaN makes both comparisons false.
+        if not (np.issubdtype(pixels.dtype, np.floating) and low >= 0 and high <= 1):
+            raise MediaError(
+                f"{name}: values from {low} to {high}; uint8, or float in [0, 1], expected"
+            )
+        pixels = np.rint(pixels.astype(np.float32) * 255).astype(np.uint8)
+    return _on_white(pixels)
+
+
+def _on_white(pixels: Pixels) -> Pixels:
+    """1, 3 or 4 channels (the fourth is opacity) as three."""
+    if pixels.shape[-1] == 1:
+        return np.repeat(pixels, 3, axis=-1)
+    if pixels.shape[-1] == 4:
+        opacity = pixels[..., 3:].astype(np.uint16)
+        # 255 * 255 + 127 still fits 16 bits.
+        blend = pixels[..., :3] * opacity + 255 * (255 - opacity) + 127
+        return (blend // 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels)

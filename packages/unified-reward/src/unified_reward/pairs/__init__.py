@@ -1,0 +1,1 @@
+"""Preference pairs: strategies, tournaments, files and exports."""

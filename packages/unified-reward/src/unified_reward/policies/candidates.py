@@ -1,0 +1,112 @@
+"""Candidates of prompts, made by a policy: one row a prompt, resumable, media as files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unified_reward import media, policies
+from unified_reward.core.errors import DataError, MediaError
+from unified_reward.core.samples import Image, Video
+from unified_reward.core.verdicts import Failed
+from unified_reward.io.journal import Journal
+from unified_reward.io.rows import part_row
+from unified_reward.io.run_config import settle
+from unified_reward.pairs.pools import Pool, PoolRow
+
+
+def make_candidates(
+    prompts: Iterable[PoolRow], journal: Journal, policy: policies.Policy, *, n: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Append a row for each prompt that the journal lacks; media go to ``media/`` beside it.
+
+    A candidate depends on the policy, its options, the id of its prompt, its place among the
+    candidates and the seed, as far as the model's arithmetic does not depend on the batch; a run
+    that goes on makes the same batches.
+
+    Args:
+        prompts: The whole input, also what is done already; candidates in it are not read.
+        journal: What is done; appended to.
+        policy: Who makes them.
+        n: Candidates of a prompt, >= 1.
+        seed: Of the run.
+
+    Yields:
+        The row just appended.
+
+    Raises:
+        ConfigError: The run to go on with had other options.
+        DataError: The prompts cannot be read, or the folder not be written; rows done stay.
+    """
+    made_by = {"policy": policy.name, "seed": seed}
+    settle(journal.path, made_by | {"n": n, "batch_size": policy.batch_size} | asdict(policy.how))
+    folder = journal.path.parent
+    for row in prompts:
+        if row.id in journal.done:
+            continue
+        parts, reason = _made(row.content, policy, policies.seeds(row.id, n, seed), folder)
+        pool = row.content if isinstance(row.content, Pool) else None
+        told = {
+            "id": row.id,
+            "status": "generated" if parts else "failed",
+            "reason": reason,
+            "task": pool.task.value if pool else None,
+            "prompt": pool.prompt if pool else None,
+            "candidates": parts,
+            "context": [part_row(one, folder) for one in pool.context] if pool else [],
+            "criteria": pool.criteria if pool else "",
+            **made_by,
+            "duplicates": len(parts) - len({str(one) for one in parts}),
+        }
+        journal.append([told])
+        yield told
+
+
+def _made(
+    content: Pool | Failed, policy: policies.Policy, seeds: Sequence[int], folder: Path
+) -> tuple[list[dict[str, str]], str | None]:
+    """Candidates as parts of a row, and why some or all are missing."""
+    if isinstance(content, Failed):
+        return [], content.error
+    if content.task not in policy.tasks:
+        return [], f"{policy.name} is for {' and '.join(policy.tasks)}, not {content.task.value}"
+    parts: list[dict[str, str]] = []
+    try:
+        for start in range(0, len(seeds), policy.batch_size):
+            chunk = seeds[start : start + policy.batch_size]
+            made = policy.sample(content.prompt, content.context, chunk)
+            parts += [_stored(one, folder) for one in made if one is not None]
+    except (MediaError, ValueError, RuntimeError) as error:
+        return [], f"{policy.name} made no candidates: {error}"
+    lost = len(seeds) - len(parts)
+    return parts, f"{lost} of {len(seeds)} withheld by the safety checker" if lost else None
+
+
+def _stored(made: str | Image | Video, folder: Path) -> dict[str, str]:
+    if isinstance(made, str):
+        return {"text": made}
+    if isinstance(made, Image):
+        key, suffix, content = "image", "png", media.encode_png(media.open_image(made))
+    else:
+        key, suffix, content = "video", "mp4", media.encode_mp4(made.source, made.fps or 0)
+    path = folder / "media" / f"{hashlib.sha256(content).hexdigest()}.{suffix}"
+    # The name knows no process, so that what a killed run left is written over.
+    begun = path.with_name(f".{path.name}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            with begun.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            begun.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            begun.unlink()
+        raise DataError(f"{path} cannot be written: {error.strerror}") from error
+    return {key: f"media/{path.name}"}

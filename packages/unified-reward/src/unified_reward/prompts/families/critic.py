@@ -1,0 +1,64 @@
+"""Grammar of LLaVA-Critic (arXiv:2410.02712): a verdict in prose, or a number out of 100 first.
+
+Its authors published no parser. A verdict is the last sentence that calls one response better, or
+both equally good; a score is a number that the answer begins with, or one out of 100.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from unified_reward.core.samples import Task
+from unified_reward.core.verdicts import Preferred, Score, Scored, Unparsed
+from unified_reward.prompts import parse
+from unified_reward.prompts.template import Family, Template
+from unified_reward.prompts.wording import SCALES, sentences, statement
+
+
+FAMILY = Family("llava-critic", max_new_tokens=4096)
+_TASK = Task.IMAGE_UNDERSTANDING
+_HUNDRED = SCALES[_TASK]
+_OUT_OF = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/|out\s+of)\s*100\b", re.IGNORECASE)
+_FIRST = re.compile(r"\W*(?:(?:the\s+)?score\s*(?::|=|is)\s*)?(\d+(?:\.\d+)?)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Prose(Template):
+    """An answer in free text: nothing is a choice whose probability could be read."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def parse(self, text: str) -> Scored | Preferred | Unparsed:
+        """Read the verdict; what names none is unparsed."""
+        if self.form == "compare":
+            return super().parse(text)
+        found = _OUT_OF.search(text) or _FIRST.match(text)
+        if found is None:
+            return Unparsed("no score out of 100 in the answer", text)
+        value = float(found[1])
+        if value not in _HUNDRED:
+            told = parse.number_text(value)
+            return Unparsed(f"score {told} is outside the scale {_HUNDRED}", text)
+        return Scored(Score(value, _HUNDRED), text=text)
+
+
+TEMPLATES = (
+    Prose(
+        FAMILY,
+        _TASK,
+        "compare",
+        f"{statement(_TASK, 'compare')}\nSay which answer is better, and why.",
+        phrases=sentences(_TASK),
+    ),
+    Prose(
+        FAMILY,
+        _TASK,
+        "score",
+        f"{statement(_TASK, 'score')}\nGive a score out of 100, then say why.",
+        scale=_HUNDRED,
+    ),
+)

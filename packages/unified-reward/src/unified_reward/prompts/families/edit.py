@@ -1,0 +1,109 @@
+"""Families ``edit`` and ``edit_values``: an instruction, the picture before, and pictures after.
+
+Three verbs, as the published judge of edits has them: ``edit`` ranks a pair in a sentence and gives
+points on two axes from 0 to 25, success and preservation, as JSON; ``edit_values`` gives each of a
+pair a signed value, and a comparison is the logistic of their difference.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.samples import Task
+from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed
+from unified_reward.prompts import parse
+from unified_reward.prompts.families import native
+from unified_reward.prompts.parse import Aspect
+from unified_reward.prompts.template import Family, Template
+from unified_reward.prompts.wording import statement
+
+
+FAMILY = Family("edit", max_new_tokens=512)
+VALUES = Family("edit_values", max_new_tokens=512)
+POINTS = Scale(0.0, 25.0)
+_TASK = Task.IMAGE_EDITING
+_UNLIKELY = 1e-8
+"""The least probability that is written as a difference of values."""
+
+
+@dataclass(frozen=True)
+class EditPoints(Template):
+    """Points by axis in JSON: ``{"reasoning": "…", "score": [20, 18]}``; no overall score."""
+
+    def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
+        """Write points in the grammar; see ``Template.answer``."""
+        missing = [one.name for one in self.aspects if one.name not in verdict.aspects]
+        if not isinstance(verdict, Scored) or missing:
+            raise ConfigError(
+                f"an answer of family {self.family.name} states {', '.join(missing) or 'points'}, "
+                f"but the target has {', '.join(verdict.aspects) or 'no aspects'}"
+            )
+        values = [verdict.aspects[one.name].value for one in self.aspects]
+        return json.dumps({"reasoning": rationale, "score": values}, ensure_ascii=False)
+
+    def parse(self, text: str) -> Scored | Preferred | Unparsed:
+        """Read the last list of points; one outside the scale leaves the answer unparsed."""
+        points = parse.edit_scores(text)
+        if isinstance(points, Unparsed):
+            return points
+        names = [one.name for one in self.aspects]
+        if len(points) != len(names):
+            told = ", ".join(names)
+            return Unparsed(f"{len(points)} points in the answer, for {told}", text)
+        wrong = [one for one in points if one not in POINTS]
+        if wrong:
+            return Unparsed(f"{parse.number_text(wrong[0])} is outside the scale {POINTS}", text)
+        read = {name: Score(one, POINTS) for name, one in zip(names, points, strict=True)}
+        return Scored(None, read, text)
+
+
+@dataclass(frozen=True)
+class EditValues(Template):
+    """A signed value of each candidate, on lines of their own."""
+
+    def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
+        """Write values whose difference is the verdict's log-odds, a tie counted half."""
+        if not isinstance(verdict, Preferred):
+            raise ConfigError(f"family {self.family.name} compares and does not score")
+        share = min(max(verdict.probability, _UNLIKELY), 1 - _UNLIKELY)
+        half = math.log(share / (1 - share)) / 2
+        lines = [rationale] if rationale else []
+        lines += [f"Edited image {i}: {parse.number_text(v)}" for i, v in ((1, half), (2, -half))]
+        return "\n".join(lines)
+
+    def parse(self, text: str) -> Scored | Preferred | Unparsed:
+        """Read both values: ``P(first) = sigmoid(first - second)``, equal ones a tie."""
+        values = parse.pair_values(text)
+        if isinstance(values, Unparsed):
+            return values
+        gap = values[0] - values[1]
+        if gap == 0:
+            return Preferred(0.0, 1.0, 0.0, text=text)
+        share = 1 / (1 + math.exp(-gap)) if gap > -700 else 0.0
+        return Preferred(share, 0.0, 1 - share, text=text)
+
+
+AXES = tuple(Aspect(name, POINTS, name) for name in ("success", "preservation"))
+_COMPARE = next(one for one in native.TEMPLATES if (one.task, one.form) == (_TASK, "compare"))
+TEMPLATES = (
+    replace(_COMPARE, family=replace(FAMILY, verdict_first=True)),
+    EditPoints(
+        FAMILY,
+        _TASK,
+        "score",
+        f"{statement(_TASK, 'score')}\nGive points from {POINTS} on two axes: success, how far the "
+        "instruction was followed, and preservation, how far everything else was left alone. "
+        'Reply in this form: {"reasoning": "<short>", "score": [<success>, <preservation>]}',
+        aspects=AXES,
+    ),
+    EditValues(
+        VALUES,
+        _TASK,
+        "compare",
+        f"{statement(_TASK, 'compare')}\nGive each a value, positive for a good edit and negative "
+        "for a bad one, on lines of their own:\nEdited image 1: <value>\nEdited image 2: <value>",
+    ),
+)

@@ -1,0 +1,101 @@
+"""Family ``flex``: a comparison as one JSON object, its criteria chosen by the judge itself.
+
+Categories hold dimensions, and each dimension shares ten points between the two candidates, as the
+published Flex judge answers. The winner stands last, so that its probabilities can be read there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.samples import Task
+from unified_reward.core.verdicts import Preferred, Scored, Unparsed
+from unified_reward.prompts import parse
+from unified_reward.prompts.template import Family, Template
+from unified_reward.prompts.wording import NOUNS, statement
+
+
+FAMILY = Family("flex", max_new_tokens=4096)
+_POINTS = 10.0
+
+
+@dataclass(frozen=True)
+class Flex(Template):
+    """Shares by ``category/dimension``, and the winner that the answer names."""
+
+    def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
+        """Write the object; aspects named ``category/dimension``, or else one category of them."""
+        if not isinstance(verdict, Preferred):
+            raise ConfigError(f"family {self.family.name} compares and does not score")
+        categories: dict[str, list[dict[str, Any]]] = {}
+        for name, share in verdict.aspects.items():
+            category, _, dimension = name.rpartition("/")
+            points = round(share * _POINTS, 6)
+            categories.setdefault(category or "overall", []).append(
+                {"name": dimension, "score_1": points, "score_2": round(_POINTS - points, 6)}
+            )
+        told = [
+            {"name": name, "dims": dims, "cat_winner": self._leader(dims)}
+            for name, dims in categories.items()
+        ]
+        phrase = self.phrases[("first", "tie", "second").index(verdict.winner)]
+        body = json.dumps({"categories": told, "reason": rationale}, ensure_ascii=False)
+        return f"{body[:-1]}, {self.opening}{phrase}{self.closing}"
+
+    def _leader(self, dims: list[dict[str, Any]]) -> str:
+        ahead = sum(one["score_1"] - one["score_2"] for one in dims)
+        return self.phrases[1 if not ahead else 0 if ahead > 0 else 2]
+
+    def parse(self, text: str) -> Scored | Preferred | Unparsed:
+        """Read winner and shares; an answer cut off before its winner is unparsed."""
+        winner = parse.json_winner(text)
+        if isinstance(winner, Unparsed):
+            return winner
+        said = parse.json_object(text)
+        shares = _shares(said) if isinstance(said, dict) else {}
+        p_first, p_tie, p_second = (float(winner == one) for one in ("first", "tie", "second"))
+        return Preferred(p_first, p_tie, p_second, shares, text)
+
+
+def _shares(said: dict[str, Any]) -> dict[str, float]:
+    """Shares of the first candidate; a dimension without two numbers is left out."""
+    found: dict[str, float] = {}
+    for category in _objects(said.get("categories")):
+        for dimension in _objects(category.get("dims")):
+            pair = [dimension.get(f"score_{i}") for i in (1, 2)]
+            points = [float(one) for one in pair if isinstance(one, int | float)]
+            if len(points) == 2 and min(points) >= 0 and sum(points) > 0:
+                name = f"{category.get('name', '')}/{dimension.get('name', '')}"
+                found[name] = points[0] / sum(points)
+    return found
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    many = cast("list[Any]", value) if isinstance(value, list) else []
+    return [cast("dict[str, Any]", one) for one in many if isinstance(one, dict)]
+
+
+def _template(task: Task) -> Template:
+    noun = NOUNS[task].capitalize()
+    prompt = (
+        f"{statement(task, 'compare')}\nChoose categories that matter for this caption, and in "
+        "each a few dimensions; share ten points between the two for every dimension. Reply with "
+        'one JSON object: {"categories": [{"name": …, "dims": [{"name": …, "score_1": …, '
+        '"score_2": …}], "cat_winner": …}], "reason": …, "winner": …}, where a winner is '
+        f'"{noun} 1", "{noun} 2" or "tie".'
+    )
+    return Flex(
+        FAMILY,
+        task,
+        "compare",
+        prompt,
+        opening='"winner": "',
+        closing='"}',
+        phrases=(f"{noun} 1", "tie", f"{noun} 2"),
+    )
+
+
+TEMPLATES = (_template(Task.IMAGE_GENERATION), _template(Task.VIDEO_GENERATION))

@@ -1,0 +1,130 @@
+"""Families of the published judges, worded by what was imported from a user's own clone.
+
+Their answers have the grammars of our own families, which keep the published ones. Pictures come
+first, then the text. The marks that LLaVA scripts write for pictures are left to the chat template
+of a converted checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.samples import Form, Task
+from unified_reward.core.verdicts import Scale
+from unified_reward.prompts import packs
+from unified_reward.prompts.families import aspects, critic, edit, flex, native, reasoned, think
+from unified_reward.prompts.parse import Aspect
+from unified_reward.prompts.template import Family, Template
+from unified_reward.prompts.wording import NOUNS
+
+
+FAMILIES = {
+    one.name: one
+    for one in (
+        Family("unifiedreward-llava", max_new_tokens=4096),
+        Family("unifiedreward-qwen", max_new_tokens=4096),
+        Family("unifiedreward-2.0", frame_rule="stride_floor", max_new_tokens=4096),
+        Family("unifiedreward-think", tagged=True, max_new_tokens=4096),
+        Family("unifiedreward-think-qwen3", tagged=True, max_new_tokens=4096),
+        Family("unifiedreward-edit", max_new_tokens=4096),
+        Family("unifiedreward-edit-quality", max_new_tokens=4096),
+        Family("unifiedreward-flex", max_new_tokens=4096),
+        critic.FAMILY,
+    )
+}
+_SHARED = ("Q-IU-PAIR", "Q-VG-POINT", "Q-VU-PAIR", "Q-VU-POINT")
+_ASKED = {
+    # The published evaluations of LLaVA judges ask Q-IU-PAIR and Q-VU-PAIR too; the answers to
+    # L-IU-PAIR and L-VU-PAIR are read by no published code.
+    "unifiedreward-llava": (*_SHARED, "L-IG-PAIR", "Q-IG-POINT", "L-IU-POINT", "L-VG-PAIR"),
+    "unifiedreward-qwen": (*_SHARED, "Q-IG-PAIR", "Q-IG-POINT", "Q-IU-POINT", "Q-VG-PAIR"),
+    "unifiedreward-2.0": (
+        *("20-IG-PAIRSCORE", "20-IG-ACS", "20-VG-PAIRSCORE", "20-VG-APS"),
+        *("Q-IU-PAIR", "Q-IU-POINT", "Q-VU-PAIR", "Q-VU-POINT"),
+    ),
+    "unifiedreward-think": ("T-IG-PAIR", "T-IU-PAIR", "T-VG-PAIR", "T-VU-PAIR"),
+    "unifiedreward-think-qwen3": ("T3-IG-PAIR", "T3-IU-PAIR", "T3-VG-PAIR", "T3-VU-PAIR"),
+    "unifiedreward-edit": ("E-PAIR-RANK", "E-POINT-IF"),
+    "unifiedreward-edit-quality": ("E-PAIR-SCORE", "E-POINT-Q"),
+    "unifiedreward-flex": ("F-IG-PAIR", "F-VG-PAIR"),
+    "llava-critic": ("LC-PAIR", "LC-POINT"),
+}
+_GRAMMARS = {
+    **dict.fromkeys(("Q-IG-PAIR", "Q-VG-PAIR", "L-IG-PAIR", "L-VG-PAIR"), native),
+    **dict.fromkeys(("Q-VG-POINT", "20-IG-PAIRSCORE", "20-IG-ACS"), aspects),
+    **dict.fromkeys(("20-VG-PAIRSCORE", "20-VG-APS"), aspects),
+    **dict.fromkeys(_ASKED["unifiedreward-think"], think),
+    **dict.fromkeys(_ASKED["unifiedreward-think-qwen3"], think),
+    **dict.fromkeys((*_ASKED["unifiedreward-edit"], *_ASKED["unifiedreward-edit-quality"]), edit),
+    **dict.fromkeys(_ASKED["unifiedreward-flex"], flex),
+    **dict.fromkeys(_ASKED["llava-critic"], critic),
+}
+"""Whose answers a wording asks for; those of ``reasoned`` where it is not listed."""
+_LONG = ("L-IG-PAIR", "L-VG-PAIR", "Q-VU-PAIR")
+"""Wordings whose verdict names both: "Image 1 is better than Image 2."."""
+_APS = tuple(
+    Aspect(name, Scale(1.0, 5.0), f"{name.capitalize()} Score (1-5)")
+    for name in ("alignment", "physics", "style")
+)
+
+
+def is_worded(name: str) -> bool:
+    """Whether any official wording of a family of `FAMILIES` is installed."""
+    return any(one in packs.installed() for one in _ASKED[name])
+
+
+def hint(name: str) -> str:
+    """What to run so that the wordings of a family of `FAMILIES` are imported."""
+    return packs.published()[_ASKED[name][0]].hint
+
+
+def family(name: str) -> Family:
+    """Look up a family of `FAMILIES`.
+
+    Raises:
+        ConfigError: None of its wordings is installed.
+    """
+    if not is_worded(name):
+        raise ConfigError(f"family {name!r} needs the official wordings: run {hint(name)}")
+    return FAMILIES[name]
+
+
+def template(name: str, task: Task, form: Form) -> Template | None:
+    """Make the template of a family of `FAMILIES` from the installed wording; None if it has none.
+
+    Raises:
+        ConfigError: The family asks this, but the wording is not installed.
+    """
+    prompts = packs.published()
+    for asked in _ASKED[name]:
+        if (prompts[asked].task, prompts[asked].form) == (task, form):
+            wording = packs.installed().get(asked)
+            if wording is None:
+                raise ConfigError(
+                    f"{form} of {task.value} in family {name!r} needs the official wordings, and "
+                    f"{asked} is not among those imported: run {prompts[asked].hint}"
+                )
+            return _template(FAMILIES[name], wording)
+    return None
+
+
+def _template(family: Family, wording: packs.Wording) -> Template:
+    grammar = _GRAMMARS.get(wording.name, reasoned)
+    like = {(one.task, one.form): one for one in grammar.TEMPLATES}[wording.task, wording.form]
+    if wording.name == "E-PAIR-RANK":
+        like = edit.TEMPLATES[0]
+    if grammar is native or wording.name == "E-PAIR-RANK":
+        family = replace(family, verdict_first=True)
+    made = replace(like, family=family, prompt=f"⟪media⟫{wording.text}")
+    if wording.name in _LONG:
+        noun, tie = NOUNS[wording.task].capitalize(), made.phrases[1]
+        phrases = (f"{noun} 1 is better than {noun} 2.", tie, f"{noun} 2 is better than {noun} 1.")
+        made = replace(made, phrases=phrases)
+    if wording.name == "20-VG-APS":
+        family = replace(family, frames=16)
+        made = replace(made, family=family, aspects=_APS, scale=None, opening="")
+    if wording.name == "E-POINT-Q":
+        axes = tuple(Aspect(name, edit.POINTS, name) for name in ("naturalness", "artifacts"))
+        made = replace(made, aspects=axes, context=False)
+    return made

@@ -1,0 +1,331 @@
+"""Text to values and back, for every answer form the published judges use.
+
+Pure functions over strings. They know nouns and number forms, not tasks or families. What cannot
+be read is ``Unparsed`` with a reason; a tie is a verdict of its own and never a fallback.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+from unified_reward.core.verdicts import Scale, Score, Unparsed, Winner
+
+
+_NUMBER = r"[-+]?(?:\d+(?:[.,]\d+)?|[.,]\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
+_NOUN = r"(?:(?:edited\s+)?(?:image|picture)|video|answer|response|clip|candidate)"
+_ADVERB = (
+    r"(?:(?:the|a|bit|lot|slightly|somewhat|marginally|much|far|clearly|significantly|notably"
+    r"|overall|also|definitely|considerably)\s+)*"
+)
+_BETTER = r"(?:better|best|preferred|superior|preferable)"
+_FIRST_SECOND = re.compile(
+    rf"(?:\b{_NOUN}\s*#?\s*(?P<digit>[12])|\bthe\s+(?P<word>first|second)(?:\s+{_NOUN})?)"
+    rf"\s+is\s+{_ADVERB}{_BETTER}\b"
+    rf"|\b(?P<tie>both\s+(?:{_NOUN}s\s+)?are\s+(?:equally|similarly)\s+\w+"
+    rf"|(?:it\s+is|it's|this\s+is)\s+a\s+tie\b)",
+    re.IGNORECASE,
+)
+_MARKER = re.compile(
+    r"\b(?:overall\s+judge?ment|final\s+(?:verdict|judge?ment|answer)|therefore|in\s+conclusion)\b",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»")
+_MARKS = re.compile(r"\*\*|__|[*`]")
+_SCORE = re.compile(
+    rf"final\s+score\s*(?:\([^)\n]*\))?\s*(?:[:=]|\bis\b)?\s*(?P<value>{_NUMBER})"
+    r"(?P<rest>[^\n]{0,24})",
+    re.IGNORECASE,
+)
+_BARE = re.compile(rf"\s*(?P<value>{_NUMBER})(?P<rest>[^\n]{{0,24}})\s*\Z", re.IGNORECASE)
+_OUT_OF = re.compile(r"\s*(?:/|out\s+of)\s*(?P<top>\d+(?:\.\d+)?)", re.IGNORECASE)
+_RANGE = re.compile(r"\s*(?:-|\u2013|to)\s*\d")
+_VOTES = {
+    "[[A>B]]": "first",
+    "[[A>>B]]": "first",
+    "[[B>A]]": "second",
+    "[[B>>A]]": "second",
+    "[[A=B]]": "tie",
+    "[[A=B=Good]]": "both_good",
+    "[[A=B=Bad]]": "both_bad",
+}
+_CHECK = re.compile(
+    r"^\s*[-•]?\s*(?P<name>[^:\n]*[^:\s])\s*:\s*(?P<value>[01])(?:\.0*)?\s*$", re.MULTILINE
+)
+
+
+class Aspect(NamedTuple):
+    """One aspect of an answer."""
+
+    name: str
+    scale: Scale
+    label: str
+    """How an answer writes it; read back in any case, with or without "Score" and range."""
+
+
+def number_text(value: float) -> str:
+    """Write a number so that reading it gives the same number.
+
+    >>> number_text(4.0), number_text(3.67)
+    ('4', '3.67')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "."))
+
+
+def final_part(text: str, *, tagged: bool) -> str | Unparsed:
+    """The part of an answer that may hold the verdict: behind the reasoning, inside the tags.
+
+    Args:
+        text: The whole answer.
+        tagged: The family must close its verdict in ``<answer>``; elsewhere tags are optional.
+    """
+    if not text.strip():
+        return Unparsed("the answer is empty", text)
+    body = text
+    if "<think>" in body or "</think>" in body:
+        _, closed, body = body.rpartition("</think>")
+        if not closed:
+            return Unparsed("the reasoning is cut off before a verdict", text)
+    _, opened, inside = body.rpartition("<answer>")
+    if opened:
+        body = inside.partition("</answer>")[0]
+    elif tagged:
+        return Unparsed("there is no <answer> behind the reasoning", text)
+    return body if body.strip() else Unparsed("the answer is empty", text)
+
+
+def preference(text: str) -> Winner | Unparsed:
+    """Read which of two candidates an answer prefers.
+
+    The last verdict wins; one in the same line behind "Overall Judgment", "Therefore" and the
+    like outranks it, and one in quotation marks counts only where there is no other.
+
+    >>> preference("Image 1 is sharper, but Image 2 is better than Image 1.")
+    'second'
+    >>> preference("The two are hard to compare.").reason
+    'no verdict in the answer'
+    """
+    plain = _MARKS.sub("", text)
+    for body in (_QUOTED.sub(" ", plain), plain):
+        found: Winner | None = None
+        for match in _FIRST_SECOND.finditer(body):
+            found = _winner(match)
+        for marker in _MARKER.finditer(body):
+            line = re.match(r"[\s:.\-]*[^\n]*", body[marker.end() :])
+            match = _FIRST_SECOND.search(line.group()) if line else None
+            found = _winner(match) if match else found
+        if found:
+            return found
+    return Unparsed("no verdict in the answer", text)
+
+
+def vote(text: str) -> str | Unparsed:
+    """Read a verdict of four kinds: ``[[A>B]]``, ``[[B>A]]``, ``[[A=B=Good]]``, ``[[A=B=Bad]]``.
+
+    To the letter, as GenAI-Bench (arXiv:2406.04485) counts them: what stands from the first double
+    bracket of a line to its last must be one of them, and the first such line decides. Also
+    ``[[A=B]]``, a tie of neither kind, and ``[[A>>B]]``.
+
+    >>> vote("Both look real. [[A=B=Good]]"), vote("[[A>B]] or [[A=B=Good]]").reason
+    ('both_good', 'no verdict of four kinds in the answer')
+    """
+    found = re.search(r"\[\[.*\]\]", text)
+    named = _VOTES.get(found.group()) if found else None
+    return named or Unparsed("no verdict of four kinds in the answer", text)
+
+
+def _winner(match: re.Match[str]) -> Winner:
+    if match["tie"]:
+        return "tie"
+    return (
+        "first" if match["digit"] == "1" or (match["word"] or "").lower() == "first" else "second"
+    )
+
+
+def score(text: str, scale: Scale, *, label: bool = True) -> float | Unparsed:
+    """Read the last ``Final Score:`` of an answer, or a bare number that is all of it.
+
+    Args:
+        text: The answer, without its reasoning.
+        scale: Where the value must lie.
+        label: Whether the label is part of the grammar; if not, the number must stand alone.
+
+    >>> score("Final Score: **3.5**/5", Scale(1, 5))
+    3.5
+    >>> score("Final Score: 87", Scale(1, 5)).reason
+    'score 87 is outside the scale 1 to 5'
+    """
+    plain = _MARKS.sub("", text)
+    found = list(_SCORE.finditer(plain)) if label else []
+    match = found[-1] if found else _BARE.match(plain)
+    if match is None:
+        return Unparsed("no score in the answer", text)
+    value, rest = _number(match["value"]), match["rest"]
+    if not math.isfinite(value):
+        return Unparsed(f"score {match['value']} is not a number on the scale {scale}", text)
+    if _RANGE.match(rest):
+        return Unparsed(f"a range, {match['value']}{rest.strip()}, is not a score", text)
+    out_of = _OUT_OF.match(rest)
+    top = float(out_of["top"]) if out_of else 100.0 if rest.lstrip().startswith("%") else None
+    if top is not None and top != scale.high:
+        return Unparsed(f"score out of {top:g}, but the scale is {scale}", text)
+    if not found and rest.strip(" .%") and out_of is None:
+        return Unparsed("no score in the answer", text)
+    if value not in scale:
+        return Unparsed(f"score {number_text(value)} is outside the scale {scale}", text)
+    return value
+
+
+def checks(text: str) -> dict[str, Score]:
+    r"""Read lines ``element (type): 0|1``.
+
+    >>> checks("red cube (object): 1\nFinal Score: 4")["red cube (object)"].value
+    1.0
+    """
+    zero_one = Scale(0.0, 1.0, 1.0)
+    return {
+        match["name"]: Score(float(match["value"]), zero_one)
+        for match in _CHECK.finditer(_MARKS.sub("", text))
+        if match["name"].lower() != "final score"
+    }
+
+
+def aspects(text: str, wanted: Sequence[Aspect]) -> dict[str, Score]:
+    """Read lines ``Alignment Score (1-5): 3.2`` or ``alignment: 3``; NaN is missing.
+
+    A list of word-wise scores before them is passed over.
+    """
+    plain = re.sub(r"word-wise scores\s*:\s*\[.*\]", "", _MARKS.sub("", text), flags=re.IGNORECASE)
+    read: dict[str, Score] = {}
+    for name, scale, _ in wanted:
+        pattern = rf"\b{re.escape(name)}(?:\s+score)?\s*(?:\([^)\n]*\))?\s*[:\uff1a]\s*({_NUMBER})"
+        values = [_number(one) for one in re.findall(pattern, plain, re.IGNORECASE)]
+        if values and values[-1] in scale:
+            read[name] = Score(values[-1], scale)
+    return read
+
+
+def shares(text: str, wanted: Sequence[Aspect]) -> dict[str, float] | Unparsed:
+    """Read blocks ``Label Score:`` with two numbered lines, as the first one's share in [0, 1].
+
+    The two are divided by their sum, which the published format means to be one.
+    """
+    plain = _MARKS.sub("", text)
+    read: dict[str, float] = {}
+    for name, _, _ in wanted:
+        pattern = (
+            rf"\b{re.escape(name)}(?:\s+score)?\s*:\s*{_NOUN}\s*1\s*:\s*({_NUMBER})"
+            rf"\s*,?\s*{_NOUN}\s*2\s*:\s*({_NUMBER})"
+        )
+        found = re.findall(pattern, plain, re.IGNORECASE)
+        if not found:
+            return Unparsed(f"no {name} score of both candidates in the answer", text)
+        first, second = (_number(one) for one in found[-1])
+        if not (first >= 0 and second >= 0 and 0 < first + second < math.inf):
+            return Unparsed(f"{name} shares {first:g} and {second:g} cannot be compared", text)
+        read[name] = first / (first + second)
+    return read
+
+
+def json_object(text: str) -> dict[str, Any] | Unparsed:
+    r"""Read the first JSON object of an answer: fenced, with trailing commas, or cut off.
+
+    A cut-off object keeps what was complete.
+
+    >>> json_object('```json\n{"score": [20, 18,],}\n```')
+    {'score': [20, 18]}
+    >>> json_object('{"winner": "Image 1", "reason": "the lig')
+    {'winner': 'Image 1'}
+    """
+    start = text.find("{")
+    if start < 0:
+        return Unparsed("no JSON object in the answer", text)
+    cuts, stack = _complete_prefixes(text[start:])
+    for end, closers in reversed(cuts) if stack else [cuts[-1]]:
+        body = text[start : start + end].rstrip().rstrip(",")
+        body = re.sub(r",(\s*[}\]])", r"\1", body + closers)
+        try:
+            value = json.loads(body, strict=False)
+        except json.JSONDecodeError:
+            continue
+        if value or not stack:
+            return cast("dict[str, Any]", value)
+    return Unparsed("the JSON object in the answer cannot be read", text)
+
+
+def _complete_prefixes(text: str) -> tuple[list[tuple[int, str]], bool]:
+    """Where a value is complete, with the brackets to close there, and if any stays open."""
+    ends: list[tuple[int, str]] = [(1, "}")]
+    stack: list[str] = []
+    in_string = escaped = False
+    for i, char in enumerate(text):
+        if in_string:
+            in_string = escaped or char != '"'
+            escaped = char == "\\" and not escaped
+        elif char == '"':
+            in_string = True
+        elif char in "{[":
+            stack.append("}" if char == "{" else "]")
+        elif char in "}]" and stack:
+            stack.pop()
+            ends.append((i + 1, "".join(reversed(stack))))
+            if not stack:
+                return ends, False
+        elif char == ",":
+            ends.append((i, "".join(reversed(stack))))
+    return ends, True
+
+
+def edit_scores(text: str) -> tuple[float, ...] | Unparsed:
+    """Read the list of ``{"reasoning": …, "score": [success, over-edit]}``, signed decimals too.
+
+    >>> edit_scores('{"reasoning": "good", "score": [20, -1.5],}')
+    (20.0, -1.5)
+    """
+    found = re.findall(r"[\"']?score[\"']?\s*:\s*\[([^\]]*)\]", text, re.IGNORECASE)
+    values = re.findall(_NUMBER, found[-1], re.IGNORECASE) if found else []
+    if not values or not all(math.isfinite(_number(one)) for one in values):
+        return Unparsed("no list of scores in the answer", text)
+    return tuple(_number(one) for one in values)
+
+
+def pair_values(text: str) -> tuple[float, float] | Unparsed:
+    """Read two signed values, ``Edited image 1: 2.5`` and 2 likewise, or two numbers and no more.
+
+    >>> pair_values("Edited image 1: -0.5, Edited image 2: 1")
+    (-0.5, 1.0)
+    """
+    plain = _MARKS.sub("", text)
+    found = [
+        re.findall(rf"{_NOUN}\s*{i}(?:\s+score)?\s*[:=]\s*({_NUMBER})", plain, re.IGNORECASE)
+        for i in (1, 2)
+    ]
+    told = [one[-1] for one in found if one]
+    if not told:
+        told = re.findall(_NUMBER, plain, re.IGNORECASE)
+    values = [_number(one) for one in told]
+    if len(values) != 2 or not all(map(math.isfinite, values)):
+        return Unparsed("no value of each candidate in the answer", text)
+    return values[0], values[1]
+
+
+def json_winner(text: str) -> Winner | Unparsed:
+    """Read the overall ``winner`` of a JSON verdict; one that was cut off before it is unparsed."""
+    value = json_object(text)
+    if isinstance(value, Unparsed):
+        return value
+    named = str(value.get("winner", "")).strip().lower()
+    match = re.fullmatch(rf"{_NOUN}\s*([12])", named)
+    if match:
+        return "first" if match[1] == "1" else "second"
+    if named in ("tie", "both", "equal"):
+        return "tie"
+    return Unparsed(f"no winner in the JSON verdict ({named or 'missing'})", text)

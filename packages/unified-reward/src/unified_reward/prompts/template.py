@@ -1,0 +1,263 @@
+"""A template: how one question is asked, how its answer is written and how it is read back.
+
+Knows nothing of models, files or pixels: media pass through as opaque parts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.requests import Answer, Request
+from unified_reward.core.samples import Candidate, Form, FrameRule, Sample, Task
+from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed, Winner
+from unified_reward.prompts import parse
+from unified_reward.prompts.parse import Aspect
+from unified_reward.prompts.wording import CRITERIA, NOUNS
+
+
+_SLOT = re.compile(r"⟪(media|prompt|criteria|first|second)⟫")
+_OUTCOMES: tuple[Winner, ...] = ("first", "tie", "second")
+
+Pictures = Callable[[Any], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One complete manner of asking, shared by all its templates."""
+
+    name: str
+    verdict_first: bool = False
+    """The answer is the verdict alone, so nothing need be generated to read its probabilities."""
+    tagged: bool = False
+    """Reasoning stands in ``<think>``, the verdict in ``<answer>``."""
+    frames: int = 8
+    frame_rule: FrameRule = "linspace_inclusive"
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class Template:
+    """One row of the table of tasks: prompt, scale, answer grammar, parser and its inverse.
+
+    An answer is a head (reasoning, checks or aspects, by family), then ``opening``, the phrase of
+    the verdict, and ``closing``. ``parse(answer(v))`` gives ``v`` back.
+    """
+
+    family: Family
+    task: Task
+    form: Form
+    prompt: str
+    """Text with the slots ⟪media⟫ ⟪prompt⟫ ⟪criteria⟫ ⟪first⟫ ⟪second⟫."""
+    scale: Scale | None = None
+    """Scale of the overall score; None for a comparison, or where only aspects are defined."""
+    aspects: tuple[Aspect, ...] = ()
+    """What must be stated one by one before (or instead of) an overall verdict."""
+    opening: str = ""
+    closing: str = ""
+    phrases: tuple[str, ...] = ()
+    """What a comparison says for first, tie and second; empty where shares by aspect decide."""
+    context: bool = True
+    """Whether what the sample is about is shown."""
+
+    def request(self, sample: Sample, pictures: Pictures) -> Request:
+        """Fill the prompt with a sample.
+
+        Args:
+            sample: The question; its task and form are this template's.
+            pictures: Turns an ``Image`` or ``Video`` of the sample into opened pictures, in order.
+
+        Returns:
+            The user turn, with neighbouring texts joined, and the choices to read.
+        """
+        slots = self._slots(sample, pictures)
+        parts: list[Any] = []
+        for i, piece in enumerate(_SLOT.split(self.prompt)):
+            for part in slots[piece] if i % 2 else (piece,):
+                if isinstance(part, str) and parts and isinstance(parts[-1], str):
+                    parts[-1] += part
+                elif not (isinstance(part, str) and part == ""):
+                    parts.append(part)
+        lead = "" if self.family.verdict_first or not self.choices else self.opening
+        return Request(tuple(parts), self.choices, lead, self.family.max_new_tokens)
+
+    def _slots(self, sample: Sample, pictures: Pictures) -> Mapping[str, Sequence[Any]]:
+        context = sample.context if self.context else ()
+        media = [picture for medium in context for picture in pictures(medium)]
+        candidates = [_opened(candidate, pictures) for candidate in sample.candidates]
+        if "⟪first⟫" not in self.prompt:
+            media += [part for candidate in candidates for part in candidate]
+        return {
+            "media": media,
+            "prompt": [sample.prompt],
+            "criteria": [sample.criteria or CRITERIA[self.task]],
+            "first": candidates[0],
+            "second": candidates[-1],
+        }
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The alternative verdicts to the end of the answer; empty where only text can be read.
+
+        Scores ascend; a comparison lists first, tie, second. Where the verdict is the whole
+        answer each begins with ``opening``, else it stands behind it.
+        """
+        phrases = self.phrases
+        if self.scale:
+            phrases = tuple(parse.number_text(step) for step in self.scale.steps())
+        opening = self.opening if self.family.verdict_first else ""
+        return tuple(opening + phrase + self.closing for phrase in phrases)
+
+    def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
+        """Write a verdict in this template's grammar: what a judge is trained to say.
+
+        Raises:
+            ConfigError: The verdict lacks what the grammar must state.
+        """
+        lines = self._head(verdict, rationale)
+        if isinstance(verdict, Preferred) and self.phrases:
+            phrase = self.phrases[_OUTCOMES.index(verdict.winner)]
+            lines.append(self.opening + phrase + self.closing)
+        elif isinstance(verdict, Scored) and self.scale:
+            if verdict.score is None:
+                raise ConfigError(f"an answer of family {self.family.name} states an overall score")
+            phrase = parse.number_text(verdict.score.value)
+            lines.append(self.opening + phrase + self.closing)
+        return "\n".join(lines)
+
+    def _head(self, verdict: Scored | Preferred, rationale: str) -> list[str]:
+        if self.family.tagged:
+            return [f"<think>{rationale}</think>"]
+        if self.family.verdict_first:
+            return []
+        lines = [rationale] if rationale else []
+        missing = [one.name for one in self.aspects if one.name not in verdict.aspects]
+        if missing:
+            raise ConfigError(
+                f"an answer of family {self.family.name} states {', '.join(missing)}, "
+                f"but the target has {', '.join(verdict.aspects) or 'no aspects'}"
+            )
+        number, noun = parse.number_text, NOUNS[self.task].capitalize()
+        if isinstance(verdict, Preferred):
+            for name, _, label in self.aspects:
+                share = verdict.aspects[name]
+                lines += [f"{label}:", f" {noun} 1: {number(share)}"]
+                lines += [f" {noun} 2: {number(1 - share)}", ""]
+        elif self.aspects:
+            values = verdict.aspects
+            lines += [f"{label}: {number(values[name].value)}" for name, _, label in self.aspects]
+        else:
+            lines += [f"{name}: {round(one.value)}" for name, one in verdict.aspects.items()]
+        return lines
+
+    def parse(self, text: str) -> Scored | Preferred | Unparsed:
+        """Read a verdict from text; what cannot be read is ``Unparsed``, never a number."""
+        body = parse.final_part(text, tagged=self.family.tagged)
+        if isinstance(body, Unparsed):
+            return body
+        if self.form == "compare":
+            return self._parse_comparison(body, text)
+        aspects = parse.aspects(body, self.aspects) if self.aspects else parse.checks(body)
+        if self.scale is None:
+            missing = [one.name for one in self.aspects if one.name not in aspects]
+            if len(missing) == len(self.aspects):
+                return Unparsed(f"no score for {', '.join(missing)} in the answer", text)
+            return Scored(None, aspects, text)
+        value = parse.score(body, self.scale, label=bool(self.opening))
+        if isinstance(value, Unparsed):
+            return Unparsed(value.reason, text)
+        return Scored(Score(value, self.scale), aspects, text)
+
+    def _parse_comparison(self, body: str, text: str) -> Preferred | Unparsed:
+        if self.aspects:
+            shares = parse.shares(body, self.aspects)
+            if isinstance(shares, Unparsed):
+                return Unparsed(shares.reason, text)
+            first = sum(shares.values()) / len(shares)
+            return Preferred(first, 0.0, 1 - first, shares, text)
+        said = body.strip().rstrip(".")
+        exact = [o for o, phrase in zip(_OUTCOMES, self.phrases, strict=True) if phrase == said]
+        winner = exact[0] if exact else parse.preference(body)
+        if isinstance(winner, Unparsed):
+            return Unparsed(winner.reason, text)
+        p_first, p_tie, p_second = (float(winner == outcome) for outcome in _OUTCOMES)
+        return Preferred(p_first, p_tie, p_second, text=text)
+
+    def read(self, answer: Answer) -> Scored | Preferred | Unparsed:
+        """Turn what a model said into a verdict, from probabilities where it gave them.
+
+        With probabilities, a comparison is the softmax over the three outcomes, and a score is
+        the expectation over the scale's steps, its standard deviation as ``sigma``. With votes it
+        is the mean of those that can be read. Otherwise it is what the text says.
+        """
+        if answer.choice_logprobs is not None:
+            head = Scored(None) if self.family.verdict_first else self.parse(answer.text)
+            if isinstance(head, Unparsed):
+                return head
+            weights = softmax(answer.choice_logprobs)
+            if self.scale is None or isinstance(head, Preferred):
+                p_first, p_tie, p_second = weights
+                shares = head.aspects if isinstance(head, Preferred) else dict[str, float]()
+                return Preferred(p_first, p_tie, p_second, shares, answer.text)
+            return self._expected(self.scale.steps(), weights, head.aspects, answer.text)
+        if not answer.votes:
+            return self.parse(answer.text)
+        votes = [self.parse(text) for text in (answer.text, *answer.votes)]
+        preferred = [vote for vote in votes if isinstance(vote, Preferred)]
+        scored = [vote.score.value for vote in votes if isinstance(vote, Scored) and vote.score]
+        if preferred:
+            return mean_preference(preferred, text=answer.text)
+        if scored:
+            even = [1 / len(scored)] * len(scored)
+            return self._expected(scored, even, {}, answer.text)
+        return votes[0]
+
+    def _expected(
+        self,
+        values: Sequence[float],
+        weights: Sequence[float],
+        aspects: Mapping[str, Score],
+        text: str,
+    ) -> Scored:
+        scale = self.scale or Scale(None, None)
+        mean = sum(w * v for w, v in zip(weights, values, strict=True))
+        variance = sum(w * (v - mean) ** 2 for w, v in zip(weights, values, strict=True))
+        return Scored(Score(mean, scale, math.sqrt(variance)), aspects, text)
+
+
+def _opened(candidate: Candidate, pictures: Pictures) -> list[Any]:
+    """The parts of a candidate; no closure, whose cycle would keep pictures alive."""
+    if isinstance(candidate, str):
+        return [candidate]
+    if isinstance(candidate, tuple):
+        return [part for inner in candidate for part in _opened(inner, pictures)]
+    return list(pictures(candidate))
+
+
+def mean_preference(verdicts: Sequence[Preferred], *, text: str) -> Preferred:
+    """The mean of several distributions over first, tie and second, and of their aspects."""
+    n = len(verdicts)
+    names = verdicts[0].aspects
+    return Preferred(
+        sum(one.p_first for one in verdicts) / n,
+        sum(one.p_tie for one in verdicts) / n,
+        sum(one.p_second for one in verdicts) / n,
+        {name: sum(one.aspects.get(name, 0.5) for one in verdicts) / n for name in names},
+        text,
+    )
+
+
+def softmax(logprobs: Sequence[float]) -> tuple[float, ...]:
+    """Normalise log-probabilities.
+
+    >>> softmax((0.0, 0.0))
+    (0.5, 0.5)
+    """
+    top = max(logprobs)
+    weights = [math.exp(one - top) for one in logprobs]
+    total = sum(weights)
+    return tuple(weight / total for weight in weights)

@@ -1,0 +1,1 @@
+"""Recipes: YAML files whose stages `unified-reward run` runs."""

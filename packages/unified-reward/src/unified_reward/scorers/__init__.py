@@ -1,0 +1,50 @@
+"""Published point models: PickScore, HPS, ImageReward, VideoReward, HPSv3, VideoScore, LiFT.
+
+Each file is one system: its card, what of a sample it sees, its tensors by name, its numbers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from unified_reward.core.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    from unified_reward.scorers.base import Scorer
+
+
+SYSTEMS = {
+    "pickscore": ("pickscore", "PickScore"),
+    "hpsv1": ("hps", "HPSv1"),
+    "hpsv2": ("hps", "HPSv2"),
+    "hpsv2.1": ("hps", "HPSv21"),
+    "imagereward": ("imagereward", "ImageReward"),
+    "hpsv3": ("hpsv3", "HPSv3"),
+    "videoscore": ("videoscore", "VideoScore"),
+    "videoscore-v1.1": ("videoscore", "VideoScore11"),
+    "videoscore-qwen2-vl": ("videoscore", "VideoScoreQwen"),
+    "videoreward": ("videoreward", "VideoReward"),
+    "lift-critic-13b": ("lift", "LiFTCritic"),
+    "visionreward-image": ("unverified", "VisionRewardImage"),
+    "visionreward-video": ("unverified", "VisionRewardVideo"),
+    "ixc-2.5-reward": ("unverified", "IXCReward"),
+}
+"""Where each scorer is written. Naming them loads none of the heavy libraries."""
+
+
+CHECKLISTS = ("checklist-image", "checklist-video")
+"""Asked of any judge that speaks: ``NAME:JUDGE``."""
+
+
+def system(name: str) -> type[Scorer]:
+    """The scorer of a name.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if name not in SYSTEMS:
+        raise ConfigError(f"there is no scorer {name!r}; there are {', '.join(SYSTEMS)}")
+    file, kind = SYSTEMS[name]
+    return getattr(import_module(f"unified_reward.scorers.{file}"), kind)

@@ -1,0 +1,83 @@
+"""HPSv3 (Ma et al. 2025, arXiv:2508.03789): a Qwen2-VL that gives a value and its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import PIL.Image
+import torch
+
+from unified_reward import media
+from unified_reward.core.errors import DataError
+from unified_reward.core.samples import Image, Sample, Task
+from unified_reward.core.verdicts import Preferred, Score, Scored
+from unified_reward.scorers.base import Prepared
+from unified_reward.scorers.card import OPEN, ScoreCard
+from unified_reward.scorers.qwen_vl import Clipped, QwenScorer, chat, patched, target_size, worded
+
+
+_TOKENS = ("<|Reward|>",)
+_BOUNDS = Clipped(256 * 28 * 28, 256 * 28 * 28)
+
+
+class HPSv3(QwenScorer):
+    """Mean and log-deviation of a normal distribution, read at one token."""
+
+    card = ScoreCard(
+        name="hpsv3",
+        system="HPSv3",
+        task=Task.IMAGE_GENERATION,
+        paper="2508.03789",
+        weights=("MizzenAI/HPSv3",),
+        values="open; the authors name no range",
+        temperature_source="1: the paper's loss, the logistic of the difference, averaged over "
+        "both deviations",
+        wording=("HPSV3", "HPSV3-SUFFIX"),
+        code_licence="MIT",
+        weights_licence="see its page",
+        deviations=("transparency is laid on white, and a picture is turned as its EXIF says",),
+        verified=(
+            "values of a tiny twin in the released layout (positions counted), against float64 "
+            "equations",
+            "pixels and the text before tokenising against golden values",
+        ),
+    )
+    weights = ("HPSv3.safetensors",)
+    medium = "image"
+    reward_tokens = _TOKENS
+
+    @classmethod
+    def prepare(cls, sample: Sample) -> Prepared:
+        """The picture resized by PIL to about 448 x 448 pixels; the caption within its prompt."""
+        words = worded("HPSV3", sample.prompt, _TOKENS) + worded("HPSV3-SUFFIX", "")
+        medium = sample.candidates[0]
+        if not isinstance(medium, Image):
+            raise DataError(f"a picture was expected, not a {type(medium).__name__}")
+        picture = media.open_image(medium)
+        height, width = target_size(picture.height, picture.width, _BOUNDS)
+        fitted = picture.resize((width, height), PIL.Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)
+        patches, grid = patched(pixels[None].float())
+        return Prepared(chat("image", words), patches, grid=grid)
+
+    def decode(self, raw: Sequence[float]) -> Scored:
+        """The mean, and the exponential of the second output: the loss takes it so."""
+        mean, log_sigma = raw
+        return Scored(Score(mean, OPEN, math.exp(log_sigma)))
+
+    def preferred(self, first: Scored, second: Scored) -> Preferred:
+        """The logistic of the difference, averaged over its normal distribution.
+
+        Nearly ``sigmoid(d / sqrt(1 + pi s^2 / 8))`` (MacKay 1992, doi:10.1162/neco.1992.4.5.720).
+        """
+        scores = [one.score for one in (first, second) if one.score]
+        variance = sum((one.sigma or 0.0) ** 2 for one in scores)
+        scale = 1 / math.sqrt(1 + math.pi * variance / 8)
+        one, two = (
+            replace(each, score=Score(score.value * scale, OPEN))
+            for each, score in zip((first, second), scores, strict=True)
+        )
+        return super().preferred(one, two)

@@ -1,0 +1,143 @@
+"""What a folder holds for a scorer, told before weights are loaded; and loading them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+
+from unified_reward.backends.hf_vlm import best_device
+from unified_reward.checkpoints.tensor_keys import KeyReport, account, read_state
+from unified_reward.core.errors import ConfigError, ModelError
+from unified_reward.scorers import SYSTEMS
+from unified_reward.scorers import system as systems
+from unified_reward.scorers.base import Scorer
+
+
+_BESIDE = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Of tokenizers, where there are any."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a folder holds and lacks of a scorer."""
+
+    files: tuple[Path, ...]
+    """Of weights."""
+    keys: KeyReport | None
+    """None where the weights are missing or are other ones."""
+    problems: tuple[str, ...]
+    """Why it cannot be loaded; empty where it can."""
+
+
+def check(system: type[Scorer], folder: Path) -> Holding:
+    """Look at files, names and shapes; no weights are loaded.
+
+    Args:
+        system: The scorer.
+        folder: Where its files are.
+    """
+    try:
+        files = system.files(folder)
+    except ModelError as error:
+        return Holding((), None, (str(error),))
+    problems = [_lacking(folder, what, names) for what, names in system.needed.items()]
+    told = [one for one in problems if one]
+    if not files:
+        held = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
+        seen = f"it holds {', '.join(held[:6])}" if held else "it is empty or no folder"
+        others = [name for name in SYSTEMS if systems(name).files(folder)]
+        hint = f", weights as of {' or '.join(others)}" if others else ""
+        told.insert(0, f"no weights ({' or '.join(system.weights)}); {seen}{hint}")
+        return Holding((), None, tuple(told))
+    try:
+        keys = _filled(system, files, folder, shapes_only=True)[1]
+    except ModelError as error:
+        return Holding(tuple(files), None, (str(error), *told))
+    return Holding(tuple(files), keys, (*keys.problems, *told))
+
+
+def _lacking(folder: Path, what: str, names: Iterable[str]) -> str:
+    if any((folder / name).is_file() for name in names):
+        return ""
+    return f"no {what} ({' or '.join(names)})"
+
+
+def _filled(
+    system: type[Scorer], files: list[Path], folder: Path, *, shapes_only: bool
+) -> tuple[torch.nn.Module, KeyReport]:
+    state = read_state(files, shapes_only=shapes_only)
+    with init_empty_weights(include_buffers=False):
+        module = system.skeleton(state, folder)
+    fitting, report = account(module, system.translate(state, folder), system.ignored)
+    if not shapes_only and not report.problems:
+        module.load_state_dict(fitting, assign=True)
+    return module, report
+
+
+def fetched(system: type[Scorer], weights: str | Path) -> Path:
+    """The folder of weights: one that is there, or a download from the hub by its id.
+
+    Only the files that the scorer reads are fetched.
+
+    Raises:
+        ModelError: It is neither a folder nor a hub id that can be fetched.
+    """
+    folder = Path(weights)
+    if folder.is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(weights)) is None:
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(weights), allow_patterns=patterns(system)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(f"{weights} is no folder here and cannot be fetched: {error}") from error
+
+
+def patterns(system: type[Scorer]) -> list[str]:
+    """What is fetched from the hub: weights, their shards, and what lies beside them."""
+    stems = (one.removesuffix(".index.json").rpartition(".") for one in system.weights)
+    shards = [f"{stem}-*-of-*.{suffix}" for stem, _, suffix in stems]
+    beside = [name for names in system.needed.values() for name in names]
+    return [*system.weights, *shards, *beside, *_BESIDE]
+
+
+def load_system(
+    system: type[Scorer],
+    folder: Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+) -> Scorer:
+    """Load a scorer from the files its authors released.
+
+    Args:
+        system: The scorer.
+        folder: Where its files are.
+        device: Default the best there is.
+        dtype: Default float32 on a CPU, bfloat16 elsewhere.
+        batch_size: Candidates in one pass; default 16.
+
+    Raises:
+        ModelError: The folder lacks something, or a tensor is missing, of another shape or
+            unexplained.
+        ConfigError: There is no such dtype.
+    """
+    holding = check(system, folder)
+    if holding.problems:
+        raise ModelError(
+            f"{folder} cannot be loaded as {system.card.name}: {'; '.join(holding.problems)}"
+        )
+    device = device or best_device()
+    wanted = getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16"), None)
+    if not isinstance(wanted, torch.dtype):
+        raise ConfigError(f"there is no dtype {dtype!r}; float32, bfloat16 and float16 are common")
+    module, _ = _filled(system, [*holding.files], folder, shapes_only=False)
+    module = module.to(device, wanted)
+    return system(module, folder, batch_size=batch_size or 16)

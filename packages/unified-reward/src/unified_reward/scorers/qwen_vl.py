@@ -1,0 +1,318 @@
+"""Scorers that are the trunk of a Qwen-VL model with a head of their own.
+
+The released models were trained with positions that count tokens, also where those stand for
+pixels: their code called the language model with embeddings and left positions open, which
+transformers 4.45 filled by counting, the same on all three axes. Asked with the multimodal
+positions of Qwen2-VL (M-RoPE) they give other numbers without a word, so positions are explicit
+here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, Qwen2VLConfig, Qwen2VLVideoProcessor
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
+
+from unified_reward.checkpoints.tensor_keys import Piece, State, depth, read_json, renamed, shape
+from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.prompts.packs import installed, published
+from unified_reward.scorers.base import Prepared, Scorer
+
+
+_HEAD, _VISION_HEAD = 128, 80
+"""Width of an attention head, in the language model and in the vision tower of every Qwen2-VL."""
+_TRUNKS = ("qwen2_vl", "qwen2_5_vl")
+_RENAMES = (
+    (r"^base_model\.model\.", ""),
+    (r"^model\.(?!visual\.|language_model\.)", "model.language_model."),
+    (r"^visual\.", "model.visual."),
+)
+_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>")
+_PADS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+_FRAMES: Any = Qwen2VLVideoProcessor(
+    do_resize=False, do_sample_frames=False, cap_pixels_per_frame=False
+)
+FACTOR = 28
+"""Sides are multiples of it: patches of 14, merged two by two."""
+TEMPORAL = 2
+"""Frames of a patch."""
+MERGED = 4
+"""Patches of a token."""
+
+
+class Clipped(NamedTuple):
+    """Bounds of a frame's area, in pixels."""
+
+    least: int
+    most: int
+
+
+class QwenReward(nn.Module):
+    """A trunk and the head that reads it."""
+
+    def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = trunk
+        self.head = head
+
+    def hidden(self, ids: Tensor, mask: Tensor, patches: Tensor, grids: Tensor, pad: int) -> Tensor:
+        """Last hidden states, positions being the places of the tokens.
+
+        Args:
+            ids: Shape (B, L), padded on the right; ``pad`` wherever a visual token stands.
+            mask: Shape (B, L).
+            patches: Of all pictures or clips, one behind the other, shape (patches, values).
+            grids: Shape (B, 3): patches over time, height and width.
+            pad: Id of a visual token.
+
+        Raises:
+            ValueError: There are more or fewer marks than visual tokens.
+        """
+        words = self.model.language_model.embed_tokens(ids)
+        seen = self.model.visual(patches.to(words.dtype), grid_thw=grids).pooler_output
+        marks = ids == pad
+        if int(marks.sum()) != len(seen):
+            raise ValueError(f"{int(marks.sum())} marks for {len(seen)} visual tokens")
+        places = marks[..., None].expand_as(words)
+        positions = torch.arange(ids.shape[1], device=ids.device).expand(3, *ids.shape)
+        return self.model.language_model(
+            inputs_embeds=words.masked_scatter(places, seen.to(words.dtype)),
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+        ).last_hidden_state
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Outputs of the head, in its own precision."""
+        return self.head(hidden.to(next(self.head.parameters()).dtype))
+
+
+class QwenScorer(Scorer):
+    """A Qwen-VL trunk read at the tokens that ask for a reward, or at the last token."""
+
+    medium: ClassVar[str]
+    """``image`` or ``video``."""
+    head_name: ClassVar[str] = "rm_head"
+    reward_tokens: ClassVar[tuple[str, ...]] = ()
+    """Read where these stand, in their order in the prompt; empty for the last token."""
+    ignored: ClassVar = {r"(base_model\.model\.)?lm_head\.weight": "the head that speaks"}
+
+    def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
+        super().__init__(module, folder, batch_size=batch_size)
+        if self.dtype.itemsize < torch.float32.itemsize:
+            self.module.head.float()  # as released, whatever the trunk is in
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer.add_tokens([*self.reward_tokens], special_tokens=True)
+        self._pad, *self._reward_ids = self.tokenizer.convert_tokens_to_ids(
+            [_PADS[self.medium], *self.reward_tokens]
+        )
+        rows = self.module.model.language_model.embed_tokens.num_embeddings
+        if None in (self._pad, *self._reward_ids) or max(self._pad, *self._reward_ids, 0) >= rows:
+            raise ModelError(
+                f"the tokenizer in {folder} is not that of these weights, which know {rows} tokens"
+            )
+
+    @classmethod
+    def skeleton(cls, state: State, folder: Path) -> nn.Module:
+        """The trunk as ``config.json`` says or, where there is none, as large as its tensors."""
+        names = {piece.target: piece.value for piece in cls.translate(state, folder)}
+        rows = shape(names, "model.language_model.embed_tokens.weight")[0]
+        file = folder / "config.json"
+        config = _read_config(file) if file.is_file() else _sized(names)
+        config.get_text_config().vocab_size = rows
+        return QwenReward(AutoModel.from_config(config), head_of(names, cls.head_name))
+
+    @classmethod
+    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+        """The names of transformers 5."""
+        return renamed(state, (*_RENAMES, (rf"^{cls.head_name}\.", "head.")))
+
+    def forward(self, batch: Sequence[Prepared]) -> Tensor:
+        """What the head says at every reward token, shape (B, tokens * outputs)."""
+        rows = [self._tokens(one) for one in batch]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        mask = mask.to(self.device)
+        patches = torch.cat([one.pixels for one in batch]).to(self.device)
+        grids = torch.tensor([one.grid for one in batch], device=self.device)
+        hidden = self.module.hidden(ids, mask, patches, grids, self._pad)
+        if self._reward_ids:
+            asked = torch.isin(ids, torch.tensor(self._reward_ids, device=ids.device))
+            read = hidden[asked & mask.bool()].view(len(batch), len(self._reward_ids), -1)
+        else:
+            read = hidden[torch.arange(len(batch)), mask.sum(-1) - 1]
+        return self.module(read).flatten(1)
+
+    def _tokens(self, prepared: Prepared) -> list[int]:
+        ids = self.tokenizer(prepared.text, add_special_tokens=False).input_ids
+        n_seen = prepared.pixels.shape[0] // MERGED
+        spread: list[int] = []
+        for token in ids:
+            spread += [token] * (n_seen if token == self._pad else 1)
+        return spread
+
+
+def chat(medium: str, prompt: str) -> str:
+    """One user turn of Qwen2-VL with one picture or clip before the text, and its system turn.
+
+    >>> chat("image", "rate it").splitlines()[3]
+    '<|vision_start|><|image_pad|><|vision_end|>rate it<|im_end|>'
+    """
+    return (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\n<|vision_start|>{_PADS[medium]}<|vision_end|>{prompt}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def worded(name: str, caption: str, marks: Sequence[str] = ()) -> str:
+    """An imported prompt with a caption in its slot.
+
+    Args:
+        name: Of the wording.
+        caption: Put in as it is.
+        marks: What a caption must not hold besides Qwen's own marks.
+
+    Raises:
+        ConfigError: It is not imported.
+        DataError: The caption holds a mark that the model reads as something else.
+    """
+    wording = installed().get(name)
+    if wording is None:
+        raise ConfigError(
+            f"the prompt {name}, with which this scorer was trained, is not part of this package: "
+            f"run {published()[name].hint}"
+        )
+    for mark in (*_MARKS, *_PADS.values(), *marks):
+        if mark in caption:
+            raise DataError(f"the caption holds {mark!r}, which the model does not read as text")
+    return wording.text.replace("⟪prompt⟫", caption)
+
+
+def patched(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """Frames as Qwen-VL's vision tower takes them.
+
+    Args:
+        frames: Values from 0 to 255, shape (n, 3, H, W), sides multiples of 28.
+
+    Returns:
+        Patches of shape (n / 2 * H / 14 * W / 14, 1176), an odd last frame shown twice; the grid.
+    """
+    done = _FRAMES(videos=[frames], return_tensors="pt", do_sample_frames=False, device="cpu")
+    t, h, w = (int(side) for side in done.video_grid_thw[0])
+    return done.pixel_values_videos, (t, h, w)
+
+
+def target_size(height: int, width: int, bounds: Clipped) -> tuple[int, int]:
+    """Height and width, multiples of 28, with an area within bounds and about the same shape.
+
+    >>> target_size(480, 832, Clipped(128 * 28 * 28, 256 * 28 * 28))
+    (336, 588)
+    """
+    return smart_resize(height, width, FACTOR, bounds.least, bounds.most)
+
+
+def frame_rule(
+    per_second: float, least: int = 4, most: int = 768
+) -> Callable[[int, Callable[[], float | None]], tuple[int, ...]]:
+    """So many frames of every second, evenly from first to last, an even number of them.
+
+    ``n = round(clamp(total / fps * per_second, least, min(most, total)) / 2) * 2``, rounding half
+    to even, and never below 2; then ``linspace(0, total - 1, n)``, rounded. Of a clip without a
+    known rate, ``per_second`` is taken to be its rate: every frame is wanted.
+
+    >>> frame_rule(2.0)(16, lambda: 8.0)
+    (0, 5, 10, 15)
+    >>> frame_rule(2.0)(1, lambda: 8.0)
+    (0, 0)
+    """
+
+    def choose(total: int, rate: Callable[[], float | None]) -> tuple[int, ...]:
+        wanted = total / (rate() or per_second) * per_second
+        n = round(min(max(wanted, least), most, total) / TEMPORAL) * TEMPORAL
+        return tuple(torch.linspace(0, total - 1, max(n, TEMPORAL)).round().int().tolist())
+
+    return choose
+
+
+def head_of(state: State, name: str) -> nn.Module:
+    """A head as large as its tensors: one linear map, or several with ReLU between.
+
+    ``head.weight`` is one map, ``head.0.weight``, ``head.3.weight``, … a sequence whose other
+    places are activations and dropouts: the first behind each map is the ReLU.
+
+    Args:
+        state: The tensors, translated.
+        name: What the head is called in the file.
+
+    Raises:
+        ModelError: There is no such head.
+    """
+    if "head.weight" in state:
+        return _linear(state, "head")
+    places = sorted(
+        int(found[1]) for key in state if (found := re.fullmatch(r"head\.(\d+)\.weight", key))
+    )
+    if not places:
+        raise ModelError(f"there is no {name} among the tensors; these are other weights")
+    whole: list[nn.Module] = [nn.Identity() for _ in range(places[-1] + 1)]
+    for place in places:
+        whole[place] = _linear(state, f"head.{place}")
+        if place != places[-1]:
+            whole[place + 1] = nn.ReLU()
+    return nn.Sequential(*whole)
+
+
+def _linear(state: State, stem: str) -> nn.Linear:
+    rows, columns = shape(state, f"{stem}.weight")
+    return nn.Linear(columns, rows, bias=f"{stem}.bias" in state)
+
+
+def _read_config(file: Path) -> Any:
+    from transformers import AutoConfig
+
+    kind = read_json(file).get("model_type")
+    if kind not in _TRUNKS:
+        raise ModelError(f"{file} is of a {kind}; trunks are {' and '.join(_TRUNKS)}")
+    return AutoConfig.from_pretrained(file.parent, local_files_only=True)
+
+
+def _sized(state: State) -> Qwen2VLConfig:
+    """Qwen2-VL as large as the tensors, by what all its sizes have in common."""
+    language, tower = "model.language_model", "model.visual"
+    width = shape(state, f"{language}.embed_tokens.weight")[1]
+    embed = shape(state, f"{tower}.patch_embed.proj.weight")[0]
+    keys = shape(state, f"{language}.layers.0.self_attn.k_proj.weight")[0]
+    if width % _HEAD or keys % _HEAD or embed % _VISION_HEAD:
+        raise ModelError(f"widths of {width}, {keys} and {embed} are not those of a Qwen2-VL")
+    return Qwen2VLConfig(
+        text_config={
+            "hidden_size": width,
+            "intermediate_size": shape(state, f"{language}.layers.0.mlp.gate_proj.weight")[0],
+            "num_hidden_layers": depth(state, f"{language}.layers"),
+            "num_attention_heads": width // _HEAD,
+            "num_key_value_heads": keys // _HEAD,
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32_768,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [16, 24, 24],
+            },
+            "bos_token_id": None,
+            "eos_token_id": None,
+        },
+        vision_config={
+            "depth": depth(state, f"{tower}.blocks"),
+            "embed_dim": embed,
+            "hidden_size": width,
+            "num_heads": embed // _VISION_HEAD,
+        },
+    )

@@ -1,0 +1,124 @@
+"""Published systems that are not loaded here: what is known, and what is not known well enough.
+
+``scorers check`` says what a folder holds, so that a user can tell us what we lack.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, NoReturn
+
+from torch import Tensor, nn
+
+from unified_reward.checkpoints.tensor_keys import Piece, State
+from unified_reward.core.errors import ModelError
+from unified_reward.core.samples import Sample, Task
+from unified_reward.scorers.base import Prepared, Scorer
+from unified_reward.scorers.card import ScoreCard
+
+
+_SHOWN = 8
+
+
+class Unverified(Scorer):
+    """A card, and what can be said of a folder."""
+
+    needed: ClassVar = {}
+
+    @classmethod
+    def skeleton(cls, state: State, folder: Path) -> nn.Module:
+        """Nothing is built; the tensors are counted by the beginnings of their names."""
+        found = Counter(".".join(name.split(".")[:2]) for name in state)
+        told = ", ".join(f"{n} {stem}" for stem, n in found.most_common(_SHOWN))
+        raise ModelError(
+            f"{cls.card.system} is not loaded here. {len(state)} tensors are there ({told}). "
+            f"Open: {'; '.join(cls.card.open_questions)}"
+        )
+
+    @classmethod
+    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+        """Not known."""
+        cls._refuse()
+
+    @classmethod
+    def prepare(cls, sample: Sample) -> Prepared:
+        """Not known."""
+        cls._refuse()
+
+    def forward(self, batch: Sequence[Prepared]) -> Tensor:
+        """Not known."""
+        self._refuse()
+
+    @classmethod
+    def _refuse(cls) -> NoReturn:
+        raise ModelError(f"{cls.card.system} is not loaded here; see `unified-reward scorers`")
+
+
+class VisionRewardImage(Unverified):
+    """CogVLM2-19B in SAT format, and an 11 B model for the caption."""
+
+    card = ScoreCard(
+        name="visionreward-image",
+        system="VisionReward-Image",
+        task=Task.IMAGE_GENERATION,
+        paper="2412.21059",
+        weights=("THUDM/VisionReward-Image", "THUDM/VisionReward-Image-bf16"),
+        values="weighted answers to 30 questions, -2.537 to 4.891",
+        overall="28 published weights, the first of VQAScore(clip-flant5-xxl)",
+        code_licence="Apache-2.0",
+        weights_licence="CogVLM2 and Llama 3",
+        open_questions=(
+            "depth of its EVA-CLIP tower",
+            "names of its SAT tensors",
+            "layout of clip-flant5-xxl; `checklist-image` asks another model its questions",
+        ),
+        state="unverified",
+    )
+    weights = ("1/mp_rank_00_model_states.pt", "*/mp_rank_00_model_states.pt")
+
+
+class VisionRewardVideo(Unverified):
+    """CogVLM2-Video-12B."""
+
+    card = ScoreCard(
+        name="visionreward-video",
+        system="VisionReward-Video",
+        task=Task.VIDEO_GENERATION,
+        paper="2412.21059",
+        weights=("THUDM/VisionReward-Video",),
+        values="mean of 29 weighted answers, -0.2165 to 0.2165",
+        overall="29 published weights",
+        frames="the frame nearest to each second, at most 24",
+        code_licence="Apache-2.0",
+        weights_licence="CogVLM2 and Llama 3",
+        open_questions=(
+            "size of its frames and the words that give their times",
+            "how it builds its turns; `checklist-video` asks another model its questions",
+        ),
+        state="unverified",
+    )
+    weights = ("model.safetensors.index.json",)
+
+
+class IXCReward(Unverified):
+    """InternLM2-7B whose linear maps have adapters at image tokens alone."""
+
+    card = ScoreCard(
+        name="ixc-2.5-reward",
+        system="InternLM-XComposer-2.5-Reward",
+        task=Task.IMAGE_UNDERSTANDING,
+        paper="2501.12368",
+        weights=("internlm/internlm-xcomposer2d5-7b-reward",),
+        values="about -10 to 10, higher is better",
+        code_licence="Apache-2.0",
+        weights_licence="free for research; for trade by a form",
+        open_questions=(
+            "name and shape of its head",
+            "whether its adapters see the separators of tiles",
+            "its tokenizer, which is code of its own",
+        ),
+        state="unverified",
+    )
+    weights = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -1,0 +1,128 @@
+"""VideoReward (Liu et al. 2025, arXiv:2501.13918): three rewards of a generated clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as tv
+
+from unified_reward import media
+from unified_reward.checkpoints.tensor_keys import Piece, State, lora_scale, merged_lora, read_json
+from unified_reward.core.errors import DataError, ModelError
+from unified_reward.core.samples import Candidate, Sample, Task, Video
+from unified_reward.core.verdicts import Score, Scored
+from unified_reward.scorers.base import Prepared
+from unified_reward.scorers.card import OPEN, ScoreCard
+from unified_reward.scorers.qwen_vl import (
+    Clipped,
+    QwenScorer,
+    chat,
+    frame_rule,
+    patched,
+    target_size,
+    worded,
+)
+
+
+_NAMES = {"VQ": "visual quality", "MQ": "motion quality", "TA": "text alignment"}
+_TOKENS = tuple(f"<|{short}_reward|>" for short in _NAMES)
+_BOUNDS = Clipped(128 * 28 * 28, 448 * 448)
+
+
+class VideoReward(QwenScorer):
+    """Values at three tokens of the prompt, in its order, standardised and summed."""
+
+    card = ScoreCard(
+        name="videoreward",
+        system="VideoReward (VideoAlign)",
+        task=Task.VIDEO_GENERATION,
+        paper="2501.13918",
+        weights=("KwaiVGI/VideoReward", "KlingTeam/VideoReward"),
+        values="standardised by the authors over their data; below 0 is common",
+        aspects=tuple(_NAMES.values()),
+        overall="the sum of the three standardised values, by the authors",
+        constants={
+            "VQ_mean": 3.6757,
+            "VQ_std": 2.2476,
+            "MQ_mean": 1.1646,
+            "MQ_std": 1.3811,
+            "TA_mean": 2.8105,
+            "TA_std": 2.5121,
+        },
+        frames="2 a second, evenly from first to last, at least 4 and an even number; 448 x 448 "
+        "pixels at most",
+        wording=("VIDEOREWARD",),
+        code_licence="MIT",
+        weights_licence="Apache-2.0",
+        deviations=(
+            "frames by PyAV, not decord",
+            "a clip of one or three frames shows some twice (the released code breaks)",
+            "a clip without a known rate is taken to have 2 frames a second",
+            "mean and deviation from model_config.json where it has them, else as above",
+        ),
+        verified=(
+            "values of a tiny twin in the released layout (PEFT names, adapters merged, positions "
+            "counted), against float64 equations",
+            "frame indices, pixels and the text before tokenising against golden values",
+        ),
+        open_questions=("whether model_config.json has use_rslora, and its constants' digits",),
+    )
+    weights = ("checkpoint-*/model.pth",)
+    needed: ClassVar = {"configuration": ("model_config.json",), **QwenScorer.needed}
+    medium = "video"
+    reward_tokens = _TOKENS
+
+    def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
+        super().__init__(module, folder, batch_size=batch_size)
+        given = read_json(folder / "model_config.json").get("inference_config") or {}
+        self.constants = {**self.card.constants, **given}
+
+    @classmethod
+    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+        """Adapters merged with the scale that ``model_config.json`` says."""
+        return merged_lora(super().translate(state, folder), _lora_scale(folder))
+
+    @classmethod
+    def prepare(cls, sample: Sample) -> Prepared:
+        """Frames resized as tensors and cut to patches; the caption within its prompt."""
+        text = chat("video", worded("VIDEOREWARD", sample.prompt, _TOKENS))
+        frames, notes = sampled(sample.candidates[0], 2.0)
+        patches, grid = patched(resized(frames, _BOUNDS))
+        return Prepared(text, patches, grid=grid, notes=notes)
+
+    def decode(self, raw: Sequence[float]) -> Scored:
+        """Standardised values by aspect, and their sum."""
+        values = [
+            (one - self.constants[f"{short}_mean"]) / self.constants[f"{short}_std"]
+            for short, one in zip(_NAMES, raw, strict=True)
+        ]
+        aspects = dict(zip(self.card.aspects, (Score(one, OPEN) for one in values), strict=True))
+        return Scored(Score(sum(values), OPEN), aspects)
+
+
+def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str, ...]]:
+    """Frames of a clip, uint8 of shape (n, 3, H, W), and what is to be said of them."""
+    if not isinstance(candidate, Video):
+        raise DataError(f"a clip was expected, not a {type(candidate).__name__}")
+    clip = media.take_frames(candidate, frame_rule(per_second))
+    notes = () if not clip.repeated else (f"the clip has {clip.n_source} frames; some shown twice",)
+    return torch.from_numpy(clip.pixels).permute(0, 3, 1, 2), notes
+
+
+def resized(frames: Tensor, bounds: Clipped) -> Tensor:
+    """Frames resized as uint8 tensors (bicubic, antialias), as float from 0 to 255."""
+    height, width = frames.shape[-2:]
+    size = target_size(height, width, bounds)
+    return tv.resize(frames, [*size], tv.InterpolationMode.BICUBIC, antialias=True).float()
+
+
+def _lora_scale(folder: Path) -> float:
+    how = read_json(folder / "model_config.json").get("peft_lora_config") or {}
+    rank, alpha = how.get("lora_r"), how.get("lora_alpha")
+    if not rank or not alpha:
+        raise ModelError(f"{folder}/model_config.json names no lora_r and lora_alpha")
+    return lora_scale(rank, alpha, stabilised=bool(how.get("use_rslora")))

@@ -1,0 +1,244 @@
+"""DPO of a policy without its weights, as `dry_run` is of a judge.
+
+Pairs, collator, adapters and loss are the real ones; networks have shapes and no memory.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from peft import get_peft_model
+from torch import Tensor, nn
+
+from unified_reward.backends.chat import Chat
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.samples import Image, Task, Video
+from unified_reward.judges.registry import located
+from unified_reward.pairs.preferences import PreferencePair, usable_pairs
+from unified_reward.policies import Denoising, sampled
+from unified_reward.policies.diffusion import DiffusionPolicy
+from unified_reward.policies.vlm import VLMPolicy, asked
+from unified_reward.train.denoisers import Denoiser, Schedule, denoiser_of
+from unified_reward.train.dpo import PolicyDPO
+from unified_reward.train.dpo_diffusion import Alignment, DiffusionDPO, Drawn
+from unified_reward.train.dpo_vlm import VLMDPO, Answers, Collator, learnable
+from unified_reward.train.dry_run import (
+    TRIED,
+    DryRun,
+    adapted,
+    held,
+    not_here,
+    optimiser_of,
+    paced,
+    try_forward,
+    unfit_tokens,
+)
+from unified_reward.train.latents import Extent, repeats, whole_extent
+from unified_reward.train.launch import Launch, read_launch
+from unified_reward.train.optim import adapters, check_targets
+from unified_reward.train.skeleton import build_empty, read_pipeline, read_skeleton
+from unified_reward_lab.microworld import Question, brief, draw_reply
+
+
+def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
+    """Build everything of a policy's DPO but the weights.
+
+    Args:
+        config: The policy, its pairs, and how it is aligned.
+        launch: A configuration of accelerate, see `read_launch`; empty for one process.
+
+    Raises:
+        ConfigError: Adapters, sizes, timesteps or launcher do not fit.
+        DataError: No pair of the file can be learned.
+        ModelError: The policy is a folder of another kind, or cannot be aligned.
+    """
+    started = read_launch(launch) if launch else Launch("")
+    if config.vlm:
+        return _vlm(config, config.vlm, started)
+    return _diffusion(config, cast("DiffusionDPO", config.diffusion), started)
+
+
+def _vlm(config: PolicyDPO, how: VLMDPO, started: Launch) -> DryRun:
+    optim = how.optim
+    started.check_batch(started.processes, optim)
+    skeleton = read_skeleton(config.policy)
+    chat = Chat(skeleton.processor, max_pixels=how.max_pixels)
+    model = build_empty(skeleton.config)
+    name, parameters = type(model).__name__, model.num_parameters()
+    check_targets(model, optim)
+    wrapped = started.wrapped(model)
+    told: list[str] = []
+    pairs = _pairs(config.pairs, VLMPolicy.tasks, told)
+    answers = _answers(pairs[:TRIED], chat, told) if pairs else _of_microworld(how.max_pixels or 0)
+    collator = Collator(chat, [*answers.values()])
+    lengths = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(answers))]
+    tokens = {key: int(two.sum()) for key, two in zip(answers, lengths, strict=True)}
+    longest = max(int(two.max()) for two in lengths)
+    shortest = answers[min(tokens, key=tokens.__getitem__)]
+    try_forward(skeleton, chat, [asked(shortest.prompt, shortest.context)])
+    lora = adapters(optim)
+    groups, hit = optimiser_of(get_peft_model(model, lora) if lora else model, optim)
+    return DryRun(
+        model=name,
+        parameters=parameters,
+        adapters=hit,
+        wrapped=wrapped,
+        tokens=tokens,
+        lacking=(
+            *_lacking_pairs(config.pairs, told),
+            *not_here(config.policy),
+            *unfit_tokens(skeleton, longest, "max_pixels"),
+        ),
+        # Frozen is the base of the adapters, or else the reference.
+        **held(started, groups, parameters),
+        **paced(started, optim, len(pairs), pairs=1, tokens=sum(tokens.values()) / len(tokens)),
+    )
+
+
+def _pairs(path: Path, tasks: Sequence[Task], told: list[str]) -> list[PreferencePair]:
+    return usable_pairs(path, tasks, told.append)[0] if path.is_file() else []
+
+
+def _lacking_pairs(path: Path, told: list[str]) -> list[str]:
+    if not path.is_file():
+        return [f"pairs: there is no {path}"]
+    return [f"pairs: {len(told)} cannot be learned, the first: {told[0]}"] if told else []
+
+
+def _answers(pairs: Sequence[PreferencePair], chat: Chat, told: list[str]) -> dict[str, Answers]:
+    found, _ = learnable(pairs, chat, Counter(), told.append)
+    if not found:
+        raise DataError(f"none of the first {len(pairs)} pairs can be learned: {told[-1]}")
+    return {f"pair {i}": one for i, one in enumerate(found)}
+
+
+def _of_microworld(pixels: int) -> dict[str, Answers]:
+    """A question about a picture and one about a clip, enlarged to so many pixels."""
+    made: dict[str, Answers] = {}
+    for task in VLMPolicy.tasks:
+        one = brief(task, split="train", seed=0, index=0)
+        question = cast("Question", one.wanted)
+        wrong = draw_reply(question, "wrong", np.random.default_rng(0), split="train").text
+        context = tuple(_enlarged(part, math.isqrt(pixels)) for part in one.context)
+        made[task.value] = Answers(one.prompt, context, question.answer, wrong)
+    return made
+
+
+def _enlarged(part: Image | Video, side: int) -> Image | Video:
+    pixels: Any = part.source
+    times = max(1, math.ceil(side / pixels.shape[-2]))
+    return replace(part, source=pixels.repeat(times, -2).repeat(times, -3))
+
+
+def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: Launch) -> DryRun:
+    if started.sharding != "none":
+        raise ConfigError(
+            f"{started.name} spreads weights, and a pipeline is aligned whole in every process; "
+            f"leave it out: accelerate launch --num_processes {started.processes}"
+        )
+    pipeline = read_pipeline(config.policy)
+    usual = sampled(located(config.policy), Denoising)
+    maker = DiffusionPolicy(pipeline, usual, name=config.policy, batch_size=1)
+    denoiser = denoiser_of(pipeline, usual.prompt_tokens)
+    network, optim = denoiser.network, how.optim
+    parameters = network.num_parameters()
+    parts: Any = [one for one in pipeline.components.values() if isinstance(one, nn.Module)]
+    frozen = sum(one.num_parameters() for one in parts)
+    told: list[str] = []
+    pairs = _pairs(config.pairs, maker.tasks, told)
+    lacking = [*_lacking_pairs(config.pairs, told), *not_here(config.policy)]
+    extent = _extent(whole_extent(how.extent, pairs, denoiser.block), usual, denoiser, lacking)
+    timesteps = _timesteps(denoiser.schedule, how.timesteps)
+    alignment = Alignment(denoiser, how)
+    latent = _try_loss(alignment, extent)
+    tokens = _tokens(latent, network.config.get("patch_size"))
+    decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
+    return DryRun(
+        model=type(network).__name__,
+        parameters=parameters,
+        adapters=adapted(network),
+        wrapped={},
+        tokens={"sample": tokens} if tokens else {},
+        latent=latent,
+        timesteps=timesteps,
+        lacking=tuple(lacking),
+        # Frozen are the other parts, and the base of the adapters or else the reference.
+        **held(started, [{"params": [*alignment.trained.values()], **decay}], frozen),
+        **paced(started, optim, len(pairs), pairs=1, tokens=2 * tokens),
+    )
+
+
+def _extent(given: Extent, usual: Denoising, denoiser: Denoiser, lacking: list[str]) -> Extent:
+    """What is learned, or as the policy draws where it is neither given nor taken from a pair."""
+    takes = inspect.signature(denoiser.pipeline.__call__).parameters
+    side = (denoiser.network.config.get("sample_size") or 0) * denoiser.scale
+    extent = Extent(
+        given.height or usual.height or takes["height"].default or side,
+        given.width or usual.width or takes["width"].default or side,
+        given.frames or usual.frames or (takes["num_frames"].default if denoiser.rest else None),
+    )
+    if extent != given:
+        drawn = " x ".join(str(n) for n in (extent.frames, extent.height, extent.width) if n)
+        lacking.append(f"extent: that of the first pair is taken; tried as drawn, {drawn}")
+    if n := repeats(extent.frames or 1, denoiser.rest):
+        lacking.append(
+            f"extent.frames: {extent.frames} are lengthened to {(extent.frames or 1) + n} by the "
+            f"last one; this pipeline takes a multiple of {denoiser.rest} and one"
+        )
+    return extent
+
+
+def _timesteps(plan: Schedule, wanted: Sequence[float]) -> tuple[float, ...]:
+    nearest = [float(plan.timestep[plan.places([one])]) for one in wanted]
+    if len({*nearest}) < len(nearest):
+        told = ", ".join(f"{a:g} is {b:g}" for a, b in zip(wanted, nearest, strict=True))
+        raise ConfigError(f"timesteps: some are the same one of the schedule: {told}")
+    return tuple(nearest)
+
+
+def _try_loss(alignment: Alignment, extent: Extent) -> tuple[int, ...]:
+    """Take the loss of a pair, so that latents and prompts fit; the shape of the latents."""
+    denoiser = alignment.denoiser
+    n = extent.frames or 1
+    frames = [n + repeats(n, denoiser.rest)] if denoiser.rest else []
+    pixels = torch.empty(1, 3, *frames, extent.height or 0, extent.width or 0, device="meta")
+    try:
+        with torch.no_grad():
+            latents = denoiser.latents(pixels)
+            drawn = Drawn(torch.tensor([0]), torch.empty_like(latents))
+            alignment.loss(latents, latents, _condition(denoiser), drawn)
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ConfigError(f"latents or prompts do not fit the network: {error}") from error
+    return tuple(latents.shape[1:])
+
+
+def _condition(denoiser: Denoiser) -> dict[str, Tensor]:
+    """What the network is told of a prompt, in the sizes of its configuration."""
+    config = denoiser.network.config
+    widths = ("cross_attention_dim", "joint_attention_dim", "text_dim")
+    width = next(config[one] for one in widths if config.get(one))
+    seen: dict[str, tuple[int, ...]] = {
+        "encoder_hidden_states": (denoiser.prompt_tokens or 77, width)
+    }
+    if config.get("pooled_projection_dim"):
+        seen["pooled_projections"] = (config["pooled_projection_dim"],)
+    if config.get("addition_embed_type") == "text_time":
+        sizes = 6 * config["addition_time_embed_dim"]
+        seen["text_embeds"] = (config["projection_class_embeddings_input_dim"] - sizes,)
+    return {name: torch.empty(1, *shape, device="meta") for name, shape in seen.items()}
+
+
+def _tokens(latent: Sequence[int], patch: int | Sequence[int] | None) -> int:
+    """Of a sample; 0 where the network is no transformer."""
+    if patch is None:
+        return 0
+    sides = [patch] * (len(latent) - 1) if isinstance(patch, int) else patch
+    return math.prod(n // side for n, side in zip(latent[1:], sides, strict=True))

@@ -1,0 +1,301 @@
+"""Fine-tuning a judge: records of all tasks and forms, in the grammar of one family.
+
+What comes out is an ordinary checkpoint folder with a card that says how to ask it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from accelerate import PartialState
+
+from unified_reward import prompts
+from unified_reward.backends.hf_vlm import load_vlm
+from unified_reward.backends.value_head import save_head
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.samples import Conversation, FrameRule, Record, Target
+from unified_reward.core.verdicts import Preferred, Scale, Score, Scored
+from unified_reward.data.example_file import RecordFile
+from unified_reward.judges.card import Card, Head, build_published, build_request
+from unified_reward.judges.registry import located
+from unified_reward.judges.scalar import UNIT, alone
+from unified_reward.train.optim import Optimisation
+from unified_reward.train.scalar import Labelled, ScalarHead, fit_scalar
+from unified_reward.train.sft import Ranking, Turn, fit
+from unified_reward_lab.examples import CELLS, MicroworldSeries
+from unified_reward_lab.microworld import annotator
+
+
+_OUTCOMES = {"first": 1.0, "tie": 0.5, "second": 0.0}
+
+
+class Records(Protocol):
+    """Records by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record | Conversation: ...
+
+
+@dataclass(frozen=True)
+class JudgeTraining:
+    """What a judge is made of."""
+
+    optim: Optimisation
+    base: str = ""
+    """Vision-language model to start from: a folder, the name of a shipped checkpoint or a hub id;
+    empty for the base that the recipe trains, or else ``tiny_base``."""
+    data: str = "microworld"
+    """JSONL file of records, or ``microworld``."""
+    cells: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(CELLS, 1.0))
+    """Relative weights of the microworld's cells, such as ``image_generation.score``."""
+    annotator: str = "noiseless"
+    """Who labels the microworld."""
+    twins: bool = False
+    """Give every comparison in both orders, one behind the other, with its label turned."""
+    head: Literal["generative", "scalar"] = "generative"
+    """Whether the judge says its verdict, or a head on its trunk gives each candidate a value."""
+    scalar: ScalarHead = field(default_factory=ScalarHead)
+    """Of a scalar judge."""
+    ranking: float = 0.0
+    """Of a generative judge: share of the batches of comparisons, in [0, 1], in which no verdict is
+    said: each candidate is asked about alone, and their expected scores are ranked."""
+    family: str = "native"
+    frames: int | None = None
+    """Frames of a video; empty: the family's own number."""
+    frame_rule: FrameRule | None = None
+    max_pixels: int | None = None
+    processes: int = 1
+    """Processes the run is launched with; they share the records."""
+
+    def __post_init__(self) -> None:
+        family = prompts.family(self.family)
+        if not 0 <= self.ranking <= 1:
+            raise ConfigError(f"ranking is a share in [0, 1], not {self.ranking}")
+        if self.ranking and not family.verdict_first:
+            raise ConfigError(
+                f"answers of family {self.family} reason before the score, so that the expected "
+                "scores of two candidates cannot be ranked; set ranking to 0"
+            )
+
+
+class JudgeTurns:
+    """Records as turns: asked by the code that judges, answered by the target.
+
+    A published conversation is a turn as it stands.
+
+    Args:
+        records: The records, in blocks of one form.
+        card: How the judge is asked.
+        block: Records in a block.
+        ranking: Share of the blocks in which comparisons become rankings.
+        seed: Of which blocks these are.
+    """
+
+    def __init__(
+        self, records: Records, card: Card, *, block: int = 1, ranking: float = 0.0, seed: int = 0
+    ) -> None:
+        self._records = records
+        self._card = card
+        self._block, self._ranking, self._seed = block, ranking, seed
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Turn | Ranking:
+        record = self._records[index]
+        if isinstance(record, Conversation) or record.messages:
+            return Turn(*build_published(record, self._card))
+        sample = record.sample
+        template = prompts.template(self._card.family, sample.task, sample.form)
+        verdict = target_verdict(record, template)
+        if isinstance(verdict, Preferred) and self._is_ranked(index):
+            one, two = (build_request(each, self._card, {}) for each in alone(sample))
+            return Ranking(one, two, _OUTCOMES[verdict.winner])
+        answer = template.answer(verdict, rationale=record.target.rationale)
+        request = build_request(sample, self._card, {})
+        soft = template.scale is not None and template.family.verdict_first
+        return Turn(request, answer, _spread(record, len(request.choices)) if soft else ())
+
+    def _is_ranked(self, index: int) -> bool:
+        draw = np.random.default_rng([self._seed, index // self._block, 1]).random()
+        return bool(draw < self._ranking)
+
+
+class JudgeLabels:
+    """Records as labelled candidates of a scalar judge, asked by the code that judges."""
+
+    def __init__(self, records: Records, card: Card, aspects: Sequence[str]) -> None:
+        self._records = records
+        self._card = card
+        self._aspects = aspects
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Labelled:
+        record = self._records[index]
+        if isinstance(record, Conversation):
+            raise DataError(
+                f"conversation {record.id!r} tells no candidates that a scalar judge could be "
+                "asked about; import the wordings it was written in, and convert it again"
+            )
+        sample, target = record.sample, record.target
+        label = _OUTCOMES.get(target.winner or "")
+        shares: Mapping[str, float] = target.aspects
+        if sample.form == "score":
+            label = None if target.score is None else _share(record)
+            template = prompts.template(self._card.family, sample.task, "score")
+            scales = {one.name: one.scale for one in template.aspects}
+            other = _scale_of_aspects(target)
+            shares = {
+                name: Score(value, scales.get(name, other)).normalized or 0.0
+                for name, value in target.aspects.items()
+            }
+        aspects = tuple(shares.get(name) for name in self._aspects)
+        wrong = [one for one in (label, *aspects) if one is not None and not 0 <= one <= 1]
+        if wrong:
+            raise DataError(
+                f"record {sample.id!r} has a score or share beyond its scale: "
+                f"{wrong[0]:g}, moved to 0 to 1"
+            )
+        if label is None and not any(share is not None for share in aspects):
+            wanted = "score" if sample.form == "score" else "winner"
+            raise DataError(f"record {sample.id!r} has no {wanted} to learn from")
+        asked = tuple(build_request(one, self._card, {}) for one in alone(sample))
+        return Labelled(asked, label, aspects)
+
+
+def target_verdict(record: Record, template: prompts.Template) -> Scored | Preferred:
+    """What the judge should say: the target moved to the template's scale.
+
+    Where probabilities are read over the steps of a scale, a value between two steps becomes one
+    of them, drawn by the record's id so that its expectation is the value; `JudgeTurns` adds the
+    shares of both where they can be learned (docs/departures.md).
+
+    Raises:
+        DataError: The target lacks what the form asks for.
+    """
+    target, name = record.target, record.sample.id
+    if template.form == "compare":
+        if target.winner is None:
+            raise DataError(f"record {name!r} has two candidates but no winner")
+        outcome = [float(target.winner == one) for one in ("first", "tie", "second")]
+        shares = target.aspects if template.aspects else {}
+        return Preferred(*outcome, aspects=shares)
+    scales = {one.name: one.scale for one in template.aspects}
+    aspects = {
+        key: Score(value, scales.get(key, _scale_of_aspects(target)))
+        for key, value in target.aspects.items()
+        if key in scales or not scales
+    }
+    if template.scale is None:
+        return Scored(None, aspects)
+    step = _on_step(_share(record), template.scale, name)
+    return Scored(Score(step, template.scale), aspects)
+
+
+def _scale_of_aspects(target: Target) -> Scale:
+    return target.scale if target.score is None and target.scale else UNIT
+
+
+def _share(record: Record) -> float:
+    """The target's score moved to [0, 1]."""
+    target, name = record.target, record.sample.id
+    if target.score is None or target.scale is None:
+        raise DataError(f"record {name!r} has no score on a scale")
+    share = Score(target.score, target.scale).normalized
+    if share is None:
+        raise DataError(f"record {name!r} has a score on an open scale, which has no steps")
+    return share
+
+
+def _spread(record: Record, n: int) -> tuple[float, ...]:
+    """Shares of n steps whose expectation is the score: of the two next to it, or of one."""
+    place = min(max(_share(record), 0.0), 1.0) * (n - 1)
+    return tuple(max(0.0, 1 - abs(place - step)) for step in range(n))
+
+
+def _on_step(share: float, scale: Scale, name: str) -> float:
+    steps = scale.steps()
+    place = min(max(share, 0.0), 1.0) * (len(steps) - 1)
+    draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
+    return steps[min(math.floor(place + draw), len(steps) - 1)]
+
+
+def train_judge(
+    config: JudgeTraining, out: Path, records: Records | None = None
+) -> list[tuple[int, float]]:
+    """Fine-tune a judge and write its checkpoint, processor and card.
+
+    Args:
+        config: What the judge is made of.
+        out: Folder of the new checkpoint.
+        records: Learned in place of those that the configuration names.
+
+    Returns:
+        Loss by optimiser step: nats per answer token, or of a scalar judge per label.
+
+    Raises:
+        DataError: The records cannot be used.
+        ModelError: The base cannot be loaded.
+    """
+    base = config.base or "tiny_base"
+    card = Card(
+        config.family,
+        config.frames,
+        config.frame_rule,
+        config.max_pixels,
+        base=base,
+        training={"data": config.data, "steps": config.optim.steps, "seed": config.optim.seed},
+    )
+    vlm = load_vlm(str(located(base)), dtype="float32", max_pixels=config.max_pixels)
+    head = None
+    records = records or _records(config)
+    if config.head == "scalar":
+        aspects = config.scalar.aspects
+        labels = JudgeLabels(records, card, aspects)
+        model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, config.optim, out)
+        card = replace(card, head=Head(aspects, config.scalar.uncertain, margin))
+    else:
+        optim = config.optim
+        turns = JudgeTurns(
+            records,
+            card,
+            block=optim.batch_size,
+            ranking=config.ranking,
+            seed=optim.seed,
+        )
+        model, losses = fit(
+            vlm.model, vlm.chat, turns, config.optim, out, title="training the judge"
+        )
+    if PartialState().is_main_process:
+        model.save_pretrained(out)
+        if head is not None:
+            save_head(head, out)
+        vlm.chat.processor.save_pretrained(out)
+        card.write(out)
+    return losses
+
+
+def _records(config: JudgeTraining) -> Records:
+    optim = config.optim
+    if config.data == "microworld":
+        return MicroworldSeries(
+            optim.steps * optim.batch_size * optim.accumulate * config.processes,
+            block=optim.batch_size,
+            seed=optim.seed,
+            weights=config.cells,
+            annotator=annotator(config.annotator),
+            twins=config.twins,
+        )
+    path = Path(config.data)
+    if not path.is_file():
+        raise ConfigError(f"data is 'microworld' or a JSONL file of records, not {config.data!r}")
+    return RecordFile(path, seed=optim.seed, twins=config.twins)

@@ -1,6 +1,0 @@
-"""``python -m unified_reward`` and ``accelerate launch -m unified_reward``."""
-
-from unified_reward._cli import main
-
-
-main()

@@ -1,0 +1,139 @@
+"""An audit finds what was put into a judge, and nothing in one that knows the truth."""
+
+import pytest
+
+from unified_reward.bench.audit import CHANGES, audit
+from unified_reward.bench.page import write_audit
+from unified_reward.core.base_judge import Asks
+from unified_reward.core.samples import Image, Task
+from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed
+from unified_reward.judges.generative import merge_orders
+from unified_reward.judges.registry import open_judge
+from unified_reward_lab.microworld import item
+
+
+def records(task, n=8):
+    return [item(task, "compare", split="test", seed=5, index=i) for i in range(n)]
+
+
+ANSWERS = records(Task.IMAGE_UNDERSTANDING, 24)
+PICTURES = records(Task.IMAGE_GENERATION)
+
+
+class Toy(Asks):
+    """A judge of values: prefers the greater one, scores it, and leans to the first place."""
+
+    name, family = "toy", "toy"
+
+    def __init__(self, value, lean=0.0):
+        self.value, self.lean = value, lean
+
+    def ask(self, samples, *, orders=2):
+        return [self._verdict(one, orders) for one in samples]
+
+    def _verdict(self, sample, orders):
+        values = [self.value(one) for one in sample.candidates]
+        if len(values) == 1:
+            return Scored(Score(values[0], Scale(0, 100)))
+        told = [self._preferred(*values), self._preferred(*values[::-1])]
+        return merge_orders(*told) if orders == 2 else told[0]
+
+    def _preferred(self, first, second):
+        if first == second and not self.lean:
+            return Preferred(0, 1, 0)
+        share = min(1, max(0, (1 if first > second else 0 if first < second else 0.5) + self.lean))
+        return Preferred(share, 0, 1 - share)
+
+
+def figures(judge, items):
+    return {name: row["value"] for name, row in audit(judge, items).report["metrics"].items()}
+
+
+def words(answer):
+    return len(answer.split()) if isinstance(answer, str) else 0
+
+
+def test_a_judge_of_length_is_found_out():
+    found = figures(Toy(words), ANSWERS)
+    assert found["longer_preferred"] == 1
+    assert found["repetition_preferred"] == 1
+    assert found["repetition_score_shift"] > 0
+    assert found["right_where_longer_is_better"] == 1
+    assert found["right_where_shorter_is_better"] == 0
+    assert (found["position_flips"], found["first_place_pull"]) == (0, 0)
+    assert found["agreement"] == 1
+    assert found["cycles"] == 0
+
+
+def test_a_judge_of_places_is_found_out():
+    found = figures(Toy(words, lean=1.0), ANSWERS)
+    assert found["position_flips"] == 1
+    assert found["first_place_pull"] == 0.5
+
+
+def test_a_judge_without_an_opinion_shows_no_bias_and_one_score():
+    found = figures(Toy(lambda _: 50.0), ANSWERS)
+    assert (found["ties"], found["longer_preferred"], found["repetition_preferred"]) == (
+        1,
+        0.5,
+        0.5,
+    )
+    assert (found["distinct_scores"], found["score_entropy_bits"]) == (1, 0)
+    assert found["commonest_score"] == 1
+    assert "agreement" not in found
+    assert "cycles" not in found
+
+
+def test_a_judge_that_goes_round_in_circles_is_found_out():
+    class Circle(Toy):
+        def _preferred(self, first, second):
+            return Preferred(1, 0, 0) if (first - second) % 3 == 1 else Preferred(0, 0, 1)
+
+    n = {}
+    circle = Circle(lambda one: n.setdefault(one, len(n)) % 3)
+    assert figures(circle, PICTURES)["cycles"] > 0.2
+
+
+def test_pixels_move_only_a_judge_that_looks_at_them():
+    def area(candidate):
+        source = candidate.source
+        size = source.size if hasattr(source, "size") and not hasattr(source, "shape") else (64, 64)
+        return min(100, size[0] * size[1] / 164)
+
+    found = figures(Toy(area), PICTURES)
+    assert found["score_shift.resize_0.5"] == pytest.approx(0.1873, abs=1e-3)
+    assert found["score_shift.jpeg_20"] == 0
+    assert found["flips.resize_2"] == 0
+
+
+def test_what_cannot_be_read_is_counted_and_gives_no_figure():
+    class Silent(Toy):
+        def _verdict(self, sample, orders):
+            return Unparsed("nothing said")
+
+    report = audit(Silent(words), PICTURES).report
+    assert report["n_unparsed"] == report["n_questions"] > len(PICTURES)
+    assert report["metrics"]["unreadable"]["value"] == 1
+    assert "position_flips" not in report["metrics"]
+    assert "distinct_scores" not in report["metrics"]
+
+
+def test_a_missing_picture_fails_alone(tmp_path):
+    gone = ANSWERS[0]
+    sample = gone.sample.__class__(
+        gone.task, "what?", ("a", "b"), (Image(tmp_path / "gone.png"),), id="gone"
+    )
+    broken = gone.__class__(sample, gone.target)
+    report = audit(open_judge("scripted:first"), [broken, *ANSWERS[:3]]).report
+    once = 1 + 2 + 2 + 2 + 3  # compared, scored, held against repetitions, these scored, a triple
+    assert once <= report["n_failed"] < report["n_questions"]
+    assert report["metrics"]["unreadable"]["value"] == pytest.approx(1 / 4)
+
+
+def test_the_page_shows_every_change_and_the_comparisons_that_turn(tmp_path):
+    audited = audit(Toy(lambda one: 1.0 if isinstance(one, Image) else 0.0, lean=0.4), PICTURES)
+    write_audit(audited, tmp_path / "audit.html")
+    text = (tmp_path / "audit.html").read_text("utf-8")
+    for name in CHANGES:
+        assert name.replace("_", " ") in text
+    assert "orders disagree" in text

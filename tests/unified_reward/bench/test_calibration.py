@@ -1,0 +1,152 @@
+"""Calibration errors by hand; and temperatures that are found where they are known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unified_reward.bench.calibration import (
+    Bin,
+    Told,
+    brier_score,
+    calibration_error,
+    fit_calibration,
+    predictions,
+    reliability,
+)
+from unified_reward.core.errors import DataError
+from unified_reward.core.requests import Answer, Reading
+from unified_reward.core.samples import Image, Record, Sample, Target, Task
+from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
+from unified_reward.judges.card import Calibration, Card, Head
+from unified_reward.judges.generative import Judge
+from unified_reward.judges.scalar import ScalarJudge
+
+
+UNIT = Scale(0.0, 1.0)
+
+
+def asked(i, form):
+    pictures = (Image(f"{i}a.png"), Image(f"{i}b.png"))[: 1 + (form == "compare")]
+    return Sample(Task.IMAGE_GENERATION, f"prompt {i}", pictures, id=str(i))
+
+
+def given_rows(predicted, observed):
+    return Told(np.array(predicted), np.array(observed), list(range(len(predicted))))
+
+
+def test_the_error_of_two_bins_is_their_distances_by_their_sizes():
+    """Three at 0.2 of which none came true, one at 0.9 that did: 3/4 of 0.2 and 1/4 of 0.1."""
+    error = calibration_error(given_rows([0.2, 0.2, 0.2, 0.9], [0.0, 0.0, 0.0, 1.0]))
+    assert error.value == pytest.approx(0.75 * 0.2 + 0.25 * 0.1)
+    assert error.n == 4
+    assert error.ci95[0] <= error.value <= error.ci95[1]
+
+
+def test_probability_one_falls_into_the_last_bin():
+    assert reliability(np.array([1.0, 0.95]), np.array([1.0, 0.0])) == [Bin(0.975, 0.5, 2)]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
+def test_what_comes_true_as_predicted_has_no_error(predicted):
+    assert calibration_error(given_rows(predicted, predicted)).value == pytest.approx(0, abs=1e-12)
+
+
+def test_missing_verdicts_are_no_predictions():
+    pair, single = asked(0, "compare"), asked(1, "score")
+    records = [Record(pair, Target(winner="tie"))] * 2
+    records += [Record(single, Target(score=0.4, scale=UNIT))] * 2
+    verdicts = [Preferred(0.6, 0.2, 0.2), Unparsed("?"), Failed("!"), Scored(Score(3, Scale(1, 5)))]
+    found = predictions(records, verdicts)
+    assert found.predicted.tolist() == pytest.approx([0.7, 0.5])
+    assert found.observed.tolist() == [0.5, 0.4]
+    assert found.clusters == ["prompt 0", "prompt 1"]
+    assert math.isnan(calibration_error(predictions(records[1:3], verdicts[1:3])).value)
+
+
+class Overconfident:
+    """Reads a value ``factor`` times too large; the truth is Bernoulli of the true one."""
+
+    name = "overconfident"
+
+    def __init__(self, factor):
+        self._values = iter(np.random.default_rng(0).normal(size=100_000))
+        self._factor = factor
+        self.read = []
+
+    def values(self, requests):
+        true = [float(next(self._values)) for _ in requests]
+        self.read += true
+        return [Reading((self._factor * one,)) for one in true]
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_the_temperature_of_a_scalar_judge_undoes_a_known_overconfidence(factor, monkeypatch):
+    monkeypatch.setattr("unified_reward.judges.card.media.open_image", lambda _: None)
+    rng = np.random.default_rng(1)
+    n = 2000
+    truth = np.random.default_rng(0).normal(size=3 * n)
+    pairs, singles = truth[: 2 * n].reshape(n, 2), truth[2 * n :]
+    records = [
+        Record(
+            asked(i, "compare"),
+            Target(winner="first" if rng.random() < sigmoid(a - b) else "second"),
+        )
+        for i, (a, b) in enumerate(pairs)
+    ]
+    records += [
+        Record(asked(n + i, "score"), Target(score=sigmoid(value), scale=UNIT))
+        for i, value in enumerate(singles)
+    ]
+    judge = ScalarJudge(Overconfident(factor), Card("compact", head=Head()))
+    found = fit_calibration(judge, records)
+    assert found.compare == pytest.approx(factor, rel=0.15)  # standard error about 4 %
+    assert found.score == pytest.approx(factor, rel=0.01)
+
+
+class Sure:
+    """A model that speaks and is always nearly certain of the first choice."""
+
+    name = "sure"
+
+    def generate(self, requests):
+        return [Answer("", (-0.01, *[-5.0] * (len(one.choices) - 1))) for one in requests]
+
+
+def test_a_temperature_above_one_makes_the_spoken_verdict_less_sure_but_not_another():
+    sample = Sample(
+        Task.IMAGE_UNDERSTANDING,
+        "what?",
+        ("a", "b"),
+        (Image(np.zeros((8, 8, 3), np.uint8), "HWC"),),
+    )
+    plain = Judge(Sure(), Card("compact")).ask([sample], orders=1)[0]
+    card = Card("compact", calibration=Calibration(compare=4.0))
+    calmer = Judge(Sure(), card).ask([sample], orders=1)[0]
+    assert plain.winner == calmer.winner == "first"
+    assert plain.p_first > 0.98
+    expected = np.exp(np.array([-0.01, -5, -5]) / 4)
+    assert calmer.p_first == pytest.approx(expected[0] / expected.sum())
+
+
+def test_without_a_readable_verdict_there_is_nothing_to_fit():
+    class Silent(Sure):
+        def generate(self, requests):
+            return [Failed("down") for _ in requests]
+
+    picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
+    sample = Sample(Task.IMAGE_GENERATION, "x", (picture, picture))
+    with pytest.raises(DataError, match="no readable verdict of form 'compare'"):
+        fit_calibration(Judge(Silent(), Card("compact")), [Record(sample, Target(winner="first"))])
+
+
+def test_the_brier_score_by_hand():
+    """Errors 0.2, 0.8 and 0.5 squared."""
+    found = brier_score(given_rows([0.2, 0.2, 0.5], [0.0, 1.0, 1.0]))
+    assert (found.value, found.n) == (pytest.approx((0.04 + 0.64 + 0.25) / 3), 3)

@@ -1,0 +1,268 @@
+"""Every protocol on a few rows in its published layout, and figures by hand."""
+
+import json
+
+import pytest
+
+from tests.unified_reward.media.made import noise, picture
+from unified_reward.bench.benchmark import Asking
+from unified_reward.bench.page import published, write_page
+from unified_reward.bench.protocols import PROTOCOLS
+from unified_reward.bench.run import read_items, run
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.judges.registry import open_judge
+
+
+PICTURES = {"prompt": "a cat", "generations": ["0.png", "1.png", "2.png"], "ranking": [1, 2, 2]}
+
+
+def answers(**more):
+    return {"question": "what?", "chosen": "a cat", "rejected": "a dog", "video": "v.mp4"} | more
+
+
+def voted(vote):
+    return {"prompt": "a cat", "left_video": "l.mp4", "right_video": "r.mp4", "vote_type": vote}
+
+
+def interleaved(name, **more):
+    prompt = [["text", "draw"], ["image", "source.png"], ["text", "anew"]]
+    response = {"response_content": [["text", "here:"], ["image", "a.png"]]}
+    other = {"response_content": [["image", "b.png"]]}
+    row = {"id": name, "prompt_content": prompt, "response_a": response, "response_b": other}
+    return row | {"chosen": "A", "prompt_source": "isgbench"} | more
+
+
+def clip(i, model, *ratings):
+    return {
+        "id": i,
+        "model": model,
+        "prompt": f"a cat {i}",
+        "static_quality": [3],
+        "temporal_quality": [3],
+        "alignment": [*ratings],
+    }
+
+
+ROWS = {
+    "imagereward": ("test.json", [{"id": "x", **PICTURES}]),
+    "hpdv2": (
+        "test.json",
+        [{"prompt": "a cat", "image_path": ["0.jpg", "1.jpg"], "rank": [2, 1]}],
+    ),
+    "pickapic_val500": (
+        "pickapic_val500.json",
+        [{"caption": "a cat", "image_0_uid": "0", "image_1_uid": "1", "label": "tie"}],
+    ),
+    "multimodal_rewardbench": (
+        "all_data.json",
+        [
+            {
+                "ID": name,
+                "Text": "what?",
+                "Image": "images/0.jpg",
+                "Output1": "a cat",
+                "Output2": "a dog",
+                "Better": "Output2",
+                "Category": category,
+            }
+            for name, category in (("pairs_1", "safety"), ("mmbench_1", "vqa"), ("m2", "reasoning"))
+        ],
+    ),
+    "videorewardbench": (
+        "data.json",
+        [answers(dimension="long", id=1), answers(dimension="short")],
+    ),
+    "genai_bench_video": (
+        "data.json",
+        [voted("leftvote"), voted("tievote"), voted("bothbad_vote")],
+    ),
+    "mmrb2_interleaved": ("interleaved.json", {"pairs": [interleaved("1"), interleaved("2")]}),
+    "mmrb2_t2i": ("t2i.json", {"pairs": [interleaved("1", chosen="B")]}),
+    "mmrb2_edit": ("edit.json", {"pairs": [interleaved("1")]}),
+    "mmrb2_reasoning": (
+        "reasoning.json",
+        {"pairs": [interleaved("1", response_b={"response_content": [["text", "two"]]})]},
+    ),
+    "nlvr": (
+        "dev.json",
+        [
+            {"sentence": "two boxes", "label": label, "identifier": f"7-{i}", "directory": "1"}
+            for i, label in enumerate(("true", "false", "true"))
+        ],
+    ),
+    "fetv": (
+        "human_ratings_all.jsonl",
+        [clip(0, "a", 5), clip(0, "b", 1), clip(0, "ground-truth", 5), clip(1, "a", 3)],
+    ),
+}
+
+
+def written(folder, name):
+    file, rows = ROWS[name]
+    text = "\n".join(map(json.dumps, rows)) if file.endswith("jsonl") else json.dumps(rows)
+    (folder / file).write_text(text, "utf-8")
+    return folder
+
+
+def measured(folder, name, judge="scripted:perfect", **how):
+    asking = Asking(**how)
+    items = read_items(PROTOCOLS[name], written(folder, name), asking)
+    opened = open_judge(judge, truth=items.records, look=False)
+    return run(PROTOCOLS[name], opened, items, asking)
+
+
+def scores(folder, **values):
+    file = folder / "scores.csv"
+    rows = [f"{name.replace('_', ':', 1)},{value}" for name, value in values.items()]
+    file.write_text("\n".join(["id,value", *rows]) + "\n", "utf-8")
+    return f"table:{file}"
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in ("fetv", "mmrb2_edit")])
+def test_a_perfect_judge_gets_1_and_a_silent_one_0_by_the_headline(name, tmp_path):
+    headline = PROTOCOLS[name].headlines[0]
+    perfect, silent = (measured(tmp_path, name, f"scripted:{one}") for one in ("perfect", "silent"))
+    if perfect.report["metrics"][headline]["n"]:
+        assert perfect.report["metrics"][headline]["value"] == 1
+        assert silent.report["metrics"][headline]["value"] in (0, None)
+    assert silent.report["n_unparsed"] == silent.report["n"] > 0
+    assert json.loads(json.dumps(perfect.report, allow_nan=False)) == perfect.report
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in ("fetv", "mmrb2_edit")])
+def test_a_judge_of_ties_is_right_about_ties_alone_and_one_of_places_asked_twice_undecided(
+    name, tmp_path
+):
+    tie, first = (measured(tmp_path, name, f"scripted:{one}").report for one in ("tie", "first"))
+    labels = [one.target.winner for one in measured(tmp_path, name).items]
+    for report in (tie, first):
+        metrics = report["metrics"]
+        assert metrics["three_way_accuracy"]["value"] == labels.count("tie") / len(labels)
+        assert metrics["pair_accuracy"]["value"] in (0, None)
+        assert metrics["pair_accuracy_ties_half"]["value"] in (0.5, None)
+        assert report["n_unparsed"] == report["n_failed"] == 0
+    assert tie["metrics"]["consistency"]["value"] == 1
+    assert first["metrics"]["consistency"]["value"] == 0
+
+
+def test_edits_are_asked_about_with_the_picture_before(tmp_path):
+    result = measured(tmp_path, "mmrb2_edit", "scripted:first")
+    assert result.report["n_failed"] == 0
+    assert result.items[0].record.sample.context
+
+
+def test_hpdv2_takes_the_mean_over_prompts_with_equal_ranks_right(tmp_path):
+    """Of pictures ranked 1, 2, 2 the pair of equals is right, and all a silent judge has."""
+    file, _ = ROWS["hpdv2"]
+    three = {"prompt": "b", "image_path": ["0.jpg", "1.jpg", "2.jpg"], "rank": [1, 2, 2]}
+    (tmp_path / file).write_text(json.dumps([*ROWS["hpdv2"][1], three]), "utf-8")
+    asking = Asking()
+    items = read_items(PROTOCOLS["hpdv2"], tmp_path, asking)
+    found = run(PROTOCOLS["hpdv2"], open_judge("scripted:silent", look=False), items, asking)
+    metric = found.report["metrics"]["mean_by_prompt"]
+    assert (metric["value"], metric["n"]) == (pytest.approx((0 + 1 / 3) / 2), 2)
+
+
+def test_mmrb2_counts_each_order_by_itself_and_strictly_both(tmp_path):
+    """A judge that always says first is right in one order of each pair, and never in both."""
+    metrics = measured(tmp_path, "mmrb2_interleaved", "scripted:first").report["metrics"]
+    assert (metrics["judgement_accuracy"]["value"], metrics["judgement_accuracy"]["n"]) == (0.5, 4)
+    assert (metrics["strict_accuracy"]["value"], metrics["strict_accuracy"]["n"]) == (0, 2)
+
+
+def test_mmrb2_keeps_text_and_pictures_in_their_order(tmp_path):
+    written(tmp_path, "mmrb2_interleaved")
+    sample = read_items(PROTOCOLS["mmrb2_interleaved"], tmp_path, Asking()).records[0].sample
+    assert sample.prompt == "draw\nanew"
+    assert [one.source.name for one in sample.context] == ["source.png"]
+    text, picture = sample.candidates[0]
+    assert (text, picture.source.name) == ("here:", "a.png")
+    assert sample.candidates[1].source.name == "b.png"
+
+
+def test_categories_are_those_of_the_official_script(tmp_path):
+    groups = measured(tmp_path, "multimodal_rewardbench").report["groups"]
+    assert [*groups] == ["safety/bias", "vqa", "reasoning/coding"]
+
+
+def test_fetv_pairs_leave_real_clips_and_those_that_are_missing_out(tmp_path):
+    folder = tmp_path / "videos" / "a"
+    folder.mkdir(parents=True)
+    (folder / "0.mp4").write_bytes(b"there")
+    judge = scores(tmp_path, **{"0_a": 2, "0_b": 1, "0_ground-truth": 0, "1_a": 5})
+    metrics = measured(tmp_path, "fetv", judge).report["metrics"]
+    assert (metrics["pair_accuracy_all"]["value"], metrics["pair_accuracy_all"]["n"]) == (1, 1)
+    assert metrics["pair_accuracy"]["n"] == 0
+    (tmp_path / "videos" / "b").mkdir()
+    (tmp_path / "videos" / "b" / "0.mp4").write_bytes(b"there")
+    assert measured(tmp_path, "fetv", judge).report["metrics"]["pair_accuracy"]["n"] == 1
+
+
+def test_votes_of_four_kinds_are_told_apart_only_by_a_judge_that_does(tmp_path):
+    written(tmp_path, "genai_bench_video")
+    items = read_items(PROTOCOLS["genai_bench_video"], tmp_path, Asking())
+    names = [one.id for one in items.records]
+    file = tmp_path / "votes.csv"
+    rows = zip(names, ("first", "both_good", "both_good"), strict=True)
+    file.write_text("id,winner\n" + "".join(f"{a},{b}\n" for a, b in rows), "utf-8")
+    metrics = measured(tmp_path, "genai_bench_video", f"table:{file}").report["metrics"]
+    assert metrics["four_way_accuracy"]["value"] == pytest.approx(2 / 3)
+    assert metrics["three_way_accuracy"]["value"] == 1
+    plain = measured(tmp_path, "genai_bench_video", "scripted:tie").report["metrics"]
+    assert "four_way_accuracy" not in plain
+
+
+def test_a_folder_without_the_official_file_says_which_is_looked_for(tmp_path):
+    with pytest.raises(DataError, match=r"holds no data/all_data.json or all_data.json"):
+        read_items(PROTOCOLS["multimodal_rewardbench"], tmp_path, Asking())
+    with pytest.raises(ConfigError, match="say where the files"):
+        read_items(PROTOCOLS["fetv"], None, Asking())
+
+
+def test_an_id_that_stands_in_two_files_counts_once_and_is_told(tmp_path):
+    for name in ("a.json", "b.json"):
+        row = answers(dimension="long", id=1)
+        (tmp_path / name).write_text(json.dumps([row]), "utf-8")
+    items = read_items(PROTOCOLS["videorewardbench"], tmp_path, Asking())
+    assert [one.id for one in items.records] == ["long:1"]
+    assert items.broken == ["row 1: id 'long:1' stands in another file already"]
+
+
+def test_a_limit_draws_items_by_seed_and_keeps_their_order(tmp_path):
+    file, rows = ROWS["pickapic_val500"]
+    many = [rows[0] | {"id": i} for i in range(50)]
+    (tmp_path / file).write_text(json.dumps(many), "utf-8")
+    draws = [
+        [one.id for one in read_items(PROTOCOLS["pickapic_val500"], tmp_path, how).records]
+        for how in (Asking(9, 0), Asking(9, 0), Asking(9, 1))
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    assert [len(one) for one in draws] == [9, 9, 9]
+    assert draws[0] == sorted(draws[0], key=int)
+
+
+def test_published_figures_name_their_metric_group_and_source():
+    for name, protocol in PROTOCOLS.items():
+        for row in published(name):
+            assert 0 <= float(row["value"]) <= 1
+            assert row["kind"] in ("claimed", "independent")
+            assert row["comparable"] in ("yes", "partly", "no")
+            assert row["why"]
+            assert row["source"].startswith("https://")
+        assert protocol.says.endswith(".")
+
+
+def test_the_page_shows_figures_published_rows_and_the_worst_disagreement(tmp_path):
+    folder = tmp_path / "data" / "test_images"
+    folder.mkdir(parents=True)
+    for name in PICTURES["generations"]:
+        picture(noise(8, 8)).save(folder / name)
+    votes = tmp_path / "votes.csv"
+    votes.write_text("id,winner\nx:0-1,second\nx:0-2,first\nx:1-2,tie\n", "utf-8")
+    result = measured(tmp_path, "imagereward", f"table:{votes}")
+    write_page(PROTOCOLS["imagereward"], result, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "Share of pairs of pictures of different rank" in text
+    assert "PickScore" in text
+    assert "label: first" in text
+    assert text.count("<img ") == 2  # those of the only wrong verdict

@@ -1,0 +1,211 @@
+"""``unified-reward judge``: one row an id, whatever is wrong in the file or kills the run."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+
+import pytest
+
+from tests.fake_server import FakeServer, chat
+from tests.unified_reward.io.test_rows import CONTRACT
+
+
+N = 130
+"""Two whole chunks and a piece."""
+
+
+def sample(name, **given):
+    """A row about a picture, with some keys replaced."""
+    plain = {
+        "id": name,
+        "task": "image_generation",
+        "prompt": f"prompt of {name}",
+        "candidates": [{"image": "a.png"}],
+    }
+    return plain | given
+
+
+def written(path, rows):
+    text = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in rows]
+    path.write_text("".join(f"{one}\n" for one in text), "utf-8")
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+@pytest.fixture
+def many(files):
+    """A file of scores and comparisons."""
+    two = [{"image": "a.png"}, {"image": "b.png"}]
+    rows = [sample(f"q{i}", **({"candidates": two} if i % 3 else {})) for i in range(N)]
+    return written(files / "in.jsonl", rows)
+
+
+def test_every_id_gets_one_row_with_every_key_and_bad_rows_are_told(cli, files):
+    source = written(
+        files / "in.jsonl",
+        [
+            sample("good"),
+            "{broken",
+            sample("good", prompt="again"),
+            sample("lost", candidates=[{"image": "none.png"}]),
+            sample("typo", promt="x"),
+            sample("雪 [b]{}", candidates=[{"image": "a.png"}, {"image": "b.png"}]),
+        ],
+    )
+    out = files / "new" / "out.jsonl"
+    code, printed, err = cli("judge", source, out, "--judge", "scripted:first")
+    assert (code, printed) == (1, "")
+    assert "Traceback" not in err
+    rows = read(out)
+    assert all(list(row) == CONTRACT for row in rows)
+    assert [(row["id"], row["status"]) for row in rows] == [
+        ("good", "scored"),
+        ("line 2", "failed"),
+        ("line 3", "failed"),
+        ("lost", "failed"),
+        ("line 5", "failed"),
+        ("雪 [b]{}", "preferred"),
+    ]
+    assert "line 3: id 'good' stands above already" in rows[2]["reason"]
+    assert "none.png: cannot be opened" in rows[3]["reason"]
+
+
+def test_a_second_run_adds_nothing_and_leaves_with_the_same_code(cli, files):
+    source = written(files / "in.jsonl", [sample("a"), "{broken"])
+    out = files / "out.jsonl"
+    codes = [cli("judge", source, out, "--judge", "scripted:first")[0]]
+    before = out.read_bytes()
+    codes.append(cli("judge", source, out, "--judge", "scripted:first")[0])
+    assert codes == [1, 1]
+    assert out.read_bytes() == before
+
+
+def test_with_json_the_rows_written_are_printed_and_nothing_else(cli, many, files):
+    out = files / "out.jsonl"
+    code, printed, _ = cli("judge", many, out, "--judge", "scripted:random", "--json")
+    assert code == 0
+    assert printed == out.read_text("utf-8")
+    assert [row["id"] for row in read(out)] == [f"q{i}" for i in range(N)]
+
+
+def test_the_perfect_judge_answers_the_targets_of_the_file(cli, files):
+    target = {"score": 4, "scale": [1, 5]}
+    source = written(files / "in.jsonl", [sample("a", target=target), sample("b")])
+    out = files / "out.jsonl"
+    assert cli("judge", source, out, "--judge", "scripted:perfect")[0] == 1
+    assert [(row["status"], row["value"]) for row in read(out)] == [("scored", 4), ("failed", None)]
+
+
+def test_an_empty_file_has_nothing_to_judge(cli, files):
+    source = written(files / "in.jsonl", [])
+    assert cli("judge", source, files / "out.jsonl", "--judge", "scripted:first")[0] == 0
+
+
+@pytest.mark.parametrize("left", [1, 5000, 20_001, -1])
+def test_a_torn_last_line_is_cut_and_its_item_judged_again(cli, many, files, left):
+    whole, out = files / "whole.jsonl", files / "out.jsonl"
+    cli("judge", many, whole, "--judge", "scripted:random")
+    out.write_bytes(whole.read_bytes()[:left])
+    code, _, _ = cli("judge", many, out, "--judge", "scripted:random")
+    assert code == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("content", ["my notes", "my notes\n", '{"id": "q1"}\n', '{"id": "q1"}'])
+def test_an_output_that_is_no_journal_is_refused_and_not_overwritten(cli, many, files, content):
+    out = files / "out.jsonl"
+    out.write_text(content)
+    code, printed, err = cli("judge", many, out, "--judge", "scripted:random")
+    assert (code, printed) == (2, "")
+    assert "out.jsonl line 1 is no row with id and status; give another output file" in err
+    assert out.read_text() == content
+
+
+def test_the_input_given_as_output_is_refused_and_not_overwritten(cli, many):
+    before = many.read_bytes()
+    code, _, err = cli("judge", many, many, "--judge", "scripted:random")
+    assert code == 2
+    assert "is no row with id and status" in err
+    assert many.read_bytes() == before
+
+
+def test_an_output_that_is_a_folder_is_refused(cli, many, files):
+    code, _, err = cli("judge", many, files, "--judge", "scripted:random")
+    assert code == 2
+    assert "cannot be written: Is a directory" in err
+
+
+def _wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("what was waited for never came")
+
+
+def test_a_killed_run_goes_on_to_what_an_uninterrupted_one_gives(cli, many, files):
+    """The server holds back its answers to the second chunk until the run has been killed."""
+    killed = threading.Event()
+    prompts = set()
+
+    def respond(call):
+        prompts.add(call.text)
+        if len(prompts) > 80:
+            killed.wait(60)
+        place = zlib.crc32(call.text.encode()) % 3
+        sentence = ["Image 1 is better.", "Both images are equally good.", "Image 2 is better."]
+        return chat(f"Final Score: {place + 1}" if "Final Score" in call.text else sentence[place])
+
+    out, whole = files / "out.jsonl", files / "whole.jsonl"
+    with FakeServer(respond) as server:
+        run = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "unified_reward", "judge", many, out),
+                *("--judge", server.url, "--orders", "1"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _wait_for(lambda: out.exists() and out.read_bytes().count(b"\n") == 64)
+        run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+        killed.set()
+        assert 0 < len(read(out)) < N
+        for path in (out, whole):
+            assert cli("judge", many, path, "--judge", server.url, "--orders", "1")[0] == 0
+    assert [row["id"] for row in read(out)] == [f"q{i}" for i in range(N)]
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_verdicts_of_another_judge_or_manner_are_not_mixed_into_a_file(cli, many, files):
+    out = files / "out.jsonl"
+    cli("judge", many, out, "--judge", "scripted:first")
+    before = out.read_bytes()
+    for other in (["--judge", "scripted:tie"], ["--judge", "scripted:first", "--orders", "1"]):
+        code, _, err = cli("judge", many, out, *other)
+        assert code == 2
+        assert "was begun otherwise" in err
+    out.with_name("out.jsonl.config.json").unlink()
+    out.write_bytes(before[: before.index(b"\n") + 1])
+    code, _, err = cli("judge", many, out, "--judge", "scripted:tie")
+    assert code == 2
+    assert "holds rows of scripted:first (native)" in err
+    assert out.read_bytes() in before
+
+
+def test_a_conversation_without_a_sample_fails_and_the_others_are_judged(cli, files):
+    turns = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "4"}]
+    told = sample("told", candidates=[], context=[{"image": "a.png"}], messages=turns)
+    source = written(files / "in.jsonl", [told, sample("good")])
+    assert cli("judge", source, files / "out.jsonl", "--judge", "scripted:first")[0] == 1
+    lost, judged = read(files / "out.jsonl")
+    assert (lost["id"], lost["status"]) == ("told", "failed")
+    assert "conversation whose sample is not known" in lost["reason"]
+    assert judged["status"] == "scored"

@@ -1,0 +1,226 @@
+"""score, compare and rank on one primitive: which sample is asked, and which error is raised."""
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unified_reward.core.base_judge import Asks
+from unified_reward.core.errors import ConfigError, MediaError, ModelError, UnparsedError
+from unified_reward.core.samples import Image, Sample, Task, Video
+from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
+
+
+FIRST, SECOND, TIE = Preferred(1, 0, 0), Preferred(0, 0, 1), Preferred(0, 1, 0)
+
+
+def points(value):
+    return Scored(Score(value, Scale(0, 100)))
+
+
+class Verdicts(Asks):
+    """Answers each sample by a function of it, and keeps the samples."""
+
+    name, family = "verdicts", "none"
+
+    def __init__(self, verdict):
+        self._verdict = verdict
+        self.asked = []
+
+    def ask(self, samples, *, orders=2):
+        self.asked += samples
+        return [self._verdict(sample) for sample in samples]
+
+
+def always(verdict):
+    return Verdicts(lambda _: verdict)
+
+
+def by_worth(worth):
+    """Scores an answer by its worth, None for a failure; compares by the larger worth."""
+
+    def verdict(sample):
+        values = [worth[one] for one in sample.candidates]
+        if None in values:
+            return Failed("lost")
+        if len(values) == 1:
+            return points(values[0])
+        return TIE if values[0] == values[1] else FIRST if values[0] > values[1] else SECOND
+
+    return Verdicts(verdict)
+
+
+@pytest.mark.parametrize(
+    ("given_", "asked"),
+    [
+        ({"image": "a.png"}, Sample(Task.IMAGE_GENERATION, "p", (Image("a.png"),))),
+        ({"video": "a.mp4"}, Sample(Task.VIDEO_GENERATION, "p", (Video("a.mp4"),))),
+        (
+            {"image": "a.png", "answer": "yes"},
+            Sample(Task.IMAGE_UNDERSTANDING, "p", ("yes",), (Image("a.png"),)),
+        ),
+        (
+            {"video": "a.mp4", "answer": ""},
+            Sample(Task.VIDEO_UNDERSTANDING, "p", ("",), (Video("a.mp4"),)),
+        ),
+        (
+            {"image": "b.png", "source": "a.png"},
+            Sample(Task.IMAGE_EDITING, "p", (Image("b.png"),), (Image("a.png"),)),
+        ),
+    ],
+)
+def test_the_task_of_a_score_follows_from_what_is_given(given_, asked):
+    judge = always(points(50))
+    assert judge.score("p", **given_) == points(50)
+    assert judge.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    ("given_", "asked"),
+    [
+        (
+            {"images": ["a.png", Image("b.png")]},
+            Sample(Task.IMAGE_GENERATION, "p", (Image("a.png"), Image("b.png"))),
+        ),
+        (
+            {"videos": ["a.mp4", "b.mp4"]},
+            Sample(Task.VIDEO_GENERATION, "p", (Video("a.mp4"), Video("b.mp4"))),
+        ),
+        (
+            {"answers": ["yes", "no"], "video": "a.mp4"},
+            Sample(Task.VIDEO_UNDERSTANDING, "p", ("yes", "no"), (Video("a.mp4"),)),
+        ),
+        (
+            {"images": ["b.png", "c.png"], "source": "a.png"},
+            Sample(Task.IMAGE_EDITING, "p", (Image("b.png"), Image("c.png")), (Image("a.png"),)),
+        ),
+    ],
+)
+def test_the_task_of_a_comparison_follows_from_what_is_given(given_, asked):
+    judge = always(SECOND)
+    assert judge.compare("p", **given_) == SECOND
+    assert judge.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    ("given_", "told"),
+    [
+        ({}, "give candidates of one kind.*given: none"),
+        ({"images": ["a"], "videos": ["b"]}, "given: images and videos"),
+        ({"images": []}, "given: none"),
+        ({"images": ["a", "b"], "image": "c"}, "goes with answers="),
+        ({"answers": ["a", "b"]}, "answers are about one thing: give image= or video="),
+        ({"answers": ["a", "b"], "image": "c", "video": "d"}, "answers are about one thing"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["compare", "rank"])
+def test_candidates_that_make_no_question_are_refused_before_anything_is_asked(verb, given_, told):
+    judge = always(FIRST)
+    with pytest.raises(ConfigError, match=told):
+        getattr(judge, verb)("p", **given_)
+    assert judge.asked == []
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [{"videos": ["a", "b"]}, {"answers": ["a", "b"], "image": "c"}],
+)
+def test_a_source_beside_anything_but_pictures_is_refused_and_not_ignored(given_):
+    with pytest.raises(ConfigError, match="goes with pictures"):
+        always(FIRST).compare("p", source="s.png", **given_)
+    with pytest.raises(ConfigError, match="goes with pictures"):
+        always(FIRST).score("p", answer="a", image="c", source="s.png")
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_compare_takes_two_candidates_and_points_to_rank(n):
+    with pytest.raises(
+        ConfigError, match=f"compare takes two candidates, not {n}; rank takes more"
+    ):
+        always(FIRST).compare("p", images=["a.png"] * n)
+
+
+def test_an_unreadable_answer_is_raised_with_what_the_judge_said():
+    judge = always(Unparsed("no number in the answer", "lovely!"))
+    with pytest.raises(UnparsedError, match=r"no number in the answer; the judge said: 'lovely!'"):
+        judge.score("p", image="a.png")
+    with pytest.raises(UnparsedError, match="no number"):
+        judge.compare("p", images=["a.png", "b.png"])
+
+
+def test_a_failure_is_raised_as_the_error_that_caused_it():
+    cause = MediaError("a.png: the file is empty")
+    with pytest.raises(MediaError, match=r"a\.png: the file is empty"):
+        always(Failed("told", cause)).score("p", image="a.png")
+    with pytest.raises(ModelError, match="no memory"):
+        always(Failed("no memory")).compare("p", images=["a.png", "b.png"])
+
+
+def test_a_verdict_of_the_wrong_kind_is_an_error_and_no_verdict():
+    with pytest.raises(ModelError, match="asked for Scored, but the judge gave Preferred"):
+        always(FIRST).score("p", image="a.png")
+
+
+WORTHS = st.dictionaries(st.text(max_size=5), st.none() | st.integers(0, 9), min_size=1, max_size=6)
+
+
+@settings(deadline=None)
+@given(WORTHS, st.sampled_from(["score", "pairs"]), st.data())
+def test_the_order_does_not_depend_on_the_order_of_the_candidates(worth, by, data):
+    names = data.draw(st.permutations(list(worth)))
+    ranking = by_worth(worth).rank("p", answers=names, image="a.png", by=by)
+    worths = [worth[names[i]] for i in ranking.order]
+    assert worths == sorted(worths, reverse=True)
+    assert None not in worths
+
+
+@settings(deadline=None)
+@given(WORTHS)
+def test_by_score_only_a_failed_candidate_is_left_out_of_the_order(worth):
+    names = list(worth)
+    ranking = by_worth(worth).rank("p", answers=names, image="a.png")
+    assert sorted(ranking.order) == [i for i, name in enumerate(names) if worth[name] is not None]
+    assert ranking.scores == tuple(worth.values())
+    assert [isinstance(one, Failed) for one in ranking.verdicts] == [
+        value is None for value in worth.values()
+    ]
+
+
+def test_an_unreadable_candidate_is_left_out_and_never_ranked_last():
+    judge = Verdicts(lambda s: Unparsed("?") if s.candidates == ("b",) else points(0.0))
+    ranking = judge.rank("p", answers=["a", "b", "c"], image="a.png")
+    assert ranking.order == (0, 2)
+    assert ranking.scores == (0.0, None, 0.0)
+
+
+def test_equal_scores_keep_the_order_given():
+    worth = {"a": 5, "b": 7, "c": 5, "d": 7}
+    assert by_worth(worth).rank("p", answers=list(worth), image="x").order == (1, 3, 0, 2)
+
+
+def test_by_pairs_every_pair_is_asked_once_and_scores_are_mean_wins():
+    """c beats a and b, a ties with b: wins a (1/2 + 0) / 2, b (1/2 + 0) / 2, c (1 + 1) / 2."""
+    judge = by_worth({"a": 1, "b": 1, "c": 2})
+    ranking = judge.rank("p", answers=["a", "b", "c"], image="x", by="pairs")
+    assert [one.candidates for one in judge.asked] == list(combinations("abc", 2))
+    assert ranking.scores == (0.25, 0.25, 1.0)
+    assert ranking.order == (2, 0, 1)
+
+
+def test_where_only_aspects_are_defined_candidates_rank_by_their_normalized_mean():
+    """Aspects 5 of 1 to 5 and 0 of 0 to 10: shares 1 and 0, mean 1/2; against 3 of 1 to 5 twice."""
+    uneven = {"style": Score(5, Scale(1, 5)), "count": Score(0, Scale(0, 10))}
+    open_only = {"style": Score(9, Scale(None, None))}
+    verdicts = {"a": open_only, "b": uneven, "c": {"style": Score(3, Scale(1, 5))}}
+    judge = Verdicts(lambda s: Scored(None, verdicts[s.candidates[0]]))
+    ranking = judge.rank("p", answers=["a", "b", "c"], image="x")
+    assert ranking.scores == (None, 0.5, 0.5)
+    assert ranking.order == (1, 2)
+
+
+def test_edits_of_one_picture_are_ranked_beside_it():
+    judge = always(SECOND)
+    judge.rank("p", images=["b.png", "c.png"], source="a.png", by="pairs")
+    edited = (Image("b.png"), Image("c.png"))
+    assert judge.asked == [Sample(Task.IMAGE_EDITING, "p", edited, (Image("a.png"),))]

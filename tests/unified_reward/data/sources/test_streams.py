@@ -1,0 +1,189 @@
+"""Rows of published files: the same in every format, whole or cut off, in little memory."""
+
+import csv
+import io
+import json
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unified_reward.core.errors import DataError
+from unified_reward.core.verdicts import Failed
+from unified_reward.data.sources import streams
+from unified_reward.data.sources.streams import raw_rows
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+ROWS = st.lists(st.dictionaries(TEXT, VALUE, max_size=4), max_size=6)
+THREE = [{"id": str(i), "text": "ünï" * i} for i in range(3)]
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def lines(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def table(rows, delimiter=","):
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter).writerows([["id", "text"], *(r.values() for r in rows)])
+    return out.getvalue()
+
+
+def values(path):
+    """Rows, and for a row that failed its line and the reason."""
+    return [
+        (raw.line, raw.value.error) if isinstance(raw.value, Failed) else raw.value
+        for raw in raw_rows(path)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("rows")
+
+
+@settings(max_examples=50)
+@given(ROWS, st.sampled_from([1, 2, 7, 1 << 16]), st.booleans(), st.sampled_from([None, 1]))
+def test_an_array_and_json_lines_give_what_was_written(folder, rows, chunk, ascii_only, indent):
+    array = json.dumps(rows, ensure_ascii=ascii_only, indent=indent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "_CHUNK_BYTES", max(chunk, 4))
+        assert values(write(folder, "a.json", array)) == rows
+    assert values(write(folder, "a.jsonl", lines(rows))) == rows
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_every_format_gives_the_same_rows(folder, bom):
+    contents = {
+        "a.json": json.dumps(THREE),
+        "lines.json": lines(THREE),
+        "a.JSONL": lines(THREE).rstrip("\n"),
+        "a.csv": table(THREE),
+        "a.tsv": table(THREE, "\t"),
+    }
+    for name, content in contents.items():
+        assert values(write(folder, name, bom + content.encode())) == THREE
+    pa.parquet.write_table(pa.Table.from_pylist(THREE), folder / "a.parquet", row_group_size=2)
+    assert values(folder / "a.parquet") == THREE
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_file_cut_anywhere_gives_its_whole_rows_and_then_says_where_it_ends(folder, name):
+    whole = (json.dumps(THREE, ensure_ascii=False) if name == "a.json" else lines(THREE)).encode()
+    for cut in range(1, len(whole)):
+        *rows, last = values(write(folder, name, whole[:cut]))
+        if isinstance(last, dict):
+            assert name == "a.jsonl"
+            rows.append(last)
+        else:
+            assert last == (len(rows) + 1, f"the file ends inside row {len(rows) + 1}")
+        assert rows == THREE[: len(rows)]
+
+
+def test_a_table_cut_inside_quotes_says_where_it_ends(folder):
+    assert values(write(folder, "a.csv", 'id,text\n1,a\n2,"b')) == [
+        {"id": "1", "text": "a"},
+        (3, "the file ends inside row 3"),
+    ]
+
+
+def test_a_line_that_cannot_be_decoded_fails_alone(folder):
+    bad = [
+        b'{"id": 1}',
+        b"\xff\xfe",
+        b'{"a": NaN}',
+        b"[1]",
+        b"",
+        b'{"a": "\\ud800"}',
+        b'{"a":',
+        b"{}",
+    ]
+    rows = values(write(folder, "a.jsonl", b"\n".join(bad) + b"\n"))
+    assert rows[0] == {"id": 1}
+    assert rows[-1] == {}
+    told = [(2, "UTF-8"), (3, "NaN is no number"), (4, "not a list"), (6, "UTF-8"), (7, "no JSON")]
+    for (line, reason), (at, part) in zip(rows[1:-1], told, strict=True):
+        assert line == at
+        assert part in reason
+
+
+def test_a_row_of_a_table_that_cannot_be_decoded_fails_alone(folder):
+    rows = values(write(folder, "a.csv", b'id,text\n1,caf\xe9\n2\n\n3,"a"b\n4,"two\nlines"\n'))
+    assert rows == [
+        (2, "the row is no UTF-8"),
+        (3, "1 columns where the header names 2"),
+        (5, "no CSV: ',' expected after '\"'"),
+        {"id": "4", "text": "two\nlines"},
+    ]
+
+
+@pytest.mark.parametrize(("middle", "what"), [(b'{"a": "\xff"}', "UTF-8"), (b"{'a': 1}", "JSON")])
+def test_an_array_is_read_up_to_where_it_is_broken(folder, middle, what):
+    path = write(folder, "a.json", b'[{"a": 1}, 2, ' + middle + b', {"a": 4}]')
+    assert values(path) == [
+        {"a": 1},
+        (2, "a row is an object with names, not a int"),
+        (3, f"row 3 is no {what}, and no row behind it can be read"),
+    ]
+
+
+def test_a_parquet_string_that_is_no_utf8_fails_alone(folder):
+    raw = pa.array([b"a", b"\xff", b"c"]).cast(pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    pa.parquet.write_table(pa.table({"text": text}), folder / "a.parquet")
+    assert values(folder / "a.parquet") == [
+        {"text": "a"},
+        (2, "the row is no UTF-8"),
+        {"text": "c"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.json", '{\n  "data": [{"a": 1}]\n}', "neither an array nor an object a line"),
+        ("a.json", "", "neither an array nor an object a line"),
+        ("a.txt", "[]", r"rows stand in \.json, .*not in '\.txt'"),
+        ("a.csv", "", "different column names"),
+        ("a.csv", "id,id\n1,2\n", "different column names"),
+        ("a.csv", b"id,caf\xe9\n1,2\n", "column names in UTF-8"),
+        ("a.parquet", b"PAR1 and no more", "no whole Parquet file"),
+    ],
+)
+def test_a_file_without_rows_is_told(folder, name, content, told):
+    with pytest.raises(DataError, match=told):
+        values(write(folder, name, content))
+
+
+def test_a_file_that_is_not_there_is_told(folder):
+    with pytest.raises(DataError, match=r"none\.json cannot be read: No such file"):
+        values(folder / "none.json")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
+def test_a_large_file_is_read_in_little_memory_also_where_it_is_cut(folder, name):
+    rows = [{"id": str(i), "text": "x" * 10_000} for i in range(1_000)]
+    content = {"a.json": json.dumps(rows), "a.jsonl": lines(rows), "a.csv": table(rows)}[name]
+    path = write(folder, name, content[: -len(rows[-1]["text"]) // 2])
+    del rows, content
+    tracemalloc.start()
+    counted = sum(1 for _ in raw_rows(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counted == 1_000
+    assert path.stat().st_size > 9_000_000
+    assert peak < 1_000_000

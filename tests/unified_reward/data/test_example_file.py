@@ -1,0 +1,119 @@
+"""Rows of a file by index."""
+
+import json
+
+import pytest
+
+from unified_reward.core.errors import DataError
+from unified_reward.data.example_file import RecordFile, mirrored
+
+
+def row(name, **changes):
+    sample = {
+        "id": name,
+        "task": "image_generation",
+        "prompt": f"prompt {name}",
+        "candidates": [{"image": "a.png"}],
+        "target": {"score": 0.5, "scale": [0, 1]},
+    }
+    return json.dumps(sample | changes, ensure_ascii=False)
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "records.jsonl"
+    lines = [row(str(i), criteria="ünï" * i) for i in range(20)]
+    lines.insert(7, "   ")
+    file.write_text("\n".join(lines), "utf-8")
+    return file
+
+
+def test_every_row_comes_once_in_an_order_that_the_seed_decides(path):
+    orders = [[one.sample.id for one in RecordFile(path, seed=seed)] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert sorted(orders[0], key=int) == [str(i) for i in range(20)]
+
+
+def test_a_row_is_read_whole_and_its_media_lie_beside_the_file(path):
+    records = RecordFile(path, seed=0)
+    assert len(records) == 20
+    for record in (records[i] for i in range(20)):
+        assert record.sample.criteria == "ünï" * int(record.sample.id)
+        assert record.sample.candidates[0].source == path.parent / "a.png"
+        assert record.target.score == 0.5
+
+
+def test_an_index_past_the_end_is_an_index_error(path):
+    with pytest.raises(IndexError):
+        RecordFile(path, seed=0)[20]
+
+
+def test_unusable_rows_are_counted_and_the_first_reasons_told(path):
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"\nno json\n{row('x', wrong=1)}\n{row('3')}\n{row('y', target={'score': 2})}")
+    with pytest.raises(
+        DataError, match=r"3 of 24 rows .*line 22.*line 23: wrong.*'3' stands above"
+    ):
+        RecordFile(path, seed=0)
+
+
+def test_a_file_without_rows_is_an_error(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(DataError, match=r"empty.jsonl has no rows"):
+        RecordFile(tmp_path / "empty.jsonl", seed=0)
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(path):
+    records = RecordFile(path, seed=0)
+    path.write_text("x" * path.stat().st_size, "utf-8")
+    with pytest.raises(DataError, match="changed while it was read"):
+        records[0]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Scores at even places, comparisons at odd ones."""
+    pair = {"candidates": [{"image": "a.png"}, {"image": "b.png"}]}
+    pair |= {"target": {"winner": "first", "aspects": {"first": 0.9, "second": 0.2, "style": 0.7}}}
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("\n".join(row(str(i), **(pair if i % 2 else {})) for i in range(10)), "utf-8")
+    return file
+
+
+def test_twins_give_every_comparison_in_both_orders_and_every_score_once(mixed):
+    records = RecordFile(mixed, seed=3, twins=True)
+    given = [records[i] for i in range(len(records))]
+    assert [one.sample.id for one in given] == [
+        name
+        for name in (one.sample.id for one in map(RecordFile(mixed, seed=3).__getitem__, range(10)))
+        for _ in range(1 + int(name) % 2)
+    ]
+    winners = [one.target.winner for one in given if one.sample.form == "compare"]
+    assert winners == ["first", "second"] * 5
+
+
+def test_the_other_order_turns_candidates_winner_and_aspects(mixed):
+    given = map(RecordFile(mixed, seed=0).__getitem__, range(10))
+    record = next(one for one in given if one.sample.form == "compare")
+    turned = mirrored(record)
+    assert turned.sample.candidates == record.sample.candidates[::-1]
+    assert turned.target.winner == "second"
+    assert turned.target.aspects == pytest.approx({"first": 0.2, "second": 0.9, "style": 0.3})
+    assert mirrored(turned).target.aspects == pytest.approx(record.target.aspects)
+
+
+def test_a_score_has_no_other_order(path):
+    with pytest.raises(DataError, match="one candidate"):
+        mirrored(RecordFile(path, seed=0)[0])
+
+
+def test_a_conversation_has_no_twin_and_a_turned_record_none_of_its_words(tmp_path):
+    said = {"messages": [{"from": "human", "value": "<image><image>"}], "target": {"winner": "tie"}}
+    pair = [{"image": "a.png"}, {"image": "b.png"}]
+    file = tmp_path / "published.jsonl"
+    told = row("told", **said, candidates=[], context=pair)
+    file.write_text(f"{told}\n{row('known', **said, candidates=pair)}", "utf-8")
+    given = [*RecordFile(file, seed=0, twins=True)]
+    assert sorted(one.id for one in given) == ["known", "known", "told"]
+    assert sorted(len(one.messages) for one in given) == [0, 1, 1]

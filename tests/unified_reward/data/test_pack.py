@@ -1,0 +1,240 @@
+"""Packing records with their media, and what comes back."""
+
+import json
+import random
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unified_reward.media.made import file_of, grey_steps, noise, picture
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.samples import Conversation, Image, Record, Sample, Target, Task, Video
+from unified_reward.core.verdicts import Failed, Scale
+from unified_reward.data import pack
+from unified_reward.data.check import check, digest
+from unified_reward.data.pack import convert, rows_of, with_media
+from unified_reward.io.rows import Row, record_row
+from unified_reward.media import encode_mp4, encode_png
+from unified_reward_lab.examples import write_microworld
+
+
+PACKED = ["packed.parquet", "packed.tar", "shards"]
+
+
+def run(rows, out):
+    """Convert, and the rows as they were seen."""
+    seen = []
+    convert(rows, out, seen.append)
+    return seen
+
+
+def row(content, line=1):
+    return Row(line, content.id, content)
+
+
+def every_kind(folder):
+    """Records of every shape: frames, clips, interleaved answers, words to the letter."""
+    (folder / "a.png").write_bytes(encode_png(picture(noise(8, 8, 3))))
+    (folder / "b.jpg").write_bytes(file_of(picture(noise(9, 9, 3)), "JPEG"))
+    (folder / "c.mp4").write_bytes(encode_mp4(grey_steps(3), 8))
+    a, b, c = (Image(folder / "a.png"), Image(folder / "b.jpg"), Video(folder / "c.mp4"))
+    said = (
+        {"from": "human", "value": "<image>\nwhich? ü\n"},
+        {"from": "gpt", "value": 'the "1st"'},
+    )
+    scored = Target(3.25, Scale(1, 5), {"style": 2.0}, None, "because\n")
+    gen, und = Task.IMAGE_GENERATION, Task.IMAGE_UNDERSTANDING
+    return [
+        Record(Sample(gen, "a «star»", (a, b), id="1"), Target(winner="tie"), "made"),
+        Record(Sample(gen, "interleaved", (("text", a), (b,)), id="2"), Target(winner="first")),
+        Record(Sample(und, "?", ("yes",), (a,), "criteria", "3"), scored, "made", said),
+        Record(Sample(Task.VIDEO_GENERATION, "p", (Video((a, b)),), id="4"), Target()),
+        Record(Sample(Task.VIDEO_UNDERSTANDING, "p", ("x", "y"), (c,), "", "5"), Target()),
+        Conversation(gen, (a, b), said, Target(winner="second"), "made", "6"),
+    ]
+
+
+def rows_in(path):
+    return [one.content for one in rows_of(path)]
+
+
+def by_content(content):
+    """A record whose media are named by what their bytes are."""
+    return record_row(with_media(content, lambda one: f"/{digest(one)}"), "/")
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_what_is_packed_comes_back_with_the_same_bytes_from_any_folder(name, tmp_path):
+    given_ = every_kind(tmp_path)
+    seen = run([row(one) for one in given_], tmp_path / name)
+    assert [one.content for one in seen] == given_
+    moved = (tmp_path / name).rename(tmp_path / f"moved{(tmp_path / name).suffix}")
+    for file in tmp_path.glob("?.*"):
+        file.unlink()
+    assert all(not one.reason for one in check(rows_of(moved), decode=True))
+    back = tmp_path / "elsewhere" / "back.jsonl"
+    run(rows_of(moved), back)
+    every_kind(tmp_path)
+    assert list(map(by_content, rows_in(back))) == list(map(by_content, given_))
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_records_beside_media_named_by_content_come_back_to_the_letter(name, tmp_path):
+    path = write_microworld(
+        tmp_path / "a", task=Task.VIDEO_UNDERSTANDING, forms=("score", "compare"), n=4, seed=0,
+        split="train",
+    )  # fmt: skip
+    run(rows_of(path), tmp_path / name)
+    run(rows_of(tmp_path / name), tmp_path / "b" / "records.jsonl")
+    assert (tmp_path / "b" / "records.jsonl").read_text() == path.read_text()
+    for file in (tmp_path / "a" / "media").iterdir():
+        assert (tmp_path / "b" / "media" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_records_go_from_folder_to_folder_without_copying_media(tmp_path):
+    given_ = every_kind(tmp_path)
+    run([row(one) for one in given_], tmp_path / "deep" / "er" / "out.jsonl")
+    assert rows_in(tmp_path / "deep" / "er" / "out.jsonl") != []
+    assert not (tmp_path / "deep" / "er" / "media").exists()
+    line = json.loads((tmp_path / "deep" / "er" / "out.jsonl").read_text().splitlines()[0])
+    assert line["candidates"] == [{"image": "../../a.png"}, {"image": "../../b.jpg"}]
+
+
+def test_a_shard_is_laid_out_as_webdataset_groups_it(tmp_path):
+    run([row(every_kind(tmp_path)[i]) for i in (0, 3)], tmp_path / "p.tar")
+    with tarfile.open(tmp_path / "p.tar") as tar:
+        names = tar.getnames()
+        told = json.load(tar.extractfile("000000001.json"))
+    assert names == [f"00000000{i}.{part}" for i in (0, 1) for part in ("json", "0.png", "1.jpg")]
+    assert told["candidates"] == [{"video": ["0.png", "1.jpg"]}]
+
+
+def test_shards_and_row_groups_are_bounded_and_rows_keep_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(pack, "GROUP_BYTES", 9000)
+    records = [
+        Record(Sample(Task.IMAGE_GENERATION, "p", (Image(bytes([i]) * 500),), id=str(i)), Target())
+        for i in range(12)
+    ]
+    for name in ("shards", "p.parquet"):
+        run([row(one) for one in records], tmp_path / name)
+        assert rows_in(tmp_path / name) == records
+    assert len(list((tmp_path / "shards").iterdir())) == 4
+    assert pq.ParquetFile(tmp_path / "p.parquet").num_row_groups == 6
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", *PACKED])
+def test_one_bad_row_costs_one_row(name, tmp_path):
+    good, other = every_kind(tmp_path)[:2]
+    half = Record(Sample(Task.IMAGE_GENERATION, "\ud800", (Image(b"x"),), id="half"), Target())
+    bad = [Row(2, "row 2", Failed("no verdict", DataError(""))), row(half, 3)]
+    if name != "out.jsonl":
+        gone = Image(tmp_path / "gone.png")
+        bad.append(row(Record(Sample(Task.IMAGE_GENERATION, "p", (gone,), id="g"), Target()), 4))
+    seen = run([row(good), *bad, row(other, 5)], tmp_path / name)
+    told = [one.content.error for one in seen if isinstance(one.content, Failed)]
+    assert len(told) == len(bad)
+    assert told[0] == "no verdict"
+    assert told[1] == r"no file can hold the half character '\ud800' of a text"
+    assert all("gone.png: cannot be opened: No such file" in one for one in told[2:])
+    assert [one.id for one in rows_in(tmp_path / name)] == ["1", "2"]
+
+
+def breaking(rows):
+    yield from rows
+    raise DataError("the disk went away")
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", *PACKED])
+def test_an_error_leaves_what_was_there_and_nothing_half_written(name, tmp_path):
+    records = [row(one) for one in every_kind(tmp_path)]
+    if name != "shards":
+        (tmp_path / name).write_bytes(b"before")
+    left = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match="went away"):
+        run(breaking(records), tmp_path / name)
+    with pytest.raises(DataError, match="no row can be used"):
+        run([], tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == left
+    assert name == "shards" or (tmp_path / name).read_bytes() == b"before"
+
+
+def test_another_suffix_and_a_folder_that_exists_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"x.zip is no .jsonl, .parquet or .tar"):
+        run([], tmp_path / "x.zip")
+    with pytest.raises(ConfigError, match="is a folder already"):
+        run([], tmp_path)
+
+
+@given(keep=st.floats(0.05, 0.999), data=st.data())
+def test_a_tar_cut_anywhere_gives_its_whole_rows_and_says_that_it_breaks_off(
+    keep, data, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("cut")
+    rng = random.Random(1)
+    records = [
+        Record(
+            Sample(Task.IMAGE_GENERATION, "p", (Image(rng.randbytes(3000)),), id=str(i)), Target()
+        )
+        for i in range(4)
+    ]
+    run([row(one) for one in records], folder / "p.tar")
+    with tarfile.open(folder / "p.tar") as tar:
+        end = tar.getmembers()[-1].offset_data + 3000
+    path = folder / "p.tar"
+    path.write_bytes(path.read_bytes()[: int(keep * end)])
+    found = rows_in(path)
+    whole = [one for one in found if not isinstance(one, Failed)]
+    assert whole == records[: len(whole)]
+    failed = [one.error for one in found if isinstance(one, Failed)]
+    assert len(failed) <= 1
+    assert len(whole) < 4
+
+
+def test_a_row_that_lacks_its_medium_or_repeats_an_id_is_failed(tmp_path):
+    given_ = every_kind(tmp_path)
+    run([row(given_[0]), row(given_[1]), row(given_[0])], tmp_path / "p.tar")
+    with tarfile.open(tmp_path / "p.tar") as tar, tarfile.open(tmp_path / "q.tar", "w") as cut:
+        for member in tar:
+            if member.name != "000000001.1.jpg":
+                cut.addfile(member, tar.extractfile(member))
+    first, second, third = rows_in(tmp_path / "q.tar")
+    assert first.id == "1"
+    assert second.error == "medium '1.jpg' is not packed with its row"
+    assert third.error == "id '1' stands above already; ids must differ"
+
+
+def test_files_of_another_kind_are_told_from_ours(tmp_path):
+    pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "other.parquet")
+    (tmp_path / "no.parquet").write_bytes(b"words")
+    (tmp_path / "no.tar").write_bytes(b"words")
+    (tmp_path / "empty").mkdir()
+    for name, told in {
+        "other.parquet": "has no columns candidates, .*name its source",
+        "no.parquet": "cannot be read as Parquet",
+        "no.tar": "cannot be read as tar",
+        "empty": r"holds no .tar files",
+        "gone.tar": "cannot be read as tar",
+    }.items():
+        with pytest.raises(DataError, match=told):
+            list(rows_of(tmp_path / name))
+
+
+def test_a_medium_in_memory_is_named_by_what_it_is(tmp_path):
+    kinds = {
+        ".png": encode_png(picture(noise(4, 4, 3))),
+        ".jpg": file_of(picture(noise(4, 4, 3)), "JPEG"),
+        ".webp": file_of(picture(noise(4, 4, 3)), "WEBP"),
+        ".mp4": encode_mp4(grey_steps(2), 8),
+        ".bin": b"words",
+    }
+    for i, held in enumerate(kinds.values()):
+        content = Conversation(
+            Task.IMAGE_GENERATION, (Image(held),), ({"a": 1},), Target(), "", f"{i}"
+        )
+        run([row(content)], tmp_path / f"{i}.jsonl")
+    assert {one.suffix for one in (tmp_path / "media").iterdir()} == set(kinds)

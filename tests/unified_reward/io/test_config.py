@@ -1,0 +1,101 @@
+"""A recipe is checked by name and by value before anything runs."""
+
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from unified_reward.core.errors import ConfigError
+from unified_reward.io.config import as_data, load_config
+from unified_reward.recipes.run import Recipe
+
+
+RECIPES = sorted(Path(str(resources.files("unified_reward_lab") / "recipes")).glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Rates:
+    lr: float = 1e-3
+    steps: int = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    rates: Rates = field(default_factory=Rates)
+    extra: Rates | None = None
+    out: Path = Path("runs")
+
+    def __post_init__(self):
+        if self.rates.steps < 1:
+            raise ConfigError(f"steps must be at least 1, not {self.rates.steps}")
+
+
+def test_without_file_and_overrides_there_are_the_defaults():
+    assert load_config(Plan) == Plan()
+
+
+def test_an_exponent_without_a_point_is_a_number():
+    """YAML 1.1 reads 1e-4 as text."""
+    assert load_config(Plan, overrides=["rates.lr=1e-4"]).rates.lr == 1e-4
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("rates: {lr: 1, steps: 2}\nout: here\n")
+    plan = load_config(Plan, path, ["rates.steps=3", "rates.steps=4", "extra.steps=5"])
+    assert plan == Plan(Rates(1.0, 4), Rates(steps=5), Path("here"))
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("rates.stpes=3", "rates.stpes"),
+        ("raets.steps=3", "raets"),
+        ("extra.stpes=3", "extra.stpes"),
+        ("rates.steps=many", "rates.steps: .*integer"),
+        ("rates.steps", "an override is key=value, not 'rates.steps'"),
+        ("rates.steps.more=1", "rates.steps"),
+        ("rates.lr=[1", r"rates.lr: '\[1' is not YAML"),
+        ("rates.steps=0", "steps must be at least 1, not 0"),
+    ],
+)
+def test_a_wrong_override_is_refused_by_name(override, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(Plan, overrides=["rates.steps=2", override])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a: [1", "cannot be read as YAML"), ("just words", "holds no keys"), ("", "holds no keys")],
+)
+def test_what_is_no_recipe_is_refused_with_its_path(tmp_path, text, told):
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"plan.yaml.*{told}"):
+        load_config(Plan, path)
+
+
+def test_a_missing_file_is_refused_with_its_path(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere.yaml cannot be read"):
+        load_config(Plan, tmp_path / "nowhere.yaml")
+
+
+def test_a_configuration_written_out_reads_back_the_same(tmp_path):
+    plan = Plan(Rates(1e-5, 7), out=tmp_path)
+    assert load_config(Plan, overrides=[f"{k}={v}" for k, v in flat(as_data(plan))]) == plan
+
+
+def flat(data, prefix=""):
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads(path):
+    recipe = load_config(Recipe, path)
+    assert any(value for name, value in vars(recipe).items() if name != "out")
+    assert len(path.read_text("utf-8").splitlines()) <= 60

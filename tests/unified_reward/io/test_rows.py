@@ -1,0 +1,302 @@
+"""Rows come back as they were written, bad ones are told by line, and a journal survives a kill."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unified_reward.media.made import noise
+from unified_reward.core.errors import DataError
+from unified_reward.core.samples import Image, Record, Sample, Target, Task, Video
+from unified_reward.core.verdicts import Failed, Preferred, Ranking, Scale, Score, Scored, Unparsed
+from unified_reward.io.journal import Journal
+from unified_reward.io.rows import parse_row, read_records, record_row
+from unified_reward.io.verdict_rows import VERDICT_KEYS, verdict_row
+
+
+CONTRACT = [
+    *("id", "status", "value", "normalized", "scale", "sigma", "aspects", "winner", "p_first"),
+    *("p_tie", "p_second", "probability", "orders", "consistent", "order", "scores", "text"),
+    *("reason", "judge", "family"),
+]
+FOLDER = Path("/data/set")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+NAMES = st.text("ab.é 雪[]{}%", min_size=1).filter(lambda name: name.strip("."))
+PATHS = NAMES.map(FOLDER.joinpath)
+MEDIA = st.builds(Image, PATHS) | st.builds(Video, PATHS)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+PARTS = st.lists(MEDIA | TEXT, max_size=3).map(tuple)
+
+
+@st.composite
+def samples(draw):
+    task = draw(st.sampled_from(Task))
+    understanding = task.value.endswith("understanding")
+    candidate = (TEXT if understanding else MEDIA) | PARTS
+    about = understanding or task is Task.IMAGE_EDITING
+    return Sample(
+        task,
+        draw(TEXT),
+        tuple(draw(st.lists(candidate, min_size=1, max_size=2))),
+        tuple(draw(st.lists(MEDIA, min_size=int(about), max_size=2))),
+        draw(TEXT),
+        draw(TEXT.filter(bool)),
+    )
+
+
+@st.composite
+def targets(draw):
+    low, high = sorted(draw(st.tuples(NUMBERS, NUMBERS)))
+    scale = draw(st.sampled_from([None, Scale(low, high), Scale(None, high), Scale(None, None)]))
+    score = draw(st.sampled_from([None, low, high]))
+    ends = st.sampled_from([low, high])
+    aspects = draw(st.dictionaries(TEXT, NUMBERS if score is not None else ends, max_size=2))
+    winner = draw(st.sampled_from([None, "first", "tie", "second"]))
+    return Target(score, scale, aspects, winner, draw(TEXT))
+
+
+MESSAGES = st.lists(st.dictionaries(TEXT, TEXT | NUMBERS | st.lists(TEXT)), max_size=2).map(tuple)
+
+
+@settings(deadline=None)
+@given(st.builds(Record, samples(), targets(), TEXT, MESSAGES))
+def test_a_record_comes_back_from_its_row(record):
+    row = json.dumps(record_row(record, FOLDER), ensure_ascii=False)
+    assert parse_row(row.encode(), FOLDER) == record
+
+
+def test_a_clip_given_as_frames_comes_back_as_frames():
+    frames = tuple(Image(FOLDER / f"{i}.png") for i in range(3))
+    record = Record(Sample(Task.VIDEO_GENERATION, "x", (Video(frames),), id="a"), Target())
+    row = record_row(record, FOLDER)
+    assert row["candidates"] == [{"video": ["0.png", "1.png", "2.png"]}]
+    assert parse_row(json.dumps(row).encode(), FOLDER).sample.candidates[0].source == frames
+
+
+def test_pixels_in_memory_cannot_stand_in_a_row():
+    sample = Sample(Task.IMAGE_GENERATION, "x", (Image(noise(2, 2, 3), "HWC"),), id="a")
+    with pytest.raises(DataError, match="must be a file to stand in a row; write it first"):
+        record_row(Record(sample, Target()), FOLDER)
+
+
+def row(**given_):
+    """A good sample row with some keys replaced."""
+    plain = {
+        "id": "a",
+        "task": "image_generation",
+        "prompt": "p",
+        "candidates": [{"image": "a.png"}],
+    }
+    return plain | given_
+
+
+def lines(*rows):
+    """JSONL; bytes stand for themselves."""
+    return b"".join(
+        (one if isinstance(one, bytes) else json.dumps(one).encode()) + b"\n" for one in rows
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (b"{not json", "Invalid JSON"),
+        (b'["a"]', "row: Input should be an object"),
+        (b'{"id": "\xff\xfe"}', "row: Invalid JSON"),
+        (b'{"id": "\\ud800"}', "row: Invalid JSON"),
+        (row(promt="typo"), "promt: Extra inputs are not permitted"),
+        ({"id": "b", "task": "image_generation", "candidates": []}, "prompt: Field required"),
+        (row(task="image_rating"), "task: Input should be 'image_generation'"),
+        (row(id=7), "id: Input should be a valid string"),
+        (row(id="good"), "id 'good' stands above already; ids must differ"),
+        (row(candidates=[{"image": "x"}] * 3), "one candidate .* or two .*, not 3"),
+        (row(candidates=[]), "one candidate .* or two .*, not 0"),
+        (row(candidates=[{}]), 'a part has one of the keys "image", "video", "text", not none'),
+        (row(candidates=[{"image": "x", "text": "y"}]), "not image and text"),
+        (row(candidates=[{"text": "words"}]), "a candidate of image_generation is a picture"),
+        (row(context=[{"text": "before"}]), "context holds pictures and clips, not text"),
+        (row(target={"score": 6, "scale": [1, 5]}), "score 6 is outside its scale 1 to 5"),
+        (row(target={"winner": "left"}), "target.winner: Input should be 'first'"),
+        (row(target={"score": "high"}), "target.score: Input should be a valid number"),
+        (
+            b'{"id": "n", "task": "image_generation", "prompt": "p", '
+            b'"candidates": [{"image": "x"}], "target": {"score": NaN}}',
+            "target.score: Input should be a finite number",
+        ),
+    ],
+)
+def test_a_bad_row_is_told_by_its_line_and_the_others_go_on(bad, told, tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(lines(row(id="good"), bad, b"  ", row(id="last")))
+    good, failed, last = read_records(path)
+    assert (good.id, good.line, last.id, last.line) == ("good", 1, "last", 4)
+    assert isinstance(good.content, Record)
+    assert isinstance(last.content, Record)
+    with pytest.raises(DataError, match=rf"line 2: .*{told}"):
+        raise failed.content.cause
+    assert failed.id == "line 2"
+
+
+def test_the_start_of_a_row_is_where_its_line_begins(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(lines(row(prompt="雪"), b"broken", row(id="b")))
+    whole = path.read_bytes()
+    for one in read_records(path):
+        assert whole[one.start :].splitlines()[0] == whole.splitlines()[one.line - 1]
+
+
+def test_a_missing_id_follows_from_the_content_and_not_from_the_place(tmp_path):
+    path = tmp_path / "in.jsonl"
+    nameless = {key: value for key, value in row().items() if key != "id"}
+    path.write_bytes(lines(nameless, nameless | {"prompt": "q"}))
+    first, second = (one.id for one in read_records(path))
+    path.write_bytes(lines(row(), nameless | {"prompt": "q"}, nameless))
+    assert [one.id for one in read_records(path)] == ["a", second, first]
+    assert first != second
+
+
+def test_relative_paths_start_at_the_file_and_absolute_ones_stay(tmp_path):
+    path = tmp_path / "sub" / "in.jsonl"
+    path.parent.mkdir()
+    both = [{"image": "../a.png"}, {"image": "/b.png"}]
+    path.write_bytes(lines(row(candidates=both)))
+    (read,) = read_records(path)
+    a, b = (one.source for one in read.content.sample.candidates)
+    assert a.resolve() == (tmp_path / "a.png").resolve()
+    assert b == Path("/b.png")
+    again = record_row(read.content, tmp_path / "other")
+    assert again["candidates"][0] == {"image": "../a.png"}
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"none\.jsonl cannot be read: No such file"):
+        list(read_records(tmp_path / "none.jsonl"))
+
+
+TWO = (Preferred(1, 0, 0), Preferred(0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        (
+            Scored(Score(3.0, Scale(1, 5), 0.5), {"style": Score(2, Scale(1, 5))}, "said"),
+            {
+                "status": "scored",
+                "value": 3.0,
+                "normalized": 0.5,
+                "scale": [1, 5],
+                "sigma": 0.5,
+                "aspects": {"style": 2},
+                "text": "said",
+            },
+        ),
+        (Scored(None, {}, "said"), {"status": "scored", "text": "said"}),
+        (
+            Preferred(0.5, 0.25, 0.25, {"style": 0.75}, "said"),
+            {
+                "status": "preferred",
+                "winner": "first",
+                "p_first": 0.5,
+                "p_tie": 0.25,
+                "p_second": 0.25,
+                "probability": 0.625,
+                "aspects": {"style": 0.75},
+                "text": "said",
+            },
+        ),
+        (
+            Ranking((1,), (None, 4.0), (Failed("lost"), Scored(None))),
+            {"status": "ranked", "order": (1,), "scores": (None, 4.0), "reason": "lost"},
+        ),
+        (Unparsed("no number", "hm"), {"status": "unparsed", "reason": "no number", "text": "hm"}),
+        (Failed("lost"), {"status": "failed", "reason": "lost"}),
+    ],
+)
+def test_a_verdict_row_has_every_key_and_null_where_one_does_not_apply(verdict, told):
+    made = verdict_row("a", verdict, judge="j", family="f")
+    assert list(made) == CONTRACT
+    empty = dict.fromkeys(CONTRACT) | {"id": "a", "judge": "j", "family": "f", "aspects": {}}
+    assert made == empty | told
+    assert json.loads(json.dumps(made, allow_nan=False)).keys() == made.keys()
+
+
+def test_the_keys_are_those_of_the_contract():
+    assert list(VERDICT_KEYS) == CONTRACT
+
+
+def test_both_orders_stand_in_the_row():
+    made = verdict_row("a", Preferred(0.5, 0, 0.5, orders=TWO), judge="j", family="f")
+    assert [one["winner"] for one in made["orders"]] == ["first", "second"]
+    assert made["consistent"] is False
+    assert made["winner"] == "tie"
+
+
+def done(name, status="scored"):
+    return {"id": name, "status": status}
+
+
+def test_a_journal_knows_what_is_done_when_it_is_opened_again(tmp_path):
+    path = tmp_path / "new" / "out.jsonl"
+    journal = Journal(path)
+    assert journal.done == {}
+    journal.append([done("a"), done("雪\u2028", "failed")])
+    journal.append([done("c")])
+    assert journal.done == {"a": "scored", "雪\u2028": "failed", "c": "scored"}
+    assert Journal(path).done == journal.done
+
+
+def test_a_journal_cut_anywhere_goes_on_without_a_lost_or_doubled_row(tmp_path):
+    """Every length a kill can leave behind, the middle of a character included."""
+    path = tmp_path / "out.jsonl"
+    Journal(path).append([done("a"), done("雪")])
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        journal = Journal(path)
+        assert list(journal.done) == (["a"] if length >= first else [])
+        journal.append([done(name) for name in ("a", "雪") if name not in journal.done])
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"my notes\n",
+        b"my notes",
+        b"\x89PNG\r\n\x1a\n",
+        b'{"id": "a", "prompt": "x"}\n',
+        b'{"id": "a", "prompt": "x"}',
+        b'{"threads": 4',
+        b"[1, 2]\n",
+        b"\n",
+        b'{"id": "a", "status": "scored"}\nmy notes',
+        b'broken\n{"id": "a", "status": "scored"}\n',
+    ],
+)
+def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(content, tmp_path):
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"line \d is no row with id and status; give another"):
+        Journal(path)
+    assert path.read_bytes() == content
+
+
+def test_a_journal_that_cannot_be_written_is_an_error_with_its_path(tmp_path):
+    with pytest.raises(DataError, match="cannot be written: Is a directory"):
+        Journal(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written: "):
+        Journal(tmp_path / "file" / "out.jsonl")
+
+
+def test_aspects_without_a_score_lie_on_the_scale_beside_them():
+    row = {"task": "image_generation", "prompt": "x", "candidates": [{"image": "a.png"}]}
+    target = {"scale": [1, 4], "aspects": {"sharp": 4, "bright": 5}}
+    read = parse_row(json.dumps(row | {"target": target}).encode(), FOLDER)
+    assert read.error == "bright outside the scale of aspects 1 to 4"
+    target["score"] = 2
+    assert parse_row(json.dumps(row | {"target": target}).encode(), FOLDER).target.score == 2

@@ -1,0 +1,352 @@
+"""The judge: both orders merged without bias, batches like loops, references found in order."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unified_reward.media.made import grey_steps, noise
+from tests.verdicts import Says, preferences, words
+from unified_reward import media
+from unified_reward.backends import hf_vlm
+from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.core.requests import Answer
+from unified_reward.core.samples import Image, Record, Sample, Target, Task, Video
+from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
+from unified_reward.judges import registry
+from unified_reward.judges.card import CARD, Card
+from unified_reward.judges.generative import Judge, merge_orders
+from unified_reward.judges.registry import PUBLISHED, load, open_judge
+from unified_reward.judges.scripted import Scripted
+from unified_reward.judges.table import Table
+from unified_reward.media import encode_mp4, encode_png, open_image
+
+
+def picture(seed=0, size=(24, 24)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return Image(pixels, "HWC")
+
+
+def clip(n, size=(24, 24)):
+    return Video(noise(n, *size, 3), "THWC")
+
+
+def pair(prompt="a red cube"):
+    return Sample(Task.IMAGE_GENERATION, prompt, (picture(1), picture(2)))
+
+
+def scripted(kind, family="native"):
+    return Judge(Scripted(kind), Card(family))
+
+
+def shares(verdict):
+    return verdict.p_first, verdict.p_tie, verdict.p_second
+
+
+@settings(deadline=None)
+@given(preferences(), preferences())
+def test_merging_the_swapped_question_gives_the_mirrored_verdict(ab, ba):
+    one, other = merge_orders(ab, ba), merge_orders(ba, ab).mirrored()
+    assert shares(one) == pytest.approx(shares(other))
+    assert one.aspects == pytest.approx(other.aspects)
+    assert one.winner == other.winner
+
+
+@settings(deadline=None)
+@given(preferences())
+def test_a_model_that_sees_only_the_place_ends_in_the_middle(biased):
+    merged = merge_orders(biased, biased)
+    assert merged.p_first == merged.p_second
+    assert merged.probability == pytest.approx(0.5)
+    assert merged.winner == "tie"
+    assert merged.consistent is (biased.winner == "tie")
+
+
+@settings(deadline=None)
+@given(preferences())
+def test_a_model_that_sees_only_the_content_keeps_its_verdict(honest):
+    merged = merge_orders(honest, honest.mirrored())
+    assert shares(merged) == pytest.approx(shares(honest))
+    assert merged.winner == honest.winner
+    assert merged.consistent is True
+
+
+def test_merging_is_the_mean_with_the_second_order_mirrored():
+    """First: (0.8 + 0.4) / 2; tie: (0.1 + 0.3) / 2; second: (0.1 + 0.3) / 2."""
+    merged = merge_orders(Preferred(0.8, 0.1, 0.1), Preferred(0.3, 0.3, 0.4))
+    assert shares(merged) == pytest.approx((0.6, 0.2, 0.2))
+    assert [one.p_first for one in merged.orders] == [0.8, 0.4]
+
+
+@settings(deadline=None)
+@given(preferences(), st.booleans())
+def test_one_order_unreadable_or_failed_is_no_comparison(good, lost_first):
+    for lost in (Unparsed("no verdict", "hm"), Failed("server down")):
+        assert merge_orders(*((lost, good) if lost_first else (good, lost))) == lost
+    both = (Unparsed("no verdict"), Failed("server down"))
+    assert merge_orders(*(both if lost_first else both[::-1])) == Failed("server down")
+
+
+def test_scores_cannot_be_merged():
+    with pytest.raises(TypeError, match="verdicts on a comparison"):
+        merge_orders(Scored(None), Scored(None))
+
+
+FAMILIES = ["native", "reasoned", "think", "compact"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_always_first_is_an_inconsistent_tie_in_both_orders_and_first_in_one(family):
+    always_first = scripted("first", family)
+    both, once = (always_first.ask([pair()], orders=orders)[0] for orders in (2, 1))
+    assert isinstance(both, Preferred)
+    assert (both.winner, both.consistent) == ("tie", False)
+    assert shares(both) == (0.5, 0.0, 0.5)
+    assert isinstance(once, Preferred)
+    assert (once.winner, once.consistent) == ("first", None)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "aspects"])
+def test_silence_is_unparsed_and_never_a_number(family):
+    samples = [pair(), Sample(Task.IMAGE_GENERATION, "x", (picture(),))]
+    verdicts = scripted("silent", family).ask(samples)
+    assert [type(one) for one in verdicts] == [Unparsed, Unparsed]
+
+
+def test_the_second_order_is_asked_with_the_candidates_exchanged():
+    asked = Says(lambda _: "Answer 1 is better.")
+    question = Sample(Task.IMAGE_UNDERSTANDING, "How many?", ("two", "three"), (picture(),))
+    Judge(asked, Card("native")).ask([question])
+    there, back = map(words, asked.requests)
+    assert there.index("two") < there.index("three")
+    assert back.index("three") < back.index("two")
+
+
+def test_a_score_is_asked_once_whatever_the_orders():
+    asked = Says(lambda _: "Final Score: 4")
+    (verdict,) = Judge(asked, Card("native")).ask(
+        [Sample(Task.IMAGE_GENERATION, "x", (picture(),))]
+    )
+    assert len(asked.requests) == 1
+    assert verdict.score.value == 4
+
+
+def test_what_cannot_be_asked_fails_alone_and_keeps_its_error(tmp_path):
+    missing = Image(tmp_path / "none.png")
+    samples = [
+        pair(),
+        Sample(Task.IMAGE_GENERATION, "x", (missing,)),
+        Sample(Task.IMAGE_GENERATION, "x", (picture(),)),
+    ]
+    verdicts = scripted("tie").ask(samples)
+    assert [type(one) for one in verdicts] == [Preferred, Failed, Scored]
+    assert "none.png: cannot be opened" in verdicts[1].error
+
+
+def test_what_a_family_does_not_ask_fails_alone_and_keeps_its_error():
+    edit = Sample(Task.IMAGE_EDITING, "x", (picture(), picture()), (picture(),))
+    asked = Judge(Says(lambda _: '{"winner": "Image 1"}'), Card("flex"))
+    compared, failed = asked.ask([pair(), edit], orders=1)
+    assert compared.winner == "first"
+    assert "has no compare template for image_editing" in failed.error
+    assert isinstance(failed.cause, ConfigError)
+
+
+def test_a_model_that_fails_on_one_request_spoils_only_its_comparison():
+    model = Says(lambda r: Failed("timeout") if "slow" in words(r) else "Image 1 is better.")
+    verdicts = Judge(model, Card("native")).ask([pair(), pair("slow"), pair()], orders=1)
+    assert [type(one) for one in verdicts] == [Preferred, Failed, Preferred]
+
+
+def test_a_file_is_decoded_once_in_a_call_however_often_it_is_asked_about(tmp_path, monkeypatch):
+    files = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.mp4"]
+    for seed, file in enumerate(files[:2]):
+        file.write_bytes(encode_png(open_image(picture(seed))))
+    files[2].write_bytes(encode_mp4(grey_steps(3), 8))
+    decoded = []
+    for reader in ("open_image", "sample_frames"):
+        original = getattr(media, reader)
+
+        def counting(medium, *rest, _original=original):
+            decoded.append(medium.source)
+            return _original(medium, *rest)
+
+        monkeypatch.setattr(media, reader, counting)
+    a, b = map(Image, files[:2])
+    about_clip = Sample(Task.VIDEO_UNDERSTANDING, "?", ("yes", "no"), (Video(files[2]),))
+    samples = [Sample(Task.IMAGE_GENERATION, "x", both) for both in [(a, b), (b, a), (a,)]]
+    scripted("first").ask([*samples, about_clip, about_clip])
+    assert sorted(decoded) == sorted(files)
+
+
+def mixed():
+    """All tasks and both forms, with pictures, clips and texts of unequal size."""
+    still, film = picture(3, (40, 20)), clip(3)
+    return [
+        Sample(Task.IMAGE_GENERATION, "a red cube", (picture(4),)),
+        Sample(Task.VIDEO_UNDERSTANDING, "What moves?", ("a ball", "nothing at all"), (film,)),
+        Sample(Task.IMAGE_UNDERSTANDING, "How many circles?", ("two",), (still,)),
+        Sample(Task.VIDEO_GENERATION, "a ball rolls", (clip(2), film)),
+        pair("two blue squares left of a very large green circle"),
+        Sample(Task.VIDEO_GENERATION, "x", (film,)),
+        Sample(Task.IMAGE_UNDERSTANDING, "Which colour?", ("red", "green"), (still,)),
+        Sample(Task.VIDEO_UNDERSTANDING, "When?", ("never",), (clip(1),)),
+    ]
+
+
+def numbers(verdict):
+    if isinstance(verdict, Preferred):
+        return shares(verdict)
+    return verdict.score.value, verdict.score.sigma
+
+
+def test_a_batch_of_mixed_tasks_equals_a_loop(tiny):
+    together = tiny.ask(mixed())
+    alone = [tiny.ask([sample])[0] for sample in mixed()]
+    for one, other in zip(together, alone, strict=True):
+        assert type(one) is type(other)
+        assert numbers(one) == pytest.approx(numbers(other), abs=1e-4)
+
+
+def test_the_shipped_judge_gives_soft_verdicts_on_the_scale_of_the_task(tiny):
+    for sample, verdict in zip(mixed(), tiny.ask(mixed()), strict=True):
+        if sample.form == "compare":
+            assert sum(shares(verdict)) == pytest.approx(1)
+            assert len(verdict.orders) == 2
+        else:
+            assert verdict.score.value in verdict.score.scale
+            assert verdict.score.sigma >= 0
+    assert tiny.name == "tiny_judge"
+
+
+def test_exchanging_the_candidates_mirrors_the_verdict_of_the_shipped_judge(tiny):
+    verdict, swapped = tiny.ask([pair(), pair().swapped()])
+    assert shares(swapped) == pytest.approx(shares(verdict.mirrored()), abs=1e-4)
+
+
+def test_probabilities_decide_and_not_the_text():
+    model = Says(lambda _: Answer("Image 2 is better.", (0.0, -20.0, -20.0)))
+    (verdict,) = Judge(model, Card("native")).ask([pair()], orders=1)
+    assert verdict.winner == "first"
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        Card("compact"),
+        Card("think", 16, "span_centres", 4096, "org/base", {"steps": 3, "データ": ["a"]}),
+    ],
+)
+def test_a_card_is_read_as_it_was_written(card, tmp_path):
+    card.write(tmp_path)
+    assert Card.read(tmp_path) == card
+
+
+def test_a_folder_without_a_card_has_none(tmp_path):
+    assert Card.read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "Invalid JSON"),
+        ("[1]", "should be an object"),
+        ('{"frames": 8}', "family: Field required"),
+        ('{"family": "native", "frame": 8}', "frame: Unexpected keyword argument"),
+        ('{"family": "native", "frames": "many"}', "frames: Input should be a valid integer"),
+        ('{"family": "native", "frame_rule": "all"}', "frame_rule: Input should be"),
+        ('{"family": ["native"]}', "family: Input should be a valid string"),
+    ],
+)
+def test_a_wrong_card_is_refused_with_the_file_and_what_is_wrong(text, told, tmp_path):
+    (tmp_path / CARD).write_text(text)
+    with pytest.raises(ConfigError, match=rf"{CARD} is not a judge's card: .*{told}"):
+        load(tmp_path)
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match="no family 'best'; there are aspects, compact, edit"):
+        load(family="best")
+    (tmp_path / CARD).write_text(json.dumps({"family": "best"}))
+    with pytest.raises(ConfigError, match="no family 'best'"):
+        load(tmp_path)
+    with pytest.raises(ConfigError, match="no family 'best'"):
+        open_judge("scripted:first", family="best")
+
+
+@pytest.fixture
+def no_loading(monkeypatch):
+    """Loading a model says which one, instead of reaching for a network."""
+
+    def refuse(source, **_):
+        raise ModelError(f"would load {source}")
+
+    monkeypatch.setattr(hf_vlm, "load_vlm", refuse)
+
+
+@pytest.mark.parametrize("name", ["CodeGoat24/UnifiedReward-2.0-qwen3vl-8b", *PUBLISHED])
+def test_a_published_judge_is_refused_unless_rewording_is_allowed(
+    name, no_loading, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path))
+    way_out = "imported or not" if name.endswith("UnifiedReward") else "run .* templates import"
+    with pytest.raises(ConfigError, match=f"{name} was trained on official wordings, .*{way_out}"):
+        load(name)
+    with pytest.raises(ModelError, match=f"would load {name}"):
+        load(name, allow_reworded=True)
+
+
+@pytest.mark.usefixtures("no_loading")
+def test_a_hub_id_that_is_not_published_is_loaded_as_it_is():
+    with pytest.raises(ModelError, match="would load someone/judge"):
+        open_judge("someone/judge")
+
+
+@pytest.mark.parametrize("text", ["nonsense", "./nowhere", "../nowhere", "a/b/c", "pickscores:a/b"])
+def test_a_reference_that_is_nothing_known_is_refused(text, no_loading, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"there is no folder {text}, and it is neither a hub id"):
+        open_judge(text)
+
+
+def test_an_existing_folder_comes_before_every_other_reading(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    opened = []
+    monkeypatch.setattr(registry, "load", lambda reference, **_: opened.append(reference))
+    names = [Path("scripted:first"), Path("table:x"), Path("org/name"), Path("tiny_judge")]
+    for name in names:
+        name.mkdir(parents=True)
+        open_judge(str(name))
+    open_judge("")
+    open_judge("tiny_scalar")
+    assert opened == [*names, "tiny_judge", "tiny_scalar"]
+
+
+def test_a_shipped_name_is_that_checkpoint_even_beside_a_folder_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny_scalar").mkdir()
+    assert Card.read(registry.located("tiny_scalar")).head is not None
+    assert registry.located("./tiny_scalar").resolve() == (tmp_path / "tiny_scalar").resolve()
+
+
+def test_scripts_tables_and_urls_are_told_by_their_beginning(tmp_path):
+    (tmp_path / "t.csv").write_text("id,value\na,1\n")
+    assert open_judge("scripted:second").name == "scripted:second"
+    assert isinstance(open_judge(f"table:{tmp_path / 't.csv'}"), Table)
+    served = open_judge("http://localhost:9/v1", model="m", family="think")
+    assert (served.name, served.family) == ("m at http://localhost:9/v1", "think")
+    with pytest.raises(ConfigError, match="there is no scripted model 'best'"):
+        open_judge("scripted:best")
+    with pytest.raises(DataError, match=r"none\.csv cannot be read"):
+        open_judge(f"table:{tmp_path / 'none.csv'}")
+
+
+def test_the_perfect_judge_answers_the_truth_it_is_given():
+    sample = Sample(Task.IMAGE_GENERATION, "x", (picture(), picture(1)), id="a")
+    perfect = open_judge("scripted:perfect", truth=[Record(sample, Target(winner="second"))])
+    assert perfect.ask([sample])[0].winner == "second"
+    with pytest.raises(ConfigError, match="answers known targets, and here are none"):
+        open_judge("scripted:perfect")

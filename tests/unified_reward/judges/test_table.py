@@ -1,0 +1,136 @@
+"""A table answers what stands in it, by id, and says which line of a file is wrong."""
+
+import pytest
+
+from unified_reward.core.errors import DataError
+from unified_reward.core.samples import Image, Record, Sample, Target, Task
+from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
+from unified_reward.judges.table import Table
+
+
+A, B = Image("a.png"), Image("b.png")
+
+
+def scored(name):
+    return Sample(Task.IMAGE_GENERATION, "x", (A,), id=name)
+
+
+def compared(name):
+    return Sample(Task.IMAGE_GENERATION, "x", (A, B), id=name)
+
+
+def table(tmp_path, text, suffix=".csv"):
+    path = tmp_path / f"t{suffix}"
+    path.write_text(text, "utf-8", newline="")
+    return Table.read(path)
+
+
+def test_a_point_is_looked_up_by_id_and_has_an_open_scale(tmp_path):
+    found = table(tmp_path, "id,value\nq,7.25\n").ask([scored("q")])
+    assert found == [Scored(Score(7.25, Scale(None, None)))]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "winner"),
+    [(2, 1, "first"), (1, 2, "second"), (1.5, 1.5, "tie")],
+)
+def test_a_comparison_follows_from_two_points(tmp_path, first, second, winner):
+    read = table(tmp_path, f"id,candidate,value\nq,0,{first}\nq,1,{second}\n")
+    assert read.ask([compared("q")])[0].winner == winner
+
+
+def test_a_comparison_of_its_own_comes_before_the_points(tmp_path):
+    rows = (
+        '{"id": "q", "value": 9}\n{"id": "q", "candidate": 1, "value": 1}\n'
+        '{"id": "q", "winner": "second"}\n'
+    )
+    read = table(tmp_path, rows, ".jsonl")
+    assert read.ask([compared("q")]) == [Preferred(0, 0, 1)]
+    assert read.ask([scored("q")])[0].score.value == 9
+
+
+def test_a_probability_is_that_of_the_first(tmp_path):
+    read = table(tmp_path, "id,winner,probability\nq,first,0.75\nr,tie,\n")
+    assert read.ask([compared("q"), compared("r")]) == [
+        Preferred(0.75, 0.0, 0.25),
+        Preferred(0, 1, 0),
+    ]
+
+
+def test_an_id_that_is_not_there_fails_alone_and_is_named(tmp_path):
+    read = table(tmp_path, "id,value\nq,1\n")
+    lost, found, half = read.ask([scored("z"), scored("q"), compared("q")])
+    assert isinstance(lost, Failed)
+    assert "has no score for id 'z'" in lost.error
+    assert isinstance(found, Scored)
+    assert isinstance(half, Failed)
+    assert "has no compare for id 'q'" in half.error
+
+
+def test_zero_is_a_point_like_any_other(tmp_path):
+    read = table(tmp_path, "id,candidate,value\nq,0,0\nq,1,-1\n")
+    assert read.ask([scored("q")])[0].score.value == 0
+    assert read.ask([compared("q")])[0].winner == "first"
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "told"),
+    [
+        ("id,value\na,1\nb,high\n", ".csv", "line 3: could not convert string to float: 'high'"),
+        ("id,value\na,nan\n", ".csv", "line 2: value nan is no finite number"),
+        ("id,value\na,inf\n", ".csv", "line 2: value inf is no finite number"),
+        ("id,value\na\n", ".csv", "line 2: "),
+        ("name,value\na,1\n", ".csv", "line 2: 'id'; a row has id,candidate,value or"),
+        ("id,winner\na,left\n", ".csv", "line 2: winner 'left' is not first, tie or second"),
+        ("id,winner,probability\na,first,1.5\n", ".csv", "line 2: probabilities must be >= 0"),
+        ('{"id": "a", "value": 1}\n{"id":\n', ".jsonl", "line 2 is not JSON"),
+        ('["a", 1]\n', ".jsonl", "line 1: "),
+    ],
+)
+def test_a_row_of_neither_kind_is_told_by_its_line(tmp_path, text, suffix, told):
+    with pytest.raises(DataError, match=rf"t{suffix} {told}"):
+        table(tmp_path, text, suffix)
+
+
+def test_a_line_separator_or_a_newline_in_an_id_is_part_of_it(tmp_path):
+    rows = '{"id": "one\u2028two", "value": 3}\n\n{"id": "z", "value": 4}\r\n'
+    read = table(tmp_path, rows, ".jsonl")
+    assert [one.score.value for one in read.ask([scored("one\u2028two"), scored("z")])] == [3, 4]
+    read = table(tmp_path, 'id,value\r\n"one\ntwo",3\r\n')
+    assert read.ask([scored("one\ntwo")])[0].score.value == 3
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_table_that_cannot_be_read_is_an_error_with_its_path(tmp_path, suffix):
+    with pytest.raises(DataError, match=rf"none{suffix} cannot be read"):
+        Table.read(tmp_path / f"none{suffix}")
+    (tmp_path / f"picture{suffix}").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(DataError, match=rf"picture{suffix} cannot be read"):
+        Table.read(tmp_path / f"picture{suffix}")
+
+
+def test_the_truth_answers_targets_and_nothing_that_people_did_not_say():
+    records = [
+        Record(scored("s"), Target(score=4.0, scale=Scale(1, 5))),
+        Record(compared("c"), Target(winner="tie")),
+        Record(scored("unlabelled"), Target()),
+    ]
+    truth = Table.truth(records)
+    found = truth.ask([record.sample for record in records])
+    assert found[:2] == [Scored(Score(4.0, Scale(1, 5))), Preferred(0, 1, 0)]
+    assert isinstance(found[2], Failed)
+    assert truth.name == "scripted:perfect"
+
+
+def test_greater_differences_are_surer_and_none_is_certain_before_the_last_digit(tmp_path):
+    rows = "".join(f"q{i},0,{x}\nq{i},1,0\n" for i, x in enumerate((1e-20, 0.001, 2, 30)))
+    told = table(tmp_path, "id,candidate,value\n" + rows).ask([compared(f"q{i}") for i in range(4)])
+    shares = [one.p_first for one in told]
+    assert 0.5 < shares[0] < shares[1] < shares[2] < shares[3] < 1
+    assert shares[2] == pytest.approx(0.880797, abs=1e-6)  # 1 / (1 + exp(-2))
+
+
+@pytest.mark.parametrize("kind", ["both_good", "both_bad"])
+def test_two_kinds_of_ties_are_ties_and_told_apart_by_their_text(tmp_path, kind):
+    (found,) = table(tmp_path, f"id,winner\nq,{kind}\n").ask([compared("q")])
+    assert (found.winner, found.text) == ("tie", kind)

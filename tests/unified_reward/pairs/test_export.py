@@ -1,0 +1,383 @@
+"""Pairs as trainers read them: each file is read again by what it was written for."""
+
+import json
+import resource
+import signal
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.unified_reward.media.made import file_of, noise, picture
+from tests.unified_reward.pairs.test_preferences import row, written
+from unified_reward import media
+from unified_reward.cli.export import export as command
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.samples import Image, Task
+from unified_reward.data.sources import read_source
+from unified_reward.pairs.export import Format, export
+from unified_reward.pairs.preferences import read_pairs
+from unified_reward_lab.microworld import pool
+
+
+def stored(medium, folder):
+    """A part of a row, its medium written beside the file."""
+    if isinstance(medium, str):
+        return {"text": medium}
+    if isinstance(medium, Image):
+        held, suffix, kind = media.encode_png(media.open_image(medium)), "png", "image"
+    else:
+        held, suffix, kind = media.encode_mp4(medium.source, medium.fps), "mp4", "video"
+    name = f"{len(list(folder.iterdir()))}.{suffix}"
+    (folder / name).write_bytes(held)
+    return {kind: name}
+
+
+def pair(task, folder, index=0, **changes):
+    """A kept row of the microworld: the best of four candidates, and the worst."""
+    found = pool(task, n=4, split="train", seed=0, index=index)
+    order = np.argsort(found.utilities, kind="stable")
+    parts = [stored(one, folder) for one in found.candidates]
+    best, worst = int(order[-1]), int(order[0])
+    sides = {best: "chosen", worst: "rejected"}
+    made = {
+        "task": task.value,
+        "prompt": found.prompt,
+        "context": [stored(one, folder) for one in found.context],
+        "chosen": parts[best],
+        "rejected": parts[worst],
+        "chosen_score": found.utilities[best],
+        "rejected_score": found.utilities[worst],
+        "candidates": [
+            part | {"score": score, "side": sides.get(i), "reason": None}
+            for i, (part, score) in enumerate(zip(parts, found.utilities, strict=True))
+        ],
+    }
+    return row(f"{task.value}-{index}", **made | changes)
+
+
+def dropped(name):
+    return row(name, status="dropped", reason="the judge saw no difference", chosen=None)
+
+
+def run(path, out, form):
+    """Export, and what was told."""
+    told = []
+    return export(read_pairs(path), out, form, told.append), told
+
+
+@pytest.fixture
+def understanding(tmp_path):
+    """A question about a picture, one about a clip, and one whose clip is frames."""
+    clip = pair(Task.VIDEO_UNDERSTANDING, tmp_path)
+    for i in range(12):
+        (tmp_path / f"f{i}.png").write_bytes(media.encode_png(picture(noise(28, 28, 3) // 2 + i)))
+    frames = clip | {"id": "frames", "context": [{"video": [f"f{i}.png" for i in range(12)]}]}
+    return written(tmp_path, pair(Task.IMAGE_UNDERSTANDING, tmp_path), clip, frames, dropped("d"))
+
+
+def test_trl_takes_a_step_on_what_was_written(understanding, checkpoints, tmp_path):
+    from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+    from trl import DPOConfig, DPOTrainer
+
+    out = tmp_path / "trl.parquet"
+    counts, _ = run(understanding, out, Format.TRL)
+    assert counts == {"written": 3, "dropped": 1}
+    data = datasets.load_dataset(
+        "parquet", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert data.column_names == ["images", "prompt", "chosen", "rejected"]
+    config = DPOConfig(
+        output_dir=str(tmp_path / "run"),
+        max_steps=1,
+        per_device_train_batch_size=3,
+        learning_rate=1e-2,
+        max_length=None,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    folder = checkpoints["qwen3_vl"]
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder)
+    before = model.get_input_embeddings().weight.detach().clone()
+    processor = AutoProcessor.from_pretrained(folder)
+    trainer = DPOTrainer(model, args=config, train_dataset=data, processing_class=processor)
+    loss = trainer.train().training_loss
+    # At the reference both answers are as likely as before: log 2.
+    assert loss == pytest.approx(np.log(2), abs=1e-4)
+    assert (trainer.model.get_input_embeddings().weight.detach() != before).any()
+
+
+def test_trl_sees_the_picture_or_eight_frames_of_the_clip(understanding, tmp_path):
+    out = tmp_path / "trl.parquet"
+    run(understanding, out, Format.TRL)
+    first, second, third = datasets.Dataset.from_parquet(
+        str(out), cache_dir=str(tmp_path / "cache")
+    )
+    asked = [json.loads(line) for line in understanding.read_text().splitlines()]
+    shown = media.open_image(tmp_path / asked[0]["context"][0]["image"])
+    assert (np.asarray(first["images"][0]) == np.asarray(shown)).all()
+    clip = media.sample_frames(tmp_path / asked[1]["context"][0]["video"], 8)
+    assert (np.stack([np.asarray(one) for one in second["images"]]) == clip.pixels).all()
+    # linspace_inclusive of 12: 11 / 7 = 1.57 apart, cut off.
+    wanted = [media.open_image(tmp_path / f"f{i}.png") for i in (0, 1, 3, 4, 6, 7, 9, 11)]
+    for one, other in zip(third["images"], wanted, strict=True):
+        assert (np.asarray(one) == np.asarray(other)).all()
+    assert first["prompt"] == [{"role": "user", "content": asked[0]["prompt"]}]
+    assert first["chosen"] == [{"role": "assistant", "content": asked[0]["chosen"]["text"]}]
+    assert first["rejected"] == [{"role": "assistant", "content": asked[0]["rejected"]["text"]}]
+
+
+def test_diffusers_gets_the_files_to_the_letter_and_the_chosen_one_on_either_side(tmp_path):
+    (tmp_path / "a.png").write_bytes(file_of(picture(noise(8, 8, 3)), "JPEG", quality=70))
+    (tmp_path / "b.png").write_bytes(media.encode_png(picture(noise(9, 9, 3))))
+    path = written(tmp_path, *(row(f"{i}") for i in range(200)))
+    out = tmp_path / "pick.parquet"
+    run(path, out, Format.DIFFUSERS)
+    rows = pq.read_table(out).to_pylist()
+    chosen, rejected = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    for one in rows:
+        assert (one["jpg_0"], one["jpg_1"]) == (
+            (chosen, rejected) if one["label_0"] else (rejected, chosen)
+        )
+    # 100 heads; four standard deviations of a binomial (200, 0.5) are 28.
+    assert abs(sum(one["label_0"] for one in rows) - 100) <= 28
+    run(written(tmp_path, *(row(f"{i}") for i in range(50, 200))), out, Format.DIFFUSERS)
+    assert pq.read_table(out).to_pylist() == rows[50:]
+
+
+def test_our_reader_of_pick_a_pic_finds_the_same_winners(tmp_path):
+    given = [pair(Task.IMAGE_GENERATION, tmp_path, i) for i in range(6)]
+    out = tmp_path / "pick.parquet"
+    run(written(tmp_path, *given), out, Format.DIFFUSERS)
+    for one, back in zip(given, read_source(out, "pickapic"), strict=True):
+        sample, winner = back.content.sample, back.content.target.winner
+        assert sample.prompt == one["prompt"]
+        better = sample.candidates[winner == "second"].source
+        assert better == (tmp_path / one["chosen"]["image"]).read_bytes()
+
+
+def test_published_pairs_of_answers_name_a_picture_or_the_frames_of_a_clip(tmp_path):
+    (tmp_path / "out").mkdir()
+    one, two = (pair(task, tmp_path) for task in (Task.IMAGE_UNDERSTANDING,) * 2)
+    two |= {"id": "two", "context": [*one["context"], *two["context"]]}
+    out = tmp_path / "out" / "pictures.json"
+    run(written(tmp_path, one, two), out, Format.PUBLISHED)
+    first, second = json.loads(out.read_text())
+    assert first == {
+        "id": one["id"],
+        "image": f"../{one['context'][0]['image']}",
+        "prompt": one["prompt"],
+        "chosen": one["chosen"]["text"],
+        "rejected": one["rejected"]["text"],
+    }
+    assert second["image"] == [f"../{part['image']}" for part in two["context"]]
+
+    clip = pair(Task.VIDEO_UNDERSTANDING, tmp_path)
+    out = tmp_path / "out" / "clips.json"
+    run(written(tmp_path, clip), out, Format.PUBLISHED)
+    (found,) = json.loads(out.read_text())
+    sampled = media.sample_frames(tmp_path / clip["context"][0]["video"], 8).pixels
+    assert len(found["image"]) == 8
+    for name, frame in zip(found["image"], sampled, strict=True):
+        assert Path(name).parent == Path("frames")
+        assert (np.asarray(media.open_image(out.parent / name)) == frame).all()
+
+
+def test_published_pairs_of_generated_media_carry_their_scores(tmp_path):
+    one, two = (pair(task, tmp_path) for task in (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION))
+    out = tmp_path / "out.json"
+    run(written(tmp_path, one), out, Format.PUBLISHED)
+    scores = {name: one[name] for name in ("chosen_score", "rejected_score")}
+    sides = {"jpg_0": one["chosen"]["image"], "jpg_1": one["rejected"]["image"], "label_0": 1}
+    assert json.loads(out.read_text()) == [{"caption": one["prompt"], **sides, **scores}]
+    run(written(tmp_path, two), out, Format.PUBLISHED)
+    scores = {name: two[name] for name in ("chosen_score", "rejected_score")}
+    sides = {name: two[name]["video"] for name in ("chosen", "rejected")}
+    assert json.loads(out.read_text()) == [{"caption": two["prompt"], **sides, **scores}]
+
+
+def test_parquet_holds_every_task_with_its_bytes(understanding, tmp_path):
+    lines = understanding.read_text().splitlines()
+    made = [pair(task, tmp_path) for task in (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)]
+    edit = made[0] | {"id": "e", "task": "image_editing", "context": [made[0]["rejected"]]}
+    given = [*map(json.loads, lines[:3]), *made, edit | {"chosen_score": None}]
+    out = tmp_path / "all.parquet"
+    assert run(written(tmp_path, *given), out, Format.PARQUET)[0] == {"written": 6}
+    data = datasets.Dataset.from_parquet(str(out), cache_dir=str(tmp_path / "cache"))
+
+    def part(given_):
+        ((kind, value),) = given_.items()
+        if kind == "text":
+            return {"kind": kind, "text": value, "bytes": None}
+        return {"kind": kind, "text": None, "bytes": (tmp_path / value).read_bytes()}
+
+    for one, found in zip(given, data, strict=True):
+        names = [value for shown in one["context"] for value in shown.values()]
+        names = names[0] if names and isinstance(names[0], list) else names
+        assert found.pop("context") == [(tmp_path / name).read_bytes() for name in names]
+        assert (found.pop("chosen"), found.pop("rejected")) == (
+            part(one["chosen"]),
+            part(one["rejected"]),
+        )
+        assert found == {name: one[name] for name in found}
+        assert len(found) == 8
+
+
+def test_llamafactory_finds_the_file_by_its_entry_and_a_mark_for_each_medium(understanding):
+    folder = understanding.parent
+    asked = [json.loads(line) for line in understanding.read_text().splitlines()]
+    (folder / "dataset_info.json").write_text('{"other": {"file_name": "x.json"}}')
+    run(written(folder, *asked[1:3]), folder / "clips.json", Format.LLAMAFACTORY)
+    run(written(folder, asked[0]), folder / "mine.json", Format.LLAMAFACTORY)
+    known = json.loads((folder / "dataset_info.json").read_text())
+    assert list(known) == ["other", "clips", "mine"]
+    entry = known["mine"]
+    assert (entry["formatting"], entry["ranking"]) == ("sharegpt", True)
+    (found,) = json.loads((folder / entry["file_name"]).read_text())
+    columns = {name: found[column] for name, column in entry["columns"].items()}
+    assert columns == {
+        "messages": [{"from": "human", "value": f"<image>{asked[0]['prompt']}"}],
+        "chosen": {"from": "gpt", "value": asked[0]["chosen"]["text"]},
+        "rejected": {"from": "gpt", "value": asked[0]["rejected"]["text"]},
+        "images": [asked[0]["context"][0]["image"]],
+        "videos": [],
+    }
+    clip, frames = json.loads((folder / "clips.json").read_text())
+    assert clip["conversations"][0]["value"] == f"<video>{asked[1]['prompt']}"
+    assert (clip["images"], clip["videos"]) == ([], [asked[1]["context"][0]["video"]])
+    assert frames["conversations"][0]["value"].count("<image>") == len(frames["images"]) == 8
+    assert frames["videos"] == []
+
+
+def test_an_entry_is_not_added_to_a_file_of_another_kind(understanding):
+    folder = understanding.parent
+    given = [json.loads(understanding.read_text().splitlines()[0])]
+    for text in ("[1]", "no JSON"):
+        (folder / "dataset_info.json").write_text(text)
+        with pytest.raises(DataError, match=r"dataset_info.json is no JSON object to add 'mine'"):
+            run(written(folder, *given), folder / "mine.json", Format.LLAMAFACTORY)
+        assert (folder / "dataset_info.json").read_text() == text
+
+
+def test_swift_gets_the_rejected_answer_beside_messages_and_absolute_paths(
+    understanding, monkeypatch
+):
+    monkeypatch.chdir(understanding.parent)
+    one = json.loads(understanding.read_text().splitlines()[0])
+    written(Path(), one)
+    run(Path("pairs.jsonl"), Path("swift.json"), Format.SWIFT)
+    (found,) = json.loads(Path("swift.json").read_text())
+    assert found == {
+        "messages": [
+            {"role": "user", "content": f"<image>{one['prompt']}"},
+            {"role": "assistant", "content": one["chosen"]["text"]},
+        ],
+        "rejected_response": one["rejected"]["text"],
+        "images": [str(understanding.parent.resolve() / one["context"][0]["image"])],
+        "videos": [],
+    }
+
+
+FILES = dict.fromkeys(("published", "llamafactory", "swift"), "o.json")
+
+
+@pytest.mark.parametrize("form", Format)
+def test_a_medium_that_cannot_be_read_costs_its_pair_and_nothing_else(form, tmp_path):
+    task = Task.IMAGE_GENERATION if form == "diffusers" else Task.IMAGE_UNDERSTANDING
+    given = [pair(task, tmp_path, i) for i in range(4)]
+    side = "chosen" if form == "diffusers" else "context"
+    half = media.encode_png(picture(noise(30, 30, 3)))[:900]
+    (tmp_path / "half.png").write_bytes(half)
+    for i, name in ((1, "gone.png"), (2, "half.png")):
+        given[i][side] = {"image": name} if side == "chosen" else [{"image": name}]
+    out = tmp_path / FILES.get(form, "o.parquet")
+    counts, told = run(written(tmp_path, *given, "no JSON"), out, form)
+    assert counts == {"written": 2, "unusable": 3}
+    assert told[0].startswith(f"line 2: {tmp_path}/gone.png: cannot be opened: No such file")
+    assert told[1].startswith(f"line 3: {tmp_path}/half.png: the picture is broken")
+    assert told[2].startswith("line 5: row: Invalid JSON")
+    n_rows = len(json.loads(out.read_text())) if out.suffix == ".json" else len(pq.read_table(out))
+    assert n_rows == 2
+
+
+@pytest.mark.parametrize("form", ["published", "llamafactory", "swift"])
+def test_files_of_json_rows_take_one_task(form, understanding, tmp_path):
+    (tmp_path / "o.json").write_text("before")
+    told = "line 2 is a pair of video_understanding, and o.json takes image_understanding; split"
+    with pytest.raises(DataError, match=told):
+        run(understanding, tmp_path / "o.json", Format(form))
+    assert (tmp_path / "o.json").read_text() == "before"
+
+
+@pytest.mark.parametrize("form", ["trl", "llamafactory", "swift"])
+def test_trainers_of_answers_take_no_pictures(form, tmp_path):
+    out = tmp_path / FILES.get(form, "o.parquet")
+    with pytest.raises(DataError, match="takes image_understanding, video_understanding; split"):
+        run(written(tmp_path, row("1")), out, Format(form))
+
+
+def test_what_has_no_place_in_a_file_is_told(understanding, tmp_path):
+    one = json.loads(understanding.read_text().splitlines()[0])
+    parts = one | {"id": "p", "chosen": [{"text": "a"}, {"text": "b"}]}
+    marked = one | {"id": "m", "prompt": "what is <image>?"}
+    path = written(tmp_path, one, parts, marked)
+    counts, told = run(path, tmp_path / "o.parquet", Format.TRL)
+    assert counts == {"written": 2, "unusable": 1}
+    assert told == ["line 2: an interleaved answer has no place in this file; words have"]
+    _, told = run(path, tmp_path / "o.parquet", Format.PARQUET)
+    assert told[0].startswith("line 2: a candidate of parts or frames has no place in this file")
+    _, told = run(path, tmp_path / "o.json", Format.SWIFT)
+    assert told[1].startswith("line 3: <image> and <video> stand for media in this file")
+
+
+def test_no_pair_at_all_and_another_suffix_are_errors(tmp_path):
+    with pytest.raises(DataError, match=r"no pair to write, so .*o.parquet is not written"):
+        run(written(tmp_path, dropped("1")), tmp_path / "o.parquet", Format.TRL)
+    with pytest.raises(ConfigError, match=r"trl is written as .parquet; .*o.json is none"):
+        run(written(tmp_path, row("1")), tmp_path / "o.json", Format.TRL)
+    assert [one.name for one in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+@pytest.mark.parametrize("form", [Format.PARQUET, Format.PUBLISHED])
+def test_a_full_disk_is_told_and_leaves_what_was_there(form, tmp_path):
+    (tmp_path / "a.png").write_bytes(media.encode_png(picture(noise(99, 99, 3))))
+    (tmp_path / "b.png").write_bytes(media.encode_png(picture(noise(99, 99, 3))))
+    path = written(tmp_path, *(row(f"{i}") for i in range(400)))
+    out = tmp_path / FILES.get(form, "o.parquet")
+    out.write_text("before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        with pytest.raises(DataError, match=rf"{out.name} cannot be written"):
+            run(path, out, form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert out.read_text() == "before"
+    assert {one.name for one in tmp_path.iterdir()} == {"a.png", "b.png", "pairs.jsonl", out.name}
+
+
+def test_the_command_tells_how_many_and_ends_with_1_if_a_row_cannot_be_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.command()(command)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(media.encode_png(picture(noise(8, 8, 3))))
+    arguments = ["pairs.jsonl", "o.parquet", "--format", "diffusers"]
+    written(tmp_path, row("1"), dropped("2"))
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stdout) == (0, "o.parquet\n")
+    assert "1 written, 1 dropped, 0 failed, 0 unusable" in done.stderr
+    written(tmp_path, row("1"), row("2", status="failed"), "no JSON")
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stdout) == (1, "o.parquet\n")
+    assert "line 3: row: Invalid JSON" in done.stderr
+    assert "1 written, 0 dropped, 1 failed, 1 unusable" in done.stderr

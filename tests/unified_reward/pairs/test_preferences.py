@@ -1,0 +1,188 @@
+"""Rows of pairs: what they stand for, and which of them cannot be used."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.samples import Image, Task, Video
+from unified_reward.core.verdicts import Failed
+from unified_reward.pairs.preferences import (
+    PreferencePair,
+    read_candidates,
+    read_pairs,
+    usable_pairs,
+)
+
+
+PICTURES = (Task.IMAGE_GENERATION,)
+CLIP = {
+    "task": "video_generation",
+    "chosen": {"video": "a.mp4"},
+    "rejected": {"video": "b.mp4"},
+}
+DROPPED = {"status": "dropped", "reason": "a tie", "chosen": None, "rejected": None}
+
+
+def row(name, **changes):
+    """A kept row of pictures as ``data/pairs.py`` writes it."""
+    return {
+        "id": name,
+        "status": "kept",
+        "reason": None,
+        "task": "image_generation",
+        "prompt": "a star",
+        "context": [],
+        "chosen": {"image": "a.png"},
+        "rejected": {"image": "b.png"},
+        "chosen_score": 4.0,
+        "rejected_score": 2.5,
+        "candidates": [
+            {"image": "b.png", "score": 2.5, "side": "rejected", "reason": None},
+            {"image": "a.png", "score": 4.0, "side": "chosen", "reason": None},
+        ],
+        "comparisons": [{"a": 0, "b": 1, "winner": "second", "probability": 0.2, "orders": None}],
+        "judge_calls": 4,
+        "judge": "tiny",
+        "family": "compact",
+        "strategy": "rank",
+        "seed": 0,
+    } | changes
+
+
+def written(folder, *rows):
+    path = folder / "pairs.jsonl"
+    lines = [one if isinstance(one, str) else json.dumps(one) for one in rows]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def test_a_kept_row_is_a_pair_whose_paths_start_at_the_file(tmp_path):
+    (found,) = read_pairs(written(tmp_path, row("1")))
+    chosen, rejected = Image(tmp_path / "a.png"), Image(tmp_path / "b.png")
+    task = Task.IMAGE_GENERATION
+    assert found.content == PreferencePair("1", task, "a star", (), chosen, rejected, 4.0, 2.5)
+    assert (found.line, found.id, found.status) == (1, "1", "kept")
+    assert (found.judge, found.family, found.strategy) == ("tiny", "compact", "rank")
+
+
+def test_clips_frames_words_and_interleaved_parts_are_what_they_are(tmp_path):
+    frames = {"video": ["1.png", "2.png"]}
+    asked = {"task": "video_understanding", "context": [frames], "chosen": {"text": "yes"}}
+    parts = [{"text": "first"}, {"video": "c.mp4"}]
+    both = [
+        row("1", **asked, rejected={"text": "no"}),
+        row("2", chosen=parts, candidates=[{"parts": parts, "side": "chosen", "score": None}]),
+    ]
+    first, second = (one.content for one in read_pairs(written(tmp_path, *both)))
+    (shown,) = first.context
+    assert isinstance(shown, Video)
+    assert shown.source == (Image(tmp_path / "1.png"), Image(tmp_path / "2.png"))
+    assert (first.chosen, first.rejected) == ("yes", "no")
+    assert second.chosen == ("first", Video(tmp_path / "c.mp4"))
+    *_, (_, read) = read_candidates(tmp_path / "pairs.jsonl")
+    assert read.candidates[0].candidate(tmp_path) == second.chosen
+
+
+def test_dropped_and_failed_rows_keep_their_reasons_and_are_no_unusable_lines(tmp_path):
+    none = {"chosen": None, "rejected": None, "chosen_score": None, "rejected_score": None}
+    given = [
+        row("1", status="dropped", reason="score 2 is not above 2", **none),
+        row("2", status="failed", reason="b.png: the file is empty", **none),
+        "no JSON",
+        row("3"),
+        row("4", status="failed", reason="its line", task=None, prompt=None, context=None, **none),
+    ]
+    found = list(read_pairs(written(tmp_path, *given)))
+    assert [one.status for one in found] == ["dropped", "failed", "unusable", "kept", "failed"]
+    assert [found[i].content.error for i in (0, 1, 4)] == [
+        "score 2 is not above 2",
+        "b.png: the file is empty",
+        "its line",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"status": "good"}, "line 2: a row is dropped, failed, or kept with a chosen and a"),
+        ({"chosen": None}, "line 2: a row is dropped, failed, or kept with a chosen and a"),
+        ({"chosen": {"text": "a star"}}, "line 2: a candidate of image_generation is a picture"),
+        ({"task": "image_understanding"}, "line 2: a candidate of image_understanding is an ans"),
+        ({"task": "image_editing"}, "line 2: image_editing needs what it is about in context"),
+        ({"context": [{"text": "words"}]}, "line 2: context holds pictures and clips, not text"),
+        ({"chosen": {"image": "a", "text": "b"}}, "line 2: a part has one of the keys"),
+        ({"chosen": {"picture": "a.png"}}, "line 2: chosen.picture: Extra inputs"),
+        ({"task": "poetry"}, "line 2: task: Input should be"),
+        ({"task": None}, "line 2: a kept row has a task and a prompt"),
+        ({"id": ""}, "line 2: id: String should have at least 1"),
+        ({"chosen_score": "high"}, "line 2: chosen_score: Input should be a valid number"),
+        ({"id": "1"}, "line 2: id '1' stands above already; ids must differ"),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why_and_the_others_go_on(changes, told, tmp_path):
+    path = written(tmp_path, row("1"), row("2", **changes), "", row("3"))
+    first, second, third = read_pairs(path)
+    assert (first.status, second.status, third.status) == ("kept", "unusable", "kept")
+    assert isinstance(second.content, Failed)
+    assert second.content.error.startswith(told)
+    assert third.line == 4
+
+
+def test_a_file_that_is_not_there_is_an_error():
+    with pytest.raises(DataError, match=r"gone.jsonl cannot be read: No such file"):
+        list(read_pairs(Path("gone.jsonl")))
+
+
+def test_what_a_policy_can_learn_from_is_read_and_the_rest_is_counted_and_told(tmp_path):
+    """What is dropped or failed was told when the pairs were made."""
+    path = written(
+        tmp_path,
+        row("1"),
+        row("2", **DROPPED),
+        row("3", status="failed", reason="b.png: the file is empty", chosen=None),
+        row("4", **CLIP),
+        row("5", rejected={"image": "a.png"}),
+        "no JSON",
+        row("6"),
+        row("6"),
+    )
+    told = []
+    pairs, rows = usable_pairs(path, PICTURES, told.append)
+    assert [one.id for one in pairs] == ["1", "6"]
+    assert rows == {"kept": 2, "dropped": 1, "failed": 1, "unusable": 4}
+    assert told[0] == "line 4: a pair of video_generation"
+    assert told[1] == "line 5: chosen and rejected are the same"
+    assert told[2].startswith("line 6: ")
+    assert told[3:] == ["line 8: id '6' stands above already; ids must differ"]
+
+
+def test_a_policy_may_have_several_tasks(tmp_path):
+    both = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
+    told = []
+    pairs, rows = usable_pairs(written(tmp_path, row("1"), row("2", **CLIP)), both, told.append)
+    assert [one.task for one in pairs] == [*both]
+    assert (rows, told) == ({"kept": 2}, [])
+
+
+def test_pairs_of_other_tasks_alone_are_an_error_that_names_both(tmp_path):
+    asked = {"task": "image_understanding", "context": [{"image": "c.png"}]}
+    answers = {"chosen": {"text": "yes"}, "rejected": {"text": "no"}}
+    path = written(tmp_path, row("1", **CLIP), row("2", **asked, **answers), row("3", **CLIP))
+    told = (
+        r"the policy is for image_generation, and the pairs of \S*pairs.jsonl are of "
+        "image_understanding, video_generation"
+    )
+    with pytest.raises(ConfigError, match=told):
+        usable_pairs(path, PICTURES, [].append)
+    with pytest.raises(ConfigError, match="is for image_generation and image_editing, and"):
+        usable_pairs(path, (*PICTURES, Task.IMAGE_EDITING), [].append)
+
+
+def test_a_file_without_a_pair_is_an_error_that_counts_its_rows(tmp_path):
+    path = written(tmp_path, row("1", **DROPPED), row("2", rejected={"image": "a.png"}), "{}")
+    with pytest.raises(DataError, match="no pair to learn from: 1 dropped, 2 unusable"):
+        usable_pairs(path, PICTURES, [].append)
+    with pytest.raises(DataError, match="no pair to learn from: no rows"):
+        usable_pairs(written(tmp_path), PICTURES, [].append)

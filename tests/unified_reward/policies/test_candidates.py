@@ -1,0 +1,251 @@
+"""``unified-reward candidates``: one row a prompt, whatever is wrong or stops the run."""
+
+import hashlib
+import json
+import resource
+import shutil
+from typing import NamedTuple
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.unified_reward.pairs.drawn import draw_pools, read_rows, write_rows
+from tests.unified_reward.policies import pipelines
+from unified_reward import media, policies
+from unified_reward.cli.candidates import candidates
+from unified_reward.core.errors import UnifiedRewardError
+from unified_reward.core.samples import Task
+from unified_reward.pairs.pools import Pool, read_pools
+
+
+KEYS = (
+    *("id", "status", "reason", "task", "prompt", "candidates", "context", "criteria"),
+    *("policy", "seed", "duplicates"),
+)
+
+
+class Maker(NamedTuple):
+    """A policy, and prompts for it."""
+
+    policy: str
+    options: tuple
+    task: Task
+    prompts: str = "about/candidates.jsonl"
+
+
+@pytest.fixture(scope="module")
+def makers(checkpoints, tmp_path_factory):
+    root = tmp_path_factory.mktemp("pipelines")
+    says = ("--temperature", 1, "--max-new-tokens", 6)
+    draws = ("--steps", 1)
+    return {
+        "vlm": Maker(checkpoints["qwen3_vl"], says, Task.IMAGE_UNDERSTANDING),
+        "pictures": Maker(pipelines.pictures(root / "p"), draws, Task.IMAGE_GENERATION),
+        "clips": Maker(pipelines.clips(root / "c"), (*draws, "--frames", 3), Task.VIDEO_GENERATION),
+    }
+
+
+def command(*arguments):
+    """Exit code, and what is told on standard output or as an error."""
+    app = typer.Typer()
+    app.command()(candidates)
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    if isinstance(result.exception, UnifiedRewardError):
+        return 2, str(result.exception)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+@pytest.fixture
+def make(makers, tmp_path, monkeypatch):
+    """Run the command on drawn prompts, into ``out``."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *options, out="out", prompts=3, n=2):
+        maker = makers[name]
+        file = tmp_path / maker.prompts
+        if not file.exists():
+            draw_pools(file.parent, prompts, 1, maker.task)
+        given = ("--policy", maker.policy, "--n", n, *maker.options, *options)
+        return command(file, tmp_path / out, *given)
+
+    return run
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in (folder / "media").iterdir()}
+
+
+def test_answers_about_pictures_become_rows(make, out, makers):
+    assert make("vlm", "--seed", 5) == (0, "3 generated\n")
+    rows = read_rows(out / "candidates.jsonl")
+    assert [row["id"] for row in rows] == ["p0", "p1", "p2"]
+    for i, row in enumerate(rows):
+        assert tuple(row) == KEYS
+        assert (row["status"], row["reason"], row["duplicates"]) == ("generated", None, 0)
+        assert (row["policy"], row["seed"]) == (str(makers["vlm"].policy), 5)
+        assert [list(one) for one in row["candidates"]] == [["text"], ["text"]]
+        assert row["context"] == [{"image": f"../about/{i}-about.png"}]
+    pools = [row.content for row in read_pools(out / "candidates.jsonl")]
+    assert all(isinstance(one, Pool) and len(one.candidates) == 2 for one in pools)
+    media.open_image(pools[0].context[0])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("pictures", "image"), ("clips", "video")])
+def test_what_is_drawn_becomes_files_named_by_their_content(name, kind, make, out):
+    assert make(name, "--height", 16, "--width", 24) == (0, "3 generated\n")
+    paths = [one[kind] for row in read_rows(out / "candidates.jsonl") for one in row["candidates"]]
+    assert len(set(paths)) == 6
+    assert {path.removeprefix("media/") for path in paths} == files(out).keys()
+    for file, content in files(out).items():
+        assert file.split(".")[0] == hashlib.sha256(content).hexdigest()
+        assert media.kind(content) == kind
+    if kind == "video":
+        clip = media.sample_frames(out / paths[0], 3)
+        assert clip.pixels.shape == (3, 16, 24, 3)
+        assert clip.times_s == (0.0, 0.125, 0.25)
+
+
+@pytest.mark.parametrize("name", ["vlm", "pictures"])
+def test_candidates_do_not_depend_on_how_many_there_are(name, make, tmp_path):
+    make(name, n=4, out="four")
+    make(name, n=2, out="two")
+    make(name, "--seed", 1, n=2, out="other")
+    four, two, other = (
+        [row["candidates"] for row in read_rows(tmp_path / one / "candidates.jsonl")]
+        for one in ("four", "two", "other")
+    )
+    assert [each[:2] for each in four] == two
+    assert all(a not in other[i] for i, each in enumerate(two) for a in each)
+
+
+@pytest.mark.parametrize("name", ["vlm", "pictures"])
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(name, make, out, tmp_path):
+    make(name, "--batch-size", 1)
+    whole = (out / "candidates.jsonl").read_bytes()
+    drawn = files(out) if name == "pictures" else None
+    first = whole.index(b"\n") + 1
+    for cut in (0, 1, 40, first - 1, first, first + 1, len(whole) - 60, len(whole) - 1, len(whole)):
+        stopped = tmp_path / f"cut{cut}"
+        shutil.copytree(out, stopped)
+        (stopped / "candidates.jsonl").write_bytes(whole[:cut])
+        if drawn and cut < first:
+            shutil.rmtree(stopped / "media")
+            (stopped / "media").mkdir()
+            (stopped / "media" / f".{next(iter(drawn))}").write_bytes(b"half")
+        there = {path: path.stat().st_ino for path in stopped.rglob("media/[!.]*")}
+        assert make(name, "--batch-size", 1, out=stopped.name)[0] == 0
+        assert {path: path.stat().st_ino for path in there} == there, "a file was written again"
+        assert (stopped / "candidates.jsonl").read_bytes() == whole
+        assert not drawn or files(stopped) == drawn
+
+
+@pytest.mark.parametrize("changed", [("--seed", 1), ("--n", 3), ("--temperature", 0.5)])
+def test_going_on_with_other_options_is_an_error(changed, make, out):
+    make("vlm")
+    before = (out / "candidates.jsonl").read_bytes()
+    code, told = make("vlm", *changed)
+    assert code == 2
+    assert f"{changed[0][2:]} was" in told
+    assert (out / "candidates.jsonl").read_bytes() == before
+
+
+def test_candidates_equal_to_an_earlier_one_are_counted(make, out, monkeypatch):
+    assert make("vlm", "--temperature", 0, n=3)[0] == 0
+    for row in read_rows(out / "candidates.jsonl"):
+        assert (len(row["candidates"]), row["duplicates"]) == (3, 2)
+    shutil.rmtree(out.parent / "about")
+    monkeypatch.setattr(policies, "seeds", lambda name, n, seed: [1] * n)
+    assert make("pictures", n=3, prompts=1, out="drawn")[0] == 0
+    (row,) = read_rows(out.parent / "drawn" / "candidates.jsonl")
+    assert (len(row["candidates"]), row["duplicates"]) == (3, 2)
+    assert len(files(out.parent / "drawn")) == 1
+
+
+def test_a_prompt_that_cannot_be_used_costs_its_row(make, out, tmp_path, makers):
+    good = read_rows(draw_pools(tmp_path / "about", 1, 1, Task.IMAGE_UNDERSTANDING))[0]
+    (tmp_path / "about" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    broken = good | {"id": "broken", "context": [{"image": "broken.png"}]}
+    lost = good | {"id": "lost", "context": [{"image": "none.png"}]}
+    blind = good | {"id": "blind", "context": []}
+    drawn = {"id": "drawn", "task": "image_generation", "prompt": "a star"}
+    nameless = {key: value for key, value in good.items() if key != "id"}
+    prompts = [broken, lost, blind, drawn, {"id": "typo", "promt": "x"}, good, good, nameless]
+    write_rows(tmp_path / "about" / "candidates.jsonl", prompts)
+    assert make("vlm") == (1, "6 failed, 2 generated\n")
+    rows = {row["id"]: row for row in read_rows(out / "candidates.jsonl")}
+    assert len(rows) == 8
+    for name, told in {
+        "broken": "broken.png",
+        "lost": "none.png: cannot be opened",
+        "blind": "there is nothing in context",
+        "drawn": "is for image_understanding and video_understanding, not image_generation",
+        "line 5": "Field required",
+        "line 7": "stands above already",
+    }.items():
+        assert rows[name]["status"] == "failed"
+        assert told in rows[name]["reason"]
+        assert (rows[name]["candidates"], rows[name]["duplicates"]) == ([], 0)
+        assert tuple(rows[name]) == KEYS
+    assert rows["p0"]["status"] == "generated"
+    assert make("vlm") == (1, "6 failed, 2 generated\n"), "what failed is told again"
+
+
+def test_withheld_pictures_are_told_and_the_others_kept(make, out, monkeypatch):
+    from diffusers import StableDiffusionPipeline
+
+    verdicts = iter([[False, True, True], [True, True, True]])
+    monkeypatch.setattr(
+        StableDiffusionPipeline,
+        "run_safety_checker",
+        lambda self, image, device, dtype: (image, next(verdicts)),
+    )
+    assert make("pictures", n=3, prompts=2) == (1, "1 failed, 1 generated\n")
+    kept, none = read_rows(out / "candidates.jsonl")
+    assert kept["reason"] == "2 of 3 withheld by the safety checker"
+    assert (kept["status"], len(kept["candidates"])) == ("generated", 1)
+    assert none["reason"] == "3 of 3 withheld by the safety checker"
+
+
+def test_a_full_disk_is_told_and_what_is_done_stays(make, out, makers, tmp_path):
+    size = ("--height", 64, "--width", 64)
+    source = draw_pools(tmp_path / "about", 2, 1, Task.IMAGE_GENERATION)
+    rows = read_rows(source)
+    write_rows(source, rows[:1])
+    assert make("pictures", *size)[0] == 0
+    done, drawn = (out / "candidates.jsonl").read_bytes(), files(out)
+    write_rows(source, rows)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+        code, told = make("pictures", *size)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert ".png cannot be written: File too large" in told
+    assert (out / "candidates.jsonl").read_bytes() == done
+    assert files(out) == drawn
+    assert make("pictures", *size) == (0, "2 generated\n")
+
+
+def test_a_policy_that_cannot_be_used_leaves_nothing_behind(make, out, tmp_path):
+    pipelines.from_pictures(tmp_path / "redraws")
+    code, told = make("pictures", "--policy", tmp_path / "redraws")
+    assert code == 2
+    assert "neither text-to-image nor text-to-video" in told
+    assert make("vlm", "--steps", 3)[0] == 2
+    assert make("pictures", "--policy", tmp_path / "none")[0] == 2
+    assert not out.exists()
+
+
+def test_json_is_the_rows_just_made(make, out):
+    _, told = make("vlm", "--json")
+    said = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    assert said == read_rows(out / "candidates.jsonl")

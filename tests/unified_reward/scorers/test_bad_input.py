@@ -1,0 +1,355 @@
+"""Folders that are not what they should be, and samples that cannot be scored."""
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file, save_file
+
+import unified_reward as ur
+from tests.unified_reward.scorers import twins
+from unified_reward.checkpoints.tensor_keys import (
+    account,
+    lora_scale,
+    merged_lora,
+    read_state,
+    renamed,
+)
+from unified_reward.scorers import SYSTEMS, system
+from unified_reward.scorers.loading import check, patterns
+
+
+@pytest.fixture
+def copy(twin, tmp_path):
+    """A twin's folder to break."""
+
+    def get(name):
+        folder = tmp_path / name
+        shutil.copytree(twin(name)[0], folder)
+        return folder
+
+    return get
+
+
+def problems(name, folder):
+    return "; ".join(check(system(name), folder).problems)
+
+
+@pytest.mark.parametrize("name", twins.MAKERS)
+def test_a_whole_folder_has_no_problems_and_every_tensor_is_accounted_for(name, twin):
+    folder, state = twin(name)
+    holding = check(system(name), folder)
+    assert not holding.problems
+    keys = holding.keys
+    ignored = sum(keys.ignored.values())
+    sources = keys.loaded + keys.renamed + 3 * keys.merged + ignored
+    fused = sum("in_proj" in one for one in state)  # one tensor of the file fills three
+    assert sources == len(state) + 2 * fused
+
+
+@pytest.mark.parametrize(("name", "other"), [("pickscore", "hpsv2"), ("hpsv2", "imagereward")])
+def test_the_folder_of_another_system_is_named(name, other, twin):
+    told = problems(name, twin(other)[0])
+    assert "no weights" in told
+    assert f"weights as of {other}" in told
+
+
+def test_tensors_of_another_system_in_the_right_file_are_refused(twin, tmp_path):
+    state = twin("imagereward")[1]
+    torch.save({"state_dict": state}, tmp_path / "HPS_v2_compressed.pt")
+    assert "these are other weights" in problems("hpsv2", tmp_path)
+    with pytest.raises(ur.ModelError, match="cannot be loaded as hpsv2: there is no visual"):
+        ur.load("hpsv2", weights=tmp_path)
+
+
+def test_a_tower_with_other_heads_is_no_hps_v2(tmp_path):
+    twins.hps(tmp_path, "hpc.pt")
+    (tmp_path / "hpc.pt").rename(tmp_path / "HPS_v2_compressed.pt")
+    assert "a width of 128 is no multiple of heads of 80" in problems("hpsv2", tmp_path)
+
+
+def test_half_a_checkpoint_is_refused_with_what_it_lacks(copy):
+    folder = copy("pickscore")
+    state = load_file(folder / "model.safetensors")
+    half = {name: state[name] for name in list(state)[: len(state) // 2]}
+    save_file(half, folder / "model.safetensors")
+    told = problems("pickscore", folder)
+    assert f"{len(state) - len(half)} missing: " in told
+    assert told.endswith("more")
+
+
+def test_extra_tensors_are_refused_and_named(copy):
+    folder = copy("videoscore")
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {"value.weight": torch.ones(2)}, folder / "model.safetensors")
+    assert problems("videoscore", folder) == "1 unexplained: value.weight"
+
+
+def test_a_tensor_of_another_shape_is_refused_and_not_called_missing(copy):
+    folder = copy("pickscore")
+    state = load_file(folder / "model.safetensors")
+    state["visual_projection.weight"] = torch.ones(3, 160)
+    save_file(state, folder / "model.safetensors")
+    told = problems("pickscore", folder)
+    assert told == "1 of another shape: visual_projection.weight (3, 160) for (24, 160)"
+
+
+def test_an_adapter_without_its_other_half_is_unexplained(copy):
+    folder = copy("videoreward")
+    file = folder / "checkpoint-11352" / "model.pth"
+    state = torch.load(file)
+    name = next(one for one in state if "lora_B" in one)
+    del state[name]
+    torch.save(state, file)
+    told = problems("videoreward", folder)
+    assert told == f"1 unexplained: {name.replace('lora_B', 'lora_A')}"
+
+
+class _Runs:
+    def __reduce__(self):
+        return (print, ("it ran",))
+
+
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, capsys):
+    (tmp_path / "hpc.pt").write_bytes(pickle.dumps({"state_dict": _Runs()}))
+    torch.save({"state_dict": _Runs()}, tmp_path / "HPS_v2_compressed.pt")
+    for name in ("hpsv1", "hpsv2"):
+        with pytest.raises(ur.ModelError, match=r"holds more than tensors|is broken"):
+            ur.load(name, weights=tmp_path)
+    assert "it ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["hpsv2.1", "hpsv3", "videoreward"])
+def test_a_file_cut_off_is_refused(name, copy):
+    folder = copy(name)
+    (file,) = check(system(name), folder).files
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert "broken or cut off" in problems(name, folder)
+
+
+def test_a_shard_that_is_not_there_is_named(copy):
+    folder = copy("videoscore-qwen2-vl")
+    (folder / "model-b.safetensors").unlink()
+    assert problems("videoscore-qwen2-vl", folder).endswith(
+        "lacks 1 of 2 shards: model-b.safetensors"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "told"),
+    [
+        ("pickscore", "config.json", "no configuration (config.json)"),
+        ("imagereward", "vocab.txt", "no vocabulary of bert-base-uncased, which the release lacks"),
+        ("videoreward", "model_config.json", "no configuration (model_config.json)"),
+        ("hpsv3", "tokenizer.json", "no tokenizer (tokenizer.json or"),
+    ],
+)
+def test_what_lies_beside_the_weights_is_asked_for(name, file, told, copy):
+    folder = copy(name)
+    (folder / file).unlink()
+    assert told in problems(name, folder)
+
+
+def test_heads_that_are_not_known_well_enough_are_refused(copy):
+    folder = copy("videoscore-qwen2-vl")
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"score_type": "special_token"}))
+    assert "not known well enough" in problems("videoscore-qwen2-vl", folder)
+
+
+def test_a_tokenizer_of_other_weights_is_refused(copy):
+    folder = copy("hpsv3")
+    twins.byte_tokenizer(folder, [f"<{i}>" for i in range(80)])
+    with pytest.raises(ur.ModelError, match=r"the tokenizer in .* is not that of these weights"):
+        ur.load("hpsv3", weights=folder)
+
+
+def test_weights_that_are_no_folder_are_told(tmp_path):
+    with pytest.raises(ur.ModelError, match="it is empty or no folder"):
+        ur.load("pickscore", weights=tmp_path / "nowhere")
+
+
+def test_a_scorer_without_weights_says_where_they_are():
+    with pytest.raises(ur.ConfigError, match=r"needs its weights.*yuvalkirstain/PickScore_v1"):
+        ur.open_judge("pickscore:")
+    with pytest.raises(ur.ConfigError, match=r"pickscore:WEIGHTS"):
+        ur.load("pickscore")
+
+
+def test_an_unknown_scorer_and_a_family_are_refused(tmp_path):
+    with pytest.raises(ur.ConfigError, match="there is no scorer 'hps'; there are pickscore"):
+        ur.load("hps", weights=tmp_path)
+    with pytest.raises(ur.ConfigError, match="one way only; leave out family='native'"):
+        ur.open_judge(f"pickscore:{tmp_path}", family="native")
+
+
+def test_without_its_wording_a_scorer_fails_and_says_what_to_run(twin, tmp_path, monkeypatch):
+    scorer = ur.load("videoscore", weights=twin("videoscore")[0])
+    monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path))
+    clip = np.zeros((2, 400, 400, 3), np.uint8)
+    with pytest.raises(ur.ConfigError, match="templates import PATH on your clone of TIGER-AI-Lab"):
+        scorer.score("x", video=ur.Video(clip, "THWC"))
+
+
+@pytest.mark.parametrize("mark", ["<|VQ_reward|>", "<|video_pad|>", "<|im_end|>"])
+def test_a_caption_with_a_mark_of_the_model_fails_alone(mark, twin):
+    scorer = ur.load("videoreward", weights=twin("videoreward")[0])
+    clip = ur.Video(np.full((4, 60, 60, 3), 90, np.uint8), "THWC", fps=8.0)
+    samples = [
+        ur.Sample(ur.Task.VIDEO_GENERATION, caption, (clip,)) for caption in (f"a {mark} b", "a b")
+    ]
+    bad, good = scorer.ask(samples)
+    assert isinstance(bad, ur.Failed)
+    assert repr(mark) in bad.error
+    assert isinstance(good, ur.Scored)
+
+
+def test_broken_files_other_tasks_and_criteria_fail_alone(twin, tmp_path):
+    scorer = ur.load("hpsv2.1", weights=twin("hpsv2.1")[0])
+    fine = ur.Image(PIL.Image.new("RGB", (30, 30), "red"))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nrest")
+    task = ur.Task.IMAGE_GENERATION
+    samples = [
+        ur.Sample(task, "a", (ur.Image(broken),)),
+        ur.Sample(task, "a", (fine, ur.Image(tmp_path / "nowhere.png"))),
+        ur.Sample(ur.Task.IMAGE_UNDERSTANDING, "what?", ("red",), (fine,)),
+        ur.Sample(task, "a", (fine,), criteria="only colour"),
+        ur.Sample(task, "a", (fine,)),
+    ]
+    *failed, scored = scorer.ask(samples)
+    assert isinstance(scored, ur.Scored)
+    told = [one.error for one in failed]
+    assert "broken.png" in told[0]
+    assert "nowhere.png" in told[1]
+    assert "hpsv2.1 scores image_generation" in told[2]
+    assert "leave out criteria 'only colour'" in told[3]
+    refused = scorer.refusals(samples)
+    assert [one and one.error for one in refused] == [*told, None]
+
+
+def test_numbers_that_are_not_finite_are_failures(copy):
+    folder = copy("hpsv1")
+    state = torch.load(folder / "hpc.pt")
+    state["state_dict"]["ln_final.weight"] *= float("nan")
+    torch.save(state, folder / "hpc.pt")
+    sample = ur.Sample(
+        ur.Task.IMAGE_GENERATION, "a", (ur.Image(PIL.Image.new("RGB", (9, 9), "red")),)
+    )
+    (verdict,) = ur.load("hpsv1", weights=folder).ask([sample])
+    assert "no finite numbers" in verdict.error
+
+
+def test_long_captions_are_cut_as_released_and_it_is_said(twin):
+    picture = PIL.Image.new("RGB", (30, 30), "red")
+    for name, limit in (("pickscore", 77), ("hpsv2.1", 77), ("imagereward", 35)):
+        scorer = ur.load(name, weights=twin(name)[0])
+        long, longer = (scorer.score("word " * n, image=picture) for n in (100, 120))
+        assert long.score == longer.score
+        assert f"of which the first {limit} were read" in long.text
+        assert scorer.score("word", image=picture).text == ""
+
+
+@pytest.mark.parametrize("name", ["videoreward", "videoscore", "videoscore-qwen2-vl"])
+def test_a_clip_of_one_frame_is_scored(name, twin):
+    scorer = ur.load(name, weights=twin(name)[0])
+    frame = np.full((1, 378, 378, 3), 90, np.uint8)
+    scored = scorer.score("x", video=ur.Video(frame, "THWC", fps=8.0))
+    assert ("some shown twice" in scored.text) == (name != "videoscore")
+
+
+def test_a_tensor_that_two_files_hold_is_refused(tmp_path):
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for value, file in enumerate(files):
+        save_file({"w": torch.full((2,), float(value)), file.stem: torch.ones(1)}, file)
+    with pytest.raises(ur.ModelError, match=r"b\.safetensors and another file both hold w:"):
+        read_state(files)
+
+
+@pytest.mark.parametrize("merge", [iter, lambda pieces: merged_lora(pieces, 1.0)])
+def test_two_tensors_for_one_place_are_a_problem_and_neither_is_lost(merge):
+    module = torch.nn.Linear(2, 1, bias=False)
+    state = {"weight": torch.ones(1, 2), "old.weight": torch.zeros(1, 2)}
+    report = account(module, merge(renamed(state, [("^old.", "")])), {})[1]
+    assert len(report.unexplained) == report.loaded + report.renamed == 1
+
+
+def test_a_rank_stabilised_adapter_is_scaled_by_the_root_of_its_rank():
+    assert lora_scale(64, 128, stabilised=False) == 2
+    assert lora_scale(64, 128, stabilised=True) == 16
+
+
+def test_a_merged_weight_is_the_base_and_the_scaled_product():
+    tensors = {
+        "a.base_layer.weight": torch.eye(2),
+        "a.base_layer.bias": torch.ones(2),
+        "a.lora_A.default.weight": torch.tensor([[1.0, 2.0]]),
+        "a.lora_B.default.weight": torch.tensor([[3.0], [0.0]]),
+    }
+    pieces = {one.target: one.value for one in merged_lora(renamed(tensors, ()), 2.0)}
+    assert pieces["a.weight"].tolist() == [[7.0, 12.0], [0.0, 1.0]]
+    assert [*pieces] == ["a.weight", "a.bias"]
+
+
+def test_every_tensor_of_a_file_ends_in_one_group():
+    module = torch.nn.Linear(2, 2)
+    tensors = {
+        "weight": torch.ones(2, 2),
+        "old.bias": torch.ones(2),
+        "spare": torch.ones(1),
+        "odd": torch.ones(1),
+    }
+    pieces = renamed(tensors, [(r"^old\.", "")])
+    fitting, report = account(module, pieces, {"spare": "not used"})
+    assert {*fitting} == {"weight", "bias"}
+    assert (report.loaded, report.renamed, report.ignored) == (1, 1, {"not used": 1})
+    assert str(report) == (
+        "1 loaded, 1 renamed, 0 merged, 1 ignored (not used), 1 unexplained: odd"
+    )
+
+
+UNVERIFIED = [name for name in SYSTEMS if system(name).card.state == "unverified"]
+
+
+def test_every_system_has_a_twin_or_open_questions():
+    assert {*SYSTEMS} == {*twins.MAKERS, "lift-critic-13b", *UNVERIFIED}
+    assert all(system(name).card.open_questions for name in UNVERIFIED)
+    assert not any(system(name).card.verified for name in UNVERIFIED)
+
+
+@pytest.mark.parametrize("name", UNVERIFIED)
+def test_a_system_that_is_not_loaded_says_what_is_there_and_what_is_open(name, tmp_path):
+    state = {"model.layers.0.w": torch.ones(2), "model.layers.1.w": torch.ones(2)}
+    pattern = system(name).weights[0]
+    if pattern.endswith(".json"):
+        save_file(state | {"vit.a": torch.ones(1)}, tmp_path / "a.safetensors")
+        weights = dict.fromkeys([*state, "vit.a"], "a.safetensors")
+        (tmp_path / pattern).write_text(json.dumps({"weight_map": weights}))
+    else:
+        (tmp_path / pattern).parent.mkdir()
+        torch.save({"module": state | {"vit.a": torch.ones(1)}}, tmp_path / pattern)
+    told = problems(name, tmp_path)
+    assert "3 tensors are there (2 model.layers, 1 vit.a)" in told
+    assert system(name).card.open_questions[0] in told
+    with pytest.raises(ur.ModelError, match="is not loaded here"):
+        ur.load(name, weights=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("videoscore", ["model.safetensors.index.json", "model-00001-of-00004.safetensors"]),
+        ("videoreward", ["checkpoint-11352/model.pth", "model_config.json", "merges.txt"]),
+        ("hpsv2.1", ["HPS_v2.1_compressed.pt"]),
+        ("imagereward", ["ImageReward.pt", "med_config.json", "vocab.txt"]),
+    ],
+)
+def test_of_a_repository_of_the_hub_just_what_is_read_is_fetched(name, files):
+    others = ["README.md", "optimizer.pt", "HPS_v2_compressed.pt", "training_args.bin"]
+    kept = filter_repo_objects([*files, *others], allow_patterns=patterns(system(name)))
+    assert [*kept] == files

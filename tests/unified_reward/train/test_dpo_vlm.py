@@ -1,0 +1,277 @@
+"""Aligning a vision-language policy: the loss is Rafailov's, and the chosen answers gain."""
+
+import math
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tiny import ARCHITECTURES
+from tests.unified_reward.media.made import grey_steps, noise, picture
+from tests.unified_reward.pairs.drawn import write_rows
+from tests.unified_reward.policies import pipelines
+from unified_reward import media, policies
+from unified_reward.backends.hf_vlm import load_vlm
+from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.core.requests import Request
+from unified_reward.core.samples import Video
+from unified_reward.train import dpo_vlm
+from unified_reward.train.dpo_vlm import VLMDPO, align_vlm
+from unified_reward.train.optim import Optimisation
+
+
+QUESTION = "rate picture: a red circle"
+ANSWERS = [("it is red", "blue"), ("a circle", "no circle is in the picture"), ("yes", "no")]
+CLIP = {"task": "video_understanding", "context": [{"video": "c.mp4"}]}
+HOW = pytest.mark.parametrize("how", [{}, {"lora_rank": 2}], ids=["full", "lora"])
+
+
+def row(i, **changes):
+    chosen, rejected = ANSWERS[i % len(ANSWERS)]
+    return {
+        "id": f"p{i}",
+        "status": "kept",
+        "task": "image_understanding",
+        "prompt": QUESTION + " again" * i,
+        "context": [{"image": "a.png"}],
+        "chosen": {"text": chosen},
+        "rejected": {"text": rejected},
+    } | changes
+
+
+MIXED = [row(0), row(1, **CLIP), row(2)]
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Writes rows beside a picture and a clip."""
+    picture(noise(40, 56, 3)).save(tmp_path / "a.png")
+    (tmp_path / "c.mp4").write_bytes(media.encode_mp4(grey_steps(15, (32, 32)), 8))
+    return lambda *rows: write_rows(tmp_path / "pairs.jsonl", rows)
+
+
+@pytest.fixture
+def folder(checkpoints):
+    return checkpoints["qwen3_vl"]
+
+
+def dpo(*, sft=0.0, beta=0.1, max_pixels=None, **changes):
+    settings = {"steps": 1, "batch_size": 3, "accumulate": 1, "lr": 1e-3, "warmup": 0.0}
+    return VLMDPO(Optimisation(**(settings | changes)), beta, sft, max_pixels)
+
+
+def ignored(_):
+    pass
+
+
+def logprobs(folder, path, side):
+    """Of each answer and its end, in double precision, alone and without padding."""
+    vlm = load_vlm(folder, device="cpu", dtype="float64")
+    found = []
+    for one in MIXED:
+        ((kind, name),) = one["context"][0].items()
+        at = path.parent / name
+        clip = kind == "video" and media.sample_frames(Video(at), 8).pictures()
+        request = Request((*(clip or [media.open_image(at)]), one["prompt"]))
+        ids = [*vlm.chat.tokens(one[side]["text"]), vlm.chat.end]
+        batch = vlm.chat.batch([request], [ids])
+        batch["pixel_values"] = batch["pixel_values"].double()
+        with torch.no_grad():
+            foretold = vlm.model(**batch).logits[0, -len(ids) - 1 : -1].log_softmax(-1)
+        found.append(foretold[range(len(ids)), ids])
+    return found
+
+
+def log_ratios(folder, base, path, side):
+    both = (logprobs(one, path, side) for one in (folder, base))
+    return torch.stack([now.sum() - then.sum() for now, then in zip(*both, strict=True)])
+
+
+@HOW
+@pytest.mark.parametrize("rows", [[row(0)], [row(1, **CLIP)]], ids=["picture", "clip"])
+def test_the_first_loss_is_the_logarithm_of_two(folder, tmp_path, pairs, how, rows):
+    told = align_vlm(folder, pairs(*rows), dpo(**how), tmp_path / "out", ignored)
+    assert told["losses"] == [(1, pytest.approx(math.log(2), abs=1e-6))]
+    assert (told["pairs"], told["rows"]) == (1, {"kept": 1})
+    assert (told["margin"], told["chosen"], told["rejected"]) == ([0.0], [0.0], [0.0])
+
+
+@HOW
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_the_loss_is_that_of_the_equation_in_double_precision(
+    checkpoints, tmp_path, pairs, how, name
+):
+    """What one step makes is what the second step of a longer run begins with."""
+    path, base = pairs(*MIXED), checkpoints[name]
+    align_vlm(base, path, dpo(**how), tmp_path / "one", ignored)
+    told = align_vlm(base, path, dpo(steps=2, **how), tmp_path / "two", ignored)
+    chosen, rejected = (
+        log_ratios(tmp_path / "one", base, path, side) for side in ("chosen", "rejected")
+    )
+    wanted = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()
+    assert abs(float(wanted) - math.log(2)) > 1e-2
+    assert told["losses"][1][1] == pytest.approx(float(wanted), abs=1e-5)
+    assert told["chosen"][1] == pytest.approx(0.1 * float(chosen.mean()), abs=1e-5)
+    assert told["rejected"][1] == pytest.approx(0.1 * float(rejected.mean()), abs=1e-5)
+    assert told["margin"][1] == pytest.approx(told["chosen"][1] - told["rejected"][1], abs=1e-5)
+    assert told["accuracy"][1] == pytest.approx(float((chosen > rejected).double().mean()))
+
+
+def test_likelihood_of_the_chosen_answers_is_added_by_its_weight(folder, tmp_path, pairs):
+    path = pairs(*MIXED)
+    told = align_vlm(folder, path, dpo(sft=0.5), tmp_path / "out", ignored)
+    wanted = math.log(2) - 0.5 * float(torch.cat(logprobs(folder, path, "chosen")).mean())
+    assert told["losses"][0][1] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("how", [{}, {"lora_rank": 4}, {"muon_lr": 1e-3}], ids=str)
+def test_the_aligned_policy_prefers_the_chosen_answers_and_answers(folder, tmp_path, pairs, how):
+    path, out = pairs(*MIXED), tmp_path / "out"
+    source = shutil.copytree(folder, tmp_path / "source")
+    policies.write_defaults(policies.Sampling(0.3, 5), source)
+    told = align_vlm(source, path, dpo(steps=6, max_pixels=32 * 32, **how), out, ignored)
+    assert len(told["losses"]) == len(told["accuracy"]) == 6
+    assert told["losses"][-1][1] < told["losses"][0][1]
+    margins = log_ratios(out, folder, path, "chosen") - log_ratios(out, folder, path, "rejected")
+    assert (margins > 0).all()
+    policy = policies.load(out, device="cpu")
+    assert policy.how == policies.Sampling(0.3, 5)
+    assert policy.vlm.chat.processor.image_processor.size["longest_edge"] == 32 * 32
+    names = set(load_vlm(folder, device="cpu").model.state_dict())
+    assert set(policy.vlm.model.state_dict()) == names
+    shown = [Video(path.parent / "c.mp4")]
+    assert len(policy.sample(QUESTION, shown, [1, 2])) == 2
+    if "lora_rank" in how:
+        apart = policies.load(out / "adapter", device="cpu").vlm.model.state_dict()
+        for name, value in policy.vlm.model.state_dict().items():
+            assert torch.allclose(apart[name], value, atol=1e-6), name
+
+
+@HOW
+def test_a_killed_run_goes_on_and_ends_with_the_same_losses(
+    folder, tmp_path, pairs, how, monkeypatch
+):
+    path, config = pairs(*MIXED), dpo(steps=4, batch_size=2, save_every=1, **how)
+    whole = align_vlm(folder, path, config, tmp_path / "whole", ignored)
+    batch, calls, out = dpo_vlm.Collator.__call__, [], tmp_path / "cut"
+
+    def killed(self, rows):
+        calls.append(rows)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return batch(self, rows)
+
+    monkeypatch.setattr(dpo_vlm.Collator, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        align_vlm(folder, path, config, out, ignored)
+    assert list(out.rglob("checkpoint-*"))
+    assert not (out / "model.safetensors").exists()
+    told = align_vlm(folder, path, config, out, ignored)
+    assert len(calls) < 4 + 4
+    assert [step for step, _ in told["losses"]] == [1, 2, 3, 4]
+    for name in ("losses", "margin", "chosen", "rejected"):
+        assert torch.allclose(torch.tensor(told[name]), torch.tensor(whole[name]), atol=1e-5), name
+
+
+def test_every_pair_comes_once_before_any_comes_again(folder, tmp_path, pairs, monkeypatch):
+    batch, seen = dpo_vlm.Collator.__call__, []
+
+    def noted(self, rows):
+        seen.extend(one["row"] for one in rows)
+        return batch(self, rows)
+
+    monkeypatch.setattr(dpo_vlm.Collator, "__call__", noted)
+    config = dpo(steps=2, batch_size=1, accumulate=3, seed=3)
+    align_vlm(folder, pairs(*MIXED), config, tmp_path / "out", ignored)
+    assert sorted(seen[:3]) == sorted(seen[3:]) == [0, 1, 2]
+    assert seen[:3] != seen[3:]
+
+
+def test_pairs_that_cannot_be_learned_are_told_and_left_out(folder, tmp_path, pairs):
+    path = pairs(
+        row(0),
+        row(1, context=[{"image": "gone.png"}]),
+        row(2, rejected={"text": " yes\n"}),
+        row(3, rejected=[{"text": "it is"}, {"image": "a.png"}]),
+        row(4, rejected={"text": "a <|image_pad|>"}),
+        row(5, status="dropped", chosen=None, rejected=None, reason="a tie"),
+    )
+    told = []
+    report = align_vlm(folder, path, dpo(), tmp_path / "out", told.append)
+    assert report["rows"] == {"kept": 1, "failed": 1, "unusable": 3, "dropped": 1}
+    assert report["pairs"] == 1
+    assert [one.split(": ", 1)[0] for one in told] == [f"pair 'p{i}'" for i in range(1, 5)]
+    assert "gone.png" in told[0]
+    assert told[1].endswith("its answers are the same")
+    assert told[2].endswith("its answers are not both plain text")
+    assert told[3].endswith("its answers spell a control token of the model")
+
+
+def test_without_any_medium_that_can_be_read_nothing_is_learned(folder, tmp_path, pairs):
+    gone = [row(i, context=[{"image": "gone.png"}]) for i in range(2)]
+    told = []
+    with pytest.raises(DataError, match=r"no pair of .*pairs.jsonl is left to learn from"):
+        align_vlm(folder, pairs(*gone), dpo(), tmp_path / "out", told.append)
+    assert len(told) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_of_generation_are_refused(folder, tmp_path, pairs):
+    drawn = {"task": "image_generation", "context": []}
+    path = pairs(row(0, **drawn, chosen={"image": "a.png"}, rejected={"image": "b.png"}))
+    told = "for image_understanding and video_understanding, .* are of image_generation"
+    with pytest.raises(ConfigError, match=told):
+        align_vlm(folder, path, dpo(), tmp_path / "out", ignored)
+
+
+def test_a_pipeline_is_refused(tmp_path, pairs):
+    folder = pipelines.pictures(tmp_path / "pipeline")
+    with pytest.raises(ConfigError, match="is a pipeline of diffusers, no vision-language model"):
+        align_vlm(folder, pairs(row(0)), dpo(), tmp_path / "out", ignored)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_at_its_step(folder, tmp_path, pairs):
+    """A rate that blows the weights up; what is saved behind the first step stays."""
+    config, out = dpo(steps=3, save_every=1, lr=1e25), tmp_path / "out"
+    told = r"loss of step 2 is no number; the last whole checkpoint is .*checkpoint-1; use a"
+    with pytest.raises(ModelError, match=told):
+        align_vlm(folder, pairs(*MIXED), config, out, ignored)
+    assert [one.name for one in out.rglob("checkpoint-*")] == ["checkpoint-1"]
+    assert not (out / "model.safetensors").exists()
+
+
+def test_without_a_checkpoint_it_says_so(folder, tmp_path, pairs):
+    source = shutil.copytree(folder, tmp_path / "source")
+    weights = load_file(source / "model.safetensors")
+    weights[sorted(weights)[-1]][:] = float("nan")
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
+    told = "loss of step 1 is no number; no checkpoint was saved; use a lower rate"
+    with pytest.raises(ModelError, match=told):
+        align_vlm(source, pairs(row(0)), dpo(), tmp_path / "out", ignored)
+
+
+def test_a_gradient_that_is_no_number_moves_nothing(folder, tmp_path, pairs, monkeypatch):
+    norm = dpo_vlm.DPOTrainer._clip_grad_norm
+    monkeypatch.setattr(
+        dpo_vlm.DPOTrainer, "_clip_grad_norm", lambda *given: norm(*given) * math.nan
+    )
+    config, out = dpo(save_every=1), tmp_path / "out"
+    with pytest.raises(ModelError, match="gradient of step 1 is no number"):
+        align_vlm(folder, pairs(row(0)), config, out, ignored)
+    assert not list(out.rglob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"beta": 0.0}, "beta is above 0 and sft 0 or more, not 0.0 and 0.0"),
+        ({"beta": math.nan}, "beta is above 0"),
+        ({"sft": -1.0}, "sft 0 or more, not 0.1 and -1.0"),
+        ({"max_pixels": 0}, "max_pixels is above 0, not 0"),
+        ({"lora_targets": ("q_proj", "lm_head")}, "lm_head takes no adapter in DPO"),
+    ],
+)
+def test_options_out_of_their_range_are_refused(changes, told):
+    with pytest.raises(ConfigError, match=told):
+        dpo(**changes)

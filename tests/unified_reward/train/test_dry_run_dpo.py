@@ -1,0 +1,252 @@
+"""What a dry run finds in the alignment of a policy before a card is rented."""
+
+import json
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tests.unified_reward.media.made import noise, picture
+from tests.unified_reward.pairs.drawn import write_rows
+from tests.unified_reward.policies import pipelines
+from tests.unified_reward.train import aligned
+from unified_reward.cli import app
+from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.io.config import load_config
+from unified_reward.policies.diffusion import load_pipeline
+from unified_reward.recipes.run import Recipe, rehearse
+from unified_reward.train.denoisers import denoiser_of
+from unified_reward.train.dpo import PolicyDPO
+from unified_reward.train.dpo_diffusion import Alignment, DiffusionDPO
+from unified_reward.train.dpo_vlm import VLMDPO
+from unified_reward.train.dry_run_dpo import dry_run_dpo
+from unified_reward.train.latents import Extent
+from unified_reward.train.optim import Optimisation
+
+
+RECIPES = Path(str(resources.files("unified_reward") / "recipes"))
+ABSENT = "pairs: there is no pairs.jsonl"
+SDXL_PARTS = 83_653_863 + 123_060_480 + 694_659_840
+"""Parameters of SDXL's autoencoder and text encoders."""
+UMT5, WAN_VAE = 5_680_910_336, 126_892_531
+
+
+def load(name, *overrides):
+    return load_config(Recipe, RECIPES / f"{name}.yaml", overrides)
+
+
+def gib(n_bytes):
+    return pytest.approx(n_bytes / 2**30, abs=2e-3)
+
+
+def optim(**changes):
+    return Optimisation(**{"steps": 3, "batch_size": 2, "accumulate": 1, "lora_rank": 2} | changes)
+
+
+def draw(policy="tiny_image", pairs="pairs.jsonl", *, launch="", moved=None, **how):
+    config = DiffusionDPO(optim(**moved or {}), **how)
+    return dry_run_dpo(PolicyDPO(str(policy), Path(pairs), diffusion=config), launch)
+
+
+def answer(policy="tiny_vlm", pairs="pairs.jsonl", **moved):
+    return dry_run_dpo(PolicyDPO(policy, Path(pairs), vlm=VLMDPO(optim(**moved))))
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Saves a tiny pipeline without its weights, and pairs."""
+
+    def store(kind):
+        folder = aligned.source(kind, tmp_path)
+        for file in folder.rglob("*.safetensors"):
+            file.unlink()
+        return folder / "policy", folder / "pairs.jsonl"
+
+    return store
+
+
+def test_sdxl_turbo_recipe_has_the_published_number_of_parameters():
+    """All are trained: twice those of the network in float32, with gradients and two moments."""
+    told = rehearse(load("dpo_sdxl_turbo"))
+    assert (told.parameters, told.trained) == (2_567_463_684, 2_567_463_684)
+    assert told.memory_gib["weights"] == gib(4 * (2 * told.parameters + SDXL_PARTS))
+    assert told.memory_gib["optimiser"] == gib(8 * told.parameters)
+    assert told.latent == (4, 64, 64)
+    assert told.timesteps == (249, 499, 749, 999)
+    assert (told.tokens, told.per_step, told.processes) == ({}, {"pairs": 512}, 1)
+    where = "weights: stabilityai/sdxl-turbo is not here and would be downloaded"
+    assert told.lacking == (ABSENT, where)
+
+
+def test_wan_recipe_has_the_published_number_of_parameters():
+    """33 frames are 9 latents of 60 x 104, of which 2 x 2 make a token: 9 x 30 x 52."""
+    told = rehearse(load("dpo_wan_1_3b"))
+    assert told.parameters == 1_418_996_800
+    whole = told.parameters + told.trained + UMT5 + WAN_VAE
+    assert told.memory_gib["weights"] == gib(4 * whole), "adapters need no second copy"
+    assert told.adapters["to_q"] == 60
+    assert (told.latent, told.tokens) == ((16, 9, 60, 104), {"sample": 14_040})
+    assert told.per_step == {"pairs": 64, "tokens": 64 * 2 * 14_040}
+
+
+def test_llava_recipe_trains_all_weights_beside_a_copy_that_fsdp_spreads_too():
+    """Bytes a weight: 4, as many for its copy, 4 of gradient, 8 of moments; over 8 cards."""
+    told = rehearse(load("dpo_llava_onevision_7b"), "fsdp_llava")
+    assert told.trained == told.parameters == 8_029_890_080
+    assert told.memory_gib["total"] == gib(20 * told.parameters / 8)
+    assert told.wrapped == {"Qwen2DecoderLayer": 28, "SiglipEncoderLayer": 26}
+    assert told.per_step["pairs"] == 16 * told.processes == 128
+
+
+def test_qwen_recipe_trains_adapters_on_pictures_of_512_x_512():
+    """324 tokens a picture, seen once with either answer; 8 pictures a clip."""
+    told = rehearse(load("dpo_qwen2_5_vl_7b"))
+    assert told.parameters == 8_292_166_656
+    assert told.memory_gib["weights"] == gib(4 * (told.parameters + told.trained))
+    assert 2 * 324 <= told.tokens["image_understanding"] < 2 * 324 + 200
+    assert told.tokens["video_understanding"] > 16 * 324
+    assert told.lacking[0] == ABSENT
+    assert sum(one["parameters"] for one in told.groups) == told.trained
+
+
+@pytest.mark.parametrize(
+    ("kind", "latent", "tokens"),
+    [
+        ("pictures", (4, 8, 8), {}),
+        ("sdxl", (4, 8, 8), {}),
+        ("sd3", (4, 8, 8), {"sample": 16}),
+        ("wan", (4, 2, 2, 2), {"sample": 2}),
+    ],
+)
+def test_every_kind_of_pipeline_is_rehearsed_from_its_configurations_alone(
+    stored, kind, latent, tokens
+):
+    told = draw(*stored(kind))
+    assert (told.latent, told.tokens, told.lacking) == (latent, tokens, ())
+    assert (told.steps_per_epoch, told.epochs) == (3, 1.0)
+
+
+@pytest.mark.parametrize("moved", [{}, {"lora_rank": 0}], ids=["lora", "full"])
+def test_the_tiny_image_has_the_trained_parameters_of_the_real_training(moved):
+    told = draw(moved=moved)
+    folder = RECIPES.parent / "assets" / "image"
+    real = Alignment(denoiser_of(load_pipeline(folder, device="cpu")), DiffusionDPO(optim(**moved)))
+    assert told.trained == sum(one.numel() for one in real.trained.values())
+    assert told.latent == (4, 8, 8)
+    taken = "extent: that of the first pair is taken; tried as drawn, 64 x 64"
+    assert told.lacking == (ABSENT, taken)
+
+
+def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
+    told = draw(*stored("wan"), extent=Extent(frames=6))
+    assert told.latent == (4, 3, 2, 2)
+    assert told.lacking == (
+        "extent.frames: 6 are lengthened to 9 by the last one; "
+        "this pipeline takes a multiple of 4 and one",
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"extent": Extent(60, 64)}, "multiples of 8 above 0 for this pipeline, not 60 and 64"),
+        ({"extent": Extent(width=60)}, "not None and 60"),
+        ({"timesteps": (499.0, 499.4)}, "same one of the schedule: 499 is 499, 499.4 is 499"),
+        ({"moved": {"lora_targets": ("to_w",)}}, "no linear layer is named to_w; there are .*to_q"),
+        ({"launch": "fsdp"}, "fsdp spreads weights, .* launch --num_processes 8"),
+        ({"launch": "zero9"}, "neither a file nor a shipped launcher"),
+        ({"policy": "some/pipeline"}, "nothing is known of some/pipeline .*: Wan2.1.*, sdxl-turbo"),
+    ],
+)
+def test_what_does_not_fit_a_pipeline_is_told_with_what_would(how, said):
+    with pytest.raises(ConfigError, match=said):
+        draw(**how)
+
+
+def test_latents_that_do_not_fit_the_network_are_found(stored):
+    policy, pairs = stored("pictures")
+    file = policy / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"latent_channels": 8}))
+    with pytest.raises(ConfigError, match="latents or prompts do not fit the network"):
+        draw(policy, pairs)
+
+
+def test_a_policy_of_the_other_kind_or_of_no_loss_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"vlm is no pipeline of diffusers: .*model_index\.json"):
+        draw("tiny_vlm")
+    with pytest.raises(ModelError, match="image is no vision-language checkpoint"):
+        answer("tiny_image")
+    with pytest.raises(ModelError, match="a AnimateDiffPipeline cannot be aligned here"):
+        draw(pipelines.clips(tmp_path))
+
+
+def test_pairs_of_another_task_are_refused(stored):
+    with pytest.raises(ConfigError, match="the policy is for image_generation, and the pairs"):
+        draw("tiny_image", stored("wan")[1])
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Writes pairs of answers about a picture."""
+    picture(noise(40, 56, 3)).save(tmp_path / "a.png")
+
+    def write(*answers):
+        rows = [
+            {
+                "id": f"p{i}",
+                "status": "kept",
+                "task": "image_understanding",
+                "prompt": "what is it?",
+                "context": [{"image": "a.png"}],
+                "chosen": {"text": chosen},
+                "rejected": {"text": rejected},
+            }
+            for i, (chosen, rejected) in enumerate(answers)
+        ]
+        return write_rows(tmp_path / "pairs.jsonl", rows)
+
+    return write
+
+
+def test_steps_and_tokens_are_those_of_the_file_and_what_is_left_out_is_told(asked):
+    told = answer(pairs=asked(*[("a star", "a circle")] * 3, ("red", "red "), ("red", "red")))
+    assert set(told.tokens) == {"pair 0", "pair 1", "pair 2"}
+    assert len({*told.tokens.values()}) == 1
+    assert (told.steps_per_epoch, told.epochs) == (2, 1.5)
+    assert told.lacking == (
+        "pairs: 2 cannot be learned, the first: line 5: chosen and rejected are the same",
+    )
+    with pytest.raises(DataError, match=r"none of the first 1 pairs can be learned: .*'p0'"):
+        answer(pairs=asked(("red", "red ")))
+
+
+def test_a_policy_that_is_an_adapter_is_rehearsed_as_its_base():
+    """Two matrices a layer, of 128 to 2 and of 2 to 128 features."""
+    told = answer(lora_targets=("q_proj",))
+    assert told.adapters == {"q_proj": 4}
+    assert told.trained == 4 * (128 * 2 + 2 * 128)
+    with pytest.raises(ConfigError, match="no linear layer is named q_porj"):
+        answer(lora_targets=("q_porj",))
+
+
+def test_muon_moves_hidden_matrices_of_a_policy_too():
+    told = answer(lora_rank=0, muon_lr=0.1)
+    assert [one["lr"] for one in told.groups] == [0.1, 1e-3]
+    assert sum(one["parameters"] for one in told.groups) == told.trained == told.parameters
+
+
+def test_the_judge_of_a_recipe_comes_first():
+    both = replace(load("tiny_judge"), dpo=load("dpo_sdxl_turbo").dpo)
+    assert rehearse(both).parameters == 1_871_904
+
+
+def test_the_command_tells_the_sizes_and_trains_nothing(tmp_path):
+    out = tmp_path / "run"
+    recipe = ["dpo_sdxl_turbo", "dpo.policy=tiny_image", f"out={out}"]
+    told = yaml.safe_load(CliRunner().invoke(app, ["run", "--dry-run", *recipe]).stdout)
+    assert (told["model"], told["latent"]) == ("UNet2DConditionModel", [4, 64, 64])
+    assert told["timesteps"] == [249, 499, 749, 999]
+    assert not out.exists()

@@ -1,0 +1,235 @@
+"""Pairs are encoded once, at one size, and those that cannot be are told and left out."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unified_reward.policies import pipelines
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.samples import Image, Task, Video
+from unified_reward.pairs.preferences import PreferencePair
+from unified_reward.policies.diffusion import load_pipeline
+from unified_reward.train.denoisers import denoiser_of
+from unified_reward.train.latents import Extent, encode_pairs
+
+
+CPU = torch.device("cpu")
+SMALL = Extent(height=8, width=8)
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+class Mirror:
+    """Latents are the pixels themselves; of a prompt its length is seen, up to 20."""
+
+    def __init__(self, *, block=1, rest=None):
+        self.block, self.rest = block, rest
+        self.pipeline = SimpleNamespace(vae=SimpleNamespace(device=CPU))
+        self.encoded = 0
+
+    def tokens_over(self, prompt):
+        return (len(prompt), 20) if len(prompt) > 20 else None
+
+    def condition(self, prompts):
+        return {"encoder_hidden_states": torch.tensor([[float(len(one))] for one in prompts])}
+
+    def latents(self, pixels):
+        self.encoded += 1
+        return pixels
+
+
+def picture(*stripes, height=8, width=8):
+    """Upright stripes of these colours, of equal width."""
+    colours = np.array(stripes, dtype=np.uint8)
+    row = np.repeat(colours, width // len(stripes), axis=0)
+    return Image(np.broadcast_to(row, (height, *row.shape)).copy(), "HWC")
+
+
+def clip(frames, *, side=8, first=0):
+    """Frame i is of the grey level ``10 * (first + i)``."""
+    levels = np.arange(first, first + frames, dtype=np.uint8) * 10
+    return Video(np.broadcast_to(levels[:, None, None, None], (frames, side, side, 3)), "THWC", 8)
+
+
+def pair(name, chosen=None, rejected=None, prompt="a star"):
+    chosen = chosen or picture(RED)
+    is_clip = isinstance(chosen, Video)
+    task = Task.VIDEO_GENERATION if is_clip else Task.IMAGE_GENERATION
+    rejected = rejected or (clip(len(chosen.source), first=9) if is_clip else picture(BLUE))
+    return PreferencePair(name, task, prompt, (), chosen, rejected, None, None)
+
+
+def levels(latents):
+    """Pixels as they were, rounded."""
+    return ((latents + 1) * 127.5).round().int()
+
+
+def encode(pairs, folder, extent=SMALL, *, denoiser=None, told=None):
+    tell = [].append if told is None else told.append
+    return encode_pairs(pairs, denoiser or Mirror(), folder, extent, tell)
+
+
+def test_a_row_has_both_sides_and_what_is_seen_of_the_prompt(tmp_path):
+    pairs = [pair("1"), pair("2", picture(GREEN), prompt="two stars")]
+    found = encode(pairs, tmp_path)
+    chosen, rejected, condition = found.batch([1, 0, 1], CPU)
+    assert len(found) == 2
+    assert chosen.shape == rejected.shape == (3, 3, 8, 8)
+    assert [tuple(one[:, 0, 0].tolist()) for one in levels(chosen)] == [GREEN, RED, GREEN]
+    assert (levels(rejected)[:, :, 0, 0] == torch.tensor(BLUE)).all()
+    assert condition["encoder_hidden_states"].tolist() == [[9], [6], [9]]
+
+
+def test_a_picture_of_the_size_wanted_is_not_touched(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    chosen, _, _ = encode([pair("1", Image(noise, "HWC"))], tmp_path).batch([0], CPU)
+    assert np.array_equal(levels(chosen)[0].movedim(0, -1).numpy(), noise)
+    assert chosen.min() >= -1
+    assert chosen.max() <= 1
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_what_is_larger_is_scaled_and_cut_at_the_centre(scale, tmp_path):
+    """Twice as wide as high: of four stripes the two in the middle are left."""
+    wide = picture(RED, GREEN, BLUE, RED, height=8 * scale, width=16 * scale)
+    chosen, _, _ = encode([pair("1", wide)], tmp_path).batch([0], CPU)
+    row = levels(chosen)[0, :, 4]
+    assert tuple(row[:, 1].tolist()) == GREEN
+    assert tuple(row[:, 6].tolist()) == BLUE
+
+
+def test_without_a_size_it_is_that_of_the_first_pair_that_opens_cut_to_whole_blocks(tmp_path):
+    pairs = [
+        pair("gone", Image("gone.png")),
+        pair("first", picture(RED, height=13, width=22)),
+        pair("second", picture(GREEN, height=40, width=40)),
+    ]
+    found = encode(pairs, tmp_path, Extent(), denoiser=Mirror(block=4))
+    chosen, rejected, _ = found.batch([0, 1], CPU)
+    assert chosen.shape == rejected.shape == (2, 3, 12, 20)
+
+
+def test_a_side_that_is_given_stays(tmp_path):
+    pairs = [pair("1", picture(RED, height=13, width=22))]
+    found = encode(pairs, tmp_path, Extent(width=8), denoiser=Mirror(block=4))
+    assert found.batch([0], CPU)[0].shape == (1, 3, 12, 8)
+
+
+@pytest.mark.parametrize(
+    ("extent", "shown", "told"),
+    [
+        (Extent(height=10), picture(RED), "not 10 and 8"),
+        (Extent(width=6), picture(RED), "not 8 and 6"),
+        (Extent(), picture(RED, height=3, width=9), "not 0 and 8"),
+    ],
+)
+def test_a_size_that_is_no_multiple_is_refused(extent, shown, told, tmp_path):
+    with pytest.raises(ConfigError, match=f"multiples of 4 above 0 for this pipeline, {told}"):
+        encode([pair("1", shown)], tmp_path, extent, denoiser=Mirror(block=4))
+
+
+@pytest.mark.parametrize(
+    ("frames", "rest", "shown"),
+    [
+        (8, 4, [0, 10, 20, 30, 40, 50, 60, 70, 70]),
+        (None, 4, [0, 10, 20, 30, 40, 50, 60, 70, 70]),
+        (8, 2, [0, 10, 20, 30, 40, 50, 60, 70, 70]),
+        (6, 4, [0, 10, 20, 40, 50, 70, 70, 70, 70]),
+        (5, 4, [0, 10, 30, 50, 70]),
+        (1, 4, [0]),
+        (3, None, [0, 30, 70]),
+        (8, None, [0, 10, 20, 30, 40, 50, 60, 70]),
+    ],
+)
+def test_frames_are_spread_and_the_last_is_repeated_to_what_the_pipeline_takes(
+    frames, rest, shown, tmp_path
+):
+    """Of 8 frames, ``linspace(0, 7, n)`` with positions cut off; then one more than a multiple."""
+    found = encode([pair("1", clip(8))], tmp_path, Extent(8, 8, frames), denoiser=Mirror(rest=rest))
+    chosen, rejected, _ = found.batch([0], CPU)
+    assert chosen.shape == rejected.shape == (1, 3, len(shown), 8, 8)
+    assert levels(chosen)[0, 0, :, 0, 0].tolist() == shown
+
+
+def test_a_clip_that_is_short_repeats_frames(tmp_path):
+    chosen, _, _ = encode([pair("1", clip(2))], tmp_path, Extent(8, 8, 4)).batch([0], CPU)
+    assert levels(chosen)[0, 0, :, 0, 0].tolist() == [0, 0, 0, 10]
+
+
+def test_what_is_encoded_is_not_encoded_again_and_what_is_torn_is(tmp_path):
+    pairs = [pair(name) for name in "123"]
+    denoiser = Mirror()
+    encode(pairs, tmp_path, denoiser=denoiser)
+    whole = {path: path.read_bytes() for path in sorted(tmp_path.glob("*.safetensors"))}
+    assert denoiser.encoded == len(whole) == 3
+    encode(pairs, tmp_path, denoiser=denoiser)
+    assert denoiser.encoded == 3
+    first, second, _ = whole
+    first.write_bytes(whole[first][:-50])
+    second.write_bytes(b"")
+    second.with_suffix(".part").write_bytes(b"half")
+    assert len(encode(pairs, tmp_path, denoiser=denoiser)) == 3
+    assert denoiser.encoded == 5
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == whole
+
+
+def test_pairs_that_cannot_be_used_are_told_by_id_and_left_out(tmp_path):
+    pairs = [
+        pair("gone", Image(tmp_path / "gone.png")),
+        pair("long", prompt="a star " * 5),
+        pair("same", picture(RED), picture(RED)),
+        pair("parts", ("a star", picture(RED))),
+        pair("good"),
+    ]
+    told = []
+    found = encode(pairs, tmp_path / "encoded", told=told)
+    assert len(found) == 1
+    assert [one.partition(":")[0] for one in told] == [
+        "pair 'gone'",
+        "pair 'long'",
+        "pair 'same'",
+        "pair 'parts'",
+    ]
+    assert "gone.png" in told[0]
+    assert told[1].endswith("its prompt has 35 tokens, and the text encoder reads 20")
+    assert told[2].endswith("its chosen and rejected one have the same pixels")
+    assert told[3].endswith("a candidate of several parts cannot be drawn")
+
+
+def test_pixels_are_compared_at_the_size_that_is_learned(tmp_path):
+    told = []
+    with pytest.raises(DataError, match="no pair is left to learn from"):
+        encode([pair("1", picture(RED), picture(RED, width=16))], tmp_path, told=told)
+    assert told == ["pair '1': its chosen and rejected one have the same pixels"]
+
+
+def test_a_folder_that_cannot_be_written_ends_it(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(DataError, match="safetensors cannot be written"):
+        encode([pair("1")], file / "encoded")
+
+
+def test_a_row_that_cannot_be_written_ends_it(tmp_path):
+    told = []
+    encode([pair("1")], tmp_path)
+    (made,) = tmp_path.iterdir()
+    made.unlink()
+    made.with_suffix(".part").mkdir()
+    with pytest.raises(DataError, match="safetensors cannot be written"):
+        encode([pair("1")], tmp_path, told=told)
+    assert told == []
+
+
+def test_a_pipeline_sees_its_own_latents_and_conditions(tmp_path):
+    pipeline = load_pipeline(pipelines.pictures(tmp_path / "it"), device="cpu", dtype="float32")
+    denoiser = denoiser_of(pipeline)
+    found = encode([pair("1", prompt="a red star")], tmp_path / "encoded", denoiser=denoiser)
+    chosen, _, condition = found.batch([0], CPU)
+    red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    assert chosen.shape == (1, 4, 4, 4)
+    with torch.no_grad():
+        assert torch.allclose(chosen, denoiser.latents(red), atol=1e-5)
+        (embedded,) = denoiser.condition(["a red star"]).values()
+    assert torch.allclose(condition["encoder_hidden_states"], embedded, atol=1e-6)

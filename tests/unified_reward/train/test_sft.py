@@ -1,0 +1,239 @@
+"""Fine-tuning moves what it should, on what it should, and survives being killed."""
+
+import math
+import shutil
+
+import PIL.Image
+import pytest
+import torch
+
+from tests.tiny import ARCHITECTURES
+from tests.unified_reward.train.turns import ColourTurns
+from unified_reward.backends.hf_vlm import load_vlm
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.requests import Request
+from unified_reward.train.optim import MuonFactory, Optimisation
+from unified_reward.train.sft import Collator, Ranking, Turn, fit
+
+
+IGNORED = -100
+
+
+def optimisation(**changes):
+    settings = {"steps": 2, "batch_size": 2, "accumulate": 1, "lr": 1e-2, "warmup": 0.0}
+    return Optimisation(**(settings | changes))
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
+def folder(request, checkpoints):
+    return checkpoints[request.param]
+
+
+def test_the_loss_sees_the_answer_and_its_end_and_nothing_else(folder):
+    chat = load_vlm(folder, device="cpu").chat
+    turns = ColourTurns()
+    batch = Collator(chat, turns)([{"row": i} for i in range(4)])
+    for i, labels in enumerate(batch["labels"]):
+        answer = [*chat.tokens(turns[i].answer), chat.end]
+        assert labels[labels != IGNORED].tolist() == answer
+        assert labels[-len(answer) :].tolist() == answer
+        assert batch["input_ids"][i, -len(answer) :].tolist() == answer
+        assert batch["attention_mask"][i, -len(answer) :].all()
+
+
+def test_what_is_asked_in_training_is_what_is_asked_in_judging(folder):
+    """Without its answer the turn has the ids that ``generate`` would send."""
+    chat = load_vlm(folder, device="cpu").chat
+    turn = ColourTurns()[1]
+    trained = Collator(chat, [turn])([{"row": 0}])
+    asked = chat.batch([turn.request])["input_ids"][0]
+    n_answer = len(chat.tokens(turn.answer)) + 1
+    assert trained["input_ids"][0, :-n_answer].tolist() == asked.tolist()
+
+
+def test_two_steps_move_vision_and_language_and_the_loss_is_per_answer_token(folder, tmp_path):
+    vlm = load_vlm(folder, device="cpu")
+    before = weights(vlm.model)
+    turns = ColourTurns(2)
+    first_batch = Collator(vlm.chat, turns)([{"row": 0}, {"row": 1}])
+    with torch.no_grad():
+        expected = float(vlm.model(**first_batch).loss)
+    model, losses = fit(vlm.model, vlm.chat, turns, optimisation(steps=3), tmp_path)
+    after = weights(model)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert [step for step, _ in losses] == [1, 2, 3]
+    assert losses[0][1] == pytest.approx(expected, abs=2e-3)
+    assert losses[2][1] < losses[0][1]
+    assert any("vis" in name for name in moved)
+    assert any("vis" not in name for name in moved)
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_adapters_are_merged_into_ordinary_weights(folder, tmp_path):
+    vlm = load_vlm(folder, device="cpu")
+    names = set(vlm.model.state_dict())
+    before = weights(vlm.model)
+    model, losses = fit(vlm.model, vlm.chat, ColourTurns(4), optimisation(lora_rank=2), tmp_path)
+    model.save_pretrained(tmp_path / "merged")
+    vlm.chat.processor.save_pretrained(tmp_path / "merged")
+    merged = load_vlm(tmp_path / "merged", device="cpu").model
+    assert len(losses) == 2
+    assert set(merged.state_dict()) == names
+    moved = {n for n, value in merged.state_dict().items() if not torch.equal(before[n], value)}
+    linear = {
+        f"{name}.weight"
+        for name, layer in merged.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+    assert moved
+    assert moved <= linear - {"lm_head.weight"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 2}, {"muon_lr": 1e-2}], ids=str)
+def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(checkpoints, tmp_path, options):
+    """Killed after step 3 with a checkpoint of step 2, and a torn one of step 4."""
+    config = optimisation(steps=5, save_every=2, **options)
+
+    class Killed(ColourTurns):
+        def __getitem__(self, index):
+            if index >= 6:
+                raise KeyboardInterrupt
+            return super().__getitem__(index)
+
+    def run(turns, out):
+        vlm = load_vlm(checkpoints["qwen3_vl"], device="cpu")
+        return fit(vlm.model, vlm.chat, turns, config, out)
+
+    whole, expected = run(ColourTurns(10), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(Killed(10), tmp_path / "cut")
+    saved = tmp_path / "cut" / "checkpoints"
+    assert [one.name for one in saved.glob("checkpoint-*")] == ["checkpoint-2"]
+    shutil.copytree(saved / "checkpoint-2", saved / "checkpoint-4")
+    (saved / "checkpoint-4" / "trainer_state.json").write_bytes(b"")
+    (saved / "checkpoint-4" / "optimizer.pt").write_bytes(b"torn")
+    continued, losses = run(ColourTurns(10), tmp_path / "cut")
+    assert [step for step, _ in losses] == [1, 2, 3, 4, 5]
+    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in expected], abs=1e-4)
+    for name, value in weights(whole).items():
+        assert torch.allclose(weights(continued)[name], value, atol=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"steps": 0}, "steps, batch_size and accumulate must be at least 1"),
+        ({"accumulate": 0}, "at least 1"),
+        ({"warmup": 1.0}, r"a share of the steps in \[0, 1\), not 1.0"),
+    ],
+)
+def test_a_run_of_nothing_is_refused(changes, told):
+    with pytest.raises(ConfigError, match=told):
+        optimisation(**changes)
+
+
+def test_muon_moves_hidden_matrices_and_adamw_all_else(checkpoints):
+    model = load_vlm(checkpoints["qwen3_vl"]).model
+    model.model.visual.patch_embed.requires_grad_(False)
+    optimiser = MuonFactory()(model, Optimisation(steps=1, lr=1e-3, muon_lr=2e-3))
+    by_muon, by_adamw = (group["params"] for group in optimiser.param_groups)
+    moved = {one for one in model.parameters() if one.requires_grad}
+    assert {*by_muon} | {*by_adamw} == moved
+    assert not {*by_muon} & {*by_adamw}
+    assert all(one.ndim == 2 for one in by_muon)
+    assert any(one is model.get_input_embeddings().weight for one in by_adamw)
+    layer = model.model.language_model.layers[0]
+    assert any(one is layer.mlp.up_proj.weight for one in by_muon)
+    assert any(one is layer.input_layernorm.weight for one in by_adamw)
+    assert [group["lr"] for group in optimiser.param_groups] == [2e-3, 1e-3]
+
+
+STEPS = ("a", "b", "c")
+
+
+def rated(colour="red", choices=STEPS):
+    return Request((PIL.Image.new("RGB", (28, 28), colour), "rate it"), choices)
+
+
+def first_loss(folder, tmp_path, turns, **options):
+    """The loss of one step on all turns, with the weights it found."""
+    vlm = load_vlm(folder, device="cpu")
+    config = optimisation(**{"steps": 1, "batch_size": len(turns), **options})
+    ((_, loss),) = fit(vlm.model, vlm.chat, turns, config, tmp_path)[1]
+    return loss
+
+
+def test_shares_cost_what_their_answers_cost_by_their_shares(folder, tmp_path):
+    """One answer of two tokens, its step and its end: 3/4 of b and 1/4 of c."""
+    said = {
+        step: first_loss(folder, tmp_path, [Turn(rated(), step)], lr=1e-9) for step in ("b", "c")
+    }
+    vlm = load_vlm(folder, device="cpu")
+    end_of = {}
+    for step in said:
+        batch = Collator(vlm.chat, [Turn(rated(), step)])([{"row": 0}])
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            foretold = vlm.model(**batch).logits[0, -2].log_softmax(-1)
+        end_of[step] = -float(foretold[labels[0, -1]])
+    step_of = {step: 2 * said[step] - end_of[step] for step in said}
+    wanted = (0.75 * step_of["b"] + 0.25 * step_of["c"] + end_of["b"]) / 2
+    soft = first_loss(folder, tmp_path, [Turn(rated(), "b", (0.0, 0.75, 0.25))], lr=1e-9)
+    assert soft == pytest.approx(wanted, abs=2e-3)
+
+
+def test_ranked_turns_are_read_as_the_judge_reads_their_scores(folder, tmp_path):
+    """The loss is that of the expected scores which ``generate`` gives; the ends hardly differ."""
+    vlm = load_vlm(folder, device="cpu")
+    one, two = rated("red"), rated("blue")
+    expected = [0.0, 0.0]
+    for k, request in enumerate((one, two)):
+        batch = vlm.chat.batch([request])
+        with torch.no_grad():
+            logits = vlm.model(**batch).logits[0, -1]
+        weights = logits[[vlm.chat.tokens(step)[0] for step in STEPS]].softmax(-1)
+        expected[k] = float(weights @ torch.tensor([0.0, 0.5, 1.0]))
+    wanted = math.log(1 + math.exp(-(expected[0] - expected[1]) / 0.1))
+    loss = first_loss(folder, tmp_path, [Ranking(one, two, 1.0)], lr=1e-9)
+    assert loss == pytest.approx(wanted, abs=2e-3)
+
+
+def test_spoken_weighed_and_ranked_turns_share_a_batch_by_their_number(folder, tmp_path):
+    """Ten or so answer tokens, two of a weighed turn and one ranking, meaned over all."""
+    spoken, weighed = Turn(rated(), "it is red"), Turn(rated(), "a", (0.5, 0.5, 0.0))
+    ranking = Ranking(rated("red"), rated("green"), 0.0)
+    chat = load_vlm(folder, device="cpu").chat
+    sizes = [len(chat.tokens(spoken.answer)) + 1, 2, 1]
+    alone = [first_loss(folder, tmp_path, [one], lr=1e-9) for one in (spoken, weighed, ranking)]
+    wanted = sum(n * loss for n, loss in zip(sizes, alone, strict=True)) / sum(sizes)
+    together = first_loss(folder, tmp_path, [ranking, spoken, weighed], lr=1e-9)
+    assert together == pytest.approx(wanted, abs=2e-3)
+
+
+def test_accumulated_passes_are_meaned(folder, tmp_path):
+    turns = [Turn(rated("red"), "a", (0.5, 0.5, 0.0)), Turn(rated("blue"), "c", (0.0, 0.1, 0.9))]
+    alone = [first_loss(folder, tmp_path, [one], lr=1e-9) for one in turns]
+    both = first_loss(folder, tmp_path, turns, lr=1e-9, batch_size=1, accumulate=2)
+    assert both == pytest.approx(sum(alone) / 2, abs=2e-3)
+
+
+def test_ranking_teaches_a_model_to_rate_the_better_picture_higher(checkpoints, tmp_path):
+    vlm = load_vlm(checkpoints["qwen3_vl"], device="cpu")
+    turns = [Ranking(rated("red"), rated("blue"), 1.0), Ranking(rated("blue"), rated("red"), 0.0)]
+    losses = fit(vlm.model, vlm.chat, turns, optimisation(steps=12), tmp_path)[1]
+    assert losses[-1][1] < 0.5 * losses[0][1]
+
+
+def test_steps_that_begin_alike_are_said_but_cannot_be_ranked(checkpoints):
+    chat = load_vlm(checkpoints["qwen3_vl"], device="cpu").chat
+    alike = ("x y", "x z", "q")
+    collate = Collator(chat, [Turn(rated(choices=alike), "x z", (0.5, 0.5, 0.0))])
+    assert collate([{"row": 0}])["choices"].tolist() == [[-1]]
+    ranking = Ranking(rated(choices=alike), rated(choices=alike), 1.0)
+    with pytest.raises(ConfigError, match="x y, x z, q"):
+        Collator(chat, [ranking])([{"row": 0}])

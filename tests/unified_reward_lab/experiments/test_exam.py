@@ -1,0 +1,25 @@
+"""The exam counts what is right to the letter."""
+
+import pytest
+
+from unified_reward_lab.experiments.exam import Exam, exam, page
+from unified_reward_lab.microworld.items import TASKS
+
+
+@pytest.fixture(scope="module")
+def report(checkpoints):
+    return exam(Exam({"shipped": "", "random": str(checkpoints["qwen3_vl"])}, n=8))
+
+
+def test_the_shipped_base_answers_and_a_random_one_does_not(report):
+    shipped, guessing = report["models"]["shipped"], report["models"]["random"]
+    assert set(shipped) == {str(task) for task in TASKS}
+    assert sum(row["right"] for row in guessing.values()) == 0
+    assert sum(row["right"] for row in shipped.values()) >= 16  # 0.5 of 32; measured above 0.9
+    assert report["n_failed"] == 0
+
+
+def test_the_page_has_a_row_a_task(report):
+    told = page(report)
+    assert told.count("| shipped |") == 4
+    assert "| random | questions about clips | 0.000 (0.000 to" in told

@@ -1,0 +1,42 @@
+"""The pages in docs/results.md are what the code makes of the reports beside it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unified_reward_lab.experiments import (
+    alignment_page,
+    annotators,
+    best_of_n,
+    exam,
+    gate,
+    joint_learning,
+    sifting,
+    trust,
+    votes,
+)
+from unified_reward_lab.experiments.page import around
+
+
+DOCS = Path(__file__).parents[3] / "docs"
+PAGES = {
+    "alignment": alignment_page.page,
+    "annotators": annotators.page,
+    "best_of_n": best_of_n.page,
+    "exam": exam.page,
+    "gate": gate.page,
+    "joint_learning": joint_learning.page,
+    "sifting": sifting.page,
+    "trust": trust.page,
+    "votes": votes.page,
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_results_are_what_the_code_makes_of_the_committed_report(name):
+    document = DOCS / "results.md"
+    before, behind = around(document, name)
+    section = document.read_text("utf-8")[len(before) : -len(behind)]
+    report = json.loads((DOCS / "results" / f"{name}.json").read_text("utf-8"))
+    assert section.strip() == PAGES[name](report).strip()

@@ -1,0 +1,138 @@
+"""Controls whose pairs are known, and how a judge is read in two manners."""
+
+import io
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from typer.testing import CliRunner
+
+from unified_reward.cli import app
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.samples import Sample, Task
+from unified_reward.judges.card import Calibration
+from unified_reward_lab.experiments.sifting import (
+    REFERENCE,
+    WAYS,
+    Perfect,
+    Read,
+    Sifting,
+    _draw,
+    draw,
+    page,
+    sifting,
+)
+
+
+N, PROMPTS = 6, 8
+
+
+@pytest.fixture(scope="module")
+def controls():
+    judges = {"perfect": "perfect", "always first": "scripted:first"}
+    return sifting(Sifting(judges, n=N, prompts=PROMPTS, seeds=(5, 6)))
+
+
+def test_the_perfect_judge_is_never_wrong_and_finds_the_whole_range_by_points(controls):
+    ways = controls["judges"]["perfect"]["soft"]
+    for way, one in ways.items():
+        assert way == "random" or one["better"]["value"] == 1
+    ranges = []
+    for seed in (5, 6):
+        for i in range(PROMPTS):
+            utilities = _draw(Sifting(n=N), seed, i, Perfect()).utilities
+            ranges.append(max(utilities) - min(utilities))
+    assert ways["score"]["gain"]["value"] == pytest.approx(np.mean(ranges))
+    assert ways["rank+sift"]["gain"]["value"] <= ways["score"]["gain"]["value"]
+
+
+def test_a_judge_that_always_takes_the_first_gives_no_pair_once_both_orders_are_asked(controls):
+    for ways in controls["judges"]["always first"].values():
+        for way in ("rank", "rank+sift", "score", REFERENCE):
+            assert ways[way]["kept"]["value"] == 0
+            assert ways[way]["gain"]["value"] == 0
+
+
+def test_the_ways_that_are_contrasted_spend_equal_calls(controls):
+    ways = controls["judges"]["perfect"]["soft"]
+    assert ways["score"]["calls"] == N
+    assert ways[REFERENCE]["calls"] == ways["two Swiss rounds"]["calls"] == 2 * N
+    assert ways["rank+sift"]["calls"] <= 2 * N  # those of a tie are not scored
+    assert ways["random"]["calls"] == 0
+
+
+def test_the_contrast_is_zero_for_the_reference_itself_and_told_by_seed(controls):
+    for judge in controls["judges"].values():
+        for ways in judge.values():
+            assert ways[REFERENCE]["from_score"]["value"] == 0
+            assert ways[REFERENCE]["from_score_by_seed"] == [0, 0]
+            for one in ways.values():
+                told = np.mean(one["from_score_by_seed"])
+                assert one["from_score"]["value"] == pytest.approx(told)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    drawn = _draw(Sifting(n=2), 9, 0, Perfect()).pool
+    two = drawn.candidates
+    return [
+        Sample(drawn.task, drawn.prompt, two[:1], id="a"),
+        Sample(drawn.task, drawn.prompt, two, id="a-b"),
+    ]
+
+
+def test_a_coarse_reading_is_drawn_from_the_probabilities_of_the_soft_one(tiny, samples):
+    plain = Read(tiny, "coarse", {})
+    soft = tiny.read(samples, tiny.hear(samples), Calibration())
+    n = 400
+    asked = [
+        Sample(s.task, s.prompt, s.candidates, id=f"{s.id} #{k}") for s in samples for k in range(n)
+    ]
+    told = plain.ask(asked)
+    values = [one.score.value for one in told[:n]]
+    assert set(values) <= {1, 2, 3, 4, 5}
+    assert np.mean(values) == pytest.approx(
+        soft[0].score.value, abs=4 * soft[0].score.sigma / n**0.5 + 0.01
+    )
+    won = [one.probability for one in told[n:]]
+    assert np.mean(won) == pytest.approx(soft[1].probability, abs=0.1)
+    assert len(plain.memory) == 2
+
+
+def test_readings_of_a_question_ask_the_model_once(tiny, samples, monkeypatch):
+    asked = []
+    generate = tiny.model.generate
+    monkeypatch.setattr(
+        tiny.model, "generate", lambda requests: asked.extend(requests) or generate(requests)
+    )
+    read = Read(tiny, "soft", {})
+    first = read.ask(samples, orders=1)
+    again = read.ask(samples, orders=2)
+    assert len(asked) == 1 + 2
+    assert again[0] == first[0]
+    assert again[1].orders[0].p_first == first[1].p_first
+
+
+def test_the_page_and_the_plot_show_every_judge_and_way(controls):
+    text = page(controls)
+    for name in (*controls["judges"], *WAYS):
+        assert name in text
+    assert PIL.Image.open(io.BytesIO(draw(controls))).size[0] > 500
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n": 1}, {"prompts": 1}, {"seeds": ()}, {"task": Task.IMAGE_EDITING}]
+)
+def test_a_senseless_config_is_refused(wrong):
+    with pytest.raises(ConfigError):
+        Sifting(**wrong)
+
+
+def test_the_command_writes_report_page_and_plot(tmp_path):
+    given = ["judges={perfect: perfect}", "n=4", "prompts=2", "seeds=[1]"]
+    result = CliRunner().invoke(app, ["experiment", "sifting", str(tmp_path), *given])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["judges"]["perfect"]["soft"]["score"]["calls"] == 4
+    assert (tmp_path / "sifting.png").is_file()

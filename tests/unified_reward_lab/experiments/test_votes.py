@@ -1,0 +1,102 @@
+"""Votes on what policies made: who wins, whose prompts, and a judge that goes on from them."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.samples import Record, Task
+from unified_reward.io.rows import read_records
+from unified_reward.train.dpo_diffusion import DiffusionDPO
+from unified_reward.train.judge import JudgeTraining
+from unified_reward.train.optim import Optimisation
+from unified_reward_lab.alignment import AlignedPolicy, OracleExam, Preferences
+from unified_reward_lab.experiments.alignment import AlignmentStudy
+from unified_reward_lab.experiments.votes import Votes, page, vote, votes
+from unified_reward_lab.microworld import brief, mutate, render
+from unified_reward_lab.microworld.shown import draw_captioned, seeded
+
+
+DRAWING = Task.IMAGE_GENERATION
+OPTIM = Optimisation(steps=1, batch_size=2, accumulate=1, lr=1e-3, lora_rank=2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Of one prompt: what it asks for twice, something else, and noise that nobody can read."""
+    asked = brief(DRAWING, split="train", seed=5, index=0)
+    scene, caption = draw_captioned(seeded(asked.id), split="train", is_clip=False)
+    assert caption.text == asked.prompt
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    right = render(scene, seed=1)
+    wrong = render(mutate(scene, 2, np.random.default_rng(1)), seed=2)
+    names = []
+    for i, pixels in enumerate((right, noise, wrong, right)):
+        names.append({"image": f"{i}.png"})
+        PIL.Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    row = {"id": asked.id, "status": "generated", "prompt": asked.prompt, "candidates": names}
+    failed = {"id": "another", "status": "failed", "candidates": []}
+    (tmp_path / "candidates.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(failed)}\n")
+    return tmp_path
+
+
+def test_the_better_candidate_wins_in_either_place_and_noise_loses(folder):
+    (folder / "votes.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in vote(folder, DRAWING, 5, 20))
+    )
+    records = [row.content for row in read_records(folder / "votes.jsonl")]
+    assert all(isinstance(one, Record) for one in records)
+    order = {"0.png": 2, "3.png": 2, "2.png": 1, "1.png": 0}
+    met = set()
+    for one in records:
+        worths = [order[medium.source.name] for medium in one.sample.candidates]
+        assert one.target.winner == ("first" if worths[0] > worths[1] else "second")
+        met.add(tuple(sorted(worths)))
+    assert len(records) == 5, "two equals are not voted on"
+    assert met == {(0, 1), (0, 2), (1, 2)}
+    assert {one.target.winner for one in records} == {"first", "second"}
+
+
+def test_no_more_comparisons_of_a_prompt_than_wanted_and_always_the_same(folder):
+    some = [*vote(folder, DRAWING, 5, 2)]
+    assert len(some) == 2
+    assert some == [*vote(folder, DRAWING, 5, 20)][:2]
+
+
+def test_votes_and_pairs_on_the_same_prompts_are_refused():
+    with pytest.raises(ConfigError, match="need training prompts of their own"):
+        Votes(seeds={DRAWING: (10, 3)})
+
+
+@pytest.mark.slow
+def test_a_judge_goes_on_from_votes_and_is_examined_on_other_prompts(tmp_path):
+    policies = {DRAWING: AlignedPolicy("tiny_image", diffusion=DiffusionDPO(OPTIM))}
+    study = AlignmentStudy(
+        tmp_path / "study",
+        policies=policies,
+        preferences=Preferences(prompts=6, n=4),
+        exam=OracleExam(n=4),
+        seeds=(0,),
+    )
+    optim = Optimisation(steps=2, batch_size=2, accumulate=1, lr=1e-3)
+    training = JudgeTraining(optim, base="tiny_scalar", head="scalar", family="compact", frames=4)
+    config = Votes(
+        tmp_path / "votes",
+        seeds={DRAWING: (10,)},
+        prompts=6,
+        training=training,
+        judges={"scalar": "tiny_scalar"},
+        study=study,
+    )
+    report = votes(config)
+    assert 0 < report["votes"][DRAWING] <= 36
+    assert {*report["judges"]} == {"scalar", "voted"}
+    for one in report["judges"].values():
+        assert 0 < one[DRAWING.value]["n"] <= 6
+    assert "voted" in page(report)
+    weights = tmp_path / "votes" / "judge" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert votes(config) == report
+    assert weights.stat().st_mtime_ns == before, "what is made is not made again"

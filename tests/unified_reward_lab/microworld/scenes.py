@@ -1,0 +1,31 @@
+"""Scenes for the tests: two by hand, and any that can be drawn."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+from unified_reward_lab.microworld import Scene, Thing, draw_scene
+
+
+PICTURE = Scene(
+    (
+        Thing("red", "circle", "small", "top left"),
+        Thing("blue", "star", "large", "bottom right"),
+    )
+)
+CLIP = Scene(
+    (
+        Thing("red", "circle", "small", "top left", "moves right"),
+        Thing("blue", "star", "large", "bottom right"),
+    ),
+    is_clip=True,
+)
+
+
+def scenes(*, is_clip: bool | None = None) -> st.SearchStrategy[Scene]:
+    kinds = st.booleans() if is_clip is None else st.just(is_clip)
+    return st.builds(
+        lambda seed, n, clip: draw_scene(np.random.default_rng(seed), n_things=n, is_clip=clip),
+        st.integers(0, 2**32 - 1),
+        st.integers(1, 3),
+        kinds,
+    )

@@ -1,0 +1,210 @@
+"""Prompts for policies: what is asked, how answers are read, and what they are worth."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unified_reward.core.errors import ConfigError, MediaError
+from unified_reward.core.samples import Image, Task, Video
+from unified_reward_lab.microworld import (
+    Brief,
+    Caption,
+    Mention,
+    Question,
+    Reply,
+    alignment,
+    brief,
+    draw_question,
+    draw_reply,
+    draw_scene,
+    read_reply,
+    render,
+    split_of,
+)
+
+from .scenes import CLIP, PICTURE, scenes
+from .test_questions import STYLES
+
+
+TASKS = (
+    Task.IMAGE_GENERATION,
+    Task.VIDEO_GENERATION,
+    Task.IMAGE_UNDERSTANDING,
+    Task.VIDEO_UNDERSTANDING,
+)
+SERIES = 120
+"""Briefs looked through; about a tenth of unsifted sentences would be of the other split."""
+EVERY_TASK = pytest.mark.parametrize("task", TASKS)
+SIZE = Question("what size is the red star?", ("small",), (("small", "large"),), ("size",))
+PLACED = Question(
+    "describe the picture",
+    ("small", "red", "circle", "top left"),
+    (("small", "large"), ("red", "blue"), ("circle", "star"), ("top left", "bottom right")),
+    ("size", "colour", "shape", "place"),
+    "a {} {} {} at the {}",
+    is_description=True,
+)
+
+
+def wants(wanted, task=Task.IMAGE_GENERATION):
+    return Brief("b", task, "", (), wanted)
+
+
+def picture(pixels):
+    return Image(pixels, layout="HWC")
+
+
+def pixels_of(asked):
+    return [one.source for one in asked.context]
+
+
+@EVERY_TASK
+def test_a_brief_is_a_function_of_its_arguments(task):
+    one, same = (brief(task, split="test", seed=3, index=5) for _ in range(2))
+    assert (one.id, one.prompt, one.wanted) == (same.id, same.prompt, same.wanted)
+    for mine, other in zip(pixels_of(one), pixels_of(same), strict=True):
+        assert np.array_equal(mine, other)
+    changed = ({"split": "train"}, {"seed": 4}, {"index": 6})
+    others = [brief(task, **({"split": "test", "seed": 3, "index": 5} | one)) for one in changed]
+    assert len({one.id, *(other.id for other in others)}) == 4
+
+
+@EVERY_TASK
+def test_only_understanding_shows_something(task):
+    asked = brief(task, split="train", seed=0, index=0)
+    kinds = {Task.IMAGE_UNDERSTANDING: [Image], Task.VIDEO_UNDERSTANDING: [Video]}
+    assert [type(one) for one in asked.context] == kinds.get(task, [])
+    assert asked.task is task
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("task", TASKS[:2])
+def test_captions_are_of_the_split_that_is_asked_for(task, split):
+    asked = [brief(task, split=split, seed=0, index=i) for i in range(SERIES)]
+    assert {split_of(one.prompt) for one in asked} == {split}
+    assert all(one.wanted.text == one.prompt for one in asked)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("task", TASKS[2:])
+def test_descriptions_are_of_the_split_that_is_asked_for(task, split):
+    asked = [brief(task, split=split, seed=0, index=i).wanted for i in range(SERIES)]
+    described = [one.answer for one in asked if one.is_description]
+    assert len(described) > 3
+    assert {split_of(one) for one in described} == {split}
+
+
+def test_a_brief_of_another_task_or_split_is_refused():
+    with pytest.raises(ConfigError, match="image_editing"):
+        brief(Task.IMAGE_EDITING, split="test", seed=0, index=0)
+    with pytest.raises(ConfigError, match="dev"):
+        brief(Task.IMAGE_GENERATION, split="dev", seed=0, index=0)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(scenes(), st.integers(0, 2**32))
+def test_a_reply_that_is_read_is_worth_what_it_was_worth(style, scene, seed):
+    rng = np.random.default_rng(seed)
+    question = draw_question(scene, rng)
+    reply = draw_reply(question, style, rng, split="test")
+    read = read_reply(question, reply.text)
+    assert read == reply
+    assert read.utility(question) == reply.utility(question)
+    assert wants(question).worth(reply.text) == reply.utility(question)
+
+
+@pytest.mark.parametrize(
+    ("text", "worth"),
+    [
+        ("a small red circle at the top left", 1.0),
+        ("a small red star at the top left", 0.75),
+        ("a large blue star at the bottom right", 0.0),
+        ("well i think that the answer is a small red circle at the top left", 0.85),
+        ("a small red star at the top left as you can see if you look", 0.85 * 0.75),
+        ("it is hard to say", 0.2),
+    ],
+)
+def test_a_description_is_worth_the_share_of_its_parts_that_are_right(text, worth):
+    assert wants(PLACED).worth(text) == pytest.approx(worth)
+
+
+def test_space_around_and_between_words_does_not_matter():
+    assert read_reply(SIZE, "  large\n") == Reply("large", ("large",))
+    assert read_reply(SIZE, "i can\n not   tell") == Reply("i can not tell", ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "red",
+        "small large",
+        "smallish",
+        "it is small",
+        "well i think that the answer is",
+        "well i think that the answer is it is hard to say",
+        "small as you can see if you look as you can see if you look",
+    ],
+)
+def test_an_answer_that_says_nothing_allowed_is_worth_none_and_not_zero(text):
+    assert read_reply(SIZE, text) is None
+    assert wants(SIZE).worth(text) is None
+
+
+def test_the_signs_of_patterns_are_only_signs():
+    odd = Question("?", ("a.c",), (("a.c", "x|y"),), ("shape",), "({}) it is")
+    assert read_reply(odd, "(a.c) it is").parts == ("a.c",)
+    assert read_reply(odd, "(x|y) it is").parts == ("x|y",)
+    assert read_reply(odd, "(abc) it is") is None
+    assert read_reply(odd, "a.c it is") is None
+
+
+def test_the_longer_of_two_values_that_begin_alike_is_read():
+    names = ("red", "red star")
+    asked = Question("which?", ("red star",), (names,), ("shape",), "{} here")
+    assert read_reply(asked, "red star here").parts == ("red star",)
+    assert read_reply(asked, "red here").parts == ("red",)
+
+
+@given(st.integers(0, 60), st.sampled_from(TASKS[:2]), st.integers(0, 2**32 - 1))
+def test_a_drawn_scene_is_worth_its_agreement_with_the_caption(index, task, seed):
+    """What the brief itself was made from is not known here, so any scene is drawn for it."""
+    asked = brief(task, split="test", seed=0, index=index)
+    is_clip = task is Task.VIDEO_GENERATION
+    scene = draw_scene(np.random.default_rng(seed), n_things=2, is_clip=is_clip)
+    pixels = render(scene, seed=seed)
+    shown = Video(pixels, layout="THWC", fps=4.0) if is_clip else picture(pixels)
+    assert asked.worth(shown) == alignment(asked.wanted, scene)
+
+
+def test_a_picture_is_worth_the_share_of_facts_that_hold():
+    """Colour, shape and count of one thing: the picture has two, of which one is as it says."""
+    asked = wants(Caption("a red circle", (Mention("red", "circle"),)))
+    assert asked.worth(picture(render(PICTURE, seed=0))) == pytest.approx(2 / 3)
+    both = wants(Caption("", (Mention("red", "circle"), Mention("blue", "cross"))))
+    assert both.worth(picture(render(PICTURE, seed=0))) == pytest.approx(4 / 5)
+
+
+def test_a_clip_is_asked_what_happens_in_it():
+    moves = wants(Caption("", (Mention("red", "circle", event="moves right"),)))
+    falls = wants(Caption("", (Mention("red", "circle", event="moves down"),)))
+    shown = Video(render(CLIP, seed=0), layout="THWC", fps=4.0)
+    assert moves.worth(shown) == pytest.approx(3 / 4)
+    assert falls.worth(shown) == pytest.approx(2 / 4)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (8, 64, 64, 3)])
+def test_noise_is_worth_none(shape):
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    is_clip = len(shape) == 4
+    asked = brief(TASKS[is_clip], split="test", seed=0, index=0)
+    shown = Video(noise, layout="THWC", fps=4.0) if is_clip else picture(noise)
+    assert asked.worth(shown) is None
+
+
+@pytest.mark.parametrize("side", [32, 128])
+def test_pixels_of_another_size_are_an_error(side):
+    asked = brief(Task.IMAGE_GENERATION, split="test", seed=0, index=0)
+    with pytest.raises(MediaError, match=rf"not uint8 of \({side}, {side}, 3\)"):
+        asked.worth(picture(np.full((side, side, 3), 200, np.uint8)))

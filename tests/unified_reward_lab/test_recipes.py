@@ -1,0 +1,328 @@
+"""Stages run once, again when what they depend on changed, and never from foreign leftovers."""
+
+import json
+from argparse import Namespace
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from tests.unified_reward.pairs.drawn import read_rows
+from unified_reward import policies
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.samples import Task
+from unified_reward.io.config import load_config
+from unified_reward.judges.card import Calibration
+from unified_reward.judges.registry import load
+from unified_reward.pairs.make import Pairing, Strategy
+from unified_reward.recipes.run import CalibrationItems, MicroworldBench, Recipe, run
+from unified_reward.train.dpo import PolicyDPO
+from unified_reward.train.dpo_vlm import VLMDPO
+from unified_reward.train.judge import JudgeTraining
+from unified_reward.train.optim import Optimisation
+from unified_reward_lab.alignment import AlignedPolicy, Alignment, OracleExam, Preferences
+from unified_reward_lab.bench.showcase import Showcase
+from unified_reward_lab.examples import CELLS, EDITING, write_microworld
+
+
+pytestmark = pytest.mark.slow
+
+
+def run_told(recipe):
+    """The report, and which stages were done and which were skipped."""
+    told = []
+    report = run(recipe, told.append)
+    stages = [line for line in told if not line.startswith("open ")]
+    skipped = {line.partition(":")[0] for line in stages if "done before" in line}
+    return report, {line.partition(":")[0] for line in stages} - skipped, skipped
+
+
+@pytest.fixture(scope="module")
+def recipe(checkpoints, tmp_path_factory):
+    optim = Optimisation(steps=2, batch_size=2, accumulate=1, lr=1e-2)
+    judge = JudgeTraining(optim, base=str(checkpoints["qwen3_vl"]), family="compact", frames=2)
+    out = tmp_path_factory.mktemp("run")
+    return Recipe(out, judge=judge, bench=MicroworldBench(n=4), showcase=Showcase(each=1))
+
+
+@pytest.fixture(scope="module")
+def first(recipe):
+    return run_told(recipe)
+
+
+def losses_of(recipe):
+    return run(recipe)["judge"]["losses"]
+
+
+def test_the_report_has_one_figure_for_every_cell(recipe, first):
+    report = json.loads((recipe.out / "report.json").read_text("utf-8"))
+    assert report == json.loads(json.dumps(first[0]))
+    for cell in CELLS:
+        figure = report[f"judge.{cell}"]
+        assert set(figure) == {"value", "ci95", "n"}
+        assert len(figure["ci95"]) == 2
+        assert figure["n"] <= 4
+    assert len(report["judge"]["losses"]) == 2
+    assert (recipe.out / "report.html").is_file()
+
+
+def test_every_stage_keeps_its_configuration_and_its_environment(recipe, first):
+    assert first[1] == {"judge", "bench", "showcase"}
+    for stage in first[1]:
+        assert "torch" in json.loads((recipe.out / stage / "environment.json").read_text("utf-8"))
+    written = yaml.safe_load((recipe.out / "judge" / "config.yaml").read_text("utf-8"))
+    file = recipe.out / "again.yaml"
+    file.write_text(yaml.safe_dump({"out": str(recipe.out), "judge": written}))
+    assert load_config(Recipe, file).judge == recipe.judge
+
+
+def test_a_second_run_skips_every_stage_and_reports_the_same(recipe, first):
+    report, done, skipped = run_told(recipe)
+    assert (done, skipped) == (set(), {"judge", "bench", "showcase"})
+    assert report == json.loads(json.dumps(first[0]))
+
+
+def test_a_changed_stage_is_done_again_with_those_that_stand_on_it(recipe, first):
+    asked = replace(recipe, bench=MicroworldBench(n=3, seed=1))
+    report, done, skipped = run_told(asked)
+    assert (done, skipped) == ({"bench", "showcase"}, {"judge"})
+    assert (report["bench"]["n"], report["bench"]["seed"]) == (24, 1)
+    faster = replace(recipe.judge, optim=replace(recipe.judge.optim, lr=2e-2))
+    _, done, skipped = run_told(replace(asked, judge=faster, showcase=None))
+    assert (done, skipped) == ({"judge", "bench"}, set())
+
+
+def only_judge(recipe, out, **changes):
+    optim = replace(recipe.judge.optim, **changes)
+    return Recipe(out, judge=replace(recipe.judge, optim=optim))
+
+
+def test_checkpoints_of_another_configuration_are_no_place_to_go_on_from(recipe, tmp_path):
+    saving = only_judge(recipe, tmp_path / "one", save_every=1)
+    slower = only_judge(recipe, tmp_path / "one", save_every=1, lr=1e-4)
+    fresh = only_judge(recipe, tmp_path / "other", save_every=1, lr=1e-4)
+    losses_of(saving)
+    assert (tmp_path / "one" / "judge" / "checkpoints" / "checkpoint-2").is_dir()
+    assert losses_of(slower) == losses_of(fresh)
+
+
+def test_a_killed_run_goes_on_from_its_own_checkpoint(recipe, tmp_path, monkeypatch):
+    """Killed while the weights are written: the last checkpoint is that of the last step."""
+    saving = only_judge(recipe, tmp_path, save_every=1)
+    monkeypatch.setattr("unified_reward.judges.card.Card.write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(saving)
+    monkeypatch.undo()
+    assert not (tmp_path / "judge" / "report.json").exists()
+    state = tmp_path / "judge" / "checkpoints" / "checkpoint-2" / "trainer_state.json"
+    before = state.stat().st_mtime_ns
+    report, done, _ = run_told(saving)
+    assert done == {"judge"}
+    assert [step for step, _ in report["judge"]["losses"]] == [1, 2]
+    assert state.stat().st_mtime_ns == before
+
+
+def test_changed_records_train_the_judge_again(recipe, tmp_path):
+    def write(seed):
+        return write_microworld(
+            tmp_path, task=Task.IMAGE_GENERATION, forms=["score"], n=4, seed=seed, split="train"
+        )
+
+    judge = replace(recipe.judge, data=str(write(0)))
+    asked = Recipe(tmp_path / "run", judge=judge)
+    assert run_told(asked)[1] == {"judge"}
+    assert run_told(asked)[2] == {"judge"}
+    write(1)
+    assert run_told(asked)[1] == {"judge"}
+
+
+def test_a_judge_is_not_trained_over_its_own_base(recipe, first):
+    made = recipe.out / "judge"
+    weights = (made / "model.safetensors").read_bytes()
+    for taken in ({"base": str(made)}, {"data": str(made / "records.jsonl")}):
+        again = replace(recipe, judge=replace(recipe.judge, **taken))
+        with pytest.raises(ConfigError, match=r"written over .*judge.*another folder than out="):
+            run(again)
+    assert (made / "model.safetensors").read_bytes() == weights
+    assert (made / "report.json").exists()
+
+
+def test_a_recipe_without_stages_is_refused(tmp_path):
+    stages = "base, speaker, generator, judge, calibration, bench, align, dpo, showcase"
+    with pytest.raises(ConfigError, match=f"names no stage: {stages}$"):
+        run(Recipe(tmp_path))
+
+
+def test_temperatures_are_fitted_once_on_what_was_taught(recipe, tmp_path):
+    judge = replace(recipe.judge, cells=dict.fromkeys(EDITING, 1.0))
+    calibration = CalibrationItems(n=2)
+    asked = replace(recipe, out=tmp_path, judge=judge, calibration=calibration, showcase=None)
+    report, done, _ = run_told(asked)
+    assert done == {"judge", "calibration", "bench"}
+    card = load(tmp_path / "judge").card
+    fitted = report["calibration"]
+    assert card.calibration == Calibration(fitted["compare"], fitted["score"])
+    assert fitted["n"] == 2 * len(EDITING)
+    assert run_told(asked)[2] == {"judge", "calibration", "bench"}
+    again = replace(asked, calibration=CalibrationItems(n=3))
+    assert run_told(again)[1] >= {"calibration"}
+
+
+def test_only_a_judge_of_the_recipe_is_calibrated(tmp_path):
+    with pytest.raises(ConfigError, match="the judge that the recipe trains"):
+        run(Recipe(tmp_path, calibration=CalibrationItems(n=2)))
+
+
+SPOKEN = Task.IMAGE_UNDERSTANDING
+STAGES = {f"{SPOKEN.value}/{one}" for one in ("candidates", "pairs", "dpo", "exam")}
+
+
+def aligning(out, **changes):
+    """A tiny policy aligned by the tiny judge, on pairs of the best and the worst of two."""
+    optim = Optimisation(steps=2, batch_size=2, accumulate=1, lr=1e-2, lora_rank=2)
+    config = Alignment(
+        {SPOKEN: AlignedPolicy("tiny_vlm", vlm=VLMDPO(optim))},
+        Preferences(prompts=4, n=2, pairing=Pairing(Strategy.SCORE)),
+        OracleExam(n=4),
+    )
+    return Recipe(out, align=replace(config, **changes))
+
+
+def of(stages, *names):
+    return {f"{SPOKEN.value}/{name}" for name in names} == stages
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    """A run that changes go on from; its recipe and what it told."""
+    recipe = aligning(tmp_path_factory.mktemp("aligned"))
+    return recipe, run_told(recipe)
+
+
+def test_an_alignment_has_four_stages_and_four_figures_on_top(aligned):
+    recipe, (told, done, _) = aligned
+    assert done == STAGES
+    report = json.loads((recipe.out / "report.json").read_text("utf-8"))
+    assert report == json.loads(json.dumps(told))
+    exam = report[f"{SPOKEN.value}/exam"]
+    for side in ("before", "after"):
+        figures = {f"dpo.{SPOKEN.value}.{side}": "oracle"}
+        figures |= {f"dpo.{SPOKEN.value}.judge_reward.{side}": "judge_reward"}
+        for name, kind in figures.items():
+            assert set(report[name]) == {"value", "ci95", "n"}
+            assert report[name] == exam[side][kind]
+            assert report[name]["n"] == 4
+            low, high = report[name]["ci95"]
+            assert 0 <= low <= report[name]["value"] <= high <= 1
+    gained = exam["after"]["oracle"]["value"] - exam["before"]["oracle"]["value"]
+    assert exam["gain"]["value"] == pytest.approx(gained)
+
+
+def test_every_stage_of_an_alignment_keeps_its_configuration(aligned):
+    folder = aligned[0].out / SPOKEN.value
+    for stage in STAGES:
+        assert (aligned[0].out / stage / "environment.json").is_file()
+    written = yaml.safe_load((folder / "candidates" / "config.yaml").read_text("utf-8"))
+    assert written["policy"] == "tiny_vlm"
+    assert written["preferences"]["prompts"] == 4
+    assert SPOKEN in policies.load(folder / "dpo", device="cpu").tasks
+    rows = read_rows(folder / "pairs" / "pairs.jsonl")
+    kept = [row for row in rows if row["status"] == "kept"]
+    assert kept
+    assert all(row["chosen_score"] > row["rejected_score"] for row in kept)
+
+
+def test_a_second_alignment_skips_every_stage(aligned):
+    recipe, (told, _, _) = aligned
+    report, done, skipped = run_told(recipe)
+    assert (done, skipped) == (set(), STAGES)
+    assert report == json.loads(json.dumps(told))
+
+
+def test_another_exam_is_taken_by_the_policies_that_are_there(aligned):
+    _, done, skipped = run_told(aligning(aligned[0].out, exam=OracleExam(n=3)))
+    assert of(done, "exam")
+    assert skipped == STAGES - done
+
+
+def test_a_changed_option_of_dpo_redoes_dpo_and_the_exam_alone(aligned):
+    recipe = aligned[0]
+    one = recipe.align.policies[SPOKEN]
+    left = recipe.out / SPOKEN.value / "dpo" / "left.txt"
+    left.write_text("of the other configuration")
+    other = replace(one, vlm=replace(one.vlm, beta=0.3))
+    _, done, skipped = run_told(aligning(recipe.out, policies={SPOKEN: other}))
+    assert of(done, "dpo", "exam")
+    assert skipped == STAGES - done
+    assert not left.exists()
+
+
+def test_candidates_of_another_seed_leave_nothing_of_the_old_ones(aligned):
+    recipe = aligned[0]
+    folder = recipe.out / SPOKEN.value / "candidates"
+    how = replace(recipe.align.preferences, prompts=3, seed=7)
+    _, done, _ = run_told(aligning(recipe.out, preferences=how))
+    assert done >= {f"{SPOKEN.value}/candidates", f"{SPOKEN.value}/pairs"}
+    wanted = [f"{SPOKEN.value}-brief-train-7-{i}" for i in range(3)]
+    assert [row["id"] for row in read_rows(folder / "candidates.jsonl")] == wanted
+    assert [row["id"] for row in read_rows(folder.parent / "pairs" / "pairs.jsonl")] == wanted
+    shown = {row["context"][0]["image"] for row in read_rows(folder / "candidates.jsonl")}
+    assert {f"media/{file.name}" for file in (folder / "media").iterdir()} == shown
+
+
+def test_candidates_of_a_killed_run_are_gone_on_with(aligned, tmp_path):
+    recipe = aligning(tmp_path)
+    run_told(recipe)
+    folder = tmp_path / SPOKEN.value / "candidates"
+    whole = (folder / "candidates.jsonl").read_bytes()
+    first = whole[: whole.index(b"\n") + 1]
+    (folder / "candidates.jsonl").write_bytes(first.replace(b'"generated"', b'"generated" '))
+    (folder / "report.json").unlink()
+    run_told(recipe)
+    rows = (folder / "candidates.jsonl").read_bytes()
+    assert rows == whole.replace(first, first.replace(b'"generated"', b'"generated" '))
+
+
+def test_a_calibrated_judge_makes_other_pairs(recipe, tmp_path):
+    """The temperatures stand in the card, not in the weights."""
+    judging = replace(recipe, bench=None, showcase=None)
+    whole = replace(judging, out=tmp_path, align=aligning(tmp_path).align)
+    run_told(whole)
+    _, done, skipped = run_told(replace(whole, calibration=CalibrationItems(n=2)))
+    assert skipped >= {"judge", f"{SPOKEN.value}/candidates"}
+    assert done >= {"calibration", f"{SPOKEN.value}/pairs"}
+
+
+def test_the_page_shows_policies_before_and_after(aligned, recipe, tmp_path):
+    judged = replace(recipe, out=tmp_path, align=aligned[0].align, bench=None)
+    run_told(judged)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    for words in ("Image understanding: aligned by the judge", "judge reward, after", "worth "):
+        assert words in page
+
+
+def test_the_stage_of_one_policy_makes_a_policy(aligned, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    source = aligned[0].out / SPOKEN.value / "pairs" / "pairs.jsonl"
+    rows = read_rows(source)
+    for row in rows:
+        for one in row["context"]:
+            one["image"] = str((source.parent / one["image"]).resolve())
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    how = aligned[0].align.policies[SPOKEN].vlm
+    asked = Recipe(tmp_path / "run", dpo=PolicyDPO("tiny_vlm", pairs, how))
+    report, done, _ = run_told(asked)
+    assert done == {"dpo"}
+    assert report["dpo"]["pairs"] == report["dpo"]["rows"]["kept"]
+    assert run_told(asked)[2] == {"dpo"}
+    pairs.write_text(json.dumps(next(row for row in rows if row["status"] == "kept")) + "\n")
+    report, done, _ = run_told(asked)
+    assert (done, report["dpo"]["pairs"]) == ({"dpo"}, 1)
+
+
+def test_align_is_refused_under_several_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "unified_reward.recipes.run.PartialState", lambda: Namespace(num_processes=2)
+    )
+    with pytest.raises(ConfigError, match="align runs in one process"):
+        run(Recipe(tmp_path, align=Alignment({})))

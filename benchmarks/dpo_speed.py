@@ -34,13 +34,13 @@ from PIL import Image as Pillow
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from unified_reward import media, policies
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Image, Task
-from unified_reward.judges.registry import located
 from unified_reward.pairs.preferences import PreferencePair
 from unified_reward.train.denoisers import denoiser_of
 from unified_reward.train.dpo_diffusion import Alignment, DiffusionDPO, Draws
 from unified_reward.train.latents import Extent, encode_pairs
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 
 
 WAYS = ("published", "ours")
@@ -49,7 +49,7 @@ PAIRS, BATCH, SIDE = 16, 4, 64
 
 def build(width):
     """A random Stable Diffusion on pictures of 64 x 64 pixels with the tiny policy's tokenizer."""
-    tiny = policies.load(located("tiny_image"), device="cpu").pipeline
+    tiny = policies.load(checkpoint_path("tiny_image"), device="cpu").pipeline
     torch.manual_seed(0)
     text = CLIPTextConfig(
         vocab_size=len(tiny.tokenizer),
@@ -123,7 +123,7 @@ class Way:
         if way == "ours":
             self.encoded = encode_pairs(pairs, self.denoiser, folder, Extent(), print)
         reference = copy.deepcopy(self.denoiser.network) if way == "published" else None
-        optim = Optimisation(steps=1, batch_size=BATCH, accumulate=1, lora_rank=8)
+        optim = OptimConfig(steps=1, batch_size=BATCH, accumulate=1, lora_rank=8)
         self.alignment = Alignment(self.denoiser, DiffusionDPO(optim))
         self.alignment.reference = reference
         self.optimiser = torch.optim.AdamW([*self.alignment.trained.values()], lr=1e-5)
@@ -166,7 +166,7 @@ class Way:
 
 def pipeline_of(given):
     if given.policy:
-        return policies.load(located(given.policy), device="cpu", dtype="float32").pipeline
+        return policies.load(checkpoint_path(given.policy), device="cpu", dtype="float32").pipeline
     return build(given.width)
 
 

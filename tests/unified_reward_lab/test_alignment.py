@@ -10,12 +10,12 @@ import pytest
 from tests.unified_reward.pairs.drawn import read_rows
 from unified_reward import policies
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
-from unified_reward.judges.registry import located
 from unified_reward.pairs.make import Strategy
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import (
     AlignedPolicy,
     OracleExam,
@@ -36,7 +36,7 @@ OURS = {
 SHIPPED = [*OURS.values()]
 DRAWING = SHIPPED[1:]
 MOST_BYTES = 10 * 2**20
-OPTIM = Optimisation(steps=1)
+OPTIM = OptimConfig(steps=1)
 
 
 @pytest.fixture(scope="module", params=OURS, ids=str)
@@ -126,7 +126,7 @@ def test_a_judge_that_prefers_nothing_leaves_no_pair_and_that_is_told(drawn, tmp
 
 def test_the_same_policy_before_and_after_gains_exactly_nothing(task):
     name = OURS[task]
-    told = examine_both(name, located(name), task, "tiny_judge", OracleExam(n=4, seed=1))
+    told = examine_both(name, checkpoint_path(name), task, "tiny_judge", OracleExam(n=4, seed=1))
     assert told["before"] == told["after"]
     assert told["gain"] == {"value": 0.0, "ci95": [0.0, 0.0], "n": 4}
     assert told["gap_closed"] in (0, None)
@@ -142,7 +142,7 @@ def test_a_policy_is_aligned_as_just_one_kind(kinds):
 
 @pytest.mark.parametrize("task", [Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING])
 def test_the_shipped_speaker_answers_in_words_of_its_own_seed(task):
-    policy = policies.load(located("tiny_vlm"), device="cpu")
+    policy = policies.load(checkpoint_path("tiny_vlm"), device="cpu")
     asked = brief(task, split="test", seed=0, index=0)
     one, other, again = policy.sample(asked.prompt, asked.context, [1, 2, 1])
     assert one == again
@@ -152,7 +152,7 @@ def test_the_shipped_speaker_answers_in_words_of_its_own_seed(task):
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_a_shipped_generator_draws_64_pixels_a_side_in_few_steps_without_guidance(name):
-    policy = policies.load(located(name), device="cpu")
+    policy = policies.load(checkpoint_path(name), device="cpu")
     assert policy.how.steps <= 8
     assert policy.how.guidance <= 1
     (task,) = policy.tasks
@@ -168,12 +168,16 @@ def test_a_shipped_generator_draws_64_pixels_a_side_in_few_steps_without_guidanc
 def test_the_shipped_policies_err_but_know_something():
     """So that there is something to align: neither at chance nor at the top."""
     for task, name in OURS.items():
-        told = examine_both(name, located(name), task, "tiny_judge", OracleExam(n=40, seed=1))
+        told = examine_both(
+            name, checkpoint_path(name), task, "tiny_judge", OracleExam(n=40, seed=1)
+        )
         assert 0.3 < told["before"]["oracle"]["value"] < 0.95
 
 
 def test_the_shipped_policies_are_small_and_hold_nothing_pickled():
-    files = [file for name in SHIPPED for file in located(name).rglob("*") if file.is_file()]
+    files = [
+        file for name in SHIPPED for file in checkpoint_path(name).rglob("*") if file.is_file()
+    ]
     assert sum(file.stat().st_size for file in files) <= MOST_BYTES
     kinds = {file.suffix for file in files}
     assert kinds <= {".safetensors", ".json", ".txt", ".jinja", ".model"}

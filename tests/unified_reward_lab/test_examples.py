@@ -9,7 +9,7 @@ from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.data.example_file import mirrored
-from unified_reward.io.rows import read_records
+from unified_reward.io.rows import read_examples
 from unified_reward_lab.examples import CELLS, MicroworldSeries, write_microworld
 from unified_reward_lab.microworld import NOISELESS, annotator, item, split_of
 
@@ -39,7 +39,7 @@ def pixels(medium):
 @pytest.mark.parametrize("task", sorted({task for task, _ in CELLS.values()}))
 def test_what_is_written_is_read_back_to_the_pixel(task, tmp_path):
     path = write_microworld(tmp_path, task=task, forms=FORMS, n=6, seed=3, split="test")
-    read = [row.content for row in read_records(path)]
+    read = [row.content for row in read_examples(path)]
     made = [item(task, form, split="test", seed=3, index=i) for i in range(3) for form in FORMS]
     assert len(read) == 6
     for one, other in zip(read, made, strict=True):
@@ -73,7 +73,7 @@ def test_rows_name_their_media_relative_to_the_file(tmp_path):
     row = json.loads(path.read_text("utf-8"))
     assert row["candidates"][0]["image"].startswith("media/")
     moved = tmp_path.rename(tmp_path.with_name("moved"))
-    record = next(iter(read_records(moved / path.name))).content
+    record = next(iter(read_examples(moved / path.name))).content
     assert pixels(record.sample.candidates[0]).shape == (64, 64, 3)
 
 

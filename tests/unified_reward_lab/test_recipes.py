@@ -14,12 +14,12 @@ from unified_reward.core.samples import Task
 from unified_reward.io.config import load_config
 from unified_reward.judges.card import Calibration
 from unified_reward.judges.registry import load
-from unified_reward.pairs.make import Pairing, Strategy
+from unified_reward.pairs.make import PairOptions, Strategy
 from unified_reward.recipes.run import CalibrationItems, MicroworldBench, Recipe, run
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.judge import JudgeTraining
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import AlignedPolicy, Alignment, OracleExam, Preferences
 from unified_reward_lab.bench.showcase import Showcase
 from unified_reward_lab.examples import CELLS, EDITING, write_microworld
@@ -39,7 +39,7 @@ def run_told(recipe):
 
 @pytest.fixture(scope="module")
 def recipe(checkpoints, tmp_path_factory):
-    optim = Optimisation(steps=2, batch_size=2, accumulate=1, lr=1e-2)
+    optim = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2)
     judge = JudgeTraining(optim, base=str(checkpoints["qwen3_vl"]), family="compact", frames=2)
     out = tmp_path_factory.mktemp("run")
     return Recipe(out, judge=judge, bench=MicroworldBench(n=4), showcase=Showcase(each=1))
@@ -179,10 +179,10 @@ STAGES = {f"{SPOKEN.value}/{one}" for one in ("candidates", "pairs", "dpo", "exa
 
 def aligning(out, **changes):
     """A tiny policy aligned by the tiny judge, on pairs of the best and the worst of two."""
-    optim = Optimisation(steps=2, batch_size=2, accumulate=1, lr=1e-2, lora_rank=2)
+    optim = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2, lora_rank=2)
     config = Alignment(
         {SPOKEN: AlignedPolicy("tiny_vlm", vlm=VLMDPO(optim))},
-        Preferences(prompts=4, n=2, pairing=Pairing(Strategy.SCORE)),
+        Preferences(prompts=4, n=2, pairing=PairOptions(Strategy.SCORE)),
         OracleExam(n=4),
     )
     return Recipe(out, align=replace(config, **changes))

@@ -18,8 +18,10 @@ VERDICTS = ("Image 1 is better.", "Both images are equally good.", "Image 2 is b
 TENS = tuple(str(i) for i in range(0, 101, 10))
 
 
-def _shares(tokens: list[Any], choices: tuple[str, ...], lead: str = "") -> list[float] | None:
-    found = choice_logprobs_from_tokens(tokens, choices, lead)
+def _shares(
+    tokens: list[Any], choices: tuple[str, ...], verdict_prefix: str = ""
+) -> list[float] | None:
+    found = choice_logprobs_from_tokens(tokens, choices, verdict_prefix)
     return None if found is None else [math.exp(logprob) for logprob in found]
 
 
@@ -218,8 +220,8 @@ def test_another_number_is_not_a_choice(text: str) -> None:
         "no entry",
     ],
 )
-def test_what_cannot_be_told_is_none(tokens: list[Any], lead: str) -> None:
-    assert choice_logprobs_from_tokens(tokens, ("1", "2"), lead) is None
+def test_what_cannot_be_told_is_none(tokens: list[Any], verdict_prefix: str) -> None:
+    assert choice_logprobs_from_tokens(tokens, ("1", "2"), verdict_prefix) is None
 
 
 def test_without_choices_there_is_nothing_to_tell() -> None:

@@ -81,17 +81,19 @@ def test_choice_probabilities_equal_a_pass_over_each_whole_answer(model, i):
 def test_choices_behind_reasoning_are_read_where_the_verdict_stands(model):
     """The lead is whatever the random model says first, so that it is sure to be found."""
     said = model.generate([Request((picture(0), "say"), max_new_tokens=4)])[0].text
-    lead = said[:1]
-    asked = Request((picture(0), "say"), ("10", "2"), lead=lead, max_new_tokens=4)
+    verdict_prefix = said[:1]
+    asked = Request(
+        (picture(0), "say"), ("10", "2"), verdict_prefix=verdict_prefix, max_new_tokens=4
+    )
     answer = model.generate([asked])[0]
-    head = answer.text[: answer.text.rindex(lead) + 1]
+    head = answer.text[: answer.text.rindex(verdict_prefix) + 1]
     other = independent_logprobs(model, asked, head)
     assert answer.text == said
     assert np.subtract(*answer.choice_logprobs) == pytest.approx(np.subtract(*other), abs=1e-4)
 
 
 def test_without_the_lead_there_are_no_probabilities(model):
-    asked = Request((picture(0), "say"), ("1", "2"), lead="\x00never", max_new_tokens=4)
+    asked = Request((picture(0), "say"), ("1", "2"), verdict_prefix="\x00never", max_new_tokens=4)
     assert model.generate([asked])[0].choice_logprobs is None
 
 

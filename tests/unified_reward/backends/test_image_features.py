@@ -11,7 +11,7 @@ from tests.unified_reward.backends.test_hf_vlm import picture
 from tests.unified_reward.media.made import grey_steps
 from unified_reward.backends import image_features
 from unified_reward.backends.hf_vlm import load_vlm
-from unified_reward.backends.image_features import Encoder
+from unified_reward.backends.image_features import ImageEncoder
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed
@@ -100,25 +100,25 @@ def test_each_picture_is_encoded_once_however_often_it_is_asked_about(model, thr
 
 def test_llava_sees_a_picture_once_alone_and_once_in_company(checkpoints, three):
     model = load_vlm(checkpoints["llava_onevision"], device="cpu")
-    see = Encoder(model.model, model.chat.processor.image_processor).see
+    see = ImageEncoder(model.model, model.chat.processor.image_processor).see
     a, b, _ = three
     ((alone,), (beside, _), (again, _), (last,)) = see([[a], [a, b], [a, a], [a]])
     assert len(alone.tokens) > len(beside.tokens)
     assert alone.tokens is last.tokens
     assert beside.tokens is again.tokens
-    only = Encoder(model.model, model.chat.processor.image_processor).see([[a, a]])[0][0]
+    only = ImageEncoder(model.model, model.chat.processor.image_processor).see([[a, a]])[0][0]
     assert torch.allclose(only.tokens, beside.tokens, atol=1e-5), "tiled for want of company"
 
 
 def test_features_take_no_more_memory_than_they_say(model):
-    see = Encoder(model.model, model.chat.processor.image_processor).see
+    see = ImageEncoder(model.model, model.chat.processor.image_processor).see
     for (one,) in see([[picture(i)] for i in range(3)]):
         kept = sum(each.untyped_storage().nbytes() for each in (one.tokens, *one.deep))
         assert kept == one.n_bytes
 
 
 def test_features_are_dropped_with_their_picture(model):
-    see = Encoder(model.model, model.chat.processor.image_processor).see
+    see = ImageEncoder(model.model, model.chat.processor.image_processor).see
     shown = picture(0)
     tokens = weakref.ref(see([[shown]])[0][0].tokens)
     gc.collect()
@@ -130,7 +130,7 @@ def test_features_are_dropped_with_their_picture(model):
 
 def test_a_new_picture_at_the_place_of_a_dead_one_is_not_taken_for_it(model):
     image_processor = model.chat.processor.image_processor
-    kept = Encoder(model.model, image_processor)
+    kept = ImageEncoder(model.model, image_processor)
     dead = [picture(i) for i in range(20)]
     kept.see([[one] for one in dead])
     places = {id(one) for one in dead}
@@ -138,7 +138,7 @@ def test_a_new_picture_at_the_place_of_a_dead_one_is_not_taken_for_it(model):
     new = [picture(100 + i) for i in range(20)]
     assert places & {id(one) for one in new}, "no picture took the place of another"
     asked = [[one] for one in new]
-    found, due = kept.see(asked), Encoder(model.model, image_processor).see(asked)
+    found, due = kept.see(asked), ImageEncoder(model.model, image_processor).see(asked)
     for (one,), (other,) in zip(found, due, strict=True):
         assert torch.allclose(one.tokens, other.tokens, atol=1e-5)
 
@@ -201,8 +201,8 @@ def samples(tmp_path):
 
 def test_while_kept_a_file_is_opened_and_encoded_once(model, samples, looked, tmp_path):
     judge = Judge(model, Card("native", frames=3))
-    with judge.keeping():
-        assert judge.refusals(samples) == [None] * 3
+    with judge.cache_media():
+        assert judge.check_samples(samples) == [None] * 3
         for path in tmp_path.iterdir():
             path.write_bytes(b"gone")
         first = judge.ask(samples)
@@ -216,7 +216,7 @@ def test_while_kept_a_file_is_opened_and_encoded_once(model, samples, looked, tm
 def test_what_was_kept_is_let_go_also_after_an_error(model, samples, tmp_path):
     judge = Judge(model, Card("native", frames=3))
     broken = [*samples, None]
-    with pytest.raises(AttributeError), judge.keeping():
+    with pytest.raises(AttributeError), judge.cache_media():
         judge.ask(broken)
     written(tmp_path / "1.png", 7)
     fresh = Judge(load_vlm(model.name, device="cpu"), judge.card)
@@ -226,12 +226,12 @@ def test_what_was_kept_is_let_go_also_after_an_error(model, samples, tmp_path):
 def test_a_file_overwritten_between_calls_is_seen_anew(model, samples, tmp_path):
     judge = Judge(model, Card("native", frames=3))
     before = judge.ask(samples)
-    with judge.keeping():
+    with judge.cache_media():
         assert judge.ask(samples) == before
     written(tmp_path / "1.png", 7)
     after = judge.ask(samples)
     assert after[0].probability != before[0].probability
     assert after[1].score != before[1].score
     assert after[2] == before[2]
-    with judge.keeping():
+    with judge.cache_media():
         assert judge.ask(samples) == after

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image as Pictures
 
 from tests.fake_server import Call, FakeServer, Reply, chat, token
-from unified_reward.backends.openai import KEY_VARIABLE, Remote, RemoteOptions
+from unified_reward.backends.openai import KEY_VARIABLE, OpenAIModel, OpenAIOptions
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
 
 
-FAST = RemoteOptions(retries=2, backoff_s=0.001, timeout_s=5.0)
+FAST = OpenAIOptions(retries=2, backoff_s=0.001, timeout_s=5.0)
 TWO = [token("1", ("1", math.log(0.75)), ("2", math.log(0.25)))]
 
 
@@ -30,8 +30,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def _remote(server: FakeServer, **kwargs: Any) -> Remote:
-    return Remote(server.url, **{"model": "judge", "options": FAST, **kwargs})
+def _remote(server: FakeServer, **kwargs: Any) -> OpenAIModel:
+    return OpenAIModel(server.url, **{"model": "judge", "options": FAST, **kwargs})
 
 
 def _asks(*texts: str, **kwargs: Any) -> list[Request]:
@@ -78,7 +78,7 @@ def test_no_more_requests_are_in_flight_than_allowed_and_as_many_are(bound: int)
         together.wait(timeout=10)
         return chat("x", delay_s=0.01)
 
-    options = RemoteOptions(max_concurrency=bound)
+    options = OpenAIOptions(max_concurrency=bound)
     with FakeServer(respond) as server:
         answers = _remote(server, options=options).generate(_asks(*map(str, range(9))))
     assert answers == [Answer("x")] * 9
@@ -116,13 +116,13 @@ def test_retries_come_to_an_end() -> None:
 
 def test_no_wait_follows_the_last_attempt() -> None:
     """It would take an hour."""
-    options = RemoteOptions(retries=0, backoff_s=7200.0, max_wait_s=3600.0)
+    options = OpenAIOptions(retries=0, backoff_s=7200.0, max_wait_s=3600.0)
     answer = _one(lambda _: Reply(500), Request(("a",)), options=options)
     assert "tried 1 time" in _error(answer)
 
 
 def test_a_slow_answer_is_given_up_and_asked_again() -> None:
-    options = RemoteOptions(retries=1, backoff_s=0.0, timeout_s=0.15)
+    options = OpenAIOptions(retries=1, backoff_s=0.0, timeout_s=0.15)
     with FakeServer(lambda c: chat("ok", delay_s=0.6 if c.attempt == 1 else 0.0)) as server:
         assert _remote(server, options=options).generate(_asks("a")) == [Answer("ok")]
     answer = _one(lambda _: chat("late", delay_s=0.6), Request(("a",)), options=options)
@@ -144,7 +144,7 @@ def test_a_server_that_dies_midway_fails_the_rest_and_keeps_what_was_answered() 
             server.die()
         return chat(call.text)
 
-    options = RemoteOptions(max_concurrency=1, retries=1, backoff_s=0.001)
+    options = OpenAIOptions(max_concurrency=1, retries=1, backoff_s=0.001)
     with FakeServer(respond) as server:
         answers = _remote(server, options=options).generate(_asks(*map(str, range(10))))
     assert answers[:5] == [Answer(str(i)) for i in range(5)]
@@ -195,7 +195,7 @@ def test_a_cut_off_and_an_empty_answer_are_answers() -> None:
 def test_choices_are_asked_with_logprobs_and_read_behind_the_lead() -> None:
     tokens = [token("So: ", ("So: ", -0.1), ("x", -3.0)), *TWO]
     with FakeServer(lambda _: chat("So: 1", tokens=tokens)) as server:
-        request = Request(("a",), choices=("1", "2"), lead="So: ")
+        request = Request(("a",), choices=("1", "2"), verdict_prefix="So: ")
         (answer,) = _remote(server, votes=2).generate([request])
     assert isinstance(answer, Answer)
     assert answer.choice_logprobs == pytest.approx((math.log(0.75), math.log(0.25)))
@@ -300,7 +300,7 @@ def test_an_interrupt_gives_up_what_is_pending() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         return chat("late", delay_s=20.0)
 
-    options = RemoteOptions(max_concurrency=1, timeout_s=60.0)
+    options = OpenAIOptions(max_concurrency=1, timeout_s=60.0)
     with FakeServer(respond) as server, pytest.raises(KeyboardInterrupt):
         _remote(server, options=options).generate(_asks(*map(str, range(8))))
     assert len(server.calls) == 1
@@ -312,5 +312,5 @@ def test_a_long_retry_after_from_a_server_is_capped() -> None:
     def respond(call: Call) -> Reply:
         return chat("ok") if call.attempt == 2 else Reply(429, headers={"Retry-After": "3600"})
 
-    options = RemoteOptions(retries=1, backoff_s=0.0, max_wait_s=0.01)
+    options = OpenAIOptions(retries=1, backoff_s=0.0, max_wait_s=0.01)
     assert _one(respond, Request(("a",)), options=options) == Answer("ok")

@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 
 import unified_reward as ur
-from unified_reward.backends.openai import Remote, RemoteOptions
+from unified_reward.backends.openai import OpenAIModel, OpenAIOptions
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
@@ -90,7 +90,7 @@ def asked(i):
 
 def test_answers_to_pictures_come_back_in_order(server):
     """Asked together and one by one, each request gets its own answer."""
-    model = Remote(server.url, model=server.model, options=RemoteOptions(max_concurrency=2))
+    model = OpenAIModel(server.url, model=server.model, options=OpenAIOptions(max_concurrency=2))
     requests = [asked(i) for i in range(6)]
     together = model.generate(requests)
     alone = [model.generate([one])[0] for one in requests]
@@ -103,7 +103,7 @@ def test_the_served_text_is_that_of_the_local_checkpoint(server, checkpoints):
     from unified_reward.backends.hf_vlm import load_vlm
 
     local = load_vlm(checkpoints["qwen3_vl"], device="cpu").generate([asked(0)])[0]
-    served = Remote(server.url, model=server.model).generate([asked(0)])[0]
+    served = OpenAIModel(server.url, model=server.model).generate([asked(0)])[0]
     assert served.text == local.text.strip()
 
 
@@ -124,8 +124,8 @@ def test_a_judge_asks_pictures_and_clips_through_it(server):
 
 def test_a_server_killed_on_the_way_fails_the_rest_and_loses_none(checkpoints, tmp_path):
     with serving(checkpoints["qwen3_vl"], tmp_path / "home") as server:
-        options = RemoteOptions(max_concurrency=1, retries=0, timeout_s=60)
-        model = Remote(server.url, model=server.model, options=options)
+        options = OpenAIOptions(max_concurrency=1, retries=0, timeout_s=60)
+        model = OpenAIModel(server.url, model=server.model, options=options)
         n = 60
         answers = []
         worker = Thread(target=lambda: answers.extend(model.generate([asked(i) for i in range(n)])))

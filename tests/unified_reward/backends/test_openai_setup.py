@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fake_server import Call, FakeServer, Reply, chat
-from unified_reward.backends.openai import KEY_VARIABLE, Remote, RemoteOptions, wait_s
+from unified_reward.backends.openai import KEY_VARIABLE, OpenAIModel, OpenAIOptions, wait_s
 from unified_reward.core.errors import ConfigError, ServerError
 from unified_reward.core.requests import Answer, Model, Request
 from unified_reward.core.verdicts import Failed
 
 
-FAST = RemoteOptions(retries=2, backoff_s=0.001, timeout_s=5.0)
+FAST = OpenAIOptions(retries=2, backoff_s=0.001, timeout_s=5.0)
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def _remote(server: FakeServer, **kwargs: Any) -> Remote:
-    return Remote(server.url, **{"model": "judge", "options": FAST, **kwargs})
+def _remote(server: FakeServer, **kwargs: Any) -> OpenAIModel:
+    return OpenAIModel(server.url, **{"model": "judge", "options": FAST, **kwargs})
 
 
 def _asks(*texts: str, **kwargs: Any) -> list[Request]:
@@ -78,7 +78,7 @@ def test_a_server_that_cannot_name_its_model_is_an_error(reply: Reply, trouble: 
 
 
 def test_nothing_is_contacted_for_no_requests() -> None:
-    assert Remote("http://127.0.0.1:9").generate([]) == []
+    assert OpenAIModel("http://127.0.0.1:9").generate([]) == []
 
 
 def test_the_key_is_sent_and_never_shown() -> None:
@@ -120,7 +120,7 @@ def test_only_our_own_variable_names_a_key(
 @pytest.mark.parametrize("key", ["two\nlines", "schlüssel"])
 def test_a_key_that_no_header_can_carry_is_refused_unshown(key: str) -> None:
     with pytest.raises(ConfigError, match="cannot stand in an HTTP header") as caught:
-        Remote("http://localhost", api_key=key)
+        OpenAIModel("http://localhost", api_key=key)
     assert key not in str(caught.value)
 
 
@@ -129,18 +129,18 @@ def test_a_key_that_no_header_can_carry_is_refused_unshown(key: str) -> None:
 )
 def test_what_is_no_base_of_a_server_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"is not a URL|looks like http://localhost:8000/v1"):
-        Remote(url)
+        OpenAIModel(url)
 
 
 def test_a_login_in_the_url_is_refused_unshown() -> None:
     with pytest.raises(ConfigError, match="must not carry a login") as caught:
-        Remote("http://me:hunter2@host/v1")
+        OpenAIModel("http://me:hunter2@host/v1")
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_slash_at_the_end_of_the_url_is_the_same_url() -> None:
     with FakeServer(lambda _: chat("x")) as server:
-        remote = Remote(server.url + "/", model="judge")
+        remote = OpenAIModel(server.url + "/", model="judge")
         assert remote.name == f"judge at {server.url}"
         assert remote.generate(_asks("a")) == [Answer("x")]
 
@@ -150,13 +150,13 @@ def test_a_slash_at_the_end_of_the_url_is_the_same_url() -> None:
 )
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"must be at least|must not be negative"):
-        RemoteOptions(**options)
+        OpenAIOptions(**options)
     with pytest.raises(ConfigError, match="votes must not be negative: -1"):
-        Remote("http://localhost", votes=-1)
+        OpenAIModel("http://localhost", votes=-1)
 
 
 def test_it_travels_to_workers_and_is_a_model() -> None:
-    model: Model = pickle.loads(pickle.dumps(Remote("http://localhost:1/v1", model="m")))  # noqa: S301
+    model: Model = pickle.loads(pickle.dumps(OpenAIModel("http://localhost:1/v1", model="m")))  # noqa: S301
     assert model.name == "m at http://localhost:1/v1"
 
 
@@ -173,13 +173,13 @@ def test_it_brings_no_torch() -> None:
 def test_a_wait_is_between_half_the_backoff_and_the_cap(
     attempt: int, index: int, header: str
 ) -> None:
-    options = RemoteOptions(backoff_s=0.5, max_wait_s=60.0)
+    options = OpenAIOptions(backoff_s=0.5, max_wait_s=60.0)
     wait = wait_s(options, attempt, index=index, retry_after=header)
     assert min(0.5 * 2 ** min(attempt, 20) / 2, 60.0) <= wait <= 60.0
 
 
 def test_retry_after_is_honoured_in_seconds_and_as_a_date() -> None:
-    options = RemoteOptions(backoff_s=0.5, max_wait_s=60.0)
+    options = OpenAIOptions(backoff_s=0.5, max_wait_s=60.0)
     assert wait_s(options, 0, retry_after="7") == 7.0
     assert 20 < wait_s(options, 0, retry_after=formatdate(time.time() + 30, usegmt=True)) <= 30
     assert wait_s(options, 0, retry_after=formatdate(0, usegmt=True)) == 0.25

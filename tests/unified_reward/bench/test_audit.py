@@ -4,7 +4,7 @@ import pytest
 
 from unified_reward.bench.audit import CHANGES, audit
 from unified_reward.bench.page import write_audit
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.samples import Image, Task
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.judges.generative import merge_orders
@@ -20,7 +20,7 @@ ANSWERS = records(Task.IMAGE_UNDERSTANDING, 24)
 PICTURES = records(Task.IMAGE_GENERATION)
 
 
-class Toy(Asks):
+class Toy(BaseJudge):
     """A judge of values: prefers the greater one, scores it, and leans to the first place."""
 
     name, family = "toy", "toy"

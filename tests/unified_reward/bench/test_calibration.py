@@ -17,8 +17,8 @@ from unified_reward.bench.calibration import (
     reliability,
 )
 from unified_reward.core.errors import DataError
-from unified_reward.core.requests import Answer, Reading
-from unified_reward.core.samples import Image, Record, Sample, Target, Task
+from unified_reward.core.requests import Answer, ValueEstimate
+from unified_reward.core.samples import Example, Image, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.judges.card import Calibration, Card, Head
 from unified_reward.judges.generative import Judge
@@ -56,8 +56,8 @@ def test_what_comes_true_as_predicted_has_no_error(predicted):
 
 def test_missing_verdicts_are_no_predictions():
     pair, single = asked(0, "compare"), asked(1, "score")
-    records = [Record(pair, Target(winner="tie"))] * 2
-    records += [Record(single, Target(score=0.4, scale=UNIT))] * 2
+    records = [Example(pair, Target(winner="tie"))] * 2
+    records += [Example(single, Target(score=0.4, scale=UNIT))] * 2
     verdicts = [Preferred(0.6, 0.2, 0.2), Unparsed("?"), Failed("!"), Scored(Score(3, Scale(1, 5)))]
     found = predictions(records, verdicts)
     assert found.predicted.tolist() == pytest.approx([0.7, 0.5])
@@ -79,7 +79,7 @@ class Overconfident:
     def values(self, requests):
         true = [float(next(self._values)) for _ in requests]
         self.read += true
-        return [Reading((self._factor * one,)) for one in true]
+        return [ValueEstimate((self._factor * one,)) for one in true]
 
 
 def sigmoid(x):
@@ -94,14 +94,14 @@ def test_the_temperature_of_a_scalar_judge_undoes_a_known_overconfidence(factor,
     truth = np.random.default_rng(0).normal(size=3 * n)
     pairs, singles = truth[: 2 * n].reshape(n, 2), truth[2 * n :]
     records = [
-        Record(
+        Example(
             asked(i, "compare"),
             Target(winner="first" if rng.random() < sigmoid(a - b) else "second"),
         )
         for i, (a, b) in enumerate(pairs)
     ]
     records += [
-        Record(asked(n + i, "score"), Target(score=sigmoid(value), scale=UNIT))
+        Example(asked(n + i, "score"), Target(score=sigmoid(value), scale=UNIT))
         for i, value in enumerate(singles)
     ]
     judge = ScalarJudge(Overconfident(factor), Card("compact", head=Head()))
@@ -143,7 +143,7 @@ def test_without_a_readable_verdict_there_is_nothing_to_fit():
     picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
     sample = Sample(Task.IMAGE_GENERATION, "x", (picture, picture))
     with pytest.raises(DataError, match="no readable verdict of form 'compare'"):
-        fit_calibration(Judge(Silent(), Card("compact")), [Record(sample, Target(winner="first"))])
+        fit_calibration(Judge(Silent(), Card("compact")), [Example(sample, Target(winner="first"))])
 
 
 def test_the_brier_score_by_hand():

@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from unified_reward.bench.benchmark import Asking
+from unified_reward.bench.benchmark import BenchmarkOptions
 from unified_reward.bench.diff import compare_runs
 from unified_reward.bench.protocols import PROTOCOLS
 from unified_reward.bench.protocols.genai_bench import four_way_accuracy
@@ -30,7 +30,7 @@ FETV |= {"Otter-VQA": 0.3395}
 
 
 def benchmark(name, folder, judge, **how):
-    asking = Asking(**how)
+    asking = BenchmarkOptions(**how)
     items = read_items(PROTOCOLS[name], folder, asking)
     opened = open_judge(judge, truth=items.records, look=False)
     return run(PROTOCOLS[name], opened, items, asking)
@@ -81,7 +81,7 @@ def test_fetv_has_the_published_correlations(fetv, shared, name):
 
 def test_two_metrics_of_fetv_are_held_against_each_other_by_aspect(shared, tmp_path):
     scores = json.loads((shared / "fetv/auto_metric_scores.json").read_text("utf-8"))
-    protocol, how = PROTOCOLS["fetv"], Asking(limit=300)
+    protocol, how = PROTOCOLS["fetv"], BenchmarkOptions(limit=300)
     items = read_items(protocol, shared / "fetv", how)
     values = {}
     for name in ("Otter-VQA", "UMTScore"):
@@ -172,7 +172,7 @@ def test_the_four_pictures_of_imagereward_rank_as_published(shared, tmp_path):
 def test_nlvr_has_834_pairs_that_find_their_pictures(shared, tmp_path):
     ZipFile(shared / "nlvr/dev_perm0.zip").extractall(tmp_path)
     (tmp_path / "dev.json").write_bytes((shared / "nlvr/dev.json").read_bytes())
-    items = read_items(PROTOCOLS["nlvr"], tmp_path, Asking()).records
+    items = read_items(PROTOCOLS["nlvr"], tmp_path, BenchmarkOptions()).records
     assert len(items) == 834
     assert all(one.source.is_file() for item in items for one in item.media)
 
@@ -195,7 +195,7 @@ def test_controls_give_what_follows_from_the_labels_alone(shared, name):
         kind: benchmark(name, folder, f"scripted:{kind}", orders=1).report
         for kind in ("perfect", "first", "tie", "silent", "random")
     }
-    items = read_items(PROTOCOLS[name], folder, Asking()).records
+    items = read_items(PROTOCOLS[name], folder, BenchmarkOptions()).records
     labels = Counter(one.target.winner for one in items if one.target.winner)
     n, decided = labels.total(), labels["first"] + labels["second"]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.unified_reward.media.made import noise, picture
-from unified_reward.bench.benchmark import Asking
+from unified_reward.bench.benchmark import BenchmarkOptions
 from unified_reward.bench.page import published, write_page
 from unified_reward.bench.protocols import PROTOCOLS
 from unified_reward.bench.run import read_items, run
@@ -105,7 +105,7 @@ def written(folder, name):
 
 
 def measured(folder, name, judge="scripted:perfect", **how):
-    asking = Asking(**how)
+    asking = BenchmarkOptions(**how)
     items = read_items(PROTOCOLS[name], written(folder, name), asking)
     opened = open_judge(judge, truth=items.records, look=False)
     return run(PROTOCOLS[name], opened, items, asking)
@@ -156,7 +156,7 @@ def test_hpdv2_takes_the_mean_over_prompts_with_equal_ranks_right(tmp_path):
     file, _ = ROWS["hpdv2"]
     three = {"prompt": "b", "image_path": ["0.jpg", "1.jpg", "2.jpg"], "rank": [1, 2, 2]}
     (tmp_path / file).write_text(json.dumps([*ROWS["hpdv2"][1], three]), "utf-8")
-    asking = Asking()
+    asking = BenchmarkOptions()
     items = read_items(PROTOCOLS["hpdv2"], tmp_path, asking)
     found = run(PROTOCOLS["hpdv2"], open_judge("scripted:silent", look=False), items, asking)
     metric = found.report["metrics"]["mean_by_prompt"]
@@ -172,7 +172,9 @@ def test_mmrb2_counts_each_order_by_itself_and_strictly_both(tmp_path):
 
 def test_mmrb2_keeps_text_and_pictures_in_their_order(tmp_path):
     written(tmp_path, "mmrb2_interleaved")
-    sample = read_items(PROTOCOLS["mmrb2_interleaved"], tmp_path, Asking()).records[0].sample
+    sample = (
+        read_items(PROTOCOLS["mmrb2_interleaved"], tmp_path, BenchmarkOptions()).records[0].sample
+    )
     assert sample.prompt == "draw\nanew"
     assert [one.source.name for one in sample.context] == ["source.png"]
     text, picture = sample.candidates[0]
@@ -200,7 +202,7 @@ def test_fetv_pairs_leave_real_clips_and_those_that_are_missing_out(tmp_path):
 
 def test_votes_of_four_kinds_are_told_apart_only_by_a_judge_that_does(tmp_path):
     written(tmp_path, "genai_bench_video")
-    items = read_items(PROTOCOLS["genai_bench_video"], tmp_path, Asking())
+    items = read_items(PROTOCOLS["genai_bench_video"], tmp_path, BenchmarkOptions())
     names = [one.id for one in items.records]
     file = tmp_path / "votes.csv"
     rows = zip(names, ("first", "both_good", "both_good"), strict=True)
@@ -214,16 +216,16 @@ def test_votes_of_four_kinds_are_told_apart_only_by_a_judge_that_does(tmp_path):
 
 def test_a_folder_without_the_official_file_says_which_is_looked_for(tmp_path):
     with pytest.raises(DataError, match=r"holds no data/all_data.json or all_data.json"):
-        read_items(PROTOCOLS["multimodal_rewardbench"], tmp_path, Asking())
+        read_items(PROTOCOLS["multimodal_rewardbench"], tmp_path, BenchmarkOptions())
     with pytest.raises(ConfigError, match="say where the files"):
-        read_items(PROTOCOLS["fetv"], None, Asking())
+        read_items(PROTOCOLS["fetv"], None, BenchmarkOptions())
 
 
 def test_an_id_that_stands_in_two_files_counts_once_and_is_told(tmp_path):
     for name in ("a.json", "b.json"):
         row = answers(dimension="long", id=1)
         (tmp_path / name).write_text(json.dumps([row]), "utf-8")
-    items = read_items(PROTOCOLS["videorewardbench"], tmp_path, Asking())
+    items = read_items(PROTOCOLS["videorewardbench"], tmp_path, BenchmarkOptions())
     assert [one.id for one in items.records] == ["long:1"]
     assert items.broken == ["row 1: id 'long:1' stands in another file already"]
 
@@ -234,7 +236,7 @@ def test_a_limit_draws_items_by_seed_and_keeps_their_order(tmp_path):
     (tmp_path / file).write_text(json.dumps(many), "utf-8")
     draws = [
         [one.id for one in read_items(PROTOCOLS["pickapic_val500"], tmp_path, how).records]
-        for how in (Asking(9, 0), Asking(9, 0), Asking(9, 1))
+        for how in (BenchmarkOptions(9, 0), BenchmarkOptions(9, 0), BenchmarkOptions(9, 1))
     ]
     assert draws[0] == draws[1] != draws[2]
     assert [len(one) for one in draws] == [9, 9, 9]

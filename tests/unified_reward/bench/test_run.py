@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from unified_reward.bench.benchmark import Asking, Protocol, plain
+from unified_reward.bench.benchmark import BenchmarkOptions, Protocol, plain
 from unified_reward.bench.diff import compare_runs
 from unified_reward.bench.run import Items, read_items, run, voted
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Image, Record, Sample, Target, Task
+from unified_reward.core.samples import Example, Image, Sample, Target, Task
 from unified_reward.core.verdicts import Preferred, Unparsed
 from unified_reward.judges.registry import open_judge
 from unified_reward_lab.bench.microworld import MICROWORLD
@@ -22,7 +22,7 @@ PLAIN = Protocol("toy", "It is a toy.", "", lambda *_: iter(()), plain)
 def items(n, winner="first"):
     return Items(
         [
-            Record(
+            Example(
                 Sample(
                     Task.IMAGE_GENERATION, f"{i}", (Image(f"{i}a"), Image(f"{i}b")), id=f"item {i}"
                 ),
@@ -34,7 +34,7 @@ def items(n, winner="first"):
     )
 
 
-class Named(Asks):
+class Named(BaseJudge):
     """Knows the better one by its name, and may be stopped."""
 
     name, family = "named", "toy"
@@ -52,44 +52,49 @@ class Named(Asks):
 
 def test_half_of_the_comparisons_are_exchanged_and_their_verdicts_turned_back():
     judge = Named()
-    report = run(PLAIN, judge, items(400), Asking(orders=1)).report
+    report = run(PLAIN, judge, items(400), BenchmarkOptions(orders=1)).report
     assert report["metrics"]["pair_accuracy"]["value"] == 1
     exchanged = sum(one.candidates[0].source.endswith("b") for one in judge.asked)
     assert 160 < exchanged < 240  # four standard errors
-    first = run(PLAIN, open_judge("scripted:first", look=False), items(400), Asking(orders=1))
+    first = run(
+        PLAIN, open_judge("scripted:first", look=False), items(400), BenchmarkOptions(orders=1)
+    )
     assert first.report["metrics"]["pair_accuracy"]["value"] == 1 - exchanged / 400
 
 
 def test_exchanging_depends_on_item_and_seed_alone():
     one, again, other = Named(), Named(), Named()
-    run(PLAIN, one, items(40), Asking(seed=3))
-    run(PLAIN, again, Items(items(40).records[::-1], []), Asking(seed=3))
-    run(PLAIN, other, items(40), Asking(seed=4))
+    run(PLAIN, one, items(40), BenchmarkOptions(seed=3))
+    run(PLAIN, again, Items(items(40).records[::-1], []), BenchmarkOptions(seed=3))
+    run(PLAIN, other, items(40), BenchmarkOptions(seed=4))
     assert one.asked == again.asked[::-1]
     assert one.asked != other.asked
 
 
 def test_a_run_that_was_killed_asks_only_what_is_missing_and_ends_the_same(tmp_path):
-    whole = run(PLAIN, Named(), items(200), Asking(), out=tmp_path / "whole")
+    whole = run(PLAIN, Named(), items(200), BenchmarkOptions(), out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(PLAIN, Named(stop_after=100), items(200), Asking(), out=tmp_path / "cut")
+        run(PLAIN, Named(stop_after=100), items(200), BenchmarkOptions(), out=tmp_path / "cut")
     file = tmp_path / "cut" / "verdicts.jsonl"
     with file.open("ab") as out:
         out.write(b'{"id": "item 19')  # torn
     rest = Named()
-    again = run(PLAIN, rest, items(200), Asking(), out=tmp_path / "cut")
+    again = run(PLAIN, rest, items(200), BenchmarkOptions(), out=tmp_path / "cut")
     assert again.report == whole.report
     assert len(rest.asked) == 200 - 128  # two chunks of 64 were done
     assert file.read_bytes() == (tmp_path / "whole" / "verdicts.jsonl").read_bytes()
     idle = Named()
-    assert run(PLAIN, idle, items(200), Asking(), out=tmp_path / "cut").report == whole.report
+    assert (
+        run(PLAIN, idle, items(200), BenchmarkOptions(), out=tmp_path / "cut").report
+        == whole.report
+    )
     assert idle.asked == []
 
 
 def test_a_run_begun_otherwise_is_not_gone_on_with(tmp_path):
-    run(PLAIN, Named(), items(3), Asking(), out=tmp_path)
+    run(PLAIN, Named(), items(3), BenchmarkOptions(), out=tmp_path)
     with pytest.raises(ConfigError, match="seed was 0 and is 1"):
-        run(PLAIN, Named(), items(3), Asking(seed=1), out=tmp_path)
+        run(PLAIN, Named(), items(3), BenchmarkOptions(seed=1), out=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -117,14 +122,14 @@ def test_equally_many_votes_are_a_tie_and_unreadable_ones_stay_so():
 def test_an_empty_folder_of_items_is_an_error():
     nothing = Protocol("none", "It is none.", "", lambda *_: iter(()), plain)
     with pytest.raises(DataError, match="holds no item of none"):
-        read_items(nothing, None, Asking())
+        read_items(nothing, None, BenchmarkOptions())
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Folders of the microworld's benchmark by judge."""
     folder = tmp_path_factory.mktemp("runs")
-    how = Asking(limit=6)
+    how = BenchmarkOptions(limit=6)
     asked = read_items(MICROWORLD, None, how)
     for name in ("perfect", "first", "silent"):
         opened = open_judge(f"scripted:{name}", truth=asked.records)
@@ -150,13 +155,13 @@ def test_the_difference_is_that_of_the_reports_and_tested_in_pairs(runs):
 
 
 def test_runs_without_a_common_item_are_refused(runs, tmp_path):
-    how = Asking(limit=3, seed=9)
+    how = BenchmarkOptions(limit=3, seed=9)
     run(
         MICROWORLD, open_judge("scripted:tie"), read_items(MICROWORLD, None, how), how, out=tmp_path
     )
     with pytest.raises(ConfigError, match="share no item"):
         compare_runs(runs / "perfect", tmp_path)
-    run(PLAIN, Named(), items(3), Asking(), out=tmp_path / "toy")
+    run(PLAIN, Named(), items(3), BenchmarkOptions(), out=tmp_path / "toy")
     with pytest.raises(ConfigError, match=r"of microworld and .* of toy"):
         compare_runs(runs / "perfect", tmp_path / "toy")
     with pytest.raises(DataError, match="bench --out"):

@@ -10,12 +10,13 @@ from tests.unified_reward.media.made import grey_steps, noise, picture, png_clai
 from unified_reward import media
 from unified_reward.backends import hf_vlm
 from unified_reward.core.errors import MediaError, ModelError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.judges.card import Card
 from unified_reward.judges.generative import Judge
-from unified_reward.judges.registry import load, located
-from unified_reward.judges.scripted import KINDS, Scripted
+from unified_reward.judges.registry import load
+from unified_reward.judges.scripted import KINDS, ScriptedModel
 
 
 def png():
@@ -82,7 +83,7 @@ TOLD |= dict.fromkeys(["missing.png", "missing.mp4", "folder.png"], "cannot be o
 
 @pytest.mark.parametrize("name", TOLD)
 def test_a_bad_file_is_a_media_error_that_names_it(name, folder):
-    judge = Judge(Scripted("tie"), Card("native"))
+    judge = Judge(ScriptedModel("tie"), Card("native"))
     (verdict,) = judge.ask([about(folder / name)])
     assert isinstance(verdict, Failed)
     assert name in verdict.error
@@ -178,7 +179,7 @@ def test_a_very_long_caption_is_answered_or_fails_alone_and_says_why(tiny):
 @pytest.mark.parametrize("family", ["native", "think", "compact"])
 def test_any_caption_is_answered_by_a_script(kind, family):
     asked = questions([*CAPTIONS, *LONG])
-    verdicts = Judge(Scripted(kind), Card(family)).ask(asked)
+    verdicts = Judge(ScriptedModel(kind), Card(family)).ask(asked)
     assert [type(one) for one in verdicts] == [
         Scored if one.form == "score" else Preferred for one in asked
     ]
@@ -187,9 +188,11 @@ def test_any_caption_is_answered_by_a_script(kind, family):
 def test_a_long_caption_does_not_make_the_short_ones_as_long(tiny, monkeypatch):
     """Rows of a batch are padded to its longest, so that long and short ones go apart."""
     passes = []
-    answer = hf_vlm.isolated
+    answer = hf_vlm.bisect_failures
     monkeypatch.setattr(
-        vlm, "isolated", lambda asked, *how: passes.append(len(asked)) or answer(asked, *how)
+        hf_vlm,
+        "bisect_failures",
+        lambda asked, *how: passes.append(len(asked)) or answer(asked, *how),
     )
     still = Image(picture(noise(32, 32, 3)))
     texts = ["red " * 1000, *["a red cube"] * 7]
@@ -199,6 +202,6 @@ def test_a_long_caption_does_not_make_the_short_ones_as_long(tiny, monkeypatch):
 
 def test_a_folder_without_processor_is_an_error_that_names_it(tmp_path):
     for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((located("tiny_judge") / name).read_bytes())
+        (tmp_path / name).write_bytes((checkpoint_path("tiny_judge") / name).read_bytes())
     with pytest.raises(ModelError, match=f"{tmp_path} "):
         load(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, MediaError, ModelError, UnparsedError
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
@@ -19,7 +19,7 @@ def points(value):
     return Scored(Score(value, Scale(0, 100)))
 
 
-class Verdicts(Asks):
+class Verdicts(BaseJudge):
     """Answers each sample by a function of it, and keeps the samples."""
 
     name, family = "verdicts", "none"

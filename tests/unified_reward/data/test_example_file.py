@@ -5,7 +5,7 @@ import json
 import pytest
 
 from unified_reward.core.errors import DataError
-from unified_reward.data.example_file import RecordFile, mirrored
+from unified_reward.data.example_file import ExampleFile, mirrored
 
 
 def row(name, **changes):
@@ -29,14 +29,14 @@ def path(tmp_path):
 
 
 def test_every_row_comes_once_in_an_order_that_the_seed_decides(path):
-    orders = [[one.sample.id for one in RecordFile(path, seed=seed)] for seed in (0, 0, 1)]
+    orders = [[one.sample.id for one in ExampleFile(path, seed=seed)] for seed in (0, 0, 1)]
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
     assert sorted(orders[0], key=int) == [str(i) for i in range(20)]
 
 
 def test_a_row_is_read_whole_and_its_media_lie_beside_the_file(path):
-    records = RecordFile(path, seed=0)
+    records = ExampleFile(path, seed=0)
     assert len(records) == 20
     for record in (records[i] for i in range(20)):
         assert record.sample.criteria == "ünï" * int(record.sample.id)
@@ -46,7 +46,7 @@ def test_a_row_is_read_whole_and_its_media_lie_beside_the_file(path):
 
 def test_an_index_past_the_end_is_an_index_error(path):
     with pytest.raises(IndexError):
-        RecordFile(path, seed=0)[20]
+        ExampleFile(path, seed=0)[20]
 
 
 def test_unusable_rows_are_counted_and_the_first_reasons_told(path):
@@ -55,17 +55,17 @@ def test_unusable_rows_are_counted_and_the_first_reasons_told(path):
     with pytest.raises(
         DataError, match=r"3 of 24 rows .*line 22.*line 23: wrong.*'3' stands above"
     ):
-        RecordFile(path, seed=0)
+        ExampleFile(path, seed=0)
 
 
 def test_a_file_without_rows_is_an_error(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match=r"empty.jsonl has no rows"):
-        RecordFile(tmp_path / "empty.jsonl", seed=0)
+        ExampleFile(tmp_path / "empty.jsonl", seed=0)
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(path):
-    records = RecordFile(path, seed=0)
+    records = ExampleFile(path, seed=0)
     path.write_text("x" * path.stat().st_size, "utf-8")
     with pytest.raises(DataError, match="changed while it was read"):
         records[0]
@@ -82,11 +82,13 @@ def mixed(tmp_path):
 
 
 def test_twins_give_every_comparison_in_both_orders_and_every_score_once(mixed):
-    records = RecordFile(mixed, seed=3, twins=True)
+    records = ExampleFile(mixed, seed=3, twins=True)
     given = [records[i] for i in range(len(records))]
     assert [one.sample.id for one in given] == [
         name
-        for name in (one.sample.id for one in map(RecordFile(mixed, seed=3).__getitem__, range(10)))
+        for name in (
+            one.sample.id for one in map(ExampleFile(mixed, seed=3).__getitem__, range(10))
+        )
         for _ in range(1 + int(name) % 2)
     ]
     winners = [one.target.winner for one in given if one.sample.form == "compare"]
@@ -94,7 +96,7 @@ def test_twins_give_every_comparison_in_both_orders_and_every_score_once(mixed):
 
 
 def test_the_other_order_turns_candidates_winner_and_aspects(mixed):
-    given = map(RecordFile(mixed, seed=0).__getitem__, range(10))
+    given = map(ExampleFile(mixed, seed=0).__getitem__, range(10))
     record = next(one for one in given if one.sample.form == "compare")
     turned = mirrored(record)
     assert turned.sample.candidates == record.sample.candidates[::-1]
@@ -105,7 +107,7 @@ def test_the_other_order_turns_candidates_winner_and_aspects(mixed):
 
 def test_a_score_has_no_other_order(path):
     with pytest.raises(DataError, match="one candidate"):
-        mirrored(RecordFile(path, seed=0)[0])
+        mirrored(ExampleFile(path, seed=0)[0])
 
 
 def test_a_conversation_has_no_twin_and_a_turned_record_none_of_its_words(tmp_path):
@@ -114,6 +116,6 @@ def test_a_conversation_has_no_twin_and_a_turned_record_none_of_its_words(tmp_pa
     file = tmp_path / "published.jsonl"
     told = row("told", **said, candidates=[], context=pair)
     file.write_text(f"{told}\n{row('known', **said, candidates=pair)}", "utf-8")
-    given = [*RecordFile(file, seed=0, twins=True)]
+    given = [*ExampleFile(file, seed=0, twins=True)]
     assert sorted(one.id for one in given) == ["known", "known", "told"]
     assert sorted(len(one.messages) for one in given) == [0, 1, 1]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Record
+from unified_reward.core.samples import Example
 from unified_reward.data.mix import Mix, MixSource, mix
 from unified_reward.data.pack import convert, rows_of
 from unified_reward.io.config import load_config
@@ -330,7 +330,7 @@ def test_every_row_read_is_bad_leaked_duplicate_subsampled_or_written(
     )
     assert 1 <= counts["written"] <= count
     assert len(contents["train"]) == counts["written"] + counts["twins"]
-    compared = [one for one in contents["train"] if isinstance(one, Record)]
+    compared = [one for one in contents["train"] if isinstance(one, Example)]
     compared = [one for one in compared if one.sample.form == "compare"]
     assert len(compared) == counts["twins"] * 2 or not twins
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from tests.unified_reward.media.made import file_of, grey_steps, noise, picture
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Conversation, Image, Record, Sample, Target, Task, Video
+from unified_reward.core.samples import Conversation, Example, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data import pack
 from unified_reward.data.check import check, digest
 from unified_reward.data.pack import convert, rows_of, with_media
-from unified_reward.io.rows import Row, record_row
+from unified_reward.io.rows import Row, example_row
 from unified_reward.media import encode_mp4, encode_png
 from unified_reward_lab.examples import write_microworld
 
@@ -49,11 +49,11 @@ def every_kind(folder):
     scored = Target(3.25, Scale(1, 5), {"style": 2.0}, None, "because\n")
     gen, und = Task.IMAGE_GENERATION, Task.IMAGE_UNDERSTANDING
     return [
-        Record(Sample(gen, "a «star»", (a, b), id="1"), Target(winner="tie"), "made"),
-        Record(Sample(gen, "interleaved", (("text", a), (b,)), id="2"), Target(winner="first")),
-        Record(Sample(und, "?", ("yes",), (a,), "criteria", "3"), scored, "made", said),
-        Record(Sample(Task.VIDEO_GENERATION, "p", (Video((a, b)),), id="4"), Target()),
-        Record(Sample(Task.VIDEO_UNDERSTANDING, "p", ("x", "y"), (c,), "", "5"), Target()),
+        Example(Sample(gen, "a «star»", (a, b), id="1"), Target(winner="tie"), "made"),
+        Example(Sample(gen, "interleaved", (("text", a), (b,)), id="2"), Target(winner="first")),
+        Example(Sample(und, "?", ("yes",), (a,), "criteria", "3"), scored, "made", said),
+        Example(Sample(Task.VIDEO_GENERATION, "p", (Video((a, b)),), id="4"), Target()),
+        Example(Sample(Task.VIDEO_UNDERSTANDING, "p", ("x", "y"), (c,), "", "5"), Target()),
         Conversation(gen, (a, b), said, Target(winner="second"), "made", "6"),
     ]
 
@@ -64,7 +64,7 @@ def rows_in(path):
 
 def by_content(content):
     """A record whose media are named by what their bytes are."""
-    return record_row(with_media(content, lambda one: f"/{digest(one)}"), "/")
+    return example_row(with_media(content, lambda one: f"/{digest(one)}"), "/")
 
 
 @pytest.mark.parametrize("name", PACKED)
@@ -117,7 +117,7 @@ def test_shards_and_row_groups_are_bounded_and_rows_keep_their_order(tmp_path, m
     monkeypatch.setattr(pack, "SHARD_BYTES", 2000)
     monkeypatch.setattr(pack, "GROUP_BYTES", 9000)
     records = [
-        Record(Sample(Task.IMAGE_GENERATION, "p", (Image(bytes([i]) * 500),), id=str(i)), Target())
+        Example(Sample(Task.IMAGE_GENERATION, "p", (Image(bytes([i]) * 500),), id=str(i)), Target())
         for i in range(12)
     ]
     for name in ("shards", "p.parquet"):
@@ -130,11 +130,11 @@ def test_shards_and_row_groups_are_bounded_and_rows_keep_their_order(tmp_path, m
 @pytest.mark.parametrize("name", ["out.jsonl", *PACKED])
 def test_one_bad_row_costs_one_row(name, tmp_path):
     good, other = every_kind(tmp_path)[:2]
-    half = Record(Sample(Task.IMAGE_GENERATION, "\ud800", (Image(b"x"),), id="half"), Target())
+    half = Example(Sample(Task.IMAGE_GENERATION, "\ud800", (Image(b"x"),), id="half"), Target())
     bad = [Row(2, "row 2", Failed("no verdict", DataError(""))), row(half, 3)]
     if name != "out.jsonl":
         gone = Image(tmp_path / "gone.png")
-        bad.append(row(Record(Sample(Task.IMAGE_GENERATION, "p", (gone,), id="g"), Target()), 4))
+        bad.append(row(Example(Sample(Task.IMAGE_GENERATION, "p", (gone,), id="g"), Target()), 4))
     seen = run([row(good), *bad, row(other, 5)], tmp_path / name)
     told = [one.content.error for one in seen if isinstance(one.content, Failed)]
     assert len(told) == len(bad)
@@ -177,7 +177,7 @@ def test_a_tar_cut_anywhere_gives_its_whole_rows_and_says_that_it_breaks_off(
     folder = tmp_path_factory.mktemp("cut")
     rng = random.Random(1)
     records = [
-        Record(
+        Example(
             Sample(Task.IMAGE_GENERATION, "p", (Image(rng.randbytes(3000)),), id=str(i)), Target()
         )
         for i in range(4)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tests.unified_reward.media.made import noise
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Image, Record, Sample, Target, Task, Video
+from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Ranking, Scale, Score, Scored, Unparsed
 from unified_reward.io.journal import Journal
-from unified_reward.io.rows import parse_row, read_records, record_row
+from unified_reward.io.rows import example_row, parse_row, read_examples
 from unified_reward.io.verdict_rows import VERDICT_KEYS, verdict_row
 
 
@@ -61,16 +61,16 @@ MESSAGES = st.lists(st.dictionaries(TEXT, TEXT | NUMBERS | st.lists(TEXT)), max_
 
 
 @settings(deadline=None)
-@given(st.builds(Record, samples(), targets(), TEXT, MESSAGES))
+@given(st.builds(Example, samples(), targets(), TEXT, MESSAGES))
 def test_a_record_comes_back_from_its_row(record):
-    row = json.dumps(record_row(record, FOLDER), ensure_ascii=False)
+    row = json.dumps(example_row(record, FOLDER), ensure_ascii=False)
     assert parse_row(row.encode(), FOLDER) == record
 
 
 def test_a_clip_given_as_frames_comes_back_as_frames():
     frames = tuple(Image(FOLDER / f"{i}.png") for i in range(3))
-    record = Record(Sample(Task.VIDEO_GENERATION, "x", (Video(frames),), id="a"), Target())
-    row = record_row(record, FOLDER)
+    record = Example(Sample(Task.VIDEO_GENERATION, "x", (Video(frames),), id="a"), Target())
+    row = example_row(record, FOLDER)
     assert row["candidates"] == [{"video": ["0.png", "1.png", "2.png"]}]
     assert parse_row(json.dumps(row).encode(), FOLDER).sample.candidates[0].source == frames
 
@@ -78,7 +78,7 @@ def test_a_clip_given_as_frames_comes_back_as_frames():
 def test_pixels_in_memory_cannot_stand_in_a_row():
     sample = Sample(Task.IMAGE_GENERATION, "x", (Image(noise(2, 2, 3), "HWC"),), id="a")
     with pytest.raises(DataError, match="must be a file to stand in a row; write it first"):
-        record_row(Record(sample, Target()), FOLDER)
+        example_row(Example(sample, Target()), FOLDER)
 
 
 def row(**given_):
@@ -130,10 +130,10 @@ def lines(*rows):
 def test_a_bad_row_is_told_by_its_line_and_the_others_go_on(bad, told, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(lines(row(id="good"), bad, b"  ", row(id="last")))
-    good, failed, last = read_records(path)
+    good, failed, last = read_examples(path)
     assert (good.id, good.line, last.id, last.line) == ("good", 1, "last", 4)
-    assert isinstance(good.content, Record)
-    assert isinstance(last.content, Record)
+    assert isinstance(good.content, Example)
+    assert isinstance(last.content, Example)
     with pytest.raises(DataError, match=rf"line 2: .*{told}"):
         raise failed.content.cause
     assert failed.id == "line 2"
@@ -143,7 +143,7 @@ def test_the_start_of_a_row_is_where_its_line_begins(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(lines(row(prompt="雪"), b"broken", row(id="b")))
     whole = path.read_bytes()
-    for one in read_records(path):
+    for one in read_examples(path):
         assert whole[one.start :].splitlines()[0] == whole.splitlines()[one.line - 1]
 
 
@@ -151,9 +151,9 @@ def test_a_missing_id_follows_from_the_content_and_not_from_the_place(tmp_path):
     path = tmp_path / "in.jsonl"
     nameless = {key: value for key, value in row().items() if key != "id"}
     path.write_bytes(lines(nameless, nameless | {"prompt": "q"}))
-    first, second = (one.id for one in read_records(path))
+    first, second = (one.id for one in read_examples(path))
     path.write_bytes(lines(row(), nameless | {"prompt": "q"}, nameless))
-    assert [one.id for one in read_records(path)] == ["a", second, first]
+    assert [one.id for one in read_examples(path)] == ["a", second, first]
     assert first != second
 
 
@@ -162,17 +162,17 @@ def test_relative_paths_start_at_the_file_and_absolute_ones_stay(tmp_path):
     path.parent.mkdir()
     both = [{"image": "../a.png"}, {"image": "/b.png"}]
     path.write_bytes(lines(row(candidates=both)))
-    (read,) = read_records(path)
+    (read,) = read_examples(path)
     a, b = (one.source for one in read.content.sample.candidates)
     assert a.resolve() == (tmp_path / "a.png").resolve()
     assert b == Path("/b.png")
-    again = record_row(read.content, tmp_path / "other")
+    again = example_row(read.content, tmp_path / "other")
     assert again["candidates"][0] == {"image": "../a.png"}
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"none\.jsonl cannot be read: No such file"):
-        list(read_records(tmp_path / "none.jsonl"))
+        list(read_examples(tmp_path / "none.jsonl"))
 
 
 TWO = (Preferred(1, 0, 0), Preferred(0, 0, 1))

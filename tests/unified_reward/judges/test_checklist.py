@@ -150,13 +150,13 @@ def test_two_candidates_compare_and_a_broken_one_fails_alone(tmp_path):
 
 def test_a_picture_is_encoded_once_for_all_questions(monkeypatch):
     seen = []
-    look = image_features.Encoder._look
+    look = image_features.ImageEncoder._look
 
     def counted(self, pictures, **how):
         seen.append(len(pictures))
         return look(self, pictures, **how)
 
-    monkeypatch.setattr(image_features.Encoder, "_look", counted)
+    monkeypatch.setattr(image_features.ImageEncoder, "_look", counted)
     judge = ur.open_judge("checklist-image:tiny_base")
     scored = judge.score("a red star", image=PICTURE)
     assert len(scored.aspects) == 31

@@ -14,13 +14,13 @@ from unified_reward import media
 from unified_reward.backends import hf_vlm
 from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.core.requests import Answer
-from unified_reward.core.samples import Image, Record, Sample, Target, Task, Video
+from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
 from unified_reward.judges import registry
 from unified_reward.judges.card import CARD, Card
 from unified_reward.judges.generative import Judge, merge_orders
 from unified_reward.judges.registry import PUBLISHED, load, open_judge
-from unified_reward.judges.scripted import Scripted
+from unified_reward.judges.scripted import ScriptedModel
 from unified_reward.judges.table import Table
 from unified_reward.media import encode_mp4, encode_png, open_image
 
@@ -39,7 +39,7 @@ def pair(prompt="a red cube"):
 
 
 def scripted(kind, family="native"):
-    return Judge(Scripted(kind), Card(family))
+    return Judge(ScriptedModel(kind), Card(family))
 
 
 def shares(verdict):
@@ -328,8 +328,10 @@ def test_an_existing_folder_comes_before_every_other_reading(tmp_path, monkeypat
 def test_a_shipped_name_is_that_checkpoint_even_beside_a_folder_called_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny_scalar").mkdir()
-    assert Card.read(registry.located("tiny_scalar")).head is not None
-    assert registry.located("./tiny_scalar").resolve() == (tmp_path / "tiny_scalar").resolve()
+    assert Card.read(registry.checkpoint_path("tiny_scalar")).head is not None
+    assert (
+        registry.checkpoint_path("./tiny_scalar").resolve() == (tmp_path / "tiny_scalar").resolve()
+    )
 
 
 def test_scripts_tables_and_urls_are_told_by_their_beginning(tmp_path):
@@ -346,7 +348,7 @@ def test_scripts_tables_and_urls_are_told_by_their_beginning(tmp_path):
 
 def test_the_perfect_judge_answers_the_truth_it_is_given():
     sample = Sample(Task.IMAGE_GENERATION, "x", (picture(), picture(1)), id="a")
-    perfect = open_judge("scripted:perfect", truth=[Record(sample, Target(winner="second"))])
+    perfect = open_judge("scripted:perfect", truth=[Example(sample, Target(winner="second"))])
     assert perfect.ask([sample])[0].winner == "second"
     with pytest.raises(ConfigError, match="answers known targets, and here are none"):
         open_judge("scripted:perfect")

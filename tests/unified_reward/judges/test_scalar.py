@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.verdicts import words
 from unified_reward.core.errors import ConfigError, MediaError, ModelError
-from unified_reward.core.requests import Reading
+from unified_reward.core.requests import ValueEstimate
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.judges.card import CARD, Calibration, Card, Head
@@ -47,7 +47,7 @@ class Written:
         if text == "too long":
             return Failed("too many tokens")
         means, _, spread = text.partition("/")
-        return Reading(tuple(map(float, means.split())), tuple(map(float, spread.split())))
+        return ValueEstimate(tuple(map(float, means.split())), tuple(map(float, spread.split())))
 
 
 def judge(*aspects, uncertain=False, margin=None, **temperature):
@@ -113,8 +113,10 @@ def test_aspects_are_mirrored_too(one, other, temperature):
 
 @given(values, values, temperatures)
 def test_temperature_moves_the_probability_and_never_the_winner(one, other, temperature):
-    sure = preferred(Reading((one,)), Reading((other,)), Head())
-    tempered = preferred(Reading((one,)), Reading((other,)), Head(), temperature=temperature)
+    sure = preferred(ValueEstimate((one,)), ValueEstimate((other,)), Head())
+    tempered = preferred(
+        ValueEstimate((one,)), ValueEstimate((other,)), Head(), temperature=temperature
+    )
     is_nearer = abs(tempered.p_first - 0.5) <= abs(sure.p_first - 0.5)
     assert is_nearer is (temperature >= 1) or tempered.p_first == pytest.approx(sure.p_first)
     if abs(one - other) > 1e-12:  # nearer ones round to one half
@@ -153,7 +155,10 @@ def test_uncertainty_halves_the_value_at_a_variance_of_24_over_pi():
 @given(values, values, sigmas, st.floats(0.01, 5))
 def test_more_uncertainty_moves_probabilities_to_the_middle(one, other, sigma, more):
     def ask(spread):
-        head, readings = Head(uncertain=True), [Reading((m,), (spread,)) for m in (one, other)]
+        head, readings = (
+            Head(uncertain=True),
+            [ValueEstimate((m,), (spread,)) for m in (one, other)],
+        )
         return preferred(*readings, head).p_first, scored(readings[0], head).score.value
 
     for less_sure, sure in zip(ask(sigma + more), ask(sigma), strict=True):

@@ -12,14 +12,14 @@ from PIL import Image as Pictures
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer, Model, Request
-from unified_reward.judges.scripted import KINDS, Scripted
+from unified_reward.judges.scripted import KINDS, ScriptedModel
 
 
 THREE = ("left", "same", "right")
 
 
 def _text(kind: str, request: Request, seed: int = 0) -> str:
-    (answer,) = Scripted(kind, seed).generate([request])
+    (answer,) = ScriptedModel(kind, seed).generate([request])
     assert isinstance(answer, Answer)
     assert answer.choice_logprobs is None
     return answer.text
@@ -44,7 +44,7 @@ def test_a_place_among_other_numbers_of_choices_is_the_middle(
 
 
 def test_the_choice_stands_behind_the_lead() -> None:
-    request = Request(("?",), choices=THREE, lead="Verdict: ")
+    request = Request(("?",), choices=THREE, verdict_prefix="Verdict: ")
     assert _text("first", request) == "Verdict: left"
     assert _text("silent", request) == ""
 
@@ -57,15 +57,15 @@ def test_without_choices_there_is_nothing_to_say(kind: str) -> None:
 def test_random_is_spread_over_the_choices_and_repeats_itself() -> None:
     """900 fair draws of three: 300 each, standard deviation sqrt(900 * 2/9) = 14.1; six of them."""
     requests = [Request((f"question {i}",), choices=THREE) for i in range(900)]
-    answers = Scripted("random").generate(requests)
-    assert answers == Scripted("random").generate(requests)
+    answers = ScriptedModel("random").generate(requests)
+    assert answers == ScriptedModel("random").generate(requests)
     counts = Counter(answer.text for answer in answers if isinstance(answer, Answer))
     assert all(abs(counts[choice] - 300) < 85 for choice in THREE)
 
 
 def test_random_does_not_depend_on_the_batch() -> None:
     requests = [Request((f"question {i}",), choices=THREE) for i in range(20)]
-    model = Scripted("random", seed=3)
+    model = ScriptedModel("random", seed=3)
     assert model.generate(requests) == [model.generate([one])[0] for one in requests]
 
 
@@ -83,7 +83,7 @@ def test_random_sees_the_pixels_and_the_order_and_the_cut_of_the_parts() -> None
         replace(request, parts=("ab", white, "c")),
         replace(request, parts=(white, "a", "bc")),
         replace(request, parts=(white, "abtext c")),
-        replace(request, lead="So: "),
+        replace(request, verdict_prefix="So: "),
     ]
     base = _draws(request)
     assert _draws(replace(request, parts=(white.copy(), "ab", "c"))) == base
@@ -101,10 +101,10 @@ def test_an_answer_is_one_of_the_choices(kind: str, choices: tuple[str, ...], te
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="'best'; there are first, tie, second, silent, random"):
-        Scripted("best")
+        ScriptedModel("best")
 
 
 def test_it_is_a_model_with_a_name() -> None:
-    model: Model = Scripted("tie")
+    model: Model = ScriptedModel("tie")
     assert model.name == "scripted:tie"
     assert model.generate([]) == []

@@ -3,7 +3,7 @@
 import pytest
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Image, Record, Sample, Target, Task
+from unified_reward.core.samples import Example, Image, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
 from unified_reward.judges.table import Table
 
@@ -111,9 +111,9 @@ def test_a_table_that_cannot_be_read_is_an_error_with_its_path(tmp_path, suffix)
 
 def test_the_truth_answers_targets_and_nothing_that_people_did_not_say():
     records = [
-        Record(scored("s"), Target(score=4.0, scale=Scale(1, 5))),
-        Record(compared("c"), Target(winner="tie")),
-        Record(scored("unlabelled"), Target()),
+        Example(scored("s"), Target(score=4.0, scale=Scale(1, 5))),
+        Example(compared("c"), Target(winner="tie")),
+        Example(scored("unlabelled"), Target()),
     ]
     truth = Table.truth(records)
     found = truth.ask([record.sample for record in records])

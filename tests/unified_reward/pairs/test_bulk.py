@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tests.unified_reward.pairs.drawn import write_rows
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.io.journal import Journal
-from unified_reward.io.run_config import settle
+from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.bulk import JudgeWork, Line, lines_of, run
 from unified_reward.pairs import bulk
 from unified_reward.pairs.bulk import PairWork
-from unified_reward.pairs.make import Pairing
+from unified_reward.pairs.make import PairOptions
 from unified_reward.pairs.pools import read_pools
 
 
@@ -104,7 +104,7 @@ def test_lines_go_to_a_worker_as_they_stand_in_the_file(tmp_path):
     "work",
     [
         JudgeWork(Path("in"), "scripted:none", None, None, 2),
-        PairWork(Path("in"), Path("out"), "scripted:none", None, None, Pairing()),
+        PairWork(Path("in"), Path("out"), "scripted:none", None, None, PairOptions()),
     ],
 )
 def test_a_judge_that_is_none_stops_the_run_before_a_row_is_written(work, tmp_path):
@@ -115,17 +115,17 @@ def test_a_judge_that_is_none_stops_the_run_before_a_row_is_written(work, tmp_pa
 
 def test_a_run_goes_on_under_the_settings_it_was_begun_with_only(tmp_path):
     out = tmp_path / "new" / "out.jsonl"
-    settle(out, {"judge": "a", "sizes": (1, 2), "margin": 0.5})
-    settle(out, {"judge": "a", "sizes": [1, 2], "margin": 0.5})
+    check_run_config(out, {"judge": "a", "sizes": (1, 2), "margin": 0.5})
+    check_run_config(out, {"judge": "a", "sizes": [1, 2], "margin": 0.5})
     assert [path.name for path in out.parent.iterdir()] == ["out.jsonl.config.json"]
     out.write_text("{}\n")
     with pytest.raises(ConfigError) as told:
-        settle(out, {"judge": "b", "sizes": [1, 2], "seed": 3})
+        check_run_config(out, {"judge": "b", "sizes": [1, 2], "seed": 3})
     text = str(told.value)
     for due in ("judge was 'a' and is 'b'", "margin was 0.5 and is None", "seed was None and is 3"):
         assert due in text
     assert "sizes" not in text
-    settle(out, {"judge": "a", "sizes": [1, 2], "margin": 0.5})
+    check_run_config(out, {"judge": "a", "sizes": [1, 2], "margin": 0.5})
 
 
 @pytest.mark.parametrize("content", ["", "{", "\udcff"])
@@ -135,7 +135,7 @@ def test_settings_that_cannot_be_read_are_told(content, tmp_path):
     path = out.with_name("out.jsonl.config.json")
     path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=r"config\.json cannot be read"):
-        settle(out, {"seed": 0})
+        check_run_config(out, {"seed": 0})
 
 
 def test_engine_ray_without_ray_says_what_to_install(tmp_path, monkeypatch):

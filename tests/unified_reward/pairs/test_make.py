@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from tests.unified_reward.pairs.drawn import draw_pools, read_rows
 from unified_reward import media
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Image, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.judges.registry import load
-from unified_reward.pairs.make import Pairing, Strategy, make_pairs, pairs_row
+from unified_reward.pairs.make import PairOptions, Strategy, make_pairs, pairs_row
 from unified_reward.pairs.pools import Pool, read_pools
 
 
@@ -26,7 +26,7 @@ KEYS = (
 )
 
 
-class Knows(Asks):
+class Knows(BaseJudge):
     """Judges answers by a table of their worth; what is not a number is said as it is."""
 
     name, family = "knows", "table"
@@ -37,7 +37,7 @@ class Knows(Asks):
         self.refused = refused
         self.asked = []
 
-    def refusals(self, samples):
+    def check_samples(self, samples):
         shown = [one.candidates[0] for one in samples]
         return [Failed(f"{one} is broken") if one in self.refused else None for one in shown]
 
@@ -63,7 +63,7 @@ def pool(*answers, name="p"):
 
 
 def pair(judge, answers, **how):
-    return make_pairs([pool(*answers)], judge, Pairing(**how))[0]
+    return make_pairs([pool(*answers)], judge, PairOptions(**how))[0]
 
 
 def said(paired):
@@ -255,7 +255,7 @@ def test_an_always_first_judge_is_led_by_the_draw_and_not_by_the_place_in_the_fi
 )
 def test_senseless_options_are_refused(wrong):
     with pytest.raises(ConfigError):
-        Pairing(**wrong)
+        PairOptions(**wrong)
 
 
 @settings(max_examples=60)
@@ -268,7 +268,7 @@ def test_senseless_options_are_refused(wrong):
 def test_every_prompt_ends_as_a_row_that_holds_together(strategy, drawn, seed, rounds):
     answers = [f"{i}: {worth}" for i, worth in enumerate(drawn)]
     worth = {one: float(one.split(": ")[1]) for one in answers}
-    how = Pairing(strategy, seed=seed, rounds=rounds, orders=1)
+    how = PairOptions(strategy, seed=seed, rounds=rounds, orders=1)
     asked = pool(*answers, *answers[:2], name="one")
     judge = Knows(worth)
     row = pairs_row(make_pairs([asked], judge, how)[0], judge, Path())
@@ -301,7 +301,7 @@ def test_files_are_decoded_once_for_all_their_questions(tmp_path, monkeypatch):
     monkeypatch.setattr(media, "open_image", counting)
     for strategy in (Strategy.RANK_AND_SIFT, Strategy.TOURNAMENT):
         opened.clear()
-        make_pairs(pools, tiny, Pairing(strategy, rounds=2 * (strategy is Strategy.TOURNAMENT)))
+        make_pairs(pools, tiny, PairOptions(strategy, rounds=2 * (strategy is Strategy.TOURNAMENT)))
         assert len(opened) == 8
         assert set(opened.values()) == {1}
     assert not tiny.model._encoder._seen, "features outlive their pictures"
@@ -311,14 +311,14 @@ def test_a_broken_file_costs_one_candidate_and_a_broken_context_the_row(tmp_path
     tiny = load()
     source = draw_pools(tmp_path, prompts=1, n=5)
     (tmp_path / "0-2.png").write_bytes(b"no picture")
-    paired = make_pairs([one.content for one in read_pools(source)], tiny, Pairing())[0]
+    paired = make_pairs([one.content for one in read_pools(source)], tiny, PairOptions())[0]
     assert "0-2.png" in paired.board.reasons[2]
     assert len(paired.board.matches) == 2
     assert paired.status in ("kept", "dropped")
     asked = tmp_path / "asked"
     source = draw_pools(asked, prompts=2, n=3, task=Task.IMAGE_UNDERSTANDING)
     (asked / "0-about.png").unlink()
-    first, second = make_pairs([one.content for one in read_pools(source)], tiny, Pairing())
+    first, second = make_pairs([one.content for one in read_pools(source)], tiny, PairOptions())
     assert first.status == "failed"
     assert "0-about.png" in first.reason
     assert second.board.live == [0, 1, 2]

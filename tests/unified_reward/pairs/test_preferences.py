@@ -12,7 +12,7 @@ from unified_reward.pairs.preferences import (
     PreferencePair,
     read_candidates,
     read_pairs,
-    usable_pairs,
+    trainable_pairs,
 )
 
 
@@ -149,7 +149,7 @@ def test_what_a_policy_can_learn_from_is_read_and_the_rest_is_counted_and_told(t
         row("6"),
     )
     told = []
-    pairs, rows = usable_pairs(path, PICTURES, told.append)
+    pairs, rows = trainable_pairs(path, PICTURES, told.append)
     assert [one.id for one in pairs] == ["1", "6"]
     assert rows == {"kept": 2, "dropped": 1, "failed": 1, "unusable": 4}
     assert told[0] == "line 4: a pair of video_generation"
@@ -161,7 +161,7 @@ def test_what_a_policy_can_learn_from_is_read_and_the_rest_is_counted_and_told(t
 def test_a_policy_may_have_several_tasks(tmp_path):
     both = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
     told = []
-    pairs, rows = usable_pairs(written(tmp_path, row("1"), row("2", **CLIP)), both, told.append)
+    pairs, rows = trainable_pairs(written(tmp_path, row("1"), row("2", **CLIP)), both, told.append)
     assert [one.task for one in pairs] == [*both]
     assert (rows, told) == ({"kept": 2}, [])
 
@@ -175,14 +175,14 @@ def test_pairs_of_other_tasks_alone_are_an_error_that_names_both(tmp_path):
         "image_understanding, video_generation"
     )
     with pytest.raises(ConfigError, match=told):
-        usable_pairs(path, PICTURES, [].append)
+        trainable_pairs(path, PICTURES, [].append)
     with pytest.raises(ConfigError, match="is for image_generation and image_editing, and"):
-        usable_pairs(path, (*PICTURES, Task.IMAGE_EDITING), [].append)
+        trainable_pairs(path, (*PICTURES, Task.IMAGE_EDITING), [].append)
 
 
 def test_a_file_without_a_pair_is_an_error_that_counts_its_rows(tmp_path):
     path = written(tmp_path, row("1", **DROPPED), row("2", rejected={"image": "a.png"}), "{}")
     with pytest.raises(DataError, match="no pair to learn from: 1 dropped, 2 unusable"):
-        usable_pairs(path, PICTURES, [].append)
+        trainable_pairs(path, PICTURES, [].append)
     with pytest.raises(DataError, match="no pair to learn from: no rows"):
-        usable_pairs(written(tmp_path), PICTURES, [].append)
+        trainable_pairs(written(tmp_path), PICTURES, [].append)

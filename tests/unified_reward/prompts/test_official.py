@@ -173,7 +173,7 @@ def test_the_aspects_of_2_0_are_scored_without_an_overall_score():
 def test_only_where_the_sentence_is_the_whole_answer_nothing_is_generated_first():
     qwen = {key[1:]: prompts.template(*key) for key in ASKED if key[0] == "unifiedreward-qwen"}
     leads = {
-        cell: one.request(sample_for(*cell), lambda medium: [medium]).lead
+        cell: one.request(sample_for(*cell), lambda medium: [medium]).verdict_prefix
         for cell, one in qwen.items()
     }
     assert leads == {

@@ -100,12 +100,12 @@ def test_parsing_an_answer_gives_the_verdict_back(key, value):
 @pytest.mark.parametrize("key", [k for k in KEYS if TEMPLATES[k].choices], ids=str)
 def test_every_choice_completes_a_readable_answer(key):
     template = TEMPLATES[key]
-    lead = "" if template.family.verdict_first else template.opening
+    verdict_prefix = "" if template.family.verdict_first else template.opening
     head = "<think>hm</think>\n" if template.family.tagged else ""
     head += "".join(f"{label}: {scale.low:g}\n" for _, scale, label in template.aspects)
     head += "{" if template.family.name == "flex" else ""
     for choice in template.choices:
-        assert not isinstance(template.parse(head + lead + choice), Unparsed)
+        assert not isinstance(template.parse(head + verdict_prefix + choice), Unparsed)
 
 
 def test_a_source_stands_before_what_was_made_of_it():

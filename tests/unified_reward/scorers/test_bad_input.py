@@ -229,7 +229,7 @@ def test_broken_files_other_tasks_and_criteria_fail_alone(twin, tmp_path):
     assert "nowhere.png" in told[1]
     assert "hpsv2.1 scores image_generation" in told[2]
     assert "leave out criteria 'only colour'" in told[3]
-    refused = scorer.refusals(samples)
+    refused = scorer.check_samples(samples)
     assert [one and one.error for one in refused] == [*told, None]
 
 

@@ -45,7 +45,7 @@ def test_a_candidate_is_scored_once_however_often_it_is_met(pickscore, monkeypat
         return forward(self, batch)
 
     monkeypatch.setattr(type(pickscore), "forward", counted)
-    with pickscore.keeping():
+    with pickscore.cache_media():
         images = [ur.Image(one) for one in PICTURES]
         pickscore.rank(CAPTION, images=images, by="pairs")
         pickscore.rank(CAPTION, images=images)

@@ -8,7 +8,7 @@ from PIL import Image
 from tests.unified_reward.policies import pipelines
 from unified_reward.policies import Denoising, write_defaults
 from unified_reward.train.dpo_diffusion import DiffusionDPO, align_pipeline
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 
 
 KINDS = ("pictures", "sdxl", "sd3", "wan")
@@ -61,7 +61,7 @@ def write(rows, path):
 
 def config(steps=3, *, optim=None, **changes):
     moved = {"batch_size": 2, "accumulate": 1, "lr": 1e-3, "warmup": 0.0} | (optim or {})
-    return DiffusionDPO(Optimisation(steps=steps, **moved), **changes)
+    return DiffusionDPO(OptimConfig(steps=steps, **moved), **changes)
 
 
 def align(source, out, how):

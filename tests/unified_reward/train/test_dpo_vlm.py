@@ -18,7 +18,7 @@ from unified_reward.core.requests import Request
 from unified_reward.core.samples import Video
 from unified_reward.train import dpo_vlm
 from unified_reward.train.dpo_vlm import VLMDPO, align_vlm
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 
 
 QUESTION = "rate picture: a red circle"
@@ -58,7 +58,7 @@ def folder(checkpoints):
 
 def dpo(*, sft=0.0, beta=0.1, max_pixels=None, **changes):
     settings = {"steps": 1, "batch_size": 3, "accumulate": 1, "lr": 1e-3, "warmup": 0.0}
-    return VLMDPO(Optimisation(**(settings | changes)), beta, sft, max_pixels)
+    return VLMDPO(OptimConfig(**(settings | changes)), beta, sft, max_pixels)
 
 
 def ignored(_):

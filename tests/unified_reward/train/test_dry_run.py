@@ -22,7 +22,13 @@ from unified_reward.core.samples import Task
 from unified_reward.train.dry_run import dry_run
 from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.launch import Launch, read_launch
-from unified_reward.train.optim import Optimisation, adapters, check_targets, make_whole, run
+from unified_reward.train.optim import (
+    OptimConfig,
+    adapters,
+    check_targets,
+    gather_full_weights,
+    run,
+)
 from unified_reward.train.skeleton import build_empty
 from unified_reward_lab.examples import write_microworld
 
@@ -36,7 +42,7 @@ QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
 
 
 def tiny(**optim):
-    optimisation = Optimisation(**{"steps": 3, "batch_size": 2, "accumulate": 1} | optim)
+    optimisation = OptimConfig(**{"steps": 3, "batch_size": 2, "accumulate": 1} | optim)
     return JudgeTraining(optimisation, base="tiny_base", family="compact", frames=2)
 
 
@@ -52,7 +58,7 @@ def test_an_architecture_has_the_published_number_of_parameters(name):
 
 def test_a_picture_of_512_x_512_pixels_has_324_tokens_in_qwen2_5_vl():
     """512 is 18 x 28 and a rest: 504 x 504 pixels, 18 x 18 tokens; a clip of 8 has 2592."""
-    config = JudgeTraining(Optimisation(steps=1), base=QWEN, max_pixels=262_144, frames=8)
+    config = JudgeTraining(OptimConfig(steps=1), base=QWEN, max_pixels=262_144, frames=8)
     tokens = dry_run(replace(config, family="compact")).tokens
     scored = tokens["video_generation.score"] - tokens["image_generation.score"]
     assert 7 * 324 <= scored < 7 * 324 + 200
@@ -200,10 +206,10 @@ class Trained:
 def test_weights_that_fsdp_spread_come_back_whole_and_tied(alone, checkpoints, tmp_path):
     model = load_vlm(checkpoints["qwen3_vl"], device="cpu", dtype="float32").model
     before = {name: one.clone() for name, one in model.state_dict().items()}
-    spread = get_peft_model(model, adapters(Optimisation(steps=1, lora_rank=2)))
+    spread = get_peft_model(model, adapters(OptimConfig(steps=1, lora_rank=2)))
     fully_shard(spread)
     assert all(isinstance(one, DTensor) for one in spread.parameters())
-    make_whole(Trained(spread))
+    gather_full_weights(Trained(spread))
     merged = spread.merge_and_unload()
     assert merged.lm_head.weight is merged.get_input_embeddings().weight
     folder = shutil.copytree(checkpoints["qwen3_vl"], tmp_path / "judge")
@@ -214,7 +220,7 @@ def test_weights_that_fsdp_spread_come_back_whole_and_tied(alone, checkpoints, t
 
 def test_a_misspelt_target_stops_the_real_training_too(checkpoints):
     model = load_vlm(checkpoints["qwen3_vl"], device="cpu", dtype="float32").model
-    optim = Optimisation(steps=1, lora_rank=2, lora_targets=("q_proj",))
+    optim = OptimConfig(steps=1, lora_rank=2, lora_targets=("q_proj",))
     adapted = get_peft_model(model, adapters(optim))
     check_targets(adapted, optim)
     with pytest.raises(ConfigError, match="no linear layer is named q_porj"):

@@ -24,7 +24,7 @@ from unified_reward.train.dpo_diffusion import Alignment, DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.dry_run_dpo import dry_run_dpo
 from unified_reward.train.latents import Extent
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 
 
 RECIPES = Path(str(resources.files("unified_reward") / "recipes"))
@@ -43,7 +43,7 @@ def gib(n_bytes):
 
 
 def optim(**changes):
-    return Optimisation(**{"steps": 3, "batch_size": 2, "accumulate": 1, "lora_rank": 2} | changes)
+    return OptimConfig(**{"steps": 3, "batch_size": 2, "accumulate": 1, "lora_rank": 2} | changes)
 
 
 def draw(policy="tiny_image", pairs="pairs.jsonl", *, launch="", moved=None, **how):

@@ -10,9 +10,9 @@ import unified_reward as ur
 from unified_reward import prompts
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Image, Record, Sample, Target, Task
+from unified_reward.core.samples import Example, Image, Sample, Target, Task
 from unified_reward.core.verdicts import Preferred, Scale, Scored
-from unified_reward.data.example_file import RecordFile
+from unified_reward.data.example_file import ExampleFile
 from unified_reward.judges.card import Card, build_request
 from unified_reward.train.judge import (
     JudgeLabels,
@@ -21,7 +21,7 @@ from unified_reward.train.judge import (
     target_verdict,
     train_judge,
 )
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward.train.sft import Ranking
 from unified_reward_lab.examples import CELLS, write_microworld
 from unified_reward_lab.microworld import item
@@ -29,12 +29,12 @@ from unified_reward_lab.microworld import item
 
 GENERATED = Task.IMAGE_GENERATION
 SHARED = Target(score=0.43, scale=Scale(0, 1))
-OPTIM = Optimisation(steps=3, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
+OPTIM = OptimConfig(steps=3, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
 
 
 def record(target, *, candidates=1, name="x", task=GENERATED):
     pictures = tuple(Image(f"{i}.png") for i in range(candidates))
-    return Record(Sample(task, "a red circle", pictures, id=name), target)
+    return Example(Sample(task, "a red circle", pictures, id=name), target)
 
 
 def score_template(family="native", task=GENERATED):
@@ -138,7 +138,7 @@ def test_every_cell_is_asked_as_in_judging_and_answered_as_the_target_says(famil
 
 def test_a_score_between_two_steps_is_shared_by_them():
     """0.43 of five steps is 0.72 of the way from the second to the third."""
-    given = Record(item(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED)
+    given = Example(item(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED)
     (turn,) = JudgeTurns([given], Card("compact"))
     assert turn.shares == pytest.approx((0.0, 0.28, 0.72, 0.0, 0.0))
     (reasoned,) = JudgeTurns([given], Card("reasoned"))
@@ -272,7 +272,7 @@ def conversations(tmp_path):
 
 
 def test_a_published_conversation_is_learned_to_the_letter(conversations, tmp_path):
-    turns = JudgeTurns(RecordFile(conversations, seed=0), Card("native"))
+    turns = JudgeTurns(ExampleFile(conversations, seed=0), Card("native"))
     assert [part for part in turns[0].request.parts if isinstance(part, str)] == ["\nRate it."]
     assert {turns[i].answer for i in range(2)} == {"Final Score: 3"}
     optim = dataclasses.replace(OPTIM, steps=8, lr=1e-3)
@@ -281,6 +281,6 @@ def test_a_published_conversation_is_learned_to_the_letter(conversations, tmp_pa
 
 
 def test_a_scalar_judge_refuses_a_conversation_whose_candidates_are_not_known(conversations):
-    labels = JudgeLabels(RecordFile(conversations, seed=0), Card("native"), ())
+    labels = JudgeLabels(ExampleFile(conversations, seed=0), Card("native"), ())
     with pytest.raises(DataError, match=r"tells no candidates .* import the wordings"):
         labels[0]

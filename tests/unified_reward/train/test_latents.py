@@ -66,8 +66,8 @@ def levels(latents):
 
 
 def encode(pairs, folder, extent=SMALL, *, denoiser=None, told=None):
-    tell = [].append if told is None else told.append
-    return encode_pairs(pairs, denoiser or Mirror(), folder, extent, tell)
+    log = [].append if told is None else told.append
+    return encode_pairs(pairs, denoiser or Mirror(), folder, extent, log)
 
 
 def test_a_row_has_both_sides_and_what_is_seen_of_the_prompt(tmp_path):

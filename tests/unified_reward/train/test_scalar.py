@@ -17,13 +17,13 @@ from unified_reward.backends.value_head import WEIGHTS, Scalar, ValueHead, save_
 from unified_reward.judges.scalar import preferred
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, train_judge
 from unified_reward.train.losses import bradley_terry, uncertain_regression
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward.train.scalar import LabelCollator, Labelled, ScalarHead, ScalarNet, fit_scalar
 from unified_reward_lab.examples import CELLS, MicroworldSeries
 from unified_reward_lab.microworld import annotator, item
 
 
-OPTIM = Optimisation(steps=2, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
+OPTIM = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
 WITH_TIES = ScalarHead("bradley_terry_ties", ("first",), uncertain=True)
 VARIANTS = {
     "qwen3_vl": (OPTIM, ScalarHead()),
@@ -74,7 +74,7 @@ def fit(checkpoints, out, labels, head, **changes):
 
 def record(target, candidates=1):
     pictures = tuple(ur.Image(Pillow.new("RGB", (28, 28), COLOURS[i])) for i in range(candidates))
-    return ur.Record(ur.Sample(ur.Task.IMAGE_GENERATION, "a circle", pictures, id="x"), target)
+    return ur.Example(ur.Sample(ur.Task.IMAGE_GENERATION, "a circle", pictures, id="x"), target)
 
 
 def test_the_collator_lays_pairs_and_scores_in_one_row(vlm):

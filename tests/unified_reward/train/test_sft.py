@@ -12,7 +12,7 @@ from tests.unified_reward.train.turns import ColourTurns
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
-from unified_reward.train.optim import MuonFactory, Optimisation
+from unified_reward.train.optim import MuonFactory, OptimConfig
 from unified_reward.train.sft import Collator, Ranking, Turn, fit
 
 
@@ -21,7 +21,7 @@ IGNORED = -100
 
 def optimisation(**changes):
     settings = {"steps": 2, "batch_size": 2, "accumulate": 1, "lr": 1e-2, "warmup": 0.0}
-    return Optimisation(**(settings | changes))
+    return OptimConfig(**(settings | changes))
 
 
 def weights(model):
@@ -140,7 +140,7 @@ def test_a_run_of_nothing_is_refused(changes, told):
 def test_muon_moves_hidden_matrices_and_adamw_all_else(checkpoints):
     model = load_vlm(checkpoints["qwen3_vl"]).model
     model.model.visual.patch_embed.requires_grad_(False)
-    optimiser = MuonFactory()(model, Optimisation(steps=1, lr=1e-3, muon_lr=2e-3))
+    optimiser = MuonFactory()(model, OptimConfig(steps=1, lr=1e-3, muon_lr=2e-3))
     by_muon, by_adamw = (group["params"] for group in optimiser.param_groups)
     moved = {one for one in model.parameters() if one.requires_grad}
     assert {*by_muon} | {*by_adamw} == moved

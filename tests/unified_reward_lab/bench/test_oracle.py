@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unified_reward.bench.metrics import mean_interval, wilson
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
@@ -19,7 +19,7 @@ PROMPTS = ("a", "b", "c", "d")
 EXAM = PolicyExam((1.0, None, 0.5, 0.0), (0.75, 0.25, None, 0.5), PROMPTS)
 
 
-class FixedJudge(Asks):
+class FixedJudge(BaseJudge):
     """Scores every candidate 4 of 1 to 5, which is 0.75; keeps what it was asked."""
 
     name = "fixed"

@@ -12,7 +12,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import AlignedPolicy, OracleExam, Preferences
 from unified_reward_lab.bench.oracle import PolicyExam
 from unified_reward_lab.experiments import alignment as experiment
@@ -28,7 +28,7 @@ from unified_reward_lab.experiments.alignment_page import draw, page
 
 
 SPEAKING, DRAWING = Task.IMAGE_UNDERSTANDING, Task.IMAGE_GENERATION
-OPTIM = Optimisation(steps=1, batch_size=2, accumulate=1, lr=1e-3, lora_rank=2)
+OPTIM = OptimConfig(steps=1, batch_size=2, accumulate=1, lr=1e-3, lora_rank=2)
 FIGURE = {"value", "ci95", "n"}
 
 

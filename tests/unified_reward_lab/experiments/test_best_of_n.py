@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from unified_reward.cli import app
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Failed, Scale, Score, Scored, Unparsed
@@ -28,7 +28,7 @@ N, CAPTIONS = 8, 12
 NOISE = np.random.default_rng(0)
 
 
-class ByUtility(Asks):
+class ByUtility(BaseJudge):
     """Scores, or says nothing, by a rule that sees the true utility."""
 
     name = "by utility"

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.judges.card import Calibration, Card
-from unified_reward.judges.registry import load, located
+from unified_reward.judges.registry import load
 from unified_reward_lab.bench import microworld
 from unified_reward_lab.examples import CELLS, EDITING
 from unified_reward_lab.experiments.gate import THRESHOLDS, Gate, draw, gate, page
@@ -18,10 +19,10 @@ N = 12
 def calm(tmp_path_factory):
     """The shipped judge with temperatures that leave it no opinion."""
     folder = tmp_path_factory.mktemp("calm")
-    for file in located("tiny_judge").iterdir():
+    for file in checkpoint_path("tiny_judge").iterdir():
         (folder / file.name).symlink_to(file)
     (folder / "unified_reward.json").unlink()
-    card = Card.read(located("tiny_judge"))
+    card = Card.read(checkpoint_path("tiny_judge"))
     replace(card, calibration=Calibration(compare=1e3, score=1e3)).write(folder)
     return folder
 

@@ -6,13 +6,13 @@ import pytest
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments import joint_learning as joint
 from unified_reward_lab.microworld.items import CLIP_TASKS, TASKS
 
 
-TINY = Optimisation(steps=16, batch_size=2, accumulate=1, lr=5e-4)
+TINY = OptimConfig(steps=16, batch_size=2, accumulate=1, lr=5e-4)
 
 
 def lessons(name):
@@ -45,7 +45,7 @@ def test_only_apart_do_clips_come_from_the_other_half_than_pictures():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"optim": Optimisation(steps=12)}, "steps must be a multiple of 8"),
+        ({"optim": OptimConfig(steps=12)}, "steps must be a multiple of 8"),
         ({"seeds": (0, 1, 2)}, r"seeds come in pairs 2k and 2k \+ 1, not \(0, 1, 2\)"),
     ],
 )
@@ -101,7 +101,7 @@ def test_scores_are_contrasted_by_rank_correlation():
 @pytest.mark.slow
 def test_judges_are_trained_once_and_then_only_contrasted(tmp_path, monkeypatch):
     config = joint.JointLearning(
-        tmp_path, optim=Optimisation(steps=8, batch_size=2, accumulate=1), seeds=(0, 1), n=24
+        tmp_path, optim=OptimConfig(steps=8, batch_size=2, accumulate=1), seeds=(0, 1), n=24
     )
     report = joint.joint_learning(config)
     assert set(report["cells"]) == set(CELLS)

@@ -7,11 +7,11 @@ import PIL.Image
 import pytest
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Record, Task
-from unified_reward.io.rows import read_records
+from unified_reward.core.samples import Example, Task
+from unified_reward.io.rows import read_examples
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.judge import JudgeTraining
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import AlignedPolicy, OracleExam, Preferences
 from unified_reward_lab.experiments.alignment import AlignmentStudy
 from unified_reward_lab.experiments.votes import Votes, page, vote, votes
@@ -20,7 +20,7 @@ from unified_reward_lab.microworld.shown import draw_captioned, seeded
 
 
 DRAWING = Task.IMAGE_GENERATION
-OPTIM = Optimisation(steps=1, batch_size=2, accumulate=1, lr=1e-3, lora_rank=2)
+OPTIM = OptimConfig(steps=1, batch_size=2, accumulate=1, lr=1e-3, lora_rank=2)
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def test_the_better_candidate_wins_in_either_place_and_noise_loses(folder):
     (folder / "votes.jsonl").write_text(
         "".join(f"{json.dumps(row)}\n" for row in vote(folder, DRAWING, 5, 20))
     )
-    records = [row.content for row in read_records(folder / "votes.jsonl")]
-    assert all(isinstance(one, Record) for one in records)
+    records = [row.content for row in read_examples(folder / "votes.jsonl")]
+    assert all(isinstance(one, Example) for one in records)
     order = {"0.png": 2, "3.png": 2, "2.png": 1, "1.png": 0}
     met = set()
     for one in records:
@@ -80,7 +80,7 @@ def test_a_judge_goes_on_from_votes_and_is_examined_on_other_prompts(tmp_path):
         exam=OracleExam(n=4),
         seeds=(0,),
     )
-    optim = Optimisation(steps=2, batch_size=2, accumulate=1, lr=1e-3)
+    optim = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-3)
     training = JudgeTraining(optim, base="tiny_scalar", head="scalar", family="compact", frames=4)
     config = Votes(
         tmp_path / "votes",

@@ -10,22 +10,22 @@ from safetensors.torch import load_file
 
 from unified_reward import policies
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
-from unified_reward.judges.registry import located
 from unified_reward.policies import Sampling
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.microworld import brief
 from unified_reward_lab.train.speaker import TinySpeaker, teach_speaker
 
 
-OPTIM = Optimisation(steps=2, batch_size=2, accumulate=1, lora_rank=2)
+OPTIM = OptimConfig(steps=2, batch_size=2, accumulate=1, lora_rank=2)
 
 
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory):
     """The folder of the adapters, its base beside it, and the losses."""
     root = tmp_path_factory.mktemp("assets")
-    (root / "base").symlink_to(located("tiny_base"))
+    (root / "base").symlink_to(checkpoint_path("tiny_base"))
     losses = teach_speaker(TinySpeaker(OPTIM), root / "vlm")
     return root / "vlm", losses
 
@@ -62,7 +62,7 @@ def test_the_policy_loads_beside_its_base_and_answers(spoken, task):
 
 def test_the_policy_can_be_moved_with_its_base(spoken, tmp_path):
     shutil.copytree(spoken[0], tmp_path / "vlm", ignore=shutil.ignore_patterns("checkpoints"))
-    shutil.copytree(located("tiny_base"), tmp_path / "base")
+    shutil.copytree(checkpoint_path("tiny_base"), tmp_path / "base")
     asked = brief(Task.IMAGE_UNDERSTANDING, split="test", seed=0, index=1)
     told = [
         policies.load(one, device="cpu").sample(asked.prompt, asked.context, [3, 4])
@@ -81,13 +81,13 @@ def test_the_adapters_were_moved(spoken):
 
 
 def test_one_seed_teaches_the_same(spoken, tmp_path):
-    (tmp_path / "base").symlink_to(located("tiny_base"))
+    (tmp_path / "base").symlink_to(checkpoint_path("tiny_base"))
     assert teach_speaker(TinySpeaker(OPTIM), tmp_path / "vlm") == spoken[1]
 
 
 def test_a_policy_without_adapters_is_refused():
     with pytest.raises(ConfigError, match="set lora_rank above 0"):
-        TinySpeaker(Optimisation(steps=1))
+        TinySpeaker(OptimConfig(steps=1))
 
 
 def test_a_base_that_is_not_shipped_is_refused():

@@ -9,7 +9,7 @@ from unified_reward.backends.chat import Chat
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.microworld import vocabulary
 from unified_reward_lab.train.tiny import (
     LessonTurns,
@@ -24,7 +24,7 @@ from unified_reward_lab.train.vision import VisionWarmup, warm_up
 
 def pretraining(steps):
     return TinyPretraining(
-        Optimisation(steps=steps, batch_size=4, accumulate=1),
+        OptimConfig(steps=steps, batch_size=4, accumulate=1),
         vision=VisionWarmup(steps=2, batch_size=4),
         frames=3,
         clips_from=0.5,

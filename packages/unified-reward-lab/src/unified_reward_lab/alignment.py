@@ -13,13 +13,14 @@ from typing import Any
 
 from unified_reward import policies
 from unified_reward.core.errors import DataError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.io.journal import Journal
-from unified_reward.io.run_config import settle
+from unified_reward.io.run_config import check_run_config
 from unified_reward.judges import bulk as judge_bulk
-from unified_reward.judges.registry import located, open_judge
+from unified_reward.judges.registry import open_judge
 from unified_reward.pairs import bulk
-from unified_reward.pairs.make import Pairing
+from unified_reward.pairs.make import PairOptions
 from unified_reward.pairs.pools import read_pools
 from unified_reward.policies.candidates import make_candidates
 from unified_reward.train.dpo import PolicyDPO
@@ -43,7 +44,7 @@ class Preferences:
     """Candidates of a prompt, >= 2."""
     seed: int = 0
     """Of prompts and candidates."""
-    pairing: Pairing = field(default_factory=Pairing)
+    pairing: PairOptions = field(default_factory=PairOptions)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def draw_candidates(
         DataError: All prompts failed.
     """
     prompts = write_prompts(out, task=task, n=how.prompts, seed=how.seed, split="train")
-    maker = policies.load(located(policy), batch_size=how.n)
+    maker = policies.load(checkpoint_path(policy), batch_size=how.n)
     maker.name = policy
     journal = Journal(out / "candidates.jsonl")
     for _ in make_candidates(read_pools(prompts), journal, maker, n=how.n, seed=how.seed):
@@ -118,7 +119,7 @@ def draw_candidates(
 def draw_pairs(
     candidates: Path,
     judge: str,
-    how: Pairing,
+    how: PairOptions,
     out: Path,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Counter[str]:
@@ -139,7 +140,7 @@ def draw_pairs(
     """
     work = bulk.PairWork(candidates, out, judge, None, None, how)
     journal = Journal(out)
-    settle(out, {"judge": judge} | asdict(how))
+    check_run_config(out, {"judge": judge} | asdict(how))
     lines = judge_bulk.lines_of(candidates, read_pools(candidates))
     for rows in judge_bulk.run(work, lines, journal, size=_PROMPTS):
         progress(len(rows))
@@ -163,7 +164,9 @@ def examine_both(before: str | Path, after: Path, task: Task, judge: str, how: O
     """
     asked = open_judge(judge)
     first, second = (
-        examine(policies.load(located(one), batch_size=1), task, asked, n=how.n, seed=how.seed)
+        examine(
+            policies.load(checkpoint_path(one), batch_size=1), task, asked, n=how.n, seed=how.seed
+        )
         for one in (before, after)
     )
     told = {"before": first.report(), "after": second.report()}

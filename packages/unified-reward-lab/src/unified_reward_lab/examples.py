@@ -13,9 +13,9 @@ import numpy as np
 
 from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Form, Image, Record, Task, Video
+from unified_reward.core.samples import Example, Form, Image, Task, Video
 from unified_reward.data.example_file import mirrored
-from unified_reward.io.rows import part_row, record_row
+from unified_reward.io.rows import example_row, part_row
 from unified_reward_lab.microworld import Annotator, Split, brief, item
 from unified_reward_lab.microworld.items import TASKS
 
@@ -62,7 +62,7 @@ class MicroworldSeries:
     def __len__(self) -> int:
         return self._n
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         if not 0 <= index < self._n:
             raise IndexError(index)
         rng = np.random.default_rng([self._seed, index // self._block])
@@ -109,7 +109,7 @@ def write_microworld(
             for i in range(n):
                 form = forms[i % len(forms)]
                 record = item(task, form, split=split, seed=seed, index=i // len(forms))
-                row = record_row(_on_disk(record, folder), out)
+                row = example_row(_on_disk(record, folder), out)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 progress(1)
     except OSError as error:
@@ -157,7 +157,7 @@ def write_prompts(
     return path
 
 
-def _on_disk(record: Record, folder: Path) -> Record:
+def _on_disk(record: Example, folder: Path) -> Example:
     sample = record.sample
     context: Any = tuple(_stored(one, folder) for one in sample.context)
     candidates = tuple(_stored(one, folder) for one in sample.candidates)

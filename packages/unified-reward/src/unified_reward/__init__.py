@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         UnparsedError,
     )
     from unified_reward.core.requests import Answer, Model, Request
-    from unified_reward.core.samples import Image, Record, Sample, Target, Task, Video
+    from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
     from unified_reward.core.verdicts import (
         Failed,
         Preferred,
@@ -42,6 +42,7 @@ __all__ = [
     "Card",
     "ConfigError",
     "DataError",
+    "Example",
     "Failed",
     "Head",
     "Image",
@@ -51,7 +52,6 @@ __all__ = [
     "ModelError",
     "Preferred",
     "Ranking",
-    "Record",
     "Request",
     "Sample",
     "ScalarJudge",
@@ -78,7 +78,7 @@ _HOMES = {
         *("UnifiedRewardError", "UnparsedError"),
     ),
     "core.requests": ("Answer", "Model", "Request"),
-    "core.samples": ("Image", "Record", "Sample", "Target", "Task", "Video"),
+    "core.samples": ("Example", "Image", "Sample", "Target", "Task", "Video"),
     "core.verdicts": (
         *("Failed", "Preferred", "Ranking", "Scale", "Score", "Scored", "Unparsed", "Verdict"),
     ),

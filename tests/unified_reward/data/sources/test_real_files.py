@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.unified_reward.data.sources.reading import reasons
-from unified_reward.core.samples import Record
+from unified_reward.core.samples import Example
 from unified_reward.data.sources import read_source
-from unified_reward.io.rows import parse_row, record_row
+from unified_reward.io.rows import example_row, parse_row
 
 
 def whole(path, name):
@@ -58,7 +58,7 @@ def test_pickscore_agrees_with_pickapic_as_often_as_published(shared):
 
 def test_repeated_pairs_of_videoalign_are_row_errors(shared):
     rows = list(read_source(shared / "videoalign/example.csv", "videoalign"))
-    records = [row.content for row in rows if isinstance(row.content, Record)]
+    records = [row.content for row in rows if isinstance(row.content, Example)]
     assert len(records) == 3
     assert len(reasons(rows)) == 9
     assert winners(records) == {None: 3}
@@ -96,7 +96,7 @@ def test_mjbench_always_prefers_the_first(shared):
 )
 def test_records_stay_the_same_as_rows_of_our_own(shared, name, path):
     rows = [row.content for row in read_source(shared / path, name)]
-    records = [one for one in rows if isinstance(one, Record)][:40]
+    records = [one for one in rows if isinstance(one, Example)][:40]
     for record in records:
-        row = json.dumps(record_row(record, shared)).encode()
+        row = json.dumps(example_row(record, shared)).encode()
         assert parse_row(row, shared) == record

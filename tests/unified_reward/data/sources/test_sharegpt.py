@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from unified_reward.core.samples import Conversation, Image, Record, Task, Video
+from unified_reward.core.samples import Conversation, Example, Image, Task, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.data.sources import SOURCES, read_source, sharegpt
 from unified_reward.data.sources.streams import Raw
-from unified_reward.io.rows import parse_row, record_row
+from unified_reward.io.rows import example_row, parse_row
 from unified_reward.prompts import packs, template
 
 
@@ -154,7 +154,7 @@ def test_a_question_of_an_imported_wording_is_a_record(name, pack, tmp_path):
     file.write_text(json.dumps(row(name)), "utf-8")
     (read,) = read_source(file, name, media=tmp_path / "elsewhere")
     record = read.content
-    assert isinstance(record, Record)
+    assert isinstance(record, Example)
     assert list(record.messages) == row(name)["conversations"]
     sample = record.sample
     assert (sample.task, sample.form) == (SOURCES[name].task, SOURCES[name].form)
@@ -169,14 +169,14 @@ def test_a_question_of_an_imported_wording_is_a_record(name, pack, tmp_path):
 
 
 def survives(content, folder):
-    written = record_row(content, folder)
+    written = example_row(content, folder)
     again = parse_row(json.dumps(written).encode(), folder)
     same = (type(again), again.target, again.messages) == (
         type(content),
         content.target,
         content.messages,
     )
-    return same and record_row(again, folder) == written and paths(again) == paths(content)
+    return same and example_row(again, folder) == written and paths(again) == paths(content)
 
 
 def paths(content):

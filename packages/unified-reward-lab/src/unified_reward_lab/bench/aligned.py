@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from unified_reward import media, policies
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Candidate, Image, Task
-from unified_reward.judges.registry import located
 from unified_reward.report.page import Bar, Card, Moving, Page
 from unified_reward_lab.microworld import Brief, brief
 
@@ -42,7 +42,7 @@ def show_aligned(
             "oracle knows the truth and not the judge. Whiskers are 95 % intervals.",
         )
         page.bars(_bars(told), title="Worth to the oracle, readable, and reward of the judge")
-        one, two = (policies.load(located(which), batch_size=1) for which in both)
+        one, two = (policies.load(checkpoint_path(which), batch_size=1) for which in both)
         prompts = [brief(task, split="test", seed=seed, index=i) for i in range(each)]
         page.gallery([_card(asked, one, two, seed) for asked in prompts])
     return each * len(made)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unified_reward.bench.benchmark import (
-    Asking,
-    Judged,
+    BenchmarkOptions,
+    JudgedItem,
     Measured,
     Metrics,
     Protocol,
@@ -28,8 +28,8 @@ from unified_reward.bench.benchmark import (
 )
 from unified_reward.bench.metrics import pair_accuracy
 from unified_reward.bench.run import read_items, run
-from unified_reward.core.base_judge import Asks
-from unified_reward.core.samples import Form, Record, Task
+from unified_reward.core.base_judge import BaseJudge
+from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import Winner
 from unified_reward.io.rows import Row
 from unified_reward_lab.examples import CELLS, EDITING
@@ -40,12 +40,12 @@ CLEAR_GAP = 0.1
 _ITEMS = 200
 
 
-def test_records(n: int, seed: int) -> dict[str, list[Record]]:
+def test_records(n: int, seed: int) -> dict[str, list[Example]]:
     """The ``n`` test items of every cell."""
     return _records(n, seed, CELLS)
 
 
-def _records(n: int, seed: int, cells: Mapping[str, tuple[Task, Form]]) -> dict[str, list[Record]]:
+def _records(n: int, seed: int, cells: Mapping[str, tuple[Task, Form]]) -> dict[str, list[Example]]:
     return {
         cell: [item(task, form, split="test", seed=seed, index=i) for i in range(n)]
         for cell, (task, form) in cells.items()
@@ -53,19 +53,19 @@ def _records(n: int, seed: int, cells: Mapping[str, tuple[Task, Form]]) -> dict[
 
 
 def _rows(
-    _: Path | None, how: Asking, cells: Mapping[str, tuple[Task, Form]] = CELLS
+    _: Path | None, how: BenchmarkOptions, cells: Mapping[str, tuple[Task, Form]] = CELLS
 ) -> Iterator[Row]:
     many = _records(_ITEMS if how.limit is None else how.limit, how.seed, cells).values()
     for line, record in enumerate((one for cell in many for one in cell), 1):
         yield Row(line, record.id, record)
 
 
-def _cell(record: Record) -> str:
+def _cell(record: Example) -> str:
     return f"{record.task.value}.{record.sample.form}"
 
 
 def evaluate(
-    judge: Asks,
+    judge: BaseJudge,
     *,
     n: int = _ITEMS,
     seed: int = 0,
@@ -84,11 +84,11 @@ def evaluate(
     Returns:
         The bench JSON of the package: metrics with 95 % intervals, overall and by cell.
     """
-    how = Asking(n, seed, orders)
+    how = BenchmarkOptions(n, seed, orders)
     return run(MICROWORLD, judge, read_items(MICROWORLD, None, how), how, progress=progress).report
 
 
-def compare_cell(items: Sequence[Judged]) -> Metrics:
+def compare_cell(items: Sequence[JudgedItem]) -> Metrics:
     """The figures of comparisons."""
     clear = [
         one
@@ -103,12 +103,12 @@ def compare_cell(items: Sequence[Judged]) -> Metrics:
     return found
 
 
-def score_cell(items: Sequence[Judged]) -> Metrics:
+def score_cell(items: Sequence[JudgedItem]) -> Metrics:
     """The figures of scores."""
     return correlations(items) | probabilities(items)
 
 
-def _measure(items: Sequence[Judged]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> Measured:
     scored = [one for one in items if one.record.sample.form == "score"]
     asked = [one for one in items if one.record.sample.form == "compare"]
     scores = by_group(scored, score_cell)

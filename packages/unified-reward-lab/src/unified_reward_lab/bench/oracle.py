@@ -13,7 +13,7 @@ from typing import Any
 
 from unified_reward import policies
 from unified_reward.bench.metrics import Metric, mean_interval, wilson
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.samples import Candidate, Sample, Task
 from unified_reward.core.verdicts import Scored
 from unified_reward_lab.microworld import Brief, Split, brief
@@ -76,7 +76,7 @@ def gap_closed(before: float, after: float) -> float | None:
 def examine(
     policy: policies.Policy,
     task: Task,
-    judge: Asks,
+    judge: BaseJudge,
     *,
     n: int,
     seed: int,
@@ -124,7 +124,7 @@ def _made(policy: policies.Policy, asked: Brief, seed: int) -> Candidate | None:
 
 
 def _rewards(
-    judge: Asks, asked: Sequence[Brief], made: Sequence[Candidate | None]
+    judge: BaseJudge, asked: Sequence[Brief], made: Sequence[Candidate | None]
 ) -> list[float | None]:
     drawn = [i for i, one in enumerate(made) if one is not None]
     samples = [

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward import media
-from unified_reward.core.base_judge import Asks
-from unified_reward.core.samples import Form, Image, Record, Sample, Target, Task, Video
+from unified_reward.core.base_judge import BaseJudge
+from unified_reward.core.samples import Example, Form, Image, Sample, Target, Task, Video
 from unified_reward.report.page import Bar, Card, Moving, Page
 from unified_reward_lab.bench.aligned import Both, show_aligned
 from unified_reward_lab.examples import CELLS
@@ -39,7 +39,7 @@ class Showcase:
 
 
 def write_showcase(
-    judge: Asks,
+    judge: BaseJudge,
     config: Showcase,
     reports: Mapping[str, Any],
     path: Path,
@@ -138,7 +138,7 @@ def _bar(cell: str, metric: Mapping[str, Any]) -> Bar:
     return Bar(label, value, max(0.0, low), max(0.0, high), metric["n"])
 
 
-def _cards(judge: Asks, records: Sequence[Record], *, mark: str = "") -> Iterator[Card]:
+def _cards(judge: BaseJudge, records: Sequence[Example], *, mark: str = "") -> Iterator[Card]:
     verdicts = judge.ask([record.sample for record in records])
     for record, verdict in zip(records, verdicts, strict=True):
         sample = record.sample
@@ -160,7 +160,7 @@ def _visible(medium: Any) -> Any:
     return Moving(media.sample_frames(medium, 8).pixels, 4.0)
 
 
-def _label(record: Record) -> list[str]:
+def _label(record: Example) -> list[str]:
     target = record.target
     if target.winner is not None:
         true = target.aspects
@@ -168,7 +168,7 @@ def _label(record: Record) -> list[str]:
     return [f"true utility {target.score:.2f}"] if target.score is not None else []
 
 
-def _real_records() -> Iterator[Record]:
+def _real_records() -> Iterator[Example]:
     pictures = [(path, said) for *where, said in _PHOTOGRAPHS if (path := _inside(*where))]
     for path, said in pictures:
         yield _unlabelled(Sample(Task.IMAGE_GENERATION, said, (Image(path),)))
@@ -183,8 +183,8 @@ def _real_records() -> Iterator[Record]:
         yield _unlabelled(Sample(Task.VIDEO_UNDERSTANDING, question, answers, (Video(clip),)))
 
 
-def _unlabelled(sample: Sample) -> Record:
-    return Record(sample, Target())
+def _unlabelled(sample: Sample) -> Example:
+    return Example(sample, Target())
 
 
 def _inside(package: str, file: str) -> Path | None:

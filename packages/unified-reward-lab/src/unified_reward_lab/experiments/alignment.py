@@ -17,14 +17,15 @@ from typing import Any, NamedTuple
 from unified_reward import policies
 from unified_reward.bench.metrics import Metric, mean_interval
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
-from unified_reward.io.run_config import settle
-from unified_reward.judges.registry import located, open_judge
+from unified_reward.io.run_config import check_run_config
+from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import Strategy
 from unified_reward.train.dpo import align_policy
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import (
     AlignedPolicy,
     OracleExam,
@@ -43,18 +44,18 @@ DRAWN = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
 VOTED = "voted"
 
 _SPEAKING = VLMDPO(
-    Optimisation(steps=60, batch_size=16, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16)
+    OptimConfig(steps=60, batch_size=16, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16)
 )
 _OF_CLIPS = VLMDPO(
-    Optimisation(steps=60, batch_size=16, accumulate=1, lr=2e-4, warmup=0.1, lora_rank=16), sft=0.2
+    OptimConfig(steps=60, batch_size=16, accumulate=1, lr=2e-4, warmup=0.1, lora_rank=16), sft=0.2
 )
 _DRAWING = DiffusionDPO(
-    Optimisation(steps=300, batch_size=32, accumulate=1, lr=1e-3, warmup=0.1, lora_rank=16),
+    OptimConfig(steps=300, batch_size=32, accumulate=1, lr=1e-3, warmup=0.1, lora_rank=16),
     beta=1000.0,
     weighting="noise",
 )
 _FILMING = DiffusionDPO(
-    Optimisation(steps=240, batch_size=32, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16),
+    OptimConfig(steps=240, batch_size=32, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16),
     beta=1000.0,
     weighting="noise",
 )
@@ -178,9 +179,9 @@ def _exam(
     """Of the policy before, or of an arm; from its file where it was examined already."""
     folder = study.work / (arm.name if arm else f"{task.value}/before")
     file = folder / f"exam-{study.exam.seed}-{study.exam.n}.json"
-    settle(file, _settings(study, task, arm))
+    check_run_config(file, _settings(study, task, arm))
     if not file.exists():
-        policy = located(study.policies[task].policy)
+        policy = checkpoint_path(study.policies[task].policy)
         if arm:
             policy = _align(study, arm, folder)
         asked = open_judge(study.judge)
@@ -216,7 +217,7 @@ def _align(study: AlignmentStudy, arm: Arm, folder: Path) -> Path:
         vlm=config.vlm and _seeded(config.vlm, arm.seed),
         diffusion=config.diffusion and _seeded(config.diffusion, arm.seed),
     )
-    align_policy(config, located(one.policy), folder / "dpo", lambda _: None)
+    align_policy(config, checkpoint_path(one.policy), folder / "dpo", lambda _: None)
     return folder / "dpo"
 
 

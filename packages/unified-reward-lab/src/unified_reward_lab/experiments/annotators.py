@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_of
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Record
+from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Preferred, Unparsed, Verdict
 from unified_reward.judges.registry import open_judge
 from unified_reward_lab.bench.microworld import CLEAR_GAP
@@ -114,18 +114,18 @@ class _Points(NamedTuple):
     both_orders: np.ndarray
 
 
-def _points(records: Sequence[Record], verdicts: Sequence[Verdict]) -> _Points:
+def _points(records: Sequence[Example], verdicts: Sequence[Verdict]) -> _Points:
     once = [one.orders[0] if isinstance(one, Preferred) and one.orders else one for one in verdicts]
     each = ([_point(*one) for one in zip(records, told, strict=True)] for told in (once, verdicts))
     return _Points(*map(np.array, each))
 
 
-def _gap(record: Record) -> float:
+def _gap(record: Example) -> float:
     return abs(record.target.aspects["first"] - record.target.aspects["second"])
 
 
 def _asked(
-    judge: Asks, records: Sequence[Record], progress: Callable[[int], None]
+    judge: BaseJudge, records: Sequence[Example], progress: Callable[[int], None]
 ) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for start in range(0, len(records), _CHUNK):
@@ -135,7 +135,7 @@ def _asked(
     return verdicts
 
 
-def _point(record: Record, verdict: Verdict) -> float:
+def _point(record: Example, verdict: Verdict) -> float:
     """1 right, 0 wrong or unreadable, half a tie."""
     if not isinstance(verdict, Preferred):
         return 0.0
@@ -143,7 +143,7 @@ def _point(record: Record, verdict: Verdict) -> float:
 
 
 def _figures(
-    records: Sequence[Record], verdicts: Sequence[Verdict], points: _Points
+    records: Sequence[Example], verdicts: Sequence[Verdict], points: _Points
 ) -> dict[str, Any]:
     clusters = [record.sample.prompt for record in records]
     asked = [one.orders or (one, one) if isinstance(one, Preferred) else () for one in verdicts]
@@ -163,7 +163,7 @@ def _figures(
     }
 
 
-def _better_is_longer(record: Record) -> int:
+def _better_is_longer(record: Example) -> int:
     """1 where the better answer has more words, -1 where it has fewer, 0 as many or no answers."""
     words = [len(one.split()) for one in record.sample.candidates if isinstance(one, str)]
     if len(words) < 2 or words[0] == words[1]:

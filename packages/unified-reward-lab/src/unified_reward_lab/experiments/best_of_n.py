@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified_reward.bench.metrics import Metric, bootstrap
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Record, Sample, Target, Task
+from unified_reward.core.samples import Example, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Scored, Verdict
 from unified_reward.judges.registry import open_judge
 from unified_reward_lab.experiments.page import table, told
@@ -161,15 +161,17 @@ def _drawn(config: BestOfN, index: int) -> Pool:
     return pool(config.task, n=config.n, split="test", seed=config.seed, index=index)
 
 
-def _truth(config: BestOfN) -> Iterator[Record]:
+def _truth(config: BestOfN) -> Iterator[Example]:
     """Every candidate with its utility, drawn only if somebody reads them."""
     for index in range(config.captions):
         drawn = _drawn(config, index)
         for sample, utility in zip(_samples(config, drawn, index), drawn.utilities, strict=True):
-            yield Record(sample, Target(score=utility, scale=UNIT))
+            yield Example(sample, Target(score=utility, scale=UNIT))
 
 
-def _pick(judge: Asks, config: BestOfN, index: int, progress: Callable[[int], None]) -> _Picked:
+def _pick(
+    judge: BaseJudge, config: BestOfN, index: int, progress: Callable[[int], None]
+) -> _Picked:
     drawn = _drawn(config, index)
     verdicts = judge.ask(_samples(config, drawn, index))
     progress(config.n)

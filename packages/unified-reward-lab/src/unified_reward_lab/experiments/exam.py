@@ -11,10 +11,10 @@ from typing import Any
 
 from unified_reward import media
 from unified_reward.bench.metrics import wilson
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.samples import Image, Task
 from unified_reward.core.verdicts import Failed
-from unified_reward.judges.registry import located
 from unified_reward_lab.experiments.page import table, told
 from unified_reward_lab.microworld import Lesson
 from unified_reward_lab.microworld import exam as draw_exam
@@ -58,7 +58,7 @@ def exam(config: Exam, progress: Callable[[int], None] = lambda _: None) -> dict
 
     models: dict[str, Any] = {}
     for name, folder in config.models.items():
-        vlm = load_vlm(located(folder or "tiny_base"), batch_size=64)
+        vlm = load_vlm(checkpoint_path(folder or "tiny_base"), batch_size=64)
         models[name] = {}
         for task in TASKS:
             right = n_yes = n_failed = 0

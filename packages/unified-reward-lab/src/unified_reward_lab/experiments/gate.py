@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from unified_reward.bench.benchmark import Judged
+from unified_reward.bench.benchmark import JudgedItem
 from unified_reward.bench.calibration import Told, calibration_error, predictions, reliability
-from unified_reward.core.samples import Record
+from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Unparsed, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge
 from unified_reward.judges.registry import load
@@ -86,7 +86,7 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
     }
     fitted = judge.card.calibration or Calibration()
     for cell, (task, form) in _CELLS.items():
-        records: list[Record] = []
+        records: list[Example] = []
         read: dict[str, list[Verdict]] = {"before": [], "after": []}
         for start in range(0, config.n, _CHUNK):
             chunk = [
@@ -94,14 +94,14 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
                 for i in range(start, min(start + _CHUNK, config.n))
             ]
             samples = [one.sample for one in chunk]
-            heard = judge.hear(samples)
+            heard = judge.query(samples)
             records += chunk
             read["before"] += judge.read(samples, heard, Calibration())
             read["after"] += judge.read(samples, heard, fitted)
             progress(len(chunk))
         missing += [one for one in read["after"] if isinstance(one, Unparsed | Failed)]
         items = [
-            Judged(record, cell, verdict)
+            JudgedItem(record, cell, verdict)
             for record, verdict in zip(records, read["after"], strict=True)
         ]
         figures = (compare_cell if form == "compare" else score_cell)(items)

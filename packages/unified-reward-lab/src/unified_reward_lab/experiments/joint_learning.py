@@ -22,12 +22,13 @@ from scipy import stats
 
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Form, Record, Task
+from unified_reward.core.extensions import checkpoint_path
+from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import Preferred, Scored, Verdict
 from unified_reward.judges.card import Card
-from unified_reward.judges.registry import load, located
+from unified_reward.judges.registry import load
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, train_judge
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward.train.scalar import LabelCollator
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments.page import table, told
@@ -50,8 +51,8 @@ class JointLearning:
 
     runs: Path
     """Folder of the judges and of what they said; what stands there is not done again."""
-    optim: Optimisation = field(
-        default_factory=lambda: Optimisation(
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
             steps=320, batch_size=32, accumulate=1, lr=5e-4, muon_lr=1e-3
         )
     )
@@ -113,7 +114,7 @@ def _joint_parts(world: str, seed: int) -> tuple[_Part, ...]:
 class _Lessons:
     """Training records of some parts, in blocks of one cell, taken by turns and read again."""
 
-    def __init__(self, parts: Sequence[_Part], optim: Optimisation) -> None:
+    def __init__(self, parts: Sequence[_Part], optim: OptimConfig) -> None:
         self.parts = parts
         self.block = optim.batch_size * optim.accumulate
         self._n = optim.steps * self.block
@@ -122,7 +123,7 @@ class _Lessons:
     def __len__(self) -> int:
         return self._n
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         block, place = divmod(index, self.block)
         turn, cell = divmod(block, 2 * len(self.parts))
         part = self.parts[cell // 2]
@@ -204,9 +205,9 @@ def _trained_and_heard(run: _Run, config: JointLearning) -> dict[str, Any]:
     return {"cells": cells, "seconds": seconds, "tokens": tokens, "n_failed": n_failed}
 
 
-def _tokens(lessons: _Lessons, optim: Optimisation) -> int:
+def _tokens(lessons: _Lessons, optim: OptimConfig) -> int:
     """Tokens of all batches, padding included, as many a block as in the first one of its cell."""
-    chat = load_vlm(located("tiny_base"), dtype="float32").chat
+    chat = load_vlm(checkpoint_path("tiny_base"), dtype="float32").chat
     collate = LabelCollator(chat, JudgeLabels(lessons, _CARD, ()))
     block, n_cells = lessons.block, 2 * len(lessons.parts)
     first = sum(
@@ -216,7 +217,7 @@ def _tokens(lessons: _Lessons, optim: Optimisation) -> int:
     return first * optim.steps // n_cells
 
 
-def _test_item(part: _Part, form: Form, config: JointLearning, index: int) -> Record:
+def _test_item(part: _Part, form: Form, config: JointLearning, index: int) -> Example:
     return item(
         part.task,
         form,
@@ -227,7 +228,7 @@ def _test_item(part: _Part, form: Form, config: JointLearning, index: int) -> Re
     )
 
 
-def _row(record: Record, verdict: Verdict) -> tuple[str, float, float | None]:
+def _row(record: Example, verdict: Verdict) -> tuple[str, float, float | None]:
     """Prompt, label and what the judge said: shares of the first, or scores."""
     target, said = record.target, None
     label = target.score if target.winner is None else _LABELS[target.winner]

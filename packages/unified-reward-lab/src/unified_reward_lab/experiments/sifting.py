@@ -17,14 +17,14 @@ import numpy as np
 
 from unified_reward import prompts
 from unified_reward.bench.metrics import Metric, mean_interval, mean_of
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer
 from unified_reward.core.samples import Candidate, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Verdict
-from unified_reward.judges.card import Calibration, CardedJudge, Heard
+from unified_reward.judges.card import Calibration, CardedJudge, Replies
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import Paired, Pairing, Strategy, make_pairs
+from unified_reward.pairs.make import PairOptions, PairResult, Strategy, make_pairs
 from unified_reward.pairs.pools import Pool
 from unified_reward.prompts.template import softmax
 from unified_reward_lab.experiments.page import table, told
@@ -32,14 +32,14 @@ from unified_reward_lab.microworld import pool
 from unified_reward_lab.microworld.items import TASKS, UNIT
 
 
-WAYS: Mapping[str, Pairing] = {
-    "random": Pairing(Strategy.RANDOM),
-    "score": Pairing(Strategy.SCORE),
-    "rank": Pairing(Strategy.RANK),
-    "score, read twice": Pairing(Strategy.SCORE, readings=2),
-    "rank+sift": Pairing(Strategy.RANK_AND_SIFT),
-    "two Swiss rounds": Pairing(Strategy.TOURNAMENT, rounds=2),
-    "rank+sift, one order": Pairing(Strategy.RANK_AND_SIFT, orders=1),
+WAYS: Mapping[str, PairOptions] = {
+    "random": PairOptions(Strategy.RANDOM),
+    "score": PairOptions(Strategy.SCORE),
+    "rank": PairOptions(Strategy.RANK),
+    "score, read twice": PairOptions(Strategy.SCORE, readings=2),
+    "rank+sift": PairOptions(Strategy.RANK_AND_SIFT),
+    "two Swiss rounds": PairOptions(Strategy.TOURNAMENT, rounds=2),
+    "rank+sift, one order": PairOptions(Strategy.RANK_AND_SIFT, orders=1),
 }
 """Three of them spend two calls a candidate: reading each score twice, rank+sift, and Swiss."""
 REFERENCE = "score, read twice"
@@ -76,11 +76,11 @@ class Sifting:
         return len(self.judges) * self.prompts * len(self.seeds)
 
 
-class Read(Asks):
+class Read(BaseJudge):
     """A judge whose replies are remembered, and read softly or as words drawn from them."""
 
     def __init__(
-        self, judge: CardedJudge, how: Literal["soft", "coarse"], memory: dict[str, Heard]
+        self, judge: CardedJudge, how: Literal["soft", "coarse"], memory: dict[str, Replies]
     ) -> None:
         self.name, self.family = judge.name, judge.family
         self.how = how
@@ -92,8 +92,8 @@ class Read(Asks):
         """Ask what was not asked before; another reading of a score is another draw."""
         plain = [one.id.partition(" #")[0] for one in samples]
         new = {key: one for key, one in zip(plain, samples, strict=True) if key not in self.memory}
-        self.memory |= zip(new, self._judge.hear([*new.values()], orders=2), strict=True)
-        heard: list[Heard] = []
+        self.memory |= zip(new, self._judge.query([*new.values()], orders=2), strict=True)
+        heard: list[Replies] = []
         for key, sample in zip(plain, samples, strict=True):
             replies = self.memory[key]
             if not isinstance(replies, Failed):
@@ -113,7 +113,7 @@ class Read(Asks):
         return Answer(choices[rng.choice(len(choices), p=softmax(reply.choice_logprobs))])
 
 
-class Perfect(Asks):
+class Perfect(BaseJudge):
     """A judge that knows the utilities."""
 
     name, family = PERFECT, ""
@@ -172,8 +172,8 @@ def sifting(config: Sifting, progress: Callable[[int], None] = lambda _: None) -
 def _judged(
     reference: str, config: Sifting, progress: Callable[[int], None]
 ) -> dict[str, dict[str, Any]]:
-    perfect, memory = Perfect(), dict[str, Heard]()
-    readers: dict[str, Asks] = {"soft": perfect}
+    perfect, memory = Perfect(), dict[str, Replies]()
+    readers: dict[str, BaseJudge] = {"soft": perfect}
     if reference != PERFECT:
         judge = open_judge(reference)
         if not isinstance(judge, CardedJudge):
@@ -216,7 +216,7 @@ class _Point(NamedTuple):
     failed: bool
 
 
-def _point(paired: Paired, drawn: _Drawn, seed: int) -> _Point:
+def _point(paired: PairResult, drawn: _Drawn, seed: int) -> _Point:
     gap = None
     if paired.chosen is not None and paired.rejected is not None:
         gap = drawn.utilities[paired.chosen] - drawn.utilities[paired.rejected]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from unified_reward.bench.audit import audit
-from unified_reward.bench.benchmark import Asking, Judged
+from unified_reward.bench.benchmark import BenchmarkOptions, JudgedItem
 from unified_reward.bench.metrics import pair_points, paired_difference
 from unified_reward.bench.run import read_items, run
 from unified_reward.core.errors import ConfigError
@@ -58,11 +58,11 @@ def trust(config: Trust, progress: Callable[[int], None] = lambda _: None) -> di
         By judge its ``bench`` and ``audit`` JSON, and ``ahead``: how far the second is ahead of
         the first in pair accuracy, tested in pairs.
     """
-    how = Asking(config.n, config.seed)
+    how = BenchmarkOptions(config.n, config.seed)
     items = read_items(MICROWORLD, None, how)
     cells = test_records(config.audited, config.seed).values()
     judges: dict[str, Any] = {}
-    judged: list[list[Judged]] = []
+    judged: list[list[JudgedItem]] = []
     for name, reference in config.judges.items():
         judge = open_judge(reference, truth=items.records)
         found = run(MICROWORLD, judge, items, how, progress=progress)
@@ -82,7 +82,7 @@ def trust(config: Trust, progress: Callable[[int], None] = lambda _: None) -> di
     }
 
 
-def _ahead(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, Any]:
+def _ahead(first: Sequence[JudgedItem], second: Sequence[JudgedItem]) -> dict[str, Any]:
     both = [pair for pair in zip(first, second, strict=True) if pair[0].target.winner]
     clusters = [one.cluster for one, _ in both]
     labels: list[Winner] = [one.target.winner or "tie" for one, _ in both]

@@ -20,13 +20,13 @@ import numpy as np
 from unified_reward import media
 from unified_reward.bench.metrics import Metric, mean_interval
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Image, Record, Task, Video
+from unified_reward.core.samples import Example, Image, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred
-from unified_reward.io.rows import read_records
-from unified_reward.io.run_config import settle
+from unified_reward.io.rows import read_examples
+from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.registry import open_judge
 from unified_reward.train.judge import JudgeTraining, train_judge
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import draw_candidates
 from unified_reward_lab.experiments.alignment import AlignmentStudy
 from unified_reward_lab.experiments.page import table, told
@@ -55,9 +55,7 @@ class Votes:
     """Comparisons of a prompt that are voted on, at most."""
     training: JudgeTraining = field(
         default_factory=lambda: JudgeTraining(
-            Optimisation(
-                steps=900, batch_size=32, accumulate=1, lr=3e-4, muon_lr=6e-4, warmup=0.03
-            ),
+            OptimConfig(steps=900, batch_size=32, accumulate=1, lr=3e-4, muon_lr=6e-4, warmup=0.03),
             base="tiny_scalar",
             head="scalar",
             family="compact",
@@ -89,7 +87,9 @@ def votes(config: Votes, progress: Callable[[int], None] = lambda _: None) -> di
     """
     cast = [*_cast(config)]
     judge = config.work / "judge"
-    settle(judge / "votes.jsonl", {"votes": len(cast), "training": asdict(config.training)})
+    check_run_config(
+        judge / "votes.jsonl", {"votes": len(cast), "training": asdict(config.training)}
+    )
     file = judge / "votes.jsonl"
     if not (judge / "unified_reward.json").exists():
         random.Random(0).shuffle(cast)
@@ -97,7 +97,7 @@ def votes(config: Votes, progress: Callable[[int], None] = lambda _: None) -> di
         train_judge(replace(config.training, data=str(file)), judge)
     tested = config.work / "examined.jsonl"
     tested.write_text("".join(json.dumps(row) + "\n" for row in _examined(config)), "utf-8")
-    records = [row.content for row in read_records(tested) if isinstance(row.content, Record)]
+    records = [row.content for row in read_examples(tested) if isinstance(row.content, Example)]
     report: dict[str, Any] = {
         "name": "votes",
         "votes": {task: sum(row["task"] == task for row in cast) for task in config.seeds},
@@ -195,7 +195,7 @@ def _opened(folder: Path, candidate: Mapping[str, str]) -> Image | Video:
     return Image(np.asarray(media.open_image(folder / candidate["image"])), "HWC")
 
 
-def _right(reference: str, records: list[Record]) -> dict[str, Any]:
+def _right(reference: str, records: list[Example]) -> dict[str, Any]:
     """Share of comparisons whose winner is named, by task; ties count half."""
     judge = open_judge(reference)
     points: dict[Task, list[tuple[float, str]]] = {}

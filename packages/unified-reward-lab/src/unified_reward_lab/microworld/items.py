@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Candidate, Form, Image, Record, Sample, Target, Task, Video
+from unified_reward.core.samples import Candidate, Example, Form, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Scale
 
 from .annotators import NOISELESS, Annotator
@@ -258,7 +258,7 @@ def item(
     index: int,
     annotator: Annotator = NOISELESS,
     world: World = WHOLE,
-) -> Record:
+) -> Example:
     """One judged item.
 
     Test captions, of generation the prompt, of understanding `describe` of the scene and of
@@ -297,7 +297,7 @@ def item(
         context=draft.context,
         id=name,
     )
-    return Record(sample, _label(draft, labeller, seeded(name, "label")), source=SOURCE)
+    return Example(sample, _label(draft, labeller, seeded(name, "label")), source=SOURCE)
 
 
 class Pool(NamedTuple):

@@ -15,11 +15,12 @@ import numpy as np
 
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
-from unified_reward.judges.registry import SHIPPED, located
+from unified_reward.judges.registry import SHIPPED
 from unified_reward.policies import Sampling, write_defaults
 from unified_reward.policies.vlm import asked
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward.train.sft import Turn, fit
 from unified_reward_lab.microworld import draw_reply
 from unified_reward_lab.microworld.items import CLIP_TASKS, draw_asked
@@ -34,7 +35,7 @@ _TASKS = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
 class TinySpeaker:
     """How the policy is made."""
 
-    optim: Optimisation
+    optim: OptimConfig
     """With adapters."""
     base: str = "tiny_base"
     """A shipped checkpoint; the policy needs it beside itself."""
@@ -88,7 +89,7 @@ def teach_speaker(config: TinySpeaker, out: Path) -> list[tuple[int, float]]:
     Returns:
         Loss in nats per answer token by optimiser step.
     """
-    vlm = load_vlm(located(config.base), dtype="float32")
+    vlm = load_vlm(checkpoint_path(config.base), dtype="float32")
     _, losses = fit(
         vlm.model, vlm.chat, _Answers(config), config.optim, out, title="teaching the policy"
     )

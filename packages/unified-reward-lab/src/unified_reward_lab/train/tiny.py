@@ -29,7 +29,7 @@ from unified_reward.backends.chat import Chat
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Image, Video
 from unified_reward.prompts import TEMPLATES
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward.train.sft import Turn, fit
 from unified_reward_lab.microworld import corpus, lesson
 from unified_reward_lab.train.vision import VisionWarmup, warm_up
@@ -172,7 +172,7 @@ _WEIGHTS = {
 class Polish:
     """A further run of lessons, in which the vision tower learns too."""
 
-    optim: Optimisation
+    optim: OptimConfig
     lessons: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
     """Relative weights of the kinds of lessons."""
     clips: float = 0.5
@@ -183,7 +183,7 @@ class Polish:
 class TinyPretraining:
     """How the tiny base is made."""
 
-    optim: Optimisation
+    optim: OptimConfig
     lessons: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
     """Relative weights of the kinds of lessons."""
     polish: tuple[Polish, ...] = ()

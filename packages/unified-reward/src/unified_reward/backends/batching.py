@@ -28,7 +28,7 @@ def batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def isolated(
+def bisect_failures(
     items: list[_Item], ask: Callable[[list[_Item]], list[_T]], name: str
 ) -> list[_T | Failed]:
     """Ask a batch; where it breaks, halve it until the item that breaks it stands alone."""
@@ -38,4 +38,4 @@ def isolated(
         if len(items) == 1:
             return [Failed(f"{name} could not answer: {error}")]
     half = len(items) // 2
-    return isolated(items[:half], ask, name) + isolated(items[half:], ask, name)
+    return bisect_failures(items[:half], ask, name) + bisect_failures(items[half:], ask, name)

@@ -32,7 +32,7 @@ class _Step(NamedTuple):
 
 
 def choice_logprobs_from_tokens(
-    tokens: Sequence[Any], choices: Sequence[str], lead: str = ""
+    tokens: Sequence[Any], choices: Sequence[str], verdict_prefix: str = ""
 ) -> tuple[float, ...] | None:
     """Read the log-probability of each choice out of one generated answer.
 
@@ -57,7 +57,7 @@ def choice_logprobs_from_tokens(
 
     Returns:
         One log-probability per choice, in nats, given the text before the verdict; not
-        normalised. None where it cannot be told: the text has no ``lead`` or names no choice
+        normalised. None where it cannot be told: the text has no ``verdict_prefix`` or names no choice
         there, entries are malformed or lack alternatives, too much probability lies on
         alternatives that fit several choices, or the text ends before the choices part.
 
@@ -72,8 +72,10 @@ def choice_logprobs_from_tokens(
         return None
     pieces = [piece for piece, _ in known]
     text = b"".join(pieces)
-    _, found, verdict = text.rpartition(lead.encode()) if lead else (b"", b"", text)
-    if lead and not found:
+    _, found, verdict = (
+        text.rpartition(verdict_prefix.encode()) if verdict_prefix else (b"", b"", text)
+    )
+    if verdict_prefix and not found:
         return None
     start = len(text) - len(verdict.lstrip())
     goals = [text[:start] + choice.lstrip().encode() for choice in choices]

@@ -22,9 +22,9 @@ from transformers import (
     LogitsProcessor,
 )
 
-from unified_reward.backends.batching import batches, isolated
+from unified_reward.backends.batching import batches, bisect_failures
 from unified_reward.backends.chat import Chat
-from unified_reward.backends.image_features import Encoder, Seen, joined
+from unified_reward.backends.image_features import ImageEncoder, ImageFeatures, joined
 from unified_reward.core.errors import ModelError
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
@@ -58,7 +58,7 @@ class VLM:
         text = model.config.get_text_config()
         self._context = getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
         self._image_token: int = model.config.image_token_id
-        self._encoder = Encoder(model, self.chat.processor.image_processor)
+        self._encoder = ImageEncoder(model, self.chat.processor.image_processor)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
         """Answer every request: same length, same order; one bad item fails alone."""
@@ -71,28 +71,30 @@ class VLM:
         answers: list[_T | Failed] = [Failed("not asked")] * len(requests)
         for chunk in batches([_size(one) for one in requests], self.batch_size):
             batch = [requests[i] for i in chunk]
-            for i, answer in zip(chunk, isolated(batch, ask, self.name), strict=True):
+            for i, answer in zip(chunk, bisect_failures(batch, ask, self.name), strict=True):
                 answers[i] = answer
         return answers
 
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[Answer]:
         texts = [""] * len(requests)
-        spoken = [i for i, one in enumerate(requests) if one.lead or not one.choices]
+        spoken = [i for i, one in enumerate(requests) if one.verdict_prefix or not one.choices]
         if spoken:
             for i, text in zip(spoken, self._speak([requests[i] for i in spoken]), strict=True):
                 texts[i] = text
         heads: dict[int, str] = {}
         for i, one in enumerate(requests):
-            before, found, _ = texts[i].rpartition(one.lead) if one.lead else ("", "", "")
-            if one.choices and (found or not one.lead):
+            before, found, _ = (
+                texts[i].rpartition(one.verdict_prefix) if one.verdict_prefix else ("", "", "")
+            )
+            if one.choices and (found or not one.verdict_prefix):
                 heads[i] = before + found
         weighed = self._weigh([(requests[i], head) for i, head in heads.items()]) if heads else []
         logprobs = dict(zip(heads, weighed, strict=True))
         return [self._said(one, texts[i], logprobs.get(i)) for i, one in enumerate(requests)]
 
     def _said(self, request: Request, text: str, logprobs: tuple[float, ...] | None) -> Answer:
-        if logprobs is not None and not request.lead:
+        if logprobs is not None and not request.verdict_prefix:
             text = request.choices[max(range(len(logprobs)), key=logprobs.__getitem__)]
         return Answer(text, logprobs)
 
@@ -139,7 +141,7 @@ class VLM:
         inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
         return inputs | ({"mm_encoder_outputs": {"image": joined(flat)}} if flat else {})
 
-    def _spread(self, ids: Sequence[int], shown: Sequence[Seen]) -> Iterator[int]:
+    def _spread(self, ids: Sequence[int], shown: Sequence[ImageFeatures]) -> Iterator[int]:
         """Token ids with the mark of each picture repeated as often as it has tokens."""
         left = iter(shown)
         for token in ids:

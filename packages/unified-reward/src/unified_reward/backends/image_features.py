@@ -21,7 +21,7 @@ _Key = tuple[int, bool]
 _T = TypeVar("_T")
 
 
-class Seen(NamedTuple):
+class ImageFeatures(NamedTuple):
     """A picture as the language model sees it."""
 
     tokens: Tensor
@@ -37,7 +37,7 @@ class Seen(NamedTuple):
         return sum(one.nbytes for one in (self.tokens, *self.deep))
 
 
-class Encoder:
+class ImageEncoder:
     """Encodes pictures; features live as long as their picture, and the oldest go first."""
 
     def __init__(self, model: Any, image_processor: Any) -> None:
@@ -45,10 +45,10 @@ class Encoder:
         self._image_processor = image_processor
         # LLaVA tiles a picture only where it is alone in its request.
         self._tiles = hasattr(model.config, "image_grid_pinpoints")
-        self._seen: dict[_Key, Seen] = {}
+        self._seen: dict[_Key, ImageFeatures] = {}
 
     @torch.inference_mode()
-    def see(self, pictures: Sequence[Sequence[Any]]) -> list[list[Seen]]:
+    def see(self, pictures: Sequence[Sequence[Any]]) -> list[list[ImageFeatures]]:
         """Features of the pictures of each request; of those seen before, what was kept."""
         rows = [[((id(p), self._tiles and len(row) == 1), p) for p in row] for row in pictures]
         self._encode({key: picture for row in rows for key, picture in row})
@@ -67,7 +67,7 @@ class Encoder:
                     self._seen[key] = one
                     weakref.finalize(picture, self._seen.pop, key, None)
 
-    def _look(self, pictures: list[Any], *, alone: bool) -> list[Seen]:
+    def _look(self, pictures: list[Any], *, alone: bool) -> list[ImageFeatures]:
         """Features of pictures: one pass of the image processor, one of the vision tower."""
         # LLaVA takes one picture in a request for one that is alone.
         shown = pictures * 2 if self._tiles and not alone and len(pictures) == 1 else pictures
@@ -79,7 +79,7 @@ class Encoder:
         # Copies: a view would keep the whole batch alive.
         layers = getattr(out, "deepstack_features", None) or []
         return [
-            Seen(tokens.clone(), tuple(layer[i].clone() for layer in layers), grids[i])
+            ImageFeatures(tokens.clone(), tuple(layer[i].clone() for layer in layers), grids[i])
             for i, tokens in enumerate(out.pooler_output[: len(pictures)])
         ]
 
@@ -89,7 +89,7 @@ class Encoder:
         )
 
 
-def joined(seen: Sequence[Seen]) -> BaseModelOutputWithDeepstackFeatures:
+def joined(seen: Sequence[ImageFeatures]) -> BaseModelOutputWithDeepstackFeatures:
     """Features of pictures as forward takes them."""
     tokens: Any = tuple(one.tokens for one in seen)
     deep: Any = [*zip(*(one.deep for one in seen), strict=True)] or None

@@ -36,7 +36,7 @@ _MAX_SAID = 300
 
 
 @dataclass(frozen=True)
-class RemoteOptions:
+class OpenAIOptions:
     """How hard a server is pressed."""
 
     max_concurrency: int = 16
@@ -63,7 +63,7 @@ class RemoteOptions:
             )
 
 
-class Remote:
+class OpenAIModel:
     """A model on a server. Nothing is contacted before the first ``generate``."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Remote:
         model: str | None = None,
         api_key: str | None = None,
         votes: int = 0,
-        options: RemoteOptions | None = None,
+        options: OpenAIOptions | None = None,
     ) -> None:
         """Point at a server.
 
@@ -93,7 +93,7 @@ class Remote:
         self._url = _checked_url(url)
         self._key = _checked_key(os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key)
         self._votes = votes
-        self._options = options or RemoteOptions()
+        self._options = options or OpenAIOptions()
         self._model = model
         self._asks_logprobs = True
         self.name = self._url if model is None else f"{model} at {self._url}"
@@ -171,7 +171,7 @@ class Remote:
             text, tokens = await self._chat(client, body, index)
         except ServerError as error:
             return Failed(str(error))
-        logprobs = choice_logprobs_from_tokens(tokens, request.choices, request.lead)
+        logprobs = choice_logprobs_from_tokens(tokens, request.choices, request.verdict_prefix)
         if logprobs is not None:
             return Answer(text, logprobs)
         return Answer(text, votes=await self._sampled(client, body, index))
@@ -276,7 +276,7 @@ class Remote:
         return ServerError(f"the server at {self._url} {trouble}" + (f": {said}" if said else ""))
 
 
-def wait_s(options: RemoteOptions, attempt: int, *, index: int = 0, retry_after: str = "") -> float:
+def wait_s(options: OpenAIOptions, attempt: int, *, index: int = 0, retry_after: str = "") -> float:
     """Seconds to wait before the next attempt.
 
     Doubles with each attempt and is spread over [1/2, 1] of that by the request's index, so that

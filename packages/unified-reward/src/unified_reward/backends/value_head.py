@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unified_reward.backends.hf_vlm import VLM
 from unified_reward.core.errors import ModelError
-from unified_reward.core.requests import Reading, Request
+from unified_reward.core.requests import Request, ValueEstimate
 from unified_reward.core.verdicts import Failed
 
 
@@ -63,16 +63,16 @@ class Scalar:
         self._vlm = vlm
         self._head = head.to(vlm.model.device).eval()
 
-    def values(self, requests: Sequence[Request]) -> list[Reading | Failed]:
+    def values(self, requests: Sequence[Request]) -> list[ValueEstimate | Failed]:
         """The values of every request: same length, same order; one bad item fails alone."""
         return self._vlm.each(requests, self._read)
 
     @torch.inference_mode()
-    def _read(self, requests: list[Request]) -> list[Reading | Failed]:
+    def _read(self, requests: list[Request]) -> list[ValueEstimate | Failed]:
         hidden = last_hidden(self._vlm.model.model, self._vlm.inputs(requests))
         means, sigmas = self._head(hidden)
         rows = [()] * len(requests) if sigmas is None else map(tuple, sigmas.tolist())
-        return [Reading(tuple(m), s) for m, s in zip(means.tolist(), rows, strict=True)]
+        return [ValueEstimate(tuple(m), s) for m, s in zip(means.tolist(), rows, strict=True)]
 
 
 def load_scalar(folder: Path, vlm: VLM, *, values: int, uncertain: bool) -> Scalar:

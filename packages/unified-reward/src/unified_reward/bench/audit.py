@@ -19,12 +19,12 @@ import numpy as np
 import PIL.Image
 
 from unified_reward import media
-from unified_reward.bench.benchmark import Judged
+from unified_reward.bench.benchmark import JudgedItem
 from unified_reward.bench.calibration import brier_score, calibration_error, predictions
 from unified_reward.bench.metrics import Metric, mean_interval, mean_of
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import MediaError
-from unified_reward.core.samples import Candidate, Image, Record, Sample, Task, Video
+from unified_reward.core.samples import Candidate, Example, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
 from unified_reward.media import Picture
 
@@ -68,7 +68,7 @@ class _Seen(NamedTuple):
 class _Asked:
     """A judge that is watched: what it could not answer is counted."""
 
-    judge: Asks
+    judge: BaseJudge
     progress: Callable[[int], None]
     n: int = 0
     lost: Counter[str] = field(default_factory=Counter[str])
@@ -85,16 +85,16 @@ class _Asked:
         return told
 
 
-class Audited(NamedTuple):
+class AuditResult(NamedTuple):
     """What an audit gave."""
 
     report: dict[str, Any]
-    comparisons: list[Judged]
+    comparisons: list[JudgedItem]
 
 
 def audit(
-    judge: Asks, records: Sequence[Record], progress: Callable[[int], None] = lambda _: None
-) -> Audited:
+    judge: BaseJudge, records: Sequence[Example], progress: Callable[[int], None] = lambda _: None
+) -> AuditResult:
     """Ask a judge the same things in several ways.
 
     Args:
@@ -130,7 +130,7 @@ def audit(
         *_changes(ask, compared, singles),
     ]
     judged = [
-        Judged(one, one.task.value, verdict)
+        JudgedItem(one, one.task.value, verdict)
         for one, verdict in zip(compared, verdicts, strict=True)
     ]
     tasks = dict.fromkeys(one.task for one in records)
@@ -146,13 +146,13 @@ def audit(
         "metrics": _figures({*tasks}, seen, judged, kept),
         "groups": {task.value: _figures({task}, seen, judged, kept) for task in tasks},
     }
-    return Audited(report, judged)
+    return AuditResult(report, judged)
 
 
 def _figures(
     tasks: set[Task],
     seen: Sequence[_Seen],
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedItem],
     scores: Sequence[tuple[Task, float | None]],
 ) -> dict[str, Any]:
     """The figures of some tasks; those of which nothing was seen are left out."""
@@ -175,7 +175,7 @@ def _key(sample: Sample, candidate: Candidate) -> _Key:
     return sample.task, sample.prompt, sample.context, candidate
 
 
-def _singles(records: Sequence[Record]) -> dict[_Key, Sample]:
+def _singles(records: Sequence[Example]) -> dict[_Key, Sample]:
     """Every candidate of every record, once, to be scored."""
     samples = [one.sample for one in records]
     return {_key(s, one): _single(s, one) for s in samples for one in s.candidates}
@@ -189,12 +189,12 @@ def _share(verdict: Verdict) -> float | None:
     return verdict.score.value if share is None else share
 
 
-def _see(record: Record | Sample, figure: str, value: float) -> _Seen:
-    sample = record.sample if isinstance(record, Record) else record
+def _see(record: Example | Sample, figure: str, value: float) -> _Seen:
+    sample = record.sample if isinstance(record, Example) else record
     return _Seen(figure, float(value), sample.prompt, sample.task)
 
 
-def _positions(compared: Sequence[Record], verdicts: Sequence[Verdict]) -> Iterator[_Seen]:
+def _positions(compared: Sequence[Example], verdicts: Sequence[Verdict]) -> Iterator[_Seen]:
     for record, verdict in zip(compared, verdicts, strict=True):
         yield _see(record, "unreadable", not isinstance(verdict, Preferred))
         if not isinstance(verdict, Preferred):
@@ -206,7 +206,7 @@ def _positions(compared: Sequence[Record], verdicts: Sequence[Verdict]) -> Itera
             yield _see(record, "first_place_pull", (one.probability - other.probability) / 2)
 
 
-def _lengths(compared: Sequence[Record], verdicts: Sequence[Verdict]) -> Iterator[_Seen]:
+def _lengths(compared: Sequence[Example], verdicts: Sequence[Verdict]) -> Iterator[_Seen]:
     for record, verdict in zip(compared, verdicts, strict=True):
         first, second = record.sample.candidates
         if not (isinstance(first, str) and isinstance(second, str)):
@@ -222,7 +222,7 @@ def _lengths(compared: Sequence[Record], verdicts: Sequence[Verdict]) -> Iterato
 
 
 def _repetition(
-    ask: _Asked, records: Sequence[Record], scores: Mapping[_Key, float | None]
+    ask: _Asked, records: Sequence[Example], scores: Mapping[_Key, float | None]
 ) -> Iterator[_Seen]:
     """An answer against itself said twice: longer, and nothing more in it."""
     told = {
@@ -242,7 +242,7 @@ def _repetition(
             yield _see(sample, "repetition_score_shift", after - before)
 
 
-def _cycles(ask: _Asked, compared: Sequence[Record]) -> Iterator[_Seen]:
+def _cycles(ask: _Asked, compared: Sequence[Example]) -> Iterator[_Seen]:
     triples = [
         (one.sample, *one.sample.candidates, other.sample.candidates[0])
         for one, other in pairwise([*compared, *compared[:1]])
@@ -263,7 +263,7 @@ def _cycles(ask: _Asked, compared: Sequence[Record]) -> Iterator[_Seen]:
 
 
 def _agreement(
-    compared: Sequence[Record], verdicts: Sequence[Verdict], scores: Mapping[_Key, float | None]
+    compared: Sequence[Example], verdicts: Sequence[Verdict], scores: Mapping[_Key, float | None]
 ) -> Iterator[_Seen]:
     for record, verdict in zip(compared, verdicts, strict=True):
         first, second = (scores[_key(record.sample, one)] for one in record.sample.candidates)
@@ -274,7 +274,7 @@ def _agreement(
 
 
 def _changes(
-    ask: _Asked, compared: Sequence[Record], singles: Mapping[_Key, Sample]
+    ask: _Asked, compared: Sequence[Example], singles: Mapping[_Key, Sample]
 ) -> Iterator[_Seen]:
     """Verdicts on changed pictures against those on the same pictures as they are."""
     samples = [*(one.sample for one in compared), *singles.values()]
@@ -322,7 +322,7 @@ def _means(seen: Sequence[_Seen]) -> dict[str, Metric]:
     return found
 
 
-def _calibration(judged: Sequence[Judged]) -> dict[str, Metric]:
+def _calibration(judged: Sequence[JudgedItem]) -> dict[str, Metric]:
     told = predictions([one.record for one in judged], [one.verdict for one in judged])
     return {"calibration_error": calibration_error(told), "brier_score": brier_score(told)}
 

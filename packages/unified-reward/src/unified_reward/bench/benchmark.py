@@ -21,7 +21,7 @@ from unified_reward.bench.metrics import (
     pair_accuracy,
     three_way_accuracy,
 )
-from unified_reward.core.samples import Record, Target
+from unified_reward.core.samples import Example, Target
 from unified_reward.core.verdicts import Preferred, Score, Scored, Verdict, Winner
 from unified_reward.io.rows import Row
 
@@ -30,10 +30,10 @@ Metrics = dict[str, Metric]
 CORRELATIONS: tuple[Correlation, ...] = ("spearman", "pearson", "kendall_tau_b", "kendall_tau_c")
 
 
-class Judged(NamedTuple):
+class JudgedItem(NamedTuple):
     """An item of a benchmark with its verdict, both in the order of the file."""
 
-    record: Record
+    record: Example
     group: str
     verdict: Verdict
 
@@ -55,7 +55,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Asking:
+class BenchmarkOptions:
     """How a benchmark is asked."""
 
     limit: int | None = None
@@ -76,10 +76,10 @@ class Protocol:
     says: str
     """One sentence: what it computes."""
     paper: str
-    rows: Callable[[Path | None, Asking], Iterator[Row]]
+    rows: Callable[[Path | None, BenchmarkOptions], Iterator[Row]]
     """Items of a folder, as many as are wanted. What cannot be read is ``Failed``."""
-    measure: Callable[[Sequence[Judged]], Measured]
-    group: Callable[[Record], str] = lambda _: ""
+    measure: Callable[[Sequence[JudgedItem]], Measured]
+    group: Callable[[Example], str] = lambda _: ""
     exchange: bool = True
     """Half of the comparisons, by id and seed, are asked the other way round."""
     headlines: tuple[str, ...] = ("pair_accuracy",)
@@ -93,19 +93,19 @@ def draw(name: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8])
 
 
-def plain(items: Sequence[Judged]) -> Measured:
+def plain(items: Sequence[JudgedItem]) -> Measured:
     """Comparisons without groups."""
     return Measured(compared(items), {})
 
 
-def grouped(items: Sequence[Judged]) -> Measured:
+def grouped(items: Sequence[JudgedItem]) -> Measured:
     """Comparisons, over all and by group, and the mean of the groups."""
     groups = by_group(items, compared)
     return Measured(with_macro(compared(items), groups, "pair_accuracy"), groups)
 
 
 def compared(
-    items: Sequence[Judged],
+    items: Sequence[JudgedItem],
     *,
     judge_ties: JudgeTies = "wrong",
     human_ties: HumanTies = "skip",
@@ -134,7 +134,7 @@ def compared(
     }
 
 
-def probabilities(items: Sequence[Judged]) -> Metrics:
+def probabilities(items: Sequence[JudgedItem]) -> Metrics:
     """How far predictions are to be believed, and how many items have none."""
     told = predictions([one.record for one in items], [one.verdict for one in items])
     missing = [float(not isinstance(one.verdict, Preferred | Scored)) for one in items]
@@ -146,7 +146,7 @@ def probabilities(items: Sequence[Judged]) -> Metrics:
 
 
 def correlations(
-    items: Sequence[Judged],
+    items: Sequence[JudgedItem],
     label: Callable[[Target], float | None] = lambda one: one.score,
     aspect: str = "",
 ) -> Metrics:
@@ -167,10 +167,10 @@ def said(verdict: Verdict, aspect: str = "") -> float | None:
 
 
 def by_group(
-    items: Sequence[Judged], measure: Callable[[Sequence[Judged]], Metrics]
+    items: Sequence[JudgedItem], measure: Callable[[Sequence[JudgedItem]], Metrics]
 ) -> dict[str, Metrics]:
     """The figures of every group, in the order of the items."""
-    groups: dict[str, list[Judged]] = {}
+    groups: dict[str, list[JudgedItem]] = {}
     for one in items:
         groups.setdefault(one.group, []).append(one)
     return {name: measure(group) for name, group in groups.items()}

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 
 from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_interval
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Form, Record
+from unified_reward.core.samples import Example, Form
 from unified_reward.core.verdicts import Preferred, Scored, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge
 
@@ -43,7 +43,7 @@ class Bin(NamedTuple):
     n: int
 
 
-def predictions(records: Sequence[Record], verdicts: Sequence[Verdict]) -> Told:
+def predictions(records: Sequence[Example], verdicts: Sequence[Verdict]) -> Told:
     """Predictions with outcomes; a verdict that is missing is left out, and so counts nowhere."""
     rows: list[tuple[float, float, Hashable]] = []
     for record, verdict in zip(records, verdicts, strict=True):
@@ -104,7 +104,7 @@ def brier_score(given: Told) -> Metric:
     return Metric(sum(errors) / len(errors), interval, len(errors))
 
 
-def fit_calibration(judge: CardedJudge, records: Sequence[Record]) -> Calibration:
+def fit_calibration(judge: CardedJudge, records: Sequence[Example]) -> Calibration:
     """The temperatures under which a judge's predictions lose least against what turned out.
 
     Each question is asked once; its replies are read at many temperatures. The loss is the
@@ -122,7 +122,7 @@ def fit_calibration(judge: CardedJudge, records: Sequence[Record]) -> Calibratio
     for form in forms:
         of_form = [one for one in records if one.sample.form == form]
         samples = [one.sample for one in of_form]
-        heard = judge.hear(samples)
+        heard = judge.query(samples)
 
         def loss(log_temperature: float) -> float:
             temperature = float(np.exp(log_temperature))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward import media
-from unified_reward.bench.audit import Audited
-from unified_reward.bench.benchmark import Judged, Protocol
+from unified_reward.bench.audit import AuditResult
+from unified_reward.bench.benchmark import JudgedItem, Protocol
 from unified_reward.bench.run import Result
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image, Video
@@ -79,7 +79,7 @@ def _plain(name: str) -> str:
     return name.replace("_", " ").replace(".", ", ")
 
 
-def write_audit(audited: Audited, path: Path) -> None:
+def write_audit(audited: AuditResult, path: Path) -> None:
     """Write an audit as one file to look at: what moves verdicts, and the comparisons it moves."""
     report, metrics = audited.report, audited.report["metrics"]
     page = Page(
@@ -157,7 +157,7 @@ def add_published(
     page.table([*columns, "source"], rows)
 
 
-def disagreement(item: Judged) -> float:
+def disagreement(item: JudgedItem) -> float:
     """How far a verdict is from its label, from 0 to 1; 0 where either is missing."""
     verdict, target = item.verdict, item.target
     if isinstance(verdict, Preferred) and target.winner:
@@ -170,7 +170,7 @@ def disagreement(item: Judged) -> float:
     return 0.0
 
 
-def card(item: Judged) -> Card:
+def card(item: JudgedItem) -> Card:
     """An item with what the judge says; media that cannot be opened are left out."""
     sample, target = item.record.sample, item.target
     lines = [f"{i}. {one}" for i, one in enumerate(sample.candidates, 1) if isinstance(one, str)]
@@ -179,7 +179,7 @@ def card(item: Judged) -> Card:
     return Card([*_shown(item)], sample.prompt, lines, item.verdict, item.group)
 
 
-def _shown(item: Judged) -> Iterator[Any]:
+def _shown(item: JudgedItem) -> Iterator[Any]:
     for medium in item.record.media:
         try:
             if isinstance(medium, Image):

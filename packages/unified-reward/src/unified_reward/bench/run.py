@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unified_reward.bench.benchmark import Asking, Judged, Metrics, Protocol, draw
-from unified_reward.core.base_judge import Asks
+from unified_reward.bench.benchmark import BenchmarkOptions, JudgedItem, Metrics, Protocol, draw
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Record
+from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Preferred, Unparsed, Verdict
 from unified_reward.io.journal import Journal
-from unified_reward.io.run_config import settle
+from unified_reward.io.run_config import check_run_config
 from unified_reward.io.verdict_rows import read_verdict, verdict_row
 
 
@@ -28,7 +28,7 @@ _CHUNK = 64
 class Items(NamedTuple):
     """The items of a benchmark."""
 
-    records: list[Record]
+    records: list[Example]
     broken: list[str]
     """What is wrong with the rows of its files that are no items."""
 
@@ -38,24 +38,24 @@ class Result(NamedTuple):
 
     report: dict[str, Any]
     """The bench JSON of the package."""
-    items: list[Judged]
+    items: list[JudgedItem]
 
 
-def read_items(protocol: Protocol, data: Path | None, how: Asking) -> Items:
+def read_items(protocol: Protocol, data: Path | None, how: BenchmarkOptions) -> Items:
     """The items of a benchmark in a folder.
 
     Raises:
         ConfigError: It needs a folder, and there is none.
         DataError: There is no file of this benchmark, or no usable row in it.
     """
-    records: dict[str, Record] = {}
+    records: dict[str, Example] = {}
     broken: list[str] = []
     for row in protocol.rows(data, how):
         if isinstance(row.content, Failed):
             broken.append(f"row {row.line}: {row.content.error}")
         elif row.id in records:
             broken.append(f"row {row.line}: id {row.id!r} stands in another file already")
-        elif isinstance(row.content, Record):
+        elif isinstance(row.content, Example):
             records[row.id] = row.content
     if not records:
         told = f"; {broken[0]}" if broken else ""
@@ -65,9 +65,9 @@ def read_items(protocol: Protocol, data: Path | None, how: Asking) -> Items:
 
 def run(
     protocol: Protocol,
-    judge: Asks,
+    judge: BaseJudge,
     items: Items,
-    how: Asking,
+    how: BenchmarkOptions,
     *,
     out: Path | None = None,
     progress: Callable[[int], None] = lambda _: None,
@@ -89,15 +89,15 @@ def run(
     journal, told = None, dict[str, Verdict]()
     if out:
         file = out / VERDICTS
-        settle(file, {"benchmark": protocol.name, "judge": judge.name, **asdict(how)})
+        check_run_config(file, {"benchmark": protocol.name, "judge": judge.name, **asdict(how)})
         journal = Journal(file)
         told = {row["id"]: read_verdict(row) for row in read_rows(file)}
-    judged: list[Judged] = []
+    judged: list[JudgedItem] = []
     for start in range(0, len(items.records), _CHUNK):
         chunk = items.records[start : start + _CHUNK]
         todo = [one for one in chunk if one.id not in told]
         told |= zip([one.id for one in todo], _ask(protocol, judge, todo, how), strict=True)
-        done = [Judged(one, protocol.group(one), told[one.id]) for one in chunk]
+        done = [JudgedItem(one, protocol.group(one), told[one.id]) for one in chunk]
         if journal:
             journal.append([_row(one, judge) for one in done if one.record.id not in journal.done])
         judged += done
@@ -110,7 +110,11 @@ def run(
 
 
 def _report(
-    protocol: Protocol, judge: Asks, how: Asking, judged: Sequence[Judged], broken: Sequence[str]
+    protocol: Protocol,
+    judge: BaseJudge,
+    how: BenchmarkOptions,
+    judged: Sequence[JudgedItem],
+    broken: Sequence[str],
 ) -> dict[str, Any]:
     metrics, groups = protocol.measure(judged)
     verdicts = [one.verdict for one in judged]
@@ -134,7 +138,9 @@ def _rows(metrics: Metrics) -> dict[str, Any]:
     return {name: metric.row() for name, metric in metrics.items()}
 
 
-def _ask(protocol: Protocol, judge: Asks, records: Sequence[Record], how: Asking) -> list[Verdict]:
+def _ask(
+    protocol: Protocol, judge: BaseJudge, records: Sequence[Example], how: BenchmarkOptions
+) -> list[Verdict]:
     """Verdicts as if every item was asked as it stands in the file."""
     samples = [one.sample for one in records]
     turned = [
@@ -174,7 +180,7 @@ def voted(verdict: Verdict, votes: int, seed: int) -> Verdict:
     return Preferred(first, tie, second, text=verdict.text, orders=verdict.orders)
 
 
-def _row(item: Judged, judge: Asks) -> dict[str, Any]:
+def _row(item: JudgedItem, judge: BaseJudge) -> dict[str, Any]:
     """A verdict row with what the item is held against."""
     record = item.record
     row = verdict_row(record.id, item.verdict, judge=judge.name, family=judge.family)

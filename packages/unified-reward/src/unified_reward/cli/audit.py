@@ -15,9 +15,9 @@ from unified_reward.cli import options, output
 from unified_reward.cli.bench import table
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Record
+from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed
-from unified_reward.io.rows import read_records
+from unified_reward.io.rows import read_examples
 from unified_reward.judges.registry import open_judge
 
 
@@ -32,8 +32,8 @@ def audit(
     as_json: options.JsonOption = False,
 ) -> None:
     """Find out what moves a judge that should not: places, length, repetition, resolution, JPEG."""
-    rows = [row.content for row in read_records(data)]
-    records = [one for one in rows if isinstance(one, Record)][:limit]
+    rows = [row.content for row in read_examples(data)]
+    records = [one for one in rows if isinstance(one, Example)][:limit]
     broken = [one.error for one in rows if isinstance(one, Failed)]
     if not records:
         raise DataError(f"{data} holds no item{f': {broken[0]}' if broken else ''}")

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from unified_reward.bench.benchmark import Asking
+from unified_reward.bench.benchmark import BenchmarkOptions
 from unified_reward.bench.diff import compare_runs
 from unified_reward.bench.page import write_page
 from unified_reward.bench.protocols import PROTOCOLS
@@ -51,7 +51,7 @@ def bench(
     """Measure a judge: figures with sample sizes and 95 % intervals."""
     if on not in _ALL:
         raise ConfigError(f"no benchmark {on!r}; there are {', '.join(_ALL)}")
-    protocol, how = _ALL[on], Asking(limit, seed, options.both(orders), votes)
+    protocol, how = _ALL[on], BenchmarkOptions(limit, seed, options.both(orders), votes)
     items = read_items(protocol, _folder(data), how)
     opened = open_judge(judge, model=model, family=family, truth=items.records, look=False)
     with bar(on, len(items.records)) as advance:

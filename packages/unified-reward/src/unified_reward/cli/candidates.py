@@ -11,8 +11,8 @@ import typer
 from unified_reward import policies
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.io.journal import Journal
-from unified_reward.judges.registry import located
 from unified_reward.pairs.pools import read_pools
 from unified_reward.policies.candidates import make_candidates
 
@@ -44,7 +44,7 @@ def candidates(
     given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "steps": steps}
     given |= {"guidance": guidance, "height": height, "width": width, "frames": frames, "fps": fps}
     # Before anything is written: one that cannot be loaded leaves nothing to go on with.
-    maker = policies.load(located(policy), given, batch_size=batch_size)
+    maker = policies.load(checkpoint_path(policy), given, batch_size=batch_size)
     maker.name = policy
     journal = Journal(out / "candidates.jsonl")
     with bar("making", len(ids), done=sum(one in journal.done for one in ids)) as advance:

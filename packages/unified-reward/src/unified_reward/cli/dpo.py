@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 
 from unified_reward.cli import options
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.io.config import load_config
-from unified_reward.judges.registry import located
 
 
 _STEPS = "steps: 100, batch_size: 8, accumulate: 2, warmup: 0.1, lora_rank: 16, save_every: 50"
@@ -40,7 +40,7 @@ def dpo(
     from unified_reward.train.dpo_vlm import VLMDPO
 
     given = overrides or []
-    if policies.is_pipeline(located(policy)):
+    if policies.is_pipeline(checkpoint_path(policy)):
         drawing = load_config(DiffusionDPO, overrides=[_USUAL["drawing"], *given])
         config = PolicyDPO(policy, pairs, diffusion=drawing)
     else:

@@ -10,8 +10,8 @@ import typer
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.io.journal import Journal
-from unified_reward.io.rows import read_records
-from unified_reward.io.run_config import settle
+from unified_reward.io.rows import read_examples
+from unified_reward.io.run_config import check_run_config
 from unified_reward.judges import bulk
 
 
@@ -32,11 +32,11 @@ def judge(
 ) -> None:
     """Judge every sample of a file; a run that was stopped goes on where it was."""
     work = bulk.JudgeWork(source, judge, model, family, options.both(orders))
-    ids = [row.id for row in read_records(source)]
+    ids = [row.id for row in read_examples(source)]
     journal = Journal(out)
     asked = {"judge": judge, "model": model, "family": family, "orders": orders}
-    settle(out, asked)
-    lines = bulk.lines_of(source, read_records(source))
+    check_run_config(out, asked)
+    lines = bulk.lines_of(source, read_examples(source))
     with bar("judging", len(ids), done=sum(one in journal.done for one in ids)) as advance:
         for rows in bulk.run(work, lines, journal, size=_CHUNK, engine=engine, workers=workers):
             advance(len(rows))

@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.verdicts import Ranking, Verdict
 from unified_reward.io.verdict_rows import verdict_row
 
 
-def show(judge: Asks, verdicts: Sequence[tuple[str, Verdict | Ranking]], *, as_json: bool) -> None:
+def show(
+    judge: BaseJudge, verdicts: Sequence[tuple[str, Verdict | Ranking]], *, as_json: bool
+) -> None:
     """Print named verdicts and leave with 1 if any is missing."""
     rows = [
         verdict_row(name, verdict, judge=judge.name, family=judge.family)

@@ -12,10 +12,10 @@ import typer
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.io.journal import Journal
-from unified_reward.io.run_config import settle
+from unified_reward.io.run_config import check_run_config
 from unified_reward.judges import bulk
 from unified_reward.pairs.bulk import PairWork
-from unified_reward.pairs.make import Pairing, Strategy
+from unified_reward.pairs.make import PairOptions, Strategy
 from unified_reward.pairs.pools import read_pools
 
 
@@ -47,12 +47,12 @@ def pairs(
     as_json: options.JsonOption = False,
 ) -> None:
     """Choose a better and a worse candidate of every prompt; a stopped run goes on where it was."""
-    how = Pairing(strategy, margin, min_quality, options.both(orders), readings, rounds, seed)
+    how = PairOptions(strategy, margin, min_quality, options.both(orders), readings, rounds, seed)
     work = PairWork(source, out, judge, model, family, how)
     ids = [row.id for row in read_pools(source)]
     journal = Journal(out)
     asked = {"judge": judge, "model": model, "family": family}
-    settle(out, asked | asdict(how))
+    check_run_config(out, asked | asdict(how))
     lines = bulk.lines_of(source, read_pools(source))
     with bar("pairing", len(ids), done=sum(one in journal.done for one in ids)) as advance:
         for rows in bulk.run(work, lines, journal, size=_PROMPTS, engine=engine, workers=workers):

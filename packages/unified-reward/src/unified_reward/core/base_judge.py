@@ -23,7 +23,7 @@ Medium = str | Path | bytes | Image | Video | Any
 """A path, the encoded bytes, a PIL picture, or an ``Image`` or ``Video``."""
 
 
-class Asks(ABC):
+class BaseJudge(ABC):
     """Whatever answers samples with verdicts."""
 
     name: str
@@ -40,12 +40,12 @@ class Asks(ABC):
             orders: 2 asks every comparison in both orders and merges them; 1 asks as given.
         """
 
-    def refusals(self, samples: Sequence[Sample]) -> list[Failed | None]:
+    def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
         """Why each sample cannot be asked, such as a broken file; None where nothing is known."""
         return [None] * len(samples)
 
     @contextmanager
-    def keeping(self) -> Generator[None]:
+    def cache_media(self) -> Generator[None]:
         """What is opened within stays open from one ``ask`` to the next."""
         yield
 

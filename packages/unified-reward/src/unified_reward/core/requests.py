@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 from unified_reward.core.verdicts import Failed
 
 
-class Reading(NamedTuple):
+class ValueEstimate(NamedTuple):
     """What a scalar model reads of one candidate: values on the axis of log-odds."""
 
     means: tuple[float, ...]
@@ -31,8 +31,8 @@ class Request:
     parts: tuple[str | Picture, ...]
     choices: tuple[str, ...] = ()
     """Complete alternative answers whose probabilities are wanted."""
-    lead: str = ""
-    """Where the choice stands: right behind the last ``lead`` the model generates. Empty: the
+    verdict_prefix: str = ""
+    """Where the choice stands: right behind the last ``verdict_prefix`` the model generates. Empty: the
     choice is the whole answer, and nothing need be generated."""
     max_new_tokens: int = 256
 

@@ -132,7 +132,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Record:
+class Example:
     """A sample with its target."""
 
     sample: Sample
@@ -157,7 +157,7 @@ class Record:
 class Conversation:
     """A published question and its answer, kept to the letter; its sample is not known.
 
-    Where an imported wording recognises the question, it is a `Record` with ``messages`` instead.
+    Where an imported wording recognises the question, it is a `Example` with ``messages`` instead.
     """
 
     task: Task

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from unified_reward import media
 from unified_reward.core.errors import MediaError
-from unified_reward.core.samples import Conversation, Form, Image, Record, Task, Video
+from unified_reward.core.samples import Conversation, Example, Form, Image, Task, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import Row
 from unified_reward.media.images import LIMITS, blaming, identified, opened
@@ -86,15 +86,15 @@ def _digest(path: str, _state: tuple[int, ...]) -> str:
     return media.content_hash(Image(path))
 
 
-def question(content: Record | Conversation) -> str:
+def question(content: Example | Conversation) -> str:
     """The prompt; of a conversation what the human says."""
-    if isinstance(content, Record):
+    if isinstance(content, Example):
         return content.sample.prompt
     said = [str(one.get("value", "")) for one in content.messages if one.get("from") == "human"]
     return "\n".join(said)
 
 
-def cell(content: Record | Conversation) -> tuple[Task, Form]:
+def cell(content: Example | Conversation) -> tuple[Task, Form]:
     """What is judged, and whether scored or compared."""
     form = content.form if isinstance(content, Conversation) else content.sample.form
     return content.task, form

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Conversation, Record
+from unified_reward.core.samples import Conversation, Example
 from unified_reward.core.verdicts import Failed, Winner
-from unified_reward.io.rows import parse_row, read_records
+from unified_reward.io.rows import parse_row, read_examples
 
 
 _MIRRORED: dict[str, Winner] = {"first": "second", "tie": "tie", "second": "first"}
 
 
-def mirrored(record: Record) -> Record:
+def mirrored(record: Example) -> Example:
     """A comparison with its candidates exchanged and its target turned accordingly.
 
     A published conversation speaks of the first order, so the mirrored record has none.
@@ -40,7 +40,7 @@ def mirrored(record: Record) -> Record:
     return replace(record, sample=record.sample.swapped(), target=turned, messages=())
 
 
-class RecordFile:
+class ExampleFile:
     """Records of a JSONL file in a seeded order; every row is checked when it is opened."""
 
     def __init__(self, path: Path, *, seed: int, twins: bool = False) -> None:
@@ -59,12 +59,12 @@ class RecordFile:
         bad: list[str] = []
         starts = array("q")
         compares = array("b")
-        for row in read_records(path):
+        for row in read_examples(path):
             if isinstance(row.content, Failed):
                 bad.append(row.content.error)
             else:
                 compares.append(
-                    isinstance(row.content, Record) and row.content.sample.form == "compare"
+                    isinstance(row.content, Example) and row.content.sample.form == "compare"
                 )
             starts.append(row.start)
         if bad:
@@ -81,7 +81,7 @@ class RecordFile:
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, index: int) -> Record | Conversation:
+    def __getitem__(self, index: int) -> Example | Conversation:
         row = int(self._order[index])
         start = self._starts[row]
         with self._path.open("rb") as file:
@@ -90,4 +90,4 @@ class RecordFile:
         if isinstance(content, Failed):
             raise DataError(f"{self._path} changed while it was read: {content.error}")
         is_twin = index % len(self._order) > 0 and self._order[index - 1] == row
-        return mirrored(content) if is_twin and isinstance(content, Record) else content
+        return mirrored(content) if is_twin and isinstance(content, Example) else content

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unified_reward.core.errors import ConfigError, DataError, MediaError
-from unified_reward.core.samples import Conversation, Record, Task
+from unified_reward.core.samples import Conversation, Example, Task
 from unified_reward.core.verdicts import Failed
 from unified_reward.data.check import cell, digest, files, question, tally
 from unified_reward.data.example_file import mirrored
@@ -185,7 +185,7 @@ def _keys(
                 yield _Key(i)
 
 
-def _key(content: Record | Conversation | Failed, source: int, seed: int, banned: _Banned) -> _Key:
+def _key(content: Example | Conversation | Failed, source: int, seed: int, banned: _Banned) -> _Key:
     if isinstance(content, Failed):
         raise DataError(content.error)
     leaked = (
@@ -199,11 +199,11 @@ def _key(content: Record | Conversation | Failed, source: int, seed: int, banned
     return _Key(source, cell, _identity(content), rank, _hash(content.id), state)
 
 
-def _cell(content: Record | Conversation) -> str:
+def _cell(content: Example | Conversation) -> str:
     return ".".join(cell(content))
 
 
-def _identity(content: Record | Conversation) -> int:
+def _identity(content: Example | Conversation) -> int:
     if isinstance(content, Conversation):
         return _hash(content.task, _prompts(content)[0], *map(_shown, content.media))
     sample = content.sample
@@ -231,7 +231,7 @@ def _normal(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _prompts(content: Record | Conversation) -> list[str]:
+def _prompts(content: Example | Conversation) -> list[str]:
     """The prompt; for a conversation its question, then what in it may be a prompt."""
     asked = question(content)
     lines = asked.splitlines() if isinstance(content, Conversation) else []
@@ -338,7 +338,7 @@ class _Writer:
         }
 
     def _put(
-        self, content: Record | Conversation, key: Any, counts: Counter[str], bad: Counter[str]
+        self, content: Example | Conversation, key: Any, counts: Counter[str], bad: Counter[str]
     ) -> None:
         """Write a row and its twin."""
         if int(key["name"]) in self._repeated:
@@ -357,7 +357,7 @@ class _Writer:
         counts["written"] += 1
         counts["twins"] += len(lines) - 1
 
-    def _has_twin(self, content: Record | Conversation) -> TypeGuard[Record]:
+    def _has_twin(self, content: Example | Conversation) -> TypeGuard[Example]:
         if not self._recipe.twins or isinstance(content, Conversation):
             return False
         if content.sample.form == "score" or content.id.endswith(_TWIN):
@@ -366,7 +366,7 @@ class _Writer:
         place = np.searchsorted(self._names, np.uint64(name))
         return place == len(self._names) or self._names[place] != name
 
-    def _split(self, content: Record | Conversation) -> str:
+    def _split(self, content: Example | Conversation) -> str:
         drawn = _hash("split", str(self._recipe.seed), _prompts(content)[0]) / 2**64
         ends = list(accumulate(self._recipe.splits.values()))
         place = next((i for i, end in enumerate(ends) if drawn < end), len(ends) - 1)
@@ -379,13 +379,13 @@ def _is_of(key: Any, row: Row) -> bool:
     return key["state"] == _BAD or key["name"] == _hash(row.id)
 
 
-def _twin(record: Record) -> Record:
+def _twin(record: Example) -> Example:
     turned = mirrored(replace(record, messages=()))
     turned = replace(turned, target=replace(turned.target, rationale=""))
     return replace(turned, sample=replace(turned.sample, id=record.id + _TWIN))
 
 
-def _named(content: Record | Conversation, name: str) -> Record | Conversation:
+def _named(content: Example | Conversation, name: str) -> Example | Conversation:
     if isinstance(content, Conversation):
         return replace(content, id=name)
     return replace(content, sample=replace(content.sample, id=name))

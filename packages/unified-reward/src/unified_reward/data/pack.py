@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from unified_reward.core.errors import ConfigError, DataError, MediaError
-from unified_reward.core.samples import Conversation, Image, Record, Video
+from unified_reward.core.samples import Conversation, Example, Image, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources import read_source
-from unified_reward.io.rows import Row, parse_row, read_records, record_row
+from unified_reward.io.rows import Row, example_row, parse_row, read_examples
 
 
 RECORDS = "records"
@@ -46,8 +46,8 @@ _SUFFIXES = (
     (rb"\x1aE\xdf\xa3", ".webm"),
 )
 
-Content = TypeVar("Content", bound=Record | Conversation)
-_Write = Callable[[Record | Conversation], None]
+Content = TypeVar("Content", bound=Example | Conversation)
+_Write = Callable[[Example | Conversation], None]
 
 
 class _Packed(NamedTuple):
@@ -79,7 +79,7 @@ def rows_of(
         return _restored(_parquet_rows(path))
     if path.suffix == ".tar" or path.is_dir():
         return _restored(_shard_rows(path))
-    return read_records(path)
+    return read_examples(path)
 
 
 def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
@@ -140,7 +140,7 @@ def with_media(content: Content, change: Callable[[Image | Video], Path | bytes]
     return replace(content, sample=replace(sample, context=context, candidates=candidates))
 
 
-def record_line(content: Record | Conversation, folder: Path) -> bytes:
+def record_line(content: Example | Conversation, folder: Path) -> bytes:
     """A record as a line of a JSONL file in ``folder``; media in memory become ``media/<sha>.*``.
 
     Raises:
@@ -161,7 +161,7 @@ def record_line(content: Record | Conversation, folder: Path) -> bytes:
 
     if not all(isinstance(one.source, str | Path) for one in content.media):
         content = with_media(content, stored)
-    return _line(record_row(content, folder))
+    return _line(example_row(content, folder))
 
 
 @contextmanager
@@ -211,7 +211,7 @@ def _suffix(medium: Image | Video, held: bytes) -> str:
     return next(found, ".bin")
 
 
-def _packed(content: Record | Conversation) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _packed(content: Example | Conversation) -> tuple[dict[str, Any], dict[str, bytes]]:
     media: dict[str, bytes] = {}
 
     def embedded(medium: Image | Video) -> Path:
@@ -220,7 +220,7 @@ def _packed(content: Record | Conversation) -> tuple[dict[str, Any], dict[str, b
         media[name] = held
         return Path(name)
 
-    return record_row(with_media(content, embedded), Path()), media
+    return example_row(with_media(content, embedded), Path()), media
 
 
 def _restored(packed: Iterable[_Packed | Failed]) -> Iterator[Row]:
@@ -236,7 +236,7 @@ def _restored(packed: Iterable[_Packed | Failed]) -> Iterator[Row]:
             yield Row(n, content.id, content)
 
 
-def _unpacked(packed: _Packed) -> Record | Conversation | Failed:
+def _unpacked(packed: _Packed) -> Example | Conversation | Failed:
     content = parse_row(packed.row, Path())
     if isinstance(content, Failed):
         return content
@@ -254,7 +254,7 @@ def _failed(told: str) -> Failed:
 def _jsonl(out: Path) -> Iterator[_Write]:
     with replacing(out) as temporary, temporary.open("wb") as file:
 
-        def write(content: Record | Conversation) -> None:
+        def write(content: Example | Conversation) -> None:
             file.write(record_line(content, out.parent))
 
         yield write
@@ -271,7 +271,7 @@ def _parquet(out: Path) -> Iterator[_Write]:
     group: list[dict[str, Any]] = []
     size = 0
 
-    def write(content: Record | Conversation) -> None:
+    def write(content: Example | Conversation) -> None:
         nonlocal size
         row, media = _packed(content)
         _line(row)
@@ -303,7 +303,7 @@ def _tars(out: Path) -> Iterator[_Write]:
         path = temporary if out.suffix else temporary / f"{next(shards):06d}.tar"
         return stack.enter_context(tarfile.open(path, "w"))
 
-    def write(content: Record | Conversation) -> None:
+    def write(content: Example | Conversation) -> None:
         nonlocal tar, n_rows, size
         row, media = _packed(content)
         members = {"json": _line(row), **media}

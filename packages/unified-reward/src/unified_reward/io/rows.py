@@ -18,8 +18,8 @@ from unified_reward.core.errors import DataError
 from unified_reward.core.samples import (
     Candidate,
     Conversation,
+    Example,
     Image,
-    Record,
     Sample,
     Target,
     Task,
@@ -80,7 +80,7 @@ class TargetRow(_Row):
         return Target(self.score, scale, self.aspects, self.winner, self.rationale)
 
 
-class RecordRow(_Row):
+class ExampleRow(_Row):
     """A sample row, with a target where it is a record."""
 
     id: str = ""
@@ -102,12 +102,12 @@ class Row:
     line: int
     """Counted from 1."""
     id: str
-    content: Record | Conversation | Failed
+    content: Example | Conversation | Failed
     start: int = 0
     """Byte at which the line begins; 0 where rows are not lines."""
 
 
-def read_records(path: Path) -> Iterator[Row]:
+def read_examples(path: Path) -> Iterator[Row]:
     """Read a JSONL file of samples or records, one row a line, in constant memory.
 
     A row that cannot be used (no JSON, wrong keys, a repeated id) comes as ``Failed`` and the
@@ -149,10 +149,10 @@ def record_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def parse_row(raw: bytes, folder: Path) -> Record | Conversation | Failed:
+def parse_row(raw: bytes, folder: Path) -> Example | Conversation | Failed:
     """One line as a record; relative paths start at ``folder``."""
     try:
-        row = RecordRow.model_validate_json(raw)
+        row = ExampleRow.model_validate_json(raw)
         if not row.id:
             row.id = hashlib.sha256(raw.strip()).hexdigest()[:16]
         return _record(row, folder)
@@ -167,7 +167,7 @@ def _failed(told: str) -> Failed:
     return Failed(told, DataError(told))
 
 
-def _record(row: RecordRow, folder: Path) -> Record | Conversation:
+def _record(row: ExampleRow, folder: Path) -> Example | Conversation:
     candidates: list[Candidate] = [
         tuple(part.value(folder) for part in one) if isinstance(one, list) else one.value(folder)
         for one in row.candidates
@@ -181,10 +181,10 @@ def _record(row: RecordRow, folder: Path) -> Record | Conversation:
     if messages and not candidates:
         return Conversation(row.task, media, messages, target, row.source, row.id)
     sample = Sample(row.task, row.prompt, tuple(candidates), media, row.criteria, row.id)
-    return Record(sample, target, row.source, messages)
+    return Example(sample, target, row.source, messages)
 
 
-def record_row(record: Record | Conversation, folder: Path) -> dict[str, Any]:
+def example_row(record: Example | Conversation, folder: Path) -> dict[str, Any]:
     """Write a record as a row; its media must be files, given relative to ``folder``.
 
     A conversation has no prompt and no candidates, and what it shows as context.
@@ -193,7 +193,7 @@ def record_row(record: Record | Conversation, folder: Path) -> dict[str, Any]:
         DataError: A medium is in memory, not in a file.
     """
     target = record.target
-    sample = record.sample if isinstance(record, Record) else None
+    sample = record.sample if isinstance(record, Example) else None
     context = sample.context if sample else record.media
     row: dict[str, Any] = {
         "id": record.id,

@@ -11,7 +11,7 @@ from typing import Any
 from unified_reward.core.errors import ConfigError, DataError
 
 
-def settle(out: Path, config: Mapping[str, Any]) -> None:
+def check_run_config(out: Path, config: Mapping[str, Any]) -> None:
     """Write a run's config beside its output, or check that the run to go on with had the same.
 
     A run that has made no row yet, such as one whose judge could not be loaded, binds nobody.

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Conversation, Record
+from unified_reward.core.samples import Conversation, Example
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.journal import Journal
-from unified_reward.io.rows import Row, parse_row, read_records, record_lines
+from unified_reward.io.rows import Row, parse_row, read_examples, record_lines
 from unified_reward.io.verdict_rows import verdict_row
 from unified_reward.judges.registry import open_judge
 
@@ -121,18 +121,18 @@ class JudgeWork:
 
     def open(self) -> Callable[[Sequence[Line]], Rows]:
         """Load the judge; one of known answers reads the whole file."""
-        found = (row.content for row in read_records(self.source))
-        truth = (one for one in found if isinstance(one, Record))
+        found = (row.content for row in read_examples(self.source))
+        truth = (one for one in found if isinstance(one, Example))
         judge = open_judge(self.judge, model=self.model, family=self.family, truth=truth)
 
         def verdicts(lines: Sequence[Line]) -> Rows:
             read = [self._read(line) for line in lines]
-            samples = [one.sample for one in read if isinstance(one, Record)]
+            samples = [one.sample for one in read if isinstance(one, Example)]
             told = iter(judge.ask(samples, orders=self.orders))
             return [
                 verdict_row(
                     line.id,
-                    next(told) if isinstance(one, Record) else one,
+                    next(told) if isinstance(one, Example) else one,
                     judge=judge.name,
                     family=judge.family,
                 )
@@ -141,7 +141,7 @@ class JudgeWork:
 
         return verdicts
 
-    def _read(self, line: Line) -> Record | Failed:
+    def _read(self, line: Line) -> Example | Failed:
         read = (
             Failed(line.error) if line.error else parse_row(line.raw.encode(), self.source.parent)
         )

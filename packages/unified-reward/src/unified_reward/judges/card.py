@@ -19,10 +19,10 @@ import PIL.Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unified_reward import media, prompts
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.requests import Request
-from unified_reward.core.samples import Conversation, FrameRule, Image, Record, Sample, Video
+from unified_reward.core.samples import Conversation, Example, FrameRule, Image, Sample, Video
 from unified_reward.core.verdicts import Failed, Verdict
 
 
@@ -110,11 +110,11 @@ class Card:
         (folder / CARD).write_text(text + "\n", "utf-8")
 
 
-Opened = dict[Image | Video, Sequence[Any]]
+DecodedMedia = dict[Image | Video, Sequence[Any]]
 """Media already decoded, as pictures."""
 
 
-def build_request(sample: Sample, card: Card, opened: Opened) -> Request:
+def build_request(sample: Sample, card: Card, opened: DecodedMedia) -> Request:
     """The user turn in which a judge with this card is asked a sample, in training as in judging.
 
     Args:
@@ -144,7 +144,7 @@ def _pictures(medium: Image | Video, card: Card, family: prompts.Family) -> Sequ
     return media.sample_frames(medium, frames, rule).pictures()
 
 
-def build_published(record: Record | Conversation, card: Card) -> tuple[Request, str]:
+def build_published(record: Example | Conversation, card: Card) -> tuple[Request, str]:
     """The user turn and the answer of a published conversation, to the letter.
 
     Frames that are published as pictures are all shown, each at its mark, or at one mark where
@@ -179,7 +179,7 @@ def build_published(record: Record | Conversation, card: Card) -> tuple[Request,
     return Request(tuple(part for part in parts if part != "")), answer
 
 
-class _Marks(dict[Image | Video, Sequence[Any]]):
+class PlaceholderImages(dict[Image | Video, Sequence[Any]]):
     """Every medium as a picture of 4 x 8 pixels that its name makes."""
 
     def __contains__(self, medium: object) -> bool:
@@ -190,11 +190,11 @@ class _Marks(dict[Image | Video, Sequence[Any]]):
         return [PIL.Image.frombytes("L", (4, 8), name)]
 
 
-Heard = Sequence[Any] | Failed
+Replies = Sequence[Any] | Failed
 """What a model replied to the questions made of one sample, or why they could not be asked."""
 
 
-class CardedJudge(Asks):
+class CardedJudge(BaseJudge):
     """A judge whose checkpoint has a card: samples become questions, replies become verdicts.
 
     Hearing is apart from reading, so that replies heard once can be read at any temperature.
@@ -203,10 +203,10 @@ class CardedJudge(Asks):
     card: Card
     is_blind: bool = False
     """It looks at nothing, so nothing is opened: each medium is shown as a mark of its own."""
-    _kept: Opened | None = None
+    _kept: DecodedMedia | None = None
 
     @contextmanager
-    def keeping(self) -> Generator[None]:
+    def cache_media(self) -> Generator[None]:
         """Files opened within are decoded, and by a local model encoded, once."""
         self._kept = self._nothing_opened()
         try:
@@ -214,12 +214,12 @@ class CardedJudge(Asks):
         finally:
             self._kept = None
 
-    def refusals(self, samples: Sequence[Sample]) -> list[Failed | None]:
+    def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
         """Why each sample cannot be asked; opens what they show."""
         opened = self._nothing_opened() if self._kept is None else self._kept
         return [self._refusal(sample, opened) for sample in samples]
 
-    def _refusal(self, sample: Sample, opened: Opened) -> Failed | None:
+    def _refusal(self, sample: Sample, opened: DecodedMedia) -> Failed | None:
         try:
             build_request(sample, self.card, opened)
         except (MediaError, ConfigError, DataError) as error:
@@ -227,11 +227,11 @@ class CardedJudge(Asks):
         return None
 
     def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
-        """Judge every sample; see ``Asks.ask``."""
-        heard = self.hear(samples, orders=orders)
+        """Judge every sample; see ``BaseJudge.ask``."""
+        heard = self.query(samples, orders=orders)
         return self.read(samples, heard, self.card.calibration or Calibration())
 
-    def hear(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Heard]:
+    def query(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Replies]:
         """Put all questions to the model at once; a sample that cannot be asked fails alone."""
         opened = self._nothing_opened() if self._kept is None else self._kept
         requests: list[Request] = []
@@ -250,16 +250,16 @@ class CardedJudge(Asks):
         return [plan if isinstance(plan, Failed) else [replies[i] for i in plan] for plan in plans]
 
     def read(
-        self, samples: Sequence[Sample], heard: Sequence[Heard], calibration: Calibration
+        self, samples: Sequence[Sample], heard: Sequence[Replies], calibration: Calibration
     ) -> list[Verdict]:
-        """Verdicts from what ``hear`` gave for the same samples."""
+        """Verdicts from what ``query`` gave for the same samples."""
         return [
             replies if isinstance(replies, Failed) else self._verdict(sample, replies, calibration)
             for sample, replies in zip(samples, heard, strict=True)
         ]
 
-    def _nothing_opened(self) -> Opened:
-        return _Marks() if self.is_blind else {}
+    def _nothing_opened(self) -> DecodedMedia:
+        return PlaceholderImages() if self.is_blind else {}
 
     @abstractmethod
     def _questions(self, sample: Sample, orders: int) -> list[Sample]: ...

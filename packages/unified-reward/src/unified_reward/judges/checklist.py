@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from unified_reward import media
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.requests import Answer, Model, Request
 from unified_reward.core.samples import Image, Sample, Task, Video
@@ -150,7 +150,7 @@ def visionreward(name: str) -> Checklist:
     return Checklist(card, asked, chances=frozenset({len(asked) - 1}))
 
 
-class ChecklistJudge(Asks):
+class ChecklistJudge(BaseJudge):
     """A checklist asked of a model; its questions share one opened picture, encoded once."""
 
     family = ""
@@ -163,7 +163,7 @@ class ChecklistJudge(Asks):
         self._model = model
 
     def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
-        """Judge every sample; see ``Asks.ask``. A second order changes nothing."""
+        """Judge every sample; see ``BaseJudge.ask``. A second order changes nothing."""
         return [self._verdict(sample) for sample in samples]
 
     def _verdict(self, sample: Sample) -> Verdict:

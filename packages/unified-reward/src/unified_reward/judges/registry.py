@@ -8,18 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from unified_reward import prompts
-from unified_reward.backends.openai import Remote
-from unified_reward.core.base_judge import Asks
+from unified_reward.backends.openai import OpenAIModel
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Record
+from unified_reward.core.extensions import checkpoint_path
+from unified_reward.core.samples import Example
 from unified_reward.judges.card import Card
 from unified_reward.judges.scalar import ScalarJudge
-from unified_reward.judges.scripted import Scripted
+from unified_reward.judges.scripted import ScriptedModel
 from unified_reward.judges.table import Table
 from unified_reward.prompts.official import hint, is_worded
 from unified_reward.scorers import CHECKLISTS, SYSTEMS, system
@@ -111,7 +111,7 @@ def load(
     """
     if weights is not None or reference in SYSTEMS:
         return _load_scorer(str(reference), weights, family, device, dtype, batch_size)
-    folder = located(reference)
+    folder = checkpoint_path(reference)
     card = Card.read(folder) if folder.is_dir() else None
     if card is None:
         published = _published_family(str(reference), allow_reworded=allow_reworded)
@@ -164,7 +164,7 @@ def _load_scorer(
     return load_system(kind, folder, device=device, dtype=dtype, batch_size=batch_size)
 
 
-def _open_checklist(name: str, reference: str, model: str | None) -> Asks:
+def _open_checklist(name: str, reference: str, model: str | None) -> BaseJudge:
     from unified_reward.judges.checklist import ChecklistJudge, visionreward
 
     checklist = visionreward(name)
@@ -175,18 +175,6 @@ def _open_checklist(name: str, reference: str, model: str | None) -> Asks:
             "id or a URL"
         )
     return ChecklistJudge(checklist, inner.model)
-
-
-def located(reference: str | Path) -> Path:
-    """The folder of a shipped checkpoint by its name; any other reference as a path.
-
-    A folder of one's own that has such a name is written ``./tiny_judge``.
-    """
-    if reference in SHIPPED:
-        return Path(
-            str(resources.files("unified_reward_lab") / "checkpoints" / SHIPPED[str(reference)])
-        )
-    return Path(reference)
 
 
 def _looks_like_path(reference: str) -> bool:
@@ -231,7 +219,7 @@ def connect(
         votes: Further sampled answers per question, averaged, where the server gives no
             log-probabilities.
     """
-    return Judge(Remote(url, model=model, api_key=api_key, votes=votes), Card(family))
+    return Judge(OpenAIModel(url, model=model, api_key=api_key, votes=votes), Card(family))
 
 
 def open_judge(
@@ -239,9 +227,9 @@ def open_judge(
     *,
     model: str | None = None,
     family: str | None = None,
-    truth: Iterable[Record] | None = None,
+    truth: Iterable[Example] | None = None,
     look: bool = True,
-) -> Asks:
+) -> BaseJudge:
     """Open a judge by the reference used on the command line and in recipes.
 
     Args:
@@ -267,7 +255,7 @@ def open_judge(
             raise ConfigError("scripted:perfect answers known targets, and here are none")
         return Table.truth(truth)
     if kind == "scripted":
-        scripted = Judge(Scripted(rest), Card(family or "native"))
+        scripted = Judge(ScriptedModel(rest), Card(family or "native"))
         scripted.is_blind = not look
         return scripted
     if kind == "table":

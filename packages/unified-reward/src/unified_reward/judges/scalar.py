@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.requests import Reading, Request
+from unified_reward.core.requests import Request, ValueEstimate
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Verdict
 from unified_reward.judges.card import Calibration, Card, CardedJudge, Head
@@ -25,7 +25,7 @@ class Values(Protocol):
 
     name: str
 
-    def values(self, requests: Sequence[Request]) -> list[Reading | Failed]:
+    def values(self, requests: Sequence[Request]) -> list[ValueEstimate | Failed]:
         """A reading per request: same length, same order."""
         ...
 
@@ -45,13 +45,13 @@ class ScalarJudge(CardedJudge):
     def _questions(self, sample: Sample, orders: int) -> list[Sample]:
         return alone(sample)
 
-    def _replies(self, requests: Sequence[Request]) -> list[Reading | Failed]:
+    def _replies(self, requests: Sequence[Request]) -> list[ValueEstimate | Failed]:
         return self._model.values(requests)
 
     def _verdict(
-        self, sample: Sample, replies: Sequence[Reading | Failed], calibration: Calibration
+        self, sample: Sample, replies: Sequence[ValueEstimate | Failed], calibration: Calibration
     ) -> Verdict:
-        read: list[Reading] = []
+        read: list[ValueEstimate] = []
         for one in replies:
             if isinstance(one, Failed):
                 return one
@@ -66,7 +66,7 @@ def alone(sample: Sample) -> list[Sample]:
     return [replace(sample, candidates=(one,)) for one in sample.candidates]
 
 
-def scored(reading: Reading, head: Head, *, temperature: float = 1.0) -> Scored:
+def scored(reading: ValueEstimate, head: Head, *, temperature: float = 1.0) -> Scored:
     """A reading as scores in [0, 1].
 
     A value ``m`` with standard deviation ``s`` becomes the mean of ``sigmoid`` over its normal
@@ -86,7 +86,7 @@ def scored(reading: Reading, head: Head, *, temperature: float = 1.0) -> Scored:
 
 
 def preferred(
-    first: Reading, second: Reading, head: Head, *, temperature: float = 1.0
+    first: ValueEstimate, second: ValueEstimate, head: Head, *, temperature: float = 1.0
 ) -> Preferred:
     """Two readings as a comparison: Bradley-Terry, or with ties after Rao and Kupper.
 

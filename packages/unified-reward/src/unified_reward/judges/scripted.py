@@ -17,7 +17,7 @@ _PLACES = {"first": 0, "tie": 1, "second": 2}
 KINDS = (*_PLACES, "silent", "random")
 
 
-class Scripted:
+class ScriptedModel:
     """A model that gives the same kind of answer to every request."""
 
     def __init__(self, kind: str, seed: int = 0) -> None:
@@ -54,7 +54,7 @@ class Scripted:
             place = _draw(request, self._seed) % n
         else:
             place = _PLACES[self._kind] if n == len(_PLACES) else (n - 1) // 2
-        return request.lead + request.choices[place]
+        return request.verdict_prefix + request.choices[place]
 
 
 def _draw(request: Request, seed: int) -> int:
@@ -73,4 +73,4 @@ def _content(request: Request) -> Iterator[bytes]:
             yield f"picture {part.mode} {part.size} ".encode() + part.tobytes()
     for choice in request.choices:
         yield b"choice " + choice.encode()
-    yield b"lead " + request.lead.encode()
+    yield b"lead " + request.verdict_prefix.encode()

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Record, Sample
+from unified_reward.core.samples import Example, Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Verdict
 
 
@@ -28,7 +28,7 @@ _CERTAIN = 36.0
 _PROBABILITIES = {"first": (1.0, 0.0, 0.0), "tie": (0.0, 1.0, 0.0), "second": (0.0, 0.0, 1.0)}
 
 
-class Table(Asks):
+class Table(BaseJudge):
     """Verdicts by id. A comparison without one of its own follows from the two scores."""
 
     family = ""
@@ -74,7 +74,7 @@ class Table(Asks):
         return cls(f"table:{path}", scores, preferences)
 
     @classmethod
-    def truth(cls, records: Iterable[Record]) -> Table:
+    def truth(cls, records: Iterable[Example]) -> Table:
         """The perfect judge of these records: it answers their targets."""
         scores: dict[tuple[str, int], Score] = {}
         preferences: dict[str, Preferred] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from unified_reward.core.verdicts import Failed
 from unified_reward.judges.bulk import Line, Rows
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import Pairing, failed_row, make_pairs, pairs_row
+from unified_reward.pairs.make import PairOptions, failed_row, make_pairs, pairs_row
 from unified_reward.pairs.pools import Pool, parse_pool
 
 
@@ -26,7 +26,7 @@ class PairWork:
     judge: str
     model: str | None
     family: str | None
-    how: Pairing
+    how: PairOptions
 
     def open(self) -> Callable[[Sequence[Line]], Rows]:
         """Load the judge."""

@@ -44,7 +44,7 @@ class Format(StrEnum):
     SWIFT = "swift"
 
 
-def export(rows: Iterable[PairRow], out: Path, form: Format, tell: _Tell) -> Counter[str]:
+def export(rows: Iterable[PairRow], out: Path, form: Format, log: _Tell) -> Counter[str]:
     """Write the pairs among rows as a trainer reads them; rows without a pair are left out.
 
     ``out`` is replaced when everything is written, and untouched if anything goes wrong; what
@@ -54,7 +54,7 @@ def export(rows: Iterable[PairRow], out: Path, form: Format, tell: _Tell) -> Cou
         rows: As ``read_pairs`` gives them; memory holds one, of Parquet 16.
         out: The file, ``.parquet`` or ``.json`` as the format asks.
         form: Who reads it.
-        tell: Told why, of every row that cannot be used or whose media cannot be read.
+        log: Told why, of every row that cannot be used or whose media cannot be read.
 
     Returns:
         How many rows were ``written``, ``dropped``, ``failed`` and ``unusable``.
@@ -70,7 +70,7 @@ def export(rows: Iterable[PairRow], out: Path, form: Format, tell: _Tell) -> Cou
         raise ConfigError(f"{form.value} is written as {suffix}; {out} is none")
     counts: Counter[str] = Counter()
     with replacing(out) as path:
-        save(_made(rows, out, form, counts, tell), path, form)
+        save(_made(rows, out, form, counts, log), path, form)
         if not counts["written"]:
             raise DataError(f"there is no pair to write, so {out} is not written")
     if form is Format.LLAMAFACTORY:
@@ -79,7 +79,7 @@ def export(rows: Iterable[PairRow], out: Path, form: Format, tell: _Tell) -> Cou
 
 
 def _made(
-    rows: Iterable[PairRow], out: Path, form: Format, counts: Counter[str], tell: _Tell
+    rows: Iterable[PairRow], out: Path, form: Format, counts: Counter[str], log: _Tell
 ) -> _Rows:
     """Rows of the file, one for each pair; ``counts`` tells what became of every row."""
     tasks, make, save = _LAYOUTS[form]
@@ -102,7 +102,7 @@ def _made(
             why = pair.error
         counts[status] += 1
         if status == "unusable":
-            tell(why)
+            log(why)
 
 
 def _trl(pair: PreferencePair, _row: PairRow, _folder: Path) -> dict[str, Any]:

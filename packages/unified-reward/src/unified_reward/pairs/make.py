@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
@@ -47,7 +47,7 @@ class Strategy(StrEnum):
 
 
 @dataclass(frozen=True)
-class Pairing:
+class PairOptions:
     """How pairs are made."""
 
     strategy: Strategy = Strategy.RANK_AND_SIFT
@@ -116,7 +116,7 @@ _Talk = Generator[list[Sample], list[Verdict], tuple[int, int]]
 class Board:
     """What is known about the candidates of one prompt."""
 
-    def __init__(self, pool: Pool, how: Pairing) -> None:
+    def __init__(self, pool: Pool, how: PairOptions) -> None:
         self.pool = pool
         self.how = how
         self.live: list[int] = []
@@ -137,7 +137,7 @@ class Board:
         chosen = tuple(pool.candidates[i] for i in indices)
         return Sample(pool.task, pool.prompt, chosen, pool.context, pool.criteria, name)
 
-    def open(self, judge: Asks) -> None:
+    def open(self, judge: BaseJudge) -> None:
         """Set aside what equals an earlier candidate and what cannot be shown to the judge."""
         firsts: dict[Any, int] = {}
         for i, one in enumerate(self.pool.candidates):
@@ -149,7 +149,7 @@ class Board:
                 samples[i] = self.sample(i)
             except DataError as error:
                 self.reasons[i] = str(error)
-        for i, lost in zip(samples, judge.refusals([*samples.values()]), strict=True):
+        for i, lost in zip(samples, judge.check_samples([*samples.values()]), strict=True):
             if lost is None:
                 self.live.append(i)
             else:
@@ -200,7 +200,7 @@ class Board:
         return chosen, rejected
 
 
-class Paired(NamedTuple):
+class PairResult(NamedTuple):
     """What came of one prompt."""
 
     board: Board
@@ -283,23 +283,23 @@ _STRATEGIES: Mapping[Strategy, Callable[[Board], _Talk]] = {
 }
 
 
-def _talk(board: Board) -> Generator[list[Sample], list[Verdict], Paired]:
+def _talk(board: Board) -> Generator[list[Sample], list[Verdict], PairResult]:
     """The talk about one prompt."""
     if len(board.live) < 2:
         told = "; ".join(sorted(set(board.reasons.values()))[:3])
         of = f"{len(board.live)} of {len(board.pool.candidates)} candidates can be judged"
-        return Paired(board, "failed", f"{of}, two are needed: {told}")
+        return PairResult(board, "failed", f"{of}, two are needed: {told}")
     try:
         chosen, rejected = yield from _STRATEGIES[board.how.strategy](board)
     except _NoPairError as why:
-        return Paired(board, "dropped", str(why))
+        return PairResult(board, "dropped", str(why))
     except _NoVerdictError as why:
-        return Paired(board, "failed", str(why))
+        return PairResult(board, "failed", str(why))
     board.sides |= {chosen: "chosen", rejected: "rejected"}
-    return Paired(board, "kept", None, chosen, rejected)
+    return PairResult(board, "kept", None, chosen, rejected)
 
 
-def make_pairs(pools: Sequence[Pool], judge: Asks, how: Pairing) -> list[Paired]:
+def make_pairs(pools: Sequence[Pool], judge: BaseJudge, how: PairOptions) -> list[PairResult]:
     """Find a pair for every prompt, in order.
 
     Args:
@@ -308,15 +308,15 @@ def make_pairs(pools: Sequence[Pool], judge: Asks, how: Pairing) -> list[Paired]
         how: Strategy, thresholds and seed.
     """
     boards = [Board(pool, how) for pool in pools]
-    with judge.keeping():
+    with judge.cache_media():
         for board in boards:
             board.open(judge)
         return _together([_talk(board) for board in boards], judge, how.orders)
 
 
-def _together(talks: Sequence[Any], judge: Asks, orders: Literal[1, 2]) -> list[Paired]:
+def _together(talks: Sequence[Any], judge: BaseJudge, orders: Literal[1, 2]) -> list[PairResult]:
     """Drive all talks at once: what they ask in a turn is one call of the judge."""
-    ends: dict[int, Paired] = {}
+    ends: dict[int, PairResult] = {}
     heard: dict[int, list[Verdict] | None] = dict.fromkeys(range(len(talks)))
     while heard:
         asked: dict[int, list[Sample]] = {}
@@ -330,7 +330,7 @@ def _together(talks: Sequence[Any], judge: Asks, orders: Literal[1, 2]) -> list[
     return [ends[i] for i in range(len(talks))]
 
 
-def pairs_row(paired: Paired, judge: Asks, folder: Path) -> dict[str, Any]:
+def pairs_row(paired: PairResult, judge: BaseJudge, folder: Path) -> dict[str, Any]:
     """What was found as a row of a file in ``folder``.
 
     Raises:
@@ -354,7 +354,7 @@ def pairs_row(paired: Paired, judge: Asks, folder: Path) -> dict[str, Any]:
     }
 
 
-def failed_row(name: str, reason: str, judge: Asks, how: Pairing) -> dict[str, Any]:
+def failed_row(name: str, reason: str, judge: BaseJudge, how: PairOptions) -> dict[str, Any]:
     """The row of a prompt whose candidates cannot be read."""
     return {
         "id": name,
@@ -367,7 +367,7 @@ def failed_row(name: str, reason: str, judge: Asks, how: Pairing) -> dict[str, A
     }
 
 
-def _asked(calls: int, judge: Asks, how: Pairing) -> dict[str, Any]:
+def _asked(calls: int, judge: BaseJudge, how: PairOptions) -> dict[str, Any]:
     return {
         "judge_calls": calls,
         "judge": judge.name,
@@ -387,7 +387,7 @@ def _candidate_row(board: Board, i: int, folder: Path) -> dict[str, Any]:
     return (part if isinstance(part, dict) else {"parts": part}) | known
 
 
-def _match_row(match: Match, judge: Asks) -> dict[str, Any]:
+def _match_row(match: Match, judge: BaseJudge) -> dict[str, Any]:
     row = verdict_row("", match.verdict, judge=judge.name, family=judge.family)
     kept = ("winner", "probability", "orders", "reason")
     return {"a": match.a, "b": match.b} | {key: row[key] for key in kept}

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Candidate, Image, Task, Video
 from unified_reward.core.verdicts import Failed
-from unified_reward.io.rows import RecordRow, record_lines
+from unified_reward.io.rows import ExampleRow, record_lines
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PoolRow:
     content: Pool | Failed
 
 
-class _PoolRow(RecordRow):
+class _PoolRow(ExampleRow):
     """What ``unified-reward candidates`` writes; a plain sample row is one too."""
 
     status: Literal["generated"] = "generated"

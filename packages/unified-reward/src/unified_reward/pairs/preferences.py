@@ -124,15 +124,15 @@ def read_pairs(path: Path) -> Iterator[PairRow]:
         yield PairRow(line, row.id, status, content, row.judge, row.family, row.strategy)
 
 
-def usable_pairs(
-    path: Path, tasks: Sequence[Task], tell: Callable[[str], None]
+def trainable_pairs(
+    path: Path, tasks: Sequence[Task], log: Callable[[str], None]
 ) -> tuple[list[PreferencePair], Counter[str]]:
     """The kept pairs of a file that a policy for these tasks can learn from.
 
     Args:
         path: A pairs file.
         tasks: Those of the policy.
-        tell: Told why, of every row that cannot be used.
+        log: Told why, of every row that cannot be used.
 
     Returns:
         The pairs, and how many rows were ``kept``, ``dropped``, ``failed`` and ``unusable``; pairs
@@ -158,7 +158,7 @@ def usable_pairs(
             pairs.append(pair)
         counts[status] += 1
         if status == "unusable":
-            tell(why)
+            log(why)
     if others and not pairs:
         raise ConfigError(
             f"the policy is for {' and '.join(tasks)}, and the pairs of {path} are of "

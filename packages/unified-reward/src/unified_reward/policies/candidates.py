@@ -16,7 +16,7 @@ from unified_reward.core.samples import Image, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.journal import Journal
 from unified_reward.io.rows import part_row
-from unified_reward.io.run_config import settle
+from unified_reward.io.run_config import check_run_config
 from unified_reward.pairs.pools import Pool, PoolRow
 
 
@@ -44,7 +44,9 @@ def make_candidates(
         DataError: The prompts cannot be read, or the folder not be written; rows done stay.
     """
     made_by = {"policy": policy.name, "seed": seed}
-    settle(journal.path, made_by | {"n": n, "batch_size": policy.batch_size} | asdict(policy.how))
+    check_run_config(
+        journal.path, made_by | {"n": n, "batch_size": policy.batch_size} | asdict(policy.how)
+    )
     folder = journal.path.parent
     for row in prompts:
         if row.id in journal.done:

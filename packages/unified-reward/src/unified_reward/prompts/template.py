@@ -82,8 +82,8 @@ class Template:
                     parts[-1] += part
                 elif not (isinstance(part, str) and part == ""):
                     parts.append(part)
-        lead = "" if self.family.verdict_first or not self.choices else self.opening
-        return Request(tuple(parts), self.choices, lead, self.family.max_new_tokens)
+        verdict_prefix = "" if self.family.verdict_first or not self.choices else self.opening
+        return Request(tuple(parts), self.choices, verdict_prefix, self.family.max_new_tokens)
 
     def _slots(self, sample: Sample, pictures: Pictures) -> Mapping[str, Sequence[Any]]:
         context = sample.context if self.context else ()

@@ -22,10 +22,11 @@ from accelerate import PartialState
 
 from unified_reward.bench.calibration import fit_calibration
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.io.config import as_data
 from unified_reward.judges.card import CARD
-from unified_reward.judges.registry import load, located
+from unified_reward.judges.registry import load
 from unified_reward.policies import DEFAULTS
 from unified_reward.train.dpo import PolicyDPO, align_policy
 from unified_reward.train.dry_run import DryRun, dry_run
@@ -81,14 +82,14 @@ class Recipe:
     showcase: Showcase | None = None
 
 
-def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
+def run(recipe: Recipe, log: Tell = lambda _: None) -> dict[str, Any]:
     """Run the stages of a recipe that are not done, and write ``report.json`` beside them.
 
     Under a launcher of several processes all of them train, and one does the rest.
 
     Args:
         recipe: What to do.
-        tell: Called with a line for people before and after every stage.
+        log: Called with a line for people before and after every stage.
 
     Returns:
         The report: every stage's own, and ``judge.<task>.<form>`` with value, ci95 and n.
@@ -98,10 +99,10 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
     stages = [one.name for one in fields(recipe) if one.name != "out"]
     if not any(getattr(recipe, name) for name in stages):
         raise ConfigError(f"the recipe names no stage: {', '.join(stages)}")
-    run = _Run(recipe.out, tell)
+    run = _Run(recipe.out, log)
     out = recipe.out
-    _policies(recipe, run, tell)
-    base, judge = Path("tiny_base"), located("tiny_judge")
+    _policies(recipe, run, log)
+    base, judge = Path("tiny_base"), checkpoint_path("tiny_judge")
     if taught := recipe.base:
         base = out / "base"
         run.stage("base", taught, [], base, lambda: _trained(lambda: pretrain(taught, base)))
@@ -111,7 +112,7 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
         run.stage(
             "judge",
             config,
-            [located(start), config.data],
+            [checkpoint_path(start), config.data],
             judge / CARD,
             lambda: _trained(lambda: train_judge(config, judge)),
         )
@@ -134,29 +135,29 @@ def run(recipe: Recipe, tell: Tell = lambda _: None) -> dict[str, Any]:
             page,
             lambda: write_showcase(load(judge), shown, run.reports, page, aligned),
         )
-        tell(f"open {page}")
+        log(f"open {page}")
     report = {**run.reports, **_cells(run.reports.get("bench")), **_gains(run.reports)}
     _write_json(out / "report.json", report)
     return report
 
 
-def _policies(recipe: Recipe, run: _Run, tell: Tell) -> None:
+def _policies(recipe: Recipe, run: _Run, log: Tell) -> None:
     """Make tiny policies, and align the one policy of ``dpo``."""
     out = recipe.out
     if spoken := recipe.speaker:
         folder = out / "speaker"
         work = partial(_trained, lambda: teach_speaker(spoken, folder))
-        run.stage("speaker", spoken, [located(spoken.base)], folder / DEFAULTS, work)
+        run.stage("speaker", spoken, [checkpoint_path(spoken.base)], folder / DEFAULTS, work)
     if drawn := recipe.generator:
         folder = out / "generator"
         work = partial(_trained, lambda: teach_generator(drawn, folder))
         run.stage("generator", drawn, [], folder / DEFAULTS, work)
     if dpo := recipe.dpo:
         folder = out / "dpo"
-        policy = located(dpo.policy)
+        policy = checkpoint_path(dpo.policy)
         inputs = [policy, dpo.pairs]
         run.stage(
-            "dpo", dpo, inputs, folder / DEFAULTS, lambda: align_policy(dpo, policy, folder, tell)
+            "dpo", dpo, inputs, folder / DEFAULTS, lambda: align_policy(dpo, policy, folder, log)
         )
 
 
@@ -166,7 +167,7 @@ def _aligned(config: Alignment, judge: str, run: _Run, out: Path) -> dict[Task, 
     exam = config.exam
     for task, one in config.policies.items():
         how = one.asked(config.preferences)
-        folder, policy = out / task.value, located(one.policy)
+        folder, policy = out / task.value, checkpoint_path(one.policy)
         drawn, pairs = folder / "candidates" / "candidates.jsonl", folder / "pairs" / "pairs.jsonl"
         after = folder / "dpo"
         dpo = one.on(pairs)
@@ -189,7 +190,7 @@ def _aligned(config: Alignment, judge: str, run: _Run, out: Path) -> dict[Task, 
             dpo,
             [pairs, policy],
             after / DEFAULTS,
-            partial(align_policy, dpo, policy, after, run.tell),
+            partial(align_policy, dpo, policy, after, run.log),
         )
         run.stage(
             f"{task.value}/exam",
@@ -234,9 +235,9 @@ def rehearse(recipe: Recipe, launch: str = "") -> DryRun:
 class _Run:
     """What the stages of one run share."""
 
-    def __init__(self, out: Path, tell: Tell) -> None:
+    def __init__(self, out: Path, log: Tell) -> None:
         self.reports: dict[str, Any] = {}
-        self.tell = tell
+        self.log = log
         self._out = out
 
     def stage(
@@ -260,10 +261,10 @@ class _Run:
         mark = _hash(as_data(config), inputs)
         known = _read_report(file)
         if known.get("hash") == mark and product.exists():
-            self.tell(f"{name}: done before, in {folder}")
+            self.log(f"{name}: done before, in {folder}")
             self.reports[name] = known
             return
-        self.tell(f"{name}: {folder}")
+        self.log(f"{name}: {folder}")
         if PartialState().is_main_process:
             _begin(folder, mark)
         report = {**work(), "hash": mark}

@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from unified_reward.backends.batching import isolated
+from unified_reward.backends.batching import bisect_failures
 from unified_reward.checkpoints.tensor_keys import Piece, State, weight_files
-from unified_reward.core.base_judge import Asks
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Verdict
@@ -48,7 +48,7 @@ class Prepared:
     """What a reader of the score should know, such as frames shown twice."""
 
 
-class Scorer(Asks):
+class Scorer(BaseJudge):
     """A published point model. A second order changes nothing, so none is asked."""
 
     card: ClassVar[ScoreCard]
@@ -124,7 +124,7 @@ class Scorer(Asks):
         return next(self.module.parameters()).dtype
 
     @contextmanager
-    def keeping(self) -> Generator[None]:
+    def cache_media(self) -> Generator[None]:
         """A candidate scored within is not scored again."""
         self._kept = {}
         try:
@@ -132,13 +132,13 @@ class Scorer(Asks):
         finally:
             self._kept = None
 
-    def refusals(self, samples: Sequence[Sample]) -> list[Failed | None]:
+    def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
         """Why each sample cannot be asked; opens what they show."""
         told = [[self._prepared(one) for one in _alone(sample)] for sample in samples]
         return [next((p for p in each if isinstance(p, Failed)), None) for each in told]
 
     def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
-        """Judge every sample; see ``Asks.ask``. A candidate met twice is scored once."""
+        """Judge every sample; see ``BaseJudge.ask``. A candidate met twice is scored once."""
         known = {} if self._kept is None else self._kept
         wanted = {_key(one): one for sample in samples for one in _alone(sample)}
         left = [one for key, one in wanted.items() if key not in known]
@@ -152,7 +152,7 @@ class Scorer(Asks):
     def _scored(self, samples: Sequence[Sample]) -> list[Verdict]:
         prepared = [self._prepared(one) for one in samples]
         ready = [one for one in prepared if not isinstance(one, Failed)]
-        scored = iter(isolated(ready, self._read, self.name) if ready else [])
+        scored = iter(bisect_failures(ready, self._read, self.name) if ready else [])
         return [one if isinstance(one, Failed) else next(scored) for one in prepared]
 
     def _prepared(self, sample: Sample) -> Prepared | Failed:

@@ -31,7 +31,7 @@ class PolicyDPO:
 
 
 def align_policy(
-    config: PolicyDPO, policy: str | Path, out: Path, tell: Callable[[str], None]
+    config: PolicyDPO, policy: str | Path, out: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
     """Align a policy on its pairs, see `align_vlm` and `align_pipeline`.
 
@@ -39,7 +39,7 @@ def align_policy(
         config: What and how.
         policy: Where the policy of the configuration is.
         out: Folder of the new policy.
-        tell: Told why a row or pair is left out.
+        log: Told why a row or pair is left out.
 
     Returns:
         What these return, and how many rows and pairs were ``left_out``; those that were dropped
@@ -49,7 +49,7 @@ def align_policy(
 
     def telling(why: str) -> None:
         left_out.append(why)
-        tell(why)
+        log(why)
 
     if config.vlm:
         report = align_vlm(policy, config.pairs, config.vlm, out, telling)

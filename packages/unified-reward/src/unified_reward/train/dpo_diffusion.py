@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from unified_reward import media, policies
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.samples import Image, Video
-from unified_reward.pairs.preferences import PreferencePair, usable_pairs
+from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.denoisers import Denoiser, denoiser_of
 from unified_reward.train.latents import EncodedPairs, Extent, encode_pairs
@@ -38,7 +38,7 @@ from unified_reward.train.losses import (
     noise_weight,
     noised,
 )
-from unified_reward.train.optim import Optimisation, adapters, check_targets, loss_bar
+from unified_reward.train.optim import OptimConfig, adapters, check_targets, loss_bar
 
 
 _LOGGED = ("loss", "accuracy", "margin", "chosen", "rejected")
@@ -48,7 +48,7 @@ _LOGGED = ("loss", "accuracy", "margin", "chosen", "rejected")
 class DiffusionDPO:
     """How a pipeline is aligned."""
 
-    optim: Optimisation
+    optim: OptimConfig
     beta: float = 2500.0
     """Multiplies the difference of mean squared errors, > 0; larger stays closer to the reference.
     2500 is the published 5000, which is halved where it is used."""
@@ -202,7 +202,7 @@ class Alignment:
 
 
 def align_pipeline(
-    policy: str | Path, pairs: Path, config: DiffusionDPO, out: Path, tell: Callable[[str], None]
+    policy: str | Path, pairs: Path, config: DiffusionDPO, out: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
     """Align a text-to-image or text-to-video pipeline and write it.
 
@@ -214,7 +214,7 @@ def align_pipeline(
         config: How.
         out: Folder of the new pipeline; with adapters also ``adapter/``. ``checkpoints`` in it
             holds what is encoded, and the states from which a killed run goes on.
-        tell: Told why a row or pair is left out.
+        log: Told why a row or pair is left out.
 
     Returns:
         ``rows`` by status, ``pairs`` learned from, ``losses`` and the other figures by step.
@@ -236,12 +236,12 @@ def align_pipeline(
     maker = policies.load(policy, device=str(accelerator.device), dtype="float32")
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, no pipeline of diffusers")
-    tell = tell if accelerator.is_main_process else _mute
-    read, rows = usable_pairs(pairs, maker.tasks, tell)
+    log = log if accelerator.is_main_process else _mute
+    read, rows = trainable_pairs(pairs, maker.tasks, log)
     denoiser = denoiser_of(maker.pipeline, maker.how.prompt_tokens)
     with accelerator.main_process_first():
         folder = out / "checkpoints" / "encoded"
-        encoded = encode_pairs(read, denoiser, folder, config.extent, tell)
+        encoded = encode_pairs(read, denoiser, folder, config.extent, log)
     alignment = Alignment(denoiser, config)
     history = _train(alignment, encoded, accelerator, _Sheet(maker, read[:4], out / "samples"))
     if accelerator.is_main_process:

@@ -27,11 +27,11 @@ from unified_reward import policies
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError, DataError, MediaError, ModelError
 from unified_reward.core.samples import Image, Video
-from unified_reward.pairs.preferences import PreferencePair, usable_pairs
+from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
 from unified_reward.policies.vlm import VLMPolicy, asked
 from unified_reward.train.optim import (
     MuonFactory,
-    Optimisation,
+    OptimConfig,
     adapters,
     arguments,
     check_targets,
@@ -52,7 +52,7 @@ _LOGGED = {
 class VLMDPO:
     """How a vision-language model is aligned."""
 
-    optim: Optimisation
+    optim: OptimConfig
     beta: float = 0.1
     """Multiplies the difference of log-ratios, > 0; larger stays closer to the reference. The
     published beta_u."""
@@ -137,7 +137,7 @@ class _Trainer(DPOTrainer):
 
 
 def align_vlm(
-    policy: str | Path, pairs: Path, config: VLMDPO, out: Path, tell: Callable[[str], None]
+    policy: str | Path, pairs: Path, config: VLMDPO, out: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
     """Align a vision-language policy and write it, by DPO.
 
@@ -150,7 +150,7 @@ def align_vlm(
         config: How.
         out: Folder of the new model; with adapters also ``adapter``, these by themselves. In
             ``checkpoints`` is what a killed run goes on from.
-        tell: Told why a row or pair is left out.
+        log: Told why a row or pair is left out.
 
     Returns:
         ``rows`` by status, ``pairs`` learned from, ``losses`` in nats by step, and for the same
@@ -168,19 +168,19 @@ def align_vlm(
     if not isinstance(maker, VLMPolicy):
         raise ConfigError(f"{policy} is a pipeline of diffusers, no vision-language model")
     chat = Chat(maker.vlm.chat.processor, max_pixels=config.max_pixels)
-    tell = tell if state.is_main_process else _mute
-    read, rows = usable_pairs(pairs, maker.tasks, tell)
+    log = log if state.is_main_process else _mute
+    read, rows = trainable_pairs(pairs, maker.tasks, log)
     # Every medium is opened once, by one process.
-    found = [learnable(read, chat, rows, tell) if state.is_main_process else None]
+    found = [learnable(read, chat, rows, log) if state.is_main_process else None]
     answers, rows = cast("Any", broadcast_object_list(found))[0]
     if not answers:
         raise DataError(f"no pair of {pairs} is left to learn from; see what was told of each")
-    model, losses, log = _fit(maker.vlm.model, chat, answers, config, out)
+    model, losses, history = _fit(maker.vlm.model, chat, answers, config, out)
     if state.is_main_process:
         model.save_pretrained(out)
         chat.processor.save_pretrained(out)
         policies.write_defaults(maker.how, out)
-    figures = {name: [round(one[key], 6) for one in log] for name, key in _LOGGED.items()}
+    figures = {name: [round(one[key], 6) for one in history] for name, key in _LOGGED.items()}
     return {"rows": dict(rows), "pairs": len(answers), "losses": losses, **figures}
 
 
@@ -188,7 +188,7 @@ def _mute(_: str) -> None: ...
 
 
 def learnable(
-    pairs: Sequence[PreferencePair], chat: Chat, rows: Counter[str], tell: Callable[[str], None]
+    pairs: Sequence[PreferencePair], chat: Chat, rows: Counter[str], log: Callable[[str], None]
 ) -> tuple[list[Answers], Counter[str]]:
     """Pairs that can be learned, and the rows by status once the others are counted too.
 
@@ -196,7 +196,7 @@ def learnable(
         pairs: Of answers; their contexts are opened.
         chat: Whose control tokens no answer may spell.
         rows: By status, before.
-        tell: Told why a pair is left out.
+        log: Told why a pair is left out.
     """
     kept: list[Answers] = []
     rows = rows.copy()
@@ -207,7 +207,7 @@ def learnable(
         except (DataError, MediaError) as error:
             rows["kept"] -= 1
             rows["failed" if isinstance(error, MediaError) else "unusable"] += 1
-            tell(f"pair {pair.id!r}: {error}")
+            log(f"pair {pair.id!r}: {error}")
     return kept, rows
 
 
@@ -255,13 +255,13 @@ def _fit(
     if optim.muon_lr:
         trainer.optimizer_cls_and_kwargs = cast("Any", (MuonFactory, {"config": optim}))
     losses = run(trainer, optim, "aligning")
-    log = [one for one in trainer.state.log_history if "loss" in one]
+    history = [one for one in trainer.state.log_history if "loss" in one]
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     if not optim.lora_rank:
-        return trained, losses, log
+        return trained, losses, history
     if trainer.accelerator.is_main_process:
         trained.save_pretrained(out / "adapter", save_embedding_layers=False)
-    return trained.merge_and_unload(), losses, log
+    return trained.merge_and_unload(), losses, history
 
 
 def _order(n: int, total: int, seed: int) -> list[int]:

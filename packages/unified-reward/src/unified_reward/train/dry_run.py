@@ -23,13 +23,13 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.requests import Request
-from unified_reward.data.example_file import RecordFile
+from unified_reward.data.example_file import ExampleFile
 from unified_reward.judges.card import Card
-from unified_reward.judges.registry import located
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, Records
 from unified_reward.train.launch import Launch, read_launch
-from unified_reward.train.optim import MuonFactory, Optimisation, adapters, arguments, check_targets
+from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, arguments, check_targets
 from unified_reward.train.scalar import LabelCollator, Labelled, ScalarNet
 from unified_reward.train.sft import Collator, Ranking, Turn
 from unified_reward.train.skeleton import (
@@ -125,7 +125,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
         tokens=tokens,
         lacking=(*lacking, *not_here(base), *unfit_tokens(skeleton, longest, "frames")),
         **held(started, groups, parameters if hit else 0),
-        **paced(started, optim, n, turns=1, tokens=sum(tokens.values()) / len(tokens)),
+        **time_report(started, optim, n, turns=1, tokens=sum(tokens.values()) / len(tokens)),
     )
 
 
@@ -146,7 +146,7 @@ def held(started: Launch, groups: Groups, frozen: int) -> dict[str, Any]:
     }
 
 
-def paced(started: Launch, optim: Optimisation, n: int, **each: float) -> dict[str, Any]:
+def time_report(started: Launch, optim: OptimConfig, n: int, **each: float) -> dict[str, Any]:
     """Steps and epochs, by fields of `DryRun`.
 
     Args:
@@ -169,7 +169,7 @@ def _tried(config: JudgeTraining) -> tuple[dict[str, Any], int]:
     """Some records by name, and how many there are; of the microworld where there are none."""
     path = Path(config.data)
     if path.is_file():
-        file = RecordFile(path, seed=config.optim.seed, twins=config.twins)
+        file = ExampleFile(path, seed=config.optim.seed, twins=config.twins)
         return {f"row {i}": file[i] for i in range(min(TRIED, len(file)))}, len(file)
     labels = annotator(config.annotator)
     cells = [cell for cell, weight in config.cells.items() if weight > 0]
@@ -210,7 +210,9 @@ class _Enlarged:
     def _larger(self, request: Request) -> Request:
         size = (self._side, self._side)
         parts = (p if isinstance(p, str) else p.resize(size) for p in request.parts)
-        return Request(tuple(parts), request.choices, request.lead, request.max_new_tokens)
+        return Request(
+            tuple(parts), request.choices, request.verdict_prefix, request.max_new_tokens
+        )
 
 
 def _collator(config: JudgeTraining, chat: Chat, turns: Any) -> Collator | LabelCollator:
@@ -278,14 +280,14 @@ def _optimiser(
         return _made(trainer)
 
 
-def optimiser_of(model: torch.nn.Module, optim: Optimisation) -> tuple[Groups, dict[str, int]]:
+def optimiser_of(model: torch.nn.Module, optim: OptimConfig) -> tuple[Groups, dict[str, int]]:
     """Groups of the optimiser that a trainer makes of a model, and its adapted layers by name."""
     with TemporaryDirectory() as folder:
         args = _Arguments(**arguments(optim, Path(folder)))
         return _made(Trainer(model, args, optimizer_cls_and_kwargs=_muon(optim)))
 
 
-def _muon(optim: Optimisation) -> Any:
+def _muon(optim: OptimConfig) -> Any:
     return (MuonFactory, {"config": optim}) if optim.muon_lr else None
 
 
@@ -323,7 +325,7 @@ def _group(group: Mapping[str, Any]) -> dict[str, float]:
 
 def not_here(reference: str) -> list[str]:
     """Of a base or policy, whether it would be downloaded."""
-    if located(reference).is_dir():
+    if checkpoint_path(reference).is_dir():
         return []
     return [f"weights: {reference} is not here and would be downloaded"]
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Image, Task, Video
-from unified_reward.judges.registry import located
-from unified_reward.pairs.preferences import PreferencePair, usable_pairs
+from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
 from unified_reward.policies import Denoising, sampled
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.vlm import VLMPolicy, asked
@@ -37,7 +37,7 @@ from unified_reward.train.dry_run import (
     held,
     not_here,
     optimiser_of,
-    paced,
+    time_report,
     try_forward,
     unfit_tokens,
 )
@@ -99,12 +99,14 @@ def _vlm(config: PolicyDPO, how: VLMDPO, started: Launch) -> DryRun:
         ),
         # Frozen is the base of the adapters, or else the reference.
         **held(started, groups, parameters),
-        **paced(started, optim, len(pairs), pairs=1, tokens=sum(tokens.values()) / len(tokens)),
+        **time_report(
+            started, optim, len(pairs), pairs=1, tokens=sum(tokens.values()) / len(tokens)
+        ),
     )
 
 
 def _pairs(path: Path, tasks: Sequence[Task], told: list[str]) -> list[PreferencePair]:
-    return usable_pairs(path, tasks, told.append)[0] if path.is_file() else []
+    return trainable_pairs(path, tasks, told.append)[0] if path.is_file() else []
 
 
 def _lacking_pairs(path: Path, told: list[str]) -> list[str]:
@@ -145,7 +147,7 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: Launch) -> DryRun:
             f"leave it out: accelerate launch --num_processes {started.processes}"
         )
     pipeline = read_pipeline(config.policy)
-    usual = sampled(located(config.policy), Denoising)
+    usual = sampled(checkpoint_path(config.policy), Denoising)
     maker = DiffusionPolicy(pipeline, usual, name=config.policy, batch_size=1)
     denoiser = denoiser_of(pipeline, usual.prompt_tokens)
     network, optim = denoiser.network, how.optim
@@ -172,7 +174,7 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: Launch) -> DryRun:
         lacking=tuple(lacking),
         # Frozen are the other parts, and the base of the adapters or else the reference.
         **held(started, [{"params": [*alignment.trained.values()], **decay}], frozen),
-        **paced(started, optim, len(pairs), pairs=1, tokens=2 * tokens),
+        **time_report(started, optim, len(pairs), pairs=1, tokens=2 * tokens),
     )
 
 

@@ -19,13 +19,13 @@ from unified_reward import prompts
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.backends.value_head import save_head
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Conversation, FrameRule, Record, Target
+from unified_reward.core.extensions import checkpoint_path
+from unified_reward.core.samples import Conversation, Example, FrameRule, Target
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored
-from unified_reward.data.example_file import RecordFile
+from unified_reward.data.example_file import ExampleFile
 from unified_reward.judges.card import Card, Head, build_published, build_request
-from unified_reward.judges.registry import located
 from unified_reward.judges.scalar import UNIT, alone
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 from unified_reward.train.scalar import Labelled, ScalarHead, fit_scalar
 from unified_reward.train.sft import Ranking, Turn, fit
 from unified_reward_lab.examples import CELLS, MicroworldSeries
@@ -40,14 +40,14 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Record | Conversation: ...
+    def __getitem__(self, index: int) -> Example | Conversation: ...
 
 
 @dataclass(frozen=True)
 class JudgeTraining:
     """What a judge is made of."""
 
-    optim: Optimisation
+    optim: OptimConfig
     base: str = ""
     """Vision-language model to start from: a folder, the name of a shipped checkpoint or a hub id;
     empty for the base that the recipe trains, or else ``tiny_base``."""
@@ -172,7 +172,7 @@ class JudgeLabels:
         return Labelled(asked, label, aspects)
 
 
-def target_verdict(record: Record, template: prompts.Template) -> Scored | Preferred:
+def target_verdict(record: Example, template: prompts.Template) -> Scored | Preferred:
     """What the judge should say: the target moved to the template's scale.
 
     Where probabilities are read over the steps of a scale, a value between two steps becomes one
@@ -205,7 +205,7 @@ def _scale_of_aspects(target: Target) -> Scale:
     return target.scale if target.score is None and target.scale else UNIT
 
 
-def _share(record: Record) -> float:
+def _share(record: Example) -> float:
     """The target's score moved to [0, 1]."""
     target, name = record.target, record.sample.id
     if target.score is None or target.scale is None:
@@ -216,7 +216,7 @@ def _share(record: Record) -> float:
     return share
 
 
-def _spread(record: Record, n: int) -> tuple[float, ...]:
+def _spread(record: Example, n: int) -> tuple[float, ...]:
     """Shares of n steps whose expectation is the score: of the two next to it, or of one."""
     place = min(max(_share(record), 0.0), 1.0) * (n - 1)
     return tuple(max(0.0, 1 - abs(place - step)) for step in range(n))
@@ -255,7 +255,7 @@ def train_judge(
         base=base,
         training={"data": config.data, "steps": config.optim.steps, "seed": config.optim.seed},
     )
-    vlm = load_vlm(str(located(base)), dtype="float32", max_pixels=config.max_pixels)
+    vlm = load_vlm(str(checkpoint_path(base)), dtype="float32", max_pixels=config.max_pixels)
     head = None
     records = records or _records(config)
     if config.head == "scalar":
@@ -298,4 +298,4 @@ def _records(config: JudgeTraining) -> Records:
     path = Path(config.data)
     if not path.is_file():
         raise ConfigError(f"data is 'microworld' or a JSONL file of records, not {config.data!r}")
-    return RecordFile(path, seed=optim.seed, twins=config.twins)
+    return ExampleFile(path, seed=optim.seed, twins=config.twins)

@@ -60,7 +60,7 @@ def encode_pairs(
     denoiser: Denoiser,
     folder: Path,
     extent: Extent,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> EncodedPairs:
     """Encode pairs that are not encoded in the folder yet; those that cannot be are left out.
 
@@ -69,7 +69,7 @@ def encode_pairs(
         denoiser: Makes latents and conditions.
         folder: Where they are kept; its files belong to this pipeline and extent.
         extent: How large they are to be.
-        tell: Told why a pair is left out: media that cannot be read, a prompt with more tokens
+        log: Told why a pair is left out: media that cannot be read, a prompt with more tokens
             than are read, candidates with the same pixels.
 
     Raises:
@@ -83,7 +83,7 @@ def encode_pairs(
             try:
                 row = _encoded(pair, denoiser, extent)
             except (MediaError, DataError) as error:
-                tell(f"pair {pair.id!r}: {error}")
+                log(f"pair {pair.id!r}: {error}")
                 continue
             _write(path, row)
         files.append(path)

@@ -18,7 +18,7 @@ from accelerate.commands.launch import launch_command_parser
 from torch import nn
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.train.optim import Optimisation
+from unified_reward.train.optim import OptimConfig
 
 
 Sharding = Literal["none", "fsdp", "zero2", "zero3"]
@@ -49,7 +49,7 @@ class Launch:
     accumulate: int | None = None
     """Passes per optimiser step that DeepSpeed was told; None for the recipe's."""
 
-    def check_batch(self, processes: int, optim: Optimisation) -> None:
+    def check_batch(self, processes: int, optim: OptimConfig) -> None:
         """See that as many turns make a step as the recipe says.
 
         Raises:

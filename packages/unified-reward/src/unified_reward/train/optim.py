@@ -20,7 +20,7 @@ from unified_reward.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class OptimConfig:
     """How the weights are moved."""
 
     steps: int
@@ -81,7 +81,7 @@ class _Progress(TrainerCallback):
         self._bar.stop()
 
 
-def arguments(config: Optimisation, checkpoints: Path) -> dict[str, Any]:
+def arguments(config: OptimConfig, checkpoints: Path) -> dict[str, Any]:
     """The part of a trainer's arguments that every training shares."""
     on_gpu = torch.cuda.is_available()
     return {
@@ -109,14 +109,14 @@ def arguments(config: Optimisation, checkpoints: Path) -> dict[str, Any]:
     }
 
 
-def adapters(config: Optimisation) -> LoraConfig | None:
+def adapters(config: OptimConfig) -> LoraConfig | None:
     """Adapters of the wanted rank on the wanted layers; None to train all weights."""
     rank = config.lora_rank
     targets = list(config.lora_targets) or "all-linear"
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets) if rank else None
 
 
-def check_targets(model: torch.nn.Module, config: Optimisation) -> None:
+def check_targets(model: torch.nn.Module, config: OptimConfig) -> None:
     """See that every name in ``lora_targets`` is of a layer; one that is not would be passed over.
 
     Raises:
@@ -182,7 +182,7 @@ def muon(
 class MuonFactory:
     """Makes `muon` of a language model once its adapters are in place."""
 
-    def __call__(self, model: Any, config: Optimisation) -> Muon:
+    def __call__(self, model: Any, config: OptimConfig) -> Muon:
         """The optimiser of a model's trainable weights; embeddings and output are AdamW's."""
         ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
         return muon(
@@ -201,7 +201,7 @@ def last_checkpoint(folder: Path) -> str | None:
     return whole[max(whole)] if whole else None
 
 
-def make_whole(trainer: Trainer) -> None:
+def gather_full_weights(trainer: Trainer) -> None:
     """Put weights that FSDP or ZeRO-3 spread over processes back into the model.
 
     The first process then holds them all, in its main memory; the model of the others is empty, so
@@ -226,7 +226,7 @@ def make_whole(trainer: Trainer) -> None:
             setattr(module, name, made[old])
 
 
-def run(trainer: Trainer, config: Optimisation, title: str) -> list[tuple[int, float]]:
+def run(trainer: Trainer, config: OptimConfig, title: str) -> list[tuple[int, float]]:
     """Train, from the newest whole checkpoint of a run that was killed.
 
     Returns:
@@ -236,7 +236,7 @@ def run(trainer: Trainer, config: Optimisation, title: str) -> list[tuple[int, f
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Progress(title, config.steps))
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir or "")))
-    make_whole(trainer)
+    gather_full_weights(trainer)
     # The trainer's own log, because it is in the checkpoints: a run that went on has all losses.
     logged = [one for one in trainer.state.log_history if "loss" in one]
     return [(int(one["step"]), float(one["loss"])) for one in logged]

@@ -28,7 +28,7 @@ from unified_reward.train.losses import (
     regression,
     uncertain_regression,
 )
-from unified_reward.train.optim import MuonFactory, Optimisation, adapters, arguments, run
+from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, arguments, run
 
 
 class Labelled(NamedTuple):
@@ -158,7 +158,7 @@ def _nan(value: float | None) -> float:
 
 
 def fit_scalar(
-    vlm: VLM, labels: Labels, head: ScalarHead, config: Optimisation, out: Path
+    vlm: VLM, labels: Labels, head: ScalarHead, config: OptimConfig, out: Path
 ) -> tuple[Any, ValueHead, float | None, list[tuple[int, float]]]:
     """Train trunk and head; under ``accelerate launch`` on every process it starts.
 

@@ -21,7 +21,7 @@ from unified_reward.backends.chat import Chat, common_prefix
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
 from unified_reward.train.losses import expected_share, score_ranking
-from unified_reward.train.optim import MuonFactory, Optimisation, adapters, arguments, run
+from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, arguments, run
 
 
 _IGNORED = -100
@@ -174,7 +174,7 @@ def fit(
     model: Any,
     chat: Chat,
     turns: Turns,
-    config: Optimisation,
+    config: OptimConfig,
     out: Path,
     *,
     title: str = "training",

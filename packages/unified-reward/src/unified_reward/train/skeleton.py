@@ -32,7 +32,7 @@ from transformers import (
 
 from unified_reward.backends.hf_vlm import base_of
 from unified_reward.core.errors import ConfigError, ModelError
-from unified_reward.judges.registry import located
+from unified_reward.core.extensions import checkpoint_path
 
 
 _LEAST_PIXELS = 56 * 56
@@ -77,7 +77,7 @@ def read_skeleton(base: str) -> Skeleton:
         ConfigError: Nothing is known of it here.
         ModelError: The folder lacks a configuration or a processor.
     """
-    folder = located(base)
+    folder = checkpoint_path(base)
     if (merged := base_of(folder)) is not None:
         return read_skeleton(str(merged))
     if folder.is_dir():
@@ -109,7 +109,7 @@ def _known(name: str, kind: str) -> dict[str, Any]:
 
 def _processor(config: Any) -> Any:
     """Pictures as the architecture takes them, words by the tokenizer of the tiny base."""
-    tiny = located("tiny_base")
+    tiny = checkpoint_path("tiny_base")
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     chat = (tiny / "chat_template.jinja").read_text("utf-8")
     for name, token in _TOKENS.items():
@@ -186,7 +186,7 @@ def read_pipeline(name: str) -> Any:
         ConfigError: Nothing is known of it here.
         ModelError: The folder holds no pipeline.
     """
-    folder = located(name)
+    folder = checkpoint_path(name)
     if not folder.is_dir():
         return _assembled(_known(name, "pipeline"))
     try:

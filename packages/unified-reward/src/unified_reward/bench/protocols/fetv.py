@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.bench.benchmark import (
-    Judged,
+    JudgedItem,
     Measured,
     Metrics,
     Protocol,
@@ -29,8 +29,8 @@ _HEADLINE = "alignment"
 _REAL = "ground-truth"
 
 
-def _pairs(items: Sequence[Judged], aspect: str) -> Iterator[tuple[Judged, Judged]]:
-    prompts: dict[str, list[Judged]] = {}
+def _pairs(items: Sequence[JudgedItem], aspect: str) -> Iterator[tuple[JudgedItem, JudgedItem]]:
+    prompts: dict[str, list[JudgedItem]] = {}
     for one in items:
         if not one.record.id.endswith(_REAL):
             prompts.setdefault(one.record.id.partition(":")[0], []).append(one)
@@ -41,7 +41,7 @@ def _pairs(items: Sequence[Judged], aspect: str) -> Iterator[tuple[Judged, Judge
 
 
 def _accuracy(
-    items: Sequence[Judged], aspect: str, counts: Callable[[Judged], bool] = lambda _: True
+    items: Sequence[JudgedItem], aspect: str, counts: Callable[[JudgedItem], bool] = lambda _: True
 ) -> Metric:
     points: list[float] = []
     prompts: list[str] = []
@@ -54,12 +54,12 @@ def _accuracy(
     return mean_of(points, prompts)
 
 
-def _is_there(item: Judged) -> bool:
+def _is_there(item: JudgedItem) -> bool:
     clip: Any = item.record.sample.candidates[0]
     return isinstance(clip.source, Path) and clip.source.is_file()
 
 
-def _figures(items: Sequence[Judged], aspect: str) -> Metrics:
+def _figures(items: Sequence[JudgedItem], aspect: str) -> Metrics:
     return {
         "pair_accuracy": _accuracy(items, aspect, _is_there),
         "pair_accuracy_all": _accuracy(items, aspect),
@@ -67,7 +67,7 @@ def _figures(items: Sequence[Judged], aspect: str) -> Metrics:
     }
 
 
-def _measure(items: Sequence[Judged]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> Measured:
     aspects = dict.fromkeys(name for one in items for name in one.target.aspects)
     groups = {name: _figures(items, name) for name in aspects}
     unreadable = probabilities(items)["unreadable"]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from unified_reward.bench.benchmark import Asking, draw
+from unified_reward.bench.benchmark import BenchmarkOptions, draw
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Record
+from unified_reward.core.samples import Example
 from unified_reward.data.sources import read_source
 from unified_reward.io.rows import Row
 
 
 def official(
     source: str, *patterns: str, media: str = ""
-) -> Callable[[Path | None, Asking], Iterator[Row]]:
+) -> Callable[[Path | None, BenchmarkOptions], Iterator[Row]]:
     """The rows of a source from the first of these patterns that names files in a folder.
 
     Args:
@@ -23,7 +23,7 @@ def official(
         media: Where its pictures and clips lie, from the folder on.
     """
 
-    def rows(folder: Path | None, how: Asking) -> Iterator[Row]:
+    def rows(folder: Path | None, how: BenchmarkOptions) -> Iterator[Row]:
         if folder is None:
             raise ConfigError(f"say where the files of {source} lie: --data FOLDER, or a hub id")
         for pattern in patterns:
@@ -38,11 +38,11 @@ def official(
     return rows
 
 
-def _sampled(rows: Iterator[Row], how: Asking) -> Iterator[Row]:
+def _sampled(rows: Iterator[Row], how: BenchmarkOptions) -> Iterator[Row]:
     """As many as are wanted, drawn by id and seed, in their order; broken rows are kept."""
     if how.limit is None:
         return rows
     read = [*rows]
-    names = [row.id for row in read if isinstance(row.content, Record)]
+    names = [row.id for row in read if isinstance(row.content, Example)]
     drawn = {*sorted(names, key=lambda name: draw(name, how.seed))[: how.limit]}
-    return (row for row in read if row.id in drawn or not isinstance(row.content, Record))
+    return (row for row in read if row.id in drawn or not isinstance(row.content, Example))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.bench.benchmark import Judged, Measured, Protocol, compared
+from unified_reward.bench.benchmark import JudgedItem, Measured, Protocol, compared
 from unified_reward.bench.metrics import Metric, exact_match
 from unified_reward.bench.protocols.files import official
 from unified_reward.core.verdicts import Preferred
@@ -33,7 +33,7 @@ def four_way_accuracy(
     return exact_match(told, labels, clusters=clusters)
 
 
-def _four_way(items: Sequence[Judged]) -> Metric | None:
+def _four_way(items: Sequence[JudgedItem]) -> Metric | None:
     """None for a judge that never tells the two kinds of ties apart."""
     preferred = [one.verdict if isinstance(one.verdict, Preferred) else None for one in items]
     if not any(one and one.text in _VOTES.values() for one in preferred):
@@ -45,7 +45,7 @@ def _four_way(items: Sequence[Judged]) -> Metric | None:
     )
 
 
-def _measure(items: Sequence[Judged]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> Measured:
     found = _four_way(items)
     return Measured(compared(items) | ({"four_way_accuracy": found} if found else {}), {})
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.bench.benchmark import Judged, Measured, Protocol, compared
+from unified_reward.bench.benchmark import JudgedItem, Measured, Protocol, compared
 from unified_reward.bench.metrics import Metric, mean_interval
 from unified_reward.bench.protocols.files import official
 from unified_reward.core.verdicts import Preferred
 
 
-def mean_by_prompt(items: Sequence[Judged]) -> Metric:
+def mean_by_prompt(items: Sequence[JudgedItem]) -> Metric:
     """Mean over prompts of the share of pairs that are not in the wrong order.
 
     A pair that people rank alike is right whatever is said, as in the official code. One that the
@@ -25,7 +25,7 @@ def mean_by_prompt(items: Sequence[Judged]) -> Metric:
     return Metric(sum(shares) / len(shares), mean_interval(shares, [*points]), len(shares))
 
 
-def _measure(items: Sequence[Judged]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> Measured:
     return Measured({"mean_by_prompt": mean_by_prompt(items), **compared(items)}, {})
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.bench.benchmark import Judged, Measured, Protocol, by_group, compared
+from unified_reward.bench.benchmark import JudgedItem, Measured, Protocol, by_group, compared
 from unified_reward.bench.metrics import Metric, mean_of
 from unified_reward.bench.protocols.files import official
 from unified_reward.core.verdicts import Preferred
 
 
-def _judgements(items: Sequence[Judged], *, is_strict: bool) -> Metric:
+def _judgements(items: Sequence[JudgedItem], *, is_strict: bool) -> Metric:
     points: list[float] = []
     prompts: list[str] = []
     for one in items:
@@ -29,7 +29,7 @@ def _judgements(items: Sequence[Judged], *, is_strict: bool) -> Metric:
     return mean_of(points, prompts)
 
 
-def _measure(items: Sequence[Judged]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> Measured:
     own = {
         "judgement_accuracy": _judgements(items, is_strict=False),
         "strict_accuracy": _judgements(items, is_strict=True),

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from unified_reward.bench.benchmark import Protocol, grouped
 from unified_reward.bench.protocols.files import official
-from unified_reward.core.samples import Record
+from unified_reward.core.samples import Example
 
 
 _SPLIT = {"safety": ("pairs", "bias", "toxicity"), "reasoning": ("math", "math", "coding")}
 """Of two categories: how the ids of one part begin, and the names of this part and the other."""
 
 
-def _category(record: Record) -> str:
+def _category(record: Example) -> str:
     category, _, name = record.id.partition(":")
     if category not in _SPLIT:
         return category

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.bench.benchmark import Judged, Measured, Protocol, compared
+from unified_reward.bench.benchmark import JudgedItem, Measured, Protocol, compared
 from unified_reward.bench.metrics import Metric, mean_of, pair_points
 from unified_reward.bench.protocols.files import official
 from unified_reward.core.verdicts import Preferred, Winner
 
 
-def half_point_accuracy(items: Sequence[Judged]) -> Metric:
+def half_point_accuracy(items: Sequence[JudgedItem]) -> Metric:
     """Share of outcomes named, with half a point where one side alone says tie."""
     verdicts = [one.verdict for one in items]
     labels: list[Winner] = [one.target.winner or "tie" for one in items]
@@ -27,7 +27,7 @@ def half_point_accuracy(items: Sequence[Judged]) -> Metric:
     return mean_of(halves, prompts)
 
 
-def _measure(items: Sequence[Judged]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> Measured:
     return Measured({**compared(items), "half_point_accuracy": half_point_accuracy(items)}, {})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from unified_reward.bench.benchmark import Judged, Measured, Metrics, Protocol, compared
+from unified_reward.bench.benchmark import JudgedItem, Measured, Metrics, Protocol, compared
 from unified_reward.bench.metrics import Metric, pair_accuracy
 from unified_reward.bench.protocols.files import official
 from unified_reward.core.verdicts import Preferred, Verdict, Winner
@@ -20,7 +20,7 @@ def _of(verdict: Verdict, aspect: str) -> tuple[Verdict, bool]:
     return (verdict, False) if share is None else (Preferred(share, 0.0, 1 - share), True)
 
 
-def _aspect(items: Sequence[Judged], aspect: str) -> Metrics:
+def _aspect(items: Sequence[JudgedItem], aspect: str) -> Metrics:
     told = [(one, one.target.aspects[aspect]) for one in items if aspect in one.target.aspects]
     said = [_of(one.verdict, aspect) for one, _ in told]
     labels: list[Winner] = [_WINNERS[share] for _, share in told]
@@ -48,7 +48,7 @@ def _said_by(metric: Metric, by: str) -> Metric:
     return replace(metric, how={**metric.how, "verdict": by})
 
 
-def _measure(items: Sequence[Judged]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> Measured:
     overall = [one for one in items if one.target.winner]
     aspects = dict.fromkeys(name for one in items for name in one.target.aspects)
     groups = {name: _aspect(items, name) for name in aspects}

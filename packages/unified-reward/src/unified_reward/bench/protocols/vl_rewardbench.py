@@ -13,14 +13,14 @@ from functools import partial
 
 from unified_reward.bench.benchmark import Protocol, grouped
 from unified_reward.bench.protocols.files import official
-from unified_reward.core.samples import Record
+from unified_reward.core.samples import Example
 
 
 _REASONING = ("mathverse", "mmmu")
 _HALLUCINATION = ("RLAIF", "RLHF")
 
 
-def _group(record: Record, *, pairs: str) -> str:
+def _group(record: Example, *, pairs: str) -> str:
     kind = re.split("[_-]", record.id)[0]
     if kind in _REASONING:
         return "reasoning"

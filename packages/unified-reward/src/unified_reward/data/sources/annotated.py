@@ -12,7 +12,7 @@ import krippendorff
 import numpy as np
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Record, Sample, Target, Task
+from unified_reward.core.samples import Example, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Scale, Score, Winner
 from unified_reward.data.sources.fields import (
     UNDERSTANDING,
@@ -85,7 +85,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
             told = f"{len(item.annotators)} annotators of item {name!r}, where {due} are due"
             yield failed(item.line, told)
         else:
-            yield Row(item.line, name, Record(item.sample, _target(item, source)))
+            yield Row(item.line, name, Example(item.sample, _target(item, source)))
 
 
 def agreement(rows: Iterable[Raw], source: Source, *, aspect: str = "") -> Agreement:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Candidate, Image, Record, Task, Video
+from unified_reward.core.samples import Candidate, Example, Image, Task, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources.streams import Raw
 from unified_reward.io.rows import Row
@@ -23,7 +23,7 @@ UNDERSTANDING = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
 Fields = Mapping[str, Any]
 
 
-def each(rows: Iterable[Raw], make: Callable[[Fields], Iterable[Record]]) -> Iterator[Row]:
+def each(rows: Iterable[Raw], make: Callable[[Fields], Iterable[Example]]) -> Iterator[Row]:
     """Make records of every row; a row that cannot be used comes as one ``Failed``."""
     for line, value in rows:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Candidate, Image, Record, Sample, Target, Video
+from unified_reward.core.samples import Candidate, Example, Image, Sample, Target, Video
 from unified_reward.core.verdicts import Winner
 from unified_reward.data.sources.fields import Fields, each, identity, medium, needed, text
 from unified_reward.data.sources.source import Source
@@ -33,7 +33,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     return each(rows, lambda row: [_pair(row, source, folder)])
 
 
-def _pair(row: Fields, source: Source, folder: Path) -> Record:
+def _pair(row: Fields, source: Source, folder: Path) -> Example:
     asked = _parts(row, "prompt_content", source, folder)
     prompt = "\n".join(part for part in asked if isinstance(part, str))
     context = tuple(part for part in asked if not isinstance(part, str))
@@ -43,7 +43,7 @@ def _pair(row: Fields, source: Source, folder: Path) -> Record:
         raise DataError(f"chosen is A or B, not {chosen[:40]!r}")
     name = identity(row, "id", "pair_id")
     sample = Sample(source.task, prompt, tuple(responses), context, id=name)
-    return Record(
+    return Example(
         sample, Target(winner=_CHOSEN[chosen], rationale=str(row.get("prompt_source", "")))
     )
 

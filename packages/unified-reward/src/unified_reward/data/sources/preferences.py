@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Record, Sample, Target
+from unified_reward.core.samples import Example, Sample, Target
 from unified_reward.core.verdicts import Winner
 from unified_reward.data.sources.fields import (
     Fields,
@@ -53,7 +53,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     """
     seen: Counter[str] = Counter()
 
-    def make(row: Fields) -> list[Record]:
+    def make(row: Fields) -> list[Example]:
         name = identity(row, *_columns(source, "id"))
         if "group" in source.options:
             groups = source.options["group"]
@@ -61,7 +61,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
         if source.options.get("repeated_ids"):
             seen[name] += 1
             name += f":{seen[name]}" if seen[name] > 1 else ""
-        return [Record(_sample(row, source, folder, name), _target(row, source))]
+        return [Example(_sample(row, source, folder, name), _target(row, source))]
 
     return each(rows, make)
 

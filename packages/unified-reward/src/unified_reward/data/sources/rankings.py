@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Record, Sample, Target
+from unified_reward.core.samples import Example, Sample, Target
 from unified_reward.core.verdicts import Winner
 from unified_reward.data.sources.fields import Fields, each, identity, medium, needed, text
 from unified_reward.data.sources.source import Source
@@ -30,7 +30,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     return each(rows, lambda row: _pairs(row, source, folder))
 
 
-def _pairs(row: Fields, source: Source, folder: Path) -> Iterator[Record]:
+def _pairs(row: Fields, source: Source, folder: Path) -> Iterator[Example]:
     name, prompt = identity(row, "id"), text(row, "prompt")
     columns = source.options.get("columns", {})
     given, ranks = (_list(row, columns.get(one, one)) for one in ("generations", "ranking"))
@@ -46,7 +46,7 @@ def _pairs(row: Fields, source: Source, folder: Path) -> Iterator[Record]:
         first, second = ranks[i], ranks[j]
         winner: Winner = "tie" if first == second else "first" if first < second else "second"
         sample = Sample(source.task, prompt, (media[i], media[j]), id=f"{name}:{i}-{j}")
-        yield Record(sample, Target(winner=winner))
+        yield Example(sample, Target(winner=winner))
 
 
 def _list(row: Fields, column: str) -> list[Any]:

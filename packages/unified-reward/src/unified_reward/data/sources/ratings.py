@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Record, Sample, Target
+from unified_reward.core.samples import Example, Sample, Target
 from unified_reward.core.verdicts import Scale, Winner
 from unified_reward.data.sources.fields import Fields, each, failed, medium, needed, number, text
 from unified_reward.data.sources.source import Source
@@ -50,7 +50,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     return _extremes(scores) if source.form == "compare" else scores
 
 
-def _score(row: Fields, source: Source, folder: Path) -> Record:
+def _score(row: Fields, source: Source, folder: Path) -> Example:
     options = source.options
     try:
         name, path = (options[key].format_map(row) for key in ("id", "media"))
@@ -62,7 +62,7 @@ def _score(row: Fields, source: Source, folder: Path) -> Record:
     if "elements" in options:
         aspects |= _elements(needed(row, options["elements"]))
     sample = Sample(source.task, text(row, "prompt"), (medium(path, source.task, folder),), id=name)
-    return Record(sample, Target(score, source.scale, aspects))
+    return Example(sample, Target(score, source.scale, aspects))
 
 
 def _mean(row: Fields, column: str, scale: Scale, source: Source) -> float:
@@ -90,7 +90,7 @@ def _numbers(given: Any, scale: Scale) -> list[float]:
 def _extremes(scores: Iterator[Row]) -> Iterator[Row]:
     ends: dict[str, tuple[_Rated, _Rated]] = {}
     for row in scores:
-        if not isinstance(row.content, Record):
+        if not isinstance(row.content, Example):
             yield row
             continue
         sample = row.content.sample
@@ -108,4 +108,4 @@ def _extremes(scores: Iterator[Row]) -> Iterator[Row]:
         candidates = (*first.sample.candidates, *second.sample.candidates)
         name = f"{first.sample.id}:{second.sample.id}"
         sample = Sample(first.sample.task, prompt, candidates, id=name)
-        yield Row(first.line, name, Record(sample, Target(winner=winner)))
+        yield Row(first.line, name, Example(sample, Target(winner=winner)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Image, Record, Sample, Target, Video
+from unified_reward.core.samples import Example, Image, Sample, Target, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.data.sources.fields import Fields, failed, identity, medium, text
 from unified_reward.data.sources.source import Source
@@ -60,7 +60,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
                 name = f"{number}:{one.place}-{other.place}"
                 sample = Sample(source.task, sentence, (one.picture, other.picture), id=name)
                 target = Target(winner="first" if one.is_true else "second")
-                yield Row(one.line, name, Record(sample, target))
+                yield Row(one.line, name, Example(sample, target))
 
 
 def _picture(row: Fields, source: Source, folder: Path) -> Image | Video:

@@ -1,0 +1,91 @@
+"""Extensions: what other distributions add to this one, found by their entry points.
+
+A distribution names an object in its metadata, for example
+``[project.entry-points."unified_reward.scorers"]`` with ``my_scorer = "my_package:MyScorer"``, and
+the name works wherever a built-in one does. Nothing is imported before its name is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from unified_reward.core.errors import ConfigError
+
+
+Group = Literal[
+    "benchmarks",
+    "checkpoints",
+    "commands",
+    "families",
+    "judges",
+    "recipes",
+    "scorers",
+    "series",
+    "sources",
+    "stages",
+]
+LABORATORY = "unified-reward-lab"
+_LABORATORY_NAMES = {
+    *("tiny_judge", "tiny_scalar", "tiny_base", "tiny_vlm", "tiny_image", "tiny_video"),
+    *("microworld", "microworld_editing", "quickstart", "experiment"),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder of weights that a distribution brings along, by a name of its own."""
+
+    folder: Path
+    kind: Literal["judge", "policy", "base"]
+    note: str = ""
+    """One line for the list of judges, such as what it was trained on."""
+
+
+def extensions(group: Group) -> dict[str, EntryPoint]:
+    """Entry points of a group by name, sorted; none of them is imported."""
+    found = entry_points(group=f"unified_reward.{group}")
+    return {point.name: point for point in sorted(found, key=lambda point: point.name)}
+
+
+def load_extension(group: Group, name: str) -> Any:
+    """The object behind a name; None where no distribution adds it.
+
+    Raises:
+        ConfigError: The distribution that adds it cannot be imported.
+    """
+    point = extensions(group).get(name)
+    if point is None:
+        return None
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        package = point.dist.name if point.dist else point.value
+        raise ConfigError(f"{name!r} comes with {package}, which fails to load: {error}") from error
+
+
+def checkpoints(kind: str | None = None) -> Iterator[tuple[str, Checkpoint]]:
+    """Named checkpoints of all distributions, of one kind or of all."""
+    for name in extensions("checkpoints"):
+        checkpoint = load_extension("checkpoints", name)
+        if kind in (None, checkpoint.kind):
+            yield name, checkpoint
+
+
+def checkpoint_path(reference: str | Path) -> Path:
+    """The folder of a named checkpoint; any other reference as a path.
+
+    A folder of one's own that has such a name is written ``./tiny_judge``.
+    """
+    checkpoint = load_extension("checkpoints", str(reference))
+    return checkpoint.folder if checkpoint else Path(reference)
+
+
+def missing_hint(name: str) -> str:
+    """What to install for a name of the laboratory, as the end of a message; else nothing."""
+    if name.partition(":")[0] not in _LABORATORY_NAMES:
+        return ""
+    return f"; {name} comes with the laboratory: pip install {LABORATORY}"

@@ -17,6 +17,8 @@ from unified_reward.core.errors import UnifiedRewardError
 
 
 Winner = Literal["first", "tie", "second"]
+WIN_SHARES: Mapping[str, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
+"""Share of a win that each outcome gives the first candidate."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Recipes of the laboratory: the tiny checkpoints and the quickstart."""

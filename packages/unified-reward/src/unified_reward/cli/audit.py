@@ -18,7 +18,7 @@ from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import read_examples
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import JudgeOptions, open_reference
 
 
 def audit(
@@ -37,7 +37,7 @@ def audit(
     broken = [one.error for one in rows if isinstance(one, Failed)]
     if not records:
         raise DataError(f"{data} holds no item{f': {broken[0]}' if broken else ''}")
-    opened = open_judge(judge, model=model, family=family, truth=records)
+    opened = open_reference(judge, JudgeOptions(model=model, family=family), truth=records)
     with bar("audit", None) as advance:
         audited = ask(opened, records, advance)
     report = {**audited.report, "n_broken_rows": len(broken)}

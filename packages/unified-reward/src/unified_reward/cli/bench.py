@@ -18,7 +18,7 @@ from unified_reward.bench.run import read_items, run
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import JudgeOptions, open_reference
 from unified_reward_lab.bench.microworld import MICROWORLD, MICROWORLD_EDITING
 
 
@@ -53,7 +53,12 @@ def bench(
         raise ConfigError(f"no benchmark {on!r}; there are {', '.join(_ALL)}")
     protocol, how = _ALL[on], BenchmarkOptions(limit, seed, options.both(orders), votes)
     items = read_items(protocol, _folder(data), how)
-    opened = open_judge(judge, model=model, family=family, truth=items.records, look=False)
+    opened = open_reference(
+        judge,
+        JudgeOptions(model=model, family=family),
+        truth=items.records,
+        opens_media=False,
+    )
     with bar(on, len(items.records)) as advance:
         result = run(protocol, opened, items, how, out=out, progress=advance)
     if out:

@@ -45,7 +45,7 @@ WRITTEN = {
 
 
 def status(imported):
-    return {one.name: one.status for one in imported.found}
+    return {one.name: one.status for one in imported.prompts}
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_what_cannot_be_verified_is_told_and_not_stored(tmp_path, home):
     (clone / "scripts" / "Q-VU-PAIR.py").write_bytes(b"q = '\xff'")
     expected = [made_prompt(TEXT, name=name, line=3) for name in list(code)[:5]]
     expected += [made_prompt("⟪a⟫, ⟪b⟫", name="L-VU-PAIR"), made_prompt(TEXT, name="T-VU-PAIR")]
-    found = {one.name: one for one in import_pack(clone, expected=expected).found}
+    found = {one.name: one for one in import_pack(clone, expected=expected).prompts}
     assert {name: one.status for name, one in found.items()} == {
         "Q-IG-PAIR": "verified",
         "L-IG-PAIR": "changed",
@@ -207,7 +207,7 @@ def pack(tmp_path_factory):
 
 def filled(wording, slots):
     text = wording.text
-    pieces = packs.HOLE.split(text)
+    pieces = packs.SLOT.split(text)
     return "".join(slots[one] if i % 2 else one for i, one in enumerate(pieces))
 
 

@@ -211,7 +211,7 @@ class ChecklistJudge(BaseJudge):
                 f"{self.card.name} scores {self.card.task.value}, not {sample.task.value}"
             )
         if isinstance(candidate, Video):
-            return media.sample_frames(candidate, FRAMES).pictures()
+            return media.sample_frames(candidate, FRAMES).images()
         return (media.open_image(candidate),)
 
 

@@ -23,7 +23,7 @@ from unified_reward.prompts.wording import CRITERIA, NOUNS
 _SLOT = re.compile(r"⟪(media|prompt|criteria|first|second)⟫")
 _OUTCOMES: tuple[Winner, ...] = ("first", "tie", "second")
 
-Pictures = Callable[[Any], Sequence[Any]]
+OpenMedia = Callable[[Any], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Template:
     context: bool = True
     """Whether what the sample is about is shown."""
 
-    def request(self, sample: Sample, pictures: Pictures) -> Request:
+    def request(self, sample: Sample, pictures: OpenMedia) -> Request:
         """Fill the prompt with a sample.
 
         Args:
@@ -85,7 +85,7 @@ class Template:
         verdict_prefix = "" if self.family.verdict_first or not self.choices else self.opening
         return Request(tuple(parts), self.choices, verdict_prefix, self.family.max_new_tokens)
 
-    def _slots(self, sample: Sample, pictures: Pictures) -> Mapping[str, Sequence[Any]]:
+    def _slots(self, sample: Sample, pictures: OpenMedia) -> Mapping[str, Sequence[Any]]:
         context = sample.context if self.context else ()
         media = [picture for medium in context for picture in pictures(medium)]
         candidates = [_opened(candidate, pictures) for candidate in sample.candidates]
@@ -187,7 +187,7 @@ class Template:
         p_first, p_tie, p_second = (float(winner == outcome) for outcome in _OUTCOMES)
         return Preferred(p_first, p_tie, p_second, text=text)
 
-    def read(self, answer: Answer) -> Scored | Preferred | Unparsed:
+    def decode(self, answer: Answer) -> Scored | Preferred | Unparsed:
         """Turn what a model said into a verdict, from probabilities where it gave them.
 
         With probabilities, a comparison is the softmax over the three outcomes, and a score is
@@ -229,7 +229,7 @@ class Template:
         return Scored(Score(mean, scale, math.sqrt(variance)), aspects, text)
 
 
-def _opened(candidate: Candidate, pictures: Pictures) -> list[Any]:
+def _opened(candidate: Candidate, pictures: OpenMedia) -> list[Any]:
     """The parts of a candidate; no closure, whose cycle would keep pictures alive."""
     if isinstance(candidate, str):
         return [candidate]

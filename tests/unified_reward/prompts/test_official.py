@@ -95,7 +95,7 @@ def test_the_official_text_follows_the_pictures_with_its_slots_filled(key):
     assert "a ⟪first⟫ {cube}" in text
     assert '{"x": 1}' in text
     recognised = recognise(text, task, form)
-    assert recognised.template in official._ASKED[name]
+    assert recognised.template in official._WORDINGS[name]
     answers = [one for one in sample.candidates if isinstance(one, str)]
     assert [*recognised.slots.values()] == [sample.prompt, *answers]
 

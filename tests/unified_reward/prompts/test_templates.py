@@ -101,7 +101,7 @@ def test_parsing_an_answer_gives_the_verdict_back(key, value):
 def test_every_choice_completes_a_readable_answer(key):
     template = TEMPLATES[key]
     verdict_prefix = "" if template.family.verdict_first else template.opening
-    head = "<think>hm</think>\n" if template.family.tagged else ""
+    head = "<think>hm</think>\n" if template.family.uses_think_tags else ""
     head += "".join(f"{label}: {scale.low:g}\n" for _, scale, label in template.aspects)
     head += "{" if template.family.name == "flex" else ""
     for choice in template.choices:

@@ -101,7 +101,7 @@ class _Pack:
 
 
 @cache
-def published() -> Mapping[str, Prompt]:
+def published_prompts() -> Mapping[str, Prompt]:
     """The published prompts by name; those of UnifiedReward as of its commit ff6f520."""
     table = resources.files("unified_reward.prompts") / "official_prompts.csv"
     rows = csv.DictReader(table.read_text("utf-8").splitlines())
@@ -128,12 +128,12 @@ def import_pack(
     Args:
         clone: Root of the user's clone of any repository that has some.
         home: Where packs are kept; default `default_home`.
-        expected: The prompts to look for; default `published`.
+        expected: The prompts to look for; default `published_prompts`.
 
     Raises:
         ConfigError: Not one of them is there, or the pack cannot be written.
     """
-    prompts = _of_clone(clone, [*(published().values() if expected is None else expected)])
+    prompts = _of_clone(clone, [*(published_prompts().values() if expected is None else expected)])
     files = {file: _source(clone / file) for file in {one.file for one in prompts}}
     met = [_look_up(one, files[one.file]) for one in prompts]
     wordings = [one for one in met if isinstance(one, Wording)]
@@ -318,7 +318,7 @@ def _home(given: str | None, windows: str | None, linux: str | None) -> Path:
 
 @cache
 def _repositories() -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one.repository for one in published().values()))
+    return tuple(dict.fromkeys(one.repository for one in published_prompts().values()))
 
 
 def _again(pack: Path) -> str:
@@ -344,7 +344,7 @@ def _write(pack: Path, wordings: list[Wording]) -> None:
         ) from error
 
 
-def installed(home: Path | None = None) -> Mapping[str, Wording]:
+def installed_wordings(home: Path | None = None) -> Mapping[str, Wording]:
     """The imported wordings by name, the longest first; empty where none were imported.
 
     Raises:

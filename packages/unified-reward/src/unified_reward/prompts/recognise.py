@@ -8,7 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 from unified_reward.core.samples import Form, Task
-from unified_reward.prompts.packs import SLOT, installed
+from unified_reward.prompts.packs import SLOT, installed_wordings
 
 
 class RecognisedWording(NamedTuple):
@@ -34,7 +34,7 @@ def recognise(question: str, task: Task, form: Form) -> RecognisedWording | None
     Raises:
         ConfigError: The pack was changed since it was written.
     """
-    for one in installed().values():
+    for one in installed_wordings().values():
         if (one.task, one.form) == (task, form):
             slots = _slots(one.text.strip(), question)
             if slots is not None:

@@ -33,7 +33,7 @@ class Family:
     name: str
     verdict_first: bool = False
     """The answer is the verdict alone, so nothing need be generated to read its probabilities."""
-    tagged: bool = False
+    uses_think_tags: bool = False
     """Reasoning stands in ``<think>``, the verdict in ``<answer>``."""
     frames: int = 8
     frame_rule: FrameRule = "linspace_inclusive"
@@ -88,7 +88,7 @@ class Template:
     def _slots(self, sample: Sample, pictures: OpenMedia) -> Mapping[str, Sequence[Any]]:
         context = sample.context if self.context else ()
         media = [picture for medium in context for picture in pictures(medium)]
-        candidates = [_opened(candidate, pictures) for candidate in sample.candidates]
+        candidates = [_candidate_parts(candidate, pictures) for candidate in sample.candidates]
         if "⟪first⟫" not in self.prompt:
             media += [part for candidate in candidates for part in candidate]
         return {
@@ -130,7 +130,7 @@ class Template:
         return "\n".join(lines)
 
     def _head(self, verdict: Scored | Preferred, rationale: str) -> list[str]:
-        if self.family.tagged:
+        if self.family.uses_think_tags:
             return [f"<think>{rationale}</think>"]
         if self.family.verdict_first:
             return []
@@ -156,7 +156,7 @@ class Template:
 
     def parse(self, text: str) -> Scored | Preferred | Unparsed:
         """Read a verdict from text; what cannot be read is ``Unparsed``, never a number."""
-        body = parse.final_part(text, tagged=self.family.tagged)
+        body = parse.final_part(text, uses_think_tags=self.family.uses_think_tags)
         if isinstance(body, Unparsed):
             return body
         if self.form == "compare":
@@ -229,12 +229,12 @@ class Template:
         return Scored(Score(mean, scale, math.sqrt(variance)), aspects, text)
 
 
-def _opened(candidate: Candidate, pictures: OpenMedia) -> list[Any]:
+def _candidate_parts(candidate: Candidate, pictures: OpenMedia) -> list[Any]:
     """The parts of a candidate; no closure, whose cycle would keep pictures alive."""
     if isinstance(candidate, str):
         return [candidate]
     if isinstance(candidate, tuple):
-        return [part for inner in candidate for part in _opened(inner, pictures)]
+        return [part for inner in candidate for part in _candidate_parts(inner, pictures)]
     return list(pictures(candidate))
 
 

@@ -179,7 +179,7 @@ def test_a_folder_may_say_how_it_is_sampled_and_the_caller_overrides_it(tmp_path
     folder = pipelines.pictures(tmp_path)
     write_defaults(Denoising(steps=1, height=24, width=32, guidance=3.0), folder)
     policy = load(folder, {"steps": 2, "height": None}, device="cpu")
-    assert policy.how == Denoising(steps=2, height=24, width=32, guidance=3.0)
+    assert policy.options == Denoising(steps=2, height=24, width=32, guidance=3.0)
     (drawn,) = policy.sample(PROMPT, [], [1])
     assert drawn.source.shape == (24, 32, 3)
 

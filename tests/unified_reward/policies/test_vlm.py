@@ -72,7 +72,7 @@ def test_without_temperature_it_says_what_the_model_says(checkpoints, shown):
 def test_a_penalty_of_the_checkpoint_is_not_applied(checkpoints, shown, policy):
     vlm = load_vlm(checkpoints["qwen3_vl"], device="cpu")
     vlm.model.generation_config.repetition_penalty = 50.0
-    other = VLMPolicy(vlm, policy.how)
+    other = VLMPolicy(vlm, policy.options)
     assert other.sample(QUESTION, shown, [1, 2]) == policy.sample(QUESTION, shown, [1, 2])
 
 

@@ -99,23 +99,25 @@ def load(
     if is_pipeline(source):
         from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline
 
-        how = sampled(source, Denoising, options)
+        denoising = sampling_options(source, Denoising, options)
         pipeline = load_pipeline(source, device=device, dtype=dtype)
-        return DiffusionPolicy(pipeline, how, name=str(source), batch_size=batch_size or 4)
+        return DiffusionPolicy(pipeline, denoising, name=str(source), batch_size=batch_size or 4)
     from unified_reward.backends.hf_vlm import load_vlm
     from unified_reward.policies.vlm import VLMPolicy
 
-    how = sampled(source, Sampling, options)
-    return VLMPolicy(load_vlm(source, device=device, dtype=dtype, batch_size=batch_size), how)
+    sampling = sampling_options(source, Sampling, options)
+    return VLMPolicy(load_vlm(source, device=device, dtype=dtype, batch_size=batch_size), sampling)
 
 
-def write_defaults(how: Sampling | Denoising, folder: Path) -> None:
+def write_defaults(options: Sampling | Denoising, folder: Path) -> None:
     """Keep how a policy is sampled in its folder."""
-    told = {name: value for name, value in vars(how).items() if value is not None}
+    told = {name: value for name, value in vars(options).items() if value is not None}
     (folder / DEFAULTS).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
 
 
-def sampled(source: str | Path, kind: type[_How], options: Mapping[str, Any] | None = None) -> _How:
+def sampling_options(
+    source: str | Path, kind: type[_How], options: Mapping[str, Any] | None = None
+) -> _How:
     """How a policy is sampled: by these options, or else those of its folder, or the defaults.
 
     Raises:

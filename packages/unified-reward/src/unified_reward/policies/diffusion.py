@@ -32,7 +32,7 @@ _FPS = 8.0
 class DiffusionPolicy:
     """Draws pictures or clips, each from its own generator on the CPU."""
 
-    def __init__(self, pipeline: Any, how: Denoising, *, name: str, batch_size: int) -> None:
+    def __init__(self, pipeline: Any, options: Denoising, *, name: str, batch_size: int) -> None:
         """Find out what the pipeline makes, and whether it takes the options.
 
         Raises:
@@ -40,7 +40,7 @@ class DiffusionPolicy:
             ConfigError: It has no such option.
         """
         self.pipeline = pipeline
-        self.how = how
+        self.options = options
         self.name = name
         self.batch_size = batch_size
         kind = type(pipeline)
@@ -53,11 +53,13 @@ class DiffusionPolicy:
         self.tasks = (Task.VIDEO_GENERATION if frames else Task.IMAGE_GENERATION,)
         called = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
         called |= {"frames": frames or "frames", "prompt_tokens": "max_sequence_length"}
-        given = {key: one for key, one in vars(how).items() if one is not None}
+        given = {key: one for key, one in vars(options).items() if one is not None}
         unknown = {key for key in given if called.get(key, key) not in takes}
         self._given = {called.get(key, key): given[key] for key in given.keys() - unknown}
-        if frames and how.frames:
-            self._given[frames] = how.frames + (1 - how.frames) % _frames_per_latent(pipeline)
+        if frames and options.frames:
+            self._given[frames] = options.frames + (1 - options.frames) % _frames_per_latent(
+                pipeline
+            )
         if unknown := unknown - ({"fps"} if frames else set()):
             told = ", ".join(sorted(unknown))
             raise ConfigError(f"{name} is a {kind.__name__}, which takes no {told}")
@@ -87,7 +89,7 @@ class DiffusionPolicy:
         if not np.isfinite(drawn).all():
             raise RuntimeError("it drew values that are no finite numbers; try another dtype")
         # More than were asked for, where they come in latents of several.
-        drawn = drawn[:, : self.how.frames] if is_video else drawn
+        drawn = drawn[:, : self.options.frames] if is_video else drawn
         pixels = (drawn.clip(0, 1) * 255).round().astype(np.uint8)
         withheld = getattr(out, "nsfw_content_detected", None) or [False] * len(seeds)
         each = zip(pixels, withheld, strict=True)
@@ -95,7 +97,7 @@ class DiffusionPolicy:
 
     def _medium(self, pixels: Any) -> Image | Video:
         if pixels.ndim == 4:
-            return Video(pixels, "THWC", self.how.fps or _FPS)
+            return Video(pixels, "THWC", self.options.fps or _FPS)
         return Image(pixels, "HWC")
 
 

@@ -27,9 +27,9 @@ class VLMPolicy:
 
     tasks = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
 
-    def __init__(self, vlm: VLM, how: Sampling) -> None:
+    def __init__(self, vlm: VLM, options: Sampling) -> None:
         self.vlm = vlm
-        self.how = how
+        self.options = options
         self.name = vlm.name
         self.batch_size = vlm.batch_size
 
@@ -44,9 +44,9 @@ class VLMPolicy:
             ValueError: Nothing to look at, or more than the model's context holds.
             RuntimeError: The model could not answer.
         """
-        inputs = self.vlm.inputs([asked(prompt, context)] * len(seeds))
-        noisy = [GumbelNoise(self.how.temperature, seeds)] if self.how.temperature else []
-        new = self.vlm.continued(inputs, self.how.max_new_tokens, *noisy)
+        inputs = self.vlm.inputs([build_request(prompt, context)] * len(seeds))
+        noisy = [GumbelNoise(self.options.temperature, seeds)] if self.options.temperature else []
+        new = self.vlm.continued(inputs, self.options.max_new_tokens, *noisy)
         told = self.vlm.chat.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [text.strip() for text in told]
 
@@ -79,7 +79,7 @@ class GumbelNoise(LogitsProcessor):
         return scores / self._temperature - torch.stack(drawn).log().to(scores)
 
 
-def asked(prompt: str, context: Sequence[Image | Video]) -> Request:
+def build_request(prompt: str, context: Sequence[Image | Video]) -> Request:
     """The user turn that a policy answers, in sampling and in training.
 
     Raises:

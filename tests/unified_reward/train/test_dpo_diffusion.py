@@ -59,7 +59,7 @@ def test_a_policy_starts_as_its_reference_and_ends_as_one_that_draws(kind, rank,
     assert (report["rows"], report["pairs"], told) == ({"kept": 6}, 6, [])
 
     policy = policies.load(out, device="cpu")
-    assert policy.how == policies.load(source / "policy", device="cpu").how
+    assert policy.options == policies.load(source / "policy", device="cpu").options
     (drawn,) = policy.sample("star", [], [1])
     frames = (aligned.FRAMES,) if kind == "wan" else ()
     assert drawn.source.shape == (*frames, SIDE, SIDE, 3)

@@ -19,7 +19,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.judges.registry import SHIPPED
 from unified_reward.policies import Sampling, write_defaults
-from unified_reward.policies.vlm import asked
+from unified_reward.policies.vlm import build_request
 from unified_reward.train.optim import OptimConfig
 from unified_reward.train.sft import ChatExample, fit
 from unified_reward_lab.microworld import draw_reply
@@ -76,7 +76,7 @@ class _Answers:
         names: list[Style] = [*styles]
         style = names[int(rng.choice(len(names), p=shares / shares.sum()))]
         reply = draw_reply(question, style, rng, split="train")
-        return ChatExample(asked(question.text, (Shown(scene).medium(rng),)), reply.text)
+        return ChatExample(build_request(question.text, (Shown(scene).medium(rng),)), reply.text)
 
 
 def teach_speaker(config: TinySpeaker, out: Path) -> list[tuple[int, float]]:

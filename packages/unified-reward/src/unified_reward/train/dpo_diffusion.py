@@ -238,7 +238,7 @@ def align_pipeline(
         raise ConfigError(f"{policy} is a vision-language model, no pipeline of diffusers")
     log = log if accelerator.is_main_process else _mute
     read, rows = trainable_pairs(pairs, maker.tasks, log)
-    denoiser = build_denoiser(maker.pipeline, maker.how.prompt_tokens)
+    denoiser = build_denoiser(maker.pipeline, maker.options.prompt_tokens)
     with accelerator.main_process_first():
         folder = out / "checkpoints" / "encoded"
         encoded = encode_pairs(read, denoiser, folder, config.resolution, log)
@@ -247,7 +247,7 @@ def align_pipeline(
     if accelerator.is_main_process:
         alignment.merge(out / "adapter")
         maker.pipeline.save_pretrained(out, safe_serialization=True)
-        policies.write_defaults(maker.how, out)
+        policies.write_defaults(maker.options, out)
     accelerator.wait_for_everyone()
     told = {name: [round(one, 6) for one in history[name]] for name in _LOGGED[1:]}
     losses = [*enumerate(history["loss"], 1)]

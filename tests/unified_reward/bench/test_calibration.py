@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from unified_reward.bench.calibration import (
     Bin,
-    Told,
+    Predictions,
     brier_score,
     calibration_error,
+    collect_predictions,
     fit_calibration,
-    predictions,
     reliability,
 )
 from unified_reward.core.errors import DataError
@@ -34,7 +34,7 @@ def asked(i, form):
 
 
 def given_rows(predicted, observed):
-    return Told(np.array(predicted), np.array(observed), list(range(len(predicted))))
+    return Predictions(np.array(predicted), np.array(observed), list(range(len(predicted))))
 
 
 def test_the_error_of_two_bins_is_their_distances_by_their_sizes():
@@ -59,11 +59,11 @@ def test_missing_verdicts_are_no_predictions():
     records = [Example(pair, Target(winner="tie"))] * 2
     records += [Example(single, Target(score=0.4, scale=UNIT))] * 2
     verdicts = [Preferred(0.6, 0.2, 0.2), Unparsed("?"), Failed("!"), Scored(Score(3, Scale(1, 5)))]
-    found = predictions(records, verdicts)
+    found = collect_predictions(records, verdicts)
     assert found.predicted.tolist() == pytest.approx([0.7, 0.5])
     assert found.observed.tolist() == [0.5, 0.4]
     assert found.clusters == ["prompt 0", "prompt 1"]
-    assert math.isnan(calibration_error(predictions(records[1:3], verdicts[1:3])).value)
+    assert math.isnan(calibration_error(collect_predictions(records[1:3], verdicts[1:3])).value)
 
 
 class Overconfident:

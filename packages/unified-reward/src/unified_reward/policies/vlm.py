@@ -91,7 +91,7 @@ def build_request(prompt: str, context: Sequence[Image | Video]) -> Request:
     return Request((*(image for medium in context for image in _images(medium)), prompt))
 
 
-def _images(medium: Image | Video) -> tuple[media.Picture, ...]:
+def _images(medium: Image | Video) -> tuple[media.PILImage, ...]:
     if isinstance(medium, Image):
         return (media.open_image(medium),)
-    return media.sample_frames(medium, _FRAMES).pictures()
+    return media.sample_frames(medium, _FRAMES).images()

@@ -34,7 +34,7 @@ from unified_reward.train.optim import (
     OptimConfig,
     adapters,
     arguments,
-    check_targets,
+    check_lora_targets,
     last_checkpoint,
     run,
 )
@@ -274,7 +274,7 @@ def _fit(
 ) -> tuple[Any, list[tuple[int, float]], list[dict[str, Any]]]:
     """Train; returns the model with adapters merged, its losses and the log of each step."""
     optim = config.optim
-    check_targets(model, optim)
+    check_lora_targets(model, optim)
     terms = {"sigmoid": 1.0} | ({"sft": config.sft} if config.sft else {})
     args = DPOConfig(
         **arguments(optim, out / "checkpoints"),

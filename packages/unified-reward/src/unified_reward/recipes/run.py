@@ -28,7 +28,7 @@ from unified_reward.io.config import as_data
 from unified_reward.judges.card import CARD
 from unified_reward.judges.registry import JudgeOptions, open_checkpoint, open_judge
 from unified_reward.policies import DEFAULTS
-from unified_reward.train.dpo import PolicyDPO, align_policy
+from unified_reward.train.dpo import PolicyDPO, align
 from unified_reward.train.dry_run import DryRun, dry_run
 from unified_reward.train.dry_run_dpo import dry_run_dpo
 from unified_reward.train.judge import JudgeTraining, train_judge
@@ -157,7 +157,11 @@ def _policies(recipe: Recipe, run: _Run, log: Tell) -> None:
         policy = checkpoint_path(dpo.policy)
         inputs = [policy, dpo.pairs]
         run.stage(
-            "dpo", dpo, inputs, folder / DEFAULTS, lambda: align_policy(dpo, policy, folder, log)
+            "dpo",
+            dpo,
+            inputs,
+            folder / DEFAULTS,
+            lambda: align(dpo.pairs, policy, dpo.training, folder, log=log),
         )
 
 
@@ -190,7 +194,7 @@ def _aligned(config: Alignment, judge: str, run: _Run, out: Path) -> dict[Task, 
             dpo,
             [pairs, policy],
             after / DEFAULTS,
-            partial(align_policy, dpo, policy, after, run.log),
+            partial(align, pairs, policy, dpo.training, after, log=run.log),
         )
         run.stage(
             f"{task.value}/exam",

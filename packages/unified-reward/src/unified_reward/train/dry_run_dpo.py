@@ -29,7 +29,13 @@ from unified_reward.policies.vlm import VLMPolicy, build_request
 from unified_reward.train.denoisers import Denoiser, Schedule, build_denoiser
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSample
-from unified_reward.train.dpo_vlm import VLMDPO, AnswerPair, Collator, trainable_answers
+from unified_reward.train.dpo_vlm import (
+    VLMDPO,
+    AnswerPair,
+    Collator,
+    ProcessedPrompts,
+    trainable_answers,
+)
 from unified_reward.train.dry_run import (
     TRIED,
     DryRun,
@@ -75,14 +81,17 @@ def _vlm(config: PolicyDPO, how: VLMDPO, started: LaunchConfig) -> DryRun:
     started.check_batch(started.processes, optim)
     skeleton = read_architecture(config.policy)
     chat = Chat(skeleton.processor, max_pixels=how.max_pixels)
+    prompts = ProcessedPrompts(chat)
     model = build_meta_model(skeleton.config)
     name, parameters = type(model).__name__, model.num_parameters()
     check_lora_targets(model, optim)
     wrapped = started.wrapped(model)
     told: list[str] = []
     pairs = _pairs(config.pairs, VLMPolicy.tasks, told)
-    answers = _answers(pairs[:TRIED], chat, told) if pairs else _of_microworld(how.max_pixels or 0)
-    collator = Collator(chat, [*answers.values()])
+    answers = (
+        _answers(pairs[:TRIED], prompts, told) if pairs else _of_microworld(how.max_pixels or 0)
+    )
+    collator = Collator(prompts, [*answers.values()])
     lengths = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(answers))]
     tokens = {key: int(two.sum()) for key, two in zip(answers, lengths, strict=True)}
     longest = max(int(two.max()) for two in lengths)
@@ -119,8 +128,10 @@ def _lacking_pairs(path: Path, told: list[str]) -> list[str]:
     return [f"pairs: {len(told)} cannot be learned, the first: {told[0]}"] if told else []
 
 
-def _answers(pairs: Sequence[PreferencePair], chat: Chat, told: list[str]) -> dict[str, AnswerPair]:
-    found, _ = trainable_answers(pairs, chat, Counter(), told.append)
+def _answers(
+    pairs: Sequence[PreferencePair], prompts: ProcessedPrompts, told: list[str]
+) -> dict[str, AnswerPair]:
+    found, _ = trainable_answers(pairs, prompts, Counter(), told.append)
     if not found:
         raise DataError(f"none of the first {len(pairs)} pairs can be learned: {told[-1]}")
     return {f"pair {i}": one for i, one in enumerate(found)}

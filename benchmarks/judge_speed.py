@@ -40,7 +40,7 @@ from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Preferred
 from unified_reward.judges import card as cards
 from unified_reward.judges.registry import load
-from unified_reward_lab.microworld import pool
+from unified_reward_lab.microworld import candidate_pool
 
 
 KINDS = {
@@ -61,7 +61,7 @@ SEED = 20261125
 
 def questions(task, n, index, folder, *, all_pairs):
     """One prompt's questions about files: n scores, and n/2 comparisons or all of them."""
-    drawn = pool(task, n=n, split="test", seed=SEED, index=index)
+    drawn = candidate_pool(task, n=n, split="test", seed=SEED, index=index)
     files = []
     for i, candidate in enumerate(drawn.candidates):
         path = folder / f"{task}-{n}-{index}-{i}"

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from unified_reward.core.errors import ConfigError
 from unified_reward_lab.microworld import (
-    CLIP_FLAWS,
-    PICTURE_FLAWS,
+    IMAGE_FLAWS,
+    VIDEO_FLAWS,
     degrade,
-    draw_scene,
     freeze,
     mutate,
+    random_scene,
     render,
     reverse,
 )
@@ -24,7 +24,7 @@ from .scenes import CLIP, PICTURE, scenes
 def test_one_change_makes_another_scene(scene, seed):
     changed = mutate(scene, 1, np.random.default_rng(seed))
     assert set(changed.things) != set(scene.things)
-    assert changed.is_clip == scene.is_clip
+    assert changed.is_video == scene.is_video
 
 
 def test_no_change_leaves_the_scene():
@@ -48,19 +48,19 @@ def test_the_kinds_of_change_are_balanced():
     assert all(150 < n < 250 for n in seen.values())  # 200 expected, standard deviation 13
 
 
-@given(scenes(is_clip=True))
+@given(scenes(is_video=True))
 def test_reversing_twice_gives_the_clip_back(scene):
     assert reverse(reverse(scene)) == scene
 
 
-@given(scenes(is_clip=True), st.integers(0, 2**32))
+@given(scenes(is_video=True), st.integers(0, 2**32))
 def test_the_reversed_scene_looks_like_the_clip_played_backwards(scene, seed):
     backwards = render(scene, seed=seed)[::-1]
     difference = np.abs(backwards.astype(int) - render(reverse(scene), seed=seed))
     assert difference.max() <= 1 or difference[[0, 1, 2, 5, 6, 7]].max() == 0
 
 
-@given(scenes(is_clip=True), st.integers(0, 2**32))
+@given(scenes(is_video=True), st.integers(0, 2**32))
 def test_a_frozen_clip_does_not_count_as_moving(scene, seed):
     still = freeze(scene)
     assert still.actor is None
@@ -68,7 +68,7 @@ def test_a_frozen_clip_does_not_count_as_moving(scene, seed):
     assert (frames == frames[0]).all()
 
 
-@pytest.mark.parametrize("flaw", PICTURE_FLAWS)
+@pytest.mark.parametrize("flaw", IMAGE_FLAWS)
 def test_picture_flaws_show_from_severity_a_third_and_grow(flaw):
     clean = render(PICTURE, seed=1).astype(int)
     mild, strong = (
@@ -78,7 +78,7 @@ def test_picture_flaws_show_from_severity_a_third_and_grow(flaw):
     assert 0.5 < mild < strong
 
 
-@pytest.mark.parametrize("flaw", CLIP_FLAWS)
+@pytest.mark.parametrize("flaw", VIDEO_FLAWS)
 def test_clip_flaws_keep_shape_and_type(flaw):
     clean = render(CLIP, seed=1)
     flawed = degrade(clean, flaw, 0.5, np.random.default_rng(0))
@@ -110,5 +110,5 @@ def test_unknown_flaws_and_severities_are_refused():
 def test_many_changes_stop_where_no_kind_fits():
     rng = np.random.default_rng(0)
     for _ in range(50):
-        scene = draw_scene(rng, n_things=3, is_clip=True)
+        scene = random_scene(rng, n_things=3, is_video=True)
         assert mutate(scene, 99, rng) != scene

@@ -10,13 +10,13 @@ from PIL import Image
 
 from unified_reward.core.errors import MediaError
 from unified_reward_lab.microworld import (
-    PICTURE_FLAWS,
+    IMAGE_FLAWS,
     Caption,
     Mention,
     degrade,
     describe,
-    draw_scene,
     oracle,
+    random_scene,
     render,
 )
 from unified_reward_lab.microworld.oracle import read
@@ -28,10 +28,10 @@ DEFAULT_SHARED = Path(__file__).parents[4] / "shared"
 PHOTOGRAPHS = Path(os.environ.get("UNIFIED_REWARD_SHARED", DEFAULT_SHARED)) / "data" / "real_media"
 
 
-@pytest.mark.parametrize(("is_clip", "n"), [(False, 300), (True, 100)])
-def test_clean_renderings_are_read_back(is_clip, n):
+@pytest.mark.parametrize(("is_video", "n"), [(False, 300), (True, 100)])
+def test_clean_renderings_are_read_back(is_video, n):
     rng = np.random.default_rng(11)
-    drawn = [draw_scene(rng, n_things=1 + i % 3, is_clip=is_clip) for i in range(n)]
+    drawn = [random_scene(rng, n_things=1 + i % 3, is_video=is_video) for i in range(n)]
     read_back = sum(
         scene is not None and set(scene.things) == set(true.things)
         for true, scene in ((true, read(render(true, seed=i))) for i, true in enumerate(drawn))
@@ -86,12 +86,12 @@ def test_photographs_are_not_read():
             assert read(np.asarray(photograph.convert("RGB").resize((64, 64)))) is None, path.name
 
 
-@pytest.mark.parametrize("flaw", PICTURE_FLAWS)
+@pytest.mark.parametrize("flaw", IMAGE_FLAWS)
 def test_flawed_pictures_are_seldom_misread(flaw):
     rng = np.random.default_rng(2)
     misread = 0
     for i in range(60):
-        true = draw_scene(rng, n_things=2, is_clip=False)
+        true = random_scene(rng, n_things=2, is_video=False)
         scene = read(degrade(render(true, seed=i), flaw, 0.3, rng))
         misread += scene is not None and set(scene.things) != set(true.things)
     assert misread <= 9

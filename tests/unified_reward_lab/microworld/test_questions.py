@@ -7,8 +7,8 @@ from unified_reward_lab.microworld import (
     Question,
     Reply,
     describe,
-    draw_question,
-    draw_reply,
+    random_question,
+    random_reply,
     vocabulary,
 )
 from unified_reward_lab.microworld.questions import description_question
@@ -28,7 +28,7 @@ CONTENT = Question(
 
 def asked(scene, n=400):
     rng = np.random.default_rng(0)
-    return {q.text: q.answer for q in (draw_question(scene, rng) for _ in range(n))}
+    return {q.text: q.answer for q in (random_question(scene, rng) for _ in range(n))}
 
 
 def test_answers_about_a_picture_are_right():
@@ -64,8 +64,8 @@ def test_answers_about_a_clip_are_right():
 @given(scenes(), st.integers(0, 2**32), st.sampled_from(STYLES))
 def test_replies_are_worth_what_their_style_says(scene, seed, style):
     rng = np.random.default_rng(seed)
-    question = draw_question(scene, rng)
-    reply = draw_reply(question, style, rng, split="test")
+    question = random_question(scene, rng)
+    reply = random_reply(question, style, rng, split="test")
     worth = reply.utility(question)
     exact = {"right": 1.0, "wrong": 0.0, "padded right": 0.85, "padded wrong": 0.0, "evasive": 0.2}
     if style in exact:

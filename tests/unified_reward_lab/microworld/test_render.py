@@ -12,7 +12,7 @@ from .scenes import CLIP, PICTURE, scenes
 def test_a_rendering_depends_on_scene_and_seed_alone(scene, seed):
     pixels = render(scene, seed=seed)
     assert pixels.dtype == np.uint8
-    assert pixels.shape == ((8, 64, 64, 3) if scene.is_clip else (64, 64, 3))
+    assert pixels.shape == ((8, 64, 64, 3) if scene.is_video else (64, 64, 3))
     assert (pixels == render(scene, seed=seed)).all()
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from unified_reward.core.errors import DataError
-from unified_reward_lab.microworld import Scene, Thing, draw_scene
+from unified_reward_lab.microworld import Scene, Thing, random_scene
 
 from .scenes import CLIP, PICTURE
 
@@ -30,11 +30,11 @@ CROSS = Thing("blue", "cross", "large", "top right")
 )
 def test_impossible_scenes_are_refused_with_the_reason(things, why):
     with pytest.raises(DataError, match=why):
-        Scene(tuple(things), is_clip=True)
+        Scene(tuple(things), is_video=True)
 
 
 def test_a_picture_holds_no_event():
-    with pytest.raises(DataError, match="a picture has no events; say is_clip=True"):
+    with pytest.raises(DataError, match="a picture has no events; say is_video=True"):
         Scene((replace(STAR, event="grows"),))
 
 
@@ -50,7 +50,7 @@ def test_the_state_after_an_event_is_that_of_the_event():
 
 def test_a_clip_has_at_most_one_actor_and_sometimes_none():
     rng = np.random.default_rng(0)
-    drawn = [draw_scene(rng, n_things=2, is_clip=True) for _ in range(800)]
+    drawn = [random_scene(rng, n_things=2, is_video=True) for _ in range(800)]
     share_still = sum(scene.actor is None for scene in drawn) / len(drawn)
     assert 0.03 < share_still < 0.1  # one in sixteen is 0.0625; four standard errors are 0.034
 
@@ -60,7 +60,7 @@ def test_attributes_are_drawn_evenly():
     colours = Counter(
         thing.colour
         for _ in range(600)
-        for thing in draw_scene(rng, n_things=2, is_clip=False).things
+        for thing in random_scene(rng, n_things=2, is_video=False).things
     )
     assert len(colours) == 6
     assert min(colours.values()) > 150  # 200 expected, standard deviation 13

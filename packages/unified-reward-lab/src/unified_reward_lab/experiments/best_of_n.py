@@ -23,7 +23,7 @@ from unified_reward.core.samples import Example, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Scored, Verdict
 from unified_reward.judges.registry import open_judge
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import Pool, pool
+from unified_reward_lab.microworld import CandidatePool, candidate_pool
 from unified_reward_lab.microworld.items import TASKS, UNIT
 
 
@@ -144,7 +144,7 @@ def chances(scores: Sequence[float] | Floats, n: int) -> Floats:
     return (among[up_to] - among[below]) / (up_to - below)
 
 
-def _samples(config: BestOfN, drawn: Pool, index: int) -> list[Sample]:
+def _samples(config: BestOfN, drawn: CandidatePool, index: int) -> list[Sample]:
     return [
         Sample(
             Task(config.task),
@@ -157,8 +157,8 @@ def _samples(config: BestOfN, drawn: Pool, index: int) -> list[Sample]:
     ]
 
 
-def _drawn(config: BestOfN, index: int) -> Pool:
-    return pool(config.task, n=config.n, split="test", seed=config.seed, index=index)
+def _drawn(config: BestOfN, index: int) -> CandidatePool:
+    return candidate_pool(config.task, n=config.n, split="test", seed=config.seed, index=index)
 
 
 def _truth(config: BestOfN) -> Iterator[Example]:

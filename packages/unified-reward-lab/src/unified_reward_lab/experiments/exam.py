@@ -17,7 +17,7 @@ from unified_reward.core.samples import Image, Task
 from unified_reward.core.verdicts import Failed
 from unified_reward_lab.experiments.page import table, told
 from unified_reward_lab.microworld import Lesson
-from unified_reward_lab.microworld import exam as draw_exam
+from unified_reward_lab.microworld import exam as exam_question
 from unified_reward_lab.microworld.items import TASKS
 
 
@@ -92,7 +92,7 @@ def exam(config: Exam, progress: Callable[[int], None] = lambda _: None) -> dict
 def _chunks(config: Exam, task: Task) -> Iterator[list[Lesson]]:
     for start in range(0, config.n, _CHUNK):
         end = min(start + _CHUNK, config.n)
-        yield [draw_exam(task, seed=config.seed, index=i) for i in range(start, end)]
+        yield [exam_question(task, seed=config.seed, index=i) for i in range(start, end)]
 
 
 def _request(taught: Lesson, frames: int) -> Request:

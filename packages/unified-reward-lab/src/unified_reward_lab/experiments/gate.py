@@ -22,7 +22,7 @@ from unified_reward.judges.registry import load
 from unified_reward_lab.bench.microworld import compare_cell, score_cell
 from unified_reward_lab.examples import CELLS, EDITING
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 THRESHOLDS = {
@@ -90,7 +90,7 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
         read: dict[str, list[Verdict]] = {"before": [], "after": []}
         for start in range(0, config.n, _CHUNK):
             chunk = [
-                item(task, form, split="test", seed=config.seed, index=i)
+                make_example(task, form, split="test", seed=config.seed, index=i)
                 for i in range(start, min(start + _CHUNK, config.n))
             ]
             samples = [one.sample for one in chunk]

@@ -32,8 +32,8 @@ from unified_reward.train.optim import OptimConfig
 from unified_reward.train.scalar import LabelCollator
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import HALVES, Split, item
-from unified_reward_lab.microworld.items import CLIP_TASKS, TASKS
+from unified_reward_lab.microworld import HALF_WORLDS, Split, make_example
+from unified_reward_lab.microworld.items import TASKS, VIDEO_TASKS
 
 
 WORLDS = ("shared", "apart")
@@ -108,7 +108,7 @@ def _runs(seeds: Sequence[int]) -> list[_Run]:
 
 def _joint_parts(world: str, seed: int) -> tuple[_Part, ...]:
     apart = world == "apart"
-    return tuple(_part(task, seed ^ (apart and task in CLIP_TASKS)) for task in TASKS)
+    return tuple(_part(task, seed ^ (apart and task in VIDEO_TASKS)) for task in TASKS)
 
 
 class _Lessons:
@@ -127,13 +127,13 @@ class _Lessons:
         block, place = divmod(index, self.block)
         turn, cell = divmod(block, 2 * len(self.parts))
         part = self.parts[cell // 2]
-        return item(
+        return make_example(
             part.task,
             _FORMS[cell % 2],
             split="train",
             seed=part.seed,
             index=(turn * self.block + place) % self.items_a_cell,
-            world=HALVES[part.half],
+            world=HALF_WORLDS[part.half],
         )
 
 
@@ -218,13 +218,13 @@ def _tokens(lessons: _Lessons, optim: OptimConfig) -> int:
 
 
 def _test_item(part: _Part, form: Form, config: JointLearning, index: int) -> Example:
-    return item(
+    return make_example(
         part.task,
         form,
         split=config.split,
         seed=config.test_seed,
         index=index,
-        world=HALVES[part.half],
+        world=HALF_WORLDS[part.half],
     )
 
 

@@ -28,7 +28,7 @@ from unified_reward.pairs.make import PairOptions, PairResult, Strategy, make_pa
 from unified_reward.pairs.pools import Pool
 from unified_reward.prompts.template import softmax
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import pool
+from unified_reward_lab.microworld import candidate_pool
 from unified_reward_lab.microworld.items import TASKS, UNIT
 
 
@@ -196,7 +196,7 @@ def _judged(
 
 def _draw(config: Sifting, seed: int, index: int, perfect: Perfect) -> _Drawn:
     task = Task(config.task)
-    made = pool(task, n=config.n, split="test", seed=seed, index=index)
+    made = candidate_pool(task, n=config.n, split="test", seed=seed, index=index)
     told = Pool(f"{seed}-{index}", task, made.prompt, made.candidates, made.context)
     worth = {(made.prompt, one): u for one, u in zip(made.candidates, made.utilities, strict=True)}
     perfect.worth |= worth

@@ -23,16 +23,16 @@ from .scene import (
     TURNS,
     Scene,
     Thing,
-    draw_thing,
-    obstacle,
     pick,
     possible_events,
+    random_thing,
+    scene_error,
 )
 
 
 Pixels = NDArray[np.uint8]
-PICTURE_FLAWS = ("blur", "noise", "washed out", "torn")
-CLIP_FLAWS = (*PICTURE_FLAWS, "flicker", "jitter")
+IMAGE_FLAWS = ("blur", "noise", "washed out", "torn")
+VIDEO_FLAWS = (*IMAGE_FLAWS, "flicker", "jitter")
 MUTATIONS = ("colour", "shape", "size", "place", "count", "swap", "event")
 _BACKWARDS = {
     **dict(zip(MOVES, ("moves right", "moves left", "moves down", "moves up"), strict=True)),
@@ -60,7 +60,7 @@ def _backwards(thing: Thing) -> Thing:
 def reverse(scene: Scene) -> Scene:
     """The clip played backwards: each event undone.
 
-    >>> clip = Scene((Thing("red", "star", "small", "top left", "moves right"),), is_clip=True)
+    >>> clip = Scene((Thing("red", "star", "small", "top left", "moves right"),), is_video=True)
     >>> reverse(clip).things[0].cell, reverse(clip).things[0].event
     ('top right', 'moves left')
     """
@@ -78,7 +78,7 @@ def _change_field(
     old = scene.things[i]
     for j in rng.permutation(len(values)):
         things = _with(scene, i, replace(old, **{field: values[j]}))
-        if values[j] != getattr(old, field) and not obstacle(things):
+        if values[j] != getattr(old, field) and not scene_error(things):
             return replace(scene, things=things)
     return None
 
@@ -88,8 +88,8 @@ def _change_count(scene: Scene, rng: np.random.Generator) -> Scene | None:
     if len(scene.things) > 1:
         gone = int(rng.integers(len(scene.things)))
         return replace(scene, things=scene.things[:gone] + scene.things[gone + 1 :])
-    things = (*scene.things, draw_thing(rng, pick(rng, CELLS), scene.world))
-    return None if obstacle(things) else replace(scene, things=things)
+    things = (*scene.things, random_thing(rng, pick(rng, CELLS), scene.world))
+    return None if scene_error(things) else replace(scene, things=things)
 
 
 def _swap(scene: Scene, rng: np.random.Generator) -> Scene | None:
@@ -103,7 +103,7 @@ def _swap(scene: Scene, rng: np.random.Generator) -> Scene | None:
         return None
     things = _with(scene, i, replace(one, **{field: getattr(other, field)}))
     things = (*things[:j], replace(other, **{field: getattr(one, field)}), *things[j + 1 :])
-    if obstacle(things) or set(things) == set(scene.things):
+    if scene_error(things) or set(things) == set(scene.things):
         return None
     return replace(scene, things=things)
 
@@ -155,7 +155,7 @@ def mutate(
         if n_done == k:
             break
         kind = kinds[int(i)]
-        changed = _CHANGES[kind](scene, rng) if scene.is_clip or kind != "event" else None
+        changed = _CHANGES[kind](scene, rng) if scene.is_video or kind != "event" else None
         if changed is not None:
             scene, n_done = changed, n_done + 1
     return scene
@@ -225,14 +225,14 @@ def degrade(pixels: Pixels, flaw: str, severity: float, rng: np.random.Generator
 
     Args:
         pixels: RGB, 0 to 255. Shape (H, W, 3), or (T, H, W, 3) for a clip, H = W.
-        flaw: One of ``PICTURE_FLAWS``, for clips of ``CLIP_FLAWS``.
+        flaw: One of ``IMAGE_FLAWS``, for clips of ``VIDEO_FLAWS``.
         severity: How bad, in (0, 1].
         rng: Where the randomness comes from.
 
     Raises:
         ConfigError: No such flaw for such pixels, or a severity out of range.
     """
-    known = CLIP_FLAWS if pixels.ndim == 4 else PICTURE_FLAWS
+    known = VIDEO_FLAWS if pixels.ndim == 4 else IMAGE_FLAWS
     if flaw not in known:
         raise ConfigError(f"no flaw {flaw!r} for these pixels; there are {', '.join(known)}")
     if not 0 < severity <= 1:

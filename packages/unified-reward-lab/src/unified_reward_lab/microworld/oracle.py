@@ -16,10 +16,10 @@ from scipy import ndimage
 
 from unified_reward.core.errors import DataError, MediaError
 
-from .captions import Caption, complete
+from .captions import Caption, full_caption
 from .captions import alignment as caption_alignment
 from .palette import BACKGROUND, PALETTE
-from .scene import CELLS, COLOURS, EVENTS, MAX_THINGS, Scene, Thing, obstacle
+from .scene import CELLS, COLOURS, EVENTS, MAX_THINGS, Scene, Thing, scene_error
 
 
 _SIDE_PX = 64
@@ -174,7 +174,7 @@ def _explained(start: frozenset[Thing], end: frozenset[Thing]) -> tuple[Thing, .
             acting = replace(actor, event=event)
             others = (start | end if event == "appears" else start) - {actor}
             things = (*others, acting)
-            if obstacle(things):
+            if scene_error(things):
                 continue
             before, after = (
                 {state for state in states if state is not None}
@@ -204,17 +204,17 @@ def read(pixels: NDArray[np.uint8]) -> Scene | None:
             "the oracle reads uint8 pixels of shape (64, 64, 3) or (8, 64, 64, 3), "
             f"not {pixels.dtype} of {pixels.shape}"
         )
-    is_clip = pixels.ndim == 4
-    frames = pixels if is_clip else pixels[None]
+    is_video = pixels.ndim == 4
+    frames = pixels if is_video else pixels[None]
     start = _first_read(frames[:3])
-    end = _first_read(frames[:-4:-1]) if is_clip else start
+    end = _first_read(frames[:-4:-1]) if is_video else start
     if start is None or end is None:
         return None
     things = _explained(start, end)
     if not things:
         return None
     try:
-        return Scene(tuple(sorted(things, key=lambda thing: CELLS.index(thing.cell))), is_clip)
+        return Scene(tuple(sorted(things, key=lambda thing: CELLS.index(thing.cell))), is_video)
     except DataError:
         return None
 
@@ -229,5 +229,5 @@ def alignment(wanted: Caption | Scene, pixels: NDArray[np.uint8]) -> float:
     scene = read(pixels)
     if scene is None:
         return 0.0
-    caption = complete(wanted) if isinstance(wanted, Scene) else wanted
+    caption = full_caption(wanted) if isinstance(wanted, Scene) else wanted
     return caption_alignment(caption, scene)

@@ -109,6 +109,6 @@ def render(scene: Scene, *, seed: int) -> Pixels:
         for thing, jitter in acting:
             _paste(frame, thing, jitter, progress)
         frames[progress] = (frame + 0.5).astype(np.uint8)
-    if not scene.is_clip:
+    if not scene.is_video:
         return frames[0.0]
     return np.stack([frames.get(progress, frames[0.0]) for progress in _PROGRESS])

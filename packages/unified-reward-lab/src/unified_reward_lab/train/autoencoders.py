@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, mse_loss
 
 from unified_reward_lab.microworld import render
+from unified_reward_lab.microworld.candidate_scenes import keyed_rng, random_scene_with_caption
 from unified_reward_lab.microworld.render import SIDE_PX
-from unified_reward_lab.microworld.shown import draw_captioned, seeded
 
 
 CLIP_FRAMES = 9
@@ -34,7 +34,7 @@ CLIP_FRAMES = 9
 
 
 @dataclass(frozen=True)
-class Autoencoding:
+class AutoencoderTraining:
     """How an autoencoder is taught."""
 
     steps: int
@@ -66,7 +66,7 @@ def build_image_autoencoder() -> AutoencoderKL:
     )
 
 
-def build_clip_autoencoder() -> AutoencoderKLWan:
+def build_video_autoencoder() -> AutoencoderKLWan:
     """For clips of 9 frames, 5 frames of 8 channels of latents; random weights.
 
     It works frame by frame: no frame sees one before it, a latent frame is the last of the two it
@@ -129,26 +129,26 @@ def _of_frames(part: WanCausalConv3d, clips: Tensor, _: Tensor | None = None) ->
     return made.unflatten(0, (len(clips), -1)).transpose(1, 2)
 
 
-def drawn(index: int, *, is_clip: bool, seed: int) -> tuple[str, Tensor]:
+def drawn(index: int, *, is_video: bool, seed: int) -> tuple[str, Tensor]:
     """A caption of the training split and what it says, in [-1, 1].
 
     Args:
         index: Place in the series.
-        is_clip: Whether a clip is wanted.
+        is_video: Whether a clip is wanted.
         seed: Names the series.
 
     Returns:
         The caption, and pixels of shape (3, 64, 64), or (3, 9, 64, 64) of a clip.
     """
-    rng = seeded("generator", is_clip, seed, index)
-    scene, caption = draw_captioned(rng, split="train", is_clip=is_clip)
+    rng = keyed_rng("generator", is_video, seed, index)
+    scene, caption = random_scene_with_caption(rng, split="train", is_video=is_video)
     pixels = render(scene, seed=int(rng.integers(2**32)))
-    if is_clip:
+    if is_video:
         pixels = np.concatenate([pixels, pixels[-1:]])
     return caption.text, torch.from_numpy(pixels).movedim(-1, 0).float() / 127.5 - 1
 
 
-def teach_autoencoder(model: Any, config: Autoencoding) -> list[float]:
+def train_autoencoder(model: Any, config: AutoencoderTraining) -> list[float]:
     """Train an autoencoder in place to give back pictures; one of clips sees clips of one frame.
 
     Returns:
@@ -156,14 +156,14 @@ def teach_autoencoder(model: Any, config: Autoencoding) -> list[float]:
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps)
-    size, is_clip = config.batch_size, isinstance(model, AutoencoderKLWan)
+    size, is_video = config.batch_size, isinstance(model, AutoencoderKLWan)
     losses: list[float] = []
     with frame_by_frame(model):
         for step in track(range(config.steps), description="teaching the autoencoder"):
             rows = range(step * size, step * size + size)
-            drawing = [drawn(i, is_clip=False, seed=config.seed + 1)[1] for i in rows]
+            drawing = [drawn(i, is_video=False, seed=config.seed + 1)[1] for i in rows]
             pixels = torch.stack(drawing)
-            if is_clip:
+            if is_video:
                 pixels = pixels.unsqueeze(2)
             latent = model.encode(pixels).latent_dist
             loss = mse_loss(_unclamped(model, latent.sample()), pixels)

@@ -227,10 +227,10 @@ class LessonTurns:
         config = self._config
         block = index // config.optim.batch_size
         rng = np.random.default_rng([config.optim.seed, block])
-        is_clip = index >= config.clips_from * len(self) and rng.random() < config.clips
+        is_video = index >= config.clips_from * len(self) and rng.random() < config.clips
         shares = np.array([*config.lessons.values()])
         what = rng.choice([*config.lessons], p=shares / shares.sum())
-        return f"{'video' if is_clip else 'image'}_{what}"
+        return f"{'video' if is_video else 'image'}_{what}"
 
     def _pictures(self, medium: Image | Video) -> list[Pillow.Image]:
         if isinstance(medium, Image):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError
-from unified_reward_lab.microworld import degrade, describe, draw_scene, render, split_of
-from unified_reward_lab.microworld.corrupt import PICTURE_FLAWS
+from unified_reward_lab.microworld import degrade, describe, random_scene, render, split_of
+from unified_reward_lab.microworld.corrupt import IMAGE_FLAWS
 from unified_reward_lab.microworld.scene import CELLS, COLOURS, SHAPES, SIZES
 
 
@@ -99,14 +99,12 @@ def _batch(
     labels["row"] += torch.arange(len(CELLS)) // 2
     labels["column"] += torch.arange(len(CELLS)) % 2
     while len(pictures) < config.batch_size:
-        scene = draw_scene(rng, n_things=int(rng.integers(1, 4)), is_clip=False)
+        scene = random_scene(rng, n_things=int(rng.integers(1, 4)), is_video=False)
         if split_of(describe(scene)) == "test":
             continue
         pixels = render(scene, seed=int(rng.integers(2**32)))
         if rng.random() < config.flawed:
-            pixels = degrade(
-                pixels, str(rng.choice(PICTURE_FLAWS)), float(rng.uniform(0.3, 1)), rng
-            )
+            pixels = degrade(pixels, str(rng.choice(IMAGE_FLAWS)), float(rng.uniform(0.3, 1)), rng)
         for thing in scene.things:
             for kind in ("colour", "shape", "size"):
                 place = _KINDS[kind].index(getattr(thing, kind))

@@ -110,7 +110,7 @@ def test_prompts_are_read_as_far_as_captions_go(taught):
     assert denoiser.tokens_over("a red circle " * 40) is not None
 
 
-@pytest.mark.parametrize("is_clip", [False, True])
+@pytest.mark.parametrize("is_video", [False, True])
 def test_what_is_drawn_is_of_the_training_split_and_depends_on_its_place_alone(is_video):
     made = [drawn(i, is_video=is_video, seed=3) for i in range(60)]
     assert {split_of(caption) for caption, _ in made} == {"train"}

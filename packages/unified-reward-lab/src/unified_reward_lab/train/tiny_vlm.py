@@ -19,9 +19,9 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.judges.registry import SHIPPED
 from unified_reward.policies import Sampling, write_defaults
-from unified_reward.policies.vlm import asked
+from unified_reward.policies.vlm import build_request
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.sft import Turn, fit
+from unified_reward.train.sft import ChatExample, fit
 from unified_reward_lab.microworld import random_reply
 from unified_reward_lab.microworld.candidate_scenes import CandidateScene, keyed_rng
 from unified_reward_lab.microworld.items import VIDEO_TASKS, random_scene_with_question
@@ -67,7 +67,7 @@ class _Answers:
     def __len__(self) -> int:
         return self._n
 
-    def __getitem__(self, index: int) -> Turn:
+    def __getitem__(self, index: int) -> ChatExample:
         optim, styles = self._config.optim, self._config.styles
         rng = keyed_rng("speaker", optim.seed, index)
         task = _TASKS[index // optim.batch_size % 2]
@@ -78,7 +78,7 @@ class _Answers:
         names: list[Style] = [*styles]
         style = names[int(rng.choice(len(names), p=shares / shares.sum()))]
         reply = random_reply(question, style, rng, split="train")
-        return Turn(asked(question.text, (CandidateScene(scene).medium(rng),)), reply.text)
+        return ChatExample(build_request(question.text, (CandidateScene(scene).medium(rng),)), reply.text)
 
 
 def train_tiny_vlm(config: TinyVLMTraining, out: Path) -> list[tuple[int, float]]:

@@ -33,13 +33,13 @@ def test_a_joint_judge_reads_once_what_the_single_ones_read_four_times(world):
     assert singles == Counter(dict.fromkeys(read, 4))
 
 
-def test_only_apart_do_clips_come_from_the_other_half_than_pictures():
+def test_only_apart_do_videos_come_from_the_other_half_than_images():
     for run in joint._runs((0, 1, 2, 3)):
-        of_clips = {part.half for part in run.parts if part.task in VIDEO_TASKS}
-        of_pictures = {part.half for part in run.parts if part.task not in VIDEO_TASKS}
+        of_videos = {part.half for part in run.parts if part.task in VIDEO_TASKS}
+        of_images = {part.half for part in run.parts if part.task not in VIDEO_TASKS}
         if len(run.parts) > 1:
-            assert (of_clips == of_pictures) == run.name.startswith("shared")
-            assert len(of_clips) == len(of_pictures) == 1
+            assert (of_videos == of_images) == run.name.startswith("shared")
+            assert len(of_videos) == len(of_images) == 1
 
 
 @pytest.mark.parametrize(

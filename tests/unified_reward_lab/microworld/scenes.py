@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from unified_reward_lab.microworld import Scene, Thing, random_scene
 
 
-PICTURE = Scene(
+IMAGE = Scene(
     (
         Thing("red", "circle", "small", "top left"),
         Thing("blue", "star", "large", "bottom right"),
     )
 )
-CLIP = Scene(
+VIDEO = Scene(
     (
         Thing("red", "circle", "small", "top left", "moves right"),
         Thing("blue", "star", "large", "bottom right"),
@@ -24,7 +24,9 @@ CLIP = Scene(
 def scenes(*, is_video: bool | None = None) -> st.SearchStrategy[Scene]:
     kinds = st.booleans() if is_video is None else st.just(is_video)
     return st.builds(
-        lambda seed, n, clip: random_scene(np.random.default_rng(seed), n_things=n, is_video=clip),
+        lambda seed, n, video: random_scene(
+            np.random.default_rng(seed), n_things=n, is_video=video
+        ),
         st.integers(0, 2**32 - 1),
         st.integers(1, 3),
         kinds,

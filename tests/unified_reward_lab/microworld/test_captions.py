@@ -20,7 +20,7 @@ from unified_reward_lab.microworld import (
     vocabulary,
 )
 
-from .scenes import CLIP, PICTURE, scenes
+from .scenes import IMAGE, VIDEO, scenes
 
 
 BOTH = Caption(
@@ -31,12 +31,12 @@ BOTH = Caption(
 
 
 def test_a_true_caption_aligns_fully():
-    assert alignment(BOTH, PICTURE) == 1.0
+    assert alignment(BOTH, IMAGE) == 1.0
 
 
 def test_alignment_is_the_share_of_true_facts():
     """Facts: red, circle, small, blue, star, left of, two objects. Made large and green: 5 of 7."""
-    shown = Scene((Thing("green", "circle", "large", "top left"), PICTURE.things[1]))
+    shown = Scene((Thing("green", "circle", "large", "top left"), IMAGE.things[1]))
     assert alignment(BOTH, shown) == pytest.approx(5 / 7)
 
 
@@ -54,11 +54,11 @@ def test_exchanged_colours_are_not_forgiven():
 
 def test_a_missing_thing_fails_all_its_facts_the_relation_and_the_count():
     """Without the star: red, circle, small hold; blue, star, left of and the count do not."""
-    assert alignment(BOTH, Scene(PICTURE.things[:1])) == pytest.approx(3 / 7)
+    assert alignment(BOTH, Scene(IMAGE.things[:1])) == pytest.approx(3 / 7)
 
 
 def test_a_surplus_thing_fails_the_count_alone():
-    shown = Scene((*PICTURE.things, Thing("green", "cross", "small", "top right")))
+    shown = Scene((*IMAGE.things, Thing("green", "cross", "small", "top right")))
     assert alignment(BOTH, shown) == pytest.approx(6 / 7)
 
 
@@ -72,12 +72,12 @@ def test_the_colour_of_a_turning_thing_is_the_colour_before():
 
 def test_a_wrong_event_is_one_fact():
     caption = Caption("", (Mention("red", "circle", event="moves down"), Mention("blue", "star")))
-    assert alignment(caption, CLIP) == pytest.approx(5 / 6)
-    assert alignment(caption, CLIP, ignoring="event") == 1.0
+    assert alignment(caption, VIDEO) == pytest.approx(5 / 6)
+    assert alignment(caption, VIDEO, ignoring="event") == 1.0
 
 
 def test_elements_name_each_fact_and_join_colour_with_shape():
-    shown = Scene((Thing("green", "circle", "small", "top right"), PICTURE.things[1]))
+    shown = Scene((Thing("green", "circle", "small", "top right"), IMAGE.things[1]))
     assert elements(BOTH, shown) == {
         "red circle": 0.0,
         "small red circle": 1.0,
@@ -114,7 +114,7 @@ def test_every_asserted_fact_is_said_in_the_text(scene, seed):
 
 
 @given(scenes(is_video=True), st.integers(0, 2**32))
-def test_a_clip_caption_always_says_what_happens(scene, seed):
+def test_a_video_caption_always_says_what_happens(scene, seed):
     caption = random_caption(scene, np.random.default_rng(seed))
     said = {mention.event for mention in caption.objects}
     assert (scene.actor.event if scene.actor else "stays still") in said

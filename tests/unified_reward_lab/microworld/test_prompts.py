@@ -23,7 +23,7 @@ from unified_reward_lab.microworld import (
     split_of,
 )
 
-from .scenes import CLIP, PICTURE, scenes
+from .scenes import IMAGE, VIDEO, scenes
 from .test_questions import STYLES
 
 
@@ -51,7 +51,7 @@ def wants(wanted, task=Task.IMAGE_GENERATION):
     return PolicyPrompt("b", task, "", (), wanted)
 
 
-def picture(pixels):
+def image(pixels):
     return Image(pixels, layout="HWC")
 
 
@@ -176,22 +176,22 @@ def test_a_drawn_scene_is_worth_its_agreement_with_the_caption(index, task, seed
     is_video = task is Task.VIDEO_GENERATION
     scene = random_scene(np.random.default_rng(seed), n_things=2, is_video=is_video)
     pixels = render(scene, seed=seed)
-    shown = Video(pixels, layout="THWC", fps=4.0) if is_video else picture(pixels)
+    shown = Video(pixels, layout="THWC", fps=4.0) if is_video else image(pixels)
     assert asked.worth(shown) == alignment(asked.wanted, scene)
 
 
-def test_a_picture_is_worth_the_share_of_facts_that_hold():
-    """Colour, shape and count of one thing: the picture has two, of which one is as it says."""
+def test_a_image_is_worth_the_share_of_facts_that_hold():
+    """Colour, shape and count of one thing: the image has two, of which one is as it says."""
     asked = wants(Caption("a red circle", (Mention("red", "circle"),)))
-    assert asked.worth(picture(render(PICTURE, seed=0))) == pytest.approx(2 / 3)
+    assert asked.worth(image(render(IMAGE, seed=0))) == pytest.approx(2 / 3)
     both = wants(Caption("", (Mention("red", "circle"), Mention("blue", "cross"))))
-    assert both.worth(picture(render(PICTURE, seed=0))) == pytest.approx(4 / 5)
+    assert both.worth(image(render(IMAGE, seed=0))) == pytest.approx(4 / 5)
 
 
-def test_a_clip_is_asked_what_happens_in_it():
+def test_a_video_is_asked_what_happens_in_it():
     moves = wants(Caption("", (Mention("red", "circle", event="moves right"),)))
     falls = wants(Caption("", (Mention("red", "circle", event="moves down"),)))
-    shown = Video(render(CLIP, seed=0), layout="THWC", fps=4.0)
+    shown = Video(render(VIDEO, seed=0), layout="THWC", fps=4.0)
     assert moves.worth(shown) == pytest.approx(3 / 4)
     assert falls.worth(shown) == pytest.approx(2 / 4)
 
@@ -201,7 +201,7 @@ def test_noise_is_worth_none(shape):
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     is_video = len(shape) == 4
     asked = policy_prompt(TASKS[is_video], split="test", seed=0, index=0)
-    shown = Video(noise, layout="THWC", fps=4.0) if is_video else picture(noise)
+    shown = Video(noise, layout="THWC", fps=4.0) if is_video else image(noise)
     assert asked.worth(shown) is None
 
 
@@ -209,4 +209,4 @@ def test_noise_is_worth_none(shape):
 def test_pixels_of_another_size_are_an_error(side):
     asked = policy_prompt(Task.IMAGE_GENERATION, split="test", seed=0, index=0)
     with pytest.raises(MediaError, match=rf"not uint8 of \({side}, {side}, 3\)"):
-        asked.worth(picture(np.full((side, side, 3), 200, np.uint8)))
+        asked.worth(image(np.full((side, side, 3), 200, np.uint8)))

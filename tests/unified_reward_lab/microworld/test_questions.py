@@ -13,7 +13,7 @@ from unified_reward_lab.microworld import (
 )
 from unified_reward_lab.microworld.questions import description_question
 
-from .scenes import CLIP, PICTURE, scenes
+from .scenes import IMAGE, VIDEO, scenes
 
 
 STYLES = ("right", "partly", "wrong", "padded right", "padded wrong", "evasive")
@@ -31,8 +31,8 @@ def asked(scene, n=400):
     return {q.text: q.answer for q in (random_question(scene, rng) for _ in range(n))}
 
 
-def test_answers_about_a_picture_are_right():
-    answers = asked(PICTURE)
+def test_answers_about_a_image_are_right():
+    answers = asked(IMAGE)
     expected = {
         "what colour is the star?": "blue",
         "what shape is the red object?": "circle",
@@ -50,8 +50,8 @@ def test_answers_about_a_picture_are_right():
     assert {a for q, a in answers.items() if q.startswith("is there")} == {"yes", "no"}
 
 
-def test_answers_about_a_clip_are_right():
-    answers = asked(CLIP)
+def test_answers_about_a_video_are_right():
+    answers = asked(VIDEO)
     expected = {
         "what happens to the red circle?": "it moves right",
         "what happens to the blue star?": "it stays still",

@@ -46,7 +46,7 @@ VOTED = "voted"
 _SPEAKING = VLMDPO(
     OptimConfig(steps=60, batch_size=16, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16)
 )
-_OF_CLIPS = VLMDPO(
+_OF_VIDEOS = VLMDPO(
     OptimConfig(steps=60, batch_size=16, accumulate=1, lr=2e-4, warmup=0.1, lora_rank=16), sft=0.2
 )
 _DRAWING = DiffusionDPO(
@@ -70,7 +70,7 @@ class AlignmentStudy:
     policies: Mapping[Task, AlignedPolicy] = field(
         default_factory=lambda: {
             Task.IMAGE_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_SPEAKING),
-            Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_OF_CLIPS, prompts=512),
+            Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_OF_VIDEOS, prompts=512),
             Task.IMAGE_GENERATION: AlignedPolicy("tiny_image", diffusion=_DRAWING),
             Task.VIDEO_GENERATION: AlignedPolicy("tiny_video", diffusion=_FILMING, prompts=512),
         }

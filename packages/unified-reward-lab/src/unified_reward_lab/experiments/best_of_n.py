@@ -274,7 +274,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """The curves as a PNG picture: a panel a judge, bands are 95 % intervals."""
+    """The curves as a PNG image: a panel a judge, bands are 95 % intervals."""
     from matplotlib.figure import Figure
 
     ns = [step["n"] for step in report["steps"]]
@@ -293,9 +293,9 @@ def draw(report: Mapping[str, Any]) -> bytes:
         axes.set(title=name, xlabel="n, candidates picked from")
     panels[0].set_ylabel("score or true utility of the pick")
     panels[0].legend(frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    return picture.getvalue()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()
 
 
 def _bands(curve: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats, Floats]:

@@ -1,4 +1,4 @@
-"""The exam: questions and statements about pictures and clips of the test split, answered exactly.
+"""The exam: questions and statements about images and videos of the test split, answered exactly.
 
 It asks a vision-language model before it is a judge; an answer counts if it is right to the letter.
 """
@@ -35,7 +35,7 @@ class Exam:
     """Questions a task."""
     seed: int = 0
     frames: int = 4
-    """Frames of a clip."""
+    """Frames of a video."""
 
     @property
     def total(self) -> int:
@@ -96,16 +96,16 @@ def _chunks(config: Exam, task: Task) -> Iterator[list[Lesson]]:
 
 
 def _request(taught: Lesson, frames: int) -> Request:
-    pictures = [
-        picture
+    images = [
+        image
         for medium in taught.media
-        for picture in (
+        for image in (
             [media.open_image(medium)]
             if isinstance(medium, Image)
             else media.sample_frames(medium, frames, "linspace_inclusive").images()
         )
     ]
-    return Request((*pictures, taught.question), max_new_tokens=_TOKENS)
+    return Request((*images, taught.question), max_new_tokens=_TOKENS)
 
 
 def page(report: Mapping[str, Any]) -> str:

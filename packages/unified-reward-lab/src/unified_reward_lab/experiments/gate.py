@@ -178,7 +178,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """Reliability as a PNG picture: a row a judge, comparisons left and scores right."""
+    """Reliability as a PNG image: a row a judge, comparisons left and scores right."""
     from matplotlib.figure import Figure
 
     judges = report["judges"]

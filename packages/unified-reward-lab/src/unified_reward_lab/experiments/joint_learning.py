@@ -3,7 +3,7 @@
 The central claim of arXiv:2503.05236 (Table IX, steps matched), where the truth is known. A joint
 judge and a single one take the same number of steps and know the same items of the task; the single
 one reads them four times in the steps in which the joint one reads the other tasks. The control is
-a world whose pictures and clips have no colour and no shape in common.
+a world whose images and videos have no colour and no shape in common.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _part(task: Task, seed: int) -> _Part:
 
 
 def _runs(seeds: Sequence[int]) -> list[_Run]:
-    """A single judge of every task, a joint one, and a joint one of clips from the other half."""
+    """A single judge of every task, a joint one, and a joint one of videos from the other half."""
     found: list[_Run] = []
     for seed in seeds:
         found += [_Run(f"{task}-{seed}", seed, (_part(task, seed),)) for task in TASKS]
@@ -354,7 +354,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """The gains with their intervals as a PNG picture: comparisons left and scores right."""
+    """The gains with their intervals as a PNG image: comparisons left and scores right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 2.6), layout="constrained")

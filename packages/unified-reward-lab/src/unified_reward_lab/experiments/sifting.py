@@ -298,7 +298,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """Gain of each way with its interval as a PNG picture: a panel a judge and reading."""
+    """Gain of each way with its interval as a PNG image: a panel a judge and reading."""
     from matplotlib.figure import Figure
 
     panels = [
@@ -320,6 +320,6 @@ def draw(report: Mapping[str, Any]) -> bytes:
         axes.set(title=title, xlabel="utility gained", xlim=(-0.05, 1))
         axes.set_yticks(range(len(ways)), list(ways))
         axes.set_ylim(len(ways) - 0.5, -0.5)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    return picture.getvalue()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()

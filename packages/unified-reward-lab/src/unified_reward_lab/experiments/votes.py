@@ -1,7 +1,7 @@
 """A judge that is taught by votes on what the policies themselves made, as published ones are.
 
 The shipped judges have learned from rendered scenes alone. Here the microworld's oracle stands for
-people who vote on generated pictures and clips of training prompts that nothing else uses, and a
+people who vote on generated images and videos of training prompts that nothing else uses, and a
 scalar judge goes on from those votes. Beside it: how often the shipped judges are right about
 what policies made. Whether its pairs align better is asked by the study of alignment.
 """

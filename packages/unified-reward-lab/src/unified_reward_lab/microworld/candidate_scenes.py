@@ -40,7 +40,7 @@ class CandidateScene:
         )
 
     def medium(self, rng: np.random.Generator) -> Image | Video:
-        """A picture or a clip of it, in memory."""
+        """An image or a video of it, in memory."""
         pixels = render(self.scene, seed=int(rng.integers(2**32)))
         if self.flaw:
             pixels = degrade(pixels, self.flaw, self.severity, rng)
@@ -79,7 +79,7 @@ def add_random_flaw(scene: Scene, rng: np.random.Generator, *, p_flaw: float) ->
 def random_variation(scene: Scene, k: int, rng: np.random.Generator) -> Scene:
     """The scene with ``k`` changes, or from 4 on another scene with as many things.
 
-    One change of a clip is, in a third of the cases, sure to be that of its event.
+    One change of a video is, in a third of the cases, sure to be that of its event.
     """
     if k >= 4:
         n_things, is_video = len(scene.things), scene.is_video

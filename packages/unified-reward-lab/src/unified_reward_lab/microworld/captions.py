@@ -212,7 +212,7 @@ def _draw_relation(things: list[Thing], rng: np.random.Generator) -> Relation | 
     return Relation(pick(rng, [name for name in _OPPOSITE if relation_holds(name, *things)]), 0, 1)
 
 
-def _draw_picture_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
+def _draw_image_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
     relation = _draw_relation(things, rng)
     mentions = [_draw_mention(thing, rng, p_place=0.0 if relation else 0.35) for thing in things]
     parts = [mention.phrase() for mention in mentions]
@@ -226,7 +226,7 @@ def _draw_picture_caption(things: list[Thing], rng: np.random.Generator) -> Capt
     return Caption(opening + core, tuple(mentions), relation)
 
 
-def _draw_clip_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
+def _draw_video_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
     """What the actor does is always said; that the others stay still only sometimes."""
     if rng.random() < 0.7:
         things.sort(key=lambda thing: thing.event == STILL)
@@ -254,4 +254,4 @@ def _draw_clip_caption(things: list[Thing], rng: np.random.Generator) -> Caption
 def random_caption(scene: Scene, rng: np.random.Generator) -> Caption:
     """A caption true of the scene that mentions every thing in it, in varied words."""
     things = [scene.things[i] for i in rng.permutation(len(scene.things))]
-    return (_draw_clip_caption if scene.is_video else _draw_picture_caption)(things, rng)
+    return (_draw_video_caption if scene.is_video else _draw_image_caption)(things, rng)

@@ -44,7 +44,7 @@ _BACKWARDS = {
 
 
 def freeze(scene: Scene) -> Scene:
-    """The clip stopped: every thing as it is first seen, without events."""
+    """The video stopped: every thing as it is first seen, without events."""
     return replace(scene, things=tuple(replace(t, event=STILL) for t in scene.things))
 
 
@@ -58,10 +58,10 @@ def _backwards(thing: Thing) -> Thing:
 
 
 def reverse(scene: Scene) -> Scene:
-    """The clip played backwards: each event undone.
+    """The video played backwards: each event undone.
 
-    >>> clip = Scene((Thing("red", "star", "small", "top left", "moves right"),), is_video=True)
-    >>> reverse(clip).things[0].cell, reverse(clip).things[0].event
+    >>> video = Scene((Thing("red", "star", "small", "top left", "moves right"),), is_video=True)
+    >>> reverse(video).things[0].cell, reverse(video).things[0].event
     ('top right', 'moves left')
     """
     return replace(scene, things=tuple(_backwards(thing) for thing in scene.things))
@@ -109,7 +109,7 @@ def _swap(scene: Scene, rng: np.random.Generator) -> Scene | None:
 
 
 def _change_event(scene: Scene, rng: np.random.Generator) -> Scene | None:
-    """The clip frozen, or reversed, or another event, as often each."""
+    """The video frozen, or reversed, or another event, as often each."""
     way = pick(rng, ("freeze", "reverse", "other")) if scene.actor else "other"
     if way != "other":
         return freeze(scene) if way == "freeze" else reverse(scene)
@@ -145,10 +145,10 @@ def mutate(
     Args:
         scene: What to change.
         k: Number of changes: of colour, shape, size or place of a thing, of the number of things,
-            two things swapping places or colours, and in clips of the event (frozen, reversed or
+            two things swapping places or colours, and in videos of the event (frozen, reversed or
             another). Fewer where no further kind fits.
         rng: Where the randomness comes from.
-        kinds: The kinds of change to draw from; ``event`` fits clips only.
+        kinds: The kinds of change to draw from; ``event`` fits videos only.
     """
     n_done = 0
     for i in rng.permutation(len(kinds)):
@@ -224,8 +224,8 @@ def degrade(pixels: Pixels, flaw: str, severity: float, rng: np.random.Generator
     """Pixels with one flaw, visible from severity 0.3 on, the things recognisable even at 1.
 
     Args:
-        pixels: RGB, 0 to 255. Shape (H, W, 3), or (T, H, W, 3) for a clip, H = W.
-        flaw: One of ``IMAGE_FLAWS``, for clips of ``VIDEO_FLAWS``.
+        pixels: RGB, 0 to 255. Shape (H, W, 3), or (T, H, W, 3) for a video, H = W.
+        flaw: One of ``IMAGE_FLAWS``, for videos of ``VIDEO_FLAWS``.
         severity: How bad, in (0, 1].
         rng: Where the randomness comes from.
 

@@ -1,4 +1,4 @@
-"""Edits of pictures: an instruction, what it makes of a scene, and how well another scene obeys it.
+"""Edits of images: an instruction, what it makes of a scene, and how well another scene obeys it.
 
 Knows nothing of pixels.
 """
@@ -68,9 +68,9 @@ class Edit:
 
 
 def edit_utility(success: float, kept: float, quality: float) -> float:
-    """Worth of an edited picture.
+    """Worth of an edited image.
 
-    ``u = (0.7 success + 0.3 kept) * (0.7 + 0.3 quality)``: a picture left as it was keeps a
+    ``u = (0.7 success + 0.3 kept) * (0.7 + 0.3 quality)``: an image left as it was keeps a
     little, and one that obeys and ruins the rest is worth less than one that only obeys.
 
     >>> round(edit_utility(success=1.0, kept=0.5, quality=1.0), 3)
@@ -80,7 +80,7 @@ def edit_utility(success: float, kept: float, quality: float) -> float:
 
 
 def random_edit(scene: Scene, rng: np.random.Generator) -> Edit:
-    """An edit of a picture that changes it, of any kind that is possible there."""
+    """An edit of an image that changes it, of any kind that is possible there."""
     while True:
         kind = pick(rng, EDIT_KINDS)
         made = _add(scene, rng) if kind == "add" else _change(scene, kind, rng)

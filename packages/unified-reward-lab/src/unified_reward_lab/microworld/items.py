@@ -117,7 +117,7 @@ def _draw_shown(scene: Scene, rng: np.random.Generator) -> CandidateScene:
 
 
 def _draft_generation(wish: _Wish, rng: np.random.Generator) -> _Draft:
-    """A caption, and one or two pictures or clips of what it says or of something else."""
+    """A caption, and one or two images or videos of what it says or of something else."""
     scene, caption = random_scene_with_caption(
         rng, split=wish.split, is_video=wish.is_video, world=wish.world
     )
@@ -142,7 +142,7 @@ def _draft_generation(wish: _Wish, rng: np.random.Generator) -> _Draft:
 
 
 class _Edited(NamedTuple):
-    """A picture as an editor left it."""
+    """An image as an editor left it."""
 
     edit: Edit
     shown: CandidateScene
@@ -159,7 +159,7 @@ class _Edited(NamedTuple):
 
 
 def _draft_editing(wish: _Wish, rng: np.random.Generator) -> _Draft:
-    """A picture, an instruction, and one or two pictures as editors left them."""
+    """An image, an instruction, and one or two images as editors left them."""
     while True:
         scene = random_sized_scene(rng, is_video=False, world=wish.world)
         edit = random_edit(scene, rng)
@@ -213,7 +213,7 @@ def random_scene_with_question(
 
 
 def _draft_understanding(wish: _Wish, rng: np.random.Generator) -> _Draft:
-    """A picture or a clip, a question about it, and one or two answers."""
+    """An image or a video, a question about it, and one or two answers."""
     scene, question = random_scene_with_question(
         rng, split=wish.split, is_video=wish.is_video, world=wish.world
     )

@@ -44,7 +44,7 @@ not tell something check
 
 @dataclass(frozen=True)
 class Lesson:
-    """A question about one or two pictures or clips, with its one right answer."""
+    """A question about one or two images or videos, with its one right answer."""
 
     media: tuple[Image | Video, ...]
     question: str

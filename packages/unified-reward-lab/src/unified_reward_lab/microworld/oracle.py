@@ -1,4 +1,4 @@
-"""Reads pictures and clips of the microworld back into scenes, or abstains.
+"""Reads images and videos of the microworld back into scenes, or abstains.
 
 Nothing is learned and nothing of the renderer is used but the palette: things are told from the
 background by colour, their shapes by geometry. It knows no flaws by name; what it cannot read
@@ -189,9 +189,9 @@ def _explained(start: frozenset[Thing], end: frozenset[Thing]) -> tuple[Thing, .
 
 
 def read(pixels: NDArray[np.uint8]) -> Scene | None:
-    """The scene in a picture or a clip, or None where it cannot be told beyond doubt.
+    """The scene in an image or a video, or None where it cannot be told beyond doubt.
 
-    A clip is read at its first and its last readable three frames.
+    A video is read at its first and its last readable three frames.
 
     Args:
         pixels: RGB, 0 to 255. Shape (64, 64, 3), or (8, 64, 64, 3).

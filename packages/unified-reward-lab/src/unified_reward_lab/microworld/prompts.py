@@ -36,7 +36,7 @@ class PolicyPrompt:
     def worth(self, candidate: Candidate) -> float | None:
         """What the oracle makes of a candidate, in [0, 1]; None where it cannot be read.
 
-        Of a picture or a clip it is the share of the caption's facts that hold, of an answer its
+        Of an image or a video it is the share of the caption's facts that hold, of an answer its
         utility. The oracle abstains from pixels in doubt, and an answer must say something that
         the question allows.
 

@@ -216,7 +216,7 @@ def _ask_description(scene: Scene, _rng: np.random.Generator) -> Question:
 
 
 _Ask = Callable[[Scene, np.random.Generator], Question | None]
-_OF_PICTURES: tuple[_Ask, ...] = (
+_OF_IMAGES: tuple[_Ask, ...] = (
     _ask_colour,
     _ask_shape,
     _ask_size,
@@ -227,7 +227,7 @@ _OF_PICTURES: tuple[_Ask, ...] = (
     _ask_relation,
     _ask_description,
 )
-_OF_CLIPS: tuple[_Ask, ...] = (
+_OF_VIDEOS: tuple[_Ask, ...] = (
     _ask_event,
     _ask_event,
     _ask_direction,
@@ -242,7 +242,7 @@ _OF_CLIPS: tuple[_Ask, ...] = (
 
 def random_question(scene: Scene, rng: np.random.Generator) -> Question:
     """A question with one right answer about the scene, every kind that fits equally likely."""
-    kinds = _OF_CLIPS if scene.is_video else _OF_PICTURES
+    kinds = _OF_VIDEOS if scene.is_video else _OF_IMAGES
     while True:
         question = pick(rng, kinds)(scene, rng)
         if question is not None:

@@ -1,4 +1,4 @@
-"""What a picture or a clip of the microworld contains, and how such scenes are drawn.
+"""What an image or a video of the microworld contains, and how such scenes are drawn.
 
 Knows nothing of pixels, words of captions or utilities.
 """
@@ -153,10 +153,10 @@ def scene_error(things: Sequence[Thing]) -> str:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things that can stand together (see `scene_error`), in a picture or in a clip.
+    """Things that can stand together (see `scene_error`), in an image or in a video.
 
     Raises:
-        DataError: The things cannot share a scene, or a picture is to hold an event.
+        DataError: The things cannot share a scene, or an image is to hold an event.
     """
 
     things: tuple[Thing, ...]
@@ -167,7 +167,7 @@ class Scene:
     def __post_init__(self) -> None:
         why = scene_error(self.things)
         if not why and not self.is_video and any(t.event != STILL for t in self.things):
-            why = "a picture has no events; say is_video=True"
+            why = "an image has no events; say is_video=True"
         if why:
             raise DataError(f"impossible scene: {why}, given {self.things}")
 
@@ -197,12 +197,12 @@ def random_thing(rng: np.random.Generator, cell: str, world: World = FULL_WORLD)
 def random_scene(
     rng: np.random.Generator, *, n_things: int, is_video: bool, world: World = FULL_WORLD
 ) -> Scene:
-    """A scene drawn at random; in a clip one thing has an event, in one of sixteen none has.
+    """A scene drawn at random; in a video one thing has an event, in one of sixteen none has.
 
     Args:
         rng: Where the randomness comes from.
         n_things: Number of things, 1 to 3.
-        is_video: Whether it is a clip.
+        is_video: Whether it is a video.
         world: What it is drawn from.
     """
     while True:

@@ -1,6 +1,6 @@
 """The tiny generators of the microworld: ordinary diffusers pipelines, taught from nothing.
 
-Pictures are drawn by a Stable Diffusion (UNet, v-prediction), clips by a Wan (transformer, flow).
+Images are drawn by a Stable Diffusion (UNet, v-prediction), videos by a Wan (transformer, flow).
 Knows nothing of preferences.
 """
 
@@ -84,10 +84,10 @@ def build_generator(medium: Literal["image", "video"], tokenizer: Any) -> Any:
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    return _of_pictures(tokenizer, ends) if medium == "image" else _of_clips(tokenizer, ends)
+    return _of_images(tokenizer, ends) if medium == "image" else _of_videos(tokenizer, ends)
 
 
-def _of_clips(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
+def _of_videos(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
     heads = 4
     size = _WIDTH // heads
     # Wan's own; the annotation of its pipeline names another class.
@@ -116,7 +116,7 @@ def _of_clips(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
     )
 
 
-def _of_pictures(tokenizer: Any, ends: dict[str, Any]) -> StableDiffusionPipeline:
+def _of_images(tokenizer: Any, ends: dict[str, Any]) -> StableDiffusionPipeline:
     text = CLIPTextConfig(
         hidden_size=_WIDTH,
         intermediate_size=2 * _WIDTH,

@@ -58,7 +58,7 @@ class TinyVLMTraining:
 
 
 class _Answers:
-    """Questions of the training split with answers of any style, pictures and clips in blocks."""
+    """Questions of the training split with answers of any style, images and videos in blocks."""
 
     def __init__(self, config: TinyVLMTraining) -> None:
         self._config = config
@@ -78,7 +78,9 @@ class _Answers:
         names: list[Style] = [*styles]
         style = names[int(rng.choice(len(names), p=shares / shares.sum()))]
         reply = random_reply(question, style, rng, split="train")
-        return ChatExample(build_request(question.text, (CandidateScene(scene).medium(rng),)), reply.text)
+        return ChatExample(
+            build_request(question.text, (CandidateScene(scene).medium(rng),)), reply.text
+        )
 
 
 def train_tiny_vlm(config: TinyVLMTraining, out: Path) -> list[tuple[int, float]]:

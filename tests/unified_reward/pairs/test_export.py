@@ -21,7 +21,7 @@ from unified_reward.core.samples import Image, Task
 from unified_reward.data.sources import read_source
 from unified_reward.pairs.export import Format, export
 from unified_reward.pairs.preferences import read_pairs
-from unified_reward_lab.microworld import pool
+from unified_reward_lab.microworld import candidate_pool
 
 
 def stored(medium, folder):
@@ -39,7 +39,7 @@ def stored(medium, folder):
 
 def pair(task, folder, index=0, **changes):
     """A kept row of the microworld: the best of four candidates, and the worst."""
-    found = pool(task, n=4, split="train", seed=0, index=index)
+    found = candidate_pool(task, n=4, split="train", seed=0, index=index)
     order = np.argsort(found.utilities, kind="stable")
     parts = [stored(one, folder) for one in found.candidates]
     best, worst = int(order[-1]), int(order[0])

@@ -55,7 +55,7 @@ from unified_reward.train.meta_models import (
     read_architecture,
 )
 from unified_reward.train.optim import adapters, check_lora_targets
-from unified_reward_lab.microworld import Question, brief, draw_reply
+from unified_reward_lab.microworld import Question, policy_prompt, random_reply
 
 
 def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
@@ -141,9 +141,9 @@ def _of_microworld(pixels: int) -> dict[str, AnswerPair]:
     """A question about a picture and one about a clip, enlarged to so many pixels."""
     made: dict[str, AnswerPair] = {}
     for task in VLMPolicy.tasks:
-        one = brief(task, split="train", seed=0, index=0)
+        one = policy_prompt(task, split="train", seed=0, index=0)
         question = cast("Question", one.wanted)
-        wrong = draw_reply(question, "wrong", np.random.default_rng(0), split="train").text
+        wrong = random_reply(question, "wrong", np.random.default_rng(0), split="train").text
         context = tuple(_enlarged(part, math.isqrt(pixels)) for part in one.context)
         made[task.value] = AnswerPair(one.prompt, context, question.answer, wrong)
     return made

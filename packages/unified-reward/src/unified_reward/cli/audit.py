@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from unified_reward.bench.audit import audit as run_audit
-from unified_reward.bench.page import write_audit
+from unified_reward.bench.page import write_audit_page
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import DataError
@@ -44,7 +44,7 @@ def audit(
     report = {**audited.report, "n_broken_rows": len(broken)}
     if out:
         write_json(out / "audit.json", report)
-        write_audit(audited, out / "audit.html")
+        write_audit_page(audited, out / "audit.html")
     if as_json:
         output.print_json([report])
     else:

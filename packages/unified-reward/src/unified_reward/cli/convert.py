@@ -20,7 +20,7 @@ from unified_reward.prompts import FAMILIES, official
 
 
 if TYPE_CHECKING:
-    from unified_reward.checkpoints.llava_qwen import Plan
+    from unified_reward.checkpoints.llava_qwen import ConversionPlan
 
 
 app = make_app(
@@ -63,7 +63,7 @@ def llava_qwen(
     output.exit_if(planned.problems)
 
 
-def _row(plan: Plan, out: Path | None) -> dict[str, Any]:
+def _row(plan: ConversionPlan, out: Path | None) -> dict[str, Any]:
     return {
         "source": str(plan.source),
         "out": str(out) if out else None,
@@ -78,7 +78,7 @@ def _row(plan: Plan, out: Path | None) -> dict[str, Any]:
     }
 
 
-def _lines(plan: Plan, out: Path | None) -> list[tuple[str, str]]:
+def _lines(plan: ConversionPlan, out: Path | None) -> list[tuple[str, str]]:
     lines = [("tensors", str(plan.keys))] if plan.keys else []
     if out is None:
         lines += [("left out", f"{name}: {why}") for name, why in sorted(plan.ignored.items())]

@@ -26,7 +26,7 @@ _QUIET = {
 """Settings of other libraries that keep their bars and warnings off the terminal."""
 
 
-_COMMANDS = {
+COMMANDS = {
     "score": (
         "unified_reward.cli.score:score",
         "Score images or videos for a prompt, or answers about an image or video.",
@@ -95,7 +95,7 @@ _COMMANDS = {
 }
 
 
-app = make_app("", _COMMANDS, help="Judge generated images and videos, and answers about them.")
+app = make_app("", COMMANDS, help="Judge generated images and videos, and answers about them.")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  typer calls it so

@@ -5,7 +5,7 @@ from __future__ import annotations
 from unified_reward.cli.groups import make_app
 
 
-_COMMANDS = {
+COMMANDS = {
     "check": ("unified_reward.cli.data_files:check", "List every unusable row and the reason."),
     "convert": (
         "unified_reward.cli.data_files:convert",
@@ -22,4 +22,4 @@ _COMMANDS = {
 }
 
 
-app = make_app("data", _COMMANDS, help="Check, convert, mix and count rows of data.")
+app = make_app("data", COMMANDS, help="Check, convert, mix and count rows of data.")

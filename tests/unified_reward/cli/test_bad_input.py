@@ -15,7 +15,7 @@ from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.judges.card import Card
 from unified_reward.judges.generative import GenerativeJudge
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward.judges.scripted import KINDS, ScriptedModel
 
 
@@ -204,4 +204,4 @@ def test_a_folder_without_processor_is_an_error_that_names_it(tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((checkpoint_path("tiny_judge") / name).read_bytes())
     with pytest.raises(ModelError, match=f"{tmp_path} "):
-        load(tmp_path)
+        open_judge(tmp_path)

@@ -189,7 +189,7 @@ def trained(checkpoints, tmp_path_factory):
 
 def test_a_trained_judge_is_a_folder_that_loads_and_answers(trained):
     out, config, losses = trained
-    judge = ur.load(out)
+    judge = ur.open_judge(out)
     assert [step for step, _ in losses] == [1, 2, 3]
     assert judge.card == Card(
         "compact",
@@ -229,7 +229,7 @@ def test_records_of_a_file_are_gone_through_again_when_they_run_out(checkpoints,
     )
     losses = train_judge(config, tmp_path / "out")
     assert len(losses) == 3
-    assert ur.load(tmp_path / "out").family == "compact"
+    assert ur.open_judge(tmp_path / "out").family == "compact"
 
 
 @pytest.mark.parametrize(

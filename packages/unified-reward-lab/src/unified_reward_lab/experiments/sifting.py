@@ -53,7 +53,11 @@ class Sifting:
     """Who makes pairs from what."""
 
     judges: Mapping[str, str] = field(
-        default_factory=lambda: {"shipped": "", "always first": "scripted:first", PERFECT: PERFECT}
+        default_factory=lambda: {
+            "shipped": "tiny_judge",
+            "always first": "scripted:first",
+            PERFECT: PERFECT,
+        }
     )
     """A reference, as `open_judge` takes it, or ``perfect``, by the name to show."""
     task: Task = Task.IMAGE_GENERATION

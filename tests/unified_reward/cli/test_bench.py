@@ -59,7 +59,7 @@ def test_broken_rows_are_told_by_the_exit_code_and_counted(folder):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "told"),
+    ("arguments", "error", "message"),
     [
         (("--on", "nothing"), ConfigError, "no benchmark 'nothing'; there are microworld"),
         (("--on", "fetv"), ConfigError, "say where the files of fetv lie"),

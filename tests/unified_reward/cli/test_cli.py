@@ -132,9 +132,14 @@ USAGE = [
     (["compare", "a.png", "--prompt", "p"], "compare takes two candidates, not 1"),
     (["compare", "a.png", "b.png", "c.png", "--prompt", "p"], "not 3; use rank"),
     (["rank", "a.png", "b.png", "--prompt", "p", "--by", "luck"], "'luck' is not one of"),
-    (["score", "a.png", "--prompt", "p"], "tiny_judge"),
-    (["rank", "a.png", "b.png", "--prompt", "p"], "scripted:"),
-    (["score", "a.png", "--prompt", "p", "--judge", "nonsense"], "there is no folder nonsense"),
+    (["score", "a.png", "--prompt", "p"], "no judge is named, and there is no default"),
+    (["rank", "a.png", "b.png", "--prompt", "p"], "installed by name: tiny_judge ("),
+    (
+        ["score", "a.png", "--prompt", "p", "--judge", "scripted:tie", "--quantize", "4bit"],
+        "is for local vision-language checkpoints",
+    ),
+    (["score", "a.png", "--prompt", "p", "--quantize", "2bit"], "'2bit' is not one of"),
+    (["score", "a.png", "--prompt", "p", "--judge", "nonsense"], "there is no judge 'nonsense'"),
     (["score", "a.png", "--prompt", "p", "--judge", "scripted:x"], "no scripted model 'x'"),
     (["score", "a.png", "--prompt", "p", "--judge", "scripted:perfect"], "here are none"),
     (["score", "a.png", "--prompt", "p", "--judge", "table:t.csv"], "t.csv cannot be read"),
@@ -146,7 +151,7 @@ USAGE = [
         ["score", "a.png", "--prompt", "p", "--judge", "CodeGoat24/UnifiedReward-qwen-7b"],
         "was trained on official wordings",
     ),
-    (["score", "a.png", "--prompt", "p", "--judge", "[/b]x"], "there is no folder [/b]x, and"),
+    (["score", "a.png", "--prompt", "p", "--judge", "[/b]x"], "there is no judge '[/b]x'; give"),
     (["judge", "none.jsonl", "out.jsonl"], "none.jsonl cannot be read"),
     (["judge", "a.png"], "Missing argument 'OUT.jsonl'"),
     (["jugde"], "No such command 'jugde'"),
@@ -154,7 +159,7 @@ USAGE = [
 
 
 @pytest.mark.usefixtures("files")
-@pytest.mark.parametrize(("args", "told"), USAGE)
+@pytest.mark.parametrize(("args", "message"), USAGE)
 def test_wrong_usage_is_exit_2_and_a_message_for_people(cli, args, message):
     code, out, err = cli(*args)
     assert (code, out) == (2, "")

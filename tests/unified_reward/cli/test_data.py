@@ -172,7 +172,7 @@ USAGE = [
 
 
 @pytest.mark.usefixtures("bad")
-@pytest.mark.parametrize(("args", "told"), USAGE)
+@pytest.mark.parametrize(("args", "message"), USAGE)
 def test_wrong_usage_is_exit_2_and_a_message_for_people(cli, args, message):
     Path("mix.yaml").write_text(MIX)
     code, out, err = cli("data", *args)

@@ -24,7 +24,7 @@ from unified_reward.io.rows import read_examples
 def audit(
     *,
     data: Annotated[Path, typer.Option(help="JSONL of items, with or without labels.")],
-    judge: options.JudgeOptions,
+    judge: options.JudgeArguments,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of items, from the start of the file.")
     ] = None,

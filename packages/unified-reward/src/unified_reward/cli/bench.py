@@ -29,7 +29,7 @@ def bench(
     data: Annotated[
         str, typer.Option(help="Folder of its official files, or a hub id to download.")
     ] = "",
-    judge: options.JudgeOptions,
+    judge: options.JudgeArguments,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Number of items; of microworld per cell, default 200."),
@@ -52,7 +52,7 @@ def bench(
         raise ConfigError(f"no benchmark {on!r}; there are {', '.join(names)}{missing_hint(on)}")
     config = BenchmarkOptions(limit, seed, options.orders_of(orders), votes)
     items = read_items(benchmark, _folder(data), config)
-    opened = judge.open(truth=items.records, look=False)
+    opened = judge.open(truth=items.records, opens_media=False)
     with bar(on, len(items.records)) as advance:
         result = run_benchmark(benchmark, opened, items, config, out=out, progress=advance)
     if out:

@@ -20,7 +20,7 @@ def compare(
     video: options.VideoOption = None,
     answer: options.AnswerOption = None,
     source: options.SourceOption = None,
-    judge: options.JudgeOptions,
+    judge: options.JudgeArguments,
     orders: options.OrdersOption = 2,
     as_json: options.JsonOption = False,
 ) -> None:

@@ -23,7 +23,7 @@ def judge(
     source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="Rows of samples.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Rows of verdicts, appended.")],
     *,
-    judge: options.JudgeOptions,
+    judge: options.JudgeArguments,
     orders: options.OrdersOption = 2,
     engine: Annotated[
         bulk.Engine, typer.Option(help="This process, or a Ray cluster.")

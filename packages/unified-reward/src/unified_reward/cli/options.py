@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from unified_reward.core.base_judge import BaseJudge
     from unified_reward.core.samples import Example
+    from unified_reward.judges.registry import JudgeOptions
 
 
 DeviceOption = Annotated[
@@ -25,7 +26,7 @@ DtypeOption = Annotated[
 
 
 @dataclass(frozen=True)
-class JudgeOptions:
+class JudgeArguments:
     """Options of every command that opens a judge."""
 
     judge: Annotated[
@@ -51,23 +52,38 @@ class JudgeOptions:
         typer.Option("--allow-reworded", help="Use this project's wording for a published judge."),
     ] = False
 
-    def open(self, *, truth: Iterable[Example] | None = None, look: bool = True) -> BaseJudge:
-        """Open the judge; the arguments are those of `judges.registry.open_judge`."""
-        from unified_reward.judges.registry import open_judge
+    quantize: Annotated[
+        Literal["8bit", "4bit"] | None,
+        typer.Option(help="Weights in 8 or 4 bits; needs bitsandbytes."),
+    ] = None
 
-        return open_judge(
-            self.judge,
+    def options(self) -> JudgeOptions:
+        """Everything but the reference, as `judges.registry` takes it."""
+        from unified_reward.judges.registry import JudgeOptions
+
+        return JudgeOptions(
             model=self.model,
             family=self.family,
-            truth=truth,
-            look=look,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            allow_reworded=self.allow_reworded,
+            quantize=self.quantize,
         )
+
+    def open(
+        self, *, truth: Iterable[Example] | None = None, opens_media: bool = True
+    ) -> BaseJudge:
+        """Open the judge; see `judges.registry.open_reference`."""
+        from unified_reward.judges.registry import open_reference
+
+        return open_reference(self.judge, self.options(), truth=truth, opens_media=opens_media)
 
 
 def opens_judge(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the argument ``judge`` of a command by one option per field of `JudgeOptions`."""
-    names = [field.name for field in fields(JudgeOptions)]
-    hints = get_type_hints(JudgeOptions, include_extras=True)
+    """Replace the argument ``judge`` of a command by one option per field of `JudgeArguments`."""
+    names = [field.name for field in fields(JudgeArguments)]
+    hints = get_type_hints(JudgeArguments, include_extras=True)
     options = [
         inspect.Parameter(
             field.name,
@@ -75,12 +91,12 @@ def opens_judge(command: Callable[..., None]) -> Callable[..., None]:
             default=field.default,
             annotation=hints[field.name],
         )
-        for field in fields(JudgeOptions)
+        for field in fields(JudgeArguments)
     ]
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
-        judge = JudgeOptions(**{name: values.pop(name) for name in names})
+        judge = JudgeArguments(**{name: values.pop(name) for name in names})
         command(judge=judge, **values)
 
     parameters: list[inspect.Parameter] = []

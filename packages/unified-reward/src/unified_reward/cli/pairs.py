@@ -27,7 +27,7 @@ def pairs(
     source: Annotated[Path, typer.Argument(metavar="CANDIDATES.jsonl", help="Rows of candidates.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Rows of pairs, appended.")],
     *,
-    judge: options.JudgeOptions,
+    judge: options.JudgeArguments,
     strategy: Annotated[
         Strategy, typer.Option(help="Method that picks the pair of a prompt.")
     ] = Strategy.RANK_AND_SIFT,

@@ -28,7 +28,7 @@ def rank(
     answer: options.AnswerOption = None,
     source: options.SourceOption = None,
     by: Annotated[By, typer.Option(help="Rank by scores, or by comparing all pairs.")] = By.SCORE,
-    judge: options.JudgeOptions,
+    judge: options.JudgeArguments,
     as_json: options.JsonOption = False,
 ) -> None:
     """Rank images or videos for a prompt, or answers about one, best first."""

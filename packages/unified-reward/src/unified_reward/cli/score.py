@@ -19,7 +19,7 @@ def score(
     video: options.VideoOption = None,
     answer: options.AnswerOption = None,
     source: options.SourceOption = None,
-    judge: options.JudgeOptions,
+    judge: options.JudgeArguments,
     as_json: options.JsonOption = False,
 ) -> None:
     """Score images or videos for a prompt, or answers about an image or video."""

@@ -34,7 +34,7 @@ OPTIM = OptimConfig(steps=3, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
 
 def record(target, *, candidates=1, name="x", task=GENERATED):
     pictures = tuple(Image(f"{i}.png") for i in range(candidates))
-    return Example(Sample(task, "a red circle", pictures, id=name), target)
+    return Example.of(Sample(task, "a red circle", pictures, id=name), target)
 
 
 def score_template(family="native", task=GENERATED):
@@ -138,7 +138,7 @@ def test_every_cell_is_asked_as_in_judging_and_answered_as_the_target_says(famil
 
 def test_a_score_between_two_steps_is_shared_by_them():
     """0.43 of five steps is 0.72 of the way from the second to the third."""
-    given = Example(item(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED)
+    given = Example.of(item(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED)
     (turn,) = JudgeTurns([given], Card("compact"))
     assert turn.shares == pytest.approx((0.0, 0.28, 0.72, 0.0, 0.0))
     (reasoned,) = JudgeTurns([given], Card("reasoned"))

@@ -80,7 +80,7 @@ def fit(checkpoints, out, labels, head, **changes):
 
 def record(target, candidates=1):
     pictures = tuple(ur.Image(Pillow.new("RGB", (28, 28), COLOURS[i])) for i in range(candidates))
-    return ur.Example(ur.Sample(ur.Task.IMAGE_GENERATION, "a circle", pictures, id="x"), target)
+    return ur.Example.of(ur.Sample(ur.Task.IMAGE_GENERATION, "a circle", pictures, id="x"), target)
 
 
 def test_the_collator_lays_pairs_and_scores_in_one_row(vlm):

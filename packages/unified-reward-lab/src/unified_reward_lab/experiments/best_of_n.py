@@ -166,7 +166,7 @@ def _truth(config: BestOfN) -> Iterator[Example]:
     for index in range(config.captions):
         drawn = _drawn(config, index)
         for sample, utility in zip(_samples(config, drawn, index), drawn.utilities, strict=True):
-            yield Example(sample, Target(score=utility, scale=UNIT))
+            yield Example.of(sample, Target(score=utility, scale=UNIT))
 
 
 def _pick(

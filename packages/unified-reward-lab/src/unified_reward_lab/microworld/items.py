@@ -297,7 +297,7 @@ def item(
         context=draft.context,
         id=name,
     )
-    return Example(sample, _label(draft, labeller, seeded(name, "label")), source=SOURCE)
+    return Example.of(sample, _label(draft, labeller, seeded(name, "label")), source=SOURCE)
 
 
 class Pool(NamedTuple):

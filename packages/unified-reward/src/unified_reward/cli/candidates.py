@@ -13,7 +13,7 @@ from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.io.journal import Journal
-from unified_reward.pairs.pools import read_pools
+from unified_reward.io.rows import read_examples
 from unified_reward.policies.candidates import make_candidates
 
 
@@ -40,7 +40,7 @@ def candidates(
     as_json: options.JsonOption = False,
 ) -> None:
     """Make candidates of every prompt; a stopped run goes on where it was."""
-    ids = [row.id for row in read_pools(source)]
+    ids = [row.id for row in read_examples(source)]
     given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "steps": steps}
     given |= {"guidance": guidance, "height": height, "width": width, "frames": frames, "fps": fps}
     # Before anything is written: one that cannot be loaded leaves nothing to go on with.
@@ -48,7 +48,7 @@ def candidates(
     maker.name = policy
     journal = Journal(out / "candidates.jsonl")
     with bar("making", len(ids), done=sum(one in journal.done for one in ids)) as advance:
-        for row in make_candidates(read_pools(source), journal, maker, n=n, seed=seed):
+        for row in make_candidates(read_examples(source), journal, maker, n=n, seed=seed):
             advance(1)
             if as_json:
                 output.print_json([row])

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from unified_reward import media, policies
 from unified_reward.core.errors import ConfigError, ModelError
-from unified_reward.core.samples import Image, Video
-from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
+from unified_reward.core.samples import Image, PreferencePair, Video
+from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.denoisers import Denoiser, build_denoiser
 from unified_reward.train.latents import EncodedPairs, Resolution, encode_pairs

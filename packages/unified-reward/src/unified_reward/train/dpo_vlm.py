@@ -26,8 +26,8 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from unified_reward import policies
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError, DataError, MediaError, ModelError
-from unified_reward.core.samples import Image, Video
-from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
+from unified_reward.core.samples import Image, PreferencePair, Video
+from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.vlm import VLMPolicy, build_request
 from unified_reward.train.optim import (
     MuonFactory,

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.core.samples import Image, Task, Video
-from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
+from unified_reward.core.samples import Image, PreferencePair, Task, Video
+from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies import Denoising, sampling_options
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.vlm import VLMPolicy, build_request

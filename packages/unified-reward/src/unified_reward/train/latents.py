@@ -20,8 +20,7 @@ from torch import Tensor
 
 from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError, MediaError
-from unified_reward.core.samples import Candidate, Image, Video
-from unified_reward.pairs.preferences import PreferencePair
+from unified_reward.core.samples import Candidate, Image, PreferencePair, Video
 from unified_reward.train.denoisers import Denoiser
 
 

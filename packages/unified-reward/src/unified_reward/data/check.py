@@ -14,7 +14,6 @@ from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Example, Form, Image, Task, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import Row
-from unified_reward.media.images import LIMITS, blaming, identified, opened
 
 
 _MEDIA = MISSING, UNREADABLE = "missing media", "unreadable media"
@@ -129,21 +128,13 @@ def _look(source: Any, *, is_image: bool, decode: bool) -> str:
         return f"{MISSING}: {source}"
     try:
         if not is_image:
-            media.sample_frames(source, 1, "stride_floor") if decode else media.kind(source)
+            media.sample_frames(source, 1, "stride_floor") if decode else media.image_or_video(
+                source
+            )
         elif decode:
             media.open_image(source)
         else:
-            _verify(source)
+            media.verify_image(source)
     except MediaError as error:
         return f"{UNREADABLE}: {error}"
     return ""
-
-
-def _verify(source: str | bytes) -> None:
-    name = media.describe(source)
-    with opened(source, LIMITS) as file:
-        picture = identified(file, name, LIMITS)
-        if picture is None:
-            raise MediaError(f"{name}: not a picture; PNG, JPEG, WebP, GIF, BMP and TIFF are read")
-        with blaming(name):
-            picture.verify()

@@ -13,7 +13,7 @@ from unified_reward.core.verdicts import Failed
 from unified_reward.data.check import gist, question
 from unified_reward.data.stats import visible
 from unified_reward.io.rows import CandidateDetails, Row, read_examples
-from unified_reward.report.page import EMBEDDED_PIXELS, Card, Moving, Page
+from unified_reward.report.page import EMBEDDED_PIXELS, Animation, Card, Page
 
 
 _PIXELS = EMBEDDED_PIXELS // 4
@@ -81,7 +81,7 @@ def _mark(example: Example, index: int) -> str:
 
 
 def _card(candidate: Candidate, details: CandidateDetails, mark: str) -> Card:
-    media_shown: list[media.Picture | Moving] = []
+    media_shown: list[media.PILImage | Animation] = []
     lines: list[str] = []
     for part in candidate if isinstance(candidate, tuple) else (candidate,):
         if isinstance(part, str):

@@ -33,7 +33,7 @@ from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import Winner
 from unified_reward.io.rows import Row
 from unified_reward_lab.examples import CELLS, EDITING
-from unified_reward_lab.microworld import make_example
+from unified_reward_lab.microworld import make_example, utility_gap
 
 
 CLEAR_GAP = 0.1
@@ -90,11 +90,7 @@ def evaluate(
 
 def compare_cell(items: Sequence[JudgedItem]) -> Metrics:
     """The figures of comparisons."""
-    clear = [
-        one
-        for one in items
-        if abs(one.target.aspects["first"] - one.target.aspects["second"]) >= CLEAR_GAP
-    ]
+    clear = [item for item in items if utility_gap(item.record) >= CLEAR_GAP]
     labels: list[Winner] = [one.target.winner or "tie" for one in clear]
     found = pair_metrics(items, judge_ties="half")
     found["pair_accuracy_clear"] = pair_accuracy(

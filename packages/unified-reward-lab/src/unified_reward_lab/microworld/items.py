@@ -237,6 +237,24 @@ _DRAFTS: dict[Task, Callable[[_Wish, np.random.Generator], _Draft]] = {
 }
 
 
+def true_utilities(record: Example) -> tuple[float, float]:
+    """Return the exact utilities of the two candidates of a comparison, each in [0, 1]."""
+    return float(record.tags["utility_first"]), float(record.tags["utility_second"])
+
+
+def utility_gap(record: Example) -> float:
+    """Return the distance between the exact utilities of a comparison, in [0, 1]."""
+    first, second = true_utilities(record)
+    return abs(first - second)
+
+
+def _tags(draft: _Draft) -> dict[str, str]:
+    if len(draft.options) == 1:
+        return {}
+    first, second = (repr(float(option.utility)) for option in draft.options)
+    return {"utility_first": first, "utility_second": second}
+
+
 def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Target:
     felt = [
         labeller.perceived(one.seen, one.candidate if isinstance(one.candidate, str) else "")
@@ -244,8 +262,7 @@ def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Targ
     ]
     if len(felt) == 1:
         return Target(score=labeller.score(felt[0], rng), scale=UNIT, aspects=draft.elements)
-    true = {"first": draft.options[0].utility, "second": draft.options[1].utility}
-    return Target(winner=labeller.prefer(felt[0], felt[1], rng), aspects=true)
+    return Target(winner=labeller.prefer(felt[0], felt[1], rng))
 
 
 def check_known(task: str, split: str, form: str = "score", tasks: Sequence[Task] = TASKS) -> None:
@@ -292,7 +309,7 @@ def make_example(
         The sample with media in memory. Of a score, ``target.score`` in [0, 1] and, for
         generation, ``target.aspects`` with 1.0 or 0.0 for each fact the caption asserts, for
         editing ``success`` and ``kept`` (see `Edit.judged`); of a
-        comparison, ``target.winner`` and the true utilities as ``target.aspects``.
+        comparison, ``target.winner``; its `true_utilities` are tags.
 
     Raises:
         ConfigError: The task, form or split is not one of these.
@@ -311,7 +328,8 @@ def make_example(
         context=draft.context,
         id=name,
     )
-    return Example.of(sample, _label(draft, labeller, keyed_rng(name, "label")), source=SOURCE)
+    target = _label(draft, labeller, keyed_rng(name, "label"))
+    return Example.of(sample, target, SOURCE, tags=_tags(draft))
 
 
 class CandidatePool(NamedTuple):

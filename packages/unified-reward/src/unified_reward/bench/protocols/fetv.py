@@ -32,8 +32,8 @@ _REAL = "ground-truth"
 def _pairs(items: Sequence[JudgedItem], aspect: str) -> Iterator[tuple[JudgedItem, JudgedItem]]:
     prompts: dict[str, list[JudgedItem]] = {}
     for one in items:
-        if not one.record.id.endswith(_REAL):
-            prompts.setdefault(one.record.id.partition(":")[0], []).append(one)
+        if one.record.tags["model"] != _REAL:
+            prompts.setdefault(one.record.tags["prompt"], []).append(one)
     for clips in prompts.values():
         for pair in combinations(clips, 2):
             if pair[0].target.aspects[aspect] != pair[1].target.aspects[aspect]:

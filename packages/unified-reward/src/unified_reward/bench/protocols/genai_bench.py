@@ -36,11 +36,11 @@ def four_way_accuracy(
 def _four_way(items: Sequence[JudgedItem]) -> Metric | None:
     """None for a judge that never tells the two kinds of ties apart."""
     preferred = [one.verdict if isinstance(one.verdict, Preferred) else None for one in items]
-    if not any(one and one.text in _VOTES.values() for one in preferred):
+    if not any(verdict and verdict.tie_kind for verdict in preferred):
         return None
     return four_way_accuracy(
-        [one and (one.text if one.text in _VOTES.values() else one.winner) for one in preferred],
-        [_VOTES.get(one.target.rationale, one.target.winner or "") for one in items],
+        [verdict and (verdict.tie_kind or verdict.winner) for verdict in preferred],
+        [_VOTES.get(item.record.tags["vote"], item.target.winner or "") for item in items],
         clusters=[one.cluster for one in items],
     )
 

@@ -19,7 +19,7 @@ def mean_by_prompt(items: Sequence[JudgedItem]) -> Metric:
     points: dict[str, list[float]] = {}
     for one in items:
         winner = one.verdict.winner if isinstance(one.verdict, Preferred) else None
-        ranking = one.record.id.rpartition(":")[0]
+        ranking = one.record.tags["ranking"]
         points.setdefault(ranking, []).append(float(one.target.winner in ("tie", winner)))
     shares = [sum(each) / len(each) for each in points.values()]
     return Metric(sum(shares) / len(shares), mean_interval(shares, [*points]), len(shares))

@@ -51,7 +51,7 @@ PROTOCOLS = tuple(
         official_files(f"mmrb2_{task}", f"{task}.json"),
         _measure,
         headlines=("judgement_accuracy",),
-        group=lambda record: record.target.rationale,
+        group=lambda record: record.tags["prompt_source"],
         hub="rl-research/multimodal-rewardbench-2",
     )
     for task in ("t2i", "edit", "interleaved", "reasoning")

@@ -17,7 +17,8 @@ _SPLIT = {"safety": ("pairs", "bias", "toxicity"), "reasoning": ("math", "math",
 
 
 def _category(record: Example) -> str:
-    category, _, name = record.id.partition(":")
+    category = record.tags["category"]
+    name = record.id.removeprefix(f"{category}:")
     if category not in _SPLIT:
         return category
     start, one, other = _SPLIT[category]

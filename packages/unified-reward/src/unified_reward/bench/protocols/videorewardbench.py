@@ -17,7 +17,7 @@ PROTOCOLS = (
         "https://arxiv.org/abs/2509.00484",
         official_files("videorewardbench", "*.json", "*.jsonl", "data/*.parquet"),
         grouped_pairwise_metrics,
-        group=lambda record: record.id.partition(":")[0],
+        group=lambda record: record.tags["dimension"],
         hub="Dragonriser/VideoRewardBench",
     ),
 )

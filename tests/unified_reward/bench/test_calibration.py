@@ -21,7 +21,7 @@ from unified_reward.core.requests import Answer, ValueEstimate
 from unified_reward.core.samples import Example, Image, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.judges.card import Calibration, Card, Head
-from unified_reward.judges.generative import Judge
+from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.judges.scalar import ScalarJudge
 
 
@@ -126,9 +126,9 @@ def test_a_temperature_above_one_makes_the_spoken_verdict_less_sure_but_not_anot
         ("a", "b"),
         (Image(np.zeros((8, 8, 3), np.uint8), "HWC"),),
     )
-    plain = Judge(Sure(), Card("compact")).ask([sample], orders=1)[0]
+    plain = GenerativeJudge(Sure(), Card("compact")).ask([sample], orders=1)[0]
     card = Card("compact", calibration=Calibration(compare=4.0))
-    calmer = Judge(Sure(), card).ask([sample], orders=1)[0]
+    calmer = GenerativeJudge(Sure(), card).ask([sample], orders=1)[0]
     assert plain.winner == calmer.winner == "first"
     assert plain.p_first > 0.98
     expected = np.exp(np.array([-0.01, -5, -5]) / 4)
@@ -143,7 +143,7 @@ def test_without_a_readable_verdict_there_is_nothing_to_fit():
     picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
     sample = Sample(Task.IMAGE_GENERATION, "x", (picture, picture))
     with pytest.raises(DataError, match="no readable verdict of form 'compare'"):
-        fit_calibration(Judge(Silent(), Card("compact")), [Example(sample, Target(winner="first"))])
+        fit_calibration(GenerativeJudge(Silent(), Card("compact")), [Example(sample, Target(winner="first"))])
 
 
 def test_the_brier_score_by_hand():

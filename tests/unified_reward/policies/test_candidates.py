@@ -106,7 +106,7 @@ def test_what_is_drawn_becomes_files_named_by_their_content(name, kind, make, ou
     assert {path.removeprefix("media/") for path in paths} == files(out).keys()
     for file, content in files(out).items():
         assert file.split(".")[0] == hashlib.sha256(content).hexdigest()
-        assert media.kind(content) == kind
+        assert media.image_or_video(content) == kind
     if kind == "video":
         clip = media.sample_frames(out / paths[0], 3)
         assert clip.pixels.shape == (3, 16, 24, 3)
@@ -185,7 +185,7 @@ def test_a_prompt_that_cannot_be_used_costs_its_row(make, out, tmp_path, makers)
     for name, told in {
         "broken": "broken.png",
         "lost": "none.png: cannot be opened",
-        "blind": "there is nothing in context",
+        "blind": "the context holds no image or video",
         "drawn": "is for image_understanding and video_understanding, not image_generation",
         "line 5": "Field required",
         "line 7": "stands above already",

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, SiglipVisi
 
 from unified_reward import media
 from unified_reward.checkpoints import tensor_keys
-from unified_reward.checkpoints.tensor_keys import Piece, State
+from unified_reward.checkpoints.tensor_keys import MappedTensor, State
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored, Unparsed, Verdict
@@ -165,16 +165,16 @@ class LiFTCritic(Scorer):
         return Critic(llm, tower)
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The three parts as one, their replacements in place, adapters merged."""
-        held: dict[str, Piece] = {}
-        for target, value, sources in tensor_keys.renamed(state, _RENAMES):
+        held: dict[str, MappedTensor] = {}
+        for target, value, sources in tensor_keys.rename_keys(state, _RENAMES):
             replaced = held[target].sources if target in held else ()
-            held[target] = Piece(target, value, replaced + sources)
+            held[target] = MappedTensor(target, value, replaced + sources)
         adapted = {name.partition(".lora_")[0] for name in held if ".lora_" in name}
         beside = {f"{stem}.weight": f"{stem}.base_layer.weight" for stem in adapted}
         pieces = [piece._replace(target=beside.get(name, name)) for name, piece in held.items()]
-        return tensor_keys.merged_lora(pieces, _adapter_scale(held, adapted, folder / "lora"))
+        return tensor_keys.merge_lora(pieces, _adapter_scale(held, adapted, folder / "lora"))
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
@@ -187,9 +187,9 @@ class LiFTCritic(Scorer):
             if mark in sample.prompt:
                 raise DataError(f"the caption holds {mark!r}, which is not read as text")
         taken = media.sample_frames(clip, _FRAMES)
-        pixels = torch.stack([fitted(frame) for frame in taken.pictures()])
+        pixels = torch.stack([fitted(frame) for frame in taken.images()])
         told = f"the clip has {taken.n_source} frames; some shown twice"
-        return Prepared(_END.join(asked), pixels, notes=(told,) if taken.repeated else ())
+        return Prepared(_END.join(asked), pixels, notes=(told,) if taken.n_repeated else ())
 
     def answers(self, batch: Sequence[Prepared]) -> list[tuple[str, ...]]:
         """What the model says to each question about each clip; one clip a pass."""
@@ -271,7 +271,7 @@ def conversation(question: str) -> str:
     )
 
 
-def fitted(frame: media.Picture) -> Tensor:
+def fitted(frame: media.PILImage) -> Tensor:
     """A frame squeezed to 384 x 384 (bicubic), values from -1 to 1, shape (3, 384, 384)."""
     square = frame.resize((_SIDE, _SIDE), PIL.Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(square, np.float32)).permute(2, 0, 1)
@@ -324,7 +324,7 @@ def _tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def _adapter_scale(held: dict[str, Piece], adapted: set[str], folder: Path) -> float:
+def _adapter_scale(held: dict[str, MappedTensor], adapted: set[str], folder: Path) -> float:
     """The scale of an adapter that covers all that it names; refused where it does not."""
     how = tensor_keys.read_json(file := folder / "adapter_config.json")
     rank, alpha = how.get("r"), how.get("lora_alpha")

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from unified_reward import media
-from unified_reward.checkpoints.tensor_keys import Piece, State, lora_scale, merged_lora, read_json
+from unified_reward.checkpoints.tensor_keys import (
+    MappedTensor,
+    State,
+    lora_scale,
+    merge_lora,
+    read_json,
+)
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Candidate, Sample, Task, Video
 from unified_reward.core.verdicts import Score, Scored
@@ -82,9 +88,9 @@ class VideoReward(QwenScorer):
         self.constants = {**self.card.constants, **given}
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """Adapters merged with the scale that ``model_config.json`` says."""
-        return merged_lora(super().translate(state, folder), _lora_scale(folder))
+        return merge_lora(super().translate(state, folder), _lora_scale(folder))
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
@@ -108,8 +114,10 @@ def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str,
     """Frames of a clip, uint8 of shape (n, 3, H, W), and what is to be said of them."""
     if not isinstance(candidate, Video):
         raise DataError(f"a clip was expected, not a {type(candidate).__name__}")
-    clip = media.take_frames(candidate, frame_rule(per_second))
-    notes = () if not clip.repeated else (f"the clip has {clip.n_source} frames; some shown twice",)
+    clip = media.select_frames(candidate, frame_rule(per_second))
+    notes = (
+        () if not clip.n_repeated else (f"the clip has {clip.n_source} frames; some shown twice",)
+    )
     return torch.from_numpy(clip.pixels).permute(0, 3, 1, 2), notes
 
 

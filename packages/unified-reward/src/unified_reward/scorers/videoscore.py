@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, Idefics2Config, Idefics2ImageProcessorPil, Idefics2Model
 
 from unified_reward import media
-from unified_reward.checkpoints.tensor_keys import Piece, State, read_json, renamed, shape
+from unified_reward.checkpoints.tensor_keys import (
+    MappedTensor,
+    State,
+    read_json,
+    rename_keys,
+    shape,
+)
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored
@@ -88,9 +94,9 @@ class VideoScore(Scorer):
         return nn.ModuleDict({"model": Idefics2Model(config), "score": head})
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """Names are those of transformers already."""
-        return renamed(state, ())
+        return rename_keys(state, ())
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
@@ -99,7 +105,7 @@ class VideoScore(Scorer):
         if not isinstance(clip, Video):
             raise DataError(f"a clip was expected, not a {type(clip).__name__}")
         words = worded("VIDEOSCORE", sample.prompt, (_MARK, _FENCE))
-        frames = media.take_frames(clip, first_frames(cls.frames)).pictures()
+        frames = media.select_frames(clip, first_frames(cls.frames)).images()
         done = _FIT([[*frames]], return_tensors="pt")
         text = words + f"{_MARK} " * len(frames)
         return Prepared(text, done.pixel_values[0], mask=done.pixel_attention_mask[0])

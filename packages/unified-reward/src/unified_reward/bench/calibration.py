@@ -13,6 +13,7 @@ import numpy as np
 
 from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_interval
 from unified_reward.core.errors import DataError
+from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Example, Form
 from unified_reward.core.verdicts import WIN_SHARES, Preferred, Scored, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge
@@ -89,7 +90,9 @@ def calibration_error(predictions: Predictions, *, bins: int = BINS, seed: int =
     """
 
     def error(indices: Indices) -> float:
-        filled = reliability(predictions.predicted[indices], predictions.observed[indices], bins=bins)
+        filled = reliability(
+            predictions.predicted[indices], predictions.observed[indices], bins=bins
+        )
         return sum(bar.n * abs(bar.observed - bar.predicted) for bar in filled) / len(indices)
 
     n = len(predictions.predicted)
@@ -122,7 +125,8 @@ def fit_calibration(judge: CardedJudge, examples: Sequence[Example]) -> Calibrat
     Raises:
         DataError: There is no readable verdict of a form.
     """
-    from scipy.optimize import minimize_scalar
+    with extra("bench"):
+        from scipy.optimize import minimize_scalar
 
     temperatures: dict[str, float] = {}
     forms: tuple[Form, Form] = ("compare", "score")
@@ -137,7 +141,7 @@ def fit_calibration(judge: CardedJudge, examples: Sequence[Example]) -> Calibrat
             return collect_predictions(of_form, verdicts)  # noqa: B023
 
         def loss(log_temperature: float) -> float:
-            predictions = predict(float(np.exp(log_temperature)))  # noqa: B023
+            predictions = predict(float(np.exp(log_temperature)))
             p, observed = predictions.predicted.clip(_EPSILON, 1 - _EPSILON), predictions.observed
             return float(-(observed * np.log(p) + (1 - observed) * np.log1p(-p)).mean())
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from unified_reward.core.extensions import extra
 from unified_reward.core.verdicts import Preferred, Verdict, Winner
 
 
@@ -317,7 +318,8 @@ def correlation(
 
 def correlation_coefficient(kind: Correlation, x: np.ndarray, y: np.ndarray) -> float:
     """Correlation of two arrays of shape (n,), in [-1, 1]; NaN where either is constant."""
-    from scipy import stats
+    with extra("bench"):
+        from scipy import stats
 
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
@@ -365,7 +367,8 @@ def paired_difference(
     Raises:
         ValueError: The lengths differ, or there is nothing to compare.
     """
-    from scipy import stats
+    with extra("bench"):
+        from scipy import stats
 
     gains = [b - a for a, b in zip(first, second, strict=True)]
     if not gains:

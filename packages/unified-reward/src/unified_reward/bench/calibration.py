@@ -1,4 +1,4 @@
-"""Calibration of a judge: errors of its probabilities and scores, and temperatures that reduce them.
+"""Calibration of a judge: its calibration error, and temperatures that reduce it.
 
 A comparison predicts the probability that the first is better, a tie counted half, and its outcome
 is 1, 0.5 or 0. A score predicts a utility in [0, 1], and its outcome is the labelled score.

@@ -27,7 +27,7 @@ _MODULES = {
     "videorewardbench": ("videorewardbench",),
     "vl_rewardbench": ("vl_rewardbench", "vl_rewardbench_published_groups"),
 }
-"""Names of the benchmarks of each module of `bench.protocols`, which is imported when one is used."""
+"""Names of the benchmarks in each module of `bench.protocols`, imported when it is used."""
 
 
 def benchmark_names() -> list[str]:

@@ -35,16 +35,16 @@ def four_way_accuracy(
 
 def _four_way(items: Sequence[JudgedItem]) -> Metric | None:
     """Four-way accuracy; None for a judge that does not distinguish the two kinds of ties."""
-    preferred = [one.verdict if isinstance(one.verdict, Preferred) else None for one in items]
-    if not any(one and one.text in _TIE_KINDS.values() for one in preferred):
+    preferred = [item.verdict if isinstance(item.verdict, Preferred) else None for item in items]
+    if not any(item and item.text in _TIE_KINDS.values() for item in preferred):
         return None
     return four_way_accuracy(
         [
-            one and (one.text if one.text in _TIE_KINDS.values() else one.winner)
-            for one in preferred
+            item and (item.text if item.text in _TIE_KINDS.values() else item.winner)
+            for item in preferred
         ],
-        [_TIE_KINDS.get(one.example.target.rationale, one.target.winner or "") for one in items],
-        clusters=[one.cluster for one in items],
+        [_TIE_KINDS.get(item.example.target.rationale, item.target.winner or "") for item in items],
+        clusters=[item.cluster for item in items],
     )
 
 

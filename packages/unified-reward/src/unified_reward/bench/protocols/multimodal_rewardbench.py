@@ -1,8 +1,8 @@
 """Multimodal RewardBench: the better of two answers about an image, by category.
 
 Its official script asks in one order, as the rows stand, and replaces an unreadable verdict by
-a random one; here half of the items are swapped and unreadable verdicts are wrong. A part of its 5,211 items
-(Hateful Memes) is not released. An id is ``<category>:<ID>``.
+a random one; here half of the items are swapped and unreadable verdicts are wrong. A part of its
+5,211 items (Hateful Memes) is not released. An id is ``<category>:<ID>``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from unified_reward.core.samples import Example
 
 
 _SPLIT = {"safety": ("pairs", "bias", "toxicity"), "reasoning": ("math", "math", "coding")}
-"""Two categories that are reported in parts: start of the ids of one part, its name, the other's."""
+"""Categories reported in two parts: start of the ids of the first part, names of both parts."""
 
 
 def _category(example: Example) -> str:

@@ -16,9 +16,9 @@ from unified_reward.core.verdicts import Preferred, Winner
 
 def half_point_accuracy(items: Sequence[JudgedItem]) -> Metric:
     """Share of outcomes named, with half a point where one side alone says tie."""
-    verdicts = [one.verdict for one in items]
-    labels: list[Winner] = [one.target.winner or "tie" for one in items]
-    prompts = [one.cluster for one in items]
+    verdicts = [item.verdict for item in items]
+    labels: list[Winner] = [item.target.winner or "tie" for item in items]
+    prompts = [item.cluster for item in items]
     points = pair_points(verdicts, labels, clusters=prompts, ties=TieRules("keep", "half"))
     halves = [
         0.5 if label == "tie" and not point and isinstance(verdict, Preferred) else point or 0.0

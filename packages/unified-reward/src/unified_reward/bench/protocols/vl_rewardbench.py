@@ -42,7 +42,8 @@ BENCHMARKS = (
     _OFFICIAL,
     Benchmark(
         "vl_rewardbench_published_groups",
-        "Share of items whose better answer is named, in the groups of UnifiedReward's published scripts, to read its tables by.",
+        "Share of items whose better answer is named, in the groups of UnifiedReward's published "
+        "scripts, to read its tables by.",
         "https://arxiv.org/abs/2503.05236",
         _OFFICIAL.read_rows,
         grouped_pairwise_metrics,

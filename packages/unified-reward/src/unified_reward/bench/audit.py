@@ -30,9 +30,9 @@ from unified_reward.media import PILImage
 
 _CHUNK = 64
 _MAX_PIXELS = 50_000_000
-"""Pixels of decoded media held at a time, beside those of the last sample."""
+"""Decoded pixels of questions to perturb in memory at a time; one question may exceed it."""
 _N_FRAMES = 8
-"""Frames of a video in the perturbed questions and in the unperturbed ones they are compared with."""
+"""Frames of a video in perturbed questions, and in the unperturbed ones beside them."""
 _DECIMALS = 3
 """Scores on [0, 1] that are equal after rounding to this many decimals count as one value."""
 

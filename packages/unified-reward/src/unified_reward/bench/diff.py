@@ -103,7 +103,7 @@ def _accuracy(pairs: Sequence[RowPair], ties: TieRules) -> dict[str, Any] | None
     labels = [row["benchmark"]["winner"] for row, _ in pairs]
     sides = [
         pair_points(
-            [read_verdict(pair[side]) for pair in pairs], labels, clusters=prompts, **conventions
+            [read_verdict(pair[side]) for pair in pairs], labels, clusters=prompts, ties=ties
         )
         for side in (0, 1)
     ]
@@ -133,7 +133,9 @@ def _correlation(pairs: Sequence[RowPair], kind: Correlation, aspect: str) -> di
     rows = [
         (
             *(score_value(read_verdict(row), aspect) for row in pair),
-            pair[0]["benchmark"]["aspects"].get(aspect) if aspect else pair[0]["benchmark"]["score"],
+            pair[0]["benchmark"]["aspects"].get(aspect)
+            if aspect
+            else pair[0]["benchmark"]["score"],
             pair[0]["benchmark"]["cluster"],
         )
         for pair in pairs
@@ -141,13 +143,14 @@ def _correlation(pairs: Sequence[RowPair], kind: Correlation, aspect: str) -> di
     known = [row for row in rows if None not in row]
     if len(known) < 3:
         return None
-    a, b, true = (np.array([row[i] for row in known], dtype=float) for i in range(3))
+    scores_a, scores_b, true = (np.array([row[i] for row in known], dtype=float) for i in range(3))
 
     def difference(indices: Indices) -> float:
-        of_a, of_b = (correlation_coefficient(kind, x[indices], true[indices]) for x in (a, b))
-        return of_b - of_a
+        chosen = true[indices]
+        of_a = correlation_coefficient(kind, scores_a[indices], chosen)
+        return correlation_coefficient(kind, scores_b[indices], chosen) - of_a
 
-    values = [correlation_coefficient(kind, scores, true) for scores in (a, b)]
+    values = [correlation_coefficient(kind, scores, true) for scores in (scores_a, scores_b)]
     interval = bootstrap(difference, [cluster for *_, cluster in known])
     return {
         "a": _finite(values[0]),

@@ -39,7 +39,7 @@ def audit(
         raise DataError(f"{data} holds no item{f': {broken[0]}' if broken else ''}")
     opened = open_judge(judge, model=model, family=family, truth=records)
     with bar("audit", None) as advance:
-        audited = ask(opened, records, advance)
+        audited = ask(opened, records, on_progress=advance)
     report = {**audited.report, "n_broken_rows": len(broken)}
     if out:
         out.mkdir(parents=True, exist_ok=True)

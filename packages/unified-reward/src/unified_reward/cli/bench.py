@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,20 +13,16 @@ from rich.table import Table
 from unified_reward.bench.benchmark import BenchmarkOptions
 from unified_reward.bench.diff import compare_runs
 from unified_reward.bench.page import write_page
-from unified_reward.bench.protocols import PROTOCOLS
-from unified_reward.bench.run import read_items, run
+from unified_reward.bench.registry import find_benchmark
+from unified_reward.bench.run import data_folder, run_benchmark
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.samples import Example
 from unified_reward.judges.registry import open_judge
-from unified_reward_lab.bench.microworld import MICROWORLD, MICROWORLD_EDITING
-
-
-_ALL = {one.name: one for one in (MICROWORLD, MICROWORLD_EDITING)} | PROTOCOLS
 
 
 def bench(
-    on: Annotated[str, typer.Option("--on", metavar="NAME", help=f"One of {', '.join(_ALL)}.")],
+    on: Annotated[str, typer.Option("--on", metavar="NAME", help="Name of the benchmark.")],
     *,
     data: Annotated[
         str, typer.Option("--data", help="Folder of its official files, or a hub id to fetch.")
@@ -49,15 +45,17 @@ def bench(
     as_json: options.JsonOption = False,
 ) -> None:
     """Measure a judge: figures with sample sizes and 95 % intervals."""
-    if on not in _ALL:
-        raise ConfigError(f"no benchmark {on!r}; there are {', '.join(_ALL)}")
-    protocol, how = _ALL[on], BenchmarkOptions(limit, seed, options.both(orders), votes)
-    items = read_items(protocol, _folder(data), how)
-    opened = open_judge(judge, model=model, family=family, truth=items.records, look=False)
-    with bar(on, len(items.records)) as advance:
-        result = run(protocol, opened, items, how, out=out, progress=advance)
+    benchmark, folder = find_benchmark(on), data_folder(data)
+    config = BenchmarkOptions(limit, seed, options.both(orders), votes)
+    rows = benchmark.read_rows(folder, config)
+    truth = (row.content for row in rows if isinstance(row.content, Example))
+    opened = open_judge(judge, model=model, family=family, truth=truth, look=False)
+    with bar(on, None) as advance:
+        result = run_benchmark(
+            benchmark, opened, folder, **asdict(config), out=out, on_progress=advance
+        )
     if out:
-        write_page(protocol, result, out / "page.html")
+        write_page(benchmark, result, out / "page.html")
     if as_json:
         output.print_json([result.report])
     else:
@@ -90,21 +88,6 @@ def bench_diff(
 
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _folder(data: str) -> Path | None:
-    """The folder, fetched from the hub where it is none and looks like an id."""
-    if not data or Path(data).exists():
-        return Path(data) if data else None
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", data):
-        raise ConfigError(f"there is no folder {data}, and it is no hub id (org/name)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    try:
-        return Path(snapshot_download(data, repo_type="dataset"))
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise ConfigError(f"{data} is no folder, and cannot be fetched: {error}") from error
 
 
 def table(report: dict[str, Any]) -> Table:

@@ -21,6 +21,7 @@ import yaml
 from accelerate import PartialState
 
 from unified_reward.bench.calibration import fit_calibration
+from unified_reward.bench.run import run_benchmark
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
@@ -33,7 +34,6 @@ from unified_reward.train.dry_run import DryRun, dry_run
 from unified_reward.train.dry_run_dpo import dry_run_dpo
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward_lab.alignment import Alignment, draw_candidates, draw_pairs, examine_both
-from unified_reward_lab.bench import microworld
 from unified_reward_lab.bench.showcase import Showcase, write_showcase
 from unified_reward_lab.examples import CELLS, EDITING
 from unified_reward_lab.microworld import item
@@ -325,7 +325,9 @@ def _calibrated(folder: Path, items: CalibrationItems, cells: Sequence[str]) -> 
 
 
 def _measure(folder: Path, asked: MicroworldBench) -> dict[str, Any]:
-    return microworld.evaluate(load(folder), n=asked.n, seed=asked.seed, orders=asked.orders)
+    return run_benchmark(
+        "microworld", load(folder), limit=asked.n, seed=asked.seed, orders=asked.orders
+    ).report
 
 
 def _cells(bench: dict[str, Any] | None) -> dict[str, Any]:

@@ -120,8 +120,8 @@ class Recorder(Toy):
 
 
 def video_example(n_frames, name="v"):
-    """Two videos whose frame i is of brightness i."""
-    frames = np.arange(n_frames, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), int)
+    """Two videos whose frame i has a brightness of 16 i."""
+    frames = 16 * np.arange(n_frames)[:, None, None, None] * np.ones((1, 8, 8, 3))
     videos = tuple(Video(frames.astype(np.uint8), "THWC", fps=3.0) for _ in range(2))
     sample = Sample(Task.VIDEO_GENERATION, name, videos, id=name)
     return Example(sample, Target(winner="first"))
@@ -142,7 +142,7 @@ def test_of_every_video_eight_frames_over_its_whole_length_are_perturbed():
     assert {video.fps for video in perturbed} == {3.0}
     for video in perturbed:
         values = [np.asarray(frame.source).mean() for frame in video.source]
-        assert values == pytest.approx(range(0, 15, 2), abs=1)
+        assert values == pytest.approx(range(0, 240, 32), abs=8)
     sizes = [video.source[0].source.size for video in perturbed[::4]]
     assert sizes == [(8, 8), (4, 4), (16, 16), (8, 8), (8, 8), (8, 8)]
 

@@ -130,17 +130,13 @@ def _accuracy(pairs: Sequence[RowPair], ties: TieRules) -> dict[str, Any] | None
 
 def _correlation(pairs: Sequence[RowPair], kind: Correlation, aspect: str) -> dict[str, Any] | None:
     """Correlations of overall scores with labels, or of an aspect's scores with its labels."""
-    rows = [
-        (
-            *(score_value(read_verdict(row), aspect) for row in pair),
-            pair[0]["benchmark"]["aspects"].get(aspect)
-            if aspect
-            else pair[0]["benchmark"]["score"],
-            pair[0]["benchmark"]["cluster"],
-        )
-        for pair in pairs
-    ]
-    known = [row for row in rows if None not in row]
+    known: list[tuple[float, float, float, str]] = []
+    for pair in pairs:
+        a, b = (score_value(read_verdict(row), aspect) for row in pair)
+        item = pair[0]["benchmark"]
+        label = item["aspects"].get(aspect) if aspect else item["score"]
+        if a is not None and b is not None and label is not None:
+            known.append((a, b, label, item["cluster"]))
     if len(known) < 3:
         return None
     scores_a, scores_b, true = (np.array([row[i] for row in known], dtype=float) for i in range(3))

@@ -11,7 +11,7 @@ from unified_reward.bench.registry import benchmark_names, find_benchmark
 from unified_reward.bench.run import run_benchmark
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 
 
 PICTURES = {"prompt": "a cat", "generations": ["0.png", "1.png", "2.png"], "ranking": [1, 2, 2]}
@@ -117,7 +117,7 @@ def examples(folder, name, **options):
 
 def measured(folder, name, judge="scripted:perfect", **options):
     truth = examples(written(folder, name), name)
-    opened = open_judge(judge, truth=truth, look=False)
+    opened = open_reference(judge, truth=truth, opens_media=False)
     return run_benchmark(name, opened, folder, **options)
 
 
@@ -166,7 +166,7 @@ def test_hpdv2_takes_the_mean_over_prompts_with_equal_ranks_right(tmp_path):
     file, _ = ROWS["hpdv2"]
     three = {"prompt": "b", "image_path": ["0.jpg", "1.jpg", "2.jpg"], "rank": [1, 2, 2]}
     (tmp_path / file).write_text(json.dumps([*ROWS["hpdv2"][1], three]), "utf-8")
-    result = run_benchmark("hpdv2", open_judge("scripted:silent", look=False), tmp_path)
+    result = run_benchmark("hpdv2", open_reference("scripted:silent", opens_media=False), tmp_path)
     metric = result.report["metrics"]["mean_by_prompt"]
     assert (metric["value"], metric["n"]) == (pytest.approx((0 + 1 / 3) / 2), 2)
 
@@ -230,7 +230,7 @@ def test_an_id_that_is_in_two_files_counts_once_and_is_reported(tmp_path):
     for name in ("a.json", "b.json"):
         row = answers(dimension="long", id=1)
         (tmp_path / name).write_text(json.dumps([row]), "utf-8")
-    judge = open_judge("scripted:first", look=False)
+    judge = open_reference("scripted:first", opens_media=False)
     result = run_benchmark("videorewardbench", judge, tmp_path)
     assert [item.example.id for item in result.items] == ["long:1"]
     assert result.report["n_broken_rows"] == 1

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from unified_reward.bench.run import run_benchmark
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench import microworld
 from unified_reward_lab.bench.showcase import Showcase, write_showcase
 
@@ -21,7 +21,7 @@ CELLS = {
 
 def measured(reference, **options):
     records = [one for cell in microworld.test_records(N, 0).values() for one in cell]
-    judge = open_judge(reference, truth=records)
+    judge = open_reference(reference, truth=records)
     return run_benchmark("microworld", judge, limit=N, **options).report
 
 
@@ -104,7 +104,7 @@ def test_another_seed_asks_other_items():
 
 def test_progress_counts_every_item():
     steps = []
-    run_benchmark("microworld", open_judge("scripted:tie"), limit=3, on_progress=steps.append)
+    run_benchmark("microworld", open_reference("scripted:tie"), limit=3, on_progress=steps.append)
     assert sum(steps) == 24
 
 

@@ -30,7 +30,7 @@ from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import Winner
 from unified_reward.io.rows import Row
 from unified_reward_lab.examples import CELLS, EDITING
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 CLEAR_GAP = 0.1
@@ -40,7 +40,7 @@ _N_ITEMS = 200
 def test_records(n: int, seed: int) -> dict[str, list[Example]]:
     """First ``n`` test items of every cell."""
     return {
-        cell: [item(task, form, split="test", seed=seed, index=i) for i in range(n)]
+        cell: [make_example(task, form, split="test", seed=seed, index=i) for i in range(n)]
         for cell, (task, form) in CELLS.items()
     }
 
@@ -52,7 +52,7 @@ def _read_rows(
     n = _N_ITEMS if options.limit is None else options.limit
     for i, (task, form) in enumerate(cells.values()):
         for index in range(n):
-            example = item(task, form, split="test", seed=options.seed, index=index)
+            example = make_example(task, form, split="test", seed=options.seed, index=index)
             yield Row(i * n + index + 1, example.id, example)
 
 

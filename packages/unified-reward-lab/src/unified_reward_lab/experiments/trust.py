@@ -12,7 +12,7 @@ from unified_reward.bench.metrics import pair_points, paired_difference
 from unified_reward.bench.run import run_benchmark
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Winner
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench.microworld import test_records
 from unified_reward_lab.experiments.page import table, told
 
@@ -63,7 +63,7 @@ def trust(config: Trust, progress: Callable[[int], None] = lambda _: None) -> di
     judges: dict[str, Any] = {}
     judged: list[list[JudgedItem]] = []
     for name, reference in config.judges.items():
-        judge = open_judge(reference, truth=records)
+        judge = open_reference(reference, truth=records)
         found = run_benchmark(
             "microworld", judge, limit=config.n, seed=config.seed, on_progress=progress
         )

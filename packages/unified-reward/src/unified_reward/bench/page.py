@@ -94,7 +94,9 @@ def write_audit_page(result: AuditResult, path: Path) -> None:
     page.bars(bars, title="Shares")
     for kind, title in _CHANGES.items():
         changes = {name: row for name, row in metrics.items() if name.startswith(kind)}
-        bars = [_bar(name.removeprefix(kind).replace("_", " "), row) for name, row in changes.items()]
+        bars = [
+            _bar(name.removeprefix(kind).replace("_", " "), row) for name, row in changes.items()
+        ]
         page.bars(bars, title=f"{title}, by perturbation of the images")
     flipped = [item for item in result.comparisons if _is_inconsistent(item)]
     page.section("The orders disagree", "Comparisons whose winner depends on the position.")

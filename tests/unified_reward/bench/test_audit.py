@@ -177,7 +177,7 @@ def test_a_missing_picture_fails_alone(tmp_path):
     sample = gone.sample.__class__(
         gone.task, "what?", ("a", "b"), (Image(tmp_path / "gone.png"),), id="gone"
     )
-    broken = gone.__class__(sample, gone.target)
+    broken = gone.__class__.of(sample, gone.target)
     report = audit(open_reference("scripted:first"), [broken, *ANSWERS[:3]]).report
     once = 1 + 2 + 2 + 2 + 3  # compared, scored, held against repetitions, these scored, a triple
     assert once <= report["n_failed"] < report["n_questions"]

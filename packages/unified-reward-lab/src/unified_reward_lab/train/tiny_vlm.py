@@ -79,7 +79,7 @@ class _Answers:
         style = names[int(rng.choice(len(names), p=shares / shares.sum()))]
         reply = random_reply(question, style, rng, split="train")
         return ChatExample(
-            build_request(question.text, (CandidateScene(scene).medium(rng),)), reply.text
+            build_request(question.text, (CandidateScene(scene).render(rng),)), reply.text
         )
 
 

@@ -39,7 +39,7 @@ from unified_reward import media, prompts
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Preferred
 from unified_reward.judges import card as cards
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward_lab.microworld import candidate_pool
 
 
@@ -288,7 +288,7 @@ def main():
     parser.add_argument("--judge", default="tiny_judge")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    judge = load(given.judge, device="cpu")
+    judge = open_judge(given.judge, device="cpu")
     watch, own = Watch(judge), judge.card.frames
     wanted = [(kind, n, False) for kind in KINDS for n in SIZES]
     wanted += [(kind, 10, True) for kind in ALL_PAIRS]

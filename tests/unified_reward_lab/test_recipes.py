@@ -13,7 +13,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
 from unified_reward.io.config import load_config
 from unified_reward.judges.card import Calibration
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import PairOptions, Strategy
 from unified_reward.recipes.run import CalibrationItems, MicroworldBench, Recipe, run
 from unified_reward.train.dpo import PolicyDPO
@@ -164,7 +164,7 @@ def test_temperatures_are_fitted_once_on_what_was_taught(recipe, tmp_path):
     asked = replace(recipe, out=tmp_path, judge=judge, calibration=calibration, showcase=None)
     report, done, _ = run_told(asked)
     assert done == {"judge", "calibration", "bench"}
-    card = load(tmp_path / "judge").card
+    card = open_judge(tmp_path / "judge").card
     fitted = report["calibration"]
     assert card.calibration == Calibration(fitted["compare"], fitted["score"])
     assert fitted["n"] == 2 * len(EDITING)

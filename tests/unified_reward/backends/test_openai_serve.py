@@ -109,7 +109,7 @@ def test_the_served_text_is_that_of_the_local_checkpoint(server, checkpoints):
 
 def test_a_judge_asks_pictures_and_clips_through_it(server):
     """What random weights say cannot be read; that is told, and nothing has failed."""
-    judge = ur.connect(server.url, model=server.model, family="compact")
+    judge = ur.open_judge(server.url, model=server.model, family="compact")
     samples = [
         make_example(task, form, split="test", seed=0, index=0).sample
         for task in (Task.IMAGE_GENERATION, Task.VIDEO_UNDERSTANDING)

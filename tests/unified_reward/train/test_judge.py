@@ -34,7 +34,7 @@ OPTIM = OptimConfig(steps=3, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
 
 def record(target, *, candidates=1, name="x", task=GENERATED):
     pictures = tuple(Image(f"{i}.png") for i in range(candidates))
-    return Example(Sample(task, "a red circle", pictures, id=name), target)
+    return Example.of(Sample(task, "a red circle", pictures, id=name), target)
 
 
 def score_template(family="native", task=GENERATED):
@@ -140,7 +140,7 @@ def test_every_cell_is_asked_as_in_judging_and_answered_as_the_target_says(famil
 
 def test_a_score_between_two_steps_is_shared_by_them():
     """0.43 of five steps is 0.72 of the way from the second to the third."""
-    given = Example(make_example(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED)
+    given = Example.of(make_example(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED)
     (turn,) = JudgeTurns([given], Card("compact"))
     assert turn.shares == pytest.approx((0.0, 0.28, 0.72, 0.0, 0.0))
     (reasoned,) = JudgeTurns([given], Card("reasoned"))
@@ -191,7 +191,7 @@ def trained(checkpoints, tmp_path_factory):
 
 def test_a_trained_judge_is_a_folder_that_loads_and_answers(trained):
     out, config, losses = trained
-    judge = ur.load(out)
+    judge = ur.open_judge(out)
     assert [step for step, _ in losses] == [1, 2, 3]
     assert judge.card == Card(
         "compact",
@@ -232,7 +232,7 @@ def test_records_of_a_file_are_gone_through_again_when_they_run_out(checkpoints,
     )
     losses = train_judge(config, tmp_path / "out")
     assert len(losses) == 3
-    assert ur.load(tmp_path / "out").family == "compact"
+    assert ur.open_judge(tmp_path / "out").family == "compact"
 
 
 @pytest.mark.parametrize(

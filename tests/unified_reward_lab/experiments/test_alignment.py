@@ -196,7 +196,7 @@ def test_all_ways_learn_from_equally_many_pairs(study, report):
 
 
 def test_a_second_run_trains_and_examines_nothing_and_reports_the_same(study, report, monkeypatch):
-    for name in ("align_policy", "examine"):
+    for name in ("align", "examine"):
         monkeypatch.setattr(experiment, name, lambda *_, **__: pytest.fail("it was done before"))
     told = []
     assert alignment(study, told.append) == report

@@ -65,7 +65,7 @@ def rules(monkeypatch):
     def opened(reference, *, truth):
         return ByUtility(truth, RULES[reference])
 
-    monkeypatch.setattr(experiment, "open_judge", opened)
+    monkeypatch.setattr(experiment, "open_reference", opened)
 
 
 def measured(reference, **options):

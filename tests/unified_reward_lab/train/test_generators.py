@@ -88,7 +88,7 @@ def test_latents_have_unit_variance(taught):
     policy = policies.load(folder, device="cpu")
     denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)
     with torch.no_grad():
-        latents = denoiser.latents(items(medium))
+        latents = denoiser.encode_pixels(items(medium))
     assert latents.shape == (ITEMS, *LATENTS[medium])
     if medium == "image":
         assert float(latents.std()) == pytest.approx(1, rel=0.01)
@@ -106,8 +106,8 @@ def test_prompts_are_read_as_far_as_captions_go(taught):
     policy = policies.load(taught[1], device="cpu")
     denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)
     captions = [drawn(i, is_video=taught[0] == "video", seed=5)[0] for i in range(100)]
-    assert all(denoiser.tokens_over(one) is None for one in captions)
-    assert denoiser.tokens_over("a red circle " * 40) is not None
+    assert all(denoiser.prompt_overflow(one) is None for one in captions)
+    assert denoiser.prompt_overflow("a red circle " * 40) is not None
 
 
 @pytest.mark.parametrize("is_video", [False, True])

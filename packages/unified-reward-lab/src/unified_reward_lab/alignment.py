@@ -16,12 +16,12 @@ from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.io.journal import Journal
+from unified_reward.io.rows import read_examples
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges import bulk as judge_bulk
 from unified_reward.judges.registry import open_judge
 from unified_reward.pairs import bulk
 from unified_reward.pairs.make import PairOptions
-from unified_reward.pairs.pools import read_pools
 from unified_reward.policies.candidates import make_candidates
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO
@@ -111,7 +111,7 @@ def write_candidates(
     maker = policies.load(checkpoint_path(policy), batch_size=how.n)
     maker.name = policy
     journal = Journal(out / "candidates.jsonl")
-    for _ in make_candidates(read_pools(prompts), journal, maker, n=how.n, seed=how.seed):
+    for _ in make_candidates(read_examples(prompts), journal, maker, n=how.n, seed=how.seed):
         progress(1)
     return _counted(journal, "generated")
 
@@ -141,7 +141,7 @@ def write_pairs(
     work = bulk.PairWork(candidates, out, judge, None, None, how)
     journal = Journal(out)
     check_run_config(out, {"judge": judge} | asdict(how))
-    lines = judge_bulk.lines_of(candidates, read_pools(candidates))
+    lines = judge_bulk.lines_of(candidates, read_examples(candidates))
     for rows in judge_bulk.run(work, lines, journal, size=_PROMPTS):
         progress(len(rows))
     return _counted(journal, "kept")

@@ -158,10 +158,9 @@ def write_prompts(
 
 
 def _on_disk(record: Example, folder: Path) -> Example:
-    sample = record.sample
-    context: Any = tuple(_stored(one, folder) for one in sample.context)
-    candidates = tuple(_stored(one, folder) for one in sample.candidates)
-    return replace(record, sample=replace(sample, candidates=candidates, context=context))
+    context: Any = tuple(_stored(one, folder) for one in record.context)
+    candidates = tuple(_stored(one, folder) for one in record.candidates)
+    return replace(record, candidates=candidates, context=context)
 
 
 def _stored(part: Any, folder: Path) -> Any:

@@ -184,7 +184,7 @@ def _real_records() -> Iterator[Example]:
 
 
 def _unlabelled(sample: Sample) -> Example:
-    return Example(sample, Target())
+    return Example.of(sample, Target())
 
 
 def _inside(package: str, file: str) -> Path | None:

@@ -22,7 +22,7 @@ from unified_reward.core.samples import Task
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import Strategy
-from unified_reward.train.dpo import align_policy
+from unified_reward.train.dpo import align
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.optim import OptimConfig
@@ -217,7 +217,7 @@ def _align(study: AlignmentStudy, arm: Arm, folder: Path) -> Path:
         vlm=config.vlm and _seeded(config.vlm, arm.seed),
         diffusion=config.diffusion and _seeded(config.diffusion, arm.seed),
     )
-    align_policy(config, checkpoint_path(one.policy), folder / "dpo", lambda _: None)
+    align(config.pairs, checkpoint_path(one.policy), config.training, folder / "dpo")
     return folder / "dpo"
 
 

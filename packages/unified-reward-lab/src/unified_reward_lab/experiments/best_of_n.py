@@ -21,7 +21,7 @@ from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Scored, Verdict
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.experiments.page import table, told
 from unified_reward_lab.microworld import CandidatePool, candidate_pool
 from unified_reward_lab.microworld.items import TASKS, UNIT
@@ -34,8 +34,8 @@ Floats = NDArray[np.float64]
 class BestOfN:
     """Who picks from what."""
 
-    judges: Mapping[str, str] = field(default_factory=lambda: {"shipped": ""})
-    """A reference, as `open_judge` takes it, by the name to show; nothing is the shipped judge."""
+    judges: Mapping[str, str] = field(default_factory=lambda: {"shipped": "tiny_judge"})
+    """A reference, as `open_judge` takes it, by the name to show."""
     task: Task = Task.IMAGE_GENERATION
     n: int = 64
     """Candidates of a caption, a power of two >= 2."""
@@ -102,7 +102,7 @@ def best_of_n(config: BestOfN, progress: Callable[[int], None] = lambda _: None)
     judges: dict[str, Any] = {}
     picked: list[_Picked] = []
     for name, reference in config.judges.items():
-        judge = open_judge(reference, truth=_truth(config))
+        judge = open_reference(reference, truth=_truth(config))
         picked = [_pick(judge, config, i, progress) for i in range(config.captions)]
         judges[name] = {"reference": reference, "family": judge.family, **_measured(picked, config)}
     oracle = np.array([one.oracle for one in picked])
@@ -166,7 +166,7 @@ def _truth(config: BestOfN) -> Iterator[Example]:
     for index in range(config.captions):
         drawn = _drawn(config, index)
         for sample, utility in zip(_samples(config, drawn, index), drawn.utilities, strict=True):
-            yield Example(sample, Target(score=utility, scale=UNIT))
+            yield Example.of(sample, Target(score=utility, scale=UNIT))
 
 
 def _pick(

@@ -26,7 +26,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import Preferred, Scored, Verdict
 from unified_reward.judges.card import Card
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, train_judge
 from unified_reward.train.optim import OptimConfig
 from unified_reward.train.scalar import ScalarCollator
@@ -187,7 +187,7 @@ def _trained_and_heard(run: _Run, config: JointLearning) -> dict[str, Any]:
     optim = replace(config.optim, seed=run.seed)
     training = JudgeTraining(optim, head="scalar", family=_CARD.family, frames=_CARD.frames)
     train_judge(training, folder, lessons)
-    judge = load(folder)
+    judge = open_judge(folder)
     cells: dict[str, Any] = {}
     n_failed = 0
     for part in run.parts:

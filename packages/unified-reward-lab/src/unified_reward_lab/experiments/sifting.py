@@ -20,12 +20,11 @@ from unified_reward.bench.metrics import Metric, mean_interval, mean_metric
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer
-from unified_reward.core.samples import Candidate, Sample, Task
+from unified_reward.core.samples import Candidate, Example, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge, Replies
 from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import PairOptions, PairResult, Strategy, make_pairs
-from unified_reward.pairs.pools import Pool
 from unified_reward.prompts.template import softmax
 from unified_reward_lab.experiments.page import table, told
 from unified_reward_lab.microworld import candidate_pool
@@ -53,7 +52,11 @@ class Sifting:
     """Who makes pairs from what."""
 
     judges: Mapping[str, str] = field(
-        default_factory=lambda: {"shipped": "", "always first": "scripted:first", PERFECT: PERFECT}
+        default_factory=lambda: {
+            "shipped": "tiny_judge",
+            "always first": "scripted:first",
+            PERFECT: PERFECT,
+        }
     )
     """A reference, as `open_judge` takes it, or ``perfect``, by the name to show."""
     task: Task = Task.IMAGE_GENERATION
@@ -137,7 +140,7 @@ class Perfect(BaseJudge):
 class _Drawn(NamedTuple):
     """A prompt with its candidates and their utilities."""
 
-    pool: Pool
+    pool: Example
     utilities: tuple[float, ...]
 
 
@@ -197,7 +200,7 @@ def _judged(
 def _draw(config: Sifting, seed: int, index: int, perfect: Perfect) -> _Drawn:
     task = Task(config.task)
     made = candidate_pool(task, n=config.n, split="test", seed=seed, index=index)
-    told = Pool(f"{seed}-{index}", task, made.prompt, made.candidates, made.context)
+    told = Example(task, made.prompt, made.candidates, made.context, id=f"{seed}-{index}")
     worth = {(made.prompt, one): u for one, u in zip(made.candidates, made.utilities, strict=True)}
     perfect.worth |= worth
     return _Drawn(told, made.utilities)

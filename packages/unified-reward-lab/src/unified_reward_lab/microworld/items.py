@@ -324,7 +324,7 @@ def make_example(
         context=draft.context,
         id=name,
     )
-    return Example(sample, _label(draft, labeller, keyed_rng(name, "label")), source=SOURCE)
+    return Example.of(sample, _label(draft, labeller, keyed_rng(name, "label")), source=SOURCE)
 
 
 class CandidatePool(NamedTuple):

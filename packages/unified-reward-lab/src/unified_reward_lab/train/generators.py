@@ -199,7 +199,7 @@ def _encoded(
             rows = range(start, min(start + 32, config.items))
             made = [drawn(i, is_video=is_video, seed=config.seed + 1) for i in rows]
             captions += [caption for caption, _ in made]
-            latents.append(denoiser.latents(torch.stack([pixels for _, pixels in made])))
+            latents.append(denoiser.encode_pixels(torch.stack([pixels for _, pixels in made])))
     told = torch.cat(latents)
     if is_video:
         mean, std = told.mean((0, 2, 3, 4)), told.std((0, 2, 3, 4))
@@ -239,10 +239,10 @@ def _teach_denoiser(
         clean = latents[rows]
         noise = torch.randn(clean.shape, generator=drawing)
         alpha, sigma = plan.alpha[places].float(), plan.sigma[places].float()
-        condition = denoiser.condition([captions[i] for i in rows.tolist()])
+        condition = denoiser.encode_prompts([captions[i] for i in rows.tolist()])
         noisy = add_noise(clean, noise, alpha, sigma)
         told = denoiser.predict(noisy, plan.timestep[places], condition)
-        target = denoising_target(plan.kind, clean, noise, alpha, sigma)
+        target = denoising_target(plan.prediction_type, clean, noise, alpha, sigma)
         loss = denoising_error(told, target).mean()
         optimiser.zero_grad()
         loss.backward()

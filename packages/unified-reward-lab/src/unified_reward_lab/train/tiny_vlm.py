@@ -15,9 +15,8 @@ import numpy as np
 
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.extensions import checkpoint_path
+from unified_reward.core.extensions import checkpoint_path, checkpoints
 from unified_reward.core.samples import Task
-from unified_reward.judges.registry import SHIPPED
 from unified_reward.policies import Sampling, write_defaults
 from unified_reward.policies.vlm import build_request
 from unified_reward.train.optim import OptimConfig
@@ -53,8 +52,9 @@ class TinyVLMTraining:
     def __post_init__(self) -> None:
         if not self.optim.lora_rank:
             raise ConfigError("the policy is made of adapters alone; set lora_rank above 0")
-        if self.base not in SHIPPED:  # beside which alone the policy would find it
-            raise ConfigError(f"{self.base} is none of {', '.join(SHIPPED)}")
+        known = dict(checkpoints())
+        if self.base not in known:  # beside which alone the policy would find it
+            raise ConfigError(f"{self.base} is none of {', '.join(known)}")
 
 
 class _Answers:
@@ -102,7 +102,7 @@ def train_tiny_vlm(config: TinyVLMTraining, out: Path) -> list[tuple[int, float]
     shutil.rmtree(out / "adapter")
     told = out / "adapter_config.json"
     adapter = json.loads(told.read_text("utf-8"))
-    adapter["base_model_name_or_path"] = f"../{SHIPPED[config.base]}"
+    adapter["base_model_name_or_path"] = f"../{checkpoint_path(config.base).name}"
     told.write_text(json.dumps(adapter, indent=1) + "\n", "utf-8")
     write_defaults(Sampling(max_new_tokens=48), out)
     return losses

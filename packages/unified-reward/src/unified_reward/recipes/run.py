@@ -26,9 +26,9 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.io.config import as_data
 from unified_reward.judges.card import CARD
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import JudgeOptions, open_checkpoint, open_judge
 from unified_reward.policies import DEFAULTS
-from unified_reward.train.dpo import PolicyDPO, align_policy
+from unified_reward.train.dpo import PolicyDPO, align
 from unified_reward.train.dry_run import DryRun, dry_run
 from unified_reward.train.dry_run_dpo import dry_run_dpo
 from unified_reward.train.judge import JudgeTraining, train_judge
@@ -138,7 +138,7 @@ def run(recipe: Recipe, log: Tell = lambda _: None) -> dict[str, Any]:
             shown,
             [judge, *told],
             page,
-            lambda: write_showcase(load(judge), shown, run.reports, page, aligned),
+            lambda: write_showcase(open_judge(judge), shown, run.reports, page, aligned),
         )
         log(f"open {page}")
     report = {**run.reports, **_cells(run.reports.get("bench")), **_gains(run.reports)}
@@ -162,7 +162,11 @@ def _policies(recipe: Recipe, run: _Run, log: Tell) -> None:
         policy = checkpoint_path(dpo.policy)
         inputs = [policy, dpo.pairs]
         run.stage(
-            "dpo", dpo, inputs, folder / DEFAULTS, lambda: align_policy(dpo, policy, folder, log)
+            "dpo",
+            dpo,
+            inputs,
+            folder / DEFAULTS,
+            lambda: align(dpo.pairs, policy, dpo.training, folder, log=log),
         )
 
 
@@ -197,7 +201,7 @@ def _aligned(
             dpo,
             [pairs, policy],
             after / DEFAULTS,
-            partial(align_policy, dpo, policy, after, run.log),
+            partial(align, pairs, policy, dpo.training, after, log=run.log),
         )
         run.stage(
             f"{task.value}/exam",
@@ -320,7 +324,7 @@ def _calibration(
 
 def _calibrated(folder: Path, items: CalibrationItems, cells: Sequence[str]) -> dict[str, Any]:
     """Fit the temperatures on the cells it was taught, and write them into the card."""
-    judge = load(folder)
+    judge = open_checkpoint(str(folder), folder, JudgeOptions())
     records = [
         make_example(*(CELLS | EDITING)[cell], split="train", seed=items.seed, index=i)
         for cell in cells
@@ -332,7 +336,7 @@ def _calibrated(folder: Path, items: CalibrationItems, cells: Sequence[str]) -> 
 
 
 def _measure(folder: Path, asked: MicroworldBench) -> dict[str, Any]:
-    return microworld.evaluate(load(folder), n=asked.n, seed=asked.seed, orders=asked.orders)
+    return microworld.evaluate(open_judge(folder), n=asked.n, seed=asked.seed, orders=asked.orders)
 
 
 def _cells(bench: dict[str, Any] | None) -> dict[str, Any]:

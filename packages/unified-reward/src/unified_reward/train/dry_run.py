@@ -39,9 +39,9 @@ from unified_reward.train.meta_models import (
 from unified_reward.train.optim import (
     MuonFactory,
     OptimConfig,
-    adapters,
-    arguments,
     check_lora_targets,
+    lora_config,
+    training_arguments,
 )
 from unified_reward.train.scalar import ScalarCollator, ScalarExample, ScalarNet
 from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample
@@ -274,14 +274,14 @@ def _optimiser(
         trainer = SFTTrainer(
             model=model,
             args=_SFTArguments(
-                **arguments(optim, Path(folder)),
+                **training_arguments(optim, Path(folder)),
                 dataset_kwargs={"skip_prepare_dataset": True},
                 max_length=None,
             ),
             data_collator=cast("Any", _collator(config, chat, turns)),
             train_dataset=Dataset.from_dict({"row": range(len(turns))}),
             processing_class=chat.processor,
-            peft_config=adapters(optim),
+            peft_config=lora_config(optim),
             optimizer_cls_and_kwargs=_muon(optim),
         )
         return _made(trainer)
@@ -290,7 +290,7 @@ def _optimiser(
 def optimiser_of(model: torch.nn.Module, optim: OptimConfig) -> tuple[Groups, dict[str, int]]:
     """Groups of the optimiser that a trainer makes of a model, and its adapted layers by name."""
     with TemporaryDirectory() as folder:
-        args = _Arguments(**arguments(optim, Path(folder)))
+        args = _Arguments(**training_arguments(optim, Path(folder)))
         return _made(Trainer(model, args, optimizer_cls_and_kwargs=_muon(optim)))
 
 
@@ -310,7 +310,7 @@ def adapted(model: torch.nn.Module) -> dict[str, int]:
 
 
 def _scalar_net(config: JudgeTraining, model: Any) -> ScalarNet:
-    lora = adapters(config.optim)
+    lora = lora_config(config.optim)
     if lora is not None:
         get_peft_model(model, lora)
     with torch.device("meta"):

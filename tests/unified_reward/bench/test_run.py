@@ -22,7 +22,7 @@ PLAIN = Benchmark("toy", "It is a toy.", "", lambda *_: iter(()), pairwise_metri
 def items(n, winner="first"):
     return Items(
         [
-            Example(
+            Example.of(
                 Sample(
                     Task.IMAGE_GENERATION, f"{i}", (Image(f"{i}a"), Image(f"{i}b")), id=f"item {i}"
                 ),

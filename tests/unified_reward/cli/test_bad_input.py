@@ -46,13 +46,13 @@ def without_frames():
 
 BAD = {
     "empty.png": (b"", "the file is empty"),
-    "truncated.png": (png()[:700], "the picture is broken"),
-    "text.png": (b"this is no picture\n", "not a picture"),
+    "truncated.png": (png()[:700], "the image is broken"),
+    "text.png": (b"this is no picture\n", "not an image"),
     "huge.png": (png_claiming(100_000, 100_000), "pixels"),
-    "clip.png": (mp4(), "not a picture"),
+    "clip.png": (mp4(), "not an image"),
     "empty.mp4": (b"", "the file is empty"),
     "truncated.mp4": (mp4()[:-300], ""),
-    "text.mp4": (b"this is no clip\n", "neither a picture nor a video"),
+    "text.mp4": (b"this is no clip\n", "neither an image nor a video"),
     "none.mp4": (without_frames(), ""),
     "huge.mp4": (png_claiming(100_000, 100_000), "pixels"),
 }

@@ -61,7 +61,7 @@ def test_check_decodes_only_when_told_to(cli, files):
     assert cli("data", "check", "cut.jsonl")[0] == 0
     code, out, _ = cli("data", "check", "cut.jsonl", "--decode")
     assert code == 1
-    assert "row 1: unreadable media: cut.jpg: the picture is broken" in out
+    assert "row 1: unreadable media: cut.jpg: the image is broken" in out
 
 
 @pytest.mark.usefixtures("bad")

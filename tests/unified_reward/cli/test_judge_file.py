@@ -73,7 +73,7 @@ def test_every_id_gets_one_row_with_every_key_and_bad_rows_are_told(cli, files):
         ("line 5", "failed"),
         ("雪 [b]{}", "preferred"),
     ]
-    assert "line 3: id 'good' stands above already" in rows[2]["reason"]
+    assert "line 3: duplicate id 'good'" in rows[2]["reason"]
     assert "none.png: cannot be opened" in rows[3]["reason"]
 
 

@@ -155,7 +155,7 @@ def test_rows_that_cannot_be_used_are_failed_rows_and_the_others_go_on(cli, pool
     assert [row["id"] for row in made] == ids
     assert {row["status"] for row in made} == {"failed"}
     message = " | ".join(row["reason"] for row in made)
-    for reason in ("0 of 0 candidates", "stands above already", "promt", "out of ink"):
+    for reason in ("0 of 0 candidates", "duplicate id", "promt", "out of ink"):
         assert reason in message
     assert all(list(row) == list(made[0]) for row in made)
 

@@ -48,7 +48,7 @@ def test_temperatures_act_after_and_not_before(report):
         assert all(one["predicted"] == pytest.approx(0.5, abs=0.01) for one in calm[form]["after"])
 
 
-def test_the_page_names_every_cell_and_the_plot_is_a_picture(report):
+def test_the_page_names_every_cell_and_the_plot_is_a_image(report):
     told = page(report)
     assert all(told.count(f"`{cell}`") == 2 for cell in CELLS | EDITING)
     assert "- calm: comparisons 1000.0, scores 1000.0" in told

@@ -13,7 +13,7 @@ from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.io.journal import Journal
-from unified_reward.pairs.pools import read_pools
+from unified_reward.io.rows import read_examples
 from unified_reward.policies.candidates import make_candidates
 
 
@@ -50,7 +50,7 @@ def candidates(
     as_json: options.JsonOption = False,
 ) -> None:
     """Generate candidates for every prompt with a policy; resumes a stopped run."""
-    ids = [row.id for row in read_pools(source)]
+    ids = [row.id for row in read_examples(source)]
     given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "steps": steps}
     given |= {"guidance": guidance, "height": height, "width": width, "frames": frames, "fps": fps}
     # Loaded before anything is written, so that a wrong policy leaves no file behind.
@@ -60,7 +60,7 @@ def candidates(
     loaded.name = policy
     journal = Journal(out / "candidates.jsonl")
     with bar("generating", len(ids), done=sum(name in journal.done for name in ids)) as advance:
-        for row in make_candidates(read_pools(source), journal, loaded, n=n, seed=seed):
+        for row in make_candidates(read_examples(source), journal, loaded, n=n, seed=seed):
             advance(1)
             if as_json:
                 output.print_json([row])

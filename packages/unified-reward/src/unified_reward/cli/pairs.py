@@ -12,11 +12,11 @@ import typer
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.io.journal import Journal
+from unified_reward.io.rows import read_examples
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges import bulk
 from unified_reward.pairs.bulk import PairWork
 from unified_reward.pairs.make import PairOptions, Strategy
-from unified_reward.pairs.pools import read_pools
 
 
 _PROMPTS = 4
@@ -56,11 +56,11 @@ def pairs(
         strategy, margin, min_quality, options.orders_of(orders), readings, rounds, seed
     )
     work = PairWork(source, out, judge.judge, judge.model, judge.family, config)
-    ids = [row.id for row in read_pools(source)]
+    ids = [row.id for row in read_examples(source)]
     journal = Journal(out)
     reference = {"judge": judge.judge, "model": judge.model, "family": judge.family}
     check_run_config(out, reference | asdict(config))
-    lines = bulk.lines_of(source, read_pools(source))
+    lines = bulk.lines_of(source, read_examples(source))
     with bar("pairing", len(ids), done=sum(name in journal.done for name in ids)) as advance:
         for rows in bulk.run(work, lines, journal, size=_PROMPTS, engine=engine, workers=workers):
             advance(len(rows))

@@ -7,7 +7,7 @@ checkpoints by entry points, see `core.extensions`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -165,25 +165,15 @@ def open_reference(
             f"quantize={options.quantize!r} is for local vision-language checkpoints, "
             f"not for {given}"
         )
-    if given == "scripted:perfect":
-        if truth is None:
-            raise ConfigError("scripted:perfect answers known targets, and here are none")
-        return TableJudge.truth(truth)
     if kind == "scripted":
-        scripted = GenerativeJudge(ScriptedModel(rest), Card(options.family or "native"))
-        scripted.is_blind = not opens_media
-        return scripted
-    if kind == "table":
-        return TableJudge.read(Path(rest))
+        return _open_scripted(rest, options, truth, opens_media=opens_media)
+    if kind in _OPENERS:
+        return _OPENERS[kind](given, options)
     if kind in scorer_names():
         return _open_scorer(kind, rest, options)
     if kind in extensions("judges"):
         opener: Callable[[str, JudgeOptions], BaseJudge] = load_extension("judges", kind)
         return opener(rest, options)
-    if kind in CHECKLISTS:
-        return _open_checklist(kind, rest, options)
-    if kind in ("http", "https"):
-        return _open_server(given, options)
     if _is_checkpoint(given):
         return open_checkpoint(given, checkpoint_path(given), options)
     raise ConfigError(
@@ -274,9 +264,26 @@ def _open_scorer(name: str, weights: str, options: JudgeOptions) -> Scorer:
     )
 
 
-def _open_checklist(name: str, reference: str, options: JudgeOptions) -> BaseJudge:
+def _open_scripted(
+    kind: str, options: JudgeOptions, truth: Iterable[Example] | None, *, opens_media: bool
+) -> BaseJudge:
+    if kind == "perfect":
+        if truth is None:
+            raise ConfigError("scripted:perfect answers known targets, and here are none")
+        return TableJudge.truth(truth)
+    judge = GenerativeJudge(ScriptedModel(kind), Card(options.family or "native"))
+    judge.is_blind = not opens_media
+    return judge
+
+
+def _open_table(given: str, _: JudgeOptions) -> BaseJudge:
+    return TableJudge.read(Path(given.removeprefix("table:")))
+
+
+def _open_checklist(given: str, options: JudgeOptions) -> BaseJudge:
     from unified_reward.judges.checklist import ChecklistJudge, visionreward
 
+    name, _, reference = given.partition(":")
     checklist = visionreward(name)
     inner = open_reference(reference, options) if reference else None
     if not isinstance(inner, GenerativeJudge):
@@ -290,6 +297,14 @@ def _open_checklist(name: str, reference: str, options: JudgeOptions) -> BaseJud
 def _open_server(url: str, options: JudgeOptions) -> GenerativeJudge:
     model = OpenAIModel(url, model=options.model, api_key=options.api_key, votes=options.votes)
     return GenerativeJudge(model, Card(options.family or "native"))
+
+
+_OPENERS: Mapping[str, Callable[[str, JudgeOptions], BaseJudge]] = {
+    "table": _open_table,
+    "http": _open_server,
+    "https": _open_server,
+    **dict.fromkeys(CHECKLISTS, _open_checklist),
+}
 
 
 def _published_family(reference: str, *, allow_reworded: bool) -> str | None:

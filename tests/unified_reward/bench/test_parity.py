@@ -16,7 +16,7 @@ from unified_reward.bench.run import read_items, run
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Unparsed
 from unified_reward.judges.registry import open_judge
-from unified_reward.prompts.parse import vote
+from unified_reward.prompts.parse import bracketed_vote
 
 
 VOTES = {
@@ -43,7 +43,7 @@ def table(path, rows):
 
 
 def read_vote(text):
-    said = vote(str(text))
+    said = bracketed_vote(str(text))
     return None if isinstance(said, Unparsed) else said
 
 

@@ -23,7 +23,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from tests.unified_reward.checkpoints import llava_twins as twins
-from unified_reward import load
+from unified_reward import open_judge
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.checkpoints import llava_qwen, shards
 from unified_reward.checkpoints.llava_qwen import convert, hub_name, plan
@@ -219,14 +219,14 @@ def swapped(one, other):
 
 
 def without_newline(monkeypatch, source):
-    whole = shards.opened
+    whole = shards.open_weights
 
     @contextmanager
-    def opened(file):
+    def open_weights(file):
         with whole(file) as read:
             yield lambda name: read(name) * (name != "model.image_newline")
 
-    monkeypatch.setattr(shards, "opened", opened)
+    monkeypatch.setattr(shards, "open_weights", open_weights)
 
 
 MUTATIONS = {
@@ -601,10 +601,10 @@ def test_a_full_disk_is_said_before_anything_is_written(source, out, monkeypatch
 
 
 def test_a_plan_reads_no_tensor_and_writes_nothing(source, out, monkeypatch):
-    def opened(file):
+    def open_weights(file):
         raise AssertionError(file)
 
-    monkeypatch.setattr(shards, "opened", opened)
+    monkeypatch.setattr(shards, "open_weights", open_weights)
     before = contents(source.parent / "original"), sorted(source.parent.iterdir())
     told = plan(source)
     assert told.n_bytes > 0
@@ -613,10 +613,10 @@ def test_a_plan_reads_no_tensor_and_writes_nothing(source, out, monkeypatch):
 
 def test_one_tensor_is_held_at_a_time(source, out, state, monkeypatch):
     held, peak = {}, [0]
-    whole = shards.opened
+    whole = shards.open_weights
 
     @contextmanager
-    def opened(file):
+    def open_weights(file):
         with whole(file) as read:
 
             def counted(name):
@@ -628,7 +628,7 @@ def test_one_tensor_is_held_at_a_time(source, out, state, monkeypatch):
 
             yield counted
 
-    monkeypatch.setattr(shards, "opened", opened)
+    monkeypatch.setattr(shards, "open_weights", open_weights)
     monkeypatch.setattr(shards, "SHARD_BYTES", 10**9)
     told = convert(source, out)
     assert len(told.shards) == 1
@@ -638,7 +638,7 @@ def test_one_tensor_is_held_at_a_time(source, out, state, monkeypatch):
 
 def test_the_converted_folder_judges(source, out):
     convert(source, out)
-    judge = load(out, family="native", device="cpu")
+    judge = open_judge(out, family="native", device="cpu")
     one, other = (judge.score("the cat", image=twins.picture(i)) for i in (0, 1))
     assert 0 <= one.score.normalized <= 1
     assert one.score.value != other.score.value
@@ -785,6 +785,6 @@ def test_the_command_ends_with_what_is_wrong(source, out):
 def test_the_family_is_kept_beside_a_converted_judge_and_an_unknown_one_refused(source, out):
     arguments = ["llava-qwen", str(source), str(out), "--family", "compact"]
     assert CliRunner().invoke(command.app, arguments).exit_code == 0
-    assert load(out).family == "compact"
+    assert open_judge(out).family == "compact"
     result = CliRunner().invoke(command.app, [*arguments[:-1], "loud"])
     assert "no family 'loud'; there are aspects" in str(result.exception)

@@ -102,10 +102,10 @@ def test_a_file_of_candidates_is_shown_as_it_is(tmp_path):
     given = pair(Task.IMAGE_GENERATION, tmp_path)
     parts = [{"image": one["image"]} for one in given["candidates"]]
     made = {name: given[name] for name in ("id", "reason", "task", "prompt", "context")}
-    made |= {"status": "made", "candidates": [parts[0], [{"text": "a star:"}, parts[1]]]}
+    made |= {"status": "generated", "candidates": [parts[0], [{"text": "a star:"}, parts[1]]]}
     made |= {"criteria": "", "policy": "tiny", "seed": 0, "duplicates": 1}
     text = html(written(tmp_path, made))
-    assert "1 made" in text
+    assert "1 generated" in text
     assert "judge calls" not in text
     assert [said(one) for one in cards(text)] == [[], ["a star:"]]
     assert text.count("data:image/png") == 2

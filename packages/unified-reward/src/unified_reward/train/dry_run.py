@@ -28,19 +28,25 @@ from unified_reward.core.requests import Request
 from unified_reward.data.example_file import ExampleFile
 from unified_reward.judges.card import Card
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, Records
-from unified_reward.train.launch import Launch, read_launch
-from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, arguments, check_targets
-from unified_reward.train.scalar import LabelCollator, Labelled, ScalarNet
-from unified_reward.train.sft import Collator, Ranking, Turn
-from unified_reward.train.skeleton import (
-    Skeleton,
-    build_empty,
-    build_narrow,
-    context_of,
-    read_skeleton,
+from unified_reward.train.launch import LaunchConfig, read_launch_config
+from unified_reward.train.meta_models import (
+    Architecture,
+    build_meta_model,
+    build_narrow_model,
+    max_context,
+    read_architecture,
 )
+from unified_reward.train.optim import (
+    MuonFactory,
+    OptimConfig,
+    check_lora_targets,
+    lora_config,
+    training_arguments,
+)
+from unified_reward.train.scalar import ScalarCollator, ScalarExample, ScalarNet
+from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample
 from unified_reward_lab.examples import CELLS
-from unified_reward_lab.microworld import annotator, item
+from unified_reward_lab.microworld import annotator, make_example
 
 
 Groups = Sequence[Mapping[str, Any]]
@@ -89,7 +95,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
 
     Args:
         config: What the judge is to be made of.
-        launch: A configuration of accelerate, see `read_launch`; empty for processes that each
+        launch: A configuration of accelerate, see `read_launch_config`; empty for processes that each
             hold everything.
 
     Raises:
@@ -98,13 +104,13 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
         ModelError: The base is a folder without a model.
     """
     optim, base = config.optim, config.base or "tiny_base"
-    started = read_launch(launch) if launch else Launch("", config.processes)
+    started = read_launch_config(launch) if launch else LaunchConfig("", config.processes)
     started.check_batch(config.processes, optim)
-    skeleton = read_skeleton(base)
+    skeleton = read_architecture(base)
     chat = Chat(skeleton.processor, max_pixels=config.max_pixels)
-    model = build_empty(skeleton.config)
+    model = build_meta_model(skeleton.config)
     name, parameters = type(model).__name__, sum(one.numel() for one in model.parameters())
-    check_targets(model, optim)
+    check_lora_targets(model, optim)
     wrapped = started.wrapped(model)
     tried, n = _tried(config)
     turns = _Enlarged(tried, config)
@@ -129,7 +135,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     )
 
 
-def held(started: Launch, groups: Groups, frozen: int) -> dict[str, Any]:
+def held(started: LaunchConfig, groups: Groups, frozen: int) -> dict[str, Any]:
     """What is trained and what a card holds, by fields of `DryRun`.
 
     Args:
@@ -146,7 +152,7 @@ def held(started: Launch, groups: Groups, frozen: int) -> dict[str, Any]:
     }
 
 
-def time_report(started: Launch, optim: OptimConfig, n: int, **each: float) -> dict[str, Any]:
+def time_report(started: LaunchConfig, optim: OptimConfig, n: int, **each: float) -> dict[str, Any]:
     """Steps and epochs, by fields of `DryRun`.
 
     Args:
@@ -174,7 +180,8 @@ def _tried(config: JudgeTraining) -> tuple[dict[str, Any], int]:
     labels = annotator(config.annotator)
     cells = [cell for cell, weight in config.cells.items() if weight > 0]
     drawn = {
-        cell: item(*CELLS[cell], split="train", seed=0, index=0, annotator=labels) for cell in cells
+        cell: make_example(*CELLS[cell], split="train", seed=0, index=0, annotator=labels)
+        for cell in cells
     }
     optim = config.optim
     length = optim.steps * optim.batch_size * optim.accumulate * config.processes
@@ -201,9 +208,9 @@ class _Enlarged:
         one = self._made[index]
         if not self._side:
             return one
-        if isinstance(one, Turn):
+        if isinstance(one, ChatExample):
             return one._replace(request=self._larger(one.request))
-        if isinstance(one, Ranking):
+        if isinstance(one, RankingExample):
             return one._replace(first=self._larger(one.first), second=self._larger(one.second))
         return one._replace(requests=tuple(map(self._larger, one.requests)))
 
@@ -215,27 +222,27 @@ class _Enlarged:
         )
 
 
-def _collator(config: JudgeTraining, chat: Chat, turns: Any) -> Collator | LabelCollator:
-    return LabelCollator(chat, turns) if config.head == "scalar" else Collator(chat, turns)
+def _collator(config: JudgeTraining, chat: Chat, turns: Any) -> ChatCollator | ScalarCollator:
+    return ScalarCollator(chat, turns) if config.head == "scalar" else ChatCollator(chat, turns)
 
 
-def _requests(turn: Turn | Ranking | Labelled) -> Sequence[Request]:
+def _requests(turn: ChatExample | RankingExample | ScalarExample) -> Sequence[Request]:
     match turn:
-        case Turn():
+        case ChatExample():
             return [turn.request]
-        case Ranking():
+        case RankingExample():
             return [turn.first, turn.second]
         case _:
             return turn.requests
 
 
-def try_forward(skeleton: Skeleton, chat: Chat, requests: Sequence[Request]) -> None:
+def try_forward(skeleton: Architecture, chat: Chat, requests: Sequence[Request]) -> None:
     """One pass of a narrow copy: pictures, marks, grids and positions fit.
 
     Raises:
         ConfigError: They do not.
     """
-    narrow = build_narrow(skeleton.config, len(chat.tokenizer))
+    narrow = build_narrow_model(skeleton.config, len(chat.tokenizer))
     try:
         with torch.inference_mode():
             narrow(**chat.batch(requests), use_cache=False, logits_to_keep=1)
@@ -267,14 +274,14 @@ def _optimiser(
         trainer = SFTTrainer(
             model=model,
             args=_SFTArguments(
-                **arguments(optim, Path(folder)),
+                **training_arguments(optim, Path(folder)),
                 dataset_kwargs={"skip_prepare_dataset": True},
                 max_length=None,
             ),
             data_collator=cast("Any", _collator(config, chat, turns)),
             train_dataset=Dataset.from_dict({"row": range(len(turns))}),
             processing_class=chat.processor,
-            peft_config=adapters(optim),
+            peft_config=lora_config(optim),
             optimizer_cls_and_kwargs=_muon(optim),
         )
         return _made(trainer)
@@ -283,7 +290,7 @@ def _optimiser(
 def optimiser_of(model: torch.nn.Module, optim: OptimConfig) -> tuple[Groups, dict[str, int]]:
     """Groups of the optimiser that a trainer makes of a model, and its adapted layers by name."""
     with TemporaryDirectory() as folder:
-        args = _Arguments(**arguments(optim, Path(folder)))
+        args = _Arguments(**training_arguments(optim, Path(folder)))
         return _made(Trainer(model, args, optimizer_cls_and_kwargs=_muon(optim)))
 
 
@@ -303,7 +310,7 @@ def adapted(model: torch.nn.Module) -> dict[str, int]:
 
 
 def _scalar_net(config: JudgeTraining, model: Any) -> ScalarNet:
-    lora = adapters(config.optim)
+    lora = lora_config(config.optim)
     if lora is not None:
         get_peft_model(model, lora)
     with torch.device("meta"):
@@ -330,12 +337,12 @@ def not_here(reference: str) -> list[str]:
     return [f"weights: {reference} is not here and would be downloaded"]
 
 
-def unfit_tokens(skeleton: Skeleton, longest: int, lowered: str) -> list[str]:
+def unfit_tokens(skeleton: Architecture, longest: int, lowered: str) -> list[str]:
     """What is wrong with tokens: those of another tokenizer, or more than the model takes."""
     told: list[str] = []
     if not skeleton.has_own_processor:
         told.append("tokens: words are cut by the tiny tokenizer, into more than there will be")
-    most = context_of(skeleton.config)
+    most = max_context(skeleton.config)
     if most and longest > most:
         told.append(f"tokens: a turn has {longest}, the model takes {most}; lower {lowered}")
     return told

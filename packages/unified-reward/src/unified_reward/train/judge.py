@@ -20,14 +20,14 @@ from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.backends.value_head import save_head
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.core.samples import Conversation, Example, FrameRule, Target
+from unified_reward.core.samples import Example, FrameRule, Target
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored
 from unified_reward.data.example_file import ExampleFile
 from unified_reward.judges.card import Card, Head, build_published, build_request
 from unified_reward.judges.scalar import UNIT, alone
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.scalar import Labelled, ScalarHead, fit_scalar
-from unified_reward.train.sft import Ranking, Turn, fit
+from unified_reward.train.scalar import ScalarConfig, ScalarExample, fit_scalar
+from unified_reward.train.sft import ChatExample, RankingExample, fit
 from unified_reward_lab.examples import CELLS, MicroworldSeries
 from unified_reward_lab.microworld import annotator
 
@@ -40,7 +40,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example | Conversation: ...
+    def __getitem__(self, index: int) -> Example: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class JudgeTraining:
     """Give every comparison in both orders, one behind the other, with its label turned."""
     head: Literal["generative", "scalar"] = "generative"
     """Whether the judge says its verdict, or a head on its trunk gives each candidate a value."""
-    scalar: ScalarHead = field(default_factory=ScalarHead)
+    scalar: ScalarConfig = field(default_factory=ScalarConfig)
     """Of a scalar judge."""
     ranking: float = 0.0
     """Of a generative judge: share of the batches of comparisons, in [0, 1], in which no verdict is
@@ -108,20 +108,20 @@ class JudgeTurns:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Turn | Ranking:
+    def __getitem__(self, index: int) -> ChatExample | RankingExample:
         record = self._records[index]
-        if isinstance(record, Conversation) or record.messages:
-            return Turn(*build_published(record, self._card))
+        if record.messages:
+            return ChatExample(*build_published(record, self._card))
         sample = record.sample
         template = prompts.template(self._card.family, sample.task, sample.form)
         verdict = target_verdict(record, template)
         if isinstance(verdict, Preferred) and self._is_ranked(index):
             one, two = (build_request(each, self._card, {}) for each in alone(sample))
-            return Ranking(one, two, _OUTCOMES[verdict.winner])
+            return RankingExample(one, two, _OUTCOMES[verdict.winner])
         answer = template.answer(verdict, rationale=record.target.rationale)
         request = build_request(sample, self._card, {})
         soft = template.scale is not None and template.family.verdict_first
-        return Turn(request, answer, _spread(record, len(request.choices)) if soft else ())
+        return ChatExample(request, answer, _spread(record, len(request.choices)) if soft else ())
 
     def _is_ranked(self, index: int) -> bool:
         draw = np.random.default_rng([self._seed, index // self._block, 1]).random()
@@ -139,9 +139,9 @@ class JudgeLabels:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Labelled:
+    def __getitem__(self, index: int) -> ScalarExample:
         record = self._records[index]
-        if isinstance(record, Conversation):
+        if record.messages and not record.candidates:
             raise DataError(
                 f"conversation {record.id!r} tells no candidates that a scalar judge could be "
                 "asked about; import the wordings it was written in, and convert it again"
@@ -169,7 +169,7 @@ class JudgeLabels:
             wanted = "score" if sample.form == "score" else "winner"
             raise DataError(f"record {sample.id!r} has no {wanted} to learn from")
         asked = tuple(build_request(one, self._card, {}) for one in alone(sample))
-        return Labelled(asked, label, aspects)
+        return ScalarExample(asked, label, aspects)
 
 
 def target_verdict(record: Example, template: prompts.Template) -> Scored | Preferred:

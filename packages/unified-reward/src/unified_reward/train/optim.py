@@ -146,7 +146,7 @@ def check_lora_targets(model: torch.nn.Module, config: OptimConfig) -> None:
 
 
 class _ExactMuon(Muon):
-    """Muon in the precision of the weights; bfloat16 is slow on CPUs without instructions for it."""
+    """Muon in the precision of the weights; many CPUs are slow in bfloat16."""
 
     @staticmethod
     def _orthogonalize(group: Any, updates: list[torch.Tensor]) -> list[torch.Tensor]:

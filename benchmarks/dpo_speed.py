@@ -35,8 +35,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from unified_reward import media, policies
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.core.samples import Image, Task
-from unified_reward.pairs.preferences import PreferencePair
+from unified_reward.core.samples import Image, PreferencePair, Task
 from unified_reward.train.denoisers import build_denoiser
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSampler
 from unified_reward.train.latents import Resolution, encode_pairs

@@ -4,25 +4,25 @@ import json
 
 import pytest
 
-from unified_reward.bench.benchmark import BenchmarkOptions, Protocol, plain
+from unified_reward.bench.benchmark import Benchmark, BenchmarkOptions, pairwise_metrics
 from unified_reward.bench.diff import compare_runs
-from unified_reward.bench.run import Items, read_items, run, voted
+from unified_reward.bench.run import Items, majority_vote, read_items, run
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Image, Sample, Target, Task
 from unified_reward.core.verdicts import Preferred, Unparsed
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench.microworld import MICROWORLD
 
 
 FIRST, TIE, SECOND = Preferred(1, 0, 0), Preferred(0, 1, 0), Preferred(0, 0, 1)
-PLAIN = Protocol("toy", "It is a toy.", "", lambda *_: iter(()), plain)
+PLAIN = Benchmark("toy", "It is a toy.", "", lambda *_: iter(()), pairwise_metrics)
 
 
 def items(n, winner="first"):
     return Items(
         [
-            Example(
+            Example.of(
                 Sample(
                     Task.IMAGE_GENERATION, f"{i}", (Image(f"{i}a"), Image(f"{i}b")), id=f"item {i}"
                 ),
@@ -57,7 +57,10 @@ def test_half_of_the_comparisons_are_exchanged_and_their_verdicts_turned_back():
     exchanged = sum(one.candidates[0].source.endswith("b") for one in judge.asked)
     assert 160 < exchanged < 240  # four standard errors
     first = run(
-        PLAIN, open_judge("scripted:first", look=False), items(400), BenchmarkOptions(orders=1)
+        PLAIN,
+        open_reference("scripted:first", opens_media=False),
+        items(400),
+        BenchmarkOptions(orders=1),
     )
     assert first.report["metrics"]["pair_accuracy"]["value"] == 1 - exchanged / 400
 
@@ -107,20 +110,20 @@ def test_a_run_begun_otherwise_is_not_gone_on_with(tmp_path):
 )
 def test_votes_are_drawn_among_the_orders(orders, votes, winner):
     merged = Preferred(0.5, 0, 0.5, orders=orders)
-    found = voted(merged, votes, seed=1)
+    found = majority_vote(merged, votes, seed=1)
     assert found.winner in (winner if isinstance(winner, set) else {winner})
     assert found.orders == orders
 
 
 def test_equally_many_votes_are_a_tie_and_unreadable_ones_stay_so():
     merged = Preferred(0.5, 0, 0.5, orders=(FIRST, SECOND))
-    seeds = [voted(merged, 2, seed).winner for seed in range(40)]
+    seeds = [majority_vote(merged, 2, seed).winner for seed in range(40)]
     assert set(seeds) == {"first", "tie", "second"}
-    assert voted(Unparsed("?"), 3, 0) == Unparsed("?")
+    assert majority_vote(Unparsed("?"), 3, 0) == Unparsed("?")
 
 
 def test_an_empty_folder_of_items_is_an_error():
-    nothing = Protocol("none", "It is none.", "", lambda *_: iter(()), plain)
+    nothing = Benchmark("none", "It is none.", "", lambda *_: iter(()), pairwise_metrics)
     with pytest.raises(DataError, match="holds no item of none"):
         read_items(nothing, None, BenchmarkOptions())
 
@@ -132,7 +135,7 @@ def runs(tmp_path_factory):
     how = BenchmarkOptions(limit=6)
     asked = read_items(MICROWORLD, None, how)
     for name in ("perfect", "first", "silent"):
-        opened = open_judge(f"scripted:{name}", truth=asked.records)
+        opened = open_reference(f"scripted:{name}", truth=asked.records)
         run(MICROWORLD, opened, asked, how, out=folder / name)
     return folder
 
@@ -157,7 +160,11 @@ def test_the_difference_is_that_of_the_reports_and_tested_in_pairs(runs):
 def test_runs_without_a_common_item_are_refused(runs, tmp_path):
     how = BenchmarkOptions(limit=3, seed=9)
     run(
-        MICROWORLD, open_judge("scripted:tie"), read_items(MICROWORLD, None, how), how, out=tmp_path
+        MICROWORLD,
+        open_reference("scripted:tie"),
+        read_items(MICROWORLD, None, how),
+        how,
+        out=tmp_path,
     )
     with pytest.raises(ConfigError, match="share no item"):
         compare_runs(runs / "perfect", tmp_path)

@@ -14,8 +14,8 @@ from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Preferred, Scored, Unparsed
 from unified_reward.judges import registry
 from unified_reward.judges.card import Card
-from unified_reward.judges.generative import Judge
-from unified_reward.judges.registry import PUBLISHED, load
+from unified_reward.judges.generative import GenerativeJudge
+from unified_reward.judges.registry import PUBLISHED, open_judge
 from unified_reward.prompts import official
 from unified_reward.prompts.official import FAMILIES
 from unified_reward.prompts.recognise import recognise
@@ -95,7 +95,7 @@ def test_the_official_text_follows_the_pictures_with_its_slots_filled(key):
     assert "a ⟪first⟫ {cube}" in text
     assert '{"x": 1}' in text
     recognised = recognise(text, task, form)
-    assert recognised.template in official._ASKED[name]
+    assert recognised.template in official._WORDINGS[name]
     answers = [one for one in sample.candidates if isinstance(one, str)]
     assert [*recognised.slots.values()] == [sample.prompt, *answers]
 
@@ -193,12 +193,12 @@ def test_only_where_the_sentence_is_the_whole_answer_nothing_is_generated_first(
 def test_a_truncated_think_answer_is_unparsed():
     template = prompts.template("unifiedreward-think", IG, "compare")
     said = Answer("<think>Image 1 is better", (0.0, -1.0, -2.0))
-    assert isinstance(template.read(said), Unparsed)
+    assert isinstance(template.decode(said), Unparsed)
 
 
 def test_a_wording_that_was_not_imported_fails_its_samples_alone(no_pack):
     import_made(no_pack, None, "Q-IG-PAIR")
-    asked = Judge(Says(lambda _: "Image 1 is better."), Card("unifiedreward-qwen"))
+    asked = GenerativeJudge(Says(lambda _: "Image 1 is better."), Card("unifiedreward-qwen"))
     with pytest.raises(ConfigError, match=f"Q-VU-POINT is not among those imported: {HINT}"):
         prompts.template("unifiedreward-qwen", VU, "score")
     picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
@@ -239,7 +239,7 @@ def test_a_published_judge_is_asked_in_its_own_words_where_they_are_imported(
     monkeypatch.setattr(hf_vlm, "load_vlm", lambda *_, **__: _Loaded())
     for allow_reworded in (False, True):
         reference = name if "/" in name else f"CodeGoat24/{name}"
-        assert load(reference, allow_reworded=allow_reworded).family == family
+        assert open_judge(reference, allow_reworded=allow_reworded).family == family
 
 
 @pytest.mark.usefixtures("pack")
@@ -248,8 +248,8 @@ def test_a_published_judge_of_no_family_is_refused_with_a_pack_too(name, monkeyp
     monkeypatch.setattr(hf_vlm, "load_vlm", lambda *_, **__: _Loaded())
     reference = f"CodeGoat24/UnifiedReward-{name}"
     with pytest.raises(ConfigError, match="which no family asks yet, imported or not; allow_rew"):
-        load(reference)
-    assert load(reference, allow_reworded=True).family == "reasoned"
+        open_judge(reference)
+    assert open_judge(reference, allow_reworded=True).family == "reasoned"
 
 
 def test_every_published_judge_has_a_family_that_exists():

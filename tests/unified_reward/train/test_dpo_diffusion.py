@@ -59,7 +59,7 @@ def test_a_policy_starts_as_its_reference_and_ends_as_one_that_draws(kind, rank,
     assert (report["rows"], report["pairs"], told) == ({"kept": 6}, 6, [])
 
     policy = policies.load(out, device="cpu")
-    assert policy.how == policies.load(source / "policy", device="cpu").how
+    assert policy.options == policies.load(source / "policy", device="cpu").options
     (drawn,) = policy.sample("star", [], [1])
     frames = (aligned.FRAMES,) if kind == "wan" else ()
     assert drawn.source.shape == (*frames, SIDE, SIDE, 3)
@@ -279,7 +279,7 @@ def test_a_pair_whose_picture_is_gone_is_told_and_the_others_are_learned(sources
     aligned.write([*rows, {"id": "p0"}], source / "pairs.jsonl")
     report, told = align(source, tmp_path / "new", config(1))
     assert (report["rows"], report["pairs"]) == ({"kept": 6, "unusable": 1}, 5)
-    assert told[0] == "line 7: id 'p0' stands above already; ids must differ"
+    assert told[0] == "line 7: duplicate id 'p0' (first on line 1)"
     assert told[1].startswith("pair 'p2': ")
     assert "rejected-2-0.png" in told[1]
 

@@ -8,8 +8,7 @@ import torch
 
 from tests.unified_reward.policies import pipelines
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Image, Task, Video
-from unified_reward.pairs.preferences import PreferencePair
+from unified_reward.core.samples import Image, PreferencePair, Task, Video
 from unified_reward.policies.diffusion import load_pipeline
 from unified_reward.train.denoisers import build_denoiser
 from unified_reward.train.latents import Resolution, encode_pairs

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unified_reward.bench.benchmark import (
+    Benchmark,
+    BenchmarkMetrics,
     BenchmarkOptions,
     JudgedItem,
-    Measured,
     Metrics,
-    Protocol,
     by_group,
-    compared,
-    correlations,
-    probabilities,
-    with_macro,
+    correlation_metrics,
+    pair_metrics,
+    probability_metrics,
+    with_macro_average,
 )
 from unified_reward.bench.metrics import pair_accuracy
 from unified_reward.bench.run import read_items, run
@@ -33,7 +33,7 @@ from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import Winner
 from unified_reward.io.rows import Row
 from unified_reward_lab.examples import CELLS, EDITING
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 CLEAR_GAP = 0.1
@@ -47,7 +47,7 @@ def test_records(n: int, seed: int) -> dict[str, list[Example]]:
 
 def _records(n: int, seed: int, cells: Mapping[str, tuple[Task, Form]]) -> dict[str, list[Example]]:
     return {
-        cell: [item(task, form, split="test", seed=seed, index=i) for i in range(n)]
+        cell: [make_example(task, form, split="test", seed=seed, index=i) for i in range(n)]
         for cell, (task, form) in cells.items()
     }
 
@@ -96,7 +96,7 @@ def compare_cell(items: Sequence[JudgedItem]) -> Metrics:
         if abs(one.target.aspects["first"] - one.target.aspects["second"]) >= CLEAR_GAP
     ]
     labels: list[Winner] = [one.target.winner or "tie" for one in clear]
-    found = compared(items, judge_ties="half")
+    found = pair_metrics(items, judge_ties="half")
     found["pair_accuracy_clear"] = pair_accuracy(
         [one.verdict for one in clear], labels, clusters=[one.cluster for one in clear]
     )
@@ -105,22 +105,22 @@ def compare_cell(items: Sequence[JudgedItem]) -> Metrics:
 
 def score_cell(items: Sequence[JudgedItem]) -> Metrics:
     """The figures of scores."""
-    return correlations(items) | probabilities(items)
+    return correlation_metrics(items) | probability_metrics(items)
 
 
-def _measure(items: Sequence[JudgedItem]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
     scored = [one for one in items if one.record.sample.form == "score"]
     asked = [one for one in items if one.record.sample.form == "compare"]
     scores = by_group(scored, score_cell)
     groups = scores | by_group(asked, compare_cell)
-    metrics = compare_cell(asked) | {"unreadable": probabilities(items)["unreadable"]}
-    return Measured(
-        with_macro(metrics, scores, "spearman", "kendall_tau_b"),
+    metrics = compare_cell(asked) | {"unreadable": probability_metrics(items)["unreadable"]}
+    return BenchmarkMetrics(
+        with_macro_average(metrics, scores, "spearman", "kendall_tau_b"),
         {cell: groups[cell] for cell in (*CELLS, *EDITING) if cell in groups},
     )
 
 
-MICROWORLD = Protocol(
+MICROWORLD = Benchmark(
     "microworld",
     "Share of comparisons of held-out captions whose better candidate is named, and rank "
     "correlation of scores with exact utilities, in four tasks.",

@@ -12,12 +12,12 @@ import numpy as np
 
 from unified_reward import media
 from unified_reward.core.errors import DataError, MediaError
-from unified_reward.core.samples import Conversation, Example, Image, Video
+from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed, Score
 from unified_reward.data.check import cell, files, question, tally
 from unified_reward.data.sources.annotated import Agreement
 from unified_reward.io.rows import Row
-from unified_reward.report.page import EMBEDDED_PIXELS, Bar, Card, Moving, Page
+from unified_reward.report.page import EMBEDDED_PIXELS, Animation, Bar, Card, Page
 
 
 _BINS = 10
@@ -28,7 +28,7 @@ _FRAMES, _FPS = 8, 4.0
 class Stats:
     """What one pass over rows finds; eight bytes a row and a medium, and the rows drawn."""
 
-    drawn: list[Example | Conversation] = field(default_factory=list)
+    drawn: list[Example] = field(default_factory=list)
     """Rows drawn at random, each as likely as any other."""
     bad: Counter[str] = field(default_factory=Counter)
     """Unusable rows by reason."""
@@ -125,7 +125,7 @@ def page(stats: Stats, title: str, agreed: Agreement | None = None) -> Page:
     return made
 
 
-def _count(stats: Stats, content: Example | Conversation) -> None:
+def _count(stats: Stats, content: Example) -> None:
     source, target = content.source, content.target
     task, form = cell(content)
     stats.cells[source, task.value, form] += 1
@@ -164,17 +164,16 @@ def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[Bar]:
     return [Bar(label, n / total, None, None, n) for label, n in zip(labels, counts, strict=True)]
 
 
-def _card(content: Example | Conversation) -> Card:
-    shown: list[media.Picture | Moving] = []
+def _card(content: Example) -> Card:
+    shown: list[media.PILImage | Animation] = []
     lines: list[str] = []
     for one in content.media:
         try:
             shown.append(visible(one))
         except MediaError as error:
             lines.append(f"cannot be shown: {error}")
-    if isinstance(content, Example):
-        answers = [one for one in content.sample.candidates if isinstance(one, str)]
-        lines += [f"{i}. {answer}" for i, answer in enumerate(answers, 1)]
+    answers = [one for one in content.candidates if isinstance(one, str)]
+    lines += [f"{i}. {answer}" for i, answer in enumerate(answers, 1)]
     target = content.target
     if target.winner:
         lines.append(f"winner: {target.winner}")
@@ -187,7 +186,7 @@ def _card(content: Example | Conversation) -> Card:
     return Card(shown, question(content), lines, mark=f"{content.source} {content.id}".strip())
 
 
-def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.Picture | Moving:
+def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.PILImage | Animation:
     """A picture, or frames of a clip, for a page, each shrunk to at most ``max_pixels``.
 
     Raises:
@@ -195,6 +194,6 @@ def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.P
     """
     if isinstance(medium, Image):
         return media.fit_pixels(media.open_image(medium), max_pixels)
-    frames = media.sample_frames(medium, _FRAMES).pictures()
+    frames = media.sample_frames(medium, _FRAMES).images()
     small = [np.asarray(media.fit_pixels(one, max_pixels)) for one in frames]
-    return Moving(np.stack(small), _FPS)
+    return Animation(np.stack(small), _FPS)

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from unified_reward import media, policies
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Image, Video
+from unified_reward.core.samples import Image, PreferencePair, Video
 from unified_reward.io.atomic import replacing, write_bytes
-from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
+from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.denoisers import Denoiser, build_denoiser
 from unified_reward.train.latents import EncodedPairs, Resolution, encode_pairs
@@ -262,7 +262,7 @@ def align_pipeline(
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     log = log if accelerator.is_main_process else _mute
     read, rows = trainable_pairs(pairs, maker.tasks, log)
-    denoiser = build_denoiser(maker.pipeline, maker.how.prompt_tokens)
+    denoiser = build_denoiser(maker.pipeline, maker.options.prompt_tokens)
     with accelerator.main_process_first():
         folder = out / "checkpoints" / "encoded"
         encoded = encode_pairs(read, denoiser, folder, config.resolution, log)
@@ -272,7 +272,7 @@ def align_pipeline(
     if accelerator.is_main_process:
         model.merge_adapters(out / "adapter")
         maker.pipeline.save_pretrained(out, safe_serialization=True)
-        policies.write_defaults(maker.how, out)
+        policies.write_defaults(maker.options, out)
     accelerator.wait_for_everyone()
     figures = {name: [round(value, 6) for value in history[name]] for name in _LOGGED[1:]}
     losses = [*enumerate(history["loss"], 1)]

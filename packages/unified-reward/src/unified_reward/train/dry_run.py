@@ -46,7 +46,7 @@ from unified_reward.train.optim import (
 from unified_reward.train.scalar import ScalarCollator, ScalarExample, ScalarNet
 from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample
 from unified_reward_lab.examples import CELLS
-from unified_reward_lab.microworld import annotator, item
+from unified_reward_lab.microworld import annotator, make_example
 
 
 Groups = Sequence[Mapping[str, Any]]
@@ -180,7 +180,8 @@ def _tried(config: JudgeTraining) -> tuple[dict[str, Any], int]:
     labels = annotator(config.annotator)
     cells = [cell for cell, weight in config.cells.items() if weight > 0]
     drawn = {
-        cell: item(*CELLS[cell], split="train", seed=0, index=0, annotator=labels) for cell in cells
+        cell: make_example(*CELLS[cell], split="train", seed=0, index=0, annotator=labels)
+        for cell in cells
     }
     optim = config.optim
     length = optim.steps * optim.batch_size * optim.accumulate * config.processes

@@ -21,15 +21,21 @@ from torch import Tensor, nn
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.core.samples import Image, Task, Video
-from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
-from unified_reward.policies import Denoising, sampled
+from unified_reward.core.samples import Image, PreferencePair, Task, Video
+from unified_reward.pairs.preferences import trainable_pairs
+from unified_reward.policies import Denoising, sampling_options
 from unified_reward.policies.diffusion import DiffusionPolicy
-from unified_reward.policies.vlm import VLMPolicy, asked
+from unified_reward.policies.vlm import VLMPolicy, build_request
 from unified_reward.train.denoisers import Denoiser, Schedule, build_denoiser
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSample
-from unified_reward.train.dpo_vlm import VLMDPO, Answers, Collator, learnable
+from unified_reward.train.dpo_vlm import (
+    VLMDPO,
+    AnswerPair,
+    Collator,
+    ProcessedPrompts,
+    trainable_answers,
+)
 from unified_reward.train.dry_run import (
     TRIED,
     DryRun,
@@ -49,7 +55,7 @@ from unified_reward.train.meta_models import (
     read_architecture,
 )
 from unified_reward.train.optim import check_lora_targets, lora_config
-from unified_reward_lab.microworld import Question, brief, draw_reply
+from unified_reward_lab.microworld import Question, policy_prompt, random_reply
 
 
 def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
@@ -75,19 +81,22 @@ def _vlm(config: PolicyDPO, how: VLMDPO, started: LaunchConfig) -> DryRun:
     started.check_batch(started.processes, optim)
     skeleton = read_architecture(config.policy)
     chat = Chat(skeleton.processor, max_pixels=how.max_pixels)
+    prompts = ProcessedPrompts(chat)
     model = build_meta_model(skeleton.config)
     name, parameters = type(model).__name__, model.num_parameters()
     check_lora_targets(model, optim)
     wrapped = started.wrapped(model)
     told: list[str] = []
     pairs = _pairs(config.pairs, VLMPolicy.tasks, told)
-    answers = _answers(pairs[:TRIED], chat, told) if pairs else _of_microworld(how.max_pixels or 0)
-    collator = Collator(chat, [*answers.values()])
+    answers = (
+        _answers(pairs[:TRIED], prompts, told) if pairs else _of_microworld(how.max_pixels or 0)
+    )
+    collator = Collator(prompts, [*answers.values()])
     lengths = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(answers))]
     tokens = {key: int(two.sum()) for key, two in zip(answers, lengths, strict=True)}
     longest = max(int(two.max()) for two in lengths)
     shortest = answers[min(tokens, key=tokens.__getitem__)]
-    try_forward(skeleton, chat, [asked(shortest.prompt, shortest.context)])
+    try_forward(skeleton, chat, [build_request(shortest.prompt, shortest.context)])
     lora = lora_config(optim)
     groups, hit = optimiser_of(get_peft_model(model, lora) if lora else model, optim)
     return DryRun(
@@ -119,22 +128,24 @@ def _lacking_pairs(path: Path, told: list[str]) -> list[str]:
     return [f"pairs: {len(told)} cannot be learned, the first: {told[0]}"] if told else []
 
 
-def _answers(pairs: Sequence[PreferencePair], chat: Chat, told: list[str]) -> dict[str, Answers]:
-    found, _ = learnable(pairs, chat, Counter(), told.append)
+def _answers(
+    pairs: Sequence[PreferencePair], prompts: ProcessedPrompts, told: list[str]
+) -> dict[str, AnswerPair]:
+    found, _ = trainable_answers(pairs, prompts, Counter(), told.append)
     if not found:
         raise DataError(f"none of the first {len(pairs)} pairs can be learned: {told[-1]}")
     return {f"pair {i}": one for i, one in enumerate(found)}
 
 
-def _of_microworld(pixels: int) -> dict[str, Answers]:
+def _of_microworld(pixels: int) -> dict[str, AnswerPair]:
     """A question about a picture and one about a clip, enlarged to so many pixels."""
-    made: dict[str, Answers] = {}
+    made: dict[str, AnswerPair] = {}
     for task in VLMPolicy.tasks:
-        one = brief(task, split="train", seed=0, index=0)
+        one = policy_prompt(task, split="train", seed=0, index=0)
         question = cast("Question", one.wanted)
-        wrong = draw_reply(question, "wrong", np.random.default_rng(0), split="train").text
+        wrong = random_reply(question, "wrong", np.random.default_rng(0), split="train").text
         context = tuple(_enlarged(part, math.isqrt(pixels)) for part in one.context)
-        made[task.value] = Answers(one.prompt, context, question.answer, wrong)
+        made[task.value] = AnswerPair(one.prompt, context, question.answer, wrong)
     return made
 
 
@@ -151,7 +162,7 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> D
             f"leave it out: accelerate launch --num_processes {started.processes}"
         )
     pipeline = build_meta_pipeline(config.policy)
-    usual = sampled(checkpoint_path(config.policy), Denoising)
+    usual = sampling_options(checkpoint_path(config.policy), Denoising)
     maker = DiffusionPolicy(pipeline, usual, name=config.policy, batch_size=1)
     denoiser = build_denoiser(pipeline, usual.prompt_tokens)
     network, optim = denoiser.network, how.optim

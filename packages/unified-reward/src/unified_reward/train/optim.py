@@ -232,12 +232,10 @@ def non_finite_error(what: str, step: int, checkpoint: str | Path | None) -> Mod
         step: Number of the optimiser step, from 1.
         checkpoint: The last good checkpoint; None without one.
     """
-    left = (
-        f"the last good checkpoint is {checkpoint}"
-        if checkpoint
-        else "no checkpoint was saved (save_every is 0, or larger than the steps done)"
+    saved = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was saved"
+    return ModelError(
+        f"the {what} of step {step} is not finite; {saved}; use a lower learning rate"
     )
-    return ModelError(f"the {what} of step {step} is not finite; {left}; use a lower lr")
 
 
 class FiniteTrainer(Trainer):

@@ -79,7 +79,7 @@ class TableJudge(BaseJudge):
         scores: dict[tuple[str, int], Score] = {}
         preferences: dict[str, Preferred] = {}
         for record in records:
-            target, key = record.target, record.sample.id
+            target, key = record.target, record.id
             if target.score is not None:
                 scores[key, 0] = Score(target.score, target.scale or _OPEN)
             if target.winner is not None:

@@ -135,7 +135,7 @@ class Way:
         chosen = [self.pairs[i] for i in rows]
         with torch.no_grad():
             sides = [
-                self.denoiser.latents(
+                self.denoiser.encode_pixels(
                     torch.stack(
                         [
                             torch.from_numpy(np.asarray(media.open_image(getattr(one, side))))
@@ -149,7 +149,7 @@ class Way:
                 )
                 for side in ("chosen", "rejected")
             ]
-            return *sides, self.denoiser.condition([one.prompt for one in chosen])
+            return *sides, self.denoiser.encode_prompts([one.prompt for one in chosen])
 
     def step(self, number):
         """Train once; the loss."""

@@ -13,14 +13,19 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
 from unified_reward.io.config import load_config
 from unified_reward.judges.card import Calibration
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import PairOptions, Strategy
 from unified_reward.recipes.run import CalibrationItems, MicroworldBench, Recipe, run
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.optim import OptimConfig
-from unified_reward_lab.alignment import AlignedPolicy, Alignment, OracleExam, Preferences
+from unified_reward_lab.alignment import (
+    AlignedPolicy,
+    AlignmentConfig,
+    ExamConfig,
+    PreferenceConfig,
+)
 from unified_reward_lab.bench.showcase import Showcase
 from unified_reward_lab.examples import CELLS, EDITING, write_microworld
 
@@ -159,7 +164,7 @@ def test_temperatures_are_fitted_once_on_what_was_taught(recipe, tmp_path):
     asked = replace(recipe, out=tmp_path, judge=judge, calibration=calibration, showcase=None)
     report, done, _ = run_told(asked)
     assert done == {"judge", "calibration", "bench"}
-    card = load(tmp_path / "judge").card
+    card = open_judge(tmp_path / "judge").card
     fitted = report["calibration"]
     assert card.calibration == Calibration(fitted["compare"], fitted["score"])
     assert fitted["n"] == 2 * len(EDITING)
@@ -180,10 +185,10 @@ STAGES = {f"{SPOKEN.value}/{one}" for one in ("candidates", "pairs", "dpo", "exa
 def aligning(out, **changes):
     """A tiny policy aligned by the tiny judge, on pairs of the best and the worst of two."""
     optim = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2, lora_rank=2)
-    config = Alignment(
+    config = AlignmentConfig(
         {SPOKEN: AlignedPolicy("tiny_vlm", vlm=VLMDPO(optim))},
-        Preferences(prompts=4, n=2, pairing=PairOptions(Strategy.SCORE)),
-        OracleExam(n=4),
+        PreferenceConfig(prompts=4, n=2, pairing=PairOptions(Strategy.SCORE)),
+        ExamConfig(n=4),
     )
     return Recipe(out, align=replace(config, **changes))
 
@@ -240,7 +245,7 @@ def test_a_second_alignment_skips_every_stage(aligned):
 
 
 def test_another_exam_is_taken_by_the_policies_that_are_there(aligned):
-    _, done, skipped = run_told(aligning(aligned[0].out, exam=OracleExam(n=3)))
+    _, done, skipped = run_told(aligning(aligned[0].out, exam=ExamConfig(n=3)))
     assert of(done, "exam")
     assert skipped == STAGES - done
 
@@ -325,4 +330,4 @@ def test_align_is_refused_under_several_processes(tmp_path, monkeypatch):
         "unified_reward.recipes.run.PartialState", lambda: Namespace(num_processes=2)
     )
     with pytest.raises(ConfigError, match="align runs in one process"):
-        run(Recipe(tmp_path, align=Alignment({})))
+        run(Recipe(tmp_path, align=AlignmentConfig({})))

@@ -56,12 +56,12 @@ def test_every_missing_medium_is_counted_and_the_first_three_named(tmp_path):
 @pytest.mark.parametrize(
     ("medium", "told"),
     [
-        (Image(b"words"), "unreadable media: <5 bytes>: not a picture"),
-        (Image(MP4), "not a picture"),
+        (Image(b"words"), "unreadable media: <5 bytes>: not an image"),
+        (Image(MP4), "not an image"),
         (Image(b""), "the file is empty"),
-        (Image(PNG[:-20]), "the picture is broken"),
-        (Image(PNG[:60] + b"\0\0" + PNG[62:]), "the picture is broken"),
-        (Video(b"words"), "neither a picture nor a video"),
+        (Image(PNG[:-20]), "the image is broken"),
+        (Image(PNG[:60] + b"\0\0" + PNG[62:]), "the image is broken"),
+        (Video(b"words"), "neither an image nor a video"),
     ],
 )
 def test_a_medium_that_cannot_be_opened_is_unreadable(medium, told):
@@ -81,7 +81,7 @@ def test_a_file_that_went_away_since_the_last_check_is_missing(tmp_path):
 def test_only_decoding_finds_a_jpeg_cut_short_which_has_no_checksum():
     cut = row(Image(JPEG[: len(JPEG) // 2]))
     assert reasons(cut) == [""]
-    assert "the picture is broken" in reasons(cut, decode=True)[0]
+    assert "the image is broken" in reasons(cut, decode=True)[0]
 
 
 @needs_real_media

@@ -14,7 +14,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Image, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.io.rows import read_examples
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import PairOptions, Strategy, make_pairs, pairs_row
 
 
@@ -288,7 +288,7 @@ def test_every_prompt_ends_as_a_row_that_holds_together(strategy, drawn, seed, r
 
 
 def test_files_are_decoded_once_for_all_their_questions(tmp_path, monkeypatch):
-    tiny = load()
+    tiny = open_judge("tiny_judge")
     source = draw_pools(tmp_path, prompts=2, n=4)
     pools = [row.content for row in read_examples(source)]
     opened = Counter()
@@ -308,7 +308,7 @@ def test_files_are_decoded_once_for_all_their_questions(tmp_path, monkeypatch):
 
 
 def test_a_broken_file_costs_one_candidate_and_a_broken_context_the_row(tmp_path):
-    tiny = load()
+    tiny = open_judge("tiny_judge")
     source = draw_pools(tmp_path, prompts=1, n=5)
     (tmp_path / "0-2.png").write_bytes(b"no picture")
     paired = make_pairs([one.content for one in read_examples(source)], tiny, PairOptions())[0]

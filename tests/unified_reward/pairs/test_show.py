@@ -90,7 +90,7 @@ def test_rows_are_counted_by_status_and_reason_and_shown_in_order(tmp_path):
     assert reason in text
     assert [one for one in "1234" if f">{one} · image_generation" in text] == list("1234")
     assert "cannot be shown: " in text
-    assert "broken.png: not a picture; PNG" in text
+    assert "broken.png: not an image; PNG" in text
     assert "it was not judged" in text
     assert html(path, n=1).count(" · image_generation") == 1
     assert ">4 · image_generation · failed · no candidate<" in html(path, n=1, status="failed")

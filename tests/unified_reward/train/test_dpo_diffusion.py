@@ -40,9 +40,9 @@ def denoiser_at(folder):
 def predicted(denoiser):
     """What it says of two noisy latents."""
     drawing = torch.Generator().manual_seed(1)
-    noisy = torch.randn(2, 4, *((2,) if denoiser.rest else ()), 4, 4, generator=drawing)
+    noisy = torch.randn(2, 4, *((2,) if denoiser.temporal_stride else ()), 4, 4, generator=drawing)
     with torch.no_grad():
-        condition = denoiser.condition(["a star", "two stars"])
+        condition = denoiser.encode_prompts(["a star", "two stars"])
         return denoiser.predict(noisy, torch.tensor([300, 700]), condition)
 
 
@@ -151,7 +151,7 @@ def written_out(source, kind, weights, numbers, how):
         for side in ("chosen", "rejected"):
             clean = latents_at(source, pipeline, kind, f"{side}-{row}")
             drawn = draws([number], clean.shape[1:])
-            step = int(drawn.places)
+            step = int(drawn.steps)
             if kind == "wan":
                 even = (step + 1) / 1000
                 sigma = 3 * even / (1 + 2 * even)

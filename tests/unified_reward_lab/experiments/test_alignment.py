@@ -13,7 +13,7 @@ from unified_reward.core.samples import Task
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.optim import OptimConfig
-from unified_reward_lab.alignment import AlignedPolicy, OracleExam, Preferences
+from unified_reward_lab.alignment import AlignedPolicy, ExamConfig, PreferenceConfig
 from unified_reward_lab.bench.oracle import PolicyExam
 from unified_reward_lab.experiments import alignment as experiment
 from unified_reward_lab.experiments.alignment import (
@@ -39,8 +39,8 @@ def study_in(work, **changes):
             DRAWING: AlignedPolicy("tiny_image", diffusion=DiffusionDPO(OPTIM)),
         },
         "judges": {"one task": "scripted:first", "joint": "tiny_judge"},
-        "preferences": Preferences(prompts=4, n=3),
-        "exam": OracleExam(n=4, seed=3),
+        "preferences": PreferenceConfig(prompts=4, n=3),
+        "exam": ExamConfig(n=4, seed=3),
         "seeds": (0,),
     }
     return AlignmentStudy(work, **(given | changes))
@@ -229,7 +229,7 @@ def test_arms_of_other_options_are_not_taken_for_those_of_this_study(study, repo
         alignment(replace(study, judge="scripted:first"))
 
 
-@pytest.mark.parametrize("wrong", [{"seeds": ()}, {"exam": OracleExam(n=1)}])
+@pytest.mark.parametrize("wrong", [{"seeds": ()}, {"exam": ExamConfig(n=1)}])
 def test_a_senseless_study_is_refused(tmp_path, wrong):
     with pytest.raises(ConfigError, match="a seed, and two prompts"):
         study_in(tmp_path, **wrong)

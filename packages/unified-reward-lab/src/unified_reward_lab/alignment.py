@@ -35,7 +35,7 @@ _PROMPTS = 16
 
 
 @dataclass(frozen=True)
-class Preferences:
+class PreferenceConfig:
     """How pairs are made of what a policy makes of prompts of the microworld."""
 
     prompts: int = 64
@@ -48,7 +48,7 @@ class Preferences:
 
 
 @dataclass(frozen=True)
-class OracleExam:
+class ExamConfig:
     """On what policies are examined before and after."""
 
     n: int = 200
@@ -65,9 +65,9 @@ class AlignedPolicy:
     vlm: VLMDPO | None = None
     diffusion: DiffusionDPO | None = None
     prompts: int | None = None
-    """In place of the number in `Preferences`."""
+    """In place of the number in `PreferenceConfig`."""
 
-    def asked(self, how: Preferences) -> Preferences:
+    def asked(self, how: PreferenceConfig) -> PreferenceConfig:
         """How its pairs are made."""
         return replace(how, prompts=self.prompts or how.prompts)
 
@@ -77,18 +77,18 @@ class AlignedPolicy:
 
 
 @dataclass(frozen=True)
-class Alignment:
+class AlignmentConfig:
     """Policies aligned by a judge and examined by the microworld's oracle."""
 
     policies: Mapping[Task, AlignedPolicy]
-    preferences: Preferences = field(default_factory=Preferences)
-    exam: OracleExam = field(default_factory=OracleExam)
+    preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
+    exam: ExamConfig = field(default_factory=ExamConfig)
 
 
-def draw_candidates(
+def write_candidates(
     policy: str,
     task: Task,
-    how: Preferences,
+    how: PreferenceConfig,
     out: Path,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Counter[str]:
@@ -116,7 +116,7 @@ def draw_candidates(
     return _counted(journal, "generated")
 
 
-def draw_pairs(
+def write_pairs(
     candidates: Path,
     judge: str,
     how: PairOptions,
@@ -155,7 +155,9 @@ def _counted(journal: Journal, wanted: str) -> Counter[str]:
     return counts
 
 
-def examine_both(before: str | Path, after: Path, task: Task, judge: str, how: OracleExam) -> Any:
+def examine_before_and_after(
+    before: str | Path, after: Path, task: Task, judge: str, how: ExamConfig
+) -> Any:
     """What a policy is worth before and after, on the same prompts with the same noise.
 
     Returns:

@@ -14,7 +14,6 @@ from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Example, Form, Image, Task, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import Row
-from unified_reward.media.images import LIMITS, identify_image, open_file, pillow_errors
 
 
 _MEDIA = MISSING, UNREADABLE = "missing media", "unreadable media"
@@ -135,17 +134,7 @@ def _look(source: Any, *, is_image: bool, decode: bool) -> str:
         elif decode:
             media.open_image(source)
         else:
-            _verify(source)
+            media.verify_image(source)
     except MediaError as error:
         return f"{UNREADABLE}: {error}"
     return ""
-
-
-def _verify(source: str | bytes) -> None:
-    name = media.describe(source)
-    with open_file(source, LIMITS) as file:
-        picture = identify_image(file, name, LIMITS)
-        if picture is None:
-            raise MediaError(f"{name}: not a picture; PNG, JPEG, WebP, GIF, BMP and TIFF are read")
-        with pillow_errors(name):
-            picture.verify()

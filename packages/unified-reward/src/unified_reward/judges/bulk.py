@@ -21,7 +21,7 @@ from unified_reward.core.verdicts import Failed
 from unified_reward.io.journal import Journal
 from unified_reward.io.rows import Row, parse_row, read_examples, record_lines
 from unified_reward.io.verdict_rows import verdict_row
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import JudgeOptions, open_reference
 
 
 class Engine(StrEnum):
@@ -123,7 +123,9 @@ class JudgeWork:
         """Load the judge; one of known answers reads the whole file."""
         found = (row.content for row in read_examples(self.source))
         truth = (one for one in found if isinstance(one, Example))
-        judge = open_judge(self.judge, model=self.model, family=self.family, truth=truth)
+        judge = open_reference(
+            self.judge, JudgeOptions(model=self.model, family=self.family), truth=truth
+        )
 
         def verdicts(lines: Sequence[Line]) -> Rows:
             read = [self._read(line) for line in lines]

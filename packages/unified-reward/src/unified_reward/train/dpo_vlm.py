@@ -32,11 +32,11 @@ from unified_reward.policies.vlm import VLMPolicy, build_request
 from unified_reward.train.optim import (
     MuonFactory,
     OptimConfig,
-    adapters,
-    arguments,
     check_lora_targets,
     last_checkpoint,
-    run,
+    lora_config,
+    run_trainer,
+    training_arguments,
 )
 
 
@@ -277,7 +277,7 @@ def _fit(
     check_lora_targets(model, optim)
     terms = {"sigmoid": 1.0} | ({"sft": config.sft} if config.sft else {})
     args = DPOConfig(
-        **arguments(optim, out / "checkpoints"),
+        **training_arguments(optim, out / "checkpoints"),
         beta=config.beta,
         loss_type=[*terms],
         loss_weights=[*terms.values()],
@@ -296,11 +296,11 @@ def _fit(
             {"row": _order(len(pairs), n, optim.seed), "images": [None] * n}
         ),
         processing_class=prompts.chat.processor,
-        peft_config=adapters(optim),
+        peft_config=lora_config(optim),
     )
     if optim.muon_lr:
         trainer.optimizer_cls_and_kwargs = cast("Any", (MuonFactory, {"config": optim}))
-    losses = run(trainer, optim, "aligning")
+    losses = run_trainer(trainer, optim, "aligning")
     history = [step for step in trainer.state.log_history if "loss" in step]
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     if not optim.lora_rank:

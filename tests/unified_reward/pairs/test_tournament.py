@@ -35,8 +35,8 @@ def test_odds_of_two_to_one_and_four_to_one_are_found_again():
 
 
 @given(st.lists(st.floats(-1.5, 1.5), min_size=2, max_size=7))
-def test_known_strengths_are_found_again_around_zero(tournament):
-    truth = [item - sum(tournament) / len(tournament) for item in tournament]
+def test_known_strengths_are_found_again_around_zero(values):
+    truth = [value - sum(values) / len(values) for value in values]
     result = strengths([*range(len(truth))], exact(truth))
     assert [result[i] for i in range(len(truth))] == pytest.approx(truth, abs=0.05)
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from unified_reward.core.extensions import require
 
+from unified_reward.core.extensions import extra
+
 
 Game = tuple[int, int, float | None]
 """Two players and the probability that the first wins; None if it is unknown."""
@@ -54,7 +56,8 @@ def strengths(players: Sequence[int], games: Sequence[Game]) -> dict[int, float]
     >>> round(result[0] - result[1], 1)
     1.1
     """
-    import numpy as np
+    with extra("bench"):
+        import numpy as np
 
     place = {player: k for k, player in enumerate(players)}
     wins = _PRIOR_WINS * (1 - np.eye(len(players)))

@@ -1,4 +1,4 @@
-"""A processor and its chat template: requests to tokens and tensors, for training and judging."""
+"""Requests as tokens and tensors of a checkpoint, by its processor and chat template."""
 
 from __future__ import annotations
 
@@ -13,44 +13,46 @@ from unified_reward.core.requests import Request
 
 
 class Chat:
-    """A processor and its chat template: requests to tensors, the same for training and judging."""
+    """A processor and its chat template; the same for training and judging."""
 
     def __init__(self, processor: Any, *, max_pixels: int | None = None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         if max_pixels is not None:
             _cap_pixels(processor.image_processor, max_pixels)
-        self.end: int = self.tokenizer.eos_token_id
-        self.pad: int = self.tokenizer.pad_token_id
-        if self.pad is None:
-            self.pad = self.end
-        self.branches = lru_cache(maxsize=1024)(self._branches)
-        """Token ids all choices begin with behind ``head``, and how each goes on to its end."""
-        self._remembered = lru_cache(maxsize=1024)(self._tokens_of)
+        self.eos_id: int = self.tokenizer.eos_token_id
+        self.pad_id: int = self.tokenizer.pad_token_id
+        if self.pad_id is None:
+            self.pad_id = self.eos_id
+        self.split_choices = lru_cache(maxsize=1024)(self._split_choices)
+        """Common token prefix of the choices after ``head``, and each choice's remaining tokens."""
+        self._cached_tokens = lru_cache(maxsize=1024)(self._tokens_of)
         self._special = [t for t in self.tokenizer.all_special_tokens if len(t) > 1]
 
     def prompt(self, request: Request) -> str:
-        """The request in the checkpoint's chat format, up to where the assistant speaks."""
-        return self._prompt(_shape(request))
+        """The request in the checkpoint's chat format, up to the assistant's turn."""
+        return self._prompt(_layout(request))
 
-    def _prompt(self, shape: tuple[str | None, ...]) -> str:
+    def _prompt(self, layout: tuple[str | None, ...]) -> str:
         content = [
-            {"type": "image"} if part is None else {"type": "text", "text": self._harmless(part)}
-            for part in shape
+            {"type": "image"}
+            if part is None
+            else {"type": "text", "text": self._escape_specials(part)}
+            for part in layout
         ]
         return self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
 
-    def _tokens_of(self, shape: tuple[str | None, ...]) -> tuple[int, ...]:
-        return tuple(self.tokens(self._prompt(shape)))
+    def _tokens_of(self, layout: tuple[str | None, ...]) -> tuple[int, ...]:
+        return tuple(self.tokens(self._prompt(layout)))
 
     def prompt_tokens(self, request: Request) -> tuple[int, ...]:
-        """Token ids of ``prompt``, one for each picture."""
-        return self._remembered(_shape(request))
+        """Token ids of ``prompt``, one for each image."""
+        return self._cached_tokens(_layout(request))
 
-    def _harmless(self, text: str) -> str:
-        """Break up control tokens spelled out in a caption, which would act as control tokens."""
+    def _escape_specials(self, text: str) -> str:
+        """Break up special tokens that a caption spells out, which would act as special tokens."""
         for token in self._special:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
@@ -59,41 +61,43 @@ class Chat:
         """Token ids of a part of an answer, without added specials."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _branches(self, head: str, choices: tuple[str, ...]) -> tuple[list[int], list[list[int]]]:
-        rows = [[*self.tokens(head + one), self.end] for one in choices]
+    def _split_choices(
+        self, head: str, choices: tuple[str, ...]
+    ) -> tuple[list[int], list[list[int]]]:
+        rows = [[*self.tokens(head + choice), self.eos_id] for choice in choices]
         common = common_prefix(rows)
         return rows[0][:common], [row[common:] for row in rows]
 
     def batch(
         self, requests: Sequence[Request], continuations: Sequence[Sequence[int]] = ()
     ) -> dict[str, Tensor]:
-        """Prompts, each with the first tokens of its answer, as one left-padded batch.
+        """One left-padded batch of prompts, each with the first tokens of its answer.
 
         Args:
             requests: B user turns.
             continuations: Token ids behind each prompt; empty for none.
 
         Returns:
-            What the model's forward takes: ``input_ids``, ``attention_mask`` (and, for Qwen,
-            ``mm_token_type_ids``) of shape (B, T), and the pictures.
+            Inputs of the model's forward: ``input_ids``, ``attention_mask`` (and, for Qwen,
+            ``mm_token_type_ids``) of shape (B, T), and the images.
         """
-        # By request: LLaVA tiles a picture only where it is alone in its request.
-        pictures = [[p for p in one.parts if not isinstance(p, str)] for one in requests]
+        # By request: LLaVA tiles an image only if it is the only one of its request.
+        images = [[p for p in request.parts if not isinstance(p, str)] for request in requests]
         inputs = dict(
             self.processor(
-                text=[self.prompt(one) for one in requests],
-                images=pictures if any(pictures) else None,
+                text=[self.prompt(request) for request in requests],
+                images=images if any(images) else None,
                 padding=True,
                 padding_side="left",
                 return_tensors="pt",
             )
         )
         kept = inputs["attention_mask"].bool()
-        behind = continuations or [()] * len(requests)
-        fills = {"input_ids": self.pad, "mm_token_type_ids": 0, "attention_mask": 0}
+        added_ids = continuations or [()] * len(requests)
+        fills = {"input_ids": self.pad_id, "mm_token_type_ids": 0, "attention_mask": 0}
         for name in fills.keys() & inputs.keys():
             rows: list[list[int]] = []
-            for row, mask, ids in zip(inputs[name], kept, behind, strict=True):
+            for row, mask, ids in zip(inputs[name], kept, added_ids, strict=True):
                 added = ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
                 rows.append([*row[mask].tolist(), *added])
             width = max(map(len, rows))
@@ -101,13 +105,13 @@ class Chat:
         return inputs
 
 
-def _shape(request: Request) -> tuple[str | None, ...]:
-    """The parts of a request, each picture as None."""
+def _layout(request: Request) -> tuple[str | None, ...]:
+    """Parts of a request, each image as None."""
     return tuple(part if isinstance(part, str) else None for part in request.parts)
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """Number of leading tokens that all rows share, leaving at least one token to each."""
+    """Number of leading tokens that all rows share, such that at least one is left of each."""
     shared = 0
     shortest = min(map(len, rows)) - 1
     while shared < shortest and len({row[shared] for row in rows}) == 1:
@@ -116,7 +120,7 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
 
 
 def _cap_pixels(image_processor: Any, max_pixels: int) -> None:
-    """Lower the largest picture a Qwen image processor makes; others have fixed tiles."""
+    """Lower the largest image that a Qwen processor makes; others have fixed tiles."""
     size = getattr(image_processor, "size", None)
     if size is None or "longest_edge" not in size:
         return

@@ -126,13 +126,13 @@ def fit_calibration(judge: CardedJudge, records: Sequence[Example]) -> Calibrati
 
         def loss(log_temperature: float) -> float:
             temperature = float(np.exp(log_temperature))
-            verdicts = judge.read(samples, heard, Calibration(temperature, temperature))  # noqa: B023
+            verdicts = judge.decode(samples, heard, Calibration(temperature, temperature))  # noqa: B023
             given = collect_predictions(of_form, verdicts)  # noqa: B023
             p = given.predicted.clip(_EPSILON, 1 - _EPSILON)
             return float(-(given.observed * np.log(p) + (1 - given.observed) * np.log1p(-p)).mean())
 
         if not len(
-            collect_predictions(of_form, judge.read(samples, heard, Calibration())).predicted
+            collect_predictions(of_form, judge.decode(samples, heard, Calibration())).predicted
         ):
             raise DataError(f"no readable verdict of form {form!r} to calibrate on")
         least = minimize_scalar(loss, bounds=(np.log(_LEAST), np.log(_MOST)), method="bounded")

@@ -110,9 +110,21 @@ class Sample:
             raise DataError(f"{self.task.value} needs what it is about in context")
 
     @property
+    def media(self) -> tuple[Image | Video, ...]:
+        """Images and videos of the context, then of the candidates."""
+        flat: list[Candidate] = [*self.context]
+        for candidate in self.candidates:
+            flat += candidate if isinstance(candidate, tuple) else (candidate,)
+        return tuple(part for part in flat if isinstance(part, Image | Video))
+
+    @property
     def form(self) -> Form:
         """``score`` for one candidate, ``compare`` for two."""
         return "score" if len(self.candidates) == 1 else "compare"
+
+    def split(self) -> list[Sample]:
+        """One sample that asks for a score per candidate."""
+        return [replace(self, candidates=(candidate,)) for candidate in self.candidates]
 
     def swapped(self) -> Sample:
         """The same comparison with the two candidates in the other order."""
@@ -146,11 +158,8 @@ class Example:
 
     @property
     def media(self) -> tuple[Image | Video, ...]:
-        """What the sample shows: its context, then its candidates that are no words."""
-        flat: list[Candidate] = [*self.sample.context]
-        for one in self.sample.candidates:
-            flat += one if isinstance(one, tuple) else (one,)
-        return tuple(one for one in flat if isinstance(one, Image | Video))
+        """Images and videos of the context, then of the candidates."""
+        return self.sample.media
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class Collator:
         """
         pairs = [self._pairs[one["row"]] for one in batch]
         texts = [one.chosen for one in pairs] + [one.rejected for one in pairs]
-        answers = [[*self._chat.tokens(text), self._chat.end] for text in texts]
+        answers = [[*self._chat.tokens(text), self._chat.eos_id] for text in texts]
         requests = [build_request(one.prompt, one.context) for one in pairs]
         inputs = self._chat.batch(requests * 2, answers)
         mask = torch.zeros_like(inputs["input_ids"])

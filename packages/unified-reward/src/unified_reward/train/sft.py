@@ -115,7 +115,7 @@ class ChatCollator:
                     )
                 rows.append(_Row(request, opening, [], choices, outcome=outcome))
             return rows
-        answer = [*self._chat.tokens(turn.answer), self._chat.end]
+        answer = [*self._chat.tokens(turn.answer), self._chat.eos_id]
         opening, choices = self._choices(turn.request) if turn.shares else ([], [])
         if not choices:
             return [_Row(turn.request, answer, answer)]
@@ -126,7 +126,7 @@ class ChatCollator:
 
     def _choices(self, request: Request) -> tuple[list[int], list[int]]:
         """The tokens that all choices share, and the next of each; none if two have the same."""
-        rows = [[*self._chat.tokens(one), self._chat.end] for one in request.choices]
+        rows = [[*self._chat.tokens(one), self._chat.eos_id] for one in request.choices]
         shared = common_prefix(rows)
         first = [row[shared] for row in rows]
         return rows[0][:shared], first if len({*first}) == len(first) else []

@@ -37,7 +37,7 @@ from unified_reward.train.scalar import (
     fit_scalar,
 )
 from unified_reward_lab.examples import CELLS, MicroworldSeries
-from unified_reward_lab.microworld import annotator, item
+from unified_reward_lab.microworld import annotator, make_example
 
 
 OPTIM = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
@@ -91,7 +91,7 @@ def fit(checkpoints, out, labels, head, **changes):
 
 def record(target, candidates=1):
     pictures = tuple(ur.Image(Pillow.new("RGB", (28, 28), COLOURS[i])) for i in range(candidates))
-    return Example(ur.Sample(ur.Task.IMAGE_GENERATION, "a circle", pictures, id="x"), target)
+    return Example.of(ur.Sample(ur.Task.IMAGE_GENERATION, "a circle", pictures, id="x"), target)
 
 
 def test_the_collator_lays_pairs_and_scores_in_one_row(vlm):
@@ -214,7 +214,10 @@ def trained(request, checkpoints, tmp_path_factory):
 
 
 def cells():
-    return [item(task, form, split="test", seed=0, index=0).sample for task, form in CELLS.values()]
+    return [
+        make_example(task, form, split="test", seed=0, index=0).sample
+        for task, form in CELLS.values()
+    ]
 
 
 def numbers(verdict):

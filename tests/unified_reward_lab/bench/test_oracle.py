@@ -9,8 +9,8 @@ from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
 from unified_reward_lab.bench.oracle import PolicyExam, examine, gap_closed
-from unified_reward_lab.microworld import brief, render
-from unified_reward_lab.microworld.shown import draw_captioned, seeded
+from unified_reward_lab.microworld import policy_prompt, render
+from unified_reward_lab.microworld.candidate_scenes import keyed_rng, random_scene_with_caption
 
 
 N, SEED = 6, 11
@@ -47,13 +47,13 @@ class Says:
 
 
 def briefs(task, split="test", seed=SEED):
-    return [brief(task, split=split, seed=seed, index=i) for i in range(N)]
+    return [policy_prompt(task, split=split, seed=seed, index=i) for i in range(N)]
 
 
 def knows(task, split="test", seed=SEED):
     """Answers what is right, in words; prompts that stand there twice take turns."""
     asked = iter(briefs(task, split, seed))
-    return Says(lambda _prompt, _seed: next(asked).wanted.answer)
+    return Says(lambda _prompt, _seed: next(asked).target.answer)
 
 
 def draws(split="test"):
@@ -61,7 +61,7 @@ def draws(split="test"):
     names = iter([one.id for one in briefs(DRAWING, split)])
 
     def one(_prompt, seed):
-        scene, _ = draw_captioned(seeded(next(names)), split=split, is_clip=False)
+        scene, _ = random_scene_with_caption(keyed_rng(next(names)), split=split, is_video=False)
         return Image(render(scene, seed=seed % 2**32), layout="HWC")
 
     return Says(one)
@@ -187,7 +187,7 @@ def test_the_judge_is_shown_the_prompt_its_context_and_the_candidate():
     examine(knows(SPEAKING), SPEAKING, judge, n=N, seed=SEED)
     for sample, asked in zip(judge.asked, briefs(SPEAKING), strict=True):
         assert (sample.id, sample.task, sample.prompt) == (asked.id, SPEAKING, asked.prompt)
-        assert sample.candidates == (asked.wanted.answer,)
+        assert sample.candidates == (asked.target.answer,)
         assert np.array_equal(sample.context[0].source, asked.context[0].source)
 
 

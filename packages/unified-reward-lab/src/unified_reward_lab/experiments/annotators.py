@@ -21,7 +21,7 @@ from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench.microworld import CLEAR_GAP
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 _CHUNK = 128
@@ -77,7 +77,7 @@ def annotators(
         record
         for task in _TASKS
         for i in range(config.n)
-        if _gap(record := item(task, "compare", split="test", seed=config.seed, index=i))
+        if _gap(record := make_example(task, "compare", split="test", seed=config.seed, index=i))
         >= CLEAR_GAP
     ]
     clusters = [record.sample.prompt for record in records]

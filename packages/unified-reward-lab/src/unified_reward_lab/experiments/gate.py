@@ -27,7 +27,7 @@ from unified_reward.judges.registry import open_judge
 from unified_reward_lab.bench.microworld import compare_cell, score_cell
 from unified_reward_lab.examples import CELLS, EDITING
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 THRESHOLDS = {
@@ -95,7 +95,7 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
         read: dict[str, list[Verdict]] = {"before": [], "after": []}
         for start in range(0, config.n, _CHUNK):
             chunk = [
-                item(task, form, split="test", seed=config.seed, index=i)
+                make_example(task, form, split="test", seed=config.seed, index=i)
                 for i in range(start, min(start + _CHUNK, config.n))
             ]
             samples = [one.sample for one in chunk]
@@ -178,7 +178,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """Reliability as a PNG picture: a row a judge, comparisons left and scores right."""
+    """Reliability as a PNG image: a row a judge, comparisons left and scores right."""
     from matplotlib.figure import Figure
 
     judges = report["judges"]

@@ -1,4 +1,4 @@
-"""Lessons that teach a small model to see the microworld, its exams, and its words.
+"""Questions that teach a small model to see the microworld, its exams, and its vocabulary.
 
 Lessons come from the training split alone, exams from the test split alone.
 """
@@ -13,17 +13,23 @@ import numpy as np
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Image, Task, Video
 
-from .captions import Caption, Split, alignment, describe, draw_caption, elements, split_of
-from .items import CLIP_TASKS, GENERATION_TASKS, TASKS, draw_style
-from .questions import description_question, draw_question, draw_reply
+from .candidate_scenes import (
+    CandidateScene,
+    add_random_flaw,
+    keyed_rng,
+    random_scene,
+    random_variation,
+)
+from .captions import Caption, Split, alignment, describe, elements, random_caption, split_of
+from .items import GENERATION_TASKS, TASKS, VIDEO_TASKS, random_style
+from .questions import description_question, random_question, random_reply
 from .scene import CELLS, Scene, pick
-from .shown import Shown, departed, draw_any_scene, seeded, with_flaw
 
 
 LESSON_KINDS = tuple(
-    f"{medium}_{what}"
+    f"{medium}_{topic}"
     for medium in ("image", "video")
-    for what in ("grid", "caption", "question", "facts", "fact", "check", "choice")
+    for topic in ("grid", "caption", "question", "facts", "fact", "check", "choice")
 )
 _P_FLAW = 0.2
 _WORDS = """
@@ -38,7 +44,7 @@ not tell something check
 
 @dataclass(frozen=True)
 class Lesson:
-    """A question about one or two pictures or clips, with its one right answer."""
+    """A question about one or two images or videos, with its only right answer."""
 
     media: tuple[Image | Video, ...]
     question: str
@@ -49,139 +55,152 @@ class Lesson:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A lesson before anything is drawn in pixels."""
+    """A lesson before its scenes are rendered."""
 
     scenes: tuple[Scene, ...]
     question: str
     answer: str
 
 
-def _draw_shown(rng: np.random.Generator, *, split: Split, is_clip: bool) -> Scene:
+def _random_described_scene(rng: np.random.Generator, *, split: Split, is_video: bool) -> Scene:
     while True:
-        scene = draw_any_scene(rng, is_clip=is_clip)
+        scene = random_scene(rng, is_video=is_video)
         if split_of(describe(scene)) == split:
             return scene
 
 
-def _draw_stated(rng: np.random.Generator, *, split: Split, is_clip: bool) -> tuple[Scene, Caption]:
+def _random_captioned_scene(
+    rng: np.random.Generator, *, split: Split, is_video: bool
+) -> tuple[Scene, Caption]:
     while True:
-        scene = _draw_shown(rng, split=split, is_clip=is_clip)
-        caption = draw_caption(scene, rng)
+        scene = _random_described_scene(rng, split=split, is_video=is_video)
+        caption = random_caption(scene, rng)
         if split_of(caption.text) == split:
             return scene, caption
 
 
-def _draw_contrast(scene: Scene, caption: Caption, rng: np.random.Generator, split: Split) -> Scene:
-    """A scene the caption is not true of, mostly different in one attribute."""
+def _random_contrast(
+    scene: Scene, caption: Caption, rng: np.random.Generator, split: Split
+) -> Scene:
+    """Draw a scene that the caption is not true of, mostly different in one attribute."""
     while True:
-        other = departed(scene, pick(rng, (1, 1, 1, 1, 2, 4)), rng)
+        other = random_variation(scene, pick(rng, (1, 1, 1, 1, 2, 4)), rng)
         if alignment(caption, other) < 1 and split_of(describe(other)) == split:
             return other
 
 
 def _grid(scene: Scene) -> str:
-    """What each cell holds and what becomes of it, cell by cell; dense and never ambiguous."""
-    inside = {thing.cell: thing for thing in scene.things}
-    said: list[str] = []
+    """Contents and event of every cell, in order; dense and never ambiguous."""
+    things = {thing.cell: thing for thing in scene.things}
+    contents: list[str] = []
     for cell in CELLS:
-        thing = inside.get(cell)
-        event = f" {thing.event}" if thing and scene.is_clip else ""
-        said.append(f"{thing.size} {thing.name}{event}" if thing else "nothing")
-    return ", ".join(said)
+        thing = things.get(cell)
+        event = f" {thing.event}" if thing and scene.is_video else ""
+        contents.append(f"{thing.size} {thing.name}{event}" if thing else "nothing")
+    return ", ".join(contents)
 
 
 def _draft(kind: str, rng: np.random.Generator, split: Split) -> _Draft:
-    medium, _, what = kind.partition("_")
-    is_clip = medium == "video"
-    if what == "grid":
-        scene = _draw_shown(rng, split=split, is_clip=is_clip)
-        return _Draft((scene,), "list the cells", _grid(scene))
-    if what in ("caption", "question"):
-        scene = _draw_shown(rng, split=split, is_clip=is_clip)
-        asked = description_question(scene) if what == "caption" else draw_question(scene, rng)
-        return _Draft((scene,), asked.text, asked.answer)
-    scene, caption = _draw_stated(rng, split=split, is_clip=is_clip)
-    other = _draw_contrast(scene, caption, rng, split)
-    is_so = rng.random() < 0.5
-    if what in ("facts", "fact"):
-        shown = scene if rng.random() < 0.25 else other
-        found = {name: "yes" if holds else "no" for name, holds in elements(caption, shown).items()}
-        if what == "facts":
-            told = ", ".join(f"{name} {said}" for name, said in found.items())
-            return _Draft((shown,), f"check: {caption.text}", told)
-        if caption.relation:
-            del found[caption.relation.name]  # of what, the name alone does not say
-        alike = [name for name, said in found.items() if (said == "yes") == is_so]
-        name = pick(rng, alike or list(found))
-        return _Draft((shown,), f"{name}?", found[name])
-    if what == "check":
-        return _Draft((scene if is_so else other,), f"{caption.text}?", "yes" if is_so else "no")
-    scenes = (scene, other) if is_so else (other, scene)
-    return _Draft(scenes, f"which? {caption.text}", "first" if is_so else "second")
+    medium, _, topic = kind.partition("_")
+    is_video = medium == "video"
+    if topic in ("grid", "caption", "question"):
+        scene = _random_described_scene(rng, split=split, is_video=is_video)
+        if topic == "grid":
+            return _Draft((scene,), "list the cells", _grid(scene))
+        is_caption = topic == "caption"
+        question = description_question(scene) if is_caption else random_question(scene, rng)
+        return _Draft((scene,), question.text, question.answer)
+    scene, caption = _random_captioned_scene(rng, split=split, is_video=is_video)
+    other = _random_contrast(scene, caption, rng, split)
+    is_true = rng.random() < 0.5
+    if topic in ("facts", "fact"):
+        checked = scene if rng.random() < 0.25 else other
+        return _draft_facts(topic, caption, checked, rng, is_true=is_true)
+    if topic == "check":
+        answer = "yes" if is_true else "no"
+        return _Draft((scene if is_true else other,), f"{caption.text}?", answer)
+    scenes = (scene, other) if is_true else (other, scene)
+    return _Draft(scenes, f"which? {caption.text}", "first" if is_true else "second")
+
+
+def _draft_facts(
+    topic: str, caption: Caption, scene: Scene, rng: np.random.Generator, *, is_true: bool
+) -> _Draft:
+    """Ask for all facts of the caption, or for one that is true or false."""
+    answers = {name: "yes" if holds else "no" for name, holds in elements(caption, scene).items()}
+    if topic == "facts":
+        text = ", ".join(f"{name} {answer}" for name, answer in answers.items())
+        return _Draft((scene,), f"check: {caption.text}", text)
+    if caption.relation:
+        del answers[caption.relation.name]  # its name alone does not say between which things
+    alike = [name for name, answer in answers.items() if (answer == "yes") == is_true]
+    name = pick(rng, alike or list(answers))
+    return _Draft((scene,), f"{name}?", answers[name])
 
 
 def lesson(kind: str, *, seed: int, index: int) -> Lesson:
-    """One lesson of the training split; a fifth of its media have a flaw.
+    """Make a lesson of the training split; a fifth of its media have a flaw.
 
     Args:
         kind: One of ``LESSON_KINDS``: ``grid`` (what each cell holds, in order), ``caption`` (the
             full description), ``question``, ``facts`` (which of a caption's facts are true),
             ``fact`` (is one fact true), ``check`` (is the whole caption true, yes or no),
             ``choice`` (which of two, first or second).
-        seed: Names a series of lessons.
-        index: Place in the series.
+        seed: Seed of a series of lessons.
+        index: Index in the series.
 
     Raises:
-        ConfigError: No such kind.
+        ConfigError: There is no such kind.
     """
     if kind not in LESSON_KINDS:
-        raise ConfigError(f"no lesson {kind!r}; there are {', '.join(LESSON_KINDS)}")
-    rng = seeded("lesson", kind, seed, index)
+        raise ConfigError(f"unknown lesson {kind!r}; there are {', '.join(LESSON_KINDS)}")
+    rng = keyed_rng("lesson", kind, seed, index)
     draft = _draft(kind, rng, "train")
-    media = tuple(with_flaw(one, rng, p_flaw=_P_FLAW).medium(rng) for one in draft.scenes)
+    media = tuple(add_random_flaw(scene, rng, p_flaw=_P_FLAW).render(rng) for scene in draft.scenes)
     return Lesson(media, draft.question, draft.answer, kind)
 
 
 def exam(task: Task, *, seed: int, index: int) -> Lesson:
-    """One flawless question of the test split.
+    """Make a question of the test split about flawless media.
 
     Args:
-        task: Understanding asks ``question``, generation asks ``check``, of image or video.
-        seed: Names a series of questions.
-        index: Place in the series.
+        task: ``question`` for understanding, ``check`` for generation, of an image or a video.
+        seed: Seed of a series of questions.
+        index: Index in the series.
 
     Raises:
         ConfigError: The microworld has no such task.
     """
     if task not in TASKS:
         raise ConfigError(f"microworld has no task {str(task)!r}; there are {', '.join(TASKS)}")
-    medium = "video" if task in CLIP_TASKS else "image"
+    medium = "video" if task in VIDEO_TASKS else "image"
     kind = f"{medium}_check" if task in GENERATION_TASKS else f"{medium}_question"
-    rng = seeded("exam", kind, seed, index)
+    rng = keyed_rng("exam", kind, seed, index)
     draft = _draft(kind, rng, "test")
-    media = tuple(Shown(one).medium(rng) for one in draft.scenes)
+    media = tuple(CandidateScene(scene).render(rng) for scene in draft.scenes)
     return Lesson(media, draft.question, draft.answer, kind)
 
 
 def corpus(n: int, seed: int) -> Iterator[str]:
-    """Texts of the training split: captions, questions, and their right and other answers.
+    """Generate texts of the training split: captions, questions, and right and wrong answers.
 
     Args:
-        n: How many.
-        seed: Names a series of texts.
+        n: Number of texts.
+        seed: Seed of the series.
     """
-    rng = seeded("corpus", seed)
+    rng = keyed_rng("corpus", seed)
     for i in range(n):
         kind = LESSON_KINDS[i % len(LESSON_KINDS)]
         if rng.random() < 0.5:
             draft = _draft(kind, rng, "train")
             yield f"{draft.question} {draft.answer}"
             continue
-        scene = _draw_shown(rng, split="train", is_clip=kind.startswith("video"))
-        asked = draw_question(scene, rng)
-        yield f"{asked.text} {draw_reply(asked, draw_style(rng), rng, split='train').text}"
+        scene = _random_described_scene(rng, split="train", is_video=kind.startswith("video"))
+        question = random_question(scene, rng)
+        reply = random_reply(question, random_style(rng), rng, split="train")
+        yield f"{question.text} {reply.text}"
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word that captions, questions and answers are made of, sorted, without punctuation."""
+    """Return every word of captions, questions and answers, sorted, without punctuation."""
     return tuple(sorted(_WORDS.split()))

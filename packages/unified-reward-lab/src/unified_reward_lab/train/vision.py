@@ -1,8 +1,8 @@
-"""Warm-up of a tiny vision tower: every token tells its cell and what stands there, in words.
+"""Warm-up of a tiny vision tower: each token is classified by its cell and the thing in it.
 
-A published VLM starts from a tower pretrained against text; from nothing, a tiny one needs tens of
-thousands of questions before it tells shapes apart. The classes are the language model's own
-embeddings of the words, so that a picture's token is near the words that are true of it.
+A published VLM starts from a tower pretrained against text; from scratch, a tiny one needs tens of
+thousands of questions before it distinguishes shapes. The classes are the language model's own
+embeddings of the words, so that an image's token is near the words that are true of it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError
-from unified_reward_lab.microworld import degrade, describe, draw_scene, render, split_of
-from unified_reward_lab.microworld.corrupt import PICTURE_FLAWS
+from unified_reward_lab.microworld import degrade, describe, random_scene, render, split_of
+from unified_reward_lab.microworld.corrupt import IMAGE_FLAWS
 from unified_reward_lab.microworld.scene import CELLS, COLOURS, SHAPES, SIZES
 
 
@@ -34,13 +34,13 @@ _KINDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class VisionWarmup:
-    """How long and how fast the tower is warmed up."""
+    """Warm-up settings of the vision tower."""
 
     steps: int = 400
     batch_size: int = 64
     lr: float = 1.5e-3
     flawed: float = 0.2
-    """Share of pictures with a flaw, in [0, 1]."""
+    """Share of images with a flaw, in [0, 1]."""
 
 
 def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[float]:
@@ -49,11 +49,11 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
     Args:
         model: The model; its vision tower and word embeddings are trained in place.
         chat: Its processor, in whose vocabulary every class is one token.
-        config: Steps and rates.
-        seed: Names the pictures; training captions only.
+        config: Warm-up settings.
+        seed: Seed of the images; training captions only.
 
     Raises:
-        ConfigError: A class has no token of its own.
+        ConfigError: The word of a class is not a single token.
 
     Returns:
         Loss by step, the sum of five cross-entropies in nats per token.
@@ -64,15 +64,15 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
     }
     for kind, named in _KINDS.items():
         if len(words[kind]) != len(named):
-            raise ConfigError(f"the words of {kind} must be one token each: {', '.join(named)}")
+            raise ConfigError(f"each word of {kind} must be a single token: {', '.join(named)}")
     embedding = model.get_input_embeddings()
     weights = [*model.model.visual.parameters(), *embedding.parameters()]
     optimiser = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps)
     losses: list[float] = []
     for _ in track(range(config.steps), description="warming up the vision tower"):
-        pictures, labels = _batch(config, rng)
-        inputs = chat.processor.image_processor(pictures, return_tensors="pt")
+        images, labels = _batch(config, rng)
+        inputs = chat.processor.image_processor(images, return_tensors="pt")
         seen = model.model.get_image_features(**inputs).pooler_output
         tokens = torch.stack(list(seen))
         each = [
@@ -93,23 +93,21 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
 def _batch(
     config: VisionWarmup, rng: np.random.Generator
 ) -> tuple[list[Pillow.Image], dict[str, Tensor]]:
-    """Pictures, and for every kind of attribute the class of every cell, shape (B, 4)."""
-    pictures: list[Pillow.Image] = []
+    """Images, and for each kind of attribute the class of every cell, shape (B, 4)."""
+    images: list[Pillow.Image] = []
     labels = {kind: torch.zeros(config.batch_size, len(CELLS), dtype=torch.long) for kind in _KINDS}
     labels["row"] += torch.arange(len(CELLS)) // 2
     labels["column"] += torch.arange(len(CELLS)) % 2
-    while len(pictures) < config.batch_size:
-        scene = draw_scene(rng, n_things=int(rng.integers(1, 4)), is_clip=False)
+    while len(images) < config.batch_size:
+        scene = random_scene(rng, n_things=int(rng.integers(1, 4)), is_video=False)
         if split_of(describe(scene)) == "test":
             continue
         pixels = render(scene, seed=int(rng.integers(2**32)))
         if rng.random() < config.flawed:
-            pixels = degrade(
-                pixels, str(rng.choice(PICTURE_FLAWS)), float(rng.uniform(0.3, 1)), rng
-            )
+            pixels = degrade(pixels, str(rng.choice(IMAGE_FLAWS)), float(rng.uniform(0.3, 1)), rng)
         for thing in scene.things:
             for kind in ("colour", "shape", "size"):
                 place = _KINDS[kind].index(getattr(thing, kind))
-                labels[kind][len(pictures), CELLS.index(thing.cell)] = place
-        pictures.append(Pillow.fromarray(pixels))
-    return pictures, labels
+                labels[kind][len(images), CELLS.index(thing.cell)] = place
+        images.append(Pillow.fromarray(pixels))
+    return images, labels

@@ -15,19 +15,25 @@ from unified_reward.io.config import as_data, load_config
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    recipe: Annotated[str, typer.Argument(help="YAML file, or the name of an installed recipe.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Build all but the weights, and tell their sizes.")
+        bool, typer.Option("--dry-run", help="Build everything but the weights; print sizes.")
     ] = False,
     launch: Annotated[
-        str, typer.Option(help="Of a dry run: accelerate's YAML, or fsdp, fsdp_llava, zero2, zero3")
+        str,
+        typer.Option(
+            help="Launch configuration that a dry run checks: accelerate's YAML, or fsdp, "
+            "fsdp_llava, zero2 or zero3."
+        ),
     ] = "",
 ) -> None:
-    """Run a recipe; stages that are done already are skipped."""
+    """Run the stages of a recipe; skips those that are done."""
     if launch and not dry_run:
-        raise ConfigError("--launch is checked by --dry-run; to train: accelerate launch")
+        raise ConfigError(
+            "--launch goes with --dry-run; to train on several devices, use accelerate launch"
+        )
     path = Path(recipe)
     shipped = Path(str(resources.files("unified_reward") / "recipes"))
     if not path.is_file():

@@ -15,8 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Conversation, Example
+from unified_reward.core.errors import DataError
+from unified_reward.core.extensions import extra
+from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.journal import Journal
 from unified_reward.io.rows import Row, parse_row, read_examples, record_lines
@@ -129,7 +130,7 @@ class JudgeWork:
 
         def verdicts(lines: Sequence[Line]) -> Rows:
             read = [self._read(line) for line in lines]
-            samples = [one.sample for one in read if isinstance(one, Example)]
+            samples = [one.as_samples()[0] for one in read if isinstance(one, Example)]
             told = iter(judge.ask(samples, orders=self.orders))
             return [
                 verdict_row(
@@ -147,8 +148,8 @@ class JudgeWork:
         read = (
             Failed(line.error) if line.error else parse_row(line.raw.encode(), self.source.parent)
         )
-        if isinstance(read, Conversation):
-            return Failed("a published conversation whose sample is not known cannot be judged")
+        if isinstance(read, Example) and len(read.as_samples()) != 1:
+            return Failed("a row without candidates, or with more than two, cannot be judged")
         return read
 
 
@@ -164,11 +165,9 @@ class _Actor:
 
 
 def _on_ray(work: Work, chunks: Iterator[list[Line]], workers: int) -> Iterator[Rows]:
-    try:
+    with extra("ray"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise ConfigError("engine ray needs Ray: pip install 'unified-reward[ray]'") from error
     items = [{"chunk": json.dumps([vars(one) for one in chunk])} for chunk in chunks]
     if not items:
         return

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from unified_reward import media, prompts
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.requests import Request
-from unified_reward.core.samples import Conversation, Example, FrameRule, Image, Sample, Video
+from unified_reward.core.samples import Example, FrameRule, Image, Sample, Video
 from unified_reward.core.verdicts import Failed, Verdict
 from unified_reward.io.atomic import write_bytes
 from unified_reward.io.validation import describe_errors
@@ -136,7 +136,7 @@ def _decode_medium(medium: Image | Video, card: Card, family: prompts.Family) ->
     return media.sample_frames(medium, frames, rule).images()
 
 
-def build_published(record: Example | Conversation, card: Card) -> tuple[Request, str]:
+def build_published(record: Example, card: Card) -> tuple[Request, str]:
     """The user turn and the answer of a published conversation, verbatim.
 
     Frames that are published as images all stand at their ``<image>`` marks, or at the one mark

@@ -256,7 +256,8 @@ def _open_scorer(name: str, weights: str, options: JudgeOptions) -> Scorer:
             f"{name} needs its weights, a folder or one of {', '.join(kind.card.weights)}: "
             f"{name}:WEIGHTS"
         )
-    from unified_reward.scorers.loading import fetched, load_system
+    with extra("local"):
+        from unified_reward.scorers.loading import fetched, load_system
 
     return load_system(
         kind,

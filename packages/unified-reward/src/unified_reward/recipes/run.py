@@ -21,6 +21,7 @@ import yaml
 from accelerate import PartialState
 
 from unified_reward.bench.calibration import fit_calibration
+from unified_reward.bench.run import run_benchmark
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
@@ -28,18 +29,22 @@ from unified_reward.io.config import as_data
 from unified_reward.judges.card import CARD
 from unified_reward.judges.registry import JudgeOptions, open_checkpoint, open_judge
 from unified_reward.policies import DEFAULTS
-from unified_reward.train.dpo import PolicyDPO, align_policy
+from unified_reward.train.dpo import PolicyDPO, align
 from unified_reward.train.dry_run import DryRun, dry_run
 from unified_reward.train.dry_run_dpo import dry_run_dpo
 from unified_reward.train.judge import JudgeTraining, train_judge
-from unified_reward_lab.alignment import Alignment, draw_candidates, draw_pairs, examine_both
-from unified_reward_lab.bench import microworld
+from unified_reward_lab.alignment import (
+    AlignmentConfig,
+    examine_before_and_after,
+    write_candidates,
+    write_pairs,
+)
 from unified_reward_lab.bench.showcase import Showcase, write_showcase
 from unified_reward_lab.examples import CELLS, EDITING
-from unified_reward_lab.microworld import item
-from unified_reward_lab.train.generators import TinyGenerator, teach_generator
-from unified_reward_lab.train.speaker import TinySpeaker, teach_speaker
+from unified_reward_lab.microworld import make_example
+from unified_reward_lab.train.generators import GeneratorTraining, train_generator
 from unified_reward_lab.train.tiny import TinyPretraining, pretrain
+from unified_reward_lab.train.tiny_vlm import TinyVLMTraining, train_tiny_vlm
 
 
 Tell = Callable[[str], None]
@@ -72,12 +77,12 @@ class Recipe:
     out: Path
     """Folder of the run; each stage has a folder in it."""
     base: TinyPretraining | None = None
-    speaker: TinySpeaker | None = None
-    generator: TinyGenerator | None = None
+    speaker: TinyVLMTraining | None = None
+    generator: GeneratorTraining | None = None
     judge: JudgeTraining | None = None
     calibration: CalibrationItems | None = None
     bench: MicroworldBench | None = None
-    align: Alignment | None = None
+    align: AlignmentConfig | None = None
     dpo: PolicyDPO | None = None
     showcase: Showcase | None = None
 
@@ -146,22 +151,28 @@ def _policies(recipe: Recipe, run: _Run, log: Tell) -> None:
     out = recipe.out
     if spoken := recipe.speaker:
         folder = out / "speaker"
-        work = partial(_trained, lambda: teach_speaker(spoken, folder))
+        work = partial(_trained, lambda: train_tiny_vlm(spoken, folder))
         run.stage("speaker", spoken, [checkpoint_path(spoken.base)], folder / DEFAULTS, work)
     if drawn := recipe.generator:
         folder = out / "generator"
-        work = partial(_trained, lambda: teach_generator(drawn, folder))
+        work = partial(_trained, lambda: train_generator(drawn, folder))
         run.stage("generator", drawn, [], folder / DEFAULTS, work)
     if dpo := recipe.dpo:
         folder = out / "dpo"
         policy = checkpoint_path(dpo.policy)
         inputs = [policy, dpo.pairs]
         run.stage(
-            "dpo", dpo, inputs, folder / DEFAULTS, lambda: align_policy(dpo, policy, folder, log)
+            "dpo",
+            dpo,
+            inputs,
+            folder / DEFAULTS,
+            lambda: align(dpo.pairs, policy, dpo.training, folder, log=log),
         )
 
 
-def _aligned(config: Alignment, judge: str, run: _Run, out: Path) -> dict[Task, tuple[str, Path]]:
+def _aligned(
+    config: AlignmentConfig, judge: str, run: _Run, out: Path
+) -> dict[Task, tuple[str, Path]]:
     """Candidates, pairs, DPO and exam of every policy; each policy before and after."""
     made: dict[Task, tuple[str, Path]] = {}
     exam = config.exam
@@ -176,28 +187,28 @@ def _aligned(config: Alignment, judge: str, run: _Run, out: Path) -> dict[Task, 
             {"preferences": as_data(how), "policy": one.policy},
             [policy],
             drawn,
-            partial(draw_candidates, one.policy, task, how, drawn.parent),
+            partial(write_candidates, one.policy, task, how, drawn.parent),
         )
         run.stage(
             f"{task.value}/pairs",
             how.pairing,
             [drawn, judge, Path(judge) / CARD],
             pairs,
-            partial(draw_pairs, drawn, judge, how.pairing, pairs),
+            partial(write_pairs, drawn, judge, how.pairing, pairs),
         )
         run.stage(
             f"{task.value}/dpo",
             dpo,
             [pairs, policy],
             after / DEFAULTS,
-            partial(align_policy, dpo, policy, after, run.log),
+            partial(align, pairs, policy, dpo.training, after, log=run.log),
         )
         run.stage(
             f"{task.value}/exam",
             exam,
             [policy, after, judge, Path(judge) / CARD],
             after / DEFAULTS,
-            partial(examine_both, one.policy, after, task, judge, exam),
+            partial(examine_before_and_after, one.policy, after, task, judge, exam),
         )
         made[task] = (one.policy, after)
     return made
@@ -315,7 +326,7 @@ def _calibrated(folder: Path, items: CalibrationItems, cells: Sequence[str]) -> 
     """Fit the temperatures on the cells it was taught, and write them into the card."""
     judge = open_checkpoint(str(folder), folder, JudgeOptions())
     records = [
-        item(*(CELLS | EDITING)[cell], split="train", seed=items.seed, index=i)
+        make_example(*(CELLS | EDITING)[cell], split="train", seed=items.seed, index=i)
         for cell in cells
         for i in range(items.n)
     ]
@@ -325,7 +336,9 @@ def _calibrated(folder: Path, items: CalibrationItems, cells: Sequence[str]) -> 
 
 
 def _measure(folder: Path, asked: MicroworldBench) -> dict[str, Any]:
-    return microworld.evaluate(open_judge(folder), n=asked.n, seed=asked.seed, orders=asked.orders)
+    return run_benchmark(
+        "microworld", open_judge(folder), limit=asked.n, seed=asked.seed, orders=asked.orders
+    ).report
 
 
 def _cells(bench: dict[str, Any] | None) -> dict[str, Any]:

@@ -39,14 +39,14 @@ from unified_reward.train.meta_models import (
 from unified_reward.train.optim import (
     MuonFactory,
     OptimConfig,
-    adapters,
-    arguments,
     check_lora_targets,
+    lora_config,
+    training_arguments,
 )
 from unified_reward.train.scalar import ScalarCollator, ScalarExample, ScalarNet
 from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample
 from unified_reward_lab.examples import CELLS
-from unified_reward_lab.microworld import annotator, item
+from unified_reward_lab.microworld import annotator, make_example
 
 
 Groups = Sequence[Mapping[str, Any]]
@@ -180,7 +180,8 @@ def _tried(config: JudgeTraining) -> tuple[dict[str, Any], int]:
     labels = annotator(config.annotator)
     cells = [cell for cell, weight in config.cells.items() if weight > 0]
     drawn = {
-        cell: item(*CELLS[cell], split="train", seed=0, index=0, annotator=labels) for cell in cells
+        cell: make_example(*CELLS[cell], split="train", seed=0, index=0, annotator=labels)
+        for cell in cells
     }
     optim = config.optim
     length = optim.steps * optim.batch_size * optim.accumulate * config.processes
@@ -273,14 +274,14 @@ def _optimiser(
         trainer = SFTTrainer(
             model=model,
             args=_SFTArguments(
-                **arguments(optim, Path(folder)),
+                **training_arguments(optim, Path(folder)),
                 dataset_kwargs={"skip_prepare_dataset": True},
                 max_length=None,
             ),
             data_collator=cast("Any", _collator(config, chat, turns)),
             train_dataset=Dataset.from_dict({"row": range(len(turns))}),
             processing_class=chat.processor,
-            peft_config=adapters(optim),
+            peft_config=lora_config(optim),
             optimizer_cls_and_kwargs=_muon(optim),
         )
         return _made(trainer)
@@ -289,7 +290,7 @@ def _optimiser(
 def optimiser_of(model: torch.nn.Module, optim: OptimConfig) -> tuple[Groups, dict[str, int]]:
     """Groups of the optimiser that a trainer makes of a model, and its adapted layers by name."""
     with TemporaryDirectory() as folder:
-        args = _Arguments(**arguments(optim, Path(folder)))
+        args = _Arguments(**training_arguments(optim, Path(folder)))
         return _made(Trainer(model, args, optimizer_cls_and_kwargs=_muon(optim)))
 
 
@@ -309,7 +310,7 @@ def adapted(model: torch.nn.Module) -> dict[str, int]:
 
 
 def _scalar_net(config: JudgeTraining, model: Any) -> ScalarNet:
-    lora = adapters(config.optim)
+    lora = lora_config(config.optim)
     if lora is not None:
         get_peft_model(model, lora)
     with torch.device("meta"):

@@ -20,7 +20,7 @@ from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.backends.value_head import save_head
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.core.samples import Conversation, Example, FrameRule, Target
+from unified_reward.core.samples import Example, FrameRule, Target
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored
 from unified_reward.data.example_file import ExampleFile
 from unified_reward.judges.card import Card, Head, build_published, build_request
@@ -40,7 +40,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example | Conversation: ...
+    def __getitem__(self, index: int) -> Example: ...
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class JudgeTurns:
 
     def __getitem__(self, index: int) -> ChatExample | RankingExample:
         record = self._records[index]
-        if isinstance(record, Conversation) or record.messages:
+        if record.messages:
             return ChatExample(*build_published(record, self._card))
         sample = record.sample
         template = prompts.template(self._card.family, sample.task, sample.form)
@@ -141,7 +141,7 @@ class JudgeLabels:
 
     def __getitem__(self, index: int) -> ScalarExample:
         record = self._records[index]
-        if isinstance(record, Conversation):
+        if record.messages and not record.candidates:
             raise DataError(
                 f"conversation {record.id!r} tells no candidates that a scalar judge could be "
                 "asked about; import the wordings it was written in, and convert it again"

@@ -149,7 +149,10 @@ def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:
             broken.append(f"row {row.line}: {row.content.error}")
         elif row.id in seen:
             broken.append(f"row {row.line}: duplicate id {row.id!r}, already in another file")
-        elif isinstance(row.content, Example):
+        elif len(row.content.candidates) not in (1, 2):
+            n = len(row.content.candidates)
+            broken.append(f"row {row.line}: a benchmark item has 1 or 2 candidates, not {n}")
+        else:
             seen.add(row.id)
             yield row.content
 
@@ -240,10 +243,9 @@ def majority_vote(verdict: Verdict, votes: int, seed: int) -> Verdict:
 
 def _without_pixels(example: Example) -> Example:
     """Copy of an example whose media in memory are empty; paths are kept."""
-    sample = example.sample
-    candidates = tuple(map(_empty_in_memory, sample.candidates))
-    context: Any = tuple(map(_empty_in_memory, sample.context))
-    return replace(example, sample=replace(sample, candidates=candidates, context=context))
+    candidates = tuple(map(_empty_in_memory, example.candidates))
+    context: Any = tuple(map(_empty_in_memory, example.context))
+    return replace(example, candidates=candidates, context=context)
 
 
 def _empty_in_memory(part: Candidate) -> Candidate:

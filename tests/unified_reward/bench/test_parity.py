@@ -16,7 +16,7 @@ from unified_reward.bench.run import run_benchmark
 from unified_reward.core.samples import Example, Image, Sample, Task
 from unified_reward.core.verdicts import Unparsed
 from unified_reward.judges.registry import open_reference
-from unified_reward.prompts.parse import vote
+from unified_reward.prompts.parse import bracketed_vote
 
 
 VOTES = {
@@ -48,7 +48,7 @@ def table(path, rows):
 
 
 def read_vote(text):
-    said = vote(str(text))
+    said = bracketed_vote(str(text))
     return None if isinstance(said, Unparsed) else said
 
 

@@ -96,6 +96,8 @@ class Preferred:
     text: str = ""
     orders: tuple[Preferred, ...] = ()
     """The verdict in each order asked, all seen from the first order; empty when one was asked."""
+    tie_kind: Literal["", "both_good", "both_bad"] = ""
+    """Kind of a tie, from judges that distinguish two; empty for any other verdict."""
 
     def __post_init__(self) -> None:
         total = self.p_first + self.p_tie + self.p_second

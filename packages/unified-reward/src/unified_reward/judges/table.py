@@ -120,7 +120,7 @@ def _preference(row: Mapping[str, Any]) -> Preferred:
         return Preferred(first, 0.0, 1 - first)
     winner = row["winner"]
     if winner in _BOTH:
-        return Preferred(*_PROBABILITIES["tie"], text=winner)
+        return Preferred(*_PROBABILITIES["tie"], tie_kind=winner)
     if winner not in _PROBABILITIES:
         raise ValueError(f"winner {winner!r} is not first, tie or second")
     return Preferred(*_PROBABILITIES[winner])

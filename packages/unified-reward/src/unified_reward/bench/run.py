@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -173,7 +173,7 @@ def _judge_chunks(
         check_run_config(file, config)
         journal = Journal(file)
         if file.exists():
-            verdicts |= {row["id"]: read_verdict(row) for row in read_verdict_rows(file)}
+            verdicts |= {row["id"]: _written_verdict(row) for row in read_verdict_rows(file)}
     while chunk := list(islice(examples, _CHUNK)):
         todo = [example for example in chunk if example.id not in verdicts]
         answers = _ask(benchmark, judge, todo, options)
@@ -286,15 +286,22 @@ def _rows(metrics: Metrics) -> dict[str, Any]:
 
 
 def _row(item: JudgedItem, judge: BaseJudge) -> dict[str, Any]:
-    """Verdict row with the label, group and cluster of the item."""
+    """Verdict row with the label, group and cluster of the item, and the kind of a tie."""
     row = verdict_row(item.example.id, item.verdict, judge=judge.name, family=judge.family)
-    target = item.target
+    target, verdict = item.target, item.verdict
     return row | {
+        "tie_kind": verdict.tie_kind if isinstance(verdict, Preferred) else "",
         "benchmark": {
             "group": item.group,
             "cluster": item.cluster,
             "winner": target.winner,
             "score": target.score,
             "aspects": dict(target.aspects),
-        }
+        },
     }
+
+
+def _written_verdict(row: Mapping[str, Any]) -> Verdict:
+    """Verdict that `_row` wrote."""
+    verdict = read_verdict(row)
+    return replace(verdict, tie_kind=row["tie_kind"]) if isinstance(verdict, Preferred) else verdict

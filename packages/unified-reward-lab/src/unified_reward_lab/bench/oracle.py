@@ -26,7 +26,7 @@ _CHUNK = 64
 class PolicyExam:
     """Scores of a policy's samples, one for each held-out prompt, in the order of the prompts."""
 
-    worths: tuple[float | None, ...]
+    oracle_scores: tuple[float | None, ...]
     """Oracle scores in [0, 1]; None where the oracle could not read the sample."""
     rewards: tuple[float | None, ...]
     """Normalised scores of the judge in [0, 1]; None where its answer could not be read."""
@@ -39,11 +39,11 @@ class PolicyExam:
         ones. ``oracle_where_readable``: their mean. ``perfect``: share with an oracle score of 1.
         ``judge_reward``: mean reward of the samples that have one.
         """
-        filled = [score or 0.0 for score in self.worths]
+        filled = [score or 0.0 for score in self.oracle_scores]
         return {
             "oracle": mean_known(filled, self.prompts),
-            "readable": _share([score is not None for score in self.worths]),
-            "oracle_where_readable": mean_known(self.worths, self.prompts),
+            "readable": _share([score is not None for score in self.oracle_scores]),
+            "oracle_where_readable": mean_known(self.oracle_scores, self.prompts),
             "perfect": _share([score == 1.0 for score in filled]),
             "judge_reward": mean_known(self.rewards, self.prompts),
         }
@@ -54,7 +54,7 @@ class PolicyExam:
         Raises:
             ValueError: The other policy was given another number of prompts.
         """
-        pairs = zip(self.worths, other.worths, strict=True)
+        pairs = zip(self.oracle_scores, other.oracle_scores, strict=True)
         gains = [(new or 0.0) - (old or 0.0) for new, old in pairs]
         mean = sum(gains) / len(gains)
         return Metric(mean, mean_interval(gains, self.prompts), len(gains))
@@ -104,7 +104,7 @@ def examine(
         MediaError: The policy generates another size than the microworld's.
         RuntimeError: The policy failed.
     """
-    worths: list[float | None] = []
+    oracle_scores: list[float | None] = []
     rewards: list[float | None] = []
     ids: list[str] = []
     for start in range(0, n, _CHUNK):
@@ -113,14 +113,14 @@ def examine(
             for i in range(start, min(n, start + _CHUNK))
         ]
         candidates = [_sampled(policy, prompt, seed) for prompt in prompts]
-        worths += [
+        oracle_scores += [
             None if candidate is None else prompt.oracle_score(candidate)
             for prompt, candidate in zip(prompts, candidates, strict=True)
         ]
         rewards += _rewards(judge, prompts, candidates)
         ids += [prompt.id for prompt in prompts]
         progress(len(prompts))
-    return PolicyExam(tuple(worths), tuple(rewards), tuple(ids))
+    return PolicyExam(tuple(oracle_scores), tuple(rewards), tuple(ids))
 
 
 def _sampled(policy: policies.Policy, prompt: PolicyPrompt, seed: int) -> Candidate | None:

@@ -81,6 +81,8 @@ class Alignment:
     """Policies aligned by a judge and examined by the microworld's oracle."""
 
     policies: Mapping[Task, AlignedPolicy]
+    judge: str = ""
+    """A judge's reference; empty for the judge that the recipe trains."""
     preferences: Preferences = field(default_factory=Preferences)
     exam: OracleExam = field(default_factory=OracleExam)
 

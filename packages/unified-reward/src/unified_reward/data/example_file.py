@@ -5,9 +5,11 @@ Also here: a comparison the other way round.
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -40,10 +42,28 @@ def mirrored(record: Example) -> Example:
     return replace(record, sample=record.sample.swapped(), target=turned, messages=())
 
 
+def is_held_back(example: Example, share: float) -> bool:
+    """True for about ``share`` of all prompts: examples of one prompt and context stay together.
+
+    Depends on the prompt and the names of the context's files alone, not on order or file.
+    """
+    names = [str(one.source) for one in example.context if isinstance(one.source, str | Path)]
+    digest = hashlib.sha256("\n".join([example.prompt, *names]).encode()).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
+
+
 class ExampleFile:
     """Records of a JSONL file in a seeded order; every row is checked when it is opened."""
 
-    def __init__(self, path: Path, *, seed: int, twins: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        seed: int,
+        twins: bool = False,
+        part: Literal["all", "train", "held_back"] = "all",
+        held_back: float = 0.0,
+    ) -> None:
         """Index a file.
 
         Args:
@@ -51,9 +71,12 @@ class ExampleFile:
             seed: Of the order.
             twins: Give every comparison in both orders, one behind the other; a conversation,
                 whose candidates are not known, stands alone.
+            part: Rows to take: all, those for training, or those held back from it.
+            held_back: Share of the prompts to hold back, in [0, 1); see `is_held_back`.
 
         Raises:
-            DataError: Rows that cannot be used; says how many and the first reasons.
+            DataError: Rows that cannot be used; says how many and the first reasons. Or the part
+                has no row.
         """
         self._path = path
         bad: list[str] = []
@@ -62,6 +85,8 @@ class ExampleFile:
         for row in read_examples(path):
             if isinstance(row.content, Failed):
                 bad.append(row.content.error)
+            elif part != "all" and is_held_back(row.content, held_back) != (part == "held_back"):
+                continue
             else:
                 compares.append(
                     isinstance(row.content, Example) and row.content.sample.form == "compare"
@@ -72,7 +97,8 @@ class ExampleFile:
                 f"{len(bad)} of {len(starts)} rows of {path} cannot be used: {'; '.join(bad[:3])}"
             )
         if not starts:
-            raise DataError(f"{path} has no rows")
+            named = {"all": "", "train": " left to train on", "held_back": " to hold back"}[part]
+            raise DataError(f"{path} has no rows{named}")
         self._starts = starts
         order = np.random.default_rng(seed).permutation(len(starts))
         repeats = 1 + np.array(compares) * twins

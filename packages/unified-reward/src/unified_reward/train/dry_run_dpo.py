@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
@@ -31,10 +30,10 @@ from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import Alignment, DiffusionDPO, Drawn
 from unified_reward.train.dpo_vlm import VLMDPO, Answers, Collator, learnable
 from unified_reward.train.dry_run import (
-    TRIED,
+    PREVIEWS,
     DryRun,
     adapted,
-    held,
+    memory_report,
     not_here,
     optimiser_of,
     time_report,
@@ -44,8 +43,8 @@ from unified_reward.train.dry_run import (
 from unified_reward.train.latents import Extent, repeats, whole_extent
 from unified_reward.train.launch import Launch, read_launch
 from unified_reward.train.optim import adapters, check_targets
+from unified_reward.train.placeholders import placeholder_answers, placeholder_context
 from unified_reward.train.skeleton import build_empty, read_pipeline, read_skeleton
-from unified_reward_lab.microworld import Question, brief, draw_reply
 
 
 def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
@@ -77,7 +76,9 @@ def _vlm(config: PolicyDPO, how: VLMDPO, started: Launch) -> DryRun:
     wrapped = started.wrapped(model)
     told: list[str] = []
     pairs = _pairs(config.pairs, VLMPolicy.tasks, told)
-    answers = _answers(pairs[:TRIED], chat, told) if pairs else _of_microworld(how.max_pixels or 0)
+    answers = (
+        _answers(pairs[:PREVIEWS], chat, told) if pairs else _placeholders(how.max_pixels or 0)
+    )
     collator = Collator(chat, [*answers.values()])
     lengths = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(answers))]
     tokens = {key: int(two.sum()) for key, two in zip(answers, lengths, strict=True)}
@@ -98,7 +99,7 @@ def _vlm(config: PolicyDPO, how: VLMDPO, started: Launch) -> DryRun:
             *unfit_tokens(skeleton, longest, "max_pixels"),
         ),
         # Frozen is the base of the adapters, or else the reference.
-        **held(started, groups, parameters),
+        **memory_report(started, groups, parameters),
         **time_report(
             started, optim, len(pairs), pairs=1, tokens=sum(tokens.values()) / len(tokens)
         ),
@@ -122,16 +123,18 @@ def _answers(pairs: Sequence[PreferencePair], chat: Chat, told: list[str]) -> di
     return {f"pair {i}": one for i, one in enumerate(found)}
 
 
-def _of_microworld(pixels: int) -> dict[str, Answers]:
-    """A question about a picture and one about a clip, enlarged to so many pixels."""
-    made: dict[str, Answers] = {}
-    for task in VLMPolicy.tasks:
-        one = brief(task, split="train", seed=0, index=0)
-        question = cast("Question", one.wanted)
-        wrong = draw_reply(question, "wrong", np.random.default_rng(0), split="train").text
-        context = tuple(_enlarged(part, math.isqrt(pixels)) for part in one.context)
-        made[task.value] = Answers(one.prompt, context, question.answer, wrong)
-    return made
+def _placeholders(pixels: int) -> dict[str, Answers]:
+    """A question about an image and one about a video, enlarged to so many pixels."""
+    right, wrong = placeholder_answers()
+    return {
+        task.value: Answers(
+            "What colour is the lantern at the bow of the boat?",
+            tuple(_enlarged(part, math.isqrt(pixels)) for part in placeholder_context(task)),
+            right,
+            wrong,
+        )
+        for task in VLMPolicy.tasks
+    }
 
 
 def _enlarged(part: Image | Video, side: int) -> Image | Video:
@@ -173,7 +176,7 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: Launch) -> DryRun:
         timesteps=timesteps,
         lacking=tuple(lacking),
         # Frozen are the other parts, and the base of the adapters or else the reference.
-        **held(started, [{"params": [*alignment.trained.values()], **decay}], frozen),
+        **memory_report(started, [{"params": [*alignment.trained.values()], **decay}], frozen),
         **time_report(started, optim, len(pairs), pairs=1, tokens=2 * tokens),
     )
 

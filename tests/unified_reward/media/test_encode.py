@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unified_reward.core.errors import MediaError
-from unified_reward.media import data_url, encode_mp4, encode_webp_clip, open_image, sample_frames
+from unified_reward.media import data_url, encode_mp4, encode_webp, open_image, sample_frames
 
 from .made import CARD, grey_steps, noise, picture
 
@@ -26,12 +26,12 @@ def test_an_mp4_has_the_same_bytes_every_time():
 def test_an_animated_webp_is_read_back_exactly_and_does_not_drift():
     """At 30 frames per second, frame 3 stands at 100 ms and not at 3 * 33 = 99."""
     pixels = noise(4, 6, 5, 3)
-    clip = sample_frames(encode_webp_clip(pixels, 30), 4, "stride_floor")
+    clip = sample_frames(encode_webp(pixels, 30), 4, "stride_floor")
     np.testing.assert_array_equal(clip.pixels, pixels)
     assert clip.times_s == (0, 0.033, 0.067, 0.1)
 
 
-@pytest.mark.parametrize("encode", [encode_mp4, encode_webp_clip])
+@pytest.mark.parametrize("encode", [encode_mp4, encode_webp])
 def test_only_proper_clips_are_written(encode):
     with pytest.raises(MediaError, match=r"float64 array .* only uint8 of shape"):
         encode(np.zeros((1, 2, 2, 3)), 8)

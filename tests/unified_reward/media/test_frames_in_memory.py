@@ -6,7 +6,7 @@ import pytest
 
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image, Video
-from unified_reward.media import content_hash, encode_mp4, encode_png, sample_frames, take_frames
+from unified_reward.media import content_hash, encode_mp4, encode_png, sample_frames, select_frames
 
 from .made import CARD, grey_steps, noise, picture
 
@@ -67,7 +67,7 @@ def test_clips_in_memory_that_make_no_sense_are_refused(video, message):
 
 def test_the_pictures_of_a_clip_are_its_frames():
     clip = sample_frames(Video(grey_steps(2), "THWC"), 2)
-    first, second = clip.pictures()
+    first, second = clip.images()
     assert first.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(second), clip.pixels[1])
 
@@ -103,18 +103,20 @@ def test_a_file_hashes_as_its_bytes(tmp_path):
         content_hash(Video(tmp_path / "missing"))
 
 
-@pytest.mark.parametrize("kind", ["stream", "animation", "array", "pictures", "still", "no rate"])
-def test_a_rule_of_ones_own_is_told_how_many_frames_there_are_and_how_fast(kind, tmp_path):
+@pytest.mark.parametrize(
+    "source_kind", ["stream", "animation", "array", "pictures", "still", "no rate"]
+)
+def test_a_rule_of_ones_own_is_told_how_many_frames_there_are_and_how_fast(source_kind, tmp_path):
     frames = np.stack([np.full((32, 32, 3), 25 * i, np.uint8) for i in range(6)])
     pictures = [PIL.Image.fromarray(one) for one in frames]
     file = tmp_path / "clip"
-    if kind == "stream":
+    if source_kind == "stream":
         file.write_bytes(encode_mp4(frames, 12.5))
-    elif kind == "animation":
+    elif source_kind == "animation":
         file = file.with_suffix(".gif")
         how = {"save_all": True, "append_images": pictures[1:], "loop": 0}
         pictures[0].save(file, duration=[40, 120, 80, 80, 80, 80], **how)
-    elif kind == "still":
+    elif source_kind == "still":
         pictures = pictures[:1]
         file = file.with_suffix(".png")
         pictures[0].save(file)
@@ -122,15 +124,15 @@ def test_a_rule_of_ones_own_is_told_how_many_frames_there_are_and_how_fast(kind,
         "array": Video(frames, "THWC", fps=12.5),
         "pictures": Video(tuple(map(Image, pictures)), fps=12.5),
         "no rate": Video(frames, "THWC"),
-    }.get(kind, file)
+    }.get(source_kind, file)
     asked = []
 
     def choose(n_frames, rate):
         asked.append((n_frames, rate()))
         return (0, n_frames - 1)
 
-    clip = take_frames(source, choose)
-    n = 1 if kind == "still" else 6
-    assert asked == [(n, None if kind in ("still", "no rate") else pytest.approx(12.5))]
+    clip = select_frames(source, choose)
+    n = 1 if source_kind == "still" else 6
+    assert asked == [(n, None if source_kind in ("still", "no rate") else pytest.approx(12.5))]
     assert clip.n_source == n
     assert clip.pixels[:, 0, 0, 0].tolist() == [0, 25 * (n - 1)]

@@ -40,15 +40,15 @@ from .made import (
     ],
 )
 def test_every_lossless_format_gives_the_pixels_back(fmt, options):
-    opened = open_image(file_of(picture(CARD), fmt, **options))
-    assert opened.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(opened), CARD)
+    result = open_image(file_of(picture(CARD), fmt, **options))
+    assert result.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(result), CARD)
 
 
 def test_a_jpeg_is_close_to_the_pixels():
     flat = np.full((16, 16, 3), (200, 100, 50), np.uint8)
-    opened = np.asarray(open_image(file_of(picture(flat), "JPEG", quality=95))).astype(int)
-    assert np.abs(opened - flat).max() <= 3
+    result = np.asarray(open_image(file_of(picture(flat), "JPEG", quality=95))).astype(int)
+    assert np.abs(result - flat).max() <= 3
 
 
 def test_the_content_counts_and_not_the_suffix(tmp_path):

@@ -11,9 +11,9 @@ from unified_reward.core.errors import MediaError
 from unified_reward.media import (
     Limits,
     encode_mp4,
-    encode_webp_clip,
+    encode_webp,
     frame_indices,
-    kind,
+    image_or_video,
     sample_frames,
 )
 
@@ -45,7 +45,7 @@ def test_frames_come_from_the_right_places(suffix, codec, tmp_path):
     clip = sample_frames(path, 4)
     found = clip.pixels.mean(axis=(1, 2, 3)) / 10
     assert clip.n_source == 20
-    assert clip.repeated == 0
+    assert clip.n_repeated == 0
     np.testing.assert_allclose(found, [0, 6, 12, 19], atol=0.4)
     np.testing.assert_allclose(clip.times_s, [0, 0.6, 1.2, 1.9], atol=1e-3)
 
@@ -63,7 +63,7 @@ def test_frames_cut_away_by_an_edit_list_do_not_count():
 def test_a_short_clip_repeats_frames_and_says_so():
     clip = sample_frames(encode_mp4(grey_steps(3), 8), 8)
     assert clip.pixels[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 10, 10, 10, 20]
-    assert (clip.n_source, clip.repeated) == (3, 5)
+    assert (clip.n_source, clip.n_repeated) == (3, 5)
 
 
 @pytest.mark.parametrize("fmt", ["GIF", "WEBP", "PNG"])
@@ -92,7 +92,7 @@ def test_transparent_parts_of_an_animation_are_white():
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "TIFF"])
 def test_a_still_is_a_clip_of_one_frame(fmt):
     clip = sample_frames(file_of(picture(CARD), fmt), 2)
-    assert (clip.n_source, clip.repeated, clip.times_s) == (1, 1, (0, 0))
+    assert (clip.n_source, clip.n_repeated, clip.times_s) == (1, 1, (0, 0))
     assert clip.pixels.shape == (2, 2, 3, 3)
 
 
@@ -210,7 +210,7 @@ def test_limits_apply_to_frames_of_every_container():
     with pytest.raises(MediaError, match="16x16 pixels; between 1 and 255"):
         sample_frames(encode_mp4(grey_steps(2), 8), 1, limits=small)
     with pytest.raises(MediaError, match="16x16 pixels; between 1 and 255"):
-        sample_frames(encode_webp_clip(grey_steps(2), 8), 1, limits=small)
+        sample_frames(encode_webp(grey_steps(2), 8), 1, limits=small)
     with pytest.raises(MediaError, match="bytes; at most 10 are read"):
         sample_frames(encode_mp4(grey_steps(2), 8), 1, limits=Limits(max_bytes=10))
 
@@ -222,7 +222,7 @@ def test_a_phone_video_held_upright_comes_out_upright():
         lying = next(container.decode(video=0)).to_ndarray(format="rgb24")
     clip = sample_frames(path, 8)
     assert lying.shape == (320, 568, 3)
-    assert (clip.n_source, clip.repeated) == (3, 5)
+    assert (clip.n_source, clip.n_repeated) == (3, 5)
     np.testing.assert_array_equal(clip.pixels[0], np.rot90(lying, -1))
 
 
@@ -267,10 +267,16 @@ def test_pictures_and_clips_are_told_apart_by_content(tmp_path):
     frames = [picture(frame) for frame in grey_steps(2)]
     disguised = tmp_path / "clip.png"
     disguised.write_bytes(encode_mp4(grey_steps(2), 8))
-    assert kind(disguised) == "video"
+    assert image_or_video(disguised) == "video"
     for fmt in ("GIF", "WEBP", "PNG"):
-        assert kind(file_of(frames[0], fmt)) == "image"
-        assert kind(file_of(frames[0], fmt, save_all=True, append_images=frames[1:])) == "video"
-    assert kind(file_of(frames[0], "TIFF", save_all=True, append_images=frames[1:])) == "image"
+        assert image_or_video(file_of(frames[0], fmt)) == "image"
+        assert (
+            image_or_video(file_of(frames[0], fmt, save_all=True, append_images=frames[1:]))
+            == "video"
+        )
+    assert (
+        image_or_video(file_of(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
+        == "image"
+    )
     with pytest.raises(MediaError, match="neither a picture nor a video"):
-        kind(b"plain text, and nothing else")
+        image_or_video(b"plain text, and nothing else")

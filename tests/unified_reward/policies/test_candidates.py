@@ -106,7 +106,7 @@ def test_what_is_drawn_becomes_files_named_by_their_content(name, kind, make, ou
     assert {path.removeprefix("media/") for path in paths} == files(out).keys()
     for file, content in files(out).items():
         assert file.split(".")[0] == hashlib.sha256(content).hexdigest()
-        assert media.kind(content) == kind
+        assert media.image_or_video(content) == kind
     if kind == "video":
         clip = media.sample_frames(out / paths[0], 3)
         assert clip.pixels.shape == (3, 16, 24, 3)

@@ -24,7 +24,7 @@ def made_prompt(text, *, name="Q-IG-PAIR", task=Task.IMAGE_GENERATION, form="com
 
 def made_text(name):
     """A wording of our own for a published name."""
-    prompt = packs.published()[name]
+    prompt = packs.published_prompts()[name]
     slots = _CELLS.get((prompt.task, prompt.form), "C: [⟪prompt⟫ ]")
     return f'Fake {name}. {slots} Say {{"x": 1}} or\n  the like.'
 
@@ -46,7 +46,7 @@ def write_clone(folder, codes):
 
 def import_made(folder, home, *names):
     """Import a clone with made-up wordings of these published names, by default of all."""
-    known = packs.published()
+    known = packs.published_prompts()
     texts = {name: made_text(name) for name in names or known}
     clone = write_clone(folder, {name: as_code(text) for name, text in texts.items()})
     table = [

@@ -95,7 +95,7 @@ def test_the_official_text_follows_the_pictures_with_its_slots_filled(key):
     assert "a ⟪first⟫ {cube}" in text
     assert '{"x": 1}' in text
     recognised = recognise(text, task, form)
-    assert recognised.template in official._ASKED[name]
+    assert recognised.template in official._WORDINGS[name]
     answers = [one for one in sample.candidates if isinstance(one, str)]
     assert [*recognised.slots.values()] == [sample.prompt, *answers]
 
@@ -193,7 +193,7 @@ def test_only_where_the_sentence_is_the_whole_answer_nothing_is_generated_first(
 def test_a_truncated_think_answer_is_unparsed():
     template = prompts.template("unifiedreward-think", IG, "compare")
     said = Answer("<think>Image 1 is better", (0.0, -1.0, -2.0))
-    assert isinstance(template.read(said), Unparsed)
+    assert isinstance(template.decode(said), Unparsed)
 
 
 def test_a_wording_that_was_not_imported_fails_its_samples_alone(no_pack):

@@ -19,7 +19,7 @@ from tests.unified_reward.prompts.clones import (
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
 from unified_reward.prompts import packs
-from unified_reward.prompts.packs import import_pack, installed
+from unified_reward.prompts.packs import import_pack, installed_wordings
 from unified_reward.prompts.recognise import recognise
 
 
@@ -45,7 +45,7 @@ WRITTEN = {
 
 
 def status(imported):
-    return {one.name: one.status for one in imported.found}
+    return {one.name: one.status for one in imported.prompts}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def home(tmp_path, monkeypatch):
 
 
 def texts():
-    return {name: one.text for name, one in installed().items()}
+    return {name: one.text for name, one in installed_wordings().items()}
 
 
 @pytest.mark.parametrize("code", WRITTEN.values(), ids=WRITTEN)
@@ -119,7 +119,7 @@ def test_what_cannot_be_verified_is_told_and_not_stored(tmp_path, home):
     (clone / "scripts" / "Q-VU-PAIR.py").write_bytes(b"q = '\xff'")
     expected = [made_prompt(TEXT, name=name, line=3) for name in list(code)[:5]]
     expected += [made_prompt("⟪a⟫, ⟪b⟫", name="L-VU-PAIR"), made_prompt(TEXT, name="T-VU-PAIR")]
-    found = {one.name: one for one in import_pack(clone, expected=expected).found}
+    found = {one.name: one for one in import_pack(clone, expected=expected).prompts}
     assert {name: one.status for name, one in found.items()} == {
         "Q-IG-PAIR": "verified",
         "L-IG-PAIR": "changed",
@@ -153,11 +153,11 @@ def test_a_folder_that_is_no_clone_is_refused_and_leaves_an_older_pack(tmp_path,
 
 
 def test_a_pack_stands_in_the_named_home_and_leaves_nothing_else(tmp_path, home):
-    assert installed() == {}
+    assert installed_wordings() == {}
     pack = import_made(tmp_path / "clone", None, "Q-IG-PAIR").pack
     assert pack == home / "packs" / "unifiedreward.json"
     assert [one.name for one in pack.parent.iterdir()] == [pack.name]
-    assert installed(tmp_path / "another") == {}
+    assert installed_wordings(tmp_path / "another") == {}
 
 
 def test_without_a_named_home_it_is_the_users_data_folder(tmp_path, monkeypatch):
@@ -184,13 +184,13 @@ def test_a_truncated_pack_asks_for_another_import(end, tmp_path, home):
     pack = import_made(tmp_path / "clone", home, "Q-IG-PAIR").pack
     pack.write_bytes(pack.read_bytes()[:end])
     with pytest.raises(ConfigError, match="no pack of wordings; run unified-reward templates impo"):
-        installed()
+        installed_wordings()
 
 
 def test_a_changed_wording_in_a_pack_is_refused(tmp_path, home):
     pack = import_made(tmp_path / "clone", home, "Q-IG-PAIR", "T-IG-PAIR").pack
     pack.write_text(pack.read_text("utf-8").replace("Fake T", "Fake Y"), "utf-8")
-    for asking in (installed, lambda: recognise("", Task.IMAGE_GENERATION, "score")):
+    for asking in (installed_wordings, lambda: recognise("", Task.IMAGE_GENERATION, "score")):
         with pytest.raises(ConfigError, match="T-IG-PAIR was changed; run unified-reward templat"):
             asking()
 
@@ -202,12 +202,12 @@ def pack(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNIFIED_REWARD_HOME", str(folder / "home"))
         import_made(folder / "clone", None)
-        yield installed()
+        yield installed_wordings()
 
 
 def filled(wording, slots):
     text = wording.text
-    pieces = packs.HOLE.split(text)
+    pieces = packs.SLOT.split(text)
     return "".join(slots[one] if i % 2 else one for i, one in enumerate(pieces))
 
 
@@ -247,7 +247,7 @@ def test_of_two_wordings_that_fit_the_longer_is_taken(tmp_path, home):
 
 def test_a_slot_that_stands_twice_must_hold_the_same_twice(tmp_path, home):
     import_pack(write_clone(tmp_path, {"Q-IG-PAIR": WRITTEN["sum"]}), expected=[made_prompt(TEXT)])
-    text = installed()["Q-IG-PAIR"].text
+    text = installed_wordings()["Q-IG-PAIR"].text
     assert recognise(text.replace("⟪prompt⟫", "x"), Task.IMAGE_GENERATION, "compare")
     other = text.replace("⟪prompt⟫", "x", 1).replace("⟪prompt⟫", "y")
     assert recognise(other, Task.IMAGE_GENERATION, "compare") is None
@@ -268,7 +268,9 @@ def test_without_a_pack_nothing_is_recognised(home):
 
 def test_the_table_holds_what_prompts_are_and_not_their_words():
     table = {
-        name: one for name, one in packs.published().items() if one.repository == packs.REPOSITORY
+        name: one
+        for name, one in packs.published_prompts().items()
+        if one.repository == packs.REPOSITORY
     }
     generations = Counter(name.split("-")[0] for name in table)
     assert [*generations.items()] == [
@@ -310,7 +312,7 @@ def test_the_page_of_llava_critic_shows_its_prompts_with_examples(tmp_path, home
     ]
     (tmp_path / "README.md").write_text("\n".join(["# Critic", *lines]), "utf-8")
     expected = [
-        packs.published()[name]._replace(
+        packs.published_prompts()[name]._replace(
             length=len(text), sha256=hashlib.sha256(text.encode()).hexdigest()[:12]
         )
         for name, text in said.items()
@@ -328,7 +330,7 @@ def test_a_clone_is_told_by_its_files_and_has_a_pack_of_its_own(tmp_path, home):
     """A caption's slot is ``{text_prompt}`` there; what has none is asked as it is."""
     said = {"HPSV3": "Rate it.\nAsked - {text_prompt}\n", "HPSV3-SUFFIX": "\nSay: <|Reward|>\n"}
     expected = [
-        packs.published()[name]._replace(
+        packs.published_prompts()[name]._replace(
             length=len(text), sha256=hashlib.sha256(text.encode()).hexdigest()[:12]
         )
         for name, text in said.items()
@@ -337,7 +339,7 @@ def test_a_clone_is_told_by_its_files_and_has_a_pack_of_its_own(tmp_path, home):
     file.parent.mkdir(parents=True)
     file.write_text("\n".join(f"{name[-3:]} = {text!r}" for name, text in said.items()), "utf-8")
     (tmp_path / "clone" / "README.md").write_text("a page of another kind")
-    known = packs.published() | {one.name: one for one in expected}
+    known = packs.published_prompts() | {one.name: one for one in expected}
     pack, found = import_pack(tmp_path / "clone", expected=known.values())
     assert pack.name == "hpsv3.json"
     assert [one.name for one in found] == [*said]

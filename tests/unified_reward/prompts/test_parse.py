@@ -18,14 +18,14 @@ def cases(name):
 
 @pytest.mark.parametrize("case", cases("comparisons.yaml"), ids=lambda case: case["say"][:40])
 def test_a_comparison_is_read_as_it_was_meant(case):
-    body = parse.final_part(case["say"], tagged=False)
+    body = parse.final_part(case["say"], uses_think_tags=False)
     read = body if isinstance(body, Unparsed) else parse.preference(body)
     assert ("unparsed" if isinstance(read, Unparsed) else read) == case["means"]
 
 
 @pytest.mark.parametrize("case", cases("scores.yaml"), ids=lambda case: case["say"][:40])
 def test_a_score_is_read_as_it_was_meant(case):
-    body = parse.final_part(case["say"], tagged=False)
+    body = parse.final_part(case["say"], uses_think_tags=False)
     read = body if isinstance(body, Unparsed) else parse.score(body, Scale(*case["scale"]))
     assert ("unparsed" if isinstance(read, Unparsed) else read) == case["means"]
 

@@ -101,7 +101,7 @@ def test_parsing_an_answer_gives_the_verdict_back(key, value):
 def test_every_choice_completes_a_readable_answer(key):
     template = TEMPLATES[key]
     verdict_prefix = "" if template.family.verdict_first else template.opening
-    head = "<think>hm</think>\n" if template.family.tagged else ""
+    head = "<think>hm</think>\n" if template.family.uses_think_tags else ""
     head += "".join(f"{label}: {scale.low:g}\n" for _, scale, label in template.aspects)
     head += "{" if template.family.name == "flex" else ""
     for choice in template.choices:
@@ -184,7 +184,7 @@ def test_a_flex_answer_has_shares_by_dimension_and_the_winner_it_names():
     assert read.aspects == {"Alignment/subject": 0.7, "Alignment/count": 0.5, "Quality/light": 0.0}
     cut = json.dumps(said)[:-30]
     assert isinstance(template.parse(cut), Unparsed)
-    weighed = template.read(Answer(json.dumps(said), (-0.1, -9.0, -3.0)))
+    weighed = template.decode(Answer(json.dumps(said), (-0.1, -9.0, -3.0)))
     assert weighed.winner == "first", "the probabilities at the winner decide"
     assert weighed.aspects == read.aspects
 
@@ -239,22 +239,22 @@ def test_a_score_is_the_expectation_over_the_steps_with_its_spread():
     template = prompts.template("native", Task.IMAGE_GENERATION, "score")
     impossible = -1e9
     answer = Answer("Final Score: 2", (impossible, -1.0, impossible, -1.0, impossible))
-    score = template.read(answer).score
+    score = template.decode(answer).score
     assert (score.value, score.sigma, score.normalized) == (3.0, 1.0, 0.5)
 
 
 def test_votes_that_cannot_be_read_do_not_vote():
     template = prompts.template("native", Task.IMAGE_GENERATION, "compare")
     votes = ("Image 1 is better.", "hm", "Image 2 is better.")
-    verdict = template.read(Answer("Image 1 is better.", None, votes))
+    verdict = template.decode(Answer("Image 1 is better.", None, votes))
     assert (verdict.p_first, verdict.p_second) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
-    assert isinstance(template.read(Answer("hm", None, ("?", "!"))), Unparsed)
+    assert isinstance(template.decode(Answer("hm", None, ("?", "!"))), Unparsed)
 
 
 def test_reasoning_without_a_verdict_is_unparsed_even_with_probabilities():
     template = prompts.template("think", Task.IMAGE_GENERATION, "compare")
     assert isinstance(
-        template.read(Answer("<think>Image 1 is better", (0.0, -1.0, -2.0))), Unparsed
+        template.decode(Answer("<think>Image 1 is better", (0.0, -1.0, -2.0))), Unparsed
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
-from unified_reward.report.page import DASH, Bar, Card, Moving, Page
+from unified_reward.report.page import DASH, Animation, Bar, Card, Page
 
 
 VOID = {"img", "meta", "link"}
@@ -77,7 +77,7 @@ def full_page() -> Page:
     page.bars([Bar("a", 0.5, 0.4, 0.6, 10)], title="bars", reference=0.5, reference_label="chance")
     page.curve({"a": [(0, 1), (1, 2)], "b": [(0, 2)]}, title="curve", x="step", y="loss")
     page.curve({"a": [(0, 1), (1, 2)]}, title="the same again", x="step", y="loss")
-    page.gallery([Card([picture(), Moving(np.zeros((2, 8, 8, 3), np.uint8), 2)], "both")])
+    page.gallery([Card([picture(), Animation(np.zeros((2, 8, 8, 3), np.uint8), 2)], "both")])
     return page
 
 
@@ -263,7 +263,7 @@ def embedded(page: Page) -> tuple[str, PIL.Image.Image]:
 
 def test_a_clip_is_embedded_as_a_moving_webp_of_the_same_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    kind, clip = embedded(card_page(media=[Moving(pixels, 4)]))
+    kind, clip = embedded(card_page(media=[Animation(pixels, 4)]))
     assert kind == "data:image/webp"
     shown = [np.asarray(frame.convert("RGB")) for frame in PIL.ImageSequence.Iterator(clip)]
     assert np.array_equal(shown, pixels)

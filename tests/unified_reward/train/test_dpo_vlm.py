@@ -72,7 +72,7 @@ def logprobs(folder, path, side):
     for one in MIXED:
         ((kind, name),) = one["context"][0].items()
         at = path.parent / name
-        clip = kind == "video" and media.sample_frames(Video(at), 8).pictures()
+        clip = kind == "video" and media.sample_frames(Video(at), 8).images()
         request = Request((*(clip or [media.open_image(at)]), one["prompt"]))
         ids = [*vlm.chat.tokens(one[side]["text"]), vlm.chat.end]
         batch = vlm.chat.batch([request], [ids])

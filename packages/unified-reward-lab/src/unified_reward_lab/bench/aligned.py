@@ -10,7 +10,7 @@ import numpy as np
 from unified_reward import media, policies
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Candidate, Image, Task
-from unified_reward.report.page import Bar, Card, Moving, Page
+from unified_reward.report.page import Animation, Bar, Card, Page
 from unified_reward_lab.microworld import Brief, brief
 
 
@@ -76,7 +76,7 @@ def _card(asked: Brief, before: policies.Policy, after: policies.Policy, seed: i
     return Card([_visible(one) for one in shown], asked.prompt, lines)
 
 
-def _visible(medium: Any) -> media.Picture | Moving:
+def _visible(medium: Any) -> media.PILImage | Animation:
     if isinstance(medium, Image):
         return media.open_image(medium)
-    return Moving(np.asarray(media.sample_frames(medium, 8).pixels), medium.fps or 4.0)
+    return Animation(np.asarray(media.sample_frames(medium, 8).pixels), medium.fps or 4.0)

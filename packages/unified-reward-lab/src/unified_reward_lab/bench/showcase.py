@@ -14,7 +14,7 @@ from typing import Any
 from unified_reward import media
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.samples import Example, Form, Image, Sample, Target, Task, Video
-from unified_reward.report.page import Bar, Card, Moving, Page
+from unified_reward.report.page import Animation, Bar, Card, Page
 from unified_reward_lab.bench.aligned import Both, show_aligned
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.microworld import item
@@ -157,7 +157,7 @@ def _is_medium(part: Any) -> bool:
 def _visible(medium: Any) -> Any:
     if isinstance(medium, Image):
         return media.open_image(medium)
-    return Moving(media.sample_frames(medium, 8).pixels, 4.0)
+    return Animation(media.sample_frames(medium, 8).pixels, 4.0)
 
 
 def _label(record: Example) -> list[str]:

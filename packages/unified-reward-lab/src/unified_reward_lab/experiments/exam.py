@@ -102,7 +102,7 @@ def _request(taught: Lesson, frames: int) -> Request:
         for picture in (
             [media.open_image(medium)]
             if isinstance(medium, Image)
-            else media.sample_frames(medium, frames, "linspace_inclusive").pictures()
+            else media.sample_frames(medium, frames, "linspace_inclusive").images()
         )
     ]
     return Request((*pictures, taught.question), max_new_tokens=_TOKENS)

@@ -26,7 +26,7 @@ from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Candidate, Example, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
-from unified_reward.media import Picture
+from unified_reward.media import PILImage
 
 
 _CHUNK = 64
@@ -36,18 +36,18 @@ _DECIMALS = 3
 """Scores on [0, 1] that are equal to so many places count as one value."""
 
 
-def _resized(factor: float, picture: Picture) -> Picture:
+def _resized(factor: float, picture: PILImage) -> PILImage:
     width, height = (max(1, round(side * factor)) for side in picture.size)
     return picture.resize((width, height), PIL.Image.Resampling.BICUBIC)
 
 
-def _compressed(quality: int, picture: Picture) -> Picture:
+def _compressed(quality: int, picture: PILImage) -> PILImage:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
     return PIL.Image.open(file).convert("RGB")
 
 
-CHANGES: Mapping[str, Callable[[Picture], Picture]] = {
+CHANGES: Mapping[str, Callable[[PILImage], PILImage]] = {
     "resize_0.5": partial(_resized, 0.5),
     "resize_2": partial(_resized, 2.0),
     "jpeg_90": partial(_compressed, 90),
@@ -289,7 +289,7 @@ def _changes(
                 yield _see(sample, f"score_shift.{name}", abs(other - one))
 
 
-def _changed(sample: Sample, change: Callable[[Picture], Picture]) -> Sample:
+def _changed(sample: Sample, change: Callable[[PILImage], PILImage]) -> Sample:
     """A sample whose pictures are others; one that cannot be opened stays, and fails when asked."""
 
     def medium(one: Any) -> Any:
@@ -297,7 +297,7 @@ def _changed(sample: Sample, change: Callable[[Picture], Picture]) -> Sample:
             if isinstance(one, Image):
                 return Image(change(media.open_image(one)))
             if isinstance(one, Video):
-                frames = media.sample_frames(one, _FRAMES).pictures()
+                frames = media.sample_frames(one, _FRAMES).images()
                 return Video(tuple(Image(change(frame)) for frame in frames), fps=one.fps)
         except MediaError:
             return one

@@ -15,7 +15,7 @@ from unified_reward.bench.run import Result
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image, Video
 from unified_reward.core.verdicts import Preferred, Scored, Verdict
-from unified_reward.report.page import Bar, Card, Moving, Page
+from unified_reward.report.page import Animation, Bar, Card, Page
 
 
 _SHOWN = 12
@@ -185,6 +185,6 @@ def _shown(item: JudgedItem) -> Iterator[Any]:
             if isinstance(medium, Image):
                 yield media.open_image(medium)
             elif isinstance(medium, Video):
-                yield Moving(media.sample_frames(medium, _FRAMES).pixels, _FPS)
+                yield Animation(media.sample_frames(medium, _FRAMES).pixels, _FPS)
         except MediaError:
             continue

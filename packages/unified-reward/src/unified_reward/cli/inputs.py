@@ -73,7 +73,7 @@ def _kinds(files: Sequence[str]) -> set[str]:
     kinds: set[str] = set()
     for file in files:
         try:
-            kinds.add(media.kind(Path(file)))
+            kinds.add(media.image_or_video(Path(file)))
         except MediaError:
             continue
     return kinds

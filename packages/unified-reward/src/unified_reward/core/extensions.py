@@ -7,10 +7,14 @@ the name works wherever a built-in one does. Nothing is imported before its name
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from unified_reward.core.errors import ConfigError
@@ -28,10 +32,11 @@ Group = Literal[
     "sources",
     "stages",
 ]
+Extra = Literal["local", "train", "diffusion", "bench", "report", "ray"]
 LABORATORY = "unified-reward-lab"
 _LABORATORY_NAMES = {
     *("tiny_judge", "tiny_scalar", "tiny_base", "tiny_vlm", "tiny_image", "tiny_video"),
-    *("microworld", "microworld_editing", "quickstart", "experiment"),
+    *("microworld", "microworld_editing", "quickstart", "experiment", "data make"),
 }
 
 
@@ -85,7 +90,48 @@ def checkpoint_path(reference: str | Path) -> Path:
 
 
 def missing_hint(name: str) -> str:
-    """What to install for a name of the laboratory, as the end of a message; else nothing."""
+    """End of a message that says what to install for a name of the laboratory; empty for others."""
     if name.partition(":")[0] not in _LABORATORY_NAMES:
         return ""
     return f"; {name} comes with the laboratory: pip install {LABORATORY}"
+
+
+@contextmanager
+def extra(name: Extra) -> Iterator[None]:
+    """Turn an import of a missing third-party module into an error that names its extra.
+
+    Raises:
+        ConfigError: A module that is imported in the block is not installed.
+
+    Example:
+        >>> with extra("report"):
+        ...     import no_such_charts
+        Traceback (most recent call last):
+        ...
+        unified_reward.core.errors.ConfigError: no_such_charts is not installed; this needs the \
+extra [report]: pip install 'unified-reward[report]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "unified_reward", *sys.stdlib_module_names):
+            raise
+        raise ConfigError(
+            f"{missing} is not installed; this needs the extra [{name}]: "
+            f"pip install 'unified-reward[{name}]'"
+        ) from error
+
+
+def require(name: Extra, module: str) -> ModuleType:
+    """Import a module of an extra.
+
+    Args:
+        name: Extra that installs it, such as ``bench``.
+        module: Dotted name of the module, such as ``scipy.stats``.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    with extra(name):
+        return import_module(module)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image as PILImage
 from unified_reward.core.verdicts import Failed
 
 
@@ -28,12 +28,12 @@ class ValueEstimate(NamedTuple):
 class Request:
     """One user turn for a model, ready to send: text and opened pictures, in order."""
 
-    parts: tuple[str | Picture, ...]
+    parts: tuple[str | PILImage, ...]
     choices: tuple[str, ...] = ()
     """Complete alternative answers whose probabilities are wanted."""
     verdict_prefix: str = ""
-    """Where the choice stands: right behind the last ``verdict_prefix`` the model generates. Empty: the
-    choice is the whole answer, and nothing need be generated."""
+    """Text after which the choice is scored, at its last occurrence in the generated answer. Empty:
+    the choice is the whole answer, and nothing need be generated."""
     max_new_tokens: int = 256
 
 

@@ -14,7 +14,7 @@ from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Conversation, Example, Form, Image, Task, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import Row
-from unified_reward.media.images import LIMITS, blaming, identified, opened
+from unified_reward.media.images import LIMITS, identify_image, open_file, pillow_errors
 
 
 _MEDIA = MISSING, UNREADABLE = "missing media", "unreadable media"
@@ -130,7 +130,9 @@ def _look(source: Any, *, is_image: bool, decode: bool) -> str:
         return f"{MISSING}: {source}"
     try:
         if not is_image:
-            media.sample_frames(source, 1, "stride_floor") if decode else media.kind(source)
+            media.sample_frames(source, 1, "stride_floor") if decode else media.image_or_video(
+                source
+            )
         elif decode:
             media.open_image(source)
         else:
@@ -142,9 +144,9 @@ def _look(source: Any, *, is_image: bool, decode: bool) -> str:
 
 def _verify(source: str | bytes) -> None:
     name = media.describe(source)
-    with opened(source, LIMITS) as file:
-        picture = identified(file, name, LIMITS)
+    with open_file(source, LIMITS) as file:
+        picture = identify_image(file, name, LIMITS)
         if picture is None:
             raise MediaError(f"{name}: not a picture; PNG, JPEG, WebP, GIF, BMP and TIFF are read")
-        with blaming(name):
+        with pillow_errors(name):
             picture.verify()

@@ -17,7 +17,7 @@ from unified_reward.core.verdicts import Failed, Score
 from unified_reward.data.check import cell, files, question, tally
 from unified_reward.data.sources.annotated import Agreement
 from unified_reward.io.rows import Row
-from unified_reward.report.page import EMBEDDED_PIXELS, Bar, Card, Moving, Page
+from unified_reward.report.page import EMBEDDED_PIXELS, Animation, Bar, Card, Page
 
 
 _BINS = 10
@@ -165,7 +165,7 @@ def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[Bar]:
 
 
 def _card(content: Example | Conversation) -> Card:
-    shown: list[media.Picture | Moving] = []
+    shown: list[media.PILImage | Animation] = []
     lines: list[str] = []
     for one in content.media:
         try:
@@ -187,7 +187,7 @@ def _card(content: Example | Conversation) -> Card:
     return Card(shown, question(content), lines, mark=f"{content.source} {content.id}".strip())
 
 
-def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.Picture | Moving:
+def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.PILImage | Animation:
     """A picture, or frames of a clip, for a page, each shrunk to at most ``max_pixels``.
 
     Raises:
@@ -195,6 +195,6 @@ def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.P
     """
     if isinstance(medium, Image):
         return media.fit_pixels(media.open_image(medium), max_pixels)
-    frames = media.sample_frames(medium, _FRAMES).pictures()
+    frames = media.sample_frames(medium, _FRAMES).images()
     small = [np.asarray(media.fit_pixels(one, max_pixels)) for one in frames]
-    return Moving(np.stack(small), _FPS)
+    return Animation(np.stack(small), _FPS)

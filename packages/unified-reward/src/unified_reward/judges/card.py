@@ -145,7 +145,7 @@ def _pictures(medium: Image | Video, card: Card, family: prompts.Family) -> Sequ
     if isinstance(medium, Image):
         return [media.open_image(medium)]
     frames, rule = card.frames or family.frames, card.frame_rule or family.frame_rule
-    return media.sample_frames(medium, frames, rule).pictures()
+    return media.sample_frames(medium, frames, rule).images()
 
 
 def build_published(record: Example | Conversation, card: Card) -> tuple[Request, str]:

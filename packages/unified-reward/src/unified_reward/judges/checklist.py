@@ -20,7 +20,7 @@ from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.requests import Answer, Model, Request
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Scale, Score, Scored, Unparsed, Verdict
-from unified_reward.prompts.packs import installed, published
+from unified_reward.prompts.packs import installed_wordings, published_prompts
 from unified_reward.scorers.base import preferred
 from unified_reward.scorers.card import ScoreCard
 
@@ -130,11 +130,11 @@ def visionreward(name: str) -> Checklist:
         ConfigError: They are not imported.
     """
     card = CARDS[name]
-    wording = installed().get(card.wording[0])
+    wording = installed_wordings().get(card.wording[0])
     if wording is None:
         raise ConfigError(
             f"the questions of {name} are not part of this package: run "
-            f"{published()[card.wording[0]].hint}"
+            f"{published_prompts()[card.wording[0]].hint}"
         )
     # Published code strips the questions about pictures; those about clips keep their line ends.
     texts = wording.text.splitlines(keepends=card.task is Task.VIDEO_GENERATION)
@@ -211,7 +211,7 @@ class ChecklistJudge(BaseJudge):
                 f"{self.card.name} scores {self.card.task.value}, not {sample.task.value}"
             )
         if isinstance(candidate, Video):
-            return media.sample_frames(candidate, FRAMES).pictures()
+            return media.sample_frames(candidate, FRAMES).images()
         return (media.open_image(candidate),)
 
 

@@ -39,7 +39,7 @@ class Judge(CardedJudge):
         template = prompts.template(self.family, sample.task, sample.form)
         temperature = calibration.compare if sample.form == "compare" else calibration.score
         read = [
-            one if isinstance(one, Failed) else template.read(_tempered(one, temperature))
+            one if isinstance(one, Failed) else template.decode(_tempered(one, temperature))
             for one in replies
         ]
         return read[0] if len(read) == 1 else merge_orders(*read)

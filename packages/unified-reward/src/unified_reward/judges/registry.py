@@ -21,7 +21,7 @@ from unified_reward.judges.card import Card
 from unified_reward.judges.scalar import ScalarJudge
 from unified_reward.judges.scripted import ScriptedModel
 from unified_reward.judges.table import Table
-from unified_reward.prompts.official import hint, is_worded
+from unified_reward.prompts.official import has_wordings, import_hint
 from unified_reward.scorers import CHECKLISTS, SYSTEMS, system
 
 
@@ -185,12 +185,12 @@ def _published_family(reference: str, *, allow_reworded: bool) -> str | None:
     for start, (official, ours) in PUBLISHED.items():
         if not reference.lower().startswith(start.lower()):
             continue
-        if official and is_worded(official):
+        if official and has_wordings(official):
             return official
         if allow_reworded:
             return ours
         lacking = (
-            f"which are not part of this package: run {hint(official)}"
+            f"which are not part of this package: run {import_hint(official)}"
             if official
             else "which no family asks yet, imported or not"
         )

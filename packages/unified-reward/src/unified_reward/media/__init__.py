@@ -5,46 +5,46 @@ on white where the source was transparent. It does not know tasks, prompts or mo
 no network address.
 """
 
-from unified_reward.media.encode import data_url, encode_mp4, encode_png, encode_webp_clip
+from unified_reward.media.encode import data_url, encode_mp4, encode_png, encode_webp
 from unified_reward.media.images import (
     LIMITS,
     Limits,
-    Picture,
+    PILImage,
     Pixels,
     describe,
     fit_pixels,
     open_image,
 )
 from unified_reward.media.videos import (
-    Choice,
-    Clip,
-    Rate,
+    FrameChooser,
+    FrameRate,
+    SampledFrames,
     content_hash,
     frame_indices,
-    kind,
+    image_or_video,
     sample_frames,
-    take_frames,
+    select_frames,
 )
 
 
 __all__ = [
     "LIMITS",
-    "Choice",
-    "Clip",
+    "FrameChooser",
+    "FrameRate",
     "Limits",
-    "Picture",
+    "PILImage",
     "Pixels",
-    "Rate",
+    "SampledFrames",
     "content_hash",
     "data_url",
     "describe",
     "encode_mp4",
     "encode_png",
-    "encode_webp_clip",
+    "encode_webp",
     "fit_pixels",
     "frame_indices",
-    "kind",
+    "image_or_video",
     "open_image",
     "sample_frames",
-    "take_frames",
+    "select_frames",
 ]

@@ -15,17 +15,17 @@ import numpy as np
 import PIL.Image
 
 from unified_reward.core.errors import MediaError
-from unified_reward.media.images import Picture, Pixels, describe
+from unified_reward.media.images import PILImage, Pixels, describe
 
 
-def encode_png(picture: Picture) -> bytes:
+def encode_png(picture: PILImage) -> bytes:
     """The picture as a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def data_url(picture: Picture) -> str:
+def data_url(picture: PILImage) -> str:
     """The picture as a ``data:image/png;base64,...`` address."""
     return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode("ascii")
 
@@ -61,7 +61,7 @@ def encode_mp4(pixels: Pixels, fps: float) -> bytes:
     return buffer.getvalue()
 
 
-def encode_webp_clip(pixels: Pixels, fps: float) -> bytes:
+def encode_webp(pixels: Pixels, fps: float) -> bytes:
     """Write a clip as a lossless animated WebP that repeats forever, for pages.
 
     Equal frames in a row become one, shown longer: not a container to sample frames from.

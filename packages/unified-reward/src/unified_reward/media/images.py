@@ -24,7 +24,7 @@ from unified_reward.core.errors import ConfigError, MediaError
 from unified_reward.core.samples import Image, Layout, Video
 
 
-Picture = PIL.Image.Image
+PILImage = PIL.Image.Image
 Pixels = NDArray[np.uint8]
 ReadableFile = io.BytesIO | io.BufferedReader
 
@@ -65,7 +65,9 @@ class Limits:
 LIMITS = Limits()
 
 
-def open_image(image: Image | str | Path | bytes | Picture, *, limits: Limits = LIMITS) -> Picture:
+def open_image(
+    image: Image | str | Path | bytes | PILImage, *, limits: Limits = LIMITS
+) -> PILImage:
     """Open a picture as upright 8-bit RGB.
 
     PNG, JPEG, BMP and the first frame of WebP, GIF and TIFF are read. EXIF orientation is
@@ -85,17 +87,17 @@ def open_image(image: Image | str | Path | bytes | Picture, *, limits: Limits = 
     source: object = image.source if isinstance(image, Image) else image
     name = describe(source)
     if isinstance(source, str | Path | bytes):
-        with opened(source, limits) as file:
-            picture = identified(file, name, limits)
+        with open_file(source, limits) as file:
+            picture = identify_image(file, name, limits)
             if picture is None:
                 raise MediaError(
                     f"{name}: not a picture; PNG, JPEG, WebP, GIF, BMP and TIFF are read"
                 )
-            with blaming(name):
+            with pillow_errors(name):
                 return upright_rgb(picture)
-    if isinstance(source, Picture):
+    if isinstance(source, PILImage):
         check_size(source.size, name, limits)
-        with blaming(name):
+        with pillow_errors(name):
             return upright_rgb(source)
     if isinstance(source, np.ndarray):
         layout = image.layout if isinstance(image, Image) else None
@@ -106,7 +108,7 @@ def open_image(image: Image | str | Path | bytes | Picture, *, limits: Limits = 
     )
 
 
-def fit_pixels(picture: Picture, max_pixels: int) -> Picture:
+def fit_pixels(picture: PILImage, max_pixels: int) -> PILImage:
     """Shrink a picture, keeping its shape, until it has at most ``max_pixels``; never enlarge it.
 
     Args:
@@ -148,7 +150,7 @@ def describe(source: object) -> str:
     if isinstance(source, np.ndarray):
         array = cast("NDArray[Any]", source)
         return f"{array.ndim}-D {array.dtype} array of shape {array.shape}"
-    if isinstance(source, Picture):
+    if isinstance(source, PILImage):
         return f"PIL picture {source.mode} {source.width}x{source.height}"
     if isinstance(source, tuple):
         return f"tuple of {len(cast('tuple[object, ...]', source))} frames"
@@ -156,7 +158,7 @@ def describe(source: object) -> str:
 
 
 @contextmanager
-def opened(source: str | Path | bytes, limits: Limits) -> Generator[ReadableFile]:
+def open_file(source: str | Path | bytes, limits: Limits) -> Generator[ReadableFile]:
     """Open a file or bytes for reading, refusing what is missing, empty or too large."""
     name = describe(source)
     try:
@@ -178,7 +180,7 @@ def _reader(source: str | Path | bytes) -> ReadableFile:
 
 
 @contextmanager
-def blaming(name: str) -> Generator[None]:
+def pillow_errors(name: str) -> Generator[None]:
     """Turn whatever Pillow raises on a broken file into one error that names the file."""
     try:
         yield
@@ -189,9 +191,9 @@ def blaming(name: str) -> Generator[None]:
         raise MediaError(f"{name}: too many pixels: {error}") from error
 
 
-def identified(file: ReadableFile, name: str, limits: Limits) -> Picture | None:
+def identify_image(file: ReadableFile, name: str, limits: Limits) -> PILImage | None:
     """The picture with its header read and its size checked; None if the file is no picture."""
-    with blaming(name):
+    with pillow_errors(name):
         try:
             picture = PIL.Image.open(file, formats=_FORMATS)
         except PIL.UnidentifiedImageError:
@@ -209,7 +211,7 @@ def check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
         )
 
 
-def upright_rgb(picture: Picture) -> Picture:
+def upright_rgb(picture: PILImage) -> PILImage:
     """A decoded copy in RGB: turned as its EXIF says, on white, without metadata."""
     picture.load()
     orientation = cast("int", picture.getexif().get(_EXIF_ORIENTATION, 1))
@@ -226,7 +228,7 @@ def upright_rgb(picture: Picture) -> Picture:
     return rgb
 
 
-def _deep_grey(picture: Picture) -> Pixels:
+def _deep_grey(picture: PILImage) -> Pixels:
     """Grey of more than 8 bits as 8, shape (H, W, 1); a value that means transparent is white."""
     values = np.asarray(picture).astype(np.float64)
     top = 1.0 if picture.mode == "F" else 65535.0

@@ -23,16 +23,16 @@ from unified_reward.core.samples import FrameRule, Image, Video
 from unified_reward.media.images import (
     LIMITS,
     Limits,
-    Picture,
+    PILImage,
     Pixels,
     ReadableFile,
     array_rgb,
-    blaming,
     check_size,
     describe,
-    identified,
+    identify_image,
+    open_file,
     open_image,
-    opened,
+    pillow_errors,
     upright_rgb,
 )
 
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
-Rate = Callable[[], float | None]
+FrameRate = Callable[[], float | None]
 """Frames per second of a source; None where it is not known."""
-Choice = Callable[[int, Rate], tuple[int, ...]]
+FrameChooser = Callable[[int, FrameRate], tuple[int, ...]]
 """From the number of frames of a source, and its rate, to the frames wanted, in ascending order."""
 # Frames kept while decoding, and when each is shown.
 _Kept = dict[int, tuple[float, Pixels]]
@@ -59,7 +59,7 @@ _DEFAULT_DURATION_MS = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
+class SampledFrames:
     """Frames sampled from a clip, in the order they are shown."""
 
     pixels: Pixels
@@ -70,11 +70,11 @@ class Clip:
     """How many frames the source has."""
 
     @property
-    def repeated(self) -> int:
+    def n_repeated(self) -> int:
         """How many of the frames repeat another one, because the source has fewer."""
         return max(0, len(self.pixels) - self.n_source)
 
-    def pictures(self) -> tuple[Picture, ...]:
+    def images(self) -> tuple[PILImage, ...]:
         """The frames one by one."""
         return tuple(PIL.Image.fromarray(frame) for frame in self.pixels)
 
@@ -124,7 +124,7 @@ def sample_frames(
     rule: FrameRule = "linspace_inclusive",
     *,
     limits: Limits = LIMITS,
-) -> Clip:
+) -> SampledFrames:
     """Take ``count`` frames of a clip as upright RGB.
 
     Video files and animated GIF, WebP and PNG are read; a still picture is a clip of one frame.
@@ -145,10 +145,12 @@ def sample_frames(
         MediaError: Missing, too large, broken, without frames, or no clip.
         ConfigError: ``count`` is below 1, or the rule is not known.
     """
-    return take_frames(video, lambda n_frames, _: frame_indices(n_frames, count, rule), limits)
+    return select_frames(video, lambda n_frames, _: frame_indices(n_frames, count, rule), limits)
 
 
-def take_frames(video: Video | str | Path | bytes, choose: Choice, limits: Limits = LIMITS) -> Clip:
+def select_frames(
+    video: Video | str | Path | bytes, choose: FrameChooser, limits: Limits = LIMITS
+) -> SampledFrames:
     """Take the frames of a clip that a rule of one's own chooses; otherwise as `sample_frames`.
 
     Args:
@@ -164,24 +166,26 @@ def take_frames(video: Video | str | Path | bytes, choose: Choice, limits: Limit
     source: object = media.source
     name = describe(source)
     if isinstance(source, str | Path | bytes):
-        with opened(source, limits) as file:
-            picture = identified(file, name, limits)
+        with open_file(source, limits) as file:
+            picture = identify_image(file, name, limits)
             if picture is None:
                 return _sample_stream(file, choose, name, limits)
             return _sample_animation(picture, choose, name, limits)
-    if isinstance(source, Picture):
+    if isinstance(source, PILImage):
         source = (source,)
     if isinstance(source, tuple):
         frames = cast("tuple[Image, ...]", source)
         indices = choose(len(frames), lambda: media.fps)
         shown = {i: np.asarray(open_image(frames[i], limits=limits)) for i in set(indices)}
-        return Clip(_stacked(shown, indices, name), _times(indices, media.fps), len(frames))
+        return SampledFrames(
+            _stacked(shown, indices, name), _times(indices, media.fps), len(frames)
+        )
     if isinstance(source, np.ndarray):
         array = cast("NDArray[Any]", source)
         n_source = len(array) if array.ndim else 0
         indices = choose(n_source, lambda: media.fps)
         pixels = array_rgb(array[list(indices)], media.layout, ("THWC", "TCHW"))
-        return Clip(pixels, _times(indices, media.fps), n_source)
+        return SampledFrames(pixels, _times(indices, media.fps), n_source)
     raise MediaError(
         f"{name}: not a clip; give a path, bytes, a numpy array with its layout, "
         "or a tuple of pictures"
@@ -198,7 +202,7 @@ def content_hash(media: Image | Video) -> str:
     """
     source: object = media.source
     if isinstance(source, str | Path | bytes):
-        with opened(source, LIMITS) as file:
+        with open_file(source, LIMITS) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     if isinstance(media, Image):
         pixels = np.asarray(open_image(media))
@@ -210,7 +214,7 @@ def content_hash(media: Image | Video) -> str:
     return digest.hexdigest()
 
 
-def kind(source: str | Path | bytes) -> Literal["image", "video"]:
+def image_or_video(source: str | Path | bytes) -> Literal["image", "video"]:
     """Tell a picture from a clip by content; a picture that moves is a clip.
 
     Only headers are read, so a broken file may still have a kind.
@@ -219,25 +223,27 @@ def kind(source: str | Path | bytes) -> Literal["image", "video"]:
         MediaError: Missing, too large, or neither.
     """
     name = describe(source)
-    with opened(source, LIMITS) as file:
-        picture = identified(file, name, LIMITS)
+    with open_file(source, LIMITS) as file:
+        picture = identify_image(file, name, LIMITS)
         if picture is None:
             with _stream(file, name, LIMITS):
                 return "video"
-        with blaming(name):
+        with pillow_errors(name):
             return "video" if _n_frames(picture) > 1 else "image"
 
 
-def _n_frames(picture: Picture) -> int:
+def _n_frames(picture: PILImage) -> int:
     """Frames of an animation; the pages of a TIFF are none."""
     if picture.format not in _ANIMATED_FORMATS:
         return 1
     return cast("int", getattr(picture, "n_frames", 1))
 
 
-def _sample_animation(picture: Picture, choose: Choice, name: str, limits: Limits) -> Clip:
+def _sample_animation(
+    picture: PILImage, choose: FrameChooser, name: str, limits: Limits
+) -> SampledFrames:
     """Frames of an animated picture; one frame of a still."""
-    with blaming(name):
+    with pillow_errors(name):
         n_source = _n_frames(picture)
         indices = choose(n_source, lambda: _animation_rate(picture, n_source))
         kept: _Kept = {}
@@ -252,7 +258,7 @@ def _sample_animation(picture: Picture, choose: Choice, name: str, limits: Limit
     return _clip(kept, indices, n_source, name)
 
 
-def _animation_rate(picture: Picture, n_source: int) -> float | None:
+def _animation_rate(picture: PILImage, n_source: int) -> float | None:
     elapsed_ms = 0.0
     for i in range(n_source if n_source > 1 else 0):
         picture.seek(i)
@@ -261,11 +267,13 @@ def _animation_rate(picture: Picture, n_source: int) -> float | None:
     return 1000 * n_source / elapsed_ms if elapsed_ms else None
 
 
-def _duration_ms(picture: Picture) -> float:
+def _duration_ms(picture: PILImage) -> float:
     return cast("float", picture.info.get("duration")) or _DEFAULT_DURATION_MS
 
 
-def _sample_stream(file: ReadableFile, choose: Choice, name: str, limits: Limits) -> Clip:
+def _sample_stream(
+    file: ReadableFile, choose: FrameChooser, name: str, limits: Limits
+) -> SampledFrames:
     """Frames of the best video stream of a file."""
     n_source, fps = _count_packets(file, name, limits)
     indices = choose(n_source, lambda: fps)
@@ -373,9 +381,9 @@ def _upright_frame(frame: VideoFrame) -> Pixels:
     return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
-def _clip(kept: _Kept, indices: tuple[int, ...], n_source: int, name: str) -> Clip:
+def _clip(kept: _Kept, indices: tuple[int, ...], n_source: int, name: str) -> SampledFrames:
     pixels = _stacked({i: frame for i, (_, frame) in kept.items()}, indices, name)
-    return Clip(pixels, tuple(kept[i][0] for i in indices), n_source)
+    return SampledFrames(pixels, tuple(kept[i][0] for i in indices), n_source)
 
 
 def _stacked(frames: Mapping[int, Pixels], indices: tuple[int, ...], name: str) -> Pixels:

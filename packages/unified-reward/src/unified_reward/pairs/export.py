@@ -183,7 +183,7 @@ def _pictures(*shown: Image | Video) -> Iterator[Image]:
             places = media.frame_indices(len(one.source), FRAMES, "linspace_inclusive")
             yield from (one.source[i] for i in places)
         else:
-            frames = media.sample_frames(one, FRAMES, "linspace_inclusive").pictures()
+            frames = media.sample_frames(one, FRAMES, "linspace_inclusive").images()
             yield from (Image(media.encode_png(frame)) for frame in frames)
 
 
@@ -197,7 +197,7 @@ def _source(medium: Candidate) -> Any:
     """The path or the bytes of a medium that can be read: at any other a trainer would stop."""
     if not isinstance(medium, Image | Video) or isinstance(medium.source, tuple):
         raise DataError("a candidate of parts or frames has no place in this file; one file has")
-    media.open_image(medium) if isinstance(medium, Image) else media.kind(medium.source)
+    media.open_image(medium) if isinstance(medium, Image) else media.image_or_video(medium.source)
     return medium.source
 
 
@@ -236,7 +236,7 @@ def _save_parquet(made: _Rows, path: Path, form: Format) -> None:
 def _schema(form: Format) -> Any:
     """Columns that ``datasets`` knows again: pictures of ``trl`` come back as pictures."""
     from datasets import Features, List, Value
-    from datasets import Image as Picture
+    from datasets import Image as ImageColumn
 
     text, held, score, label = map(Value, ("string", "binary", "float64", "int64"))
     said = List({"role": text, "content": text})
@@ -244,7 +244,12 @@ def _schema(form: Format) -> Any:
     sides = {"chosen": part, "rejected": part, "chosen_score": score, "rejected_score": score}
     texts = dict.fromkeys(("id", "task", "prompt", "judge", "family", "strategy"), text)
     columns: dict[Format, dict[str, Any]] = {
-        Format.TRL: {"images": List(Picture()), "prompt": said, "chosen": said, "rejected": said},
+        Format.TRL: {
+            "images": List(ImageColumn()),
+            "prompt": said,
+            "chosen": said,
+            "rejected": said,
+        },
         Format.DIFFUSERS: {"jpg_0": held, "jpg_1": held, "label_0": label, "caption": text},
         Format.PARQUET: {**texts, **sides, "context": List(held)},
     }

@@ -12,7 +12,7 @@ from unified_reward.core.verdicts import Failed
 from unified_reward.data.check import gist
 from unified_reward.data.stats import visible
 from unified_reward.pairs.preferences import CandidateRow, CandidatesRow, read_candidates
-from unified_reward.report.page import EMBEDDED_PIXELS, Card, Moving, Page
+from unified_reward.report.page import EMBEDDED_PIXELS, Animation, Card, Page
 
 
 _PIXELS = EMBEDDED_PIXELS // 4
@@ -71,7 +71,7 @@ def _mark(one: CandidateRow, row: CandidatesRow) -> str:
 
 
 def _card(row: CandidateRow, folder: Path, mark: str) -> Card:
-    shown: list[media.Picture | Moving] = []
+    shown: list[media.PILImage | Animation] = []
     lines: list[str] = []
     try:
         one = row.candidate(folder)

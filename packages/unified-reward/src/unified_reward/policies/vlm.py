@@ -91,7 +91,7 @@ def asked(prompt: str, context: Sequence[Image | Video]) -> Request:
     return Request((*(one for part in context for one in _pictures(part)), prompt))
 
 
-def _pictures(part: Image | Video) -> tuple[media.Picture, ...]:
+def _pictures(part: Image | Video) -> tuple[media.PILImage, ...]:
     if isinstance(part, Image):
         return (media.open_image(part),)
-    return media.sample_frames(part, _FRAMES).pictures()
+    return media.sample_frames(part, _FRAMES).images()

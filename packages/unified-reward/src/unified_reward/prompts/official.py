@@ -25,8 +25,8 @@ FAMILIES = {
         Family("unifiedreward-llava", max_new_tokens=4096),
         Family("unifiedreward-qwen", max_new_tokens=4096),
         Family("unifiedreward-2.0", frame_rule="stride_floor", max_new_tokens=4096),
-        Family("unifiedreward-think", tagged=True, max_new_tokens=4096),
-        Family("unifiedreward-think-qwen3", tagged=True, max_new_tokens=4096),
+        Family("unifiedreward-think", uses_think_tags=True, max_new_tokens=4096),
+        Family("unifiedreward-think-qwen3", uses_think_tags=True, max_new_tokens=4096),
         Family("unifiedreward-edit", max_new_tokens=4096),
         Family("unifiedreward-edit-quality", max_new_tokens=4096),
         Family("unifiedreward-flex", max_new_tokens=4096),
@@ -34,7 +34,7 @@ FAMILIES = {
     )
 }
 _SHARED = ("Q-IU-PAIR", "Q-VG-POINT", "Q-VU-PAIR", "Q-VU-POINT")
-_ASKED = {
+_WORDINGS = {
     # The published evaluations of LLaVA judges ask Q-IU-PAIR and Q-VU-PAIR too; the answers to
     # L-IU-PAIR and L-VU-PAIR are read by no published code.
     "unifiedreward-llava": (*_SHARED, "L-IG-PAIR", "Q-IG-POINT", "L-IU-POINT", "L-VG-PAIR"),
@@ -54,11 +54,13 @@ _GRAMMARS = {
     **dict.fromkeys(("Q-IG-PAIR", "Q-VG-PAIR", "L-IG-PAIR", "L-VG-PAIR"), native),
     **dict.fromkeys(("Q-VG-POINT", "20-IG-PAIRSCORE", "20-IG-ACS"), aspects),
     **dict.fromkeys(("20-VG-PAIRSCORE", "20-VG-APS"), aspects),
-    **dict.fromkeys(_ASKED["unifiedreward-think"], think),
-    **dict.fromkeys(_ASKED["unifiedreward-think-qwen3"], think),
-    **dict.fromkeys((*_ASKED["unifiedreward-edit"], *_ASKED["unifiedreward-edit-quality"]), edit),
-    **dict.fromkeys(_ASKED["unifiedreward-flex"], flex),
-    **dict.fromkeys(_ASKED["llava-critic"], critic),
+    **dict.fromkeys(_WORDINGS["unifiedreward-think"], think),
+    **dict.fromkeys(_WORDINGS["unifiedreward-think-qwen3"], think),
+    **dict.fromkeys(
+        (*_WORDINGS["unifiedreward-edit"], *_WORDINGS["unifiedreward-edit-quality"]), edit
+    ),
+    **dict.fromkeys(_WORDINGS["unifiedreward-flex"], flex),
+    **dict.fromkeys(_WORDINGS["llava-critic"], critic),
 }
 """Whose answers a wording asks for; those of ``reasoned`` where it is not listed."""
 _LONG = ("L-IG-PAIR", "L-VG-PAIR", "Q-VU-PAIR")
@@ -69,14 +71,14 @@ _APS = tuple(
 )
 
 
-def is_worded(name: str) -> bool:
+def has_wordings(name: str) -> bool:
     """Whether any official wording of a family of `FAMILIES` is installed."""
-    return any(one in packs.installed() for one in _ASKED[name])
+    return any(one in packs.installed_wordings() for one in _WORDINGS[name])
 
 
-def hint(name: str) -> str:
+def import_hint(name: str) -> str:
     """What to run so that the wordings of a family of `FAMILIES` are imported."""
-    return packs.published()[_ASKED[name][0]].hint
+    return packs.published_prompts()[_WORDINGS[name][0]].hint
 
 
 def family(name: str) -> Family:
@@ -85,8 +87,8 @@ def family(name: str) -> Family:
     Raises:
         ConfigError: None of its wordings is installed.
     """
-    if not is_worded(name):
-        raise ConfigError(f"family {name!r} needs the official wordings: run {hint(name)}")
+    if not has_wordings(name):
+        raise ConfigError(f"family {name!r} needs the official wordings: run {import_hint(name)}")
     return FAMILIES[name]
 
 
@@ -96,10 +98,10 @@ def template(name: str, task: Task, form: Form) -> Template | None:
     Raises:
         ConfigError: The family asks this, but the wording is not installed.
     """
-    prompts = packs.published()
-    for asked in _ASKED[name]:
+    prompts = packs.published_prompts()
+    for asked in _WORDINGS[name]:
         if (prompts[asked].task, prompts[asked].form) == (task, form):
-            wording = packs.installed().get(asked)
+            wording = packs.installed_wordings().get(asked)
             if wording is None:
                 raise ConfigError(
                     f"{form} of {task.value} in family {name!r} needs the official wordings, and "

@@ -31,7 +31,7 @@ from unified_reward.core.samples import Form, Task
 
 REPOSITORY = "CodeGoat24/UnifiedReward"
 _HINT = "unified-reward templates import PATH on your clone of"
-HOLE = re.compile(r"⟪([^⟫]*)⟫")
+SLOT = re.compile(r"⟪([^⟫]*)⟫")
 _MARK = re.compile(r" ?(?:<image>|⟪[^⟫]*⟫)\n?")  # the place of one picture before a text
 _NAMES = (
     *("prompt", "caption", "text_prompt", "instruction", "question", "query", "problem"),
@@ -66,7 +66,7 @@ class Prompt(NamedTuple):
         return f"{_HINT} {self.repository}"
 
 
-class Found(NamedTuple):
+class PromptImport(NamedTuple):
     """What became of one published prompt in a clone."""
 
     name: str
@@ -75,11 +75,11 @@ class Found(NamedTuple):
     note: str = ""
 
 
-class Imported(NamedTuple):
+class ImportReport(NamedTuple):
     """The pack that was written, and what became of every published prompt."""
 
     pack: Path
-    found: tuple[Found, ...]
+    prompts: tuple[PromptImport, ...]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Pack:
 
 
 @cache
-def published() -> Mapping[str, Prompt]:
+def published_prompts() -> Mapping[str, Prompt]:
     """The published prompts by name; those of UnifiedReward as of its commit ff6f520."""
     table = resources.files("unified_reward.prompts") / "official_prompts.csv"
     rows = csv.DictReader(table.read_text("utf-8").splitlines())
@@ -122,18 +122,18 @@ def published() -> Mapping[str, Prompt]:
 
 def import_pack(
     clone: Path, home: Path | None = None, *, expected: Iterable[Prompt] | None = None
-) -> Imported:
+) -> ImportReport:
     """Read the official wordings out of a clone and keep those that are verified.
 
     Args:
         clone: Root of the user's clone of any repository that has some.
         home: Where packs are kept; default `default_home`.
-        expected: The prompts to look for; default `published`.
+        expected: The prompts to look for; default `published_prompts`.
 
     Raises:
         ConfigError: Not one of them is there, or the pack cannot be written.
     """
-    prompts = _of_clone(clone, [*(published().values() if expected is None else expected)])
+    prompts = _of_clone(clone, [*(published_prompts().values() if expected is None else expected)])
     files = {file: _source(clone / file) for file in {one.file for one in prompts}}
     met = [_look_up(one, files[one.file]) for one in prompts]
     wordings = [one for one in met if isinstance(one, Wording)]
@@ -147,10 +147,10 @@ def import_pack(
     pack = _pack_in(home or default_home(), prompts[0].repository)
     _write(pack, wordings)
     found = [
-        Found(one.name, prompt.file, "verified") if isinstance(one, Wording) else one
+        PromptImport(one.name, prompt.file, "verified") if isinstance(one, Wording) else one
         for one, prompt in zip(met, prompts, strict=True)
     ]
-    return Imported(pack, tuple(found))
+    return ImportReport(pack, tuple(found))
 
 
 def _of_clone(clone: Path, prompts: list[Prompt]) -> list[Prompt]:
@@ -236,7 +236,7 @@ def _torn_texts(source: str) -> Iterator[_Text]:
                     yield from _texts(f"{prefix}{fence}{inside}{fence}", number)
 
 
-def _look_up(prompt: Prompt, source: _Source) -> Wording | Found:
+def _look_up(prompt: Prompt, source: _Source) -> Wording | PromptImport:
     for _, written in source.texts:
         is_exampled = prompt.repository == _EXAMPLED
         text = re.sub(r"\[[^\]]*\]", "[{}]", written) if is_exampled else written
@@ -244,14 +244,14 @@ def _look_up(prompt: Prompt, source: _Source) -> Wording | Found:
             slotted = _slotted(prompt, text)
             if slotted is None:
                 note = "as published, but its substitutions do not fit what it asks"
-                return Found(prompt.name, prompt.file, "changed", note)
+                return PromptImport(prompt.name, prompt.file, "changed", note)
             return Wording(prompt.name, prompt.task, prompt.form, slotted, _sha256(slotted))
     alike = [one for one in source.texts if 2 * len(one.text) > prompt.length]
     if source.status != "missing" or not alike:
-        return Found(prompt.name, prompt.file, source.status, source.note)
+        return PromptImport(prompt.name, prompt.file, source.status, source.note)
     nearest = min(alike, key=lambda one: abs(one.line - prompt.line))
     note = f"line {nearest.line} has other words than the {prompt.length} characters published"
-    return Found(prompt.name, prompt.file, "changed", note)
+    return PromptImport(prompt.name, prompt.file, "changed", note)
 
 
 def _is(prompt: Prompt, text: str) -> bool:
@@ -260,7 +260,7 @@ def _is(prompt: Prompt, text: str) -> bool:
     What a script calls its variables is no part of a wording, so besides the last name in each
     expression the usual ones are tried; the digest decides.
     """
-    pieces = HOLE.split(text)
+    pieces = SLOT.split(text)
     literals, holes = pieces[::2], pieces[1::2]
     spare = prompt.length - sum(map(len, literals)) - 2 * len(holes)
     distinct = [*dict.fromkeys(holes)]
@@ -271,7 +271,7 @@ def _is(prompt: Prompt, text: str) -> bool:
     for names in (own, *others):
         called = dict(zip(distinct, names, strict=True))
         if sum(len(called[hole]) for hole in holes) == spare:
-            named = HOLE.sub(lambda hole, called=called: f"⟪{called[hole[1]]}⟫", text)
+            named = SLOT.sub(lambda hole, called=called: f"⟪{called[hole[1]]}⟫", text)
             if _sha256(named).startswith(prompt.sha256):
                 return True
     return False
@@ -286,12 +286,12 @@ def _slotted(prompt: Prompt, text: str) -> str | None:
         text = text.replace("{text_prompt}", "⟪text_prompt⟫")
         for name in ("prompt", "first", "second"):
             text = text.replace("[{}]", f"[⟪{name}⟫]", 1)
-    holes = [*dict.fromkeys(HOLE.findall(text))]
+    holes = [*dict.fromkeys(SLOT.findall(text))]
     is_bare = prompt.task is Task.IMAGE_EDITING or prompt.repository != REPOSITORY
     if len(holes) != len(slots) and (holes or not is_bare):
         return None
     called = dict(zip(holes, slots, strict=False))
-    return HOLE.sub(lambda hole: f"⟪{called[hole[1]]}⟫", text)
+    return SLOT.sub(lambda hole: f"⟪{called[hole[1]]}⟫", text)
 
 
 def _sha256(text: str) -> str:
@@ -318,7 +318,7 @@ def _home(given: str | None, windows: str | None, linux: str | None) -> Path:
 
 @cache
 def _repositories() -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one.repository for one in published().values()))
+    return tuple(dict.fromkeys(one.repository for one in published_prompts().values()))
 
 
 def _again(pack: Path) -> str:
@@ -344,7 +344,7 @@ def _write(pack: Path, wordings: list[Wording]) -> None:
         ) from error
 
 
-def installed(home: Path | None = None) -> Mapping[str, Wording]:
+def installed_wordings(home: Path | None = None) -> Mapping[str, Wording]:
     """The imported wordings by name, the longest first; empty where none were imported.
 
     Raises:

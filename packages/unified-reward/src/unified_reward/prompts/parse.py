@@ -80,12 +80,12 @@ def _number(text: str) -> float:
     return float(text.replace(",", "."))
 
 
-def final_part(text: str, *, tagged: bool) -> str | Unparsed:
+def final_part(text: str, *, uses_think_tags: bool) -> str | Unparsed:
     """The part of an answer that may hold the verdict: behind the reasoning, inside the tags.
 
     Args:
         text: The whole answer.
-        tagged: The family must close its verdict in ``<answer>``; elsewhere tags are optional.
+        uses_think_tags: The family must close its verdict in ``<answer>``; elsewhere tags are optional.
     """
     if not text.strip():
         return Unparsed("the answer is empty", text)
@@ -97,7 +97,7 @@ def final_part(text: str, *, tagged: bool) -> str | Unparsed:
     _, opened, inside = body.rpartition("<answer>")
     if opened:
         body = inside.partition("</answer>")[0]
-    elif tagged:
+    elif uses_think_tags:
         return Unparsed("there is no <answer> behind the reasoning", text)
     return body if body.strip() else Unparsed("the answer is empty", text)
 

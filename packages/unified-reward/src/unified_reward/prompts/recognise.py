@@ -8,17 +8,17 @@ from functools import cache
 from typing import NamedTuple
 
 from unified_reward.core.samples import Form, Task
-from unified_reward.prompts.packs import HOLE, installed
+from unified_reward.prompts.packs import SLOT, installed_wordings
 
 
-class Recognised(NamedTuple):
+class RecognisedWording(NamedTuple):
     """An official wording met in a text, and what stood in its slots."""
 
     template: str
     slots: Mapping[str, str]
 
 
-def recognise(question: str, task: Task, form: Form) -> Recognised | None:
+def recognise(question: str, task: Task, form: Form) -> RecognisedWording | None:
     """Tell which installed wording a question is, and what stands in its slots.
 
     Args:
@@ -34,16 +34,16 @@ def recognise(question: str, task: Task, form: Form) -> Recognised | None:
     Raises:
         ConfigError: The pack was changed since it was written.
     """
-    for one in installed().values():
+    for one in installed_wordings().values():
         if (one.task, one.form) == (task, form):
             slots = _slots(one.text.strip(), question)
             if slots is not None:
-                return Recognised(one.name, slots)
+                return RecognisedWording(one.name, slots)
     return None
 
 
 def _slots(text: str, question: str) -> Mapping[str, str] | None:
-    pieces = HOLE.split(text)
+    pieces = SLOT.split(text)
     head, tail = pieces[0], pieces[-1]
     # Where both ends are right the pattern is quick, however often a text repeats its inside.
     if not (question.lstrip().startswith(head) and question.rstrip().endswith(tail)):
@@ -54,7 +54,7 @@ def _slots(text: str, question: str) -> Mapping[str, str] | None:
 
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
-    pieces = HOLE.split(text)
+    pieces = SLOT.split(text)
     pattern, known = r"\s*" if pieces[0] else "", set[str]()
     for literal, slot in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
         pattern += re.escape(literal)

@@ -23,7 +23,7 @@ from unified_reward.prompts.wording import CRITERIA, NOUNS
 _SLOT = re.compile(r"⟪(media|prompt|criteria|first|second)⟫")
 _OUTCOMES: tuple[Winner, ...] = ("first", "tie", "second")
 
-Pictures = Callable[[Any], Sequence[Any]]
+OpenMedia = Callable[[Any], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Family:
     name: str
     verdict_first: bool = False
     """The answer is the verdict alone, so nothing need be generated to read its probabilities."""
-    tagged: bool = False
+    uses_think_tags: bool = False
     """Reasoning stands in ``<think>``, the verdict in ``<answer>``."""
     frames: int = 8
     frame_rule: FrameRule = "linspace_inclusive"
@@ -64,7 +64,7 @@ class Template:
     context: bool = True
     """Whether what the sample is about is shown."""
 
-    def request(self, sample: Sample, pictures: Pictures) -> Request:
+    def request(self, sample: Sample, pictures: OpenMedia) -> Request:
         """Fill the prompt with a sample.
 
         Args:
@@ -85,10 +85,10 @@ class Template:
         verdict_prefix = "" if self.family.verdict_first or not self.choices else self.opening
         return Request(tuple(parts), self.choices, verdict_prefix, self.family.max_new_tokens)
 
-    def _slots(self, sample: Sample, pictures: Pictures) -> Mapping[str, Sequence[Any]]:
+    def _slots(self, sample: Sample, pictures: OpenMedia) -> Mapping[str, Sequence[Any]]:
         context = sample.context if self.context else ()
         media = [picture for medium in context for picture in pictures(medium)]
-        candidates = [_opened(candidate, pictures) for candidate in sample.candidates]
+        candidates = [_candidate_parts(candidate, pictures) for candidate in sample.candidates]
         if "⟪first⟫" not in self.prompt:
             media += [part for candidate in candidates for part in candidate]
         return {
@@ -130,7 +130,7 @@ class Template:
         return "\n".join(lines)
 
     def _head(self, verdict: Scored | Preferred, rationale: str) -> list[str]:
-        if self.family.tagged:
+        if self.family.uses_think_tags:
             return [f"<think>{rationale}</think>"]
         if self.family.verdict_first:
             return []
@@ -156,7 +156,7 @@ class Template:
 
     def parse(self, text: str) -> Scored | Preferred | Unparsed:
         """Read a verdict from text; what cannot be read is ``Unparsed``, never a number."""
-        body = parse.final_part(text, tagged=self.family.tagged)
+        body = parse.final_part(text, uses_think_tags=self.family.uses_think_tags)
         if isinstance(body, Unparsed):
             return body
         if self.form == "compare":
@@ -187,7 +187,7 @@ class Template:
         p_first, p_tie, p_second = (float(winner == outcome) for outcome in _OUTCOMES)
         return Preferred(p_first, p_tie, p_second, text=text)
 
-    def read(self, answer: Answer) -> Scored | Preferred | Unparsed:
+    def decode(self, answer: Answer) -> Scored | Preferred | Unparsed:
         """Turn what a model said into a verdict, from probabilities where it gave them.
 
         With probabilities, a comparison is the softmax over the three outcomes, and a score is
@@ -229,12 +229,12 @@ class Template:
         return Scored(Score(mean, scale, math.sqrt(variance)), aspects, text)
 
 
-def _opened(candidate: Candidate, pictures: Pictures) -> list[Any]:
+def _candidate_parts(candidate: Candidate, pictures: OpenMedia) -> list[Any]:
     """The parts of a candidate; no closure, whose cycle would keep pictures alive."""
     if isinstance(candidate, str):
         return [candidate]
     if isinstance(candidate, tuple):
-        return [part for inner in candidate for part in _opened(inner, pictures)]
+        return [part for inner in candidate for part in _candidate_parts(inner, pictures)]
     return list(pictures(candidate))
 
 

@@ -72,7 +72,7 @@ def statement(task: Task, form: Form) -> str:
     return _STATEMENTS[task, form]
 
 
-def sentences(task: Task) -> tuple[str, str, str]:
+def verdict_sentences(task: Task) -> tuple[str, str, str]:
     """The published verdicts of a comparison: first, tie, second.
 
     >>> sentences(Task.VIDEO_GENERATION)[0]
@@ -83,7 +83,7 @@ def sentences(task: Task) -> tuple[str, str, str]:
     return f"{title} 1 is better.", f"Both {noun}s are equally good.", f"{title} 2 is better."
 
 
-def options(task: Task) -> str:
+def verdict_options(task: Task) -> str:
     """The three sentences as an instruction."""
-    first, tie, second = (f'"{sentence}"' for sentence in sentences(task))
+    first, tie, second = (f'"{sentence}"' for sentence in verdict_sentences(task))
     return f"{tie} for a tie, else {first} or {second}"

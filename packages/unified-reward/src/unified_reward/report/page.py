@@ -22,7 +22,7 @@ import PIL.Image
 from unified_reward import media
 from unified_reward.core.errors import DataError
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Unparsed, Verdict
-from unified_reward.media import Picture, Pixels
+from unified_reward.media import PILImage, Pixels
 
 
 DASH = "\N{EN DASH}"
@@ -40,7 +40,7 @@ _PAINT = {_INK: "var(--muted)", _LINE: "var(--line)"} | {
 
 
 @dataclass(frozen=True, eq=False)
-class Moving:
+class Animation:
     """A clip as it is shown: every frame, at its speed."""
 
     pixels: Pixels
@@ -52,7 +52,7 @@ class Moving:
 class Card:
     """One thing to look at: pictures or clips, words about them, and what was said of them."""
 
-    media: Sequence[Picture | Moving]
+    media: Sequence[PILImage | Animation]
     title: str
     lines: Sequence[str] = ()
     verdict: Verdict | None = None
@@ -270,12 +270,12 @@ def _card(card: Card) -> str:
     return f'<article class="card">{stage}{head}{lines}{_verdict(card.verdict)}</article>'
 
 
-def _medium(medium: Picture | Moving, title: str) -> str:
-    moving = isinstance(medium, Moving)
+def _medium(medium: PILImage | Animation, title: str) -> str:
+    moving = isinstance(medium, Animation)
     given = map(PIL.Image.fromarray, medium.pixels) if moving else [media.open_image(medium)]
     frames = [media.fit_pixels(frame, EMBEDDED_PIXELS) for frame in given]
     if moving:
-        clip = media.encode_webp_clip(np.stack([np.asarray(one) for one in frames]), medium.fps)
+        clip = media.encode_webp(np.stack([np.asarray(one) for one in frames]), medium.fps)
         url = "data:image/webp;base64," + base64.b64encode(clip).decode()
     else:
         url = media.data_url(frames[0])

@@ -156,7 +156,7 @@ class HPSv1(_HPS):
     vision_head = 64
 
     @staticmethod
-    def fit(picture: media.Picture) -> Tensor:
+    def fit(picture: media.PILImage) -> Tensor:
         """Short side to 224 by PIL's bicubic, the middle square, normalised."""
         return normalised(tv.to_dtype(tv.to_image(short_side(picture)), torch.float32, scale=True))
 
@@ -187,7 +187,7 @@ class HPSv2(_HPS):
     vision_head = 80
 
     @staticmethod
-    def fit(picture: media.Picture) -> Tensor:
+    def fit(picture: media.PILImage) -> Tensor:
         """As a tensor, the long side to 224 (bicubic), black bars, normalised."""
         pixels = tv.to_dtype(tv.to_image(picture), torch.float32, scale=True)
         return HPSv2.fit_tensor(pixels[None].as_subclass(Tensor))[0]

@@ -143,7 +143,7 @@ class ImageReward(PictureScorer):
         return renamed(state, _RENAMES)
 
     @staticmethod
-    def fit(picture: media.Picture) -> Tensor:
+    def fit(picture: media.PILImage) -> Tensor:
         """Short side to 224 by PIL's bicubic, the middle square, normalised."""
         return normalised(tv.to_dtype(tv.to_image(short_side(picture)), torch.float32, scale=True))
 

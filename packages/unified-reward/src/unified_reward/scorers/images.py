@@ -27,7 +27,7 @@ class PictureScorer(Scorer):
 
     @staticmethod
     @abstractmethod
-    def fit(picture: media.Picture) -> Tensor:
+    def fit(picture: media.PILImage) -> Tensor:
         """A picture as the released code prepares it, shape (3, 224, 224), float32."""
 
     @staticmethod

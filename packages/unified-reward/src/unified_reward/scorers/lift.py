@@ -187,9 +187,9 @@ class LiFTCritic(Scorer):
             if mark in sample.prompt:
                 raise DataError(f"the caption holds {mark!r}, which is not read as text")
         taken = media.sample_frames(clip, _FRAMES)
-        pixels = torch.stack([fitted(frame) for frame in taken.pictures()])
+        pixels = torch.stack([fitted(frame) for frame in taken.images()])
         told = f"the clip has {taken.n_source} frames; some shown twice"
-        return Prepared(_END.join(asked), pixels, notes=(told,) if taken.repeated else ())
+        return Prepared(_END.join(asked), pixels, notes=(told,) if taken.n_repeated else ())
 
     def answers(self, batch: Sequence[Prepared]) -> list[tuple[str, ...]]:
         """What the model says to each question about each clip; one clip a pass."""
@@ -271,7 +271,7 @@ def conversation(question: str) -> str:
     )
 
 
-def fitted(frame: media.Picture) -> Tensor:
+def fitted(frame: media.PILImage) -> Tensor:
     """A frame squeezed to 384 x 384 (bicubic), values from -1 to 1, shape (3, 384, 384)."""
     square = frame.resize((_SIDE, _SIDE), PIL.Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(square, np.float32)).permute(2, 0, 1)

@@ -61,7 +61,7 @@ class PickScore(ClipScorer):
         return renamed(state, ())
 
     @staticmethod
-    def fit(picture: media.Picture) -> Tensor:
+    def fit(picture: media.PILImage) -> Tensor:
         """Short side to 224 by PIL's bicubic, the middle square, normalised."""
         return _FIT(picture, return_tensors="pt").pixel_values[0]
 

@@ -21,7 +21,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
 from unified_reward.checkpoints.tensor_keys import Piece, State, depth, read_json, renamed, shape
 from unified_reward.core.errors import ConfigError, DataError, ModelError
-from unified_reward.prompts.packs import installed, published
+from unified_reward.prompts.packs import installed_wordings, published_prompts
 from unified_reward.scorers.base import Prepared, Scorer
 
 
@@ -184,11 +184,11 @@ def worded(name: str, caption: str, marks: Sequence[str] = ()) -> str:
         ConfigError: It is not imported.
         DataError: The caption holds a mark that the model reads as something else.
     """
-    wording = installed().get(name)
+    wording = installed_wordings().get(name)
     if wording is None:
         raise ConfigError(
             f"the prompt {name}, with which this scorer was trained, is not part of this package: "
-            f"run {published()[name].hint}"
+            f"run {published_prompts()[name].hint}"
         )
     for mark in (*_MARKS, *_PADS.values(), *marks):
         if mark in caption:

@@ -108,8 +108,10 @@ def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str,
     """Frames of a clip, uint8 of shape (n, 3, H, W), and what is to be said of them."""
     if not isinstance(candidate, Video):
         raise DataError(f"a clip was expected, not a {type(candidate).__name__}")
-    clip = media.take_frames(candidate, frame_rule(per_second))
-    notes = () if not clip.repeated else (f"the clip has {clip.n_source} frames; some shown twice",)
+    clip = media.select_frames(candidate, frame_rule(per_second))
+    notes = (
+        () if not clip.n_repeated else (f"the clip has {clip.n_source} frames; some shown twice",)
+    )
     return torch.from_numpy(clip.pixels).permute(0, 3, 1, 2), notes
 
 

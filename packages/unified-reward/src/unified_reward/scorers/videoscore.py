@@ -99,7 +99,7 @@ class VideoScore(Scorer):
         if not isinstance(clip, Video):
             raise DataError(f"a clip was expected, not a {type(clip).__name__}")
         words = worded("VIDEOSCORE", sample.prompt, (_MARK, _FENCE))
-        frames = media.take_frames(clip, first_frames(cls.frames)).pictures()
+        frames = media.select_frames(clip, first_frames(cls.frames)).images()
         done = _FIT([[*frames]], return_tensors="pt")
         text = words + f"{_MARK} " * len(frames)
         return Prepared(text, done.pixel_values[0], mask=done.pixel_attention_mask[0])

@@ -153,12 +153,12 @@ def repeats(frames: int, rest: int | None) -> int:
     return -(frames - 1) % (rest or 1)
 
 
-def _clip(shown: Candidate, n: int) -> media.Clip:
+def _clip(shown: Candidate, n: int) -> media.SampledFrames:
     """A clip of n frames; a picture is one of one frame."""
     if isinstance(shown, Video):
         return media.sample_frames(shown, n)
     if isinstance(shown, Image):
-        return media.Clip(np.asarray(media.open_image(shown))[None], None, 1)
+        return media.SampledFrames(np.asarray(media.open_image(shown))[None], None, 1)
     raise DataError("a candidate of several parts cannot be drawn")
 
 
@@ -167,7 +167,7 @@ def _pixels(shown: Candidate, extent: Extent, rest: int | None) -> Tensor:
     size = (extent.width or 0, extent.height or 0)
     told = [
         one if one.size == size else ImageOps.fit(one, size)
-        for one in _clip(shown, extent.frames or 1).pictures()
+        for one in _clip(shown, extent.frames or 1).images()
     ]
     told += told[-1:] * repeats(len(told), rest)
     pixels = torch.from_numpy(np.stack([np.asarray(one) for one in told])).movedim(-1, 0).float()

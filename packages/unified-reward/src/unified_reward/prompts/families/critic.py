@@ -13,7 +13,7 @@ from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Preferred, Score, Scored, Unparsed
 from unified_reward.prompts import parse
 from unified_reward.prompts.template import Family, Template
-from unified_reward.prompts.wording import SCALES, sentences, statement
+from unified_reward.prompts.wording import SCALES, statement, verdict_sentences
 
 
 FAMILY = Family("llava-critic", max_new_tokens=4096)
@@ -24,7 +24,7 @@ _FIRST = re.compile(r"\W*(?:(?:the\s+)?score\s*(?::|=|is)\s*)?(\d+(?:\.\d+)?)\b"
 
 
 @dataclass(frozen=True)
-class Prose(Template):
+class ProseTemplate(Template):
     """An answer in free text: nothing is a choice whose probability could be read."""
 
     @property
@@ -47,14 +47,14 @@ class Prose(Template):
 
 
 TEMPLATES = (
-    Prose(
+    ProseTemplate(
         FAMILY,
         _TASK,
         "compare",
         f"{statement(_TASK, 'compare')}\nSay which answer is better, and why.",
-        phrases=sentences(_TASK),
+        phrases=verdict_sentences(_TASK),
     ),
-    Prose(
+    ProseTemplate(
         FAMILY,
         _TASK,
         "score",

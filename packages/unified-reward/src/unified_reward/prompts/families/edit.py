@@ -30,7 +30,7 @@ _UNLIKELY = 1e-8
 
 
 @dataclass(frozen=True)
-class EditPoints(Template):
+class EditPointsTemplate(Template):
     """Points by axis in JSON: ``{"reasoning": "…", "score": [20, 18]}``; no overall score."""
 
     def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
@@ -61,7 +61,7 @@ class EditPoints(Template):
 
 
 @dataclass(frozen=True)
-class EditValues(Template):
+class EditValuesTemplate(Template):
     """A signed value of each candidate, on lines of their own."""
 
     def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
@@ -90,7 +90,7 @@ AXES = tuple(Aspect(name, POINTS, name) for name in ("success", "preservation"))
 _COMPARE = next(one for one in native.TEMPLATES if (one.task, one.form) == (_TASK, "compare"))
 TEMPLATES = (
     replace(_COMPARE, family=replace(FAMILY, verdict_first=True)),
-    EditPoints(
+    EditPointsTemplate(
         FAMILY,
         _TASK,
         "score",
@@ -99,7 +99,7 @@ TEMPLATES = (
         'Reply in this form: {"reasoning": "<short>", "score": [<success>, <preservation>]}',
         aspects=AXES,
     ),
-    EditValues(
+    EditValuesTemplate(
         VALUES,
         _TASK,
         "compare",

@@ -23,7 +23,7 @@ _POINTS = 10.0
 
 
 @dataclass(frozen=True)
-class Flex(Template):
+class FlexTemplate(Template):
     """Shares by ``category/dimension``, and the winner that the answer names."""
 
     def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
@@ -87,7 +87,7 @@ def _template(task: Task) -> Template:
         '"score_2": …}], "cat_winner": …}], "reason": …, "winner": …}, where a winner is '
         f'"{noun} 1", "{noun} 2" or "tie".'
     )
-    return Flex(
+    return FlexTemplate(
         FAMILY,
         task,
         "compare",

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from unified_reward.core.samples import Form, Task
 from unified_reward.prompts.template import Family, Template
-from unified_reward.prompts.wording import CELLS, NOUNS, SCALES, options, sentences, statement
+from unified_reward.prompts.wording import (
+    CELLS,
+    NOUNS,
+    SCALES,
+    statement,
+    verdict_options,
+    verdict_sentences,
+)
 
 
 FAMILY = Family("reasoned", max_new_tokens=1024)
@@ -27,10 +34,12 @@ def _template(task: Task, form: Form) -> Template:
     if form == "compare":
         prompt = (
             f"{statement(task, form)}\nFirst say in a few sentences where they differ. Then end "
-            f"with a line `Overall Judgment:` followed by {options(task)}"
+            f"with a line `Overall Judgment:` followed by {verdict_options(task)}"
         )
         opening = "Overall Judgment: "
-        return Template(FAMILY, task, form, prompt, opening=opening, phrases=sentences(task))
+        return Template(
+            FAMILY, task, form, prompt, opening=opening, phrases=verdict_sentences(task)
+        )
     prompt = (
         f"{statement(task, form)}\n{_CHECKS[NOUNS[task]]} Then end with a line "
         f"`Final Score: <number>`, from {SCALES[task]}."

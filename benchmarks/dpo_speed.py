@@ -37,9 +37,9 @@ from unified_reward import media, policies
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Image, Task
 from unified_reward.pairs.preferences import PreferencePair
-from unified_reward.train.denoisers import denoiser_of
-from unified_reward.train.dpo_diffusion import Alignment, DiffusionDPO, Draws
-from unified_reward.train.latents import Extent, encode_pairs
+from unified_reward.train.denoisers import build_denoiser
+from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSampler
+from unified_reward.train.latents import Resolution, encode_pairs
 from unified_reward.train.optim import OptimConfig
 
 
@@ -117,17 +117,17 @@ class Way:
 
     def __init__(self, way, pipeline, pairs, folder):
         self.way, self.pairs = way, pairs
-        self.denoiser = denoiser_of(pipeline)
+        self.denoiser = build_denoiser(pipeline)
         self.denoiser.freeze()
         self.encoded = None
         if way == "ours":
-            self.encoded = encode_pairs(pairs, self.denoiser, folder, Extent(), print)
+            self.encoded = encode_pairs(pairs, self.denoiser, folder, Resolution(), print)
         reference = copy.deepcopy(self.denoiser.network) if way == "published" else None
         optim = OptimConfig(steps=1, batch_size=BATCH, accumulate=1, lora_rank=8)
-        self.alignment = Alignment(self.denoiser, DiffusionDPO(optim))
+        self.alignment = DPOModel(self.denoiser, DiffusionDPO(optim))
         self.alignment.reference = reference
         self.optimiser = torch.optim.AdamW([*self.alignment.trained.values()], lr=1e-5)
-        self.draws = Draws(PAIRS, torch.arange(1000), 0)
+        self.draws = NoiseSampler(PAIRS, torch.arange(1000), 0)
 
     def batch(self, rows):
         """Latents and conditions: read, or made anew."""

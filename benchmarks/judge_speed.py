@@ -8,7 +8,7 @@ for each of N/2 pairs, one order), with the same judge, files and one thread, by
     loop     as published code does: one question at a time, its files decoded, prepared and encoded
              every time, greedy generation to the end of the answer
     batched  a competent plain way: the same in batches of 16
-    ours     `Judge.ask`: decoded once, encoded once, verdicts from one prefill
+    ours     `GenerativeJudge.ask`: decoded once, encoded once, verdicts from one prefill
 
 The bound is what ours spends in the vision tower and in the prefill: each medium encoded once and
 one prefill a question. Positions of the language model are counted with padding. Clips are files of

@@ -153,8 +153,8 @@ def test_the_shipped_speaker_answers_in_words_of_its_own_seed(task):
 @pytest.mark.parametrize("name", DRAWING)
 def test_a_shipped_generator_draws_64_pixels_a_side_in_few_steps_without_guidance(name):
     policy = policies.load(checkpoint_path(name), device="cpu")
-    assert policy.how.steps <= 8
-    assert policy.how.guidance <= 1
+    assert policy.options.steps <= 8
+    assert policy.options.guidance <= 1
     (task,) = policy.tasks
     asked = brief(task, split="test", seed=0, index=0)
     one, other, again = (one.source for one in policy.sample(asked.prompt, (), [1, 2, 1]))

@@ -16,7 +16,7 @@ from unified_reward.core.requests import Answer, Request
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.judges.card import Card
-from unified_reward.judges.generative import Judge
+from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.media import encode_mp4, encode_png
 
 
@@ -200,7 +200,7 @@ def samples(tmp_path):
 
 
 def test_while_kept_a_file_is_opened_and_encoded_once(model, samples, looked, tmp_path):
-    judge = Judge(model, Card("native", frames=3))
+    judge = GenerativeJudge(model, Card("native", frames=3))
     with judge.cache_media():
         assert judge.check_samples(samples) == [None] * 3
         for path in tmp_path.iterdir():
@@ -214,17 +214,17 @@ def test_while_kept_a_file_is_opened_and_encoded_once(model, samples, looked, tm
 
 
 def test_what_was_kept_is_let_go_also_after_an_error(model, samples, tmp_path):
-    judge = Judge(model, Card("native", frames=3))
+    judge = GenerativeJudge(model, Card("native", frames=3))
     broken = [*samples, None]
     with pytest.raises(AttributeError), judge.cache_media():
         judge.ask(broken)
     written(tmp_path / "1.png", 7)
-    fresh = Judge(load_vlm(model.name, device="cpu"), judge.card)
+    fresh = GenerativeJudge(load_vlm(model.name, device="cpu"), judge.card)
     assert judge.ask(samples[:2]) == fresh.ask(samples[:2])
 
 
 def test_a_file_overwritten_between_calls_is_seen_anew(model, samples, tmp_path):
-    judge = Judge(model, Card("native", frames=3))
+    judge = GenerativeJudge(model, Card("native", frames=3))
     before = judge.ask(samples)
     with judge.cache_media():
         assert judge.ask(samples) == before

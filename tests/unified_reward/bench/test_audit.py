@@ -2,8 +2,8 @@
 
 import pytest
 
-from unified_reward.bench.audit import CHANGES, audit
-from unified_reward.bench.page import write_audit
+from unified_reward.bench.audit import PERTURBATIONS, audit
+from unified_reward.bench.page import write_audit_page
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.samples import Image, Task
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed
@@ -132,8 +132,8 @@ def test_a_missing_picture_fails_alone(tmp_path):
 
 def test_the_page_shows_every_change_and_the_comparisons_that_turn(tmp_path):
     audited = audit(Toy(lambda one: 1.0 if isinstance(one, Image) else 0.0, lean=0.4), PICTURES)
-    write_audit(audited, tmp_path / "audit.html")
+    write_audit_page(audited, tmp_path / "audit.html")
     text = (tmp_path / "audit.html").read_text("utf-8")
-    for name in CHANGES:
+    for name in PERTURBATIONS:
         assert name.replace("_", " ") in text
     assert "orders disagree" in text

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from unified_reward.bench.calibration import (
     Bin,
-    Told,
+    Predictions,
     brier_score,
     calibration_error,
+    collect_predictions,
     fit_calibration,
-    predictions,
     reliability,
 )
 from unified_reward.core.errors import DataError
@@ -21,7 +21,7 @@ from unified_reward.core.requests import Answer, ValueEstimate
 from unified_reward.core.samples import Example, Image, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.judges.card import Calibration, Card, Head
-from unified_reward.judges.generative import Judge
+from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.judges.scalar import ScalarJudge
 
 
@@ -34,7 +34,7 @@ def asked(i, form):
 
 
 def given_rows(predicted, observed):
-    return Told(np.array(predicted), np.array(observed), list(range(len(predicted))))
+    return Predictions(np.array(predicted), np.array(observed), list(range(len(predicted))))
 
 
 def test_the_error_of_two_bins_is_their_distances_by_their_sizes():
@@ -59,11 +59,11 @@ def test_missing_verdicts_are_no_predictions():
     records = [Example(pair, Target(winner="tie"))] * 2
     records += [Example(single, Target(score=0.4, scale=UNIT))] * 2
     verdicts = [Preferred(0.6, 0.2, 0.2), Unparsed("?"), Failed("!"), Scored(Score(3, Scale(1, 5)))]
-    found = predictions(records, verdicts)
+    found = collect_predictions(records, verdicts)
     assert found.predicted.tolist() == pytest.approx([0.7, 0.5])
     assert found.observed.tolist() == [0.5, 0.4]
     assert found.clusters == ["prompt 0", "prompt 1"]
-    assert math.isnan(calibration_error(predictions(records[1:3], verdicts[1:3])).value)
+    assert math.isnan(calibration_error(collect_predictions(records[1:3], verdicts[1:3])).value)
 
 
 class Overconfident:
@@ -126,9 +126,9 @@ def test_a_temperature_above_one_makes_the_spoken_verdict_less_sure_but_not_anot
         ("a", "b"),
         (Image(np.zeros((8, 8, 3), np.uint8), "HWC"),),
     )
-    plain = Judge(Sure(), Card("compact")).ask([sample], orders=1)[0]
+    plain = GenerativeJudge(Sure(), Card("compact")).ask([sample], orders=1)[0]
     card = Card("compact", calibration=Calibration(compare=4.0))
-    calmer = Judge(Sure(), card).ask([sample], orders=1)[0]
+    calmer = GenerativeJudge(Sure(), card).ask([sample], orders=1)[0]
     assert plain.winner == calmer.winner == "first"
     assert plain.p_first > 0.98
     expected = np.exp(np.array([-0.01, -5, -5]) / 4)
@@ -143,7 +143,7 @@ def test_without_a_readable_verdict_there_is_nothing_to_fit():
     picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
     sample = Sample(Task.IMAGE_GENERATION, "x", (picture, picture))
     with pytest.raises(DataError, match="no readable verdict of form 'compare'"):
-        fit_calibration(Judge(Silent(), Card("compact")), [Example(sample, Target(winner="first"))])
+        fit_calibration(GenerativeJudge(Silent(), Card("compact")), [Example(sample, Target(winner="first"))])
 
 
 def test_the_brier_score_by_hand():

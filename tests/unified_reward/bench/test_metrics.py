@@ -12,9 +12,9 @@ from unified_reward.bench.metrics import (
     bootstrap,
     consistency,
     correlation,
-    exact_match,
-    macro,
-    mean_of,
+    exact_match_accuracy,
+    macro_average,
+    mean_metric,
     pair_accuracy,
     pair_points,
     paired_difference,
@@ -63,7 +63,7 @@ def test_wilson_holds_the_share_and_stays_between_0_and_1(n, data):
 
 def test_nothing_is_known_from_no_item():
     assert wilson(0, 0) == (0.0, 1.0)
-    empty = mean_of([], [])
+    empty = mean_metric([], [])
     assert math.isnan(empty.value)
     assert (empty.ci95, empty.n) == ((0.0, 1.0), 0)
 
@@ -72,7 +72,7 @@ def test_duplicated_items_do_not_narrow_the_interval():
     """40 prompts of 10 equal items carry 40 prompts' worth: about sqrt(10) times Wilson's width."""
     points = [float(prompt % 2) for prompt in range(40) for _ in range(10)]
     prompts = [prompt for prompt in range(40) for _ in range(10)]
-    clustered, naive = mean_of(points, prompts), mean_of(points, range(400))
+    clustered, naive = mean_metric(points, prompts), mean_metric(points, range(400))
     width = clustered.ci95[1] - clustered.ci95[0]
     assert clustered.value == naive.value == 0.5
     assert width / (naive.ci95[1] - naive.ci95[0]) == pytest.approx(math.sqrt(10), rel=0.15)
@@ -258,12 +258,12 @@ def test_a_calibrated_margin_makes_no_verdict_of_an_unreadable_answer():
 
 
 def test_exact_match_counts_what_was_not_said_as_wrong():
-    found = exact_match(["a", None, "b", "c"], ["a", "b", "b", "d"], clusters=range(4))
+    found = exact_match_accuracy(["a", None, "b", "c"], ["a", "b", "b", "d"], clusters=range(4))
     assert (found.value, found.n) == (0.5, 4)
 
 
 def test_the_macro_average_weighs_groups_alike():
-    found = macro([mean_of([1.0] * 90, range(90)), mean_of([0.0] * 10, range(10))])
+    found = macro_average([mean_metric([1.0] * 90, range(90)), mean_metric([0.0] * 10, range(10))])
     assert (found.value, found.n) == (0.5, 100)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unified_reward.media.made import noise, picture
 from unified_reward.bench.benchmark import BenchmarkOptions
-from unified_reward.bench.page import published, write_page
+from unified_reward.bench.page import published_results, write_page
 from unified_reward.bench.protocols import PROTOCOLS
 from unified_reward.bench.run import read_items, run
 from unified_reward.core.errors import ConfigError, DataError
@@ -245,7 +245,7 @@ def test_a_limit_draws_items_by_seed_and_keeps_their_order(tmp_path):
 
 def test_published_figures_name_their_metric_group_and_source():
     for name, protocol in PROTOCOLS.items():
-        for row in published(name):
+        for row in published_results(name):
             assert 0 <= float(row["value"]) <= 1
             assert row["kind"] in ("claimed", "independent")
             assert row["comparable"] in ("yes", "partly", "no")

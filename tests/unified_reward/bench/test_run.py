@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from unified_reward.bench.benchmark import BenchmarkOptions, Protocol, plain
+from unified_reward.bench.benchmark import Benchmark, BenchmarkOptions, pairwise_metrics
 from unified_reward.bench.diff import compare_runs
-from unified_reward.bench.run import Items, read_items, run, voted
+from unified_reward.bench.run import Items, majority_vote, read_items, run
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Image, Sample, Target, Task
@@ -16,7 +16,7 @@ from unified_reward_lab.bench.microworld import MICROWORLD
 
 
 FIRST, TIE, SECOND = Preferred(1, 0, 0), Preferred(0, 1, 0), Preferred(0, 0, 1)
-PLAIN = Protocol("toy", "It is a toy.", "", lambda *_: iter(()), plain)
+PLAIN = Benchmark("toy", "It is a toy.", "", lambda *_: iter(()), pairwise_metrics)
 
 
 def items(n, winner="first"):
@@ -107,20 +107,20 @@ def test_a_run_begun_otherwise_is_not_gone_on_with(tmp_path):
 )
 def test_votes_are_drawn_among_the_orders(orders, votes, winner):
     merged = Preferred(0.5, 0, 0.5, orders=orders)
-    found = voted(merged, votes, seed=1)
+    found = majority_vote(merged, votes, seed=1)
     assert found.winner in (winner if isinstance(winner, set) else {winner})
     assert found.orders == orders
 
 
 def test_equally_many_votes_are_a_tie_and_unreadable_ones_stay_so():
     merged = Preferred(0.5, 0, 0.5, orders=(FIRST, SECOND))
-    seeds = [voted(merged, 2, seed).winner for seed in range(40)]
+    seeds = [majority_vote(merged, 2, seed).winner for seed in range(40)]
     assert set(seeds) == {"first", "tie", "second"}
-    assert voted(Unparsed("?"), 3, 0) == Unparsed("?")
+    assert majority_vote(Unparsed("?"), 3, 0) == Unparsed("?")
 
 
 def test_an_empty_folder_of_items_is_an_error():
-    nothing = Protocol("none", "It is none.", "", lambda *_: iter(()), plain)
+    nothing = Benchmark("none", "It is none.", "", lambda *_: iter(()), pairwise_metrics)
     with pytest.raises(DataError, match="holds no item of none"):
         read_items(nothing, None, BenchmarkOptions())
 

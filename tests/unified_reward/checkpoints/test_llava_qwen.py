@@ -219,14 +219,14 @@ def swapped(one, other):
 
 
 def without_newline(monkeypatch, source):
-    whole = shards.opened
+    whole = shards.open_weights
 
     @contextmanager
-    def opened(file):
+    def open_weights(file):
         with whole(file) as read:
             yield lambda name: read(name) * (name != "model.image_newline")
 
-    monkeypatch.setattr(shards, "opened", opened)
+    monkeypatch.setattr(shards, "open_weights", open_weights)
 
 
 MUTATIONS = {
@@ -601,10 +601,10 @@ def test_a_full_disk_is_said_before_anything_is_written(source, out, monkeypatch
 
 
 def test_a_plan_reads_no_tensor_and_writes_nothing(source, out, monkeypatch):
-    def opened(file):
+    def open_weights(file):
         raise AssertionError(file)
 
-    monkeypatch.setattr(shards, "opened", opened)
+    monkeypatch.setattr(shards, "open_weights", open_weights)
     before = contents(source.parent / "original"), sorted(source.parent.iterdir())
     told = plan(source)
     assert told.n_bytes > 0
@@ -613,10 +613,10 @@ def test_a_plan_reads_no_tensor_and_writes_nothing(source, out, monkeypatch):
 
 def test_one_tensor_is_held_at_a_time(source, out, state, monkeypatch):
     held, peak = {}, [0]
-    whole = shards.opened
+    whole = shards.open_weights
 
     @contextmanager
-    def opened(file):
+    def open_weights(file):
         with whole(file) as read:
 
             def counted(name):
@@ -628,7 +628,7 @@ def test_one_tensor_is_held_at_a_time(source, out, state, monkeypatch):
 
             yield counted
 
-    monkeypatch.setattr(shards, "opened", opened)
+    monkeypatch.setattr(shards, "open_weights", open_weights)
     monkeypatch.setattr(shards, "SHARD_BYTES", 10**9)
     told = convert(source, out)
     assert len(told.shards) == 1

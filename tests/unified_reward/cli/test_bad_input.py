@@ -14,7 +14,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.judges.card import Card
-from unified_reward.judges.generative import Judge
+from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.judges.registry import load
 from unified_reward.judges.scripted import KINDS, ScriptedModel
 
@@ -83,7 +83,7 @@ TOLD |= dict.fromkeys(["missing.png", "missing.mp4", "folder.png"], "cannot be o
 
 @pytest.mark.parametrize("name", TOLD)
 def test_a_bad_file_is_a_media_error_that_names_it(name, folder):
-    judge = Judge(ScriptedModel("tie"), Card("native"))
+    judge = GenerativeJudge(ScriptedModel("tie"), Card("native"))
     (verdict,) = judge.ask([about(folder / name)])
     assert isinstance(verdict, Failed)
     assert name in verdict.error
@@ -179,7 +179,7 @@ def test_a_very_long_caption_is_answered_or_fails_alone_and_says_why(tiny):
 @pytest.mark.parametrize("family", ["native", "think", "compact"])
 def test_any_caption_is_answered_by_a_script(kind, family):
     asked = questions([*CAPTIONS, *LONG])
-    verdicts = Judge(ScriptedModel(kind), Card(family)).ask(asked)
+    verdicts = GenerativeJudge(ScriptedModel(kind), Card(family)).ask(asked)
     assert [type(one) for one in verdicts] == [
         Scored if one.form == "score" else Preferred for one in asked
     ]

@@ -54,7 +54,7 @@ def test_a_speaker_is_aligned_and_its_run_is_kept(cli, answers, tmp_path):
     assert report["dpo"]["rows"] == {"kept": PROMPTS}
     assert [step for step, _ in report["dpo"]["losses"]] == [1, 2]
     policy = policies.load(out / "dpo", device="cpu")
-    assert policy.how == Sampling(max_new_tokens=48)
+    assert policy.options == Sampling(max_new_tokens=48)
 
 
 def test_a_second_run_has_nothing_to_do_and_prints_the_same(cli, answers, tmp_path):

@@ -18,10 +18,10 @@ from unified_reward.core.samples import Example, Image, Sample, Target, Task, Vi
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
 from unified_reward.judges import registry
 from unified_reward.judges.card import CARD, Card
-from unified_reward.judges.generative import Judge, merge_orders
+from unified_reward.judges.generative import GenerativeJudge, merge_orders
 from unified_reward.judges.registry import PUBLISHED, load, open_judge
 from unified_reward.judges.scripted import ScriptedModel
-from unified_reward.judges.table import Table
+from unified_reward.judges.table import TableJudge
 from unified_reward.media import encode_mp4, encode_png, open_image
 
 
@@ -39,7 +39,7 @@ def pair(prompt="a red cube"):
 
 
 def scripted(kind, family="native"):
-    return Judge(ScriptedModel(kind), Card(family))
+    return GenerativeJudge(ScriptedModel(kind), Card(family))
 
 
 def shares(verdict):
@@ -119,7 +119,7 @@ def test_silence_is_unparsed_and_never_a_number(family):
 def test_the_second_order_is_asked_with_the_candidates_exchanged():
     asked = Says(lambda _: "Answer 1 is better.")
     question = Sample(Task.IMAGE_UNDERSTANDING, "How many?", ("two", "three"), (picture(),))
-    Judge(asked, Card("native")).ask([question])
+    GenerativeJudge(asked, Card("native")).ask([question])
     there, back = map(words, asked.requests)
     assert there.index("two") < there.index("three")
     assert back.index("three") < back.index("two")
@@ -127,7 +127,7 @@ def test_the_second_order_is_asked_with_the_candidates_exchanged():
 
 def test_a_score_is_asked_once_whatever_the_orders():
     asked = Says(lambda _: "Final Score: 4")
-    (verdict,) = Judge(asked, Card("native")).ask(
+    (verdict,) = GenerativeJudge(asked, Card("native")).ask(
         [Sample(Task.IMAGE_GENERATION, "x", (picture(),))]
     )
     assert len(asked.requests) == 1
@@ -148,7 +148,7 @@ def test_what_cannot_be_asked_fails_alone_and_keeps_its_error(tmp_path):
 
 def test_what_a_family_does_not_ask_fails_alone_and_keeps_its_error():
     edit = Sample(Task.IMAGE_EDITING, "x", (picture(), picture()), (picture(),))
-    asked = Judge(Says(lambda _: '{"winner": "Image 1"}'), Card("flex"))
+    asked = GenerativeJudge(Says(lambda _: '{"winner": "Image 1"}'), Card("flex"))
     compared, failed = asked.ask([pair(), edit], orders=1)
     assert compared.winner == "first"
     assert "has no compare template for image_editing" in failed.error
@@ -157,7 +157,7 @@ def test_what_a_family_does_not_ask_fails_alone_and_keeps_its_error():
 
 def test_a_model_that_fails_on_one_request_spoils_only_its_comparison():
     model = Says(lambda r: Failed("timeout") if "slow" in words(r) else "Image 1 is better.")
-    verdicts = Judge(model, Card("native")).ask([pair(), pair("slow"), pair()], orders=1)
+    verdicts = GenerativeJudge(model, Card("native")).ask([pair(), pair("slow"), pair()], orders=1)
     assert [type(one) for one in verdicts] == [Preferred, Failed, Preferred]
 
 
@@ -229,7 +229,7 @@ def test_exchanging_the_candidates_mirrors_the_verdict_of_the_shipped_judge(tiny
 
 def test_probabilities_decide_and_not_the_text():
     model = Says(lambda _: Answer("Image 2 is better.", (0.0, -20.0, -20.0)))
-    (verdict,) = Judge(model, Card("native")).ask([pair()], orders=1)
+    (verdict,) = GenerativeJudge(model, Card("native")).ask([pair()], orders=1)
     assert verdict.winner == "first"
 
 
@@ -337,7 +337,7 @@ def test_a_shipped_name_is_that_checkpoint_even_beside_a_folder_called_so(tmp_pa
 def test_scripts_tables_and_urls_are_told_by_their_beginning(tmp_path):
     (tmp_path / "t.csv").write_text("id,value\na,1\n")
     assert open_judge("scripted:second").name == "scripted:second"
-    assert isinstance(open_judge(f"table:{tmp_path / 't.csv'}"), Table)
+    assert isinstance(open_judge(f"table:{tmp_path / 't.csv'}"), TableJudge)
     served = open_judge("http://localhost:9/v1", model="m", family="think")
     assert (served.name, served.family) == ("m at http://localhost:9/v1", "think")
     with pytest.raises(ConfigError, match="there is no scripted model 'best'"):

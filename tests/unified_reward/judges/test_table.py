@@ -5,7 +5,7 @@ import pytest
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example, Image, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
-from unified_reward.judges.table import Table
+from unified_reward.judges.table import TableJudge
 
 
 A, B = Image("a.png"), Image("b.png")
@@ -22,7 +22,7 @@ def compared(name):
 def table(tmp_path, text, suffix=".csv"):
     path = tmp_path / f"t{suffix}"
     path.write_text(text, "utf-8", newline="")
-    return Table.read(path)
+    return TableJudge.read(path)
 
 
 def test_a_point_is_looked_up_by_id_and_has_an_open_scale(tmp_path):
@@ -103,10 +103,10 @@ def test_a_line_separator_or_a_newline_in_an_id_is_part_of_it(tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_table_that_cannot_be_read_is_an_error_with_its_path(tmp_path, suffix):
     with pytest.raises(DataError, match=rf"none{suffix} cannot be read"):
-        Table.read(tmp_path / f"none{suffix}")
+        TableJudge.read(tmp_path / f"none{suffix}")
     (tmp_path / f"picture{suffix}").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(DataError, match=rf"picture{suffix} cannot be read"):
-        Table.read(tmp_path / f"picture{suffix}")
+        TableJudge.read(tmp_path / f"picture{suffix}")
 
 
 def test_the_truth_answers_targets_and_nothing_that_people_did_not_say():
@@ -115,7 +115,7 @@ def test_the_truth_answers_targets_and_nothing_that_people_did_not_say():
         Example(compared("c"), Target(winner="tie")),
         Example(scored("unlabelled"), Target()),
     ]
-    truth = Table.truth(records)
+    truth = TableJudge.truth(records)
     found = truth.ask([record.sample for record in records])
     assert found[:2] == [Scored(Score(4.0, Scale(1, 5))), Preferred(0, 1, 0)]
     assert isinstance(found[2], Failed)

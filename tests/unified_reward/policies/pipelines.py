@@ -32,7 +32,7 @@ from transformers import (
 
 CHANNELS = (8, 16)
 TOKENS = 32
-"""Of a prompt that text encoders of pictures read, two of them its ends; a letter is one token."""
+"""Tokens of a prompt that text encoders read, two of them its ends; a letter is one token."""
 _WIDTH = 16
 
 

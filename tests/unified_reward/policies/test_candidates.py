@@ -185,7 +185,7 @@ def test_a_prompt_that_cannot_be_used_costs_its_row(make, out, tmp_path, makers)
     for name, told in {
         "broken": "broken.png",
         "lost": "none.png: cannot be opened",
-        "blind": "there is nothing in context",
+        "blind": "the context holds no image or video",
         "drawn": "is for image_understanding and video_understanding, not image_generation",
         "line 5": "Field required",
         "line 7": "stands above already",

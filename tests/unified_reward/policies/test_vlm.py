@@ -18,7 +18,7 @@ QUESTION = "rate picture: a red circle"
 
 
 @pytest.fixture(scope="module")
-def shown():
+def context():
     return [Image(picture(noise(32, 32, 3)))]
 
 
@@ -45,35 +45,35 @@ def test_every_token_gets_noise_of_its_own():
 
 
 def test_scores_that_are_no_numbers_are_told():
-    with pytest.raises(RuntimeError, match="not numbers"):
+    with pytest.raises(RuntimeError, match="are NaN"):
         GumbelNoise(1.0, [3])(torch.zeros(1, 0), torch.tensor([[0.0, float("nan")]]))
 
 
-def test_an_answer_depends_on_its_seed_and_not_on_its_neighbours(policy, shown):
+def test_an_answer_depends_on_its_seed_and_not_on_its_neighbours(policy, context):
     named = seeds("p", 4, 0)
-    together = policy.sample(QUESTION, shown, named)
-    assert together == [policy.sample(QUESTION, shown, [one])[0] for one in named]
+    together = policy.sample(QUESTION, context, named)
+    assert together == [policy.sample(QUESTION, context, [one])[0] for one in named]
     assert len(set(together)) == 4
-    assert not set(together) & set(policy.sample(QUESTION, shown, seeds("p", 4, 1)))
-    assert not set(together) & set(policy.sample(QUESTION, shown, seeds("q", 4, 0)))
+    assert not set(together) & set(policy.sample(QUESTION, context, seeds("p", 4, 1)))
+    assert not set(together) & set(policy.sample(QUESTION, context, seeds("q", 4, 0)))
 
 
 def test_seeds_do_not_depend_on_how_many_are_asked_for():
     assert seeds("p", 9, 7)[:3] == seeds("p", 3, 7)
 
 
-def test_without_temperature_it_says_what_the_model_says(checkpoints, shown):
+def test_without_temperature_it_says_what_the_model_says(checkpoints, context):
     policy = load(checkpoints["qwen3_vl"], {"temperature": 0, "max_new_tokens": 12}, device="cpu")
-    asked = Request((*(media.open_image(one) for one in shown), QUESTION), max_new_tokens=12)
-    (said,) = policy.vlm.generate([asked])
-    assert policy.sample(QUESTION, shown, [1, 2]) == [said.text.strip()] * 2
+    request = Request((*(media.open_image(one) for one in context), QUESTION), max_new_tokens=12)
+    (answer,) = policy.vlm.generate([request])
+    assert policy.sample(QUESTION, context, [1, 2]) == [answer.text.strip()] * 2
 
 
-def test_a_penalty_of_the_checkpoint_is_not_applied(checkpoints, shown, policy):
+def test_a_penalty_of_the_checkpoint_is_not_applied(checkpoints, context, policy):
     vlm = load_vlm(checkpoints["qwen3_vl"], device="cpu")
     vlm.model.generation_config.repetition_penalty = 50.0
-    other = VLMPolicy(vlm, policy.how)
-    assert other.sample(QUESTION, shown, [1, 2]) == policy.sample(QUESTION, shown, [1, 2])
+    other = VLMPolicy(vlm, policy.options)
+    assert other.sample(QUESTION, context, [1, 2]) == policy.sample(QUESTION, context, [1, 2])
 
 
 def test_a_clip_is_shown_as_eight_frames_ends_included(policy):
@@ -84,16 +84,16 @@ def test_a_clip_is_shown_as_eight_frames_ends_included(policy):
 
 
 def test_a_question_about_nothing_is_refused(policy):
-    with pytest.raises(ValueError, match="nothing in context"):
+    with pytest.raises(ValueError, match="holds no image or video"):
         policy.sample(QUESTION, [], [1])
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
 def test_a_temperature_below_zero_or_without_end_is_an_error(wrong):
-    with pytest.raises(ConfigError, match="temperature is a number"):
+    with pytest.raises(ConfigError, match="temperature must be finite"):
         Sampling(wrong)
 
 
 def test_options_of_a_pipeline_are_refused(checkpoints):
-    with pytest.raises(ConfigError, match="no diffusers pipeline and takes no fps, steps"):
+    with pytest.raises(ConfigError, match="vision-language model, which takes no fps, steps"):
         load(checkpoints["qwen3_vl"], {"temperature": 1.0, "steps": 2, "fps": 4, "width": None})

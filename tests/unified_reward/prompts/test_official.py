@@ -14,7 +14,7 @@ from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Preferred, Scored, Unparsed
 from unified_reward.judges import registry
 from unified_reward.judges.card import Card
-from unified_reward.judges.generative import Judge
+from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.judges.registry import PUBLISHED, load
 from unified_reward.prompts import official
 from unified_reward.prompts.official import FAMILIES
@@ -198,7 +198,7 @@ def test_a_truncated_think_answer_is_unparsed():
 
 def test_a_wording_that_was_not_imported_fails_its_samples_alone(no_pack):
     import_made(no_pack, None, "Q-IG-PAIR")
-    asked = Judge(Says(lambda _: "Image 1 is better."), Card("unifiedreward-qwen"))
+    asked = GenerativeJudge(Says(lambda _: "Image 1 is better."), Card("unifiedreward-qwen"))
     with pytest.raises(ConfigError, match=f"Q-VU-POINT is not among those imported: {HINT}"):
         prompts.template("unifiedreward-qwen", VU, "score")
     picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")

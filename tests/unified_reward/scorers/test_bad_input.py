@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 import unified_reward as ur
 from tests.unified_reward.scorers import twins
 from unified_reward.checkpoints.tensor_keys import (
-    account,
     lora_scale,
-    merged_lora,
+    match_keys,
+    merge_lora,
     read_state,
-    renamed,
+    rename_keys,
 )
 from unified_reward.scorers import SYSTEMS, system
 from unified_reward.scorers.loading import check, patterns
@@ -271,11 +271,11 @@ def test_a_tensor_that_two_files_hold_is_refused(tmp_path):
         read_state(files)
 
 
-@pytest.mark.parametrize("merge", [iter, lambda pieces: merged_lora(pieces, 1.0)])
+@pytest.mark.parametrize("merge", [iter, lambda pieces: merge_lora(pieces, 1.0)])
 def test_two_tensors_for_one_place_are_a_problem_and_neither_is_lost(merge):
     module = torch.nn.Linear(2, 1, bias=False)
     state = {"weight": torch.ones(1, 2), "old.weight": torch.zeros(1, 2)}
-    report = account(module, merge(renamed(state, [("^old.", "")])), {})[1]
+    report = match_keys(module, merge(rename_keys(state, [("^old.", "")])), {})[1]
     assert len(report.unexplained) == report.loaded + report.renamed == 1
 
 
@@ -291,7 +291,7 @@ def test_a_merged_weight_is_the_base_and_the_scaled_product():
         "a.lora_A.default.weight": torch.tensor([[1.0, 2.0]]),
         "a.lora_B.default.weight": torch.tensor([[3.0], [0.0]]),
     }
-    pieces = {one.target: one.value for one in merged_lora(renamed(tensors, ()), 2.0)}
+    pieces = {one.target: one.value for one in merge_lora(rename_keys(tensors, ()), 2.0)}
     assert pieces["a.weight"].tolist() == [[7.0, 12.0], [0.0, 1.0]]
     assert [*pieces] == ["a.weight", "a.bias"]
 
@@ -304,8 +304,8 @@ def test_every_tensor_of_a_file_ends_in_one_group():
         "spare": torch.ones(1),
         "odd": torch.ones(1),
     }
-    pieces = renamed(tensors, [(r"^old\.", "")])
-    fitting, report = account(module, pieces, {"spare": "not used"})
+    pieces = rename_keys(tensors, [(r"^old\.", "")])
+    fitting, report = match_keys(module, pieces, {"spare": "not used"})
     assert {*fitting} == {"weight", "bias"}
     assert (report.loaded, report.renamed, report.ignored) == (1, 1, {"not used": 1})
     assert str(report) == (

@@ -18,7 +18,7 @@ from diffusers import (
 from tests.unified_reward.policies import pipelines
 from unified_reward.core.errors import ModelError
 from unified_reward.policies.diffusion import load_pipeline
-from unified_reward.train.denoisers import denoiser_of, read_schedule
+from unified_reward.train.denoisers import build_denoiser, read_schedule
 
 
 KINDS = {
@@ -71,7 +71,7 @@ def watched(module):
 
 def test_a_denoiser_says_what_the_network_of_the_pipeline_says_while_it_draws(loaded, kind):
     pipeline = loaded[kind]
-    denoiser = denoiser_of(pipeline, KINDS[kind].get("max_sequence_length"))
+    denoiser = build_denoiser(pipeline, KINDS[kind].get("max_sequence_length"))
     calls, hook = watched(denoiser.network)
     drawn(pipeline, kind)
     hook.remove()
@@ -88,7 +88,7 @@ def test_a_denoiser_says_what_the_network_of_the_pipeline_says_while_it_draws(lo
 
 
 def test_conditions_of_prompts_do_not_depend_on_who_else_is_encoded(loaded, kind):
-    denoiser = denoiser_of(loaded[kind], KINDS[kind].get("max_sequence_length"))
+    denoiser = build_denoiser(loaded[kind], KINDS[kind].get("max_sequence_length"))
     together = denoiser.condition(PROMPTS)
     for i, prompt in enumerate(PROMPTS):
         for name, one in denoiser.condition([prompt]).items():
@@ -96,7 +96,7 @@ def test_conditions_of_prompts_do_not_depend_on_who_else_is_encoded(loaded, kind
 
 
 def test_sdxl_is_told_the_size_and_the_pooled_prompt(loaded):
-    denoiser = denoiser_of(loaded["sdxl"])
+    denoiser = build_denoiser(loaded["sdxl"])
     calls, hook = watched(denoiser.network)
     drawn(loaded["sdxl"], "sdxl")
     (given, _), _ = calls
@@ -119,7 +119,7 @@ def test_latents_are_what_decoding_undoes(loaded, kind):
     del pipeline.vae.decode
     told = SimpleNamespace(mode=lambda: seen[0])
     pipeline.vae.encode = lambda _: SimpleNamespace(latent_dist=told)
-    found = denoiser_of(pipeline).latents(torch.zeros(1))
+    found = build_denoiser(pipeline).latents(torch.zeros(1))
     del pipeline.vae.encode
     assert not torch.allclose(seen[0], latents, atol=1e-2), "decoding scales"
     assert torch.allclose(found, latents, atol=1e-5)
@@ -127,7 +127,7 @@ def test_latents_are_what_decoding_undoes(loaded, kind):
 
 def test_latents_are_of_the_size_the_pipeline_draws_at(loaded, kind):
     pipeline = loaded[kind]
-    denoiser = denoiser_of(pipeline)
+    denoiser = build_denoiser(pipeline)
     frames, width = ((5,), 32) if kind == "wan" else ((), 24)
     pixels = torch.rand(2, 3, *frames, 16, width) * 2 - 1
     with torch.no_grad():
@@ -141,12 +141,12 @@ def test_latents_are_of_the_size_the_pipeline_draws_at(loaded, kind):
     [("pictures", 2, 2, None), ("sdxl", 2, 2, None), ("sd3", 2, 4, None), ("wan", 8, 16, 4)],
 )
 def test_sides_and_frames_that_fit(loaded, kind, scale, block, rest):
-    denoiser = denoiser_of(loaded[kind])
+    denoiser = build_denoiser(loaded[kind])
     assert (denoiser.scale, denoiser.block, denoiser.rest) == (scale, block, rest)
 
 
 def test_a_frozen_pipeline_has_nothing_to_train(loaded):
-    denoiser = denoiser_of(loaded["pictures"])
+    denoiser = build_denoiser(loaded["pictures"])
     denoiser.freeze()
     parts = (denoiser.network, denoiser.pipeline.vae, denoiser.pipeline.text_encoder)
     assert not any(one.requires_grad for part in parts for one in part.parameters())
@@ -236,16 +236,18 @@ def test_timesteps_of_a_flow_are_the_nearest_there_are():
 @pytest.mark.parametrize(("kind", "most"), [("pictures", 32), ("sdxl", 32), ("sd3", 32)])
 def test_prompts_are_read_up_to_the_limit_of_their_encoder(loaded, kind, most):
     """A letter is a token, and two more are its ends."""
-    denoiser = denoiser_of(loaded[kind], 8 if kind == "sd3" else None)
+    denoiser = build_denoiser(loaded[kind], 8 if kind == "sd3" else None)
     assert denoiser.tokens_over("a" * (most - 2)) is None
     assert denoiser.tokens_over("a" * (most - 1)) == (most + 1, most)
 
 
 def test_prompts_of_wan_are_read_as_far_as_it_is_sampled_with(loaded):
-    assert denoiser_of(loaded["wan"]).tokens_over("a" * 510) is None
-    assert denoiser_of(loaded["wan"]).tokens_over("a" * 511) == (513, 512)
-    assert denoiser_of(loaded["wan"], 20).tokens_over("a" * 19) == (21, 20)
-    assert denoiser_of(loaded["wan"], 20).condition(["a"])["encoder_hidden_states"].shape[1] == 20
+    assert build_denoiser(loaded["wan"]).tokens_over("a" * 510) is None
+    assert build_denoiser(loaded["wan"]).tokens_over("a" * 511) == (513, 512)
+    assert build_denoiser(loaded["wan"], 20).tokens_over("a" * 19) == (21, 20)
+    assert (
+        build_denoiser(loaded["wan"], 20).condition(["a"])["encoder_hidden_states"].shape[1] == 20
+    )
 
 
 @pytest.mark.parametrize(("tokens", "letters"), [(None, 25), (40, 4)])
@@ -259,7 +261,7 @@ def test_the_third_encoder_of_stable_diffusion_3_has_its_own_limit(
 
     tokenizer.model_max_length = 512
     monkeypatch.setattr(loaded["sd3"], "tokenizer_3", tokenizer)
-    denoiser = denoiser_of(loaded["sd3"], tokens)
+    denoiser = build_denoiser(loaded["sd3"], tokens)
     assert denoiser.tokens_over("a" * letters) is None
     assert denoiser.tokens_over("a" * (letters + 1)) == (10 * letters + 10, tokens or 256)
 
@@ -269,7 +271,7 @@ def test_other_pipelines_are_refused(kind):
     bare = object.__new__(getattr(diffusers, kind))
     told = f"a {kind} cannot be aligned here; there are StableDiffusionPipeline, .*, WanPipeline"
     with pytest.raises(ModelError, match=told):
-        denoiser_of(bare)
+        build_denoiser(bare)
 
 
 def test_what_predicts_pictures_themselves_is_refused():
@@ -290,11 +292,11 @@ def test_a_wan_of_two_transformers_is_refused(loaded):
     tokens = diffusers.WanPipeline(**parts, expand_timesteps=True)
     for one in (both, late, tokens):
         with pytest.raises(ModelError, match="a Wan with two transformers or a timestep a token"):
-            denoiser_of(one)
+            build_denoiser(one)
 
 
 def test_a_network_that_is_told_its_guidance_is_refused(tmp_path):
     pipeline = load_pipeline(pipelines.pictures(tmp_path), device="cpu")
     pipeline.unet.register_to_config(time_cond_proj_dim=8)
     with pytest.raises(ModelError, match="told its guidance cannot be aligned"):
-        denoiser_of(pipeline)
+        build_denoiser(pipeline)

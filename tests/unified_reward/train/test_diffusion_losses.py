@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unified_reward.train.losses import (
+    add_noise,
     denoising_error,
     denoising_target,
     diffusion_dpo,
-    noise_weight,
-    noised,
+    epsilon_error_weight,
 )
 
 
@@ -86,7 +86,7 @@ def test_loss_and_gradients_are_those_of_the_equations(kind, shape):
     noise = torch.randn(shape, generator=drawing)
     sigma = torch.tensor([0.1, 0.5, 0.9])
     alpha = 1 - sigma if kind == "flow" else (1 - sigma**2).sqrt()
-    weight = noise_weight(kind, alpha)
+    weight = epsilon_error_weight(kind, alpha)
     targets = {side: denoising_target(kind, clean[side], noise, alpha, sigma) for side in sides}
     predictions = {
         (model, side): targets[side] + 0.03 * torch.randn(shape, generator=drawing)
@@ -176,14 +176,14 @@ def test_what_is_seen_and_what_should_be_said_by_hand(kind, alpha, target):
     """Of x = 2 and e = 5 at sigma 0.6: 0.8 * 2 + 0.6 * 5 = 4.6; of a flow 0.4 * 2 + 3 = 3.8."""
     clean, noise = torch.full((1, 1, 2), 2.0), torch.full((1, 1, 2), 5.0)
     at = torch.tensor([alpha]), torch.tensor([0.6])
-    assert noised(clean, noise, *at).flatten().tolist() == pytest.approx([alpha * 2 + 3] * 2)
+    assert add_noise(clean, noise, *at).flatten().tolist() == pytest.approx([alpha * 2 + 3] * 2)
     said = denoising_target(kind, clean, noise, *at)
     assert said.flatten().tolist() == pytest.approx([target] * 2)
 
 
 def test_each_sample_has_its_own_noise_level():
     clean, noise = torch.ones(2, 1, 1), torch.full((2, 1, 1), 10.0)
-    seen = noised(clean, noise, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+    seen = add_noise(clean, noise, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
     assert seen.flatten().tolist() == [1.0, 10.0]
 
 
@@ -198,12 +198,12 @@ def test_one_denoiser_costs_the_same_however_it_speaks(sigma, seed):
     guess = noise + 0.2 * off
     for kind, left in (("v_prediction", math.sqrt(1 - sigma**2)), ("flow", 1 - sigma)):
         alpha, spread = torch.full((2,), left), torch.full((2,), sigma)
-        seen = noised(clean, noise, alpha, spread)
+        seen = add_noise(clean, noise, alpha, spread)
         implied = (seen - sigma * guess) / left
         spoken = left * guess - sigma * implied if kind == "v_prediction" else guess - implied
         target = denoising_target(kind, clean, noise, alpha, spread)
-        cost = noise_weight(kind, alpha) * denoising_error(spoken, target)
-        plain = noise_weight("epsilon", alpha) * denoising_error(guess, noise)
+        cost = epsilon_error_weight(kind, alpha) * denoising_error(spoken, target)
+        plain = epsilon_error_weight("epsilon", alpha) * denoising_error(guess, noise)
         assert cost.tolist() == pytest.approx(plain.tolist(), rel=1e-3)
 
 

@@ -20,8 +20,8 @@ from tests.unified_reward.train.aligned import align, config, losses
 from unified_reward import policies
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline
-from unified_reward.train.denoisers import Denoiser, denoiser_of
-from unified_reward.train.dpo_diffusion import Alignment, Draws, align_pipeline
+from unified_reward.train.denoisers import Denoiser, build_denoiser
+from unified_reward.train.dpo_diffusion import DPOModel, NoiseSampler, align_pipeline
 
 
 LN2 = torch.tensor(math.log(2)).item()
@@ -34,7 +34,7 @@ def sources(tmp_path_factory):
 
 
 def denoiser_at(folder):
-    return denoiser_of(load_pipeline(folder, device="cpu", dtype="float32"), 24)
+    return build_denoiser(load_pipeline(folder, device="cpu", dtype="float32"), 24)
 
 
 def predicted(denoiser):
@@ -59,7 +59,7 @@ def test_a_policy_starts_as_its_reference_and_ends_as_one_that_draws(kind, rank,
     assert (report["rows"], report["pairs"], told) == ({"kept": 6}, 6, [])
 
     policy = policies.load(out, device="cpu")
-    assert policy.how == policies.load(source / "policy", device="cpu").how
+    assert policy.options == policies.load(source / "policy", device="cpu").options
     (drawn,) = policy.sample("star", [], [1])
     frames = (aligned.FRAMES,) if kind == "wan" else ()
     assert drawn.source.shape == (*frames, SIDE, SIDE, 3)
@@ -79,7 +79,7 @@ def test_a_policy_starts_as_its_reference_and_ends_as_one_that_draws(kind, rank,
 def test_with_adapters_the_reference_is_the_network_itself(kind, sources):
     denoiser = denoiser_at(sources[kind] / "policy")
     before = predicted(denoiser)
-    alignment = Alignment(denoiser, config(optim={"lora_rank": 2}))
+    alignment = DPOModel(denoiser, config(optim={"lora_rank": 2}))
     assert alignment.reference is None
     assert alignment.trained
     assert all(".lora_" in name for name in alignment.trained)
@@ -99,7 +99,7 @@ def test_with_adapters_the_reference_is_the_network_itself(kind, sources):
 def test_without_adapters_the_reference_is_a_copy_that_stays(sources):
     denoiser = denoiser_at(sources["pictures"] / "policy")
     before = predicted(denoiser)
-    alignment = Alignment(denoiser, config())
+    alignment = DPOModel(denoiser, config())
     assert [*alignment.trained] == [name for name, _ in denoiser.network.named_parameters()]
     assert not any(one.requires_grad for one in alignment.reference.parameters())
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_without_adapters_the_reference_is_a_copy_that_stays(sources):
 @pytest.mark.parametrize("kind", ["pictures", "wan"])
 def test_nothing_but_the_network_is_trained(kind, sources):
     denoiser = denoiser_at(sources[kind] / "policy")
-    Alignment(denoiser, config())
+    DPOModel(denoiser, config())
     parts = (denoiser.pipeline.vae, denoiser.pipeline.text_encoder)
     assert not any(one.requires_grad for part in parts for one in part.parameters())
 
@@ -140,7 +140,7 @@ def written_out(source, kind, weights, numbers, how):
     pipeline, frozen = denoiser.pipeline, denoiser.network
     trained = copy.deepcopy(frozen)
     trained.load_state_dict(weights)
-    draws = Draws(6, torch.arange(1000), how.optim.seed)
+    draws = NoiseSampler(6, torch.arange(1000), how.optim.seed)
     terms = []
     for number, row in zip(numbers, draws.rows(numbers), strict=True):
         named = {"max_sequence_length": 24} if kind == "wan" else {"num_images_per_prompt": 1}

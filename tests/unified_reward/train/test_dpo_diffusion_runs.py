@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.unified_reward.train import aligned
 from tests.unified_reward.train.aligned import align, config, losses
 from unified_reward.core.errors import ModelError
-from unified_reward.train.dpo_diffusion import Alignment
+from unified_reward.train.dpo_diffusion import DPOModel
 
 
 class KilledError(Exception):
@@ -35,13 +35,13 @@ def clips(tmp_path_factory):
 
 def at_pass(monkeypatch, number, change):
     """The loss of one pass, counted from 1, is changed."""
-    loss, passes = Alignment.loss, itertools.count(1)
+    loss, passes = DPOModel.loss, itertools.count(1)
 
     def changed(self, *given):
         told = loss(self, *given)
         return change(self, told) if next(passes) == number else told
 
-    monkeypatch.setattr(Alignment, "loss", changed)
+    monkeypatch.setattr(DPOModel, "loss", changed)
 
 
 def kill(*_):
@@ -83,8 +83,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     calls = []
     with monkeypatch.context() as patch:
         at_pass(patch, 0, kill)
-        counted = Alignment.loss
-        patch.setattr(Alignment, "loss", lambda *one: calls.append(1) or counted(*one))
+        counted = DPOModel.loss
+        patch.setattr(DPOModel, "loss", lambda *one: calls.append(1) or counted(*one))
         again, _ = align(source, out, how)
     assert len(calls) == 2 * (5 - (left or 0)), "steps that are kept are not done again"
     assert again == whole

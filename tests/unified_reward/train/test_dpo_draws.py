@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from unified_reward.train.dpo_diffusion import Draws
+from unified_reward.train.dpo_diffusion import NoiseSampler
 
 
 ALL = torch.arange(1000)
 
 
 def test_every_pair_comes_once_before_any_comes_again():
-    draws = Draws(7, ALL, seed=3)
+    draws = NoiseSampler(7, ALL, seed=3)
     rows = draws.rows(range(21))
     for start in (0, 7, 14):
         assert sorted(rows[start : start + 7]) == [*range(7)]
@@ -18,7 +18,7 @@ def test_every_pair_comes_once_before_any_comes_again():
 
 
 def test_a_draw_does_not_depend_on_its_company():
-    draws = Draws(5, ALL, seed=0)
+    draws = NoiseSampler(5, ALL, seed=0)
     together = draws(range(8), (4, 2, 2))
     assert together.noise.shape == (8, 4, 2, 2)
     for number in range(8):
@@ -30,7 +30,7 @@ def test_a_draw_does_not_depend_on_its_company():
 
 @pytest.mark.parametrize("other", [1, 2**31, 20_260_101_000])
 def test_another_seed_draws_otherwise(other):
-    here, there = Draws(50, ALL, 0), Draws(50, ALL, other)
+    here, there = NoiseSampler(50, ALL, 0), NoiseSampler(50, ALL, other)
     assert here.rows(range(50)) != there.rows(range(50))
     (one, noise), (two, loud) = here(range(20), (3,)), there(range(20), (3,))
     assert (one != two).float().mean() > 0.9
@@ -39,7 +39,7 @@ def test_another_seed_draws_otherwise(other):
 
 def test_places_are_the_allowed_ones_and_even_and_the_noise_is_normal():
     """Of 4000 draws from four places, 1000 each, with a standard deviation of 27."""
-    drawn = Draws(1, torch.tensor([3, 10, 500, 999]), seed=0)(range(4000), (5,))
+    drawn = NoiseSampler(1, torch.tensor([3, 10, 500, 999]), seed=0)(range(4000), (5,))
     places, counts = drawn.places.unique(return_counts=True)
     assert places.tolist() == [3, 10, 500, 999]
     assert all(abs(n - 1000) < 110 for n in counts.tolist())

@@ -90,8 +90,8 @@ def log_ratios(folder, base, path, side):
 
 @HOW
 @pytest.mark.parametrize("rows", [[row(0)], [row(1, **CLIP)]], ids=["picture", "clip"])
-def test_the_first_loss_is_the_logarithm_of_two(folder, tmp_path, pairs, how, rows):
-    told = align_vlm(folder, pairs(*rows), dpo(**how), tmp_path / "out", ignored)
+def test_the_first_loss_is_the_logarithm_of_two(folder, tmp_path, pairs, options, rows):
+    told = align_vlm(folder, pairs(*rows), dpo(**options), tmp_path / "out", ignored)
     assert told["losses"] == [(1, pytest.approx(math.log(2), abs=1e-6))]
     assert (told["pairs"], told["rows"]) == (1, {"kept": 1})
     assert (told["margin"], told["chosen"], told["rejected"]) == ([0.0], [0.0], [0.0])
@@ -100,12 +100,12 @@ def test_the_first_loss_is_the_logarithm_of_two(folder, tmp_path, pairs, how, ro
 @HOW
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_the_loss_is_that_of_the_equation_in_double_precision(
-    checkpoints, tmp_path, pairs, how, name
+    checkpoints, tmp_path, pairs, options, name
 ):
     """What one step makes is what the second step of a longer run begins with."""
     path, base = pairs(*MIXED), checkpoints[name]
-    align_vlm(base, path, dpo(**how), tmp_path / "one", ignored)
-    told = align_vlm(base, path, dpo(steps=2, **how), tmp_path / "two", ignored)
+    align_vlm(base, path, dpo(**options), tmp_path / "one", ignored)
+    told = align_vlm(base, path, dpo(steps=2, **options), tmp_path / "two", ignored)
     chosen, rejected = (
         log_ratios(tmp_path / "one", base, path, side) for side in ("chosen", "rejected")
     )
@@ -126,23 +126,25 @@ def test_likelihood_of_the_chosen_answers_is_added_by_its_weight(folder, tmp_pat
 
 
 @pytest.mark.parametrize("how", [{}, {"lora_rank": 4}, {"muon_lr": 1e-3}], ids=str)
-def test_the_aligned_policy_prefers_the_chosen_answers_and_answers(folder, tmp_path, pairs, how):
+def test_the_aligned_policy_prefers_the_chosen_answers_and_answers(
+    folder, tmp_path, pairs, options
+):
     path, out = pairs(*MIXED), tmp_path / "out"
     source = shutil.copytree(folder, tmp_path / "source")
     policies.write_defaults(policies.Sampling(0.3, 5), source)
-    told = align_vlm(source, path, dpo(steps=6, max_pixels=32 * 32, **how), out, ignored)
+    told = align_vlm(source, path, dpo(steps=6, max_pixels=32 * 32, **options), out, ignored)
     assert len(told["losses"]) == len(told["accuracy"]) == 6
     assert told["losses"][-1][1] < told["losses"][0][1]
     margins = log_ratios(out, folder, path, "chosen") - log_ratios(out, folder, path, "rejected")
     assert (margins > 0).all()
     policy = policies.load(out, device="cpu")
-    assert policy.how == policies.Sampling(0.3, 5)
+    assert policy.options == policies.Sampling(0.3, 5)
     assert policy.vlm.chat.processor.image_processor.size["longest_edge"] == 32 * 32
     names = set(load_vlm(folder, device="cpu").model.state_dict())
     assert set(policy.vlm.model.state_dict()) == names
     shown = [Video(path.parent / "c.mp4")]
     assert len(policy.sample(QUESTION, shown, [1, 2])) == 2
-    if "lora_rank" in how:
+    if "lora_rank" in options:
         apart = policies.load(out / "adapter", device="cpu").vlm.model.state_dict()
         for name, value in policy.vlm.model.state_dict().items():
             assert torch.allclose(apart[name], value, atol=1e-6), name
@@ -150,9 +152,9 @@ def test_the_aligned_policy_prefers_the_chosen_answers_and_answers(folder, tmp_p
 
 @HOW
 def test_a_killed_run_goes_on_and_ends_with_the_same_losses(
-    folder, tmp_path, pairs, how, monkeypatch
+    folder, tmp_path, pairs, options, monkeypatch
 ):
-    path, config = pairs(*MIXED), dpo(steps=4, batch_size=2, save_every=1, **how)
+    path, config = pairs(*MIXED), dpo(steps=4, batch_size=2, save_every=1, **options)
     whole = align_vlm(folder, path, config, tmp_path / "whole", ignored)
     batch, calls, out = dpo_vlm.Collator.__call__, [], tmp_path / "cut"
 

@@ -21,15 +21,15 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
 from unified_reward.train.dry_run import dry_run
 from unified_reward.train.judge import JudgeTraining
-from unified_reward.train.launch import Launch, read_launch
+from unified_reward.train.launch import LaunchConfig, read_launch_config
+from unified_reward.train.meta_models import build_meta_model
 from unified_reward.train.optim import (
     OptimConfig,
     adapters,
-    check_targets,
+    check_lora_targets,
     gather_full_weights,
     run,
 )
-from unified_reward.train.skeleton import build_empty
 from unified_reward_lab.examples import write_microworld
 
 
@@ -52,7 +52,7 @@ def tiny(**optim):
 def test_an_architecture_has_the_published_number_of_parameters(name):
     """8.29, 8.77 and 8.03 thousand million, as the model cards say."""
     told = KNOWN[name]
-    model = build_empty(AutoConfig.for_model(**told["config"]))
+    model = build_meta_model(AutoConfig.for_model(**told["config"]))
     assert {one.device.type for one in model.parameters()} == {"meta"}
     made = sum(one.numel() for one in model.parameters())
     assert made == pytest.approx(told["parameters"], rel=1e-3)
@@ -115,7 +115,7 @@ def test_memory_of_a_thousand_million_weights_by_hand():
     """Bytes a weight: 16 in one piece and under FSDP; ZeRO-2 keeps 2 whole and spreads 14."""
     n, gib = 2**30, pytest.approx
     held = {
-        kind: Launch("x", 8, kind).memory_gib(n, n, 8 * n)["total"]
+        kind: LaunchConfig("x", 8, kind).memory_gib(n, n, 8 * n)["total"]
         for kind in ("none", "fsdp", "zero2", "zero3")
     }
     assert held == {"none": gib(16), "fsdp": gib(2), "zero2": gib(3.75), "zero3": gib(2)}
@@ -174,7 +174,7 @@ def test_another_number_of_processes_is_another_batch(tmp_path):
 )
 def test_what_accelerate_would_refuse_or_pass_over_is_an_error(tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said):
-        read_launch(launcher(tmp_path, **changes))
+        read_launch_config(launcher(tmp_path, **changes))
 
 
 def test_passes_that_deepspeed_was_told_must_be_those_of_the_recipe(tmp_path):
@@ -185,7 +185,7 @@ def test_passes_that_deepspeed_was_told_must_be_those_of_the_recipe(tmp_path):
 
 def test_an_unknown_launcher_is_told_with_the_shipped_ones():
     with pytest.raises(ConfigError, match="fsdp, fsdp_llava, zero2, zero3"):
-        read_launch("zero9")
+        read_launch_config("zero9")
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_a_misspelt_target_stops_the_real_training_too(checkpoints):
     model = load_vlm(checkpoints["qwen3_vl"], device="cpu", dtype="float32").model
     optim = OptimConfig(steps=1, lora_rank=2, lora_targets=("q_proj",))
     adapted = get_peft_model(model, adapters(optim))
-    check_targets(adapted, optim)
+    check_lora_targets(adapted, optim)
     with pytest.raises(ConfigError, match="no linear layer is named q_porj"):
         run(Trained(adapted), replace(optim, lora_targets=("q_proj", "q_porj")), "training")
 

@@ -18,12 +18,12 @@ from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.io.config import load_config
 from unified_reward.policies.diffusion import load_pipeline
 from unified_reward.recipes.run import Recipe, rehearse
-from unified_reward.train.denoisers import denoiser_of
+from unified_reward.train.denoisers import build_denoiser
 from unified_reward.train.dpo import PolicyDPO
-from unified_reward.train.dpo_diffusion import Alignment, DiffusionDPO
+from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.dry_run_dpo import dry_run_dpo
-from unified_reward.train.latents import Extent
+from unified_reward.train.latents import Resolution
 from unified_reward.train.optim import OptimConfig
 
 
@@ -133,7 +133,9 @@ def test_every_kind_of_pipeline_is_rehearsed_from_its_configurations_alone(
 def test_the_tiny_image_has_the_trained_parameters_of_the_real_training(moved):
     told = draw(moved=moved)
     folder = RECIPES.parent / "assets" / "image"
-    real = Alignment(denoiser_of(load_pipeline(folder, device="cpu")), DiffusionDPO(optim(**moved)))
+    real = DPOModel(
+        build_denoiser(load_pipeline(folder, device="cpu")), DiffusionDPO(optim(**moved))
+    )
     assert told.trained == sum(one.numel() for one in real.trained.values())
     assert told.latent == (4, 8, 8)
     taken = "extent: that of the first pair is taken; tried as drawn, 64 x 64"
@@ -141,7 +143,7 @@ def test_the_tiny_image_has_the_trained_parameters_of_the_real_training(moved):
 
 
 def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
-    told = draw(*stored("wan"), extent=Extent(frames=6))
+    told = draw(*stored("wan"), resolution=Resolution(frames=6))
     assert told.latent == (4, 3, 2, 2)
     assert told.lacking == (
         "extent.frames: 6 are lengthened to 9 by the last one; "
@@ -152,8 +154,8 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"extent": Extent(60, 64)}, "multiples of 8 above 0 for this pipeline, not 60 and 64"),
-        ({"extent": Extent(width=60)}, "not None and 60"),
+        ({"resolution": Resolution(60, 64)}, "multiples of 8 above 0 for this pipeline, not 60 and 64"),
+        ({"resolution": Resolution(width=60)}, "not None and 60"),
         ({"timesteps": (499.0, 499.4)}, "same one of the schedule: 499 is 499, 499.4 is 499"),
         ({"moved": {"lora_targets": ("to_w",)}}, "no linear layer is named to_w; there are .*to_q"),
         ({"launch": "fsdp"}, "fsdp spreads weights, .* launch --num_processes 8"),

@@ -22,7 +22,7 @@ from unified_reward.train.judge import (
     train_judge,
 )
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.sft import Ranking
+from unified_reward.train.sft import RankingExample
 from unified_reward_lab.examples import CELLS, write_microworld
 from unified_reward_lab.microworld import item
 
@@ -151,7 +151,7 @@ def test_ranked_comparisons_ask_for_the_score_of_each_candidate_alone():
     records = [item(task, "compare", split="train", seed=0, index=i) for i in range(20)]
     outcomes = {"first": 1.0, "tie": 0.5, "second": 0.0}
     for turn, given in zip(JudgeTurns(records, card, ranking=1.0), records, strict=True):
-        assert isinstance(turn, Ranking)
+        assert isinstance(turn, RankingExample)
         assert turn.outcome == outcomes[given.target.winner]
         for asked, answer in zip((turn.first, turn.second), given.sample.candidates, strict=True):
             alone = dataclasses.replace(given.sample, candidates=(answer,))
@@ -162,7 +162,7 @@ def test_a_share_of_the_blocks_is_ranked_as_a_whole():
     """Of 400 blocks of two with a share of 0.3: 0.3 within four standard deviations of 0.023."""
     given = item(Task.IMAGE_UNDERSTANDING, "compare", split="train", seed=0, index=0)
     turns = JudgeTurns([given] * 800, Card("compact"), block=2, ranking=0.3)
-    ranked = [isinstance(turn, Ranking) for turn in turns]
+    ranked = [isinstance(turn, RankingExample) for turn in turns]
     assert ranked[::2] == ranked[1::2]
     assert sum(ranked) / len(ranked) == pytest.approx(0.3, abs=0.092)
 

@@ -11,12 +11,12 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.pairs.preferences import PreferencePair
 from unified_reward.policies.diffusion import load_pipeline
-from unified_reward.train.denoisers import denoiser_of
-from unified_reward.train.latents import Extent, encode_pairs
+from unified_reward.train.denoisers import build_denoiser
+from unified_reward.train.latents import Resolution, encode_pairs
 
 
 CPU = torch.device("cpu")
-SMALL = Extent(height=8, width=8)
+SMALL = Resolution(height=8, width=8)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
@@ -65,9 +65,9 @@ def levels(latents):
     return ((latents + 1) * 127.5).round().int()
 
 
-def encode(pairs, folder, extent=SMALL, *, denoiser=None, told=None):
+def encode(pairs, folder, resolution=SMALL, *, denoiser=None, told=None):
     log = [].append if told is None else told.append
-    return encode_pairs(pairs, denoiser or Mirror(), folder, extent, log)
+    return encode_pairs(pairs, denoiser or Mirror(), folder, resolution, log)
 
 
 def test_a_row_has_both_sides_and_what_is_seen_of_the_prompt(tmp_path):
@@ -105,28 +105,28 @@ def test_without_a_size_it_is_that_of_the_first_pair_that_opens_cut_to_whole_blo
         pair("first", picture(RED, height=13, width=22)),
         pair("second", picture(GREEN, height=40, width=40)),
     ]
-    found = encode(pairs, tmp_path, Extent(), denoiser=Mirror(block=4))
+    found = encode(pairs, tmp_path, Resolution(), denoiser=Mirror(block=4))
     chosen, rejected, _ = found.batch([0, 1], CPU)
     assert chosen.shape == rejected.shape == (2, 3, 12, 20)
 
 
 def test_a_side_that_is_given_stays(tmp_path):
     pairs = [pair("1", picture(RED, height=13, width=22))]
-    found = encode(pairs, tmp_path, Extent(width=8), denoiser=Mirror(block=4))
+    found = encode(pairs, tmp_path, Resolution(width=8), denoiser=Mirror(block=4))
     assert found.batch([0], CPU)[0].shape == (1, 3, 12, 8)
 
 
 @pytest.mark.parametrize(
     ("extent", "shown", "told"),
     [
-        (Extent(height=10), picture(RED), "not 10 and 8"),
-        (Extent(width=6), picture(RED), "not 8 and 6"),
-        (Extent(), picture(RED, height=3, width=9), "not 0 and 8"),
+        (Resolution(height=10), picture(RED), "not 10 and 8"),
+        (Resolution(width=6), picture(RED), "not 8 and 6"),
+        (Resolution(), picture(RED, height=3, width=9), "not 0 and 8"),
     ],
 )
-def test_a_size_that_is_no_multiple_is_refused(extent, shown, told, tmp_path):
+def test_a_size_that_is_no_multiple_is_refused(resolution, shown, told, tmp_path):
     with pytest.raises(ConfigError, match=f"multiples of 4 above 0 for this pipeline, {told}"):
-        encode([pair("1", shown)], tmp_path, extent, denoiser=Mirror(block=4))
+        encode([pair("1", shown)], tmp_path, resolution, denoiser=Mirror(block=4))
 
 
 @pytest.mark.parametrize(
@@ -146,14 +146,16 @@ def test_frames_are_spread_and_the_last_is_repeated_to_what_the_pipeline_takes(
     frames, rest, shown, tmp_path
 ):
     """Of 8 frames, ``linspace(0, 7, n)`` with positions cut off; then one more than a multiple."""
-    found = encode([pair("1", clip(8))], tmp_path, Extent(8, 8, frames), denoiser=Mirror(rest=rest))
+    found = encode(
+        [pair("1", clip(8))], tmp_path, Resolution(8, 8, frames), denoiser=Mirror(rest=rest)
+    )
     chosen, rejected, _ = found.batch([0], CPU)
     assert chosen.shape == rejected.shape == (1, 3, len(shown), 8, 8)
     assert levels(chosen)[0, 0, :, 0, 0].tolist() == shown
 
 
 def test_a_clip_that_is_short_repeats_frames(tmp_path):
-    chosen, _, _ = encode([pair("1", clip(2))], tmp_path, Extent(8, 8, 4)).batch([0], CPU)
+    chosen, _, _ = encode([pair("1", clip(2))], tmp_path, Resolution(8, 8, 4)).batch([0], CPU)
     assert levels(chosen)[0, 0, :, 0, 0].tolist() == [0, 0, 0, 10]
 
 
@@ -224,7 +226,7 @@ def test_a_row_that_cannot_be_written_ends_it(tmp_path):
 
 def test_a_pipeline_sees_its_own_latents_and_conditions(tmp_path):
     pipeline = load_pipeline(pipelines.pictures(tmp_path / "it"), device="cpu", dtype="float32")
-    denoiser = denoiser_of(pipeline)
+    denoiser = build_denoiser(pipeline)
     found = encode([pair("1", prompt="a red star")], tmp_path / "encoded", denoiser=denoiser)
     chosen, _, condition = found.batch([0], CPU)
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)

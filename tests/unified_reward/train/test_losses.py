@@ -15,11 +15,11 @@ from unified_reward.judges.scalar import preferred
 from unified_reward.train.losses import (
     bradley_terry,
     expected_share,
-    narrowed,
-    positive,
+    marginal_logit,
     rao_kupper,
     regression,
     score_ranking,
+    to_positive,
     uncertain_regression,
 )
 
@@ -101,7 +101,7 @@ def test_without_a_margin_there_are_no_ties(difference):
 def test_gradients_of_ties_are_finite_far_out(raw, difference):
     raw, difference = (torch.tensor([one], requires_grad=True) for one in (raw, difference))
     outcome = torch.tensor([FIRST, TIE, SECOND])
-    rao_kupper(difference.expand(3), outcome, positive(raw)).backward()
+    rao_kupper(difference.expand(3), outcome, to_positive(raw)).backward()
     assert difference.grad.isfinite().all()
     assert raw.grad.isfinite().all()
 
@@ -146,14 +146,14 @@ def test_a_narrowed_value_has_nearly_the_mean_of_sigmoid(mean, variance):
     weights = np.exp(-(z**2) / 2)
     inner = 1 / (1 + np.exp(-(mean + math.sqrt(variance) * z)))
     integral = float((weights * inner).sum() / weights.sum())
-    assert float(narrowed(batch(mean), batch(variance)).sigmoid()) == pytest.approx(
+    assert float(marginal_logit(batch(mean), batch(variance)).sigmoid()) == pytest.approx(
         integral, abs=0.02
     )
 
 
 @given(values, values, st.floats(0, 3), st.floats(0, 3), margins)
 def test_a_judge_reads_the_probabilities_it_was_trained_on(one, other, s1, s2, margin):
-    difference = narrowed(batch(one - other), batch(s1**2 + s2**2))
+    difference = marginal_logit(batch(one - other), batch(s1**2 + s2**2))
     verdict = preferred(
         ValueEstimate((one,), (s1,)), ValueEstimate((other,), (s2,)), Head(tie_margin=margin)
     )
@@ -164,7 +164,7 @@ def test_a_judge_reads_the_probabilities_it_was_trained_on(one, other, s1, s2, m
 
 @given(st.floats(-100, 100))
 def test_a_positive_number_is_above_zero(raw):
-    assert float(positive(torch.tensor(raw))) > 0
+    assert float(to_positive(torch.tensor(raw))) > 0
 
 
 def test_values_reach_the_loss_in_full_precision_where_the_trunk_has_less():

@@ -18,17 +18,23 @@ from unified_reward.judges.scalar import preferred
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, train_judge
 from unified_reward.train.losses import bradley_terry, uncertain_regression
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.scalar import LabelCollator, Labelled, ScalarHead, ScalarNet, fit_scalar
+from unified_reward.train.scalar import (
+    ScalarCollator,
+    ScalarConfig,
+    ScalarExample,
+    ScalarNet,
+    fit_scalar,
+)
 from unified_reward_lab.examples import CELLS, MicroworldSeries
 from unified_reward_lab.microworld import annotator, item
 
 
 OPTIM = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
-WITH_TIES = ScalarHead("bradley_terry_ties", ("first",), uncertain=True)
+WITH_TIES = ScalarConfig("bradley_terry_ties", ("first",), uncertain=True)
 VARIANTS = {
-    "qwen3_vl": (OPTIM, ScalarHead()),
+    "qwen3_vl": (OPTIM, ScalarConfig()),
     "qwen2_5_vl": (dataclasses.replace(OPTIM, muon_lr=1e-2), WITH_TIES),
-    "llava_onevision": (dataclasses.replace(OPTIM, lora_rank=2), ScalarHead(uncertain=True)),
+    "llava_onevision": (dataclasses.replace(OPTIM, lora_rank=2), ScalarConfig(uncertain=True)),
 }
 FIRST, TIE, SECOND = 1.0, 0.5, 0.0
 
@@ -38,7 +44,7 @@ def about(colour):
 
 
 def label(told, *colours):
-    return Labelled(tuple(map(about, colours)), told)
+    return ScalarExample(tuple(map(about, colours)), told)
 
 
 MIXED = [label(FIRST, "red", "green"), label(0.2, "blue"), label(SECOND, "blue", "red")]
@@ -61,7 +67,7 @@ def new_net(vlm, head):
 
 
 def batch(vlm, labels):
-    return LabelCollator(vlm.chat, labels)([{"row": i} for i in range(len(labels))])
+    return ScalarCollator(vlm.chat, labels)([{"row": i} for i in range(len(labels))])
 
 
 def fit(checkpoints, out, labels, head, **changes):
@@ -138,8 +144,8 @@ def test_every_kind_of_batch_costs_its_mean_and_moves_every_weight(vlm, labels):
 
 
 def test_an_aspect_that_is_not_known_costs_nothing_and_a_known_one_knows_no_ties(vlm):
-    net = new_net(vlm, ScalarHead("bradley_terry_ties", ("style",)))
-    without = new_net(vlm, ScalarHead("bradley_terry_ties"))
+    net = new_net(vlm, ScalarConfig("bradley_terry_ties", ("style",)))
+    without = new_net(vlm, ScalarConfig("bradley_terry_ties"))
     with torch.no_grad():
         without.head.linear.weight.copy_(net.head.linear.weight[:1])
     unknown = [one._replace(aspects=(None,)) for one in MIXED]
@@ -153,7 +159,9 @@ def test_an_aspect_that_is_not_known_costs_nothing_and_a_known_one_knows_no_ties
     assert more.item() == pytest.approx((3 * loss.item() + float(added)) / 4, abs=1e-4)
 
 
-@pytest.mark.parametrize("head", [ScalarHead(), ScalarHead("bradley_terry_ties", uncertain=True)])
+@pytest.mark.parametrize(
+    "head", [ScalarConfig(), ScalarConfig("bradley_terry_ties", uncertain=True)]
+)
 def test_a_few_labels_are_learned_by_heart(checkpoints, tmp_path, head):
     model, _, losses = fit(checkpoints, tmp_path, LADDER, head, steps=40, batch_size=8)
     values = [one.means[0] for one in model.values([about(colour) for colour in COLOURS])]
@@ -165,7 +173,7 @@ def test_a_few_labels_are_learned_by_heart(checkpoints, tmp_path, head):
 def test_the_margin_widens_with_ties_and_narrows_without(checkpoints, tmp_path, outcome, is_wider):
     """It starts at softplus(0) = ln 2."""
     labels = [label(outcome, *pair) for pair in pairwise(COLOURS)]
-    head = ScalarHead("bradley_terry_ties")
+    head = ScalarConfig("bradley_terry_ties")
     _, margin, _ = fit(checkpoints, tmp_path, labels, head, steps=10, lr=3e-2)
     assert (margin > math.log(2) + 0.02, 0 < margin < math.log(2)) == (is_wider, not is_wider)
 
@@ -173,7 +181,7 @@ def test_the_margin_widens_with_ties_and_narrows_without(checkpoints, tmp_path, 
 def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(checkpoints, tmp_path):
     """Killed in step 4 after a checkpoint of step 2, whose labels are not asked for again."""
     labels, changes = [*MIXED, *LADDER], {"steps": 5, "save_every": 2, "lora_rank": 2}
-    head = ScalarHead("bradley_terry_ties", uncertain=True)
+    head = ScalarConfig("bradley_terry_ties", uncertain=True)
     _, margin, expected = fit(checkpoints, tmp_path / "whole", labels, head, **changes)
     with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'requests'"):
         fit(checkpoints, tmp_path / "cut", [*labels[:6], *[None] * 5], head, **changes)

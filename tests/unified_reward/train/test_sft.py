@@ -13,7 +13,7 @@ from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
 from unified_reward.train.optim import MuonFactory, OptimConfig
-from unified_reward.train.sft import Collator, Ranking, Turn, fit
+from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample, fit
 
 
 IGNORED = -100
@@ -36,7 +36,7 @@ def folder(request, checkpoints):
 def test_the_loss_sees_the_answer_and_its_end_and_nothing_else(folder):
     chat = load_vlm(folder, device="cpu").chat
     turns = ColourTurns()
-    batch = Collator(chat, turns)([{"row": i} for i in range(4)])
+    batch = ChatCollator(chat, turns)([{"row": i} for i in range(4)])
     for i, labels in enumerate(batch["labels"]):
         answer = [*chat.tokens(turns[i].answer), chat.end]
         assert labels[labels != IGNORED].tolist() == answer
@@ -49,7 +49,7 @@ def test_what_is_asked_in_training_is_what_is_asked_in_judging(folder):
     """Without its answer the turn has the ids that ``generate`` would send."""
     chat = load_vlm(folder, device="cpu").chat
     turn = ColourTurns()[1]
-    trained = Collator(chat, [turn])([{"row": 0}])
+    trained = ChatCollator(chat, [turn])([{"row": 0}])
     asked = chat.batch([turn.request])["input_ids"][0]
     n_answer = len(chat.tokens(turn.answer)) + 1
     assert trained["input_ids"][0, :-n_answer].tolist() == asked.tolist()
@@ -59,7 +59,7 @@ def test_two_steps_move_vision_and_language_and_the_loss_is_per_answer_token(fol
     vlm = load_vlm(folder, device="cpu")
     before = weights(vlm.model)
     turns = ColourTurns(2)
-    first_batch = Collator(vlm.chat, turns)([{"row": 0}, {"row": 1}])
+    first_batch = ChatCollator(vlm.chat, turns)([{"row": 0}, {"row": 1}])
     with torch.no_grad():
         expected = float(vlm.model(**first_batch).loss)
     model, losses = fit(vlm.model, vlm.chat, turns, optimisation(steps=3), tmp_path)
@@ -171,19 +171,20 @@ def first_loss(folder, tmp_path, turns, **options):
 def test_shares_cost_what_their_answers_cost_by_their_shares(folder, tmp_path):
     """One answer of two tokens, its step and its end: 3/4 of b and 1/4 of c."""
     said = {
-        step: first_loss(folder, tmp_path, [Turn(rated(), step)], lr=1e-9) for step in ("b", "c")
+        step: first_loss(folder, tmp_path, [ChatExample(rated(), step)], lr=1e-9)
+        for step in ("b", "c")
     }
     vlm = load_vlm(folder, device="cpu")
     end_of = {}
     for step in said:
-        batch = Collator(vlm.chat, [Turn(rated(), step)])([{"row": 0}])
+        batch = ChatCollator(vlm.chat, [ChatExample(rated(), step)])([{"row": 0}])
         labels = batch.pop("labels")
         with torch.no_grad():
             foretold = vlm.model(**batch).logits[0, -2].log_softmax(-1)
         end_of[step] = -float(foretold[labels[0, -1]])
     step_of = {step: 2 * said[step] - end_of[step] for step in said}
     wanted = (0.75 * step_of["b"] + 0.25 * step_of["c"] + end_of["b"]) / 2
-    soft = first_loss(folder, tmp_path, [Turn(rated(), "b", (0.0, 0.75, 0.25))], lr=1e-9)
+    soft = first_loss(folder, tmp_path, [ChatExample(rated(), "b", (0.0, 0.75, 0.25))], lr=1e-9)
     assert soft == pytest.approx(wanted, abs=2e-3)
 
 
@@ -199,14 +200,14 @@ def test_ranked_turns_are_read_as_the_judge_reads_their_scores(folder, tmp_path)
         weights = logits[[vlm.chat.tokens(step)[0] for step in STEPS]].softmax(-1)
         expected[k] = float(weights @ torch.tensor([0.0, 0.5, 1.0]))
     wanted = math.log(1 + math.exp(-(expected[0] - expected[1]) / 0.1))
-    loss = first_loss(folder, tmp_path, [Ranking(one, two, 1.0)], lr=1e-9)
+    loss = first_loss(folder, tmp_path, [RankingExample(one, two, 1.0)], lr=1e-9)
     assert loss == pytest.approx(wanted, abs=2e-3)
 
 
 def test_spoken_weighed_and_ranked_turns_share_a_batch_by_their_number(folder, tmp_path):
     """Ten or so answer tokens, two of a weighed turn and one ranking, meaned over all."""
-    spoken, weighed = Turn(rated(), "it is red"), Turn(rated(), "a", (0.5, 0.5, 0.0))
-    ranking = Ranking(rated("red"), rated("green"), 0.0)
+    spoken, weighed = ChatExample(rated(), "it is red"), ChatExample(rated(), "a", (0.5, 0.5, 0.0))
+    ranking = RankingExample(rated("red"), rated("green"), 0.0)
     chat = load_vlm(folder, device="cpu").chat
     sizes = [len(chat.tokens(spoken.answer)) + 1, 2, 1]
     alone = [first_loss(folder, tmp_path, [one], lr=1e-9) for one in (spoken, weighed, ranking)]
@@ -216,7 +217,10 @@ def test_spoken_weighed_and_ranked_turns_share_a_batch_by_their_number(folder, t
 
 
 def test_accumulated_passes_are_meaned(folder, tmp_path):
-    turns = [Turn(rated("red"), "a", (0.5, 0.5, 0.0)), Turn(rated("blue"), "c", (0.0, 0.1, 0.9))]
+    turns = [
+        ChatExample(rated("red"), "a", (0.5, 0.5, 0.0)),
+        ChatExample(rated("blue"), "c", (0.0, 0.1, 0.9)),
+    ]
     alone = [first_loss(folder, tmp_path, [one], lr=1e-9) for one in turns]
     both = first_loss(folder, tmp_path, turns, lr=1e-9, batch_size=1, accumulate=2)
     assert both == pytest.approx(sum(alone) / 2, abs=2e-3)
@@ -224,7 +228,10 @@ def test_accumulated_passes_are_meaned(folder, tmp_path):
 
 def test_ranking_teaches_a_model_to_rate_the_better_picture_higher(checkpoints, tmp_path):
     vlm = load_vlm(checkpoints["qwen3_vl"], device="cpu")
-    turns = [Ranking(rated("red"), rated("blue"), 1.0), Ranking(rated("blue"), rated("red"), 0.0)]
+    turns = [
+        RankingExample(rated("red"), rated("blue"), 1.0),
+        RankingExample(rated("blue"), rated("red"), 0.0),
+    ]
     losses = fit(vlm.model, vlm.chat, turns, optimisation(steps=12), tmp_path)[1]
     assert losses[-1][1] < 0.5 * losses[0][1]
 
@@ -232,8 +239,8 @@ def test_ranking_teaches_a_model_to_rate_the_better_picture_higher(checkpoints, 
 def test_steps_that_begin_alike_are_said_but_cannot_be_ranked(checkpoints):
     chat = load_vlm(checkpoints["qwen3_vl"], device="cpu").chat
     alike = ("x y", "x z", "q")
-    collate = Collator(chat, [Turn(rated(choices=alike), "x z", (0.5, 0.5, 0.0))])
+    collate = ChatCollator(chat, [ChatExample(rated(choices=alike), "x z", (0.5, 0.5, 0.0))])
     assert collate([{"row": 0}])["choices"].tolist() == [[-1]]
-    ranking = Ranking(rated(choices=alike), rated(choices=alike), 1.0)
+    ranking = RankingExample(rated(choices=alike), rated(choices=alike), 1.0)
     with pytest.raises(ConfigError, match="x y, x z, q"):
-        Collator(chat, [ranking])([{"row": 0}])
+        ChatCollator(chat, [ranking])([{"row": 0}])

@@ -3,7 +3,7 @@
 import PIL.Image
 
 from unified_reward.core.requests import Request
-from unified_reward.train.sft import Turn
+from unified_reward.train.sft import ChatExample
 
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -22,4 +22,6 @@ class ColourTurns:
         colour = COLOURS[index % 4]
         picture = PIL.Image.new("RGB", (56, 56 if index % 2 else 28), colour)
         question = "which colour is it? " * (1 + index % 3)
-        return Turn(Request((picture, question)), f"it is {colour}" + " indeed" * (index % 2))
+        return ChatExample(
+            Request((picture, question)), f"it is {colour}" + " indeed" * (index % 2)
+        )

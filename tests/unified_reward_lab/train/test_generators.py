@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from unified_reward import policies
 from unified_reward.core.samples import Image, Task, Video
-from unified_reward.train.denoisers import denoiser_of
+from unified_reward.train.denoisers import build_denoiser
 from unified_reward_lab.microworld import split_of
 from unified_reward_lab.train.autoencoders import (
     CLIP_FRAMES,
@@ -64,7 +64,7 @@ def test_the_pipeline_is_a_policy_that_draws_as_the_microworld_does(taught):
     medium, folder, _ = taught
     policy = policies.load(folder, device="cpu")
     assert policy.tasks == (TASKS[medium],)
-    assert (policy.how.steps, policy.how.guidance) == (8, 1.0)
+    assert (policy.options.steps, policy.how.guidance) == (8, 1.0)
     one, other, again = policy.sample("a red circle", (), [1, 2, 1])
     assert type(one) is {"image": Image, "video": Video}[medium]
     assert one.source.shape == SHAPES[medium]
@@ -86,7 +86,7 @@ def test_latents_have_unit_variance(taught):
     """Of pictures over all, of clips channel by channel, where the mean is 0 too."""
     medium, folder, _ = taught
     policy = policies.load(folder, device="cpu")
-    denoiser = denoiser_of(policy.pipeline, policy.how.prompt_tokens)
+    denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)
     with torch.no_grad():
         latents = denoiser.latents(items(medium))
     assert latents.shape == (ITEMS, *LATENTS[medium])
@@ -104,7 +104,7 @@ def test_one_seed_teaches_the_same(taught, tmp_path):
 
 def test_prompts_are_read_as_far_as_captions_go(taught):
     policy = policies.load(taught[1], device="cpu")
-    denoiser = denoiser_of(policy.pipeline, policy.how.prompt_tokens)
+    denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)
     captions = [drawn(i, is_clip=taught[0] == "video", seed=5)[0] for i in range(100)]
     assert all(denoiser.tokens_over(one) is None for one in captions)
     assert denoiser.tokens_over("a red circle " * 40) is not None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from unified_reward.judges.card import Calibration, Card, Head
-    from unified_reward.judges.generative import Judge, merge_orders
+    from unified_reward.judges.generative import GenerativeJudge, merge_orders
     from unified_reward.judges.registry import connect, load, open_judge
     from unified_reward.judges.scalar import ScalarJudge
 
@@ -46,7 +46,7 @@ __all__ = [
     "Failed",
     "Head",
     "Image",
-    "Judge",
+    "GenerativeJudge",
     "MediaError",
     "Model",
     "ModelError",
@@ -83,7 +83,7 @@ _HOMES = {
         *("Failed", "Preferred", "Ranking", "Scale", "Score", "Scored", "Unparsed", "Verdict"),
     ),
     "judges.card": ("Calibration", "Card", "Head"),
-    "judges.generative": ("Judge", "merge_orders"),
+    "judges.generative": ("GenerativeJudge", "merge_orders"),
     "judges.registry": ("connect", "load", "open_judge"),
     "judges.scalar": ("ScalarJudge",),
 }

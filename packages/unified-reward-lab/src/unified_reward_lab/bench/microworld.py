@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unified_reward.bench.benchmark import (
+    Benchmark,
+    BenchmarkMetrics,
     BenchmarkOptions,
     JudgedItem,
-    Measured,
     Metrics,
-    Protocol,
     by_group,
-    compared,
-    correlations,
-    probabilities,
-    with_macro,
+    correlation_metrics,
+    pair_metrics,
+    probability_metrics,
+    with_macro_average,
 )
 from unified_reward.bench.metrics import pair_accuracy
 from unified_reward.bench.run import read_items, run
@@ -96,7 +96,7 @@ def compare_cell(items: Sequence[JudgedItem]) -> Metrics:
         if abs(one.target.aspects["first"] - one.target.aspects["second"]) >= CLEAR_GAP
     ]
     labels: list[Winner] = [one.target.winner or "tie" for one in clear]
-    found = compared(items, judge_ties="half")
+    found = pair_metrics(items, judge_ties="half")
     found["pair_accuracy_clear"] = pair_accuracy(
         [one.verdict for one in clear], labels, clusters=[one.cluster for one in clear]
     )
@@ -105,22 +105,22 @@ def compare_cell(items: Sequence[JudgedItem]) -> Metrics:
 
 def score_cell(items: Sequence[JudgedItem]) -> Metrics:
     """The figures of scores."""
-    return correlations(items) | probabilities(items)
+    return correlation_metrics(items) | probability_metrics(items)
 
 
-def _measure(items: Sequence[JudgedItem]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
     scored = [one for one in items if one.record.sample.form == "score"]
     asked = [one for one in items if one.record.sample.form == "compare"]
     scores = by_group(scored, score_cell)
     groups = scores | by_group(asked, compare_cell)
-    metrics = compare_cell(asked) | {"unreadable": probabilities(items)["unreadable"]}
-    return Measured(
-        with_macro(metrics, scores, "spearman", "kendall_tau_b"),
+    metrics = compare_cell(asked) | {"unreadable": probability_metrics(items)["unreadable"]}
+    return BenchmarkMetrics(
+        with_macro_average(metrics, scores, "spearman", "kendall_tau_b"),
         {cell: groups[cell] for cell in (*CELLS, *EDITING) if cell in groups},
     )
 
 
-MICROWORLD = Protocol(
+MICROWORLD = Benchmark(
     "microworld",
     "Share of comparisons of held-out captions whose better candidate is named, and rank "
     "correlation of scores with exact utilities, in four tasks.",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_of
+from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_metric
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
@@ -184,7 +184,7 @@ def _mean(values: np.ndarray, clusters: Sequence[str]) -> Metric:
 
 def _mean_where(points: np.ndarray, clusters: Sequence[str], chosen: np.ndarray) -> Metric:
     kept = [i for i, is_kept in enumerate(chosen.tolist()) if is_kept]
-    return mean_of(points[kept].tolist(), [clusters[i] for i in kept])
+    return mean_metric(points[kept].tolist(), [clusters[i] for i in kept])
 
 
 def page(report: Mapping[str, Any]) -> str:

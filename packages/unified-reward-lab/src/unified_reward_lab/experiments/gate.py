@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from unified_reward.bench.benchmark import JudgedItem
-from unified_reward.bench.calibration import Told, calibration_error, predictions, reliability
+from unified_reward.bench.calibration import (
+    Predictions,
+    calibration_error,
+    collect_predictions,
+    reliability,
+)
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Unparsed, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge
@@ -81,7 +86,7 @@ def gate(config: Gate, progress: Callable[[int], None] = lambda _: None) -> dict
 def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     missing: list[Verdict] = []
-    pooled: dict[str, dict[str, list[Told]]] = {
+    pooled: dict[str, dict[str, list[Predictions]]] = {
         form: {"before": [], "after": []} for form in _FIGURES
     }
     fitted = judge.card.calibration or Calibration()
@@ -105,7 +110,7 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
             for record, verdict in zip(records, read["after"], strict=True)
         ]
         figures = (compare_cell if form == "compare" else score_cell)(items)
-        given = {when: predictions(records, verdicts) for when, verdicts in read.items()}
+        given = {when: collect_predictions(records, verdicts) for when, verdicts in read.items()}
         for when, one in given.items():
             pooled[form][when].append(one)
         cells[cell] = {
@@ -131,7 +136,7 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
     }
 
 
-def _bins(every: list[Told]) -> list[dict[str, float]]:
+def _bins(every: list[Predictions]) -> list[dict[str, float]]:
     predicted = np.concatenate([one.predicted for one in every])
     observed = np.concatenate([one.observed for one in every])
     return [one._asdict() for one in reliability(predicted, observed)]

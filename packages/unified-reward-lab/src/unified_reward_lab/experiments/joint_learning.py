@@ -29,7 +29,7 @@ from unified_reward.judges.card import Card
 from unified_reward.judges.registry import load
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, train_judge
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.scalar import LabelCollator
+from unified_reward.train.scalar import ScalarCollator
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments.page import table, told
 from unified_reward_lab.microworld import HALVES, Split, item
@@ -209,7 +209,7 @@ def _trained_and_heard(run: _Run, config: JointLearning) -> dict[str, Any]:
 def _tokens(lessons: _Lessons, optim: OptimConfig) -> int:
     """Tokens of all batches, padding included, as many a block as in the first one of its cell."""
     chat = load_vlm(checkpoint_path("tiny_base"), dtype="float32").chat
-    collate = LabelCollator(chat, JudgeLabels(lessons, _CARD, ()))
+    collate = ScalarCollator(chat, JudgeLabels(lessons, _CARD, ()))
     block, n_cells = lessons.block, 2 * len(lessons.parts)
     first = sum(
         collate([{"row": cell * block + i} for i in range(block)])["input_ids"].numel()

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from unified_reward import prompts
-from unified_reward.bench.metrics import Metric, mean_interval, mean_of
+from unified_reward.bench.metrics import Metric, mean_interval, mean_metric
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer
@@ -238,9 +238,9 @@ def _figures(points: Sequence[_Point], reference: Sequence[float]) -> dict[str, 
     ahead = np.array(gains) - np.array(reference)
     seeds = np.array([one.seed for one in points])
     return {
-        "better": mean_of([float(gap > 0) for gap in gaps], of).row(),
+        "better": mean_metric([float(gap > 0) for gap in gaps], of).row(),
         "gap": _mean(gaps, of),
-        "kept": mean_of([float(one.gap is not None) for one in points], prompts).row(),
+        "kept": mean_metric([float(one.gap is not None) for one in points], prompts).row(),
         "gain": _mean(gains, prompts),
         "calls": float(np.mean([one.calls for one in points])),
         "from_score": _mean(ahead.tolist(), prompts),

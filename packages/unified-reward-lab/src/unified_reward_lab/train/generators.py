@@ -23,9 +23,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPTextConfig, CLIPTextModel, UMT5Config, UMT5EncoderModel
 
 from unified_reward.policies import Denoising, write_defaults
-from unified_reward.train.denoisers import Denoiser, denoiser_of
-from unified_reward.train.losses import denoising_error, denoising_target, noised
-from unified_reward.train.optim import muon
+from unified_reward.train.denoisers import Denoiser, build_denoiser
+from unified_reward.train.losses import add_noise, denoising_error, denoising_target
+from unified_reward.train.optim import build_muon
 from unified_reward_lab.microworld.render import FPS, SIDE_PX
 from unified_reward_lab.train.autoencoders import (
     Autoencoding,
@@ -178,7 +178,7 @@ def teach_generator(config: TinyGenerator, out: Path) -> list[tuple[int, float]]
     series = (drawn(i, is_clip=is_clip, seed=config.seed + 1)[0] for i in range(20_000))
     pipeline = build_generator(config.medium, build_tokenizer(series, vocabulary=_VOCABULARY))
     teach_autoencoder(pipeline.vae, config.autoencoder)
-    denoiser = denoiser_of(pipeline, _SAMPLING[config.medium].prompt_tokens)
+    denoiser = build_denoiser(pipeline, _SAMPLING[config.medium].prompt_tokens)
     captions, latents = _encoded(denoiser, config, is_clip=is_clip)
     losses = _teach_denoiser(denoiser, captions, latents, config)
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
@@ -221,7 +221,7 @@ def _teach_denoiser(
         network = denoiser.network
         ends = {one.weight for name, one in network.named_modules() if name == "proj_out"}
         rates = {"lr": config.lr, "muon_lr": config.muon_lr}
-        optimiser: Any = muon(learned, ends, **rates, weight_decay=0.01)
+        optimiser: Any = build_muon(learned, ends, **rates, weight_decay=0.01)
     else:
         optimiser = torch.optim.AdamW(
             learned.parameters(), config.lr, (0.9, 0.99), weight_decay=0.01
@@ -240,7 +240,7 @@ def _teach_denoiser(
         noise = torch.randn(clean.shape, generator=drawing)
         alpha, sigma = plan.alpha[places].float(), plan.sigma[places].float()
         condition = denoiser.condition([captions[i] for i in rows.tolist()])
-        noisy = noised(clean, noise, alpha, sigma)
+        noisy = add_noise(clean, noise, alpha, sigma)
         told = denoiser.predict(noisy, plan.timestep[places], condition)
         target = denoising_target(plan.kind, clean, noise, alpha, sigma)
         loss = denoising_error(told, target).mean()

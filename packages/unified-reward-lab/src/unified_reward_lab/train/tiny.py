@@ -30,7 +30,7 @@ from unified_reward.core.requests import Request
 from unified_reward.core.samples import Image, Video
 from unified_reward.prompts import TEMPLATES
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.sft import Turn, fit
+from unified_reward.train.sft import ChatExample, fit
 from unified_reward_lab.microworld import corpus, lesson
 from unified_reward_lab.train.vision import VisionWarmup, warm_up
 
@@ -218,10 +218,10 @@ class LessonTurns:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> Turn:
+    def __getitem__(self, index: int) -> ChatExample:
         taught = lesson(self._kind(index), seed=self._config.optim.seed, index=index)
         pictures = [p for medium in taught.media for p in self._pictures(medium)]
-        return Turn(Request((*pictures, taught.question)), taught.answer)
+        return ChatExample(Request((*pictures, taught.question)), taught.answer)
 
     def _kind(self, index: int) -> str:
         config = self._config

@@ -20,8 +20,8 @@ import PIL.Image
 
 from unified_reward import media
 from unified_reward.bench.benchmark import JudgedItem
-from unified_reward.bench.calibration import brier_score, calibration_error, predictions
-from unified_reward.bench.metrics import Metric, mean_interval, mean_of
+from unified_reward.bench.calibration import brier_score, calibration_error, collect_predictions
+from unified_reward.bench.metrics import Metric, mean_interval, mean_metric
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Candidate, Example, Image, Sample, Task, Video
@@ -47,7 +47,7 @@ def _compressed(quality: int, picture: PILImage) -> PILImage:
     return PIL.Image.open(file).convert("RGB")
 
 
-CHANGES: Mapping[str, Callable[[PILImage], PILImage]] = {
+PERTURBATIONS: Mapping[str, Callable[[PILImage], PILImage]] = {
     "resize_0.5": partial(_resized, 0.5),
     "resize_2": partial(_resized, 2.0),
     "jpeg_90": partial(_compressed, 90),
@@ -279,7 +279,7 @@ def _changes(
     """Verdicts on changed pictures against those on the same pictures as they are."""
     samples = [*(one.sample for one in compared), *singles.values()]
     same = ask([_changed(one, lambda picture: picture) for one in samples])
-    for name, change in CHANGES.items():
+    for name, change in PERTURBATIONS.items():
         told = ask([_changed(one, change) for one in samples])
         for sample, before, after in zip(samples, same, told, strict=True):
             if isinstance(before, Preferred) and isinstance(after, Preferred):
@@ -315,7 +315,7 @@ def _means(seen: Sequence[_Seen]) -> dict[str, Metric]:
     for name, each in figures.items():
         values, clusters = [one.value for one in each], [one.cluster for one in each]
         if {*values} <= {0.0, 1.0}:
-            found[name] = mean_of(values, clusters)
+            found[name] = mean_metric(values, clusters)
         else:
             interval = mean_interval(values, clusters)
             found[name] = Metric(sum(values) / len(values), interval, len(values))
@@ -323,7 +323,7 @@ def _means(seen: Sequence[_Seen]) -> dict[str, Metric]:
 
 
 def _calibration(judged: Sequence[JudgedItem]) -> dict[str, Metric]:
-    told = predictions([one.record for one in judged], [one.verdict for one in judged])
+    told = collect_predictions([one.record for one in judged], [one.verdict for one in judged])
     return {"calibration_error": calibration_error(told), "brier_score": brier_score(told)}
 
 

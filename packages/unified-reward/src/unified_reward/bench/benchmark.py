@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
-from unified_reward.bench.calibration import brier_score, calibration_error, predictions
+from unified_reward.bench.calibration import brier_score, calibration_error, collect_predictions
 from unified_reward.bench.metrics import (
     Correlation,
     HumanTies,
@@ -16,8 +16,8 @@ from unified_reward.bench.metrics import (
     Metric,
     consistency,
     correlation,
-    macro,
-    mean_of,
+    macro_average,
+    mean_metric,
     pair_accuracy,
     three_way_accuracy,
 )
@@ -47,7 +47,7 @@ class JudgedItem(NamedTuple):
         return "\n".join([sample.prompt, *files])
 
 
-class Measured(NamedTuple):
+class BenchmarkMetrics(NamedTuple):
     """The figures of a benchmark."""
 
     metrics: Metrics
@@ -69,7 +69,7 @@ class BenchmarkOptions:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Benchmark:
     """One benchmark."""
 
     name: str
@@ -78,7 +78,7 @@ class Protocol:
     paper: str
     rows: Callable[[Path | None, BenchmarkOptions], Iterator[Row]]
     """Items of a folder, as many as are wanted. What cannot be read is ``Failed``."""
-    measure: Callable[[Sequence[JudgedItem]], Measured]
+    measure: Callable[[Sequence[JudgedItem]], BenchmarkMetrics]
     group: Callable[[Example], str] = lambda _: ""
     exchange: bool = True
     """Half of the comparisons, by id and seed, are asked the other way round."""
@@ -88,23 +88,25 @@ class Protocol:
     """Id of the set on the hub, where its files may be taken as they lie."""
 
 
-def draw(name: str, seed: int) -> int:
+def item_hash(name: str, seed: int) -> int:
     """A number of 64 bits that is this item's under this seed, whatever else is asked."""
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8])
 
 
-def plain(items: Sequence[JudgedItem]) -> Measured:
+def pairwise_metrics(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
     """Comparisons without groups."""
-    return Measured(compared(items), {})
+    return BenchmarkMetrics(pair_metrics(items), {})
 
 
-def grouped(items: Sequence[JudgedItem]) -> Measured:
+def grouped_pairwise_metrics(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
     """Comparisons, over all and by group, and the mean of the groups."""
-    groups = by_group(items, compared)
-    return Measured(with_macro(compared(items), groups, "pair_accuracy"), groups)
+    groups = by_group(items, pair_metrics)
+    return BenchmarkMetrics(
+        with_macro_average(pair_metrics(items), groups, "pair_accuracy"), groups
+    )
 
 
-def compared(
+def pair_metrics(
     items: Sequence[JudgedItem],
     *,
     judge_ties: JudgeTies = "wrong",
@@ -130,22 +132,22 @@ def compared(
         "three_way_accuracy": three_way_accuracy(verdicts, labels, clusters=clusters),
         "calibrated_accuracy": accuracy("keep", "calibrated"),
         "consistency": consistency(verdicts, clusters=clusters),
-        **probabilities(items),
+        **probability_metrics(items),
     }
 
 
-def probabilities(items: Sequence[JudgedItem]) -> Metrics:
+def probability_metrics(items: Sequence[JudgedItem]) -> Metrics:
     """How far predictions are to be believed, and how many items have none."""
-    told = predictions([one.record for one in items], [one.verdict for one in items])
+    told = collect_predictions([one.record for one in items], [one.verdict for one in items])
     missing = [float(not isinstance(one.verdict, Preferred | Scored)) for one in items]
     return {
         "calibration_error": calibration_error(told),
         "brier_score": brier_score(told),
-        "unreadable": mean_of(missing, range(len(missing))),
+        "unreadable": mean_metric(missing, range(len(missing))),
     }
 
 
-def correlations(
+def correlation_metrics(
     items: Sequence[JudgedItem],
     label: Callable[[Target], float | None] = lambda one: one.score,
     aspect: str = "",
@@ -176,7 +178,9 @@ def by_group(
     return {name: measure(group) for name, group in groups.items()}
 
 
-def with_macro(metrics: Metrics, groups: Mapping[str, Metrics], *names: str) -> Metrics:
+def with_macro_average(metrics: Metrics, groups: Mapping[str, Metrics], *names: str) -> Metrics:
     """The metrics, and behind them the means over groups of these."""
-    means = {f"{name}_macro": macro([one[name] for one in groups.values()]) for name in names}
+    means = {
+        f"{name}_macro": macro_average([one[name] for one in groups.values()]) for name in names
+    }
     return metrics | means if groups else metrics

@@ -25,7 +25,7 @@ _LEAST, _MOST = 0.05, 20.0
 _EPSILON = 1e-6
 
 
-class Told(NamedTuple):
+class Predictions(NamedTuple):
     """What was predicted and what turned out, both in [0, 1], item by item."""
 
     predicted: np.ndarray
@@ -43,7 +43,7 @@ class Bin(NamedTuple):
     n: int
 
 
-def predictions(records: Sequence[Example], verdicts: Sequence[Verdict]) -> Told:
+def collect_predictions(records: Sequence[Example], verdicts: Sequence[Verdict]) -> Predictions:
     """Predictions with outcomes; a verdict that is missing is left out, and so counts nowhere."""
     rows: list[tuple[float, float, Hashable]] = []
     for record, verdict in zip(records, verdicts, strict=True):
@@ -56,7 +56,7 @@ def predictions(records: Sequence[Example], verdicts: Sequence[Verdict]) -> Told
             if predicted is not None:
                 rows.append((predicted, target.score, record.sample.prompt))
     predicted, observed, clusters = zip(*rows, strict=True) if rows else ((), (), ())
-    return Told(np.array(predicted), np.array(observed), [*clusters])
+    return Predictions(np.array(predicted), np.array(observed), [*clusters])
 
 
 def reliability(predicted: np.ndarray, observed: np.ndarray, *, bins: int = BINS) -> list[Bin]:
@@ -75,7 +75,7 @@ def reliability(predicted: np.ndarray, observed: np.ndarray, *, bins: int = BINS
     return found
 
 
-def calibration_error(given: Told, *, bins: int = BINS, seed: int = 0) -> Metric:
+def calibration_error(given: Predictions, *, bins: int = BINS, seed: int = 0) -> Metric:
     """Expected calibration error: the bins' ``|mean outcome - mean prediction|``, by their size.
 
     ``ECE = sum_b n_b / N |observed_b - predicted_b|`` (Guo et al. 2017, arXiv:1706.04599, eq. 3).
@@ -92,7 +92,7 @@ def calibration_error(given: Told, *, bins: int = BINS, seed: int = 0) -> Metric
     return Metric(error(np.arange(n)), bootstrap(error, given.clusters, seed=seed), n)
 
 
-def brier_score(given: Told) -> Metric:
+def brier_score(given: Predictions) -> Metric:
     """Mean squared error of the prediction: 0 at best, 0.25 for one that is always 0.5.
 
     Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2; a tie is an outcome of 0.5.
@@ -127,11 +127,13 @@ def fit_calibration(judge: CardedJudge, records: Sequence[Example]) -> Calibrati
         def loss(log_temperature: float) -> float:
             temperature = float(np.exp(log_temperature))
             verdicts = judge.read(samples, heard, Calibration(temperature, temperature))  # noqa: B023
-            given = predictions(of_form, verdicts)  # noqa: B023
+            given = collect_predictions(of_form, verdicts)  # noqa: B023
             p = given.predicted.clip(_EPSILON, 1 - _EPSILON)
             return float(-(given.observed * np.log(p) + (1 - given.observed) * np.log1p(-p)).mean())
 
-        if not len(predictions(of_form, judge.read(samples, heard, Calibration())).predicted):
+        if not len(
+            collect_predictions(of_form, judge.read(samples, heard, Calibration())).predicted
+        ):
             raise DataError(f"no readable verdict of form {form!r} to calibrate on")
         least = minimize_scalar(loss, bounds=(np.log(_LEAST), np.log(_MOST)), method="bounded")
         found[form] = round(float(np.exp(least.x)), 4)

@@ -15,7 +15,7 @@ from unified_reward.bench.metrics import (
     Correlation,
     Indices,
     bootstrap,
-    correlated,
+    correlation_coefficient,
     pair_points,
     paired_difference,
 )
@@ -142,9 +142,11 @@ def _correlation(pairs: Sequence[Both], kind: Correlation, aspect: str) -> dict[
     a, b, true = (np.array([row[i] for row in known], dtype=float) for i in range(3))
 
     def difference(drawn: Indices) -> float:
-        return correlated(kind, b[drawn], true[drawn]) - correlated(kind, a[drawn], true[drawn])
+        return correlation_coefficient(kind, b[drawn], true[drawn]) - correlation_coefficient(
+            kind, a[drawn], true[drawn]
+        )
 
-    values = [correlated(kind, one, true) for one in (a, b)]
+    values = [correlation_coefficient(kind, one, true) for one in (a, b)]
     interval = bootstrap(difference, [cluster for *_, cluster in known])
     return {
         "a": _finite(values[0]),

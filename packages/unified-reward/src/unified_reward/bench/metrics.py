@@ -100,7 +100,7 @@ def bootstrap(
     return float(low), float(high)
 
 
-def mean_of(points: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0) -> Metric:
+def mean_metric(points: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0) -> Metric:
     """Mean of points in [0, 1], with its interval.
 
     Wilson's where items are independent, else bootstrap by cluster; where all points are equal, so
@@ -194,7 +194,7 @@ def pair_accuracy(
         tie_split=tie_split,
     )
     counted = [(p, cluster) for p, cluster in zip(points, clusters, strict=True) if p is not None]
-    found = mean_of([point for point, _ in counted], [cluster for _, cluster in counted])
+    found = mean_metric([point for point, _ in counted], [cluster for _, cluster in counted])
     how = {"human_ties": human_ties, "judge_ties": judge_ties}
     return replace(
         found, how=how | ({"tie_split": tie_split} if judge_ties == "calibrated" else {})
@@ -257,12 +257,12 @@ def _with_ties(
     ]
 
 
-def exact_match(
+def exact_match_accuracy(
     said: Sequence[str | None], labels: Sequence[str], *, clusters: Sequence[Hashable]
 ) -> Metric:
     """Share of items with exactly the labelled word; None is a wrong one."""
     points = [float(one == label) for one, label in zip(said, labels, strict=True)]
-    return mean_of(points, clusters)
+    return mean_metric(points, clusters)
 
 
 def consistency(verdicts: Sequence[Verdict], *, clusters: Sequence[Hashable]) -> Metric:
@@ -272,7 +272,7 @@ def consistency(verdicts: Sequence[Verdict], *, clusters: Sequence[Hashable]) ->
         for verdict, cluster in zip(verdicts, clusters, strict=True)
         if isinstance(verdict, Preferred) and verdict.consistent is not None
     ]
-    return mean_of([point for point, _ in asked], [cluster for _, cluster in asked])
+    return mean_metric([point for point, _ in asked], [cluster for _, cluster in asked])
 
 
 def correlation(
@@ -306,13 +306,13 @@ def correlation(
     true = np.array([one[1] for one in answered])
 
     def statistic(drawn: Indices) -> float:
-        return correlated(kind, said[drawn], true[drawn])
+        return correlation_coefficient(kind, said[drawn], true[drawn])
 
     interval = bootstrap(statistic, [one[2] for one in answered], seed=seed)
-    return Metric(correlated(kind, said, true), interval, len(answered))
+    return Metric(correlation_coefficient(kind, said, true), interval, len(answered))
 
 
-def correlated(kind: Correlation, x: np.ndarray, y: np.ndarray) -> float:
+def correlation_coefficient(kind: Correlation, x: np.ndarray, y: np.ndarray) -> float:
     """A correlation without its interval."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
@@ -324,7 +324,7 @@ def correlated(kind: Correlation, x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def macro(metrics: Sequence[Metric]) -> Metric:
+def macro_average(metrics: Sequence[Metric]) -> Metric:
     """Mean of independent figures; the interval adds their half-widths in quadrature."""
     value = sum(one.value for one in metrics) / len(metrics)
     half = math.sqrt(sum(((one.ci95[1] - one.ci95[0]) / 2) ** 2 for one in metrics)) / len(metrics)

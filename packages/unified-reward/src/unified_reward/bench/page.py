@@ -10,7 +10,7 @@ from typing import Any
 
 from unified_reward import media
 from unified_reward.bench.audit import AuditResult
-from unified_reward.bench.benchmark import JudgedItem, Protocol
+from unified_reward.bench.benchmark import Benchmark, JudgedItem
 from unified_reward.bench.run import Result
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image, Video
@@ -37,7 +37,7 @@ _MOVED = {"flips.": "Winners that are others", "score_shift.": "Distance of scor
 _WORTH = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
-def published(benchmark: str) -> list[dict[str, str]]:
+def published_results(benchmark: str) -> list[dict[str, str]]:
     """Figures that others have published of a benchmark, each with its source.
 
     Keys: ``system``, ``group`` (empty for all), ``metric``, ``value``; ``kind``, ``claimed`` by its
@@ -48,7 +48,7 @@ def published(benchmark: str) -> list[dict[str, str]]:
     return [row for row in rows if row["benchmark"] == benchmark]
 
 
-def write_page(protocol: Protocol, result: Result, path: Path) -> None:
+def write_page(protocol: Benchmark, result: Result, path: Path) -> None:
     """Write what a run gave as one file to look at."""
     report = result.report
     page = Page(f"{report['name']}: {report['judge']}", lead=protocol.says)
@@ -67,7 +67,7 @@ def write_page(protocol: Protocol, result: Result, path: Path) -> None:
     worst = sorted(result.items, key=disagreement, reverse=True)[:_SHOWN]
     page.section("Worst disagreements", "Where the judge is surest, and people say otherwise.")
     page.gallery([card(one) for one in worst if disagreement(one) > 0])
-    others = published(protocol.name)
+    others = published_results(protocol.name)
     if others:
         add_published(page, others, report)
     page.section("All figures", "With 95 % intervals and the number of items each is over.")
@@ -79,7 +79,7 @@ def _plain(name: str) -> str:
     return name.replace("_", " ").replace(".", ", ")
 
 
-def write_audit(audited: AuditResult, path: Path) -> None:
+def write_audit_page(audited: AuditResult, path: Path) -> None:
     """Write an audit as one file to look at: what moves verdicts, and the comparisons it moves."""
     report, metrics = audited.report, audited.report["metrics"]
     page = Page(

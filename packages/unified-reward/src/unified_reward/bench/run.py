@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unified_reward.bench.benchmark import BenchmarkOptions, JudgedItem, Metrics, Protocol, draw
+from unified_reward.bench.benchmark import (
+    Benchmark,
+    BenchmarkOptions,
+    JudgedItem,
+    Metrics,
+    item_hash,
+)
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example
@@ -41,7 +47,7 @@ class Result(NamedTuple):
     items: list[JudgedItem]
 
 
-def read_items(protocol: Protocol, data: Path | None, how: BenchmarkOptions) -> Items:
+def read_items(protocol: Benchmark, data: Path | None, how: BenchmarkOptions) -> Items:
     """The items of a benchmark in a folder.
 
     Raises:
@@ -64,7 +70,7 @@ def read_items(protocol: Protocol, data: Path | None, how: BenchmarkOptions) -> 
 
 
 def run(
-    protocol: Protocol,
+    protocol: Benchmark,
     judge: BaseJudge,
     items: Items,
     how: BenchmarkOptions,
@@ -110,7 +116,7 @@ def run(
 
 
 def _report(
-    protocol: Protocol,
+    protocol: Benchmark,
     judge: BaseJudge,
     how: BenchmarkOptions,
     judged: Sequence[JudgedItem],
@@ -139,7 +145,7 @@ def _rows(metrics: Metrics) -> dict[str, Any]:
 
 
 def _ask(
-    protocol: Protocol, judge: BaseJudge, records: Sequence[Example], how: BenchmarkOptions
+    protocol: Benchmark, judge: BaseJudge, records: Sequence[Example], how: BenchmarkOptions
 ) -> list[Verdict]:
     """Verdicts as if every item was asked as it stands in the file."""
     samples = [one.sample for one in records]
@@ -147,7 +153,7 @@ def _ask(
         protocol.exchange
         and not judge.order_free
         and sample.form == "compare"
-        and draw(f"exchange {sample.id}", how.seed) % 2 == 0
+        and item_hash(f"exchange {sample.id}", how.seed) % 2 == 0
         for sample in samples
     ]
     asked = [one.swapped() if turn else one for one, turn in zip(samples, turned, strict=True)]
@@ -159,12 +165,13 @@ def _ask(
     if how.votes:
         names = [one.id for one in samples]
         found = [
-            voted(one, how.votes, draw(n, how.seed)) for one, n in zip(found, names, strict=True)
+            majority_vote(one, how.votes, item_hash(n, how.seed))
+            for one, n in zip(found, names, strict=True)
         ]
     return found
 
 
-def voted(verdict: Verdict, votes: int, seed: int) -> Verdict:
+def majority_vote(verdict: Verdict, votes: int, seed: int) -> Verdict:
     """The majority of votes, each in an order drawn by lot; one order is answered always alike.
 
     Of equally many votes for two outcomes, a tie.

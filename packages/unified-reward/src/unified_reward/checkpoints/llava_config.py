@@ -79,7 +79,7 @@ _CHAT = (
 """Conversation ``qwen_1_5``. As in training, a single picture comes first wherever it stood."""
 
 
-def refused(original: Mapping[str, Any]) -> tuple[str, ...]:
+def unsupported_settings(original: Mapping[str, Any]) -> tuple[str, ...]:
     """What a config says that LLaVA-OneVision is not."""
     told: list[str] = []
     kinds = original.get("architectures") or [original.get("model_type")]
@@ -94,7 +94,7 @@ def refused(original: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(told)
 
 
-def new_config(
+def convert_config(
     original: Mapping[str, Any], tokenizer: Any, state: State, dtype: torch.dtype | None
 ) -> dict[str, Any]:
     """Config of the new checkpoint.
@@ -228,7 +228,7 @@ def read_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def processor(folder: Path, config: Mapping[str, Any]) -> LlavaOnevisionProcessor:
+def build_processor(folder: Path, config: Mapping[str, Any]) -> LlavaOnevisionProcessor:
     """Of a new config, and the tokenizer in the folder of the old."""
     vision = config["vision_config"]
     side, tiles = vision["image_size"], config["image_grid_pinpoints"]

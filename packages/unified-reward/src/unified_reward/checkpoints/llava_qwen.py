@@ -23,20 +23,20 @@ from unified_reward.checkpoints import shards
 from unified_reward.checkpoints.llava_config import (
     HEAD,
     TOWER,
-    new_config,
-    processor,
+    build_processor,
+    convert_config,
     read_tokenizer,
-    refused,
+    unsupported_settings,
 )
-from unified_reward.checkpoints.shards import Shard, Written
+from unified_reward.checkpoints.shards import Shard, TensorSpec
 from unified_reward.checkpoints.tensor_keys import (
     KeyReport,
-    Piece,
+    MappedTensor,
     State,
-    account,
+    match_keys,
     read_json,
     read_state,
-    renamed,
+    rename_keys,
     weight_files,
 )
 from unified_reward.core.errors import ConfigError, ModelError
@@ -64,7 +64,7 @@ _HUB = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     """What a conversion writes, told from headers alone."""
 
     source: Path
@@ -93,7 +93,7 @@ class Plan:
         return sum(one.n_bytes for one in self.shards)
 
 
-def plan(folder: str | Path, *, dtype: str | None = None) -> Plan:
+def plan(folder: str | Path, *, dtype: str | None = None) -> ConversionPlan:
     """Say what converting a checkpoint would give; reads headers, writes nothing.
 
     Args:
@@ -117,21 +117,21 @@ def plan(folder: str | Path, *, dtype: str | None = None) -> Plan:
         for file in files
         for name, one in _headers(file).items()
     ]
-    if problems := refused(original):
-        return Plan(folder, problems)
+    if problems := unsupported_settings(original):
+        return ConversionPlan(folder, problems)
     state = {name: one for _, name, one in found}
     tokenizer = read_tokenizer(folder)
     try:
-        config = new_config(original, tokenizer, state, wanted)
+        config = convert_config(original, tokenizer, state, wanted)
     except ModelError as error:
-        return Plan(folder, (str(error),))
+        return ConversionPlan(folder, (str(error),))
     tensors, keys, ignored = _accounted(original, config, found, wanted)
     problems = (*keys.problems, *_doubts(original, config, tokenizer, tensors, keys))
-    parts = () if problems else shards.divided(tensors)
+    parts = () if problems else shards.split_into_shards(tensors)
     stats = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
     digest = hashlib.sha256(repr((config, stats, parts)).encode()).hexdigest()
     notes = _notes(original, config, state)
-    return Plan(folder, problems, config, keys, ignored, notes, parts, digest)
+    return ConversionPlan(folder, problems, config, keys, ignored, notes, parts, digest)
 
 
 def convert(
@@ -140,7 +140,7 @@ def convert(
     *,
     dtype: str | None = None,
     progress: Callable[[int], None] = lambda _: None,
-) -> Plan:
+) -> ConversionPlan:
     """Convert an original checkpoint to a folder that transformers loads.
 
     Args:
@@ -158,7 +158,9 @@ def convert(
     return made
 
 
-def write(plan: Plan, out: str | Path, *, progress: Callable[[int], None] = lambda _: None) -> None:
+def write(
+    plan: ConversionPlan, out: str | Path, *, progress: Callable[[int], None] = lambda _: None
+) -> None:
     """Carry out a plan. ``config.json`` comes last: a folder without is unfinished.
 
     Raises:
@@ -169,9 +171,9 @@ def write(plan: Plan, out: str | Path, *, progress: Callable[[int], None] = lamb
     out = Path(out)
     source = str(plan.source.resolve())
     told = {"tensors": str(plan.keys), "ignored": plan.ignored, "notes": plan.notes}
-    shards.claim(out, plan.shards, {"plan": plan.fingerprint, "source": source, **told})
+    shards.prepare_folder(out, plan.shards, {"plan": plan.fingerprint, "source": source, **told})
     shards.write(plan.shards, plan.source, out, progress)
-    processor(plan.source, plan.config).save_pretrained(out)
+    build_processor(plan.source, plan.config).save_pretrained(out)
     if (plan.source / "generation_config.json").is_file():
         shutil.copyfile(plan.source / "generation_config.json", out / "generation_config.json")
     shards.put(out / "config.json", plan.config)
@@ -191,7 +193,7 @@ def hub_name(name: str) -> str:
 def _headers(file: Path) -> dict[str, Tensor]:
     told = read_state([file], shapes_only=True)
     if file.suffix != ".safetensors":
-        with shards.opened(file):
+        with shards.open_weights(file):
             pass
     return told
 
@@ -201,7 +203,7 @@ def _accounted(
     config: Mapping[str, Any],
     found: Sequence[tuple[str, str, Tensor]],
     dtype: torch.dtype | None,
-) -> tuple[list[Written], KeyReport, dict[str, str]]:
+) -> tuple[list[TensorSpec], KeyReport, dict[str, str]]:
     """What to write, the report, and why tensors are left out, by name."""
     tied, rows = config["tie_word_embeddings"], config["text_config"]["vocab_size"]
     unread = rf"{re.escape(TOWER)}\.encoder\.layers\.{config['vision_config']['num_hidden_layers']}"
@@ -211,23 +213,23 @@ def _accounted(
         rf"{re.escape(TOWER)}\.head\..*": "the head of the vision tower, which is not read",
     } | ({re.escape(HEAD): "tied to the embedding by config.json"} if tied else {})
     rules = (*_RULES, *([(f"^{re.escape(HEAD)}$", "")] if tied else []))
-    pieces: list[Piece] = []
+    pieces: list[MappedTensor] = []
     for _, name, one in found:
         if name in ("model.embed_tokens.weight", HEAD) and one.shape[:1] == (
             original["vocab_size"],
         ):
             one = one.new_empty(rows, *one.shape[1:])  # noqa: PLW2901
-        pieces += renamed({name: one}, rules)
+        pieces += rename_keys({name: one}, rules)
     with torch.device("meta"):
         skeleton = LlavaOnevisionForConditionalGeneration(LlavaOnevisionConfig(**config))
-    fitting, keys = account(skeleton, pieces, reasons)
+    fitting, keys = match_keys(skeleton, pieces, reasons)
     if tied:
         keys = replace(keys, missing=tuple(one for one in keys.missing if one != HEAD))
-    written: list[Written] = []
+    written: list[TensorSpec] = []
     for (file, name, one), (target, value, _) in zip(found, pieces, strict=True):
         if target in fitting:
             kind = dtype if dtype and one.is_floating_point() else one.dtype
-            written.append(Written(hub_name(target), name, file, tuple(value.shape), kind))
+            written.append(TensorSpec(hub_name(target), name, file, tuple(value.shape), kind))
     ignored = {
         name: why for _, name, _ in found for key, why in reasons.items() if re.fullmatch(key, name)
     }
@@ -238,7 +240,7 @@ def _doubts(
     original: Mapping[str, Any],
     config: Mapping[str, Any],
     tokenizer: Any,
-    tensors: Sequence[Written],
+    tensors: Sequence[TensorSpec],
     keys: KeyReport,
 ) -> list[str]:
     """What shapes and names do not tell."""

@@ -35,7 +35,7 @@ CODES = {
 _PART = ".part"
 
 
-class Written(NamedTuple):
+class TensorSpec(NamedTuple):
     """A tensor to write, and where it comes from."""
 
     name: str
@@ -55,7 +55,7 @@ class Shard(NamedTuple):
     """A file to write."""
 
     name: str
-    tensors: tuple[Written, ...]
+    tensors: tuple[TensorSpec, ...]
 
     @property
     def header(self) -> bytes:
@@ -76,9 +76,9 @@ class Shard(NamedTuple):
         return len(self.header) + sum(one.n_bytes for one in self.tensors)
 
 
-def divided(tensors: Sequence[Written]) -> tuple[Shard, ...]:
+def split_into_shards(tensors: Sequence[TensorSpec]) -> tuple[Shard, ...]:
     """Tensors by the files they go to, in their order."""
-    groups: list[list[Written]] = []
+    groups: list[list[TensorSpec]] = []
     held = 0
     for one in tensors:
         if not groups or held + one.n_bytes > SHARD_BYTES:
@@ -95,7 +95,7 @@ def divided(tensors: Sequence[Written]) -> tuple[Shard, ...]:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Callable[[str], Tensor]]:
+def open_weights(file: Path) -> Iterator[Callable[[str], Tensor]]:
     """A file of weights as a function that reads a tensor by its name.
 
     Raises:
@@ -115,7 +115,7 @@ def opened(file: Path) -> Iterator[Callable[[str], Tensor]]:
         yield read
 
 
-def claim(out: Path, shards: Sequence[Shard], record: Mapping[str, Any]) -> None:
+def prepare_folder(out: Path, shards: Sequence[Shard], record: Mapping[str, Any]) -> None:
     """Make a folder that of one conversion, or find that it is.
 
     Args:
@@ -178,7 +178,7 @@ def _write_one(shard: Shard, folder: Path, file: Path, progress: Callable[[int],
         out.write(shard.header)
         for one in shard.tensors:
             # Opened anew each time, lest all that was read stays mapped.
-            with opened(folder / one.file) as read:
+            with open_weights(folder / one.file) as read:
                 data = read(one.source).to(one.dtype).contiguous()
                 out.write(data.view(-1).view(torch.uint8).numpy().data)
                 out.write(bytes(one.n_bytes - data.nbytes))

@@ -38,7 +38,7 @@ _DTYPES = {
 }
 
 
-class Piece(NamedTuple):
+class MappedTensor(NamedTuple):
     """A tensor of the module, and the tensors of the file that it is made of."""
 
     target: str
@@ -169,13 +169,13 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def renamed(state: State, rules: Sequence[tuple[str, str]]) -> Iterator[Piece]:
+def rename_keys(state: State, rules: Sequence[tuple[str, str]]) -> Iterator[MappedTensor]:
     """Every tensor under a new name: all rules, regular expressions, one after the other."""
     for source, value in state.items():
         target = source
         for pattern, replacement in rules:
             target = re.sub(pattern, replacement, target)
-        yield Piece(target, value, (source,))
+        yield MappedTensor(target, value, (source,))
 
 
 def lora_scale(rank: int, alpha: float, *, stabilised: bool) -> float:
@@ -183,14 +183,14 @@ def lora_scale(rank: int, alpha: float, *, stabilised: bool) -> float:
     return alpha / math.sqrt(rank) if stabilised else alpha / rank
 
 
-def merged_lora(pieces: Iterable[Piece], scale: float) -> Iterator[Piece]:
+def merge_lora(pieces: Iterable[MappedTensor], scale: float) -> Iterator[MappedTensor]:
     """Adapters added to the weights they stand beside: ``W + scale * B @ A``.
 
     Names as PEFT gives them: ``X.base_layer.weight``, ``X.lora_A.default.weight``, and B likewise
     (Hu et al. 2021, arXiv:2106.09685, section 4.1). An adapter without its other half passes
     through, and is then unexplained.
     """
-    held: dict[str, Piece] = {}
+    held: dict[str, MappedTensor] = {}
     for one in pieces:
         if held.setdefault(one.target, one) is not one:
             yield one
@@ -201,21 +201,21 @@ def merged_lora(pieces: Iterable[Piece], scale: float) -> Iterator[Piece]:
             delta = high.value.float() @ low.value.float() * scale
             value = (piece.value.float() + delta).to(piece.value.dtype)
             sources = piece.sources + low.sources + high.sources
-            yield Piece(f"{stem}.weight", value, sources)
+            yield MappedTensor(f"{stem}.weight", value, sources)
         elif base:
-            yield Piece(f"{stem}.{rest}", piece.value, piece.sources)
+            yield MappedTensor(f"{stem}.{rest}", piece.value, piece.sources)
         elif not _is_merged(target, held):
             yield piece
 
 
-def _is_merged(target: str, held: Mapping[str, Piece]) -> bool:
+def _is_merged(target: str, held: Mapping[str, MappedTensor]) -> bool:
     stem, mark, _ = target.partition(".lora_")
     both = {f"{stem}.lora_{x}.default.weight" for x in "AB"} <= held.keys()
     return bool(mark) and both and f"{stem}.base_layer.weight" in held
 
 
-def account(
-    module: nn.Module, pieces: Iterable[Piece], ignored: Mapping[str, str]
+def match_keys(
+    module: nn.Module, pieces: Iterable[MappedTensor], ignored: Mapping[str, str]
 ) -> tuple[dict[str, Tensor], KeyReport]:
     """Hold the tensors of a file against those of a module; a second one for a place is left over.
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from unified_reward.bench.audit import audit as ask
-from unified_reward.bench.page import write_audit
+from unified_reward.bench.page import write_audit_page
 from unified_reward.cli import options, output
 from unified_reward.cli.bench import table
 from unified_reward.cli.progress import bar
@@ -45,7 +45,7 @@ def audit(
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
         (out / "audit.json").write_text(text + "\n", "utf-8")
-        write_audit(audited, out / "audit.html")
+        write_audit_page(audited, out / "audit.html")
     if as_json:
         output.print_json([report])
     else:

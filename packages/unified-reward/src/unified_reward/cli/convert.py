@@ -17,7 +17,7 @@ from unified_reward.prompts import FAMILIES, official
 
 
 if TYPE_CHECKING:
-    from unified_reward.checkpoints.llava_qwen import Plan
+    from unified_reward.checkpoints.llava_qwen import ConversionPlan
 
 
 app = typer.Typer(help="Convert original checkpoints to folders that transformers loads.")
@@ -64,7 +64,7 @@ def llava_qwen(
         raise typer.Exit(1)
 
 
-def _row(plan: Plan, out: Path | None) -> dict[str, Any]:
+def _row(plan: ConversionPlan, out: Path | None) -> dict[str, Any]:
     return {
         "source": str(plan.source),
         "out": str(out) if out else None,
@@ -79,7 +79,7 @@ def _row(plan: Plan, out: Path | None) -> dict[str, Any]:
     }
 
 
-def _lines(plan: Plan, out: Path | None) -> list[tuple[str, str]]:
+def _lines(plan: ConversionPlan, out: Path | None) -> list[tuple[str, str]]:
     told = [("tensors", str(plan.keys))] if plan.keys else []
     if out is None:
         told += [("left out", f"{name}: {why}") for name, why in sorted(plan.ignored.items())]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     pass
 
 
-class Judge(CardedJudge):
+class GenerativeJudge(CardedJudge):
     """A model and a family: whatever answers text becomes a judge."""
 
     def __init__(self, model: Model, card: Card) -> None:

@@ -20,14 +20,14 @@ from unified_reward.core.samples import Example
 from unified_reward.judges.card import Card
 from unified_reward.judges.scalar import ScalarJudge
 from unified_reward.judges.scripted import ScriptedModel
-from unified_reward.judges.table import Table
+from unified_reward.judges.table import TableJudge
 from unified_reward.prompts.official import has_wordings, import_hint
 from unified_reward.scorers import CHECKLISTS, SYSTEMS, system
 
 
 if TYPE_CHECKING:
     from unified_reward.scorers.base import Scorer
-from unified_reward.judges.generative import Judge
+from unified_reward.judges.generative import GenerativeJudge
 
 
 PUBLISHED: dict[str, tuple[str | None, str]] = {
@@ -66,7 +66,7 @@ def load(
     dtype: str | None = None,
     batch_size: int | None = None,
     allow_reworded: bool = False,
-) -> Judge | ScalarJudge: ...
+) -> GenerativeJudge | ScalarJudge: ...
 
 
 @overload
@@ -90,7 +90,7 @@ def load(
     dtype: str | None = None,
     batch_size: int | None = None,
     allow_reworded: bool = False,
-) -> Judge | ScalarJudge | Scorer:
+) -> GenerativeJudge | ScalarJudge | Scorer:
     """Load a local judge: one that speaks, a scalar one, or a published scorer.
 
     Args:
@@ -135,7 +135,7 @@ def load(
     )
     model.name = str(reference)
     if card.head is None:
-        return Judge(model, card)
+        return GenerativeJudge(model, card)
     from unified_reward.backends.value_head import load_scalar
 
     values, uncertain = 1 + len(card.head.aspects), card.head.uncertain
@@ -169,7 +169,7 @@ def _open_checklist(name: str, reference: str, model: str | None) -> BaseJudge:
 
     checklist = visionreward(name)
     inner = open_judge(reference, model=model)
-    if not isinstance(inner, Judge):
+    if not isinstance(inner, GenerativeJudge):
         raise ConfigError(
             f"{name} asks a judge that speaks, not {reference or 'nothing'}: {name}:FOLDER, a hub "
             "id or a URL"
@@ -208,7 +208,7 @@ def connect(
     family: str = "native",
     api_key: str | None = None,
     votes: int = 0,
-) -> Judge:
+) -> GenerativeJudge:
     """Judge through an OpenAI-compatible chat server. Imports no torch.
 
     Args:
@@ -219,7 +219,7 @@ def connect(
         votes: Further sampled answers per question, averaged, where the server gives no
             log-probabilities.
     """
-    return Judge(OpenAIModel(url, model=model, api_key=api_key, votes=votes), Card(family))
+    return GenerativeJudge(OpenAIModel(url, model=model, api_key=api_key, votes=votes), Card(family))
 
 
 def open_judge(
@@ -253,13 +253,13 @@ def open_judge(
     if reference == "scripted:perfect":
         if truth is None:
             raise ConfigError("scripted:perfect answers known targets, and here are none")
-        return Table.truth(truth)
+        return TableJudge.truth(truth)
     if kind == "scripted":
-        scripted = Judge(ScriptedModel(rest), Card(family or "native"))
+        scripted = GenerativeJudge(ScriptedModel(rest), Card(family or "native"))
         scripted.is_blind = not look
         return scripted
     if kind == "table":
-        return Table.read(Path(rest))
+        return TableJudge.read(Path(rest))
     if kind in SYSTEMS:
         return load(kind, weights=rest or None, family=family)
     if kind in CHECKLISTS:

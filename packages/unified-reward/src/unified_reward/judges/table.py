@@ -28,7 +28,7 @@ _CERTAIN = 36.0
 _PROBABILITIES = {"first": (1.0, 0.0, 0.0), "tie": (0.0, 1.0, 0.0), "second": (0.0, 0.0, 1.0)}
 
 
-class Table(BaseJudge):
+class TableJudge(BaseJudge):
     """Verdicts by id. A comparison without one of its own follows from the two scores."""
 
     family = ""
@@ -45,7 +45,7 @@ class Table(BaseJudge):
         self._preferences = preferences
 
     @classmethod
-    def read(cls, path: Path) -> Table:
+    def read(cls, path: Path) -> TableJudge:
         """Read ``id,candidate,value`` or ``id,winner[,probability]`` rows of a CSV or JSONL file.
 
         ``candidate`` is 0 or 1 (default 0); ``winner`` is first, tie or second, and both_good or
@@ -74,7 +74,7 @@ class Table(BaseJudge):
         return cls(f"table:{path}", scores, preferences)
 
     @classmethod
-    def truth(cls, records: Iterable[Example]) -> Table:
+    def truth(cls, records: Iterable[Example]) -> TableJudge:
         """The perfect judge of these records: it answers their targets."""
         scores: dict[tuple[str, int], Score] = {}
         preferences: dict[str, Preferred] = {}

@@ -1,7 +1,7 @@
-"""Policies: models that make candidates, in words, pictures or clips.
+"""Policies: models that generate candidates, as text, images or videos.
 
-A candidate is a function of the prompt, what the prompt is about, and a seed. Knows neither files
-of rows nor what the candidates are for.
+A candidate is a function of the prompt, its context and a seed. Knows neither files of rows nor
+what the candidates are for.
 """
 
 from __future__ import annotations
@@ -25,53 +25,56 @@ if TYPE_CHECKING:
 
 
 DEFAULTS = "sampling.json"
-"""File in the folder of a policy with the options that it is sampled with if none are given."""
+"""File in a policy's folder with its default sampling options."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a vision-language model speaks."""
+    """Sampling options of a vision-language model."""
 
     temperature: float = 0.7
-    """Divides the log-odds of tokens, >= 0; 0 takes the most probable token."""
+    """Divides the logits, >= 0; 0 takes the most probable token."""
     max_new_tokens: int = 256
+    """Longest answer, in tokens."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
-            raise ConfigError(f"temperature is a number, 0 or more, not {self.temperature}")
+            raise ConfigError(f"temperature must be finite and >= 0, not {self.temperature}")
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """How a diffusers pipeline draws; None leaves it to the pipeline."""
+    """Sampling options of a diffusers pipeline; None takes the pipeline's own default."""
 
     steps: int | None = None
+    """Denoising steps."""
     guidance: float | None = None
     """Scale of classifier-free guidance."""
     height: int | None = None
-    """In pixels, as is the width."""
+    """In pixels."""
     width: int | None = None
+    """In pixels."""
     frames: int | None = None
-    """Of a clip."""
+    """Frames of a video."""
     fps: float | None = None
-    """Frames per second of a clip, > 0; None for 8."""
+    """Frames per second of a video, > 0; None for 8."""
     prompt_tokens: int | None = None
-    """Of a prompt that the text encoder is shown, for pipelines that let one choose."""
+    """Longest prompt in tokens, for pipelines with ``max_sequence_length``."""
 
 
-_How = TypeVar("_How", Sampling, Denoising)
+_Options = TypeVar("_Options", Sampling, Denoising)
 
 
 def seeds(name: str, n: int, seed: int) -> list[int]:
-    """A seed of 64 bits for each candidate of a prompt, whatever their number.
+    """64-bit seeds of the candidates of a prompt; the i-th is the same for every ``n``.
 
     Args:
-        name: Of the prompt.
-        n: Candidates.
-        seed: Of the run.
+        name: Id of the prompt.
+        n: Number of candidates.
+        seed: Seed of the run.
     """
-    told = [json.dumps([name, i, seed]).encode() for i in range(n)]
-    return [int.from_bytes(hashlib.sha256(one).digest()[:8]) for one in told]
+    keys = [json.dumps([name, i, seed]).encode() for i in range(n)]
+    return [int.from_bytes(hashlib.sha256(key).digest()[:8]) for key in keys]
 
 
 def load(
@@ -87,68 +90,74 @@ def load(
     Args:
         source: A folder, or a hub id (which reaches the network).
         options: Fields of `Sampling` for a vision-language model, of `Denoising` for a pipeline,
-            by name; None is the default, that of ``sampling.json`` in the folder if it has one.
-        device: ``cpu``, ``cuda``, …; default the best there is.
+            by name; a missing one, or None, is taken from ``sampling.json`` in the folder, else
+            from the dataclass.
+        device: ``cpu``, ``cuda``, …; default the fastest available.
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
-        batch_size: Candidates in one pass; default 16 answers, or 4 pictures or clips.
+        batch_size: Candidates per forward pass; default 16 answers, or 4 images or videos.
 
     Raises:
-        ConfigError: It does not take the options.
-        ModelError: It cannot be loaded, or is neither text-to-image nor text-to-video.
+        ConfigError: The policy does not take one of the options.
+        ModelError: The policy cannot be loaded, or is neither text-to-image nor text-to-video.
     """
     if is_pipeline(source):
         from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline
 
-        how = sampled(source, Denoising, options)
+        denoising = sampling_options(source, Denoising, options)
         pipeline = load_pipeline(source, device=device, dtype=dtype)
-        return DiffusionPolicy(pipeline, how, name=str(source), batch_size=batch_size or 4)
+        return DiffusionPolicy(pipeline, denoising, name=str(source), batch_size=batch_size or 4)
     from unified_reward.backends.hf_vlm import load_vlm
     from unified_reward.policies.vlm import VLMPolicy
 
-    how = sampled(source, Sampling, options)
-    return VLMPolicy(load_vlm(source, device=device, dtype=dtype, batch_size=batch_size), how)
+    sampling = sampling_options(source, Sampling, options)
+    return VLMPolicy(load_vlm(source, device=device, dtype=dtype, batch_size=batch_size), sampling)
 
 
-def write_defaults(how: Sampling | Denoising, folder: Path) -> None:
-    """Keep how a policy is sampled in its folder."""
-    told = {name: value for name, value in vars(how).items() if value is not None}
-    (folder / DEFAULTS).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+def write_defaults(options: Sampling | Denoising, folder: Path) -> None:
+    """Write the default sampling options of a policy into its folder."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    (folder / DEFAULTS).write_text(json.dumps(given, indent=1) + "\n", "utf-8")
 
 
-def sampled(source: str | Path, kind: type[_How], options: Mapping[str, Any] | None = None) -> _How:
-    """How a policy is sampled: by these options, or else those of its folder, or the defaults.
+def sampling_options(
+    source: str | Path, kind: type[_Options], options: Mapping[str, Any] | None = None
+) -> _Options:
+    """Sampling options of a policy: as given, else those of its folder, else the defaults.
 
     Raises:
-        ConfigError: Its kind does not take the options.
+        ConfigError: This kind of policy does not take one of the options.
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
     given = _defaults(source) | given
-    unfit = given.keys() - {one.name for one in fields(kind)}
-    if unfit:
-        what = "a diffusers pipeline" if kind is Denoising else "no diffusers pipeline"
-        raise ConfigError(f"{source} is {what} and takes no {', '.join(sorted(unfit))}")
+    known = [field.name for field in fields(kind)]
+    if unknown := given.keys() - known:
+        what = "a diffusers pipeline" if kind is Denoising else "a vision-language model"
+        raise ConfigError(
+            f"{source} is {what}, which takes no {', '.join(sorted(unknown))}; "
+            f"it takes {', '.join(known)}"
+        )
     return kind(**given)
 
 
 def _defaults(source: str | Path) -> dict[str, Any]:
-    """The options that a policy's folder comes with."""
+    """Options in a policy's folder, by name; empty without a ``sampling.json``."""
     file = Path(source) / DEFAULTS
     try:
-        told: Any = json.loads(file.read_bytes()) if file.is_file() else {}
+        options: Any = json.loads(file.read_bytes()) if file.is_file() else {}
     except ValueError as error:
-        raise ConfigError(f"{file} is no JSON object of options: {error}") from error
-    if not isinstance(told, dict):
-        raise ConfigError(f"{file} is no JSON object of options, but {told!r:.40}")
-    return cast("dict[str, Any]", told)
+        raise ConfigError(f"{file} must be a JSON object of options: {error}") from error
+    if not isinstance(options, dict):
+        raise ConfigError(f"{file} must be a JSON object of options, not {options!r:.40}")
+    return cast("dict[str, Any]", options)
 
 
 def is_pipeline(source: str | Path) -> bool:
-    """Whether there is a ``model_index.json``, as pipelines of diffusers have one."""
+    """True if the folder or hub repository has the ``model_index.json`` of a diffusers pipeline."""
     if Path(source).is_dir():
         return (Path(source) / "model_index.json").is_file()
     from huggingface_hub import hf_hub_download
 
     try:
         return bool(hf_hub_download(str(source), "model_index.json"))
-    except (OSError, ValueError):  # no such file, or no such model: loading it tells
+    except (OSError, ValueError):  # no such file or model; loading it reports which
         return False

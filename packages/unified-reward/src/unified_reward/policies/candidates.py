@@ -45,7 +45,7 @@ def make_candidates(
     """
     made_by = {"policy": policy.name, "seed": seed}
     check_run_config(
-        journal.path, made_by | {"n": n, "batch_size": policy.batch_size} | asdict(policy.how)
+        journal.path, made_by | {"n": n, "batch_size": policy.batch_size} | asdict(policy.options)
     )
     folder = journal.path.parent
     for row in prompts:

@@ -1,4 +1,4 @@
-"""Pictures and clips, drawn from a prompt by a diffusers pipeline."""
+"""Images and videos, generated from a prompt by a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -12,104 +12,124 @@ import torch
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from unified_reward.backends.devices import resolve_device, resolve_dtype
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.policies import Denoising
 
 
-_NEEDED = {"prompt", "generator", "output_type", "height", "width"}
-_SEEN = {"image", "images", "video", "mask_image", "reference_images"}
+_REQUIRED = {"prompt", "generator", "output_type", "height", "width"}
+_MEDIA_INPUTS = {"image", "images", "video", "mask_image", "reference_images"}
 _FRAMES = ("num_frames", "frames", "video_length")
-_PER_LATENT = (
+_TEMPORAL_FACTORS = (
     "vae_scale_factor_temporal",
     "vae_temporal_compression_ratio",
     "vae_temporal_scale_factor",
 )
-"""Of a pipeline: the frames that a latent stands for, if it is not that of the first frame."""
+"""Attributes of a pipeline that hold the frames per latent frame, after the first."""
 _FPS = 8.0
 
 
 class DiffusionPolicy:
-    """Draws pictures or clips, each from its own generator on the CPU."""
+    """Generates images or videos, each from its own generator on the CPU."""
 
-    def __init__(self, pipeline: Any, how: Denoising, *, name: str, batch_size: int) -> None:
-        """Find out what the pipeline makes, and whether it takes the options.
+    def __init__(self, pipeline: Any, options: Denoising, *, name: str, batch_size: int) -> None:
+        """Detect the task of a pipeline and check its options.
+
+        Args:
+            pipeline: A loaded diffusers pipeline.
+            options: Sampling options.
+            name: Folder or hub id, for messages and rows.
+            batch_size: Candidates in one call.
 
         Raises:
-            ModelError: It is neither text-to-image nor text-to-video.
-            ConfigError: It has no such option.
+            ModelError: The pipeline is neither text-to-image nor text-to-video.
+            ConfigError: The pipeline does not take one of the options.
         """
         self.pipeline = pipeline
-        self.how = how
+        self.options = options
         self.name = name
         self.batch_size = batch_size
         kind = type(pipeline)
         takes = inspect.signature(kind.__call__).parameters
-        if not _draws_from_text(kind, takes):
+        if not _is_text_to_media(kind, takes):
             raise ModelError(
                 f"{name} is a {kind.__name__}, which is neither text-to-image nor text-to-video"
             )
-        frames = next((one for one in _FRAMES if one in takes), None)
+        frames = next((name for name in _FRAMES if name in takes), None)
         self.tasks = (Task.VIDEO_GENERATION if frames else Task.IMAGE_GENERATION,)
-        called = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
-        called |= {"frames": frames or "frames", "prompt_tokens": "max_sequence_length"}
-        given = {key: one for key, one in vars(how).items() if one is not None}
-        unknown = {key for key in given if called.get(key, key) not in takes}
-        self._given = {called.get(key, key): given[key] for key in given.keys() - unknown}
-        if frames and how.frames:
-            self._given[frames] = how.frames + (1 - how.frames) % _frames_per_latent(pipeline)
+        arguments = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
+        arguments |= {"frames": frames or "frames", "prompt_tokens": "max_sequence_length"}
+        given = {key: value for key, value in vars(options).items() if value is not None}
+        unknown = {key for key in given if arguments.get(key, key) not in takes}
+        self._arguments = {arguments.get(key, key): given[key] for key in given.keys() - unknown}
+        if frames and options.frames:
+            self._arguments[frames] = options.frames + (1 - options.frames) % _frames_per_latent(
+                pipeline
+            )
         if unknown := unknown - ({"fps"} if frames else set()):
-            told = ", ".join(sorted(unknown))
-            raise ConfigError(f"{name} is a {kind.__name__}, which takes no {told}")
+            raise ConfigError(
+                f"{name} is a {kind.__name__}, which takes no {', '.join(sorted(unknown))}"
+            )
 
     @torch.inference_mode()
     def sample(
         self, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
     ) -> list[Image | Video | None]:
-        """Draw once for each seed, in one pass; None is what a safety checker withholds.
+        """Generate an image or video for each seed, in one batch.
+
+        Returns:
+            One a seed; None where a safety checker withheld it.
 
         Raises:
             ValueError: There is a context, or the pipeline refuses an option.
-            RuntimeError: The pipeline broke, or drew what is no picture.
+            RuntimeError: The pipeline broke, or its output is no finite RGB.
         """
         if context:
-            raise ValueError("it draws from a prompt alone and cannot see a context")
+            raise ValueError("the pipeline generates from a prompt alone and takes no context")
         out = self.pipeline(
             prompt=[prompt] * len(seeds),
-            generator=[torch.Generator().manual_seed(one) for one in seeds],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="np",
-            **self._given,
+            **self._arguments,
         )
         is_video = self.tasks == (Task.VIDEO_GENERATION,)
-        drawn: Any = np.asarray(getattr(out, "frames" if is_video else "images", ()))
-        if drawn.ndim != 4 + is_video or len(drawn) != len(seeds) or drawn.shape[-1] != 3:
-            raise RuntimeError(f"for {len(seeds)} prompts it drew an array of shape {drawn.shape}")
-        if not np.isfinite(drawn).all():
-            raise RuntimeError("it drew values that are no finite numbers; try another dtype")
-        # More than were asked for, where they come in latents of several.
-        drawn = drawn[:, : self.how.frames] if is_video else drawn
-        pixels = (drawn.clip(0, 1) * 255).round().astype(np.uint8)
+        unit: Any = np.asarray(getattr(out, "frames" if is_video else "images", ()))
+        if unit.ndim != 4 + is_video or len(unit) != len(seeds) or unit.shape[-1] != 3:
+            raise RuntimeError(
+                f"the pipeline returned an array of shape {unit.shape} for {len(seeds)} prompts"
+            )
+        if not np.isfinite(unit).all():
+            raise RuntimeError(
+                "the pipeline returned values that are not finite; try another dtype"
+            )
+        # A latent may stand for several frames, so that there are more than were asked for.
+        unit = unit[:, : self.options.frames] if is_video else unit
+        pixels = (unit.clip(0, 1) * 255).round().astype(np.uint8)
         withheld = getattr(out, "nsfw_content_detected", None) or [False] * len(seeds)
-        each = zip(pixels, withheld, strict=True)
-        return [None if unsafe else self._medium(one) for one, unsafe in each]
+        pairs = zip(pixels, withheld, strict=True)
+        return [None if unsafe else self._medium(array) for array, unsafe in pairs]
 
     def _medium(self, pixels: Any) -> Image | Video:
         if pixels.ndim == 4:
-            return Video(pixels, "THWC", self.how.fps or _FPS)
+            return Video(pixels, "THWC", self.options.fps or _FPS)
         return Image(pixels, "HWC")
 
 
 def _frames_per_latent(pipeline: Any) -> int:
-    """1 without a number of them; others draw one frame more than a multiple of it."""
-    return next((getattr(pipeline, one) for one in _PER_LATENT if hasattr(pipeline, one)), 1)
+    """Temporal compression k of the pipeline, 1 if it has none; a video has m * k + 1 frames."""
+    names = (name for name in _TEMPORAL_FACTORS if hasattr(pipeline, name))
+    return next((getattr(pipeline, name) for name in names), 1)
 
 
-def _draws_from_text(kind: type, takes: Any) -> bool:
-    required = {name for name, one in takes.items() if one.default is one.empty}
-    required -= {name for name, one in takes.items() if one.kind is one.VAR_KEYWORD}
-    # Some that draw from a prompt may be shown a picture too.
-    shown = takes.keys() & _SEEN and kind not in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
-    return takes.keys() >= _NEEDED and required <= {"self", "prompt"} and not shown
+def _is_text_to_media(kind: type, takes: Any) -> bool:
+    required = {name for name, argument in takes.items() if argument.default is argument.empty}
+    required -= {name for name, argument in takes.items() if argument.kind is argument.VAR_KEYWORD}
+    # Some text-to-image pipelines take an image as an option too.
+    needs_media = (
+        takes.keys() & _MEDIA_INPUTS and kind not in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
+    )
+    return takes.keys() >= _REQUIRED and required <= {"self", "prompt"} and not needs_media
 
 
 def load_pipeline(
@@ -119,23 +139,21 @@ def load_pipeline(
 
     Args:
         source: A folder, or a hub id (which reaches the network).
-        device: ``cpu``, ``cuda``, …; default the best there is.
+        device: ``cpu``, ``cuda``, …; default the fastest available.
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
 
     Raises:
-        ModelError: It cannot be loaded.
+        ModelError: The pipeline cannot be loaded.
     """
-    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    device = device or (best.type if best else "cpu")
-    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    device = resolve_device(device)
     is_local = Path(source).is_dir()
     try:
         index: Any = DiffusionPipeline.load_config(str(source), local_files_only=is_local)
-        # One saved without a part, such as Stable Diffusion 3 without T5, loads if told so.
+        # A pipeline saved without a part, such as Stable Diffusion 3 without T5, needs it as None.
         absent = {name: None for name, part in index.items() if part == [None, None]}
         pipeline = DiffusionPipeline.from_pretrained(
             str(source),
-            dtype=getattr(torch, dtype),
+            dtype=resolve_dtype(dtype, device),
             use_safetensors=True,
             local_files_only=is_local,
             **absent,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from unified_reward.backends.batching import bisect_failures
-from unified_reward.checkpoints.tensor_keys import Piece, State, weight_files
+from unified_reward.checkpoints.tensor_keys import MappedTensor, State, weight_files
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
@@ -87,7 +87,7 @@ class Scorer(BaseJudge):
 
     @classmethod
     @abstractmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The tensors of a file by the names of the module."""
 
     @classmethod

@@ -18,7 +18,14 @@ from torchvision.transforms.v2 import functional as tv
 from transformers import CLIPConfig, CLIPModel
 
 from unified_reward import media
-from unified_reward.checkpoints.tensor_keys import Piece, State, depth, renamed, shape, square_side
+from unified_reward.checkpoints.tensor_keys import (
+    MappedTensor,
+    State,
+    depth,
+    rename_keys,
+    shape,
+    square_side,
+)
 from unified_reward.core.errors import ModelError
 from unified_reward.core.samples import Task
 from unified_reward.scorers.card import ScoreCard
@@ -99,17 +106,17 @@ class _HPS(ClipScorer):
         )
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The names of transformers; fused projections are cut in three, two are transposed."""
-        for target, value, sources in renamed(state, _RENAMES):
+        for target, value, sources in rename_keys(state, _RENAMES):
             stem, fused, kind = target.partition(".in_proj_")
             if fused:
                 for name, part in zip("qkv", value.chunk(3), strict=True):
-                    yield Piece(f"{stem}.{name}_proj.{kind}", part, sources)
+                    yield MappedTensor(f"{stem}.{name}_proj.{kind}", part, sources)
             elif target in _TRANSPOSED:
-                yield Piece(target, value.T.contiguous(), sources)
+                yield MappedTensor(target, value.T.contiguous(), sources)
             else:
-                yield Piece(target, value, sources)
+                yield MappedTensor(target, value, sources)
 
     @cached_property
     def _tokenizer(self) -> Any:

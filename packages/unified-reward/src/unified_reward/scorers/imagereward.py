@@ -15,11 +15,11 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from unified_reward import media
 from unified_reward.checkpoints.tensor_keys import (
-    Piece,
+    MappedTensor,
     State,
     depth,
     read_json,
-    renamed,
+    rename_keys,
     shape,
     square_side,
 )
@@ -138,9 +138,9 @@ class ImageReward(PictureScorer):
         )
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """Vision under other names; the text encoder's are the same."""
-        return renamed(state, _RENAMES)
+        return rename_keys(state, _RENAMES)
 
     @staticmethod
     def fit(picture: media.PILImage) -> Tensor:

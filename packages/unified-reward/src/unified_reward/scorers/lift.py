@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, SiglipVisi
 
 from unified_reward import media
 from unified_reward.checkpoints import tensor_keys
-from unified_reward.checkpoints.tensor_keys import Piece, State
+from unified_reward.checkpoints.tensor_keys import MappedTensor, State
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored, Unparsed, Verdict
@@ -165,16 +165,16 @@ class LiFTCritic(Scorer):
         return Critic(llm, tower)
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The three parts as one, their replacements in place, adapters merged."""
-        held: dict[str, Piece] = {}
-        for target, value, sources in tensor_keys.renamed(state, _RENAMES):
+        held: dict[str, MappedTensor] = {}
+        for target, value, sources in tensor_keys.rename_keys(state, _RENAMES):
             replaced = held[target].sources if target in held else ()
-            held[target] = Piece(target, value, replaced + sources)
+            held[target] = MappedTensor(target, value, replaced + sources)
         adapted = {name.partition(".lora_")[0] for name in held if ".lora_" in name}
         beside = {f"{stem}.weight": f"{stem}.base_layer.weight" for stem in adapted}
         pieces = [piece._replace(target=beside.get(name, name)) for name, piece in held.items()]
-        return tensor_keys.merged_lora(pieces, _adapter_scale(held, adapted, folder / "lora"))
+        return tensor_keys.merge_lora(pieces, _adapter_scale(held, adapted, folder / "lora"))
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
@@ -324,7 +324,7 @@ def _tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def _adapter_scale(held: dict[str, Piece], adapted: set[str], folder: Path) -> float:
+def _adapter_scale(held: dict[str, MappedTensor], adapted: set[str], folder: Path) -> float:
     """The scale of an adapter that covers all that it names; refused where it does not."""
     how = tensor_keys.read_json(file := folder / "adapter_config.json")
     rank, alpha = how.get("r"), how.get("lora_alpha")

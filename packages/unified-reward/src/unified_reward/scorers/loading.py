@@ -11,7 +11,7 @@ import torch
 from accelerate import init_empty_weights
 
 from unified_reward.backends.hf_vlm import best_device
-from unified_reward.checkpoints.tensor_keys import KeyReport, account, read_state
+from unified_reward.checkpoints.tensor_keys import KeyReport, match_keys, read_state
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.scorers import SYSTEMS
 from unified_reward.scorers import system as systems
@@ -73,7 +73,7 @@ def _filled(
     state = read_state(files, shapes_only=shapes_only)
     with init_empty_weights(include_buffers=False):
         module = system.skeleton(state, folder)
-    fitting, report = account(module, system.translate(state, folder), system.ignored)
+    fitting, report = match_keys(module, system.translate(state, folder), system.ignored)
     if not shapes_only and not report.problems:
         module.load_state_dict(fitting, assign=True)
     return module, report

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from unified_reward import media
-from unified_reward.checkpoints.tensor_keys import Piece, State, read_json, renamed
+from unified_reward.checkpoints.tensor_keys import MappedTensor, State, read_json, rename_keys
 from unified_reward.core.samples import Task
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import CONTEXT, ClipScorer
@@ -56,9 +56,9 @@ class PickScore(ClipScorer):
         return CLIPModel(CLIPConfig.from_dict(read_json(folder / "config.json")))
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """Names are those of transformers already."""
-        return renamed(state, ())
+        return rename_keys(state, ())
 
     @staticmethod
     def fit(picture: media.PILImage) -> Tensor:

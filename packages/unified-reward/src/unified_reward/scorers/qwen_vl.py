@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, Qwen2VLConfig, Qwen2VLVideoProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
-from unified_reward.checkpoints.tensor_keys import Piece, State, depth, read_json, renamed, shape
+from unified_reward.checkpoints.tensor_keys import (
+    MappedTensor,
+    State,
+    depth,
+    read_json,
+    rename_keys,
+    shape,
+)
 from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.prompts.packs import installed_wordings, published_prompts
 from unified_reward.scorers.base import Prepared, Scorer
@@ -129,9 +136,9 @@ class QwenScorer(Scorer):
         return QwenReward(AutoModel.from_config(config), head_of(names, cls.head_name))
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The names of transformers 5."""
-        return renamed(state, (*_RENAMES, (rf"^{cls.head_name}\.", "head.")))
+        return rename_keys(state, (*_RENAMES, (rf"^{cls.head_name}\.", "head.")))
 
     def forward(self, batch: Sequence[Prepared]) -> Tensor:
         """What the head says at every reward token, shape (B, tokens * outputs)."""

@@ -12,7 +12,7 @@ from typing import ClassVar, NoReturn
 
 from torch import Tensor, nn
 
-from unified_reward.checkpoints.tensor_keys import Piece, State
+from unified_reward.checkpoints.tensor_keys import MappedTensor, State
 from unified_reward.core.errors import ModelError
 from unified_reward.core.samples import Sample, Task
 from unified_reward.scorers.base import Prepared, Scorer
@@ -38,7 +38,7 @@ class Unverified(Scorer):
         )
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """Not known."""
         cls._refuse()
 

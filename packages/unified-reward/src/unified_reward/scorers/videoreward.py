@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from unified_reward import media
-from unified_reward.checkpoints.tensor_keys import Piece, State, lora_scale, merged_lora, read_json
+from unified_reward.checkpoints.tensor_keys import (
+    MappedTensor,
+    State,
+    lora_scale,
+    merge_lora,
+    read_json,
+)
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Candidate, Sample, Task, Video
 from unified_reward.core.verdicts import Score, Scored
@@ -82,9 +88,9 @@ class VideoReward(QwenScorer):
         self.constants = {**self.card.constants, **given}
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """Adapters merged with the scale that ``model_config.json`` says."""
-        return merged_lora(super().translate(state, folder), _lora_scale(folder))
+        return merge_lora(super().translate(state, folder), _lora_scale(folder))
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, Idefics2Config, Idefics2ImageProcessorPil, Idefics2Model
 
 from unified_reward import media
-from unified_reward.checkpoints.tensor_keys import Piece, State, read_json, renamed, shape
+from unified_reward.checkpoints.tensor_keys import (
+    MappedTensor,
+    State,
+    read_json,
+    rename_keys,
+    shape,
+)
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored
@@ -88,9 +94,9 @@ class VideoScore(Scorer):
         return nn.ModuleDict({"model": Idefics2Model(config), "score": head})
 
     @classmethod
-    def translate(cls, state: State, folder: Path) -> Iterator[Piece]:
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """Names are those of transformers already."""
-        return renamed(state, ())
+        return rename_keys(state, ())
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:

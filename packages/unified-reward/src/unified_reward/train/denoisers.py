@@ -234,7 +234,7 @@ _KINDS: dict[str, type[Denoiser]] = {
 }
 
 
-def denoiser_of(pipeline: Any, prompt_tokens: int | None = None) -> Denoiser:
+def build_denoiser(pipeline: Any, prompt_tokens: int | None = None) -> Denoiser:
     """What is trained in a pipeline.
 
     Args:

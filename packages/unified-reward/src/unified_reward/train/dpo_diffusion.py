@@ -29,16 +29,16 @@ from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.samples import Image, Video
 from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
 from unified_reward.policies.diffusion import DiffusionPolicy
-from unified_reward.train.denoisers import Denoiser, denoiser_of
-from unified_reward.train.latents import EncodedPairs, Extent, encode_pairs
+from unified_reward.train.denoisers import Denoiser, build_denoiser
+from unified_reward.train.latents import EncodedPairs, Resolution, encode_pairs
 from unified_reward.train.losses import (
+    add_noise,
     denoising_error,
     denoising_target,
     diffusion_dpo,
-    noise_weight,
-    noised,
+    epsilon_error_weight,
 )
-from unified_reward.train.optim import OptimConfig, adapters, check_targets, loss_bar
+from unified_reward.train.optim import OptimConfig, adapters, check_lora_targets, loss_progress
 
 
 _LOGGED = ("loss", "accuracy", "margin", "chosen", "rejected")
@@ -58,7 +58,7 @@ class DiffusionDPO:
     """Of timesteps: none, or what makes errors those of the noise, whatever is predicted."""
     timesteps: tuple[float, ...] = ()
     """The only ones that are trained, such as the four of SDXL-Turbo; empty for all."""
-    extent: Extent = field(default_factory=Extent)
+    resolution: Resolution = field(default_factory=Resolution)
     precision: Literal["no", "bf16"] | None = None
     """Of the passes; None for bf16 on a card and none elsewhere."""
     samples_every: int = 0
@@ -71,7 +71,7 @@ class DiffusionDPO:
             raise ConfigError("a denoiser is moved by AdamW alone; leave muon_lr at 0")
 
 
-class Drawn(NamedTuple):
+class NoiseSample(NamedTuple):
     """What B pairs are learned at."""
 
     places: Tensor
@@ -80,7 +80,7 @@ class Drawn(NamedTuple):
     """The same for chosen and rejected, shape (B, ...)."""
 
 
-class Draws:
+class NoiseSampler:
     """Pairs, timesteps and noise by the number of the draw, from 0 on."""
 
     def __init__(self, n: int, allowed: Tensor, seed: int) -> None:
@@ -93,7 +93,7 @@ class Draws:
     def _order(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self._seed, epoch]).permutation(self._n)
 
-    def __call__(self, numbers: Sequence[int], shape: Sequence[int]) -> Drawn:
+    def __call__(self, numbers: Sequence[int], shape: Sequence[int]) -> NoiseSample:
         """Timesteps and noise for latents of this shape."""
         places: list[int] = []
         noise: list[Tensor] = []
@@ -104,10 +104,10 @@ class Draws:
             at = torch.randint(len(self._allowed), (), generator=drawing)
             places.append(int(self._allowed[at]))
             noise.append(torch.randn(*shape, generator=drawing))
-        return Drawn(torch.tensor(places), torch.stack(noise))
+        return NoiseSample(torch.tensor(places), torch.stack(noise))
 
 
-class Alignment:
+class DPOModel:
     """The network that is trained, its reference, and the loss between them."""
 
     def __init__(self, denoiser: Denoiser, config: DiffusionDPO) -> None:
@@ -122,7 +122,7 @@ class Alignment:
             self.reference = copy.deepcopy(network).eval()
             network.requires_grad_(requires_grad=True)
         else:
-            check_targets(network, config.optim)
+            check_lora_targets(network, config.optim)
             torch.manual_seed(config.optim.seed)
             network.add_adapter(lora)
         if config.optim.gradient_checkpointing:
@@ -145,7 +145,7 @@ class Alignment:
                 self.network.enable_adapters()
 
     def loss(
-        self, chosen: Tensor, rejected: Tensor, condition: Mapping[str, Tensor], drawn: Drawn
+        self, chosen: Tensor, rejected: Tensor, condition: Mapping[str, Tensor], drawn: NoiseSample
     ) -> dict[str, Tensor]:
         """Loss of B pairs and what tells how they stand, each a scalar.
 
@@ -162,14 +162,14 @@ class Alignment:
         noise = torch.cat([drawn.noise, drawn.noise]).to(device)
         clean = torch.cat([chosen, rejected])
         seen = {name: torch.cat([one, one]) for name, one in condition.items()}
-        noisy = noised(clean, noise, alpha, sigma)
+        noisy = add_noise(clean, noise, alpha, sigma)
         target = denoising_target(plan.kind, clean, noise, alpha, sigma)
         with self.as_reference():
             ref = denoising_error(self.denoiser.predict(noisy, timestep, seen), target)
         told = denoising_error(self.denoiser.predict(noisy, timestep, seen), target)
         (won, lost), (ref_won, ref_lost) = told.chunk(2), ref.chunk(2)
         is_even = self.config.weighting == "constant"
-        weight = 1.0 if is_even else noise_weight(plan.kind, alpha[: len(chosen)])
+        weight = 1.0 if is_even else epsilon_error_weight(plan.kind, alpha[: len(chosen)])
         terms = diffusion_dpo(
             won,
             lost,
@@ -238,16 +238,16 @@ def align_pipeline(
         raise ConfigError(f"{policy} is a vision-language model, no pipeline of diffusers")
     log = log if accelerator.is_main_process else _mute
     read, rows = trainable_pairs(pairs, maker.tasks, log)
-    denoiser = denoiser_of(maker.pipeline, maker.how.prompt_tokens)
+    denoiser = build_denoiser(maker.pipeline, maker.options.prompt_tokens)
     with accelerator.main_process_first():
         folder = out / "checkpoints" / "encoded"
-        encoded = encode_pairs(read, denoiser, folder, config.extent, log)
-    alignment = Alignment(denoiser, config)
+        encoded = encode_pairs(read, denoiser, folder, config.resolution, log)
+    alignment = DPOModel(denoiser, config)
     history = _train(alignment, encoded, accelerator, _Sheet(maker, read[:4], out / "samples"))
     if accelerator.is_main_process:
         alignment.merge(out / "adapter")
         maker.pipeline.save_pretrained(out, safe_serialization=True)
-        policies.write_defaults(maker.how, out)
+        policies.write_defaults(maker.options, out)
     accelerator.wait_for_everyone()
     told = {name: [round(one, 6) for one in history[name]] for name in _LOGGED[1:]}
     losses = [*enumerate(history["loss"], 1)]
@@ -290,7 +290,7 @@ def _ends(made: Image | Video) -> Tensor:
 
 
 def _train(
-    alignment: Alignment, pairs: EncodedPairs, accelerator: Accelerator, sheet: _Sheet
+    alignment: DPOModel, pairs: EncodedPairs, accelerator: Accelerator, sheet: _Sheet
 ) -> dict[str, list[float]]:
     config, optim = alignment.config, alignment.config.optim
     trained = [*alignment.trained.values()]
@@ -303,10 +303,10 @@ def _train(
     denoiser.network, optimiser = accelerator.prepare(alignment.network, optimiser)
     plan = denoiser.schedule
     allowed = plan.places(config.timesteps) if config.timesteps else torch.arange(len(plan.alpha))
-    draws = Draws(len(pairs), allowed, optim.seed)
+    draws = NoiseSampler(len(pairs), allowed, optim.seed)
     state = _State(sheet.folder.parent / "checkpoints", alignment.trained, optimiser, rates)
     history = state.read(accelerator.device)
-    bar = loss_bar()
+    bar = loss_progress()
     with bar if accelerator.is_main_process else nullcontext():
         task = bar.add_task("aligning", total=optim.steps, loss="")
         for step in range(len(history["loss"]), optim.steps):
@@ -330,7 +330,11 @@ def _train(
 
 
 def _step(
-    alignment: Alignment, pairs: EncodedPairs, accelerator: Accelerator, draws: Draws, step: int
+    alignment: DPOModel,
+    pairs: EncodedPairs,
+    accelerator: Accelerator,
+    draws: NoiseSampler,
+    step: int,
 ) -> dict[str, float]:
     """Gradients of a step, and its figures over all processes."""
     optim = alignment.config.optim

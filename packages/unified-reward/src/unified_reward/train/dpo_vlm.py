@@ -28,13 +28,13 @@ from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError, DataError, MediaError, ModelError
 from unified_reward.core.samples import Image, Video
 from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
-from unified_reward.policies.vlm import VLMPolicy, asked
+from unified_reward.policies.vlm import VLMPolicy, build_request
 from unified_reward.train.optim import (
     MuonFactory,
     OptimConfig,
     adapters,
     arguments,
-    check_targets,
+    check_lora_targets,
     last_checkpoint,
     run,
 )
@@ -71,7 +71,7 @@ class VLMDPO:
             raise ConfigError("lora_targets: lm_head takes no adapter in DPO; leave it out")
 
 
-class Answers(NamedTuple):
+class AnswerPair(NamedTuple):
     """A question and two answers in words, of which the first is preferred."""
 
     prompt: str
@@ -83,7 +83,7 @@ class Answers(NamedTuple):
 class Collator:
     """Pairs to tensors, by the same code that samples."""
 
-    def __init__(self, chat: Chat, pairs: Sequence[Answers]) -> None:
+    def __init__(self, chat: Chat, pairs: Sequence[AnswerPair]) -> None:
         self._chat = chat
         self._pairs = pairs
 
@@ -97,7 +97,7 @@ class Collator:
         pairs = [self._pairs[one["row"]] for one in batch]
         texts = [one.chosen for one in pairs] + [one.rejected for one in pairs]
         answers = [[*self._chat.tokens(text), self._chat.end] for text in texts]
-        requests = [asked(one.prompt, one.context) for one in pairs]
+        requests = [build_request(one.prompt, one.context) for one in pairs]
         inputs = self._chat.batch(requests * 2, answers)
         mask = torch.zeros_like(inputs["input_ids"])
         for row, answer in zip(mask, answers, strict=True):
@@ -171,7 +171,7 @@ def align_vlm(
     log = log if state.is_main_process else _mute
     read, rows = trainable_pairs(pairs, maker.tasks, log)
     # Every medium is opened once, by one process.
-    found = [learnable(read, chat, rows, log) if state.is_main_process else None]
+    found = [trainable_answers(read, chat, rows, log) if state.is_main_process else None]
     answers, rows = cast("Any", broadcast_object_list(found))[0]
     if not answers:
         raise DataError(f"no pair of {pairs} is left to learn from; see what was told of each")
@@ -179,7 +179,7 @@ def align_vlm(
     if state.is_main_process:
         model.save_pretrained(out)
         chat.processor.save_pretrained(out)
-        policies.write_defaults(maker.how, out)
+        policies.write_defaults(maker.options, out)
     figures = {name: [round(one[key], 6) for one in history] for name, key in _LOGGED.items()}
     return {"rows": dict(rows), "pairs": len(answers), "losses": losses, **figures}
 
@@ -187,9 +187,9 @@ def align_vlm(
 def _mute(_: str) -> None: ...
 
 
-def learnable(
+def trainable_answers(
     pairs: Sequence[PreferencePair], chat: Chat, rows: Counter[str], log: Callable[[str], None]
-) -> tuple[list[Answers], Counter[str]]:
+) -> tuple[list[AnswerPair], Counter[str]]:
     """Pairs that can be learned, and the rows by status once the others are counted too.
 
     Args:
@@ -198,7 +198,7 @@ def learnable(
         rows: By status, before.
         log: Told why a pair is left out.
     """
-    kept: list[Answers] = []
+    kept: list[AnswerPair] = []
     rows = rows.copy()
     special = set(chat.tokenizer.all_special_ids)
     for pair in track(pairs, description="opening contexts", disable=len(pairs) < 100):
@@ -211,7 +211,7 @@ def learnable(
     return kept, rows
 
 
-def _answers(pair: PreferencePair, chat: Chat, special: set[int]) -> Answers:
+def _answers(pair: PreferencePair, chat: Chat, special: set[int]) -> AnswerPair:
     chosen, rejected = pair.chosen, pair.rejected
     if not isinstance(chosen, str) or not isinstance(rejected, str):
         raise DataError("its answers are not both plain text")
@@ -219,16 +219,16 @@ def _answers(pair: PreferencePair, chat: Chat, special: set[int]) -> Answers:
         raise DataError("its answers are the same")
     if special.intersection(chat.tokens(chosen) + chat.tokens(rejected)):
         raise DataError("its answers spell a control token of the model")
-    asked(pair.prompt, pair.context)
-    return Answers(pair.prompt, pair.context, chosen, rejected)
+    build_request(pair.prompt, pair.context)
+    return AnswerPair(pair.prompt, pair.context, chosen, rejected)
 
 
 def _fit(
-    model: Any, chat: Chat, pairs: Sequence[Answers], config: VLMDPO, out: Path
+    model: Any, chat: Chat, pairs: Sequence[AnswerPair], config: VLMDPO, out: Path
 ) -> tuple[Any, list[tuple[int, float]], list[dict[str, Any]]]:
     """The aligned model, adapters merged; its losses; all that was logged with them."""
     optim = config.optim
-    check_targets(model, optim)
+    check_lora_targets(model, optim)
     terms = {"sigmoid": 1.0} | ({"sft": config.sft} if config.sft else {})
     args = DPOConfig(
         **arguments(optim, out / "checkpoints"),

@@ -29,17 +29,17 @@ from unified_reward.core.samples import Example
 from unified_reward.data.series import find_series
 from unified_reward.judges.card import Card
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, training_examples
-from unified_reward.train.launch import Launch, read_launch
-from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, arguments, check_targets
+from unified_reward.train.launch import LaunchConfig, read_launch_config
+from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, arguments, check_lora_targets
 from unified_reward.train.placeholders import placeholder_examples
-from unified_reward.train.scalar import LabelCollator, Labelled, ScalarNet
-from unified_reward.train.sft import Collator, Ranking, Turn
-from unified_reward.train.skeleton import (
-    Skeleton,
-    build_empty,
-    build_narrow,
-    context_of,
-    read_skeleton,
+from unified_reward.train.scalar import ScalarCollator, ScalarExample, ScalarNet
+from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample
+from unified_reward.train.architecture import (
+    Architecture,
+    build_meta_model,
+    build_narrow_model,
+    max_context,
+    read_architecture,
 )
 
 
@@ -89,7 +89,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
 
     Args:
         config: The training.
-        launch: A configuration of accelerate, see `read_launch`; empty for processes that each
+        launch: A configuration of accelerate, see `read_launch_config`; empty for processes that each
             hold everything.
 
     Raises:
@@ -100,13 +100,13 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     optim, base = config.optim, config.base
     if not base:
         raise ConfigError("name the base to train from: judge.base is a folder or a hub id")
-    launcher = read_launch(launch) if launch else Launch("", config.processes)
+    launcher = read_launch_config(launch) if launch else LaunchConfig("", config.processes)
     launcher.check_batch(config.processes, optim)
-    skeleton = read_skeleton(base)
-    chat = Chat(skeleton.processor, max_pixels=config.max_pixels)
-    model = build_empty(skeleton.config)
+    architecture = read_architecture(base)
+    chat = Chat(architecture.processor, max_pixels=config.max_pixels)
+    model = build_meta_model(architecture.config)
     name, parameters = type(model).__name__, sum(weight.numel() for weight in model.parameters())
-    check_targets(model, optim)
+    check_lora_targets(model, optim)
     wrapped = launcher.wrapped(model)
     previews, n, lacking = _previews(config)
     turns = _EnlargedTurns(previews, config)
@@ -115,7 +115,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     tokens = {key: int(each.sum()) for key, each in zip(previews, lengths, strict=True)}
     longest = max(int(each.max()) for each in lengths)
     shortest = [*tokens.values()].index(min(tokens.values()))
-    try_forward(skeleton, chat, _requests(turns[shortest]))
+    try_forward(architecture, chat, _requests(turns[shortest]))
     groups, adapter_layers = _optimiser(config, model, chat, turns)
     return DryRun(
         model=name,
@@ -123,13 +123,13 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
         adapters=adapter_layers,
         wrapped=wrapped,
         tokens=tokens,
-        lacking=(*lacking, *not_here(base), *unfit_tokens(skeleton, longest, "frames")),
+        lacking=(*lacking, *not_here(base), *unfit_tokens(architecture, longest, "frames")),
         **memory_report(launcher, groups, parameters if adapter_layers else 0),
         **time_report(launcher, optim, n, turns=1, tokens=sum(tokens.values()) / len(tokens)),
     )
 
 
-def memory_report(launcher: Launch, groups: Groups, frozen: int) -> dict[str, Any]:
+def memory_report(launcher: LaunchConfig, groups: Groups, frozen: int) -> dict[str, Any]:
     """Trained parameters and the memory of one card, by fields of `DryRun`.
 
     Args:
@@ -146,7 +146,7 @@ def memory_report(launcher: Launch, groups: Groups, frozen: int) -> dict[str, An
     }
 
 
-def time_report(launcher: Launch, optim: OptimConfig, n: int, **each: float) -> dict[str, Any]:
+def time_report(launcher: LaunchConfig, optim: OptimConfig, n: int, **each: float) -> dict[str, Any]:
     """Steps and epochs, by fields of `DryRun`.
 
     Args:
@@ -201,9 +201,9 @@ class _EnlargedTurns:
         turn = self._turns[index]
         if not self._side_px:
             return turn
-        if isinstance(turn, Turn):
+        if isinstance(turn, ChatExample):
             return turn._replace(request=self._enlarge(turn.request))
-        if isinstance(turn, Ranking):
+        if isinstance(turn, RankingExample):
             first, second = self._enlarge(turn.first), self._enlarge(turn.second)
             return turn._replace(first=first, second=second)
         return turn._replace(requests=tuple(map(self._enlarge, turn.requests)))
@@ -214,27 +214,27 @@ class _EnlargedTurns:
         return replace(request, parts=tuple(parts))
 
 
-def _collator(config: JudgeTraining, chat: Chat, turns: Any) -> Collator | LabelCollator:
-    return LabelCollator(chat, turns) if config.head == "scalar" else Collator(chat, turns)
+def _collator(config: JudgeTraining, chat: Chat, turns: Any) -> ChatCollator | ScalarCollator:
+    return ScalarCollator(chat, turns) if config.head == "scalar" else ChatCollator(chat, turns)
 
 
-def _requests(turn: Turn | Ranking | Labelled) -> Sequence[Request]:
+def _requests(turn: ChatExample | RankingExample | ScalarExample) -> Sequence[Request]:
     match turn:
-        case Turn():
+        case ChatExample():
             return [turn.request]
-        case Ranking():
+        case RankingExample():
             return [turn.first, turn.second]
         case _:
             return turn.requests
 
 
-def try_forward(skeleton: Skeleton, chat: Chat, requests: Sequence[Request]) -> None:
+def try_forward(architecture: Architecture, chat: Chat, requests: Sequence[Request]) -> None:
     """Run a narrow copy once, so that images, marks, grids and positions are known to fit.
 
     Raises:
         ConfigError: They do not fit.
     """
-    narrow = build_narrow(skeleton.config, len(chat.tokenizer))
+    narrow = build_narrow_model(architecture.config, len(chat.tokenizer))
     try:
         with torch.inference_mode():
             narrow(**chat.batch(requests), use_cache=False, logits_to_keep=1)
@@ -329,7 +329,7 @@ def not_here(reference: str) -> list[str]:
     return [f"weights: {reference} is not here and would be downloaded"]
 
 
-def unfit_tokens(skeleton: Skeleton, longest: int, option: str) -> list[str]:
+def unfit_tokens(architecture: Architecture, longest: int, option: str) -> list[str]:
     """Warnings about tokens: another tokenizer's, or more than the model takes.
 
     Args:
@@ -338,9 +338,9 @@ def unfit_tokens(skeleton: Skeleton, longest: int, option: str) -> list[str]:
         option: Name of the option that lowers them.
     """
     warnings: list[str] = []
-    if not skeleton.has_own_processor:
+    if not architecture.has_own_processor:
         warnings.append("tokens: counted by the tiny tokenizer, which makes more of them")
-    most = context_of(skeleton.config)
+    most = max_context(architecture.config)
     if most and longest > most:
         warnings.append(f"tokens: a turn has {longest}, the model takes {most}; lower {option}")
     return warnings

@@ -22,13 +22,13 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
-from unified_reward.policies import Denoising, sampled
+from unified_reward.policies import Denoising, sampling_options
 from unified_reward.policies.diffusion import DiffusionPolicy
-from unified_reward.policies.vlm import VLMPolicy, asked
-from unified_reward.train.denoisers import Denoiser, Schedule, denoiser_of
+from unified_reward.policies.vlm import VLMPolicy, build_request
+from unified_reward.train.denoisers import Denoiser, Schedule, build_denoiser
 from unified_reward.train.dpo import PolicyDPO
-from unified_reward.train.dpo_diffusion import Alignment, DiffusionDPO, Drawn
-from unified_reward.train.dpo_vlm import VLMDPO, Answers, Collator, learnable
+from unified_reward.train.dpo_diffusion import DPOModel, DiffusionDPO, NoiseSample
+from unified_reward.train.dpo_vlm import VLMDPO, AnswerPair, Collator, trainable_answers
 from unified_reward.train.dry_run import (
     PREVIEWS,
     DryRun,
@@ -40,11 +40,11 @@ from unified_reward.train.dry_run import (
     try_forward,
     unfit_tokens,
 )
-from unified_reward.train.latents import Extent, repeats, whole_extent
-from unified_reward.train.launch import Launch, read_launch
-from unified_reward.train.optim import adapters, check_targets
+from unified_reward.train.latents import Resolution, padding_frames, resolve_resolution
+from unified_reward.train.launch import LaunchConfig, read_launch_config
+from unified_reward.train.optim import adapters, check_lora_targets
 from unified_reward.train.placeholders import placeholder_answers, placeholder_context
-from unified_reward.train.skeleton import build_empty, read_pipeline, read_skeleton
+from unified_reward.train.architecture import build_meta_model, build_meta_pipeline, read_architecture
 
 
 def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
@@ -52,27 +52,27 @@ def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
 
     Args:
         config: The policy, its pairs, and how it is aligned.
-        launch: A configuration of accelerate, see `read_launch`; empty for one process.
+        launch: A configuration of accelerate, see `read_launch_config`; empty for one process.
 
     Raises:
         ConfigError: Adapters, sizes, timesteps or launcher do not fit.
         DataError: No pair of the file can be learned.
         ModelError: The policy is a folder of another kind, or cannot be aligned.
     """
-    started = read_launch(launch) if launch else Launch("")
+    started = read_launch_config(launch) if launch else LaunchConfig("")
     if config.vlm:
         return _vlm(config, config.vlm, started)
     return _diffusion(config, cast("DiffusionDPO", config.diffusion), started)
 
 
-def _vlm(config: PolicyDPO, how: VLMDPO, started: Launch) -> DryRun:
+def _vlm(config: PolicyDPO, how: VLMDPO, started: LaunchConfig) -> DryRun:
     optim = how.optim
     started.check_batch(started.processes, optim)
-    skeleton = read_skeleton(config.policy)
-    chat = Chat(skeleton.processor, max_pixels=how.max_pixels)
-    model = build_empty(skeleton.config)
+    architecture = read_architecture(config.policy)
+    chat = Chat(architecture.processor, max_pixels=how.max_pixels)
+    model = build_meta_model(architecture.config)
     name, parameters = type(model).__name__, model.num_parameters()
-    check_targets(model, optim)
+    check_lora_targets(model, optim)
     wrapped = started.wrapped(model)
     told: list[str] = []
     pairs = _pairs(config.pairs, VLMPolicy.tasks, told)
@@ -84,7 +84,7 @@ def _vlm(config: PolicyDPO, how: VLMDPO, started: Launch) -> DryRun:
     tokens = {key: int(two.sum()) for key, two in zip(answers, lengths, strict=True)}
     longest = max(int(two.max()) for two in lengths)
     shortest = answers[min(tokens, key=tokens.__getitem__)]
-    try_forward(skeleton, chat, [asked(shortest.prompt, shortest.context)])
+    try_forward(architecture, chat, [build_request(shortest.prompt, shortest.context)])
     lora = adapters(optim)
     groups, hit = optimiser_of(get_peft_model(model, lora) if lora else model, optim)
     return DryRun(
@@ -96,7 +96,7 @@ def _vlm(config: PolicyDPO, how: VLMDPO, started: Launch) -> DryRun:
         lacking=(
             *_lacking_pairs(config.pairs, told),
             *not_here(config.policy),
-            *unfit_tokens(skeleton, longest, "max_pixels"),
+            *unfit_tokens(architecture, longest, "max_pixels"),
         ),
         # Frozen is the base of the adapters, or else the reference.
         **memory_report(started, groups, parameters),
@@ -116,18 +116,18 @@ def _lacking_pairs(path: Path, told: list[str]) -> list[str]:
     return [f"pairs: {len(told)} cannot be learned, the first: {told[0]}"] if told else []
 
 
-def _answers(pairs: Sequence[PreferencePair], chat: Chat, told: list[str]) -> dict[str, Answers]:
-    found, _ = learnable(pairs, chat, Counter(), told.append)
+def _answers(pairs: Sequence[PreferencePair], chat: Chat, told: list[str]) -> dict[str, AnswerPair]:
+    found, _ = trainable_answers(pairs, chat, Counter(), told.append)
     if not found:
         raise DataError(f"none of the first {len(pairs)} pairs can be learned: {told[-1]}")
     return {f"pair {i}": one for i, one in enumerate(found)}
 
 
-def _placeholders(pixels: int) -> dict[str, Answers]:
+def _placeholders(pixels: int) -> dict[str, AnswerPair]:
     """A question about an image and one about a video, enlarged to so many pixels."""
     right, wrong = placeholder_answers()
     return {
-        task.value: Answers(
+        task.value: AnswerPair(
             "What colour is the lantern at the bow of the boat?",
             tuple(_enlarged(part, math.isqrt(pixels)) for part in placeholder_context(task)),
             right,
@@ -143,16 +143,16 @@ def _enlarged(part: Image | Video, side: int) -> Image | Video:
     return replace(part, source=pixels.repeat(times, -2).repeat(times, -3))
 
 
-def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: Launch) -> DryRun:
+def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> DryRun:
     if started.sharding != "none":
         raise ConfigError(
             f"{started.name} spreads weights, and a pipeline is aligned whole in every process; "
             f"leave it out: accelerate launch --num_processes {started.processes}"
         )
-    pipeline = read_pipeline(config.policy)
-    usual = sampled(checkpoint_path(config.policy), Denoising)
+    pipeline = build_meta_pipeline(config.policy)
+    usual = sampling_options(checkpoint_path(config.policy), Denoising)
     maker = DiffusionPolicy(pipeline, usual, name=config.policy, batch_size=1)
-    denoiser = denoiser_of(pipeline, usual.prompt_tokens)
+    denoiser = build_denoiser(pipeline, usual.prompt_tokens)
     network, optim = denoiser.network, how.optim
     parameters = network.num_parameters()
     parts: Any = [one for one in pipeline.components.values() if isinstance(one, nn.Module)]
@@ -160,10 +160,10 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: Launch) -> DryRun:
     told: list[str] = []
     pairs = _pairs(config.pairs, maker.tasks, told)
     lacking = [*_lacking_pairs(config.pairs, told), *not_here(config.policy)]
-    extent = _extent(whole_extent(how.extent, pairs, denoiser.block), usual, denoiser, lacking)
+    resolution = _extent(resolve_resolution(how.resolution, pairs, denoiser.block), usual, denoiser, lacking)
     timesteps = _timesteps(denoiser.schedule, how.timesteps)
-    alignment = Alignment(denoiser, how)
-    latent = _try_loss(alignment, extent)
+    alignment = DPOModel(denoiser, how)
+    latent = _try_loss(alignment, resolution)
     tokens = _tokens(latent, network.config.get("patch_size"))
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     return DryRun(
@@ -181,24 +181,24 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: Launch) -> DryRun:
     )
 
 
-def _extent(given: Extent, usual: Denoising, denoiser: Denoiser, lacking: list[str]) -> Extent:
+def _extent(given: Resolution, usual: Denoising, denoiser: Denoiser, lacking: list[str]) -> Resolution:
     """What is learned, or as the policy draws where it is neither given nor taken from a pair."""
     takes = inspect.signature(denoiser.pipeline.__call__).parameters
     side = (denoiser.network.config.get("sample_size") or 0) * denoiser.scale
-    extent = Extent(
+    resolution = Resolution(
         given.height or usual.height or takes["height"].default or side,
         given.width or usual.width or takes["width"].default or side,
         given.frames or usual.frames or (takes["num_frames"].default if denoiser.rest else None),
     )
-    if extent != given:
-        drawn = " x ".join(str(n) for n in (extent.frames, extent.height, extent.width) if n)
+    if resolution != given:
+        drawn = " x ".join(str(n) for n in (resolution.frames, resolution.height, resolution.width) if n)
         lacking.append(f"extent: that of the first pair is taken; tried as drawn, {drawn}")
-    if n := repeats(extent.frames or 1, denoiser.rest):
+    if n := padding_frames(resolution.frames or 1, denoiser.rest):
         lacking.append(
-            f"extent.frames: {extent.frames} are lengthened to {(extent.frames or 1) + n} by the "
+            f"extent.frames: {resolution.frames} are lengthened to {(resolution.frames or 1) + n} by the "
             f"last one; this pipeline takes a multiple of {denoiser.rest} and one"
         )
-    return extent
+    return resolution
 
 
 def _timesteps(plan: Schedule, wanted: Sequence[float]) -> tuple[float, ...]:
@@ -209,16 +209,16 @@ def _timesteps(plan: Schedule, wanted: Sequence[float]) -> tuple[float, ...]:
     return tuple(nearest)
 
 
-def _try_loss(alignment: Alignment, extent: Extent) -> tuple[int, ...]:
+def _try_loss(alignment: DPOModel, resolution: Resolution) -> tuple[int, ...]:
     """Take the loss of a pair, so that latents and prompts fit; the shape of the latents."""
     denoiser = alignment.denoiser
-    n = extent.frames or 1
-    frames = [n + repeats(n, denoiser.rest)] if denoiser.rest else []
-    pixels = torch.empty(1, 3, *frames, extent.height or 0, extent.width or 0, device="meta")
+    n = resolution.frames or 1
+    frames = [n + padding_frames(n, denoiser.rest)] if denoiser.rest else []
+    pixels = torch.empty(1, 3, *frames, resolution.height or 0, resolution.width or 0, device="meta")
     try:
         with torch.no_grad():
             latents = denoiser.latents(pixels)
-            drawn = Drawn(torch.tensor([0]), torch.empty_like(latents))
+            drawn = NoiseSample(torch.tensor([0]), torch.empty_like(latents))
             alignment.loss(latents, latents, _condition(denoiser), drawn)
     except (ValueError, RuntimeError, IndexError) as error:
         raise ConfigError(f"latents or prompts do not fit the network: {error}") from error

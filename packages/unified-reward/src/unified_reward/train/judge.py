@@ -27,8 +27,8 @@ from unified_reward.data.series import Examples, SeriesRequest, find_series
 from unified_reward.judges.card import Card, Head, build_published, build_request
 from unified_reward.judges.scalar import UNIT, alone
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.scalar import Labelled, ScalarHead, fit_scalar
-from unified_reward.train.sft import Ranking, Turn, fit
+from unified_reward.train.scalar import ScalarConfig, ScalarExample, fit_scalar
+from unified_reward.train.sft import ChatExample, RankingExample, fit
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class JudgeTraining:
     """Give every comparison in both orders, one behind the other, with its label swapped."""
     head: Literal["generative", "scalar"] = "generative"
     """``generative`` answers in text; ``scalar`` has a value head on the trunk."""
-    scalar: ScalarHead = field(default_factory=ScalarHead)
+    scalar: ScalarConfig = field(default_factory=ScalarConfig)
     """Options of a scalar judge."""
     ranking: float = 0.0
     """Share of a generative judge's comparison batches, in [0, 1], that train its scores instead of
@@ -98,20 +98,20 @@ class JudgeTurns:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> Turn | Ranking:
+    def __getitem__(self, index: int) -> ChatExample | RankingExample:
         record = self._examples[index]
         if isinstance(record, Conversation) or record.messages:
-            return Turn(*build_published(record, self._card))
+            return ChatExample(*build_published(record, self._card))
         sample = record.sample
         template = prompts.template(self._card.family, sample.task, sample.form)
         verdict = target_verdict(record, template)
         if isinstance(verdict, Preferred) and self._is_ranked(index):
             one, two = (build_request(each, self._card, {}) for each in alone(sample))
-            return Ranking(one, two, WIN_SHARES[verdict.winner])
+            return RankingExample(one, two, WIN_SHARES[verdict.winner])
         answer = template.answer(verdict, rationale=record.target.rationale)
         request = build_request(sample, self._card, {})
         soft = template.scale is not None and template.family.verdict_first
-        return Turn(request, answer, _spread(record, len(request.choices)) if soft else ())
+        return ChatExample(request, answer, _spread(record, len(request.choices)) if soft else ())
 
     def _is_ranked(self, index: int) -> bool:
         draw = np.random.default_rng([self._seed, index // self._block, 1]).random()
@@ -129,7 +129,7 @@ class JudgeLabels:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> Labelled:
+    def __getitem__(self, index: int) -> ScalarExample:
         record = self._examples[index]
         if isinstance(record, Conversation):
             raise DataError(
@@ -159,7 +159,7 @@ class JudgeLabels:
             wanted = "score" if sample.form == "score" else "winner"
             raise DataError(f"record {sample.id!r} has no {wanted} to learn from")
         asked = tuple(build_request(one, self._card, {}) for one in alone(sample))
-        return Labelled(asked, label, aspects)
+        return ScalarExample(asked, label, aspects)
 
 
 def target_verdict(record: Example, template: prompts.Template) -> Scored | Preferred:

@@ -26,7 +26,7 @@ from unified_reward.train.denoisers import Denoiser
 
 
 @dataclass(frozen=True)
-class Extent:
+class Resolution:
     """How large encoded media are; None: as those of the first pair that can be read."""
 
     height: int | None = None
@@ -59,7 +59,7 @@ def encode_pairs(
     pairs: Sequence[PreferencePair],
     denoiser: Denoiser,
     folder: Path,
-    extent: Extent,
+    resolution: Resolution,
     log: Callable[[str], None],
 ) -> EncodedPairs:
     """Encode pairs that are not encoded in the folder yet; those that cannot be are left out.
@@ -75,13 +75,13 @@ def encode_pairs(
     Raises:
         DataError: No pair is left, or the folder cannot be written.
     """
-    extent = whole_extent(extent, pairs, denoiser.block)
+    resolution = resolve_resolution(resolution, pairs, denoiser.block)
     files: list[Path] = []
     for pair in track(pairs, description="encoding pairs", disable=len(pairs) < 100):
         path = folder / f"{hashlib.sha256(pair.id.encode()).hexdigest()[:32]}.safetensors"
         if not _is_whole(path):
             try:
-                row = _encoded(pair, denoiser, extent)
+                row = _encoded(pair, denoiser, resolution)
             except (MediaError, DataError) as error:
                 log(f"pair {pair.id!r}: {error}")
                 continue
@@ -109,10 +109,12 @@ def _write(path: Path, row: Mapping[str, Tensor]) -> None:
         raise DataError(f"{path} cannot be written: {error}") from error
 
 
-def _encoded(pair: PreferencePair, denoiser: Denoiser, extent: Extent) -> dict[str, Tensor]:
+def _encoded(pair: PreferencePair, denoiser: Denoiser, resolution: Resolution) -> dict[str, Tensor]:
     if over := denoiser.tokens_over(pair.prompt):
         raise DataError(f"its prompt has {over[0]} tokens, and the text encoder reads {over[1]}")
-    two = torch.stack([_pixels(one, extent, denoiser.rest) for one in (pair.chosen, pair.rejected)])
+    two = torch.stack(
+        [_pixels(one, resolution, denoiser.rest) for one in (pair.chosen, pair.rejected)]
+    )
     if torch.equal(two[0], two[1]):
         raise DataError("its chosen and rejected one have the same pixels")
     vae = denoiser.pipeline.vae
@@ -121,7 +123,9 @@ def _encoded(pair: PreferencePair, denoiser: Denoiser, extent: Extent) -> dict[s
     return {"chosen": chosen, "rejected": rejected} | {k: v[0] for k, v in condition.items()}
 
 
-def whole_extent(extent: Extent, pairs: Sequence[PreferencePair], block: int) -> Extent:
+def resolve_resolution(
+    resolution: Resolution, pairs: Sequence[PreferencePair], block: int
+) -> Resolution:
     """The extent with what it leaves open taken from the first picture or clip that opens.
 
     Raises:
@@ -133,22 +137,22 @@ def whole_extent(extent: Extent, pairs: Sequence[PreferencePair], block: int) ->
         except (MediaError, DataError):
             continue
         height, width = clip.pixels.shape[1:3]
-        extent = Extent(
-            extent.height or height // block * block,
-            extent.width or width // block * block,
-            extent.frames or clip.n_source,
+        resolution = Resolution(
+            resolution.height or height // block * block,
+            resolution.width or width // block * block,
+            resolution.frames or clip.n_source,
         )
         break
-    sides = (extent.height, extent.width)
+    sides = (resolution.height, resolution.width)
     if any(one is not None and (not one or one % block) for one in sides):
         raise ConfigError(
             f"height and width are multiples of {block} above 0 for this pipeline, "
-            f"not {extent.height} and {extent.width}"
+            f"not {resolution.height} and {resolution.width}"
         )
-    return extent
+    return resolution
 
 
-def repeats(frames: int, rest: int | None) -> int:
+def padding_frames(frames: int, rest: int | None) -> int:
     """How often the last frame comes again, so that there is one more than a multiple of rest."""
     return -(frames - 1) % (rest or 1)
 
@@ -162,13 +166,13 @@ def _clip(shown: Candidate, n: int) -> media.SampledFrames:
     raise DataError("a candidate of several parts cannot be drawn")
 
 
-def _pixels(shown: Candidate, extent: Extent, rest: int | None) -> Tensor:
+def _pixels(shown: Candidate, resolution: Resolution, rest: int | None) -> Tensor:
     """Values 0 to 255, shape (3, H, W), or (3, T, H, W) of a clip."""
-    size = (extent.width or 0, extent.height or 0)
+    size = (resolution.width or 0, resolution.height or 0)
     told = [
         one if one.size == size else ImageOps.fit(one, size)
-        for one in _clip(shown, extent.frames or 1).images()
+        for one in _clip(shown, resolution.frames or 1).images()
     ]
-    told += told[-1:] * repeats(len(told), rest)
+    told += told[-1:] * padding_frames(len(told), rest)
     pixels = torch.from_numpy(np.stack([np.asarray(one) for one in told])).movedim(-1, 0).float()
     return pixels if isinstance(shown, Video) else pixels[:, 0]

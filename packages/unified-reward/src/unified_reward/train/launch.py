@@ -38,7 +38,7 @@ _BYTES: dict[Sharding, tuple[int, int, int]] = {
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchConfig:
     """How many processes there are, and what each of them holds."""
 
     name: str
@@ -108,7 +108,7 @@ class Launch:
         return {name: round(size / _GIB, 3) for name, size in held.items()}
 
 
-def read_launch(reference: str) -> Launch:
+def read_launch_config(reference: str) -> LaunchConfig:
     """A configuration for ``accelerate launch --config_file``.
 
     Args:
@@ -139,14 +139,14 @@ def _check_keys(given: Iterable[str], path: Path) -> None:
         raise ConfigError(f"{path}: accelerate has no option {', '.join(unknown)}")
 
 
-def _launch(read: ClusterConfig, name: str) -> Launch:
+def _launch(read: ClusterConfig, name: str) -> LaunchConfig:
     n = read.num_processes
     if fsdp := read.fsdp_config:
         plain = {str(key).removeprefix("fsdp_"): value for key, value in fsdp.items()}
         options: dict[str, Any] = {_FSDP_NAMES.get(key, key): value for key, value in plain.items()}
         options["fsdp_version"] = options.pop("version", None)
         blocks = FullyShardedDataParallelPlugin(**options).transformer_cls_names_to_wrap
-        return Launch(name, n, "fsdp", tuple(blocks) if blocks else None)
+        return LaunchConfig(name, n, "fsdp", tuple(blocks) if blocks else None)
     deepspeed: dict[str, Any] = {**(read.deepspeed_config or {})}
     if deepspeed:
         file = deepspeed.pop("deepspeed_config_file", None)
@@ -159,7 +159,7 @@ def _launch(read: ClusterConfig, name: str) -> Launch:
                 f"{name}: without zero3_save_16bit_model the judge cannot be written at the end"
             )
         told = plugin.gradient_accumulation_steps
-        return Launch(
+        return LaunchConfig(
             name, n, stages[plugin.zero_stage], accumulate=None if told == "auto" else int(told)
         )
-    return Launch(name, n)
+    return LaunchConfig(name, n)

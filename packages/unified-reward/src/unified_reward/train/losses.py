@@ -94,7 +94,7 @@ def uncertain_regression(value: Tensor, sigma: Tensor, share: Tensor) -> Tensor:
     return (((target - value) / sigma) ** 2 / 2 + sigma.log()).mean()
 
 
-def narrowed(mean: Tensor, variance: Tensor) -> Tensor:
+def marginal_logit(mean: Tensor, variance: Tensor) -> Tensor:
     """``m / sqrt(1 + pi v / 8)``: its sigmoid is nearly the mean of sigmoid over N(m, v).
 
     MacKay 1992, doi:10.1162/neco.1992.4.5.720.
@@ -102,7 +102,7 @@ def narrowed(mean: Tensor, variance: Tensor) -> Tensor:
     return mean / torch.sqrt(1 + math.pi * variance / 8)
 
 
-def positive(raw: Tensor) -> Tensor:
+def to_positive(raw: Tensor) -> Tensor:
     """An unbounded parameter as a number above 0."""
     return softplus(raw) + 1e-3
 
@@ -111,7 +111,7 @@ Prediction = Literal["epsilon", "v_prediction", "flow"]
 """What a denoiser predicts."""
 
 
-def noised(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+def add_noise(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """``x_t = alpha x_0 + sigma e``; a flow has ``alpha = 1 - sigma``.
 
     Args:
@@ -126,7 +126,7 @@ def noised(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor
 def denoising_target(
     kind: Prediction, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor
 ) -> Tensor:
-    """What a denoiser should say of `noised` latents.
+    """What a denoiser should say of `add_noise` latents.
 
     ``epsilon``: the noise ``e`` (Ho et al. 2020, arXiv:2006.11239, Eq. 14). ``v_prediction``:
     ``alpha e - sigma x_0`` (Salimans and Ho 2022, arXiv:2202.00512, appendix D). ``flow``:
@@ -144,7 +144,7 @@ def denoising_error(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted.float() - target.float()).square().flatten(1).mean(1)
 
 
-def noise_weight(kind: Prediction, alpha: Tensor) -> Tensor:
+def epsilon_error_weight(kind: Prediction, alpha: Tensor) -> Tensor:
     """What turns a `denoising_error` into that of the noise which the prediction implies.
 
     At one ``x_t``, an error of v (where ``alpha ** 2 + sigma ** 2 = 1``) is that of the noise over

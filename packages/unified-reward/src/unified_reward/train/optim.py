@@ -55,7 +55,7 @@ class OptimConfig:
             raise ConfigError(f"warmup is a share of the steps in [0, 1), not {self.warmup}")
 
 
-def loss_bar() -> Progress:
+def loss_progress() -> Progress:
     """A rich bar with the latest loss, a field of its task."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"))
     return Progress(*columns, TimeRemainingColumn(), transient=False)
@@ -63,7 +63,7 @@ def loss_bar() -> Progress:
 
 class _Progress(TrainerCallback):
     def __init__(self, title: str, steps: int) -> None:
-        self._bar = loss_bar()
+        self._bar = loss_progress()
         self._task = self._bar.add_task(title, total=steps, loss="")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -116,7 +116,7 @@ def adapters(config: OptimConfig) -> LoraConfig | None:
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets) if rank else None
 
 
-def check_targets(model: torch.nn.Module, config: OptimConfig) -> None:
+def check_lora_targets(model: torch.nn.Module, config: OptimConfig) -> None:
     """See that every name in ``lora_targets`` is of a layer; one that is not would be passed over.
 
     Raises:
@@ -153,7 +153,7 @@ class _ExactMuon(Muon):
         ]
 
 
-def muon(
+def build_muon(
     model: torch.nn.Module,
     ends: set[torch.Tensor],
     *,
@@ -180,12 +180,12 @@ def muon(
 
 
 class MuonFactory:
-    """Makes `muon` of a language model once its adapters are in place."""
+    """Makes `build_muon` of a language model once its adapters are in place."""
 
     def __call__(self, model: Any, config: OptimConfig) -> Muon:
         """The optimiser of a model's trainable weights; embeddings and output are AdamW's."""
         ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-        return muon(
+        return build_muon(
             model,
             ends,
             lr=config.lr,
@@ -232,7 +232,7 @@ def run(trainer: Trainer, config: OptimConfig, title: str) -> list[tuple[int, fl
     Returns:
         Loss by optimiser step.
     """
-    check_targets(cast("torch.nn.Module", trainer.model), config)
+    check_lora_targets(cast("torch.nn.Module", trainer.model), config)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Progress(title, config.steps))
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir or "")))

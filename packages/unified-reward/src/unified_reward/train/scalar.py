@@ -22,16 +22,16 @@ from unified_reward.backends.value_head import ValueHead, last_hidden, width_of
 from unified_reward.core.requests import Request
 from unified_reward.train.losses import (
     bradley_terry,
-    narrowed,
-    positive,
+    marginal_logit,
     rao_kupper,
     regression,
+    to_positive,
     uncertain_regression,
 )
 from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, arguments, run
 
 
-class Labelled(NamedTuple):
+class ScalarExample(NamedTuple):
     """One candidate with its score, or two with their outcome, each asked about alone."""
 
     requests: tuple[Request, ...]
@@ -41,16 +41,16 @@ class Labelled(NamedTuple):
     """The same by aspect; of two, the share of the first. None where it is not known."""
 
 
-class Labels(Protocol):
+class ScalarDataset(Protocol):
     """Labelled candidates by index, made when asked for."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Labelled: ...
+    def __getitem__(self, index: int) -> ScalarExample: ...
 
 
 @dataclass(frozen=True)
-class ScalarHead:
+class ScalarConfig:
     """What a scalar judge learns."""
 
     pairs: Literal["bradley_terry", "bradley_terry_ties"] = "bradley_terry"
@@ -64,7 +64,7 @@ class ScalarHead:
 class ScalarNet(nn.Module):
     """Trunk, head and margin of ties; its forward gives the loss of a batch of labels."""
 
-    def __init__(self, trunk: nn.Module, width: int, config: ScalarHead) -> None:
+    def __init__(self, trunk: nn.Module, width: int, config: ScalarConfig) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = ValueHead(width, 1 + len(config.aspects), uncertain=config.uncertain)
@@ -74,7 +74,7 @@ class ScalarNet(nn.Module):
     @property
     def margin(self) -> Tensor | None:
         """Margin of ties, > 0; None where comparisons know none."""
-        return None if self.raw_margin is None else positive(self.raw_margin)
+        return None if self.raw_margin is None else to_positive(self.raw_margin)
 
     def forward(self, rows: Tensor, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         """The loss of a batch.
@@ -90,7 +90,9 @@ class ScalarNet(nn.Module):
         first, second = rows.clamp(min=0).T
         is_pair = rows[:, 1:] >= 0
         known = ~labels.isnan()
-        difference = narrowed(means[first] - means[second], variances[first] + variances[second])
+        difference = marginal_logit(
+            means[first] - means[second], variances[first] + variances[second]
+        )
         # All weights take part whatever the batch holds: processes wait for each other's gradients.
         loss = 0.0 * (means.sum() + variances.sum())
         for column in range(labels.shape[1]):
@@ -129,10 +131,10 @@ class ScalarNet(nn.Module):
         return self.head.linear
 
 
-class LabelCollator:
+class ScalarCollator:
     """Labelled candidates to tensors, by the same code that judges."""
 
-    def __init__(self, chat: Chat, labels: Labels) -> None:
+    def __init__(self, chat: Chat, labels: ScalarDataset) -> None:
         self._chat = chat
         self._labels = labels
 
@@ -158,7 +160,7 @@ def _nan(value: float | None) -> float:
 
 
 def fit_scalar(
-    vlm: VLM, labels: Labels, head: ScalarHead, config: OptimConfig, out: Path
+    vlm: VLM, labels: ScalarDataset, head: ScalarConfig, config: OptimConfig, out: Path
 ) -> tuple[Any, ValueHead, float | None, list[tuple[int, float]]]:
     """Train trunk and head; under ``accelerate launch`` on every process it starts.
 
@@ -183,7 +185,7 @@ def fit_scalar(
     trainer = Trainer(
         model=net.train(),
         args=TrainingArguments(**arguments(config, out / "checkpoints")),
-        data_collator=LabelCollator(vlm.chat, labels),
+        data_collator=ScalarCollator(vlm.chat, labels),
         train_dataset=Dataset.from_dict({"row": range(len(labels))}),
         # A factory is taken too, though the annotation names optimisers alone.
         optimizer_cls_and_kwargs=cast(

@@ -27,7 +27,7 @@ from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, argum
 _IGNORED = -100
 
 
-class Turn(NamedTuple):
+class ChatExample(NamedTuple):
     """One user turn and what the assistant is to say."""
 
     request: Request
@@ -36,7 +36,7 @@ class Turn(NamedTuple):
     """How often each of the request's choices is to be said; empty where the answer always is."""
 
 
-class Ranking(NamedTuple):
+class RankingExample(NamedTuple):
     """Two user turns whose choices ascend, and which of them deserves the higher one."""
 
     first: Request
@@ -45,12 +45,12 @@ class Ranking(NamedTuple):
     """1 if the first does, 0 the second, 0.5 neither."""
 
 
-class Turns(Protocol):
+class ChatDataset(Protocol):
     """Turns by index, made when asked for, so that no set need fit in memory."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Turn | Ranking: ...
+    def __getitem__(self, index: int) -> ChatExample | RankingExample: ...
 
 
 class _Row(NamedTuple):
@@ -69,10 +69,10 @@ class _Row(NamedTuple):
     """Of the first turn of a ranking."""
 
 
-class Collator:
+class ChatCollator:
     """Turns to tensors, by the same code that judges; the loss sees answer tokens alone."""
 
-    def __init__(self, chat: Chat, turns: Turns) -> None:
+    def __init__(self, chat: Chat, turns: ChatDataset) -> None:
         self._chat = chat
         self._turns = turns
 
@@ -103,8 +103,8 @@ class Collator:
             "outcome": torch.tensor([row.outcome for row in rows]),
         }
 
-    def _rows(self, turn: Turn | Ranking) -> list[_Row]:
-        if isinstance(turn, Ranking):
+    def _rows(self, turn: ChatExample | RankingExample) -> list[_Row]:
+        if isinstance(turn, RankingExample):
             rows: list[_Row] = []
             for request, outcome in ((turn.first, turn.outcome), (turn.second, float("nan"))):
                 opening, choices = self._choices(request)
@@ -173,7 +173,7 @@ class _Trainer(SFTTrainer):
 def fit(
     model: Any,
     chat: Chat,
-    turns: Turns,
+    turns: ChatDataset,
     config: OptimConfig,
     out: Path,
     *,
@@ -198,7 +198,7 @@ def fit(
     trainer = _Trainer(
         model=model,
         args=SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None),
-        data_collator=Collator(chat, turns),
+        data_collator=ChatCollator(chat, turns),
         train_dataset=Dataset.from_dict({"row": range(len(turns))}),
         processing_class=chat.processor,
         peft_config=adapters(config),

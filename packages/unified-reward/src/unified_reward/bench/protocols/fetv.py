@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.bench.benchmark import (
+    Benchmark,
+    BenchmarkMetrics,
     JudgedItem,
-    Measured,
     Metrics,
-    Protocol,
-    correlations,
-    probabilities,
+    correlation_metrics,
+    probability_metrics,
     said,
 )
-from unified_reward.bench.metrics import Metric, mean_of
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.metrics import Metric, mean_metric
+from unified_reward.bench.protocols.files import official_files
 
 
 _HEADLINE = "alignment"
@@ -51,7 +51,7 @@ def _accuracy(
             better = one.target.aspects[aspect] > other.target.aspects[aspect]
             points.append(float(a is not None and b is not None and (a > b if better else a < b)))
             prompts.append(one.cluster)
-    return mean_of(points, prompts)
+    return mean_metric(points, prompts)
 
 
 def _is_there(item: JudgedItem) -> bool:
@@ -63,24 +63,24 @@ def _figures(items: Sequence[JudgedItem], aspect: str) -> Metrics:
     return {
         "pair_accuracy": _accuracy(items, aspect, _is_there),
         "pair_accuracy_all": _accuracy(items, aspect),
-        **correlations(items, lambda target: target.aspects[aspect], aspect),
+        **correlation_metrics(items, lambda target: target.aspects[aspect], aspect),
     }
 
 
-def _measure(items: Sequence[JudgedItem]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
     aspects = dict.fromkeys(name for one in items for name in one.target.aspects)
     groups = {name: _figures(items, name) for name in aspects}
-    unreadable = probabilities(items)["unreadable"]
-    return Measured({**groups.get(_HEADLINE, {}), "unreadable": unreadable}, groups)
+    unreadable = probability_metrics(items)["unreadable"]
+    return BenchmarkMetrics({**groups.get(_HEADLINE, {}), "unreadable": unreadable}, groups)
 
 
 PROTOCOLS = (
-    Protocol(
+    Benchmark(
         "fetv",
         "Rank correlation of scores with the mean rating of three people, and the share of pairs "
         "of clips of one prompt in their order of alignment; equal scores are wrong.",
         "https://arxiv.org/abs/2311.01813",
-        official("fetv", "human_ratings_all.jsonl"),
+        official_files("fetv", "human_ratings_all.jsonl"),
         _measure,
     ),
 )

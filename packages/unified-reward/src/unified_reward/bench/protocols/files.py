@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from unified_reward.bench.benchmark import BenchmarkOptions, draw
+from unified_reward.bench.benchmark import BenchmarkOptions, item_hash
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example
 from unified_reward.data.sources import read_source
 from unified_reward.io.rows import Row
 
 
-def official(
+def official_files(
     source: str, *patterns: str, media: str = ""
 ) -> Callable[[Path | None, BenchmarkOptions], Iterator[Row]]:
     """The rows of a source from the first of these patterns that names files in a folder.
@@ -44,5 +44,5 @@ def _sampled(rows: Iterator[Row], how: BenchmarkOptions) -> Iterator[Row]:
         return rows
     read = [*rows]
     names = [row.id for row in read if isinstance(row.content, Example)]
-    drawn = {*sorted(names, key=lambda name: draw(name, how.seed))[: how.limit]}
+    drawn = {*sorted(names, key=lambda name: item_hash(name, how.seed))[: how.limit]}
     return (row for row in read if row.id in drawn or not isinstance(row.content, Example))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.bench.benchmark import JudgedItem, Measured, Protocol, compared
-from unified_reward.bench.metrics import Metric, exact_match
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.benchmark import Benchmark, BenchmarkMetrics, JudgedItem, pair_metrics
+from unified_reward.bench.metrics import Metric, exact_match_accuracy
+from unified_reward.bench.protocols.files import official_files
 from unified_reward.core.verdicts import Preferred
 
 
@@ -30,7 +30,7 @@ def four_way_accuracy(
         label if one == "tie" and label in both else one
         for one, label in zip(said, labels, strict=True)
     ]
-    return exact_match(told, labels, clusters=clusters)
+    return exact_match_accuracy(told, labels, clusters=clusters)
 
 
 def _four_way(items: Sequence[JudgedItem]) -> Metric | None:
@@ -45,18 +45,20 @@ def _four_way(items: Sequence[JudgedItem]) -> Metric | None:
     )
 
 
-def _measure(items: Sequence[JudgedItem]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
     found = _four_way(items)
-    return Measured(compared(items) | ({"four_way_accuracy": found} if found else {}), {})
+    return BenchmarkMetrics(
+        pair_metrics(items) | ({"four_way_accuracy": found} if found else {}), {}
+    )
 
 
 PROTOCOLS = tuple(
-    Protocol(
+    Benchmark(
         f"genai_bench_{medium}",
         "Share of votes for one side that are named (diff), of all outcomes with both kinds of "
         "ties as one (three-way, tau), and of all four where the judge tells them apart.",
         "https://arxiv.org/abs/2406.04485",
-        official(f"genai_bench_{medium}", *files),
+        official_files(f"genai_bench_{medium}", *files),
         _measure,
         hub="TIGER-Lab/GenAI-Bench",
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.bench.benchmark import JudgedItem, Measured, Protocol, compared
+from unified_reward.bench.benchmark import Benchmark, BenchmarkMetrics, JudgedItem, pair_metrics
 from unified_reward.bench.metrics import Metric, mean_interval
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.protocols.files import official_files
 from unified_reward.core.verdicts import Preferred
 
 
@@ -25,16 +25,16 @@ def mean_by_prompt(items: Sequence[JudgedItem]) -> Metric:
     return Metric(sum(shares) / len(shares), mean_interval(shares, [*points]), len(shares))
 
 
-def _measure(items: Sequence[JudgedItem]) -> Measured:
-    return Measured({"mean_by_prompt": mean_by_prompt(items), **compared(items)}, {})
+def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
+    return BenchmarkMetrics({"mean_by_prompt": mean_by_prompt(items), **pair_metrics(items)}, {})
 
 
 PROTOCOLS = (
-    Protocol(
+    Benchmark(
         "hpdv2",
         "Mean over prompts of the share of pairs of pictures that are not put in the wrong order.",
         "https://arxiv.org/abs/2306.09341",
-        official("hpdv2", "test.json", media="test"),
+        official_files("hpdv2", "test.json", media="test"),
         _measure,
         headlines=("mean_by_prompt",),
         hub="ymhao/HPDv2",

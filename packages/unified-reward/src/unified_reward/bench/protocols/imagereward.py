@@ -5,16 +5,16 @@ Every pair of different ranks counts alike, whatever its prompt, and a tie of th
 
 from __future__ import annotations
 
-from unified_reward.bench.benchmark import Protocol, plain
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.benchmark import Benchmark, pairwise_metrics
+from unified_reward.bench.protocols.files import official_files
 
 
 PROTOCOLS = (
-    Protocol(
+    Benchmark(
         "imagereward",
         "Share of pairs of pictures of different rank whose better one is named; a tie is wrong.",
         "https://arxiv.org/abs/2304.05977",
-        official("imagereward", "data/test.json", "test.json", media="data/test_images"),
-        plain,
+        official_files("imagereward", "data/test.json", "test.json", media="data/test_images"),
+        pairwise_metrics,
     ),
 )

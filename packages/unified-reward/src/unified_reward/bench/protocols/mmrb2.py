@@ -9,9 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.bench.benchmark import JudgedItem, Measured, Protocol, by_group, compared
-from unified_reward.bench.metrics import Metric, mean_of
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.benchmark import (
+    Benchmark,
+    BenchmarkMetrics,
+    JudgedItem,
+    by_group,
+    pair_metrics,
+)
+from unified_reward.bench.metrics import Metric, mean_metric
+from unified_reward.bench.protocols.files import official_files
 from unified_reward.core.verdicts import Preferred
 
 
@@ -26,23 +32,23 @@ def _judgements(items: Sequence[JudgedItem], *, is_strict: bool) -> Metric:
             right = [float(bool(right) and all(right))]
         points += right
         prompts += [one.cluster] * len(right)
-    return mean_of(points, prompts)
+    return mean_metric(points, prompts)
 
 
-def _measure(items: Sequence[JudgedItem]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
     own = {
         "judgement_accuracy": _judgements(items, is_strict=False),
         "strict_accuracy": _judgements(items, is_strict=True),
     }
-    return Measured(own | compared(items), by_group(items, compared))
+    return BenchmarkMetrics(own | pair_metrics(items), by_group(items, pair_metrics))
 
 
 PROTOCOLS = tuple(
-    Protocol(
+    Benchmark(
         f"mmrb2_{task}",
         "Share of judgements, of both orders one by one, that name the response most people chose.",
         "https://arxiv.org/abs/2512.16899",
-        official(f"mmrb2_{task}", f"{task}.json"),
+        official_files(f"mmrb2_{task}", f"{task}.json"),
         _measure,
         headlines=("judgement_accuracy",),
         group=lambda record: record.target.rationale,

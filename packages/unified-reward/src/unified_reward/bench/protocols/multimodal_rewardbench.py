@@ -7,8 +7,8 @@ here half of the items are exchanged and what is unreadable is wrong. A part of 
 
 from __future__ import annotations
 
-from unified_reward.bench.benchmark import Protocol, grouped
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.benchmark import Benchmark, grouped_pairwise_metrics
+from unified_reward.bench.protocols.files import official_files
 from unified_reward.core.samples import Example
 
 
@@ -25,12 +25,12 @@ def _category(record: Example) -> str:
 
 
 PROTOCOLS = (
-    Protocol(
+    Benchmark(
         "multimodal_rewardbench",
         "Share of items whose better answer is named, by category and over all; a tie is wrong.",
         "https://arxiv.org/abs/2502.14191",
-        official("multimodal_rewardbench", "data/all_data.json", "all_data.json"),
-        grouped,
+        official_files("multimodal_rewardbench", "data/all_data.json", "all_data.json"),
+        grouped_pairwise_metrics,
         group=_category,
     ),
 )

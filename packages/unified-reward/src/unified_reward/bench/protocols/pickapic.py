@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.bench.benchmark import JudgedItem, Measured, Protocol, compared
-from unified_reward.bench.metrics import Metric, mean_of, pair_points
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.benchmark import Benchmark, BenchmarkMetrics, JudgedItem, pair_metrics
+from unified_reward.bench.metrics import Metric, mean_metric, pair_points
+from unified_reward.bench.protocols.files import official_files
 from unified_reward.core.verdicts import Preferred, Winner
 
 
@@ -24,19 +24,21 @@ def half_point_accuracy(items: Sequence[JudgedItem]) -> Metric:
         0.5 if label == "tie" and not point and isinstance(verdict, Preferred) else point or 0.0
         for point, label, verdict in zip(points, labels, verdicts, strict=True)
     ]
-    return mean_of(halves, prompts)
+    return mean_metric(halves, prompts)
 
 
-def _measure(items: Sequence[JudgedItem]) -> Measured:
-    return Measured({**compared(items), "half_point_accuracy": half_point_accuracy(items)}, {})
+def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
+    return BenchmarkMetrics(
+        {**pair_metrics(items), "half_point_accuracy": half_point_accuracy(items)}, {}
+    )
 
 
 PROTOCOLS = tuple(
-    Protocol(
+    Benchmark(
         name,
         "Share of outcomes named; with half a point where one of judge and user alone says tie.",
         "https://arxiv.org/abs/2305.01569",
-        official(name, *files),
+        official_files(name, *files),
         _measure,
         hub=hub,
     )

@@ -6,17 +6,17 @@ computed again; this is over the pairs at hand, which are those of its training.
 
 from __future__ import annotations
 
-from unified_reward.bench.benchmark import Protocol, plain
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.benchmark import Benchmark, pairwise_metrics
+from unified_reward.bench.protocols.files import official_files
 
 
 PROTOCOLS = (
-    Protocol(
+    Benchmark(
         "sharegptvideo",
         "Share of pairs of answers about a clip whose better-scored one is named.",
         "https://arxiv.org/abs/2404.01258",
-        official("sharegptvideo_pair", "pairwise/train_data.json", "*.json", "*.jsonl"),
-        plain,
+        official_files("sharegptvideo_pair", "pairwise/train_data.json", "*.json", "*.jsonl"),
+        pairwise_metrics,
         hub="CodeGoat24/ShareGPTVideo-DPO",
     ),
 )

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from unified_reward.bench.benchmark import JudgedItem, Measured, Metrics, Protocol, compared
+from unified_reward.bench.benchmark import (
+    Benchmark,
+    BenchmarkMetrics,
+    JudgedItem,
+    Metrics,
+    pair_metrics,
+)
 from unified_reward.bench.metrics import Metric, pair_accuracy
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.protocols.files import official_files
 from unified_reward.core.verdicts import Preferred, Verdict, Winner
 
 
@@ -48,20 +54,20 @@ def _said_by(metric: Metric, by: str) -> Metric:
     return replace(metric, how={**metric.how, "verdict": by})
 
 
-def _measure(items: Sequence[JudgedItem]) -> Measured:
+def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
     overall = [one for one in items if one.target.winner]
     aspects = dict.fromkeys(name for one in items for name in one.target.aspects)
     groups = {name: _aspect(items, name) for name in aspects}
-    return Measured(compared(overall), groups)
+    return BenchmarkMetrics(pair_metrics(overall), groups)
 
 
 PROTOCOLS = (
-    Protocol(
+    Benchmark(
         "videogen_rewardbench",
         "Share of comparisons whose better clip is named, without ties and with them, overall and "
         "of visual quality, motion quality and text alignment.",
         "https://arxiv.org/abs/2501.13918",
-        official("videogen_rewardbench", "videogen-rewardbench.csv", "*.csv"),
+        official_files("videogen_rewardbench", "videogen-rewardbench.csv", "*.csv"),
         _measure,
         hub="KwaiVGI/VideoGen-RewardBench",
     ),

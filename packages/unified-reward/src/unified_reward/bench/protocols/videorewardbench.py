@@ -6,17 +6,17 @@ is published nowhere we could read; here both are wrong. An id is ``<dimension>:
 
 from __future__ import annotations
 
-from unified_reward.bench.benchmark import Protocol, grouped
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.benchmark import Benchmark, grouped_pairwise_metrics
+from unified_reward.bench.protocols.files import official_files
 
 
 PROTOCOLS = (
-    Protocol(
+    Benchmark(
         "videorewardbench",
         "Share of items whose better answer about a clip is named, by dimension and over all.",
         "https://arxiv.org/abs/2509.00484",
-        official("videorewardbench", "*.json", "*.jsonl", "data/*.parquet"),
-        grouped,
+        official_files("videorewardbench", "*.json", "*.jsonl", "data/*.parquet"),
+        grouped_pairwise_metrics,
         group=lambda record: record.id.partition(":")[0],
         hub="Dragonriser/VideoRewardBench",
     ),

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from functools import partial
 
-from unified_reward.bench.benchmark import Protocol, grouped
-from unified_reward.bench.protocols.files import official
+from unified_reward.bench.benchmark import Benchmark, grouped_pairwise_metrics
+from unified_reward.bench.protocols.files import official_files
 from unified_reward.core.samples import Example
 
 
@@ -29,23 +29,23 @@ def _group(record: Example, *, pairs: str) -> str:
     return "hallucination" if kind in _HALLUCINATION else "general"
 
 
-_OFFICIAL = Protocol(
+_OFFICIAL = Benchmark(
     "vl_rewardbench",
     "Share of items whose better answer is named, in the official groups; a tie is wrong.",
     "https://arxiv.org/abs/2411.17451",
-    official("vl_rewardbench", "VL-RewardBench_data.json", "data.json", "data/*.parquet"),
-    grouped,
+    official_files("vl_rewardbench", "VL-RewardBench_data.json", "data.json", "data/*.parquet"),
+    grouped_pairwise_metrics,
     group=partial(_group, pairs="hallucination"),
     hub="MMInstruction/VL-RewardBench",
 )
 PROTOCOLS = (
     _OFFICIAL,
-    Protocol(
+    Benchmark(
         "vl_rewardbench_published_groups",
         "The same in the groups of UnifiedReward's published scripts, to read its tables by.",
         "https://arxiv.org/abs/2503.05236",
         _OFFICIAL.rows,
-        grouped,
+        grouped_pairwise_metrics,
         group=partial(_group, pairs="general"),
         hub=_OFFICIAL.hub,
     ),

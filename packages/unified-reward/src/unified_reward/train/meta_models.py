@@ -57,7 +57,7 @@ _NARROW = {
 }
 
 
-class Skeleton(NamedTuple):
+class Architecture(NamedTuple):
     """What there is of a base without its weights."""
 
     config: Any
@@ -66,7 +66,7 @@ class Skeleton(NamedTuple):
     """False where words are cut by the tokenizer of the tiny base, into more tokens."""
 
 
-def read_skeleton(base: str) -> Skeleton:
+def read_architecture(base: str) -> Architecture:
     """The architecture and processor of a base; of an adapter, those of what it is merged into.
 
     Args:
@@ -79,16 +79,16 @@ def read_skeleton(base: str) -> Skeleton:
     """
     folder = checkpoint_path(base)
     if (merged := base_of(folder)) is not None:
-        return read_skeleton(str(merged))
+        return read_architecture(str(merged))
     if folder.is_dir():
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{folder} is no vision-language checkpoint: {error}") from error
-        return Skeleton(config, processor, has_own_processor=True)
+        return Architecture(config, processor, has_own_processor=True)
     config = AutoConfig.for_model(**_known(base, "config"))
-    return Skeleton(config, _processor(config), has_own_processor=False)
+    return Architecture(config, _processor(config), has_own_processor=False)
 
 
 def _known(name: str, kind: str) -> dict[str, Any]:
@@ -147,13 +147,13 @@ def _processor(config: Any) -> Any:
     return Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=chat)
 
 
-def build_empty(config: Any) -> Any:
+def build_meta_model(config: Any) -> Any:
     """The model in its full size without memory: shapes and names, no numbers."""
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
 
 
-def build_narrow(config: Any, vocabulary: int) -> Any:
+def build_narrow_model(config: Any, vocabulary: int) -> Any:
     """The model with one layer of one head: the same patches, grids and positions."""
     narrow = copy.deepcopy(config)
     text, vision = narrow.get_text_config(), narrow.vision_config
@@ -170,12 +170,12 @@ def build_narrow(config: Any, vocabulary: int) -> Any:
     return AutoModelForImageTextToText.from_config(narrow)
 
 
-def context_of(config: Any) -> int | None:
+def max_context(config: Any) -> int | None:
     """Tokens that the model takes at most; None where it does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def read_pipeline(name: str) -> Any:
+def build_meta_pipeline(name: str) -> Any:
     """A pipeline of diffusers in its full size without memory, and without its tokenizers.
 
     Args:

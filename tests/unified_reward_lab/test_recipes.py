@@ -23,8 +23,8 @@ from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.judge import JudgeTraining, training_examples
 from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import AlignedPolicy, Alignment, OracleExam, Preferences
-from unified_reward_lab.stages import ShowcaseStage
 from unified_reward_lab.examples import CELLS, EDITING, write_microworld
+from unified_reward_lab.stages import ShowcaseStage
 
 
 pytestmark = pytest.mark.slow
@@ -156,7 +156,9 @@ def test_a_judge_is_not_trained_over_its_own_base(recipe, first):
     weights = (made / "model.safetensors").read_bytes()
     for taken in ({"base": str(made)}, {"data": str(made / "records.jsonl")}):
         again = changed(recipe, judge=replace(recipe.stages["judge"], **taken))
-        with pytest.raises(ConfigError, match=r"overwrite its own input .*judge.*another folder than out="):
+        with pytest.raises(
+            ConfigError, match=r"overwrite its own input .*judge.*another folder than out="
+        ):
             run(again)
     assert (made / "model.safetensors").read_bytes() == weights
     assert (made / "report.json").exists()

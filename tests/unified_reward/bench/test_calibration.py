@@ -143,7 +143,9 @@ def test_without_a_readable_verdict_there_is_nothing_to_fit():
     picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
     sample = Sample(Task.IMAGE_GENERATION, "x", (picture, picture))
     with pytest.raises(DataError, match="no readable verdict of form 'compare'"):
-        fit_calibration(GenerativeJudge(Silent(), Card("compact")), [Example(sample, Target(winner="first"))])
+        fit_calibration(
+            GenerativeJudge(Silent(), Card("compact")), [Example(sample, Target(winner="first"))]
+        )
 
 
 def test_the_brier_score_by_hand():

@@ -57,7 +57,9 @@ def test_the_tiny_base_cannot_be_rehearsed():
 def test_every_launcher_of_a_recipe_starts_the_processes_it_is_for(name):
     recipe = load(name)
     for launch in LAUNCHED[name]:
-        read_launch_config(launch).check_batch(recipe.stages["judge"].processes, recipe.stages["judge"].optim)
+        read_launch_config(launch).check_batch(
+            recipe.stages["judge"].processes, recipe.stages["judge"].optim
+        )
     assert {one.stem for one in (FOLDER / "launch").glob("*.yaml")} == {
         launch for launches in LAUNCHED.values() for launch in launches
     }

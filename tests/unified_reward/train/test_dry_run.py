@@ -60,9 +60,7 @@ def test_an_architecture_has_the_published_number_of_parameters(name):
 
 def test_a_picture_of_512_x_512_pixels_has_324_tokens_in_qwen2_5_vl():
     """512 is 18 x 28 and a rest: 504 x 504 pixels, 18 x 18 tokens; a clip of 8 has 2592."""
-    config = JudgeTraining(
-        OptimConfig(steps=1), QWEN, "microworld", max_pixels=262_144, frames=8
-    )
+    config = JudgeTraining(OptimConfig(steps=1), QWEN, "microworld", max_pixels=262_144, frames=8)
     tokens = dry_run(replace(config, family="compact")).tokens
     scored = tokens["video_generation.score"] - tokens["image_generation.score"]
     assert 7 * 324 <= scored < 7 * 324 + 200

@@ -236,7 +236,9 @@ def test_the_same_configuration_gives_the_judge_that_was_saved(trained, tmp_path
     vlm, judge = load_vlm(config.base, device="cpu"), ur.load(out)
     before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
     noiseless = annotator("noiseless")
-    records = MicroworldSeries(4, block=2, seed=0, weights=dict.fromkeys(CELLS, 1.0), annotator=noiseless)
+    records = MicroworldSeries(
+        4, block=2, seed=0, weights=dict.fromkeys(CELLS, 1.0), annotator=noiseless
+    )
     labels = JudgeLabels(records, judge.card, config.scalar.aspects)
     model, head, margin, again = fit_scalar(vlm, labels, config.scalar, config.optim, tmp_path)
     assert (again, margin) == (losses, judge.card.head.tie_margin)

@@ -186,7 +186,8 @@ def _trained_and_heard(run: _Run, config: JointLearning) -> dict[str, Any]:
     lessons = _Lessons(run.parts, config.optim)
     optim = replace(config.optim, seed=run.seed)
     training = JudgeTraining(
-        optim, "tiny_base", head="scalar", family=_CARD.family, frames=_CARD.frames)
+        optim, "tiny_base", head="scalar", family=_CARD.family, frames=_CARD.frames
+    )
     train_judge(training, folder, lessons)
     judge = load(folder)
     cells: dict[str, Any] = {}

@@ -219,7 +219,9 @@ def connect(
         votes: Further sampled answers per question, averaged, where the server gives no
             log-probabilities.
     """
-    return GenerativeJudge(OpenAIModel(url, model=model, api_key=api_key, votes=votes), Card(family))
+    return GenerativeJudge(
+        OpenAIModel(url, model=model, api_key=api_key, votes=votes), Card(family)
+    )
 
 
 def open_judge(

@@ -28,19 +28,25 @@ from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example
 from unified_reward.data.series import find_series
 from unified_reward.judges.card import Card
-from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, training_examples
-from unified_reward.train.launch import LaunchConfig, read_launch_config
-from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, arguments, check_lora_targets
-from unified_reward.train.placeholders import placeholder_examples
-from unified_reward.train.scalar import ScalarCollator, ScalarExample, ScalarNet
-from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample
-from unified_reward.train.architecture import (
+from unified_reward.train.meta_models import (
     Architecture,
     build_meta_model,
     build_narrow_model,
     max_context,
     read_architecture,
 )
+from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, training_examples
+from unified_reward.train.launch import LaunchConfig, read_launch_config
+from unified_reward.train.optim import (
+    MuonFactory,
+    OptimConfig,
+    adapters,
+    arguments,
+    check_lora_targets,
+)
+from unified_reward.train.placeholders import placeholder_examples
+from unified_reward.train.scalar import ScalarCollator, ScalarExample, ScalarNet
+from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample
 
 
 Groups = Sequence[Mapping[str, Any]]
@@ -146,7 +152,9 @@ def memory_report(launcher: LaunchConfig, groups: Groups, frozen: int) -> dict[s
     }
 
 
-def time_report(launcher: LaunchConfig, optim: OptimConfig, n: int, **each: float) -> dict[str, Any]:
+def time_report(
+    launcher: LaunchConfig, optim: OptimConfig, n: int, **each: float
+) -> dict[str, Any]:
     """Steps and epochs, by fields of `DryRun`.
 
     Args:

@@ -25,9 +25,14 @@ from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
 from unified_reward.policies import Denoising, sampling_options
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.vlm import VLMPolicy, build_request
+from unified_reward.train.meta_models import (
+    build_meta_model,
+    build_meta_pipeline,
+    read_architecture,
+)
 from unified_reward.train.denoisers import Denoiser, Schedule, build_denoiser
 from unified_reward.train.dpo import PolicyDPO
-from unified_reward.train.dpo_diffusion import DPOModel, DiffusionDPO, NoiseSample
+from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSample
 from unified_reward.train.dpo_vlm import VLMDPO, AnswerPair, Collator, trainable_answers
 from unified_reward.train.dry_run import (
     PREVIEWS,
@@ -44,7 +49,6 @@ from unified_reward.train.latents import Resolution, padding_frames, resolve_res
 from unified_reward.train.launch import LaunchConfig, read_launch_config
 from unified_reward.train.optim import adapters, check_lora_targets
 from unified_reward.train.placeholders import placeholder_answers, placeholder_context
-from unified_reward.train.architecture import build_meta_model, build_meta_pipeline, read_architecture
 
 
 def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
@@ -160,7 +164,9 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> D
     told: list[str] = []
     pairs = _pairs(config.pairs, maker.tasks, told)
     lacking = [*_lacking_pairs(config.pairs, told), *not_here(config.policy)]
-    resolution = _extent(resolve_resolution(how.resolution, pairs, denoiser.block), usual, denoiser, lacking)
+    resolution = _resolution(
+        resolve_resolution(how.resolution, pairs, denoiser.block), usual, denoiser, lacking
+    )
     timesteps = _timesteps(denoiser.schedule, how.timesteps)
     alignment = DPOModel(denoiser, how)
     latent = _try_loss(alignment, resolution)
@@ -181,7 +187,9 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> D
     )
 
 
-def _extent(given: Resolution, usual: Denoising, denoiser: Denoiser, lacking: list[str]) -> Resolution:
+def _resolution(
+    given: Resolution, usual: Denoising, denoiser: Denoiser, lacking: list[str]
+) -> Resolution:
     """What is learned, or as the policy draws where it is neither given nor taken from a pair."""
     takes = inspect.signature(denoiser.pipeline.__call__).parameters
     side = (denoiser.network.config.get("sample_size") or 0) * denoiser.scale
@@ -191,11 +199,13 @@ def _extent(given: Resolution, usual: Denoising, denoiser: Denoiser, lacking: li
         given.frames or usual.frames or (takes["num_frames"].default if denoiser.rest else None),
     )
     if resolution != given:
-        drawn = " x ".join(str(n) for n in (resolution.frames, resolution.height, resolution.width) if n)
-        lacking.append(f"extent: that of the first pair is taken; tried as drawn, {drawn}")
+        drawn = " x ".join(
+            str(n) for n in (resolution.frames, resolution.height, resolution.width) if n
+        )
+        lacking.append(f"resolution: that of the first pair is taken; tried as drawn, {drawn}")
     if n := padding_frames(resolution.frames or 1, denoiser.rest):
         lacking.append(
-            f"extent.frames: {resolution.frames} are lengthened to {(resolution.frames or 1) + n} by the "
+            f"resolution.frames: {resolution.frames} are lengthened to {(resolution.frames or 1) + n} by the "
             f"last one; this pipeline takes a multiple of {denoiser.rest} and one"
         )
     return resolution
@@ -214,7 +224,9 @@ def _try_loss(alignment: DPOModel, resolution: Resolution) -> tuple[int, ...]:
     denoiser = alignment.denoiser
     n = resolution.frames or 1
     frames = [n + padding_frames(n, denoiser.rest)] if denoiser.rest else []
-    pixels = torch.empty(1, 3, *frames, resolution.height or 0, resolution.width or 0, device="meta")
+    pixels = torch.empty(
+        1, 3, *frames, resolution.height or 0, resolution.width or 0, device="meta"
+    )
     try:
         with torch.no_grad():
             latents = denoiser.latents(pixels)

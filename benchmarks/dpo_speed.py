@@ -35,8 +35,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from unified_reward import media, policies
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.core.samples import Image, Task
-from unified_reward.pairs.preferences import PreferencePair
+from unified_reward.core.samples import Image, PreferencePair, Task
 from unified_reward.train.denoisers import build_denoiser
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSampler
 from unified_reward.train.latents import Resolution, encode_pairs
@@ -136,7 +135,7 @@ class Way:
         chosen = [self.pairs[i] for i in rows]
         with torch.no_grad():
             sides = [
-                self.denoiser.latents(
+                self.denoiser.encode_pixels(
                     torch.stack(
                         [
                             torch.from_numpy(np.asarray(media.open_image(getattr(one, side))))
@@ -150,7 +149,7 @@ class Way:
                 )
                 for side in ("chosen", "rejected")
             ]
-            return *sides, self.denoiser.condition([one.prompt for one in chosen])
+            return *sides, self.denoiser.encode_prompts([one.prompt for one in chosen])
 
     def step(self, number):
         """Train once; the loss."""

@@ -11,7 +11,7 @@ for each of N/2 pairs, one order), with the same judge, files and one thread, by
     ours     `GenerativeJudge.ask`: decoded once, encoded once, verdicts from one prefill
 
 The bound is what ours spends in the vision tower and in the prefill: each medium encoded once and
-one prefill a question. Positions of the language model are counted with padding. Clips are files of
+one prefill a question. Positions of the language model are counted with padding. Videos are files of
 8 frames; the tiny judge was trained on 4 of them, and one row shows it all 8, where speed is
 meaningful and verdicts are not.
 """
@@ -39,8 +39,8 @@ from unified_reward import media, prompts
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Preferred
 from unified_reward.judges import card as cards
-from unified_reward.judges.registry import load
-from unified_reward_lab.microworld import pool
+from unified_reward.judges.registry import open_judge
+from unified_reward_lab.microworld import candidate_pool
 
 
 KINDS = {
@@ -61,7 +61,7 @@ SEED = 20261125
 
 def questions(task, n, index, folder, *, all_pairs):
     """One prompt's questions about files: n scores, and n/2 comparisons or all of them."""
-    drawn = pool(task, n=n, split="test", seed=SEED, index=index)
+    drawn = candidate_pool(task, n=n, split="test", seed=SEED, index=index)
     files = []
     for i, candidate in enumerate(drawn.candidates):
         path = folder / f"{task}-{n}-{index}-{i}"
@@ -222,7 +222,7 @@ def measure(judge, watch, asked):
 def projection():
     """Arithmetic, no measurement: the same questions to a judge of 7B parameters at 512 x 512.
 
-    Assumed: 256 tokens and 1,024 patches a picture or frame, a vision tower of 0.6 B parameters, 2
+    Assumed: 256 tokens and 1,024 patches an image or frame, a vision tower of 0.6 B parameters, 2
     operations a parameter and token, 400 TFLOP/s kept up, 15 GB of weights read at 3 TB/s for every
     decoding step, 150 tokens of text; verdicts of 8 tokens, or of 200 with their reasons.
     """
@@ -231,9 +231,9 @@ def projection():
     for kind, frames in (("image", 1), ("video", 8)):
         for said_tokens in (8, 200):
             n = 10
-            clip = 256 * frames
+            video = 256 * frames
             encode_s = 2 * 0.6e9 * 1024 * frames / flops
-            prefill = n * (clip + text) + n // 2 * (2 * clip + text)
+            prefill = n * (video + text) + n // 2 * (2 * video + text)
             prefill_s = 2 * 7.6e9 * prefill / flops
             steps = {"loop": said_tokens * n * 3 // 2, "batched": said_tokens, "ours": 1}
             steps["ours"] += said_tokens if said_tokens > 8 else 0
@@ -243,13 +243,13 @@ def projection():
                 {
                     "kind": kind,
                     "answer_tokens": said_tokens,
-                    "vision_tokens": {w: media[w] * clip for w in WAYS},
+                    "vision_tokens": {w: media[w] * video for w in WAYS},
                     "prefilled": prefill,
                     "decoding_steps": steps,
                     "seconds": seconds,
                     "speedup": {w: seconds[w] / seconds["ours"] for w in WAYS},
                     "from_reuse_alone": seconds["batched"] / (seconds["batched"] - n * encode_s),
-                    "shareable_prefix": n // 2 * clip / prefill,
+                    "shareable_prefix": n // 2 * video / prefill,
                 }
             )
     return rows
@@ -288,7 +288,7 @@ def main():
     parser.add_argument("--judge", default="tiny_judge")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    judge = load(given.judge, device="cpu")
+    judge = open_judge(given.judge, device="cpu")
     watch, own = Watch(judge), judge.card.frames
     wanted = [(kind, n, False) for kind in KINDS for n in SIZES]
     wanted += [(kind, 10, True) for kind in ALL_PAIRS]

@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from unified_reward_lab.examples import CELLS
-from unified_reward_lab.microworld import draw_scene, item, render
+from unified_reward_lab.microworld import make_example, random_scene, render
 
 
 def rate(work, seconds=2.0):
@@ -24,7 +24,7 @@ def rate(work, seconds=2.0):
 def main():
     rng = np.random.default_rng(0)
     scenes = {
-        kind: [draw_scene(rng, n_things=2, is_clip=kind == "clips") for _ in range(200)]
+        kind: [random_scene(rng, n_things=2, is_video=kind == "clips") for _ in range(200)]
         for kind in ("pictures", "clips")
     }
     figures = {
@@ -33,7 +33,10 @@ def main():
     }
     for cell, (task, form) in CELLS.items():
         figures[f"item.{cell}"] = rate(
-            lambda i, task=task, form=form: item(task, form, split="train", seed=0, index=i), 1.0
+            lambda i, task=task, form=form: make_example(
+                task, form, split="train", seed=0, index=i
+            ),
+            1.0,
         )
     print(json.dumps(figures))
 

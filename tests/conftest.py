@@ -39,4 +39,4 @@ def shared():
 @pytest.fixture(scope="session")
 def tiny():
     """The judge that comes with the package."""
-    return registry.load()
+    return registry.open_judge("tiny_judge")

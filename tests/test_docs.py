@@ -105,12 +105,12 @@ def among_files(tmp_path, monkeypatch):
     """Work in a folder that holds the files the pages speak of, and load each judge once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(registry, "load", load_once)
+    monkeypatch.setattr(registry, "open_checkpoint", open_once)
     page = DOCS / "howto" / "microworld.md"
     run_python([one for one in blocks(page) if one.language == "python"][-1], page, {})
 
 
-load_once = functools.cache(registry.load)
+open_once = functools.cache(registry.open_checkpoint)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

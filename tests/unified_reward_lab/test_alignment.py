@@ -18,16 +18,16 @@ from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import (
     AlignedPolicy,
-    OracleExam,
-    Preferences,
-    draw_candidates,
-    draw_pairs,
-    examine_both,
+    ExamConfig,
+    PreferenceConfig,
+    examine_before_and_after,
+    write_candidates,
+    write_pairs,
 )
-from unified_reward_lab.microworld import brief
+from unified_reward_lab.microworld import policy_prompt
 
 
-HOW = Preferences(prompts=3, n=4, seed=5)
+HOW = PreferenceConfig(prompts=3, n=4, seed=5)
 OURS = {
     Task.IMAGE_UNDERSTANDING: "tiny_vlm",
     Task.IMAGE_GENERATION: "tiny_image",
@@ -48,14 +48,14 @@ def task(request):
 def drawn(task, tmp_path_factory):
     """The folder of candidates of a task, and how many were made."""
     folder = tmp_path_factory.mktemp("drawn")
-    return folder, draw_candidates(OURS[task], task, HOW, folder)
+    return folder, write_candidates(OURS[task], task, HOW, folder)
 
 
 def test_every_prompt_of_the_training_split_gets_its_candidates(task, drawn):
     folder, counts = drawn
     rows = read_rows(folder / "candidates.jsonl")
     assert counts == {"generated": 3}
-    asked = [brief(task, split="train", seed=5, index=i) for i in range(3)]
+    asked = [policy_prompt(task, split="train", seed=5, index=i) for i in range(3)]
     assert [(row["id"], row["prompt"]) for row in rows] == [(one.id, one.prompt) for one in asked]
     assert [len(row["candidates"]) for row in rows] == [4, 4, 4]
     assert {row["policy"] for row in rows} == {OURS[task]}
@@ -68,7 +68,7 @@ def test_a_second_call_makes_nothing_new(task, drawn):
     media = {file: file.stat().st_mtime_ns for file in (folder / "media").iterdir()}
     written = (folder / "candidates.jsonl").read_bytes()
     told = []
-    assert draw_candidates(OURS[task], task, HOW, folder, told.append) == counts
+    assert write_candidates(OURS[task], task, HOW, folder, told.append) == counts
     assert told == []
     assert (folder / "candidates.jsonl").read_bytes() == written
     assert {file: file.stat().st_mtime_ns for file in (folder / "media").iterdir()} == media
@@ -77,8 +77,8 @@ def test_a_second_call_makes_nothing_new(task, drawn):
 def test_a_run_that_was_stopped_goes_on_to_the_same_rows(task, drawn, tmp_path):
     folder, counts = drawn
     told = []
-    draw_candidates(OURS[task], task, replace(HOW, prompts=1), tmp_path)
-    assert draw_candidates(OURS[task], task, HOW, tmp_path, told.append) == counts
+    write_candidates(OURS[task], task, replace(HOW, prompts=1), tmp_path)
+    assert write_candidates(OURS[task], task, HOW, tmp_path, told.append) == counts
     assert told == [1, 1]
     name = "candidates.jsonl"
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
@@ -86,14 +86,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(task, drawn, tmp_path):
 
 def test_candidates_of_another_seed_do_not_join_a_folder(task, drawn):
     with pytest.raises(ConfigError, match="seed was 5 and is 6"):
-        draw_candidates(OURS[task], task, replace(HOW, seed=6), drawn[0])
+        write_candidates(OURS[task], task, replace(HOW, seed=6), drawn[0])
 
 
 @pytest.mark.parametrize("strategy", [Strategy.RANDOM, Strategy.RANK_AND_SIFT])
 def test_pairs_are_made_of_the_candidates_and_a_second_call_makes_none(drawn, tmp_path, strategy):
     how, out = replace(HOW.pairing, strategy=strategy), drawn[0] / f"{strategy.value}.jsonl"
     source, told = drawn[0] / "candidates.jsonl", []
-    counts = draw_pairs(source, "tiny_judge", how, out, told.append)
+    counts = write_pairs(source, "tiny_judge", how, out, told.append)
     written = out.read_bytes()
     rows = read_rows(out)
     assert sum(counts.values()) == sum(told) == 3
@@ -105,7 +105,7 @@ def test_pairs_are_made_of_the_candidates_and_a_second_call_makes_none(drawn, tm
                 map(json.dumps, shown)
             )
             assert row["chosen"] != row["rejected"]
-    assert draw_pairs(source, "tiny_judge", how, out, told.append) == counts
+    assert write_pairs(source, "tiny_judge", how, out, told.append) == counts
     assert out.read_bytes() == written
     assert sum(told) == 3
 
@@ -114,19 +114,21 @@ def test_a_policy_of_another_task_fails_on_all_prompts_and_that_is_told(tmp_path
     with pytest.raises(
         DataError, match=r"candidates\.jsonl has no row that is generated: 3 failed"
     ):
-        draw_candidates("tiny_image", Task.IMAGE_UNDERSTANDING, HOW, tmp_path)
+        write_candidates("tiny_image", Task.IMAGE_UNDERSTANDING, HOW, tmp_path)
     assert "is for image_generation" in read_rows(tmp_path / "candidates.jsonl")[0]["reason"]
 
 
 def test_a_judge_that_prefers_nothing_leaves_no_pair_and_that_is_told(drawn, tmp_path):
     source, how = drawn[0] / "candidates.jsonl", replace(HOW.pairing, strategy=Strategy.RANK)
     with pytest.raises(DataError, match=r"pairs\.jsonl has no row that is kept: \d dropped"):
-        draw_pairs(source, "scripted:tie", how, tmp_path / "pairs.jsonl")
+        write_pairs(source, "scripted:tie", how, tmp_path / "pairs.jsonl")
 
 
 def test_the_same_policy_before_and_after_gains_exactly_nothing(task):
     name = OURS[task]
-    told = examine_both(name, checkpoint_path(name), task, "tiny_judge", OracleExam(n=4, seed=1))
+    told = examine_before_and_after(
+        name, checkpoint_path(name), task, "tiny_judge", ExamConfig(n=4, seed=1)
+    )
     assert told["before"] == told["after"]
     assert told["gain"] == {"value": 0.0, "ci95": [0.0, 0.0], "n": 4}
     assert told["gap_closed"] in (0, None)
@@ -143,7 +145,7 @@ def test_a_policy_is_aligned_as_just_one_kind(kinds):
 @pytest.mark.parametrize("task", [Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING])
 def test_the_shipped_speaker_answers_in_words_of_its_own_seed(task):
     policy = policies.load(checkpoint_path("tiny_vlm"), device="cpu")
-    asked = brief(task, split="test", seed=0, index=0)
+    asked = policy_prompt(task, split="test", seed=0, index=0)
     one, other, again = policy.sample(asked.prompt, asked.context, [1, 2, 1])
     assert one == again
     assert all(isinstance(text, str) and text for text in (one, other))
@@ -156,7 +158,7 @@ def test_a_shipped_generator_draws_64_pixels_a_side_in_few_steps_without_guidanc
     assert policy.options.steps <= 8
     assert policy.options.guidance <= 1
     (task,) = policy.tasks
-    asked = brief(task, split="test", seed=0, index=0)
+    asked = policy_prompt(task, split="test", seed=0, index=0)
     one, other, again = (one.source for one in policy.sample(asked.prompt, (), [1, 2, 1]))
     frames = () if task is Task.IMAGE_GENERATION else (8,)
     assert one.shape == (*frames, 64, 64, 3)
@@ -168,8 +170,8 @@ def test_a_shipped_generator_draws_64_pixels_a_side_in_few_steps_without_guidanc
 def test_the_shipped_policies_err_but_know_something():
     """So that there is something to align: neither at chance nor at the top."""
     for task, name in OURS.items():
-        told = examine_both(
-            name, checkpoint_path(name), task, "tiny_judge", OracleExam(n=40, seed=1)
+        told = examine_before_and_after(
+            name, checkpoint_path(name), task, "tiny_judge", ExamConfig(n=40, seed=1)
         )
         assert 0.3 < told["before"]["oracle"]["value"] < 0.95
 

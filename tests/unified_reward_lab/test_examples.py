@@ -11,7 +11,7 @@ from unified_reward.core.samples import Image, Task, Video
 from unified_reward.data.example_file import mirrored
 from unified_reward.io.rows import read_examples
 from unified_reward_lab.examples import CELLS, MicroworldSeries, write_microworld
-from unified_reward_lab.microworld import NOISELESS, annotator, item, split_of
+from unified_reward_lab.microworld import NOISELESS, annotator, make_example, split_of
 
 
 FORMS = ("score", "compare")
@@ -40,7 +40,9 @@ def pixels(medium):
 def test_what_is_written_is_read_back_to_the_pixel(task, tmp_path):
     path = write_microworld(tmp_path, task=task, forms=FORMS, n=6, seed=3, split="test")
     read = [row.content for row in read_examples(path)]
-    made = [item(task, form, split="test", seed=3, index=i) for i in range(3) for form in FORMS]
+    made = [
+        make_example(task, form, split="test", seed=3, index=i) for i in range(3) for form in FORMS
+    ]
     assert len(read) == 6
     for one, other in zip(read, made, strict=True):
         assert one.target == other.target

@@ -22,7 +22,12 @@ from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.judge import JudgeTraining, training_examples
 from unified_reward.train.optim import OptimConfig
-from unified_reward_lab.alignment import AlignedPolicy, Alignment, OracleExam, Preferences
+from unified_reward_lab.alignment import (
+    AlignedPolicy,
+    AlignmentConfig,
+    ExamConfig,
+    PreferenceConfig,
+)
 from unified_reward_lab.examples import CELLS, EDITING, write_microworld
 from unified_reward_lab.stages import ShowcaseStage
 
@@ -252,11 +257,11 @@ STAGES = {f"{SPOKEN.value}/{one}" for one in ("candidates", "pairs", "dpo", "exa
 def aligning(out, **changes):
     """A tiny policy aligned by the tiny judge, on pairs of the best and the worst of two."""
     optim = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2, lora_rank=2)
-    config = Alignment(
+    config = AlignmentConfig(
         {SPOKEN: AlignedPolicy("tiny_vlm", vlm=VLMDPO(optim))},
         "tiny_judge",
-        Preferences(prompts=4, n=2, pairing=PairOptions(Strategy.SCORE)),
-        OracleExam(n=4),
+        PreferenceConfig(prompts=4, n=2, pairing=PairOptions(Strategy.SCORE)),
+        ExamConfig(n=4),
     )
     return Recipe(out, {"align": replace(config, **changes)})
 
@@ -313,7 +318,7 @@ def test_a_second_alignment_skips_every_stage(aligned):
 
 
 def test_another_exam_is_taken_by_the_policies_that_are_there(aligned):
-    _, done, skipped = run_stages(aligning(aligned[0].out, exam=OracleExam(n=3)))
+    _, done, skipped = run_stages(aligning(aligned[0].out, exam=ExamConfig(n=3)))
     assert of(done, "exam")
     assert skipped == STAGES - done
 
@@ -398,4 +403,4 @@ def test_align_is_refused_under_several_processes(tmp_path, monkeypatch):
         "unified_reward_lab.stages.PartialState", lambda: Namespace(num_processes=2)
     )
     with pytest.raises(ConfigError, match="align runs in one process"):
-        run(Recipe(tmp_path, {"align": Alignment({})}))
+        run(Recipe(tmp_path, {"align": AlignmentConfig({})}))

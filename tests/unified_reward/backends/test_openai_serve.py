@@ -20,7 +20,7 @@ from unified_reward.backends.openai import OpenAIModel, OpenAIOptions
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 MISSING = [one for one in ("fastapi", "uvicorn", "openai", "multipart") if not find_spec(one)]
@@ -109,9 +109,9 @@ def test_the_served_text_is_that_of_the_local_checkpoint(server, checkpoints):
 
 def test_a_judge_asks_pictures_and_clips_through_it(server):
     """What random weights say cannot be read; that is told, and nothing has failed."""
-    judge = ur.connect(server.url, model=server.model, family="compact")
+    judge = ur.open_judge(server.url, model=server.model, family="compact")
     samples = [
-        item(task, form, split="test", seed=0, index=0).sample
+        make_example(task, form, split="test", seed=0, index=0).sample
         for task in (Task.IMAGE_GENERATION, Task.VIDEO_UNDERSTANDING)
         for form in ("score", "compare")
     ]

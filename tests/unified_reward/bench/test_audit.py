@@ -9,11 +9,11 @@ from unified_reward.core.samples import Image, Task
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.judges.generative import merge_orders
 from unified_reward.judges.registry import open_judge
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 def records(task, n=8):
-    return [item(task, "compare", split="test", seed=5, index=i) for i in range(n)]
+    return [make_example(task, "compare", split="test", seed=5, index=i) for i in range(n)]
 
 
 ANSWERS = records(Task.IMAGE_UNDERSTANDING, 24)

@@ -56,8 +56,8 @@ def test_what_comes_true_as_predicted_has_no_error(predicted):
 
 def test_missing_verdicts_are_no_predictions():
     pair, single = asked(0, "compare"), asked(1, "score")
-    records = [Example(pair, Target(winner="tie"))] * 2
-    records += [Example(single, Target(score=0.4, scale=UNIT))] * 2
+    records = [Example.of(pair, Target(winner="tie"))] * 2
+    records += [Example.of(single, Target(score=0.4, scale=UNIT))] * 2
     verdicts = [Preferred(0.6, 0.2, 0.2), Unparsed("?"), Failed("!"), Scored(Score(3, Scale(1, 5)))]
     found = collect_predictions(records, verdicts)
     assert found.predicted.tolist() == pytest.approx([0.7, 0.5])
@@ -94,14 +94,14 @@ def test_the_temperature_of_a_scalar_judge_undoes_a_known_overconfidence(factor,
     truth = np.random.default_rng(0).normal(size=3 * n)
     pairs, singles = truth[: 2 * n].reshape(n, 2), truth[2 * n :]
     records = [
-        Example(
+        Example.of(
             asked(i, "compare"),
             Target(winner="first" if rng.random() < sigmoid(a - b) else "second"),
         )
         for i, (a, b) in enumerate(pairs)
     ]
     records += [
-        Example(asked(n + i, "score"), Target(score=sigmoid(value), scale=UNIT))
+        Example.of(asked(n + i, "score"), Target(score=sigmoid(value), scale=UNIT))
         for i, value in enumerate(singles)
     ]
     judge = ScalarJudge(Overconfident(factor), Card("compact", head=Head()))
@@ -144,7 +144,7 @@ def test_without_a_readable_verdict_there_is_nothing_to_fit():
     sample = Sample(Task.IMAGE_GENERATION, "x", (picture, picture))
     with pytest.raises(DataError, match="no readable verdict of form 'compare'"):
         fit_calibration(
-            GenerativeJudge(Silent(), Card("compact")), [Example(sample, Target(winner="first"))]
+            GenerativeJudge(Silent(), Card("compact")), [Example.of(sample, Target(winner="first"))]
         )
 
 

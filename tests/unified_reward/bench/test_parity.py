@@ -15,7 +15,7 @@ from unified_reward.bench.protocols.genai_bench import four_way_accuracy
 from unified_reward.bench.run import read_items, run
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Unparsed
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_judge, open_reference
 from unified_reward.prompts.parse import vote
 
 
@@ -32,7 +32,7 @@ FETV |= {"Otter-VQA": 0.3395}
 def benchmark(name, folder, judge, **how):
     asking = BenchmarkOptions(**how)
     items = read_items(PROTOCOLS[name], folder, asking)
-    opened = open_judge(judge, truth=items.records, look=False)
+    opened = open_reference(judge, truth=items.records, opens_media=False)
     return run(PROTOCOLS[name], opened, items, asking)
 
 

@@ -10,7 +10,7 @@ from unified_reward.bench.page import published_results, write_page
 from unified_reward.bench.protocols import PROTOCOLS
 from unified_reward.bench.run import read_items, run
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 
 
 PICTURES = {"prompt": "a cat", "generations": ["0.png", "1.png", "2.png"], "ranking": [1, 2, 2]}
@@ -107,7 +107,7 @@ def written(folder, name):
 def measured(folder, name, judge="scripted:perfect", **how):
     asking = BenchmarkOptions(**how)
     items = read_items(PROTOCOLS[name], written(folder, name), asking)
-    opened = open_judge(judge, truth=items.records, look=False)
+    opened = open_reference(judge, truth=items.records, opens_media=False)
     return run(PROTOCOLS[name], opened, items, asking)
 
 
@@ -158,7 +158,9 @@ def test_hpdv2_takes_the_mean_over_prompts_with_equal_ranks_right(tmp_path):
     (tmp_path / file).write_text(json.dumps([*ROWS["hpdv2"][1], three]), "utf-8")
     asking = BenchmarkOptions()
     items = read_items(PROTOCOLS["hpdv2"], tmp_path, asking)
-    found = run(PROTOCOLS["hpdv2"], open_judge("scripted:silent", look=False), items, asking)
+    found = run(
+        PROTOCOLS["hpdv2"], open_reference("scripted:silent", opens_media=False), items, asking
+    )
     metric = found.report["metrics"]["mean_by_prompt"]
     assert (metric["value"], metric["n"]) == (pytest.approx((0 + 1 / 3) / 2), 2)
 

@@ -11,7 +11,7 @@ from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Image, Sample, Target, Task
 from unified_reward.core.verdicts import Preferred, Unparsed
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench.microworld import MICROWORLD
 
 
@@ -22,7 +22,7 @@ PLAIN = Benchmark("toy", "It is a toy.", "", lambda *_: iter(()), pairwise_metri
 def items(n, winner="first"):
     return Items(
         [
-            Example(
+            Example.of(
                 Sample(
                     Task.IMAGE_GENERATION, f"{i}", (Image(f"{i}a"), Image(f"{i}b")), id=f"item {i}"
                 ),
@@ -57,7 +57,10 @@ def test_half_of_the_comparisons_are_exchanged_and_their_verdicts_turned_back():
     exchanged = sum(one.candidates[0].source.endswith("b") for one in judge.asked)
     assert 160 < exchanged < 240  # four standard errors
     first = run(
-        PLAIN, open_judge("scripted:first", look=False), items(400), BenchmarkOptions(orders=1)
+        PLAIN,
+        open_reference("scripted:first", opens_media=False),
+        items(400),
+        BenchmarkOptions(orders=1),
     )
     assert first.report["metrics"]["pair_accuracy"]["value"] == 1 - exchanged / 400
 
@@ -132,7 +135,7 @@ def runs(tmp_path_factory):
     how = BenchmarkOptions(limit=6)
     asked = read_items(MICROWORLD, None, how)
     for name in ("perfect", "first", "silent"):
-        opened = open_judge(f"scripted:{name}", truth=asked.records)
+        opened = open_reference(f"scripted:{name}", truth=asked.records)
         run(MICROWORLD, opened, asked, how, out=folder / name)
     return folder
 
@@ -157,7 +160,11 @@ def test_the_difference_is_that_of_the_reports_and_tested_in_pairs(runs):
 def test_runs_without_a_common_item_are_refused(runs, tmp_path):
     how = BenchmarkOptions(limit=3, seed=9)
     run(
-        MICROWORLD, open_judge("scripted:tie"), read_items(MICROWORLD, None, how), how, out=tmp_path
+        MICROWORLD,
+        open_reference("scripted:tie"),
+        read_items(MICROWORLD, None, how),
+        how,
+        out=tmp_path,
     )
     with pytest.raises(ConfigError, match="share no item"):
         compare_runs(runs / "perfect", tmp_path)

@@ -23,7 +23,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from tests.unified_reward.checkpoints import llava_twins as twins
-from unified_reward import load
+from unified_reward import open_judge
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.checkpoints import llava_qwen, shards
 from unified_reward.checkpoints.llava_qwen import convert, hub_name, plan
@@ -638,7 +638,7 @@ def test_one_tensor_is_held_at_a_time(source, out, state, monkeypatch):
 
 def test_the_converted_folder_judges(source, out):
     convert(source, out)
-    judge = load(out, family="native", device="cpu")
+    judge = open_judge(out, family="native", device="cpu")
     one, other = (judge.score("the cat", image=twins.picture(i)) for i in (0, 1))
     assert 0 <= one.score.normalized <= 1
     assert one.score.value != other.score.value
@@ -785,6 +785,6 @@ def test_the_command_ends_with_what_is_wrong(source, out):
 def test_the_family_is_kept_beside_a_converted_judge_and_an_unknown_one_refused(source, out):
     arguments = ["llava-qwen", str(source), str(out), "--family", "compact"]
     assert CliRunner().invoke(command.app, arguments).exit_code == 0
-    assert load(out).family == "compact"
+    assert open_judge(out).family == "compact"
     result = CliRunner().invoke(command.app, [*arguments[:-1], "loud"])
     assert "no family 'loud'; there are aspects" in str(result.exception)

@@ -15,7 +15,7 @@ from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.judges.card import Card
 from unified_reward.judges.generative import GenerativeJudge
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward.judges.scripted import KINDS, ScriptedModel
 
 
@@ -46,22 +46,22 @@ def without_frames():
 
 BAD = {
     "empty.png": (b"", "the file is empty"),
-    "truncated.png": (png()[:700], "the picture is broken"),
-    "text.png": (b"this is no picture\n", "not a picture"),
+    "truncated.png": (png()[:700], "the image is broken"),
+    "text.png": (b"this is no picture\n", "not an image"),
     "huge.png": (png_claiming(100_000, 100_000), "pixels"),
-    "clip.png": (mp4(), "not a picture"),
+    "clip.png": (mp4(), "not an image"),
     "empty.mp4": (b"", "the file is empty"),
     "truncated.mp4": (mp4()[:-300], ""),
-    "text.mp4": (b"this is no clip\n", "neither a picture nor a video"),
+    "text.mp4": (b"this is no clip\n", "neither an image nor a video"),
     "none.mp4": (without_frames(), ""),
     "huge.mp4": (png_claiming(100_000, 100_000), "pixels"),
 }
 """Name, content and what the error says beside the name."""
 ODD = {"really_a_jpeg.png": jpeg(), "one_frame.mp4": mp4(1), "still.mp4": png(), "mp4.avi": mp4()}
-"""What is unusual and can be read."""
+"""Unusual files that can be read."""
 
 
-def about(file):
+def sample_of(file):
     if file.suffix == ".png":
         return Sample(Task.IMAGE_GENERATION, "a red cube", (Image(file),))
     return Sample(Task.VIDEO_GENERATION, "a red cube", (Video(file),))
@@ -77,17 +77,17 @@ def folder(tmp_path_factory):
     return folder
 
 
-TOLD = {name: told for name, (_, told) in BAD.items()}
-TOLD |= dict.fromkeys(["missing.png", "missing.mp4", "folder.png"], "cannot be opened")
+MESSAGES = {name: message for name, (_, message) in BAD.items()}
+MESSAGES |= dict.fromkeys(["missing.png", "missing.mp4", "folder.png"], "cannot be opened")
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", MESSAGES)
 def test_a_bad_file_is_a_media_error_that_names_it(name, folder):
     judge = GenerativeJudge(ScriptedModel("tie"), Card("native"))
-    (verdict,) = judge.ask([about(folder / name)])
+    (verdict,) = judge.ask([sample_of(folder / name)])
     assert isinstance(verdict, Failed)
     assert name in verdict.error
-    assert TOLD[name] in verdict.error
+    assert MESSAGES[name] in verdict.error
     given = {"image" if name.endswith("png") else "video": folder / name}
     with pytest.raises(MediaError, match=name):
         judge.score("a red cube", **given)
@@ -95,14 +95,14 @@ def test_a_bad_file_is_a_media_error_that_names_it(name, folder):
 
 def test_bad_files_spoil_neither_the_rest_of_a_batch_nor_its_order(folder, tiny):
     """Bad and good by turns; the good ones get what they get alone."""
-    good = [about(folder / name) for name in ("good.png", "good.mp4")]
+    good = [sample_of(folder / name) for name in ("good.png", "good.mp4")]
     alone = [verdict.score.value for verdict in tiny.ask(good)]
-    mixed = [one for name in TOLD for one in (about(folder / name), *good)]
+    mixed = [one for name in MESSAGES for one in (sample_of(folder / name), *good)]
     verdicts = tiny.ask(mixed)
     assert all(isinstance(one, Failed) for one in verdicts[::3])
     for i, value in enumerate(alone, 1):
         assert [one.score.value for one in verdicts[i::3]] == pytest.approx(
-            [value] * len(TOLD), abs=1e-4
+            [value] * len(MESSAGES), abs=1e-4
         )
 
 
@@ -122,7 +122,7 @@ def test_a_ranking_leaves_the_bad_file_out(folder, tiny):
 
 
 def test_a_wrong_suffix_one_frame_and_a_still_are_no_error(folder, tiny):
-    verdicts = tiny.ask([about(folder / name) for name in ODD])
+    verdicts = tiny.ask([sample_of(folder / name) for name in ODD])
     assert [type(one) for one in verdicts] == [Scored] * len(ODD)
 
 
@@ -150,7 +150,7 @@ CAPTIONS = [
 LONG = [("a red cube on a blue sphere, " * 345)[:10_000], "赤い立方体、" * 1667]
 
 
-def questions(captions):
+def samples_of(captions):
     """Each text as a caption to score, and as question and answers to compare."""
     still = Image(picture(noise(32, 32, 3)))
     scores = [Sample(Task.IMAGE_GENERATION, text, (still,)) for text in captions]
@@ -161,7 +161,7 @@ def questions(captions):
 
 
 def test_any_caption_is_answered_by_the_shipped_judge(tiny):
-    verdicts = tiny.ask(questions(CAPTIONS))
+    verdicts = tiny.ask(samples_of(CAPTIONS))
     assert {type(one) for one in verdicts[: len(CAPTIONS)]} == {Scored}
     assert {type(one) for one in verdicts[len(CAPTIONS) :]} == {Preferred}
 
@@ -178,10 +178,10 @@ def test_a_very_long_caption_is_answered_or_fails_alone_and_says_why(tiny):
 @pytest.mark.parametrize("kind", sorted({*KINDS} - {"silent"}))
 @pytest.mark.parametrize("family", ["native", "think", "compact"])
 def test_any_caption_is_answered_by_a_script(kind, family):
-    asked = questions([*CAPTIONS, *LONG])
-    verdicts = GenerativeJudge(ScriptedModel(kind), Card(family)).ask(asked)
+    samples = samples_of([*CAPTIONS, *LONG])
+    verdicts = GenerativeJudge(ScriptedModel(kind), Card(family)).ask(samples)
     assert [type(one) for one in verdicts] == [
-        Scored if one.form == "score" else Preferred for one in asked
+        Scored if one.form == "score" else Preferred for one in samples
     ]
 
 
@@ -192,7 +192,7 @@ def test_a_long_caption_does_not_make_the_short_ones_as_long(tiny, monkeypatch):
     monkeypatch.setattr(
         hf_vlm,
         "bisect_failures",
-        lambda asked, *how: passes.append(len(asked)) or answer(asked, *how),
+        lambda samples, *more: passes.append(len(samples)) or answer(samples, *more),
     )
     still = Image(picture(noise(32, 32, 3)))
     texts = ["red " * 1000, *["a red cube"] * 7]
@@ -204,4 +204,4 @@ def test_a_folder_without_processor_is_an_error_that_names_it(tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((checkpoint_path("tiny_judge") / name).read_bytes())
     with pytest.raises(ModelError, match=f"{tmp_path} "):
-        load(tmp_path)
+        open_judge(tmp_path)

@@ -59,7 +59,7 @@ def test_broken_rows_are_told_by_the_exit_code_and_counted(folder):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "told"),
+    ("arguments", "error", "message"),
     [
         (("--on", "nothing"), ConfigError, "no benchmark 'nothing'; there are microworld"),
         (("--on", "fetv"), ConfigError, "say where the files of fetv lie"),
@@ -67,11 +67,11 @@ def test_broken_rows_are_told_by_the_exit_code_and_counted(folder):
         (("--on", "fetv", "--data", "."), DataError, "human_ratings_all.jsonl"),
     ],
 )
-def test_wrong_usage_says_what_would_be_right(arguments, error, told, tmp_path, monkeypatch):
+def test_wrong_usage_says_what_would_be_right(arguments, error, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = invoked("bench", *arguments, "--judge", "scripted:first")
     assert isinstance(result.exception, error)
-    assert told in str(result.exception)
+    assert message in str(result.exception)
 
 
 def test_an_audit_writes_one_json_and_one_page(tmp_path):

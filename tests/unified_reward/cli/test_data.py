@@ -61,7 +61,7 @@ def test_check_decodes_only_when_told_to(cli, files):
     assert cli("data", "check", "cut.jsonl")[0] == 0
     code, out, _ = cli("data", "check", "cut.jsonl", "--decode")
     assert code == 1
-    assert "row 1: unreadable media: cut.jpg: the picture is broken" in out
+    assert "row 1: unreadable media: cut.jpg: the image is broken" in out
 
 
 @pytest.mark.usefixtures("bad")
@@ -108,19 +108,25 @@ def test_a_published_file_is_checked_where_its_media_lie_and_converted(cli, file
     for name in ("a.png", "b.png"):
         shutil.move(name, "pics")
     Path("train_data.json").write_text(json.dumps(SHAREGPT))
-    asked = ("train_data.json", "--source", "hpd")
-    code, out, _ = cli("data", "check", *asked)
+    arguments = ("train_data.json", "--source", "hpd")
+    code, out, _ = cli("data", "check", *arguments)
     assert code == 1
     assert "row 1: missing media: a.png; missing media: b.png" in out
-    code, out, _ = cli("data", "check", *asked, "--media", "pics")
+    code, out, _ = cli("data", "check", *arguments, "--media", "pics")
     assert code == 1
     assert out.startswith("row 2: ")
-    code, out, _ = cli("data", "convert", *asked[:1], "out.jsonl", *asked[1:], "--media", "pics")
+    code, out, _ = cli(
+        "data", "convert", *arguments[:1], "out.jsonl", *arguments[1:], "--media", "pics"
+    )
     assert code == 1
-    (told,) = table("out.jsonl")
-    assert (told["id"], told["source"], told["target"]["winner"]) == ("one", "hpd", "first")
-    assert told["context"] == [{"image": "pics/a.png"}, {"image": "pics/b.png"}]
-    assert told["messages"] == SHAREGPT[0]["conversations"]
+    (written,) = table("out.jsonl")
+    assert (written["id"], written["source"], written["target"]["winner"]) == (
+        "one",
+        "hpd",
+        "first",
+    )
+    assert written["context"] == [{"image": "pics/a.png"}, {"image": "pics/b.png"}]
+    assert written["messages"] == SHAREGPT[0]["conversations"]
 
 
 MIX = """
@@ -166,27 +172,27 @@ USAGE = [
 
 
 @pytest.mark.usefixtures("bad")
-@pytest.mark.parametrize(("args", "told"), USAGE)
-def test_wrong_usage_is_exit_2_and_a_message_for_people(cli, args, told):
+@pytest.mark.parametrize(("args", "message"), USAGE)
+def test_wrong_usage_is_exit_2_and_a_message_for_people(cli, args, message):
     Path("mix.yaml").write_text(MIX)
     code, out, err = cli("data", *args)
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
 
 
 def test_own_ratings_have_their_own_scale_and_their_agreement_is_told(cli, tmp_path):
     lines = ["prompt,image,annotator,score", "a,a.png,x,80", "a,a.png,y,80", "b,b.png,x,10"]
     (tmp_path / "own.csv").write_text("\n".join([*lines, "b,b.png,y,10"]))
-    asked = ("--source", "annotated.image_generation.score", "--scale", "0,100")
+    arguments = ("--source", "annotated.image_generation.score", "--scale", "0,100")
     out = tmp_path / "page.html"
-    assert cli("data", "stats", tmp_path / "own.csv", *asked, "--out", out)[0] == 0
+    assert cli("data", "stats", tmp_path / "own.csv", *arguments, "--out", out)[0] == 0
     assert "1.000" in out.read_text("utf-8")
     converted = tmp_path / "own.jsonl"
-    assert cli("data", "convert", tmp_path / "own.csv", converted, *asked)[0] == 0
+    assert cli("data", "convert", tmp_path / "own.csv", converted, *arguments)[0] == 0
     targets = [json.loads(line)["target"] for line in converted.read_text().splitlines()]
     assert [(one["score"], one["scale"]) for one in targets] == [(80, [0, 100]), (10, [0, 100])]
-    code, _, err = cli("data", "check", tmp_path / "own.csv", *asked[:3], "5,1")
-    assert (code, "a scale rises" in err) == (2, True)
-    code, _, err = cli("data", "check", tmp_path / "own.csv", "--source", "fetv", *asked[2:])
+    code, _, err = cli("data", "check", tmp_path / "own.csv", *arguments[:3], "5,1")
+    assert (code, "--scale must rise" in err) == (2, True)
+    code, _, err = cli("data", "check", tmp_path / "own.csv", "--source", "fetv", *arguments[2:])
     assert (code, "fetv has its own scale, 1 to 5" in err) == (2, True)

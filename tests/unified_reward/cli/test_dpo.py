@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.unified_reward.pairs.drawn import draw_pools, read_rows, write_rows
+from tests.unified_reward.pairs.pools import draw_pools, read_rows, write_rows
 from unified_reward import policies
 from unified_reward.core.samples import Task
 from unified_reward.policies import Sampling
@@ -35,7 +35,7 @@ def pictures(tmp_path_factory):
 
 
 def without_media(pairs, key):
-    """The same pairs, but what one of them shows is not there."""
+    """Copy of a file of pairs in which one media file is missing."""
     rows = read_rows(pairs)
     part = rows[1][key][0] if key == "context" else rows[1][key]
     part["image"] = "gone.png"
@@ -58,9 +58,9 @@ def test_a_speaker_is_aligned_and_its_run_is_kept(cli, answers, tmp_path):
 
 
 def test_a_second_run_has_nothing_to_do_and_prints_the_same(cli, answers, tmp_path):
-    asked = ("dpo", answers, "--policy", "tiny_vlm", "--out", tmp_path, *QUICK)
-    first = cli(*asked)
-    second = cli(*asked)
+    arguments = ("dpo", answers, "--policy", "tiny_vlm", "--out", tmp_path, *QUICK)
+    first = cli(*arguments)
+    second = cli(*arguments)
     assert "dpo: done before" in second[2]
     assert "done before" not in first[2]
     assert second[:2] == first[:2]
@@ -74,9 +74,9 @@ def test_json_is_exactly_one_object(cli, request, tmp_path, policy):
             "dpo", pairs, "--policy", policy, "--out", tmp_path, "--json", *QUICK
         )
         assert code == 0
-        told = json.loads(printed)
-        assert told["pairs"] == PROMPTS
-        assert len(told["losses"]) == 2
+        message = json.loads(printed)
+        assert message["pairs"] == PROMPTS
+        assert len(message["losses"]) == 2
     assert policies.load(tmp_path / "dpo", device="cpu").tasks[0].value.startswith("image")
 
 
@@ -88,8 +88,8 @@ def test_without_a_folder_the_run_stands_beside_the_pairs(cli, answers):
 @pytest.mark.parametrize("policy", ["tiny_vlm", "tiny_image"])
 def test_an_unknown_key_is_named(cli, request, tmp_path, policy):
     pairs = request.getfixturevalue("answers" if policy == "tiny_vlm" else "pictures")
-    asked = ("dpo", pairs, "--policy", policy, "--out", tmp_path / "run")
-    code, printed, err = cli(*asked, *QUICK, "optim.stpes=3")
+    arguments = ("dpo", pairs, "--policy", policy, "--out", tmp_path / "run")
+    code, printed, err = cli(*arguments, *QUICK, "optim.stpes=3")
     assert (code, printed) == (2, "")
     assert "optim.stpes" in err
     assert not (tmp_path / "run").exists()
@@ -126,13 +126,13 @@ def test_a_policy_of_the_wrong_kind_is_refused_naming_both(
 def test_missing_media_are_told_and_the_others_are_learned(cli, request, tmp_path, policy, key):
     pairs = request.getfixturevalue("answers" if policy == "tiny_vlm" else "pictures")
     lacking = without_media(pairs, key)
-    asked = ("dpo", lacking, "--policy", policy, "--out", tmp_path, *QUICK)
-    code, printed, err = cli(*asked)
+    arguments = ("dpo", lacking, "--policy", policy, "--out", tmp_path, *QUICK)
+    code, printed, err = cli(*arguments)
     assert code == 1
     assert printed.startswith(f"{PROMPTS - 1} pairs, loss ")
     assert "pair 'p1': " in err
     assert "gone.png" in err
-    again = cli(*asked)
+    again = cli(*arguments)
     assert again[:2] == (1, printed)
 
 

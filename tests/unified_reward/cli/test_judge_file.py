@@ -73,7 +73,7 @@ def test_every_id_gets_one_row_with_every_key_and_bad_rows_are_told(cli, files):
         ("line 5", "failed"),
         ("雪 [b]{}", "preferred"),
     ]
-    assert "line 3: id 'good' stands above already" in rows[2]["reason"]
+    assert "line 3: duplicate id 'good'" in rows[2]["reason"]
     assert "none.png: cannot be opened" in rows[3]["reason"]
 
 
@@ -202,10 +202,10 @@ def test_verdicts_of_another_judge_or_manner_are_not_mixed_into_a_file(cli, many
 
 def test_a_conversation_without_a_sample_fails_and_the_others_are_judged(cli, files):
     turns = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "4"}]
-    told = sample("told", candidates=[], context=[{"image": "a.png"}], messages=turns)
-    source = written(files / "in.jsonl", [told, sample("good")])
+    message = sample("message", candidates=[], context=[{"image": "a.png"}], messages=turns)
+    source = written(files / "in.jsonl", [message, sample("good")])
     assert cli("judge", source, files / "out.jsonl", "--judge", "scripted:first")[0] == 1
     lost, judged = read(files / "out.jsonl")
-    assert (lost["id"], lost["status"]) == ("told", "failed")
+    assert (lost["id"], lost["status"]) == ("message", "failed")
     assert "conversation whose sample is not known" in lost["reason"]
     assert judged["status"] == "scored"

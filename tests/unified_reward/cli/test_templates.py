@@ -16,12 +16,12 @@ def table(tmp_path, monkeypatch):
     """Two published prompts in made-up words, and a home of their own."""
     monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path / "home"))
     rows = {name: made_prompt(TEXT, name=name) for name in ("Q-IG-PAIR", "T-IG-PAIR")}
-    monkeypatch.setattr(packs, "published", lambda: rows)
+    monkeypatch.setattr(packs, "published_prompts", lambda: rows)
 
 
 @pytest.mark.usefixtures("table")
 def test_a_whole_import_ends_with_0_and_names_the_pack(cli, tmp_path):
-    clone = write_clone(tmp_path, dict.fromkeys(packs.published(), as_code(TEXT)))
+    clone = write_clone(tmp_path, dict.fromkeys(packs.published_prompts(), as_code(TEXT)))
     code, out, _ = cli("templates", "import", clone)
     assert code == 0
     assert out.count("verified") == 2
@@ -39,12 +39,12 @@ def test_a_part_is_kept_and_ends_with_1(cli, tmp_path):
         ("Q-IG-PAIR", "verified"),
         ("T-IG-PAIR", "changed"),
     ]
-    assert list(packs.installed()) == ["Q-IG-PAIR"]
+    assert list(packs.installed_wordings()) == ["Q-IG-PAIR"]
 
 
 @pytest.mark.usefixtures("table")
 def test_a_folder_that_is_no_clone_ends_with_2_and_leaves_no_pack(cli, tmp_path):
-    code, _, told = cli("templates", "import", tmp_path)
+    code, _, message = cli("templates", "import", tmp_path)
     assert code == 2
-    assert "give the root of a clone of CodeGoat24/UnifiedReward" in told
-    assert packs.installed() == {}
+    assert "give the root of a clone of CodeGoat24/UnifiedReward" in message
+    assert packs.installed_wordings() == {}

@@ -14,20 +14,20 @@ from unified_reward.core.extensions import Extra, extra, require
 def hide(monkeypatch):
     """Make modules look as if they were not installed."""
 
-    class Hidden(importlib.abc.MetaPathFinder):
-        names: set[str] = set()
+    hidden = set()
 
+    class Finder(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in self.names:
+            if name.partition(".")[0] in hidden:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     def hide(*names):
-        Hidden.names = {*names}
+        hidden.update(names)
         for loaded in [*sys.modules]:
-            if loaded.partition(".")[0] in Hidden.names:
+            if loaded.partition(".")[0] in hidden:
                 monkeypatch.delitem(sys.modules, loaded)
 
-    monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     return hide
 
 

@@ -13,7 +13,7 @@ from tests.unified_reward.media.made import (
     picture,
 )
 from unified_reward.core.errors import ConfigError, DataError, MediaError
-from unified_reward.core.samples import Conversation, Image, Target, Task, Video
+from unified_reward.core.samples import Example, Image, Task, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.data.check import check, digest, files, gist, tally
 from unified_reward.data.pack import rows_of
@@ -23,7 +23,7 @@ from unified_reward.media import encode_mp4, encode_png
 
 def row(*media, line=1):
     task = Task.IMAGE_GENERATION
-    return Row(line, f"row {line}", Conversation(task, media, (), Target(), "", f"row {line}"))
+    return Row(line, f"row {line}", Example(task, "", (), media, id=f"row {line}", messages=({},)))
 
 
 def reasons(*rows, decode=False):
@@ -56,12 +56,12 @@ def test_every_missing_medium_is_counted_and_the_first_three_named(tmp_path):
 @pytest.mark.parametrize(
     ("medium", "told"),
     [
-        (Image(b"words"), "unreadable media: <5 bytes>: not a picture"),
-        (Image(MP4), "not a picture"),
+        (Image(b"words"), "unreadable media: <5 bytes>: not an image"),
+        (Image(MP4), "not an image"),
         (Image(b""), "the file is empty"),
-        (Image(PNG[:-20]), "the picture is broken"),
-        (Image(PNG[:60] + b"\0\0" + PNG[62:]), "the picture is broken"),
-        (Video(b"words"), "neither a picture nor a video"),
+        (Image(PNG[:-20]), "the image is broken"),
+        (Image(PNG[:60] + b"\0\0" + PNG[62:]), "the image is broken"),
+        (Video(b"words"), "neither an image nor a video"),
     ],
 )
 def test_a_medium_that_cannot_be_opened_is_unreadable(medium, told):
@@ -81,7 +81,7 @@ def test_a_file_that_went_away_since_the_last_check_is_missing(tmp_path):
 def test_only_decoding_finds_a_jpeg_cut_short_which_has_no_checksum():
     cut = row(Image(JPEG[: len(JPEG) // 2]))
     assert reasons(cut) == [""]
-    assert "the picture is broken" in reasons(cut, decode=True)[0]
+    assert "the image is broken" in reasons(cut, decode=True)[0]
 
 
 @needs_real_media
@@ -98,10 +98,10 @@ def test_all_bad_rows_are_told_also_when_their_reasons_are_equal():
 def test_reasons_are_counted_by_kind_in_bounded_memory():
     counts = Counter()
     for i in range(300):
-        tally(counts, f"line {i}: id 'x{i}' stands above already")
+        tally(counts, f"line {i}: duplicate id 'x{i}'")
         tally(counts, f"missing media: {i}.png; unreadable media: b.png")
         tally(counts, "never seen " + "x" * i)
-    assert counts["line …: id … stands above already"] == 300
+    assert counts["line …: duplicate id …"] == 300
     assert counts["missing media"] == 300
     assert len(counts) == 2 + 120 - len("never seen ") + 1  # told apart up to 120 characters
 

@@ -51,9 +51,9 @@ def test_an_index_past_the_end_is_an_index_error(path):
 
 def test_unusable_rows_are_counted_and_the_first_reasons_told(path):
     with path.open("a", encoding="utf-8") as file:
-        file.write(f"\nno json\n{row('x', wrong=1)}\n{row('3')}\n{row('y', target={'score': 2})}")
+        file.write(f"\nno json\n{row('x', prompt=1)}\n{row('3')}\n{row('y', target={'score': 2})}")
     with pytest.raises(
-        DataError, match=r"3 of 24 rows .*line 22.*line 23: wrong.*'3' stands above"
+        DataError, match=r"3 of 24 rows .*line 22.*line 23: prompt.*duplicate id '3'"
     ):
         ExampleFile(path, seed=0)
 
@@ -106,7 +106,7 @@ def test_the_other_order_turns_candidates_winner_and_aspects(mixed):
 
 
 def test_a_score_has_no_other_order(path):
-    with pytest.raises(DataError, match="one candidate"):
+    with pytest.raises(DataError, match="only two candidates have one, it has 1"):
         mirrored(ExampleFile(path, seed=0)[0])
 
 

@@ -105,7 +105,7 @@ def test_a_bad_row_costs_one_row_and_is_counted_by_its_reason(tmp_path):
     assert source["read"] == 5
     assert sorted(source["bad"].values()) == [1, 1, 1]
     assert source["bad"]["missing media"] == 1
-    assert source["bad"]["line …: id … stands above already; ids must differ"] == 1
+    assert source["bad"]["line …: duplicate id … (first on line …)"] == 1
 
 
 def test_a_source_without_a_usable_row_stops_the_mix_and_nothing_is_written(tmp_path):
@@ -331,7 +331,7 @@ def test_every_row_read_is_bad_leaked_duplicate_subsampled_or_written(
     assert 1 <= counts["written"] <= count
     assert len(contents["train"]) == counts["written"] + counts["twins"]
     compared = [one for one in contents["train"] if isinstance(one, Example)]
-    compared = [one for one in compared if one.sample.form == "compare"]
+    compared = [one for one in compared if one.form == "compare"]
     assert len(compared) == counts["twins"] * 2 or not twins
 
 

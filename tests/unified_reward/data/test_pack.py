@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.unified_reward.media.made import file_of, grey_steps, noise, picture
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Conversation, Example, Image, Sample, Target, Task, Video
+from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data import pack
 from unified_reward.data.check import check, digest
@@ -49,12 +49,21 @@ def every_kind(folder):
     scored = Target(3.25, Scale(1, 5), {"style": 2.0}, None, "because\n")
     gen, und = Task.IMAGE_GENERATION, Task.IMAGE_UNDERSTANDING
     return [
-        Example(Sample(gen, "a «star»", (a, b), id="1"), Target(winner="tie"), "made"),
-        Example(Sample(gen, "interleaved", (("text", a), (b,)), id="2"), Target(winner="first")),
-        Example(Sample(und, "?", ("yes",), (a,), "criteria", "3"), scored, "made", said),
-        Example(Sample(Task.VIDEO_GENERATION, "p", (Video((a, b)),), id="4"), Target()),
-        Example(Sample(Task.VIDEO_UNDERSTANDING, "p", ("x", "y"), (c,), "", "5"), Target()),
-        Conversation(gen, (a, b), said, Target(winner="second"), "made", "6"),
+        Example.of(Sample(gen, "a «star»", (a, b), id="1"), Target(winner="tie"), "made"),
+        Example.of(Sample(gen, "interleaved", (("text", a), (b,)), id="2"), Target(winner="first")),
+        Example.of(Sample(und, "?", ("yes",), (a,), "criteria", "3"), scored, "made", said),
+        Example.of(Sample(Task.VIDEO_GENERATION, "p", (Video((a, b)),), id="4"), Target()),
+        Example.of(Sample(Task.VIDEO_UNDERSTANDING, "p", ("x", "y"), (c,), "", "5"), Target()),
+        Example(
+            gen,
+            "",
+            (),
+            (a, b),
+            id="6",
+            target=Target(winner="second"),
+            source="made",
+            messages=said,
+        ),
     ]
 
 
@@ -117,7 +126,9 @@ def test_shards_and_row_groups_are_bounded_and_rows_keep_their_order(tmp_path, m
     monkeypatch.setattr(pack, "SHARD_BYTES", 2000)
     monkeypatch.setattr(pack, "GROUP_BYTES", 9000)
     records = [
-        Example(Sample(Task.IMAGE_GENERATION, "p", (Image(bytes([i]) * 500),), id=str(i)), Target())
+        Example.of(
+            Sample(Task.IMAGE_GENERATION, "p", (Image(bytes([i]) * 500),), id=str(i)), Target()
+        )
         for i in range(12)
     ]
     for name in ("shards", "p.parquet"):
@@ -130,11 +141,13 @@ def test_shards_and_row_groups_are_bounded_and_rows_keep_their_order(tmp_path, m
 @pytest.mark.parametrize("name", ["out.jsonl", *PACKED])
 def test_one_bad_row_costs_one_row(name, tmp_path):
     good, other = every_kind(tmp_path)[:2]
-    half = Example(Sample(Task.IMAGE_GENERATION, "\ud800", (Image(b"x"),), id="half"), Target())
+    half = Example.of(Sample(Task.IMAGE_GENERATION, "\ud800", (Image(b"x"),), id="half"), Target())
     bad = [Row(2, "row 2", Failed("no verdict", DataError(""))), row(half, 3)]
     if name != "out.jsonl":
         gone = Image(tmp_path / "gone.png")
-        bad.append(row(Example(Sample(Task.IMAGE_GENERATION, "p", (gone,), id="g"), Target()), 4))
+        bad.append(
+            row(Example.of(Sample(Task.IMAGE_GENERATION, "p", (gone,), id="g"), Target()), 4)
+        )
     seen = run([row(good), *bad, row(other, 5)], tmp_path / name)
     told = [one.content.error for one in seen if isinstance(one.content, Failed)]
     assert len(told) == len(bad)
@@ -177,7 +190,7 @@ def test_a_tar_cut_anywhere_gives_its_whole_rows_and_says_that_it_breaks_off(
     folder = tmp_path_factory.mktemp("cut")
     rng = random.Random(1)
     records = [
-        Example(
+        Example.of(
             Sample(Task.IMAGE_GENERATION, "p", (Image(rng.randbytes(3000)),), id=str(i)), Target()
         )
         for i in range(4)
@@ -205,7 +218,7 @@ def test_a_row_that_lacks_its_medium_or_repeats_an_id_is_failed(tmp_path):
     first, second, third = rows_in(tmp_path / "q.tar")
     assert first.id == "1"
     assert second.error == "medium '1.jpg' is not packed with its row"
-    assert third.error == "id '1' stands above already; ids must differ"
+    assert third.error == "duplicate id '1' (first on row 1)"
 
 
 def test_files_of_another_kind_are_told_from_ours(tmp_path):
@@ -233,8 +246,8 @@ def test_a_medium_in_memory_is_named_by_what_it_is(tmp_path):
         ".bin": b"words",
     }
     for i, held in enumerate(kinds.values()):
-        content = Conversation(
-            Task.IMAGE_GENERATION, (Image(held),), ({"a": 1},), Target(), "", f"{i}"
+        content = Example(
+            Task.IMAGE_GENERATION, "", (), (Image(held),), id=f"{i}", messages=({"a": 1},)
         )
         run([row(content)], tmp_path / f"{i}.jsonl")
     assert {one.suffix for one in (tmp_path / "media").iterdir()} == set(kinds)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unified_reward.media.made import grey_steps, noise, picture
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Conversation, Example, Image, Sample, Target, Task, Video
+from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.stats import gather, page
 from unified_reward.io.rows import Row
@@ -19,12 +19,12 @@ MP4 = encode_mp4(grey_steps(4), 8)
 
 def scored(name, score, scale, prompt="p", medium=None, **aspects):
     sample = Sample(Task.IMAGE_GENERATION, prompt, (medium or Image(PNG),), id=name)
-    return Example(sample, Target(score, scale, aspects), "made")
+    return Example.of(sample, Target(score, scale, aspects), "made")
 
 
 def compared(name, winner):
     sample = Sample(Task.VIDEO_GENERATION, "q", (Video(MP4), Video("other.mp4")), id=name)
-    return Example(sample, Target(winner=winner, rationale="it <b>moves</b>"), "made")
+    return Example.of(sample, Target(winner=winner, rationale="it <b>moves</b>"), "made")
 
 
 def rows(*contents):
@@ -42,7 +42,14 @@ def test_what_is_counted_is_what_stands_there():
             compared("5", "first"),
             compared("6", "tie"),
             compared("7", None),
-            Conversation(Task.IMAGE_GENERATION, (), said, Target(winner="second"), "told", "8"),
+            Example(
+                Task.IMAGE_GENERATION,
+                "",
+                id="8",
+                target=Target(winner="second"),
+                source="told",
+                messages=said,
+            ),
             Failed("no verdict", DataError("")),
         ),
         n=3,
@@ -73,9 +80,17 @@ def test_what_is_counted_is_what_stands_there():
 
 def test_a_page_shows_media_words_and_what_cannot_be_shown():
     said = ({"from": "human", "value": "rate"}, {"from": "gpt", "value": "Final <4>"})
-    talk = Conversation(Task.IMAGE_GENERATION, (Image(PNG),), said, Target(4, Scale(1, 5)), "", "t")
+    talk = Example(
+        Task.IMAGE_GENERATION,
+        "",
+        (),
+        (Image(PNG),),
+        id="t",
+        target=Target(4, Scale(1, 5)),
+        messages=said,
+    )
     answers = Sample(Task.IMAGE_UNDERSTANDING, "?", ("yes", "no"), (Image(PNG),), id="a")
-    given = [compared("5", "first"), talk, Example(answers, Target(winner="tie"))]
+    given = [compared("5", "first"), talk, Example.of(answers, Target(winner="tie"))]
     html = page(gather(rows(*given), n=9, seed=0), "Rows").html()
     assert html.count("<article") == 3
     assert html.count("data:image/png") == 2

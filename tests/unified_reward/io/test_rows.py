@@ -61,7 +61,7 @@ MESSAGES = st.lists(st.dictionaries(TEXT, TEXT | NUMBERS | st.lists(TEXT)), max_
 
 
 @settings(deadline=None)
-@given(st.builds(Example, samples(), targets(), TEXT, MESSAGES))
+@given(st.builds(Example.of, samples(), targets(), TEXT, MESSAGES))
 def test_a_record_comes_back_from_its_row(record):
     row = json.dumps(example_row(record, FOLDER), ensure_ascii=False)
     assert parse_row(row.encode(), FOLDER) == record
@@ -69,7 +69,7 @@ def test_a_record_comes_back_from_its_row(record):
 
 def test_a_clip_given_as_frames_comes_back_as_frames():
     frames = tuple(Image(FOLDER / f"{i}.png") for i in range(3))
-    record = Example(Sample(Task.VIDEO_GENERATION, "x", (Video(frames),), id="a"), Target())
+    record = Example.of(Sample(Task.VIDEO_GENERATION, "x", (Video(frames),), id="a"), Target())
     row = example_row(record, FOLDER)
     assert row["candidates"] == [{"video": ["0.png", "1.png", "2.png"]}]
     assert parse_row(json.dumps(row).encode(), FOLDER).sample.candidates[0].source == frames
@@ -78,7 +78,7 @@ def test_a_clip_given_as_frames_comes_back_as_frames():
 def test_pixels_in_memory_cannot_stand_in_a_row():
     sample = Sample(Task.IMAGE_GENERATION, "x", (Image(noise(2, 2, 3), "HWC"),), id="a")
     with pytest.raises(DataError, match="must be a file to stand in a row; write it first"):
-        example_row(Example(sample, Target()), FOLDER)
+        example_row(Example.of(sample, Target()), FOLDER)
 
 
 def row(**given_):
@@ -106,17 +106,14 @@ def lines(*rows):
         (b'["a"]', "row: Input should be an object"),
         (b'{"id": "\xff\xfe"}', "row: Invalid JSON"),
         (b'{"id": "\\ud800"}', "row: Invalid JSON"),
-        (row(promt="typo"), "promt: Extra inputs are not permitted"),
-        ({"id": "b", "task": "image_generation", "candidates": []}, "prompt: Field required"),
+        ({"id": "b", "task": "image_generation"}, "prompt: Field required, unless the status"),
         (row(task="image_rating"), "task: Input should be 'image_generation'"),
         (row(id=7), "id: Input should be a valid string"),
-        (row(id="good"), "id 'good' stands above already; ids must differ"),
-        (row(candidates=[{"image": "x"}] * 3), "one candidate .* or two .*, not 3"),
-        (row(candidates=[]), "one candidate .* or two .*, not 0"),
+        (row(id="good"), r"duplicate id 'good' \(first on line 1\)"),
         (row(candidates=[{}]), 'a part has one of the keys "image", "video", "text", not none'),
         (row(candidates=[{"image": "x", "text": "y"}]), "not image and text"),
-        (row(candidates=[{"text": "words"}]), "a candidate of image_generation is a picture"),
-        (row(context=[{"text": "before"}]), "context holds pictures and clips, not text"),
+        (row(candidates=[{"text": "words"}]), "a candidate of image_generation is an image"),
+        (row(context=[{"text": "before"}]), "context holds images and videos, not text"),
         (row(target={"score": 6, "scale": [1, 5]}), "score 6 is outside its scale 1 to 5"),
         (row(target={"winner": "left"}), "target.winner: Input should be 'first'"),
         (row(target={"score": "high"}), "target.score: Input should be a valid number"),

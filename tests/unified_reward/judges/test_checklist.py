@@ -10,6 +10,8 @@ import pytest
 import unified_reward as ur
 from tests.verdicts import Says
 from unified_reward.backends import image_features
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.requests import Answer
 from unified_reward.judges.checklist import (
     CARDS,
     Checklist,
@@ -112,11 +114,11 @@ def test_a_model_that_never_says_yes_or_no_is_unparsed_and_not_the_lowest_score(
     ],
 )
 def test_a_first_word_decides(text, chance):
-    assert chance_of_yes(ur.Answer(text)) == chance
+    assert chance_of_yes(Answer(text)) == chance
 
 
 def test_probabilities_of_both_ways_of_writing_add_up():
-    answer = ur.Answer("yes", tuple(map(math.log, (0.3, 0.1, 0.3, 0.1))))
+    answer = Answer("yes", tuple(map(math.log, (0.3, 0.1, 0.3, 0.1))))
     assert chance_of_yes(answer) == pytest.approx(0.75)
 
 
@@ -166,8 +168,8 @@ def test_a_picture_is_encoded_once_for_all_questions(monkeypatch):
 def test_without_its_questions_or_over_a_judge_that_does_not_speak_it_is_refused(
     tmp_path, monkeypatch
 ):
-    with pytest.raises(ur.ConfigError, match="asks a judge that speaks, not tiny_scalar"):
+    with pytest.raises(ConfigError, match="asks a generative judge, not tiny_scalar"):
         ur.open_judge("checklist-video:tiny_scalar")
     monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path / "none"))
-    with pytest.raises(ur.ConfigError, match="PATH on your clone of THUDM/VisionReward"):
+    with pytest.raises(ConfigError, match="PATH on your clone of THUDM/VisionReward"):
         ur.open_judge("checklist-video:tiny_base")

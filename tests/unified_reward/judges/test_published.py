@@ -4,7 +4,7 @@ import pytest
 from PIL import Image as Pillow
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Conversation, Image, Target, Task, Video
+from unified_reward.core.samples import Example, Image, Target, Task, Video
 from unified_reward.judges.card import Card, build_published
 
 
@@ -22,7 +22,15 @@ def frames(tmp_path):
 
 def asked(question, *media, answer="Video 2 is better"):
     messages = ({"from": "human", "value": question}, {"from": "gpt", "value": answer})
-    told = Conversation(Task.VIDEO_GENERATION, media, messages, Target(winner="second"), id="a")
+    told = Example(
+        Task.VIDEO_GENERATION,
+        "",
+        (),
+        media,
+        id="a",
+        target=Target(winner="second"),
+        messages=messages,
+    )
     request, said = build_published(told, CARD)
     assert said == answer
     reds = [one if isinstance(one, str) else one.getpixel((0, 0))[0] // 10 for one in request.parts]
@@ -55,6 +63,6 @@ def test_marks_that_fit_no_media_are_refused(frames):
 
 def test_turns_out_of_order_are_refused(frames):
     turns = ({"from": "gpt", "value": "x"}, {"from": "human", "value": "y"})
-    told = Conversation(Task.IMAGE_GENERATION, frames[:1], turns, Target(), id="a")
+    told = Example(Task.IMAGE_GENERATION, "", (), frames[:1], id="a", messages=turns)
     with pytest.raises(DataError, match="turns of gpt, human; a human and a gpt turn are due"):
         build_published(told, CARD)

@@ -1,6 +1,7 @@
 """The judge: both orders merged without bias, batches like loops, references found in order."""
 
 import json
+from importlib.metadata import EntryPoints
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.unified_reward.media.made import grey_steps, noise
 from tests.verdicts import Says, preferences, words
 from unified_reward import media
 from unified_reward.backends import hf_vlm
+from unified_reward.core import extensions
 from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.core.requests import Answer
 from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
@@ -19,7 +21,7 @@ from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
 from unified_reward.judges import registry
 from unified_reward.judges.card import CARD, Card
 from unified_reward.judges.generative import GenerativeJudge, merge_orders
-from unified_reward.judges.registry import PUBLISHED, load, open_judge
+from unified_reward.judges.registry import PUBLISHED, open_judge, open_reference
 from unified_reward.judges.scripted import ScriptedModel
 from unified_reward.judges.table import TableJudge
 from unified_reward.media import encode_mp4, encode_png, open_image
@@ -264,15 +266,15 @@ def test_a_folder_without_a_card_has_none(tmp_path):
 def test_a_wrong_card_is_refused_with_the_file_and_what_is_wrong(text, told, tmp_path):
     (tmp_path / CARD).write_text(text)
     with pytest.raises(ConfigError, match=rf"{CARD} is not a judge's card: .*{told}"):
-        load(tmp_path)
+        open_judge(tmp_path)
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ConfigError, match="no family 'best'; there are aspects, compact, edit"):
-        load(family="best")
+        open_judge("tiny_judge", family="best")
     (tmp_path / CARD).write_text(json.dumps({"family": "best"}))
     with pytest.raises(ConfigError, match="no family 'best'"):
-        load(tmp_path)
+        open_judge(tmp_path)
     with pytest.raises(ConfigError, match="no family 'best'"):
         open_judge("scripted:first", family="best")
 
@@ -294,9 +296,9 @@ def test_a_published_judge_is_refused_unless_rewording_is_allowed(
     monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path))
     way_out = "imported or not" if name.endswith("UnifiedReward") else "run .* templates import"
     with pytest.raises(ConfigError, match=f"{name} was trained on official wordings, .*{way_out}"):
-        load(name)
+        open_judge(name)
     with pytest.raises(ModelError, match=f"would load {name}"):
-        load(name, allow_reworded=True)
+        open_judge(name, allow_reworded=True)
 
 
 @pytest.mark.usefixtures("no_loading")
@@ -308,30 +310,72 @@ def test_a_hub_id_that_is_not_published_is_loaded_as_it_is():
 @pytest.mark.parametrize("text", ["nonsense", "./nowhere", "../nowhere", "a/b/c", "pickscores:a/b"])
 def test_a_reference_that_is_nothing_known_is_refused(text, no_loading, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=f"there is no folder {text}, and it is neither a hub id"):
+    with pytest.raises(ConfigError, match=f"there is no judge '{text}'; give one of these:"):
         open_judge(text)
 
 
 def test_an_existing_folder_comes_before_every_other_reading(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     opened = []
-    monkeypatch.setattr(registry, "load", lambda reference, **_: opened.append(reference))
+    monkeypatch.setattr(registry, "open_checkpoint", lambda _, folder, __: opened.append(folder))
     names = [Path("scripted:first"), Path("table:x"), Path("org/name"), Path("tiny_judge")]
     for name in names:
         name.mkdir(parents=True)
         open_judge(str(name))
-    open_judge("")
     open_judge("tiny_scalar")
-    assert opened == [*names, "tiny_judge", "tiny_scalar"]
+    assert opened == [*names, registry.checkpoint_path("tiny_scalar")]
 
 
-def test_a_shipped_name_is_that_checkpoint_even_beside_a_folder_called_so(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny_scalar").mkdir()
-    assert Card.read(registry.checkpoint_path("tiny_scalar")).head is not None
-    assert (
-        registry.checkpoint_path("./tiny_scalar").resolve() == (tmp_path / "tiny_scalar").resolve()
-    )
+def test_there_is_no_default_judge_and_the_error_lists_what_there_is():
+    with pytest.raises(ConfigError, match="no judge is named, and there is no default") as caught:
+        open_judge("")
+    models, named, others = str(caught.value).splitlines()[1:]
+    assert "pickscore" in models
+    assert "http(s)://" in models
+    assert "tiny_judge (answers in text; a toy, " in named
+    assert "tiny_base" not in named
+    assert "scripted:first" in others
+    with pytest.raises(TypeError, match="reference"):
+        open_judge()
+
+
+def test_without_the_laboratory_its_names_say_what_to_install(monkeypatch):
+    nothing = EntryPoints(())
+    monkeypatch.setattr(extensions, "entry_points", lambda group: nothing)
+    with pytest.raises(ConfigError, match="'tiny_judge'; tiny_judge comes with the laboratory"):
+        open_judge("tiny_judge")
+    with pytest.raises(ConfigError, match=r"installed by name: none; toys .*unified-reward-lab"):
+        open_judge("")
+
+
+@pytest.mark.parametrize("reference", ["tiny_judge", "org/name"])
+def test_quantised_weights_need_bitsandbytes(reference, monkeypatch):
+    monkeypatch.setattr(hf_vlm, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="quantize='4bit' needs bitsandbytes, which is not inst"):
+        open_judge(reference, quantize="4bit")
+
+
+def test_quantising_is_for_local_checkpoints(tmp_path):
+    (tmp_path / "t.csv").write_text("id,value\na,1\n")
+    for reference in ("http://localhost:9/v1", "scripted:first", f"table:{tmp_path / 't.csv'}"):
+        with pytest.raises(ConfigError, match="quantize='8bit' is for local vision-language"):
+            open_judge(reference, quantize="8bit")
+    with pytest.raises(ConfigError, match="quantize is 8bit or 4bit, not '2bit'"):
+        open_judge("tiny_judge", quantize="2bit")
+
+
+def test_an_adapter_is_not_merged_into_quantised_weights(monkeypatch):
+    monkeypatch.setattr(hf_vlm, "find_spec", lambda _: True)
+    with pytest.raises(ConfigError, match="is an adapter, which cannot be merged into quantised"):
+        open_judge("tiny_vlm", quantize="8bit", device="cpu")
+
+
+def test_a_judge_spread_over_devices_answers_as_on_one():
+    sample = Sample(Task.IMAGE_GENERATION, "a red star", (picture(),))
+    spread = open_judge("tiny_judge", device="auto")
+    dtype = str(spread.model.model.dtype).removeprefix("torch.")
+    alone = open_judge("tiny_judge", device="cpu", dtype=dtype)
+    assert spread.ask([sample]) == alone.ask([sample])
 
 
 def test_scripts_tables_and_urls_are_told_by_their_beginning(tmp_path):
@@ -348,7 +392,9 @@ def test_scripts_tables_and_urls_are_told_by_their_beginning(tmp_path):
 
 def test_the_perfect_judge_answers_the_truth_it_is_given():
     sample = Sample(Task.IMAGE_GENERATION, "x", (picture(), picture(1)), id="a")
-    perfect = open_judge("scripted:perfect", truth=[Example(sample, Target(winner="second"))])
+    perfect = open_reference(
+        "scripted:perfect", truth=[Example.of(sample, Target(winner="second"))]
+    )
     assert perfect.ask([sample])[0].winner == "second"
     with pytest.raises(ConfigError, match="answers known targets, and here are none"):
         open_judge("scripted:perfect")

@@ -15,9 +15,9 @@ from unified_reward.core.requests import ValueEstimate
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.judges.card import CARD, Calibration, Card, Head
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward.judges.scalar import ScalarJudge, alone, preferred, scored
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 PICTURE = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
@@ -247,9 +247,9 @@ def test_a_head_or_temperature_that_means_nothing_is_refused(part, told, tmp_pat
 
 def test_the_shipped_scalar_judge_names_the_better_picture():
     """0.94 of clear pairs in docs/results.md; 30 of 40 is 3 standard deviations above chance."""
-    judge = load("tiny_scalar")
+    judge = open_judge("tiny_scalar")
     task = Task.IMAGE_GENERATION
-    records = [item(task, "compare", split="test", seed=7, index=i) for i in range(60)]
+    records = [make_example(task, "compare", split="test", seed=7, index=i) for i in range(60)]
     clear = [
         one
         for one in records

@@ -111,9 +111,9 @@ def test_a_table_that_cannot_be_read_is_an_error_with_its_path(tmp_path, suffix)
 
 def test_the_truth_answers_targets_and_nothing_that_people_did_not_say():
     records = [
-        Example(scored("s"), Target(score=4.0, scale=Scale(1, 5))),
-        Example(compared("c"), Target(winner="tie")),
-        Example(scored("unlabelled"), Target()),
+        Example.of(scored("s"), Target(score=4.0, scale=Scale(1, 5))),
+        Example.of(compared("c"), Target(winner="tie")),
+        Example.of(scored("unlabelled"), Target()),
     ]
     truth = TableJudge.truth(records)
     found = truth.ask([record.sample for record in records])

@@ -1,4 +1,4 @@
-"""Pictures and clips made by hand, and where the real ones are."""
+"""Images and videos made by hand, and where the real ones are."""
 
 import io
 import os
@@ -40,12 +40,12 @@ def noise(*shape):
 
 
 def grey_steps(n, size=(16, 16)):
-    """A clip whose frame ``i`` is grey of value ``10 * i``."""
+    """A video whose frame ``i`` is grey of value ``10 * i``."""
     return np.stack([np.full((*size, 3), 10 * i, np.uint8) for i in range(n)])
 
 
 def encoded(path, codec, pixels, *, pix_fmt="yuv420p", rate=10, options=None, container=None):
-    """A clip written with any codec, muxed with any container options."""
+    """A video written with any codec, muxed with any container options."""
     with av.open(str(path), "w", options=container or {}) as output:
         stream = output.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = pixels.shape[1:3]

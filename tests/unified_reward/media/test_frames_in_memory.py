@@ -1,4 +1,4 @@
-"""Clips of arrays and tuples, and hashes of what is in memory or in a file."""
+"""Videos of arrays and tuples, and hashes of what is in memory or in a file."""
 
 import numpy as np
 import PIL.Image
@@ -21,10 +21,10 @@ def test_arrays_and_tuples_of_frames_agree():
         Video(tuple(Image(frame, "HWC") for frame in pixels), fps=2),
         Video(tuple(Image(encode_png(picture(frame))) for frame in pixels), fps=2),
     ):
-        clip = sample_frames(video, 3)
-        np.testing.assert_array_equal(clip.pixels, pixels[[0, 2, 5]])
-        assert clip.times_s == (0, 1, 2.5)
-        assert clip.n_source == 6
+        frames = sample_frames(video, 3)
+        np.testing.assert_array_equal(frames.pixels, pixels[[0, 2, 5]])
+        assert frames.times_s == (0, 1, 2.5)
+        assert frames.n_source == 6
 
 
 def test_grey_arrays_and_arrays_with_opacity_become_rgb():
@@ -53,23 +53,23 @@ def test_a_sampled_array_is_a_copy():
         (Video(grey_steps(2), "TCHW"), "layout TCHW makes that 16 channels"),
         (Video(grey_steps(2), "THWC", fps=0.0), "cannot have 0.0 frames per second"),
         (Video(np.array(7, np.uint8), "THWC"), "without frames"),
-        (Video(7), "object of type int: not a clip"),
+        (Video(7), "object of type int: not a video"),
         (
             Video((Image(CARD, "HWC"), Image(CARD.transpose(1, 0, 2), "HWC"))),
-            "frame 0 is 3x2 pixels and frame 1 2x3; all frames of a clip must have one size",
+            "frame 0 is 3x2 pixels and frame 1 2x3; all frames of a video must have one size",
         ),
     ],
 )
-def test_clips_in_memory_that_make_no_sense_are_refused(video, message):
+def test_videos_in_memory_that_make_no_sense_are_refused(video, message):
     with pytest.raises(MediaError, match=message):
         sample_frames(video, 2)
 
 
-def test_the_pictures_of_a_clip_are_its_frames():
-    clip = sample_frames(Video(grey_steps(2), "THWC"), 2)
-    first, second = clip.images()
+def test_the_images_of_a_video_are_its_frames():
+    video = sample_frames(Video(grey_steps(2), "THWC"), 2)
+    first, second = video.images()
     assert first.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(second), clip.pixels[1])
+    np.testing.assert_array_equal(np.asarray(second), video.pixels[1])
 
 
 def test_equal_pixels_hash_equally_however_they_are_held(tmp_path):
@@ -77,12 +77,12 @@ def test_equal_pixels_hash_equally_however_they_are_held(tmp_path):
     held = [Image(CARD, "HWC"), Image(unit.transpose(2, 0, 1), "CHW"), Image(picture(CARD))]
     assert len({content_hash(image) for image in held}) == 1
     pixels = noise(3, 4, 5, 3)
-    clips = [
+    videos = [
         Video(pixels, "THWC"),
         Video(pixels.transpose(0, 3, 1, 2), "TCHW", fps=8),
         Video(tuple(Image(frame, "HWC") for frame in pixels)),
     ]
-    assert len({content_hash(clip) for clip in clips}) == 1
+    assert len({content_hash(video) for video in videos}) == 1
 
 
 def test_shape_and_every_pixel_matter_to_the_hash():
@@ -104,25 +104,25 @@ def test_a_file_hashes_as_its_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source_kind", ["stream", "animation", "array", "pictures", "still", "no rate"]
+    "source_kind", ["stream", "animation", "array", "images", "still", "no rate"]
 )
 def test_a_rule_of_ones_own_is_told_how_many_frames_there_are_and_how_fast(source_kind, tmp_path):
     frames = np.stack([np.full((32, 32, 3), 25 * i, np.uint8) for i in range(6)])
-    pictures = [PIL.Image.fromarray(one) for one in frames]
-    file = tmp_path / "clip"
+    images = [PIL.Image.fromarray(one) for one in frames]
+    file = tmp_path / "video"
     if source_kind == "stream":
         file.write_bytes(encode_mp4(frames, 12.5))
     elif source_kind == "animation":
         file = file.with_suffix(".gif")
-        how = {"save_all": True, "append_images": pictures[1:], "loop": 0}
-        pictures[0].save(file, duration=[40, 120, 80, 80, 80, 80], **how)
+        how = {"save_all": True, "append_images": images[1:], "loop": 0}
+        images[0].save(file, duration=[40, 120, 80, 80, 80, 80], **how)
     elif source_kind == "still":
-        pictures = pictures[:1]
+        images = images[:1]
         file = file.with_suffix(".png")
-        pictures[0].save(file)
+        images[0].save(file)
     source = {
         "array": Video(frames, "THWC", fps=12.5),
-        "pictures": Video(tuple(map(Image, pictures)), fps=12.5),
+        "images": Video(tuple(map(Image, images)), fps=12.5),
         "no rate": Video(frames, "THWC"),
     }.get(source_kind, file)
     asked = []
@@ -131,8 +131,8 @@ def test_a_rule_of_ones_own_is_told_how_many_frames_there_are_and_how_fast(sourc
         asked.append((n_frames, rate()))
         return (0, n_frames - 1)
 
-    clip = select_frames(source, choose)
+    video = select_frames(source, choose)
     n = 1 if source_kind == "still" else 6
     assert asked == [(n, None if source_kind in ("still", "no rate") else pytest.approx(12.5))]
-    assert clip.n_source == n
-    assert clip.pixels[:, 0, 0, 0].tolist() == [0, 25 * (n - 1)]
+    assert video.n_source == n
+    assert video.pixels[:, 0, 0, 0].tolist() == [0, 25 * (n - 1)]

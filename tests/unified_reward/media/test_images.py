@@ -1,4 +1,4 @@
-"""Pictures: formats, modes, arrays, limits, and what is refused."""
+"""Images: formats, modes, arrays, limits, and what is refused."""
 
 import warnings
 
@@ -59,13 +59,13 @@ def test_the_content_counts_and_not_the_suffix(tmp_path):
     np.testing.assert_array_equal(np.asarray(open_image(Image(path))), CARD)
 
 
-def test_an_animation_opened_as_a_picture_is_its_first_frame():
+def test_an_animation_opened_as_an_image_is_its_first_frame():
     frames = [picture(frame) for frame in grey_steps(3)]
     gif = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert np.asarray(open_image(gif)).max() == 0
 
 
-# A turned picture is stored so that applying the orientation restores CARD. Each entry turns CARD
+# A turned image is stored so that applying the orientation restores CARD. Each entry turns CARD
 # back, read off the EXIF definition: 2 mirrored, 3 half a turn, 4 upside down, 5 transposed,
 # 6 wants a quarter clockwise (so it lies a quarter counter-clockwise), 7 anti-transposed, 8 the
 # reverse of 6.
@@ -209,13 +209,13 @@ def test_an_array_without_a_layout_is_refused():
 
 
 def test_other_objects_are_refused_by_type():
-    with pytest.raises(MediaError, match="object of type dict: not a picture"):
+    with pytest.raises(MediaError, match="object of type dict: not an image"):
         open_image(Image({}))
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_picture_cut_short_is_an_error_that_names_it(fmt, share, tmp_path):
+def test_an_image_cut_short_is_an_error_that_names_it(fmt, share, tmp_path):
     data = file_of(picture(noise(64, 64, 3)), fmt)
     path = tmp_path / "half.bin"
     path.write_bytes(data[: int(len(data) * share)])
@@ -223,10 +223,10 @@ def test_a_picture_cut_short_is_an_error_that_names_it(fmt, share, tmp_path):
         open_image(path)
 
 
-def test_files_that_are_no_pictures_are_named(tmp_path):
+def test_files_that_are_not_images_are_named(tmp_path):
     text = tmp_path / "text.png"
-    text.write_text("not a picture at all\n" * 50)
-    with pytest.raises(MediaError, match=r"text\.png: not a picture; PNG, JPEG"):
+    text.write_text("not an image at all\n" * 50)
+    with pytest.raises(MediaError, match=r"text\.png: not an image; PNG, JPEG"):
         open_image(text)
     empty = tmp_path / "empty.png"
     empty.touch()
@@ -251,7 +251,7 @@ def test_the_limit_of_pixels_is_checked_before_decoding():
         open_image(png_claiming(8192, 8192))
 
 
-def test_a_picture_between_our_limit_and_pillows_is_refused_even_where_warnings_are_errors():
+def test_an_image_between_our_limit_and_pillows_is_refused_even_where_warnings_are_errors():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(MediaError, match="too many pixels"):
@@ -271,7 +271,7 @@ def test_limits_apply_to_pixels_and_bytes_of_any_source():
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 5000))
 @settings(deadline=None)
-def test_a_fitted_picture_fits_and_keeps_its_shape(width, height, max_pixels):
+def test_a_fitted_image_fits_and_keeps_its_shape(width, height, max_pixels):
     fitted = fit_pixels(PIL.Image.new("RGB", (width, height)), max_pixels)
     assert fitted.width * fitted.height <= max_pixels
     assert (fitted.width, fitted.height) <= (width, height)
@@ -279,7 +279,7 @@ def test_a_fitted_picture_fits_and_keeps_its_shape(width, height, max_pixels):
         assert fitted.width / fitted.height == pytest.approx(width / height, rel=0.12)
 
 
-def test_a_picture_that_fits_is_left_alone():
+def test_an_image_that_fits_is_left_alone():
     small = picture(CARD)
     assert fit_pixels(small, 6) is small
     with pytest.raises(ConfigError, match="max_pixels is 0"):
@@ -296,7 +296,7 @@ def test_shrinking_averages_instead_of_dropping_pixels():
 
 def test_sources_are_described_in_a_few_words():
     assert describe(Video(grey_steps(2), "THWC")) == "4-D uint8 array of shape (2, 16, 16, 3)"
-    assert describe(picture(CARD)) == "PIL picture RGB 3x2"
+    assert describe(picture(CARD)) == "PIL image RGB 3x2"
     assert describe((1, 2)) == "tuple of 2 frames"
 
 

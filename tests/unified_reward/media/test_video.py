@@ -1,4 +1,4 @@
-"""Clips: where frames come from, which way is up, and when a file is broken."""
+"""Videos: where frames come from, which way is up, and when a file is broken."""
 
 import struct
 
@@ -40,14 +40,14 @@ RULES = ("linspace_inclusive", "span_centres", "stride_floor")
 )
 def test_frames_come_from_the_right_places(suffix, codec, tmp_path):
     """Frame i is grey 10 i, so the values tell the indices: 0, 6, 12, 19 of 20."""
-    path = tmp_path / f"clip.{suffix}"
+    path = tmp_path / f"video.{suffix}"
     encoded(path, codec, grey_steps(20), options={"crf": "10"})
-    clip = sample_frames(path, 4)
-    found = clip.pixels.mean(axis=(1, 2, 3)) / 10
-    assert clip.n_source == 20
-    assert clip.n_repeated == 0
+    video = sample_frames(path, 4)
+    found = video.pixels.mean(axis=(1, 2, 3)) / 10
+    assert video.n_source == 20
+    assert video.n_repeated == 0
     np.testing.assert_allclose(found, [0, 6, 12, 19], atol=0.4)
-    np.testing.assert_allclose(clip.times_s, [0, 0.6, 1.2, 1.9], atol=1e-3)
+    np.testing.assert_allclose(video.times_s, [0, 0.6, 1.2, 1.9], atol=1e-3)
 
 
 def test_frames_cut_away_by_an_edit_list_do_not_count():
@@ -55,28 +55,28 @@ def test_frames_cut_away_by_an_edit_list_do_not_count():
     data = encode_mp4(grey_steps(5), 8)
     entry = data.index(b"elst") + 12
     edited = data[:entry] + struct.pack(">II", 375, 2 * 2048) + data[entry + 8 :]
-    clip = sample_frames(edited, 3)
-    assert clip.n_source == 3
-    assert clip.pixels[:, 0, 0, 0].tolist() == [20, 30, 40]
+    video = sample_frames(edited, 3)
+    assert video.n_source == 3
+    assert video.pixels[:, 0, 0, 0].tolist() == [20, 30, 40]
 
 
-def test_a_short_clip_repeats_frames_and_says_so():
-    clip = sample_frames(encode_mp4(grey_steps(3), 8), 8)
-    assert clip.pixels[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 10, 10, 10, 20]
-    assert (clip.n_source, clip.n_repeated) == (3, 5)
+def test_a_short_video_repeats_frames_and_says_so():
+    video = sample_frames(encode_mp4(grey_steps(3), 8), 8)
+    assert video.pixels[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 10, 10, 10, 20]
+    assert (video.n_source, video.n_repeated) == (3, 5)
 
 
 @pytest.mark.parametrize("fmt", ["GIF", "WEBP", "PNG"])
-def test_an_animated_picture_is_a_clip(fmt):
+def test_an_animated_image_is_a_video(fmt):
     frames = [picture(frame) for frame in grey_steps(5)]
     lossless = {"lossless": True} if fmt == "WEBP" else {}
     data = file_of(
         frames[0], fmt, save_all=True, append_images=frames[1:], duration=200, **lossless
     )
-    clip = sample_frames(data, 3)
-    assert clip.n_source == 5
-    assert clip.pixels[:, 0, 0].tolist() == [[0] * 3, [20] * 3, [40] * 3]
-    assert clip.times_s == (0, 0.4, 0.8)
+    video = sample_frames(data, 3)
+    assert video.n_source == 5
+    assert video.pixels[:, 0, 0].tolist() == [[0] * 3, [20] * 3, [40] * 3]
+    assert video.times_s == (0, 0.4, 0.8)
 
 
 def test_transparent_parts_of_an_animation_are_white():
@@ -84,16 +84,16 @@ def test_transparent_parts_of_an_animation_are_white():
     second = first.copy()
     second.putpixel((0, 0), (255, 0, 0, 255))
     data = file_of(first, "WEBP", save_all=True, append_images=[second], lossless=True)
-    clip = sample_frames(data, 2)
-    assert clip.pixels[0].tolist() == [[list(WHITE), list(WHITE)]]
-    assert clip.pixels[1].tolist() == [[list(RED), list(WHITE)]]
+    video = sample_frames(data, 2)
+    assert video.pixels[0].tolist() == [[list(WHITE), list(WHITE)]]
+    assert video.pixels[1].tolist() == [[list(RED), list(WHITE)]]
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "TIFF"])
-def test_a_still_is_a_clip_of_one_frame(fmt):
-    clip = sample_frames(file_of(picture(CARD), fmt), 2)
-    assert (clip.n_source, clip.n_repeated, clip.times_s) == (1, 1, (0, 0))
-    assert clip.pixels.shape == (2, 2, 3, 3)
+def test_a_still_is_a_video_of_one_frame(fmt):
+    video = sample_frames(file_of(picture(CARD), fmt), 2)
+    assert (video.n_source, video.n_repeated, video.times_s) == (1, 1, (0, 0))
+    assert video.pixels.shape == (2, 2, 3, 3)
 
 
 def test_a_tiff_of_several_pages_is_no_animation():
@@ -132,12 +132,12 @@ def test_a_display_matrix_turns_and_mirrors_the_frames(turn):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.98])
-def test_a_video_cut_short_is_an_error_and_not_a_shorter_clip(share, tmp_path):
+def test_a_video_cut_short_is_an_error_and_not_a_shorter_video(share, tmp_path):
     pixels = np.stack([np.roll(noise(48, 64, 3), 2 * i, axis=1) for i in range(30)])
     path = tmp_path / "cut.mp4"
     data = encoded(path, "libx264", pixels, container={"movflags": "faststart"})
     path.write_bytes(data[: int(len(data) * share)])
-    broken = r"cut\.mp4: (decoding breaks off at|frame \d+ of|the file ends behind frame)"
+    broken = r"cut\.mp4: (decoding breaks off at|frame \d+ of|the file ends after frame)"
     with pytest.raises(MediaError, match=broken):
         sample_frames(path, 4)
 
@@ -149,13 +149,13 @@ def test_a_video_cut_between_two_packets_is_an_error_too(tmp_path):
         ends = sorted(one.pos + one.size for one in container.demux(video=0) if one.size)
     for n in (1, 12, 24):
         path.write_bytes(data[: ends[n - 1]])
-        with pytest.raises(MediaError, match=rf"ends behind frame {n} of 25"):
+        with pytest.raises(MediaError, match=rf"ends after frame {n} of 25"):
             sample_frames(path, 4)
 
 
 def test_an_mp4_without_its_index_is_an_error():
     data = encode_mp4(grey_steps(4), 8)
-    with pytest.raises(MediaError, match="neither a picture nor a video"):
+    with pytest.raises(MediaError, match="neither an image nor a video"):
         sample_frames(data[: data.index(b"moov")], 4)
 
 
@@ -170,7 +170,7 @@ def test_animations_cut_short_are_errors():
 def test_files_without_video_are_named(tmp_path):
     text = tmp_path / "text.mp4"
     text.write_text("#EXTM3U\n#EXTINF:1,\nother.mp4\n")
-    with pytest.raises(MediaError, match=r"text\.mp4: neither a picture nor a video"):
+    with pytest.raises(MediaError, match=r"text\.mp4: neither an image nor a video"):
         sample_frames(text, 4)
     sound = tmp_path / "sound.mp4"
     with av.open(str(sound), "w") as output:
@@ -191,7 +191,7 @@ def test_a_playlist_is_not_followed(tmp_path):
         f"{tmp_path / 'other.ts'}\n#EXT-X-ENDLIST\n"
     )
     assert sample_frames(tmp_path / "other.ts", 1).n_source == 10
-    with pytest.raises(MediaError, match="neither a picture nor a video"):
+    with pytest.raises(MediaError, match="neither an image nor a video"):
         sample_frames(playlist, 1)
 
 
@@ -220,10 +220,10 @@ def test_a_phone_video_held_upright_comes_out_upright():
     path = REAL / "decord" / "video_90.mov"
     with av.open(str(path)) as container:
         lying = next(container.decode(video=0)).to_ndarray(format="rgb24")
-    clip = sample_frames(path, 8)
+    video = sample_frames(path, 8)
     assert lying.shape == (320, 568, 3)
-    assert (clip.n_source, clip.n_repeated) == (3, 5)
-    np.testing.assert_array_equal(clip.pixels[0], np.rot90(lying, -1))
+    assert (video.n_source, video.n_repeated) == (3, 5)
+    np.testing.assert_array_equal(video.pixels[0], np.rot90(lying, -1))
 
 
 @needs_real_media
@@ -234,9 +234,9 @@ def test_a_corrupted_video_says_where_it_breaks_off():
 
 @needs_real_media
 def test_of_two_video_streams_the_best_is_taken():
-    clip = sample_frames(REAL / "torchcodec" / "nasa_13013.mp4", 2)
-    assert clip.pixels.shape == (2, 270, 480, 3)
-    assert clip.n_source == 390
+    video = sample_frames(REAL / "torchcodec" / "nasa_13013.mp4", 2)
+    assert video.pixels.shape == (2, 270, 480, 3)
+    assert video.n_source == 390
 
 
 @needs_real_media
@@ -245,9 +245,9 @@ def test_sampled_frames_equal_the_frames_of_a_full_decode():
     with av.open(str(path)) as container:
         everything = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     for rule in RULES:
-        clip = sample_frames(path, 8, rule)
+        video = sample_frames(path, 8, rule)
         expected = [everything[i] for i in frame_indices(120, 8, rule)]
-        np.testing.assert_array_equal(clip.pixels, expected)
+        np.testing.assert_array_equal(video.pixels, expected)
 
 
 @pytest.mark.skipif(not FETV.is_dir(), reason="needs FETV: set UNIFIED_REWARD_SHARED to its folder")
@@ -263,9 +263,9 @@ def test_generated_videos_are_read_whole_and_a_gif_equals_what_ffmpeg_decodes():
     np.testing.assert_array_equal(sample_frames(gif, 16, "stride_floor").pixels, everything)
 
 
-def test_pictures_and_clips_are_told_apart_by_content(tmp_path):
+def test_images_and_videos_are_recognised_by_content(tmp_path):
     frames = [picture(frame) for frame in grey_steps(2)]
-    disguised = tmp_path / "clip.png"
+    disguised = tmp_path / "video.png"
     disguised.write_bytes(encode_mp4(grey_steps(2), 8))
     assert image_or_video(disguised) == "video"
     for fmt in ("GIF", "WEBP", "PNG"):
@@ -278,5 +278,5 @@ def test_pictures_and_clips_are_told_apart_by_content(tmp_path):
         image_or_video(file_of(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
         == "image"
     )
-    with pytest.raises(MediaError, match="neither a picture nor a video"):
+    with pytest.raises(MediaError, match="neither an image nor a video"):
         image_or_video(b"plain text, and nothing else")

@@ -4,7 +4,7 @@ import json
 
 from unified_reward import media
 from unified_reward.core.samples import Image, Task
-from unified_reward_lab.microworld import pool
+from unified_reward_lab.microworld import candidate_pool
 
 
 def stored(part, folder, name):
@@ -23,7 +23,7 @@ def draw_pools(folder, prompts, n, task=Task.IMAGE_GENERATION):
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for i in range(prompts):
-        drawn = pool(task, n=n, split="train", seed=77, index=i)
+        drawn = candidate_pool(task, n=n, split="train", seed=77, index=i)
         parts = [stored(one, folder, f"{i}-{k}") for k, one in enumerate(drawn.candidates)]
         context = [stored(one, folder, f"{i}-about") for one in drawn.context]
         row = {"id": f"p{i}", "task": task.value, "prompt": drawn.prompt}

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tests.unified_reward.pairs.drawn import write_rows
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.io.journal import Journal
+from unified_reward.io.rows import read_examples
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.bulk import JudgeWork, Line, lines_of, run
 from unified_reward.pairs import bulk
 from unified_reward.pairs.bulk import PairWork
 from unified_reward.pairs.make import PairOptions
-from unified_reward.pairs.pools import read_pools
 
 
 @dataclass
@@ -92,11 +92,11 @@ def test_lines_go_to_a_worker_as_they_stand_in_the_file(tmp_path):
     row = {"id": "a", "task": "image_generation", "prompt": "é", "candidates": []}
     source = write_rows(tmp_path / "in.jsonl", [row, {"id": "b"}, row])
     source.write_bytes(source.read_bytes() + b"\n\xff\xfe\n")
-    good, lacking, repeated, wrong = lines_of(source, read_pools(source))
+    good, lacking, repeated, wrong = lines_of(source, read_examples(source))
     assert (good.number, good.id, good.error) == (1, "a", "")
     assert good.raw.encode() == source.read_bytes().splitlines(keepends=True)[0]
     assert "line 2: task: Field required" in lacking.error
-    assert "stands above already" in repeated.error
+    assert "duplicate id" in repeated.error
     assert (wrong.number, wrong.id) == (5, "line 5")
 
 

@@ -11,11 +11,11 @@ from tests.unified_reward.pairs.drawn import draw_pools, read_rows
 from unified_reward import media
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Image, Task
+from unified_reward.core.samples import Example, Image, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
-from unified_reward.judges.registry import load
+from unified_reward.io.rows import read_examples
+from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import PairOptions, Strategy, make_pairs, pairs_row
-from unified_reward.pairs.pools import Pool, read_pools
 
 
 SCALE = Scale(0, 100)
@@ -59,7 +59,7 @@ class Knows(BaseJudge):
 
 
 def pool(*answers, name="p"):
-    return Pool(name, Task.IMAGE_UNDERSTANDING, "what is it?", answers, (Image("seen.png"),))
+    return Example(Task.IMAGE_UNDERSTANDING, "what is it?", answers, (Image("seen.png"),), id=name)
 
 
 def pair(judge, answers, **how):
@@ -288,9 +288,9 @@ def test_every_prompt_ends_as_a_row_that_holds_together(strategy, drawn, seed, r
 
 
 def test_files_are_decoded_once_for_all_their_questions(tmp_path, monkeypatch):
-    tiny = load()
+    tiny = open_judge("tiny_judge")
     source = draw_pools(tmp_path, prompts=2, n=4)
-    pools = [row.content for row in read_pools(source)]
+    pools = [row.content for row in read_examples(source)]
     opened = Counter()
     real = media.open_image
 
@@ -308,17 +308,17 @@ def test_files_are_decoded_once_for_all_their_questions(tmp_path, monkeypatch):
 
 
 def test_a_broken_file_costs_one_candidate_and_a_broken_context_the_row(tmp_path):
-    tiny = load()
+    tiny = open_judge("tiny_judge")
     source = draw_pools(tmp_path, prompts=1, n=5)
     (tmp_path / "0-2.png").write_bytes(b"no picture")
-    paired = make_pairs([one.content for one in read_pools(source)], tiny, PairOptions())[0]
+    paired = make_pairs([one.content for one in read_examples(source)], tiny, PairOptions())[0]
     assert "0-2.png" in paired.board.reasons[2]
     assert len(paired.board.matches) == 2
     assert paired.status in ("kept", "dropped")
     asked = tmp_path / "asked"
     source = draw_pools(asked, prompts=2, n=3, task=Task.IMAGE_UNDERSTANDING)
     (asked / "0-about.png").unlink()
-    first, second = make_pairs([one.content for one in read_pools(source)], tiny, PairOptions())
+    first, second = make_pairs([one.content for one in read_examples(source)], tiny, PairOptions())
     assert first.status == "failed"
     assert "0-about.png" in first.reason
     assert second.board.live == [0, 1, 2]

@@ -6,14 +6,9 @@ from pathlib import Path
 import pytest
 
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Image, Task, Video
-from unified_reward.core.verdicts import Failed
-from unified_reward.pairs.preferences import (
-    PreferencePair,
-    read_candidates,
-    read_pairs,
-    trainable_pairs,
-)
+from unified_reward.core.samples import Image, PreferencePair, Task, Video
+from unified_reward.io.rows import read_examples
+from unified_reward.pairs.preferences import read_pairs, trainable_pairs
 
 
 PICTURES = (Task.IMAGE_GENERATION,)
@@ -21,6 +16,7 @@ CLIP = {
     "task": "video_generation",
     "chosen": {"video": "a.mp4"},
     "rejected": {"video": "b.mp4"},
+    "candidates": [],
 }
 DROPPED = {"status": "dropped", "reason": "a tie", "chosen": None, "rejected": None}
 
@@ -62,27 +58,29 @@ def test_a_kept_row_is_a_pair_whose_paths_start_at_the_file(tmp_path):
     (found,) = read_pairs(written(tmp_path, row("1")))
     chosen, rejected = Image(tmp_path / "a.png"), Image(tmp_path / "b.png")
     task = Task.IMAGE_GENERATION
-    assert found.content == PreferencePair("1", task, "a star", (), chosen, rejected, 4.0, 2.5)
-    assert (found.line, found.id, found.status) == (1, "1", "kept")
-    assert (found.judge, found.family, found.strategy) == ("tiny", "compact", "rank")
+    assert found.pair == PreferencePair("1", task, "a star", (), chosen, rejected, 4.0, 2.5)
+    assert (found.row.line, found.row.id, found.status) == (1, "1", "kept")
+    made = found.row.details
+    assert (made.judge, made.family, made.strategy) == ("tiny", "compact", "rank")
 
 
 def test_clips_frames_words_and_interleaved_parts_are_what_they_are(tmp_path):
     frames = {"video": ["1.png", "2.png"]}
-    asked = {"task": "video_understanding", "context": [frames], "chosen": {"text": "yes"}}
+    asked = {"task": "video_understanding", "context": [frames], "candidates": []}
+    asked["chosen"] = {"text": "yes"}
     parts = [{"text": "first"}, {"video": "c.mp4"}]
     both = [
         row("1", **asked, rejected={"text": "no"}),
         row("2", chosen=parts, candidates=[{"parts": parts, "side": "chosen", "score": None}]),
     ]
-    first, second = (one.content for one in read_pairs(written(tmp_path, *both)))
+    first, second = (one.pair for one in read_pairs(written(tmp_path, *both)))
     (shown,) = first.context
     assert isinstance(shown, Video)
     assert shown.source == (Image(tmp_path / "1.png"), Image(tmp_path / "2.png"))
     assert (first.chosen, first.rejected) == ("yes", "no")
     assert second.chosen == ("first", Video(tmp_path / "c.mp4"))
-    *_, (_, read) = read_candidates(tmp_path / "pairs.jsonl")
-    assert read.candidates[0].candidate(tmp_path) == second.chosen
+    *_, read = read_examples(tmp_path / "pairs.jsonl")
+    assert read.content.candidates[0] == second.chosen
 
 
 def test_dropped_and_failed_rows_keep_their_reasons_and_are_no_unusable_lines(tmp_path):
@@ -96,7 +94,7 @@ def test_dropped_and_failed_rows_keep_their_reasons_and_are_no_unusable_lines(tm
     ]
     found = list(read_pairs(written(tmp_path, *given)))
     assert [one.status for one in found] == ["dropped", "failed", "unusable", "kept", "failed"]
-    assert [found[i].content.error for i in (0, 1, 4)] == [
+    assert [found[i].reason for i in (0, 1, 4)] == [
         "score 2 is not above 2",
         "b.png: the file is empty",
         "its line",
@@ -106,28 +104,28 @@ def test_dropped_and_failed_rows_keep_their_reasons_and_are_no_unusable_lines(tm
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"status": "good"}, "line 2: a row is dropped, failed, or kept with a chosen and a"),
-        ({"chosen": None}, "line 2: a row is dropped, failed, or kept with a chosen and a"),
-        ({"chosen": {"text": "a star"}}, "line 2: a candidate of image_generation is a picture"),
+        ({"status": "good"}, "line 2: status: Input should be 'generated', 'kept', 'dropped'"),
+        ({"chosen": None}, "line 2: a row that is kept has a chosen and a rejected candidate"),
+        ({"chosen": {"text": "a star"}}, "line 2: a candidate of image_generation is an image"),
         ({"task": "image_understanding"}, "line 2: a candidate of image_understanding is an ans"),
-        ({"task": "image_editing"}, "line 2: image_editing needs what it is about in context"),
-        ({"context": [{"text": "words"}]}, "line 2: context holds pictures and clips, not text"),
+        ({"task": "image_editing"}, "line 2: image_editing needs the image or video it is"),
+        ({"context": [{"text": "words"}]}, "line 2: context holds images and videos, not text"),
         ({"chosen": {"image": "a", "text": "b"}}, "line 2: a part has one of the keys"),
-        ({"chosen": {"picture": "a.png"}}, "line 2: chosen.picture: Extra inputs"),
+        ({"chosen": {"picture": "a.png"}}, "line 2: a part has one of the keys"),
         ({"task": "poetry"}, "line 2: task: Input should be"),
-        ({"task": None}, "line 2: a kept row has a task and a prompt"),
-        ({"id": ""}, "line 2: id: String should have at least 1"),
+        ({"task": None}, "line 2: task: Field required, unless the status is failed"),
         ({"chosen_score": "high"}, "line 2: chosen_score: Input should be a valid number"),
-        ({"id": "1"}, "line 2: id '1' stands above already; ids must differ"),
+        ({"chosen": {"image": "b.png"}}, "line 2: chosen and rejected are the same candidate"),
+        ({"id": "1"}, "line 2: duplicate id '1' (first on line 1)"),
     ],
 )
 def test_a_row_that_cannot_be_used_says_why_and_the_others_go_on(changes, told, tmp_path):
     path = written(tmp_path, row("1"), row("2", **changes), "", row("3"))
     first, second, third = read_pairs(path)
     assert (first.status, second.status, third.status) == ("kept", "unusable", "kept")
-    assert isinstance(second.content, Failed)
-    assert second.content.error.startswith(told)
-    assert third.line == 4
+    assert second.pair is None
+    assert second.reason.startswith(told)
+    assert third.row.line == 4
 
 
 def test_a_file_that_is_not_there_is_an_error():
@@ -153,9 +151,9 @@ def test_what_a_policy_can_learn_from_is_read_and_the_rest_is_counted_and_told(t
     assert [one.id for one in pairs] == ["1", "6"]
     assert rows == {"kept": 2, "dropped": 1, "failed": 1, "unusable": 4}
     assert told[0] == "line 4: a pair of video_generation"
-    assert told[1] == "line 5: chosen and rejected are the same"
+    assert told[1] == "line 5: chosen and rejected are the same candidate"
     assert told[2].startswith("line 6: ")
-    assert told[3:] == ["line 8: id '6' stands above already; ids must differ"]
+    assert told[3:] == ["line 8: duplicate id '6' (first on line 7)"]
 
 
 def test_a_policy_may_have_several_tasks(tmp_path):
@@ -167,7 +165,7 @@ def test_a_policy_may_have_several_tasks(tmp_path):
 
 
 def test_pairs_of_other_tasks_alone_are_an_error_that_names_both(tmp_path):
-    asked = {"task": "image_understanding", "context": [{"image": "c.png"}]}
+    asked = {"task": "image_understanding", "context": [{"image": "c.png"}], "candidates": []}
     answers = {"chosen": {"text": "yes"}, "rejected": {"text": "no"}}
     path = written(tmp_path, row("1", **CLIP), row("2", **asked, **answers), row("3", **CLIP))
     told = (

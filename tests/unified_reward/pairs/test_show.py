@@ -90,7 +90,7 @@ def test_rows_are_counted_by_status_and_reason_and_shown_in_order(tmp_path):
     assert reason in text
     assert [one for one in "1234" if f">{one} · image_generation" in text] == list("1234")
     assert "cannot be shown: " in text
-    assert "broken.png: not a picture; PNG" in text
+    assert "broken.png: not an image; PNG" in text
     assert "it was not judged" in text
     assert html(path, n=1).count(" · image_generation") == 1
     assert ">4 · image_generation · failed · no candidate<" in html(path, n=1, status="failed")
@@ -102,10 +102,10 @@ def test_a_file_of_candidates_is_shown_as_it_is(tmp_path):
     given = pair(Task.IMAGE_GENERATION, tmp_path)
     parts = [{"image": one["image"]} for one in given["candidates"]]
     made = {name: given[name] for name in ("id", "reason", "task", "prompt", "context")}
-    made |= {"status": "made", "candidates": [parts[0], [{"text": "a star:"}, parts[1]]]}
+    made |= {"status": "generated", "candidates": [parts[0], [{"text": "a star:"}, parts[1]]]}
     made |= {"criteria": "", "policy": "tiny", "seed": 0, "duplicates": 1}
     text = html(written(tmp_path, made))
-    assert "1 made" in text
+    assert "1 generated" in text
     assert "judge calls" not in text
     assert [said(one) for one in cards(text)] == [[], ["a star:"]]
     assert text.count("data:image/png") == 2

@@ -15,8 +15,8 @@ from tests.unified_reward.policies import pipelines
 from unified_reward import media, policies
 from unified_reward.cli.candidates import candidates
 from unified_reward.core.errors import UnifiedRewardError
-from unified_reward.core.samples import Task
-from unified_reward.pairs.pools import Pool, read_pools
+from unified_reward.core.samples import Example, Task
+from unified_reward.io.rows import read_examples
 
 
 KEYS = (
@@ -93,8 +93,8 @@ def test_answers_about_pictures_become_rows(make, out, makers):
         assert (row["policy"], row["seed"]) == (str(makers["vlm"].policy), 5)
         assert [list(one) for one in row["candidates"]] == [["text"], ["text"]]
         assert row["context"] == [{"image": f"../about/{i}-about.png"}]
-    pools = [row.content for row in read_pools(out / "candidates.jsonl")]
-    assert all(isinstance(one, Pool) and len(one.candidates) == 2 for one in pools)
+    pools = [row.content for row in read_examples(out / "candidates.jsonl")]
+    assert all(isinstance(one, Example) and len(one.candidates) == 2 for one in pools)
     media.open_image(pools[0].context[0])
 
 
@@ -188,7 +188,7 @@ def test_a_prompt_that_cannot_be_used_costs_its_row(make, out, tmp_path, makers)
         "blind": "the context holds no image or video",
         "drawn": "is for image_understanding and video_understanding, not image_generation",
         "line 5": "Field required",
-        "line 7": "stands above already",
+        "line 7": "duplicate id",
     }.items():
         assert rows[name]["status"] == "failed"
         assert told in rows[name]["reason"]

@@ -15,7 +15,7 @@ from unified_reward.core.verdicts import Preferred, Scored, Unparsed
 from unified_reward.judges import registry
 from unified_reward.judges.card import Card
 from unified_reward.judges.generative import GenerativeJudge
-from unified_reward.judges.registry import PUBLISHED, load
+from unified_reward.judges.registry import PUBLISHED, open_judge
 from unified_reward.prompts import official
 from unified_reward.prompts.official import FAMILIES
 from unified_reward.prompts.recognise import recognise
@@ -239,7 +239,7 @@ def test_a_published_judge_is_asked_in_its_own_words_where_they_are_imported(
     monkeypatch.setattr(hf_vlm, "load_vlm", lambda *_, **__: _Loaded())
     for allow_reworded in (False, True):
         reference = name if "/" in name else f"CodeGoat24/{name}"
-        assert load(reference, allow_reworded=allow_reworded).family == family
+        assert open_judge(reference, allow_reworded=allow_reworded).family == family
 
 
 @pytest.mark.usefixtures("pack")
@@ -248,8 +248,8 @@ def test_a_published_judge_of_no_family_is_refused_with_a_pack_too(name, monkeyp
     monkeypatch.setattr(hf_vlm, "load_vlm", lambda *_, **__: _Loaded())
     reference = f"CodeGoat24/UnifiedReward-{name}"
     with pytest.raises(ConfigError, match="which no family asks yet, imported or not; allow_rew"):
-        load(reference)
-    assert load(reference, allow_reworded=True).family == "reasoned"
+        open_judge(reference)
+    assert open_judge(reference, allow_reworded=True).family == "reasoned"
 
 
 def test_every_published_judge_has_a_family_that_exists():

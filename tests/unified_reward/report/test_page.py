@@ -145,9 +145,9 @@ def test_an_unparsed_verdict_shows_its_reason_and_no_number():
 
 
 def test_a_failed_verdict_shows_the_error_and_no_number():
-    text = verdict_text(Failed("cube.png: not a picture"))
+    text = verdict_text(Failed("cube.png: not an image"))
     assert "not asked" in text
-    assert "cube.png: not a picture" in text
+    assert "cube.png: not an image" in text
     assert not re.search(r"\d", text)
 
 

@@ -20,6 +20,7 @@ from unified_reward.checkpoints.tensor_keys import (
     read_state,
     rename_keys,
 )
+from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.scorers import SYSTEMS, system
 from unified_reward.scorers.loading import check, patterns
 
@@ -63,8 +64,8 @@ def test_tensors_of_another_system_in_the_right_file_are_refused(twin, tmp_path)
     state = twin("imagereward")[1]
     torch.save({"state_dict": state}, tmp_path / "HPS_v2_compressed.pt")
     assert "these are other weights" in problems("hpsv2", tmp_path)
-    with pytest.raises(ur.ModelError, match="cannot be loaded as hpsv2: there is no visual"):
-        ur.load("hpsv2", weights=tmp_path)
+    with pytest.raises(ModelError, match="cannot be loaded as hpsv2: there is no visual"):
+        ur.open_judge(f"hpsv2:{tmp_path}")
 
 
 def test_a_tower_with_other_heads_is_no_hps_v2(tmp_path):
@@ -119,8 +120,8 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, capsys):
     (tmp_path / "hpc.pt").write_bytes(pickle.dumps({"state_dict": _Runs()}))
     torch.save({"state_dict": _Runs()}, tmp_path / "HPS_v2_compressed.pt")
     for name in ("hpsv1", "hpsv2"):
-        with pytest.raises(ur.ModelError, match=r"holds more than tensors|is broken"):
-            ur.load(name, weights=tmp_path)
+        with pytest.raises(ModelError, match=r"holds more than tensors|is broken"):
+            ur.open_judge(f"{name}:{tmp_path}")
     assert "it ran" not in capsys.readouterr().out
 
 
@@ -165,40 +166,40 @@ def test_heads_that_are_not_known_well_enough_are_refused(copy):
 def test_a_tokenizer_of_other_weights_is_refused(copy):
     folder = copy("hpsv3")
     twins.byte_tokenizer(folder, [f"<{i}>" for i in range(80)])
-    with pytest.raises(ur.ModelError, match=r"the tokenizer in .* is not that of these weights"):
-        ur.load("hpsv3", weights=folder)
+    with pytest.raises(ModelError, match=r"the tokenizer in .* is not that of these weights"):
+        ur.open_judge(f"hpsv3:{folder}")
 
 
 def test_weights_that_are_no_folder_are_told(tmp_path):
-    with pytest.raises(ur.ModelError, match="it is empty or no folder"):
-        ur.load("pickscore", weights=tmp_path / "nowhere")
+    with pytest.raises(ModelError, match="it is empty or no folder"):
+        ur.open_judge(f"pickscore:{tmp_path / 'nowhere'}")
 
 
 def test_a_scorer_without_weights_says_where_they_are():
-    with pytest.raises(ur.ConfigError, match=r"needs its weights.*yuvalkirstain/PickScore_v1"):
+    with pytest.raises(ConfigError, match=r"needs its weights.*yuvalkirstain/PickScore_v1"):
         ur.open_judge("pickscore:")
-    with pytest.raises(ur.ConfigError, match=r"pickscore:WEIGHTS"):
-        ur.load("pickscore")
+    with pytest.raises(ConfigError, match=r"pickscore:WEIGHTS"):
+        ur.open_judge("pickscore")
 
 
 def test_an_unknown_scorer_and_a_family_are_refused(tmp_path):
-    with pytest.raises(ur.ConfigError, match="there is no scorer 'hps'; there are pickscore"):
-        ur.load("hps", weights=tmp_path)
-    with pytest.raises(ur.ConfigError, match="one way only; leave out family='native'"):
+    with pytest.raises(ConfigError, match=r"(?s)no judge 'hps:.*scorer \(pickscore, hpsv1"):
+        ur.open_judge(f"hps:{tmp_path}")
+    with pytest.raises(ConfigError, match="one prompt format; leave out family='native'"):
         ur.open_judge(f"pickscore:{tmp_path}", family="native")
 
 
 def test_without_its_wording_a_scorer_fails_and_says_what_to_run(twin, tmp_path, monkeypatch):
-    scorer = ur.load("videoscore", weights=twin("videoscore")[0])
+    scorer = ur.open_judge(f"videoscore:{twin('videoscore')[0]}")
     monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path))
     clip = np.zeros((2, 400, 400, 3), np.uint8)
-    with pytest.raises(ur.ConfigError, match="templates import PATH on your clone of TIGER-AI-Lab"):
+    with pytest.raises(ConfigError, match="templates import PATH on your clone of TIGER-AI-Lab"):
         scorer.score("x", video=ur.Video(clip, "THWC"))
 
 
 @pytest.mark.parametrize("mark", ["<|VQ_reward|>", "<|video_pad|>", "<|im_end|>"])
 def test_a_caption_with_a_mark_of_the_model_fails_alone(mark, twin):
-    scorer = ur.load("videoreward", weights=twin("videoreward")[0])
+    scorer = ur.open_judge(f"videoreward:{twin('videoreward')[0]}")
     clip = ur.Video(np.full((4, 60, 60, 3), 90, np.uint8), "THWC", fps=8.0)
     samples = [
         ur.Sample(ur.Task.VIDEO_GENERATION, caption, (clip,)) for caption in (f"a {mark} b", "a b")
@@ -210,7 +211,7 @@ def test_a_caption_with_a_mark_of_the_model_fails_alone(mark, twin):
 
 
 def test_broken_files_other_tasks_and_criteria_fail_alone(twin, tmp_path):
-    scorer = ur.load("hpsv2.1", weights=twin("hpsv2.1")[0])
+    scorer = ur.open_judge(f"hpsv2.1:{twin('hpsv2.1')[0]}")
     fine = ur.Image(PIL.Image.new("RGB", (30, 30), "red"))
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\nrest")
@@ -241,14 +242,14 @@ def test_numbers_that_are_not_finite_are_failures(copy):
     sample = ur.Sample(
         ur.Task.IMAGE_GENERATION, "a", (ur.Image(PIL.Image.new("RGB", (9, 9), "red")),)
     )
-    (verdict,) = ur.load("hpsv1", weights=folder).ask([sample])
+    (verdict,) = ur.open_judge(f"hpsv1:{folder}").ask([sample])
     assert "no finite numbers" in verdict.error
 
 
 def test_long_captions_are_cut_as_released_and_it_is_said(twin):
     picture = PIL.Image.new("RGB", (30, 30), "red")
     for name, limit in (("pickscore", 77), ("hpsv2.1", 77), ("imagereward", 35)):
-        scorer = ur.load(name, weights=twin(name)[0])
+        scorer = ur.open_judge(f"{name}:{twin(name)[0]}")
         long, longer = (scorer.score("word " * n, image=picture) for n in (100, 120))
         assert long.score == longer.score
         assert f"of which the first {limit} were read" in long.text
@@ -257,7 +258,7 @@ def test_long_captions_are_cut_as_released_and_it_is_said(twin):
 
 @pytest.mark.parametrize("name", ["videoreward", "videoscore", "videoscore-qwen2-vl"])
 def test_a_clip_of_one_frame_is_scored(name, twin):
-    scorer = ur.load(name, weights=twin(name)[0])
+    scorer = ur.open_judge(f"{name}:{twin(name)[0]}")
     frame = np.full((1, 378, 378, 3), 90, np.uint8)
     scored = scorer.score("x", video=ur.Video(frame, "THWC", fps=8.0))
     assert ("some shown twice" in scored.text) == (name != "videoscore")
@@ -267,7 +268,7 @@ def test_a_tensor_that_two_files_hold_is_refused(tmp_path):
     files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for value, file in enumerate(files):
         save_file({"w": torch.full((2,), float(value)), file.stem: torch.ones(1)}, file)
-    with pytest.raises(ur.ModelError, match=r"b\.safetensors and another file both hold w:"):
+    with pytest.raises(ModelError, match=r"b\.safetensors and another file both hold w:"):
         read_state(files)
 
 
@@ -336,8 +337,8 @@ def test_a_system_that_is_not_loaded_says_what_is_there_and_what_is_open(name, t
     told = problems(name, tmp_path)
     assert "3 tensors are there (2 model.layers, 1 vit.a)" in told
     assert system(name).card.open_questions[0] in told
-    with pytest.raises(ur.ModelError, match="is not loaded here"):
-        ur.load(name, weights=tmp_path)
+    with pytest.raises(ModelError, match="is not loaded here"):
+        ur.open_judge(f"{name}:{tmp_path}")
 
 
 @pytest.mark.parametrize(

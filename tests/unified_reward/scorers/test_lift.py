@@ -17,6 +17,8 @@ from tests.unified_reward.scorers.equations import lift as equations
 from tests.unified_reward.scorers.test_preparation import waves
 from unified_reward import media
 from unified_reward.cli import app
+from unified_reward.core.errors import ConfigError, ModelError, UnparsedError
+from unified_reward.core.verdicts import Scale
 from unified_reward.scorers import lift, system
 from unified_reward.scorers.loading import check, load_system
 
@@ -358,7 +360,7 @@ def test_gibberish_of_a_random_twin_is_unparsed_with_its_text(scorer):
     assert isinstance(verdict, ur.Unparsed)
     assert verdict.text.startswith("semantic consistency: ")
     assert verdict.text.endswith("the clip has 5 frames; some shown twice")
-    with pytest.raises(ur.UnparsedError, match="begins with none of Good, Normal, Bad"):
+    with pytest.raises(UnparsedError, match="begins with none of Good, Normal, Bad"):
         scorer.score(CAPTION, video=ur.Video(SHORT, "THWC"))
     pair = ur.Sample(ur.Task.VIDEO_GENERATION, CAPTION, (ur.Video(CLIP, "THWC"),) * 2)
     assert isinstance(scorer.ask([pair])[0], ur.Unparsed)
@@ -416,7 +418,7 @@ def test_a_caption_too_long_for_the_model_fails_and_is_not_cut(scorer):
 
 def test_without_its_wordings_it_says_what_to_run(scorer, tmp_path, monkeypatch):
     monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path))
-    with pytest.raises(ur.ConfigError, match="templates import PATH on your clone of CodeGoat24/L"):
+    with pytest.raises(ConfigError, match="templates import PATH on your clone of CodeGoat24/L"):
         scorer.score("x", video=ur.Video(CLIP, "THWC"))
 
 
@@ -442,7 +444,7 @@ def test_every_tensor_is_accounted_for_and_the_command_line_says_so(made):
 def test_it_is_loaded_by_its_name(made):
     judge = ur.open_judge(f"{NAME}:{made[0]}")
     assert isinstance(judge, lift.LiFTCritic)
-    assert judge.card.scale == ur.Scale(0.05, 0.9)
+    assert judge.card.scale == Scale(0.05, 0.9)
 
 
 def test_names_with_llm_and_pickled_adapters_are_read_alike(copy, made, wanted):
@@ -496,7 +498,7 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root(copy, made):
 def test_a_missing_subfolder_is_named(part, told, copy):
     shutil.rmtree(copy / part)
     assert told in problems(copy)
-    with pytest.raises(ur.ModelError, match=f"cannot be loaded as {NAME}"):
+    with pytest.raises(ModelError, match=f"cannot be loaded as {NAME}"):
         load(copy)
 
 
@@ -583,7 +585,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(file, copy, capsys):
     if file == "adapter_model.bin":
         (copy / "lora" / "adapter_model.safetensors").unlink()
     torch.save({"a": _Runs()}, copy / "lora" / file)
-    with pytest.raises(ur.ModelError, match="holds more than tensors"):
+    with pytest.raises(ModelError, match="holds more than tensors"):
         load(copy)
     assert "it ran" not in capsys.readouterr().out
 

@@ -199,7 +199,7 @@ IDS = {
 @pytest.mark.parametrize("caption", IDS)
 def test_clip_token_ids_are_golden(caption, twin):
     for name in ("pickscore", "hpsv2.1"):
-        scorer = ur.load(name, weights=twin(name)[0], device="cpu")
+        scorer = ur.open_judge(f"{name}:{twin(name)[0]}", device="cpu")
         ids = scorer.token_ids([caption, "a " * 100])
         assert ids.shape == (2, 77)
         assert ids[0, : len(IDS[caption])].tolist() == IDS[caption]
@@ -209,7 +209,7 @@ def test_clip_token_ids_are_golden(caption, twin):
 
 def test_bert_token_ids_are_golden(twin):
     """``[CLS]`` is 101; BLIP's own code would begin with ``[ENC]``, 30523."""
-    scorer = ur.load("imagereward", weights=twin("imagereward")[0], device="cpu")
+    scorer = ur.open_judge(f"imagereward:{twin('imagereward')[0]}", device="cpu")
     ids = scorer.tokenizer("Naïve café, it's 3 o'clock!").input_ids
     words = ["naive", "cafe", ",", "it", "'", "s", "3", "o", "'", "clock", "!"]
     vocabulary = twins.bert_vocabulary()
@@ -218,7 +218,7 @@ def test_bert_token_ids_are_golden(twin):
 
 def test_places_count_tokens_on_all_axes(twin, monkeypatch):
     """A table by hand: the same row three times, also where pixels stand."""
-    scorer = ur.load("videoreward", weights=twin("videoreward")[0], device="cpu")
+    scorer = ur.open_judge(f"videoreward:{twin('videoreward')[0]}", device="cpu")
     language = scorer.module.model.language_model
     asked = []
     forward = type(language).forward
@@ -237,7 +237,7 @@ def test_places_count_tokens_on_all_axes(twin, monkeypatch):
 
 
 def test_the_last_token_of_videoscore_is_the_space(twin):
-    scorer = ur.load("videoscore", weights=twin("videoscore")[0], device="cpu")
+    scorer = ur.open_judge(f"videoscore:{twin('videoscore')[0]}", device="cpu")
     ids = scorer.tokenizer(prepared("videoscore").text).input_ids
     assert scorer.tokenizer.convert_ids_to_tokens(ids[-2:]) == ["<image>", "Ġ"]
 
@@ -245,7 +245,7 @@ def test_the_last_token_of_videoscore_is_the_space(twin):
 def test_videoscore_spreads_frames_as_transformers_processor_does(twin):
     from transformers import Idefics2ImageProcessorPil, Idefics2Processor
 
-    scorer = ur.load("videoscore", weights=twin("videoscore")[0], device="cpu")
+    scorer = ur.open_judge(f"videoscore:{twin('videoscore')[0]}", device="cpu")
     one = prepared("videoscore")
     processor = Idefics2Processor(
         Idefics2ImageProcessorPil(do_image_splitting=False), scorer.tokenizer, image_seq_len=4

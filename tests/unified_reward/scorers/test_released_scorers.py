@@ -32,7 +32,7 @@ def scorer(name):
     folder = Path(WEIGHTS) / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
-    return ur.load(name, weights=folder)
+    return ur.open_judge(f"{name}:{folder}")
 
 
 def fixture(name, n_bytes):

@@ -80,7 +80,7 @@ def told(name, scored):
 def differences(name, twin):
     """Largest distance of a twin's scores from the equations, of all its samples in one batch."""
     folder, state = twin(name)
-    scorer = ur.load(name, weights=folder, device="cpu", dtype="float64")
+    scorer = ur.open_judge(f"{name}:{folder}", device="cpu", dtype="float64")
     pairs = asked(name)
     verdicts = scorer.ask([sample for sample, _ in pairs])
     wanted = [by_equations(name, folder, state, CAPTION, pixels) for _, pixels in pairs]
@@ -253,6 +253,6 @@ def test_a_projection_that_is_not_transposed_is_seen(tmp_path, monkeypatch):
     wanted = expected.hps(state, CAPTION, PICTURE)
     for transposed in (hps._TRANSPOSED, ("visual_projection.weight",)):
         monkeypatch.setattr(hps, "_TRANSPOSED", transposed)
-        scorer = ur.load("hpsv2.1", weights=tmp_path, dtype="float64", device="cpu")
+        scorer = ur.open_judge(f"hpsv2.1:{tmp_path}", dtype="float64", device="cpu")
         got = told("hpsv2.1", scorer.ask([picture(PICTURE)])[0])
         assert (np.abs(np.subtract(got, wanted)).max() < 1e-6) == (len(transposed) == 2)

@@ -8,6 +8,8 @@ import torch
 
 import unified_reward as ur
 from tests.unified_reward.scorers.test_preparation import waves
+from unified_reward.core.errors import DataError, MediaError
+from unified_reward.core.verdicts import Scale, Score
 
 
 CAPTION = "a red ball"
@@ -16,7 +18,7 @@ PICTURES = [PIL.Image.fromarray(waves(40 + 9 * i, 70)[:, :: 1 - 2 * (i % 2)]) fo
 
 @pytest.fixture
 def pickscore(twin):
-    return ur.load("pickscore", weights=twin("pickscore")[0], device="cpu")
+    return ur.open_judge(f"pickscore:{twin('pickscore')[0]}", device="cpu")
 
 
 def test_a_comparison_is_the_softmax_of_two_scores(pickscore):
@@ -72,10 +74,10 @@ def test_one_candidate_that_breaks_the_model_fails_alone(pickscore, monkeypatch)
 
 
 def test_hpsv3_compares_less_surely_where_it_is_unsure(twin):
-    scorer = ur.load("hpsv3", weights=twin("hpsv3")[0], device="cpu")
-    scale = ur.Scale(None, None)
+    scorer = ur.open_judge(f"hpsv3:{twin('hpsv3')[0]}", device="cpu")
+    scale = Scale(None, None)
     first, second, vague = (
-        ur.Scored(ur.Score(value, scale, sigma))
+        ur.Scored(Score(value, scale, sigma))
         for value, sigma in ((1.0, 0.0), (0.0, 0.0), (0.0, 3.0))
     )
     assert scorer.preferred(first, second).p_first == pytest.approx(1 / (1 + math.exp(-1)))
@@ -84,7 +86,7 @@ def test_hpsv3_compares_less_surely_where_it_is_unsure(twin):
 
 
 def test_videoreward_sums_standardised_values_and_shares_by_aspect(twin):
-    scorer = ur.load("videoreward", weights=twin("videoreward")[0], device="cpu")
+    scorer = ur.open_judge(f"videoreward:{twin('videoreward')[0]}", device="cpu")
     scored = scorer.decode([2.5, 0.25, -3.875])
     assert [one.value for one in scored.aspects.values()] == [1.0, 1.0, -1.0]
     assert scored.score.value == 1.0
@@ -95,7 +97,7 @@ def test_videoreward_sums_standardised_values_and_shares_by_aspect(twin):
 
 @pytest.mark.parametrize("name", ["pickscore", "hpsv1", "hpsv2", "hpsv2.1", "imagereward"])
 def test_gradients_reach_the_pixels_and_agree_with_differences(name, twin):
-    scorer = ur.load(name, weights=twin(name)[0], device="cpu", dtype="float64")
+    scorer = ur.open_judge(f"{name}:{twin(name)[0]}", device="cpu", dtype="float64")
     pixels = torch.from_numpy(waves(60, 90) / 255).permute(2, 0, 1)[None].double()
     pixels.requires_grad_()
     scores = scorer.score_tensors(pixels, [CAPTION])
@@ -111,7 +113,7 @@ def test_gradients_reach_the_pixels_and_agree_with_differences(name, twin):
 
 @pytest.mark.parametrize(("name", "near"), [("hpsv2.1", 1e-5), ("hpsv1", 0.02), ("pickscore", 2.0)])
 def test_tensors_score_as_pictures_but_for_the_resizing(name, near, twin):
-    scorer = ur.load(name, weights=twin(name)[0], device="cpu")
+    scorer = ur.open_judge(f"{name}:{twin(name)[0]}", device="cpu")
     pixels = torch.from_numpy(waves(60, 90)).permute(2, 0, 1)[None].float() / 255
     by_tensor = scorer.score_tensors(pixels, [CAPTION]).item()
     by_file = scorer.score(CAPTION, image=PIL.Image.fromarray(waves(60, 90))).score.value
@@ -119,9 +121,9 @@ def test_tensors_score_as_pictures_but_for_the_resizing(name, near, twin):
 
 
 def test_pixels_of_another_shape_or_number_are_refused(pickscore):
-    with pytest.raises(ur.MediaError, match=r"float of shape \(B, 3, H, W\)"):
+    with pytest.raises(MediaError, match=r"float of shape \(B, 3, H, W\)"):
         pickscore.score_tensors(torch.zeros(3, 8, 8), ["a"])
-    with pytest.raises(ur.MediaError, match=r"uint8"):
+    with pytest.raises(MediaError, match=r"uint8"):
         pickscore.score_tensors(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a"])
-    with pytest.raises(ur.DataError, match="1 pictures and 2 captions"):
+    with pytest.raises(DataError, match="1 pictures and 2 captions"):
         pickscore.score_tensors(torch.zeros(1, 3, 8, 8), ["a", "b"])

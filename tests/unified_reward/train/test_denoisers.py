@@ -77,7 +77,7 @@ def test_a_denoiser_says_what_the_network_of_the_pipeline_says_while_it_draws(lo
     hook.remove()
     assert len(calls) == 2
     with torch.no_grad():
-        condition = denoiser.condition(PROMPTS)
+        condition = denoiser.encode_prompts(PROMPTS)
         for given, said in calls:
             noisy = given.get("sample", given.get("hidden_states"))
             timestep = given["timestep"].expand(2)
@@ -89,9 +89,9 @@ def test_a_denoiser_says_what_the_network_of_the_pipeline_says_while_it_draws(lo
 
 def test_conditions_of_prompts_do_not_depend_on_who_else_is_encoded(loaded, kind):
     denoiser = build_denoiser(loaded[kind], KINDS[kind].get("max_sequence_length"))
-    together = denoiser.condition(PROMPTS)
+    together = denoiser.encode_prompts(PROMPTS)
     for i, prompt in enumerate(PROMPTS):
-        for name, one in denoiser.condition([prompt]).items():
+        for name, one in denoiser.encode_prompts([prompt]).items():
             assert torch.allclose(one[0], together[name][i], atol=1e-6)
 
 
@@ -101,7 +101,7 @@ def test_sdxl_is_told_the_size_and_the_pooled_prompt(loaded):
     drawn(loaded["sdxl"], "sdxl")
     (given, _), _ = calls
     calls.clear()
-    denoiser.predict(given["sample"], given["timestep"], denoiser.condition(PROMPTS))
+    denoiser.predict(given["sample"], given["timestep"], denoiser.encode_prompts(PROMPTS))
     hook.remove()
     added = calls[0][0]["added_cond_kwargs"]
     assert added["time_ids"].tolist() == [[16, 24, 0, 0, 16, 24]] * 2
@@ -119,7 +119,7 @@ def test_latents_are_what_decoding_undoes(loaded, kind):
     del pipeline.vae.decode
     told = SimpleNamespace(mode=lambda: seen[0])
     pipeline.vae.encode = lambda _: SimpleNamespace(latent_dist=told)
-    found = build_denoiser(pipeline).latents(torch.zeros(1))
+    found = build_denoiser(pipeline).encode_pixels(torch.zeros(1))
     del pipeline.vae.encode
     assert not torch.allclose(seen[0], latents, atol=1e-2), "decoding scales"
     assert torch.allclose(found, latents, atol=1e-5)
@@ -131,8 +131,8 @@ def test_latents_are_of_the_size_the_pipeline_draws_at(loaded, kind):
     frames, width = ((5,), 32) if kind == "wan" else ((), 24)
     pixels = torch.rand(2, 3, *frames, 16, width) * 2 - 1
     with torch.no_grad():
-        found = denoiser.latents(pixels)
-        assert torch.equal(found, denoiser.latents(pixels)), "means are not drawn"
+        found = denoiser.encode_pixels(pixels)
+        assert torch.equal(found, denoiser.encode_pixels(pixels)), "means are not drawn"
     assert found.shape == drawn(pipeline, kind, output_type="latent")[0].shape
 
 
@@ -142,7 +142,11 @@ def test_latents_are_of_the_size_the_pipeline_draws_at(loaded, kind):
 )
 def test_sides_and_frames_that_fit(loaded, kind, scale, block, rest):
     denoiser = build_denoiser(loaded[kind])
-    assert (denoiser.scale, denoiser.block, denoiser.rest) == (scale, block, rest)
+    assert (denoiser.vae_scale_factor, denoiser.size_multiple, denoiser.temporal_stride) == (
+        scale,
+        block,
+        rest,
+    )
 
 
 def test_a_frozen_pipeline_has_nothing_to_train(loaded):
@@ -162,7 +166,7 @@ def test_a_frozen_pipeline_has_nothing_to_train(loaded):
 def test_the_noise_is_that_of_the_scheduler(kind, prediction):
     scheduler = kind(beta_schedule="scaled_linear", prediction_type=prediction)
     schedule = read_schedule(scheduler)
-    assert schedule.kind == prediction
+    assert schedule.prediction_type == prediction
     scheduler.set_timesteps(1000)
     clean, noise = torch.randn(2, 1, 5, generator=torch.Generator().manual_seed(0))
     for place in (0, 1, 400, 998, 999):
@@ -183,7 +187,7 @@ def test_noise_without_signal_at_the_end_is_kept():
 def test_the_path_of_a_flow_is_that_of_the_scheduler(shift):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     schedule = read_schedule(scheduler)
-    assert schedule.kind == "flow"
+    assert schedule.prediction_type == "flow"
     assert torch.allclose(schedule.sigma.float().flip(0), scheduler.sigmas, atol=1e-6)
     assert torch.allclose(schedule.timestep.flip(0), scheduler.timesteps, atol=1e-3)
     assert torch.equal(schedule.alpha, 1 - schedule.sigma)
@@ -211,7 +215,7 @@ def test_the_flow_of_another_solver_is_the_same_path():
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
     schedule = read_schedule(scheduler)
-    assert schedule.kind == "flow"
+    assert schedule.prediction_type == "flow"
     scheduler.set_timesteps(8)
     for told, sigma in zip(scheduler.timesteps[1:], scheduler.sigmas[1:-1], strict=True):
         place = (schedule.sigma - sigma).abs().argmin()
@@ -221,7 +225,7 @@ def test_the_flow_of_another_solver_is_the_same_path():
 
 def test_the_four_timesteps_of_sdxl_turbo_are_picked():
     schedule = read_schedule(EulerAncestralDiscreteScheduler(timestep_spacing="trailing"))
-    places = schedule.places((999, 249.0, 749, 499, 999))
+    places = schedule.nearest_steps((999, 249.0, 749, 499, 999))
     assert places.tolist() == [249, 499, 749, 999]
     assert schedule.timestep[places].tolist() == [249, 499, 749, 999]
 
@@ -229,24 +233,25 @@ def test_the_four_timesteps_of_sdxl_turbo_are_picked():
 def test_timesteps_of_a_flow_are_the_nearest_there_are():
     """Shifted by 3, step 333 of 1000 has sigma 3 * 0.333 / 1.666 = 0.59964, step 334 0.60072."""
     schedule = read_schedule(FlowMatchEulerDiscreteScheduler(shift=3.0))
-    assert schedule.places((600,)).tolist() == [332]
-    assert schedule.places((600.5,)).tolist() == [333]
+    assert schedule.nearest_steps((600,)).tolist() == [332]
+    assert schedule.nearest_steps((600.5,)).tolist() == [333]
 
 
 @pytest.mark.parametrize(("kind", "most"), [("pictures", 32), ("sdxl", 32), ("sd3", 32)])
 def test_prompts_are_read_up_to_the_limit_of_their_encoder(loaded, kind, most):
     """A letter is a token, and two more are its ends."""
     denoiser = build_denoiser(loaded[kind], 8 if kind == "sd3" else None)
-    assert denoiser.tokens_over("a" * (most - 2)) is None
-    assert denoiser.tokens_over("a" * (most - 1)) == (most + 1, most)
+    assert denoiser.prompt_overflow("a" * (most - 2)) is None
+    assert denoiser.prompt_overflow("a" * (most - 1)) == (most + 1, most)
 
 
 def test_prompts_of_wan_are_read_as_far_as_it_is_sampled_with(loaded):
-    assert build_denoiser(loaded["wan"]).tokens_over("a" * 510) is None
-    assert build_denoiser(loaded["wan"]).tokens_over("a" * 511) == (513, 512)
-    assert build_denoiser(loaded["wan"], 20).tokens_over("a" * 19) == (21, 20)
+    assert build_denoiser(loaded["wan"]).prompt_overflow("a" * 510) is None
+    assert build_denoiser(loaded["wan"]).prompt_overflow("a" * 511) == (513, 512)
+    assert build_denoiser(loaded["wan"], 20).prompt_overflow("a" * 19) == (21, 20)
     assert (
-        build_denoiser(loaded["wan"], 20).condition(["a"])["encoder_hidden_states"].shape[1] == 20
+        build_denoiser(loaded["wan"], 20).encode_prompts(["a"])["encoder_hidden_states"].shape[1]
+        == 20
     )
 
 
@@ -262,8 +267,8 @@ def test_the_third_encoder_of_stable_diffusion_3_has_its_own_limit(
     tokenizer.model_max_length = 512
     monkeypatch.setattr(loaded["sd3"], "tokenizer_3", tokenizer)
     denoiser = build_denoiser(loaded["sd3"], tokens)
-    assert denoiser.tokens_over("a" * letters) is None
-    assert denoiser.tokens_over("a" * (letters + 1)) == (10 * letters + 10, tokens or 256)
+    assert denoiser.prompt_overflow("a" * letters) is None
+    assert denoiser.prompt_overflow("a" * (letters + 1)) == (10 * letters + 10, tokens or 256)
 
 
 @pytest.mark.parametrize("kind", ["FluxPipeline", "LTXPipeline", "StableDiffusionImg2ImgPipeline"])

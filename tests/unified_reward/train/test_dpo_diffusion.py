@@ -40,9 +40,9 @@ def denoiser_at(folder):
 def predicted(denoiser):
     """What it says of two noisy latents."""
     drawing = torch.Generator().manual_seed(1)
-    noisy = torch.randn(2, 4, *((2,) if denoiser.rest else ()), 4, 4, generator=drawing)
+    noisy = torch.randn(2, 4, *((2,) if denoiser.temporal_stride else ()), 4, 4, generator=drawing)
     with torch.no_grad():
-        condition = denoiser.condition(["a star", "two stars"])
+        condition = denoiser.encode_prompts(["a star", "two stars"])
         return denoiser.predict(noisy, torch.tensor([300, 700]), condition)
 
 
@@ -151,7 +151,7 @@ def written_out(source, kind, weights, numbers, how):
         for side in ("chosen", "rejected"):
             clean = latents_at(source, pipeline, kind, f"{side}-{row}")
             drawn = draws([number], clean.shape[1:])
-            step = int(drawn.places)
+            step = int(drawn.steps)
             if kind == "wan":
                 even = (step + 1) / 1000
                 sigma = 3 * even / (1 + 2 * even)
@@ -279,7 +279,7 @@ def test_a_pair_whose_picture_is_gone_is_told_and_the_others_are_learned(sources
     aligned.write([*rows, {"id": "p0"}], source / "pairs.jsonl")
     report, told = align(source, tmp_path / "new", config(1))
     assert (report["rows"], report["pairs"]) == ({"kept": 6, "unusable": 1}, 5)
-    assert told[0] == "line 7: id 'p0' stands above already; ids must differ"
+    assert told[0] == "line 7: duplicate id 'p0' (first on line 1)"
     assert told[1].startswith("pair 'p2': ")
     assert "rejected-2-0.png" in told[1]
 

@@ -24,7 +24,7 @@ def test_a_draw_does_not_depend_on_its_company():
     for number in range(8):
         alone = draws([number], (4, 2, 2))
         assert torch.equal(alone.noise[0], together.noise[number])
-        assert torch.equal(alone.places[0], together.places[number])
+        assert torch.equal(alone.steps[0], together.steps[number])
         assert draws.rows([number]) == draws.rows(range(8))[number : number + 1]
 
 
@@ -40,7 +40,7 @@ def test_another_seed_draws_otherwise(other):
 def test_places_are_the_allowed_ones_and_even_and_the_noise_is_normal():
     """Of 4000 draws from four places, 1000 each, with a standard deviation of 27."""
     drawn = NoiseSampler(1, torch.tensor([3, 10, 500, 999]), seed=0)(range(4000), (5,))
-    places, counts = drawn.places.unique(return_counts=True)
+    places, counts = drawn.steps.unique(return_counts=True)
     assert places.tolist() == [3, 10, 500, 999]
     assert all(abs(n - 1000) < 110 for n in counts.tolist())
     assert drawn.noise.mean().abs() < 0.03

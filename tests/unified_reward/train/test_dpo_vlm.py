@@ -2,10 +2,12 @@
 
 import math
 import shutil
+from collections import Counter
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Qwen3VLProcessor
 
 from tests.tiny import ARCHITECTURES
 from tests.unified_reward.media.made import grey_steps, noise, picture
@@ -24,7 +26,7 @@ from unified_reward.train.optim import OptimConfig
 QUESTION = "rate picture: a red circle"
 ANSWERS = [("it is red", "blue"), ("a circle", "no circle is in the picture"), ("yes", "no")]
 CLIP = {"task": "video_understanding", "context": [{"video": "c.mp4"}]}
-HOW = pytest.mark.parametrize("how", [{}, {"lora_rank": 2}], ids=["full", "lora"])
+OPTIONS = pytest.mark.parametrize("options", [{}, {"lora_rank": 2}], ids=["full", "lora"])
 
 
 def row(i, **changes):
@@ -56,9 +58,9 @@ def folder(checkpoints):
     return checkpoints["qwen3_vl"]
 
 
-def dpo(*, sft=0.0, beta=0.1, max_pixels=None, **changes):
+def dpo(*, sft=0.0, beta=0.1, max_pixels=None, cache_gib=4.0, **changes):
     settings = {"steps": 1, "batch_size": 3, "accumulate": 1, "lr": 1e-3, "warmup": 0.0}
-    return VLMDPO(OptimConfig(**(settings | changes)), beta, sft, max_pixels)
+    return VLMDPO(OptimConfig(**(settings | changes)), beta, sft, max_pixels, cache_gib)
 
 
 def ignored(_):
@@ -66,15 +68,15 @@ def ignored(_):
 
 
 def logprobs(folder, path, side):
-    """Of each answer and its end, in double precision, alone and without padding."""
+    """Log-probabilities of each answer and its end, in double precision, without padding."""
     vlm = load_vlm(folder, device="cpu", dtype="float64")
     found = []
-    for one in MIXED:
-        ((kind, name),) = one["context"][0].items()
+    for pair in MIXED:
+        ((kind, name),) = pair["context"][0].items()
         at = path.parent / name
         clip = kind == "video" and media.sample_frames(Video(at), 8).images()
-        request = Request((*(clip or [media.open_image(at)]), one["prompt"]))
-        ids = [*vlm.chat.tokens(one[side]["text"]), vlm.chat.end]
+        request = Request((*(clip or [media.open_image(at)]), pair["prompt"]))
+        ids = [*vlm.chat.tokens(pair[side]["text"]), vlm.chat.end]
         batch = vlm.chat.batch([request], [ids])
         batch["pixel_values"] = batch["pixel_values"].double()
         with torch.no_grad():
@@ -88,53 +90,55 @@ def log_ratios(folder, base, path, side):
     return torch.stack([now.sum() - then.sum() for now, then in zip(*both, strict=True)])
 
 
-@HOW
+@OPTIONS
 @pytest.mark.parametrize("rows", [[row(0)], [row(1, **CLIP)]], ids=["picture", "clip"])
 def test_the_first_loss_is_the_logarithm_of_two(folder, tmp_path, pairs, options, rows):
-    told = align_vlm(folder, pairs(*rows), dpo(**options), tmp_path / "out", ignored)
-    assert told["losses"] == [(1, pytest.approx(math.log(2), abs=1e-6))]
-    assert (told["pairs"], told["rows"]) == (1, {"kept": 1})
-    assert (told["margin"], told["chosen"], told["rejected"]) == ([0.0], [0.0], [0.0])
+    report = align_vlm(folder, pairs(*rows), dpo(**options), tmp_path / "out", ignored)
+    assert report["losses"] == [(1, pytest.approx(math.log(2), abs=1e-6))]
+    assert (report["pairs"], report["rows"]) == (1, {"kept": 1})
+    assert (report["margin"], report["chosen"], report["rejected"]) == ([0.0], [0.0], [0.0])
 
 
-@HOW
+@OPTIONS
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_the_loss_is_that_of_the_equation_in_double_precision(
     checkpoints, tmp_path, pairs, options, name
 ):
-    """What one step makes is what the second step of a longer run begins with."""
+    """The weights after one step are those the second step of a longer run begins with."""
     path, base = pairs(*MIXED), checkpoints[name]
     align_vlm(base, path, dpo(**options), tmp_path / "one", ignored)
-    told = align_vlm(base, path, dpo(steps=2, **options), tmp_path / "two", ignored)
+    report = align_vlm(base, path, dpo(steps=2, **options), tmp_path / "two", ignored)
     chosen, rejected = (
         log_ratios(tmp_path / "one", base, path, side) for side in ("chosen", "rejected")
     )
     wanted = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()
     assert abs(float(wanted) - math.log(2)) > 1e-2
-    assert told["losses"][1][1] == pytest.approx(float(wanted), abs=1e-5)
-    assert told["chosen"][1] == pytest.approx(0.1 * float(chosen.mean()), abs=1e-5)
-    assert told["rejected"][1] == pytest.approx(0.1 * float(rejected.mean()), abs=1e-5)
-    assert told["margin"][1] == pytest.approx(told["chosen"][1] - told["rejected"][1], abs=1e-5)
-    assert told["accuracy"][1] == pytest.approx(float((chosen > rejected).double().mean()))
+    assert report["losses"][1][1] == pytest.approx(float(wanted), abs=1e-5)
+    assert report["chosen"][1] == pytest.approx(0.1 * float(chosen.mean()), abs=1e-5)
+    assert report["rejected"][1] == pytest.approx(0.1 * float(rejected.mean()), abs=1e-5)
+    assert report["margin"][1] == pytest.approx(
+        report["chosen"][1] - report["rejected"][1], abs=1e-5
+    )
+    assert report["accuracy"][1] == pytest.approx(float((chosen > rejected).double().mean()))
 
 
 def test_likelihood_of_the_chosen_answers_is_added_by_its_weight(folder, tmp_path, pairs):
     path = pairs(*MIXED)
-    told = align_vlm(folder, path, dpo(sft=0.5), tmp_path / "out", ignored)
+    report = align_vlm(folder, path, dpo(sft=0.5), tmp_path / "out", ignored)
     wanted = math.log(2) - 0.5 * float(torch.cat(logprobs(folder, path, "chosen")).mean())
-    assert told["losses"][0][1] == pytest.approx(wanted, abs=1e-5)
+    assert report["losses"][0][1] == pytest.approx(wanted, abs=1e-5)
 
 
-@pytest.mark.parametrize("how", [{}, {"lora_rank": 4}, {"muon_lr": 1e-3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 4}, {"muon_lr": 1e-3}], ids=str)
 def test_the_aligned_policy_prefers_the_chosen_answers_and_answers(
     folder, tmp_path, pairs, options
 ):
     path, out = pairs(*MIXED), tmp_path / "out"
     source = shutil.copytree(folder, tmp_path / "source")
     policies.write_defaults(policies.Sampling(0.3, 5), source)
-    told = align_vlm(source, path, dpo(steps=6, max_pixels=32 * 32, **options), out, ignored)
-    assert len(told["losses"]) == len(told["accuracy"]) == 6
-    assert told["losses"][-1][1] < told["losses"][0][1]
+    report = align_vlm(source, path, dpo(steps=6, max_pixels=32 * 32, **options), out, ignored)
+    assert len(report["losses"]) == len(report["accuracy"]) == 6
+    assert report["losses"][-1][1] < report["losses"][0][1]
     margins = log_ratios(out, folder, path, "chosen") - log_ratios(out, folder, path, "rejected")
     assert (margins > 0).all()
     policy = policies.load(out, device="cpu")
@@ -142,15 +146,15 @@ def test_the_aligned_policy_prefers_the_chosen_answers_and_answers(
     assert policy.vlm.chat.processor.image_processor.size["longest_edge"] == 32 * 32
     names = set(load_vlm(folder, device="cpu").model.state_dict())
     assert set(policy.vlm.model.state_dict()) == names
-    shown = [Video(path.parent / "c.mp4")]
-    assert len(policy.sample(QUESTION, shown, [1, 2])) == 2
+    context = [Video(path.parent / "c.mp4")]
+    assert len(policy.sample(QUESTION, context, [1, 2])) == 2
     if "lora_rank" in options:
         apart = policies.load(out / "adapter", device="cpu").vlm.model.state_dict()
         for name, value in policy.vlm.model.state_dict().items():
             assert torch.allclose(apart[name], value, atol=1e-6), name
 
 
-@HOW
+@OPTIONS
 def test_a_killed_run_goes_on_and_ends_with_the_same_losses(
     folder, tmp_path, pairs, options, monkeypatch
 ):
@@ -169,11 +173,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_losses(
         align_vlm(folder, path, config, out, ignored)
     assert list(out.rglob("checkpoint-*"))
     assert not (out / "model.safetensors").exists()
-    told = align_vlm(folder, path, config, out, ignored)
+    report = align_vlm(folder, path, config, out, ignored)
     assert len(calls) < 4 + 4
-    assert [step for step, _ in told["losses"]] == [1, 2, 3, 4]
+    assert [step for step, _ in report["losses"]] == [1, 2, 3, 4]
     for name in ("losses", "margin", "chosen", "rejected"):
-        assert torch.allclose(torch.tensor(told[name]), torch.tensor(whole[name]), atol=1e-5), name
+        assert torch.allclose(torch.tensor(report[name]), torch.tensor(whole[name]), atol=1e-5), (
+            name
+        )
 
 
 def test_every_pair_comes_once_before_any_comes_again(folder, tmp_path, pairs, monkeypatch):
@@ -190,6 +196,56 @@ def test_every_pair_comes_once_before_any_comes_again(folder, tmp_path, pairs, m
     assert seen[:3] != seen[3:]
 
 
+@pytest.mark.parametrize("cache_gib", [4.0, 0.0])
+def test_a_prompt_is_decoded_and_processed_once_for_both_answers(
+    folder, tmp_path, pairs, monkeypatch, cache_gib
+):
+    """Once in all where there is room in memory, else once to check it and once a visit."""
+    opened, processed = Counter(), []
+    open_image, sample_frames = media.open_image, media.sample_frames
+    process = Qwen3VLProcessor.__call__
+
+    def counting(real):
+        def opening(medium, *rest):
+            opened[medium.source.name] += 1
+            return real(medium, *rest)
+
+        return opening
+
+    def counted(self, images=None, text=None, **rest):
+        processed.extend(text)
+        return process(self, images=images, text=text, **rest)
+
+    monkeypatch.setattr(media, "open_image", counting(open_image))
+    monkeypatch.setattr(media, "sample_frames", counting(sample_frames))
+    monkeypatch.setattr(Qwen3VLProcessor, "__call__", counted)
+    config = dpo(steps=4, batch_size=3, cache_gib=cache_gib)
+    report = align_vlm(folder, pairs(*MIXED), config, tmp_path / "out", ignored)
+    times = 1 if cache_gib else 1 + 4
+    assert opened == {"a.png": 2 * times, "c.mp4": times}
+    assert len(processed) == 3 * times
+    assert len({*processed}) == 3
+    if not cache_gib:
+        kept = align_vlm(folder, pairs(*MIXED), dpo(steps=4), tmp_path / "kept", ignored)
+        assert kept["losses"] == report["losses"]
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_prompts_processed_alone_are_joined_to_the_batch_of_the_processor(checkpoints, name):
+    chat = load_vlm(checkpoints[name], device="cpu").chat
+    images = [picture(noise(high, wide, 3)) for high, wide in ((40, 56), (90, 30))]
+    contents = [(images[0],), (images[1],), tuple(images), ()]
+    requests = [Request((*content, QUESTION * (1 + i))) for i, content in enumerate(contents)]
+    answers = [[5, 6, 7], [8], [], [9, 9]]
+    for some in ([0, 1, 2], [1, 0], [3, 3]):
+        turns, ends = [requests[i] for i in some], [answers[i] for i in some]
+        joined = chat.collate([chat.process([turn]) for turn in turns], ends)
+        whole = chat.batch(turns, ends)
+        assert joined.keys() == whole.keys()
+        for key, value in whole.items():
+            assert torch.equal(joined[key], value), key
+
+
 def test_pairs_that_cannot_be_learned_are_told_and_left_out(folder, tmp_path, pairs):
     path = pairs(
         row(0),
@@ -199,45 +255,45 @@ def test_pairs_that_cannot_be_learned_are_told_and_left_out(folder, tmp_path, pa
         row(4, rejected={"text": "a <|image_pad|>"}),
         row(5, status="dropped", chosen=None, rejected=None, reason="a tie"),
     )
-    told = []
-    report = align_vlm(folder, path, dpo(), tmp_path / "out", told.append)
+    messages = []
+    report = align_vlm(folder, path, dpo(), tmp_path / "out", messages.append)
     assert report["rows"] == {"kept": 1, "failed": 1, "unusable": 3, "dropped": 1}
     assert report["pairs"] == 1
-    assert [one.split(": ", 1)[0] for one in told] == [f"pair 'p{i}'" for i in range(1, 5)]
-    assert "gone.png" in told[0]
-    assert told[1].endswith("its answers are the same")
-    assert told[2].endswith("its answers are not both plain text")
-    assert told[3].endswith("its answers spell a control token of the model")
+    assert [one.split(": ", 1)[0] for one in messages] == [f"pair 'p{i}'" for i in range(1, 5)]
+    assert "gone.png" in messages[0]
+    assert messages[1].endswith("its answers are the same")
+    assert messages[2].endswith("its answers are not both plain text")
+    assert messages[3].endswith("its answers contain a control token of the model")
 
 
 def test_without_any_medium_that_can_be_read_nothing_is_learned(folder, tmp_path, pairs):
     gone = [row(i, context=[{"image": "gone.png"}]) for i in range(2)]
-    told = []
+    messages = []
     with pytest.raises(DataError, match=r"no pair of .*pairs.jsonl is left to learn from"):
-        align_vlm(folder, pairs(*gone), dpo(), tmp_path / "out", told.append)
-    assert len(told) == 2
+        align_vlm(folder, pairs(*gone), dpo(), tmp_path / "out", messages.append)
+    assert len(messages) == 2
     assert not (tmp_path / "out").exists()
 
 
 def test_pairs_of_generation_are_refused(folder, tmp_path, pairs):
-    drawn = {"task": "image_generation", "context": []}
-    path = pairs(row(0, **drawn, chosen={"image": "a.png"}, rejected={"image": "b.png"}))
-    told = "for image_understanding and video_understanding, .* are of image_generation"
-    with pytest.raises(ConfigError, match=told):
+    generated = {"task": "image_generation", "context": []}
+    path = pairs(row(0, **generated, chosen={"image": "a.png"}, rejected={"image": "b.png"}))
+    message = "for image_understanding and video_understanding, .* are of image_generation"
+    with pytest.raises(ConfigError, match=message):
         align_vlm(folder, path, dpo(), tmp_path / "out", ignored)
 
 
 def test_a_pipeline_is_refused(tmp_path, pairs):
     folder = pipelines.pictures(tmp_path / "pipeline")
-    with pytest.raises(ConfigError, match="is a pipeline of diffusers, no vision-language model"):
+    with pytest.raises(ConfigError, match="is a diffusers pipeline, not a vision-language model"):
         align_vlm(folder, pairs(row(0)), dpo(), tmp_path / "out", ignored)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_at_its_step(folder, tmp_path, pairs):
     """A rate that blows the weights up; what is saved behind the first step stays."""
     config, out = dpo(steps=3, save_every=1, lr=1e25), tmp_path / "out"
-    told = r"loss of step 2 is no number; the last whole checkpoint is .*checkpoint-1; use a"
-    with pytest.raises(ModelError, match=told):
+    message = r"loss of step 2 is not finite; the last checkpoint is .*checkpoint-1; use a"
+    with pytest.raises(ModelError, match=message):
         align_vlm(folder, pairs(*MIXED), config, out, ignored)
     assert [one.name for one in out.rglob("checkpoint-*")] == ["checkpoint-1"]
     assert not (out / "model.safetensors").exists()
@@ -248,8 +304,8 @@ def test_without_a_checkpoint_it_says_so(folder, tmp_path, pairs):
     weights = load_file(source / "model.safetensors")
     weights[sorted(weights)[-1]][:] = float("nan")
     save_file(weights, source / "model.safetensors", {"format": "pt"})
-    told = "loss of step 1 is no number; no checkpoint was saved; use a lower rate"
-    with pytest.raises(ModelError, match=told):
+    message = "loss of step 1 is not finite; no checkpoint was saved; use a lower learning rate"
+    with pytest.raises(ModelError, match=message):
         align_vlm(source, pairs(row(0)), dpo(), tmp_path / "out", ignored)
 
 
@@ -259,21 +315,22 @@ def test_a_gradient_that_is_no_number_moves_nothing(folder, tmp_path, pairs, mon
         dpo_vlm.DPOTrainer, "_clip_grad_norm", lambda *given: norm(*given) * math.nan
     )
     config, out = dpo(save_every=1), tmp_path / "out"
-    with pytest.raises(ModelError, match="gradient of step 1 is no number"):
+    with pytest.raises(ModelError, match="gradient of step 1 is not finite"):
         align_vlm(folder, pairs(row(0)), config, out, ignored)
     assert not list(out.rglob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"beta": 0.0}, "beta is above 0 and sft 0 or more, not 0.0 and 0.0"),
-        ({"beta": math.nan}, "beta is above 0"),
-        ({"sft": -1.0}, "sft 0 or more, not 0.1 and -1.0"),
-        ({"max_pixels": 0}, "max_pixels is above 0, not 0"),
+        ({"beta": 0.0}, "beta must be > 0 and sft >= 0, not 0.0 and 0.0"),
+        ({"beta": math.nan}, "beta must be > 0"),
+        ({"sft": -1.0}, "sft >= 0, not 0.1 and -1.0"),
+        ({"max_pixels": 0}, "max_pixels must be > 0, not 0"),
+        ({"cache_gib": -1.0}, "cache_gib must be >= 0, not -1.0"),
         ({"lora_targets": ("q_proj", "lm_head")}, "lm_head takes no adapter in DPO"),
     ],
 )
-def test_options_out_of_their_range_are_refused(changes, told):
-    with pytest.raises(ConfigError, match=told):
+def test_options_out_of_their_range_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
         dpo(**changes)

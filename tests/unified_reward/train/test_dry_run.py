@@ -25,10 +25,10 @@ from unified_reward.train.launch import LaunchConfig, read_launch_config
 from unified_reward.train.meta_models import build_meta_model
 from unified_reward.train.optim import (
     OptimConfig,
-    adapters,
     check_lora_targets,
     gather_full_weights,
-    run,
+    lora_config,
+    run_trainer,
 )
 from unified_reward_lab.examples import write_microworld
 
@@ -208,7 +208,7 @@ class Trained:
 def test_weights_that_fsdp_spread_come_back_whole_and_tied(alone, checkpoints, tmp_path):
     model = load_vlm(checkpoints["qwen3_vl"], device="cpu", dtype="float32").model
     before = {name: one.clone() for name, one in model.state_dict().items()}
-    spread = get_peft_model(model, adapters(OptimConfig(steps=1, lora_rank=2)))
+    spread = get_peft_model(model, lora_config(OptimConfig(steps=1, lora_rank=2)))
     fully_shard(spread)
     assert all(isinstance(one, DTensor) for one in spread.parameters())
     gather_full_weights(Trained(spread))
@@ -223,10 +223,10 @@ def test_weights_that_fsdp_spread_come_back_whole_and_tied(alone, checkpoints, t
 def test_a_misspelt_target_stops_the_real_training_too(checkpoints):
     model = load_vlm(checkpoints["qwen3_vl"], device="cpu", dtype="float32").model
     optim = OptimConfig(steps=1, lora_rank=2, lora_targets=("q_proj",))
-    adapted = get_peft_model(model, adapters(optim))
+    adapted = get_peft_model(model, lora_config(optim))
     check_lora_targets(adapted, optim)
     with pytest.raises(ConfigError, match="no linear layer is named q_porj"):
-        run(Trained(adapted), replace(optim, lora_targets=("q_proj", "q_porj")), "training")
+        run_trainer(Trained(adapted), replace(optim, lora_targets=("q_proj", "q_porj")), "training")
 
 
 def test_pictures_of_another_model_do_not_fit(checkpoints, tmp_path):

@@ -24,7 +24,7 @@ from unified_reward.train.judge import (
 from unified_reward.train.optim import OptimConfig
 from unified_reward.train.sft import RankingExample
 from unified_reward_lab.examples import CELLS, write_microworld
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 GENERATED = Task.IMAGE_GENERATION
@@ -34,7 +34,7 @@ OPTIM = OptimConfig(steps=3, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
 
 def record(target, *, candidates=1, name="x", task=GENERATED):
     pictures = tuple(Image(f"{i}.png") for i in range(candidates))
-    return Example(Sample(task, "a red circle", pictures, id=name), target)
+    return Example.of(Sample(task, "a red circle", pictures, id=name), target)
 
 
 def score_template(family="native", task=GENERATED):
@@ -117,7 +117,9 @@ def test_a_target_that_lacks_what_is_asked_is_refused_by_id(target, candidates, 
 @pytest.mark.parametrize("family", ["native", "compact", "reasoned", "think"])
 def test_every_cell_is_asked_as_in_judging_and_answered_as_the_target_says(family):
     card = Card(family, frames=2)
-    records = [item(task, form, split="train", seed=0, index=1) for task, form in CELLS.values()]
+    records = [
+        make_example(task, form, split="train", seed=0, index=1) for task, form in CELLS.values()
+    ]
     for turn, given in zip(JudgeTurns(records, card), records, strict=True):
         sample, target = given.sample, given.target
         asked = build_request(sample, card, {})
@@ -138,7 +140,9 @@ def test_every_cell_is_asked_as_in_judging_and_answered_as_the_target_says(famil
 
 def test_a_score_between_two_steps_is_shared_by_them():
     """0.43 of five steps is 0.72 of the way from the second to the third."""
-    given = Example(item(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED)
+    given = Example.of(
+        make_example(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED
+    )
     (turn,) = JudgeTurns([given], Card("compact"))
     assert turn.shares == pytest.approx((0.0, 0.28, 0.72, 0.0, 0.0))
     (reasoned,) = JudgeTurns([given], Card("reasoned"))
@@ -148,7 +152,7 @@ def test_a_score_between_two_steps_is_shared_by_them():
 def test_ranked_comparisons_ask_for_the_score_of_each_candidate_alone():
     card = Card("compact", frames=2)
     task = Task.IMAGE_UNDERSTANDING
-    records = [item(task, "compare", split="train", seed=0, index=i) for i in range(20)]
+    records = [make_example(task, "compare", split="train", seed=0, index=i) for i in range(20)]
     outcomes = {"first": 1.0, "tie": 0.5, "second": 0.0}
     for turn, given in zip(JudgeTurns(records, card, ranking=1.0), records, strict=True):
         assert isinstance(turn, RankingExample)
@@ -160,7 +164,7 @@ def test_ranked_comparisons_ask_for_the_score_of_each_candidate_alone():
 
 def test_a_share_of_the_blocks_is_ranked_as_a_whole():
     """Of 400 blocks of two with a share of 0.3: 0.3 within four standard deviations of 0.023."""
-    given = item(Task.IMAGE_UNDERSTANDING, "compare", split="train", seed=0, index=0)
+    given = make_example(Task.IMAGE_UNDERSTANDING, "compare", split="train", seed=0, index=0)
     turns = JudgeTurns([given] * 800, Card("compact"), block=2, ranking=0.3)
     ranked = [isinstance(turn, RankingExample) for turn in turns]
     assert ranked[::2] == ranked[1::2]
@@ -189,7 +193,7 @@ def trained(checkpoints, tmp_path_factory):
 
 def test_a_trained_judge_is_a_folder_that_loads_and_answers(trained):
     out, config, losses = trained
-    judge = ur.load(out)
+    judge = ur.open_judge(out)
     assert [step for step, _ in losses] == [1, 2, 3]
     assert judge.card == Card(
         "compact",
@@ -198,7 +202,8 @@ def test_a_trained_judge_is_a_folder_that_loads_and_answers(trained):
         training={"data": "microworld", "steps": 3, "seed": 0},
     )
     samples = [
-        item(task, form, split="test", seed=0, index=0).sample for task, form in CELLS.values()
+        make_example(task, form, split="test", seed=0, index=0).sample
+        for task, form in CELLS.values()
     ]
     verdicts = judge.ask(samples)
     assert [type(one) for one in verdicts] == [
@@ -229,7 +234,7 @@ def test_records_of_a_file_are_gone_through_again_when_they_run_out(checkpoints,
     )
     losses = train_judge(config, tmp_path / "out")
     assert len(losses) == 3
-    assert ur.load(tmp_path / "out").family == "compact"
+    assert ur.open_judge(tmp_path / "out").family == "compact"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import torch
 
 from tests.unified_reward.policies import pipelines
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Image, Task, Video
-from unified_reward.pairs.preferences import PreferencePair
+from unified_reward.core.samples import Image, PreferencePair, Task, Video
 from unified_reward.policies.diffusion import load_pipeline
 from unified_reward.train.denoisers import build_denoiser
 from unified_reward.train.latents import Resolution, encode_pairs
@@ -24,17 +23,17 @@ class Mirror:
     """Latents are the pixels themselves; of a prompt its length is seen, up to 20."""
 
     def __init__(self, *, block=1, rest=None):
-        self.block, self.rest = block, rest
+        self.size_multiple, self.temporal_stride = block, rest
         self.pipeline = SimpleNamespace(vae=SimpleNamespace(device=CPU))
         self.encoded = 0
 
-    def tokens_over(self, prompt):
+    def prompt_overflow(self, prompt):
         return (len(prompt), 20) if len(prompt) > 20 else None
 
-    def condition(self, prompts):
+    def encode_prompts(self, prompts):
         return {"encoder_hidden_states": torch.tensor([[float(len(one))] for one in prompts])}
 
-    def latents(self, pixels):
+    def encode_pixels(self, pixels):
         self.encoded += 1
         return pixels
 
@@ -232,6 +231,6 @@ def test_a_pipeline_sees_its_own_latents_and_conditions(tmp_path):
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     assert chosen.shape == (1, 4, 4, 4)
     with torch.no_grad():
-        assert torch.allclose(chosen, denoiser.latents(red), atol=1e-5)
-        (embedded,) = denoiser.condition(["a red star"]).values()
+        assert torch.allclose(chosen, denoiser.encode_pixels(red), atol=1e-5)
+        (embedded,) = denoiser.encode_prompts(["a red star"]).values()
     assert torch.allclose(condition["encoder_hidden_states"], embedded, atol=1e-6)

@@ -14,7 +14,12 @@ from tests.tiny import ARCHITECTURES
 from tests.unified_reward.train.turns import COLOURS
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.backends.value_head import WEIGHTS, Scalar, ValueHead, save_head, width_of
-from unified_reward.judges.scalar import preferred
+from unified_reward.core.errors import DataError, ModelError
+from unified_reward.core.requests import Request
+from unified_reward.core.samples import Example, Target
+from unified_reward.core.verdicts import Scale
+from unified_reward.judges.card import Card, Head
+from unified_reward.judges.scalar import ScalarJudge, preferred
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, train_judge
 from unified_reward.train.losses import bradley_terry, uncertain_regression
 from unified_reward.train.optim import OptimConfig
@@ -26,7 +31,7 @@ from unified_reward.train.scalar import (
     fit_scalar,
 )
 from unified_reward_lab.examples import CELLS, MicroworldSeries
-from unified_reward_lab.microworld import annotator, item
+from unified_reward_lab.microworld import annotator, make_example
 
 
 OPTIM = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
@@ -40,7 +45,7 @@ FIRST, TIE, SECOND = 1.0, 0.5, 0.0
 
 
 def about(colour):
-    return ur.Request((Pillow.new("RGB", (28, 28), colour), f"how good is it? {colour}"))
+    return Request((Pillow.new("RGB", (28, 28), colour), f"how good is it? {colour}"))
 
 
 def label(told, *colours):
@@ -80,7 +85,7 @@ def fit(checkpoints, out, labels, head, **changes):
 
 def record(target, candidates=1):
     pictures = tuple(ur.Image(Pillow.new("RGB", (28, 28), COLOURS[i])) for i in range(candidates))
-    return ur.Example(ur.Sample(ur.Task.IMAGE_GENERATION, "a circle", pictures, id="x"), target)
+    return Example.of(ur.Sample(ur.Task.IMAGE_GENERATION, "a circle", pictures, id="x"), target)
 
 
 def test_the_collator_lays_pairs_and_scores_in_one_row(vlm):
@@ -94,12 +99,12 @@ def test_the_collator_lays_pairs_and_scores_in_one_row(vlm):
 def test_aspects_of_scores_and_pairs_are_labels_on_the_unit_scale(vlm):
     """2 of 1 to 5 is 1/4, 4 is 3/4; what a record does not tell is not known."""
     records = [
-        record(ur.Target(2.0, ur.Scale(1, 5), {"alignment": 4.0, "coherence": 1.0})),
-        record(ur.Target(winner="second", aspects={"style": 0.7}), 2),
-        record(ur.Target(aspects={"style": 1.0})),
-        record(ur.Target(winner="tie"), 2),
+        record(Target(2.0, Scale(1, 5), {"alignment": 4.0, "coherence": 1.0})),
+        record(Target(winner="second", aspects={"style": 0.7}), 2),
+        record(Target(aspects={"style": 1.0})),
+        record(Target(winner="tie"), 2),
     ]
-    labels = JudgeLabels(records, ur.Card("aspects"), ("alignment", "style"))
+    labels = JudgeLabels(records, Card("aspects"), ("alignment", "style"))
     nan, told = math.nan, batch(vlm, labels)["labels"].flatten().tolist()
     expected = [0.25, 0.75, nan, *(SECOND, nan, 0.7), *(nan, nan, 0.0), *(TIE, nan, nan)]
     assert told == pytest.approx(expected, nan_ok=True)
@@ -108,16 +113,16 @@ def test_aspects_of_scores_and_pairs_are_labels_on_the_unit_scale(vlm):
 @pytest.mark.parametrize(
     ("target", "candidates", "told"),
     [
-        (ur.Target(score=1.0, scale=ur.Scale(0, 1)), 2, "record 'x' has no winner to learn from"),
-        (ur.Target(winner="first"), 1, "record 'x' has no score to learn from"),
-        (ur.Target(score=1.0), 1, "record 'x' has no score on a scale"),
-        (ur.Target(score=7.0, scale=ur.Scale(1, 5)), 1, "'x' has a score or share beyond its"),
-        (ur.Target(winner="tie", aspects={"style": 4.0}), 2, "'x' has a score or share beyond its"),
+        (Target(score=1.0, scale=Scale(0, 1)), 2, "record 'x' has no winner to learn from"),
+        (Target(winner="first"), 1, "record 'x' has no score to learn from"),
+        (Target(score=1.0), 1, "record 'x' has no score on a scale"),
+        (Target(score=7.0, scale=Scale(1, 5)), 1, "'x' has a score or share beyond its"),
+        (Target(winner="tie", aspects={"style": 4.0}), 2, "'x' has a score or share beyond its"),
     ],
 )
 def test_a_record_without_what_is_learned_is_refused_by_id(target, candidates, told):
-    labels = JudgeLabels([record(target, candidates)], ur.Card("compact"), ("style",))
-    with pytest.raises(ur.DataError, match=told):
+    labels = JudgeLabels([record(target, candidates)], Card("compact"), ("style",))
+    with pytest.raises(DataError, match=told):
         labels[0]
 
 
@@ -127,7 +132,7 @@ def test_every_kind_of_batch_costs_its_mean_and_moves_every_weight(vlm, labels):
     net = new_net(vlm, WITH_TIES)
     loss = net(**batch(vlm, labels))["loss"]
     loss.backward()
-    head = ur.Head(("first",), True, net.margin.item())
+    head = Head(("first",), True, net.margin.item())
     red, green, blue = Scalar(vlm, net.head).values(list(map(about, ("red", "green", "blue"))))
     mean, sigma = (torch.tensor([one[0]]) for one in blue)
     costs = [
@@ -203,7 +208,10 @@ def trained(request, checkpoints, tmp_path_factory):
 
 
 def cells():
-    return [item(task, form, split="test", seed=0, index=0).sample for task, form in CELLS.values()]
+    return [
+        make_example(task, form, split="test", seed=0, index=0).sample
+        for task, form in CELLS.values()
+    ]
 
 
 def numbers(verdict):
@@ -215,11 +223,11 @@ def numbers(verdict):
 
 def test_a_trained_folder_loads_as_a_scalar_judge_and_answers_every_cell(trained):
     out, config, losses = trained
-    judge, head = ur.load(out), config.scalar
+    judge, head = ur.open_judge(out), config.scalar
     verdicts = judge.ask(cells())
     for one, sample in zip(verdicts, cells(), strict=True):
         assert numbers(one) == pytest.approx(numbers(judge.ask([sample])[0]), abs=1e-4)
-    assert isinstance(judge, ur.ScalarJudge)
+    assert isinstance(judge, ScalarJudge)
     assert [step for step, _ in losses] == [1, 2]
     assert [type(one) for one in verdicts] == [ur.Scored, ur.Preferred] * 4
     assert all(tuple(one.aspects) == head.aspects for one in verdicts)
@@ -233,7 +241,7 @@ def test_a_trained_folder_loads_as_a_scalar_judge_and_answers_every_cell(trained
 def test_the_same_configuration_gives_the_judge_that_was_saved(trained, tmp_path):
     """A second run, not saved, has the weights and the values of the first, loaded."""
     out, config, losses = trained
-    vlm, judge = load_vlm(config.base, device="cpu"), ur.load(out)
+    vlm, judge = load_vlm(config.base, device="cpu"), ur.open_judge(out)
     before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
     noiseless = annotator("noiseless")
     records = MicroworldSeries(
@@ -244,7 +252,7 @@ def test_the_same_configuration_gives_the_judge_that_was_saved(trained, tmp_path
     assert (again, margin) == (losses, judge.card.head.tie_margin)
     saved = load_vlm(out, device="cpu").model.state_dict()
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
-    unsaved = ur.ScalarJudge(Scalar(vlm, head), judge.card)
+    unsaved = ScalarJudge(Scalar(vlm, head), judge.card)
     for one, other in zip(judge.ask(cells()), unsaved.ask(cells()), strict=True):
         assert numbers(one) == pytest.approx(numbers(other), abs=1e-5)
     moved = {name for name in before if not torch.equal(before[name], saved[name])}
@@ -255,9 +263,9 @@ def test_the_same_configuration_gives_the_judge_that_was_saved(trained, tmp_path
 def test_a_head_that_is_missing_or_of_another_size_is_named(vlm, tmp_path):
     vlm.model.save_pretrained(tmp_path)
     vlm.chat.processor.save_pretrained(tmp_path)
-    ur.Card("compact", head=ur.Head()).write(tmp_path)
-    with pytest.raises(ur.ModelError, match=f"{WEIGHTS} is not the head its card describes"):
-        ur.load(tmp_path)
+    Card("compact", head=Head()).write(tmp_path)
+    with pytest.raises(ModelError, match=f"{WEIGHTS} is not the head its card describes"):
+        ur.open_judge(tmp_path)
     save_head(ValueHead(32, 2, uncertain=False), tmp_path)
-    with pytest.raises(ur.ModelError, match=f"(?s){WEIGHTS} is not the head .*size mismatch"):
-        ur.load(tmp_path)
+    with pytest.raises(ModelError, match=f"(?s){WEIGHTS} is not the head .*size mismatch"):
+        ur.open_judge(tmp_path)

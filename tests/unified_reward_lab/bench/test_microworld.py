@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_judge, open_reference
 from unified_reward_lab.bench import microworld
 from unified_reward_lab.bench.showcase import Showcase, write_showcase
 
@@ -20,7 +20,7 @@ CELLS = {
 
 def measured(reference, **options):
     records = [one for cell in microworld.test_records(N, 0).values() for one in cell]
-    return microworld.evaluate(open_judge(reference, truth=records), n=N, **options)
+    return microworld.evaluate(open_reference(reference, truth=records), n=N, **options)
 
 
 def figures(report, name):

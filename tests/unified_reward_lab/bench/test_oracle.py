@@ -9,8 +9,8 @@ from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
 from unified_reward_lab.bench.oracle import PolicyExam, examine, gap_closed
-from unified_reward_lab.microworld import brief, render
-from unified_reward_lab.microworld.shown import draw_captioned, seeded
+from unified_reward_lab.microworld import policy_prompt, render
+from unified_reward_lab.microworld.candidate_scenes import keyed_rng, random_scene_with_caption
 
 
 N, SEED = 6, 11
@@ -47,7 +47,7 @@ class Says:
 
 
 def briefs(task, split="test", seed=SEED):
-    return [brief(task, split=split, seed=seed, index=i) for i in range(N)]
+    return [policy_prompt(task, split=split, seed=seed, index=i) for i in range(N)]
 
 
 def knows(task, split="test", seed=SEED):
@@ -61,7 +61,7 @@ def draws(split="test"):
     names = iter([one.id for one in briefs(DRAWING, split)])
 
     def one(_prompt, seed):
-        scene, _ = draw_captioned(seeded(next(names)), split=split, is_clip=False)
+        scene, _ = random_scene_with_caption(keyed_rng(next(names)), split=split, is_video=False)
         return Image(render(scene, seed=seed % 2**32), layout="HWC")
 
     return Says(one)

@@ -13,7 +13,7 @@ from unified_reward.core.samples import Task
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.optim import OptimConfig
-from unified_reward_lab.alignment import AlignedPolicy, OracleExam, Preferences
+from unified_reward_lab.alignment import AlignedPolicy, ExamConfig, PreferenceConfig
 from unified_reward_lab.bench.oracle import PolicyExam
 from unified_reward_lab.experiments import alignment as experiment
 from unified_reward_lab.experiments.alignment import (
@@ -39,8 +39,8 @@ def study_in(work, **changes):
             DRAWING: AlignedPolicy("tiny_image", diffusion=DiffusionDPO(OPTIM)),
         },
         "judges": {"one task": "scripted:first", "joint": "tiny_judge"},
-        "preferences": Preferences(prompts=4, n=3),
-        "exam": OracleExam(n=4, seed=3),
+        "preferences": PreferenceConfig(prompts=4, n=3),
+        "exam": ExamConfig(n=4, seed=3),
         "seeds": (0,),
     }
     return AlignmentStudy(work, **(given | changes))
@@ -196,7 +196,7 @@ def test_all_ways_learn_from_equally_many_pairs(study, report):
 
 
 def test_a_second_run_trains_and_examines_nothing_and_reports_the_same(study, report, monkeypatch):
-    for name in ("align_policy", "examine"):
+    for name in ("align", "examine"):
         monkeypatch.setattr(experiment, name, lambda *_, **__: pytest.fail("it was done before"))
     told = []
     assert alignment(study, told.append) == report
@@ -229,7 +229,7 @@ def test_arms_of_other_options_are_not_taken_for_those_of_this_study(study, repo
         alignment(replace(study, judge="scripted:first"))
 
 
-@pytest.mark.parametrize("wrong", [{"seeds": ()}, {"exam": OracleExam(n=1)}])
+@pytest.mark.parametrize("wrong", [{"seeds": ()}, {"exam": ExamConfig(n=1)}])
 def test_a_senseless_study_is_refused(tmp_path, wrong):
     with pytest.raises(ConfigError, match="a seed, and two prompts"):
         study_in(tmp_path, **wrong)

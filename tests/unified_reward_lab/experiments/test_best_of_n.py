@@ -19,7 +19,7 @@ from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Failed, Scale, Score, Scored, Unparsed
 from unified_reward_lab.experiments import best_of_n as experiment
 from unified_reward_lab.experiments.best_of_n import BestOfN, best_of_n, chances, draw, page
-from unified_reward_lab.microworld import pool
+from unified_reward_lab.microworld import candidate_pool
 from unified_reward_lab.microworld.items import TASKS
 
 
@@ -65,7 +65,7 @@ def rules(monkeypatch):
     def opened(reference, *, truth):
         return ByUtility(truth, RULES[reference])
 
-    monkeypatch.setattr(experiment, "open_judge", opened)
+    monkeypatch.setattr(experiment, "open_reference", opened)
 
 
 def measured(reference, **options):
@@ -80,7 +80,7 @@ def values(curve):
 
 def utilities(task=Task.IMAGE_GENERATION):
     """Of every candidate, shape (captions, n)."""
-    drawn = [pool(task, n=N, split="test", seed=0, index=i) for i in range(CAPTIONS)]
+    drawn = [candidate_pool(task, n=N, split="test", seed=0, index=i) for i in range(CAPTIONS)]
     return np.array([one.utilities for one in drawn])
 
 

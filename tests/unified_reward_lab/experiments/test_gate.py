@@ -6,7 +6,7 @@ import pytest
 
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.judges.card import Calibration, Card
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward_lab.bench import microworld
 from unified_reward_lab.examples import CELLS, EDITING
 from unified_reward_lab.experiments.gate import THRESHOLDS, Gate, draw, gate, page
@@ -33,7 +33,7 @@ def report(calm):
 
 
 def test_the_gate_and_the_benchmark_agree(report):
-    bench = microworld.evaluate(load(), n=N)
+    bench = microworld.evaluate(open_judge("tiny_judge"), n=N)
     for cell in CELLS:
         name = "spearman" if cell.endswith("score") else "pair_accuracy_clear"
         row = report["judges"]["shipped"]["cells"][cell]
@@ -48,7 +48,7 @@ def test_temperatures_act_after_and_not_before(report):
         assert all(one["predicted"] == pytest.approx(0.5, abs=0.01) for one in calm[form]["after"])
 
 
-def test_the_page_names_every_cell_and_the_plot_is_a_picture(report):
+def test_the_page_names_every_cell_and_the_plot_is_a_image(report):
     told = page(report)
     assert all(told.count(f"`{cell}`") == 2 for cell in CELLS | EDITING)
     assert "- calm: comparisons 1000.0, scores 1000.0" in told

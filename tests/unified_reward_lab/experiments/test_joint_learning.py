@@ -9,7 +9,7 @@ from unified_reward.core.samples import Task
 from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments import joint_learning as joint
-from unified_reward_lab.microworld.items import CLIP_TASKS, TASKS
+from unified_reward_lab.microworld.items import TASKS, VIDEO_TASKS
 
 
 TINY = OptimConfig(steps=16, batch_size=2, accumulate=1, lr=5e-4)
@@ -25,7 +25,7 @@ def lessons(name):
 def test_a_joint_judge_reads_once_what_the_single_ones_read_four_times(world):
     singles = Counter()
     for task in TASKS:
-        seed = int(world == "apart" and task in CLIP_TASKS)
+        seed = int(world == "apart" and task in VIDEO_TASKS)
         singles += lessons(f"{task}-{seed}")
     read = lessons(f"{world}-0")
     assert sum(read.values()) == TINY.steps * TINY.batch_size
@@ -33,13 +33,13 @@ def test_a_joint_judge_reads_once_what_the_single_ones_read_four_times(world):
     assert singles == Counter(dict.fromkeys(read, 4))
 
 
-def test_only_apart_do_clips_come_from_the_other_half_than_pictures():
+def test_only_apart_do_videos_come_from_the_other_half_than_images():
     for run in joint._runs((0, 1, 2, 3)):
-        of_clips = {part.half for part in run.parts if part.task in CLIP_TASKS}
-        of_pictures = {part.half for part in run.parts if part.task not in CLIP_TASKS}
+        of_videos = {part.half for part in run.parts if part.task in VIDEO_TASKS}
+        of_images = {part.half for part in run.parts if part.task not in VIDEO_TASKS}
         if len(run.parts) > 1:
-            assert (of_clips == of_pictures) == run.name.startswith("shared")
-            assert len(of_clips) == len(of_pictures) == 1
+            assert (of_videos == of_images) == run.name.startswith("shared")
+            assert len(of_videos) == len(of_images) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from unified_reward.io.rows import read_examples
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.optim import OptimConfig
-from unified_reward_lab.alignment import AlignedPolicy, OracleExam, Preferences
+from unified_reward_lab.alignment import AlignedPolicy, ExamConfig, PreferenceConfig
 from unified_reward_lab.experiments.alignment import AlignmentStudy
 from unified_reward_lab.experiments.votes import Votes, page, vote, votes
-from unified_reward_lab.microworld import brief, mutate, render
-from unified_reward_lab.microworld.shown import draw_captioned, seeded
+from unified_reward_lab.microworld import mutate, policy_prompt, render
+from unified_reward_lab.microworld.candidate_scenes import keyed_rng, random_scene_with_caption
 
 
 DRAWING = Task.IMAGE_GENERATION
@@ -26,8 +26,8 @@ OPTIM = OptimConfig(steps=1, batch_size=2, accumulate=1, lr=1e-3, lora_rank=2)
 @pytest.fixture
 def folder(tmp_path):
     """Of one prompt: what it asks for twice, something else, and noise that nobody can read."""
-    asked = brief(DRAWING, split="train", seed=5, index=0)
-    scene, caption = draw_captioned(seeded(asked.id), split="train", is_clip=False)
+    asked = policy_prompt(DRAWING, split="train", seed=5, index=0)
+    scene, caption = random_scene_with_caption(keyed_rng(asked.id), split="train", is_video=False)
     assert caption.text == asked.prompt
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     right = render(scene, seed=1)
@@ -76,8 +76,8 @@ def test_a_judge_goes_on_from_votes_and_is_examined_on_other_prompts(tmp_path):
     study = AlignmentStudy(
         tmp_path / "study",
         policies=policies,
-        preferences=Preferences(prompts=6, n=4),
-        exam=OracleExam(n=4),
+        preferences=PreferenceConfig(prompts=6, n=4),
+        exam=ExamConfig(n=4),
         seeds=(0,),
     )
     optim = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-3)

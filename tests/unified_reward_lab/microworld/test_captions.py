@@ -13,14 +13,14 @@ from unified_reward_lab.microworld import (
     Thing,
     alignment,
     describe,
-    draw_caption,
     elements,
     facts,
+    random_caption,
     split_of,
     vocabulary,
 )
 
-from .scenes import CLIP, PICTURE, scenes
+from .scenes import IMAGE, VIDEO, scenes
 
 
 BOTH = Caption(
@@ -31,12 +31,12 @@ BOTH = Caption(
 
 
 def test_a_true_caption_aligns_fully():
-    assert alignment(BOTH, PICTURE) == 1.0
+    assert alignment(BOTH, IMAGE) == 1.0
 
 
 def test_alignment_is_the_share_of_true_facts():
     """Facts: red, circle, small, blue, star, left of, two objects. Made large and green: 5 of 7."""
-    shown = Scene((Thing("green", "circle", "large", "top left"), PICTURE.things[1]))
+    shown = Scene((Thing("green", "circle", "large", "top left"), IMAGE.things[1]))
     assert alignment(BOTH, shown) == pytest.approx(5 / 7)
 
 
@@ -54,16 +54,16 @@ def test_exchanged_colours_are_not_forgiven():
 
 def test_a_missing_thing_fails_all_its_facts_the_relation_and_the_count():
     """Without the star: red, circle, small hold; blue, star, left of and the count do not."""
-    assert alignment(BOTH, Scene(PICTURE.things[:1])) == pytest.approx(3 / 7)
+    assert alignment(BOTH, Scene(IMAGE.things[:1])) == pytest.approx(3 / 7)
 
 
 def test_a_surplus_thing_fails_the_count_alone():
-    shown = Scene((*PICTURE.things, Thing("green", "cross", "small", "top right")))
+    shown = Scene((*IMAGE.things, Thing("green", "cross", "small", "top right")))
     assert alignment(BOTH, shown) == pytest.approx(6 / 7)
 
 
 def test_the_colour_of_a_turning_thing_is_the_colour_before():
-    turning = Scene((Thing("red", "star", "small", "top left", "turns blue"),), is_clip=True)
+    turning = Scene((Thing("red", "star", "small", "top left", "turns blue"),), is_video=True)
     before = Caption("", (Mention("red", "star", event="turns blue"),))
     after = Caption("", (Mention("blue", "star", event="turns blue"),))
     assert alignment(before, turning) == 1.0
@@ -72,12 +72,12 @@ def test_the_colour_of_a_turning_thing_is_the_colour_before():
 
 def test_a_wrong_event_is_one_fact():
     caption = Caption("", (Mention("red", "circle", event="moves down"), Mention("blue", "star")))
-    assert alignment(caption, CLIP) == pytest.approx(5 / 6)
-    assert alignment(caption, CLIP, ignoring="event") == 1.0
+    assert alignment(caption, VIDEO) == pytest.approx(5 / 6)
+    assert alignment(caption, VIDEO, ignoring="event") == 1.0
 
 
 def test_elements_name_each_fact_and_join_colour_with_shape():
-    shown = Scene((Thing("green", "circle", "small", "top right"), PICTURE.things[1]))
+    shown = Scene((Thing("green", "circle", "small", "top right"), IMAGE.things[1]))
     assert elements(BOTH, shown) == {
         "red circle": 0.0,
         "small red circle": 1.0,
@@ -95,7 +95,7 @@ def test_a_caption_belongs_to_the_test_split_by_its_sha1():
 
 @given(scenes(), st.integers(0, 2**32))
 def test_drawn_captions_are_true_and_use_known_words(scene, seed):
-    caption = draw_caption(scene, np.random.default_rng(seed))
+    caption = random_caption(scene, np.random.default_rng(seed))
     assert alignment(caption, scene) == 1.0
     assert set(caption.text.split()) <= set(vocabulary())
     assert len(caption.objects) == len(scene.things)
@@ -104,7 +104,7 @@ def test_drawn_captions_are_true_and_use_known_words(scene, seed):
 @given(scenes(), st.integers(0, 2**32))
 def test_every_asserted_fact_is_said_in_the_text(scene, seed):
     """Otherwise two equal captions could have different utilities."""
-    caption = draw_caption(scene, np.random.default_rng(seed))
+    caption = random_caption(scene, np.random.default_rng(seed))
     for mention in caption.objects:
         assert mention.phrase() in caption.text
         assert mention.event is None or mention.event in caption.text
@@ -113,23 +113,23 @@ def test_every_asserted_fact_is_said_in_the_text(scene, seed):
     assert words.count("small") + words.count("large") == n_sizes
 
 
-@given(scenes(is_clip=True), st.integers(0, 2**32))
-def test_a_clip_caption_always_says_what_happens(scene, seed):
-    caption = draw_caption(scene, np.random.default_rng(seed))
+@given(scenes(is_video=True), st.integers(0, 2**32))
+def test_a_video_caption_always_says_what_happens(scene, seed):
+    caption = random_caption(scene, np.random.default_rng(seed))
     said = {mention.event for mention in caption.objects}
     assert (scene.actor.event if scene.actor else "stays still") in said
 
 
 @given(scenes())
 def test_the_order_of_things_changes_neither_description_nor_alignment(scene):
-    turned = Scene(scene.things[::-1], scene.is_clip)
+    turned = Scene(scene.things[::-1], scene.is_video)
     assert describe(turned) == describe(scene)
-    caption = draw_caption(scene, np.random.default_rng(0))
+    caption = random_caption(scene, np.random.default_rng(0))
     assert alignment(caption, turned) == 1.0
 
 
-@given(scenes(is_clip=False), scenes(is_clip=False))
+@given(scenes(is_video=False), scenes(is_video=False))
 def test_ignoring_a_kind_leaves_its_facts_out(scene, other):
-    caption = draw_caption(scene, np.random.default_rng(1))
+    caption = random_caption(scene, np.random.default_rng(1))
     assert all(fact.kind != "shape" for fact in facts(caption, other, ignoring="shape"))
     assert 0.0 <= alignment(caption, other) <= 1.0

@@ -10,16 +10,16 @@ from unified_reward_lab.microworld import (
     Mention,
     Scene,
     Thing,
+    apply_edit,
     describe,
-    draw_edit,
     edit_utility,
-    edited,
-    item,
+    make_example,
     oracle,
+    random_edit,
     render,
     split_of,
 )
-from unified_reward_lab.microworld.shown import draw_any_scene, seeded
+from unified_reward_lab.microworld.candidate_scenes import keyed_rng, random_sized_scene
 
 
 CIRCLE = Thing("red", "circle", "small", "top left")
@@ -33,8 +33,8 @@ TO_GREEN = Edit(
 
 def edits(n=300):
     for i in range(n):
-        rng = seeded("edits", i)
-        yield draw_edit(draw_any_scene(rng, is_clip=False), rng), rng
+        rng = keyed_rng("edits", i)
+        yield random_edit(random_sized_scene(rng, is_video=False), rng), rng
 
 
 def test_colours_by_hand():
@@ -77,7 +77,7 @@ def test_every_kind_is_drawn_and_changes_what_it_names():
 def test_obeying_alone_is_worth_more_than_obeying_and_more_than_ignoring():
     for edit, rng in edits():
         worth = {
-            how: edit_utility(*edit.judged(edited(edit, how, rng)), 1.0)
+            how: edit_utility(*edit.judged(apply_edit(edit, how, rng)), 1.0)
             for how in ("right", "undone", "overdone", "spoilt")
         }
         assert worth["right"] == 1.0
@@ -88,7 +88,7 @@ def test_obeying_alone_is_worth_more_than_obeying_and_more_than_ignoring():
 
 def test_the_oracle_judges_pixels_as_the_scene_is_judged():
     for i, (edit, rng) in enumerate(edits(60)):
-        scene = edited(edit, "overdone", rng)
+        scene = apply_edit(edit, "overdone", rng)
         read = oracle.read(np.asarray(render(scene, seed=i)))
         assert edit.judged(read) == edit.judged(scene)
 
@@ -97,7 +97,7 @@ def test_the_oracle_judges_pixels_as_the_scene_is_judged():
 def test_items_show_the_source_and_are_labelled_by_their_utilities(split):
     winners = []
     for i in range(150):
-        one = item(Task.IMAGE_EDITING, "compare", split=split, seed=3, index=i)
+        one = make_example(Task.IMAGE_EDITING, "compare", split=split, seed=3, index=i)
         (source,) = one.sample.context
         scene = oracle.read(np.asarray(source.source))
         assert split_of(f"{one.sample.prompt}: {describe(scene)}") == split
@@ -112,7 +112,7 @@ def test_items_show_the_source_and_are_labelled_by_their_utilities(split):
 def test_scored_items_say_both_axes():
     scores = []
     for i in range(100):
-        one = item(Task.IMAGE_EDITING, "score", split="test", seed=3, index=i)
+        one = make_example(Task.IMAGE_EDITING, "score", split="test", seed=3, index=i)
         axes = one.target.aspects
         assert {*axes} == {"success", "kept"}
         clean = 0.7 * axes["success"] + 0.3 * axes["kept"]

@@ -6,18 +6,18 @@ import pytest
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
 from unified_reward_lab.microworld import (
-    HALVES,
-    HARD,
+    HALF_WORLDS,
+    HARD_WORLD,
     alignment,
     annotator,
+    candidate_pool,
     generation_utility,
-    item,
     items,
-    pool,
+    make_example,
     split_of,
     vocabulary,
 )
-from unified_reward_lab.microworld.items import CLIP_TASKS, GENERATION_TASKS, TASKS
+from unified_reward_lab.microworld.items import GENERATION_TASKS, TASKS, VIDEO_TASKS
 
 
 CELLS = [(task, form) for task in TASKS for form in ("score", "compare")]
@@ -30,9 +30,9 @@ def pixels_of(record):
 
 @pytest.mark.parametrize(("task", "form"), CELLS)
 def test_an_item_depends_on_its_arguments_alone(task, form):
-    first = item(task, form, split="test", seed=3, index=7)
-    item(task, form, split="test", seed=3, index=6)
-    again = item(task, form, split="test", seed=3, index=7)
+    first = make_example(task, form, split="test", seed=3, index=7)
+    make_example(task, form, split="test", seed=3, index=6)
+    again = make_example(task, form, split="test", seed=3, index=7)
     assert (first.sample.prompt, first.target) == (again.sample.prompt, again.target)
     for a, b in zip(pixels_of(first), pixels_of(again), strict=True):
         assert (a == b).all()
@@ -41,12 +41,12 @@ def test_an_item_depends_on_its_arguments_alone(task, form):
 
 @pytest.mark.parametrize(("task", "form"), CELLS)
 def test_items_hold_the_media_of_their_task(task, form):
-    sample = item(task, form, split="train", seed=0, index=0).sample
+    sample = make_example(task, form, split="train", seed=0, index=0).sample
     assert sample.form == form
     is_generation = task in GENERATION_TASKS
     assert len(sample.context) == (0 if is_generation else 1)
     media = sample.candidates if is_generation else sample.context
-    shape, layout = ((8, 64, 64, 3), "THWC") if task in CLIP_TASKS else ((64, 64, 3), "HWC")
+    shape, layout = ((8, 64, 64, 3), "THWC") if task in VIDEO_TASKS else ((64, 64, 3), "HWC")
     assert all((one.source.shape, one.layout) == (shape, layout) for one in media)
 
 
@@ -54,7 +54,8 @@ def test_items_hold_the_media_of_their_task(task, form):
 def test_prompts_belong_to_their_split(task):
     for split in ("train", "test"):
         prompts = {
-            item(task, "score", split=split, seed=0, index=i).sample.prompt for i in range(40)
+            make_example(task, "score", split=split, seed=0, index=i).sample.prompt
+            for i in range(40)
         }
         assert {split_of(prompt) for prompt in prompts} == {split}
 
@@ -64,7 +65,7 @@ def test_no_test_description_is_ever_an_answer_in_training(task):
     told = [
         text
         for i in range(300)
-        for text in item(task, "compare", split="train", seed=0, index=i).sample.candidates
+        for text in make_example(task, "compare", split="train", seed=0, index=i).sample.candidates
     ]
     descriptions = [text for text in told if text.startswith("a ")]
     assert len(descriptions) > 10
@@ -74,7 +75,7 @@ def test_no_test_description_is_ever_an_answer_in_training(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_winners_follow_the_true_utilities(task):
     for i in range(60):
-        target = item(task, "compare", split="train", seed=1, index=i).target
+        target = make_example(task, "compare", split="train", seed=1, index=i).target
         gap = target.aspects["first"] - target.aspects["second"]
         expected = "tie" if abs(gap) <= 0.02 else "first" if gap > 0 else "second"
         assert target.winner == expected
@@ -83,7 +84,9 @@ def test_winners_follow_the_true_utilities(task):
 def test_ties_are_rare_and_orders_balanced():
     """Of 600: ties 48 expected, standard deviation 6.6; firsts half of the rest, 11.8."""
     winners = Counter(
-        item(Task.IMAGE_UNDERSTANDING, "compare", split="train", seed=2, index=i).target.winner
+        make_example(
+            Task.IMAGE_UNDERSTANDING, "compare", split="train", seed=2, index=i
+        ).target.winner
         for i in range(600)
     )
     assert 24 <= winners["tie"] <= 75
@@ -92,7 +95,7 @@ def test_ties_are_rare_and_orders_balanced():
 
 @pytest.mark.parametrize("task", GENERATION_TASKS)
 def test_a_flawless_score_has_all_elements_and_a_lower_one_may_not(task):
-    records = [item(task, "score", split="train", seed=0, index=i) for i in range(80)]
+    records = [make_example(task, "score", split="train", seed=0, index=i) for i in range(80)]
     for record in records:
         score, found = record.target.score, record.target.aspects
         assert score is not None
@@ -111,13 +114,17 @@ def test_annotators_change_train_labels_but_never_media_or_test_labels():
     biased = annotator("position:2")
     for i in range(10):
         ask = {"seed": 0, "index": i}
-        plain = item(Task.IMAGE_GENERATION, "compare", split="train", **ask)
-        swayed = item(Task.IMAGE_GENERATION, "compare", split="train", annotator=biased, **ask)
+        plain = make_example(Task.IMAGE_GENERATION, "compare", split="train", **ask)
+        swayed = make_example(
+            Task.IMAGE_GENERATION, "compare", split="train", annotator=biased, **ask
+        )
         assert swayed.target.winner == "first"
         assert swayed.target.aspects == plain.target.aspects
         assert (pixels_of(swayed)[1] == pixels_of(plain)[1]).all()
-        exact = item(Task.IMAGE_GENERATION, "compare", split="test", **ask)
-        asked = item(Task.IMAGE_GENERATION, "compare", split="test", annotator=biased, **ask)
+        exact = make_example(Task.IMAGE_GENERATION, "compare", split="test", **ask)
+        asked = make_example(
+            Task.IMAGE_GENERATION, "compare", split="test", annotator=biased, **ask
+        )
         assert exact.target == asked.target
 
 
@@ -126,8 +133,8 @@ def test_an_annotator_blind_to_colour_scores_wrong_colours_as_right():
     changed = 0
     for i in range(40):
         ask = {"split": "train", "seed": 5, "index": i}
-        true = item(Task.IMAGE_UNDERSTANDING, "score", **ask)
-        seen = item(Task.IMAGE_UNDERSTANDING, "score", annotator=blind, **ask)
+        true = make_example(Task.IMAGE_UNDERSTANDING, "score", **ask)
+        seen = make_example(Task.IMAGE_UNDERSTANDING, "score", annotator=blind, **ask)
         assert seen.target.score >= true.target.score
         changed += seen.target.score > true.target.score
         if "colour" not in true.sample.prompt and len(true.sample.candidates[0].split()) == 1:
@@ -136,7 +143,9 @@ def test_an_annotator_blind_to_colour_scores_wrong_colours_as_right():
 
 
 def test_hard_items_show_three_things():
-    sample = item(Task.IMAGE_GENERATION, "score", split="train", seed=0, index=0, world=HARD).sample
+    sample = make_example(
+        Task.IMAGE_GENERATION, "score", split="train", seed=0, index=0, world=HARD_WORLD
+    ).sample
     assert sample.prompt.split().count("a") - sample.prompt.startswith("a picture") == 3
     assert sample.id.endswith("-hard")
 
@@ -144,10 +153,10 @@ def test_hard_items_show_three_things():
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("form", ["score", "compare"])
 def test_items_of_one_half_never_speak_of_the_other(task, form):
-    own, other = HALVES["a"], HALVES["b"]
+    own, other = HALF_WORLDS["a"], HALF_WORLDS["b"]
     strange = {*other.colours, *other.shapes, "cross"}
     for i in range(40):
-        sample = item(task, form, split="train", seed=0, index=i, world=own).sample
+        sample = make_example(task, form, split="train", seed=0, index=i, world=own).sample
         answers = [one for one in sample.candidates if isinstance(one, str)]
         assert not strange & set(" ".join([sample.prompt, *answers]).replace("?", "").split())
 
@@ -163,7 +172,7 @@ def test_items_of_one_half_never_speak_of_the_other(task, form):
 def test_unknown_requests_are_refused_with_what_there_is(changed, message):
     wanted = {"task": Task.IMAGE_GENERATION, "form": "score", "split": "train"} | changed
     with pytest.raises(ConfigError, match=message):
-        item(wanted.pop("task"), wanted.pop("form"), seed=0, index=0, **wanted)
+        make_example(wanted.pop("task"), wanted.pop("form"), seed=0, index=0, **wanted)
 
 
 def shown_in(drawn):
@@ -175,9 +184,9 @@ def shown_in(drawn):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_pool_depends_on_its_arguments_alone(task):
     ask = {"n": 3, "split": "test", "seed": 3}
-    first = pool(task, **ask, index=7)
-    other = pool(task, **ask, index=6)
-    again = pool(task, **ask, index=7)
+    first = candidate_pool(task, **ask, index=7)
+    other = candidate_pool(task, **ask, index=6)
+    again = candidate_pool(task, **ask, index=7)
     assert (first.prompt, first.utilities) == (again.prompt, again.utilities)
     assert shown_in(first) == shown_in(again)
     assert shown_in(first) != shown_in(other)
@@ -185,7 +194,7 @@ def test_a_pool_depends_on_its_arguments_alone(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_longer_pool_starts_with_the_shorter_one(task):
-    short, long = (pool(task, n=n, split="test", seed=1, index=2) for n in (3, 8))
+    short, long = (candidate_pool(task, n=n, split="test", seed=1, index=2) for n in (3, 8))
     assert (len(short.candidates), len(long.candidates), len(long.utilities)) == (3, 8, 8)
     assert short.prompt == long.prompt
     assert short.utilities == long.utilities[:3]
@@ -195,7 +204,9 @@ def test_a_longer_pool_starts_with_the_shorter_one(task):
 @pytest.mark.parametrize("task", GENERATION_TASKS)
 def test_the_caption_of_a_pool_belongs_to_its_split(task):
     for split in ("train", "test"):
-        prompts = {pool(task, n=1, split=split, seed=0, index=i).prompt for i in range(40)}
+        prompts = {
+            candidate_pool(task, n=1, split=split, seed=0, index=i).prompt for i in range(40)
+        }
         assert {split_of(prompt) for prompt in prompts} == {split}
 
 
@@ -212,10 +223,10 @@ def test_the_utilities_of_a_pool_are_those_of_what_it_shows(task, monkeypatch):
         return drawn
 
     monkeypatch.setattr(
-        items, "draw_captioned", kept(items.draw_captioned, captions, lambda r: r[1])
+        items, "draw_captioned", kept(items.random_scene_with_caption, captions, lambda r: r[1])
     )
-    monkeypatch.setattr(items, "with_flaw", kept(items.with_flaw, shown, lambda r: r))
-    drawn = pool(task, n=30, split="test", seed=0, index=0)
+    monkeypatch.setattr(items, "add_random_flaw", kept(items.add_random_flaw, shown, lambda r: r))
+    drawn = candidate_pool(task, n=30, split="test", seed=0, index=0)
     (caption,) = captions
     assert drawn.prompt == caption.text
     assert drawn.utilities == tuple(
@@ -226,7 +237,10 @@ def test_the_utilities_of_a_pool_are_those_of_what_it_shows(task, monkeypatch):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_worst_and_the_best_of_a_pool_differ_widely(task):
-    gaps = [np.ptp(pool(task, n=64, split="test", seed=0, index=i).utilities) for i in range(5)]
+    gaps = [
+        np.ptp(candidate_pool(task, n=64, split="test", seed=0, index=i).utilities)
+        for i in range(5)
+    ]
     assert min(gaps) > 0.4
 
 
@@ -241,4 +255,4 @@ def test_the_worst_and_the_best_of_a_pool_differ_widely(task):
 def test_unknown_pools_are_refused_with_what_there_is(changed, message):
     wanted = {"task": Task.IMAGE_GENERATION, "n": 4, "split": "train"} | changed
     with pytest.raises(ConfigError, match=message):
-        pool(**wanted, seed=0, index=0)
+        candidate_pool(**wanted, seed=0, index=0)

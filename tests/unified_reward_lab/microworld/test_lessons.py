@@ -46,7 +46,7 @@ def test_lessons_never_state_nor_show_a_test_caption():
     assert shown > 100
 
 
-def test_captions_taught_are_of_the_training_split_and_what_the_picture_shows():
+def test_captions_taught_are_of_the_training_split_and_what_the_image_shows():
     for i in range(30):
         taught = lesson("image_caption", seed=4, index=i)
         assert split_of(taught.answer) == "train"

@@ -10,28 +10,28 @@ from PIL import Image
 
 from unified_reward.core.errors import MediaError
 from unified_reward_lab.microworld import (
-    PICTURE_FLAWS,
+    IMAGE_FLAWS,
     Caption,
     Mention,
     degrade,
     describe,
-    draw_scene,
     oracle,
+    random_scene,
     render,
 )
 from unified_reward_lab.microworld.oracle import read
 
-from .scenes import CLIP, PICTURE
+from .scenes import IMAGE, VIDEO
 
 
 DEFAULT_SHARED = Path(__file__).parents[4] / "shared"
 PHOTOGRAPHS = Path(os.environ.get("UNIFIED_REWARD_SHARED", DEFAULT_SHARED)) / "data" / "real_media"
 
 
-@pytest.mark.parametrize(("is_clip", "n"), [(False, 300), (True, 100)])
-def test_clean_renderings_are_read_back(is_clip, n):
+@pytest.mark.parametrize(("is_video", "n"), [(False, 300), (True, 100)])
+def test_clean_renderings_are_read_back(is_video, n):
     rng = np.random.default_rng(11)
-    drawn = [draw_scene(rng, n_things=1 + i % 3, is_clip=is_clip) for i in range(n)]
+    drawn = [random_scene(rng, n_things=1 + i % 3, is_video=is_video) for i in range(n)]
     read_back = sum(
         scene is not None and set(scene.things) == set(true.things)
         for true, scene in ((true, read(render(true, seed=i))) for i, true in enumerate(drawn))
@@ -41,22 +41,22 @@ def test_clean_renderings_are_read_back(is_clip, n):
 
 def test_alignment_counts_the_attributes_of_a_wanted_scene():
     """Size, colour, shape, place of two things and the count are nine; one size is wrong."""
-    wanted = replace(PICTURE, things=(replace(PICTURE.things[0], size="large"), PICTURE.things[1]))
-    pixels = render(PICTURE, seed=0)
-    assert oracle.alignment(PICTURE, pixels) == 1.0
+    wanted = replace(IMAGE, things=(replace(IMAGE.things[0], size="large"), IMAGE.things[1]))
+    pixels = render(IMAGE, seed=0)
+    assert oracle.alignment(IMAGE, pixels) == 1.0
     assert oracle.alignment(wanted, pixels) == pytest.approx(8 / 9)
 
 
 def test_alignment_with_a_caption_counts_only_what_it_says():
     said = Caption("", (Mention("red", "circle"), Mention("green", "star")))
-    assert oracle.alignment(said, render(PICTURE, seed=0)) == pytest.approx(4 / 5)
+    assert oracle.alignment(said, render(IMAGE, seed=0)) == pytest.approx(4 / 5)
 
 
-def test_alignment_sees_the_event_of_a_clip():
+def test_alignment_sees_the_event_of_a_video():
     """Ten attributes and the count; played backwards, the event and the place are others."""
-    frames = render(CLIP, seed=0)
-    assert oracle.alignment(CLIP, frames) == 1.0
-    assert oracle.alignment(CLIP, frames[::-1]) == pytest.approx(9 / 11)
+    frames = render(VIDEO, seed=0)
+    assert oracle.alignment(VIDEO, frames) == 1.0
+    assert oracle.alignment(VIDEO, frames[::-1]) == pytest.approx(9 / 11)
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (8, 64, 64, 3)])
@@ -68,7 +68,7 @@ def test_blank_pixels_and_noise_are_not_read(shape):
         rng.integers(0, 256, shape, dtype=np.uint8),
     ):
         assert read(pixels) is None
-        assert oracle.alignment(PICTURE, pixels) == 0.0
+        assert oracle.alignment(IMAGE, pixels) == 0.0
 
 
 @pytest.mark.skipif(
@@ -86,25 +86,25 @@ def test_photographs_are_not_read():
             assert read(np.asarray(photograph.convert("RGB").resize((64, 64)))) is None, path.name
 
 
-@pytest.mark.parametrize("flaw", PICTURE_FLAWS)
-def test_flawed_pictures_are_seldom_misread(flaw):
+@pytest.mark.parametrize("flaw", IMAGE_FLAWS)
+def test_flawed_images_are_seldom_misread(flaw):
     rng = np.random.default_rng(2)
     misread = 0
     for i in range(60):
-        true = draw_scene(rng, n_things=2, is_clip=False)
+        true = random_scene(rng, n_things=2, is_video=False)
         scene = read(degrade(render(true, seed=i), flaw, 0.3, rng))
         misread += scene is not None and set(scene.things) != set(true.things)
     assert misread <= 9
 
 
-def test_pale_pictures_are_read_in_full():
+def test_pale_images_are_read_in_full():
     rng = np.random.default_rng(2)
     for seed in range(20):
-        assert read(degrade(render(PICTURE, seed=seed), "washed out", 1.0, rng)) == PICTURE
+        assert read(degrade(render(IMAGE, seed=seed), "washed out", 1.0, rng)) == IMAGE
 
 
 def test_two_things_that_change_are_not_explained_away():
-    frames = render(CLIP, seed=0).copy()
+    frames = render(VIDEO, seed=0).copy()
     frames[4:, 32:] = frames[4:, 63:, 63:]
     assert read(frames) is None
 
@@ -125,7 +125,7 @@ def test_other_pixels_are_refused(pixels):
     ],
 )
 def test_what_policies_draw_is_read_as_it_was_labelled_by_eye(kind, both, alike, one, neither):
-    """Labelled before the oracle had read it; None is doubt. A clip is its frames 0, 1, 6 and 7."""
+    """Labelled before the oracle had read it; None is doubt. A video is its frames 0, 1, 6 and 7."""
     results = Path(__file__).parents[3] / "docs" / "results"
     labels = json.loads((results / "oracle_labels.json").read_text("utf-8"))[kind]
     sheet = np.asarray(Image.open(results / f"oracle_{kind}.png"))

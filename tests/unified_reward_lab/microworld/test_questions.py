@@ -7,13 +7,13 @@ from unified_reward_lab.microworld import (
     Question,
     Reply,
     describe,
-    draw_question,
-    draw_reply,
+    random_question,
+    random_reply,
     vocabulary,
 )
 from unified_reward_lab.microworld.questions import description_question
 
-from .scenes import CLIP, PICTURE, scenes
+from .scenes import IMAGE, VIDEO, scenes
 
 
 STYLES = ("right", "partly", "wrong", "padded right", "padded wrong", "evasive")
@@ -28,11 +28,11 @@ CONTENT = Question(
 
 def asked(scene, n=400):
     rng = np.random.default_rng(0)
-    return {q.text: q.answer for q in (draw_question(scene, rng) for _ in range(n))}
+    return {q.text: q.answer for q in (random_question(scene, rng) for _ in range(n))}
 
 
-def test_answers_about_a_picture_are_right():
-    answers = asked(PICTURE)
+def test_answers_about_a_image_are_right():
+    answers = asked(IMAGE)
     expected = {
         "what colour is the star?": "blue",
         "what shape is the red object?": "circle",
@@ -50,8 +50,8 @@ def test_answers_about_a_picture_are_right():
     assert {a for q, a in answers.items() if q.startswith("is there")} == {"yes", "no"}
 
 
-def test_answers_about_a_clip_are_right():
-    answers = asked(CLIP)
+def test_answers_about_a_video_are_right():
+    answers = asked(VIDEO)
     expected = {
         "what happens to the red circle?": "it moves right",
         "what happens to the blue star?": "it stays still",
@@ -64,8 +64,8 @@ def test_answers_about_a_clip_are_right():
 @given(scenes(), st.integers(0, 2**32), st.sampled_from(STYLES))
 def test_replies_are_worth_what_their_style_says(scene, seed, style):
     rng = np.random.default_rng(seed)
-    question = draw_question(scene, rng)
-    reply = draw_reply(question, style, rng, split="test")
+    question = random_question(scene, rng)
+    reply = random_reply(question, style, rng, split="test")
     worth = reply.utility(question)
     exact = {"right": 1.0, "wrong": 0.0, "padded right": 0.85, "padded wrong": 0.0, "evasive": 0.2}
     if style in exact:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from unified_reward.core.errors import DataError
-from unified_reward_lab.microworld import Scene, Thing, draw_scene
+from unified_reward_lab.microworld import Scene, Thing, random_scene
 
-from .scenes import CLIP, PICTURE
+from .scenes import IMAGE, VIDEO
 
 
 STAR = Thing("red", "star", "small", "top left")
@@ -30,17 +30,17 @@ CROSS = Thing("blue", "cross", "large", "top right")
 )
 def test_impossible_scenes_are_refused_with_the_reason(things, why):
     with pytest.raises(DataError, match=why):
-        Scene(tuple(things), is_clip=True)
+        Scene(tuple(things), is_video=True)
 
 
-def test_a_picture_holds_no_event():
-    with pytest.raises(DataError, match="a picture has no events; say is_clip=True"):
+def test_a_image_holds_no_event():
+    with pytest.raises(DataError, match="a picture has no events; say is_video=True"):
         Scene((replace(STAR, event="grows"),))
 
 
 def test_the_state_after_an_event_is_that_of_the_event():
-    thing = CLIP.things[0]
-    assert thing.at_start() == PICTURE.things[0]
+    thing = VIDEO.things[0]
+    assert thing.at_start() == IMAGE.things[0]
     assert thing.at_end() == Thing("red", "circle", "small", "top right")
     gone = Thing("red", "circle", "small", "top left", "disappears")
     assert gone.at_end() is None
@@ -48,9 +48,9 @@ def test_the_state_after_an_event_is_that_of_the_event():
     assert Thing("red", "circle", "small", "top left", "appears").at_start() is None
 
 
-def test_a_clip_has_at_most_one_actor_and_sometimes_none():
+def test_a_video_has_at_most_one_actor_and_sometimes_none():
     rng = np.random.default_rng(0)
-    drawn = [draw_scene(rng, n_things=2, is_clip=True) for _ in range(800)]
+    drawn = [random_scene(rng, n_things=2, is_video=True) for _ in range(800)]
     share_still = sum(scene.actor is None for scene in drawn) / len(drawn)
     assert 0.03 < share_still < 0.1  # one in sixteen is 0.0625; four standard errors are 0.034
 
@@ -60,7 +60,7 @@ def test_attributes_are_drawn_evenly():
     colours = Counter(
         thing.colour
         for _ in range(600)
-        for thing in draw_scene(rng, n_things=2, is_clip=False).things
+        for thing in random_scene(rng, n_things=2, is_video=False).things
     )
     assert len(colours) == 6
     assert min(colours.values()) > 150  # 200 expected, standard deviation 13

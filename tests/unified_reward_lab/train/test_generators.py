@@ -12,15 +12,15 @@ from unified_reward.core.samples import Image, Task, Video
 from unified_reward.train.denoisers import build_denoiser
 from unified_reward_lab.microworld import split_of
 from unified_reward_lab.train.autoencoders import (
-    CLIP_FRAMES,
-    Autoencoding,
-    build_clip_autoencoder,
+    VIDEO_FRAMES,
+    AutoencoderTraining,
     build_image_autoencoder,
+    build_video_autoencoder,
     drawn,
     frame_by_frame,
-    teach_autoencoder,
+    train_autoencoder,
 )
-from unified_reward_lab.train.generators import TinyGenerator, teach_generator
+from unified_reward_lab.train.generators import GeneratorTraining, train_generator
 
 
 ITEMS = 32
@@ -31,28 +31,28 @@ LATENTS = {"image": (4, 8, 8), "video": (8, 5, 8, 8)}
 
 
 def generator(medium):
-    taught = Autoencoding(steps=1, batch_size=2)
+    taught = AutoencoderTraining(steps=1, batch_size=2)
     rate = 1e-3 if medium == "video" else 0.0
-    return TinyGenerator(medium, taught, steps=2, items=ITEMS, batch_size=4, muon_lr=rate)
+    return GeneratorTraining(medium, taught, steps=2, items=ITEMS, batch_size=4, muon_lr=rate)
 
 
 @pytest.fixture(scope="module", params=MEDIA)
 def taught(request, tmp_path_factory):
     """What is drawn, the folder of its pipeline, and the losses."""
     folder = tmp_path_factory.mktemp(request.param)
-    return request.param, folder, teach_generator(generator(request.param), folder)
+    return request.param, folder, train_generator(generator(request.param), folder)
 
 
 @pytest.fixture(scope="module")
-def clips():
+def videos():
     torch.manual_seed(0)
-    return build_clip_autoencoder().eval()
+    return build_video_autoencoder().eval()
 
 
 def items(medium):
     """Pixels of the items that a generator of seed 0 is taught."""
-    is_clip = medium == "video"
-    return torch.stack([drawn(i, is_clip=is_clip, seed=1)[1] for i in range(ITEMS)])
+    is_video = medium == "video"
+    return torch.stack([drawn(i, is_video=is_video, seed=1)[1] for i in range(ITEMS)])
 
 
 def test_there_is_a_loss_for_every_step(taught):
@@ -83,12 +83,12 @@ def test_every_weight_is_written_in_half_precision_as_safetensors(taught):
 
 
 def test_latents_have_unit_variance(taught):
-    """Of pictures over all, of clips channel by channel, where the mean is 0 too."""
+    """Of images over all, of videos channel by channel, where the mean is 0 too."""
     medium, folder, _ = taught
     policy = policies.load(folder, device="cpu")
     denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)
     with torch.no_grad():
-        latents = denoiser.latents(items(medium))
+        latents = denoiser.encode_pixels(items(medium))
     assert latents.shape == (ITEMS, *LATENTS[medium])
     if medium == "image":
         assert float(latents.std()) == pytest.approx(1, rel=0.01)
@@ -99,102 +99,102 @@ def test_latents_have_unit_variance(taught):
 
 def test_one_seed_teaches_the_same(taught, tmp_path):
     medium, _, losses = taught
-    assert teach_generator(generator(medium), tmp_path) == losses
+    assert train_generator(generator(medium), tmp_path) == losses
 
 
 def test_prompts_are_read_as_far_as_captions_go(taught):
     policy = policies.load(taught[1], device="cpu")
     denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)
-    captions = [drawn(i, is_clip=taught[0] == "video", seed=5)[0] for i in range(100)]
-    assert all(denoiser.tokens_over(one) is None for one in captions)
-    assert denoiser.tokens_over("a red circle " * 40) is not None
+    captions = [drawn(i, is_video=taught[0] == "video", seed=5)[0] for i in range(100)]
+    assert all(denoiser.prompt_overflow(one) is None for one in captions)
+    assert denoiser.prompt_overflow("a red circle " * 40) is not None
 
 
-@pytest.mark.parametrize("is_clip", [False, True])
-def test_what_is_drawn_is_of_the_training_split_and_depends_on_its_place_alone(is_clip):
-    made = [drawn(i, is_clip=is_clip, seed=3) for i in range(60)]
+@pytest.mark.parametrize("is_video", [False, True])
+def test_what_is_drawn_is_of_the_training_split_and_depends_on_its_place_alone(is_video):
+    made = [drawn(i, is_video=is_video, seed=3) for i in range(60)]
     assert {split_of(caption) for caption, _ in made} == {"train"}
-    caption, pixels = drawn(7, is_clip=is_clip, seed=3)
+    caption, pixels = drawn(7, is_video=is_video, seed=3)
     assert caption == made[7][0]
     assert torch.equal(pixels, made[7][1])
-    assert drawn(7, is_clip=is_clip, seed=4)[0] != caption
-    assert pixels.shape == ((3, CLIP_FRAMES, 64, 64) if is_clip else (3, 64, 64))
+    assert drawn(7, is_video=is_video, seed=4)[0] != caption
+    assert pixels.shape == ((3, VIDEO_FRAMES, 64, 64) if is_video else (3, 64, 64))
     assert -1 <= float(pixels.min()) < float(pixels.max()) <= 1
-    if is_clip:
+    if is_video:
         assert torch.equal(pixels[:, -1], pixels[:, -2])
 
 
-def test_nine_frames_are_five_latent_frames_of_eight_channels(clips):
+def test_nine_frames_are_five_latent_frames_of_eight_channels(videos):
     with torch.no_grad():
-        latent = clips.encode(items("video")[:2]).latent_dist.mode()
-        back = clips.decode(latent).sample
+        latent = videos.encode(items("video")[:2]).latent_dist.mode()
+        back = videos.decode(latent).sample
     assert latent.shape == (2, 8, 5, 8, 8)
     assert back.shape == (2, 3, 9, 64, 64)
 
 
-def test_a_picture_is_four_channels():
+def test_a_image_is_four_channels():
     torch.manual_seed(0)
     latent = build_image_autoencoder().encode(items("image")[:2]).latent_dist.mode()
     assert latent.shape == (2, 4, 8, 8)
 
 
-def test_before_training_a_still_clip_comes_back_the_same_in_all_its_frames(clips):
+def test_before_training_a_still_video_comes_back_the_same_in_all_its_frames(videos):
     still = items("video")[:2, :, :1]
     with torch.no_grad():
-        back = clips.decode(clips.encode(still.repeat(1, 1, 9, 1, 1)).latent_dist.mode()).sample
-        one = clips.decode(clips.encode(still).latent_dist.mode()).sample
+        back = videos.decode(videos.encode(still.repeat(1, 1, 9, 1, 1)).latent_dist.mode()).sample
+        one = videos.decode(videos.encode(still).latent_dist.mode()).sample
     assert one.shape == (2, 3, 1, 64, 64)
     assert torch.allclose(back, one.expand_as(back), atol=1e-5)
 
 
-def test_before_training_a_latent_frame_is_the_last_of_the_two_it_stands_for(clips):
+def test_before_training_a_latent_frame_is_the_last_of_the_two_it_stands_for(videos):
     """Frames 0, 2, 4, 6 and 8, each as if it stood alone; the others leave no trace."""
-    clip = torch.randn(1, 3, 9, 64, 64, generator=torch.Generator().manual_seed(0))
+    video = torch.randn(1, 3, 9, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        whole = clips.encode(clip).latent_dist.mode()
-        alone = [clips.encode(clip[:, :, i : i + 1]).latent_dist.mode() for i in range(0, 9, 2)]
+        whole = videos.encode(video).latent_dist.mode()
+        alone = [videos.encode(video[:, :, i : i + 1]).latent_dist.mode() for i in range(0, 9, 2)]
         assert torch.allclose(whole, torch.cat(alone, 2), atol=1e-5)
-        back = clips.decode(whole).sample
-        shown = [clips.decode(one).sample for one in alone]
+        back = videos.decode(whole).sample
+        shown = [videos.decode(one).sample for one in alone]
     twice = torch.cat([shown[0], *(one for each in shown[1:] for one in (each, each))], 2)
     assert torch.allclose(back, twice, atol=1e-5)
 
 
-def test_a_taught_autoencoder_of_clips_still_works_frame_by_frame(clips):
+def test_a_taught_autoencoder_of_videos_still_works_frame_by_frame(videos):
     torch.manual_seed(0)
-    model = build_clip_autoencoder()
-    teach_autoencoder(model, Autoencoding(steps=2, batch_size=2))
-    clip = items("video")[:1]
+    model = build_video_autoencoder()
+    train_autoencoder(model, AutoencoderTraining(steps=2, batch_size=2))
+    video = items("video")[:1]
     with torch.no_grad():
-        whole = model.encode(clip).latent_dist.mode()
-        alone = [model.encode(clip[:, :, i : i + 1]).latent_dist.mode() for i in range(0, 9, 2)]
+        whole = model.encode(video).latent_dist.mode()
+        alone = [model.encode(video[:, :, i : i + 1]).latent_dist.mode() for i in range(0, 9, 2)]
         assert torch.allclose(whole, torch.cat(alone, 2), atol=1e-5)
-        assert not torch.allclose(whole, clips.encode(clip).latent_dist.mode(), atol=1e-3)
+        assert not torch.allclose(whole, videos.encode(video).latent_dist.mode(), atol=1e-3)
         with frame_by_frame(model):
-            assert torch.allclose(model.encode(clip).latent_dist.mode(), whole, atol=1e-5)
+            assert torch.allclose(model.encode(video).latent_dist.mode(), whole, atol=1e-5)
             back = model.decode(whole).sample
         assert torch.allclose(model.decode(whole).sample, back, atol=1e-5)
 
 
-@pytest.mark.parametrize("build", [build_image_autoencoder, build_clip_autoencoder])
-def test_a_few_steps_bring_pictures_nearer(build):
+@pytest.mark.parametrize("build", [build_image_autoencoder, build_video_autoencoder])
+def test_a_few_steps_bring_images_nearer(build):
     torch.manual_seed(0)
-    losses = teach_autoencoder(build(), Autoencoding(steps=24, batch_size=4))
+    losses = train_autoencoder(build(), AutoencoderTraining(steps=24, batch_size=4))
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
 def test_decoded_values_beyond_the_range_are_still_taught():
     """Wan's own decoding cuts them off, and with them their gradient."""
     torch.manual_seed(0)
-    model = build_clip_autoencoder()
+    model = build_video_autoencoder()
     with torch.no_grad():
         model.decoder.conv_out.bias.fill_(5.0)
-    losses = teach_autoencoder(model, Autoencoding(steps=24, batch_size=4, lr=1e-1))
+    losses = train_autoencoder(model, AutoencoderTraining(steps=24, batch_size=4, lr=1e-1))
     assert losses[0] > 4
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_the_sampling_of_clips_is_that_of_the_microworld(taught):
+def test_the_sampling_of_videos_is_that_of_the_microworld(taught):
     told = json.loads((taught[1] / "sampling.json").read_text("utf-8"))
     sizes = {"height": 64, "width": 64, "frames": 8, "fps": 4}
     few = {"steps": 8, "guidance": 1.0}

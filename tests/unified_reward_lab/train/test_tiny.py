@@ -27,7 +27,7 @@ def pretraining(steps):
         OptimConfig(steps=steps, batch_size=4, accumulate=1),
         vision=VisionWarmup(steps=2, batch_size=4),
         frames=3,
-        clips_from=0.5,
+        videos_from=0.5,
     )
 
 
@@ -41,10 +41,10 @@ def test_any_text_survives_the_tokenizer(tokenizer, text):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_a_picture_costs_a_token_a_cell(tokenizer):
+def test_a_image_costs_a_token_a_cell(tokenizer):
     chat = Chat(build_processor(tokenizer))
-    pictures = tuple(PIL.Image.new("RGB", (side, side)) for side in (20, 64, 300))
-    ids = chat.batch([Request((*pictures, "?"))])["input_ids"][0].tolist()
+    images = tuple(PIL.Image.new("RGB", (side, side)) for side in (20, 64, 300))
+    ids = chat.batch([Request((*images, "?"))])["input_ids"][0].tolist()
     assert ids.count(tokenizer.convert_tokens_to_ids("<|image_pad|>")) == 3 * 4
 
 
@@ -82,8 +82,8 @@ def test_a_word_of_many_tokens_cannot_name_a_class(tokenizer):
         warm_up(build_model(chat.tokenizer), chat, VisionWarmup(steps=1), seed=0)
 
 
-def test_clips_come_in_late_and_about_every_second_block():
-    """A picture shows one or, in a choice, two; a clip three frames, or six."""
+def test_videos_come_in_late_and_about_every_second_block():
+    """An image shows one or, in a choice, two; a video three frames, or six."""
     turns = LessonTurns(pretraining(40))
     n_shown = [
         sum(not isinstance(part, str) for part in turns[i].request.parts) for i in range(0, 160, 4)

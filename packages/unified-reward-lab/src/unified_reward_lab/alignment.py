@@ -16,12 +16,12 @@ from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.io.journal import Journal
+from unified_reward.io.rows import read_examples
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges import bulk as judge_bulk
 from unified_reward.judges.registry import open_judge
 from unified_reward.pairs import bulk
 from unified_reward.pairs.make import PairOptions
-from unified_reward.pairs.pools import read_pools
 from unified_reward.policies.candidates import make_candidates
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO
@@ -35,7 +35,7 @@ _PROMPTS = 16
 
 
 @dataclass(frozen=True)
-class Preferences:
+class PreferenceConfig:
     """How pairs are made of what a policy makes of prompts of the microworld."""
 
     prompts: int = 64
@@ -48,7 +48,7 @@ class Preferences:
 
 
 @dataclass(frozen=True)
-class OracleExam:
+class ExamConfig:
     """On what policies are examined before and after."""
 
     n: int = 200
@@ -65,9 +65,9 @@ class AlignedPolicy:
     vlm: VLMDPO | None = None
     diffusion: DiffusionDPO | None = None
     prompts: int | None = None
-    """In place of the number in `Preferences`."""
+    """In place of the number in `PreferenceConfig`."""
 
-    def asked(self, how: Preferences) -> Preferences:
+    def asked(self, how: PreferenceConfig) -> PreferenceConfig:
         """How its pairs are made."""
         return replace(how, prompts=self.prompts or how.prompts)
 
@@ -77,20 +77,20 @@ class AlignedPolicy:
 
 
 @dataclass(frozen=True)
-class Alignment:
+class AlignmentConfig:
     """Policies aligned by a judge and examined by the microworld's oracle."""
 
     policies: Mapping[Task, AlignedPolicy]
     judge: str = ""
     """A judge's reference; empty for the judge that the recipe trains."""
-    preferences: Preferences = field(default_factory=Preferences)
-    exam: OracleExam = field(default_factory=OracleExam)
+    preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
+    exam: ExamConfig = field(default_factory=ExamConfig)
 
 
-def draw_candidates(
+def write_candidates(
     policy: str,
     task: Task,
-    how: Preferences,
+    how: PreferenceConfig,
     out: Path,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Counter[str]:
@@ -113,12 +113,12 @@ def draw_candidates(
     maker = policies.load(checkpoint_path(policy), batch_size=how.n)
     maker.name = policy
     journal = Journal(out / "candidates.jsonl")
-    for _ in make_candidates(read_pools(prompts), journal, maker, n=how.n, seed=how.seed):
+    for _ in make_candidates(read_examples(prompts), journal, maker, n=how.n, seed=how.seed):
         progress(1)
     return _counted(journal, "generated")
 
 
-def draw_pairs(
+def write_pairs(
     candidates: Path,
     judge: str,
     how: PairOptions,
@@ -143,7 +143,7 @@ def draw_pairs(
     work = bulk.PairWork(candidates, out, judge, None, None, how)
     journal = Journal(out)
     check_run_config(out, {"judge": judge} | asdict(how))
-    lines = judge_bulk.lines_of(candidates, read_pools(candidates))
+    lines = judge_bulk.lines_of(candidates, read_examples(candidates))
     for rows in judge_bulk.run(work, lines, journal, size=_PROMPTS):
         progress(len(rows))
     return _counted(journal, "kept")
@@ -157,7 +157,9 @@ def _counted(journal: Journal, wanted: str) -> Counter[str]:
     return counts
 
 
-def examine_both(before: str | Path, after: Path, task: Task, judge: str, how: OracleExam) -> Any:
+def examine_before_and_after(
+    before: str | Path, after: Path, task: Task, judge: str, how: ExamConfig
+) -> Any:
     """What a policy is worth before and after, on the same prompts with the same noise.
 
     Returns:

@@ -16,7 +16,7 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Form, Image, Task, Video
 from unified_reward.data.example_file import mirrored
 from unified_reward.io.rows import example_row, part_row
-from unified_reward_lab.microworld import Annotator, Split, brief, item
+from unified_reward_lab.microworld import Annotator, Split, make_example, policy_prompt
 from unified_reward_lab.microworld.items import TASKS
 
 
@@ -69,7 +69,7 @@ class MicroworldSeries:
         task, form = (CELLS | EDITING)[str(rng.choice(self._cells, p=self._shares))]
         is_twin = self._twins and form == "compare" and index % 2 == 1
         named = index - 1 if is_twin else index
-        given = item(
+        given = make_example(
             task, form, split="train", seed=self._seed, index=named, annotator=self._annotator
         )
         return mirrored(given) if is_twin else given
@@ -108,7 +108,7 @@ def write_microworld(
         with path.open("w", encoding="utf-8") as file:
             for i in range(n):
                 form = forms[i % len(forms)]
-                record = item(task, form, split=split, seed=seed, index=i // len(forms))
+                record = make_example(task, form, split=split, seed=seed, index=i // len(forms))
                 row = example_row(_on_disk(record, folder), out)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 progress(1)
@@ -147,7 +147,7 @@ def write_prompts(
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
             for i in range(n):
-                wanted = brief(task, split=split, seed=seed, index=i)
+                wanted = policy_prompt(task, split=split, seed=seed, index=i)
                 shown = [part_row(_stored(one, folder), out) for one in wanted.context]
                 row = {"id": wanted.id, "task": task.value, "prompt": wanted.prompt}
                 file.write(json.dumps(row | {"candidates": [], "context": shown}) + "\n")
@@ -158,10 +158,9 @@ def write_prompts(
 
 
 def _on_disk(record: Example, folder: Path) -> Example:
-    sample = record.sample
-    context: Any = tuple(_stored(one, folder) for one in sample.context)
-    candidates = tuple(_stored(one, folder) for one in sample.candidates)
-    return replace(record, sample=replace(sample, candidates=candidates, context=context))
+    context: Any = tuple(_stored(one, folder) for one in record.context)
+    candidates = tuple(_stored(one, folder) for one in record.candidates)
+    return replace(record, candidates=candidates, context=context)
 
 
 def _stored(part: Any, folder: Path) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from unified_reward.core.samples import Example
 from unified_reward.data.series import Examples, Series, SeriesRequest
 from unified_reward_lab.examples import CELLS, EDITING, MicroworldSeries
-from unified_reward_lab.microworld import annotator, item
+from unified_reward_lab.microworld import annotator, make_example
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def _train(options: MicroworldOptions, request: SeriesRequest) -> Examples:
 def _held_out(options: MicroworldOptions, n: int, seed: int) -> list[Example]:
     """New items of training captions, exactly labelled."""
     return [
-        item(*(CELLS | EDITING)[cell], split="train", seed=seed, index=i)
+        make_example(*(CELLS | EDITING)[cell], split="train", seed=seed, index=i)
         for cell in options.trained_cells
         for i in range(n)
     ]
@@ -49,7 +49,7 @@ def _held_out(options: MicroworldOptions, n: int, seed: int) -> list[Example]:
 def _previews(options: MicroworldOptions) -> dict[str, Example]:
     labeller = annotator(options.annotator)
     return {
-        cell: item(*(CELLS | EDITING)[cell], split="train", seed=0, index=0, annotator=labeller)
+        cell: make_example(*(CELLS | EDITING)[cell], split="train", seed=0, index=0, annotator=labeller)
         for cell in options.trained_cells
     }
 

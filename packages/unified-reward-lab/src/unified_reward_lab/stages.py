@@ -19,9 +19,9 @@ from unified_reward.policies import DEFAULTS
 from unified_reward.recipes.stage import Recipe, Run, Stage
 from unified_reward.recipes.stages import judge_of, train_together
 from unified_reward.train.dpo import align
-from unified_reward_lab.alignment import Alignment, draw_candidates, draw_pairs, examine_both
+from unified_reward_lab.alignment import AlignmentConfig, write_candidates, write_pairs, examine_before_and_after
 from unified_reward_lab.bench.showcase import Showcase, write_showcase
-from unified_reward_lab.train.generators import TinyGenerator, teach_generator
+from unified_reward_lab.train.generators import GeneratorTraining, train_generator
 from unified_reward_lab.train.speaker import TinySpeaker, teach_speaker
 from unified_reward_lab.train.tiny import TinyPretraining, pretrain
 
@@ -38,18 +38,18 @@ def _speaker(config: TinySpeaker, run: Run) -> None:
     run.stage("speaker", config, [checkpoint_path(config.base)], folder / DEFAULTS, work)
 
 
-def _generator(config: TinyGenerator, run: Run) -> None:
+def _generator(config: GeneratorTraining, run: Run) -> None:
     folder = run.out / "generator"
-    work = partial(train_together, lambda: teach_generator(config, folder))
+    work = partial(train_together, lambda: train_generator(config, folder))
     run.stage("generator", config, [], folder / DEFAULTS, work)
 
 
-def _check_align(_: Alignment, __: Recipe) -> None:
+def _check_align(_: AlignmentConfig, __: Recipe) -> None:
     if PartialState().num_processes > 1:
         raise ConfigError("align runs in one process; launch a recipe with dpo with several")
 
 
-def _align(config: Alignment, run: Run) -> None:
+def _align(config: AlignmentConfig, run: Run) -> None:
     """Candidates, pairs, DPO and exam of every policy."""
     judge = judge_of(config.judge, run)
     for task in config.policies:
@@ -60,7 +60,7 @@ def _align(config: Alignment, run: Run) -> None:
             run.figures[f"dpo.{task.value}.judge_reward.{side}"] = exam[side]["judge_reward"]
 
 
-def _align_policy(config: Alignment, task: Task, judge: str, run: Run) -> None:
+def _align_policy(config: AlignmentConfig, task: Task, judge: str, run: Run) -> None:
     policy = config.policies[task]
     preferences = policy.asked(config.preferences)
     folder, source = run.out / task.value, checkpoint_path(policy.policy)
@@ -73,14 +73,14 @@ def _align_policy(config: Alignment, task: Task, judge: str, run: Run) -> None:
         {"preferences": as_data(preferences), "policy": policy.policy},
         [source],
         candidates,
-        partial(draw_candidates, policy.policy, task, preferences, candidates.parent),
+        partial(write_candidates, policy.policy, task, preferences, candidates.parent),
     )
     run.stage(
         f"{task.value}/pairs",
         preferences.pairing,
         [candidates, weights, weights / CARD],
         pairs,
-        partial(draw_pairs, candidates, judge, preferences.pairing, pairs),
+        partial(write_pairs, candidates, judge, preferences.pairing, pairs),
     )
     run.stage(
         f"{task.value}/dpo",
@@ -94,7 +94,7 @@ def _align_policy(config: Alignment, task: Task, judge: str, run: Run) -> None:
         config.exam,
         [source, aligned, weights, weights / CARD],
         aligned / DEFAULTS,
-        partial(examine_both, policy.policy, aligned, task, judge, config.exam),
+        partial(examine_before_and_after, policy.policy, aligned, task, judge, config.exam),
     )
     run.products[task.value] = aligned
 
@@ -110,7 +110,7 @@ class ShowcaseStage(Showcase):
 def _showcase(config: ShowcaseStage, run: Run) -> None:
     judge, page = judge_of(config.judge, run), run.out / "report.html"
     reports: list[str | Path] = [run.out / name / "report.json" for name in run.reports]
-    alignment: Alignment | None = run.recipe.stages.get("align")
+    alignment: AlignmentConfig | None = run.recipe.stages.get("align")
     aligned = {
         task: (policy.policy, run.products[task.value])
         for task, policy in (alignment.policies if alignment else {}).items()
@@ -125,6 +125,6 @@ def _showcase(config: ShowcaseStage, run: Run) -> None:
 
 BASE = Stage("base", TinyPretraining, _base, every_process=True)
 SPEAKER = Stage("speaker", TinySpeaker, _speaker, every_process=True)
-GENERATOR = Stage("generator", TinyGenerator, _generator, every_process=True)
-ALIGN = Stage("align", Alignment, _align, _check_align)
+GENERATOR = Stage("generator", GeneratorTraining, _generator, every_process=True)
+ALIGN = Stage("align", AlignmentConfig, _align, _check_align)
 SHOWCASE = Stage("showcase", ShowcaseStage, _showcase)

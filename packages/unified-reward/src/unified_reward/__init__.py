@@ -1,4 +1,4 @@
-"""One vision-language judge for generated and understood pictures and videos.
+"""One vision-language judge for generated and understood images and videos.
 
 Importing this loads neither torch nor transformers; names arrive when they are first used.
 """
@@ -10,90 +10,75 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from unified_reward.core.errors import (
-        ConfigError,
-        DataError,
-        MediaError,
-        ModelError,
-        ServerError,
-        UnifiedRewardError,
-        UnparsedError,
-    )
-    from unified_reward.core.requests import Answer, Model, Request
-    from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
-    from unified_reward.core.verdicts import (
-        Failed,
-        Preferred,
-        Ranking,
-        Scale,
-        Score,
-        Scored,
-        Unparsed,
-        Verdict,
-    )
-    from unified_reward.judges.card import Calibration, Card, Head
-    from unified_reward.judges.generative import GenerativeJudge, merge_orders
-    from unified_reward.judges.registry import connect, load, open_judge
-    from unified_reward.judges.scalar import ScalarJudge
+    from unified_reward.bench.run import run_benchmark
+    from unified_reward.core.base_judge import BaseJudge as Judge
+    from unified_reward.core.errors import UnifiedRewardError
+    from unified_reward.core.samples import Image, Sample, Task, Video
+    from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
+    from unified_reward.judges.registry import open_judge
+    from unified_reward.pairs.export import export_pairs
+    from unified_reward.pairs.make import make_pairs
+    from unified_reward.train.dpo import align
+    from unified_reward.train.judge import train_judge
 
 __all__ = [
-    "Answer",
-    "Calibration",
-    "Card",
-    "ConfigError",
-    "DataError",
-    "Example",
     "Failed",
-    "Head",
     "Image",
-    "GenerativeJudge",
-    "MediaError",
-    "Model",
-    "ModelError",
+    "Judge",
     "Preferred",
-    "Ranking",
-    "Request",
     "Sample",
-    "ScalarJudge",
-    "Scale",
-    "Score",
     "Scored",
-    "ServerError",
-    "Target",
     "Task",
     "UnifiedRewardError",
     "Unparsed",
-    "UnparsedError",
-    "Verdict",
     "Video",
-    "connect",
-    "load",
-    "merge_orders",
+    "align",
+    "export_pairs",
+    "make_pairs",
     "open_judge",
+    "run_benchmark",
+    "train_judge",
 ]
 __version__ = "0.2.0"
 _HOMES = {
-    "core.errors": (
-        *("ConfigError", "DataError", "MediaError", "ModelError", "ServerError"),
-        *("UnifiedRewardError", "UnparsedError"),
-    ),
-    "core.requests": ("Answer", "Model", "Request"),
-    "core.samples": ("Example", "Image", "Sample", "Target", "Task", "Video"),
-    "core.verdicts": (
-        *("Failed", "Preferred", "Ranking", "Scale", "Score", "Scored", "Unparsed", "Verdict"),
-    ),
-    "judges.card": ("Calibration", "Card", "Head"),
-    "judges.generative": ("GenerativeJudge", "merge_orders"),
-    "judges.registry": ("connect", "load", "open_judge"),
-    "judges.scalar": ("ScalarJudge",),
+    "Failed": "core.verdicts",
+    "Image": "core.samples",
+    "Judge": "core.base_judge:BaseJudge",
+    "Preferred": "core.verdicts",
+    "Sample": "core.samples",
+    "Scored": "core.verdicts",
+    "Task": "core.samples",
+    "UnifiedRewardError": "core.errors",
+    "Unparsed": "core.verdicts",
+    "Video": "core.samples",
+    "align": "train.dpo",
+    "export_pairs": "pairs.export",
+    "make_pairs": "pairs.make",
+    "open_judge": "judges.registry",
+    "run_benchmark": "bench.run",
+    "train_judge": "train.judge",
 }
+"""Module of each public name below this package; ``:NAME`` where it has another name there."""
+_EXTRAS = {"align": "train", "run_benchmark": "bench", "train_judge": "train"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'unified_reward' has no attribute {name!r}")
-    home = next(home for home, names in _HOMES.items() if name in names)
-    return getattr(import_module(f"unified_reward.{home}"), name)
+    module, _, own_name = _HOMES[name].partition(":")
+    try:
+        home = import_module(f"unified_reward.{module}")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if name not in _EXTRAS or missing == "unified_reward":
+            raise
+        from unified_reward.core.errors import ConfigError
+
+        raise ConfigError(
+            f"{name} needs {missing}, which is not installed: "
+            f"pip install 'unified-reward[{_EXTRAS[name]}]'"
+        ) from error
+    return getattr(home, own_name or name)
 
 
 def __dir__() -> list[str]:

@@ -55,7 +55,7 @@ def test_the_same_row_again_is_an_error_and_another_verdict_is_not(tmp_path):
     assert len(records(rows)) == 2
     [(line, why)] = reasons(rows)
     assert line == 2
-    assert "stands above already" in why
+    assert "duplicate id" in why
 
 
 def test_label_0_of_pickapic_is_the_share_of_the_first(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unified_reward.data.sources.test_sharegpt import row
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Conversation
+from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed
 from unified_reward.data.sources import SOURCES, read_source
 
@@ -50,7 +50,7 @@ def test_a_repeated_id_fails_and_a_broken_row_does_not_stop_the_others(tmp_path)
         (1, "hpd-0"), (2, "row 2"), (3, "row 3"), (4, "b"), (5, "row 5"),
     ]  # fmt: skip
     assert "turns out of order" in rows[1].content.error
-    assert rows[2].content.error == "id 'hpd-0' stands above already; ids must differ"
+    assert rows[2].content.error == "duplicate id 'hpd-0' (first on row 1)"
     assert rows[4].content.error == "the file ends inside row 5"
     assert rows[0].content.source == "hpd"
 
@@ -63,7 +63,7 @@ def test_reading_holds_ids_and_no_rows(tmp_path):
     tracemalloc.start()
     counted, start = 0, 0
     for read in read_source(file, "hpd"):
-        counted += isinstance(read.content, Conversation)
+        counted += isinstance(read.content, Example) and not read.content.candidates
         if counted == 500:
             start = tracemalloc.get_traced_memory()[0]
             tracemalloc.reset_peak()

@@ -11,7 +11,7 @@ from unified_reward import media, policies
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Candidate, Image, Task
 from unified_reward.report.page import Animation, Bar, Card, Page
-from unified_reward_lab.microworld import Brief, brief
+from unified_reward_lab.microworld import PolicyPrompt, policy_prompt
 
 
 Both = tuple[Any, Any]
@@ -43,7 +43,7 @@ def show_aligned(
         )
         page.bars(_bars(told), title="Worth to the oracle, readable, and reward of the judge")
         one, two = (policies.load(checkpoint_path(which), batch_size=1) for which in both)
-        prompts = [brief(task, split="test", seed=seed, index=i) for i in range(each)]
+        prompts = [policy_prompt(task, split="test", seed=seed, index=i) for i in range(each)]
         page.gallery([_card(asked, one, two, seed) for asked in prompts])
     return each * len(made)
 
@@ -61,7 +61,7 @@ def _bars(told: Mapping[str, Any]) -> list[Bar]:
     return bars
 
 
-def _card(asked: Brief, before: policies.Policy, after: policies.Policy, seed: int) -> Card:
+def _card(asked: PolicyPrompt, before: policies.Policy, after: policies.Policy, seed: int) -> Card:
     """What the prompt is about, and what both policies make of it."""
     shown: list[Candidate] = [*asked.context]
     lines: list[str] = []

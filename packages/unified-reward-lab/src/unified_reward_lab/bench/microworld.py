@@ -33,7 +33,7 @@ from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import Winner
 from unified_reward.io.rows import Row
 from unified_reward_lab.examples import CELLS, EDITING
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 CLEAR_GAP = 0.1
@@ -47,7 +47,7 @@ def test_records(n: int, seed: int) -> dict[str, list[Example]]:
 
 def _records(n: int, seed: int, cells: Mapping[str, tuple[Task, Form]]) -> dict[str, list[Example]]:
     return {
-        cell: [item(task, form, split="test", seed=seed, index=i) for i in range(n)]
+        cell: [make_example(task, form, split="test", seed=seed, index=i) for i in range(n)]
         for cell, (task, form) in cells.items()
     }
 

@@ -16,7 +16,7 @@ from unified_reward.bench.metrics import Metric, mean_interval, wilson
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.samples import Candidate, Sample, Task
 from unified_reward.core.verdicts import Scored
-from unified_reward_lab.microworld import Brief, Split, brief
+from unified_reward_lab.microworld import PolicyPrompt, Split, policy_prompt
 
 
 _CHUNK = 64
@@ -105,7 +105,7 @@ def examine(
     prompts: list[str] = []
     for start in range(0, n, _CHUNK):
         asked = [
-            brief(task, split=split, seed=seed, index=i)
+            policy_prompt(task, split=split, seed=seed, index=i)
             for i in range(start, min(n, start + _CHUNK))
         ]
         made = [_made(policy, one, seed) for one in asked]
@@ -119,12 +119,12 @@ def examine(
     return PolicyExam(tuple(worths), tuple(rewards), tuple(prompts))
 
 
-def _made(policy: policies.Policy, asked: Brief, seed: int) -> Candidate | None:
+def _made(policy: policies.Policy, asked: PolicyPrompt, seed: int) -> Candidate | None:
     return policy.sample(asked.prompt, asked.context, policies.seeds(asked.id, 1, seed))[0]
 
 
 def _rewards(
-    judge: BaseJudge, asked: Sequence[Brief], made: Sequence[Candidate | None]
+    judge: BaseJudge, asked: Sequence[PolicyPrompt], made: Sequence[Candidate | None]
 ) -> list[float | None]:
     drawn = [i for i, one in enumerate(made) if one is not None]
     samples = [

@@ -17,7 +17,7 @@ from unified_reward.core.samples import Example, Form, Image, Sample, Target, Ta
 from unified_reward.report.page import Animation, Bar, Card, Page
 from unified_reward_lab.bench.aligned import Both, show_aligned
 from unified_reward_lab.examples import CELLS
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 _REAL = "shows the path; this judge has only ever seen the microworld"
@@ -73,7 +73,7 @@ def write_showcase(
     for task in dict.fromkeys(task for task, _ in CELLS.values()):
         page.section(_title(task), "Held-out captions; the label is exact.")
         records = [
-            item(task, form, split="test", seed=config.seed, index=i)
+            make_example(task, form, split="test", seed=config.seed, index=i)
             for form in _forms()
             for i in range(config.each)
         ]
@@ -184,7 +184,7 @@ def _real_records() -> Iterator[Example]:
 
 
 def _unlabelled(sample: Sample) -> Example:
-    return Example(sample, Target())
+    return Example.of(sample, Target())
 
 
 def _inside(package: str, file: str) -> Path | None:

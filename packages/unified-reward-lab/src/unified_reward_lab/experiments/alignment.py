@@ -22,16 +22,16 @@ from unified_reward.core.samples import Task
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import Strategy
-from unified_reward.train.dpo import align_policy
+from unified_reward.train.dpo import align
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import (
     AlignedPolicy,
-    OracleExam,
-    Preferences,
-    draw_candidates,
-    draw_pairs,
+    ExamConfig,
+    PreferenceConfig,
+    write_candidates,
+    write_pairs,
 )
 from unified_reward_lab.bench.oracle import PolicyExam, examine, gap_closed, mean_known
 
@@ -46,7 +46,7 @@ VOTED = "voted"
 _SPEAKING = VLMDPO(
     OptimConfig(steps=60, batch_size=16, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16)
 )
-_OF_CLIPS = VLMDPO(
+_OF_VIDEOS = VLMDPO(
     OptimConfig(steps=60, batch_size=16, accumulate=1, lr=2e-4, warmup=0.1, lora_rank=16), sft=0.2
 )
 _DRAWING = DiffusionDPO(
@@ -70,7 +70,7 @@ class AlignmentStudy:
     policies: Mapping[Task, AlignedPolicy] = field(
         default_factory=lambda: {
             Task.IMAGE_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_SPEAKING),
-            Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_OF_CLIPS, prompts=512),
+            Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_OF_VIDEOS, prompts=512),
             Task.IMAGE_GENERATION: AlignedPolicy("tiny_image", diffusion=_DRAWING),
             Task.VIDEO_GENERATION: AlignedPolicy("tiny_video", diffusion=_FILMING, prompts=512),
         }
@@ -81,9 +81,9 @@ class AlignmentStudy:
     voted: str = ""
     """A judge taught by votes on what the policies made (`experiments.votes`); its pairs align the
     policies that draw once more."""
-    preferences: Preferences = field(default_factory=lambda: Preferences(prompts=256))
+    preferences: PreferenceConfig = field(default_factory=lambda: PreferenceConfig(prompts=256))
     """Their seed is replaced by each of ``seeds``."""
-    exam: OracleExam = field(default_factory=lambda: OracleExam(n=500, seed=20261125))
+    exam: ExamConfig = field(default_factory=lambda: ExamConfig(n=500, seed=20261125))
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     """Each names prompts, candidates and draws of a training."""
 
@@ -217,7 +217,7 @@ def _align(study: AlignmentStudy, arm: Arm, folder: Path) -> Path:
         vlm=config.vlm and _seeded(config.vlm, arm.seed),
         diffusion=config.diffusion and _seeded(config.diffusion, arm.seed),
     )
-    align_policy(config, checkpoint_path(one.policy), folder / "dpo", lambda _: None)
+    align(config.pairs, checkpoint_path(one.policy), config.training, folder / "dpo")
     return folder / "dpo"
 
 
@@ -250,11 +250,11 @@ def _pairs(study: AlignmentStudy, arm: Arm) -> Path:
     """The file of all pairs of an arm; candidates and pairs are made where they are not."""
     folder = study.work / arm.task.value / str(arm.seed)
     how = replace(study.policies[arm.task].asked(study.preferences), seed=arm.seed)
-    draw_candidates(study.policies[arm.task].policy, arm.task, how, folder / "candidates")
+    write_candidates(study.policies[arm.task].policy, arm.task, how, folder / "candidates")
     file = folder / f"pairs-{arm.judge}-{arm.way.value}.jsonl"
     pairing = replace(how.pairing, strategy=arm.way, seed=arm.seed)
     source = folder / "candidates" / "candidates.jsonl"
-    draw_pairs(source, _judge(study, arm), pairing, file)
+    write_pairs(source, _judge(study, arm), pairing, file)
     return file
 
 

@@ -111,7 +111,7 @@ def _signed(values: Sequence[float]) -> str:
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """Oracle and judge before and after as a PNG picture, a panel a task."""
+    """Oracle and judge before and after as a PNG image, a panel a task."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 2.8), layout="constrained")
@@ -129,6 +129,6 @@ def draw(report: Mapping[str, Any]) -> bytes:
         axes.set_xticks([0, 1], ["before", "after"])
     panels[0].set_ylabel("worth, reward")
     panels[-1].legend(loc="lower right")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    return picture.getvalue()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()

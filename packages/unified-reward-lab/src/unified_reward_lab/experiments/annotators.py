@@ -17,11 +17,11 @@ from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Preferred, Unparsed, Verdict
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench.microworld import CLEAR_GAP
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 _CHUNK = 128
@@ -77,7 +77,7 @@ def annotators(
         record
         for task in _TASKS
         for i in range(config.n)
-        if _gap(record := item(task, "compare", split="test", seed=config.seed, index=i))
+        if _gap(record := make_example(task, "compare", split="test", seed=config.seed, index=i))
         >= CLEAR_GAP
     ]
     clusters = [record.sample.prompt for record in records]
@@ -87,7 +87,7 @@ def annotators(
         rows = groups[group] = {}
         points: dict[str, _Points] = {}
         for name, reference in judges.items():
-            verdicts = _asked(open_judge(reference, truth=records), records, progress)
+            verdicts = _asked(open_reference(reference, truth=records), records, progress)
             points[name] = _points(records, verdicts)
             rows[name] = _figures(records, verdicts, points[name])
             n_unparsed += sum(isinstance(one, Unparsed) for one in verdicts)

@@ -21,9 +21,9 @@ from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Scored, Verdict
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import Pool, pool
+from unified_reward_lab.microworld import CandidatePool, candidate_pool
 from unified_reward_lab.microworld.items import TASKS, UNIT
 
 
@@ -34,8 +34,8 @@ Floats = NDArray[np.float64]
 class BestOfN:
     """Who picks from what."""
 
-    judges: Mapping[str, str] = field(default_factory=lambda: {"shipped": ""})
-    """A reference, as `open_judge` takes it, by the name to show; nothing is the shipped judge."""
+    judges: Mapping[str, str] = field(default_factory=lambda: {"shipped": "tiny_judge"})
+    """A reference, as `open_judge` takes it, by the name to show."""
     task: Task = Task.IMAGE_GENERATION
     n: int = 64
     """Candidates of a caption, a power of two >= 2."""
@@ -102,7 +102,7 @@ def best_of_n(config: BestOfN, progress: Callable[[int], None] = lambda _: None)
     judges: dict[str, Any] = {}
     picked: list[_Picked] = []
     for name, reference in config.judges.items():
-        judge = open_judge(reference, truth=_truth(config))
+        judge = open_reference(reference, truth=_truth(config))
         picked = [_pick(judge, config, i, progress) for i in range(config.captions)]
         judges[name] = {"reference": reference, "family": judge.family, **_measured(picked, config)}
     oracle = np.array([one.oracle for one in picked])
@@ -144,7 +144,7 @@ def chances(scores: Sequence[float] | Floats, n: int) -> Floats:
     return (among[up_to] - among[below]) / (up_to - below)
 
 
-def _samples(config: BestOfN, drawn: Pool, index: int) -> list[Sample]:
+def _samples(config: BestOfN, drawn: CandidatePool, index: int) -> list[Sample]:
     return [
         Sample(
             Task(config.task),
@@ -157,8 +157,8 @@ def _samples(config: BestOfN, drawn: Pool, index: int) -> list[Sample]:
     ]
 
 
-def _drawn(config: BestOfN, index: int) -> Pool:
-    return pool(config.task, n=config.n, split="test", seed=config.seed, index=index)
+def _drawn(config: BestOfN, index: int) -> CandidatePool:
+    return candidate_pool(config.task, n=config.n, split="test", seed=config.seed, index=index)
 
 
 def _truth(config: BestOfN) -> Iterator[Example]:
@@ -166,7 +166,7 @@ def _truth(config: BestOfN) -> Iterator[Example]:
     for index in range(config.captions):
         drawn = _drawn(config, index)
         for sample, utility in zip(_samples(config, drawn, index), drawn.utilities, strict=True):
-            yield Example(sample, Target(score=utility, scale=UNIT))
+            yield Example.of(sample, Target(score=utility, scale=UNIT))
 
 
 def _pick(
@@ -274,7 +274,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """The curves as a PNG picture: a panel a judge, bands are 95 % intervals."""
+    """The curves as a PNG image: a panel a judge, bands are 95 % intervals."""
     from matplotlib.figure import Figure
 
     ns = [step["n"] for step in report["steps"]]
@@ -293,9 +293,9 @@ def draw(report: Mapping[str, Any]) -> bytes:
         axes.set(title=name, xlabel="n, candidates picked from")
     panels[0].set_ylabel("score or true utility of the pick")
     panels[0].legend(frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    return picture.getvalue()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()
 
 
 def _bands(curve: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats, Floats]:

@@ -1,4 +1,4 @@
-"""The exam: questions and statements about pictures and clips of the test split, answered exactly.
+"""The exam: questions and statements about images and videos of the test split, answered exactly.
 
 It asks a vision-language model before it is a judge; an answer counts if it is right to the letter.
 """
@@ -17,7 +17,7 @@ from unified_reward.core.samples import Image, Task
 from unified_reward.core.verdicts import Failed
 from unified_reward_lab.experiments.page import table, told
 from unified_reward_lab.microworld import Lesson
-from unified_reward_lab.microworld import exam as draw_exam
+from unified_reward_lab.microworld import exam as exam_question
 from unified_reward_lab.microworld.items import TASKS
 
 
@@ -35,7 +35,7 @@ class Exam:
     """Questions a task."""
     seed: int = 0
     frames: int = 4
-    """Frames of a clip."""
+    """Frames of a video."""
 
     @property
     def total(self) -> int:
@@ -92,20 +92,20 @@ def exam(config: Exam, progress: Callable[[int], None] = lambda _: None) -> dict
 def _chunks(config: Exam, task: Task) -> Iterator[list[Lesson]]:
     for start in range(0, config.n, _CHUNK):
         end = min(start + _CHUNK, config.n)
-        yield [draw_exam(task, seed=config.seed, index=i) for i in range(start, end)]
+        yield [exam_question(task, seed=config.seed, index=i) for i in range(start, end)]
 
 
 def _request(taught: Lesson, frames: int) -> Request:
-    pictures = [
-        picture
+    images = [
+        image
         for medium in taught.media
-        for picture in (
+        for image in (
             [media.open_image(medium)]
             if isinstance(medium, Image)
             else media.sample_frames(medium, frames, "linspace_inclusive").images()
         )
     ]
-    return Request((*pictures, taught.question), max_new_tokens=_TOKENS)
+    return Request((*images, taught.question), max_new_tokens=_TOKENS)
 
 
 def page(report: Mapping[str, Any]) -> str:

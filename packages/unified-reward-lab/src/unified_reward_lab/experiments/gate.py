@@ -23,11 +23,11 @@ from unified_reward.bench.calibration import (
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Unparsed, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward_lab.bench.microworld import compare_cell, score_cell
 from unified_reward_lab.examples import CELLS, EDITING
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import item
+from unified_reward_lab.microworld import make_example
 
 
 THRESHOLDS = {
@@ -46,8 +46,8 @@ _CHUNK = 128
 class Gate:
     """Which judges pass."""
 
-    judges: Mapping[str, str] = field(default_factory=lambda: {"shipped": ""})
-    """Folder of a judge by the name to show; empty for the shipped one."""
+    judges: Mapping[str, str] = field(default_factory=lambda: {"shipped": "tiny_judge"})
+    """Folder of a judge by the name to show; a folder or a registered name."""
     n: int = 1500
     """Held-out items a cell."""
     seed: int = 0
@@ -70,7 +70,7 @@ def gate(config: Gate, progress: Callable[[int], None] = lambda _: None) -> dict
         by judge and form the bins of a reliability plot before and after.
     """
     judges = {
-        name: _gated(load(reference or "tiny_judge"), config, progress)
+        name: _gated(open_judge(reference), config, progress)
         for name, reference in config.judges.items()
     }
     return {
@@ -95,7 +95,7 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
         read: dict[str, list[Verdict]] = {"before": [], "after": []}
         for start in range(0, config.n, _CHUNK):
             chunk = [
-                item(task, form, split="test", seed=config.seed, index=i)
+                make_example(task, form, split="test", seed=config.seed, index=i)
                 for i in range(start, min(start + _CHUNK, config.n))
             ]
             samples = [one.sample for one in chunk]
@@ -178,7 +178,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """Reliability as a PNG picture: a row a judge, comparisons left and scores right."""
+    """Reliability as a PNG image: a row a judge, comparisons left and scores right."""
     from matplotlib.figure import Figure
 
     judges = report["judges"]

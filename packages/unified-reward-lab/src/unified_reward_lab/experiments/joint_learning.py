@@ -3,7 +3,7 @@
 The central claim of arXiv:2503.05236 (Table IX, steps matched), where the truth is known. A joint
 judge and a single one take the same number of steps and know the same items of the task; the single
 one reads them four times in the steps in which the joint one reads the other tasks. The control is
-a world whose pictures and clips have no colour and no shape in common.
+a world whose images and videos have no colour and no shape in common.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import Preferred, Scored, Verdict
 from unified_reward.judges.card import Card
-from unified_reward.judges.registry import load
+from unified_reward.judges.registry import open_judge
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, train_judge
 from unified_reward.train.optim import OptimConfig
 from unified_reward.train.scalar import ScalarCollator
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import HALVES, Split, item
-from unified_reward_lab.microworld.items import CLIP_TASKS, TASKS
+from unified_reward_lab.microworld import HALF_WORLDS, Split, make_example
+from unified_reward_lab.microworld.items import TASKS, VIDEO_TASKS
 
 
 WORLDS = ("shared", "apart")
@@ -98,7 +98,7 @@ def _part(task: Task, seed: int) -> _Part:
 
 
 def _runs(seeds: Sequence[int]) -> list[_Run]:
-    """A single judge of every task, a joint one, and a joint one of clips from the other half."""
+    """A single judge of every task, a joint one, and a joint one of videos from the other half."""
     found: list[_Run] = []
     for seed in seeds:
         found += [_Run(f"{task}-{seed}", seed, (_part(task, seed),)) for task in TASKS]
@@ -108,7 +108,7 @@ def _runs(seeds: Sequence[int]) -> list[_Run]:
 
 def _joint_parts(world: str, seed: int) -> tuple[_Part, ...]:
     apart = world == "apart"
-    return tuple(_part(task, seed ^ (apart and task in CLIP_TASKS)) for task in TASKS)
+    return tuple(_part(task, seed ^ (apart and task in VIDEO_TASKS)) for task in TASKS)
 
 
 class _Lessons:
@@ -127,13 +127,13 @@ class _Lessons:
         block, place = divmod(index, self.block)
         turn, cell = divmod(block, 2 * len(self.parts))
         part = self.parts[cell // 2]
-        return item(
+        return make_example(
             part.task,
             _FORMS[cell % 2],
             split="train",
             seed=part.seed,
             index=(turn * self.block + place) % self.items_a_cell,
-            world=HALVES[part.half],
+            world=HALF_WORLDS[part.half],
         )
 
 
@@ -189,7 +189,7 @@ def _trained_and_heard(run: _Run, config: JointLearning) -> dict[str, Any]:
         optim, "tiny_base", head="scalar", family=_CARD.family, frames=_CARD.frames
     )
     train_judge(training, folder, lessons)
-    judge = load(folder)
+    judge = open_judge(folder)
     cells: dict[str, Any] = {}
     n_failed = 0
     for part in run.parts:
@@ -220,13 +220,13 @@ def _tokens(lessons: _Lessons, optim: OptimConfig) -> int:
 
 
 def _test_item(part: _Part, form: Form, config: JointLearning, index: int) -> Example:
-    return item(
+    return make_example(
         part.task,
         form,
         split=config.split,
         seed=config.test_seed,
         index=index,
-        world=HALVES[part.half],
+        world=HALF_WORLDS[part.half],
     )
 
 
@@ -356,7 +356,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """The gains with their intervals as a PNG picture: comparisons left and scores right."""
+    """The gains with their intervals as a PNG image: comparisons left and scores right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 2.6), layout="constrained")

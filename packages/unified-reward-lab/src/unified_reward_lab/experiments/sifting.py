@@ -20,15 +20,14 @@ from unified_reward.bench.metrics import Metric, mean_interval, mean_metric
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer
-from unified_reward.core.samples import Candidate, Sample, Task
+from unified_reward.core.samples import Candidate, Example, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge, Replies
 from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import PairOptions, PairResult, Strategy, make_pairs
-from unified_reward.pairs.pools import Pool
 from unified_reward.prompts.template import softmax
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import pool
+from unified_reward_lab.microworld import candidate_pool
 from unified_reward_lab.microworld.items import TASKS, UNIT
 
 
@@ -53,7 +52,11 @@ class Sifting:
     """Who makes pairs from what."""
 
     judges: Mapping[str, str] = field(
-        default_factory=lambda: {"shipped": "", "always first": "scripted:first", PERFECT: PERFECT}
+        default_factory=lambda: {
+            "shipped": "tiny_judge",
+            "always first": "scripted:first",
+            PERFECT: PERFECT,
+        }
     )
     """A reference, as `open_judge` takes it, or ``perfect``, by the name to show."""
     task: Task = Task.IMAGE_GENERATION
@@ -137,7 +140,7 @@ class Perfect(BaseJudge):
 class _Drawn(NamedTuple):
     """A prompt with its candidates and their utilities."""
 
-    pool: Pool
+    pool: Example
     utilities: tuple[float, ...]
 
 
@@ -196,8 +199,8 @@ def _judged(
 
 def _draw(config: Sifting, seed: int, index: int, perfect: Perfect) -> _Drawn:
     task = Task(config.task)
-    made = pool(task, n=config.n, split="test", seed=seed, index=index)
-    told = Pool(f"{seed}-{index}", task, made.prompt, made.candidates, made.context)
+    made = candidate_pool(task, n=config.n, split="test", seed=seed, index=index)
+    told = Example(task, made.prompt, made.candidates, made.context, id=f"{seed}-{index}")
     worth = {(made.prompt, one): u for one, u in zip(made.candidates, made.utilities, strict=True)}
     perfect.worth |= worth
     return _Drawn(told, made.utilities)
@@ -298,7 +301,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any]) -> bytes:
-    """Gain of each way with its interval as a PNG picture: a panel a judge and reading."""
+    """Gain of each way with its interval as a PNG image: a panel a judge and reading."""
     from matplotlib.figure import Figure
 
     panels = [
@@ -320,6 +323,6 @@ def draw(report: Mapping[str, Any]) -> bytes:
         axes.set(title=title, xlabel="utility gained", xlim=(-0.05, 1))
         axes.set_yticks(range(len(ways)), list(ways))
         axes.set_ylim(len(ways) - 0.5, -0.5)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    return picture.getvalue()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()

@@ -12,7 +12,7 @@ from unified_reward.bench.metrics import pair_points, paired_difference
 from unified_reward.bench.run import read_items, run
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Winner
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench.microworld import MICROWORLD, test_records
 from unified_reward_lab.experiments.page import table, told
 
@@ -64,7 +64,7 @@ def trust(config: Trust, progress: Callable[[int], None] = lambda _: None) -> di
     judges: dict[str, Any] = {}
     judged: list[list[JudgedItem]] = []
     for name, reference in config.judges.items():
-        judge = open_judge(reference, truth=items.records)
+        judge = open_reference(reference, truth=items.records)
         found = run(MICROWORLD, judge, items, how, progress=progress)
         audited = audit(judge, [one for cell in cells for one in cell]).report
         judges[name] = {"bench": found.report, "audit": audited}

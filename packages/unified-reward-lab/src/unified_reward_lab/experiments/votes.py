@@ -1,7 +1,7 @@
 """A judge that is taught by votes on what the policies themselves made, as published ones are.
 
 The shipped judges have learned from rendered scenes alone. Here the microworld's oracle stands for
-people who vote on generated pictures and clips of training prompts that nothing else uses, and a
+people who vote on generated images and videos of training prompts that nothing else uses, and a
 scalar judge goes on from those votes. Beside it: how often the shipped judges are right about
 what policies made. Whether its pairs align better is asked by the study of alignment.
 """
@@ -27,10 +27,10 @@ from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.registry import open_judge
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.optim import OptimConfig
-from unified_reward_lab.alignment import draw_candidates
+from unified_reward_lab.alignment import write_candidates
 from unified_reward_lab.experiments.alignment import AlignmentStudy
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import brief
+from unified_reward_lab.microworld import policy_prompt
 
 
 _CHUNK = 64
@@ -116,7 +116,7 @@ def _cast(config: Votes) -> Iterator[dict[str, Any]]:
         for seed in seeds:
             folder = config.work / task.value / str(seed) / "candidates"
             how = replace(config.study.preferences, prompts=config.prompts, seed=seed)
-            draw_candidates(config.study.policies[task].policy, task, how, folder)
+            write_candidates(config.study.policies[task].policy, task, how, folder)
             yield from vote(folder, task, seed, config.each)
 
 
@@ -126,7 +126,7 @@ def _examined(config: Votes) -> Iterator[dict[str, Any]]:
             folder = config.study.work / task.value / str(seed) / "candidates"
             one = config.study.policies[task]
             how = replace(one.asked(config.study.preferences), seed=seed)
-            draw_candidates(one.policy, task, how, folder)
+            write_candidates(one.policy, task, how, folder)
             yield from vote(folder, task, seed, 1)
 
 
@@ -183,7 +183,9 @@ def _worths(folder: Path, task: Task, seed: int) -> dict[str, list[float | None]
     if not file.exists():
         found: dict[str, list[float | None]] = {}
         for row in _generated(folder):
-            asked = brief(task, split="train", seed=seed, index=int(row["id"].split("-")[-1]))
+            asked = policy_prompt(
+                task, split="train", seed=seed, index=int(row["id"].split("-")[-1])
+            )
             found[row["id"]] = [asked.worth(_opened(folder, one)) for one in row["candidates"]]
         file.write_text(json.dumps(found) + "\n", "utf-8")
     return json.loads(file.read_text("utf-8"))

@@ -1,8 +1,7 @@
-"""A small world of pictures and clips whose captions, answers and utilities are known exactly."""
+"""A small world of images and videos whose captions, answers and utilities are known exactly."""
 
 from . import oracle
 from .annotators import NOISELESS, Annotator, annotator
-from .briefs import Brief, brief, read_reply
 from .captions import (
     Caption,
     Fact,
@@ -11,38 +10,39 @@ from .captions import (
     Split,
     alignment,
     describe,
-    draw_caption,
     elements,
     facts,
+    random_caption,
     split_of,
 )
-from .corrupt import CLIP_FLAWS, PICTURE_FLAWS, degrade, freeze, mutate, reverse
-from .edits import EDIT_KINDS, Edit, draw_edit, edit_utility, edited
-from .items import Pool, item, pool
+from .corrupt import IMAGE_FLAWS, VIDEO_FLAWS, degrade, freeze, mutate, reverse
+from .edits import EDIT_KINDS, Edit, apply_edit, edit_utility, random_edit
+from .items import CandidatePool, candidate_pool, make_example
 from .lessons import LESSON_KINDS, Lesson, corpus, exam, lesson, vocabulary
-from .questions import Question, Reply, draw_question, draw_reply
+from .prompts import PolicyPrompt, policy_prompt, read_reply
+from .questions import Question, Reply, random_question, random_reply
 from .render import render
-from .scene import HALVES, HARD, WHOLE, Scene, Thing, World, draw_scene
+from .scene import FULL_WORLD, HALF_WORLDS, HARD_WORLD, Scene, Thing, World, random_scene
 from .utilities import answer_utility, generation_utility
 
 
 __all__ = [
-    "CLIP_FLAWS",
     "EDIT_KINDS",
-    "HALVES",
-    "HARD",
+    "FULL_WORLD",
+    "HALF_WORLDS",
+    "HARD_WORLD",
+    "IMAGE_FLAWS",
     "LESSON_KINDS",
     "NOISELESS",
-    "PICTURE_FLAWS",
-    "WHOLE",
+    "VIDEO_FLAWS",
     "Annotator",
-    "Brief",
+    "CandidatePool",
     "Caption",
     "Edit",
     "Fact",
     "Lesson",
     "Mention",
-    "Pool",
+    "PolicyPrompt",
     "Question",
     "Relation",
     "Reply",
@@ -53,27 +53,27 @@ __all__ = [
     "alignment",
     "annotator",
     "answer_utility",
-    "brief",
+    "apply_edit",
+    "candidate_pool",
     "corpus",
     "degrade",
     "describe",
-    "draw_caption",
-    "draw_edit",
-    "draw_question",
-    "draw_reply",
-    "draw_scene",
     "edit_utility",
-    "edited",
     "elements",
     "exam",
     "facts",
     "freeze",
     "generation_utility",
-    "item",
     "lesson",
+    "make_example",
     "mutate",
     "oracle",
-    "pool",
+    "policy_prompt",
+    "random_caption",
+    "random_edit",
+    "random_question",
+    "random_reply",
+    "random_scene",
     "read_reply",
     "render",
     "reverse",

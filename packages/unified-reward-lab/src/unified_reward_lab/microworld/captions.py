@@ -176,14 +176,14 @@ def elements(caption: Caption, scene: Scene) -> dict[str, float]:
     return named
 
 
-def complete(scene: Scene) -> Caption:
+def full_caption(scene: Scene) -> Caption:
     """The caption that asserts everything but relations, in canonical words.
 
     >>> complete(Scene((Thing("red", "cross", "small", "top left"),))).text
     'a small red cross at the top left'
     """
     objects = tuple(
-        Mention(t.colour, t.shape, t.size, t.cell, t.event if scene.is_clip else None)
+        Mention(t.colour, t.shape, t.size, t.cell, t.event if scene.is_video else None)
         for t in sorted(scene.things, key=lambda thing: CELLS.index(thing.cell))
     )
     return Caption(" and ".join(mention.clause() for mention in objects), objects)
@@ -191,7 +191,7 @@ def complete(scene: Scene) -> Caption:
 
 def describe(scene: Scene) -> str:
     """The canonical description: every attribute of every thing, by cell from the top left."""
-    return complete(scene).text
+    return full_caption(scene).text
 
 
 def _draw_mention(thing: Thing, rng: np.random.Generator, *, p_place: float) -> Mention:
@@ -212,7 +212,7 @@ def _draw_relation(things: list[Thing], rng: np.random.Generator) -> Relation | 
     return Relation(pick(rng, [name for name in _OPPOSITE if relation_holds(name, *things)]), 0, 1)
 
 
-def _draw_picture_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
+def _draw_image_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
     relation = _draw_relation(things, rng)
     mentions = [_draw_mention(thing, rng, p_place=0.0 if relation else 0.35) for thing in things]
     parts = [mention.phrase() for mention in mentions]
@@ -226,7 +226,7 @@ def _draw_picture_caption(things: list[Thing], rng: np.random.Generator) -> Capt
     return Caption(opening + core, tuple(mentions), relation)
 
 
-def _draw_clip_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
+def _draw_video_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
     """What the actor does is always said; that the others stay still only sometimes."""
     if rng.random() < 0.7:
         things.sort(key=lambda thing: thing.event == STILL)
@@ -251,7 +251,7 @@ def _draw_clip_caption(things: list[Thing], rng: np.random.Generator) -> Caption
     return Caption(opening + core, tuple(mentions), relation)
 
 
-def draw_caption(scene: Scene, rng: np.random.Generator) -> Caption:
+def random_caption(scene: Scene, rng: np.random.Generator) -> Caption:
     """A caption true of the scene that mentions every thing in it, in varied words."""
     things = [scene.things[i] for i in rng.permutation(len(scene.things))]
-    return (_draw_clip_caption if scene.is_clip else _draw_picture_caption)(things, rng)
+    return (_draw_video_caption if scene.is_video else _draw_image_caption)(things, rng)

@@ -23,16 +23,16 @@ from .scene import (
     TURNS,
     Scene,
     Thing,
-    draw_thing,
-    obstacle,
     pick,
     possible_events,
+    random_thing,
+    scene_error,
 )
 
 
 Pixels = NDArray[np.uint8]
-PICTURE_FLAWS = ("blur", "noise", "washed out", "torn")
-CLIP_FLAWS = (*PICTURE_FLAWS, "flicker", "jitter")
+IMAGE_FLAWS = ("blur", "noise", "washed out", "torn")
+VIDEO_FLAWS = (*IMAGE_FLAWS, "flicker", "jitter")
 MUTATIONS = ("colour", "shape", "size", "place", "count", "swap", "event")
 _BACKWARDS = {
     **dict(zip(MOVES, ("moves right", "moves left", "moves down", "moves up"), strict=True)),
@@ -44,7 +44,7 @@ _BACKWARDS = {
 
 
 def freeze(scene: Scene) -> Scene:
-    """The clip stopped: every thing as it is first seen, without events."""
+    """The video stopped: every thing as it is first seen, without events."""
     return replace(scene, things=tuple(replace(t, event=STILL) for t in scene.things))
 
 
@@ -58,10 +58,10 @@ def _backwards(thing: Thing) -> Thing:
 
 
 def reverse(scene: Scene) -> Scene:
-    """The clip played backwards: each event undone.
+    """The video played backwards: each event undone.
 
-    >>> clip = Scene((Thing("red", "star", "small", "top left", "moves right"),), is_clip=True)
-    >>> reverse(clip).things[0].cell, reverse(clip).things[0].event
+    >>> video = Scene((Thing("red", "star", "small", "top left", "moves right"),), is_video=True)
+    >>> reverse(video).things[0].cell, reverse(video).things[0].event
     ('top right', 'moves left')
     """
     return replace(scene, things=tuple(_backwards(thing) for thing in scene.things))
@@ -78,7 +78,7 @@ def _change_field(
     old = scene.things[i]
     for j in rng.permutation(len(values)):
         things = _with(scene, i, replace(old, **{field: values[j]}))
-        if values[j] != getattr(old, field) and not obstacle(things):
+        if values[j] != getattr(old, field) and not scene_error(things):
             return replace(scene, things=things)
     return None
 
@@ -88,8 +88,8 @@ def _change_count(scene: Scene, rng: np.random.Generator) -> Scene | None:
     if len(scene.things) > 1:
         gone = int(rng.integers(len(scene.things)))
         return replace(scene, things=scene.things[:gone] + scene.things[gone + 1 :])
-    things = (*scene.things, draw_thing(rng, pick(rng, CELLS), scene.world))
-    return None if obstacle(things) else replace(scene, things=things)
+    things = (*scene.things, random_thing(rng, pick(rng, CELLS), scene.world))
+    return None if scene_error(things) else replace(scene, things=things)
 
 
 def _swap(scene: Scene, rng: np.random.Generator) -> Scene | None:
@@ -103,13 +103,13 @@ def _swap(scene: Scene, rng: np.random.Generator) -> Scene | None:
         return None
     things = _with(scene, i, replace(one, **{field: getattr(other, field)}))
     things = (*things[:j], replace(other, **{field: getattr(one, field)}), *things[j + 1 :])
-    if obstacle(things) or set(things) == set(scene.things):
+    if scene_error(things) or set(things) == set(scene.things):
         return None
     return replace(scene, things=things)
 
 
 def _change_event(scene: Scene, rng: np.random.Generator) -> Scene | None:
-    """The clip frozen, or reversed, or another event, as often each."""
+    """The video frozen, or reversed, or another event, as often each."""
     way = pick(rng, ("freeze", "reverse", "other")) if scene.actor else "other"
     if way != "other":
         return freeze(scene) if way == "freeze" else reverse(scene)
@@ -145,17 +145,17 @@ def mutate(
     Args:
         scene: What to change.
         k: Number of changes: of colour, shape, size or place of a thing, of the number of things,
-            two things swapping places or colours, and in clips of the event (frozen, reversed or
+            two things swapping places or colours, and in videos of the event (frozen, reversed or
             another). Fewer where no further kind fits.
         rng: Where the randomness comes from.
-        kinds: The kinds of change to draw from; ``event`` fits clips only.
+        kinds: The kinds of change to draw from; ``event`` fits videos only.
     """
     n_done = 0
     for i in rng.permutation(len(kinds)):
         if n_done == k:
             break
         kind = kinds[int(i)]
-        changed = _CHANGES[kind](scene, rng) if scene.is_clip or kind != "event" else None
+        changed = _CHANGES[kind](scene, rng) if scene.is_video or kind != "event" else None
         if changed is not None:
             scene, n_done = changed, n_done + 1
     return scene
@@ -224,15 +224,15 @@ def degrade(pixels: Pixels, flaw: str, severity: float, rng: np.random.Generator
     """Pixels with one flaw, visible from severity 0.3 on, the things recognisable even at 1.
 
     Args:
-        pixels: RGB, 0 to 255. Shape (H, W, 3), or (T, H, W, 3) for a clip, H = W.
-        flaw: One of ``PICTURE_FLAWS``, for clips of ``CLIP_FLAWS``.
+        pixels: RGB, 0 to 255. Shape (H, W, 3), or (T, H, W, 3) for a video, H = W.
+        flaw: One of ``IMAGE_FLAWS``, for videos of ``VIDEO_FLAWS``.
         severity: How bad, in (0, 1].
         rng: Where the randomness comes from.
 
     Raises:
         ConfigError: No such flaw for such pixels, or a severity out of range.
     """
-    known = CLIP_FLAWS if pixels.ndim == 4 else PICTURE_FLAWS
+    known = VIDEO_FLAWS if pixels.ndim == 4 else IMAGE_FLAWS
     if flaw not in known:
         raise ConfigError(f"no flaw {flaw!r} for these pixels; there are {', '.join(known)}")
     if not 0 < severity <= 1:

@@ -1,4 +1,4 @@
-"""Edits of pictures: an instruction, what it makes of a scene, and how well another scene obeys it.
+"""Edits of images: an instruction, what it makes of a scene, and how well another scene obeys it.
 
 Knows nothing of pixels.
 """
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .captions import Mention, complete, describe, facts, split_of
+from .captions import Mention, describe, facts, full_caption, split_of
 from .corrupt import mutate
-from .scene import CELLS, MAX_THINGS, SIZES, Scene, Thing, draw_thing, obstacle, pick
+from .scene import CELLS, MAX_THINGS, SIZES, Scene, Thing, pick, random_thing, scene_error
 
 
 EDIT_KINDS = ("colour", "shape", "size", "place", "add", "remove")
@@ -51,7 +51,7 @@ class Edit:
         Returns:
             Success and kept, each in [0, 1].
         """
-        found = facts(complete(self.target), _with(scene, scene.things))
+        found = facts(full_caption(self.target), _with(scene, scene.things))
         asked = [fact.holds for fact in found if self._is_asked(fact.kind, fact.name)]
         if self.done is None:
             (removed,) = {*self.source.things} - {*self.target.things}
@@ -68,9 +68,9 @@ class Edit:
 
 
 def edit_utility(success: float, kept: float, quality: float) -> float:
-    """Worth of an edited picture.
+    """Worth of an edited image.
 
-    ``u = (0.7 success + 0.3 kept) * (0.7 + 0.3 quality)``: a picture left as it was keeps a
+    ``u = (0.7 success + 0.3 kept) * (0.7 + 0.3 quality)``: an image left as it was keeps a
     little, and one that obeys and ruins the rest is worth less than one that only obeys.
 
     >>> round(edit_utility(success=1.0, kept=0.5, quality=1.0), 3)
@@ -79,8 +79,8 @@ def edit_utility(success: float, kept: float, quality: float) -> float:
     return (0.7 * success + 0.3 * kept) * (0.7 + 0.3 * quality)
 
 
-def draw_edit(scene: Scene, rng: np.random.Generator) -> Edit:
-    """An edit of a picture that changes it, of any kind that is possible there."""
+def random_edit(scene: Scene, rng: np.random.Generator) -> Edit:
+    """An edit of an image that changes it, of any kind that is possible there."""
     while True:
         kind = pick(rng, EDIT_KINDS)
         made = _add(scene, rng) if kind == "add" else _change(scene, kind, rng)
@@ -90,9 +90,9 @@ def draw_edit(scene: Scene, rng: np.random.Generator) -> Edit:
 
 def _add(scene: Scene, rng: np.random.Generator) -> Edit | None:
     free = [cell for cell in CELLS if cell not in {thing.cell for thing in scene.things}]
-    thing = draw_thing(rng, pick(rng, free), scene.world)
+    thing = random_thing(rng, pick(rng, free), scene.world)
     things = (*scene.things, thing)
-    if len(things) > MAX_THINGS or obstacle(things):
+    if len(things) > MAX_THINGS or scene_error(things):
         return None
     told = Mention(thing.colour, thing.shape, thing.size, thing.cell)
     return Edit(f"add {told.phrase()}", "add", scene, _with(scene, things), told)
@@ -108,7 +108,7 @@ def _change(scene: Scene, kind: str, rng: np.random.Generator) -> Edit | None:
     field = _FIELDS[kind]
     value = pick(rng, _values(scene, kind))
     new = replace(old, **{field: value})
-    if new == old or obstacle((*others, new)):
+    if new == old or scene_error((*others, new)):
         return None
     text = _WORDS[kind].format(name=old.name, value=value)
     target = _with(scene, (*others, new))
@@ -129,7 +129,7 @@ def _with(scene: Scene, things: tuple[Thing, ...]) -> Scene:
     return replace(scene, things=tuple(ordered))
 
 
-def edited(edit: Edit, how: str, rng: np.random.Generator) -> Scene:
+def apply_edit(edit: Edit, how: str, rng: np.random.Generator) -> Scene:
     """A scene as an editor may leave it.
 
     Args:
@@ -144,7 +144,7 @@ def edited(edit: Edit, how: str, rng: np.random.Generator) -> Scene:
         case "undone":
             return edit.source
         case "astray":
-            return draw_edit(edit.source, rng).target
+            return random_edit(edit.source, rng).target
         case "overdone":
             return mutate(edit.target, 1, rng)
     return mutate(edit.target, 2, rng)

@@ -17,17 +17,24 @@ from unified_reward.core.samples import Candidate, Example, Form, Image, Sample,
 from unified_reward.core.verdicts import Scale
 
 from .annotators import NOISELESS, Annotator
+from .candidate_scenes import (
+    CandidateScene,
+    add_random_flaw,
+    keyed_rng,
+    random_scene_with_caption,
+    random_sized_scene,
+    random_variation,
+)
 from .captions import Split, describe, elements, split_of
-from .edits import Edit, draw_edit, edit_utility, edited
-from .questions import Question, Reply, Style, draw_question, draw_reply
-from .scene import WHOLE, Scene, World, pick
-from .shown import Shown, departed, draw_any_scene, draw_captioned, seeded, with_flaw
+from .edits import Edit, apply_edit, edit_utility, random_edit
+from .questions import Question, Reply, Style, random_question, random_reply
+from .scene import FULL_WORLD, Scene, World, pick
 from .utilities import TIE_MARGIN
 
 
 SOURCE = "microworld"
 UNIT = Scale(0.0, 1.0)
-CLIP_TASKS = (Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING)
+VIDEO_TASKS = (Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING)
 GENERATION_TASKS = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
 SPLITS: tuple[Split, ...] = ("train", "test")
 TASKS = (*GENERATION_TASKS, Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
@@ -85,7 +92,7 @@ def _draw_pair(
 class _Wish(NamedTuple):
     """What item is wanted."""
 
-    is_clip: bool
+    is_video: bool
     form: Form
     split: Split
     blind: str
@@ -102,22 +109,26 @@ class _Draft(NamedTuple):
     elements: dict[str, float]
 
 
-def _draw_shown(scene: Scene, rng: np.random.Generator) -> Shown:
+def _draw_shown(scene: Scene, rng: np.random.Generator) -> CandidateScene:
     """The scene or something further from it, sometimes with a flaw."""
-    return with_flaw(departed(scene, pick(rng, _DEPARTURES), rng), rng, p_flaw=_P_FLAW)
+    return add_random_flaw(
+        random_variation(scene, pick(rng, _DEPARTURES), rng), rng, p_flaw=_P_FLAW
+    )
 
 
 def _draft_generation(wish: _Wish, rng: np.random.Generator) -> _Draft:
-    """A caption, and one or two pictures or clips of what it says or of something else."""
-    scene, caption = draw_captioned(rng, split=wish.split, is_clip=wish.is_clip, world=wish.world)
+    """A caption, and one or two images or videos of what it says or of something else."""
+    scene, caption = random_scene_with_caption(
+        rng, split=wish.split, is_video=wish.is_video, world=wish.world
+    )
     found: dict[str, float] = {}
-    shown: tuple[Shown, ...]
+    shown: tuple[CandidateScene, ...]
     if wish.form == "score":
         shown = (_draw_shown(scene, rng),)
         found = elements(caption, shown[0].scene)
     else:
         drawn = [
-            with_flaw(departed(scene, k, rng), rng, p_flaw=_P_FLAW)
+            add_random_flaw(random_variation(scene, k, rng), rng, p_flaw=_P_FLAW)
             for k in (0, 1, 2, 3, 4, pick(rng, _DEPARTURES))
         ]
         drawn.append(pick(rng, drawn))
@@ -131,10 +142,10 @@ def _draft_generation(wish: _Wish, rng: np.random.Generator) -> _Draft:
 
 
 class _Edited(NamedTuple):
-    """A picture as an editor left it."""
+    """An image as an editor left it."""
 
     edit: Edit
-    shown: Shown
+    shown: CandidateScene
 
     @property
     def axes(self) -> tuple[float, float]:
@@ -148,15 +159,15 @@ class _Edited(NamedTuple):
 
 
 def _draft_editing(wish: _Wish, rng: np.random.Generator) -> _Draft:
-    """A picture, an instruction, and one or two pictures as editors left them."""
+    """An image, an instruction, and one or two images as editors left them."""
     while True:
-        scene = draw_any_scene(rng, is_clip=False, world=wish.world)
-        edit = draw_edit(scene, rng)
+        scene = random_sized_scene(rng, is_video=False, world=wish.world)
+        edit = random_edit(scene, rng)
         if edit.split() == wish.split:
             break
 
     def drawn(how: str) -> _Edited:
-        return _Edited(edit, with_flaw(edited(edit, how, rng), rng, p_flaw=_P_FLAW))
+        return _Edited(edit, add_random_flaw(apply_edit(edit, how, rng), rng, p_flaw=_P_FLAW))
 
     if wish.form == "score":
         shown = (drawn(pick(rng, _EDITS)),)
@@ -168,10 +179,10 @@ def _draft_editing(wish: _Wish, rng: np.random.Generator) -> _Draft:
         rated = [(one, one.utility()) for one in many]
         shown, found = _draw_pair(rated, rng, wants_tie=rng.random() < _P_TIE), {}
     options = tuple(one.option(rng) for one in shown)
-    return _Draft(edit.text, (Shown(scene).medium(rng),), options, found)
+    return _Draft(edit.text, (CandidateScene(scene).medium(rng),), options, found)
 
 
-def draw_style(rng: np.random.Generator) -> Style:
+def random_style(rng: np.random.Generator) -> Style:
     """A style of answer, true and false ones about equally often."""
     at = float(rng.random()) * sum(_STYLES.values())
     for style, share in _STYLES.items():
@@ -185,35 +196,37 @@ def _draw_rivals(question: Question, rng: np.random.Generator, split: Split) -> 
     """Two different replies, in a few cases equally good."""
     wants_tie = rng.random() < _P_TIE
     while True:
-        one, two = (draw_reply(question, draw_style(rng), rng, split=split) for _ in range(2))
+        one, two = (random_reply(question, random_style(rng), rng, split=split) for _ in range(2))
         is_tie = _is_tie(one.utility(question), two.utility(question))
         if one.text != two.text and is_tie == wants_tie:
             return one, two
 
 
-def draw_asked(
-    rng: np.random.Generator, *, split: Split, is_clip: bool, world: World = WHOLE
+def random_scene_with_question(
+    rng: np.random.Generator, *, split: Split, is_video: bool, world: World = FULL_WORLD
 ) -> tuple[Scene, Question]:
     """A scene whose description belongs to the split, and a question about it."""
     while True:
-        scene = draw_any_scene(rng, is_clip=is_clip, world=world)
+        scene = random_sized_scene(rng, is_video=is_video, world=world)
         if split_of(describe(scene)) == split:
-            return scene, draw_question(scene, rng)
+            return scene, random_question(scene, rng)
 
 
 def _draft_understanding(wish: _Wish, rng: np.random.Generator) -> _Draft:
-    """A picture or a clip, a question about it, and one or two answers."""
-    scene, question = draw_asked(rng, split=wish.split, is_clip=wish.is_clip, world=wish.world)
+    """An image or a video, a question about it, and one or two answers."""
+    scene, question = random_scene_with_question(
+        rng, split=wish.split, is_video=wish.is_video, world=wish.world
+    )
     replies: tuple[Reply, ...]
     if wish.form == "score":
-        replies = (draw_reply(question, draw_style(rng), rng, split=wish.split),)
+        replies = (random_reply(question, random_style(rng), rng, split=wish.split),)
     else:
         replies = _draw_rivals(question, rng, wish.split)
     options = tuple(
         _Option(one.text, one.utility(question), one.utility(question, ignoring=wish.blind))
         for one in replies
     )
-    return _Draft(question.text, (Shown(scene).medium(rng),), options, {})
+    return _Draft(question.text, (CandidateScene(scene).medium(rng),), options, {})
 
 
 _DRAFTS: dict[Task, Callable[[_Wish, np.random.Generator], _Draft]] = {
@@ -249,7 +262,7 @@ def check_known(task: str, split: str, form: str = "score", tasks: Sequence[Task
             )
 
 
-def item(
+def make_example(
     task: Task,
     form: Form,
     *,
@@ -257,7 +270,7 @@ def item(
     seed: int,
     index: int,
     annotator: Annotator = NOISELESS,
-    world: World = WHOLE,
+    world: World = FULL_WORLD,
 ) -> Example:
     """One judged item.
 
@@ -272,7 +285,8 @@ def item(
         index: Place in the series; no item depends on another.
         annotator: Who labels. Test items are labelled with the exact utilities whoever is named.
             The candidates do not depend on it.
-        world: What to draw from: ``WHOLE``, ``HARD`` (three things) or one of ``HALVES``.
+        world: What to draw from: ``FULL_WORLD``, ``HARD_WORLD`` (three things) or one of
+            ``HALF_WORLDS``.
 
     Returns:
         The sample with media in memory. Of a score, ``target.score`` in [0, 1] and, for
@@ -287,9 +301,9 @@ def item(
     name = f"{task}-{form}-{split}-{seed}-{index}"
     name += f"-{world.name}" if world.name else ""
     labeller = annotator if split == "train" else NOISELESS
-    wish = _Wish(task in CLIP_TASKS, form, split, labeller.blind, world)
+    wish = _Wish(task in VIDEO_TASKS, form, split, labeller.blind, world)
     draft_item = _DRAFTS[Task(task)]
-    draft = draft_item(wish, seeded(name))
+    draft = draft_item(wish, keyed_rng(name))
     sample = Sample(
         task=Task(task),
         prompt=draft.prompt,
@@ -297,10 +311,10 @@ def item(
         context=draft.context,
         id=name,
     )
-    return Example(sample, _label(draft, labeller, seeded(name, "label")), source=SOURCE)
+    return Example.of(sample, _label(draft, labeller, keyed_rng(name, "label")), source=SOURCE)
 
 
-class Pool(NamedTuple):
+class CandidatePool(NamedTuple):
     """Candidates for one prompt, and what each is worth."""
 
     prompt: str
@@ -311,7 +325,7 @@ class Pool(NamedTuple):
     """True worth of each candidate, 0 to 1, see `utilities`."""
 
 
-def pool(task: Task, *, n: int, split: Split, seed: int, index: int) -> Pool:
+def candidate_pool(task: Task, *, n: int, split: Split, seed: int, index: int) -> CandidatePool:
     """Candidates to choose from, drawn one by one as those of an item to score.
 
     A longer pool begins with the shorter one of the same series and place. The captions of items
@@ -330,21 +344,21 @@ def pool(task: Task, *, n: int, split: Split, seed: int, index: int) -> Pool:
     check_known(task, split)
     if n < 1:
         raise ConfigError(f"a pool has at least one candidate, not {n}")
-    rng = seeded(f"{task}-pool-{split}-{seed}-{index}")
-    is_clip = task in CLIP_TASKS
+    rng = keyed_rng(f"{task}-pool-{split}-{seed}-{index}")
+    is_video = task in VIDEO_TASKS
     candidates: list[Candidate] = []
     utilities: list[float] = []
     if task in GENERATION_TASKS:
-        scene, caption = draw_captioned(rng, split=split, is_clip=is_clip)
+        scene, caption = random_scene_with_caption(rng, split=split, is_video=is_video)
         for _ in range(n):
             shown = _draw_shown(scene, rng)
             candidates.append(shown.medium(rng))
             utilities.append(shown.utility(caption))
-        return Pool(caption.text, (), tuple(candidates), tuple(utilities))
-    scene, question = draw_asked(rng, split=split, is_clip=is_clip)
-    context = (Shown(scene).medium(rng),)
+        return CandidatePool(caption.text, (), tuple(candidates), tuple(utilities))
+    scene, question = random_scene_with_question(rng, split=split, is_video=is_video)
+    context = (CandidateScene(scene).medium(rng),)
     for _ in range(n):
-        reply = draw_reply(question, draw_style(rng), rng, split=split)
+        reply = random_reply(question, random_style(rng), rng, split=split)
         candidates.append(reply.text)
         utilities.append(reply.utility(question))
-    return Pool(question.text, context, tuple(candidates), tuple(utilities))
+    return CandidatePool(question.text, context, tuple(candidates), tuple(utilities))

@@ -13,11 +13,17 @@ import numpy as np
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Image, Task, Video
 
-from .captions import Caption, Split, alignment, describe, draw_caption, elements, split_of
-from .items import CLIP_TASKS, GENERATION_TASKS, TASKS, draw_style
-from .questions import description_question, draw_question, draw_reply
+from .candidate_scenes import (
+    CandidateScene,
+    add_random_flaw,
+    keyed_rng,
+    random_sized_scene,
+    random_variation,
+)
+from .captions import Caption, Split, alignment, describe, elements, random_caption, split_of
+from .items import GENERATION_TASKS, TASKS, VIDEO_TASKS, random_style
+from .questions import description_question, random_question, random_reply
 from .scene import CELLS, Scene, pick
-from .shown import Shown, departed, draw_any_scene, seeded, with_flaw
 
 
 LESSON_KINDS = tuple(
@@ -38,7 +44,7 @@ not tell something check
 
 @dataclass(frozen=True)
 class Lesson:
-    """A question about one or two pictures or clips, with its one right answer."""
+    """A question about one or two images or videos, with its one right answer."""
 
     media: tuple[Image | Video, ...]
     question: str
@@ -56,17 +62,19 @@ class _Draft:
     answer: str
 
 
-def _draw_shown(rng: np.random.Generator, *, split: Split, is_clip: bool) -> Scene:
+def _draw_shown(rng: np.random.Generator, *, split: Split, is_video: bool) -> Scene:
     while True:
-        scene = draw_any_scene(rng, is_clip=is_clip)
+        scene = random_sized_scene(rng, is_video=is_video)
         if split_of(describe(scene)) == split:
             return scene
 
 
-def _draw_stated(rng: np.random.Generator, *, split: Split, is_clip: bool) -> tuple[Scene, Caption]:
+def _draw_stated(
+    rng: np.random.Generator, *, split: Split, is_video: bool
+) -> tuple[Scene, Caption]:
     while True:
-        scene = _draw_shown(rng, split=split, is_clip=is_clip)
-        caption = draw_caption(scene, rng)
+        scene = _draw_shown(rng, split=split, is_video=is_video)
+        caption = random_caption(scene, rng)
         if split_of(caption.text) == split:
             return scene, caption
 
@@ -74,7 +82,7 @@ def _draw_stated(rng: np.random.Generator, *, split: Split, is_clip: bool) -> tu
 def _draw_contrast(scene: Scene, caption: Caption, rng: np.random.Generator, split: Split) -> Scene:
     """A scene the caption is not true of, mostly different in one attribute."""
     while True:
-        other = departed(scene, pick(rng, (1, 1, 1, 1, 2, 4)), rng)
+        other = random_variation(scene, pick(rng, (1, 1, 1, 1, 2, 4)), rng)
         if alignment(caption, other) < 1 and split_of(describe(other)) == split:
             return other
 
@@ -85,22 +93,22 @@ def _grid(scene: Scene) -> str:
     said: list[str] = []
     for cell in CELLS:
         thing = inside.get(cell)
-        event = f" {thing.event}" if thing and scene.is_clip else ""
+        event = f" {thing.event}" if thing and scene.is_video else ""
         said.append(f"{thing.size} {thing.name}{event}" if thing else "nothing")
     return ", ".join(said)
 
 
 def _draft(kind: str, rng: np.random.Generator, split: Split) -> _Draft:
     medium, _, what = kind.partition("_")
-    is_clip = medium == "video"
+    is_video = medium == "video"
     if what == "grid":
-        scene = _draw_shown(rng, split=split, is_clip=is_clip)
+        scene = _draw_shown(rng, split=split, is_video=is_video)
         return _Draft((scene,), "list the cells", _grid(scene))
     if what in ("caption", "question"):
-        scene = _draw_shown(rng, split=split, is_clip=is_clip)
-        asked = description_question(scene) if what == "caption" else draw_question(scene, rng)
+        scene = _draw_shown(rng, split=split, is_video=is_video)
+        asked = description_question(scene) if what == "caption" else random_question(scene, rng)
         return _Draft((scene,), asked.text, asked.answer)
-    scene, caption = _draw_stated(rng, split=split, is_clip=is_clip)
+    scene, caption = _draw_stated(rng, split=split, is_video=is_video)
     other = _draw_contrast(scene, caption, rng, split)
     is_so = rng.random() < 0.5
     if what in ("facts", "fact"):
@@ -136,9 +144,9 @@ def lesson(kind: str, *, seed: int, index: int) -> Lesson:
     """
     if kind not in LESSON_KINDS:
         raise ConfigError(f"no lesson {kind!r}; there are {', '.join(LESSON_KINDS)}")
-    rng = seeded("lesson", kind, seed, index)
+    rng = keyed_rng("lesson", kind, seed, index)
     draft = _draft(kind, rng, "train")
-    media = tuple(with_flaw(one, rng, p_flaw=_P_FLAW).medium(rng) for one in draft.scenes)
+    media = tuple(add_random_flaw(one, rng, p_flaw=_P_FLAW).medium(rng) for one in draft.scenes)
     return Lesson(media, draft.question, draft.answer, kind)
 
 
@@ -155,11 +163,11 @@ def exam(task: Task, *, seed: int, index: int) -> Lesson:
     """
     if task not in TASKS:
         raise ConfigError(f"microworld has no task {str(task)!r}; there are {', '.join(TASKS)}")
-    medium = "video" if task in CLIP_TASKS else "image"
+    medium = "video" if task in VIDEO_TASKS else "image"
     kind = f"{medium}_check" if task in GENERATION_TASKS else f"{medium}_question"
-    rng = seeded("exam", kind, seed, index)
+    rng = keyed_rng("exam", kind, seed, index)
     draft = _draft(kind, rng, "test")
-    media = tuple(Shown(one).medium(rng) for one in draft.scenes)
+    media = tuple(CandidateScene(one).medium(rng) for one in draft.scenes)
     return Lesson(media, draft.question, draft.answer, kind)
 
 
@@ -170,16 +178,16 @@ def corpus(n: int, seed: int) -> Iterator[str]:
         n: How many.
         seed: Names a series of texts.
     """
-    rng = seeded("corpus", seed)
+    rng = keyed_rng("corpus", seed)
     for i in range(n):
         kind = LESSON_KINDS[i % len(LESSON_KINDS)]
         if rng.random() < 0.5:
             draft = _draft(kind, rng, "train")
             yield f"{draft.question} {draft.answer}"
             continue
-        scene = _draw_shown(rng, split="train", is_clip=kind.startswith("video"))
-        asked = draw_question(scene, rng)
-        yield f"{asked.text} {draw_reply(asked, draw_style(rng), rng, split='train').text}"
+        scene = _draw_shown(rng, split="train", is_video=kind.startswith("video"))
+        asked = random_question(scene, rng)
+        yield f"{asked.text} {random_reply(asked, random_style(rng), rng, split='train').text}"
 
 
 def vocabulary() -> tuple[str, ...]:

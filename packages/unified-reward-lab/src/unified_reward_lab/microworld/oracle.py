@@ -1,4 +1,4 @@
-"""Reads pictures and clips of the microworld back into scenes, or abstains.
+"""Reads images and videos of the microworld back into scenes, or abstains.
 
 Nothing is learned and nothing of the renderer is used but the palette: things are told from the
 background by colour, their shapes by geometry. It knows no flaws by name; what it cannot read
@@ -16,10 +16,10 @@ from scipy import ndimage
 
 from unified_reward.core.errors import DataError, MediaError
 
-from .captions import Caption, complete
+from .captions import Caption, full_caption
 from .captions import alignment as caption_alignment
 from .palette import BACKGROUND, PALETTE
-from .scene import CELLS, COLOURS, EVENTS, MAX_THINGS, Scene, Thing, obstacle
+from .scene import CELLS, COLOURS, EVENTS, MAX_THINGS, Scene, Thing, scene_error
 
 
 _SIDE_PX = 64
@@ -174,7 +174,7 @@ def _explained(start: frozenset[Thing], end: frozenset[Thing]) -> tuple[Thing, .
             acting = replace(actor, event=event)
             others = (start | end if event == "appears" else start) - {actor}
             things = (*others, acting)
-            if obstacle(things):
+            if scene_error(things):
                 continue
             before, after = (
                 {state for state in states if state is not None}
@@ -189,9 +189,9 @@ def _explained(start: frozenset[Thing], end: frozenset[Thing]) -> tuple[Thing, .
 
 
 def read(pixels: NDArray[np.uint8]) -> Scene | None:
-    """The scene in a picture or a clip, or None where it cannot be told beyond doubt.
+    """The scene in an image or a video, or None where it cannot be told beyond doubt.
 
-    A clip is read at its first and its last readable three frames.
+    A video is read at its first and its last readable three frames.
 
     Args:
         pixels: RGB, 0 to 255. Shape (64, 64, 3), or (8, 64, 64, 3).
@@ -204,17 +204,17 @@ def read(pixels: NDArray[np.uint8]) -> Scene | None:
             "the oracle reads uint8 pixels of shape (64, 64, 3) or (8, 64, 64, 3), "
             f"not {pixels.dtype} of {pixels.shape}"
         )
-    is_clip = pixels.ndim == 4
-    frames = pixels if is_clip else pixels[None]
+    is_video = pixels.ndim == 4
+    frames = pixels if is_video else pixels[None]
     start = _first_read(frames[:3])
-    end = _first_read(frames[:-4:-1]) if is_clip else start
+    end = _first_read(frames[:-4:-1]) if is_video else start
     if start is None or end is None:
         return None
     things = _explained(start, end)
     if not things:
         return None
     try:
-        return Scene(tuple(sorted(things, key=lambda thing: CELLS.index(thing.cell))), is_clip)
+        return Scene(tuple(sorted(things, key=lambda thing: CELLS.index(thing.cell))), is_video)
     except DataError:
         return None
 
@@ -229,5 +229,5 @@ def alignment(wanted: Caption | Scene, pixels: NDArray[np.uint8]) -> float:
     scene = read(pixels)
     if scene is None:
         return 0.0
-    caption = complete(wanted) if isinstance(wanted, Scene) else wanted
+    caption = full_caption(wanted) if isinstance(wanted, Scene) else wanted
     return caption_alignment(caption, scene)

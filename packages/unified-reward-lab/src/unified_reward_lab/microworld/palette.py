@@ -14,4 +14,4 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 """RGB of each colour word, 0 to 255."""
 
 BACKGROUND = 225
-"""Mean grey level behind the objects; a picture departs from it by up to 8."""
+"""Mean grey level behind the objects; an image departs from it by up to 8."""

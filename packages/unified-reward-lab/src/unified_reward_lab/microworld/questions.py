@@ -202,21 +202,21 @@ def _ask_description(scene: Scene, _rng: np.random.Generator) -> Question:
     attributes: tuple[str, ...] = ("size", "colour", "shape", "place")
     choices: tuple[Sequence[str], ...] = (SIZES, scene.world.colours, scene.world.shapes, CELLS)
     clause = "a {} {} {} at the {}"
-    if scene.is_clip:
+    if scene.is_video:
         attributes, clause = (*attributes, "event"), clause + " {}"
         choices = (*choices, scene.world.events)
     truth: list[str] = []
     for thing in sorted(scene.things, key=lambda thing: CELLS.index(thing.cell)):
         truth += [thing.size, thing.colour, thing.shape, thing.cell]
-        truth += [thing.event] * scene.is_clip
+        truth += [thing.event] * scene.is_video
     n = len(scene.things)
     frame = " and ".join([clause] * n)
-    text = f"describe the {'clip' if scene.is_clip else 'picture'}"
+    text = f"describe the {'clip' if scene.is_video else 'picture'}"
     return Question(text, tuple(truth), choices * n, attributes * n, frame, is_description=True)
 
 
 _Ask = Callable[[Scene, np.random.Generator], Question | None]
-_OF_PICTURES: tuple[_Ask, ...] = (
+_OF_IMAGES: tuple[_Ask, ...] = (
     _ask_colour,
     _ask_shape,
     _ask_size,
@@ -227,7 +227,7 @@ _OF_PICTURES: tuple[_Ask, ...] = (
     _ask_relation,
     _ask_description,
 )
-_OF_CLIPS: tuple[_Ask, ...] = (
+_OF_VIDEOS: tuple[_Ask, ...] = (
     _ask_event,
     _ask_event,
     _ask_direction,
@@ -240,9 +240,9 @@ _OF_CLIPS: tuple[_Ask, ...] = (
 )
 
 
-def draw_question(scene: Scene, rng: np.random.Generator) -> Question:
+def random_question(scene: Scene, rng: np.random.Generator) -> Question:
     """A question with one right answer about the scene, every kind that fits equally likely."""
-    kinds = _OF_CLIPS if scene.is_clip else _OF_PICTURES
+    kinds = _OF_VIDEOS if scene.is_video else _OF_IMAGES
     while True:
         question = pick(rng, kinds)(scene, rng)
         if question is not None:
@@ -261,7 +261,7 @@ def _altered(question: Question, n_wrong: int, rng: np.random.Generator) -> tupl
     return tuple(parts)
 
 
-def draw_reply(
+def random_reply(
     question: Question, style: Style, rng: np.random.Generator, *, split: Split
 ) -> Reply:
     """An answer of the wanted style.

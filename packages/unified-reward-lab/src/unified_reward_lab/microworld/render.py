@@ -1,6 +1,6 @@
-"""Scenes to pixels: pictures 64 x 64 RGB, clips of 8 frames at 4 frames a second.
+"""Scenes to pixels: images 64 x 64 RGB, videos of 8 frames at 4 frames a second.
 
-Knows nothing of captions or of the oracle that reads its pictures back.
+Knows nothing of captions or of the oracle that reads its images back.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _paste(
 def render(scene: Scene, *, seed: int) -> Pixels:
     """Draw a scene.
 
-    A clip shows the state before the event in frames 0 to 2, the state after it in frames 5 to 7.
+    A video shows the state before the event in frames 0 to 2, the state after it in frames 5 to 7.
 
     Args:
         scene: What to draw.
@@ -91,7 +91,7 @@ def render(scene: Scene, *, seed: int) -> Pixels:
             within 3 px of its cell's centre, its side (12 to 14 px small, 23 to 25 px large).
 
     Returns:
-        RGB, 0 to 255. Shape (64, 64, 3) for a picture, (8, 64, 64, 3) for a clip.
+        RGB, 0 to 255. Shape (64, 64, 3) for an image, (8, 64, 64, 3) for a video.
     """
     rng = np.random.default_rng(seed)
     grey = BACKGROUND + int(rng.integers(-8, 9))
@@ -109,6 +109,6 @@ def render(scene: Scene, *, seed: int) -> Pixels:
         for thing, jitter in acting:
             _paste(frame, thing, jitter, progress)
         frames[progress] = (frame + 0.5).astype(np.uint8)
-    if not scene.is_clip:
+    if not scene.is_video:
         return frames[0.0]
     return np.stack([frames.get(progress, frames[0.0]) for progress in _PROGRESS])

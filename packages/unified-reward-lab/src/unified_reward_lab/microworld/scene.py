@@ -1,4 +1,4 @@
-"""What a picture or a clip of the microworld contains, and how such scenes are drawn.
+"""What an image or a video of the microworld contains, and how such scenes are drawn.
 
 Knows nothing of pixels, words of captions or utilities.
 """
@@ -51,9 +51,9 @@ class World:
         return (*(event for event in EVENTS if event not in TURNS), *self.turns)
 
 
-WHOLE = World()
-HARD = World("hard", numbers=(3,))
-HALVES = {
+FULL_WORLD = World()
+HARD_WORLD = World("hard", numbers=(3,))
+HALF_WORLDS = {
     "a": World("a", ("red", "green", "blue"), ("circle", "square")),
     "b": World("b", ("yellow", "purple", "black"), ("triangle", "star")),
 }
@@ -129,7 +129,7 @@ def _event_is_possible(thing: Thing) -> bool:
     )
 
 
-def obstacle(things: Sequence[Thing]) -> str:
+def scene_error(things: Sequence[Thing]) -> str:
     """Why these things cannot share a scene; empty when they can.
 
     A cell holds one thing, before and after; no two things share both colour and shape; at most
@@ -153,21 +153,21 @@ def obstacle(things: Sequence[Thing]) -> str:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things that can stand together (see `obstacle`), in a picture or in a clip.
+    """Things that can stand together (see `scene_error`), in an image or in a video.
 
     Raises:
-        DataError: The things cannot share a scene, or a picture is to hold an event.
+        DataError: The things cannot share a scene, or an image is to hold an event.
     """
 
     things: tuple[Thing, ...]
-    is_clip: bool = False
-    world: World = field(default=WHOLE, compare=False)
+    is_video: bool = False
+    world: World = field(default=FULL_WORLD, compare=False)
     """What it was drawn from."""
 
     def __post_init__(self) -> None:
-        why = obstacle(self.things)
-        if not why and not self.is_clip and any(t.event != STILL for t in self.things):
-            why = "a picture has no events; say is_clip=True"
+        why = scene_error(self.things)
+        if not why and not self.is_video and any(t.event != STILL for t in self.things):
+            why = "an image has no events; say is_video=True"
         if why:
             raise DataError(f"impossible scene: {why}, given {self.things}")
 
@@ -178,40 +178,40 @@ class Scene:
 
 
 def possible_events(
-    thing: Thing, others: Sequence[Thing], world: World = WHOLE
+    thing: Thing, others: Sequence[Thing], world: World = FULL_WORLD
 ) -> list[tuple[str, ...]]:
     """The events the thing can have beside still others, one group per kind, none empty."""
     groups = (tuple(MOVES), ("grows", "shrinks"), ("appears",), ("disappears",), world.turns)
     fitting = (
-        tuple(e for e in group if not obstacle([*others, replace(thing, event=e)]))
+        tuple(e for e in group if not scene_error([*others, replace(thing, event=e)]))
         for group in groups
     )
     return [group for group in fitting if group]
 
 
-def draw_thing(rng: np.random.Generator, cell: str, world: World = WHOLE) -> Thing:
+def random_thing(rng: np.random.Generator, cell: str, world: World = FULL_WORLD) -> Thing:
     """A still thing in this cell, all attributes equally likely."""
     return Thing(pick(rng, world.colours), pick(rng, world.shapes), pick(rng, SIZES), cell)
 
 
-def draw_scene(
-    rng: np.random.Generator, *, n_things: int, is_clip: bool, world: World = WHOLE
+def random_scene(
+    rng: np.random.Generator, *, n_things: int, is_video: bool, world: World = FULL_WORLD
 ) -> Scene:
-    """A scene drawn at random; in a clip one thing has an event, in one of sixteen none has.
+    """A scene drawn at random; in a video one thing has an event, in one of sixteen none has.
 
     Args:
         rng: Where the randomness comes from.
         n_things: Number of things, 1 to 3.
-        is_clip: Whether it is a clip.
+        is_video: Whether it is a video.
         world: What it is drawn from.
     """
     while True:
         cells = [CELLS[i] for i in rng.permutation(4)[:n_things]]
-        things = [draw_thing(rng, cell, world) for cell in cells]
+        things = [random_thing(rng, cell, world) for cell in cells]
         if len({thing.name for thing in things}) == n_things:
             break
-    if is_clip and rng.random() > 1 / 16:
+    if is_video and rng.random() > 1 / 16:
         actor, *others = things
         event = pick(rng, pick(rng, possible_events(actor, others, world)))
         things[0] = replace(actor, event=event)
-    return Scene(tuple(sorted(things, key=lambda thing: CELLS.index(thing.cell))), is_clip, world)
+    return Scene(tuple(sorted(things, key=lambda thing: CELLS.index(thing.cell))), is_video, world)

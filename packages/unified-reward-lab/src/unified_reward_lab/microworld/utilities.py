@@ -1,4 +1,4 @@
-"""What a picture, a clip or an answer is worth, exactly, between 0 and 1.
+"""What an image, a video or an answer is worth, exactly, between 0 and 1.
 
 These equations are the ground truth every measurement of this package stands on.
 """
@@ -17,10 +17,10 @@ EVASIVE_UTILITY = 0.2
 
 
 def generation_utility(alignment: float, quality: float) -> float:
-    """Worth of a picture or clip made from a caption.
+    """Worth of an image or video made from a caption.
 
     ``u = alignment * (0.7 + 0.3 * quality)`` where ``quality = 1 - severity`` of whatever degraded
-    it, and the alignment is that of what is *shown*: a frozen or reversed clip shows another event.
+    it, and the alignment is that of what is *shown*: a frozen or reversed video shows another event.
 
     >>> round(generation_utility(alignment=0.5, quality=0.5), 3)
     0.425

@@ -1,6 +1,6 @@
 """The tiny autoencoders of the microworld: 64 x 64 pixels as 8 x 8 latents, and back.
 
-One is of pictures, one of clips, since no pipeline of diffusers draws both with the same class.
+One is of images, one of videos, since no pipeline of diffusers draws both with the same class.
 Knows nothing of captions and of what is done with latents.
 """
 
@@ -25,21 +25,21 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, mse_loss
 
 from unified_reward_lab.microworld import render
+from unified_reward_lab.microworld.candidate_scenes import keyed_rng, random_scene_with_caption
 from unified_reward_lab.microworld.render import SIDE_PX
-from unified_reward_lab.microworld.shown import draw_captioned, seeded
 
 
-CLIP_FRAMES = 9
-"""Of a clip as Wan's autoencoder takes it, a multiple of four and one; the last one is doubled."""
+VIDEO_FRAMES = 9
+"""Of a video as Wan's autoencoder takes it, a multiple of four and one; the last one is doubled."""
 
 
 @dataclass(frozen=True)
-class Autoencoding:
+class AutoencoderTraining:
     """How an autoencoder is taught."""
 
     steps: int
     batch_size: int = 16
-    """Pictures in a step."""
+    """Images in a step."""
     lr: float = 2e-3
     """Peak learning rate; one cycle."""
     kl: float = 1e-6
@@ -48,7 +48,7 @@ class Autoencoding:
 
 
 def build_image_autoencoder() -> AutoencoderKL:
-    """For pictures, 4 channels of latents; random weights, seed torch before."""
+    """For images, 4 channels of latents; random weights, seed torch before."""
     # Their annotations name tuples of one.
     blocks: Any = {
         "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -66,11 +66,11 @@ def build_image_autoencoder() -> AutoencoderKL:
     )
 
 
-def build_clip_autoencoder() -> AutoencoderKLWan:
-    """For clips of 9 frames, 5 frames of 8 channels of latents; random weights.
+def build_video_autoencoder() -> AutoencoderKLWan:
+    """For videos of 9 frames, 5 frames of 8 channels of latents; random weights.
 
     It works frame by frame: no frame sees one before it, a latent frame is the last of the two it
-    stands for, and is shown twice. So what it learns of pictures holds for clips.
+    stands for, and is shown twice. So what it learns of images holds for videos.
     """
     channels, patch = 8, 2
     model = AutoencoderKLWan(
@@ -122,48 +122,48 @@ def _is_of_time(part: WanCausalConv3d) -> bool:
     return part.kernel_size == (3, 1, 1)
 
 
-def _of_frames(part: WanCausalConv3d, clips: Tensor, _: Tensor | None = None) -> Tensor:
-    frames = clips.transpose(1, 2).flatten(0, 1)
+def _of_frames(part: WanCausalConv3d, videos: Tensor, _: Tensor | None = None) -> Tensor:
+    frames = videos.transpose(1, 2).flatten(0, 1)
     margin = part.kernel_size[-1] // 2
     made = conv2d(frames, part.weight[:, :, -1], part.bias, padding=margin)
-    return made.unflatten(0, (len(clips), -1)).transpose(1, 2)
+    return made.unflatten(0, (len(videos), -1)).transpose(1, 2)
 
 
-def drawn(index: int, *, is_clip: bool, seed: int) -> tuple[str, Tensor]:
+def drawn(index: int, *, is_video: bool, seed: int) -> tuple[str, Tensor]:
     """A caption of the training split and what it says, in [-1, 1].
 
     Args:
         index: Place in the series.
-        is_clip: Whether a clip is wanted.
+        is_video: Whether a video is wanted.
         seed: Names the series.
 
     Returns:
-        The caption, and pixels of shape (3, 64, 64), or (3, 9, 64, 64) of a clip.
+        The caption, and pixels of shape (3, 64, 64), or (3, 9, 64, 64) of a video.
     """
-    rng = seeded("generator", is_clip, seed, index)
-    scene, caption = draw_captioned(rng, split="train", is_clip=is_clip)
+    rng = keyed_rng("generator", is_video, seed, index)
+    scene, caption = random_scene_with_caption(rng, split="train", is_video=is_video)
     pixels = render(scene, seed=int(rng.integers(2**32)))
-    if is_clip:
+    if is_video:
         pixels = np.concatenate([pixels, pixels[-1:]])
     return caption.text, torch.from_numpy(pixels).movedim(-1, 0).float() / 127.5 - 1
 
 
-def teach_autoencoder(model: Any, config: Autoencoding) -> list[float]:
-    """Train an autoencoder in place to give back pictures; one of clips sees clips of one frame.
+def train_autoencoder(model: Any, config: AutoencoderTraining) -> list[float]:
+    """Train an autoencoder in place to give back images; one of videos sees videos of one frame.
 
     Returns:
         Loss by step: squared error of values in [-1, 1], and the weighted divergence.
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps)
-    size, is_clip = config.batch_size, isinstance(model, AutoencoderKLWan)
+    size, is_video = config.batch_size, isinstance(model, AutoencoderKLWan)
     losses: list[float] = []
     with frame_by_frame(model):
         for step in track(range(config.steps), description="teaching the autoencoder"):
             rows = range(step * size, step * size + size)
-            drawing = [drawn(i, is_clip=False, seed=config.seed + 1)[1] for i in rows]
+            drawing = [drawn(i, is_video=False, seed=config.seed + 1)[1] for i in rows]
             pixels = torch.stack(drawing)
-            if is_clip:
+            if is_video:
                 pixels = pixels.unsqueeze(2)
             latent = model.encode(pixels).latent_dist
             loss = mse_loss(_unclamped(model, latent.sample()), pixels)

@@ -1,6 +1,6 @@
 """The tiny generators of the microworld: ordinary diffusers pipelines, taught from nothing.
 
-Pictures are drawn by a Stable Diffusion (UNet, v-prediction), clips by a Wan (transformer, flow).
+Images are drawn by a Stable Diffusion (UNet, v-prediction), videos by a Wan (transformer, flow).
 Knows nothing of preferences.
 """
 
@@ -28,12 +28,12 @@ from unified_reward.train.losses import add_noise, denoising_error, denoising_ta
 from unified_reward.train.optim import build_muon
 from unified_reward_lab.microworld.render import FPS, SIDE_PX
 from unified_reward_lab.train.autoencoders import (
-    Autoencoding,
-    build_clip_autoencoder,
+    AutoencoderTraining,
     build_image_autoencoder,
+    build_video_autoencoder,
     drawn,
     frame_by_frame,
-    teach_autoencoder,
+    train_autoencoder,
 )
 from unified_reward_lab.train.tiny import build_tokenizer
 
@@ -56,11 +56,11 @@ _SAMPLING = {
 
 
 @dataclass(frozen=True)
-class TinyGenerator:
+class GeneratorTraining:
     """How a tiny generator is made."""
 
     medium: Literal["image", "video"]
-    autoencoder: Autoencoding
+    autoencoder: AutoencoderTraining
     steps: int
     """Of the denoiser, > 0."""
     items: int = 30_000
@@ -84,10 +84,10 @@ def build_generator(medium: Literal["image", "video"], tokenizer: Any) -> Any:
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    return _of_pictures(tokenizer, ends) if medium == "image" else _of_clips(tokenizer, ends)
+    return _of_images(tokenizer, ends) if medium == "image" else _of_videos(tokenizer, ends)
 
 
-def _of_clips(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
+def _of_videos(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
     heads = 4
     size = _WIDTH // heads
     # Wan's own; the annotation of its pipeline names another class.
@@ -100,7 +100,7 @@ def _of_clips(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
     return WanPipeline(
         tokenizer=tokenizer,
         text_encoder=UMT5EncoderModel(text),
-        vae=build_clip_autoencoder(),
+        vae=build_video_autoencoder(),
         scheduler=scheduler,
         transformer=WanTransformer3DModel(
             num_attention_heads=heads,
@@ -116,7 +116,7 @@ def _of_clips(tokenizer: Any, ends: dict[str, Any]) -> WanPipeline:
     )
 
 
-def _of_pictures(tokenizer: Any, ends: dict[str, Any]) -> StableDiffusionPipeline:
+def _of_images(tokenizer: Any, ends: dict[str, Any]) -> StableDiffusionPipeline:
     text = CLIPTextConfig(
         hidden_size=_WIDTH,
         intermediate_size=2 * _WIDTH,
@@ -160,7 +160,7 @@ def _of_pictures(tokenizer: Any, ends: dict[str, Any]) -> StableDiffusionPipelin
     )
 
 
-def teach_generator(config: TinyGenerator, out: Path) -> list[tuple[int, float]]:
+def train_generator(config: GeneratorTraining, out: Path) -> list[tuple[int, float]]:
     """Teach a tiny generator to draw what captions of the training split say, and write it.
 
     First the autoencoder; then captions and latents are made once; then denoiser and text encoder
@@ -174,12 +174,12 @@ def teach_generator(config: TinyGenerator, out: Path) -> list[tuple[int, float]]
         Loss by step of the denoiser: mean squared error of its prediction.
     """
     torch.manual_seed(config.seed)
-    is_clip = config.medium == "video"
-    series = (drawn(i, is_clip=is_clip, seed=config.seed + 1)[0] for i in range(20_000))
+    is_video = config.medium == "video"
+    series = (drawn(i, is_video=is_video, seed=config.seed + 1)[0] for i in range(20_000))
     pipeline = build_generator(config.medium, build_tokenizer(series, vocabulary=_VOCABULARY))
-    teach_autoencoder(pipeline.vae, config.autoencoder)
+    train_autoencoder(pipeline.vae, config.autoencoder)
     denoiser = build_denoiser(pipeline, _SAMPLING[config.medium].prompt_tokens)
-    captions, latents = _encoded(denoiser, config, is_clip=is_clip)
+    captions, latents = _encoded(denoiser, config, is_video=is_video)
     losses = _teach_denoiser(denoiser, captions, latents, config)
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
     write_defaults(_SAMPLING[config.medium], out)
@@ -188,7 +188,7 @@ def teach_generator(config: TinyGenerator, out: Path) -> list[tuple[int, float]]
 
 @torch.inference_mode()
 def _encoded(
-    denoiser: Denoiser, config: TinyGenerator, *, is_clip: bool
+    denoiser: Denoiser, config: GeneratorTraining, *, is_video: bool
 ) -> tuple[list[str], Tensor]:
     """Captions and their latents, which the autoencoder now scales to unit variance."""
     captions: list[str] = []
@@ -197,11 +197,11 @@ def _encoded(
     with frame_by_frame(vae):
         for start in track(range(0, config.items, 32), description="encoding"):
             rows = range(start, min(start + 32, config.items))
-            made = [drawn(i, is_clip=is_clip, seed=config.seed + 1) for i in rows]
+            made = [drawn(i, is_video=is_video, seed=config.seed + 1) for i in rows]
             captions += [caption for caption, _ in made]
-            latents.append(denoiser.latents(torch.stack([pixels for _, pixels in made])))
+            latents.append(denoiser.encode_pixels(torch.stack([pixels for _, pixels in made])))
     told = torch.cat(latents)
-    if is_clip:
+    if is_video:
         mean, std = told.mean((0, 2, 3, 4)), told.std((0, 2, 3, 4))
         vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
         told = (told - mean.view(-1, 1, 1, 1)) / std.view(-1, 1, 1, 1)
@@ -212,7 +212,7 @@ def _encoded(
 
 
 def _teach_denoiser(
-    denoiser: Denoiser, captions: list[str], latents: Tensor, config: TinyGenerator
+    denoiser: Denoiser, captions: list[str], latents: Tensor, config: GeneratorTraining
 ) -> list[tuple[int, float]]:
     pipeline = denoiser.pipeline
     learned = torch.nn.ModuleList([denoiser.network, pipeline.text_encoder])
@@ -239,10 +239,10 @@ def _teach_denoiser(
         clean = latents[rows]
         noise = torch.randn(clean.shape, generator=drawing)
         alpha, sigma = plan.alpha[places].float(), plan.sigma[places].float()
-        condition = denoiser.condition([captions[i] for i in rows.tolist()])
+        condition = denoiser.encode_prompts([captions[i] for i in rows.tolist()])
         noisy = add_noise(clean, noise, alpha, sigma)
         told = denoiser.predict(noisy, plan.timestep[places], condition)
-        target = denoising_target(plan.kind, clean, noise, alpha, sigma)
+        target = denoising_target(plan.prediction_type, clean, noise, alpha, sigma)
         loss = denoising_error(told, target).mean()
         optimiser.zero_grad()
         loss.backward()

@@ -105,7 +105,7 @@ def build_tokenizer(texts: Iterable[str], *, vocabulary: int = 640) -> PreTraine
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
-    """The processor of the tiny base: pictures of about 64 x 64 pixels, a token a cell."""
+    """The processor of the tiny base: images of about 64 x 64 pixels, a token a cell."""
     shared: dict[str, Any] = {"patch_size": _PATCH, "merge_size": _MERGE}
     area = _SIDE * _SIDE
     size = {"shortest_edge": area, "longest_edge": area}
@@ -175,8 +175,8 @@ class Polish:
     optim: OptimConfig
     lessons: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
     """Relative weights of the kinds of lessons."""
-    clips: float = 0.5
-    """Share of clips among the lessons, in [0, 1]."""
+    videos: float = 0.5
+    """Share of videos among the lessons, in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -189,11 +189,11 @@ class TinyPretraining:
     polish: tuple[Polish, ...] = ()
     vision: VisionWarmup = field(default_factory=VisionWarmup)
     frames: int = 4
-    """Frames of a clip."""
-    clips_from: float = 0.35
-    """Share of the run after which clips come in, in [0, 1]."""
-    clips: float = 0.5
-    """Share of clips among the lessons from then on, in [0, 1]."""
+    """Frames of a video."""
+    videos_from: float = 0.35
+    """Share of the run after which videos come in, in [0, 1]."""
+    videos: float = 0.5
+    """Share of videos among the lessons from then on, in [0, 1]."""
     processes: int = 1
     """Processes the run is launched with; they share the turns."""
 
@@ -220,19 +220,19 @@ class LessonTurns:
 
     def __getitem__(self, index: int) -> ChatExample:
         taught = lesson(self._kind(index), seed=self._config.optim.seed, index=index)
-        pictures = [p for medium in taught.media for p in self._pictures(medium)]
-        return ChatExample(Request((*pictures, taught.question)), taught.answer)
+        images = [p for medium in taught.media for p in self._images(medium)]
+        return ChatExample(Request((*images, taught.question)), taught.answer)
 
     def _kind(self, index: int) -> str:
         config = self._config
         block = index // config.optim.batch_size
         rng = np.random.default_rng([config.optim.seed, block])
-        is_clip = index >= config.clips_from * len(self) and rng.random() < config.clips
+        is_video = index >= config.videos_from * len(self) and rng.random() < config.videos
         shares = np.array([*config.lessons.values()])
         what = rng.choice([*config.lessons], p=shares / shares.sum())
-        return f"{'video' if is_clip else 'image'}_{what}"
+        return f"{'video' if is_video else 'image'}_{what}"
 
-    def _pictures(self, medium: Image | Video) -> list[Pillow.Image]:
+    def _images(self, medium: Image | Video) -> list[Pillow.Image]:
         if isinstance(medium, Image):
             return [Pillow.fromarray(medium.source)]
         at = np.linspace(0, len(medium.source) - 1, self._config.frames).astype(int)
@@ -262,7 +262,7 @@ def pretrain(config: TinyPretraining, out: Path) -> list[tuple[int, float]]:
     model, losses = fit(model, chat, turns, config.optim, out, title="teaching the base")
     model.model.visual.requires_grad_(True)  # noqa: FBT003  its name and place are torch's
     for i, polish in enumerate(config.polish):
-        again = replace(config, **vars(polish), clips_from=0.0)
+        again = replace(config, **vars(polish), videos_from=0.0)
         folder = out / f"polish-{i}"
         model, more = fit(model, chat, LessonTurns(again), polish.optim, folder, title="polishing")
         losses += [(losses[-1][0] + step, loss) for step, loss in more]

@@ -2,7 +2,7 @@
 
 A published VLM starts from a tower pretrained against text; from nothing, a tiny one needs tens of
 thousands of questions before it tells shapes apart. The classes are the language model's own
-embeddings of the words, so that a picture's token is near the words that are true of it.
+embeddings of the words, so that an image's token is near the words that are true of it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError
-from unified_reward_lab.microworld import degrade, describe, draw_scene, render, split_of
-from unified_reward_lab.microworld.corrupt import PICTURE_FLAWS
+from unified_reward_lab.microworld import degrade, describe, random_scene, render, split_of
+from unified_reward_lab.microworld.corrupt import IMAGE_FLAWS
 from unified_reward_lab.microworld.scene import CELLS, COLOURS, SHAPES, SIZES
 
 
@@ -40,7 +40,7 @@ class VisionWarmup:
     batch_size: int = 64
     lr: float = 1.5e-3
     flawed: float = 0.2
-    """Share of pictures with a flaw, in [0, 1]."""
+    """Share of images with a flaw, in [0, 1]."""
 
 
 def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[float]:
@@ -50,7 +50,7 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
         model: The model; its vision tower and word embeddings are trained in place.
         chat: Its processor, in whose vocabulary every class is one token.
         config: Steps and rates.
-        seed: Names the pictures; training captions only.
+        seed: Names the images; training captions only.
 
     Raises:
         ConfigError: A class has no token of its own.
@@ -71,8 +71,8 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps)
     losses: list[float] = []
     for _ in track(range(config.steps), description="warming up the vision tower"):
-        pictures, labels = _batch(config, rng)
-        inputs = chat.processor.image_processor(pictures, return_tensors="pt")
+        images, labels = _batch(config, rng)
+        inputs = chat.processor.image_processor(images, return_tensors="pt")
         seen = model.model.get_image_features(**inputs).pooler_output
         tokens = torch.stack(list(seen))
         each = [
@@ -93,23 +93,21 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
 def _batch(
     config: VisionWarmup, rng: np.random.Generator
 ) -> tuple[list[Pillow.Image], dict[str, Tensor]]:
-    """Pictures, and for every kind of attribute the class of every cell, shape (B, 4)."""
-    pictures: list[Pillow.Image] = []
+    """Images, and for every kind of attribute the class of every cell, shape (B, 4)."""
+    images: list[Pillow.Image] = []
     labels = {kind: torch.zeros(config.batch_size, len(CELLS), dtype=torch.long) for kind in _KINDS}
     labels["row"] += torch.arange(len(CELLS)) // 2
     labels["column"] += torch.arange(len(CELLS)) % 2
-    while len(pictures) < config.batch_size:
-        scene = draw_scene(rng, n_things=int(rng.integers(1, 4)), is_clip=False)
+    while len(images) < config.batch_size:
+        scene = random_scene(rng, n_things=int(rng.integers(1, 4)), is_video=False)
         if split_of(describe(scene)) == "test":
             continue
         pixels = render(scene, seed=int(rng.integers(2**32)))
         if rng.random() < config.flawed:
-            pixels = degrade(
-                pixels, str(rng.choice(PICTURE_FLAWS)), float(rng.uniform(0.3, 1)), rng
-            )
+            pixels = degrade(pixels, str(rng.choice(IMAGE_FLAWS)), float(rng.uniform(0.3, 1)), rng)
         for thing in scene.things:
             for kind in ("colour", "shape", "size"):
                 place = _KINDS[kind].index(getattr(thing, kind))
-                labels[kind][len(pictures), CELLS.index(thing.cell)] = place
-        pictures.append(Pillow.fromarray(pixels))
-    return pictures, labels
+                labels[kind][len(images), CELLS.index(thing.cell)] = place
+        images.append(Pillow.fromarray(pixels))
+    return images, labels

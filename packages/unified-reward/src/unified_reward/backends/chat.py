@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -74,31 +74,65 @@ class Chat:
             continuations: Token ids behind each prompt; empty for none.
 
         Returns:
-            What the model's forward takes: ``input_ids``, ``attention_mask`` (and, for Qwen,
-            ``mm_token_type_ids``) of shape (B, T), and the pictures.
+            Arguments of the model's forward: ``input_ids``, ``attention_mask`` (and, for Qwen,
+            ``mm_token_type_ids``) of shape (B, T), and the images.
         """
-        # By request: LLaVA tiles a picture only where it is alone in its request.
-        pictures = [[p for p in one.parts if not isinstance(p, str)] for one in requests]
-        inputs = dict(
+        return self.collate([self.process(requests)], continuations)
+
+    def process(self, requests: Sequence[Request]) -> dict[str, Tensor]:
+        """Run the processor on B user turns: left-padded tokens of shape (B, T), and the images."""
+        # By request: LLaVA tiles an image only where it is alone in its request.
+        images = [[part for part in r.parts if not isinstance(part, str)] for r in requests]
+        return dict(
             self.processor(
-                text=[self.prompt(one) for one in requests],
-                images=pictures if any(pictures) else None,
+                text=[self.prompt(request) for request in requests],
+                images=images if any(images) else None,
                 padding=True,
                 padding_side="left",
                 return_tensors="pt",
             )
         )
-        kept = inputs["attention_mask"].bool()
-        behind = continuations or [()] * len(requests)
+
+    def collate(
+        self,
+        processed: Sequence[Mapping[str, Tensor]],
+        continuations: Sequence[Sequence[int]] = (),
+    ) -> dict[str, Tensor]:
+        """Join what `process` returned, with tokens behind each prompt, to one left-padded batch.
+
+        Args:
+            processed: Batches of user turns, B in all.
+            continuations: Token ids behind each of the B prompts; empty for none.
+
+        Returns:
+            As from `batch`: equal to it for the same turns.
+        """
+        inputs = {name: _stack([part[name] for part in processed]) for name in processed[0]}
+        masks = [mask for part in processed for mask in part["attention_mask"].bool()]
+        continuations = continuations or [()] * len(masks)
         fills = {"input_ids": self.pad, "mm_token_type_ids": 0, "attention_mask": 0}
         for name in fills.keys() & inputs.keys():
             rows: list[list[int]] = []
-            for row, mask, ids in zip(inputs[name], kept, behind, strict=True):
+            tokens = [row for part in processed for row in part[name]]
+            for row, mask, ids in zip(tokens, masks, continuations, strict=True):
                 added = ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
                 rows.append([*row[mask].tolist(), *added])
             width = max(map(len, rows))
             inputs[name] = torch.tensor([[fills[name]] * (width - len(row)) + row for row in rows])
         return inputs
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate along the first dimension; the others are padded with zeros to the largest."""
+    sizes = [max(side) for side in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    if all([*tensor.shape[1:]] == sizes for tensor in tensors):
+        return torch.cat([*tensors]) if len(tensors) > 1 else tensors[0]
+    out = tensors[0].new_zeros(sum(map(len, tensors)), *sizes)
+    start = 0
+    for tensor in tensors:
+        out[start : start + len(tensor), *map(slice, tensor.shape[1:])] = tensor
+        start += len(tensor)
+    return out
 
 
 def _shape(request: Request) -> tuple[str | None, ...]:

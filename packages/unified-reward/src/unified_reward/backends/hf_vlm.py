@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -18,14 +19,16 @@ from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
+    BitsAndBytesConfig,
     GenerationConfig,
     LogitsProcessor,
 )
 
 from unified_reward.backends.batching import batches, bisect_failures
 from unified_reward.backends.chat import Chat
+from unified_reward.backends.devices import best_device, resolve_device, resolve_dtype
 from unified_reward.backends.image_features import ImageEncoder, ImageFeatures, joined
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
 
@@ -266,6 +269,7 @@ def load_vlm(
     dtype: str | None = None,
     max_pixels: int | None = None,
     batch_size: int | None = None,
+    quantize: Literal["8bit", "4bit"] | None = None,
 ) -> VLM:
     """Load any transformers checkpoint of image and text to text.
 
@@ -275,42 +279,76 @@ def load_vlm(
 
     Args:
         source: A folder, or a hub id (which reaches the network).
-        device: ``cpu``, ``cuda``, ``mps``, …; default the best there is.
+        device: ``cpu``, ``cuda``, ``mps``, …; default the fastest there is. ``auto`` spreads the
+            weights over all devices.
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
         max_pixels: Largest picture shown to the model, in pixels; default the checkpoint's own,
             at most 262144 for a Qwen checkpoint from the hub.
         batch_size: Requests in one pass; default 16.
+        quantize: Bits of a weight, by bitsandbytes; default none are quantised.
 
     Raises:
+        ConfigError: There is no such dtype, or what ``quantize`` needs is not installed.
         ModelError: The folder lacks a model or a processor, its weights do not fit, or it holds an
             adapter whose base is not there or whose weights are pickled.
     """
-    device = device or best_device()
-    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    options = _placement(device, dtype, quantize)
     speaker = _speaker(source)
     processor = _loaded(AutoProcessor, speaker)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "apply_chat_template"):
         raise ModelError(f"{speaker} has no processor for pictures beside its weights")
     if max_pixels is None and not Path(speaker).is_dir():
         max_pixels = PUBLISHED_MAX_PIXELS
-    model, size = _model(source, dtype).to(device), batch_size or 16
-    return VLM(model, processor, name=str(source), batch_size=size, max_pixels=max_pixels)
+    model = _model(source, options)
+    if "device_map" not in options:
+        model = model.to(resolve_device(device))
+    return VLM(
+        model, processor, name=str(source), batch_size=batch_size or 16, max_pixels=max_pixels
+    )
+
+
+def _placement(device: str | None, dtype: str | None, quantize: str | None) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` for dtype, quantisation and spreading over devices."""
+    device = resolve_device(device)
+    is_spread = device == "auto"
+    torch_dtype = resolve_dtype(dtype, best_device() if is_spread else device)
+    options: dict[str, Any] = {"dtype": torch_dtype}
+    if is_spread or quantize:
+        options["device_map"] = "auto" if is_spread else {"": device}
+    if quantize:
+        if find_spec("bitsandbytes") is None:
+            raise ConfigError(
+                f"quantize={quantize!r} needs bitsandbytes, which is not installed: "
+                "pip install bitsandbytes"
+            )
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=quantize == "8bit",
+            load_in_4bit=quantize == "4bit",
+            bnb_4bit_compute_dtype=torch_dtype,
+        )
+    return options
 
 
 def _loaded(kind: Any, source: str | Path, **how: Any) -> Any:
     try:
-        return kind.from_pretrained(source, local_files_only=Path(source).is_dir(), **how)
+        return kind.from_pretrained(
+            source, local_files_only=Path(source).is_dir(), trust_remote_code=False, **how
+        )
     except _UNLOADABLE as error:
         raise ModelError(
             f"{source} cannot be loaded as a vision-language model: {error}"
         ) from error
 
 
-def _model(source: str | Path, dtype: str) -> Any:
+def _model(source: str | Path, options: Mapping[str, Any]) -> Any:
     if (base := base_of(source)) is not None:
-        return _merged(_model(base, dtype), Path(source), base)
-    how = {"dtype": getattr(torch, dtype), "output_loading_info": True}
-    model, info = _loaded(AutoModelForImageTextToText, source, **how)
+        if "quantization_config" in options:
+            raise ConfigError(
+                f"{source} is an adapter, which cannot be merged into quantised weights; "
+                "save it merged into its base, or leave out quantize"
+            )
+        return _merged(_model(base, options), Path(source), base)
+    model, info = _loaded(AutoModelForImageTextToText, source, output_loading_info=True, **options)
     _check_fit(info, f"the weights in {source} do not fit its config")
     return model
 
@@ -367,10 +405,3 @@ def base_of(source: str | Path) -> str | Path | None:
         told = "where no other folder is; name one, relative to the adapter's or absolute"
         raise ModelError(f"{file} has the base {named!r}, {told}, or a hub id")
     return named
-
-
-def best_device() -> str:
-    """The name of the fastest kind of device there is."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

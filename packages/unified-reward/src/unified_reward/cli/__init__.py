@@ -1,73 +1,135 @@
-"""The command line: one thin file per command. Exit 0 all answered, 1 some not, 2 wrong usage."""
+"""The command line: one thin file per command.
+
+Exit code 0: everything was answered; 1: some items were not, the others were; 2: wrong usage.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from unified_reward.cli import (
-    audit,
-    bench,
-    candidates,
-    compare,
-    convert,
-    data,
-    dpo,
-    export,
-    judge,
-    pairs,
-    rank,
-    run,
-    score,
-    scorers,
-    show,
-    templates,
-)
+import unified_reward
+from unified_reward.cli.groups import make_app
 from unified_reward.core.errors import UnifiedRewardError
-from unified_reward_lab.cli import experiment
 
 
-app = typer.Typer(
-    help="Judge generated and understood pictures and videos.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command in (
-    score.score,
-    compare.compare,
-    rank.rank,
-    judge.judge,
-    candidates.candidates,
-    pairs.pairs,
-    dpo.dpo,
-    export.export,
-    show.show,
-    bench.bench,
-    bench.bench_diff,
-    audit.audit,
-    experiment.experiment,
-    run.run,
-):
-    app.command()(command)
-app.add_typer(convert.app, name="convert")
-app.add_typer(data.app, name="data")
-app.add_typer(scorers.app, name="scorers")
-app.add_typer(templates.app, name="templates")
+_QUIET = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Settings of other libraries that keep their bars and warnings off the terminal."""
+
+
+COMMANDS = {
+    "score": (
+        "unified_reward.cli.score:score",
+        "Score images or videos for a prompt, or answers about an image or video.",
+    ),
+    "compare": (
+        "unified_reward.cli.compare:compare",
+        "Compare two images or videos for a prompt, or two answers about one.",
+    ),
+    "rank": (
+        "unified_reward.cli.rank:rank",
+        "Rank images or videos for a prompt, or answers about one, best first.",
+    ),
+    "judge": (
+        "unified_reward.cli.judge:judge",
+        "Judge every sample of a file; resumes a stopped run.",
+    ),
+    "candidates": (
+        "unified_reward.cli.candidates:candidates",
+        "Generate candidates for every prompt with a policy; resumes a stopped run.",
+    ),
+    "pairs": (
+        "unified_reward.cli.pairs:pairs",
+        "Make a preference pair from the candidates of each prompt; resumes a stopped run.",
+    ),
+    "dpo": (
+        "unified_reward.cli.dpo:dpo",
+        "Align a policy on preference pairs by DPO; resumes a stopped run.",
+    ),
+    "export": (
+        "unified_reward.cli.export:export",
+        "Export the kept pairs in the format of another trainer.",
+    ),
+    "show": (
+        "unified_reward.cli.show:show",
+        "Write an HTML page with the counts and the first rows of a file.",
+    ),
+    "bench": (
+        "unified_reward.cli.bench:bench",
+        "Run a benchmark on a judge: metrics with sample sizes and 95 % intervals.",
+    ),
+    "bench-diff": (
+        "unified_reward.cli.bench:bench_diff",
+        "Compare two runs of a benchmark on their common items: B minus A, paired tests.",
+    ),
+    "audit": (
+        "unified_reward.cli.audit:audit",
+        "Measure what should not move a judge: order, length, repeats, resolution, JPEG.",
+    ),
+    "run": (
+        "unified_reward.cli.run:run",
+        "Run the stages of a recipe; skips those that are done.",
+    ),
+    "data": ("unified_reward.cli.data:app", "Check, convert, mix and count rows of data."),
+    "convert": (
+        "unified_reward.cli.convert:app",
+        "Convert original checkpoints to folders that transformers loads.",
+    ),
+    "scorers": (
+        "unified_reward.cli.scorers:app",
+        "List the published scorers and what their numbers mean.",
+    ),
+    "templates": (
+        "unified_reward.cli.templates:app",
+        "Import the official wordings of published judges.",
+    ),
+}
+
+
+app = make_app("", COMMANDS, help="Judge generated images and videos, and answers about them.")
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001  typer calls it so
+    if value:
+        typer.echo(unified_reward.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Judge generated images and videos, and answers about them."""
+    del version
 
 
 def main() -> None:
     """Run the command line; an error of this package is a message, not a traceback."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     try:
         app()
     except UnifiedRewardError as error:
-        told = Text.assemble(("error:", "red"), f" {error}")
-        Console(stderr=True).print(told, soft_wrap=True)
+        from rich.console import Console
+        from rich.text import Text
+
+        message = Text.assemble(("error:", "red"), f" {error}")
+        Console(stderr=True).print(message, soft_wrap=True)
         sys.exit(2)

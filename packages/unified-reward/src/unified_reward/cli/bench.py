@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,106 +14,89 @@ from unified_reward.bench.benchmark import BenchmarkOptions
 from unified_reward.bench.diff import compare_runs
 from unified_reward.bench.page import write_page
 from unified_reward.bench.protocols import PROTOCOLS
-from unified_reward.bench.run import read_items, run
+from unified_reward.bench.run import read_items
+from unified_reward.bench.run import run as run_benchmark
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
-from unified_reward.judges.registry import open_judge
-from unified_reward_lab.bench.microworld import MICROWORLD, MICROWORLD_EDITING
+from unified_reward.core.extensions import extensions, extra, load_extension, missing_hint
 
 
-_ALL = {one.name: one for one in (MICROWORLD, MICROWORLD_EDITING)} | PROTOCOLS
-
-
+@options.opens_judge
 def bench(
-    on: Annotated[str, typer.Option("--on", metavar="NAME", help=f"One of {', '.join(_ALL)}.")],
+    on: Annotated[str, typer.Option(metavar="NAME", help="Name of the benchmark.")],
     *,
     data: Annotated[
-        str, typer.Option("--data", help="Folder of its official files, or a hub id to fetch.")
+        str, typer.Option(help="Folder of its official files, or a hub id to download.")
     ] = "",
-    judge: options.JudgeOption = "",
-    model: options.ModelOption = None,
-    family: options.FamilyOption = None,
+    judge: options.JudgeArguments,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Items at most; of the microworld a cell, default 200."),
+        typer.Option(min=1, help="Number of items; of microworld per cell, default 200."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Names items drawn and pairs exchanged.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the items and of their order.")] = 0,
     orders: options.OrdersOption = 2,
     votes: Annotated[
-        int, typer.Option(min=0, help="Majority of so many votes, each in an order by lot.")
+        int,
+        typer.Option(min=0, help="Votes per item, candidates shuffled for each; majority wins."),
     ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for verdicts, report and page; resumable.")
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Measure a judge: figures with sample sizes and 95 % intervals."""
-    if on not in _ALL:
-        raise ConfigError(f"no benchmark {on!r}; there are {', '.join(_ALL)}")
-    protocol, how = _ALL[on], BenchmarkOptions(limit, seed, options.both(orders), votes)
-    items = read_items(protocol, _folder(data), how)
-    opened = open_judge(judge, model=model, family=family, truth=items.records, look=False)
+    """Run a benchmark on a judge: metrics with sample sizes and 95 % intervals."""
+    names = [*PROTOCOLS, *extensions("benchmarks")]
+    benchmark = PROTOCOLS.get(on) or load_extension("benchmarks", on)
+    if benchmark is None:
+        raise ConfigError(f"no benchmark {on!r}; there are {', '.join(names)}{missing_hint(on)}")
+    config = BenchmarkOptions(limit, seed, options.orders_of(orders), votes)
+    items = read_items(benchmark, _folder(data), config)
+    opened = judge.open(truth=items.records, opens_media=False)
     with bar(on, len(items.records)) as advance:
-        result = run(protocol, opened, items, how, out=out, progress=advance)
+        result = run_benchmark(benchmark, opened, items, config, out=out, progress=advance)
     if out:
-        write_page(protocol, result, out / "page.html")
+        write_page(benchmark, result, out / "page.html")
     if as_json:
         output.print_json([result.report])
     else:
-        Console().print(table(result.report))
-    if any(result.report.get(name) for name in ("n_unparsed", "n_failed", "n_broken_rows")):
-        raise typer.Exit(1)
+        Console().print(output.report_table(result.report))
+    output.exit_if(result.report.get(name) for name in ("n_unparsed", "n_failed", "n_broken_rows"))
 
 
 def bench_diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="Folder of a benchmark's run.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Of another run of it.")],
+    first: Annotated[Path, typer.Argument(metavar="A", help="Folder of a benchmark run.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of it.")],
     *,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Compare two judges on the items that both were asked: B minus A, tested in pairs."""
+    """Compare two runs of a benchmark on their common items: B minus A, paired tests."""
     report = compare_runs(first, second)
     if as_json:
         output.print_json([report])
         return
     table = Table("", "metric", "A", "B", "B - A", "95 %", "p", "n", title=report["title"])
     for group, rows in [("all", report["metrics"]), *report["groups"].items()]:
-        for name, row in rows.items():
-            values = [_shown(row[key]) for key in ("a", "b", "difference")]
-            low, high = map(_shown, row["ci95"])
+        for i, (name, row) in enumerate(rows.items()):
+            values = [output.format_number(row[key]) for key in ("a", "b", "difference")]
+            low, high = map(output.format_number, row["ci95"])
             p_value = "" if row["p_value"] is None else f"{row['p_value']:.2g}"
-            table.add_row(group, name, *values, f"{low} to {high}", p_value, str(row["n"]))
-            group = ""  # noqa: PLW2901  named once
+            title = "" if i else group
+            table.add_row(title, name, *values, f"{low} to {high}", p_value, str(row["n"]))
     Console().print(table)
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def _folder(data: str) -> Path | None:
-    """The folder, fetched from the hub where it is none and looks like an id."""
+    """Folder of the files, downloaded from the hub if the text is a hub id."""
     if not data or Path(data).exists():
         return Path(data) if data else None
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", data):
-        raise ConfigError(f"there is no folder {data}, and it is no hub id (org/name)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        raise ConfigError(f"there is no folder {data}, and it is not a hub id (org/name)")
+    with extra("local"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         return Path(snapshot_download(data, repo_type="dataset"))
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise ConfigError(f"{data} is no folder, and cannot be fetched: {error}") from error
-
-
-def table(report: dict[str, Any]) -> Table:
-    """Every figure of a report for the terminal."""
-    shown = Table("", "metric", "value", "95 %", "n", title=f"{report['name']}: {report['judge']}")
-    for group, metrics in [("all", report["metrics"]), *report["groups"].items()]:
-        for name, metric in metrics.items():
-            low, high = map(_shown, metric["ci95"])
-            interval = "-" if low == high == "-" else f"{low} to {high}"
-            shown.add_row(group, name, _shown(metric["value"]), interval, str(metric["n"]))
-            group = ""  # noqa: PLW2901  named once
-    return shown
+        raise ConfigError(f"{data} is not a folder and cannot be downloaded: {error}") from error

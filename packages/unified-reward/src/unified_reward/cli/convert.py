@@ -1,4 +1,4 @@
-"""``unified-reward convert``: checkpoints in their authors' own layout as transformers' folders."""
+"""``unified-reward convert``: original checkpoints to folders that transformers loads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from unified_reward.cli import options, output
+from unified_reward.cli.groups import make_app
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import extra
+from unified_reward.judges.card import Card
 from unified_reward.prompts import FAMILIES, official
 
 
@@ -20,48 +23,44 @@ if TYPE_CHECKING:
     from unified_reward.checkpoints.llava_qwen import ConversionPlan
 
 
-app = typer.Typer(help="Convert original checkpoints to folders that transformers loads.")
-
-
-@app.callback()
-def converters() -> None:
-    """Convert original checkpoints to folders that transformers loads."""
+app = make_app(
+    "convert", {}, help="Convert original checkpoints to folders that transformers loads."
+)
 
 
 @app.command("llava-qwen")
 def llava_qwen(
-    folder: Annotated[Path, typer.Argument(metavar="IN", help="The original checkpoint.")],
-    out: Annotated[Path, typer.Argument(help="A new folder, or one where this was stopped.")],
+    folder: Annotated[Path, typer.Argument(metavar="IN", help="Original checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="New folder, or that of a stopped run.")],
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write nothing; ends with 1 if it cannot be done.")
+        bool, typer.Option("--dry-run", help="Write nothing; exit 1 if it cannot be converted.")
     ] = False,
     family: Annotated[
-        str | None, typer.Option("--family", help="How the judge is asked; kept beside it.")
+        str | None, typer.Option(help="Prompt family of the judge; written beside the weights.")
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Convert LLaVA-Critic, or a UnifiedReward of LLaVA, to LLaVA-OneVision of transformers."""
-    from unified_reward.checkpoints.llava_qwen import plan, write
-    from unified_reward.judges.card import Card
+    with extra("local"):
+        from unified_reward.checkpoints.llava_qwen import plan, write
 
     known = sorted({*FAMILIES, *official.FAMILIES})
     if family is not None and family not in known:
         raise ConfigError(f"no family {family!r}; there are {', '.join(known)}")
-    made = plan(folder)
+    planned = plan(folder)
     if not dry_run:
-        with bar("converting", len(made.names)) as advance:
-            write(made, out, progress=advance)
+        with bar("converting", len(planned.names)) as advance:
+            write(planned, out, progress=advance)
         if family is not None:
             Card(family, base=str(folder)).write(out)
     if as_json:
-        output.print_json([_row(made, None if dry_run else out)])
+        output.print_json([_row(planned, None if dry_run else out)])
     else:
         console = Console(soft_wrap=True, highlight=False)
-        for title, line in _lines(made, None if dry_run else out):
+        for title, line in _lines(planned, None if dry_run else out):
             console.print(Text.assemble((f"{title:<9}", "red" if title == "problem" else ""), line))
-    if made.problems:
-        raise typer.Exit(1)
+    output.exit_if(planned.problems)
 
 
 def _row(plan: ConversionPlan, out: Path | None) -> dict[str, Any]:
@@ -73,20 +72,20 @@ def _row(plan: ConversionPlan, out: Path | None) -> dict[str, Any]:
         "names": plan.names,
         "ignored": plan.ignored,
         "notes": plan.notes,
-        "shards": {one.name: one.n_bytes for one in plan.shards},
+        "shards": {shard.name: shard.n_bytes for shard in plan.shards},
         "bytes": plan.n_bytes,
         "config": plan.config,
     }
 
 
 def _lines(plan: ConversionPlan, out: Path | None) -> list[tuple[str, str]]:
-    told = [("tensors", str(plan.keys))] if plan.keys else []
+    lines = [("tensors", str(plan.keys))] if plan.keys else []
     if out is None:
-        told += [("left out", f"{name}: {why}") for name, why in sorted(plan.ignored.items())]
-    told += [("note", one) for one in plan.notes]
-    told += [("problem", one) for one in plan.problems]
+        lines += [("left out", f"{name}: {why}") for name, why in sorted(plan.ignored.items())]
+    lines += [("note", note) for note in plan.notes]
+    lines += [("problem", problem) for problem in plan.problems]
     if plan.shards:
-        told.append(("size", f"{plan.n_bytes:,} bytes in {len(plan.shards)} files"))
+        lines.append(("size", f"{plan.n_bytes:,} bytes in {len(plan.shards)} files"))
     if out:
-        told.append(("written", str(out)))
-    return told
+        lines.append(("written", str(out)))
+    return lines

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unified_reward.cli import options
-from unified_reward.cli.output import print_json
+from unified_reward.cli.output import exit_if, print_json
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Failed, Scale
@@ -28,16 +28,16 @@ from unified_reward.io.config import load_config
 from unified_reward.io.rows import Row
 
 
-PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="A file of rows.")]
+PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="File of rows.")]
 SourceOption = Annotated[
-    str, typer.Option("--source", help="records for our own files, or a published source's name.")
+    str, typer.Option(help="records for files of this project, or the name of a published source.")
 ]
 MediaOption = Annotated[
     Path | None,
-    typer.Option("--media", help="Where a published source's media lie; default beside the file."),
+    typer.Option(help="Media folder of a published source; default the folder of the file."),
 ]
 ScaleOption = Annotated[
-    str, typer.Option("--scale", metavar="LOW,HIGH", help="Of ratings of your own; default 1,5.")
+    str, typer.Option(metavar="LOW,HIGH", help="Scale of your own ratings; default 1,5.")
 ]
 
 
@@ -47,9 +47,9 @@ def _scale(given: str) -> Scale | None:
     try:
         low, high = map(float, given.split(","))
     except ValueError as error:
-        raise ConfigError(f"a scale is two numbers such as 0,100, not {given!r}") from error
+        raise ConfigError(f"--scale takes two numbers such as 0,100, not {given!r}") from error
     if not low < high:
-        raise ConfigError(f"a scale rises, {given!r} does not")
+        raise ConfigError(f"--scale must rise, {given!r} does not")
     return Scale(low, high)
 
 
@@ -60,11 +60,11 @@ def check(
     media: MediaOption = None,
     scale: ScaleOption = "",
     decode: Annotated[
-        bool, typer.Option("--decode", help="Decode every picture and every frame; slow.")
+        bool, typer.Option("--decode", help="Decode every image and every frame; slow.")
     ] = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """List every row that cannot be used, and why."""
+    """List every unusable row and the reason."""
     reasons: Counter[str] = Counter()
     n_rows = 0
     with bar("checking", None) as advance:
@@ -81,24 +81,25 @@ def check(
                     typer.echo(f"row {row.line}: {reason}")
     if not as_json:
         _total(n_rows, reasons, err=False)
-    if reasons:
-        raise typer.Exit(1)
+    exit_if(reasons)
 
 
 def convert(
     path: PathArgument,
-    out: Annotated[Path, typer.Argument(help=".jsonl, .parquet, .tar or a folder of shards.")],
+    out: Annotated[
+        Path, typer.Argument(help=".jsonl, .parquet or .tar file, or a folder of shards.")
+    ],
     *,
     source: SourceOption = pack.RECORDS,
     media: MediaOption = None,
     scale: ScaleOption = "",
 ) -> None:
-    """Write rows as records: JSONL, or Parquet or WebDataset that carry their media."""
+    """Write rows as JSONL, or as Parquet or WebDataset with their media inside."""
     reasons: Counter[str] = Counter()
     n_rows = 0
     with bar("converting", None) as advance:
 
-        def seen(row: Row) -> None:
+        def count(row: Row) -> None:
             nonlocal n_rows
             advance(1)
             n_rows += 1
@@ -106,15 +107,14 @@ def convert(
                 checking.tally(reasons, row.content.error)
                 typer.echo(f"row {row.line}: {row.content.error}", err=True)
 
-        pack.convert(pack.rows_of(path, source, media, _scale(scale)), out, seen)
+        pack.convert(pack.rows_of(path, source, media, _scale(scale)), out, count)
     _total(n_rows, reasons, err=True)
     typer.echo(out)
-    if reasons:
-        raise typer.Exit(1)
+    exit_if(reasons)
 
 
 def mix(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file.")],
+    recipe: Annotated[Path, typer.Argument(help="YAML file.")],
     out: Annotated[Path, typer.Argument(help="Folder for train.jsonl, test.jsonl, report.json.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
 ) -> None:
@@ -124,18 +124,17 @@ def mix(
         report = mixing.mix(loaded, out, advance)
     names = ("read", "bad", "leaked", "duplicate", "subsampled", "written", "twins")
     table = Table("source", *names, box=None)
-    for one in report["sources"]:
+    for source in report["sources"]:
         counts = Counter[str]()
-        for cell in one["cells"].values():
+        for cell in source["cells"].values():
             counts.update(cell)
-        counts |= {"read": one["read"], "bad": sum(one["bad"].values())}
-        told = Text(f"{one['path']} ({one['source']})")
-        table.add_row(told, *(f"{counts[name]:,}" for name in names))
+        counts |= {"read": source["read"], "bad": sum(source["bad"].values())}
+        title = Text(f"{source['path']} ({source['source']})")
+        table.add_row(title, *(f"{counts[name]:,}" for name in names))
     Console().print(table)
     for name, n_lines in report["splits"].items():
         typer.echo(f"{out / name}.jsonl: {n_lines:,} rows")
-    if any(one["bad"] for one in report["sources"]):
-        raise typer.Exit(1)
+    exit_if(source["bad"] for source in report["sources"])
 
 
 def stats(
@@ -144,23 +143,23 @@ def stats(
     source: SourceOption = pack.RECORDS,
     media: MediaOption = None,
     scale: ScaleOption = "",
-    n: Annotated[int, typer.Option("--n", min=0, help="Rows shown.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("stats.html"),
+    n: Annotated[int, typer.Option("--n", min=0, help="Number of random rows on the page.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the rows.")] = 0,
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("stats.html"),
 ) -> None:
-    """Write a page with counts and random rows."""
+    """Write an HTML page with counts and random rows."""
     with bar("reading", None) as advance:
 
-        def watched() -> Iterator[Row]:
+        def rows() -> Iterator[Row]:
             for row in pack.rows_of(path, source, media, _scale(scale)):
                 advance(1)
                 yield row
 
-        found = counting.gather(watched(), n=n, seed=seed)
+        counts = counting.gather(rows(), n=n, seed=seed)
     agreed = None
     if source.startswith("annotated."):
         agreed = agreement(raw_rows(path), source_of(source, _scale(scale)))
-    counting.page(found, str(path), agreed).write(out)
+    counting.page(counts, str(path), agreed).write(out)
     typer.echo(out)
 
 

@@ -1,4 +1,4 @@
-"""What the commands for single prompts are given: files, or answers about a file."""
+"""Inputs of the commands for single prompts: files, or answers about a file."""
 
 from __future__ import annotations
 
@@ -12,64 +12,63 @@ from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One prompt and its candidates, named as the user named them."""
+class Inputs:
+    """A prompt and its candidates, named as on the command line."""
 
     task: Task
     prompt: str
     names: tuple[str, ...]
     candidates: tuple[Candidate, ...]
-    context: tuple[Image | Video, ...]
+    context: tuple[Image | Video, ...] = ()
 
     def sample(self, *indices: int) -> Sample:
-        """The question about some of the candidates."""
+        """Sample of the candidates at these indices."""
         name = " | ".join(self.names[i] for i in indices)
         chosen = tuple(self.candidates[i] for i in indices)
         return Sample(self.task, self.prompt, chosen, self.context, id=name)
 
 
-def asked(
+def read_inputs(
     prompt: str,
     *,
-    files: Sequence[str] = (),
-    answers: Sequence[str] = (),
+    files: Sequence[str],
+    answers: Sequence[str],
     image: str | None = None,
     video: str | None = None,
     source: str | None = None,
-) -> Asked:
-    """Tell generation (files), editing (files of a source) and understanding (answers) apart.
+) -> Inputs:
+    """Find the task: generation (files), editing (files of a source), understanding (answers).
 
     Raises:
-        ConfigError: Both or neither are given, pictures and clips are mixed, or clips have a
+        ConfigError: Both or neither are given, images and videos are mixed, or videos have a
             source.
     """
     kinds = _kinds(files)
     if source is not None and (not files or kinds == {"video"}):
-        raise ConfigError("--source is the picture before an edit and goes with pictures")
+        raise ConfigError("--source is the image before an edit; give it with image files")
     if files and (answers or image or video):
         raise ConfigError("give files to judge, or --answer about one --image or --video; not both")
     if not files and not (answers and (image is None) != (video is None)):
         raise ConfigError("give files to judge, or --answer about one --image or --video")
     if image is not None:
-        task = Task.IMAGE_UNDERSTANDING
-        return Asked(task, prompt, tuple(answers), tuple(answers), (Image(Path(image)),))
+        context = (Image(Path(image)),)
+        return Inputs(Task.IMAGE_UNDERSTANDING, prompt, tuple(answers), tuple(answers), context)
     if video is not None:
-        task = Task.VIDEO_UNDERSTANDING
-        return Asked(task, prompt, tuple(answers), tuple(answers), (Video(Path(video)),))
+        context = (Video(Path(video)),)
+        return Inputs(Task.VIDEO_UNDERSTANDING, prompt, tuple(answers), tuple(answers), context)
     if len(kinds) > 1:
-        raise ConfigError("pictures and clips cannot be judged against each other")
+        raise ConfigError("images and videos cannot be judged against each other")
     if kinds == {"video"}:
-        clips = tuple(Video(Path(file)) for file in files)
-        return Asked(Task.VIDEO_GENERATION, prompt, tuple(files), clips, ())
-    pictures = tuple(Image(Path(file)) for file in files)
+        videos = tuple(Video(Path(file)) for file in files)
+        return Inputs(Task.VIDEO_GENERATION, prompt, tuple(files), videos)
+    images = tuple(Image(Path(file)) for file in files)
     if source is not None:
-        context = (Image(Path(source)),)
-        return Asked(Task.IMAGE_EDITING, prompt, tuple(files), pictures, context)
-    return Asked(Task.IMAGE_GENERATION, prompt, tuple(files), pictures, ())
+        return Inputs(Task.IMAGE_EDITING, prompt, tuple(files), images, (Image(Path(source)),))
+    return Inputs(Task.IMAGE_GENERATION, prompt, tuple(files), images)
 
 
 def _kinds(files: Sequence[str]) -> set[str]:
-    """Which kinds of media the files hold; one that cannot be read fails later, alone."""
+    """Kinds of media of the files; one that cannot be read fails later, alone."""
     kinds: set[str] = set()
     for file in files:
         try:

@@ -18,29 +18,29 @@ from unified_reward.judges import bulk
 _CHUNK = 64
 
 
+@options.opens_judge
 def judge(
-    source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="Sample rows.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Verdict rows, appended.")],
+    source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="Rows of samples.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Rows of verdicts, appended.")],
     *,
-    judge: options.JudgeOption = "",
-    model: options.ModelOption = None,
-    family: options.FamilyOption = None,
+    judge: options.JudgeArguments,
     orders: options.OrdersOption = 2,
-    engine: options.EngineOption = bulk.Engine.LOCAL,
+    engine: Annotated[
+        bulk.Engine, typer.Option(help="This process, or a Ray cluster.")
+    ] = bulk.Engine.LOCAL,
     workers: options.WorkersOption = 1,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Judge every sample of a file; a run that was stopped goes on where it was."""
-    work = bulk.JudgeWork(source, judge, model, family, options.both(orders))
+    """Judge every sample of a file; resumes a stopped run."""
+    work = bulk.JudgeWork(source, judge.judge, judge.model, judge.family, options.orders_of(orders))
     ids = [row.id for row in read_examples(source)]
     journal = Journal(out)
-    asked = {"judge": judge, "model": model, "family": family, "orders": orders}
-    check_run_config(out, asked)
+    config = {"judge": judge.judge, "model": judge.model, "family": judge.family, "orders": orders}
+    check_run_config(out, config)
     lines = bulk.lines_of(source, read_examples(source))
-    with bar("judging", len(ids), done=sum(one in journal.done for one in ids)) as advance:
+    with bar("judging", len(ids), done=sum(name in journal.done for name in ids)) as advance:
         for rows in bulk.run(work, lines, journal, size=_CHUNK, engine=engine, workers=workers):
             advance(len(rows))
             if as_json:
                 output.print_json(rows)
-    if any(journal.done[one] in ("unparsed", "failed") for one in ids):
-        raise typer.Exit(1)
+    output.exit_if(journal.done[name] in ("unparsed", "failed") for name in ids)

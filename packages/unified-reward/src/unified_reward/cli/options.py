@@ -2,46 +2,129 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from unified_reward.judges.bulk import Engine
+
+if TYPE_CHECKING:
+    from unified_reward.core.base_judge import BaseJudge
+    from unified_reward.core.samples import Example
+    from unified_reward.judges.registry import JudgeOptions
 
 
-JudgeOption = Annotated[
-    str,
-    typer.Option(
-        "--judge",
-        help="tiny_judge (the default), tiny_scalar, a folder, scripted:KIND, table:FILE, "
-        "NAME:WEIGHTS of a published scorer, a URL or a hub id.",
-    ),
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, auto, …; default the fastest there is.")
 ]
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="A server's model; default its only one.")
+DtypeOption = Annotated[
+    str | None, typer.Option(help="float32, bfloat16, …; default float32 on a CPU, else bfloat16.")
 ]
-FamilyOption = Annotated[
-    str | None, typer.Option("--family", help="How to ask; default as the checkpoint says.")
-]
+
+
+@dataclass(frozen=True)
+class JudgeArguments:
+    """Options of every command that opens a judge."""
+
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="A folder, a hub id, scripted:KIND, table:FILE, NAME:WEIGHTS of a published "
+            "scorer, checklist-image:JUDGE, a URL, or the name of an installed judge."
+        ),
+    ] = ""
+    model: Annotated[
+        str | None, typer.Option(help="Model of the server; default its only one.")
+    ] = None
+    family: Annotated[
+        str | None, typer.Option(help="Prompt family; default the one of the checkpoint.")
+    ] = None
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Requests in one forward pass; default 16.")
+    ] = None
+    allow_reworded: Annotated[
+        bool,
+        typer.Option("--allow-reworded", help="Use this project's wording for a published judge."),
+    ] = False
+
+    quantize: Annotated[
+        Literal["8bit", "4bit"] | None,
+        typer.Option(help="Weights in 8 or 4 bits; needs bitsandbytes."),
+    ] = None
+
+    def options(self) -> JudgeOptions:
+        """Everything but the reference, as `judges.registry` takes it."""
+        from unified_reward.judges.registry import JudgeOptions
+
+        return JudgeOptions(
+            model=self.model,
+            family=self.family,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            allow_reworded=self.allow_reworded,
+            quantize=self.quantize,
+        )
+
+    def open(
+        self, *, truth: Iterable[Example] | None = None, opens_media: bool = True
+    ) -> BaseJudge:
+        """Open the judge; see `judges.registry.open_reference`."""
+        from unified_reward.judges.registry import open_reference
+
+        return open_reference(self.judge, self.options(), truth=truth, opens_media=opens_media)
+
+
+def opens_judge(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the argument ``judge`` of a command by one option per field of `JudgeArguments`."""
+    names = [field.name for field in fields(JudgeArguments)]
+    hints = get_type_hints(JudgeArguments, include_extras=True)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(JudgeArguments)
+    ]
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> None:
+        judge = JudgeArguments(**{name: values.pop(name) for name in names})
+        command(judge=judge, **values)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        parameters += options if parameter.name == "judge" else [parameter]
+    wrapper.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
+
+
 OrdersOption = Annotated[
-    int, typer.Option("--orders", min=1, max=2, help="Ask comparisons in one order, or both.")
+    int, typer.Option(min=1, max=2, help="Orders in which a comparison is asked.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON row a line, nothing else.")]
-ImageOption = Annotated[str | None, typer.Option("--image", help="The picture asked about.")]
-VideoOption = Annotated[str | None, typer.Option("--video", help="The clip asked about.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON row per line and nothing else.")
+]
+ImageOption = Annotated[str | None, typer.Option(help="Image that the answers are about.")]
+VideoOption = Annotated[str | None, typer.Option(help="Video that the answers are about.")]
 SourceOption = Annotated[
-    str | None, typer.Option("--source", help="The picture before, where files are edits of it.")
+    str | None, typer.Option(help="Image before the edit, if the files are edits of it.")
 ]
-AnswerOption = Annotated[
-    list[str] | None, typer.Option("--answer", help="An answer to judge; may be repeated.")
-]
-PromptOption = Annotated[str, typer.Option("--prompt", help="The caption, or the question.")]
-EngineOption = Annotated[Engine, typer.Option("--engine", help="Here, or on a Ray cluster.")]
+AnswerOption = Annotated[list[str] | None, typer.Option(help="Answer to judge; may be repeated.")]
+PromptOption = Annotated[str, typer.Option(help="Prompt of the files, or the question.")]
 WorkersOption = Annotated[
-    int, typer.Option("--workers", min=1, help="Of engine ray, each with its own judge.")
+    int, typer.Option(min=1, help="Workers of engine ray, each with its own judge.")
 ]
 
 
-def both(orders: int) -> Literal[1, 2]:
-    """The number of orders as the judge takes it."""
-    return 1 if orders == 1 else 2
+def orders_of(value: int) -> Literal[1, 2]:
+    """Number of orders with the type that a judge takes."""
+    return 1 if value == 1 else 2

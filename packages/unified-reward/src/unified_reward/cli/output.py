@@ -1,26 +1,30 @@
-"""Verdicts on the terminal: JSON rows for machines, a table for people."""
+"""Results on the terminal: JSON rows for programs, tables for people."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.verdicts import Ranking, Verdict
 from unified_reward.io.verdict_rows import verdict_row
 
 
-def show(
+if TYPE_CHECKING:
+    from unified_reward.core.base_judge import BaseJudge
+
+
+def print_verdicts(
     judge: BaseJudge, verdicts: Sequence[tuple[str, Verdict | Ranking]], *, as_json: bool
 ) -> None:
-    """Print named verdicts and leave with 1 if any is missing."""
+    """Print named verdicts; exit with 1 if any is missing."""
     rows = [
         verdict_row(name, verdict, judge=judge.name, family=judge.family)
         for name, verdict in verdicts
@@ -32,30 +36,57 @@ def show(
         for row in rows:
             table.add_row(Text(row["id"]), Text(describe(row)))
         Console().print(table)
-    if any(row["status"] in ("unparsed", "failed") or row["reason"] for row in rows):
-        raise typer.Exit(1)
+    exit_if(row["status"] in ("unparsed", "failed") or row["reason"] for row in rows)
 
 
 def print_json(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One row a line on standard output."""
+    """Print one row per line on standard output."""
     for row in rows:
-        sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_counts(statuses: Counter[str]) -> None:
+    """Print the number of rows of each status on one line."""
+    typer.echo(", ".join(f"{n} {status}" for status, n in sorted(statuses.items())))
+
+
+def exit_if(failures: Iterable[object]) -> None:
+    """Exit with 1 if any item was not answered."""
+    if any(failures):
+        raise typer.Exit(1)
+
+
+def format_number(value: float | None) -> str:
+    """Number with three decimals; a dash if there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def report_table(report: Mapping[str, Any]) -> Table:
+    """Table of all metrics of a benchmark report."""
+    table = Table("", "metric", "value", "95 %", "n", title=f"{report['name']}: {report['judge']}")
+    for group, metrics in [("all", report["metrics"]), *report["groups"].items()]:
+        for i, (name, metric) in enumerate(metrics.items()):
+            low, high = map(format_number, metric["ci95"])
+            interval = "-" if low == high == "-" else f"{low} to {high}"
+            value = format_number(metric["value"])
+            table.add_row("" if i else group, name, value, interval, str(metric["n"]))
+    return table
 
 
 def describe(row: Mapping[str, Any]) -> str:
-    """A verdict row in a few words."""
+    """Verdict row in a few words."""
     match row["status"]:
         case "scored" if row["value"] is not None:
             low, high = row["scale"]
             spread = f" ± {row['sigma']:.2f}" if row["sigma"] is not None else ""
-            said = f"{row['value']:.2f}{spread}"
-            return said if low is None or high is None else f"{said}  on {low:g} to {high:g}"
+            scale = "" if low is None or high is None else f"  on {low:g} to {high:g}"
+            return f"{row['value']:.2f}{spread}{scale}"
         case "scored":
             return ", ".join(f"{name} {value:.2f}" for name, value in row["aspects"].items())
         case "preferred":
             shares = f"first {row['p_first']:.0%}, tie {row['p_tie']:.0%}"
-            said = f"{row['winner']}  ({shares}, second {row['p_second']:.0%})"
-            return said + ("" if row["consistent"] in (True, None) else "  [the orders disagree]")
+            note = "" if row["consistent"] in (True, None) else "  [the orders disagree]"
+            return f"{row['winner']}  ({shares}, second {row['p_second']:.0%}){note}"
         case "ranked":
             return " > ".join(str(i + 1) for i in row["order"])
         case _:

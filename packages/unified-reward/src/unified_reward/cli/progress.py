@@ -1,4 +1,4 @@
-"""A progress bar on standard error, so that standard output stays for results."""
+"""Progress bar on standard error; standard output stays for results."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def bar(title: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show progress; what it gives is called with the number of items just done.
+    """Show a bar while the block runs; call the yielded function with the number of new items.
 
     Args:
-        title: What is done.
-        total: Items in all; None where nobody knows.
-        done: Items done before.
+        title: Name of the work.
+        total: Number of items; None if unknown.
+        done: Items done by an earlier run.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    # Redirected, results would be written to standard error, also where they go to a file.
+    # rich would print results to standard error if it redirected a standard output that is a file.
     with Progress(
         *columns,
         TimeRemainingColumn(elapsed_when_finished=True),

@@ -8,34 +8,33 @@ from typing import Annotated
 import typer
 
 from unified_reward.cli import options, output
-from unified_reward.cli.inputs import asked
-from unified_reward.judges.registry import open_judge
+from unified_reward.cli.inputs import read_inputs
 
 
 class By(StrEnum):
-    """What a ranking stands on."""
+    """Verdicts that a ranking is made from."""
 
     SCORE = "score"
     PAIRS = "pairs"
 
 
+@options.opens_judge
 def rank(
     prompt: options.PromptOption,
-    files: Annotated[list[str] | None, typer.Argument(help="Generated pictures or clips.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="Generated images or videos.")] = None,
     *,
     image: options.ImageOption = None,
     video: options.VideoOption = None,
     answer: options.AnswerOption = None,
     source: options.SourceOption = None,
-    by: Annotated[By, typer.Option(help="Rank by single scores, or by all pairs.")] = By.SCORE,
-    judge: options.JudgeOption = "",
-    model: options.ModelOption = None,
-    family: options.FamilyOption = None,
+    by: Annotated[By, typer.Option(help="Rank by scores, or by comparing all pairs.")] = By.SCORE,
+    judge: options.JudgeArguments,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Order generated files, or answers about a picture or clip, best first."""
-    given = {"files": files or [], "answers": answer or []}
-    one = asked(prompt, **given, image=image, video=video, source=source)
-    opened = open_judge(judge, model=model, family=family)
-    ranking = opened.rank_samples(one.sample, len(one.names), by=by.value)
-    output.show(opened, [(prompt, ranking)], as_json=as_json)
+    """Rank images or videos for a prompt, or answers about one, best first."""
+    inputs = read_inputs(
+        prompt, files=files or [], answers=answer or [], image=image, video=video, source=source
+    )
+    opened = judge.open()
+    ranking = opened.rank_samples(inputs.sample, len(inputs.names), by=by.value)
+    output.print_verdicts(opened, [(prompt, ranking)], as_json=as_json)

@@ -13,7 +13,7 @@ from unified_reward.io.config import as_data
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of an installed recipe.")],
+    recipe: Annotated[str, typer.Argument(help="YAML file, or the name of an installed recipe.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
     *,
     dry_run: Annotated[
@@ -24,9 +24,11 @@ def run(
         typer.Option(help="For a dry run: accelerate's YAML, or fsdp, fsdp_llava, zero2, zero3."),
     ] = "",
 ) -> None:
-    """Run a recipe; stages that are done already are skipped."""
+    """Run the stages of a recipe; skips those that are done."""
     if launch and not dry_run:
-        raise ConfigError("--launch is checked by --dry-run; to train: accelerate launch")
+        raise ConfigError(
+            "--launch goes with --dry-run; to train on several devices, use accelerate launch"
+        )
     from unified_reward.recipes import run as recipes
 
     loaded = recipes.load_recipe(recipes.find_recipe(recipe), overrides or [])

@@ -7,26 +7,25 @@ from typing import Annotated
 import typer
 
 from unified_reward.cli import options, output
-from unified_reward.cli.inputs import asked
-from unified_reward.judges.registry import open_judge
+from unified_reward.cli.inputs import read_inputs
 
 
+@options.opens_judge
 def score(
     prompt: options.PromptOption,
-    files: Annotated[list[str] | None, typer.Argument(help="Generated pictures or clips.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="Generated images or videos.")] = None,
     *,
     image: options.ImageOption = None,
     video: options.VideoOption = None,
     answer: options.AnswerOption = None,
     source: options.SourceOption = None,
-    judge: options.JudgeOption = "",
-    model: options.ModelOption = None,
-    family: options.FamilyOption = None,
+    judge: options.JudgeArguments,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Score generated files against a caption, or answers about a picture or clip."""
-    given = {"files": files or [], "answers": answer or []}
-    one = asked(prompt, **given, image=image, video=video, source=source)
-    opened = open_judge(judge, model=model, family=family)
-    verdicts = opened.ask([one.sample(i) for i in range(len(one.names))])
-    output.show(opened, list(zip(one.names, verdicts, strict=True)), as_json=as_json)
+    """Score images or videos for a prompt, or answers about an image or video."""
+    inputs = read_inputs(
+        prompt, files=files or [], answers=answer or [], image=image, video=video, source=source
+    )
+    opened = judge.open()
+    verdicts = opened.ask([inputs.sample(i) for i in range(len(inputs.names))])
+    output.print_verdicts(opened, list(zip(inputs.names, verdicts, strict=True)), as_json=as_json)

@@ -1,4 +1,4 @@
-"""``unified-reward scorers``: the cards of the published scorers, and what a folder holds."""
+"""``unified-reward scorers``: cards of the published scorers, and a check of their files."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from rich.table import Table
 from rich.text import Text
 
 from unified_reward.cli import options, output
+from unified_reward.cli.groups import make_app
+from unified_reward.core.extensions import extra
 from unified_reward.scorers import SYSTEMS, system
 from unified_reward.scorers.card import ScoreCard
 
 
-app = typer.Typer(help="Published scorers behind NAME:WEIGHTS.")
+app = make_app("scorers", {}, help="List the published scorers and what their numbers mean.")
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, no_args_is_help=False)
 def cards(context: typer.Context, *, as_json: options.JsonOption = False) -> None:
-    """Print what the numbers of every scorer mean; with --json, all that its card says."""
+    """List the published scorers and what their numbers mean."""
     if context.invoked_subcommand is not None:
         return
     from unified_reward.judges import checklist
     from unified_reward.scorers import critics
 
-    told = [system(name).card for name in SYSTEMS]
-    told += [*checklist.CARDS.values(), *critics.CARDS.values()]
+    with extra("local"):
+        cards = [system(name).card for name in SYSTEMS]
+    cards += [*checklist.CARDS.values(), *critics.CARDS.values()]
     if as_json:
-        output.print_json([asdict(card) for card in told])
+        output.print_json([asdict(card) for card in cards])
         return
     console = Console(highlight=False)
-    for card in told:
+    for card in cards:
         console.print(Text.assemble((card.name, "bold"), f"  {card.system}, arXiv:{card.paper}"))
         table = Table("", "", box=None, show_header=False, padding=(0, 1))
         for title, lines in _lines(card).items():
@@ -44,7 +47,7 @@ def cards(context: typer.Context, *, as_json: options.JsonOption = False) -> Non
 
 def _lines(card: ScoreCard) -> dict[str, tuple[str, ...]]:
     constants = ", ".join(f"{name} {value:g}" for name, value in card.constants.items())
-    told = {
+    lines = {
         "judges": (card.task.value,),
         "values": (card.values,),
         "aspects": (", ".join(card.aspects),),
@@ -59,35 +62,35 @@ def _lines(card: ScoreCard) -> dict[str, tuple[str, ...]]:
         "checked": card.verified,
         "open": card.open_questions,
     }
-    return {title: lines for title, lines in told.items() if any(lines)}
+    return {title: texts for title, texts in lines.items() if any(texts)}
 
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="Of the scorer, as in NAME:WEIGHTS.")],
-    path: Annotated[Path, typer.Argument(help="The folder with its files.")],
+    name: Annotated[str, typer.Argument(help="Name of the scorer, as in NAME:WEIGHTS.")],
+    path: Annotated[Path, typer.Argument(help="Folder with its files.")],
     *,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Say what a folder holds and lacks of a scorer, without loading weights; ends with 1 if so."""
-    kind = system(name)
-    from unified_reward.scorers.loading import check
+    """Check the files of a scorer without loading weights; exit 1 if something is missing."""
+    with extra("local"):
+        kind = system(name)
+        from unified_reward.scorers.loading import check
 
-    holding = check(kind, path)
+    result = check(kind, path)
     if as_json:
-        keys = asdict(holding.keys) if holding.keys else None
-        files = [str(one) for one in holding.files]
-        row = {"name": name, "files": files, "keys": keys, "problems": [*holding.problems]}
+        keys = asdict(result.keys) if result.keys else None
+        files = [str(file) for file in result.files]
+        row = {"name": name, "files": files, "keys": keys, "problems": [*result.problems]}
         output.print_json([row])
     else:
         console = Console(soft_wrap=True)
-        for file in holding.files:
+        for file in result.files:
             console.print(Text.assemble("weights  ", str(file)))
-        if holding.keys:
-            console.print(Text.assemble("tensors  ", str(holding.keys)))
-        for problem in holding.problems:
-            console.print(Text.assemble(("lacking  ", "red"), problem))
-        if not holding.problems:
+        if result.keys:
+            console.print(Text.assemble("tensors  ", str(result.keys)))
+        for problem in result.problems:
+            console.print(Text.assemble(("missing  ", "red"), problem))
+        if not result.problems:
             console.print(Text.assemble(("complete", "green"), f"  load as {name}:{path}"))
-    if holding.problems:
-        raise typer.Exit(1)
+    output.exit_if(result.problems)

@@ -13,14 +13,16 @@ from unified_reward.pairs.show import page
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A file of pairs or candidates.")],
+    file: Annotated[Path, typer.Argument(help="File of pairs or candidates.")],
     *,
-    out: Annotated[Path | None, typer.Option(help="The page; default FILE as .html.")] = None,
-    n: Annotated[int, typer.Option("--n", min=0, help="Rows shown.")] = 24,
-    status: Annotated[str, typer.Option(metavar="kept|dropped|failed", help="Show no other.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Page to write; default FILE as .html.")] = None,
+    n: Annotated[int, typer.Option("--n", min=0, help="Number of rows on the page.")] = 24,
+    status: Annotated[
+        str, typer.Option(metavar="kept|dropped|failed", help="Only rows of this status.")
+    ] = "",
 ) -> None:
-    """Write a page with counts of all rows, and the first of them side by side."""
-    with bar("drawing", None) as advance:
+    """Write an HTML page with the counts and the first rows of a file."""
+    with bar("writing", None) as advance:
         made = page(file, n=n, status=status, advance=advance)
     out = out or file.with_suffix(".html")
     try:

@@ -1,4 +1,4 @@
-"""``unified-reward templates``: official wordings, from a clone of one's own."""
+"""``unified-reward templates``: official wordings, read from a user's own clone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from unified_reward.cli import options, output
+from unified_reward.cli.groups import make_app
 from unified_reward.prompts.packs import REPOSITORY, import_pack
 
 
-app = typer.Typer(help="Official wordings of the published judges.", no_args_is_help=True)
+app = make_app("templates", {}, help="Import the official wordings of published judges.")
 
 
 @app.command("import")
@@ -23,15 +24,14 @@ def import_(
     *,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Read the wordings out of a clone, verify and keep them; ends with 1 if not all are there."""
-    pack, found = import_pack(path)
+    """Import the wordings of a clone after checking them; exit 1 if some are missing."""
+    pack, wordings = import_pack(path)
     if as_json:
-        output.print_json([one._asdict() for one in found])
+        output.print_json([wording._asdict() for wording in wordings])
     else:
         table = Table("wording", "status", "file", "", box=None)
-        for one in found:
-            table.add_row(*map(Text, one))
+        for wording in wordings:
+            table.add_row(*map(Text, wording))
         Console().print(table)
         typer.echo(pack)
-    if any(one.status != "verified" for one in found):
-        raise typer.Exit(1)
+    output.exit_if(wording.status != "verified" for wording in wordings)

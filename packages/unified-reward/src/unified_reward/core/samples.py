@@ -5,15 +5,14 @@ Standard library only. Nothing here opens a file, knows a prompt or loads a mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
-
-if TYPE_CHECKING:
-    pass
 from unified_reward.core.errors import DataError, MediaError
 from unified_reward.core.verdicts import Scale, Winner
 
@@ -28,7 +27,7 @@ FrameRule = Literal["linspace_inclusive", "span_centres", "stride_floor"]
 
 
 class Task(StrEnum):
-    """What is judged: something generated from a prompt, or an answer about something seen."""
+    """Kind of candidate a judge is given: a medium made from a prompt, or an answer about one."""
 
     IMAGE_GENERATION = "image_generation"
     IMAGE_UNDERSTANDING = "image_understanding"
@@ -40,7 +39,7 @@ class Task(StrEnum):
 @dataclass(frozen=True, eq=False)
 class _Media:
     source: Any
-    """A path, the encoded bytes, a PIL picture, or an array (then ``layout`` says how it lies)."""
+    """A path, the encoded bytes, a PIL image, or an array of the given ``layout``."""
     layout: Layout | None = None
 
     def __post_init__(self) -> None:
@@ -67,12 +66,12 @@ class _Media:
 
 @dataclass(frozen=True, eq=False)
 class Image(_Media):
-    """One picture: where it is, or its pixels. Opening it is the work of ``media``."""
+    """An image: a path, encoded bytes or pixels. It is opened by ``media``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Video(_Media):
-    """One clip: a file, an array, or a tuple of ``Image`` frames."""
+    """A video: a file, an array, or a tuple of ``Image`` frames."""
 
     fps: float | None = None
     """Frames per second of an array or of a tuple of frames. A file knows its own."""
@@ -90,9 +89,9 @@ class Sample:
     """The caption of a generated medium, or the question about a given one."""
     candidates: tuple[Candidate, ...]
     context: tuple[Image | Video, ...] = ()
-    """What the question is about; empty for generation."""
+    """Media that the question or the edit is about; empty for generation."""
     criteria: str = ""
-    """What to look at, in the asker's words; empty for the family's own."""
+    """Criteria in the user's own words; empty for those of the judge's family."""
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -100,14 +99,7 @@ class Sample:
             raise DataError(
                 f"a sample has one candidate (score) or two (compare), not {len(self.candidates)}"
             )
-        understanding = self.task in (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
-        for candidate in self.candidates:
-            if understanding and isinstance(candidate, Image | Video):
-                raise DataError(f"a candidate of {self.task.value} is an answer in words")
-            if not understanding and isinstance(candidate, str):
-                raise DataError(f"a candidate of {self.task.value} is a picture or a clip")
-        if not self.context and (understanding or self.task is Task.IMAGE_EDITING):
-            raise DataError(f"{self.task.value} needs what it is about in context")
+        _check_media(self.task, self.candidates, self.context)
 
     @property
     def form(self) -> Form:
@@ -115,61 +107,223 @@ class Sample:
         return "score" if len(self.candidates) == 1 else "compare"
 
     def swapped(self) -> Sample:
-        """The same comparison with the two candidates in the other order."""
+        """Return the comparison with its two candidates in the other order."""
         return replace(self, candidates=self.candidates[::-1])
+
+
+def _check_media(task: Task, candidates: Sequence[Candidate], context: Sequence[Any]) -> None:
+    understanding = task in (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
+    for candidate in candidates:
+        if understanding and isinstance(candidate, Image | Video):
+            raise DataError(f"a candidate of {task.value} is an answer in words")
+        if not understanding and isinstance(candidate, str):
+            raise DataError(f"a candidate of {task.value} is an image or a video, not text")
+    if not context and (understanding or task is Task.IMAGE_EDITING):
+        raise DataError(f"{task.value} needs the image or video it is about in context")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What people (or a known world) say about a sample: what a judge is trained and tested on."""
+    """Human (or exactly known) judgement of an example: the label a judge learns and is tested on.
+
+    A target in which nothing is known is false.
+    """
 
     score: float | None = None
     scale: Scale | None = None
-    """Of the score; where there is none, of the aspects."""
+    """Scale of the score; without a score, that of the aspects."""
     aspects: Mapping[str, float] = field(default_factory=dict[str, float])
     winner: Winner | None = None
     rationale: str = ""
+    """Reason for the judgement, in words that a judge may learn to write."""
+
+    def __bool__(self) -> bool:
+        return self != Target()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Chosen and rejected candidate of an example, by index, with their scores."""
+
+    chosen: int
+    rejected: int
+    chosen_score: float | None = None
+    """On the judge's own scale; None where it only compared."""
+    rejected_score: float | None = None
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two candidates of one prompt, of which one is preferred: what DPO learns from."""
+
+    id: str
+    task: Task
+    prompt: str
+    context: tuple[Image | Video, ...]
+    """Media that the prompt is about; empty for generation."""
+    chosen: Candidate
+    rejected: Candidate
+    chosen_score: float | None = None
+    """On the judge's own scale; None where it only compared."""
+    rejected_score: float | None = None
+    criteria: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def as_example(self) -> Example:
+        """Return the pair as an example of two candidates, the chosen one first."""
+        return Example(
+            self.task,
+            self.prompt,
+            (self.chosen, self.rejected),
+            self.context,
+            self.criteria,
+            self.id,
+            tags=self.tags,
+            pair=Pair(0, 1, self.chosen_score, self.rejected_score),
+        )
 
 
 @dataclass(frozen=True)
 class Example:
-    """A sample with its target."""
+    """A row of data: a prompt with any number of candidates, and what is known about them.
 
-    sample: Sample
-    target: Target
-    source: str = ""
-    messages: tuple[Mapping[str, Any], ...] = ()
-    """A published conversation, kept to the letter; trainable as it is."""
-
-    id = property(lambda self: cast("str", self.sample.id))
-    task = property(lambda self: cast("Task", self.sample.task))
-
-    @property
-    def media(self) -> tuple[Image | Video, ...]:
-        """What the sample shows: its context, then its candidates that are no words."""
-        flat: list[Candidate] = [*self.sample.context]
-        for one in self.sample.candidates:
-            flat += one if isinstance(one, tuple) else (one,)
-        return tuple(one for one in flat if isinstance(one, Image | Video))
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """A published question and its answer, kept to the letter; its sample is not known.
-
-    Where an imported wording recognises the question, it is a `Example` with ``messages`` instead.
+    A prompt alone has no candidates. A published conversation whose sample is not known has none
+    either, but ``messages``, and its media in ``context``.
     """
 
     task: Task
-    media: tuple[Image | Video, ...]
-    """What the question shows, in its order."""
-    messages: tuple[Mapping[str, Any], ...]
-    """As published: ``{"from": "human" | "gpt", "value": text}``, ``<image>`` marks included."""
-    target: Target
-    source: str = ""
+    prompt: str
+    candidates: tuple[Candidate, ...] = ()
+    context: tuple[Image | Video, ...] = ()
+    """Media that the prompt is about; empty for generation."""
+    criteria: str = ""
+    """Criteria in the user's own words; empty for those of the judge's family."""
     id: str = ""
+    target: Target = Target()
+    """Judgement of one or two candidates; empty where there is none."""
+    raters: Any = None
+    """People behind the target, as published: their number, names or single judgements."""
+    source: str = ""
+    """Name of the data set."""
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Facts about the row that are no judgement, such as its group in a benchmark."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """A published conversation, verbatim: ``{"from": "human" | "gpt", "value": text}`` with
+    ``<image>`` marks; trainable as it is."""
+    pair: Pair | None = None
+    """Preference pair that a judge made of the candidates."""
+
+    def __post_init__(self) -> None:
+        if self.candidates or not self.messages:
+            _check_media(self.task, self.candidates, self.context)
+
+    @classmethod
+    def of(
+        cls,
+        sample: Sample,
+        target: Target | None = None,
+        source: str = "",
+        messages: tuple[Mapping[str, Any], ...] = (),
+        *,
+        tags: Mapping[str, str] | None = None,
+        raters: Any = None,
+    ) -> Example:
+        """Make an example of a sample and what is known about it."""
+        return cls(
+            sample.task,
+            sample.prompt,
+            sample.candidates,
+            sample.context,
+            sample.criteria,
+            sample.id,
+            target or Target(),
+            raters,
+            source,
+            tags or {},
+            messages,
+        )
+
+    @cached_property
+    def sample(self) -> Sample:
+        """The question about one or two candidates.
+
+        Raises:
+            DataError: There are no candidates, or more than two.
+        """
+        if self.messages and not self.candidates:
+            raise DataError(f"the candidates of the published conversation {self.id!r} are unknown")
+        return self._sample(range(len(self.candidates)), self.id)
+
+    def _sample(self, indices: Sequence[int], name: str) -> Sample:
+        candidates = tuple(self.candidates[i] for i in indices)
+        return Sample(self.task, self.prompt, candidates, self.context, self.criteria, name)
 
     @property
     def form(self) -> Form:
-        """``compare`` where the answer names a winner."""
-        return "compare" if self.target.winner else "score"
+        """``compare`` for a pair, for two candidates and for a conversation that names a winner."""
+        if self.messages and not self.candidates:
+            return "compare" if self.target.winner else "score"
+        return "compare" if self.pair or len(self.candidates) == 2 else "score"
+
+    @property
+    def media(self) -> tuple[Image | Video, ...]:
+        """Images and videos of the context, then of the candidates."""
+        flat: list[Candidate] = [*self.context]
+        for candidate in self.candidates:
+            flat += candidate if isinstance(candidate, tuple) else (candidate,)
+        return tuple(part for part in flat if isinstance(part, Image | Video))
+
+    def as_samples(self) -> list[Sample]:
+        """Return the questions a judge is asked about this example.
+
+        The comparison of chosen and rejected where a pair was made, else the sample itself for one
+        or two candidates, else one score for each candidate, with the id ``<id> <index>``. Nothing
+        for a prompt alone and for a conversation whose candidates are unknown.
+        """
+        if self.pair:
+            return [self._sample((self.pair.chosen, self.pair.rejected), self.id)]
+        if len(self.candidates) in (1, 2):
+            return [self.sample]
+        return [self._sample((i,), f"{self.id} {i}") for i in range(len(self.candidates))]
+
+    def as_pair(self) -> PreferencePair | None:
+        """Return the preference pair of this example.
+
+        The pair that was made, or of two candidates the winner and the loser; None where there is
+        neither, such as for a tie.
+        """
+        pair = self.pair
+        if pair is None and len(self.candidates) == 2 and self.target.winner in ("first", "second"):
+            pair = Pair(0, 1) if self.target.winner == "first" else Pair(1, 0)
+        if pair is None:
+            return None
+        return PreferencePair(
+            self.id,
+            self.task,
+            self.prompt,
+            self.context,
+            self.candidates[pair.chosen],
+            self.candidates[pair.rejected],
+            pair.chosen_score,
+            pair.rejected_score,
+            self.criteria,
+            self.tags,
+        )
+
+    def as_comparison(self) -> Example:
+        """Return the example as one that a judge can be trained and tested on.
+
+        A made pair becomes two candidates and their winner, without scores. Whether the winner
+        stands first follows from the id, so that over many rows it does in half of them. Any other
+        example is returned as it is.
+        """
+        if self.pair is None:
+            return self
+        chosen, rejected = (self.candidates[i] for i in (self.pair.chosen, self.pair.rejected))
+        is_first = hashlib.sha256(self.id.encode(errors="surrogatepass")).digest()[0] % 2 == 0
+        return replace(
+            self,
+            candidates=(chosen, rejected) if is_first else (rejected, chosen),
+            target=Target(winner="first" if is_first else "second"),
+            pair=None,
+        )

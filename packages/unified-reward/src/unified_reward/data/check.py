@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 from unified_reward import media
 from unified_reward.core.errors import MediaError
-from unified_reward.core.samples import Conversation, Example, Form, Image, Task, Video
+from unified_reward.core.samples import Example, Form, Image, Task, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import Row
-from unified_reward.media.images import LIMITS, identify_image, open_file, pillow_errors
 
 
 _MEDIA = MISSING, UNREADABLE = "missing media", "unreadable media"
@@ -86,25 +85,24 @@ def _digest(path: str, _state: tuple[int, ...]) -> str:
     return media.content_hash(Image(path))
 
 
-def question(content: Example | Conversation) -> str:
-    """The prompt; of a conversation what the human says."""
-    if isinstance(content, Example):
-        return content.sample.prompt
-    said = [str(one.get("value", "")) for one in content.messages if one.get("from") == "human"]
-    return "\n".join(said)
+def question(example: Example) -> str:
+    """Return the prompt, or the human turns of a conversation whose candidates are unknown."""
+    if example.candidates or not example.messages:
+        return example.prompt
+    turns = [turn for turn in example.messages if turn.get("from") == "human"]
+    return "\n".join(str(turn.get("value", "")) for turn in turns)
 
 
-def cell(content: Example | Conversation) -> tuple[Task, Form]:
-    """What is judged, and whether scored or compared."""
-    form = content.form if isinstance(content, Conversation) else content.sample.form
-    return content.task, form
+def cell(example: Example) -> tuple[Task, Form]:
+    """Return task and form of an example, by which rows are counted and mixed."""
+    return example.task, example.form
 
 
 def gist(reason: str) -> str:
     """The kind of a reason, without the names and numbers of its row, to count by.
 
-    >>> gist("line 7: id 'a' stands above already"), gist("missing media: a.png, b.png")
-    ('line …: id … stands above already', 'missing media')
+    >>> gist("line 7: duplicate id 'a'"), gist("missing media: a.png, b.png")
+    ('line …: duplicate id …', 'missing media')
     """
     for kind in _MEDIA:
         if reason.startswith(kind):
@@ -136,17 +134,7 @@ def _look(source: Any, *, is_image: bool, decode: bool) -> str:
         elif decode:
             media.open_image(source)
         else:
-            _verify(source)
+            media.verify_image(source)
     except MediaError as error:
         return f"{UNREADABLE}: {error}"
     return ""
-
-
-def _verify(source: str | bytes) -> None:
-    name = media.describe(source)
-    with open_file(source, LIMITS) as file:
-        picture = identify_image(file, name, LIMITS)
-        if picture is None:
-            raise MediaError(f"{name}: not a picture; PNG, JPEG, WebP, GIF, BMP and TIFF are read")
-        with pillow_errors(name):
-            picture.verify()

@@ -1,12 +1,10 @@
-"""A file of records as a sequence: any row by index, without holding the file in memory.
-
-Also here: a comparison the other way round.
-"""
+"""A file of rows as a sequence of training examples, without holding the file in memory."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -14,32 +12,38 @@ from typing import Literal
 import numpy as np
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Conversation, Example
+from unified_reward.core.samples import Example, Pair
 from unified_reward.core.verdicts import Failed, Winner
-from unified_reward.io.rows import parse_row, read_examples
+from unified_reward.io.rows import Row, parse_row, read_examples
 
 
 _MIRRORED: dict[str, Winner] = {"first": "second", "tie": "tie", "second": "first"}
 
 
 def mirrored(record: Example) -> Example:
-    """A comparison with its candidates exchanged and its target turned accordingly.
+    """Return a comparison with its candidates exchanged and its target turned accordingly.
 
     A published conversation speaks of the first order, so the mirrored record has none.
 
     Raises:
-        DataError: The record is no comparison.
+        DataError: The record does not have two candidates.
     """
-    if record.sample.form != "compare":
-        raise DataError(f"record {record.sample.id!r} has one candidate, which has no other order")
-    target = record.target
+    if len(record.candidates) != 2:
+        raise DataError(
+            f"record {record.id!r} has no other order: only two candidates have one, it has "
+            f"{len(record.candidates)}"
+        )
+    target, pair = record.target, record.pair
+    if pair:
+        pair = Pair(pair.rejected, pair.chosen, pair.chosen_score, pair.rejected_score)
     winner = _MIRRORED[target.winner] if target.winner else None
     aspects = {
         _MIRRORED.get(name, name): share if name in _MIRRORED else 1 - share
         for name, share in target.aspects.items()
     }
-    turned = replace(target, winner=winner, aspects=aspects)
-    return replace(record, sample=record.sample.swapped(), target=turned, messages=())
+    target = replace(target, winner=winner, aspects=aspects)
+    candidates = record.candidates[::-1]
+    return replace(record, candidates=candidates, target=target, pair=pair, messages=())
 
 
 def is_held_back(example: Example, share: float) -> bool:
@@ -47,13 +51,23 @@ def is_held_back(example: Example, share: float) -> bool:
 
     Depends on the prompt and the names of the context's files alone, not on order or file.
     """
-    names = [str(one.source) for one in example.context if isinstance(one.source, str | Path)]
+    names = [str(m.source) for m in example.context if isinstance(m.source, str | Path)]
     digest = hashlib.sha256("\n".join([example.prompt, *names]).encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
 
+Part = Literal["all", "train", "held_back"]
+
+
+def _belongs(example: Example, part: Part, share: float) -> bool:
+    return part == "all" or is_held_back(example, share) == (part == "held_back")
+
+
 class ExampleFile:
-    """Records of a JSONL file in a seeded order; every row is checked when it is opened."""
+    """Examples of a JSONL file in a seeded order; every row is checked when it is opened.
+
+    Made pairs are comparisons (`Example.as_comparison`); dropped and failed rows are left out.
+    """
 
     def __init__(
         self,
@@ -61,14 +75,14 @@ class ExampleFile:
         *,
         seed: int,
         twins: bool = False,
-        part: Literal["all", "train", "held_back"] = "all",
+        part: Part = "all",
         held_back: float = 0.0,
     ) -> None:
         """Index a file.
 
         Args:
-            path: The file.
-            seed: Of the order.
+            path: The file; rows of any kind that has candidates or messages.
+            seed: Seed of the order.
             twins: Give every comparison in both orders, one behind the other; a conversation,
                 whose candidates are not known, stands alone.
             part: Rows to take: all, those for training, or those held back from it.
@@ -79,26 +93,30 @@ class ExampleFile:
                 has no row.
         """
         self._path = path
-        bad: list[str] = []
+        wrong: list[str] = []
+        skipped: Counter[str] = Counter()
         starts = array("q")
         compares = array("b")
         for row in read_examples(path):
-            if isinstance(row.content, Failed):
-                bad.append(row.content.error)
-            elif part != "all" and is_held_back(row.content, held_back) != (part == "held_back"):
+            content = row.content
+            if row.status in ("dropped", "failed"):
+                skipped[row.status] += 1
+            elif reason := _unusable(row):
+                wrong.append(reason)
+            elif isinstance(content, Failed) or not _belongs(content, part, held_back):
                 continue
             else:
-                compares.append(
-                    isinstance(row.content, Example) and row.content.sample.form == "compare"
-                )
-            starts.append(row.start)
-        if bad:
+                compares.append(len(content.as_comparison().candidates) == 2)
+                starts.append(row.start)
+        if wrong:
+            n_rows = len(wrong) + len(starts)
             raise DataError(
-                f"{len(bad)} of {len(starts)} rows of {path} cannot be used: {'; '.join(bad[:3])}"
+                f"{len(wrong)} of {n_rows} rows of {path} cannot be used: {'; '.join(wrong[:3])}"
             )
         if not starts:
-            named = {"all": "", "train": " left to train on", "held_back": " to hold back"}[part]
-            raise DataError(f"{path} has no rows{named}")
+            others = ", ".join(f"{n} {status}" for status, n in sorted(skipped.items()))
+            purpose = {"all": "", "train": " to train on", "held_back": " that are held back"}[part]
+            raise DataError(f"{path} has no rows{purpose}" + (f": {others}" if others else ""))
         self._starts = starts
         order = np.random.default_rng(seed).permutation(len(starts))
         repeats = 1 + np.array(compares) * twins
@@ -107,13 +125,26 @@ class ExampleFile:
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, index: int) -> Example | Conversation:
+    def __getitem__(self, index: int) -> Example:
         row = int(self._order[index])
-        start = self._starts[row]
         with self._path.open("rb") as file:
-            file.seek(start)
+            file.seek(self._starts[row])
             content = parse_row(file.readline(), self._path.parent)
         if isinstance(content, Failed):
             raise DataError(f"{self._path} changed while it was read: {content.error}")
+        content = content.as_comparison()
         is_twin = index % len(self._order) > 0 and self._order[index - 1] == row
-        return mirrored(content) if is_twin and isinstance(content, Example) else content
+        return mirrored(content) if is_twin and len(content.candidates) == 2 else content
+
+
+def _unusable(row: Row) -> str:
+    """Reason why a judge cannot learn from a row; empty where it can."""
+    content = row.content
+    if isinstance(content, Failed):
+        return content.error
+    if content.messages or content.pair or len(content.candidates) in (1, 2):
+        return ""
+    return (
+        f"line {row.line}: {len(content.candidates)} candidates without a pair; a judge learns "
+        "from one, from two, or from chosen and rejected"
+    )

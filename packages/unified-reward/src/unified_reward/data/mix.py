@@ -15,13 +15,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeGuard
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unified_reward.core.errors import ConfigError, DataError, MediaError
-from unified_reward.core.samples import Conversation, Example, Task
+from unified_reward.core.samples import Example, Task
 from unified_reward.core.verdicts import Failed
 from unified_reward.data.check import cell, digest, files, question, tally
 from unified_reward.data.example_file import mirrored
@@ -169,7 +169,14 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _rows(source: MixSource) -> Iterator[Row]:
-    return rows_of(source.path, source.source, source.media)
+    """Rows to learn from: made pairs as comparisons, without what was dropped or failed."""
+    for row in rows_of(source.path, source.source, source.media):
+        if row.status in ("dropped", "failed"):
+            continue
+        content = row.content
+        if not isinstance(content, Failed):
+            row = replace(row, content=content.as_comparison())  # noqa: PLW2901
+        yield row
 
 
 def _keys(
@@ -185,7 +192,7 @@ def _keys(
                 yield _Key(i)
 
 
-def _key(content: Example | Conversation | Failed, source: int, seed: int, banned: _Banned) -> _Key:
+def _key(content: Example | Failed, source: int, seed: int, banned: _Banned) -> _Key:
     if isinstance(content, Failed):
         raise DataError(content.error)
     leaked = (
@@ -199,17 +206,21 @@ def _key(content: Example | Conversation | Failed, source: int, seed: int, banne
     return _Key(source, cell, _identity(content), rank, _hash(content.id), state)
 
 
-def _cell(content: Example | Conversation) -> str:
+def _cell(content: Example) -> str:
     return ".".join(cell(content))
 
 
-def _identity(content: Example | Conversation) -> int:
-    if isinstance(content, Conversation):
+def _identity(content: Example) -> int:
+    if _is_conversation(content):
         return _hash(content.task, _prompts(content)[0], *map(_shown, content.media))
-    sample = content.sample
-    asked = (sample.task, _normal(sample.prompt), sample.criteria)
+    texts = (content.task, _normal(content.prompt), content.criteria)
     # The order of candidates is no difference: twins are made again after duplicates are gone.
-    return _hash(*asked, *map(_shown, sample.context), "", *sorted(map(_shown, sample.candidates)))
+    candidates = sorted(map(_shown, content.candidates))
+    return _hash(*texts, *map(_shown, content.context), "", *candidates)
+
+
+def _is_conversation(example: Example) -> bool:
+    return bool(example.messages) and not example.candidates
 
 
 def _shown(part: Any) -> str:
@@ -231,10 +242,10 @@ def _normal(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _prompts(content: Example | Conversation) -> list[str]:
+def _prompts(content: Example) -> list[str]:
     """The prompt; for a conversation its question, then what in it may be a prompt."""
     asked = question(content)
-    lines = asked.splitlines() if isinstance(content, Conversation) else []
+    lines = asked.splitlines() if _is_conversation(content) else []
     pieces = lines + [line.partition(":")[2] for line in lines]
     return [_normal(asked), *(_normal(one.strip(" []\"'")) for one in pieces)]
 
@@ -337,12 +348,10 @@ class _Writer:
             "cells": {name: dict(counts) for name, counts in sorted(cells.items())},
         }
 
-    def _put(
-        self, content: Example | Conversation, key: Any, counts: Counter[str], bad: Counter[str]
-    ) -> None:
+    def _put(self, content: Example, key: Any, counts: Counter[str], bad: Counter[str]) -> None:
         """Write a row and its twin."""
         if int(key["name"]) in self._repeated:
-            content = _named(content, f"{content.id}:{key['content']:016x}")
+            content = replace(content, id=f"{content.id}:{key['content']:016x}")
         try:
             lines = [record_line(content, self._out)]
             if self._has_twin(content):
@@ -357,16 +366,14 @@ class _Writer:
         counts["written"] += 1
         counts["twins"] += len(lines) - 1
 
-    def _has_twin(self, content: Example | Conversation) -> TypeGuard[Example]:
-        if not self._recipe.twins or isinstance(content, Conversation):
-            return False
-        if content.sample.form == "score" or content.id.endswith(_TWIN):
+    def _has_twin(self, content: Example) -> bool:
+        if not self._recipe.twins or len(content.candidates) != 2 or content.id.endswith(_TWIN):
             return False
         name = _hash(content.id + _TWIN)
         place = np.searchsorted(self._names, np.uint64(name))
         return place == len(self._names) or self._names[place] != name
 
-    def _split(self, content: Example | Conversation) -> str:
+    def _split(self, content: Example) -> str:
         drawn = _hash("split", str(self._recipe.seed), _prompts(content)[0]) / 2**64
         ends = list(accumulate(self._recipe.splits.values()))
         place = next((i for i, end in enumerate(ends) if drawn < end), len(ends) - 1)
@@ -382,10 +389,4 @@ def _is_of(key: Any, row: Row) -> bool:
 def _twin(record: Example) -> Example:
     turned = mirrored(replace(record, messages=()))
     turned = replace(turned, target=replace(turned.target, rationale=""))
-    return replace(turned, sample=replace(turned.sample, id=record.id + _TWIN))
-
-
-def _named(content: Example | Conversation, name: str) -> Example | Conversation:
-    if isinstance(content, Conversation):
-        return replace(content, id=name)
-    return replace(content, sample=replace(content.sample, id=name))
+    return replace(turned, id=record.id + _TWIN)

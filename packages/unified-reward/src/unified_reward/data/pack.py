@@ -18,10 +18,10 @@ from dataclasses import replace
 from io import BytesIO
 from itertools import count, groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from unified_reward.core.errors import ConfigError, DataError, MediaError
-from unified_reward.core.samples import Conversation, Example, Image, Video
+from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources import read_source
 from unified_reward.io.rows import Row, example_row, parse_row, read_examples
@@ -36,6 +36,8 @@ SHARD_BYTES = 1024**3
 
 _TEXTS = ("id", "task", "prompt", "criteria", "source")
 _NESTED = ("candidates", "context", "target", "messages")
+_OPTIONAL = ("raters", "tags", "status", "chosen", "rejected", "chosen_score", "rejected_score")
+"""JSON texts too; null where a row lacks the key, and files written before have no such column."""
 _SUFFIXES = (
     (rb"\x89PNG", ".png"),
     (rb"\xff\xd8\xff", ".jpg"),
@@ -46,8 +48,7 @@ _SUFFIXES = (
     (rb"\x1aE\xdf\xa3", ".webm"),
 )
 
-Content = TypeVar("Content", bound=Example | Conversation)
-_Write = Callable[[Example | Conversation], None]
+_Write = Callable[[Example], None]
 
 
 class _Packed(NamedTuple):
@@ -121,7 +122,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
     return written
 
 
-def with_media(content: Content, change: Callable[[Image | Video], Path | bytes]) -> Content:
+def with_media(content: Example, change: Callable[[Image | Video], Path | bytes]) -> Example:
     """The same content with every picture, frame and clip file replaced by what ``change`` says."""
 
     def changed(part: Any) -> Any:
@@ -133,14 +134,11 @@ def with_media(content: Content, change: Callable[[Image | Video], Path | bytes]
             return replace(part, source=changed(part.source))
         return replace(part, source=change(part))
 
-    if isinstance(content, Conversation):
-        return replace(content, media=changed(content.media))
-    sample = content.sample
-    context, candidates = changed(sample.context), changed(sample.candidates)
-    return replace(content, sample=replace(sample, context=context, candidates=candidates))
+    context, candidates = changed(content.context), changed(content.candidates)
+    return replace(content, context=context, candidates=candidates)
 
 
-def record_line(content: Example | Conversation, folder: Path) -> bytes:
+def record_line(content: Example, folder: Path) -> bytes:
     """A record as a line of a JSONL file in ``folder``; media in memory become ``media/<sha>.*``.
 
     Raises:
@@ -211,7 +209,7 @@ def _suffix(medium: Image | Video, held: bytes) -> str:
     return next(found, ".bin")
 
 
-def _packed(content: Example | Conversation) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _packed(content: Example) -> tuple[dict[str, Any], dict[str, bytes]]:
     media: dict[str, bytes] = {}
 
     def embedded(medium: Image | Video) -> Path:
@@ -224,19 +222,19 @@ def _packed(content: Example | Conversation) -> tuple[dict[str, Any], dict[str, 
 
 
 def _restored(packed: Iterable[_Packed | Failed]) -> Iterator[Row]:
-    names: set[str] = set()
+    names: dict[str, int] = {}
     for n, one in enumerate(packed, 1):
         content = one if isinstance(one, Failed) else _unpacked(one)
         if not isinstance(content, Failed) and content.id in names:
-            content = _failed(f"id {content.id!r} stands above already; ids must differ")
+            content = _failed(f"duplicate id {content.id!r} (first on row {names[content.id]})")
         if isinstance(content, Failed):
             yield Row(n, f"row {n}", content)
         else:
-            names.add(content.id)
+            names[content.id] = n
             yield Row(n, content.id, content)
 
 
-def _unpacked(packed: _Packed) -> Example | Conversation | Failed:
+def _unpacked(packed: _Packed) -> Example | Failed:
     content = parse_row(packed.row, Path())
     if isinstance(content, Failed):
         return content
@@ -254,7 +252,7 @@ def _failed(told: str) -> Failed:
 def _jsonl(out: Path) -> Iterator[_Write]:
     with replacing(out) as temporary, temporary.open("wb") as file:
 
-        def write(content: Example | Conversation) -> None:
+        def write(content: Example) -> None:
             file.write(record_line(content, out.parent))
 
         yield write
@@ -266,16 +264,18 @@ def _parquet(out: Path) -> Iterator[_Write]:
     import pyarrow.parquet as pq
 
     medium = pa.struct({"path": pa.string(), "bytes": pa.large_binary()})
-    columns = dict.fromkeys((*_TEXTS, *_NESTED), pa.string())
+    columns = dict.fromkeys((*_TEXTS, *_NESTED, *_OPTIONAL), pa.string())
     schema = pa.schema(columns | {"schema": pa.int32(), "media": pa.list_(medium)})
     group: list[dict[str, Any]] = []
     size = 0
 
-    def write(content: Example | Conversation) -> None:
+    def write(content: Example) -> None:
         nonlocal size
         row, media = _packed(content)
         _line(row)
         row |= {name: json.dumps(row.get(name, []), ensure_ascii=False) for name in _NESTED}
+        given = (name for name in _OPTIONAL if row.get(name) is not None)
+        row |= {name: json.dumps(row[name], ensure_ascii=False) for name in given}
         row["media"] = [{"path": name, "bytes": held} for name, held in media.items()]
         group.append(row)
         size += sum(map(len, media.values())) + 4096
@@ -303,7 +303,7 @@ def _tars(out: Path) -> Iterator[_Write]:
         path = temporary if out.suffix else temporary / f"{next(shards):06d}.tar"
         return stack.enter_context(tarfile.open(path, "w"))
 
-    def write(content: Example | Conversation) -> None:
+    def write(content: Example) -> None:
         nonlocal tar, n_rows, size
         row, media = _packed(content)
         members = {"json": _line(row), **media}
@@ -353,8 +353,10 @@ def _packed_row(value: dict[str, Any]) -> _Packed | Failed:
     media = {one["path"]: one["bytes"] for one in value.pop("media") or []}
     try:
         nested = {name: json.loads(value[name]) for name in _NESTED}
+        for name in _OPTIONAL:
+            nested[name] = None if value.get(name) is None else json.loads(value[name])
     except (TypeError, ValueError) as error:
-        return _failed(f"{', '.join(_NESTED)} are JSON texts: {error}")
+        return _failed(f"{', '.join((*_NESTED, *_OPTIONAL))} are JSON texts: {error}")
     return _Packed(json.dumps(value | nested).encode(), media)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from unified_reward import media
 from unified_reward.core.errors import DataError, MediaError
-from unified_reward.core.samples import Conversation, Example, Image, Video
+from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed, Score
 from unified_reward.data.check import cell, files, question, tally
 from unified_reward.data.sources.annotated import Agreement
@@ -28,7 +28,7 @@ _FRAMES, _FPS = 8, 4.0
 class Stats:
     """What one pass over rows finds; eight bytes a row and a medium, and the rows drawn."""
 
-    drawn: list[Example | Conversation] = field(default_factory=list)
+    drawn: list[Example] = field(default_factory=list)
     """Rows drawn at random, each as likely as any other."""
     bad: Counter[str] = field(default_factory=Counter)
     """Unusable rows by reason."""
@@ -125,7 +125,7 @@ def page(stats: Stats, title: str, agreed: Agreement | None = None) -> Page:
     return made
 
 
-def _count(stats: Stats, content: Example | Conversation) -> None:
+def _count(stats: Stats, content: Example) -> None:
     source, target = content.source, content.target
     task, form = cell(content)
     stats.cells[source, task.value, form] += 1
@@ -164,7 +164,7 @@ def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[Bar]:
     return [Bar(label, n / total, None, None, n) for label, n in zip(labels, counts, strict=True)]
 
 
-def _card(content: Example | Conversation) -> Card:
+def _card(content: Example) -> Card:
     shown: list[media.PILImage | Animation] = []
     lines: list[str] = []
     for one in content.media:
@@ -172,9 +172,8 @@ def _card(content: Example | Conversation) -> Card:
             shown.append(visible(one))
         except MediaError as error:
             lines.append(f"cannot be shown: {error}")
-    if isinstance(content, Example):
-        answers = [one for one in content.sample.candidates if isinstance(one, str)]
-        lines += [f"{i}. {answer}" for i, answer in enumerate(answers, 1)]
+    answers = [one for one in content.candidates if isinstance(one, str)]
+    lines += [f"{i}. {answer}" for i, answer in enumerate(answers, 1)]
     target = content.target
     if target.winner:
         lines.append(f"winner: {target.winner}")

@@ -1,41 +1,35 @@
-"""Rows of JSON and the values they stand for.
+"""Rows of JSON and the examples they stand for.
 
-Knows the file formats, not what is asked or answered. pydantic checks what comes in.
+One reader for every kind of row: samples, records, prompts, candidates and pairs. pydantic checks
+what comes in. Knows neither prompts nor judges, and opens no media.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import (
-    Candidate,
-    Conversation,
-    Example,
-    Image,
-    Sample,
-    Target,
-    Task,
-    Video,
-)
+from unified_reward.core.samples import Candidate, Example, Image, Pair, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Scale, Winner
+from unified_reward.io.validation import describe_errors
 
 
 SCHEMA = 1
+Side = Literal["chosen", "rejected"]
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
-class PartRow(_Row):
+class _PartRow(_Row):
     """One medium or text: exactly one of the three keys."""
 
     image: str | None = None
@@ -43,7 +37,7 @@ class PartRow(_Row):
     text: str | None = None
 
     def value(self, folder: Path) -> Image | Video | str:
-        """The part itself; relative paths start at ``folder``."""
+        """Return the part; relative paths start at ``folder``."""
         given = [key for key in ("image", "video", "text") if getattr(self, key) is not None]
         if len(given) != 1:
             raise DataError(
@@ -59,9 +53,21 @@ class PartRow(_Row):
         return cast("str", self.text)
 
 
-class TargetRow(_Row):
-    """What people say about a sample."""
+class _CandidateRow(_PartRow):
+    """A candidate, and in pairs rows what became of it; interleaved ones stand in ``parts``."""
 
+    parts: list[_PartRow] | None = None
+    score: float | None = None
+    side: Side | None = None
+    reason: str | None = None
+
+    def candidate(self, folder: Path) -> Candidate:
+        if self.parts is None:
+            return self.value(folder)
+        return tuple(part.value(folder) for part in self.parts)
+
+
+class _TargetRow(_Row):
     score: float | None = None
     scale: tuple[float | None, float | None] | None = None
     aspects: dict[str, float] = Field(default_factory=dict[str, float])
@@ -69,7 +75,6 @@ class TargetRow(_Row):
     rationale: str = ""
 
     def value(self) -> Target:
-        """The target itself."""
         scale = Scale(*self.scale) if self.scale else None
         if self.score is not None and scale is not None and self.score not in scale:
             raise DataError(f"score {self.score:g} is outside its scale {scale}")
@@ -80,60 +85,127 @@ class TargetRow(_Row):
         return Target(self.score, scale, self.aspects, self.winner, self.rationale)
 
 
-class ExampleRow(_Row):
-    """A sample row, with a target where it is a record."""
+class _ComparisonRow(_Row):
+    """A comparison that a judge was asked for while a pair was made."""
+
+    a: int
+    b: int
+    winner: Winner | None = None
+    probability: float | None = None
+    orders: list[dict[str, Any]] | None = None
+    reason: str | None = None
+
+
+def _as_parts(given: Any) -> Any:
+    return {"parts": given} if isinstance(given, list) else given
+
+
+_AnyCandidate = Annotated[_CandidateRow, BeforeValidator(_as_parts)]
+
+
+class _ExampleRow(_Row):
+    """Every key of every kind of row."""
 
     id: str = ""
-    task: Task
-    prompt: str
-    candidates: list[PartRow | list[PartRow]] = Field(default_factory=list[Any])
-    context: list[PartRow] = Field(default_factory=list[PartRow])
-    criteria: str = ""
-    target: TargetRow | None = None
+    task: Task | None = None
+    prompt: str | None = None
+    candidates: list[_AnyCandidate] = Field(default_factory=list[_CandidateRow])
+    context: list[_PartRow] | None = None
+    criteria: str | None = None
+    target: _TargetRow | None = None
+    raters: Any = None
     source: str = ""
+    tags: dict[str, str] | None = None
     schema_: int = Field(default=SCHEMA, alias="schema")
     messages: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    status: Literal["generated", "kept", "dropped", "failed"] | None = None
+    reason: str | None = None
+    chosen: _AnyCandidate | None = None
+    rejected: _AnyCandidate | None = None
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    comparisons: list[_ComparisonRow] = Field(default_factory=list[_ComparisonRow])
+    judge_calls: int = 0
+    judge: str = ""
+    family: str = ""
+    strategy: str = ""
+    policy: str = ""
+    seed: int | None = None
+    duplicates: int = 0
+
+
+@dataclass(frozen=True)
+class CandidateDetails:
+    """What a pairs row tells of one candidate."""
+
+    score: float | None = None
+    side: Side | None = None
+    """Side of its comparison; several candidates may stand on one."""
+    reason: str | None = None
+    """Reason why it could not be judged."""
+
+
+@dataclass(frozen=True)
+class RowDetails:
+    """How a row of candidates or pairs was made; nothing in other rows."""
+
+    candidates: tuple[CandidateDetails, ...] = ()
+    """In the order of the example's candidates."""
+    judge_calls: int = 0
+    judge: str = ""
+    family: str = ""
+    strategy: str = ""
+    policy: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a file: what it holds, or why it cannot be used."""
+    """One line of a file: an example, or why there is none."""
 
     line: int
     """Counted from 1."""
     id: str
-    content: Example | Conversation | Failed
+    content: Example | Failed
     start: int = 0
     """Byte at which the line begins; 0 where rows are not lines."""
+    status: str = ""
+    """As the row says: ``generated``, ``kept``, ``dropped`` or ``failed``; ``unusable`` where the
+    line itself is wrong; empty for a sample or record."""
+    reason: str = ""
+    """Reason of that status."""
+    details: RowDetails = RowDetails()
 
 
-def read_examples(path: Path) -> Iterator[Row]:
-    """Read a JSONL file of samples or records, one row a line, in constant memory.
+def read_examples(path: Path, *, strict: bool = False) -> Iterator[Row]:
+    """Read a JSONL file of samples, records, prompts, candidates or pairs, in constant memory.
 
-    A row that cannot be used (no JSON, wrong keys, a repeated id) comes as ``Failed`` and the
-    others go on. A row without an id gets one from its content.
+    A row that cannot be used (no JSON, a missing key, a repeated id, a candidate that is none for
+    its task, candidates that could not be made) comes as ``Failed`` and the others go on. A row
+    without an id gets one from its content. Memory grows with the number of ids alone.
+
+    Args:
+        path: The file; relative media paths start at its folder.
+        strict: Refuse unknown keys, which are ignored otherwise.
 
     Raises:
         DataError: The file cannot be opened.
     """
-    seen: set[str] = set()
+    lines: dict[str, int] = {}
     for line, start, raw in record_lines(path):
-        content = parse_row(raw, path.parent)
+        row = read_row(raw, path.parent, strict=strict)
+        if row.id in lines:
+            reason = f"duplicate id {row.id!r} (first on line {lines[row.id]})"
+            row = Row(line, "", _failed(reason), status="unusable", reason=reason)
+        name = row.id or f"line {line}" + " again" * (f"line {line}" in lines)
+        lines[name] = line
+        content = row.content
         if isinstance(content, Failed):
             content = _failed(f"line {line}: {content.error}")
-            yield Row(line, f"line {line}", content, start)
-            continue
-        name = content.id
-        if name in seen:
-            again = _failed(f"line {line}: id {name!r} stands above already; ids must differ")
-            yield Row(line, f"line {line}", again, start)
-            continue
-        seen.add(name)
-        yield Row(line, name, content, start)
+        yield replace(row, line=line, id=name, content=content, start=start)
 
 
 def record_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Number, counted from 1, first byte and content of every line that is not blank.
+    """Iterate over number (from 1), first byte and content of every line that is not blank.
 
     Raises:
         DataError: The file cannot be opened.
@@ -149,59 +221,102 @@ def record_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def parse_row(raw: bytes, folder: Path) -> Example | Conversation | Failed:
-    """One line as a record; relative paths start at ``folder``."""
+def parse_row(raw: bytes, folder: Path, *, strict: bool = False) -> Example | Failed:
+    """Parse one line as an example; relative paths start at ``folder``."""
+    return read_row(raw, folder, strict=strict).content
+
+
+def read_row(raw: bytes, folder: Path, *, strict: bool = False) -> Row:
+    """Parse one line as a row of line 0; an unusable one has no id, a failed one its own."""
     try:
-        row = ExampleRow.model_validate_json(raw)
-        if not row.id:
-            row.id = hashlib.sha256(raw.strip()).hexdigest()[:16]
-        return _record(row, folder)
+        row = _ExampleRow.model_validate_json(raw, extra="forbid" if strict else "ignore")
+        name = row.id or hashlib.sha256(raw.strip()).hexdigest()[:16]
+        content = _example(row, name, folder)
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in error.errors()]
-        return _failed("; ".join(told[:3]))
+        content = _failed(describe_errors(error, "row", 3))
+        return Row(0, "", content, status="unusable", reason=content.error)
     except DataError as error:
-        return _failed(str(error))
+        return Row(0, "", Failed(str(error), error), status="unusable", reason=str(error))
+    return Row(0, name, content, 0, row.status or "", row.reason or "", _details(row, content))
 
 
-def _failed(told: str) -> Failed:
-    return Failed(told, DataError(told))
+def _failed(message: str) -> Failed:
+    return Failed(message, DataError(message))
 
 
-def _record(row: ExampleRow, folder: Path) -> Example | Conversation:
-    candidates: list[Candidate] = [
-        tuple(part.value(folder) for part in one) if isinstance(one, list) else one.value(folder)
-        for one in row.candidates
-    ]
-    context = [part.value(folder) for part in row.context]
+def _example(row: _ExampleRow, name: str, folder: Path) -> Example | Failed:
+    if row.status == "failed" and not (row.candidates and row.task and row.prompt is not None):
+        return _failed(row.reason or "the row failed when it was made, and says no reason")
+    if row.task is None or row.prompt is None:
+        missing = "task" if row.task is None else "prompt"
+        raise DataError(f"{missing}: Field required, unless the status is failed")
+    context = [part.value(folder) for part in row.context or ()]
     if any(isinstance(part, str) for part in context):
-        raise DataError("context holds pictures and clips, not text")
-    media = cast("tuple[Image | Video, ...]", tuple(context))
-    target = row.target.value() if row.target else Target()
-    messages = tuple(row.messages)
-    if messages and not candidates:
-        return Conversation(row.task, media, messages, target, row.source, row.id)
-    sample = Sample(row.task, row.prompt, tuple(candidates), media, row.criteria, row.id)
-    return Example(sample, target, row.source, messages)
+        raise DataError("context holds images and videos, not text")
+    candidates = [candidate.candidate(folder) for candidate in row.candidates]
+    pair = _pair(row, candidates, folder)
+    return Example(
+        row.task,
+        row.prompt,
+        tuple(candidates),
+        cast("tuple[Image | Video, ...]", tuple(context)),
+        row.criteria or "",
+        name,
+        row.target.value() if row.target else Target(),
+        row.raters,
+        row.source,
+        row.tags or {},
+        tuple(row.messages),
+        pair,
+    )
 
 
-def example_row(record: Example | Conversation, folder: Path) -> dict[str, Any]:
-    """Write a record as a row; its media must be files, given relative to ``folder``.
+def _pair(row: _ExampleRow, candidates: list[Candidate], folder: Path) -> Pair | None:
+    """Find chosen and rejected among the candidates; those not listed are added to them."""
+    if row.status in ("dropped", "failed", "generated"):
+        return None
+    if row.chosen is None or row.rejected is None:
+        if row.status == "kept" or row.chosen or row.rejected:
+            raise DataError("a row that is kept has a chosen and a rejected candidate")
+        return None
+    places: list[int] = []
+    for side in (row.chosen, row.rejected):
+        candidate = side.candidate(folder)
+        if candidate not in candidates:
+            candidates.append(candidate)
+        places.append(candidates.index(candidate))
+    chosen, rejected = places
+    if chosen == rejected:
+        raise DataError("chosen and rejected are the same candidate")
+    return Pair(chosen, rejected, row.chosen_score, row.rejected_score)
 
-    A conversation has no prompt and no candidates, and what it shows as context.
+
+def _details(row: _ExampleRow, content: Example | Failed) -> RowDetails:
+    if isinstance(content, Failed) or row.status is None:
+        candidates: list[CandidateDetails] = []
+    else:
+        candidates = [CandidateDetails(one.score, one.side, one.reason) for one in row.candidates]
+        unlisted = len(content.candidates) - len(candidates)
+        candidates += [CandidateDetails()] * unlisted
+    return RowDetails(
+        tuple(candidates), row.judge_calls, row.judge, row.family, row.strategy, row.policy
+    )
+
+
+def example_row(example: Example, folder: Path) -> dict[str, Any]:
+    """Write an example as a row; its media must be files, given relative to ``folder``.
 
     Raises:
         DataError: A medium is in memory, not in a file.
     """
-    target = record.target
-    sample = record.sample if isinstance(record, Example) else None
-    context = sample.context if sample else record.media
+    target = example.target
     row: dict[str, Any] = {
-        "id": record.id,
-        "task": record.task.value,
-        "prompt": sample.prompt if sample else "",
-        "candidates": [part_row(one, folder) for one in sample.candidates] if sample else [],
-        "context": [part_row(one, folder) for one in context],
-        "criteria": sample.criteria if sample else "",
+        "id": example.id,
+        "task": example.task.value,
+        "prompt": example.prompt,
+        "candidates": parts_rows(example.candidates, folder),
+        "context": parts_rows(example.context, folder),
+        "criteria": example.criteria,
         "target": {
             "score": target.score,
             "scale": [target.scale.low, target.scale.high] if target.scale else None,
@@ -209,14 +324,42 @@ def example_row(record: Example | Conversation, folder: Path) -> dict[str, Any]:
             "winner": target.winner,
             "rationale": target.rationale,
         },
-        "source": record.source,
+        "raters": example.raters,
+        "source": example.source,
+        "tags": dict(example.tags),
         "schema": SCHEMA,
     }
-    return row | ({"messages": [dict(m) for m in record.messages]} if record.messages else {})
+    if example.messages:
+        row["messages"] = [dict(message) for message in example.messages]
+    return row | ({"status": "kept", **pair_keys(example, folder)} if example.pair else {})
+
+
+def pair_keys(example: Example, folder: Path) -> dict[str, Any]:
+    """Write the chosen and the rejected candidate as keys of a pairs row.
+
+    All keys are null without a pair.
+
+    Raises:
+        DataError: A medium is in memory, not in a file.
+    """
+    pair = example.pair
+    if pair is None:
+        return dict.fromkeys(("chosen", "rejected", "chosen_score", "rejected_score"))
+    return {
+        "chosen": part_row(example.candidates[pair.chosen], folder),
+        "rejected": part_row(example.candidates[pair.rejected], folder),
+        "chosen_score": pair.chosen_score,
+        "rejected_score": pair.rejected_score,
+    }
+
+
+def parts_rows(parts: Sequence[Candidate], folder: Path) -> list[Any]:
+    """Write several candidates or media; see `part_row`."""
+    return [part_row(part, folder) for part in parts]
 
 
 def part_row(part: Candidate, folder: Path) -> Any:
-    """A candidate as it stands in rows of a file in ``folder``.
+    """Write a candidate or medium as it stands in rows of a file in ``folder``.
 
     Raises:
         DataError: A medium is in memory, not in a file.
@@ -225,7 +368,7 @@ def part_row(part: Candidate, folder: Path) -> Any:
         return {"text": part}
     if isinstance(part, Image | Video):
         return {"image" if isinstance(part, Image) else "video": _relative(part.source, folder)}
-    return [part_row(inner, folder) for inner in part]
+    return parts_rows(part, folder)
 
 
 def _relative(source: Any, folder: Path) -> str | list[str]:

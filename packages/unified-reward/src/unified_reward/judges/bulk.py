@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Conversation, Example
+from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.journal import Journal
 from unified_reward.io.rows import Row, parse_row, read_examples, record_lines
 from unified_reward.io.verdict_rows import verdict_row
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import JudgeOptions, open_reference
 
 
 class Engine(StrEnum):
@@ -123,11 +123,13 @@ class JudgeWork:
         """Load the judge; one of known answers reads the whole file."""
         found = (row.content for row in read_examples(self.source))
         truth = (one for one in found if isinstance(one, Example))
-        judge = open_judge(self.judge, model=self.model, family=self.family, truth=truth)
+        judge = open_reference(
+            self.judge, JudgeOptions(model=self.model, family=self.family), truth=truth
+        )
 
         def verdicts(lines: Sequence[Line]) -> Rows:
             read = [self._read(line) for line in lines]
-            samples = [one.sample for one in read if isinstance(one, Example)]
+            samples = [one.as_samples()[0] for one in read if isinstance(one, Example)]
             told = iter(judge.ask(samples, orders=self.orders))
             return [
                 verdict_row(
@@ -145,8 +147,8 @@ class JudgeWork:
         read = (
             Failed(line.error) if line.error else parse_row(line.raw.encode(), self.source.parent)
         )
-        if isinstance(read, Conversation):
-            return Failed("a published conversation whose sample is not known cannot be judged")
+        if isinstance(read, Example) and len(read.as_samples()) != 1:
+            return Failed("a row without candidates, or with more than two, cannot be judged")
         return read
 
 

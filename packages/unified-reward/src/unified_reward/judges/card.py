@@ -22,7 +22,7 @@ from unified_reward import media, prompts
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.requests import Request
-from unified_reward.core.samples import Conversation, Example, FrameRule, Image, Sample, Video
+from unified_reward.core.samples import Example, FrameRule, Image, Sample, Video
 from unified_reward.core.verdicts import Failed, Verdict
 
 
@@ -148,7 +148,7 @@ def _pictures(medium: Image | Video, card: Card, family: prompts.Family) -> Sequ
     return media.sample_frames(medium, frames, rule).images()
 
 
-def build_published(record: Example | Conversation, card: Card) -> tuple[Request, str]:
+def build_published(record: Example, card: Card) -> tuple[Request, str]:
     """The user turn and the answer of a published conversation, to the letter.
 
     Frames that are published as pictures are all shown, each at its mark, or at one mark where

@@ -1,8 +1,8 @@
-"""Pictures and clips: open, sample, resize, encode.
+"""Images and videos: open, sample, resize, encode.
 
-The only place that knows pixel ranges, layouts and codecs. What leaves it is 8-bit RGB, upright,
-on white where the source was transparent. It does not know tasks, prompts or models, and opens
-no network address.
+The only package that knows pixel ranges, layouts and codecs. Everything it returns is 8-bit RGB,
+upright, and on white where the source was transparent. It does not know tasks, prompts or models,
+and opens no network address.
 """
 
 from unified_reward.media.encode import data_url, encode_mp4, encode_png, encode_webp
@@ -14,6 +14,7 @@ from unified_reward.media.images import (
     describe,
     fit_pixels,
     open_image,
+    verify_image,
 )
 from unified_reward.media.videos import (
     FrameChooser,
@@ -47,4 +48,5 @@ __all__ = [
     "open_image",
     "sample_frames",
     "select_frames",
+    "verify_image",
 ]

@@ -1,7 +1,4 @@
-"""Write pictures and clips as the bytes of a file, without loss.
-
-Does not know where the bytes go.
-"""
+"""Encode images and videos without loss, as the bytes of a file."""
 
 from __future__ import annotations
 
@@ -18,29 +15,29 @@ from unified_reward.core.errors import MediaError
 from unified_reward.media.images import PILImage, Pixels, describe
 
 
-def encode_png(picture: PILImage) -> bytes:
-    """The picture as a PNG file."""
+def encode_png(image: PILImage) -> bytes:
+    """Encode an image as PNG."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def data_url(picture: PILImage) -> str:
-    """The picture as a ``data:image/png;base64,...`` address."""
-    return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode("ascii")
+def data_url(image: PILImage) -> str:
+    """Encode an image as a ``data:image/png;base64,...`` URL."""
+    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode("ascii")
 
 
 def encode_mp4(pixels: Pixels, fps: float) -> bytes:
-    """Write a clip as H.264 without any loss: what is decoded equals what was given.
+    """Encode a video as lossless H.264: decoding gives back the same pixels.
 
-    The file is lossless RGB, which players and ``sample_frames`` read and browsers do not.
+    Players and ``sample_frames`` read lossless RGB; browsers do not.
 
     Args:
         pixels: RGB, uint8, shape (n, height, width, 3), n >= 1; odd sizes are fine.
         fps: Frames per second, > 0.
 
     Raises:
-        MediaError: Another dtype or shape, or no positive ``fps``.
+        MediaError: Wrong dtype or shape, or ``fps`` is not positive.
     """
     import av
 
@@ -62,20 +59,20 @@ def encode_mp4(pixels: Pixels, fps: float) -> bytes:
 
 
 def encode_webp(pixels: Pixels, fps: float) -> bytes:
-    """Write a clip as a lossless animated WebP that repeats forever, for pages.
+    """Encode a video as a lossless animated WebP that repeats forever, for HTML pages.
 
-    Equal frames in a row become one, shown longer: not a container to sample frames from.
+    Equal neighbouring frames become one of longer duration, so do not sample frames from it.
 
     Args:
         pixels: RGB, uint8, shape (n, height, width, 3), n >= 1.
         fps: Frames per second, > 0.
 
     Raises:
-        MediaError: Another dtype or shape, or no positive ``fps``.
+        MediaError: Wrong dtype or shape, or ``fps`` is not positive.
     """
     _check_writable(pixels, fps)
     frames = [PIL.Image.fromarray(frame) for frame in pixels]
-    # WebP counts whole milliseconds; rounding the instants keeps the clip from drifting.
+    # WebP counts whole milliseconds; rounding the instants keeps the video from drifting.
     instants = [round(1000 * i / fps) for i in range(len(frames) + 1)]
     durations = [end - start for start, end in pairwise(instants)]
     buffer = io.BytesIO()
@@ -94,7 +91,7 @@ def encode_webp(pixels: Pixels, fps: float) -> bytes:
 def _check_writable(pixels: Pixels, fps: float) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or 0 in pixels.shape:
         raise MediaError(
-            f"{describe(pixels)}: only uint8 of shape (n, height, width, 3) is written"
+            f"{describe(pixels)}: uint8 of shape (n, height, width, 3), n >= 1, expected"
         )
     if not fps > 0:
-        raise MediaError(f"a clip cannot have {fps} frames per second; give more than 0")
+        raise MediaError(f"a video cannot have {fps} frames per second; give more than 0")

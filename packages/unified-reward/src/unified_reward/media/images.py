@@ -1,7 +1,7 @@
-"""Open one picture, whatever it comes as, and write it again.
+"""Open an image from a path, bytes, a PIL image or an array.
 
-Files are told apart by content, never by suffix. Colour profiles are not applied: every picture
-is taken to be sRGB. Knows nothing of clips beyond the array layouts both share.
+Formats are recognised by content, never by suffix. Colour profiles are not applied: every image
+is taken to be sRGB. Knows nothing of videos beyond the array layouts both share.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from unified_reward.core.samples import Image, Layout, Video
 
 
 PILImage = PIL.Image.Image
+"""An opened image; `Image` of `core.samples` is one that may still lie in a file."""
 Pixels = NDArray[np.uint8]
 ReadableFile = io.BytesIO | io.BufferedReader
 
@@ -53,13 +54,13 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused before anything is decoded."""
+    """Largest media that are opened; checked before anything is decoded."""
 
     max_pixels: int = 64 * 1024 * 1024
-    """Width times height of a picture, or of one frame. Pillow itself opens no picture above
-    about 179 million pixels, whatever stands here."""
+    """Width times height of an image or a frame. Pillow itself refuses more than about 179 million
+    pixels, whatever is set here."""
     max_bytes: int = 512 * 1024 * 1024
-    """Size of the file."""
+    """Size of the file in bytes."""
 
 
 LIMITS = Limits()
@@ -68,33 +69,29 @@ LIMITS = Limits()
 def open_image(
     image: Image | str | Path | bytes | PILImage, *, limits: Limits = LIMITS
 ) -> PILImage:
-    """Open a picture as upright 8-bit RGB.
+    """Open an image as upright 8-bit RGB.
 
     PNG, JPEG, BMP and the first frame of WebP, GIF and TIFF are read. EXIF orientation is
     applied, transparency is laid on white, 16-bit grey is scaled (65535 becomes 255).
 
     Args:
-        image: A path, the encoded bytes, a PIL picture, or an ``Image`` holding one of them or an
+        image: A path, the encoded bytes, a PIL image, or an ``Image`` holding one of them or an
             array: layout HWC or CHW, 1, 3 or 4 channels, uint8, or float in [0, 1].
         limits: Checked before decoding.
 
     Returns:
-        A picture of its own in mode RGB, without metadata.
+        A new image in mode RGB, without metadata.
 
     Raises:
-        MediaError: Missing, too large, broken, or no picture.
+        MediaError: The file is missing, too large, broken, or not an image.
     """
     source: object = image.source if isinstance(image, Image) else image
     name = describe(source)
     if isinstance(source, str | Path | bytes):
         with open_file(source, limits) as file:
-            picture = identify_image(file, name, limits)
-            if picture is None:
-                raise MediaError(
-                    f"{name}: not a picture; PNG, JPEG, WebP, GIF, BMP and TIFF are read"
-                )
+            decoded = _identified(file, name, limits)
             with pillow_errors(name):
-                return upright_rgb(picture)
+                return upright_rgb(decoded)
     if isinstance(source, PILImage):
         check_size(source.size, name, limits)
         with pillow_errors(name):
@@ -104,19 +101,34 @@ def open_image(
         array = cast("NDArray[Any]", source)
         return PIL.Image.fromarray(array_rgb(array, layout, ("HWC", "CHW")))
     raise MediaError(
-        f"{name}: not a picture; give a path, bytes, a PIL picture or a numpy array with its layout"
+        f"{name}: not an image; give a path, bytes, a PIL image or a numpy array with its layout"
     )
 
 
-def fit_pixels(picture: PILImage, max_pixels: int) -> PILImage:
-    """Shrink a picture, keeping its shape, until it has at most ``max_pixels``; never enlarge it.
+def verify_image(source: str | Path | bytes, *, limits: Limits = LIMITS) -> None:
+    """Check header, size and, where the format has them (a JPEG has none), the checksums.
+
+    Faster than `open_image`: no pixel is decoded.
+
+    Raises:
+        MediaError: The file is missing, too large, broken, or not an image.
+    """
+    name = describe(source)
+    with open_file(source, limits) as file:
+        image = _identified(file, name, limits)
+        with pillow_errors(name):
+            image.verify()
+
+
+def fit_pixels(image: PILImage, max_pixels: int) -> PILImage:
+    """Shrink an image, keeping its shape, until it has at most ``max_pixels``; never enlarge it.
 
     Args:
-        picture: Any picture.
+        image: Any image.
         max_pixels: Width times height allowed, >= 1.
 
     Returns:
-        The picture itself if it fits, else a smaller one (bicubic), both sides >= 1.
+        The image itself if it fits, else a smaller one (bicubic), both sides >= 1.
 
     Raises:
         ConfigError: ``max_pixels`` is below 1.
@@ -125,18 +137,18 @@ def fit_pixels(picture: PILImage, max_pixels: int) -> PILImage:
     (200, 50)
     """
     if max_pixels < 1:
-        raise ConfigError(f"max_pixels is {max_pixels}; a picture needs at least 1")
-    if picture.width * picture.height <= max_pixels:
-        return picture
-    scale = math.sqrt(max_pixels / (picture.width * picture.height))
+        raise ConfigError(f"max_pixels is {max_pixels}; an image needs at least 1")
+    if image.width * image.height <= max_pixels:
+        return image
+    scale = math.sqrt(max_pixels / (image.width * image.height))
     # The outer min matters where one side is rounded up to 1 and the other alone is too long.
-    width = min(max(1, int(picture.width * scale)), max_pixels)
-    height = min(max(1, int(picture.height * scale)), max_pixels // width)
-    return picture.resize((width, height), PIL.Image.Resampling.BICUBIC)
+    width = min(max(1, int(image.width * scale)), max_pixels)
+    height = min(max(1, int(image.height * scale)), max_pixels // width)
+    return image.resize((width, height), PIL.Image.Resampling.BICUBIC)
 
 
 def describe(source: object) -> str:
-    """A short name for error messages.
+    """Short name of media in error messages.
 
     >>> describe(b"12345"), describe(Image("cat.png"))
     ('<5 bytes>', 'cat.png')
@@ -151,7 +163,7 @@ def describe(source: object) -> str:
         array = cast("NDArray[Any]", source)
         return f"{array.ndim}-D {array.dtype} array of shape {array.shape}"
     if isinstance(source, PILImage):
-        return f"PIL picture {source.mode} {source.width}x{source.height}"
+        return f"PIL image {source.mode} {source.width}x{source.height}"
     if isinstance(source, tuple):
         return f"tuple of {len(cast('tuple[object, ...]', source))} frames"
     return f"object of type {type(source).__name__}"
@@ -181,29 +193,36 @@ def _reader(source: str | Path | bytes) -> ReadableFile:
 
 @contextmanager
 def pillow_errors(name: str) -> Generator[None]:
-    """Turn whatever Pillow raises on a broken file into one error that names the file."""
+    """Turn every exception of Pillow on a broken file into a MediaError that names the file."""
     try:
         yield
     except _BROKEN as error:
-        raise MediaError(f"{name}: the picture is broken: {error}") from error
-    # Pillow has a limit of its own, and raises before it tells the size.
+        raise MediaError(f"{name}: the image is broken: {error}") from error
+    # Pillow has a limit of its own, and raises before the size is known.
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise MediaError(f"{name}: too many pixels: {error}") from error
 
 
 def identify_image(file: ReadableFile, name: str, limits: Limits) -> PILImage | None:
-    """The picture with its header read and its size checked; None if the file is no picture."""
+    """Read the header of an image and check its size; None if the file is not an image."""
     with pillow_errors(name):
         try:
-            picture = PIL.Image.open(file, formats=_FORMATS)
+            image = PIL.Image.open(file, formats=_FORMATS)
         except PIL.UnidentifiedImageError:
             return None
-    check_size(picture.size, name, limits)
-    return picture
+    check_size(image.size, name, limits)
+    return image
+
+
+def _identified(file: ReadableFile, name: str, limits: Limits) -> PILImage:
+    image = identify_image(file, name, limits)
+    if image is None:
+        raise MediaError(f"{name}: not an image; PNG, JPEG, WebP, GIF, BMP and TIFF are read")
+    return image
 
 
 def check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
-    """Refuse a picture or a frame with too many pixels, or none."""
+    """Refuse an image or a frame with too many pixels, or none."""
     width, height = size
     if not 0 < width * height <= limits.max_pixels:
         raise MediaError(
@@ -211,40 +230,40 @@ def check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
         )
 
 
-def upright_rgb(picture: PILImage) -> PILImage:
-    """A decoded copy in RGB: turned as its EXIF says, on white, without metadata."""
-    picture.load()
-    orientation = cast("int", picture.getexif().get(_EXIF_ORIENTATION, 1))
-    if picture.mode in {"I", "F"} or picture.mode.startswith("I;16"):
-        rgb = PIL.Image.fromarray(_on_white(_deep_grey(picture)))
-    elif picture.has_transparency_data:
-        rgb = PIL.Image.fromarray(_on_white(np.asarray(picture.convert("RGBA"))))
+def upright_rgb(image: PILImage) -> PILImage:
+    """Decode into a new RGB image: EXIF orientation applied, on white, without metadata."""
+    image.load()
+    orientation = cast("int", image.getexif().get(_EXIF_ORIENTATION, 1))
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        rgb = PIL.Image.fromarray(_on_white(_deep_grey(image)))
+    elif image.has_transparency_data:
+        rgb = PIL.Image.fromarray(_on_white(np.asarray(image.convert("RGBA"))))
     else:
-        rgb = picture.convert("RGB")
+        rgb = image.convert("RGB")
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-    # Left in place, the EXIF would turn the picture again when it is opened again.
+    # Left in place, the EXIF would turn the image again when it is opened again.
     rgb.info = {}
     return rgb
 
 
-def _deep_grey(picture: PILImage) -> Pixels:
-    """Grey of more than 8 bits as 8, shape (H, W, 1); a value that means transparent is white."""
-    values = np.asarray(picture).astype(np.float64)
-    top = 1.0 if picture.mode == "F" else 65535.0
+def _deep_grey(image: PILImage) -> Pixels:
+    """Scale grey of more than 8 bits to 8, shape (H, W, 1); the transparent value becomes white."""
+    values = np.asarray(image).astype(np.float64)
+    top = 1.0 if image.mode == "F" else 65535.0
     if not (values.min() >= 0 and values.max() <= top):
         raise ValueError(
             f"grey values from {values.min():g} to {values.max():g}; "
-            f"mode {picture.mode} is read from 0 to {top:g}"
+            f"mode {image.mode} is read from 0 to {top:g}"
         )
     grey = np.rint(values * (255 / top))
-    if "transparency" in picture.info:
-        grey[values == picture.info["transparency"]] = 255
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
     return grey.astype(np.uint8)[..., None]
 
 
 def array_rgb(array: NDArray[Any], layout: Layout | None, allowed: tuple[Layout, ...]) -> Pixels:
-    """An array of a declared layout as uint8 RGB, channels last."""
+    """Convert an array of a declared layout to uint8 RGB, channels last."""
     name = describe(array)
     if layout not in allowed:
         raise MediaError(f"{name}: layout {layout} given; {' or '.join(allowed)} expected")
@@ -267,7 +286,7 @@ def array_rgb(array: NDArray[Any], layout: Layout | None, allowed: tuple[Layout,
 
 
 def _on_white(pixels: Pixels) -> Pixels:
-    """1, 3 or 4 channels (the fourth is opacity) as three."""
+    """Convert 1, 3 or 4 channels (the fourth is opacity) to three, blended with white."""
     if pixels.shape[-1] == 1:
         return np.repeat(pixels, 3, axis=-1)
     if pixels.shape[-1] == 4:

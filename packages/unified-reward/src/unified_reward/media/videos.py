@@ -1,8 +1,8 @@
-"""Sample the frames of a clip.
+"""Sample the frames of a video.
 
-Cannot tell a WebM cut short from a short one (that container promises no number of frames), and
-takes a frame the decoder returns without complaint to be a good one. Does not know how many
-frames a judge wants.
+A WebM that was cut short cannot be told from a short one (the container states no number of
+frames), and a frame that the decoder returns without complaint counts as good. Does not know how
+many frames a judge wants.
 """
 
 from __future__ import annotations
@@ -45,46 +45,46 @@ if TYPE_CHECKING:
 
 
 FrameRate = Callable[[], float | None]
-"""Frames per second of a source; None where it is not known."""
+"""Returns the frames per second of a source, or None where unknown."""
 FrameChooser = Callable[[int, FrameRate], tuple[int, ...]]
-"""From the number of frames of a source, and its rate, to the frames wanted, in ascending order."""
-# Frames kept while decoding, and when each is shown.
+"""Maps the number of frames of a source, and its rate, to ascending indices of frames to keep."""
+# Frames kept while decoding, with the second each begins at.
 _Kept = dict[int, tuple[float, Pixels]]
 
 _ANIMATED_FORMATS = ("GIF", "WEBP", "PNG")
 # Naming the containers keeps FFmpeg from following playlists, which may point to other files.
 _CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
-# What browsers and FFmpeg show a picture for when an animation says 0.
+# Browsers and FFmpeg use this duration where an animation states 0.
 _DEFAULT_DURATION_MS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class SampledFrames:
-    """Frames sampled from a clip, in the order they are shown."""
+    """Frames sampled from a video, in order of time."""
 
     pixels: Pixels
     """RGB, shape (n, height, width, 3)."""
     times_s: tuple[float, ...] | None
-    """When each frame is shown, in seconds; None for frames in memory without ``fps``."""
+    """Start of each frame, in seconds; None for frames in memory without ``fps``."""
     n_source: int
-    """How many frames the source has."""
+    """Number of frames of the source."""
 
     @property
     def n_repeated(self) -> int:
-        """How many of the frames repeat another one, because the source has fewer."""
+        """Number of frames that repeat another, because the source has too few."""
         return max(0, len(self.pixels) - self.n_source)
 
     def images(self) -> tuple[PILImage, ...]:
-        """The frames one by one."""
+        """Frames as PIL images."""
         return tuple(PIL.Image.fromarray(frame) for frame in self.pixels)
 
 
 def frame_indices(n_frames: int, count: int, rule: FrameRule) -> tuple[int, ...]:
-    """Which frames a rule takes, in ascending order; a short clip repeats frames.
+    """Compute the indices of the frames a rule takes; a short video repeats frames.
 
     ``linspace_inclusive`` is ``np.linspace(0, n_frames - 1, count).astype(int)``: first and last
-    frame included, positions cut off, not rounded. ``span_centres`` takes the middle of ``count``
-    equal spans, ``stride_floor`` their beginnings.
+    frame included, positions truncated, not rounded. ``span_centres`` takes the middle of each of
+    ``count`` equal spans, ``stride_floor`` their first frames.
 
     Args:
         n_frames: Frames of the source, >= 1.
@@ -92,7 +92,7 @@ def frame_indices(n_frames: int, count: int, rule: FrameRule) -> tuple[int, ...]
         rule: One of the names above.
 
     Returns:
-        ``count`` indices in [0, n_frames - 1].
+        ``count`` ascending indices in [0, n_frames - 1].
 
     Raises:
         MediaError: There is no frame to take.
@@ -110,7 +110,7 @@ def frame_indices(n_frames: int, count: int, rule: FrameRule) -> tuple[int, ...]
     if rule not in get_args(FrameRule):
         raise ConfigError(f"no frame rule {rule!r}; there are {', '.join(get_args(FrameRule))}")
     if n_frames < 1:
-        raise MediaError("a clip without frames cannot be sampled")
+        raise MediaError("a video without frames cannot be sampled")
     if rule == "linspace_inclusive":
         return tuple(int(i) for i in np.linspace(0, n_frames - 1, count).astype(int))
     if rule == "span_centres":
@@ -125,24 +125,24 @@ def sample_frames(
     *,
     limits: Limits = LIMITS,
 ) -> SampledFrames:
-    """Take ``count`` frames of a clip as upright RGB.
+    """Take ``count`` frames of a video as upright RGB.
 
-    Video files and animated GIF, WebP and PNG are read; a still picture is a clip of one frame.
-    Of several video streams the one FFmpeg calls best is taken. Every frame is decoded, whichever
-    are wanted: frames are counted, not believed, and a file that breaks off anywhere is an error.
+    Video files and animated GIF, WebP and PNG are read; a still image is a video of one frame.
+    Of several video streams the one FFmpeg calls best is read. All frames are decoded, so that
+    they are counted instead of trusting the header, and a file that breaks off is an error.
 
     Args:
         video: A path, the encoded bytes, or a ``Video`` holding one of them, an array (layout
-            THWC or TCHW; 1, 3 or 4 channels; uint8, or float in [0, 1]) or a tuple of pictures.
+            THWC or TCHW; 1, 3 or 4 channels; uint8, or float in [0, 1]) or a tuple of images.
         count: Frames wanted, >= 1.
-        rule: Which frames; see ``frame_indices``.
+        rule: See ``frame_indices``.
         limits: Checked before decoding.
 
     Returns:
-        The frames, when they are shown, and how many there were.
+        The frames, their times, and the number of frames of the source.
 
     Raises:
-        MediaError: Missing, too large, broken, without frames, or no clip.
+        MediaError: The file is missing, too large, broken, without frames, or not a video.
         ConfigError: ``count`` is below 1, or the rule is not known.
     """
     return select_frames(video, lambda n_frames, _: frame_indices(n_frames, count, rule), limits)
@@ -151,34 +151,34 @@ def sample_frames(
 def select_frames(
     video: Video | str | Path | bytes, choose: FrameChooser, limits: Limits = LIMITS
 ) -> SampledFrames:
-    """Take the frames of a clip that a rule of one's own chooses; otherwise as `sample_frames`.
+    """Take the frames of a video that a custom rule chooses; otherwise as `sample_frames`.
 
     Args:
         video: As in `sample_frames`.
-        choose: The rule. It is given how many frames there are, and a function that tells their
-            mean rate per second: that of the stream, of the whole animation, or of ``fps``.
+        choose: Called with the number of frames, and a function that returns their mean rate per
+            second: that of the stream, of the whole animation, or ``fps``.
         limits: Checked before decoding.
 
     Raises:
-        MediaError: Missing, too large, broken, without frames, or no clip.
+        MediaError: The file is missing, too large, broken, without frames, or not a video.
     """
     media = video if isinstance(video, Video) else Video(video)
     source: object = media.source
     name = describe(source)
     if isinstance(source, str | Path | bytes):
         with open_file(source, limits) as file:
-            picture = identify_image(file, name, limits)
-            if picture is None:
+            image = identify_image(file, name, limits)
+            if image is None:
                 return _sample_stream(file, choose, name, limits)
-            return _sample_animation(picture, choose, name, limits)
+            return _sample_animation(image, choose, name, limits)
     if isinstance(source, PILImage):
         source = (source,)
     if isinstance(source, tuple):
         frames = cast("tuple[Image, ...]", source)
         indices = choose(len(frames), lambda: media.fps)
-        shown = {i: np.asarray(open_image(frames[i], limits=limits)) for i in set(indices)}
+        pixels = {i: np.asarray(open_image(frames[i], limits=limits)) for i in set(indices)}
         return SampledFrames(
-            _stacked(shown, indices, name), _times(indices, media.fps), len(frames)
+            _stacked(pixels, indices, name), _times(indices, media.fps), len(frames)
         )
     if isinstance(source, np.ndarray):
         array = cast("NDArray[Any]", source)
@@ -187,15 +187,15 @@ def select_frames(
         pixels = array_rgb(array[list(indices)], media.layout, ("THWC", "TCHW"))
         return SampledFrames(pixels, _times(indices, media.fps), n_source)
     raise MediaError(
-        f"{name}: not a clip; give a path, bytes, a numpy array with its layout, "
-        "or a tuple of pictures"
+        f"{name}: not a video; give a path, bytes, a numpy array with its layout, "
+        "or a tuple of images"
     )
 
 
 def content_hash(media: Image | Video) -> str:
-    """SHA-256, in hex, of the bytes of a file, or of shape and RGB pixels of media in memory.
+    """Hash media: SHA-256, in hex, of a file's bytes, or of shape and RGB pixels in memory.
 
-    Equal pixels in memory hash equally however they are held; a file and its pixels do not.
+    Equal pixels hash equally, whether PIL image or array; a file and its pixels differ.
 
     Raises:
         MediaError: The media cannot be read.
@@ -207,90 +207,89 @@ def content_hash(media: Image | Video) -> str:
     if isinstance(media, Image):
         pixels = np.asarray(open_image(media))
     else:
-        one = sample_frames(media, 1, "stride_floor")
-        pixels = sample_frames(media, one.n_source, "stride_floor").pixels
+        pixels = select_frames(media, lambda n_frames, _: tuple(range(n_frames))).pixels
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(pixels.tobytes())
     return digest.hexdigest()
 
 
 def image_or_video(source: str | Path | bytes) -> Literal["image", "video"]:
-    """Tell a picture from a clip by content; a picture that moves is a clip.
+    """Recognise a file as image or video by its content; an animated image is a video.
 
-    Only headers are read, so a broken file may still have a kind.
+    Only headers are read, so a broken file may still be recognised.
 
     Raises:
-        MediaError: Missing, too large, or neither.
+        MediaError: The file is missing, too large, or neither.
     """
     name = describe(source)
     with open_file(source, LIMITS) as file:
-        picture = identify_image(file, name, LIMITS)
-        if picture is None:
+        image = identify_image(file, name, LIMITS)
+        if image is None:
             with _stream(file, name, LIMITS):
                 return "video"
         with pillow_errors(name):
-            return "video" if _n_frames(picture) > 1 else "image"
+            return "video" if _n_frames(image) > 1 else "image"
 
 
-def _n_frames(picture: PILImage) -> int:
-    """Frames of an animation; the pages of a TIFF are none."""
-    if picture.format not in _ANIMATED_FORMATS:
+def _n_frames(image: PILImage) -> int:
+    """Count the frames of an animation; the pages of a TIFF do not count."""
+    if image.format not in _ANIMATED_FORMATS:
         return 1
-    return cast("int", getattr(picture, "n_frames", 1))
+    return cast("int", getattr(image, "n_frames", 1))
 
 
 def _sample_animation(
-    picture: PILImage, choose: FrameChooser, name: str, limits: Limits
+    image: PILImage, choose: FrameChooser, name: str, limits: Limits
 ) -> SampledFrames:
-    """Frames of an animated picture; one frame of a still."""
+    """Sample an animated image, or the only frame of a still one."""
     with pillow_errors(name):
-        n_source = _n_frames(picture)
-        indices = choose(n_source, lambda: _animation_rate(picture, n_source))
+        n_source = _n_frames(image)
+        indices = choose(n_source, lambda: _animation_rate(image, n_source))
         kept: _Kept = {}
         elapsed_ms = 0.0
         for i in range(n_source):
-            picture.seek(i)
-            check_size(picture.size, name, limits)
-            picture.load()
+            image.seek(i)
+            check_size(image.size, name, limits)
+            image.load()
             if i in indices:
-                kept[i] = elapsed_ms / 1000, np.asarray(upright_rgb(picture))
-            elapsed_ms += _duration_ms(picture)
-    return _clip(kept, indices, n_source, name)
+                kept[i] = elapsed_ms / 1000, np.asarray(upright_rgb(image))
+            elapsed_ms += _duration_ms(image)
+    return _sampled(kept, indices, n_source, name)
 
 
-def _animation_rate(picture: PILImage, n_source: int) -> float | None:
+def _animation_rate(image: PILImage, n_source: int) -> float | None:
     elapsed_ms = 0.0
     for i in range(n_source if n_source > 1 else 0):
-        picture.seek(i)
-        picture.load()
-        elapsed_ms += _duration_ms(picture)
+        image.seek(i)
+        image.load()
+        elapsed_ms += _duration_ms(image)
     return 1000 * n_source / elapsed_ms if elapsed_ms else None
 
 
-def _duration_ms(picture: PILImage) -> float:
-    return cast("float", picture.info.get("duration")) or _DEFAULT_DURATION_MS
+def _duration_ms(image: PILImage) -> float:
+    return cast("float", image.info.get("duration")) or _DEFAULT_DURATION_MS
 
 
 def _sample_stream(
     file: ReadableFile, choose: FrameChooser, name: str, limits: Limits
 ) -> SampledFrames:
-    """Frames of the best video stream of a file."""
+    """Sample the best video stream of a file."""
     n_source, fps = _count_packets(file, name, limits)
     indices = choose(n_source, lambda: fps)
     kept, n_decoded = _decode(file, indices, n_source, name, limits)
     if n_decoded != n_source:
-        # A packet need not be a frame: some codecs hide frames, an edit list cuts some away.
+        # A packet need not be a frame: some codecs hide frames, an edit list removes some.
         n_source = n_decoded
         indices = choose(n_source, lambda: fps)
         kept, _ = _decode(file, indices, n_source, name, limits)
-    return _clip(kept, indices, n_source, name)
+    return _sampled(kept, indices, n_source, name)
 
 
 @contextmanager
 def _stream(
     file: ReadableFile, name: str, limits: Limits
 ) -> Generator[tuple[InputContainer, VideoStream]]:
-    """The best video stream of a file, from its beginning, its size checked."""
+    """Open the best video stream of a file at its beginning and check its size."""
     import av
     from av.error import FFmpegError
     from av.stream import Disposition
@@ -300,10 +299,10 @@ def _stream(
     try:
         container = av.open(file, "r", metadata_errors="ignore", options=options)
     except FFmpegError as error:
-        raise MediaError(f"{name}: neither a picture nor a video that can be read") from error
+        raise MediaError(f"{name}: neither an image nor a video that can be read") from error
     with container:
         stream = cast("VideoStream | None", container.streams.best("video"))
-        # The cover of a song is a video stream too.
+        # The cover image of a song is a video stream too.
         if stream is None or stream.disposition & Disposition.attached_pic:
             raise MediaError(f"{name}: there is no video in this file")
         # Contrary to the stubs of PyAV, a stream of an unknown codec has no context.
@@ -315,7 +314,7 @@ def _stream(
 
 
 def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, float | None]:
-    """How many packets of video the file holds, and how many it shows a second.
+    """Count the packets of the video stream, and read its frames per second.
 
     Cheap, and nearly always the number of frames.
     """
@@ -331,14 +330,14 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, 
     if n_packets == 0:
         raise MediaError(f"{name}: the video has no frames")
     if n_packets < n_indexed:  # a file cut between two packets is no error to FFmpeg
-        raise MediaError(f"{name}: the file ends behind frame {n_packets} of {n_indexed}")
+        raise MediaError(f"{name}: the file ends after frame {n_packets} of {n_indexed}")
     return n_packets, fps
 
 
 def _decode(
     file: ReadableFile, wanted: Collection[int], n_expected: int, name: str, limits: Limits
 ) -> tuple[_Kept, int]:
-    """Decode everything, keep what is wanted, and count."""
+    """Decode and count all frames; keep those wanted."""
     from av.error import FFmpegError
     from av.video.reformatter import VideoReformatter
 
@@ -368,7 +367,7 @@ def _decode(
 
 
 def _upright_frame(frame: VideoFrame) -> Pixels:
-    """Pixels of an RGB frame, turned and mirrored as its display matrix says."""
+    """Apply the display matrix of an RGB frame: turn and mirror its pixels."""
     pixels = cast("Pixels", frame.to_ndarray())
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
@@ -381,7 +380,7 @@ def _upright_frame(frame: VideoFrame) -> Pixels:
     return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
-def _clip(kept: _Kept, indices: tuple[int, ...], n_source: int, name: str) -> SampledFrames:
+def _sampled(kept: _Kept, indices: tuple[int, ...], n_source: int, name: str) -> SampledFrames:
     pixels = _stacked({i: frame for i, (_, frame) in kept.items()}, indices, name)
     return SampledFrames(pixels, tuple(kept[i][0] for i in indices), n_source)
 
@@ -393,7 +392,7 @@ def _stacked(frames: Mapping[int, Pixels], indices: tuple[int, ...], name: str) 
             sizes = ("{1}x{0}".format(*frames[j].shape) for j in (first, i))
             raise MediaError(
                 f"{name}: frame {first} is {next(sizes)} pixels and frame {i} {next(sizes)}; "
-                "all frames of a clip must have one size"
+                "all frames of a video must have one size"
             )
     return np.stack([frames[i] for i in indices])
 
@@ -402,5 +401,5 @@ def _times(indices: tuple[int, ...], fps: float | None) -> tuple[float, ...] | N
     if fps is None:
         return None
     if not fps > 0:
-        raise MediaError(f"a clip cannot have {fps} frames per second; give more than 0")
+        raise MediaError(f"a video cannot have {fps} frames per second; give more than 0")
     return tuple(i / fps for i in indices)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed
+from unified_reward.io.rows import parse_row
 from unified_reward.judges.bulk import Line, Rows
 from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import PairOptions, failed_row, make_pairs, pairs_row
-from unified_reward.pairs.pools import Pool, parse_pool
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class PairWork:
             read = [
                 Failed(line.error)
                 if line.error
-                else parse_pool(line.raw.encode(), self.source.parent)
+                else parse_row(line.raw.encode(), self.source.parent)
                 for line in lines
             ]
-            pools = [one for one in read if isinstance(one, Pool)]
+            pools = [one for one in read if isinstance(one, Example)]
             made = iter(make_pairs(pools, judge, self.how))
             return [
                 pairs_row(next(made), judge, self.out.parent)
-                if isinstance(one, Pool)
+                if isinstance(one, Example)
                 else failed_row(line.id, one.error, judge, self.how)
                 for line, one in zip(lines, read, strict=True)
             ]

@@ -17,10 +17,10 @@ from typing import Any
 
 from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError, MediaError
-from unified_reward.core.samples import Candidate, Image, Task, Video
+from unified_reward.core.samples import Candidate, Image, PreferencePair, Task, Video
 from unified_reward.data.check import files
 from unified_reward.data.pack import replacing
-from unified_reward.pairs.preferences import PairRow, PreferencePair
+from unified_reward.pairs.preferences import PairRow
 
 
 FRAMES = 8
@@ -84,11 +84,11 @@ def _made(
     """Rows of the file, one for each pair; ``counts`` tells what became of every row."""
     tasks, make, save = _LAYOUTS[form]
     for row in rows:
-        pair, status, why = row.content, row.status, ""
-        if isinstance(pair, PreferencePair):
+        pair, status, why = row.pair, row.status, row.reason
+        if pair:
             if pair.task not in tasks:
                 raise DataError(
-                    f"line {row.line} is a pair of {pair.task.value}, and {out.name} takes "
+                    f"line {row.row.line} is a pair of {pair.task.value}, and {out.name} takes "
                     f"{', '.join(tasks)}; split the pairs by task"
                 )
             # Rows of one JSON file must have one shape, and that of a row depends on its task.
@@ -97,9 +97,7 @@ def _made(
                 yield make(pair, row, out.parent)
                 status = "written"
             except (DataError, MediaError) as error:
-                status, why = "unusable", f"line {row.line}: {error}"
-        else:
-            why = pair.error
+                status, why = "unusable", f"line {row.row.line}: {error}"
         counts[status] += 1
         if status == "unusable":
             log(why)
@@ -140,7 +138,8 @@ def _parquet(pair: PreferencePair, row: PairRow, _folder: Path) -> dict[str, Any
         return {"kind": "image" if isinstance(one, Image) else "video", "bytes": _bytes(one)}
 
     sides = {"chosen": part(pair.chosen), "rejected": part(pair.rejected)}
-    return vars(row) | vars(pair) | {"context": list(map(_bytes, files(pair.context))), **sides}
+    context = list(map(_bytes, files(pair.context)))
+    return vars(row.row.details) | vars(pair) | {"context": context, **sides}
 
 
 def _llamafactory(pair: PreferencePair, _row: PairRow, folder: Path) -> dict[str, Any]:

@@ -18,11 +18,10 @@ import numpy as np
 
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Sample
+from unified_reward.core.samples import Example, Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
 from unified_reward.io.rows import part_row
 from unified_reward.io.verdict_rows import verdict_row
-from unified_reward.pairs.pools import Pool
 from unified_reward.pairs.tournament import strengths, swiss_round
 
 
@@ -116,7 +115,7 @@ _Talk = Generator[list[Sample], list[Verdict], tuple[int, int]]
 class Board:
     """What is known about the candidates of one prompt."""
 
-    def __init__(self, pool: Pool, how: PairOptions) -> None:
+    def __init__(self, pool: Example, how: PairOptions) -> None:
         self.pool = pool
         self.how = how
         self.live: list[int] = []
@@ -299,7 +298,7 @@ def _talk(board: Board) -> Generator[list[Sample], list[Verdict], PairResult]:
     return PairResult(board, "kept", None, chosen, rejected)
 
 
-def make_pairs(pools: Sequence[Pool], judge: BaseJudge, how: PairOptions) -> list[PairResult]:
+def make_pairs(pools: Sequence[Example], judge: BaseJudge, how: PairOptions) -> list[PairResult]:
     """Find a pair for every prompt, in order.
 
     Args:

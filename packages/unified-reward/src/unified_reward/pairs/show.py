@@ -8,17 +8,19 @@ from pathlib import Path
 
 from unified_reward import media
 from unified_reward.core.errors import DataError, MediaError
+from unified_reward.core.samples import Candidate, Example
 from unified_reward.core.verdicts import Failed
-from unified_reward.data.check import gist
+from unified_reward.data.check import gist, question
 from unified_reward.data.stats import visible
-from unified_reward.pairs.preferences import CandidateRow, CandidatesRow, read_candidates
+from unified_reward.io.rows import CandidateDetails, Row, read_examples
 from unified_reward.report.page import EMBEDDED_PIXELS, Animation, Card, Page
 
 
 _PIXELS = EMBEDDED_PIXELS // 4
 """Of pictures and frames: a row may have ten candidates, and a page stays some megabytes."""
-_PART = ("image", "video", "text", "parts")
 _MARKS = ("context", "chosen", "rejected", "")
+_NO_STATUS = "plain"
+"""Status counted for samples and records, which have none."""
 
 
 def page(path: Path, *, n: int, status: str, advance: Callable[[int], None]) -> Page:
@@ -37,51 +39,58 @@ def page(path: Path, *, n: int, status: str, advance: Callable[[int], None]) -> 
     """
     counts: Counter[str] = Counter()
     reasons: Counter[tuple[str, str]] = Counter()
-    shown: list[CandidatesRow] = []
+    rows: list[Row] = []
     n_calls = 0
-    for _, row in read_candidates(path):
-        name, why = ("unusable", row.error) if isinstance(row, Failed) else (row.status, row.reason)
-        counts[name] += 1
-        reasons[name, gist(why or "")] += 1
-        if isinstance(row, CandidatesRow):
-            n_calls += row.judge_calls
-            if len(shown) < n and status in ("", row.status):
-                shown.append(row)
+    for row in read_examples(path):
+        row_status = row.status or _NO_STATUS
+        counts[row_status] += 1
+        reasons[row_status, gist(row.reason)] += 1
+        n_calls += row.details.judge_calls
+        is_listed = status in ("", row_status) and not isinstance(row.content, Failed)
+        if is_listed and len(rows) < n:
+            rows.append(row)
     if status and not counts[status]:
         raise DataError(f"{path} has no row that is {status}; its rows are {', '.join(counts)}")
-    made = Page(path.name, lead=", ".join(f"{k:,} {name}" for name, k in counts.most_common()))
+    lead = ", ".join(f"{k:,} {name}" for name, k in counts.most_common())
+    made = Page(path.name, lead=lead)
     mean = f"{n_calls / (counts.total() - counts['unusable']):.1f}" if n_calls else ""
     made.section("Rows", mean and f"{mean} judge calls a row.")
-    made.table(["status", "reason", "rows"], [[*one, k] for one, k in sorted(reasons.items())])
-    for row in shown:
-        told = (row.id, row.task, row.status, row.reason)
-        made.section(row.prompt or "", " · ".join(filter(None, told)))
-        cards = [_card(one, path.parent, "context") for one in row.context or []]
-        cards += [_card(one, path.parent, _mark(one, row)) for one in row.candidates]
-        made.gallery(sorted(cards, key=lambda one: _MARKS.index(one.mark)))
+    made.table(["status", "reason", "rows"], [[*key, k] for key, k in sorted(reasons.items())])
+    for row in rows:
+        if isinstance(row.content, Example):
+            _add_row(made, row, row.content)
         advance(1)
     return made
 
 
-def _mark(one: CandidateRow, row: CandidatesRow) -> str:
-    """Its side if the pair is made of it; several candidates may have been on a side."""
-    taken = {"chosen": row.chosen, "rejected": row.rejected}.get(one.side or "")
-    is_same = taken and all(getattr(one, key) == getattr(taken, key) for key in _PART)
-    return one.side if is_same and one.side else ""
+def _add_row(made: Page, row: Row, example: Example) -> None:
+    heading = (example.id, example.task, row.status, row.reason)
+    made.section(question(example), " · ".join(filter(None, heading)))
+    cards = [_card(part, CandidateDetails(), "context") for part in example.context]
+    details = row.details.candidates or [CandidateDetails()] * len(example.candidates)
+    for i, (candidate, about) in enumerate(zip(example.candidates, details, strict=True)):
+        cards.append(_card(candidate, about, _mark(example, i)))
+    made.gallery(sorted(cards, key=lambda card: _MARKS.index(card.mark)))
 
 
-def _card(row: CandidateRow, folder: Path, mark: str) -> Card:
-    shown: list[media.PILImage | Animation] = []
+def _mark(example: Example, index: int) -> str:
+    """Side of a candidate if the pair is made of it; empty for the others."""
+    if example.pair is None:
+        return ""
+    return {example.pair.chosen: "chosen", example.pair.rejected: "rejected"}.get(index, "")
+
+
+def _card(candidate: Candidate, details: CandidateDetails, mark: str) -> Card:
+    media_shown: list[media.PILImage | Animation] = []
     lines: list[str] = []
-    try:
-        one = row.candidate(folder)
-        for part in one if isinstance(one, tuple) else (one,):
-            if isinstance(part, str):
-                lines.append(part)
-            else:
-                shown.append(visible(part, _PIXELS))
-    except (DataError, MediaError) as error:
-        lines.append(f"cannot be shown: {error}")
-    lines += [f"score {row.score:.4g}"] if row.score is not None else []
-    lines += [row.reason] if row.reason else []
-    return Card(shown, "", lines, mark=mark)
+    for part in candidate if isinstance(candidate, tuple) else (candidate,):
+        if isinstance(part, str):
+            lines.append(part)
+            continue
+        try:
+            media_shown.append(visible(part, _PIXELS))
+        except MediaError as error:
+            lines.append(f"cannot be shown: {error}")
+    lines += [f"score {details.score:.4g}"] if details.score is not None else []
+    lines += [details.reason] if details.reason else []
+    return Card(media_shown, "", lines, mark=mark)

@@ -12,16 +12,15 @@ from typing import Any
 
 from unified_reward import media, policies
 from unified_reward.core.errors import DataError, MediaError
-from unified_reward.core.samples import Image, Video
+from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.journal import Journal
-from unified_reward.io.rows import part_row
+from unified_reward.io.rows import Row, part_row
 from unified_reward.io.run_config import check_run_config
-from unified_reward.pairs.pools import Pool, PoolRow
 
 
 def make_candidates(
-    prompts: Iterable[PoolRow], journal: Journal, policy: policies.Policy, *, n: int, seed: int
+    prompts: Iterable[Row], journal: Journal, policy: policies.Policy, *, n: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Append a row for each prompt that the journal lacks; media go to ``media/`` beside it.
 
@@ -52,7 +51,7 @@ def make_candidates(
         if row.id in journal.done:
             continue
         parts, reason = _made(row.content, policy, policies.seeds(row.id, n, seed), folder)
-        pool = row.content if isinstance(row.content, Pool) else None
+        pool = row.content if isinstance(row.content, Example) else None
         told = {
             "id": row.id,
             "status": "generated" if parts else "failed",
@@ -70,7 +69,7 @@ def make_candidates(
 
 
 def _made(
-    content: Pool | Failed, policy: policies.Policy, seeds: Sequence[int], folder: Path
+    content: Example | Failed, policy: policies.Policy, seeds: Sequence[int], folder: Path
 ) -> tuple[list[dict[str, str]], str | None]:
     """Candidates as parts of a row, and why some or all are missing."""
     if isinstance(content, Failed):

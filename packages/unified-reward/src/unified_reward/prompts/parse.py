@@ -85,7 +85,7 @@ def final_part(text: str, *, uses_think_tags: bool) -> str | Unparsed:
 
     Args:
         text: The whole answer.
-        uses_think_tags: The family must close its verdict in ``<answer>``; elsewhere tags are optional.
+        uses_think_tags: The family closes its verdict in ``<answer>``; elsewhere tags are optional.
     """
     if not text.strip():
         return Unparsed("the answer is empty", text)

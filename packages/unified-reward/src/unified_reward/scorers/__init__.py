@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import extensions, load_extension
 
 
 if TYPE_CHECKING:
@@ -38,13 +39,21 @@ CHECKLISTS = ("checklist-image", "checklist-video")
 """Asked of any judge that speaks: ``NAME:JUDGE``."""
 
 
+def scorer_names() -> tuple[str, ...]:
+    """Names of the scorers of this library, then of those that other distributions add."""
+    return (*SYSTEMS, *(name for name in extensions("scorers") if name not in SYSTEMS))
+
+
 def system(name: str) -> type[Scorer]:
-    """The scorer of a name.
+    """Class of the scorer of a name.
 
     Raises:
         ConfigError: There is none of that name.
     """
     if name not in SYSTEMS:
-        raise ConfigError(f"there is no scorer {name!r}; there are {', '.join(SYSTEMS)}")
+        added = load_extension("scorers", name)
+        if added is None:
+            raise ConfigError(f"there is no scorer {name!r}; there are {', '.join(scorer_names())}")
+        return added
     file, kind = SYSTEMS[name]
     return getattr(import_module(f"unified_reward.scorers.{file}"), kind)

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 
-from unified_reward.backends.hf_vlm import best_device
+from unified_reward.backends.devices import resolve_device, resolve_dtype
 from unified_reward.checkpoints.tensor_keys import KeyReport, match_keys, read_state
-from unified_reward.core.errors import ConfigError, ModelError
+from unified_reward.core.errors import ModelError
 from unified_reward.scorers import SYSTEMS
 from unified_reward.scorers import system as systems
 from unified_reward.scorers.base import Scorer
@@ -134,10 +134,8 @@ def load_system(
         raise ModelError(
             f"{folder} cannot be loaded as {system.card.name}: {'; '.join(holding.problems)}"
         )
-    device = device or best_device()
-    wanted = getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16"), None)
-    if not isinstance(wanted, torch.dtype):
-        raise ConfigError(f"there is no dtype {dtype!r}; float32, bfloat16 and float16 are common")
+    device = resolve_device(device)
+    torch_dtype = resolve_dtype(dtype, device)
     module, _ = _filled(system, [*holding.files], folder, shapes_only=False)
-    module = module.to(device, wanted)
+    module = module.to(device, torch_dtype)
     return system(module, folder, batch_size=batch_size or 16)

@@ -23,7 +23,7 @@ Condition = Mapping[str, Tensor]
 class Schedule(NamedTuple):
     """The noise of the T steps a network is trained on, from little to much."""
 
-    kind: Prediction
+    prediction_type: Prediction
     alpha: Tensor
     """Shape (T,), float64."""
     sigma: Tensor
@@ -31,7 +31,7 @@ class Schedule(NamedTuple):
     timestep: Tensor
     """What the network is told of a step, shape (T,)."""
 
-    def places(self, timesteps: Sequence[float]) -> Tensor:
+    def nearest_steps(self, timesteps: Sequence[float]) -> Tensor:
         """The steps nearest to these timesteps, ascending, without repetition."""
         wanted = torch.tensor(sorted(timesteps), dtype=torch.float64)
         return (self.timestep.double()[None] - wanted[:, None]).abs().argmin(1).unique()
@@ -68,7 +68,7 @@ class Denoiser:
 
     network_name = "unet"
     tokenizers: tuple[str, ...] = ("tokenizer",)
-    rest: int | None = None
+    temporal_stride: int | None = None
     """Frames of a clip are one more than a multiple of it; None for pictures."""
 
     def __init__(self, pipeline: Any, prompt_tokens: int | None = None) -> None:
@@ -83,15 +83,15 @@ class Denoiser:
             raise ModelError("a network that is told its guidance cannot be aligned")
 
     @property
-    def scale(self) -> int:
+    def vae_scale_factor(self) -> int:
         """Pixels along a side of a latent."""
         return self.pipeline.vae_scale_factor
 
     @property
-    def block(self) -> int:
+    def size_multiple(self) -> int:
         """Pixels that the sides of pictures and clips are multiples of."""
         patch: Any = getattr(self.pipeline, self.network_name).config.get("patch_size") or 1
-        return self.scale * (patch if isinstance(patch, int) else patch[-1])
+        return self.vae_scale_factor * (patch if isinstance(patch, int) else patch[-1])
 
     def freeze(self) -> None:
         """Make no part of the pipeline trainable."""
@@ -99,7 +99,7 @@ class Denoiser:
             if isinstance(part, nn.Module):
                 part.requires_grad_(requires_grad=False).eval()
 
-    def tokens_over(self, prompt: str) -> tuple[int, int] | None:
+    def prompt_overflow(self, prompt: str) -> tuple[int, int] | None:
         """Tokens of a prompt that is too long, and how many are read; None for one that fits."""
         for name in self.tokenizers:
             tokenizer = getattr(self.pipeline, name, None)
@@ -114,7 +114,7 @@ class Denoiser:
         """Tokens that are read of those of a tokenizer; None for its own limit."""
         return self.prompt_tokens
 
-    def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What the network sees of prompts, as the pipeline itself makes it."""
         embedded = self.pipeline.encode_prompt(
             prompt=[*prompts],
@@ -124,7 +124,7 @@ class Denoiser:
         )
         return {"encoder_hidden_states": embedded[0]}
 
-    def latents(self, pixels: Tensor) -> Tensor:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
         """The means of latents, scaled as the network sees them.
 
         Args:
@@ -142,8 +142,8 @@ class Denoiser:
 class _SDXL(Denoiser):
     tokenizers = ("tokenizer", "tokenizer_2")
 
-    def latents(self, pixels: Tensor) -> Tensor:
-        config, scaled = self._vae.config, super().latents(pixels)
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        config, scaled = self._vae.config, super().encode_pixels(pixels)
         if config.get("latents_mean") is None or config.get("latents_std") is None:
             return scaled
         mean, std = (
@@ -152,14 +152,14 @@ class _SDXL(Denoiser):
         )
         return (scaled - mean * config.scaling_factor) / std
 
-    def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         embedded, _, pooled, _ = self.pipeline.encode_prompt(
             prompt=[*prompts], do_classifier_free_guidance=False, device=self._vae.device
         )
         return {"encoder_hidden_states": embedded, "text_embeds": pooled}
 
     def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        height, width = (side * self.scale for side in noisy.shape[-2:])
+        height, width = (side * self.vae_scale_factor for side in noisy.shape[-2:])
         sizes = noisy.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
         added = {"text_embeds": condition["text_embeds"], "time_ids": sizes}
         embedded = condition["encoder_hidden_states"]
@@ -178,7 +178,7 @@ class _SD3(Denoiser):
     def _most(self, tokenizer: str) -> int | None:
         return self.prompt_tokens if tokenizer == "tokenizer_3" else None
 
-    def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         embedded, _, pooled, _ = self.pipeline.encode_prompt(
             [*prompts],
             None,
@@ -201,13 +201,13 @@ class _Wan(Denoiser):
         two = pipeline.transformer is None or pipeline.transformer_2 is not None
         if two or pipeline.config.expand_timesteps:
             raise ModelError("a Wan with two transformers or a timestep a token cannot be aligned")
-        self.rest = self._vae.config.scale_factor_temporal
+        self.temporal_stride = self._vae.config.scale_factor_temporal
 
     @property
-    def scale(self) -> int:
+    def vae_scale_factor(self) -> int:
         return self.pipeline.vae_scale_factor_spatial
 
-    def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         embedded, _ = self.pipeline.encode_prompt(
             [*prompts],
             do_classifier_free_guidance=False,
@@ -216,7 +216,7 @@ class _Wan(Denoiser):
         )
         return {"encoder_hidden_states": embedded}
 
-    def latents(self, pixels: Tensor) -> Tensor:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
         config = self._vae.config
         latent = self._vae.encode(pixels.to(self._vae.dtype)).latent_dist.mode()
         mean, std = (

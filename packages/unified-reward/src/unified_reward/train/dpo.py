@@ -1,4 +1,4 @@
-"""Which training aligns a policy: that of its kind."""
+"""DPO of a policy: the training that fits its kind."""
 
 from __future__ import annotations
 
@@ -14,47 +14,80 @@ from unified_reward.train.dpo_vlm import VLMDPO, align_vlm
 
 @dataclass(frozen=True)
 class PolicyDPO:
-    """A policy, its preference pairs, and how it learns from them: as one or the other kind."""
+    """DPO of a policy in a recipe: give ``vlm`` or ``diffusion``, not both."""
 
     policy: str
-    """A folder, the name of a shipped policy or a hub id."""
+    """A folder, the name of a registered policy, or a hub id."""
     pairs: Path
-    """A pairs file; kept rows are learned."""
+    """A file of pairs rows, or of two candidates with a winner."""
     vlm: VLMDPO | None = None
-    """Of a vision-language model."""
+    """Options for a vision-language model."""
     diffusion: DiffusionDPO | None = None
-    """Of a pipeline of diffusers."""
+    """Options for a diffusers pipeline."""
 
     def __post_init__(self) -> None:
         if (self.vlm is None) == (self.diffusion is None):
-            raise ConfigError("a policy is aligned as one of vlm and diffusion; give just one")
+            raise ConfigError("dpo takes one of vlm and diffusion, not both and not neither")
+
+    @property
+    def training(self) -> VLMDPO | DiffusionDPO:
+        """The options that were given."""
+        training = self.vlm or self.diffusion
+        if training is None:
+            raise ConfigError("dpo takes one of vlm and diffusion")
+        return training
 
 
-def align_policy(
-    config: PolicyDPO, policy: str | Path, out: Path, log: Callable[[str], None]
+def align(
+    pairs: str | Path,
+    policy: str | Path,
+    config: VLMDPO | DiffusionDPO,
+    out: str | Path,
+    *,
+    log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Align a policy on its pairs, see `align_vlm` and `align_pipeline`.
+    """Align a policy with preference pairs by DPO and write the new policy.
+
+    A run that was killed continues from its last checkpoint when it is called again.
 
     Args:
-        config: What and how.
-        policy: Where the policy of the configuration is.
-        out: Folder of the new policy.
-        log: Told why a row or pair is left out.
+        pairs: A file of pairs rows, of which the kept ones are learned, or of rows with two
+            candidates and a winner, such as human votes. Media paths start at its folder.
+        policy: Folder or hub id of a vision-language model or a diffusers pipeline.
+        config: `VLMDPO` for a vision-language model, `DiffusionDPO` for a pipeline.
+        out: Folder of the new policy, loadable like the old one. With adapters, these alone are
+            also in ``adapter``.
+        log: Called with one sentence for each row that is left out; default is silence.
 
     Returns:
-        What these return, and how many rows and pairs were ``left_out``; those that were dropped
-        or failed when the pairs were made do not count.
+        As `align_vlm` and `align_pipeline`: ``rows`` by status, ``pairs`` learned from, ``losses``
+        in nats by step and more; and ``left_out``, how many rows could not be used. Rows without a
+        pair (dropped, failed, tied) do not count as left out.
+
+    Raises:
+        ConfigError: Config, policy and pairs are not of the same kind.
+        DataError: No pair can be used.
+        ModelError: The policy cannot be loaded, or the loss is not finite any more.
+
+    Example::
+
+        from unified_reward import align
+        from unified_reward.train.dpo_vlm import VLMDPO
+        from unified_reward.train.optim import OptimConfig
+
+        config = VLMDPO(OptimConfig(steps=100, batch_size=8, lr=5e-5, lora_rank=16))
+        report = align("pairs.jsonl", "Qwen/Qwen2.5-VL-3B-Instruct", config, "aligned", log=print)
+        print(report["losses"][0], report["losses"][-1])
     """
     left_out: list[str] = []
 
-    def telling(why: str) -> None:
-        left_out.append(why)
-        log(why)
+    def record(reason: str) -> None:
+        left_out.append(reason)
+        if log:
+            log(reason)
 
-    if config.vlm:
-        report = align_vlm(policy, config.pairs, config.vlm, out, telling)
-    elif config.diffusion:
-        report = align_pipeline(policy, config.pairs, config.diffusion, out, telling)
+    if isinstance(config, VLMDPO):
+        report = align_vlm(policy, Path(pairs), config, Path(out), record)
     else:
-        raise ConfigError("a policy is aligned as one of vlm and diffusion")
+        report = align_pipeline(policy, Path(pairs), config, Path(out), record)
     return report | {"left_out": len(left_out)}

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from unified_reward import media, policies
 from unified_reward.core.errors import ConfigError, ModelError
-from unified_reward.core.samples import Image, Video
-from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
+from unified_reward.core.samples import Image, PreferencePair, Video
+from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.denoisers import Denoiser, build_denoiser
 from unified_reward.train.latents import EncodedPairs, Resolution, encode_pairs
@@ -38,7 +38,7 @@ from unified_reward.train.losses import (
     diffusion_dpo,
     epsilon_error_weight,
 )
-from unified_reward.train.optim import OptimConfig, adapters, check_lora_targets, loss_progress
+from unified_reward.train.optim import OptimConfig, check_lora_targets, lora_config, loss_progress
 
 
 _LOGGED = ("loss", "accuracy", "margin", "chosen", "rejected")
@@ -74,7 +74,7 @@ class DiffusionDPO:
 class NoiseSample(NamedTuple):
     """What B pairs are learned at."""
 
-    places: Tensor
+    steps: Tensor
     """Of their timesteps in the schedule, shape (B,)."""
     noise: Tensor
     """The same for chosen and rejected, shape (B, ...)."""
@@ -116,7 +116,7 @@ class DPOModel:
         self.network: Any = denoiser.network
         network = self.network
         denoiser.freeze()
-        lora = adapters(config.optim)
+        lora = lora_config(config.optim)
         self.reference: nn.Module | None = None
         if lora is None:
             self.reference = copy.deepcopy(network).eval()
@@ -156,20 +156,22 @@ class DPOModel:
         plan = self.denoiser.schedule
         device = chosen.device
         alpha, sigma = (
-            one[drawn.places].float().repeat(2).to(device) for one in (plan.alpha, plan.sigma)
+            one[drawn.steps].float().repeat(2).to(device) for one in (plan.alpha, plan.sigma)
         )
-        timestep = plan.timestep[drawn.places].repeat(2).to(device)
+        timestep = plan.timestep[drawn.steps].repeat(2).to(device)
         noise = torch.cat([drawn.noise, drawn.noise]).to(device)
         clean = torch.cat([chosen, rejected])
         seen = {name: torch.cat([one, one]) for name, one in condition.items()}
         noisy = add_noise(clean, noise, alpha, sigma)
-        target = denoising_target(plan.kind, clean, noise, alpha, sigma)
+        target = denoising_target(plan.prediction_type, clean, noise, alpha, sigma)
         with self.as_reference():
             ref = denoising_error(self.denoiser.predict(noisy, timestep, seen), target)
         told = denoising_error(self.denoiser.predict(noisy, timestep, seen), target)
         (won, lost), (ref_won, ref_lost) = told.chunk(2), ref.chunk(2)
         is_even = self.config.weighting == "constant"
-        weight = 1.0 if is_even else epsilon_error_weight(plan.kind, alpha[: len(chosen)])
+        weight = (
+            1.0 if is_even else epsilon_error_weight(plan.prediction_type, alpha[: len(chosen)])
+        )
         terms = diffusion_dpo(
             won,
             lost,
@@ -302,7 +304,9 @@ def _train(
     denoiser = alignment.denoiser
     denoiser.network, optimiser = accelerator.prepare(alignment.network, optimiser)
     plan = denoiser.schedule
-    allowed = plan.places(config.timesteps) if config.timesteps else torch.arange(len(plan.alpha))
+    allowed = (
+        plan.nearest_steps(config.timesteps) if config.timesteps else torch.arange(len(plan.alpha))
+    )
     draws = NoiseSampler(len(pairs), allowed, optim.seed)
     state = _State(sheet.folder.parent / "checkpoints", alignment.trained, optimiser, rates)
     history = state.read(accelerator.device)

@@ -1,6 +1,6 @@
-"""DPO of a vision-language policy, on preference pairs of answers, by TRL.
+"""DPO of a vision-language policy on preference pairs of answers, by TRL.
 
-Asks in training what the policy is asked in sampling. Knows neither who judged nor how well.
+Prompts are built by the code that samples from the policy. Knows neither who judged nor how well.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from unified_reward import policies
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError, DataError, MediaError, ModelError
-from unified_reward.core.samples import Image, Video
-from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
+from unified_reward.core.samples import Image, PreferencePair, Video
+from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.vlm import VLMPolicy, build_request
 from unified_reward.train.optim import (
     MuonFactory,
     OptimConfig,
-    adapters,
-    arguments,
     check_lora_targets,
     last_checkpoint,
-    run,
+    lora_config,
+    run_trainer,
+    training_arguments,
 )
 
 
@@ -50,7 +50,7 @@ _LOGGED = {
 
 @dataclass(frozen=True)
 class VLMDPO:
-    """How a vision-language model is aligned."""
+    """Options of DPO for a vision-language policy."""
 
     optim: OptimConfig
     beta: float = 0.1
@@ -59,14 +59,19 @@ class VLMDPO:
     sft: float = 0.0
     """Weight of the cross-entropy of the chosen answers, in nats per token, >= 0."""
     max_pixels: int | None = None
-    """Largest picture shown to the model, in pixels, > 0; None for what its processor does."""
+    """Largest image given to the model, in pixels, > 0; None for the processor's own limit."""
+    cache_gib: float = 4.0
+    """Main memory for decoded and processed prompts in each process, in GiB, >= 0. A prompt that
+    fits is decoded once; any other one again at each step that uses it."""
 
     def __post_init__(self) -> None:
         if not (0 < self.beta < math.inf and 0 <= self.sft < math.inf):
-            raise ConfigError(f"beta is above 0 and sft 0 or more, not {self.beta} and {self.sft}")
+            raise ConfigError(f"beta must be > 0 and sft >= 0, not {self.beta} and {self.sft}")
         if self.max_pixels is not None and self.max_pixels < 1:
-            raise ConfigError(f"max_pixels is above 0, not {self.max_pixels}")
-        if any(one.endswith("lm_head") for one in self.optim.lora_targets):
+            raise ConfigError(f"max_pixels must be > 0, not {self.max_pixels}")
+        if not self.cache_gib >= 0:
+            raise ConfigError(f"cache_gib must be >= 0, not {self.cache_gib}")
+        if any(name.endswith("lm_head") for name in self.optim.lora_targets):
             # TRL multiplies by its weight directly, so that an adapter would never be trained.
             raise ConfigError("lora_targets: lm_head takes no adapter in DPO; leave it out")
 
@@ -80,25 +85,56 @@ class AnswerPair(NamedTuple):
     rejected: str
 
 
-class Collator:
-    """Pairs to tensors, by the same code that samples."""
+class ProcessedPrompts:
+    """Questions as inputs of the model, kept in memory as long as there is room."""
 
-    def __init__(self, chat: Chat, pairs: Sequence[AnswerPair]) -> None:
-        self._chat = chat
+    def __init__(self, chat: Chat, max_bytes: float = math.inf) -> None:
+        self.chat = chat
+        self._max_bytes = max_bytes
+        self._n_bytes = 0
+        self._cache: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+
+    def get(self, prompt: str, context: tuple[Image | Video, ...]) -> dict[str, Tensor]:
+        """Inputs of the model for one question, as from `Chat.process`.
+
+        Raises:
+            MediaError: The context cannot be read.
+            ValueError: The context is empty.
+        """
+        known = self._cache.get((prompt, context))
+        if known is not None:
+            return known
+        inputs = self.chat.process([build_request(prompt, context)])
+        n_bytes = sum(tensor.nbytes for tensor in inputs.values())
+        if self._n_bytes + n_bytes <= self._max_bytes:
+            self._n_bytes += n_bytes
+            self._cache[prompt, context] = inputs
+        return inputs
+
+
+class Collator:
+    """Makes tensors of pairs; both answers of a pair share their processed prompt."""
+
+    def __init__(self, prompts: ProcessedPrompts, pairs: Sequence[AnswerPair]) -> None:
+        self._prompts = prompts
         self._pairs = pairs
 
     def __call__(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Batch the B pairs whose places the rows hold.
+        """Batch B pairs.
+
+        Args:
+            batch: The index of a pair by the key ``row``, B times.
 
         Returns:
-            What the model's forward takes for 2 B turns, all chosen before all rejected;
-            ``completion_mask``, shape (2 B, T), 1 on the answers and their ends.
+            Arguments of the model's forward for 2 B turns, all chosen before all rejected;
+            ``completion_mask``, shape (2 B, T), 1 on the answers and their end tokens.
         """
-        pairs = [self._pairs[one["row"]] for one in batch]
-        texts = [one.chosen for one in pairs] + [one.rejected for one in pairs]
-        answers = [[*self._chat.tokens(text), self._chat.end] for text in texts]
-        requests = [build_request(one.prompt, one.context) for one in pairs]
-        inputs = self._chat.batch(requests * 2, answers)
+        chat = self._prompts.chat
+        pairs = [self._pairs[row["row"]] for row in batch]
+        texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        answers = [[*chat.tokens(text), chat.end] for text in texts]
+        prompts = [self._prompts.get(pair.prompt, pair.context) for pair in pairs]
+        inputs = chat.collate(prompts * 2, answers)
         mask = torch.zeros_like(inputs["input_ids"])
         for row, answer in zip(mask, answers, strict=True):
             row[-len(answer) :] = 1
@@ -106,7 +142,7 @@ class Collator:
 
 
 class _Trainer(DPOTrainer):
-    """TRL's, stopped before the weights are moved by what is no number."""
+    """TRL's trainer, which stops before a step whose loss or gradient is not finite."""
 
     def compute_loss(
         self,
@@ -115,100 +151,111 @@ class _Trainer(DPOTrainer):
         return_outputs: bool = False,  # noqa: FBT001, FBT002  its signature is the trainer's
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """Nats, meaned over the pairs of the batch."""
+        """Mean loss of the pairs of the batch, in nats."""
         loss: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         self._check_finite(loss.detach(), "loss")
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm: Any = super()._clip_grad_norm(model)
-        if norm is not None:  # DeepSpeed's own may be known only behind the step
+        if norm is not None:  # DeepSpeed may know it only after the step
             self._check_finite(norm, "gradient")
         return norm
 
     def _check_finite(self, value: Any, what: str) -> None:
         if not math.isfinite(float(value)):
             newest = last_checkpoint(Path(self.args.output_dir or ""))
-            left = f"the last whole checkpoint is {newest}" if newest else "no checkpoint was saved"
+            saved = f"the last checkpoint is {newest}" if newest else "no checkpoint was saved"
             raise ModelError(
-                f"the {what} of step {self.state.global_step + 1} is no number; {left}; "
-                "use a lower rate"
+                f"the {what} of step {self.state.global_step + 1} is not finite; {saved}; "
+                "use a lower learning rate"
             )
 
 
 def align_vlm(
     policy: str | Path, pairs: Path, config: VLMDPO, out: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Align a vision-language policy and write it, by DPO.
+    """Align a vision-language policy by DPO and write it.
 
     Rafailov et al. 2023, arXiv:2305.18290, Eq. 7. Under ``accelerate launch`` every process takes
     its share of each batch.
 
     Args:
         policy: Folder or hub id of the model.
-        pairs: A pairs file; kept rows are learned.
-        config: How.
-        out: Folder of the new model; with adapters also ``adapter``, these by themselves. In
-            ``checkpoints`` is what a killed run goes on from.
-        log: Told why a row or pair is left out.
+        pairs: A file of kept pairs, or of two candidates with a winner.
+        config: Optimiser and loss.
+        out: Folder of the new model; with adapters also ``adapter``, these alone. A killed run
+            continues from ``checkpoints`` in it.
+        log: Called with the reason for each row that is left out.
 
     Returns:
         ``rows`` by status, ``pairs`` learned from, ``losses`` in nats by step, and for the same
         steps ``accuracy``, the share of pairs whose chosen answer gained more than the rejected
-        one; ``chosen`` and ``rejected``, beta times the log-ratios of these to the reference; and
-        ``margin``, their difference.
+        one; ``chosen`` and ``rejected``, beta times their log-ratios to the reference; and
+        ``margin``, the difference of these.
 
     Raises:
-        ConfigError: The policy is of another kind than the pairs, or options do not fit.
+        ConfigError: The policy is no vision-language model, the pairs are of other tasks, or
+            options do not fit.
         DataError: No pair can be used.
-        ModelError: The model cannot be loaded, or loss or gradient is no number any more.
+        ModelError: The model cannot be loaded, or loss or gradient is not finite any more.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
-    maker = policies.load(policy, device=str(state.device), dtype="float32")
-    if not isinstance(maker, VLMPolicy):
-        raise ConfigError(f"{policy} is a pipeline of diffusers, no vision-language model")
-    chat = Chat(maker.vlm.chat.processor, max_pixels=config.max_pixels)
-    log = log if state.is_main_process else _mute
-    read, rows = trainable_pairs(pairs, maker.tasks, log)
-    # Every medium is opened once, by one process.
-    found = [trainable_answers(read, chat, rows, log) if state.is_main_process else None]
-    answers, rows = cast("Any", broadcast_object_list(found))[0]
+    model = policies.load(policy, device=str(state.device), dtype="float32")
+    if not isinstance(model, VLMPolicy):
+        raise ConfigError(f"{policy} is a diffusers pipeline, not a vision-language model")
+    chat = Chat(model.vlm.chat.processor, max_pixels=config.max_pixels)
+    prompts = ProcessedPrompts(chat, config.cache_gib * 2**30)
+    log = log if state.is_main_process else _ignore
+    records, rows = trainable_pairs(pairs, model.tasks, log)
+    # One process decides which pairs can be used, so that all have the same ones.
+    usable = [trainable_answers(records, prompts, rows, log) if state.is_main_process else None]
+    answers, rows = cast("Any", broadcast_object_list(usable))[0]
     if not answers:
-        raise DataError(f"no pair of {pairs} is left to learn from; see what was told of each")
-    model, losses, history = _fit(maker.vlm.model, chat, answers, config, out)
+        raise DataError(f"no pair of {pairs} is left to learn from; the log says why")
+    trained, losses, history = _fit(model.vlm.model, prompts, answers, config, out)
     if state.is_main_process:
-        model.save_pretrained(out)
+        trained.save_pretrained(out)
         chat.processor.save_pretrained(out)
-        policies.write_defaults(maker.options, out)
-    figures = {name: [round(one[key], 6) for one in history] for name, key in _LOGGED.items()}
+        policies.write_defaults(model.options, out)
+    figures = {name: [round(step[key], 6) for step in history] for name, key in _LOGGED.items()}
     return {"rows": dict(rows), "pairs": len(answers), "losses": losses, **figures}
 
 
-def _mute(_: str) -> None: ...
+def _ignore(_: str) -> None: ...
 
 
 def trainable_answers(
-    pairs: Sequence[PreferencePair], chat: Chat, rows: Counter[str], log: Callable[[str], None]
+    pairs: Sequence[PreferencePair],
+    prompts: ProcessedPrompts,
+    rows: Counter[str],
+    log: Callable[[str], None],
 ) -> tuple[list[AnswerPair], Counter[str]]:
-    """Pairs that can be learned, and the rows by status once the others are counted too.
+    """Pairs that can be learned.
 
     Args:
-        pairs: Of answers; their contexts are opened.
-        chat: Whose control tokens no answer may spell.
-        rows: By status, before.
-        log: Told why a pair is left out.
+        pairs: Pairs of answers.
+        prompts: Opens the contexts and keeps them for training.
+        rows: Numbers of rows by status, before.
+        log: Called with the reason for each pair that is left out.
+
+    Returns:
+        The pairs, and the numbers of rows by status, in which those left out are not ``kept`` but
+        ``failed`` or ``unusable``.
     """
-    kept: list[AnswerPair] = []
+    usable: list[AnswerPair] = []
     rows = rows.copy()
-    special = set(chat.tokenizer.all_special_ids)
+    special = set(prompts.chat.tokenizer.all_special_ids)
     for pair in track(pairs, description="opening contexts", disable=len(pairs) < 100):
         try:
-            kept.append(_answers(pair, chat, special))
+            answers = _answers(pair, prompts.chat, special)
+            prompts.get(answers.prompt, answers.context)
+            usable.append(answers)
         except (DataError, MediaError) as error:
             rows["kept"] -= 1
             rows["failed" if isinstance(error, MediaError) else "unusable"] += 1
             log(f"pair {pair.id!r}: {error}")
-    return kept, rows
+    return usable, rows
 
 
 def _answers(pair: PreferencePair, chat: Chat, special: set[int]) -> AnswerPair:
@@ -218,20 +265,19 @@ def _answers(pair: PreferencePair, chat: Chat, special: set[int]) -> AnswerPair:
     if chosen.strip() == rejected.strip():
         raise DataError("its answers are the same")
     if special.intersection(chat.tokens(chosen) + chat.tokens(rejected)):
-        raise DataError("its answers spell a control token of the model")
-    build_request(pair.prompt, pair.context)
+        raise DataError("its answers contain a control token of the model")
     return AnswerPair(pair.prompt, pair.context, chosen, rejected)
 
 
 def _fit(
-    model: Any, chat: Chat, pairs: Sequence[AnswerPair], config: VLMDPO, out: Path
+    model: Any, prompts: ProcessedPrompts, pairs: Sequence[AnswerPair], config: VLMDPO, out: Path
 ) -> tuple[Any, list[tuple[int, float]], list[dict[str, Any]]]:
-    """The aligned model, adapters merged; its losses; all that was logged with them."""
+    """Train; returns the model with adapters merged, its losses and the log of each step."""
     optim = config.optim
     check_lora_targets(model, optim)
     terms = {"sigmoid": 1.0} | ({"sft": config.sft} if config.sft else {})
     args = DPOConfig(
-        **arguments(optim, out / "checkpoints"),
+        **training_arguments(optim, out / "checkpoints"),
         beta=config.beta,
         loss_type=[*terms],
         loss_weights=[*terms.values()],
@@ -244,18 +290,18 @@ def _fit(
         # Without its adapters a model is its own reference.
         ref_model=None if optim.lora_rank else copy.deepcopy(model),
         args=args,
-        data_collator=Collator(chat, pairs),
-        # TRL leaves rows with pictures to the collator, which finds them by the place of the pair.
+        data_collator=Collator(prompts, pairs),
+        # TRL leaves rows with images to the collator, which finds them by the index of the pair.
         train_dataset=Dataset.from_dict(
             {"row": _order(len(pairs), n, optim.seed), "images": [None] * n}
         ),
-        processing_class=chat.processor,
-        peft_config=adapters(optim),
+        processing_class=prompts.chat.processor,
+        peft_config=lora_config(optim),
     )
     if optim.muon_lr:
         trainer.optimizer_cls_and_kwargs = cast("Any", (MuonFactory, {"config": optim}))
-    losses = run(trainer, optim, "aligning")
-    history = [one for one in trainer.state.log_history if "loss" in one]
+    losses = run_trainer(trainer, optim, "aligning")
+    history = [step for step in trainer.state.log_history if "loss" in step]
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     if not optim.lora_rank:
         return trained, losses, history
@@ -265,6 +311,6 @@ def _fit(
 
 
 def _order(n: int, total: int, seed: int) -> list[int]:
-    """Places of pairs; every pair comes once before any comes again."""
+    """Indices of ``total`` pairs; every pair comes once before any comes again."""
     rounds = [np.random.default_rng([seed, k]).permutation(n) for k in range(-(-total // n))]
     return np.concatenate(rounds)[:total].tolist()

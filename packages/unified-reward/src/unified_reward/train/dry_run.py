@@ -28,6 +28,8 @@ from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example
 from unified_reward.data.series import find_series
 from unified_reward.judges.card import Card
+from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, training_examples
+from unified_reward.train.launch import LaunchConfig, read_launch_config
 from unified_reward.train.meta_models import (
     Architecture,
     build_meta_model,
@@ -35,14 +37,12 @@ from unified_reward.train.meta_models import (
     max_context,
     read_architecture,
 )
-from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, training_examples
-from unified_reward.train.launch import LaunchConfig, read_launch_config
 from unified_reward.train.optim import (
     MuonFactory,
     OptimConfig,
-    adapters,
-    arguments,
     check_lora_targets,
+    lora_config,
+    training_arguments,
 )
 from unified_reward.train.placeholders import placeholder_examples
 from unified_reward.train.scalar import ScalarCollator, ScalarExample, ScalarNet
@@ -63,7 +63,7 @@ class DryRun:
     parameters: int
     trained: int
     """Number of parameters that are trained."""
-    adapters: Mapping[str, int]
+    lora_config: Mapping[str, int]
     """Number of layers with adapters by name."""
     groups: tuple[Mapping[str, float], ...]
     """Parameter groups of the optimiser: number of parameters, learning rate, weight decay."""
@@ -126,7 +126,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     return DryRun(
         model=name,
         parameters=parameters,
-        adapters=adapter_layers,
+        lora_config=adapter_layers,
         wrapped=wrapped,
         tokens=tokens,
         lacking=(*lacking, *not_here(base), *unfit_tokens(architecture, longest, "frames")),
@@ -274,14 +274,14 @@ def _optimiser(
         trainer = SFTTrainer(
             model=model,
             args=_SFTArguments(
-                **arguments(optim, Path(folder)),
+                **training_arguments(optim, Path(folder)),
                 dataset_kwargs={"skip_prepare_dataset": True},
                 max_length=None,
             ),
             data_collator=cast("Any", _collator(config, chat, turns)),
             train_dataset=Dataset.from_dict({"row": range(len(turns))}),
             processing_class=chat.processor,
-            peft_config=adapters(optim),
+            peft_config=lora_config(optim),
             optimizer_cls_and_kwargs=_muon(optim),
         )
         return _groups_and_adapters(trainer)
@@ -290,7 +290,7 @@ def _optimiser(
 def optimiser_of(model: torch.nn.Module, optim: OptimConfig) -> tuple[Groups, dict[str, int]]:
     """Parameter groups that a trainer makes of a model, and its adapted layers by name."""
     with TemporaryDirectory() as folder:
-        args = _Arguments(**arguments(optim, Path(folder)))
+        args = _Arguments(**training_arguments(optim, Path(folder)))
         return _groups_and_adapters(Trainer(model, args, optimizer_cls_and_kwargs=_muon(optim)))
 
 
@@ -310,7 +310,7 @@ def adapted(model: torch.nn.Module) -> dict[str, int]:
 
 
 def _scalar_net(config: JudgeTraining, model: Any) -> ScalarNet:
-    lora = adapters(config.optim)
+    lora = lora_config(config.optim)
     if lora is not None:
         get_peft_model(model, lora)
     with torch.device("meta"):

@@ -20,20 +20,21 @@ from torch import Tensor, nn
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.core.samples import Image, Task, Video
-from unified_reward.pairs.preferences import PreferencePair, trainable_pairs
+from unified_reward.core.samples import Image, PreferencePair, Task, Video
+from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies import Denoising, sampling_options
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.vlm import VLMPolicy, build_request
-from unified_reward.train.meta_models import (
-    build_meta_model,
-    build_meta_pipeline,
-    read_architecture,
-)
 from unified_reward.train.denoisers import Denoiser, Schedule, build_denoiser
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSample
-from unified_reward.train.dpo_vlm import VLMDPO, AnswerPair, Collator, trainable_answers
+from unified_reward.train.dpo_vlm import (
+    VLMDPO,
+    AnswerPair,
+    Collator,
+    ProcessedPrompts,
+    trainable_answers,
+)
 from unified_reward.train.dry_run import (
     PREVIEWS,
     DryRun,
@@ -47,7 +48,12 @@ from unified_reward.train.dry_run import (
 )
 from unified_reward.train.latents import Resolution, padding_frames, resolve_resolution
 from unified_reward.train.launch import LaunchConfig, read_launch_config
-from unified_reward.train.optim import adapters, check_lora_targets
+from unified_reward.train.meta_models import (
+    build_meta_model,
+    build_meta_pipeline,
+    read_architecture,
+)
+from unified_reward.train.optim import check_lora_targets, lora_config
 from unified_reward.train.placeholders import placeholder_answers, placeholder_context
 
 
@@ -74,6 +80,7 @@ def _vlm(config: PolicyDPO, how: VLMDPO, started: LaunchConfig) -> DryRun:
     started.check_batch(started.processes, optim)
     architecture = read_architecture(config.policy)
     chat = Chat(architecture.processor, max_pixels=how.max_pixels)
+    prompts = ProcessedPrompts(chat)
     model = build_meta_model(architecture.config)
     name, parameters = type(model).__name__, model.num_parameters()
     check_lora_targets(model, optim)
@@ -81,20 +88,20 @@ def _vlm(config: PolicyDPO, how: VLMDPO, started: LaunchConfig) -> DryRun:
     told: list[str] = []
     pairs = _pairs(config.pairs, VLMPolicy.tasks, told)
     answers = (
-        _answers(pairs[:PREVIEWS], chat, told) if pairs else _placeholders(how.max_pixels or 0)
+        _answers(pairs[:PREVIEWS], prompts, told) if pairs else _placeholders(how.max_pixels or 0)
     )
-    collator = Collator(chat, [*answers.values()])
+    collator = Collator(prompts, [*answers.values()])
     lengths = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(answers))]
     tokens = {key: int(two.sum()) for key, two in zip(answers, lengths, strict=True)}
     longest = max(int(two.max()) for two in lengths)
     shortest = answers[min(tokens, key=tokens.__getitem__)]
     try_forward(architecture, chat, [build_request(shortest.prompt, shortest.context)])
-    lora = adapters(optim)
+    lora = lora_config(optim)
     groups, hit = optimiser_of(get_peft_model(model, lora) if lora else model, optim)
     return DryRun(
         model=name,
         parameters=parameters,
-        adapters=hit,
+        lora_config=hit,
         wrapped=wrapped,
         tokens=tokens,
         lacking=(
@@ -120,8 +127,10 @@ def _lacking_pairs(path: Path, told: list[str]) -> list[str]:
     return [f"pairs: {len(told)} cannot be learned, the first: {told[0]}"] if told else []
 
 
-def _answers(pairs: Sequence[PreferencePair], chat: Chat, told: list[str]) -> dict[str, AnswerPair]:
-    found, _ = trainable_answers(pairs, chat, Counter(), told.append)
+def _answers(
+    pairs: Sequence[PreferencePair], prompts: ProcessedPrompts, told: list[str]
+) -> dict[str, AnswerPair]:
+    found, _ = trainable_answers(pairs, prompts, Counter(), told.append)
     if not found:
         raise DataError(f"none of the first {len(pairs)} pairs can be learned: {told[-1]}")
     return {f"pair {i}": one for i, one in enumerate(found)}
@@ -165,7 +174,7 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> D
     pairs = _pairs(config.pairs, maker.tasks, told)
     lacking = [*_lacking_pairs(config.pairs, told), *not_here(config.policy)]
     resolution = _resolution(
-        resolve_resolution(how.resolution, pairs, denoiser.block), usual, denoiser, lacking
+        resolve_resolution(how.resolution, pairs, denoiser.size_multiple), usual, denoiser, lacking
     )
     timesteps = _timesteps(denoiser.schedule, how.timesteps)
     alignment = DPOModel(denoiser, how)
@@ -175,7 +184,7 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> D
     return DryRun(
         model=type(network).__name__,
         parameters=parameters,
-        adapters=adapted(network),
+        lora_config=adapted(network),
         wrapped={},
         tokens={"sample": tokens} if tokens else {},
         latent=latent,
@@ -192,27 +201,29 @@ def _resolution(
 ) -> Resolution:
     """What is learned, or as the policy draws where it is neither given nor taken from a pair."""
     takes = inspect.signature(denoiser.pipeline.__call__).parameters
-    side = (denoiser.network.config.get("sample_size") or 0) * denoiser.scale
+    side = (denoiser.network.config.get("sample_size") or 0) * denoiser.vae_scale_factor
     resolution = Resolution(
         given.height or usual.height or takes["height"].default or side,
         given.width or usual.width or takes["width"].default or side,
-        given.frames or usual.frames or (takes["num_frames"].default if denoiser.rest else None),
+        given.frames
+        or usual.frames
+        or (takes["num_frames"].default if denoiser.temporal_stride else None),
     )
     if resolution != given:
         drawn = " x ".join(
             str(n) for n in (resolution.frames, resolution.height, resolution.width) if n
         )
         lacking.append(f"resolution: that of the first pair is taken; tried as drawn, {drawn}")
-    if n := padding_frames(resolution.frames or 1, denoiser.rest):
+    if n := padding_frames(resolution.frames or 1, denoiser.temporal_stride):
         lacking.append(
             f"resolution.frames: {resolution.frames} are lengthened to {(resolution.frames or 1) + n} by the "
-            f"last one; this pipeline takes a multiple of {denoiser.rest} and one"
+            f"last one; this pipeline takes a multiple of {denoiser.temporal_stride} and one"
         )
     return resolution
 
 
 def _timesteps(plan: Schedule, wanted: Sequence[float]) -> tuple[float, ...]:
-    nearest = [float(plan.timestep[plan.places([one])]) for one in wanted]
+    nearest = [float(plan.timestep[plan.nearest_steps([one])]) for one in wanted]
     if len({*nearest}) < len(nearest):
         told = ", ".join(f"{a:g} is {b:g}" for a, b in zip(wanted, nearest, strict=True))
         raise ConfigError(f"timesteps: some are the same one of the schedule: {told}")
@@ -223,13 +234,13 @@ def _try_loss(alignment: DPOModel, resolution: Resolution) -> tuple[int, ...]:
     """Take the loss of a pair, so that latents and prompts fit; the shape of the latents."""
     denoiser = alignment.denoiser
     n = resolution.frames or 1
-    frames = [n + padding_frames(n, denoiser.rest)] if denoiser.rest else []
+    frames = [n + padding_frames(n, denoiser.temporal_stride)] if denoiser.temporal_stride else []
     pixels = torch.empty(
         1, 3, *frames, resolution.height or 0, resolution.width or 0, device="meta"
     )
     try:
         with torch.no_grad():
-            latents = denoiser.latents(pixels)
+            latents = denoiser.encode_pixels(pixels)
             drawn = NoiseSample(torch.tensor([0]), torch.empty_like(latents))
             alignment.loss(latents, latents, _condition(denoiser), drawn)
     except (ValueError, RuntimeError, IndexError) as error:

@@ -20,7 +20,7 @@ from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.backends.value_head import save_head
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.core.samples import Conversation, Example, FrameRule, Target
+from unified_reward.core.samples import Example, FrameRule, Target
 from unified_reward.core.verdicts import WIN_SHARES, Preferred, Scale, Score, Scored
 from unified_reward.data.example_file import ExampleFile
 from unified_reward.data.series import Examples, SeriesRequest, find_series
@@ -100,7 +100,7 @@ class JudgeTurns:
 
     def __getitem__(self, index: int) -> ChatExample | RankingExample:
         record = self._examples[index]
-        if isinstance(record, Conversation) or record.messages:
+        if record.messages:
             return ChatExample(*build_published(record, self._card))
         sample = record.sample
         template = prompts.template(self._card.family, sample.task, sample.form)
@@ -131,7 +131,7 @@ class JudgeLabels:
 
     def __getitem__(self, index: int) -> ScalarExample:
         record = self._examples[index]
-        if isinstance(record, Conversation):
+        if record.messages and not record.candidates:
             raise DataError(
                 f"conversation {record.id!r} tells no candidates that a scalar judge could be "
                 "asked about; import the wordings it was written in, and convert it again"

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError, MediaError
-from unified_reward.core.samples import Candidate, Image, Video
-from unified_reward.pairs.preferences import PreferencePair
+from unified_reward.core.samples import Candidate, Image, PreferencePair, Video
 from unified_reward.train.denoisers import Denoiser
 
 
@@ -75,7 +74,7 @@ def encode_pairs(
     Raises:
         DataError: No pair is left, or the folder cannot be written.
     """
-    resolution = resolve_resolution(resolution, pairs, denoiser.block)
+    resolution = resolve_resolution(resolution, pairs, denoiser.size_multiple)
     files: list[Path] = []
     for pair in track(pairs, description="encoding pairs", disable=len(pairs) < 100):
         path = folder / f"{hashlib.sha256(pair.id.encode()).hexdigest()[:32]}.safetensors"
@@ -110,16 +109,16 @@ def _write(path: Path, row: Mapping[str, Tensor]) -> None:
 
 
 def _encoded(pair: PreferencePair, denoiser: Denoiser, resolution: Resolution) -> dict[str, Tensor]:
-    if over := denoiser.tokens_over(pair.prompt):
+    if over := denoiser.prompt_overflow(pair.prompt):
         raise DataError(f"its prompt has {over[0]} tokens, and the text encoder reads {over[1]}")
     two = torch.stack(
-        [_pixels(one, resolution, denoiser.rest) for one in (pair.chosen, pair.rejected)]
+        [_pixels(one, resolution, denoiser.temporal_stride) for one in (pair.chosen, pair.rejected)]
     )
     if torch.equal(two[0], two[1]):
         raise DataError("its chosen and rejected one have the same pixels")
     vae = denoiser.pipeline.vae
-    chosen, rejected = denoiser.latents((two / 127.5 - 1).to(vae.device)).float()
-    condition = denoiser.condition([pair.prompt])
+    chosen, rejected = denoiser.encode_pixels((two / 127.5 - 1).to(vae.device)).float()
+    condition = denoiser.encode_prompts([pair.prompt])
     return {"chosen": chosen, "rejected": rejected} | {k: v[0] for k, v in condition.items()}
 
 

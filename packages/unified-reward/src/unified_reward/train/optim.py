@@ -81,7 +81,7 @@ class _Progress(TrainerCallback):
         self._bar.stop()
 
 
-def arguments(config: OptimConfig, checkpoints: Path) -> dict[str, Any]:
+def training_arguments(config: OptimConfig, checkpoints: Path) -> dict[str, Any]:
     """The part of a trainer's arguments that every training shares."""
     on_gpu = torch.cuda.is_available()
     return {
@@ -109,7 +109,7 @@ def arguments(config: OptimConfig, checkpoints: Path) -> dict[str, Any]:
     }
 
 
-def adapters(config: OptimConfig) -> LoraConfig | None:
+def lora_config(config: OptimConfig) -> LoraConfig | None:
     """Adapters of the wanted rank on the wanted layers; None to train all weights."""
     rank = config.lora_rank
     targets = list(config.lora_targets) or "all-linear"
@@ -226,7 +226,7 @@ def gather_full_weights(trainer: Trainer) -> None:
             setattr(module, name, made[old])
 
 
-def run(trainer: Trainer, config: OptimConfig, title: str) -> list[tuple[int, float]]:
+def run_trainer(trainer: Trainer, config: OptimConfig, title: str) -> list[tuple[int, float]]:
     """Train, from the newest whole checkpoint of a run that was killed.
 
     Returns:

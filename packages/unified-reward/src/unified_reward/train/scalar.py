@@ -28,7 +28,13 @@ from unified_reward.train.losses import (
     to_positive,
     uncertain_regression,
 )
-from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, arguments, run
+from unified_reward.train.optim import (
+    MuonFactory,
+    OptimConfig,
+    lora_config,
+    run_trainer,
+    training_arguments,
+)
 
 
 class ScalarExample(NamedTuple):
@@ -175,7 +181,7 @@ def fit_scalar(
         The model, adapters merged; its head; the margin of ties; and the loss in nats by step.
     """
     torch.manual_seed(config.seed)
-    lora = adapters(config)
+    lora = lora_config(config)
     model = vlm.model if lora is None else get_peft_model(vlm.model, lora)
     if lora is not None and config.gradient_checkpointing:
         vlm.model.enable_input_require_grads()
@@ -184,7 +190,7 @@ def fit_scalar(
     net = ScalarNet(vlm.model.model, width_of(vlm), head)
     trainer = Trainer(
         model=net.train(),
-        args=TrainingArguments(**arguments(config, out / "checkpoints")),
+        args=TrainingArguments(**training_arguments(config, out / "checkpoints")),
         data_collator=ScalarCollator(vlm.chat, labels),
         train_dataset=Dataset.from_dict({"row": range(len(labels))}),
         # A factory is taken too, though the annotation names optimisers alone.
@@ -193,6 +199,6 @@ def fit_scalar(
         ),
     )
     trainer.model_accepts_loss_kwargs = False
-    losses = run(trainer, config, "training the scalar judge")
+    losses = run_trainer(trainer, config, "training the scalar judge")
     margin = None if net.margin is None else net.margin.item()
     return (model.merge_and_unload() if lora else model), net.head, margin, losses

@@ -21,7 +21,13 @@ from unified_reward.backends.chat import Chat, common_prefix
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
 from unified_reward.train.losses import expected_share, score_ranking
-from unified_reward.train.optim import MuonFactory, OptimConfig, adapters, arguments, run
+from unified_reward.train.optim import (
+    MuonFactory,
+    OptimConfig,
+    lora_config,
+    run_trainer,
+    training_arguments,
+)
 
 
 _IGNORED = -100
@@ -194,20 +200,20 @@ def fit(
     Returns:
         The trained model, adapters merged, and the loss in nats per answer token by step.
     """
-    shared = arguments(config, out / "checkpoints")
+    shared = training_arguments(config, out / "checkpoints")
     trainer = _Trainer(
         model=model,
         args=SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None),
         data_collator=ChatCollator(chat, turns),
         train_dataset=Dataset.from_dict({"row": range(len(turns))}),
         processing_class=chat.processor,
-        peft_config=adapters(config),
+        peft_config=lora_config(config),
         # A factory is taken too, though the annotation names optimisers alone.
         optimizer_cls_and_kwargs=cast(
             "Any", (MuonFactory, {"config": config}) if config.muon_lr else None
         ),
     )
-    losses = run(trainer, config, title)
+    losses = run_trainer(trainer, config, title)
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     if not config.lora_rank:
         return trained, losses

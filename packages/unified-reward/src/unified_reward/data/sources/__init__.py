@@ -39,7 +39,7 @@ def read_source(
 ) -> Iterator[Row]:
     """Read a published file, in constant memory but for the ids.
 
-    A row that cannot be used, or whose id stands above already, is ``Failed`` and the others go
+    A row that cannot be used, or whose id is a duplicate, is ``Failed`` and the others go
     on. Whether the media exist is not looked at.
 
     Args:
@@ -74,16 +74,16 @@ def source_of(name: str, scale: Scale | None = None) -> Source:
 
 
 def _named(rows: Iterator[Row], name: str) -> Iterator[Row]:
-    seen: set[str] = set()
+    rows_by_id: dict[str, int] = {}
     for row in rows:
         content = row.content
         if isinstance(content, Failed):
             yield row
-        elif row.id in seen:
-            told = f"id {row.id!r} stands above already; ids must differ"
-            yield Row(row.line, f"row {row.line}", Failed(told, DataError(told)))
+        elif row.id in rows_by_id:
+            message = f"duplicate id {row.id!r} (first on row {rows_by_id[row.id]})"
+            yield Row(row.line, f"row {row.line}", Failed(message, DataError(message)))
         else:
-            seen.add(row.id)
+            rows_by_id[row.id] = row.line
             yield Row(row.line, row.id, replace(content, source=name))
 
 

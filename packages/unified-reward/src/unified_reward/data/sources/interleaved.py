@@ -43,7 +43,7 @@ def _pair(row: Fields, source: Source, folder: Path) -> Example:
         raise DataError(f"chosen is A or B, not {chosen[:40]!r}")
     name = identity(row, "id", "pair_id")
     sample = Sample(source.task, prompt, tuple(responses), context, id=name)
-    return Example(
+    return Example.of(
         sample, Target(winner=_CHOSEN[chosen], rationale=str(row.get("prompt_source", "")))
     )
 

@@ -61,7 +61,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
         if source.options.get("repeated_ids"):
             seen[name] += 1
             name += f":{seen[name]}" if seen[name] > 1 else ""
-        return [Example(_sample(row, source, folder, name), _target(row, source))]
+        return [Example.of(_sample(row, source, folder, name), _target(row, source))]
 
     return each(rows, make)
 

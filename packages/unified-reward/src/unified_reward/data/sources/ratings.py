@@ -62,7 +62,7 @@ def _score(row: Fields, source: Source, folder: Path) -> Example:
     if "elements" in options:
         aspects |= _elements(needed(row, options["elements"]))
     sample = Sample(source.task, text(row, "prompt"), (medium(path, source.task, folder),), id=name)
-    return Example(sample, Target(score, source.scale, aspects))
+    return Example.of(sample, Target(score, source.scale, aspects))
 
 
 def _mean(row: Fields, column: str, scale: Scale, source: Source) -> float:
@@ -108,4 +108,4 @@ def _extremes(scores: Iterator[Row]) -> Iterator[Row]:
         candidates = (*first.sample.candidates, *second.sample.candidates)
         name = f"{first.sample.id}:{second.sample.id}"
         sample = Sample(first.sample.task, prompt, candidates, id=name)
-        yield Row(first.line, name, Example(sample, Target(winner=winner)))
+        yield Row(first.line, name, Example.of(sample, Target(winner=winner)))

@@ -60,7 +60,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
                 name = f"{number}:{one.place}-{other.place}"
                 sample = Sample(source.task, sentence, (one.picture, other.picture), id=name)
                 target = Target(winner="first" if one.is_true else "second")
-                yield Row(one.line, name, Example(sample, target))
+                yield Row(one.line, name, Example.of(sample, target))
 
 
 def _picture(row: Fields, source: Source, folder: Path) -> Image | Video:

@@ -1,7 +1,7 @@
 """Published conversations: one question of a human and one answer that states the verdict.
 
 The conversation is kept to the letter. Where an imported wording recognises the question, its
-sample is known and the row is a ``Example``; else it is a ``Conversation``.
+sample is known; else the row is an `Example` with ``messages`` and without candidates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Conversation, Example, Image, Sample, Target, Task, Video
+from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Scale, Unparsed, Winner
 from unified_reward.data.sources.fields import Fields, failed, identity
 from unified_reward.data.sources.source import Source
@@ -56,7 +56,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
             yield Row(line, content.id, content)
 
 
-def _content(row: Fields, source: Source, folder: Path) -> Example | Conversation:
+def _content(row: Fields, source: Source, folder: Path) -> Example:
     question, answer = _exchange(row.get("conversations"))
     paths = _paths(row)
     n_clips = sum(path.lower().endswith(_CLIPS) for path in paths)
@@ -66,8 +66,8 @@ def _content(row: Fields, source: Source, folder: Path) -> Example | Conversatio
     name, messages = identity(row, "id"), tuple(row["conversations"])
     sample = _sample(_MARK.sub("", question), media, source, name)
     if sample is None:
-        return Conversation(source.task, media, messages, target, id=name)
-    return Example(sample, target, messages=messages)
+        return Example(source.task, "", (), media, id=name, target=target, messages=messages)
+    return Example.of(sample, target, messages=messages)
 
 
 def _exchange(turns: Any) -> tuple[str, str]:

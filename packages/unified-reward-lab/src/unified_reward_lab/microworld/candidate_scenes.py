@@ -12,21 +12,21 @@ import numpy as np
 
 from unified_reward.core.samples import Image, Video
 
-from .captions import Caption, Split, alignment, draw_caption, split_of
-from .corrupt import CLIP_FLAWS, PICTURE_FLAWS, degrade, mutate
+from .captions import Caption, Split, alignment, random_caption, split_of
+from .corrupt import IMAGE_FLAWS, VIDEO_FLAWS, degrade, mutate
 from .render import FPS, render
-from .scene import WHOLE, Scene, World, draw_scene, pick
+from .scene import FULL_WORLD, Scene, World, pick, random_scene
 from .utilities import generation_utility
 
 
-def seeded(*key: object) -> np.random.Generator:
+def keyed_rng(*key: object) -> np.random.Generator:
     """A generator that depends on nothing but the key."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
 @dataclass(frozen=True)
-class Shown:
+class CandidateScene:
     """A scene with at most one flaw."""
 
     scene: Scene
@@ -40,48 +40,50 @@ class Shown:
         )
 
     def medium(self, rng: np.random.Generator) -> Image | Video:
-        """A picture or a clip of it, in memory."""
+        """An image or a video of it, in memory."""
         pixels = render(self.scene, seed=int(rng.integers(2**32)))
         if self.flaw:
             pixels = degrade(pixels, self.flaw, self.severity, rng)
-        if self.scene.is_clip:
+        if self.scene.is_video:
             return Video(pixels, layout="THWC", fps=FPS)
         return Image(pixels, layout="HWC")
 
 
-def draw_any_scene(rng: np.random.Generator, *, is_clip: bool, world: World = WHOLE) -> Scene:
+def random_sized_scene(
+    rng: np.random.Generator, *, is_video: bool, world: World = FULL_WORLD
+) -> Scene:
     """A scene of as many things as the world has, by default of two or, more rarely, of one."""
     n_things = pick(rng, world.numbers)
-    return draw_scene(rng, n_things=n_things, is_clip=is_clip, world=world)
+    return random_scene(rng, n_things=n_things, is_video=is_video, world=world)
 
 
-def draw_captioned(
-    rng: np.random.Generator, *, split: Split, is_clip: bool, world: World = WHOLE
+def random_scene_with_caption(
+    rng: np.random.Generator, *, split: Split, is_video: bool, world: World = FULL_WORLD
 ) -> tuple[Scene, Caption]:
     """A scene and a caption true of it that belongs to the split."""
     while True:
-        scene = draw_any_scene(rng, is_clip=is_clip, world=world)
-        caption = draw_caption(scene, rng)
+        scene = random_sized_scene(rng, is_video=is_video, world=world)
+        caption = random_caption(scene, rng)
         if split_of(caption.text) == split:
             return scene, caption
 
 
-def with_flaw(scene: Scene, rng: np.random.Generator, *, p_flaw: float) -> Shown:
+def add_random_flaw(scene: Scene, rng: np.random.Generator, *, p_flaw: float) -> CandidateScene:
     """The scene, sometimes with a flaw of severity 0.3 to 1."""
     if rng.random() >= p_flaw:
-        return Shown(scene)
-    flaw = pick(rng, CLIP_FLAWS if scene.is_clip else PICTURE_FLAWS)
-    return Shown(scene, flaw, round(0.3 + 0.7 * rng.random(), 3))
+        return CandidateScene(scene)
+    flaw = pick(rng, VIDEO_FLAWS if scene.is_video else IMAGE_FLAWS)
+    return CandidateScene(scene, flaw, round(0.3 + 0.7 * rng.random(), 3))
 
 
-def departed(scene: Scene, k: int, rng: np.random.Generator) -> Scene:
+def random_variation(scene: Scene, k: int, rng: np.random.Generator) -> Scene:
     """The scene with ``k`` changes, or from 4 on another scene with as many things.
 
-    One change of a clip is, in a third of the cases, sure to be that of its event.
+    One change of a video is, in a third of the cases, sure to be that of its event.
     """
     if k >= 4:
-        n_things, is_clip = len(scene.things), scene.is_clip
-        return draw_scene(rng, n_things=n_things, is_clip=is_clip, world=scene.world)
-    if k == 1 and scene.is_clip and rng.random() < 1 / 3:
+        n_things, is_video = len(scene.things), scene.is_video
+        return random_scene(rng, n_things=n_things, is_video=is_video, world=scene.world)
+    if k == 1 and scene.is_video and rng.random() < 1 / 3:
         return mutate(scene, 1, rng, kinds=("event",))
     return mutate(scene, k, rng)

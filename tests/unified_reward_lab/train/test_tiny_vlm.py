@@ -14,8 +14,8 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.policies import Sampling
 from unified_reward.train.optim import OptimConfig
-from unified_reward_lab.microworld import brief
-from unified_reward_lab.train.speaker import TinySpeaker, teach_speaker
+from unified_reward_lab.microworld import policy_prompt
+from unified_reward_lab.train.tiny_vlm import TinyVLMTraining, train_tiny_vlm
 
 
 OPTIM = OptimConfig(steps=2, batch_size=2, accumulate=1, lora_rank=2)
@@ -26,7 +26,7 @@ def spoken(tmp_path_factory):
     """The folder of the adapters, its base beside it, and the losses."""
     root = tmp_path_factory.mktemp("assets")
     (root / "base").symlink_to(checkpoint_path("tiny_base"))
-    losses = teach_speaker(TinySpeaker(OPTIM), root / "vlm")
+    losses = train_tiny_vlm(TinyVLMTraining(OPTIM), root / "vlm")
     return root / "vlm", losses
 
 
@@ -54,7 +54,7 @@ def test_the_base_is_named_by_where_it_stands_beside_the_policy(spoken):
 def test_the_policy_loads_beside_its_base_and_answers(spoken, task):
     policy = policies.load(spoken[0], device="cpu")
     assert policy.how == Sampling(temperature=0.7, max_new_tokens=48)
-    asked = brief(task, split="test", seed=0, index=0)
+    asked = policy_prompt(task, split="test", seed=0, index=0)
     one, again = policy.sample(asked.prompt, asked.context, [1, 1])
     assert one == again
     assert isinstance(one, str)
@@ -63,7 +63,7 @@ def test_the_policy_loads_beside_its_base_and_answers(spoken, task):
 def test_the_policy_can_be_moved_with_its_base(spoken, tmp_path):
     shutil.copytree(spoken[0], tmp_path / "vlm", ignore=shutil.ignore_patterns("checkpoints"))
     shutil.copytree(checkpoint_path("tiny_base"), tmp_path / "base")
-    asked = brief(Task.IMAGE_UNDERSTANDING, split="test", seed=0, index=1)
+    asked = policy_prompt(Task.IMAGE_UNDERSTANDING, split="test", seed=0, index=1)
     told = [
         policies.load(one, device="cpu").sample(asked.prompt, asked.context, [3, 4])
         for one in (spoken[0], tmp_path / "vlm")
@@ -82,14 +82,14 @@ def test_the_adapters_were_moved(spoken):
 
 def test_one_seed_teaches_the_same(spoken, tmp_path):
     (tmp_path / "base").symlink_to(checkpoint_path("tiny_base"))
-    assert teach_speaker(TinySpeaker(OPTIM), tmp_path / "vlm") == spoken[1]
+    assert train_tiny_vlm(TinyVLMTraining(OPTIM), tmp_path / "vlm") == spoken[1]
 
 
 def test_a_policy_without_adapters_is_refused():
     with pytest.raises(ConfigError, match="set lora_rank above 0"):
-        TinySpeaker(OptimConfig(steps=1))
+        TinyVLMTraining(OptimConfig(steps=1))
 
 
 def test_a_base_that_is_not_shipped_is_refused():
     with pytest.raises(ConfigError, match="elsewhere is none of tiny_judge, "):
-        TinySpeaker(OPTIM, base="elsewhere")
+        TinyVLMTraining(OPTIM, base="elsewhere")

@@ -15,24 +15,23 @@ import numpy as np
 
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.extensions import checkpoint_path
+from unified_reward.core.extensions import checkpoint_path, checkpoints
 from unified_reward.core.samples import Task
-from unified_reward.judges.registry import SHIPPED
 from unified_reward.policies import Sampling, write_defaults
 from unified_reward.policies.vlm import build_request
 from unified_reward.train.optim import OptimConfig
 from unified_reward.train.sft import ChatExample, fit
-from unified_reward_lab.microworld import draw_reply
-from unified_reward_lab.microworld.items import CLIP_TASKS, draw_asked
+from unified_reward_lab.microworld import random_reply
+from unified_reward_lab.microworld.candidate_scenes import CandidateScene, keyed_rng
+from unified_reward_lab.microworld.items import VIDEO_TASKS, random_scene_with_question
 from unified_reward_lab.microworld.questions import Style
-from unified_reward_lab.microworld.shown import Shown, seeded
 
 
 _TASKS = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
 
 
 @dataclass(frozen=True)
-class TinySpeaker:
+class TinyVLMTraining:
     """How the policy is made."""
 
     optim: OptimConfig
@@ -53,14 +52,15 @@ class TinySpeaker:
     def __post_init__(self) -> None:
         if not self.optim.lora_rank:
             raise ConfigError("the policy is made of adapters alone; set lora_rank above 0")
-        if self.base not in SHIPPED:  # beside which alone the policy would find it
-            raise ConfigError(f"{self.base} is none of {', '.join(SHIPPED)}")
+        known = dict(checkpoints())
+        if self.base not in known:  # beside which alone the policy would find it
+            raise ConfigError(f"{self.base} is none of {', '.join(known)}")
 
 
 class _Answers:
-    """Questions of the training split with answers of any style, pictures and clips in blocks."""
+    """Questions of the training split with answers of any style, images and videos in blocks."""
 
-    def __init__(self, config: TinySpeaker) -> None:
+    def __init__(self, config: TinyVLMTraining) -> None:
         self._config = config
         self._n = config.optim.steps * config.optim.batch_size * config.optim.accumulate
 
@@ -69,17 +69,21 @@ class _Answers:
 
     def __getitem__(self, index: int) -> ChatExample:
         optim, styles = self._config.optim, self._config.styles
-        rng = seeded("speaker", optim.seed, index)
+        rng = keyed_rng("speaker", optim.seed, index)
         task = _TASKS[index // optim.batch_size % 2]
-        scene, question = draw_asked(rng, split="train", is_clip=task in CLIP_TASKS)
+        scene, question = random_scene_with_question(
+            rng, split="train", is_video=task in VIDEO_TASKS
+        )
         shares = np.array([*styles.values()])
         names: list[Style] = [*styles]
         style = names[int(rng.choice(len(names), p=shares / shares.sum()))]
-        reply = draw_reply(question, style, rng, split="train")
-        return ChatExample(build_request(question.text, (Shown(scene).medium(rng),)), reply.text)
+        reply = random_reply(question, style, rng, split="train")
+        return ChatExample(
+            build_request(question.text, (CandidateScene(scene).medium(rng),)), reply.text
+        )
 
 
-def teach_speaker(config: TinySpeaker, out: Path) -> list[tuple[int, float]]:
+def train_tiny_vlm(config: TinyVLMTraining, out: Path) -> list[tuple[int, float]]:
     """Teach the policy to answer as people do who err, and write its adapters.
 
     Args:
@@ -98,7 +102,7 @@ def teach_speaker(config: TinySpeaker, out: Path) -> list[tuple[int, float]]:
     shutil.rmtree(out / "adapter")
     told = out / "adapter_config.json"
     adapter = json.loads(told.read_text("utf-8"))
-    adapter["base_model_name_or_path"] = f"../{SHIPPED[config.base]}"
+    adapter["base_model_name_or_path"] = f"../{checkpoint_path(config.base).name}"
     told.write_text(json.dumps(adapter, indent=1) + "\n", "utf-8")
     write_defaults(Sampling(max_new_tokens=48), out)
     return losses

@@ -8,22 +8,22 @@ from hypothesis import strategies as st
 from unified_reward.core.errors import ConfigError, MediaError
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward_lab.microworld import (
-    Brief,
     Caption,
     Mention,
+    PolicyPrompt,
     Question,
     Reply,
     alignment,
-    brief,
-    draw_question,
-    draw_reply,
-    draw_scene,
+    policy_prompt,
+    random_question,
+    random_reply,
+    random_scene,
     read_reply,
     render,
     split_of,
 )
 
-from .scenes import CLIP, PICTURE, scenes
+from .scenes import IMAGE, VIDEO, scenes
 from .test_questions import STYLES
 
 
@@ -48,10 +48,10 @@ PLACED = Question(
 
 
 def wants(wanted, task=Task.IMAGE_GENERATION):
-    return Brief("b", task, "", (), wanted)
+    return PolicyPrompt("b", task, "", (), wanted)
 
 
-def picture(pixels):
+def image(pixels):
     return Image(pixels, layout="HWC")
 
 
@@ -61,18 +61,20 @@ def pixels_of(asked):
 
 @EVERY_TASK
 def test_a_brief_is_a_function_of_its_arguments(task):
-    one, same = (brief(task, split="test", seed=3, index=5) for _ in range(2))
+    one, same = (policy_prompt(task, split="test", seed=3, index=5) for _ in range(2))
     assert (one.id, one.prompt, one.wanted) == (same.id, same.prompt, same.wanted)
     for mine, other in zip(pixels_of(one), pixels_of(same), strict=True):
         assert np.array_equal(mine, other)
     changed = ({"split": "train"}, {"seed": 4}, {"index": 6})
-    others = [brief(task, **({"split": "test", "seed": 3, "index": 5} | one)) for one in changed]
+    others = [
+        policy_prompt(task, **({"split": "test", "seed": 3, "index": 5} | one)) for one in changed
+    ]
     assert len({one.id, *(other.id for other in others)}) == 4
 
 
 @EVERY_TASK
 def test_only_understanding_shows_something(task):
-    asked = brief(task, split="train", seed=0, index=0)
+    asked = policy_prompt(task, split="train", seed=0, index=0)
     kinds = {Task.IMAGE_UNDERSTANDING: [Image], Task.VIDEO_UNDERSTANDING: [Video]}
     assert [type(one) for one in asked.context] == kinds.get(task, [])
     assert asked.task is task
@@ -81,7 +83,7 @@ def test_only_understanding_shows_something(task):
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("task", TASKS[:2])
 def test_captions_are_of_the_split_that_is_asked_for(task, split):
-    asked = [brief(task, split=split, seed=0, index=i) for i in range(SERIES)]
+    asked = [policy_prompt(task, split=split, seed=0, index=i) for i in range(SERIES)]
     assert {split_of(one.prompt) for one in asked} == {split}
     assert all(one.wanted.text == one.prompt for one in asked)
 
@@ -89,7 +91,7 @@ def test_captions_are_of_the_split_that_is_asked_for(task, split):
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("task", TASKS[2:])
 def test_descriptions_are_of_the_split_that_is_asked_for(task, split):
-    asked = [brief(task, split=split, seed=0, index=i).wanted for i in range(SERIES)]
+    asked = [policy_prompt(task, split=split, seed=0, index=i).wanted for i in range(SERIES)]
     described = [one.answer for one in asked if one.is_description]
     assert len(described) > 3
     assert {split_of(one) for one in described} == {split}
@@ -97,17 +99,17 @@ def test_descriptions_are_of_the_split_that_is_asked_for(task, split):
 
 def test_a_brief_of_another_task_or_split_is_refused():
     with pytest.raises(ConfigError, match="image_editing"):
-        brief(Task.IMAGE_EDITING, split="test", seed=0, index=0)
+        policy_prompt(Task.IMAGE_EDITING, split="test", seed=0, index=0)
     with pytest.raises(ConfigError, match="dev"):
-        brief(Task.IMAGE_GENERATION, split="dev", seed=0, index=0)
+        policy_prompt(Task.IMAGE_GENERATION, split="dev", seed=0, index=0)
 
 
 @pytest.mark.parametrize("style", STYLES)
 @given(scenes(), st.integers(0, 2**32))
 def test_a_reply_that_is_read_is_worth_what_it_was_worth(style, scene, seed):
     rng = np.random.default_rng(seed)
-    question = draw_question(scene, rng)
-    reply = draw_reply(question, style, rng, split="test")
+    question = random_question(scene, rng)
+    reply = random_reply(question, style, rng, split="test")
     read = read_reply(question, reply.text)
     assert read == reply
     assert read.utility(question) == reply.utility(question)
@@ -170,26 +172,26 @@ def test_the_longer_of_two_values_that_begin_alike_is_read():
 @given(st.integers(0, 60), st.sampled_from(TASKS[:2]), st.integers(0, 2**32 - 1))
 def test_a_drawn_scene_is_worth_its_agreement_with_the_caption(index, task, seed):
     """What the brief itself was made from is not known here, so any scene is drawn for it."""
-    asked = brief(task, split="test", seed=0, index=index)
-    is_clip = task is Task.VIDEO_GENERATION
-    scene = draw_scene(np.random.default_rng(seed), n_things=2, is_clip=is_clip)
+    asked = policy_prompt(task, split="test", seed=0, index=index)
+    is_video = task is Task.VIDEO_GENERATION
+    scene = random_scene(np.random.default_rng(seed), n_things=2, is_video=is_video)
     pixels = render(scene, seed=seed)
-    shown = Video(pixels, layout="THWC", fps=4.0) if is_clip else picture(pixels)
+    shown = Video(pixels, layout="THWC", fps=4.0) if is_video else image(pixels)
     assert asked.worth(shown) == alignment(asked.wanted, scene)
 
 
-def test_a_picture_is_worth_the_share_of_facts_that_hold():
-    """Colour, shape and count of one thing: the picture has two, of which one is as it says."""
+def test_a_image_is_worth_the_share_of_facts_that_hold():
+    """Colour, shape and count of one thing: the image has two, of which one is as it says."""
     asked = wants(Caption("a red circle", (Mention("red", "circle"),)))
-    assert asked.worth(picture(render(PICTURE, seed=0))) == pytest.approx(2 / 3)
+    assert asked.worth(image(render(IMAGE, seed=0))) == pytest.approx(2 / 3)
     both = wants(Caption("", (Mention("red", "circle"), Mention("blue", "cross"))))
-    assert both.worth(picture(render(PICTURE, seed=0))) == pytest.approx(4 / 5)
+    assert both.worth(image(render(IMAGE, seed=0))) == pytest.approx(4 / 5)
 
 
-def test_a_clip_is_asked_what_happens_in_it():
+def test_a_video_is_asked_what_happens_in_it():
     moves = wants(Caption("", (Mention("red", "circle", event="moves right"),)))
     falls = wants(Caption("", (Mention("red", "circle", event="moves down"),)))
-    shown = Video(render(CLIP, seed=0), layout="THWC", fps=4.0)
+    shown = Video(render(VIDEO, seed=0), layout="THWC", fps=4.0)
     assert moves.worth(shown) == pytest.approx(3 / 4)
     assert falls.worth(shown) == pytest.approx(2 / 4)
 
@@ -197,14 +199,14 @@ def test_a_clip_is_asked_what_happens_in_it():
 @pytest.mark.parametrize("shape", [(64, 64, 3), (8, 64, 64, 3)])
 def test_noise_is_worth_none(shape):
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    is_clip = len(shape) == 4
-    asked = brief(TASKS[is_clip], split="test", seed=0, index=0)
-    shown = Video(noise, layout="THWC", fps=4.0) if is_clip else picture(noise)
+    is_video = len(shape) == 4
+    asked = policy_prompt(TASKS[is_video], split="test", seed=0, index=0)
+    shown = Video(noise, layout="THWC", fps=4.0) if is_video else image(noise)
     assert asked.worth(shown) is None
 
 
 @pytest.mark.parametrize("side", [32, 128])
 def test_pixels_of_another_size_are_an_error(side):
-    asked = brief(Task.IMAGE_GENERATION, split="test", seed=0, index=0)
+    asked = policy_prompt(Task.IMAGE_GENERATION, split="test", seed=0, index=0)
     with pytest.raises(MediaError, match=rf"not uint8 of \({side}, {side}, 3\)"):
-        asked.worth(picture(np.full((side, side, 3), 200, np.uint8)))
+        asked.worth(image(np.full((side, side, 3), 200, np.uint8)))

@@ -15,15 +15,15 @@ import numpy as np
 from unified_reward.core.samples import Candidate, Image, Task, Video
 
 from . import oracle
+from .candidate_scenes import CandidateScene, keyed_rng, random_scene_with_caption
 from .captions import Caption, Split
 from .captions import alignment as caption_alignment
-from .items import CLIP_TASKS, GENERATION_TASKS, check_known, draw_asked
+from .items import GENERATION_TASKS, VIDEO_TASKS, check_known, random_scene_with_question
 from .questions import EVASIONS, FILLERS, Question, Reply
-from .shown import Shown, draw_captioned, seeded
 
 
 @dataclass(frozen=True)
-class Brief:
+class PolicyPrompt:
     """What a policy is asked, and what would be right."""
 
     id: str
@@ -36,7 +36,7 @@ class Brief:
     def worth(self, candidate: Candidate) -> float | None:
         """What the oracle makes of a candidate, in [0, 1]; None where it cannot be read.
 
-        Of a picture or a clip it is the share of the caption's facts that hold, of an answer its
+        Of an image or a video it is the share of the caption's facts that hold, of an answer its
         utility. The oracle abstains from pixels in doubt, and an answer must say something that
         the question allows.
 
@@ -51,7 +51,7 @@ class Brief:
         return caption_alignment(self.wanted, scene) if scene else None
 
 
-def brief(task: Task, *, split: Split, seed: int, index: int) -> Brief:
+def policy_prompt(task: Task, *, split: Split, seed: int, index: int) -> PolicyPrompt:
     """A prompt of the microworld, with media in memory.
 
     Args:
@@ -65,13 +65,15 @@ def brief(task: Task, *, split: Split, seed: int, index: int) -> Brief:
     """
     check_known(task, split)
     name = f"{task}-brief-{split}-{seed}-{index}"
-    rng = seeded(name)
-    is_clip = task in CLIP_TASKS
+    rng = keyed_rng(name)
+    is_video = task in VIDEO_TASKS
     if task in GENERATION_TASKS:
-        _, caption = draw_captioned(rng, split=split, is_clip=is_clip)
-        return Brief(name, Task(task), caption.text, (), caption)
-    scene, question = draw_asked(rng, split=split, is_clip=is_clip)
-    return Brief(name, Task(task), question.text, (Shown(scene).medium(rng),), question)
+        _, caption = random_scene_with_caption(rng, split=split, is_video=is_video)
+        return PolicyPrompt(name, Task(task), caption.text, (), caption)
+    scene, question = random_scene_with_question(rng, split=split, is_video=is_video)
+    return PolicyPrompt(
+        name, Task(task), question.text, (CandidateScene(scene).medium(rng),), question
+    )
 
 
 def read_reply(question: Question, text: str) -> Reply | None:

@@ -106,7 +106,7 @@ class Outcome(NamedTuple):
     reason: str | None = None
     chosen: int | None = None
     rejected: int | None = None
-    scores: Mapping[int, float] = {}  # noqa: RUF012  never changed
+    scores: Mapping[int, float] = {}
     """Scores by candidate that the choice was made by; strengths for a tournament."""
 
 

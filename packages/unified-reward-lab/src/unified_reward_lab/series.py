@@ -49,7 +49,9 @@ def _held_out(options: MicroworldOptions, n: int, seed: int) -> list[Example]:
 def _previews(options: MicroworldOptions) -> dict[str, Example]:
     labeller = annotator(options.annotator)
     return {
-        cell: make_example(*(CELLS | EDITING)[cell], split="train", seed=0, index=0, annotator=labeller)
+        cell: make_example(
+            *(CELLS | EDITING)[cell], split="train", seed=0, index=0, annotator=labeller
+        )
         for cell in options.trained_cells
     }
 

@@ -19,11 +19,16 @@ from unified_reward.policies import DEFAULTS
 from unified_reward.recipes.stage import Recipe, Run, Stage
 from unified_reward.recipes.stages import judge_of, train_together
 from unified_reward.train.dpo import align
-from unified_reward_lab.alignment import AlignmentConfig, write_candidates, write_pairs, examine_before_and_after
+from unified_reward_lab.alignment import (
+    AlignmentConfig,
+    examine_before_and_after,
+    write_candidates,
+    write_pairs,
+)
 from unified_reward_lab.bench.showcase import Showcase, write_showcase
 from unified_reward_lab.train.generators import GeneratorTraining, train_generator
-from unified_reward_lab.train.speaker import TinySpeaker, teach_speaker
 from unified_reward_lab.train.tiny import TinyPretraining, pretrain
+from unified_reward_lab.train.tiny_vlm import TinyVLMTraining, train_tiny_vlm
 
 
 def _base(config: TinyPretraining, run: Run) -> None:
@@ -32,9 +37,9 @@ def _base(config: TinyPretraining, run: Run) -> None:
     run.products["base"] = folder
 
 
-def _speaker(config: TinySpeaker, run: Run) -> None:
+def _speaker(config: TinyVLMTraining, run: Run) -> None:
     folder = run.out / "speaker"
-    work = partial(train_together, lambda: teach_speaker(config, folder))
+    work = partial(train_together, lambda: train_tiny_vlm(config, folder))
     run.stage("speaker", config, [checkpoint_path(config.base)], folder / DEFAULTS, work)
 
 
@@ -124,7 +129,7 @@ def _showcase(config: ShowcaseStage, run: Run) -> None:
 
 
 BASE = Stage("base", TinyPretraining, _base, every_process=True)
-SPEAKER = Stage("speaker", TinySpeaker, _speaker, every_process=True)
+SPEAKER = Stage("speaker", TinyVLMTraining, _speaker, every_process=True)
 GENERATOR = Stage("generator", GeneratorTraining, _generator, every_process=True)
 ALIGN = Stage("align", AlignmentConfig, _align, _check_align)
 SHOWCASE = Stage("showcase", ShowcaseStage, _showcase)

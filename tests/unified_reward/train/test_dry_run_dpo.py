@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from importlib import resources
+
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tests.unified_reward.policies import pipelines
 from tests.unified_reward.train import aligned
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.policies.diffusion import load_pipeline
 from unified_reward.recipes.run import dry_run, find_recipe, load_recipe
 from unified_reward.recipes.stage import Recipe
@@ -131,7 +132,7 @@ def test_every_kind_of_pipeline_is_rehearsed_from_its_configurations_alone(
 @pytest.mark.parametrize("moved", [{}, {"lora_rank": 0}], ids=["lora", "full"])
 def test_the_tiny_image_has_the_trained_parameters_of_the_real_training(moved):
     told = draw(moved=moved)
-    folder = RECIPES.parent / "assets" / "image"
+    folder = checkpoint_path("tiny_image")
     real = DPOModel(
         build_denoiser(load_pipeline(folder, device="cpu")), DiffusionDPO(optim(**moved))
     )

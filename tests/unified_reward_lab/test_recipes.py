@@ -216,7 +216,7 @@ def test_a_judge_of_own_data_is_calibrated_on_rows_held_back_from_it(recipe, own
     rows = [row.content for row in read_examples(own_rows)]
     trained = training_examples(judge)
     left = {trained[i].id for i in range(len(trained))}
-    held_back, source = calibration_examples(CalibrationConfig(), judge)
+    held_back, _ = calibration_examples(CalibrationConfig(), judge)
     kept = {example.id for example in held_back}
     assert left | kept == {row.id for row in rows}
     assert not left & kept
@@ -245,7 +245,7 @@ def test_a_judge_of_own_data_is_calibrated_on_a_file_of_its_own(recipe, own_rows
 def test_a_calibration_without_examples_of_its_own_is_refused(recipe, own_rows, tmp_path, data):
     judge = replace(recipe.stages["judge"], data=str(own_rows))
     calibration = CalibrationConfig(data=str(own_rows) if data else "")
-    with pytest.raises(ConfigError, match="set judge.held_back to the share of rows"):
+    with pytest.raises(ConfigError, match=r"set judge\.held_back to the share of rows"):
         run(Recipe(tmp_path / "run", {"judge": judge, "calibration": calibration}))
     assert not (tmp_path / "run").exists()
 

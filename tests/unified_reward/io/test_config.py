@@ -9,7 +9,6 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.io.config import as_data, load_config
 
 
-
 @dataclass(frozen=True)
 class Rates:
     lr: float = 1e-3

@@ -1,8 +1,6 @@
 """What a dry run finds in the alignment of a policy before a card is rented."""
 
 import json
-from dataclasses import replace
-
 from pathlib import Path
 
 import pytest

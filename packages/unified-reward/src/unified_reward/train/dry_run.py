@@ -95,8 +95,8 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
 
     Args:
         config: The training.
-        launch: A configuration of accelerate, see `read_launch_config`; empty for processes that each
-            hold everything.
+        launch: A configuration of accelerate, see `read_launch_config`; empty for processes
+            that each hold everything.
 
     Raises:
         ConfigError: Adapters, layers, batch or images do not fit, or no base is named.

@@ -216,8 +216,9 @@ def _resolution(
         lacking.append(f"resolution: that of the first pair is taken; tried as drawn, {drawn}")
     if n := padding_frames(resolution.frames or 1, denoiser.temporal_stride):
         lacking.append(
-            f"resolution.frames: {resolution.frames} are lengthened to {(resolution.frames or 1) + n} by the "
-            f"last one; this pipeline takes a multiple of {denoiser.temporal_stride} and one"
+            f"resolution.frames: {resolution.frames} become {(resolution.frames or 1) + n} by "
+            "repeating the last one; this pipeline takes k * "
+            f"{denoiser.temporal_stride} + 1 frames"
         )
     return resolution
 

@@ -44,7 +44,7 @@ class JudgeTraining:
     data_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Options of the series, such as the weights of its cells."""
     held_back: float = 0.0
-    """Share of the rows of a file to keep out of training, by prompt, in [0, 1); for calibration."""
+    """Share of a file's prompts to keep out of training, in [0, 1); for calibration."""
     twins: bool = False
     """Give every comparison in both orders, one behind the other, with its label swapped."""
     head: Literal["generative", "scalar"] = "generative"

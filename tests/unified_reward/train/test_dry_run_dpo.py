@@ -144,8 +144,8 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
     told = draw(*stored("wan"), resolution=Resolution(frames=6))
     assert told.latent == (4, 3, 2, 2)
     assert told.lacking == (
-        "extent.frames: 6 are lengthened to 9 by the last one; "
-        "this pipeline takes a multiple of 4 and one",
+        "resolution.frames: 6 become 9 by repeating the last one; "
+        "this pipeline takes k * 4 + 1 frames",
     )
 
 

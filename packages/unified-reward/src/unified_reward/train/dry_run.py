@@ -63,7 +63,7 @@ class DryRun:
     parameters: int
     trained: int
     """Number of parameters that are trained."""
-    lora_config: Mapping[str, int]
+    adapters: Mapping[str, int]
     """Number of layers with adapters by name."""
     groups: tuple[Mapping[str, float], ...]
     """Parameter groups of the optimiser: number of parameters, learning rate, weight decay."""
@@ -126,7 +126,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     return DryRun(
         model=name,
         parameters=parameters,
-        lora_config=adapter_layers,
+        adapters=adapter_layers,
         wrapped=wrapped,
         tokens=tokens,
         lacking=(*lacking, *not_here(base), *unfit_tokens(architecture, longest, "frames")),

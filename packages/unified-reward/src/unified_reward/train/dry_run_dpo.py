@@ -101,7 +101,7 @@ def _vlm(config: PolicyDPO, how: VLMDPO, started: LaunchConfig) -> DryRun:
     return DryRun(
         model=name,
         parameters=parameters,
-        lora_config=hit,
+        adapters=hit,
         wrapped=wrapped,
         tokens=tokens,
         lacking=(
@@ -184,7 +184,7 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> D
     return DryRun(
         model=type(network).__name__,
         parameters=parameters,
-        lora_config=adapted(network),
+        adapters=adapted(network),
         wrapped={},
         tokens={"sample": tokens} if tokens else {},
         latent=latent,

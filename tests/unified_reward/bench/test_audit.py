@@ -9,7 +9,7 @@ from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.judges.generative import merge_orders
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.microworld import make_example
 
 
@@ -124,7 +124,7 @@ def video_example(n_frames, name="v"):
     frames = 16 * np.arange(n_frames)[:, None, None, None] * np.ones((1, 8, 8, 3))
     videos = tuple(Video(frames.astype(np.uint8), "THWC", fps=3.0) for _ in range(2))
     sample = Sample(Task.VIDEO_GENERATION, name, videos, id=name)
-    return Example(sample, Target(winner="first"))
+    return Example.of(sample, Target(winner="first"))
 
 
 def test_of_every_video_eight_frames_over_its_whole_length_are_perturbed():
@@ -177,8 +177,8 @@ def test_a_missing_picture_fails_alone(tmp_path):
     sample = gone.sample.__class__(
         gone.task, "what?", ("a", "b"), (Image(tmp_path / "gone.png"),), id="gone"
     )
-    broken = gone.__class__(sample, gone.target)
-    report = audit(open_judge("scripted:first"), [broken, *ANSWERS[:3]]).report
+    broken = gone.__class__.of(sample, gone.target)
+    report = audit(open_reference("scripted:first"), [broken, *ANSWERS[:3]]).report
     once = 1 + 2 + 2 + 2 + 3  # compared, scored, held against repetitions, these scored, a triple
     assert once <= report["n_failed"] < report["n_questions"]
     assert report["metrics"]["unreadable"]["value"] == pytest.approx(1 / 4)

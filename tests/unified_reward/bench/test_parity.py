@@ -15,8 +15,8 @@ from unified_reward.bench.registry import find_benchmark
 from unified_reward.bench.run import run_benchmark
 from unified_reward.core.samples import Example, Image, Sample, Task
 from unified_reward.core.verdicts import Unparsed
-from unified_reward.judges.registry import open_judge, open_reference
-from unified_reward.prompts.parse import vote
+from unified_reward.judges.registry import open_reference
+from unified_reward.prompts.parse import bracketed_vote
 
 
 VOTES = {
@@ -48,7 +48,7 @@ def table(path, rows):
 
 
 def read_vote(text):
-    said = vote(str(text))
+    said = bracketed_vote(str(text))
     return None if isinstance(said, Unparsed) else said
 
 
@@ -89,7 +89,7 @@ def test_two_metrics_of_fetv_are_compared_by_aspect(shared, tmp_path):
     values = {}
     for name in ("Otter-VQA", "UMTScore"):
         rows = [(f"{i}:{m}", 0, x) for m, each in scores[name].items() for i, x in each.items()]
-        judge = open_judge(table(tmp_path / f"{name}.csv", rows))
+        judge = open_reference(table(tmp_path / f"{name}.csv", rows))
         report = run_benchmark(
             "fetv", judge, shared / "fetv", limit=300, out=tmp_path / name
         ).report
@@ -164,7 +164,9 @@ def test_the_four_pictures_of_imagereward_rank_as_published(shared, tmp_path):
     told = json.loads((shared / "imagereward/expected_scores.json").read_text("utf-8"))
     text = (shared / "imagereward/README_expected.txt").read_text("utf-8")
     rewards = [float(one) for one in re.findall(r"webp: (-?[\d.]+)", text)]
-    judge = open_judge(table(tmp_path / "t.csv", [(i, 0, one) for i, one in enumerate(rewards)]))
+    judge = open_reference(
+        table(tmp_path / "t.csv", [(i, 0, one) for i, one in enumerate(rewards)])
+    )
     pictures = [Image(shared / "imagereward/assets/images" / name) for name in told["images"]]
 
     def sample(i):

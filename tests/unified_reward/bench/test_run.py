@@ -17,7 +17,7 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Unparsed
 from unified_reward.io.rows import Row
-from unified_reward.judges.registry import open_judge, open_reference
+from unified_reward.judges.registry import open_reference
 
 
 FIRST, TIE, SECOND = Preferred(1, 0, 0), Preferred(0, 1, 0), Preferred(0, 0, 1)
@@ -26,7 +26,7 @@ FIRST, TIE, SECOND = Preferred(1, 0, 0), Preferred(0, 1, 0), Preferred(0, 0, 1)
 def example(i, first="a", second="b"):
     media = tuple(Image(f"{i}{side}") for side in (first, second))
     sample = Sample(Task.IMAGE_GENERATION, f"{i}", media, id=f"item {i}")
-    return Example(sample, Target(winner="first"))
+    return Example.of(sample, Target(winner="first"))
 
 
 def toy(examples):
@@ -119,7 +119,7 @@ def test_items_are_read_as_they_are_asked_and_no_pixels_are_kept():
             alive.add(video)
             sample = Sample(Task.VIDEO_GENERATION, f"{i}", (video, video), id=f"{i}")
             most = max(most, len(alive))
-            yield Example(sample, Target(winner="first"))
+            yield Example.of(sample, Target(winner="first"))
 
     class Guess(BaseJudge):
         name, family = "guess", "toy"
@@ -210,7 +210,7 @@ def test_the_difference_is_that_of_the_reports_and_tested_in_pairs(runs):
 
 
 def test_runs_without_a_common_item_are_refused(runs, tmp_path):
-    run_benchmark("microworld", open_judge("scripted:tie"), limit=3, seed=9, out=tmp_path)
+    run_benchmark("microworld", open_reference("scripted:tie"), limit=3, seed=9, out=tmp_path)
     with pytest.raises(ConfigError, match="share no item"):
         compare_runs(runs / "perfect", tmp_path)
     run_benchmark(toys(3), Named(), out=tmp_path / "toy")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from unified_reward.bench.run import run_benchmark
-from unified_reward.judges.registry import open_judge, open_reference
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench import microworld
 from unified_reward_lab.bench.showcase import Showcase, write_showcase
 
@@ -104,7 +104,7 @@ def test_another_seed_asks_other_items():
 
 def test_progress_counts_every_item():
     steps = []
-    run_benchmark("microworld", open_judge("scripted:tie"), limit=3, on_progress=steps.append)
+    run_benchmark("microworld", open_reference("scripted:tie"), limit=3, on_progress=steps.append)
     assert sum(steps) == 24
 
 

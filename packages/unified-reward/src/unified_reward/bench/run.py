@@ -131,7 +131,7 @@ def data_folder(data: str | Path | None) -> Path | None:
         return Path(data) if data else None
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(data)):
         raise ConfigError(f"there is no folder {data}, and it is no hub id (org/name)")
-    with extra("bench"):
+    with extra("local"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

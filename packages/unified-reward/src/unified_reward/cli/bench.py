@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +50,15 @@ def bench(
     opened = judge.open(truth=truth, opens_media=False)
     with bar(on, None) as advance:
         result = run_benchmark(
-            benchmark, opened, folder, **asdict(config), out=out, on_progress=advance
+            benchmark,
+            opened,
+            folder,
+            limit=limit,
+            seed=seed,
+            orders=config.orders,
+            votes=votes,
+            out=out,
+            on_progress=advance,
         )
     if out:
         write_page(benchmark, result, out / "page.html")

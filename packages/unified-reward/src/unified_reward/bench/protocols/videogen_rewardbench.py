@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from unified_reward.bench.benchmark import (
     Benchmark,
@@ -17,7 +18,7 @@ from unified_reward.bench.protocols.official import official_files
 from unified_reward.core.verdicts import WIN_SHARES, Preferred, Verdict, Winner
 
 
-_WINNERS: dict[float, Winner] = {share: winner for winner, share in WIN_SHARES.items()}
+_WINNERS = {share: cast("Winner", winner) for winner, share in WIN_SHARES.items()}
 _TIES = {
     "pair_accuracy": TieRules("skip", "wrong"),
     "calibrated_accuracy": TieRules("keep", "calibrated"),

@@ -136,7 +136,7 @@ def test_the_tiny_image_has_the_trained_parameters_of_the_real_training(moved):
     )
     assert told.trained == sum(one.numel() for one in real.trained.values())
     assert told.latent == (4, 8, 8)
-    taken = "extent: that of the first pair is taken; tried as drawn, 64 x 64"
+    taken = "resolution: unknown without pairs; tried as the policy samples, 64 x 64"
     assert told.lacking == (ABSENT, taken)
 
 
@@ -157,7 +157,7 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
             "multiples of 8 above 0 for this pipeline, not 60 and 64",
         ),
         ({"resolution": Resolution(width=60)}, "not None and 60"),
-        ({"timesteps": (499.0, 499.4)}, "same one of the schedule: 499 is 499, 499.4 is 499"),
+        ({"timesteps": (499.0, 499.4)}, "several round to one of the schedule: 499 is 499, 499.4 is 499"),
         ({"moved": {"lora_targets": ("to_w",)}}, "no linear layer is named to_w; there are .*to_q"),
         ({"launch": "fsdp"}, "fsdp spreads weights, .* launch --num_processes 8"),
         ({"launch": "zero9"}, "neither a file nor a shipped launcher"),
@@ -220,9 +220,9 @@ def test_steps_and_tokens_are_those_of_the_file_and_what_is_left_out_is_told(ask
     assert len({*told.tokens.values()}) == 1
     assert (told.steps_per_epoch, told.epochs) == (2, 1.5)
     assert told.lacking == (
-        "pairs: 2 cannot be learned, the first: line 5: chosen and rejected are the same",
+        "pairs: 2 cannot be used, the first: line 5: chosen and rejected are the same",
     )
-    with pytest.raises(DataError, match=r"none of the first 1 pairs can be learned: .*'p0'"):
+    with pytest.raises(DataError, match=r"none of the first 1 pairs can be used: .*'p0'"):
         answer(pairs=asked(("red", "red ")))
 
 

@@ -92,7 +92,7 @@ def _align_policy(config: AlignmentConfig, task: Task, judge: str, run: Run) -> 
         dpo,
         [pairs, source],
         aligned / DEFAULTS,
-        partial(align, dpo, source, aligned, run.log),
+        partial(align, pairs, source, dpo.training, aligned, log=run.log),
     )
     run.stage(
         f"{task.value}/exam",

@@ -193,7 +193,7 @@ def _dpo(config: PolicyDPO, run: Run) -> None:
         config,
         [policy, config.pairs],
         folder / DEFAULTS,
-        lambda: align(config, policy, folder, run.log),
+        lambda: align(config.pairs, policy, config.training, folder, log=run.log),
     )
 
 

@@ -341,7 +341,7 @@ def unfit_tokens(architecture: Architecture, longest: int, option: str) -> list[
     """Warnings about tokens: another tokenizer's, or more than the model takes.
 
     Args:
-        skeleton: Configuration and processor of the base.
+        architecture: Configuration and processor of the base.
         longest: Tokens of the longest turn.
         option: Name of the option that lowers them.
     """

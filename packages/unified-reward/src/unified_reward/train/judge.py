@@ -76,16 +76,16 @@ class JudgeTraining:
 
 
 class JudgeTurns:
-    """Examples as turns: asked by the code that judges, answered by the target.
+    """Examples as chat turns: the judge's own request, answered by the target.
 
     A published conversation is a turn as it stands.
 
     Args:
         examples: The examples, in blocks of one form.
-        card: How the judge is asked.
+        card: Family and frames of the judge.
         block: Examples in a block.
         ranking: Share of the blocks in which comparisons become rankings.
-        seed: Of which blocks these are.
+        seed: Seed of the choice of those blocks.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class JudgeTurns:
         template = prompts.template(self._card.family, sample.task, sample.form)
         verdict = target_verdict(record, template)
         if isinstance(verdict, Preferred) and self._is_ranked(index):
-            one, two = (build_request(each, self._card, {}) for each in alone(sample))
-            return RankingExample(one, two, WIN_SHARES[verdict.winner])
+            first, second = (build_request(each, self._card, {}) for each in alone(sample))
+            return RankingExample(first, second, WIN_SHARES[verdict.winner])
         answer = template.answer(verdict, rationale=record.target.rationale)
         request = build_request(sample, self._card, {})
         soft = template.scale is not None and template.family.verdict_first
@@ -119,7 +119,7 @@ class JudgeTurns:
 
 
 class JudgeLabels:
-    """Examples as labelled candidates of a scalar judge, asked by the code that judges."""
+    """Examples as labelled candidates of a scalar judge, in the judge's own requests."""
 
     def __init__(self, examples: Examples, card: Card, aspects: Sequence[str]) -> None:
         self._examples = examples
@@ -158,12 +158,12 @@ class JudgeLabels:
         if label is None and not any(share is not None for share in aspects):
             wanted = "score" if sample.form == "score" else "winner"
             raise DataError(f"record {sample.id!r} has no {wanted} to learn from")
-        asked = tuple(build_request(one, self._card, {}) for one in alone(sample))
-        return ScalarExample(asked, label, aspects)
+        requests = tuple(build_request(each, self._card, {}) for each in alone(sample))
+        return ScalarExample(requests, label, aspects)
 
 
 def target_verdict(record: Example, template: prompts.Template) -> Scored | Preferred:
-    """What the judge should say: the target moved to the template's scale.
+    """The verdict to train towards: the target moved to the template's scale.
 
     Where probabilities are read over the steps of a scale, a value between two steps becomes one
     of them, drawn by the record's id so that its expectation is the value; `JudgeTurns` adds the

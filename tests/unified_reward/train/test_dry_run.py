@@ -235,7 +235,7 @@ def test_pictures_of_another_model_do_not_fit(checkpoints, tmp_path):
     told = json.loads(file.read_text("utf-8"))
     told["image_processor"]["patch_size"] = 8
     file.write_text(json.dumps(told))
-    with pytest.raises(ConfigError, match="the processor's pictures do not fit the model"):
+    with pytest.raises(ConfigError, match="the processor's images do not fit the model"):
         dry_run(replace(tiny(), base=str(folder)))
 
 

@@ -159,7 +159,7 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
         ({"resolution": Resolution(width=60)}, "not None and 60"),
         ({"timesteps": (499.0, 499.4)}, "several round to one of the schedule: 499 is 499, 499.4 is 499"),
         ({"moved": {"lora_targets": ("to_w",)}}, "no linear layer is named to_w; there are .*to_q"),
-        ({"launch": "fsdp"}, "fsdp spreads weights, .* launch --num_processes 8"),
+        ({"launch": "fsdp"}, "fsdp shards weights, .* launch --num_processes 8"),
         ({"launch": "zero9"}, "neither a file nor a shipped launcher"),
         ({"policy": "some/pipeline"}, "nothing is known of some/pipeline .*: Wan2.1.*, sdxl-turbo"),
     ],
@@ -220,7 +220,7 @@ def test_steps_and_tokens_are_those_of_the_file_and_what_is_left_out_is_told(ask
     assert len({*told.tokens.values()}) == 1
     assert (told.steps_per_epoch, told.epochs) == (2, 1.5)
     assert told.lacking == (
-        "pairs: 2 cannot be used, the first: line 5: chosen and rejected are the same",
+        "pairs: 2 cannot be used, the first: line 5: chosen and rejected are the same candidate",
     )
     with pytest.raises(DataError, match=r"none of the first 1 pairs can be used: .*'p0'"):
         answer(pairs=asked(("red", "red ")))

@@ -43,7 +43,7 @@ class CalibrationConfig:
 class BenchConfig:
     """Options of benchmarking the judge."""
 
-    on: str
+    name: str
     """Name of a benchmark."""
     judge: str = ""
     """A judge's reference; empty for the judge that the recipe trains."""
@@ -162,7 +162,7 @@ def _bench(config: BenchConfig, run: Run) -> None:
 
 def _measure(judge: str, config: BenchConfig) -> dict[str, Any]:
     result = run_benchmark(
-        config.on,
+        config.name,
         open_judge(judge),
         config.data or None,
         limit=config.limit,

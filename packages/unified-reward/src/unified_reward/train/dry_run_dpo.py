@@ -166,7 +166,7 @@ def _enlarged(part: Image | Video, side: int) -> Image | Video:
 def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig) -> DryRun:
     if launcher.sharding != "none":
         raise ConfigError(
-            f"{launcher.name} shards weights, and DPO of a pipeline needs all of them in every process; "
+            f"{launcher.name} shards weights, and DPO of a pipeline needs them whole in every process; "
             f"leave it out: accelerate launch --num_processes {launcher.processes}"
         )
     pipeline = build_meta_pipeline(config.policy)

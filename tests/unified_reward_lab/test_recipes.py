@@ -14,7 +14,7 @@ from unified_reward.core.samples import Task
 from unified_reward.io.rows import read_examples
 from unified_reward.judges.card import Calibration
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import PairOptions, Strategy
+from unified_reward.pairs.strategies import PairOptions, Strategy
 from unified_reward.recipes.run import load_recipe, run
 from unified_reward.recipes.stage import Recipe
 from unified_reward.recipes.stages import BenchConfig, CalibrationConfig, calibration_examples

@@ -100,5 +100,5 @@ def _forbid_extra(kind: Any) -> None:
 
 
 def as_data(config: Any) -> Any:
-    """A configuration as plain values, ready for YAML or JSON."""
+    """Convert a configuration to plain values, ready for YAML or JSON."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")

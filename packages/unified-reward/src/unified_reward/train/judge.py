@@ -25,7 +25,7 @@ from unified_reward.core.verdicts import WIN_SHARES, Preferred, Scale, Score, Sc
 from unified_reward.data.example_file import ExampleFile
 from unified_reward.data.series import Examples, SeriesRequest, find_series
 from unified_reward.judges.card import Card, Head, build_published, build_request
-from unified_reward.judges.scalar import UNIT, alone
+from unified_reward.judges.scalar import UNIT
 from unified_reward.train.optim import OptimConfig
 from unified_reward.train.scalar import ScalarConfig, ScalarExample, fit_scalar
 from unified_reward.train.sft import ChatExample, RankingExample, fit
@@ -106,7 +106,7 @@ class JudgeTurns:
         template = prompts.template(self._card.family, sample.task, sample.form)
         verdict = target_verdict(record, template)
         if isinstance(verdict, Preferred) and self._is_ranked(index):
-            first, second = (build_request(each, self._card, {}) for each in alone(sample))
+            first, second = (build_request(each, self._card, {}) for each in sample.split())
             return RankingExample(first, second, WIN_SHARES[verdict.winner])
         answer = template.answer(verdict, rationale=record.target.rationale)
         request = build_request(sample, self._card, {})
@@ -158,7 +158,7 @@ class JudgeLabels:
         if label is None and not any(share is not None for share in aspects):
             wanted = "score" if sample.form == "score" else "winner"
             raise DataError(f"record {sample.id!r} has no {wanted} to learn from")
-        requests = tuple(build_request(each, self._card, {}) for each in alone(sample))
+        requests = tuple(build_request(each, self._card, {}) for each in sample.split())
         return ScalarExample(requests, label, aspects)
 
 

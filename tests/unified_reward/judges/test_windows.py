@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import PIL.Image
@@ -52,7 +53,7 @@ def scores(files, prompt="a red star"):
 def pairs(files):
     return [
         ur.Sample(ur.Task.IMAGE_GENERATION, "a red star", (ur.Image(a), ur.Image(b)))
-        for a, b in zip(files, files[1:], strict=False)
+        for a, b in pairwise(files)
     ]
 
 

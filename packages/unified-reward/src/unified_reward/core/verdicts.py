@@ -124,11 +124,11 @@ class Preferred:
 
     @property
     def consistent(self) -> bool | None:
-        """Whether every order named the same winner; None when one order was asked."""
+        """True if both orders have the same winner; None if one order was asked."""
         return len({one.winner for one in self.orders}) == 1 if self.orders else None
 
     def mirrored(self) -> Preferred:
-        """The same verdict with the two candidates exchanged."""
+        """Return the verdict with the two candidates exchanged."""
         return replace(
             self,
             p_first=self.p_second,

@@ -209,7 +209,9 @@ def trained(request, checkpoints, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "judge"
     optim, head = VARIANTS[request.param]
     base = str(checkpoints[request.param])
-    config = JudgeTraining(optim, base, head="scalar", scalar=head, family="compact", frames=2)
+    config = JudgeTraining(
+        optim, base, "microworld", head="scalar", scalar=head, family="compact", frames=2
+    )
     return out, config, train_judge(config, out)
 
 
@@ -250,7 +252,9 @@ def test_the_same_configuration_gives_the_judge_that_was_saved(trained, tmp_path
     vlm, judge = load_vlm(config.base, device="cpu"), ur.open_judge(out)
     before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
     noiseless = annotator("noiseless")
-    records = MicroworldSeries(4, block=2, seed=0, weights=config.cells, annotator=noiseless)
+    records = MicroworldSeries(
+        4, block=2, seed=0, weights=dict.fromkeys(CELLS, 1.0), annotator=noiseless
+    )
     labels = JudgeLabels(records, judge.card, config.scalar.aspects)
     model, head, margin, again = fit_scalar(vlm, labels, config.scalar, config.optim, tmp_path)
     assert (again, margin) == (losses, judge.card.head.tie_margin)

@@ -96,6 +96,8 @@ class Preferred:
     text: str = ""
     orders: tuple[Preferred, ...] = ()
     """The verdict in each order asked, all seen from the first order; empty when one was asked."""
+    tie_kind: Literal["", "both_good", "both_bad"] = ""
+    """Kind of a tie, from judges that distinguish two; empty for any other verdict."""
 
     def __post_init__(self) -> None:
         total = self.p_first + self.p_tie + self.p_second
@@ -124,7 +126,7 @@ class Preferred:
 
     @property
     def consistent(self) -> bool | None:
-        """True if both orders have the same winner; None if one order was asked."""
+        """True if every order named the same winner; None when one order was asked."""
         return len({one.winner for one in self.orders}) == 1 if self.orders else None
 
     def mirrored(self) -> Preferred:

@@ -40,6 +40,10 @@ class Calibration:
 
     compare: float = 1.0
     score: float = 1.0
+    data: str = ""
+    """Source of the examples they are fitted on."""
+    n: int = 0
+    """Number of those examples."""
 
     def __post_init__(self) -> None:
         if not (self.compare > 0 and self.score > 0):

@@ -1,4 +1,4 @@
-"""Run alone: pytest tests/models/test_llava_qwen.py"""
+"""Original LLaVA-NeXT checkpoints become folders that compute the same, bit for bit."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import shutil
 import weakref
 from collections import Counter
 from contextlib import contextmanager
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,7 +33,6 @@ from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.requests import Request
 
 
-ROOT = Path(__file__).parents[3]
 PROMPT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n<image>\nthe cat?<|im_end|>\n<|im_start|>assistant\n"
@@ -726,7 +726,8 @@ def test_the_released_7b_becomes_what_was_published_in_the_new_layout(tmp_path):
     assert not told.notes
     assert (told.keys.loaded, told.keys.renamed) == (2, 763)
     assert told.n_bytes == pytest.approx(2 * 8.03e9, rel=1e-3)
-    file = ROOT / "src/unified_reward/recipes/architectures/llava-onevision-qwen2-7b-ov-hf.json"
+    folder = resources.files("unified_reward") / "recipes" / "architectures"
+    file = folder / "llava-onevision-qwen2-7b-ov-hf.json"
     published = json.loads(file.read_text())["config"]
     del published["text_config"]["vocab_size"]
     for part in ("text_config", "vision_config"):

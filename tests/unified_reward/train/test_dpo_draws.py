@@ -11,7 +11,7 @@ ALL = torch.arange(1000)
 
 def test_every_pair_comes_once_before_any_comes_again():
     draws = NoiseSampler(7, ALL, seed=3)
-    rows = draws.rows(range(21))
+    rows = draws.pair_indices(range(21))
     for start in (0, 7, 14):
         assert sorted(rows[start : start + 7]) == [*range(7)]
     assert rows[:7] != rows[7:14]
@@ -19,19 +19,19 @@ def test_every_pair_comes_once_before_any_comes_again():
 
 def test_a_draw_does_not_depend_on_its_company():
     draws = NoiseSampler(5, ALL, seed=0)
-    together = draws(range(8), (4, 2, 2))
+    together = draws.sample(range(8), (4, 2, 2))
     assert together.noise.shape == (8, 4, 2, 2)
     for number in range(8):
-        alone = draws([number], (4, 2, 2))
+        alone = draws.sample([number], (4, 2, 2))
         assert torch.equal(alone.noise[0], together.noise[number])
         assert torch.equal(alone.steps[0], together.steps[number])
-        assert draws.rows([number]) == draws.rows(range(8))[number : number + 1]
+        assert draws.pair_indices([number]) == draws.pair_indices(range(8))[number : number + 1]
 
 
 @pytest.mark.parametrize("other", [1, 2**31, 20_260_101_000])
 def test_another_seed_draws_otherwise(other):
     here, there = NoiseSampler(50, ALL, 0), NoiseSampler(50, ALL, other)
-    assert here.rows(range(50)) != there.rows(range(50))
+    assert here.pair_indices(range(50)) != there.pair_indices(range(50))
     (one, noise), (two, loud) = here(range(20), (3,)), there(range(20), (3,))
     assert (one != two).float().mean() > 0.9
     assert (noise != loud).all()

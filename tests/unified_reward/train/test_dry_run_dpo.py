@@ -15,6 +15,7 @@ from tests.unified_reward.policies import pipelines
 from tests.unified_reward.train import aligned
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.io.config import load_config
 from unified_reward.policies.diffusion import load_pipeline
 from unified_reward.recipes.run import Recipe, rehearse
@@ -132,13 +133,13 @@ def test_every_kind_of_pipeline_is_rehearsed_from_its_configurations_alone(
 @pytest.mark.parametrize("moved", [{}, {"lora_rank": 0}], ids=["lora", "full"])
 def test_the_tiny_image_has_the_trained_parameters_of_the_real_training(moved):
     told = draw(moved=moved)
-    folder = RECIPES.parent / "assets" / "image"
+    folder = checkpoint_path("tiny_image")
     real = DPOModel(
         build_denoiser(load_pipeline(folder, device="cpu")), DiffusionDPO(optim(**moved))
     )
     assert told.trained == sum(one.numel() for one in real.trained.values())
     assert told.latent == (4, 8, 8)
-    taken = "extent: that of the first pair is taken; tried as drawn, 64 x 64"
+    taken = "resolution: training takes that of the first pair; tried is the policy's own, 64 x 64"
     assert told.lacking == (ABSENT, taken)
 
 
@@ -146,8 +147,8 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
     told = draw(*stored("wan"), resolution=Resolution(frames=6))
     assert told.latent == (4, 3, 2, 2)
     assert told.lacking == (
-        "extent.frames: 6 are lengthened to 9 by the last one; "
-        "this pipeline takes a multiple of 4 and one",
+        "resolution.frames: 6 frames are padded to 9 with the last one; "
+        "this pipeline takes k * 4 + 1 frames",
     )
 
 
@@ -159,11 +160,14 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
             "multiples of 8 above 0 for this pipeline, not 60 and 64",
         ),
         ({"resolution": Resolution(width=60)}, "not None and 60"),
-        ({"timesteps": (499.0, 499.4)}, "same one of the schedule: 499 is 499, 499.4 is 499"),
+        ({"timesteps": (499.0, 499.4)}, "the same one of the schedule: 499 is 499, 499.4 is 499"),
         ({"moved": {"lora_targets": ("to_w",)}}, "no linear layer is named to_w; there are .*to_q"),
-        ({"launch": "fsdp"}, "fsdp spreads weights, .* launch --num_processes 8"),
+        ({"launch": "fsdp"}, "fsdp shards weights, .* launch --num_processes 8"),
         ({"launch": "zero9"}, "neither a file nor a shipped launcher"),
-        ({"policy": "some/pipeline"}, "nothing is known of some/pipeline .*: Wan2.1.*, sdxl-turbo"),
+        (
+            {"policy": "some/pipeline"},
+            "the architecture of some/pipeline is not .*: Wan2.1.*, sdxl-turbo",
+        ),
     ],
 )
 def test_what_does_not_fit_a_pipeline_is_told_with_what_would(how, said):
@@ -184,7 +188,7 @@ def test_a_policy_of_the_other_kind_or_of_no_loss_is_refused(tmp_path):
         draw("tiny_vlm")
     with pytest.raises(ModelError, match="image is no vision-language checkpoint"):
         answer("tiny_image")
-    with pytest.raises(ModelError, match="a AnimateDiffPipeline cannot be aligned here"):
+    with pytest.raises(ModelError, match="a AnimateDiffPipeline cannot be aligned"):
         draw(pipelines.clips(tmp_path))
 
 

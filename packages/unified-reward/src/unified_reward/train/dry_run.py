@@ -95,8 +95,8 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
 
     Args:
         config: What the judge is to be made of.
-        launch: A configuration of accelerate, see `read_launch_config`; empty for processes that each
-            hold everything.
+        launch: A configuration of accelerate, see `read_launch_config`; empty for
+            processes that each hold everything.
 
     Raises:
         ConfigError: Adapters, layers, batch or pictures do not fit.
@@ -111,7 +111,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     model = build_meta_model(skeleton.config)
     name, parameters = type(model).__name__, sum(one.numel() for one in model.parameters())
     check_lora_targets(model, optim)
-    wrapped = started.wrapped(model)
+    wrapped = started.fsdp_layers(model)
     tried, n = _tried(config)
     turns = _Enlarged(tried, config)
     collator = _collator(config, chat, turns)

@@ -1,6 +1,6 @@
-"""DPO of a policy without its weights, as `dry_run` is of a judge.
+"""Dry run of a policy's DPO: everything but the weights, checked before a GPU is rented.
 
-Pairs, collator, adapters and loss are the real ones; networks have shapes and no memory.
+Pairs, collator, adapters and loss are the real ones; networks live on torch's meta device.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 
 from unified_reward.backends.chat import Chat
+from unified_reward.backends.hf_vlm import PUBLISHED_MAX_PIXELS
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Image, PreferencePair, Task, Video
@@ -47,7 +47,12 @@ from unified_reward.train.dry_run import (
     try_forward,
     unfit_tokens,
 )
-from unified_reward.train.latents import Resolution, padding_frames, resolve_resolution
+from unified_reward.train.latents import (
+    Resolution,
+    first_readable,
+    padding_frames,
+    resolve_resolution,
+)
 from unified_reward.train.launch import LaunchConfig, read_launch_config
 from unified_reward.train.meta_models import (
     build_meta_model,
@@ -55,14 +60,16 @@ from unified_reward.train.meta_models import (
     read_architecture,
 )
 from unified_reward.train.optim import check_lora_targets, lora_config
-from unified_reward_lab.microworld import Question, policy_prompt, random_reply
+
+
+_PLACEHOLDER_FRAMES = 8
 
 
 def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
     """Build everything of a policy's DPO but the weights.
 
     Args:
-        config: The policy, its pairs, and how it is aligned.
+        config: The policy, its pairs and the options of the training.
         launch: A configuration of accelerate, see `read_launch_config`; empty for one process.
 
     Raises:
@@ -70,115 +77,117 @@ def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
         DataError: No pair of the file can be learned.
         ModelError: The policy is a folder of another kind, or cannot be aligned.
     """
-    started = read_launch_config(launch) if launch else LaunchConfig("")
+    launcher = read_launch_config(launch) if launch else LaunchConfig("")
     if config.vlm:
-        return _vlm(config, config.vlm, started)
-    return _diffusion(config, cast("DiffusionDPO", config.diffusion), started)
+        return _dry_run_vlm(config, config.vlm, launcher)
+    return _dry_run_diffusion(config, cast("DiffusionDPO", config.diffusion), launcher)
 
 
-def _vlm(config: PolicyDPO, how: VLMDPO, started: LaunchConfig) -> DryRun:
-    optim = how.optim
-    started.check_batch(started.processes, optim)
-    skeleton = read_architecture(config.policy)
-    chat = Chat(skeleton.processor, max_pixels=how.max_pixels)
-    prompts = ProcessedPrompts(chat)
-    model = build_meta_model(skeleton.config)
+def _dry_run_vlm(config: PolicyDPO, options: VLMDPO, launcher: LaunchConfig) -> DryRun:
+    optim = options.optim
+    launcher.check_batch(launcher.processes, optim)
+    architecture = read_architecture(config.policy)
+    prompts = ProcessedPrompts(Chat(architecture.processor, max_pixels=options.max_pixels))
+    model = build_meta_model(architecture.config)
     name, parameters = type(model).__name__, model.num_parameters()
     check_lora_targets(model, optim)
-    wrapped = started.wrapped(model)
-    told: list[str] = []
-    pairs = _pairs(config.pairs, VLMPolicy.tasks, told)
+    wrapped = launcher.fsdp_layers(model)
+    pairs, problems = _read_pairs(config.pairs, VLMPolicy.tasks)
     answers = (
-        _answers(pairs[:TRIED], prompts, told) if pairs else _of_microworld(how.max_pixels or 0)
+        _trainable_answers(pairs[:TRIED], prompts, problems)
+        if pairs
+        else _placeholder_answers(options.max_pixels or PUBLISHED_MAX_PIXELS)
     )
     collator = Collator(prompts, [*answers.values()])
     lengths = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(answers))]
-    tokens = {key: int(two.sum()) for key, two in zip(answers, lengths, strict=True)}
-    longest = max(int(two.max()) for two in lengths)
+    tokens = {key: int(both.sum()) for key, both in zip(answers, lengths, strict=True)}
+    longest = max(int(both.max()) for both in lengths)
     shortest = answers[min(tokens, key=tokens.__getitem__)]
-    try_forward(skeleton, chat, [build_request(shortest.prompt, shortest.context)])
+    try_forward(architecture, prompts.chat, [build_request(shortest.prompt, shortest.context)])
     lora = lora_config(optim)
-    groups, hit = optimiser_of(get_peft_model(model, lora) if lora else model, optim)
+    groups, n_adapted = optimiser_of(get_peft_model(model, lora) if lora else model, optim)
+    mean_tokens = sum(tokens.values()) / len(tokens)
     return DryRun(
         model=name,
         parameters=parameters,
-        adapters=hit,
+        adapters=n_adapted,
         wrapped=wrapped,
         tokens=tokens,
         lacking=(
-            *_lacking_pairs(config.pairs, told),
+            *_pair_problems(config.pairs, problems),
             *not_here(config.policy),
-            *unfit_tokens(skeleton, longest, "max_pixels"),
+            *unfit_tokens(architecture, longest, "max_pixels"),
         ),
-        # Frozen is the base of the adapters, or else the reference.
-        **held(started, groups, parameters),
-        **time_report(
-            started, optim, len(pairs), pairs=1, tokens=sum(tokens.values()) / len(tokens)
-        ),
+        # The base of the adapters is frozen, or else the reference.
+        **held(launcher, groups, parameters),
+        **time_report(launcher, optim, len(pairs), pairs=1, tokens=mean_tokens),
     )
 
 
-def _pairs(path: Path, tasks: Sequence[Task], told: list[str]) -> list[PreferencePair]:
-    return trainable_pairs(path, tasks, told.append)[0] if path.is_file() else []
+def _read_pairs(path: Path, tasks: Sequence[Task]) -> tuple[list[PreferencePair], list[str]]:
+    """Pairs of a file that can be learned, and the reasons for those that cannot."""
+    problems: list[str] = []
+    pairs = trainable_pairs(path, tasks, problems.append)[0] if path.is_file() else []
+    return pairs, problems
 
 
-def _lacking_pairs(path: Path, told: list[str]) -> list[str]:
+def _pair_problems(path: Path, problems: Sequence[str]) -> list[str]:
     if not path.is_file():
         return [f"pairs: there is no {path}"]
-    return [f"pairs: {len(told)} cannot be learned, the first: {told[0]}"] if told else []
+    if not problems:
+        return []
+    return [f"pairs: {len(problems)} cannot be learned, the first: {problems[0]}"]
 
 
-def _answers(
-    pairs: Sequence[PreferencePair], prompts: ProcessedPrompts, told: list[str]
+def _trainable_answers(
+    pairs: Sequence[PreferencePair], prompts: ProcessedPrompts, problems: list[str]
 ) -> dict[str, AnswerPair]:
-    found, _ = trainable_answers(pairs, prompts, Counter(), told.append)
-    if not found:
-        raise DataError(f"none of the first {len(pairs)} pairs can be learned: {told[-1]}")
-    return {f"pair {i}": one for i, one in enumerate(found)}
+    answers, _ = trainable_answers(pairs, prompts, Counter(), problems.append)
+    if not answers:
+        raise DataError(f"none of the first {len(pairs)} pairs can be learned: {problems[-1]}")
+    return {f"pair {i}": pair for i, pair in enumerate(answers)}
 
 
-def _of_microworld(pixels: int) -> dict[str, AnswerPair]:
-    """A question about a picture and one about a clip, enlarged to so many pixels."""
-    made: dict[str, AnswerPair] = {}
-    for task in VLMPolicy.tasks:
-        one = policy_prompt(task, split="train", seed=0, index=0)
-        question = cast("Question", one.wanted)
-        wrong = random_reply(question, "wrong", np.random.default_rng(0), split="train").text
-        context = tuple(_enlarged(part, math.isqrt(pixels)) for part in one.context)
-        made[task.value] = AnswerPair(one.prompt, context, question.answer, wrong)
-    return made
+def _placeholder_answers(n_pixels: int) -> dict[str, AnswerPair]:
+    """One question about a grey image and one about a grey video, of so many pixels a frame."""
+    side = max(1, math.isqrt(n_pixels))
+    frame = np.full((side, side, 3), 127, dtype=np.uint8)
+    video = np.broadcast_to(frame, (_PLACEHOLDER_FRAMES, *frame.shape))
+    media: dict[Task, Image | Video] = {
+        Task.IMAGE_UNDERSTANDING: Image(frame, "HWC"),
+        Task.VIDEO_UNDERSTANDING: Video(video, "THWC", 8),
+    }
+    prompt = "What can be seen, and where in the frame? Describe colour, shape and position."
+    chosen = "A grey square fills the whole frame, from the left edge to the right."
+    rejected = "A small red circle at the top left, and nothing else."
+    return {
+        task.value: AnswerPair(prompt, (medium,), chosen, rejected)
+        for task, medium in media.items()
+    }
 
 
-def _enlarged(part: Image | Video, side: int) -> Image | Video:
-    pixels: Any = part.source
-    times = max(1, math.ceil(side / pixels.shape[-2]))
-    return replace(part, source=pixels.repeat(times, -2).repeat(times, -3))
-
-
-def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> DryRun:
-    if started.sharding != "none":
+def _dry_run_diffusion(config: PolicyDPO, options: DiffusionDPO, launcher: LaunchConfig) -> DryRun:
+    if launcher.sharding != "none":
         raise ConfigError(
-            f"{started.name} spreads weights, and a pipeline is aligned whole in every process; "
-            f"leave it out: accelerate launch --num_processes {started.processes}"
+            f"{launcher.name} shards weights, but a pipeline is aligned whole in every process; "
+            f"leave it out: accelerate launch --num_processes {launcher.processes}"
         )
     pipeline = build_meta_pipeline(config.policy)
-    usual = sampling_options(checkpoint_path(config.policy), Denoising)
-    maker = DiffusionPolicy(pipeline, usual, name=config.policy, batch_size=1)
-    denoiser = build_denoiser(pipeline, usual.prompt_tokens)
-    network, optim = denoiser.network, how.optim
+    sampling = sampling_options(checkpoint_path(config.policy), Denoising)
+    maker = DiffusionPolicy(pipeline, sampling, name=config.policy, batch_size=1)
+    denoiser = build_denoiser(pipeline, sampling.prompt_tokens)
+    network, optim = denoiser.network, options.optim
     parameters = network.num_parameters()
-    parts: Any = [one for one in pipeline.components.values() if isinstance(one, nn.Module)]
-    frozen = sum(one.num_parameters() for one in parts)
-    told: list[str] = []
-    pairs = _pairs(config.pairs, maker.tasks, told)
-    lacking = [*_lacking_pairs(config.pairs, told), *not_here(config.policy)]
-    resolution = _extent(
-        resolve_resolution(how.resolution, pairs, denoiser.size_multiple), usual, denoiser, lacking
-    )
-    timesteps = _timesteps(denoiser.schedule, how.timesteps)
-    alignment = DPOModel(denoiser, how)
-    latent = _try_loss(alignment, resolution)
-    tokens = _tokens(latent, network.config.get("patch_size"))
+    parts: Any = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    frozen = sum(part.num_parameters() for part in parts)
+    pairs, problems = _read_pairs(config.pairs, maker.tasks)
+    first = first_readable(pairs, options.resolution)
+    wanted = resolve_resolution(options.resolution, first, denoiser.size_multiple)
+    resolution = _sampled_resolution(wanted, sampling, denoiser)
+    timesteps = _nearest_timesteps(denoiser.schedule, options.timesteps)
+    model = DPOModel(denoiser, options)
+    latent = _try_loss(model, resolution)
+    tokens = _n_tokens(latent, network.config.get("patch_size"))
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     return DryRun(
         model=type(network).__name__,
@@ -188,83 +197,90 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> D
         tokens={"sample": tokens} if tokens else {},
         latent=latent,
         timesteps=timesteps,
-        lacking=tuple(lacking),
-        # Frozen are the other parts, and the base of the adapters or else the reference.
-        **held(started, [{"params": [*alignment.trained.values()], **decay}], frozen),
-        **time_report(started, optim, len(pairs), pairs=1, tokens=2 * tokens),
+        lacking=(
+            *_pair_problems(config.pairs, problems),
+            *not_here(config.policy),
+            *_resolution_problems(wanted, resolution, denoiser.temporal_stride),
+        ),
+        # The other parts are frozen, and the base of the adapters or else the reference.
+        **held(launcher, [{"params": [*model.trained.values()], **decay}], frozen),
+        **time_report(launcher, optim, len(pairs), pairs=1, tokens=2 * tokens),
     )
 
 
-def _extent(
-    given: Resolution, usual: Denoising, denoiser: Denoiser, lacking: list[str]
-) -> Resolution:
-    """What is learned, or as the policy draws where it is neither given nor taken from a pair."""
-    takes = inspect.signature(denoiser.pipeline.__call__).parameters
+def _sampled_resolution(given: Resolution, sampling: Denoising, denoiser: Denoiser) -> Resolution:
+    """Fill in what is missing with the size at which the policy samples."""
+    arguments = inspect.signature(denoiser.pipeline.__call__).parameters
     side = (denoiser.network.config.get("sample_size") or 0) * denoiser.vae_scale_factor
-    resolution = Resolution(
-        given.height or usual.height or takes["height"].default or side,
-        given.width or usual.width or takes["width"].default or side,
-        given.frames
-        or usual.frames
-        or (takes["num_frames"].default if denoiser.temporal_stride else None),
+    default_frames = arguments["num_frames"].default if denoiser.temporal_stride else None
+    return Resolution(
+        given.height or sampling.height or arguments["height"].default or side,
+        given.width or sampling.width or arguments["width"].default or side,
+        given.frames or sampling.frames or default_frames,
     )
-    if resolution != given:
-        drawn = " x ".join(
-            str(n) for n in (resolution.frames, resolution.height, resolution.width) if n
-        )
-        lacking.append(f"extent: that of the first pair is taken; tried as drawn, {drawn}")
-    if n := padding_frames(resolution.frames or 1, denoiser.temporal_stride):
-        lacking.append(
-            f"resolution.frames: {resolution.frames} are lengthened to {(resolution.frames or 1) + n} by the "
-            f"last one; this pipeline takes a multiple of {denoiser.temporal_stride} and one"
-        )
-    return resolution
 
 
-def _timesteps(plan: Schedule, wanted: Sequence[float]) -> tuple[float, ...]:
-    nearest = [float(plan.timestep[plan.nearest_steps([one])]) for one in wanted]
+def _resolution_problems(
+    wanted: Resolution, tried: Resolution, temporal_stride: int | None
+) -> list[str]:
+    problems: list[str] = []
+    if tried != wanted:
+        size = " x ".join(str(n) for n in (tried.frames, tried.height, tried.width) if n)
+        problems.append(
+            f"resolution: training takes that of the first pair; tried is the policy's own, {size}"
+        )
+    frames = tried.frames or 1
+    if n := padding_frames(frames, temporal_stride):
+        problems.append(
+            f"resolution.frames: {frames} frames are padded to {frames + n} with the last one; "
+            f"this pipeline takes k * {temporal_stride} + 1 frames"
+        )
+    return problems
+
+
+def _nearest_timesteps(schedule: Schedule, wanted: Sequence[float]) -> tuple[float, ...]:
+    nearest = [float(schedule.timestep[schedule.nearest_steps([step])]) for step in wanted]
     if len({*nearest}) < len(nearest):
-        told = ", ".join(f"{a:g} is {b:g}" for a, b in zip(wanted, nearest, strict=True))
-        raise ConfigError(f"timesteps: some are the same one of the schedule: {told}")
+        rounded = ", ".join(f"{a:g} is {b:g}" for a, b in zip(wanted, nearest, strict=True))
+        raise ConfigError(f"timesteps: several are the same one of the schedule: {rounded}")
     return tuple(nearest)
 
 
-def _try_loss(alignment: DPOModel, resolution: Resolution) -> tuple[int, ...]:
-    """Take the loss of a pair, so that latents and prompts fit; the shape of the latents."""
-    denoiser = alignment.denoiser
+def _try_loss(model: DPOModel, resolution: Resolution) -> tuple[int, ...]:
+    """Compute the loss of a pair on the meta device; returns the shape of the latents."""
+    denoiser = model.denoiser
     n = resolution.frames or 1
     frames = [n + padding_frames(n, denoiser.temporal_stride)] if denoiser.temporal_stride else []
-    pixels = torch.empty(
-        1, 3, *frames, resolution.height or 0, resolution.width or 0, device="meta"
-    )
+    size = (*frames, resolution.height or 0, resolution.width or 0)
+    pixels = torch.empty(1, 3, *size, device="meta")
     try:
         with torch.no_grad():
             latents = denoiser.encode_pixels(pixels)
-            drawn = NoiseSample(torch.tensor([0]), torch.empty_like(latents))
-            alignment.loss(latents, latents, _condition(denoiser), drawn)
+            sample = NoiseSample(torch.tensor([0]), torch.empty_like(latents))
+            model.loss(latents, latents, _empty_condition(denoiser), sample)
     except (ValueError, RuntimeError, IndexError) as error:
         raise ConfigError(f"latents or prompts do not fit the network: {error}") from error
     return tuple(latents.shape[1:])
 
 
-def _condition(denoiser: Denoiser) -> dict[str, Tensor]:
-    """What the network is told of a prompt, in the sizes of its configuration."""
+def _empty_condition(denoiser: Denoiser) -> dict[str, Tensor]:
+    """Prompt embeddings without data, in the sizes of the network's configuration."""
     config = denoiser.network.config
     widths = ("cross_attention_dim", "joint_attention_dim", "text_dim")
-    width = next(config[one] for one in widths if config.get(one))
-    seen: dict[str, tuple[int, ...]] = {
+    width = next(config[name] for name in widths if config.get(name))
+    shapes: dict[str, tuple[int, ...]] = {
         "encoder_hidden_states": (denoiser.prompt_tokens or 77, width)
     }
     if config.get("pooled_projection_dim"):
-        seen["pooled_projections"] = (config["pooled_projection_dim"],)
+        shapes["pooled_projections"] = (config["pooled_projection_dim"],)
     if config.get("addition_embed_type") == "text_time":
         sizes = 6 * config["addition_time_embed_dim"]
-        seen["text_embeds"] = (config["projection_class_embeddings_input_dim"] - sizes,)
-    return {name: torch.empty(1, *shape, device="meta") for name, shape in seen.items()}
+        shapes["text_embeds"] = (config["projection_class_embeddings_input_dim"] - sizes,)
+    return {name: torch.empty(1, *shape, device="meta") for name, shape in shapes.items()}
 
 
-def _tokens(latent: Sequence[int], patch: int | Sequence[int] | None) -> int:
-    """Of a sample; 0 where the network is no transformer."""
+def _n_tokens(latent: Sequence[int], patch: int | Sequence[int] | None) -> int:
+    """Tokens of a sample; 0 where the network is no transformer."""
     if patch is None:
         return 0
     sides = [patch] * (len(latent) - 1) if isinstance(patch, int) else patch

@@ -278,7 +278,7 @@ def test_a_model_that_speaks_with_its_embedding(tmp_path, out):
     del state["lm_head.weight"]
     source = twins.save_original(tmp_path / "tied", state, tie_word_embeddings=True)
     told = convert(source, out)
-    assert told.notes == ("no lm_head.weight: it speaks with its embedding",)
+    assert told.notes == ("no lm_head.weight: the output layer is tied to the embedding",)
     assert not [name for name in told.names.values() if "lm_head" in name]
     assert not differs(model, out)
     edit(source, tie_word_embeddings=...)
@@ -740,7 +740,7 @@ def test_the_released_7b_becomes_what_was_published_in_the_new_layout(tmp_path):
 
 def test_a_newline_of_clips_that_is_not_carried_over_is_said(source):
     edit(source, mm_newline_position="grid")
-    assert plan(source).notes == ("a clip ends in one newline, not in 'grid' as config.json says",)
+    assert plan(source).notes == ("a video ends in one newline, not in 'grid' as config.json says",)
 
 
 def test_a_folder_where_nothing_was_finished_is_taken(source, out, model):

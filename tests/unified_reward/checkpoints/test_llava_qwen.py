@@ -28,7 +28,7 @@ from unified_reward import open_judge
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.checkpoints import llava_qwen, shards
 from unified_reward.checkpoints.llava_qwen import convert, hub_name, plan
-from unified_reward.cli import convert as command
+from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.requests import Request
 
@@ -757,7 +757,7 @@ def test_a_generation_config_is_carried_over(source, out):
 
 
 def run(*arguments, code=0):
-    result = CliRunner().invoke(command.app, ["llava-qwen", *map(str, arguments)])
+    result = CliRunner().invoke(app, ["convert", "llava-qwen", *map(str, arguments)])
     assert result.exit_code == code, result.output
     return result
 
@@ -784,8 +784,8 @@ def test_the_command_ends_with_what_is_wrong(source, out):
 
 
 def test_the_family_is_kept_beside_a_converted_judge_and_an_unknown_one_refused(source, out):
-    arguments = ["llava-qwen", str(source), str(out), "--family", "compact"]
-    assert CliRunner().invoke(command.app, arguments).exit_code == 0
+    arguments = ["convert", "llava-qwen", str(source), str(out), "--family", "compact"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
     assert open_judge(out).family == "compact"
-    result = CliRunner().invoke(command.app, [*arguments[:-1], "loud"])
+    result = CliRunner().invoke(app, [*arguments[:-1], "loud"])
     assert "no family 'loud'; there are aspects" in str(result.exception)

@@ -116,7 +116,7 @@ def test_a_side_that_is_given_stays(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("extent", "shown", "told"),
+    ("resolution", "shown", "told"),
     [
         (Resolution(height=10), picture(RED), "not 10 and 8"),
         (Resolution(width=6), picture(RED), "not 8 and 6"),

@@ -126,11 +126,11 @@ class Preferred:
 
     @property
     def consistent(self) -> bool | None:
-        """Whether every order named the same winner; None when one order was asked."""
+        """True if every order named the same winner; None when one order was asked."""
         return len({one.winner for one in self.orders}) == 1 if self.orders else None
 
     def mirrored(self) -> Preferred:
-        """The same verdict with the two candidates exchanged."""
+        """Return the verdict with the two candidates exchanged."""
         return replace(
             self,
             p_first=self.p_second,
@@ -154,7 +154,12 @@ class Failed:
 
     error: str
     cause: UnifiedRewardError | None = field(default=None, compare=False, repr=False)
-    """The error itself where there was one; the verbs for a single question raise it."""
+    """The error itself if there was one; the verbs for a single question raise it."""
+
+    @classmethod
+    def from_error(cls, error: UnifiedRewardError) -> Failed:
+        """The failure that an error is, without its traceback, which holds decoded media."""
+        return cls(str(error), error.with_traceback(None))
 
 
 Verdict = Scored | Preferred | Unparsed | Failed

@@ -31,7 +31,7 @@ class Toy(BaseJudge):
     def __init__(self, value, lean=0.0):
         self.value, self.lean = value, lean
 
-    def ask(self, samples, *, orders=2):
+    def ask(self, samples, *, orders=2, on_progress=None):
         return [self._verdict(one, orders) for one in samples]
 
     def _verdict(self, sample, orders):
@@ -116,7 +116,7 @@ class Recorder(Toy):
         super().__init__(lambda _: 50.0)
         self.calls = []
 
-    def ask(self, samples, *, orders=2):
+    def ask(self, samples, *, orders=2, on_progress=None):
         self.calls.append([*samples])
         return super().ask(samples, orders=orders)
 

@@ -178,6 +178,11 @@ def test_a_certain_and_wrong_judge_has_a_finite_loss():
         Example.of(pair, Target(winner="second")),
         Example.of(single, Target(score=1.0, scale=UNIT)),
     ]
-    fitted = fit_calibration(GenerativeJudge(Certain(), Card("compact")), examples)
+    judge = GenerativeJudge(Certain(), Card("compact"))
+    fitted = fit_calibration(judge, examples)
     assert 0.05 <= fitted.compare <= 20
     assert 0.05 <= fitted.score <= 20
+    assert fit_calibration(judge, examples[:1]) == Calibration(fitted.compare, 1.0)
+    assert fit_calibration(judge, examples[1:]) == Calibration(1.0, fitted.score)
+    with pytest.raises(DataError, match="no examples to calibrate on"):
+        fit_calibration(judge, [])

@@ -52,11 +52,13 @@ class Named(BaseJudge):
         self.orders = set()
         self.stop_after = stop_after
 
-    def ask(self, samples, *, orders=2):
+    def ask(self, samples, *, orders=2, on_progress=None):
         if len(self.samples) >= self.stop_after:
             raise KeyboardInterrupt
         self.samples += samples
         self.orders.add(orders)
+        if on_progress:
+            on_progress(len(samples))
         return [FIRST if each.candidates[0].source.endswith("a") else SECOND for each in samples]
 
 
@@ -95,7 +97,9 @@ def test_a_run_that_was_killed_asks_only_what_is_missing_and_ends_the_same(tmp_p
     with file.open("ab") as out:
         out.write(b'{"id": "item 19')  # torn
     rest = Named()
-    again = run_benchmark(toys(200), rest, out=tmp_path / "cut")
+    steps = []
+    again = run_benchmark(toys(200), rest, out=tmp_path / "cut", on_progress=steps.append)
+    assert steps == [64, 64, 64, 8]
     assert again.report == whole.report
     assert len(rest.samples) == 200 - 128
     assert file.read_bytes() == (tmp_path / "whole" / "verdicts.jsonl").read_bytes()
@@ -132,7 +136,7 @@ def test_items_are_read_as_they_are_asked_and_no_pixels_are_kept():
     class Guess(BaseJudge):
         name, family = "guess", "toy"
 
-        def ask(self, samples, *, orders=2):
+        def ask(self, samples, *, orders=2, on_progress=None):
             return [FIRST if each.candidates[0].layout else Failed("no media") for each in samples]
 
     result = run_benchmark(toy(examples()), Guess(), orders=1)
@@ -145,7 +149,7 @@ def test_items_are_read_as_they_are_asked_and_no_pixels_are_kept():
 
 def test_the_worst_items_are_those_furthest_from_their_labels_first_ones_first():
     class Wrong(Named):
-        def ask(self, samples, *, orders=2):
+        def ask(self, samples, *, orders=2, on_progress=None):
             shares = [int(each.id.removeprefix("item ")) % 10 / 10 for each in samples]
             return [Preferred(share, 0, 1 - share) for share in shares]
 
@@ -182,7 +186,7 @@ def test_equally_many_votes_are_a_tie_and_unreadable_ones_stay_so():
 
 def test_votes_ask_both_orders_and_differ_by_item_and_seed():
     class Split(Named):
-        def ask(self, samples, *, orders=2):
+        def ask(self, samples, *, orders=2, on_progress=None):
             super().ask(samples, orders=orders)
             return [Preferred(0.5, 0, 0.5, orders=(FIRST, SECOND)) for _ in samples]
 

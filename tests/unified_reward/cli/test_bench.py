@@ -61,7 +61,7 @@ def test_broken_rows_are_told_by_the_exit_code_and_counted(folder):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--on", "nothing"), ConfigError, "no benchmark 'nothing'; there are microworld"),
+        (("--on", "nothing"), ConfigError, "no benchmark 'nothing'; there are fetv"),
         (("--on", "fetv"), ConfigError, "say where the files of fetv lie"),
         (("--on", "fetv", "--data", "./gone"), ConfigError, "no folder"),
         (("--on", "fetv", "--data", "."), DataError, "human_ratings_all.jsonl"),
@@ -94,4 +94,4 @@ def test_an_audit_of_nothing_says_so(tmp_path):
     file.write_text("{}\n", "utf-8")
     result = invoked("audit", "--data", file, "--judge", "scripted:first")
     assert isinstance(result.exception, DataError)
-    assert "holds no item" in str(result.exception)
+    assert "has no usable item" in str(result.exception)

@@ -21,7 +21,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import Strategy
+from unified_reward.pairs.strategies import Strategy
 from unified_reward.train.dpo import align
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO

@@ -61,7 +61,7 @@ def independent_logprobs(model, request, head=""):
     chat = model.chat
     found = []
     for choice in request.choices:
-        ids = [*chat.tokens(head + choice), chat.end]
+        ids = [*chat.tokens(head + choice), chat.eos_id]
         skipped = len(chat.tokens(head)) if head else 0
         inputs = chat.batch([request], [ids])
         with torch.no_grad():

@@ -1,12 +1,14 @@
 """An audit finds what was put into a judge, and nothing in one that knows the truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from unified_reward.bench.audit import PERTURBATIONS, audit
 from unified_reward.bench.page import write_audit_page
 from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
+from unified_reward.core.samples import Example, Image, Pair, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.judges.generative import merge_orders
 from unified_reward.judges.registry import open_reference
@@ -174,14 +176,26 @@ def test_what_cannot_be_read_is_counted_and_gives_no_figure():
 
 def test_a_missing_picture_fails_alone(tmp_path):
     gone = ANSWERS[0]
-    sample = gone.sample.__class__(
-        gone.task, "what?", ("a", "b"), (Image(tmp_path / "gone.png"),), id="gone"
-    )
-    broken = gone.__class__.of(sample, gone.target)
+    sample = Sample(gone.task, "what?", ("a", "b"), (Image(tmp_path / "gone.png"),), id="gone")
+    broken = Example.of(sample, gone.target)
     report = audit(open_reference("scripted:first"), [broken, *ANSWERS[:3]]).report
-    once = 1 + 2 + 2 + 2 + 3  # compared, scored, held against repetitions, these scored, a triple
+    once = 1 + 2 + 2 + 2 + 3  # compared, scored, against repetitions, these scored, a triple
     assert once <= report["n_failed"] < report["n_questions"]
     assert report["metrics"]["unreadable"]["value"] == pytest.approx(1 / 4)
+
+
+def test_every_candidate_of_an_example_is_scored_and_a_made_pair_compared():
+    """Four answers without a label, of which the longest and the shortest are a pair, and one."""
+    context = ANSWERS[0].context
+    answers = ("a", "a b", "a b c", "a b c d")
+    four = Example(Task.IMAGE_UNDERSTANDING, "what?", answers, context, id="four")
+    report = audit(Toy(words), [four]).report
+    assert report["metrics"]["distinct_scores"]["value"] == 4
+    assert "ties" not in report["metrics"]
+    paired = replace(four, pair=Pair(3, 0))
+    metrics = audit(Toy(words), [paired]).report["metrics"]
+    assert metrics["longer_preferred"]["n"] == metrics["right_where_longer_is_better"]["n"] == 1
+    assert metrics["right_where_longer_is_better"]["value"] == 1
 
 
 def test_the_page_shows_every_change_and_the_comparisons_that_turn(tmp_path):

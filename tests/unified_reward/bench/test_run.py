@@ -180,6 +180,12 @@ def test_a_folder_without_items_is_an_error_that_names_the_first_broken_row():
         run_benchmark(broken, Named())
 
 
+def test_a_row_with_other_than_one_or_two_candidates_is_broken():
+    many = replace(example(7), candidates=(Image("a"), Image("b"), Image("c")), id="many")
+    result = run_benchmark(toy([example(0), many, replace(many, candidates=(), id="x")]), Named())
+    assert (result.report["n"], result.report["n_broken_rows"]) == (1, 2)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Folders of the microworld's benchmark by judge."""

@@ -127,9 +127,9 @@ def test_candidates_that_make_no_question_are_refused_before_anything_is_asked(v
     [{"videos": ["a", "b"]}, {"answers": ["a", "b"], "image": "c"}],
 )
 def test_a_source_beside_anything_but_pictures_is_refused_and_not_ignored(given_):
-    with pytest.raises(ConfigError, match="goes with pictures"):
+    with pytest.raises(ConfigError, match="goes with images"):
         always(FIRST).compare("p", source="s.png", **given_)
-    with pytest.raises(ConfigError, match="goes with pictures"):
+    with pytest.raises(ConfigError, match="goes with images"):
         always(FIRST).score("p", answer="a", image="c", source="s.png")
 
 

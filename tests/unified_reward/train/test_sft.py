@@ -38,7 +38,7 @@ def test_the_loss_sees_the_answer_and_its_end_and_nothing_else(folder):
     turns = ColourTurns()
     batch = ChatCollator(chat, turns)([{"row": i} for i in range(4)])
     for i, labels in enumerate(batch["labels"]):
-        answer = [*chat.tokens(turns[i].answer), chat.end]
+        answer = [*chat.tokens(turns[i].answer), chat.eos_id]
         assert labels[labels != IGNORED].tolist() == answer
         assert labels[-len(answer) :].tolist() == answer
         assert batch["input_ids"][i, -len(answer) :].tolist() == answer

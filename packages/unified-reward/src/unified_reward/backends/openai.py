@@ -93,7 +93,7 @@ class OpenAIModel:
         self._url = _checked_url(url)
         self._key = _checked_key(os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key)
         self._votes = votes
-        self._options = options or OpenAIOptions()
+        self.options = options or OpenAIOptions()
         self._model = model
         self._asks_logprobs = True
         self.name = self._url if model is None else f"{model} at {self._url}"
@@ -129,7 +129,7 @@ class OpenAIModel:
                 raise
 
     async def _generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
-        slots = asyncio.Semaphore(self._options.max_concurrency)
+        slots = asyncio.Semaphore(self.options.max_concurrency)
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -241,15 +241,15 @@ class OpenAIModel:
     ) -> httpx.Response:
         """The response to one request, after retries; a refusal is a response too."""
         content = None if body is None else json.dumps(body)
-        tries = self._options.retries + 1
+        tries = self.options.retries + 1
         trouble = said = ""
         for attempt in range(tries):
             asked = ""
             try:
-                async with asyncio.timeout(self._options.timeout_s):
+                async with asyncio.timeout(self.options.timeout_s):
                     response = await client.request(method, self._url + path, content=content)
             except TimeoutError:
-                trouble, said = f"did not answer within {self._options.timeout_s:g} s", ""
+                trouble, said = f"did not answer within {self.options.timeout_s:g} s", ""
             except httpx.TransportError as error:
                 trouble, said = (
                     f"lost or refused the connection ({type(error).__name__})",
@@ -263,7 +263,7 @@ class OpenAIModel:
                 trouble, said = _refusal(response)
                 asked = response.headers.get("Retry-After", "")
             if attempt < tries - 1:
-                await asyncio.sleep(wait_s(self._options, attempt, index=index, retry_after=asked))
+                await asyncio.sleep(wait_s(self.options, attempt, index=index, retry_after=asked))
         raise self._fault(f"{trouble}, tried {tries} time{'s' * (tries > 1)}", said)
 
     def _fault(self, trouble: str, said: str = "") -> ServerError:

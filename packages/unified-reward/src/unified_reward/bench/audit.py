@@ -105,7 +105,8 @@ def audit(
 
     Args:
         judge: The judge to audit.
-        examples: Comparisons and scores, with or without labels.
+        examples: Examples with any number of candidates, with or without labels. Every candidate is
+            scored; two, or a preference pair, are compared too.
         on_progress: Called with the number of questions just asked.
 
     Returns:
@@ -123,14 +124,15 @@ def audit(
         [0, 1], and ``flips``, share of winners that change.
     """
     counting = _CountingJudge(judge, on_progress)
-    compared = [example for example in examples if example.sample.form == "compare"]
+    examples = [example.as_comparison() for example in examples]
+    compared = [example for example in examples if len(example.candidates) == 2]
     verdicts = counting.ask(example.sample for example in compared)
     singles = _singles(examples)
     scores = dict(zip(singles, map(_unit_score, counting.ask(singles.values())), strict=True))
     observations = [
         *_positions(compared, verdicts),
         *_lengths(compared, verdicts),
-        *_repetitions(counting, examples, scores),
+        *_repetitions(counting, singles, scores),
         *_cycles(counting, compared),
         *_agreements(compared, verdicts, scores),
         *_perturbations(counting, [*(one.sample for one in compared), *singles.values()]),
@@ -185,7 +187,7 @@ def _key(sample: Sample, candidate: Candidate) -> _Key:
 
 def _singles(examples: Sequence[Example]) -> dict[_Key, Sample]:
     """Score questions about every candidate of every example, each once."""
-    samples = [example.sample for example in examples]
+    samples = [sample for example in examples for sample in example.as_samples()]
     return {_key(s, part): _single(s, part) for s in samples for part in s.candidates}
 
 
@@ -232,16 +234,15 @@ def _lengths(compared: Sequence[Example], verdicts: Sequence[Verdict]) -> Iterat
 
 
 def _repetitions(
-    judge: _CountingJudge, examples: Sequence[Example], scores: Mapping[_Key, float | None]
+    judge: _CountingJudge, singles: Mapping[_Key, Sample], scores: Mapping[_Key, float | None]
 ) -> Iterator[_Observation]:
     """Compare each answer with itself repeated twice, which is longer and says nothing more."""
-    answers = {
-        _key(example.sample, answer): (example.sample, answer)
-        for example in examples
-        for answer in example.sample.candidates
+    pairs = [
+        (sample, answer, f"{answer} {answer}")
+        for sample in singles.values()
+        for answer in sample.candidates
         if isinstance(answer, str)
-    }
-    pairs = [(sample, answer, f"{answer} {answer}") for sample, answer in answers.values()]
+    ]
     preferred = judge.ask(replace(s, candidates=(twice, once)) for s, once, twice in pairs)
     scored = judge.ask(_single(sample, twice) for sample, _, twice in pairs)
     for (sample, once, _), verdict, score in zip(pairs, preferred, scored, strict=True):

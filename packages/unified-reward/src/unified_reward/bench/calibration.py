@@ -137,7 +137,7 @@ def fit_calibration(judge: CardedJudge, examples: Sequence[Example]) -> Calibrat
 
         def predict(temperature: float) -> Predictions:
             calibration = Calibration(temperature, temperature)
-            verdicts = judge.read(samples, replies, calibration)  # noqa: B023
+            verdicts = judge.decode(samples, replies, calibration)  # noqa: B023
             return collect_predictions(of_form, verdicts)  # noqa: B023
 
         def loss(log_temperature: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -149,7 +149,10 @@ def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:
             broken.append(f"row {row.line}: {row.content.error}")
         elif row.id in seen:
             broken.append(f"row {row.line}: duplicate id {row.id!r}, already in another file")
-        elif isinstance(row.content, Example):
+        elif len(row.content.candidates) not in (1, 2):
+            n = len(row.content.candidates)
+            broken.append(f"row {row.line}: a benchmark item has 1 or 2 candidates, not {n}")
+        else:
             seen.add(row.id)
             yield row.content
 
@@ -170,7 +173,7 @@ def _judge_chunks(
         check_run_config(file, config)
         journal = Journal(file)
         if file.exists():
-            verdicts |= {row["id"]: read_verdict(row) for row in read_verdict_rows(file)}
+            verdicts |= {row["id"]: _written_verdict(row) for row in read_verdict_rows(file)}
     while chunk := list(islice(examples, _CHUNK)):
         todo = [example for example in chunk if example.id not in verdicts]
         answers = _ask(benchmark, judge, todo, options)
@@ -240,10 +243,9 @@ def majority_vote(verdict: Verdict, votes: int, seed: int) -> Verdict:
 
 def _without_pixels(example: Example) -> Example:
     """Copy of an example whose media in memory are empty; paths are kept."""
-    sample = example.sample
-    candidates = tuple(map(_empty_in_memory, sample.candidates))
-    context: Any = tuple(map(_empty_in_memory, sample.context))
-    return replace(example, sample=replace(sample, candidates=candidates, context=context))
+    candidates = tuple(map(_empty_in_memory, example.candidates))
+    context: Any = tuple(map(_empty_in_memory, example.context))
+    return replace(example, candidates=candidates, context=context)
 
 
 def _empty_in_memory(part: Candidate) -> Candidate:
@@ -284,15 +286,22 @@ def _rows(metrics: Metrics) -> dict[str, Any]:
 
 
 def _row(item: JudgedItem, judge: BaseJudge) -> dict[str, Any]:
-    """Verdict row with the label, group and cluster of the item."""
+    """Verdict row with the label, group and cluster of the item, and the kind of a tie."""
     row = verdict_row(item.example.id, item.verdict, judge=judge.name, family=judge.family)
-    target = item.target
+    target, verdict = item.target, item.verdict
     return row | {
+        "tie_kind": verdict.tie_kind if isinstance(verdict, Preferred) else "",
         "benchmark": {
             "group": item.group,
             "cluster": item.cluster,
             "winner": target.winner,
             "score": target.score,
             "aspects": dict(target.aspects),
-        }
+        },
     }
+
+
+def _written_verdict(row: Mapping[str, Any]) -> Verdict:
+    """Verdict that `_row` wrote."""
+    verdict = read_verdict(row)
+    return replace(verdict, tie_kind=row["tie_kind"]) if isinstance(verdict, Preferred) else verdict

@@ -35,9 +35,9 @@ def run_bulk(
     journal = Journal(out)
     check_run_config(out, config)
     statuses: Counter[str] = Counter()
-    chunks = bulk.run(
-        work, read_examples(source), journal, size=size, engine=engine, workers=workers
-    )
+    # Strict, so that a misspelt key, such as of criteria, changes no question unnoticed.
+    rows = read_examples(source, strict=True)
+    chunks = bulk.run(work, rows, journal, size=size, engine=engine, workers=workers)
     with bar(out.name, n_rows) as advance:
         for chunk in chunks:
             advance(len(chunk.ids))

@@ -24,7 +24,7 @@ from unified_reward.core.samples import Example, FrameRule, Target
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored
 from unified_reward.data.example_file import ExampleFile
 from unified_reward.judges.card import Card, Head, build_published, build_request
-from unified_reward.judges.scalar import UNIT, alone
+from unified_reward.judges.scalar import UNIT
 from unified_reward.train.optim import OptimConfig
 from unified_reward.train.scalar import ScalarConfig, ScalarExample, fit_scalar
 from unified_reward.train.sft import ChatExample, RankingExample, fit
@@ -116,7 +116,7 @@ class JudgeTurns:
         template = prompts.template(self._card.family, sample.task, sample.form)
         verdict = target_verdict(record, template)
         if isinstance(verdict, Preferred) and self._is_ranked(index):
-            one, two = (build_request(each, self._card, {}) for each in alone(sample))
+            one, two = (build_request(each, self._card, {}) for each in sample.split())
             return RankingExample(one, two, _OUTCOMES[verdict.winner])
         answer = template.answer(verdict, rationale=record.target.rationale)
         request = build_request(sample, self._card, {})
@@ -168,7 +168,7 @@ class JudgeLabels:
         if label is None and not any(share is not None for share in aspects):
             wanted = "score" if sample.form == "score" else "winner"
             raise DataError(f"record {sample.id!r} has no {wanted} to learn from")
-        asked = tuple(build_request(one, self._card, {}) for one in alone(sample))
+        asked = tuple(build_request(one, self._card, {}) for one in sample.split())
         return ScalarExample(asked, label, aspects)
 
 

@@ -30,7 +30,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from unified_reward.backends.hf_vlm import base_of
+from unified_reward.checkpoints.adapters import adapter_base
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.extensions import checkpoint_path
 
@@ -78,7 +78,7 @@ def read_architecture(base: str) -> Architecture:
         ModelError: The folder lacks a configuration or a processor.
     """
     folder = checkpoint_path(base)
-    if (merged := base_of(folder)) is not None:
+    if (merged := adapter_base(folder)) is not None:
         return read_architecture(str(merged))
     if folder.is_dir():
         try:

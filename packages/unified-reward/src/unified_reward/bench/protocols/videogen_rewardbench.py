@@ -18,7 +18,9 @@ from unified_reward.bench.protocols.official import official_files
 from unified_reward.core.verdicts import WIN_SHARES, Preferred, Verdict, Winner
 
 
-_WINNERS = {share: cast("Winner", winner) for winner, share in WIN_SHARES.items()}
+_WINNERS: dict[float, Winner] = {
+    share: cast("Winner", winner) for winner, share in WIN_SHARES.items()
+}
 _TIES = {
     "pair_accuracy": TieRules("skip", "wrong"),
     "calibrated_accuracy": TieRules("keep", "calibrated"),

@@ -85,7 +85,9 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
             told = f"{len(item.annotators)} annotators of item {name!r}, where {due} are due"
             yield failed(item.line, told)
         else:
-            yield Row(item.line, name, Example.of(item.sample, _target(item, source)))
+            raters = len(item.annotators)
+            content = Example.of(item.sample, _target(item, source), raters=raters)
+            yield Row(item.line, name, content)
 
 
 def agreement(rows: Iterable[Raw], source: Source, *, aspect: str = "") -> Agreement:

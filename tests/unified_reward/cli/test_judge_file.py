@@ -196,7 +196,7 @@ def test_verdicts_of_another_judge_or_manner_are_not_mixed_into_a_file(cli, many
     for other in (["--judge", "scripted:tie"], ["--judge", "scripted:first", "--orders", "1"]):
         code, _, err = cli("judge", many, out, *other)
         assert code == 2
-        assert "was begun otherwise" in err
+        assert "was started with different settings" in err
     out.with_name("out.jsonl.config.json").unlink()
     out.write_bytes(before[: before.index(b"\n") + 1])
     code, _, err = cli("judge", many, out, "--judge", "scripted:tie")

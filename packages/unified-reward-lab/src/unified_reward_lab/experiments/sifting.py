@@ -106,7 +106,7 @@ class Read(BaseJudge):
                     replies = [self._drawn(sample, i, one) for i, one in enumerate(replies)]
             heard.append(replies)
         soft = self._judge.card.calibration if self.how == "soft" else None
-        return self._judge.read(samples, heard, soft or Calibration())
+        return self._judge.decode(samples, heard, soft or Calibration())
 
     def _drawn(self, sample: Sample, order: int, reply: Answer | Failed) -> Answer | Failed:
         if isinstance(reply, Failed) or reply.choice_logprobs is None:

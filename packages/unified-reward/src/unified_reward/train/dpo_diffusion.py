@@ -62,7 +62,7 @@ class DiffusionDPO:
     sft: float = 0.0
     """Weight of the plain denoising loss of the chosen samples, >= 0."""
     weighting: Literal["constant", "noise"] = "constant"
-    """Weighting of timesteps: none, or that which turns every prediction's error into the noise's."""
+    """Weighting of timesteps: none, or the one that turns any error into that of the noise."""
     timesteps: tuple[float, ...] = ()
     """Timesteps that are trained, such as the four of SDXL-Turbo; empty for all."""
     resolution: Resolution = field(default_factory=Resolution)
@@ -190,9 +190,7 @@ class DPOModel:
         (won, lost), (ref_won, ref_lost) = error.chunk(2), ref.chunk(2)
         is_even = self.config.weighting == "constant"
         weight = (
-            1.0
-            if is_even
-            else epsilon_error_weight(schedule.prediction_type, alpha[: len(chosen)])
+            1.0 if is_even else epsilon_error_weight(schedule.prediction_type, alpha[: len(chosen)])
         )
         terms = diffusion_dpo(
             won,
@@ -371,9 +369,7 @@ def _backward(
         nth = (step * optim.accumulate + part) * accelerator.num_processes
         first = (nth + accelerator.process_index) * batch
         numbers = range(first, first + batch)
-        chosen, rejected, condition = pairs.batch(
-            sampler.pair_indices(numbers), accelerator.device
-        )
+        chosen, rejected, condition = pairs.batch(sampler.pair_indices(numbers), accelerator.device)
         sample = sampler.sample(numbers, chosen.shape[1:])
         is_last = part == optim.accumulate - 1
         with nullcontext() if is_last else accelerator.no_sync(network), accelerator.autocast():

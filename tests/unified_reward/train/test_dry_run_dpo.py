@@ -166,7 +166,7 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
         ({"launch": "zero9"}, "neither a file nor a shipped launcher"),
         (
             {"policy": "some/pipeline"},
-            "the architecture of some/pipeline is not .*: Wan2.1.*, sdxl-turbo",
+            "the architecture of some/pipeline .*: Wan2.1.*, sdxl-turbo",
         ),
     ],
 )

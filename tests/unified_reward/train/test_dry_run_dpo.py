@@ -59,7 +59,9 @@ def stored(tmp_path):
 
     def store(kind):
         folder = aligned.source(kind, tmp_path)
-        for file in folder.rglob("*.safetensors"):
+        weights = [*folder.rglob("*.safetensors")]
+        assert weights
+        for file in weights:
             file.unlink()
         return folder / "policy", folder / "pairs.jsonl"
 

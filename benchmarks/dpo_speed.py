@@ -126,7 +126,7 @@ class Way:
         self.alignment = DPOModel(self.denoiser, DiffusionDPO(optim))
         self.alignment.reference = reference
         self.optimiser = torch.optim.AdamW([*self.alignment.trained.values()], lr=1e-5)
-        self.draws = NoiseSampler(PAIRS, torch.arange(1000), 0)
+        self.sampler = NoiseSampler(PAIRS, torch.arange(1000), 0)
 
     def batch(self, rows):
         """Latents and conditions: read, or made anew."""
@@ -154,8 +154,8 @@ class Way:
     def step(self, number):
         """Train once; the loss."""
         numbers = range(number * BATCH, (number + 1) * BATCH)
-        chosen, rejected, condition = self.batch(self.draws.pair_indices(numbers))
-        sample = self.draws(numbers, chosen.shape[1:])
+        chosen, rejected, condition = self.batch(self.sampler.pair_indices(numbers))
+        sample = self.sampler.sample(numbers, chosen.shape[1:])
         loss = self.alignment.loss(chosen, rejected, condition, sample)["loss"]
         loss.backward()
         self.optimiser.step()

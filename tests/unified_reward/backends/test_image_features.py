@@ -100,9 +100,9 @@ def test_each_picture_is_encoded_once_however_often_it_is_asked_about(model, thr
 
 def test_llava_sees_a_picture_once_alone_and_once_in_company(checkpoints, three):
     model = load_vlm(checkpoints["llava_onevision"], device="cpu")
-    see = ImageEncoder(model.model, model.chat.processor.image_processor).see
+    encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
     a, b, _ = three
-    ((alone,), (beside, _), (again, _), (last,)) = see([[a], [a, b], [a, a], [a]])
+    ((alone,), (beside, _), (again, _), (last,)) = encode([[a], [a, b], [a, a], [a]])
     assert len(alone.tokens) > len(beside.tokens)
     assert alone.tokens is last.tokens
     assert beside.tokens is again.tokens
@@ -111,16 +111,16 @@ def test_llava_sees_a_picture_once_alone_and_once_in_company(checkpoints, three)
 
 
 def test_features_take_no_more_memory_than_they_say(model):
-    see = ImageEncoder(model.model, model.chat.processor.image_processor).see
-    for (one,) in see([[picture(i)] for i in range(3)]):
-        kept = sum(each.untyped_storage().nbytes() for each in (one.tokens, *one.deep))
+    encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
+    for (one,) in encode([[picture(i)] for i in range(3)]):
+        kept = sum(each.untyped_storage().nbytes() for each in (one.tokens, *one.deepstack))
         assert kept == one.n_bytes
 
 
 def test_features_are_dropped_with_their_picture(model):
-    see = ImageEncoder(model.model, model.chat.processor.image_processor).see
+    encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
     shown = picture(0)
-    tokens = weakref.ref(see([[shown]])[0][0].tokens)
+    tokens = weakref.ref(encode([[shown]])[0][0].tokens)
     gc.collect()
     assert tokens() is not None
     del shown

@@ -35,7 +35,7 @@ def _questions(tmp_path, monkeypatch):
         lines = [f"Is it {i}?" + (' "[[prompt]]"' if i < 3 else " ") for i in range(N[card.name])]
         text = "\n".join(lines)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        task = packs.published()[name].task
+        task = packs.published_prompts()[name].task
         row = {"name": name, "task": task, "form": "score", "text": text, "sha256": digest}
         rows.append(row)
     monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path))

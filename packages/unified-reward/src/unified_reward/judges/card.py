@@ -71,7 +71,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Card:
-    """How a checkpoint is prompted and calibrated: content of its ``unified_reward.json``."""
+    """Prompts, media limits and calibration of a checkpoint: its ``unified_reward.json``."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 

@@ -89,7 +89,7 @@ def _vlm(config: PolicyDPO, training: VLMDPO, launcher: LaunchConfig) -> DryRun:
     model = build_meta_model(architecture.config)
     name, parameters = type(model).__name__, model.num_parameters()
     check_lora_targets(model, optim)
-    wrapped = launcher.wrapped(model)
+    wrapped = launcher.fsdp_layers(model)
     reasons: list[str] = []
     pairs = _pairs(config.pairs, VLMPolicy.tasks, reasons)
     answers = (

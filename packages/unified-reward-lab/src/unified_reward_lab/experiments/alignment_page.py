@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unified_reward_lab.experiments.alignment import VOTED
-from unified_reward_lab.experiments.page import table, told
+from unified_reward_lab.experiments.page import png, table, with_interval
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -22,15 +21,19 @@ def page(report: Mapping[str, Any]) -> str:
             [
                 task,
                 ", ".join(map(str, one["pairs"])),
-                told(old["oracle"]),
-                told(new["oracle"]),
-                f"**{told(one['gain'])}**",
+                with_interval(old["oracle"]),
+                with_interval(new["oracle"]),
+                f"**{with_interval(one['gain'])}**",
                 _signed(one["by_seed"]),
                 _share(one["gap_closed"]),
-                *(told(side[name]) for name in ("readable", "judge_reward") for side in (old, new)),
+                *(
+                    with_interval(side[name])
+                    for name in ("readable", "judge_reward")
+                    for side in (old, new)
+                ),
             ]
         )
-        split.append([task, *(told(figure) for figure in one["parts"].values())])
+        split.append([task, *(with_interval(figure) for figure in one["parts"].values())])
     lines = [
         "## Aligned by the judge, examined by the oracle",
         "",
@@ -63,11 +66,11 @@ def _contrasts(report: Mapping[str, Any]) -> list[str]:
             figures = [
                 [
                     name,
-                    told(one["gain"]),
+                    with_interval(one["gain"]),
                     _signed(one["by_seed"]),
-                    told(one["behind_best"]),
-                    told(one["readable"]),
-                    told(one["judge_reward"]),
+                    with_interval(one["behind_best"]),
+                    with_interval(one["readable"]),
+                    with_interval(one["judge_reward"]),
                 ]
                 for name, one in groups.items()
             ]
@@ -83,12 +86,12 @@ def _voted(tasks: Mapping[str, Any]) -> list[str]:
         [
             task,
             name,
-            told(one["gain"]),
+            with_interval(one["gain"]),
             _signed(one["by_seed"]),
             _share(one["gap_closed"]),
-            told(one["behind_best"]),
-            told(one["readable"]),
-            told(one["judge_reward"]),
+            with_interval(one["behind_best"]),
+            with_interval(one["readable"]),
+            with_interval(one["judge_reward"]),
         ]
         for task, groups in tasks.items()
         for name, one in groups.items()
@@ -110,7 +113,7 @@ def _signed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:+.3f}" for value in values)
 
 
-def draw(report: Mapping[str, Any]) -> bytes:
+def plot(report: Mapping[str, Any]) -> bytes:
     """Oracle and judge before and after as a PNG image, a panel a task."""
     from matplotlib.figure import Figure
 
@@ -129,6 +132,4 @@ def draw(report: Mapping[str, Any]) -> bytes:
         axes.set_xticks([0, 1], ["before", "after"])
     panels[0].set_ylabel("worth, reward")
     panels[-1].legend(loc="lower right")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    return image.getvalue()
+    return png(figure)

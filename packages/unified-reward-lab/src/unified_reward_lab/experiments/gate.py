@@ -19,6 +19,7 @@ from unified_reward.bench.calibration import (
     collect_predictions,
     reliability,
 )
+from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Unparsed, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge
@@ -70,7 +71,7 @@ def run(config: GateStudy, progress: Callable[[int], None] = lambda _: None) -> 
         after. By judge and form: the bins of a reliability plot before and after.
     """
     judges = {
-        name: _measure(open_judge(reference), config, progress)
+        name: _measure(_open(reference), config, progress)
         for name, reference in config.judges.items()
     }
     return {
@@ -81,6 +82,13 @@ def run(config: GateStudy, progress: Callable[[int], None] = lambda _: None) -> 
         "n_failed": sum(one["n_failed"] for one in judges.values()),
         "judges": judges,
     }
+
+
+def _open(reference: str) -> CardedJudge:
+    judge = open_judge(reference)
+    if not isinstance(judge, CardedJudge):
+        raise ConfigError(f"{reference} has no temperatures; the gate is for trained judges")
+    return judge
 
 
 def _measure(judge: CardedJudge, config: GateStudy, progress: Callable[[int], None]) -> Any:
@@ -162,8 +170,8 @@ def page(report: Mapping[str, Any]) -> str:
         "## The gate",
         "",
         f"{report['n']} held-out items per cell (seed {report['seed']}), comparisons in both "
-        "orders. Comparisons whose utilities differ by 0.1 or more are measured by pair accuracy (ties "
-        "count half), scores by Spearman's correlation with the utility. ECE is the expected "
+        "orders. Comparisons whose utilities differ by 0.1 or more: pair accuracy, ties count half; "
+        "scores: Spearman's correlation with the utility. ECE is the expected "
         "calibration error in ten bins, before and after the temperatures that were fitted on new "
         "items of training captions. In brackets 95 % intervals: bootstrap over prompts, or "
         "Wilson's where no prompt repeats. One training seed per judge.",

@@ -179,7 +179,7 @@ def run(
 
 
 def _train_and_test(each: _Run, config: JointLearningStudy) -> dict[str, Any]:
-    """Train a judge, and return its answers on the test examples of every cell it was trained on."""
+    """Train a judge, and return its answers to the test examples of the cells it learned."""
     folder, began = config.runs / each.name, time.process_time()
     folder.mkdir(parents=True, exist_ok=True)
     series = _TrainingSeries(each.parts, config.optim)

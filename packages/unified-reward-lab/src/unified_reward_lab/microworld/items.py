@@ -258,7 +258,7 @@ def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Targ
         return Target(score=labeller.score(perceived[0], rng), scale=UNIT, aspects=draft.elements)
     # TODO-aspects
     utilities = {"first": draft.options[0].utility, "second": draft.options[1].utility}
-    return Target(winner=labeller.prefer(*perceived, rng), aspects=utilities)
+    return Target(winner=labeller.prefer(perceived[0], perceived[1], rng), aspects=utilities)
 
 
 def check_known(task: str, split: str, form: str = "score", tasks: Sequence[Task] = TASKS) -> None:

@@ -12,7 +12,7 @@ from unified_reward import policies
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
-from unified_reward.pairs.make import Strategy
+from unified_reward.pairs.strategies import Strategy
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.optim import OptimConfig
@@ -139,7 +139,7 @@ def test_the_same_policy_before_and_after_gains_exactly_nothing(task):
 )
 def test_a_policy_is_aligned_as_just_one_kind(kinds):
     with pytest.raises(ConfigError, match="one of vlm and diffusion; give just one"):
-        AlignedPolicy("tiny_vlm", **kinds).on(Path("pairs.jsonl"))
+        AlignedPolicy("tiny_vlm", **kinds).dpo(Path("pairs.jsonl"))
 
 
 @pytest.mark.parametrize("task", [Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING])

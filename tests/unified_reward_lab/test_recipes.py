@@ -14,7 +14,7 @@ from unified_reward.core.samples import Task
 from unified_reward.io.config import load_config
 from unified_reward.judges.card import Calibration
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import PairOptions, Strategy
+from unified_reward.pairs.strategies import PairOptions, Strategy
 from unified_reward.recipes.run import CalibrationItems, MicroworldBench, Recipe, run
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_vlm import VLMDPO

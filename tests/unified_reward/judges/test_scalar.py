@@ -17,7 +17,7 @@ from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.judges.card import CARD, Calibration, Card, Head
 from unified_reward.judges.registry import open_judge
 from unified_reward.judges.scalar import ScalarJudge, alone, preferred, scored
-from unified_reward_lab.microworld import make_example
+from unified_reward_lab.microworld import make_example, utility_gap
 
 
 PICTURE = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
@@ -250,11 +250,7 @@ def test_the_shipped_scalar_judge_names_the_better_picture():
     judge = open_judge("tiny_scalar")
     task = Task.IMAGE_GENERATION
     records = [make_example(task, "compare", split="test", seed=7, index=i) for i in range(60)]
-    clear = [
-        one
-        for one in records
-        if abs(one.target.aspects["first"] - one.target.aspects["second"]) >= 0.1
-    ][:40]
+    clear = [record for record in records if utility_gap(record) >= 0.1][:40]
     verdicts = judge.ask([one.sample for one in clear])
     right = [v.winner == one.target.winner for v, one in zip(verdicts, clear, strict=True)]
     assert sum(right) >= 30

@@ -131,6 +131,6 @@ def test_greater_differences_are_surer_and_none_is_certain_before_the_last_digit
 
 
 @pytest.mark.parametrize("kind", ["both_good", "both_bad"])
-def test_two_kinds_of_ties_are_ties_and_told_apart_by_their_text(tmp_path, kind):
+def test_two_kinds_of_ties_are_ties_of_that_kind(tmp_path, kind):
     (found,) = table(tmp_path, f"id,winner\nq,{kind}\n").ask([compared("q")])
-    assert (found.winner, found.text) == ("tie", kind)
+    assert (found.winner, found.tie_kind, found.text) == ("tie", kind, "")

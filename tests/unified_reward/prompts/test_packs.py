@@ -129,9 +129,7 @@ def test_what_cannot_be_verified_is_told_and_not_stored(tmp_path, home):
         "L-VU-PAIR": "changed",
         "T-VU-PAIR": "no file",
     }
-    assert found["L-IG-PAIR"].note == (
-        f"line 3 has other words than the {len(TEXT)} characters published"
-    )
+    assert found["L-IG-PAIR"].note == (f"line 3 differs from the {len(TEXT)} characters published")
     assert "line 1" in found["Q-IU-PAIR"].note
     assert "utf-8" in found["Q-VU-PAIR"].note
     assert "substitutions do not fit" in found["L-VU-PAIR"].note
@@ -169,7 +167,7 @@ def test_without_a_named_home_it_is_the_users_data_folder(tmp_path, monkeypatch)
 
 def test_a_home_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "home").write_text("a file")
-    with pytest.raises(ConfigError, match=r"cannot be written: .*; UNIFIED_REWARD_HOME names"):
+    with pytest.raises(ConfigError, match=r"cannot be written: .*; set UNIFIED_REWARD_HOME"):
         import_made(tmp_path / "clone", tmp_path / "home", "Q-IG-PAIR")
 
 
@@ -183,7 +181,7 @@ def test_a_new_import_is_seen_at_once(tmp_path, home):
 def test_a_truncated_pack_asks_for_another_import(end, tmp_path, home):
     pack = import_made(tmp_path / "clone", home, "Q-IG-PAIR").pack
     pack.write_bytes(pack.read_bytes()[:end])
-    with pytest.raises(ConfigError, match="no pack of wordings; run unified-reward templates impo"):
+    with pytest.raises(ConfigError, match="not a pack of wordings; run unified-reward templates i"):
         installed_wordings()
 
 

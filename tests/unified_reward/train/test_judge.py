@@ -140,7 +140,9 @@ def test_every_cell_is_asked_as_in_judging_and_answered_as_the_target_says(famil
 
 def test_a_score_between_two_steps_is_shared_by_them():
     """0.43 of five steps is 0.72 of the way from the second to the third."""
-    given = Example.of(make_example(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED)
+    given = Example.of(
+        make_example(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED
+    )
     (turn,) = JudgeTurns([given], Card("compact"))
     assert turn.shares == pytest.approx((0.0, 0.28, 0.72, 0.0, 0.0))
     (reasoned,) = JudgeTurns([given], Card("reasoned"))

@@ -16,13 +16,7 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Form, Image, Task, Video
 from unified_reward.data.example_file import mirrored
 from unified_reward.io.rows import example_row, part_row
-from unified_reward_lab.microworld import (
-    Annotator,
-    Split,
-    make_example,
-    policy_prompt,
-    true_utilities,
-)
+from unified_reward_lab.microworld import Annotator, Split, make_example, policy_prompt
 from unified_reward_lab.microworld.items import TASKS
 
 
@@ -84,12 +78,7 @@ class MicroworldSeries:
             index=index - is_twin,
             annotator=self._annotator,
         )
-        return _exchanged(example) if is_twin else example
-
-
-def _exchanged(example: Example) -> Example:
-    utilities = " ".join(map(str, true_utilities(example)[::-1]))
-    return replace(mirrored(example), tags={**example.tags, "utilities": utilities})
+        return mirrored(example) if is_twin else example
 
 
 def write_microworld(

@@ -127,7 +127,7 @@ def pack(tmp_path, no_pack):
         named = text.replace("{", "{{").replace("}", "}}").replace("⟪", "{").replace("⟫", "}")
         code.append(f"f{named!r}")
     (tmp_path / "ask.py").write_text("\n".join(code), "utf-8")
-    found = packs.import_pack(tmp_path, expected=prompts).found
+    found = packs.import_pack(tmp_path, expected=prompts).prompts
     assert {one.status for one in found} == {"verified"}
 
 

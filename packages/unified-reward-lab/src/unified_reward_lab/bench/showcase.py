@@ -17,7 +17,7 @@ from unified_reward.core.samples import Example, Form, Image, Sample, Target, Ta
 from unified_reward.report.page import Animation, Bar, Card, Page
 from unified_reward_lab.bench.aligned import Both, show_aligned
 from unified_reward_lab.examples import CELLS
-from unified_reward_lab.microworld import make_example
+from unified_reward_lab.microworld import make_example, true_utilities
 
 
 _REAL = "shows the path; this judge has only ever seen the microworld"
@@ -163,8 +163,8 @@ def _visible(medium: Any) -> Any:
 def _label(record: Example) -> list[str]:
     target = record.target
     if target.winner is not None:
-        true = target.aspects
-        return [f"true: {target.winner} ({true['first']:.2f} against {true['second']:.2f})"]
+        first, second = true_utilities(record)
+        return [f"true: {target.winner} ({first:.2f} against {second:.2f})"]
     return [f"true utility {target.score:.2f}"] if target.score is not None else []
 
 

@@ -21,7 +21,7 @@ from unified_reward.core.samples import Task
 from unified_reward.io.atomic import write_bytes, write_json
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import Strategy
+from unified_reward.pairs.strategies import Strategy
 from unified_reward.train.dpo import align
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
@@ -293,7 +293,7 @@ def _compare(old: PolicyExam, new: Sequence[PolicyExam]) -> dict[str, Any]:
     return {
         "before": start,
         "after": {
-            "oracle": _mean(new, lambda exam: [score or 0.0 for score in exam.worths]),
+            "oracle": _mean(new, lambda exam: [score or 0.0 for score in exam.oracle_scores]),
             "readable": _readable(new),
             "judge_reward": _judge_reward(new),
         },
@@ -316,7 +316,7 @@ def _gain(
     gains: list[float] = []
     prompts: list[str] = []
     for old, new in zip(before, after, strict=True):
-        gains += [part(a, b) for a, b in zip(old.worths, new.worths, strict=True)]
+        gains += [part(a, b) for a, b in zip(old.oracle_scores, new.oracle_scores, strict=True)]
         prompts += new.prompts
     return Metric(sum(gains) / len(gains), mean_interval(gains, prompts), len(gains))
 
@@ -329,7 +329,7 @@ def _mean(
 
 
 def _readable(exams: Sequence[PolicyExam]) -> dict[str, Any]:
-    return _mean(exams, lambda exam: [float(score is not None) for score in exam.worths])
+    return _mean(exams, lambda exam: [float(score is not None) for score in exam.oracle_scores])
 
 
 def _judge_reward(exams: Sequence[PolicyExam]) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def page(report: Mapping[str, Any]) -> str:
     lines = [
         "## Aligned by the judge, examined by the oracle",
         "",
-        f"{report['n']} held-out prompts per task (seed {report['seed']}), one candidate each, with "
-        f"the same noise before and after; {len(report['seeds'])} trainings (seeds "
+        f"{report['n']} held-out prompts per task (seed {report['seed']}), one candidate each, "
+        f"with the same noise before and after; {len(report['seeds'])} trainings (seeds "
         f"{', '.join(map(str, report['seeds']))}) on pairs from training prompts with "
         f"{report['preferences']['n']} candidates each, by rank+sift with the shipped judge. "
         "Oracle: for images and videos the share of the caption's facts that "

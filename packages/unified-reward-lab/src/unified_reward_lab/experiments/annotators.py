@@ -22,7 +22,7 @@ from unified_reward_lab.bench.oracle import mean_known
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments.experiment import Experiment
 from unified_reward_lab.experiments.page import table, with_interval
-from unified_reward_lab.microworld import make_example, true_utilities
+from unified_reward_lab.microworld import make_example, utility_gap
 
 
 _CHUNK = 128
@@ -72,13 +72,12 @@ def run(config: AnnotatorStudy, progress: Callable[[int], None] = lambda _: None
         the second, averaged over both orders (0 is no bias); and the accuracy on answers where the
         better one is ``longer`` and where it is ``shorter``.
     """
-    examples = [
-        example
+    made = (
+        make_example(task, "compare", split="test", seed=config.seed, index=i)
         for task in _TASKS
         for i in range(config.n)
-        if _gap(example := make_example(task, "compare", split="test", seed=config.seed, index=i))
-        >= CLEAR_GAP
-    ]
+    )
+    examples = [example for example in made if utility_gap(example) >= CLEAR_GAP]
     clusters = [example.prompt for example in examples]
     groups: dict[str, dict[str, Any]] = {}
     n_unparsed = n_failed = 0
@@ -116,11 +115,6 @@ class _Points(NamedTuple):
 def _points(examples: Sequence[Example], verdicts: Sequence[Verdict]) -> _Points:
     first = [v.orders[0] if isinstance(v, Preferred) and v.orders else v for v in verdicts]
     return _Points(*(np.array([*map(_point, examples, each)]) for each in (first, verdicts)))
-
-
-def _gap(example: Example) -> float:
-    first, second = true_utilities(example)
-    return abs(first - second)
 
 
 def _ask(

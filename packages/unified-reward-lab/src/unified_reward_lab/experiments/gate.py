@@ -109,8 +109,8 @@ def _measure(judge: CardedJudge, config: GateStudy, progress: Callable[[int], No
             samples = [example.sample for example in chunk]
             replies = judge.query(samples)
             examples += chunk
-            verdicts["before"] += judge.read(samples, replies, Calibration())
-            verdicts["after"] += judge.read(samples, replies, fitted)
+            verdicts["before"] += judge.decode(samples, replies, Calibration())
+            verdicts["after"] += judge.decode(samples, replies, fitted)
             progress(len(chunk))
         missing += [each for each in verdicts["after"] if isinstance(each, Unparsed | Failed)]
         judged = [
@@ -170,7 +170,7 @@ def page(report: Mapping[str, Any]) -> str:
         "## The gate",
         "",
         f"{report['n']} held-out items per cell (seed {report['seed']}), comparisons in both "
-        "orders. Comparisons whose utilities differ by 0.1 or more: pair accuracy, ties count half; "
+        "orders. Comparisons with utilities 0.1 or more apart: pair accuracy, ties count half; "
         "scores: Spearman's correlation with the utility. ECE is the expected "
         "calibration error in ten bins, before and after the temperatures that were fitted on new "
         "items of training captions. In brackets 95 % intervals: bootstrap over prompts, or "

@@ -22,7 +22,8 @@ from unified_reward.core.samples import Candidate, Example, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge, Replies
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import PairOptions, PairResult, Strategy, pair_examples
+from unified_reward.pairs.make import PairResult, pair_examples
+from unified_reward.pairs.strategies import PairOptions, Strategy
 from unified_reward.prompts.template import softmax
 from unified_reward_lab.bench.oracle import mean_known
 from unified_reward_lab.experiments.experiment import Experiment
@@ -106,7 +107,7 @@ class CachedJudge(BaseJudge):
                     cached = [self._answer(sample, i, reply) for i, reply in enumerate(cached)]
             replies.append(cached)
         soft = self._judge.card.calibration if self.mode == "soft" else None
-        return self._judge.read(samples, replies, soft or Calibration())
+        return self._judge.decode(samples, replies, soft or Calibration())
 
     def _answer(self, sample: Sample, order: int, reply: Answer | Failed) -> Answer | Failed:
         """One answer sampled from the probabilities, by the id of the sample."""

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from unified_reward.bench.audit import audit
-from unified_reward.bench.benchmark import BenchmarkOptions, JudgedItem
+from unified_reward.bench.benchmark import JudgedItem
 from unified_reward.bench.metrics import pair_points, paired_difference
-from unified_reward.bench.run import read_items
-from unified_reward.bench.run import run as run_items
+from unified_reward.bench.run import run_benchmark
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Winner
 from unified_reward.judges.registry import open_reference
-from unified_reward_lab.bench.microworld import MICROWORLD, test_records
+from unified_reward_lab.bench.microworld import test_records
 from unified_reward_lab.experiments.experiment import Experiment
 from unified_reward_lab.experiments.page import table, with_interval
 
@@ -60,16 +59,17 @@ def run(config: TrustStudy, progress: Callable[[int], None] = lambda _: None) ->
         By judge its ``bench`` and ``audit`` JSON; and ``ahead``, the paired difference in pair
         accuracy of the second judge minus the first.
     """
-    options = BenchmarkOptions(config.n, config.seed)
-    items = read_items(MICROWORLD, None, options)
-    audited = [
-        example for cell in test_records(config.audited, config.seed).values() for example in cell
-    ]
+    examples, audited = (
+        [example for cell in test_records(n, config.seed).values() for example in cell]
+        for n in (config.n, config.audited)
+    )
     judges: dict[str, Any] = {}
     judged: list[list[JudgedItem]] = []
     for name, reference in config.judges.items():
-        judge = open_reference(reference, truth=items.records)
-        result = run_items(MICROWORLD, judge, items, options, progress=progress)
+        judge = open_reference(reference, truth=examples)
+        result = run_benchmark(
+            "microworld", judge, limit=config.n, seed=config.seed, on_progress=progress
+        )
         judges[name] = {"bench": result.report, "audit": audit(judge, audited).report}
         judged.append(result.items)
     reports = [report for each in judges.values() for report in each.values()]

@@ -256,9 +256,7 @@ def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Targ
     ]
     if len(perceived) == 1:
         return Target(score=labeller.score(perceived[0], rng), scale=UNIT, aspects=draft.elements)
-    # TODO-aspects
-    utilities = {"first": draft.options[0].utility, "second": draft.options[1].utility}
-    return Target(winner=labeller.prefer(perceived[0], perceived[1], rng), aspects=utilities)
+    return Target(winner=labeller.prefer(perceived[0], perceived[1], rng))
 
 
 def check_known(task: str, split: str, form: str = "score", tasks: Sequence[Task] = TASKS) -> None:
@@ -326,7 +324,9 @@ def make_example(
         id=name,
     )
     target = _label(draft, labeller, keyed_rng(name, "label"))
-    tags = _utility_tags([option.utility for option in draft.options])
+    utilities = [str(float(option.utility)) for option in draft.options]
+    names = ("utility_first", "utility_second") if form == "compare" else ("utilities",)
+    tags = dict(zip(names, utilities, strict=True))
     return Example.of(sample, target, source=SOURCE, tags=tags)
 
 
@@ -336,11 +336,16 @@ def true_utilities(example: Example) -> tuple[float, ...]:
     >>> true_utilities(Example(Task.IMAGE_GENERATION, "a red star", tags={"utilities": "1.0 0.25"}))
     (1.0, 0.25)
     """
-    return tuple(map(float, example.tags["utilities"].split()))
+    tags = example.tags
+    if "utility_first" in tags:
+        return float(tags["utility_first"]), float(tags["utility_second"])
+    return tuple(map(float, tags["utilities"].split()))
 
 
-def _utility_tags(utilities: Sequence[float]) -> dict[str, str]:
-    return {"utilities": " ".join(map(str, utilities))}
+def utility_gap(example: Example) -> float:
+    """Return the distance between the true utilities of a comparison, 0 to 1."""
+    first, second = true_utilities(example)
+    return abs(first - second)
 
 
 def candidate_pool(task: Task, *, n: int, split: Split, seed: int, index: int) -> Example:
@@ -385,7 +390,7 @@ def candidate_pool(task: Task, *, n: int, split: Split, seed: int, index: int) -
             reply = random_reply(question, random_style(rng), rng, split=split)
             candidates.append(reply.text)
             utilities.append(reply.utility(question))
-    tags = _utility_tags(utilities)
+    tags = {"utilities": " ".join(map(str, utilities))}
     return Example(
         Task(task), prompt, tuple(candidates), context, id=name, source=SOURCE, tags=tags
     )

@@ -206,7 +206,8 @@ class Example:
     source: str = ""
     """Name of the data set."""
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Facts about the row that are no judgement, such as its group in a benchmark."""
+    """Facts about the row that nobody learns to write, such as its group in a benchmark or the kind
+    of a vote. Names that end in ``_first`` and ``_second`` tell of one candidate."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """A published conversation, verbatim: ``{"from": "human" | "gpt", "value": text}`` with
     ``<image>`` marks; trainable as it is."""

@@ -21,7 +21,8 @@ _MIRRORED: dict[str, Winner] = {"first": "second", "tie": "tie", "second": "firs
 def mirrored(record: Example) -> Example:
     """Return a comparison with its candidates exchanged and its target turned accordingly.
 
-    A published conversation speaks of the first order, so the mirrored record has none.
+    A published conversation speaks of the first order, so the mirrored record has none. Tags that
+    end in ``_first`` and ``_second`` are exchanged.
 
     Raises:
         DataError: The record does not have two candidates.
@@ -35,13 +36,20 @@ def mirrored(record: Example) -> Example:
     if pair:
         pair = Pair(pair.rejected, pair.chosen, pair.chosen_score, pair.rejected_score)
     winner = _MIRRORED[target.winner] if target.winner else None
-    aspects = {
-        _MIRRORED.get(name, name): share if name in _MIRRORED else 1 - share
-        for name, share in target.aspects.items()
-    }
-    target = replace(target, winner=winner, aspects=aspects)
-    candidates = record.candidates[::-1]
-    return replace(record, candidates=candidates, target=target, pair=pair, messages=())
+    aspects = {name: 1 - share for name, share in target.aspects.items()}
+    return replace(
+        record,
+        candidates=record.candidates[::-1],
+        target=replace(target, winner=winner, aspects=aspects),
+        pair=pair,
+        tags={_mirrored_name(name): value for name, value in record.tags.items()},
+        messages=(),
+    )
+
+
+def _mirrored_name(tag: str) -> str:
+    stem, underscore, side = tag.rpartition("_")
+    return stem + underscore + _MIRRORED[side] if underscore and side in _MIRRORED else tag
 
 
 class ExampleFile:

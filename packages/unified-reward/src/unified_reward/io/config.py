@@ -13,6 +13,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.io.validation import describe_errors
 
 
 _Config = TypeVar("_Config")
@@ -38,8 +39,7 @@ def load_config(
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{path or 'the options'}: {'; '.join(told)}") from error
+        raise ConfigError(f"{path or 'the options'}: {describe_errors(error, 'recipe')}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -82,5 +82,5 @@ def _forbid_extra(kind: Any) -> None:
 
 
 def as_data(config: Any) -> Any:
-    """A configuration as plain values, ready for YAML or JSON."""
+    """Convert a configuration to plain values, ready for YAML or JSON."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")

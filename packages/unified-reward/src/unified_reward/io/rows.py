@@ -136,7 +136,7 @@ class _ExampleRow(_Row):
 
 @dataclass(frozen=True)
 class CandidateDetails:
-    """What a pairs row tells of one candidate."""
+    """Facts that a pairs row holds about one candidate."""
 
     score: float | None = None
     side: Side | None = None
@@ -147,7 +147,7 @@ class CandidateDetails:
 
 @dataclass(frozen=True)
 class RowDetails:
-    """How a row of candidates or pairs was made; nothing in other rows."""
+    """Origin of a row of candidates or pairs; empty for other rows."""
 
     candidates: tuple[CandidateDetails, ...] = ()
     """In the order of the example's candidates."""
@@ -169,7 +169,7 @@ class Row:
     start: int = 0
     """Byte at which the line begins; 0 where rows are not lines."""
     status: str = ""
-    """As the row says: ``generated``, ``kept``, ``dropped`` or ``failed``; ``unusable`` where the
+    """Status in the row, ``generated``, ``kept``, ``dropped`` or ``failed``; ``unusable`` where the
     line itself is wrong; empty for a sample or record."""
     reason: str = ""
     """Reason of that status."""

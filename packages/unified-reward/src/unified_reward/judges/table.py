@@ -79,7 +79,7 @@ class TableJudge(BaseJudge):
         scores: dict[tuple[str, int], Score] = {}
         preferences: dict[str, Preferred] = {}
         for record in records:
-            target, key = record.target, record.sample.id
+            target, key = record.target, record.id
             if target.score is not None:
                 scores[key, 0] = Score(target.score, target.scale or _OPEN)
             if target.winner is not None:
@@ -120,7 +120,7 @@ def _preference(row: Mapping[str, Any]) -> Preferred:
         return Preferred(first, 0.0, 1 - first)
     winner = row["winner"]
     if winner in _BOTH:
-        return Preferred(*_PROBABILITIES["tie"], text=winner)
+        return Preferred(*_PROBABILITIES["tie"], tie_kind=winner)
     if winner not in _PROBABILITIES:
         raise ValueError(f"winner {winner!r} is not first, tie or second")
     return Preferred(*_PROBABILITIES[winner])

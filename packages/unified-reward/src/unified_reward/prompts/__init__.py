@@ -1,11 +1,17 @@
-"""What is asked and how the answer is read: one row of ``TEMPLATES`` per family, task and form.
+"""Prompts and how their answers are read: one `Template` per family, task and form.
 
-Families of the published judges stand beside them once their wordings are imported (`official`).
+A family is one complete way of asking: built in, one of the published judges (once its wordings
+are imported, see `official`), or added by another distribution through the entry-point group
+``unified_reward.families``: a sequence of templates under the family's name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
+
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import extensions, load_extension
 from unified_reward.core.samples import Form, Task
 from unified_reward.prompts import official
 from unified_reward.prompts.families import aspects, compact, edit, flex, native, reasoned, think
@@ -14,10 +20,12 @@ from unified_reward.prompts.template import Family, Template
 
 _MODULES = (aspects, compact, edit, flex, native, reasoned, think)
 FAMILIES: dict[str, Family] = {
-    one.name: one for one in (edit.VALUES, *(module.FAMILY for module in _MODULES))
+    family.name: family for family in (edit.VALUES, *(module.FAMILY for module in _MODULES))
 }
 TEMPLATES: dict[tuple[str, Task, Form], Template] = {
-    (one.family.name, one.task, one.form): one for module in _MODULES for one in module.TEMPLATES
+    (template.family.name, template.task, template.form): template
+    for module in _MODULES
+    for template in module.TEMPLATES
 }
 
 
@@ -25,31 +33,51 @@ def family(name: str) -> Family:
     """Look up a family by name.
 
     Raises:
-        ConfigError: There is none of that name (the message lists them), or its official wordings
-            are not imported.
+        ConfigError: Unknown name (the message lists all families), the official wordings are not
+            imported, or the distribution that adds the family is broken.
     """
     if name in official.FAMILIES:
         return official.family(name)
-    if name not in FAMILIES:
-        known = sorted([*FAMILIES, *official.FAMILIES])
-        raise ConfigError(f"no family {name!r}; there are {', '.join(known)}")
-    return FAMILIES[name]
+    if name in FAMILIES:
+        return FAMILIES[name]
+    if name in extensions("families"):
+        return next(iter(_added_templates(name).values())).family
+    names = sorted([*FAMILIES, *official.FAMILIES, *extensions("families")])
+    raise ConfigError(f"no family {name!r}; there are {', '.join(names)}")
 
 
 def template(name: str, task: Task, form: Form) -> Template:
     """Look up the template of a family for a task and a form.
 
     Raises:
-        ConfigError: No such family, the family does not ask this, or its official wording is not
-            imported.
+        ConfigError: Unknown family, the family has no template for this task and form, or its
+            official wording is not imported.
     """
     if name in official.FAMILIES:
-        found = official.template(name, task, form)
+        result = official.template(name, task, form)
+    elif name in FAMILIES:
+        result = TEMPLATES.get((name, task, form))
     else:
-        found = TEMPLATES.get((family(name).name, task, form))
-    if found is None:
+        result = _added_templates(family(name).name).get((task, form))
+    if result is None:
         raise ConfigError(f"family {name!r} has no {form} template for {task.value}")
-    return found
+    return result
+
+
+@cache
+def _added_templates(name: str) -> Mapping[tuple[Task, Form], Template]:
+    """Load the templates of a family that another distribution adds."""
+    templates = load_extension("families", name)
+    if not (
+        isinstance(templates, list | tuple)
+        and templates
+        and all(isinstance(row, Template) and row.family.name == name for row in templates)
+    ):
+        raise ConfigError(
+            f"the entry point {name!r} of unified_reward.families must be a list or tuple of "
+            f"Template of a family named {name!r}, not {type(templates).__name__}"
+        )
+    return {(row.task, row.form): row for row in templates}
 
 
 __all__ = ["FAMILIES", "TEMPLATES", "Family", "Template", "family", "template"]

@@ -1,8 +1,8 @@
 """Families of the published judges, worded by what was imported from a user's own clone.
 
-Their answers have the grammars of our own families, which keep the published ones. Pictures come
-first, then the text. The marks that LLaVA scripts write for pictures are left to the chat template
-of a converted checkpoint.
+Their answers have the grammars of our own families, which keep the published ones. Images come
+first, then the text. The placeholders that LLaVA scripts write for images are left to the chat
+template of a converted checkpoint.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from unified_reward.prompts.wording import NOUNS
 
 
 FAMILIES = {
-    one.name: one
-    for one in (
+    family.name: family
+    for family in (
         Family("unifiedreward-llava", max_new_tokens=4096),
         Family("unifiedreward-qwen", max_new_tokens=4096),
         Family("unifiedreward-2.0", frame_rule="stride_floor", max_new_tokens=4096),
@@ -62,7 +62,7 @@ _GRAMMARS = {
     **dict.fromkeys(_WORDINGS["unifiedreward-flex"], flex),
     **dict.fromkeys(_WORDINGS["llava-critic"], critic),
 }
-"""Whose answers a wording asks for; those of ``reasoned`` where it is not listed."""
+"""Module with the answer grammar of a wording; ``reasoned`` where it is not listed."""
 _LONG = ("L-IG-PAIR", "L-VG-PAIR", "Q-VU-PAIR")
 """Wordings whose verdict names both: "Image 1 is better than Image 2."."""
 _APS = tuple(
@@ -72,12 +72,12 @@ _APS = tuple(
 
 
 def has_wordings(name: str) -> bool:
-    """Whether any official wording of a family of `FAMILIES` is installed."""
+    """Check for an installed official wording of a family of `FAMILIES`."""
     return any(one in packs.installed_wordings() for one in _WORDINGS[name])
 
 
 def import_hint(name: str) -> str:
-    """What to run so that the wordings of a family of `FAMILIES` are imported."""
+    """Command that imports the wordings of a family of `FAMILIES`."""
     return packs.published_prompts()[_WORDINGS[name][0]].hint
 
 
@@ -93,19 +93,22 @@ def family(name: str) -> Family:
 
 
 def template(name: str, task: Task, form: Form) -> Template | None:
-    """Make the template of a family of `FAMILIES` from the installed wording; None if it has none.
+    """Build a template of a family of `FAMILIES` from its installed wording.
+
+    Returns:
+        None where the family has no template for this task and form.
 
     Raises:
-        ConfigError: The family asks this, but the wording is not installed.
+        ConfigError: The family has one, but its wording is not installed.
     """
     prompts = packs.published_prompts()
-    for asked in _WORDINGS[name]:
-        if (prompts[asked].task, prompts[asked].form) == (task, form):
-            wording = packs.installed_wordings().get(asked)
+    for key in _WORDINGS[name]:
+        if (prompts[key].task, prompts[key].form) == (task, form):
+            wording = packs.installed_wordings().get(key)
             if wording is None:
                 raise ConfigError(
                     f"{form} of {task.value} in family {name!r} needs the official wordings, and "
-                    f"{asked} is not among those imported: run {prompts[asked].hint}"
+                    f"{key} is not among those imported: run {prompts[key].hint}"
                 )
             return _template(FAMILIES[name], wording)
     return None
@@ -128,5 +131,5 @@ def _template(family: Family, wording: packs.Wording) -> Template:
         made = replace(made, family=family, aspects=_APS, scale=None, opening="")
     if wording.name == "E-POINT-Q":
         axes = tuple(Aspect(name, edit.POINTS, name) for name in ("naturalness", "artifacts"))
-        made = replace(made, aspects=axes, context=False)
+        made = replace(made, aspects=axes, uses_context=False)
     return made

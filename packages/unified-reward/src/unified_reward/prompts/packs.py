@@ -1,6 +1,6 @@
-"""Official wordings: read out of a user's own clone, verified, and kept outside this package.
+"""Official wordings: read from a user's own clone, verified, and stored outside this package.
 
-The table of published prompts holds what each is, its length and its sha256, never its words. The
+The table of published prompts holds name, task, length and sha256 of each, never its words. The
 files of a clone are parsed, not run. Knows nothing of how an answer is read.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import csv
 import hashlib
-import json
 import os
 import re
 import sys
@@ -25,14 +24,15 @@ from typing import Literal, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Form, Task
+from unified_reward.io.atomic import write_json
 
 
 REPOSITORY = "CodeGoat24/UnifiedReward"
 _HINT = "unified-reward templates import PATH on your clone of"
 SLOT = re.compile(r"⟪([^⟫]*)⟫")
-_MARK = re.compile(r" ?(?:<image>|⟪[^⟫]*⟫)\n?")  # the place of one picture before a text
+_PLACEHOLDER = re.compile(r" ?(?:<image>|⟪[^⟫]*⟫)\n?")  # of an image, before a text
 _NAMES = (
     *("prompt", "caption", "text_prompt", "instruction", "question", "query", "problem"),
     *("answer", "answer1", "answer2", "answer_1", "answer_2", "response", "response1"),
@@ -40,14 +40,14 @@ _NAMES = (
 )
 
 _EXAMPLED = "lmms-lab/llava-critic-7b"
-"""Its page shows the prompts with an example in every bracket; what is told is "[{}]"."""
-_NO_PYTHON = (SyntaxError, ValueError, RecursionError)
+"""Its page prints the prompts with an example in every bracket, published as "[{}]"."""
+_NOT_PYTHON = (SyntaxError, ValueError, RecursionError)
 
 Status = Literal["verified", "changed", "missing", "no file", "unreadable"]
 
 
 class Prompt(NamedTuple):
-    """A published prompt without its words: what it asks, and how to tell that a text is it."""
+    """A published prompt without its words: its task and form, and the hash that verifies it."""
 
     name: str
     task: Task
@@ -55,19 +55,19 @@ class Prompt(NamedTuple):
     length: int
     """Characters, every substitution written ⟪name⟫."""
     sha256: str
-    """Of that text in UTF-8; the first 12 hex digits."""
+    """First 12 hex digits of the hash of that text in UTF-8."""
     file: str
     line: int
     repository: str = REPOSITORY
 
     @property
     def hint(self) -> str:
-        """What to run so that it is imported."""
+        """Command that imports it."""
         return f"{_HINT} {self.repository}"
 
 
 class PromptImport(NamedTuple):
-    """What became of one published prompt in a clone."""
+    """Result of importing one published prompt from a clone."""
 
     name: str
     file: str
@@ -76,7 +76,7 @@ class PromptImport(NamedTuple):
 
 
 class ImportReport(NamedTuple):
-    """The pack that was written, and what became of every published prompt."""
+    """The pack that was written, and the result of every published prompt."""
 
     pack: Path
     prompts: tuple[PromptImport, ...]
@@ -84,14 +84,14 @@ class ImportReport(NamedTuple):
 
 @dataclass(frozen=True)
 class Wording:
-    """A verified official text with the slots ⟪prompt⟫ ⟪first⟫ ⟪second⟫."""
+    """A verified official prompt with the slots ⟪prompt⟫ ⟪first⟫ ⟪second⟫."""
 
     name: str
     task: Task
     form: Form
     text: str
     sha256: str
-    """Of ``text``, so that a pack somebody changed is seen."""
+    """Hash of ``text``, checked when the pack is read."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _Pack:
 
 @cache
 def published_prompts() -> Mapping[str, Prompt]:
-    """The published prompts by name; those of UnifiedReward as of its commit ff6f520."""
+    """Read the table of published prompts, by name; UnifiedReward as of its commit ff6f520."""
     table = resources.files("unified_reward.prompts") / "official_prompts.csv"
     rows = csv.DictReader(table.read_text("utf-8").splitlines())
     return {
@@ -123,22 +123,22 @@ def published_prompts() -> Mapping[str, Prompt]:
 def import_pack(
     clone: Path, home: Path | None = None, *, expected: Iterable[Prompt] | None = None
 ) -> ImportReport:
-    """Read the official wordings out of a clone and keep those that are verified.
+    """Read the official wordings from a clone and store those that are verified.
 
     Args:
         clone: Root of the user's clone of any repository that has some.
-        home: Where packs are kept; default `default_home`.
-        expected: The prompts to look for; default `published_prompts`.
+        home: Folder of the packs; default `default_home`.
+        expected: Prompts to look for; default `published_prompts`.
 
     Raises:
-        ConfigError: Not one of them is there, or the pack cannot be written.
+        ConfigError: None of them is found, or the pack cannot be written.
     """
     prompts = _of_clone(clone, [*(published_prompts().values() if expected is None else expected)])
-    files = {file: _source(clone / file) for file in {one.file for one in prompts}}
-    met = [_look_up(one, files[one.file]) for one in prompts]
-    wordings = [one for one in met if isinstance(one, Wording)]
+    files = {file: _source(clone / file) for file in {prompt.file for prompt in prompts}}
+    results = [_look_up(prompt, files[prompt.file]) for prompt in prompts]
+    wordings = [result for result in results if isinstance(result, Wording)]
     if not wordings:
-        n_files = sum(one.status != "no file" for one in files.values())
+        n_files = sum(source.status != "no file" for source in files.values())
         raise ConfigError(
             f"{clone} has {n_files} of {len(files)} files with official wordings, and none of the "
             f"{len(prompts)} wordings as published; give the root of a clone of "
@@ -146,35 +146,38 @@ def import_pack(
         )
     pack = _pack_in(home or default_home(), prompts[0].repository)
     _write(pack, wordings)
-    found = [
-        PromptImport(one.name, prompt.file, "verified") if isinstance(one, Wording) else one
-        for one, prompt in zip(met, prompts, strict=True)
+    imports = [
+        PromptImport(prompt.name, prompt.file, "verified")
+        if isinstance(result, Wording)
+        else result
+        for result, prompt in zip(results, prompts, strict=True)
     ]
-    return ImportReport(pack, tuple(found))
+    return ImportReport(pack, tuple(imports))
 
 
 def _of_clone(clone: Path, prompts: list[Prompt]) -> list[Prompt]:
-    """The prompts of the repository of which a folder has most files, the first of equals."""
+    """Select the prompts of the repository of which a folder has most files."""
 
     def n_files(repository: str) -> int:
-        files = {one.file for one in prompts if one.repository == repository}
+        files = {prompt.file for prompt in prompts if prompt.repository == repository}
         return sum((clone / file).is_file() for file in files)
 
-    best = max(dict.fromkeys(one.repository for one in prompts), key=n_files)
-    return [one for one in prompts if one.repository == best]
+    best = max(dict.fromkeys(prompt.repository for prompt in prompts), key=n_files)
+    return [prompt for prompt in prompts if prompt.repository == best]
 
 
 class _Text(NamedTuple):
     line: int
     text: str
-    """With ⟪its source⟫ for every part that is no literal."""
+    """Parts that are not literals are written as ⟪their source⟫."""
 
 
 class _Source(NamedTuple):
-    """The texts of one Python file, and what is to be said of one that is not among them."""
+    """The texts of one Python file."""
 
     texts: list[_Text]
     status: Status = "missing"
+    """Status of a prompt that is not among them."""
     note: str = ""
 
 
@@ -189,12 +192,12 @@ def _source(file: Path) -> _Source:
         return _Source([_Text(1, text.replace("\r\n", "\n").rstrip("\n"))])
     try:
         return _Source([*_texts(text)])
-    except _NO_PYTHON as error:
+    except _NOT_PYTHON as error:
         return _Source([*_torn_texts(text)], "unreadable", str(error))
 
 
 def _texts(source: str, line: int = 0) -> Iterator[_Text]:
-    """Every string, f-string and sum of strings, also without the pictures it begins with."""
+    """Yield every string, f-string and sum of strings, also without leading image placeholders."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # escapes that Python does not know
         tree = ast.parse(source)
@@ -203,8 +206,8 @@ def _texts(source: str, line: int = 0) -> Iterator[_Text]:
             text = _written(node)
             while text:
                 yield _Text(line or node.lineno, text)
-                mark = _MARK.match(text)
-                text = text[mark.end() :] if mark else ""
+                match = _PLACEHOLDER.match(text)
+                text = text[match.end() :] if match else ""
 
 
 def _written(node: ast.expr) -> str:
@@ -224,7 +227,7 @@ def _written(node: ast.expr) -> str:
 
 
 def _torn_texts(source: str) -> Iterator[_Text]:
-    """Texts of a file that is no valid Python: each line from its first quote to its last.
+    """Yield the texts of a file that is not valid Python: each line from first quote to last.
 
     One published file has an unescaped apostrophe in a string of one line.
     """
@@ -232,7 +235,7 @@ def _torn_texts(source: str) -> Iterator[_Text]:
         for quote, fence in (("'", '"""'), ('"', "'''")):
             inside = line[line.find(quote) + 1 : line.rfind(quote)]
             for prefix in ("", "f"):
-                with suppress(*_NO_PYTHON):
+                with suppress(*_NOT_PYTHON):
                     yield from _texts(f"{prefix}{fence}{inside}{fence}", number)
 
 
@@ -240,45 +243,45 @@ def _look_up(prompt: Prompt, source: _Source) -> Wording | PromptImport:
     for _, written in source.texts:
         is_exampled = prompt.repository == _EXAMPLED
         text = re.sub(r"\[[^\]]*\]", "[{}]", written) if is_exampled else written
-        if _is(prompt, text):
+        if _is_published(prompt, text):
             slotted = _slotted(prompt, text)
             if slotted is None:
                 note = "as published, but its substitutions do not fit what it asks"
                 return PromptImport(prompt.name, prompt.file, "changed", note)
             return Wording(prompt.name, prompt.task, prompt.form, slotted, _sha256(slotted))
-    alike = [one for one in source.texts if 2 * len(one.text) > prompt.length]
-    if source.status != "missing" or not alike:
+    similar = [text for text in source.texts if 2 * len(text.text) > prompt.length]
+    if source.status != "missing" or not similar:
         return PromptImport(prompt.name, prompt.file, source.status, source.note)
-    nearest = min(alike, key=lambda one: abs(one.line - prompt.line))
-    note = f"line {nearest.line} has other words than the {prompt.length} characters published"
+    nearest = min(similar, key=lambda text: abs(text.line - prompt.line))
+    note = f"line {nearest.line} differs from the {prompt.length} characters published"
     return PromptImport(prompt.name, prompt.file, "changed", note)
 
 
-def _is(prompt: Prompt, text: str) -> bool:
-    """Whether a text is the published one under some names of its substitutions.
+def _is_published(prompt: Prompt, text: str) -> bool:
+    """Check a text against the published hash, under several names of its substitutions.
 
-    What a script calls its variables is no part of a wording, so besides the last name in each
-    expression the usual ones are tried; the digest decides.
+    The variable names of a script are not part of a wording, so besides the last name in each
+    expression the usual ones are tried.
     """
     pieces = SLOT.split(text)
-    literals, holes = pieces[::2], pieces[1::2]
-    spare = prompt.length - sum(map(len, literals)) - 2 * len(holes)
-    distinct = [*dict.fromkeys(holes)]
-    if not len(holes) <= spare <= 40 * len(holes):
+    literals, slots = pieces[::2], pieces[1::2]
+    spare = prompt.length - sum(map(len, literals)) - 2 * len(slots)
+    distinct = [*dict.fromkeys(slots)]
+    if not len(slots) <= spare <= 40 * len(slots):
         return False
-    own = tuple((re.findall(r"[^\W\d]\w*", hole) or [hole])[-1] for hole in distinct)
+    own = tuple((re.findall(r"[^\W\d]\w*", slot) or [slot])[-1] for slot in distinct)
     others = product(_NAMES, repeat=len(distinct)) if 0 < len(distinct) <= 3 else ()
     for names in (own, *others):
-        called = dict(zip(distinct, names, strict=True))
-        if sum(len(called[hole]) for hole in holes) == spare:
-            named = SLOT.sub(lambda hole, called=called: f"⟪{called[hole[1]]}⟫", text)
-            if _sha256(named).startswith(prompt.sha256):
+        renamed = dict(zip(distinct, names, strict=True))
+        if sum(len(renamed[slot]) for slot in slots) == spare:
+            candidate = SLOT.sub(lambda match, renamed=renamed: f"⟪{renamed[match[1]]}⟫", text)
+            if _sha256(candidate).startswith(prompt.sha256):
                 return True
     return False
 
 
 def _slotted(prompt: Prompt, text: str) -> str | None:
-    """The text with our slots, by order of appearance; None where their number is another."""
+    """Rename the slots to ours, by order of appearance; None where their number differs."""
     slots = ("prompt",)
     if prompt.task in (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING):
         slots += ("first",) if prompt.form == "score" else ("first", "second")
@@ -286,12 +289,12 @@ def _slotted(prompt: Prompt, text: str) -> str | None:
         text = text.replace("{text_prompt}", "⟪text_prompt⟫")
         for name in ("prompt", "first", "second"):
             text = text.replace("[{}]", f"[⟪{name}⟫]", 1)
-    holes = [*dict.fromkeys(SLOT.findall(text))]
-    is_bare = prompt.task is Task.IMAGE_EDITING or prompt.repository != REPOSITORY
-    if len(holes) != len(slots) and (holes or not is_bare):
+    published = [*dict.fromkeys(SLOT.findall(text))]
+    may_have_none = prompt.task is Task.IMAGE_EDITING or prompt.repository != REPOSITORY
+    if len(published) != len(slots) and (published or not may_have_none):
         return None
-    called = dict(zip(holes, slots, strict=False))
-    return SLOT.sub(lambda hole: f"⟪{called[hole[1]]}⟫", text)
+    renamed = dict(zip(published, slots, strict=False))
+    return SLOT.sub(lambda match: f"⟪{renamed[match[1]]}⟫", text)
 
 
 def _sha256(text: str) -> str:
@@ -299,7 +302,7 @@ def _sha256(text: str) -> str:
 
 
 def default_home() -> Path:
-    """Where packs are kept: ``UNIFIED_REWARD_HOME``, or the platform's place for user data."""
+    """Folder of the packs: ``UNIFIED_REWARD_HOME``, or the platform's folder for user data."""
     return _home(*map(os.environ.get, ("UNIFIED_REWARD_HOME", "LOCALAPPDATA", "XDG_DATA_HOME")))
 
 
@@ -318,11 +321,11 @@ def _home(given: str | None, windows: str | None, linux: str | None) -> Path:
 
 @cache
 def _repositories() -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one.repository for one in published_prompts().values()))
+    return tuple(dict.fromkeys(prompt.repository for prompt in published_prompts().values()))
 
 
-def _again(pack: Path) -> str:
-    names = (one for one in _repositories() if one.split("/")[1].lower() == pack.stem)
+def _import_again(pack: Path) -> str:
+    names = (name for name in _repositories() if name.split("/")[1].lower() == pack.stem)
     return f"run {_HINT} {next(names)} again"
 
 
@@ -332,45 +335,41 @@ def _pack_in(folder: Path, repository: str) -> Path:
 
 
 def _write(pack: Path, wordings: list[Wording]) -> None:
-    row = {"schema": 1, "wordings": [asdict(one) for one in wordings]}
-    part = pack.with_suffix(f".{os.getpid()}.part")
+    row = {"schema": 1, "wordings": [asdict(wording) for wording in wordings]}
     try:
-        pack.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        part.replace(pack)
-    except OSError as error:
-        raise ConfigError(
-            f"{pack} cannot be written: {error.strerror}; UNIFIED_REWARD_HOME names another place"
-        ) from error
+        write_json(pack, row)
+    except DataError as error:
+        raise ConfigError(f"{error}; set UNIFIED_REWARD_HOME to another folder") from error
 
 
 def installed_wordings(home: Path | None = None) -> Mapping[str, Wording]:
-    """The imported wordings by name, the longest first; empty where none were imported.
+    """Read the imported wordings, by name, the longest first; empty where none were imported.
 
     Raises:
-        ConfigError: A pack was changed since it was written, or is no pack.
+        ConfigError: A pack was changed since it was written, or is not a pack.
     """
     stamps: list[tuple[Path, tuple[int, ...]]] = []
     for repository in _repositories():
         pack = _pack_in(home or default_home(), repository)
         with suppress(OSError):
-            stat = os.stat(pack)  # noqa: PTH116  asked for every row, and pathlib is slow
+            stat = os.stat(pack)  # noqa: PTH116  called for every row, and pathlib is slow
             stamps.append((pack, (stat.st_mtime_ns, stat.st_size, stat.st_ino)))
     return _merged(tuple(stamps))
 
 
 @lru_cache(maxsize=4)
 def _merged(stamps: tuple[tuple[Path, tuple[int, ...]], ...]) -> Mapping[str, Wording]:
-    wordings = [one for pack, _ in stamps for one in _read(pack)]
-    return {one.name: one for one in sorted(wordings, key=lambda one: -len(one.text))}
+    wordings = [wording for pack, _ in stamps for wording in _read(pack)]
+    wordings.sort(key=lambda wording: -len(wording.text))
+    return {wording.name: wording for wording in wordings}
 
 
 def _read(pack: Path) -> tuple[Wording, ...]:
     try:
         wordings = TypeAdapter(_Pack).validate_json(pack.read_bytes()).wordings
     except (OSError, ValidationError) as error:
-        raise ConfigError(f"{pack} is no pack of wordings; {_again(pack)}") from error
-    for one in wordings:
-        if _sha256(one.text) != one.sha256:
-            raise ConfigError(f"{pack}: {one.name} was changed; {_again(pack)}")
+        raise ConfigError(f"{pack} is not a pack of wordings; {_import_again(pack)}") from error
+    for wording in wordings:
+        if _sha256(wording.text) != wording.sha256:
+            raise ConfigError(f"{pack}: {wording.name} was changed; {_import_again(pack)}")
     return wordings

@@ -1,7 +1,7 @@
-"""Text to values and back, for every answer form the published judges use.
+"""Parse the answers of judges, in every format the published ones use, and write numbers.
 
-Pure functions over strings. They know nouns and number forms, not tasks or families. What cannot
-be read is ``Unparsed`` with a reason; a tie is a verdict of its own and never a fallback.
+Pure functions over strings. They know nouns and number formats, not tasks or families. Unreadable
+text gives ``Unparsed`` with a reason; a tie is a verdict of its own and never a fallback.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ _CHECK = re.compile(
 
 
 class Aspect(NamedTuple):
-    """One aspect of an answer."""
+    """An aspect that an answer scores, such as alignment or style."""
 
     name: str
     scale: Scale
     label: str
-    """How an answer writes it; read back in any case, with or without "Score" and range."""
+    """Its spelling in an answer; read in any case, with or without "Score" and range."""
 
 
 def number_text(value: float) -> str:
-    """Write a number so that reading it gives the same number.
+    """Write a number in its shortest form that reads back as the same number.
 
     >>> number_text(4.0), number_text(3.67)
     ('4', '3.67')
@@ -81,7 +81,7 @@ def _number(text: str) -> float:
 
 
 def final_part(text: str, *, uses_think_tags: bool) -> str | Unparsed:
-    """The part of an answer that may hold the verdict: behind the reasoning, inside the tags.
+    """Cut out the part of an answer that may hold the verdict: after reasoning, inside tags.
 
     Args:
         text: The whole answer.
@@ -98,15 +98,15 @@ def final_part(text: str, *, uses_think_tags: bool) -> str | Unparsed:
     if opened:
         body = inside.partition("</answer>")[0]
     elif uses_think_tags:
-        return Unparsed("there is no <answer> behind the reasoning", text)
+        return Unparsed("there is no <answer> after the reasoning", text)
     return body if body.strip() else Unparsed("the answer is empty", text)
 
 
 def preference(text: str) -> Winner | Unparsed:
     """Read which of two candidates an answer prefers.
 
-    The last verdict wins; one in the same line behind "Overall Judgment", "Therefore" and the
-    like outranks it, and one in quotation marks counts only where there is no other.
+    The last verdict wins; one in the same line after "Overall Judgment", "Therefore" and the like
+    takes precedence, and one in quotation marks counts only where there is no other.
 
     >>> preference("Image 1 is sharper, but Image 2 is better than Image 1.")
     'second'
@@ -115,31 +115,33 @@ def preference(text: str) -> Winner | Unparsed:
     """
     plain = _MARKS.sub("", text)
     for body in (_QUOTED.sub(" ", plain), plain):
-        found: Winner | None = None
+        winner: Winner | None = None
         for match in _FIRST_SECOND.finditer(body):
-            found = _winner(match)
+            winner = _winner(match)
         for marker in _MARKER.finditer(body):
             line = re.match(r"[\s:.\-]*[^\n]*", body[marker.end() :])
             match = _FIRST_SECOND.search(line.group()) if line else None
-            found = _winner(match) if match else found
-        if found:
-            return found
+            winner = _winner(match) if match else winner
+        if winner:
+            return winner
     return Unparsed("no verdict in the answer", text)
 
 
-def vote(text: str) -> str | Unparsed:
-    """Read a verdict of four kinds: ``[[A>B]]``, ``[[B>A]]``, ``[[A=B=Good]]``, ``[[A=B=Bad]]``.
+def bracketed_vote(text: str) -> str | Unparsed:
+    """Read a verdict in double brackets, as GenAI-Bench (arXiv:2406.04485) counts it.
 
-    To the letter, as GenAI-Bench (arXiv:2406.04485) counts them: what stands from the first double
-    bracket of a line to its last must be one of them, and the first such line decides. Also
-    ``[[A=B]]``, a tie of neither kind, and ``[[A>>B]]``.
+    ``[[A>B]]``, ``[[B>A]]``, ``[[A=B=Good]]`` or ``[[A=B=Bad]]``; also ``[[A=B]]``, a tie of
+    neither kind, and ``[[A>>B]]``. The text from the first double bracket of a line to its last
+    must be exactly one of them, and the first such line decides.
 
-    >>> vote("Both look real. [[A=B=Good]]"), vote("[[A>B]] or [[A=B=Good]]").reason
-    ('both_good', 'no verdict of four kinds in the answer')
+    >>> bracketed_vote("Both look real. [[A=B=Good]]")
+    'both_good'
+    >>> bracketed_vote("[[A>B]] or [[A=B=Good]]").reason
+    'no verdict in double brackets in the answer'
     """
-    found = re.search(r"\[\[.*\]\]", text)
-    named = _VOTES.get(found.group()) if found else None
-    return named or Unparsed("no verdict of four kinds in the answer", text)
+    match = re.search(r"\[\[.*\]\]", text)
+    verdict = _VOTES.get(match.group()) if match else None
+    return verdict or Unparsed("no verdict in double brackets in the answer", text)
 
 
 def _winner(match: re.Match[str]) -> Winner:
@@ -155,8 +157,8 @@ def score(text: str, scale: Scale, *, label: bool = True) -> float | Unparsed:
 
     Args:
         text: The answer, without its reasoning.
-        scale: Where the value must lie.
-        label: Whether the label is part of the grammar; if not, the number must stand alone.
+        scale: Range of the value.
+        label: The label is part of the grammar; if not, the answer must be the number alone.
 
     >>> score("Final Score: **3.5**/5", Scale(1, 5))
     3.5
@@ -164,8 +166,8 @@ def score(text: str, scale: Scale, *, label: bool = True) -> float | Unparsed:
     'score 87 is outside the scale 1 to 5'
     """
     plain = _MARKS.sub("", text)
-    found = list(_SCORE.finditer(plain)) if label else []
-    match = found[-1] if found else _BARE.match(plain)
+    labelled = list(_SCORE.finditer(plain)) if label else []
+    match = labelled[-1] if labelled else _BARE.match(plain)
     if match is None:
         return Unparsed("no score in the answer", text)
     value, rest = _number(match["value"]), match["rest"]
@@ -177,7 +179,7 @@ def score(text: str, scale: Scale, *, label: bool = True) -> float | Unparsed:
     top = float(out_of["top"]) if out_of else 100.0 if rest.lstrip().startswith("%") else None
     if top is not None and top != scale.high:
         return Unparsed(f"score out of {top:g}, but the scale is {scale}", text)
-    if not found and rest.strip(" .%") and out_of is None:
+    if not labelled and rest.strip(" .%") and out_of is None:
         return Unparsed("no score in the answer", text)
     if value not in scale:
         return Unparsed(f"score {number_text(value)} is outside the scale {scale}", text)
@@ -201,22 +203,22 @@ def checks(text: str) -> dict[str, Score]:
 def aspects(text: str, wanted: Sequence[Aspect]) -> dict[str, Score]:
     """Read lines ``Alignment Score (1-5): 3.2`` or ``alignment: 3``; NaN is missing.
 
-    A list of word-wise scores before them is passed over.
+    A list of word-wise scores before them is skipped.
     """
     plain = re.sub(r"word-wise scores\s*:\s*\[.*\]", "", _MARKS.sub("", text), flags=re.IGNORECASE)
-    read: dict[str, Score] = {}
+    scores: dict[str, Score] = {}
     for name, scale, _ in wanted:
         pattern = rf"\b{re.escape(name)}(?:\s+score)?\s*(?:\([^)\n]*\))?\s*[:\uff1a]\s*({_NUMBER})"
-        values = [_number(one) for one in re.findall(pattern, plain, re.IGNORECASE)]
+        values = [_number(digits) for digits in re.findall(pattern, plain, re.IGNORECASE)]
         if values and values[-1] in scale:
-            read[name] = Score(values[-1], scale)
-    return read
+            scores[name] = Score(values[-1], scale)
+    return scores
 
 
 def shares(text: str, wanted: Sequence[Aspect]) -> dict[str, float] | Unparsed:
-    """Read blocks ``Label Score:`` with two numbered lines, as the first one's share in [0, 1].
+    """Read blocks ``Label Score:`` with two numbered lines, as the share of the first in [0, 1].
 
-    The two are divided by their sum, which the published format means to be one.
+    Both are divided by their sum, which should be 1 in the published format.
     """
     plain = _MARKS.sub("", text)
     read: dict[str, float] = {}
@@ -225,10 +227,10 @@ def shares(text: str, wanted: Sequence[Aspect]) -> dict[str, float] | Unparsed:
             rf"\b{re.escape(name)}(?:\s+score)?\s*:\s*{_NOUN}\s*1\s*:\s*({_NUMBER})"
             rf"\s*,?\s*{_NOUN}\s*2\s*:\s*({_NUMBER})"
         )
-        found = re.findall(pattern, plain, re.IGNORECASE)
-        if not found:
+        pairs = re.findall(pattern, plain, re.IGNORECASE)
+        if not pairs:
             return Unparsed(f"no {name} score of both candidates in the answer", text)
-        first, second = (_number(one) for one in found[-1])
+        first, second = map(_number, pairs[-1])
         if not (first >= 0 and second >= 0 and 0 < first + second < math.inf):
             return Unparsed(f"{name} shares {first:g} and {second:g} cannot be compared", text)
         read[name] = first / (first + second)
@@ -236,9 +238,9 @@ def shares(text: str, wanted: Sequence[Aspect]) -> dict[str, float] | Unparsed:
 
 
 def json_object(text: str) -> dict[str, Any] | Unparsed:
-    r"""Read the first JSON object of an answer: fenced, with trailing commas, or cut off.
+    r"""Read the first JSON object of an answer, also fenced, with trailing commas or cut off.
 
-    A cut-off object keeps what was complete.
+    A cut-off object keeps its complete members.
 
     >>> json_object('```json\n{"score": [20, 18,],}\n```')
     {'score': [20, 18]}
@@ -262,7 +264,7 @@ def json_object(text: str) -> dict[str, Any] | Unparsed:
 
 
 def _complete_prefixes(text: str) -> tuple[list[tuple[int, str]], bool]:
-    """Where a value is complete, with the brackets to close there, and if any stays open."""
+    """List the ends of complete values with the brackets to close there; true if cut off."""
     ends: list[tuple[int, str]] = [(1, "}")]
     stack: list[str] = []
     in_string = escaped = False
@@ -290,11 +292,11 @@ def edit_scores(text: str) -> tuple[float, ...] | Unparsed:
     >>> edit_scores('{"reasoning": "good", "score": [20, -1.5],}')
     (20.0, -1.5)
     """
-    found = re.findall(r"[\"']?score[\"']?\s*:\s*\[([^\]]*)\]", text, re.IGNORECASE)
-    values = re.findall(_NUMBER, found[-1], re.IGNORECASE) if found else []
-    if not values or not all(math.isfinite(_number(one)) for one in values):
+    lists = re.findall(r"[\"']?score[\"']?\s*:\s*\[([^\]]*)\]", text, re.IGNORECASE)
+    values = tuple(map(_number, re.findall(_NUMBER, lists[-1], re.IGNORECASE) if lists else []))
+    if not values or not all(map(math.isfinite, values)):
         return Unparsed("no list of scores in the answer", text)
-    return tuple(_number(one) for one in values)
+    return values
 
 
 def pair_values(text: str) -> tuple[float, float] | Unparsed:
@@ -304,28 +306,26 @@ def pair_values(text: str) -> tuple[float, float] | Unparsed:
     (-0.5, 1.0)
     """
     plain = _MARKS.sub("", text)
-    found = [
+    labelled = [
         re.findall(rf"{_NOUN}\s*{i}(?:\s+score)?\s*[:=]\s*({_NUMBER})", plain, re.IGNORECASE)
         for i in (1, 2)
     ]
-    told = [one[-1] for one in found if one]
-    if not told:
-        told = re.findall(_NUMBER, plain, re.IGNORECASE)
-    values = [_number(one) for one in told]
+    texts = [numbers[-1] for numbers in labelled if numbers]
+    values = [*map(_number, texts or re.findall(_NUMBER, plain, re.IGNORECASE))]
     if len(values) != 2 or not all(map(math.isfinite, values)):
         return Unparsed("no value of each candidate in the answer", text)
     return values[0], values[1]
 
 
 def json_winner(text: str) -> Winner | Unparsed:
-    """Read the overall ``winner`` of a JSON verdict; one that was cut off before it is unparsed."""
+    """Read the overall ``winner`` of a JSON verdict; a verdict cut off before it is unparsed."""
     value = json_object(text)
     if isinstance(value, Unparsed):
         return value
-    named = str(value.get("winner", "")).strip().lower()
-    match = re.fullmatch(rf"{_NOUN}\s*([12])", named)
+    winner = str(value.get("winner", "")).strip().lower()
+    match = re.fullmatch(rf"{_NOUN}\s*([12])", winner)
     if match:
         return "first" if match[1] == "1" else "second"
-    if named in ("tie", "both", "equal"):
+    if winner in ("tie", "both", "equal"):
         return "tie"
-    return Unparsed(f"no winner in the JSON verdict ({named or 'missing'})", text)
+    return Unparsed(f"no winner in the JSON verdict ({winner or 'missing'})", text)

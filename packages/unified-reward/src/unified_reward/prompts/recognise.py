@@ -1,4 +1,4 @@
-"""Tell an imported wording in a published question, and what stands in its slots."""
+"""Match published questions against the imported official wordings."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from unified_reward.prompts.packs import SLOT, installed_wordings
 
 
 class RecognisedWording(NamedTuple):
-    """An official wording met in a text, and what stood in its slots."""
+    """An official wording that a question follows."""
 
     template: str
+    """Name of the wording."""
     slots: Mapping[str, str]
+    """Texts filled in, by slot: ``prompt``, ``first``, ``second``."""
 
 
 def recognise(question: str, task: Task, form: Form) -> RecognisedWording | None:
-    """Tell which installed wording a question is, and what stands in its slots.
+    """Find the installed wording that a question was made from, and read its slots.
 
     Args:
-        question: A published question, without the marks of its pictures. White space around it
-            does not matter.
-        task: What it asks about.
-        form: Whether it asks for a score or a comparison.
+        question: A published question, without the placeholders of its images. White space around
+            it does not matter.
+        task: Task of the question.
+        form: ``score`` or ``compare``.
 
     Returns:
         The wording and its slots; of several readings the one with the shortest slots. None where
@@ -34,18 +36,18 @@ def recognise(question: str, task: Task, form: Form) -> RecognisedWording | None
     Raises:
         ConfigError: The pack was changed since it was written.
     """
-    for one in installed_wordings().values():
-        if (one.task, one.form) == (task, form):
-            slots = _slots(one.text.strip(), question)
+    for wording in installed_wordings().values():
+        if (wording.task, wording.form) == (task, form):
+            slots = _slots(wording.text.strip(), question)
             if slots is not None:
-                return RecognisedWording(one.name, slots)
+                return RecognisedWording(wording.name, slots)
     return None
 
 
 def _slots(text: str, question: str) -> Mapping[str, str] | None:
     pieces = SLOT.split(text)
     head, tail = pieces[0], pieces[-1]
-    # Where both ends are right the pattern is quick, however often a text repeats its inside.
+    # With both ends checked the pattern is fast, however often the question repeats delimiters.
     if not (question.lstrip().startswith(head) and question.rstrip().endswith(tail)):
         return None
     match = _pattern(text).fullmatch(question)

@@ -1,4 +1,4 @@
-"""A template: how one question is asked, how its answer is written and how it is read back.
+"""Templates: the prompt of a task, and the grammar by which answers are written and read back.
 
 Knows nothing of models, files or pixels: media pass through as opaque parts.
 """
@@ -24,28 +24,30 @@ _SLOT = re.compile(r"⟪(media|prompt|criteria|first|second)⟫")
 _OUTCOMES: tuple[Winner, ...] = ("first", "tie", "second")
 
 OpenMedia = Callable[[Any], Sequence[Any]]
+"""Opens an ``Image`` or ``Video`` of a sample as images, in order."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One complete manner of asking, shared by all its templates."""
+    """A family of templates that judges are trained on, and what they share."""
 
     name: str
     verdict_first: bool = False
-    """The answer is the verdict alone, so nothing need be generated to read its probabilities."""
+    """The answer is the verdict alone, so its probabilities are read without generating text."""
     uses_think_tags: bool = False
-    """Reasoning stands in ``<think>``, the verdict in ``<answer>``."""
+    """Reasoning is written in ``<think>``, the verdict in ``<answer>``."""
     frames: int = 8
+    """Frames sampled from a video."""
     frame_rule: FrameRule = "linspace_inclusive"
     max_new_tokens: int = 512
 
 
 @dataclass(frozen=True)
 class Template:
-    """One row of the table of tasks: prompt, scale, answer grammar, parser and its inverse.
+    """Prompt, scale, answer grammar, parser and its inverse for one task and form of a family.
 
     An answer is a head (reasoning, checks or aspects, by family), then ``opening``, the phrase of
-    the verdict, and ``closing``. ``parse(answer(v))`` gives ``v`` back.
+    the verdict, and ``closing``. ``parse(answer(v)) == v``.
     """
 
     family: Family
@@ -56,25 +58,27 @@ class Template:
     scale: Scale | None = None
     """Scale of the overall score; None for a comparison, or where only aspects are defined."""
     aspects: tuple[Aspect, ...] = ()
-    """What must be stated one by one before (or instead of) an overall verdict."""
+    """Aspects stated one by one before (or instead of) an overall verdict."""
     opening: str = ""
+    """Text before the phrase of the verdict."""
     closing: str = ""
+    """Text after it."""
     phrases: tuple[str, ...] = ()
-    """What a comparison says for first, tie and second; empty where shares by aspect decide."""
-    context: bool = True
-    """Whether what the sample is about is shown."""
+    """Phrases of a comparison for first, tie and second; empty where shares by aspect decide."""
+    uses_context: bool = True
+    """The media a sample is about are part of the prompt."""
 
-    def request(self, sample: Sample, pictures: OpenMedia) -> Request:
+    def request(self, sample: Sample, open_media: OpenMedia) -> Request:
         """Fill the prompt with a sample.
 
         Args:
             sample: The question; its task and form are this template's.
-            pictures: Turns an ``Image`` or ``Video`` of the sample into opened pictures, in order.
+            open_media: Opens an ``Image`` or ``Video`` of the sample as images, in order.
 
         Returns:
-            The user turn, with neighbouring texts joined, and the choices to read.
+            The user turn, with neighbouring texts joined, and the choices to score.
         """
-        slots = self._slots(sample, pictures)
+        slots = self._slots(sample, open_media)
         parts: list[Any] = []
         for i, piece in enumerate(_SLOT.split(self.prompt)):
             for part in slots[piece] if i % 2 else (piece,):
@@ -85,10 +89,10 @@ class Template:
         verdict_prefix = "" if self.family.verdict_first or not self.choices else self.opening
         return Request(tuple(parts), self.choices, verdict_prefix, self.family.max_new_tokens)
 
-    def _slots(self, sample: Sample, pictures: OpenMedia) -> Mapping[str, Sequence[Any]]:
-        context = sample.context if self.context else ()
-        media = [picture for medium in context for picture in pictures(medium)]
-        candidates = [_candidate_parts(candidate, pictures) for candidate in sample.candidates]
+    def _slots(self, sample: Sample, open_media: OpenMedia) -> Mapping[str, Sequence[Any]]:
+        context = sample.context if self.uses_context else ()
+        media = [image for medium in context for image in open_media(medium)]
+        candidates = [_candidate_parts(candidate, open_media) for candidate in sample.candidates]
         if "⟪first⟫" not in self.prompt:
             media += [part for candidate in candidates for part in candidate]
         return {
@@ -101,10 +105,10 @@ class Template:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The alternative verdicts to the end of the answer; empty where only text can be read.
+        """Alternative endings of the answer, one a verdict; empty where only text can be read.
 
-        Scores ascend; a comparison lists first, tie, second. Where the verdict is the whole
-        answer each begins with ``opening``, else it stands behind it.
+        Scores ascend; a comparison lists first, tie, second. Each begins with ``opening`` where
+        the verdict is the whole answer, else it follows it.
         """
         phrases = self.phrases
         if self.scale:
@@ -113,7 +117,7 @@ class Template:
         return tuple(opening + phrase + self.closing for phrase in phrases)
 
     def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
-        """Write a verdict in this template's grammar: what a judge is trained to say.
+        """Write a verdict in this template's grammar, as a judge is trained to answer.
 
         Raises:
             ConfigError: The verdict lacks what the grammar must state.
@@ -135,7 +139,7 @@ class Template:
         if self.family.verdict_first:
             return []
         lines = [rationale] if rationale else []
-        missing = [one.name for one in self.aspects if one.name not in verdict.aspects]
+        missing = [aspect.name for aspect in self.aspects if aspect.name not in verdict.aspects]
         if missing:
             raise ConfigError(
                 f"an answer of family {self.family.name} states {', '.join(missing)}, "
@@ -151,11 +155,11 @@ class Template:
             values = verdict.aspects
             lines += [f"{label}: {number(values[name].value)}" for name, _, label in self.aspects]
         else:
-            lines += [f"{name}: {round(one.value)}" for name, one in verdict.aspects.items()]
+            lines += [f"{name}: {round(check.value)}" for name, check in verdict.aspects.items()]
         return lines
 
     def parse(self, text: str) -> Scored | Preferred | Unparsed:
-        """Read a verdict from text; what cannot be read is ``Unparsed``, never a number."""
+        """Read a verdict from text; an unreadable answer is ``Unparsed``, never a number."""
         body = parse.final_part(text, uses_think_tags=self.family.uses_think_tags)
         if isinstance(body, Unparsed):
             return body
@@ -163,7 +167,7 @@ class Template:
             return self._parse_comparison(body, text)
         aspects = parse.aspects(body, self.aspects) if self.aspects else parse.checks(body)
         if self.scale is None:
-            missing = [one.name for one in self.aspects if one.name not in aspects]
+            missing = [aspect.name for aspect in self.aspects if aspect.name not in aspects]
             if len(missing) == len(self.aspects):
                 return Unparsed(f"no score for {', '.join(missing)} in the answer", text)
             return Scored(None, aspects, text)
@@ -179,8 +183,8 @@ class Template:
                 return Unparsed(shares.reason, text)
             first = sum(shares.values()) / len(shares)
             return Preferred(first, 0.0, 1 - first, shares, text)
-        said = body.strip().rstrip(".")
-        exact = [o for o, phrase in zip(_OUTCOMES, self.phrases, strict=True) if phrase == said]
+        answer = body.strip().rstrip(".")
+        exact = [o for o, phrase in zip(_OUTCOMES, self.phrases, strict=True) if phrase == answer]
         winner = exact[0] if exact else parse.preference(body)
         if isinstance(winner, Unparsed):
             return Unparsed(winner.reason, text)
@@ -188,11 +192,11 @@ class Template:
         return Preferred(p_first, p_tie, p_second, text=text)
 
     def decode(self, answer: Answer) -> Scored | Preferred | Unparsed:
-        """Turn what a model said into a verdict, from probabilities where it gave them.
+        """Turn the answer of a model into a verdict.
 
-        With probabilities, a comparison is the softmax over the three outcomes, and a score is
-        the expectation over the scale's steps, its standard deviation as ``sigma``. With votes it
-        is the mean of those that can be read. Otherwise it is what the text says.
+        With log-probabilities of the choices, a comparison is the softmax over the three outcomes,
+        and a score is the expectation over the scale's steps, its standard deviation as ``sigma``.
+        With votes it is the mean of the readable ones. Otherwise the text alone is parsed.
         """
         if answer.choice_logprobs is not None:
             head = Scored(None) if self.family.verdict_first else self.parse(answer.text)
@@ -229,17 +233,17 @@ class Template:
         return Scored(Score(mean, scale, math.sqrt(variance)), aspects, text)
 
 
-def _candidate_parts(candidate: Candidate, pictures: OpenMedia) -> list[Any]:
-    """The parts of a candidate; no closure, whose cycle would keep pictures alive."""
+def _candidate_parts(candidate: Candidate, open_media: OpenMedia) -> list[Any]:
+    """List the parts of a candidate; not a closure, whose cycle would keep images alive."""
     if isinstance(candidate, str):
         return [candidate]
     if isinstance(candidate, tuple):
-        return [part for inner in candidate for part in _candidate_parts(inner, pictures)]
-    return list(pictures(candidate))
+        return [part for inner in candidate for part in _candidate_parts(inner, open_media)]
+    return list(open_media(candidate))
 
 
 def mean_preference(verdicts: Sequence[Preferred], *, text: str) -> Preferred:
-    """The mean of several distributions over first, tie and second, and of their aspects."""
+    """Average several distributions over first, tie and second, and their aspects."""
     n = len(verdicts)
     names = verdicts[0].aspects
     return Preferred(

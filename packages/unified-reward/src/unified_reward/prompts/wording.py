@@ -1,4 +1,4 @@
-"""What the worded families share: scales, nouns, verdict sentences and the statement of each task.
+"""Scales, nouns, verdict sentences and the statement of each task, shared by families in prose.
 
 Scales and answer sentences are the published ones (arXiv:2503.05236 trains each task on the scale
 of its source). Every other word is this project's own, so a published checkpoint is off its
@@ -65,15 +65,16 @@ _STATEMENTS: dict[tuple[Task, Form], str] = {
     "Judge each edited image by this: ⟪criteria⟫.",
 }
 CELLS = tuple(_STATEMENTS)
+"""The ten pairs of task and form."""
 
 
 def statement(task: Task, form: Form) -> str:
-    """What is shown and what is judged, with its slots; the family adds how to answer."""
+    """Look up the statement of a task, with its slots; the family adds the answer format."""
     return _STATEMENTS[task, form]
 
 
 def verdict_sentences(task: Task) -> tuple[str, str, str]:
-    """The published verdicts of a comparison: first, tie, second.
+    """List the published verdicts of a comparison: first, tie, second.
 
     >>> sentences(Task.VIDEO_GENERATION)[0]
     'Video 1 is better.'
@@ -84,6 +85,6 @@ def verdict_sentences(task: Task) -> tuple[str, str, str]:
 
 
 def verdict_options(task: Task) -> str:
-    """The three sentences as an instruction."""
+    """Write the three sentences as an instruction."""
     first, tie, second = (f'"{sentence}"' for sentence in verdict_sentences(task))
     return f"{tie} for a tie, else {first} or {second}"

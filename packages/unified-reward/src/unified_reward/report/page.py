@@ -21,6 +21,7 @@ import PIL.Image
 
 from unified_reward import media
 from unified_reward.core.errors import DataError
+from unified_reward.core.extensions import extra
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Unparsed, Verdict
 from unified_reward.media import PILImage, Pixels
 
@@ -231,8 +232,9 @@ def _bar_row(bar: Bar, line: str) -> str:
 
 def _line_chart(lines: Sequence[Sequence[tuple[float, float]]], *, salt: str) -> str:
     """Inline SVG without words, in the colours of the page so that it follows light and dark."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    with extra("report"):
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10}):
         figure = Figure(figsize=(5.2, 2.9), layout="constrained", facecolor="none")

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import krippendorff
 import numpy as np
 
 from unified_reward.core.errors import DataError
+from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Example, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Scale, Score, Winner
 from unified_reward.data.sources.fields import (
@@ -85,7 +85,9 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
             told = f"{len(item.annotators)} annotators of item {name!r}, where {due} are due"
             yield failed(item.line, told)
         else:
-            yield Row(item.line, name, Example.of(item.sample, _target(item, source)))
+            raters = len(item.annotators)
+            content = Example.of(item.sample, _target(item, source), raters=raters)
+            yield Row(item.line, name, content)
 
 
 def agreement(rows: Iterable[Raw], source: Source, *, aspect: str = "") -> Agreement:
@@ -111,6 +113,9 @@ def agreement(rows: Iterable[Raw], source: Source, *, aspect: str = "") -> Agree
     if len(values) < 2:
         reason = "everyone says the same of everything" if shared else "no item was judged twice"
         return Agreement(None, reason, *n)
+    with extra("bench"):
+        import krippendorff
+
     alpha = krippendorff.alpha(
         value_counts=np.array([[said[value] for value in values] for said in shared]),
         value_domain=values,

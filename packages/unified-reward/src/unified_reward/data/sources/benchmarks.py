@@ -42,7 +42,7 @@ _PICKAPIC: dict[str, Any] = {
 _GENAI_BENCH: dict[str, Any] = {
     "layout": "preferences",
     "form": "compare",
-    "note": "Ties are of two kinds; the rationale holds the vote, tievote or bothbad_vote.",
+    "note": "Ties are of two kinds; the tag vote tells them apart: tievote or bothbad_vote.",
     "url": "https://huggingface.co/datasets/TIGER-Lab/GenAI-Bench",
     "paper": _ARXIV + "2406.04485",
 }
@@ -53,7 +53,7 @@ _GENAI_VOTES: dict[str, Any] = {
         "tievote": "tie",
         "bothbad_vote": "tie",
     },
-    "kept": ("tievote", "bothbad_vote"),
+    "tags": {"vote": "vote_type"},
 }
 BENCHMARKS = (
     Source(
@@ -183,7 +183,11 @@ BENCHMARKS = (
         "An id is <line of the prompt>:<model>.",
         url="https://github.com/llyx97/FETV",
         paper=_ARXIV + "2311.01813",
-        options={"id": "{id}:{model}", "media": "videos/{model}/{id}.mp4"},
+        options={
+            "id": "{id}:{model}",
+            "media": "videos/{model}/{id}.mp4",
+            "tags": {"prompt": "id", "model": "model"},
+        },
     ),
     Source(
         "hpdv2",
@@ -213,7 +217,8 @@ BENCHMARKS = (
                 "winner": "Better",
             },
             "words": {"Output1": "first", "Output2": "second"},
-            "group": "Category",
+            "tags": {"category": "Category"},
+            "group": "category",
         },
     ),
     *(
@@ -222,7 +227,7 @@ BENCHMARKS = (
             "interleaved",
             task,
             "compare",
-            note="As its build_from_hf.py writes it. The rationale holds the prompt's source.",
+            note="As its build_from_hf.py writes it. The tag prompt_source is as there.",
             url="https://github.com/facebookresearch/MMRB2",
             paper=_ARXIV + "2512.16899",
             options={"rows": "pairs", "answers": task is Task.IMAGE_UNDERSTANDING},
@@ -251,7 +256,8 @@ BENCHMARKS = (
                 "context": ("video", "video_path"),
             },
             "always": "first",
-            "group": ("dimension", "category", "subset"),
+            "tags": {"dimension": ("dimension", "category", "subset")},
+            "group": "dimension",
         },
     ),
     Source(

@@ -14,6 +14,7 @@ from typing import Any
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Candidate, Example, Image, Task, Video
 from unified_reward.core.verdicts import Failed, Scale
+from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
 from unified_reward.io.rows import Row
 
@@ -69,6 +70,13 @@ def text(row: Fields, *columns: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"column {' or '.join(columns)} holds {str(value)[:40]!r}, not text")
     return value
+
+
+def read_tags(row: Fields, source: Source) -> dict[str, str]:
+    """Read the tags of a row: texts of columns, by the option ``tags`` of the source."""
+    columns = source.options.get("tags", {}).items()
+    values = {tag: given(row, *([at] if isinstance(at, str) else at)) for tag, at in columns}
+    return {tag: str(value) for tag, value in values.items() if value is not None}
 
 
 def identity(row: Fields, *columns: str) -> str:

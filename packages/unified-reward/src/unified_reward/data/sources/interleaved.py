@@ -44,7 +44,9 @@ def _pair(row: Fields, source: Source, folder: Path) -> Example:
     name = identity(row, "id", "pair_id")
     sample = Sample(source.task, prompt, tuple(responses), context, id=name)
     return Example.of(
-        sample, Target(winner=_CHOSEN[chosen], rationale=str(row.get("prompt_source", "")))
+        sample,
+        Target(winner=_CHOSEN[chosen]),
+        tags={"prompt_source": str(row.get("prompt_source", ""))},
     )
 
 

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example, Sample, Target
 from unified_reward.core.verdicts import Scale, Winner
-from unified_reward.data.sources.fields import Fields, each, failed, medium, needed, number, text
+from unified_reward.data.sources.fields import (
+    Fields,
+    each,
+    failed,
+    medium,
+    needed,
+    number,
+    read_tags,
+    text,
+)
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
 from unified_reward.io.rows import Row
@@ -62,7 +71,7 @@ def _score(row: Fields, source: Source, folder: Path) -> Example:
     if "elements" in options:
         aspects |= _elements(needed(row, options["elements"]))
     sample = Sample(source.task, text(row, "prompt"), (medium(path, source.task, folder),), id=name)
-    return Example.of(sample, Target(score, source.scale, aspects))
+    return Example.of(sample, Target(score, source.scale, aspects), tags=read_tags(row, source))
 
 
 def _mean(row: Fields, column: str, scale: Scale, source: Source) -> float:

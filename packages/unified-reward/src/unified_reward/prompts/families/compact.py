@@ -1,4 +1,4 @@
-"""Family ``compact``: the fewest tokens that still say the task, for tiny judges."""
+"""Family ``compact``: prompts of as few tokens as possible, for tiny judges."""
 
 from __future__ import annotations
 

@@ -25,24 +25,24 @@ _FIRST = re.compile(r"\W*(?:(?:the\s+)?score\s*(?::|=|is)\s*)?(\d+(?:\.\d+)?)\b"
 
 @dataclass(frozen=True)
 class ProseTemplate(Template):
-    """An answer in free text: nothing is a choice whose probability could be read."""
+    """Template of answers in free text: no choices whose probabilities could be read."""
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """None."""
+        """Empty."""
         return ()
 
     def parse(self, text: str) -> Scored | Preferred | Unparsed:
-        """Read the verdict; what names none is unparsed."""
+        """Read the verdict; an answer without one is unparsed."""
         if self.form == "compare":
             return super().parse(text)
-        found = _OUT_OF.search(text) or _FIRST.match(text)
-        if found is None:
+        match = _OUT_OF.search(text) or _FIRST.match(text)
+        if match is None:
             return Unparsed("no score out of 100 in the answer", text)
-        value = float(found[1])
+        value = float(match[1])
         if value not in _HUNDRED:
-            told = parse.number_text(value)
-            return Unparsed(f"score {told} is outside the scale {_HUNDRED}", text)
+            number = parse.number_text(value)
+            return Unparsed(f"score {number} is outside the scale {_HUNDRED}", text)
         return Scored(Score(value, _HUNDRED), text=text)
 
 

@@ -1,8 +1,8 @@
-"""Families ``edit`` and ``edit_values``: an instruction, the picture before, and pictures after.
+"""Families ``edit`` and ``edit_values``: an instruction, the source image, and edited images.
 
-Three verbs, as the published judge of edits has them: ``edit`` ranks a pair in a sentence and gives
-points on two axes from 0 to 25, success and preservation, as JSON; ``edit_values`` gives each of a
-pair a signed value, and a comparison is the logistic of their difference.
+As in the published judge of edits: ``edit`` ranks a pair in a sentence, and scores two axes from 0
+to 25, success and preservation, as JSON; ``edit_values`` gives each of a pair a signed value, and a
+comparison is the logistic of their difference.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ VALUES = Family("edit_values", max_new_tokens=512)
 POINTS = Scale(0.0, 25.0)
 _TASK = Task.IMAGE_EDITING
 _UNLIKELY = 1e-8
-"""The least probability that is written as a difference of values."""
+"""Probabilities are clamped to [this, 1 - this] before they are written as a difference."""
 
 
 @dataclass(frozen=True)
 class EditPointsTemplate(Template):
-    """Points by axis in JSON: ``{"reasoning": "…", "score": [20, 18]}``; no overall score."""
+    """Template of points by axis: ``{"reasoning": "…", "score": [20, 18]}``, no overall score."""
 
     def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
         """Write points in the grammar; see ``Template.answer``."""
-        missing = [one.name for one in self.aspects if one.name not in verdict.aspects]
+        missing = [aspect.name for aspect in self.aspects if aspect.name not in verdict.aspects]
         if not isinstance(verdict, Scored) or missing:
             raise ConfigError(
                 f"an answer of family {self.family.name} states {', '.join(missing) or 'points'}, "
@@ -49,23 +49,22 @@ class EditPointsTemplate(Template):
         points = parse.edit_scores(text)
         if isinstance(points, Unparsed):
             return points
-        names = [one.name for one in self.aspects]
+        names = [aspect.name for aspect in self.aspects]
         if len(points) != len(names):
-            told = ", ".join(names)
-            return Unparsed(f"{len(points)} points in the answer, for {told}", text)
-        wrong = [one for one in points if one not in POINTS]
-        if wrong:
-            return Unparsed(f"{parse.number_text(wrong[0])} is outside the scale {POINTS}", text)
-        read = {name: Score(one, POINTS) for name, one in zip(names, points, strict=True)}
-        return Scored(None, read, text)
+            return Unparsed(f"{len(points)} points in the answer, for {', '.join(names)}", text)
+        outside = [value for value in points if value not in POINTS]
+        if outside:
+            return Unparsed(f"{parse.number_text(outside[0])} is outside the scale {POINTS}", text)
+        scores = {name: Score(value, POINTS) for name, value in zip(names, points, strict=True)}
+        return Scored(None, scores, text)
 
 
 @dataclass(frozen=True)
 class EditValuesTemplate(Template):
-    """A signed value of each candidate, on lines of their own."""
+    """Template of one signed value a candidate, each on its own line."""
 
     def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
-        """Write values whose difference is the verdict's log-odds, a tie counted half."""
+        """Write values whose difference is the verdict's log-odds; a tie counts half."""
         if not isinstance(verdict, Preferred):
             raise ConfigError(f"family {self.family.name} compares and does not score")
         share = min(max(verdict.probability, _UNLIKELY), 1 - _UNLIKELY)

@@ -24,10 +24,10 @@ _POINTS = 10.0
 
 @dataclass(frozen=True)
 class FlexTemplate(Template):
-    """Shares by ``category/dimension``, and the winner that the answer names."""
+    """Template of shares by ``category/dimension``, then the winner."""
 
     def answer(self, verdict: Scored | Preferred, *, rationale: str = "") -> str:
-        """Write the object; aspects named ``category/dimension``, or else one category of them."""
+        """Write the object; aspects without a category, ``name`` alone, go into ``overall``."""
         if not isinstance(verdict, Preferred):
             raise ConfigError(f"family {self.family.name} compares and does not score")
         categories: dict[str, list[dict[str, Any]]] = {}
@@ -37,45 +37,45 @@ class FlexTemplate(Template):
             categories.setdefault(category or "overall", []).append(
                 {"name": dimension, "score_1": points, "score_2": round(_POINTS - points, 6)}
             )
-        told = [
+        rows = [
             {"name": name, "dims": dims, "cat_winner": self._leader(dims)}
             for name, dims in categories.items()
         ]
         phrase = self.phrases[("first", "tie", "second").index(verdict.winner)]
-        body = json.dumps({"categories": told, "reason": rationale}, ensure_ascii=False)
+        body = json.dumps({"categories": rows, "reason": rationale}, ensure_ascii=False)
         return f"{body[:-1]}, {self.opening}{phrase}{self.closing}"
 
     def _leader(self, dims: list[dict[str, Any]]) -> str:
-        ahead = sum(one["score_1"] - one["score_2"] for one in dims)
-        return self.phrases[1 if not ahead else 0 if ahead > 0 else 2]
+        lead = sum(points["score_1"] - points["score_2"] for points in dims)
+        return self.phrases[1 if not lead else 0 if lead > 0 else 2]
 
     def parse(self, text: str) -> Scored | Preferred | Unparsed:
         """Read winner and shares; an answer cut off before its winner is unparsed."""
         winner = parse.json_winner(text)
         if isinstance(winner, Unparsed):
             return winner
-        said = parse.json_object(text)
-        shares = _shares(said) if isinstance(said, dict) else {}
+        answer = parse.json_object(text)
+        shares = _shares(answer) if isinstance(answer, dict) else {}
         p_first, p_tie, p_second = (float(winner == one) for one in ("first", "tie", "second"))
         return Preferred(p_first, p_tie, p_second, shares, text)
 
 
-def _shares(said: dict[str, Any]) -> dict[str, float]:
-    """Shares of the first candidate; a dimension without two numbers is left out."""
-    found: dict[str, float] = {}
-    for category in _objects(said.get("categories")):
+def _shares(answer: dict[str, Any]) -> dict[str, float]:
+    """Read the shares of the first candidate; a dimension without two numbers is left out."""
+    shares: dict[str, float] = {}
+    for category in _objects(answer.get("categories")):
         for dimension in _objects(category.get("dims")):
             pair = [dimension.get(f"score_{i}") for i in (1, 2)]
-            points = [float(one) for one in pair if isinstance(one, int | float)]
+            points = [float(value) for value in pair if isinstance(value, int | float)]
             if len(points) == 2 and min(points) >= 0 and sum(points) > 0:
                 name = f"{category.get('name', '')}/{dimension.get('name', '')}"
-                found[name] = points[0] / sum(points)
-    return found
+                shares[name] = points[0] / sum(points)
+    return shares
 
 
 def _objects(value: object) -> list[dict[str, Any]]:
-    many = cast("list[Any]", value) if isinstance(value, list) else []
-    return [cast("dict[str, Any]", one) for one in many if isinstance(one, dict)]
+    items = cast("list[Any]", value) if isinstance(value, list) else []
+    return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]
 
 
 def _template(task: Task) -> Template:

@@ -1,4 +1,4 @@
-"""Family ``native``: the verdict alone, in the published sentence or behind ``Final Score:``."""
+"""Family ``native``: the verdict alone, in the published sentence or after ``Final Score:``."""
 
 from __future__ import annotations
 

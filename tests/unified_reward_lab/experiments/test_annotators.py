@@ -5,7 +5,7 @@ import pytest
 from unified_reward.core.errors import ConfigError
 from unified_reward_lab.bench.microworld import CLEAR_GAP
 from unified_reward_lab.examples import CELLS
-from unified_reward_lab.experiments.annotators import Annotators, annotators, page
+from unified_reward_lab.experiments.annotators import AnnotatorStudy, page, run
 from unified_reward_lab.microworld import make_example, utility_gap
 
 
@@ -16,7 +16,7 @@ N = 12
 def report():
     judges = {"perfect": "scripted:perfect", "first": "scripted:first", "silent": "scripted:silent"}
     groups = {"scripted": judges, "again": {"perfect": "scripted:perfect"}}
-    return annotators(Annotators(groups, reference="perfect", n=N))
+    return run(AnnotatorStudy(groups, reference="perfect", n=N))
 
 
 def value(report, judge, figure):
@@ -67,4 +67,4 @@ def test_the_page_has_a_row_for_every_judge(report):
 
 def test_a_reference_that_is_no_judge_is_refused():
     with pytest.raises(ConfigError, match="'few' lacks the reference 'noiseless'; it has perfect"):
-        Annotators({"few": {"perfect": "scripted:perfect"}})
+        AnnotatorStudy({"few": {"perfect": "scripted:perfect"}})

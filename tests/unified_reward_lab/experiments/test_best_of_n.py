@@ -18,8 +18,8 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Failed, Scale, Score, Scored, Unparsed
 from unified_reward_lab.experiments import best_of_n as experiment
-from unified_reward_lab.experiments.best_of_n import BestOfN, best_of_n, chances, draw, page
-from unified_reward_lab.microworld import candidate_pool
+from unified_reward_lab.experiments.best_of_n import BestOfNStudy, page, pick_probabilities, plot, run
+from unified_reward_lab.microworld import candidate_pool, true_utilities
 from unified_reward_lab.microworld.items import TASKS
 
 
@@ -69,8 +69,8 @@ def rules(monkeypatch):
 
 
 def measured(reference, **options):
-    config = BestOfN({"it": reference}, n=N, captions=CAPTIONS, **options)
-    report = best_of_n(config)
+    config = BestOfNStudy({"it": reference}, n=N, captions=CAPTIONS, **options)
+    report = run(config)
     return report["judges"]["it"], report
 
 
@@ -79,9 +79,9 @@ def values(curve):
 
 
 def utilities(task=Task.IMAGE_GENERATION):
-    """Of every candidate, shape (captions, n)."""
+    """True utilities, shape (captions, n)."""
     drawn = [candidate_pool(task, n=N, split="test", seed=0, index=i) for i in range(CAPTIONS)]
-    return np.array([one.utilities for one in drawn])
+    return np.array([true_utilities(pool) for pool in drawn])
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -167,7 +167,7 @@ def test_a_judge_without_any_score_has_no_figures_and_is_still_shown():
     assert values(judge["gold"]) == [None] * 4
     assert (judge["fall"]["value"], judge["peak"]) == (None, None)
     assert "| it | gold | - | - | - | - |" in page(report)
-    assert draw(report).startswith(b"\x89PNG")
+    assert plot(report).startswith(b"\x89PNG")
 
 
 def brute_force(scores, golds, n):
@@ -183,7 +183,7 @@ def brute_force(scores, golds, n):
 def test_the_estimator_is_the_mean_over_all_subsets(rated, data):
     scores, golds = zip(*rated, strict=True)
     n = data.draw(st.integers(1, len(rated)))
-    weights = chances(scores, n)
+    weights = pick_probabilities(scores, n)
     assert weights.sum() == pytest.approx(1)
     assert weights @ np.array(golds) == pytest.approx(brute_force(scores, golds, n))
 
@@ -191,14 +191,14 @@ def test_the_estimator_is_the_mean_over_all_subsets(rated, data):
 @pytest.mark.parametrize("n", [0, 3])
 def test_more_than_there_are_cannot_be_drawn(n):
     with pytest.raises(ValueError, match=f"from 2 candidates 1 to 2 can be drawn, not {n}"):
-        chances([0.1, 0.2], n)
+        pick_probabilities([0.1, 0.2], n)
 
 
 def test_the_report_is_plain_json_with_the_divergence_of_every_step():
     """log n - (n - 1) / n: 0, 0.1931, 0.6363, 1.2044."""
     told = []
-    config = BestOfN({"a": "scripted:tie", "b": "scripted:random"}, n=N, captions=2)
-    report = best_of_n(config, told.append)
+    config = BestOfNStudy({"a": "scripted:tie", "b": "scripted:random"}, n=N, captions=2)
+    report = run(config, told.append)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert sum(told) == config.total == 2 * 2 * N
     assert [step["n"] for step in report["steps"]] == [1, 2, 4, 8]
@@ -226,7 +226,7 @@ def test_another_seed_draws_other_candidates():
 )
 def test_a_configuration_that_cannot_be_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        BestOfN(**options)
+        BestOfNStudy(**options)
 
 
 def test_the_page_tells_protocol_and_figures():
@@ -244,8 +244,8 @@ def test_the_page_tells_protocol_and_figures():
 def test_the_plot_has_a_panel_a_judge():
     sizes = []
     for judges in ({"a": "scripted:tie"}, {"a": "scripted:tie", "b": "scripted:random"}):
-        report = best_of_n(BestOfN(judges, n=2, captions=2))
-        sizes.append(PIL.Image.open(io.BytesIO(draw(report))).size)
+        report = run(BestOfNStudy(judges, n=2, captions=2))
+        sizes.append(PIL.Image.open(io.BytesIO(plot(report))).size)
     (one, height), (two, same) = sizes
     assert two - one == 480  # 3.2 inches at 150 dots
     assert height == same

@@ -17,7 +17,7 @@ TINY = OptimConfig(steps=16, batch_size=2, accumulate=1, lr=5e-4)
 
 def lessons(name):
     (run,) = (one for one in joint._runs((0, 1)) if one.name == name)
-    made = joint._Lessons(run.parts, TINY)
+    made = joint._TrainingSeries(run.parts, TINY)
     return Counter(made[i].sample.id for i in range(len(made)))
 
 
@@ -51,7 +51,7 @@ def test_only_apart_do_videos_come_from_the_other_half_than_images():
 )
 def test_settings_that_would_not_match_are_refused(tmp_path, changed, message):
     with pytest.raises(ConfigError, match=message):
-        joint.JointLearning(tmp_path, **changed)
+        joint.JointLearningStudy(tmp_path, **changed)
 
 
 LABELS = [1.0, 0.0, 0.5, 1.0, 0.0, 1.0] * 5
@@ -100,12 +100,12 @@ def test_scores_are_contrasted_by_rank_correlation():
 
 @pytest.mark.slow
 def test_judges_are_trained_once_and_then_only_contrasted(tmp_path, monkeypatch):
-    config = joint.JointLearning(
+    config = joint.JointLearningStudy(
         tmp_path, optim=OptimConfig(steps=8, batch_size=2, accumulate=1), seeds=(0, 1), n=24
     )
-    report = joint.joint_learning(config)
+    report = joint.run(config)
     assert set(report["cells"]) == set(CELLS)
     assert report["tokens"]["shared"] > 0
     assert "sharing" in joint.page(report)
     monkeypatch.setattr(joint, "train_judge", None)
-    assert joint.joint_learning(config)["cells"] == report["cells"]
+    assert joint.run(config)["cells"] == report["cells"]

@@ -12,16 +12,17 @@ from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Sample, Task
 from unified_reward.judges.card import Calibration
+from unified_reward_lab.microworld import true_utilities
 from unified_reward_lab.experiments.sifting import (
     REFERENCE,
-    WAYS,
-    Perfect,
-    Read,
-    Sifting,
-    _draw,
-    draw,
+    STRATEGIES,
+    PerfectJudge,
+    CachedJudge,
+    SiftingStudy,
+    _pool,
+    plot,
     page,
-    sifting,
+    run,
 )
 
 
@@ -31,7 +32,7 @@ N, PROMPTS = 6, 8
 @pytest.fixture(scope="module")
 def controls():
     judges = {"perfect": "perfect", "always first": "scripted:first"}
-    return sifting(Sifting(judges, n=N, prompts=PROMPTS, seeds=(5, 6)))
+    return run(SiftingStudy(judges, n=N, prompts=PROMPTS, seeds=(5, 6)))
 
 
 def test_the_perfect_judge_is_never_wrong_and_finds_the_whole_range_by_points(controls):
@@ -41,7 +42,7 @@ def test_the_perfect_judge_is_never_wrong_and_finds_the_whole_range_by_points(co
     ranges = []
     for seed in (5, 6):
         for i in range(PROMPTS):
-            utilities = _draw(Sifting(n=N), seed, i, Perfect()).utilities
+            utilities = true_utilities(_pool(SiftingStudy(n=N), seed, i))
             ranges.append(max(utilities) - min(utilities))
     assert ways["score"]["gain"]["value"] == pytest.approx(np.mean(ranges))
     assert ways["rank+sift"]["gain"]["value"] <= ways["score"]["gain"]["value"]
@@ -74,7 +75,7 @@ def test_the_contrast_is_zero_for_the_reference_itself_and_told_by_seed(controls
 
 @pytest.fixture(scope="module")
 def samples():
-    drawn = _draw(Sifting(n=2), 9, 0, Perfect()).pool
+    drawn = _pool(SiftingStudy(n=2), 9, 0)
     two = drawn.candidates
     return [
         Sample(drawn.task, drawn.prompt, two[:1], id="a"),
@@ -83,8 +84,8 @@ def samples():
 
 
 def test_a_coarse_reading_is_drawn_from_the_probabilities_of_the_soft_one(tiny, samples):
-    plain = Read(tiny, "coarse", {})
-    soft = tiny.read(samples, tiny.query(samples), Calibration())
+    plain = CachedJudge(tiny, "coarse", {})
+    soft = tiny.decode(samples, tiny.query(samples), Calibration())
     n = 400
     asked = [
         Sample(s.task, s.prompt, s.candidates, id=f"{s.id} #{k}") for s in samples for k in range(n)
@@ -97,7 +98,7 @@ def test_a_coarse_reading_is_drawn_from_the_probabilities_of_the_soft_one(tiny, 
     )
     won = [one.probability for one in told[n:]]
     assert np.mean(won) == pytest.approx(soft[1].probability, abs=0.1)
-    assert len(plain.memory) == 2
+    assert len(plain.cache) == 2
 
 
 def test_readings_of_a_question_ask_the_model_once(tiny, samples, monkeypatch):
@@ -106,7 +107,7 @@ def test_readings_of_a_question_ask_the_model_once(tiny, samples, monkeypatch):
     monkeypatch.setattr(
         tiny.model, "generate", lambda requests: asked.extend(requests) or generate(requests)
     )
-    read = Read(tiny, "soft", {})
+    read = CachedJudge(tiny, "soft", {})
     first = read.ask(samples, orders=1)
     again = read.ask(samples, orders=2)
     assert len(asked) == 1 + 2
@@ -116,9 +117,9 @@ def test_readings_of_a_question_ask_the_model_once(tiny, samples, monkeypatch):
 
 def test_the_page_and_the_plot_show_every_judge_and_way(controls):
     text = page(controls)
-    for name in (*controls["judges"], *WAYS):
+    for name in (*controls["judges"], *STRATEGIES):
         assert name in text
-    assert PIL.Image.open(io.BytesIO(draw(controls))).size[0] > 500
+    assert PIL.Image.open(io.BytesIO(plot(controls))).size[0] > 500
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_the_page_and_the_plot_show_every_judge_and_way(controls):
 )
 def test_a_senseless_config_is_refused(wrong):
     with pytest.raises(ConfigError):
-        Sifting(**wrong)
+        SiftingStudy(**wrong)
 
 
 def test_the_command_writes_report_page_and_plot(tmp_path):

@@ -14,7 +14,7 @@ from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import AlignedPolicy, ExamConfig, PreferenceConfig
 from unified_reward_lab.experiments.alignment import AlignmentStudy
-from unified_reward_lab.experiments.votes import Votes, page, vote, votes
+from unified_reward_lab.experiments.votes import VoteStudy, page, run, vote
 from unified_reward_lab.microworld import mutate, policy_prompt, render
 from unified_reward_lab.microworld.candidate_scenes import keyed_rng, random_scene_with_caption
 
@@ -25,7 +25,7 @@ OPTIM = OptimConfig(steps=1, batch_size=2, accumulate=1, lr=1e-3, lora_rank=2)
 
 @pytest.fixture
 def folder(tmp_path):
-    """Of one prompt: what it asks for twice, something else, and noise that nobody can read."""
+    """Candidates of one prompt: two right ones, a wrong one, and unreadable noise."""
     asked = policy_prompt(DRAWING, split="train", seed=5, index=0)
     scene, caption = random_scene_with_caption(keyed_rng(asked.id), split="train", is_video=False)
     assert caption.text == asked.prompt
@@ -66,8 +66,8 @@ def test_no_more_comparisons_of_a_prompt_than_wanted_and_always_the_same(folder)
 
 
 def test_votes_and_pairs_on_the_same_prompts_are_refused():
-    with pytest.raises(ConfigError, match="need training prompts of their own"):
-        Votes(seeds={DRAWING: (10, 3)})
+    with pytest.raises(ConfigError, match="must have different training prompts"):
+        VoteStudy(seeds={DRAWING: (10, 3)})
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_a_judge_goes_on_from_votes_and_is_examined_on_other_prompts(tmp_path):
     )
     optim = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-3)
     training = JudgeTraining(optim, base="tiny_scalar", head="scalar", family="compact", frames=4)
-    config = Votes(
+    config = VoteStudy(
         tmp_path / "votes",
         seeds={DRAWING: (10,)},
         prompts=6,
@@ -90,7 +90,7 @@ def test_a_judge_goes_on_from_votes_and_is_examined_on_other_prompts(tmp_path):
         judges={"scalar": "tiny_scalar"},
         study=study,
     )
-    report = votes(config)
+    report = run(config)
     assert 0 < report["votes"][DRAWING] <= 36
     assert {*report["judges"]} == {"scalar", "voted"}
     for one in report["judges"].values():
@@ -98,5 +98,5 @@ def test_a_judge_goes_on_from_votes_and_is_examined_on_other_prompts(tmp_path):
     assert "voted" in page(report)
     weights = tmp_path / "votes" / "judge" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    assert votes(config) == report
+    assert run(config) == report
     assert weights.stat().st_mtime_ns == before, "what is made is not made again"

@@ -326,7 +326,7 @@ def make_example(
     target = _label(draft, labeller, keyed_rng(name, "label"))
     utilities = [str(float(option.utility)) for option in draft.options]
     names = ("utility_first", "utility_second") if form == "compare" else ("utilities",)
-    tags = dict(zip(names, utilities, strict=True))
+    tags: dict[str, str] = dict(zip(names, utilities, strict=True))
     return Example.of(sample, target, source=SOURCE, tags=tags)
 
 

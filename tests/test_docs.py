@@ -191,7 +191,7 @@ def system_rows() -> list[str]:
         for card in CARDS.values()
     ]
     for name, asked in official._ASKED.items():
-        prompts = [packs.published()[one] for one in asked]
+        prompts = [packs.published_prompts()[one] for one in asked]
         tasks = ", ".join(dict.fromkeys(words(one.task) for one in prompts))
         forms = ", ".join(sorted({one.form for one in prompts}, reverse=True))
         ids = [start for start, (family, _) in PUBLISHED.items() if family == name]

@@ -21,8 +21,8 @@ from unified_reward_lab.experiments.alignment import (
     AlignmentStudy,
     _compare,
     _gain,
-    run,
     arms,
+    run,
 )
 from unified_reward_lab.experiments.alignment_page import page, plot
 

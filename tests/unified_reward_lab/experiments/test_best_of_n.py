@@ -18,7 +18,13 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Failed, Scale, Score, Scored, Unparsed
 from unified_reward_lab.experiments import best_of_n as experiment
-from unified_reward_lab.experiments.best_of_n import BestOfNStudy, page, pick_probabilities, plot, run
+from unified_reward_lab.experiments.best_of_n import (
+    BestOfNStudy,
+    page,
+    pick_probabilities,
+    plot,
+    run,
+)
 from unified_reward_lab.microworld import candidate_pool, true_utilities
 from unified_reward_lab.microworld.items import TASKS
 

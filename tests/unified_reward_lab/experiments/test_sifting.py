@@ -12,18 +12,17 @@ from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Sample, Task
 from unified_reward.judges.card import Calibration
-from unified_reward_lab.microworld import true_utilities
 from unified_reward_lab.experiments.sifting import (
     REFERENCE,
     STRATEGIES,
-    PerfectJudge,
     CachedJudge,
     SiftingStudy,
     _pool,
-    plot,
     page,
+    plot,
     run,
 )
+from unified_reward_lab.microworld import true_utilities
 
 
 N, PROMPTS = 6, 8

@@ -81,6 +81,8 @@ class AlignmentConfig:
     """Policies to align by a judge, and their exam by the microworld's oracle."""
 
     policies: Mapping[Task, AlignedPolicy]
+    judge: str = ""
+    """A judge's reference; empty for the judge that the recipe trains."""
     preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
     exam: ExamConfig = field(default_factory=ExamConfig)
 

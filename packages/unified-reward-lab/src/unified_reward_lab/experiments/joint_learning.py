@@ -184,7 +184,9 @@ def _train_and_test(each: _Run, config: JointLearningStudy) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     series = _TrainingSeries(each.parts, config.optim)
     optim = replace(config.optim, seed=each.seed)
-    training = JudgeTraining(optim, head="scalar", family=_CARD.family, frames=_CARD.frames)
+    training = JudgeTraining(
+        optim, "tiny_base", head="scalar", family=_CARD.family, frames=_CARD.frames
+    )
     train_judge(training, folder, series)
     judge = open_judge(folder)
     cells: dict[str, Any] = {}

@@ -154,7 +154,12 @@ class Failed:
 
     error: str
     cause: UnifiedRewardError | None = field(default=None, compare=False, repr=False)
-    """The error itself where there was one; the verbs for a single question raise it."""
+    """The error itself if there was one; the verbs for a single question raise it."""
+
+    @classmethod
+    def from_error(cls, error: UnifiedRewardError) -> Failed:
+        """The failure that an error is, without its traceback, which holds decoded media."""
+        return cls(str(error), error.with_traceback(None))
 
 
 Verdict = Scored | Preferred | Unparsed | Failed

@@ -32,14 +32,32 @@ def load_config(
     Raises:
         ConfigError: No such file, no YAML, an unknown key or a wrong value; names each.
     """
+    return build_config(kind, read_config(path, overrides), str(path or "the options"))
+
+
+def read_config(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The keys and values of a YAML file with overrides applied, not checked yet.
+
+    Raises:
+        ConfigError: No such file, no YAML, or an override that is not ``a.b=value``.
+    """
     data = _read(path) if path else {}
     for override in overrides:
         _set(data, override)
+    return data
+
+
+def build_config(kind: type[_Config], data: Any, source: str) -> _Config:
+    """A configuration from plain values.
+
+    Raises:
+        ConfigError: An unknown key or a wrong value; names each, and ``source``.
+    """
     _forbid_extra(kind)
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
-        raise ConfigError(f"{path or 'the options'}: {describe_errors(error, 'recipe')}") from error
+        raise ConfigError(f"{source}: {describe_errors(error, 'recipe')}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -106,9 +106,7 @@ def _made(
 
 def _trl(pair: PreferencePair, _row: PairRow, _folder: Path) -> dict[str, Any]:
     images = [{"bytes": _bytes(image), "path": None} for image in _images(*pair.context)]
-    chosen, rejected = (
-        [{"role": "assistant", "content": answer}] for answer in _answers(pair)
-    )
+    chosen, rejected = ([{"role": "assistant", "content": answer}] for answer in _answers(pair))
     prompt = [{"role": "user", "content": pair.prompt}]
     return {"images": images, "prompt": prompt, "chosen": chosen, "rejected": rejected}
 
@@ -223,12 +221,9 @@ def _path(medium: Candidate, folder: Path) -> str:
 
 def _save_json(made: _Rows, file: IO[bytes], _form: Format) -> None:
     for i, row in enumerate(made):
-        file.write(((",
-" if i else "[
-") + json.dumps(row, ensure_ascii=False)).encode())
-    file.write(b"
-]
-")
+        separator = ",\n" if i else "[\n"
+        file.write((separator + json.dumps(row, ensure_ascii=False)).encode())
+    file.write(b"\n]\n")
 
 
 def _save_parquet(made: _Rows, file: IO[bytes], form: Format) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.core.extensions import require
-
-from unified_reward.core.extensions import extra
+from unified_reward.core.extensions import extra, require
 
 
 Game = tuple[int, int, float | None]

@@ -28,7 +28,7 @@ def clear():
     for task, form in CELLS.values():
         if form == "compare":
             found += [make_example(task, form, split="test", seed=0, index=i) for i in range(N)]
-    return [one for one in found if utility_gap(one) >= CLEAR_GAP]
+    return [example.target for example in found if utility_gap(example) >= CLEAR_GAP]
 
 
 def test_only_pairs_with_a_clear_gap_count(report):
@@ -59,10 +59,10 @@ def test_unreadable_verdicts_are_counted_and_wrong(report):
 
 
 def test_the_page_has_a_row_for_every_judge(report):
-    told = page(report)
-    assert "| scripted | first | 0.500 (" in told
-    assert "| scripted | silent | 0.000 (" in told
-    assert "| again | perfect | 1.000 (" in told
+    text = page(report)
+    assert "| scripted | first | 0.500 (" in text
+    assert "| scripted | silent | 0.000 (" in text
+    assert "| again | perfect | 1.000 (" in text
 
 
 def test_a_reference_that_is_no_judge_is_refused():

@@ -20,6 +20,6 @@ def test_the_shipped_base_answers_and_a_random_one_does_not(report):
 
 
 def test_the_page_has_a_row_a_task(report):
-    told = page(report)
-    assert told.count("| shipped |") == 4
-    assert "| random | questions about videos | 0.000 (0.000 to" in told
+    text = page(report)
+    assert text.count("| shipped |") == 4
+    assert "| random | questions about videos | 0.000 (0.000 to" in text

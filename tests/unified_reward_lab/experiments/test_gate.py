@@ -49,7 +49,7 @@ def test_temperatures_act_after_and_not_before(report):
 
 
 def test_the_page_names_every_cell_and_the_plot_is_a_image(report):
-    told = page(report)
-    assert all(told.count(f"`{cell}`") == 2 for cell in CELLS | EDITING)
-    assert "- calm: comparisons 1000.0, scores 1000.0" in told
+    text = page(report)
+    assert all(text.count(f"`{cell}`") == 2 for cell in CELLS | EDITING)
+    assert "- calm: comparisons 1000.0, scores 1000.0" in text
     assert plot(report).startswith(b"\x89PNG")

@@ -58,7 +58,7 @@ LABELS = [1.0, 0.0, 0.5, 1.0, 0.0, 1.0] * 5
 SAID = {"right": LABELS, "wrong": [1 - one for one in LABELS], "nothing": [None] * len(LABELS)}
 
 
-def heard(single, shared="right", apart="right"):
+def results(single, shared="right", apart="right"):
     """Thirty prompts a half, two seeds; every judge of a kind says the same."""
     by_run = {f"{task}-{seed}": single for task in TASKS for seed in (0, 1)}
     by_run |= {f"shared-{seed}": shared for seed in (0, 1)}
@@ -79,21 +79,21 @@ def heard(single, shared="right", apart="right"):
 
 @pytest.mark.parametrize(("single", "gain"), [("wrong", 1.0), ("right", 0.0), ("nothing", 1.0)])
 def test_gain_is_the_difference_of_joint_and_single(single, gain):
-    found = joint._contrast("video_generation.compare", heard(single), (0, 1))
+    found = joint._contrast("video_generation.compare", results(single), (0, 1))
     for world in joint.WORLDS:
         assert found[world]["gain"] == {"value": gain, "ci95": [gain, gain], "n": 60}
     assert found["sharing"]["value"] == 0.0
 
 
 def test_sharing_is_the_gain_that_a_world_apart_withholds():
-    found = joint._contrast("image_generation.compare", heard("wrong", apart="wrong"), (0, 1))
+    found = joint._contrast("image_generation.compare", results("wrong", apart="wrong"), (0, 1))
     assert found["shared"]["gain"]["value"] == 1.0
     assert found["apart"]["gain"]["value"] == 0.0
     assert found["sharing"]["value"] == 1.0
 
 
 def test_scores_are_contrasted_by_rank_correlation():
-    found = joint._contrast(f"{Task.IMAGE_UNDERSTANDING}.score", heard("wrong"), (0, 1))
+    found = joint._contrast(f"{Task.IMAGE_UNDERSTANDING}.score", results("wrong"), (0, 1))
     assert found["shared"]["joint"]["value"] == pytest.approx(1.0)
     assert found["shared"]["single"]["value"] == pytest.approx(-1.0)
 

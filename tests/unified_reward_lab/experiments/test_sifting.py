@@ -36,8 +36,8 @@ def controls():
 
 def test_the_perfect_judge_is_never_wrong_and_finds_the_whole_range_by_points(controls):
     ways = controls["judges"]["perfect"]["soft"]
-    for way, one in ways.items():
-        assert way == "random" or one["better"]["value"] == 1
+    for way, entry in ways.items():
+        assert way == "random" or entry["better"]["value"] == 1
     ranges = []
     for seed in (5, 6):
         for i in range(PROMPTS):
@@ -67,18 +67,18 @@ def test_the_contrast_is_zero_for_the_reference_itself_and_told_by_seed(controls
         for ways in judge.values():
             assert ways[REFERENCE]["from_score"]["value"] == 0
             assert ways[REFERENCE]["from_score_by_seed"] == [0, 0]
-            for one in ways.values():
-                told = np.mean(one["from_score_by_seed"])
-                assert one["from_score"]["value"] == pytest.approx(told)
+            for entry in ways.values():
+                verdicts = np.mean(entry["from_score_by_seed"])
+                assert entry["from_score"]["value"] == pytest.approx(verdicts)
 
 
 @pytest.fixture(scope="module")
 def samples():
-    drawn = _pool(SiftingStudy(n=2), 9, 0)
-    two = drawn.candidates
+    pool = _pool(SiftingStudy(n=2), 9, 0)
+    two = pool.candidates
     return [
-        Sample(drawn.task, drawn.prompt, two[:1], id="a"),
-        Sample(drawn.task, drawn.prompt, two, id="a-b"),
+        Sample(pool.task, pool.prompt, two[:1], id="a"),
+        Sample(pool.task, pool.prompt, two, id="a-b"),
     ]
 
 
@@ -86,30 +86,30 @@ def test_a_coarse_reading_is_drawn_from_the_probabilities_of_the_soft_one(tiny, 
     plain = CachedJudge(tiny, "coarse", {})
     soft = tiny.decode(samples, tiny.query(samples), Calibration())
     n = 400
-    asked = [
+    repeated = [
         Sample(s.task, s.prompt, s.candidates, id=f"{s.id} #{k}") for s in samples for k in range(n)
     ]
-    told = plain.ask(asked)
-    values = [one.score.value for one in told[:n]]
+    verdicts = plain.ask(repeated)
+    values = [entry.score.value for entry in verdicts[:n]]
     assert set(values) <= {1, 2, 3, 4, 5}
     assert np.mean(values) == pytest.approx(
         soft[0].score.value, abs=4 * soft[0].score.sigma / n**0.5 + 0.01
     )
-    won = [one.probability for one in told[n:]]
+    won = [entry.probability for entry in verdicts[n:]]
     assert np.mean(won) == pytest.approx(soft[1].probability, abs=0.1)
     assert len(plain.cache) == 2
 
 
 def test_readings_of_a_question_ask_the_model_once(tiny, samples, monkeypatch):
-    asked = []
+    repeated = []
     generate = tiny.model.generate
     monkeypatch.setattr(
-        tiny.model, "generate", lambda requests: asked.extend(requests) or generate(requests)
+        tiny.model, "generate", lambda requests: repeated.extend(requests) or generate(requests)
     )
     read = CachedJudge(tiny, "soft", {})
     first = read.ask(samples, orders=1)
     again = read.ask(samples, orders=2)
-    assert len(asked) == 1 + 2
+    assert len(repeated) == 1 + 2
     assert again[0] == first[0]
     assert again[1].orders[0].p_first == first[1].p_first
 

@@ -35,10 +35,10 @@ def test_what_a_table_does_not_know_has_failed_and_is_counted(report):
 
 
 def test_the_page_has_every_cell_and_every_figure_of_the_audit(report):
-    told = page(report)
-    assert all(f"`{cell}`" in told for cell in CELLS)
-    assert all(f"| {name} |" in told for name in report["judges"]["lazy"]["audit"]["metrics"])
-    assert "perfect minus lazy 0.500" in told
+    text = page(report)
+    assert all(f"`{cell}`" in text for cell in CELLS)
+    assert all(f"| {name} |" in text for name in report["judges"]["lazy"]["audit"]["metrics"])
+    assert "perfect minus lazy 0.500" in text
 
 
 def test_more_items_audited_than_asked_are_refused():

@@ -26,9 +26,9 @@ OPTIM = OptimConfig(steps=1, batch_size=2, accumulate=1, lr=1e-3, lora_rank=2)
 @pytest.fixture
 def folder(tmp_path):
     """Candidates of one prompt: two right ones, a wrong one, and unreadable noise."""
-    asked = policy_prompt(DRAWING, split="train", seed=5, index=0)
-    scene, caption = random_scene_with_caption(keyed_rng(asked.id), split="train", is_video=False)
-    assert caption.text == asked.prompt
+    prompt = policy_prompt(DRAWING, split="train", seed=5, index=0)
+    scene, caption = random_scene_with_caption(keyed_rng(prompt.id), split="train", is_video=False)
+    assert caption.text == prompt.prompt
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     right = render(scene, seed=1)
     wrong = render(mutate(scene, 2, np.random.default_rng(1)), seed=2)
@@ -36,7 +36,7 @@ def folder(tmp_path):
     for i, pixels in enumerate((right, noise, wrong, right)):
         names.append({"image": f"{i}.png"})
         PIL.Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-    row = {"id": asked.id, "status": "generated", "prompt": asked.prompt, "candidates": names}
+    row = {"id": prompt.id, "status": "generated", "prompt": prompt.prompt, "candidates": names}
     failed = {"id": "another", "status": "failed", "candidates": []}
     (tmp_path / "candidates.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(failed)}\n")
     return tmp_path
@@ -47,16 +47,16 @@ def test_the_better_candidate_wins_in_either_place_and_noise_loses(folder):
         "".join(f"{json.dumps(row)}\n" for row in vote(folder, DRAWING, 5, 20))
     )
     records = [row.content for row in read_examples(folder / "votes.jsonl")]
-    assert all(isinstance(one, Example) for one in records)
+    assert all(isinstance(entry, Example) for entry in records)
     order = {"0.png": 2, "3.png": 2, "2.png": 1, "1.png": 0}
     met = set()
-    for one in records:
-        oracle_scores = [order[medium.source.name] for medium in one.sample.candidates]
-        assert one.target.winner == ("first" if oracle_scores[0] > oracle_scores[1] else "second")
+    for entry in records:
+        oracle_scores = [order[medium.source.name] for medium in entry.sample.candidates]
+        assert entry.target.winner == ("first" if oracle_scores[0] > oracle_scores[1] else "second")
         met.add(tuple(sorted(oracle_scores)))
     assert len(records) == 5, "two equals are not voted on"
     assert met == {(0, 1), (0, 2), (1, 2)}
-    assert {one.target.winner for one in records} == {"first", "second"}
+    assert {entry.target.winner for entry in records} == {"first", "second"}
 
 
 def test_no_more_comparisons_of_a_prompt_than_wanted_and_always_the_same(folder):
@@ -93,8 +93,8 @@ def test_a_judge_goes_on_from_votes_and_is_examined_on_other_prompts(tmp_path):
     report = run(config)
     assert 0 < report["votes"][DRAWING] <= 36
     assert {*report["judges"]} == {"scalar", "voted"}
-    for one in report["judges"].values():
-        assert 0 < one[DRAWING.value]["n"] <= 6
+    for entry in report["judges"].values():
+        assert 0 < entry[DRAWING.value]["n"] <= 6
     assert "voted" in page(report)
     weights = tmp_path / "votes" / "judge" / "model.safetensors"
     before = weights.stat().st_mtime_ns

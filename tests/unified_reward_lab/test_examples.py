@@ -22,7 +22,7 @@ def series(n=64, *, block=4, seed=0, weights=None, labeller=NOISELESS):
     return MicroworldSeries(n, block=block, seed=seed, weights=weights, annotator=labeller)
 
 
-def media(record):
+def media_of(record):
     return [
         example
         for example in (*record.sample.context, *record.sample.candidates)
@@ -50,7 +50,7 @@ def test_what_is_written_is_read_back_to_the_pixel(task, tmp_path):
         assert [c for c in example.sample.candidates if isinstance(c, str)] == [
             c for c in other.sample.candidates if isinstance(c, str)
         ]
-        for mine, given in zip(media(example), media(other), strict=True):
+        for mine, given in zip(media_of(example), media_of(other), strict=True):
             assert np.array_equal(pixels(mine), given.source)
 
 
@@ -126,14 +126,14 @@ def test_labels_come_from_the_annotator_and_candidates_do_not():
     biased = series(40, weights=wanted, labeller=annotator("position:2"))
     for index in range(40):
         assert biased[index].target.winner == "first"
-        assert pixels(media(honest[index])[0]).tobytes() == (
-            pixels(media(biased[index])[0]).tobytes()
+        assert pixels(media_of(honest[index])[0]).tobytes() == (
+            pixels(media_of(biased[index])[0]).tobytes()
         )
     assert any(honest[index].target.winner != "first" for index in range(40))
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"),
+    ("weights", "text"),
     [
         ({"image_generation.rank": 1.0}, "no cell image_generation.rank; there are image_gen"),
         ({"nothing": 0.0, "image_generation.score": 1.0}, "no cell nothing"),
@@ -145,7 +145,7 @@ def test_an_unknown_cell_is_refused_by_name(weights, text):
 
 
 def test_no_cell_at_all_is_refused():
-    with pytest.raises(ConfigError, match="no cell given"):
+    with pytest.raises(ConfigError, match="unknown cells given"):
         MicroworldSeries(4, block=1, seed=0, weights={}, annotator=NOISELESS)
 
 
@@ -166,7 +166,7 @@ def test_twins_follow_each_other_in_a_series_and_scores_stay_as_they_are():
             assert other.target == turned.target
             texts = [c for c in other.sample.candidates if isinstance(c, str)]
             assert texts == [c for c in turned.sample.candidates if isinstance(c, str)]
-            for mine, given in zip(media(other), media(turned), strict=True):
+            for mine, given in zip(media_of(other), media_of(turned), strict=True):
                 assert np.array_equal(mine.source, given.source)
         else:
             assert other.sample.id == plain[i + 1].sample.id

@@ -135,8 +135,8 @@ def test_labels_come_from_the_annotator_and_candidates_do_not():
 @pytest.mark.parametrize(
     ("weights", "text"),
     [
-        ({"image_generation.rank": 1.0}, "no cell image_generation.rank; there are image_gen"),
-        ({"nothing": 0.0, "image_generation.score": 1.0}, "no cell nothing"),
+        ({"image_generation.rank": 1.0}, "unknown cells: image_generation.rank; there are image_gen"),
+        ({"nothing": 0.0, "image_generation.score": 1.0}, "unknown cells: nothing"),
     ],
 )
 def test_an_unknown_cell_is_refused_by_name(weights, text):

@@ -17,7 +17,7 @@ from unified_reward_lab.train.autoencoders import (
     build_image_autoencoder,
     build_video_autoencoder,
     frame_by_frame,
-    generated,
+    captioned_pixels,
     train_autoencoder,
 )
 from unified_reward_lab.train.generators import GeneratorTraining, train_generator
@@ -52,7 +52,7 @@ def videos():
 def items(medium):
     """Pixels of the items that a generator of seed 0 is taught."""
     is_video = medium == "video"
-    return torch.stack([generated(i, is_video=is_video, seed=1)[1] for i in range(ITEMS)])
+    return torch.stack([captioned_pixels(i, is_video=is_video, seed=1)[1] for i in range(ITEMS)])
 
 
 def test_there_is_a_loss_for_every_step(taught):
@@ -105,19 +105,19 @@ def test_one_seed_teaches_the_same(taught, tmp_path):
 def test_prompts_are_read_as_far_as_captions_go(taught):
     policy = policies.load(taught[1], device="cpu")
     denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)
-    captions = [generated(i, is_video=taught[0] == "video", seed=5)[0] for i in range(100)]
+    captions = [captioned_pixels(i, is_video=taught[0] == "video", seed=5)[0] for i in range(100)]
     assert all(denoiser.prompt_overflow(entry) is None for entry in captions)
     assert denoiser.prompt_overflow("a red circle " * 40) is not None
 
 
 @pytest.mark.parametrize("is_video", [False, True])
 def test_what_is_drawn_is_of_the_training_split_and_depends_on_its_place_alone(is_video):
-    made = [generated(i, is_video=is_video, seed=3) for i in range(60)]
+    made = [captioned_pixels(i, is_video=is_video, seed=3) for i in range(60)]
     assert {split_of(caption) for caption, _ in made} == {"train"}
-    caption, pixels = generated(7, is_video=is_video, seed=3)
+    caption, pixels = captioned_pixels(7, is_video=is_video, seed=3)
     assert caption == made[7][0]
     assert torch.equal(pixels, made[7][1])
-    assert generated(7, is_video=is_video, seed=4)[0] != caption
+    assert captioned_pixels(7, is_video=is_video, seed=4)[0] != caption
     assert pixels.shape == ((3, VIDEO_FRAMES, 64, 64) if is_video else (3, 64, 64))
     assert -1 <= float(pixels.min()) < float(pixels.max()) <= 1
     if is_video:

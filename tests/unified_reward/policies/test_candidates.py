@@ -21,7 +21,7 @@ from unified_reward.io.rows import read_examples
 
 KEYS = (
     *("id", "status", "reason", "task", "prompt", "candidates", "context", "criteria"),
-    *("policy", "seed", "duplicates"),
+    *("tags", "policy", "seed", "duplicates"),
 )
 
 
@@ -139,7 +139,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(name, make, out, tmp_pa
         if drawn and cut < first:
             shutil.rmtree(stopped / "media")
             (stopped / "media").mkdir()
-            (stopped / "media" / f".{next(iter(drawn))}").write_bytes(b"half")
+            (stopped / "media" / f".{next(iter(drawn))}.part").write_bytes(b"half")
         there = {path: path.stat().st_ino for path in stopped.rglob("media/[!.]*")}
         assert make(name, "--batch-size", 1, out=stopped.name)[0] == 0
         assert {path: path.stat().st_ino for path in there} == there, "a file was written again"
@@ -185,7 +185,7 @@ def test_a_prompt_that_cannot_be_used_costs_its_row(make, out, tmp_path, makers)
     for name, told in {
         "broken": "broken.png",
         "lost": "none.png: cannot be opened",
-        "blind": "the context holds no image or video",
+        "line 3": "image_understanding needs the image or video it is about",
         "drawn": "is for image_understanding and video_understanding, not image_generation",
         "line 5": "Field required",
         "line 7": "duplicate id",

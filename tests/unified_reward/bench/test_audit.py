@@ -31,7 +31,7 @@ class Toy(BaseJudge):
     def __init__(self, value, lean=0.0):
         self.value, self.lean = value, lean
 
-    def ask(self, samples, *, orders=2):
+    def ask(self, samples, *, orders=2, on_progress=None):
         return [self._verdict(one, orders) for one in samples]
 
     def _verdict(self, sample, orders):
@@ -116,7 +116,7 @@ class Recorder(Toy):
         super().__init__(lambda _: 50.0)
         self.calls = []
 
-    def ask(self, samples, *, orders=2):
+    def ask(self, samples, *, orders=2, on_progress=None):
         self.calls.append([*samples])
         return super().ask(samples, orders=orders)
 
@@ -155,7 +155,9 @@ def test_media_are_decoded_in_bounded_windows(monkeypatch):
     judge = Recorder()
     examples = [video_example(8, f"v{i}") for i in range(2)]
     audit(judge, examples)
-    opened = [call for call in judge.calls if isinstance(call[0].candidates[0].source, tuple)]
+    opened = [
+        call for call in judge.calls if call and isinstance(call[0].candidates[0].source, tuple)
+    ]
     assert [len(call) for call in opened] == [2] * 6 + [3] * 6 + [1] * 6
     unbounded = Recorder()
     monkeypatch.setattr("unified_reward.bench.audit._MAX_PIXELS", 10**9)
@@ -182,6 +184,26 @@ def test_a_missing_picture_fails_alone(tmp_path):
     once = 1 + 2 + 2 + 2 + 3  # compared, scored, against repetitions, these scored, a triple
     assert once <= report["n_failed"] < report["n_questions"]
     assert report["metrics"]["unreadable"]["value"] == pytest.approx(1 / 4)
+
+
+def test_a_single_comparison_makes_no_triple():
+    class First(Toy):
+        def _verdict(self, sample, orders):
+            return Preferred(1, 0, 0)
+
+    assert "cycles" not in audit(First(words), ANSWERS[:1]).report["metrics"]
+    cycles = audit(First(words), ANSWERS[:2]).report["metrics"]["cycles"]
+    assert (cycles["value"], cycles["n"]) == (1, 2)
+
+
+def test_groups_hold_the_figures_of_their_task_alone():
+    report = audit(Toy(words), [*ANSWERS[:3], *PICTURES[:2]]).report
+    answers, images = (report["groups"][task.value] for task in (ANSWERS[0].task, PICTURES[0].task))
+    assert (answers["ties"]["n"], images["ties"]["n"], report["metrics"]["ties"]["n"]) == (3, 2, 5)
+    assert answers["longer_preferred"] == report["metrics"]["longer_preferred"]
+    assert "longer_preferred" not in images
+    assert images["brier_score"]["n"] == 2
+    assert images["distinct_scores"]["value"] == 1 < answers["distinct_scores"]["value"]
 
 
 def test_every_candidate_of_an_example_is_scored_and_a_made_pair_compared():

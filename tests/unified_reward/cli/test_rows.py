@@ -201,6 +201,19 @@ def test_a_made_pair_teaches_a_judge_in_both_orders_and_with_its_criteria(source
         assert any(CRITERIA in part for part in turn.request.parts if isinstance(part, str))
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_dropped_row_stays_dropped_when_it_is_converted(cli, source, files, suffix):
+    given = source("pair", "pair")
+    rows = read(given)
+    rows[1] |= {"status": "dropped", "reason": "a tie", "chosen": None, "rejected": None}
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, back = files / f"out{suffix}", files / "back.jsonl"
+    assert cli("data", "convert", given, out)[0] == 0
+    assert cli("data", "convert", out, back)[0] == 0
+    assert [row["status"] for row in read(back)] == ["kept", "dropped"]
+    assert len(ExampleFile(back, seed=0)) == 1
+
+
 def test_candidates_that_nobody_judged_teach_nobody(source):
     with pytest.raises(Exception, match=r"line 1: 3 candidates without a pair"):
         ExampleFile(source("candidates"), seed=0)

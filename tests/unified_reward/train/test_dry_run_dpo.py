@@ -59,7 +59,9 @@ def stored(tmp_path):
 
     def store(kind):
         folder = aligned.source(kind, tmp_path)
-        for file in folder.rglob("*.safetensors"):
+        weights = [*folder.rglob("*.safetensors")]
+        assert weights
+        for file in weights:
             file.unlink()
         return folder / "policy", folder / "pairs.jsonl"
 
@@ -164,7 +166,10 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
         ({"moved": {"lora_targets": ("to_w",)}}, "no linear layer is named to_w; there are .*to_q"),
         ({"launch": "fsdp"}, "fsdp shards weights, .* launch --num_processes 8"),
         ({"launch": "zero9"}, "neither a file nor a shipped launcher"),
-        ({"policy": "some/pipeline"}, "nothing is known of some/pipeline .*: Wan2.1.*, sdxl-turbo"),
+        (
+            {"policy": "some/pipeline"},
+            "the architecture of some/pipeline .*: Wan2.1.*, sdxl-turbo",
+        ),
     ],
 )
 def test_what_does_not_fit_a_pipeline_is_told_with_what_would(how, said):

@@ -8,10 +8,11 @@ from itertools import pairwise
 import pytest
 import torch
 from PIL import Image as Pillow
+from transformers import Trainer
 
 import unified_reward as ur
 from tests.tiny import ARCHITECTURES
-from tests.unified_reward.train.turns import COLOURS
+from tests.unified_reward.train.colours import COLOURS
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.backends.value_head import (
     WEIGHTS,
@@ -277,3 +278,11 @@ def test_a_head_that_is_missing_or_of_another_size_is_named(vlm, tmp_path):
     save_head(ValueHead(32, 2, uncertain=False), tmp_path)
     with pytest.raises(ModelError, match=f"(?s){WEIGHTS} is not the head .*size mismatch"):
         ur.open_judge(tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_aborts_before_the_step(checkpoints, tmp_path, monkeypatch):
+    norm = Trainer._clip_grad_norm
+    monkeypatch.setattr(Trainer, "_clip_grad_norm", lambda *given: norm(*given) * math.nan)
+    with pytest.raises(ur.ModelError, match="gradient of step 1 is not finite; no checkpoint was"):
+        fit(checkpoints, tmp_path, MIXED, ScalarConfig(), save_every=1)
+    assert not list(tmp_path.rglob("checkpoint-*"))

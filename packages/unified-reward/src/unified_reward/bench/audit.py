@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,14 +21,14 @@ from unified_reward import media
 from unified_reward.bench.benchmark import JudgedItem
 from unified_reward.bench.calibration import brier_score, calibration_error, collect_predictions
 from unified_reward.bench.metrics import Metric, mean_interval, mean_metric
-from unified_reward.core.base_judge import BaseJudge
+from unified_reward.core.base_judge import BaseJudge, Progress
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Candidate, Example, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
 from unified_reward.media import PILImage
 
 
-_CHUNK = 64
+_WINDOW = 64
 _MAX_PIXELS = 50_000_000
 """Decoded pixels of questions to perturb in memory at a time; one question may exceed it."""
 _N_FRAMES = 8
@@ -70,18 +70,13 @@ class _CountingJudge:
     """Judge that counts its questions, and those it could not answer."""
 
     judge: BaseJudge
-    on_progress: Callable[[int], None] | None
+    on_progress: Progress | None
     n: int = 0
     n_unparsed: int = 0
     n_failed: int = 0
 
     def ask(self, samples: Iterable[Sample]) -> list[Verdict]:
-        verdicts: list[Verdict] = []
-        remaining = iter(samples)
-        while chunk := list(islice(remaining, _CHUNK)):
-            verdicts += self.judge.ask(chunk)
-            if self.on_progress:
-                self.on_progress(len(chunk))
+        verdicts = self.judge.ask([*samples], on_progress=self.on_progress)
         self.n += len(verdicts)
         self.n_unparsed += sum(isinstance(verdict, Unparsed) for verdict in verdicts)
         self.n_failed += sum(isinstance(verdict, Failed) for verdict in verdicts)
@@ -99,7 +94,7 @@ def audit(
     judge: BaseJudge,
     examples: Sequence[Example],
     *,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> AuditResult:
     """Ask a judge the same questions in several ways.
 
@@ -310,7 +305,7 @@ def _opened(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
     for sample in samples:
         window.append(_map_images(sample, counted))
-        if len(window) == _CHUNK or n_pixels >= _MAX_PIXELS:
+        if len(window) == _WINDOW or n_pixels >= _MAX_PIXELS:
             yield window
             window, n_pixels = [], 0
     if window:

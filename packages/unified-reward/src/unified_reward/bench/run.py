@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from unified_reward.bench.benchmark import (
     item_hash,
 )
 from unified_reward.bench.registry import find_benchmark
-from unified_reward.core.base_judge import BaseJudge
+from unified_reward.core.base_judge import BaseJudge, Progress
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Candidate, Example, Image, Video
@@ -62,7 +62,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
     orders: Literal[1, 2] = 2,
     votes: int = 0,
     out: str | Path | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Result:
     """Measure a judge on a benchmark.
 
@@ -107,11 +107,10 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
     judged: list[JudgedItem] = []
     worst: list[JudgedItem] = []
     folder = Path(out) if out else None
-    for items in _judge_chunks(benchmark, judge, _usable(rows, broken), options, folder):
+    examples = _usable(rows, broken)
+    for items in _judge_chunks(benchmark, judge, examples, options, folder, on_progress):
         worst = heapq.nlargest(_N_WORST, [*worst, *items], key=lambda item: item.disagreement)
         judged += [item._replace(example=_without_pixels(item.example)) for item in items]
-        if on_progress:
-            on_progress(len(items))
     if not judged:
         reason = f"; {broken[0]}" if broken else ""
         raise DataError(f"{data} holds no item of {benchmark.name}{reason}")
@@ -163,6 +162,7 @@ def _judge_chunks(
     examples: Iterator[Example],
     options: BenchmarkOptions,
     out: Path | None,
+    on_progress: Progress | None,
 ) -> Iterator[list[JudgedItem]]:
     """Judge examples chunk by chunk; the verdicts of a chunk are on disk before it is yielded."""
     verdicts: dict[str, Verdict] = {}
@@ -176,7 +176,9 @@ def _judge_chunks(
             verdicts |= {row["id"]: _written_verdict(row) for row in read_verdict_rows(file)}
     while chunk := list(islice(examples, _CHUNK)):
         todo = [example for example in chunk if example.id not in verdicts]
-        answers = _ask(benchmark, judge, todo, options)
+        if on_progress and len(todo) < len(chunk):
+            on_progress(len(chunk) - len(todo))
+        answers = _ask(benchmark, judge, todo, options, on_progress) if todo else []
         verdicts |= zip([example.id for example in todo], answers, strict=True)
         items = [
             JudgedItem(example, benchmark.group(example), verdicts[example.id]) for example in chunk
@@ -192,6 +194,7 @@ def _ask(
     judge: BaseJudge,
     examples: Sequence[Example],
     options: BenchmarkOptions,
+    on_progress: Progress | None,
 ) -> list[Verdict]:
     """Verdicts on the examples; a comparison asked in swapped order has its verdict mirrored."""
     samples = [example.sample for example in examples]
@@ -205,11 +208,11 @@ def _ask(
     questions = [
         sample.swapped() if swap else sample for sample, swap in zip(samples, swaps, strict=True)
     ]
+    orders = 2 if options.votes else options.orders
+    answers = judge.ask(questions, orders=orders, on_progress=on_progress)
     verdicts = [
         answer.mirrored() if swap and isinstance(answer, Preferred) else answer
-        for answer, swap in zip(
-            judge.ask(questions, orders=2 if options.votes else options.orders), swaps, strict=True
-        )
+        for answer, swap in zip(answers, swaps, strict=True)
     ]
     if not options.votes:
         return verdicts

@@ -24,7 +24,7 @@ from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources import read_source
 from unified_reward.io.atomic import replacing, replacing_folder, write_bytes
-from unified_reward.io.rows import Row, example_row, parse_row, read_examples
+from unified_reward.io.rows import Row, example_row, read_examples, read_row
 
 
 RECORDS = "records"
@@ -34,6 +34,7 @@ GROUP_BYTES = 32 * 1024 * 1024
 SHARD_BYTES = 1024**3
 """Media in a shard of a folder, about."""
 
+_WITHOUT_PAIR = ("dropped", "failed")
 _TEXTS = ("id", "task", "prompt", "criteria", "source")
 _NESTED = ("candidates", "context", "target", "messages")
 _OPTIONAL = ("raters", "tags", "status", "chosen", "rejected", "chosen_score", "rejected_score")
@@ -48,7 +49,8 @@ _SUFFIXES = (
     (rb"\x1aE\xdf\xa3", ".webm"),
 )
 
-_Write = Callable[[Example], None]
+_Write = Callable[[Example, str], None]
+"""Takes an example and its status, see `example_row`."""
 
 
 class _Packed(NamedTuple):
@@ -118,7 +120,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
             content = row.content
             if not isinstance(content, Failed):
                 try:
-                    write(content)
+                    write(content, row.status if row.status in _WITHOUT_PAIR else "")
                     written += 1
                 except (DataError, MediaError) as error:
                     content = Failed(str(error), error)
@@ -144,7 +146,7 @@ def with_media(content: Example, change: Callable[[Image | Video], Path | bytes]
     return replace(content, context=context, candidates=candidates)
 
 
-def record_line(content: Example, folder: Path) -> bytes:
+def record_line(content: Example, folder: Path, status: str = "") -> bytes:
     """Write an example as a line of JSON of a file in ``folder``; bytes become ``media/<sha>.*``.
 
     Raises:
@@ -164,7 +166,7 @@ def record_line(content: Example, folder: Path) -> bytes:
 
     if not all(isinstance(medium.source, str | Path) for medium in content.media):
         content = with_media(content, stored)
-    return _line(example_row(content, folder))
+    return _line(example_row(content, folder, status))
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
@@ -194,7 +196,7 @@ def _suffix(medium: Image | Video, content: bytes) -> str:
     return next(found, ".bin")
 
 
-def _packed(content: Example) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _packed(content: Example, status: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     media: dict[str, bytes] = {}
 
     def embedded(medium: Image | Video) -> Path:
@@ -203,42 +205,40 @@ def _packed(content: Example) -> tuple[dict[str, Any], dict[str, bytes]]:
         media[name] = content
         return Path(name)
 
-    return example_row(with_media(content, embedded), Path()), media
+    return example_row(with_media(content, embedded), Path(), status), media
 
 
-def _restored(packed: Iterable[_Packed | Failed]) -> Iterator[Row]:
+def _restored(packed: Iterable[_Packed | Row]) -> Iterator[Row]:
     names: dict[str, int] = {}
     for n, packed_row in enumerate(packed, 1):
-        content = packed_row if isinstance(packed_row, Failed) else _unpacked(packed_row)
-        if not isinstance(content, Failed) and content.id in names:
-            content = _failed(f"duplicate id {content.id!r} (first on row {names[content.id]})")
-        if isinstance(content, Failed):
-            yield Row(n, f"row {n}", content)
-        else:
-            names[content.id] = n
-            yield Row(n, content.id, content)
+        row = packed_row if isinstance(packed_row, Row) else _unpacked(packed_row)
+        if row.id in names:
+            row = _unusable(f"duplicate id {row.id!r} (first on row {names[row.id]})")
+        names[row.id or f"row {n}"] = n
+        yield replace(row, line=n, id=row.id or f"row {n}")
 
 
-def _unpacked(packed: _Packed) -> Example | Failed:
-    content = parse_row(packed.row, Path())
-    if isinstance(content, Failed):
-        return content
+def _unpacked(packed: _Packed) -> Row:
+    row = read_row(packed.row, Path())
+    if isinstance(row.content, Failed):
+        return row
     try:
-        return with_media(content, lambda medium: packed.media[str(medium.source)])
+        content = with_media(row.content, lambda medium: packed.media[str(medium.source)])
     except KeyError as error:
-        return _failed(f"medium {error} is not packed with its row")
+        return _unusable(f"medium {error} is not packed with its row")
+    return replace(row, content=content)
 
 
-def _failed(message: str) -> Failed:
-    return Failed(message, DataError(message))
+def _unusable(reason: str) -> Row:
+    return Row(0, "", Failed(reason, DataError(reason)), status="unusable", reason=reason)
 
 
 @contextmanager
 def _jsonl(out: Path) -> Iterator[_Write]:
     with replacing(out) as file:
 
-        def write(content: Example) -> None:
-            file.write(record_line(content, out.parent))
+        def write(content: Example, status: str) -> None:
+            file.write(record_line(content, out.parent, status))
 
         yield write
 
@@ -255,9 +255,9 @@ def _parquet(out: Path) -> Iterator[_Write]:
     group: list[dict[str, Any]] = []
     size = 0
 
-    def write(content: Example) -> None:
+    def write(content: Example, status: str) -> None:
         nonlocal size
-        row, media = _packed(content)
+        row, media = _packed(content, status)
         _line(row)
         row |= {name: json.dumps(row.get(name, []), ensure_ascii=False) for name in _NESTED}
         given = (name for name in _OPTIONAL if row.get(name) is not None)
@@ -301,8 +301,8 @@ def _tar(out: Path) -> Iterator[_Write]:
     with replacing(out) as file, tarfile.open(fileobj=file, mode="w") as tar:
         shard = _Shard(tar)
 
-        def write(content: Example) -> None:
-            packed = _packed(content)
+        def write(content: Example, status: str) -> None:
+            packed = _packed(content, status)
             shard.add(next(rows), *packed)
 
         yield write
@@ -320,9 +320,9 @@ def _tar_folder(out: Path) -> Iterator[_Write]:
 
         shard = next_shard()
 
-        def write(content: Example) -> None:
+        def write(content: Example, status: str) -> None:
             nonlocal shard
-            packed = _packed(content)
+            packed = _packed(content, status)
             if shard.size > SHARD_BYTES:
                 shard = next_shard()
             shard.add(next(rows), *packed)
@@ -333,7 +333,7 @@ def _tar_folder(out: Path) -> Iterator[_Write]:
 _WRITERS = {".jsonl": _jsonl, ".parquet": _parquet, ".tar": _tar, "": _tar_folder}
 
 
-def _parquet_rows(path: Path) -> Iterator[_Packed | Failed]:
+def _parquet_rows(path: Path) -> Iterator[_Packed | Row]:
     with extra("bench"):
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -353,21 +353,21 @@ def _parquet_rows(path: Path) -> Iterator[_Packed | Failed]:
         for batch in file.iter_batches(batch_size=8):
             yield from map(_packed_row, batch.to_pylist())
     except (OSError, pa.ArrowException) as error:
-        yield _failed(f"{path.name} breaks off here: {error}")
+        yield _unusable(f"{path.name} breaks off here: {error}")
 
 
-def _packed_row(value: dict[str, Any]) -> _Packed | Failed:
+def _packed_row(value: dict[str, Any]) -> _Packed | Row:
     media = {medium["path"]: medium["bytes"] for medium in value.pop("media") or []}
     try:
         nested = {name: json.loads(value[name]) for name in _NESTED}
         for name in _OPTIONAL:
             nested[name] = None if value.get(name) is None else json.loads(value[name])
     except (TypeError, ValueError) as error:
-        return _failed(f"{', '.join((*_NESTED, *_OPTIONAL))} are JSON texts: {error}")
+        return _unusable(f"{', '.join((*_NESTED, *_OPTIONAL))} are JSON texts: {error}")
     return _Packed(json.dumps(value | nested).encode(), media)
 
 
-def _shard_rows(path: Path) -> Iterator[_Packed | Failed]:
+def _shard_rows(path: Path) -> Iterator[_Packed | Row]:
     shards = sorted(path.glob("*.tar")) if path.is_dir() else [path]
     if not shards:
         raise DataError(f"{path} holds no .tar files")
@@ -380,7 +380,7 @@ def _shard_rows(path: Path) -> Iterator[_Packed | Failed]:
             yield from _tar_rows(tar, shard.name)
 
 
-def _tar_rows(tar: tarfile.TarFile, name: str) -> Iterator[_Packed | Failed]:
+def _tar_rows(tar: tarfile.TarFile, name: str) -> Iterator[_Packed | Row]:
     def content(member: tarfile.TarInfo) -> bytes:
         file = tar.extractfile(member)
         return file.read() if file else b""
@@ -390,9 +390,9 @@ def _tar_rows(tar: tarfile.TarFile, name: str) -> Iterator[_Packed | Failed]:
         for key, members in groupby(files, lambda member: _key(member.name)):
             parts = {member.name[len(key) + 1 :]: content(member) for member in members}
             row = parts.pop("json", None)
-            yield _Packed(row, parts) if row else _failed(f"{name}: no {key}.json")
+            yield _Packed(row, parts) if row else _unusable(f"{name}: no {key}.json")
     except (OSError, tarfile.TarError, EOFError) as error:
-        yield _failed(f"{name} breaks off here: {error}")
+        yield _unusable(f"{name} breaks off here: {error}")
 
 
 def _key(name: str) -> str:

@@ -97,7 +97,7 @@ class _ComparisonRow(_Row):
 
 
 def _as_parts(given: Any) -> Any:
-    return {"parts": given} if isinstance(given, list) else given
+    return {"parts": cast("list[Any]", given)} if isinstance(given, list) else given
 
 
 _AnyCandidate = Annotated[_CandidateRow, BeforeValidator(_as_parts)]
@@ -303,8 +303,13 @@ def _details(row: _ExampleRow, content: Example | Failed) -> RowDetails:
     )
 
 
-def example_row(example: Example, folder: Path) -> dict[str, Any]:
+def example_row(example: Example, folder: Path, status: str = "") -> dict[str, Any]:
     """Write an example as a row; its media must be files, given relative to ``folder``.
+
+    Args:
+        example: The example.
+        folder: Folder of the file that the row is for.
+        status: ``dropped`` or ``failed`` where pairs were to be made and there is none.
 
     Raises:
         DataError: A medium is in memory, not in a file.
@@ -331,7 +336,9 @@ def example_row(example: Example, folder: Path) -> dict[str, Any]:
     }
     if example.messages:
         row["messages"] = [dict(message) for message in example.messages]
-    return row | ({"status": "kept", **pair_keys(example, folder)} if example.pair else {})
+    if example.pair:
+        return row | {"status": "kept", **pair_keys(example, folder)}
+    return row | ({"status": status} if status else {})
 
 
 def pair_keys(example: Example, folder: Path) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
 
     Args:
         config: The training.
-        launch: A configuration of accelerate, see `read_launch_config`; empty for processes
+        launch: A configuration of accelerate, see `read_launch_config`; empty for
+            processes
             that each hold everything.
 
     Raises:
@@ -113,7 +114,7 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     model = build_meta_model(architecture.config)
     name, parameters = type(model).__name__, sum(weight.numel() for weight in model.parameters())
     check_lora_targets(model, optim)
-    wrapped = launcher.wrapped(model)
+    wrapped = launcher.fsdp_layers(model)
     previews, n, lacking = _previews(config)
     turns = _EnlargedTurns(previews, config)
     collator = _collator(config, chat, turns)

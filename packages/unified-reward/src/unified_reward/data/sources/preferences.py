@@ -98,22 +98,22 @@ def _target(row: Fields, source: Source) -> Target:
     if "always" in source.options:
         return Target(winner=source.options["always"])
     words = source.options["words"]
-    said = given(row, *_columns(source, "winner"))
+    verdict = given(row, *_columns(source, "winner"))
     by_aspect = {one.name: given(row, one.label) for one in source.aspects}
     shares = {
         name: WIN_SHARES[_winner(word, words)]
         for name, word in by_aspect.items()
         if word is not None
     }
-    if said is None and not shares:
+    if verdict is None and not shares:
         columns = (*_columns(source, "winner"), *(one.label for one in source.aspects))
         raise DataError(f"no verdict in column {' or '.join(columns)}")
-    winner = None if said is None else _winner(said, words)
+    winner = None if verdict is None else _winner(verdict, words)
     return Target(winner=winner, aspects=shares)
 
 
-def _winner(said: Any, words: Mapping[str, Winner]) -> Winner:
-    word = said if isinstance(said, str) else json.dumps(said, default=repr)
+def _winner(verdict: Any, words: Mapping[str, Winner]) -> Winner:
+    word = verdict if isinstance(verdict, str) else json.dumps(verdict, default=repr)
     if word not in words:
         raise DataError(f"a verdict is {', '.join(words)}, not {word[:40]}")
     return words[word]

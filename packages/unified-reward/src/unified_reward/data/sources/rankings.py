@@ -1,4 +1,4 @@
-"""Rankings: several pictures or clips of one prompt, each with its rank."""
+"""Rankings: several images or videos of one prompt, each with its rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ratings: one picture or clip a row, with what every annotator gave it."""
+"""Ratings: one image or video a row, with what every annotator gave it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Rated(NamedTuple):
 def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     """Read scores, or of each prompt the best against the worst where the source compares.
 
-    A score is the mean over annotators, overall and by aspect. Of pictures of equal means the
+    A score is the mean over annotators, overall and by aspect. Of images of equal means the
     first counts, and two compared stand in the order of the file; comparing holds two rows of
     each prompt in memory.
 

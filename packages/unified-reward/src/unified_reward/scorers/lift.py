@@ -148,7 +148,7 @@ class LiFTCritic(Scorer):
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
-        """A model of the sizes in each ``config.json``; a tokenizer that does not fit is refused."""
+        """A model of the sizes in each ``config.json``; another tokenizer is refused."""
         for part, (key, wanted) in _KINDS.items():
             file = folder / part / "config.json"
             if (kind := tensor_keys.read_json(file).get(key)) != wanted:

@@ -37,7 +37,7 @@ def test_a_name_whose_extra_is_missing_says_which(monkeypatch):
         raise ModuleNotFoundError("No module named 'trl'", name="trl.trainer")
 
     monkeypatch.setattr(unified_reward, "import_module", without_trl)
-    with pytest.raises(ConfigError, match=r"train_judge needs trl, .*unified-reward\[train\]"):
+    with pytest.raises(ConfigError, match=r"trl is not installed; this needs the extra \[train\]"):
         unified_reward.train_judge  # noqa: B018
 
 

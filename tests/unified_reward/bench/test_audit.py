@@ -1,14 +1,15 @@
 """An audit finds what was put into a judge, and nothing in one that knows the truth."""
 
+import numpy as np
 import pytest
 
 from unified_reward.bench.audit import PERTURBATIONS, audit
 from unified_reward.bench.page import write_audit_page
 from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.samples import Image, Task
+from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.judges.generative import merge_orders
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.microworld import make_example
 
 
@@ -106,6 +107,59 @@ def test_pixels_move_only_a_judge_that_looks_at_them():
     assert found["flips.resize_2"] == 0
 
 
+class Recorder(Toy):
+    """Keeps the samples it is asked, call by call."""
+
+    def __init__(self):
+        super().__init__(lambda _: 50.0)
+        self.calls = []
+
+    def ask(self, samples, *, orders=2):
+        self.calls.append([*samples])
+        return super().ask(samples, orders=orders)
+
+
+def video_example(n_frames, name="v"):
+    """Two videos whose frame i has a brightness of 16 i."""
+    frames = 16 * np.arange(n_frames)[:, None, None, None] * np.ones((1, 8, 8, 3))
+    videos = tuple(Video(frames.astype(np.uint8), "THWC", fps=3.0) for _ in range(2))
+    sample = Sample(Task.VIDEO_GENERATION, name, videos, id=name)
+    return Example.of(sample, Target(winner="first"))
+
+
+def test_of_every_video_eight_frames_over_its_whole_length_are_perturbed():
+    """Of 15 frames 0, 2, … 14; once as they are, once by every perturbation, in the same order."""
+    judge = Recorder()
+    audit(judge, [video_example(15)])
+    perturbed = [
+        video
+        for call in judge.calls
+        for sample in call
+        for video in sample.candidates
+        if isinstance(video.source, tuple)
+    ]
+    assert len(perturbed) == (2 + 2) * (1 + len(PERTURBATIONS))  # a comparison, and two scores
+    assert {video.fps for video in perturbed} == {3.0}
+    for video in perturbed:
+        values = [np.asarray(frame.source).mean() for frame in video.source]
+        assert values == pytest.approx(range(0, 240, 32), abs=8)
+    sizes = [video.source[0].source.size for video in perturbed[::4]]
+    assert sizes == [(8, 8), (4, 4), (16, 16), (8, 8), (8, 8), (8, 8)]
+
+
+def test_media_are_decoded_in_bounded_windows(monkeypatch):
+    """A comparison and two scores of 8-frame videos of 64 pixels: 1,024, 512 and 512 pixels."""
+    monkeypatch.setattr("unified_reward.bench.audit._MAX_PIXELS", 1500)
+    judge = Recorder()
+    examples = [video_example(8, f"v{i}") for i in range(2)]
+    audit(judge, examples)
+    opened = [call for call in judge.calls if isinstance(call[0].candidates[0].source, tuple)]
+    assert [len(call) for call in opened] == [2] * 6 + [3] * 6 + [1] * 6
+    unbounded = Recorder()
+    monkeypatch.setattr("unified_reward.bench.audit._MAX_PIXELS", 10**9)
+    assert audit(judge, examples).report == audit(unbounded, examples).report
+
+
 def test_what_cannot_be_read_is_counted_and_gives_no_figure():
     class Silent(Toy):
         def _verdict(self, sample, orders):
@@ -123,8 +177,8 @@ def test_a_missing_picture_fails_alone(tmp_path):
     sample = gone.sample.__class__(
         gone.task, "what?", ("a", "b"), (Image(tmp_path / "gone.png"),), id="gone"
     )
-    broken = gone.__class__(sample, gone.target)
-    report = audit(open_judge("scripted:first"), [broken, *ANSWERS[:3]]).report
+    broken = gone.__class__.of(sample, gone.target)
+    report = audit(open_reference("scripted:first"), [broken, *ANSWERS[:3]]).report
     once = 1 + 2 + 2 + 2 + 3  # compared, scored, held against repetitions, these scored, a triple
     assert once <= report["n_failed"] < report["n_questions"]
     assert report["metrics"]["unreadable"]["value"] == pytest.approx(1 / 4)

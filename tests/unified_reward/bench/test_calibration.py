@@ -152,3 +152,16 @@ def test_the_brier_score_by_hand():
     """Errors 0.2, 0.8 and 0.5 squared."""
     found = brier_score(given_rows([0.2, 0.2, 0.5], [0.0, 1.0, 1.0]))
     assert (found.value, found.n) == (pytest.approx((0.04 + 0.64 + 0.25) / 3), 3)
+
+
+def test_intervals_of_calibration_figures_are_over_prompts_not_items():
+    predicted = np.repeat(np.random.default_rng(0).random(40), 10)
+    observed = np.repeat(np.random.default_rng(1).integers(0, 2, 40), 10).astype(float)
+    by_prompt = Predictions(predicted, observed, np.repeat(np.arange(40), 10).tolist())
+    by_item = Predictions(predicted, observed, [*range(400)])
+    for figure in (calibration_error, brier_score):
+        width, naive = (
+            metric.ci95[1] - metric.ci95[0] for metric in map(figure, (by_prompt, by_item))
+        )
+        assert figure(by_prompt).value == figure(by_item).value
+        assert width > 1.8 * naive

@@ -1,5 +1,6 @@
 """Figures by hand; and every convention about ties and unreadable answers."""
 
+import hashlib
 import math
 import random
 
@@ -9,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_reward.bench.metrics import (
+    Metric,
+    TieRules,
     bootstrap,
     consistency,
     correlation,
     exact_match_accuracy,
     macro_average,
+    mean_interval,
     mean_metric,
     pair_accuracy,
     pair_points,
@@ -26,7 +30,7 @@ from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
 
 
 FIRST, TIE, SECOND = Preferred(1, 0, 0), Preferred(0, 1, 0), Preferred(0, 0, 1)
-SAID = {"first": FIRST, "tie": TIE, "second": SECOND}
+VERDICTS = {"first": FIRST, "tie": TIE, "second": SECOND}
 BALANCED = ["first", "second"] * 500
 
 
@@ -34,8 +38,8 @@ def spearman(values, labels, *, clusters):
     return correlation("spearman", values, labels, clusters=clusters)
 
 
-def accuracy(verdicts, labels, **conventions):
-    return pair_accuracy(verdicts, labels, clusters=range(len(labels)), **conventions)
+def accuracy(verdicts, labels, *ties):
+    return pair_accuracy(verdicts, labels, clusters=range(len(labels)), ties=TieRules(*ties))
 
 
 @pytest.mark.parametrize(
@@ -81,8 +85,8 @@ def test_duplicated_items_do_not_narrow_the_interval():
 def test_the_bootstrap_is_the_same_for_the_same_seed_and_leaves_nan_out():
     items = np.arange(8.0)
 
-    def mean_unless_first(drawn):
-        return math.nan if 0 in drawn else float(items[drawn].mean())
+    def mean_unless_first(indices):
+        return math.nan if 0 in indices else float(items[indices].mean())
 
     one, again = (bootstrap(mean_unless_first, range(8), seed=3) for _ in range(2))
     assert one == again
@@ -96,7 +100,7 @@ def test_a_statistic_that_is_never_defined_has_no_interval():
 
 def test_perfect_opposite_constant_and_silent_judges_get_1_0_half_and_0():
     opposite = {"first": SECOND, "second": FIRST}
-    assert accuracy([SAID[label] for label in BALANCED], BALANCED).value == 1
+    assert accuracy([VERDICTS[label] for label in BALANCED], BALANCED).value == 1
     assert accuracy([opposite[label] for label in BALANCED], BALANCED).value == 0
     assert accuracy([FIRST] * 1000, BALANCED).value == 0.5
     assert accuracy([Unparsed("nothing said")] * 1000, BALANCED).value == 0
@@ -116,9 +120,7 @@ def test_a_judge_that_guesses_gets_about_half_and_half_lies_in_its_interval():
     ids=lambda v: type(v).__name__,
 )
 def test_what_is_no_preference_is_wrong_and_not_dropped(lost):
-    found = accuracy(
-        [FIRST, FIRST, FIRST, lost], ["first", "first", "first", "tie"], human_ties="keep"
-    )
+    found = accuracy([FIRST, FIRST, FIRST, lost], ["first", "first", "first", "tie"], "keep")
     assert (found.value, found.n) == (0.75, 4)
     assert accuracy([FIRST, lost], ["first", "second"]).value == 0.5
 
@@ -126,7 +128,7 @@ def test_what_is_no_preference_is_wrong_and_not_dropped(lost):
 def test_conventions_about_ties_by_hand():
     """Labels 1 = 2 1 = ; said 1 = = 2 1. Right: the first two; the third is a tie said of a win."""
     labels = ["first", "tie", "second", "first", "tie"]
-    said = [FIRST, TIE, TIE, SECOND, FIRST]
+    verdicts = [FIRST, TIE, TIE, SECOND, FIRST]
     figures = {
         ("skip", "half"): (1.5 / 3, 3),
         ("skip", "wrong"): (1 / 3, 3),
@@ -134,9 +136,9 @@ def test_conventions_about_ties_by_hand():
         ("keep", "wrong"): (2 / 5, 5),
     }
     for (human, judge), (value, n) in figures.items():
-        found = accuracy(said, labels, human_ties=human, judge_ties=judge)
+        found = accuracy(verdicts, labels, human, judge)
         assert (found.value, found.n) == (pytest.approx(value), n)
-    three_way = three_way_accuracy(said, labels, clusters=range(5))
+    three_way = three_way_accuracy(verdicts, labels, clusters=range(5))
     assert (three_way.value, three_way.n) == (pytest.approx(2 / 5), 5)
 
 
@@ -204,9 +206,67 @@ def test_spearman_depends_on_ranks_alone():
     rng = np.random.default_rng(0)
     values, labels = rng.integers(0, 9, 40).tolist(), rng.integers(0, 9, 40).tolist()
     bent = [math.exp(value) for value in values]
-    one, other = (spearman(said, labels, clusters=range(40)) for said in (values, bent))
+    one, other = (spearman(scores, labels, clusters=range(40)) for scores in (values, bent))
     assert one == other
     assert one.ci95[0] < one.value < one.ci95[1]
+
+
+def test_intervals_of_correlations_are_over_prompts_not_items():
+    """40 prompts of 10 equal items carry 40 prompts' worth: sqrt(10) times the width by item."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=40)
+    scores = true + rng.normal(size=40)
+    values, labels = np.repeat(scores, 10).tolist(), np.repeat(true, 10).tolist()
+    prompts = np.repeat(np.arange(40), 10).tolist()
+    for kind in ("spearman", "pearson"):
+        by_prompt = correlation(kind, values, labels, clusters=prompts)
+        by_item = correlation(kind, values, labels, clusters=range(400))
+        assert by_prompt.value == by_item.value
+        width, naive = (metric.ci95[1] - metric.ci95[0] for metric in (by_prompt, by_item))
+        assert width / naive == pytest.approx(math.sqrt(10), rel=0.2)
+        once = correlation(kind, scores.tolist(), true.tolist(), clusters=range(40))
+        assert by_prompt.ci95 == pytest.approx(once.ci95, abs=1e-9)
+
+
+def test_intervals_of_differences_are_over_prompts_not_items():
+    first, second = [0.0] * 400, [float(i // 10 % 2) for i in range(400)]
+    by_prompt = paired_difference(first, second, clusters=[i // 10 for i in range(400)])
+    by_item = paired_difference(first, second, clusters=range(400))
+    width, naive = (found.ci95[1] - found.ci95[0] for found in (by_prompt, by_item))
+    assert width / naive == pytest.approx(math.sqrt(10), rel=0.2)
+
+
+def test_the_interval_of_a_mean_is_that_of_the_bootstrap():
+    values, clusters = [0.1, 0.9, 0.4, -2.0, 0.3], "aabcc"
+    array = np.array(values)
+    plain = bootstrap(lambda indices: float(array[indices].mean()), clusters, seed=5)
+    assert mean_interval(values, clusters, seed=5) == pytest.approx(plain)
+
+
+def test_wilson_of_equal_points_counts_prompts_not_items():
+    assert mean_metric([1.0] * 9, "aaabbbccc").ci95 == wilson(3, 3)
+    assert mean_metric([0.5] * 4, "aabb").ci95 == wilson(1, 2)
+
+
+def test_halves_of_prompts_choose_margins_for_each_other():
+    """Two prompts in different halves with different margins: each is judged by the other's."""
+    halves = {}
+    for i in range(20):
+        halves.setdefault(hashlib.sha256(str(i).encode()).digest()[0] % 2, i)
+    labels, verdicts = ["tie", "tie"], [soft(0.6), soft(0.7)]
+    rules = TieRules("keep", "calibrated")
+    clusters = [halves[0], halves[1]]
+    assert pair_points(verdicts, labels, clusters=clusters, ties=rules) == [1.0, 0.0]
+    same = TieRules("keep", "calibrated", "same")
+    assert pair_points(verdicts, labels, clusters=clusters, ties=same) == [1.0, 1.0]
+
+
+def test_the_macro_average_adds_half_widths_in_quadrature():
+    metrics = [Metric(0.5, (0.2, 0.8), 4), Metric(0.7, (0.3, 1.1), 6)]
+    average = macro_average(metrics)
+    assert average.value == pytest.approx(0.6)
+    assert average.ci95 == pytest.approx((0.6 - 0.25, 0.6 + 0.25))  # sqrt(0.3² + 0.4²) / 2
+    assert average.n == 10
 
 
 def soft(first):
@@ -216,13 +276,16 @@ def soft(first):
 def test_a_margin_makes_ties_of_what_is_near_and_is_chosen_on_the_other_half():
     """Wins by 0.8, ties by 0.2: every half chooses 0.2, so that all is right in both."""
     labels = ["first", "tie", "second", "tie"] * 50
-    said = [soft(0.9), soft(0.6), soft(0.1), soft(0.4)] * 50
-    conventions = {"human_ties": "keep", "judge_ties": "calibrated"}
-    found = accuracy(said, labels, **conventions)
+    verdicts = [soft(0.9), soft(0.6), soft(0.1), soft(0.4)] * 50
+    found = accuracy(verdicts, labels, "keep", "calibrated")
     assert found.value == 1
-    assert found.how == {**conventions, "tie_split": "halves"}
-    assert accuracy(said, labels, **conventions, tie_split="same").value == 1
-    assert accuracy(said, labels, human_ties="keep", judge_ties="wrong").value == 0.5
+    assert found.conventions == {
+        "human_ties": "keep",
+        "judge_ties": "calibrated",
+        "tie_split": "halves",
+    }
+    assert accuracy(verdicts, labels, "keep", "calibrated", "same").value == 1
+    assert accuracy(verdicts, labels, "keep", "wrong").value == 0.5
 
 
 def test_without_ties_of_people_the_least_margin_is_taken():
@@ -251,8 +314,7 @@ def test_a_calibrated_margin_makes_no_verdict_of_an_unreadable_answer():
         [Unparsed("?"), soft(0.9)],
         ["tie", "first"],
         clusters="ab",
-        human_ties="keep",
-        judge_ties="calibrated",
+        ties=TieRules("keep", "calibrated"),
     )
     assert points == [0.0, 1.0]
 

@@ -10,12 +10,12 @@ import pytest
 
 from unified_reward.bench.benchmark import BenchmarkOptions
 from unified_reward.bench.diff import compare_runs
-from unified_reward.bench.protocols import PROTOCOLS
 from unified_reward.bench.protocols.genai_bench import four_way_accuracy
-from unified_reward.bench.run import read_items, run
-from unified_reward.core.samples import Image, Sample, Task
+from unified_reward.bench.registry import find_benchmark
+from unified_reward.bench.run import run_benchmark
+from unified_reward.core.samples import Example, Image, Sample, Task
 from unified_reward.core.verdicts import Unparsed
-from unified_reward.judges.registry import open_judge, open_reference
+from unified_reward.judges.registry import open_reference
 from unified_reward.prompts.parse import bracketed_vote
 
 
@@ -29,11 +29,16 @@ FETV = {"CLIPScore": 0.6975, "CLIPScore-ft": 0.7160, "BLIPScore": 0.7346, "UMTSc
 FETV |= {"Otter-VQA": 0.3395}
 
 
-def benchmark(name, folder, judge, **how):
-    asking = BenchmarkOptions(**how)
-    items = read_items(PROTOCOLS[name], folder, asking)
-    opened = open_reference(judge, truth=items.records, opens_media=False)
-    return run(PROTOCOLS[name], opened, items, asking)
+def examples(name, folder):
+    rows = find_benchmark(name).read_rows(folder, BenchmarkOptions())
+    return [row.content for row in rows if isinstance(row.content, Example)]
+
+
+def benchmark(name, folder, judge, **options):
+    truth = examples(name, folder) if judge == "scripted:perfect" else None
+    return run_benchmark(
+        name, open_reference(judge, truth=truth, opens_media=False), folder, **options
+    )
 
 
 def table(path, rows):
@@ -79,15 +84,15 @@ def test_fetv_has_the_published_correlations(fetv, shared, name):
     assert metrics["spearman"]["n"] == 3017
 
 
-def test_two_metrics_of_fetv_are_held_against_each_other_by_aspect(shared, tmp_path):
+def test_two_metrics_of_fetv_are_compared_by_aspect(shared, tmp_path):
     scores = json.loads((shared / "fetv/auto_metric_scores.json").read_text("utf-8"))
-    protocol, how = PROTOCOLS["fetv"], BenchmarkOptions(limit=300)
-    items = read_items(protocol, shared / "fetv", how)
     values = {}
     for name in ("Otter-VQA", "UMTScore"):
         rows = [(f"{i}:{m}", 0, x) for m, each in scores[name].items() for i, x in each.items()]
-        judge = open_judge(table(tmp_path / f"{name}.csv", rows))
-        report = run(protocol, judge, items, how, out=tmp_path / name).report
+        judge = open_reference(table(tmp_path / f"{name}.csv", rows))
+        report = run_benchmark(
+            "fetv", judge, shared / "fetv", limit=300, out=tmp_path / name
+        ).report
         values[name] = report["groups"]["alignment"]["spearman"]["value"]
     found = compare_runs(tmp_path / "Otter-VQA", tmp_path / "UMTScore")["metrics"]
     row = found["spearman.alignment"]
@@ -159,7 +164,9 @@ def test_the_four_pictures_of_imagereward_rank_as_published(shared, tmp_path):
     told = json.loads((shared / "imagereward/expected_scores.json").read_text("utf-8"))
     text = (shared / "imagereward/README_expected.txt").read_text("utf-8")
     rewards = [float(one) for one in re.findall(r"webp: (-?[\d.]+)", text)]
-    judge = open_judge(table(tmp_path / "t.csv", [(i, 0, one) for i, one in enumerate(rewards)]))
+    judge = open_reference(
+        table(tmp_path / "t.csv", [(i, 0, one) for i, one in enumerate(rewards)])
+    )
     pictures = [Image(shared / "imagereward/assets/images" / name) for name in told["images"]]
 
     def sample(i):
@@ -172,7 +179,7 @@ def test_the_four_pictures_of_imagereward_rank_as_published(shared, tmp_path):
 def test_nlvr_has_834_pairs_that_find_their_pictures(shared, tmp_path):
     ZipFile(shared / "nlvr/dev_perm0.zip").extractall(tmp_path)
     (tmp_path / "dev.json").write_bytes((shared / "nlvr/dev.json").read_bytes())
-    items = read_items(PROTOCOLS["nlvr"], tmp_path, BenchmarkOptions()).records
+    items = examples("nlvr", tmp_path)
     assert len(items) == 834
     assert all(one.source.is_file() for item in items for one in item.media)
 
@@ -195,7 +202,7 @@ def test_controls_give_what_follows_from_the_labels_alone(shared, name):
         kind: benchmark(name, folder, f"scripted:{kind}", orders=1).report
         for kind in ("perfect", "first", "tie", "silent", "random")
     }
-    items = read_items(PROTOCOLS[name], folder, BenchmarkOptions()).records
+    items = examples(name, folder)
     labels = Counter(one.target.winner for one in items if one.target.winner)
     n, decided = labels.total(), labels["first"] + labels["second"]
 

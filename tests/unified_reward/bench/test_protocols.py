@@ -5,11 +5,12 @@ import json
 import pytest
 
 from tests.unified_reward.media.made import noise, picture
-from unified_reward.bench.benchmark import BenchmarkOptions
+from unified_reward.bench.benchmark import BenchmarkOptions, item_hash
 from unified_reward.bench.page import published_results, write_page
-from unified_reward.bench.protocols import PROTOCOLS
-from unified_reward.bench.run import read_items, run
+from unified_reward.bench.registry import benchmark_names, find_benchmark
+from unified_reward.bench.run import run_benchmark
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.samples import Example
 from unified_reward.judges.registry import open_reference
 
 
@@ -20,7 +21,7 @@ def answers(**more):
     return {"question": "what?", "chosen": "a cat", "rejected": "a dog", "video": "v.mp4"} | more
 
 
-def voted(vote):
+def vote_row(vote):
     return {"prompt": "a cat", "left_video": "l.mp4", "right_video": "r.mp4", "vote_type": vote}
 
 
@@ -32,7 +33,7 @@ def interleaved(name, **more):
     return row | {"chosen": "A", "prompt_source": "isgbench"} | more
 
 
-def clip(i, model, *ratings):
+def video_row(i, model, *ratings):
     return {
         "id": i,
         "model": model,
@@ -74,7 +75,7 @@ ROWS = {
     ),
     "genai_bench_video": (
         "data.json",
-        [voted("leftvote"), voted("tievote"), voted("bothbad_vote")],
+        [vote_row("leftvote"), vote_row("tievote"), vote_row("bothbad_vote")],
     ),
     "mmrb2_interleaved": ("interleaved.json", {"pairs": [interleaved("1"), interleaved("2")]}),
     "mmrb2_t2i": ("t2i.json", {"pairs": [interleaved("1", chosen="B")]}),
@@ -92,7 +93,12 @@ ROWS = {
     ),
     "fetv": (
         "human_ratings_all.jsonl",
-        [clip(0, "a", 5), clip(0, "b", 1), clip(0, "ground-truth", 5), clip(1, "a", 3)],
+        [
+            video_row(0, "a", 5),
+            video_row(0, "b", 1),
+            video_row(0, "ground-truth", 5),
+            video_row(1, "a", 3),
+        ],
     ),
 }
 
@@ -104,11 +110,15 @@ def written(folder, name):
     return folder
 
 
-def measured(folder, name, judge="scripted:perfect", **how):
-    asking = BenchmarkOptions(**how)
-    items = read_items(PROTOCOLS[name], written(folder, name), asking)
-    opened = open_reference(judge, truth=items.records, opens_media=False)
-    return run(PROTOCOLS[name], opened, items, asking)
+def examples(folder, name, **options):
+    rows = find_benchmark(name).read_rows(folder, BenchmarkOptions(**options))
+    return [row.content for row in rows if isinstance(row.content, Example)]
+
+
+def measured(folder, name, judge="scripted:perfect", **options):
+    truth = examples(written(folder, name), name)
+    opened = open_reference(judge, truth=truth, opens_media=False)
+    return run_benchmark(name, opened, folder, **options)
 
 
 def scores(folder, **values):
@@ -120,7 +130,7 @@ def scores(folder, **values):
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in ("fetv", "mmrb2_edit")])
 def test_a_perfect_judge_gets_1_and_a_silent_one_0_by_the_headline(name, tmp_path):
-    headline = PROTOCOLS[name].headlines[0]
+    headline = find_benchmark(name).headlines[0]
     perfect, silent = (measured(tmp_path, name, f"scripted:{one}") for one in ("perfect", "silent"))
     if perfect.report["metrics"][headline]["n"]:
         assert perfect.report["metrics"][headline]["value"] == 1
@@ -134,7 +144,7 @@ def test_a_judge_of_ties_is_right_about_ties_alone_and_one_of_places_asked_twice
     name, tmp_path
 ):
     tie, first = (measured(tmp_path, name, f"scripted:{one}").report for one in ("tie", "first"))
-    labels = [one.target.winner for one in measured(tmp_path, name).items]
+    labels = [item.target.winner for item in measured(tmp_path, name).items]
     for report in (tie, first):
         metrics = report["metrics"]
         assert metrics["three_way_accuracy"]["value"] == labels.count("tie") / len(labels)
@@ -148,7 +158,7 @@ def test_a_judge_of_ties_is_right_about_ties_alone_and_one_of_places_asked_twice
 def test_edits_are_asked_about_with_the_picture_before(tmp_path):
     result = measured(tmp_path, "mmrb2_edit", "scripted:first")
     assert result.report["n_failed"] == 0
-    assert result.items[0].record.sample.context
+    assert result.items[0].example.sample.context
 
 
 def test_hpdv2_takes_the_mean_over_prompts_with_equal_ranks_right(tmp_path):
@@ -156,12 +166,8 @@ def test_hpdv2_takes_the_mean_over_prompts_with_equal_ranks_right(tmp_path):
     file, _ = ROWS["hpdv2"]
     three = {"prompt": "b", "image_path": ["0.jpg", "1.jpg", "2.jpg"], "rank": [1, 2, 2]}
     (tmp_path / file).write_text(json.dumps([*ROWS["hpdv2"][1], three]), "utf-8")
-    asking = BenchmarkOptions()
-    items = read_items(PROTOCOLS["hpdv2"], tmp_path, asking)
-    found = run(
-        PROTOCOLS["hpdv2"], open_reference("scripted:silent", opens_media=False), items, asking
-    )
-    metric = found.report["metrics"]["mean_by_prompt"]
+    result = run_benchmark("hpdv2", open_reference("scripted:silent", opens_media=False), tmp_path)
+    metric = result.report["metrics"]["mean_by_prompt"]
     assert (metric["value"], metric["n"]) == (pytest.approx((0 + 1 / 3) / 2), 2)
 
 
@@ -174,9 +180,7 @@ def test_mmrb2_counts_each_order_by_itself_and_strictly_both(tmp_path):
 
 def test_mmrb2_keeps_text_and_pictures_in_their_order(tmp_path):
     written(tmp_path, "mmrb2_interleaved")
-    sample = (
-        read_items(PROTOCOLS["mmrb2_interleaved"], tmp_path, BenchmarkOptions()).records[0].sample
-    )
+    sample = examples(tmp_path, "mmrb2_interleaved")[0].sample
     assert sample.prompt == "draw\nanew"
     assert [one.source.name for one in sample.context] == ["source.png"]
     text, picture = sample.candidates[0]
@@ -204,8 +208,7 @@ def test_fetv_pairs_leave_real_clips_and_those_that_are_missing_out(tmp_path):
 
 def test_votes_of_four_kinds_are_told_apart_only_by_a_judge_that_does(tmp_path):
     written(tmp_path, "genai_bench_video")
-    items = read_items(PROTOCOLS["genai_bench_video"], tmp_path, BenchmarkOptions())
-    names = [one.id for one in items.records]
+    names = [example.id for example in examples(tmp_path, "genai_bench_video")]
     file = tmp_path / "votes.csv"
     rows = zip(names, ("first", "both_good", "both_good"), strict=True)
     file.write_text("id,winner\n" + "".join(f"{a},{b}\n" for a, b in rows), "utf-8")
@@ -218,42 +221,57 @@ def test_votes_of_four_kinds_are_told_apart_only_by_a_judge_that_does(tmp_path):
 
 def test_a_folder_without_the_official_file_says_which_is_looked_for(tmp_path):
     with pytest.raises(DataError, match=r"holds no data/all_data.json or all_data.json"):
-        read_items(PROTOCOLS["multimodal_rewardbench"], tmp_path, BenchmarkOptions())
+        examples(tmp_path, "multimodal_rewardbench")
     with pytest.raises(ConfigError, match="say where the files"):
-        read_items(PROTOCOLS["fetv"], None, BenchmarkOptions())
+        examples(None, "fetv")
 
 
-def test_an_id_that_stands_in_two_files_counts_once_and_is_told(tmp_path):
+def test_an_id_that_is_in_two_files_counts_once_and_is_reported(tmp_path):
     for name in ("a.json", "b.json"):
         row = answers(dimension="long", id=1)
         (tmp_path / name).write_text(json.dumps([row]), "utf-8")
-    items = read_items(PROTOCOLS["videorewardbench"], tmp_path, BenchmarkOptions())
-    assert [one.id for one in items.records] == ["long:1"]
-    assert items.broken == ["row 1: id 'long:1' stands in another file already"]
+    judge = open_reference("scripted:first", opens_media=False)
+    result = run_benchmark("videorewardbench", judge, tmp_path)
+    assert [item.example.id for item in result.items] == ["long:1"]
+    assert result.report["n_broken_rows"] == 1
 
 
-def test_a_limit_draws_items_by_seed_and_keeps_their_order(tmp_path):
+def test_a_limit_samples_items_by_seed_and_keeps_their_order(tmp_path):
     file, rows = ROWS["pickapic_val500"]
     many = [rows[0] | {"id": i} for i in range(50)]
     (tmp_path / file).write_text(json.dumps(many), "utf-8")
-    draws = [
-        [one.id for one in read_items(PROTOCOLS["pickapic_val500"], tmp_path, how).records]
-        for how in (BenchmarkOptions(9, 0), BenchmarkOptions(9, 0), BenchmarkOptions(9, 1))
+    samples = [
+        [example.id for example in examples(tmp_path, "pickapic_val500", limit=9, seed=seed)]
+        for seed in (0, 0, 1)
     ]
-    assert draws[0] == draws[1] != draws[2]
-    assert [len(one) for one in draws] == [9, 9, 9]
-    assert draws[0] == sorted(draws[0], key=int)
+    assert samples[0] == samples[1] != samples[2]
+    assert [len(names) for names in samples] == [9, 9, 9]
+    assert samples[0] == sorted(samples[0], key=int)
+    lowest = sorted(map(str, range(50)), key=lambda name: item_hash(name, 0))[:9]
+    assert {*samples[0]} == {*lowest}
+
+
+def test_a_limit_keeps_broken_rows_in_their_place(tmp_path):
+    file, rows = ROWS["pickapic_val500"]
+    many = [rows[0] | {"id": i} for i in range(20)]
+    (tmp_path / file).write_text(json.dumps([*many[:7], {"id": 99}, *many[7:]]), "utf-8")
+    options = BenchmarkOptions(limit=20)
+    read = [*find_benchmark("pickapic_val500").read_rows(tmp_path, options)]
+    assert [row.line for row in read] == [*range(1, 22)]
+    few = [*find_benchmark("pickapic_val500").read_rows(tmp_path, BenchmarkOptions(limit=3))]
+    assert [isinstance(row.content, Example) for row in few].count(True) == 3
+    assert len(few) == 4
 
 
 def test_published_figures_name_their_metric_group_and_source():
-    for name, protocol in PROTOCOLS.items():
+    for name in benchmark_names():
         for row in published_results(name):
             assert 0 <= float(row["value"]) <= 1
             assert row["kind"] in ("claimed", "independent")
             assert row["comparable"] in ("yes", "partly", "no")
             assert row["why"]
             assert row["source"].startswith("https://")
-        assert protocol.says.endswith(".")
+        assert find_benchmark(name).description.endswith(".")
 
 
 def test_the_page_shows_figures_published_rows_and_the_worst_disagreement(tmp_path):
@@ -264,9 +282,9 @@ def test_the_page_shows_figures_published_rows_and_the_worst_disagreement(tmp_pa
     votes = tmp_path / "votes.csv"
     votes.write_text("id,winner\nx:0-1,second\nx:0-2,first\nx:1-2,tie\n", "utf-8")
     result = measured(tmp_path, "imagereward", f"table:{votes}")
-    write_page(PROTOCOLS["imagereward"], result, tmp_path / "page.html")
+    write_page(find_benchmark("imagereward"), result, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text("utf-8")
-    assert "Share of pairs of pictures of different rank" in text
+    assert "Share of pairs of images of different rank" in text
     assert "PickScore" in text
     assert "label: first" in text
     assert text.count("<img ") == 2  # those of the only wrong verdict

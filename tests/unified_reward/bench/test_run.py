@@ -1,37 +1,45 @@
-"""A benchmark goes on where it was stopped, says what it was asked, and two runs are compared."""
+"""A benchmark continues where it was stopped, in bounded memory; two runs are compared."""
 
+import gc
 import json
+import weakref
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from unified_reward.bench.benchmark import Benchmark, BenchmarkOptions, pairwise_metrics
 from unified_reward.bench.diff import compare_runs
-from unified_reward.bench.run import Items, majority_vote, read_items, run
+from unified_reward.bench.registry import find_benchmark
+from unified_reward.bench.run import majority_vote, run_benchmark
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import Example, Image, Sample, Target, Task
-from unified_reward.core.verdicts import Preferred, Unparsed
+from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
+from unified_reward.core.verdicts import Failed, Preferred, Unparsed
+from unified_reward.io.rows import Row
 from unified_reward.judges.registry import open_reference
-from unified_reward_lab.bench.microworld import MICROWORLD
 
 
 FIRST, TIE, SECOND = Preferred(1, 0, 0), Preferred(0, 1, 0), Preferred(0, 0, 1)
-PLAIN = Benchmark("toy", "It is a toy.", "", lambda *_: iter(()), pairwise_metrics)
 
 
-def items(n, winner="first"):
-    return Items(
-        [
-            Example.of(
-                Sample(
-                    Task.IMAGE_GENERATION, f"{i}", (Image(f"{i}a"), Image(f"{i}b")), id=f"item {i}"
-                ),
-                Target(winner=winner),
-            )
-            for i in range(n)
-        ],
-        [],
-    )
+def example(i, first="a", second="b"):
+    media = tuple(Image(f"{i}{side}") for side in (first, second))
+    sample = Sample(Task.IMAGE_GENERATION, f"{i}", media, id=f"item {i}")
+    return Example.of(sample, Target(winner="first"))
+
+
+def toy(examples):
+    """A benchmark of these examples."""
+
+    def read_rows(_folder, _options):
+        return (Row(line, each.id, each) for line, each in enumerate(examples, 1))
+
+    return Benchmark("toy", "It is a toy.", "", read_rows, pairwise_metrics)
+
+
+def toys(n):
+    return toy([example(i) for i in range(n)])
 
 
 class Named(BaseJudge):
@@ -40,64 +48,106 @@ class Named(BaseJudge):
     name, family = "named", "toy"
 
     def __init__(self, stop_after=10**6):
-        self.asked = []
+        self.samples = []
         self.stop_after = stop_after
 
     def ask(self, samples, *, orders=2):
-        if len(self.asked) >= self.stop_after:
+        if len(self.samples) >= self.stop_after:
             raise KeyboardInterrupt
-        self.asked += samples
-        return [FIRST if one.candidates[0].source.endswith("a") else SECOND for one in samples]
+        self.samples += samples
+        return [FIRST if each.candidates[0].source.endswith("a") else SECOND for each in samples]
 
 
-def test_half_of_the_comparisons_are_exchanged_and_their_verdicts_turned_back():
+def test_half_of_the_comparisons_are_swapped_and_their_verdicts_mirrored():
     judge = Named()
-    report = run(PLAIN, judge, items(400), BenchmarkOptions(orders=1)).report
+    report = run_benchmark(toys(400), judge, orders=1).report
     assert report["metrics"]["pair_accuracy"]["value"] == 1
-    exchanged = sum(one.candidates[0].source.endswith("b") for one in judge.asked)
-    assert 160 < exchanged < 240  # four standard errors
-    first = run(
-        PLAIN,
-        open_reference("scripted:first", opens_media=False),
-        items(400),
-        BenchmarkOptions(orders=1),
-    )
-    assert first.report["metrics"]["pair_accuracy"]["value"] == 1 - exchanged / 400
+    swapped = sum(each.candidates[0].source.endswith("b") for each in judge.samples)
+    assert 160 < swapped < 240  # four standard errors
+    first = run_benchmark(toys(400), open_reference("scripted:first", opens_media=False), orders=1)
+    assert first.report["metrics"]["pair_accuracy"]["value"] == 1 - swapped / 400
 
 
-def test_exchanging_depends_on_item_and_seed_alone():
-    one, again, other = Named(), Named(), Named()
-    run(PLAIN, one, items(40), BenchmarkOptions(seed=3))
-    run(PLAIN, again, Items(items(40).records[::-1], []), BenchmarkOptions(seed=3))
-    run(PLAIN, other, items(40), BenchmarkOptions(seed=4))
-    assert one.asked == again.asked[::-1]
-    assert one.asked != other.asked
+def test_swapping_depends_on_item_and_seed_alone():
+    judge, again, other = Named(), Named(), Named()
+    run_benchmark(toys(40), judge, seed=3)
+    run_benchmark(toy([example(i) for i in range(40)][::-1]), again, seed=3)
+    run_benchmark(toys(40), other, seed=4)
+    assert judge.samples == again.samples[::-1]
+    assert judge.samples != other.samples
+
+
+def test_a_judge_without_an_order_is_never_swapped():
+    judge = Named()
+    judge.order_free = True
+    run_benchmark(toys(40), judge)
+    assert {each.candidates[0].source[-1] for each in judge.samples} == {"a"}
 
 
 def test_a_run_that_was_killed_asks_only_what_is_missing_and_ends_the_same(tmp_path):
-    whole = run(PLAIN, Named(), items(200), BenchmarkOptions(), out=tmp_path / "whole")
+    whole = run_benchmark(toys(200), Named(), out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(PLAIN, Named(stop_after=100), items(200), BenchmarkOptions(), out=tmp_path / "cut")
+        run_benchmark(toys(200), Named(stop_after=100), out=tmp_path / "cut")
     file = tmp_path / "cut" / "verdicts.jsonl"
+    assert len(file.read_bytes().splitlines()) == 128  # two chunks of 64 were done
     with file.open("ab") as out:
         out.write(b'{"id": "item 19')  # torn
     rest = Named()
-    again = run(PLAIN, rest, items(200), BenchmarkOptions(), out=tmp_path / "cut")
+    again = run_benchmark(toys(200), rest, out=tmp_path / "cut")
     assert again.report == whole.report
-    assert len(rest.asked) == 200 - 128  # two chunks of 64 were done
+    assert len(rest.samples) == 200 - 128
     assert file.read_bytes() == (tmp_path / "whole" / "verdicts.jsonl").read_bytes()
     idle = Named()
-    assert (
-        run(PLAIN, idle, items(200), BenchmarkOptions(), out=tmp_path / "cut").report
-        == whole.report
-    )
-    assert idle.asked == []
+    assert run_benchmark(toys(200), idle, out=tmp_path / "cut").report == whole.report
+    assert idle.samples == []
 
 
-def test_a_run_begun_otherwise_is_not_gone_on_with(tmp_path):
-    run(PLAIN, Named(), items(3), BenchmarkOptions(), out=tmp_path)
+def test_a_run_with_other_settings_is_not_continued(tmp_path):
+    run_benchmark(toys(3), Named(), out=tmp_path)
     with pytest.raises(ConfigError, match="seed was 0 and is 1"):
-        run(PLAIN, Named(), items(3), BenchmarkOptions(seed=1), out=tmp_path)
+        run_benchmark(toys(3), Named(), seed=1, out=tmp_path)
+
+
+def test_items_are_read_as_they_are_asked_and_no_pixels_are_kept():
+    """Of 2,000 videos in memory, those of two chunks and of the 12 worst are alive at most."""
+    alive, most = weakref.WeakSet(), 0
+
+    def examples():
+        nonlocal most
+        for i in range(2000):
+            video = Video(np.zeros((2, 8, 8, 3), np.uint8), "THWC")
+            alive.add(video)
+            sample = Sample(Task.VIDEO_GENERATION, f"{i}", (video, video), id=f"{i}")
+            most = max(most, len(alive))
+            yield Example.of(sample, Target(winner="first"))
+
+    class Guess(BaseJudge):
+        name, family = "guess", "toy"
+
+        def ask(self, samples, *, orders=2):
+            return [FIRST if each.candidates[0].layout else Failed("no media") for each in samples]
+
+    result = run_benchmark(toy(examples()), Guess(), orders=1)
+    assert (result.report["n"], result.report["n_failed"]) == (2000, 0)
+    assert most <= 3 * 64 + 12
+    gc.collect()
+    assert len(alive) == len(result.worst) == 12
+    assert all(item.example.media[0].layout for item in result.worst)
+
+
+def test_the_worst_items_are_those_furthest_from_their_labels_first_ones_first():
+    class Wrong(Named):
+        def ask(self, samples, *, orders=2):
+            shares = [int(each.id.removeprefix("item ")) % 10 / 10 for each in samples]
+            return [Preferred(share, 0, 1 - share) for share in shares]
+
+    judge = Wrong()
+    judge.order_free = True
+    worst = run_benchmark(toys(100), judge).worst
+    names = [*(f"item {i}0" for i in range(1, 10)), "item 1", "item 11"]
+    assert [item.example.id for item in worst] == ["item 0", *names]
+    assert worst[0].disagreement == 1
+    assert worst[-1].disagreement == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +158,7 @@ def test_a_run_begun_otherwise_is_not_gone_on_with(tmp_path):
         ((TIE, TIE), 10, "tie"),
     ],
 )
-def test_votes_are_drawn_among_the_orders(orders, votes, winner):
+def test_votes_are_sampled_among_the_orders(orders, votes, winner):
     merged = Preferred(0.5, 0, 0.5, orders=orders)
     found = majority_vote(merged, votes, seed=1)
     assert found.winner in (winner if isinstance(winner, set) else {winner})
@@ -122,21 +172,23 @@ def test_equally_many_votes_are_a_tie_and_unreadable_ones_stay_so():
     assert majority_vote(Unparsed("?"), 3, 0) == Unparsed("?")
 
 
-def test_an_empty_folder_of_items_is_an_error():
-    nothing = Benchmark("none", "It is none.", "", lambda *_: iter(()), pairwise_metrics)
-    with pytest.raises(DataError, match="holds no item of none"):
-        read_items(nothing, None, BenchmarkOptions())
+def test_a_folder_without_items_is_an_error_that_names_the_first_broken_row():
+    with pytest.raises(DataError, match=r"holds no item of toy$"):
+        run_benchmark(toys(0), Named())
+    broken = replace(toys(0), read_rows=lambda *_: iter([Row(3, "x", Failed("no prompt"))]))
+    with pytest.raises(DataError, match="holds no item of toy; row 3: no prompt"):
+        run_benchmark(broken, Named())
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Folders of the microworld's benchmark by judge."""
     folder = tmp_path_factory.mktemp("runs")
-    how = BenchmarkOptions(limit=6)
-    asked = read_items(MICROWORLD, None, how)
+    rows = find_benchmark("microworld").read_rows(None, BenchmarkOptions(limit=6))
+    truth = [row.content for row in rows]
     for name in ("perfect", "first", "silent"):
-        opened = open_reference(f"scripted:{name}", truth=asked.records)
-        run(MICROWORLD, opened, asked, how, out=folder / name)
+        judge = open_reference(f"scripted:{name}", truth=truth)
+        run_benchmark("microworld", judge, limit=6, out=folder / name)
     return folder
 
 
@@ -158,17 +210,10 @@ def test_the_difference_is_that_of_the_reports_and_tested_in_pairs(runs):
 
 
 def test_runs_without_a_common_item_are_refused(runs, tmp_path):
-    how = BenchmarkOptions(limit=3, seed=9)
-    run(
-        MICROWORLD,
-        open_reference("scripted:tie"),
-        read_items(MICROWORLD, None, how),
-        how,
-        out=tmp_path,
-    )
+    run_benchmark("microworld", open_reference("scripted:tie"), limit=3, seed=9, out=tmp_path)
     with pytest.raises(ConfigError, match="share no item"):
         compare_runs(runs / "perfect", tmp_path)
-    run(PLAIN, Named(), items(3), BenchmarkOptions(), out=tmp_path / "toy")
+    run_benchmark(toys(3), Named(), out=tmp_path / "toy")
     with pytest.raises(ConfigError, match=r"of microworld and .* of toy"):
         compare_runs(runs / "perfect", tmp_path / "toy")
     with pytest.raises(DataError, match="bench --out"):

@@ -61,7 +61,7 @@ def test_broken_rows_are_told_by_the_exit_code_and_counted(folder):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--on", "nothing"), ConfigError, "no benchmark 'nothing'; there are microworld"),
+        (("--on", "nothing"), ConfigError, "no benchmark 'nothing'; there are fetv"),
         (("--on", "fetv"), ConfigError, "say where the files of fetv lie"),
         (("--on", "fetv", "--data", "./gone"), ConfigError, "no folder"),
         (("--on", "fetv", "--data", "."), DataError, "human_ratings_all.jsonl"),

@@ -239,10 +239,10 @@ def test_a_pair_without_weight_teaches_nothing():
     assert second > 0
 
 
-@pytest.mark.parametrize("beta", [0.0, -1.0])
+@pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
 def test_beta_is_above_zero(beta):
     one = torch.ones(2)
-    with pytest.raises(ValueError, match=f"beta is above 0, not {beta}"):
+    with pytest.raises(ValueError, match=f"beta must be above 0, not {beta}"):
         diffusion_dpo(one, one, one, one, beta=beta)
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from unified_reward.judges.registry import open_judge, open_reference
+from unified_reward.bench.run import run_benchmark
+from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench import microworld
 from unified_reward_lab.bench.showcase import Showcase, write_showcase
 
@@ -20,7 +21,8 @@ CELLS = {
 
 def measured(reference, **options):
     records = [one for cell in microworld.test_records(N, 0).values() for one in cell]
-    return microworld.evaluate(open_reference(reference, truth=records), n=N, **options)
+    judge = open_reference(reference, truth=records)
+    return run_benchmark("microworld", judge, limit=N, **options).report
 
 
 def figures(report, name):
@@ -101,9 +103,9 @@ def test_another_seed_asks_other_items():
 
 
 def test_progress_counts_every_item():
-    told = []
-    microworld.evaluate(open_judge("scripted:tie"), n=3, progress=told.append)
-    assert sum(told) == 24
+    steps = []
+    run_benchmark("microworld", open_reference("scripted:tie"), limit=3, on_progress=steps.append)
+    assert sum(steps) == 24
 
 
 def test_the_showcase_shows_every_task_the_losses_and_the_figures(tiny, silent, tmp_path):

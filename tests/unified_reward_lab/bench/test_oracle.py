@@ -53,7 +53,7 @@ def briefs(task, split="test", seed=SEED):
 def knows(task, split="test", seed=SEED):
     """Answers what is right, in words; prompts that stand there twice take turns."""
     asked = iter(briefs(task, split, seed))
-    return Says(lambda _prompt, _seed: next(asked).wanted.answer)
+    return Says(lambda _prompt, _seed: next(asked).target.answer)
 
 
 def draws(split="test"):
@@ -187,7 +187,7 @@ def test_the_judge_is_shown_the_prompt_its_context_and_the_candidate():
     examine(knows(SPEAKING), SPEAKING, judge, n=N, seed=SEED)
     for sample, asked in zip(judge.asked, briefs(SPEAKING), strict=True):
         assert (sample.id, sample.task, sample.prompt) == (asked.id, SPEAKING, asked.prompt)
-        assert sample.candidates == (asked.wanted.answer,)
+        assert sample.candidates == (asked.target.answer,)
         assert np.array_equal(sample.context[0].source, asked.context[0].source)
 
 

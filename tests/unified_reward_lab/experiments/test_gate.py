@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from unified_reward.bench.run import run_benchmark
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.judges.card import Calibration, Card
 from unified_reward.judges.registry import open_judge
-from unified_reward_lab.bench import microworld
 from unified_reward_lab.examples import CELLS, EDITING
 from unified_reward_lab.experiments.gate import THRESHOLDS, Gate, draw, gate, page
 
@@ -33,7 +33,7 @@ def report(calm):
 
 
 def test_the_gate_and_the_benchmark_agree(report):
-    bench = microworld.evaluate(open_judge("tiny_judge"), n=N)
+    bench = run_benchmark("microworld", open_judge("tiny_judge"), limit=N).report
     for cell in CELLS:
         name = "spearman" if cell.endswith("score") else "pair_accuracy_clear"
         row = report["judges"]["shipped"]["cells"][cell]

@@ -45,9 +45,9 @@ def test_verbosity_bias_pays_by_the_word_and_only_for_text():
     ("name", "message"),
     [
         ("lazy", "there are noiseless, noisy:T, position:B, verbosity:B, blind:KIND"),
-        ("noisy:much", "'much' is no number"),
-        ("noisy:-1", "at least 0, not -1"),
-        ("blind:taste", "can be blind to colour, .*not to 'taste'"),
+        ("noisy:much", "'much' is not a number"),
+        ("noisy:-1", "at least 0, given -1"),
+        ("blind:taste", "can be blind to colour, .*given 'taste'"),
         ("blind", "there are noiseless"),
     ],
 )

@@ -36,20 +36,20 @@ def test_a_true_caption_aligns_fully():
 
 def test_alignment_is_the_share_of_true_facts():
     """Facts: red, circle, small, blue, star, left of, two objects. Made large and green: 5 of 7."""
-    shown = Scene((Thing("green", "circle", "large", "top left"), IMAGE.things[1]))
-    assert alignment(BOTH, shown) == pytest.approx(5 / 7)
+    changed = Scene((Thing("green", "circle", "large", "top left"), IMAGE.things[1]))
+    assert alignment(BOTH, changed) == pytest.approx(5 / 7)
 
 
 def test_exchanged_colours_are_not_forgiven():
     """A blue circle left of a red star. Laid straight: circle, small, star, left of, count = 5 of
     7. Laid across: red and blue, count = 3 of 7. The better one counts."""
-    shown = Scene(
+    changed = Scene(
         (
             Thing("blue", "circle", "small", "top left"),
             Thing("red", "star", "large", "bottom right"),
         )
     )
-    assert alignment(BOTH, shown) == pytest.approx(5 / 7)
+    assert alignment(BOTH, changed) == pytest.approx(5 / 7)
 
 
 def test_a_missing_thing_fails_all_its_facts_the_relation_and_the_count():
@@ -58,8 +58,8 @@ def test_a_missing_thing_fails_all_its_facts_the_relation_and_the_count():
 
 
 def test_a_surplus_thing_fails_the_count_alone():
-    shown = Scene((*IMAGE.things, Thing("green", "cross", "small", "top right")))
-    assert alignment(BOTH, shown) == pytest.approx(6 / 7)
+    changed = Scene((*IMAGE.things, Thing("green", "cross", "small", "top right")))
+    assert alignment(BOTH, changed) == pytest.approx(6 / 7)
 
 
 def test_the_colour_of_a_turning_thing_is_the_colour_before():
@@ -77,8 +77,8 @@ def test_a_wrong_event_is_one_fact():
 
 
 def test_elements_name_each_fact_and_join_colour_with_shape():
-    shown = Scene((Thing("green", "circle", "small", "top right"), IMAGE.things[1]))
-    assert elements(BOTH, shown) == {
+    changed = Scene((Thing("green", "circle", "small", "top right"), IMAGE.things[1]))
+    assert elements(BOTH, changed) == {
         "red circle": 0.0,
         "small red circle": 1.0,
         "blue star": 1.0,
@@ -116,8 +116,8 @@ def test_every_asserted_fact_is_said_in_the_text(scene, seed):
 @given(scenes(is_video=True), st.integers(0, 2**32))
 def test_a_video_caption_always_says_what_happens(scene, seed):
     caption = random_caption(scene, np.random.default_rng(seed))
-    said = {mention.event for mention in caption.objects}
-    assert (scene.actor.event if scene.actor else "stays still") in said
+    events = {mention.event for mention in caption.objects}
+    assert (scene.actor.event if scene.actor else "stays still") in events
 
 
 @given(scenes())

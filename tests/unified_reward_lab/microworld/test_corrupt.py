@@ -101,9 +101,11 @@ def test_blurring_keeps_a_flat_image_flat():
 
 def test_unknown_flaws_and_severities_are_refused():
     pixels, rng = render(IMAGE, seed=0), np.random.default_rng(0)
-    with pytest.raises(ConfigError, match="no flaw 'flicker' for these pixels; there are blur"):
+    with pytest.raises(
+        ConfigError, match="unknown flaw 'flicker' for these pixels; there are blur"
+    ):
         degrade(pixels, "flicker", 0.5, rng)
-    with pytest.raises(ConfigError, match=r"\(0, 1\], not 0"):
+    with pytest.raises(ConfigError, match=r"\(0, 1\], given 0"):
         degrade(pixels, "blur", 0.0, rng)
 
 

@@ -24,8 +24,8 @@ CELLS = [(task, form) for task in TASKS for form in ("score", "compare")]
 
 
 def pixels_of(record):
-    shown = (*record.sample.candidates, *record.sample.context)
-    return [one.source for one in shown if not isinstance(one, str)]
+    media = (*record.sample.candidates, *record.sample.context)
+    return [one.source for one in media if not isinstance(one, str)]
 
 
 @pytest.mark.parametrize(("task", "form"), CELLS)
@@ -62,12 +62,12 @@ def test_prompts_belong_to_their_split(task):
 
 @pytest.mark.parametrize("task", [Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING])
 def test_no_test_description_is_ever_an_answer_in_training(task):
-    told = [
+    texts = [
         text
         for i in range(300)
         for text in make_example(task, "compare", split="train", seed=0, index=i).sample.candidates
     ]
-    descriptions = [text for text in told if text.startswith("a ")]
+    descriptions = [text for text in texts if text.startswith("a ")]
     assert len(descriptions) > 10
     assert all(split_of(text) == "train" for text in descriptions)
 
@@ -82,7 +82,7 @@ def test_winners_follow_the_true_utilities(task):
 
 
 def test_ties_are_rare_and_orders_balanced():
-    """Of 600: ties 48 expected, standard deviation 6.6; firsts half of the rest, 11.8."""
+    """In 600, 48 ties are expected, standard deviation 6.6; firsts half of the rest, 11.8."""
     winners = Counter(
         make_example(
             Task.IMAGE_UNDERSTANDING, "compare", split="train", seed=2, index=i
@@ -122,10 +122,10 @@ def test_annotators_change_train_labels_but_never_media_or_test_labels():
         assert swayed.target.aspects == plain.target.aspects
         assert (pixels_of(swayed)[1] == pixels_of(plain)[1]).all()
         exact = make_example(Task.IMAGE_GENERATION, "compare", split="test", **ask)
-        asked = make_example(
+        biased_test = make_example(
             Task.IMAGE_GENERATION, "compare", split="test", annotator=biased, **ask
         )
-        assert exact.target == asked.target
+        assert exact.target == biased_test.target
 
 
 def test_an_annotator_blind_to_colour_scores_wrong_colours_as_right():
@@ -175,9 +175,9 @@ def test_unknown_requests_are_refused_with_what_there_is(changed, message):
         make_example(wanted.pop("task"), wanted.pop("form"), seed=0, index=0, **wanted)
 
 
-def shown_in(drawn):
+def contents(pool):
     """Pixels of media and words of answers, as what can be compared."""
-    parts = (*drawn.context, *drawn.candidates)
+    parts = (*pool.context, *pool.candidates)
     return [one if isinstance(one, str) else one.source.tobytes() for one in parts]
 
 
@@ -188,8 +188,8 @@ def test_a_pool_depends_on_its_arguments_alone(task):
     other = candidate_pool(task, **ask, index=6)
     again = candidate_pool(task, **ask, index=7)
     assert (first.prompt, first.utilities) == (again.prompt, again.utilities)
-    assert shown_in(first) == shown_in(again)
-    assert shown_in(first) != shown_in(other)
+    assert contents(first) == contents(again)
+    assert contents(first) != contents(other)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -198,7 +198,7 @@ def test_a_longer_pool_starts_with_the_shorter_one(task):
     assert (len(short.candidates), len(long.candidates), len(long.utilities)) == (3, 8, 8)
     assert short.prompt == long.prompt
     assert short.utilities == long.utilities[:3]
-    assert shown_in(short) == shown_in(long)[: len(shown_in(short))]
+    assert contents(short) == contents(long)[: len(contents(short))]
 
 
 @pytest.mark.parametrize("task", GENERATION_TASKS)
@@ -212,27 +212,32 @@ def test_the_caption_of_a_pool_belongs_to_its_split(task):
 
 @pytest.mark.parametrize("task", GENERATION_TASKS)
 def test_the_utilities_of_a_pool_are_those_of_what_it_shows(task, monkeypatch):
-    captions, shown = [], []
+    captions, scenes = [], []
 
-    def kept(draw, into, part):
-        def drawn(*args, **options):
+    def recording(draw, into, part):
+        def recorded(*args, **options):
             result = draw(*args, **options)
             into.append(part(result))
             return result
 
-        return drawn
+        return recorded
 
     monkeypatch.setattr(
-        items, "draw_captioned", kept(items.random_scene_with_caption, captions, lambda r: r[1])
+        items,
+        "random_scene_with_caption",
+        recording(items.random_scene_with_caption, captions, lambda r: r[1]),
     )
-    monkeypatch.setattr(items, "add_random_flaw", kept(items.add_random_flaw, shown, lambda r: r))
-    drawn = candidate_pool(task, n=30, split="test", seed=0, index=0)
+    monkeypatch.setattr(
+        items, "add_random_flaw", recording(items.add_random_flaw, scenes, lambda r: r)
+    )
+    drawn_pool = candidate_pool(task, n=30, split="test", seed=0, index=0)
     (caption,) = captions
-    assert drawn.prompt == caption.text
-    assert drawn.utilities == tuple(
-        generation_utility(alignment(caption, one.scene), quality=1 - one.severity) for one in shown
+    assert drawn_pool.prompt == caption.text
+    assert drawn_pool.utilities == tuple(
+        generation_utility(alignment(caption, one.scene), quality=1 - one.severity)
+        for one in scenes
     )
-    assert {bool(one.flaw) for one in shown} == {True, False}
+    assert {bool(one.flaw) for one in scenes} == {True, False}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -249,7 +254,7 @@ def test_the_worst_and_the_best_of_a_pool_differ_widely(task):
     [
         ({"task": Task.IMAGE_EDITING}, "no task 'image_editing'; there are image_generation"),
         ({"split": "dev"}, "no split 'dev'; there are train, test"),
-        ({"n": 0}, "a pool has at least one candidate, not 0"),
+        ({"n": 0}, "a pool has at least one candidate, given n=0"),
     ],
 )
 def test_unknown_pools_are_refused_with_what_there_is(changed, message):

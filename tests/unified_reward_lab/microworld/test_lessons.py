@@ -34,16 +34,16 @@ def test_two_valued_answers_are_balanced(kind):
 
 
 def test_lessons_never_state_nor_show_a_test_caption():
-    shown = 0
+    n_scenes = 0
     for i in range(60):
         for kind in ("image_check", "image_choice", "video_check"):
             taught = lesson(kind, seed=0, index=i)
             stated = taught.question.removesuffix("?").removeprefix("which? ")
             assert split_of(stated) == "train"
             scenes = [oracle.read(medium.source) for medium in taught.media]
-            shown += len([scene for scene in scenes if scene])
+            n_scenes += len([scene for scene in scenes if scene])
             assert all(split_of(describe(scene)) == "train" for scene in scenes if scene)
-    assert shown > 100
+    assert n_scenes > 100
 
 
 def test_captions_taught_are_of_the_training_split_and_what_the_image_shows():
@@ -79,7 +79,7 @@ def test_the_grid_lesson_names_what_each_cell_holds(kind):
 
 
 def test_unknown_lessons_and_exams_are_refused():
-    with pytest.raises(ConfigError, match="no lesson 'image_quiz'; there are image_grid"):
+    with pytest.raises(ConfigError, match="unknown lesson 'image_quiz'; there are image_grid"):
         lesson("image_quiz", seed=0, index=0)
     with pytest.raises(ConfigError, match="no task 'image_editing'; there are"):
         exam(Task.IMAGE_EDITING, seed=0, index=0)

@@ -31,10 +31,10 @@ PHOTOGRAPHS = Path(os.environ.get("UNIFIED_REWARD_SHARED", DEFAULT_SHARED)) / "d
 @pytest.mark.parametrize(("is_video", "n"), [(False, 300), (True, 100)])
 def test_clean_renderings_are_read_back(is_video, n):
     rng = np.random.default_rng(11)
-    drawn = [random_scene(rng, n_things=1 + i % 3, is_video=is_video) for i in range(n)]
+    originals = [random_scene(rng, n_things=1 + i % 3, is_video=is_video) for i in range(n)]
     read_back = sum(
         scene is not None and set(scene.things) == set(true.things)
-        for true, scene in ((true, read(render(true, seed=i))) for i, true in enumerate(drawn))
+        for true, scene in ((true, read(render(true, seed=i))) for i, true in enumerate(originals))
     )
     assert read_back >= 0.99 * n
 
@@ -48,8 +48,8 @@ def test_alignment_counts_the_attributes_of_a_wanted_scene():
 
 
 def test_alignment_with_a_caption_counts_only_what_it_says():
-    said = Caption("", (Mention("red", "circle"), Mention("green", "star")))
-    assert oracle.alignment(said, render(IMAGE, seed=0)) == pytest.approx(4 / 5)
+    caption = Caption("", (Mention("red", "circle"), Mention("green", "star")))
+    assert oracle.alignment(caption, render(IMAGE, seed=0)) == pytest.approx(4 / 5)
 
 
 def test_alignment_sees_the_event_of_a_video():
@@ -118,27 +118,27 @@ def test_other_pixels_are_refused(pixels):
 
 
 @pytest.mark.parametrize(
-    ("kind", "both", "alike", "one", "neither"),
+    ("kind", "both", "alike", "one_only", "neither"),
     [
         ("pictures", 83, 82, (4, 5), 8),  # one hybrid of star and cross is called by either name
         ("clips", 43, 43, (4, 17), 36),
     ],
 )
-def test_what_policies_draw_is_read_as_it_was_labelled_by_eye(kind, both, alike, one, neither):
-    """Labelled before the oracle had read it; None is doubt. A video is its frames 0, 1, 6 and 7."""
+def test_what_policies_draw_is_read_as_it_was_labelled_by_eye(kind, both, alike, one_only, neither):
+    """Labelled before the oracle read it; None is doubt. A video is its frames 0, 1, 6 and 7."""
     results = Path(__file__).parents[3] / "docs" / "results"
     labels = json.loads((results / "oracle_labels.json").read_text("utf-8"))[kind]
     sheet = np.asarray(Image.open(results / f"oracle_{kind}.png"))
     high = len(sheet) // 10
-    told = Counter()
+    counts = Counter()
     for row in labels:
         line, column = divmod(row["index"], 10)
         pixels = sheet[high * line : high * (line + 1), 64 * column : 64 * (column + 1)]
         if kind == "clips":
             pixels = pixels.reshape(4, 64, 64, 3)[[0, 1, 1, 1, 2, 2, 2, 3]]
         scene = oracle.read(np.ascontiguousarray(pixels))
-        told[row["seen"] is not None, scene is not None] += 1
-        told["alike"] += scene is not None and describe(scene) == row["seen"]
-    assert (told[True, True], told["alike"]) == (both, alike)
-    assert (told[True, False], told[False, True]) == one
-    assert told[False, False] == neither
+        counts[row["seen"] is not None, scene is not None] += 1
+        counts["alike"] += scene is not None and describe(scene) == row["seen"]
+    assert (counts[True, True], counts["alike"]) == (both, alike)
+    assert (counts[True, False], counts[False, True]) == one_only
+    assert counts[False, False] == neither

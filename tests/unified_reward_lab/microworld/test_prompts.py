@@ -1,4 +1,4 @@
-"""Prompts for policies: what is asked, how answers are read, and what they are worth."""
+"""Prompts for policies: their splits, how answers are read, and the oracle's scores."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ TASKS = (
     Task.VIDEO_UNDERSTANDING,
 )
 SERIES = 120
-"""Briefs looked through; about a tenth of unsifted sentences would be of the other split."""
+"""Prompts looked through; about a tenth of unsifted sentences would be of the other split."""
 EVERY_TASK = pytest.mark.parametrize("task", TASKS)
 SIZE = Question("what size is the red star?", ("small",), (("small", "large"),), ("size",))
 PLACED = Question(
@@ -47,57 +47,58 @@ PLACED = Question(
 )
 
 
-def wants(wanted, task=Task.IMAGE_GENERATION):
-    return PolicyPrompt("b", task, "", (), wanted)
+def prompt_for(target, task=Task.IMAGE_GENERATION):
+    return PolicyPrompt("b", task, "", (), target)
 
 
 def image(pixels):
     return Image(pixels, layout="HWC")
 
 
-def pixels_of(asked):
-    return [one.source for one in asked.context]
+def pixels_of(prompt):
+    return [first.source for first in prompt.context]
 
 
 @EVERY_TASK
-def test_a_brief_is_a_function_of_its_arguments(task):
-    one, same = (policy_prompt(task, split="test", seed=3, index=5) for _ in range(2))
-    assert (one.id, one.prompt, one.wanted) == (same.id, same.prompt, same.wanted)
-    for mine, other in zip(pixels_of(one), pixels_of(same), strict=True):
+def test_a_prompt_depends_on_its_arguments_alone(task):
+    first, same = (policy_prompt(task, split="test", seed=3, index=5) for _ in range(2))
+    assert (first.id, first.prompt, first.target) == (same.id, same.prompt, same.target)
+    for mine, other in zip(pixels_of(first), pixels_of(same), strict=True):
         assert np.array_equal(mine, other)
     changed = ({"split": "train"}, {"seed": 4}, {"index": 6})
     others = [
-        policy_prompt(task, **({"split": "test", "seed": 3, "index": 5} | one)) for one in changed
+        policy_prompt(task, **({"split": "test", "seed": 3, "index": 5} | first))
+        for first in changed
     ]
-    assert len({one.id, *(other.id for other in others)}) == 4
+    assert len({first.id, *(other.id for other in others)}) == 4
 
 
 @EVERY_TASK
 def test_only_understanding_shows_something(task):
-    asked = policy_prompt(task, split="train", seed=0, index=0)
+    prompt = policy_prompt(task, split="train", seed=0, index=0)
     kinds = {Task.IMAGE_UNDERSTANDING: [Image], Task.VIDEO_UNDERSTANDING: [Video]}
-    assert [type(one) for one in asked.context] == kinds.get(task, [])
-    assert asked.task is task
+    assert [type(first) for first in prompt.context] == kinds.get(task, [])
+    assert prompt.task is task
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("task", TASKS[:2])
 def test_captions_are_of_the_split_that_is_asked_for(task, split):
-    asked = [policy_prompt(task, split=split, seed=0, index=i) for i in range(SERIES)]
-    assert {split_of(one.prompt) for one in asked} == {split}
-    assert all(one.wanted.text == one.prompt for one in asked)
+    prompt = [policy_prompt(task, split=split, seed=0, index=i) for i in range(SERIES)]
+    assert {split_of(first.prompt) for first in prompt} == {split}
+    assert all(first.target.text == first.prompt for first in prompt)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("task", TASKS[2:])
 def test_descriptions_are_of_the_split_that_is_asked_for(task, split):
-    asked = [policy_prompt(task, split=split, seed=0, index=i).wanted for i in range(SERIES)]
-    described = [one.answer for one in asked if one.is_description]
+    prompt = [policy_prompt(task, split=split, seed=0, index=i).target for i in range(SERIES)]
+    described = [first.answer for first in prompt if first.is_description]
     assert len(described) > 3
-    assert {split_of(one) for one in described} == {split}
+    assert {split_of(first) for first in described} == {split}
 
 
-def test_a_brief_of_another_task_or_split_is_refused():
+def test_a_prompt_of_another_task_or_split_is_refused():
     with pytest.raises(ConfigError, match="image_editing"):
         policy_prompt(Task.IMAGE_EDITING, split="test", seed=0, index=0)
     with pytest.raises(ConfigError, match="dev"):
@@ -113,11 +114,11 @@ def test_a_reply_that_is_read_is_worth_what_it_was_worth(style, scene, seed):
     read = read_reply(question, reply.text)
     assert read == reply
     assert read.utility(question) == reply.utility(question)
-    assert wants(question).worth(reply.text) == reply.utility(question)
+    assert prompt_for(question).oracle_score(reply.text) == reply.utility(question)
 
 
 @pytest.mark.parametrize(
-    ("text", "worth"),
+    ("text", "score"),
     [
         ("a small red circle at the top left", 1.0),
         ("a small red star at the top left", 0.75),
@@ -127,8 +128,8 @@ def test_a_reply_that_is_read_is_worth_what_it_was_worth(style, scene, seed):
         ("it is hard to say", 0.2),
     ],
 )
-def test_a_description_is_worth_the_share_of_its_parts_that_are_right(text, worth):
-    assert wants(PLACED).worth(text) == pytest.approx(worth)
+def test_a_description_is_worth_the_share_of_its_parts_that_are_right(text, score):
+    assert prompt_for(PLACED).oracle_score(text) == pytest.approx(score)
 
 
 def test_space_around_and_between_words_does_not_matter():
@@ -151,7 +152,7 @@ def test_space_around_and_between_words_does_not_matter():
 )
 def test_an_answer_that_says_nothing_allowed_is_worth_none_and_not_zero(text):
     assert read_reply(SIZE, text) is None
-    assert wants(SIZE).worth(text) is None
+    assert prompt_for(SIZE).oracle_score(text) is None
 
 
 def test_the_signs_of_patterns_are_only_signs():
@@ -164,49 +165,49 @@ def test_the_signs_of_patterns_are_only_signs():
 
 def test_the_longer_of_two_values_that_begin_alike_is_read():
     names = ("red", "red star")
-    asked = Question("which?", ("red star",), (names,), ("shape",), "{} here")
-    assert read_reply(asked, "red star here").parts == ("red star",)
-    assert read_reply(asked, "red here").parts == ("red",)
+    prompt = Question("which?", ("red star",), (names,), ("shape",), "{} here")
+    assert read_reply(prompt, "red star here").parts == ("red star",)
+    assert read_reply(prompt, "red here").parts == ("red",)
 
 
 @given(st.integers(0, 60), st.sampled_from(TASKS[:2]), st.integers(0, 2**32 - 1))
 def test_a_drawn_scene_is_worth_its_agreement_with_the_caption(index, task, seed):
-    """What the brief itself was made from is not known here, so any scene is drawn for it."""
-    asked = policy_prompt(task, split="test", seed=0, index=index)
+    """The scene that the prompt was made from is not known here, so any scene is drawn."""
+    prompt = policy_prompt(task, split="test", seed=0, index=index)
     is_video = task is Task.VIDEO_GENERATION
     scene = random_scene(np.random.default_rng(seed), n_things=2, is_video=is_video)
     pixels = render(scene, seed=seed)
-    shown = Video(pixels, layout="THWC", fps=4.0) if is_video else image(pixels)
-    assert asked.worth(shown) == alignment(asked.wanted, scene)
+    video_or_image = Video(pixels, layout="THWC", fps=4.0) if is_video else image(pixels)
+    assert prompt.oracle_score(video_or_image) == alignment(prompt.target, scene)
 
 
-def test_a_image_is_worth_the_share_of_facts_that_hold():
+def test_an_image_is_worth_the_share_of_facts_that_hold():
     """Colour, shape and count of one thing: the image has two, of which one is as it says."""
-    asked = wants(Caption("a red circle", (Mention("red", "circle"),)))
-    assert asked.worth(image(render(IMAGE, seed=0))) == pytest.approx(2 / 3)
-    both = wants(Caption("", (Mention("red", "circle"), Mention("blue", "cross"))))
-    assert both.worth(image(render(IMAGE, seed=0))) == pytest.approx(4 / 5)
+    prompt = prompt_for(Caption("a red circle", (Mention("red", "circle"),)))
+    assert prompt.oracle_score(image(render(IMAGE, seed=0))) == pytest.approx(2 / 3)
+    both = prompt_for(Caption("", (Mention("red", "circle"), Mention("blue", "cross"))))
+    assert both.oracle_score(image(render(IMAGE, seed=0))) == pytest.approx(4 / 5)
 
 
 def test_a_video_is_asked_what_happens_in_it():
-    moves = wants(Caption("", (Mention("red", "circle", event="moves right"),)))
-    falls = wants(Caption("", (Mention("red", "circle", event="moves down"),)))
-    shown = Video(render(VIDEO, seed=0), layout="THWC", fps=4.0)
-    assert moves.worth(shown) == pytest.approx(3 / 4)
-    assert falls.worth(shown) == pytest.approx(2 / 4)
+    moves = prompt_for(Caption("", (Mention("red", "circle", event="moves right"),)))
+    falls = prompt_for(Caption("", (Mention("red", "circle", event="moves down"),)))
+    video_or_image = Video(render(VIDEO, seed=0), layout="THWC", fps=4.0)
+    assert moves.oracle_score(video_or_image) == pytest.approx(3 / 4)
+    assert falls.oracle_score(video_or_image) == pytest.approx(2 / 4)
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (8, 64, 64, 3)])
 def test_noise_is_worth_none(shape):
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     is_video = len(shape) == 4
-    asked = policy_prompt(TASKS[is_video], split="test", seed=0, index=0)
-    shown = Video(noise, layout="THWC", fps=4.0) if is_video else image(noise)
-    assert asked.worth(shown) is None
+    prompt = policy_prompt(TASKS[is_video], split="test", seed=0, index=0)
+    video_or_image = Video(noise, layout="THWC", fps=4.0) if is_video else image(noise)
+    assert prompt.oracle_score(video_or_image) is None
 
 
 @pytest.mark.parametrize("side", [32, 128])
 def test_pixels_of_another_size_are_an_error(side):
-    asked = policy_prompt(Task.IMAGE_GENERATION, split="test", seed=0, index=0)
+    prompt = policy_prompt(Task.IMAGE_GENERATION, split="test", seed=0, index=0)
     with pytest.raises(MediaError, match=rf"not uint8 of \({side}, {side}, 3\)"):
-        asked.worth(image(np.full((side, side, 3), 200, np.uint8)))
+        prompt.oracle_score(image(np.full((side, side, 3), 200, np.uint8)))

@@ -26,13 +26,13 @@ CONTENT = Question(
 )
 
 
-def asked(scene, n=400):
+def question_answers(scene, n=400):
     rng = np.random.default_rng(0)
     return {q.text: q.answer for q in (random_question(scene, rng) for _ in range(n))}
 
 
-def test_answers_about_a_image_are_right():
-    answers = asked(IMAGE)
+def test_answers_about_an_image_are_right():
+    answers = question_answers(IMAGE)
     expected = {
         "what colour is the star?": "blue",
         "what shape is the red object?": "circle",
@@ -51,7 +51,7 @@ def test_answers_about_a_image_are_right():
 
 
 def test_answers_about_a_video_are_right():
-    answers = asked(VIDEO)
+    answers = question_answers(VIDEO)
     expected = {
         "what happens to the red circle?": "it moves right",
         "what happens to the blue star?": "it stays still",

@@ -17,9 +17,9 @@ def test_a_rendering_depends_on_scene_and_seed_alone(scene, seed):
 
 
 def test_seeds_move_things_and_change_the_background():
-    drawn = [render(IMAGE, seed=seed) for seed in range(20)]
-    assert len({int(pixels[0, 63, 0]) for pixels in drawn}) > 5
-    assert all(217 <= pixels[0, 63, 0] <= 233 for pixels in drawn)
+    images = [render(IMAGE, seed=seed) for seed in range(20)]
+    assert len({int(pixels[0, 63, 0]) for pixels in images}) > 5
+    assert all(217 <= pixels[0, 63, 0] <= 233 for pixels in images)
 
 
 def test_the_event_happens_between_frames_two_and_five():

@@ -33,8 +33,8 @@ def test_impossible_scenes_are_refused_with_the_reason(things, why):
         Scene(tuple(things), is_video=True)
 
 
-def test_a_image_holds_no_event():
-    with pytest.raises(DataError, match="a picture has no events; say is_video=True"):
+def test_an_image_holds_no_event():
+    with pytest.raises(DataError, match="an image has no events; pass is_video=True"):
         Scene((replace(STAR, event="grows"),))
 
 
@@ -50,8 +50,8 @@ def test_the_state_after_an_event_is_that_of_the_event():
 
 def test_a_video_has_at_most_one_actor_and_sometimes_none():
     rng = np.random.default_rng(0)
-    drawn = [random_scene(rng, n_things=2, is_video=True) for _ in range(800)]
-    share_still = sum(scene.actor is None for scene in drawn) / len(drawn)
+    videos = [random_scene(rng, n_things=2, is_video=True) for _ in range(800)]
+    share_still = sum(scene.actor is None for scene in videos) / len(videos)
     assert 0.03 < share_still < 0.1  # one in sixteen is 0.0625; four standard errors are 0.034
 
 

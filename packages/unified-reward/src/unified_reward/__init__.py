@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from unified_reward.bench.run import run_benchmark
     from unified_reward.core.base_judge import BaseJudge as Judge
     from unified_reward.core.errors import UnifiedRewardError
+    from unified_reward.core.extensions import Extra
     from unified_reward.core.samples import Image, Sample, Task, Video
     from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
     from unified_reward.judges.registry import open_judge
@@ -59,25 +60,17 @@ _HOMES = {
     "train_judge": "train.judge",
 }
 """Module of each public name below this package; ``:NAME`` where it has another name there."""
-_EXTRAS = {"align": "train", "run_benchmark": "bench", "train_judge": "train"}
+_EXTRAS: dict[str, Extra] = {"align": "train", "run_benchmark": "bench", "train_judge": "train"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'unified_reward' has no attribute {name!r}")
     module, _, own_name = _HOMES[name].partition(":")
-    try:
-        home = import_module(f"unified_reward.{module}")
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if name not in _EXTRAS or missing == "unified_reward":
-            raise
-        from unified_reward.core.errors import ConfigError
+    from unified_reward.core.extensions import extra
 
-        raise ConfigError(
-            f"{name} needs {missing}, which is not installed: "
-            f"pip install 'unified-reward[{_EXTRAS[name]}]'"
-        ) from error
+    with extra(_EXTRAS.get(name, "local")):
+        home = import_module(f"unified_reward.{module}")
     return getattr(home, own_name or name)
 
 

@@ -68,7 +68,7 @@ def _card(asked: PolicyPrompt, before: policies.Policy, after: policies.Policy, 
     for side, policy in (("before", before), ("after", after)):
         named = policies.seeds(asked.id, 1, seed)
         (candidate,) = policy.sample(asked.prompt, asked.context, named)
-        worth = None if candidate is None else asked.worth(candidate)
+        worth = None if candidate is None else asked.oracle_score(candidate)
         words = f" {candidate}," if isinstance(candidate, str) else ""
         told = "unreadable" if worth is None else f"worth {worth:.2f}"
         lines.append(f"{side}:{words} {told}")

@@ -1,18 +1,17 @@
 """The microworld benchmark: held-out captions, exact labels, eight cells.
 
-Protocol: ``limit`` test items a cell from one seed, 200 by default. A comparison counts where the
-utilities differ (``pair_accuracy``), or differ by at least 0.1 (``pair_accuracy_clear``); a tie
-said there is worth half. A score counts by Spearman's rank correlation with the utility. It shows
-that method and code work; it says nothing about real pictures.
+Protocol: ``limit`` test items per cell from one seed, 200 by default. A comparison counts where the
+utilities differ (``pair_accuracy``), or differ by at least 0.1 (``pair_accuracy_clear``); a tie of
+the judge is worth half there. Scores are measured by Spearman's rank correlation with the utility.
+It shows that method and code work; it says nothing about real images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 from unified_reward.bench.benchmark import (
     Benchmark,
@@ -27,8 +26,6 @@ from unified_reward.bench.benchmark import (
     with_macro_average,
 )
 from unified_reward.bench.metrics import pair_accuracy
-from unified_reward.bench.run import read_items, run
-from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import Winner
 from unified_reward.io.rows import Row
@@ -37,83 +34,59 @@ from unified_reward_lab.microworld import make_example
 
 
 CLEAR_GAP = 0.1
-_ITEMS = 200
+_N_ITEMS = 200
 
 
 def test_records(n: int, seed: int) -> dict[str, list[Example]]:
-    """The ``n`` test items of every cell."""
-    return _records(n, seed, CELLS)
-
-
-def _records(n: int, seed: int, cells: Mapping[str, tuple[Task, Form]]) -> dict[str, list[Example]]:
+    """First ``n`` test items of every cell."""
     return {
         cell: [make_example(task, form, split="test", seed=seed, index=i) for i in range(n)]
-        for cell, (task, form) in cells.items()
+        for cell, (task, form) in CELLS.items()
     }
 
 
-def _rows(
-    _: Path | None, how: BenchmarkOptions, cells: Mapping[str, tuple[Task, Form]] = CELLS
+def _read_rows(
+    _: Path | None, options: BenchmarkOptions, cells: Mapping[str, tuple[Task, Form]] = CELLS
 ) -> Iterator[Row]:
-    many = _records(_ITEMS if how.limit is None else how.limit, how.seed, cells).values()
-    for line, record in enumerate((one for cell in many for one in cell), 1):
-        yield Row(line, record.id, record)
+    """Items cell by cell, each rendered when it is consumed."""
+    n = _N_ITEMS if options.limit is None else options.limit
+    for i, (task, form) in enumerate(cells.values()):
+        for index in range(n):
+            example = make_example(task, form, split="test", seed=options.seed, index=index)
+            yield Row(i * n + index + 1, example.id, example)
 
 
-def _cell(record: Example) -> str:
-    return f"{record.task.value}.{record.sample.form}"
-
-
-def evaluate(
-    judge: BaseJudge,
-    *,
-    n: int = _ITEMS,
-    seed: int = 0,
-    orders: Literal[1, 2] = 2,
-    progress: Callable[[int], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Benchmark a judge on the microworld.
-
-    Args:
-        judge: Anything that judges.
-        n: Items a cell, eight cells.
-        seed: Names the series of test items.
-        orders: 2 asks every comparison in both orders.
-        progress: Called with the number of items just judged.
-
-    Returns:
-        The bench JSON of the package: metrics with 95 % intervals, overall and by cell.
-    """
-    how = BenchmarkOptions(n, seed, orders)
-    return run(MICROWORLD, judge, read_items(MICROWORLD, None, how), how, progress=progress).report
+def _cell(example: Example) -> str:
+    return f"{example.task.value}.{example.sample.form}"
 
 
 def compare_cell(items: Sequence[JudgedItem]) -> Metrics:
-    """The figures of comparisons."""
+    """Metrics of comparisons."""
     clear = [
-        one
-        for one in items
-        if abs(one.target.aspects["first"] - one.target.aspects["second"]) >= CLEAR_GAP
+        judged
+        for judged in items
+        if abs(judged.target.aspects["first"] - judged.target.aspects["second"]) >= CLEAR_GAP
     ]
-    labels: list[Winner] = [one.target.winner or "tie" for one in clear]
-    found = pair_metrics(items, judge_ties="half")
-    found["pair_accuracy_clear"] = pair_accuracy(
-        [one.verdict for one in clear], labels, clusters=[one.cluster for one in clear]
+    labels: list[Winner] = [judged.target.winner or "tie" for judged in clear]
+    clear_accuracy = pair_accuracy(
+        [judged.verdict for judged in clear],
+        labels,
+        clusters=[judged.cluster for judged in clear],
     )
-    return found
+    return pair_metrics(items, judge_ties="half") | {"pair_accuracy_clear": clear_accuracy}
 
 
 def score_cell(items: Sequence[JudgedItem]) -> Metrics:
-    """The figures of scores."""
+    """Metrics of scores."""
     return correlation_metrics(items) | probability_metrics(items)
 
 
-def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
-    scored = [one for one in items if one.record.sample.form == "score"]
-    asked = [one for one in items if one.record.sample.form == "compare"]
+def _compute_metrics(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
+    scored = [judged for judged in items if judged.example.sample.form == "score"]
+    compared = [judged for judged in items if judged.example.sample.form == "compare"]
     scores = by_group(scored, score_cell)
-    groups = scores | by_group(asked, compare_cell)
-    metrics = compare_cell(asked) | {"unreadable": probability_metrics(items)["unreadable"]}
+    groups = scores | by_group(compared, compare_cell)
+    metrics = compare_cell(compared) | {"unreadable": probability_metrics(items)["unreadable"]}
     return BenchmarkMetrics(
         with_macro_average(metrics, scores, "spearman", "kendall_tau_b"),
         {cell: groups[cell] for cell in (*CELLS, *EDITING) if cell in groups},
@@ -125,15 +98,16 @@ MICROWORLD = Benchmark(
     "Share of comparisons of held-out captions whose better candidate is named, and rank "
     "correlation of scores with exact utilities, in four tasks.",
     "",
-    _rows,
-    _measure,
+    _read_rows,
+    _compute_metrics,
     headlines=("pair_accuracy", "spearman"),
     group=_cell,
-    exchange=False,
+    swap_half=False,
 )
 MICROWORLD_EDITING = replace(
     MICROWORLD,
     name="microworld_editing",
-    says="The same of edited pictures, each judged beside the picture before and an instruction.",
-    rows=partial(_rows, cells=EDITING),
+    description="Share of comparisons of edited images whose better candidate is named, and rank "
+    "correlation of scores with exact utilities, beside the source image and the instruction.",
+    read_rows=partial(_read_rows, cells=EDITING),
 )

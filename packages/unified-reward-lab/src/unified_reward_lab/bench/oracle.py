@@ -110,7 +110,7 @@ def examine(
         ]
         made = [_made(policy, one, seed) for one in asked]
         worths += [
-            None if candidate is None else one.worth(candidate)
+            None if candidate is None else one.oracle_score(candidate)
             for one, candidate in zip(asked, made, strict=True)
         ]
         rewards += _rewards(judge, asked, made)

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from unified_reward.bench.audit import audit
-from unified_reward.bench.benchmark import BenchmarkOptions, JudgedItem
+from unified_reward.bench.benchmark import JudgedItem
 from unified_reward.bench.metrics import pair_points, paired_difference
-from unified_reward.bench.run import read_items, run
+from unified_reward.bench.run import run_benchmark
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Winner
 from unified_reward.judges.registry import open_reference
-from unified_reward_lab.bench.microworld import MICROWORLD, test_records
+from unified_reward_lab.bench.microworld import test_records
 from unified_reward_lab.experiments.page import table, told
 
 
@@ -58,14 +58,15 @@ def trust(config: Trust, progress: Callable[[int], None] = lambda _: None) -> di
         By judge its ``bench`` and ``audit`` JSON, and ``ahead``: how far the second is ahead of
         the first in pair accuracy, tested in pairs.
     """
-    how = BenchmarkOptions(config.n, config.seed)
-    items = read_items(MICROWORLD, None, how)
+    records = [one for cell in test_records(config.n, config.seed).values() for one in cell]
     cells = test_records(config.audited, config.seed).values()
     judges: dict[str, Any] = {}
     judged: list[list[JudgedItem]] = []
     for name, reference in config.judges.items():
-        judge = open_reference(reference, truth=items.records)
-        found = run(MICROWORLD, judge, items, how, progress=progress)
+        judge = open_reference(reference, truth=records)
+        found = run_benchmark(
+            "microworld", judge, limit=config.n, seed=config.seed, on_progress=progress
+        )
         audited = audit(judge, [one for cell in cells for one in cell]).report
         judges[name] = {"bench": found.report, "audit": audited}
         judged.append(found.items)

@@ -186,7 +186,9 @@ def _worths(folder: Path, task: Task, seed: int) -> dict[str, list[float | None]
             asked = policy_prompt(
                 task, split="train", seed=seed, index=int(row["id"].split("-")[-1])
             )
-            found[row["id"]] = [asked.worth(_opened(folder, one)) for one in row["candidates"]]
+            found[row["id"]] = [
+                asked.oracle_score(_opened(folder, one)) for one in row["candidates"]
+            ]
         file.write_text(json.dumps(found) + "\n", "utf-8")
     return json.loads(file.read_text("utf-8"))
 

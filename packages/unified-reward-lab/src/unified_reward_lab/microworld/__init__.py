@@ -1,4 +1,4 @@
-"""A small world of images and videos whose captions, answers and utilities are known exactly."""
+"""Synthetic images and videos whose captions, answers and utilities are known exactly."""
 
 from . import oracle
 from .annotators import NOISELESS, Annotator, annotator

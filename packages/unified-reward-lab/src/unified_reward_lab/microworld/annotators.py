@@ -1,6 +1,6 @@
-"""People who label the training items: exact, noisy, biased, or blind to something.
+"""Simulated annotators who label training examples: exact, noisy, biased, or blind to something.
 
-An annotator sees the two perceived utilities, never the pixels.
+An annotator knows the utilities of the candidates, never their pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAMES = "noiseless, noisy:T, position:B, verbosity:B, blind:KIND"
 
 @dataclass(frozen=True)
 class Annotator:
-    """How labels depart from the true utilities. The default departs in nothing.
+    """Noise and biases by which labels differ from the true utilities; by default there are none.
 
     Raises:
         ConfigError: The temperature is negative or the blind kind unknown.
@@ -35,22 +35,29 @@ class Annotator:
     verbosity: float = 0.0
     """Added to the utility of an answer, times words / 10 (at most once)."""
     blind: str = ""
-    """A kind of fact this annotator does not see, see ``FACT_KINDS``."""
+    """A kind of fact (see ``FACT_KINDS``) whose errors this annotator does not notice."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
-            raise ConfigError(f"an annotator's temperature is at least 0, not {self.temperature}")
+            raise ConfigError(
+                f"an annotator's temperature must be at least 0, given {self.temperature}"
+            )
         if self.blind and self.blind not in FACT_KINDS:
             raise ConfigError(
-                f"an annotator can be blind to {', '.join(FACT_KINDS)}, not to {self.blind!r}"
+                f"an annotator can be blind to {', '.join(FACT_KINDS)}; given {self.blind!r}"
             )
 
     def perceived(self, utility: float, text: str = "") -> float:
-        """The utility with the pull of the answer's length; ``text`` is empty for media."""
+        """Utility as this annotator perceives it, raised by the length of an answer.
+
+        Args:
+            utility: True utility, 0 to 1.
+            text: The answer; empty for images and videos.
+        """
         return utility + self.verbosity * min(1.0, len(text.split()) / 10)
 
     def score(self, perceived: float, rng: np.random.Generator) -> float:
-        """A score in [0, 1]: what is perceived plus Gumbel noise of mean 0, clipped.
+        """Score in [0, 1]: the perceived utility plus Gumbel noise of mean 0, clipped.
 
         The difference of two Gumbel draws is logistic, so that scores and preferences of an
         annotator follow one Bradley-Terry model.
@@ -59,7 +66,7 @@ class Annotator:
         return float(min(1.0, max(0.0, perceived + noise)))
 
     def prefer(self, first: float, second: float, rng: np.random.Generator) -> Winner:
-        """The winner of two perceived utilities; a tie where they differ by 0.02 at most."""
+        """Winner of two perceived utilities; a tie where they differ by at most 0.02."""
         gap = first + self.position - second
         if abs(gap) <= TIE_MARGIN + 1e-9:
             return "tie"
@@ -73,7 +80,7 @@ NOISELESS = Annotator()
 
 
 def annotator(name: str) -> Annotator:
-    """An annotator by name.
+    """Make an annotator by name.
 
     >>> annotator("noisy:0.1")
     Annotator(temperature=0.1, position=0.0, verbosity=0.0, blind='')
@@ -82,7 +89,7 @@ def annotator(name: str) -> Annotator:
         name: ``noiseless``, ``noisy:0.1``, ``position:0.3``, ``verbosity:0.2``, ``blind:colour``.
 
     Raises:
-        ConfigError: No such annotator.
+        ConfigError: There is no such annotator.
     """
     kind, _, value = name.partition(":")
     try:
@@ -98,5 +105,5 @@ def annotator(name: str) -> Annotator:
             case "blind" if value:
                 return Annotator(blind=value)
     except ValueError as error:
-        raise ConfigError(f"no annotator {name!r}: {value!r} is no number") from error
-    raise ConfigError(f"no annotator {name!r}; there are {_NAMES} (T and B numbers)")
+        raise ConfigError(f"annotator {name!r}: {value!r} is not a number") from error
+    raise ConfigError(f"unknown annotator {name!r}; there are {_NAMES} (T and B are numbers)")

@@ -1,6 +1,6 @@
-"""What a candidate shows: a scene and perhaps a flaw, drawn to be better or worse for a caption.
+"""Scenes of candidates: variations of a scene, perhaps with a visual flaw, and their pixels.
 
-Between the scenes and the items and lessons made from them; knows no labels.
+Between scenes and the examples and lessons made from them; knows no labels.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from .utilities import generation_utility
 
 
 def keyed_rng(*key: object) -> np.random.Generator:
-    """A generator that depends on nothing but the key."""
+    """Random generator that depends on nothing but the key."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
 @dataclass(frozen=True)
 class CandidateScene:
-    """A scene with at most one flaw."""
+    """A scene as a candidate shows it, with at most one visual flaw."""
 
     scene: Scene
     flaw: str = ""
     severity: float = 0.0
 
     def utility(self, caption: Caption, *, ignoring: str = "") -> float:
-        """Worth as an answer to the caption, see `generation_utility`."""
+        """Utility as a candidate for the caption, see `generation_utility`."""
         return generation_utility(
             alignment(caption, self.scene, ignoring=ignoring), quality=1 - self.severity
         )
 
-    def medium(self, rng: np.random.Generator) -> Image | Video:
-        """An image or a video of it, in memory."""
+    def render(self, rng: np.random.Generator) -> Image | Video:
+        """Render the image or video, in memory."""
         pixels = render(self.scene, seed=int(rng.integers(2**32)))
         if self.flaw:
             pixels = degrade(pixels, self.flaw, self.severity, rng)
@@ -49,27 +49,19 @@ class CandidateScene:
         return Image(pixels, layout="HWC")
 
 
-def random_sized_scene(
-    rng: np.random.Generator, *, is_video: bool, world: World = FULL_WORLD
-) -> Scene:
-    """A scene of as many things as the world has, by default of two or, more rarely, of one."""
-    n_things = pick(rng, world.numbers)
-    return random_scene(rng, n_things=n_things, is_video=is_video, world=world)
-
-
 def random_scene_with_caption(
     rng: np.random.Generator, *, split: Split, is_video: bool, world: World = FULL_WORLD
 ) -> tuple[Scene, Caption]:
-    """A scene and a caption true of it that belongs to the split."""
+    """Draw a scene and a caption of it that belongs to the split."""
     while True:
-        scene = random_sized_scene(rng, is_video=is_video, world=world)
+        scene = random_scene(rng, is_video=is_video, world=world)
         caption = random_caption(scene, rng)
         if split_of(caption.text) == split:
             return scene, caption
 
 
 def add_random_flaw(scene: Scene, rng: np.random.Generator, *, p_flaw: float) -> CandidateScene:
-    """The scene, sometimes with a flaw of severity 0.3 to 1."""
+    """Return the scene, with probability ``p_flaw`` with a flaw of severity 0.3 to 1."""
     if rng.random() >= p_flaw:
         return CandidateScene(scene)
     flaw = pick(rng, VIDEO_FLAWS if scene.is_video else IMAGE_FLAWS)
@@ -77,9 +69,9 @@ def add_random_flaw(scene: Scene, rng: np.random.Generator, *, p_flaw: float) ->
 
 
 def random_variation(scene: Scene, k: int, rng: np.random.Generator) -> Scene:
-    """The scene with ``k`` changes, or from 4 on another scene with as many things.
+    """Return the scene with ``k`` changes, or from 4 on another scene with as many things.
 
-    One change of a video is, in a third of the cases, sure to be that of its event.
+    In a third of the cases, a single change of a video is one of its event.
     """
     if k >= 4:
         n_things, is_video = len(scene.things), scene.is_video

@@ -1,6 +1,6 @@
-"""Captions as text and as facts, and how far a scene agrees with one.
+"""Captions as text and as facts, their agreement with a scene, and the split they belong to.
 
-Knows nothing of pixels; quality is not its business. Also here: which captions are test captions.
+Knows nothing of pixels and image quality.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _BESIDE["below"] = "below it"
 
 
 def split_of(text: str) -> Split:
-    """The split a caption belongs to: test where its sha1, as a number, is divisible by ten."""
+    """Split a caption belongs to: ``test`` where its sha1, as a number, is divisible by ten."""
     digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     return "test" if int(digest, 16) % 10 == 0 else "train"
 
 
 @dataclass(frozen=True)
 class Mention:
-    """What a caption says of one thing; None where it says nothing."""
+    """One thing as a caption mentions it; None for attributes it does not mention."""
 
     colour: str
     shape: str
@@ -65,7 +65,7 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence, and what it asserts: these things, no others, in this relation."""
+    """A sentence and its meaning: these things and no others, in this relation."""
 
     text: str
     objects: tuple[Mention, ...]
@@ -73,7 +73,7 @@ class Caption:
 
 
 class Fact(NamedTuple):
-    """One assertion of a caption and whether a scene bears it out."""
+    """One assertion of a caption, and whether it holds in a scene."""
 
     kind: str
     name: str
@@ -81,7 +81,7 @@ class Fact(NamedTuple):
 
 
 def relation_holds(name: str, subject: Thing, other: Thing) -> bool:
-    """Whether the relation is true of the two things' columns or rows, before any event.
+    """Return whether the relation holds between the cells of two things, before any event.
 
     >>> low, high = Thing("red", "star", "small", "bottom left"), Thing(
     ...     "red", "cross", "small", "top right")
@@ -99,56 +99,56 @@ def relation_holds(name: str, subject: Thing, other: Thing) -> bool:
 
 def _facts_of_mention(mention: Mention, thing: Thing | None) -> list[Fact]:
     name = mention.name
-    found = [
+    result = [
         Fact("colour", name, thing is not None and thing.colour == mention.colour),
         Fact("shape", name, thing is not None and thing.shape == mention.shape),
     ]
     if mention.size:
-        is_so = thing is not None and thing.size == mention.size
-        found.append(Fact("size", f"{mention.size} {name}", is_so))
+        holds = thing is not None and thing.size == mention.size
+        result.append(Fact("size", f"{mention.size} {name}", holds))
     if mention.cell:
-        is_so = thing is not None and thing.cell == mention.cell
-        found.append(Fact("place", f"{name} at the {mention.cell}", is_so))
+        holds = thing is not None and thing.cell == mention.cell
+        result.append(Fact("place", f"{name} at the {mention.cell}", holds))
     if mention.event:
-        is_so = thing is not None and thing.event == mention.event
-        found.append(Fact("event", f"{name} {mention.event}", is_so))
-    return found
+        holds = thing is not None and thing.event == mention.event
+        result.append(Fact("event", f"{name} {mention.event}", holds))
+    return result
 
 
 def facts(caption: Caption, scene: Scene, *, ignoring: str = "") -> tuple[Fact, ...]:
-    """Every assertion of the caption, judged against the scene.
+    """Check every assertion of the caption against the scene.
 
     A caption asserts colour and shape of each thing it mentions; size, place and event where it
-    names them; its relation; and that there are as many things as it mentions. Mentions are laid
-    on things by the one-to-one assignment that makes most facts true; a mention without a thing
-    has no true fact. The colour of a thing that turns is the colour before; the colour after
-    belongs to the event.
+    names them; its relation; and that there are as many things as it mentions. Mentions are
+    matched to things by the one-to-one assignment that makes most facts true; a mention without
+    a thing has no true fact. The colour of a thing that turns is the colour before; the colour
+    after belongs to the event.
 
     Args:
-        caption: What is asserted.
-        scene: What is there.
+        caption: The caption.
+        scene: The scene it is checked against.
         ignoring: A kind of fact (see ``FACT_KINDS``) to leave out.
     """
     n = len(caption.objects)
     things: list[Thing | None] = [*scene.things, *[None] * (n - len(scene.things))]
     best: list[Fact] = []
-    for chosen in permutations(things, n):
-        found = [
+    for assigned in permutations(things, n):
+        checked = [
             fact
-            for mention, thing in zip(caption.objects, chosen, strict=True)
+            for mention, thing in zip(caption.objects, assigned, strict=True)
             for fact in _facts_of_mention(mention, thing)
         ]
         if caption.relation:
             name, i, j = caption.relation
-            one, other = chosen[i], chosen[j]
-            is_so = one is not None and other is not None and relation_holds(name, one, other)
-            found.append(Fact("relation", name, is_so))
-        found.append(
+            a, b = assigned[i], assigned[j]
+            holds = a is not None and b is not None and relation_holds(name, a, b)
+            checked.append(Fact("relation", name, holds))
+        checked.append(
             Fact("count", f"{NUMBERS[n - 1]} object{'s' * (n > 1)}", n == len(scene.things))
         )
-        found = [fact for fact in found if fact.kind != ignoring]
-        if not best or sum(f.holds for f in found) > sum(f.holds for f in best):
-            best = found
+        checked = [fact for fact in checked if fact.kind != ignoring]
+        if not best or sum(f.holds for f in checked) > sum(f.holds for f in best):
+            best = checked
     return tuple(best)
 
 
@@ -161,12 +161,12 @@ def alignment(caption: Caption, scene: Scene, *, ignoring: str = "") -> float:
     >>> alignment(Caption("a red star", (Mention("red", "star"),)), cross)  # colour, count; shape
     0.6666666666666666
     """
-    found = facts(caption, scene, ignoring=ignoring)
-    return sum(fact.holds for fact in found) / len(found)
+    checked = facts(caption, scene, ignoring=ignoring)
+    return sum(fact.holds for fact in checked) / len(checked)
 
 
 def elements(caption: Caption, scene: Scene) -> dict[str, float]:
-    """The facts under short names from the caption, 1.0 true and 0.0 false.
+    """Truth of each fact by its short name from the caption: 1.0 true, 0.0 false.
 
     Colour and shape of a mention are one element: "red circle" is true only if both are.
     """
@@ -177,7 +177,7 @@ def elements(caption: Caption, scene: Scene) -> dict[str, float]:
 
 
 def full_caption(scene: Scene) -> Caption:
-    """The caption that asserts everything but relations, in canonical words.
+    """Caption that asserts everything but relations, in canonical words.
 
     >>> complete(Scene((Thing("red", "cross", "small", "top left"),))).text
     'a small red cross at the top left'
@@ -190,11 +190,11 @@ def full_caption(scene: Scene) -> Caption:
 
 
 def describe(scene: Scene) -> str:
-    """The canonical description: every attribute of every thing, by cell from the top left."""
+    """Canonical description: every attribute of every thing, by cell from the top left."""
     return full_caption(scene).text
 
 
-def _draw_mention(thing: Thing, rng: np.random.Generator, *, p_place: float) -> Mention:
+def _random_mention(thing: Thing, rng: np.random.Generator, *, p_place: float) -> Mention:
     says_size, says_place = rng.random(2) < (0.45, p_place)
     return Mention(
         thing.colour,
@@ -204,17 +204,17 @@ def _draw_mention(thing: Thing, rng: np.random.Generator, *, p_place: float) -> 
     )
 
 
-def _draw_relation(things: list[Thing], rng: np.random.Generator) -> Relation | None:
-    """A true relation of the first thing to the second, sometimes; never where one moves."""
+def _random_relation(things: list[Thing], rng: np.random.Generator) -> Relation | None:
+    """Sometimes a true relation of the first thing to the second; never if one of them moves."""
     is_moving = any(thing.event in MOVES for thing in things)
     if len(things) != 2 or is_moving or rng.random() > 0.4:
         return None
     return Relation(pick(rng, [name for name in _OPPOSITE if relation_holds(name, *things)]), 0, 1)
 
 
-def _draw_image_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
-    relation = _draw_relation(things, rng)
-    mentions = [_draw_mention(thing, rng, p_place=0.0 if relation else 0.35) for thing in things]
+def _random_image_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
+    relation = _random_relation(things, rng)
+    mentions = [_random_mention(thing, rng, p_place=0.0 if relation else 0.35) for thing in things]
     parts = [mention.phrase() for mention in mentions]
     if relation is None:
         core = (" with " if len(parts) == 2 and rng.random() < 0.3 else " and ").join(parts)
@@ -226,19 +226,19 @@ def _draw_image_caption(things: list[Thing], rng: np.random.Generator) -> Captio
     return Caption(opening + core, tuple(mentions), relation)
 
 
-def _draw_video_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
-    """What the actor does is always said; that the others stay still only sometimes."""
+def _random_video_caption(things: list[Thing], rng: np.random.Generator) -> Caption:
+    """Caption that always mentions the event, and only sometimes that the others stay still."""
     if rng.random() < 0.7:
         things.sort(key=lambda thing: thing.event == STILL)
-        relation = _draw_relation(things, rng)
+        relation = _random_relation(things, rng)
         says_stillness = relation is None and rng.random() < 0.5
     else:
         relation, says_stillness = None, True
     mentions: list[Mention] = []
     for i, thing in enumerate(things):
-        mention = _draw_mention(thing, rng, p_place=0.0 if relation else 0.35)
-        is_said = i == 0 or says_stillness
-        mentions.append(replace(mention, event=thing.event) if is_said else mention)
+        mention = _random_mention(thing, rng, p_place=0.0 if relation else 0.35)
+        has_event = i == 0 or says_stillness
+        mentions.append(replace(mention, event=thing.event) if has_event else mention)
     first, *others = [mention.clause() for mention in mentions]
     if relation:
         core = f"{mentions[0].phrase()} {relation.name} {others[0]} {mentions[0].event}"
@@ -252,6 +252,6 @@ def _draw_video_caption(things: list[Thing], rng: np.random.Generator) -> Captio
 
 
 def random_caption(scene: Scene, rng: np.random.Generator) -> Caption:
-    """A caption true of the scene that mentions every thing in it, in varied words."""
+    """Draw a caption that is true of the scene and mentions every thing in it, in varied words."""
     things = [scene.things[i] for i in rng.permutation(len(scene.things))]
-    return (_draw_video_caption if scene.is_video else _draw_image_caption)(things, rng)
+    return (_random_video_caption if scene.is_video else _random_image_caption)(things, rng)

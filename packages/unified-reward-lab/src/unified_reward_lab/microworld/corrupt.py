@@ -1,4 +1,4 @@
-"""Ways to be worse: scenes changed in meaning, pixels degraded in quality.
+"""Corruptions that make candidates worse: changes of the scene, and visual flaws.
 
 Knows nothing of captions or utilities.
 """
@@ -44,7 +44,7 @@ _BACKWARDS = {
 
 
 def freeze(scene: Scene) -> Scene:
-    """The video stopped: every thing as it is first seen, without events."""
+    """Remove all events: every thing stays as it is in the first frame."""
     return replace(scene, things=tuple(replace(t, event=STILL) for t in scene.things))
 
 
@@ -58,7 +58,7 @@ def _backwards(thing: Thing) -> Thing:
 
 
 def reverse(scene: Scene) -> Scene:
-    """The video played backwards: each event undone.
+    """Play the video backwards: each event is reversed.
 
     >>> video = Scene((Thing("red", "star", "small", "top left", "moves right"),), is_video=True)
     >>> reverse(video).things[0].cell, reverse(video).things[0].event
@@ -84,35 +84,35 @@ def _change_field(
 
 
 def _change_count(scene: Scene, rng: np.random.Generator) -> Scene | None:
-    """One thing fewer, or where there is only one, one more."""
+    """Remove one thing, or add one if there is only one."""
     if len(scene.things) > 1:
-        gone = int(rng.integers(len(scene.things)))
-        return replace(scene, things=scene.things[:gone] + scene.things[gone + 1 :])
+        i = int(rng.integers(len(scene.things)))
+        return replace(scene, things=scene.things[:i] + scene.things[i + 1 :])
     things = (*scene.things, random_thing(rng, pick(rng, CELLS), scene.world))
     return None if scene_error(things) else replace(scene, things=things)
 
 
 def _swap(scene: Scene, rng: np.random.Generator) -> Scene | None:
-    """Two things exchange their places, or their colours."""
+    """Exchange the places, or the colours, of two things."""
     if len(scene.things) < 2:
         return None
     i, j = (int(k) for k in rng.permutation(len(scene.things))[:2])
     field = pick(rng, ("cell", "colour"))
-    one, other = scene.things[i], scene.things[j]
-    if getattr(one, field) == getattr(other, field):
+    a, b = scene.things[i], scene.things[j]
+    if getattr(a, field) == getattr(b, field):
         return None
-    things = _with(scene, i, replace(one, **{field: getattr(other, field)}))
-    things = (*things[:j], replace(other, **{field: getattr(one, field)}), *things[j + 1 :])
+    things = _with(scene, i, replace(a, **{field: getattr(b, field)}))
+    things = (*things[:j], replace(b, **{field: getattr(a, field)}), *things[j + 1 :])
     if scene_error(things) or set(things) == set(scene.things):
         return None
     return replace(scene, things=things)
 
 
 def _change_event(scene: Scene, rng: np.random.Generator) -> Scene | None:
-    """The video frozen, or reversed, or another event, as often each."""
-    way = pick(rng, ("freeze", "reverse", "other")) if scene.actor else "other"
-    if way != "other":
-        return freeze(scene) if way == "freeze" else reverse(scene)
+    """Freeze the video, reverse it or change its event, each equally often."""
+    change = pick(rng, ("freeze", "reverse", "other")) if scene.actor else "other"
+    if change != "other":
+        return freeze(scene) if change == "freeze" else reverse(scene)
     actor = scene.actor or pick(rng, scene.things)
     others = [thing for thing in scene.things if thing is not actor]
     groups = [
@@ -140,15 +140,15 @@ _CHANGES: dict[str, _Change] = {
 def mutate(
     scene: Scene, k: int, rng: np.random.Generator, *, kinds: Sequence[str] = MUTATIONS
 ) -> Scene:
-    """The scene with ``k`` changes of different kinds, every kind that fits equally likely.
+    """Make ``k`` changes of different kinds to the scene, every possible kind equally likely.
 
     Args:
-        scene: What to change.
+        scene: The scene to change.
         k: Number of changes: of colour, shape, size or place of a thing, of the number of things,
             two things swapping places or colours, and in videos of the event (frozen, reversed or
-            another). Fewer where no further kind fits.
-        rng: Where the randomness comes from.
-        kinds: The kinds of change to draw from; ``event`` fits videos only.
+            another). Fewer if no further kind is possible.
+        rng: Random generator.
+        kinds: Kinds of change to choose from; ``event`` is for videos only.
     """
     n_done = 0
     for i in rng.permutation(len(kinds)):
@@ -163,7 +163,7 @@ def mutate(
 
 @lru_cache(maxsize=64)
 def _blurring(sigma_px: float, side_px: int) -> NDArray[np.float32]:
-    """Gaussian smoothing of a line of pixels as a matrix whose rows sum to one."""
+    """Gaussian blur of a line of pixels, as a matrix whose rows sum to one."""
     distance = np.subtract.outer(np.arange(side_px), np.arange(side_px))
     weights = np.exp(-(distance**2) / (2 * sigma_px**2))
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
@@ -186,7 +186,7 @@ def _wash_out(frames: NDArray[np.float32], severity: float, _rng: np.random.Gene
 
 
 def _tear(frames: NDArray[np.float32], severity: float, rng: np.random.Generator) -> NDArray:
-    """Bands of rows pushed sideways in turn."""
+    """Shift bands of rows sideways, left and right by turns."""
     torn = frames.copy()
     shift_px = round(1 + 4 * severity)
     for k, top in enumerate(range(int(rng.integers(0, 8)), frames.shape[1], 8)):
@@ -196,14 +196,14 @@ def _tear(frames: NDArray[np.float32], severity: float, rng: np.random.Generator
 
 
 def _flicker(frames: NDArray[np.float32], severity: float, rng: np.random.Generator) -> NDArray:
-    """Every other frame darker."""
+    """Darken every other frame."""
     factor = np.ones(len(frames), np.float32)
     factor[int(rng.integers(2)) :: 2] = 1 - (0.1 + 0.5 * severity)
     return frames * factor[:, None, None, None]
 
 
 def _shake(frames: NDArray[np.float32], severity: float, rng: np.random.Generator) -> NDArray:
-    """Each frame displaced on its own."""
+    """Shift each frame independently."""
     reach_px = round(1 + 3 * severity)
     shifts = rng.choice((-reach_px, reach_px), size=(len(frames), 2))
     moved = [np.roll(f, tuple(s), (0, 1)) for f, s in zip(frames, shifts.tolist(), strict=True)]
@@ -221,22 +221,22 @@ _FLAWS: dict[str, Callable[[NDArray[np.float32], float, np.random.Generator], ND
 
 
 def degrade(pixels: Pixels, flaw: str, severity: float, rng: np.random.Generator) -> Pixels:
-    """Pixels with one flaw, visible from severity 0.3 on, the things recognisable even at 1.
+    """Add one flaw, visible from severity 0.3 on; the things stay recognisable even at 1.
 
     Args:
         pixels: RGB, 0 to 255. Shape (H, W, 3), or (T, H, W, 3) for a video, H = W.
         flaw: One of ``IMAGE_FLAWS``, for videos of ``VIDEO_FLAWS``.
-        severity: How bad, in (0, 1].
-        rng: Where the randomness comes from.
+        severity: Strength of the flaw, in (0, 1].
+        rng: Random generator.
 
     Raises:
-        ConfigError: No such flaw for such pixels, or a severity out of range.
+        ConfigError: There is no such flaw for such pixels, or the severity is out of range.
     """
     known = VIDEO_FLAWS if pixels.ndim == 4 else IMAGE_FLAWS
     if flaw not in known:
-        raise ConfigError(f"no flaw {flaw!r} for these pixels; there are {', '.join(known)}")
+        raise ConfigError(f"unknown flaw {flaw!r} for these pixels; there are {', '.join(known)}")
     if not 0 < severity <= 1:
-        raise ConfigError(f"a severity lies in (0, 1], not {severity}")
+        raise ConfigError(f"severity must be in (0, 1], given {severity}")
     frames = pixels.reshape(-1, *pixels.shape[-3:]).astype(np.float32)
     flawed = _FLAWS[flaw](frames, severity, rng)
     return np.clip(flawed + 0.5, 0, 255).astype(np.uint8).reshape(pixels.shape)

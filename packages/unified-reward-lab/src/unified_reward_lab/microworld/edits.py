@@ -1,4 +1,4 @@
-"""Edits of images: an instruction, what it makes of a scene, and how well another scene obeys it.
+"""Edits of images: instructions, their results, and the score of any other result.
 
 Knows nothing of pixels.
 """
@@ -6,6 +6,7 @@ Knows nothing of pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from .scene import CELLS, MAX_THINGS, SIZES, Scene, Thing, pick, random_thing, s
 
 
 EDIT_KINDS = ("colour", "shape", "size", "place", "add", "remove")
+EditOutcome = Literal["right", "unchanged", "another edit", "one mistake", "two mistakes"]
 _WORDS = {
     "colour": "make the {name} {value}",
     "shape": "turn the {name} into a {value}",
@@ -33,45 +35,45 @@ class Edit:
     """One of ``EDIT_KINDS``."""
     source: Scene
     target: Scene
-    done: Mention | None
-    """The thing as the instruction leaves it, its changed attributes alone; None for a removal."""
+    result: Mention | None
+    """The changed thing after the edit; None for a removal."""
 
     def split(self) -> str:
-        """``test`` where the instruction and the scene it is given for belong to it."""
+        """Split that the instruction and its source scene belong to."""
         return split_of(f"{self.text}: {describe(self.source)}")
 
-    def judged(self, scene: Scene) -> tuple[float, float]:
-        """How far another scene does what is asked, and how far it leaves all else as it was.
+    def evaluate(self, scene: Scene) -> tuple[float, float]:
+        """Success of an edited scene, and the share of the rest that it kept.
 
-        Both are shares of facts that hold, of the complete description of what should be there:
-        ``success`` of those that the instruction brings about (for a removal that there is one
-        thing fewer, and not the named one), ``kept`` of the others. Things are taken from the top
-        left on, so that the order in which a scene lists them does not matter.
+        Both are shares of facts that hold, out of the complete description of the target scene:
+        ``success`` of those that the instruction changes (for a removal: one thing fewer, and the
+        named one is gone), ``kept`` of the others. The order in which the scene lists its things
+        does not matter.
 
         Returns:
             Success and kept, each in [0, 1].
         """
-        found = facts(full_caption(self.target), _with(scene, scene.things))
-        asked = [fact.holds for fact in found if self._is_asked(fact.kind, fact.name)]
-        if self.done is None:
+        checked = facts(full_caption(self.target), _with(scene, scene.things))
+        changed = [fact.holds for fact in checked if self._is_changed(fact.kind, fact.name)]
+        if self.result is None:
             (removed,) = {*self.source.things} - {*self.target.things}
-            asked = [all(asked) and removed.name not in {one.name for one in scene.things}]
-        kept = [fact.holds for fact in found if not self._is_asked(fact.kind, fact.name)]
-        return sum(asked) / len(asked), sum(kept) / len(kept) if kept else 1.0
+            changed = [all(changed) and removed.name not in {t.name for t in scene.things}]
+        kept = [fact.holds for fact in checked if not self._is_changed(fact.kind, fact.name)]
+        return sum(changed) / len(changed), sum(kept) / len(kept) if kept else 1.0
 
-    def _is_asked(self, kind: str, name: str) -> bool:
-        if self.done is None:
+    def _is_changed(self, kind: str, name: str) -> bool:
+        if self.result is None:
             return kind == "count"
         if self.kind == "add":
-            return kind == "count" or self.done.name in name
-        return kind == self.kind and self.done.name in name
+            return kind == "count" or self.result.name in name
+        return kind == self.kind and self.result.name in name
 
 
 def edit_utility(success: float, kept: float, quality: float) -> float:
-    """Worth of an edited image.
+    """Utility of an edited image.
 
-    ``u = (0.7 success + 0.3 kept) * (0.7 + 0.3 quality)``: an image left as it was keeps a
-    little, and one that obeys and ruins the rest is worth less than one that only obeys.
+    ``u = (0.7 success + 0.3 kept) * (0.7 + 0.3 quality)``: an unchanged
+    image keeps a little, and a successful edit that ruins the rest scores below a clean one.
 
     >>> round(edit_utility(success=1.0, kept=0.5, quality=1.0), 3)
     0.85
@@ -80,12 +82,12 @@ def edit_utility(success: float, kept: float, quality: float) -> float:
 
 
 def random_edit(scene: Scene, rng: np.random.Generator) -> Edit:
-    """An edit of an image that changes it, of any kind that is possible there."""
+    """Draw an edit of an image that changes it, of any kind that is possible in the scene."""
     while True:
         kind = pick(rng, EDIT_KINDS)
-        made = _add(scene, rng) if kind == "add" else _change(scene, kind, rng)
-        if made is not None:
-            return made
+        edit = _add(scene, rng) if kind == "add" else _change(scene, kind, rng)
+        if edit is not None:
+            return edit
 
 
 def _add(scene: Scene, rng: np.random.Generator) -> Edit | None:
@@ -94,8 +96,8 @@ def _add(scene: Scene, rng: np.random.Generator) -> Edit | None:
     things = (*scene.things, thing)
     if len(things) > MAX_THINGS or scene_error(things):
         return None
-    told = Mention(thing.colour, thing.shape, thing.size, thing.cell)
-    return Edit(f"add {told.phrase()}", "add", scene, _with(scene, things), told)
+    added = Mention(thing.colour, thing.shape, thing.size, thing.cell)
+    return Edit(f"add {added.phrase()}", "add", scene, _with(scene, things), added)
 
 
 def _change(scene: Scene, kind: str, rng: np.random.Generator) -> Edit | None:
@@ -129,22 +131,23 @@ def _with(scene: Scene, things: tuple[Thing, ...]) -> Scene:
     return replace(scene, things=tuple(ordered))
 
 
-def apply_edit(edit: Edit, how: str, rng: np.random.Generator) -> Scene:
-    """A scene as an editor may leave it.
+def apply_edit(edit: Edit, outcome: EditOutcome, rng: np.random.Generator) -> Scene:
+    """Make a scene that an editor, good or bad, might return.
 
     Args:
-        edit: What was asked.
-        how: ``right``; ``undone``, the source; ``astray``, another edit of the source; ``overdone``
-            or ``spoilt``, the right one with one or two further changes.
-        rng: Where the randomness comes from.
+        edit: The requested edit.
+        outcome: ``right``, the target; ``unchanged``, the source; ``another edit`` of the source;
+            ``one mistake`` or ``two mistakes``, the target with further changes.
+        rng: Random generator.
     """
-    match how:
+    match outcome:
         case "right":
             return edit.target
-        case "undone":
+        case "unchanged":
             return edit.source
-        case "astray":
+        case "another edit":
             return random_edit(edit.source, rng).target
-        case "overdone":
+        case "one mistake":
             return mutate(edit.target, 1, rng)
-    return mutate(edit.target, 2, rng)
+        case "two mistakes":
+            return mutate(edit.target, 2, rng)

@@ -1,7 +1,6 @@
-"""Judged items with their true utilities: candidates to score or to compare, for five tasks.
+"""Labelled examples with their true utilities: candidates to score or compare, for five tasks.
 
-An item, or a pool of candidates, is a function of its arguments and of nothing else. Writing files
-is not its business.
+An example, or a pool of candidates, depends on its arguments alone. Nothing is written to files.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from .candidate_scenes import (
     CandidateScene,
     add_random_flaw,
     keyed_rng,
+    random_scene,
     random_scene_with_caption,
-    random_sized_scene,
     random_variation,
 )
 from .captions import Split, describe, elements, split_of
-from .edits import Edit, apply_edit, edit_utility, random_edit
+from .edits import Edit, EditOutcome, apply_edit, edit_utility, random_edit
 from .questions import Question, Reply, Style, random_question, random_reply
 from .scene import FULL_WORLD, Scene, World, pick
 from .utilities import TIE_MARGIN
@@ -39,12 +38,12 @@ GENERATION_TASKS = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
 SPLITS: tuple[Split, ...] = ("train", "test")
 TASKS = (*GENERATION_TASKS, Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
 JUDGED_TASKS = (*TASKS, Task.IMAGE_EDITING)
-"""Of items; pools, briefs and lessons are of ``TASKS`` alone."""
+"""Tasks of examples; pools, prompts and lessons exist for ``TASKS`` alone."""
 
 _P_TIE = 0.08
 _P_FLAW = 0.35
 _GAP_EDGES = (0.12, 0.25, 0.45)
-_DEPARTURES = (0, 0, 0, 1, 1, 2, 2, 3, 3, 4)
+_N_CHANGES = (0, 0, 0, 1, 1, 2, 2, 3, 3, 4)
 _STYLES: dict[Style, float] = {
     "right": 0.3,
     "wrong": 0.27,
@@ -54,13 +53,21 @@ _STYLES: dict[Style, float] = {
     "evasive": 0.08,
 }
 
-_EDITS = ("right", "right", "undone", "astray", "overdone", "overdone", "spoilt")
+_EDITS: tuple[EditOutcome, ...] = (
+    "right",
+    "right",
+    "unchanged",
+    "another edit",
+    "one mistake",
+    "one mistake",
+    "two mistakes",
+)
 
 _T = TypeVar("_T")
 
 
 class _Option(NamedTuple):
-    """A candidate with its worth, and its worth to an annotator who may be blind."""
+    """A candidate with its utility, true and as seen by an annotator who may be blind."""
 
     candidate: Candidate
     utility: float
@@ -71,26 +78,31 @@ def _is_tie(first: float, second: float) -> bool:
     return abs(first - second) <= TIE_MARGIN + 1e-9
 
 
-def _draw_pair(
-    rated: Sequence[tuple[_T, float]], rng: np.random.Generator, *, wants_tie: bool
+def _random_pair(
+    options: Sequence[_T],
+    utility: Callable[[_T], float],
+    rng: np.random.Generator,
+    *,
+    wants_tie: bool,
 ) -> tuple[_T, _T]:
-    """Two of these in random order: a tie if wanted, else of any gap in utility.
+    """Two of the options in random order: a tie if wanted, else with any gap in utility.
 
-    Small, middling and large gaps come up equally often, as far as they are there.
+    Small, middling and large gaps are equally likely, as far as there are any.
     """
     bins: dict[int, list[tuple[_T, _T]]] = {}
-    for (one, u1), (two, u2) in combinations(rated, 2):
-        size = -1 if _is_tie(u1, u2) else sum(abs(u1 - u2) > edge for edge in _GAP_EDGES)
-        bins.setdefault(size, []).append((one, two))
-    gaps = sorted(size for size in bins if size >= 0)
-    if not gaps or (wants_tie and -1 in bins):
-        gaps = [-1]
-    one, two = pick(rng, bins[pick(rng, gaps)])
-    return (one, two) if rng.random() < 0.5 else (two, one)
+    for a, b in combinations([(option, utility(option)) for option in options], 2):
+        gap = abs(a[1] - b[1])
+        size = -1 if _is_tie(a[1], b[1]) else sum(gap > edge for edge in _GAP_EDGES)
+        bins.setdefault(size, []).append((a[0], b[0]))
+    sizes = sorted(size for size in bins if size >= 0)
+    if not sizes or (wants_tie and -1 in bins):
+        sizes = [-1]
+    first, second = pick(rng, bins[pick(rng, sizes)])
+    return (first, second) if rng.random() < 0.5 else (second, first)
 
 
-class _Wish(NamedTuple):
-    """What item is wanted."""
+class _Spec(NamedTuple):
+    """Requested kind of example."""
 
     is_video: bool
     form: Form
@@ -101,7 +113,7 @@ class _Wish(NamedTuple):
 
 
 class _Draft(NamedTuple):
-    """An item without its label."""
+    """An example without its label."""
 
     prompt: str
     context: tuple[Image | Video, ...]
@@ -109,81 +121,79 @@ class _Draft(NamedTuple):
     elements: dict[str, float]
 
 
-def _draw_shown(scene: Scene, rng: np.random.Generator) -> CandidateScene:
-    """The scene or something further from it, sometimes with a flaw."""
-    return add_random_flaw(
-        random_variation(scene, pick(rng, _DEPARTURES), rng), rng, p_flaw=_P_FLAW
-    )
+def _random_candidate(
+    scene: Scene, rng: np.random.Generator, n_changes: int | None = None
+) -> CandidateScene:
+    """The scene or a variation of it, sometimes with a flaw."""
+    if n_changes is None:
+        n_changes = pick(rng, _N_CHANGES)
+    return add_random_flaw(random_variation(scene, n_changes, rng), rng, p_flaw=_P_FLAW)
 
 
-def _draft_generation(wish: _Wish, rng: np.random.Generator) -> _Draft:
-    """A caption, and one or two images or videos of what it says or of something else."""
+def _draft_generation(spec: _Spec, rng: np.random.Generator) -> _Draft:
+    """A caption, and one or two images or videos of it or of something else."""
     scene, caption = random_scene_with_caption(
-        rng, split=wish.split, is_video=wish.is_video, world=wish.world
+        rng, split=spec.split, is_video=spec.is_video, world=spec.world
     )
-    found: dict[str, float] = {}
-    shown: tuple[CandidateScene, ...]
-    if wish.form == "score":
-        shown = (_draw_shown(scene, rng),)
-        found = elements(caption, shown[0].scene)
+    chosen: tuple[CandidateScene, ...]
+    truths: dict[str, float] = {}
+    if spec.form == "score":
+        chosen = (_random_candidate(scene, rng),)
+        truths = elements(caption, chosen[0].scene)
     else:
-        drawn = [
-            add_random_flaw(random_variation(scene, k, rng), rng, p_flaw=_P_FLAW)
-            for k in (0, 1, 2, 3, 4, pick(rng, _DEPARTURES))
-        ]
-        drawn.append(pick(rng, drawn))
-        rated = [(one, one.utility(caption)) for one in drawn]
-        shown = _draw_pair(rated, rng, wants_tie=rng.random() < _P_TIE)
+        n_changes = (0, 1, 2, 3, 4, pick(rng, _N_CHANGES))
+        options = [_random_candidate(scene, rng, n) for n in n_changes]
+        options.append(pick(rng, options))
+        wants_tie = rng.random() < _P_TIE
+        chosen = _random_pair(options, lambda s: s.utility(caption), rng, wants_tie=wants_tie)
     options = tuple(
-        _Option(one.medium(rng), one.utility(caption), one.utility(caption, ignoring=wish.blind))
-        for one in shown
+        _Option(s.render(rng), s.utility(caption), s.utility(caption, ignoring=spec.blind))
+        for s in chosen
     )
-    return _Draft(caption.text, (), options, found)
+    return _Draft(caption.text, (), options, truths)
 
 
-class _Edited(NamedTuple):
-    """An image as an editor left it."""
+class _EditedImage(NamedTuple):
+    """An image as an editor returned it."""
 
     edit: Edit
-    shown: CandidateScene
+    result: CandidateScene
 
-    @property
     def axes(self) -> tuple[float, float]:
-        return self.edit.judged(self.shown.scene)
-
-    def option(self, rng: np.random.Generator) -> _Option:
-        return _Option(self.shown.medium(rng), self.utility(), self.utility())
+        return self.edit.evaluate(self.result.scene)
 
     def utility(self) -> float:
-        return edit_utility(*self.axes, 1 - self.shown.severity)
+        return edit_utility(*self.axes(), 1 - self.result.severity)
 
 
-def _draft_editing(wish: _Wish, rng: np.random.Generator) -> _Draft:
-    """An image, an instruction, and one or two images as editors left them."""
+def _draft_editing(spec: _Spec, rng: np.random.Generator) -> _Draft:
+    """An image, an instruction, and one or two edited images."""
     while True:
-        scene = random_sized_scene(rng, is_video=False, world=wish.world)
+        scene = random_scene(rng, is_video=False, world=spec.world)
         edit = random_edit(scene, rng)
-        if edit.split() == wish.split:
+        if edit.split() == spec.split:
             break
 
-    def drawn(how: str) -> _Edited:
-        return _Edited(edit, add_random_flaw(apply_edit(edit, how, rng), rng, p_flaw=_P_FLAW))
+    def attempt(outcome: EditOutcome) -> _EditedImage:
+        edited = apply_edit(edit, outcome, rng)
+        return _EditedImage(edit, add_random_flaw(edited, rng, p_flaw=_P_FLAW))
 
-    if wish.form == "score":
-        shown = (drawn(pick(rng, _EDITS)),)
-        success, kept = shown[0].axes
-        found = {"success": success, "kept": kept}
+    chosen: tuple[_EditedImage, ...]
+    axes: dict[str, float] = {}
+    if spec.form == "score":
+        chosen = (attempt(pick(rng, _EDITS)),)
+        axes = dict(zip(("success", "kept"), chosen[0].axes(), strict=True))
     else:
-        many = [drawn(how) for how in _EDITS]
-        many.append(pick(rng, many))
-        rated = [(one, one.utility()) for one in many]
-        shown, found = _draw_pair(rated, rng, wants_tie=rng.random() < _P_TIE), {}
-    options = tuple(one.option(rng) for one in shown)
-    return _Draft(edit.text, (CandidateScene(scene).medium(rng),), options, found)
+        attempts = [attempt(outcome) for outcome in _EDITS]
+        attempts.append(pick(rng, attempts))
+        wants_tie = rng.random() < _P_TIE
+        chosen = _random_pair(attempts, _EditedImage.utility, rng, wants_tie=wants_tie)
+    options = tuple(_Option(e.result.render(rng), e.utility(), e.utility()) for e in chosen)
+    return _Draft(edit.text, (CandidateScene(scene).render(rng),), options, axes)
 
 
 def random_style(rng: np.random.Generator) -> Style:
-    """A style of answer, true and false ones about equally often."""
+    """Draw a style of reply, right and wrong ones about equally often."""
     at = float(rng.random()) * sum(_STYLES.values())
     for style, share in _STYLES.items():
         at -= share
@@ -192,44 +202,46 @@ def random_style(rng: np.random.Generator) -> Style:
     return "right"
 
 
-def _draw_rivals(question: Question, rng: np.random.Generator, split: Split) -> tuple[Reply, Reply]:
+def _random_replies(
+    question: Question, rng: np.random.Generator, split: Split
+) -> tuple[Reply, Reply]:
     """Two different replies, in a few cases equally good."""
     wants_tie = rng.random() < _P_TIE
     while True:
-        one, two = (random_reply(question, random_style(rng), rng, split=split) for _ in range(2))
-        is_tie = _is_tie(one.utility(question), two.utility(question))
-        if one.text != two.text and is_tie == wants_tie:
-            return one, two
+        a, b = (random_reply(question, random_style(rng), rng, split=split) for _ in range(2))
+        is_tie = _is_tie(a.utility(question), b.utility(question))
+        if a.text != b.text and is_tie == wants_tie:
+            return a, b
 
 
 def random_scene_with_question(
     rng: np.random.Generator, *, split: Split, is_video: bool, world: World = FULL_WORLD
 ) -> tuple[Scene, Question]:
-    """A scene whose description belongs to the split, and a question about it."""
+    """Draw a scene whose description belongs to the split, and a question about it."""
     while True:
-        scene = random_sized_scene(rng, is_video=is_video, world=world)
+        scene = random_scene(rng, is_video=is_video, world=world)
         if split_of(describe(scene)) == split:
             return scene, random_question(scene, rng)
 
 
-def _draft_understanding(wish: _Wish, rng: np.random.Generator) -> _Draft:
+def _draft_understanding(spec: _Spec, rng: np.random.Generator) -> _Draft:
     """An image or a video, a question about it, and one or two answers."""
     scene, question = random_scene_with_question(
-        rng, split=wish.split, is_video=wish.is_video, world=wish.world
+        rng, split=spec.split, is_video=spec.is_video, world=spec.world
     )
     replies: tuple[Reply, ...]
-    if wish.form == "score":
-        replies = (random_reply(question, random_style(rng), rng, split=wish.split),)
+    if spec.form == "score":
+        replies = (random_reply(question, random_style(rng), rng, split=spec.split),)
     else:
-        replies = _draw_rivals(question, rng, wish.split)
+        replies = _random_replies(question, rng, spec.split)
     options = tuple(
-        _Option(one.text, one.utility(question), one.utility(question, ignoring=wish.blind))
-        for one in replies
+        _Option(reply.text, reply.utility(question), reply.utility(question, ignoring=spec.blind))
+        for reply in replies
     )
-    return _Draft(question.text, (CandidateScene(scene).medium(rng),), options, {})
+    return _Draft(question.text, (CandidateScene(scene).render(rng),), options, {})
 
 
-_DRAFTS: dict[Task, Callable[[_Wish, np.random.Generator], _Draft]] = {
+_DRAFTS: dict[Task, Callable[[_Spec, np.random.Generator], _Draft]] = {
     **dict.fromkeys(GENERATION_TASKS, _draft_generation),
     Task.IMAGE_UNDERSTANDING: _draft_understanding,
     Task.VIDEO_UNDERSTANDING: _draft_understanding,
@@ -238,27 +250,31 @@ _DRAFTS: dict[Task, Callable[[_Wish, np.random.Generator], _Draft]] = {
 
 
 def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Target:
-    felt = [
-        labeller.perceived(one.seen, one.candidate if isinstance(one.candidate, str) else "")
-        for one in draft.options
+    perceived = [
+        labeller.perceived(each.seen, each.candidate if isinstance(each.candidate, str) else "")
+        for each in draft.options
     ]
-    if len(felt) == 1:
-        return Target(score=labeller.score(felt[0], rng), scale=UNIT, aspects=draft.elements)
-    true = {"first": draft.options[0].utility, "second": draft.options[1].utility}
-    return Target(winner=labeller.prefer(felt[0], felt[1], rng), aspects=true)
+    if len(perceived) == 1:
+        return Target(score=labeller.score(perceived[0], rng), scale=UNIT, aspects=draft.elements)
+    utilities = {"first": draft.options[0].utility, "second": draft.options[1].utility}
+    return Target(winner=labeller.prefer(*perceived, rng), aspects=utilities)
 
 
 def check_known(task: str, split: str, form: str = "score", tasks: Sequence[Task] = TASKS) -> None:
-    """See that the microworld has such a task, split and form.
+    """Check that the microworld has such a task, split and form.
 
     Raises:
-        ConfigError: It has not; names what there is.
+        ConfigError: It does not; the message lists what there is.
     """
-    asked = (("task", task, tasks), ("form", form, ("score", "compare")), ("split", split, SPLITS))
-    for what, given, known in asked:
+    given_known = (
+        ("task", task, tasks),
+        ("form", form, ("score", "compare")),
+        ("split", split, SPLITS),
+    )
+    for name, given, known in given_known:
         if given not in known:
             raise ConfigError(
-                f"microworld has no {what} {str(given)!r}; there are {', '.join(known)}"
+                f"microworld has no {name} {str(given)!r}; there are {', '.join(known)}"
             )
 
 
@@ -272,7 +288,7 @@ def make_example(
     annotator: Annotator = NOISELESS,
     world: World = FULL_WORLD,
 ) -> Example:
-    """One judged item.
+    """Make one labelled example.
 
     Test captions, of generation the prompt, of understanding `describe` of the scene and of
     editing the instruction with it, never occur in training. About 8 % of comparisons are ties.
@@ -281,33 +297,30 @@ def make_example(
         task: Image or video, generation or understanding, or image editing.
         form: ``score`` for one candidate, ``compare`` for two.
         split: ``train`` or ``test``.
-        seed: Names a series of items.
-        index: Place in the series; no item depends on another.
-        annotator: Who labels. Test items are labelled with the exact utilities whoever is named.
-            The candidates do not depend on it.
-        world: What to draw from: ``FULL_WORLD``, ``HARD_WORLD`` (three things) or one of
-            ``HALF_WORLDS``.
+        seed: Seed of a series of examples.
+        index: Index in the series; no example depends on another.
+        annotator: Annotator of training examples; test examples always have exact labels. The
+            candidates do not depend on it.
+        world: ``FULL_WORLD``, ``HARD_WORLD`` (three things) or one of ``HALF_WORLDS``.
 
     Returns:
         The sample with media in memory. Of a score, ``target.score`` in [0, 1] and, for
         generation, ``target.aspects`` with 1.0 or 0.0 for each fact the caption asserts, for
-        editing ``success`` and ``kept`` (see `Edit.judged`); of a
+        editing ``success`` and ``kept`` (see `Edit.evaluate`); of a
         comparison, ``target.winner`` and the true utilities as ``target.aspects``.
 
     Raises:
         ConfigError: The task, form or split is not one of these.
     """
     check_known(task, split, form, JUDGED_TASKS)
-    name = f"{task}-{form}-{split}-{seed}-{index}"
-    name += f"-{world.name}" if world.name else ""
+    name = "-".join(map(str, (task, form, split, seed, index, world.name))).removesuffix("-")
     labeller = annotator if split == "train" else NOISELESS
-    wish = _Wish(task in VIDEO_TASKS, form, split, labeller.blind, world)
-    draft_item = _DRAFTS[Task(task)]
-    draft = draft_item(wish, keyed_rng(name))
+    spec = _Spec(task in VIDEO_TASKS, form, split, labeller.blind, world)
+    draft = _DRAFTS[Task(task)](spec, keyed_rng(name))
     sample = Sample(
         task=Task(task),
         prompt=draft.prompt,
-        candidates=tuple(one.candidate for one in draft.options),
+        candidates=tuple(option.candidate for option in draft.options),
         context=draft.context,
         id=name,
     )
@@ -315,35 +328,35 @@ def make_example(
 
 
 class CandidatePool(NamedTuple):
-    """Candidates for one prompt, and what each is worth."""
+    """Candidates of one prompt, and their true utilities."""
 
     prompt: str
     context: tuple[Image | Video, ...]
-    """What the prompt asks about; empty for generation."""
+    """Media that the prompt is about; empty for generation."""
     candidates: tuple[Candidate, ...]
     utilities: tuple[float, ...]
-    """True worth of each candidate, 0 to 1, see `utilities`."""
+    """True utility of each candidate, 0 to 1, see `utilities`."""
 
 
 def candidate_pool(task: Task, *, n: int, split: Split, seed: int, index: int) -> CandidatePool:
-    """Candidates to choose from, drawn one by one as those of an item to score.
+    """Make candidates to choose from, each drawn like the candidate of an example to score.
 
-    A longer pool begins with the shorter one of the same series and place. The captions of items
-    and pools belong to the same splits.
+    A longer pool begins with the shorter pool of the same seed and index. Captions of examples and
+    pools belong to the same splits.
 
     Args:
         task: Image or video, generation or understanding.
-        n: Number of candidates, >= 1; two may be alike.
+        n: Number of candidates, >= 1; some may be equal.
         split: ``train`` or ``test``.
-        seed: Names a series of pools.
-        index: Place in the series; no pool depends on another.
+        seed: Seed of a series of pools.
+        index: Index in the series; no pool depends on another.
 
     Raises:
         ConfigError: The task or split is not one of these, or n is below 1.
     """
     check_known(task, split)
     if n < 1:
-        raise ConfigError(f"a pool has at least one candidate, not {n}")
+        raise ConfigError(f"a pool has at least one candidate, given n={n}")
     rng = keyed_rng(f"{task}-pool-{split}-{seed}-{index}")
     is_video = task in VIDEO_TASKS
     candidates: list[Candidate] = []
@@ -351,12 +364,12 @@ def candidate_pool(task: Task, *, n: int, split: Split, seed: int, index: int) -
     if task in GENERATION_TASKS:
         scene, caption = random_scene_with_caption(rng, split=split, is_video=is_video)
         for _ in range(n):
-            shown = _draw_shown(scene, rng)
-            candidates.append(shown.medium(rng))
-            utilities.append(shown.utility(caption))
+            candidate = _random_candidate(scene, rng)
+            candidates.append(candidate.render(rng))
+            utilities.append(candidate.utility(caption))
         return CandidatePool(caption.text, (), tuple(candidates), tuple(utilities))
     scene, question = random_scene_with_question(rng, split=split, is_video=is_video)
-    context = (CandidateScene(scene).medium(rng),)
+    context = (CandidateScene(scene).render(rng),)
     for _ in range(n):
         reply = random_reply(question, random_style(rng), rng, split=split)
         candidates.append(reply.text)

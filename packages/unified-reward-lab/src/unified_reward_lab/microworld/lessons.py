@@ -1,4 +1,4 @@
-"""Lessons that teach a small model to see the microworld, its exams, and its words.
+"""Questions that teach a small model to see the microworld, its exams, and its vocabulary.
 
 Lessons come from the training split alone, exams from the test split alone.
 """
@@ -17,7 +17,7 @@ from .candidate_scenes import (
     CandidateScene,
     add_random_flaw,
     keyed_rng,
-    random_sized_scene,
+    random_scene,
     random_variation,
 )
 from .captions import Caption, Split, alignment, describe, elements, random_caption, split_of
@@ -27,9 +27,9 @@ from .scene import CELLS, Scene, pick
 
 
 LESSON_KINDS = tuple(
-    f"{medium}_{what}"
+    f"{medium}_{topic}"
     for medium in ("image", "video")
-    for what in ("grid", "caption", "question", "facts", "fact", "check", "choice")
+    for topic in ("grid", "caption", "question", "facts", "fact", "check", "choice")
 )
 _P_FLAW = 0.2
 _WORDS = """
@@ -44,7 +44,7 @@ not tell something check
 
 @dataclass(frozen=True)
 class Lesson:
-    """A question about one or two images or videos, with its one right answer."""
+    """A question about one or two images or videos, with its only right answer."""
 
     media: tuple[Image | Video, ...]
     question: str
@@ -55,32 +55,34 @@ class Lesson:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A lesson before anything is drawn in pixels."""
+    """A lesson before its scenes are rendered."""
 
     scenes: tuple[Scene, ...]
     question: str
     answer: str
 
 
-def _draw_shown(rng: np.random.Generator, *, split: Split, is_video: bool) -> Scene:
+def _random_described_scene(rng: np.random.Generator, *, split: Split, is_video: bool) -> Scene:
     while True:
-        scene = random_sized_scene(rng, is_video=is_video)
+        scene = random_scene(rng, is_video=is_video)
         if split_of(describe(scene)) == split:
             return scene
 
 
-def _draw_stated(
+def _random_captioned_scene(
     rng: np.random.Generator, *, split: Split, is_video: bool
 ) -> tuple[Scene, Caption]:
     while True:
-        scene = _draw_shown(rng, split=split, is_video=is_video)
+        scene = _random_described_scene(rng, split=split, is_video=is_video)
         caption = random_caption(scene, rng)
         if split_of(caption.text) == split:
             return scene, caption
 
 
-def _draw_contrast(scene: Scene, caption: Caption, rng: np.random.Generator, split: Split) -> Scene:
-    """A scene the caption is not true of, mostly different in one attribute."""
+def _random_contrast(
+    scene: Scene, caption: Caption, rng: np.random.Generator, split: Split
+) -> Scene:
+    """Draw a scene that the caption is not true of, mostly different in one attribute."""
     while True:
         other = random_variation(scene, pick(rng, (1, 1, 1, 1, 2, 4)), rng)
         if alignment(caption, other) < 1 and split_of(describe(other)) == split:
@@ -88,75 +90,83 @@ def _draw_contrast(scene: Scene, caption: Caption, rng: np.random.Generator, spl
 
 
 def _grid(scene: Scene) -> str:
-    """What each cell holds and what becomes of it, cell by cell; dense and never ambiguous."""
-    inside = {thing.cell: thing for thing in scene.things}
-    said: list[str] = []
+    """Contents and event of every cell, in order; dense and never ambiguous."""
+    things = {thing.cell: thing for thing in scene.things}
+    contents: list[str] = []
     for cell in CELLS:
-        thing = inside.get(cell)
+        thing = things.get(cell)
         event = f" {thing.event}" if thing and scene.is_video else ""
-        said.append(f"{thing.size} {thing.name}{event}" if thing else "nothing")
-    return ", ".join(said)
+        contents.append(f"{thing.size} {thing.name}{event}" if thing else "nothing")
+    return ", ".join(contents)
 
 
 def _draft(kind: str, rng: np.random.Generator, split: Split) -> _Draft:
-    medium, _, what = kind.partition("_")
+    medium, _, topic = kind.partition("_")
     is_video = medium == "video"
-    if what == "grid":
-        scene = _draw_shown(rng, split=split, is_video=is_video)
-        return _Draft((scene,), "list the cells", _grid(scene))
-    if what in ("caption", "question"):
-        scene = _draw_shown(rng, split=split, is_video=is_video)
-        asked = description_question(scene) if what == "caption" else random_question(scene, rng)
-        return _Draft((scene,), asked.text, asked.answer)
-    scene, caption = _draw_stated(rng, split=split, is_video=is_video)
-    other = _draw_contrast(scene, caption, rng, split)
-    is_so = rng.random() < 0.5
-    if what in ("facts", "fact"):
-        shown = scene if rng.random() < 0.25 else other
-        found = {name: "yes" if holds else "no" for name, holds in elements(caption, shown).items()}
-        if what == "facts":
-            told = ", ".join(f"{name} {said}" for name, said in found.items())
-            return _Draft((shown,), f"check: {caption.text}", told)
-        if caption.relation:
-            del found[caption.relation.name]  # of what, the name alone does not say
-        alike = [name for name, said in found.items() if (said == "yes") == is_so]
-        name = pick(rng, alike or list(found))
-        return _Draft((shown,), f"{name}?", found[name])
-    if what == "check":
-        return _Draft((scene if is_so else other,), f"{caption.text}?", "yes" if is_so else "no")
-    scenes = (scene, other) if is_so else (other, scene)
-    return _Draft(scenes, f"which? {caption.text}", "first" if is_so else "second")
+    if topic in ("grid", "caption", "question"):
+        scene = _random_described_scene(rng, split=split, is_video=is_video)
+        if topic == "grid":
+            return _Draft((scene,), "list the cells", _grid(scene))
+        is_caption = topic == "caption"
+        question = description_question(scene) if is_caption else random_question(scene, rng)
+        return _Draft((scene,), question.text, question.answer)
+    scene, caption = _random_captioned_scene(rng, split=split, is_video=is_video)
+    other = _random_contrast(scene, caption, rng, split)
+    is_true = rng.random() < 0.5
+    if topic in ("facts", "fact"):
+        checked = scene if rng.random() < 0.25 else other
+        return _draft_facts(topic, caption, checked, rng, is_true=is_true)
+    if topic == "check":
+        answer = "yes" if is_true else "no"
+        return _Draft((scene if is_true else other,), f"{caption.text}?", answer)
+    scenes = (scene, other) if is_true else (other, scene)
+    return _Draft(scenes, f"which? {caption.text}", "first" if is_true else "second")
+
+
+def _draft_facts(
+    topic: str, caption: Caption, scene: Scene, rng: np.random.Generator, *, is_true: bool
+) -> _Draft:
+    """Ask for all facts of the caption, or for one that is true or false."""
+    answers = {name: "yes" if holds else "no" for name, holds in elements(caption, scene).items()}
+    if topic == "facts":
+        text = ", ".join(f"{name} {answer}" for name, answer in answers.items())
+        return _Draft((scene,), f"check: {caption.text}", text)
+    if caption.relation:
+        del answers[caption.relation.name]  # its name alone does not say between which things
+    alike = [name for name, answer in answers.items() if (answer == "yes") == is_true]
+    name = pick(rng, alike or list(answers))
+    return _Draft((scene,), f"{name}?", answers[name])
 
 
 def lesson(kind: str, *, seed: int, index: int) -> Lesson:
-    """One lesson of the training split; a fifth of its media have a flaw.
+    """Make a lesson of the training split; a fifth of its media have a flaw.
 
     Args:
         kind: One of ``LESSON_KINDS``: ``grid`` (what each cell holds, in order), ``caption`` (the
             full description), ``question``, ``facts`` (which of a caption's facts are true),
             ``fact`` (is one fact true), ``check`` (is the whole caption true, yes or no),
             ``choice`` (which of two, first or second).
-        seed: Names a series of lessons.
-        index: Place in the series.
+        seed: Seed of a series of lessons.
+        index: Index in the series.
 
     Raises:
-        ConfigError: No such kind.
+        ConfigError: There is no such kind.
     """
     if kind not in LESSON_KINDS:
-        raise ConfigError(f"no lesson {kind!r}; there are {', '.join(LESSON_KINDS)}")
+        raise ConfigError(f"unknown lesson {kind!r}; there are {', '.join(LESSON_KINDS)}")
     rng = keyed_rng("lesson", kind, seed, index)
     draft = _draft(kind, rng, "train")
-    media = tuple(add_random_flaw(one, rng, p_flaw=_P_FLAW).medium(rng) for one in draft.scenes)
+    media = tuple(add_random_flaw(scene, rng, p_flaw=_P_FLAW).render(rng) for scene in draft.scenes)
     return Lesson(media, draft.question, draft.answer, kind)
 
 
 def exam(task: Task, *, seed: int, index: int) -> Lesson:
-    """One flawless question of the test split.
+    """Make a question of the test split about flawless media.
 
     Args:
-        task: Understanding asks ``question``, generation asks ``check``, of image or video.
-        seed: Names a series of questions.
-        index: Place in the series.
+        task: ``question`` for understanding, ``check`` for generation, of an image or a video.
+        seed: Seed of a series of questions.
+        index: Index in the series.
 
     Raises:
         ConfigError: The microworld has no such task.
@@ -167,16 +177,16 @@ def exam(task: Task, *, seed: int, index: int) -> Lesson:
     kind = f"{medium}_check" if task in GENERATION_TASKS else f"{medium}_question"
     rng = keyed_rng("exam", kind, seed, index)
     draft = _draft(kind, rng, "test")
-    media = tuple(CandidateScene(one).medium(rng) for one in draft.scenes)
+    media = tuple(CandidateScene(scene).render(rng) for scene in draft.scenes)
     return Lesson(media, draft.question, draft.answer, kind)
 
 
 def corpus(n: int, seed: int) -> Iterator[str]:
-    """Texts of the training split: captions, questions, and their right and other answers.
+    """Generate texts of the training split: captions, questions, and right and wrong answers.
 
     Args:
-        n: How many.
-        seed: Names a series of texts.
+        n: Number of texts.
+        seed: Seed of the series.
     """
     rng = keyed_rng("corpus", seed)
     for i in range(n):
@@ -185,11 +195,12 @@ def corpus(n: int, seed: int) -> Iterator[str]:
             draft = _draft(kind, rng, "train")
             yield f"{draft.question} {draft.answer}"
             continue
-        scene = _draw_shown(rng, split="train", is_video=kind.startswith("video"))
-        asked = random_question(scene, rng)
-        yield f"{asked.text} {random_reply(asked, random_style(rng), rng, split='train').text}"
+        scene = _random_described_scene(rng, split="train", is_video=kind.startswith("video"))
+        question = random_question(scene, rng)
+        reply = random_reply(question, random_style(rng), rng, split="train")
+        yield f"{question.text} {reply.text}"
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word that captions, questions and answers are made of, sorted, without punctuation."""
+    """Return every word of captions, questions and answers, sorted, without punctuation."""
     return tuple(sorted(_WORDS.split()))

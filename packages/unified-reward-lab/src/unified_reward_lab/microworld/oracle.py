@@ -1,8 +1,8 @@
-"""Reads images and videos of the microworld back into scenes, or abstains.
+"""Oracle: reads images and videos of the microworld back into scenes, or abstains.
 
-Nothing is learned and nothing of the renderer is used but the palette: things are told from the
-background by colour, their shapes by geometry. It knows no flaws by name; what it cannot read
-beyond doubt it does not read.
+Nothing is learned, and nothing of the renderer is used but the palette: things are separated from
+the background by colour, their shapes recognised by geometry. It knows no flaws by name; where it
+is in doubt it abstains.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAX_SOFTNESS = 0.14
 
 
 class _Outline(NamedTuple):
-    """What tells one shape from another, free of size and place."""
+    """Features that distinguish shapes, independent of size and place."""
 
     fill: float
     """Area / area of the bounding box."""
@@ -53,7 +53,7 @@ _OUTLINES = {
 
 
 def _prepared(frame: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-    """The frame less its background, brought to the usual brightness; None if it has none."""
+    """Subtract the background and normalise the brightness; None without a plain background."""
     pixels = frame.astype(np.float32)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     grey = np.median(border, axis=0)
@@ -65,11 +65,11 @@ def _prepared(frame: NDArray[np.uint8]) -> NDArray[np.float32] | None:
 
 
 def _coverage(contrast: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """How much of each pixel each colour covers; None where too much is no known colour.
+    """Coverage of each pixel by each colour; None if too many pixels have no known colour.
 
     A pixel on an edge lies between the background and one colour of the palette, on a straight
-    line of RGB space; it is given to the colour whose line is nearest. Things paler than usual
-    count as covering their pixels in full. Shape (6, 64, 64).
+    line of RGB space; it is assigned to the colour with the nearest line. Things paler than
+    usual count as covering their pixels in full. Shape (6, 64, 64).
     """
     rays = np.array([PALETTE[c] for c in COLOURS], np.float32) - BACKGROUND
     along = np.clip(contrast @ rays.T / (rays**2).sum(1), 0, 1.1)
@@ -90,14 +90,14 @@ def _coverage(contrast: NDArray[np.float32]) -> NDArray[np.float32] | None:
 
 
 def _centre(cover: NDArray[np.float32]) -> tuple[float, float]:
-    """Row and column of the middle of the mass, 0.5 in the middle of the first pixel."""
+    """Row and column of the centre of mass, 0.5 in the middle of the first pixel."""
     along = np.arange(_SIDE_PX) + 0.5
     area = float(cover.sum())
     return float(cover.sum(1) @ along) / area, float(cover.sum(0) @ along) / area
 
 
 def _shape_of(cover: NDArray[np.float32]) -> str | None:
-    """The shape whose outline is nearest; None if it is not near or another is almost as near."""
+    """Nearest shape; None if it is not near or another is almost as near."""
     area = float(cover.sum())
     rows, columns = np.indices(cover.shape) + 0.5
     height, width = float(cover.max(1).sum()), float(cover.max(0).sum())
@@ -105,14 +105,14 @@ def _shape_of(cover: NDArray[np.float32]) -> str | None:
     y, x = rows - row, columns - column
     moment = cover * (x**2 + y**2)
     middle = float((cover.max(1) * rows[:, 0]).sum()) / height
-    found = _Outline(
+    outline = _Outline(
         fill=area / (height * width),
         weight=float((cover * np.clip((rows - middle) * 2, -1, 1)).sum()) / area,
         fourfold=float((moment * np.cos(4 * np.arctan2(y, x))).sum() / moment.sum()),
     )
     distances = {
-        shape: float(np.linalg.norm(np.subtract(found, outline)))
-        for shape, outline in _OUTLINES.items()
+        shape: float(np.linalg.norm(np.subtract(outline, reference)))
+        for shape, reference in _OUTLINES.items()
     }
     best, second = sorted(distances, key=distances.__getitem__)[:2]
     is_sure = distances[best] < 0.2 and distances[best] < 0.8 * distances[second]
@@ -140,7 +140,7 @@ def _read_thing(cover: NDArray[np.float32], colour: str) -> Thing | None:
 
 
 def _read_frame(frame: NDArray[np.uint8]) -> frozenset[Thing] | None:
-    """The things in one frame, perhaps none; None if any is in doubt."""
+    """Things in one frame, perhaps none; None if any is in doubt."""
     contrast = _prepared(frame)
     covers = None if contrast is None else _coverage(contrast)
     if covers is None:
@@ -166,7 +166,7 @@ def _first_read(frames: NDArray[np.uint8]) -> frozenset[Thing] | None:
 
 
 def _explained(start: frozenset[Thing], end: frozenset[Thing]) -> tuple[Thing, ...] | None:
-    """Things with at most one event that lead from the first state to the last."""
+    """Find things with at most one event that lead from the first state to the last."""
     if start == end:
         return tuple(start)
     for actor in start | end:
@@ -189,15 +189,15 @@ def _explained(start: frozenset[Thing], end: frozenset[Thing]) -> tuple[Thing, .
 
 
 def read(pixels: NDArray[np.uint8]) -> Scene | None:
-    """The scene in an image or a video, or None where it cannot be told beyond doubt.
+    """Read the scene in an image or a video; None if in doubt.
 
-    A video is read at its first and its last readable three frames.
+    A video is read at the first readable of its first three frames, and of its last three.
 
     Args:
         pixels: RGB, 0 to 255. Shape (64, 64, 3), or (8, 64, 64, 3).
 
     Raises:
-        MediaError: Another shape or another type of number.
+        MediaError: The shape or type is another.
     """
     if pixels.shape not in ((64, 64, 3), (8, 64, 64, 3)) or pixels.dtype != np.uint8:
         raise MediaError(
@@ -219,15 +219,15 @@ def read(pixels: NDArray[np.uint8]) -> Scene | None:
         return None
 
 
-def alignment(wanted: Caption | Scene, pixels: NDArray[np.uint8]) -> float:
-    """How far the pixels show what is wanted, 0 to 1; 0 where the oracle abstains (see `read`).
+def alignment(target: Caption | Scene, pixels: NDArray[np.uint8]) -> float:
+    """Alignment of pixels with a caption or a scene, 0 to 1; 0 where the oracle abstains.
 
     Args:
-        wanted: A caption, of which every fact counts, or a scene, of which every attribute does.
+        target: A caption, of which every fact counts, or a scene, of which every attribute does.
         pixels: As for `read`.
     """
     scene = read(pixels)
     if scene is None:
         return 0.0
-    caption = full_caption(wanted) if isinstance(wanted, Scene) else wanted
+    caption = full_caption(target) if isinstance(target, Scene) else target
     return caption_alignment(caption, scene)

@@ -1,4 +1,4 @@
-"""The colours of the microworld: all that its renderer and its oracle have in common."""
+"""Colours of the microworld: the only thing that its renderer and its oracle share."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 """RGB of each colour word, 0 to 255."""
 
 BACKGROUND = 225
-"""Mean grey level behind the objects; an image departs from it by up to 8."""
+"""Mean grey level of the background; it varies by up to 8."""

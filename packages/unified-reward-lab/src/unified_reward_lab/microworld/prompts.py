@@ -1,7 +1,7 @@
-"""Prompts for policies, and what the oracle makes of what a policy answers or draws.
+"""Prompts for policies, and the oracle's score of their candidates.
 
-A brief is a function of its arguments and of nothing else. Pixels are read by the oracle, answers
-by the grammar of their question; neither knows who made them.
+A prompt depends on its arguments alone. Pixels are read by the oracle, answers by the grammar of
+their question; neither knows which policy made them.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from .questions import EVASIONS, FILLERS, Question, Reply
 
 @dataclass(frozen=True)
 class PolicyPrompt:
-    """What a policy is asked, and what would be right."""
+    """A prompt for a policy, with the caption or question that its candidates are scored by."""
 
     id: str
     task: Task
     prompt: str
     context: tuple[Image | Video, ...]
-    """What the prompt asks about; empty for generation."""
-    wanted: Caption | Question
+    """Media that the prompt is about; empty for generation."""
+    target: Caption | Question
 
-    def worth(self, candidate: Candidate) -> float | None:
-        """What the oracle makes of a candidate, in [0, 1]; None where it cannot be read.
+    def oracle_score(self, candidate: Candidate) -> float | None:
+        """Score a candidate in [0, 1]; None if it cannot be read.
 
-        Of an image or a video it is the share of the caption's facts that hold, of an answer its
-        utility. The oracle abstains from pixels in doubt, and an answer must say something that
-        the question allows.
+        The score of an image or a video is the share of the caption's facts that hold, that of an
+        answer its utility. The oracle abstains from doubtful pixels, and an answer must be one
+        that the question allows.
 
         Raises:
-            MediaError: Pixels of another size than the microworld's.
+            MediaError: The pixels are not of the microworld's size.
         """
-        if isinstance(self.wanted, Question):
-            reply = read_reply(self.wanted, str(candidate))
-            return reply.utility(self.wanted) if reply else None
-        source: Any = candidate.source if isinstance(candidate, Image | Video) else None
-        scene = oracle.read(np.asarray(source))
-        return caption_alignment(self.wanted, scene) if scene else None
+        if isinstance(self.target, Question):
+            reply = read_reply(self.target, str(candidate))
+            return reply.utility(self.target) if reply else None
+        pixels: Any = candidate.source if isinstance(candidate, Image | Video) else None
+        scene = oracle.read(np.asarray(pixels))
+        return caption_alignment(self.target, scene) if scene else None
 
 
 def policy_prompt(task: Task, *, split: Split, seed: int, index: int) -> PolicyPrompt:
-    """A prompt of the microworld, with media in memory.
+    """Make a prompt of the microworld, with media in memory.
 
     Args:
         task: Image or video, generation or understanding.
-        split: ``train`` or ``test``, as of items.
-        seed: Names a series of briefs.
-        index: Place in the series; no brief depends on another.
+        split: ``train`` or ``test``, as of examples.
+        seed: Seed of a series of prompts.
+        index: Index in the series; no prompt depends on another.
 
     Raises:
         ConfigError: The task or split is not one of these.
@@ -71,34 +71,33 @@ def policy_prompt(task: Task, *, split: Split, seed: int, index: int) -> PolicyP
         _, caption = random_scene_with_caption(rng, split=split, is_video=is_video)
         return PolicyPrompt(name, Task(task), caption.text, (), caption)
     scene, question = random_scene_with_question(rng, split=split, is_video=is_video)
-    return PolicyPrompt(
-        name, Task(task), question.text, (CandidateScene(scene).medium(rng),), question
-    )
+    context = (CandidateScene(scene).render(rng),)
+    return PolicyPrompt(name, Task(task), question.text, context, question)
 
 
 def read_reply(question: Question, text: str) -> Reply | None:
-    """An answer as values of the question's parts, or None where it is no answer to it.
+    """Parse an answer into values of the question's parts; None if it does not answer it.
 
-    >>> asked = Question("what size is it?", ("small",), (("small", "large"),), ("size",))
-    >>> read_reply(asked, "i can not tell").utility(asked)
+    >>> size = Question("what size is it?", ("small",), (("small", "large"),), ("size",))
+    >>> read_reply(size, "i can not tell").utility(size)
     0.2
-    >>> read_reply(asked, "well i think that the answer is large").parts
+    >>> read_reply(size, "well i think that the answer is large").parts
     ('large',)
-    >>> read_reply(asked, "red") is None
+    >>> read_reply(size, "red") is None
     True
     """
-    told = " ".join(text.split())
-    if told in EVASIONS:
-        return Reply(told, ())
-    known = zip(question.truth, question.choices, strict=True)
-    # The longest first, since "red star" begins "red".
-    values = [sorted({true, *others}, key=len, reverse=True) for true, others in known]
-    parts = [f"({'|'.join(map(re.escape, each))})" for each in values]
-    plain = re.escape(question.frame).replace(r"\{\}", "{}").format(*parts)
-    if found := re.fullmatch(plain, told):
-        return Reply(told, found.groups())
+    text = " ".join(text.split())
+    if text in EVASIONS:
+        return Reply(text, ())
+    parts = zip(question.truth, question.choices, strict=True)
+    # The longest first, since "red star" begins with "red".
+    values = [sorted({true, *others}, key=len, reverse=True) for true, others in parts]
+    groups = [f"({'|'.join(map(re.escape, each))})" for each in values]
+    plain = re.escape(question.frame).replace(r"\{\}", "{}").format(*groups)
+    if match := re.fullmatch(plain, text):
+        return Reply(text, match.groups())
     for filler in FILLERS:
         padded = re.escape(filler).replace(r"\{\}", plain)
-        if found := re.fullmatch(padded, told):
-            return Reply(told, found.groups(), is_padded=True)
+        if match := re.fullmatch(padded, text):
+            return Reply(text, match.groups(), is_padded=True)
     return None

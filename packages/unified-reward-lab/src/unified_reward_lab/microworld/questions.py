@@ -1,6 +1,6 @@
-"""Questions about scenes with their one right answer, and answers to be judged.
+"""Questions about scenes with one right answer each, and right and wrong replies to them.
 
-Knows nothing of pixels. A question is drawn only where its answer is beyond doubt.
+Knows nothing of pixels. A question is drawn only if its answer is unambiguous.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Question:
     truth: tuple[str, ...]
     """Right value of each part."""
     choices: tuple[Sequence[str], ...]
-    """Values each part could have, the right one perhaps among them."""
+    """Possible values of each part; the right one may be among them."""
     attributes: tuple[str, ...]
     """Kind of fact (see ``captions.FACT_KINDS``) of each part."""
     frame: str = "{}"
-    """How the parts make a sentence."""
+    """Format string that joins the parts to a sentence."""
     is_description: bool = False
 
     @property
@@ -51,19 +51,19 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer to be judged, and its worth."""
+    """An answer to a question, as text and as parts."""
 
     text: str
     parts: tuple[str, ...]
-    """What it says for each part of the question; empty where it evades."""
+    """Value for each part of the question; empty if the reply is evasive."""
     is_padded: bool = False
 
     def utility(self, question: Question, *, ignoring: str = "") -> float:
-        """Worth of the reply, 0 to 1, see `utilities`; an ignored kind of part counts as right."""
+        """Utility of the reply, 0 to 1, see `utilities`; ignored kinds of part count as right."""
         if not self.parts:
             return EVASIVE_UTILITY
-        told = zip(self.parts, question.truth, question.attributes, strict=True)
-        right = [said == true or kind == ignoring for said, true, kind in told]
+        parts = zip(self.parts, question.truth, question.attributes, strict=True)
+        right = [given == true or kind == ignoring for given, true, kind in parts]
         return answer_utility(sum(right) / len(right), is_padded=self.is_padded)
 
 
@@ -72,7 +72,7 @@ def _single(text: str, truth: str, choices: Sequence[str], attribute: str) -> Qu
 
 
 def _looks(thing: Thing) -> set[str]:
-    """The colours a thing shows, before and after."""
+    """Colours of a thing, before and after its event."""
     return {thing.colour, TURNS.get(thing.event, thing.colour)}
 
 
@@ -128,7 +128,7 @@ def _ask_count(scene: Scene, _rng: np.random.Generator) -> Question:
 
 
 def _absent_name(scene: Scene, rng: np.random.Generator) -> str:
-    """Colour and shape of nothing in the scene, one of them that of a thing there."""
+    """Name of no thing in the scene, with the colour or the shape of one that is there."""
     taken = {f"{colour} {thing.shape}" for thing in scene.things for colour in _looks(thing)}
     while True:
         thing = pick(rng, scene.things)
@@ -159,7 +159,7 @@ def _ask_content(scene: Scene, rng: np.random.Generator) -> Question:
 
 
 def _ask_relation(scene: Scene, rng: np.random.Generator) -> Question | None:
-    """Which of two things is further left, right, up or down."""
+    """Ask which of two things is further left, right, up or down."""
     if len(scene.things) != 2:
         return None
     places = [row_column(thing.cell) for thing in scene.things]
@@ -216,7 +216,7 @@ def _ask_description(scene: Scene, _rng: np.random.Generator) -> Question:
 
 
 _Ask = Callable[[Scene, np.random.Generator], Question | None]
-_OF_IMAGES: tuple[_Ask, ...] = (
+_IMAGE_QUESTIONS: tuple[_Ask, ...] = (
     _ask_colour,
     _ask_shape,
     _ask_size,
@@ -227,7 +227,7 @@ _OF_IMAGES: tuple[_Ask, ...] = (
     _ask_relation,
     _ask_description,
 )
-_OF_VIDEOS: tuple[_Ask, ...] = (
+_VIDEO_QUESTIONS: tuple[_Ask, ...] = (
     _ask_event,
     _ask_event,
     _ask_direction,
@@ -241,8 +241,8 @@ _OF_VIDEOS: tuple[_Ask, ...] = (
 
 
 def random_question(scene: Scene, rng: np.random.Generator) -> Question:
-    """A question with one right answer about the scene, every kind that fits equally likely."""
-    kinds = _OF_VIDEOS if scene.is_video else _OF_IMAGES
+    """Draw a question about the scene, every kind that fits equally likely."""
+    kinds = _VIDEO_QUESTIONS if scene.is_video else _IMAGE_QUESTIONS
     while True:
         question = pick(rng, kinds)(scene, rng)
         if question is not None:
@@ -250,7 +250,7 @@ def random_question(scene: Scene, rng: np.random.Generator) -> Question:
 
 
 def description_question(scene: Scene) -> Question:
-    """The question for `describe(scene)`."""
+    """Make the question whose answer is `describe(scene)`."""
     return _ask_description(scene, np.random.default_rng(0))
 
 
@@ -264,14 +264,14 @@ def _altered(question: Question, n_wrong: int, rng: np.random.Generator) -> tupl
 def random_reply(
     question: Question, style: Style, rng: np.random.Generator, *, split: Split
 ) -> Reply:
-    """An answer of the wanted style.
+    """Draw a reply of the given style.
 
     Args:
-        question: What is answered.
-        style: ``partly`` gets some parts wrong but not all; where the answer has one part it is
-            ``wrong`` instead.
-        rng: Where the randomness comes from.
-        split: In ``train``, a false description never is a test caption.
+        question: The question to answer.
+        style: ``partly`` gets some parts wrong but not all; if the answer has only one part, it
+            is ``wrong`` instead.
+        rng: Random generator.
+        split: In ``train``, a false description is never a test caption.
     """
     if style == "evasive":
         return Reply(pick(rng, EVASIONS), ())

@@ -1,4 +1,4 @@
-"""Scenes to pixels: images 64 x 64 RGB, videos of 8 frames at 4 frames a second.
+"""Renderer: images of 64 x 64 RGB pixels, videos of 8 such frames at 4 frames per second.
 
 Knows nothing of captions or of the oracle that reads its images back.
 """
@@ -37,7 +37,7 @@ def _polygon(corners: NDArray[np.float64], x: NDArray, y: NDArray) -> NDArray[np
 
 @lru_cache(maxsize=256)
 def mask(shape: str, side_px: int) -> NDArray[np.float32]:
-    """How much of each pixel the shape covers, 0 to 1. Shape (side_px, side_px, 1)."""
+    """Coverage of each pixel by the shape, 0 to 1. Shape (side_px, side_px, 1)."""
     n = side_px * _SUPERSAMPLING
     axis = (np.arange(n) + 0.5) * 2 / n - 1
     x, y = axis[None, :], axis[:, None]
@@ -81,13 +81,13 @@ def _paste(
 
 
 def render(scene: Scene, *, seed: int) -> Pixels:
-    """Draw a scene.
+    """Render a scene.
 
     A video shows the state before the event in frames 0 to 2, the state after it in frames 5 to 7.
 
     Args:
-        scene: What to draw.
-        seed: Decides what the scene leaves open: background grey 225 +- 8, each thing's place
+        scene: The scene.
+        seed: Seed of the rest: background grey 225 +- 8, each thing's place
             within 3 px of its cell's centre, its side (12 to 14 px small, 23 to 25 px large).
 
     Returns:
@@ -95,10 +95,10 @@ def render(scene: Scene, *, seed: int) -> Pixels:
     """
     rng = np.random.default_rng(seed)
     grey = BACKGROUND + int(rng.integers(-8, 9))
-    drawn = rng.integers((-3, -3, 0), (4, 4, 3), size=(len(scene.things), 3)).tolist()
+    jitters = rng.integers((-3, -3, 0), (4, 4, 3), size=(len(scene.things), 3)).tolist()
     still = np.full((SIDE_PX, SIDE_PX, 3), grey, np.float32)
     acting: list[tuple[Thing, tuple[int, int, int]]] = []
-    for thing, jitter in zip(scene.things, drawn, strict=True):
+    for thing, jitter in zip(scene.things, jitters, strict=True):
         if thing.event == STILL:
             _paste(still, thing, jitter, 0.0)
         else:

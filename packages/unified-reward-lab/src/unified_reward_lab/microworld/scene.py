@@ -1,6 +1,6 @@
-"""What an image or a video of the microworld contains, and how such scenes are drawn.
+"""Scenes: the contents of an image or a video of the microworld, and random ones.
 
-Knows nothing of pixels, words of captions or utilities.
+Knows nothing of pixels, captions or utilities.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MAX_THINGS = 3
 
 @dataclass(frozen=True)
 class World:
-    """What scenes are drawn from, and answers about them guessed from."""
+    """Vocabulary of scenes, and of wrong answers about them."""
 
     name: str = ""
-    """Part of the ids of its items; empty for the whole microworld."""
+    """Suffix of the ids of its examples; empty for the full microworld."""
     colours: tuple[str, ...] = COLOURS
     shapes: tuple[str, ...] = SHAPES
     numbers: tuple[int, ...] = (1, 2, 2)
-    """Of things in a scene, each as likely as the others."""
+    """Numbers of things in a scene, each equally likely."""
 
     @property
     def turns(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class World:
 
     @property
     def events(self) -> tuple[str, ...]:
-        """Everything that can happen."""
+        """All events of this world."""
         return (*(event for event in EVENTS if event not in TURNS), *self.turns)
 
 
@@ -57,18 +57,18 @@ HALF_WORLDS = {
     "a": World("a", ("red", "green", "blue"), ("circle", "square")),
     "b": World("b", ("yellow", "purple", "black"), ("triangle", "star")),
 }
-"""Two worlds of one size without a colour or shape in common."""
+"""Two worlds of equal size without a common colour or shape."""
 
 _T = TypeVar("_T")
 
 
 def pick(rng: np.random.Generator, options: Sequence[_T]) -> _T:
-    """One of the options, each as likely as the others."""
+    """Choose one of the options, each equally likely."""
     return options[int(rng.integers(len(options)))]
 
 
 def row_column(cell: str) -> tuple[int, int]:
-    """Place in the grid, row 0 on top and column 0 on the left.
+    """Position of a cell in the grid; row 0 is at the top, column 0 on the left.
 
     >>> row_column("bottom left")
     (1, 0)
@@ -78,7 +78,7 @@ def row_column(cell: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. Its colour, size and cell are those before its event (or, appearing, after)."""
+    """One object. Its colour, size and cell are those before its event, or after it appeared."""
 
     colour: str
     shape: str
@@ -88,11 +88,11 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """Colour and shape, which no two things of a scene share."""
+        """Colour and shape, unique in a scene."""
         return f"{self.colour} {self.shape}"
 
     def destination(self) -> str | None:
-        """The cell where it ends; None where that is outside the grid."""
+        """Cell where the thing ends; None if that is outside the grid."""
         if self.event not in MOVES:
             return self.cell
         row, column = row_column(self.cell)
@@ -101,11 +101,11 @@ class Thing:
         return CELLS[2 * (row + down) + column + right] if inside else None
 
     def at_start(self) -> Thing | None:
-        """It as a still thing before its event; None while it has not appeared."""
+        """Return the still thing before its event; None if it has not appeared yet."""
         return None if self.event == "appears" else replace(self, event=STILL)
 
     def at_end(self) -> Thing | None:
-        """It as a still thing after its event; None when it has disappeared.
+        """Return the still thing after its event; None if it has disappeared.
 
         >>> Thing("red", "star", "small", "top left", "moves down").at_end().cell
         'bottom left'
@@ -130,7 +130,7 @@ def _event_is_possible(thing: Thing) -> bool:
 
 
 def scene_error(things: Sequence[Thing]) -> str:
-    """Why these things cannot share a scene; empty when they can.
+    """Explain why these things cannot share a scene; empty if they can.
 
     A cell holds one thing, before and after; no two things share both colour and shape; at most
     one thing has an event, and the event must be possible.
@@ -153,34 +153,34 @@ def scene_error(things: Sequence[Thing]) -> str:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things that can stand together (see `scene_error`), in an image or in a video.
+    """Things that fit together (see `scene_error`), in an image or a video.
 
     Raises:
-        DataError: The things cannot share a scene, or an image is to hold an event.
+        DataError: The things cannot share a scene, or an image has an event.
     """
 
     things: tuple[Thing, ...]
     is_video: bool = False
     world: World = field(default=FULL_WORLD, compare=False)
-    """What it was drawn from."""
+    """Vocabulary that changes of the scene stay within."""
 
     def __post_init__(self) -> None:
         why = scene_error(self.things)
         if not why and not self.is_video and any(t.event != STILL for t in self.things):
-            why = "an image has no events; say is_video=True"
+            why = "an image has no events; pass is_video=True"
         if why:
             raise DataError(f"impossible scene: {why}, given {self.things}")
 
     @property
     def actor(self) -> Thing | None:
-        """The thing with an event; None where nothing happens."""
+        """Thing with an event; None if nothing happens."""
         return next((thing for thing in self.things if thing.event != STILL), None)
 
 
 def possible_events(
     thing: Thing, others: Sequence[Thing], world: World = FULL_WORLD
 ) -> list[tuple[str, ...]]:
-    """The events the thing can have beside still others, one group per kind, none empty."""
+    """Events the thing can have beside still others, one group per kind, none empty."""
     groups = (tuple(MOVES), ("grows", "shrinks"), ("appears",), ("disappears",), world.turns)
     fitting = (
         tuple(e for e in group if not scene_error([*others, replace(thing, event=e)]))
@@ -190,21 +190,27 @@ def possible_events(
 
 
 def random_thing(rng: np.random.Generator, cell: str, world: World = FULL_WORLD) -> Thing:
-    """A still thing in this cell, all attributes equally likely."""
+    """Draw a still thing in this cell, all attributes equally likely."""
     return Thing(pick(rng, world.colours), pick(rng, world.shapes), pick(rng, SIZES), cell)
 
 
 def random_scene(
-    rng: np.random.Generator, *, n_things: int, is_video: bool, world: World = FULL_WORLD
+    rng: np.random.Generator,
+    *,
+    is_video: bool,
+    n_things: int | None = None,
+    world: World = FULL_WORLD,
 ) -> Scene:
-    """A scene drawn at random; in a video one thing has an event, in one of sixteen none has.
+    """Draw a scene; in a video one thing has an event, in one of sixteen none has.
 
     Args:
-        rng: Where the randomness comes from.
-        n_things: Number of things, 1 to 3.
-        is_video: Whether it is a video.
-        world: What it is drawn from.
+        rng: Random generator.
+        is_video: Whether the scene is a video.
+        n_things: Number of things, 1 to 3; None for one of ``world.numbers``.
+        world: Vocabulary of the scene.
     """
+    if n_things is None:
+        n_things = pick(rng, world.numbers)
     while True:
         cells = [CELLS[i] for i in rng.permutation(4)[:n_things]]
         things = [random_thing(rng, cell, world) for cell in cells]

@@ -1,26 +1,26 @@
-"""What an image, a video or an answer is worth, exactly, between 0 and 1.
+"""True utilities of images, videos and answers, between 0 and 1.
 
-These equations are the ground truth every measurement of this package stands on.
+These equations are the ground truth of every measurement of this package.
 """
 
 from __future__ import annotations
 
 
 TIE_MARGIN = 0.02
-"""Two utilities no further apart than this are a tie."""
+"""Two utilities that differ by at most this are a tie."""
 
 PADDING_COST = 0.15
-"""Share of its utility that an answer loses by filler words."""
+"""Share of its utility that an answer loses for filler words."""
 
 EVASIVE_UTILITY = 0.2
-"""Utility of an answer that commits itself to nothing, whatever the question."""
+"""Utility of an evasive answer, whatever the question."""
 
 
 def generation_utility(alignment: float, quality: float) -> float:
-    """Worth of an image or video made from a caption.
+    """Utility of an image or video for a caption.
 
-    ``u = alignment * (0.7 + 0.3 * quality)`` where ``quality = 1 - severity`` of whatever degraded
-    it, and the alignment is that of what is *shown*: a frozen or reversed video shows another event.
+    ``u = alignment * (0.7 + 0.3 * quality)`` where ``quality = 1 - severity`` of its flaw, and the
+    alignment is that of what the pixels show: a frozen or reversed video shows another event.
 
     >>> round(generation_utility(alignment=0.5, quality=0.5), 3)
     0.425
@@ -33,7 +33,7 @@ def generation_utility(alignment: float, quality: float) -> float:
 
 
 def answer_utility(correct_frac: float, *, is_padded: bool = False) -> float:
-    """Worth of an answer that commits itself.
+    """Utility of an answer that is not evasive.
 
     ``u = c``, or ``u = 0.85 * c`` with filler words, where ``c`` is the share of the asked
     attributes that it gets right.

@@ -1,7 +1,7 @@
-"""The tiny autoencoders of the microworld: 64 x 64 pixels as 8 x 8 latents, and back.
+"""Tiny autoencoders of the microworld: 64 x 64 pixels to 8 x 8 latents and back.
 
-One is of images, one of videos, since no pipeline of diffusers draws both with the same class.
-Knows nothing of captions and of what is done with latents.
+There is one for images and one for videos, since no diffusers pipeline uses the same class for
+both. Knows nothing of the denoisers that learn from the latents.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from unified_reward_lab.microworld.render import SIDE_PX
 
 
 VIDEO_FRAMES = 9
-"""Of a video as Wan's autoencoder takes it, a multiple of four and one; the last one is doubled."""
+"""Frames of a video for Wan's autoencoder, 4 k + 1; the last of the 8 is repeated."""
 
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """How an autoencoder is taught."""
+    """Training settings of an autoencoder."""
 
     steps: int
     batch_size: int = 16
-    """Images in a step."""
+    """Images per step."""
     lr: float = 2e-3
     """Peak learning rate; one cycle."""
     kl: float = 1e-6
@@ -48,8 +48,8 @@ class AutoencoderTraining:
 
 
 def build_image_autoencoder() -> AutoencoderKL:
-    """For images, 4 channels of latents; random weights, seed torch before."""
-    # Their annotations name tuples of one.
+    """Build an image autoencoder with 4 latent channels and random weights; seed torch before."""
+    # The annotations of diffusers allow tuples of length one only.
     blocks: Any = {
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -67,10 +67,10 @@ def build_image_autoencoder() -> AutoencoderKL:
 
 
 def build_video_autoencoder() -> AutoencoderKLWan:
-    """For videos of 9 frames, 5 frames of 8 channels of latents; random weights.
+    """Build an autoencoder of videos of 9 frames, as 5 latent frames of 8 channels; random weights.
 
-    It works frame by frame: no frame sees one before it, a latent frame is the last of the two it
-    stands for, and is shown twice. So what it learns of images holds for videos.
+    It works frame by frame: no frame depends on an earlier one, a latent frame encodes the second
+    of two frames, and is decoded to both. So it can be trained on images.
     """
     channels, patch = 8, 2
     model = AutoencoderKLWan(
@@ -91,7 +91,7 @@ def build_video_autoencoder() -> AutoencoderKLWan:
         for part in model.modules():
             if isinstance(part, WanCausalConv3d):
                 part.weight[:, :, :-1] = 0
-                if _is_of_time(part):
+                if _is_temporal(part):
                     twice = part.out_channels // part.in_channels
                     same = torch.eye(part.in_channels).repeat(twice, 1)
                     part.weight.zero_()
@@ -103,14 +103,14 @@ def build_video_autoencoder() -> AutoencoderKLWan:
 
 @contextmanager
 def frame_by_frame(model: nn.Module) -> Iterator[None]:
-    """A Wan autoencoder without weights for earlier frames, at a third of the cost."""
+    """Run a Wan autoencoder without its zero weights for earlier frames, at a third of the cost."""
     spatial: list[Any] = [
         part
         for part in model.modules()
-        if isinstance(part, WanCausalConv3d) and not _is_of_time(part)
+        if isinstance(part, WanCausalConv3d) and not _is_temporal(part)
     ]
     for part in spatial:
-        part.forward = partial(_of_frames, part)
+        part.forward = partial(_convolve_frames, part)
     try:
         yield
     finally:
@@ -118,27 +118,27 @@ def frame_by_frame(model: nn.Module) -> Iterator[None]:
             del part.forward
 
 
-def _is_of_time(part: WanCausalConv3d) -> bool:
+def _is_temporal(part: WanCausalConv3d) -> bool:
     return part.kernel_size == (3, 1, 1)
 
 
-def _of_frames(part: WanCausalConv3d, videos: Tensor, _: Tensor | None = None) -> Tensor:
+def _convolve_frames(part: WanCausalConv3d, videos: Tensor, _: Tensor | None = None) -> Tensor:
     frames = videos.transpose(1, 2).flatten(0, 1)
     margin = part.kernel_size[-1] // 2
-    made = conv2d(frames, part.weight[:, :, -1], part.bias, padding=margin)
-    return made.unflatten(0, (len(videos), -1)).transpose(1, 2)
+    output = conv2d(frames, part.weight[:, :, -1], part.bias, padding=margin)
+    return output.unflatten(0, (len(videos), -1)).transpose(1, 2)
 
 
-def drawn(index: int, *, is_video: bool, seed: int) -> tuple[str, Tensor]:
-    """A caption of the training split and what it says, in [-1, 1].
+def captioned_pixels(index: int, *, is_video: bool, seed: int) -> tuple[str, Tensor]:
+    """Make a caption of the training split and the pixels it describes, in [-1, 1].
 
     Args:
-        index: Place in the series.
-        is_video: Whether a video is wanted.
-        seed: Names the series.
+        index: Index in the series.
+        is_video: Whether to make a video.
+        seed: Seed of the series.
 
     Returns:
-        The caption, and pixels of shape (3, 64, 64), or (3, 9, 64, 64) of a video.
+        The caption, and pixels of shape (3, 64, 64), or (3, 9, 64, 64) for a video.
     """
     rng = keyed_rng("generator", is_video, seed, index)
     scene, caption = random_scene_with_caption(rng, split="train", is_video=is_video)
@@ -149,24 +149,24 @@ def drawn(index: int, *, is_video: bool, seed: int) -> tuple[str, Tensor]:
 
 
 def train_autoencoder(model: Any, config: AutoencoderTraining) -> list[float]:
-    """Train an autoencoder in place to give back images; one of videos sees videos of one frame.
+    """Train an autoencoder on images in place; one of videos on videos of one frame.
 
     Returns:
-        Loss by step: squared error of values in [-1, 1], and the weighted divergence.
+        Loss by step: squared error of values in [-1, 1] plus the weighted divergence.
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, config.steps)
     size, is_video = config.batch_size, isinstance(model, AutoencoderKLWan)
     losses: list[float] = []
     with frame_by_frame(model):
-        for step in track(range(config.steps), description="teaching the autoencoder"):
+        for step in track(range(config.steps), description="training the autoencoder"):
             rows = range(step * size, step * size + size)
-            drawing = [drawn(i, is_video=False, seed=config.seed + 1)[1] for i in rows]
-            pixels = torch.stack(drawing)
+            images = [captioned_pixels(i, is_video=False, seed=config.seed + 1)[1] for i in rows]
+            pixels = torch.stack(images)
             if is_video:
                 pixels = pixels.unsqueeze(2)
             latent = model.encode(pixels).latent_dist
-            loss = mse_loss(_unclamped(model, latent.sample()), pixels)
+            loss = mse_loss(_decode_unclamped(model, latent.sample()), pixels)
             loss = loss + config.kl * latent.kl().mean()
             optimiser.zero_grad()
             loss.backward()
@@ -177,11 +177,11 @@ def train_autoencoder(model: Any, config: AutoencoderTraining) -> list[float]:
     return losses
 
 
-def _unclamped(model: Any, latent: Tensor) -> Tensor:
-    """What is decoded; Wan's class cuts it to [-1, 1], where nothing could be learned."""
-    made: list[Tensor] = []
-    hook = model.decoder.register_forward_hook(lambda *told: made.append(told[-1]))
+def _decode_unclamped(model: Any, latent: Tensor) -> Tensor:
+    """Decode without Wan's clamp to [-1, 1], which has no gradient outside."""
+    outputs: list[Tensor] = []
+    hook = model.decoder.register_forward_hook(lambda *args: outputs.append(args[-1]))
     model.decode(latent)
     hook.remove()
     patch = model.config.get("patch_size")
-    return unpatchify(made[0], patch) if patch else made[0]
+    return unpatchify(outputs[0], patch) if patch else outputs[0]

@@ -1,6 +1,6 @@
 """The tiny base: an ordinary Qwen3-VL checkpoint, small enough for a CPU, with its own tokenizer.
 
-Knows how the checkpoint is built; what it is taught is in ``lessons`` of the microworld.
+Builds and trains the checkpoint; its training data are the lessons of the microworld.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ _RESPONSE = {
     "start_anchor": "<|im_start|>assistant",
     "fields": {"content": {"close": "<|im_end|>", "content": "text"}},
 }
-"""Where the answer stands in a conversation: a server that assumes Qwen's own format, with a line
-break behind the role, hands the role out as part of the answer."""
+"""Position of the answer in a conversation: a server that assumes Qwen's own format, with a line
+break after the role, returns the role as part of the answer."""
 _PATCH, _MERGE, _SIDE = 16, 2, 64
 
 
@@ -76,8 +76,8 @@ def build_tokenizer(texts: Iterable[str], *, vocabulary: int = 640) -> PreTraine
     """Train a byte-level BPE tokenizer: common words are one token, any text has some.
 
     Args:
-        texts: The texts whose words are to be short.
-        vocabulary: Number of tokens, the 256 bytes and the control tokens among them.
+        texts: Texts whose words become short token sequences.
+        vocabulary: Number of tokens, including the 256 bytes and the control tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
@@ -105,7 +105,7 @@ def build_tokenizer(texts: Iterable[str], *, vocabulary: int = 640) -> PreTraine
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
-    """The processor of the tiny base: images of about 64 x 64 pixels, a token a cell."""
+    """Build the processor of the tiny base: images of about 64 x 64 pixels, one token per cell."""
     shared: dict[str, Any] = {"patch_size": _PATCH, "merge_size": _MERGE}
     area = _SIDE * _SIDE
     size = {"shortest_edge": area, "longest_edge": area}
@@ -115,7 +115,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
-    """The tiny base with random weights, about 1.9 M parameters; seed torch before."""
+    """Build the tiny base with random weights, about 1.9 M parameters; seed torch before."""
     heads = 4
     width = 128
     ids: dict[str, Any] = {k: tokenizer.convert_tokens_to_ids(v) for k, v in TOKENS.items()}
@@ -170,7 +170,7 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class Polish:
-    """A further run of lessons, in which the vision tower learns too."""
+    """A further run of lessons, in which the vision tower is trained too."""
 
     optim: OptimConfig
     lessons: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
@@ -181,7 +181,7 @@ class Polish:
 
 @dataclass(frozen=True)
 class TinyPretraining:
-    """How the tiny base is made."""
+    """Training settings of the tiny base."""
 
     optim: OptimConfig
     lessons: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
@@ -189,17 +189,17 @@ class TinyPretraining:
     polish: tuple[Polish, ...] = ()
     vision: VisionWarmup = field(default_factory=VisionWarmup)
     frames: int = 4
-    """Frames of a video."""
+    """Number of frames of a video."""
     videos_from: float = 0.35
-    """Share of the run after which videos come in, in [0, 1]."""
+    """Fraction of the run after which videos begin, in [0, 1]."""
     videos: float = 0.5
     """Share of videos among the lessons from then on, in [0, 1]."""
     processes: int = 1
-    """Processes the run is launched with; they share the turns."""
+    """Number of processes of the run; they share the lessons."""
 
 
-def _texts(seed: int) -> Iterator[str]:
-    """What the tokenizer is to be short on: the microworld's words and the compact prompts."""
+def _tokenizer_texts(seed: int) -> Iterator[str]:
+    """Texts to train the tokenizer on: the microworld's words and the compact prompts."""
     yield from corpus(20_000, seed)
     for template in (one for one in TEMPLATES.values() if one.family.name == "compact"):
         bare = re.sub("⟪.*?⟫", "", template.prompt)
@@ -208,7 +208,7 @@ def _texts(seed: int) -> Iterator[str]:
 
 
 class LessonTurns:
-    """Lessons in blocks of one kind, so that a batch holds sequences of about one length."""
+    """Lessons in blocks of one kind, so that the sequences of a batch have similar lengths."""
 
     def __init__(self, config: TinyPretraining) -> None:
         self._config = config
@@ -240,26 +240,26 @@ class LessonTurns:
 
 
 def pretrain(config: TinyPretraining, out: Path) -> list[tuple[int, float]]:
-    """Build the tiny base, teach it to see the microworld and write its checkpoint.
+    """Build the tiny base, train it on lessons of the microworld and save its checkpoint.
 
-    The vision tower is warmed up first and frozen then: what it knows of shapes is lost while the
-    language model does not yet look at it (docs/log.md). It learns again when that is over.
+    The vision tower is warmed up first and then frozen: it would forget shapes as long as the
+    language model does not use it yet (docs/log.md). It is trained again in the ``polish`` runs.
 
     Args:
-        config: What the base is taught.
+        config: Training settings.
         out: Folder of the new checkpoint.
 
     Returns:
         Loss in nats per answer token by optimiser step.
     """
     torch.manual_seed(config.optim.seed)
-    tokenizer = build_tokenizer(_texts(config.optim.seed))
+    tokenizer = build_tokenizer(_tokenizer_texts(config.optim.seed))
     chat = Chat(build_processor(tokenizer))
     model = build_model(tokenizer)
     warm_up(model, chat, config.vision, seed=config.optim.seed)
     model.model.visual.requires_grad_(False)  # noqa: FBT003  its name and place are torch's
     turns = LessonTurns(config)
-    model, losses = fit(model, chat, turns, config.optim, out, title="teaching the base")
+    model, losses = fit(model, chat, turns, config.optim, out, title="training the base")
     model.model.visual.requires_grad_(True)  # noqa: FBT003  its name and place are torch's
     for i, polish in enumerate(config.polish):
         again = replace(config, **vars(polish), videos_from=0.0)

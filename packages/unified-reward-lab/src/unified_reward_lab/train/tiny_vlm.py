@@ -1,6 +1,6 @@
-"""The tiny policy that answers: adapters on the tiny base, taught by people who err.
+"""The tiny VLM policy: adapters on the tiny base, trained on answers of people who err.
 
-It knows more than it says, so that there is something to align.
+Its base knows better than these answers, so that there is something to align.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _TASKS = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
 
 @dataclass(frozen=True)
 class TinyVLMTraining:
-    """How the policy is made."""
+    """Training settings of the tiny VLM policy."""
 
     optim: OptimConfig
-    """With adapters."""
+    """Settings with a LoRA rank above 0."""
     base: str = "tiny_base"
-    """A shipped checkpoint; the policy needs it beside itself."""
+    """A checkpoint of the laboratory; the policy refers to it by its relative path."""
     styles: Mapping[Style, float] = field(
         default_factory=lambda: {
             "right": 0.55,
@@ -47,18 +47,18 @@ class TinyVLMTraining:
             "evasive": 0.08,
         }
     )
-    """Relative weights of the ways of answering that it is taught."""
+    """Relative weights of the styles of answers it is trained on."""
 
     def __post_init__(self) -> None:
         if not self.optim.lora_rank:
-            raise ConfigError("the policy is made of adapters alone; set lora_rank above 0")
+            raise ConfigError("the policy consists of adapters alone: lora_rank must be above 0")
         known = dict(checkpoints())
         if self.base not in known:  # beside which alone the policy would find it
             raise ConfigError(f"{self.base} is none of {', '.join(known)}")
 
 
 class _Answers:
-    """Questions of the training split with answers of any style, images and videos in blocks."""
+    """Questions of the training split with answers of all styles, images and videos in blocks."""
 
     def __init__(self, config: TinyVLMTraining) -> None:
         self._config = config
@@ -79,15 +79,15 @@ class _Answers:
         style = names[int(rng.choice(len(names), p=shares / shares.sum()))]
         reply = random_reply(question, style, rng, split="train")
         return ChatExample(
-            build_request(question.text, (CandidateScene(scene).medium(rng),)), reply.text
+            build_request(question.text, (CandidateScene(scene).render(rng),)), reply.text
         )
 
 
 def train_tiny_vlm(config: TinyVLMTraining, out: Path) -> list[tuple[int, float]]:
-    """Teach the policy to answer as people do who err, and write its adapters.
+    """Train the policy to answer like people who err, and save its adapters.
 
     Args:
-        config: What is taught.
+        config: Training settings.
         out: Folder of the adapters.
 
     Returns:
@@ -95,14 +95,14 @@ def train_tiny_vlm(config: TinyVLMTraining, out: Path) -> list[tuple[int, float]
     """
     vlm = load_vlm(checkpoint_path(config.base), dtype="float32")
     _, losses = fit(
-        vlm.model, vlm.chat, _Answers(config), config.optim, out, title="teaching the policy"
+        vlm.model, vlm.chat, _Answers(config), config.optim, out, title="training the policy"
     )
     for file in (out / "adapter").glob("adapter_*"):
         shutil.move(file, out / file.name)
     shutil.rmtree(out / "adapter")
-    told = out / "adapter_config.json"
-    adapter = json.loads(told.read_text("utf-8"))
+    config_file = out / "adapter_config.json"
+    adapter = json.loads(config_file.read_text("utf-8"))
     adapter["base_model_name_or_path"] = f"../{checkpoint_path(config.base).name}"
-    told.write_text(json.dumps(adapter, indent=1) + "\n", "utf-8")
+    config_file.write_text(json.dumps(adapter, indent=1) + "\n", "utf-8")
     write_defaults(Sampling(max_new_tokens=48), out)
     return losses

@@ -1,7 +1,7 @@
-"""Warm-up of a tiny vision tower: every token tells its cell and what stands there, in words.
+"""Warm-up of a tiny vision tower: each token is classified by its cell and the thing in it.
 
-A published VLM starts from a tower pretrained against text; from nothing, a tiny one needs tens of
-thousands of questions before it tells shapes apart. The classes are the language model's own
+A published VLM starts from a tower pretrained against text; from scratch, a tiny one needs tens of
+thousands of questions before it distinguishes shapes. The classes are the language model's own
 embeddings of the words, so that an image's token is near the words that are true of it.
 """
 
@@ -34,7 +34,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class VisionWarmup:
-    """How long and how fast the tower is warmed up."""
+    """Warm-up settings of the vision tower."""
 
     steps: int = 400
     batch_size: int = 64
@@ -49,11 +49,11 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
     Args:
         model: The model; its vision tower and word embeddings are trained in place.
         chat: Its processor, in whose vocabulary every class is one token.
-        config: Steps and rates.
-        seed: Names the images; training captions only.
+        config: Warm-up settings.
+        seed: Seed of the images; training captions only.
 
     Raises:
-        ConfigError: A class has no token of its own.
+        ConfigError: The word of a class is not a single token.
 
     Returns:
         Loss by step, the sum of five cross-entropies in nats per token.
@@ -64,7 +64,7 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
     }
     for kind, named in _KINDS.items():
         if len(words[kind]) != len(named):
-            raise ConfigError(f"the words of {kind} must be one token each: {', '.join(named)}")
+            raise ConfigError(f"each word of {kind} must be a single token: {', '.join(named)}")
     embedding = model.get_input_embeddings()
     weights = [*model.model.visual.parameters(), *embedding.parameters()]
     optimiser = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.01)
@@ -93,7 +93,7 @@ def warm_up(model: Any, chat: Chat, config: VisionWarmup, *, seed: int) -> list[
 def _batch(
     config: VisionWarmup, rng: np.random.Generator
 ) -> tuple[list[Pillow.Image], dict[str, Tensor]]:
-    """Images, and for every kind of attribute the class of every cell, shape (B, 4)."""
+    """Images, and for each kind of attribute the class of every cell, shape (B, 4)."""
     images: list[Pillow.Image] = []
     labels = {kind: torch.zeros(config.batch_size, len(CELLS), dtype=torch.long) for kind in _KINDS}
     labels["row"] += torch.arange(len(CELLS)) // 2

@@ -1,6 +1,6 @@
-"""An audit of a judge: what moves its verdicts that should not, and how far they agree.
+"""Audit of a judge: what changes its verdicts and should not, and how well they agree.
 
-Labels are needed for calibration and for what is right by length alone. Figures are means over
+Labels are needed for calibration and for accuracy by length alone. Figures are means over
 questions, with intervals by bootstrap over prompts.
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,20 +29,22 @@ from unified_reward.media import PILImage
 
 
 _CHUNK = 64
-_FRAMES = 8
-"""Of a clip, before it is changed; the unchanged one is asked with the same."""
+_MAX_PIXELS = 50_000_000
+"""Decoded pixels of questions to perturb in memory at a time; one question may exceed it."""
+_N_FRAMES = 8
+"""Frames of a video in perturbed questions, and in the unperturbed ones beside them."""
 _DECIMALS = 3
-"""Scores on [0, 1] that are equal to so many places count as one value."""
+"""Scores on [0, 1] that are equal after rounding to this many decimals count as one value."""
 
 
-def _resized(factor: float, picture: PILImage) -> PILImage:
-    width, height = (max(1, round(side * factor)) for side in picture.size)
-    return picture.resize((width, height), PIL.Image.Resampling.BICUBIC)
+def _resized(factor: float, image: PILImage) -> PILImage:
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), PIL.Image.Resampling.BICUBIC)
 
 
-def _compressed(quality: int, picture: PILImage) -> PILImage:
+def _compressed(quality: int, image: PILImage) -> PILImage:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return PIL.Image.open(file).convert("RGB")
 
 
@@ -54,10 +55,10 @@ PERTURBATIONS: Mapping[str, Callable[[PILImage], PILImage]] = {
     "jpeg_50": partial(_compressed, 50),
     "jpeg_20": partial(_compressed, 20),
 }
-"""What is done to every picture and every frame, to see how far verdicts move."""
+"""Changes of every image and every frame that should not change a verdict."""
 
 
-class _Seen(NamedTuple):
+class _Observation(NamedTuple):
     figure: str
     value: float
     cluster: str
@@ -65,103 +66,110 @@ class _Seen(NamedTuple):
 
 
 @dataclass
-class _Asked:
-    """A judge that is watched: what it could not answer is counted."""
+class _CountingJudge:
+    """Judge that counts its questions, and those it could not answer."""
 
     judge: BaseJudge
-    progress: Callable[[int], None]
+    on_progress: Callable[[int], None] | None
     n: int = 0
-    lost: Counter[str] = field(default_factory=Counter[str])
+    n_unparsed: int = 0
+    n_failed: int = 0
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
-        told: list[Verdict] = []
-        for start in range(0, len(samples), _CHUNK):
-            chunk = samples[start : start + _CHUNK]
-            told += self.judge.ask(chunk)
-            self.progress(len(chunk))
-        self.n += len(told)
-        self.lost["unparsed"] += sum(isinstance(one, Unparsed) for one in told)
-        self.lost["failed"] += sum(isinstance(one, Failed) for one in told)
-        return told
+    def ask(self, samples: Iterable[Sample]) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        remaining = iter(samples)
+        while chunk := list(islice(remaining, _CHUNK)):
+            verdicts += self.judge.ask(chunk)
+            if self.on_progress:
+                self.on_progress(len(chunk))
+        self.n += len(verdicts)
+        self.n_unparsed += sum(isinstance(verdict, Unparsed) for verdict in verdicts)
+        self.n_failed += sum(isinstance(verdict, Failed) for verdict in verdicts)
+        return verdicts
 
 
 class AuditResult(NamedTuple):
-    """What an audit gave."""
+    """Result of an audit."""
 
     report: dict[str, Any]
     comparisons: list[JudgedItem]
 
 
 def audit(
-    judge: BaseJudge, records: Sequence[Example], progress: Callable[[int], None] = lambda _: None
+    judge: BaseJudge,
+    examples: Sequence[Example],
+    *,
+    on_progress: Callable[[int], None] | None = None,
 ) -> AuditResult:
-    """Ask a judge the same things in several ways.
+    """Ask a judge the same questions in several ways.
 
     Args:
-        judge: Anything that judges.
-        records: Comparisons and scores, with labels where there are some.
-        progress: Called with the number of questions just asked.
+        judge: The judge to audit.
+        examples: Comparisons and scores, with or without labels.
+        on_progress: Called with the number of questions just asked.
 
     Returns:
-        The report, over all and by task, and the comparisons with their verdicts. Figures:
+        The report, over all examples and by task, and the comparisons with their verdicts. Figures:
         ``position_flips``, share of comparisons in which the two orders name different winners;
-        ``first_place_pull``, mean probability of the first place, minus 0.5; ``ties`` and
+        ``first_place_pull``, mean probability of the first position, minus 0.5; ``ties`` and
         ``unreadable``; ``longer_preferred``, ``right_where_longer_is_better`` and
         ``right_where_shorter_is_better`` of answers; ``repetition_preferred`` and
-        ``repetition_score_shift``, of an answer said twice over itself;
-        ``cycles``, share of triples (two candidates of an item and one of the next) with a over b
-        over c over a, of those without a tie; ``calibration_error`` and ``brier_score``;
+        ``repetition_score_shift``, of an answer repeated twice over the answer itself;
+        ``cycles``, share of triples (two candidates of an example and one of the next) with a over
+        b over c over a, of those without a tie; ``calibration_error`` and ``brier_score``;
         ``distinct_scores``, ``score_entropy_bits`` and ``commonest_score``, its share;
         ``agreement``, share of comparisons whose winner has the higher score, of those where both
-        decide; and by change of the pictures ``score_shift``, mean distance of scores on [0, 1],
-        and ``flips``, share of winners that are others.
+        decide; and by perturbation of the images ``score_shift``, mean distance of scores on
+        [0, 1], and ``flips``, share of winners that change.
     """
-    ask = _Asked(judge, progress)
-    compared = [one for one in records if one.sample.form == "compare"]
-    verdicts = ask([one.sample for one in compared])
-    singles = _singles(records)
-    scores = dict(zip(singles, map(_share, ask([*singles.values()])), strict=True))
-    seen = [
+    counting = _CountingJudge(judge, on_progress)
+    compared = [example for example in examples if example.sample.form == "compare"]
+    verdicts = counting.ask(example.sample for example in compared)
+    singles = _singles(examples)
+    scores = dict(zip(singles, map(_unit_score, counting.ask(singles.values())), strict=True))
+    observations = [
         *_positions(compared, verdicts),
         *_lengths(compared, verdicts),
-        *_repetition(ask, records, scores),
-        *_cycles(ask, compared),
-        *_agreement(compared, verdicts, scores),
-        *_changes(ask, compared, singles),
+        *_repetitions(counting, examples, scores),
+        *_cycles(counting, compared),
+        *_agreements(compared, verdicts, scores),
+        *_perturbations(counting, [*(one.sample for one in compared), *singles.values()]),
     ]
     judged = [
-        JudgedItem(one, one.task.value, verdict)
-        for one, verdict in zip(compared, verdicts, strict=True)
+        JudgedItem(example, example.task.value, verdict)
+        for example, verdict in zip(compared, verdicts, strict=True)
     ]
-    tasks = dict.fromkeys(one.task for one in records)
-    kept = [(one.task, scores[key]) for key, one in singles.items()]
+    tasks = dict.fromkeys(example.task for example in examples)
+    task_scores = [(sample.task, scores[key]) for key, sample in singles.items()]
     report = {
         "name": "audit",
         "judge": judge.name,
         "family": judge.family,
-        "n": len(records),
-        "n_questions": ask.n,
-        "n_unparsed": ask.lost["unparsed"],
-        "n_failed": ask.lost["failed"],
-        "metrics": _figures({*tasks}, seen, judged, kept),
-        "groups": {task.value: _figures({task}, seen, judged, kept) for task in tasks},
+        "n": len(examples),
+        "n_questions": counting.n,
+        "n_unparsed": counting.n_unparsed,
+        "n_failed": counting.n_failed,
+        "metrics": _figures({*tasks}, observations, judged, task_scores),
+        "groups": {
+            task.value: _figures({task}, observations, judged, task_scores) for task in tasks
+        },
     }
     return AuditResult(report, judged)
 
 
 def _figures(
     tasks: set[Task],
-    seen: Sequence[_Seen],
+    observations: Sequence[_Observation],
     judged: Sequence[JudgedItem],
     scores: Sequence[tuple[Task, float | None]],
 ) -> dict[str, Any]:
-    """The figures of some tasks; those of which nothing was seen are left out."""
-    told = {
-        **_means([one for one in seen if one.task in tasks]),
-        **_calibration([one for one in judged if one.record.task in tasks]),
+    """Figures of some tasks, without those that nothing was observed for."""
+    metrics = {
+        **_means([seen for seen in observations if seen.task in tasks]),
+        **_calibration([item for item in judged if item.example.task in tasks]),
         **_coarseness([score for task, score in scores if task in tasks]),
     }
-    return {name: metric.row() for name, metric in told.items() if metric.n}
+    return {name: metric.row() for name, metric in metrics.items() if metric.n}
 
 
 _Key = tuple[Task, str, tuple[Any, ...], Candidate]
@@ -175,161 +183,184 @@ def _key(sample: Sample, candidate: Candidate) -> _Key:
     return sample.task, sample.prompt, sample.context, candidate
 
 
-def _singles(records: Sequence[Example]) -> dict[_Key, Sample]:
-    """Every candidate of every record, once, to be scored."""
-    samples = [one.sample for one in records]
-    return {_key(s, one): _single(s, one) for s in samples for one in s.candidates}
+def _singles(examples: Sequence[Example]) -> dict[_Key, Sample]:
+    """Score questions about every candidate of every example, each once."""
+    samples = [example.sample for example in examples]
+    return {_key(s, part): _single(s, part) for s in samples for part in s.candidates}
 
 
-def _share(verdict: Verdict) -> float | None:
-    """A score on [0, 1]; of an open scale as it is."""
+def _unit_score(verdict: Verdict) -> float | None:
+    """Score on [0, 1]; on an open scale the score itself; None without one."""
     if not isinstance(verdict, Scored) or verdict.score is None:
         return None
-    share = verdict.score.normalized
-    return verdict.score.value if share is None else share
+    normalized = verdict.score.normalized
+    return verdict.score.value if normalized is None else normalized
 
 
-def _see(record: Example | Sample, figure: str, value: float) -> _Seen:
-    sample = record.sample if isinstance(record, Example) else record
-    return _Seen(figure, float(value), sample.prompt, sample.task)
+def _observe(sample: Sample, figure: str, value: float) -> _Observation:
+    return _Observation(figure, float(value), sample.prompt, sample.task)
 
 
-def _positions(compared: Sequence[Example], verdicts: Sequence[Verdict]) -> Iterator[_Seen]:
-    for record, verdict in zip(compared, verdicts, strict=True):
-        yield _see(record, "unreadable", not isinstance(verdict, Preferred))
+def _positions(compared: Sequence[Example], verdicts: Sequence[Verdict]) -> Iterator[_Observation]:
+    for example, verdict in zip(compared, verdicts, strict=True):
+        sample = example.sample
+        yield _observe(sample, "unreadable", not isinstance(verdict, Preferred))
         if not isinstance(verdict, Preferred):
             continue
-        yield _see(record, "ties", verdict.winner == "tie")
+        yield _observe(sample, "ties", verdict.winner == "tie")
         if len(verdict.orders) == 2:
-            one, other = verdict.orders
-            yield _see(record, "position_flips", one.winner != other.winner)
-            yield _see(record, "first_place_pull", (one.probability - other.probability) / 2)
+            given, swapped = verdict.orders
+            yield _observe(sample, "position_flips", given.winner != swapped.winner)
+            pull = (given.probability - swapped.probability) / 2
+            yield _observe(sample, "first_place_pull", pull)
 
 
-def _lengths(compared: Sequence[Example], verdicts: Sequence[Verdict]) -> Iterator[_Seen]:
-    for record, verdict in zip(compared, verdicts, strict=True):
-        first, second = record.sample.candidates
+def _lengths(compared: Sequence[Example], verdicts: Sequence[Verdict]) -> Iterator[_Observation]:
+    for example, verdict in zip(compared, verdicts, strict=True):
+        sample = example.sample
+        first, second = sample.candidates
         if not (isinstance(first, str) and isinstance(second, str)):
             continue
         longer = len(first.split()) - len(second.split())
         if not longer or not isinstance(verdict, Preferred):
             continue
         share = verdict.probability if longer > 0 else 1 - verdict.probability
-        yield _see(record, "longer_preferred", share)
-        if (winner := record.target.winner) in ("first", "second"):
+        yield _observe(sample, "longer_preferred", share)
+        if (winner := example.target.winner) in ("first", "second"):
             better = "longer" if (winner == "first") == (longer > 0) else "shorter"
-            yield _see(record, f"right_where_{better}_is_better", verdict.winner == winner)
+            yield _observe(sample, f"right_where_{better}_is_better", verdict.winner == winner)
 
 
-def _repetition(
-    ask: _Asked, records: Sequence[Example], scores: Mapping[_Key, float | None]
-) -> Iterator[_Seen]:
-    """An answer against itself said twice: longer, and nothing more in it."""
-    told = {
-        _key(one.sample, answer): (one.sample, answer)
-        for one in records
-        for answer in one.sample.candidates
+def _repetitions(
+    judge: _CountingJudge, examples: Sequence[Example], scores: Mapping[_Key, float | None]
+) -> Iterator[_Observation]:
+    """Compare each answer with itself repeated twice, which is longer and says nothing more."""
+    answers = {
+        _key(example.sample, answer): (example.sample, answer)
+        for example in examples
+        for answer in example.sample.candidates
         if isinstance(answer, str)
     }
-    pairs = [(s, answer, f"{answer} {answer}") for s, answer in told.values()]
-    preferred = ask([replace(s, candidates=(twice, once)) for s, once, twice in pairs])
-    scored = ask([_single(s, twice) for s, _, twice in pairs])
+    pairs = [(sample, answer, f"{answer} {answer}") for sample, answer in answers.values()]
+    preferred = judge.ask(replace(s, candidates=(twice, once)) for s, once, twice in pairs)
+    scored = judge.ask(_single(sample, twice) for sample, _, twice in pairs)
     for (sample, once, _), verdict, score in zip(pairs, preferred, scored, strict=True):
         if isinstance(verdict, Preferred):
-            yield _see(sample, "repetition_preferred", verdict.probability)
-        before, after = scores[_key(sample, once)], _share(score)
+            yield _observe(sample, "repetition_preferred", verdict.probability)
+        before, after = scores[_key(sample, once)], _unit_score(score)
         if before is not None and after is not None:
-            yield _see(sample, "repetition_score_shift", after - before)
+            yield _observe(sample, "repetition_score_shift", after - before)
 
 
-def _cycles(ask: _Asked, compared: Sequence[Example]) -> Iterator[_Seen]:
+def _cycles(judge: _CountingJudge, compared: Sequence[Example]) -> Iterator[_Observation]:
     triples = [
-        (one.sample, *one.sample.candidates, other.sample.candidates[0])
-        for one, other in pairwise([*compared, *compared[:1]])
-        if one.task is other.task and other is not one
+        (example.sample, *example.sample.candidates, following.sample.candidates[0])
+        for example, following in pairwise([*compared, *compared[:1]])
+        if example.task is following.task and following is not example
     ]
-    asked = [
+    verdicts = judge.ask(
         replace(sample, candidates=pair)
         for sample, a, b, c in triples
         for pair in ((a, b), (b, c), (c, a))
-    ]
-    told = ask(asked)
+    )
+    winners = [item.winner if isinstance(item, Preferred) else "tie" for item in verdicts]
     for i, (sample, *_) in enumerate(triples):
-        winners = [
-            one.winner if isinstance(one, Preferred) else "tie" for one in told[3 * i : 3 * i + 3]
-        ]
-        if "tie" not in winners:
-            yield _see(sample, "cycles", len({*winners}) == 1)
+        of_triple = winners[3 * i : 3 * i + 3]
+        if "tie" not in of_triple:
+            yield _observe(sample, "cycles", len({*of_triple}) == 1)
 
 
-def _agreement(
+def _agreements(
     compared: Sequence[Example], verdicts: Sequence[Verdict], scores: Mapping[_Key, float | None]
-) -> Iterator[_Seen]:
-    for record, verdict in zip(compared, verdicts, strict=True):
-        first, second = (scores[_key(record.sample, one)] for one in record.sample.candidates)
+) -> Iterator[_Observation]:
+    for example, verdict in zip(compared, verdicts, strict=True):
+        sample = example.sample
+        first, second = (scores[_key(sample, candidate)] for candidate in sample.candidates)
         if first is None or second is None or first == second:
             continue
         if isinstance(verdict, Preferred) and verdict.winner != "tie":
-            yield _see(record, "agreement", (verdict.winner == "first") == (first > second))
+            agrees = (verdict.winner == "first") == (first > second)
+            yield _observe(sample, "agreement", agrees)
 
 
-def _changes(
-    ask: _Asked, compared: Sequence[Example], singles: Mapping[_Key, Sample]
-) -> Iterator[_Seen]:
-    """Verdicts on changed pictures against those on the same pictures as they are."""
-    samples = [*(one.sample for one in compared), *singles.values()]
-    same = ask([_changed(one, lambda picture: picture) for one in samples])
-    for name, change in PERTURBATIONS.items():
-        told = ask([_changed(one, change) for one in samples])
-        for sample, before, after in zip(samples, same, told, strict=True):
-            if isinstance(before, Preferred) and isinstance(after, Preferred):
-                yield _see(sample, f"flips.{name}", before.winner != after.winner)
-            one, other = _share(before), _share(after)
-            if one is not None and other is not None:
-                yield _see(sample, f"score_shift.{name}", abs(other - one))
+def _perturbations(judge: _CountingJudge, samples: Iterable[Sample]) -> Iterator[_Observation]:
+    """Compare verdicts on perturbed media with those on the same media as they are."""
+    for window in _opened(samples):
+        unchanged = judge.ask(window)
+        for name, change in PERTURBATIONS.items():
+            changed = judge.ask(_map_images(sample, change) for sample in window)
+            for sample, before, after in zip(window, unchanged, changed, strict=True):
+                if isinstance(before, Preferred) and isinstance(after, Preferred):
+                    yield _observe(sample, f"flips.{name}", before.winner != after.winner)
+                old, new = _unit_score(before), _unit_score(after)
+                if old is not None and new is not None:
+                    yield _observe(sample, f"score_shift.{name}", abs(new - old))
 
 
-def _changed(sample: Sample, change: Callable[[PILImage], PILImage]) -> Sample:
-    """A sample whose pictures are others; one that cannot be opened stays, and fails when asked."""
+def _opened(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Samples with their media decoded, as many at a time as memory allows."""
+    window: list[Sample] = []
+    n_pixels = 0
 
-    def medium(one: Any) -> Any:
+    def counted(image: PILImage) -> PILImage:
+        nonlocal n_pixels
+        n_pixels += image.width * image.height
+        return image
+
+    for sample in samples:
+        window.append(_map_images(sample, counted))
+        if len(window) == _CHUNK or n_pixels >= _MAX_PIXELS:
+            yield window
+            window, n_pixels = [], 0
+    if window:
+        yield window
+
+
+def _map_images(sample: Sample, change: Callable[[PILImage], PILImage]) -> Sample:
+    """Sample with its images and frames changed; media that cannot be opened stay as they are."""
+
+    def changed(part: Any) -> Any:
         try:
-            if isinstance(one, Image):
-                return Image(change(media.open_image(one)))
-            if isinstance(one, Video):
-                frames = media.sample_frames(one, _FRAMES).images()
-                return Video(tuple(Image(change(frame)) for frame in frames), fps=one.fps)
+            if isinstance(part, Image):
+                return Image(change(media.open_image(part)))
+            if isinstance(part, Video):
+                frames = media.sample_frames(part, _N_FRAMES).images()
+                return Video(tuple(Image(change(frame)) for frame in frames), fps=part.fps)
         except MediaError:
-            return one
-        return tuple(map(medium, one)) if isinstance(one, tuple) else one
+            return part
+        return tuple(map(changed, part)) if isinstance(part, tuple) else part
 
-    candidates = tuple(map(medium, sample.candidates))
-    return replace(sample, candidates=candidates, context=tuple(map(medium, sample.context)))
+    candidates = tuple(map(changed, sample.candidates))
+    return replace(sample, candidates=candidates, context=tuple(map(changed, sample.context)))
 
 
-def _means(seen: Sequence[_Seen]) -> dict[str, Metric]:
-    figures: dict[str, list[_Seen]] = {}
-    for one in seen:
-        figures.setdefault(one.figure, []).append(one)
-    found: dict[str, Metric] = {}
-    for name, each in figures.items():
-        values, clusters = [one.value for one in each], [one.cluster for one in each]
-        if {*values} <= {0.0, 1.0}:
-            found[name] = mean_metric(values, clusters)
-        else:
-            interval = mean_interval(values, clusters)
-            found[name] = Metric(sum(values) / len(values), interval, len(values))
-    return found
+def _means(observations: Sequence[_Observation]) -> dict[str, Metric]:
+    figures: dict[str, list[_Observation]] = {}
+    for seen in observations:
+        figures.setdefault(seen.figure, []).append(seen)
+    return {name: _mean(each) for name, each in figures.items()}
+
+
+def _mean(observations: Sequence[_Observation]) -> Metric:
+    values, clusters = zip(*((seen.value, seen.cluster) for seen in observations), strict=True)
+    if {*values} <= {0.0, 1.0}:
+        return mean_metric(values, clusters)
+    return Metric(sum(values) / len(values), mean_interval(values, clusters), len(values))
 
 
 def _calibration(judged: Sequence[JudgedItem]) -> dict[str, Metric]:
-    told = collect_predictions([one.record for one in judged], [one.verdict for one in judged])
-    return {"calibration_error": calibration_error(told), "brier_score": brier_score(told)}
+    predictions = collect_predictions(
+        [item.example for item in judged], [item.verdict for item in judged]
+    )
+    return {
+        "calibration_error": calibration_error(predictions),
+        "brier_score": brier_score(predictions),
+    }
 
 
 def _coarseness(scores: Sequence[float | None]) -> dict[str, Metric]:
-    """Without intervals: a resample has fewer different values than what it is drawn from."""
-    known = [round(one, _DECIMALS) for one in scores if one is not None]
+    """Number and distribution of different scores; no intervals, as resamples have fewer values."""
+    known = [round(score, _DECIMALS) for score in scores if score is not None]
     if not known:
         return {}
     shares = np.unique(known, return_counts=True)[1] / len(known)
@@ -338,4 +369,5 @@ def _coarseness(scores: Sequence[float | None]) -> dict[str, Metric]:
         "score_entropy_bits": float(-(shares * np.log2(shares)).sum()) + 0.0,
         "commonest_score": float(shares.max()),
     }
-    return {name: Metric(one, (math.nan, math.nan), len(known)) for name, one in figures.items()}
+    nothing = (math.nan, math.nan)
+    return {name: Metric(value, nothing, len(known)) for name, value in figures.items()}

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
+from unified_reward.core.extensions import extra
 from unified_reward.core.verdicts import Preferred, Verdict, Winner
 
 
@@ -22,10 +22,33 @@ _Z95 = 1.959963984540054
 _RESAMPLES = 1000
 
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
-HumanTies = Literal["keep", "skip"]
-JudgeTies = Literal["wrong", "half", "calibrated"]
-TieSplit = Literal["halves", "same"]
 Correlation = Literal["spearman", "pearson", "kendall_tau_b", "kendall_tau_c"]
+
+
+@dataclass(frozen=True)
+class TieRules:
+    """Rules for ties in pair accuracies.
+
+    >>> TieRules("keep", "calibrated").row()
+    {'human_ties': 'keep', 'judge_ties': 'calibrated', 'tie_split': 'halves'}
+    """
+
+    human: Literal["keep", "skip"] = "skip"
+    """``skip`` leaves labelled ties out; ``keep`` expects a tie there."""
+    judge: Literal["wrong", "half", "calibrated"] = "half"
+    """Worth of the judge's tie where the label is none: 0 or 0.5. ``calibrated`` is for judges that
+    are never exactly undecided: a tie is a preference within a margin (`tie_threshold`)."""
+    split: Literal["halves", "same"] = "halves"
+    """Items on which the margin is chosen: ``halves`` chooses on one half of the prompts for the
+    other; ``same`` on the items themselves, which flatters, but is what others publish."""
+
+    def row(self) -> dict[str, str]:
+        """JSON of the rules that apply."""
+        split = {"tie_split": self.split} if self.judge == "calibrated" else {}
+        return {"human_ties": self.human, "judge_ties": self.judge, **split}
+
+
+_DEFAULT_TIES = TieRules()
 
 
 @dataclass(frozen=True)
@@ -35,13 +58,13 @@ class Metric:
     value: float
     ci95: tuple[float, float]
     n: int
-    how: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The conventions it was computed by, where there are several."""
+    conventions: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Conventions it was computed by, where there are several."""
 
     def row(self) -> dict[str, Any]:
-        """As JSON; a figure that does not exist is null."""
+        """JSON of the figure; null where it does not exist."""
         value, *sides = (one if math.isfinite(one) else None for one in (self.value, *self.ci95))
-        return {"value": value, "ci95": sides, "n": self.n, **self.how}
+        return {"value": value, "ci95": sides, "n": self.n, **self.conventions}
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -75,13 +98,13 @@ def bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval of a statistic, 95 %, resampling whole clusters with replacement.
 
-    Items of one prompt are not independent, so prompts are drawn, not items.
+    Items of one prompt are not independent, so prompts are resampled, not items.
 
     Args:
         statistic: From item indices, shape (m,), to the figure; NaN resamples are left out.
-        clusters: The cluster of every item, n of them.
-        seed: Seeds the draws.
-        resamples: Number of draws.
+        clusters: Cluster of every item, n of them.
+        seed: Random seed.
+        resamples: Number of resamples.
     """
     members: dict[Hashable, list[int]] = {}
     for i, cluster in enumerate(clusters):
@@ -90,8 +113,8 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     values: list[float] = []
     for _ in range(resamples):
-        drawn = rng.integers(len(groups), size=len(groups))
-        value = statistic(np.concatenate([groups[int(k)] for k in drawn]))
+        resample = rng.integers(len(groups), size=len(groups))
+        value = statistic(np.concatenate([groups[int(k)] for k in resample]))
         if math.isfinite(value):
             values.append(value)
     if not values:
@@ -103,8 +126,9 @@ def bootstrap(
 def mean_metric(points: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0) -> Metric:
     """Mean of points in [0, 1], with its interval.
 
-    Wilson's where items are independent, else bootstrap by cluster; where all points are equal, so
-    that no resample differs, Wilson's for as many trials as there are clusters.
+    The interval is Wilson's where every item has a cluster of its own, else a bootstrap by cluster.
+    Where all points are equal, so that no resample differs, it is Wilson's for as many trials as
+    there are clusters.
     """
     n, n_clusters = len(points), len(set(clusters))
     if n == 0:
@@ -119,7 +143,7 @@ def mean_metric(points: Sequence[float], clusters: Sequence[Hashable], *, seed: 
 def mean_interval(
     values: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of a mean of any values, 95 %, by the draws of `bootstrap`, but faster.
+    """Percentile interval of a mean, 95 %, on the same resamples as `bootstrap`, but faster.
 
     >>> low, high = mean_interval([-1.0, 0.0, 2.0], "abc")
     >>> low <= 1 / 3 <= high
@@ -129,8 +153,9 @@ def mean_interval(
     owner = np.array([places[cluster] for cluster in clusters])
     sums, counts = np.bincount(owner, values), np.bincount(owner)
     rng = np.random.default_rng(seed)
-    drawn = (rng.integers(len(sums), size=len(sums)) for _ in range(_RESAMPLES))
-    low, high = np.percentile([sums[one].sum() / counts[one].sum() for one in drawn], [2.5, 97.5])
+    resamples = (rng.integers(len(sums), size=len(sums)) for _ in range(_RESAMPLES))
+    means = [sums[chosen].sum() / counts[chosen].sum() for chosen in resamples]
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -139,24 +164,20 @@ def pair_points(
     labels: Sequence[Winner],
     *,
     clusters: Sequence[Hashable],
-    human_ties: HumanTies = "skip",
-    judge_ties: JudgeTies = "half",
-    tie_split: TieSplit = "halves",
+    ties: TieRules = _DEFAULT_TIES,
 ) -> list[float | None]:
-    """What every comparison is worth, 0 to 1; None where it does not count. See `pair_accuracy`."""
-    winners: list[Winner | None] = [
-        one.winner if isinstance(one, Preferred) else None for one in verdicts
-    ]
-    if judge_ties == "calibrated":
+    """Points of every comparison, 0 to 1; None where it does not count. See `pair_accuracy`."""
+    winners = [item.winner if isinstance(item, Preferred) else None for item in verdicts]
+    if ties.judge == "calibrated":
         margins = [
-            2 * one.probability - 1 if isinstance(one, Preferred) else 0.0 for one in verdicts
+            2 * item.probability - 1 if isinstance(item, Preferred) else 0.0 for item in verdicts
         ]
-        winners = _with_ties(winners, margins, labels, clusters, tie_split)
+        winners = _with_ties(winners, margins, labels, clusters, ties.split)
     points: list[float | None] = []
     for winner, label in zip(winners, labels, strict=True):
-        half = winner == "tie" and label != "tie" and judge_ties == "half"
+        half = winner == "tie" and label != "tie" and ties.judge == "half"
         point = 0.5 if half else float(winner == label)
-        points.append(None if label == "tie" and human_ties == "skip" else point)
+        points.append(None if label == "tie" and ties.human == "skip" else point)
     return points
 
 
@@ -165,57 +186,40 @@ def pair_accuracy(
     labels: Sequence[Winner],
     *,
     clusters: Sequence[Hashable],
-    human_ties: HumanTies = "skip",
-    judge_ties: JudgeTies = "half",
-    tie_split: TieSplit = "halves",
+    ties: TieRules = _DEFAULT_TIES,
 ) -> Metric:
-    """Share of comparisons in which judge and label name the same better one.
+    """Share of comparisons in which judge and label name the same better candidate.
 
     Args:
-        verdicts: What the judge said; anything but a preference is wrong.
-        labels: What people, or a known world, said. Same length.
-        clusters: The prompt of every comparison.
-        human_ties: ``skip`` leaves labelled ties out; ``keep`` wants a tie there.
-        judge_ties: What a tie is worth where the label is none: nothing, or half. ``calibrated``
-            is for judges that are never exactly undecided: a tie is what they prefer by no more
-            than a margin (`tie_threshold`).
-        tie_split: Where the margin is chosen: ``halves``, on one half of the prompts for the
-            other; ``same``, on the items themselves, as published figures have it and too kind.
+        verdicts: Verdicts of the judge; anything but a preference is wrong.
+        labels: True outcomes, of the same length.
+        clusters: Prompt of every comparison.
+        ties: Rules for ties of judge and label.
 
     Raises:
         ValueError: The lengths differ.
     """
-    points = pair_points(
-        verdicts,
-        labels,
-        clusters=clusters,
-        human_ties=human_ties,
-        judge_ties=judge_ties,
-        tie_split=tie_split,
-    )
+    points = pair_points(verdicts, labels, clusters=clusters, ties=ties)
     counted = [(p, cluster) for p, cluster in zip(points, clusters, strict=True) if p is not None]
-    found = mean_metric([point for point, _ in counted], [cluster for _, cluster in counted])
-    how = {"human_ties": human_ties, "judge_ties": judge_ties}
-    return replace(
-        found, how=how | ({"tie_split": tie_split} if judge_ties == "calibrated" else {})
-    )
+    metric = mean_metric([point for point, _ in counted], [cluster for _, cluster in counted])
+    return replace(metric, conventions=ties.row())
 
 
 def three_way_accuracy(
     verdicts: Sequence[Verdict], labels: Sequence[Winner], *, clusters: Sequence[Hashable]
 ) -> Metric:
     """Share of comparisons with exactly the labelled outcome: first, tie or second."""
-    return pair_accuracy(verdicts, labels, clusters=clusters, human_ties="keep", judge_ties="wrong")
+    return pair_accuracy(verdicts, labels, clusters=clusters, ties=TieRules("keep", "wrong"))
 
 
 def tie_threshold(margins: Sequence[float], labels: Sequence[Winner]) -> float:
-    """The margin up to which a preference is called a tie, so that most outcomes are right.
+    """Margin up to which a preference is called a tie, so that most outcomes are right.
 
-    Deutsch et al. 2023, arXiv:2305.14324, section 5; of thresholds that do equally well the least.
+    Deutsch et al. 2023, arXiv:2305.14324, section 5; the smallest of equally good thresholds.
 
     Args:
         margins: Above 0 where the first is preferred, below where the second is.
-        labels: Of the same length.
+        labels: True outcomes, of the same length.
 
     >>> tie_threshold([0.9, -0.7, 0.1, -0.2], ["first", "second", "tie", "tie"])
     0.2
@@ -226,7 +230,7 @@ def tie_threshold(margins: Sequence[float], labels: Sequence[Winner]) -> float:
     is_tie = np.array([label == "tie" for label in labels])
     is_right = np.array([name == label for name, label in zip(names, labels, strict=True)])
     is_right[sizes == 0] = False
-    # Up to each place in the order a tie is said, and the preference behind it.
+    # Net outcomes gained by calling everything up to each place in the order a tie.
     gains = (is_tie.astype(int) - is_right.astype(int))[order].cumsum()
     ends = np.flatnonzero(np.diff(sizes[order], append=np.inf))
     exact = is_tie[sizes == 0].sum()
@@ -239,16 +243,16 @@ def _with_ties(
     margins: Sequence[float],
     labels: Sequence[Winner],
     clusters: Sequence[Hashable],
-    tie_split: TieSplit,
+    split: Literal["halves", "same"],
 ) -> list[Winner | None]:
-    """Winners with ties by margin, where there is a winner at all."""
+    """Winners with preferences within the margin turned into ties; None stays None."""
     halves = [hashlib.sha256(str(one).encode()).digest()[0] % 2 for one in clusters]
     limits: dict[int, float] = {}
     for half in (0, 1):
         fit = [
             i
             for i, winner in enumerate(winners)
-            if winner and (tie_split == "same" or halves[i] != half)
+            if winner and (split == "same" or halves[i] != half)
         ]
         limits[half] = tie_threshold([margins[i] for i in fit], [labels[i] for i in fit])
     return [
@@ -258,21 +262,21 @@ def _with_ties(
 
 
 def exact_match_accuracy(
-    said: Sequence[str | None], labels: Sequence[str], *, clusters: Sequence[Hashable]
+    answers: Sequence[str | None], labels: Sequence[str], *, clusters: Sequence[Hashable]
 ) -> Metric:
-    """Share of items with exactly the labelled word; None is a wrong one."""
-    points = [float(one == label) for one, label in zip(said, labels, strict=True)]
+    """Share of items with exactly the labelled word; a missing answer (None) is wrong."""
+    points = [float(answer == label) for answer, label in zip(answers, labels, strict=True)]
     return mean_metric(points, clusters)
 
 
 def consistency(verdicts: Sequence[Verdict], *, clusters: Sequence[Hashable]) -> Metric:
     """Share of comparisons asked in both orders in which both named the same winner."""
-    asked = [
+    both_orders = [
         (float(verdict.consistent), cluster)
         for verdict, cluster in zip(verdicts, clusters, strict=True)
         if isinstance(verdict, Preferred) and verdict.consistent is not None
     ]
-    return mean_metric([point for point, _ in asked], [cluster for _, cluster in asked])
+    return mean_metric([point for point, _ in both_orders], [cluster for _, cluster in both_orders])
 
 
 def correlation(
@@ -289,11 +293,11 @@ def correlation(
     1953).
 
     Args:
-        kind: Which.
-        values: The judge's scores; None where it gave none, which are left out.
-        labels: What people, or a known world, said. Same length.
-        clusters: The prompt of every item.
-        seed: Seeds the bootstrap.
+        kind: Coefficient to compute.
+        values: Scores of the judge; items without one (None) are left out.
+        labels: True values, of the same length.
+        clusters: Prompt of every item; the interval resamples prompts.
+        seed: Random seed of the bootstrap.
     """
     answered = [
         (value, label, cluster)
@@ -302,18 +306,21 @@ def correlation(
     ]
     if len(answered) < 3:
         return Metric(math.nan, (math.nan, math.nan), len(answered))
-    said = np.array([one[0] for one in answered])
-    true = np.array([one[1] for one in answered])
+    scores = np.array([item[0] for item in answered])
+    true = np.array([item[1] for item in answered])
 
-    def statistic(drawn: Indices) -> float:
-        return correlation_coefficient(kind, said[drawn], true[drawn])
+    def statistic(indices: Indices) -> float:
+        return correlation_coefficient(kind, scores[indices], true[indices])
 
-    interval = bootstrap(statistic, [one[2] for one in answered], seed=seed)
-    return Metric(correlation_coefficient(kind, said, true), interval, len(answered))
+    interval = bootstrap(statistic, [item[2] for item in answered], seed=seed)
+    return Metric(correlation_coefficient(kind, scores, true), interval, len(answered))
 
 
 def correlation_coefficient(kind: Correlation, x: np.ndarray, y: np.ndarray) -> float:
-    """A correlation without its interval."""
+    """Correlation of two arrays of shape (n,), in [-1, 1]; NaN where either is constant."""
+    with extra("bench"):
+        from scipy import stats
+
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
     if kind in ("kendall_tau_b", "kendall_tau_c"):
@@ -333,19 +340,19 @@ def macro_average(metrics: Sequence[Metric]) -> Metric:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one judge is ahead of another on the same items."""
+    """Lead of the second judge over the first on the same items."""
 
     value: float
     """Mean of the points of the second minus that of the first."""
     ci95: tuple[float, float]
-    """By bootstrap over prompts, the same draws for both."""
+    """Bootstrap over prompts, on the same resamples for both."""
     n: int
     won: int
     """Items in which the second has more points."""
     lost: int
     p_value: float
     """Two-sided sign test over the items that differ; where points are 0 and 1, McNemar's exact
-    test (McNemar 1947, doi:10.1007/BF02295996). It takes items for independent."""
+    test (McNemar 1947, doi:10.1007/BF02295996). It treats items as independent."""
 
 
 def paired_difference(
@@ -353,16 +360,19 @@ def paired_difference(
 ) -> Difference:
     """Test two judges on the same items.
 
-    >>> found = paired_difference([1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1], clusters=range(6))
-    >>> found.won, found.lost, round(found.p_value, 3)
+    >>> difference = paired_difference([1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1], clusters=range(6))
+    >>> difference.won, difference.lost, round(difference.p_value, 3)
     (5, 1, 0.219)
 
     Raises:
         ValueError: The lengths differ, or there is nothing to compare.
     """
+    with extra("bench"):
+        from scipy import stats
+
     gains = [b - a for a, b in zip(first, second, strict=True)]
     if not gains:
-        raise ValueError("there is no item that both judges were asked")
+        raise ValueError("the two judges have no item in common")
     won, lost = sum(one > 0 for one in gains), sum(one < 0 for one in gains)
     p_value = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
     interval = mean_interval(gains, clusters)

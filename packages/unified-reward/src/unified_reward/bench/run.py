@@ -1,13 +1,18 @@
-"""Running a benchmark: items asked in chunks, verdicts kept one a row, figures made of them."""
+"""Run a benchmark: ask its items chunk by chunk, write every verdict as a row, compute figures.
+
+Items are read as they are asked, so that memory does not grow with the media of a benchmark.
+"""
 
 from __future__ import annotations
 
-import json
+import heapq
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,123 +23,257 @@ from unified_reward.bench.benchmark import (
     Metrics,
     item_hash,
 )
+from unified_reward.bench.registry import find_benchmark
 from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Example
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.extensions import extra
+from unified_reward.core.samples import Candidate, Example, Image, Video
 from unified_reward.core.verdicts import Failed, Preferred, Unparsed, Verdict
+from unified_reward.io.atomic import write_json
 from unified_reward.io.journal import Journal
+from unified_reward.io.rows import Row
 from unified_reward.io.run_config import check_run_config
-from unified_reward.io.verdict_rows import read_verdict, verdict_row
+from unified_reward.io.verdict_rows import read_verdict, read_verdict_rows, verdict_row
 
 
 VERDICTS = "verdicts.jsonl"
 _CHUNK = 64
-
-
-class Items(NamedTuple):
-    """The items of a benchmark."""
-
-    records: list[Example]
-    broken: list[str]
-    """What is wrong with the rows of its files that are no items."""
+_N_WORST = 12
 
 
 class Result(NamedTuple):
-    """What a benchmark gave."""
+    """Result of a benchmark."""
 
     report: dict[str, Any]
-    """The bench JSON of the package."""
+    """Figures and counts, the "bench JSON" of the documentation."""
     items: list[JudgedItem]
+    """Every item with its verdict. Media that were in memory are empty; paths are kept."""
+    worst: list[JudgedItem]
+    """The items whose verdicts are furthest from their labels, at most 12, with all their media."""
 
 
-def read_items(protocol: Benchmark, data: Path | None, how: BenchmarkOptions) -> Items:
-    """The items of a benchmark in a folder.
-
-    Raises:
-        ConfigError: It needs a folder, and there is none.
-        DataError: There is no file of this benchmark, or no usable row in it.
-    """
-    records: dict[str, Example] = {}
-    broken: list[str] = []
-    for row in protocol.rows(data, how):
-        if isinstance(row.content, Failed):
-            broken.append(f"row {row.line}: {row.content.error}")
-        elif row.id in records:
-            broken.append(f"row {row.line}: id {row.id!r} stands in another file already")
-        elif isinstance(row.content, Example):
-            records[row.id] = row.content
-    if not records:
-        told = f"; {broken[0]}" if broken else ""
-        raise DataError(f"{data} holds no item of {protocol.name}{told}")
-    return Items([*records.values()], broken)
-
-
-def run(
-    protocol: Benchmark,
+def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
+    name: str | Benchmark,
     judge: BaseJudge,
-    items: Items,
-    how: BenchmarkOptions,
+    data: str | Path | None = None,
     *,
-    out: Path | None = None,
-    progress: Callable[[int], None] = lambda _: None,
+    limit: int | None = None,
+    seed: int = 0,
+    orders: Literal[1, 2] = 2,
+    votes: int = 0,
+    out: str | Path | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Result:
-    """Benchmark a judge.
+    """Measure a judge on a benchmark.
 
     Args:
-        protocol: The benchmark.
-        judge: Anything that judges.
-        items: Of the benchmark.
-        how: Orders, votes and seed.
-        out: Folder for ``verdicts.jsonl`` and ``report.json``; a run that was stopped goes on.
-        progress: Called with the number of items just judged.
+        name: Name of a benchmark (`bench.registry.benchmark_names`), or a `Benchmark`.
+        judge: The judge to measure.
+        data: Folder with the official files of the benchmark, or a hub id ``org/name`` to download
+            them from. None for a benchmark that makes its items, such as ``microworld``.
+        limit: Maximum number of items, sampled by id and seed; items per cell for ``microworld``,
+            default 200. None for all.
+        seed: Random seed of the items sampled and of the half of comparisons asked in swapped
+            order.
+        orders: 2 asks every comparison in both orders and averages, 1 asks once.
+        votes: A comparison is the majority of this many votes, each in a random order, as
+            VL-RewardBench does; 0 for none. A judge answers one order always alike, so that it is
+            asked twice at most.
+        out: Folder for ``verdicts.jsonl``, written as items are judged, and ``report.json``. A run
+            that was stopped continues there.
+        on_progress: Called with the number of items just judged.
+
+    Returns:
+        The report, with 95 % intervals for every metric (accuracies in [0, 1], correlations in
+        [-1, 1]), and the items with their verdicts.
 
     Raises:
-        ConfigError: ``out`` holds verdicts of a run with other settings.
-        DataError: The disk is full; what was judged stays.
+        ConfigError: Unknown benchmark, no folder where it needs one, or ``out`` holds verdicts of
+            a run with different settings.
+        DataError: The folder has none of the official files or no usable row, or ``out`` cannot be
+            written; verdicts written before stay.
+
+    Example:
+        >>> import unified_reward as ur
+        >>> judge = ur.open_judge("scripted:first")
+        >>> report = run_benchmark("microworld", judge, limit=1).report  # 8 cells of one item
+        >>> report["n"], report["metrics"]["consistency"]["value"]
+        (8, 0.0)
     """
-    journal, told = None, dict[str, Verdict]()
+    benchmark = find_benchmark(name) if isinstance(name, str) else name
+    options = BenchmarkOptions(limit, seed, orders, votes)
+    rows = benchmark.read_rows(data_folder(data), options)
+    broken: list[str] = []
+    judged: list[JudgedItem] = []
+    worst: list[JudgedItem] = []
+    folder = Path(out) if out else None
+    for items in _judge_chunks(benchmark, judge, _usable(rows, broken), options, folder):
+        worst = heapq.nlargest(_N_WORST, [*worst, *items], key=lambda item: item.disagreement)
+        judged += [item._replace(example=_without_pixels(item.example)) for item in items]
+        if on_progress:
+            on_progress(len(items))
+    if not judged:
+        reason = f"; {broken[0]}" if broken else ""
+        raise DataError(f"{data} holds no item of {benchmark.name}{reason}")
+    report = _report(benchmark, judge, options, judged, len(broken))
+    if folder:
+        write_json(folder / "report.json", report)
+    return Result(report, judged, worst)
+
+
+def data_folder(data: str | Path | None) -> Path | None:
+    """Folder of the official files; a hub id ``org/name`` that is no folder is downloaded.
+
+    Raises:
+        ConfigError: There is no such folder, and it is no hub id or cannot be downloaded.
+    """
+    if not data or Path(data).exists():
+        return Path(data) if data else None
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(data)):
+        raise ConfigError(f"there is no folder {data}, and it is no hub id (org/name)")
+    with extra("local"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(str(data), repo_type="dataset"))
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise ConfigError(f"{data} is no folder, and cannot be downloaded: {error}") from error
+
+
+def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:
+    """Examples of the rows; what is wrong with the other rows is appended to ``broken``."""
+    seen: set[str] = set()
+    for row in rows:
+        if isinstance(row.content, Failed):
+            broken.append(f"row {row.line}: {row.content.error}")
+        elif row.id in seen:
+            broken.append(f"row {row.line}: duplicate id {row.id!r}, already in another file")
+        elif isinstance(row.content, Example):
+            seen.add(row.id)
+            yield row.content
+
+
+def _judge_chunks(
+    benchmark: Benchmark,
+    judge: BaseJudge,
+    examples: Iterator[Example],
+    options: BenchmarkOptions,
+    out: Path | None,
+) -> Iterator[list[JudgedItem]]:
+    """Judge examples chunk by chunk; the verdicts of a chunk are on disk before it is yielded."""
+    verdicts: dict[str, Verdict] = {}
+    journal = None
     if out:
         file = out / VERDICTS
-        check_run_config(file, {"benchmark": protocol.name, "judge": judge.name, **asdict(how)})
+        config = {"benchmark": benchmark.name, "judge": judge.name, **asdict(options)}
+        check_run_config(file, config)
         journal = Journal(file)
-        told = {row["id"]: read_verdict(row) for row in read_rows(file)}
-    judged: list[JudgedItem] = []
-    for start in range(0, len(items.records), _CHUNK):
-        chunk = items.records[start : start + _CHUNK]
-        todo = [one for one in chunk if one.id not in told]
-        told |= zip([one.id for one in todo], _ask(protocol, judge, todo, how), strict=True)
-        done = [JudgedItem(one, protocol.group(one), told[one.id]) for one in chunk]
+        if file.exists():
+            verdicts |= {row["id"]: read_verdict(row) for row in read_verdict_rows(file)}
+    while chunk := list(islice(examples, _CHUNK)):
+        todo = [example for example in chunk if example.id not in verdicts]
+        answers = _ask(benchmark, judge, todo, options)
+        verdicts |= zip([example.id for example in todo], answers, strict=True)
+        items = [
+            JudgedItem(example, benchmark.group(example), verdicts[example.id]) for example in chunk
+        ]
         if journal:
-            journal.append([_row(one, judge) for one in done if one.record.id not in journal.done])
-        judged += done
-        progress(len(chunk))
-    report = _report(protocol, judge, how, judged, items.broken)
-    if out:
-        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-        (out / "report.json").write_text(text + "\n", "utf-8")
-    return Result(report, judged)
+            new = [item for item in items if item.example.id not in journal.done]
+            journal.append([_row(item, judge) for item in new])
+        yield items
+
+
+def _ask(
+    benchmark: Benchmark,
+    judge: BaseJudge,
+    examples: Sequence[Example],
+    options: BenchmarkOptions,
+) -> list[Verdict]:
+    """Verdicts on the examples; a comparison asked in swapped order has its verdict mirrored."""
+    samples = [example.sample for example in examples]
+    swaps = [
+        benchmark.swap_half
+        and not judge.order_free
+        and sample.form == "compare"
+        and item_hash(f"exchange {sample.id}", options.seed) % 2 == 0
+        for sample in samples
+    ]
+    questions = [
+        sample.swapped() if swap else sample for sample, swap in zip(samples, swaps, strict=True)
+    ]
+    verdicts = [
+        answer.mirrored() if swap and isinstance(answer, Preferred) else answer
+        for answer, swap in zip(
+            judge.ask(questions, orders=2 if options.votes else options.orders), swaps, strict=True
+        )
+    ]
+    if not options.votes:
+        return verdicts
+    return [
+        majority_vote(verdict, options.votes, item_hash(sample.id, options.seed))
+        for verdict, sample in zip(verdicts, samples, strict=True)
+    ]
+
+
+def majority_vote(verdict: Verdict, votes: int, seed: int) -> Verdict:
+    """Majority of votes on a comparison asked in both orders, each vote in a random order.
+
+    A judge answers one order always alike, so votes are sampled from its two answers. Equally many
+    votes for two outcomes are a tie. A verdict without orders is returned as it is.
+
+    Args:
+        verdict: Verdict on a comparison, with both orders.
+        votes: Number of votes, >= 1.
+        seed: Random seed.
+    """
+    if not isinstance(verdict, Preferred) or not verdict.orders:
+        return verdict
+    sampled = np.random.default_rng(seed).integers(len(verdict.orders), size=votes)
+    counts = Counter(verdict.orders[int(i)].winner for i in sampled)
+    (winner, most), *others = counts.most_common()
+    if any(n == most for _, n in others):
+        winner = "tie"
+    first, tie, second = (float(winner == name) for name in ("first", "tie", "second"))
+    return Preferred(first, tie, second, text=verdict.text, orders=verdict.orders)
+
+
+def _without_pixels(example: Example) -> Example:
+    """Copy of an example whose media in memory are empty; paths are kept."""
+    sample = example.sample
+    candidates = tuple(map(_empty_in_memory, sample.candidates))
+    context: Any = tuple(map(_empty_in_memory, sample.context))
+    return replace(example, sample=replace(sample, candidates=candidates, context=context))
+
+
+def _empty_in_memory(part: Candidate) -> Candidate:
+    if isinstance(part, tuple):
+        return tuple(_empty_in_memory(inner) for inner in part)  # type: ignore[return-value]
+    if isinstance(part, Image | Video) and not isinstance(part.source, str | Path):
+        return type(part)(b"")
+    return part
 
 
 def _report(
-    protocol: Benchmark,
+    benchmark: Benchmark,
     judge: BaseJudge,
-    how: BenchmarkOptions,
+    options: BenchmarkOptions,
     judged: Sequence[JudgedItem],
-    broken: Sequence[str],
+    n_broken: int,
 ) -> dict[str, Any]:
-    metrics, groups = protocol.measure(judged)
-    verdicts = [one.verdict for one in judged]
+    metrics, groups = benchmark.compute_metrics(judged)
+    verdicts = [item.verdict for item in judged]
     return {
-        "name": protocol.name,
+        "name": benchmark.name,
         "judge": judge.name,
         "family": judge.family,
-        "orders": how.orders,
-        "seed": how.seed,
+        "orders": options.orders,
+        "seed": options.seed,
         "n": len(judged),
-        "n_unparsed": sum(isinstance(one, Unparsed) for one in verdicts),
-        "n_failed": sum(isinstance(one, Failed) for one in verdicts),
-        **({"n_broken_rows": len(broken)} if broken else {}),
-        **({"votes": how.votes} if how.votes else {}),
+        "n_unparsed": sum(isinstance(verdict, Unparsed) for verdict in verdicts),
+        "n_failed": sum(isinstance(verdict, Failed) for verdict in verdicts),
+        **({"n_broken_rows": n_broken} if n_broken else {}),
+        **({"votes": options.votes} if options.votes else {}),
         "metrics": _rows(metrics),
         "groups": {name: _rows(group) for name, group in groups.items()},
     }
@@ -144,54 +283,10 @@ def _rows(metrics: Metrics) -> dict[str, Any]:
     return {name: metric.row() for name, metric in metrics.items()}
 
 
-def _ask(
-    protocol: Benchmark, judge: BaseJudge, records: Sequence[Example], how: BenchmarkOptions
-) -> list[Verdict]:
-    """Verdicts as if every item was asked as it stands in the file."""
-    samples = [one.sample for one in records]
-    turned = [
-        protocol.exchange
-        and not judge.order_free
-        and sample.form == "compare"
-        and item_hash(f"exchange {sample.id}", how.seed) % 2 == 0
-        for sample in samples
-    ]
-    asked = [one.swapped() if turn else one for one, turn in zip(samples, turned, strict=True)]
-    verdicts = judge.ask(asked, orders=2 if how.votes else how.orders)
-    found = [
-        one.mirrored() if turn and isinstance(one, Preferred) else one
-        for one, turn in zip(verdicts, turned, strict=True)
-    ]
-    if how.votes:
-        names = [one.id for one in samples]
-        found = [
-            majority_vote(one, how.votes, item_hash(n, how.seed))
-            for one, n in zip(found, names, strict=True)
-        ]
-    return found
-
-
-def majority_vote(verdict: Verdict, votes: int, seed: int) -> Verdict:
-    """The majority of votes, each in an order drawn by lot; one order is answered always alike.
-
-    Of equally many votes for two outcomes, a tie.
-    """
-    if not isinstance(verdict, Preferred) or not verdict.orders:
-        return verdict
-    drawn = np.random.default_rng(seed).integers(len(verdict.orders), size=votes)
-    counts = Counter(verdict.orders[int(i)].winner for i in drawn)
-    (winner, most), *others = counts.most_common()
-    if any(n == most for _, n in others):
-        winner = "tie"
-    first, tie, second = (float(winner == name) for name in ("first", "tie", "second"))
-    return Preferred(first, tie, second, text=verdict.text, orders=verdict.orders)
-
-
 def _row(item: JudgedItem, judge: BaseJudge) -> dict[str, Any]:
-    """A verdict row with what the item is held against."""
-    record = item.record
-    row = verdict_row(record.id, item.verdict, judge=judge.name, family=judge.family)
-    target = record.target
+    """Verdict row with the label, group and cluster of the item."""
+    row = verdict_row(item.example.id, item.verdict, judge=judge.name, family=judge.family)
+    target = item.target
     return row | {
         "benchmark": {
             "group": item.group,
@@ -201,11 +296,3 @@ def _row(item: JudgedItem, judge: BaseJudge) -> dict[str, Any]:
             "aspects": dict(target.aspects),
         }
     }
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file of verdicts; none where there is no file."""
-    if not file.exists():
-        return []
-    with file.open("rb") as lines:
-        return [json.loads(line) for line in lines]

@@ -40,7 +40,7 @@ def audit(
         raise DataError(f"{data} has no usable item{f': {broken[0]}' if broken else ''}")
     opened = judge.open(truth=examples)
     with bar("audit", None) as advance:
-        audited = run_audit(opened, examples, advance)
+        audited = run_audit(opened, examples, on_progress=advance)
     report = {**audited.report, "n_broken_rows": len(broken)}
     if out:
         write_json(out / "audit.json", report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +12,11 @@ from rich.table import Table
 from unified_reward.bench.benchmark import BenchmarkOptions
 from unified_reward.bench.diff import compare_runs
 from unified_reward.bench.page import write_page
-from unified_reward.bench.protocols import PROTOCOLS
-from unified_reward.bench.run import read_items
-from unified_reward.bench.run import run as run_benchmark
+from unified_reward.bench.registry import find_benchmark
+from unified_reward.bench.run import data_folder, run_benchmark
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
-from unified_reward.core.errors import ConfigError
-from unified_reward.core.extensions import extensions, extra, load_extension, missing_hint
+from unified_reward.core.samples import Example
 
 
 @options.opens_judge
@@ -46,15 +43,23 @@ def bench(
     as_json: options.JsonOption = False,
 ) -> None:
     """Run a benchmark on a judge: metrics with sample sizes and 95 % intervals."""
-    names = [*PROTOCOLS, *extensions("benchmarks")]
-    benchmark = PROTOCOLS.get(on) or load_extension("benchmarks", on)
-    if benchmark is None:
-        raise ConfigError(f"no benchmark {on!r}; there are {', '.join(names)}{missing_hint(on)}")
+    benchmark, folder = find_benchmark(on), data_folder(data)
     config = BenchmarkOptions(limit, seed, options.orders_of(orders), votes)
-    items = read_items(benchmark, _folder(data), config)
-    opened = judge.open(truth=items.records, opens_media=False)
-    with bar(on, len(items.records)) as advance:
-        result = run_benchmark(benchmark, opened, items, config, out=out, progress=advance)
+    rows = benchmark.read_rows(folder, config)
+    truth = (row.content for row in rows if isinstance(row.content, Example))
+    opened = judge.open(truth=truth, opens_media=False)
+    with bar(on, None) as advance:
+        result = run_benchmark(
+            benchmark,
+            opened,
+            folder,
+            limit=limit,
+            seed=seed,
+            orders=config.orders,
+            votes=votes,
+            out=out,
+            on_progress=advance,
+        )
     if out:
         write_page(benchmark, result, out / "page.html")
     if as_json:
@@ -84,19 +89,3 @@ def bench_diff(
             title = "" if i else group
             table.add_row(title, name, *values, f"{low} to {high}", p_value, str(row["n"]))
     Console().print(table)
-
-
-def _folder(data: str) -> Path | None:
-    """Folder of the files, downloaded from the hub if the text is a hub id."""
-    if not data or Path(data).exists():
-        return Path(data) if data else None
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", data):
-        raise ConfigError(f"there is no folder {data}, and it is not a hub id (org/name)")
-    with extra("local"):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    try:
-        return Path(snapshot_download(data, repo_type="dataset"))
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise ConfigError(f"{data} is not a folder and cannot be downloaded: {error}") from error

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unified_reward.core.errors import ConfigError, DataError, MediaError
+from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources import read_source
@@ -260,8 +261,9 @@ def _jsonl(out: Path) -> Iterator[_Write]:
 
 @contextmanager
 def _parquet(out: Path) -> Iterator[_Write]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with extra("bench"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     medium = pa.struct({"path": pa.string(), "bytes": pa.large_binary()})
     columns = dict.fromkeys((*_TEXTS, *_NESTED, *_OPTIONAL), pa.string())
@@ -328,8 +330,9 @@ _WRITERS = {".jsonl": _jsonl, ".parquet": _parquet, ".tar": _tars, "": _tars}
 
 
 def _parquet_rows(path: Path) -> Iterator[_Packed | Failed]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with extra("bench"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)

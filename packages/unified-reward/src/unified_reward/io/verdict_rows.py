@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import DataError
@@ -74,6 +76,25 @@ def _preference_row(verdict: Preferred) -> dict[str, Any]:
         "p_second": verdict.p_second,
         "probability": verdict.probability,
     }
+
+
+def read_verdict_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the rows of a file of verdicts, one a line.
+
+    Raises:
+        DataError: The file cannot be read, or a line is no row with an id; names the line.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                row = json.loads(line)
+                if not isinstance(row, dict) or "id" not in row:
+                    raise DataError(f"{path} line {number} is no verdict row with an id")
+                yield row
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{path} holds a line that is not JSON: {error}") from error
 
 
 def read_verdict(row: Mapping[str, Any]) -> Verdict:

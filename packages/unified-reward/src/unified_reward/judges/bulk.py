@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.errors import DataError
+from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.journal import Journal
@@ -164,11 +165,9 @@ class _Actor:
 
 
 def _on_ray(work: Work, chunks: Iterator[list[Line]], workers: int) -> Iterator[Rows]:
-    try:
+    with extra("ray"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise ConfigError("engine ray needs Ray: pip install 'unified-reward[ray]'") from error
     items = [{"chunk": json.dumps([vars(one) for one in chunk])} for chunk in chunks]
     if not items:
         return

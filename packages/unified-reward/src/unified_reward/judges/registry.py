@@ -20,6 +20,7 @@ from unified_reward.core.extensions import (
     checkpoint_path,
     checkpoints,
     extensions,
+    extra,
     load_extension,
     missing_hint,
 )
@@ -216,7 +217,8 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
     elif options.family is not None:
         card = replace(card, family=options.family)
     prompts.family(card.family)
-    from unified_reward.backends.hf_vlm import load_vlm
+    with extra("local"):
+        from unified_reward.backends.hf_vlm import load_vlm
 
     model = load_vlm(
         folder if folder.is_dir() else reference,
@@ -229,7 +231,8 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
     model.name = reference
     if card.head is None:
         return GenerativeJudge(model, card)
-    from unified_reward.backends.value_head import load_scalar
+    with extra("local"):
+        from unified_reward.backends.value_head import load_scalar
 
     values, uncertain = 1 + len(card.head.aspects), card.head.uncertain
     return ScalarJudge(load_scalar(folder, model, values=values, uncertain=uncertain), card)
@@ -249,7 +252,8 @@ def _open_scorer(name: str, weights: str, options: JudgeOptions) -> Scorer:
             f"{name} needs its weights, a folder or one of {', '.join(kind.card.weights)}: "
             f"{name}:WEIGHTS"
         )
-    from unified_reward.scorers.loading import fetched, load_system
+    with extra("local"):
+        from unified_reward.scorers.loading import fetched, load_system
 
     return load_system(
         kind,

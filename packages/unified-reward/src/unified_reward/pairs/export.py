@@ -17,6 +17,7 @@ from typing import Any
 
 from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError, MediaError
+from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Candidate, Image, PreferencePair, Task, Video
 from unified_reward.data.check import files
 from unified_reward.data.pack import replacing
@@ -223,8 +224,9 @@ def _save_json(made: _Rows, path: Path, _form: Format) -> None:
 
 
 def _save_parquet(made: _Rows, path: Path, form: Format) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with extra("bench"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     schema = _schema(form)
     with pq.ParquetWriter(path, schema) as file:
@@ -234,8 +236,9 @@ def _save_parquet(made: _Rows, path: Path, form: Format) -> None:
 
 def _schema(form: Format) -> Any:
     """Columns that ``datasets`` knows again: pictures of ``trl`` come back as pictures."""
-    from datasets import Features, List, Value
-    from datasets import Image as ImageColumn
+    with extra("train"):
+        from datasets import Features, List, Value
+        from datasets import Image as ImageColumn
 
     text, held, score, label = map(Value, ("string", "binary", "float64", "int64"))
     said = List({"role": text, "content": text})

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unified_reward.core.extensions import extra
+
 
 Game = tuple[int, int, float | None]
 """Two players and the probability that the first wins; None where nobody knows."""
@@ -51,7 +53,8 @@ def strengths(items: Sequence[int], games: Sequence[Game]) -> dict[int, float]:
     >>> round(found[0] - found[1], 1)
     1.1
     """
-    import choix
+    with extra("bench"):
+        import choix
 
     place = {item: k for k, item in enumerate(items)}
     wins = _DRAWN * (1 - np.eye(len(items)))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import extra
 
 
 if TYPE_CHECKING:
@@ -101,13 +102,15 @@ def load(
         ModelError: The policy cannot be loaded, or is neither text-to-image nor text-to-video.
     """
     if is_pipeline(source):
-        from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline
+        with extra("diffusion"):
+            from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline
 
         denoising = sampling_options(source, Denoising, options)
         pipeline = load_pipeline(source, device=device, dtype=dtype)
         return DiffusionPolicy(pipeline, denoising, name=str(source), batch_size=batch_size or 4)
-    from unified_reward.backends.hf_vlm import load_vlm
-    from unified_reward.policies.vlm import VLMPolicy
+    with extra("local"):
+        from unified_reward.backends.hf_vlm import load_vlm
+        from unified_reward.policies.vlm import VLMPolicy
 
     sampling = sampling_options(source, Sampling, options)
     return VLMPolicy(load_vlm(source, device=device, dtype=dtype, batch_size=batch_size), sampling)
@@ -155,7 +158,8 @@ def is_pipeline(source: str | Path) -> bool:
     """True if the folder or hub repository has the ``model_index.json`` of a diffusers pipeline."""
     if Path(source).is_dir():
         return (Path(source) / "model_index.json").is_file()
-    from huggingface_hub import hf_hub_download
+    with extra("local"):
+        from huggingface_hub import hf_hub_download
 
     try:
         return bool(hf_hub_download(str(source), "model_index.json"))

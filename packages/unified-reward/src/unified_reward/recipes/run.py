@@ -21,6 +21,7 @@ import yaml
 from accelerate import PartialState
 
 from unified_reward.bench.calibration import fit_calibration
+from unified_reward.bench.run import run_benchmark
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
@@ -38,7 +39,6 @@ from unified_reward_lab.alignment import (
     write_candidates,
     write_pairs,
 )
-from unified_reward_lab.bench import microworld
 from unified_reward_lab.bench.showcase import Showcase, write_showcase
 from unified_reward_lab.examples import CELLS, EDITING
 from unified_reward_lab.microworld import make_example
@@ -336,7 +336,9 @@ def _calibrated(folder: Path, items: CalibrationItems, cells: Sequence[str]) -> 
 
 
 def _measure(folder: Path, asked: MicroworldBench) -> dict[str, Any]:
-    return microworld.evaluate(open_judge(folder), n=asked.n, seed=asked.seed, orders=asked.orders)
+    return run_benchmark(
+        "microworld", open_judge(folder), limit=asked.n, seed=asked.seed, orders=asked.orders
+    ).report
 
 
 def _cells(bench: dict[str, Any] | None) -> dict[str, Any]:

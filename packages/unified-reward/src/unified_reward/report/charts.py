@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unified_reward.core.extensions import extra
+
 
 _TEXT, _LINE = "#010203", "#010204"
 _SERIES = ("#010300", "#010301", "#010302", "#010303")
@@ -29,8 +31,9 @@ def line_chart(lines: Sequence[Sequence[tuple[float, float]]], *, salt: str) -> 
         lines: A point that is not finite is a gap.
         salt: Seed of the ids in the SVG; must differ between the charts of a page.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    with extra("report"):
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10}):
         figure = Figure(figsize=(5.2, 2.9), layout="constrained", facecolor="none")

@@ -5,11 +5,10 @@ Each file is one system: its card, what of a sample it sees, its tensors by name
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.extensions import extensions, load_extension
+from unified_reward.core.extensions import extensions, load_extension, require
 
 
 if TYPE_CHECKING:
@@ -56,4 +55,4 @@ def system(name: str) -> type[Scorer]:
             raise ConfigError(f"there is no scorer {name!r}; there are {', '.join(scorer_names())}")
         return added
     file, kind = SYSTEMS[name]
-    return getattr(import_module(f"unified_reward.scorers.{file}"), kind)
+    return getattr(require("local", f"unified_reward.scorers.{file}"), kind)

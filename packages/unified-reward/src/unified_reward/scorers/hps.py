@@ -27,6 +27,7 @@ from unified_reward.checkpoints.tensor_keys import (
     square_side,
 )
 from unified_reward.core.errors import ModelError
+from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Task
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import CONTEXT, ClipScorer
@@ -120,12 +121,8 @@ class _HPS(ClipScorer):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        try:
+        with extra("local"):  # HPS is released without a vocabulary; open_clip has it
             from open_clip.tokenizer import SimpleTokenizer
-        except ImportError as error:
-            raise ModelError(
-                "HPS is released without a vocabulary; pip install open_clip_torch, which has it"
-            ) from error
         return SimpleTokenizer(context_length=CONTEXT)
 
     def token_ids(self, prompts: Sequence[str]) -> Tensor:

@@ -25,16 +25,16 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from unified_reward import policies
 from unified_reward.backends.chat import Chat
-from unified_reward.core.errors import ConfigError, DataError, MediaError, ModelError
+from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.samples import Image, PreferencePair, Video
 from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.vlm import VLMPolicy, build_request
 from unified_reward.train.optim import (
-    MuonFactory,
+    FiniteTrainer,
     OptimConfig,
     check_lora_targets,
-    last_checkpoint,
     lora_config,
+    optimizer_factory,
     run_trainer,
     training_arguments,
 )
@@ -141,35 +141,8 @@ class Collator:
         return {**inputs, "completion_mask": mask}
 
 
-class _Trainer(DPOTrainer):
-    """TRL's trainer, which stops before a step whose loss or gradient is not finite."""
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,  # noqa: FBT001, FBT002  its signature is the trainer's
-        num_items_in_batch: Tensor | None = None,
-    ) -> Any:
-        """Mean loss of the pairs of the batch, in nats."""
-        loss: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        self._check_finite(loss.detach(), "loss")
-        return loss
-
-    def _clip_grad_norm(self, model: Any) -> Any:
-        norm: Any = super()._clip_grad_norm(model)
-        if norm is not None:  # DeepSpeed may know it only after the step
-            self._check_finite(norm, "gradient")
-        return norm
-
-    def _check_finite(self, value: Any, what: str) -> None:
-        if not math.isfinite(float(value)):
-            newest = last_checkpoint(Path(self.args.output_dir or ""))
-            saved = f"the last checkpoint is {newest}" if newest else "no checkpoint was saved"
-            raise ModelError(
-                f"the {what} of step {self.state.global_step + 1} is not finite; {saved}; "
-                "use a lower learning rate"
-            )
+class _DPOTrainer(FiniteTrainer, DPOTrainer):
+    """TRL's trainer, which aborts before a step whose loss or gradient is not finite."""
 
 
 def align_vlm(
@@ -285,7 +258,7 @@ def _fit(
     )
     processes = PartialState().num_processes
     n = optim.steps * optim.accumulate * optim.batch_size * processes
-    trainer = _Trainer(
+    trainer = _DPOTrainer(
         model=model,
         # Without its adapters a model is its own reference.
         ref_model=None if optim.lora_rank else copy.deepcopy(model),
@@ -298,8 +271,8 @@ def _fit(
         processing_class=prompts.chat.processor,
         peft_config=lora_config(optim),
     )
-    if optim.muon_lr:
-        trainer.optimizer_cls_and_kwargs = cast("Any", (MuonFactory, {"config": optim}))
+    if optim.muon_lr:  # TRL's constructor takes no factory
+        trainer.optimizer_cls_and_kwargs = optimizer_factory(optim)
     losses = run_trainer(trainer, optim, "aligning")
     history = [step for step in trainer.state.log_history if "loss" in step]
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)

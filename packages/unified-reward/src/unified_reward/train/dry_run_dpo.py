@@ -142,7 +142,7 @@ def _of_microworld(pixels: int) -> dict[str, AnswerPair]:
     made: dict[str, AnswerPair] = {}
     for task in VLMPolicy.tasks:
         one = policy_prompt(task, split="train", seed=0, index=0)
-        question = cast("Question", one.wanted)
+        question = cast("Question", one.target)
         wrong = random_reply(question, "wrong", np.random.default_rng(0), split="train").text
         context = tuple(_enlarged(part, math.isqrt(pixels)) for part in one.context)
         made[task.value] = AnswerPair(one.prompt, context, question.answer, wrong)

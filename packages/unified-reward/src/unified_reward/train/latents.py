@@ -1,42 +1,49 @@
-"""Preference pairs of pictures or clips as latents and conditions, made once and kept on disk.
+"""Preference pairs of images or videos as latents and prompt embeddings, made once, kept on disk.
 
-Knows nothing of how they are learned from.
+Knows nothing of the loss.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import ImageOps
 from rich.progress import track
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.samples import Candidate, Image, PreferencePair, Video
+from unified_reward.io.atomic import write_bytes
 from unified_reward.train.denoisers import Denoiser
+
+
+_FRAME_RULE = "linspace_inclusive"
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """How large encoded media are; None: as those of the first pair that can be read."""
+    """Size of encoded media; None for that of the first pair that can be read."""
 
     height: int | None = None
-    """In pixels, as is the width; what is larger is scaled and cut at the centre."""
+    """Pixels; larger media are scaled and cropped at the centre, here and in width."""
     width: int | None = None
+    """Pixels."""
     frames: int | None = None
-    """Of a clip, ``linspace_inclusive``."""
+    """Frames of a video, sampled by ``linspace_inclusive``."""
 
 
 class EncodedPairs:
-    """Pairs as files of ``chosen``, ``rejected`` and what the network sees of the prompt."""
+    """Pairs as files of ``chosen`` and ``rejected`` latents and the embeddings of the prompt."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
@@ -45,12 +52,12 @@ class EncodedPairs:
         return len(self._files)
 
     def batch(
-        self, places: Sequence[int], device: torch.device
+        self, indices: Sequence[int], device: torch.device
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents of B chosen and B rejected samples, and the condition of both."""
-        rows = [load_file(self._files[i]) for i in places]
-        told = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
-        return told.pop("chosen"), told.pop("rejected"), told
+        rows = [load_file(self._files[i]) for i in indices]
+        columns = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
+        return columns.pop("chosen"), columns.pop("rejected"), columns
 
 
 @torch.no_grad()
@@ -61,117 +68,151 @@ def encode_pairs(
     resolution: Resolution,
     log: Callable[[str], None],
 ) -> EncodedPairs:
-    """Encode pairs that are not encoded in the folder yet; those that cannot be are left out.
+    """Encode the pairs that the folder does not have yet; those that cannot be are left out.
 
     Args:
-        pairs: Of the task of the pipeline.
-        denoiser: Makes latents and conditions.
-        folder: Where they are kept; its files belong to this pipeline and extent.
-        extent: How large they are to be.
-        log: Told why a pair is left out: media that cannot be read, a prompt with more tokens
-            than are read, candidates with the same pixels.
+        pairs: Pairs of the pipeline's task.
+        denoiser: Computes latents and prompt embeddings.
+        folder: Folder of the files, which belong to this pipeline and resolution.
+        resolution: Size of the media.
+        log: Called with the reason for each pair that is left out: media that cannot be read, a
+            prompt longer than the text encoder reads, candidates with the same pixels.
 
     Raises:
+        ConfigError: Height or width does not fit the pipeline.
         DataError: No pair is left, or the folder cannot be written.
     """
-    resolution = resolve_resolution(resolution, pairs, denoiser.size_multiple)
+    paths = [
+        folder / f"{hashlib.sha256(p.id.encode()).hexdigest()[:32]}.safetensors" for p in pairs
+    ]
+    missing = [not _is_complete(path) for path in paths]
+    first = first_readable(pairs, resolution) if any(missing) else None
+    resolution = resolve_resolution(resolution, first, denoiser.size_multiple)
+    # Several pairs of one prompt usually follow each other.
+    encode_prompt = lru_cache(maxsize=16)(lambda prompt: denoiser.encode_prompts([prompt]))
     files: list[Path] = []
-    for pair in track(pairs, description="encoding pairs", disable=len(pairs) < 100):
-        path = folder / f"{hashlib.sha256(pair.id.encode()).hexdigest()[:32]}.safetensors"
-        if not _is_whole(path):
+    todo = track(
+        zip(pairs, paths, missing, strict=True),
+        description="encoding pairs",
+        total=len(pairs),
+        disable=len(pairs) < 100,
+    )
+    for pair, path, is_missing in todo:
+        if is_missing:
             try:
-                row = _encoded(pair, denoiser, resolution)
+                opened = first.clip if first and first.pair is pair else None
+                row = _encode(pair, denoiser, resolution, encode_prompt, opened)
             except (MediaError, DataError) as error:
                 log(f"pair {pair.id!r}: {error}")
                 continue
-            _write(path, row)
+            write_bytes(path, save(row))
         files.append(path)
     if not files:
-        raise DataError("no pair is left to learn from; see what was told of each")
+        raise DataError("no pair is left to learn from; the reasons are logged for each")
     return EncodedPairs(files)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     try:
         return path.is_file() and bool(load_file(path))
     except SafetensorError:
         return False
 
 
-def _write(path: Path, row: Mapping[str, Tensor]) -> None:
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: one.cpu().contiguous() for name, one in row.items()}, part)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be written: {error}") from error
-
-
-def _encoded(pair: PreferencePair, denoiser: Denoiser, resolution: Resolution) -> dict[str, Tensor]:
-    if over := denoiser.prompt_overflow(pair.prompt):
-        raise DataError(f"its prompt has {over[0]} tokens, and the text encoder reads {over[1]}")
-    two = torch.stack(
-        [_pixels(one, resolution, denoiser.temporal_stride) for one in (pair.chosen, pair.rejected)]
-    )
+def _encode(
+    pair: PreferencePair,
+    denoiser: Denoiser,
+    resolution: Resolution,
+    encode_prompt: Callable[[str], dict[str, Tensor]],
+    opened: media.SampledFrames | None,
+) -> dict[str, Tensor]:
+    if overflow := denoiser.prompt_overflow(pair.prompt):
+        n, limit = overflow
+        raise DataError(f"its prompt has {n} tokens, and the text encoder reads {limit}")
+    clips = [opened or _frames(pair.chosen, resolution.frames)]
+    clips.append(_frames(pair.rejected, resolution.frames))
+    stride = denoiser.temporal_stride
+    pixels = [_pixels(clip, resolution, stride) for clip in clips]
+    two = torch.stack(pixels if isinstance(pair.chosen, Video) else [p[:, 0] for p in pixels])
     if torch.equal(two[0], two[1]):
-        raise DataError("its chosen and rejected one have the same pixels")
+        raise DataError("chosen and rejected have the same pixels")
     vae = denoiser.pipeline.vae
     chosen, rejected = denoiser.encode_pixels((two / 127.5 - 1).to(vae.device)).float()
-    condition = denoiser.encode_prompts([pair.prompt])
-    return {"chosen": chosen, "rejected": rejected} | {k: v[0] for k, v in condition.items()}
+    condition = {name: value[0] for name, value in encode_prompt(pair.prompt).items()}
+    row = {"chosen": chosen, "rejected": rejected, **condition}
+    return {name: value.cpu().contiguous() for name, value in row.items()}
+
+
+class FirstReadable(NamedTuple):
+    """The first pair whose chosen image or video can be read, with its frames."""
+
+    pair: PreferencePair
+    clip: media.SampledFrames
+
+
+def first_readable(pairs: Sequence[PreferencePair], resolution: Resolution) -> FirstReadable | None:
+    """Open chosen media up to the first that can be read, if the resolution leaves anything open.
+
+    Returns:
+        The pair; None if no size is missing, or nothing can be read.
+    """
+    for pair in pairs:
+        is_video = isinstance(pair.chosen, Video)
+        if resolution.height and resolution.width and (resolution.frames or not is_video):
+            return None
+        try:
+            return FirstReadable(pair, _frames(pair.chosen, resolution.frames))
+        except (MediaError, DataError):
+            continue
+    return None
 
 
 def resolve_resolution(
-    resolution: Resolution, pairs: Sequence[PreferencePair], block: int
+    resolution: Resolution, first: FirstReadable | None, size_multiple: int
 ) -> Resolution:
-    """The extent with what it leaves open taken from the first picture or clip that opens.
+    """Fill in missing sides and frames from the first pair, see `first_readable`.
 
     Raises:
-        ConfigError: A side is no multiple of the block.
+        ConfigError: A side is not a multiple of ``size_multiple``.
     """
-    for pair in pairs:
-        try:
-            clip = _clip(pair.chosen, 1)
-        except (MediaError, DataError):
-            continue
-        height, width = clip.pixels.shape[1:3]
+    if first:
+        height, width = first.clip.pixels.shape[1:3]
         resolution = Resolution(
-            resolution.height or height // block * block,
-            resolution.width or width // block * block,
-            resolution.frames or clip.n_source,
+            resolution.height or height // size_multiple * size_multiple,
+            resolution.width or width // size_multiple * size_multiple,
+            resolution.frames or first.clip.n_source,
         )
-        break
     sides = (resolution.height, resolution.width)
-    if any(one is not None and (not one or one % block) for one in sides):
+    if any(side is not None and (not side or side % size_multiple) for side in sides):
         raise ConfigError(
-            f"height and width are multiples of {block} above 0 for this pipeline, "
+            f"height and width must be multiples of {size_multiple} above 0 for this pipeline, "
             f"not {resolution.height} and {resolution.width}"
         )
     return resolution
 
 
-def padding_frames(frames: int, rest: int | None) -> int:
-    """How often the last frame comes again, so that there is one more than a multiple of rest."""
-    return -(frames - 1) % (rest or 1)
+def padding_frames(frames: int, temporal_stride: int | None) -> int:
+    """Repeats of the last frame that make ``k * temporal_stride + 1`` frames of so many."""
+    return -(frames - 1) % (temporal_stride or 1)
 
 
-def _clip(shown: Candidate, n: int) -> media.SampledFrames:
-    """A clip of n frames; a picture is one of one frame."""
-    if isinstance(shown, Video):
-        return media.sample_frames(shown, n)
-    if isinstance(shown, Image):
-        return media.SampledFrames(np.asarray(media.open_image(shown))[None], None, 1)
-    raise DataError("a candidate of several parts cannot be drawn")
+def _frames(candidate: Candidate, n: int | None) -> media.SampledFrames:
+    """Sample n frames of a video, or take all for None; an image is one frame."""
+    if isinstance(candidate, Video):
+        return media.select_frames(
+            candidate, lambda length, _: media.frame_indices(length, n or length, _FRAME_RULE)
+        )
+    if isinstance(candidate, Image):
+        return media.SampledFrames(np.asarray(media.open_image(candidate))[None], None, 1)
+    raise DataError("a candidate of several parts cannot be generated by a pipeline")
 
 
-def _pixels(shown: Candidate, resolution: Resolution, rest: int | None) -> Tensor:
-    """Values 0 to 255, shape (3, H, W), or (3, T, H, W) of a clip."""
+def _pixels(
+    clip: media.SampledFrames, resolution: Resolution, temporal_stride: int | None
+) -> Tensor:
+    """Pixels in [0, 255] at the resolution, padded with the last frame. Shape (3, T, H, W)."""
     size = (resolution.width or 0, resolution.height or 0)
-    told = [
-        one if one.size == size else ImageOps.fit(one, size)
-        for one in _clip(shown, resolution.frames or 1).images()
-    ]
-    told += told[-1:] * padding_frames(len(told), rest)
-    pixels = torch.from_numpy(np.stack([np.asarray(one) for one in told])).movedim(-1, 0).float()
-    return pixels if isinstance(shown, Video) else pixels[:, 0]
+    frames = [frame if frame.size == size else ImageOps.fit(frame, size) for frame in clip.images()]
+    frames += frames[-1:] * padding_frames(len(frames), temporal_stride)
+    pixels = torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]))
+    return pixels.movedim(-1, 0).float()

@@ -1,4 +1,4 @@
-"""Losses of scalar judges, in nats and meaned over the batch, and of denoisers: pure functions."""
+"""Loss functions: of scalar judges, in nats and averaged over the batch, and of denoisers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, so
 
 
 RANKING_TEMPERATURE = 0.1
-"""Of the whole scale: what a difference of expected scores is divided by before it is ranked."""
+"""Divides the difference of two expected scores in [0, 1] before they are ranked."""
 
 
 def bradley_terry(difference: Tensor, outcome: Tensor) -> Tensor:
@@ -37,43 +37,50 @@ def rao_kupper(difference: Tensor, outcome: Tensor, margin: Tensor) -> Tensor:
     """
     first, second = logsigmoid(difference - margin), logsigmoid(-difference - margin)
     tie = torch.log(torch.expm1(2 * margin)) + first + second
-    told = torch.where(outcome == 1, first, torch.where(outcome == 0, second, tie))
-    return -told.mean()
+    logprob = torch.where(outcome == 1, first, torch.where(outcome == 0, second, tie))
+    return -logprob.mean()
 
 
 def regression(value: Tensor, share: Tensor) -> Tensor:
     """Cross-entropy of ``sigmoid(value)`` with a score in [0, 1]; least where the two are equal.
 
     Args:
-        value: Values on the axis of log-odds, shape (B,).
+        value: Predicted log-odds, shape (B,).
         share: Normalised scores, shape (B,).
     """
     return bradley_terry(value, share)
 
 
 def expected_share(logits: Tensor, is_step: Tensor) -> Tensor:
-    """The score a judge is expected to say, 0 at the lowest step of its scale and 1 at the highest.
+    """Expected score of a judge, 0 at the lowest step of its scale and 1 at the highest.
 
     Args:
-        logits: Of the steps, ascending and evenly spaced, shape (B, C).
-        is_step: Which of them a row has, the first ones; at least two, or none (then it is 0).
+        logits: Logits of the steps, ascending and evenly spaced, shape (B, C).
+        is_step: True for the steps that a row has, which come first; at least two, or none (then
+            the expected score is 0). Shape (B, C).
+
+    Returns:
+        Scores in [0, 1], shape (B,).
     """
     n = is_step.sum(-1, keepdim=True)
-    place = torch.arange(logits.shape[-1], device=logits.device) / (n - 1).clamp(min=1)
+    position = torch.arange(logits.shape[-1], device=logits.device) / (n - 1).clamp(min=1)
     weights = logits.masked_fill(~is_step, torch.finfo(logits.dtype).min).softmax(-1)
-    return (weights * is_step * place).sum(-1)
+    return (weights * is_step * position).sum(-1)
 
 
 def score_ranking(first: Tensor, second: Tensor, outcome: Tensor) -> Tensor:
-    """Bradley-Terry on two expected scores: ``d = (E1 - E2) / RANKING_TEMPERATURE``; not meaned.
+    """Bradley-Terry on two expected scores: ``d = (E1 - E2) / RANKING_TEMPERATURE``, by row.
 
     The pairwise cost of RankNet (Burges et al. 2005, doi:10.1145/1102351.1102363). The difference
     is bounded, so that a noiseless preference does not push scores to the ends of their scale.
 
     Args:
         first: Expected scores in [0, 1], shape (B,).
-        second: Those they are held against, shape (B,).
+        second: Expected scores of the other candidates, shape (B,).
         outcome: 1 where the first is better, 0 the second, 0.5 neither. Shape (B,).
+
+    Returns:
+        Losses that are not averaged, shape (B,).
     """
     difference = (first - second) / RANKING_TEMPERATURE
     return binary_cross_entropy_with_logits(difference, outcome, reduction="none")
@@ -86,8 +93,8 @@ def uncertain_regression(value: Tensor, sigma: Tensor, share: Tensor) -> Tensor:
     that far from it, since the log-odds of the ends are infinite.
 
     Args:
-        value: Means on the axis of log-odds, shape (B,).
-        sigma: Standard deviations > 0, shape (B,).
+        value: Predicted means of the log-odds, shape (B,).
+        sigma: Predicted standard deviations > 0, shape (B,).
         share: Normalised scores in [0, 1], shape (B,).
     """
     target = torch.logit(share, eps=0.02)
@@ -103,12 +110,12 @@ def marginal_logit(mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def to_positive(raw: Tensor) -> Tensor:
-    """An unbounded parameter as a number above 0."""
+    """Map an unbounded parameter to a number above 0."""
     return softplus(raw) + 1e-3
 
 
 Prediction = Literal["epsilon", "v_prediction", "flow"]
-"""What a denoiser predicts."""
+"""Prediction type of a denoiser: the noise, the velocity ``v``, or the velocity of a flow."""
 
 
 def add_noise(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -116,17 +123,17 @@ def add_noise(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Ten
 
     Args:
         clean: Latents, shape (B, ...).
-        noise: Drawn from N(0, 1), of the same shape.
-        alpha: What is left of the latents, in [0, 1]. Shape (B,).
+        noise: Samples of N(0, 1), of the same shape.
+        alpha: Factor of the latents, in [0, 1]. Shape (B,).
         sigma: Standard deviation of the noise, in [0, 1]. Shape (B,).
     """
-    return _along(alpha, clean) * clean + _along(sigma, clean) * noise
+    return _expand(alpha, clean) * clean + _expand(sigma, clean) * noise
 
 
 def denoising_target(
     kind: Prediction, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor
 ) -> Tensor:
-    """What a denoiser should say of `add_noise` latents.
+    """Target of a denoiser's prediction for the latents that `add_noise` makes.
 
     ``epsilon``: the noise ``e`` (Ho et al. 2020, arXiv:2006.11239, Eq. 14). ``v_prediction``:
     ``alpha e - sigma x_0`` (Salimans and Ho 2022, arXiv:2202.00512, appendix D). ``flow``:
@@ -135,17 +142,17 @@ def denoising_target(
     if kind == "epsilon":
         return noise
     if kind == "v_prediction":
-        return _along(alpha, noise) * noise - _along(sigma, clean) * clean
+        return _expand(alpha, noise) * noise - _expand(sigma, clean) * clean
     return noise - clean
 
 
 def denoising_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """Squared error meaned over every dimension but the first. Shape (B,)."""
+    """Mean squared error of each sample, over all dimensions but the first. Shape (B,)."""
     return (predicted.float() - target.float()).square().flatten(1).mean(1)
 
 
 def epsilon_error_weight(kind: Prediction, alpha: Tensor) -> Tensor:
-    """What turns a `denoising_error` into that of the noise which the prediction implies.
+    """Factor that turns a `denoising_error` into the error of the noise that is implied.
 
     At one ``x_t``, an error of v (where ``alpha ** 2 + sigma ** 2 = 1``) is that of the noise over
     alpha, and an error of a flow that of the noise over ``1 - sigma``, so that in both cases the
@@ -155,13 +162,13 @@ def epsilon_error_weight(kind: Prediction, alpha: Tensor) -> Tensor:
 
 
 class DPOTerms(NamedTuple):
-    """A preference loss and what it is made of."""
+    """A preference loss and the margins it is computed from."""
 
     loss: Tensor
     """Scalar, in nats; log 2 where model and reference agree."""
     margin: Tensor
-    """What the log-sigmoid is taken of: above 0 where the model prefers the chosen sample more
-    than the reference does. Shape (B,)."""
+    """Argument of the log-sigmoid: above 0 where the model prefers the chosen sample more than the
+    reference does. Shape (B,)."""
 
 
 def diffusion_dpo(
@@ -174,7 +181,7 @@ def diffusion_dpo(
     weight: Tensor | float = 1.0,
     sft: float = 0.0,
 ) -> DPOTerms:
-    """Preference loss of a denoiser, from its errors on a chosen and a rejected sample.
+    """DPO loss of a denoiser, from its errors on a chosen and a rejected sample.
 
     Wallace et al. 2023, arXiv:2311.12908, Eq. 14, at one timestep and one noise for both samples:
     ``-log sigmoid(-beta w [(e_c - e_c,ref) - (e_r - e_r,ref)])``. ``beta`` stands for the paper's
@@ -183,12 +190,12 @@ def diffusion_dpo(
 
     Args:
         chosen: `denoising_error` of the trained model on the chosen samples, >= 0. Shape (B,).
-        rejected: The same on the rejected ones. Shape (B,).
-        ref_chosen: The same of the frozen reference. Shape (B,).
-        ref_rejected: The same of the frozen reference, rejected. Shape (B,).
+        rejected: That on the rejected samples. Shape (B,).
+        ref_chosen: Error of the frozen reference on the chosen samples. Shape (B,).
+        ref_rejected: Error of the frozen reference on the rejected samples. Shape (B,).
         beta: Above 0; larger stays closer to the reference. 2500 equals ``--beta_dpo 5000`` of
             diffusers' SDXL script and of the published code, which halve it.
-        weight: Of each pair's timestep, >= 0. Shape (B,).
+        weight: Weight of each pair's timestep, >= 0. Shape (B,).
         sft: Weight of the plain error of the chosen samples, added to the loss; >= 0.
 
     Raises:
@@ -199,15 +206,15 @@ def diffusion_dpo(
         >>> round(diffusion_dpo(same, same, same, same, beta=1.0).loss.item(), 4)
         0.6931
     """
-    shapes = {tuple(one.shape) for one in (chosen, rejected, ref_chosen, ref_rejected)}
+    shapes = {tuple(error.shape) for error in (chosen, rejected, ref_chosen, ref_rejected)}
     if len(shapes) != 1 or chosen.ndim != 1:
-        raise ValueError(f"errors are four tensors of one shape (B,), not {sorted(shapes)}")
-    if beta <= 0:
-        raise ValueError(f"beta is above 0, not {beta}")
+        raise ValueError(f"errors must be four tensors of one shape (B,), not {sorted(shapes)}")
+    if not beta > 0:
+        raise ValueError(f"beta must be above 0, not {beta}")
     margin = -beta * weight * ((chosen - ref_chosen) - (rejected - ref_rejected))
     return DPOTerms(-logsigmoid(margin).mean() + sft * chosen.mean(), margin)
 
 
-def _along(one: Tensor, like: Tensor) -> Tensor:
-    """Numbers of samples, ready to be multiplied with their elements."""
-    return one.view(-1, *[1] * (like.ndim - 1))
+def _expand(values: Tensor, like: Tensor) -> Tensor:
+    """View values of shape (B,) so that they broadcast over the elements of samples."""
+    return values.view(-1, *[1] * (like.ndim - 1))

@@ -1,7 +1,8 @@
-"""How weights are moved, whatever the loss: the arguments, optimisers and bar of every trainer."""
+"""Optimisation shared by all trainings: settings, LoRA, Muon, checkpoints, checks, progress bar."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,47 +17,53 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, ModelError
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How the weights are moved."""
+    """Optimiser and schedule settings."""
 
     steps: int
     """Optimiser steps, > 0."""
     batch_size: int = 16
-    """Turns in one pass, per process."""
+    """Examples per forward pass and process, > 0."""
     accumulate: int = 2
-    """Passes per optimiser step."""
+    """Forward passes per optimiser step (gradient accumulation), > 0."""
     lr: float = 1e-3
-    """Peak learning rate; cosine to zero."""
+    """Peak learning rate, >= 0; decays to zero with a cosine."""
     muon_lr: float = 0.0
-    """Peak learning rate of the hidden weight matrices under Muon; 0 leaves them to AdamW too."""
+    """Peak learning rate of the hidden weight matrices under Muon; 0 trains them with AdamW too."""
     warmup: float = 0.03
-    """Share of the steps in which the rate rises from zero, in [0, 1)."""
+    """Share of the steps in which the learning rate rises from zero, in [0, 1)."""
     weight_decay: float = 0.01
+    """Decoupled weight decay of AdamW and Muon, >= 0."""
     lora_rank: int = 0
-    """Rank of the adapters; 0 trains all weights."""
+    """Rank of the LoRA adapters; 0 trains all weights."""
     lora_targets: tuple[str, ...] = ()
-    """Ends of the names of the layers with adapters, such as ``q_proj``; empty for every linear
-    layer, of the vision tower too."""
+    """Names, or ends of names, of the layers with adapters, such as ``q_proj``; empty for every
+    linear layer, including the vision tower."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     save_every: int = 0
-    """Steps between checkpoints from which a killed run goes on; 0 for none."""
+    """Steps between checkpoints from which a killed run resumes; 0 for none."""
     workers: int = 0
-    """Processes that prepare turns."""
+    """Processes that prepare batches; 0 prepares them in the training process."""
     seed: int = 0
+    """Random seed."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or self.accumulate < 1:
             raise ConfigError("steps, batch_size and accumulate must be at least 1")
         if not 0 <= self.warmup < 1:
-            raise ConfigError(f"warmup is a share of the steps in [0, 1), not {self.warmup}")
+            raise ConfigError(f"warmup must be a share of the steps in [0, 1), not {self.warmup}")
+        for name in ("lr", "muon_lr", "weight_decay", "lora_rank", "save_every", "workers"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ConfigError(f"{name} must be 0 or more, and finite, not {value}")
 
 
 def loss_progress() -> Progress:
-    """A rich bar with the latest loss, a field of its task."""
+    """Progress bar that shows the latest loss, a field of its task."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"))
     return Progress(*columns, TimeRemainingColumn(), transient=False)
 
@@ -82,7 +89,7 @@ class _Progress(TrainerCallback):
 
 
 def training_arguments(config: OptimConfig, checkpoints: Path) -> dict[str, Any]:
-    """The part of a trainer's arguments that every training shares."""
+    """Arguments of a transformers trainer that every training shares."""
     on_gpu = torch.cuda.is_available()
     return {
         "output_dir": str(checkpoints),
@@ -110,80 +117,85 @@ def training_arguments(config: OptimConfig, checkpoints: Path) -> dict[str, Any]
 
 
 def lora_config(config: OptimConfig) -> LoraConfig | None:
-    """Adapters of the wanted rank on the wanted layers; None to train all weights."""
+    """LoRA configuration of the wanted rank and layers; None to train all weights."""
     rank = config.lora_rank
     targets = list(config.lora_targets) or "all-linear"
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets) if rank else None
 
 
 def check_lora_targets(model: torch.nn.Module, config: OptimConfig) -> None:
-    """See that every name in ``lora_targets`` is of a layer; one that is not would be passed over.
+    """Check that every name in ``lora_targets`` matches a layer; PEFT ignores one that does not.
 
     Raises:
-        ConfigError: Names those that are of none, and what there is.
+        ConfigError: Some match no linear layer; names these, and the layers there are.
     """
-    names = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)]
+    linear = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    # Names as they were before adapters were added.
+    names = [name.removesuffix(".base_layer") for name in linear if ".lora_" not in name]
     absent = [
         target
         for target in config.lora_targets
-        if not any(f".{name}.".endswith(f".{target}.") for name in _plain(names))
+        if not any(f".{name}.".endswith(f".{target}.") for name in names)
     ]
     if absent and config.lora_rank:
-        known = sorted({name.rpartition(".")[2] for name in _plain(names)})
+        known = sorted({name.rpartition(".")[2] for name in names})
         raise ConfigError(
             f"lora_targets: no linear layer is named {', '.join(absent)}; "
             f"there are {', '.join(known)}"
         )
 
 
-def _plain(names: list[str]) -> list[str]:
-    """Names of layers as they were before adapters were put on them."""
-    return [name.removesuffix(".base_layer") for name in names if ".lora_" not in name]
-
-
 class _ExactMuon(Muon):
-    """Muon in the weights' own precision; without instructions for it, bfloat16 is slow."""
+    """Muon in the precision of the weights; many CPUs are slow in bfloat16."""
 
     @staticmethod
     def _orthogonalize(group: Any, updates: list[torch.Tensor]) -> list[torch.Tensor]:
         settings = {"num_steps": group["ns_steps"], "weights": group["ns_coeffs"]}
         return [
-            zero_power_via_newton_schulz_5(one.flatten(1), dtype=one.dtype, **settings)
-            for one in updates
+            zero_power_via_newton_schulz_5(update.flatten(1), dtype=update.dtype, **settings)
+            for update in updates
         ]
 
 
 def build_muon(
     model: torch.nn.Module,
-    ends: set[torch.Tensor],
+    excluded: set[torch.Tensor],
     *,
     lr: float,
     muon_lr: float,
     weight_decay: float,
 ) -> Muon:
-    """Muon for the hidden matrices of a model, with AdamW for its ``ends`` and all other weights.
+    """Build Muon for the hidden matrices of a model, with AdamW for all other weights.
 
     Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; updates have AdamW's size.
+
+    Args:
+        model: The model; weights that need no gradient are left out.
+        excluded: Matrices that AdamW trains too, such as embeddings and the output layer.
+        lr: Learning rate of AdamW.
+        muon_lr: Learning rate of Muon.
+        weight_decay: Decoupled weight decay of both.
     """
-    linear = {one.weight for one in model.modules() if isinstance(one, torch.nn.Linear)} - ends
+    linear = {part.weight for part in model.modules() if isinstance(part, torch.nn.Linear)}
+    linear -= excluded
     # In the model's order, by which a resumed run finds the state of each weight.
-    moved = [one for one in model.parameters() if one.requires_grad]
-    hidden = [one for one in moved if one in linear]
-    others = [one for one in moved if one not in linear]
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    hidden = [weight for weight in trained if weight in linear]
+    others = [weight for weight in trained if weight not in linear]
     decay = {"weight_decay": weight_decay}
     groups: list[dict[str, Any]] = [
         {"params": hidden, "lr": muon_lr, **decay, "use_muon": True},
         {"params": others, "lr": lr, **decay, "use_muon": False},
     ]
-    made = Muon if torch.cuda.is_available() else _ExactMuon
-    return made(groups, use_adjusted_lr=True)
+    optimiser = Muon if torch.cuda.is_available() else _ExactMuon
+    return optimiser(groups, use_adjusted_lr=True)
 
 
 class MuonFactory:
-    """Makes `build_muon` of a language model once its adapters are in place."""
+    """Builds Muon for a language model, for trainers that build their optimiser after adapters."""
 
     def __call__(self, model: Any, config: OptimConfig) -> Muon:
-        """The optimiser of a model's trainable weights; embeddings and output are AdamW's."""
+        """Build the optimiser; embeddings and output layer are trained by AdamW."""
         ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
         return build_muon(
             model,
@@ -194,49 +206,105 @@ class MuonFactory:
         )
 
 
+def optimizer_factory(config: OptimConfig) -> Any:
+    """Value for a trainer's ``optimizer_cls_and_kwargs``: Muon, or None for the trainer's AdamW."""
+    # A factory is accepted too, though the trainer's annotation names optimisers only.
+    return (MuonFactory, {"config": config}) if config.muon_lr else None
+
+
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint: its state is written last, and not at all by a killed save."""
-    states = [one for one in folder.glob("checkpoint-*/trainer_state.json") if one.stat().st_size]
-    whole = {int(one.parent.name.rpartition("-")[2]): str(one.parent) for one in states}
-    return whole[max(whole)] if whole else None
+    """Path of the newest complete checkpoint; None without one.
+
+    The trainer writes ``trainer_state.json`` last, so a save that was killed has none.
+    """
+    states = [
+        file for file in folder.glob("checkpoint-*/trainer_state.json") if file.stat().st_size
+    ]
+    complete = {int(file.parent.name.rpartition("-")[2]): str(file.parent) for file in states}
+    return complete[max(complete)] if complete else None
+
+
+def non_finite_error(what: str, step: int, checkpoint: str | Path | None) -> ModelError:
+    """Error for a run that aborts because of a value that is NaN or infinite.
+
+    Args:
+        what: The value, such as ``loss``.
+        step: Number of the optimiser step, from 1.
+        checkpoint: The last good checkpoint; None without one.
+    """
+    saved = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was saved"
+    return ModelError(
+        f"the {what} of step {step} is not finite; {saved}; use a lower learning rate"
+    )
+
+
+class FiniteTrainer(Trainer):
+    """Mixin that aborts before the step if loss or gradient is not finite.
+
+    transformers' own trainer logs the mean of the finite losses and trains on.
+    """
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Run forward and backward on a batch.
+
+        Raises:
+            ModelError: The loss is not finite.
+        """
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self._check_finite(loss, "loss")
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm: Any = super()._clip_grad_norm(model)
+        if norm is not None:  # DeepSpeed may know it only after the step
+            self._check_finite(norm, "gradient")
+        return norm
+
+    def _check_finite(self, value: Any, what: str) -> None:
+        if not math.isfinite(float(value)):
+            newest = last_checkpoint(Path(self.args.output_dir or ""))
+            raise non_finite_error(what, self.state.global_step + 1, newest)
 
 
 def gather_full_weights(trainer: Trainer) -> None:
-    """Put weights that FSDP or ZeRO-3 spread over processes back into the model.
+    """Gather weights that FSDP or ZeRO-3 shard over processes back into the model.
 
-    The first process then holds them all, in its main memory; the model of the others is empty, so
-    that merging adapters makes no process wait for another. Weights in one piece stay as they are.
+    The first process then holds them all, in main memory; the model of the others is empty, so that
+    merging adapters makes no process wait for another. Weights that are not sharded stay as they
+    are.
     """
     model = cast("torch.nn.Module", trainer.model)
-    if any(isinstance(one, DTensor) for one in model.parameters()):
+    if any(isinstance(weight, DTensor) for weight in model.parameters()):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = cast("Mapping[str, Any]", get_model_state_dict(model, options=options))
-    elif any(hasattr(one, "ds_id") for one in model.parameters()):
+    elif any(hasattr(weight, "ds_id") for weight in model.parameters()):
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     else:
         return
     is_main = trainer.accelerator.is_main_process
-    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # tied weights stay tied
+    gathered: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # tied weights stay tied
     for prefix, module in model.named_modules():
         for name, old in [*module.named_parameters(recurse=False)]:
-            if old not in made:
-                place = f"{prefix}.{name}" if prefix else name
-                value = weights[place] if is_main else torch.empty(old.shape, device="meta")
-                made[old] = torch.nn.Parameter(cast("torch.Tensor", value), old.requires_grad)
-            setattr(module, name, made[old])
+            if old not in gathered:
+                key = f"{prefix}.{name}" if prefix else name
+                value = weights[key] if is_main else torch.empty(old.shape, device="meta")
+                gathered[old] = torch.nn.Parameter(cast("torch.Tensor", value), old.requires_grad)
+            setattr(module, name, gathered[old])
 
 
 def run_trainer(trainer: Trainer, config: OptimConfig, title: str) -> list[tuple[int, float]]:
-    """Train, from the newest whole checkpoint of a run that was killed.
+    """Train, resuming from the newest complete checkpoint of a run that was killed.
 
     Returns:
-        Loss by optimiser step.
+        Step and mean loss of each logged step.
     """
     check_lora_targets(cast("torch.nn.Module", trainer.model), config)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Progress(title, config.steps))
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir or "")))
     gather_full_weights(trainer)
-    # The trainer's own log, because it is in the checkpoints: a run that went on has all losses.
-    logged = [one for one in trainer.state.log_history if "loss" in one]
-    return [(int(one["step"]), float(one["loss"])) for one in logged]
+    # The trainer's log is part of the checkpoints, so that a resumed run has all losses.
+    logged = [row for row in trainer.state.log_history if "loss" in row]
+    return [(int(row["step"]), float(row["loss"])) for row in logged]

@@ -1,6 +1,6 @@
 """Training of scalar judges: comparisons by Bradley-Terry, scores by regression, in one batch.
 
-Knows requests and labels as tensors; not tasks, and not where the records come from.
+Knows requests and labels; knows nothing of tasks or data files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.hf_vlm import VLM
@@ -29,26 +29,28 @@ from unified_reward.train.losses import (
     uncertain_regression,
 )
 from unified_reward.train.optim import (
-    MuonFactory,
+    FiniteTrainer,
     OptimConfig,
     lora_config,
+    optimizer_factory,
     run_trainer,
     training_arguments,
 )
 
 
 class ScalarExample(NamedTuple):
-    """One candidate with its score, or two with their outcome, each asked about alone."""
+    """One candidate and its score, or two candidates and the outcome; a request for each."""
 
     requests: tuple[Request, ...]
     label: float | None
-    """Of one: its score in [0, 1]. Of two: 1 if the first is better, 0 the second, 0.5 a tie."""
+    """For one candidate, its score in [0, 1]; for two, 1 if the first is better, 0 if the second
+    is, 0.5 for a tie. None if unknown."""
     aspects: tuple[float | None, ...] = ()
-    """The same by aspect; of two, the share of the first. None where it is not known."""
+    """Labels by aspect, for two candidates the share of the first; None where unknown."""
 
 
 class ScalarDataset(Protocol):
-    """Labelled candidates by index, made when asked for."""
+    """Examples by index, built on access."""
 
     def __len__(self) -> int: ...
 
@@ -57,18 +59,18 @@ class ScalarDataset(Protocol):
 
 @dataclass(frozen=True)
 class ScalarConfig:
-    """What a scalar judge learns."""
+    """Settings of a scalar judge: its values and the loss of comparisons."""
 
     pairs: Literal["bradley_terry", "bradley_terry_ties"] = "bradley_terry"
-    """How comparisons are learned; scores are always learned by regression."""
+    """Loss of comparisons; scores are always learned by regression."""
     aspects: tuple[str, ...] = ()
-    """Aspects of the records that have a value of their own, beside the overall one."""
+    """Aspects that get a value of their own, besides the overall one."""
     uncertain: bool = False
-    """Learn a standard deviation beside every value."""
+    """Predict a standard deviation for every value."""
 
 
 class ScalarNet(nn.Module):
-    """Trunk, head and margin of ties; its forward gives the loss of a batch of labels."""
+    """Trunk, value head and tie margin; its forward computes the loss of a batch."""
 
     def __init__(self, trunk: nn.Module, width: int, config: ScalarConfig) -> None:
         super().__init__()
@@ -79,17 +81,17 @@ class ScalarNet(nn.Module):
 
     @property
     def margin(self) -> Tensor | None:
-        """Margin of ties, > 0; None where comparisons know none."""
+        """Tie margin of Rao and Kupper, > 0; None for plain Bradley-Terry."""
         return None if self.raw_margin is None else to_positive(self.raw_margin)
 
     def forward(self, rows: Tensor, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        """The loss of a batch.
+        """Compute the loss of N examples.
 
         Args:
-            rows: Shape (N, 2): the places of a label's candidates among the requests, the second
-                -1 where there is one alone.
-            labels: Shape (N, 1 + aspects): overall first; NaN where it is not known.
-            **inputs: What the trunk takes, for all requests.
+            rows: Indices of each example's candidates among the requests, the second -1 for an
+                example of one candidate. Shape (N, 2).
+            labels: Overall label first, then by aspect; NaN if unknown. Shape (N, 1 + aspects).
+            **inputs: Inputs of the trunk for all requests.
         """
         means, sigmas = self.head(last_hidden(self.trunk, inputs))
         variances = torch.zeros_like(means) if sigmas is None else sigmas**2
@@ -102,62 +104,65 @@ class ScalarNet(nn.Module):
         # All weights take part whatever the batch holds: processes wait for each other's gradients.
         loss = 0.0 * (means.sum() + variances.sum())
         for column in range(labels.shape[1]):
-            paired, alone = (known & is_pair)[:, column], (known & ~is_pair)[:, column]
-            if paired.any():
-                told = self._of_pairs(difference[paired, column], labels[paired, column], column)
-                loss = loss + told * paired.sum()
-            if alone.any():
-                at, label = first[alone], labels[alone, column]
-                told = (
+            compared, scored = (known & is_pair)[:, column], (known & ~is_pair)[:, column]
+            if compared.any():
+                cost = self._pair_loss(
+                    difference[compared, column], labels[compared, column], column
+                )
+                loss = loss + cost * compared.sum()
+            if scored.any():
+                at, label = first[scored], labels[scored, column]
+                cost = (
                     regression(means[at, column], label)
                     if sigmas is None
                     else uncertain_regression(means[at, column], sigmas[at, column], label)
                 )
-                loss = loss + told * alone.sum()
+                loss = loss + cost * scored.sum()
         if self.raw_margin is not None:
             loss = loss + 0.0 * self.raw_margin
         return {"loss": loss / known.sum()}
 
-    def _of_pairs(self, difference: Tensor, outcome: Tensor, column: int) -> Tensor:
+    def _pair_loss(self, difference: Tensor, outcome: Tensor, column: int) -> Tensor:
         margin = self.margin
-        if margin is None or column > 0:  # of aspects the share is known, not whether it is a tie
+        # Labels of aspects are shares of the first candidate, which say nothing of ties.
+        if margin is None or column > 0:
             return bradley_terry(difference, outcome)
         return rao_kupper(difference, outcome, margin)
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Passed on to the trunk; the trainer asks for it."""
+        """Enable it in the trunk; the trainer calls this."""
         cast("Any", self.trunk).gradient_checkpointing_enable(**options)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The trunk's."""
+        """Return the trunk's embeddings."""
         return cast("Any", self.trunk).get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module:
-        """The head, which is what stands in their place."""
+        """Return the linear layer of the head."""
         return self.head.linear
 
 
 class ScalarCollator:
-    """Labelled candidates to tensors, by the same code that judges."""
+    """Builds batches with the code that also builds a judge's prompts."""
 
-    def __init__(self, chat: Chat, labels: ScalarDataset) -> None:
+    def __init__(self, chat: Chat, dataset: ScalarDataset) -> None:
         self._chat = chat
-        self._labels = labels
+        self._dataset = dataset
 
-    def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Tensor]:
-        """Batch the labels whose indices the rows hold, see `ScalarNet.forward`."""
-        given = [self._labels[row["row"]] for row in rows]
-        places: list[tuple[int, int]] = []
+    def __call__(self, batch: Sequence[dict[str, int]]) -> dict[str, Tensor]:
+        """Collate the examples whose indices the rows hold, see `ScalarNet.forward`."""
+        examples = [self._dataset[item["row"]] for item in batch]
+        rows: list[tuple[int, int]] = []
         requests: list[Request] = []
-        for one in given:
+        for example in examples:
             at = len(requests)
-            places.append((at, at + 1 if len(one.requests) == 2 else -1))
-            requests += one.requests
-        told = [[_nan(one.label), *map(_nan, one.aspects)] for one in given]
+            rows.append((at, at + 1 if len(example.requests) == 2 else -1))
+            requests += example.requests
+        labels = [[_nan(value) for value in (item.label, *item.aspects)] for item in examples]
         return {
             **self._chat.batch(requests),
-            "rows": torch.tensor(places),
-            "labels": torch.tensor(told, dtype=torch.float32),
+            "rows": torch.tensor(rows),
+            "labels": torch.tensor(labels, dtype=torch.float32),
         }
 
 
@@ -166,19 +171,23 @@ def _nan(value: float | None) -> float:
 
 
 def fit_scalar(
-    vlm: VLM, labels: ScalarDataset, head: ScalarConfig, config: OptimConfig, out: Path
+    vlm: VLM, dataset: ScalarDataset, head: ScalarConfig, config: OptimConfig, out: Path
 ) -> tuple[Any, ValueHead, float | None, list[tuple[int, float]]]:
     """Train trunk and head; under ``accelerate launch`` on every process it starts.
 
     Args:
         vlm: The model whose trunk is trained.
-        labels: Taken in order, again from the start when they run out.
-        head: What is learned.
-        config: Steps, rates, adapters.
-        out: Where checkpoints go, in ``checkpoints``; a run that was killed goes on from there.
+        dataset: Examples, taken in order, and again from the start when they run out.
+        head: Values and loss.
+        config: Optimiser, schedule and adapters.
+        out: Folder of the run; a killed run resumes from the checkpoints in ``checkpoints``.
 
     Returns:
-        The model, adapters merged; its head; the margin of ties; and the loss in nats by step.
+        The model, adapters merged; its head; the tie margin; and the loss in nats by step.
+
+    Raises:
+        ConfigError: ``lora_targets`` names no layer.
+        ModelError: Loss or gradient is not finite.
     """
     torch.manual_seed(config.seed)
     lora = lora_config(config)
@@ -188,15 +197,12 @@ def fit_scalar(
     if not vlm.model.config.tie_word_embeddings:
         vlm.model.get_output_embeddings().requires_grad_(False)  # noqa: FBT003  its name and place are torch's
     net = ScalarNet(vlm.model.model, width_of(vlm), head)
-    trainer = Trainer(
+    trainer = FiniteTrainer(
         model=net.train(),
         args=TrainingArguments(**training_arguments(config, out / "checkpoints")),
-        data_collator=ScalarCollator(vlm.chat, labels),
-        train_dataset=Dataset.from_dict({"row": range(len(labels))}),
-        # A factory is taken too, though the annotation names optimisers alone.
-        optimizer_cls_and_kwargs=cast(
-            "Any", (MuonFactory, {"config": config}) if config.muon_lr else None
-        ),
+        data_collator=ScalarCollator(vlm.chat, dataset),
+        train_dataset=Dataset.from_dict({"row": range(len(dataset))}),
+        optimizer_cls_and_kwargs=optimizer_factory(config),
     )
     trainer.model_accepts_loss_kwargs = False
     losses = run_trainer(trainer, config, "training the scalar judge")

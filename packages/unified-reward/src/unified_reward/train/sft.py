@@ -1,14 +1,13 @@
-"""Supervised fine-tuning of any vision-language model on question and answer turns, by TRL.
+"""Supervised fine-tuning of any vision-language model on prompts and answers, by TRL.
 
-Knows requests, answers and the choices among them as text; not tasks, and not where the turns come
-from.
+Knows requests, answers and the choices among them as text; knows nothing of tasks or data files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from datasets import Dataset
@@ -22,9 +21,10 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
 from unified_reward.train.losses import expected_share, score_ranking
 from unified_reward.train.optim import (
-    MuonFactory,
+    FiniteTrainer,
     OptimConfig,
     lora_config,
+    optimizer_factory,
     run_trainer,
     training_arguments,
 )
@@ -34,64 +34,67 @@ _IGNORED = -100
 
 
 class ChatExample(NamedTuple):
-    """One user turn and what the assistant is to say."""
+    """A user turn and the assistant's answer."""
 
     request: Request
     answer: str
     shares: tuple[float, ...] = ()
-    """How often each of the request's choices is to be said; empty where the answer always is."""
+    """Target probability of each of the request's choices (soft labels, summing to 1); empty if
+    ``answer`` alone is learned."""
 
 
 class RankingExample(NamedTuple):
-    """Two user turns whose choices ascend, and which of them deserves the higher one."""
+    """Two score requests whose choices ascend, and which of them deserves the higher score."""
 
     first: Request
     second: Request
     outcome: float
-    """1 if the first does, 0 the second, 0.5 neither."""
+    """1 if the first is better, 0 if the second is, 0.5 for a tie."""
 
 
 class ChatDataset(Protocol):
-    """Turns by index, made when asked for, so that no set need fit in memory."""
+    """Examples by index, built on access, so that no data set has to fit in memory."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> ChatExample | RankingExample: ...
 
 
-class _Row(NamedTuple):
-    """One user turn with its answer in tokens, and what is weighed in it."""
+class _TokenizedExample(NamedTuple):
+    """A user turn, the token ids of its answer and the targets of its choices."""
 
     request: Request
     answer: list[int]
-    """As far as it is given to the model."""
+    """Answer tokens that are fed to the model."""
     labels: list[int]
+    """Targets for the answer tokens; ignored ones are -100."""
     choices: list[int] = []  # noqa: RUF012  never changed
-    """The token that each choice begins with, behind what all share; empty if none is weighed."""
+    """First token of each choice after their common prefix; empty without soft labels."""
     shares: tuple[float, ...] = ()
-    at: int = 1
-    """Where that token is foretold, counted from the end."""
+    """Target probability of each choice."""
+    offset: int = 1
+    """Position of the logits that predict that first token, counted from the end."""
     outcome: float = float("nan")
-    """Of the first turn of a ranking."""
+    """Outcome of the ranking whose first request this is; NaN elsewhere."""
 
 
 class ChatCollator:
-    """Turns to tensors, by the same code that judges; the loss sees answer tokens alone."""
+    """Builds batches with the code that also builds a judge's prompts; only answers have labels."""
 
-    def __init__(self, chat: Chat, turns: ChatDataset) -> None:
+    def __init__(self, chat: Chat, dataset: ChatDataset) -> None:
         self._chat = chat
-        self._turns = turns
+        self._dataset = dataset
 
     def __call__(self, batch: Sequence[dict[str, int]]) -> dict[str, Tensor]:
-        """Batch the turns whose indices the rows hold, the two of a ranking one behind the other.
+        """Collate the examples whose indices the rows hold; a ranking becomes two adjacent rows.
 
         Returns:
-            What the model's forward takes for B user turns; ``labels``, shape (B, T); ``choices``,
-            shape (B, C), the token each begins with, -1 for none; ``shares``, shape (B, C), 0 in a
-            ranking; ``at``, shape (B,), how far from the end that token is foretold; ``outcome``,
-            shape (B,), NaN but for the first of a ranking.
+            Inputs of the model's forward for B user turns; ``labels``, shape (B, T); ``choices``,
+            shape (B, C), the first token of each choice, -1 for none; ``shares``, shape (B, C), 0
+            in a ranking; ``offset``, shape (B,), position of the logits that predict that token,
+            counted from the end; ``outcome``, shape (B,), NaN except for the first of a ranking.
         """
-        rows = [row for one in batch for row in self._rows(self._turns[one["row"]])]
+        rows = [row for item in batch for row in self._tokenize(self._dataset[item["row"]])]
         inputs = self._chat.batch([row.request for row in rows], [row.answer for row in rows])
         labels = torch.full_like(inputs["input_ids"], _IGNORED)
         for k, row in enumerate(rows):
@@ -105,44 +108,46 @@ class ChatCollator:
             "labels": labels,
             "choices": torch.tensor(choices),
             "shares": torch.tensor(shares),
-            "at": torch.tensor([row.at for row in rows]),
+            "offset": torch.tensor([row.offset for row in rows]),
             "outcome": torch.tensor([row.outcome for row in rows]),
         }
 
-    def _rows(self, turn: ChatExample | RankingExample) -> list[_Row]:
-        if isinstance(turn, RankingExample):
-            rows: list[_Row] = []
-            for request, outcome in ((turn.first, turn.outcome), (turn.second, float("nan"))):
-                opening, choices = self._choices(request)
+    def _tokenize(self, example: ChatExample | RankingExample) -> list[_TokenizedExample]:
+        if isinstance(example, RankingExample):
+            rows: list[_TokenizedExample] = []
+            outcomes = (example.outcome, float("nan"))
+            for request, outcome in zip((example.first, example.second), outcomes, strict=True):
+                prefix, choices = self._choices(request)
                 if not choices:
                     raise ConfigError(
                         "scores cannot be ranked: the tokenizer begins several of the answers "
                         f"{', '.join(request.choices)} with the same token"
                     )
-                rows.append(_Row(request, opening, [], choices, outcome=outcome))
+                rows.append(_TokenizedExample(request, prefix, [], choices, outcome=outcome))
             return rows
-        answer = [*self._chat.tokens(turn.answer), self._chat.end]
-        opening, choices = self._choices(turn.request) if turn.shares else ([], [])
+        request = example.request
+        answer = [*self._chat.tokens(example.answer), self._chat.end]
+        prefix, choices = self._choices(request) if example.shares else ([], [])
         if not choices:
-            return [_Row(turn.request, answer, answer)]
+            return [_TokenizedExample(request, answer, answer)]
         labels = [*answer]
-        labels[len(opening)] = _IGNORED
-        at = len(answer) - len(opening) + 1
-        return [_Row(turn.request, answer, labels, choices, turn.shares, at)]
+        labels[len(prefix)] = _IGNORED
+        offset = len(answer) - len(prefix) + 1
+        return [_TokenizedExample(request, answer, labels, choices, example.shares, offset)]
 
     def _choices(self, request: Request) -> tuple[list[int], list[int]]:
-        """The tokens that all choices share, and the next of each; none if two have the same."""
-        rows = [[*self._chat.tokens(one), self._chat.end] for one in request.choices]
+        """Common token prefix of all choices, and each one's next token; none if two are equal."""
+        rows = [[*self._chat.tokens(choice), self._chat.end] for choice in request.choices]
         shared = common_prefix(rows)
         first = [row[shared] for row in rows]
         return rows[0][:shared], first if len({*first}) == len(first) else []
 
 
-class _Trainer(SFTTrainer):
-    """TRL's but for the loss.
+class _SFTTrainer(FiniteTrainer, SFTTrainer):
+    """TRL's trainer with soft labels and rankings in the loss.
 
-    TRL gathers metrics over the processes with every batch, so that none could leave a batch to us:
-    the others would wait for it.
+    TRL gathers metrics across processes in every batch, so its own loss cannot be called for some
+    batches only: the other processes would wait for it.
     """
 
     def compute_loss(
@@ -152,25 +157,25 @@ class _Trainer(SFTTrainer):
         return_outputs: bool = False,  # noqa: FBT001, FBT002  its signature is the trainer's
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """Nats, meaned over answer tokens and rankings of the batch."""
-        choices, shares, at, outcome, labels = (
-            inputs.pop(name) for name in ("choices", "shares", "at", "outcome", "labels")
+        """Loss in nats, averaged over the answer tokens and rankings of the batch."""
+        choices, shares, offset, outcome, labels = (
+            inputs.pop(name) for name in ("choices", "shares", "offset", "outcome", "labels")
         )
-        is_said = labels != _IGNORED
-        n_said = int(is_said.any(0).flip(0).nonzero().amax()) + 1 if is_said.any() else 0
-        kept = max(n_said + 1, int(at.max()))
-        logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits.float()
-        answers = labels[:, labels.shape[1] - kept + 1 :]
-        told = cross_entropy(logits[:, :-1].flatten(0, 1), answers.flatten(), reduction="sum")
-        foretold = logits[torch.arange(len(at)), -at]
-        chosen = foretold.gather(-1, choices.clamp(min=0))
-        weighed = shares * (foretold.logsumexp(-1, keepdim=True) - chosen)
+        has_label = labels != _IGNORED
+        n_answer = int(has_label.any(0).flip(0).nonzero().amax()) + 1 if has_label.any() else 0
+        n_logits = max(n_answer + 1, int(offset.max()))
+        logits = model(**inputs, use_cache=False, logits_to_keep=n_logits).logits.float()
+        targets = labels[:, labels.shape[1] - n_logits + 1 :]
+        hard = cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="sum")
+        at_choice = logits[torch.arange(len(offset)), -offset]
+        chosen = at_choice.gather(-1, choices.clamp(min=0))
+        soft = shares * (at_choice.logsumexp(-1, keepdim=True) - chosen)
         is_first = ~outcome.isnan()
         expected = expected_share(chosen, choices >= 0)
         ranked = score_ranking(expected[is_first], expected[is_first.roll(1)], outcome[is_first])
-        n = is_said.sum() + (shares.sum(-1) > 0).sum() + is_first.sum()
-        loss = (told + weighed.sum() + ranked.sum()) / n
-        # The trainer means over accumulated passes itself where it does not count items.
+        n = has_label.sum() + (shares.sum(-1) > 0).sum() + is_first.sum()
+        loss = (hard + soft.sum() + ranked.sum()) / n
+        # The trainer averages over accumulated passes itself where it does not count items.
         return (
             loss if num_items_in_batch is None else loss / self.current_gradient_accumulation_steps
         )
@@ -179,7 +184,7 @@ class _Trainer(SFTTrainer):
 def fit(
     model: Any,
     chat: Chat,
-    turns: ChatDataset,
+    dataset: ChatDataset,
     config: OptimConfig,
     out: Path,
     *,
@@ -187,31 +192,35 @@ def fit(
 ) -> tuple[Any, list[tuple[int, float]]]:
     """Fine-tune a model; under ``accelerate launch`` on every process it starts.
 
+    With adapters, these are also written on their own, to ``out / "adapter"``.
+
     Args:
         model: A transformers vision-language model.
         chat: Its processor.
-        turns: Taken in order, again from the start when they run out.
-        config: Steps, rates, adapters.
-        out: Where checkpoints go, in ``checkpoints``; a run that was killed goes on from there.
-        title: What the progress bar says.
-
-    With adapters, these are also kept by themselves, in ``out / "adapter"``.
+        dataset: Examples, taken in order, and again from the start when they run out.
+        config: Optimiser, schedule and adapters.
+        out: Folder of the run; a killed run resumes from the checkpoints in ``checkpoints``.
+        title: Label of the progress bar.
 
     Returns:
         The trained model, adapters merged, and the loss in nats per answer token by step.
+
+    Raises:
+        ConfigError: ``lora_targets`` names no layer, or scores cannot be ranked.
+        ModelError: Loss or gradient is not finite.
     """
-    shared = training_arguments(config, out / "checkpoints")
-    trainer = _Trainer(
+    trainer = _SFTTrainer(
         model=model,
-        args=SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None),
-        data_collator=ChatCollator(chat, turns),
-        train_dataset=Dataset.from_dict({"row": range(len(turns))}),
+        args=SFTConfig(
+            **training_arguments(config, out / "checkpoints"),
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+        ),
+        data_collator=ChatCollator(chat, dataset),
+        train_dataset=Dataset.from_dict({"row": range(len(dataset))}),
         processing_class=chat.processor,
         peft_config=lora_config(config),
-        # A factory is taken too, though the annotation names optimisers alone.
-        optimizer_cls_and_kwargs=cast(
-            "Any", (MuonFactory, {"config": config}) if config.muon_lr else None
-        ),
+        optimizer_cls_and_kwargs=optimizer_factory(config),
     )
     losses = run_trainer(trainer, config, title)
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)

@@ -1,8 +1,8 @@
-"""FETV: generated clips rated by three people, scored by the judge one at a time.
+"""FETV: generated videos rated by three people, scored by the judge one at a time.
 
-Pairs are made of the scores: every two generated clips of one prompt (the real ones left out) that
-people rate differently in alignment, of whose clips both lie in the folder; `pair_accuracy_all`
-takes all of them. An id is ``<prompt>:<model>``, the prompt by its line from 0.
+Pairs are made of the scores: every two generated videos of one prompt (real ones left out) that
+people rate differently in alignment and that both lie in the folder; `pair_accuracy_all` takes
+missing ones too. An id is ``<prompt>:<model>``, the prompt by its line from 0.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from unified_reward.bench.benchmark import (
     Metrics,
     correlation_metrics,
     probability_metrics,
-    said,
+    score_value,
 )
 from unified_reward.bench.metrics import Metric, mean_metric
-from unified_reward.bench.protocols.files import official_files
+from unified_reward.bench.protocols.official import official_files
 
 
 _HEADLINE = "alignment"
@@ -31,11 +31,11 @@ _REAL = "ground-truth"
 
 def _pairs(items: Sequence[JudgedItem], aspect: str) -> Iterator[tuple[JudgedItem, JudgedItem]]:
     prompts: dict[str, list[JudgedItem]] = {}
-    for one in items:
-        if not one.record.id.endswith(_REAL):
-            prompts.setdefault(one.record.id.partition(":")[0], []).append(one)
-    for clips in prompts.values():
-        for pair in combinations(clips, 2):
+    for item in items:
+        if not item.example.id.endswith(_REAL):
+            prompts.setdefault(item.example.id.partition(":")[0], []).append(item)
+    for videos in prompts.values():
+        for pair in combinations(videos, 2):
             if pair[0].target.aspects[aspect] != pair[1].target.aspects[aspect]:
                 yield pair
 
@@ -45,42 +45,42 @@ def _accuracy(
 ) -> Metric:
     points: list[float] = []
     prompts: list[str] = []
-    for one, other in _pairs(items, aspect):
-        if counts(one) and counts(other):
-            a, b = said(one.verdict, aspect), said(other.verdict, aspect)
-            better = one.target.aspects[aspect] > other.target.aspects[aspect]
+    for first, second in _pairs(items, aspect):
+        if counts(first) and counts(second):
+            a, b = score_value(first.verdict, aspect), score_value(second.verdict, aspect)
+            better = first.target.aspects[aspect] > second.target.aspects[aspect]
             points.append(float(a is not None and b is not None and (a > b if better else a < b)))
-            prompts.append(one.cluster)
+            prompts.append(first.cluster)
     return mean_metric(points, prompts)
 
 
-def _is_there(item: JudgedItem) -> bool:
-    clip: Any = item.record.sample.candidates[0]
-    return isinstance(clip.source, Path) and clip.source.is_file()
+def _has_file(item: JudgedItem) -> bool:
+    video: Any = item.example.sample.candidates[0]
+    return isinstance(video.source, Path) and video.source.is_file()
 
 
 def _figures(items: Sequence[JudgedItem], aspect: str) -> Metrics:
     return {
-        "pair_accuracy": _accuracy(items, aspect, _is_there),
+        "pair_accuracy": _accuracy(items, aspect, _has_file),
         "pair_accuracy_all": _accuracy(items, aspect),
         **correlation_metrics(items, lambda target: target.aspects[aspect], aspect),
     }
 
 
-def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
-    aspects = dict.fromkeys(name for one in items for name in one.target.aspects)
+def _compute_metrics(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
+    aspects = dict.fromkeys(name for item in items for name in item.target.aspects)
     groups = {name: _figures(items, name) for name in aspects}
     unreadable = probability_metrics(items)["unreadable"]
     return BenchmarkMetrics({**groups.get(_HEADLINE, {}), "unreadable": unreadable}, groups)
 
 
-PROTOCOLS = (
+BENCHMARKS = (
     Benchmark(
         "fetv",
         "Rank correlation of scores with the mean rating of three people, and the share of pairs "
-        "of clips of one prompt in their order of alignment; equal scores are wrong.",
+        "of videos of one prompt in their order of alignment; equal scores are wrong.",
         "https://arxiv.org/abs/2311.01813",
         official_files("fetv", "human_ratings_all.jsonl"),
-        _measure,
+        _compute_metrics,
     ),
 )

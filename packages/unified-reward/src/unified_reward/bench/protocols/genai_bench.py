@@ -1,8 +1,8 @@
-"""GenAI-Bench: which of two generated media people voted for, or neither.
+"""GenAI-Bench: votes for one of two generated media, or for neither.
 
 UnifiedReward's "tau" is `three_way_accuracy` and its "diff" `pair_accuracy`. The leaderboard asks
-for four outcomes and is on the release's split ``test_v1`` (1,735 pictures, 919 edits, 1,069
-clips); the split ``test`` is larger, so say which.
+for four outcomes and is on the release's split ``test_v1`` (1,735 images, 919 edits, 1,069
+videos); the split ``test`` is larger, so say which.
 """
 
 from __future__ import annotations
@@ -11,55 +11,58 @@ from collections.abc import Sequence
 
 from unified_reward.bench.benchmark import Benchmark, BenchmarkMetrics, JudgedItem, pair_metrics
 from unified_reward.bench.metrics import Metric, exact_match_accuracy
-from unified_reward.bench.protocols.files import official_files
+from unified_reward.bench.protocols.official import official_files
 from unified_reward.core.verdicts import Preferred
 
 
-_VOTES = {"tievote": "both_good", "bothbad_vote": "both_bad"}
+_TIE_KINDS = {"tievote": "both_good", "bothbad_vote": "both_bad"}
 
 
 def four_way_accuracy(
-    said: Sequence[str | None], labels: Sequence[str], *, clusters: Sequence[str]
+    votes: Sequence[str | None], labels: Sequence[str], *, clusters: Sequence[str]
 ) -> Metric:
-    """Share of votes named, of first, second, both_good and both_bad; unreadable ones are wrong.
+    """Share of correct votes for first, second, both_good and both_bad; unreadable ones are wrong.
 
-    A tie that does not say which kind is right for both, as on the leaderboard.
+    A tie without its kind counts as the labelled kind, as on the leaderboard.
     """
-    both = _VOTES.values()
-    told = [
-        label if one == "tie" and label in both else one
-        for one, label in zip(said, labels, strict=True)
+    kinds = _TIE_KINDS.values()
+    known = [
+        label if vote == "tie" and label in kinds else vote
+        for vote, label in zip(votes, labels, strict=True)
     ]
-    return exact_match_accuracy(told, labels, clusters=clusters)
+    return exact_match_accuracy(known, labels, clusters=clusters)
 
 
 def _four_way(items: Sequence[JudgedItem]) -> Metric | None:
-    """None for a judge that never tells the two kinds of ties apart."""
-    preferred = [one.verdict if isinstance(one.verdict, Preferred) else None for one in items]
-    if not any(one and one.text in _VOTES.values() for one in preferred):
+    """Four-way accuracy; None for a judge that does not distinguish the two kinds of ties."""
+    preferred = [item.verdict if isinstance(item.verdict, Preferred) else None for item in items]
+    if not any(item and item.text in _TIE_KINDS.values() for item in preferred):
         return None
     return four_way_accuracy(
-        [one and (one.text if one.text in _VOTES.values() else one.winner) for one in preferred],
-        [_VOTES.get(one.target.rationale, one.target.winner or "") for one in items],
-        clusters=[one.cluster for one in items],
+        [
+            item and (item.text if item.text in _TIE_KINDS.values() else item.winner)
+            for item in preferred
+        ],
+        [_TIE_KINDS.get(item.example.target.rationale, item.target.winner or "") for item in items],
+        clusters=[item.cluster for item in items],
     )
 
 
-def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
-    found = _four_way(items)
+def _compute_metrics(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
+    four_way = _four_way(items)
     return BenchmarkMetrics(
-        pair_metrics(items) | ({"four_way_accuracy": found} if found else {}), {}
+        pair_metrics(items) | ({"four_way_accuracy": four_way} if four_way else {}), {}
     )
 
 
-PROTOCOLS = tuple(
+BENCHMARKS = tuple(
     Benchmark(
         f"genai_bench_{medium}",
         "Share of votes for one side that are named (diff), of all outcomes with both kinds of "
         "ties as one (three-way, tau), and of all four where the judge tells them apart.",
         "https://arxiv.org/abs/2406.04485",
         official_files(f"genai_bench_{medium}", *files),
-        _measure,
+        _compute_metrics,
         hub="TIGER-Lab/GenAI-Bench",
     )
     for medium, files in (

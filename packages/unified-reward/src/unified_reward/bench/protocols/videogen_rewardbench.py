@@ -1,9 +1,10 @@
-"""VideoGen-RewardBench: which of two generated clips is better, overall and by three aspects."""
+"""VideoGen-RewardBench: the better of two generated videos, overall and by three aspects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from unified_reward.bench.benchmark import (
     Benchmark,
@@ -12,63 +13,54 @@ from unified_reward.bench.benchmark import (
     Metrics,
     pair_metrics,
 )
-from unified_reward.bench.metrics import Metric, pair_accuracy
-from unified_reward.bench.protocols.files import official_files
-from unified_reward.core.verdicts import Preferred, Verdict, Winner
+from unified_reward.bench.metrics import TieRules, pair_accuracy
+from unified_reward.bench.protocols.official import official_files
+from unified_reward.core.verdicts import WIN_SHARES, Preferred, Verdict, Winner
 
 
-_WINNERS: dict[float, Winner] = {1.0: "first", 0.5: "tie", 0.0: "second"}
+_WINNERS = {share: cast("Winner", winner) for winner, share in WIN_SHARES.items()}
+_TIES = {
+    "pair_accuracy": TieRules("skip", "wrong"),
+    "calibrated_accuracy": TieRules("keep", "calibrated"),
+    "calibrated_accuracy_same_items": TieRules("keep", "calibrated", "same"),
+}
 
 
-def _of(verdict: Verdict, aspect: str) -> tuple[Verdict, bool]:
-    """The verdict on an aspect where the judge gives one, else the overall one."""
+def _by_aspect(verdict: Verdict, aspect: str) -> tuple[Verdict, bool]:
+    """Verdict on an aspect where the judge gives one (then true), else the overall verdict."""
     share = verdict.aspects.get(aspect) if isinstance(verdict, Preferred) else None
     return (verdict, False) if share is None else (Preferred(share, 0.0, 1 - share), True)
 
 
-def _aspect(items: Sequence[JudgedItem], aspect: str) -> Metrics:
-    told = [(one, one.target.aspects[aspect]) for one in items if aspect in one.target.aspects]
-    said = [_of(one.verdict, aspect) for one, _ in told]
-    labels: list[Winner] = [_WINNERS[share] for _, share in told]
-    clusters = [one.cluster for one, _ in told]
-    verdicts = [verdict for verdict, _ in said]
-    found: Metrics = {
-        "pair_accuracy": pair_accuracy(verdicts, labels, clusters=clusters, judge_ties="wrong"),
-        "calibrated_accuracy": pair_accuracy(
-            verdicts, labels, clusters=clusters, human_ties="keep", judge_ties="calibrated"
-        ),
-        "calibrated_accuracy_same_items": pair_accuracy(
-            verdicts,
-            labels,
-            clusters=clusters,
-            human_ties="keep",
-            judge_ties="calibrated",
-            tie_split="same",
-        ),
-    }
-    by = "aspect" if any(has_own for _, has_own in said) else "overall"
-    return {name: _said_by(metric, by) for name, metric in found.items()}
+def _aspect_metrics(items: Sequence[JudgedItem], aspect: str) -> Metrics:
+    labelled = [item for item in items if aspect in item.target.aspects]
+    labels = [_WINNERS[item.target.aspects[aspect]] for item in labelled]
+    clusters = [item.cluster for item in labelled]
+    verdicts = [_by_aspect(item.verdict, aspect) for item in labelled]
+    used = {"verdict": "aspect" if any(has_own for _, has_own in verdicts) else "overall"}
+    metrics: Metrics = {}
+    for name, ties in _TIES.items():
+        metric = pair_accuracy([v for v, _ in verdicts], labels, clusters=clusters, ties=ties)
+        metrics[name] = replace(metric, conventions={**metric.conventions, **used})
+    return metrics
 
 
-def _said_by(metric: Metric, by: str) -> Metric:
-    return replace(metric, how={**metric.how, "verdict": by})
+def _compute_metrics(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
+    overall = [item for item in items if item.target.winner]
+    aspects = dict.fromkeys(name for item in items for name in item.target.aspects)
+    return BenchmarkMetrics(
+        pair_metrics(overall), {name: _aspect_metrics(items, name) for name in aspects}
+    )
 
 
-def _measure(items: Sequence[JudgedItem]) -> BenchmarkMetrics:
-    overall = [one for one in items if one.target.winner]
-    aspects = dict.fromkeys(name for one in items for name in one.target.aspects)
-    groups = {name: _aspect(items, name) for name in aspects}
-    return BenchmarkMetrics(pair_metrics(overall), groups)
-
-
-PROTOCOLS = (
+BENCHMARKS = (
     Benchmark(
         "videogen_rewardbench",
-        "Share of comparisons whose better clip is named, without ties and with them, overall and "
+        "Share of comparisons whose better video is named, without ties and with them, overall and "
         "of visual quality, motion quality and text alignment.",
         "https://arxiv.org/abs/2501.13918",
         official_files("videogen_rewardbench", "videogen-rewardbench.csv", "*.csv"),
-        _measure,
+        _compute_metrics,
         hub="KwaiVGI/VideoGen-RewardBench",
     ),
 )

@@ -1,23 +1,23 @@
-"""VideoRewardBench: the better of two answers about a clip, by dimension.
+"""VideoRewardBench: the better of two answers about a video, by dimension.
 
-The overall figure is over all 1,563 items. What its script does with ties and unreadable verdicts
-is published nowhere we could read; here both are wrong. An id is ``<dimension>:<id>``.
+The overall figure is over all 1,563 items. Its treatment of ties and unreadable verdicts is
+published nowhere we could read; here both are wrong. An id is ``<dimension>:<id>``.
 """
 
 from __future__ import annotations
 
 from unified_reward.bench.benchmark import Benchmark, grouped_pairwise_metrics
-from unified_reward.bench.protocols.files import official_files
+from unified_reward.bench.protocols.official import official_files
 
 
-PROTOCOLS = (
+BENCHMARKS = (
     Benchmark(
         "videorewardbench",
-        "Share of items whose better answer about a clip is named, by dimension and over all.",
+        "Share of items whose better answer about a video is named, by dimension and over all.",
         "https://arxiv.org/abs/2509.00484",
         official_files("videorewardbench", "*.json", "*.jsonl", "data/*.parquet"),
         grouped_pairwise_metrics,
-        group=lambda record: record.id.partition(":")[0],
+        group=lambda example: example.id.partition(":")[0],
         hub="Dragonriser/VideoRewardBench",
     ),
 )

@@ -1,9 +1,9 @@
-"""VL-RewardBench: the better of two answers about a picture, in three groups.
+"""VL-RewardBench: the better of two answers about an image, in three groups.
 
 Official groups are general 183, hallucination 749 and reasoning 318 of 1,250. Published scripts of
 UnifiedReward count the 448 ``hallucination_pair`` items as general (631, 301, 318), so that groups
 and macro average of the two are not comparable; the overall accuracy is. The release has the better
-answer first in 1,245 rows, so half of the items are exchanged.
+answer first in 1,245 rows, so half of the items are swapped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from functools import partial
 
 from unified_reward.bench.benchmark import Benchmark, grouped_pairwise_metrics
-from unified_reward.bench.protocols.files import official_files
+from unified_reward.bench.protocols.official import official_files
 from unified_reward.core.samples import Example
 
 
@@ -20,8 +20,8 @@ _REASONING = ("mathverse", "mmmu")
 _HALLUCINATION = ("RLAIF", "RLHF")
 
 
-def _group(record: Example, *, pairs: str) -> str:
-    kind = re.split("[_-]", record.id)[0]
+def _group(example: Example, *, pairs: str) -> str:
+    kind = re.split("[_-]", example.id)[0]
     if kind in _REASONING:
         return "reasoning"
     if kind == "hallucination":
@@ -38,13 +38,14 @@ _OFFICIAL = Benchmark(
     group=partial(_group, pairs="hallucination"),
     hub="MMInstruction/VL-RewardBench",
 )
-PROTOCOLS = (
+BENCHMARKS = (
     _OFFICIAL,
     Benchmark(
         "vl_rewardbench_published_groups",
-        "The same in the groups of UnifiedReward's published scripts, to read its tables by.",
+        "Share of items whose better answer is named, in the groups of UnifiedReward's published "
+        "scripts, to read its tables by.",
         "https://arxiv.org/abs/2503.05236",
-        _OFFICIAL.rows,
+        _OFFICIAL.read_rows,
         grouped_pairwise_metrics,
         group=partial(_group, pairs="general"),
         hub=_OFFICIAL.hub,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import krippendorff
 import numpy as np
 
 from unified_reward.core.errors import DataError
+from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Example, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Scale, Score, Winner
 from unified_reward.data.sources.fields import (
@@ -111,6 +111,9 @@ def agreement(rows: Iterable[Raw], source: Source, *, aspect: str = "") -> Agree
     if len(values) < 2:
         reason = "everyone says the same of everything" if shared else "no item was judged twice"
         return Agreement(None, reason, *n)
+    with extra("bench"):
+        import krippendorff
+
     alpha = krippendorff.alpha(
         value_counts=np.array([[said[value] for value in values] for said in shared]),
         value_domain=values,

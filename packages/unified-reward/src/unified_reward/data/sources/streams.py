@@ -13,9 +13,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-import ijson
-
 from unified_reward.core.errors import DataError
+from unified_reward.core.extensions import extra
 from unified_reward.core.verdicts import Failed
 
 
@@ -84,6 +83,9 @@ def _begin(file: BinaryIO) -> None:
 
 
 def _array(path: Path, prefix: str) -> Iterator[Raw]:
+    with extra("bench"):
+        import ijson
+
     # Pushing chunks, unlike ijson.items, also gives the whole rows that stand before an error.
     found = ijson.sendable_list()
     parser = ijson.items_coro(found, prefix, use_float=True)
@@ -180,8 +182,9 @@ def _cells(cells: list[str], header: list[str]) -> dict[str, Any] | Failed:
 
 
 def _parquet(path: Path) -> Iterator[Raw]:
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
+    with extra("bench"):
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
 
     try:
         table = ParquetFile(path)

@@ -154,7 +154,7 @@ class Way:
     def step(self, number):
         """Train once; the loss."""
         numbers = range(number * BATCH, (number + 1) * BATCH)
-        chosen, rejected, condition = self.batch(self.draws.rows(numbers))
+        chosen, rejected, condition = self.batch(self.draws.pair_indices(numbers))
         drawn = self.draws(numbers, chosen.shape[1:])
         loss = self.alignment.loss(chosen, rejected, condition, drawn)["loss"]
         loss.backward()

@@ -131,7 +131,10 @@ def generated(judge, samples, batch):
     """Answers by greedy generation, everything done anew for every question."""
     vlm, texts = judge._model, []
     greedy = GenerationConfig(
-        do_sample=False, max_new_tokens=64, eos_token_id=vlm.chat.end, pad_token_id=vlm.chat.pad
+        do_sample=False,
+        max_new_tokens=64,
+        eos_token_id=vlm.chat.eos_id,
+        pad_token_id=vlm.chat.pad_id,
     )
     for start in range(0, len(samples), batch):
         asked = [cards.build_request(one, judge.card, {}) for one in samples[start : start + batch]]

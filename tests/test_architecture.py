@@ -20,7 +20,7 @@ FILES = sorted(PACKAGES.glob("*/src/**/*.py"))
 LIBRARY_FILES = [file for file in FILES if file.is_relative_to(LIBRARY)]
 BASE = {"av", "httpx", "numpy", "PIL", "pydantic", "rich", "typer", "yaml"}
 """Modules of the dependencies without any extra."""
-HEAVY = ("backends", "checkpoints", "policies", "scorers", "train")
+HEAVY = ("backends", "checkpoints", "policies", "recipes", "scorers", "train")
 """Packages that are only imported when something is loaded or trained."""
 
 

@@ -12,7 +12,7 @@ from unified_reward import policies
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
-from unified_reward.pairs.make import Strategy
+from unified_reward.pairs.strategies import Strategy
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.optim import OptimConfig

@@ -11,14 +11,16 @@ from tests.unified_reward.pairs.drawn import read_rows
 from unified_reward import policies
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
-from unified_reward.io.config import load_config
+from unified_reward.io.rows import read_examples
 from unified_reward.judges.card import Calibration
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import PairOptions, Strategy
-from unified_reward.recipes.run import CalibrationItems, MicroworldBench, Recipe, run
+from unified_reward.pairs.strategies import PairOptions, Strategy
+from unified_reward.recipes.run import load_recipe, run
+from unified_reward.recipes.stage import Recipe
+from unified_reward.recipes.stages import BenchConfig, CalibrationConfig, calibration_examples
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_vlm import VLMDPO
-from unified_reward.train.judge import JudgeTraining
+from unified_reward.train.judge import JudgeTraining, training_examples
 from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import (
     AlignedPolicy,
@@ -26,33 +28,45 @@ from unified_reward_lab.alignment import (
     ExamConfig,
     PreferenceConfig,
 )
-from unified_reward_lab.bench.showcase import Showcase
 from unified_reward_lab.examples import CELLS, EDITING, write_microworld
+from unified_reward_lab.stages import ShowcaseStage
 
 
 pytestmark = pytest.mark.slow
 
 
-def run_told(recipe):
+def run_stages(recipe):
     """The report, and which stages were done and which were skipped."""
-    told = []
-    report = run(recipe, told.append)
-    stages = [line for line in told if not line.startswith("open ")]
-    skipped = {line.partition(":")[0] for line in stages if "done before" in line}
+    log = []
+    report = run(recipe, log.append)
+    stages = [line for line in log if not line.startswith("open ")]
+    skipped = {line.partition(":")[0] for line in stages if "already done" in line}
     return report, {line.partition(":")[0] for line in stages} - skipped, skipped
 
 
 @pytest.fixture(scope="module")
 def recipe(checkpoints, tmp_path_factory):
     optim = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2)
-    judge = JudgeTraining(optim, base=str(checkpoints["qwen3_vl"]), family="compact", frames=2)
-    out = tmp_path_factory.mktemp("run")
-    return Recipe(out, judge=judge, bench=MicroworldBench(n=4), showcase=Showcase(each=1))
+    base = str(checkpoints["qwen3_vl"])
+    judge = JudgeTraining(optim, base, data="microworld", family="compact", frames=2)
+    stages = {"judge": judge, "bench": benchmark(4), "showcase": ShowcaseStage(each=1)}
+    return Recipe(tmp_path_factory.mktemp("run"), stages)
+
+
+def benchmark(n, **options):
+    return BenchConfig("microworld", limit=n, **options)
+
+
+def changed(recipe, out=None, /, **stages):
+    """The recipe with other stages; None leaves one out."""
+    named = {name: config for name, config in (recipe.stages | stages).items() if config}
+    order = ("judge", "calibration", "bench", "align", "dpo", "showcase")
+    return Recipe(out or recipe.out, {name: named[name] for name in order if name in named})
 
 
 @pytest.fixture(scope="module")
 def first(recipe):
-    return run_told(recipe)
+    return run_stages(recipe)
 
 
 def losses_of(recipe):
@@ -78,28 +92,29 @@ def test_every_stage_keeps_its_configuration_and_its_environment(recipe, first):
     written = yaml.safe_load((recipe.out / "judge" / "config.yaml").read_text("utf-8"))
     file = recipe.out / "again.yaml"
     file.write_text(yaml.safe_dump({"out": str(recipe.out), "judge": written}))
-    assert load_config(Recipe, file).judge == recipe.judge
+    assert load_recipe(file).stages == {"judge": recipe.stages["judge"]}
 
 
 def test_a_second_run_skips_every_stage_and_reports_the_same(recipe, first):
-    report, done, skipped = run_told(recipe)
+    report, done, skipped = run_stages(recipe)
     assert (done, skipped) == (set(), {"judge", "bench", "showcase"})
     assert report == json.loads(json.dumps(first[0]))
 
 
 def test_a_changed_stage_is_done_again_with_those_that_stand_on_it(recipe, first):
-    asked = replace(recipe, bench=MicroworldBench(n=3, seed=1))
-    report, done, skipped = run_told(asked)
+    other = changed(recipe, bench=benchmark(3, seed=1))
+    report, done, skipped = run_stages(other)
     assert (done, skipped) == ({"bench", "showcase"}, {"judge"})
     assert (report["bench"]["n"], report["bench"]["seed"]) == (24, 1)
-    faster = replace(recipe.judge, optim=replace(recipe.judge.optim, lr=2e-2))
-    _, done, skipped = run_told(replace(asked, judge=faster, showcase=None))
+    judge = recipe.stages["judge"]
+    faster = replace(judge, optim=replace(judge.optim, lr=2e-2))
+    _, done, skipped = run_stages(changed(other, judge=faster, showcase=None))
     assert (done, skipped) == ({"judge", "bench"}, set())
 
 
 def only_judge(recipe, out, **changes):
-    optim = replace(recipe.judge.optim, **changes)
-    return Recipe(out, judge=replace(recipe.judge, optim=optim))
+    judge = recipe.stages["judge"]
+    return Recipe(out, {"judge": replace(judge, optim=replace(judge.optim, **changes))})
 
 
 def test_checkpoints_of_another_configuration_are_no_place_to_go_on_from(recipe, tmp_path):
@@ -121,7 +136,7 @@ def test_a_killed_run_goes_on_from_its_own_checkpoint(recipe, tmp_path, monkeypa
     assert not (tmp_path / "judge" / "report.json").exists()
     state = tmp_path / "judge" / "checkpoints" / "checkpoint-2" / "trainer_state.json"
     before = state.stat().st_mtime_ns
-    report, done, _ = run_told(saving)
+    report, done, _ = run_stages(saving)
     assert done == {"judge"}
     assert [step for step, _ in report["judge"]["losses"]] == [1, 2]
     assert state.stat().st_mtime_ns == before
@@ -133,49 +148,106 @@ def test_changed_records_train_the_judge_again(recipe, tmp_path):
             tmp_path, task=Task.IMAGE_GENERATION, forms=["score"], n=4, seed=seed, split="train"
         )
 
-    judge = replace(recipe.judge, data=str(write(0)))
-    asked = Recipe(tmp_path / "run", judge=judge)
-    assert run_told(asked)[1] == {"judge"}
-    assert run_told(asked)[2] == {"judge"}
+    judge = replace(recipe.stages["judge"], data=str(write(0)))
+    on_file = Recipe(tmp_path / "run", {"judge": judge})
+    assert run_stages(on_file)[1] == {"judge"}
+    assert run_stages(on_file)[2] == {"judge"}
     write(1)
-    assert run_told(asked)[1] == {"judge"}
+    assert run_stages(on_file)[1] == {"judge"}
 
 
 def test_a_judge_is_not_trained_over_its_own_base(recipe, first):
     made = recipe.out / "judge"
     weights = (made / "model.safetensors").read_bytes()
     for taken in ({"base": str(made)}, {"data": str(made / "records.jsonl")}):
-        again = replace(recipe, judge=replace(recipe.judge, **taken))
-        with pytest.raises(ConfigError, match=r"written over .*judge.*another folder than out="):
+        again = changed(recipe, judge=replace(recipe.stages["judge"], **taken))
+        with pytest.raises(
+            ConfigError, match=r"overwrite its own input .*judge.*another folder than out="
+        ):
             run(again)
     assert (made / "model.safetensors").read_bytes() == weights
     assert (made / "report.json").exists()
 
 
 def test_a_recipe_without_stages_is_refused(tmp_path):
-    stages = "base, speaker, generator, judge, calibration, bench, align, dpo, showcase"
-    with pytest.raises(ConfigError, match=f"names no stage: {stages}$"):
-        run(Recipe(tmp_path))
+    stages = "judge, calibration, bench, dpo, align, base, generator, showcase, speaker"
+    with pytest.raises(ConfigError, match=f"names no stage; there are {stages}$"):
+        run(Recipe(tmp_path, {}))
 
 
 def test_temperatures_are_fitted_once_on_what_was_taught(recipe, tmp_path):
-    judge = replace(recipe.judge, cells=dict.fromkeys(EDITING, 1.0))
-    calibration = CalibrationItems(n=2)
-    asked = replace(recipe, out=tmp_path, judge=judge, calibration=calibration, showcase=None)
-    report, done, _ = run_told(asked)
+    judge = replace(recipe.stages["judge"], data_options={"cells": dict.fromkeys(EDITING, 1.0)})
+    calibration = CalibrationConfig(n=2)
+    calibrated = changed(recipe, tmp_path, judge=judge, calibration=calibration, showcase=None)
+    report, done, _ = run_stages(calibrated)
     assert done == {"judge", "calibration", "bench"}
-    card = open_judge(tmp_path / "judge").card
+    card = open_judge(str(tmp_path / "judge")).card
     fitted = report["calibration"]
-    assert card.calibration == Calibration(fitted["compare"], fitted["score"])
-    assert fitted["n"] == 2 * len(EDITING)
-    assert run_told(asked)[2] == {"judge", "calibration", "bench"}
-    again = replace(asked, calibration=CalibrationItems(n=3))
-    assert run_told(again)[1] >= {"calibration"}
+    n = 2 * len(EDITING)
+    source = "new items of microworld"
+    assert card.calibration == Calibration(fitted["compare"], fitted["score"], source, n)
+    assert run_stages(calibrated)[2] == {"judge", "calibration", "bench"}
+    again = changed(calibrated, calibration=CalibrationConfig(n=3))
+    assert run_stages(again)[1] >= {"calibration"}
 
 
 def test_only_a_judge_of_the_recipe_is_calibrated(tmp_path):
     with pytest.raises(ConfigError, match="the judge that the recipe trains"):
-        run(Recipe(tmp_path, calibration=CalibrationItems(n=2)))
+        run(Recipe(tmp_path, {"calibration": CalibrationConfig(n=2)}))
+
+
+@pytest.fixture
+def own_rows(tmp_path):
+    """A file of a user's own examples, of both forms."""
+    return write_microworld(
+        tmp_path / "own",
+        task=Task.IMAGE_GENERATION,
+        forms=["score", "compare"],
+        n=24,
+        seed=0,
+        split="train",
+    )
+
+
+def test_a_judge_of_own_data_is_calibrated_on_rows_held_back_from_it(recipe, own_rows, tmp_path):
+    """Half of the prompts train; the others, and no item of the microworld, fit the card."""
+    judge = replace(recipe.stages["judge"], data=str(own_rows), held_back=0.5)
+    run(Recipe(tmp_path / "run", {"judge": judge, "calibration": CalibrationConfig()}))
+    rows = [row.content for row in read_examples(own_rows)]
+    trained = training_examples(judge)
+    left = {trained[i].id for i in range(len(trained))}
+    held_back, _ = calibration_examples(CalibrationConfig(), judge)
+    kept = {example.id for example in held_back}
+    assert left | kept == {row.id for row in rows}
+    assert not left & kept
+    assert min(len(left), len(kept)) >= 4
+    fitted = open_judge(str(tmp_path / "run" / "judge")).card.calibration
+    assert (fitted.data, fitted.n) == (f"0.5 of {own_rows}, held back", len(kept))
+
+
+def test_a_judge_of_own_data_is_calibrated_on_a_file_of_its_own(recipe, own_rows, tmp_path):
+    other = write_microworld(
+        tmp_path / "other",
+        task=Task.IMAGE_GENERATION,
+        forms=["score", "compare"],
+        n=8,
+        seed=1,
+        split="train",
+    )
+    judge = replace(recipe.stages["judge"], data=str(own_rows))
+    calibration = CalibrationConfig(data=str(other), n=6)
+    run(Recipe(tmp_path / "run", {"judge": judge, "calibration": calibration}))
+    fitted = open_judge(str(tmp_path / "run" / "judge")).card.calibration
+    assert (fitted.data, fitted.n) == (str(other), 6)
+
+
+@pytest.mark.parametrize("data", ["", "the same"])
+def test_a_calibration_without_examples_of_its_own_is_refused(recipe, own_rows, tmp_path, data):
+    judge = replace(recipe.stages["judge"], data=str(own_rows))
+    calibration = CalibrationConfig(data=str(own_rows) if data else "")
+    with pytest.raises(ConfigError, match=r"set judge\.held_back to the share of rows"):
+        run(Recipe(tmp_path / "run", {"judge": judge, "calibration": calibration}))
+    assert not (tmp_path / "run").exists()
 
 
 SPOKEN = Task.IMAGE_UNDERSTANDING
@@ -187,10 +259,11 @@ def aligning(out, **changes):
     optim = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2, lora_rank=2)
     config = AlignmentConfig(
         {SPOKEN: AlignedPolicy("tiny_vlm", vlm=VLMDPO(optim))},
+        "tiny_judge",
         PreferenceConfig(prompts=4, n=2, pairing=PairOptions(Strategy.SCORE)),
         ExamConfig(n=4),
     )
-    return Recipe(out, align=replace(config, **changes))
+    return Recipe(out, {"align": replace(config, **changes)})
 
 
 def of(stages, *names):
@@ -201,7 +274,7 @@ def of(stages, *names):
 def aligned(tmp_path_factory):
     """A run that changes go on from; its recipe and what it told."""
     recipe = aligning(tmp_path_factory.mktemp("aligned"))
-    return recipe, run_told(recipe)
+    return recipe, run_stages(recipe)
 
 
 def test_an_alignment_has_four_stages_and_four_figures_on_top(aligned):
@@ -239,24 +312,24 @@ def test_every_stage_of_an_alignment_keeps_its_configuration(aligned):
 
 def test_a_second_alignment_skips_every_stage(aligned):
     recipe, (told, _, _) = aligned
-    report, done, skipped = run_told(recipe)
+    report, done, skipped = run_stages(recipe)
     assert (done, skipped) == (set(), STAGES)
     assert report == json.loads(json.dumps(told))
 
 
 def test_another_exam_is_taken_by_the_policies_that_are_there(aligned):
-    _, done, skipped = run_told(aligning(aligned[0].out, exam=ExamConfig(n=3)))
+    _, done, skipped = run_stages(aligning(aligned[0].out, exam=ExamConfig(n=3)))
     assert of(done, "exam")
     assert skipped == STAGES - done
 
 
 def test_a_changed_option_of_dpo_redoes_dpo_and_the_exam_alone(aligned):
     recipe = aligned[0]
-    one = recipe.align.policies[SPOKEN]
+    one = recipe.stages["align"].policies[SPOKEN]
     left = recipe.out / SPOKEN.value / "dpo" / "left.txt"
     left.write_text("of the other configuration")
     other = replace(one, vlm=replace(one.vlm, beta=0.3))
-    _, done, skipped = run_told(aligning(recipe.out, policies={SPOKEN: other}))
+    _, done, skipped = run_stages(aligning(recipe.out, policies={SPOKEN: other}))
     assert of(done, "dpo", "exam")
     assert skipped == STAGES - done
     assert not left.exists()
@@ -265,8 +338,8 @@ def test_a_changed_option_of_dpo_redoes_dpo_and_the_exam_alone(aligned):
 def test_candidates_of_another_seed_leave_nothing_of_the_old_ones(aligned):
     recipe = aligned[0]
     folder = recipe.out / SPOKEN.value / "candidates"
-    how = replace(recipe.align.preferences, prompts=3, seed=7)
-    _, done, _ = run_told(aligning(recipe.out, preferences=how))
+    how = replace(recipe.stages["align"].preferences, prompts=3, seed=7)
+    _, done, _ = run_stages(aligning(recipe.out, preferences=how))
     assert done >= {f"{SPOKEN.value}/candidates", f"{SPOKEN.value}/pairs"}
     wanted = [f"{SPOKEN.value}-brief-train-7-{i}" for i in range(3)]
     assert [row["id"] for row in read_rows(folder / "candidates.jsonl")] == wanted
@@ -277,30 +350,30 @@ def test_candidates_of_another_seed_leave_nothing_of_the_old_ones(aligned):
 
 def test_candidates_of_a_killed_run_are_gone_on_with(aligned, tmp_path):
     recipe = aligning(tmp_path)
-    run_told(recipe)
+    run_stages(recipe)
     folder = tmp_path / SPOKEN.value / "candidates"
     whole = (folder / "candidates.jsonl").read_bytes()
     first = whole[: whole.index(b"\n") + 1]
     (folder / "candidates.jsonl").write_bytes(first.replace(b'"generated"', b'"generated" '))
     (folder / "report.json").unlink()
-    run_told(recipe)
+    run_stages(recipe)
     rows = (folder / "candidates.jsonl").read_bytes()
     assert rows == whole.replace(first, first.replace(b'"generated"', b'"generated" '))
 
 
 def test_a_calibrated_judge_makes_other_pairs(recipe, tmp_path):
     """The temperatures stand in the card, not in the weights."""
-    judging = replace(recipe, bench=None, showcase=None)
-    whole = replace(judging, out=tmp_path, align=aligning(tmp_path).align)
-    run_told(whole)
-    _, done, skipped = run_told(replace(whole, calibration=CalibrationItems(n=2)))
+    align = replace(aligning(tmp_path).stages["align"], judge="")
+    whole = changed(recipe, tmp_path, bench=None, showcase=None, align=align)
+    run_stages(whole)
+    _, done, skipped = run_stages(changed(whole, calibration=CalibrationConfig(n=2)))
     assert skipped >= {"judge", f"{SPOKEN.value}/candidates"}
     assert done >= {"calibration", f"{SPOKEN.value}/pairs"}
 
 
 def test_the_page_shows_policies_before_and_after(aligned, recipe, tmp_path):
-    judged = replace(recipe, out=tmp_path, align=aligned[0].align, bench=None)
-    run_told(judged)
+    align = replace(aligned[0].stages["align"], judge="")
+    run_stages(changed(recipe, tmp_path, align=align, bench=None))
     page = (tmp_path / "report.html").read_text("utf-8")
     for words in ("Image understanding: aligned by the judge", "judge reward, after", "worth "):
         assert words in page
@@ -314,20 +387,20 @@ def test_the_stage_of_one_policy_makes_a_policy(aligned, tmp_path):
         for one in row["context"]:
             one["image"] = str((source.parent / one["image"]).resolve())
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    how = aligned[0].align.policies[SPOKEN].vlm
-    asked = Recipe(tmp_path / "run", dpo=PolicyDPO("tiny_vlm", pairs, how))
-    report, done, _ = run_told(asked)
+    how = aligned[0].stages["align"].policies[SPOKEN].vlm
+    aligning_one = Recipe(tmp_path / "run", {"dpo": PolicyDPO("tiny_vlm", pairs, how)})
+    report, done, _ = run_stages(aligning_one)
     assert done == {"dpo"}
     assert report["dpo"]["pairs"] == report["dpo"]["rows"]["kept"]
-    assert run_told(asked)[2] == {"dpo"}
+    assert run_stages(aligning_one)[2] == {"dpo"}
     pairs.write_text(json.dumps(next(row for row in rows if row["status"] == "kept")) + "\n")
-    report, done, _ = run_told(asked)
+    report, done, _ = run_stages(aligning_one)
     assert (done, report["dpo"]["pairs"]) == ({"dpo"}, 1)
 
 
 def test_align_is_refused_under_several_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "unified_reward.recipes.run.PartialState", lambda: Namespace(num_processes=2)
+        "unified_reward_lab.stages.PartialState", lambda: Namespace(num_processes=2)
     )
     with pytest.raises(ConfigError, match="align runs in one process"):
-        run(Recipe(tmp_path, align=AlignmentConfig({})))
+        run(Recipe(tmp_path, {"align": AlignmentConfig({})}))

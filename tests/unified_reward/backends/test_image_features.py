@@ -100,27 +100,27 @@ def test_each_picture_is_encoded_once_however_often_it_is_asked_about(model, thr
 
 def test_llava_sees_a_picture_once_alone_and_once_in_company(checkpoints, three):
     model = load_vlm(checkpoints["llava_onevision"], device="cpu")
-    see = ImageEncoder(model.model, model.chat.processor.image_processor).see
+    encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
     a, b, _ = three
-    ((alone,), (beside, _), (again, _), (last,)) = see([[a], [a, b], [a, a], [a]])
+    ((alone,), (beside, _), (again, _), (last,)) = encode([[a], [a, b], [a, a], [a]])
     assert len(alone.tokens) > len(beside.tokens)
     assert alone.tokens is last.tokens
     assert beside.tokens is again.tokens
-    only = ImageEncoder(model.model, model.chat.processor.image_processor).see([[a, a]])[0][0]
+    only = ImageEncoder(model.model, model.chat.processor.image_processor).encode([[a, a]])[0][0]
     assert torch.allclose(only.tokens, beside.tokens, atol=1e-5), "tiled for want of company"
 
 
 def test_features_take_no_more_memory_than_they_say(model):
-    see = ImageEncoder(model.model, model.chat.processor.image_processor).see
-    for (one,) in see([[picture(i)] for i in range(3)]):
-        kept = sum(each.untyped_storage().nbytes() for each in (one.tokens, *one.deep))
+    encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
+    for (one,) in encode([[picture(i)] for i in range(3)]):
+        kept = sum(each.untyped_storage().nbytes() for each in (one.tokens, *one.deepstack))
         assert kept == one.n_bytes
 
 
 def test_features_are_dropped_with_their_picture(model):
-    see = ImageEncoder(model.model, model.chat.processor.image_processor).see
+    encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
     shown = picture(0)
-    tokens = weakref.ref(see([[shown]])[0][0].tokens)
+    tokens = weakref.ref(encode([[shown]])[0][0].tokens)
     gc.collect()
     assert tokens() is not None
     del shown
@@ -132,13 +132,13 @@ def test_a_new_picture_at_the_place_of_a_dead_one_is_not_taken_for_it(model):
     image_processor = model.chat.processor.image_processor
     kept = ImageEncoder(model.model, image_processor)
     dead = [picture(i) for i in range(20)]
-    kept.see([[one] for one in dead])
+    kept.encode([[one] for one in dead])
     places = {id(one) for one in dead}
     dead.clear()
     new = [picture(100 + i) for i in range(20)]
     assert places & {id(one) for one in new}, "no picture took the place of another"
     asked = [[one] for one in new]
-    found, due = kept.see(asked), ImageEncoder(model.model, image_processor).see(asked)
+    found, due = kept.encode(asked), ImageEncoder(model.model, image_processor).encode(asked)
     for (one,), (other,) in zip(found, due, strict=True):
         assert torch.allclose(one.tokens, other.tokens, atol=1e-5)
 
@@ -148,7 +148,7 @@ def test_answers_are_the_same_where_little_is_kept(model, three, looked, monkeyp
     requests = requests_of(*three)
     free = model.generate(requests)
     views = sum(looked)
-    monkeypatch.setattr(image_features, "_KEPT_BYTES", most)
+    monkeypatch.setattr(image_features, "_CACHE_BYTES", most)
     bound = model.generate([*requests, *requests])
     assert alike(bound, free * 2)
     assert sum(looked) > views, "everything was kept"
@@ -158,7 +158,7 @@ def test_pictures_are_encoded_in_parts_of_bounded_size(model, looked, monkeypatc
     requests = [Request((picture(i), picture(50 + i), "x"), ("1", "2")) for i in range(3)]
     whole = model.generate(requests)
     pixels = 56 * 56
-    monkeypatch.setattr(image_features, "_PIXELS_AT_ONCE", 4 * pixels)
+    monkeypatch.setattr(image_features, "_MAX_BATCH_PIXELS", 4 * pixels)
     looked.clear()
     again = [
         Request(tuple(p if isinstance(p, str) else p.copy() for p in one.parts), one.choices)

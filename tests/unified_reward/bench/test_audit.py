@@ -1,12 +1,14 @@
 """An audit finds what was put into a judge, and nothing in one that knows the truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from unified_reward.bench.audit import PERTURBATIONS, audit
 from unified_reward.bench.page import write_audit_page
 from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
+from unified_reward.core.samples import Example, Image, Pair, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.judges.generative import merge_orders
 from unified_reward.judges.registry import open_reference
@@ -29,7 +31,7 @@ class Toy(BaseJudge):
     def __init__(self, value, lean=0.0):
         self.value, self.lean = value, lean
 
-    def ask(self, samples, *, orders=2):
+    def ask(self, samples, *, orders=2, on_progress=None):
         return [self._verdict(one, orders) for one in samples]
 
     def _verdict(self, sample, orders):
@@ -114,7 +116,7 @@ class Recorder(Toy):
         super().__init__(lambda _: 50.0)
         self.calls = []
 
-    def ask(self, samples, *, orders=2):
+    def ask(self, samples, *, orders=2, on_progress=None):
         self.calls.append([*samples])
         return super().ask(samples, orders=orders)
 
@@ -174,14 +176,46 @@ def test_what_cannot_be_read_is_counted_and_gives_no_figure():
 
 def test_a_missing_picture_fails_alone(tmp_path):
     gone = ANSWERS[0]
-    sample = gone.sample.__class__(
-        gone.task, "what?", ("a", "b"), (Image(tmp_path / "gone.png"),), id="gone"
-    )
-    broken = gone.__class__.of(sample, gone.target)
+    sample = Sample(gone.task, "what?", ("a", "b"), (Image(tmp_path / "gone.png"),), id="gone")
+    broken = Example.of(sample, gone.target)
     report = audit(open_reference("scripted:first"), [broken, *ANSWERS[:3]]).report
-    once = 1 + 2 + 2 + 2 + 3  # compared, scored, held against repetitions, these scored, a triple
+    once = 1 + 2 + 2 + 2 + 3  # compared, scored, against repetitions, these scored, a triple
     assert once <= report["n_failed"] < report["n_questions"]
     assert report["metrics"]["unreadable"]["value"] == pytest.approx(1 / 4)
+
+
+def test_a_single_comparison_makes_no_triple():
+    class First(Toy):
+        def _verdict(self, sample, orders):
+            return Preferred(1, 0, 0)
+
+    assert "cycles" not in audit(First(words), ANSWERS[:1]).report["metrics"]
+    cycles = audit(First(words), ANSWERS[:2]).report["metrics"]["cycles"]
+    assert (cycles["value"], cycles["n"]) == (1, 2)
+
+
+def test_groups_hold_the_figures_of_their_task_alone():
+    report = audit(Toy(words), [*ANSWERS[:3], *PICTURES[:2]]).report
+    answers, images = (report["groups"][task.value] for task in (ANSWERS[0].task, PICTURES[0].task))
+    assert (answers["ties"]["n"], images["ties"]["n"], report["metrics"]["ties"]["n"]) == (3, 2, 5)
+    assert answers["longer_preferred"] == report["metrics"]["longer_preferred"]
+    assert "longer_preferred" not in images
+    assert images["brier_score"]["n"] == 2
+    assert images["distinct_scores"]["value"] == 1 < answers["distinct_scores"]["value"]
+
+
+def test_every_candidate_of_an_example_is_scored_and_a_made_pair_compared():
+    """Four answers without a label, of which the longest and the shortest are a pair, and one."""
+    context = ANSWERS[0].context
+    answers = ("a", "a b", "a b c", "a b c d")
+    four = Example(Task.IMAGE_UNDERSTANDING, "what?", answers, context, id="four")
+    report = audit(Toy(words), [four]).report
+    assert report["metrics"]["distinct_scores"]["value"] == 4
+    assert "ties" not in report["metrics"]
+    paired = replace(four, pair=Pair(3, 0))
+    metrics = audit(Toy(words), [paired]).report["metrics"]
+    assert metrics["longer_preferred"]["n"] == metrics["right_where_longer_is_better"]["n"] == 1
+    assert metrics["right_where_longer_is_better"]["value"] == 1
 
 
 def test_the_page_shows_every_change_and_the_comparisons_that_turn(tmp_path):

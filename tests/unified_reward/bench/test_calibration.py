@@ -165,3 +165,24 @@ def test_intervals_of_calibration_figures_are_over_prompts_not_items():
         )
         assert figure(by_prompt).value == figure(by_item).value
         assert width > 1.8 * naive
+
+
+def test_a_certain_and_wrong_judge_has_a_finite_loss():
+    class Certain(Sure):
+        def generate(self, requests):
+            return [Answer("", (0.0, *[-9999.0] * (len(one.choices) - 1))) for one in requests]
+
+    image = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
+    pair, single = (Sample(Task.IMAGE_GENERATION, "x", (image,) * n) for n in (2, 1))
+    examples = [
+        Example.of(pair, Target(winner="second")),
+        Example.of(single, Target(score=1.0, scale=UNIT)),
+    ]
+    judge = GenerativeJudge(Certain(), Card("compact"))
+    fitted = fit_calibration(judge, examples)
+    assert 0.05 <= fitted.compare <= 20
+    assert 0.05 <= fitted.score <= 20
+    assert fit_calibration(judge, examples[:1]) == Calibration(fitted.compare, 1.0)
+    assert fit_calibration(judge, examples[1:]) == Calibration(1.0, fitted.score)
+    with pytest.raises(DataError, match="no examples to calibrate on"):
+        fit_calibration(judge, [])

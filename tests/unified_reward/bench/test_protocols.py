@@ -214,6 +214,10 @@ def test_votes_of_four_kinds_are_told_apart_only_by_a_judge_that_does(tmp_path):
     file.write_text("id,winner\n" + "".join(f"{a},{b}\n" for a, b in rows), "utf-8")
     metrics = measured(tmp_path, "genai_bench_video", f"table:{file}").report["metrics"]
     assert metrics["four_way_accuracy"]["value"] == pytest.approx(2 / 3)
+    judge, out = open_reference(f"table:{file}"), tmp_path / "out"
+    run_benchmark("genai_bench_video", judge, tmp_path, out=out)
+    again = run_benchmark("genai_bench_video", judge, tmp_path, out=out)  # verdicts are read back
+    assert again.report["metrics"] == metrics
     assert metrics["three_way_accuracy"]["value"] == 1
     plain = measured(tmp_path, "genai_bench_video", "scripted:tie").report["metrics"]
     assert "four_way_accuracy" not in plain

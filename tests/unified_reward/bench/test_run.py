@@ -49,12 +49,16 @@ class Named(BaseJudge):
 
     def __init__(self, stop_after=10**6):
         self.samples = []
+        self.orders = set()
         self.stop_after = stop_after
 
-    def ask(self, samples, *, orders=2):
+    def ask(self, samples, *, orders=2, on_progress=None):
         if len(self.samples) >= self.stop_after:
             raise KeyboardInterrupt
         self.samples += samples
+        self.orders.add(orders)
+        if on_progress:
+            on_progress(len(samples))
         return [FIRST if each.candidates[0].source.endswith("a") else SECOND for each in samples]
 
 
@@ -93,7 +97,9 @@ def test_a_run_that_was_killed_asks_only_what_is_missing_and_ends_the_same(tmp_p
     with file.open("ab") as out:
         out.write(b'{"id": "item 19')  # torn
     rest = Named()
-    again = run_benchmark(toys(200), rest, out=tmp_path / "cut")
+    steps = []
+    again = run_benchmark(toys(200), rest, out=tmp_path / "cut", on_progress=steps.append)
+    assert steps == [64, 64, 64, 8]
     assert again.report == whole.report
     assert len(rest.samples) == 200 - 128
     assert file.read_bytes() == (tmp_path / "whole" / "verdicts.jsonl").read_bytes()
@@ -106,6 +112,12 @@ def test_a_run_with_other_settings_is_not_continued(tmp_path):
     run_benchmark(toys(3), Named(), out=tmp_path)
     with pytest.raises(ConfigError, match="seed was 0 and is 1"):
         run_benchmark(toys(3), Named(), seed=1, out=tmp_path)
+    other = Named()
+    other.name = "other"
+    with pytest.raises(ConfigError, match="judge was 'named' and is 'other'"):
+        run_benchmark(toys(3), other, out=tmp_path)
+    with pytest.raises(ConfigError, match="benchmark was 'toy' and is 'toy 2'"):
+        run_benchmark(replace(toys(3), name="toy 2"), Named(), out=tmp_path)
 
 
 def test_items_are_read_as_they_are_asked_and_no_pixels_are_kept():
@@ -124,7 +136,7 @@ def test_items_are_read_as_they_are_asked_and_no_pixels_are_kept():
     class Guess(BaseJudge):
         name, family = "guess", "toy"
 
-        def ask(self, samples, *, orders=2):
+        def ask(self, samples, *, orders=2, on_progress=None):
             return [FIRST if each.candidates[0].layout else Failed("no media") for each in samples]
 
     result = run_benchmark(toy(examples()), Guess(), orders=1)
@@ -137,7 +149,7 @@ def test_items_are_read_as_they_are_asked_and_no_pixels_are_kept():
 
 def test_the_worst_items_are_those_furthest_from_their_labels_first_ones_first():
     class Wrong(Named):
-        def ask(self, samples, *, orders=2):
+        def ask(self, samples, *, orders=2, on_progress=None):
             shares = [int(each.id.removeprefix("item ")) % 10 / 10 for each in samples]
             return [Preferred(share, 0, 1 - share) for share in shares]
 
@@ -172,12 +184,35 @@ def test_equally_many_votes_are_a_tie_and_unreadable_ones_stay_so():
     assert majority_vote(Unparsed("?"), 3, 0) == Unparsed("?")
 
 
+def test_votes_ask_both_orders_and_differ_by_item_and_seed():
+    class Split(Named):
+        def ask(self, samples, *, orders=2, on_progress=None):
+            super().ask(samples, orders=orders)
+            return [Preferred(0.5, 0, 0.5, orders=(FIRST, SECOND)) for _ in samples]
+
+    def winners(seed):
+        judge = Split()
+        result = run_benchmark(toys(40), judge, orders=1, votes=2, seed=seed)
+        assert judge.orders == {2}
+        assert result.report["votes"] == 2
+        return [item.verdict.winner for item in result.items]
+
+    assert {*winners(0)} == {"first", "tie", "second"}
+    assert winners(0) == winners(0) != winners(1)
+
+
 def test_a_folder_without_items_is_an_error_that_names_the_first_broken_row():
     with pytest.raises(DataError, match=r"holds no item of toy$"):
         run_benchmark(toys(0), Named())
     broken = replace(toys(0), read_rows=lambda *_: iter([Row(3, "x", Failed("no prompt"))]))
     with pytest.raises(DataError, match="holds no item of toy; row 3: no prompt"):
         run_benchmark(broken, Named())
+
+
+def test_a_row_with_other_than_one_or_two_candidates_is_broken():
+    many = replace(example(7), candidates=(Image("a"), Image("b"), Image("c")), id="many")
+    result = run_benchmark(toy([example(0), many, replace(many, candidates=(), id="x")]), Named())
+    assert (result.report["n"], result.report["n_broken_rows"]) == (1, 2)
 
 
 @pytest.fixture(scope="module")

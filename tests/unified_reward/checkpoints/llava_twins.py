@@ -225,4 +225,4 @@ def save_sparse(file, shapes):
     header = json.dumps(told).encode()
     with file.open("wb") as out:
         out.write(len(header).to_bytes(8, "little") + header)
-        out.truncate(out.log() + end)
+        out.truncate(out.tell() + end)

@@ -1,4 +1,4 @@
-"""Run alone: pytest tests/models/test_llava_qwen.py"""
+"""Original LLaVA-NeXT checkpoints become folders that compute the same, bit for bit."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import shutil
 import weakref
 from collections import Counter
 from contextlib import contextmanager
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,12 +28,11 @@ from unified_reward import open_judge
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.checkpoints import llava_qwen, shards
 from unified_reward.checkpoints.llava_qwen import convert, hub_name, plan
-from unified_reward.cli import convert as command
+from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.requests import Request
 
 
-ROOT = Path(__file__).parents[3]
 PROMPT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n<image>\nthe cat?<|im_end|>\n<|im_start|>assistant\n"
@@ -278,7 +278,7 @@ def test_a_model_that_speaks_with_its_embedding(tmp_path, out):
     del state["lm_head.weight"]
     source = twins.save_original(tmp_path / "tied", state, tie_word_embeddings=True)
     told = convert(source, out)
-    assert told.notes == ("no lm_head.weight: it speaks with its embedding",)
+    assert told.notes == ("no lm_head.weight: the output layer is tied to the embedding",)
     assert not [name for name in told.names.values() if "lm_head" in name]
     assert not differs(model, out)
     edit(source, tie_word_embeddings=...)
@@ -726,7 +726,8 @@ def test_the_released_7b_becomes_what_was_published_in_the_new_layout(tmp_path):
     assert not told.notes
     assert (told.keys.loaded, told.keys.renamed) == (2, 763)
     assert told.n_bytes == pytest.approx(2 * 8.03e9, rel=1e-3)
-    file = ROOT / "src/unified_reward/recipes/architectures/llava-onevision-qwen2-7b-ov-hf.json"
+    folder = resources.files("unified_reward") / "recipes" / "architectures"
+    file = folder / "llava-onevision-qwen2-7b-ov-hf.json"
     published = json.loads(file.read_text())["config"]
     del published["text_config"]["vocab_size"]
     for part in ("text_config", "vision_config"):
@@ -739,7 +740,7 @@ def test_the_released_7b_becomes_what_was_published_in_the_new_layout(tmp_path):
 
 def test_a_newline_of_clips_that_is_not_carried_over_is_said(source):
     edit(source, mm_newline_position="grid")
-    assert plan(source).notes == ("a clip ends in one newline, not in 'grid' as config.json says",)
+    assert plan(source).notes == ("a video ends in one newline, not in 'grid' as config.json says",)
 
 
 def test_a_folder_where_nothing_was_finished_is_taken(source, out, model):
@@ -756,7 +757,7 @@ def test_a_generation_config_is_carried_over(source, out):
 
 
 def run(*arguments, code=0):
-    result = CliRunner().invoke(command.app, ["llava-qwen", *map(str, arguments)])
+    result = CliRunner().invoke(app, ["convert", "llava-qwen", *map(str, arguments)])
     assert result.exit_code == code, result.output
     return result
 
@@ -783,8 +784,8 @@ def test_the_command_ends_with_what_is_wrong(source, out):
 
 
 def test_the_family_is_kept_beside_a_converted_judge_and_an_unknown_one_refused(source, out):
-    arguments = ["llava-qwen", str(source), str(out), "--family", "compact"]
-    assert CliRunner().invoke(command.app, arguments).exit_code == 0
+    arguments = ["convert", "llava-qwen", str(source), str(out), "--family", "compact"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
     assert open_judge(out).family == "compact"
-    result = CliRunner().invoke(command.app, [*arguments[:-1], "loud"])
+    result = CliRunner().invoke(app, [*arguments[:-1], "loud"])
     assert "no family 'loud'; there are aspects" in str(result.exception)

@@ -94,4 +94,4 @@ def test_an_audit_of_nothing_says_so(tmp_path):
     file.write_text("{}\n", "utf-8")
     result = invoked("audit", "--data", file, "--judge", "scripted:first")
     assert isinstance(result.exception, DataError)
-    assert "holds no item" in str(result.exception)
+    assert "no usable item" in str(result.exception)

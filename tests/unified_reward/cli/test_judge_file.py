@@ -1,17 +1,22 @@
 """``unified-reward judge``: one row an id, whatever is wrong in the file or kills the run."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 import zlib
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tests.fake_server import FakeServer, chat
 from tests.unified_reward.io.test_rows import CONTRACT
+from unified_reward import media
+from unified_reward.io import rows as io_rows
 
 
 N = 130
@@ -191,7 +196,7 @@ def test_verdicts_of_another_judge_or_manner_are_not_mixed_into_a_file(cli, many
     for other in (["--judge", "scripted:tie"], ["--judge", "scripted:first", "--orders", "1"]):
         code, _, err = cli("judge", many, out, *other)
         assert code == 2
-        assert "was begun otherwise" in err
+        assert "was started with different settings" in err
     out.with_name("out.jsonl.config.json").unlink()
     out.write_bytes(before[: before.index(b"\n") + 1])
     code, _, err = cli("judge", many, out, "--judge", "scripted:tie")
@@ -207,5 +212,90 @@ def test_a_conversation_without_a_sample_fails_and_the_others_are_judged(cli, fi
     assert cli("judge", source, files / "out.jsonl", "--judge", "scripted:first")[0] == 1
     lost, judged = read(files / "out.jsonl")
     assert (lost["id"], lost["status"]) == ("message", "failed")
-    assert "conversation whose sample is not known" in lost["reason"]
+    assert lost["reason"] == "a published conversation without candidates cannot be judged"
     assert judged["status"] == "scored"
+
+
+def test_candidates_are_ranked_and_the_pair_of_a_pairs_row_is_compared(cli, files):
+    four = [{"image": f"{name}.png"} for name in "abca"]
+    target = {"score": 3, "scale": [1, 5]}
+    pair = {"status": "kept", "chosen": four[2], "rejected": four[0], "strategy": "rank"}
+    generated = {"status": "generated", "policy": "p", "seed": 3, "duplicates": 0}
+    source = written(
+        files / "in.jsonl",
+        [
+            sample("pool", candidates=four, **generated),
+            {"id": "unmade", "status": "failed", "reason": "out of ink"},
+            sample("prompt", candidates=[]),
+            sample("pair", candidates=four[:3], **pair),
+            sample("broken", candidates=[{"image": f"none{i}.png"} for i in range(3)]),
+            sample("scored", target=target),
+        ],
+    )
+    out = files / "out.jsonl"
+    assert cli("judge", source, out, "--judge", "scripted:first", "--orders", "1")[0] == 1
+    rows = {row["id"]: row for row in read(out)}
+    assert all(list(row) == CONTRACT for row in rows.values())
+    statuses = {name: row["status"] for name, row in rows.items()}
+    assert statuses == {
+        "pool": "ranked",
+        "unmade": "failed",
+        "prompt": "failed",
+        "pair": "preferred",
+        "broken": "failed",
+        "scored": "scored",
+    }
+    assert rows["pool"]["order"] == [0, 1, 2, 3]
+    assert len(rows["pool"]["scores"]) == 4
+    assert "out of ink" in rows["unmade"]["reason"]
+    assert rows["prompt"]["reason"] == "a prompt without candidates cannot be judged"
+    assert rows["pair"]["winner"] == "first"
+    assert "none0.png: cannot be opened" in rows["broken"]["reason"]
+
+
+def test_criteria_of_a_row_reach_the_judge(cli, files):
+    texts = []
+
+    def respond(call):
+        texts.append(call.text)
+        return chat("Final Score: 3")
+
+    rows = [sample("one", criteria="mind the hands"), sample("two")]
+    rows.append(sample("many", candidates=[{"image": "a.png"}] * 3, criteria="mind the feet"))
+    with FakeServer(respond) as server:
+        source = written(files / "in.jsonl", rows)
+        assert cli("judge", source, files / "out.jsonl", "--judge", server.url)[0] == 0
+    assert sum("mind the hands" in text for text in texts) == 1
+    assert sum("mind the feet" in text for text in texts) == 3
+
+
+@pytest.mark.parametrize("command", ["judge", "pairs"])
+def test_the_input_is_parsed_once_and_every_medium_opened_once(cli, files, command, monkeypatch):
+    """The file itself is opened twice: once to count its lines for the bar, once to read it."""
+    two = [{"image": f"{i}-{k}.png"} for i in range(9) for k in range(2)]
+    for part in two:
+        shutil.copy(files / "a.png", files / part["image"])
+    rows = [sample(f"q{i}", candidates=two[2 * i : 2 * i + 2]) for i in range(9)]
+    source = written(files / "in.jsonl", rows)
+    opened, inputs, parsed = Counter(), [], []
+    open_image, open_path, read_row = media.open_image, Path.open, io_rows.read_row
+
+    def counting_image(image):
+        opened[Path(image.source).name] += 1
+        return open_image(image)
+
+    def counting_path(self, *args, **kwargs):
+        inputs.append(self.name)
+        return open_path(self, *args, **kwargs)
+
+    def counting_row(raw, *args, **kwargs):
+        parsed.append(raw)
+        return read_row(raw, *args, **kwargs)
+
+    monkeypatch.setattr(media, "open_image", counting_image)
+    monkeypatch.setattr(Path, "open", counting_path)
+    monkeypatch.setattr(io_rows, "read_row", counting_row)
+    assert cli(command, source, files / "out.jsonl", "--judge", "tiny_judge")[0] == 0
+    assert len(parsed) == 9
+    assert inputs.count("in.jsonl") == 2
+    assert opened == {part["image"]: 1 for part in two}

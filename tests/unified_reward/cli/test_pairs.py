@@ -29,7 +29,7 @@ def pools(tmp_path_factory):
 def whole(pools):
     """The rows of a run that nobody stopped."""
     out = pools.with_name("whole.jsonl")
-    command = [sys.executable, "-m", "unified_reward", "pairs", pools, out]
+    command = [sys.executable, "-m", "unified_reward", "pairs", pools, out, "--judge", "tiny_judge"]
     subprocess.run(command, check=True, capture_output=True)
     return out.read_bytes()
 
@@ -49,7 +49,7 @@ def test_rows_stand_in_the_order_of_the_prompts_and_paths_start_at_their_file(cl
 def test_a_torn_file_goes_on_to_the_same_bytes(cli, pools, whole, left):
     out = pools.with_name("whole.jsonl")
     out.write_bytes(whole[:left])
-    assert cli("pairs", pools, out)[0] == 0
+    assert cli("pairs", pools, out, "--judge", "tiny_judge")[0] == 0
     assert out.read_bytes() == whole
 
 
@@ -57,7 +57,7 @@ def test_rows_lost_in_the_middle_of_a_chunk_are_made_again_in_the_same_batch(cli
     out = pools.with_name("whole.jsonl")
     lines = whole.splitlines(keepends=True)
     out.write_bytes(b"".join(lines[:5]))
-    assert cli("pairs", pools, out)[0] == 0
+    assert cli("pairs", pools, out, "--judge", "tiny_judge")[0] == 0
     assert out.read_bytes() == whole
 
 
@@ -67,14 +67,14 @@ def test_a_full_disk_is_told_and_loses_nothing(cli, pools, whole):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limits[1]))
-        code, _, err = cli("pairs", pools, out)
+        code, _, err = cli("pairs", pools, out, "--judge", "tiny_judge")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2
     assert "whole.jsonl cannot be written: File too large" in err
     assert whole.startswith(out.read_bytes())
     assert out.read_bytes().count(b"\n") >= 1
-    assert cli("pairs", pools, out)[0] == 0
+    assert cli("pairs", pools, out, "--judge", "tiny_judge")[0] == 0
     assert out.read_bytes() == whole
 
 
@@ -151,11 +151,11 @@ def test_rows_that_cannot_be_used_are_failed_rows_and_the_others_go_on(cli, pool
     assert code == 1
     assert printed == out.read_text()
     made = read_rows(out)
-    ids = ["p0", "twice", "line 3", "line 4", "unmade", "line 6"]
+    ids = ["line 1", "twice", "line 3", "line 4", "unmade", "line 6"]
     assert [row["id"] for row in made] == ids
     assert {row["status"] for row in made} == {"failed"}
     message = " | ".join(row["reason"] for row in made)
-    for reason in ("0 of 0 candidates", "duplicate id", "promt", "out of ink"):
+    for reason in ("not text", "0 of 0 candidates", "duplicate id", "promt", "out of ink"):
         assert reason in message
     assert all(list(row) == list(made[0]) for row in made)
 
@@ -179,13 +179,13 @@ def test_on_ray_the_rows_are_those_of_a_local_run(cli, pools, whole, tmp_path):
     try:
         # Beside the local run: the paths in the rows start at their own folder.
         out = pools.with_name("ray.jsonl")
-        assert cli("pairs", pools, out, "--engine", "ray", "--workers", 2)[0] == 0
+        tiny = ("--judge", "tiny_judge", "--engine")
+        assert cli("pairs", pools, out, *tiny, "ray", "--workers", 2)[0] == 0
         assert out.read_bytes() == whole
-        message = []
-        for engine in ("local", "ray"):
-            message.append(tmp_path / engine)
-            assert cli("judge", samples, message[-1], "--engine", engine)[0] == 0
-        assert message[0].read_bytes() == message[1].read_bytes()
-        assert len(read_rows(message[0])) == PROMPTS
+        local, distributed = tmp_path / "local", tmp_path / "ray"
+        for path in (local, distributed):
+            assert cli("judge", samples, path, *tiny, path.name)[0] == 0
+        assert local.read_bytes() == distributed.read_bytes()
+        assert len(read_rows(local)) == PROMPTS
     finally:
         ray.shutdown()

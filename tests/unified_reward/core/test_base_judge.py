@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unified_reward.core import progress
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, MediaError, ModelError, UnparsedError
 from unified_reward.core.samples import Image, Sample, Task, Video
@@ -28,8 +29,10 @@ class Verdicts(BaseJudge):
         self._verdict = verdict
         self.asked = []
 
-    def ask(self, samples, *, orders=2):
+    def ask(self, samples, *, orders=2, on_progress=None):
         self.asked += samples
+        if on_progress:
+            on_progress(len(samples))
         return [self._verdict(sample) for sample in samples]
 
 
@@ -127,9 +130,9 @@ def test_candidates_that_make_no_question_are_refused_before_anything_is_asked(v
     [{"videos": ["a", "b"]}, {"answers": ["a", "b"], "image": "c"}],
 )
 def test_a_source_beside_anything_but_pictures_is_refused_and_not_ignored(given_):
-    with pytest.raises(ConfigError, match="goes with pictures"):
+    with pytest.raises(ConfigError, match="goes with images"):
         always(FIRST).compare("p", source="s.png", **given_)
-    with pytest.raises(ConfigError, match="goes with pictures"):
+    with pytest.raises(ConfigError, match="goes with images"):
         always(FIRST).score("p", answer="a", image="c", source="s.png")
 
 
@@ -143,7 +146,7 @@ def test_compare_takes_two_candidates_and_points_to_rank(n):
 
 def test_an_unreadable_answer_is_raised_with_what_the_judge_said():
     judge = always(Unparsed("no number in the answer", "lovely!"))
-    with pytest.raises(UnparsedError, match=r"no number in the answer; the judge said: 'lovely!'"):
+    with pytest.raises(UnparsedError, match=r"no number in the answer; the judge answered: 'love"):
         judge.score("p", image="a.png")
     with pytest.raises(UnparsedError, match="no number"):
         judge.compare("p", images=["a.png", "b.png"])
@@ -158,7 +161,7 @@ def test_a_failure_is_raised_as_the_error_that_caused_it():
 
 
 def test_a_verdict_of_the_wrong_kind_is_an_error_and_no_verdict():
-    with pytest.raises(ModelError, match="asked for Scored, but the judge gave Preferred"):
+    with pytest.raises(ModelError, match="expected Scored, but the judge gave Preferred"):
         always(FIRST).score("p", image="a.png")
 
 
@@ -224,3 +227,100 @@ def test_edits_of_one_picture_are_ranked_beside_it():
     judge.rank("p", images=["b.png", "c.png"], source="a.png", by="pairs")
     edited = (Image("b.png"), Image("c.png"))
     assert judge.asked == [Sample(Task.IMAGE_EDITING, "p", edited, (Image("a.png"),))]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "given_", "samples"),
+    [
+        (
+            "p",
+            {"images": ["a.png", "b.png"]},
+            [Sample(Task.IMAGE_GENERATION, "p", (Image(name),)) for name in ("a.png", "b.png")],
+        ),
+        (
+            ["p", "q"],
+            {"videos": ["a.mp4", "b.mp4"]},
+            [
+                Sample(Task.VIDEO_GENERATION, "p", (Video("a.mp4"),)),
+                Sample(Task.VIDEO_GENERATION, "q", (Video("b.mp4"),)),
+            ],
+        ),
+        (
+            "p",
+            {"answers": ["yes", "no"], "image": "a.png"},
+            [
+                Sample(Task.IMAGE_UNDERSTANDING, "p", (answer,), (Image("a.png"),))
+                for answer in ("yes", "no")
+            ],
+        ),
+        (
+            ["p", "q"],
+            {"answer": "yes", "images": ["a.png", "b.png"]},
+            [
+                Sample(Task.IMAGE_UNDERSTANDING, "p", ("yes",), (Image("a.png"),)),
+                Sample(Task.IMAGE_UNDERSTANDING, "q", ("yes",), (Image("b.png"),)),
+            ],
+        ),
+        (
+            "p",
+            {"images": ["b.png", "c.png"], "sources": ["a.png", "d.png"]},
+            [
+                Sample(Task.IMAGE_EDITING, "p", (Image("b.png"),), (Image("a.png"),)),
+                Sample(Task.IMAGE_EDITING, "p", (Image("c.png"),), (Image("d.png"),)),
+            ],
+        ),
+        (
+            ["p", "q"],
+            {"image": "a.png"},
+            [Sample(Task.IMAGE_GENERATION, prompt, (Image("a.png"),)) for prompt in ("p", "q")],
+        ),
+        ([], {"images": []}, []),
+    ],
+)
+def test_lists_are_scored_item_by_item_and_single_values_serve_all(prompt, given_, samples):
+    judge = always(points(50))
+    assert judge.score(prompt, **given_) == [points(50)] * len(samples)
+    assert judge.asked == samples
+
+
+@pytest.mark.parametrize(
+    ("prompt", "given_", "message"),
+    [
+        (["p", "q"], {"images": ["a"] * 3}, "not 2 prompts and 3 images; a single prompt is"),
+        ("p", {"images": ["a"] * 3, "sources": ["b"]}, "not 3 images and 1 source"),
+        (["p"], {"answers": ["a", "b"], "image": "c"}, "not 1 prompt and 2 answers"),
+        ("p", {"images": ["a"], "image": "b"}, "give image= for every item or images= with one"),
+        (["p"], {}, "give candidates of one kind"),
+    ],
+)
+def test_lists_of_different_lengths_are_refused_before_anything_is_asked(prompt, given_, message):
+    judge = always(points(50))
+    with pytest.raises(ConfigError, match=message):
+        judge.score(prompt, **given_)
+    assert not judge.asked
+
+
+def test_a_failure_is_a_value_of_a_list_and_is_raised_for_a_single_item():
+    failure = Failed("lost", MediaError("lost"))
+    judge = Verdicts(lambda s: failure if s.candidates[0].source == "b" else points(1))
+    assert judge.score("p", images=["a", "b"]) == [points(1), failure]
+    with pytest.raises(MediaError, match="lost"):
+        judge.score("p", image="b")
+
+
+def test_a_list_that_takes_long_shows_a_bar_on_standard_error(monkeypatch, capsys):
+    class Slow(Verdicts):
+        def ask(self, samples, *, orders=2, on_progress=None):
+            for _ in samples:
+                on_progress(1)
+            return [points(1)] * len(samples)
+
+    judge = Slow(None)
+    judge.score("p", images=["a"] * 8)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(progress, "DELAY_S", 0.0)
+    judge.score("p", images=["a"] * 8)
+    out, err = capsys.readouterr()
+    assert not out
+    assert "scoring" in err
+    assert "100%" in err

@@ -75,7 +75,8 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(path):
 def mixed(tmp_path):
     """Scores at even places, comparisons at odd ones."""
     pair = {"candidates": [{"image": "a.png"}, {"image": "b.png"}]}
-    pair |= {"target": {"winner": "first", "aspects": {"first": 0.9, "second": 0.2, "style": 0.7}}}
+    pair |= {"target": {"winner": "first", "aspects": {"style": 0.7}}}
+    pair |= {"tags": {"utility_first": "0.9", "utility_second": "0.2", "vote": "first"}}
     file = tmp_path / "mixed.jsonl"
     file.write_text("\n".join(row(str(i), **(pair if i % 2 else {})) for i in range(10)), "utf-8")
     return file
@@ -101,7 +102,8 @@ def test_the_other_order_turns_candidates_winner_and_aspects(mixed):
     turned = mirrored(record)
     assert turned.sample.candidates == record.sample.candidates[::-1]
     assert turned.target.winner == "second"
-    assert turned.target.aspects == pytest.approx({"first": 0.2, "second": 0.9, "style": 0.3})
+    assert turned.target.aspects == pytest.approx({"style": 0.3})
+    assert turned.tags == {"utility_first": "0.2", "utility_second": "0.9", "vote": "first"}
     assert mirrored(turned).target.aspects == pytest.approx(record.target.aspects)
 
 

@@ -110,17 +110,17 @@ def test_a_page_shows_media_words_and_what_cannot_be_shown():
 
 def test_every_row_is_drawn_equally_often_and_the_seed_decides():
     given = rows(*(scored(str(i), 1, Scale(1, 5)) for i in range(10)))
-    counts = Counter(one.id for seed in range(400) for one in gather(given, n=3, seed=seed).drawn)
+    counts = Counter(one.id for seed in range(400) for one in gather(given, n=3, seed=seed).sampled)
     assert counts.total() == 1200
     # 120 each; four standard deviations of a binomial (400, 0.3) are 37.
     assert all(abs(n - 120) <= 37 for n in counts.values())
     assert len(counts) == 10
-    draws = [tuple(one.id for one in gather(given, n=3, seed=seed).drawn) for seed in (0, 0, 1)]
+    draws = [tuple(one.id for one in gather(given, n=3, seed=seed).sampled) for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
 
 def test_fewer_rows_than_wanted_are_all_shown_and_none_is_an_error():
-    assert len(gather(rows(scored("1", 1, Scale(1, 5))), n=24, seed=0).drawn) == 1
+    assert len(gather(rows(scored("1", 1, Scale(1, 5))), n=24, seed=0).sampled) == 1
     with pytest.raises(DataError, match=r"no usable row: no verdict \(2\)"):
         gather(rows(*[Failed("no verdict", DataError(""))] * 2), n=1, seed=0)
     with pytest.raises(DataError, match="no row at all"):

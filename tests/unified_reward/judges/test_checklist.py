@@ -35,7 +35,7 @@ def _questions(tmp_path, monkeypatch):
         lines = [f"Is it {i}?" + (' "[[prompt]]"' if i < 3 else " ") for i in range(N[card.name])]
         text = "\n".join(lines)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        task = packs.published()[name].task
+        task = packs.published_prompts()[name].task
         row = {"name": name, "task": task, "form": "score", "text": text, "sha256": digest}
         rows.append(row)
     monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path))
@@ -152,13 +152,13 @@ def test_two_candidates_compare_and_a_broken_one_fails_alone(tmp_path):
 
 def test_a_picture_is_encoded_once_for_all_questions(monkeypatch):
     seen = []
-    look = image_features.ImageEncoder._look
+    look = image_features.ImageEncoder._run_vision_tower
 
-    def counted(self, pictures, **how):
-        seen.append(len(pictures))
-        return look(self, pictures, **how)
+    def counted(self, images, **options):
+        seen.append(len(images))
+        return look(self, images, **options)
 
-    monkeypatch.setattr(image_features.ImageEncoder, "_look", counted)
+    monkeypatch.setattr(image_features.ImageEncoder, "_run_vision_tower", counted)
     judge = ur.open_judge("checklist-image:tiny_base")
     scored = judge.score("a red star", image=PICTURE)
     assert len(scored.aspects) == 31

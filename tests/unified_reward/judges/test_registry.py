@@ -392,7 +392,9 @@ def test_scripts_tables_and_urls_are_told_by_their_beginning(tmp_path):
 
 def test_the_perfect_judge_answers_the_truth_it_is_given():
     sample = Sample(Task.IMAGE_GENERATION, "x", (picture(), picture(1)), id="a")
-    perfect = open_reference("scripted:perfect", truth=[Example.of(sample, Target(winner="second"))])
+    perfect = open_reference(
+        "scripted:perfect", truth=[Example.of(sample, Target(winner="second"))]
+    )
     assert perfect.ask([sample])[0].winner == "second"
     with pytest.raises(ConfigError, match="answers known targets, and here are none"):
         open_judge("scripted:perfect")

@@ -1,4 +1,4 @@
-"""The scalar judge: each candidate is read alone, and verdicts follow from the readings."""
+"""The scalar judge: each candidate is read and verdicts follow from the readings."""
 
 import dataclasses
 import json
@@ -16,8 +16,8 @@ from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.judges.card import CARD, Calibration, Card, Head
 from unified_reward.judges.registry import open_judge
-from unified_reward.judges.scalar import ScalarJudge, alone, preferred, scored
-from unified_reward_lab.microworld import make_example
+from unified_reward.judges.scalar import ScalarJudge, compare_estimates, score_estimate
+from unified_reward_lab.microworld import make_example, utility_gap
 
 
 PICTURE = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
@@ -113,8 +113,8 @@ def test_aspects_are_mirrored_too(one, other, temperature):
 
 @given(values, values, temperatures)
 def test_temperature_moves_the_probability_and_never_the_winner(one, other, temperature):
-    sure = preferred(ValueEstimate((one,)), ValueEstimate((other,)), Head())
-    tempered = preferred(
+    sure = compare_estimates(ValueEstimate((one,)), ValueEstimate((other,)), Head())
+    tempered = compare_estimates(
         ValueEstimate((one,)), ValueEstimate((other,)), Head(), temperature=temperature
     )
     is_nearer = abs(tempered.p_first - 0.5) <= abs(sure.p_first - 0.5)
@@ -159,7 +159,9 @@ def test_more_uncertainty_moves_probabilities_to_the_middle(one, other, sigma, m
             Head(uncertain=True),
             [ValueEstimate((m,), (spread,)) for m in (one, other)],
         )
-        return preferred(*readings, head).p_first, scored(readings[0], head).score.value
+        return compare_estimates(*readings, head).p_first, score_estimate(
+            readings[0], head
+        ).score.value
 
     for less_sure, sure in zip(ask(sigma + more), ask(sigma), strict=True):
         assert abs(less_sure - 0.5) <= abs(sure - 0.5)
@@ -183,7 +185,7 @@ def test_candidates_are_asked_alone_once_each_whatever_the_orders():
     one, two = (asking.ask([sample], orders=orders) for orders in (1, 2))
     assert one == two
     apart = [words(request) for request in asking._model.requests]
-    asking.ask(alone(sample))
+    asking.ask(sample.split())
     assert apart == 2 * [words(request) for request in asking._model.requests[-2:]]
     assert one[0].consistent is None
 
@@ -250,11 +252,7 @@ def test_the_shipped_scalar_judge_names_the_better_picture():
     judge = open_judge("tiny_scalar")
     task = Task.IMAGE_GENERATION
     records = [make_example(task, "compare", split="test", seed=7, index=i) for i in range(60)]
-    clear = [
-        one
-        for one in records
-        if abs(one.target.aspects["first"] - one.target.aspects["second"]) >= 0.1
-    ][:40]
+    clear = [record for record in records if utility_gap(record) >= 0.1][:40]
     verdicts = judge.ask([one.sample for one in clear])
     right = [v.winner == one.target.winner for v, one in zip(verdicts, clear, strict=True)]
     assert sum(right) >= 30

@@ -77,8 +77,8 @@ def test_zero_is_a_point_like_any_other(tmp_path):
     ("text", "suffix", "told"),
     [
         ("id,value\na,1\nb,high\n", ".csv", "line 3: could not convert string to float: 'high'"),
-        ("id,value\na,nan\n", ".csv", "line 2: value nan is no finite number"),
-        ("id,value\na,inf\n", ".csv", "line 2: value inf is no finite number"),
+        ("id,value\na,nan\n", ".csv", "line 2: value nan is not a finite number"),
+        ("id,value\na,inf\n", ".csv", "line 2: value inf is not a finite number"),
         ("id,value\na\n", ".csv", "line 2: "),
         ("name,value\na,1\n", ".csv", "line 2: 'id'; a row has id,candidate,value or"),
         ("id,winner\na,left\n", ".csv", "line 2: winner 'left' is not first, tie or second"),
@@ -131,6 +131,6 @@ def test_greater_differences_are_surer_and_none_is_certain_before_the_last_digit
 
 
 @pytest.mark.parametrize("kind", ["both_good", "both_bad"])
-def test_two_kinds_of_ties_are_ties_and_told_apart_by_their_text(tmp_path, kind):
+def test_two_kinds_of_ties_are_ties_of_that_kind(tmp_path, kind):
     (found,) = table(tmp_path, f"id,winner\nq,{kind}\n").ask([compared("q")])
-    assert (found.winner, found.text) == ("tie", kind)
+    assert (found.winner, found.tie_kind, found.text) == ("tie", kind, "")

@@ -1,5 +1,6 @@
 """A stage that is stopped anywhere makes the batches, and the bytes, of one that is not."""
 
+import importlib.util
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,20 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unified_reward.pairs.drawn import write_rows
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.verdicts import Failed
 from unified_reward.io.journal import Journal
-from unified_reward.io.rows import read_examples
+from unified_reward.io.rows import Row
 from unified_reward.io.run_config import check_run_config
-from unified_reward.judges.bulk import JudgeWork, Line, lines_of, run
-from unified_reward.pairs import bulk
+from unified_reward.judges.bulk import Engine, JudgeWork, run
+from unified_reward.judges.registry import JudgeOptions
 from unified_reward.pairs.bulk import PairWork
-from unified_reward.pairs.make import PairOptions
+from unified_reward.pairs.strategies import PairOptions
 
 
 @dataclass
 class Batches:
-    """Its rows tell beside whom they were worked on."""
+    """Work whose rows say with whom they were in a batch."""
 
     judge: str = "batches"
     opened: list[int] = field(default_factory=list)
@@ -30,20 +31,22 @@ class Batches:
     def open(self):
         self.opened.append(1)
 
-        def told(lines):
-            beside = [one.id for one in lines]
-            keys = {"status": "scored", "judge": self.judge, "family": "f", "beside": beside}
-            return [{"id": one.id} | keys for one in lines]
+        def batch(rows):
+            ids = [row.id for row in rows]
+            keys = {"status": "scored", "judge": self.judge, "family": "f", "batch": ids}
+            return [{"id": name} | keys for name in ids]
 
-        return told
-
-
-def lines(n):
-    return [Line(i, f"q{i} 雪", "") for i in range(n)]
+        return batch
 
 
-def finished(path, n, size, work=None):
-    made = list(run(work or Batches(), lines(n), Journal(path), size=size))
+def inputs(n):
+    return [Row(i, f"q{i} 雪", Failed("")) for i in range(n)]
+
+
+def finish(path, n, size, work=None):
+    chunks = list(run(work or Batches(), inputs(n), Journal(path), size=size))
+    assert [name for chunk in chunks for name in chunk.ids] == [row.id for row in inputs(n)]
+    made = [chunk.rows for chunk in chunks]
     return made, path.read_bytes() if path.exists() else b""
 
 
@@ -51,65 +54,53 @@ def finished(path, n, size, work=None):
 @given(st.integers(0, 12), st.integers(1, 5), st.floats(0, 1))
 def test_stopped_at_any_byte_it_goes_on_to_the_same_bytes(n, size, part):
     with TemporaryDirectory() as folder:
-        made, whole = finished(Path(folder) / "whole", n, size)
+        made, whole = finish(Path(folder) / "whole", n, size)
         assert [len(rows) for rows in made] == [size] * (n // size) + [n % size] * (n % size > 0)
         torn = Path(folder) / "torn"
         torn.write_bytes(whole[: round(part * len(whole))])
         done = torn.read_bytes().count(b"\n")
         work = Batches()
-        again, found = finished(torn, n, size, work)
-        assert found == whole
+        again, content = finish(torn, n, size, work)
+        assert content == whole
         assert len(work.opened) == (done < n), "a judge is loaded once, where it is needed"
         assert sum(map(len, again)) == n - done, "a row was made twice"
 
 
 def test_where_nothing_is_left_nothing_is_opened(tmp_path):
-    finished(tmp_path / "out", 5, 2)
+    finish(tmp_path / "out", 5, 2)
     work = Batches()
-    assert finished(tmp_path / "out", 5, 2, work)[0] == []
+    assert finish(tmp_path / "out", 5, 2, work)[0] == [[], [], []]
     assert work.opened == []
 
 
 def test_what_is_done_is_kept_when_a_later_chunk_breaks(tmp_path):
-    """What is written does not wait for what comes behind it."""
-    first = run(Batches(), lines(6), Journal(tmp_path / "out"), size=2)
+    """A finished chunk is written before the next one is begun."""
+    first = run(Batches(), inputs(6), Journal(tmp_path / "out"), size=2)
     next(first)
     next(first)
     first.close()
     assert (tmp_path / "out").read_bytes().count(b"\n") == 4
-    finished(tmp_path / "plain", 6, 2)
-    assert finished(tmp_path / "out", 6, 2)[1] == (tmp_path / "plain").read_bytes()
+    finish(tmp_path / "plain", 6, 2)
+    assert finish(tmp_path / "out", 6, 2)[1] == (tmp_path / "plain").read_bytes()
 
 
 def test_rows_of_another_judge_are_not_mixed_in(tmp_path):
-    _, before = finished(tmp_path / "out", 3, 2)
+    _, before = finish(tmp_path / "out", 3, 2)
     with pytest.raises(DataError, match=r"holds rows of batches \(f\)"):
-        finished(tmp_path / "out", 5, 2, Batches(judge="other"))
+        finish(tmp_path / "out", 5, 2, Batches(judge="other"))
     assert (tmp_path / "out").read_bytes() == before
-
-
-def test_lines_go_to_a_worker_as_they_stand_in_the_file(tmp_path):
-    row = {"id": "a", "task": "image_generation", "prompt": "é", "candidates": []}
-    source = write_rows(tmp_path / "in.jsonl", [row, {"id": "b"}, row])
-    source.write_bytes(source.read_bytes() + b"\n\xff\xfe\n")
-    good, lacking, repeated, wrong = lines_of(source, read_examples(source))
-    assert (good.number, good.id, good.error) == (1, "a", "")
-    assert good.raw.encode() == source.read_bytes().splitlines(keepends=True)[0]
-    assert "line 2: task: Field required" in lacking.error
-    assert "duplicate id" in repeated.error
-    assert (wrong.number, wrong.id) == (5, "line 5")
 
 
 @pytest.mark.parametrize(
     "work",
     [
-        JudgeWork(Path("in"), "scripted:none", None, None, 2),
-        PairWork(Path("in"), Path("out"), "scripted:none", None, None, PairOptions()),
+        JudgeWork(Path("in"), "scripted:none", JudgeOptions(), 2),
+        PairWork(Path(), "scripted:none", JudgeOptions(), PairOptions()),
     ],
 )
 def test_a_judge_that_is_none_stops_the_run_before_a_row_is_written(work, tmp_path):
     with pytest.raises(ConfigError, match="no scripted model 'none'"):
-        finished(tmp_path / "out", 3, 2, work)
+        finish(tmp_path / "out", 3, 2, work)
     assert not (tmp_path / "out").exists()
 
 
@@ -119,9 +110,9 @@ def test_a_run_goes_on_under_the_settings_it_was_begun_with_only(tmp_path):
     check_run_config(out, {"judge": "a", "sizes": [1, 2], "margin": 0.5})
     assert [path.name for path in out.parent.iterdir()] == ["out.jsonl.config.json"]
     out.write_text("{}\n")
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as error:
         check_run_config(out, {"judge": "b", "sizes": [1, 2], "seed": 3})
-    text = str(told.value)
+    text = str(error.value)
     for due in ("judge was 'a' and is 'b'", "margin was 0.5 and is None", "seed was None and is 3"):
         assert due in text
     assert "sizes" not in text
@@ -141,4 +132,37 @@ def test_settings_that_cannot_be_read_are_told(content, tmp_path):
 def test_engine_ray_without_ray_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'unified-reward\[ray\]'"):
-        next(run(Batches(), lines(2), Journal(tmp_path / "out"), size=1, engine=bulk.Engine.RAY))
+        next(run(Batches(), inputs(2), Journal(tmp_path / "out"), size=1, engine=Engine.RAY))
+
+
+def test_the_input_is_taken_chunk_by_chunk(tmp_path):
+    taken = []
+    rows = (taken.append(row) or row for row in inputs(100))
+    chunks = run(Batches(), rows, Journal(tmp_path / "out"), size=3)
+    for i in range(1, 4):
+        next(chunks)
+        assert len(taken) == 3 * i
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
+def test_on_ray_a_bounded_part_of_the_input_is_in_memory(tmp_path):
+    """Two chunks a worker wait beside the one that is taken next; order and bytes stay."""
+    import ray
+
+    taken = []
+    rows = (taken.append(row) or row for row in inputs(60))
+    finish(tmp_path / "here", 60, 3)
+    try:
+        chunks = run(
+            Batches(), rows, Journal(tmp_path / "ray"), size=3, engine=Engine.RAY, workers=2
+        )
+        for i, chunk in enumerate(chunks):
+            assert [row["id"] for row in chunk.rows] == [row.id for row in taken[3 * i : 3 * i + 3]]
+            assert len(taken) <= 3 * (i + 1 + 2 * 2)
+        assert (tmp_path / "ray").read_bytes() == (tmp_path / "here").read_bytes()
+        work = JudgeWork(Path("in"), "scripted:none", JudgeOptions(), 2)
+        with pytest.raises(ConfigError, match="no scripted model 'none'"):
+            next(run(work, inputs(2), Journal(tmp_path / "no"), size=1, engine=Engine.RAY))
+    finally:
+        ray.shutdown()

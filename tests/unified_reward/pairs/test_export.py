@@ -226,8 +226,8 @@ def test_parquet_holds_every_task_with_its_bytes(understanding, tmp_path):
             part(one["chosen"]),
             part(one["rejected"]),
         )
-        assert found == {name: one[name] for name in found}
-        assert len(found) == 8
+        assert found == {"criteria": "", **{name: one[name] for name in found if name in one}}
+        assert len(found) == 9
 
 
 def test_llamafactory_finds_the_file_by_its_entry_and_a_mark_for_each_medium(understanding):
@@ -331,9 +331,9 @@ def test_what_has_no_place_in_a_file_is_told(understanding, tmp_path):
     path = written(tmp_path, one, parts, marked)
     counts, told = run(path, tmp_path / "o.parquet", Format.TRL)
     assert counts == {"written": 2, "unusable": 1}
-    assert told == ["line 2: an interleaved answer has no place in this file; words have"]
+    assert told == ["line 2: this layout takes answers in words, not interleaved ones"]
     _, told = run(path, tmp_path / "o.parquet", Format.PARQUET)
-    assert told[0].startswith("line 2: a candidate of parts or frames has no place in this file")
+    assert told[0].startswith("line 2: this layout takes a candidate that is one file")
     _, told = run(path, tmp_path / "o.json", Format.SWIFT)
     assert told[1].startswith("line 3: <image> and <video> stand for media in this file")
 
@@ -341,7 +341,7 @@ def test_what_has_no_place_in_a_file_is_told(understanding, tmp_path):
 def test_no_pair_at_all_and_another_suffix_are_errors(tmp_path):
     with pytest.raises(DataError, match=r"no pair to write, so .*o.parquet is not written"):
         run(written(tmp_path, dropped("1")), tmp_path / "o.parquet", Format.TRL)
-    with pytest.raises(ConfigError, match=r"trl is written as .parquet; .*o.json is none"):
+    with pytest.raises(ConfigError, match=r"trl is written as a .parquet file, not as .*o.json"):
         run(written(tmp_path, row("1")), tmp_path / "o.json", Format.TRL)
     assert [one.name for one in tmp_path.iterdir()] == ["pairs.jsonl"]
 

@@ -30,42 +30,42 @@ def exact(truth):
 
 def test_odds_of_two_to_one_and_four_to_one_are_found_again():
     """Strengths -ln 2, 0, ln 2: neighbours win 1 in 3, the outer ones 1 in 5."""
-    found = strengths([0, 1, 2], [(0, 1, 1 / 3), (1, 2, 1 / 3), (0, 2, 1 / 5)])
-    assert [found[i] for i in range(3)] == pytest.approx([-math.log(2), 0, math.log(2)], abs=0.01)
+    result = strengths([0, 1, 2], [(0, 1, 1 / 3), (1, 2, 1 / 3), (0, 2, 1 / 5)])
+    assert [result[i] for i in range(3)] == pytest.approx([-math.log(2), 0, math.log(2)], abs=0.01)
 
 
 @given(st.lists(st.floats(-1.5, 1.5), min_size=2, max_size=7))
-def test_known_strengths_are_found_again_around_zero(drawn):
-    truth = [one - sum(drawn) / len(drawn) for one in drawn]
-    found = strengths([*range(len(truth))], exact(truth))
-    assert [found[i] for i in range(len(truth))] == pytest.approx(truth, abs=0.05)
+def test_known_strengths_are_found_again_around_zero(values):
+    truth = [value - sum(values) / len(values) for value in values]
+    result = strengths([*range(len(truth))], exact(truth))
+    assert [result[i] for i in range(len(truth))] == pytest.approx(truth, abs=0.05)
 
 
 @given(games())
-def test_strengths_change_sign_when_every_game_is_mirrored(drawn):
-    players, played = drawn
+def test_strengths_change_sign_when_every_game_is_mirrored(tournament):
+    players, played = tournament
     lost = [(a, b, None if p is None else 1 - p) for a, b, p in played]
     turned = [(b, a, p) for a, b, p in lost[::-1]]
-    found, mirrored = strengths(players, played), strengths(players, lost)
-    assert mirrored == pytest.approx({i: -one for i, one in found.items()}, abs=1e-4)
-    assert strengths(players, turned) == pytest.approx(found, abs=1e-4)
+    result, mirrored = strengths(players, played), strengths(players, lost)
+    assert mirrored == pytest.approx({i: -item for i, item in result.items()}, abs=1e-4)
+    assert strengths(players, turned) == pytest.approx(result, abs=1e-4)
 
 
 @given(games())
-def test_strengths_are_finite_whatever_was_played(drawn):
-    players, played = drawn
+def test_strengths_are_finite_whatever_was_played(tournament):
+    players, played = tournament
     assert all(map(math.isfinite, strengths(players, played).values()))
 
 
 def test_who_never_loses_is_above_who_never_wins():
-    found = strengths([7, 8, 9], [(7, 8, 1.0), (8, 9, 1.0), (7, 9, 1.0)])
-    assert found[7] > found[8] > found[9]
+    result = strengths([7, 8, 9], [(7, 8, 1.0), (8, 9, 1.0), (7, 9, 1.0)])
+    assert result[7] > result[8] > result[9]
 
 
 @pytest.mark.parametrize("won", [0.0, 0.2, 0.8, 1.0])
 def test_a_player_without_games_stands_near_zero(won):
-    found = strengths([0, 1, 2, 3], [(0, 1, won), (0, 2, won), (0, 3, None)])
-    assert abs(found[3]) < 0.5 * min(abs(found[i]) for i in range(3))
+    result = strengths([0, 1, 2, 3], [(0, 1, won), (0, 2, won), (0, 3, None)])
+    assert abs(result[3]) < 0.5 * min(abs(result[i]) for i in range(3))
 
 
 def test_nobody_is_stronger_without_games():
@@ -73,11 +73,11 @@ def test_nobody_is_stronger_without_games():
 
 
 @given(games())
-def test_a_round_pairs_whoever_has_not_met_and_nobody_twice(drawn):
-    players, played = drawn
-    met = {frozenset(one[:2]) for one in played}
+def test_a_round_pairs_whoever_has_not_met_and_nobody_twice(tournament):
+    players, played = tournament
+    met = {frozenset(item[:2]) for item in played}
     pairs = swiss_round(players, played)
-    playing = [one for pair in pairs for one in pair]
+    playing = [item for pair in pairs for item in pair]
     assert len(playing) == len(set(playing))
     assert not met & {frozenset(pair) for pair in pairs}
     resting = set(players) - set(playing)
@@ -88,7 +88,7 @@ def test_a_round_pairs_whoever_has_not_met_and_nobody_twice(drawn):
 def test_in_the_first_round_all_play_but_one_of_an_odd_number(order, n):
     pairs = swiss_round(order[:n], [])
     assert len(pairs) == n // 2
-    assert [one for pair in pairs for one in pair] == order[: n - n % 2]
+    assert [item for pair in pairs for item in pair] == order[: n - n % 2]
 
 
 def test_later_rounds_pair_equals():
@@ -102,5 +102,5 @@ def test_in_the_end_all_have_met(n):
     played = []
     for _ in range(2 * n):
         played += [(a, b, 0.5 if a + b == 5 else 1.0) for a, b in swiss_round([*range(n)], played)]
-    assert {frozenset(one[:2]) for one in played} == {*map(frozenset, combinations(range(n), 2))}
+    assert {frozenset(item[:2]) for item in played} == {*map(frozenset, combinations(range(n), 2))}
     assert len(played) == n * (n - 1) / 2

@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.io.config import load_config
-from unified_reward.recipes.run import Recipe, rehearse
+from unified_reward.recipes.run import dry_run, find_recipe, load_recipe
 from unified_reward.train.launch import read_launch_config
 
 
-FOLDER = Path(str(resources.files("unified_reward") / "recipes"))
-RECIPES = sorted(FOLDER.glob("*.yaml"))
+FOLDER = Path(str(resources.files("unified_reward.recipes")))
+LABORATORY = Path(str(resources.files("unified_reward_lab.recipes")))
+RECIPES = sorted([*FOLDER.glob("*.yaml"), *LABORATORY.glob("*.yaml")])
 LAUNCHED = {
     "llava_onevision_7b": ("fsdp_llava", "zero2", "zero3"),
     "qwen2_5_vl_7b": ("fsdp", "zero2", "zero3"),
@@ -22,7 +22,7 @@ LAUNCHED = {
 
 
 def load(name, *overrides):
-    return load_config(Recipe, FOLDER / f"{name}.yaml", overrides)
+    return load_recipe(find_recipe(name), overrides)
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
@@ -38,26 +38,28 @@ def test_a_recipe_is_short_says_how_it_is_launched_and_writes_to_its_own_folder(
 )
 def test_the_judge_of_a_recipe_can_be_built_and_its_turns_fit(name):
     recipe = load(name)
-    told = rehearse(recipe, LAUNCHED.get(name, ("",))[0])
-    assert told.trained == sum(one["parameters"] for one in told.groups) > 0
-    too_long = [line for line in told.lacking if "lower frames" in line]
+    report = dry_run(recipe, LAUNCHED.get(name, ("",))[0])
+    assert report.trained == sum(one["parameters"] for one in report.groups) > 0
+    too_long = [line for line in report.lacking if "lower frames" in line]
     # LLaVA's processor cuts every picture of a clip into tiles, more than its context holds.
-    assert bool(too_long) == (max(told.tokens.values()) > 32_768)
-    assert told.per_step["turns"] == {"llava_onevision_7b": 256}.get(
+    assert bool(too_long) == (max(report.tokens.values()) > 32_768)
+    assert report.per_step["turns"] == {"llava_onevision_7b": 256}.get(
         name, 128 if name in LAUNCHED else 32
     )
 
 
 def test_the_tiny_base_cannot_be_rehearsed():
-    with pytest.raises(ConfigError, match="of judge or dpo, and the recipe has neither"):
-        rehearse(load("tiny_base"))
+    with pytest.raises(ConfigError, match="needs a judge or dpo stage, and the recipe has neither"):
+        dry_run(load("tiny_base"))
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
 def test_every_launcher_of_a_recipe_starts_the_processes_it_is_for(name):
     recipe = load(name)
     for launch in LAUNCHED[name]:
-        read_launch_config(launch).check_batch(recipe.judge.processes, recipe.judge.optim)
+        read_launch_config(launch).check_batch(
+            recipe.stages["judge"].processes, recipe.stages["judge"].optim
+        )
     assert {one.stem for one in (FOLDER / "launch").glob("*.yaml")} == {
         launch for launches in LAUNCHED.values() for launch in launches
     }

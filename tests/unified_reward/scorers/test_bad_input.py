@@ -229,7 +229,7 @@ def test_broken_files_other_tasks_and_criteria_fail_alone(twin, tmp_path):
     assert "broken.png" in told[0]
     assert "nowhere.png" in told[1]
     assert "hpsv2.1 scores image_generation" in told[2]
-    assert "leave out criteria 'only colour'" in told[3]
+    assert "takes no criteria; leave out 'only colour'" in told[3]
     refused = scorer.check_samples(samples)
     assert [one and one.error for one in refused] == [*told, None]
 
@@ -243,7 +243,7 @@ def test_numbers_that_are_not_finite_are_failures(copy):
         ur.Task.IMAGE_GENERATION, "a", (ur.Image(PIL.Image.new("RGB", (9, 9), "red")),)
     )
     (verdict,) = ur.open_judge(f"hpsv1:{folder}").ask([sample])
-    assert "no finite numbers" in verdict.error
+    assert "not finite numbers" in verdict.error
 
 
 def test_long_captions_are_cut_as_released_and_it_is_said(twin):

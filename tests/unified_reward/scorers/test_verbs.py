@@ -80,9 +80,9 @@ def test_hpsv3_compares_less_surely_where_it_is_unsure(twin):
         ur.Scored(Score(value, scale, sigma))
         for value, sigma in ((1.0, 0.0), (0.0, 0.0), (0.0, 3.0))
     )
-    assert scorer.preferred(first, second).p_first == pytest.approx(1 / (1 + math.exp(-1)))
+    assert scorer.compare_scored(first, second).p_first == pytest.approx(1 / (1 + math.exp(-1)))
     wide = 1 / math.sqrt(1 + math.pi * 9 / 8)
-    assert scorer.preferred(first, vague).p_first == pytest.approx(1 / (1 + math.exp(-wide)))
+    assert scorer.compare_scored(first, vague).p_first == pytest.approx(1 / (1 + math.exp(-wide)))
 
 
 def test_videoreward_sums_standardised_values_and_shares_by_aspect(twin):
@@ -90,7 +90,7 @@ def test_videoreward_sums_standardised_values_and_shares_by_aspect(twin):
     scored = scorer.decode([2.5, 0.25, -3.875])
     assert [one.value for one in scored.aspects.values()] == [1.0, 1.0, -1.0]
     assert scored.score.value == 1.0
-    told = scorer.preferred(scored, scorer.decode([0.5, 0.25, 0.125]))
+    told = scorer.compare_scored(scored, scorer.decode([0.5, 0.25, 0.125]))
     assert told.aspects["visual quality"] == pytest.approx(1 / (1 + math.exp(-1)))
     assert told.aspects["motion quality"] == 0.5
 

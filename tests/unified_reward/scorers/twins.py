@@ -245,7 +245,7 @@ WORDS = {
 def install_words(home):
     """Packs with made-up words under the official names."""
     for name, text in WORDS.items():
-        prompt = packs.published()[name]
+        prompt = packs.published_prompts()[name]
         digest = hashlib.sha256(text.encode()).hexdigest()
         row = {"name": name, "task": prompt.task, "form": "score", "text": text, "sha256": digest}
         pack = home / "packs" / f"{prompt.repository.split('/')[1].lower()}.json"

@@ -274,7 +274,7 @@ def test_the_third_encoder_of_stable_diffusion_3_has_its_own_limit(
 @pytest.mark.parametrize("kind", ["FluxPipeline", "LTXPipeline", "StableDiffusionImg2ImgPipeline"])
 def test_other_pipelines_are_refused(kind):
     bare = object.__new__(getattr(diffusers, kind))
-    told = f"a {kind} cannot be aligned here; there are StableDiffusionPipeline, .*, WanPipeline"
+    told = f"a {kind} cannot be aligned; supported: StableDiffusionPipeline, .*, WanPipeline"
     with pytest.raises(ModelError, match=told):
         build_denoiser(bare)
 
@@ -296,12 +296,12 @@ def test_a_wan_of_two_transformers_is_refused(loaded):
     late.transformer_2 = parts["transformer"]
     tokens = diffusers.WanPipeline(**parts, expand_timesteps=True)
     for one in (both, late, tokens):
-        with pytest.raises(ModelError, match="a Wan with two transformers or a timestep a token"):
+        with pytest.raises(ModelError, match="a Wan with two transformers or a timestep per token"):
             build_denoiser(one)
 
 
 def test_a_network_that_is_told_its_guidance_is_refused(tmp_path):
     pipeline = load_pipeline(pipelines.pictures(tmp_path), device="cpu")
     pipeline.unet.register_to_config(time_cond_proj_dim=8)
-    with pytest.raises(ModelError, match="told its guidance cannot be aligned"):
+    with pytest.raises(ModelError, match="a guidance-distilled network"):
         build_denoiser(pipeline)

@@ -142,7 +142,7 @@ def written_out(source, kind, weights, numbers, how):
     trained.load_state_dict(weights)
     draws = NoiseSampler(6, torch.arange(1000), how.optim.seed)
     terms = []
-    for number, row in zip(numbers, draws.rows(numbers), strict=True):
+    for number, row in zip(numbers, draws.pair_indices(numbers), strict=True):
         named = {"max_sequence_length": 24} if kind == "wan" else {"num_images_per_prompt": 1}
         seen, _ = pipeline.encode_prompt(
             f"star {row}", device="cpu", do_classifier_free_guidance=False, **named
@@ -150,7 +150,7 @@ def written_out(source, kind, weights, numbers, how):
         gaps = []
         for side in ("chosen", "rejected"):
             clean = latents_at(source, pipeline, kind, f"{side}-{row}")
-            drawn = draws([number], clean.shape[1:])
+            drawn = draws.sample([number], clean.shape[1:])
             step = int(drawn.steps)
             if kind == "wan":
                 even = (step + 1) / 1000
@@ -253,7 +253,7 @@ def test_a_sheet_of_which_all_is_withheld_is_left_out(sources, tmp_path, monkeyp
 
 def test_a_vision_language_model_is_refused(sources, tmp_path):
     judge = ARCHITECTURES["qwen3_vl"](tmp_path / "judge")
-    with pytest.raises(ConfigError, match="judge is a vision-language model, no pipeline of diff"):
+    with pytest.raises(ConfigError, match="judge is a vision-language model, not a diffusers"):
         align_pipeline(judge, sources["pictures"] / "pairs.jsonl", config(), tmp_path, print)
 
 
@@ -301,9 +301,12 @@ def test_adapters_on_layers_that_are_none_are_refused(sources, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"beta": 0.0}, "beta is above 0 and sft 0 or more, not 0.0 and 0.0"),
+        ({"beta": 0.0}, "beta must be above 0 and sft 0 or more, not 0.0 and 0.0"),
         ({"sft": -1.0}, "not 2500.0 and -1.0"),
-        ({"optim": {"muon_lr": 0.1}}, "a denoiser is moved by AdamW alone"),
+        ({"beta": math.nan}, "beta must be above 0"),
+        ({"sft": math.inf}, "sft 0 or more"),
+        ({"timesteps": (math.nan,)}, "timesteps must be finite"),
+        ({"optim": {"muon_lr": 0.1}}, "a denoiser is trained by AdamW only"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(changes, told):

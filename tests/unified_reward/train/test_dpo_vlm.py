@@ -76,7 +76,7 @@ def logprobs(folder, path, side):
         at = path.parent / name
         clip = kind == "video" and media.sample_frames(Video(at), 8).images()
         request = Request((*(clip or [media.open_image(at)]), pair["prompt"]))
-        ids = [*vlm.chat.tokens(pair[side]["text"]), vlm.chat.end]
+        ids = [*vlm.chat.tokens(pair[side]["text"]), vlm.chat.eos_id]
         batch = vlm.chat.batch([request], [ids])
         batch["pixel_values"] = batch["pixel_values"].double()
         with torch.no_grad():

@@ -43,7 +43,9 @@ QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
 
 def tiny(**optim):
     optimisation = OptimConfig(**{"steps": 3, "batch_size": 2, "accumulate": 1} | optim)
-    return JudgeTraining(optimisation, base="tiny_base", family="compact", frames=2)
+    return JudgeTraining(
+        optimisation, base="tiny_base", data="microworld", family="compact", frames=2
+    )
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -58,7 +60,7 @@ def test_an_architecture_has_the_published_number_of_parameters(name):
 
 def test_a_picture_of_512_x_512_pixels_has_324_tokens_in_qwen2_5_vl():
     """512 is 18 x 28 and a rest: 504 x 504 pixels, 18 x 18 tokens; a clip of 8 has 2592."""
-    config = JudgeTraining(OptimConfig(steps=1), base=QWEN, max_pixels=262_144, frames=8)
+    config = JudgeTraining(OptimConfig(steps=1), QWEN, "microworld", max_pixels=262_144, frames=8)
     tokens = dry_run(replace(config, family="compact")).tokens
     scored = tokens["video_generation.score"] - tokens["image_generation.score"]
     assert 7 * 324 <= scored < 7 * 324 + 200
@@ -99,11 +101,11 @@ def test_steps_and_epochs_are_those_of_the_file(tmp_path):
     assert told.lacking == ()
     absent = dry_run(replace(tiny(), data="nowhere.jsonl"))
     assert (absent.steps_per_epoch, absent.epochs) == (None, None)
-    assert absent.lacking == ("data: there is no nowhere.jsonl; turns are of the microworld",)
+    assert absent.lacking == ("data: there is no nowhere.jsonl; turns are placeholders",)
 
 
 def test_an_unknown_base_is_told_with_those_that_are_known():
-    with pytest.raises(ConfigError, match=r"nothing is known of some/model.*Qwen2\.5-VL-7B"):
+    with pytest.raises(ConfigError, match=r"the architecture of some/model is not.*Qwen2\.5-VL-7B"):
         dry_run(replace(tiny(), base="some/model"))
 
 
@@ -153,7 +155,7 @@ def test_another_number_of_processes_is_another_batch(tmp_path):
     two = launcher(tmp_path, num_processes=2, **fsdp())
     eight = replace(tiny(accumulate=4), processes=8)
     with pytest.raises(
-        ConfigError, match=r"8 processes \(2 x 4 x 8 = 64 turns.*processes=2 .*accumulate=16$"
+        ConfigError, match=r"8 processes \(2 x 4 x 8 = 64 examples.*processes=2 .*accumulate=16$"
     ):
         dry_run(eight, two)
 
@@ -233,7 +235,7 @@ def test_pictures_of_another_model_do_not_fit(checkpoints, tmp_path):
     told = json.loads(file.read_text("utf-8"))
     told["image_processor"]["patch_size"] = 8
     file.write_text(json.dumps(told))
-    with pytest.raises(ConfigError, match="the processor's pictures do not fit the model"):
+    with pytest.raises(ConfigError, match="the processor's images do not fit the model"):
         dry_run(replace(tiny(), base=str(folder)))
 
 

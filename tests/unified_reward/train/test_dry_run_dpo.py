@@ -1,8 +1,6 @@
 """What a dry run finds in the alignment of a policy before a card is rented."""
 
 import json
-from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,10 @@ from tests.unified_reward.policies import pipelines
 from tests.unified_reward.train import aligned
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError, DataError, ModelError
-from unified_reward.io.config import load_config
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.policies.diffusion import load_pipeline
-from unified_reward.recipes.run import Recipe, rehearse
+from unified_reward.recipes.run import dry_run, find_recipe, load_recipe
+from unified_reward.recipes.stage import Recipe
 from unified_reward.train.denoisers import build_denoiser
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel
@@ -27,7 +26,6 @@ from unified_reward.train.latents import Resolution
 from unified_reward.train.optim import OptimConfig
 
 
-RECIPES = Path(str(resources.files("unified_reward") / "recipes"))
 ABSENT = "pairs: there is no pairs.jsonl"
 SDXL_PARTS = 83_653_863 + 123_060_480 + 694_659_840
 """Parameters of SDXL's autoencoder and text encoders."""
@@ -35,7 +33,7 @@ UMT5, WAN_VAE = 5_680_910_336, 126_892_531
 
 
 def load(name, *overrides):
-    return load_config(Recipe, RECIPES / f"{name}.yaml", overrides)
+    return load_recipe(find_recipe(name), overrides)
 
 
 def gib(n_bytes):
@@ -70,7 +68,7 @@ def stored(tmp_path):
 
 def test_sdxl_turbo_recipe_has_the_published_number_of_parameters():
     """All are trained: twice those of the network in float32, with gradients and two moments."""
-    told = rehearse(load("dpo_sdxl_turbo"))
+    told = dry_run(load("dpo_sdxl_turbo"))
     assert (told.parameters, told.trained) == (2_567_463_684, 2_567_463_684)
     assert told.memory_gib["weights"] == gib(4 * (2 * told.parameters + SDXL_PARTS))
     assert told.memory_gib["optimiser"] == gib(8 * told.parameters)
@@ -83,7 +81,7 @@ def test_sdxl_turbo_recipe_has_the_published_number_of_parameters():
 
 def test_wan_recipe_has_the_published_number_of_parameters():
     """33 frames are 9 latents of 60 x 104, of which 2 x 2 make a token: 9 x 30 x 52."""
-    told = rehearse(load("dpo_wan_1_3b"))
+    told = dry_run(load("dpo_wan_1_3b"))
     assert told.parameters == 1_418_996_800
     whole = told.parameters + told.trained + UMT5 + WAN_VAE
     assert told.memory_gib["weights"] == gib(4 * whole), "adapters need no second copy"
@@ -94,7 +92,7 @@ def test_wan_recipe_has_the_published_number_of_parameters():
 
 def test_llava_recipe_trains_all_weights_beside_a_copy_that_fsdp_spreads_too():
     """Bytes a weight: 4, as many for its copy, 4 of gradient, 8 of moments; over 8 cards."""
-    told = rehearse(load("dpo_llava_onevision_7b"), "fsdp_llava")
+    told = dry_run(load("dpo_llava_onevision_7b"), "fsdp_llava")
     assert told.trained == told.parameters == 8_029_890_080
     assert told.memory_gib["total"] == gib(20 * told.parameters / 8)
     assert told.wrapped == {"Qwen2DecoderLayer": 28, "SiglipEncoderLayer": 26}
@@ -103,7 +101,7 @@ def test_llava_recipe_trains_all_weights_beside_a_copy_that_fsdp_spreads_too():
 
 def test_qwen_recipe_trains_adapters_on_pictures_of_512_x_512():
     """324 tokens a picture, seen once with either answer; 8 pictures a clip."""
-    told = rehearse(load("dpo_qwen2_5_vl_7b"))
+    told = dry_run(load("dpo_qwen2_5_vl_7b"))
     assert told.parameters == 8_292_166_656
     assert told.memory_gib["weights"] == gib(4 * (told.parameters + told.trained))
     assert 2 * 324 <= told.tokens["image_understanding"] < 2 * 324 + 200
@@ -132,13 +130,13 @@ def test_every_kind_of_pipeline_is_rehearsed_from_its_configurations_alone(
 @pytest.mark.parametrize("moved", [{}, {"lora_rank": 0}], ids=["lora", "full"])
 def test_the_tiny_image_has_the_trained_parameters_of_the_real_training(moved):
     told = draw(moved=moved)
-    folder = RECIPES.parent / "assets" / "image"
+    folder = checkpoint_path("tiny_image")
     real = DPOModel(
         build_denoiser(load_pipeline(folder, device="cpu")), DiffusionDPO(optim(**moved))
     )
     assert told.trained == sum(one.numel() for one in real.trained.values())
     assert told.latent == (4, 8, 8)
-    taken = "extent: that of the first pair is taken; tried as drawn, 64 x 64"
+    taken = "resolution: unknown without pairs; tried as the policy samples, 64 x 64"
     assert told.lacking == (ABSENT, taken)
 
 
@@ -146,8 +144,8 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
     told = draw(*stored("wan"), resolution=Resolution(frames=6))
     assert told.latent == (4, 3, 2, 2)
     assert told.lacking == (
-        "extent.frames: 6 are lengthened to 9 by the last one; "
-        "this pipeline takes a multiple of 4 and one",
+        "resolution.frames: 6 become 9 by repeating the last one; "
+        "this pipeline takes k * 4 + 1 frames",
     )
 
 
@@ -159,11 +157,17 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
             "multiples of 8 above 0 for this pipeline, not 60 and 64",
         ),
         ({"resolution": Resolution(width=60)}, "not None and 60"),
-        ({"timesteps": (499.0, 499.4)}, "same one of the schedule: 499 is 499, 499.4 is 499"),
+        (
+            {"timesteps": (499.0, 499.4)},
+            "several round to one of the schedule: 499 is 499, 499.4 is 499",
+        ),
         ({"moved": {"lora_targets": ("to_w",)}}, "no linear layer is named to_w; there are .*to_q"),
-        ({"launch": "fsdp"}, "fsdp spreads weights, .* launch --num_processes 8"),
+        ({"launch": "fsdp"}, "fsdp shards weights, .* launch --num_processes 8"),
         ({"launch": "zero9"}, "neither a file nor a shipped launcher"),
-        ({"policy": "some/pipeline"}, "nothing is known of some/pipeline .*: Wan2.1.*, sdxl-turbo"),
+        (
+            {"policy": "some/pipeline"},
+            "the architecture of some/pipeline is not .*: Wan2.1.*, sdxl-turbo",
+        ),
     ],
 )
 def test_what_does_not_fit_a_pipeline_is_told_with_what_would(how, said):
@@ -222,9 +226,9 @@ def test_steps_and_tokens_are_those_of_the_file_and_what_is_left_out_is_told(ask
     assert len({*told.tokens.values()}) == 1
     assert (told.steps_per_epoch, told.epochs) == (2, 1.5)
     assert told.lacking == (
-        "pairs: 2 cannot be learned, the first: line 5: chosen and rejected are the same",
+        "pairs: 2 cannot be used, the first: line 5: chosen and rejected are the same candidate",
     )
-    with pytest.raises(DataError, match=r"none of the first 1 pairs can be learned: .*'p0'"):
+    with pytest.raises(DataError, match=r"none of the first 1 pairs can be used: .*'p0'"):
         answer(pairs=asked(("red", "red ")))
 
 
@@ -244,8 +248,9 @@ def test_muon_moves_hidden_matrices_of_a_policy_too():
 
 
 def test_the_judge_of_a_recipe_comes_first():
-    both = replace(load("tiny_judge"), dpo=load("dpo_sdxl_turbo").dpo)
-    assert rehearse(both).parameters == 1_871_904
+    stages = load("tiny_judge").stages | load("dpo_sdxl_turbo").stages
+    both = Recipe(Path("runs"), stages)
+    assert dry_run(both).parameters == 1_871_904
 
 
 def test_the_command_tells_the_sizes_and_trains_nothing(tmp_path):

@@ -140,7 +140,9 @@ def test_every_cell_is_asked_as_in_judging_and_answered_as_the_target_says(famil
 
 def test_a_score_between_two_steps_is_shared_by_them():
     """0.43 of five steps is 0.72 of the way from the second to the third."""
-    given = Example.of(make_example(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED)
+    given = Example.of(
+        make_example(GENERATED, "score", split="train", seed=0, index=0).sample, SHARED
+    )
     (turn,) = JudgeTurns([given], Card("compact"))
     assert turn.shares == pytest.approx((0.0, 0.28, 0.72, 0.0, 0.0))
     (reasoned,) = JudgeTurns([given], Card("reasoned"))
@@ -185,7 +187,7 @@ def test_rankings_that_cannot_be_are_refused(options, told):
 def trained(checkpoints, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "judge"
     base = str(checkpoints["qwen3_vl"])
-    config = JudgeTraining(OPTIM, base=base, family="compact", frames=2)
+    config = JudgeTraining(OPTIM, base, "microworld", family="compact", frames=2)
     return out, config, train_judge(config, out)
 
 
@@ -238,9 +240,12 @@ def test_records_of_a_file_are_gone_through_again_when_they_run_out(checkpoints,
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"data": "nowhere.jsonl"}, "'microworld' or a JSONL file of records, not 'nowhere.jsonl'"),
-        ({"cells": {"image_generation.rank": 1.0}}, "no cell image_generation.rank"),
-        ({"annotator": "tired"}, "no annotator 'tired'"),
+        ({"data": "nowhere.jsonl"}, r"series \(microworld\), not 'nowhere.jsonl'"),
+        ({"data_options": {"cells": {"image_generation.rank": 1.0}}}, "no cell image_generation.r"),
+        ({"data_options": {"annotator": "tired"}}, "no annotator 'tired'"),
+        ({"data_options": {"anotator": "noiseless"}}, "data_options of microworld: anotator"),
+        ({"base": ""}, "name the base to train from"),
+        ({"held_back": 0.1}, "held_back is for files"),
     ],
 )
 def test_records_that_do_not_exist_are_refused(trained, tmp_path, changes, told):
@@ -279,7 +284,7 @@ def test_a_published_conversation_is_learned_to_the_letter(conversations, tmp_pa
     assert [part for part in turns[0].request.parts if isinstance(part, str)] == ["\nRate it."]
     assert {turns[i].answer for i in range(2)} == {"Final Score: 3"}
     optim = dataclasses.replace(OPTIM, steps=8, lr=1e-3)
-    losses = train_judge(JudgeTraining(optim, data=str(conversations)), tmp_path / "judge")
+    losses = train_judge(JudgeTraining(optim, "tiny_base", str(conversations)), tmp_path / "judge")
     assert losses[-1][1] < losses[0][1]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from unified_reward.backends.value_head import ValueHead
 from unified_reward.core.requests import ValueEstimate
 from unified_reward.judges.card import Head
-from unified_reward.judges.scalar import preferred
+from unified_reward.judges.scalar import compare_estimates
 from unified_reward.train.losses import (
     bradley_terry,
     expected_share,
@@ -154,7 +154,7 @@ def test_a_narrowed_value_has_nearly_the_mean_of_sigmoid(mean, variance):
 @given(values, values, st.floats(0, 3), st.floats(0, 3), margins)
 def test_a_judge_reads_the_probabilities_it_was_trained_on(one, other, s1, s2, margin):
     difference = marginal_logit(batch(one - other), batch(s1**2 + s2**2))
-    verdict = preferred(
+    verdict = compare_estimates(
         ValueEstimate((one,), (s1,)), ValueEstimate((other,), (s2,)), Head(tie_margin=margin)
     )
     assert [verdict.p_first, verdict.p_tie, verdict.p_second] == pytest.approx(

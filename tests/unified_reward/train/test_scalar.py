@@ -8,18 +8,25 @@ from itertools import pairwise
 import pytest
 import torch
 from PIL import Image as Pillow
+from transformers import Trainer
 
 import unified_reward as ur
 from tests.tiny import ARCHITECTURES
-from tests.unified_reward.train.turns import COLOURS
+from tests.unified_reward.train.colours import COLOURS
 from unified_reward.backends.hf_vlm import load_vlm
-from unified_reward.backends.value_head import WEIGHTS, Scalar, ValueHead, save_head, width_of
+from unified_reward.backends.value_head import (
+    WEIGHTS,
+    ValueHead,
+    ValueHeadModel,
+    save_head,
+    width_of,
+)
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example, Target
 from unified_reward.core.verdicts import Scale
 from unified_reward.judges.card import Card, Head
-from unified_reward.judges.scalar import ScalarJudge, preferred
+from unified_reward.judges.scalar import ScalarJudge, compare_estimates
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, train_judge
 from unified_reward.train.losses import bradley_terry, uncertain_regression
 from unified_reward.train.optim import OptimConfig
@@ -80,7 +87,7 @@ def fit(checkpoints, out, labels, head, **changes):
     vlm = load_vlm(checkpoints["qwen2_5_vl"], device="cpu")
     optim = dataclasses.replace(OPTIM, **changes)
     _, trained, margin, losses = fit_scalar(vlm, labels, head, optim, out)
-    return Scalar(vlm, trained), margin, [loss for _, loss in losses]
+    return ValueHeadModel(vlm, trained), margin, [loss for _, loss in losses]
 
 
 def record(target, candidates=1):
@@ -133,12 +140,14 @@ def test_every_kind_of_batch_costs_its_mean_and_moves_every_weight(vlm, labels):
     loss = net(**batch(vlm, labels))["loss"]
     loss.backward()
     head = Head(("first",), True, net.margin.item())
-    red, green, blue = Scalar(vlm, net.head).values(list(map(about, ("red", "green", "blue"))))
+    red, green, blue = ValueHeadModel(vlm, net.head).values(
+        list(map(about, ("red", "green", "blue")))
+    )
     mean, sigma = (torch.tensor([one[0]]) for one in blue)
     costs = [
-        -math.log(preferred(red, green, head).p_first),
+        -math.log(compare_estimates(red, green, head).p_first),
         float(uncertain_regression(mean, sigma, torch.tensor([0.2]))),
-        -math.log(preferred(blue, red, head).p_second),
+        -math.log(compare_estimates(blue, red, head).p_second),
     ]
     expected = [cost for cost, one in zip(costs, MIXED, strict=True) if one in labels]
     assert loss.item() == pytest.approx(sum(expected) / len(expected), abs=1e-4)
@@ -159,7 +168,7 @@ def test_an_aspect_that_is_not_known_costs_nothing_and_a_known_one_knows_no_ties
     assert loss.item() == pytest.approx(without(**batch(vlm, MIXED))["loss"].item())
     assert (net.head.linear.weight.grad.norm(dim=1) > 0).tolist() == [True, False]
     more = net(**batch(vlm, [unknown[0]._replace(aspects=(0.7,)), *unknown[1:]]))["loss"]
-    red, green = Scalar(vlm, net.head).values([about("red"), about("green")])
+    red, green = ValueHeadModel(vlm, net.head).values([about("red"), about("green")])
     added = bradley_terry(torch.tensor(red.means[1] - green.means[1]), torch.tensor(0.7))
     assert more.item() == pytest.approx((3 * loss.item() + float(added)) / 4, abs=1e-4)
 
@@ -201,7 +210,9 @@ def trained(request, checkpoints, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "judge"
     optim, head = VARIANTS[request.param]
     base = str(checkpoints[request.param])
-    config = JudgeTraining(optim, base, head="scalar", scalar=head, family="compact", frames=2)
+    config = JudgeTraining(
+        optim, base, "microworld", head="scalar", scalar=head, family="compact", frames=2
+    )
     return out, config, train_judge(config, out)
 
 
@@ -242,13 +253,15 @@ def test_the_same_configuration_gives_the_judge_that_was_saved(trained, tmp_path
     vlm, judge = load_vlm(config.base, device="cpu"), ur.open_judge(out)
     before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
     noiseless = annotator("noiseless")
-    records = MicroworldSeries(4, block=2, seed=0, weights=config.cells, annotator=noiseless)
+    records = MicroworldSeries(
+        4, block=2, seed=0, weights=dict.fromkeys(CELLS, 1.0), annotator=noiseless
+    )
     labels = JudgeLabels(records, judge.card, config.scalar.aspects)
     model, head, margin, again = fit_scalar(vlm, labels, config.scalar, config.optim, tmp_path)
     assert (again, margin) == (losses, judge.card.head.tie_margin)
     saved = load_vlm(out, device="cpu").model.state_dict()
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
-    unsaved = ScalarJudge(Scalar(vlm, head), judge.card)
+    unsaved = ScalarJudge(ValueHeadModel(vlm, head), judge.card)
     for one, other in zip(judge.ask(cells()), unsaved.ask(cells()), strict=True):
         assert numbers(one) == pytest.approx(numbers(other), abs=1e-5)
     moved = {name for name in before if not torch.equal(before[name], saved[name])}
@@ -265,3 +278,11 @@ def test_a_head_that_is_missing_or_of_another_size_is_named(vlm, tmp_path):
     save_head(ValueHead(32, 2, uncertain=False), tmp_path)
     with pytest.raises(ModelError, match=f"(?s){WEIGHTS} is not the head .*size mismatch"):
         ur.open_judge(tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_aborts_before_the_step(checkpoints, tmp_path, monkeypatch):
+    norm = Trainer._clip_grad_norm
+    monkeypatch.setattr(Trainer, "_clip_grad_norm", lambda *given: norm(*given) * math.nan)
+    with pytest.raises(ur.ModelError, match="gradient of step 1 is not finite; no checkpoint was"):
+        fit(checkpoints, tmp_path, MIXED, ScalarConfig(), save_every=1)
+    assert not list(tmp_path.rglob("checkpoint-*"))

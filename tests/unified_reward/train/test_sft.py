@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.tiny import ARCHITECTURES
-from tests.unified_reward.train.turns import ColourTurns
+from tests.unified_reward.train.colours import ColourExamples
 from unified_reward.backends.hf_vlm import load_vlm
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.requests import Request
 from unified_reward.train.optim import MuonFactory, OptimConfig
 from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample, fit
@@ -35,10 +35,10 @@ def folder(request, checkpoints):
 
 def test_the_loss_sees_the_answer_and_its_end_and_nothing_else(folder):
     chat = load_vlm(folder, device="cpu").chat
-    turns = ColourTurns()
+    turns = ColourExamples()
     batch = ChatCollator(chat, turns)([{"row": i} for i in range(4)])
     for i, labels in enumerate(batch["labels"]):
-        answer = [*chat.tokens(turns[i].answer), chat.end]
+        answer = [*chat.tokens(turns[i].answer), chat.eos_id]
         assert labels[labels != IGNORED].tolist() == answer
         assert labels[-len(answer) :].tolist() == answer
         assert batch["input_ids"][i, -len(answer) :].tolist() == answer
@@ -48,7 +48,7 @@ def test_the_loss_sees_the_answer_and_its_end_and_nothing_else(folder):
 def test_what_is_asked_in_training_is_what_is_asked_in_judging(folder):
     """Without its answer the turn has the ids that ``generate`` would send."""
     chat = load_vlm(folder, device="cpu").chat
-    turn = ColourTurns()[1]
+    turn = ColourExamples()[1]
     trained = ChatCollator(chat, [turn])([{"row": 0}])
     asked = chat.batch([turn.request])["input_ids"][0]
     n_answer = len(chat.tokens(turn.answer)) + 1
@@ -58,7 +58,7 @@ def test_what_is_asked_in_training_is_what_is_asked_in_judging(folder):
 def test_two_steps_move_vision_and_language_and_the_loss_is_per_answer_token(folder, tmp_path):
     vlm = load_vlm(folder, device="cpu")
     before = weights(vlm.model)
-    turns = ColourTurns(2)
+    turns = ColourExamples(2)
     first_batch = ChatCollator(vlm.chat, turns)([{"row": 0}, {"row": 1}])
     with torch.no_grad():
         expected = float(vlm.model(**first_batch).loss)
@@ -77,7 +77,7 @@ def test_adapters_are_merged_into_ordinary_weights(folder, tmp_path):
     vlm = load_vlm(folder, device="cpu")
     names = set(vlm.model.state_dict())
     before = weights(vlm.model)
-    model, losses = fit(vlm.model, vlm.chat, ColourTurns(4), optimisation(lora_rank=2), tmp_path)
+    model, losses = fit(vlm.model, vlm.chat, ColourExamples(4), optimisation(lora_rank=2), tmp_path)
     model.save_pretrained(tmp_path / "merged")
     vlm.chat.processor.save_pretrained(tmp_path / "merged")
     merged = load_vlm(tmp_path / "merged", device="cpu").model
@@ -99,7 +99,7 @@ def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(checkpoints, 
     """Killed after step 3 with a checkpoint of step 2, and a torn one of step 4."""
     config = optimisation(steps=5, save_every=2, **options)
 
-    class Killed(ColourTurns):
+    class Killed(ColourExamples):
         def __getitem__(self, index):
             if index >= 6:
                 raise KeyboardInterrupt
@@ -109,7 +109,7 @@ def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(checkpoints, 
         vlm = load_vlm(checkpoints["qwen3_vl"], device="cpu")
         return fit(vlm.model, vlm.chat, turns, config, out)
 
-    whole, expected = run(ColourTurns(10), tmp_path / "whole")
+    whole, expected = run(ColourExamples(10), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(Killed(10), tmp_path / "cut")
     saved = tmp_path / "cut" / "checkpoints"
@@ -117,7 +117,7 @@ def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(checkpoints, 
     shutil.copytree(saved / "checkpoint-2", saved / "checkpoint-4")
     (saved / "checkpoint-4" / "trainer_state.json").write_bytes(b"")
     (saved / "checkpoint-4" / "optimizer.pt").write_bytes(b"torn")
-    continued, losses = run(ColourTurns(10), tmp_path / "cut")
+    continued, losses = run(ColourExamples(10), tmp_path / "cut")
     assert [step for step, _ in losses] == [1, 2, 3, 4, 5]
     assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in expected], abs=1e-4)
     for name, value in weights(whole).items():
@@ -244,3 +244,20 @@ def test_steps_that_begin_alike_are_said_but_cannot_be_ranked(checkpoints):
     ranking = RankingExample(rated(choices=alike), rated(choices=alike), 1.0)
     with pytest.raises(ConfigError, match="x y, x z, q"):
         ChatCollator(chat, [ranking])([{"row": 0}])
+
+
+def test_a_loss_that_is_not_finite_aborts_before_the_step(checkpoints, tmp_path):
+    """A rate that blows the weights up; the checkpoint of the first step stays."""
+    vlm = load_vlm(checkpoints["qwen3_vl"], device="cpu")
+    config = optimisation(steps=3, save_every=1, lr=1e25)
+    message = r"loss of step 2 is not finite; the last checkpoint is .*checkpoint-1; use a lower"
+    with pytest.raises(ModelError, match=message):
+        fit(vlm.model, vlm.chat, ColourExamples(6), config, tmp_path)
+    assert [file.name for file in tmp_path.rglob("checkpoint-*")] == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize("name", ["lr", "muon_lr", "weight_decay"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_rates_that_are_negative_or_not_finite_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name} must be 0 or more, and finite, not {value}"):
+        optimisation(**{name: value})

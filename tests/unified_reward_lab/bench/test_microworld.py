@@ -8,6 +8,7 @@ from unified_reward.bench.run import run_benchmark
 from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench import microworld
 from unified_reward_lab.bench.showcase import Showcase, write_showcase
+from unified_reward_lab.microworld import utility_gap
 
 
 N = 12
@@ -88,9 +89,7 @@ def test_the_report_has_the_agreed_keys_and_is_plain_json(silent):
 def test_clear_comparisons_are_those_whose_utilities_differ_by_a_tenth(silent):
     for cell, records in microworld.test_records(N, 0).items():
         if cell.endswith(".compare"):
-            gaps = [
-                abs(one.target.aspects["first"] - one.target.aspects["second"]) for one in records
-            ]
+            gaps = [utility_gap(one) for one in records]
             clear = silent["groups"][cell]["pair_accuracy_clear"]
             assert clear["n"] == sum(gap >= 0.1 for gap in gaps)
 

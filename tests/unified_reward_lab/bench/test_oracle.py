@@ -143,14 +143,14 @@ def test_no_gap_is_closed_where_nothing_was_lacking():
 @pytest.mark.parametrize("task", [SPEAKING, Task.VIDEO_UNDERSTANDING])
 def test_a_policy_that_answers_rightly_reaches_1(task, split):
     exam = examine(knows(task, split), task, FixedJudge(), n=N, seed=SEED, split=split)
-    assert exam.worths == (1.0,) * N
+    assert exam.oracle_scores == (1.0,) * N
     assert exam.prompts == tuple(one.id for one in briefs(task, split))
     assert exam.report()["perfect"]["value"] == 1
 
 
 def test_a_policy_that_draws_what_was_described_reaches_1():
     exam = examine(draws(), DRAWING, FixedJudge(), n=N, seed=SEED)
-    assert exam.worths == (1.0,) * N
+    assert exam.oracle_scores == (1.0,) * N
 
 
 def test_what_is_right_for_one_split_is_not_for_the_other():
@@ -162,7 +162,7 @@ def test_what_is_right_for_one_split_is_not_for_the_other():
 
 def test_nonsense_is_never_readable_and_has_its_reward_all_the_same():
     exam = examine(Says(lambda *_: "blub"), SPEAKING, FixedJudge(), n=N, seed=SEED)
-    assert exam.worths == (None,) * N
+    assert exam.oracle_scores == (None,) * N
     assert exam.rewards == (0.75,) * N
     assert exam.report()["readable"]["value"] == 0
 
@@ -170,7 +170,7 @@ def test_nonsense_is_never_readable_and_has_its_reward_all_the_same():
 def test_what_a_safety_checker_withholds_is_not_judged_and_has_neither_worth_nor_reward():
     judge = FixedJudge()
     exam = examine(Says(lambda *_: None), DRAWING, judge, n=N, seed=SEED)
-    assert exam.worths == exam.rewards == (None,) * N
+    assert exam.oracle_scores == exam.rewards == (None,) * N
     assert judge.asked == []
 
 
@@ -209,7 +209,7 @@ def test_a_longer_exam_begins_with_the_shorter_one():
     long = examine(policy, SPEAKING, FixedJudge(), n=70, seed=SEED, progress=told.append)
     assert long.prompts[:3] == short.prompts
     assert told == [64, 6]
-    assert long.worths == (0.2,) * 70
+    assert long.oracle_scores == (0.2,) * 70
 
 
 def test_a_policy_that_draws_in_another_size_is_an_error():

@@ -223,7 +223,7 @@ def test_the_page_and_the_plot_show_every_task_way_and_judge(report):
 def test_arms_of_other_options_are_not_taken_for_those_of_this_study(study, report):
     one = study.policies[SPEAKING]
     bolder = replace(one, vlm=replace(one.vlm, beta=0.3))
-    with pytest.raises(ConfigError, match="was begun otherwise: vlm was"):
+    with pytest.raises(ConfigError, match="was started with different settings: vlm was"):
         alignment(replace(study, policies={SPEAKING: bolder}))
     with pytest.raises(ConfigError, match="examiner was 'tiny_judge' and is 'scripted:first'"):
         alignment(replace(study, judge="scripted:first"))

@@ -6,7 +6,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward_lab.bench.microworld import CLEAR_GAP
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments.annotators import Annotators, annotators, page
-from unified_reward_lab.microworld import make_example
+from unified_reward_lab.microworld import make_example, utility_gap
 
 
 N = 12
@@ -27,10 +27,8 @@ def clear():
     found = []
     for task, form in CELLS.values():
         if form == "compare":
-            found += [
-                make_example(task, form, split="test", seed=0, index=i).target for i in range(N)
-            ]
-    return [one for one in found if abs(one.aspects["first"] - one.aspects["second"]) >= CLEAR_GAP]
+            found += [make_example(task, form, split="test", seed=0, index=i) for i in range(N)]
+    return [one for one in found if utility_gap(one) >= CLEAR_GAP]
 
 
 def test_only_pairs_with_a_clear_gap_count(report):

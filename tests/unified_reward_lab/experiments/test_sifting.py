@@ -84,7 +84,7 @@ def samples():
 
 def test_a_coarse_reading_is_drawn_from_the_probabilities_of_the_soft_one(tiny, samples):
     plain = Read(tiny, "coarse", {})
-    soft = tiny.read(samples, tiny.query(samples), Calibration())
+    soft = tiny.decode(samples, tiny.query(samples), Calibration())
     n = 400
     asked = [
         Sample(s.task, s.prompt, s.candidates, id=f"{s.id} #{k}") for s in samples for k in range(n)

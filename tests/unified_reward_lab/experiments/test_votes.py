@@ -51,9 +51,9 @@ def test_the_better_candidate_wins_in_either_place_and_noise_loses(folder):
     order = {"0.png": 2, "3.png": 2, "2.png": 1, "1.png": 0}
     met = set()
     for one in records:
-        worths = [order[medium.source.name] for medium in one.sample.candidates]
-        assert one.target.winner == ("first" if worths[0] > worths[1] else "second")
-        met.add(tuple(sorted(worths)))
+        oracle_scores = [order[medium.source.name] for medium in one.sample.candidates]
+        assert one.target.winner == ("first" if oracle_scores[0] > oracle_scores[1] else "second")
+        met.add(tuple(sorted(oracle_scores)))
     assert len(records) == 5, "two equals are not voted on"
     assert met == {(0, 1), (0, 2), (1, 2)}
     assert {one.target.winner for one in records} == {"first", "second"}

@@ -19,6 +19,7 @@ from unified_reward_lab.microworld import (
     random_scene,
     render,
     split_of,
+    true_utilities,
 )
 from unified_reward_lab.microworld.candidate_scenes import keyed_rng
 
@@ -102,7 +103,8 @@ def test_items_show_the_source_and_are_labelled_by_their_utilities(split):
         (source,) = example.sample.context
         scene = oracle.read(np.asarray(source.source))
         assert split_of(f"{example.sample.prompt}: {describe(scene)}") == split
-        gap = example.target.aspects["first"] - example.target.aspects["second"]
+        first, second = true_utilities(example)
+        gap = first - second
         wanted = "tie" if abs(gap) <= 0.02 + 1e-9 else "first" if gap > 0 else "second"
         assert example.target.winner == wanted
         winners.append(wanted)

@@ -53,7 +53,7 @@ def test_a_server_finds_the_answer_behind_the_role(tokenizer, tmp_path):
     build_processor(tokenizer).save_pretrained(tmp_path)
     chat = Chat(AutoProcessor.from_pretrained(tmp_path))
     prompt = chat.prompt(Request(("better picture: a red circle",)))
-    said = [*chat.tokens("first"), chat.end]
+    said = [*chat.tokens("first"), chat.eos_id]
     assert chat.tokenizer.parse_response(said, prefix=prompt)["content"] == "first"
 
 

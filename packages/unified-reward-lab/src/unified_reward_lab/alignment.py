@@ -19,9 +19,9 @@ from unified_reward.io.journal import Journal
 from unified_reward.io.rows import read_examples
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges import bulk as judge_bulk
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.registry import JudgeOptions, open_judge
 from unified_reward.pairs import bulk
-from unified_reward.pairs.make import PairOptions
+from unified_reward.pairs.strategies import PairOptions
 from unified_reward.policies.candidates import make_candidates
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO
@@ -81,6 +81,8 @@ class AlignmentConfig:
     """Policies aligned by a judge and examined by the microworld's oracle."""
 
     policies: Mapping[Task, AlignedPolicy]
+    judge: str = ""
+    """A judge's reference; empty for the judge that the recipe trains."""
     preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
     exam: ExamConfig = field(default_factory=ExamConfig)
 
@@ -138,12 +140,11 @@ def write_pairs(
     Raises:
         DataError: No pair was kept.
     """
-    work = bulk.PairWork(candidates, out, judge, None, None, how)
+    work = bulk.PairWork(out.parent, judge, JudgeOptions(), how)
     journal = Journal(out)
     check_run_config(out, {"judge": judge} | asdict(how))
-    lines = judge_bulk.lines_of(candidates, read_examples(candidates))
-    for rows in judge_bulk.run(work, lines, journal, size=_PROMPTS):
-        progress(len(rows))
+    for chunk in judge_bulk.run(work, read_examples(candidates), journal, size=_PROMPTS):
+        progress(len(chunk.rows))
     return _counted(journal, "kept")
 
 

@@ -95,17 +95,18 @@ def test_an_embedded_picture_without_bytes_is_its_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("vote", "winner", "kept"),
+    ("vote", "winner"),
     [
-        ("leftvote", "first", ""),
-        ("rightvote", "second", ""),
-        ("tievote", "tie", "tievote"),
-        ("bothbad_vote", "tie", "bothbad_vote"),
+        ("leftvote", "first"),
+        ("rightvote", "second"),
+        ("tievote", "tie"),
+        ("bothbad_vote", "tie"),
     ],
 )
-def test_four_votes_stay_four(tmp_path, vote, winner, kept):
+def test_four_votes_stay_four_and_are_no_rationale(tmp_path, vote, winner):
     [record] = records(read(tmp_path, "genai_bench_video", votes(vote_type=vote))).values()
-    assert (record.id, record.target.winner, record.target.rationale) == ("7", winner, kept)
+    assert (record.id, record.target.winner, record.tags) == ("7", winner, {"vote": vote})
+    assert record.target.rationale == ""
 
 
 @pytest.mark.parametrize("vote", ["left", "Leftvote", None, 1])

@@ -47,7 +47,7 @@ def test_pairs_of_a_ranking_are_its_order_again(ranks):
         (ranked([1, "2"]), "not '2'"),
         (ranked([1, 2], generations=["0.png", "0.png"]), "stands twice"),
         (ranked([1, 2], generations="0.png"), "not a list"),
-        (ranked([1, 2], generations=["0.png", 7]), "a picture or clip is a path or bytes, not '7'"),
+        (ranked([1, 2], generations=["0.png", 7]), "an image or video is a path or bytes, not '7'"),
         (ranked([1, 2], prompt=""), "nothing in column prompt"),
         (ranked([1, 2], id=[3]), "an id is text"),
     ],

@@ -32,9 +32,9 @@ def test_imagereward_has_6399_strict_pairs_of_466_prompts(shared):
 
 def test_genai_bench_keeps_its_four_votes(shared):
     records = whole(shared / "unifiedreward/GenAI-Bench-Video_data.json", "genai_bench_video")
-    assert Counter((one.target.winner, one.target.rationale) for one in records) == {
-        ("first", ""): 619,
-        ("second", ""): 651,
+    assert Counter((one.target.winner, one.tags["vote"]) for one in records) == {
+        ("first", "leftvote"): 619,
+        ("second", "rightvote"): 651,
         ("tie", "tievote"): 215,
         ("tie", "bothbad_vote"): 404,
     }

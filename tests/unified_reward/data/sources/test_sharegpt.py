@@ -127,7 +127,7 @@ def pack(tmp_path, no_pack):
         named = text.replace("{", "{{").replace("}", "}}").replace("⟪", "{").replace("⟫", "}")
         code.append(f"f{named!r}")
     (tmp_path / "ask.py").write_text("\n".join(code), "utf-8")
-    found = packs.import_pack(tmp_path, expected=prompts).found
+    found = packs.import_pack(tmp_path, expected=prompts).prompts
     assert {one.status for one in found} == {"verified"}
 
 
@@ -217,7 +217,7 @@ def test_a_file_of_a_video_is_one_clip(mark):
         ("hpd", 3, ["a.png", "b.png", "c.png"], "3 images where 2 are due"),
         ("evalmuse_point", 2, ["a.png", "b.png"], "2 images where 1 is due"),
         ("llava_critic_pair", 2, ["a.png", "b.png"], "2 images where 1 is due"),
-        ("hpd", 2, ["a.png", "b.mp4"], "1 of 2 paths are videos; hpd has pictures there"),
+        ("hpd", 2, ["a.png", "b.mp4"], "1 of 2 paths are videos; hpd has images there"),
         ("videodpo", 1, ["a.mp4"], "1 video where 2 are due"),
         ("videodpo", 1, ["a.png"] * 3, "3 frames cannot be halved into two videos"),
         ("hpd", 1, ["a.png", "b.png"], "1 <image> and 0 <video> marks for 2 images and 0 videos"),

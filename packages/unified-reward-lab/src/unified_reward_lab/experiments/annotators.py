@@ -21,7 +21,7 @@ from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench.microworld import CLEAR_GAP
 from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import make_example
+from unified_reward_lab.microworld import make_example, utility_gap
 
 
 _CHUNK = 128
@@ -77,7 +77,9 @@ def annotators(
         record
         for task in _TASKS
         for i in range(config.n)
-        if _gap(record := make_example(task, "compare", split="test", seed=config.seed, index=i))
+        if utility_gap(
+            record := make_example(task, "compare", split="test", seed=config.seed, index=i)
+        )
         >= CLEAR_GAP
     ]
     clusters = [record.sample.prompt for record in records]
@@ -118,10 +120,6 @@ def _points(records: Sequence[Example], verdicts: Sequence[Verdict]) -> _Points:
     once = [one.orders[0] if isinstance(one, Preferred) and one.orders else one for one in verdicts]
     each = ([_point(*one) for one in zip(records, told, strict=True)] for told in (once, verdicts))
     return _Points(*map(np.array, each))
-
-
-def _gap(record: Example) -> float:
-    return abs(record.target.aspects["first"] - record.target.aspects["second"])
 
 
 def _asked(

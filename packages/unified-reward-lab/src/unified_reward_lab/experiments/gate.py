@@ -101,8 +101,8 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
             samples = [one.sample for one in chunk]
             heard = judge.query(samples)
             records += chunk
-            read["before"] += judge.read(samples, heard, Calibration())
-            read["after"] += judge.read(samples, heard, fitted)
+            read["before"] += judge.decode(samples, heard, Calibration())
+            read["after"] += judge.decode(samples, heard, fitted)
             progress(len(chunk))
         missing += [one for one in read["after"] if isinstance(one, Unparsed | Failed)]
         items = [

@@ -185,7 +185,9 @@ def _trained_and_heard(run: _Run, config: JointLearning) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     lessons = _Lessons(run.parts, config.optim)
     optim = replace(config.optim, seed=run.seed)
-    training = JudgeTraining(optim, head="scalar", family=_CARD.family, frames=_CARD.frames)
+    training = JudgeTraining(
+        optim, "tiny_base", head="scalar", family=_CARD.family, frames=_CARD.frames
+    )
     train_judge(training, folder, lessons)
     judge = open_judge(folder)
     cells: dict[str, Any] = {}

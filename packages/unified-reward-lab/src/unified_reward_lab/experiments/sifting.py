@@ -24,7 +24,8 @@ from unified_reward.core.samples import Candidate, Example, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge, Replies
 from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import PairOptions, PairResult, Strategy, make_pairs
+from unified_reward.pairs.make import PairResult, pair_examples
+from unified_reward.pairs.strategies import PairOptions, Strategy
 from unified_reward.prompts.template import softmax
 from unified_reward_lab.experiments.page import table, told
 from unified_reward_lab.microworld import candidate_pool
@@ -105,7 +106,7 @@ class Read(BaseJudge):
                     replies = [self._drawn(sample, i, one) for i, one in enumerate(replies)]
             heard.append(replies)
         soft = self._judge.card.calibration if self.how == "soft" else None
-        return self._judge.read(samples, heard, soft or Calibration())
+        return self._judge.decode(samples, heard, soft or Calibration())
 
     def _drawn(self, sample: Sample, order: int, reply: Answer | Failed) -> Answer | Failed:
         if isinstance(reply, Failed) or reply.choice_logprobs is None:
@@ -189,7 +190,7 @@ def _judged(
             drawn = [_draw(config, seed, i, perfect) for i in chunk]
             for how, reader in readers.items():
                 for way, pairing in WAYS.items():
-                    made = make_pairs([one.pool for one in drawn], reader, pairing)
+                    made = pair_examples([one.pool for one in drawn], reader, pairing)
                     points[how][way] += map(_point, made, drawn, [seed] * len(drawn))
             progress(len(drawn))
             memory.clear()
@@ -223,9 +224,8 @@ def _point(paired: PairResult, drawn: _Drawn, seed: int) -> _Point:
     gap = None
     if paired.chosen is not None and paired.rejected is not None:
         gap = drawn.utilities[paired.chosen] - drawn.utilities[paired.rejected]
-    board = paired.board
-    lost = sum(one.p_a is None for one in board.matches) + len(board.reasons.keys() & {*board.live})
-    return _Point(drawn.pool.prompt, seed, gap, board.calls, lost, paired.status == "failed")
+    failed = paired.status == "failed"
+    return _Point(drawn.pool.prompt, seed, gap, paired.judge_calls, paired.n_unreadable, failed)
 
 
 def _measured(ways: Mapping[str, Sequence[_Point]]) -> dict[str, Any]:

@@ -139,9 +139,9 @@ def vote(folder: Path, task: Task, seed: int, most: int) -> Iterator[dict[str, A
         seed: Of their prompts, of the training split.
         most: Comparisons of a prompt.
     """
-    worths = _worths(folder, task, seed)
+    oracle_scores = _worths(folder, task, seed)
     for row in _generated(folder):
-        worth = [one or 0.0 for one in worths[row["id"]]]
+        worth = [one or 0.0 for one in oracle_scores[row["id"]]]
         rng = random.Random(row["id"])
         better = [
             (i, j)

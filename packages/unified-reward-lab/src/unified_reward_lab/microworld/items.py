@@ -249,6 +249,24 @@ _DRAFTS: dict[Task, Callable[[_Spec, np.random.Generator], _Draft]] = {
 }
 
 
+def true_utilities(record: Example) -> tuple[float, float]:
+    """Return the exact utilities of the two candidates of a comparison, each in [0, 1]."""
+    return float(record.tags["utility_first"]), float(record.tags["utility_second"])
+
+
+def utility_gap(record: Example) -> float:
+    """Return the distance between the exact utilities of a comparison, in [0, 1]."""
+    first, second = true_utilities(record)
+    return abs(first - second)
+
+
+def _tags(draft: _Draft) -> dict[str, str]:
+    if len(draft.options) == 1:
+        return {}
+    first, second = (repr(float(option.utility)) for option in draft.options)
+    return {"utility_first": first, "utility_second": second}
+
+
 def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Target:
     perceived = [
         labeller.perceived(each.seen, each.candidate if isinstance(each.candidate, str) else "")
@@ -256,8 +274,7 @@ def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Targ
     ]
     if len(perceived) == 1:
         return Target(score=labeller.score(perceived[0], rng), scale=UNIT, aspects=draft.elements)
-    utilities = {"first": draft.options[0].utility, "second": draft.options[1].utility}
-    return Target(winner=labeller.prefer(*perceived, rng), aspects=utilities)
+    return Target(winner=labeller.prefer(*perceived, rng))
 
 
 def check_known(task: str, split: str, form: str = "score", tasks: Sequence[Task] = TASKS) -> None:
@@ -307,7 +324,7 @@ def make_example(
         The sample with media in memory. Of a score, ``target.score`` in [0, 1] and, for
         generation, ``target.aspects`` with 1.0 or 0.0 for each fact the caption asserts, for
         editing ``success`` and ``kept`` (see `Edit.evaluate`); of a
-        comparison, ``target.winner`` and the true utilities as ``target.aspects``.
+        comparison, ``target.winner``; its `true_utilities` are tags.
 
     Raises:
         ConfigError: The task, form or split is not one of these.
@@ -324,7 +341,8 @@ def make_example(
         context=draft.context,
         id=name,
     )
-    return Example.of(sample, _label(draft, labeller, keyed_rng(name, "label")), source=SOURCE)
+    target = _label(draft, labeller, keyed_rng(name, "label"))
+    return Example.of(sample, target, SOURCE, tags=_tags(draft))
 
 
 class CandidatePool(NamedTuple):

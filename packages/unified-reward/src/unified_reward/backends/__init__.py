@@ -1,1 +1,1 @@
-"""What answers requests: a local checkpoint, a server, a script."""
+"""Models that answer requests: a local checkpoint, or one behind a server."""

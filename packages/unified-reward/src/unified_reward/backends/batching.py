@@ -1,4 +1,4 @@
-"""Asking in batches: like sizes together, and one bad item fails alone."""
+"""Batches of similar sizes, in which one bad item fails alone."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from typing import TypeVar
 from unified_reward.core.verdicts import Failed
 
 
-_PADDING = 256
-"""Tokens of padding in a batch that are cheaper than another batch."""
+MAX_PADDING = 256
+"""Largest number of padding tokens in a batch; more cost as much as another batch."""
 
 _Item = TypeVar("_Item")
 _T = TypeVar("_T")
 
 
 def batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Indices in batches of like sizes: each row is padded to the longest of its batch."""
+    """Indices in batches of similar sizes, as each item is padded to the longest of its batch.
+
+    Args:
+        sizes: Approximate number of tokens of each item.
+        most: Largest number of items in a batch.
+    """
     batch: list[int] = []
     for i in sorted(range(len(sizes)), key=sizes.__getitem__):
         padding = sum(sizes[i] - sizes[k] for k in batch)
-        if batch and (len(batch) == most or padding > _PADDING):
+        if batch and (len(batch) == most or padding > MAX_PADDING):
             yield batch
             batch = []
         batch.append(i)
@@ -29,13 +34,15 @@ def batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
 
 
 def bisect_failures(
-    items: list[_Item], ask: Callable[[list[_Item]], list[_T]], name: str
+    items: list[_Item], function: Callable[[list[_Item]], list[_T]], name: str
 ) -> list[_T | Failed]:
-    """Ask a batch; where it breaks, halve it until the item that breaks it stands alone."""
+    """Apply a function to a batch; if it raises, halve the batch down to the item at fault."""
     try:
-        return [*ask(items)]
-    except (ValueError, RuntimeError) as error:  # a bad picture, too many tokens, no memory
+        return [*function(items)]
+    except (ValueError, RuntimeError) as error:  # a bad image, too many tokens, no memory
         if len(items) == 1:
             return [Failed(f"{name} could not answer: {error}")]
     half = len(items) // 2
-    return bisect_failures(items[:half], ask, name) + bisect_failures(items[half:], ask, name)
+    return bisect_failures(items[:half], function, name) + bisect_failures(
+        items[half:], function, name
+    )

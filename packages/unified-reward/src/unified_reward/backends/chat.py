@@ -1,4 +1,4 @@
-"""A processor and its chat template: requests to tokens and tensors, for training and judging."""
+"""Requests as tokens and tensors of a checkpoint, by its processor and chat template."""
 
 from __future__ import annotations
 
@@ -13,44 +13,46 @@ from unified_reward.core.requests import Request
 
 
 class Chat:
-    """A processor and its chat template: requests to tensors, the same for training and judging."""
+    """A processor and its chat template; the same for training and judging."""
 
     def __init__(self, processor: Any, *, max_pixels: int | None = None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         if max_pixels is not None:
             _cap_pixels(processor.image_processor, max_pixels)
-        self.end: int = self.tokenizer.eos_token_id
-        self.pad: int = self.tokenizer.pad_token_id
-        if self.pad is None:
-            self.pad = self.end
-        self.branches = lru_cache(maxsize=1024)(self._branches)
-        """Token ids all choices begin with behind ``head``, and how each goes on to its end."""
-        self._remembered = lru_cache(maxsize=1024)(self._tokens_of)
+        self.eos_id: int = self.tokenizer.eos_token_id
+        self.pad_id: int = self.tokenizer.pad_token_id
+        if self.pad_id is None:
+            self.pad_id = self.eos_id
+        self.split_choices = lru_cache(maxsize=1024)(self._split_choices)
+        """Common token prefix of the choices after ``head``, and each choice's remaining tokens."""
+        self._cached_tokens = lru_cache(maxsize=1024)(self._tokens_of)
         self._special = [t for t in self.tokenizer.all_special_tokens if len(t) > 1]
 
     def prompt(self, request: Request) -> str:
-        """The request in the checkpoint's chat format, up to where the assistant speaks."""
-        return self._prompt(_shape(request))
+        """The request in the checkpoint's chat format, up to the assistant's turn."""
+        return self._prompt(_layout(request))
 
-    def _prompt(self, shape: tuple[str | None, ...]) -> str:
+    def _prompt(self, layout: tuple[str | None, ...]) -> str:
         content = [
-            {"type": "image"} if part is None else {"type": "text", "text": self._harmless(part)}
-            for part in shape
+            {"type": "image"}
+            if part is None
+            else {"type": "text", "text": self._escape_specials(part)}
+            for part in layout
         ]
         return self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
 
-    def _tokens_of(self, shape: tuple[str | None, ...]) -> tuple[int, ...]:
-        return tuple(self.tokens(self._prompt(shape)))
+    def _tokens_of(self, layout: tuple[str | None, ...]) -> tuple[int, ...]:
+        return tuple(self.tokens(self._prompt(layout)))
 
     def prompt_tokens(self, request: Request) -> tuple[int, ...]:
-        """Token ids of ``prompt``, one for each picture."""
-        return self._remembered(_shape(request))
+        """Token ids of ``prompt``, one for each image."""
+        return self._cached_tokens(_layout(request))
 
-    def _harmless(self, text: str) -> str:
-        """Break up control tokens spelled out in a caption, which would act as control tokens."""
+    def _escape_specials(self, text: str) -> str:
+        """Break up special tokens that a caption spells out, which would act as special tokens."""
         for token in self._special:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
@@ -59,15 +61,17 @@ class Chat:
         """Token ids of a part of an answer, without added specials."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _branches(self, head: str, choices: tuple[str, ...]) -> tuple[list[int], list[list[int]]]:
-        rows = [[*self.tokens(head + one), self.end] for one in choices]
+    def _split_choices(
+        self, head: str, choices: tuple[str, ...]
+    ) -> tuple[list[int], list[list[int]]]:
+        rows = [[*self.tokens(head + choice), self.eos_id] for choice in choices]
         common = common_prefix(rows)
         return rows[0][:common], [row[common:] for row in rows]
 
     def batch(
         self, requests: Sequence[Request], continuations: Sequence[Sequence[int]] = ()
     ) -> dict[str, Tensor]:
-        """Prompts, each with the first tokens of its answer, as one left-padded batch.
+        """One left-padded batch of prompts, each with the first tokens of its answer.
 
         Args:
             requests: B user turns.
@@ -110,7 +114,7 @@ class Chat:
         inputs = {name: _stack([part[name] for part in processed]) for name in processed[0]}
         masks = [mask for part in processed for mask in part["attention_mask"].bool()]
         continuations = continuations or [()] * len(masks)
-        fills = {"input_ids": self.pad, "mm_token_type_ids": 0, "attention_mask": 0}
+        fills = {"input_ids": self.pad_id, "mm_token_type_ids": 0, "attention_mask": 0}
         for name in fills.keys() & inputs.keys():
             rows: list[list[int]] = []
             tokens = [row for part in processed for row in part[name]]
@@ -135,13 +139,13 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
     return out
 
 
-def _shape(request: Request) -> tuple[str | None, ...]:
-    """The parts of a request, each picture as None."""
+def _layout(request: Request) -> tuple[str | None, ...]:
+    """Parts of a request, each image as None."""
     return tuple(part if isinstance(part, str) else None for part in request.parts)
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """Number of leading tokens that all rows share, leaving at least one token to each."""
+    """Number of leading tokens that all rows share, such that at least one is left of each."""
     shared = 0
     shortest = min(map(len, rows)) - 1
     while shared < shortest and len({row[shared] for row in rows}) == 1:
@@ -150,7 +154,7 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
 
 
 def _cap_pixels(image_processor: Any, max_pixels: int) -> None:
-    """Lower the largest picture a Qwen image processor makes; others have fixed tiles."""
+    """Lower the largest image that a Qwen processor makes; others have fixed tiles."""
     size = getattr(image_processor, "size", None)
     if size is None or "longest_edge" not in size:
         return

@@ -27,7 +27,7 @@ class _Step(NamedTuple):
     top: Sequence[_Token]
 
     def stripped(self) -> _Step:
-        """The same without leading space: a verdict may follow with or without it."""
+        """The step without leading space: a verdict may follow with or without it."""
         return _Step(self.piece.lstrip(), [(p.lstrip(), x) for p, x in self.top])
 
 
@@ -79,14 +79,14 @@ def choice_logprobs_from_tokens(
         return None
     start = len(text) - len(verdict.lstrip())
     goals = [text[:start] + choice.lstrip().encode() for choice in choices]
-    said = [i for i, goal in enumerate(goals) if _begins_with(text, goal)]
-    if not said:
+    generated = [i for i, goal in enumerate(goals) if _begins_with(text, goal)]
+    if not generated:
         return None
     ends = list(itertools.accumulate(map(len, pieces)))
     first = next((i for i, end in enumerate(ends) if end > start), len(ends))
     at = ends[first - 1] if first else 0
     steps = [_step(token) for token in tokens[first:]]
-    return _walk(steps, goals, max(said, key=lambda i: len(goals[i])), at, start)
+    return _walk(steps, goals, max(generated, key=lambda i: len(goals[i])), at, start)
 
 
 def _token(entry: object) -> _Token | None:
@@ -116,14 +116,14 @@ def _step(entry: object) -> _Step | None:
 
 
 def _begins_with(text: bytes, start: bytes) -> bool:
-    """Whether ``text`` begins with ``start`` as a whole: "10" and "1.5" do not begin with "1"."""
+    """True if ``text`` begins with ``start`` as a whole: "10" and "1.5" do not begin with "1"."""
     return text.startswith(start) and not _GOES_ON.match(text, len(start))
 
 
 def _walk(
-    steps: Iterable[_Step | None], goals: Sequence[bytes], said: int, at: int, start: int
+    steps: Iterable[_Step | None], goals: Sequence[bytes], chosen: int, at: int, start: int
 ) -> tuple[float, ...] | None:
-    """Follow the generated text from byte ``at`` until every choice but the one said has left."""
+    """Follow the generated text from byte ``at`` until all choices but the generated one left."""
     done: dict[int, float] = {}
     total = 0.0
     for step in steps:
@@ -133,28 +133,28 @@ def _walk(
         tails = {i: goal[at:] for i, goal in enumerate(goals) if i not in done}
         if at <= start:
             tails = {i: tail.lstrip() for i, tail in tails.items()}
-        parted = _part(step.stripped() if at <= start else step, tails, said)
+        parted = _part(step.stripped() if at <= start else step, tails, chosen)
         if parted is None:
             return None
         left, walked = parted
         done |= {i: total + logprob for i, logprob in left.items()}
         total += walked
-        if done.keys() | {said} == set(range(len(goals))):
-            return tuple({said: total, **done}[i] for i in range(len(goals)))
+        if done.keys() | {chosen} == set(range(len(goals))):
+            return tuple({chosen: total, **done}[i] for i in range(len(goals)))
         at = end
     return None
 
 
 def _part(
-    step: _Step, tails: Mapping[int, bytes], said: int
+    step: _Step, tails: Mapping[int, bytes], chosen: int
 ) -> tuple[dict[int, float], float] | None:
-    """What one token says: log-probability of the choices that leave here, and of going on."""
+    """Log-probability of the choices that leave at one token, and of those that go on."""
     fits = [
         (frozenset(i for i, tail in tails.items() if _fits(piece, tail)), logprob)
         for piece, logprob in step.top
     ]
     stay = frozenset(i for i, tail in tails.items() if _fits(step.piece, tail))
-    goes_astray = said not in stay if tails[said] else bool(stay)
+    goes_astray = chosen not in stay if tails[chosen] else bool(stay)
     undecided = [fit for fit in fits if len(fit[0]) > 1 and fit[0] not in (stay, set(tails))]
     if len(fits) < 2 or goes_astray or _mass(undecided) > MAX_STRAY:
         return None
@@ -177,7 +177,7 @@ def _mass(fits: Iterable[tuple[frozenset[int], float]]) -> float:
 
 
 def _fits(piece: bytes, tail: bytes) -> bool:
-    """Whether a token continues a choice; one that says nothing, or follows its end, does not."""
+    """True if a token continues a choice; an empty one, or one after its end, does not."""
     if not piece or not tail:
         return False
     return tail.startswith(piece) or _begins_with(piece, tail)

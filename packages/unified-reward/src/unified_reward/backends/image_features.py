@@ -1,6 +1,6 @@
-"""The pictures of a vision-language checkpoint as its language model sees them, each encoded once.
+"""Image features of a vision-language checkpoint, computed once per image.
 
-Knows pictures and features, not what is asked about them.
+Knows images and features, not the questions about them.
 """
 
 from __future__ import annotations
@@ -14,97 +14,101 @@ from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 
-_PIXELS_AT_ONCE = 4 * 1024 * 1024
-_KEPT_BYTES = 4 * 1024**3
+_MAX_BATCH_PIXELS = 4 * 1024 * 1024
+_CACHE_BYTES = 4 * 1024**3
 
 _Key = tuple[int, bool]
 _T = TypeVar("_T")
 
 
 class ImageFeatures(NamedTuple):
-    """A picture as the language model sees it."""
+    """Features of an image as the language model takes them."""
 
     tokens: Tensor
     """Shape (n, width)."""
-    deep: tuple[Tensor, ...]
-    """What Qwen3-VL adds behind its first layers, each of shape (n, width)."""
+    deepstack: tuple[Tensor, ...]
+    """Features that Qwen3-VL adds after its first layers, each of shape (n, width)."""
     grid: Tensor | None
-    """Qwen's patches in time, height and width, shape (3,)."""
+    """Qwen's number of patches over time, height and width, shape (3,)."""
 
     @property
     def n_bytes(self) -> int:
-        """What the features take."""
-        return sum(one.nbytes for one in (self.tokens, *self.deep))
+        """Memory of the features, in bytes."""
+        return sum(tensor.nbytes for tensor in (self.tokens, *self.deepstack))
 
 
 class ImageEncoder:
-    """Encodes pictures; features live as long as their picture, and the oldest go first."""
+    """Encodes images; features are cached as long as their image lives, up to `_CACHE_BYTES`."""
 
     def __init__(self, model: Any, image_processor: Any) -> None:
         self._model = model
         self._image_processor = image_processor
-        # LLaVA tiles a picture only where it is alone in its request.
+        # LLaVA tiles an image only if it is the only one of its request.
         self._tiles = hasattr(model.config, "image_grid_pinpoints")
-        self._seen: dict[_Key, ImageFeatures] = {}
+        self._features: dict[_Key, ImageFeatures] = {}
 
     @torch.inference_mode()
-    def see(self, pictures: Sequence[Sequence[Any]]) -> list[list[ImageFeatures]]:
-        """Features of the pictures of each request; of those seen before, what was kept."""
-        rows = [[((id(p), self._tiles and len(row) == 1), p) for p in row] for row in pictures]
-        self._encode({key: picture for row in rows for key, picture in row})
-        told = [[self._seen[key] for key, _ in row] for row in rows]
-        kept = sum(one.n_bytes for one in self._seen.values())
-        while kept > _KEPT_BYTES:
-            kept -= self._seen.pop(next(iter(self._seen))).n_bytes
-        return told
+    def encode(self, images: Sequence[Sequence[Any]]) -> list[list[ImageFeatures]]:
+        """Features of the images of each request, computed unless they are cached.
 
-    def _encode(self, pictures: Mapping[_Key, Any]) -> None:
-        for alone in (False, True):
-            new = [(k, p) for k, p in pictures.items() if k[1] == alone and k not in self._seen]
+        Args:
+            images: PIL images by request.
+        """
+        rows = [[((id(p), self._tiles and len(row) == 1), p) for p in row] for row in images]
+        self._encode_new({key: image for row in rows for key, image in row})
+        features = [[self._features[key] for key, _ in row] for row in rows]
+        n_bytes = sum(cached.n_bytes for cached in self._features.values())
+        while n_bytes > _CACHE_BYTES:
+            n_bytes -= self._features.pop(next(iter(self._features))).n_bytes
+        return features
+
+    def _encode_new(self, images: Mapping[_Key, Any]) -> None:
+        for single in (False, True):
+            new = [(k, p) for k, p in images.items() if k[1] == single and k not in self._features]
             for part in _parts(new, [p.width * p.height for _, p in new]):
-                seen = self._look([picture for _, picture in part], alone=alone)
-                for (key, picture), one in zip(part, seen, strict=True):
-                    self._seen[key] = one
-                    weakref.finalize(picture, self._seen.pop, key, None)
+                encoded = self._run_vision_tower([image for _, image in part], single=single)
+                for (key, image), features in zip(part, encoded, strict=True):
+                    self._features[key] = features
+                    weakref.finalize(image, self._features.pop, key, None)
 
-    def _look(self, pictures: list[Any], *, alone: bool) -> list[ImageFeatures]:
-        """Features of pictures: one pass of the image processor, one of the vision tower."""
-        # LLaVA takes one picture in a request for one that is alone.
-        shown = pictures * 2 if self._tiles and not alone and len(pictures) == 1 else pictures
-        nested = [[one] for one in shown] if alone else [shown]
-        told = self._image_processor(nested, return_tensors="pt")
-        inputs = {name: self._to(value) for name, value in told.items()}
+    def _run_vision_tower(self, images: list[Any], *, single: bool) -> list[ImageFeatures]:
+        """Features of images: one pass of the image processor, one of the vision tower."""
+        # LLaVA takes one image in a request for a single one, which it tiles.
+        batch = images * 2 if self._tiles and not single and len(images) == 1 else images
+        nested = [[image] for image in batch] if single else [batch]
+        processed = self._image_processor(nested, return_tensors="pt")
+        inputs = {name: self._to_device(value) for name, value in processed.items()}
         out = self._model.model.get_image_features(**inputs, return_dict=True)
-        grids = inputs.get("image_grid_thw", [None] * len(shown))
+        grids = inputs.get("image_grid_thw", [None] * len(batch))
         # Copies: a view would keep the whole batch alive.
         layers = getattr(out, "deepstack_features", None) or []
         return [
             ImageFeatures(tokens.clone(), tuple(layer[i].clone() for layer in layers), grids[i])
-            for i, tokens in enumerate(out.pooler_output[: len(pictures)])
+            for i, tokens in enumerate(out.pooler_output[: len(images)])
         ]
 
-    def _to(self, value: Tensor) -> Tensor:
+    def _to_device(self, value: Tensor) -> Tensor:
         return value.to(
             self._model.device, self._model.dtype if value.is_floating_point() else None
         )
 
 
-def joined(seen: Sequence[ImageFeatures]) -> BaseModelOutputWithDeepstackFeatures:
-    """Features of pictures as forward takes them."""
-    tokens: Any = tuple(one.tokens for one in seen)
-    deep: Any = [*zip(*(one.deep for one in seen), strict=True)] or None
-    return BaseModelOutputWithDeepstackFeatures(pooler_output=tokens, deepstack_features=deep)
+def join_features(images: Sequence[ImageFeatures]) -> BaseModelOutputWithDeepstackFeatures:
+    """Features of several images as the model's forward takes them."""
+    tokens: Any = tuple(image.tokens for image in images)
+    deepstack: Any = [*zip(*(image.deepstack for image in images), strict=True)] or None
+    return BaseModelOutputWithDeepstackFeatures(pooler_output=tokens, deepstack_features=deepstack)
 
 
 def _parts(items: Sequence[_T], pixels: Sequence[int]) -> Iterator[list[_T]]:
-    """Items in parts of at most `_PIXELS_AT_ONCE`, or of one."""
+    """Split items into parts of at most `_MAX_BATCH_PIXELS`, or of a single item."""
     part: list[_T] = []
-    held = 0
+    total = 0
     for item, size in zip(items, pixels, strict=True):
-        if part and held + size > _PIXELS_AT_ONCE:
+        if part and total + size > _MAX_BATCH_PIXELS:
             yield part
-            part, held = [], 0
+            part, total = [], 0
         part.append(item)
-        held += size
+        total += size
     if part:
         yield part

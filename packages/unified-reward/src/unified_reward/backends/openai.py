@@ -30,14 +30,14 @@ from unified_reward.media import data_url
 KEY_VARIABLE = "UNIFIED_REWARD_API_KEY"
 """Read where no key is passed. Not OPENAI_API_KEY: that one must never reach another's server."""
 TOP_LOGPROBS = 20
-"""Alternatives asked per token; the most that the protocol allows."""
+"""Alternatives requested per token; the most that the protocol allows."""
 _CONNECT_TIMEOUT_S = 10.0
-_MAX_SAID = 300
+_MAX_DETAIL = 300
 
 
 @dataclass(frozen=True)
 class OpenAIOptions:
-    """How hard a server is pressed."""
+    """Concurrency, timeouts and retries."""
 
     max_concurrency: int = 16
     """Requests in flight at once, >= 1."""
@@ -93,7 +93,7 @@ class OpenAIModel:
         self._url = _checked_url(url)
         self._key = _checked_key(os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key)
         self._votes = votes
-        self._options = options or OpenAIOptions()
+        self.options = options or OpenAIOptions()
         self._model = model
         self._asks_logprobs = True
         self.name = self._url if model is None else f"{model} at {self._url}"
@@ -129,7 +129,7 @@ class OpenAIModel:
                 raise
 
     async def _generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
-        slots = asyncio.Semaphore(self._options.max_concurrency)
+        slots = asyncio.Semaphore(self.options.max_concurrency)
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -241,17 +241,17 @@ class OpenAIModel:
     ) -> httpx.Response:
         """The response to one request, after retries; a refusal is a response too."""
         content = None if body is None else json.dumps(body)
-        tries = self._options.retries + 1
-        trouble = said = ""
+        tries = self.options.retries + 1
+        trouble = detail = ""
         for attempt in range(tries):
-            asked = ""
+            retry_after = ""
             try:
-                async with asyncio.timeout(self._options.timeout_s):
+                async with asyncio.timeout(self.options.timeout_s):
                     response = await client.request(method, self._url + path, content=content)
             except TimeoutError:
-                trouble, said = f"did not answer within {self._options.timeout_s:g} s", ""
+                trouble, detail = f"did not answer within {self.options.timeout_s:g} s", ""
             except httpx.TransportError as error:
-                trouble, said = (
+                trouble, detail = (
                     f"lost or refused the connection ({type(error).__name__})",
                     str(error),
                 )
@@ -260,20 +260,24 @@ class OpenAIModel:
             else:
                 if response.status_code not in (408, 429) and response.status_code < 500:
                     return response
-                trouble, said = _refusal(response)
-                asked = response.headers.get("Retry-After", "")
+                trouble, detail = _refusal(response)
+                retry_after = response.headers.get("Retry-After", "")
             if attempt < tries - 1:
-                await asyncio.sleep(wait_s(self._options, attempt, index=index, retry_after=asked))
-        raise self._fault(f"{trouble}, tried {tries} time{'s' * (tries > 1)}", said)
+                await asyncio.sleep(
+                    wait_s(self.options, attempt, index=index, retry_after=retry_after)
+                )
+        raise self._fault(f"{trouble}, tried {tries} time{'s' * (tries > 1)}", detail)
 
-    def _fault(self, trouble: str, said: str = "") -> ServerError:
+    def _fault(self, trouble: str, detail: str = "") -> ServerError:
         """An error for people, without the key even where the server repeats it."""
         if self._key:
-            said = said.replace(self._key, "***")
-        said = " ".join(said.split())
-        if len(said) > _MAX_SAID:
-            said = said[:_MAX_SAID] + "..."
-        return ServerError(f"the server at {self._url} {trouble}" + (f": {said}" if said else ""))
+            detail = detail.replace(self._key, "***")
+        detail = " ".join(detail.split())
+        if len(detail) > _MAX_DETAIL:
+            detail = detail[:_MAX_DETAIL] + "..."
+        return ServerError(
+            f"the server at {self._url} {trouble}" + (f": {detail}" if detail else "")
+        )
 
 
 def wait_s(options: OpenAIOptions, attempt: int, *, index: int = 0, retry_after: str = "") -> float:
@@ -347,9 +351,9 @@ def _json(response: httpx.Response) -> object:
 
 
 def _refusal(response: httpx.Response) -> tuple[str, str]:
-    """What the server did, and what it said to it."""
-    said = response.text
+    """Status and message of a refusal."""
+    detail = response.text
     match _json(response):
         case {"error": {"message": str(message)}} | {"message": str(message)}:
-            said = message
-    return f"answered {response.status_code} {response.reason_phrase}".rstrip(), said
+            detail = message
+    return f"answered {response.status_code} {response.reason_phrase}".rstrip(), detail

@@ -1,7 +1,7 @@
 """A scalar reward model: the trunk of a vision-language checkpoint with a linear head.
 
-It reads values from the hidden state behind the last token and never speaks. Knows neither tasks
-nor families.
+Values come from the hidden state of the last token; no text is generated. Knows neither tasks nor
+families.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEAST_SIGMA = 1e-3
 
 
 class ValueHead(nn.Module):
-    """A linear map from hidden states to values and, where wanted, their standard deviations."""
+    """A linear map from hidden states to values and, optionally, their standard deviations."""
 
     def __init__(self, width: int, values: int, *, uncertain: bool) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Values and standard deviations on the axis of the values, in float32 always.
+        """Values and their standard deviations, always in float32.
 
         Args:
             hidden: Shape (B, width).
@@ -45,18 +45,19 @@ class ValueHead(nn.Module):
             Two tensors of shape (B, values); None for the second without uncertainty.
         """
         with torch.autocast(hidden.device.type, enabled=False):
-            told = self.linear(hidden.float())
-        means, *spread = told.split(self.values, dim=-1)
+            weight_device = self.linear.weight.device
+            outputs = self.linear(hidden.to(weight_device, torch.float32))
+        means, *spread = outputs.split(self.values, dim=-1)
         return means, nn.functional.softplus(spread[0]) + _LEAST_SIGMA if spread else None
 
 
 def last_hidden(trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """Hidden state behind the last token of left-padded prompts, shape (B, width)."""
+    """Hidden state of the last token of left-padded prompts, shape (B, width)."""
     return trunk(**inputs, use_cache=False).last_hidden_state[:, -1]
 
 
-class Scalar:
-    """A trunk and its head, asked in batches."""
+class ValueHeadModel:
+    """A trunk with its head, which estimates values of requests in batches."""
 
     def __init__(self, vlm: VLM, head: ValueHead) -> None:
         self.name = vlm.name
@@ -64,37 +65,37 @@ class Scalar:
         self._head = head.to(vlm.model.device).eval()
 
     def values(self, requests: Sequence[Request]) -> list[ValueEstimate | Failed]:
-        """The values of every request: same length, same order; one bad item fails alone."""
-        return self._vlm.each(requests, self._read)
+        """Values of every request: same length, same order; one bad item fails alone."""
+        return self._vlm.map_batches(requests, self._estimate)
 
     @torch.inference_mode()
-    def _read(self, requests: list[Request]) -> list[ValueEstimate | Failed]:
+    def _estimate(self, requests: list[Request]) -> list[ValueEstimate | Failed]:
         hidden = last_hidden(self._vlm.model.model, self._vlm.inputs(requests))
         means, sigmas = self._head(hidden)
         rows = [()] * len(requests) if sigmas is None else map(tuple, sigmas.tolist())
         return [ValueEstimate(tuple(m), s) for m, s in zip(means.tolist(), rows, strict=True)]
 
 
-def load_scalar(folder: Path, vlm: VLM, *, values: int, uncertain: bool) -> Scalar:
-    """The scalar model in a folder.
+def load_value_model(folder: Path, vlm: VLM, *, n_values: int, uncertain: bool) -> ValueHeadModel:
+    """Load the scalar model in a folder.
 
     Args:
-        folder: Where ``value_head.safetensors`` stands.
+        folder: Folder with ``value_head.safetensors``.
         vlm: The trunk, loaded from the same folder.
-        values: Number of values.
-        uncertain: Whether each has a standard deviation.
+        n_values: Number of values.
+        uncertain: True if each value has a standard deviation.
 
     Raises:
         ModelError: The head is missing or of another size.
     """
-    head = ValueHead(width_of(vlm), values, uncertain=uncertain)
+    head = ValueHead(width_of(vlm), n_values, uncertain=uncertain)
     try:
         head.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(
             f"{folder / WEIGHTS} is not the head its card describes: {error}"
         ) from error
-    return Scalar(vlm, head)
+    return ValueHeadModel(vlm, head)
 
 
 def save_head(head: ValueHead, folder: Path) -> None:

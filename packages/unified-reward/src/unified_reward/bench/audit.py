@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,14 +21,14 @@ from unified_reward import media
 from unified_reward.bench.benchmark import JudgedItem
 from unified_reward.bench.calibration import brier_score, calibration_error, collect_predictions
 from unified_reward.bench.metrics import Metric, mean_interval, mean_metric
-from unified_reward.core.base_judge import BaseJudge
+from unified_reward.core.base_judge import BaseJudge, Progress
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Candidate, Example, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
 from unified_reward.media import PILImage
 
 
-_CHUNK = 64
+_WINDOW = 64
 _MAX_PIXELS = 50_000_000
 """Decoded pixels of questions to perturb in memory at a time; one question may exceed it."""
 _N_FRAMES = 8
@@ -70,18 +70,13 @@ class _CountingJudge:
     """Judge that counts its questions, and those it could not answer."""
 
     judge: BaseJudge
-    on_progress: Callable[[int], None] | None
+    on_progress: Progress | None
     n: int = 0
     n_unparsed: int = 0
     n_failed: int = 0
 
     def ask(self, samples: Iterable[Sample]) -> list[Verdict]:
-        verdicts: list[Verdict] = []
-        remaining = iter(samples)
-        while chunk := list(islice(remaining, _CHUNK)):
-            verdicts += self.judge.ask(chunk)
-            if self.on_progress:
-                self.on_progress(len(chunk))
+        verdicts = self.judge.ask([*samples], on_progress=self.on_progress)
         self.n += len(verdicts)
         self.n_unparsed += sum(isinstance(verdict, Unparsed) for verdict in verdicts)
         self.n_failed += sum(isinstance(verdict, Failed) for verdict in verdicts)
@@ -99,13 +94,14 @@ def audit(
     judge: BaseJudge,
     examples: Sequence[Example],
     *,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> AuditResult:
     """Ask a judge the same questions in several ways.
 
     Args:
         judge: The judge to audit.
-        examples: Comparisons and scores, with or without labels.
+        examples: Examples with any number of candidates, with or without labels. Every candidate is
+            scored; two, or a preference pair, are compared too.
         on_progress: Called with the number of questions just asked.
 
     Returns:
@@ -123,14 +119,15 @@ def audit(
         [0, 1], and ``flips``, share of winners that change.
     """
     counting = _CountingJudge(judge, on_progress)
-    compared = [example for example in examples if example.sample.form == "compare"]
+    examples = [example.as_comparison() for example in examples]
+    compared = [example for example in examples if len(example.candidates) == 2]
     verdicts = counting.ask(example.sample for example in compared)
     singles = _singles(examples)
     scores = dict(zip(singles, map(_unit_score, counting.ask(singles.values())), strict=True))
     observations = [
         *_positions(compared, verdicts),
         *_lengths(compared, verdicts),
-        *_repetitions(counting, examples, scores),
+        *_repetitions(counting, singles, scores),
         *_cycles(counting, compared),
         *_agreements(compared, verdicts, scores),
         *_perturbations(counting, [*(one.sample for one in compared), *singles.values()]),
@@ -185,7 +182,7 @@ def _key(sample: Sample, candidate: Candidate) -> _Key:
 
 def _singles(examples: Sequence[Example]) -> dict[_Key, Sample]:
     """Score questions about every candidate of every example, each once."""
-    samples = [example.sample for example in examples]
+    samples = [sample for example in examples for sample in example.as_samples()]
     return {_key(s, part): _single(s, part) for s in samples for part in s.candidates}
 
 
@@ -232,16 +229,15 @@ def _lengths(compared: Sequence[Example], verdicts: Sequence[Verdict]) -> Iterat
 
 
 def _repetitions(
-    judge: _CountingJudge, examples: Sequence[Example], scores: Mapping[_Key, float | None]
+    judge: _CountingJudge, singles: Mapping[_Key, Sample], scores: Mapping[_Key, float | None]
 ) -> Iterator[_Observation]:
     """Compare each answer with itself repeated twice, which is longer and says nothing more."""
-    answers = {
-        _key(example.sample, answer): (example.sample, answer)
-        for example in examples
-        for answer in example.sample.candidates
+    pairs = [
+        (sample, answer, f"{answer} {answer}")
+        for sample in singles.values()
+        for answer in sample.candidates
         if isinstance(answer, str)
-    }
-    pairs = [(sample, answer, f"{answer} {answer}") for sample, answer in answers.values()]
+    ]
     preferred = judge.ask(replace(s, candidates=(twice, once)) for s, once, twice in pairs)
     scored = judge.ask(_single(sample, twice) for sample, _, twice in pairs)
     for (sample, once, _), verdict, score in zip(pairs, preferred, scored, strict=True):
@@ -309,7 +305,7 @@ def _opened(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
     for sample in samples:
         window.append(_map_images(sample, counted))
-        if len(window) == _CHUNK or n_pixels >= _MAX_PIXELS:
+        if len(window) == _WINDOW or n_pixels >= _MAX_PIXELS:
             yield window
             window, n_pixels = [], 0
     if window:

@@ -120,24 +120,28 @@ def fit_calibration(judge: CardedJudge, examples: Sequence[Example]) -> Calibrat
 
     Args:
         judge: The judge; the calibration of its own card is ignored.
-        examples: Labelled comparisons and scores that it was not trained on.
+        examples: Labelled comparisons, scores or both, that it was not trained on. Without examples
+            of a form its temperature is 1.
 
     Raises:
-        DataError: There is no readable verdict of a form.
+        DataError: There are no examples, or no readable verdict on those of a form.
     """
     with extra("bench"):
         from scipy.optimize import minimize_scalar
 
-    temperatures: dict[str, float] = {}
-    forms: tuple[Form, Form] = ("compare", "score")
-    for form in forms:
+    if not examples:
+        raise DataError("no examples to calibrate on")
+    temperatures: dict[Form, float] = {"compare": 1.0, "score": 1.0}
+    for form in temperatures:
         of_form = [example for example in examples if example.sample.form == form]
+        if not of_form:
+            continue
         samples = [example.sample for example in of_form]
         replies = judge.query(samples)
 
         def predict(temperature: float) -> Predictions:
             calibration = Calibration(temperature, temperature)
-            verdicts = judge.read(samples, replies, calibration)  # noqa: B023
+            verdicts = judge.decode(samples, replies, calibration)  # noqa: B023
             return collect_predictions(of_form, verdicts)  # noqa: B023
 
         def loss(log_temperature: float) -> float:
@@ -150,4 +154,4 @@ def fit_calibration(judge: CardedJudge, examples: Sequence[Example]) -> Calibrat
         bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE))
         best = minimize_scalar(loss, bounds=bounds, method="bounded")
         temperatures[form] = round(float(np.exp(best.x)), 4)
-    return Calibration(**temperatures)
+    return Calibration(temperatures["compare"], temperatures["score"])

@@ -167,7 +167,9 @@ def pair_points(
     ties: TieRules = _DEFAULT_TIES,
 ) -> list[float | None]:
     """Points of every comparison, 0 to 1; None where it does not count. See `pair_accuracy`."""
-    winners = [item.winner if isinstance(item, Preferred) else None for item in verdicts]
+    winners: list[Winner | None] = [
+        item.winner if isinstance(item, Preferred) else None for item in verdicts
+    ]
     if ties.judge == "calibrated":
         margins = [
             2 * item.probability - 1 if isinstance(item, Preferred) else 0.0 for item in verdicts

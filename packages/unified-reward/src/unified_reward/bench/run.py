@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from unified_reward.bench.benchmark import (
     item_hash,
 )
 from unified_reward.bench.registry import find_benchmark
-from unified_reward.core.base_judge import BaseJudge
+from unified_reward.core.base_judge import BaseJudge, Progress
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Candidate, Example, Image, Video
@@ -62,7 +62,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
     orders: Literal[1, 2] = 2,
     votes: int = 0,
     out: str | Path | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Result:
     """Measure a judge on a benchmark.
 
@@ -107,11 +107,10 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
     judged: list[JudgedItem] = []
     worst: list[JudgedItem] = []
     folder = Path(out) if out else None
-    for items in _judge_chunks(benchmark, judge, _usable(rows, broken), options, folder):
+    examples = _usable(rows, broken)
+    for items in _judge_chunks(benchmark, judge, examples, options, folder, on_progress):
         worst = heapq.nlargest(_N_WORST, [*worst, *items], key=lambda item: item.disagreement)
         judged += [item._replace(example=_without_pixels(item.example)) for item in items]
-        if on_progress:
-            on_progress(len(items))
     if not judged:
         reason = f"; {broken[0]}" if broken else ""
         raise DataError(f"{data} holds no item of {benchmark.name}{reason}")
@@ -149,7 +148,10 @@ def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:
             broken.append(f"row {row.line}: {row.content.error}")
         elif row.id in seen:
             broken.append(f"row {row.line}: duplicate id {row.id!r}, already in another file")
-        elif isinstance(row.content, Example):
+        elif len(row.content.candidates) not in (1, 2):
+            n = len(row.content.candidates)
+            broken.append(f"row {row.line}: a benchmark item has 1 or 2 candidates, not {n}")
+        else:
             seen.add(row.id)
             yield row.content
 
@@ -160,6 +162,7 @@ def _judge_chunks(
     examples: Iterator[Example],
     options: BenchmarkOptions,
     out: Path | None,
+    on_progress: Progress | None,
 ) -> Iterator[list[JudgedItem]]:
     """Judge examples chunk by chunk; the verdicts of a chunk are on disk before it is yielded."""
     verdicts: dict[str, Verdict] = {}
@@ -170,10 +173,12 @@ def _judge_chunks(
         check_run_config(file, config)
         journal = Journal(file)
         if file.exists():
-            verdicts |= {row["id"]: read_verdict(row) for row in read_verdict_rows(file)}
+            verdicts |= {row["id"]: _written_verdict(row) for row in read_verdict_rows(file)}
     while chunk := list(islice(examples, _CHUNK)):
         todo = [example for example in chunk if example.id not in verdicts]
-        answers = _ask(benchmark, judge, todo, options)
+        if on_progress and len(todo) < len(chunk):
+            on_progress(len(chunk) - len(todo))
+        answers = _ask(benchmark, judge, todo, options, on_progress)
         verdicts |= zip([example.id for example in todo], answers, strict=True)
         items = [
             JudgedItem(example, benchmark.group(example), verdicts[example.id]) for example in chunk
@@ -189,6 +194,7 @@ def _ask(
     judge: BaseJudge,
     examples: Sequence[Example],
     options: BenchmarkOptions,
+    on_progress: Progress | None,
 ) -> list[Verdict]:
     """Verdicts on the examples; a comparison asked in swapped order has its verdict mirrored."""
     samples = [example.sample for example in examples]
@@ -202,11 +208,11 @@ def _ask(
     questions = [
         sample.swapped() if swap else sample for sample, swap in zip(samples, swaps, strict=True)
     ]
+    orders = 2 if options.votes else options.orders
+    answers = judge.ask(questions, orders=orders, on_progress=on_progress)
     verdicts = [
         answer.mirrored() if swap and isinstance(answer, Preferred) else answer
-        for answer, swap in zip(
-            judge.ask(questions, orders=2 if options.votes else options.orders), swaps, strict=True
-        )
+        for answer, swap in zip(answers, swaps, strict=True)
     ]
     if not options.votes:
         return verdicts
@@ -240,10 +246,9 @@ def majority_vote(verdict: Verdict, votes: int, seed: int) -> Verdict:
 
 def _without_pixels(example: Example) -> Example:
     """Copy of an example whose media in memory are empty; paths are kept."""
-    sample = example.sample
-    candidates = tuple(map(_empty_in_memory, sample.candidates))
-    context: Any = tuple(map(_empty_in_memory, sample.context))
-    return replace(example, sample=replace(sample, candidates=candidates, context=context))
+    candidates = tuple(map(_empty_in_memory, example.candidates))
+    context: Any = tuple(map(_empty_in_memory, example.context))
+    return replace(example, candidates=candidates, context=context)
 
 
 def _empty_in_memory(part: Candidate) -> Candidate:
@@ -284,15 +289,22 @@ def _rows(metrics: Metrics) -> dict[str, Any]:
 
 
 def _row(item: JudgedItem, judge: BaseJudge) -> dict[str, Any]:
-    """Verdict row with the label, group and cluster of the item."""
+    """Verdict row with the label, group and cluster of the item, and the kind of a tie."""
     row = verdict_row(item.example.id, item.verdict, judge=judge.name, family=judge.family)
-    target = item.target
+    target, verdict = item.target, item.verdict
     return row | {
+        "tie_kind": verdict.tie_kind if isinstance(verdict, Preferred) else "",
         "benchmark": {
             "group": item.group,
             "cluster": item.cluster,
             "winner": target.winner,
             "score": target.score,
             "aspects": dict(target.aspects),
-        }
+        },
     }
+
+
+def _written_verdict(row: Mapping[str, Any]) -> Verdict:
+    """Verdict that `_row` wrote."""
+    verdict = read_verdict(row)
+    return replace(verdict, tie_kind=row["tie_kind"]) if isinstance(verdict, Preferred) else verdict

@@ -1,1 +1,1 @@
-"""Files of weights: every tensor accounted for, adapters merged, LLaVA's layout converted."""
+"""Files of weights: every tensor is accounted for, adapters merged, LLaVA's layout converted."""

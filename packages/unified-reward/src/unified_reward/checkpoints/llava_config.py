@@ -1,6 +1,6 @@
-"""Config, tokenizer and processor of an original LLaVA-NeXT checkpoint, for transformers.
+"""Configuration, tokenizer and processor of an original LLaVA-NeXT checkpoint, for transformers.
 
-What LLaVA-OneVision of transformers does not do is refused here, not approximated.
+Settings that LLaVA-OneVision in transformers does not have are refused, not approximated.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from unified_reward.core.errors import ModelError
 
 
 TOWER = "model.vision_tower.vision_tower.vision_model"
-"""Where the vision tower stands among the original's tensors."""
+"""Prefix of the vision tower's tensors in the original."""
 HEAD = "lm_head.weight"
+"""Name of the output layer's weight."""
 _CLASS = "LlavaQwenForCausalLM"
 _TOWER_LAYERS = 27
-"""Of SigLIP so400m; select layer -2 is what the last but one gives."""
+"""Layers of SigLIP so400m; select layer -2 is the output of the last but one."""
 _HEAD_WIDTH = 72
 _ONLY: Mapping[str, tuple[Any, ...]] = {
     "mm_projector_type": ("mlp2x_gelu",),
@@ -45,7 +46,7 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "rope_scaling": (None,),
     "use_sliding_window": (False, None),
 }
-"""What LLaVA-OneVision does; anything else would be done wrongly."""
+"""Values that LLaVA-OneVision supports; any other would be computed wrongly."""
 _SIZES = (
     "hidden_size",
     "intermediate_size",
@@ -76,46 +77,46 @@ _CHAT = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
-"""Conversation ``qwen_1_5``. As in training, a single picture comes first wherever it stood."""
+"""Conversation ``qwen_1_5``. As in training, a single image comes first wherever it stood."""
 
 
 def unsupported_settings(original: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a config says that LLaVA-OneVision is not."""
-    told: list[str] = []
+    """Settings of a config that LLaVA-OneVision does not support, one sentence each."""
+    problems: list[str] = []
     kinds = original.get("architectures") or [original.get("model_type")]
     if _CLASS not in kinds:
-        told.append(f"config.json is of {', '.join(map(str, kinds))}, and must be of {_CLASS}")
+        problems.append(f"config.json is of {', '.join(map(str, kinds))}, and must be of {_CLASS}")
     for key, known in _ONLY.items():
         if (given := original.get(key)) not in known:
-            right = " or ".join(json.dumps(one) for one in known)
-            told.append(f"{key} is {json.dumps(given)} in config.json, and must be {right}")
+            right = " or ".join(json.dumps(value) for value in known)
+            problems.append(f"{key} is {json.dumps(given)} in config.json, and must be {right}")
     if lacking := [key for key in _NEEDED if original.get(key) is None]:
-        told.append(f"config.json lacks {', '.join(lacking)}")
-    return tuple(told)
+        problems.append(f"config.json lacks {', '.join(lacking)}")
+    return tuple(problems)
 
 
 def convert_config(
     original: Mapping[str, Any], tokenizer: Any, state: State, dtype: torch.dtype | None
 ) -> dict[str, Any]:
-    """Config of the new checkpoint.
+    """Convert the config of the original checkpoint.
 
     Args:
-        original: Config of the old one. A ``vision_config`` in it, as tiny models have, says
+        original: The original config. A ``vision_config`` in it, as tiny models have, says
             ``image_size``, ``num_attention_heads`` and ``num_hidden_layers`` (the last, unread
             layer included) where the tower is not SigLIP so400m.
-        tokenizer: As `read_tokenizer` gives it.
-        state: The old tensors, which say the other sizes of the tower.
-        dtype: Of the weights; default that of the largest.
+        tokenizer: The tokenizer from `read_tokenizer`.
+        state: The original tensors, whose shapes give the other sizes of the tower.
+        dtype: Dtype of the weights; default that of the largest.
 
     Raises:
-        ModelError: They contradict each other.
+        ModelError: Config, tokenizer and tensors contradict each other.
     """
     image, video = tokenizer.convert_tokens_to_ids([*_MEDIA])
     vision = _vision(original, state)
     tiles = _tiles(original["image_grid_pinpoints"], vision["image_size"])
     bulk = max(state.values(), key=Tensor.numel).dtype
     try:
-        made = LlavaOnevisionConfig(
+        config = LlavaOnevisionConfig(
             text_config=_text(original, tokenizer),
             vision_config=vision,
             image_token_index=image,
@@ -130,7 +131,7 @@ def convert_config(
         )
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise ModelError(f"config.json cannot be carried over: {error}") from error
-    return json.loads(made.to_json_string())
+    return json.loads(config.to_json_string())
 
 
 def _text(original: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def _text(original: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
 
 
 def _vision(original: Mapping[str, Any], state: State) -> dict[str, Any]:
-    """The tower without its last layer, by the shapes of its tensors."""
+    """Config of the tower without its last layer, by the shapes of its tensors."""
     own = original.get("vision_config") or {}
     width, channels, patch, _ = _shape(state, "embeddings.patch_embedding.weight", 4)
     rows, _ = _shape(state, "embeddings.position_embedding.weight", 2)
@@ -176,17 +177,17 @@ def _vision(original: Mapping[str, Any], state: State) -> dict[str, Any]:
 
 
 def _shape(state: State, name: str, dims: int) -> Sequence[int]:
-    found = shape(state, f"{TOWER}.{name}")
-    if len(found) != dims:
-        raise ModelError(f"{TOWER}.{name} has {len(found)} dimensions, and must have {dims}")
-    return found
+    sizes = shape(state, f"{TOWER}.{name}")
+    if len(sizes) != dims:
+        raise ModelError(f"{TOWER}.{name} has {len(sizes)} dimensions, and must have {dims}")
+    return sizes
 
 
-def _tiles(told: Any, side: int) -> list[list[int]]:
-    """Sizes a picture is tiled to, height first; the original has the width first."""
-    pairs: Any = told
-    if isinstance(told, str):
-        ends = [[int(n) for n in one] for one in re.findall(r"\((\d+)x(\d+)\)", told)]
+def _tiles(pinpoints: Any, side: int) -> list[list[int]]:
+    """Sizes that an image is tiled to, height first; the original has the width first."""
+    pairs: Any = pinpoints
+    if isinstance(pinpoints, str):
+        ends = [[int(n) for n in match] for match in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
         across, down = (
             (range(a, b + 1) for a, b in zip(ends[0], ends[-1], strict=True)) if ends else ((), ())
         )
@@ -197,25 +198,25 @@ def _tiles(told: Any, side: int) -> list[list[int]]:
         sizes = []
     if not sizes or any(n < side or n % side for pair in sizes for n in pair):
         raise ModelError(
-            f"image_grid_pinpoints is {told!r} in config.json; it must be pairs of multiples of "
-            f'{side}, or like "(1x1),...,(6x6)"'
+            f"image_grid_pinpoints is {pinpoints!r} in config.json; it must be pairs of multiples "
+            f'of {side}, or like "(1x1),...,(6x6)"'
         )
     return sizes
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of an original checkpoint, with marks for media and ChatML's end.
+    """Load the tokenizer of an original checkpoint, and add tokens for images and videos.
 
     Raises:
-        ModelError: It is incomplete, or knows no ChatML.
+        ModelError: The tokenizer is incomplete, or has no ChatML tokens.
     """
-    # Without its vocabulary transformers makes one of the added tokens alone, and says nothing.
-    has = {one.name for one in folder.iterdir()}
+    # Without a vocabulary transformers silently builds one of the added tokens alone.
+    has = {file.name for file in folder.iterdir()}
     if "tokenizer.json" not in has and not {"vocab.json", "merges.txt"} <= has:
         raise ModelError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt")
     try:
-        own: dict[str, Any] = {"config": Qwen2Config(), "local_files_only": True}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **own)
+        options: dict[str, Any] = {"config": Qwen2Config(), "local_files_only": True}
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
         raise ModelError(f"the tokenizer of {folder} cannot be loaded: {error}") from error
     if not {_START, _END} <= tokenizer.get_vocab().keys():
@@ -229,15 +230,15 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def build_processor(folder: Path, config: Mapping[str, Any]) -> LlavaOnevisionProcessor:
-    """Of a new config, and the tokenizer in the folder of the old."""
+    """Build the processor for a new config, with the tokenizer of the original folder."""
     vision = config["vision_config"]
     side, tiles = vision["image_size"], config["image_grid_pinpoints"]
     size, half = {"height": side, "width": side}, [0.5] * 3
-    look: dict[str, Any] = {"size": size, "image_mean": half, "image_std": half}
+    pixels: dict[str, Any] = {"size": size, "image_mean": half, "image_std": half}
     return LlavaOnevisionProcessor(
-        LlavaOnevisionImageProcessor(**look, image_grid_pinpoints=tiles),
+        LlavaOnevisionImageProcessor(**pixels, image_grid_pinpoints=tiles),
         read_tokenizer(folder),
-        LlavaOnevisionVideoProcessor(**look),
+        LlavaOnevisionVideoProcessor(**pixels),
         num_image_tokens=(side // vision["patch_size"]) ** 2,
         vision_feature_select_strategy=config["vision_feature_select_strategy"],
         vision_aspect_ratio=config["vision_aspect_ratio"],

@@ -1,7 +1,7 @@
 """Original LLaVA-NeXT checkpoints (``LlavaQwenForCausalLM``) as transformers' LLaVA-OneVision.
 
-Knows names, shapes and settings; the bytes pass through ``shards``, so that a laptop converts what
-it cannot load.
+Knows names, shapes and settings; tensors are copied one at a time by ``shards``, so that a laptop
+converts models it cannot load.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from unified_reward.checkpoints.tensor_keys import (
     weight_files,
 )
 from unified_reward.core.errors import ConfigError, ModelError
+from unified_reward.io.atomic import write_json
 
 
 _WEIGHTS = (
@@ -60,41 +61,42 @@ _HUB = (
     (r"^model\.vision_tower\.", "vision_tower.vision_model."),
     (r"^model\.(multi_modal_projector\.|image_newline$)", r"\1"),
 )
-"""From transformers 5's names to those of the folders of ``llava-hf``, which vLLM reads too."""
+"""Names of transformers 5 to those of the folders of ``llava-hf``, which vLLM reads too."""
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What a conversion writes, told from headers alone."""
+    """Result of planning a conversion from headers alone."""
 
     source: Path
     problems: tuple[str, ...]
-    """Why it is refused; empty where it is not."""
+    """Reasons why the checkpoint is refused; empty if it is not."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """Of the new checkpoint; empty where the old one cannot be carried over."""
+    """Config of the new checkpoint; empty if the original cannot be converted."""
     keys: KeyReport | None = None
-    """None where there is no config to hold the tensors against."""
+    """Account of the tensors; None without a config."""
     ignored: Mapping[str, str] = field(default_factory=dict)
-    """Why a tensor is left out, by its name."""
+    """Reason why a tensor is left out, by its name."""
     notes: tuple[str, ...] = ()
-    """What is not as it was."""
+    """Differences between the original and the converted configuration."""
     shards: tuple[Shard, ...] = ()
+    """Files to write."""
     fingerprint: str = ""
-    """Of all that decides what is written; a stopped conversion goes on under the same alone."""
+    """Hash of everything that decides what is written; only the same plan resumes a conversion."""
 
     @property
     def names(self) -> dict[str, str]:
-        """New names by the old."""
-        return {one.source: one.name for shard in self.shards for one in shard.tensors}
+        """New names of the tensors by their original names."""
+        return {tensor.source: tensor.name for shard in self.shards for tensor in shard.tensors}
 
     @property
     def n_bytes(self) -> int:
-        """Of weights to write."""
-        return sum(one.n_bytes for one in self.shards)
+        """Size of the weights to write."""
+        return sum(shard.n_bytes for shard in self.shards)
 
 
 def plan(folder: str | Path, *, dtype: str | None = None) -> ConversionPlan:
-    """Say what converting a checkpoint would give; reads headers, writes nothing.
+    """Plan the conversion of a checkpoint; reads headers, writes nothing.
 
     Args:
         folder: The original checkpoint: ``config.json``, weights, tokenizer.
@@ -102,7 +104,7 @@ def plan(folder: str | Path, *, dtype: str | None = None) -> ConversionPlan:
 
     Raises:
         ModelError: The folder lacks a file, or one cannot be read.
-        ConfigError: There is no such dtype.
+        ConfigError: The dtype is another one.
     """
     folder = Path(folder)
     wanted = getattr(torch, dtype) if dtype in ("float32", "bfloat16", "float16") else None
@@ -112,23 +114,23 @@ def plan(folder: str | Path, *, dtype: str | None = None) -> ConversionPlan:
     files = weight_files(folder, _WEIGHTS)
     if not files:
         raise ModelError(f"{folder} has no weights ({' or '.join(_WEIGHTS)})")
-    found = [
-        (str(file.relative_to(folder)), name, one)
+    stored = [
+        (str(file.relative_to(folder)), name, tensor)
         for file in files
-        for name, one in _headers(file).items()
+        for name, tensor in _read_headers(file).items()
     ]
     if problems := unsupported_settings(original):
         return ConversionPlan(folder, problems)
-    state = {name: one for _, name, one in found}
+    state = {name: tensor for _, name, tensor in stored}
     tokenizer = read_tokenizer(folder)
     try:
         config = convert_config(original, tokenizer, state, wanted)
     except ModelError as error:
         return ConversionPlan(folder, (str(error),))
-    tensors, keys, ignored = _accounted(original, config, found, wanted)
-    problems = (*keys.problems, *_doubts(original, config, tokenizer, tensors, keys))
+    tensors, keys, ignored = _map_tensors(original, config, stored, wanted)
+    problems = (*keys.problems, *_other_problems(original, config, tokenizer, tensors, keys))
     parts = () if problems else shards.split_into_shards(tensors)
-    stats = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(repr((config, stats, parts)).encode()).hexdigest()
     notes = _notes(original, config, state)
     return ConversionPlan(folder, problems, config, keys, ignored, notes, parts, digest)
@@ -144,43 +146,50 @@ def convert(
     """Convert an original checkpoint to a folder that transformers loads.
 
     Args:
-        folder: As for `plan`.
-        out: A new folder, or one where the same conversion was stopped, which then goes on.
-        dtype: As for `plan`.
-        progress: Called with the number of tensors just done.
+        folder: The original checkpoint, see `plan`.
+        out: A new folder, or one where the same conversion was stopped, which then resumes.
+        dtype: Dtype of the new weights, see `plan`.
+        progress: Called with the number of tensors just written.
 
     Raises:
-        ModelError: As for `plan` and `write`.
-        ConfigError: There is no such dtype.
+        ModelError: The checkpoint cannot be converted, see `plan` and `write`.
+        ConfigError: The dtype is not supported.
+        DataError: The folder cannot be written.
     """
-    made = plan(folder, dtype=dtype)
-    write(made, out, progress=progress)
-    return made
+    conversion = plan(folder, dtype=dtype)
+    write(conversion, out, progress=progress)
+    return conversion
 
 
 def write(
     plan: ConversionPlan, out: str | Path, *, progress: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Carry out a plan. ``config.json`` comes last: a folder without is unfinished.
+    """Carry out a plan. ``config.json`` is written last: a folder without it is unfinished.
 
     Raises:
         ModelError: The plan has problems, ``out`` holds something else, or the disk has no room.
+        DataError: A file cannot be written.
     """
     if plan.problems:
         raise ModelError(f"{plan.source} cannot be converted: {'; '.join(plan.problems)}")
     out = Path(out)
-    source = str(plan.source.resolve())
-    told = {"tensors": str(plan.keys), "ignored": plan.ignored, "notes": plan.notes}
-    shards.prepare_folder(out, plan.shards, {"plan": plan.fingerprint, "source": source, **told})
+    record = {
+        "plan": plan.fingerprint,
+        "source": str(plan.source.resolve()),
+        "tensors": str(plan.keys),
+        "ignored": plan.ignored,
+        "notes": plan.notes,
+    }
+    shards.prepare_folder(out, plan.shards, record)
     shards.write(plan.shards, plan.source, out, progress)
     build_processor(plan.source, plan.config).save_pretrained(out)
     if (plan.source / "generation_config.json").is_file():
         shutil.copyfile(plan.source / "generation_config.json", out / "generation_config.json")
-    shards.put(out / "config.json", plan.config)
+    write_json(out / "config.json", plan.config)
 
 
 def hub_name(name: str) -> str:
-    """What a tensor of transformers 5 is called in a published folder.
+    """Name of a transformers 5 tensor in the published folders of ``llava-hf``.
 
     >>> hub_name("model.vision_tower.encoder.layers.0.mlp.fc1.bias")
     'vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias'
@@ -190,87 +199,90 @@ def hub_name(name: str) -> str:
     return name
 
 
-def _headers(file: Path) -> dict[str, Tensor]:
-    told = read_state([file], shapes_only=True)
+def _read_headers(file: Path) -> dict[str, Tensor]:
+    tensors = read_state([file], shapes_only=True)
     if file.suffix != ".safetensors":
         with shards.open_weights(file):
             pass
-    return told
+    return tensors
 
 
-def _accounted(
+def _map_tensors(
     original: Mapping[str, Any],
     config: Mapping[str, Any],
-    found: Sequence[tuple[str, str, Tensor]],
+    stored: Sequence[tuple[str, str, Tensor]],
     dtype: torch.dtype | None,
 ) -> tuple[list[TensorSpec], KeyReport, dict[str, str]]:
-    """What to write, the report, and why tensors are left out, by name."""
-    tied, rows = config["tie_word_embeddings"], config["text_config"]["vocab_size"]
+    """Tensors to write, an account of all, and the reason for each one left out, by name."""
+    is_tied, rows = config["tie_word_embeddings"], config["text_config"]["vocab_size"]
     unread = rf"{re.escape(TOWER)}\.encoder\.layers\.{config['vision_config']['num_hidden_layers']}"
     reasons = {
         r".*\.inv_freq": "computed from rope_theta",
         rf"{unread}\..*": "the last layer of the vision tower, behind the one that is read",
         rf"{re.escape(TOWER)}\.head\..*": "the head of the vision tower, which is not read",
-    } | ({re.escape(HEAD): "tied to the embedding by config.json"} if tied else {})
-    rules = (*_RULES, *([(f"^{re.escape(HEAD)}$", "")] if tied else []))
-    pieces: list[MappedTensor] = []
-    for _, name, one in found:
-        if name in ("model.embed_tokens.weight", HEAD) and one.shape[:1] == (
-            original["vocab_size"],
-        ):
-            one = one.new_empty(rows, *one.shape[1:])  # noqa: PLW2901
-        pieces += rename_keys({name: one}, rules)
+    } | ({re.escape(HEAD): "tied to the embedding by config.json"} if is_tied else {})
+    rules = (*_RULES, *([(f"^{re.escape(HEAD)}$", "")] if is_tied else []))
+    mapped: list[MappedTensor] = []
+    for _, name, tensor in stored:
+        is_vocabulary = name in ("model.embed_tokens.weight", HEAD)
+        if is_vocabulary and tensor.shape[:1] == (original["vocab_size"],):
+            mapped += rename_keys({name: tensor.new_empty(rows, *tensor.shape[1:])}, rules)
+        else:
+            mapped += rename_keys({name: tensor}, rules)
     with torch.device("meta"):
-        skeleton = LlavaOnevisionForConditionalGeneration(LlavaOnevisionConfig(**config))
-    fitting, keys = match_keys(skeleton, pieces, reasons)
-    if tied:
-        keys = replace(keys, missing=tuple(one for one in keys.missing if one != HEAD))
-    written: list[TensorSpec] = []
-    for (file, name, one), (target, value, _) in zip(found, pieces, strict=True):
+        model = LlavaOnevisionForConditionalGeneration(LlavaOnevisionConfig(**config))
+    fitting, keys = match_keys(model, mapped, reasons)
+    if is_tied:
+        keys = replace(keys, missing=tuple(name for name in keys.missing if name != HEAD))
+    specs: list[TensorSpec] = []
+    for (file, name, tensor), (target, value, _) in zip(stored, mapped, strict=True):
         if target in fitting:
-            kind = dtype if dtype and one.is_floating_point() else one.dtype
-            written.append(TensorSpec(hub_name(target), name, file, tuple(value.shape), kind))
+            kind = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+            specs.append(TensorSpec(hub_name(target), name, file, tuple(value.shape), kind))
     ignored = {
-        name: why for _, name, _ in found for key, why in reasons.items() if re.fullmatch(key, name)
+        name: reason
+        for _, name, _ in stored
+        for key, reason in reasons.items()
+        if re.fullmatch(key, name)
     }
-    return written, keys, ignored
+    return specs, keys, ignored
 
 
-def _doubts(
+def _other_problems(
     original: Mapping[str, Any],
     config: Mapping[str, Any],
     tokenizer: Any,
     tensors: Sequence[TensorSpec],
     keys: KeyReport,
 ) -> list[str]:
-    """What shapes and names do not tell."""
-    told: list[str] = []
-    counts = Counter(one.name for one in tensors)
-    if twice := [f"{one.source} of {one.file}" for one in tensors if counts[one.name] > 1]:
-        told.append(f"there twice: {', '.join(twice[:4])}")
-    if other := [f"{one.source} ({one.dtype})" for one in tensors if one.dtype not in shards.CODES]:
-        told.append(f"no floating point numbers: {', '.join(other[:4])}")
+    """Problems that names and shapes do not show."""
+    problems: list[str] = []
+    counts = Counter(tensor.name for tensor in tensors)
+    if twice := [f"{t.source} of {t.file}" for t in tensors if counts[t.name] > 1]:
+        problems.append(f"there twice: {', '.join(twice[:4])}")
+    if other := [f"{t.source} ({t.dtype})" for t in tensors if t.dtype not in shards.CODES]:
+        problems.append(f"no floating point numbers: {', '.join(other[:4])}")
     if HEAD in keys.missing:
-        told.append(
+        problems.append(
             "tie_word_embeddings is false in config.json; true would need no lm_head.weight"
         )
-    given, made = original.get("image_token_index"), config["image_token_index"]
-    if given not in (None, made):
-        held = tokenizer.convert_ids_to_tokens(given) if isinstance(given, int) else None
-        told.append(
-            f"image_token_index is {given} in config.json, but its tokenizer has {held!r} there "
-            f"and <image> at {made}"
+    given, right = original.get("image_token_index"), config["image_token_index"]
+    if given not in (None, right):
+        token = tokenizer.convert_ids_to_tokens(given) if isinstance(given, int) else None
+        problems.append(
+            f"image_token_index is {given} in config.json, but its tokenizer has {token!r} there "
+            f"and <image> at {right}"
         )
-    return told
+    return problems
 
 
 def _notes(original: Mapping[str, Any], config: Mapping[str, Any], state: State) -> tuple[str, ...]:
-    told: list[str] = []
+    notes: list[str] = []
     if more := config["text_config"]["vocab_size"] - original["vocab_size"]:
-        told.append(f"{more} rows of zeros added to the embedding, for tokens that had none")
+        notes.append(f"{more} rows of zeros added to the embedding, for tokens that had none")
     if HEAD not in state:
-        told.append("no lm_head.weight: it speaks with its embedding")
+        notes.append("no lm_head.weight: the output layer is tied to the embedding")
     newline = original.get("mm_newline_position", "one_token")
     if newline != "one_token":
-        told.append(f"a clip ends in one newline, not in {newline!r} as config.json says")
-    return tuple(told)
+        notes.append(f"a video ends in one newline, not in {newline!r} as config.json says")
+    return tuple(notes)

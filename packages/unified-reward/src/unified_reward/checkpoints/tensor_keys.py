@@ -1,4 +1,4 @@
-"""Checkpoints by their keys: every tensor of a file is accounted for, or the file is refused.
+"""Strict loading of checkpoints: every tensor of a file is accounted for, or it is refused.
 
 Only tensors are read: safetensors, or pickles that hold nothing else.
 """
@@ -24,8 +24,8 @@ from unified_reward.core.errors import ModelError
 
 State = Mapping[str, Tensor]
 _NESTED = ("state_dict", "model", "module")
-"""Where training scripts put the tensors among other things."""
-_SHOWN = 4
+"""Keys under which training scripts nest the state dict."""
+_N_NAMED = 4
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -39,7 +39,7 @@ _DTYPES = {
 
 
 class MappedTensor(NamedTuple):
-    """A tensor of the module, and the tensors of the file that it is made of."""
+    """A tensor under its name in the module, and the names in the file that it is made of."""
 
     target: str
     value: Tensor
@@ -48,58 +48,60 @@ class MappedTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class KeyReport:
-    """What became of every tensor of a checkpoint."""
+    """Account of every tensor of a checkpoint."""
 
     loaded: int
-    """Under their own names."""
+    """Number of tensors loaded under their own names."""
     renamed: int
+    """Number of tensors loaded under another name."""
     merged: int
-    """Made of several, such as a weight and its adapter."""
+    """Number of tensors made of several, such as a weight and its adapter."""
     ignored: Mapping[str, int]
-    """How many, by why."""
+    """Number of tensors left out on purpose, by reason."""
     missing: tuple[str, ...] = ()
-    """Tensors of the module, in its own names."""
+    """Tensors of the module that the file lacks, by the module's names."""
     unexplained: tuple[str, ...] = ()
-    """Tensors of the file, in its names."""
-    misshapen: tuple[str, ...] = ()
+    """Tensors of the file that nothing takes, by the file's names."""
+    wrong_shape: tuple[str, ...] = ()
+    """Tensors of another shape than the module's, with both shapes."""
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why the checkpoint cannot be loaded; empty where it can."""
-        told = (
+        """Reasons why the checkpoint cannot be loaded; empty if it can."""
+        kinds = (
             ("missing", self.missing),
             ("unexplained", self.unexplained),
-            ("of another shape", self.misshapen),
+            ("of another shape", self.wrong_shape),
         )
-        return tuple(f"{len(names)} {what}: {_some(names)}" for what, names in told if names)
+        return tuple(f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names)
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line with all counts and problems."""
         ignored = [f"{n} ignored ({why})" for why, n in self.ignored.items()]
         counts = [f"{self.loaded} loaded", f"{self.renamed} renamed", f"{self.merged} merged"]
         return ", ".join([*counts, *ignored, *self.problems])
 
 
 def read_state(files: Sequence[Path], *, shapes_only: bool = False) -> dict[str, Tensor]:
-    """All tensors of some files.
+    """Read all tensors of some files.
 
     Args:
         files: ``.safetensors``, or pickles of tensors, bare or under a name such as ``state_dict``.
-        shapes_only: Give tensors without data (device ``meta``), reading headers only.
+        shapes_only: Read headers only, and return tensors on the ``meta`` device.
 
     Raises:
-        ModelError: A file is broken, holds more than tensors, or a tensor that another one holds.
+        ModelError: A file is broken or holds more than tensors, or two files have the same tensor.
     """
     state: dict[str, Tensor] = {}
     for file in files:
         read = _safetensors if file.suffix == ".safetensors" else _pickled
-        held = read(file, shapes_only=shapes_only)
-        if twice := sorted(state.keys() & held.keys()):
+        tensors = read(file, shapes_only=shapes_only)
+        if twice := sorted(state.keys() & tensors.keys()):
             raise ModelError(
                 f"{file} and another file both hold {_some(twice)}: "
                 "leave the files of one checkpoint only"
             )
-        state |= held
+        state |= tensors
     return state
 
 
@@ -110,8 +112,8 @@ def _safetensors(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
                 return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             return {
-                name: torch.empty(one.get_shape(), dtype=_DTYPES[one.get_dtype()], device="meta")
-                for name, one in slices.items()
+                name: torch.empty(part.get_shape(), dtype=_DTYPES[part.get_dtype()], device="meta")
+                for name, part in slices.items()
             }
     except (SafetensorError, OSError, KeyError) as error:
         raise ModelError(f"{file} is broken or cut off: {error}") from error
@@ -120,7 +122,7 @@ def _safetensors(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
 def _pickled(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
     device = "meta" if shapes_only else "cpu"
     try:
-        held = torch.load(file, map_location=device, weights_only=True)
+        content = torch.load(file, map_location=device, weights_only=True)
     except UnpicklingError as error:
         raise ModelError(
             f"{file} holds more than tensors and is not unpickled, since a pickle can run code: "
@@ -129,27 +131,27 @@ def _pickled(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ModelError(f"{file} is broken or cut off: {error}") from error
     for name in _NESTED:
-        if isinstance(held, dict) and isinstance(held.get(name), dict):
-            held = held[name]
-    if not isinstance(held, dict):
-        raise ModelError(f"{file} holds a {type(held).__name__}, not tensors by name")
-    return {name: one for name, one in held.items() if isinstance(one, Tensor)}
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds a {type(content).__name__}, not tensors by name")
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def weight_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """The files of the first pattern that is there, an index of shards as its shards.
+    """Find the files of the first pattern that matches; an index of shards gives its shards.
 
     Of folders such as ``checkpoint-*/model.pth`` the one with the largest number counts.
 
     Raises:
-        ModelError: An index names shards that are not there, or is none.
+        ModelError: An index is broken, or names shards that do not exist.
     """
     for pattern in patterns:
-        found = sorted(folder.glob(pattern), key=_number)
-        if found and found[-1].name.endswith(".index.json"):
-            return _shards(found[-1])
-        if found:
-            return found[-1:]
+        files = sorted(folder.glob(pattern), key=_number)
+        if files and files[-1].name.endswith(".index.json"):
+            return _shards(files[-1])
+        if files:
+            return files[-1:]
     return []
 
 
@@ -162,7 +164,7 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is no index of shards: {error}") from error
+        raise ModelError(f"{index} is not an index of shards: {error}") from error
     lost = [name for name in names if not (index.parent / name).is_file()]
     if lost:
         raise ModelError(f"{index.parent} lacks {len(lost)} of {len(names)} shards: {_some(lost)}")
@@ -170,7 +172,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def rename_keys(state: State, rules: Sequence[tuple[str, str]]) -> Iterator[MappedTensor]:
-    """Every tensor under a new name: all rules, regular expressions, one after the other."""
+    """Rename every tensor by all rules (regular expression, replacement), one after the other."""
     for source, value in state.items():
         target = source
         for pattern, replacement in rules:
@@ -179,69 +181,72 @@ def rename_keys(state: State, rules: Sequence[tuple[str, str]]) -> Iterator[Mapp
 
 
 def lora_scale(rank: int, alpha: float, *, stabilised: bool) -> float:
-    """``alpha / r``, or ``alpha / sqrt(r)`` where rank-stabilised (arXiv:2312.03732)."""
+    """``alpha / r``, or ``alpha / sqrt(r)`` if rank-stabilised (arXiv:2312.03732)."""
     return alpha / math.sqrt(rank) if stabilised else alpha / rank
 
 
-def merge_lora(pieces: Iterable[MappedTensor], scale: float) -> Iterator[MappedTensor]:
-    """Adapters added to the weights they stand beside: ``W + scale * B @ A``.
+def merge_lora(tensors: Iterable[MappedTensor], scale: float) -> Iterator[MappedTensor]:
+    """Merge LoRA adapters into the weights beside them: ``W + scale * B @ A``.
 
     Names as PEFT gives them: ``X.base_layer.weight``, ``X.lora_A.default.weight``, and B likewise
     (Hu et al. 2021, arXiv:2106.09685, section 4.1). An adapter without its other half passes
     through, and is then unexplained.
     """
-    held: dict[str, MappedTensor] = {}
-    for one in pieces:
-        if held.setdefault(one.target, one) is not one:
-            yield one
-    for target, piece in held.items():
+    by_name: dict[str, MappedTensor] = {}
+    for tensor in tensors:
+        if by_name.setdefault(tensor.target, tensor) is not tensor:
+            yield tensor
+    for target, tensor in by_name.items():
         stem, base, rest = target.partition(".base_layer.")
-        low, high = (held.get(f"{stem}.lora_{x}.default.weight") for x in "AB")
+        low, high = (by_name.get(f"{stem}.lora_{x}.default.weight") for x in "AB")
         if base and rest == "weight" and low and high:
             delta = high.value.float() @ low.value.float() * scale
-            value = (piece.value.float() + delta).to(piece.value.dtype)
-            sources = piece.sources + low.sources + high.sources
+            value = (tensor.value.float() + delta).to(tensor.value.dtype)
+            sources = tensor.sources + low.sources + high.sources
             yield MappedTensor(f"{stem}.weight", value, sources)
         elif base:
-            yield MappedTensor(f"{stem}.{rest}", piece.value, piece.sources)
-        elif not _is_merged(target, held):
-            yield piece
+            yield MappedTensor(f"{stem}.{rest}", tensor.value, tensor.sources)
+        elif not _is_merged(target, by_name):
+            yield tensor
 
 
-def _is_merged(target: str, held: Mapping[str, MappedTensor]) -> bool:
+def _is_merged(target: str, by_name: Mapping[str, MappedTensor]) -> bool:
     stem, mark, _ = target.partition(".lora_")
-    both = {f"{stem}.lora_{x}.default.weight" for x in "AB"} <= held.keys()
-    return bool(mark) and both and f"{stem}.base_layer.weight" in held
+    both = {f"{stem}.lora_{x}.default.weight" for x in "AB"} <= by_name.keys()
+    return bool(mark) and both and f"{stem}.base_layer.weight" in by_name
 
 
 def match_keys(
-    module: nn.Module, pieces: Iterable[MappedTensor], ignored: Mapping[str, str]
+    module: nn.Module, tensors: Iterable[MappedTensor], ignored: Mapping[str, str]
 ) -> tuple[dict[str, Tensor], KeyReport]:
-    """Hold the tensors of a file against those of a module; a second one for a place is left over.
+    """Match the tensors of a file with those of a module.
+
+    A second tensor with the same name in the module is unexplained.
 
     Args:
-        module: What is to be filled.
-        pieces: Every tensor of the file, translated.
-        ignored: Regular expressions of names in the file that are left out on purpose, with why.
+        module: The module to be loaded.
+        tensors: Every tensor of the file, under its name in the module.
+        ignored: Regular expressions of names in the file that are left out on purpose, with the
+            reason.
 
     Returns:
-        The tensors that fit, by the module's names, and what became of all.
+        The tensors that fit, by the module's names, and an account of all.
     """
-    wanted = {name: one.shape for name, one in module.state_dict().items()}
+    wanted = {name: weight.shape for name, weight in module.state_dict().items()}
     fitting: dict[str, Tensor] = {}
     kinds: Counter[str] = Counter()
     left: Counter[str] = Counter()
     unexplained: list[str] = []
-    misshapen: list[str] = []
+    wrong_shape: list[str] = []
     met: set[str] = set()
-    for target, value, sources in pieces:
+    for target, value, sources in tensors:
         if target in wanted and target not in met:
             met.add(target)
             if value.shape == wanted[target]:
                 fitting[target] = value
             else:
                 shapes = f"{tuple(value.shape)} for {tuple(wanted[target])}"
-                misshapen.append(f"{sources[0]} {shapes}")
+                wrong_shape.append(f"{sources[0]} {shapes}")
             kind = "loaded" if sources == (target,) else "renamed"
             kinds[kind if len(sources) == 1 else "merged"] += 1
             continue
@@ -256,18 +261,18 @@ def match_keys(
         kinds["renamed"],
         kinds["merged"],
         dict(left),
-        tuple(one for one in wanted if one not in met),
+        tuple(name for name in wanted if name not in met),
         tuple(unexplained),
-        tuple(misshapen),
+        tuple(wrong_shape),
     )
     return fitting, report
 
 
 def shape(state: State, name: str) -> torch.Size:
-    """Shape of a tensor that says how large a model is.
+    """Shape of a tensor from which the size of a model is read.
 
     Raises:
-        ModelError: It is not there, so this is not the checkpoint that was meant.
+        ModelError: There is no such tensor, so this is another checkpoint.
     """
     if name not in state:
         raise ModelError(
@@ -278,35 +283,35 @@ def shape(state: State, name: str) -> torch.Size:
 
 
 def depth(state: State, stem: str) -> int:
-    """How many layers ``STEM.0.…``, ``STEM.1.…`` there are.
+    """Number of layers ``STEM.0.…``, ``STEM.1.…``.
 
     >>> depth({"h.0.w": torch.zeros(1), "h.10.w": torch.zeros(1), "x.3": torch.zeros(1)}, "h")
     11
     """
-    found = (re.match(rf"{re.escape(stem)}\.(\d+)\.", name) for name in state)
-    return 1 + max((int(one[1]) for one in found if one), default=-1)
+    matches = (re.match(rf"{re.escape(stem)}\.(\d+)\.", name) for name in state)
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """An object in a JSON file.
+    """Read a JSON file that holds an object.
 
     Raises:
-        ModelError: It is missing, or no object.
+        ModelError: The file is missing or broken, or holds something else.
     """
     try:
-        held = json.loads(file.read_text("utf-8"))
+        content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} cannot be read: {error}") from error
-    if not isinstance(held, dict):
-        raise ModelError(f"{file} holds a {type(held).__name__}, not an object")
-    return held
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds a {type(content).__name__}, not an object")
+    return content
 
 
 def square_side(tokens: int, *, without: int = 1) -> int:
-    """Patches along a side of a square picture that has so many tokens, class token included."""
+    """Patches along a side of a square image of so many tokens, ``without`` of them no patches."""
     return math.isqrt(tokens - without)
 
 
 def _some(names: Sequence[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - _N_NAMED
+    return ", ".join(names[:_N_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -12,7 +12,7 @@ from rich.table import Table
 from unified_reward.bench.benchmark import BenchmarkOptions
 from unified_reward.bench.diff import compare_runs
 from unified_reward.bench.page import write_page
-from unified_reward.bench.registry import find_benchmark
+from unified_reward.bench.registry import benchmark_names, find_benchmark
 from unified_reward.bench.run import data_folder, run_benchmark
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
@@ -21,7 +21,9 @@ from unified_reward.core.samples import Example
 
 @options.opens_judge
 def bench(
-    on: Annotated[str, typer.Option(metavar="NAME", help="Name of the benchmark.")],
+    on: Annotated[
+        str, typer.Option(metavar="NAME", help=f"One of {', '.join(benchmark_names())}.")
+    ],
     *,
     data: Annotated[
         str, typer.Option(help="Folder of its official files, or a hub id to download.")

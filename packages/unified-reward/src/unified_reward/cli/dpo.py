@@ -37,8 +37,8 @@ def dpo(
 ) -> None:
     """Align a policy on preference pairs by DPO; resumes a stopped run."""
     with extra("train"):
-        from unified_reward.recipes.run import Recipe
         from unified_reward.recipes.run import run as run_recipe
+        from unified_reward.recipes.stage import Recipe
         from unified_reward.train.dpo import PolicyDPO
         from unified_reward.train.dpo_diffusion import DiffusionDPO
         from unified_reward.train.dpo_vlm import VLMDPO
@@ -55,7 +55,7 @@ def dpo(
     # Trainers print their progress; standard output is for the result.
     with redirect_stdout(sys.stderr):
         reports = run_recipe(
-            Recipe(out, dpo=config), lambda line: console.print(line, markup=False)
+            Recipe(out, {"dpo": config}), lambda line: console.print(line, markup=False)
         )
     if not reports:  # another process of the launcher writes it
         return

@@ -8,10 +8,7 @@ from typing import Annotated
 import typer
 
 from unified_reward.cli import options, output
-from unified_reward.cli.progress import bar
-from unified_reward.io.journal import Journal
-from unified_reward.io.rows import read_examples
-from unified_reward.io.run_config import check_run_config
+from unified_reward.cli.bulk import run_bulk
 from unified_reward.judges import bulk
 
 
@@ -20,7 +17,9 @@ _CHUNK = 64
 
 @options.opens_judge
 def judge(
-    source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="Rows of samples.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN.jsonl", help="Rows of samples, candidates or pairs.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Rows of verdicts, appended.")],
     *,
     judge: options.JudgeArguments,
@@ -32,15 +31,16 @@ def judge(
     as_json: options.JsonOption = False,
 ) -> None:
     """Judge every sample of a file; resumes a stopped run."""
-    work = bulk.JudgeWork(source, judge.judge, judge.model, judge.family, options.orders_of(orders))
-    ids = [row.id for row in read_examples(source)]
-    journal = Journal(out)
+    work = bulk.JudgeWork(source, judge.judge, judge.options(), options.orders_of(orders))
     config = {"judge": judge.judge, "model": judge.model, "family": judge.family, "orders": orders}
-    check_run_config(out, config)
-    lines = bulk.lines_of(source, read_examples(source))
-    with bar("judging", len(ids), done=sum(name in journal.done for name in ids)) as advance:
-        for rows in bulk.run(work, lines, journal, size=_CHUNK, engine=engine, workers=workers):
-            advance(len(rows))
-            if as_json:
-                output.print_json(rows)
-    output.exit_if(journal.done[name] in ("unparsed", "failed") for name in ids)
+    statuses = run_bulk(
+        work,
+        source,
+        out,
+        config,
+        size=_CHUNK,
+        engine=engine,
+        workers=workers,
+        as_json=as_json,
+    )
+    output.exit_if([statuses["unparsed"], statuses["failed"]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,13 +9,10 @@ from typing import Annotated
 import typer
 
 from unified_reward.cli import options, output
-from unified_reward.cli.progress import bar
-from unified_reward.io.journal import Journal
-from unified_reward.io.rows import read_examples
-from unified_reward.io.run_config import check_run_config
+from unified_reward.cli.bulk import run_bulk
 from unified_reward.judges import bulk
 from unified_reward.pairs.bulk import PairWork
-from unified_reward.pairs.make import PairOptions, Strategy
+from unified_reward.pairs.strategies import PairOptions, Strategy
 
 
 _PROMPTS = 4
@@ -55,18 +51,18 @@ def pairs(
     config = PairOptions(
         strategy, margin, min_quality, options.orders_of(orders), readings, rounds, seed
     )
-    work = PairWork(source, out, judge.judge, judge.model, judge.family, config)
-    ids = [row.id for row in read_examples(source)]
-    journal = Journal(out)
+    work = PairWork(out.parent, judge.judge, judge.options(), config)
     reference = {"judge": judge.judge, "model": judge.model, "family": judge.family}
-    check_run_config(out, reference | asdict(config))
-    lines = bulk.lines_of(source, read_examples(source))
-    with bar("pairing", len(ids), done=sum(name in journal.done for name in ids)) as advance:
-        for rows in bulk.run(work, lines, journal, size=_PROMPTS, engine=engine, workers=workers):
-            advance(len(rows))
-            if as_json:
-                output.print_json(rows)
-    statuses = Counter(journal.done[name] for name in ids)
+    statuses = run_bulk(
+        work,
+        source,
+        out,
+        reference | asdict(config),
+        size=_PROMPTS,
+        engine=engine,
+        workers=workers,
+        as_json=as_json,
+    )
     if not as_json:
         output.print_counts(statuses)
     output.exit_if([statuses["failed"]])

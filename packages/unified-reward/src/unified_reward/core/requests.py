@@ -16,10 +16,10 @@ from unified_reward.core.verdicts import Failed
 
 
 class ValueEstimate(NamedTuple):
-    """What a scalar model reads of one candidate: values on the axis of log-odds."""
+    """Values that a scalar model gives a candidate, in log-odds."""
 
     means: tuple[float, ...]
-    """The overall value, then one for each aspect."""
+    """The overall value, then that of each aspect."""
     sigmas: tuple[float, ...] = ()
     """Their standard deviations; empty where the model tells none."""
 
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to one request."""
+    """Reply of a model to one request."""
 
     text: str
     choice_logprobs: tuple[float, ...] | None = None

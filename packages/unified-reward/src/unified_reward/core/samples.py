@@ -6,7 +6,7 @@ Standard library only. Nothing here opens a file, knows a prompt or loads a mode
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -80,6 +80,11 @@ class Video(_Media):
 Candidate = Image | Video | str | tuple[Image | Video | str, ...]
 
 
+def _media_of(parts: Iterable[Candidate]) -> tuple[Image | Video, ...]:
+    flat = (p for part in parts for p in (part if isinstance(part, tuple) else (part,)))
+    return tuple(part for part in flat if isinstance(part, Image | Video))
+
+
 @dataclass(frozen=True)
 class Sample:
     """One question to a judge: one candidate asks for a score, two for a comparison."""
@@ -102,9 +107,18 @@ class Sample:
         _check_media(self.task, self.candidates, self.context)
 
     @property
+    def media(self) -> tuple[Image | Video, ...]:
+        """Images and videos of the context, then of the candidates."""
+        return _media_of((*self.context, *self.candidates))
+
+    @property
     def form(self) -> Form:
         """``score`` for one candidate, ``compare`` for two."""
         return "score" if len(self.candidates) == 1 else "compare"
+
+    def split(self) -> list[Sample]:
+        """One sample that asks for a score per candidate."""
+        return [replace(self, candidates=(candidate,)) for candidate in self.candidates]
 
     def swapped(self) -> Sample:
         """Return the comparison with its two candidates in the other order."""
@@ -206,7 +220,8 @@ class Example:
     source: str = ""
     """Name of the data set."""
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Facts about the row that are no judgement, such as its group in a benchmark."""
+    """Facts about the row that nobody learns to write, such as its group in a benchmark or the kind
+    of a vote. Names that end in ``_first`` and ``_second`` tell of one candidate."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """A published conversation, verbatim: ``{"from": "human" | "gpt", "value": text}`` with
     ``<image>`` marks; trainable as it is."""
@@ -268,10 +283,7 @@ class Example:
     @property
     def media(self) -> tuple[Image | Video, ...]:
         """Images and videos of the context, then of the candidates."""
-        flat: list[Candidate] = [*self.context]
-        for candidate in self.candidates:
-            flat += candidate if isinstance(candidate, tuple) else (candidate,)
-        return tuple(part for part in flat if isinstance(part, Image | Video))
+        return _media_of((*self.context, *self.candidates))
 
     def as_samples(self) -> list[Sample]:
         """Return the questions a judge is asked about this example.

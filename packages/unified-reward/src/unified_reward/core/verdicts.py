@@ -96,6 +96,8 @@ class Preferred:
     text: str = ""
     orders: tuple[Preferred, ...] = ()
     """The verdict in each order asked, all seen from the first order; empty when one was asked."""
+    tie_kind: Literal["", "both_good", "both_bad"] = ""
+    """Kind of a tie, from judges that distinguish two; empty for any other verdict."""
 
     def __post_init__(self) -> None:
         total = self.p_first + self.p_tie + self.p_second
@@ -124,11 +126,11 @@ class Preferred:
 
     @property
     def consistent(self) -> bool | None:
-        """Whether every order named the same winner; None when one order was asked."""
+        """True if every order named the same winner; None when one order was asked."""
         return len({one.winner for one in self.orders}) == 1 if self.orders else None
 
     def mirrored(self) -> Preferred:
-        """The same verdict with the two candidates exchanged."""
+        """Return the verdict with the two candidates exchanged."""
         return replace(
             self,
             p_first=self.p_second,
@@ -152,7 +154,12 @@ class Failed:
 
     error: str
     cause: UnifiedRewardError | None = field(default=None, compare=False, repr=False)
-    """The error itself where there was one; the verbs for a single question raise it."""
+    """The error itself if there was one; the verbs for a single question raise it."""
+
+    @classmethod
+    def from_error(cls, error: UnifiedRewardError) -> Failed:
+        """The failure that an error is, without its traceback, which holds decoded media."""
+        return cls(str(error), error.with_traceback(None))
 
 
 Verdict = Scored | Preferred | Unparsed | Failed

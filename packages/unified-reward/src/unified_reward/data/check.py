@@ -1,4 +1,4 @@
-"""Whether rows can be used, and what mixing and looking at data ask of a row as well."""
+"""Checks of rows and their media, and facts about rows that mixing and statistics need too."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from unified_reward.io.rows import Row
 
 
 _MEDIA = MISSING, UNREADABLE = "missing media", "unreadable media"
-_TOLD = 3
+_MAX_NAMED = 3
 """Media named in the reason of one row."""
 _KINDS = 200
-"""Reasons told apart in totals; further ones are counted together."""
+"""Kinds of reasons counted each by itself; further ones are counted together."""
 
 
 class Checked(NamedTuple):
-    """One row, and why it cannot be used."""
+    """A row, and the reason why it cannot be used."""
 
     row: Row
     reason: str
@@ -34,12 +34,12 @@ class Checked(NamedTuple):
 def check(rows: Iterable[Row], *, decode: bool = False) -> Iterator[Checked]:
     """Look at every row and at the media it names, in constant memory.
 
-    Without ``decode`` a picture is opened and its checksums read where its format has some (a JPEG
-    has none), and of a clip the container is opened.
+    Without ``decode`` an image is opened and its checksums read where its format has some (a JPEG
+    has none), and of a video the container is opened.
 
     Args:
         rows: As ``rows_of`` gives them.
-        decode: Decode every picture, and every frame of every clip.
+        decode: Decode every image, and every frame of every video.
 
     Yields:
         Every row, sound or not.
@@ -50,23 +50,23 @@ def check(rows: Iterable[Row], *, decode: bool = False) -> Iterator[Checked]:
         if isinstance(row.content, Failed):
             yield Checked(row, row.content.error)
         else:
-            looks = (_problem(one, look, decode=decode) for one in files(row.content.media))
-            problems = [one for one in looks if one]
-            more = f" and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
-            yield Checked(row, "; ".join(problems[:_TOLD]) + more)
+            results = (_problem(medium, look, decode=decode) for medium in files(row.content.media))
+            problems = [problem for problem in results if problem]
+            more = f" and {len(problems) - _MAX_NAMED} more" if len(problems) > _MAX_NAMED else ""
+            yield Checked(row, "; ".join(problems[:_MAX_NAMED]) + more)
 
 
 def files(media: Iterable[Image | Video]) -> Iterator[Image | Video]:
-    """The media one by one, the frames of a clip given as pictures among them."""
-    for one in media:
-        if isinstance(one.source, tuple):
-            yield from one.source
+    """Iterate over media; a video given as frames becomes those images."""
+    for medium in media:
+        if isinstance(medium.source, tuple):
+            yield from medium.source
         else:
-            yield one
+            yield medium
 
 
 def digest(medium: Image | Video) -> str:
-    """SHA-256 of the bytes of a medium, in hex; a file that has not changed is read once.
+    """Return SHA-256 of the bytes of a medium, in hex; a file that has not changed is read once.
 
     Raises:
         MediaError: It is missing or cannot be read.
@@ -99,7 +99,7 @@ def cell(example: Example) -> tuple[Task, Form]:
 
 
 def gist(reason: str) -> str:
-    """The kind of a reason, without the names and numbers of its row, to count by.
+    """Return the kind of a reason, without the names and numbers of its row, to count by.
 
     >>> gist("line 7: duplicate id 'a'"), gist("missing media: a.png, b.png")
     ('line …: duplicate id …', 'missing media')

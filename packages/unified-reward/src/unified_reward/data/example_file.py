@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,7 +23,8 @@ _MIRRORED: dict[str, Winner] = {"first": "second", "tie": "tie", "second": "firs
 def mirrored(record: Example) -> Example:
     """Return a comparison with its candidates exchanged and its target turned accordingly.
 
-    A published conversation speaks of the first order, so the mirrored record has none.
+    A published conversation speaks of the first order, so the mirrored record has none. Tags that
+    end in ``_first`` and ``_second`` are exchanged.
 
     Raises:
         DataError: The record does not have two candidates.
@@ -35,13 +38,37 @@ def mirrored(record: Example) -> Example:
     if pair:
         pair = Pair(pair.rejected, pair.chosen, pair.chosen_score, pair.rejected_score)
     winner = _MIRRORED[target.winner] if target.winner else None
-    aspects = {
-        _MIRRORED.get(name, name): share if name in _MIRRORED else 1 - share
-        for name, share in target.aspects.items()
-    }
-    target = replace(target, winner=winner, aspects=aspects)
-    candidates = record.candidates[::-1]
-    return replace(record, candidates=candidates, target=target, pair=pair, messages=())
+    aspects = {name: 1 - share for name, share in target.aspects.items()}
+    return replace(
+        record,
+        candidates=record.candidates[::-1],
+        target=replace(target, winner=winner, aspects=aspects),
+        pair=pair,
+        tags={_mirrored_name(name): value for name, value in record.tags.items()},
+        messages=(),
+    )
+
+
+def _mirrored_name(tag: str) -> str:
+    stem, underscore, side = tag.rpartition("_")
+    return stem + underscore + _MIRRORED[side] if underscore and side in _MIRRORED else tag
+
+
+def is_held_back(example: Example, share: float) -> bool:
+    """True for about ``share`` of all prompts: examples of one prompt and context stay together.
+
+    Depends on the prompt and the names of the context's files alone, not on order or file.
+    """
+    names = [str(m.source) for m in example.context if isinstance(m.source, str | Path)]
+    digest = hashlib.sha256("\n".join([example.prompt, *names]).encode()).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
+
+
+Part = Literal["all", "train", "held_back"]
+
+
+def _belongs(example: Example, part: Part, share: float) -> bool:
+    return part == "all" or is_held_back(example, share) == (part == "held_back")
 
 
 class ExampleFile:
@@ -50,7 +77,15 @@ class ExampleFile:
     Made pairs are comparisons (`Example.as_comparison`); dropped and failed rows are left out.
     """
 
-    def __init__(self, path: Path, *, seed: int, twins: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        seed: int,
+        twins: bool = False,
+        part: Part = "all",
+        held_back: float = 0.0,
+    ) -> None:
         """Index a file.
 
         Args:
@@ -58,9 +93,12 @@ class ExampleFile:
             seed: Seed of the order.
             twins: Give every comparison in both orders, one behind the other; a conversation,
                 whose candidates are not known, stands alone.
+            part: Rows to take: all, those for training, or those held back from it.
+            held_back: Share of the prompts to hold back, in [0, 1); see `is_held_back`.
 
         Raises:
-            DataError: Rows that cannot be used; says how many and the first reasons.
+            DataError: Rows that cannot be used; says how many and the first reasons. Or the part
+                has no row.
         """
         self._path = path
         wrong: list[str] = []
@@ -73,7 +111,9 @@ class ExampleFile:
                 skipped[row.status] += 1
             elif reason := _unusable(row):
                 wrong.append(reason)
-            elif not isinstance(content, Failed):
+            elif isinstance(content, Failed) or not _belongs(content, part, held_back):
+                continue
+            else:
                 compares.append(len(content.as_comparison().candidates) == 2)
                 starts.append(row.start)
         if wrong:
@@ -83,7 +123,8 @@ class ExampleFile:
             )
         if not starts:
             others = ", ".join(f"{n} {status}" for status, n in sorted(skipped.items()))
-            raise DataError(f"{path} has no rows" + (f" to learn from: {others}" if others else ""))
+            purpose = {"all": "", "train": " to train on", "held_back": " that are held back"}[part]
+            raise DataError(f"{path} has no rows{purpose}" + (f": {others}" if others else ""))
         self._starts = starts
         order = np.random.default_rng(seed).permutation(len(starts))
         repeats = 1 + np.array(compares) * twins

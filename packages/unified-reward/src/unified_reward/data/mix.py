@@ -11,11 +11,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ from unified_reward.core.samples import Example, Task
 from unified_reward.core.verdicts import Failed
 from unified_reward.data.check import cell, digest, files, question, tally
 from unified_reward.data.example_file import mirrored
-from unified_reward.data.pack import RECORDS, record_line, replacing, rows_of
+from unified_reward.data.pack import RECORDS, record_line, rows_of
+from unified_reward.io.atomic import replacing
 from unified_reward.io.rows import Row
 
 
@@ -47,7 +48,7 @@ class MixSource:
     source: str = RECORDS
     """``records`` for our own files, else a name of ``data.sources.SOURCES``."""
     media: Path | None = None
-    """Where relative media paths of a published source start; default beside the file."""
+    """Folder where relative media paths of a published source start; default that of the file."""
     weight: float | None = None
     """Share of the recipe's ``n``, > 0, relative to the other weights."""
     count: int | None = None
@@ -83,8 +84,9 @@ class Mix:
     """Write every comparison in both orders. A twin keeps neither the published words nor the
     rationale, which speak of a first and a second; a conversation has no twin."""
     dedup: bool = True
-    """Of rows with equal media (byte by byte), prompt, criteria and answers keep one. The order of
-    candidates does not tell comparisons apart, that of a conversation's media does."""
+    """Keep one of several rows with equal media (byte by byte), prompt, criteria and answers. The
+    order of the candidates of a comparison makes no difference, that of a conversation's media
+    does."""
     splits: Mapping[str, float] = field(default_factory=lambda: {"train": 0.95, "test": 0.05})
     """Files and their shares of the prompts, which sum to 1. All rows of a prompt fall together;
     a conversation's prompt is its question."""
@@ -107,7 +109,7 @@ class Mix:
 
 
 class _Key(NamedTuple):
-    """What the first pass keeps of a row: hashes of eight bytes, and what becomes of it."""
+    """Hashes of eight bytes that the first pass keeps of a row, and the fate of the row."""
 
     source: int
     cell: int = _ANY
@@ -147,25 +149,21 @@ def mix(recipe: Mix, out: Path, progress: Callable[[int], None] = lambda _: None
     rows = np.fromiter(_keys(recipe, banned, bad, progress), _COLUMNS)
     for i, source in enumerate(recipe.sources):
         if (rows["state"][rows["source"] == i] == _BAD).all():
-            told = ", ".join(f"{reason} ({n})" for reason, n in bad[i].most_common(3))
-            raise DataError(f"{source.path} as {source.source} has no usable row: {told or 'none'}")
+            reasons = ", ".join(f"{reason} ({n})" for reason, n in bad[i].most_common(3))
+            raise DataError(
+                f"{source.path} as {source.source} has no usable row: {reasons or 'none'}"
+            )
     _choose(recipe, rows)
     report = {"seed": recipe.seed, "n": recipe.n, "tokens": None, "exclude": excluded}
-    with _opened(out / "report.json") as report_file, ExitStack() as stack:
-        opened = {
-            name: stack.enter_context(_opened(out / f"{name}.jsonl")) for name in recipe.splits
+    with replacing(out / "report.json") as report_file, ExitStack() as stack:
+        splits = {
+            name: stack.enter_context(replacing(out / f"{name}.jsonl")) for name in recipe.splits
         }
-        writer = _Writer(recipe, out, opened, rows)
+        writer = _Writer(recipe, out, splits, rows)
         report["sources"] = [writer.write(i, bad[i], progress) for i in range(len(recipe.sources))]
         report["splits"] = writer.lines
         report_file.write(json.dumps(report, indent=1, ensure_ascii=False).encode())
     return report
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        yield file
 
 
 def _rows(source: MixSource) -> Iterator[Row]:
@@ -212,28 +210,28 @@ def _cell(content: Example) -> str:
 
 def _identity(content: Example) -> int:
     if _is_conversation(content):
-        return _hash(content.task, _prompts(content)[0], *map(_shown, content.media))
+        return _hash(content.task, _prompts(content)[0], *map(_fingerprint, content.media))
     texts = (content.task, _normal(content.prompt), content.criteria)
     # The order of candidates is no difference: twins are made again after duplicates are gone.
-    candidates = sorted(map(_shown, content.candidates))
-    return _hash(*texts, *map(_shown, content.context), "", *candidates)
+    candidates = sorted(map(_fingerprint, content.candidates))
+    return _hash(*texts, *map(_fingerprint, content.context), "", *candidates)
 
 
 def _is_conversation(example: Example) -> bool:
     return bool(example.messages) and not example.candidates
 
 
-def _shown(part: Any) -> str:
-    """A candidate or a medium as text that is equal for equal content."""
+def _fingerprint(part: Any) -> str:
+    """Return a text that is equal for equal content of a candidate or medium."""
     if isinstance(part, str):
         return f"text {part}"
     if isinstance(part, tuple):
-        return f"({' '.join(map(_shown, part))})"
-    return _shown(part.source) if isinstance(part.source, tuple) else digest(part)
+        return f"({' '.join(map(_fingerprint, part))})"
+    return _fingerprint(part.source) if isinstance(part.source, tuple) else digest(part)
 
 
 def _hash(*parts: str) -> int:
-    """Eight bytes of SHA-256 over texts."""
+    """Return eight bytes of SHA-256 over texts."""
     text = "\0".join(parts).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
 
@@ -243,17 +241,17 @@ def _normal(text: str) -> str:
 
 
 def _prompts(content: Example) -> list[str]:
-    """The prompt; for a conversation its question, then what in it may be a prompt."""
-    asked = question(content)
-    lines = asked.splitlines() if _is_conversation(content) else []
+    """Return the prompt; for a conversation its question, then parts that may be the prompt."""
+    prompt = question(content)
+    lines = prompt.splitlines() if _is_conversation(content) else []
     pieces = lines + [line.partition(":")[2] for line in lines]
-    return [_normal(asked), *(_normal(one.strip(" []\"'")) for one in pieces)]
+    return [_normal(prompt), *(_normal(piece.strip(" []\"'")) for piece in pieces)]
 
 
 def _banned(exclude: Iterable[Path]) -> tuple[_Banned, dict[str, Any]]:
-    """What benchmarks hold, and how much of each could be read."""
+    """Read the contents of benchmarks, and count how much of each could be read."""
     banned = _Banned(set(), set(), set())
-    told: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
     for path in exclude:
         n_rows = n_missing = 0
         if path.suffix == ".txt":
@@ -265,14 +263,14 @@ def _banned(exclude: Iterable[Path]) -> tuple[_Banned, dict[str, Any]]:
                 raise DataError(f"{path}: {row.content.error}; what it holds cannot be left out")
             banned.ids.add(row.id)
             banned.prompts.add(_prompts(row.content)[0])
-            for one in files(row.content.media):
+            for medium in files(row.content.media):
                 try:
-                    banned.media.add(digest(one))
+                    banned.media.add(digest(medium))
                 except MediaError:
                     n_missing += 1
-        told[str(path)] = {"rows": n_rows, "missing_media": n_missing}
+        counts[str(path)] = {"rows": n_rows, "missing_media": n_missing}
     banned.prompts.discard("")
-    return banned, told
+    return banned, counts
 
 
 def _text(path: Path) -> str:
@@ -313,7 +311,7 @@ class _Writer:
     """The second pass: writes what was chosen and counts what becomes of every row."""
 
     def __init__(
-        self, recipe: Mix, out: Path, files: Mapping[str, BinaryIO], rows: NDArray[Any]
+        self, recipe: Mix, out: Path, files: Mapping[str, IO[bytes]], rows: NDArray[Any]
     ) -> None:
         self.lines = dict.fromkeys(recipe.splits, 0)
         self._recipe, self._out, self._files, self._rows = recipe, out, files, rows
@@ -374,9 +372,9 @@ class _Writer:
         return place == len(self._names) or self._names[place] != name
 
     def _split(self, content: Example) -> str:
-        drawn = _hash("split", str(self._recipe.seed), _prompts(content)[0]) / 2**64
+        share = _hash("split", str(self._recipe.seed), _prompts(content)[0]) / 2**64
         ends = list(accumulate(self._recipe.splits.values()))
-        place = next((i for i, end in enumerate(ends) if drawn < end), len(ends) - 1)
+        place = next((i for i, end in enumerate(ends) if share < end), len(ends) - 1)
         return list(self._recipe.splits)[place]
 
 

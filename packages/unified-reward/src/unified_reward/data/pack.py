@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,7 +23,8 @@ from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources import read_source
-from unified_reward.io.rows import Row, example_row, parse_row, read_examples
+from unified_reward.io.atomic import replacing, replacing_folder, write_bytes
+from unified_reward.io.rows import Row, example_row, read_examples, read_row
 
 
 RECORDS = "records"
@@ -35,6 +34,7 @@ GROUP_BYTES = 32 * 1024 * 1024
 SHARD_BYTES = 1024**3
 """Media in a shard of a folder, about."""
 
+_WITHOUT_PAIR = ("dropped", "failed")
 _TEXTS = ("id", "task", "prompt", "criteria", "source")
 _NESTED = ("candidates", "context", "target", "messages")
 _OPTIONAL = ("raters", "tags", "status", "chosen", "rejected", "chosen_score", "rejected_score")
@@ -49,7 +49,8 @@ _SUFFIXES = (
     (rb"\x1aE\xdf\xa3", ".webm"),
 )
 
-_Write = Callable[[Example], None]
+_Write = Callable[[Example, str], None]
+"""Takes an example and its status, see `example_row`."""
 
 
 class _Packed(NamedTuple):
@@ -59,15 +60,21 @@ class _Packed(NamedTuple):
 
 
 def rows_of(
-    path: Path, source: str = RECORDS, media: Path | None = None, scale: Scale | None = None
+    path: Path,
+    source: str = RECORDS,
+    media: Path | None = None,
+    scale: Scale | None = None,
+    *,
+    strict: bool = False,
 ) -> Iterator[Row]:
-    """Rows of a file, one by one: of our own kind, or as a source was published.
+    """Read the rows of a file one by one: of our own kind, or as a source was published.
 
     Args:
         path: For ``records`` a JSONL, Parquet or tar file, or a folder of tar shards.
         source: ``records``, or a name of ``data.sources.SOURCES``.
         media: Where a published source's relative media paths start; default beside the file.
-        scale: Of a user's own ratings.
+        scale: Scale of a user's own ratings.
+        strict: Refuse unknown keys in records.
 
     Raises:
         ConfigError: No such source, or ``media`` or ``scale`` for records, which know theirs.
@@ -81,7 +88,7 @@ def rows_of(
         return _restored(_parquet_rows(path))
     if path.suffix == ".tar" or path.is_dir():
         return _restored(_shard_rows(path))
-    return read_examples(path)
+    return read_examples(path, strict=strict)
 
 
 def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
@@ -94,7 +101,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
     Args:
         rows: What to write; rows in memory at once are one, or one row group.
         out: The file, or a new folder.
-        seen: Told every row once; content that could not be written has become ``Failed``.
+        seen: Called with every row once; content that could not be written has become ``Failed``.
 
     Returns:
         How many rows were written.
@@ -113,7 +120,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
             content = row.content
             if not isinstance(content, Failed):
                 try:
-                    write(content)
+                    write(content, row.status if row.status in _WITHOUT_PAIR else "")
                     written += 1
                 except (DataError, MediaError) as error:
                     content = Failed(str(error), error)
@@ -124,7 +131,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
 
 
 def with_media(content: Example, change: Callable[[Image | Video], Path | bytes]) -> Example:
-    """The same content with every picture, frame and clip file replaced by what ``change`` says."""
+    """Replace every image, frame and video file by the path or bytes that ``change`` returns."""
 
     def changed(part: Any) -> Any:
         if isinstance(part, str):
@@ -139,8 +146,8 @@ def with_media(content: Example, change: Callable[[Image | Video], Path | bytes]
     return replace(content, context=context, candidates=candidates)
 
 
-def record_line(content: Example, folder: Path) -> bytes:
-    """A record as a line of a JSONL file in ``folder``; media in memory become ``media/<sha>.*``.
+def record_line(content: Example, folder: Path, status: str = "") -> bytes:
+    """Write an example as a line of JSON of a file in ``folder``; bytes become ``media/<sha>.*``.
 
     Raises:
         DataError: A text that no file can hold.
@@ -150,45 +157,24 @@ def record_line(content: Example, folder: Path) -> bytes:
     def stored(medium: Image | Video) -> Path:
         if isinstance(medium.source, str | Path):
             return Path(medium.source)
-        held = _bytes(medium)
-        name = f"{hashlib.sha256(held).hexdigest()[:32]}{_suffix(medium, held)}"
+        content = _bytes(medium)
+        name = f"{hashlib.sha256(content).hexdigest()[:32]}{_suffix(medium, content)}"
         path = folder / "media" / name
         if not path.exists():
-            with replacing(path) as temporary:
-                temporary.write_bytes(held)
+            write_bytes(path, content)
         return path
 
-    if not all(isinstance(one.source, str | Path) for one in content.media):
+    if not all(isinstance(medium.source, str | Path) for medium in content.media):
         content = with_media(content, stored)
-    return _line(example_row(content, folder))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``path`` in the end; after an error it is gone.
-
-    Raises:
-        DataError: It cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+    return _line(example_row(content, folder, status))
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError as error:
-        told = error.object[error.start : error.end]
-        raise DataError(f"no file can hold the half character {told!a} of a text") from error
+        half = error.object[error.start : error.end]
+        raise DataError(f"no file can hold the half character {half!a} of a text") from error
 
 
 def _bytes(medium: Image | Video) -> bytes:
@@ -203,58 +189,56 @@ def _bytes(medium: Image | Video) -> bytes:
         raise MediaError(f"{source}: cannot be opened: {error.strerror}") from error
 
 
-def _suffix(medium: Image | Video, held: bytes) -> str:
+def _suffix(medium: Image | Video, content: bytes) -> str:
     if isinstance(medium.source, str | Path) and Path(medium.source).suffix:
         return Path(medium.source).suffix.lower()
-    found = (suffix for start, suffix in _SUFFIXES if re.match(start, held, re.DOTALL))
+    found = (suffix for start, suffix in _SUFFIXES if re.match(start, content, re.DOTALL))
     return next(found, ".bin")
 
 
-def _packed(content: Example) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _packed(content: Example, status: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     media: dict[str, bytes] = {}
 
     def embedded(medium: Image | Video) -> Path:
-        held = _bytes(medium)
-        name = f"{len(media)}{_suffix(medium, held)}"
-        media[name] = held
+        content = _bytes(medium)
+        name = f"{len(media)}{_suffix(medium, content)}"
+        media[name] = content
         return Path(name)
 
-    return example_row(with_media(content, embedded), Path()), media
+    return example_row(with_media(content, embedded), Path(), status), media
 
 
-def _restored(packed: Iterable[_Packed | Failed]) -> Iterator[Row]:
+def _restored(packed: Iterable[_Packed | Row]) -> Iterator[Row]:
     names: dict[str, int] = {}
-    for n, one in enumerate(packed, 1):
-        content = one if isinstance(one, Failed) else _unpacked(one)
-        if not isinstance(content, Failed) and content.id in names:
-            content = _failed(f"duplicate id {content.id!r} (first on row {names[content.id]})")
-        if isinstance(content, Failed):
-            yield Row(n, f"row {n}", content)
-        else:
-            names[content.id] = n
-            yield Row(n, content.id, content)
+    for n, packed_row in enumerate(packed, 1):
+        row = packed_row if isinstance(packed_row, Row) else _unpacked(packed_row)
+        if row.id in names:
+            row = _unusable(f"duplicate id {row.id!r} (first on row {names[row.id]})")
+        names[row.id or f"row {n}"] = n
+        yield replace(row, line=n, id=row.id or f"row {n}")
 
 
-def _unpacked(packed: _Packed) -> Example | Failed:
-    content = parse_row(packed.row, Path())
-    if isinstance(content, Failed):
-        return content
+def _unpacked(packed: _Packed) -> Row:
+    row = read_row(packed.row, Path())
+    if isinstance(row.content, Failed):
+        return row
     try:
-        return with_media(content, lambda medium: packed.media[str(medium.source)])
+        content = with_media(row.content, lambda medium: packed.media[str(medium.source)])
     except KeyError as error:
-        return _failed(f"medium {error} is not packed with its row")
+        return _unusable(f"medium {error} is not packed with its row")
+    return replace(row, content=content)
 
 
-def _failed(told: str) -> Failed:
-    return Failed(told, DataError(told))
+def _unusable(reason: str) -> Row:
+    return Row(0, "", Failed(reason, DataError(reason)), status="unusable", reason=reason)
 
 
 @contextmanager
 def _jsonl(out: Path) -> Iterator[_Write]:
-    with replacing(out) as temporary, temporary.open("wb") as file:
+    with replacing(out) as file:
 
-        def write(content: Example) -> None:
-            file.write(record_line(content, out.parent))
+        def write(content: Example, status: str) -> None:
+            file.write(record_line(content, out.parent, status))
 
         yield write
 
@@ -271,14 +255,14 @@ def _parquet(out: Path) -> Iterator[_Write]:
     group: list[dict[str, Any]] = []
     size = 0
 
-    def write(content: Example) -> None:
+    def write(content: Example, status: str) -> None:
         nonlocal size
-        row, media = _packed(content)
+        row, media = _packed(content, status)
         _line(row)
         row |= {name: json.dumps(row.get(name, []), ensure_ascii=False) for name in _NESTED}
         given = (name for name in _OPTIONAL if row.get(name) is not None)
         row |= {name: json.dumps(row[name], ensure_ascii=False) for name in given}
-        row["media"] = [{"path": name, "bytes": held} for name, held in media.items()]
+        row["media"] = [{"path": name, "bytes": content} for name, content in media.items()]
         group.append(row)
         size += sum(map(len, media.values())) + 4096
         if size > GROUP_BYTES:
@@ -290,46 +274,66 @@ def _parquet(out: Path) -> Iterator[_Write]:
         group.clear()
         size = 0
 
-    with replacing(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with replacing(out) as file, pq.ParquetWriter(file, schema) as writer:
         yield write
         if group:
             flush()
 
 
+class _Shard:
+    """A tar as WebDataset lays it out: ``<row>.json``, ``<row>.0.png``."""
+
+    def __init__(self, tar: tarfile.TarFile) -> None:
+        self.size = 0
+        self._tar = tar
+
+    def add(self, n: int, row: Mapping[str, Any], media: Mapping[str, bytes]) -> None:
+        for name, content in {"json": _line(row), **media}.items():
+            member = tarfile.TarInfo(f"{n:09d}.{name}")
+            member.size = len(content)
+            self._tar.addfile(member, BytesIO(content))
+            self.size += len(content)
+
+
 @contextmanager
-def _tars(out: Path) -> Iterator[_Write]:
-    """A tar, or a folder of them, as WebDataset lays them out: ``<row>.json``, ``<row>.0.png``."""
-    shards, n_rows, size = count(), 0, 0
+def _tar(out: Path) -> Iterator[_Write]:
+    rows = count()
+    with replacing(out) as file, tarfile.open(fileobj=file, mode="w") as tar:
+        shard = _Shard(tar)
 
-    def opened() -> tarfile.TarFile:
-        path = temporary if out.suffix else temporary / f"{next(shards):06d}.tar"
-        return stack.enter_context(tarfile.open(path, "w"))
+        def write(content: Example, status: str) -> None:
+            packed = _packed(content, status)
+            shard.add(next(rows), *packed)
 
-    def write(content: Example) -> None:
-        nonlocal tar, n_rows, size
-        row, media = _packed(content)
-        members = {"json": _line(row), **media}
-        if size > SHARD_BYTES and not out.suffix:
-            stack.close()
-            tar, size = opened(), 0
-        for name, held in members.items():
-            member = tarfile.TarInfo(f"{n_rows:09d}.{name}")
-            member.size = len(held)
-            tar.addfile(member, BytesIO(held))
-            size += len(held)
-        n_rows += 1
-
-    with replacing(out) as temporary, ExitStack() as stack:
-        if not out.suffix:
-            temporary.mkdir()
-        tar = opened()
         yield write
 
 
-_WRITERS = {".jsonl": _jsonl, ".parquet": _parquet, ".tar": _tars, "": _tars}
+@contextmanager
+def _tar_folder(out: Path) -> Iterator[_Write]:
+    numbers, rows = count(), count()
+    with replacing_folder(out) as folder, ExitStack() as stack:
+
+        def next_shard() -> _Shard:
+            stack.close()
+            path = folder / f"{next(numbers):06d}.tar"
+            return _Shard(stack.enter_context(tarfile.open(path, "w")))
+
+        shard = next_shard()
+
+        def write(content: Example, status: str) -> None:
+            nonlocal shard
+            packed = _packed(content, status)
+            if shard.size > SHARD_BYTES:
+                shard = next_shard()
+            shard.add(next(rows), *packed)
+
+        yield write
 
 
-def _parquet_rows(path: Path) -> Iterator[_Packed | Failed]:
+_WRITERS = {".jsonl": _jsonl, ".parquet": _parquet, ".tar": _tar, "": _tar_folder}
+
+
+def _parquet_rows(path: Path) -> Iterator[_Packed | Row]:
     with extra("bench"):
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -349,21 +353,21 @@ def _parquet_rows(path: Path) -> Iterator[_Packed | Failed]:
         for batch in file.iter_batches(batch_size=8):
             yield from map(_packed_row, batch.to_pylist())
     except (OSError, pa.ArrowException) as error:
-        yield _failed(f"{path.name} breaks off here: {error}")
+        yield _unusable(f"{path.name} breaks off here: {error}")
 
 
-def _packed_row(value: dict[str, Any]) -> _Packed | Failed:
-    media = {one["path"]: one["bytes"] for one in value.pop("media") or []}
+def _packed_row(value: dict[str, Any]) -> _Packed | Row:
+    media = {medium["path"]: medium["bytes"] for medium in value.pop("media") or []}
     try:
         nested = {name: json.loads(value[name]) for name in _NESTED}
         for name in _OPTIONAL:
             nested[name] = None if value.get(name) is None else json.loads(value[name])
     except (TypeError, ValueError) as error:
-        return _failed(f"{', '.join((*_NESTED, *_OPTIONAL))} are JSON texts: {error}")
+        return _unusable(f"{', '.join((*_NESTED, *_OPTIONAL))} are JSON texts: {error}")
     return _Packed(json.dumps(value | nested).encode(), media)
 
 
-def _shard_rows(path: Path) -> Iterator[_Packed | Failed]:
+def _shard_rows(path: Path) -> Iterator[_Packed | Row]:
     shards = sorted(path.glob("*.tar")) if path.is_dir() else [path]
     if not shards:
         raise DataError(f"{path} holds no .tar files")
@@ -376,22 +380,22 @@ def _shard_rows(path: Path) -> Iterator[_Packed | Failed]:
             yield from _tar_rows(tar, shard.name)
 
 
-def _tar_rows(tar: tarfile.TarFile, name: str) -> Iterator[_Packed | Failed]:
-    def held(member: tarfile.TarInfo) -> bytes:
+def _tar_rows(tar: tarfile.TarFile, name: str) -> Iterator[_Packed | Row]:
+    def content(member: tarfile.TarInfo) -> bytes:
         file = tar.extractfile(member)
         return file.read() if file else b""
 
     files = (member for member in tar if member.isfile())
     try:
         for key, members in groupby(files, lambda member: _key(member.name)):
-            parts = {member.name[len(key) + 1 :]: held(member) for member in members}
+            parts = {member.name[len(key) + 1 :]: content(member) for member in members}
             row = parts.pop("json", None)
-            yield _Packed(row, parts) if row else _failed(f"{name}: no {key}.json")
+            yield _Packed(row, parts) if row else _unusable(f"{name}: no {key}.json")
     except (OSError, tarfile.TarError, EOFError) as error:
-        yield _failed(f"{name} breaks off here: {error}")
+        yield _unusable(f"{name} breaks off here: {error}")
 
 
 def _key(name: str) -> str:
-    """What stands before the first dot of a file's name: by it WebDataset groups a row."""
+    """Return the name before its first dot, by which WebDataset groups the files of a row."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]

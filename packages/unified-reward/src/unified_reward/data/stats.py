@@ -1,4 +1,4 @@
-"""A page to look at data: counts, balance, and rows drawn at random."""
+"""A page of statistics of data: counts, balance, and a random sample of rows."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _FRAMES, _FPS = 8, 4.0
 
 @dataclass
 class Stats:
-    """What one pass over rows finds; eight bytes a row and a medium, and the rows drawn."""
+    """Counts of one pass over rows, with eight bytes a row and a medium, and a sample of rows."""
 
-    drawn: list[Example] = field(default_factory=list)
-    """Rows drawn at random, each as likely as any other."""
+    sampled: list[Example] = field(default_factory=list)
+    """Random sample of rows, each as likely as any other."""
     bad: Counter[str] = field(default_factory=Counter)
     """Unusable rows by reason."""
     cells: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -48,12 +48,12 @@ class Stats:
 
 
 def gather(rows: Iterable[Row], *, n: int, seed: int) -> Stats:
-    """Count rows and draw ``n`` of them.
+    """Count rows and keep a random sample of ``n``.
 
     Args:
         rows: As ``rows_of`` gives them.
-        n: Rows drawn, >= 0.
-        seed: Of the draw.
+        n: Rows of the sample, >= 0.
+        seed: Random seed of the sample.
 
     Raises:
         DataError: There is no usable row.
@@ -69,23 +69,23 @@ def gather(rows: Iterable[Row], *, n: int, seed: int) -> Stats:
         _count(stats, row.content)
         # Reservoir sampling, algorithm R.
         place = int(rng.integers(n_seen))
-        if len(stats.drawn) < n:
-            stats.drawn.append(row.content)
+        if len(stats.sampled) < n:
+            stats.sampled.append(row.content)
         elif place < n:
-            stats.drawn[place] = row.content
+            stats.sampled[place] = row.content
     if not n_seen:
-        told = ", ".join(f"{reason} ({k})" for reason, k in stats.bad.most_common(3))
-        raise DataError(f"there is no usable row: {told or 'no row at all'}")
+        reasons = ", ".join(f"{reason} ({k})" for reason, k in stats.bad.most_common(3))
+        raise DataError(f"there is no usable row: {reasons or 'no row at all'}")
     return stats
 
 
 def page(stats: Stats, title: str, agreed: Agreement | None = None) -> Page:
-    """What was gathered, as a page; media that cannot be opened are said to be so.
+    """Build the page of statistics; media that cannot be opened are named.
 
     Args:
-        stats: What was gathered.
-        title: Of the page.
-        agreed: How far several annotators agree, where there were several.
+        stats: Result of `gather`.
+        title: Title of the page.
+        agreed: Agreement of the annotators, where there were several.
     """
     made = Page(title, lead=f"{stats.cells.total():,} usable rows, {stats.bad.total():,} unusable.")
     made.section("Rows")
@@ -103,13 +103,14 @@ def page(stats: Stats, title: str, agreed: Agreement | None = None) -> Page:
         made.table(["Krippendorff's alpha", *agreed._fields[2:]], [[alpha, *agreed[2:]]])
     if stats.bad:
         made.section("Unusable")
-        made.table(["reason", "rows"], [list(one) for one in stats.bad.most_common()])
+        made.table(["reason", "rows"], [list(reason) for reason in stats.bad.most_common()])
     if stats.winners:
         made.section("Winners", "A share of first and second far from equal is a position bias.")
         for source in sorted({source for source, _ in stats.winners}):
             names = ("first", "tie", "second", "none")
             made.bars(
-                _bars(names, [stats.winners[source, one] for one in names]), title=source or "-"
+                _bars(names, [stats.winners[source, winner] for winner in names]),
+                title=source or "-",
             )
     if stats.scores:
         made.section("Scores", "Tenths of each scale, its upper end included in the last.")
@@ -120,8 +121,8 @@ def page(stats: Stats, title: str, agreed: Agreement | None = None) -> Page:
     if stats.aspects:
         made.section("Aspects")
         made.table(["source", "aspect", "rows"], [[*key, n] for key, n in _sorted(stats.aspects)])
-    made.section("Drawn at random", f"{len(stats.drawn)} rows.")
-    made.gallery([_card(one) for one in stats.drawn])
+    made.section("Random sample", f"{len(stats.sampled)} rows.")
+    made.gallery([_card(example) for example in stats.sampled])
     return made
 
 
@@ -139,16 +140,16 @@ def _count(stats: Stats, content: Example) -> None:
         stats.unscaled += 1
     for aspect in target.aspects:
         stats.aspects[source, aspect] += 1
-    shown = list(files(content.media))
-    stats.without_media += not shown
+    media = list(files(content.media))
+    stats.without_media += not media
     stats.prompts.append(_hash(question(content).encode(errors="surrogatepass")))
-    for one in shown:
-        held = one.source if isinstance(one.source, bytes) else str(one.source).encode()
-        stats.media.append(_hash(held))
+    for medium in media:
+        source = medium.source
+        stats.media.append(_hash(source if isinstance(source, bytes) else str(source).encode()))
 
 
-def _hash(held: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(held).digest()[:8], "big")
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 
 def _repeats(hashes: array[int]) -> int:
@@ -165,14 +166,14 @@ def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[Bar]:
 
 
 def _card(content: Example) -> Card:
-    shown: list[media.PILImage | Animation] = []
+    visible_media: list[media.PILImage | Animation] = []
     lines: list[str] = []
-    for one in content.media:
+    for medium in content.media:
         try:
-            shown.append(visible(one))
+            visible_media.append(visible(medium))
         except MediaError as error:
             lines.append(f"cannot be shown: {error}")
-    answers = [one for one in content.candidates if isinstance(one, str)]
+    answers = [answer for answer in content.candidates if isinstance(answer, str)]
     lines += [f"{i}. {answer}" for i, answer in enumerate(answers, 1)]
     target = content.target
     if target.winner:
@@ -182,12 +183,15 @@ def _card(content: Example) -> Card:
     lines += [f"{name}: {value:g}" for name, value in target.aspects.items()]
     if target.rationale:
         lines.append(f"rationale: {target.rationale}")
-    lines += [f"{one.get('from')}: {one.get('value')}" for one in content.messages]
-    return Card(shown, question(content), lines, mark=f"{content.source} {content.id}".strip())
+    lines += [f"{name}: {tag}" for name, tag in content.tags.items()]
+    lines += [f"{turn.get('from')}: {turn.get('value')}" for turn in content.messages]
+    return Card(
+        visible_media, question(content), lines, mark=f"{content.source} {content.id}".strip()
+    )
 
 
 def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.PILImage | Animation:
-    """A picture, or frames of a clip, for a page, each shrunk to at most ``max_pixels``.
+    """Open an image, or frames of a video, for a page, each shrunk to at most ``max_pixels``.
 
     Raises:
         MediaError: It cannot be opened.
@@ -195,5 +199,5 @@ def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.P
     if isinstance(medium, Image):
         return media.fit_pixels(media.open_image(medium), max_pixels)
     frames = media.sample_frames(medium, _FRAMES).images()
-    small = [np.asarray(media.fit_pixels(one, max_pixels)) for one in frames]
+    small = [np.asarray(media.fit_pixels(frame, max_pixels)) for frame in frames]
     return Animation(np.stack(small), _FPS)

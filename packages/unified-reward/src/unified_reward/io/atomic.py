@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,24 +17,44 @@ from unified_reward.core.errors import DataError
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes the name ``path`` when the block ends without an error.
 
-    Parent folders are made. A process that is killed leaves ``.NAME.part`` behind, which the next
-    writer of the same name replaces.
+    Parent folders are made. After an error the temporary file is gone. A process that is killed
+    leaves ``.NAME.part`` behind, which the next writer of the same name replaces.
 
     Raises:
         DataError: The file cannot be written; ``path`` stays as it was.
     """
+    with _renamed(path) as part, part.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that takes the name ``path`` when the block ends without an error.
+
+    Raises:
+        DataError: The folder cannot be written, or ``path`` is there already and not empty.
+    """
+    with _renamed(path) as part:
+        if part.exists():
+            shutil.rmtree(part)
+        part.mkdir()
+        yield part
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
         part.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.io.validation import describe_errors
 
 
 _Config = TypeVar("_Config")
@@ -31,15 +32,32 @@ def load_config(
     Raises:
         ConfigError: No such file, no YAML, an unknown key or a wrong value; names each.
     """
+    return build_config(kind, read_config(path, overrides), str(path or "the options"))
+
+
+def read_config(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The keys and values of a YAML file with overrides applied, not checked yet.
+
+    Raises:
+        ConfigError: No such file, no YAML, or an override that is not ``a.b=value``.
+    """
     data = _read(path) if path else {}
     for override in overrides:
         _set(data, override)
+    return data
+
+
+def build_config(kind: type[_Config], data: Any, source: str) -> _Config:
+    """A configuration from plain values.
+
+    Raises:
+        ConfigError: An unknown key or a wrong value; names each, and ``source``.
+    """
     _forbid_extra(kind)
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{path or 'the options'}: {'; '.join(told)}") from error
+        raise ConfigError(f"{source}: {describe_errors(error, 'recipe')}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -82,5 +100,5 @@ def _forbid_extra(kind: Any) -> None:
 
 
 def as_data(config: Any) -> Any:
-    """A configuration as plain values, ready for YAML or JSON."""
+    """Convert a configuration to plain values, ready for YAML or JSON."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")

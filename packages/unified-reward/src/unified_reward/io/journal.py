@@ -1,4 +1,4 @@
-"""The append-only journal that makes runs resumable: rows with ids, one a line.
+"""Append-only journal that makes runs resumable: rows with ids, one a line.
 
 Knows ids and states of rows, not what they stand for.
 """
@@ -18,7 +18,7 @@ _ROW_BEGINS = b'{"id": '
 
 
 class Journal:
-    """An append-only JSONL file of rows with ids: what is done, and where to go on.
+    """Append-only JSONL file of rows with ids, from which a stopped run goes on.
 
     A torn last line, left by a kill, is cut off when the journal is opened. Every row begins with
     its id, by which a torn row is told from the end of another kind of file.
@@ -35,7 +35,7 @@ class Journal:
         self.done: dict[str, str] = {}
         """Status by id."""
         self.judges: set[tuple[str, str]] = set()
-        """Judge and family of every row."""
+        """Judge and family of the rows."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -76,7 +76,7 @@ class Journal:
 
 
 def _is_torn(raw: bytes) -> bool:
-    """Whether a line is the beginning of a row, and not a whole line of anything."""
+    """True for a line that is the beginning of a row, and not a whole line of anything."""
     begins = raw.startswith(_ROW_BEGINS) or _ROW_BEGINS.startswith(raw)
     if raw.endswith(b"\n") or not begins:
         return False

@@ -136,7 +136,7 @@ class _ExampleRow(_Row):
 
 @dataclass(frozen=True)
 class CandidateDetails:
-    """What a pairs row tells of one candidate."""
+    """Facts that a pairs row holds about one candidate."""
 
     score: float | None = None
     side: Side | None = None
@@ -147,7 +147,7 @@ class CandidateDetails:
 
 @dataclass(frozen=True)
 class RowDetails:
-    """How a row of candidates or pairs was made; nothing in other rows."""
+    """Origin of a row of candidates or pairs; empty for other rows."""
 
     candidates: tuple[CandidateDetails, ...] = ()
     """In the order of the example's candidates."""
@@ -169,7 +169,7 @@ class Row:
     start: int = 0
     """Byte at which the line begins; 0 where rows are not lines."""
     status: str = ""
-    """As the row says: ``generated``, ``kept``, ``dropped`` or ``failed``; ``unusable`` where the
+    """Status in the row, ``generated``, ``kept``, ``dropped`` or ``failed``; ``unusable`` where the
     line itself is wrong; empty for a sample or record."""
     reason: str = ""
     """Reason of that status."""
@@ -303,8 +303,13 @@ def _details(row: _ExampleRow, content: Example | Failed) -> RowDetails:
     )
 
 
-def example_row(example: Example, folder: Path) -> dict[str, Any]:
+def example_row(example: Example, folder: Path, status: str = "") -> dict[str, Any]:
     """Write an example as a row; its media must be files, given relative to ``folder``.
+
+    Args:
+        example: The example.
+        folder: Folder of the file that the row is for.
+        status: ``dropped`` or ``failed`` where pairs were to be made and there is none.
 
     Raises:
         DataError: A medium is in memory, not in a file.
@@ -331,7 +336,9 @@ def example_row(example: Example, folder: Path) -> dict[str, Any]:
     }
     if example.messages:
         row["messages"] = [dict(message) for message in example.messages]
-    return row | ({"status": "kept", **pair_keys(example, folder)} if example.pair else {})
+    if example.pair:
+        return row | {"status": "kept", **pair_keys(example, folder)}
+    return row | ({"status": status} if status else {})
 
 
 def pair_keys(example: Example, folder: Path) -> dict[str, Any]:

@@ -1,44 +1,42 @@
-"""The configuration of a run beside its output: a run is resumed with the same settings only."""
+"""Configuration of a run beside its output: a run is resumed with the same settings only."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.io.atomic import write_json
 
 
 def check_run_config(out: Path, config: Mapping[str, Any]) -> None:
-    """Write a run's config beside its output, or check that the run to go on with had the same.
+    """Write a run's config beside its output, or check that it is the one written there.
 
-    A run that has made no row yet, such as one whose judge could not be loaded, binds nobody.
+    The config of a run that has made no row yet, such as one whose judge could not be loaded, is
+    replaced.
 
     Raises:
-        ConfigError: It had another one; names what differs.
+        ConfigError: The run was started with different settings; names them.
         DataError: The file cannot be read or written.
     """
     path = out.with_name(out.name + ".config.json")
     config = json.loads(json.dumps(config))
     try:
         if not path.exists() or not out.exists() or not out.stat().st_size:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            begun = path.with_name(f".{path.name}.{os.getpid()}")
-            begun.write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")
-            begun.replace(path)
+            write_json(path, config)
             return
         known = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read or written: {error}") from error
-    told = [
+        raise DataError(f"{path} cannot be read: {error}") from error
+    differences = [
         f"{key} was {known.get(key)!r} and is {config.get(key)!r}"
         for key in sorted(known.keys() | config.keys())
         if known.get(key) != config.get(key)
     ]
-    if told:
+    if differences:
         raise ConfigError(
-            f"{out} was begun otherwise: {'; '.join(told)}; give another output file, or go on "
-            "with the same settings"
+            f"{out} was started with different settings: {'; '.join(differences)}; give another "
+            "output file, or the same settings"
         )

@@ -1,187 +1,226 @@
-"""A stage over a file of rows: in order, resumable, in this process or on a Ray cluster.
+"""Bulk work over a file of rows: in order, resumable, in this process or on a Ray cluster.
 
 Rows are worked on in chunks that begin at the same rows whenever a run is started, so that a run
-that was stopped makes the same batches, and the same numbers, as one that was not.
+that was stopped makes the same batches, and the same numbers, as one that was not. The file is
+read once and never held in memory.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from unified_reward.core.errors import DataError
-from unified_reward.core.extensions import extra
-from unified_reward.core.samples import Example
-from unified_reward.core.verdicts import Failed
+from unified_reward.core.base_judge import BaseJudge
+from unified_reward.core.errors import DataError, UnifiedRewardError
+from unified_reward.core.extensions import require
+from unified_reward.core.samples import Example, Sample
+from unified_reward.core.verdicts import Failed, Ranking, Verdict
 from unified_reward.io.journal import Journal
-from unified_reward.io.rows import Row, parse_row, read_examples, record_lines
+from unified_reward.io.rows import Row, read_examples
 from unified_reward.io.verdict_rows import verdict_row
 from unified_reward.judges.registry import JudgeOptions, open_reference
 
 
+OutputRows = list[dict[str, Any]]
+Worker = Callable[[Sequence[Row]], OutputRows]
+"""Makes one output row of every input row, in order."""
+_CHUNKS_PER_WORKER = 2
+"""Chunks sent to each Ray worker ahead of the one that is waited for."""
+
+
 class Engine(StrEnum):
-    """Where the work is done."""
+    """Place where the work is done."""
 
     LOCAL = "local"
     RAY = "ray"
 
 
-@dataclass(frozen=True)
-class Line:
-    """A row of the input as it goes to a worker."""
-
-    number: int
-    id: str
-    raw: str
-    error: str = ""
-    """Why it cannot be used; then ``raw`` is not read."""
-
-
-Rows = list[dict[str, Any]]
-
-
 class Work(Protocol):
-    """What is done, described so that it can be sent to another machine."""
+    """Kind of work, as a value that can be sent to another machine."""
 
-    def open(self) -> Callable[[Sequence[Line]], Rows]:
-        """Load what is needed; what comes back makes one row of every line, in order."""
+    def open(self) -> Worker:
+        """Load what the work needs, such as a judge."""
         ...
 
 
-def lines_of(path: Path, rows: Iterable[Row | Any]) -> Iterator[Line]:
-    """The lines of a file as its reader understands them."""
-    found = record_lines(path)
-    for row in rows:
-        raw = next(raw for number, _, raw in found if number == row.line)
-        error = row.content.error if isinstance(row.content, Failed) else ""
-        yield Line(row.line, row.id, raw.decode(errors="replace"), error)
+class FinishedChunk(NamedTuple):
+    """Rows that are in the journal now."""
+
+    ids: tuple[str, ...]
+    """Ids of the input rows."""
+    rows: OutputRows
+    """Output rows that were just appended; without those that were there before."""
 
 
 def run(
     work: Work,
-    lines: Iterable[Line],
+    rows: Iterable[Row],
     journal: Journal,
     *,
     size: int,
     engine: Engine = Engine.LOCAL,
     workers: int = 1,
-) -> Iterator[Rows]:
-    """Do what the journal lacks, chunk by chunk, and append it.
+) -> Iterator[FinishedChunk]:
+    """Do the work that the journal lacks, chunk by chunk, and append its rows.
 
     Args:
-        work: What is done.
-        lines: The whole input, also what is done already.
-        journal: What is done; appended to.
-        size: Lines of a chunk, >= 1.
+        work: Kind of work.
+        rows: The whole input, also rows that are done already; each is taken once.
+        journal: Finished rows; appended to.
+        size: Rows of a chunk, >= 1.
         engine: ``ray`` joins the cluster of ``RAY_ADDRESS``, or starts one here.
-        workers: Ray actors, each with a copy of what the work opens; each takes a GPU where there
-            are some.
+        workers: Ray actors, each with a judge of its own, and a GPU where there are some.
 
     Yields:
-        The rows just appended.
+        Every chunk of the input, once it is finished. Those done before come without rows, with
+        ``ray`` as soon as they are read.
 
     Raises:
-        DataError: The disk is full, or the journal is another judge's; what was appended stays.
+        ConfigError: The judge cannot be opened, or Ray is not installed.
+        DataError: The disk is full, or the journal is another judge's; appended rows stay.
     """
-    source = iter(lines)
+    source = iter(rows)
     chunks = iter(lambda: list(islice(source, size)), [])
-    todo = (chunk for chunk in chunks if any(one.id not in journal.done for one in chunk))
-    made = _here(work, todo) if engine is Engine.LOCAL else _on_ray(work, todo, workers)
-    for rows in made:
-        new = [row for row in rows if row["id"] not in journal.done]
+    run_chunks = _run_here if engine is Engine.LOCAL else _run_on_ray
+    for chunk, made in run_chunks(work, chunks, journal, workers):
+        new = [row for row in made if row["id"] not in journal.done]
         others = journal.judges - {(row["judge"], row["family"]) for row in new}
-        if others:
-            told = ", ".join(f"{name} ({asked})" for name, asked in sorted(others))
-            raise DataError(f"{journal.path} holds rows of {told}; give this judge another file")
-        journal.append(new)
-        yield new
+        if new and others:
+            names = ", ".join(f"{judge} ({family})" for judge, family in sorted(others))
+            raise DataError(f"{journal.path} holds rows of {names}; give this judge another file")
+        if new:
+            journal.append(new)
+        yield FinishedChunk(tuple(row.id for row in chunk), new)
 
 
-def _here(work: Work, chunks: Iterator[list[Line]]) -> Iterator[Rows]:
-    do: Callable[[Sequence[Line]], Rows] | None = None
+def _is_done(chunk: Sequence[Row], journal: Journal) -> bool:
+    return all(row.id in journal.done for row in chunk)
+
+
+def _run_here(
+    work: Work, chunks: Iterator[list[Row]], journal: Journal, _: int
+) -> Iterator[tuple[list[Row], OutputRows]]:
+    worker: Worker | None = None
     for chunk in chunks:
-        do = do or work.open()
-        yield do(chunk)
+        if _is_done(chunk, journal):
+            yield chunk, []
+        else:
+            worker = worker or work.open()
+            yield chunk, worker(chunk)
+
+
+class _Actor:
+    """A Ray actor that opens its work at the first chunk."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._worker: Worker | None = None
+
+    def run(self, chunk: Sequence[Row]) -> OutputRows:
+        self._worker = self._worker or self._work.open()
+        return self._worker(chunk)
+
+
+def _run_on_ray(
+    work: Work, chunks: Iterator[list[Row]], journal: Journal, workers: int
+) -> Iterator[tuple[list[Row], OutputRows]]:
+    """Keep a bounded number of chunks with the actors; results come in the order of the input."""
+    ray: Any = require("ray", "ray")
+    pool: Any = None
+    sent: deque[list[Row]] = deque()
+    for chunk in chunks:
+        if _is_done(chunk, journal):
+            yield chunk, []
+            continue
+        pool = pool or _start_actors(work, workers)
+        pool.submit(lambda actor, rows: actor.run.remote(rows), chunk)
+        sent.append(chunk)
+        if len(sent) > _CHUNKS_PER_WORKER * workers:
+            yield sent.popleft(), _next_result(ray, pool)
+    while sent:
+        yield sent.popleft(), _next_result(ray, pool)
+
+
+def _start_actors(work: Work, workers: int) -> Any:
+    """Start Ray and a pool of actors; one that dies is started again with its chunk."""
+    ray: Any = require("ray", "ray")
+    pools: Any = require("ray", "ray.util.actor_pool")
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
+    options = {
+        "num_gpus": 1 if ray.cluster_resources().get("GPU") else 0,
+        "max_restarts": 3,
+        "max_task_retries": 3,
+    }
+    actor = ray.remote(**options)(_Actor)
+    return pools.ActorPool([actor.remote(work) for _ in range(workers)])
+
+
+def _next_result(ray: Any, pool: Any) -> OutputRows:
+    try:
+        return pool.get_next()
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UnifiedRewardError):
+            raise error.cause from error
+        raise
 
 
 @dataclass(frozen=True)
 class JudgeWork:
-    """A verdict row of every sample row."""
+    """A verdict row for every row of a file."""
 
     source: Path
+    """The file; read a second time by ``scripted:perfect`` alone, for its targets."""
     judge: str
-    model: str | None
-    family: str | None
+    options: JudgeOptions
     orders: Literal[1, 2]
 
-    def open(self) -> Callable[[Sequence[Line]], Rows]:
-        """Load the judge; one of known answers reads the whole file."""
-        found = (row.content for row in read_examples(self.source))
-        truth = (one for one in found if isinstance(one, Example))
-        judge = open_reference(
-            self.judge, JudgeOptions(model=self.model, family=self.family), truth=truth
-        )
-
-        def verdicts(lines: Sequence[Line]) -> Rows:
-            read = [self._read(line) for line in lines]
-            samples = [one.as_samples()[0] for one in read if isinstance(one, Example)]
-            told = iter(judge.ask(samples, orders=self.orders))
-            return [
-                verdict_row(
-                    line.id,
-                    next(told) if isinstance(one, Example) else one,
-                    judge=judge.name,
-                    family=judge.family,
-                )
-                for line, one in zip(lines, read, strict=True)
-            ]
-
-        return verdicts
-
-    def _read(self, line: Line) -> Example | Failed:
-        read = (
-            Failed(line.error) if line.error else parse_row(line.raw.encode(), self.source.parent)
-        )
-        if isinstance(read, Example) and len(read.as_samples()) != 1:
-            return Failed("a row without candidates, or with more than two, cannot be judged")
-        return read
+    def open(self) -> Worker:
+        """Open the judge."""
+        records = (row.content for row in read_examples(self.source))
+        truth = (record for record in records if isinstance(record, Example))
+        judge = open_reference(self.judge, self.options, truth=truth)
+        return lambda rows: judge_rows(rows, judge, orders=self.orders)
 
 
-class _Actor:
-    """A worker of Ray Data. Rows travel as JSON, since Arrow would pad their nested fields."""
+def judge_rows(rows: Sequence[Row], judge: BaseJudge, *, orders: Literal[1, 2] = 2) -> OutputRows:
+    """Judge examples as they stand in a file.
 
-    def __init__(self, work: Work) -> None:
-        self._do = work.open()
+    One candidate is scored, two are compared, more are ranked by score; of a pairs row chosen and
+    rejected are compared. A row that cannot be used, or has no candidates, is ``failed``.
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        chunk = [Line(**one) for one in json.loads(row["chunk"])]
-        return {"rows": json.dumps(self._do(chunk))}
+    Args:
+        rows: Rows, as from `read_examples`.
+        judge: A judge, as from `open_judge`.
+        orders: Orders in which a comparison is asked.
+
+    Returns:
+        One verdict row for each row, in order.
+    """
+    samples = [row.content.as_samples() if isinstance(row.content, Example) else [] for row in rows]
+    single = [each[0] for each in samples if len(each) == 1]
+    verdicts = iter(judge.ask(single, orders=orders) if single else ())
+    results = [
+        next(verdicts) if len(each) == 1 else _rank(row, each, judge)
+        for row, each in zip(rows, samples, strict=True)
+    ]
+    return [
+        verdict_row(row.id, result, judge=judge.name, family=judge.family)
+        for row, result in zip(rows, results, strict=True)
+    ]
 
 
-def _on_ray(work: Work, chunks: Iterator[list[Line]], workers: int) -> Iterator[Rows]:
-    with extra("ray"):
-        import ray
-        import ray.data
-    items = [{"chunk": json.dumps([vars(one) for one in chunk])} for chunk in chunks]
-    if not items:
-        return
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    actor: Any = _Actor
-    data = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        actor,
-        fn_constructor_args=(work,),
-        concurrency=workers,
-        num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
-    )
-    for row in data.iter_rows():
-        yield json.loads(row["rows"])
+def _rank(row: Row, samples: Sequence[Sample], judge: BaseJudge) -> Verdict | Ranking:
+    """Rank by score; the first verdict where no candidate has a score."""
+    if isinstance(row.content, Failed):
+        return row.content
+    if not samples:
+        kind = "a published conversation" if row.content.messages else "a prompt"
+        return Failed(f"{kind} without candidates cannot be judged")
+    ranking = judge.rank_samples(lambda *indices: samples[indices[0]], len(samples))
+    return ranking if ranking.order else ranking.verdicts[0]

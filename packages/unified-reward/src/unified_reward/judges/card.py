@@ -1,29 +1,29 @@
-"""The card of a judge: how a checkpoint wants to be asked and read; and judging by a card.
+"""The card of a judge, ``unified_reward.json``: prompts, frames and calibration of a checkpoint.
 
 Knows tasks and media; no model.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import PIL.Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unified_reward import media, prompts
-from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.errors import ConfigError, DataError, MediaError
+from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example, FrameRule, Image, Sample, Video
 from unified_reward.core.verdicts import Failed, Verdict
+from unified_reward.io.atomic import write_bytes
+from unified_reward.io.validation import describe_errors
+from unified_reward.judges.model_judge import DecodedMedia, ModelJudge, Replies, decoded
 
 
 CARD = "unified_reward.json"
@@ -40,6 +40,10 @@ class Calibration:
 
     compare: float = 1.0
     score: float = 1.0
+    data: str = ""
+    """Source of the examples they are fitted on."""
+    n: int = 0
+    """Number of those examples."""
 
     def __post_init__(self) -> None:
         if not (self.compare > 0 and self.score > 0):
@@ -51,14 +55,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Head:
-    """What a scalar judge reads from the last hidden state, instead of speaking."""
+    """Values that a scalar judge computes from the last hidden state."""
 
     aspects: tuple[str, ...] = ()
-    """Names of values beside the overall one."""
+    """Names of the values beside the overall one."""
     uncertain: bool = False
-    """Every value has a standard deviation."""
+    """True if every value has a standard deviation."""
     tie_margin: float | None = None
-    """Of Bradley-Terry with ties, on the axis of the values, >= 0; None knows no ties."""
+    """Margin of Bradley-Terry with ties, in units of the values, >= 0; None for no ties."""
 
     def __post_init__(self) -> None:
         if self.tie_margin is not None and not self.tie_margin >= 0:
@@ -67,29 +71,29 @@ class Head:
 
 @dataclass(frozen=True)
 class Card:
-    """How a checkpoint wants to be asked: what stands in ``unified_reward.json`` beside it."""
+    """Prompts, media limits and calibration of a checkpoint: its ``unified_reward.json``."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     family: str
     frames: int | None = None
-    """Frames of a video; None for the family's own number."""
+    """Frames of a video; None for the family's number."""
     frame_rule: FrameRule | None = None
     max_pixels: int | None = None
-    """Largest picture shown, in pixels; None for the processor's own limit."""
+    """Largest image the model gets, in pixels; None for the processor's limit."""
     base: str = ""
     training: Mapping[str, Any] = field(default_factory=dict[str, Any])
     head: Head | None = None
-    """Of a scalar judge; None where the judge says its verdict."""
+    """Value head of a scalar judge; None for a generative judge."""
     calibration: Calibration | None = None
     schema: int = 1
 
     @classmethod
     def read(cls, folder: Path) -> Card | None:
-        """The card in a folder; None where there is none.
+        """The card in a folder; None if there is none.
 
         Raises:
-            ConfigError: It is not a card.
+            ConfigError: The file is not a card.
         """
         file = folder / CARD
         if not file.exists():
@@ -97,21 +101,18 @@ class Card:
         try:
             return TypeAdapter(cls).validate_json(file.read_bytes())
         except ValidationError as error:
-            told = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
-            raise ConfigError(f"{file} is not a judge's card: {'; '.join(told)}") from error
+            raise ConfigError(
+                f"{file} is not a judge's card: {describe_errors(error, 'file')}"
+            ) from error
 
     def write(self, folder: Path) -> None:
-        """Write the card into a checkpoint's folder; head and calibration only where there are."""
+        """Write the card into a checkpoint's folder; head and calibration only if they are set."""
         row = asdict(self)
         for name in ("head", "calibration"):
             if row[name] is None:
                 del row[name]
         text = json.dumps(row, indent=2, ensure_ascii=False)
-        (folder / CARD).write_text(text + "\n", "utf-8")
-
-
-DecodedMedia = dict[Image | Video, Sequence[Any]]
-"""Media already decoded, as pictures."""
+        write_bytes(folder / CARD, f"{text}\n".encode())
 
 
 def build_request(sample: Sample, card: Card, opened: DecodedMedia) -> Request:
@@ -120,24 +121,19 @@ def build_request(sample: Sample, card: Card, opened: DecodedMedia) -> Request:
     Args:
         sample: The question.
         card: Family and frames.
-        opened: What is decoded already; what this sample needs is added, so that a file is
-            decoded once however often it is asked about.
+        opened: Media that are decoded already; those of this sample are added, so that a file is
+            decoded once however many questions are about it.
 
     Raises:
-        MediaError: A picture or clip cannot be opened.
-        ConfigError: The family does not ask this.
+        MediaError: An image or video cannot be opened.
+        ConfigError: The family has no template for this task and form.
     """
     template = prompts.template(card.family, sample.task, sample.form)
-
-    def pictures(medium: Image | Video) -> Sequence[Any]:
-        if medium not in opened:
-            opened[medium] = _pictures(medium, card, template.family)
-        return opened[medium]
-
-    return template.request(sample, pictures)
+    decode = partial(_decode_medium, card=card, family=template.family)
+    return template.request(sample, lambda medium: decoded(medium, opened, decode))
 
 
-def _pictures(medium: Image | Video, card: Card, family: prompts.Family) -> Sequence[Any]:
+def _decode_medium(medium: Image | Video, card: Card, family: prompts.Family) -> Sequence[Any]:
     if isinstance(medium, Image):
         return [media.open_image(medium)]
     frames, rule = card.frames or family.frames, card.frame_rule or family.frame_rule
@@ -145,127 +141,77 @@ def _pictures(medium: Image | Video, card: Card, family: prompts.Family) -> Sequ
 
 
 def build_published(record: Example, card: Card) -> tuple[Request, str]:
-    """The user turn and the answer of a published conversation, to the letter.
+    """The user turn and the answer of a published conversation, verbatim.
 
-    Frames that are published as pictures are all shown, each at its mark, or at one mark where
-    there is one for the whole clip; of a video file the card's number is sampled.
+    Frames that are published as images all stand at their ``<image>`` marks, or at the one mark
+    that a whole video has; a video file is sampled as the card says.
 
     Raises:
         DataError: The turns are not one question and one answer, or its marks do not fit its media.
-        MediaError: A picture or clip cannot be opened.
+        MediaError: An image or video cannot be opened.
     """
-    spoken = [(one.get("from"), str(one.get("value"))) for one in record.messages]
-    if [who for who, _ in spoken] != ["human", "gpt"]:
+    turns = [(turn.get("from"), str(turn.get("value"))) for turn in record.messages]
+    if [role for role, _ in turns] != ["human", "gpt"]:
         raise DataError(
-            f"record {record.id!r} has turns of {', '.join(str(who) for who, _ in spoken)}; a "
-            "human and a gpt turn are due"
+            f"record {record.id!r} has turns of {', '.join(str(role) for role, _ in turns)}; it "
+            "must have one of human and one of gpt"
         )
-    (_, question), (_, answer) = spoken
+    (_, question), (_, answer) = turns
     family = prompts.family(card.family)
-    shown: list[Sequence[Any]] = []
+    images: list[Sequence[Any]] = []
     for medium in record.media:
         frames = medium.source if isinstance(medium.source, tuple) else (medium,)
-        shown.append([one for frame in frames for one in _pictures(frame, card, family)])
+        images.append([part for frame in frames for part in _decode_medium(frame, card, family)])
     first, *texts = re.split("<image>|<video>", question)
-    flat = [[one] for each in shown for one in each]
-    at_marks = {len(flat): flat, len(shown): shown, 1: [[one[0] for one in flat]]}.get(len(texts))
+    single = [[image] for frames in images for image in frames]
+    everything = [[image for frames in images for image in frames]]
+    at_marks = {len(single): single, len(images): images, 1: everything}.get(len(texts))
     if at_marks is None:
         raise DataError(
-            f"record {record.id!r} has {len(texts)} marks of media for {len(flat)} pictures"
+            f"record {record.id!r} has {len(texts)} media marks for {len(single)} images"
         )
     parts: list[Any] = [first]
-    for pictures, text in zip(at_marks, texts, strict=True):
-        parts += [*pictures, text]
+    for at_mark, text in zip(at_marks, texts, strict=True):
+        parts += [*at_mark, text]
     return Request(tuple(part for part in parts if part != "")), answer
 
 
-class PlaceholderImages(dict[Image | Video, Sequence[Any]]):
-    """Every medium as a picture of 4 x 8 pixels that its name makes."""
-
-    def __contains__(self, medium: object) -> bool:
-        return True
-
-    def __missing__(self, medium: Image | Video) -> Sequence[Any]:
-        name = hashlib.sha256(repr(medium.source).encode()).digest()
-        return [PIL.Image.frombytes("L", (4, 8), name)]
-
-
-Replies = Sequence[Any] | Failed
-"""What a model replied to the questions made of one sample, or why they could not be asked."""
-
-
-class CardedJudge(BaseJudge):
-    """A judge whose checkpoint has a card: samples become questions, replies become verdicts.
-
-    Hearing is apart from reading, so that replies heard once can be read at any temperature.
-    """
+class CardedJudge(ModelJudge):
+    """A judge whose checkpoint has a card, which says how it is asked and calibrated."""
 
     card: Card
-    is_blind: bool = False
-    """It looks at nothing, so nothing is opened: each medium is shown as a mark of its own."""
-    _kept: DecodedMedia | None = None
 
-    @contextmanager
-    def cache_media(self) -> Generator[None]:
-        """Files opened within are decoded, and by a local model encoded, once."""
-        self._kept = self._nothing_opened()
-        try:
-            yield
-        finally:
-            self._kept = None
-
-    def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
-        """Why each sample cannot be asked; opens what they show."""
-        opened = self._nothing_opened() if self._kept is None else self._kept
-        return [self._refusal(sample, opened) for sample in samples]
-
-    def _refusal(self, sample: Sample, opened: DecodedMedia) -> Failed | None:
-        try:
-            build_request(sample, self.card, opened)
-        except (MediaError, ConfigError, DataError) as error:
-            return Failed(str(error), error)
-        return None
-
-    def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
-        """Judge every sample; see ``BaseJudge.ask``."""
-        heard = self.query(samples, orders=orders)
-        return self.read(samples, heard, self.card.calibration or Calibration())
-
-    def query(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Replies]:
-        """Put all questions to the model at once; a sample that cannot be asked fails alone."""
-        opened = self._nothing_opened() if self._kept is None else self._kept
-        requests: list[Request] = []
-        plans: list[range | Failed] = []
-        for sample in samples:
-            try:
-                asked = [
-                    build_request(one, self.card, opened) for one in self._questions(sample, orders)
-                ]
-            except (MediaError, ConfigError, DataError) as error:
-                plans.append(Failed(str(error), error))
-                continue
-            plans.append(range(len(requests), len(requests) + len(asked)))
-            requests += asked
-        replies = self._replies(requests)
-        return [plan if isinstance(plan, Failed) else [replies[i] for i in plan] for plan in plans]
-
-    def read(
-        self, samples: Sequence[Sample], heard: Sequence[Replies], calibration: Calibration
+    def decode(
+        self,
+        samples: Sequence[Sample],
+        replies: Sequence[Replies],
+        calibration: Calibration | None = None,
     ) -> list[Verdict]:
-        """Verdicts from what ``query`` gave for the same samples."""
+        """Verdicts from the replies that ``query`` gave for the same samples.
+
+        Args:
+            samples: The samples.
+            replies: One entry per sample.
+            calibration: Temperatures; default those of the card.
+        """
+        calibration = calibration or self.card.calibration or Calibration()
         return [
-            replies if isinstance(replies, Failed) else self._verdict(sample, replies, calibration)
-            for sample, replies in zip(samples, heard, strict=True)
+            reply if isinstance(reply, Failed) else self._verdict(sample, reply, calibration)
+            for sample, reply in zip(samples, replies, strict=True)
         ]
 
-    def _nothing_opened(self) -> DecodedMedia:
-        return PlaceholderImages() if self.is_blind else {}
+    def _decode_medium(self, medium: Image | Video) -> Sequence[Any]:
+        return _decode_medium(medium, self.card, prompts.family(self.card.family))
+
+    def _requests(self, sample: Sample, orders: int, opened: DecodedMedia) -> list[Request]:
+        return [
+            build_request(question, self.card, opened)
+            for question in self._questions(sample, orders)
+        ]
 
     @abstractmethod
-    def _questions(self, sample: Sample, orders: int) -> list[Sample]: ...
-
-    @abstractmethod
-    def _replies(self, requests: Sequence[Request]) -> Sequence[Any]: ...
+    def _questions(self, sample: Sample, orders: int) -> list[Sample]:
+        """Samples that are asked in place of one."""
 
     @abstractmethod
     def _verdict(

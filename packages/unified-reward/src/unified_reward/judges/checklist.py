@@ -1,10 +1,10 @@
-"""Yes-or-no questions with weights, asked of any vision-language model.
+"""Weighted yes-or-no questions, put to any vision-language model.
 
-VisionReward (Xu et al. 2024, arXiv:2412.21059) asks a model of its own some thirty questions and
-weighs the answers. Here the same questions and weights go to whatever model is at hand, which the
-weights were not fitted to: what comes out is a checklist of one's own, recalibrated by nobody, and
-not the published model. An answer that is neither yes nor no leaves the candidate unparsed; the
-published code counts it as no, so that a model that says nothing gets a plausible number.
+VisionReward (Xu et al. 2024, arXiv:2412.21059) puts some thirty questions to a model of its own and
+weighs the answers. Here the same questions and weights go to any model, which the weights were not
+fitted to: the scores are not those of the published model, and nobody has calibrated them. An
+answer that is neither yes nor no leaves the candidate unparsed; the published code counts it as no,
+so that a model that answers nothing gets a plausible number.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from unified_reward import media
-from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.errors import ConfigError, DataError, MediaError
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.probability import compare_scored
 from unified_reward.core.requests import Answer, Model, Request
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Scale, Score, Scored, Unparsed, Verdict
+from unified_reward.judges.model_judge import DecodedMedia, ModelJudge, Replies, decoded
+from unified_reward.judges.scalar import UNIT
 from unified_reward.prompts.packs import installed_wordings, published_prompts
-from unified_reward.scorers.base import preferred
 from unified_reward.scorers.card import ScoreCard
 
 
@@ -43,7 +44,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Checklist:
-    """Questions, and how their answers become a score.
+    """Questions, and the formula that makes a score of their answers.
 
     ``score = share * sum_i weight_i * mask_i * a_i`` with ``a_i`` from -1 for no to 1 for yes, and
     the chance of yes in place of ``a_i`` for the questions of ``chances``.
@@ -59,9 +60,9 @@ class Checklist:
         """The score, given the chance that each question is answered yes."""
         total = 0.0
         for i, (question, chance) in enumerate(zip(self.questions, chances, strict=True)):
-            said = chance if i in self.chances else 2 * chance - 1
-            seen = 1.0 if question.mask is None else chances[question.mask]
-            total += question.weight * seen * said
+            value = chance if i in self.chances else 2 * chance - 1
+            mask = 1.0 if question.mask is None else chances[question.mask]
+            total += question.weight * mask * value
         return self.share * total
 
 
@@ -74,7 +75,7 @@ _IMAGE_WEIGHTS = (
     *(0.05534874470299955, 0.03004180339398678, 0.03136553593758656, 0.07665491897864558),
     *(0.07187632290686215, 0.012129902293749316, 0.015129688742038013),
 )
-"""Of questions 3 to 29; 0 to 2 ask whether a body, a face, hands are seen."""
+"""Weights of questions 3 to 29; 0 to 2 ask whether a body, a face, hands are visible."""
 _ALIGNED = 2.3542882631150923
 _MASKS = {**dict.fromkeys((22, 23, 24, 28, 29), 0), 25: 1, 26: 1, 27: 2}
 _VIDEO_WEIGHTS = (
@@ -109,7 +110,7 @@ _CARD = ScoreCard(
     verified=("weights, masks and range against the published ones, by hand",),
     open_questions=("how well the weights fit another model",),
 )
-_CLIP_CARD = replace(
+_VIDEO_CARD = replace(
     _CARD,
     name="checklist-video",
     system="VisionReward's checklist of clips",
@@ -120,14 +121,14 @@ _CLIP_CARD = replace(
     frames=f"{FRAMES}, evenly from first to last, where the published model sees one a second",
     wording=("VISIONREWARD-VIDEO",),
 )
-CARDS = {one.name: one for one in (_CARD, _CLIP_CARD)}
+CARDS = {card.name: card for card in (_CARD, _VIDEO_CARD)}
 
 
 def visionreward(name: str) -> Checklist:
-    """A checklist of VisionReward, its questions from what was imported.
+    """A checklist of VisionReward with the questions that were imported.
 
     Raises:
-        ConfigError: They are not imported.
+        ConfigError: The questions are not imported.
     """
     card = CARDS[name]
     wording = installed_wordings().get(card.wording[0])
@@ -136,22 +137,22 @@ def visionreward(name: str) -> Checklist:
             f"the questions of {name} are not part of this package: run "
             f"{published_prompts()[card.wording[0]].hint}"
         )
-    # Published code strips the questions about pictures; those about clips keep their line ends.
+    # Published code strips the questions about images; those about videos keep their line ends.
     texts = wording.text.splitlines(keepends=card.task is Task.VIDEO_GENERATION)
     if card.task is Task.VIDEO_GENERATION:
-        weighed = [Question(t, w) for t, w in zip(texts, _VIDEO_WEIGHTS, strict=True)]
-        return Checklist(card, weighed, share=1 / len(weighed))
+        weighted = [Question(t, w) for t, w in zip(texts, _VIDEO_WEIGHTS, strict=True)]
+        return Checklist(card, weighted, share=1 / len(weighted))
     weights = (0.0, 0.0, 0.0, *_IMAGE_WEIGHTS)
-    asked = [
+    questions = [
         Question(text.strip(), weight, _MASKS.get(i))
         for i, (text, weight) in enumerate(zip(texts, weights, strict=True))
     ]
-    asked.append(Question('Does this picture show "[[prompt]]"?', _ALIGNED))
-    return Checklist(card, asked, chances=frozenset({len(asked) - 1}))
+    questions.append(Question('Does this picture show "[[prompt]]"?', _ALIGNED))
+    return Checklist(card, questions, chances=frozenset({len(questions) - 1}))
 
 
-class ChecklistJudge(BaseJudge):
-    """A checklist asked of a model; its questions share one opened picture, encoded once."""
+class ChecklistJudge(ModelJudge):
+    """A checklist put to a model; its questions share one opened image, encoded once."""
 
     family = ""
     order_free = True
@@ -162,61 +163,67 @@ class ChecklistJudge(BaseJudge):
         self._checklist = checklist
         self._model = model
 
-    def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
-        """Judge every sample; see ``BaseJudge.ask``. A second order changes nothing."""
-        return [self._verdict(sample) for sample in samples]
+    def decode(self, samples: Sequence[Sample], replies: Sequence[Replies]) -> list[Verdict]:
+        """Verdicts from the answers to all questions about each candidate."""
+        return [
+            reply if isinstance(reply, Failed) else self._verdict(reply)
+            for reply in replies[: len(samples)]
+        ]
 
-    def _verdict(self, sample: Sample) -> Verdict:
-        read: list[Scored] = []
-        for candidate in sample.candidates:
-            one = self._scored(replace(sample, candidates=(candidate,)))
-            if not isinstance(one, Scored):
-                return one
-            read.append(one)
-        return read[0] if len(read) == 1 else preferred(read[0], read[1], self.card.temperature)
+    def _verdict(self, answers: Sequence[Answer | Failed]) -> Verdict:
+        n = len(self._checklist.questions)
+        scored: list[Scored] = []
+        for start in range(0, len(answers), n):
+            verdict = self._score(answers[start : start + n])
+            if not isinstance(verdict, Scored):
+                return verdict
+            scored.append(verdict)
+        if len(scored) == 1:
+            return scored[0]
+        return compare_scored(scored[0], scored[1], self.card.temperature)
 
-    def _scored(self, sample: Sample) -> Verdict:
-        try:
-            pictures = self._pictures(sample)
-        except (MediaError, DataError) as error:
-            return Failed(str(error), error)
-        replies = self._model.generate(
-            [
-                Request((*pictures, one.text.replace("[[prompt]]", sample.prompt)), _WORDS)
-                for one in self._checklist.questions
-            ]
-        )
+    def _score(self, answers: Sequence[Answer | Failed]) -> Verdict:
         chances: list[float] = []
         unread: list[str] = []
-        for reply in replies:
-            if isinstance(reply, Failed):
-                return reply
-            chance = chance_of_yes(reply)
+        for answer in answers:
+            if isinstance(answer, Failed):
+                return answer
+            chance = chance_of_yes(answer)
             chances.append(0.0 if chance is None else chance)
-            unread += [reply.text] if chance is None else []
+            unread += [answer.text] if chance is None else []
         if unread:
-            told = f"{len(unread)} of {len(replies)} answers are neither yes nor no"
-            return Unparsed(told, unread[0])
+            reason = f"{len(unread)} of {len(answers)} answers are neither yes nor no"
+            return Unparsed(reason, unread[0])
         names = (question.text.strip() for question in self._checklist.questions)
-        unit = Scale(0.0, 1.0)
-        aspects = {name: Score(one, unit) for name, one in zip(names, chances, strict=True)}
-        score = Score(self._checklist.score(chances), self.card.scale)
-        return Scored(score, aspects, _NOTE)
+        aspects = {name: Score(chance, UNIT) for name, chance in zip(names, chances, strict=True)}
+        return Scored(Score(self._checklist.score(chances), self.card.scale), aspects, _NOTE)
 
-    def _pictures(self, sample: Sample) -> tuple[Any, ...]:
-        (candidate,) = sample.candidates
-        wanted = Video if self.card.task is Task.VIDEO_GENERATION else Image
-        if sample.task is not self.card.task or not isinstance(candidate, wanted):
-            raise DataError(
-                f"{self.card.name} scores {self.card.task.value}, not {sample.task.value}"
-            )
-        if isinstance(candidate, Video):
-            return media.sample_frames(candidate, FRAMES).images()
-        return (media.open_image(candidate),)
+    def _decode_medium(self, medium: Image | Video) -> Sequence[Any]:
+        if isinstance(medium, Video):
+            return media.sample_frames(medium, FRAMES).images()
+        return [media.open_image(medium)]
+
+    def _requests(self, sample: Sample, orders: int, opened: DecodedMedia) -> list[Request]:
+        kind = Video if self.card.task is Task.VIDEO_GENERATION else Image
+        requests: list[Request] = []
+        for candidate in sample.candidates:
+            if sample.task is not self.card.task or not isinstance(candidate, kind):
+                raise DataError(
+                    f"{self.card.name} scores {self.card.task.value}, not {sample.task.value}"
+                )
+            images = decoded(candidate, opened, self._decode_medium)
+            requests += [
+                Request((*images, question.text.replace("[[prompt]]", sample.prompt)), _WORDS)
+                for question in self._checklist.questions
+            ]
+        return requests
+
+    def _replies(self, requests: Sequence[Request]) -> list[Answer | Failed]:
+        return self._model.generate(requests)
 
 
 def chance_of_yes(answer: Answer) -> float | None:
-    """How likely a model says yes rather than no, or which of them its text begins with.
+    """Probability of yes rather than no; from text, 1 or 0 by its first word, else None.
 
     >>> chance_of_yes(Answer("Yes, it is.")), chance_of_yes(Answer("There is a cat."))
     (1.0, None)
@@ -225,9 +232,9 @@ def chance_of_yes(answer: Answer) -> float | None:
         top = max(answer.choice_logprobs)
         shares = [math.exp(one - top) for one in answer.choice_logprobs]
         return (shares[0] + shares[2]) / sum(shares)
-    said = answer.text.strip().lower()
-    return next((value for word, value in (("yes", 1.0), ("no", 0.0)) if _begins(said, word)), None)
+    text = answer.text.strip().lower()
+    return next((value for word, value in (("yes", 1.0), ("no", 0.0)) if _begins(text, word)), None)
 
 
-def _begins(said: str, word: str) -> bool:
-    return said.startswith(word) and not said[len(word) : len(word) + 1].isalpha()
+def _begins(text: str, word: str) -> bool:
+    return text.startswith(word) and not text[len(word) : len(word) + 1].isalpha()

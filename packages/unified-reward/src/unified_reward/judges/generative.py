@@ -1,10 +1,9 @@
-"""A judge that answers in text: a model asked by the templates of a family, in both orders."""
+"""The generative judge: a model prompted by the templates of a family, in both orders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from unified_reward import prompts
 from unified_reward.core.requests import Answer, Model, Request
@@ -14,12 +13,8 @@ from unified_reward.judges.card import Calibration, Card, CardedJudge
 from unified_reward.prompts.template import mean_preference
 
 
-if TYPE_CHECKING:
-    pass
-
-
 class GenerativeJudge(CardedJudge):
-    """A model and a family: whatever answers text becomes a judge."""
+    """A judge over any model that answers in text, prompted by the templates of a family."""
 
     def __init__(self, model: Model, card: Card) -> None:
         self.name = model.name
@@ -38,14 +33,14 @@ class GenerativeJudge(CardedJudge):
     ) -> Verdict:
         template = prompts.template(self.family, sample.task, sample.form)
         temperature = calibration.compare if sample.form == "compare" else calibration.score
-        read = [
-            one if isinstance(one, Failed) else template.decode(_tempered(one, temperature))
-            for one in replies
+        verdicts = [
+            reply if isinstance(reply, Failed) else template.decode(_calibrated(reply, temperature))
+            for reply in replies
         ]
-        return read[0] if len(read) == 1 else merge_orders(*read)
+        return verdicts[0] if len(verdicts) == 1 else merge_orders(*verdicts)
 
 
-def _tempered(answer: Answer, temperature: float) -> Answer:
+def _calibrated(answer: Answer, temperature: float) -> Answer:
     if answer.choice_logprobs is None or temperature == 1:
         return answer
     return replace(answer, choice_logprobs=tuple(p / temperature for p in answer.choice_logprobs))
@@ -54,7 +49,7 @@ def _tempered(answer: Answer, temperature: float) -> Answer:
 def merge_orders(ab: Verdict, ba: Verdict) -> Verdict:
     """The mean of a verdict on (a, b) and the mirrored verdict on (b, a).
 
-    An order that could not be asked or read decides: one half of a comparison is none.
+    If one order failed or cannot be parsed, so is the whole: half a comparison is none.
 
     >>> merge_orders(Preferred(0.9, 0.0, 0.1), Preferred(0.9, 0.0, 0.1)).winner
     'tie'
@@ -63,8 +58,8 @@ def merge_orders(ab: Verdict, ba: Verdict) -> Verdict:
         case Preferred(), Preferred():
             both = (ab, ba.mirrored())
             return replace(mean_preference(both, text=ab.text), orders=both)
-        case (Failed() as lost, _) | (_, Failed() as lost):
-            return lost
-        case (Unparsed() as lost, _) | (_, Unparsed() as lost):
-            return lost
+        case (Failed() as failure, _) | (_, Failed() as failure):
+            return failure
+        case (Unparsed() as unparsed, _) | (_, Unparsed() as unparsed):
+            return unparsed
     raise TypeError("merge_orders takes verdicts on a comparison")

@@ -230,16 +230,20 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
     )
     model.name = reference
     if card.head is None:
-        return GenerativeJudge(model, card)
-    with extra("local"):
-        from unified_reward.backends.value_head import load_scalar
+        judge = GenerativeJudge(model, card)
+    else:
+        from unified_reward.backends.value_head import load_value_model
 
-    values, uncertain = 1 + len(card.head.aspects), card.head.uncertain
-    return ScalarJudge(load_scalar(folder, model, values=values, uncertain=uncertain), card)
+        n_values, uncertain = 1 + len(card.head.aspects), card.head.uncertain
+        values = load_value_model(folder, model, n_values=n_values, uncertain=uncertain)
+        judge = ScalarJudge(values, card)
+    judge.window = max(judge.window, model.batch_size)
+    return judge
 
 
 def _open_scorer(name: str, weights: str, options: JudgeOptions) -> Scorer:
-    kind = system(name)
+    with extra("local"):
+        kind = system(name)
     if options.family is not None:
         raise ConfigError(f"{name} has one prompt format; leave out family={options.family!r}")
     if options.device == "auto":
@@ -296,7 +300,9 @@ def _open_checklist(given: str, options: JudgeOptions) -> BaseJudge:
 
 def _open_server(url: str, options: JudgeOptions) -> GenerativeJudge:
     model = OpenAIModel(url, model=options.model, api_key=options.api_key, votes=options.votes)
-    return GenerativeJudge(model, Card(options.family or "native"))
+    judge = GenerativeJudge(model, Card(options.family or "native"))
+    judge.window = 2 * model.options.max_concurrency
+    return judge
 
 
 _OPENERS: Mapping[str, Callable[[str, JudgeOptions], BaseJudge]] = {

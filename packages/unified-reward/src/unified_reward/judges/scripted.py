@@ -1,4 +1,4 @@
-"""Models that answer by a fixed rule: the controls every judge is compared with.
+"""Models that answer by a fixed rule: controls for every judge.
 
 They look at the choices of a request and know nothing about quality, families or tasks.
 """
@@ -13,8 +13,8 @@ from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
 
 
-_PLACES = {"first": 0, "tie": 1, "second": 2}
-KINDS = (*_PLACES, "silent", "random")
+_POSITIONS = {"first": 0, "tie": 1, "second": 2}
+KINDS = (*_POSITIONS, "silent", "random")
 
 
 class ScriptedModel:
@@ -25,9 +25,9 @@ class ScriptedModel:
 
         Args:
             kind: ``first``, ``tie`` or ``second`` take that place among three choices, and the
-                middle of any other number of choices. ``random`` draws one, ``silent`` says
-                nothing.
-            seed: Another seed draws other answers; used by ``random`` only.
+                middle of any other number of choices. ``random`` samples one, ``silent`` answers
+                with the empty text.
+            seed: Random seed of ``random``.
 
         Raises:
             ConfigError: There is no such kind.
@@ -41,7 +41,7 @@ class ScriptedModel:
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
         """Answer every request in order; one without choices gets the empty text.
 
-        >>> Scripted("second").generate([Request(("A or B?",), choices=("A", "=", "B"))])
+        >>> ScriptedModel("second").generate([Request(("A or B?",), choices=("A", "=", "B"))])
         [Answer(text='B', choice_logprobs=None, votes=())]
         """
         return [Answer(self._text(request)) for request in requests]
@@ -51,13 +51,13 @@ class ScriptedModel:
             return ""
         n = len(request.choices)
         if self._kind == "random":
-            place = _draw(request, self._seed) % n
+            position = _sample(request, self._seed) % n
         else:
-            place = _PLACES[self._kind] if n == len(_PLACES) else (n - 1) // 2
-        return request.verdict_prefix + request.choices[place]
+            position = _POSITIONS[self._kind] if n == len(_POSITIONS) else (n - 1) // 2
+        return request.verdict_prefix + request.choices[position]
 
 
-def _draw(request: Request, seed: int) -> int:
+def _sample(request: Request, seed: int) -> int:
     digest = hashlib.sha256(str(seed).encode())
     for part in _content(request):
         # Each part's own digest, so that moving a letter from one part to the next is a change.

@@ -1,6 +1,6 @@
-"""A judge that looks its verdicts up by sample id: anybody's published numbers, or the truth.
+"""The table judge: verdicts looked up by sample id, such as published numbers or the truth.
 
-Knows neither prompts nor media, and has no order to be biased by.
+Knows neither prompts nor media; no order can bias it.
 """
 
 from __future__ import annotations
@@ -8,28 +8,29 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from unified_reward.core.base_judge import BaseJudge
+from unified_reward.core.base_judge import BaseJudge, Progress
 from unified_reward.core.errors import DataError
+from unified_reward.core.probability import compare_values
 from unified_reward.core.samples import Example, Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Verdict
 
 
 _OPEN = Scale(None, None)
 _BOTH = ("both_good", "both_bad")
-"""Ties of GenAI-Bench, told apart by the verdict's text."""
-_CERTAIN = 36.0
-"""Differences beyond are told apart no more."""
+"""The two kinds of tie of GenAI-Bench; the verdict's text says which."""
 _PROBABILITIES = {"first": (1.0, 0.0, 0.0), "tie": (0.0, 1.0, 0.0), "second": (0.0, 0.0, 1.0)}
 
 
 class TableJudge(BaseJudge):
-    """Verdicts by id. A comparison without one of its own follows from the two scores."""
+    """Verdicts by sample id; a comparison that is not in the table follows from two scores.
+
+    It is then the logistic of their difference, at temperature 1 in units of the scores: the order
+    of differences is kept, but the numbers are not calibrated probabilities.
+    """
 
     family = ""
     order_free = True
@@ -64,7 +65,7 @@ class TableJudge(BaseJudge):
                     key = str(row["id"]), int(row.get("candidate") or 0)
                     value = float(row["value"])
                     if value not in _OPEN:
-                        raise ValueError(f"value {value} is no finite number")
+                        raise ValueError(f"value {value} is not a finite number")
                     scores[key] = Score(value, _OPEN)
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
@@ -75,20 +76,29 @@ class TableJudge(BaseJudge):
 
     @classmethod
     def truth(cls, records: Iterable[Example]) -> TableJudge:
-        """The perfect judge of these records: it answers their targets."""
+        """The perfect judge of these examples: it answers their targets."""
         scores: dict[tuple[str, int], Score] = {}
         preferences: dict[str, Preferred] = {}
         for record in records:
-            target, key = record.target, record.sample.id
+            target, key = record.target, record.id
             if target.score is not None:
                 scores[key, 0] = Score(target.score, target.scale or _OPEN)
             if target.winner is not None:
                 preferences[key] = Preferred(*_PROBABILITIES[target.winner])
         return cls("scripted:perfect", scores, preferences)
 
-    def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
-        """Look every sample up; an id that is not in the table has failed."""
-        return [self._look_up(sample) for sample in samples]
+    def ask(
+        self,
+        samples: Sequence[Sample],
+        *,
+        orders: Literal[1, 2] = 2,
+        on_progress: Progress | None = None,
+    ) -> list[Verdict]:
+        """Look every sample up; an id that is not in the table fails."""
+        verdicts = [self._look_up(sample) for sample in samples]
+        if on_progress:
+            on_progress(len(samples))
+        return verdicts
 
     def _look_up(self, sample: Sample) -> Verdict:
         scores = [self._scores.get((sample.id, i)) for i in range(len(sample.candidates))]
@@ -97,21 +107,8 @@ class TableJudge(BaseJudge):
         if sample.form == "compare" and sample.id in self._preferences:
             return self._preferences[sample.id]
         if sample.form == "compare" and scores[0] and scores[1]:
-            return _from_scores(scores[0].value, scores[1].value)
+            return compare_values(scores[0].value, scores[1].value)
         return Failed(f"{self.name} has no {sample.form} for id {sample.id!r}")
-
-
-def _from_scores(first: float, second: float) -> Preferred:
-    """The logistic of the difference, at temperature 1 of whatever the scores are in.
-
-    So preferences keep the order of differences; their size is no probability of anything. Never
-    quite certain, and undecided only where the scores are equal.
-    """
-    if first == second:
-        return Preferred(*_PROBABILITIES["tie"])
-    share = 1 / (1 + math.exp(-min(abs(first - second), _CERTAIN)))
-    share = max(share, 0.5 + sys.float_info.epsilon)
-    return Preferred(*((share, 0.0, 1 - share) if first > second else (1 - share, 0.0, share)))
 
 
 def _preference(row: Mapping[str, Any]) -> Preferred:
@@ -120,7 +117,7 @@ def _preference(row: Mapping[str, Any]) -> Preferred:
         return Preferred(first, 0.0, 1 - first)
     winner = row["winner"]
     if winner in _BOTH:
-        return Preferred(*_PROBABILITIES["tie"], text=winner)
+        return Preferred(*_PROBABILITIES["tie"], tie_kind=winner)
     if winner not in _PROBABILITIES:
         raise ValueError(f"winner {winner!r} is not first, tie or second")
     return Preferred(*_PROBABILITIES[winner])

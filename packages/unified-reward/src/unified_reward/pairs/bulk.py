@@ -1,52 +1,46 @@
-"""A stage over a file of rows: in order, resumable, in this process or on a Ray cluster.
-
-Rows are worked on in chunks that begin at the same rows whenever a run is started, so that a run
-that was stopped makes the same batches, and the same numbers, as one that was not.
-"""
+"""Pairs in bulk: a pairs row for every row of candidates, as `judges.bulk` runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed
-from unified_reward.io.rows import parse_row
-from unified_reward.judges.bulk import Line, Rows
-from unified_reward.judges.registry import open_judge
-from unified_reward.pairs.make import PairOptions, failed_row, make_pairs, pairs_row
+from unified_reward.io.rows import Row
+from unified_reward.judges.bulk import OutputRows, Worker
+from unified_reward.judges.registry import JudgeOptions, open_reference
+from unified_reward.pairs.make import failed_row, pair_examples
+from unified_reward.pairs.strategies import PairOptions
 
 
 @dataclass(frozen=True)
 class PairWork:
-    """A pairs row of every row of candidates."""
+    """A pairs row for every row of candidates."""
 
-    source: Path
-    out: Path
+    folder: Path
+    """Folder of the output file, at which its media paths start."""
     judge: str
-    model: str | None
-    family: str | None
-    how: PairOptions
+    judge_options: JudgeOptions
+    options: PairOptions
 
-    def open(self) -> Callable[[Sequence[Line]], Rows]:
-        """Load the judge."""
-        judge = open_judge(self.judge, model=self.model, family=self.family)
+    def open(self) -> Worker:
+        """Open the judge."""
+        judge = open_reference(self.judge, self.judge_options)
+        return lambda rows: pair_rows(rows, judge, self.options, self.folder)
 
-        def pairs(lines: Sequence[Line]) -> Rows:
-            read = [
-                Failed(line.error)
-                if line.error
-                else parse_row(line.raw.encode(), self.source.parent)
-                for line in lines
-            ]
-            pools = [one for one in read if isinstance(one, Example)]
-            made = iter(make_pairs(pools, judge, self.how))
-            return [
-                pairs_row(next(made), judge, self.out.parent)
-                if isinstance(one, Example)
-                else failed_row(line.id, one.error, judge, self.how)
-                for line, one in zip(lines, read, strict=True)
-            ]
 
-        return pairs
+def pair_rows(
+    rows: Sequence[Row], judge: BaseJudge, options: PairOptions, folder: Path
+) -> OutputRows:
+    """Make a pairs row of a file in ``folder`` for each row of candidates, in order."""
+    examples = [row.content for row in rows if isinstance(row.content, Example)]
+    results = iter(pair_examples(examples, judge, options))
+    return [
+        failed_row(row.id, row.content.error, judge, options)
+        if isinstance(row.content, Failed)
+        else next(results).row(folder)
+        for row in rows
+    ]

@@ -1,6 +1,6 @@
-"""Preference pairs as the files that trainers read.
+"""Export of preference pairs to the files that trainers read.
 
-Knows the layouts, not the trainers. Pictures keep the bytes of their files.
+Knows the layouts, not the trainers. Images keep the bytes of their files.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Candidate, Image, PreferencePair, Task, Video
 from unified_reward.data.check import files
-from unified_reward.data.pack import replacing
+from unified_reward.io.atomic import replacing, write_bytes, write_json
 from unified_reward.pairs.preferences import PairRow
 
 
 FRAMES = 8
-"""Frames of a clip where a trainer takes pictures, ``linspace_inclusive``: the published recipe."""
+"""Frames of a video where a trainer takes images, ``linspace_inclusive``: the published recipe."""
 
 _GROUP_ROWS = 16
 _UNDERSTANDING = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
 _PUBLISHED = (*_UNDERSTANDING, Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
 _Rows = Iterator[dict[str, Any]]
-_Tell = Callable[[str], None]
+_Log = Callable[[str], None]
 
 
 class Format(StrEnum):
-    """Who reads the file."""
+    """Layout of the file, by the trainer that reads it."""
 
     TRL = "trl"
     DIFFUSERS = "diffusers"
@@ -45,17 +45,17 @@ class Format(StrEnum):
     SWIFT = "swift"
 
 
-def export(rows: Iterable[PairRow], out: Path, form: Format, log: _Tell) -> Counter[str]:
+def export(rows: Iterable[PairRow], out: Path, form: Format, log: _Log) -> Counter[str]:
     """Write the pairs among rows as a trainer reads them; rows without a pair are left out.
 
     ``out`` is replaced when everything is written, and untouched if anything goes wrong; what
-    lies beside it (``frames/`` of clips, ``dataset_info.json``) is added to.
+    lies beside it (``frames/`` of videos, ``dataset_info.json``) is added to.
 
     Args:
         rows: As ``read_pairs`` gives them; memory holds one, of Parquet 16.
         out: The file, ``.parquet`` or ``.json`` as the format asks.
-        form: Who reads it.
-        log: Told why, of every row that cannot be used or whose media cannot be read.
+        form: Layout of the file.
+        log: Called with the reason for every row that cannot be used.
 
     Returns:
         How many rows were ``written``, ``dropped``, ``failed`` and ``unusable``.
@@ -68,10 +68,10 @@ def export(rows: Iterable[PairRow], out: Path, form: Format, log: _Tell) -> Coun
     save = _LAYOUTS[form][2]
     suffix = ".json" if save is _save_json else ".parquet"
     if out.suffix != suffix:
-        raise ConfigError(f"{form.value} is written as {suffix}; {out} is none")
+        raise ConfigError(f"{form.value} is written as a {suffix} file, not as {out}")
     counts: Counter[str] = Counter()
-    with replacing(out) as path:
-        save(_made(rows, out, form, counts, log), path, form)
+    with replacing(out) as file:
+        save(_made(rows, out, form, counts, log), file, form)
         if not counts["written"]:
             raise DataError(f"there is no pair to write, so {out} is not written")
     if form is Format.LLAMAFACTORY:
@@ -80,12 +80,12 @@ def export(rows: Iterable[PairRow], out: Path, form: Format, log: _Tell) -> Coun
 
 
 def _made(
-    rows: Iterable[PairRow], out: Path, form: Format, counts: Counter[str], log: _Tell
+    rows: Iterable[PairRow], out: Path, form: Format, counts: Counter[str], log: _Log
 ) -> _Rows:
-    """Rows of the file, one for each pair; ``counts`` tells what became of every row."""
+    """Iterate over the rows of the file, one for each pair, and count the fate of every row."""
     tasks, make, save = _LAYOUTS[form]
     for row in rows:
-        pair, status, why = row.pair, row.status, row.reason
+        pair, status, reason = row.pair, row.status, row.reason
         if pair:
             if pair.task not in tasks:
                 raise DataError(
@@ -98,32 +98,32 @@ def _made(
                 yield make(pair, row, out.parent)
                 status = "written"
             except (DataError, MediaError) as error:
-                status, why = "unusable", f"line {row.row.line}: {error}"
+                status, reason = "unusable", f"line {row.row.line}: {error}"
         counts[status] += 1
         if status == "unusable":
-            log(why)
+            log(reason)
 
 
 def _trl(pair: PreferencePair, _row: PairRow, _folder: Path) -> dict[str, Any]:
-    images = [{"bytes": _bytes(one), "path": None} for one in _pictures(*pair.context)]
-    chosen, rejected = ([{"role": "assistant", "content": one}] for one in _answers(pair))
+    images = [{"bytes": _bytes(image), "path": None} for image in _images(*pair.context)]
+    chosen, rejected = ([{"role": "assistant", "content": answer}] for answer in _answers(pair))
     prompt = [{"role": "user", "content": pair.prompt}]
     return {"images": images, "prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def _diffusers(pair: PreferencePair, _row: PairRow, _folder: Path) -> dict[str, Any]:
     two = _bytes(pair.chosen), _bytes(pair.rejected)
-    # The chosen one must not always stand first; the coin belongs to the pair.
+    # The chosen image must not always stand first; its place follows from the id.
     label = hashlib.sha256(pair.id.encode()).digest()[0] % 2
     return {"jpg_0": two[1 - label], "jpg_1": two[label], "label_0": label, "caption": pair.prompt}
 
 
 def _published(pair: PreferencePair, _row: PairRow, folder: Path) -> dict[str, Any]:
     if pair.task in _UNDERSTANDING:
-        shown = [_path(one, folder) for one in _pictures(*pair.context)]
-        image = shown[0] if pair.task is Task.IMAGE_UNDERSTANDING and len(shown) == 1 else shown
-        words = dict(zip(("chosen", "rejected"), _answers(pair), strict=True))
-        return {"id": pair.id, "image": image, "prompt": pair.prompt, **words}
+        paths = [_path(image, folder) for image in _images(*pair.context)]
+        image = paths[0] if pair.task is Task.IMAGE_UNDERSTANDING and len(paths) == 1 else paths
+        answers = dict(zip(("chosen", "rejected"), _answers(pair), strict=True))
+        return {"id": pair.id, "image": image, "prompt": pair.prompt, **answers}
     chosen, rejected = _path(pair.chosen, folder), _path(pair.rejected, folder)
     two: dict[str, Any] = {"chosen": chosen, "rejected": rejected}
     if pair.task is Task.IMAGE_GENERATION:
@@ -133,10 +133,11 @@ def _published(pair: PreferencePair, _row: PairRow, folder: Path) -> dict[str, A
 
 
 def _parquet(pair: PreferencePair, row: PairRow, _folder: Path) -> dict[str, Any]:
-    def part(one: Candidate) -> dict[str, Any]:
-        if isinstance(one, str):
-            return {"kind": "text", "text": one}
-        return {"kind": "image" if isinstance(one, Image) else "video", "bytes": _bytes(one)}
+    def part(candidate: Candidate) -> dict[str, Any]:
+        if isinstance(candidate, str):
+            return {"kind": "text", "text": candidate}
+        kind = "image" if isinstance(candidate, Image) else "video"
+        return {"kind": kind, "bytes": _bytes(candidate)}
 
     sides = {"chosen": part(pair.chosen), "rejected": part(pair.rejected)}
     context = list(map(_bytes, files(pair.context)))
@@ -144,59 +145,62 @@ def _parquet(pair: PreferencePair, row: PairRow, _folder: Path) -> dict[str, Any
 
 
 def _llamafactory(pair: PreferencePair, _row: PairRow, folder: Path) -> dict[str, Any]:
-    prompt, shown = _marked(pair, folder)
-    chosen, rejected = ({"from": "gpt", "value": one} for one in _answers(pair))
+    prompt, paths = _marked(pair, folder)
+    chosen, rejected = ({"from": "gpt", "value": answer} for answer in _answers(pair))
     turns = [{"from": "human", "value": prompt}]
-    return {"conversations": turns, "chosen": chosen, "rejected": rejected, **shown}
+    return {"conversations": turns, "chosen": chosen, "rejected": rejected, **paths}
 
 
 def _swift(pair: PreferencePair, _row: PairRow, folder: Path) -> dict[str, Any]:
     # Swift takes a relative path to start where it is started.
-    prompt, shown = _marked(pair, folder)
-    there = {name: [str((folder / one).resolve()) for one in shown[name]] for name in shown}
+    prompt, relative = _marked(pair, folder)
+    paths = {
+        kind: [str((folder / path).resolve()) for path in each] for kind, each in relative.items()
+    }
     chosen, rejected = _answers(pair)
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": chosen}]
-    return {"messages": turns, "rejected_response": rejected, **there}
+    return {"messages": turns, "rejected_response": rejected, **paths}
 
 
 def _marked(pair: PreferencePair, folder: Path) -> tuple[str, dict[str, list[str]]]:
-    """The prompt behind a mark for each medium, and their paths by kind, seen from ``folder``."""
+    """Return the prompt behind a mark for each medium, and paths from ``folder`` by kind."""
     texts = "".join((pair.prompt, *_answers(pair)))
     if "<image>" in texts or "<video>" in texts:
         raise DataError("<image> and <video> stand for media in this file; a text holds one")
     marks = ""
-    shown: dict[str, list[str]] = {"images": [], "videos": []}
-    for one in pair.context:
-        is_file = isinstance(one, Video) and not isinstance(one.source, tuple)
-        paths = [_path(part, folder) for part in ((one,) if is_file else _pictures(one))]
-        marks += ("<video>" if is_file else "<image>") * len(paths)
-        shown["videos" if is_file else "images"] += paths
-    return marks + pair.prompt, shown
+    paths: dict[str, list[str]] = {"images": [], "videos": []}
+    for medium in pair.context:
+        is_file = isinstance(medium, Video) and not isinstance(medium.source, tuple)
+        parts = (medium,) if is_file else _images(medium)
+        added = [_path(part, folder) for part in parts]
+        marks += ("<video>" if is_file else "<image>") * len(added)
+        paths["videos" if is_file else "images"] += added
+    return marks + pair.prompt, paths
 
 
-def _pictures(*shown: Image | Video) -> Iterator[Image]:
-    """Pictures, and of each clip its frames: files where it was given as frames."""
-    for one in shown:
-        if isinstance(one, Image):
-            yield one
-        elif isinstance(one.source, tuple):
-            places = media.frame_indices(len(one.source), FRAMES, "linspace_inclusive")
-            yield from (one.source[i] for i in places)
+def _images(*media_parts: Image | Video) -> Iterator[Image]:
+    """Iterate over images, and for each video over its frames."""
+    for medium in media_parts:
+        if isinstance(medium, Image):
+            yield medium
+        elif isinstance(medium.source, tuple):
+            places = media.frame_indices(len(medium.source), FRAMES, "linspace_inclusive")
+            yield from (medium.source[i] for i in places)
         else:
-            frames = media.sample_frames(one, FRAMES, "linspace_inclusive").images()
+            frames = media.sample_frames(medium, FRAMES, "linspace_inclusive").images()
             yield from (Image(media.encode_png(frame)) for frame in frames)
 
 
 def _answers(pair: PreferencePair) -> tuple[str, str]:
     if not (isinstance(pair.chosen, str) and isinstance(pair.rejected, str)):
-        raise DataError("an interleaved answer has no place in this file; words have")
+        raise DataError("this layout takes answers in words, not interleaved ones")
     return pair.chosen, pair.rejected
 
 
 def _source(medium: Candidate) -> Any:
-    """The path or the bytes of a medium that can be read: at any other a trainer would stop."""
+    """Return path or bytes of a medium that can be read; a trainer would stop at any other."""
     if not isinstance(medium, Image | Video) or isinstance(medium.source, tuple):
-        raise DataError("a candidate of parts or frames has no place in this file; one file has")
+        raise DataError("this layout takes a candidate that is one file, not parts or frames")
     media.open_image(medium) if isinstance(medium, Image) else media.image_or_video(medium.source)
     return medium.source
 
@@ -207,70 +211,68 @@ def _bytes(medium: Candidate) -> bytes:
 
 
 def _path(medium: Candidate, folder: Path) -> str:
-    """Where a medium lies, seen from ``folder``; frames in memory go to ``frames/`` there."""
+    """Return the path of a medium from ``folder``; frames in memory are written to ``frames/``."""
     path = source = _source(medium)
     if isinstance(source, bytes):
         path = folder / "frames" / f"{hashlib.sha256(source).hexdigest()[:32]}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(source)
+        write_bytes(path, source)
     return os.path.relpath(path, folder)
 
 
-def _save_json(made: _Rows, path: Path, _form: Format) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for i, row in enumerate(made):
-            file.write((",\n" if i else "[\n") + json.dumps(row, ensure_ascii=False))
-        file.write("\n]\n")
+def _save_json(made: _Rows, file: IO[bytes], _form: Format) -> None:
+    for i, row in enumerate(made):
+        separator = ",\n" if i else "[\n"
+        file.write((separator + json.dumps(row, ensure_ascii=False)).encode())
+    file.write(b"\n]\n")
 
 
-def _save_parquet(made: _Rows, path: Path, form: Format) -> None:
+def _save_parquet(made: _Rows, file: IO[bytes], form: Format) -> None:
     with extra("bench"):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
     schema = _schema(form)
-    with pq.ParquetWriter(path, schema) as file:
+    with pq.ParquetWriter(file, schema) as writer:
         while rows := list(islice(made, _GROUP_ROWS)):
-            file.write_table(pa.Table.from_pylist(rows, schema=schema))
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _schema(form: Format) -> Any:
-    """Columns that ``datasets`` knows again: pictures of ``trl`` come back as pictures."""
+    """Return columns that ``datasets`` recognises: images of ``trl`` come back as images."""
     with extra("train"):
         from datasets import Features, List, Value
         from datasets import Image as ImageColumn
 
-    text, held, score, label = map(Value, ("string", "binary", "float64", "int64"))
-    said = List({"role": text, "content": text})
-    part = {"kind": text, "text": text, "bytes": held}
+    text, binary, score, label = map(Value, ("string", "binary", "float64", "int64"))
+    turns = List({"role": text, "content": text})
+    part = {"kind": text, "text": text, "bytes": binary}
     sides = {"chosen": part, "rejected": part, "chosen_score": score, "rejected_score": score}
-    texts = dict.fromkeys(("id", "task", "prompt", "judge", "family", "strategy"), text)
+    names = ("id", "task", "prompt", "criteria", "judge", "family", "strategy")
     columns: dict[Format, dict[str, Any]] = {
         Format.TRL: {
             "images": List(ImageColumn()),
-            "prompt": said,
-            "chosen": said,
-            "rejected": said,
+            "prompt": turns,
+            "chosen": turns,
+            "rejected": turns,
         },
-        Format.DIFFUSERS: {"jpg_0": held, "jpg_1": held, "label_0": label, "caption": text},
-        Format.PARQUET: {**texts, **sides, "context": List(held)},
+        Format.DIFFUSERS: {"jpg_0": binary, "jpg_1": binary, "label_0": label, "caption": text},
+        Format.PARQUET: {**dict.fromkeys(names, text), **sides, "context": List(binary)},
     }
     return Features(columns[form]).arrow_schema
 
 
 def _add_entry(out: Path) -> None:
-    """By ``dataset_info.json`` LLaMA-Factory finds a file, under the name it has here."""
+    """Add a file to ``dataset_info.json``, by which LLaMA-Factory finds it under its name here."""
     path = out.with_name("dataset_info.json")
     columns = {name: name for name in ("chosen", "rejected", "images", "videos")}
     columns["messages"] = "conversations"
     entry = {"file_name": out.name, "formatting": "sharegpt", "ranking": True, "columns": columns}
-    with replacing(path) as temporary:
-        try:
-            known = json.loads(path.read_bytes()) if path.exists() else {}
-            text = json.dumps(known | {out.stem: entry}, indent=2, ensure_ascii=False)
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path} is no JSON object to add {out.stem!r} to") from error
-        temporary.write_text(text + "\n", "utf-8")
+    try:
+        known = json.loads(path.read_bytes()) if path.exists() else {}
+        known |= {out.stem: entry}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is no JSON object to add {out.stem!r} to") from error
+    write_json(path, known)
 
 
 _LAYOUTS = {

@@ -248,7 +248,7 @@ def _ask_together(
                     outcomes[i] = step
                 else:
                     questions[i] = step
-        samples = {i: prompts[i].samples(asked) for i, asked in questions.items()}
+        samples = {i: prompts[i].samples(turn) for i, turn in questions.items()}
         flat = [sample for each in samples.values() for sample in each]
         verdicts = iter(judge.ask(flat, orders=options.orders) if flat else ())
         for i, each in samples.items():

@@ -17,7 +17,7 @@ from unified_reward.report.page import EMBEDDED_PIXELS, Animation, Card, Page
 
 
 _PIXELS = EMBEDDED_PIXELS // 4
-"""Of pictures and frames: a row may have ten candidates, and a page stays some megabytes."""
+"""Pixels of an image or frame: a row may have ten candidates, and a page stays some megabytes."""
 _MARKS = ("context", "chosen", "rejected", "")
 _NO_STATUS = "plain"
 """Status counted for samples and records, which have none."""

@@ -146,7 +146,7 @@ def rank(pool: CandidatePool) -> Questions | Outcome:
         return reason
     decided = [comparison for comparison in pool.comparisons if comparison.decision]
     clearest = max(decided, key=lambda comparison: abs((comparison.p_a or 0.0) - 0.5))
-    return Outcome("kept", None, *(clearest.decision or ()))
+    return Outcome("kept", None, *(clearest.decision or (clearest.a, clearest.b)))
 
 
 def rank_and_sift(pool: CandidatePool) -> Questions | Outcome:

@@ -1,22 +1,20 @@
-"""Who meets whom in a tournament, and how strong its players are. Pure."""
+"""Pairings of a tournament, and the Bradley-Terry strengths of its players. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from unified_reward.core.extensions import extra
+from unified_reward.core.extensions import extra, require
 
 
 Game = tuple[int, int, float | None]
-"""Two players and the probability that the first wins; None where nobody knows."""
-_DRAWN = 0.002
-"""Wins each way that everybody has against everybody."""
+"""Two players and the probability that the first wins; None if it is unknown."""
+_PRIOR_WINS = 0.002
+"""Wins each way that every player starts with against every other, so that strengths are finite."""
 
 
 def swiss_round(order: Sequence[int], played: Sequence[Game]) -> list[tuple[int, int]]:
-    """Neighbours by points so far that have not met, the highest first; an odd one rests.
+    """Pair players of like points who have not met, highest first; an odd one out rests.
 
     >>> swiss_round([0, 1, 2, 3], [(0, 1, 0.9), (2, 3, 0.6)])
     [(0, 2), (3, 1)]
@@ -38,30 +36,35 @@ def swiss_round(order: Sequence[int], played: Sequence[Game]) -> list[tuple[int,
     return pairs
 
 
-def strengths(items: Sequence[int], games: Sequence[Game]) -> dict[int, float]:
-    """Bradley-Terry strengths, in log-odds around 0, from probabilities to win.
+def strengths(players: Sequence[int], games: Sequence[Game]) -> dict[int, float]:
+    """Bradley-Terry strengths from probabilities to win.
 
-    A game counts as the fraction of a win it is likely to be. Everybody also has a faint draw with
-    everybody, so that who never loses stays finite and who did not play stands in the middle.
+    A game counts as the fraction of a win it is likely to be. Everybody also starts with a faint
+    draw against everybody, so that who never loses stays finite and who did not play is average.
     Maximum likelihood by choix's I-LSR (Maystre and Grossglauser 2015).
 
     Args:
-        items: Who plays.
-        games: What was played.
+        players: Players of the tournament.
+        games: Games that were played.
 
-    >>> found = strengths([0, 1], [(0, 1, 0.75)])
-    >>> round(found[0] - found[1], 1)
+    Returns:
+        Strength by player, in log-odds around 0, rounded to 6 decimals.
+
+    >>> result = strengths([0, 1], [(0, 1, 0.75)])
+    >>> round(result[0] - result[1], 1)
     1.1
     """
     with extra("bench"):
-        import choix
+        import numpy as np
 
-    place = {item: k for k, item in enumerate(items)}
-    wins = _DRAWN * (1 - np.eye(len(items)))
+    place = {player: k for k, player in enumerate(players)}
+    wins = _PRIOR_WINS * (1 - np.eye(len(players)))
     for a, b, p_a in games:
         if p_a is not None:
             wins[place[a], place[b]] += p_a
             wins[place[b], place[a]] += 1 - p_a
-    told = choix.ilsr_pairwise_dense(wins, max_iter=10_000)
+    fitted = require("bench", "choix").ilsr_pairwise_dense(wins, max_iter=10_000)
     # Equal strengths come out equal only up to rounding; -0.0 + 0.0 is 0.0.
-    return {item: round(float(one), 6) + 0.0 for item, one in zip(items, told, strict=True)}
+    return {
+        player: round(float(value), 6) + 0.0 for player, value in zip(players, fitted, strict=True)
+    }

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from unified_reward import media, policies
-from unified_reward.core.errors import DataError, MediaError
+from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed
+from unified_reward.io.atomic import write_bytes
 from unified_reward.io.journal import Journal
 from unified_reward.io.rows import Row, part_row
 from unified_reward.io.run_config import check_run_config
@@ -31,15 +30,15 @@ def make_candidates(
     Args:
         prompts: The whole input, also what is done already; candidates in it are not read.
         journal: What is done; appended to.
-        policy: Who makes them.
+        policy: Policy that makes them.
         n: Candidates of a prompt, >= 1.
-        seed: Of the run.
+        seed: Random seed of the run.
 
     Yields:
         The row just appended.
 
     Raises:
-        ConfigError: The run to go on with had other options.
+        ConfigError: The run to go on with was started with different settings.
         DataError: The prompts cannot be read, or the folder not be written; rows done stay.
     """
     made_by = {"policy": policy.name, "seed": seed}
@@ -51,27 +50,28 @@ def make_candidates(
         if row.id in journal.done:
             continue
         parts, reason = _made(row.content, policy, policies.seeds(row.id, n, seed), folder)
-        pool = row.content if isinstance(row.content, Example) else None
-        told = {
+        prompt = row.content if isinstance(row.content, Example) else None
+        made = {
             "id": row.id,
             "status": "generated" if parts else "failed",
             "reason": reason,
-            "task": pool.task.value if pool else None,
-            "prompt": pool.prompt if pool else None,
+            "task": prompt.task.value if prompt else None,
+            "prompt": prompt.prompt if prompt else None,
             "candidates": parts,
-            "context": [part_row(one, folder) for one in pool.context] if pool else [],
-            "criteria": pool.criteria if pool else "",
+            "context": [part_row(one, folder) for one in prompt.context] if prompt else [],
+            "criteria": prompt.criteria if prompt else "",
+            "tags": dict(prompt.tags) if prompt else {},
             **made_by,
             "duplicates": len(parts) - len({str(one) for one in parts}),
         }
-        journal.append([told])
-        yield told
+        journal.append([made])
+        yield made
 
 
 def _made(
     content: Example | Failed, policy: policies.Policy, seeds: Sequence[int], folder: Path
 ) -> tuple[list[dict[str, str]], str | None]:
-    """Candidates as parts of a row, and why some or all are missing."""
+    """Make candidates as parts of a row, and say why some or all are missing."""
     if isinstance(content, Failed):
         return [], content.error
     if content.task not in policy.tasks:
@@ -96,18 +96,6 @@ def _stored(made: str | Image | Video, folder: Path) -> dict[str, str]:
     else:
         key, suffix, content = "video", "mp4", media.encode_mp4(made.source, made.fps or 0)
     path = folder / "media" / f"{hashlib.sha256(content).hexdigest()}.{suffix}"
-    # The name knows no process, so that what a killed run left is written over.
-    begun = path.with_name(f".{path.name}")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        if not path.exists():
-            with begun.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            begun.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            begun.unlink()
-        raise DataError(f"{path} cannot be written: {error.strerror}") from error
+    if not path.exists():
+        write_bytes(path, content)
     return {key: f"media/{path.name}"}

@@ -12,6 +12,7 @@ import torch
 
 from unified_reward import media
 from unified_reward.core.errors import DataError
+from unified_reward.core.probability import shrink
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Preferred, Score, Scored
 from unified_reward.scorers.base import Prepared
@@ -68,16 +69,15 @@ class HPSv3(QwenScorer):
         mean, log_sigma = raw
         return Scored(Score(mean, OPEN, math.exp(log_sigma)))
 
-    def preferred(self, first: Scored, second: Scored) -> Preferred:
+    def compare_scored(self, first: Scored, second: Scored) -> Preferred:
         """The logistic of the difference, averaged over its normal distribution.
 
-        Nearly ``sigmoid(d / sqrt(1 + pi s^2 / 8))`` (MacKay 1992, doi:10.1162/neco.1992.4.5.720).
+        See `core.probability.shrink`.
         """
-        scores = [one.score for one in (first, second) if one.score]
-        variance = sum((one.sigma or 0.0) ** 2 for one in scores)
-        scale = 1 / math.sqrt(1 + math.pi * variance / 8)
-        one, two = (
-            replace(each, score=Score(score.value * scale, OPEN))
-            for each, score in zip((first, second), scores, strict=True)
-        )
-        return super().preferred(one, two)
+        scores = [scored.score for scored in (first, second) if scored.score]
+        variance = sum((score.sigma or 0.0) ** 2 for score in scores)
+        shrunk = [
+            replace(scored, score=Score(shrink(score.value, variance), OPEN))
+            for scored, score in zip((first, second), scores, strict=True)
+        ]
+        return super().compare_scored(*shrunk)

@@ -1,7 +1,7 @@
-"""Diffusers pipelines seen as what is trained in them: one network that denoises latents.
+"""Trainable networks of diffusers pipelines, with their prompt encoders, autoencoder and schedule.
 
-A denoiser turns prompts into conditions and pixels into latents, once each, and predicts. Knows no
-loss. Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3 and Wan; other pipelines are refused.
+A denoiser encodes prompts and pixels, once each, and predicts. Knows no loss. Stable Diffusion 1
+and 2, SDXL, Stable Diffusion 3 and Wan; other pipelines are refused.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from unified_reward.train.losses import Prediction
 
 
 Condition = Mapping[str, Tensor]
-"""What a network sees of prompts, each of shape (B, ...)."""
+"""Prompt embeddings, arguments of the network by name, each of shape (B, ...)."""
 
 
 class Schedule(NamedTuple):
-    """The noise of the T steps a network is trained on, from little to much."""
+    """Noise levels of the T timesteps a network is trained on, ascending."""
 
     prediction_type: Prediction
     alpha: Tensor
-    """Shape (T,), float64."""
+    """Factor of the clean latents, in [0, 1]. Shape (T,), float64."""
     sigma: Tensor
-    """Shape (T,), float64."""
+    """Standard deviation of the noise, in [0, 1]. Shape (T,), float64."""
     timestep: Tensor
-    """What the network is told of a step, shape (T,)."""
+    """Argument of the network, shape (T,)."""
 
     def nearest_steps(self, timesteps: Sequence[float]) -> Tensor:
-        """The steps nearest to these timesteps, ascending, without repetition."""
+        """Indices of the nearest of the T timesteps, ascending, without repetition."""
         wanted = torch.tensor(sorted(timesteps), dtype=torch.float64)
         return (self.timestep.double()[None] - wanted[:, None]).abs().argmin(1).unique()
 
 
 def read_schedule(scheduler: Any) -> Schedule:
-    """The noise that a pipeline's scheduler stands for.
+    """Read prediction type and noise levels from a pipeline's scheduler.
 
-    A flow whose shift depends on the size of what is drawn counts as not shifted.
+    A flow whose shift depends on the size of the sample counts as not shifted.
 
     Raises:
-        ModelError: It predicts something else.
+        ModelError: The prediction type or the scheduler is not supported.
     """
     config, name = scheduler.config, type(scheduler).__name__
     is_flow = "FlowMatch" in name
     kind = "flow_prediction" if is_flow else config.get("prediction_type", "epsilon")
     steps = config.num_train_timesteps
     if kind == "flow_prediction":
-        fixed = not config.get("use_dynamic_shifting")
-        shift = (fixed and config.get("shift", config.get("flow_shift"))) or 1.0
+        is_fixed = not config.get("use_dynamic_shifting")
+        shift = (is_fixed and config.get("shift", config.get("flow_shift"))) or 1.0
         even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
         sigma = shift * even / (1 + (shift - 1) * even)
         return Schedule("flow", 1 - sigma, sigma, (sigma * steps).float())
@@ -59,63 +59,69 @@ def read_schedule(scheduler: Any) -> Schedule:
         raise ModelError(f"{kind} cannot be aligned; epsilon, v_prediction and flows can")
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ModelError(f"a {name} cannot be aligned; DDPM, DDIM, Euler and flow matching can")
-    kept = scheduler.alphas_cumprod.double()
-    return Schedule(cast("Prediction", kind), kept.sqrt(), (1 - kept).sqrt(), torch.arange(steps))
+    signal = scheduler.alphas_cumprod.double()
+    alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
+    return Schedule(cast("Prediction", kind), alpha, sigma, torch.arange(steps))
 
 
 class Denoiser:
-    """The trained network of a pipeline, and what turns prompts and pixels into its inputs."""
+    """The trained network of a pipeline, with the encoders of its prompts and pixels."""
 
     network_name = "unet"
     tokenizers: tuple[str, ...] = ("tokenizer",)
     temporal_stride: int | None = None
-    """Frames of a clip are one more than a multiple of it; None for pictures."""
+    """A video must have k * stride + 1 frames; None for images."""
 
     def __init__(self, pipeline: Any, prompt_tokens: int | None = None) -> None:
-        """Tokens of a prompt: as many as the pipeline is sampled with; None for its default."""
+        """Wrap a pipeline.
+
+        Args:
+            pipeline: A diffusers pipeline.
+            prompt_tokens: Tokens of a prompt, as many as in sampling; None for its default.
+        """
         self.pipeline = pipeline
         self.schedule = read_schedule(pipeline.scheduler)
         self.prompt_tokens = prompt_tokens
         self.network: Any = getattr(pipeline, self.network_name)
-        """What is trained, perhaps wrapped."""
+        """The trained network, also while accelerate wraps it."""
         self._vae: Any = pipeline.vae
         if self.network is not None and self.network.config.get("time_cond_proj_dim"):
-            raise ModelError("a network that is told its guidance cannot be aligned")
+            raise ModelError("a guidance-distilled network (time_cond_proj_dim) cannot be aligned")
 
     @property
     def vae_scale_factor(self) -> int:
-        """Pixels along a side of a latent."""
+        """Pixels along a side of one latent position."""
         return self.pipeline.vae_scale_factor
 
     @property
     def size_multiple(self) -> int:
-        """Pixels that the sides of pictures and clips are multiples of."""
+        """Height and width of images and videos must be multiples of this, in pixels."""
         patch: Any = getattr(self.pipeline, self.network_name).config.get("patch_size") or 1
         return self.vae_scale_factor * (patch if isinstance(patch, int) else patch[-1])
 
     def freeze(self) -> None:
-        """Make no part of the pipeline trainable."""
+        """Freeze all parts of the pipeline and set them to evaluation mode."""
         for part in self.pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(requires_grad=False).eval()
 
     def prompt_overflow(self, prompt: str) -> tuple[int, int] | None:
-        """Tokens of a prompt that is too long, and how many are read; None for one that fits."""
+        """Number of tokens and limit for a prompt that is too long; None for one that fits."""
         for name in self.tokenizers:
             tokenizer = getattr(self.pipeline, name, None)
             if tokenizer is not None:
-                most = self._most(name) or tokenizer.model_max_length
+                limit = self._token_limit(name) or tokenizer.model_max_length
                 n = len(tokenizer(prompt).input_ids)
-                if n > most:
-                    return n, most
+                if n > limit:
+                    return n, limit
         return None
 
-    def _most(self, tokenizer: str) -> int | None:
-        """Tokens that are read of those of a tokenizer; None for its own limit."""
+    def _token_limit(self, tokenizer: str) -> int | None:
+        """Largest number of tokens of the named tokenizer; None for its own limit."""
         return self.prompt_tokens
 
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """What the network sees of prompts, as the pipeline itself makes it."""
+        """Encode B prompts as the pipeline itself does."""
         embedded = self.pipeline.encode_prompt(
             prompt=[*prompts],
             num_images_per_prompt=1,
@@ -125,17 +131,17 @@ class Denoiser:
         return {"encoder_hidden_states": embedded[0]}
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """The means of latents, scaled as the network sees them.
+        """Means of the latents, scaled as the network takes them.
 
         Args:
-            pixels: In [-1, 1], shape (B, 3, H, W), or (B, 3, T, H, W) of clips.
+            pixels: Values in [-1, 1], shape (B, 3, H, W), or (B, 3, T, H, W) of videos.
         """
         config = self._vae.config
         latent = self._vae.encode(pixels.to(self._vae.dtype)).latent_dist.mode()
         return (latent - (config.get("shift_factor") or 0.0)) * config.scaling_factor
 
     def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """What the network says of noisy latents, of their shape."""
+        """Prediction of the network for noisy latents, of their shape."""
         return self.network(noisy, timestep, **condition, return_dict=False)[0]
 
 
@@ -147,8 +153,8 @@ class _SDXL(Denoiser):
         if config.get("latents_mean") is None or config.get("latents_std") is None:
             return scaled
         mean, std = (
-            scaled.new_tensor(one).view(1, -1, 1, 1)
-            for one in (config.latents_mean, config.latents_std)
+            scaled.new_tensor(values).view(1, -1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
         )
         return (scaled - mean * config.scaling_factor) / std
 
@@ -175,7 +181,7 @@ class _SD3(Denoiser):
     def __init__(self, pipeline: Any, prompt_tokens: int | None = None) -> None:
         super().__init__(pipeline, prompt_tokens or 256)
 
-    def _most(self, tokenizer: str) -> int | None:
+    def _token_limit(self, tokenizer: str) -> int | None:
         return self.prompt_tokens if tokenizer == "tokenizer_3" else None
 
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -200,7 +206,9 @@ class _Wan(Denoiser):
         super().__init__(pipeline, prompt_tokens or 512)
         two = pipeline.transformer is None or pipeline.transformer_2 is not None
         if two or pipeline.config.expand_timesteps:
-            raise ModelError("a Wan with two transformers or a timestep a token cannot be aligned")
+            raise ModelError(
+                "a Wan with two transformers or a timestep per token cannot be aligned"
+            )
         self.temporal_stride = self._vae.config.scale_factor_temporal
 
     @property
@@ -220,8 +228,8 @@ class _Wan(Denoiser):
         config = self._vae.config
         latent = self._vae.encode(pixels.to(self._vae.dtype)).latent_dist.mode()
         mean, std = (
-            latent.new_tensor(one).view(1, -1, 1, 1, 1)
-            for one in (config.latents_mean, config.latents_std)
+            latent.new_tensor(values).view(1, -1, 1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
         )
         return (latent - mean) / std
 
@@ -235,18 +243,18 @@ _KINDS: dict[str, type[Denoiser]] = {
 
 
 def build_denoiser(pipeline: Any, prompt_tokens: int | None = None) -> Denoiser:
-    """What is trained in a pipeline.
+    """Wrap the trainable network of a pipeline.
 
     Args:
-        pipeline: Of diffusers.
-        prompt_tokens: Tokens of a prompt it is sampled with; None for the pipeline's default.
+        pipeline: A diffusers pipeline.
+        prompt_tokens: Tokens of a prompt, as many as in sampling; None for its default.
 
     Raises:
-        ModelError: It is of another kind, or predicts what has no loss here.
+        ModelError: The class of the pipeline, or its prediction type, is not supported.
     """
     kind = _KINDS.get(type(pipeline).__name__)
     if kind is None:
         raise ModelError(
-            f"a {type(pipeline).__name__} cannot be aligned here; there are {', '.join(_KINDS)}"
+            f"a {type(pipeline).__name__} cannot be aligned; supported: {', '.join(_KINDS)}"
         )
     return kind(pipeline, prompt_tokens)

@@ -62,7 +62,7 @@ class DiffusionDPO:
     sft: float = 0.0
     """Weight of the plain denoising loss of the chosen samples, >= 0."""
     weighting: Literal["constant", "noise"] = "constant"
-    """Weighting of timesteps: none, or that which turns every prediction's error into the noise's."""
+    """Weighting of timesteps: none, or the one that turns any error into that of the noise."""
     timesteps: tuple[float, ...] = ()
     """Timesteps that are trained, such as the four of SDXL-Turbo; empty for all."""
     resolution: Resolution = field(default_factory=Resolution)

@@ -132,7 +132,7 @@ class Collator:
         chat = self._prompts.chat
         pairs = [self._pairs[row["row"]] for row in batch]
         texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        answers = [[*chat.tokens(text), chat.end] for text in texts]
+        answers = [[*chat.tokens(text), chat.eos_id] for text in texts]
         prompts = [self._prompts.get(pair.prompt, pair.context) for pair in pairs]
         inputs = chat.collate(prompts * 2, answers)
         mask = torch.zeros_like(inputs["input_ids"])

@@ -1,7 +1,7 @@
 """A judge's training without its weights: what can be wrong with a recipe before a card is rented.
 
-The architecture stands on torch's meta device, which has shapes and no memory. Records, processor,
-collator, adapters, optimiser and the launcher's configuration are the real ones.
+The architecture is built on torch's meta device, which has shapes and no memory. Examples,
+processor, collator, adapters, optimiser and the launcher's configuration are the real ones.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -25,9 +25,10 @@ from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.requests import Request
-from unified_reward.data.example_file import ExampleFile
+from unified_reward.core.samples import Example
+from unified_reward.data.series import find_series
 from unified_reward.judges.card import Card
-from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, Records
+from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, training_examples
 from unified_reward.train.launch import LaunchConfig, read_launch_config
 from unified_reward.train.meta_models import (
     Architecture,
@@ -43,183 +44,183 @@ from unified_reward.train.optim import (
     lora_config,
     training_arguments,
 )
+from unified_reward.train.placeholders import placeholder_examples
 from unified_reward.train.scalar import ScalarCollator, ScalarExample, ScalarNet
 from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample
-from unified_reward_lab.examples import CELLS
-from unified_reward_lab.microworld import annotator, make_example
 
 
 Groups = Sequence[Mapping[str, Any]]
-TRIED = 8
-"""Rows of a file that are tried."""
+PREVIEWS = 8
+"""Rows of a file that a dry run reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a training would be, and what is lacking."""
+    """Sizes and costs of a training, and what is missing for it."""
 
     model: str
     """Class of the model."""
     parameters: int
     trained: int
-    """Parameters that are trained."""
+    """Number of parameters that are trained."""
     adapters: Mapping[str, int]
     """Number of layers with adapters by name."""
     groups: tuple[Mapping[str, float], ...]
-    """Of the optimiser: parameters, rate and weight decay."""
+    """Parameter groups of the optimiser: number of parameters, learning rate, weight decay."""
     launch: str
     """``name, sharding``; empty without a launcher."""
     processes: int
     wrapped: Mapping[str, int]
     """Number of layers that FSDP wraps, by class."""
     memory_gib: Mapping[str, float]
-    """Of one card, without activations; frozen parts of a policy count as weights."""
+    """Memory of one card without activations; frozen parts of a policy count as weights."""
     tokens: Mapping[str, int]
-    """Of what was tried, by cell of the microworld or row of the file; of two requests or answers,
-    the sum; of a ``sample`` that a transformer denoises, those of its latents."""
+    """Tokens of each preview, by row of the file or kind of example; the sum over two requests or
+    answers; of a ``sample`` that a transformer denoises, those of its latents."""
     latent: tuple[int, ...] = ()
-    """Shape of what is denoised, without the batch."""
+    """Shape of the latents, without the batch."""
     timesteps: tuple[float, ...] = ()
-    """The only ones that are trained, as the schedule has them; empty for all."""
+    """The only timesteps that are trained, as the schedule has them; empty for all."""
     per_step: Mapping[str, int]
     """``turns`` or ``pairs`` of all processes, and their ``tokens`` at the mean of ``tokens``."""
     steps_per_epoch: int | None
-    """None where the data is not there."""
+    """None where the data is absent."""
     epochs: float | None
     lacking: tuple[str, ...]
-    """What to provide before the real run, and what would not go well in it."""
+    """Problems: what to provide before the real run, and what would not work in it."""
 
 
 def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
-    """Build everything of a judge's training but the weights.
+    """Build everything of a judge's training except its weights.
 
     Args:
-        config: What the judge is to be made of.
-        launch: A configuration of accelerate, see `read_launch_config`; empty for processes that each
-            hold everything.
+        config: The training.
+        launch: A configuration of accelerate, see `read_launch_config`; empty for
+            processes
+            that each hold everything.
 
     Raises:
-        ConfigError: Adapters, layers, batch or pictures do not fit.
-        DataError: The records cannot be used.
+        ConfigError: Adapters, layers, batch or images do not fit, or no base is named.
+        DataError: The examples cannot be used.
         ModelError: The base is a folder without a model.
     """
-    optim, base = config.optim, config.base or "tiny_base"
-    started = read_launch_config(launch) if launch else LaunchConfig("", config.processes)
-    started.check_batch(config.processes, optim)
-    skeleton = read_architecture(base)
-    chat = Chat(skeleton.processor, max_pixels=config.max_pixels)
-    model = build_meta_model(skeleton.config)
-    name, parameters = type(model).__name__, sum(one.numel() for one in model.parameters())
+    optim, base = config.optim, config.base
+    if not base:
+        raise ConfigError("name the base to train from: judge.base is a folder or a hub id")
+    launcher = read_launch_config(launch) if launch else LaunchConfig("", config.processes)
+    launcher.check_batch(config.processes, optim)
+    architecture = read_architecture(base)
+    chat = Chat(architecture.processor, max_pixels=config.max_pixels)
+    model = build_meta_model(architecture.config)
+    name, parameters = type(model).__name__, sum(weight.numel() for weight in model.parameters())
     check_lora_targets(model, optim)
-    wrapped = started.wrapped(model)
-    tried, n = _tried(config)
-    turns = _Enlarged(tried, config)
+    wrapped = launcher.fsdp_layers(model)
+    previews, n, lacking = _previews(config)
+    turns = _EnlargedTurns(previews, config)
     collator = _collator(config, chat, turns)
-    asked = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(tried))]
-    tokens = {key: int(each.sum()) for key, each in zip(tried, asked, strict=True)}
-    longest = max(int(each.max()) for each in asked)
-    try_forward(skeleton, chat, _requests(turns[[*tokens.values()].index(min(tokens.values()))]))
-    groups, hit = _optimiser(config, model, chat, turns)
-    lacking: list[str] = []
-    if config.data != "microworld" and not Path(config.data).is_file():
-        lacking.append(f"data: there is no {config.data}; turns are of the microworld")
+    lengths = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(previews))]
+    tokens = {key: int(each.sum()) for key, each in zip(previews, lengths, strict=True)}
+    longest = max(int(each.max()) for each in lengths)
+    shortest = [*tokens.values()].index(min(tokens.values()))
+    try_forward(architecture, chat, _requests(turns[shortest]))
+    groups, adapter_layers = _optimiser(config, model, chat, turns)
     return DryRun(
         model=name,
         parameters=parameters,
-        adapters=hit,
+        adapters=adapter_layers,
         wrapped=wrapped,
         tokens=tokens,
-        lacking=(*lacking, *not_here(base), *unfit_tokens(skeleton, longest, "frames")),
-        **held(started, groups, parameters if hit else 0),
-        **time_report(started, optim, n, turns=1, tokens=sum(tokens.values()) / len(tokens)),
+        lacking=(*lacking, *not_here(base), *unfit_tokens(architecture, longest, "frames")),
+        **memory_report(launcher, groups, parameters if adapter_layers else 0),
+        **time_report(launcher, optim, n, turns=1, tokens=sum(tokens.values()) / len(tokens)),
     )
 
 
-def held(started: LaunchConfig, groups: Groups, frozen: int) -> dict[str, Any]:
-    """What is trained and what a card holds, by fields of `DryRun`.
+def memory_report(launcher: LaunchConfig, groups: Groups, frozen: int) -> dict[str, Any]:
+    """Trained parameters and the memory of one card, by fields of `DryRun`.
 
     Args:
-        started: How weights are spread.
-        groups: Of the optimiser.
+        launcher: Sharding of the weights.
+        groups: Parameter groups of the optimiser.
         frozen: Number of weights that are not trained.
     """
-    trained = sum(one.numel() for group in groups for one in group["params"])
+    trained = sum(weight.numel() for group in groups for weight in group["params"])
     states = sum(_state_bytes(group) for group in groups)
     return {
         "trained": trained,
-        "groups": tuple(_group(one) for one in groups),
-        "memory_gib": started.memory_gib(frozen + trained, trained, states),
+        "groups": tuple(_group(group) for group in groups),
+        "memory_gib": launcher.memory_gib(frozen + trained, trained, states),
     }
 
 
-def time_report(started: LaunchConfig, optim: OptimConfig, n: int, **each: float) -> dict[str, Any]:
+def time_report(
+    launcher: LaunchConfig, optim: OptimConfig, n: int, **each: float
+) -> dict[str, Any]:
     """Steps and epochs, by fields of `DryRun`.
 
     Args:
-        started: With how many processes.
-        optim: How long and in which batches.
-        n: Rows of the data; 0 where it is not there.
-        each: What a row is and has, such as its tokens; what is 0 is not told.
+        launcher: Number of processes.
+        optim: Steps and batches.
+        n: Rows of the data; 0 where it is absent.
+        each: Units of one row, such as its tokens; a unit of 0 is left out.
     """
-    rows = optim.batch_size * optim.accumulate * started.processes
+    rows = optim.batch_size * optim.accumulate * launcher.processes
     return {
-        "launch": f"{started.name}, {started.sharding}" if started.name else "",
-        "processes": started.processes,
-        "per_step": {name: round(rows * one) for name, one in each.items() if one},
+        "launch": f"{launcher.name}, {launcher.sharding}" if launcher.name else "",
+        "processes": launcher.processes,
+        "per_step": {name: round(rows * units) for name, units in each.items() if units},
         "steps_per_epoch": math.ceil(n / rows) if n else None,
         "epochs": round(optim.steps * rows / n, 2) if n else None,
     }
 
 
-def _tried(config: JudgeTraining) -> tuple[dict[str, Any], int]:
-    """Some records by name, and how many there are; of the microworld where there are none."""
+def _previews(config: JudgeTraining) -> tuple[Mapping[str, Example], int, list[str]]:
+    """Some examples by name, the number of all, and what is missing; placeholders without data."""
     path = Path(config.data)
-    if path.is_file():
-        file = ExampleFile(path, seed=config.optim.seed, twins=config.twins)
-        return {f"row {i}": file[i] for i in range(min(TRIED, len(file)))}, len(file)
-    labels = annotator(config.annotator)
-    cells = [cell for cell, weight in config.cells.items() if weight > 0]
-    drawn = {
-        cell: make_example(*CELLS[cell], split="train", seed=0, index=0, annotator=labels)
-        for cell in cells
-    }
-    optim = config.optim
-    length = optim.steps * optim.batch_size * optim.accumulate * config.processes
-    return drawn, length if config.data == "microworld" else 0
+    if not path.is_file() and (path.suffix or not config.data):
+        missing = f"data: there is no {path}" if config.data else "data: none is named"
+        return placeholder_examples(config.family), 0, [f"{missing}; turns are placeholders"]
+    examples = training_examples(config)
+    found = find_series(config.data, config.data_options)
+    if found:
+        series, options = found
+        return series.previews(options), len(examples), []
+    rows = {f"row {i}": examples[i] for i in range(min(PREVIEWS, len(examples)))}
+    return rows, len(examples), []
 
 
-class _Enlarged:
-    """Turns or labels whose pictures, where they are the microworld's, are as large as allowed."""
+class _EnlargedTurns:
+    """Turns or labels whose images, unless they are from a file, are as large as allowed."""
 
-    def __init__(self, tried: Mapping[str, Any], config: JudgeTraining) -> None:
-        records = cast("Records", [*tried.values()])
+    def __init__(self, previews: Mapping[str, Example], config: JudgeTraining) -> None:
+        examples = [*previews.values()]
         card = Card(config.family, config.frames, config.frame_rule, config.max_pixels)
         if config.head == "scalar":
-            self._made: Any = JudgeLabels(records, card, config.scalar.aspects)
+            self._turns: Any = JudgeLabels(examples, card, config.scalar.aspects)
         else:
-            self._made = JudgeTurns(records, card, ranking=config.ranking, seed=config.optim.seed)
+            seed = config.optim.seed
+            self._turns = JudgeTurns(examples, card, ranking=config.ranking, seed=seed)
         is_file = Path(config.data).is_file()
-        self._side = 0 if is_file else math.isqrt(config.max_pixels or 0)
+        self._side_px = 0 if is_file else math.isqrt(config.max_pixels or 0)
 
     def __len__(self) -> int:
-        return len(self._made)
+        return len(self._turns)
 
     def __getitem__(self, index: int) -> Any:
-        one = self._made[index]
-        if not self._side:
-            return one
-        if isinstance(one, ChatExample):
-            return one._replace(request=self._larger(one.request))
-        if isinstance(one, RankingExample):
-            return one._replace(first=self._larger(one.first), second=self._larger(one.second))
-        return one._replace(requests=tuple(map(self._larger, one.requests)))
+        turn = self._turns[index]
+        if not self._side_px:
+            return turn
+        if isinstance(turn, ChatExample):
+            return turn._replace(request=self._enlarge(turn.request))
+        if isinstance(turn, RankingExample):
+            first, second = self._enlarge(turn.first), self._enlarge(turn.second)
+            return turn._replace(first=first, second=second)
+        return turn._replace(requests=tuple(map(self._enlarge, turn.requests)))
 
-    def _larger(self, request: Request) -> Request:
-        size = (self._side, self._side)
+    def _enlarge(self, request: Request) -> Request:
+        size = (self._side_px, self._side_px)
         parts = (p if isinstance(p, str) else p.resize(size) for p in request.parts)
-        return Request(
-            tuple(parts), request.choices, request.verdict_prefix, request.max_new_tokens
-        )
+        return replace(request, parts=tuple(parts))
 
 
 def _collator(config: JudgeTraining, chat: Chat, turns: Any) -> ChatCollator | ScalarCollator:
@@ -236,32 +237,32 @@ def _requests(turn: ChatExample | RankingExample | ScalarExample) -> Sequence[Re
             return turn.requests
 
 
-def try_forward(skeleton: Architecture, chat: Chat, requests: Sequence[Request]) -> None:
-    """One pass of a narrow copy: pictures, marks, grids and positions fit.
+def try_forward(architecture: Architecture, chat: Chat, requests: Sequence[Request]) -> None:
+    """Run a narrow copy once, so that images, marks, grids and positions are known to fit.
 
     Raises:
-        ConfigError: They do not.
+        ConfigError: They do not fit.
     """
-    narrow = build_narrow_model(skeleton.config, len(chat.tokenizer))
+    narrow = build_narrow_model(architecture.config, len(chat.tokenizer))
     try:
         with torch.inference_mode():
             narrow(**chat.batch(requests), use_cache=False, logits_to_keep=1)
     except (ValueError, RuntimeError, IndexError) as error:
-        raise ConfigError(f"the processor's pictures do not fit the model: {error}") from error
+        raise ConfigError(f"the processor's images do not fit the model: {error}") from error
 
 
-class _Unplaced:
-    """A trainer with these arguments leaves the model where it is: nowhere."""
+class _OnMeta:
+    """Mixin of arguments with which a trainer leaves the model on the meta device."""
 
     @property
     def place_model_on_device(self) -> bool:
         return False
 
 
-class _SFTArguments(_Unplaced, SFTConfig): ...
+class _SFTArguments(_OnMeta, SFTConfig): ...
 
 
-class _Arguments(_Unplaced, TrainingArguments): ...
+class _Arguments(_OnMeta, TrainingArguments): ...
 
 
 def _optimiser(
@@ -284,28 +285,28 @@ def _optimiser(
             peft_config=lora_config(optim),
             optimizer_cls_and_kwargs=_muon(optim),
         )
-        return _made(trainer)
+        return _groups_and_adapters(trainer)
 
 
 def optimiser_of(model: torch.nn.Module, optim: OptimConfig) -> tuple[Groups, dict[str, int]]:
-    """Groups of the optimiser that a trainer makes of a model, and its adapted layers by name."""
+    """Parameter groups that a trainer makes of a model, and its adapted layers by name."""
     with TemporaryDirectory() as folder:
         args = _Arguments(**training_arguments(optim, Path(folder)))
-        return _made(Trainer(model, args, optimizer_cls_and_kwargs=_muon(optim)))
+        return _groups_and_adapters(Trainer(model, args, optimizer_cls_and_kwargs=_muon(optim)))
 
 
 def _muon(optim: OptimConfig) -> Any:
     return (MuonFactory, {"config": optim}) if optim.muon_lr else None
 
 
-def _made(trainer: Trainer) -> tuple[Groups, dict[str, int]]:
+def _groups_and_adapters(trainer: Trainer) -> tuple[Groups, dict[str, int]]:
     groups = trainer.create_optimizer().param_groups
     return groups, adapted(cast("torch.nn.Module", trainer.model))
 
 
 def adapted(model: torch.nn.Module) -> dict[str, int]:
     """Number of layers with adapters by name."""
-    names = (name for name, one in model.named_modules() if hasattr(one, "lora_A"))
+    names = (name for name, layer in model.named_modules() if hasattr(layer, "lora_A"))
     return dict(Counter(name.rpartition(".")[2] for name in names))
 
 
@@ -331,18 +332,24 @@ def _group(group: Mapping[str, Any]) -> dict[str, float]:
 
 
 def not_here(reference: str) -> list[str]:
-    """Of a base or policy, whether it would be downloaded."""
+    """A warning if a base or policy would be downloaded; else nothing."""
     if checkpoint_path(reference).is_dir():
         return []
     return [f"weights: {reference} is not here and would be downloaded"]
 
 
-def unfit_tokens(skeleton: Architecture, longest: int, lowered: str) -> list[str]:
-    """What is wrong with tokens: those of another tokenizer, or more than the model takes."""
-    told: list[str] = []
-    if not skeleton.has_own_processor:
-        told.append("tokens: words are cut by the tiny tokenizer, into more than there will be")
-    most = max_context(skeleton.config)
+def unfit_tokens(architecture: Architecture, longest: int, option: str) -> list[str]:
+    """Warnings about tokens: another tokenizer's, or more than the model takes.
+
+    Args:
+        architecture: Configuration and processor of the base.
+        longest: Tokens of the longest turn.
+        option: Name of the option that lowers them.
+    """
+    warnings: list[str] = []
+    if not architecture.has_own_processor:
+        warnings.append("tokens: counted by the tiny tokenizer, which makes more of them")
+    most = max_context(architecture.config)
     if most and longest > most:
-        told.append(f"tokens: a turn has {longest}, the model takes {most}; lower {lowered}")
-    return told
+        warnings.append(f"tokens: a turn has {longest}, the model takes {most}; lower {option}")
+    return warnings

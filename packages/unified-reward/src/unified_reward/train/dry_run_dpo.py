@@ -1,4 +1,4 @@
-"""DPO of a policy without its weights, as `dry_run` is of a judge.
+"""Dry run of a policy's DPO: everything except the weights, like `dry_run` of a judge.
 
 Pairs, collator, adapters and loss are the real ones; networks have shapes and no memory.
 """
@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
@@ -37,17 +36,22 @@ from unified_reward.train.dpo_vlm import (
     trainable_answers,
 )
 from unified_reward.train.dry_run import (
-    TRIED,
+    PREVIEWS,
     DryRun,
     adapted,
-    held,
+    memory_report,
     not_here,
     optimiser_of,
     time_report,
     try_forward,
     unfit_tokens,
 )
-from unified_reward.train.latents import Resolution, padding_frames, resolve_resolution
+from unified_reward.train.latents import (
+    Resolution,
+    first_readable,
+    padding_frames,
+    resolve_resolution,
+)
 from unified_reward.train.launch import LaunchConfig, read_launch_config
 from unified_reward.train.meta_models import (
     build_meta_model,
@@ -55,98 +59,102 @@ from unified_reward.train.meta_models import (
     read_architecture,
 )
 from unified_reward.train.optim import check_lora_targets, lora_config
-from unified_reward_lab.microworld import Question, policy_prompt, random_reply
+from unified_reward.train.placeholders import placeholder_answers, placeholder_context
 
 
 def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
-    """Build everything of a policy's DPO but the weights.
+    """Build everything of a policy's DPO except its weights.
 
     Args:
-        config: The policy, its pairs, and how it is aligned.
+        config: The policy, its pairs and the options of the training.
         launch: A configuration of accelerate, see `read_launch_config`; empty for one process.
 
     Raises:
         ConfigError: Adapters, sizes, timesteps or launcher do not fit.
-        DataError: No pair of the file can be learned.
-        ModelError: The policy is a folder of another kind, or cannot be aligned.
+        DataError: No pair of the file can be trained on.
+        ModelError: The policy's folder is of another kind, or its pipeline is not supported.
     """
-    started = read_launch_config(launch) if launch else LaunchConfig("")
+    launcher = read_launch_config(launch) if launch else LaunchConfig("")
     if config.vlm:
-        return _vlm(config, config.vlm, started)
-    return _diffusion(config, cast("DiffusionDPO", config.diffusion), started)
+        return _vlm(config, config.vlm, launcher)
+    return _diffusion(config, cast("DiffusionDPO", config.diffusion), launcher)
 
 
-def _vlm(config: PolicyDPO, how: VLMDPO, started: LaunchConfig) -> DryRun:
-    optim = how.optim
-    started.check_batch(started.processes, optim)
-    skeleton = read_architecture(config.policy)
-    chat = Chat(skeleton.processor, max_pixels=how.max_pixels)
+def _vlm(config: PolicyDPO, training: VLMDPO, launcher: LaunchConfig) -> DryRun:
+    optim = training.optim
+    launcher.check_batch(launcher.processes, optim)
+    architecture = read_architecture(config.policy)
+    chat = Chat(architecture.processor, max_pixels=training.max_pixels)
     prompts = ProcessedPrompts(chat)
-    model = build_meta_model(skeleton.config)
+    model = build_meta_model(architecture.config)
     name, parameters = type(model).__name__, model.num_parameters()
     check_lora_targets(model, optim)
-    wrapped = started.wrapped(model)
-    told: list[str] = []
-    pairs = _pairs(config.pairs, VLMPolicy.tasks, told)
+    wrapped = launcher.fsdp_layers(model)
+    reasons: list[str] = []
+    pairs = _pairs(config.pairs, VLMPolicy.tasks, reasons)
     answers = (
-        _answers(pairs[:TRIED], prompts, told) if pairs else _of_microworld(how.max_pixels or 0)
+        _answers(pairs[:PREVIEWS], prompts, reasons)
+        if pairs
+        else _placeholders(training.max_pixels or 0)
     )
     collator = Collator(prompts, [*answers.values()])
     lengths = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(answers))]
-    tokens = {key: int(two.sum()) for key, two in zip(answers, lengths, strict=True)}
-    longest = max(int(two.max()) for two in lengths)
+    tokens = {key: int(pair.sum()) for key, pair in zip(answers, lengths, strict=True)}
+    longest = max(int(pair.max()) for pair in lengths)
     shortest = answers[min(tokens, key=tokens.__getitem__)]
-    try_forward(skeleton, chat, [build_request(shortest.prompt, shortest.context)])
+    try_forward(architecture, chat, [build_request(shortest.prompt, shortest.context)])
     lora = lora_config(optim)
-    groups, hit = optimiser_of(get_peft_model(model, lora) if lora else model, optim)
+    groups, adapter_layers = optimiser_of(get_peft_model(model, lora) if lora else model, optim)
     return DryRun(
         model=name,
         parameters=parameters,
-        adapters=hit,
+        adapters=adapter_layers,
         wrapped=wrapped,
         tokens=tokens,
         lacking=(
-            *_lacking_pairs(config.pairs, told),
+            *_lacking_pairs(config.pairs, reasons),
             *not_here(config.policy),
-            *unfit_tokens(skeleton, longest, "max_pixels"),
+            *unfit_tokens(architecture, longest, "max_pixels"),
         ),
         # Frozen is the base of the adapters, or else the reference.
-        **held(started, groups, parameters),
+        **memory_report(launcher, groups, parameters),
         **time_report(
-            started, optim, len(pairs), pairs=1, tokens=sum(tokens.values()) / len(tokens)
+            launcher, optim, len(pairs), pairs=1, tokens=sum(tokens.values()) / len(tokens)
         ),
     )
 
 
-def _pairs(path: Path, tasks: Sequence[Task], told: list[str]) -> list[PreferencePair]:
-    return trainable_pairs(path, tasks, told.append)[0] if path.is_file() else []
+def _pairs(path: Path, tasks: Sequence[Task], reasons: list[str]) -> list[PreferencePair]:
+    return trainable_pairs(path, tasks, reasons.append)[0] if path.is_file() else []
 
 
-def _lacking_pairs(path: Path, told: list[str]) -> list[str]:
+def _lacking_pairs(path: Path, reasons: list[str]) -> list[str]:
     if not path.is_file():
         return [f"pairs: there is no {path}"]
-    return [f"pairs: {len(told)} cannot be learned, the first: {told[0]}"] if told else []
+    return [f"pairs: {len(reasons)} cannot be used, the first: {reasons[0]}"] if reasons else []
 
 
 def _answers(
-    pairs: Sequence[PreferencePair], prompts: ProcessedPrompts, told: list[str]
+    pairs: Sequence[PreferencePair], prompts: ProcessedPrompts, reasons: list[str]
 ) -> dict[str, AnswerPair]:
-    found, _ = trainable_answers(pairs, prompts, Counter(), told.append)
-    if not found:
-        raise DataError(f"none of the first {len(pairs)} pairs can be learned: {told[-1]}")
-    return {f"pair {i}": one for i, one in enumerate(found)}
+    examples, _ = trainable_answers(pairs, prompts, Counter(), reasons.append)
+    if not examples:
+        raise DataError(f"none of the first {len(pairs)} pairs can be used: {reasons[-1]}")
+    return {f"pair {i}": answers for i, answers in enumerate(examples)}
 
 
-def _of_microworld(pixels: int) -> dict[str, AnswerPair]:
-    """A question about a picture and one about a clip, enlarged to so many pixels."""
-    made: dict[str, AnswerPair] = {}
-    for task in VLMPolicy.tasks:
-        one = policy_prompt(task, split="train", seed=0, index=0)
-        question = cast("Question", one.target)
-        wrong = random_reply(question, "wrong", np.random.default_rng(0), split="train").text
-        context = tuple(_enlarged(part, math.isqrt(pixels)) for part in one.context)
-        made[task.value] = AnswerPair(one.prompt, context, question.answer, wrong)
-    return made
+def _placeholders(pixels: int) -> dict[str, AnswerPair]:
+    """A question about an image and one about a video, enlarged to so many pixels."""
+    right, wrong = placeholder_answers()
+    return {
+        task.value: AnswerPair(
+            "What colour is the lantern at the bow of the boat?",
+            tuple(_enlarged(part, math.isqrt(pixels)) for part in placeholder_context(task)),
+            right,
+            wrong,
+        )
+        for task in VLMPolicy.tasks
+    }
 
 
 def _enlarged(part: Image | Video, side: int) -> Image | Video:
@@ -155,28 +163,35 @@ def _enlarged(part: Image | Video, side: int) -> Image | Video:
     return replace(part, source=pixels.repeat(times, -2).repeat(times, -3))
 
 
-def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> DryRun:
-    if started.sharding != "none":
+def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig) -> DryRun:
+    if launcher.sharding != "none":
         raise ConfigError(
-            f"{started.name} spreads weights, and a pipeline is aligned whole in every process; "
-            f"leave it out: accelerate launch --num_processes {started.processes}"
+            f"{launcher.name} shards weights, and DPO of a pipeline needs them whole in every process; "
+            f"leave it out: accelerate launch --num_processes {launcher.processes}"
         )
     pipeline = build_meta_pipeline(config.policy)
-    usual = sampling_options(checkpoint_path(config.policy), Denoising)
-    maker = DiffusionPolicy(pipeline, usual, name=config.policy, batch_size=1)
-    denoiser = build_denoiser(pipeline, usual.prompt_tokens)
-    network, optim = denoiser.network, how.optim
+    sampling = sampling_options(checkpoint_path(config.policy), Denoising)
+    policy = DiffusionPolicy(pipeline, sampling, name=config.policy, batch_size=1)
+    denoiser = build_denoiser(pipeline, sampling.prompt_tokens)
+    network, optim = denoiser.network, training.optim
     parameters = network.num_parameters()
-    parts: Any = [one for one in pipeline.components.values() if isinstance(one, nn.Module)]
-    frozen = sum(one.num_parameters() for one in parts)
-    told: list[str] = []
-    pairs = _pairs(config.pairs, maker.tasks, told)
-    lacking = [*_lacking_pairs(config.pairs, told), *not_here(config.policy)]
-    resolution = _extent(
-        resolve_resolution(how.resolution, pairs, denoiser.size_multiple), usual, denoiser, lacking
+    parts: Any = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    frozen = sum(part.num_parameters() for part in parts)
+    reasons: list[str] = []
+    pairs = _pairs(config.pairs, policy.tasks, reasons)
+    lacking = [*_lacking_pairs(config.pairs, reasons), *not_here(config.policy)]
+    resolution = _resolution(
+        resolve_resolution(
+            training.resolution,
+            first_readable(pairs, training.resolution),
+            denoiser.size_multiple,
+        ),
+        sampling,
+        denoiser,
+        lacking,
     )
-    timesteps = _timesteps(denoiser.schedule, how.timesteps)
-    alignment = DPOModel(denoiser, how)
+    timesteps = _timesteps(denoiser.schedule, training.timesteps)
+    alignment = DPOModel(denoiser, training)
     latent = _try_loss(alignment, resolution)
     tokens = _tokens(latent, network.config.get("patch_size"))
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
@@ -190,47 +205,48 @@ def _diffusion(config: PolicyDPO, how: DiffusionDPO, started: LaunchConfig) -> D
         timesteps=timesteps,
         lacking=tuple(lacking),
         # Frozen are the other parts, and the base of the adapters or else the reference.
-        **held(started, [{"params": [*alignment.trained.values()], **decay}], frozen),
-        **time_report(started, optim, len(pairs), pairs=1, tokens=2 * tokens),
+        **memory_report(launcher, [{"params": [*alignment.trained.values()], **decay}], frozen),
+        **time_report(launcher, optim, len(pairs), pairs=1, tokens=2 * tokens),
     )
 
 
-def _extent(
-    given: Resolution, usual: Denoising, denoiser: Denoiser, lacking: list[str]
+def _resolution(
+    given: Resolution, sampling: Denoising, denoiser: Denoiser, lacking: list[str]
 ) -> Resolution:
-    """What is learned, or as the policy draws where it is neither given nor taken from a pair."""
+    """The resolution of training; where neither options nor pairs tell it, that of sampling."""
     takes = inspect.signature(denoiser.pipeline.__call__).parameters
     side = (denoiser.network.config.get("sample_size") or 0) * denoiser.vae_scale_factor
     resolution = Resolution(
-        given.height or usual.height or takes["height"].default or side,
-        given.width or usual.width or takes["width"].default or side,
+        given.height or sampling.height or takes["height"].default or side,
+        given.width or sampling.width or takes["width"].default or side,
         given.frames
-        or usual.frames
+        or sampling.frames
         or (takes["num_frames"].default if denoiser.temporal_stride else None),
     )
     if resolution != given:
-        drawn = " x ".join(
+        tried = " x ".join(
             str(n) for n in (resolution.frames, resolution.height, resolution.width) if n
         )
-        lacking.append(f"extent: that of the first pair is taken; tried as drawn, {drawn}")
+        lacking.append(f"resolution: unknown without pairs; tried as the policy samples, {tried}")
     if n := padding_frames(resolution.frames or 1, denoiser.temporal_stride):
         lacking.append(
-            f"resolution.frames: {resolution.frames} are lengthened to {(resolution.frames or 1) + n} by the "
-            f"last one; this pipeline takes a multiple of {denoiser.temporal_stride} and one"
+            f"resolution.frames: {resolution.frames} become {(resolution.frames or 1) + n} by "
+            "repeating the last one; this pipeline takes k * "
+            f"{denoiser.temporal_stride} + 1 frames"
         )
     return resolution
 
 
-def _timesteps(plan: Schedule, wanted: Sequence[float]) -> tuple[float, ...]:
-    nearest = [float(plan.timestep[plan.nearest_steps([one])]) for one in wanted]
+def _timesteps(schedule: Schedule, wanted: Sequence[float]) -> tuple[float, ...]:
+    nearest = [float(schedule.timestep[schedule.nearest_steps([one])]) for one in wanted]
     if len({*nearest}) < len(nearest):
-        told = ", ".join(f"{a:g} is {b:g}" for a, b in zip(wanted, nearest, strict=True))
-        raise ConfigError(f"timesteps: some are the same one of the schedule: {told}")
+        reasons = ", ".join(f"{a:g} is {b:g}" for a, b in zip(wanted, nearest, strict=True))
+        raise ConfigError(f"timesteps: several round to one of the schedule: {reasons}")
     return tuple(nearest)
 
 
 def _try_loss(alignment: DPOModel, resolution: Resolution) -> tuple[int, ...]:
-    """Take the loss of a pair, so that latents and prompts fit; the shape of the latents."""
+    """Shape of the latents; computes the loss of a pair, so that latents and prompts fit."""
     denoiser = alignment.denoiser
     n = resolution.frames or 1
     frames = [n + padding_frames(n, denoiser.temporal_stride)] if denoiser.temporal_stride else []
@@ -240,31 +256,31 @@ def _try_loss(alignment: DPOModel, resolution: Resolution) -> tuple[int, ...]:
     try:
         with torch.no_grad():
             latents = denoiser.encode_pixels(pixels)
-            drawn = NoiseSample(torch.tensor([0]), torch.empty_like(latents))
-            alignment.loss(latents, latents, _condition(denoiser), drawn)
+            tried = NoiseSample(torch.tensor([0]), torch.empty_like(latents))
+            alignment.loss(latents, latents, _condition(denoiser), tried)
     except (ValueError, RuntimeError, IndexError) as error:
         raise ConfigError(f"latents or prompts do not fit the network: {error}") from error
     return tuple(latents.shape[1:])
 
 
 def _condition(denoiser: Denoiser) -> dict[str, Tensor]:
-    """What the network is told of a prompt, in the sizes of its configuration."""
+    """Empty conditioning inputs in the shapes of the network's configuration."""
     config = denoiser.network.config
     widths = ("cross_attention_dim", "joint_attention_dim", "text_dim")
-    width = next(config[one] for one in widths if config.get(one))
-    seen: dict[str, tuple[int, ...]] = {
+    width = next(config[name] for name in widths if config.get(name))
+    shapes: dict[str, tuple[int, ...]] = {
         "encoder_hidden_states": (denoiser.prompt_tokens or 77, width)
     }
     if config.get("pooled_projection_dim"):
-        seen["pooled_projections"] = (config["pooled_projection_dim"],)
+        shapes["pooled_projections"] = (config["pooled_projection_dim"],)
     if config.get("addition_embed_type") == "text_time":
         sizes = 6 * config["addition_time_embed_dim"]
-        seen["text_embeds"] = (config["projection_class_embeddings_input_dim"] - sizes,)
-    return {name: torch.empty(1, *shape, device="meta") for name, shape in seen.items()}
+        shapes["text_embeds"] = (config["projection_class_embeddings_input_dim"] - sizes,)
+    return {name: torch.empty(1, *shape, device="meta") for name, shape in shapes.items()}
 
 
 def _tokens(latent: Sequence[int], patch: int | Sequence[int] | None) -> int:
-    """Of a sample; 0 where the network is no transformer."""
+    """Tokens of a sample; 0 where the network is not a transformer."""
     if patch is None:
         return 0
     sides = [patch] * (len(latent) - 1) if isinstance(patch, int) else patch

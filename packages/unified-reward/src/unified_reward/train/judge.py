@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from accelerate import PartialState
@@ -21,61 +21,51 @@ from unified_reward.backends.value_head import save_head
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Example, FrameRule, Target
-from unified_reward.core.verdicts import Preferred, Scale, Score, Scored
+from unified_reward.core.verdicts import WIN_SHARES, Preferred, Scale, Score, Scored
 from unified_reward.data.example_file import ExampleFile
+from unified_reward.data.series import Examples, SeriesRequest, find_series
 from unified_reward.judges.card import Card, Head, build_published, build_request
-from unified_reward.judges.scalar import UNIT, alone
+from unified_reward.judges.scalar import UNIT
 from unified_reward.train.optim import OptimConfig
 from unified_reward.train.scalar import ScalarConfig, ScalarExample, fit_scalar
 from unified_reward.train.sft import ChatExample, RankingExample, fit
-from unified_reward_lab.examples import CELLS, MicroworldSeries
-from unified_reward_lab.microworld import annotator
-
-
-_OUTCOMES = {"first": 1.0, "tie": 0.5, "second": 0.0}
-
-
-class Records(Protocol):
-    """Records by index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
 
 
 @dataclass(frozen=True)
 class JudgeTraining:
-    """What a judge is made of."""
+    """Options of training a judge."""
 
     optim: OptimConfig
     base: str = ""
-    """Vision-language model to start from: a folder, the name of a shipped checkpoint or a hub id;
-    empty for the base that the recipe trains, or else ``tiny_base``."""
-    data: str = "microworld"
-    """JSONL file of records, or ``microworld``."""
-    cells: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(CELLS, 1.0))
-    """Relative weights of the microworld's cells, such as ``image_generation.score``."""
-    annotator: str = "noiseless"
-    """Who labels the microworld."""
+    """Vision-language model to start from: a folder, a named checkpoint or a hub id; empty for the
+    base that the recipe trains."""
+    data: str = ""
+    """JSONL file of examples, or the name of a series, such as ``microworld``."""
+    data_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Options of the series, such as the weights of its cells."""
+    held_back: float = 0.0
+    """Share of a file's prompts to keep out of training, in [0, 1); for calibration."""
     twins: bool = False
-    """Give every comparison in both orders, one behind the other, with its label turned."""
+    """Give every comparison in both orders, one behind the other, with its label swapped."""
     head: Literal["generative", "scalar"] = "generative"
-    """Whether the judge says its verdict, or a head on its trunk gives each candidate a value."""
+    """``generative`` answers in text; ``scalar`` has a value head on the trunk."""
     scalar: ScalarConfig = field(default_factory=ScalarConfig)
-    """Of a scalar judge."""
+    """Options of a scalar judge."""
     ranking: float = 0.0
-    """Of a generative judge: share of the batches of comparisons, in [0, 1], in which no verdict is
-    said: each candidate is asked about alone, and their expected scores are ranked."""
+    """Share of a generative judge's comparison batches, in [0, 1], that train its scores instead of
+    its verdict: each candidate is scored alone, and their expected scores are ranked."""
     family: str = "native"
     frames: int | None = None
-    """Frames of a video; empty: the family's own number."""
+    """Frames of a video; None for the family's own number."""
     frame_rule: FrameRule | None = None
     max_pixels: int | None = None
     processes: int = 1
-    """Processes the run is launched with; they share the records."""
+    """Processes the run is launched with; they share the examples."""
 
     def __post_init__(self) -> None:
         family = prompts.family(self.family)
+        if not 0 <= self.held_back < 1:
+            raise ConfigError(f"held_back is a share in [0, 1), not {self.held_back}")
         if not 0 <= self.ranking <= 1:
             raise ConfigError(f"ranking is a share in [0, 1], not {self.ranking}")
         if self.ranking and not family.verdict_first:
@@ -86,38 +76,38 @@ class JudgeTraining:
 
 
 class JudgeTurns:
-    """Records as turns: asked by the code that judges, answered by the target.
+    """Examples as chat turns: the judge's own request, answered by the target.
 
     A published conversation is a turn as it stands.
 
     Args:
-        records: The records, in blocks of one form.
-        card: How the judge is asked.
-        block: Records in a block.
+        examples: The examples, in blocks of one form.
+        card: Family and frames of the judge.
+        block: Examples in a block.
         ranking: Share of the blocks in which comparisons become rankings.
-        seed: Of which blocks these are.
+        seed: Seed of the choice of those blocks.
     """
 
     def __init__(
-        self, records: Records, card: Card, *, block: int = 1, ranking: float = 0.0, seed: int = 0
+        self, examples: Examples, card: Card, *, block: int = 1, ranking: float = 0.0, seed: int = 0
     ) -> None:
-        self._records = records
+        self._examples = examples
         self._card = card
         self._block, self._ranking, self._seed = block, ranking, seed
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._examples)
 
     def __getitem__(self, index: int) -> ChatExample | RankingExample:
-        record = self._records[index]
+        record = self._examples[index]
         if record.messages:
             return ChatExample(*build_published(record, self._card))
         sample = record.sample
         template = prompts.template(self._card.family, sample.task, sample.form)
         verdict = target_verdict(record, template)
         if isinstance(verdict, Preferred) and self._is_ranked(index):
-            one, two = (build_request(each, self._card, {}) for each in alone(sample))
-            return RankingExample(one, two, _OUTCOMES[verdict.winner])
+            first, second = (build_request(each, self._card, {}) for each in sample.split())
+            return RankingExample(first, second, WIN_SHARES[verdict.winner])
         answer = template.answer(verdict, rationale=record.target.rationale)
         request = build_request(sample, self._card, {})
         soft = template.scale is not None and template.family.verdict_first
@@ -129,25 +119,25 @@ class JudgeTurns:
 
 
 class JudgeLabels:
-    """Records as labelled candidates of a scalar judge, asked by the code that judges."""
+    """Examples as labelled candidates of a scalar judge, in the judge's own requests."""
 
-    def __init__(self, records: Records, card: Card, aspects: Sequence[str]) -> None:
-        self._records = records
+    def __init__(self, examples: Examples, card: Card, aspects: Sequence[str]) -> None:
+        self._examples = examples
         self._card = card
         self._aspects = aspects
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._examples)
 
     def __getitem__(self, index: int) -> ScalarExample:
-        record = self._records[index]
+        record = self._examples[index]
         if record.messages and not record.candidates:
             raise DataError(
                 f"conversation {record.id!r} tells no candidates that a scalar judge could be "
                 "asked about; import the wordings it was written in, and convert it again"
             )
         sample, target = record.sample, record.target
-        label = _OUTCOMES.get(target.winner or "")
+        label = WIN_SHARES.get(target.winner or "")
         shares: Mapping[str, float] = target.aspects
         if sample.form == "score":
             label = None if target.score is None else _share(record)
@@ -168,12 +158,12 @@ class JudgeLabels:
         if label is None and not any(share is not None for share in aspects):
             wanted = "score" if sample.form == "score" else "winner"
             raise DataError(f"record {sample.id!r} has no {wanted} to learn from")
-        asked = tuple(build_request(one, self._card, {}) for one in alone(sample))
-        return ScalarExample(asked, label, aspects)
+        requests = tuple(build_request(each, self._card, {}) for each in sample.split())
+        return ScalarExample(requests, label, aspects)
 
 
 def target_verdict(record: Example, template: prompts.Template) -> Scored | Preferred:
-    """What the judge should say: the target moved to the template's scale.
+    """The verdict to train towards: the target moved to the template's scale.
 
     Where probabilities are read over the steps of a scale, a value between two steps becomes one
     of them, drawn by the record's id so that its expectation is the value; `JudgeTurns` adds the
@@ -230,72 +220,77 @@ def _on_step(share: float, scale: Scale, name: str) -> float:
 
 
 def train_judge(
-    config: JudgeTraining, out: Path, records: Records | None = None
+    config: JudgeTraining, out: str | Path, examples: Examples | None = None
 ) -> list[tuple[int, float]]:
-    """Fine-tune a judge and write its checkpoint, processor and card.
+    """Fine-tune a judge, and write its checkpoint, processor and card.
 
     Args:
-        config: What the judge is made of.
-        out: Folder of the new checkpoint.
-        records: Learned in place of those that the configuration names.
+        config: Base, data, family, head and optimiser.
+        out: Folder of the new checkpoint; `open_judge` opens it.
+        examples: Trained on in place of those that the configuration names.
 
     Returns:
-        Loss by optimiser step: nats per answer token, or of a scalar judge per label.
+        Loss by optimiser step: nats per answer token, or per label for a scalar judge.
 
     Raises:
-        DataError: The records cannot be used.
+        ConfigError: The configuration names no base or no data.
+        DataError: The examples cannot be used.
         ModelError: The base cannot be loaded.
     """
-    base = config.base or "tiny_base"
+    if not config.base:
+        raise ConfigError("name the base to train from: judge.base is a folder or a hub id")
+    folder = Path(out)
+    examples = training_examples(config) if examples is None else examples
     card = Card(
         config.family,
         config.frames,
         config.frame_rule,
         config.max_pixels,
-        base=base,
+        base=config.base,
         training={"data": config.data, "steps": config.optim.steps, "seed": config.optim.seed},
     )
-    vlm = load_vlm(str(checkpoint_path(base)), dtype="float32", max_pixels=config.max_pixels)
+    vlm = load_vlm(str(checkpoint_path(config.base)), dtype="float32", max_pixels=config.max_pixels)
     head = None
-    records = records or _records(config)
     if config.head == "scalar":
         aspects = config.scalar.aspects
-        labels = JudgeLabels(records, card, aspects)
-        model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, config.optim, out)
+        labels = JudgeLabels(examples, card, aspects)
+        model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, config.optim, folder)
         card = replace(card, head=Head(aspects, config.scalar.uncertain, margin))
     else:
         optim = config.optim
         turns = JudgeTurns(
-            records,
-            card,
-            block=optim.batch_size,
-            ranking=config.ranking,
-            seed=optim.seed,
+            examples, card, block=optim.batch_size, ranking=config.ranking, seed=optim.seed
         )
-        model, losses = fit(
-            vlm.model, vlm.chat, turns, config.optim, out, title="training the judge"
-        )
+        model, losses = fit(vlm.model, vlm.chat, turns, optim, folder, title="training the judge")
     if PartialState().is_main_process:
-        model.save_pretrained(out)
+        model.save_pretrained(folder)
         if head is not None:
-            save_head(head, out)
-        vlm.chat.processor.save_pretrained(out)
-        card.write(out)
+            save_head(head, folder)
+        vlm.chat.processor.save_pretrained(folder)
+        card.write(folder)
     return losses
 
 
-def _records(config: JudgeTraining) -> Records:
+def training_examples(config: JudgeTraining) -> Examples:
+    """The examples that a configuration names, in the order of training.
+
+    Raises:
+        ConfigError: ``data`` is neither a file nor a series, or its options are wrong.
+        DataError: A row of the file cannot be used.
+    """
     optim = config.optim
-    if config.data == "microworld":
-        return MicroworldSeries(
-            optim.steps * optim.batch_size * optim.accumulate * config.processes,
-            block=optim.batch_size,
-            seed=optim.seed,
-            weights=config.cells,
-            annotator=annotator(config.annotator),
-            twins=config.twins,
-        )
-    path = Path(config.data)
-    if not path.is_file():
-        raise ConfigError(f"data is 'microworld' or a JSONL file of records, not {config.data!r}")
-    return ExampleFile(path, seed=optim.seed, twins=config.twins)
+    found = find_series(config.data, config.data_options)
+    if found:
+        series, options = found
+        if config.held_back:
+            raise ConfigError(f"held_back is for files; {config.data} makes new examples instead")
+        n = optim.steps * optim.batch_size * optim.accumulate * config.processes
+        request = SeriesRequest(n, block=optim.batch_size, seed=optim.seed, twins=config.twins)
+        return series.train(options, request)
+    return ExampleFile(
+        Path(config.data),
+        seed=optim.seed,
+        twins=config.twins,
+        part="train" if config.held_back else "all",
+        held_back=config.held_back,
+    )

@@ -82,9 +82,8 @@ def encode_pairs(
         ConfigError: Height or width does not fit the pipeline.
         DataError: No pair is left, or the folder cannot be written.
     """
-    paths = [
-        folder / f"{hashlib.sha256(p.id.encode()).hexdigest()[:32]}.safetensors" for p in pairs
-    ]
+    names = [hashlib.sha256(pair.id.encode()).hexdigest()[:32] for pair in pairs]
+    paths = [folder / f"{name}.safetensors" for name in names]
     missing = [not _is_complete(path) for path in paths]
     first = first_readable(pairs, resolution) if any(missing) else None
     resolution = resolve_resolution(resolution, first, denoiser.size_multiple)

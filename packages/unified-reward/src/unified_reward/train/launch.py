@@ -1,6 +1,6 @@
-"""Configurations of ``accelerate launch``: read as accelerate reads them, and checked beforehand.
+"""Configurations of ``accelerate launch``: read as accelerate reads them, checked before a run.
 
-Knows how a launcher spreads weights over processes; starts none.
+Knows how FSDP and ZeRO shard weights over processes; starts no process.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ _FSDP_NAMES = {
     "transformer_layer_cls_to_wrap": "transformer_cls_names_to_wrap",
     "offload_params": "cpu_offload",
 }
-"""Keys of a configuration that the plugin calls otherwise; the others are called alike."""
+"""Keys of a configuration that have another name in accelerate's plugin."""
 _BYTES: dict[Sharding, tuple[int, int, int]] = {
     "none": (4, 4, 0),
     "fsdp": (4, 4, 0),
     "zero2": (2, 2, 4),
     "zero3": (2, 2, 4),
 }
-"""Bytes of a weight, a gradient, and the float32 weight that the optimiser keeps beside it."""
+"""Bytes of a weight, of its gradient, and of the optimiser's own float32 copy of the weight."""
 
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """How many processes there are, and what each of them holds."""
+    """Number of processes of a launch, and how weights are sharded over them."""
 
     name: str
     processes: int = 1
     sharding: Sharding = "none"
     blocks: tuple[str, ...] | None = None
-    """Classes of the layers that FSDP wraps one by one; None for those that the model names."""
+    """Classes of the layers that FSDP wraps; None for those that the model names itself."""
     accumulate: int | None = None
-    """Passes per optimiser step that DeepSpeed was told; None for the recipe's."""
+    """Gradient accumulation steps in DeepSpeed's configuration; None for the recipe's."""
 
     def check_batch(self, processes: int, optim: OptimConfig) -> None:
-        """See that as many turns make a step as the recipe says.
+        """Check that the batch of an optimiser step is the one of the recipe.
 
         Raises:
-            ConfigError: The recipe is for another number of processes or of passes.
+            ConfigError: The recipe has another number of processes or of accumulated passes.
         """
         wanted = optim.batch_size * optim.accumulate * processes
         if self.processes != processes:
             even = wanted // (optim.batch_size * self.processes) or 1
             raise ConfigError(
                 f"the recipe is for {processes} processes ({optim.batch_size} x {optim.accumulate} "
-                f"x {processes} = {wanted} turns a step), {self.name} starts {self.processes}; "
+                f"x {processes} = {wanted} examples a step), {self.name} starts {self.processes}; "
                 f"set judge.processes={self.processes} judge.optim.accumulate={even}"
             )
         if self.accumulate not in (None, optim.accumulate):
@@ -69,58 +69,58 @@ class LaunchConfig:
                 f"{optim.accumulate}; leave gradient_accumulation_steps out of {self.name}"
             )
 
-    def wrapped(self, model: nn.Module) -> dict[str, int]:
-        """Number of layers that FSDP wraps by their class; empty under another launcher.
+    def fsdp_layers(self, model: nn.Module) -> dict[str, int]:
+        """Number of layers that FSDP wraps, by class; empty under another launcher.
 
         Raises:
-            ConfigError: The model has no layer of a class; FSDP would stop there.
+            ConfigError: The model has no layer of a named class.
         """
         if self.sharding != "fsdp":
             return {}
         names = self.blocks or sorted(getattr(model, "_no_split_modules", None) or ())
-        there = [type(one).__name__ for one in model.modules()]
-        absent = [name for name in names if name not in there]
+        classes = [type(module).__name__ for module in model.modules()]
+        absent = [name for name in names if name not in classes]
         if absent:
-            stacks = [one for one in model.modules() if isinstance(one, nn.ModuleList)]
-            repeated = sorted({type(one[0]).__name__ for one in stacks if len(one) > 1})
+            stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+            repeated = sorted({type(stack[0]).__name__ for stack in stacks if len(stack) > 1})
             raise ConfigError(
                 f"{self.name}: the model has no layer of class {', '.join(absent)}; set "
                 f"fsdp_transformer_layer_cls_to_wrap, to some of {', '.join(repeated)}"
             )
-        return {name: there.count(name) for name in names}
+        return {name: classes.count(name) for name in names}
 
     def memory_gib(self, weights: int, trained: int, states: int) -> dict[str, float]:
-        """What one process holds on its card between two steps, without activations, in GiB.
+        """Memory of one process on its GPU between two steps, without activations, in GiB.
 
         Args:
             weights: Number of weights.
-            trained: Number of those that are trained.
-            states: Bytes of the optimiser's moments of all of them.
+            trained: Number of trained weights.
+            states: Bytes of the optimiser's moments.
         """
         per_weight, per_gradient, per_copy = _BYTES[self.sharding]
-        spread = 1 if self.sharding == "none" else self.processes
-        held = {
-            "weights": weights * per_weight / (1 if self.sharding == "zero2" else spread),
-            "gradients": trained * per_gradient / spread,
-            "optimiser": (states + trained * per_copy) / spread,
+        shards = 1 if self.sharding == "none" else self.processes
+        sizes = {
+            "weights": weights * per_weight / (1 if self.sharding == "zero2" else shards),
+            "gradients": trained * per_gradient / shards,
+            "optimiser": (states + trained * per_copy) / shards,
         }
-        held["total"] = sum(held.values())
-        return {name: round(size / _GIB, 3) for name, size in held.items()}
+        sizes["total"] = sum(sizes.values())
+        return {name: round(size / _GIB, 3) for name, size in sizes.items()}
 
 
 def read_launch_config(reference: str) -> LaunchConfig:
-    """A configuration for ``accelerate launch --config_file``.
+    """Read and check a configuration for ``accelerate launch --config_file``.
 
     Args:
         reference: A YAML file, or the name of a shipped one.
 
     Raises:
-        ConfigError: There is none, or accelerate would refuse or pass over something in it.
+        ConfigError: It does not exist, or accelerate would refuse or ignore something in it.
     """
     folder = Path(str(resources.files("unified_reward") / "recipes" / "launch"))
     path = Path(reference) if Path(reference).is_file() else folder / f"{reference}.yaml"
     if not path.is_file():
-        names = ", ".join(sorted(one.stem for one in folder.glob("*.yaml")))
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise ConfigError(f"{reference} is neither a file nor a shipped launcher: {names}")
     try:
         read: Any = load_config_from_file(str(path))
@@ -129,7 +129,7 @@ def read_launch_config(reference: str) -> LaunchConfig:
         _check_keys([*(read.fsdp_config or {}), *(read.deepspeed_config or {})], path)
         return _launch(read, reference)
     except (ValueError, TypeError, KeyError, ImportError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be launched with: {error}") from error
+        raise ConfigError(f"accelerate cannot launch with {path}: {error}") from error
 
 
 def _check_keys(given: Iterable[str], path: Path) -> None:
@@ -158,8 +158,7 @@ def _launch(read: ClusterConfig, name: str) -> LaunchConfig:
             raise ConfigError(
                 f"{name}: without zero3_save_16bit_model the judge cannot be written at the end"
             )
-        told = plugin.gradient_accumulation_steps
-        return LaunchConfig(
-            name, n, stages[plugin.zero_stage], accumulate=None if told == "auto" else int(told)
-        )
+        steps = plugin.gradient_accumulation_steps
+        accumulate = None if steps == "auto" else int(steps)
+        return LaunchConfig(name, n, stages[plugin.zero_stage], accumulate=accumulate)
     return LaunchConfig(name, n)

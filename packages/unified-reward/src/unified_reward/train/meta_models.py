@@ -1,6 +1,6 @@
-"""Bases and pipelines without their weights: architectures on torch's meta device.
+"""Models without weights: architectures of judges, policies and pipelines on torch's meta device.
 
-Some published ones are known by their sizes alone; any other is a folder.
+Some published ones are known by the sizes in ``recipes/architectures``; any other is a folder.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from unified_reward.backends.hf_vlm import base_of
+from unified_reward.checkpoints.adapters import adapter_base
 from unified_reward.core.errors import ConfigError, ModelError
-from unified_reward.core.extensions import checkpoint_path
+from unified_reward.core.extensions import checkpoint_path, missing_hint
 
 
-_LEAST_PIXELS = 56 * 56
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_MIN_PIXELS = 56 * 56
 _TOKENS = {
     "image_token_id": "<|image_pad|>",
     "video_token_id": "<|video_pad|>",
@@ -58,59 +59,64 @@ _NARROW = {
 
 
 class Architecture(NamedTuple):
-    """What there is of a base without its weights."""
+    """Configuration and processor of a vision-language model, without weights."""
 
     config: Any
     processor: Any
     has_own_processor: bool
-    """False where words are cut by the tokenizer of the tiny base, into more tokens."""
+    """False where text is split by the tokenizer of the tiny base, into more tokens."""
 
 
 def read_architecture(base: str) -> Architecture:
-    """The architecture and processor of a base; of an adapter, those of what it is merged into.
+    """Configuration and processor of a base model; for an adapter, those of its own base.
 
     Args:
-        base: A folder, the name of a shipped checkpoint, or the id of one of the bases in
+        base: A folder, the name of a registered checkpoint, or the id of one of the bases in
             ``recipes/architectures``.
 
     Raises:
-        ConfigError: Nothing is known of it here.
+        ConfigError: The base is neither a folder nor known.
         ModelError: The folder lacks a configuration or a processor.
     """
     folder = checkpoint_path(base)
-    if (merged := base_of(folder)) is not None:
+    if (merged := adapter_base(folder)) is not None:
         return read_architecture(str(merged))
     if folder.is_dir():
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, **_LOCAL)
+            processor = AutoProcessor.from_pretrained(folder, **_LOCAL)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{folder} is no vision-language checkpoint: {error}") from error
         return Architecture(config, processor, has_own_processor=True)
-    config = AutoConfig.for_model(**_known(base, "config"))
-    return Architecture(config, _processor(config), has_own_processor=False)
+    config = AutoConfig.for_model(**_published(base, "config"))
+    return Architecture(config, _build_processor(config), has_own_processor=False)
 
 
-def _known(name: str, kind: str) -> dict[str, Any]:
-    """What is told of a published base (``config``) or pipeline (``pipeline``)."""
+def _published(name: str, kind: str) -> dict[str, Any]:
+    """Sizes of a published base (``config``) or pipeline (``pipeline``)."""
     folder = resources.files("unified_reward") / "recipes" / "architectures"
-    told = {
-        one.name.removesuffix(".json"): json.loads(one.read_text("utf-8"))
-        for one in folder.iterdir()
+    published = {
+        file.name.removesuffix(".json"): json.loads(file.read_text("utf-8"))
+        for file in folder.iterdir()
     }
-    found = told.get(Path(name).name, {})
-    if kind not in found:
+    sizes = published.get(Path(name).name, {})
+    if kind not in sizes:
         raise ConfigError(
-            f"nothing is known of {name} before it is downloaded; give a folder, or one of: "
-            + ", ".join(sorted(one for one in told if kind in told[one]))
+            f"the architecture of {name} is not known before it is downloaded; give a folder, or "
+            "one of: " + ", ".join(sorted(key for key, value in published.items() if kind in value))
         )
-    return found[kind]
+    return sizes[kind]
 
 
-def _processor(config: Any) -> Any:
-    """Pictures as the architecture takes them, words by the tokenizer of the tiny base."""
+def _build_processor(config: Any) -> Any:
+    """Image processor of the architecture with the tokenizer of the laboratory's tiny base."""
     tiny = checkpoint_path("tiny_base")
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    if not tiny.is_dir():
+        raise ConfigError(
+            "without a folder, tokens are counted by the tokenizer of tiny_base"
+            + missing_hint("tiny_base")
+        )
+    tokenizer = AutoTokenizer.from_pretrained(tiny, **_LOCAL)
     chat = (tiny / "chat_template.jinja").read_text("utf-8")
     for name, token in _TOKENS.items():
         if hasattr(config, name):
@@ -134,7 +140,7 @@ def _processor(config: Any) -> Any:
             video_token="<|video_pad|>",  # noqa: S106
         )
     options: dict[str, Any] = {
-        "size": {"shortest_edge": _LEAST_PIXELS, "longest_edge": 2**24},
+        "size": {"shortest_edge": _MIN_PIXELS, "longest_edge": 2**24},
         "patch_size": vision.patch_size,
         "merge_size": vision.spatial_merge_size,
         "temporal_patch_size": vision.temporal_patch_size,
@@ -148,13 +154,13 @@ def _processor(config: Any) -> Any:
 
 
 def build_meta_model(config: Any) -> Any:
-    """The model in its full size without memory: shapes and names, no numbers."""
+    """Build the model in its full size on the meta device: shapes and names, no numbers."""
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
 
 
 def build_narrow_model(config: Any, vocabulary: int) -> Any:
-    """The model with one layer of one head: the same patches, grids and positions."""
+    """Build the model with one layer of one head: the same patches, grids and positions."""
     narrow = copy.deepcopy(config)
     text, vision = narrow.get_text_config(), narrow.vision_config
     heads = getattr(vision, "num_heads", None) or vision.num_attention_heads
@@ -171,59 +177,59 @@ def build_narrow_model(config: Any, vocabulary: int) -> Any:
 
 
 def max_context(config: Any) -> int | None:
-    """Tokens that the model takes at most; None where it does not say."""
+    """Largest number of tokens of the model; None where its configuration does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def build_meta_pipeline(name: str) -> Any:
-    """A pipeline of diffusers in its full size without memory, and without its tokenizers.
+    """Build a diffusers pipeline in its full size on the meta device, without tokenizers.
 
     Args:
-        name: A folder, the name of a shipped pipeline, or the id of one of those in
+        name: A folder, the name of a registered pipeline, or the id of one of those in
             ``recipes/architectures``.
 
     Raises:
-        ConfigError: Nothing is known of it here.
+        ConfigError: The pipeline is neither a folder nor known.
         ModelError: The folder holds no pipeline.
     """
     folder = checkpoint_path(name)
     if not folder.is_dir():
-        return _assembled(_known(name, "pipeline"))
+        return _build_pipeline(_published(name, "pipeline"))
     try:
         index = json.loads((folder / "model_index.json").read_bytes())
-        named = {key: one for key, one in index.items() if isinstance(one, list)}
-        parts = {key: _told(folder / key, kind) for key, (_, kind) in named.items()}
-        return _assembled(index | parts)
+        classes = {key: value[1] for key, value in index.items() if isinstance(value, list)}
+        parts = {key: _part_config(folder / key, name) for key, name in classes.items()}
+        return _build_pipeline(index | parts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder} is no pipeline of diffusers: {error}") from error
 
 
-def _told(folder: Path, kind: str) -> dict[str, Any] | None:
-    """The class and configuration of a part; None of one that has no weights and no schedule."""
+def _part_config(folder: Path, class_name: str) -> dict[str, Any] | None:
+    """Class and configuration of a part; None for one without weights or schedule."""
     for name in ("config.json", "scheduler_config.json"):
         if (folder / name).is_file():
-            return json.loads((folder / name).read_bytes()) | {"_class_name": kind}
+            return json.loads((folder / name).read_bytes()) | {"_class_name": class_name}
     return None
 
 
-def _assembled(index: dict[str, Any]) -> Any:
-    kind = getattr(diffusers, index["_class_name"])
-    takes = inspect.signature(kind).parameters
-    needed: dict[str, Any] = {key: None for key, one in takes.items() if one.default is one.empty}
+def _build_pipeline(index: dict[str, Any]) -> Any:
+    pipeline = getattr(diffusers, index["_class_name"])
+    parameters = inspect.signature(pipeline).parameters
+    required = [key for key, value in parameters.items() if value.default is value.empty]
     given = {
-        key: _part(key, one) if isinstance(one, dict) else one
-        for key, one in index.items()
-        if key in takes
+        key: _build_part(key, value) if isinstance(value, dict) else value
+        for key, value in index.items()
+        if key in parameters
     }
-    return kind(**needed | given)
+    return pipeline(**dict.fromkeys(required) | given)
 
 
-def _part(name: str, told: dict[str, Any]) -> Any:
-    kind = getattr(diffusers, told["_class_name"], None)
+def _build_part(name: str, config: dict[str, Any]) -> Any:
+    kind = getattr(diffusers, config["_class_name"], None)
     if kind is not None and name == "scheduler":
-        return kind.from_config(told)
+        return kind.from_config(config)
     with torch.device("meta"):
         if kind is not None:
-            return kind.from_config(told)
-        kind = getattr(transformers, told["_class_name"])
-        return kind(kind.config_class.from_dict(told))
+            return kind.from_config(config)
+        kind = getattr(transformers, config["_class_name"])
+        return kind(kind.config_class.from_dict(config))

@@ -32,8 +32,8 @@ _REAL = "ground-truth"
 def _pairs(items: Sequence[JudgedItem], aspect: str) -> Iterator[tuple[JudgedItem, JudgedItem]]:
     prompts: dict[str, list[JudgedItem]] = {}
     for item in items:
-        if not item.example.id.endswith(_REAL):
-            prompts.setdefault(item.example.id.partition(":")[0], []).append(item)
+        if item.example.tags["model"] != _REAL:
+            prompts.setdefault(item.example.tags["prompt"], []).append(item)
     for videos in prompts.values():
         for pair in combinations(videos, 2):
             if pair[0].target.aspects[aspect] != pair[1].target.aspects[aspect]:

@@ -36,14 +36,11 @@ def four_way_accuracy(
 def _four_way(items: Sequence[JudgedItem]) -> Metric | None:
     """Four-way accuracy; None for a judge that does not distinguish the two kinds of ties."""
     preferred = [item.verdict if isinstance(item.verdict, Preferred) else None for item in items]
-    if not any(item and item.text in _TIE_KINDS.values() for item in preferred):
+    if not any(verdict and verdict.tie_kind for verdict in preferred):
         return None
     return four_way_accuracy(
-        [
-            item and (item.text if item.text in _TIE_KINDS.values() else item.winner)
-            for item in preferred
-        ],
-        [_TIE_KINDS.get(item.example.target.rationale, item.target.winner or "") for item in items],
+        [verdict and (verdict.tie_kind or verdict.winner) for verdict in preferred],
+        [_TIE_KINDS.get(item.example.tags["vote"], item.target.winner or "") for item in items],
         clusters=[item.cluster for item in items],
     )
 

@@ -19,7 +19,7 @@ def mean_by_prompt(items: Sequence[JudgedItem]) -> Metric:
     points: dict[str, list[float]] = {}
     for item in items:
         winner = item.verdict.winner if isinstance(item.verdict, Preferred) else None
-        ranking = item.example.id.rpartition(":")[0]
+        ranking = item.example.tags["ranking"]
         points.setdefault(ranking, []).append(float(item.target.winner in ("tie", winner)))
     shares = [sum(each) / len(each) for each in points.values()]
     return Metric(sum(shares) / len(shares), mean_interval(shares, [*points]), len(shares))

@@ -51,7 +51,7 @@ BENCHMARKS = tuple(
         official_files(f"mmrb2_{task}", f"{task}.json"),
         _compute_metrics,
         headlines=("judgement_accuracy",),
-        group=lambda example: example.target.rationale,
+        group=lambda example: example.tags["prompt_source"],
         hub="rl-research/multimodal-rewardbench-2",
     )
     for task in ("t2i", "edit", "interleaved", "reasoning")

@@ -17,7 +17,8 @@ _SPLIT = {"safety": ("pairs", "bias", "toxicity"), "reasoning": ("math", "math",
 
 
 def _category(example: Example) -> str:
-    category, _, name = example.id.partition(":")
+    category = example.tags["category"]
+    name = example.id.removeprefix(f"{category}:")
     if category not in _SPLIT:
         return category
     start, part, other = _SPLIT[category]

@@ -18,7 +18,9 @@ from unified_reward.bench.protocols.official import official_files
 from unified_reward.core.verdicts import WIN_SHARES, Preferred, Verdict, Winner
 
 
-_WINNERS = {share: cast("Winner", winner) for winner, share in WIN_SHARES.items()}
+_WINNERS: dict[float, Winner] = {
+    share: cast("Winner", winner) for winner, share in WIN_SHARES.items()
+}
 _TIES = {
     "pair_accuracy": TieRules("skip", "wrong"),
     "calibrated_accuracy": TieRules("keep", "calibrated"),
@@ -34,7 +36,7 @@ def _by_aspect(verdict: Verdict, aspect: str) -> tuple[Verdict, bool]:
 
 def _aspect_metrics(items: Sequence[JudgedItem], aspect: str) -> Metrics:
     labelled = [item for item in items if aspect in item.target.aspects]
-    labels = [_WINNERS[item.target.aspects[aspect]] for item in labelled]
+    labels: list[Winner] = [_WINNERS[item.target.aspects[aspect]] for item in labelled]
     clusters = [item.cluster for item in labelled]
     verdicts = [_by_aspect(item.verdict, aspect) for item in labelled]
     used = {"verdict": "aspect" if any(has_own for _, has_own in verdicts) else "overall"}

@@ -17,7 +17,7 @@ BENCHMARKS = (
         "https://arxiv.org/abs/2509.00484",
         official_files("videorewardbench", "*.json", "*.jsonl", "data/*.parquet"),
         grouped_pairwise_metrics,
-        group=lambda example: example.id.partition(":")[0],
+        group=lambda example: example.tags["dimension"],
         hub="Dragonriser/VideoRewardBench",
     ),
 )

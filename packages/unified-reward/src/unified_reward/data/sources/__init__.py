@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources import (
     annotated,
@@ -17,6 +17,7 @@ from unified_reward.data.sources import (
     sentences,
     sharegpt,
 )
+from unified_reward.data.sources.fields import failed
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import raw_rows
 from unified_reward.data.sources.table import SOURCES
@@ -81,7 +82,7 @@ def _named(rows: Iterator[Row], name: str) -> Iterator[Row]:
             yield row
         elif row.id in rows_by_id:
             message = f"duplicate id {row.id!r} (first on row {rows_by_id[row.id]})"
-            yield Row(row.line, f"row {row.line}", Failed(message, DataError(message)))
+            yield failed(row.line, message)
         else:
             rows_by_id[row.id] = row.line
             yield Row(row.line, row.id, replace(content, source=name))

@@ -36,12 +36,12 @@ _ASPECT = "aspect_"
 
 
 class Agreement(NamedTuple):
-    """How far annotators say the same of the same item."""
+    """Agreement of annotators about the same items."""
 
     alpha: float | None
     """Krippendorff's alpha: 1 for full agreement, 0 for chance; None where it is undefined."""
     reason: str
-    """Why it is undefined; empty where it is not."""
+    """Reason why it is undefined; empty where it is not."""
     items: int
     annotators: int
     ratings: int
@@ -52,8 +52,8 @@ class _Item:
     line: int
     sample: Sample
     annotators: set[str] = field(default_factory=set[str])
-    said: defaultdict[str, Counter[Any]] = field(default_factory=lambda: defaultdict(Counter))
-    """How often each value was given, by aspect; the overall one has the empty name."""
+    counts: defaultdict[str, Counter[Any]] = field(default_factory=lambda: defaultdict(Counter))
+    """Counts of the values given, by aspect; the overall rating has the empty name."""
 
 
 def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
@@ -82,10 +82,14 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     due = source.options.get("annotators", 1)
     for name, item in items.items():
         if len(item.annotators) < due:
-            told = f"{len(item.annotators)} annotators of item {name!r}, where {due} are due"
-            yield failed(item.line, told)
+            yield failed(
+                item.line,
+                f"{len(item.annotators)} annotators of item {name!r}, where {due} are due",
+            )
         else:
-            yield Row(item.line, name, Example.of(item.sample, _target(item, source)))
+            raters = len(item.annotators)
+            content = Example.of(item.sample, _target(item, source), raters=raters)
+            yield Row(item.line, name, content)
 
 
 def agreement(rows: Iterable[Raw], source: Source, *, aspect: str = "") -> Agreement:
@@ -103,11 +107,11 @@ def agreement(rows: Iterable[Raw], source: Source, *, aspect: str = "") -> Agree
     items: dict[str, _Item] = {}
     for _ in _gather(rows, source, Path(), items):
         pass
-    judged = [(item, item.said[aspect]) for item in items.values() if item.said.get(aspect)]
+    judged = [(item, item.counts[aspect]) for item in items.values() if item.counts.get(aspect)]
     people = {name for item, _ in judged for name in item.annotators}
-    n = len(judged), len(people), sum(said.total() for _, said in judged)
-    shared = [said for _, said in judged if said.total() > 1]
-    values = sorted({value for said in shared for value in said})
+    n = len(judged), len(people), sum(counts.total() for _, counts in judged)
+    shared = [counts for _, counts in judged if counts.total() > 1]
+    values = sorted({value for counts in shared for value in counts})
     if len(values) < 2:
         reason = "everyone says the same of everything" if shared else "no item was judged twice"
         return Agreement(None, reason, *n)
@@ -115,7 +119,7 @@ def agreement(rows: Iterable[Raw], source: Source, *, aspect: str = "") -> Agree
         import krippendorff
 
     alpha = krippendorff.alpha(
-        value_counts=np.array([[said[value] for value in values] for said in shared]),
+        value_counts=np.array([[counts[value] for value in values] for counts in shared]),
         value_domain=values,
         level_of_measurement="interval" if source.form == "score" else "nominal",
     )
@@ -131,14 +135,14 @@ def _gather(
             if isinstance(value, Failed):
                 raise DataError(value.error)
             sample = _sample(value, source, folder)
-            said = _ratings(value, source) if source.form == "score" else {"": _vote(value)}
-            _add(items, line, sample, str(needed(value, "annotator")), said)
+            counts = _ratings(value, source) if source.form == "score" else {"": _vote(value)}
+            _add(items, line, sample, str(needed(value, "annotator")), counts)
         except DataError as error:
             yield failed(line, str(error))
 
 
 def _add(
-    items: dict[str, _Item], line: int, sample: Sample, annotator: str, said: dict[str, Any]
+    items: dict[str, _Item], line: int, sample: Sample, annotator: str, ratings: dict[str, Any]
 ) -> None:
     item = items.setdefault(sample.id, _Item(line, sample))
     if item.sample != sample:
@@ -146,8 +150,8 @@ def _add(
     if annotator in item.annotators:
         raise DataError(f"annotator {annotator!r} judged item {sample.id!r} already")
     item.annotators.add(annotator)
-    for name, value in said.items():
-        item.said[name][value] += 1
+    for name, value in ratings.items():
+        item.counts[name][value] += 1
 
 
 def _sample(row: Fields, source: Source, folder: Path) -> Sample:
@@ -155,15 +159,15 @@ def _sample(row: Fields, source: Source, folder: Path) -> Sample:
     kind = "video" if task in (Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING) else "image"
     judged = "answer" if task in UNDERSTANDING else kind
     columns = [judged] if source.form == "score" else [f"{judged}_a", f"{judged}_b"]
-    shown = [kind] if task in UNDERSTANDING else []
-    shown += ["source_image"] if task is Task.IMAGE_EDITING else []
-    content = {column: needed(row, column) for column in ("prompt", *shown, *columns)}
+    about = [kind] if task in UNDERSTANDING else []
+    about += ["source_image"] if task is Task.IMAGE_EDITING else []
+    content = {column: needed(row, column) for column in ("prompt", *about, *columns)}
     name = identity({"id": given(row, "id"), **content}, "id")
     return Sample(
         task,
         text(row, "prompt"),
         tuple(candidate(content[column], task, folder) for column in columns),
-        tuple(medium(content[column], task, folder) for column in shown),
+        tuple(medium(content[column], task, folder) for column in about),
         id=name,
     )
 
@@ -172,8 +176,8 @@ def _ratings(row: Fields, source: Source) -> dict[str, float]:
     columns = {"": "score"}
     columns |= {name.removeprefix(_ASPECT): name for name in row if name.startswith(_ASPECT)}
     scale = source.scale or Scale(None, None)
-    told = {name: given(row, column) for name, column in columns.items()}
-    ratings = {name: number(value, scale) for name, value in told.items() if value is not None}
+    values = {name: given(row, column) for name, column in columns.items()}
+    ratings = {name: number(value, scale) for name, value in values.items() if value is not None}
     if not ratings:
         raise DataError(f"nothing in column {' or '.join(columns.values())}")
     return ratings
@@ -188,11 +192,11 @@ def _vote(row: Fields) -> Winner:
 
 def _target(item: _Item, source: Source) -> Target:
     if source.form == "compare":
-        (most, n), *others = item.said[""].most_common()
+        (most, n), *others = item.counts[""].most_common()
         return Target(winner="tie" if any(n == other for _, other in others) else most)
     means = {
-        name: sum(value * n for value, n in said.items()) / said.total()
-        for name, said in item.said.items()
+        name: sum(value * n for value, n in counts.items()) / counts.total()
+        for name, counts in item.counts.items()
     }
     score, scale = means.pop("", None), source.scale
     if score is not None and scale is not None:

@@ -42,7 +42,7 @@ _PICKAPIC: dict[str, Any] = {
 _GENAI_BENCH: dict[str, Any] = {
     "layout": "preferences",
     "form": "compare",
-    "note": "Ties are of two kinds; the rationale holds the vote, tievote or bothbad_vote.",
+    "note": "Ties are of two kinds; the tag vote tells them apart: tievote or bothbad_vote.",
     "url": "https://huggingface.co/datasets/TIGER-Lab/GenAI-Bench",
     "paper": _ARXIV + "2406.04485",
 }
@@ -53,7 +53,7 @@ _GENAI_VOTES: dict[str, Any] = {
         "tievote": "tie",
         "bothbad_vote": "tie",
     },
-    "kept": ("tievote", "bothbad_vote"),
+    "tags": {"vote": "vote_type"},
 }
 BENCHMARKS = (
     Source(
@@ -61,7 +61,7 @@ BENCHMARKS = (
         "rankings",
         Task.IMAGE_GENERATION,
         "compare",
-        note="Rankings of 4 to 9 pictures. Its benchmark leaves out the ties.",
+        note="Rankings of 4 to 9 images. Its benchmark leaves out the ties.",
         url="https://github.com/THUDM/ImageReward",
         paper=_ARXIV + "2304.05977",
     ),
@@ -81,7 +81,7 @@ BENCHMARKS = (
         "preferences",
         Task.IMAGE_GENERATION,
         "compare",
-        note="Without embedded pictures a file is named by its uid or by the end of its URL.",
+        note="Without embedded images a file is named by its uid or by the end of its URL.",
         url="https://huggingface.co/datasets/yuvalkirstain/pickapic_v2",
         paper=_ARXIV + "2305.01569",
         options={
@@ -94,7 +94,7 @@ BENCHMARKS = (
         "preferences",
         Task.IMAGE_GENERATION,
         "compare",
-        note="Label 0 names the first picture, where label_0 of Pick-a-Pic itself says it lost.",
+        note="Label 0 names the first image, where label_0 of Pick-a-Pic itself says it lost.",
         url="https://github.com/MJ-Bench/MJ-Bench",
         paper=_ARXIV + "2305.01569",
         options={
@@ -179,18 +179,22 @@ BENCHMARKS = (
             Aspect(name, Scale(1.0, 5.0), name)
             for name in ("static_quality", "temporal_quality", "alignment")
         ),
-        note="One row for each clip, with lists of its raters' scores. There is no overall score. "
+        note="One row for each video, with lists of its raters' scores. There is no overall score. "
         "An id is <line of the prompt>:<model>.",
         url="https://github.com/llyx97/FETV",
         paper=_ARXIV + "2311.01813",
-        options={"id": "{id}:{model}", "media": "videos/{model}/{id}.mp4"},
+        options={
+            "id": "{id}:{model}",
+            "media": "videos/{model}/{id}.mp4",
+            "tags": {"prompt": "id", "model": "model"},
+        },
     ),
     Source(
         "hpdv2",
         "rankings",
         Task.IMAGE_GENERATION,
         "compare",
-        note="test.json; pictures lie in the folder test. A rank is that of all annotators.",
+        note="test.json; images lie in the folder test. A rank is that of all annotators.",
         url="https://huggingface.co/datasets/ymhao/HPDv2",
         paper=_ARXIV + "2306.09341",
         options={"columns": {"generations": "image_path", "ranking": "rank"}},
@@ -213,7 +217,8 @@ BENCHMARKS = (
                 "winner": "Better",
             },
             "words": {"Output1": "first", "Output2": "second"},
-            "group": "Category",
+            "tags": {"category": "Category"},
+            "group": "category",
         },
     ),
     *(
@@ -222,7 +227,7 @@ BENCHMARKS = (
             "interleaved",
             task,
             "compare",
-            note="As its build_from_hf.py writes it. The rationale holds the prompt's source.",
+            note="As its build_from_hf.py writes it. The tag prompt_source is as there.",
             url="https://github.com/facebookresearch/MMRB2",
             paper=_ARXIV + "2512.16899",
             options={"rows": "pairs", "answers": task is Task.IMAGE_UNDERSTANDING},
@@ -251,7 +256,8 @@ BENCHMARKS = (
                 "context": ("video", "video_path"),
             },
             "always": "first",
-            "group": ("dimension", "category", "subset"),
+            "tags": {"dimension": ("dimension", "category", "subset")},
+            "group": "dimension",
         },
     ),
     Source(
@@ -259,7 +265,7 @@ BENCHMARKS = (
         "sentences",
         Task.IMAGE_GENERATION,
         "compare",
-        note="dev.json or test.json, of each picture the first order of its boxes.",
+        note="dev.json or test.json, of each image the first order of its boxes.",
         url="https://github.com/lil-lab/nlvr",
         paper="https://aclanthology.org/P17-2034",
         options={

@@ -1,6 +1,6 @@
 """Fields of one published row: its id, texts, numbers and media.
 
-Whether the media exist is not looked at.
+Media are not opened, and need not exist.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Candidate, Example, Image, Task, Video
 from unified_reward.core.verdicts import Failed, Scale
+from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
 from unified_reward.io.rows import Row
 
@@ -36,19 +37,20 @@ def each(rows: Iterable[Raw], make: Callable[[Fields], Iterable[Example]]) -> It
             yield from (Row(line, record.id, record) for record in made)
 
 
-def failed(line: int, told: str) -> Row:
-    """A row that cannot be used, and why."""
-    return Row(line, f"row {line}", Failed(told, DataError(told)))
+def failed(line: int, reason: str) -> Row:
+    """Return a row that cannot be used, with the reason."""
+    content = Failed(reason, DataError(reason))
+    return Row(line, f"row {line}", content, status="unusable", reason=reason)
 
 
 def given(row: Fields, *columns: str) -> Any:
-    """What stands in the first of the columns that holds something; None where none does."""
-    held = (row[name] for name in columns if row.get(name) not in (None, ""))
-    return next(held, None)
+    """Return the first value of the columns that is not empty; None where all are."""
+    values = (row[name] for name in columns if row.get(name) not in (None, ""))
+    return next(values, None)
 
 
 def needed(row: Fields, *columns: str) -> Any:
-    """The same.
+    """Return the first value of the columns that is not empty.
 
     Raises:
         DataError: All of the columns are missing or empty.
@@ -60,7 +62,7 @@ def needed(row: Fields, *columns: str) -> Any:
 
 
 def text(row: Fields, *columns: str) -> str:
-    """The text in the first of the columns that holds something.
+    """Return the first text of the columns that is not empty.
 
     Raises:
         DataError: Nothing is there, or something else than text.
@@ -71,8 +73,15 @@ def text(row: Fields, *columns: str) -> str:
     return value
 
 
+def read_tags(row: Fields, source: Source) -> dict[str, str]:
+    """Read the tags of a row: texts of columns, by the option ``tags`` of the source."""
+    columns = source.options.get("tags", {}).items()
+    values = {tag: given(row, *([at] if isinstance(at, str) else at)) for tag, at in columns}
+    return {tag: str(value) for tag, value in values.items() if value is not None}
+
+
 def identity(row: Fields, *columns: str) -> str:
-    """The id in the first of the columns that holds one, else one from the whole row."""
+    """Return the first id of the columns, else an id made from the whole row."""
     value = given(row, *columns)
     if value is None:
         content = json.dumps(row, sort_keys=True, default=repr)
@@ -83,27 +92,27 @@ def identity(row: Fields, *columns: str) -> str:
 
 
 def number(value: Any, scale: Scale) -> float:
-    """A number, also where it is written as text.
+    """Read a number, also where it is written as text.
 
     Raises:
         DataError: It is none, or lies outside the scale.
     """
     try:
-        found = float("nan" if isinstance(value, bool) else value)
+        result = float("nan" if isinstance(value, bool) else value)
     except (TypeError, ValueError):
-        found = float("nan")
-    if found not in scale:
+        result = float("nan")
+    if result not in scale:
         raise DataError(f"{value!r} is no number on the scale {scale}")
-    return found
+    return result
 
 
 def medium(value: Any, task: Task, folder: Path) -> Image | Video:
-    """The picture or clip that a field stands for, a clip where the task is about clips.
+    """Return the image or video that a field stands for; the task says which.
 
     Args:
         value: A path; a URL, which stands for a file of its last name; the encoded bytes; or
             ``{"bytes", "path"}`` as in Parquet files.
-        task: Of the source.
+        task: Task of the source.
         folder: Where relative paths start.
 
     Raises:
@@ -115,13 +124,13 @@ def medium(value: Any, task: Task, folder: Path) -> Image | Video:
     if isinstance(value, bytes) and value:
         return kind(value)
     if not isinstance(value, str) or not value:
-        raise DataError(f"a picture or clip is a path or bytes, not {str(value)[:40]!r}")
+        raise DataError(f"an image or video is a path or bytes, not {str(value)[:40]!r}")
     is_url = value.startswith(("http://", "https://"))
     return kind(folder / (value.partition("?")[0].rpartition("/")[2] if is_url else value))
 
 
 def candidate(value: Any, task: Task, folder: Path) -> Candidate:
-    """What is judged: an answer in words where the task is understanding, else a medium.
+    """Return a candidate: an answer in words where the task is understanding, else a medium.
 
     Raises:
         DataError: It is neither.

@@ -1,4 +1,4 @@
-"""Responses that mix text and pictures, two to a prompt that may mix them too."""
+"""Responses that mix text and images, two to a prompt that may mix them too."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     """Read pairs with ``prompt_content``, ``response_a``, ``response_b`` and ``chosen``.
 
     Content is a list of ``["text", words]`` and ``["image", path]``. The texts of a prompt are
-    joined, and its pictures are the context. A response that is one picture is that picture, one
-    that is text alone is that text, any other its parts in order.
+    joined, and its images are the context. A response of one image is that image, of text
+    alone that text, any other its parts in order.
 
     Args:
         rows: The rows of the file.
@@ -34,9 +34,9 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
 
 
 def _pair(row: Fields, source: Source, folder: Path) -> Example:
-    asked = _parts(row, "prompt_content", source, folder)
-    prompt = "\n".join(part for part in asked if isinstance(part, str))
-    context = tuple(part for part in asked if not isinstance(part, str))
+    parts = _parts(row, "prompt_content", source, folder)
+    prompt = "\n".join(part for part in parts if isinstance(part, str))
+    context = tuple(part for part in parts if not isinstance(part, str))
     responses = [_response(row, f"response_{side}", source, folder) for side in "ab"]
     chosen = text(row, "chosen").upper()
     if chosen not in _CHOSEN:
@@ -44,7 +44,9 @@ def _pair(row: Fields, source: Source, folder: Path) -> Example:
     name = identity(row, "id", "pair_id")
     sample = Sample(source.task, prompt, tuple(responses), context, id=name)
     return Example.of(
-        sample, Target(winner=_CHOSEN[chosen], rationale=str(row.get("prompt_source", "")))
+        sample,
+        Target(winner=_CHOSEN[chosen]),
+        tags={"prompt_source": str(row.get("prompt_source", ""))},
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example, Sample, Target
-from unified_reward.core.verdicts import Winner
+from unified_reward.core.verdicts import WIN_SHARES, Winner
 from unified_reward.data.sources.fields import (
     Fields,
     candidate,
@@ -19,14 +19,12 @@ from unified_reward.data.sources.fields import (
     identity,
     medium,
     needed,
+    read_tags,
     text,
 )
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
 from unified_reward.io.rows import Row
-
-
-_SHARES: dict[Winner, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
 def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
@@ -38,9 +36,9 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
         holds something is taken.
         ``words``: what a verdict is called, and the winner it names; the name of a value that is
         no text is its JSON.
-        ``kept``: words told apart though they name one winner; the rationale holds them.
+        ``tags``: columns kept as tags, by the name of the tag.
         ``always``: the winner of every row, instead of words.
-        ``group``: a column, or several, whose value stands before the id.
+        ``group``: a tag whose value stands before the id.
         ``repeated_ids``: true where one id names several rows; the second gets ``:2`` behind it.
 
     Aspects of the source are columns with the same words; a row without an overall verdict has
@@ -55,15 +53,24 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
 
     def make(row: Fields) -> list[Example]:
         name = identity(row, *_columns(source, "id"))
+        tags = read_tags(row, source)
         if "group" in source.options:
-            groups = source.options["group"]
-            name = f"{text(row, *([groups] if isinstance(groups, str) else groups))}:{name}"
+            name = f"{_group(tags, source)}:{name}"
         if source.options.get("repeated_ids"):
             seen[name] += 1
             name += f":{seen[name]}" if seen[name] > 1 else ""
-        return [Example.of(_sample(row, source, folder, name), _target(row, source))]
+        return [Example.of(_sample(row, source, folder, name), _target(row, source), tags=tags)]
 
     return each(rows, make)
+
+
+def _group(tags: Mapping[str, str], source: Source) -> str:
+    group = source.options["group"]
+    if group not in tags:
+        columns = source.options["tags"][group]
+        names = columns if isinstance(columns, str) else " or ".join(columns)
+        raise DataError(f"nothing in column {names}")
+    return tags[group]
 
 
 def _columns(source: Source, part: str) -> tuple[str, ...]:
@@ -91,21 +98,22 @@ def _target(row: Fields, source: Source) -> Target:
     if "always" in source.options:
         return Target(winner=source.options["always"])
     words = source.options["words"]
-    said = given(row, *_columns(source, "winner"))
+    verdict = given(row, *_columns(source, "winner"))
     by_aspect = {one.name: given(row, one.label) for one in source.aspects}
     shares = {
-        name: _SHARES[_winner(word, words)] for name, word in by_aspect.items() if word is not None
+        name: WIN_SHARES[_winner(word, words)]
+        for name, word in by_aspect.items()
+        if word is not None
     }
-    if said is None and not shares:
+    if verdict is None and not shares:
         columns = (*_columns(source, "winner"), *(one.label for one in source.aspects))
         raise DataError(f"no verdict in column {' or '.join(columns)}")
-    winner = None if said is None else _winner(said, words)
-    rationale = str(said) if said in source.options.get("kept", ()) else ""
-    return Target(winner=winner, aspects=shares, rationale=rationale)
+    winner = None if verdict is None else _winner(verdict, words)
+    return Target(winner=winner, aspects=shares)
 
 
-def _winner(said: Any, words: Mapping[str, Winner]) -> Winner:
-    word = said if isinstance(said, str) else json.dumps(said, default=repr)
+def _winner(verdict: Any, words: Mapping[str, Winner]) -> Winner:
+    word = verdict if isinstance(verdict, str) else json.dumps(verdict, default=repr)
     if word not in words:
         raise DataError(f"a verdict is {', '.join(words)}, not {word[:40]}")
     return words[word]

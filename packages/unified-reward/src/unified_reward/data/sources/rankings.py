@@ -1,4 +1,4 @@
-"""Rankings: several pictures or clips of one prompt, each with its rank."""
+"""Rankings: several images or videos of one prompt, each with its rank."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _pairs(row: Fields, source: Source, folder: Path) -> Iterator[Example]:
         first, second = ranks[i], ranks[j]
         winner: Winner = "tie" if first == second else "first" if first < second else "second"
         sample = Sample(source.task, prompt, (media[i], media[j]), id=f"{name}:{i}-{j}")
-        yield Example.of(sample, Target(winner=winner))
+        yield Example.of(sample, Target(winner=winner), tags={"ranking": name})
 
 
 def _list(row: Fields, column: str) -> list[Any]:

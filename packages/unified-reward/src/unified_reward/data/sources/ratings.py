@@ -1,4 +1,4 @@
-"""Ratings: one picture or clip a row, with what every annotator gave it."""
+"""Ratings: one image or video a row, with what every annotator gave it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example, Sample, Target
 from unified_reward.core.verdicts import Scale, Winner
-from unified_reward.data.sources.fields import Fields, each, failed, medium, needed, number, text
+from unified_reward.data.sources.fields import (
+    Fields,
+    each,
+    failed,
+    medium,
+    needed,
+    number,
+    read_tags,
+    text,
+)
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
 from unified_reward.io.rows import Row
@@ -30,7 +39,7 @@ class _Rated(NamedTuple):
 def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     """Read scores, or of each prompt the best against the worst where the source compares.
 
-    A score is the mean over annotators, overall and by aspect. Of pictures of equal means the
+    A score is the mean over annotators, overall and by aspect. Of images of equal means the
     first counts, and two compared stand in the order of the file; comparing holds two rows of
     each prompt in memory.
 
@@ -62,7 +71,7 @@ def _score(row: Fields, source: Source, folder: Path) -> Example:
     if "elements" in options:
         aspects |= _elements(needed(row, options["elements"]))
     sample = Sample(source.task, text(row, "prompt"), (medium(path, source.task, folder),), id=name)
-    return Example.of(sample, Target(score, source.scale, aspects))
+    return Example.of(sample, Target(score, source.scale, aspects), tags=read_tags(row, source))
 
 
 def _mean(row: Fields, column: str, scale: Scale, source: Source) -> float:

@@ -1,4 +1,4 @@
-"""Sentences said of several pictures, of each truly or falsely: a true one beats a false one."""
+"""Sentences about several images, true or false of each: a true one beats a false one."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from unified_reward.io.rows import Row
 _TRUTHS = {"true": True, "false": False}
 
 
-class _Said(NamedTuple):
+class _Labelled(NamedTuple):
     line: int
     place: str
-    picture: Image | Video
+    image: Image | Video
     is_true: bool
 
 
 def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
-    """Read rows ``{"sentence", "label", "identifier": "n-m"}``, m counting the pictures of n.
+    """Read rows ``{"sentence", "label", "identifier": "n-m"}``, m counting the images of n.
 
-    Every picture of which a sentence is true is compared with every one of which it is false, in
+    Every image of which a sentence is true is compared with every image of which it is false, in
     the order of the file, with the id ``<n>:<m>-<m>``. Holds the rows in memory.
 
     Options of the source:
-        ``media``: where a picture may lie, such as ``images/{directory}/dev-{identifier}-0.png``;
+        ``media``: where an image may lie, such as ``images/{directory}/dev-{identifier}-0.png``;
             the first place where there is one, else the last.
 
     Args:
@@ -41,7 +41,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
         source: Whose they are.
         folder: Where relative media paths start.
     """
-    sentences: dict[tuple[str, str], list[_Said]] = {}
+    sentences: dict[tuple[str, str], list[_Labelled]] = {}
     for line, value in rows:
         try:
             if isinstance(value, Failed):
@@ -50,23 +50,23 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
             label = text(value, "label").lower()
             if label not in _TRUTHS:
                 raise DataError(f"a label is true or false, not {label[:40]!r}")
-            said = _Said(line, place, _picture(value, source, folder), _TRUTHS[label])
-            sentences.setdefault((number, text(value, "sentence")), []).append(said)
+            labelled = _Labelled(line, place, _image(value, source, folder), _TRUTHS[label])
+            sentences.setdefault((number, text(value, "sentence")), []).append(labelled)
         except DataError as error:
             yield failed(line, str(error))
-    for (number, sentence), pictures in sentences.items():
-        for one, other in combinations(pictures, 2):
-            if one.is_true != other.is_true:
-                name = f"{number}:{one.place}-{other.place}"
-                sample = Sample(source.task, sentence, (one.picture, other.picture), id=name)
-                target = Target(winner="first" if one.is_true else "second")
-                yield Row(one.line, name, Example.of(sample, target))
+    for (number, sentence), images in sentences.items():
+        for first, second in combinations(images, 2):
+            if first.is_true != second.is_true:
+                name = f"{number}:{first.place}-{second.place}"
+                sample = Sample(source.task, sentence, (first.image, second.image), id=name)
+                target = Target(winner="first" if first.is_true else "second")
+                yield Row(first.line, name, Example.of(sample, target))
 
 
-def _picture(row: Fields, source: Source, folder: Path) -> Image | Video:
+def _image(row: Fields, source: Source, folder: Path) -> Image | Video:
     try:
-        places = [one.format_map(row) for one in source.options["media"]]
+        places = [place.format_map(row) for place in source.options["media"]]
     except KeyError as error:
         raise DataError(f"nothing in column {error.args[0]}") from error
-    there = [one for one in places if (folder / one).is_file()]
+    there = [place for place in places if (folder / place).is_file()]
     return medium((there or places[-1:])[0], source.task, folder)

@@ -23,7 +23,7 @@ from unified_reward.prompts.recognise import recognise
 
 
 _GENERATION = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
-_CLIPS = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif", ".m4v")
+_VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif", ".m4v")
 _MARK = re.compile(r" ?<(?:image|video)>\n?")
 _VERDICT_ALONE = re.compile(
     r"(?:[^.:\n]{0,40}:)?(?:[\s\d./]+|[^.:,;\n]*\b(?:better|best|preferred|superior|preferable"
@@ -35,7 +35,7 @@ _VERDICT_ALONE = re.compile(
 def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     """Read rows ``{"id", "images" | "image" | "video", "conversations": [human, gpt]}``.
 
-    A list of more than one frame is one clip, or two halves of one length where clips are
+    A list of more than one frame is one video, or two halves of one length where videos are
     compared. A row without an id gets one from its content. Options of the source: ``grades``,
     the values of the words an answer begins with; ``checks``, whether lines ``element: 0|1`` are
     aspects; ``rationale``, whether what stands beside the verdict is the reason for it.
@@ -43,7 +43,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     Args:
         rows: The rows of the file.
         source: Whose they are.
-        folder: Where relative media paths start; whether the media are there is not looked at.
+        folder: Where relative media paths start; the media are not opened.
     """
     for line, value in rows:
         try:
@@ -59,9 +59,9 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
 def _content(row: Fields, source: Source, folder: Path) -> Example:
     question, answer = _exchange(row.get("conversations"))
     paths = _paths(row)
-    n_clips = sum(path.lower().endswith(_CLIPS) for path in paths)
-    _check_marks(question + answer, len(paths), n_clips)
-    media = _media(paths, n_clips, source, folder)
+    n_videos = sum(path.lower().endswith(_VIDEO_SUFFIXES) for path in paths)
+    _check_marks(question + answer, len(paths), n_videos)
+    media = _media(paths, n_videos, source, folder)
     target = _target(answer, source)
     name, messages = identity(row, "id"), tuple(row["conversations"])
     sample = _sample(_MARK.sub("", question), media, source, name)
@@ -71,58 +71,58 @@ def _content(row: Fields, source: Source, folder: Path) -> Example:
 
 
 def _exchange(turns: Any) -> tuple[str, str]:
-    """What the human asked and what the judge answered."""
+    """Return the question of the human and the answer of the judge."""
     if not isinstance(turns, list) or not all(
         isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns
     ):
         raise DataError('"conversations" is a list of {"from": …, "value": text}')
     speakers = [str(turn.get("from")) for turn in turns]
     if speakers != ["human", "gpt"]:
-        told = ", ".join(speakers) or "no turn"
-        raise DataError(f"turns out of order: {told}, where human and gpt are due")
+        order = ", ".join(speakers) or "no turn"
+        raise DataError(f"turns out of order: {order}, where human and gpt are due")
     return turns[0]["value"], turns[1]["value"]
 
 
 def _paths(row: Fields) -> list[str]:
-    held = [key for key in ("images", "image", "video") if row.get(key) is not None]
-    if len(held) != 1:
-        told = " and ".join(held) or "none"
-        raise DataError(f'a row has one of the keys "images", "image", "video", not {told}')
-    paths = row[held[0]]
+    keys = [key for key in ("images", "image", "video") if row.get(key) is not None]
+    if len(keys) != 1:
+        names = " and ".join(keys) or "none"
+        raise DataError(f'a row has one of the keys "images", "image", "video", not {names}')
+    paths = row[keys[0]]
     paths = [paths] if isinstance(paths, str) else paths
     if not (
         isinstance(paths, list) and paths and all(isinstance(one, str) and one for one in paths)
     ):
-        raise DataError(f'"{held[0]}" is a path or a list of paths, not {str(paths)[:40]}')
+        raise DataError(f'"{keys[0]}" is a path or a list of paths, not {str(paths)[:40]}')
     return paths
 
 
-def _check_marks(text: str, n: int, n_clips: int) -> None:
+def _check_marks(text: str, n: int, n_videos: int) -> None:
     images, videos = text.count("<image>"), text.count("<video>")
-    one_each = images + videos == n and videos in (0, n_clips)
+    one_each = images + videos == n and videos in (0, n_videos)
     if not one_each and not (n > 2 and (images, videos) == (1, 0)):
         marks = f"{images} <image> and {videos} <video> marks"
-        raise DataError(f"{marks} for {n - n_clips} images and {n_clips} videos")
+        raise DataError(f"{marks} for {n - n_videos} images and {n_videos} videos")
 
 
 def _media(
-    paths: list[str], n_clips: int, source: Source, folder: Path
+    paths: list[str], n_videos: int, source: Source, folder: Path
 ) -> tuple[Image | Video, ...]:
     n, due = len(paths), 2 if source.form == "compare" and source.task in _GENERATION else 1
     moves = source.task in (Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING)
-    if n_clips and (n_clips < n or not moves):
-        raise DataError(f"{n_clips} of {n} paths are videos; {source.name} has pictures there")
-    if moves and not n_clips:
+    if n_videos and (n_videos < n or not moves):
+        raise DataError(f"{n_videos} of {n} paths are videos; {source.name} has images there")
+    if moves and not n_videos:
         if n % due:
             raise DataError(f"{n} frames cannot be halved into two videos")
         frames = tuple(Image(folder / path) for path in paths)
         size = n // due
         return tuple(Video(frames[start : start + size]) for start in range(0, n, size))
     if n != due:
-        noun = "video" if n_clips else "image"
+        noun = "video" if n_videos else "image"
         are = "is" if due == 1 else "are"
         raise DataError(f"{n} {noun}{'s' * (n != 1)} where {due} {are} due")
-    return tuple((Video if n_clips else Image)(folder / path) for path in paths)
+    return tuple((Video if n_videos else Image)(folder / path) for path in paths)
 
 
 def _sample(

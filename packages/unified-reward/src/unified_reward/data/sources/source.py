@@ -1,4 +1,4 @@
-"""What is known of a published set of human judgements before it is read."""
+"""Description of a published set of human judgements, known before it is read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Source:
     form: Form | None = None
     """None where a row says it."""
     scale: Scale | None = None
-    """Of the overall score, as published; None where there is none."""
+    """Scale of the overall score, as published; None where there is none."""
     aspects: tuple[Aspect, ...] = ()
-    """What is stated beside the overall score, or instead of it."""
+    """Aspects stated beside the overall score, or instead of it."""
     note: str = ""
-    """What a user must know before reading: where media start, what is not certain."""
+    """Note for users: where media start, what is not certain."""
     url: str = ""
     paper: str = ""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What only this layout needs, such as names of columns."""
+    """Options of this layout alone, such as names of columns."""

@@ -1,4 +1,4 @@
-"""Rows of a published file one by one, in constant memory, told by its suffix.
+"""Rows of a published file one by one, in constant memory; its suffix names the format.
 
 Knows file formats and not what a row means. Text is UTF-8, and nothing is decoded by replacement.
 """
@@ -51,8 +51,8 @@ def raw_rows(path: Path, at: str = "") -> Iterator[Raw]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _failed(told: str) -> Failed:
-    return Failed(told, DataError(told))
+def _failed(message: str) -> Failed:
+    return Failed(message, DataError(message))
 
 
 def _cut_off(row: int) -> Failed:
@@ -101,8 +101,9 @@ def _array(path: Path, prefix: str) -> Iterator[Raw]:
                     parser.close()
             except (ijson.JSONError, UnicodeDecodeError) as error:
                 what = "UTF-8" if "utf" in str(error).lower() else "JSON"
-                told = f"row {row + len(found) + 1} is no {what}, and no row behind it can be read"
-                broken = _failed(told) if chunk else _cut_off(row + len(found) + 1)
+                n = row + len(found) + 1
+                message = f"row {n} is no {what}, and no row behind it can be read"
+                broken = _failed(message) if chunk else _cut_off(n)
             for value in found:
                 row += 1
                 yield Raw(row, _row(value))

@@ -18,7 +18,7 @@ _HUB = "https://huggingface.co/datasets/CodeGoat24/"
 _FORMS: tuple[Form, ...] = ("score", "compare")
 _ARXIV = "https://arxiv.org/abs/"
 _EVALMUSE: dict[str, Any] = {
-    "note": "Pictures lie in the folder images beside pairwise and pointwise: give it as media.",
+    "note": "Images lie in the folder images beside pairwise and pointwise: give it as media.",
     "url": _HUB + "EvalMuse",
     "paper": _ARXIV + "2412.18150",
 }

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.probability import sigmoid
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.prompts import parse
@@ -81,7 +82,7 @@ class EditValuesTemplate(Template):
         gap = values[0] - values[1]
         if gap == 0:
             return Preferred(0.0, 1.0, 0.0, text=text)
-        share = 1 / (1 + math.exp(-gap)) if gap > -700 else 0.0
+        share = sigmoid(gap)
         return Preferred(share, 0.0, 1 - share, text=text)
 
 

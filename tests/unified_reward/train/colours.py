@@ -1,4 +1,4 @@
-"""Small turns to train random tiny checkpoints on."""
+"""Small examples to train random tiny checkpoints on."""
 
 import PIL.Image
 
@@ -9,7 +9,7 @@ from unified_reward.train.sft import ChatExample
 COLOURS = ("red", "green", "blue", "yellow")
 
 
-class ColourTurns:
+class ColourExamples:
     """What colour is the picture? Pictures of two sizes, questions and answers of any length."""
 
     def __init__(self, n=8):

@@ -1,0 +1,129 @@
+"""Checkpoints of transformers, and adapters of peft merged into their base when they are loaded.
+
+Never runs code of a checkpoint, never unpickles, and refuses weights that do not fit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from unified_reward.core.errors import ConfigError, ModelError
+
+
+_UNLOADABLE = (OSError, ValueError, ImportError, KeyError, SafetensorError)
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+
+
+def load_pretrained(kind: Any, source: str | Path, **options: Any) -> Any:
+    """``kind.from_pretrained`` of a folder, or of a hub id (which reaches the network).
+
+    Args:
+        kind: A class of transformers, such as ``AutoProcessor``.
+        source: A folder or a hub id.
+        options: Further arguments of ``from_pretrained``.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    try:
+        return kind.from_pretrained(
+            source, local_files_only=Path(source).is_dir(), trust_remote_code=False, **options
+        )
+    except _UNLOADABLE as error:
+        raise ModelError(
+            f"{source} cannot be loaded as a vision-language model: {error}"
+        ) from error
+
+
+def load_merged(kind: Any, source: str | Path, options: Mapping[str, Any]) -> Any:
+    """Load a model; the folder of an adapter gives its base with the adapter merged in.
+
+    Args:
+        kind: A class of transformers, such as ``AutoModelForImageTextToText``.
+        source: A folder or a hub id.
+        options: Arguments of ``from_pretrained``, such as ``dtype`` and ``device_map``.
+
+    Raises:
+        ModelError: Weights are missing, unexpected or of another shape.
+        ConfigError: An adapter would be merged into quantised weights.
+    """
+    base = adapter_base(source)
+    if base is None:
+        model, info = load_pretrained(kind, source, output_loading_info=True, **options)
+        _check_fit(info, f"the weights in {source} do not fit its config")
+        return model
+    if "quantization_config" in options:
+        raise ConfigError(
+            f"{source} is an adapter, which cannot be merged into quantised weights; save it "
+            "merged into its base, or leave out quantize"
+        )
+    return _merge(load_merged(kind, base, options), Path(source), base)
+
+
+def _merge(model: Any, folder: Path, base: str | Path) -> Any:
+    from peft import PeftConfig, PeftModel
+
+    message = f"the adapter in {folder} does not fit its base {base}"
+    try:
+        adapted: Any = PeftModel(model, PeftConfig.from_pretrained(str(folder)))
+        info = adapted.load_adapter(str(folder), "default")
+        _check_fit(info._asdict(), message)
+        merged = adapted.merge_and_unload()
+    except (*_UNLOADABLE, AttributeError, RuntimeError, TypeError) as error:
+        raise ModelError(f"{message}: {error}") from error
+    # An adapter that is trained on top names this as its base.
+    merged.name_or_path = str(folder)
+    return merged
+
+
+def _check_fit(info: Mapping[str, Any], message: str) -> None:
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    wrong = {kind: sorted(map(str, info[kind])) for kind in kinds if info.get(kind)}
+    if wrong:
+        names = "; ".join(f"{kind}: {', '.join(keys[:5])}" for kind, keys in wrong.items())
+        raise ModelError(f"{message}: {names}")
+
+
+def processor_source(source: str | Path) -> str | Path:
+    """Folder or hub id of a checkpoint's processor: its own, or that of an adapter's base."""
+    base = adapter_base(source)
+    has_own = any((Path(source) / name).is_file() for name in _PROCESSORS)
+    return source if base is None or has_own else processor_source(base)
+
+
+def adapter_base(source: str | Path) -> str | Path | None:
+    """The base of the adapter in a folder; None if there is no adapter.
+
+    The base that the adapter names is a folder relative to its own, else a folder or a hub id.
+
+    Raises:
+        ModelError: The adapter is pickled, or names no base that is there.
+    """
+    folder = Path(source)
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return None
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"{folder} has no adapter_model.safetensors, and pickled weights are not read; save "
+            "it again"
+        )
+    try:
+        named: str = json.loads(file.read_bytes())["base_model_name_or_path"]
+        beside = folder / named
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file} names no base_model_name_or_path: {error!r}") from error
+    for path in (beside, Path(named or folder)):
+        if path.is_dir() and not path.samefile(folder):
+            return path
+    if not named or Path(named).is_absolute() or named.startswith("."):
+        raise ModelError(
+            f"{file} has the base {named!r}, where no other folder is; name one, relative to the "
+            "adapter's or absolute, or a hub id"
+        )
+    return named

@@ -1,0 +1,47 @@
+"""Commands that work through a file of rows and can be resumed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unified_reward.cli import output
+from unified_reward.cli.progress import bar
+from unified_reward.io.journal import Journal
+from unified_reward.io.rows import read_examples, record_lines
+from unified_reward.io.run_config import check_run_config
+from unified_reward.judges import bulk
+
+
+def run_bulk(
+    work: bulk.Work,
+    source: Path,
+    out: Path,
+    config: Mapping[str, Any],
+    *,
+    size: int,
+    engine: bulk.Engine,
+    workers: int,
+    as_json: bool,
+) -> Counter[str]:
+    """Append a row to ``out`` for every row of ``source`` that it lacks.
+
+    Returns:
+        Number of the rows of ``source`` by their status in ``out``.
+    """
+    n_rows = sum(1 for _ in record_lines(source))
+    journal = Journal(out)
+    check_run_config(out, config)
+    statuses: Counter[str] = Counter()
+    # Strict, so that a misspelt key, such as of criteria, changes no question unnoticed.
+    rows = read_examples(source, strict=True)
+    chunks = bulk.run(work, rows, journal, size=size, engine=engine, workers=workers)
+    with bar(out.name, n_rows) as advance:
+        for chunk in chunks:
+            advance(len(chunk.ids))
+            statuses.update(journal.done[name] for name in chunk.ids)
+            if as_json:
+                output.print_json(chunk.rows)
+    return statuses

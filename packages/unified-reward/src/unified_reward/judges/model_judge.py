@@ -1,0 +1,164 @@
+"""Base class of judges that put questions to a model.
+
+Samples become requests and replies become verdicts, a window of samples at a time, so that memory
+does not grow with their number. Knows media and requests; neither families nor models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import PIL.Image
+
+from unified_reward.core.base_judge import BaseJudge, Progress
+from unified_reward.core.errors import ConfigError, DataError, MediaError, UnifiedRewardError
+from unified_reward.core.prefetch import prefetch
+from unified_reward.core.requests import Request
+from unified_reward.core.samples import Image, Sample, Video
+from unified_reward.core.verdicts import Failed, Verdict
+
+
+DecodedMedia = dict[Image | Video, Sequence[Any] | UnifiedRewardError]
+"""Images of each medium, or the error of one that cannot be opened."""
+Replies = Sequence[Any] | Failed
+"""Replies of a model to the requests of one sample, or the error of a sample without requests."""
+_REFUSALS = (MediaError, ConfigError, DataError)
+
+
+class PlaceholderImages(DecodedMedia):
+    """Images of 4 x 8 pixels derived from a hash of the source, for judges that do not look."""
+
+    def __contains__(self, medium: object) -> bool:
+        return True
+
+    def __missing__(self, medium: Image | Video) -> Sequence[Any]:
+        digest = hashlib.sha256(repr(medium.source).encode()).digest()
+        return [PIL.Image.frombytes("L", (4, 8), digest)]
+
+
+def decoded(
+    medium: Image | Video, opened: DecodedMedia, decode: Callable[[Image | Video], Sequence[Any]]
+) -> Sequence[Any]:
+    """Images of a medium, decoded unless ``opened`` has them.
+
+    Raises:
+        UnifiedRewardError: The error that opening the medium raised.
+    """
+    if medium not in opened:
+        opened[medium] = _images_or_error(medium, decode)
+    images = opened[medium]
+    if isinstance(images, UnifiedRewardError):
+        raise images
+    return images
+
+
+def _images_or_error(
+    medium: Image | Video, decode: Callable[[Image | Video], Sequence[Any]]
+) -> Sequence[Any] | UnifiedRewardError:
+    try:
+        return decode(medium)
+    except _REFUSALS as error:
+        return error.with_traceback(None)
+
+
+class ModelJudge(BaseJudge):
+    """A judge that turns samples into requests to a model, and replies into verdicts.
+
+    ``query`` is apart from ``decode``, so that replies can be decoded at several temperatures.
+    """
+
+    is_blind: bool = False
+    """True for a model that does not look: no file is opened, each medium is a placeholder."""
+    _cache: DecodedMedia | None = None
+
+    @contextmanager
+    def cache_media(self) -> Generator[None]:
+        """Keep decoded media in memory until the block ends; a local model encodes each once."""
+        self._cache = {}
+        try:
+            yield
+        finally:
+            self._cache = None
+
+    def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
+        """Errors of samples that cannot be asked, None for the others; opens their media."""
+        return [
+            requests if isinstance(requests, Failed) else None
+            for window, opened in self._windows(samples)
+            for requests in (self._requests_or_failure(sample, 1, opened) for sample in window)
+        ]
+
+    def ask(
+        self,
+        samples: Sequence[Sample],
+        *,
+        orders: Literal[1, 2] = 2,
+        on_progress: Progress | None = None,
+    ) -> list[Verdict]:
+        """Judge every sample; see ``BaseJudge.ask``."""
+        return self.decode(samples, self.query(samples, orders=orders, on_progress=on_progress))
+
+    def query(
+        self,
+        samples: Sequence[Sample],
+        *,
+        orders: Literal[1, 2] = 2,
+        on_progress: Progress | None = None,
+    ) -> list[Replies]:
+        """Replies of the model to each sample, for ``decode``; arguments as of ``ask``."""
+        replies: list[Replies] = []
+        for window, opened in self._windows(samples):
+            replies += self._query(window, orders, opened)
+            if on_progress:
+                on_progress(len(window))
+        return replies
+
+    @abstractmethod
+    def decode(self, samples: Sequence[Sample], replies: Sequence[Replies]) -> list[Verdict]:
+        """Verdicts from the replies that ``query`` gave for the same samples."""
+
+    def _windows(
+        self, samples: Sequence[Sample]
+    ) -> Iterator[tuple[Sequence[Sample], DecodedMedia]]:
+        """Samples ``window`` at a time with their media, opened in threads ahead of time."""
+        windows = [samples[i : i + self.window] for i in range(0, len(samples), self.window)]
+        if self.is_blind:
+            yield from ((window, PlaceholderImages()) for window in windows)
+            return
+        media = [dict.fromkeys(m for sample in part for m in sample.media) for part in windows]
+        yield from zip(windows, prefetch(media, self._images_or_error, self._cache), strict=True)
+
+    def _images_or_error(self, medium: Image | Video) -> Sequence[Any] | UnifiedRewardError:
+        return _images_or_error(medium, self._decode_medium)
+
+    def _query(self, samples: Sequence[Sample], orders: int, opened: DecodedMedia) -> list[Replies]:
+        plans = [self._requests_or_failure(sample, orders, opened) for sample in samples]
+        requests = [one for plan in plans if not isinstance(plan, Failed) for one in plan]
+        replies = iter(self._replies(requests))
+        return [
+            plan if isinstance(plan, Failed) else [next(replies) for _ in plan] for plan in plans
+        ]
+
+    def _requests_or_failure(
+        self, sample: Sample, orders: int, opened: DecodedMedia
+    ) -> list[Request] | Failed:
+        try:
+            return self._requests(sample, orders, opened)
+        except _REFUSALS as error:
+            return Failed.from_error(error)
+
+    @abstractmethod
+    def _decode_medium(self, medium: Image | Video) -> Sequence[Any]:
+        """Images of a medium as the model gets them."""
+
+    @abstractmethod
+    def _requests(self, sample: Sample, orders: int, opened: DecodedMedia) -> list[Request]:
+        """Requests that a sample becomes."""
+
+    @abstractmethod
+    def _replies(self, requests: Sequence[Request]) -> Sequence[Any]:
+        """One reply per request, in order."""

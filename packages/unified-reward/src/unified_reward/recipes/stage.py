@@ -1,0 +1,169 @@
+"""Stages: the parts of a recipe, and how one is run unless it is done already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import extensions, load_extension, missing_hint
+from unified_reward.io.atomic import write_json
+from unified_reward.io.config import as_data
+
+
+Log = Callable[[str], None]
+BUILT_IN = ("judge", "calibration", "bench", "dpo")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run: its folder, and its stages in the order in which they run."""
+
+    out: Path
+    """Folder of the run; each stage has a folder in it."""
+    stages: Mapping[str, Any]
+    """The configuration of each stage by its name."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of stage, added by the entry-point group ``unified_reward.stages``."""
+
+    name: str
+    config: type
+    """Frozen dataclass of its options."""
+    run: Callable[[Any, Run], None]
+    """Runs it by `Run.stage`, and adds to ``Run.products`` and ``Run.figures``."""
+    check: Callable[[Any, Recipe], None] = lambda *_: None
+    """Raises ConfigError, before any stage runs, where the recipe cannot work."""
+    dry_run: Callable[[Any, str], Any] | None = None
+    """Builds everything but the weights; given the options and a launcher's configuration."""
+    every_process: bool = False
+    """Runs in all processes of a launcher, as training does; others run in the first alone."""
+
+
+def find_stage(name: str) -> Stage:
+    """The stage of a name.
+
+    Raises:
+        ConfigError: There is none; lists those there are.
+    """
+    if name in BUILT_IN:
+        return getattr(import_module("unified_reward.recipes.stages"), name.upper())
+    stage = load_extension("stages", name)
+    if stage is None:
+        known = ", ".join([*BUILT_IN, *extensions("stages")])
+        raise ConfigError(f"no stage {name!r}; there are {known}{missing_hint(name)}")
+    return stage
+
+
+@dataclass
+class Run:
+    """The state that the stages of one run share."""
+
+    recipe: Recipe
+    log: Log
+    reports: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The report of each stage that is done, by its name."""
+    products: dict[str, Path] = field(default_factory=dict[str, Path])
+    """The checkpoint that each stage made, by its name: ``base``, ``judge``, …"""
+    figures: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Figures for the report of the run, by their names there."""
+
+    @property
+    def out(self) -> Path:
+        """Folder of the run."""
+        return self.recipe.out
+
+    def stage(
+        self,
+        name: str,
+        config: Any,
+        inputs: Sequence[str | Path],
+        product: Path,
+        work: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """Run a stage, unless it is done with the same configuration and inputs.
+
+        Args:
+            name: Folder of the stage below that of the run.
+            config: Its options; together with ``inputs`` they decide whether it is done.
+            inputs: Files and folders that it is made of; weights in folders count by content.
+            product: A file or folder that exists when it is done.
+            work: Does it, and returns its report.
+
+        Raises:
+            ConfigError: The stage would overwrite one of its inputs.
+        """
+        from accelerate import PartialState
+
+        folder = self.out / name
+        for source in inputs:
+            if Path(source).resolve().is_relative_to(folder.resolve()):
+                raise ConfigError(
+                    f"{name} would overwrite its own input {source}; "
+                    f"name another folder than out={self.out}"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "report.json"
+        digest = _hash(as_data(config), inputs)
+        known = _read_report(file)
+        if known.get("hash") == digest and product.exists():
+            self.log(f"{name}: already done, in {folder}")
+            self.reports[name] = known
+            return
+        self.log(f"{name}: {folder}")
+        if PartialState().is_main_process:
+            _clear(folder, digest)
+        report = {**work(), "hash": digest}
+        if PartialState().is_main_process:
+            (folder / "config.yaml").write_text(yaml.safe_dump(as_data(config)), "utf-8")
+            write_json(folder / "environment.json", _environment())
+            write_json(file, report)
+        self.reports[name] = report
+
+
+def _read_report(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def _clear(folder: Path, digest: str) -> None:
+    """Delete what another configuration left; a killed run of this one resumes from its own."""
+    started = folder / "started"
+    if started.exists() and started.read_text("utf-8") != digest:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    (folder / "report.json").unlink(missing_ok=True)
+    started.write_text(digest, "utf-8")
+
+
+def _hash(config: Any, inputs: Sequence[str | Path]) -> str:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for source in inputs:
+        path = Path(source)
+        files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+        digest.update(str(source).encode() if not path.is_dir() else b"")
+        for file in files:
+            if file.is_file() and "checkpoints" not in file.relative_to(path.parent).parts:
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _environment() -> dict[str, str]:
+    packages = ("unified-reward", "torch", "transformers", "trl", "accelerate", "numpy")
+    versions = {name: version(name) for name in packages}
+    return {"python": sys.version.split()[0], "machine": platform.machine(), **versions}

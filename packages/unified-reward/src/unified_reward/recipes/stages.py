@@ -1,0 +1,203 @@
+"""The stages of the library: training a judge, calibrating and benchmarking it, DPO of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from accelerate import PartialState
+
+from unified_reward.bench.calibration import fit_calibration
+from unified_reward.bench.run import run_benchmark
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import checkpoint_path
+from unified_reward.core.samples import Example
+from unified_reward.data.example_file import ExampleFile
+from unified_reward.data.series import find_series
+from unified_reward.judges.card import CARD, CardedJudge
+from unified_reward.judges.registry import open_judge
+from unified_reward.policies import DEFAULTS
+from unified_reward.recipes.stage import Recipe, Run, Stage
+from unified_reward.train.dpo import PolicyDPO, align
+from unified_reward.train.dry_run import dry_run
+from unified_reward.train.dry_run_dpo import dry_run_dpo
+from unified_reward.train.judge import JudgeTraining, train_judge
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """Options of fitting a judge's temperatures, on examples it was not trained on."""
+
+    data: str = ""
+    """JSONL file of examples; empty for those that ``judge.held_back`` keeps out of training, or
+    new ones where ``judge.data`` is a series."""
+    n: int = 200
+    """Examples at most, > 0; of a series, of each kind that the judge was taught."""
+    seed: int = 1_000_003
+    """Seed of the choice; for a series it must not be that of the training."""
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Options of benchmarking the judge."""
+
+    name: str
+    """Name of a benchmark."""
+    judge: str = ""
+    """A judge's reference; empty for the judge that the recipe trains."""
+    data: str = ""
+    """Folder of its official files."""
+    limit: int | None = None
+    """Items at most, >= 3; of the microworld, items of each cell."""
+    seed: int = 0
+    orders: Literal[1, 2] = 2
+    """2 asks every comparison in both orders."""
+
+
+def train_together(train: Callable[[], Sequence[tuple[int, float]]]) -> dict[str, Any]:
+    """Train on all processes; the first one has cleared the folder before and reports after."""
+    state = PartialState()
+    state.wait_for_everyone()
+    losses = train()
+    state.wait_for_everyone()
+    return {"losses": [list(step) for step in losses]}
+
+
+def _judge(config: JudgeTraining, run: Run) -> None:
+    base = config.base or str(run.products.get("base", ""))
+    config, folder = replace(config, base=base), run.out / "judge"
+    run.stage(
+        "judge",
+        config,
+        [checkpoint_path(base), config.data],
+        folder / CARD,
+        lambda: train_together(lambda: train_judge(config, folder)),
+    )
+    run.products["judge"] = folder
+
+
+def _check_calibration(config: CalibrationConfig, recipe: Recipe) -> None:
+    judge: JudgeTraining | None = recipe.stages.get("judge")
+    if judge is None:
+        raise ConfigError("calibration is written into the judge that the recipe trains")
+    if config.data:
+        if not Path(config.data).is_file():
+            raise ConfigError(f"calibration.data is a JSONL file of examples, not {config.data!r}")
+        if Path(config.data).resolve() == Path(judge.data).resolve():
+            raise ConfigError(
+                f"calibration.data is the file that the judge is trained on, {config.data}; leave "
+                "it out and set judge.held_back to the share of rows to keep out of training"
+            )
+    elif not judge.held_back and find_series(judge.data, judge.data_options) is None:
+        raise ConfigError(
+            "calibration needs examples that the judge was not trained on: set judge.held_back to "
+            "the share of rows to keep out of training, or calibration.data to another file"
+        )
+
+
+def _calibrate(config: CalibrationConfig, run: Run) -> None:
+    folder, training = run.products["judge"], cast("JudgeTraining", run.recipe.stages["judge"])
+    run.stage(
+        "calibration",
+        config,
+        [folder, config.data or training.data],
+        folder / CARD,
+        lambda: _fit_calibration(folder, config, training),
+    )
+
+
+def _fit_calibration(
+    folder: Path, config: CalibrationConfig, training: JudgeTraining
+) -> dict[str, Any]:
+    """Fit the temperatures and write them into the card, with the examples they are fitted on."""
+    judge = cast("CardedJudge", open_judge(str(folder)))
+    examples, source = calibration_examples(config, training)
+    fitted = replace(fit_calibration(judge, examples), data=source, n=len(examples))
+    replace(judge.card, calibration=fitted).write(folder)
+    return asdict(fitted)
+
+
+def calibration_examples(
+    config: CalibrationConfig, training: JudgeTraining
+) -> tuple[list[Example], str]:
+    """Examples that the judge was not trained on, and where they are from.
+
+    Raises:
+        DataError: A row cannot be used, or none was held back.
+    """
+    if config.data:
+        rows = ExampleFile(Path(config.data), seed=config.seed)
+        source = config.data
+    elif series := find_series(training.data, training.data_options):
+        generator, options = series
+        return generator.held_out(options, config.n, config.seed), f"new items of {training.data}"
+    else:
+        rows = ExampleFile(
+            Path(training.data), seed=config.seed, part="held_back", held_back=training.held_back
+        )
+        source = f"{training.held_back:g} of {training.data}, held back"
+    return [rows[i] for i in range(min(config.n, len(rows)))], source
+
+
+def judge_of(reference: str, run: Run) -> str:
+    """The judge that a stage names, or else the one that the recipe has trained.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    trained = run.products.get("judge")
+    if not reference and trained is None:
+        raise ConfigError("name a judge: the recipe has no judge stage before this one")
+    return reference or str(trained)
+
+
+def _bench(config: BenchConfig, run: Run) -> None:
+    judge = judge_of(config.judge, run)
+    folder = checkpoint_path(judge)
+    run.stage("bench", config, [folder, folder / CARD], run.out, lambda: _measure(judge, config))
+    run.figures |= _figures(run.reports["bench"])
+
+
+def _measure(judge: str, config: BenchConfig) -> dict[str, Any]:
+    result = run_benchmark(
+        config.name,
+        open_judge(judge),
+        config.data or None,
+        limit=config.limit,
+        seed=config.seed,
+        orders=config.orders,
+    )
+    return result.report
+
+
+def _figures(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The figure of each group that is named ``<task>.<form>``."""
+    metrics = {"score": "spearman", "compare": "pair_accuracy"}
+    figures = {
+        group: row[metrics[form]]
+        for group, row in report["groups"].items()
+        if (form := group.rpartition(".")[2]) in metrics
+    }
+    return {
+        f"judge.{group}": {key: figure[key] for key in ("value", "ci95", "n")}
+        for group, figure in figures.items()
+    }
+
+
+def _dpo(config: PolicyDPO, run: Run) -> None:
+    folder, policy = run.out / "dpo", checkpoint_path(config.policy)
+    run.stage(
+        "dpo",
+        config,
+        [policy, config.pairs],
+        folder / DEFAULTS,
+        lambda: align(config.pairs, policy, config.training, folder, log=run.log),
+    )
+
+
+JUDGE = Stage("judge", JudgeTraining, _judge, dry_run=dry_run, every_process=True)
+CALIBRATION = Stage("calibration", CalibrationConfig, _calibrate, _check_calibration)
+BENCH = Stage("bench", BenchConfig, _bench)
+DPO = Stage("dpo", PolicyDPO, _dpo, dry_run=dry_run_dpo, every_process=True)

@@ -1,0 +1,116 @@
+"""Commands where the modules of the extras are not installed: the base works, the rest says why."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.fake_server import FakeServer, chat
+
+
+OF_EXTRAS = (
+    *("accelerate", "bitsandbytes", "choix", "datasets", "diffusers", "huggingface_hub", "ijson"),
+    *("krippendorff", "matplotlib", "open_clip", "pandas", "peft", "pyarrow", "pytorch_optimizer"),
+    *("ray", "safetensors", "scipy", "sentencepiece", "tokenizers", "torch", "torchvision"),
+    *("transformers", "trl"),
+)
+WITHOUT = """
+import importlib.abc, json, sys
+hidden = json.loads(sys.argv.pop(1))
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Finder())
+from unified_reward.cli import main
+main()
+"""
+
+
+def without(hidden, *args):
+    """Exit code, output and errors of the command line where some modules are not installed."""
+    command = [sys.executable, "-c", WITHOUT, json.dumps(hidden), *map(str, args)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def rows(files):
+    """Files of rows of every kind in the working folder."""
+    image, other = {"image": "a.png"}, {"image": "b.png"}
+    base = {"task": "image_generation", "prompt": "p"}
+    pool = base | {"id": "x", "candidates": [image, other, {"image": "c.png"}]}
+    target = {"score": 3, "scale": [1, 5]}
+    (files / "pool.jsonl").write_text(json.dumps(pool) + "\n")
+    (files / "samples.jsonl").write_text(
+        json.dumps(base | {"id": "s", "candidates": [image], "target": target}) + "\n"
+    )
+    (files / "pickapic_val500.json").write_text("[]")
+    (files / "hpd.json").write_text("[]")
+    (files / "own.csv").write_text(
+        "prompt,image,annotator,score\na,a.png,x,1\na,a.png,y,1\nb,b.png,x,5\nb,b.png,y,5\n"
+    )
+    return files
+
+
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["score", "a.png", "--prompt", "p", "--judge", "scripted:first"],
+        ["rank", "a.png", "b.png", "--prompt", "p", "--judge", "scripted:first"],
+        ["judge", "samples.jsonl", "out.jsonl", "--judge", "scripted:first"],
+        ["data", "check", "samples.jsonl", "--decode"],
+        ["data", "convert", "samples.jsonl", "packed.tar"],
+        ["data", "stats", "samples.jsonl"],
+        ["pairs", "pool.jsonl", "out.jsonl", "--judge", "scripted:random"],
+        ["show", "pool.jsonl"],
+    ],
+    ids=" ".join,
+)
+def test_the_base_runs_without_any_extra(args):
+    code, _, err = without(OF_EXTRAS, *args)
+    assert code == 0, err
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_server_is_asked_without_any_extra():
+    arguments = ("compare", "a.png", "b.png", "--prompt", "p", "--json", "--judge")
+    with FakeServer(lambda _: chat("Image 1 is better.")) as server:
+        code, out, err = without(OF_EXTRAS, *arguments, server.url)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["orders"][0]["winner"] == "first"
+
+
+ANNOTATED = ("own.csv", "--source", "annotated.image_generation.score")
+SCRIPTED = ("--judge", "scripted:random")
+NEEDED = [
+    ("local", ["score", "a.png", "--prompt", "p", "--judge", "tiny_judge"]),
+    ("local", ["score", "a.png", "--prompt", "p", "--judge", "org/name"]),
+    ("local", ["score", "a.png", "--prompt", "p", "--judge", "imagereward:weights"]),
+    ("local", ["scorers"]),
+    ("local", ["scorers", "check", "pickscore", "."]),
+    ("local", ["convert", "llava-qwen", ".", "out", "--dry-run"]),
+    ("local", ["candidates", "pool.jsonl", "out", "--policy", "tiny_vlm"]),
+    ("diffusion", ["candidates", "pool.jsonl", "out", "--policy", "tiny_image"]),
+    ("train", ["dpo", "pool.jsonl", "--policy", "tiny_vlm"]),
+    ("train", ["run", "llava_onevision_7b", "--dry-run"]),
+    ("bench", ["data", "check", "hpd.json", "--source", "hpd"]),
+    ("bench", ["data", "convert", "samples.jsonl", "packed.parquet"]),
+    ("bench", ["data", "stats", *ANNOTATED]),
+    ("bench", ["pairs", "pool.jsonl", "out", *SCRIPTED, "--strategy", "tournament"]),
+    ("bench", ["bench", "--on", "pickapic_val500", "--data", ".", *SCRIPTED]),
+    ("ray", ["judge", "samples.jsonl", "out.jsonl", *SCRIPTED, "--engine", "ray"]),
+]
+
+
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize(("name", "args"), NEEDED)
+def test_a_missing_module_is_wrong_usage_that_names_the_extra(name, args):
+    code, out, err = without(OF_EXTRAS, *args)
+    assert (code, out) == (2, ""), err
+    assert f" is not installed; this needs the extra [{name}]" in " ".join(err.split())
+    assert f"pip install 'unified-reward[{name}]'" in err
+    assert "Traceback" not in err

@@ -97,7 +97,7 @@ class _ComparisonRow(_Row):
 
 
 def _as_parts(given: Any) -> Any:
-    return {"parts": given} if isinstance(given, list) else given
+    return {"parts": cast("list[Any]", given)} if isinstance(given, list) else given
 
 
 _AnyCandidate = Annotated[_CandidateRow, BeforeValidator(_as_parts)]

@@ -126,7 +126,7 @@ class Way:
         self.alignment = DPOModel(self.denoiser, DiffusionDPO(optim))
         self.alignment.reference = reference
         self.optimiser = torch.optim.AdamW([*self.alignment.trained.values()], lr=1e-5)
-        self.draws = NoiseSampler(PAIRS, torch.arange(1000), 0)
+        self.sampler = NoiseSampler(PAIRS, torch.arange(1000), 0)
 
     def batch(self, rows):
         """Latents and conditions: read, or made anew."""
@@ -154,9 +154,9 @@ class Way:
     def step(self, number):
         """Train once; the loss."""
         numbers = range(number * BATCH, (number + 1) * BATCH)
-        chosen, rejected, condition = self.batch(self.draws.pair_indices(numbers))
-        drawn = self.draws(numbers, chosen.shape[1:])
-        loss = self.alignment.loss(chosen, rejected, condition, drawn)["loss"]
+        chosen, rejected, condition = self.batch(self.sampler.pair_indices(numbers))
+        sample = self.sampler.sample(numbers, chosen.shape[1:])
+        loss = self.alignment.loss(chosen, rejected, condition, sample)["loss"]
         loss.backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -169,23 +169,23 @@ def pipeline_of(given):
     return build(given.width)
 
 
-def held_mib(what):
+def memory_mib(what):
     """Memory of this process as Linux tells it: now (VmRSS) or at most since the reset (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(one.split()[1]) for one in lines if one.startswith(what)) / 1024
 
 
 def measure_memory(given):
-    """Of one way, in this process: what its steps need above the loaded pipeline."""
+    """Measure the memory that the steps of one way need above the loaded pipeline."""
     with tempfile.TemporaryDirectory() as name:
         pairs = draw_pairs(Path(name))
         pipeline = pipeline_of(given)
         Path("/proc/self/clear_refs").write_text("5")
-        before = held_mib("VmRSS")
+        before = memory_mib("VmRSS")
         way = Way(given.memory, pipeline, pairs, Path(name) / "encoded")
         for number in range(3):
             way.step(number)
-    print(json.dumps({"mib": held_mib("VmHWM") - before}))
+    print(json.dumps({"mib": memory_mib("VmHWM") - before}))
 
 
 def measure(given):
@@ -196,18 +196,18 @@ def measure(given):
         seconds = {way: [] for way in WAYS}
         losses = {way: [] for way in WAYS}
         for number in range(given.steps + 1):
-            for way, one in ways.items():
+            for way, trainer in ways.items():
                 begun = time.perf_counter()
-                losses[way].append(one.step(number))
+                losses[way].append(trainer.step(number))
                 seconds[way].append(time.perf_counter() - begun)
-    median = {way: float(np.median(told[1:])) for way, told in seconds.items()}
+    median = {way: float(np.median(times[1:])) for way, times in seconds.items()}
     network = sum(p.numel() for p in ways["ours"].denoiser.network.parameters())
     spread = [abs(a - b) for a, b in zip(*losses.values(), strict=True)]
     memory = {}
     for way in WAYS:
-        asked = [sys.executable, __file__, "--memory", way, "--width", str(given.width)]
-        asked += ["--policy", given.policy] if given.policy else []
-        done = subprocess.run(asked, capture_output=True, text=True, check=True)  # noqa: S603
+        command = [sys.executable, __file__, "--memory", way, "--width", str(given.width)]
+        command += ["--policy", given.policy] if given.policy else []
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
         memory[way] = json.loads(done.stdout.splitlines()[-1])["mib"]
     return {
         "policy": given.policy or f"random, width {given.width}",

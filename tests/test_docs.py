@@ -1,7 +1,7 @@
 """README and docs: every Python block and every command runs, every link and name exists.
 
 Blocks of one page share a namespace and a folder with the small files that
-docs/howto/microworld.md draws. How blocks are marked is told in CONTRIBUTING.md.
+docs/howto/microworld.md draws. CONTRIBUTING.md says how blocks are marked.
 """
 
 import functools
@@ -45,8 +45,8 @@ class Block(NamedTuple):
 def blocks(page: Path) -> list[Block]:
     text = page.read_text("utf-8")
     return [
-        Block(found[1], text.count("\n", 0, found.start()) + 2, found[2])
-        for found in _BLOCK.finditer(text)
+        Block(match[1], text.count("\n", 0, match.start()) + 2, match[2])
+        for match in _BLOCK.finditer(text)
     ]
 
 
@@ -58,9 +58,9 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def at_server(found: list[Block], url: str) -> list[Block]:
-    """The blocks with the address of a server that is there."""
-    return [block._replace(text=block.text.replace(SERVER, url)) for block in found]
+def at_server(written: list[Block], url: str) -> list[Block]:
+    """Put the URL of a running server into the blocks."""
+    return [block._replace(text=block.text.replace(SERVER, url)) for block in written]
 
 
 def run_python(block: Block, page: Path, namespace: dict) -> None:
@@ -69,12 +69,12 @@ def run_python(block: Block, page: Path, namespace: dict) -> None:
 
 
 def run_console(block: Block) -> None:
-    """Run each ``$`` line; the lines below it must occur in what it says."""
+    """Run each ``$`` line; the lines below it must occur in its output."""
     lines = block.text.replace("\\\n", " ").splitlines()
-    said = ""
+    output = ""
     for line in lines:
         if not line.startswith("$ "):
-            assert line.strip() in said, f"{line!r} is not in the output:\n{said}"
+            assert line.strip() in output, f"{line!r} is not in the output:\n{output}"
             continue
         program, *arguments = shlex.split(line[2:], comments=True)
         assert program == "unified-reward", f"a console block runs unified-reward, not {line!r}"
@@ -84,13 +84,13 @@ def run_console(block: Block) -> None:
             code = 2
         elif error is not None and not isinstance(error, SystemExit):
             raise error
-        said = f"{result.output}{error or ''}"
-        wanted = re.search(r"# exit (\d)$", line)
-        assert code == (int(wanted[1]) if wanted else 0), f"{line!r} ended with {code}:\n{said}"
+        output = f"{result.output}{error or ''}"
+        expected = re.search(r"# exit (\d)$", line)
+        assert code == (int(expected[1]) if expected else 0), f"{line!r}: exit {code}\n{output}"
 
 
 def write_file(block: Block) -> None:
-    """A YAML block whose first line names it is a file of that name."""
+    """Write a YAML block whose first line names it as a file of that name."""
     named = re.match(r"# ([\w.-]+\.yaml)\n", block.text)
     if named:
         Path(named[1]).write_text(block.text, "utf-8")
@@ -102,7 +102,7 @@ def answer(call: Call) -> Reply:
 
 @pytest.fixture
 def among_files(tmp_path, monkeypatch):
-    """Work in a folder that holds the files the pages speak of, and load each judge once."""
+    """Work in a folder with the files that the pages use, and load each judge once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(registry, "open_checkpoint", open_once)
@@ -133,7 +133,7 @@ def test_every_block_of_a_page_runs_in_order(page, among_files):
 
 
 def anchors(page: Path) -> set[str]:
-    """What the headings of a page are called in links."""
+    """Names of the headings of a page in links."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
 
@@ -151,8 +151,8 @@ def test_every_link_points_at_something(page):
 
 def test_every_page_is_listed_in_the_index():
     listed = {(DOCS / link).resolve() for link in _LINK.findall(prose(DOCS / "index.md"))}
-    untold = set(DOCS.rglob("*.md")) - listed - {DOCS / "index.md"}
-    assert not untold
+    unlisted = set(DOCS.rglob("*.md")) - listed - {DOCS / "index.md"}
+    assert not unlisted
 
 
 def cell(template: Template) -> str:
@@ -161,16 +161,16 @@ def cell(template: Template) -> str:
     return ", ".join(parts or ["first, tie, second"])
 
 
-def test_the_table_of_tasks_in_the_readme_is_the_table_in_the_code():
+def test_the_table_of_tasks_is_the_table_in_the_code():
     families = sorted(FAMILIES)
     header = f"| Task and form | {' | '.join(f'`{one}`' for one in families)} |"
     rows: list[str] = []
     cells: set[tuple[Task, Form]] = {(one.task, one.form) for one in TEMPLATES.values()}
     for task, form in cells:
-        found = [TEMPLATES.get((family, task, form)) for family in families]
-        told = " | ".join(cell(one) if one else "-" for one in found)
-        rows.append(f"| `{task.value}` {form} | {told} |")
-    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+        templates = [TEMPLATES.get((family, task, form)) for family in families]
+        cell_texts = " | ".join(cell(one) if one else "-" for one in templates)
+        rows.append(f"| `{task.value}` {form} | {cell_texts} |")
+    lines = (DOCS / "reference" / "families.md").read_text("utf-8").splitlines()
     assert header in lines
     assert sorted(
         line for line in lines if re.match(r"\| `(image|video)_\w+` (score|compare) ", line)
@@ -190,13 +190,13 @@ def system_rows() -> list[str]:
         f"| `{card.name}` | {card.system} | {words(card.task)} | score | any judge, recalibrated |"
         for card in CARDS.values()
     ]
-    for name, asked in official._ASKED.items():
-        prompts = [packs.published_prompts()[one] for one in asked]
+    for name, wordings in official._WORDINGS.items():
+        prompts = [packs.published_prompts()[one] for one in wordings]
         tasks = ", ".join(dict.fromkeys(words(one.task) for one in prompts))
         forms = ", ".join(sorted({one.form for one in prompts}, reverse=True))
         ids = [start for start, (family, _) in PUBLISHED.items() if family == name]
-        told = f"`{ids[0]}*`" if ids else "by name"
-        rows.append(f"| `{name}` | {told} | {tasks} | {forms} | judge, words imported |")
+        system_ids = f"`{ids[0]}*`" if ids else "by name"
+        rows.append(f"| `{name}` | {system_ids} | {tasks} | {forms} | judge, words imported |")
     return rows
 
 
@@ -211,11 +211,8 @@ def test_the_table_of_systems_in_the_readme_is_made_of_cards_and_tables():
     assert lines[start + 2 : end] == system_rows()
 
 
-def test_the_readme_admits_a_task_that_no_family_asks():
-    asked = {task for _, task, _ in TEMPLATES}
-    unasked = {task.value for task in Task} - {task.value for task in asked}
-    for task in unasked:
-        assert f"`{task}` is a task without a template" in (ROOT / "README.md").read_text("utf-8")
+def test_every_task_has_a_template():
+    assert {task for _, task, _ in TEMPLATES} == {*Task}
 
 
 def paper_rows() -> list[list[str]]:
@@ -234,24 +231,43 @@ def test_every_formula_has_its_code_and_its_test(row):
         assert f"def {test}(" in (ROOT / file).read_text("utf-8"), f"{file} has no {test}"
 
 
+PACKAGES = {path.name for path in ROOT.glob("packages/*/src/*/*") if not path.name.startswith("_")}
+_NAME = re.compile(r"`((?:[a-z_]+\.)+\w+)`")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "log.md"], ids=name_of)
+def test_every_dotted_name_of_the_package_exists(page):
+    for name in _NAME.findall(prose(page)):
+        is_file = name.rpartition(".")[2] in {"py", "md", "json", "jsonl", "yaml", "html", "csv"}
+        if name.split(".")[0] in PACKAGES | {"unified_reward_lab"} and not is_file:
+            assert resolves(name), f"there is no {name}"
+
+
 def resolves(name: str) -> bool:
-    """Whether a dotted name below the package is a module's attribute."""
+    """Check that a dotted name is an attribute below the library, or in the laboratory."""
     parts = name.split(".")
-    for n in range(len(parts) - 1, 0, -1):
+    root = [] if parts[0] == "unified_reward_lab" else ["unified_reward"]
+    for n in range(len(parts), 0, -1):
         try:
-            found = import_module(".".join(["unified_reward", *parts[:n]]))
+            value = import_module(".".join([*root, *parts[:n]]))
         except ModuleNotFoundError:
             continue
         for part in parts[n:]:
-            found = getattr(found, part, None)
-        return found is not None
+            value = getattr(value, part, None)
+        return value is not None
     return False
 
 
 def test_every_source_file_stands_in_the_tree_of_the_design():
     text = (DOCS / "design.md").read_text("utf-8")
-    source = ROOT / "src" / "unified_reward"
     private = {"__init__.py", "__main__.py"}
-    files = {path.name for path in source.rglob("*.py") if path.parent.name != "_cli"} - private
-    told = set(re.findall(r"\b_?\w+\.py\b", text)) - private
-    assert told == files
+    files = {
+        path.name
+        for path in ROOT.glob("packages/*/src/**/*.py")
+        if path.parent.name not in ("cli", "families", "protocols", "scorers", "experiments")
+    }
+    named = set(re.findall(r"\b_?\w+\.py\b", text))
+    assert files - private <= named
+    everywhere = {path.name for path in ROOT.glob("packages/*/src/**/*.py")}
+    everywhere |= {path.name for path in ROOT.glob("tests/**/*.py")}
+    assert named <= everywhere

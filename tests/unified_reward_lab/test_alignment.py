@@ -45,69 +45,71 @@ def task(request):
 
 
 @pytest.fixture(scope="module")
-def drawn(task, tmp_path_factory):
+def sampled(task, tmp_path_factory):
     """The folder of candidates of a task, and how many were made."""
     folder = tmp_path_factory.mktemp("drawn")
     return folder, write_candidates(OURS[task], task, HOW, folder)
 
 
-def test_every_prompt_of_the_training_split_gets_its_candidates(task, drawn):
-    folder, counts = drawn
+def test_every_prompt_of_the_training_split_gets_its_candidates(task, sampled):
+    folder, counts = sampled
     rows = read_rows(folder / "candidates.jsonl")
     assert counts == {"generated": 3}
-    asked = [policy_prompt(task, split="train", seed=5, index=i) for i in range(3)]
-    assert [(row["id"], row["prompt"]) for row in rows] == [(one.id, one.prompt) for one in asked]
+    requests = [policy_prompt(task, split="train", seed=5, index=i) for i in range(3)]
+    assert [(row["id"], row["prompt"]) for row in rows] == [
+        (entry.id, entry.prompt) for entry in requests
+    ]
     assert [len(row["candidates"]) for row in rows] == [4, 4, 4]
     assert {row["policy"] for row in rows} == {OURS[task]}
     kind = {"tiny_vlm": "text", "tiny_image": "image", "tiny_video": "video"}[OURS[task]]
-    assert {key for row in rows for one in row["candidates"] for key in one} == {kind}
+    assert {key for row in rows for entry in row["candidates"] for key in entry} == {kind}
 
 
-def test_a_second_call_makes_nothing_new(task, drawn):
-    folder, counts = drawn
+def test_a_second_call_makes_nothing_new(task, sampled):
+    folder, counts = sampled
     media = {file: file.stat().st_mtime_ns for file in (folder / "media").iterdir()}
     written = (folder / "candidates.jsonl").read_bytes()
-    told = []
-    assert write_candidates(OURS[task], task, HOW, folder, told.append) == counts
-    assert told == []
+    results = []
+    assert write_candidates(OURS[task], task, HOW, folder, results.append) == counts
+    assert results == []
     assert (folder / "candidates.jsonl").read_bytes() == written
     assert {file: file.stat().st_mtime_ns for file in (folder / "media").iterdir()} == media
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_rows(task, drawn, tmp_path):
-    folder, counts = drawn
-    told = []
+def test_a_run_that_was_stopped_goes_on_to_the_same_rows(task, sampled, tmp_path):
+    folder, counts = sampled
+    results = []
     write_candidates(OURS[task], task, replace(HOW, prompts=1), tmp_path)
-    assert write_candidates(OURS[task], task, HOW, tmp_path, told.append) == counts
-    assert told == [1, 1]
+    assert write_candidates(OURS[task], task, HOW, tmp_path, results.append) == counts
+    assert results == [1, 1]
     name = "candidates.jsonl"
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_candidates_of_another_seed_do_not_join_a_folder(task, drawn):
+def test_candidates_of_another_seed_do_not_join_a_folder(task, sampled):
     with pytest.raises(ConfigError, match="seed was 5 and is 6"):
-        write_candidates(OURS[task], task, replace(HOW, seed=6), drawn[0])
+        write_candidates(OURS[task], task, replace(HOW, seed=6), sampled[0])
 
 
 @pytest.mark.parametrize("strategy", [Strategy.RANDOM, Strategy.RANK_AND_SIFT])
-def test_pairs_are_made_of_the_candidates_and_a_second_call_makes_none(drawn, tmp_path, strategy):
-    how, out = replace(HOW.pairing, strategy=strategy), drawn[0] / f"{strategy.value}.jsonl"
-    source, told = drawn[0] / "candidates.jsonl", []
-    counts = write_pairs(source, "tiny_judge", how, out, told.append)
+def test_pairs_are_made_of_the_candidates_and_a_second_call_makes_none(sampled, tmp_path, strategy):
+    config, out = replace(HOW.pairing, strategy=strategy), sampled[0] / f"{strategy.value}.jsonl"
+    source, results = sampled[0] / "candidates.jsonl", []
+    counts = write_pairs(source, "tiny_judge", config, out, results.append)
     written = out.read_bytes()
     rows = read_rows(out)
-    assert sum(counts.values()) == sum(told) == 3
+    assert sum(counts.values()) == sum(results) == 3
     assert counts["kept"] >= 1
     for row in rows:
         if row["status"] == "kept":
-            shown = [{key: one[key] for key in row["chosen"]} for one in row["candidates"]]
+            media = [{key: entry[key] for key in row["chosen"]} for entry in row["candidates"]]
             assert {json.dumps(row["chosen"]), json.dumps(row["rejected"])} <= set(
-                map(json.dumps, shown)
+                map(json.dumps, media)
             )
             assert row["chosen"] != row["rejected"]
-    assert write_pairs(source, "tiny_judge", how, out, told.append) == counts
+    assert write_pairs(source, "tiny_judge", config, out, results.append) == counts
     assert out.read_bytes() == written
-    assert sum(told) == 3
+    assert sum(results) == 3
 
 
 def test_a_policy_of_another_task_fails_on_all_prompts_and_that_is_told(tmp_path):
@@ -118,20 +120,20 @@ def test_a_policy_of_another_task_fails_on_all_prompts_and_that_is_told(tmp_path
     assert "is for image_generation" in read_rows(tmp_path / "candidates.jsonl")[0]["reason"]
 
 
-def test_a_judge_that_prefers_nothing_leaves_no_pair_and_that_is_told(drawn, tmp_path):
-    source, how = drawn[0] / "candidates.jsonl", replace(HOW.pairing, strategy=Strategy.RANK)
+def test_a_judge_that_prefers_nothing_leaves_no_pair_and_that_is_told(sampled, tmp_path):
+    source, config = sampled[0] / "candidates.jsonl", replace(HOW.pairing, strategy=Strategy.RANK)
     with pytest.raises(DataError, match=r"pairs\.jsonl has no row that is kept: \d dropped"):
-        write_pairs(source, "scripted:tie", how, tmp_path / "pairs.jsonl")
+        write_pairs(source, "scripted:tie", config, tmp_path / "pairs.jsonl")
 
 
 def test_the_same_policy_before_and_after_gains_exactly_nothing(task):
     name = OURS[task]
-    told = examine_before_and_after(
+    results = examine_before_and_after(
         name, checkpoint_path(name), task, "tiny_judge", ExamConfig(n=4, seed=1)
     )
-    assert told["before"] == told["after"]
-    assert told["gain"] == {"value": 0.0, "ci95": [0.0, 0.0], "n": 4}
-    assert told["gap_closed"] in (0, None)
+    assert results["before"] == results["after"]
+    assert results["gain"] == {"value": 0.0, "ci95": [0.0, 0.0], "n": 4}
+    assert results["gap_closed"] in (0, None)
 
 
 @pytest.mark.parametrize(
@@ -139,16 +141,16 @@ def test_the_same_policy_before_and_after_gains_exactly_nothing(task):
 )
 def test_a_policy_is_aligned_as_just_one_kind(kinds):
     with pytest.raises(ConfigError, match="one of vlm and diffusion; give just one"):
-        AlignedPolicy("tiny_vlm", **kinds).on(Path("pairs.jsonl"))
+        AlignedPolicy("tiny_vlm", **kinds).dpo(Path("pairs.jsonl"))
 
 
 @pytest.mark.parametrize("task", [Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING])
 def test_the_shipped_speaker_answers_in_words_of_its_own_seed(task):
     policy = policies.load(checkpoint_path("tiny_vlm"), device="cpu")
-    asked = policy_prompt(task, split="test", seed=0, index=0)
-    one, other, again = policy.sample(asked.prompt, asked.context, [1, 2, 1])
-    assert one == again
-    assert all(isinstance(text, str) and text for text in (one, other))
+    requests = policy_prompt(task, split="test", seed=0, index=0)
+    entry, other, again = policy.sample(requests.prompt, requests.context, [1, 2, 1])
+    assert entry == again
+    assert all(isinstance(text, str) and text for text in (entry, other))
     assert task in policy.tasks
 
 
@@ -158,22 +160,22 @@ def test_a_shipped_generator_draws_64_pixels_a_side_in_few_steps_without_guidanc
     assert policy.options.steps <= 8
     assert policy.options.guidance <= 1
     (task,) = policy.tasks
-    asked = policy_prompt(task, split="test", seed=0, index=0)
-    one, other, again = (one.source for one in policy.sample(asked.prompt, (), [1, 2, 1]))
+    requests = policy_prompt(task, split="test", seed=0, index=0)
+    entry, other, again = (entry.source for entry in policy.sample(requests.prompt, (), [1, 2, 1]))
     frames = () if task is Task.IMAGE_GENERATION else (8,)
-    assert one.shape == (*frames, 64, 64, 3)
-    assert one.dtype == np.uint8
-    assert np.array_equal(one, again)
-    assert not np.array_equal(one, other)
+    assert entry.shape == (*frames, 64, 64, 3)
+    assert entry.dtype == np.uint8
+    assert np.array_equal(entry, again)
+    assert not np.array_equal(entry, other)
 
 
 def test_the_shipped_policies_err_but_know_something():
     """So that there is something to align: neither at chance nor at the top."""
     for task, name in OURS.items():
-        told = examine_before_and_after(
+        results = examine_before_and_after(
             name, checkpoint_path(name), task, "tiny_judge", ExamConfig(n=40, seed=1)
         )
-        assert 0.3 < told["before"]["oracle"]["value"] < 0.95
+        assert 0.3 < results["before"]["oracle"]["value"] < 0.95
 
 
 def test_the_shipped_policies_are_small_and_hold_nothing_pickled():

@@ -22,11 +22,11 @@ def series(n=64, *, block=4, seed=0, weights=None, labeller=NOISELESS):
     return MicroworldSeries(n, block=block, seed=seed, weights=weights, annotator=labeller)
 
 
-def shown(record):
+def media_of(record):
     return [
-        one
-        for one in (*record.sample.context, *record.sample.candidates)
-        if isinstance(one, Image | Video)
+        example
+        for example in (*record.sample.context, *record.sample.candidates)
+        if isinstance(example, Image | Video)
     ]
 
 
@@ -44,13 +44,13 @@ def test_what_is_written_is_read_back_to_the_pixel(task, tmp_path):
         make_example(task, form, split="test", seed=3, index=i) for i in range(3) for form in FORMS
     ]
     assert len(read) == 6
-    for one, other in zip(read, made, strict=True):
-        assert one.target == other.target
-        assert (one.sample.id, one.sample.prompt) == (other.sample.id, other.sample.prompt)
-        assert [c for c in one.sample.candidates if isinstance(c, str)] == [
+    for example, other in zip(read, made, strict=True):
+        assert example.target == other.target
+        assert (example.sample.id, example.sample.prompt) == (other.sample.id, other.sample.prompt)
+        assert [c for c in example.sample.candidates if isinstance(c, str)] == [
             c for c in other.sample.candidates if isinstance(c, str)
         ]
-        for mine, given in zip(shown(one), shown(other), strict=True):
+        for mine, given in zip(media_of(example), media_of(other), strict=True):
             assert np.array_equal(pixels(mine), given.source)
 
 
@@ -60,12 +60,12 @@ def test_two_runs_write_the_same_bytes(tmp_path):
         write_microworld(
             folder, task=Task.VIDEO_GENERATION, forms=["compare"], n=3, seed=0, split="train"
         )
-    one, other = (
+    example, other = (
         {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.*")}
         for folder in folders
     )
-    assert one == other
-    assert len(one) >= 5
+    assert example == other
+    assert len(example) >= 5
 
 
 def test_rows_name_their_media_relative_to_the_file(tmp_path):
@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
 def test_no_record_of_the_series_has_a_caption_of_the_test_split():
     records = list(series(96, weights=generation()))
     assert len(records) == 96
-    assert {split_of(one.sample.prompt) for one in records} == {"train"}
+    assert {split_of(example.sample.prompt) for example in records} == {"train"}
 
 
 def test_a_record_depends_on_its_index_alone():
@@ -106,7 +106,9 @@ def test_a_record_depends_on_its_index_alone():
 
 
 def test_a_block_holds_one_cell():
-    cells = [(one.sample.task, one.sample.form) for one in (series()[i] for i in range(64))]
+    cells = [
+        (example.sample.task, example.sample.form) for example in (series()[i] for i in range(64))
+    ]
     blocks = [set(cells[start : start + 4]) for start in range(0, 64, 4)]
     assert all(len(block) == 1 for block in blocks)
     assert len(set.union(*blocks)) > 4
@@ -124,26 +126,26 @@ def test_labels_come_from_the_annotator_and_candidates_do_not():
     biased = series(40, weights=wanted, labeller=annotator("position:2"))
     for index in range(40):
         assert biased[index].target.winner == "first"
-        assert pixels(shown(honest[index])[0]).tobytes() == (
-            pixels(shown(biased[index])[0]).tobytes()
+        assert pixels(media_of(honest[index])[0]).tobytes() == (
+            pixels(media_of(biased[index])[0]).tobytes()
         )
     assert any(honest[index].target.winner != "first" for index in range(40))
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"),
+    ("weights", "text"),
     [
-        ({"image_generation.rank": 1.0}, "no cell image_generation.rank; there are image_gen"),
-        ({"nothing": 0.0, "image_generation.score": 1.0}, "no cell nothing"),
+        ({"image_generation.rank": 1.0}, "unknown cells: image_generation.rank; there are image_gen"),
+        ({"nothing": 0.0, "image_generation.score": 1.0}, "unknown cells: nothing"),
     ],
 )
-def test_an_unknown_cell_is_refused_by_name(weights, told):
-    with pytest.raises(ConfigError, match=told):
+def test_an_unknown_cell_is_refused_by_name(weights, text):
+    with pytest.raises(ConfigError, match=text):
         series(weights=weights)
 
 
 def test_no_cell_at_all_is_refused():
-    with pytest.raises(ConfigError, match="no cell given"):
+    with pytest.raises(ConfigError, match="unknown cells given"):
         MicroworldSeries(4, block=1, seed=0, weights={}, annotator=NOISELESS)
 
 
@@ -157,14 +159,14 @@ def test_twins_follow_each_other_in_a_series_and_scores_stay_as_they_are():
     plain = series(labeller=labeller)
     twins = MicroworldSeries(64, block=4, seed=0, weights=shares, annotator=labeller, twins=True)
     for i in range(0, 64, 2):
-        one, other = twins[i], twins[i + 1]
-        assert one.sample.id == plain[i].sample.id
-        if one.sample.form == "compare":
+        example, other = twins[i], twins[i + 1]
+        assert example.sample.id == plain[i].sample.id
+        if example.sample.form == "compare":
             turned = mirrored(plain[i])
             assert other.target == turned.target
             texts = [c for c in other.sample.candidates if isinstance(c, str)]
             assert texts == [c for c in turned.sample.candidates if isinstance(c, str)]
-            for mine, given in zip(shown(other), shown(turned), strict=True):
+            for mine, given in zip(media_of(other), media_of(turned), strict=True):
                 assert np.array_equal(mine.source, given.source)
         else:
             assert other.sample.id == plain[i + 1].sample.id

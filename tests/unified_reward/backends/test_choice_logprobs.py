@@ -194,7 +194,7 @@ def test_another_number_is_not_a_choice(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "lead"),
+    ("tokens", "verdict_prefix"),
     [
         ([], ""),
         ([token("Sorry", ("Sorry", -0.1), ("1", -3.0))], ""),
@@ -210,7 +210,7 @@ def test_another_number_is_not_a_choice(text: str) -> None:
     ids=[
         "empty",
         "other",
-        "no lead",
+        "no verdict_prefix",
         "no verdict",
         "no list",
         "none",

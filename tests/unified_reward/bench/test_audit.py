@@ -155,7 +155,9 @@ def test_media_are_decoded_in_bounded_windows(monkeypatch):
     judge = Recorder()
     examples = [video_example(8, f"v{i}") for i in range(2)]
     audit(judge, examples)
-    opened = [call for call in judge.calls if isinstance(call[0].candidates[0].source, tuple)]
+    opened = [
+        call for call in judge.calls if call and isinstance(call[0].candidates[0].source, tuple)
+    ]
     assert [len(call) for call in opened] == [2] * 6 + [3] * 6 + [1] * 6
     unbounded = Recorder()
     monkeypatch.setattr("unified_reward.bench.audit._MAX_PIXELS", 10**9)

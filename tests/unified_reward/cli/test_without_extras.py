@@ -84,6 +84,15 @@ def test_a_server_is_asked_without_any_extra():
     assert json.loads(out)["orders"][0]["winner"] == "first"
 
 
+def test_bars_and_warnings_of_other_libraries_do_not_show(rows):
+    prompt = {"id": "x", "task": "image_generation", "prompt": "a red circle"}
+    (rows / "prompts.jsonl").write_text(json.dumps(prompt) + "\n")
+    arguments = ("candidates", "prompts.jsonl", "out", "--policy", "tiny_image", "--n", "1")
+    code, out, err = without([], *arguments)
+    assert (code, out) == (0, "1 generated\n")
+    assert [line.split()[0] for line in err.splitlines()] == ["generating"]
+
+
 ANNOTATED = ("own.csv", "--source", "annotated.image_generation.score")
 SCRIPTED = ("--judge", "scripted:random")
 NEEDED = [

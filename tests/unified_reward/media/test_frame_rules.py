@@ -1,4 +1,4 @@
-"""Which frames the rules take."""
+"""Frame indices of every rule."""
 
 from itertools import pairwise
 

@@ -74,8 +74,8 @@ def test_the_images_of_a_video_are_its_frames():
 
 def test_equal_pixels_hash_equally_however_they_are_held(tmp_path):
     unit = CARD.astype(np.float32) / 255
-    held = [Image(CARD, "HWC"), Image(unit.transpose(2, 0, 1), "CHW"), Image(picture(CARD))]
-    assert len({content_hash(image) for image in held}) == 1
+    arrays = [Image(CARD, "HWC"), Image(unit.transpose(2, 0, 1), "CHW"), Image(picture(CARD))]
+    assert len({content_hash(image) for image in arrays}) == 1
     pixels = noise(3, 4, 5, 3)
     videos = [
         Video(pixels, "THWC"),
@@ -114,8 +114,8 @@ def test_a_rule_of_ones_own_is_told_how_many_frames_there_are_and_how_fast(sourc
         file.write_bytes(encode_mp4(frames, 12.5))
     elif source_kind == "animation":
         file = file.with_suffix(".gif")
-        how = {"save_all": True, "append_images": images[1:], "loop": 0}
-        images[0].save(file, duration=[40, 120, 80, 80, 80, 80], **how)
+        options = {"save_all": True, "append_images": images[1:], "loop": 0}
+        images[0].save(file, duration=[40, 120, 80, 80, 80, 80], **options)
     elif source_kind == "still":
         images = images[:1]
         file = file.with_suffix(".png")
@@ -125,14 +125,14 @@ def test_a_rule_of_ones_own_is_told_how_many_frames_there_are_and_how_fast(sourc
         "images": Video(tuple(map(Image, images)), fps=12.5),
         "no rate": Video(frames, "THWC"),
     }.get(source_kind, file)
-    asked = []
+    calls = []
 
     def choose(n_frames, rate):
-        asked.append((n_frames, rate()))
+        calls.append((n_frames, rate()))
         return (0, n_frames - 1)
 
     video = select_frames(source, choose)
     n = 1 if source_kind == "still" else 6
-    assert asked == [(n, None if source_kind in ("still", "no rate") else pytest.approx(12.5))]
+    assert calls == [(n, None if source_kind in ("still", "no rate") else pytest.approx(12.5))]
     assert video.n_source == n
     assert video.pixels[:, 0, 0, 0].tolist() == [0, 25 * (n - 1)]

@@ -21,7 +21,7 @@ from unified_reward.core.samples import Image, Task
 from unified_reward.data.sources import read_source
 from unified_reward.pairs.export import Format, export
 from unified_reward.pairs.preferences import read_pairs
-from unified_reward_lab.microworld import candidate_pool
+from unified_reward_lab.microworld import candidate_pool, true_utilities
 
 
 def stored(medium, folder):
@@ -40,7 +40,8 @@ def stored(medium, folder):
 def pair(task, folder, index=0, **changes):
     """A kept row of the microworld: the best of four candidates, and the worst."""
     found = candidate_pool(task, n=4, split="train", seed=0, index=index)
-    order = np.argsort(found.utilities, kind="stable")
+    utilities = true_utilities(found)
+    order = np.argsort(utilities, kind="stable")
     parts = [stored(one, folder) for one in found.candidates]
     best, worst = int(order[-1]), int(order[0])
     sides = {best: "chosen", worst: "rejected"}
@@ -50,11 +51,11 @@ def pair(task, folder, index=0, **changes):
         "context": [stored(one, folder) for one in found.context],
         "chosen": parts[best],
         "rejected": parts[worst],
-        "chosen_score": found.utilities[best],
-        "rejected_score": found.utilities[worst],
+        "chosen_score": utilities[best],
+        "rejected_score": utilities[worst],
         "candidates": [
             part | {"score": score, "side": sides.get(i), "reason": None}
-            for i, (part, score) in enumerate(zip(parts, found.utilities, strict=True))
+            for i, (part, score) in enumerate(zip(parts, utilities, strict=True))
         ],
     }
     return row(f"{task.value}-{index}", **made | changes)

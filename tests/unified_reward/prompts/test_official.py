@@ -151,18 +151,18 @@ ANSWERS = [
 
 
 @pytest.mark.usefixtures("pack")
-@pytest.mark.parametrize(("name", "task", "said", "verdict"), ANSWERS)
-def test_published_answers_are_read(name, task, said, verdict):
+@pytest.mark.parametrize(("name", "task", "answer", "verdict"), ANSWERS)
+def test_published_answers_are_read(name, task, answer, verdict):
     form = "compare" if isinstance(verdict, str) else "score"
-    read = prompts.template(name, task, form).parse(said)
+    read = prompts.template(name, task, form).parse(answer)
     assert (read.winner if isinstance(read, Preferred) else read.score.value) == verdict
 
 
 @pytest.mark.usefixtures("pack")
 def test_the_aspects_of_2_0_are_scored_without_an_overall_score():
-    said = "Alignment Score (1-5): 2.694700002670288\nStyle Score (1-5): 3\n"
-    image = prompts.template("unifiedreward-2.0", IG, "score").parse(f"{said}Coherence Score: 4")
-    video = prompts.template("unifiedreward-2.0", VG, "score").parse(f"{said}Physics Score: 4")
+    answer = "Alignment Score (1-5): 2.694700002670288\nStyle Score (1-5): 3\n"
+    image = prompts.template("unifiedreward-2.0", IG, "score").parse(f"{answer}Coherence Score: 4")
+    video = prompts.template("unifiedreward-2.0", VG, "score").parse(f"{answer}Physics Score: 4")
     assert (image.score, image.aspects["alignment"].value) == (None, 2.694700002670288)
     assert {*image.aspects} == {"alignment", "coherence", "style"}
     assert {*video.aspects} == {"alignment", "physics", "style"}
@@ -191,18 +191,18 @@ def test_only_where_the_sentence_is_the_whole_answer_nothing_is_generated_first(
 @pytest.mark.usefixtures("pack")
 def test_a_truncated_think_answer_is_unparsed():
     template = prompts.template("unifiedreward-think", IG, "compare")
-    said = Answer("<think>Image 1 is better", (0.0, -1.0, -2.0))
-    assert isinstance(template.decode(said), Unparsed)
+    answer = Answer("<think>Image 1 is better", (0.0, -1.0, -2.0))
+    assert isinstance(template.decode(answer), Unparsed)
 
 
 def test_a_wording_that_was_not_imported_fails_its_samples_alone(no_pack):
     import_made(no_pack, None, "Q-IG-PAIR")
-    asked = GenerativeJudge(Says(lambda _: "Image 1 is better."), Card("unifiedreward-qwen"))
+    judge = GenerativeJudge(Says(lambda _: "Image 1 is better."), Card("unifiedreward-qwen"))
     with pytest.raises(ConfigError, match=f"Q-VU-POINT is not among those imported: {HINT}"):
         prompts.template("unifiedreward-qwen", VU, "score")
     picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
     clip = Video(np.zeros((2, 8, 8, 3), np.uint8), "THWC")
-    compared, failed = asked.ask(
+    compared, failed = judge.ask(
         [Sample(IG, "x", (picture, picture)), Sample(VU, "x", ("yes",), (clip,))], orders=1
     )
     assert compared.winner == "first"
@@ -260,8 +260,8 @@ def test_every_published_judge_has_a_family_that_exists():
 
 
 @pytest.mark.usefixtures("pack")
-@pytest.mark.parametrize("said", ["It is fine.", "Score: 140", "", "<think>85"])
-def test_a_critic_that_names_no_score_is_unparsed(said):
-    read = prompts.template("llava-critic", IU, "score").parse(said)
+@pytest.mark.parametrize("answer", ["It is fine.", "Score: 140", "", "<think>85"])
+def test_a_critic_that_names_no_score_is_unparsed(answer):
+    read = prompts.template("llava-critic", IU, "score").parse(answer)
     assert isinstance(read, Unparsed)
     assert prompts.template("llava-critic", IU, "compare").choices == ()

@@ -66,9 +66,9 @@ def test_a_wording_is_found_however_its_script_writes_it(code, tmp_path, home):
 
 
 def test_the_names_of_the_table_may_differ_from_those_of_the_script(tmp_path, home):
-    asked = made_prompt("Which of ⟪caption⟫?")
+    prompt = made_prompt("Which of ⟪caption⟫?")
     clone = write_clone(tmp_path, {"Q-IG-PAIR": "q = f'Which of {self.x[0]}?'"})
-    import_pack(clone, expected=[asked])
+    import_pack(clone, expected=[prompt])
     assert texts() == {"Q-IG-PAIR": "Which of ⟪prompt⟫?"}
 
 
@@ -90,8 +90,8 @@ def test_a_script_is_never_run(tmp_path, home):
 def test_slots_are_told_by_the_order_in_which_substitutions_appear(tmp_path, home):
     text = "Q [⟪q⟫] 1 [⟪answers⟫] 2 [⟪answers⟫]; ⟪q⟫"
     code = "q = f'Q [{q}] 1 [{answers[0]}] 2 [{answers[1]}]; {q}'"
-    asked = made_prompt(text, task=Task.VIDEO_UNDERSTANDING)
-    import_pack(write_clone(tmp_path, {"Q-IG-PAIR": code}), expected=[asked])
+    prompt = made_prompt(text, task=Task.VIDEO_UNDERSTANDING)
+    import_pack(write_clone(tmp_path, {"Q-IG-PAIR": code}), expected=[prompt])
     assert texts() == {"Q-IG-PAIR": "Q [⟪prompt⟫] 1 [⟪first⟫] 2 [⟪second⟫]; ⟪prompt⟫"}
 
 
@@ -144,8 +144,8 @@ def test_one_changed_letter_is_not_verified(tmp_path, home):
 
 def test_a_folder_that_is_no_clone_is_refused_and_leaves_an_older_pack(tmp_path, home):
     import_made(tmp_path / "clone", home, "Q-IG-PAIR")
-    told = "nowhere has 0 of .* clone of CodeGoat24/UnifiedReward or "
-    with pytest.raises(ConfigError, match=told):
+    message = "nowhere has 0 of .* clone of CodeGoat24/UnifiedReward or "
+    with pytest.raises(ConfigError, match=message):
         import_pack(tmp_path / "nowhere")
     assert list(texts()) == ["Q-IG-PAIR"]
 
@@ -218,9 +218,9 @@ def test_what_was_filled_in_is_recognised(pack, data, prompt, first, second):
     delimiters = ("] A: [", "] B: [", "] Say", " ] Say")
     assume(not any(mark in one for mark in delimiters for one in (prompt, first, second)))
     slots = {"prompt": prompt, "first": first, "second": second}
-    asked = {name: one for name, one in slots.items() if f"⟪{name}⟫" in wording.text}
-    found = recognise(filled(wording, asked), wording.task, wording.form)
-    assert found == (wording.name, asked)
+    expected_slots = {name: one for name, one in slots.items() if f"⟪{name}⟫" in wording.text}
+    found = recognise(filled(wording, expected_slots), wording.task, wording.form)
+    assert found == (wording.name, expected_slots)
 
 
 def test_only_the_whole_question_of_its_task_and_form_is_recognised(pack):
@@ -275,12 +275,12 @@ def test_the_table_holds_what_prompts_are_and_not_their_words():
         *(("Q", 9), ("L", 5), ("20", 4), ("T", 4), ("T3", 4)),
         *(("E", 4), ("F", 2), ("LEGACY", 4), ("SGL", 1)),
     ]
-    assert len({one.sha256 for one in table.values()}) == 37
+    assert len({prompt.sha256 for prompt in table.values()}) == 37
     cells = {"IG": "image_generation", "IU": "image_understanding"}
     cells |= {"VG": "video_generation", "VU": "video_understanding", "PAIR": "image_editing"}
-    for name, one in table.items():
-        assert cells.get(name.split("-")[1], "image_editing") == one.task
-        assert one.form == ("compare" if "PAIR" in name else "score")
+    for name, prompt in table.items():
+        assert cells.get(name.split("-")[1], "image_editing") == prompt.task
+        assert prompt.form == ("compare" if "PAIR" in name else "score")
 
 
 def test_the_pack_says_what_it_is_in_json(tmp_path, home):
@@ -291,21 +291,21 @@ def test_the_pack_says_what_it_is_in_json(tmp_path, home):
         "image_understanding",
         "score",
     )
-    asked = made_text("Q-IU-POINT").replace("question", "prompt").replace("answer", "first")
-    assert row["text"] == asked
+    text = made_text("Q-IU-POINT").replace("question", "prompt").replace("answer", "first")
+    assert row["text"] == text
 
 
 def test_the_page_of_llava_critic_shows_its_prompts_with_examples(tmp_path, home):
     """One stands behind a comment sign; what is in brackets is an example."""
-    said = {
+    wordings = {
         "LC-PAIR": "Which? Question: [{}] First: [{}] Second: [{}]\nSay:\n",
         "LC-POINT": "How good? Question: [{}] Response: [{}]\n ",
     }
-    shown = {name: text.replace("{}", "like this") for name, text in said.items()}
+    examples = {name: text.replace("{}", "like this") for name, text in wordings.items()}
     lines = [
         "```python",
-        f"asked = {shown['LC-PAIR']!r}",
-        f"# asked = {shown['LC-POINT']!r}",
+        f"asked = {examples['LC-PAIR']!r}",
+        f"# asked = {examples['LC-POINT']!r}",
         "```",
     ]
     (tmp_path / "README.md").write_text("\n".join(["# Critic", *lines]), "utf-8")
@@ -313,7 +313,7 @@ def test_the_page_of_llava_critic_shows_its_prompts_with_examples(tmp_path, home
         packs.published_prompts()[name]._replace(
             length=len(text), sha256=hashlib.sha256(text.encode()).hexdigest()[:12]
         )
-        for name, text in said.items()
+        for name, text in wordings.items()
     ]
     pack, found = import_pack(tmp_path, expected=expected)
     assert pack.name == "llava-critic-7b.json"
@@ -326,21 +326,26 @@ def test_the_page_of_llava_critic_shows_its_prompts_with_examples(tmp_path, home
 
 def test_a_clone_is_told_by_its_files_and_has_a_pack_of_its_own(tmp_path, home):
     """A caption's slot is ``{text_prompt}`` there; what has none is asked as it is."""
-    said = {"HPSV3": "Rate it.\nAsked - {text_prompt}\n", "HPSV3-SUFFIX": "\nSay: <|Reward|>\n"}
+    wordings = {
+        "HPSV3": "Rate it.\nAsked - {text_prompt}\n",
+        "HPSV3-SUFFIX": "\nSay: <|Reward|>\n",
+    }
     expected = [
         packs.published_prompts()[name]._replace(
             length=len(text), sha256=hashlib.sha256(text.encode()).hexdigest()[:12]
         )
-        for name, text in said.items()
+        for name, text in wordings.items()
     ]
     file = tmp_path / "clone" / expected[0].file
     file.parent.mkdir(parents=True)
-    file.write_text("\n".join(f"{name[-3:]} = {text!r}" for name, text in said.items()), "utf-8")
+    file.write_text(
+        "\n".join(f"{name[-3:]} = {text!r}" for name, text in wordings.items()), "utf-8"
+    )
     (tmp_path / "clone" / "README.md").write_text("a page of another kind")
     known = packs.published_prompts() | {one.name: one for one in expected}
     pack, found = import_pack(tmp_path / "clone", expected=known.values())
     assert pack.name == "hpsv3.json"
-    assert [one.name for one in found] == [*said]
+    assert [one.name for one in found] == [*wordings]
     assert texts() == {
         "HPSV3": "Rate it.\nAsked - ⟪prompt⟫\n",
         "HPSV3-SUFFIX": "\nSay: <|Reward|>\n",

@@ -43,11 +43,11 @@ def as_text(request):
 @pytest.mark.parametrize("key", KEYS, ids=str)
 def test_the_wording_of_every_template_is_the_golden_one(key):
     request = rendered(key)
-    shown = f"{as_text(request)}\n--- choices ---\n" + "\n".join(request.choices) + "\n"
+    content = f"{as_text(request)}\n--- choices ---\n" + "\n".join(request.choices) + "\n"
     golden = PROMPTS / ("-".join(map(str, key)) + ".txt")
     if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(shown, "utf-8")
-    assert golden.read_text("utf-8") == shown
+        golden.write_text(content, "utf-8")
+    assert golden.read_text("utf-8") == content
 
 
 OWN_CELLS = {
@@ -59,8 +59,8 @@ OWN_CELLS = {
 
 def test_every_family_asks_all_ten_cells_but_those_of_edits_and_flex():
     for name in prompts.FAMILIES:
-        asked = {key[1:] for key in TEMPLATES if key[0] == name}
-        assert asked == OWN_CELLS.get(name, set(CELLS))
+        covered = {key[1:] for key in TEMPLATES if key[0] == name}
+        assert covered == OWN_CELLS.get(name, set(CELLS))
     assert len(CELLS) == 10
 
 
@@ -162,7 +162,7 @@ def test_two_signed_values_are_read_with_their_signs_or_not_at_all(text, wanted)
 
 def test_a_flex_answer_has_shares_by_dimension_and_the_winner_it_names():
     template = TEMPLATES["flex", Task.IMAGE_GENERATION, "compare"]
-    said = {
+    body = {
         "prompt": "a cat",
         "categories": [
             {
@@ -179,12 +179,12 @@ def test_a_flex_answer_has_shares_by_dimension_and_the_winner_it_names():
         "reason": "so",
         "winner": "Image 2",
     }
-    read = template.parse(f"```json\n{json.dumps(said, indent=1)}\n```")
+    read = template.parse(f"```json\n{json.dumps(body, indent=1)}\n```")
     assert read.winner == "second"
     assert read.aspects == {"Alignment/subject": 0.7, "Alignment/count": 0.5, "Quality/light": 0.0}
-    cut = json.dumps(said)[:-30]
+    cut = json.dumps(body)[:-30]
     assert isinstance(template.parse(cut), Unparsed)
-    weighed = template.decode(Answer(json.dumps(said), (-0.1, -9.0, -3.0)))
+    weighed = template.decode(Answer(json.dumps(body), (-0.1, -9.0, -3.0)))
     assert weighed.winner == "first", "the probabilities at the winner decide"
     assert weighed.aspects == read.aspects
 
@@ -192,9 +192,9 @@ def test_a_flex_answer_has_shares_by_dimension_and_the_winner_it_names():
 def test_a_flex_answer_says_what_is_there():
     template = TEMPLATES["flex", Task.VIDEO_GENERATION, "compare"]
     verdict = Preferred(1.0, 0.0, 0.0, {"Motion/pace": 0.75, "Motion/steadiness": 0.25})
-    said = json.loads(template.answer(verdict, rationale="so"))
-    assert said["winner"] == "Video 1"
-    assert said["categories"] == [
+    body = json.loads(template.answer(verdict, rationale="so"))
+    assert body["winner"] == "Video 1"
+    assert body["categories"] == [
         {
             "name": "Motion",
             "dims": [

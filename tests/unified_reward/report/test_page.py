@@ -1,4 +1,4 @@
-"""What a reader of a page sees, read back from the HTML itself."""
+"""Visible content of a page, read back from the HTML itself."""
 
 import base64
 import io
@@ -53,13 +53,13 @@ class Reader(HTMLParser):
         return [value for key, value in self.attributes if key == name]
 
 
-def picture(width: int = 64, height: int = 64, mode: str = "RGB") -> PIL.Image.Image:
+def image(width: int = 64, height: int = 64, mode: str = "RGB") -> PIL.Image.Image:
     return PIL.Image.new(mode, (width, height), 0)
 
 
 def card_page(**fields) -> Page:
     page = Page("t")
-    page.gallery([Card(**{"media": [picture()], "title": "a cube", **fields})])
+    page.gallery([Card(**{"media": [image()], "title": "a cube", **fields})])
     return page
 
 
@@ -77,7 +77,7 @@ def full_page() -> Page:
     page.bars([Bar("a", 0.5, 0.4, 0.6, 10)], title="bars", reference=0.5, reference_label="chance")
     page.curve({"a": [(0, 1), (1, 2)], "b": [(0, 2)]}, title="curve", x="step", y="loss")
     page.curve({"a": [(0, 1), (1, 2)]}, title="the same again", x="step", y="loss")
-    page.gallery([Card([picture(), Animation(np.zeros((2, 8, 8, 3), np.uint8), 2)], "both")])
+    page.gallery([Card([image(), Animation(np.zeros((2, 8, 8, 3), np.uint8), 2)], "both")])
     return page
 
 
@@ -93,7 +93,7 @@ def test_markup_in_any_text_appears_as_text():
     page.curve({HOSTILE: [(0, 0)]}, title=HOSTILE, x=HOSTILE, y=HOSTILE)
     scored = Scored(None, {HOSTILE: Score(1, Scale(0, 1))})
     for verdict in (scored, Unparsed(HOSTILE), Failed(HOSTILE)):
-        page.gallery([Card([picture()], HOSTILE, [HOSTILE], verdict, HOSTILE)])
+        page.gallery([Card([image()], HOSTILE, [HOSTILE], verdict, HOSTILE)])
     read = Reader(page)
     # <title> and 14 calls' worth: h1 lead h2 note text th td, bar title label reference,
     # curve key title x y = 1 + 14; three cards with mark, title, line and one word of the verdict.
@@ -188,11 +188,11 @@ def test_a_preference_shows_three_shares_and_whether_the_orders_agree(orders, no
     assert text.split("first 62% tie 8% second 30%")[1].strip() == note
 
 
-def test_two_compared_pictures_are_named_and_others_are_not():
+def test_two_compared_images_are_named_and_others_are_not():
     compared = Preferred(1, 0, 0)
-    assert "<figcaption" in card_page(media=[picture(), picture()], verdict=compared).html()
-    assert "<figcaption" not in card_page(media=[picture(), picture()]).html()
-    assert "<figcaption" not in card_page(media=[picture()], verdict=compared).html()
+    assert "<figcaption" in card_page(media=[image(), image()], verdict=compared).html()
+    assert "<figcaption" not in card_page(media=[image(), image()]).html()
+    assert "<figcaption" not in card_page(media=[image()], verdict=compared).html()
 
 
 def test_bars_carry_value_interval_n_and_reference():
@@ -261,23 +261,23 @@ def embedded(page: Page) -> tuple[str, PIL.Image.Image]:
     return kind, PIL.Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def test_a_clip_is_embedded_as_a_moving_webp_of_the_same_pixels():
+def test_a_video_is_embedded_as_a_moving_webp_of_the_same_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    kind, clip = embedded(card_page(media=[Animation(pixels, 4)]))
+    kind, webp = embedded(card_page(media=[Animation(pixels, 4)]))
     assert kind == "data:image/webp"
-    shown = [np.asarray(frame.convert("RGB")) for frame in PIL.ImageSequence.Iterator(clip)]
-    assert np.array_equal(shown, pixels)
+    frames = [np.asarray(frame.convert("RGB")) for frame in PIL.ImageSequence.Iterator(webp)]
+    assert np.array_equal(frames, pixels)
 
 
-def test_a_small_picture_is_enlarged_by_a_whole_factor_and_kept_crisp():
+def test_a_small_image_is_enlarged_by_a_whole_factor_and_kept_crisp():
     """64 px fit three times into 200."""
-    page = card_page(media=[picture(64, 32)])
+    page = card_page(media=[image(64, 32)])
     assert embedded(page)[1].size == (64, 32)
     assert '<img class="crisp" width="192"' in page.html()
 
 
 def test_a_photograph_is_embedded_smaller_and_not_made_crisp():
-    page = card_page(media=[picture(2000, 1000)])
+    page = card_page(media=[image(2000, 1000)])
     width, height = embedded(page)[1].size
     assert width * height <= 512 * 512
     assert width == pytest.approx(2 * height, abs=2)
@@ -285,8 +285,8 @@ def test_a_photograph_is_embedded_smaller_and_not_made_crisp():
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "RGBA", "P", "1", "I;16"])
-def test_pictures_of_every_mode_can_be_shown(mode):
-    assert embedded(card_page(media=[picture(mode=mode)]))[0] == "data:image/png"
+def test_images_of_every_mode_can_be_shown(mode):
+    assert embedded(card_page(media=[image(mode=mode)]))[0] == "data:image/png"
 
 
 def test_captions_take_the_direction_of_their_own_words():
@@ -304,7 +304,7 @@ def test_a_write_that_breaks_off_keeps_the_old_page(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("old")
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(DataError, match=r"page\.html cannot be written: full"):
         full_page().write(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -50,7 +50,12 @@ def kill(*_):
 
 def weights_at(out):
     """Of all parts that are saved, by place and name."""
-    files = [one for one in out.rglob("*.safetensors") if "checkpoints" not in str(one)]
+    files = [
+        file
+        for file in out.rglob("*.safetensors")
+        if "checkpoints" not in file.relative_to(out).parts
+    ]
+    assert files
     return {
         (str(file.relative_to(out)), name): value
         for file in files

@@ -19,6 +19,7 @@ from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Video
 from unified_reward.train import dpo_vlm
+from unified_reward.train.dpo import align
 from unified_reward.train.dpo_vlm import VLMDPO, align_vlm
 from unified_reward.train.optim import OptimConfig
 
@@ -264,6 +265,33 @@ def test_pairs_that_cannot_be_learned_are_told_and_left_out(folder, tmp_path, pa
     assert messages[1].endswith("its answers are the same")
     assert messages[2].endswith("its answers are not both plain text")
     assert messages[3].endswith("its answers contain a control token of the model")
+
+
+def test_human_votes_are_learned_like_made_pairs(folder, tmp_path, pairs):
+    """Two candidates with a winner, whichever stands first; a tie is no pair."""
+    keys = ("id", "task", "prompt", "context")
+    votes = [
+        {key: made[key] for key in keys}
+        | {
+            "candidates": [made["chosen"], made["rejected"]][:: 1 if i % 2 else -1],
+            "target": {"winner": "first" if i % 2 else "second"},
+        }
+        for i, made in enumerate(MIXED)
+    ]
+    votes.append(votes[0] | {"id": "even", "target": {"winner": "tie"}})
+    made = align(pairs(*MIXED), folder, dpo(steps=2), tmp_path / "made")
+    voted = align(pairs(*votes), folder, dpo(steps=2), tmp_path / "voted")
+    assert voted.pop("rows") == {"kept": 3, "dropped": 1}
+    assert made.pop("rows") == {"kept": 3}
+    assert voted == made
+    assert made["left_out"] == 0
+
+
+def test_align_counts_what_it_leaves_out_and_says_why_if_asked(folder, tmp_path, pairs):
+    path, messages = pairs(row(0), row(1, rejected={"text": " a circle"}), "no row"), []
+    report = align(str(path), folder, dpo(), str(tmp_path / "out"), log=messages.append)
+    assert (report["pairs"], report["left_out"], len(messages)) == (1, 2, 2)
+    assert align(path, folder, dpo(), tmp_path / "again")["left_out"] == 2
 
 
 def test_without_any_medium_that_can_be_read_nothing_is_learned(folder, tmp_path, pairs):

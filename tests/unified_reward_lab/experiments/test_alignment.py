@@ -17,14 +17,14 @@ from unified_reward_lab.alignment import AlignedPolicy, ExamConfig, PreferenceCo
 from unified_reward_lab.bench.oracle import PolicyExam
 from unified_reward_lab.experiments import alignment as experiment
 from unified_reward_lab.experiments.alignment import (
-    WAYS,
+    STRATEGIES,
     AlignmentStudy,
-    _compared,
+    _compare,
     _gain,
-    alignment,
     arms,
+    run,
 )
-from unified_reward_lab.experiments.alignment_page import draw, page
+from unified_reward_lab.experiments.alignment_page import page, plot
 
 
 SPEAKING, DRAWING = Task.IMAGE_UNDERSTANDING, Task.IMAGE_GENERATION
@@ -54,9 +54,9 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(study):
-    told = []
-    made = alignment(study, told.append)
-    assert sum(told) == study.total
+    results = []
+    made = run(study, results.append)
+    assert sum(results) == study.total
     return made
 
 
@@ -79,20 +79,20 @@ def test_a_gain_counts_what_cannot_be_read_as_nothing():
 
 def test_the_parts_of_a_gain_are_a_sum():
     """Right: 0.5 and -0.25. Readable: 0.75. Unreadable: -1. Each over all five prompts."""
-    told = _compared(BEFORE, [AFTER])
-    parts = {name: one["value"] for name, one in told["parts"].items()}
+    results = _compare(BEFORE, [AFTER])
+    parts = {name: entry["value"] for name, entry in results["parts"].items()}
     assert parts == pytest.approx(
         {"became_right": 0.25 / 5, "became_readable": 0.75 / 5, "became_unreadable": -1 / 5}
     )
-    assert sum(parts.values()) == pytest.approx(told["gain"]["value"])
+    assert sum(parts.values()) == pytest.approx(results["gain"]["value"])
 
 
 def test_what_was_bad_and_becomes_unreadable_costs_nothing():
     zero = PolicyExam((0.0, None), (None, None), ("a", "b"))
     swapped = PolicyExam((None, 0.0), (None, None), ("a", "b"))
-    told = _compared(zero, [swapped])
-    assert {one["value"] for one in told["parts"].values()} == {0.0}
-    assert told["after"]["readable"]["value"] == 0.5
+    results = _compare(zero, [swapped])
+    assert {entry["value"] for entry in results["parts"].values()} == {0.0}
+    assert results["after"]["readable"]["value"] == 0.5
 
 
 def test_seeds_are_pooled_by_prompt():
@@ -102,44 +102,44 @@ def test_seeds_are_pooled_by_prompt():
     assert gain.value == pytest.approx(sum(GAINS) / 10)
     assert gain.ci95 == mean_interval([*GAINS, *[0.0] * 5], [*PROMPTS, *PROMPTS])
     assert gain.n == 10
-    told = _compared(BEFORE, [AFTER, BEFORE])
-    assert told["by_seed"] == pytest.approx([sum(GAINS) / 5, 0.0])
-    assert told["after"]["oracle"]["n"] == 10
-    assert told["after"]["oracle"]["value"] == pytest.approx(1.75 / 5)
+    results = _compare(BEFORE, [AFTER, BEFORE])
+    assert results["by_seed"] == pytest.approx([sum(GAINS) / 5, 0.0])
+    assert results["after"]["oracle"]["n"] == 10
+    assert results["after"]["oracle"]["value"] == pytest.approx(1.75 / 5)
 
 
 def test_the_gap_closed_is_the_gain_by_what_was_lacking():
     """Before 0.5 of 1; a gain of 0.125 is a quarter of the rest."""
     before = PolicyExam((0.5, 0.5), (None, None), ("a", "b"))
     after = PolicyExam((0.75, 0.5), (None, None), ("a", "b"))
-    assert _compared(before, [after])["gap_closed"] == pytest.approx(0.25)
+    assert _compare(before, [after])["gap_closed"] == pytest.approx(0.25)
 
 
 def test_a_judge_that_read_nothing_has_no_mean_reward_and_the_page_says_so():
     silent = PolicyExam((1.0, 1.0), (None, None), ("a", "b"))
-    one = _compared(silent, [silent]) | {"pairs": [3]}
-    assert one["after"]["judge_reward"] == {"value": None, "ci95": [None, None], "n": 0}
-    assert one["gap_closed"] is None
-    told = {
+    entry = _compare(silent, [silent]) | {"pairs": [3]}
+    assert entry["after"]["judge_reward"] == {"value": None, "ci95": [None, None], "n": 0}
+    assert entry["gap_closed"] is None
+    results = {
         "n": 2,
         "seed": 0,
         "seeds": [0],
         "preferences": {"prompts": 4, "n": 3},
-        "tasks": {SPEAKING.value: one},
+        "tasks": {SPEAKING.value: entry},
     }
-    row = next(line for line in page(told).splitlines() if line.startswith("| image_und"))
+    row = next(line for line in page(results).splitlines() if line.startswith("| image_und"))
     assert row.endswith("| - | - |")
     assert "| +0.000 | - |" in row
-    assert draw(told).startswith(b"\x89PNG")
+    assert plot(results).startswith(b"\x89PNG")
 
 
 def test_the_arms_are_one_a_task_and_the_ways_and_judges_of_image_generation(tmp_path):
     study = study_in(tmp_path, seeds=(0, 1))
-    each = [one.name for one in arms(study) if one.seed == 0]
-    ways = [f"image_generation/0/shipped-{way.value}" for way in (WAYS[-1], *WAYS[:-1])]
-    judges = [f"image_generation/0/{one}-rank+sift" for one in ("one task", "joint")]
+    each = [entry.name for entry in arms(study) if entry.seed == 0]
+    ways = [f"image_generation/0/shipped-{way.value}" for way in (STRATEGIES[-1], *STRATEGIES[:-1])]
+    judges = [f"image_generation/0/{entry}-rank+sift" for entry in ("one task", "joint")]
     assert each == ["image_understanding/0/shipped-rank+sift", *ways, *judges]
-    assert len({one.name for one in arms(study)}) == 2 * len(each)
+    assert len({entry.name for entry in arms(study)}) == 2 * len(each)
     assert study.total == 2 + 2 * len(each)
 
 
@@ -147,22 +147,22 @@ def test_the_report_has_every_figure_of_every_policy(report):
     assert (report["n"], report["seed"], report["seeds"]) == (4, 3, [0])
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert set(report["tasks"]) == {SPEAKING.value, DRAWING.value}
-    for one in report["tasks"].values():
+    for entry in report["tasks"].values():
         for side in ("before", "after"):
             for name in ("oracle", "readable", "judge_reward"):
-                assert set(one[side][name]) == FIGURE
-                assert one[side][name]["n"] <= 4
-        assert set(one["gain"]) == FIGURE
-        assert one["by_seed"] == pytest.approx([one["gain"]["value"]])
-        gained = one["after"]["oracle"]["value"] - one["before"]["oracle"]["value"]
-        assert one["gain"]["value"] == pytest.approx(gained)
-        parts = sum(part["value"] for part in one["parts"].values())
+                assert set(entry[side][name]) == FIGURE
+                assert entry[side][name]["n"] <= 4
+        assert set(entry["gain"]) == FIGURE
+        assert entry["by_seed"] == pytest.approx([entry["gain"]["value"]])
+        gained = entry["after"]["oracle"]["value"] - entry["before"]["oracle"]["value"]
+        assert entry["gain"]["value"] == pytest.approx(gained)
+        parts = sum(part["value"] for part in entry["parts"].values())
         assert parts == pytest.approx(gained)
-        assert len(one["pairs"]) == 1
+        assert len(entry["pairs"]) == 1
 
 
 def test_ways_and_judges_are_of_image_generation_and_the_best_is_not_behind_itself(report):
-    assert list(report["ways"]) == [way.value for way in WAYS]
+    assert list(report["ways"]) == [way.value for way in STRATEGIES]
     assert list(report["judges"]) == ["one task"]
     assert report["ways"]["rank+sift"]["behind_best"]["value"] == 0
     assert report["judges"]["one task"]["behind_best"]["value"] == 0
@@ -178,55 +178,55 @@ def test_pairs_of_a_judge_taught_by_votes_stand_beside_those_of_the_shipped_one(
     assert "taught by votes" in page(report)
     gain = report["tasks"][DRAWING.value]["gain"]["value"]
     assert report["ways"]["rank+sift"]["gain"]["value"] == pytest.approx(gain)
-    for one in report["ways"].values():
-        assert one["behind_best"]["value"] == pytest.approx(gain - one["gain"]["value"])
+    for entry in report["ways"].values():
+        assert entry["behind_best"]["value"] == pytest.approx(gain - entry["gain"]["value"])
 
 
 def test_all_ways_learn_from_equally_many_pairs(study, report):
     folder = study.work / DRAWING.value / "0"
-    files = [folder / f"pairs-shipped-{way.value}.equal.jsonl" for way in WAYS]
+    files = [folder / f"pairs-shipped-{way.value}.equal.jsonl" for way in STRATEGIES]
     counts = {len(rows(file)) for file in files}
     whole = [rows(file.with_name(file.name.replace(".equal", ""))) for file in files]
     kept = [sum(row["status"] == "kept" for row in each) for each in whole]
     assert counts == {min(kept)} == {*report["tasks"][DRAWING.value]["pairs"]}
-    for way in WAYS:
-        told = json.loads((folder / f"shipped-{way.value}/exam-3-4.json").read_text())
-        assert len(told["worths"]) == 4
+    for way in STRATEGIES:
+        results = json.loads((folder / f"shipped-{way.value}/exam-3-4.json").read_text())
+        assert len(results["oracle_scores"]) == 4
     assert len({file.read_bytes() for file in files}) > 1
 
 
 def test_a_second_run_trains_and_examines_nothing_and_reports_the_same(study, report, monkeypatch):
     for name in ("align", "examine"):
         monkeypatch.setattr(experiment, name, lambda *_, **__: pytest.fail("it was done before"))
-    told = []
-    assert alignment(study, told.append) == report
-    assert sum(told) == study.total
+    results = []
+    assert run(study, results.append) == report
+    assert sum(results) == study.total
 
 
 def test_a_lost_exam_is_taken_again_and_the_report_is_the_same(study, report):
     lost = study.work / SPEAKING.value / "before" / "exam-3-4.json"
     before = lost.read_bytes()
     lost.unlink()
-    assert alignment(study) == report
+    assert run(study) == report
     assert lost.read_bytes() == before
 
 
 def test_the_page_and_the_plot_show_every_task_way_and_judge(report):
     text = page(report)
-    for name in (SPEAKING.value, DRAWING.value, *WAYS, "one task", "4 held-out prompts"):
+    for name in (SPEAKING.value, DRAWING.value, *STRATEGIES, "one task", "4 held-out prompts"):
         assert name in text
     assert "| behind rank+sift |" in text
     assert "| behind one task |" in text
-    assert PIL.Image.open(io.BytesIO(draw(report))).size[0] > 500
+    assert PIL.Image.open(io.BytesIO(plot(report))).size[0] > 500
 
 
 def test_arms_of_other_options_are_not_taken_for_those_of_this_study(study, report):
-    one = study.policies[SPEAKING]
-    bolder = replace(one, vlm=replace(one.vlm, beta=0.3))
+    entry = study.policies[SPEAKING]
+    bolder = replace(entry, vlm=replace(entry.vlm, beta=0.3))
     with pytest.raises(ConfigError, match="was started with different settings: vlm was"):
-        alignment(replace(study, policies={SPEAKING: bolder}))
+        run(replace(study, policies={SPEAKING: bolder}))
     with pytest.raises(ConfigError, match="examiner was 'tiny_judge' and is 'scripted:first'"):
-        alignment(replace(study, judge="scripted:first"))
+        run(replace(study, judge="scripted:first"))
 
 
 @pytest.mark.parametrize("wrong", [{"seeds": ()}, {"exam": ExamConfig(n=1)}])

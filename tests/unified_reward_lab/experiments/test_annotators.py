@@ -5,7 +5,7 @@ import pytest
 from unified_reward.core.errors import ConfigError
 from unified_reward_lab.bench.microworld import CLEAR_GAP
 from unified_reward_lab.examples import CELLS
-from unified_reward_lab.experiments.annotators import Annotators, annotators, page
+from unified_reward_lab.experiments.annotators import AnnotatorStudy, page, run
 from unified_reward_lab.microworld import make_example, utility_gap
 
 
@@ -16,7 +16,7 @@ N = 12
 def report():
     judges = {"perfect": "scripted:perfect", "first": "scripted:first", "silent": "scripted:silent"}
     groups = {"scripted": judges, "again": {"perfect": "scripted:perfect"}}
-    return annotators(Annotators(groups, reference="perfect", n=N))
+    return run(AnnotatorStudy(groups, reference="perfect", n=N))
 
 
 def value(report, judge, figure):
@@ -28,7 +28,7 @@ def clear():
     for task, form in CELLS.values():
         if form == "compare":
             found += [make_example(task, form, split="test", seed=0, index=i) for i in range(N)]
-    return [one for one in found if utility_gap(one) >= CLEAR_GAP]
+    return [example.target for example in found if utility_gap(example) >= CLEAR_GAP]
 
 
 def test_only_pairs_with_a_clear_gap_count(report):
@@ -59,12 +59,12 @@ def test_unreadable_verdicts_are_counted_and_wrong(report):
 
 
 def test_the_page_has_a_row_for_every_judge(report):
-    told = page(report)
-    assert "| scripted | first | 0.500 (" in told
-    assert "| scripted | silent | 0.000 (" in told
-    assert "| again | perfect | 1.000 (" in told
+    text = page(report)
+    assert "| scripted | first | 0.500 (" in text
+    assert "| scripted | silent | 0.000 (" in text
+    assert "| again | perfect | 1.000 (" in text
 
 
 def test_a_reference_that_is_no_judge_is_refused():
     with pytest.raises(ConfigError, match="'few' lacks the reference 'noiseless'; it has perfect"):
-        Annotators({"few": {"perfect": "scripted:perfect"}})
+        AnnotatorStudy({"few": {"perfect": "scripted:perfect"}})

@@ -18,8 +18,14 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Failed, Scale, Score, Scored, Unparsed
 from unified_reward_lab.experiments import best_of_n as experiment
-from unified_reward_lab.experiments.best_of_n import BestOfN, best_of_n, chances, draw, page
-from unified_reward_lab.microworld import candidate_pool
+from unified_reward_lab.experiments.best_of_n import (
+    BestOfNStudy,
+    page,
+    pick_probabilities,
+    plot,
+    run,
+)
+from unified_reward_lab.microworld import candidate_pool, true_utilities
 from unified_reward_lab.microworld.items import TASKS
 
 
@@ -39,8 +45,10 @@ class ByUtility(BaseJudge):
         self._rule = rule
 
     def ask(self, samples, *, orders=2):
-        said = [self._rule(self._utility[sample.id]) for sample in samples]
-        return [Scored(Score(one, UNIT)) if isinstance(one, float) else one for one in said]
+        texts = [self._rule(self._utility[sample.id]) for sample in samples]
+        return [
+            Scored(Score(entry, UNIT)) if isinstance(entry, float) else entry for entry in texts
+        ]
 
 
 RULES = {
@@ -69,8 +77,8 @@ def rules(monkeypatch):
 
 
 def measured(reference, **options):
-    config = BestOfN({"it": reference}, n=N, captions=CAPTIONS, **options)
-    report = best_of_n(config)
+    config = BestOfNStudy({"it": reference}, n=N, captions=CAPTIONS, **options)
+    report = run(config)
     return report["judges"]["it"], report
 
 
@@ -79,9 +87,9 @@ def values(curve):
 
 
 def utilities(task=Task.IMAGE_GENERATION):
-    """Of every candidate, shape (captions, n)."""
-    drawn = [candidate_pool(task, n=N, split="test", seed=0, index=i) for i in range(CAPTIONS)]
-    return np.array([one.utilities for one in drawn])
+    """True utilities, shape (captions, n)."""
+    pools = [candidate_pool(task, n=N, split="test", seed=0, index=i) for i in range(CAPTIONS)]
+    return np.array([true_utilities(pool) for pool in pools])
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -103,7 +111,7 @@ def test_the_inverted_judge_s_gold_falls_to_the_worst_while_its_proxy_rises():
     judge, _ = measured("inverted")
     gold, proxy = values(judge["gold"]), values(judge["proxy"])
     assert all(later < earlier for earlier, later in pairwise(gold))
-    assert proxy == pytest.approx([1 - one for one in gold])
+    assert proxy == pytest.approx([1 - entry for entry in gold])
     mean, worst, best = (f(utilities(), axis=1).mean() for f in (np.mean, np.min, np.max))
     assert (gold[0], gold[-1]) == pytest.approx((mean, worst))
     assert judge["gap"]["value"] == pytest.approx(best - worst)
@@ -136,7 +144,7 @@ def test_an_open_score_is_taken_as_it_is_and_aspects_by_their_mean():
     for reference, factor in (("open", 10), ("aspects", 0.5)):
         judge, report = measured(reference)
         assert judge["gold"] == report["oracle"]
-        expected = [factor * one for one in values(report["oracle"])]
+        expected = [factor * entry for entry in values(report["oracle"])]
         assert values(judge["proxy"]) == pytest.approx(expected)
 
 
@@ -167,15 +175,15 @@ def test_a_judge_without_any_score_has_no_figures_and_is_still_shown():
     assert values(judge["gold"]) == [None] * 4
     assert (judge["fall"]["value"], judge["peak"]) == (None, None)
     assert "| it | gold | - | - | - | - |" in page(report)
-    assert draw(report).startswith(b"\x89PNG")
+    assert plot(report).startswith(b"\x89PNG")
 
 
 def brute_force(scores, golds, n):
     """Mean over all subsets of the mean gold of the subset's best."""
     means = []
-    for drawn in combinations(range(len(scores)), n):
-        best = max(scores[i] for i in drawn)
-        means.append(np.mean([golds[i] for i in drawn if scores[i] == best]))
+    for pools in combinations(range(len(scores)), n):
+        best = max(scores[i] for i in pools)
+        means.append(np.mean([golds[i] for i in pools if scores[i] == best]))
     return np.mean(means)
 
 
@@ -183,7 +191,7 @@ def brute_force(scores, golds, n):
 def test_the_estimator_is_the_mean_over_all_subsets(rated, data):
     scores, golds = zip(*rated, strict=True)
     n = data.draw(st.integers(1, len(rated)))
-    weights = chances(scores, n)
+    weights = pick_probabilities(scores, n)
     assert weights.sum() == pytest.approx(1)
     assert weights @ np.array(golds) == pytest.approx(brute_force(scores, golds, n))
 
@@ -191,16 +199,16 @@ def test_the_estimator_is_the_mean_over_all_subsets(rated, data):
 @pytest.mark.parametrize("n", [0, 3])
 def test_more_than_there_are_cannot_be_drawn(n):
     with pytest.raises(ValueError, match=f"from 2 candidates 1 to 2 can be drawn, not {n}"):
-        chances([0.1, 0.2], n)
+        pick_probabilities([0.1, 0.2], n)
 
 
 def test_the_report_is_plain_json_with_the_divergence_of_every_step():
     """log n - (n - 1) / n: 0, 0.1931, 0.6363, 1.2044."""
-    told = []
-    config = BestOfN({"a": "scripted:tie", "b": "scripted:random"}, n=N, captions=2)
-    report = best_of_n(config, told.append)
+    steps = []
+    config = BestOfNStudy({"a": "scripted:tie", "b": "scripted:random"}, n=N, captions=2)
+    report = run(config, steps.append)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert sum(told) == config.total == 2 * 2 * N
+    assert sum(steps) == config.total == 2 * 2 * N
     assert [step["n"] for step in report["steps"]] == [1, 2, 4, 8]
     kls = [0, math.log(2) - 1 / 2, math.log(4) - 3 / 4, math.log(8) - 7 / 8]
     assert [step["kl"] for step in report["steps"]] == pytest.approx(kls)
@@ -209,8 +217,8 @@ def test_the_report_is_plain_json_with_the_divergence_of_every_step():
 
 
 def test_another_seed_draws_other_candidates():
-    one, other = (measured("scripted:perfect", seed=seed)[1]["oracle"] for seed in (0, 1))
-    assert one != other
+    entry, other = (measured("scripted:perfect", seed=seed)[1]["oracle"] for seed in (0, 1))
+    assert entry != other
 
 
 @pytest.mark.parametrize(
@@ -226,7 +234,7 @@ def test_another_seed_draws_other_candidates():
 )
 def test_a_configuration_that_cannot_be_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        BestOfN(**options)
+        BestOfNStudy(**options)
 
 
 def test_the_page_tells_protocol_and_figures():
@@ -236,18 +244,18 @@ def test_the_page_tells_protocol_and_figures():
     assert "12 held-out prompts of `image_generation` with 8 candidates each (seed 3)" in text
     gold = judge["gold"][-1]
     low, high = gold["ci95"]
-    told = f"{gold['value']:.3f} ({low:.3f} to {high:.3f}) |"
-    assert sum(line.endswith(told) for line in text.splitlines()) == 3
+    steps = f"{gold['value']:.3f} ({low:.3f} to {high:.3f}) |"
+    assert sum(line.endswith(steps) for line in text.splitlines()) == 3
     assert "| it | 0.000 (0.000 to 0.000) | 0.000 (0.000 to 0.000) | 8 | 0 | 0 |" in text
 
 
 def test_the_plot_has_a_panel_a_judge():
     sizes = []
     for judges in ({"a": "scripted:tie"}, {"a": "scripted:tie", "b": "scripted:random"}):
-        report = best_of_n(BestOfN(judges, n=2, captions=2))
-        sizes.append(PIL.Image.open(io.BytesIO(draw(report))).size)
-    (one, height), (two, same) = sizes
-    assert two - one == 480  # 3.2 inches at 150 dots
+        report = run(BestOfNStudy(judges, n=2, captions=2))
+        sizes.append(PIL.Image.open(io.BytesIO(plot(report))).size)
+    (entry, height), (two, same) = sizes
+    assert two - entry == 480  # 3.2 inches at 150 dots
     assert height == same
 
 
@@ -259,10 +267,10 @@ def test_the_command_writes_three_files_and_splices_the_page(tmp_path):
     document = tmp_path / "results.md"
     document.write_text(MARKED, "utf-8")
     out = tmp_path / "out"
-    asked = ["experiment", "best_of_n", str(out), *OPTIONS, "--page", str(document)]
-    result = CliRunner().invoke(app, asked)
+    requests = ["experiment", "best_of_n", str(out), *OPTIONS, "--page", str(document)]
+    result = CliRunner().invoke(app, requests)
     assert result.exit_code == 0
-    assert {one.name for one in out.iterdir()} == {"report.json", "page.md", "best_of_n.png"}
+    assert {entry.name for entry in out.iterdir()} == {"report.json", "page.md", "best_of_n.png"}
     report = json.loads((out / "report.json").read_text("utf-8"))
     assert (report["n"], report["captions"], list(report["judges"])) == (4, 2, ["fair"])
     section = (out / "page.md").read_text("utf-8")
@@ -272,8 +280,14 @@ def test_the_command_writes_three_files_and_splices_the_page(tmp_path):
 
 
 def test_the_command_ends_with_1_where_a_score_is_missing(tmp_path):
-    asked = ["experiment", "best_of_n", str(tmp_path), "judges={a: scripted:silent}", *OPTIONS[1:]]
-    assert CliRunner().invoke(app, asked).exit_code == 1
+    requests = [
+        "experiment",
+        "best_of_n",
+        str(tmp_path),
+        "judges={a: scripted:silent}",
+        *OPTIONS[1:],
+    ]
+    assert CliRunner().invoke(app, requests).exit_code == 1
     assert json.loads((tmp_path / "report.json").read_text("utf-8"))["n_unparsed"] == 8
 
 
@@ -281,8 +295,8 @@ def test_the_command_refuses_a_page_without_markers_before_it_asks_anybody(tmp_p
     document = tmp_path / "results.md"
     document.write_text("# Results\n", "utf-8")
     out = tmp_path / "out"
-    asked = ["experiment", "best_of_n", str(out), *OPTIONS, "--page", str(document)]
-    result = CliRunner().invoke(app, asked)
+    requests = ["experiment", "best_of_n", str(out), *OPTIONS, "--page", str(document)]
+    result = CliRunner().invoke(app, requests)
     assert isinstance(result.exception, DataError)
     assert not out.exists()
 

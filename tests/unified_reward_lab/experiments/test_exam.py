@@ -2,13 +2,13 @@
 
 import pytest
 
-from unified_reward_lab.experiments.exam import Exam, exam, page
+from unified_reward_lab.experiments.exam import ExamStudy, page, run
 from unified_reward_lab.microworld.items import TASKS
 
 
 @pytest.fixture(scope="module")
 def report(checkpoints):
-    return exam(Exam({"shipped": "", "random": str(checkpoints["qwen3_vl"])}, n=8))
+    return run(ExamStudy({"shipped": "tiny_base", "random": str(checkpoints["qwen3_vl"])}, n=8))
 
 
 def test_the_shipped_base_answers_and_a_random_one_does_not(report):
@@ -20,6 +20,6 @@ def test_the_shipped_base_answers_and_a_random_one_does_not(report):
 
 
 def test_the_page_has_a_row_a_task(report):
-    told = page(report)
-    assert told.count("| shipped |") == 4
-    assert "| random | questions about clips | 0.000 (0.000 to" in told
+    text = page(report)
+    assert text.count("| shipped |") == 4
+    assert "| random | questions about videos | 0.000 (0.000 to" in text

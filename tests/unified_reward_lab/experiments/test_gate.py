@@ -9,7 +9,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.judges.card import Calibration, Card
 from unified_reward.judges.registry import open_judge
 from unified_reward_lab.examples import CELLS, EDITING
-from unified_reward_lab.experiments.gate import THRESHOLDS, Gate, draw, gate, page
+from unified_reward_lab.experiments.gate import THRESHOLDS, GateStudy, page, plot, run
 
 
 N = 12
@@ -29,7 +29,7 @@ def calm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(calm):
-    return gate(Gate({"shipped": "", "calm": str(calm)}, n=N))
+    return run(GateStudy({"shipped": "tiny_judge", "calm": str(calm)}, n=N))
 
 
 def test_the_gate_and_the_benchmark_agree(report):
@@ -49,7 +49,7 @@ def test_temperatures_act_after_and_not_before(report):
 
 
 def test_the_page_names_every_cell_and_the_plot_is_a_image(report):
-    told = page(report)
-    assert all(told.count(f"`{cell}`") == 2 for cell in CELLS | EDITING)
-    assert "- calm: comparisons 1000.0, scores 1000.0" in told
-    assert draw(report).startswith(b"\x89PNG")
+    text = page(report)
+    assert all(text.count(f"`{cell}`") == 2 for cell in CELLS | EDITING)
+    assert "- calm: comparisons 1000.0, scores 1000.0" in text
+    assert plot(report).startswith(b"\x89PNG")

@@ -17,7 +17,7 @@ TINY = OptimConfig(steps=16, batch_size=2, accumulate=1, lr=5e-4)
 
 def lessons(name):
     (run,) = (one for one in joint._runs((0, 1)) if one.name == name)
-    made = joint._Lessons(run.parts, TINY)
+    made = joint._TrainingSeries(run.parts, TINY)
     return Counter(made[i].sample.id for i in range(len(made)))
 
 
@@ -51,14 +51,14 @@ def test_only_apart_do_videos_come_from_the_other_half_than_images():
 )
 def test_settings_that_would_not_match_are_refused(tmp_path, changed, message):
     with pytest.raises(ConfigError, match=message):
-        joint.JointLearning(tmp_path, **changed)
+        joint.JointLearningStudy(tmp_path, **changed)
 
 
 LABELS = [1.0, 0.0, 0.5, 1.0, 0.0, 1.0] * 5
 SAID = {"right": LABELS, "wrong": [1 - one for one in LABELS], "nothing": [None] * len(LABELS)}
 
 
-def heard(single, shared="right", apart="right"):
+def results(single, shared="right", apart="right"):
     """Thirty prompts a half, two seeds; every judge of a kind says the same."""
     by_run = {f"{task}-{seed}": single for task in TASKS for seed in (0, 1)}
     by_run |= {f"shared-{seed}": shared for seed in (0, 1)}
@@ -79,33 +79,33 @@ def heard(single, shared="right", apart="right"):
 
 @pytest.mark.parametrize(("single", "gain"), [("wrong", 1.0), ("right", 0.0), ("nothing", 1.0)])
 def test_gain_is_the_difference_of_joint_and_single(single, gain):
-    found = joint._contrast("video_generation.compare", heard(single), (0, 1))
+    found = joint._contrast("video_generation.compare", results(single), (0, 1))
     for world in joint.WORLDS:
         assert found[world]["gain"] == {"value": gain, "ci95": [gain, gain], "n": 60}
     assert found["sharing"]["value"] == 0.0
 
 
 def test_sharing_is_the_gain_that_a_world_apart_withholds():
-    found = joint._contrast("image_generation.compare", heard("wrong", apart="wrong"), (0, 1))
+    found = joint._contrast("image_generation.compare", results("wrong", apart="wrong"), (0, 1))
     assert found["shared"]["gain"]["value"] == 1.0
     assert found["apart"]["gain"]["value"] == 0.0
     assert found["sharing"]["value"] == 1.0
 
 
 def test_scores_are_contrasted_by_rank_correlation():
-    found = joint._contrast(f"{Task.IMAGE_UNDERSTANDING}.score", heard("wrong"), (0, 1))
+    found = joint._contrast(f"{Task.IMAGE_UNDERSTANDING}.score", results("wrong"), (0, 1))
     assert found["shared"]["joint"]["value"] == pytest.approx(1.0)
     assert found["shared"]["single"]["value"] == pytest.approx(-1.0)
 
 
 @pytest.mark.slow
 def test_judges_are_trained_once_and_then_only_contrasted(tmp_path, monkeypatch):
-    config = joint.JointLearning(
+    config = joint.JointLearningStudy(
         tmp_path, optim=OptimConfig(steps=8, batch_size=2, accumulate=1), seeds=(0, 1), n=24
     )
-    report = joint.joint_learning(config)
+    report = joint.run(config)
     assert set(report["cells"]) == set(CELLS)
     assert report["tokens"]["shared"] > 0
     assert "sharing" in joint.page(report)
     monkeypatch.setattr(joint, "train_judge", None)
-    assert joint.joint_learning(config)["cells"] == report["cells"]
+    assert joint.run(config)["cells"] == report["cells"]

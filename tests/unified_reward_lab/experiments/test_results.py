@@ -16,7 +16,7 @@ from unified_reward_lab.experiments import (
     trust,
     votes,
 )
-from unified_reward_lab.experiments.page import around
+from unified_reward_lab.experiments.page import split_at_section
 
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -36,7 +36,7 @@ PAGES = {
 @pytest.mark.parametrize("name", PAGES)
 def test_results_are_what_the_code_makes_of_the_committed_report(name):
     document = DOCS / "results.md"
-    before, behind = around(document, name)
+    before, behind = split_at_section(document, name)
     section = document.read_text("utf-8")[len(before) : -len(behind)]
     report = json.loads((DOCS / "results" / f"{name}.json").read_text("utf-8"))
     assert section.strip() == PAGES[name](report).strip()

@@ -14,15 +14,15 @@ from unified_reward.core.samples import Sample, Task
 from unified_reward.judges.card import Calibration
 from unified_reward_lab.experiments.sifting import (
     REFERENCE,
-    WAYS,
-    Perfect,
-    Read,
-    Sifting,
-    _draw,
-    draw,
+    STRATEGIES,
+    CachedJudge,
+    SiftingStudy,
+    _pool,
     page,
-    sifting,
+    plot,
+    run,
 )
+from unified_reward_lab.microworld import true_utilities
 
 
 N, PROMPTS = 6, 8
@@ -31,17 +31,17 @@ N, PROMPTS = 6, 8
 @pytest.fixture(scope="module")
 def controls():
     judges = {"perfect": "perfect", "always first": "scripted:first"}
-    return sifting(Sifting(judges, n=N, prompts=PROMPTS, seeds=(5, 6)))
+    return run(SiftingStudy(judges, n=N, prompts=PROMPTS, seeds=(5, 6)))
 
 
 def test_the_perfect_judge_is_never_wrong_and_finds_the_whole_range_by_points(controls):
     ways = controls["judges"]["perfect"]["soft"]
-    for way, one in ways.items():
-        assert way == "random" or one["better"]["value"] == 1
+    for way, entry in ways.items():
+        assert way == "random" or entry["better"]["value"] == 1
     ranges = []
     for seed in (5, 6):
         for i in range(PROMPTS):
-            utilities = _draw(Sifting(n=N), seed, i, Perfect()).utilities
+            utilities = true_utilities(_pool(SiftingStudy(n=N), seed, i))
             ranges.append(max(utilities) - min(utilities))
     assert ways["score"]["gain"]["value"] == pytest.approx(np.mean(ranges))
     assert ways["rank+sift"]["gain"]["value"] <= ways["score"]["gain"]["value"]
@@ -67,58 +67,58 @@ def test_the_contrast_is_zero_for_the_reference_itself_and_told_by_seed(controls
         for ways in judge.values():
             assert ways[REFERENCE]["from_score"]["value"] == 0
             assert ways[REFERENCE]["from_score_by_seed"] == [0, 0]
-            for one in ways.values():
-                told = np.mean(one["from_score_by_seed"])
-                assert one["from_score"]["value"] == pytest.approx(told)
+            for entry in ways.values():
+                verdicts = np.mean(entry["from_score_by_seed"])
+                assert entry["from_score"]["value"] == pytest.approx(verdicts)
 
 
 @pytest.fixture(scope="module")
 def samples():
-    drawn = _draw(Sifting(n=2), 9, 0, Perfect()).pool
-    two = drawn.candidates
+    pool = _pool(SiftingStudy(n=2), 9, 0)
+    two = pool.candidates
     return [
-        Sample(drawn.task, drawn.prompt, two[:1], id="a"),
-        Sample(drawn.task, drawn.prompt, two, id="a-b"),
+        Sample(pool.task, pool.prompt, two[:1], id="a"),
+        Sample(pool.task, pool.prompt, two, id="a-b"),
     ]
 
 
 def test_a_coarse_reading_is_drawn_from_the_probabilities_of_the_soft_one(tiny, samples):
-    plain = Read(tiny, "coarse", {})
+    plain = CachedJudge(tiny, "coarse", {})
     soft = tiny.decode(samples, tiny.query(samples), Calibration())
     n = 400
-    asked = [
+    repeated = [
         Sample(s.task, s.prompt, s.candidates, id=f"{s.id} #{k}") for s in samples for k in range(n)
     ]
-    told = plain.ask(asked)
-    values = [one.score.value for one in told[:n]]
+    verdicts = plain.ask(repeated)
+    values = [entry.score.value for entry in verdicts[:n]]
     assert set(values) <= {1, 2, 3, 4, 5}
     assert np.mean(values) == pytest.approx(
         soft[0].score.value, abs=4 * soft[0].score.sigma / n**0.5 + 0.01
     )
-    won = [one.probability for one in told[n:]]
+    won = [entry.probability for entry in verdicts[n:]]
     assert np.mean(won) == pytest.approx(soft[1].probability, abs=0.1)
-    assert len(plain.memory) == 2
+    assert len(plain.cache) == 2
 
 
 def test_readings_of_a_question_ask_the_model_once(tiny, samples, monkeypatch):
-    asked = []
+    repeated = []
     generate = tiny.model.generate
     monkeypatch.setattr(
-        tiny.model, "generate", lambda requests: asked.extend(requests) or generate(requests)
+        tiny.model, "generate", lambda requests: repeated.extend(requests) or generate(requests)
     )
-    read = Read(tiny, "soft", {})
+    read = CachedJudge(tiny, "soft", {})
     first = read.ask(samples, orders=1)
     again = read.ask(samples, orders=2)
-    assert len(asked) == 1 + 2
+    assert len(repeated) == 1 + 2
     assert again[0] == first[0]
     assert again[1].orders[0].p_first == first[1].p_first
 
 
 def test_the_page_and_the_plot_show_every_judge_and_way(controls):
     text = page(controls)
-    for name in (*controls["judges"], *WAYS):
+    for name in (*controls["judges"], *STRATEGIES):
         assert name in text
-    assert PIL.Image.open(io.BytesIO(draw(controls))).size[0] > 500
+    assert PIL.Image.open(io.BytesIO(plot(controls))).size[0] > 500
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_the_page_and_the_plot_show_every_judge_and_way(controls):
 )
 def test_a_senseless_config_is_refused(wrong):
     with pytest.raises(ConfigError):
-        Sifting(**wrong)
+        SiftingStudy(**wrong)
 
 
 def test_the_command_writes_report_page_and_plot(tmp_path):

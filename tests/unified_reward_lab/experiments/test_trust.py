@@ -4,13 +4,13 @@ import pytest
 
 from unified_reward.core.errors import ConfigError
 from unified_reward_lab.examples import CELLS
-from unified_reward_lab.experiments.trust import Trust, page, trust
+from unified_reward_lab.experiments.trust import TrustStudy, page, run
 
 
 @pytest.fixture(scope="module")
 def report():
     judges = {"lazy": "scripted:first", "perfect": "scripted:perfect"}
-    return trust(Trust(judges, n=6, audited=3))
+    return run(TrustStudy(judges, n=6, audited=3))
 
 
 def test_the_perfect_judge_is_ahead_by_what_the_lazy_one_lacks(report):
@@ -35,12 +35,12 @@ def test_what_a_table_does_not_know_has_failed_and_is_counted(report):
 
 
 def test_the_page_has_every_cell_and_every_figure_of_the_audit(report):
-    told = page(report)
-    assert all(f"`{cell}`" in told for cell in CELLS)
-    assert all(f"| {name} |" in told for name in report["judges"]["lazy"]["audit"]["metrics"])
-    assert "perfect minus lazy 0.500" in told
+    text = page(report)
+    assert all(f"`{cell}`" in text for cell in CELLS)
+    assert all(f"| {name} |" in text for name in report["judges"]["lazy"]["audit"]["metrics"])
+    assert "perfect minus lazy 0.500" in text
 
 
 def test_more_items_audited_than_asked_are_refused():
     with pytest.raises(ConfigError, match="at most n, not 5"):
-        Trust(n=4, audited=5)
+        TrustStudy(n=4, audited=5)

@@ -14,7 +14,7 @@ from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import AlignedPolicy, ExamConfig, PreferenceConfig
 from unified_reward_lab.experiments.alignment import AlignmentStudy
-from unified_reward_lab.experiments.votes import Votes, page, vote, votes
+from unified_reward_lab.experiments.votes import VoteStudy, page, run, vote
 from unified_reward_lab.microworld import mutate, policy_prompt, render
 from unified_reward_lab.microworld.candidate_scenes import keyed_rng, random_scene_with_caption
 
@@ -25,10 +25,10 @@ OPTIM = OptimConfig(steps=1, batch_size=2, accumulate=1, lr=1e-3, lora_rank=2)
 
 @pytest.fixture
 def folder(tmp_path):
-    """Of one prompt: what it asks for twice, something else, and noise that nobody can read."""
-    asked = policy_prompt(DRAWING, split="train", seed=5, index=0)
-    scene, caption = random_scene_with_caption(keyed_rng(asked.id), split="train", is_video=False)
-    assert caption.text == asked.prompt
+    """Candidates of one prompt: two right ones, a wrong one, and unreadable noise."""
+    prompt = policy_prompt(DRAWING, split="train", seed=5, index=0)
+    scene, caption = random_scene_with_caption(keyed_rng(prompt.id), split="train", is_video=False)
+    assert caption.text == prompt.prompt
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     right = render(scene, seed=1)
     wrong = render(mutate(scene, 2, np.random.default_rng(1)), seed=2)
@@ -36,7 +36,7 @@ def folder(tmp_path):
     for i, pixels in enumerate((right, noise, wrong, right)):
         names.append({"image": f"{i}.png"})
         PIL.Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-    row = {"id": asked.id, "status": "generated", "prompt": asked.prompt, "candidates": names}
+    row = {"id": prompt.id, "status": "generated", "prompt": prompt.prompt, "candidates": names}
     failed = {"id": "another", "status": "failed", "candidates": []}
     (tmp_path / "candidates.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(failed)}\n")
     return tmp_path
@@ -47,16 +47,16 @@ def test_the_better_candidate_wins_in_either_place_and_noise_loses(folder):
         "".join(f"{json.dumps(row)}\n" for row in vote(folder, DRAWING, 5, 20))
     )
     records = [row.content for row in read_examples(folder / "votes.jsonl")]
-    assert all(isinstance(one, Example) for one in records)
+    assert all(isinstance(entry, Example) for entry in records)
     order = {"0.png": 2, "3.png": 2, "2.png": 1, "1.png": 0}
     met = set()
-    for one in records:
-        oracle_scores = [order[medium.source.name] for medium in one.sample.candidates]
-        assert one.target.winner == ("first" if oracle_scores[0] > oracle_scores[1] else "second")
+    for entry in records:
+        oracle_scores = [order[medium.source.name] for medium in entry.sample.candidates]
+        assert entry.target.winner == ("first" if oracle_scores[0] > oracle_scores[1] else "second")
         met.add(tuple(sorted(oracle_scores)))
     assert len(records) == 5, "two equals are not voted on"
     assert met == {(0, 1), (0, 2), (1, 2)}
-    assert {one.target.winner for one in records} == {"first", "second"}
+    assert {entry.target.winner for entry in records} == {"first", "second"}
 
 
 def test_no_more_comparisons_of_a_prompt_than_wanted_and_always_the_same(folder):
@@ -66,8 +66,8 @@ def test_no_more_comparisons_of_a_prompt_than_wanted_and_always_the_same(folder)
 
 
 def test_votes_and_pairs_on_the_same_prompts_are_refused():
-    with pytest.raises(ConfigError, match="need training prompts of their own"):
-        Votes(seeds={DRAWING: (10, 3)})
+    with pytest.raises(ConfigError, match="must have different training prompts"):
+        VoteStudy(seeds={DRAWING: (10, 3)})
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_a_judge_goes_on_from_votes_and_is_examined_on_other_prompts(tmp_path):
     )
     optim = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-3)
     training = JudgeTraining(optim, base="tiny_scalar", head="scalar", family="compact", frames=4)
-    config = Votes(
+    config = VoteStudy(
         tmp_path / "votes",
         seeds={DRAWING: (10,)},
         prompts=6,
@@ -90,13 +90,13 @@ def test_a_judge_goes_on_from_votes_and_is_examined_on_other_prompts(tmp_path):
         judges={"scalar": "tiny_scalar"},
         study=study,
     )
-    report = votes(config)
+    report = run(config)
     assert 0 < report["votes"][DRAWING] <= 36
     assert {*report["judges"]} == {"scalar", "voted"}
-    for one in report["judges"].values():
-        assert 0 < one[DRAWING.value]["n"] <= 6
+    for entry in report["judges"].values():
+        assert 0 < entry[DRAWING.value]["n"] <= 6
     assert "voted" in page(report)
     weights = tmp_path / "votes" / "judge" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    assert votes(config) == report
+    assert run(config) == report
     assert weights.stat().st_mtime_ns == before, "what is made is not made again"

@@ -16,8 +16,8 @@ from unified_reward_lab.train.autoencoders import (
     AutoencoderTraining,
     build_image_autoencoder,
     build_video_autoencoder,
-    drawn,
     frame_by_frame,
+    captioned_pixels,
     train_autoencoder,
 )
 from unified_reward_lab.train.generators import GeneratorTraining, train_generator
@@ -52,7 +52,7 @@ def videos():
 def items(medium):
     """Pixels of the items that a generator of seed 0 is taught."""
     is_video = medium == "video"
-    return torch.stack([drawn(i, is_video=is_video, seed=1)[1] for i in range(ITEMS)])
+    return torch.stack([captioned_pixels(i, is_video=is_video, seed=1)[1] for i in range(ITEMS)])
 
 
 def test_there_is_a_loss_for_every_step(taught):
@@ -64,14 +64,14 @@ def test_the_pipeline_is_a_policy_that_draws_as_the_microworld_does(taught):
     medium, folder, _ = taught
     policy = policies.load(folder, device="cpu")
     assert policy.tasks == (TASKS[medium],)
-    assert (policy.options.steps, policy.how.guidance) == (8, 1.0)
-    one, other, again = policy.sample("a red circle", (), [1, 2, 1])
-    assert type(one) is {"image": Image, "video": Video}[medium]
-    assert one.source.shape == SHAPES[medium]
-    assert np.array_equal(one.source, again.source)
-    assert not np.array_equal(one.source, other.source)
+    assert (policy.options.steps, policy.config.guidance) == (8, 1.0)
+    entry, other, again = policy.sample("a red circle", (), [1, 2, 1])
+    assert type(entry) is {"image": Image, "video": Video}[medium]
+    assert entry.source.shape == SHAPES[medium]
+    assert np.array_equal(entry.source, again.source)
+    assert not np.array_equal(entry.source, other.source)
     if medium == "video":
-        assert one.fps == 4
+        assert entry.fps == 4
 
 
 def test_every_weight_is_written_in_half_precision_as_safetensors(taught):
@@ -79,7 +79,7 @@ def test_every_weight_is_written_in_half_precision_as_safetensors(taught):
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".txt"}
     weights = [load_file(file) for file in files if file.suffix == ".safetensors"]
     assert len(weights) == 3
-    assert {value.dtype for one in weights for value in one.values()} == {torch.float16}
+    assert {value.dtype for entry in weights for value in entry.values()} == {torch.float16}
 
 
 def test_latents_have_unit_variance(taught):
@@ -105,19 +105,19 @@ def test_one_seed_teaches_the_same(taught, tmp_path):
 def test_prompts_are_read_as_far_as_captions_go(taught):
     policy = policies.load(taught[1], device="cpu")
     denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)
-    captions = [drawn(i, is_video=taught[0] == "video", seed=5)[0] for i in range(100)]
-    assert all(denoiser.prompt_overflow(one) is None for one in captions)
+    captions = [captioned_pixels(i, is_video=taught[0] == "video", seed=5)[0] for i in range(100)]
+    assert all(denoiser.prompt_overflow(entry) is None for entry in captions)
     assert denoiser.prompt_overflow("a red circle " * 40) is not None
 
 
 @pytest.mark.parametrize("is_video", [False, True])
 def test_what_is_drawn_is_of_the_training_split_and_depends_on_its_place_alone(is_video):
-    made = [drawn(i, is_video=is_video, seed=3) for i in range(60)]
+    made = [captioned_pixels(i, is_video=is_video, seed=3) for i in range(60)]
     assert {split_of(caption) for caption, _ in made} == {"train"}
-    caption, pixels = drawn(7, is_video=is_video, seed=3)
+    caption, pixels = captioned_pixels(7, is_video=is_video, seed=3)
     assert caption == made[7][0]
     assert torch.equal(pixels, made[7][1])
-    assert drawn(7, is_video=is_video, seed=4)[0] != caption
+    assert captioned_pixels(7, is_video=is_video, seed=4)[0] != caption
     assert pixels.shape == ((3, VIDEO_FRAMES, 64, 64) if is_video else (3, 64, 64))
     assert -1 <= float(pixels.min()) < float(pixels.max()) <= 1
     if is_video:
@@ -142,9 +142,9 @@ def test_before_training_a_still_video_comes_back_the_same_in_all_its_frames(vid
     still = items("video")[:2, :, :1]
     with torch.no_grad():
         back = videos.decode(videos.encode(still.repeat(1, 1, 9, 1, 1)).latent_dist.mode()).sample
-        one = videos.decode(videos.encode(still).latent_dist.mode()).sample
-    assert one.shape == (2, 3, 1, 64, 64)
-    assert torch.allclose(back, one.expand_as(back), atol=1e-5)
+        entry = videos.decode(videos.encode(still).latent_dist.mode()).sample
+    assert entry.shape == (2, 3, 1, 64, 64)
+    assert torch.allclose(back, entry.expand_as(back), atol=1e-5)
 
 
 def test_before_training_a_latent_frame_is_the_last_of_the_two_it_stands_for(videos):
@@ -155,8 +155,8 @@ def test_before_training_a_latent_frame_is_the_last_of_the_two_it_stands_for(vid
         alone = [videos.encode(video[:, :, i : i + 1]).latent_dist.mode() for i in range(0, 9, 2)]
         assert torch.allclose(whole, torch.cat(alone, 2), atol=1e-5)
         back = videos.decode(whole).sample
-        shown = [videos.decode(one).sample for one in alone]
-    twice = torch.cat([shown[0], *(one for each in shown[1:] for one in (each, each))], 2)
+        images = [videos.decode(entry).sample for entry in alone]
+    twice = torch.cat([images[0], *(entry for each in images[1:] for entry in (each, each))], 2)
     assert torch.allclose(back, twice, atol=1e-5)
 
 
@@ -195,7 +195,7 @@ def test_decoded_values_beyond_the_range_are_still_taught():
 
 
 def test_the_sampling_of_videos_is_that_of_the_microworld(taught):
-    told = json.loads((taught[1] / "sampling.json").read_text("utf-8"))
+    losses_seen = json.loads((taught[1] / "sampling.json").read_text("utf-8"))
     sizes = {"height": 64, "width": 64, "frames": 8, "fps": 4}
     few = {"steps": 8, "guidance": 1.0}
-    assert told == few | (sizes | {"prompt_tokens": 40} if taught[0] == "video" else {})
+    assert losses_seen == few | (sizes | {"prompt_tokens": 40} if taught[0] == "video" else {})

@@ -53,8 +53,8 @@ def test_a_server_finds_the_answer_behind_the_role(tokenizer, tmp_path):
     build_processor(tokenizer).save_pretrained(tmp_path)
     chat = Chat(AutoProcessor.from_pretrained(tmp_path))
     prompt = chat.prompt(Request(("better picture: a red circle",)))
-    said = [*chat.tokens("first"), chat.eos_id]
-    assert chat.tokenizer.parse_response(said, prefix=prompt)["content"] == "first"
+    tokens_out = [*chat.tokens("first"), chat.eos_id]
+    assert chat.tokenizer.parse_response(tokens_out, prefix=prompt)["content"] == "first"
 
 
 def test_the_base_is_small_enough_to_ship(tokenizer):
@@ -95,10 +95,10 @@ def test_videos_come_in_late_and_about_every_second_block():
 
 
 def test_a_lesson_depends_on_its_index_alone():
-    one, other = LessonTurns(pretraining(40)), LessonTurns(pretraining(40))
-    assert one[150].answer == other[150].answer
-    assert one[3].request.parts[-1] == other[3].request.parts[-1]
-    assert len({one[i].request.parts[-1] + one[i].answer for i in range(16)}) > 8
+    entry, other = LessonTurns(pretraining(40)), LessonTurns(pretraining(40))
+    assert entry[150].answer == other[150].answer
+    assert entry[3].request.parts[-1] == other[3].request.parts[-1]
+    assert len({entry[i].request.parts[-1] + entry[i].answer for i in range(16)}) > 8
 
 
 @pytest.mark.slow

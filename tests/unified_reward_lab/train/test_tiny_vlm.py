@@ -53,22 +53,22 @@ def test_the_base_is_named_by_where_it_stands_beside_the_policy(spoken):
 @pytest.mark.parametrize("task", [Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING])
 def test_the_policy_loads_beside_its_base_and_answers(spoken, task):
     policy = policies.load(spoken[0], device="cpu")
-    assert policy.how == Sampling(temperature=0.7, max_new_tokens=48)
-    asked = policy_prompt(task, split="test", seed=0, index=0)
-    one, again = policy.sample(asked.prompt, asked.context, [1, 1])
-    assert one == again
-    assert isinstance(one, str)
+    assert policy.config == Sampling(temperature=0.7, max_new_tokens=48)
+    questions = policy_prompt(task, split="test", seed=0, index=0)
+    entry, again = policy.sample(questions.prompt, questions.context, [1, 1])
+    assert entry == again
+    assert isinstance(entry, str)
 
 
 def test_the_policy_can_be_moved_with_its_base(spoken, tmp_path):
     shutil.copytree(spoken[0], tmp_path / "vlm", ignore=shutil.ignore_patterns("checkpoints"))
     shutil.copytree(checkpoint_path("tiny_base"), tmp_path / "base")
-    asked = policy_prompt(Task.IMAGE_UNDERSTANDING, split="test", seed=0, index=1)
-    told = [
-        policies.load(one, device="cpu").sample(asked.prompt, asked.context, [3, 4])
-        for one in (spoken[0], tmp_path / "vlm")
+    questions = policy_prompt(Task.IMAGE_UNDERSTANDING, split="test", seed=0, index=1)
+    config_text = [
+        policies.load(entry, device="cpu").sample(questions.prompt, questions.context, [3, 4])
+        for entry in (spoken[0], tmp_path / "vlm")
     ]
-    assert told[0] == told[1]
+    assert config_text[0] == config_text[1]
 
 
 def test_the_adapters_were_moved(spoken):

@@ -1,6 +1,6 @@
-"""From prompts to an aligned policy: candidates, pairs and DPO, each in a folder, resumable.
+"""Candidates and pairs of the microworld for DPO, and exams of the policies it aligns; resumable.
 
-Glue between the stages, for the pipeline and for experiments; it decides nothing itself.
+Shared by the recipes and the experiments.
 """
 
 from __future__ import annotations
@@ -31,54 +31,54 @@ from unified_reward_lab.examples import write_prompts
 
 
 _PROMPTS = 16
-"""Prompts that the judge is asked about together."""
+"""Prompts whose pairs are made together."""
 
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """How pairs are made of what a policy makes of prompts of the microworld."""
+    """Settings of preference pairs that are made from a policy's own candidates."""
 
     prompts: int = 64
-    """Of the training split, >= 1."""
+    """Number of prompts of the training split, >= 1."""
     n: int = 10
-    """Candidates of a prompt, >= 2."""
+    """Candidates per prompt, >= 2."""
     seed: int = 0
-    """Of prompts and candidates."""
+    """Seed of prompts and candidates."""
     pairing: PairOptions = field(default_factory=PairOptions)
 
 
 @dataclass(frozen=True)
 class ExamConfig:
-    """On what policies are examined before and after."""
+    """Settings of the exam of policies before and after."""
 
     n: int = 200
-    """Held-out prompts of a task, >= 2."""
+    """Held-out prompts per task, >= 2."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class AlignedPolicy:
-    """A policy of a task, and how it is aligned: as one or the other kind."""
+    """A policy of a task and the settings of its DPO, either as a VLM or as a diffusion model."""
 
     policy: str
     """A folder, the name of a shipped policy or a hub id."""
     vlm: VLMDPO | None = None
     diffusion: DiffusionDPO | None = None
     prompts: int | None = None
-    """In place of the number in `PreferenceConfig`."""
+    """Number of prompts; None for that of `PreferenceConfig`."""
 
-    def asked(self, how: PreferenceConfig) -> PreferenceConfig:
-        """How its pairs are made."""
-        return replace(how, prompts=self.prompts or how.prompts)
+    def preferences(self, defaults: PreferenceConfig) -> PreferenceConfig:
+        """Return the defaults with this policy's number of prompts."""
+        return replace(defaults, prompts=self.prompts or defaults.prompts)
 
-    def on(self, pairs: Path) -> PolicyDPO:
-        """The training on these pairs."""
+    def dpo(self, pairs: Path) -> PolicyDPO:
+        """Return the settings of its training on these pairs."""
         return PolicyDPO(self.policy, pairs, self.vlm, self.diffusion)
 
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Policies aligned by a judge and examined by the microworld's oracle."""
+    """Policies to align by a judge, and their exam by the microworld's oracle."""
 
     policies: Mapping[Task, AlignedPolicy]
     judge: str = ""
@@ -90,88 +90,98 @@ class AlignmentConfig:
 def write_candidates(
     policy: str,
     task: Task,
-    how: PreferenceConfig,
+    config: PreferenceConfig,
     out: Path,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Counter[str]:
-    """Write prompts, and what a policy makes of them, to ``candidates.jsonl``.
+    """Write prompts, and a policy's candidates for them, to ``candidates.jsonl``.
 
     Args:
         policy: A folder, the name of a shipped policy or a hub id.
-        task: One that it is for.
-        how: Prompts and candidates.
-        out: Folder to write into; a run that was stopped goes on.
+        task: Task of the prompts.
+        config: Numbers and seed of prompts and candidates.
+        out: Folder to write into; an interrupted run is continued.
         progress: Called with the number of prompts just done.
 
     Returns:
-        How many prompts were ``generated`` and ``failed``.
+        Number of prompts that were ``generated`` and ``failed``.
 
     Raises:
         DataError: All prompts failed.
     """
-    prompts = write_prompts(out, task=task, n=how.prompts, seed=how.seed, split="train")
-    maker = policies.load(checkpoint_path(policy), batch_size=how.n)
-    maker.name = policy
+    prompts = write_prompts(out, task=task, n=config.prompts, seed=config.seed, split="train")
+    generator = policies.load(checkpoint_path(policy), batch_size=config.n)
+    generator.name = policy
     journal = Journal(out / "candidates.jsonl")
-    for _ in make_candidates(read_examples(prompts), journal, maker, n=how.n, seed=how.seed):
+    for _ in make_candidates(
+        read_examples(prompts), journal, generator, n=config.n, seed=config.seed
+    ):
         progress(1)
-    return _counted(journal, "generated")
+    return _count(journal, "generated")
 
 
 def write_pairs(
     candidates: Path,
     judge: str,
-    how: PairOptions,
+    options: PairOptions,
     out: Path,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Counter[str]:
-    """Write what a judge prefers among candidates.
+    """Write the preference pairs that a judge makes of candidates.
 
     Args:
-        candidates: Their rows.
-        judge: A reference, see `open_judge`.
-        how: Strategy and thresholds.
-        out: The pairs file; a run that was stopped goes on.
+        candidates: Rows of candidates.
+        judge: Reference of a judge, see `open_judge`.
+        options: Strategy and thresholds.
+        out: Pairs file; an interrupted run is continued.
         progress: Called with the number of prompts just done.
 
     Returns:
-        How many prompts were ``kept``, ``dropped`` and ``failed``.
+        Number of prompts that were ``kept``, ``dropped`` and ``failed``.
 
     Raises:
         DataError: No pair was kept.
     """
-    work = bulk.PairWork(out.parent, judge, JudgeOptions(), how)
+    work = bulk.PairWork(out.parent, judge, JudgeOptions(), options)
     journal = Journal(out)
-    check_run_config(out, {"judge": judge} | asdict(how))
+    check_run_config(out, {"judge": judge} | asdict(options))
     for chunk in judge_bulk.run(work, read_examples(candidates), journal, size=_PROMPTS):
         progress(len(chunk.rows))
-    return _counted(journal, "kept")
+    return _count(journal, "kept")
 
 
-def _counted(journal: Journal, wanted: str) -> Counter[str]:
+def _count(journal: Journal, required: str) -> Counter[str]:
     counts = Counter(journal.done.values())
-    if not counts[wanted]:
-        told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows"
-        raise DataError(f"{journal.path} has no row that is {wanted}: {told}")
+    if not counts[required]:
+        listed = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows"
+        raise DataError(f"{journal.path} has no row with status {required}: {listed}")
     return counts
 
 
 def examine_before_and_after(
-    before: str | Path, after: Path, task: Task, judge: str, how: ExamConfig
-) -> Any:
-    """What a policy is worth before and after, on the same prompts with the same noise.
+    before: str | Path, after: Path, task: Task, judge: str, config: ExamConfig
+) -> dict[str, Any]:
+    """Examine two policies on the same prompts with the same noise.
 
     Returns:
-        ``before`` and ``after``, each a `PolicyExam.report`; ``gain`` of the oracle with its
-        interval, and the share of the gap to a worth of 1 that is ``closed``.
+        ``before`` and ``after``, each a `PolicyExam.report`; ``gain`` of the oracle's score with
+        its interval, and ``gap_closed``, the share of the gap to a score of 1.
     """
-    asked = open_judge(judge)
+    opened = open_judge(judge)
     first, second = (
         examine(
-            policies.load(checkpoint_path(one), batch_size=1), task, asked, n=how.n, seed=how.seed
+            policies.load(checkpoint_path(policy), batch_size=1),
+            task,
+            opened,
+            n=config.n,
+            seed=config.seed,
         )
-        for one in (before, after)
+        for policy in (before, after)
     )
-    told = {"before": first.report(), "after": second.report()}
-    closed = gap_closed(told["before"]["oracle"]["value"], told["after"]["oracle"]["value"])
-    return told | {"gain": second.gain_over(first).row(), "gap_closed": closed}
+    old, new = first.report(), second.report()
+    return {
+        "before": old,
+        "after": new,
+        "gain": second.gain_over(first).row(),
+        "gap_closed": gap_closed(old["oracle"]["value"], new["oracle"]["value"]),
+    }

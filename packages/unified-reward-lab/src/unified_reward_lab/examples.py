@@ -1,4 +1,4 @@
-"""The microworld as records: a series to train on, and files on disk."""
+"""The microworld as data sets: a series of examples to train on, and files."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ EDITING: dict[str, tuple[Task, Form]] = {
     f"{Task.IMAGE_EDITING.value}.{form}": (Task.IMAGE_EDITING, form)
     for form in ("score", "compare")
 }
-"""Two more, trained on where they are named and measured apart."""
+"""Two more cells, trained on and measured only if they are named."""
 
 
 class MicroworldSeries:
-    """Training records by index, in blocks of one cell so that batches have about one length.
+    """Training examples by index, in blocks of one cell so that batches have similar lengths.
 
-    With twins, a comparison at an odd place is the one before it the other way round.
+    With twins, a comparison at an odd index is its predecessor with the candidates exchanged.
+
+    Raises:
+        ConfigError: There is no cell, or an unknown one.
     """
 
     def __init__(
@@ -50,9 +53,8 @@ class MicroworldSeries:
         known = CELLS | EDITING
         unknown = set(weights) - set(known)
         if unknown or not weights:
-            raise ConfigError(
-                f"no cell {', '.join(sorted(unknown)) or 'given'}; there are {', '.join(known)}"
-            )
+            given = ", ".join(sorted(unknown)) or "none"
+            raise ConfigError(f"unknown cells: {given}; there are {', '.join(known)}")
         self._n, self._block, self._seed, self._annotator = n, block, seed, annotator
         self._twins = twins
         self._cells = list(weights)
@@ -68,11 +70,15 @@ class MicroworldSeries:
         rng = np.random.default_rng([self._seed, index // self._block])
         task, form = (CELLS | EDITING)[str(rng.choice(self._cells, p=self._shares))]
         is_twin = self._twins and form == "compare" and index % 2 == 1
-        named = index - 1 if is_twin else index
-        given = make_example(
-            task, form, split="train", seed=self._seed, index=named, annotator=self._annotator
+        example = make_example(
+            task,
+            form,
+            split="train",
+            seed=self._seed,
+            index=index - is_twin,
+            annotator=self._annotator,
         )
-        return mirrored(given) if is_twin else given
+        return mirrored(example) if is_twin else example
 
 
 def write_microworld(
@@ -85,36 +91,34 @@ def write_microworld(
     split: Split,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Path:
-    """Write items as files: ``records.jsonl`` and ``media/<sha256>.png|mp4``, lossless.
+    """Write examples to ``records.jsonl`` and ``media/<sha256>.png|mp4``, lossless.
 
     Args:
         out: Folder to write into.
-        task: What is judged.
-        forms: Taken by turns.
-        n: Number of records.
-        seed: Names the series of items.
+        task: Task of the examples.
+        forms: Forms that take turns.
+        n: Number of rows.
+        seed: Seed of the series of examples.
         split: ``train`` or ``test``.
-        progress: Called with the number of records just written.
+        progress: Called with the number of rows just written.
 
     Returns:
-        The path of the records.
+        Path of the rows.
 
     Raises:
         DataError: The folder cannot be written.
     """
-    folder, path = out / "media", out / "records.jsonl"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:
-            for i in range(n):
-                form = forms[i % len(forms)]
-                record = make_example(task, form, split=split, seed=seed, index=i // len(forms))
-                row = example_row(_on_disk(record, folder), out)
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                progress(1)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror}") from error
-    return path
+
+    def row(i: int) -> dict[str, Any]:
+        form = forms[i % len(forms)]
+        example = make_example(task, form, split=split, seed=seed, index=i // len(forms))
+        saved: dict[str, Any] = {
+            name: tuple(_save(part, out / "media") for part in getattr(example, name))
+            for name in ("candidates", "context")
+        }
+        return example_row(replace(example, **saved), out)
+
+    return _write_rows(out / "records.jsonl", row, n, progress)
 
 
 def write_prompts(
@@ -126,52 +130,56 @@ def write_prompts(
     split: Split,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Path:
-    """Write briefs as rows without candidates, for `make_candidates`.
+    """Write prompts as rows without candidates, for `make_candidates`.
 
     Args:
-        out: Folder to write into: ``prompts.jsonl`` and, of understanding, ``media/``.
-        task: What is wanted.
+        out: Folder to write into: ``prompts.jsonl`` and, for understanding, ``media/``.
+        task: Task of the prompts.
         n: Number of prompts.
-        seed: Names the series of briefs.
+        seed: Seed of the series of prompts.
         split: ``train`` or ``test``.
         progress: Called with the number of prompts just written.
 
     Returns:
-        The path of the prompts.
+        Path of the prompts.
 
     Raises:
         DataError: The folder cannot be written.
     """
-    folder, path = out / "media", out / "prompts.jsonl"
+
+    def row(i: int) -> dict[str, Any]:
+        prompt = policy_prompt(task, split=split, seed=seed, index=i)
+        context = [part_row(_save(part, out / "media"), out) for part in prompt.context]
+        given = {"id": prompt.id, "task": task.value, "prompt": prompt.prompt}
+        return given | {"candidates": [], "context": context}
+
+    return _write_rows(out / "prompts.jsonl", row, n, progress)
+
+
+def _write_rows(
+    path: Path, row: Callable[[int], Mapping[str, Any]], n: int, progress: Callable[[int], None]
+) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (path.parent / "media").mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
             for i in range(n):
-                wanted = policy_prompt(task, split=split, seed=seed, index=i)
-                shown = [part_row(_stored(one, folder), out) for one in wanted.context]
-                row = {"id": wanted.id, "task": task.value, "prompt": wanted.prompt}
-                file.write(json.dumps(row | {"candidates": [], "context": shown}) + "\n")
+                file.write(json.dumps(row(i), ensure_ascii=False) + "\n")
                 progress(1)
     except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror}") from error
+        raise DataError(f"{path.parent} cannot be written: {error.strerror}") from error
     return path
 
 
-def _on_disk(record: Example, folder: Path) -> Example:
-    context: Any = tuple(_stored(one, folder) for one in record.context)
-    candidates = tuple(_stored(one, folder) for one in record.candidates)
-    return replace(record, candidates=candidates, context=context)
-
-
-def _stored(part: Any, folder: Path) -> Any:
+def _save(part: Any, folder: Path) -> Any:
+    """Return the medium as a file in the folder; a text as it is."""
     if isinstance(part, Image):
-        return Image(_store(media.encode_png(media.open_image(part)), folder, "png"))
+        return Image(_save_bytes(media.encode_png(media.open_image(part)), folder, "png"))
     if isinstance(part, Video):
-        return Video(_store(media.encode_mp4(part.source, part.fps or 4.0), folder, "mp4"))
+        return Video(_save_bytes(media.encode_mp4(part.source, part.fps or 4.0), folder, "mp4"))
     return part
 
 
-def _store(content: bytes, folder: Path, suffix: str) -> Path:
+def _save_bytes(content: bytes, folder: Path, suffix: str) -> Path:
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.{suffix}"
     if not path.exists():
         path.write_bytes(content)

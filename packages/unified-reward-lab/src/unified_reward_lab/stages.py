@@ -67,12 +67,12 @@ def _align(config: AlignmentConfig, run: Run) -> None:
 
 def _align_policy(config: AlignmentConfig, task: Task, judge: str, run: Run) -> None:
     policy = config.policies[task]
-    preferences = policy.asked(config.preferences)
+    preferences = policy.preferences(config.preferences)
     folder, source = run.out / task.value, checkpoint_path(policy.policy)
     candidates = folder / "candidates" / "candidates.jsonl"
     pairs, aligned = folder / "pairs" / "pairs.jsonl", folder / "dpo"
     weights = checkpoint_path(judge)
-    dpo = policy.on(pairs)
+    dpo = policy.dpo(pairs)
     run.stage(
         f"{task.value}/candidates",
         {"preferences": as_data(preferences), "policy": policy.policy},

@@ -1,1 +1,1 @@
-"""Questions put to judges where the truth is known: a report, a page and a plot each."""
+"""Experiments on judges where the truth is known; each has a report, a page and a plot."""

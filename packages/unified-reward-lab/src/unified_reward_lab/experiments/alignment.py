@@ -1,15 +1,14 @@
-"""Policies aligned by a judge, and examined by an oracle that the judge knows nothing of.
+"""Alignment: policies aligned by a judge, examined by an oracle that is independent of it.
 
-Beside that, two questions about the pairs of image generation: which way of making them teaches
-most, and whether a judge of all tasks makes better ones than a judge of that task alone. Every arm
-is kept in ``work``, so that a study that was stopped goes on, and several processes can share it.
+Also compared, for image generation: the strategies of making pairs, and the pairs of a judge of
+all tasks with those of a judge of that task alone. Every arm is kept in ``work``, so that an
+interrupted study is continued, and several processes can share it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from unified_reward.bench.metrics import Metric, mean_interval
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
+from unified_reward.io.atomic import write_bytes, write_json
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.strategies import Strategy
@@ -34,27 +34,28 @@ from unified_reward_lab.alignment import (
     write_pairs,
 )
 from unified_reward_lab.bench.oracle import PolicyExam, examine, gap_closed, mean_known
+from unified_reward_lab.experiments.alignment_page import VOTED, page, plot
+from unified_reward_lab.experiments.experiment import Experiment
 
 
-WAYS = (Strategy.RANDOM, Strategy.SCORE, Strategy.RANK, Strategy.RANK_AND_SIFT)
-"""In the order of the publication's Table XII, the best last."""
-JUDGED = Task.IMAGE_GENERATION
-"""The task whose pairs are asked about."""
-DRAWN = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
-VOTED = "voted"
+STRATEGIES = (Strategy.RANDOM, Strategy.SCORE, Strategy.RANK, Strategy.RANK_AND_SIFT)
+"""In the order of Table XII of arXiv:2503.05236, the best last."""
+COMPARED_TASK = Task.IMAGE_GENERATION
+"""Task whose strategies and judges are compared."""
+GENERATION_TASKS = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
 
-_SPEAKING = VLMDPO(
+_IMAGE_VLM = VLMDPO(
     OptimConfig(steps=60, batch_size=16, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16)
 )
-_OF_VIDEOS = VLMDPO(
+_VIDEO_VLM = VLMDPO(
     OptimConfig(steps=60, batch_size=16, accumulate=1, lr=2e-4, warmup=0.1, lora_rank=16), sft=0.2
 )
-_DRAWING = DiffusionDPO(
+_IMAGE_DPO = DiffusionDPO(
     OptimConfig(steps=300, batch_size=32, accumulate=1, lr=1e-3, warmup=0.1, lora_rank=16),
     beta=1000.0,
     weighting="noise",
 )
-_FILMING = DiffusionDPO(
+_VIDEO_DPO = DiffusionDPO(
     OptimConfig(steps=240, batch_size=32, accumulate=1, lr=5e-4, warmup=0.1, lora_rank=16),
     beta=1000.0,
     weighting="noise",
@@ -63,81 +64,77 @@ _FILMING = DiffusionDPO(
 
 @dataclass(frozen=True)
 class AlignmentStudy:
-    """What is aligned, by whom, and how it is examined."""
+    """Policies, judges and the exam of the study."""
 
     work: Path = Path("runs/alignment")
-    """Folder of the arms."""
+    """Working folder of the arms."""
     policies: Mapping[Task, AlignedPolicy] = field(
         default_factory=lambda: {
-            Task.IMAGE_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_SPEAKING),
-            Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_OF_VIDEOS, prompts=512),
-            Task.IMAGE_GENERATION: AlignedPolicy("tiny_image", diffusion=_DRAWING),
-            Task.VIDEO_GENERATION: AlignedPolicy("tiny_video", diffusion=_FILMING, prompts=512),
+            Task.IMAGE_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_IMAGE_VLM),
+            Task.VIDEO_UNDERSTANDING: AlignedPolicy("tiny_vlm", vlm=_VIDEO_VLM, prompts=512),
+            Task.IMAGE_GENERATION: AlignedPolicy("tiny_image", diffusion=_IMAGE_DPO),
+            Task.VIDEO_GENERATION: AlignedPolicy("tiny_video", diffusion=_VIDEO_DPO, prompts=512),
         }
     )
     judge: str = "tiny_judge"
     judges: Mapping[str, str] = field(default_factory=dict)
-    """Two more by the name to show: one of image generation alone, and a joint one, last."""
+    """Two more judges by the name to show: of image generation alone, and last a joint one."""
     voted: str = ""
-    """A judge taught by votes on what the policies made (`experiments.votes`); its pairs align the
-    policies that draw once more."""
+    """A judge trained on votes (`experiments.votes`); its pairs align the generators once more."""
     preferences: PreferenceConfig = field(default_factory=lambda: PreferenceConfig(prompts=256))
-    """Their seed is replaced by each of ``seeds``."""
+    """Settings of the pairs; ``seeds`` replace their seed."""
     exam: ExamConfig = field(default_factory=lambda: ExamConfig(n=500, seed=20261125))
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    """Each names prompts, candidates and draws of a training."""
+    """Seeds of prompts, candidates and trainings."""
 
     def __post_init__(self) -> None:
         if not self.seeds or self.exam.n < 2:
-            raise ConfigError("a study needs a seed, and two prompts to examine")
+            raise ConfigError("a study needs at least one seed and two prompts to examine")
 
     @property
     def total(self) -> int:
-        """Arms, and one examination of each policy before."""
+        """Number of exams: one per arm, and one of each policy before."""
         return len(self.policies) + len([*arms(self)])
 
 
 class Arm(NamedTuple):
-    """One training: a policy on pairs of one seed, made in one way by one judge."""
+    """One training: a policy on the pairs of one seed, strategy and judge."""
 
     task: Task
     seed: int
     judge: str
-    """Its name; the reference stands in the study."""
-    way: Strategy
+    """Name of the judge, whose reference the study has."""
+    strategy: Strategy
 
     @property
     def name(self) -> str:
-        """Of its folder."""
-        return f"{self.task.value}/{self.seed}/{self.judge}-{self.way.value}"
+        """Name of its folder."""
+        return f"{self.task.value}/{self.seed}/{self.judge}-{self.strategy.value}"
 
 
 def arms(study: AlignmentStudy) -> Iterator[Arm]:
-    """Every training of a study, those with common candidates one behind the other."""
+    """List every training of a study, those with common candidates one after the other."""
     for seed in study.seeds:
         for task in study.policies:
-            yield Arm(task, seed, "shipped", WAYS[-1])
-            if study.voted and task in DRAWN:
-                yield Arm(task, seed, VOTED, WAYS[-1])
-            if task is JUDGED:
-                yield from (Arm(task, seed, "shipped", way) for way in WAYS[:-1])
-                yield from (Arm(task, seed, name, WAYS[-1]) for name in study.judges)
+            yield Arm(task, seed, "shipped", STRATEGIES[-1])
+            if study.voted and task in GENERATION_TASKS:
+                yield Arm(task, seed, VOTED, STRATEGIES[-1])
+            if task is COMPARED_TASK:
+                yield from (Arm(task, seed, "shipped", other) for other in STRATEGIES[:-1])
+                yield from (Arm(task, seed, name, STRATEGIES[-1]) for name in study.judges)
 
 
-def alignment(
-    study: AlignmentStudy, progress: Callable[[int], None] = lambda _: None
-) -> dict[str, Any]:
-    """Align and examine whatever is not done yet, and put the figures together.
+def run(study: AlignmentStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+    """Align and examine what is missing, and collect the results.
 
     Returns:
         By task: ``before`` and, over all seeds, ``after`` (see `PolicyExam.report`); ``gain`` with
         its interval over prompts, by seed, and as the sum of what ``became_right``,
-        ``became_readable`` and ``became_unreadable``; ``gap_closed``. By way and by judge: the
-        gain of the policy of image generation from equally many pairs.
+        ``became_readable`` and ``became_unreadable``; ``gap_closed``. By strategy and by judge:
+        the gain of the policy of image generation from equally many pairs.
     """
     before = {task: _exam(study, task, None, progress) for task in study.policies}
     after = {arm: _exam(study, arm.task, arm, progress) for arm in arms(study)}
-    main = [arm for arm in after if (arm.judge, arm.way) == ("shipped", WAYS[-1])]
     report: dict[str, Any] = {
         "name": "alignment",
         "n": study.exam.n,
@@ -149,59 +146,59 @@ def alignment(
         "tasks": {},
     }
     for task, old in before.items():
-        new = [after[arm] for arm in main if arm.task is task]
-        report["tasks"][task.value] = _compared(old, new) | {
-            "prompts": study.policies[task].asked(study.preferences).prompts,
-            "pairs": [
-                len(_kept_rows(_equal_pairs(study, arm))) for arm in main if arm.task is task
-            ],
+        main = _select(after, task, "shipped", STRATEGIES[-1])
+        report["tasks"][task.value] = _compare(old, [after[arm] for arm in main]) | {
+            "prompts": study.policies[task].preferences(study.preferences).prompts,
+            "pairs": [len(_kept_rows(_equal_pairs(study, arm))) for arm in main],
         }
     if study.voted:
         report[VOTED] = {
-            task.value: _by_judge(task, before[task], after) for task in DRAWN if task in before
+            task.value: _by_judge(task, before[task], after)
+            for task in GENERATION_TASKS
+            if task in before
         }
-    if JUDGED in before:
-        mine = [arm for arm in after if arm.task is JUDGED]
-        ways = {
-            way.value: [arm for arm in mine if (arm.judge, arm.way) == ("shipped", way)]
-            for way in WAYS
-        }
-        report["ways"] = _contrasted(before[JUDGED], after, ways)
-        judges = {name: [arm for arm in mine if arm.judge == name] for name in study.judges}
+    if COMPARED_TASK in before:
+        old = before[COMPARED_TASK]
+        ways = {s.value: _select(after, COMPARED_TASK, "shipped", s) for s in STRATEGIES}
+        report["ways"] = _contrast(old, after, ways)
+        judges = {n: _select(after, COMPARED_TASK, n, STRATEGIES[-1]) for n in study.judges}
         if judges:
-            report["judges"] = _contrasted(before[JUDGED], after, judges)
+            report["judges"] = _contrast(old, after, judges)
     return report
+
+
+def _select(arms: Iterable[Arm], task: Task, judge: str, strategy: Strategy) -> list[Arm]:
+    """Arms of one task, judge and strategy, one per seed."""
+    return [arm for arm in arms if arm == Arm(task, arm.seed, judge, strategy)]
 
 
 def _exam(
     study: AlignmentStudy, task: Task, arm: Arm | None, progress: Callable[[int], None]
 ) -> PolicyExam:
-    """Of the policy before, or of an arm; from its file where it was examined already."""
+    """Examine the policy before, or after an arm; read the exam from its file if there is one."""
     folder = study.work / (arm.name if arm else f"{task.value}/before")
     file = folder / f"exam-{study.exam.seed}-{study.exam.n}.json"
     check_run_config(file, _settings(study, task, arm))
     if not file.exists():
-        policy = checkpoint_path(study.policies[task].policy)
+        path = checkpoint_path(study.policies[task].policy)
         if arm:
-            policy = _align(study, arm, folder)
-        asked = open_judge(study.judge)
-        maker = policies.load(policy, batch_size=1)
-        exam = examine(maker, task, asked, n=study.exam.n, seed=study.exam.seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}")  # another process may take the same exam
-        part.write_text(json.dumps(asdict(exam)) + "\n", "utf-8")
-        part.replace(file)
+            path = _align(study, arm, folder)
+        judge = open_judge(study.judge)
+        policy = policies.load(path, batch_size=1)
+        exam = examine(policy, task, judge, n=study.exam.n, seed=study.exam.seed)
+        write_json(file, asdict(exam))
     progress(1)
     return PolicyExam(**json.loads(file.read_text("utf-8")))
 
 
 def _settings(study: AlignmentStudy, task: Task, arm: Arm | None) -> dict[str, Any]:
-    """What an examination depends on; one that was begun otherwise is not gone on with."""
-    one = study.policies[task]
+    """Settings that an exam depends on; an exam with different ones is refused."""
+    policy = study.policies[task]
     if arm is None:
-        return {"policy": one.policy, "examiner": study.judge}
-    made_by = {"judge": _judge(study, arm), "examiner": study.judge}
-    return asdict(one) | asdict(one.asked(study.preferences)) | {"seed": arm.seed} | made_by
+        return {"policy": policy.policy, "examiner": study.judge}
+    preferences = asdict(policy.preferences(study.preferences)) | {"seed": arm.seed}
+    judges = {"judge": _judge(study, arm), "examiner": study.judge}
+    return asdict(policy) | preferences | judges
 
 
 def _judge(study: AlignmentStudy, arm: Arm) -> str:
@@ -209,35 +206,32 @@ def _judge(study: AlignmentStudy, arm: Arm) -> str:
 
 
 def _align(study: AlignmentStudy, arm: Arm, folder: Path) -> Path:
-    """Train an arm; its folder when it is done."""
-    one = study.policies[arm.task]
-    config = one.on(_equal_pairs(study, arm))
-    config = replace(
-        config,
-        vlm=config.vlm and _seeded(config.vlm, arm.seed),
-        diffusion=config.diffusion and _seeded(config.diffusion, arm.seed),
-    )
-    align(config.pairs, checkpoint_path(one.policy), config.training, folder / "dpo")
+    """Train an arm, and return its folder."""
+    policy = study.policies[arm.task]
+    config = policy.vlm or policy.diffusion
+    if config is None:
+        raise ConfigError(f"the policy of {arm.task.value} needs settings: vlm or diffusion")
+    config = replace(config, optim=replace(config.optim, seed=arm.seed))
+    align(_equal_pairs(study, arm), checkpoint_path(policy.policy), config, folder / "dpo")
     return folder / "dpo"
 
 
-def _seeded(config: Any, seed: int) -> Any:
-    return replace(config, optim=replace(config.optim, seed=seed))
-
-
 def _equal_pairs(study: AlignmentStudy, arm: Arm) -> Path:
-    """The arm's pairs, as many as the arms have that it is held against."""
-    rivals = [one for one in arms(study) if (one.task, one.seed) == (arm.task, arm.seed)]
-    rivals = [one for one in rivals if _side(one) == _side(arm)]
-    rows = {one: _kept_rows(_pairs(study, one)) for one in rivals}
+    """Write the arm's pairs, as many as the arms have that it is compared with."""
+    rivals = [
+        other
+        for other in arms(study)
+        if (other.task, other.seed, _group(other)) == (arm.task, arm.seed, _group(arm))
+    ]
+    rows = {rival: _kept_rows(_pairs(study, rival)) for rival in rivals}
     n = min(map(len, rows.values()))
     out = _pairs(study, arm).with_suffix(".equal.jsonl")
-    out.write_bytes(b"".join(rows[arm][:n]))
+    write_bytes(out, b"".join(rows[arm][:n]))
     return out
 
 
-def _side(arm: Arm) -> str:
-    """Arms of one side are held against each other, and have equally many pairs."""
+def _group(arm: Arm) -> str:
+    """Group of arms that are compared with each other and have equally many pairs."""
     return arm.judge if arm.judge in ("shipped", VOTED) else "others"
 
 
@@ -247,53 +241,51 @@ def _kept_rows(pairs: Path) -> list[bytes]:
 
 
 def _pairs(study: AlignmentStudy, arm: Arm) -> Path:
-    """The file of all pairs of an arm; candidates and pairs are made where they are not."""
+    """Make the candidates and pairs of an arm that are missing; the file of all its pairs."""
     folder = study.work / arm.task.value / str(arm.seed)
-    how = replace(study.policies[arm.task].asked(study.preferences), seed=arm.seed)
-    write_candidates(study.policies[arm.task].policy, arm.task, how, folder / "candidates")
-    file = folder / f"pairs-{arm.judge}-{arm.way.value}.jsonl"
-    pairing = replace(how.pairing, strategy=arm.way, seed=arm.seed)
+    policy = study.policies[arm.task]
+    preferences = replace(policy.preferences(study.preferences), seed=arm.seed)
+    write_candidates(policy.policy, arm.task, preferences, folder / "candidates")
+    file = folder / f"pairs-{arm.judge}-{arm.strategy.value}.jsonl"
+    options = replace(preferences.pairing, strategy=arm.strategy, seed=arm.seed)
     source = folder / "candidates" / "candidates.jsonl"
-    write_pairs(source, _judge(study, arm), pairing, file)
+    write_pairs(source, _judge(study, arm), options, file)
     return file
 
 
 def _by_judge(task: Task, old: PolicyExam, after: Mapping[Arm, PolicyExam]) -> dict[str, Any]:
-    """The shipped judge's pairs against those of the one that was taught by votes."""
-    groups = {
-        name: [arm for arm in after if arm == (task, arm.seed, name, WAYS[-1])]
-        for name in ("shipped", VOTED)
-    }
-    told = _contrasted(old, after, groups)
+    """Compare the pairs of the shipped judge with those of the judge trained on votes."""
+    groups = {name: _select(after, task, name, STRATEGIES[-1]) for name in ("shipped", VOTED)}
+    rows = _contrast(old, after, groups)
     start = old.report()["oracle"]["value"]
-    for one in told.values():
-        one["gap_closed"] = gap_closed(start, start + one["gain"]["value"])
-    return told
+    for row in rows.values():
+        row["gap_closed"] = gap_closed(start, start + row["gain"]["value"])
+    return rows
 
 
-def _contrasted(
+def _contrast(
     old: PolicyExam, after: Mapping[Arm, PolicyExam], groups: Mapping[str, Sequence[Arm]]
 ) -> dict[str, Any]:
-    """Gains of groups of arms, and how far the last, said to be best, is ahead of the others."""
+    """Gains of groups of arms, and the lead of the last group, the supposed best, over each."""
     exams = {name: [after[arm] for arm in group] for name, group in groups.items()}
     best = [*exams.values()][-1]
     return {
         name: {
             "gain": _gain([old] * len(each), each).row(),
-            "by_seed": [_gain([old], [one]).value for one in each],
+            "by_seed": [_gain([old], [exam]).value for exam in each],
             "behind_best": _gain(each, best).row(),
-            "readable": _share_readable(each),
-            "judge_reward": _rewarded(each),
+            "readable": _readable(each),
+            "judge_reward": _judge_reward(each),
         }
         for name, each in exams.items()
     }
 
 
-def _compared(old: PolicyExam, new: Sequence[PolicyExam]) -> dict[str, Any]:
+def _compare(old: PolicyExam, new: Sequence[PolicyExam]) -> dict[str, Any]:
     before = [old] * len(new)
     start = old.report()
     gain = _gain(before, new)
-    parts = {
+    parts: dict[str, _Part] = {
         "became_right": lambda a, b: b - a if a is not None and b is not None else 0.0,
         "became_readable": lambda a, b: b if a is None and b is not None else 0.0,
         "became_unreadable": lambda a, b: -a if a is not None and b is None else 0.0,
@@ -301,12 +293,12 @@ def _compared(old: PolicyExam, new: Sequence[PolicyExam]) -> dict[str, Any]:
     return {
         "before": start,
         "after": {
-            "oracle": _over(new, lambda exam: [one or 0.0 for one in exam.oracle_scores]),
-            "readable": _share_readable(new),
-            "judge_reward": _rewarded(new),
+            "oracle": _mean(new, lambda exam: [score or 0.0 for score in exam.oracle_scores]),
+            "readable": _readable(new),
+            "judge_reward": _judge_reward(new),
         },
         "gain": gain.row(),
-        "by_seed": [_gain([old], [one]).value for one in new],
+        "by_seed": [_gain([old], [exam]).value for exam in new],
         "parts": {name: _gain(before, new, part).row() for name, part in parts.items()},
         "gap_closed": gap_closed(start["oracle"]["value"], start["oracle"]["value"] + gain.value),
     }
@@ -320,7 +312,7 @@ def _gain(
     after: Sequence[PolicyExam],
     part: _Part = lambda a, b: (b or 0.0) - (a or 0.0),
 ) -> Metric:
-    """Mean gain over prompts and seeds; the interval is over prompts, all their seeds together."""
+    """Mean gain over prompts and seeds; the interval resamples prompts with all their seeds."""
     gains: list[float] = []
     prompts: list[str] = []
     for old, new in zip(before, after, strict=True):
@@ -329,16 +321,19 @@ def _gain(
     return Metric(sum(gains) / len(gains), mean_interval(gains, prompts), len(gains))
 
 
-def _over(
+def _mean(
     exams: Sequence[PolicyExam], values: Callable[[PolicyExam], Sequence[float | None]]
 ) -> dict[str, Any]:
-    told = [value for one in exams for value in values(one)]
-    return mean_known(told, [name for one in exams for name in one.prompts])
+    known = [value for exam in exams for value in values(exam)]
+    return mean_known(known, [name for exam in exams for name in exam.prompts])
 
 
-def _share_readable(exams: Sequence[PolicyExam]) -> dict[str, Any]:
-    return _over(exams, lambda exam: [float(one is not None) for one in exam.oracle_scores])
+def _readable(exams: Sequence[PolicyExam]) -> dict[str, Any]:
+    return _mean(exams, lambda exam: [float(score is not None) for score in exam.oracle_scores])
 
 
-def _rewarded(exams: Sequence[PolicyExam]) -> dict[str, Any]:
-    return _over(exams, lambda exam: exam.rewards)
+def _judge_reward(exams: Sequence[PolicyExam]) -> dict[str, Any]:
+    return _mean(exams, lambda exam: exam.rewards)
+
+
+EXPERIMENT = Experiment(AlignmentStudy, run, page, plot)

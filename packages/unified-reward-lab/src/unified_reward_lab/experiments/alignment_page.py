@@ -1,51 +1,57 @@
-"""The study of alignment as a section of results, and as a plot."""
+"""Page and plot of the study of alignment."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unified_reward_lab.experiments.alignment import VOTED
-from unified_reward_lab.experiments.page import table, told
+from unified_reward_lab.experiments.page import png, table, with_interval
+
+
+VOTED = "voted"
+"""Name of the judge trained on votes, in reports."""
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown section: how it was measured, and the figures."""
+    """Format the report as a Markdown section."""
     head = ["task", "pairs", "oracle before", "after", "gain", "by seed", "gap closed"]
     head += ["readable before", "after", "judge reward before", "after"]
     rows: list[list[Any]] = []
     split: list[list[Any]] = []
-    for task, one in report["tasks"].items():
-        old, new = one["before"], one["after"]
+    for task, result in report["tasks"].items():
+        old, new = result["before"], result["after"]
         rows.append(
             [
                 task,
-                ", ".join(map(str, one["pairs"])),
-                told(old["oracle"]),
-                told(new["oracle"]),
-                f"**{told(one['gain'])}**",
-                _signed(one["by_seed"]),
-                _share(one["gap_closed"]),
-                *(told(side[name]) for name in ("readable", "judge_reward") for side in (old, new)),
+                ", ".join(map(str, result["pairs"])),
+                with_interval(old["oracle"]),
+                with_interval(new["oracle"]),
+                f"**{with_interval(result['gain'])}**",
+                _signed(result["by_seed"]),
+                _share(result["gap_closed"]),
+                *(
+                    with_interval(side[name])
+                    for name in ("readable", "judge_reward")
+                    for side in (old, new)
+                ),
             ]
         )
-        split.append([task, *(told(figure) for figure in one["parts"].values())])
+        split.append([task, *(with_interval(figure) for figure in result["parts"].values())])
     lines = [
         "## Aligned by the judge, examined by the oracle",
         "",
-        f"{report['n']} held-out prompts a task (seed {report['seed']}), one candidate each, with "
-        f"the same noise before and after; {len(report['seeds'])} trainings (seeds "
+        f"{report['n']} held-out prompts per task (seed {report['seed']}), one candidate each, "
+        f"with the same noise before and after; {len(report['seeds'])} trainings (seeds "
         f"{', '.join(map(str, report['seeds']))}) on pairs from training prompts with "
-        f"{report['preferences']['n']} candidates each, ranked and sifted by the shipped judge. "
-        "Oracle: of pictures and clips the share of the caption's facts that "
-        "hold, of answers their utility, 0 where it cannot read. In brackets 95 % intervals, "
+        f"{report['preferences']['n']} candidates each, by rank+sift with the shipped judge. "
+        "Oracle: for images and videos the share of the caption's facts that "
+        "hold, for answers their utility, 0 if unreadable. In brackets 95 % intervals, "
         "bootstrap over prompts.",
         "",
         *table(head, rows),
         "",
-        "The gain as a sum: what was readable before and is better, what became readable, and what "
-        "became unreadable.",
+        "The gain as a sum: candidates that were readable and improved, that became readable, and "
+        "that became unreadable.",
         "",
         *table(["task", "became right", "became readable", "became unreadable"], split),
     ]
@@ -56,20 +62,20 @@ def page(report: Mapping[str, Any]) -> str:
 def _contrasts(report: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for key, title in (
-        ("ways", "Ways of making pairs, image generation, equal pairs and steps"),
+        ("ways", "Strategies of making pairs, image generation, equal pairs and steps"),
         ("judges", "Pairs of two judges, image generation, equal pairs and steps"),
     ):
         if groups := report.get(key):
             figures = [
                 [
                     name,
-                    told(one["gain"]),
-                    _signed(one["by_seed"]),
-                    told(one["behind_best"]),
-                    told(one["readable"]),
-                    told(one["judge_reward"]),
+                    with_interval(result["gain"]),
+                    _signed(result["by_seed"]),
+                    with_interval(result["behind_best"]),
+                    with_interval(result["readable"]),
+                    with_interval(result["judge_reward"]),
                 ]
-                for name, one in groups.items()
+                for name, result in groups.items()
             ]
             behind = f"behind {[*groups][-1]}"
             names = ["pairs", "gain", "by seed", behind, "readable", "judge reward"]
@@ -78,25 +84,25 @@ def _contrasts(report: Mapping[str, Any]) -> list[str]:
 
 
 def _voted(tasks: Mapping[str, Any]) -> list[str]:
-    """The shipped judge's pairs against those of the judge that was taught by votes."""
+    """Format the comparison of the shipped judge with the judge trained on votes."""
     rows = [
         [
             task,
             name,
-            told(one["gain"]),
-            _signed(one["by_seed"]),
-            _share(one["gap_closed"]),
-            told(one["behind_best"]),
-            told(one["readable"]),
-            told(one["judge_reward"]),
+            with_interval(result["gain"]),
+            _signed(result["by_seed"]),
+            _share(result["gap_closed"]),
+            with_interval(result["behind_best"]),
+            with_interval(result["readable"]),
+            with_interval(result["judge_reward"]),
         ]
         for task, groups in tasks.items()
-        for name, one in groups.items()
+        for name, result in groups.items()
     ]
     head = ["task", "pairs by", "gain", "by seed", "gap closed", "behind voted", "readable"]
     return [
         "",
-        "### Pairs of a judge that was taught by votes on what policies made",
+        "### Pairs of a judge trained on votes on generated candidates",
         "",
         *table([*head, "judge reward"], rows),
     ]
@@ -110,15 +116,15 @@ def _signed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:+.3f}" for value in values)
 
 
-def draw(report: Mapping[str, Any]) -> bytes:
-    """Oracle and judge before and after as a PNG image, a panel a task."""
+def plot(report: Mapping[str, Any]) -> bytes:
+    """Plot the scores of oracle and judge before and after: one panel per task."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     panels = figure.subplots(1, len(report["tasks"]), sharey=True, squeeze=False)[0]
-    for axes, (task, one) in zip(panels, report["tasks"].items(), strict=True):
+    for axes, (task, result) in zip(panels, report["tasks"].items(), strict=True):
         for name, colour in (("oracle", "tab:blue"), ("judge_reward", "tab:orange")):
-            sides = [one[side][name] for side in ("before", "after")]
+            sides = [result[side][name] for side in ("before", "after")]
             if any(side["value"] is None for side in sides):
                 continue
             values = [side["value"] for side in sides]
@@ -127,8 +133,6 @@ def draw(report: Mapping[str, Any]) -> bytes:
             axes.errorbar([0, 1], values, yerr=reach, marker="o", color=colour, label=label)
         axes.set(title=task.replace("_", " "), ylim=(0, 1), xlim=(-0.3, 1.3))
         axes.set_xticks([0, 1], ["before", "after"])
-    panels[0].set_ylabel("worth, reward")
+    panels[0].set_ylabel("score")
     panels[-1].legend(loc="lower right")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    return image.getvalue()
+    return png(figure)

@@ -1,12 +1,11 @@
-"""Best of n: what a judge's score and the true utility of its pick do as it picks from more.
+"""Best of n: score and true utility of a judge's pick as a function of n.
 
 The score is the proxy and the utility the gold of Gao et al. 2022, arXiv:2210.10760. No policy is
-trained: candidates are drawn by the microworld, which knows the utility of each.
+trained: candidates come from the microworld, which knows their utilities.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +21,9 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Scored, Verdict
 from unified_reward.judges.registry import open_reference
-from unified_reward_lab.experiments.page import table, told
-from unified_reward_lab.microworld import CandidatePool, candidate_pool
+from unified_reward_lab.experiments.experiment import Experiment
+from unified_reward_lab.experiments.page import png, table, with_interval
+from unified_reward_lab.microworld import candidate_pool, true_utilities
 from unified_reward_lab.microworld.items import TASKS, UNIT
 
 
@@ -31,18 +31,18 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class BestOfN:
-    """Who picks from what."""
+class BestOfNStudy:
+    """Judges, and the candidates they pick from."""
 
     judges: Mapping[str, str] = field(default_factory=lambda: {"shipped": "tiny_judge"})
-    """A reference, as `open_judge` takes it, by the name to show."""
+    """Reference of a judge, see `open_judge`, by the name to show."""
     task: Task = Task.IMAGE_GENERATION
     n: int = 64
-    """Candidates of a caption, a power of two >= 2."""
+    """Candidates per caption, a power of two >= 2."""
     captions: int = 200
-    """Held-out captions, or of understanding questions, >= 2."""
+    """Held-out captions, or questions for understanding, >= 2."""
     seed: int = 0
-    """Names the series of candidates."""
+    """Seed of the series of candidates."""
 
     def __post_init__(self) -> None:
         if not self.judges:
@@ -50,14 +50,14 @@ class BestOfN:
         for name in self.judges:
             if not re.fullmatch(r"[\w. -]+", name):
                 raise ConfigError(
-                    f"a judge's name has letters, digits, spaces, dots, - and _, not {name!r}"
+                    f"names of judges have letters, digits, spaces, dots, - and _, given {name!r}"
                 )
         if self.task not in TASKS:
             raise ConfigError(f"the microworld has no {self.task}; it has {', '.join(TASKS)}")
         if self.n < 2 or self.n & (self.n - 1):
-            raise ConfigError(f"n is a power of two from 2 on, not {self.n}")
+            raise ConfigError(f"n must be a power of two >= 2, given {self.n}")
         if self.captions < 2:
-            raise ConfigError(f"an interval needs at least 2 captions, not {self.captions}")
+            raise ConfigError(f"captions must be at least 2 for an interval, given {self.captions}")
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -66,45 +66,49 @@ class BestOfN:
 
     @property
     def total(self) -> int:
-        """Scores asked for in all."""
+        """Number of all scores."""
         return len(self.judges) * self.captions * self.n
 
 
 class _Picked(NamedTuple):
-    """What comes of one caption: a value a step each."""
+    """Results of one caption, one value per step."""
 
     prompt: str
     oracle: Floats
     proxy: Floats | None
-    """None where no candidate has a score."""
+    """None if no candidate has a score."""
     gold: Floats | None
     n_unparsed: int
     n_failed: int
 
 
-def best_of_n(config: BestOfN, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+def run(config: BestOfNStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
     """Let every judge pick the best of n, for n from 1 to all candidates of a caption.
 
-    A candidate without a readable score is counted and never picked; that caption's judge picks
-    from fewer, from all it has where n is more.
+    A candidate without a readable score is counted and never picked; that caption has fewer
+    candidates to pick from.
 
     Args:
-        config: Who picks from what.
+        config: Judges and candidates.
         progress: Called with the number of candidates just judged.
 
     Returns:
-        ``steps`` with the divergence of each from one draw, ``log n - (n - 1) / n`` nats (Gao et
-        al. 2022); ``oracle``, the gold of picking by true utility; and by judge ``proxy`` and
-        ``gold`` a step, ``gap`` (oracle minus gold, at the last step) and ``fall`` (gold at the
-        last step minus its highest, at the step ``peak``). Each figure has a 95 % interval over
-        captions. ``fall`` is never above 0, so noise alone moves it below.
+        ``steps`` with the KL divergence from a single candidate, ``log n - (n - 1) / n`` nats (Gao
+        et al. 2022); ``oracle``, the gold of picking by true utility; and by judge ``proxy`` and
+        ``gold`` by step, ``gap`` (oracle minus gold, at the last step) and ``fall`` (gold at the
+        last step minus its maximum, at the step ``peak``). Each value has a 95 % interval over
+        captions. ``fall`` is never above 0, so noise alone makes it negative.
     """
     judges: dict[str, Any] = {}
     picked: list[_Picked] = []
     for name, reference in config.judges.items():
         judge = open_reference(reference, truth=_truth(config))
         picked = [_pick(judge, config, i, progress) for i in range(config.captions)]
-        judges[name] = {"reference": reference, "family": judge.family, **_measured(picked, config)}
+        judges[name] = {
+            "reference": reference,
+            "family": judge.family,
+            **_summarise(picked, config),
+        }
     oracle = np.array([one.oracle for one in picked])
     return {
         "name": "best_of_n",
@@ -121,22 +125,23 @@ def best_of_n(config: BestOfN, progress: Callable[[int], None] = lambda _: None)
     }
 
 
-def chances(scores: Sequence[float] | Floats, n: int) -> Floats:
-    """How likely each candidate is the pick when n of them are drawn without replacement.
+def pick_probabilities(scores: Sequence[float] | Floats, n: int) -> Floats:
+    """Probability of each candidate to be the pick among n sampled without replacement.
 
-    The pick has the highest score drawn; equal scores share. Weighting by these chances gives the
-    mean over all subsets of size n, the estimator of Nakano et al. 2021, arXiv:2112.09332.
+    The pick has the highest score of the n; equal scores share. Weighting by these probabilities
+    gives the mean over all subsets of size n, the estimator of Nakano et al. 2021,
+    arXiv:2112.09332.
 
-    >>> [round(float(one), 3) for one in chances([0.1, 0.5, 0.5], 2)]
+    >>> [round(float(one), 3) for one in pick_probabilities([0.1, 0.5, 0.5], 2)]
     [0.0, 0.5, 0.5]
 
     Args:
-        scores: One a candidate.
-        n: How many are drawn, from 1 to all.
+        scores: Score of each candidate.
+        n: Size of the subsets, from 1 to all.
     """
     m = len(scores)
     if not 1 <= n <= m:
-        raise ValueError(f"from {m} candidates 1 to {m} can be drawn, not {n}")
+        raise ValueError(f"n must be from 1 to {m}, given {n}")
     among = np.array([math.comb(j, n) / math.comb(m, n) for j in range(m + 1)])
     ordered = np.sort(scores)
     below = np.searchsorted(ordered, scores, "left")
@@ -144,73 +149,66 @@ def chances(scores: Sequence[float] | Floats, n: int) -> Floats:
     return (among[up_to] - among[below]) / (up_to - below)
 
 
-def _samples(config: BestOfN, drawn: CandidatePool, index: int) -> list[Sample]:
+def _samples(pool: Example) -> list[Sample]:
     return [
-        Sample(
-            Task(config.task),
-            drawn.prompt,
-            (candidate,),
-            drawn.context,
-            id=f"{config.task}-pool-test-{config.seed}-{index}-{i}",
-        )
-        for i, candidate in enumerate(drawn.candidates)
+        Sample(pool.task, pool.prompt, (candidate,), pool.context, id=f"{pool.id}-{i}")
+        for i, candidate in enumerate(pool.candidates)
     ]
 
 
-def _drawn(config: BestOfN, index: int) -> CandidatePool:
+def _pool(config: BestOfNStudy, index: int) -> Example:
     return candidate_pool(config.task, n=config.n, split="test", seed=config.seed, index=index)
 
 
-def _truth(config: BestOfN) -> Iterator[Example]:
-    """Every candidate with its utility, drawn only if somebody reads them."""
-    for index in range(config.captions):
-        drawn = _drawn(config, index)
-        for sample, utility in zip(_samples(config, drawn, index), drawn.utilities, strict=True):
+def _truth(config: BestOfNStudy) -> Iterator[Example]:
+    """Every candidate with its utility, made only if a judge reads them."""
+    for pool in (_pool(config, index) for index in range(config.captions)):
+        for sample, utility in zip(_samples(pool), true_utilities(pool), strict=True):
             yield Example.of(sample, Target(score=utility, scale=UNIT))
 
 
 def _pick(
-    judge: BaseJudge, config: BestOfN, index: int, progress: Callable[[int], None]
+    judge: BaseJudge, config: BestOfNStudy, index: int, progress: Callable[[int], None]
 ) -> _Picked:
-    drawn = _drawn(config, index)
-    verdicts = judge.ask(_samples(config, drawn, index))
+    pool = _pool(config, index)
+    verdicts = judge.ask(_samples(pool))
     progress(config.n)
-    scores = [_proxy(one) for one in verdicts]
+    scores = [_proxy(verdict) for verdict in verdicts]
     readable = [i for i, score in enumerate(scores) if score is not None]
-    n_failed = sum(isinstance(one, Failed) for one in verdicts)
+    n_failed = sum(isinstance(verdict, Failed) for verdict in verdicts)
     n_unparsed = config.n - len(readable) - n_failed
-    utilities = np.array(drawn.utilities)
+    utilities = np.array(true_utilities(pool))
     oracle = _weights(utilities, config) @ utilities
     if not readable:
-        return _Picked(drawn.prompt, oracle, None, None, n_unparsed, n_failed)
-    said = np.array([scores[i] for i in readable], np.float64)
-    weights = _weights(said, config)
-    proxy, gold = weights @ said, weights @ utilities[readable]
-    return _Picked(drawn.prompt, oracle, proxy, gold, n_unparsed, n_failed)
+        return _Picked(pool.prompt, oracle, None, None, n_unparsed, n_failed)
+    known = np.array([scores[i] for i in readable], np.float64)
+    weights = _weights(known, config)
+    proxy, gold = weights @ known, weights @ utilities[readable]
+    return _Picked(pool.prompt, oracle, proxy, gold, n_unparsed, n_failed)
 
 
-def _weights(scores: Floats, config: BestOfN) -> Floats:
-    """Chances at every step, shape (steps, m); where a step is above m, those of all m."""
-    return np.array([chances(scores, min(n, len(scores))) for n in config.steps])
+def _weights(scores: Floats, config: BestOfNStudy) -> Floats:
+    """Pick probabilities at every step, shape (steps, m); a step above m counts as m."""
+    return np.array([pick_probabilities(scores, min(n, len(scores))) for n in config.steps])
 
 
 def _proxy(verdict: Verdict) -> float | None:
-    """The score on [0, 1], or on an open scale as it is; without one, the mean of its aspects."""
+    """Score in [0, 1], or as it is on an open scale; without one, the mean of its aspects."""
     if not isinstance(verdict, Scored):
         return None
-    told = [verdict.score] if verdict.score else list(verdict.aspects.values())
-    values = [one.value if one.normalized is None else one.normalized for one in told]
+    scores = [verdict.score] if verdict.score else list(verdict.aspects.values())
+    values = [s.value if s.normalized is None else s.normalized for s in scores]
     mean = sum(values) / len(values) if values else math.nan
     return mean if math.isfinite(mean) else None
 
 
-def _measured(picked: Sequence[_Picked], config: BestOfN) -> dict[str, Any]:
+def _summarise(picked: Sequence[_Picked], config: BestOfNStudy) -> dict[str, Any]:
     able = [one for one in picked if one.gold is not None]
     prompts = [one.prompt for one in able]
     shape = (len(able), len(config.steps))
     proxy, gold, oracle = (
-        np.array([getattr(one, what) for one in able]).reshape(shape)
-        for what in ("proxy", "gold", "oracle")
+        np.array([getattr(each, name) for each in able]).reshape(shape)
+        for name in ("proxy", "gold", "oracle")
     )
 
     def fall(values: Floats) -> float:
@@ -222,59 +220,59 @@ def _measured(picked: Sequence[_Picked], config: BestOfN) -> dict[str, Any]:
         "n_failed": sum(one.n_failed for one in picked),
         "proxy": _curve(proxy, prompts),
         "gold": _curve(gold, prompts),
-        "gap": _figure(oracle[:, -1] - gold[:, -1], prompts),
-        "fall": _figure(gold, prompts, fall),
+        "gap": _metric(oracle[:, -1] - gold[:, -1], prompts),
+        "fall": _metric(gold, prompts, fall),
         "peak": config.steps[int(gold.mean(axis=0).argmax())] if able else None,
     }
 
 
 def _curve(values: Floats, prompts: Sequence[str]) -> list[dict[str, Any]]:
-    return [_figure(column, prompts) for column in values.T]
+    return [_metric(column, prompts) for column in values.T]
 
 
-def _figure(
+def _metric(
     values: Floats,
     prompts: Sequence[str],
     statistic: Callable[[Floats], float] = lambda values: float(values.mean()),
 ) -> dict[str, Any]:
-    """A statistic of values a caption, with its interval; nothing where there are none."""
+    """Statistic of one value per caption with its interval; null if there are no values."""
     if not len(values):
         return Metric(math.nan, (math.nan, math.nan), 0).row()
-    interval = bootstrap(lambda drawn: statistic(values[drawn]), prompts)
+    interval = bootstrap(lambda indices: statistic(values[indices]), prompts)
     return Metric(statistic(values), interval, len(values)).row()
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown section: how it was measured, and the figures."""
+    """Format the report as a Markdown section."""
     steps, judges = report["steps"], report["judges"]
     curves: list[list[Any]] = [["", "KL", *(f"{step['kl']:.2f}" for step in steps)]]
-    curves.append(["oracle", "gold", *map(told, report["oracle"])])
+    curves.append(["oracle", "gold", *map(with_interval, report["oracle"])])
     ends: list[list[Any]] = []
     for name, judge in judges.items():
-        curves += [[name, what, *map(told, judge[what])] for what in ("gold", "proxy")]
-        figures = [told(judge["gap"]), told(judge["fall"]), judge["peak"] or "-"]
+        curves += [[name, curve, *map(with_interval, judge[curve])] for curve in ("gold", "proxy")]
+        figures = [with_interval(judge["gap"]), with_interval(judge["fall"]), judge["peak"] or "-"]
         ends.append([name, *figures, judge["n_unparsed"], judge["n_failed"]])
     lines = [
         f"## Best of {report['n']}",
         "",
         f"A judge picks the best of n by its score, for {report['captions']} held-out prompts of "
         f"`{report['task']}` with {report['n']} candidates each (seed {report['seed']}). Proxy is "
-        "the judge's score of the pick, gold its true utility, both means over all choices of n "
-        "of the candidates; the oracle picks by true utility. KL is that of picking from drawing "
-        "once, in nats. In brackets: 95 % intervals, bootstrap over prompts.",
+        "the judge's score of the pick, gold its true utility, both averaged over all subsets of n "
+        "candidates; the oracle picks by true utility. KL: divergence from a single candidate, in "
+        "nats. In brackets: 95 % intervals, bootstrap over prompts.",
         "",
         *table(["judge", "", *(f"n = {step['n']}" for step in steps)], curves),
         "",
         f"Gap: gold of the oracle minus that of the judge at n = {report['n']}. Fall: gold there "
-        "minus its highest, at the n given; never above 0, so noise alone moves it below.",
+        "minus its maximum, at the n given; never above 0, so noise alone makes it negative.",
         "",
         *table(["judge", "gap", "fall", "highest at", "unreadable", "failed"], ends),
     ]
     return "\n".join(lines) + "\n"
 
 
-def draw(report: Mapping[str, Any]) -> bytes:
-    """The curves as a PNG image: a panel a judge, bands are 95 % intervals."""
+def plot(report: Mapping[str, Any]) -> bytes:
+    """Plot the curves: one panel per judge, bands are 95 % intervals."""
     from matplotlib.figure import Figure
 
     ns = [step["n"] for step in report["steps"]]
@@ -282,22 +280,23 @@ def draw(report: Mapping[str, Any]) -> bytes:
     figure = Figure(figsize=(1.2 + 3.2 * len(judges), 3.4), layout="constrained")
     panels = figure.subplots(1, len(judges), sharey=True, squeeze=False)[0]
     for axes, (name, judge) in zip(panels, judges.items(), strict=True):
-        for what, colour in (("proxy", "tab:orange"), ("gold", "tab:blue")):
-            value, low, high = _bands(judge[what])
-            axes.plot(ns, value, color=colour, marker="o", markersize=3, label=what)
+        for curve, colour in (("proxy", "tab:orange"), ("gold", "tab:blue")):
+            value, low, high = _bands(judge[curve])
+            axes.plot(ns, value, color=colour, marker="o", markersize=3, label=curve)
             axes.fill_between(ns, low, high, color=colour, alpha=0.2, linewidth=0)
         best, _, _ = _bands(report["oracle"])
         axes.plot(ns, best, color="black", linestyle=":", label="gold of the oracle")
         axes.set_xscale("log", base=2)
         axes.set_xticks(ns, [str(n) for n in ns])
-        axes.set(title=name, xlabel="n, candidates picked from")
+        axes.set(title=name, xlabel="n candidates")
     panels[0].set_ylabel("score or true utility of the pick")
     panels[0].legend(frameon=False)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    return image.getvalue()
+    return png(figure)
 
 
 def _bands(curve: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats, Floats]:
-    rows = np.array([[one["value"], *one["ci95"]] for one in curve], np.float64)
+    rows = np.array([[metric["value"], *metric["ci95"]] for metric in curve], np.float64)
     return rows[:, 0], rows[:, 1], rows[:, 2]
+
+
+EXPERIMENT = Experiment(BestOfNStudy, run, page, plot)

@@ -1,12 +1,11 @@
-"""The gate: whether a judge can be trusted on captions it never saw, cell by cell.
+"""Gate: thresholds of accuracy and correlation that a judge must reach on held-out captions.
 
-Pairs count where the utilities differ by a tenth at least; scores by their rank correlation with
-the utility. Calibration is told before and after the temperatures of the judge's card.
+Comparisons count if the utilities differ by at least 0.1; scores are measured by their rank
+correlation with the utility. Calibration is measured before and after the temperatures of the card.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,13 +19,15 @@ from unified_reward.bench.calibration import (
     collect_predictions,
     reliability,
 )
+from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Unparsed, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge
 from unified_reward.judges.registry import open_judge
 from unified_reward_lab.bench.microworld import compare_cell, score_cell
 from unified_reward_lab.examples import CELLS, EDITING
-from unified_reward_lab.experiments.page import table, told
+from unified_reward_lab.experiments.experiment import Experiment
+from unified_reward_lab.experiments.page import png, table, with_interval
 from unified_reward_lab.microworld import make_example
 
 
@@ -36,41 +37,41 @@ THRESHOLDS = {
     "video.compare": 0.72,
     "video.score": 0.65,
 }
-"""What each cell must reach, by medium and form."""
+"""Threshold of each cell, by medium and form."""
 _CELLS = CELLS | EDITING
 _FIGURES = {"compare": "pair_accuracy_clear", "score": "spearman"}
 _CHUNK = 128
 
 
 @dataclass(frozen=True)
-class Gate:
-    """Which judges pass."""
+class GateStudy:
+    """Judges, and the number of examples."""
 
     judges: Mapping[str, str] = field(default_factory=lambda: {"shipped": "tiny_judge"})
-    """Folder of a judge by the name to show; a folder or a registered name."""
+    """Reference of a judge, see `open_judge`, by the name to show."""
     n: int = 1500
-    """Held-out items a cell."""
+    """Held-out examples per cell."""
     seed: int = 0
 
     @property
     def total(self) -> int:
-        """Items judged in all."""
+        """Number of all examples judged."""
         return len(self.judges) * self.n * len(_CELLS)
 
 
-def gate(config: Gate, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+def run(config: GateStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
     """Measure every judge on every cell, comparisons in both orders.
 
     Args:
-        config: Which judges, and on how many items.
-        progress: Called with the number of items just judged.
+        config: Judges and number of examples.
+        progress: Called with the number of examples just judged.
 
     Returns:
-        By judge and cell the figure with its threshold, and the calibration error before and after;
-        by judge and form the bins of a reliability plot before and after.
+        By judge and cell: the metric with its threshold, and the calibration error before and
+        after. By judge and form: the bins of a reliability plot before and after.
     """
     judges = {
-        name: _gated(open_judge(reference), config, progress)
+        name: _measure(_open(reference), config, progress)
         for name, reference in config.judges.items()
     }
     return {
@@ -83,7 +84,14 @@ def gate(config: Gate, progress: Callable[[int], None] = lambda _: None) -> dict
     }
 
 
-def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) -> dict[str, Any]:
+def _open(reference: str) -> CardedJudge:
+    judge = open_judge(reference)
+    if not isinstance(judge, CardedJudge):
+        raise ConfigError(f"{reference} has no temperatures; the gate is for trained judges")
+    return judge
+
+
+def _measure(judge: CardedJudge, config: GateStudy, progress: Callable[[int], None]) -> Any:
     cells: dict[str, Any] = {}
     missing: list[Verdict] = []
     pooled: dict[str, dict[str, list[Predictions]]] = {
@@ -91,34 +99,34 @@ def _gated(judge: CardedJudge, config: Gate, progress: Callable[[int], None]) ->
     }
     fitted = judge.card.calibration or Calibration()
     for cell, (task, form) in _CELLS.items():
-        records: list[Example] = []
-        read: dict[str, list[Verdict]] = {"before": [], "after": []}
+        examples: list[Example] = []
+        verdicts: dict[str, list[Verdict]] = {"before": [], "after": []}
         for start in range(0, config.n, _CHUNK):
             chunk = [
                 make_example(task, form, split="test", seed=config.seed, index=i)
                 for i in range(start, min(start + _CHUNK, config.n))
             ]
-            samples = [one.sample for one in chunk]
-            heard = judge.query(samples)
-            records += chunk
-            read["before"] += judge.decode(samples, heard, Calibration())
-            read["after"] += judge.decode(samples, heard, fitted)
+            samples = [example.sample for example in chunk]
+            replies = judge.query(samples)
+            examples += chunk
+            verdicts["before"] += judge.decode(samples, replies, Calibration())
+            verdicts["after"] += judge.decode(samples, replies, fitted)
             progress(len(chunk))
-        missing += [one for one in read["after"] if isinstance(one, Unparsed | Failed)]
-        items = [
-            JudgedItem(record, cell, verdict)
-            for record, verdict in zip(records, read["after"], strict=True)
+        missing += [each for each in verdicts["after"] if isinstance(each, Unparsed | Failed)]
+        judged = [
+            JudgedItem(example, cell, verdict)
+            for example, verdict in zip(examples, verdicts["after"], strict=True)
         ]
-        figures = (compare_cell if form == "compare" else score_cell)(items)
-        given = {when: collect_predictions(records, verdicts) for when, verdicts in read.items()}
-        for when, one in given.items():
-            pooled[form][when].append(one)
+        metrics = (compare_cell if form == "compare" else score_cell)(judged)
+        predictions = {w: collect_predictions(examples, each) for w, each in verdicts.items()}
+        for when, each in predictions.items():
+            pooled[form][when].append(each)
         cells[cell] = {
-            _FIGURES[form]: figures[_FIGURES[form]].row(),
+            _FIGURES[form]: metrics[_FIGURES[form]].row(),
             "threshold": THRESHOLDS[f"{task.partition('_')[0]}.{form}"],
-            "unreadable": figures["unreadable"].row(),
+            "unreadable": metrics["unreadable"].row(),
             "calibration_error": {
-                when: calibration_error(one).row() for when, one in given.items()
+                when: calibration_error(each).row() for when, each in predictions.items()
             },
         }
     return {
@@ -143,17 +151,17 @@ def _bins(every: list[Predictions]) -> list[dict[str, float]]:
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown section."""
-    head = ("judge", "cell", "figure", "must reach", "value", "n", "unreadable")
+    """Format the report as a Markdown section."""
+    head = ("judge", "cell", "metric", "threshold", "value", "n", "unreadable")
     rows: list[list[Any]] = []
     for name, judge in report["judges"].items():
         for cell, row in judge["cells"].items():
             figure = _FIGURES[cell.rpartition(".")[2]]
             value, error = row[figure], row["calibration_error"]
             mark = "**" if value["value"] >= row["threshold"] else ""
-            shown = [f"{row['threshold']:.2f}", f"{mark}{told(value)}{mark}", value["n"]]
-            shown += [f"{row['unreadable']['value']:.3f}", *map(told, error.values())]
-            rows.append([f"{name} ({judge['kind']})", f"`{cell}`", figure, *shown])
+            values = [f"{row['threshold']:.2f}", f"{mark}{with_interval(value)}{mark}", value["n"]]
+            values += [f"{row['unreadable']['value']:.3f}", *map(with_interval, error.values())]
+            rows.append([f"{name} ({judge['kind']})", f"`{cell}`", figure, *values])
     temperatures = (
         f"- {name}: comparisons {fitted['compare']}, scores {fitted['score']}"
         for name, fitted in ((name, one["calibration"]) for name, one in report["judges"].items())
@@ -161,24 +169,24 @@ def page(report: Mapping[str, Any]) -> str:
     lines = [
         "## The gate",
         "",
-        f"{report['n']} held-out items a cell (seed {report['seed']}), comparisons asked in both "
-        "orders. A comparison counts where the utilities differ by 0.1 or more (pair accuracy, a "
-        "tie said is worth half); a score by Spearman's correlation with the utility. ECE is the "
-        "expected calibration error in ten bins before and after the temperatures that were fitted "
-        "on new items of training captions. In brackets 95 % intervals: bootstrap over prompts, or "
-        "Wilson's where no prompt repeats. One training seed a judge.",
+        f"{report['n']} held-out items per cell (seed {report['seed']}), comparisons in both "
+        "orders. Comparisons with utilities 0.1 or more apart: pair accuracy, ties count half; "
+        "scores: Spearman's correlation with the utility. ECE is the expected "
+        "calibration error in ten bins, before and after the temperatures that were fitted on new "
+        "items of training captions. In brackets 95 % intervals: bootstrap over prompts, or "
+        "Wilson's where no prompt repeats. One training seed per judge.",
         "",
         *table([*head, "ECE before", "ECE after"], rows),
         "",
-        "A figure in bold reaches what it must. Temperatures:",
+        "Values in bold reach the threshold. Temperatures:",
         "",
         *temperatures,
     ]
     return "\n".join(lines) + "\n"
 
 
-def draw(report: Mapping[str, Any]) -> bytes:
-    """Reliability as a PNG image: a row a judge, comparisons left and scores right."""
+def plot(report: Mapping[str, Any]) -> bytes:
+    """Plot the reliability: one row per judge, comparisons left and scores right."""
     from matplotlib.figure import Figure
 
     judges = report["judges"]
@@ -192,9 +200,10 @@ def draw(report: Mapping[str, Any]) -> bytes:
                 panel.plot(predicted, observed, style, markersize=3, label=f"{when}, n = {sum(n)}")
             panel.set_title(f"{name}: {form}", fontsize=9)
             panel.legend(fontsize=7)
-        axes[0].set_ylabel("what turned out")
+        axes[0].set_ylabel("observed")
     for panel in rows[-1]:
         panel.set_xlabel("predicted")
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
-    return out.getvalue()
+    return png(figure, dpi=110)
+
+
+EXPERIMENT = Experiment(GateStudy, run, page, plot)

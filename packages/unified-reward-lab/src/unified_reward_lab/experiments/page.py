@@ -1,36 +1,42 @@
-"""Sections of results in Markdown: figures, tables, and their place between two markers.
-
-Knows nothing of what the sections say.
-"""
+"""Sections of results in Markdown: figures, tables, plots, and markers around a section."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import DataError
+from unified_reward.io.atomic import write_bytes
 
 
-def told(figure: Mapping[str, Any]) -> str:
-    """A figure with its interval.
+def with_interval(metric: Mapping[str, Any]) -> str:
+    """Format a metric with its interval.
 
-    >>> told({"value": 0.5, "ci95": [0.4, 0.6], "n": 9})
+    >>> with_interval({"value": 0.5, "ci95": [0.4, 0.6], "n": 9})
     '0.500 (0.400 to 0.600)'
     """
-    if figure["value"] is None:
+    if metric["value"] is None:
         return "-"
-    low, high = figure["ci95"]
-    return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"
+    low, high = metric["ci95"]
+    return f"{metric['value']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def png(figure: Any, *, dpi: int = 150) -> bytes:
+    """Return a matplotlib figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """Lines of a Markdown table."""
+    """Return the lines of a Markdown table."""
     return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def around(document: Path, name: str) -> tuple[str, str]:
-    """What stands before and behind a section, its markers included.
+def split_at_section(document: Path, name: str) -> tuple[str, str]:
+    """Read the text before and after a section, with its markers.
 
     Args:
         document: A Markdown file with ``<!-- begin NAME -->`` above ``<!-- end NAME -->``.
@@ -52,18 +58,16 @@ def around(document: Path, name: str) -> tuple[str, str]:
     return text[: text.index(begin) + len(begin)], text[text.index(end) :]
 
 
-def splice(document: Path, name: str, section: str) -> None:
-    """Replace a section; a reader finds the old document or the whole new one, never a half.
+def replace_section(document: Path, name: str, section: str) -> None:
+    """Replace a section of a document, which is never left half written.
 
     Args:
-        document: As in `around`.
+        document: As in `split_at_section`.
         name: The section's name.
-        section: What is to stand between the markers.
+        section: New text between the markers.
 
     Raises:
-        DataError: As in `around`; the document is untouched.
+        DataError: As in `split_at_section`; the document is untouched.
     """
-    before, behind = around(document, name)
-    part = document.with_name(f"{document.name}.part")
-    part.write_bytes(f"{before}\n{section.strip()}\n{behind}".encode())
-    part.replace(document)
+    before, after = split_at_section(document, name)
+    write_bytes(document, f"{before}\n{section.strip()}\n{after}".encode())

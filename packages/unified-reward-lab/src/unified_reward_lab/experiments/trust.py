@@ -1,4 +1,4 @@
-"""How far the judges of the package are to be trusted: the microworld benchmark and an audit."""
+"""Trust: microworld benchmark and audit of the judges of the laboratory, on the same items."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Winner
 from unified_reward.judges.registry import open_reference
 from unified_reward_lab.bench.microworld import test_records
-from unified_reward_lab.experiments.page import table, told
+from unified_reward_lab.experiments.experiment import Experiment
+from unified_reward_lab.experiments.page import table, with_interval
 
 
 _COMPARED = (
@@ -28,68 +29,70 @@ _SCORED = ("spearman", "kendall_tau_b", "calibration_error")
 
 
 @dataclass(frozen=True)
-class Trust:
-    """Who is asked what."""
+class TrustStudy:
+    """Judges, and the number of items."""
 
     judges: Mapping[str, str] = field(
         default_factory=lambda: {"generative": "tiny_judge", "scalar": "tiny_scalar"}
     )
-    """References by the name to show; the second is held against the first in pairs."""
+    """References by the name to show; the second is compared with the first on each item."""
     n: int = 200
-    """Test items a cell of the benchmark."""
+    """Test items per cell of the benchmark."""
     audited: int = 40
-    """Of these, items a cell that are audited, the first."""
+    """Number of the first of these items, per cell, that are audited."""
     seed: int = 20261127
 
     def __post_init__(self) -> None:
         if not 0 < self.audited <= self.n:
-            raise ConfigError(f"audited is at least 1 and at most n, not {self.audited}")
+            raise ConfigError(f"audited must be from 1 to n={self.n}, given {self.audited}")
 
     @property
     def total(self) -> int:
-        """Items of the benchmark, by all judges."""
+        """Number of items of the benchmark, over all judges."""
         return len(self.judges) * 8 * self.n
 
 
-def trust(config: Trust, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+def run(config: TrustStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
     """Benchmark and audit every judge on the same items.
 
     Returns:
-        By judge its ``bench`` and ``audit`` JSON, and ``ahead``: how far the second is ahead of
-        the first in pair accuracy, tested in pairs.
+        By judge its ``bench`` and ``audit`` JSON; and ``ahead``, the paired difference in pair
+        accuracy of the second judge minus the first.
     """
-    records = [one for cell in test_records(config.n, config.seed).values() for one in cell]
-    cells = test_records(config.audited, config.seed).values()
+    examples, audited = (
+        [example for cell in test_records(n, config.seed).values() for example in cell]
+        for n in (config.n, config.audited)
+    )
     judges: dict[str, Any] = {}
     judged: list[list[JudgedItem]] = []
     for name, reference in config.judges.items():
-        judge = open_reference(reference, truth=records)
-        found = run_benchmark(
+        judge = open_reference(reference, truth=examples)
+        result = run_benchmark(
             "microworld", judge, limit=config.n, seed=config.seed, on_progress=progress
         )
-        audited = audit(judge, [one for cell in cells for one in cell]).report
-        judges[name] = {"bench": found.report, "audit": audited}
-        judged.append(found.items)
-    reports = [one for each in judges.values() for one in each.values()]
+        judges[name] = {"bench": result.report, "audit": audit(judge, audited).report}
+        judged.append(result.items)
+    reports = [report for each in judges.values() for report in each.values()]
     return {
         "name": "trust",
         "n": config.n,
         "audited": config.audited,
         "seed": config.seed,
-        "n_unparsed": sum(one["n_unparsed"] for one in reports),
-        "n_failed": sum(one["n_failed"] for one in reports),
+        "n_unparsed": sum(report["n_unparsed"] for report in reports),
+        "n_failed": sum(report["n_failed"] for report in reports),
         "judges": judges,
-        "ahead": _ahead(*judged[:2]) if len(judged) > 1 else None,
+        "ahead": _difference(*judged[:2]) if len(judged) > 1 else None,
     }
 
 
-def _ahead(first: Sequence[JudgedItem], second: Sequence[JudgedItem]) -> dict[str, Any]:
-    both = [pair for pair in zip(first, second, strict=True) if pair[0].target.winner]
-    clusters = [one.cluster for one, _ in both]
-    labels: list[Winner] = [one.target.winner or "tie" for one, _ in both]
+def _difference(first: Sequence[JudgedItem], second: Sequence[JudgedItem]) -> dict[str, Any]:
+    """Paired difference in pair accuracy, the second judge minus the first."""
+    pairs = [pair for pair in zip(first, second, strict=True) if pair[0].target.winner]
+    clusters = [item.cluster for item, _ in pairs]
+    labels: list[Winner] = [item.target.winner or "tie" for item, _ in pairs]
     points = [
-        pair_points([one.verdict for one in side], labels, clusters=clusters)
-        for side in zip(*both, strict=True)
+        pair_points([item.verdict for item in side], labels, clusters=clusters)
+        for side in zip(*pairs, strict=True)
     ]
     counted = [(a, b, c) for a, b, c in zip(*points, clusters, strict=True) if a is not None]
     a, b, clusters = zip(*counted, strict=True)
@@ -97,56 +100,59 @@ def _ahead(first: Sequence[JudgedItem], second: Sequence[JudgedItem]) -> dict[st
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown section."""
+    """Format the report as a Markdown section."""
     judges = report["judges"]
     names = [*judges]
     lines = [
         "## Benchmark and audit of the judges",
         "",
-        f"`unified-reward experiment trust`: {report['n']} held-out items a cell of the microworld "
+        f"`unified-reward experiment trust`: {report['n']} held-out items per cell of the "
+        f"microworld "
         f"(seed {report['seed']}), comparisons in both orders. In brackets 95 % intervals by "
         "bootstrap over prompts. One training of each judge.",
         "",
-        *table(["cell", "figure", *names], _cells(judges)),
+        *table(["cell", "metric", *names], _cells(judges)),
         "",
-        f"Audit of {report['audited']} of these items a cell, all tasks together; by task it "
-        "stands in the JSON.",
+        f"Audit of {report['audited']} of these items per cell, all tasks together; the JSON has "
+        "it by task.",
         "",
-        *table(["figure", *names, "n"], _audited(judges)),
+        *table(["metric", *names, "n"], _audited(judges)),
     ]
     if report["ahead"]:
-        one = report["ahead"]
+        ahead = report["ahead"]
         lines += [
             "",
-            f"In pairs, on {one['n']} comparisons that have a better side: {names[1]} minus "
-            f"{names[0]} {one['value']:.3f} ({one['ci95'][0]:.3f} to {one['ci95'][1]:.3f}), "
-            f"{one['won']} won and {one['lost']} lost, McNemar p = {one['p_value']:.2g}.",
+            f"Paired difference in pair accuracy on {ahead['n']} comparisons without ties: "
+            f"{names[1]} minus {names[0]} {with_interval(ahead)}, {ahead['won']} won and "
+            f"{ahead['lost']} lost, McNemar p = {ahead['p_value']:.2g}.",
         ]
     return "\n".join(lines) + "\n"
 
 
 def _cells(judges: Mapping[str, Any]) -> list[list[str]]:
-    benches = [one["bench"]["groups"] for one in judges.values()]
+    benches = [judge["bench"]["groups"] for judge in judges.values()]
     rows: list[list[str]] = []
     for cell in benches[0]:
-        form = cell.rpartition(".")[2]
-        for figure in _SCORED if form == "score" else _COMPARED:
-            rows.append([f"`{cell}`", figure, *(told(bench[cell][figure]) for bench in benches)])
+        for metric in _SCORED if cell.endswith(".score") else _COMPARED:
+            values = (with_interval(bench[cell][metric]) for bench in benches)
+            rows.append([f"`{cell}`", metric, *values])
     return rows
 
 
 def _audited(judges: Mapping[str, Any]) -> list[list[Any]]:
-    audits = [one["audit"]["metrics"] for one in judges.values()]
-    figures = dict.fromkeys(name for one in audits for name in one)
+    audits = [judge["audit"]["metrics"] for judge in judges.values()]
     empty = {"value": None, "n": 0}
     rows: list[list[Any]] = []
-    for name in figures:
-        found = [one.get(name, empty) for one in audits]
-        rows.append([name, *map(_shown, found), max(one["n"] for one in found)])
+    for name in dict.fromkeys(name for metrics in audits for name in metrics):
+        values = [metrics.get(name, empty) for metrics in audits]
+        rows.append([name, *map(_format, values), max(value["n"] for value in values)])
     return rows
 
 
-def _shown(figure: Mapping[str, Any]) -> str:
-    if figure["value"] is not None and figure["ci95"][0] is None:
-        return f"{figure['value']:.3f}"
-    return told(figure)
+def _format(metric: Mapping[str, Any]) -> str:
+    if metric["value"] is not None and metric["ci95"][0] is None:
+        return f"{metric['value']:.3f}"
+    return with_interval(metric)
+
+
+EXPERIMENT = Experiment(TrustStudy, run, page)

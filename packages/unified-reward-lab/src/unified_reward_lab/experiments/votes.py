@@ -1,16 +1,16 @@
-"""A judge that is taught by votes on what the policies themselves made, as published ones are.
+"""Votes: a judge trained on votes on images and videos that the policies generated.
 
-The shipped judges have learned from rendered scenes alone. Here the microworld's oracle stands for
-people who vote on generated images and videos of training prompts that nothing else uses, and a
-scalar judge goes on from those votes. Beside it: how often the shipped judges are right about
-what policies made. Whether its pairs align better is asked by the study of alignment.
+The shipped judges are trained on rendered scenes alone. Here the microworld's oracle stands for
+people who vote on generated candidates of training prompts that nothing else uses, and a scalar
+judge is trained further on those votes. It is compared with the shipped judges by its accuracy on
+generated candidates; the study of alignment uses it to make pairs.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,26 @@ from typing import Any
 import numpy as np
 
 from unified_reward import media
-from unified_reward.bench.metrics import Metric, mean_interval
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Image, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred
+from unified_reward.io.atomic import write_bytes, write_json
 from unified_reward.io.rows import read_examples
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.registry import open_judge
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.optim import OptimConfig
 from unified_reward_lab.alignment import write_candidates
+from unified_reward_lab.bench.oracle import mean_known
 from unified_reward_lab.experiments.alignment import AlignmentStudy
-from unified_reward_lab.experiments.page import table, told
+from unified_reward_lab.experiments.experiment import Experiment
+from unified_reward_lab.experiments.page import table, with_interval
 from unified_reward_lab.microworld import policy_prompt
 
 
-_CHUNK = 64
-
-
 @dataclass(frozen=True)
-class Votes:
-    """On what is voted, and what is learned from it."""
+class VoteStudy:
+    """Votes to make, and the training on them."""
 
     work: Path = Path("runs/votes")
     """Folder of candidates, votes and the judge."""
@@ -48,11 +47,11 @@ class Votes:
             Task.VIDEO_GENERATION: (10, 11, 12),
         }
     )
-    """Of training prompts; none of those of the study."""
+    """Seeds of training prompts, other than those of the study."""
     prompts: int = 512
-    """Of each seed."""
+    """Prompts per seed."""
     each: int = 6
-    """Comparisons of a prompt that are voted on, at most."""
+    """Largest number of votes per prompt."""
     training: JudgeTraining = field(
         default_factory=lambda: JudgeTraining(
             OptimConfig(steps=900, batch_size=32, accumulate=1, lr=3e-4, muon_lr=6e-4, warmup=0.03),
@@ -65,106 +64,103 @@ class Votes:
     judges: Mapping[str, str] = field(
         default_factory=lambda: {"generative": "tiny_judge", "scalar": "tiny_scalar"}
     )
-    """Held against it, by the name to show."""
+    """References of judges to compare with, by the name to show."""
     study: AlignmentStudy = field(default_factory=AlignmentStudy)
-    """On whose training prompts judges are examined, a comparison a prompt."""
+    """Study whose training prompts the judges are tested on, one comparison per prompt."""
 
     def __post_init__(self) -> None:
         if any(set(seeds) & set(self.study.seeds) for seeds in self.seeds.values()):
-            raise ConfigError("votes and pairs need training prompts of their own: other seeds")
+            raise ConfigError(
+                "votes and pairs must have different training prompts: no seed of the study"
+            )
 
     @property
     def total(self) -> int:
-        """Judges that are examined."""
+        """Number of judges."""
         return len(self.judges) + 1
 
 
-def votes(config: Votes, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
-    """Make whatever is not there yet of candidates, votes and judge; examine the judges.
+def run(config: VoteStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+    """Make what is missing of candidates, votes and judge, and test the judges.
 
     Returns:
-        ``votes`` by task; by judge and task ``pair_accuracy`` on comparisons of different worth.
+        ``votes`` by task; by judge and task the pair accuracy on comparisons whose candidates
+        have different oracle scores.
     """
-    cast = [*_cast(config)]
+    rows = [*_vote_rows(config)]
     judge = config.work / "judge"
-    check_run_config(
-        judge / "votes.jsonl", {"votes": len(cast), "training": asdict(config.training)}
-    )
     file = judge / "votes.jsonl"
+    check_run_config(file, {"votes": len(rows), "training": asdict(config.training)})
     if not (judge / "unified_reward.json").exists():
-        random.Random(0).shuffle(cast)
-        file.write_text("".join(json.dumps(row) + "\n" for row in cast), "utf-8")
+        random.Random(0).shuffle(rows)
+        _write_rows(file, rows)
         train_judge(replace(config.training, data=str(file)), judge)
-    tested = config.work / "examined.jsonl"
-    tested.write_text("".join(json.dumps(row) + "\n" for row in _examined(config)), "utf-8")
-    records = [row.content for row in read_examples(tested) if isinstance(row.content, Example)]
+    tests = config.work / "examined.jsonl"
+    _write_rows(tests, _test_rows(config))
+    examples = [row.content for row in read_examples(tests) if isinstance(row.content, Example)]
     report: dict[str, Any] = {
         "name": "votes",
-        "votes": {task: sum(row["task"] == task for row in cast) for task in config.seeds},
+        "votes": {task: sum(row["task"] == task for row in rows) for task in config.seeds},
         "n_unparsed": 0,
         "n_failed": 0,
         "judges": {},
     }
     for name, reference in {**config.judges, "voted": str(judge)}.items():
-        report["judges"][name] = _right(reference, records)
+        report["judges"][name] = _accuracy(reference, examples)
         progress(1)
     return report
 
 
-def _cast(config: Votes) -> Iterator[dict[str, Any]]:
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _vote_rows(config: VoteStudy) -> Iterator[dict[str, Any]]:
     for task, seeds in config.seeds.items():
         for seed in seeds:
             folder = config.work / task.value / str(seed) / "candidates"
-            how = replace(config.study.preferences, prompts=config.prompts, seed=seed)
-            write_candidates(config.study.policies[task].policy, task, how, folder)
+            preferences = replace(config.study.preferences, prompts=config.prompts, seed=seed)
+            write_candidates(config.study.policies[task].policy, task, preferences, folder)
             yield from vote(folder, task, seed, config.each)
 
 
-def _examined(config: Votes) -> Iterator[dict[str, Any]]:
+def _test_rows(config: VoteStudy) -> Iterator[dict[str, Any]]:
     for task in config.seeds:
+        policy = config.study.policies[task]
         for seed in config.study.seeds:
             folder = config.study.work / task.value / str(seed) / "candidates"
-            one = config.study.policies[task]
-            how = replace(one.asked(config.study.preferences), seed=seed)
-            write_candidates(one.policy, task, how, folder)
+            preferences = replace(policy.preferences(config.study.preferences), seed=seed)
+            write_candidates(policy.policy, task, preferences, folder)
             yield from vote(folder, task, seed, 1)
 
 
 def vote(folder: Path, task: Task, seed: int, most: int) -> Iterator[dict[str, Any]]:
-    """Record rows of comparisons of different worth, at most so many a prompt.
+    """Make rows of comparisons of candidates with different oracle scores.
 
     Args:
-        folder: Where ``candidates.jsonl`` is.
-        task: Of the candidates.
-        seed: Of their prompts, of the training split.
-        most: Comparisons of a prompt.
+        folder: Folder of ``candidates.jsonl``.
+        task: Task of the candidates.
+        seed: Seed of their prompts, of the training split.
+        most: Largest number of comparisons per prompt.
     """
-    oracle_scores = _worths(folder, task, seed)
+    scores_by_id = _oracle_scores(folder, task, seed)
     for row in _generated(folder):
-        worth = [one or 0.0 for one in oracle_scores[row["id"]]]
+        scores = [score or 0.0 for score in scores_by_id[row["id"]]]
         rng = random.Random(row["id"])
-        better = [
-            (i, j)
-            for i in range(len(worth))
-            for j in range(len(worth))
-            if i != j and worth[i] > worth[j]
-        ]
-        rng.shuffle(better)
-        for best, worst in better[:most]:
-            shown = (best, worst) if rng.random() < 0.5 else (worst, best)
+        pairs = [(i, j) for i, a in enumerate(scores) for j, b in enumerate(scores) if a > b]
+        rng.shuffle(pairs)
+        for best, worst in pairs[:most]:
+            order = (best, worst) if rng.random() < 0.5 else (worst, best)
             candidates = [
-                {
-                    kind: str((folder / path).resolve())
-                    for kind, path in row["candidates"][i].items()
-                }
-                for i in shown
+                {kind: str((folder / path).resolve()) for kind, path in candidate.items()}
+                for candidate in (row["candidates"][i] for i in order)
             ]
             yield {
-                "id": "-".join(map(str, (row["id"], *shown))),
+                "id": "-".join(map(str, (row["id"], *order))),
                 "task": task.value,
                 "prompt": row["prompt"],
                 "candidates": candidates,
-                "target": {"winner": "first" if shown[0] == best else "second"},
+                "target": {"winner": "first" if order[0] == best else "second"},
                 "source": "votes",
                 "schema": 1,
             }
@@ -177,62 +173,57 @@ def _generated(folder: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _worths(folder: Path, task: Task, seed: int) -> dict[str, list[float | None]]:
-    """What each candidate is worth to the oracle; kept beside them."""
-    file = folder / "worths.json"
+def _oracle_scores(folder: Path, task: Task, seed: int) -> dict[str, list[float | None]]:
+    """Oracle's score of each candidate by the id of its prompt, kept in a file beside them."""
+    file = folder / "oracle_scores.json"
     if not file.exists():
-        found: dict[str, list[float | None]] = {}
+        scores: dict[str, list[float | None]] = {}
         for row in _generated(folder):
-            asked = policy_prompt(
-                task, split="train", seed=seed, index=int(row["id"].split("-")[-1])
-            )
-            found[row["id"]] = [
-                asked.oracle_score(_opened(folder, one)) for one in row["candidates"]
-            ]
-        file.write_text(json.dumps(found) + "\n", "utf-8")
+            index = int(row["id"].split("-")[-1])
+            prompt = policy_prompt(task, split="train", seed=seed, index=index)
+            candidates = (_open(folder, candidate) for candidate in row["candidates"])
+            scores[row["id"]] = [*map(prompt.oracle_score, candidates)]
+        write_json(file, scores)
     return json.loads(file.read_text("utf-8"))
 
 
-def _opened(folder: Path, candidate: Mapping[str, str]) -> Image | Video:
+def _open(folder: Path, candidate: Mapping[str, str]) -> Image | Video:
     if "video" in candidate:
         return Video(media.sample_frames(folder / candidate["video"], 8).pixels, "THWC")
     return Image(np.asarray(media.open_image(folder / candidate["image"])), "HWC")
 
 
-def _right(reference: str, records: list[Example]) -> dict[str, Any]:
-    """Share of comparisons whose winner is named, by task; ties count half."""
-    judge = open_judge(reference)
+def _accuracy(reference: str, examples: Sequence[Example]) -> dict[str, Any]:
+    """Pair accuracy by task; a tie counts half."""
+    verdicts = open_judge(reference).ask([example.sample for example in examples])
     points: dict[Task, list[tuple[float, str]]] = {}
-    for start in range(0, len(records), _CHUNK):
-        chunk = records[start : start + _CHUNK]
-        for record, verdict in zip(chunk, judge.ask([one.sample for one in chunk]), strict=True):
-            if not isinstance(verdict, Preferred):
-                why = verdict.error if isinstance(verdict, Failed) else type(verdict).__name__
-                raise ConfigError(f"{reference} did not compare {record.id}: {why}")
-            point = {"tie": 0.5, record.target.winner: 1.0}.get(verdict.winner, 0.0)
-            points.setdefault(record.sample.task, []).append((point, record.sample.prompt))
-    told = {}
-    for task, each in points.items():
-        values, prompts = zip(*each, strict=True)
-        mean = sum(values) / len(values)
-        told[task.value] = Metric(mean, mean_interval(values, prompts), len(values)).row()
-    return told
+    for example, verdict in zip(examples, verdicts, strict=True):
+        if not isinstance(verdict, Preferred):
+            reason = verdict.error if isinstance(verdict, Failed) else type(verdict).__name__
+            raise ConfigError(f"{reference} did not compare {example.id}: {reason}")
+        point = {"tie": 0.5, example.target.winner: 1.0}.get(verdict.winner, 0.0)
+        points.setdefault(example.task, []).append((point, example.prompt))
+    return {task.value: mean_known(*zip(*each, strict=True)) for task, each in points.items()}
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown section."""
+    """Format the report as a Markdown section."""
     tasks = [*report["votes"]]
     rows = [
-        [name, *(told(each[task]) for task in tasks)] for name, each in report["judges"].items()
+        [name, *(with_interval(each[task]) for task in tasks)]
+        for name, each in report["judges"].items()
     ]
     counted = ", ".join(f"{n:,} on {task}" for task, n in report["votes"].items())
     lines = [
-        "## Judges of what policies make",
+        "## Judges of generated images and videos",
         "",
-        f"Pair accuracy on comparisons of candidates of different worth to the oracle, one a "
-        f"training prompt, unreadable ones worth 0. `voted` went on from the scalar judge with "
-        f"votes on other prompts ({counted}).",
+        f"Pair accuracy on comparisons of candidates with different oracle scores, one per "
+        f"training prompt; unreadable candidates score 0. `voted` is the scalar judge trained "
+        f"further on votes on other prompts ({counted}).",
         "",
         *table(["judge", *tasks], rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+EXPERIMENT = Experiment(VoteStudy, run, page)

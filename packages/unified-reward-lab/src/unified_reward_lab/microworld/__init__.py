@@ -17,7 +17,7 @@ from .captions import (
 )
 from .corrupt import IMAGE_FLAWS, VIDEO_FLAWS, degrade, freeze, mutate, reverse
 from .edits import EDIT_KINDS, Edit, apply_edit, edit_utility, random_edit
-from .items import CandidatePool, candidate_pool, make_example, true_utilities, utility_gap
+from .items import candidate_pool, make_example, true_utilities, utility_gap
 from .lessons import LESSON_KINDS, Lesson, corpus, exam, lesson, vocabulary
 from .prompts import PolicyPrompt, policy_prompt, read_reply
 from .questions import Question, Reply, random_question, random_reply
@@ -36,7 +36,6 @@ __all__ = [
     "NOISELESS",
     "VIDEO_FLAWS",
     "Annotator",
-    "CandidatePool",
     "Caption",
     "Edit",
     "Fact",

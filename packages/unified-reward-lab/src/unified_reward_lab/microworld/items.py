@@ -249,24 +249,6 @@ _DRAFTS: dict[Task, Callable[[_Spec, np.random.Generator], _Draft]] = {
 }
 
 
-def true_utilities(record: Example) -> tuple[float, float]:
-    """Return the exact utilities of the two candidates of a comparison, each in [0, 1]."""
-    return float(record.tags["utility_first"]), float(record.tags["utility_second"])
-
-
-def utility_gap(record: Example) -> float:
-    """Return the distance between the exact utilities of a comparison, in [0, 1]."""
-    first, second = true_utilities(record)
-    return abs(first - second)
-
-
-def _tags(draft: _Draft) -> dict[str, str]:
-    if len(draft.options) == 1:
-        return {}
-    first, second = (repr(float(option.utility)) for option in draft.options)
-    return {"utility_first": first, "utility_second": second}
-
-
 def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Target:
     perceived = [
         labeller.perceived(each.seen, each.candidate if isinstance(each.candidate, str) else "")
@@ -274,7 +256,7 @@ def _label(draft: _Draft, labeller: Annotator, rng: np.random.Generator) -> Targ
     ]
     if len(perceived) == 1:
         return Target(score=labeller.score(perceived[0], rng), scale=UNIT, aspects=draft.elements)
-    return Target(winner=labeller.prefer(*perceived, rng))
+    return Target(winner=labeller.prefer(perceived[0], perceived[1], rng))
 
 
 def check_known(task: str, split: str, form: str = "score", tasks: Sequence[Task] = TASKS) -> None:
@@ -324,7 +306,7 @@ def make_example(
         The sample with media in memory. Of a score, ``target.score`` in [0, 1] and, for
         generation, ``target.aspects`` with 1.0 or 0.0 for each fact the caption asserts, for
         editing ``success`` and ``kept`` (see `Edit.evaluate`); of a
-        comparison, ``target.winner``; its `true_utilities` are tags.
+        comparison, ``target.winner``. `true_utilities` has the exact utilities.
 
     Raises:
         ConfigError: The task, form or split is not one of these.
@@ -342,21 +324,31 @@ def make_example(
         id=name,
     )
     target = _label(draft, labeller, keyed_rng(name, "label"))
-    return Example.of(sample, target, SOURCE, tags=_tags(draft))
+    utilities = [str(float(option.utility)) for option in draft.options]
+    names = ("utility_first", "utility_second") if form == "compare" else ("utilities",)
+    tags: dict[str, str] = dict(zip(names, utilities, strict=True))
+    return Example.of(sample, target, source=SOURCE, tags=tags)
 
 
-class CandidatePool(NamedTuple):
-    """Candidates of one prompt, and their true utilities."""
+def true_utilities(example: Example) -> tuple[float, ...]:
+    """Return the true utility of each candidate of an example or a pool, 0 to 1.
 
-    prompt: str
-    context: tuple[Image | Video, ...]
-    """Media that the prompt is about; empty for generation."""
-    candidates: tuple[Candidate, ...]
-    utilities: tuple[float, ...]
-    """True utility of each candidate, 0 to 1, see `utilities`."""
+    >>> true_utilities(Example(Task.IMAGE_GENERATION, "a red star", tags={"utilities": "1.0 0.25"}))
+    (1.0, 0.25)
+    """
+    tags = example.tags
+    if "utility_first" in tags:
+        return float(tags["utility_first"]), float(tags["utility_second"])
+    return tuple(map(float, tags["utilities"].split()))
 
 
-def candidate_pool(task: Task, *, n: int, split: Split, seed: int, index: int) -> CandidatePool:
+def utility_gap(example: Example) -> float:
+    """Return the distance between the true utilities of a comparison, 0 to 1."""
+    first, second = true_utilities(example)
+    return abs(first - second)
+
+
+def candidate_pool(task: Task, *, n: int, split: Split, seed: int, index: int) -> Example:
     """Make candidates to choose from, each drawn like the candidate of an example to score.
 
     A longer pool begins with the shorter pool of the same seed and index. Captions of examples and
@@ -369,27 +361,36 @@ def candidate_pool(task: Task, *, n: int, split: Split, seed: int, index: int) -
         seed: Seed of a series of pools.
         index: Index in the series; no pool depends on another.
 
+    Returns:
+        The prompt with its candidates, unlabelled; `true_utilities` has their utilities.
+
     Raises:
         ConfigError: The task or split is not one of these, or n is below 1.
     """
     check_known(task, split)
     if n < 1:
         raise ConfigError(f"a pool has at least one candidate, given n={n}")
-    rng = keyed_rng(f"{task}-pool-{split}-{seed}-{index}")
+    name = f"{task}-pool-{split}-{seed}-{index}"
+    rng = keyed_rng(name)
     is_video = task in VIDEO_TASKS
     candidates: list[Candidate] = []
     utilities: list[float] = []
+    context: tuple[Image | Video, ...] = ()
     if task in GENERATION_TASKS:
         scene, caption = random_scene_with_caption(rng, split=split, is_video=is_video)
+        prompt = caption.text
         for _ in range(n):
             candidate = _random_candidate(scene, rng)
             candidates.append(candidate.render(rng))
             utilities.append(candidate.utility(caption))
-        return CandidatePool(caption.text, (), tuple(candidates), tuple(utilities))
-    scene, question = random_scene_with_question(rng, split=split, is_video=is_video)
-    context = (CandidateScene(scene).render(rng),)
-    for _ in range(n):
-        reply = random_reply(question, random_style(rng), rng, split=split)
-        candidates.append(reply.text)
-        utilities.append(reply.utility(question))
-    return CandidatePool(question.text, context, tuple(candidates), tuple(utilities))
+    else:
+        scene, question = random_scene_with_question(rng, split=split, is_video=is_video)
+        prompt, context = question.text, (CandidateScene(scene).render(rng),)
+        for _ in range(n):
+            reply = random_reply(question, random_style(rng), rng, split=split)
+            candidates.append(reply.text)
+            utilities.append(reply.utility(question))
+    tags = {"utilities": " ".join(map(str, utilities))}
+    return Example(
+        Task(task), prompt, tuple(candidates), context, id=name, source=SOURCE, tags=tags
+    )

@@ -53,11 +53,12 @@ def choice_logprobs_from_tokens(
         tokens: ``choices[0].logprobs.content`` of the response: per generated token ``token``,
             ``logprob``, ``top_logprobs``, and ``bytes`` where the server sends them.
         choices: Complete alternative answers.
-        lead: Text behind whose last occurrence the choice stands; empty for the beginning.
+        verdict_prefix: Text after whose last occurrence the choice stands; empty for the
+            beginning.
 
     Returns:
         One log-probability per choice, in nats, given the text before the verdict; not
-        normalised. None where it cannot be told: the text has no ``verdict_prefix`` or names no choice
+        normalised. None if it is unknown: the text has no ``verdict_prefix`` or names no choice
         there, entries are malformed or lack alternatives, too much probability lies on
         alternatives that fit several choices, or the text ends before the choices part.
 
@@ -93,14 +94,14 @@ def _token(entry: object) -> _Token | None:
     match entry:
         case {"token": str(text), "logprob": float() | int() as logprob} if abs(logprob) < 1e9:
             match entry:
-                case {"bytes": [_, *_] as raw} if all(_is_byte(one) for one in raw):
+                case {"bytes": [_, *_] as raw} if all(map(_is_byte, raw)):
                     return bytes(raw), float(logprob)  # Half a letter has no readable text.
             return text.encode(errors="replace"), float(logprob)
     return None
 
 
-def _is_byte(one: object) -> bool:
-    return isinstance(one, int) and 0 <= one < 256
+def _is_byte(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 256
 
 
 def _step(entry: object) -> _Step | None:

@@ -178,7 +178,7 @@ def _judge_chunks(
         todo = [example for example in chunk if example.id not in verdicts]
         if on_progress and len(todo) < len(chunk):
             on_progress(len(chunk) - len(todo))
-        answers = _ask(benchmark, judge, todo, options, on_progress)
+        answers = _ask(benchmark, judge, todo, options, on_progress) if todo else []
         verdicts |= zip([example.id for example in todo], answers, strict=True)
         items = [
             JudgedItem(example, benchmark.group(example), verdicts[example.id]) for example in chunk

@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import extra
 from unified_reward.io.config import as_data
 
 
@@ -29,9 +30,10 @@ def run(
         raise ConfigError(
             "--launch goes with --dry-run; to train on several devices, use accelerate launch"
         )
-    from unified_reward.recipes import run as recipes
+    with extra("train"):
+        from unified_reward.recipes import run as recipes
 
-    loaded = recipes.load_recipe(recipes.find_recipe(recipe), overrides or [])
+        loaded = recipes.load_recipe(recipes.find_recipe(recipe), overrides or [])
     if dry_run:
         report = as_data(recipes.dry_run(loaded, launch))
         typer.echo(yaml.safe_dump(report, sort_keys=False), nl=False)

@@ -32,7 +32,7 @@ class BaseJudge(ABC):
     name: str
     family: str
     order_free: bool = False
-    """True if each candidate is scored independently, so the swapped order is never question."""
+    """True if each candidate is scored independently, so the swapped order is never asked."""
     window: int = 16
     """Samples whose media are in memory together, >= 1; as many more are opened ahead. More lets
     batches be fuller, at the cost of memory."""

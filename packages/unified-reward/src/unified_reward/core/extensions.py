@@ -8,7 +8,7 @@ the name works wherever a built-in one does. Nothing is imported before its name
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -97,7 +97,7 @@ def missing_hint(name: str) -> str:
 
 
 @contextmanager
-def extra(name: Extra) -> Iterator[None]:
+def extra(name: Extra) -> Generator[None]:
     """Turn an import of a missing third-party module into an error that names its extra.
 
     Raises:

@@ -7,8 +7,9 @@ are imported, see `official`), or added by another distribution through the entr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import cast
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extensions, load_extension
@@ -67,15 +68,13 @@ def template(name: str, task: Task, form: Form) -> Template:
 @cache
 def _added_templates(name: str) -> Mapping[tuple[Task, Form], Template]:
     """Load the templates of a family that another distribution adds."""
-    templates = load_extension("families", name)
-    if not (
-        isinstance(templates, list | tuple)
-        and templates
-        and all(isinstance(row, Template) and row.family.name == name for row in templates)
-    ):
+    loaded = load_extension("families", name)
+    rows = cast("Sequence[object]", loaded) if isinstance(loaded, list | tuple) else ()
+    templates = [row for row in rows if isinstance(row, Template) and row.family.name == name]
+    if not rows or len(templates) < len(rows):
         raise ConfigError(
             f"the entry point {name!r} of unified_reward.families must be a list or tuple of "
-            f"Template of a family named {name!r}, not {type(templates).__name__}"
+            f"Template of a family named {name!r}, not {loaded!r:.80}"
         )
     return {(row.task, row.form): row for row in templates}
 

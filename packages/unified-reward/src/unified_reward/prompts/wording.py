@@ -76,7 +76,7 @@ def statement(task: Task, form: Form) -> str:
 def verdict_sentences(task: Task) -> tuple[str, str, str]:
     """List the published verdicts of a comparison: first, tie, second.
 
-    >>> sentences(Task.VIDEO_GENERATION)[0]
+    >>> verdict_sentences(Task.VIDEO_GENERATION)[0]
     'Video 1 is better.'
     """
     noun = NOUNS[task]

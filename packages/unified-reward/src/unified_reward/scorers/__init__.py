@@ -1,6 +1,6 @@
 """Published point models: PickScore, HPS, ImageReward, VideoReward, HPSv3, VideoScore, LiFT.
 
-Each file is one system: its card, what of a sample it sees, its tensors by name, its numbers.
+Each file is one system: its card, its inputs, its tensors by name, its outputs.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SYSTEMS = {
     "visionreward-video": ("unverified", "VisionRewardVideo"),
     "ixc-2.5-reward": ("unverified", "IXCReward"),
 }
-"""Where each scorer is written. Naming them loads none of the heavy libraries."""
+"""Module and class of each scorer; names alone import no heavy library."""
 
 
 CHECKLISTS = ("checklist-image", "checklist-video")
-"""Asked of any judge that speaks: ``NAME:JUDGE``."""
+"""Checklists over any generative judge: ``NAME:JUDGE``."""
 
 
 def scorer_names() -> tuple[str, ...]:

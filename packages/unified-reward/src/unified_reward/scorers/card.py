@@ -1,4 +1,4 @@
-"""The card of a published scorer: what its numbers mean, and how far this port is checked."""
+"""The card of a published scorer: meaning of its numbers, and checks of this port."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ State = Literal["twin", "unverified"]
 
 @dataclass(frozen=True)
 class ScoreCard:
-    """What is to be known of a published scorer before its numbers are used."""
+    """Facts about a published scorer to know before its numbers are used."""
 
     name: str
     system: str
@@ -26,28 +26,28 @@ class ScoreCard:
     paper: str
     """arXiv id."""
     weights: tuple[str, ...]
-    """Where the released files are found."""
+    """Hub ids or places of the released files."""
     values: str
-    """What the values are, their usual range, and who says so. Higher is better, always."""
+    """Meaning of the values, their usual range, and its source. Higher is always better."""
     aspects: tuple[str, ...] = ()
-    """In the order of the outputs; empty where there is one value, the overall one."""
+    """In the order of the outputs; empty if there is only the overall value."""
     overall: str = "the model's one value"
-    """How it is formed, and by whom."""
+    """Formula of the overall value, and its authors."""
     scale: Scale = OPEN
-    """Of the overall value and of each aspect."""
+    """Scale of the overall value and of each aspect."""
     constants: Mapping[str, float] = field(default_factory=dict[str, float])
     frames: str = ""
-    """Which frames of a clip are seen."""
+    """Frames of a video that the model gets."""
     temperature: float = 1.0
     """A comparison is the logistic of the difference of overall values divided by this."""
     temperature_source: str = "this library: nobody has calibrated it"
     wording: tuple[str, ...] = ()
-    """Names of the imported prompts that it is asked with."""
+    """Names of the imported prompts that it needs."""
     code_licence: str = ""
     weights_licence: str = ""
     deviations: tuple[str, ...] = ()
-    """From the released code."""
+    """Differences from the released code."""
     verified: tuple[str, ...] = ()
-    """What of this port was checked, and how."""
+    """Checks of this port, and their method."""
     open_questions: tuple[str, ...] = ()
     state: State = "twin"

@@ -1,4 +1,4 @@
-"""Scorers that are a CLIP model: the cosine of a picture and its caption."""
+"""Scorers that are a CLIP model: the cosine of an image and its caption."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from unified_reward.scorers.base import Prepared
-from unified_reward.scorers.images import PictureScorer
+from unified_reward.scorers.images import ImageScorer
 
 
 CONTEXT = 77
 """Tokens that a caption may have, begin and end included."""
 
 
-class ClipScorer(PictureScorer):
+class ClipScorer(ImageScorer):
     """A CLIP model; its text tower ends at the token with the highest id, which is the end."""
 
     @abstractmethod
@@ -28,19 +28,19 @@ class ClipScorer(PictureScorer):
         """Tokens of a caption before it is cut."""
 
     def cosine(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Cosine of picture and caption features, shape (B,), in [-1, 1]."""
+        """Cosine of image and caption features, shape (B,), in [-1, 1]."""
         ids = self.token_ids(prompts).to(self.device)
-        pictures = self.module.get_image_features(pixel_values=pixels).pooler_output
+        images = self.module.get_image_features(pixel_values=pixels).pooler_output
         captions = self.module.get_text_features(input_ids=ids).pooler_output
-        return cosine_similarity(pictures, captions)
+        return cosine_similarity(images, captions)
 
     def notes(self, prepared: Prepared) -> tuple[str, ...]:
-        """Says so where the caption was cut."""
+        """Note on a caption that was cut."""
         return cut_note(self.n_tokens(prepared.text), CONTEXT)
 
 
 def cut_note(n_tokens: int, limit: int) -> tuple[str, ...]:
-    """What is said of a caption of so many tokens.
+    """Note on a caption with more tokens than the limit.
 
     >>> cut_note(80, 77)
     ('the caption has 80 tokens, of which the first 77 were read',)

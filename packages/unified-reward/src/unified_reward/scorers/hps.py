@@ -160,9 +160,9 @@ class HPSv1(_HPS):
     vision_head = 64
 
     @staticmethod
-    def fit(picture: media.PILImage) -> Tensor:
+    def fit(image: media.PILImage) -> Tensor:
         """Short side to 224 by PIL's bicubic, the middle square, normalised."""
-        return normalised(tv.to_dtype(tv.to_image(short_side(picture)), torch.float32, scale=True))
+        return normalised(tv.to_dtype(tv.to_image(short_side(image)), torch.float32, scale=True))
 
 
 class HPSv2(_HPS):
@@ -191,14 +191,14 @@ class HPSv2(_HPS):
     vision_head = 80
 
     @staticmethod
-    def fit(picture: media.PILImage) -> Tensor:
-        """As a tensor, the long side to 224 (bicubic), black bars, normalised."""
-        pixels = tv.to_dtype(tv.to_image(picture), torch.float32, scale=True)
+    def fit(image: media.PILImage) -> Tensor:
+        """Resize as a tensor, the long side to 224 (bicubic), add black bars, normalise."""
+        pixels = tv.to_dtype(tv.to_image(image), torch.float32, scale=True)
         return HPSv2.fit_tensor(pixels[None].as_subclass(Tensor))[0]
 
     @staticmethod
     def fit_tensor(pixels: Tensor) -> Tensor:
-        """The released preparation itself, which is one of tensors."""
+        """Prepare tensors as the released code does."""
         height, width = pixels.shape[-2:]
         scale = SIDE / max(height, width)
         size = [max(1, round(height * scale)), max(1, round(width * scale))]
@@ -210,7 +210,7 @@ class HPSv2(_HPS):
 
 
 class HPSv21(HPSv2):
-    """The same model with the later weights."""
+    """HPS v2 with the later weights."""
 
     card = replace(HPSv2.card, name="hpsv2.1", system="HPS v2.1")
     weights = ("HPS_v2.1_compressed.pt",)

@@ -27,7 +27,7 @@ from unified_reward.core.samples import Task
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import cut_note
-from unified_reward.scorers.images import PictureScorer, normalised, short_side
+from unified_reward.scorers.images import ImageScorer, normalised, short_side
 
 
 _MEAN, _STD = 0.16717362830052426, 1.0333394966054072
@@ -49,7 +49,7 @@ _RENAMES = (
 
 
 class _Model(nn.Module):
-    """What the picture shows is looked up by the caption; the head reads its first token."""
+    """BLIP: the caption attends to the image; the head reads its first token."""
 
     def __init__(self, vision: BlipVisionModel, text: BlipTextModel, head: nn.Sequential) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _Model(nn.Module):
         return self.head(read.last_hidden_state[:, 0])[:, 0]
 
 
-class ImageReward(PictureScorer):
+class ImageReward(ImageScorer):
     """The head's value, standardised by the authors' mean and deviation (section 2.3)."""
 
     card = ScoreCard(
@@ -143,18 +143,18 @@ class ImageReward(PictureScorer):
         return rename_keys(state, _RENAMES)
 
     @staticmethod
-    def fit(picture: media.PILImage) -> Tensor:
+    def fit(image: media.PILImage) -> Tensor:
         """Short side to 224 by PIL's bicubic, the middle square, normalised."""
-        return normalised(tv.to_dtype(tv.to_image(short_side(picture)), torch.float32, scale=True))
+        return normalised(tv.to_dtype(tv.to_image(short_side(image)), torch.float32, scale=True))
 
     def points(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Standardised values. The caption begins with ``[CLS]``, not with BLIP's ``[ENC]``."""
-        how = {"padding": "max_length", "truncation": True, "max_length": _LIMIT}
-        words = self.tokenizer([*prompts], return_tensors="pt", **how).to(self.device)
+        options = {"padding": "max_length", "truncation": True, "max_length": _LIMIT}
+        words = self.tokenizer([*prompts], return_tensors="pt", **options).to(self.device)
         return (self.module(pixels, words.input_ids, words.attention_mask) - _MEAN) / _STD
 
     def notes(self, prepared: Prepared) -> tuple[str, ...]:
-        """Says so where the caption was cut."""
+        """Note on a caption that was cut."""
         return cut_note(len(self.tokenizer(prepared.text, verbose=False).input_ids), _LIMIT)
 
 
@@ -170,7 +170,7 @@ _FROM_MED = (
 
 
 def _head(state: State) -> nn.Sequential:
-    """Linear maps one behind the other; dropouts between them do nothing here."""
+    """Linear maps in a row; the dropouts between them do nothing here."""
     layers: list[nn.Module] = []
     for i in range(depth(state, "mlp.layers")):
         name = f"mlp.layers.{i}.weight"

@@ -1,4 +1,4 @@
-"""Scorers of one picture each, whose pixels may be a generator's own: gradients reach them."""
+"""Base class of image scorers; gradients reach the pixels that a generator passes in."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from unified_reward.scorers.base import Prepared, Scorer
 
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
-"""Of OpenAI's CLIP, and of all that came after it."""
+"""Mean and deviation of pixels, as of OpenAI's CLIP."""
 SIDE = 224
 
 
-class PictureScorer(Scorer):
-    """A scorer of a picture and its caption."""
+class ImageScorer(Scorer):
+    """Base class of scorers of an image and its caption."""
 
     @staticmethod
     @abstractmethod
-    def fit(picture: media.PILImage) -> Tensor:
-        """A picture as the released code prepares it, shape (3, 224, 224), float32."""
+    def fit(image: media.PILImage) -> Tensor:
+        """Prepare an image as the released code does, shape (3, 224, 224), float32."""
 
     @staticmethod
     def fit_tensor(pixels: Tensor) -> Tensor:
-        """Pixels in [0, 1], shape (B, 3, H, W), prepared so that gradients pass."""
+        """Prepare pixels in [0, 1] of shape (B, 3, H, W) so that gradients pass."""
         return normalised(short_side(pixels))
 
     @abstractmethod
@@ -41,10 +41,10 @@ class PictureScorer(Scorer):
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
-        """The picture fitted, the caption as it is; see ``Scorer.prepare``."""
+        """The image prepared, the caption unchanged; see ``Scorer.prepare``."""
         medium = sample.candidates[0]
         if not isinstance(medium, Image):
-            raise DataError(f"a picture was expected, not a {type(medium).__name__}")
+            raise DataError(f"an image was expected, not a {type(medium).__name__}")
         return Prepared(sample.prompt, cls.fit(media.open_image(medium)))
 
     def forward(self, batch: Sequence[Prepared]) -> Tensor:
@@ -53,9 +53,9 @@ class PictureScorer(Scorer):
         return self.points(pixels, [one.text for one in batch])[:, None]
 
     def score_tensors(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores of pictures in memory, with gradients to their pixels.
+        """Scores of images in memory, with gradients to their pixels.
 
-        Pictures are resized as tensors, which the released code of PickScore, HPS v1 and
+        Images are resized as tensors, which the released code of PickScore, HPS v1 and
         ImageReward does not: their scores differ from those of ``score`` by the resizing alone.
 
         Args:
@@ -74,12 +74,14 @@ class PictureScorer(Scorer):
                 f"of {tuple(pixels.shape)}"
             )
         if len(pixels) != len(prompts):
-            raise DataError(f"{len(pixels)} pictures and {len(prompts)} captions; give as many")
+            raise DataError(
+                f"{len(pixels)} images and {len(prompts)} captions; give one caption per image"
+            )
         return self.points(self.fit_tensor(pixels).to(self.device, self.dtype), prompts)
 
 
 def short_side(pixels: Any) -> Any:
-    """The short side of a PIL picture or a tensor to 224 (bicubic), the middle square cut out."""
+    """Resize the short side of a PIL image or tensor to 224 (bicubic); crop the middle square."""
     resized = tv.resize(pixels, [SIDE], tv.InterpolationMode.BICUBIC, antialias=True)
     return tv.center_crop(resized, [SIDE])
 

@@ -39,10 +39,10 @@ _GRADES = {"Good": 0.9, "Normal": 0.2, "Bad": 0.05}
 _SCALE = Scale(0.05, 0.9)
 _FRAMES, _SIDE = 8, 384
 _LAYER = -2
-"""Of the vision tower's hidden states, the one that is read."""
+"""Index of the hidden state of the vision tower that is used."""
 _MARK, _END = "<image>", "</s>"
 _MARKS = (_MARK, "<image-placeholder>", "<s>", _END, "<unk>")
-"""No text to the model, or not to the released code."""
+"""Tokens that the model, or the released code, does not treat as text."""
 _FIRST_WORD = re.compile(r"\W*([\w'/|-]+)")
 _PARTS = {
     "language model": ("llm/model.safetensors.index.json", "llm/model.safetensors"),
@@ -141,14 +141,14 @@ class LiFTCritic(Scorer):
 
     @classmethod
     def files(cls, folder: Path) -> list[Path]:
-        """Of weights, those of every part that is there."""
+        """Weight files of every part in a folder."""
         return [
             file for names in _PARTS.values() for file in tensor_keys.weight_files(folder, names)
         ]
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
-        """As each ``config.json`` says; that the tokenizer fits is told here, before loading."""
+        """A model of the sizes in each ``config.json``; another tokenizer is refused."""
         for part, (key, wanted) in _KINDS.items():
             file = folder / part / "config.json"
             if (kind := tensor_keys.read_json(file).get(key)) != wanted:
@@ -160,51 +160,53 @@ class LiFTCritic(Scorer):
         tokenizer = _tokenizer(folder / "llm")
         known, ends = len(tokenizer), (tokenizer.bos_token_id, tokenizer.eos_token_id)
         if None in ends or known > rows:
-            told = f"{known} tokens, begin and end {ends}; these weights know {rows}"
-            raise ModelError(f"{folder}/llm has the tokenizer of other weights: {told}")
+            raise ModelError(
+                f"{folder}/llm has the tokenizer of other weights: {known} tokens, begin and end "
+                f"{ends}; these weights know {rows}"
+            )
         return Critic(llm, tower)
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The three parts as one, their replacements in place, adapters merged."""
-        held: dict[str, MappedTensor] = {}
+        tensors: dict[str, MappedTensor] = {}
         for target, value, sources in tensor_keys.rename_keys(state, _RENAMES):
-            replaced = held[target].sources if target in held else ()
-            held[target] = MappedTensor(target, value, replaced + sources)
-        adapted = {name.partition(".lora_")[0] for name in held if ".lora_" in name}
+            replaced = tensors[target].sources if target in tensors else ()
+            tensors[target] = MappedTensor(target, value, replaced + sources)
+        adapted = {name.partition(".lora_")[0] for name in tensors if ".lora_" in name}
         beside = {f"{stem}.weight": f"{stem}.base_layer.weight" for stem in adapted}
-        pieces = [piece._replace(target=beside.get(name, name)) for name, piece in held.items()]
-        return tensor_keys.merge_lora(pieces, _adapter_scale(held, adapted, folder / "lora"))
+        pieces = [piece._replace(target=beside.get(name, name)) for name, piece in tensors.items()]
+        return tensor_keys.merge_lora(pieces, _adapter_scale(tensors, adapted, folder / "lora"))
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
         """Frames made square by PIL; three conversations, ``</s>`` between them."""
-        clip = sample.candidates[0]
-        if not isinstance(clip, Video):
-            raise DataError(f"a clip was expected, not a {type(clip).__name__}")
-        asked = [conversation(sample.prompt + worded(one, "")) for one in _WORDINGS]
+        video = sample.candidates[0]
+        if not isinstance(video, Video):
+            raise DataError(f"a video was expected, not a {type(video).__name__}")
+        turns = [conversation(sample.prompt + worded(name, "")) for name in _WORDINGS]
         for mark in _MARKS:
             if mark in sample.prompt:
                 raise DataError(f"the caption holds {mark!r}, which is not read as text")
-        taken = media.sample_frames(clip, _FRAMES)
-        pixels = torch.stack([fitted(frame) for frame in taken.images()])
-        told = f"the clip has {taken.n_source} frames; some shown twice"
-        return Prepared(_END.join(asked), pixels, notes=(told,) if taken.n_repeated else ())
+        frames = media.sample_frames(video, _FRAMES)
+        pixels = torch.stack([fitted(frame) for frame in frames.images()])
+        note = f"the clip has {frames.n_source} frames; some shown twice"
+        return Prepared(_END.join(turns), pixels, notes=(note,) if frames.n_repeated else ())
 
     def answers(self, batch: Sequence[Prepared]) -> list[tuple[str, ...]]:
-        """What the model says to each question about each clip; one clip a pass."""
-        ids = [self.generated(clip).tolist() for clip in batch]
-        told = [self.tokenizer.batch_decode(rows, skip_special_tokens=True) for rows in ids]
-        return [tuple(one.strip() for one in rows) for rows in told]
+        """Answers to each question about each video; one video a pass."""
+        ids = [self.generated(video).tolist() for video in batch]
+        texts = [self.tokenizer.batch_decode(rows, skip_special_tokens=True) for rows in ids]
+        return [tuple(text.strip() for text in rows) for rows in texts]
 
-    def generated(self, clip: Prepared) -> Tensor:
+    def generated(self, video: Prepared) -> Tensor:
         """Token ids of the answers, shape (questions, tokens), end tokens behind each.
 
         Raises:
             ValueError: The caption is too long for the model.
         """
-        frames = self.module(clip.pixels.to(self.device, self.dtype))
-        rows = [self._embedded(one, frames) for one in clip.text.split(_END)]
+        frames = self.module(video.pixels.to(self.device, self.dtype))
+        rows = [self._embedded(one, frames) for one in video.text.split(_END)]
         longest, most = max(map(len, rows)), self.module.llm.config.max_position_embeddings
         if longest + self.max_new_tokens > most:
             raise ValueError(
@@ -233,8 +235,8 @@ class LiFTCritic(Scorer):
 
     def forward(self, batch: Sequence[Prepared]) -> Tensor:
         """Values of the grades, shape (B, 3); not a number where an answer has none."""
-        told = self.answers(batch)
-        return torch.tensor([[_GRADES.get(grade(x), math.nan) for x in one] for one in told])
+        rows = self.answers(batch)
+        return torch.tensor([[_GRADES.get(grade(x), math.nan) for x in row] for row in rows])
 
     def decode(self, raw: Sequence[float]) -> Scored:
         """Three aspects and their mean."""
@@ -242,19 +244,19 @@ class LiFTCritic(Scorer):
         return Scored(Score(math.fsum(raw) / len(raw), _SCALE), aspects)
 
     @torch.inference_mode()
-    def _read(self, batch: list[Prepared]) -> list[Verdict]:
-        told = zip(self.answers(batch), batch, strict=True)
-        return [self.judged(answers, self.notes(prepared)) for answers, prepared in told]
+    def _forward_batch(self, batch: list[Prepared]) -> list[Verdict]:
+        pairs = zip(self.answers(batch), batch, strict=True)
+        return [self.judged(answers, self.notes(prepared)) for answers, prepared in pairs]
 
     def judged(self, answers: Sequence[str], notes: Sequence[str] = ()) -> Scored | Unparsed:
         """Three answers as a verdict, with their words in its text."""
-        told = dict(zip(_ASPECTS, answers, strict=True))
-        lines = [f"{name}: {answer}" for name, answer in told.items()]
-        for name, answer in told.items():
+        by_aspect = dict(zip(_ASPECTS, answers, strict=True))
+        lines = [f"{name}: {answer}" for name, answer in by_aspect.items()]
+        for name, answer in by_aspect.items():
             if (other := anywhere(answer)) != grade(answer):
                 lines.append(f"of {name} the authors' script would read {other}")
         text = "\n".join([*lines, *notes])
-        lost = [name for name, answer in told.items() if not grade(answer)]
+        lost = [name for name, answer in by_aspect.items() if not grade(answer)]
         if lost:
             begin = f"begins with none of {', '.join(_GRADES)}"
             return Unparsed(f"the answer about {' and about '.join(lost)} {begin}", text)
@@ -324,18 +326,18 @@ def _tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def _adapter_scale(held: dict[str, MappedTensor], adapted: set[str], folder: Path) -> float:
-    """The scale of an adapter that covers all that it names; refused where it does not."""
-    how = tensor_keys.read_json(file := folder / "adapter_config.json")
-    rank, alpha = how.get("r"), how.get("lora_alpha")
-    if not (rank and alpha) or how.get("rank_pattern") or how.get("alpha_pattern"):
+def _adapter_scale(tensors: dict[str, MappedTensor], adapted: set[str], folder: Path) -> float:
+    """Scale of an adapter; one that does not cover all modules it names is refused."""
+    config = tensor_keys.read_json(file := folder / "adapter_config.json")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not (rank and alpha) or config.get("rank_pattern") or config.get("alpha_pattern"):
         raise ModelError(f"{file} names no r and lora_alpha that hold for all modules")
-    ends = tuple(f".{name}.weight" for name in how.get("target_modules") or ())
-    named = {name.removesuffix(".weight") for name in held if name.endswith(ends)}
+    ends = tuple(f".{name}.weight" for name in config.get("target_modules") or ())
+    named = {name.removesuffix(".weight") for name in tensors if name.endswith(ends)}
     lost = sorted(name for name in named - adapted if name.startswith("llm."))
     if lost or not adapted:
         raise ModelError(f"{folder} lacks adapters, as of {lost[0] if lost else 'any module'}")
-    for name, (_, low, sources) in held.items():
+    for name, (_, low, sources) in tensors.items():
         if ".lora_A." in name and low.shape[0] != rank:
-            raise ModelError(f"{sources[0]} has rank {low.shape[0]}, but {file} tells of {rank}")
-    return tensor_keys.lora_scale(rank, alpha, stabilised=bool(how.get("use_rslora")))
+            raise ModelError(f"{sources[0]} has rank {low.shape[0]}, but {file} says {rank}")
+    return tensor_keys.lora_scale(rank, alpha, stabilised=bool(config.get("use_rslora")))

@@ -1,4 +1,4 @@
-"""What a folder holds for a scorer, told before weights are loaded; and loading them."""
+"""Checks of a scorer's folder before weights are loaded, and loading."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from unified_reward.scorers.base import Scorer
 
 
 _BESIDE = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""Of tokenizers, where there are any."""
+"""Optional files of tokenizers."""
 
 
 @dataclass(frozen=True)
-class Holding:
-    """What a folder holds and lacks of a scorer."""
+class FolderReport:
+    """Files of a scorer that a folder has and lacks."""
 
     files: tuple[Path, ...]
-    """Of weights."""
+    """Weight files."""
     keys: KeyReport | None
-    """None where the weights are missing or are other ones."""
+    """Report on the tensors; None if the weights are missing or of another model."""
     problems: tuple[str, ...]
-    """Why it cannot be loaded; empty where it can."""
+    """Reasons that it cannot be loaded; empty if it can."""
 
 
-def check(system: type[Scorer], folder: Path) -> Holding:
+def check(system: type[Scorer], folder: Path) -> FolderReport:
     """Look at files, names and shapes; no weights are loaded.
 
     Args:
@@ -44,21 +44,21 @@ def check(system: type[Scorer], folder: Path) -> Holding:
     try:
         files = system.files(folder)
     except ModelError as error:
-        return Holding((), None, (str(error),))
+        return FolderReport((), None, (str(error),))
     problems = [_lacking(folder, what, names) for what, names in system.needed.items()]
-    told = [one for one in problems if one]
+    problems = [problem for problem in problems if problem]
     if not files:
-        held = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
-        seen = f"it holds {', '.join(held[:6])}" if held else "it is empty or no folder"
+        names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+        content = f"it holds {', '.join(names[:6])}" if names else "it is empty or no folder"
         others = [name for name in SYSTEMS if systems(name).files(folder)]
         hint = f", weights as of {' or '.join(others)}" if others else ""
-        told.insert(0, f"no weights ({' or '.join(system.weights)}); {seen}{hint}")
-        return Holding((), None, tuple(told))
+        problems.insert(0, f"no weights ({' or '.join(system.weights)}); {content}{hint}")
+        return FolderReport((), None, tuple(problems))
     try:
         keys = _filled(system, files, folder, shapes_only=True)[1]
     except ModelError as error:
-        return Holding(tuple(files), None, (str(error), *told))
-    return Holding(tuple(files), keys, (*keys.problems, *told))
+        return FolderReport(tuple(files), None, (str(error), *problems))
+    return FolderReport(tuple(files), keys, (*keys.problems, *problems))
 
 
 def _lacking(folder: Path, what: str, names: Iterable[str]) -> str:
@@ -80,7 +80,7 @@ def _filled(
 
 
 def fetched(system: type[Scorer], weights: str | Path) -> Path:
-    """The folder of weights: one that is there, or a download from the hub by its id.
+    """Folder of weights: an existing one, or a download from the hub.
 
     Only the files that the scorer reads are fetched.
 
@@ -100,7 +100,7 @@ def fetched(system: type[Scorer], weights: str | Path) -> Path:
 
 
 def patterns(system: type[Scorer]) -> list[str]:
-    """What is fetched from the hub: weights, their shards, and what lies beside them."""
+    """Glob patterns of the files to download: weights, their shards, and files beside them."""
     stems = (one.removesuffix(".index.json").rpartition(".") for one in system.weights)
     shards = [f"{stem}-*-of-*.{suffix}" for stem, _, suffix in stems]
     beside = [name for names in system.needed.values() for name in names]
@@ -129,13 +129,13 @@ def load_system(
             unexplained.
         ConfigError: There is no such dtype.
     """
-    holding = check(system, folder)
-    if holding.problems:
+    report = check(system, folder)
+    if report.problems:
         raise ModelError(
-            f"{folder} cannot be loaded as {system.card.name}: {'; '.join(holding.problems)}"
+            f"{folder} cannot be loaded as {system.card.name}: {'; '.join(report.problems)}"
         )
     device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, device)
-    module, _ = _filled(system, [*holding.files], folder, shapes_only=False)
+    module, _ = _filled(system, [*report.files], folder, shapes_only=False)
     module = module.to(device, torch_dtype)
     return system(module, folder, batch_size=batch_size or 16)

@@ -52,7 +52,7 @@ class PickScore(ClipScorer):
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
-        """As its ``config.json`` says."""
+        """A CLIP model of the sizes in ``config.json``."""
         return CLIPModel(CLIPConfig.from_dict(read_json(folder / "config.json")))
 
     @classmethod
@@ -61,14 +61,14 @@ class PickScore(ClipScorer):
         return rename_keys(state, ())
 
     @staticmethod
-    def fit(picture: media.PILImage) -> Tensor:
+    def fit(image: media.PILImage) -> Tensor:
         """Short side to 224 by PIL's bicubic, the middle square, normalised."""
-        return _FIT(picture, return_tensors="pt").pixel_values[0]
+        return _FIT(image, return_tensors="pt").pixel_values[0]
 
     def token_ids(self, prompts: Sequence[str]) -> Tensor:
-        """By the tokenizer of the folder."""
-        how = {"padding": True, "truncation": True, "max_length": CONTEXT}
-        return self.tokenizer([*prompts], return_tensors="pt", **how).input_ids
+        """Token ids by the tokenizer in the folder."""
+        options = {"padding": True, "truncation": True, "max_length": CONTEXT}
+        return self.tokenizer([*prompts], return_tensors="pt", **options).input_ids
 
     def n_tokens(self, prompt: str) -> int:
         """Begin and end included."""

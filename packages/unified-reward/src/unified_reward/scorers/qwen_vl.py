@@ -141,7 +141,7 @@ class QwenScorer(Scorer):
         return rename_keys(state, (*_RENAMES, (rf"^{cls.head_name}\.", "head.")))
 
     def forward(self, batch: Sequence[Prepared]) -> Tensor:
-        """What the head says at every reward token, shape (B, tokens * outputs)."""
+        """Outputs of the head at every reward token, shape (B, tokens * outputs)."""
         rows = [self._tokens(one) for one in batch]
         width = max(map(len, rows))
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.device)
@@ -151,18 +151,18 @@ class QwenScorer(Scorer):
         grids = torch.tensor([one.grid for one in batch], device=self.device)
         hidden = self.module.hidden(ids, mask, patches, grids, self._pad)
         if self._reward_ids:
-            asked = torch.isin(ids, torch.tensor(self._reward_ids, device=ids.device))
-            read = hidden[asked & mask.bool()].view(len(batch), len(self._reward_ids), -1)
+            is_reward = torch.isin(ids, torch.tensor(self._reward_ids, device=ids.device))
+            read = hidden[is_reward & mask.bool()].view(len(batch), len(self._reward_ids), -1)
         else:
             read = hidden[torch.arange(len(batch)), mask.sum(-1) - 1]
         return self.module(read).flatten(1)
 
     def _tokens(self, prepared: Prepared) -> list[int]:
         ids = self.tokenizer(prepared.text, add_special_tokens=False).input_ids
-        n_seen = prepared.pixels.shape[0] // MERGED
+        n_tokens = prepared.pixels.shape[0] // MERGED
         spread: list[int] = []
         for token in ids:
-            spread += [token] * (n_seen if token == self._pad else 1)
+            spread += [token] * (n_tokens if token == self._pad else 1)
         return spread
 
 

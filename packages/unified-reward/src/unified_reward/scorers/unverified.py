@@ -19,11 +19,11 @@ from unified_reward.scorers.base import Prepared, Scorer
 from unified_reward.scorers.card import ScoreCard
 
 
-_SHOWN = 8
+_MAX_LISTED = 8
 
 
 class Unverified(Scorer):
-    """A card, and what can be said of a folder."""
+    """A card without a model: a folder is described and refused."""
 
     needed: ClassVar = {}
 
@@ -31,9 +31,9 @@ class Unverified(Scorer):
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
         """Nothing is built; the tensors are counted by the beginnings of their names."""
         found = Counter(".".join(name.split(".")[:2]) for name in state)
-        told = ", ".join(f"{n} {stem}" for stem, n in found.most_common(_SHOWN))
+        counts = ", ".join(f"{n} {stem}" for stem, n in found.most_common(_MAX_LISTED))
         raise ModelError(
-            f"{cls.card.system} is not loaded here. {len(state)} tensors are there ({told}). "
+            f"{cls.card.system} is not loaded here. {len(state)} tensors are there ({counts}). "
             f"Open: {'; '.join(cls.card.open_questions)}"
         )
 

@@ -111,9 +111,9 @@ class VideoReward(QwenScorer):
 
 
 def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str, ...]]:
-    """Frames of a clip, uint8 of shape (n, 3, H, W), and what is to be said of them."""
+    """Sample frames of a video, uint8 of shape (n, 3, H, W), with notes on repeated ones."""
     if not isinstance(candidate, Video):
-        raise DataError(f"a clip was expected, not a {type(candidate).__name__}")
+        raise DataError(f"a video was expected, not a {type(candidate).__name__}")
     clip = media.select_frames(candidate, frame_rule(per_second))
     notes = (
         () if not clip.n_repeated else (f"the clip has {clip.n_source} frames; some shown twice",)
@@ -129,8 +129,8 @@ def resized(frames: Tensor, bounds: Clipped) -> Tensor:
 
 
 def _lora_scale(folder: Path) -> float:
-    how = read_json(folder / "model_config.json").get("peft_lora_config") or {}
-    rank, alpha = how.get("lora_r"), how.get("lora_alpha")
+    config = read_json(folder / "model_config.json").get("peft_lora_config") or {}
+    rank, alpha = config.get("lora_r"), config.get("lora_alpha")
     if not rank or not alpha:
         raise ModelError(f"{folder}/model_config.json names no lora_r and lora_alpha")
-    return lora_scale(rank, alpha, stabilised=bool(how.get("use_rslora")))
+    return lora_scale(rank, alpha, stabilised=bool(config.get("use_rslora")))

@@ -85,7 +85,7 @@ class VideoScore(Scorer):
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
-        """As ``config.json`` says, the resampler's epsilon as it was in training."""
+        """An Idefics2 of the sizes in ``config.json``, with the resampler's epsilon of training."""
         given = {**read_json(folder / "config.json")}
         config: Any = Idefics2Config.from_dict(given)
         config.perceiver_config.rms_norm_eps = config.text_config.rms_norm_eps
@@ -103,7 +103,7 @@ class VideoScore(Scorer):
         """Frames fitted one by one; no chat turns, the marks of the frames behind the prompt."""
         clip = sample.candidates[0]
         if not isinstance(clip, Video):
-            raise DataError(f"a clip was expected, not a {type(clip).__name__}")
+            raise DataError(f"a video was expected, not a {type(clip).__name__}")
         words = worded("VIDEOSCORE", sample.prompt, (_MARK, _FENCE))
         frames = media.select_frames(clip, first_frames(cls.frames)).images()
         done = _FIT([[*frames]], return_tensors="pt")
@@ -115,8 +115,10 @@ class VideoScore(Scorer):
         return torch.cat([self._one(prepared) for prepared in batch])
 
     def _one(self, prepared: Prepared) -> Tensor:
-        shown = f"{_FENCE}{_MARK * self._latents}{_FENCE}"
-        ids = self.tokenizer(prepared.text.replace(_MARK, shown), return_tensors="pt").input_ids
+        image_tokens = f"{_FENCE}{_MARK * self._latents}{_FENCE}"
+        ids = self.tokenizer(
+            prepared.text.replace(_MARK, image_tokens), return_tensors="pt"
+        ).input_ids
         hidden = self.module.model(
             input_ids=ids.to(self.device),
             pixel_values=prepared.pixels[None].to(self.device, self.dtype),
@@ -145,7 +147,7 @@ class VideoScore11(VideoScore):
 
 
 class VideoScoreQwen(QwenScorer):
-    """The same five on a Qwen2-VL."""
+    """The five scores of VideoScore, on a Qwen2-VL."""
 
     card = replace(
         _V1,
@@ -171,7 +173,7 @@ class VideoScoreQwen(QwenScorer):
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
-        """As ``config.json`` says."""
+        """A Qwen2-VL of the sizes in ``config.json``."""
         if read_json(folder / "config.json").get("score_type") == "special_token":
             raise ModelError("heads that are read at tokens of their own are not known well enough")
         return super().skeleton(state, folder)

@@ -166,8 +166,8 @@ def _enlarged(part: Image | Video, side: int) -> Image | Video:
 def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig) -> DryRun:
     if launcher.sharding != "none":
         raise ConfigError(
-            f"{launcher.name} shards weights, and DPO of a pipeline needs them whole in every process; "
-            f"leave it out: accelerate launch --num_processes {launcher.processes}"
+            f"{launcher.name} shards weights, and DPO of a pipeline needs them whole in every "
+            f"process; leave it out: accelerate launch --num_processes {launcher.processes}"
         )
     pipeline = build_meta_pipeline(config.policy)
     sampling = sampling_options(checkpoint_path(config.policy), Denoising)

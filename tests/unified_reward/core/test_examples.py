@@ -20,7 +20,7 @@ def test_a_made_pair_is_one_comparison_and_a_pair_that_becomes_an_example_again(
     assert (pair.chosen, pair.rejected, pair.chosen_score, pair.criteria) == (C, A, 4.0, "legs")
     assert pair.as_example().as_pair() == pair
     assert MADE.form == "compare"
-    with pytest.raises(DataError, match="one candidate .* or two .*, not 3"):
+    with pytest.raises(DataError, match=r"one candidate .* or two .*, not 3"):
         _ = MADE.sample
 
 

@@ -135,7 +135,10 @@ def test_labels_come_from_the_annotator_and_candidates_do_not():
 @pytest.mark.parametrize(
     ("weights", "text"),
     [
-        ({"image_generation.rank": 1.0}, "unknown cells: image_generation.rank; there are image_gen"),
+        (
+            {"image_generation.rank": 1.0},
+            "unknown cells: image_generation.rank; there are image_gen",
+        ),
         ({"nothing": 0.0, "image_generation.score": 1.0}, "unknown cells: nothing"),
     ],
 )

@@ -19,8 +19,7 @@ from unified_reward.cli.export import export as command
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Image, Task
 from unified_reward.data.sources import read_source
-from unified_reward.pairs.export import Format, export
-from unified_reward.pairs.preferences import read_pairs
+from unified_reward.pairs.export import Format, export_pairs
 from unified_reward_lab.microworld import candidate_pool, true_utilities
 
 
@@ -68,7 +67,7 @@ def dropped(name):
 def run(path, out, form):
     """Export, and what was told."""
     told = []
-    return export(read_pairs(path), out, form, told.append), told
+    return export_pairs(path, out, form, log=told.append), told
 
 
 @pytest.fixture

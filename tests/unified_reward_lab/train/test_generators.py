@@ -16,8 +16,8 @@ from unified_reward_lab.train.autoencoders import (
     AutoencoderTraining,
     build_image_autoencoder,
     build_video_autoencoder,
-    frame_by_frame,
     captioned_pixels,
+    frame_by_frame,
     train_autoencoder,
 )
 from unified_reward_lab.train.generators import GeneratorTraining, train_generator

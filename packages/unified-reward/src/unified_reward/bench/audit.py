@@ -91,10 +91,7 @@ class AuditResult(NamedTuple):
 
 
 def audit(
-    judge: BaseJudge,
-    examples: Sequence[Example],
-    *,
-    on_progress: Progress | None = None,
+    judge: BaseJudge, examples: Sequence[Example], *, on_progress: Progress | None = None
 ) -> AuditResult:
     """Ask a judge the same questions in several ways.
 

@@ -71,27 +71,23 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
         judge: The judge to measure.
         data: Folder with the official files of the benchmark, or a hub id ``org/name`` to download
             them from. None for a benchmark that makes its items, such as ``microworld``.
-        limit: Maximum number of items, sampled by id and seed; items per cell for ``microworld``,
+        limit: Maximum number of items, sampled by id and seed; per cell for ``microworld``,
             default 200. None for all.
-        seed: Random seed of the items sampled and of the half of comparisons asked in swapped
-            order.
+        seed: Random seed of the sampled items and of the half asked in swapped order.
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
-        votes: A comparison is the majority of this many votes, each in a random order, as
-            VL-RewardBench does; 0 for none. A judge answers one order always alike, so that it is
-            asked twice at most.
+        votes: Majority of this many votes per comparison, each in a random order, as in
+            VL-RewardBench; 0 for none. One order is answered alike, so it is asked twice at most.
         out: Folder for ``verdicts.jsonl``, written as items are judged, and ``report.json``. A run
             that was stopped continues there.
         on_progress: Called with the number of items just judged.
 
     Returns:
-        The report, with 95 % intervals for every metric (accuracies in [0, 1], correlations in
-        [-1, 1]), and the items with their verdicts.
+        The report, with 95 % intervals of accuracies in [0, 1] and correlations in [-1, 1], and
+        the items with their verdicts.
 
     Raises:
-        ConfigError: Unknown benchmark, no folder where it needs one, or ``out`` holds verdicts of
-            a run with different settings.
-        DataError: The folder has none of the official files or no usable row, or ``out`` cannot be
-            written; verdicts written before stay.
+        ConfigError: Unknown benchmark, no folder, or ``out`` holds a run with other settings.
+        DataError: No usable row, or ``out`` cannot be written; verdicts written before stay.
 
     Example:
         >>> import unified_reward as ur

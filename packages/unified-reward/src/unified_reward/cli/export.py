@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,25 +9,24 @@ import typer
 
 from unified_reward.cli import output
 from unified_reward.cli.progress import bar
-from unified_reward.pairs import export as exporting
-from unified_reward.pairs.preferences import PairRow, read_pairs
+from unified_reward.pairs.export import Format, export_pairs
 
 
 def export(
     pairs: Annotated[Path, typer.Argument(metavar="PAIRS.jsonl", help="File of pairs.")],
     out: Annotated[Path, typer.Argument(help=".parquet or .json file, depending on the format.")],
     *,
-    form: Annotated[exporting.Format, typer.Option("--format", help="Trainer that reads it.")],
+    form: Annotated[Format, typer.Option("--format", help="Trainer that reads it.")],
 ) -> None:
     """Export the kept pairs in the format of another trainer."""
     with bar("exporting", None) as advance:
-
-        def rows() -> Iterator[PairRow]:
-            for row in read_pairs(pairs):
-                yield row
-                advance(1)
-
-        counts = exporting.export(rows(), out, form, lambda reason: typer.echo(reason, err=True))
+        counts = export_pairs(
+            pairs,
+            out,
+            form,
+            log=lambda reason: typer.echo(reason, err=True),
+            on_progress=advance,
+        )
     names = ("written", "dropped", "failed", "unusable")
     typer.echo(", ".join(f"{counts[name]:,} {name}" for name in names), err=True)
     typer.echo(out)

@@ -64,8 +64,6 @@ def rows_of(
     source: str = RECORDS,
     media: Path | None = None,
     scale: Scale | None = None,
-    *,
-    strict: bool = False,
 ) -> Iterator[Row]:
     """Read the rows of a file one by one: of our own kind, or as a source was published.
 
@@ -74,7 +72,6 @@ def rows_of(
         source: ``records``, or a name of ``data.sources.SOURCES``.
         media: Where a published source's relative media paths start; default beside the file.
         scale: Scale of a user's own ratings.
-        strict: Refuse unknown keys in records.
 
     Raises:
         ConfigError: No such source, or ``media`` or ``scale`` for records, which know theirs.
@@ -88,7 +85,7 @@ def rows_of(
         return _restored(_parquet_rows(path))
     if path.suffix == ".tar" or path.is_dir():
         return _restored(_shard_rows(path))
-    return read_examples(path, strict=strict)
+    return read_examples(path)
 
 
 def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:

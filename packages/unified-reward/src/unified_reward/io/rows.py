@@ -176,7 +176,7 @@ class Row:
     details: RowDetails = RowDetails()
 
 
-def read_examples(path: Path, *, strict: bool = False) -> Iterator[Row]:
+def read_examples(path: Path, *, strict: bool = True) -> Iterator[Row]:
     """Read a JSONL file of samples, records, prompts, candidates or pairs, in constant memory.
 
     A row that cannot be used (no JSON, a missing key, a repeated id, a candidate that is none for
@@ -185,7 +185,7 @@ def read_examples(path: Path, *, strict: bool = False) -> Iterator[Row]:
 
     Args:
         path: The file; relative media paths start at its folder.
-        strict: Refuse unknown keys, which are ignored otherwise.
+        strict: Refuse unknown keys, which may be misspelt; False ignores them.
 
     Raises:
         DataError: The file cannot be opened.
@@ -221,12 +221,12 @@ def record_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def parse_row(raw: bytes, folder: Path, *, strict: bool = False) -> Example | Failed:
+def parse_row(raw: bytes, folder: Path, *, strict: bool = True) -> Example | Failed:
     """Parse one line as an example; relative paths start at ``folder``."""
     return read_row(raw, folder, strict=strict).content
 
 
-def read_row(raw: bytes, folder: Path, *, strict: bool = False) -> Row:
+def read_row(raw: bytes, folder: Path, *, strict: bool = True) -> Row:
     """Parse one line as a row of line 0; an unusable one has no id, a failed one its own."""
     try:
         row = _ExampleRow.model_validate_json(raw, extra="forbid" if strict else "ignore")

@@ -21,7 +21,7 @@ from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Candidate, Image, PreferencePair, Task, Video
 from unified_reward.data.check import files
 from unified_reward.io.atomic import replacing, write_bytes, write_json
-from unified_reward.pairs.preferences import PairRow
+from unified_reward.pairs.preferences import PairRow, read_pairs
 
 
 FRAMES = 8
@@ -45,31 +45,44 @@ class Format(StrEnum):
     SWIFT = "swift"
 
 
-def export(rows: Iterable[PairRow], out: Path, form: Format, log: _Log) -> Counter[str]:
-    """Write the pairs among rows as a trainer reads them; rows without a pair are left out.
+def export_pairs(
+    pairs: str | Path,
+    out: str | Path,
+    form: Format | str,
+    *,
+    log: Callable[[str], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Counter[str]:
+    """Write the preference pairs of a file as a trainer reads them; rows without one are left out.
 
     ``out`` is replaced when everything is written, and untouched if anything goes wrong; what
     lies beside it (``frames/`` of videos, ``dataset_info.json``) is added to.
 
     Args:
-        rows: As ``read_pairs`` gives them; memory holds one, of Parquet 16.
+        pairs: A JSONL file of made pairs, or of two candidates with a winner; memory holds one
+            row, for Parquet 16.
         out: The file, ``.parquet`` or ``.json`` as the format asks.
-        form: Layout of the file.
+        form: ``trl``, ``diffusers``, ``published``, ``parquet``, ``llamafactory`` or ``swift``.
         log: Called with the reason for every row that cannot be used.
+        on_progress: Called with 1 after every row.
 
     Returns:
         How many rows were ``written``, ``dropped``, ``failed`` and ``unusable``.
 
     Raises:
-        ConfigError: Another suffix.
+        ConfigError: No such format, or another suffix than its own.
         DataError: A pair of a task that the file does not take, no pair at all, or the file
             cannot be written.
     """
+    if form not in Format:
+        raise ConfigError(f"there is no format {form!r}; there are {', '.join(Format)}")
+    form, out = Format(form), Path(out)
     save = _LAYOUTS[form][2]
     suffix = ".json" if save is _save_json else ".parquet"
     if out.suffix != suffix:
         raise ConfigError(f"{form.value} is written as a {suffix} file, not as {out}")
     counts: Counter[str] = Counter()
+    rows = _counted(Path(pairs), on_progress)
     with replacing(out) as file:
         save(_made(rows, out, form, counts, log), file, form)
         if not counts["written"]:
@@ -79,8 +92,15 @@ def export(rows: Iterable[PairRow], out: Path, form: Format, log: _Log) -> Count
     return counts
 
 
+def _counted(pairs: Path, on_progress: Callable[[int], None] | None) -> Iterator[PairRow]:
+    for row in read_pairs(pairs):
+        yield row
+        if on_progress:
+            on_progress(1)
+
+
 def _made(
-    rows: Iterable[PairRow], out: Path, form: Format, counts: Counter[str], log: _Log
+    rows: Iterable[PairRow], out: Path, form: Format, counts: Counter[str], log: _Log | None
 ) -> _Rows:
     """Iterate over the rows of the file, one for each pair, and count the fate of every row."""
     tasks, make, save = _LAYOUTS[form]
@@ -100,7 +120,7 @@ def _made(
             except (DataError, MediaError) as error:
                 status, reason = "unusable", f"line {row.row.line}: {error}"
         counts[status] += 1
-        if status == "unusable":
+        if status == "unusable" and log:
             log(reason)
 
 

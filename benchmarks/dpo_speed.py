@@ -207,7 +207,7 @@ def measure(given):
     for way in WAYS:
         command = [sys.executable, __file__, "--memory", way, "--width", str(given.width)]
         command += ["--policy", given.policy] if given.policy else []
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         memory[way] = json.loads(done.stdout.splitlines()[-1])["mib"]
     return {
         "policy": given.policy or f"random, width {given.width}",

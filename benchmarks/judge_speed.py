@@ -11,8 +11,8 @@ for each of N/2 pairs, one order), with the same judge, files and one thread, by
     ours     `GenerativeJudge.ask`: decoded once, encoded once, verdicts from one prefill
 
 The bound is what ours spends in the vision tower and in the prefill: each medium encoded once and
-one prefill a question. Positions of the language model are counted with padding. Videos are files of
-8 frames; the tiny judge was trained on 4 of them, and one row shows it all 8, where speed is
+one prefill a question. Positions of the language model are counted with padding. Videos are files
+of 8 frames; the tiny judge was trained on 4 of them, and one row shows it all 8, where speed is
 meaningful and verdicts are not.
 """
 

@@ -161,7 +161,8 @@ def test_it_travels_to_workers_and_is_a_model() -> None:
 
 
 def test_it_brings_no_torch() -> None:
-    code = "import sys, unified_reward.models.remote; sys.exit('torch' in sys.modules)"
+    opened = "import sys, unified_reward as ur; ur.open_judge('http://localhost:9/v1')"
+    code = f"{opened}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -125,5 +125,5 @@ def test_pixels_of_another_shape_or_number_are_refused(pickscore):
         pickscore.score_tensors(torch.zeros(3, 8, 8), ["a"])
     with pytest.raises(MediaError, match=r"uint8"):
         pickscore.score_tensors(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a"])
-    with pytest.raises(DataError, match="1 pictures and 2 captions"):
+    with pytest.raises(DataError, match="1 images and 2 captions"):
         pickscore.score_tensors(torch.zeros(1, 3, 8, 8), ["a", "b"])

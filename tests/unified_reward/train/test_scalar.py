@@ -283,6 +283,6 @@ def test_a_head_that_is_missing_or_of_another_size_is_named(vlm, tmp_path):
 def test_a_gradient_that_is_not_finite_aborts_before_the_step(checkpoints, tmp_path, monkeypatch):
     norm = Trainer._clip_grad_norm
     monkeypatch.setattr(Trainer, "_clip_grad_norm", lambda *given: norm(*given) * math.nan)
-    with pytest.raises(ur.ModelError, match="gradient of step 1 is not finite; no checkpoint was"):
+    with pytest.raises(ModelError, match="gradient of step 1 is not finite; no checkpoint was"):
         fit(checkpoints, tmp_path, MIXED, ScalarConfig(), save_every=1)
     assert not list(tmp_path.rglob("checkpoint-*"))

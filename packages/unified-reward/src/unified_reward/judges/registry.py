@@ -237,7 +237,7 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
         n_values, uncertain = 1 + len(card.head.aspects), card.head.uncertain
         values = load_value_model(folder, model, n_values=n_values, uncertain=uncertain)
         judge = ScalarJudge(values, card)
-    judge.window = max(judge.window, model.batch_size)
+    judge.window = max(judge.window, options.batch_size or 0)
     return judge
 
 

@@ -90,7 +90,7 @@ _VIDEO_WEIGHTS = (
 )
 _CARD = ScoreCard(
     name="checklist-image",
-    system="VisionReward's checklist of pictures",
+    system="VisionReward's checklist of images",
     task=Task.IMAGE_GENERATION,
     paper="2412.21059",
     weights=("any vision-language model", "questions: github.com/THUDM/VisionReward"),
@@ -113,7 +113,7 @@ _CARD = ScoreCard(
 _VIDEO_CARD = replace(
     _CARD,
     name="checklist-video",
-    system="VisionReward's checklist of clips",
+    system="VisionReward's checklist of videos",
     task=Task.VIDEO_GENERATION,
     values=f"mean of weighted answers, -0.2165 to 0.2165; {_NOTE}",
     overall="the published weights",

@@ -1,6 +1,8 @@
 """score, compare and rank on the command line: rows, order, exit codes, messages."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -24,12 +26,13 @@ def test_score_gives_a_row_a_file_in_the_order_and_by_the_name_given(cli, files)
 
 
 @pytest.mark.usefixtures("files")
-def test_the_tiny_judge_is_opened_by_its_name(cli):
-    arguments = ("score", "a.png", "--prompt", "a red cube", "--judge", "tiny_judge", "--json")
-    code, out, err = cli(*arguments, "--device", "cpu", "--dtype", "float32", "--batch-size", 1)
-    assert err == ""
-    (row,) = rows(out)
-    assert code == 0
+def test_the_tiny_judge_is_opened_by_its_name_and_loads_without_a_word():
+    command = [sys.executable, "-m", "unified_reward", "score", "a.png", "--json"]
+    command += ["--prompt", "a red cube", "--judge", "tiny_judge"]
+    command += ["--device", "cpu", "--dtype", "float32", "--batch-size", "1"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = rows(done.stdout)
     assert (row["judge"], row["status"]) == ("tiny_judge", "scored")
     assert 1 <= row["value"] <= 5
 

@@ -61,8 +61,8 @@ def test_a_second_run_has_nothing_to_do_and_prints_the_same(cli, answers, tmp_pa
     arguments = ("dpo", answers, "--policy", "tiny_vlm", "--out", tmp_path, *QUICK)
     first = cli(*arguments)
     second = cli(*arguments)
-    assert "dpo: done before" in second[2]
-    assert "done before" not in first[2]
+    assert "dpo: already done" in second[2]
+    assert "already done" not in first[2]
     assert second[:2] == first[:2]
 
 

@@ -276,7 +276,7 @@ def test_a_pair_whose_picture_is_gone_is_told_and_the_others_are_learned(sources
     source = shutil.copytree(sources["pictures"], tmp_path / "it")
     (source / "rejected-2-0.png").unlink()
     rows = [json.loads(one) for one in (source / "pairs.jsonl").read_text("utf-8").splitlines()]
-    aligned.write([*rows, {"id": "p0"}], source / "pairs.jsonl")
+    aligned.write([*rows, rows[0]], source / "pairs.jsonl")
     report, told = align(source, tmp_path / "new", config(1))
     assert (report["rows"], report["pairs"]) == ({"kept": 6, "unusable": 1}, 5)
     assert told[0] == "line 7: duplicate id 'p0' (first on line 1)"

@@ -250,4 +250,4 @@ def test_the_command_tells_the_sizes_and_trains_nothing(tmp_path):
     assert yaml.safe_load(told.stdout)["parameters"] == 1_871_904
     assert not out.exists()
     refused = CliRunner().invoke(app, ["run", "tiny_judge", "--launch", "fsdp"])
-    assert "checked by --dry-run" in str(refused.exception)
+    assert "--launch goes with --dry-run" in str(refused.exception)

@@ -190,7 +190,7 @@ def test_a_policy_of_the_other_kind_or_of_no_loss_is_refused(tmp_path):
         draw("tiny_vlm")
     with pytest.raises(ModelError, match="image is no vision-language checkpoint"):
         answer("tiny_image")
-    with pytest.raises(ModelError, match="a AnimateDiffPipeline cannot be aligned here"):
+    with pytest.raises(ModelError, match="a AnimateDiffPipeline cannot be aligned; supported"):
         draw(pipelines.clips(tmp_path))
 
 

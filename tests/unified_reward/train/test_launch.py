@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 def recipe(checkpoints, tmp_path):
     judge = {
         "base": str(checkpoints["qwen3_vl"]),
+        "data": "microworld",
         "family": "compact",
         "frames": 2,
         "processes": 2,

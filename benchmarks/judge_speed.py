@@ -61,9 +61,9 @@ SEED = 20261125
 
 def questions(task, n, index, folder, *, all_pairs):
     """One prompt's questions about files: n scores, and n/2 comparisons or all of them."""
-    drawn = candidate_pool(task, n=n, split="test", seed=SEED, index=index)
+    sampled = candidate_pool(task, n=n, split="test", seed=SEED, index=index)
     files = []
-    for i, candidate in enumerate(drawn.candidates):
+    for i, candidate in enumerate(sampled.candidates):
         path = folder / f"{task}-{n}-{index}-{i}"
         if isinstance(candidate, Image):
             path.write_bytes(media.encode_png(media.open_image(candidate)))
@@ -72,8 +72,8 @@ def questions(task, n, index, folder, *, all_pairs):
             path.write_bytes(media.encode_mp4(candidate.source, candidate.fps or 4.0))
             files.append(Video(path))
     pairs = [*combinations(files, 2)] if all_pairs else [*zip(files[::2], files[1::2], strict=True)]
-    asked = [*((one,) for one in files), *pairs]
-    return [Sample(task, drawn.prompt, candidates, drawn.context) for candidates in asked]
+    requests = [*((item,) for item in files), *pairs]
+    return [Sample(task, sampled.prompt, candidates, sampled.context) for candidates in requests]
 
 
 class Watch:
@@ -95,11 +95,11 @@ class Watch:
 
         @wraps(real)
         def timed(*args, **kwargs):
-            told = stage(kwargs) if callable(stage) else stage
-            with self.at(told):
+            result = stage(kwargs) if callable(stage) else stage
+            with self.at(result):
                 out = real(*args, **kwargs)
             if count:
-                count(told, out)
+                count(result, out)
             return out
 
         setattr(owner, name, timed)
@@ -137,8 +137,10 @@ def generated(judge, samples, batch):
         pad_token_id=vlm.chat.pad_id,
     )
     for start in range(0, len(samples), batch):
-        asked = [cards.build_request(one, judge.card, {}) for one in samples[start : start + batch]]
-        inputs = vlm.chat.batch(asked)
+        requests = [
+            cards.build_request(item, judge.card, {}) for item in samples[start : start + batch]
+        ]
+        inputs = vlm.chat.batch(requests)
         tokens = vlm.model.generate(**inputs, generation_config=greedy)
         new = tokens[:, inputs["input_ids"].shape[1] :]
         texts += vlm.chat.tokenizer.batch_decode(new, skip_special_tokens=True)
@@ -146,19 +148,19 @@ def generated(judge, samples, batch):
 
 
 def answers(judge, way, samples):
-    """What each question is answered, as text."""
+    """Check what each question is answered, as text."""
     if way == "ours":
-        return [one.text for one in judge.ask(samples, orders=1)]
+        return [item.text for item in judge.ask(samples, orders=1)]
     # Scores and comparisons differ in length; a batch of its own for each is the plain way.
     size = 1 if way == "loop" else BATCH
-    told = {}
+    result = {}
     for form in ("score", "compare"):
-        places = [i for i, one in enumerate(samples) if one.form == form]
-        told |= zip(places, generated(judge, [samples[i] for i in places], size), strict=True)
-    return [told[i] for i in range(len(samples))]
+        places = [i for i, item in enumerate(samples) if item.form == form]
+        result |= zip(places, generated(judge, [samples[i] for i in places], size), strict=True)
+    return [result[i] for i in range(len(samples))]
 
 
-def said(judge, sample, text):
+def reply(judge, sample, text):
     """The verdict in a text, as what can be compared."""
     verdict = prompts.template(judge.family, sample.task, sample.form).parse(text)
     if isinstance(verdict, Preferred):
@@ -177,11 +179,11 @@ def peak_mib():
     return int(line.split()[1]) / 1024
 
 
-def measure(judge, watch, asked):
+def measure(judge, watch, requests):
     """One row of the report: figures about the questions of some prompts."""
-    prompts = len(asked)
+    prompts = len(requests)
     groups = [
-        [one for samples in asked[i : i + TOGETHER] for one in samples]
+        [item for samples in requests[i : i + TOGETHER] for item in samples]
         for i in range(0, prompts, TOGETHER)
     ]
     stages = {way: Counter() for way in WAYS}
@@ -189,7 +191,7 @@ def measure(judge, watch, asked):
     texts = {way: [] for way in WAYS}
     memory = dict.fromkeys(WAYS, 0.0)
     for way in WAYS:
-        answers(judge, way, asked[0])
+        answers(judge, way, requests[0])
     for samples in groups:
         for way in WAYS:
             watch.seconds.clear()
@@ -202,16 +204,16 @@ def measure(judge, watch, asked):
             tokens[way].update(watch.tokens)
     totals = {way: sum(stages[way].values()) for way in WAYS}
     bound = stages["ours"]["encode"] + stages["ours"]["prefill"]
-    flat = [one for samples in groups for one in samples]
+    flat = [item for samples in groups for item in samples]
     same = [
-        said(judge, sample, one) == said(judge, sample, other)
-        for sample, one, other in zip(flat, texts["loop"], texts["ours"], strict=True)
+        reply(judge, sample, item) == reply(judge, sample, other)
+        for sample, item, other in zip(flat, texts["loop"], texts["ours"], strict=True)
     ]
     return {
         "prompts": prompts,
         "questions": len(flat),
         "seconds_per_prompt": {way: totals[way] / prompts for way in WAYS},
-        "stages": {way: {one: stages[way][one] / prompts for one in STAGES} for way in WAYS},
+        "stages": {way: {item: stages[way][item] / prompts for item in STAGES} for way in WAYS},
         "tokens": {way: {k: v / prompts for k, v in tokens[way].items()} for way in WAYS},
         "peak_mib": memory,
         "speedup": {way: totals[way] / totals["ours"] for way in WAYS},
@@ -267,12 +269,12 @@ def table(rows, projected):
             f"{row['speedup']['batched']:.1f} x batched; {row['equal']:.2%} of verdicts equal; "
             f"{row['bound_ratio']:.2f} x the bound, {row['bound_ratio_with_files']:.2f} with files"
         )
-        heads = "".join(f"{one:>12}" for one in (*STAGES, "total"))
+        heads = "".join(f"{item:>12}" for item in (*STAGES, "total"))
         lines.append(f"ms per prompt {heads}   positions, MiB")
         for way in WAYS:
-            told = [*row["stages"][way].values(), row["seconds_per_prompt"][way]]
+            result = [*row["stages"][way].values(), row["seconds_per_prompt"][way]]
             counts = ", ".join(f"{k} {v:.0f}" for k, v in sorted(row["tokens"][way].items()))
-            times = "".join(f"{1000 * one:12.1f}" for one in told)
+            times = "".join(f"{1000 * item:12.1f}" for item in result)
             lines.append(f"{way:<14}{times}   {counts}; {row['peak_mib'][way]:.0f} MiB")
     lines.append("\nProjected to 7B at 512 x 512, N = 10 (arithmetic):")
     for row in projected:
@@ -300,11 +302,11 @@ def main():
         for kind, n, all_pairs in wanted:
             task, frames = KINDS[kind]
             judge.card = replace(judge.card, frames=frames or own)
-            asked = [
+            requests = [
                 questions(task, n, i, Path(name), all_pairs=all_pairs) for i in range(given.prompts)
             ]
-            told = {"kind": kind + ", all pairs" * all_pairs, "n": n}
-            rows.append(told | measure(judge, watch, asked))
+            result = {"kind": kind + ", all pairs" * all_pairs, "n": n}
+            rows.append(result | measure(judge, watch, requests))
     projected = projection()
     if not given.json:
         print(table(rows, projected))

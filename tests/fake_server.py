@@ -19,7 +19,7 @@ class Call:
     body: Mapping[str, Any]
     headers: Mapping[str, str]
     attempt: int
-    """How often a request with this text has arrived, from 1."""
+    """Number of times that a request with this text has arrived, from 1."""
 
     @property
     def text(self) -> str:
@@ -60,7 +60,7 @@ class FakeServer:
         self, respond: Callable[[Call], Reply], *, models: tuple[str, ...] = ("judge",)
     ) -> None:
         self._respond = respond
-        self.models = Reply(body=json.dumps({"data": [{"id": one} for one in models]}).encode())
+        self.models = Reply(body=json.dumps({"data": [{"id": item} for item in models]}).encode())
         self.calls: list[Call] = []
         self.most_at_once = 0
         self._at_once = 0

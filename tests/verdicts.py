@@ -25,8 +25,8 @@ class Says:
 
     def generate(self, requests):
         self.requests += requests
-        said = [self._answer(request) for request in requests]
-        return [Answer(one) if isinstance(one, str) else one for one in said]
+        reply = [self._answer(request) for request in requests]
+        return [Answer(item) if isinstance(item, str) else item for item in reply]
 
 
 def words(request):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unified_reward.pairs.drawn import read_rows
+from tests.unified_reward.pairs.candidate_files import read_rows
 from unified_reward import policies
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path

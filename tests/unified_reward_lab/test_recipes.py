@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from tests.unified_reward.pairs.drawn import read_rows
+from tests.unified_reward.pairs.candidate_files import read_rows
 from unified_reward import policies
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
@@ -251,7 +251,7 @@ def test_a_calibration_without_examples_of_its_own_is_refused(recipe, own_rows, 
 
 
 SPOKEN = Task.IMAGE_UNDERSTANDING
-STAGES = {f"{SPOKEN.value}/{one}" for one in ("candidates", "pairs", "dpo", "exam")}
+STAGES = {f"{SPOKEN.value}/{entry}" for entry in ("candidates", "pairs", "dpo", "exam")}
 
 
 def aligning(out, **changes):
@@ -278,10 +278,10 @@ def aligned(tmp_path_factory):
 
 
 def test_an_alignment_has_four_stages_and_four_figures_on_top(aligned):
-    recipe, (told, done, _) = aligned
+    recipe, (result, done, _) = aligned
     assert done == STAGES
     report = json.loads((recipe.out / "report.json").read_text("utf-8"))
-    assert report == json.loads(json.dumps(told))
+    assert report == json.loads(json.dumps(result))
     exam = report[f"{SPOKEN.value}/exam"]
     for side in ("before", "after"):
         figures = {f"dpo.{SPOKEN.value}.{side}": "oracle"}
@@ -311,10 +311,10 @@ def test_every_stage_of_an_alignment_keeps_its_configuration(aligned):
 
 
 def test_a_second_alignment_skips_every_stage(aligned):
-    recipe, (told, _, _) = aligned
+    recipe, (result, _, _) = aligned
     report, done, skipped = run_stages(recipe)
     assert (done, skipped) == (set(), STAGES)
-    assert report == json.loads(json.dumps(told))
+    assert report == json.loads(json.dumps(result))
 
 
 def test_another_exam_is_taken_by_the_policies_that_are_there(aligned):
@@ -325,10 +325,10 @@ def test_another_exam_is_taken_by_the_policies_that_are_there(aligned):
 
 def test_a_changed_option_of_dpo_redoes_dpo_and_the_exam_alone(aligned):
     recipe = aligned[0]
-    one = recipe.stages["align"].policies[SPOKEN]
+    entry = recipe.stages["align"].policies[SPOKEN]
     left = recipe.out / SPOKEN.value / "dpo" / "left.txt"
     left.write_text("of the other configuration")
-    other = replace(one, vlm=replace(one.vlm, beta=0.3))
+    other = replace(entry, vlm=replace(entry.vlm, beta=0.3))
     _, done, skipped = run_stages(aligning(recipe.out, policies={SPOKEN: other}))
     assert of(done, "dpo", "exam")
     assert skipped == STAGES - done
@@ -338,14 +338,14 @@ def test_a_changed_option_of_dpo_redoes_dpo_and_the_exam_alone(aligned):
 def test_candidates_of_another_seed_leave_nothing_of_the_old_ones(aligned):
     recipe = aligned[0]
     folder = recipe.out / SPOKEN.value / "candidates"
-    how = replace(recipe.stages["align"].preferences, prompts=3, seed=7)
-    _, done, _ = run_stages(aligning(recipe.out, preferences=how))
+    settings = replace(recipe.stages["align"].preferences, prompts=3, seed=7)
+    _, done, _ = run_stages(aligning(recipe.out, preferences=settings))
     assert done >= {f"{SPOKEN.value}/candidates", f"{SPOKEN.value}/pairs"}
     wanted = [f"{SPOKEN.value}-brief-train-7-{i}" for i in range(3)]
     assert [row["id"] for row in read_rows(folder / "candidates.jsonl")] == wanted
     assert [row["id"] for row in read_rows(folder.parent / "pairs" / "pairs.jsonl")] == wanted
-    shown = {row["context"][0]["image"] for row in read_rows(folder / "candidates.jsonl")}
-    assert {f"media/{file.name}" for file in (folder / "media").iterdir()} == shown
+    visible = {row["context"][0]["image"] for row in read_rows(folder / "candidates.jsonl")}
+    assert {f"media/{file.name}" for file in (folder / "media").iterdir()} == visible
 
 
 def test_candidates_of_a_killed_run_are_gone_on_with(aligned, tmp_path):
@@ -384,11 +384,11 @@ def test_the_stage_of_one_policy_makes_a_policy(aligned, tmp_path):
     source = aligned[0].out / SPOKEN.value / "pairs" / "pairs.jsonl"
     rows = read_rows(source)
     for row in rows:
-        for one in row["context"]:
-            one["image"] = str((source.parent / one["image"]).resolve())
+        for entry in row["context"]:
+            entry["image"] = str((source.parent / entry["image"]).resolve())
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    how = aligned[0].stages["align"].policies[SPOKEN].vlm
-    aligning_one = Recipe(tmp_path / "run", {"dpo": PolicyDPO("tiny_vlm", pairs, how)})
+    settings = aligned[0].stages["align"].policies[SPOKEN].vlm
+    aligning_one = Recipe(tmp_path / "run", {"dpo": PolicyDPO("tiny_vlm", pairs, settings)})
     report, done, _ = run_stages(aligning_one)
     assert done == {"dpo"}
     assert report["dpo"]["pairs"] == report["dpo"]["rows"]["kept"]

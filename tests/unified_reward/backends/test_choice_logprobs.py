@@ -116,7 +116,7 @@ def test_the_longer_choice_leaves_to_the_shorter_what_it_does_not_take() -> None
 
 
 def test_an_end_that_the_server_hides_cannot_be_told() -> None:
-    """Whether a "0" might have followed "10" is not in these entries."""
+    """Check whether a "0" might have followed "10" is not in these entries."""
     tokens = [token("10", ("10", ln(0.8)), ("90", ln(0.2)))]
     assert _shares(tokens, ("10", "90", "100")) is None
 
@@ -156,7 +156,7 @@ def test_an_alternative_that_continues_every_choice_says_nothing() -> None:
 
 
 def test_a_text_that_goes_on_towards_a_longer_choice_and_turns_away_cannot_be_told() -> None:
-    tokens = [token(one, (one, -0.1), ("!", -3.0)) for one in ("1", " or", " none")]
+    tokens = [token(item, (item, -0.1), ("!", -3.0)) for item in ("1", " or", " none")]
     assert _shares(tokens, ("1", "1 or 2")) is None
 
 
@@ -265,14 +265,14 @@ def _answers(draw: st.DrawFn) -> tuple[list[dict[str, Any]], tuple[str, ...], li
     )
     weights = draw(st.lists(st.integers(1, 20), min_size=len(words), max_size=len(words)))
     shares = {word + ".": w / sum(weights) for word, w in zip(words, weights, strict=True)}
-    said, tokens = draw(st.sampled_from(list(shares))), []
-    for i, letter in enumerate(said):
-        total = sum(p for word, p in shares.items() if word.startswith(said[:i]))
+    answer, tokens = draw(st.sampled_from(list(shares))), []
+    for i, letter in enumerate(answer):
+        total = sum(p for word, p in shares.items() if word.startswith(answer[:i]))
         by_letter: dict[str, float] = {"?": 1e-9}
         for word, p in shares.items():
-            if word.startswith(said[:i]):
+            if word.startswith(answer[:i]):
                 by_letter[word[i]] = by_letter.get(word[i], 0.0) + p / total
-        tokens.append(token(letter, *((one, ln(p)) for one, p in by_letter.items())))
+        tokens.append(token(letter, *((item, ln(p)) for item, p in by_letter.items())))
     return tokens, tuple(shares), list(shares.values())
 
 
@@ -282,16 +282,16 @@ def test_complete_lists_give_back_the_distribution_or_none(
 ) -> None:
     tokens, words, shares = case
     found = _shares(tokens, words)
-    said = "".join(entry["token"] for entry in tokens)
+    answer = "".join(entry["token"] for entry in tokens)
     # A letter off the generated path that begins two words cannot tell them apart.
     forks = {
         word[: i + 1]
         for word in words
         for i in range(len(word))
-        if word[:i] == said[:i] and word[: i + 1] != said[: i + 1]
+        if word[:i] == answer[:i] and word[: i + 1] != answer[: i + 1]
     }
     told_apart = all(sum(word.startswith(fork) for word in words) == 1 for fork in forks)
     if told_apart:
         assert found == pytest.approx(shares, abs=1e-6)
     elif found is not None:
-        assert found[words.index(said)] == pytest.approx(shares[words.index(said)], abs=1e-6)
+        assert found[words.index(answer)] == pytest.approx(shares[words.index(answer)], abs=1e-6)

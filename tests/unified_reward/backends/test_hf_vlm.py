@@ -43,10 +43,10 @@ def model(request, checkpoints):
 
 def test_a_batch_of_unequal_requests_equals_a_loop(model):
     together = model.generate(REQUESTS)
-    alone = [model.generate([one])[0] for one in REQUESTS]
-    for one, other in zip(together, alone, strict=True):
-        assert one.text == other.text
-        assert one.choice_logprobs == pytest.approx(other.choice_logprobs, abs=1e-4)
+    alone = [model.generate([item])[0] for item in REQUESTS]
+    for item, other in zip(together, alone, strict=True):
+        assert item.text == other.text
+        assert item.choice_logprobs == pytest.approx(other.choice_logprobs, abs=1e-4)
 
 
 def test_padding_is_masked_and_a_model_that_saw_it_would_answer_otherwise(model, monkeypatch):
@@ -57,8 +57,8 @@ def test_padding_is_masked_and_a_model_that_saw_it_would_answer_otherwise(model,
     assert len(list(batches([hf_vlm._size(request) for request in requests], 16))) == 1
     alone = [model.generate([request])[0].choice_logprobs for request in requests]
     together = [answer.choice_logprobs for answer in model.generate(requests)]
-    for one, other in zip(together, alone, strict=True):
-        assert one == pytest.approx(other, abs=1e-4)
+    for item, other in zip(together, alone, strict=True):
+        assert item == pytest.approx(other, abs=1e-4)
     inputs = model.inputs
 
     def unmasked(*args):
@@ -73,10 +73,10 @@ def test_padding_is_masked_and_a_model_that_saw_it_would_answer_otherwise(model,
 
 def test_llava_tiles_a_picture_only_where_it_is_alone_in_its_request(checkpoints):
     chat = load_vlm(checkpoints["llava_onevision"], device="cpu").chat
-    one, two = Request((picture(0), "x")), Request((picture(0), picture(1), "x"))
-    n_one, n_two = (int(chat.batch([it])["attention_mask"].sum()) for it in (one, two))
+    item, two = Request((picture(0), "x")), Request((picture(0), picture(1), "x"))
+    n_one, n_two = (int(chat.batch([it])["attention_mask"].sum()) for it in (item, two))
     assert n_two < n_one
-    assert chat.batch([one, two])["attention_mask"].sum(1).tolist() == [n_one, n_two]
+    assert chat.batch([item, two])["attention_mask"].sum(1).tolist() == [n_one, n_two]
 
 
 def independent_logprobs(model, request, head=""):
@@ -103,33 +103,33 @@ def test_choice_probabilities_equal_a_pass_over_each_whole_answer(model, i):
 
 def test_choices_behind_reasoning_are_read_where_the_verdict_stands(model):
     """The lead is whatever the random model says first, so that it is sure to be found."""
-    said = model.generate([Request((picture(0), "say"), max_new_tokens=4)])[0].text
-    verdict_prefix = said[:1]
-    asked = Request(
+    reply = model.generate([Request((picture(0), "say"), max_new_tokens=4)])[0].text
+    verdict_prefix = reply[:1]
+    samples = Request(
         (picture(0), "say"), ("10", "2"), verdict_prefix=verdict_prefix, max_new_tokens=4
     )
-    answer = model.generate([asked])[0]
+    answer = model.generate([samples])[0]
     head = answer.text[: answer.text.rindex(verdict_prefix) + 1]
-    other = independent_logprobs(model, asked, head)
-    assert answer.text == said
+    other = independent_logprobs(model, samples, head)
+    assert answer.text == reply
     assert np.subtract(*answer.choice_logprobs) == pytest.approx(np.subtract(*other), abs=1e-4)
 
 
 def test_without_the_lead_there_are_no_probabilities(model):
-    asked = Request((picture(0), "say"), ("1", "2"), verdict_prefix="\x00never", max_new_tokens=4)
-    assert model.generate([asked])[0].choice_logprobs is None
+    samples = Request((picture(0), "say"), ("1", "2"), verdict_prefix="\x00never", max_new_tokens=4)
+    assert model.generate([samples])[0].choice_logprobs is None
 
 
 def test_answers_do_not_depend_on_the_checkpoints_sampling_settings(checkpoints):
     model = load_vlm(checkpoints["qwen3_vl"], device="cpu")
     spoken = [Request((picture(0), "what is it?"), max_new_tokens=8), *REQUESTS]
-    before = [one.text for one in model.generate(spoken)]
+    before = [item.text for item in model.generate(spoken)]
     own = model.model.generation_config
     own.do_sample = True
     own.temperature = 5.0
     own.repetition_penalty = 5.0
     own.no_repeat_ngram_size = 1
-    assert [one.text for one in model.generate(spoken)] == before
+    assert [item.text for item in model.generate(spoken)] == before
     assert model.model.generation_config is own
 
 
@@ -270,7 +270,7 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter):
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("named", "result"),
     [
         ("/gone/base", "base '/gone/base', where no other folder is"),
         ("../gone", "base '../gone', where no other folder is"),
@@ -280,9 +280,9 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter):
         ("gone/base", "gone/base cannot be loaded"),
     ],
 )
-def test_an_adapter_whose_base_is_missing_names_it(adapter, named, told):
+def test_an_adapter_whose_base_is_missing_names_it(adapter, named, result):
     rename_base(adapter[0], named)
-    with pytest.raises(ModelError, match=re.escape(told)):
+    with pytest.raises(ModelError, match=re.escape(result)):
         load_vlm(adapter[0])
 
 

@@ -27,7 +27,7 @@ def model(request, checkpoints):
 
 @pytest.fixture
 def looked(model, monkeypatch):
-    """How many pictures each pass of the vision tower took."""
+    """Check how many pictures each pass of the vision tower took."""
     passes = []
     look = model.model.model.get_image_features
 
@@ -65,13 +65,13 @@ def logits(model, inputs):
 def test_logits_from_kept_features_equal_those_of_the_processor(model, three):
     requests = requests_of(*three)
     behind = [[20, 21], [22], [], [], [20], []]
-    for asked, tokens in [(requests, ()), (requests, behind), (requests[::-1], ())]:
-        plain = model.chat.batch(asked, tokens)
-        kept = model.inputs(asked, tokens)
-        told = plain["attention_mask"].bool()
+    for questions, tokens in [(requests, ()), (requests, behind), (requests[::-1], ())]:
+        plain = model.chat.batch(questions, tokens)
+        kept = model.inputs(questions, tokens)
+        result = plain["attention_mask"].bool()
         for name in plain.keys() & kept.keys():
             assert kept[name].equal(plain[name]), name
-        assert torch.allclose(logits(model, kept)[told], logits(model, plain)[told], atol=1e-4)
+        assert torch.allclose(logits(model, kept)[result], logits(model, plain)[result], atol=1e-4)
     other = requests_of(*three[:2], picture(9, 112, 28))
     far = logits(model, model.inputs(other)) - logits(model, model.inputs(requests))
     assert far.abs().max() > 0.01, "the picture does not matter to the model"
@@ -79,10 +79,10 @@ def test_logits_from_kept_features_equal_those_of_the_processor(model, three):
 
 def alike(answers, others):
     """Equal up to rounding, which depends on who stands beside whom in a batch."""
-    for one, other in zip(answers, others, strict=True):
-        assert isinstance(one, Answer)
-        assert one.text == other.text
-        assert one.choice_logprobs == pytest.approx(other.choice_logprobs, abs=1e-4)
+    for item, other in zip(answers, others, strict=True):
+        assert isinstance(item, Answer)
+        assert item.text == other.text
+        assert item.choice_logprobs == pytest.approx(other.choice_logprobs, abs=1e-4)
     return True
 
 
@@ -112,18 +112,18 @@ def test_llava_sees_a_picture_once_alone_and_once_in_company(checkpoints, three)
 
 def test_features_take_no_more_memory_than_they_say(model):
     encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
-    for (one,) in encode([[picture(i)] for i in range(3)]):
-        kept = sum(each.untyped_storage().nbytes() for each in (one.tokens, *one.deepstack))
-        assert kept == one.n_bytes
+    for (item,) in encode([[picture(i)] for i in range(3)]):
+        kept = sum(each.untyped_storage().nbytes() for each in (item.tokens, *item.deepstack))
+        assert kept == item.n_bytes
 
 
 def test_features_are_dropped_with_their_picture(model):
     encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
-    shown = picture(0)
-    tokens = weakref.ref(encode([[shown]])[0][0].tokens)
+    visible = picture(0)
+    tokens = weakref.ref(encode([[visible]])[0][0].tokens)
     gc.collect()
     assert tokens() is not None
-    del shown
+    del visible
     gc.collect()
     assert tokens() is None
 
@@ -132,15 +132,18 @@ def test_a_new_picture_at_the_place_of_a_dead_one_is_not_taken_for_it(model):
     image_processor = model.chat.processor.image_processor
     kept = ImageEncoder(model.model, image_processor)
     dead = [picture(i) for i in range(20)]
-    kept.encode([[one] for one in dead])
-    places = {id(one) for one in dead}
+    kept.encode([[item] for item in dead])
+    places = {id(item) for item in dead}
     dead.clear()
     new = [picture(100 + i) for i in range(20)]
-    assert places & {id(one) for one in new}, "no picture took the place of another"
-    asked = [[one] for one in new]
-    found, due = kept.encode(asked), ImageEncoder(model.model, image_processor).encode(asked)
-    for (one,), (other,) in zip(found, due, strict=True):
-        assert torch.allclose(one.tokens, other.tokens, atol=1e-5)
+    assert places & {id(item) for item in new}, "no picture took the place of another"
+    questions = [[item] for item in new]
+    found, due = (
+        kept.encode(questions),
+        ImageEncoder(model.model, image_processor).encode(questions),
+    )
+    for (item,), (other,) in zip(found, due, strict=True):
+        assert torch.allclose(item.tokens, other.tokens, atol=1e-5)
 
 
 @pytest.mark.parametrize("most", [0, 1_000])
@@ -161,8 +164,8 @@ def test_pictures_are_encoded_in_parts_of_bounded_size(model, looked, monkeypatc
     monkeypatch.setattr(image_features, "_MAX_BATCH_PIXELS", 4 * pixels)
     looked.clear()
     again = [
-        Request(tuple(p if isinstance(p, str) else p.copy() for p in one.parts), one.choices)
-        for one in requests
+        Request(tuple(p if isinstance(p, str) else p.copy() for p in item.parts), item.choices)
+        for item in requests
     ]
     assert alike(model.generate(again), whole)
     assert looked == [4, 2]
@@ -175,9 +178,9 @@ def test_a_picture_the_processor_refuses_fails_its_own_requests(checkpoints, thr
     strip = picture(4, 2, 500)
     refused = [Request((strip, "x"), ("1", "2")), Request((three[0], strip, "x"), ("1", "2"))]
     answers = model.generate([refused[0], *fine, refused[1]])
-    for one in (answers[0], answers[-1]):
-        assert isinstance(one, Failed)
-        assert "aspect ratio must be smaller than 200" in one.error
+    for item in (answers[0], answers[-1]):
+        assert isinstance(item, Failed)
+        assert "aspect ratio must be smaller than 200" in item.error
     assert alike(answers[1:-1], model.generate(fine))
 
 
@@ -210,7 +213,7 @@ def test_while_kept_a_file_is_opened_and_encoded_once(model, samples, looked, tm
         assert judge.ask(samples) == first
         assert judge.ask(samples[::-1]) == first[::-1]
         assert sum(looked) == views
-    assert all(isinstance(one, Failed) for one in judge.ask(samples))
+    assert all(isinstance(item, Failed) for item in judge.ask(samples))
 
 
 def test_what_was_kept_is_let_go_also_after_an_error(model, samples, tmp_path):

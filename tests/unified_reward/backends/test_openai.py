@@ -275,7 +275,7 @@ def test_a_picture_that_cannot_be_encoded_fails_alone() -> None:
 
 
 def test_a_caller_inside_a_running_loop_is_served() -> None:
-    """As in a notebook, whose cells run inside one."""
+    """Works as in a notebook, whose cells run inside one."""
 
     async def cell() -> list[Answer | Failed]:
         return _remote(server).generate(_asks("a"))

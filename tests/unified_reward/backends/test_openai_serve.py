@@ -23,7 +23,7 @@ from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
 from unified_reward_lab.microworld import make_example
 
 
-MISSING = [one for one in ("fastapi", "uvicorn", "openai", "multipart") if not find_spec(one)]
+MISSING = [item for item in ("fastapi", "uvicorn", "openai", "multipart") if not find_spec(item)]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(MISSING), reason=f"transformers serve needs {', '.join(MISSING)}"),
@@ -83,7 +83,7 @@ def server(checkpoints, tmp_path_factory):
         yield running
 
 
-def asked(i):
+def questions(i):
     pixels = np.random.default_rng(i).integers(0, 255, (56, 56, 3), dtype=np.uint8)
     return Request((PIL.Image.fromarray(pixels), f"number {i}, say"), max_new_tokens=6)
 
@@ -91,24 +91,24 @@ def asked(i):
 def test_answers_to_pictures_come_back_in_order(server):
     """Asked together and one by one, each request gets its own answer."""
     model = OpenAIModel(server.url, model=server.model, options=OpenAIOptions(max_concurrency=2))
-    requests = [asked(i) for i in range(6)]
+    requests = [questions(i) for i in range(6)]
     together = model.generate(requests)
-    alone = [model.generate([one])[0] for one in requests]
-    assert all(isinstance(one, Answer) for one in together)
-    assert [one.text for one in together] == [one.text for one in alone]
-    assert len({one.text for one in together}) > 1
+    alone = [model.generate([item])[0] for item in requests]
+    assert all(isinstance(item, Answer) for item in together)
+    assert [item.text for item in together] == [item.text for item in alone]
+    assert len({item.text for item in together}) > 1
 
 
 def test_the_served_text_is_that_of_the_local_checkpoint(server, checkpoints):
     from unified_reward.backends.hf_vlm import load_vlm
 
-    local = load_vlm(checkpoints["qwen3_vl"], device="cpu").generate([asked(0)])[0]
-    served = OpenAIModel(server.url, model=server.model).generate([asked(0)])[0]
+    local = load_vlm(checkpoints["qwen3_vl"], device="cpu").generate([questions(0)])[0]
+    served = OpenAIModel(server.url, model=server.model).generate([questions(0)])[0]
     assert served.text == local.text.strip()
 
 
 def test_a_judge_asks_pictures_and_clips_through_it(server):
-    """What random weights say cannot be read; that is told, and nothing has failed."""
+    """Check what random weights say cannot be read; that is told, and nothing has failed."""
     judge = ur.open_judge(server.url, model=server.model, family="compact")
     samples = [
         make_example(task, form, split="test", seed=0, index=0).sample
@@ -117,9 +117,9 @@ def test_a_judge_asks_pictures_and_clips_through_it(server):
     ]
     verdicts = judge.ask(samples)
     assert len(verdicts) == 4
-    assert not [one for one in verdicts if isinstance(one, Failed)]
-    assert all(isinstance(one, Unparsed | Scored | Preferred) for one in verdicts)
-    assert all(one.text for one in verdicts if isinstance(one, Unparsed))
+    assert not [item for item in verdicts if isinstance(item, Failed)]
+    assert all(isinstance(item, Unparsed | Scored | Preferred) for item in verdicts)
+    assert all(item.text for item in verdicts if isinstance(item, Unparsed))
 
 
 def test_a_server_killed_on_the_way_fails_the_rest_and_loses_none(checkpoints, tmp_path):
@@ -128,13 +128,15 @@ def test_a_server_killed_on_the_way_fails_the_rest_and_loses_none(checkpoints, t
         model = OpenAIModel(server.url, model=server.model, options=options)
         n = 60
         answers = []
-        worker = Thread(target=lambda: answers.extend(model.generate([asked(i) for i in range(n)])))
+        worker = Thread(
+            target=lambda: answers.extend(model.generate([questions(i) for i in range(n)]))
+        )
         worker.start()
         server.wait_for_answers(3)
         server.process.kill()
         worker.join(120)
-        after = model.generate([asked(0)])
-    kinds = [type(one) for one in answers]
+        after = model.generate([questions(0)])
+    kinds = [type(item) for item in answers]
     n_answered = kinds.count(Answer)
     assert 2 <= n_answered < n
     assert kinds == [Answer] * n_answered + [Failed] * (n - n_answered)

@@ -1,4 +1,4 @@
-"""What a remote model is pointed at: URL, key, model's name, options and waits."""
+"""Check what a remote model is pointed at: URL, key, model's name, options and waits."""
 
 from __future__ import annotations
 

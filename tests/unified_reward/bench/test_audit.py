@@ -32,14 +32,14 @@ class Toy(BaseJudge):
         self.value, self.lean = value, lean
 
     def ask(self, samples, *, orders=2, on_progress=None):
-        return [self._verdict(one, orders) for one in samples]
+        return [self._verdict(item, orders) for item in samples]
 
     def _verdict(self, sample, orders):
-        values = [self.value(one) for one in sample.candidates]
+        values = [self.value(item) for item in sample.candidates]
         if len(values) == 1:
             return Scored(Score(values[0], Scale(0, 100)))
-        told = [self._preferred(*values), self._preferred(*values[::-1])]
-        return merge_orders(*told) if orders == 2 else told[0]
+        result = [self._preferred(*values), self._preferred(*values[::-1])]
+        return merge_orders(*result) if orders == 2 else result[0]
 
     def _preferred(self, first, second):
         if first == second and not self.lean:
@@ -93,7 +93,7 @@ def test_a_judge_that_goes_round_in_circles_is_found_out():
             return Preferred(1, 0, 0) if (first - second) % 3 == 1 else Preferred(0, 0, 1)
 
     n = {}
-    circle = Circle(lambda one: n.setdefault(one, len(n)) % 3)
+    circle = Circle(lambda item: n.setdefault(item, len(n)) % 3)
     assert figures(circle, PICTURES)["cycles"] > 0.2
 
 
@@ -130,7 +130,7 @@ def video_example(n_frames, name="v"):
 
 
 def test_of_every_video_eight_frames_over_its_whole_length_are_perturbed():
-    """Of 15 frames 0, 2, … 14; once as they are, once by every perturbation, in the same order."""
+    """For 15 frames 0, 2, … 14; once as they are, once by every perturbation, in the same order."""
     judge = Recorder()
     audit(judge, [video_example(15)])
     perturbed = [
@@ -221,7 +221,7 @@ def test_every_candidate_of_an_example_is_scored_and_a_made_pair_compared():
 
 
 def test_the_page_shows_every_change_and_the_comparisons_that_turn(tmp_path):
-    audited = audit(Toy(lambda one: 1.0 if isinstance(one, Image) else 0.0, lean=0.4), PICTURES)
+    audited = audit(Toy(lambda item: 1.0 if isinstance(item, Image) else 0.0, lean=0.4), PICTURES)
     write_audit_page(audited, tmp_path / "audit.html")
     text = (tmp_path / "audit.html").read_text("utf-8")
     for name in PERTURBATIONS:

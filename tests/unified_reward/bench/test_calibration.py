@@ -28,7 +28,7 @@ from unified_reward.judges.scalar import ScalarJudge
 UNIT = Scale(0.0, 1.0)
 
 
-def asked(i, form):
+def questions(i, form):
     pictures = (Image(f"{i}a.png"), Image(f"{i}b.png"))[: 1 + (form == "compare")]
     return Sample(Task.IMAGE_GENERATION, f"prompt {i}", pictures, id=str(i))
 
@@ -55,7 +55,7 @@ def test_what_comes_true_as_predicted_has_no_error(predicted):
 
 
 def test_missing_verdicts_are_no_predictions():
-    pair, single = asked(0, "compare"), asked(1, "score")
+    pair, single = questions(0, "compare"), questions(1, "score")
     records = [Example.of(pair, Target(winner="tie"))] * 2
     records += [Example.of(single, Target(score=0.4, scale=UNIT))] * 2
     verdicts = [Preferred(0.6, 0.2, 0.2), Unparsed("?"), Failed("!"), Scored(Score(3, Scale(1, 5)))]
@@ -79,7 +79,7 @@ class Overconfident:
     def values(self, requests):
         true = [float(next(self._values)) for _ in requests]
         self.read += true
-        return [ValueEstimate((self._factor * one,)) for one in true]
+        return [ValueEstimate((self._factor * item,)) for item in true]
 
 
 def sigmoid(x):
@@ -95,13 +95,13 @@ def test_the_temperature_of_a_scalar_judge_undoes_a_known_overconfidence(factor,
     pairs, singles = truth[: 2 * n].reshape(n, 2), truth[2 * n :]
     records = [
         Example.of(
-            asked(i, "compare"),
+            questions(i, "compare"),
             Target(winner="first" if rng.random() < sigmoid(a - b) else "second"),
         )
         for i, (a, b) in enumerate(pairs)
     ]
     records += [
-        Example.of(asked(n + i, "score"), Target(score=sigmoid(value), scale=UNIT))
+        Example.of(questions(n + i, "score"), Target(score=sigmoid(value), scale=UNIT))
         for i, value in enumerate(singles)
     ]
     judge = ScalarJudge(Overconfident(factor), Card("compact", head=Head()))
@@ -116,7 +116,7 @@ class Sure:
     name = "sure"
 
     def generate(self, requests):
-        return [Answer("", (-0.01, *[-5.0] * (len(one.choices) - 1))) for one in requests]
+        return [Answer("", (-0.01, *[-5.0] * (len(item.choices) - 1))) for item in requests]
 
 
 def test_a_temperature_above_one_makes_the_spoken_verdict_less_sure_but_not_another():
@@ -170,7 +170,7 @@ def test_intervals_of_calibration_figures_are_over_prompts_not_items():
 def test_a_certain_and_wrong_judge_has_a_finite_loss():
     class Certain(Sure):
         def generate(self, requests):
-            return [Answer("", (0.0, *[-9999.0] * (len(one.choices) - 1))) for one in requests]
+            return [Answer("", (0.0, *[-9999.0] * (len(item.choices) - 1))) for item in requests]
 
     image = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
     pair, single = (Sample(Task.IMAGE_GENERATION, "x", (image,) * n) for n in (2, 1))

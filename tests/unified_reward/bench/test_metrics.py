@@ -88,10 +88,10 @@ def test_the_bootstrap_is_the_same_for_the_same_seed_and_leaves_nan_out():
     def mean_unless_first(indices):
         return math.nan if 0 in indices else float(items[indices].mean())
 
-    one, again = (bootstrap(mean_unless_first, range(8), seed=3) for _ in range(2))
-    assert one == again
-    assert 1 <= one[0] < one[1] <= 7
-    assert one != bootstrap(mean_unless_first, range(8), seed=4)
+    entry, again = (bootstrap(mean_unless_first, range(8), seed=3) for _ in range(2))
+    assert entry == again
+    assert 1 <= entry[0] < entry[1] <= 7
+    assert entry != bootstrap(mean_unless_first, range(8), seed=4)
 
 
 def test_a_statistic_that_is_never_defined_has_no_interval():
@@ -206,9 +206,9 @@ def test_spearman_depends_on_ranks_alone():
     rng = np.random.default_rng(0)
     values, labels = rng.integers(0, 9, 40).tolist(), rng.integers(0, 9, 40).tolist()
     bent = [math.exp(value) for value in values]
-    one, other = (spearman(scores, labels, clusters=range(40)) for scores in (values, bent))
-    assert one == other
-    assert one.ci95[0] < one.value < one.ci95[1]
+    entry, other = (spearman(scores, labels, clusters=range(40)) for scores in (values, bent))
+    assert entry == other
+    assert entry.ci95[0] < entry.value < entry.ci95[1]
 
 
 def test_intervals_of_correlations_are_over_prompts_not_items():
@@ -298,7 +298,7 @@ def test_without_ties_of_people_the_least_margin_is_taken():
     st.lists(st.tuples(st.integers(-9, 9), st.sampled_from(["first", "tie", "second"])), min_size=1)
 )
 def test_no_margin_is_better_than_the_chosen_one(items):
-    margins, labels = [one / 10 for one, _ in items], [label for _, label in items]
+    margins, labels = [entry / 10 for entry, _ in items], [label for _, label in items]
 
     def right(limit):
         return sum(

@@ -48,8 +48,8 @@ def table(path, rows):
 
 
 def read_vote(text):
-    said = bracketed_vote(str(text))
-    return None if isinstance(said, Unparsed) else said
+    answer = bracketed_vote(str(text))
+    return None if isinstance(answer, Unparsed) else answer
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def fetv(shared, tmp_path_factory):
 
 @pytest.mark.parametrize("name", FETV)
 def test_fetv_has_the_published_pair_accuracies(fetv, name):
-    """Of the 162 strict pairs of alignment whose clips are there; equal scores are wrong."""
+    """For the 162 strict pairs of alignment whose clips are there; equal scores are wrong."""
     found = fetv[name].report["metrics"]["pair_accuracy"]
     assert (round(found["value"], 4), found["n"]) == (FETV[name], 162)
     assert fetv[name].report["metrics"]["pair_accuracy_all"]["n"] == 3066
@@ -111,10 +111,10 @@ def test_all_54_cells_of_the_genai_bench_leaderboard_come_out(shared):
     tasks = ("image_generation", "image_edition", "video_generation")
     found = {}
     for place, task in enumerate(tasks):
-        labels = [VOTES[one] for one in votes[task]["human"]]
+        labels = [VOTES[entry] for entry in votes[task]["human"]]
         for judge, published in board.items():
-            said = [read_vote(one) for one in votes[task][judge]]
-            share = four_way_accuracy(said, labels, clusters=[*map(str, range(len(said)))])
+            answer = [read_vote(entry) for entry in votes[task][judge]]
+            share = four_way_accuracy(answer, labels, clusters=[*map(str, range(len(answer)))])
             found[task, judge] = abs(100 * share.value - float(published[place]))
     assert len(found) == 54
     assert max(found.values()) < 0.0051
@@ -155,25 +155,25 @@ def test_vl_rewardbench_has_the_official_groups(shared):
     folder = shared / "unifiedreward"
     official = benchmark("vl_rewardbench", folder, "scripted:perfect")
     published = benchmark("vl_rewardbench_published_groups", folder, "scripted:perfect")
-    sizes = [Counter(one.group for one in result.items) for result in (official, published)]
+    sizes = [Counter(entry.group for entry in result.items) for result in (official, published)]
     assert sizes[0] == {"general": 183, "hallucination": 749, "reasoning": 318}
     assert sizes[1] == {"general": 631, "hallucination": 301, "reasoning": 318}
 
 
 def test_the_four_pictures_of_imagereward_rank_as_published(shared, tmp_path):
-    told = json.loads((shared / "imagereward/expected_scores.json").read_text("utf-8"))
+    message = json.loads((shared / "imagereward/expected_scores.json").read_text("utf-8"))
     text = (shared / "imagereward/README_expected.txt").read_text("utf-8")
-    rewards = [float(one) for one in re.findall(r"webp: (-?[\d.]+)", text)]
+    rewards = [float(entry) for entry in re.findall(r"webp: (-?[\d.]+)", text)]
     judge = open_reference(
-        table(tmp_path / "t.csv", [(i, 0, one) for i, one in enumerate(rewards)])
+        table(tmp_path / "t.csv", [(i, 0, entry) for i, entry in enumerate(rewards)])
     )
-    pictures = [Image(shared / "imagereward/assets/images" / name) for name in told["images"]]
+    pictures = [Image(shared / "imagereward/assets/images" / name) for name in message["images"]]
 
     def sample(i):
-        return Sample(Task.IMAGE_GENERATION, told["prompt"], (pictures[i],), id=str(i))
+        return Sample(Task.IMAGE_GENERATION, message["prompt"], (pictures[i],), id=str(i))
 
     order = judge.rank_samples(sample, len(pictures)).order
-    assert [1 + place for place in order] == told["ranking"] == [1, 2, 3, 4]
+    assert [1 + place for place in order] == message["ranking"] == [1, 2, 3, 4]
 
 
 def test_nlvr_has_834_pairs_that_find_their_pictures(shared, tmp_path):
@@ -181,7 +181,7 @@ def test_nlvr_has_834_pairs_that_find_their_pictures(shared, tmp_path):
     (tmp_path / "dev.json").write_bytes((shared / "nlvr/dev.json").read_bytes())
     items = examples("nlvr", tmp_path)
     assert len(items) == 834
-    assert all(one.source.is_file() for item in items for one in item.media)
+    assert all(entry.source.is_file() for item in items for entry in item.media)
 
 
 AVAILABLE = {
@@ -203,7 +203,7 @@ def test_controls_give_what_follows_from_the_labels_alone(shared, name):
         for kind in ("perfect", "first", "tie", "silent", "random")
     }
     items = examples(name, folder)
-    labels = Counter(one.target.winner for one in items if one.target.winner)
+    labels = Counter(entry.target.winner for entry in items if entry.target.winner)
     n, decided = labels.total(), labels["first"] + labels["second"]
 
     def figure(kind, metric):

@@ -131,7 +131,9 @@ def scores(folder, **values):
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in ("fetv", "mmrb2_edit")])
 def test_a_perfect_judge_gets_1_and_a_silent_one_0_by_the_headline(name, tmp_path):
     headline = find_benchmark(name).headlines[0]
-    perfect, silent = (measured(tmp_path, name, f"scripted:{one}") for one in ("perfect", "silent"))
+    perfect, silent = (
+        measured(tmp_path, name, f"scripted:{entry}") for entry in ("perfect", "silent")
+    )
     if perfect.report["metrics"][headline]["n"]:
         assert perfect.report["metrics"][headline]["value"] == 1
         assert silent.report["metrics"][headline]["value"] in (0, None)
@@ -143,7 +145,9 @@ def test_a_perfect_judge_gets_1_and_a_silent_one_0_by_the_headline(name, tmp_pat
 def test_a_judge_of_ties_is_right_about_ties_alone_and_one_of_places_asked_twice_undecided(
     name, tmp_path
 ):
-    tie, first = (measured(tmp_path, name, f"scripted:{one}").report for one in ("tie", "first"))
+    tie, first = (
+        measured(tmp_path, name, f"scripted:{entry}").report for entry in ("tie", "first")
+    )
     labels = [item.target.winner for item in measured(tmp_path, name).items]
     for report in (tie, first):
         metrics = report["metrics"]
@@ -162,7 +166,7 @@ def test_edits_are_asked_about_with_the_picture_before(tmp_path):
 
 
 def test_hpdv2_takes_the_mean_over_prompts_with_equal_ranks_right(tmp_path):
-    """Of pictures ranked 1, 2, 2 the pair of equals is right, and all a silent judge has."""
+    """For pictures ranked 1, 2, 2 the pair of equals is right, and all a silent judge has."""
     file, _ = ROWS["hpdv2"]
     three = {"prompt": "b", "image_path": ["0.jpg", "1.jpg", "2.jpg"], "rank": [1, 2, 2]}
     (tmp_path / file).write_text(json.dumps([*ROWS["hpdv2"][1], three]), "utf-8")
@@ -182,7 +186,7 @@ def test_mmrb2_keeps_text_and_pictures_in_their_order(tmp_path):
     written(tmp_path, "mmrb2_interleaved")
     sample = examples(tmp_path, "mmrb2_interleaved")[0].sample
     assert sample.prompt == "draw\nanew"
-    assert [one.source.name for one in sample.context] == ["source.png"]
+    assert [entry.source.name for entry in sample.context] == ["source.png"]
     text, picture = sample.candidates[0]
     assert (text, picture.source.name) == ("here:", "a.png")
     assert sample.candidates[1].source.name == "b.png"

@@ -121,7 +121,7 @@ def test_a_run_with_other_settings_is_not_continued(tmp_path):
 
 
 def test_items_are_read_as_they_are_asked_and_no_pixels_are_kept():
-    """Of 2,000 videos in memory, those of two chunks and of the 12 worst are alive at most."""
+    """For 2,000 videos in memory, those of two chunks and of the 12 worst are alive at most."""
     alive, most = weakref.WeakSet(), 0
 
     def examples():
@@ -230,7 +230,7 @@ def runs(tmp_path_factory):
 def test_a_run_against_itself_differs_by_nothing(runs):
     found = compare_runs(runs / "perfect", runs / "perfect")
     assert found["n"] == 48
-    assert {one["difference"] for one in found["metrics"].values()} == {0}
+    assert {entry["difference"] for entry in found["metrics"].values()} == {0}
 
 
 def test_the_difference_is_that_of_the_reports_and_tested_in_pairs(runs):

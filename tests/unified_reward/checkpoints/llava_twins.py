@@ -15,7 +15,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 
 MERGES = ["t h", "th e", "Ġ a", "S c", "o r", "Sc or", "Scor e"]
-BYTES = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(one.replace(" ", "") for one in MERGES)]
+BYTES = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(item.replace(" ", "") for item in MERGES)]
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 PAD, START, END = range(len(BYTES), len(BYTES) + 3)
 IMAGE, VIDEO = END + 1, END + 2
@@ -97,7 +97,7 @@ def reference(*, rows=ROWS, tied=False):
 
 
 def original_name(name):
-    """What the authors' code calls a tensor of transformers."""
+    """Check what the authors' code calls a tensor of transformers."""
     if name in ("lm_head.weight", "model.image_newline"):
         return name
     part, rest = name.removeprefix("model.").split(".", 1)
@@ -109,14 +109,14 @@ def original_name(name):
 
 def original_state(model, *, whole_tower=True):
     """The tensors of a model under the original names, and those that nobody reads."""
-    state = {original_name(name): one.clone() for name, one in model.state_dict().items()}
+    state = {original_name(name): item.clone() for name, item in model.state_dict().items()}
     assert len(state) == len(model.state_dict())
     state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.rand(9)
     if whole_tower:
         last = f"{TOWER}.encoder.layers.{LAYERS - 1}."
-        behind = {name: one for name, one in state.items() if name.startswith(last)}
-        for name, one in behind.items():
-            state[name.replace(last, f"{TOWER}.encoder.layers.{LAYERS}.")] = torch.randn_like(one)
+        behind = {name: item for name, item in state.items() if name.startswith(last)}
+        for name, item in behind.items():
+            state[name.replace(last, f"{TOWER}.encoder.layers.{LAYERS}.")] = torch.randn_like(item)
         state[f"{TOWER}.head.probe"] = torch.randn(1, 1, WIDTH)
         state[f"{TOWER}.head.attention.in_proj_weight"] = torch.randn(3 * WIDTH, WIDTH)
         state[f"{TOWER}.head.mlp.fc1.bias"] = torch.randn(96)
@@ -125,16 +125,16 @@ def original_state(model, *, whole_tower=True):
 
 def save_tokenizer(folder, special=SPECIAL, n=PAD):
     """Files as transformers 4.40 wrote those of Qwen2, with ``n`` tokens before the special."""
-    vocabulary = {one: i for i, one in enumerate(BYTES)}
+    vocabulary = {item: i for i, item in enumerate(BYTES)}
     vocabulary |= {f"word{i}": i for i in range(len(BYTES), n)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n", "utf-8")
     mark = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-    added = {n + i: {"content": one, "special": True} | mark for i, one in enumerate(special)}
-    told = {
+    added = {n + i: {"content": item, "special": True} | mark for i, item in enumerate(special)}
+    result = {
         "add_prefix_space": False,
         "added_tokens_decoder": added,
-        "additional_special_tokens": [one for one in special if one.startswith("<|im_")],
+        "additional_special_tokens": [item for item in special if item.startswith("<|im_")],
         "bos_token": None,
         "chat_template": "{{ 'another template' }}",
         "clean_up_tokenization_spaces": False,
@@ -147,7 +147,7 @@ def save_tokenizer(folder, special=SPECIAL, n=PAD):
         "tokenizer_class": "Qwen2Tokenizer",
         "unk_token": None,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(told), "utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(result), "utf-8")
 
 
 def save_shards(folder, state, n=3):
@@ -203,7 +203,7 @@ def released_shapes(*, width, inner, layers, keys, rows):
     yield f"{TOWER}.embeddings.position_embedding.weight", (729, 1152)
     stems = [f"{TOWER}.encoder.layers.{i}" for i in range(26)]
     for name, out, cross in (
-        *((f"self_attn.{one}_proj", 1152, 1152) for one in ("q", "k", "v", "out")),
+        *((f"self_attn.{item}_proj", 1152, 1152) for item in ("q", "k", "v", "out")),
         ("mlp.fc1", 4304, 1152),
         ("mlp.fc2", 1152, 4304),
     ):
@@ -218,11 +218,11 @@ def released_shapes(*, width, inner, layers, keys, rows):
 
 def save_sparse(file, shapes):
     """A file of bfloat16 zeros that takes no room."""
-    told, end = {}, 0
+    result, end = {}, 0
     for name, shape in shapes:
         start, end = end, end + 2 * math.prod(shape)
-        told[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-    header = json.dumps(told).encode()
+        result[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(result).encode()
     with file.open("wb") as out:
         out.write(len(header).to_bytes(8, "little") + header)
         out.truncate(out.tell() + end)

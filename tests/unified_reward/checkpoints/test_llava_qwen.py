@@ -73,7 +73,7 @@ def loaded(folder):
 
 
 def seen(folder, *pictures):
-    """What a converted folder makes of pictures and a question."""
+    """Check what a converted folder makes of pictures and a question."""
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     text = PROMPT.replace("<image>\n", "<image>\n" * len(pictures))
     return processor(text=[text], images=[[*pictures]], return_tensors="pt")
@@ -85,7 +85,7 @@ def logits(model, inputs):
 
 
 def differs(model, folder):
-    """Whether a converted folder computes anything else than a model does."""
+    """Check whether a converted folder computes anything else than a model does."""
     other = loaded(folder)
     for pictures in ([twins.picture()], [twins.picture(1), twins.picture(2, 30, 60)]):
         inputs = seen(folder, *pictures)
@@ -97,8 +97,8 @@ def differs(model, folder):
 def edit(folder, **changes):
     """Change a config; None takes an entry out."""
     file = folder / "config.json"
-    told = json.loads(file.read_text()) | changes
-    kept = {key: value for key, value in told.items() if value is not ...}
+    message = json.loads(file.read_text()) | changes
+    kept = {key: value for key, value in message.items() if value is not ...}
     file.write_text(json.dumps(kept))
 
 
@@ -109,13 +109,13 @@ def replaced(folder, state):
 
 
 def contents(folder):
-    return {one.name: one.read_bytes() for one in sorted(folder.iterdir())}
+    return {item.name: item.read_bytes() for item in sorted(folder.iterdir())}
 
 
 def test_a_converted_model_computes_what_the_original_did_bit_for_bit(model, source, out, caplog):
-    told = convert(source, out)
+    message = convert(source, out)
     assert not caplog.records
-    assert len(told.shards) > 3
+    assert len(message.shards) > 3
     assert not differs(model, out)
     assert len({*logits(model, seen(out, twins.picture()))[0, -1].tolist()}) > 100
 
@@ -135,50 +135,52 @@ def test_tensors_are_called_as_in_the_published_folders_of_llava_hf(source, out)
         "vision_tower.vision_model.post_layernorm.weight",
     }
     parts = ("image_newline", "language_model.", "multi_modal_projector.linear_", "vision_tower.v")
-    assert all(one.startswith(parts) for one in names)
+    assert all(item.startswith(parts) for item in names)
 
 
 def test_every_tensor_has_the_values_that_transformers_has(model, source, out, state):
-    told = convert(source, out)
+    message = convert(source, out)
     index = json.loads((out / "model.safetensors.index.json").read_text())
     hub = {hub_name(name): twins.original_name(name) for name in model.state_dict()}
     assert index["weight_map"].keys() == hub.keys()
-    assert index["metadata"]["total_size"] == sum(one.nbytes for one in model.state_dict().values())
-    for name, one in loaded(out).state_dict().items():
-        assert torch.equal(one, state[twins.original_name(name)])
-    assert told.names == {original: name for name, original in hub.items()}
-    written = {one.name for one in out.glob("model-*")}
-    assert written == {*index["weight_map"].values()} == {one.name for one in told.shards}
+    assert index["metadata"]["total_size"] == sum(
+        item.nbytes for item in model.state_dict().values()
+    )
+    for name, item in loaded(out).state_dict().items():
+        assert torch.equal(item, state[twins.original_name(name)])
+    assert message.names == {original: name for name, original in hub.items()}
+    written = {item.name for item in out.glob("model-*")}
+    assert written == {*index["weight_map"].values()} == {item.name for item in message.shards}
     beside = {"config.json", "conversion.json", "model.safetensors.index.json"}
     beside |= {"processor_config.json", "chat_template.jinja"}
     beside |= {"tokenizer.json", "tokenizer_config.json"}
-    assert {one.name for one in out.iterdir()} == written | beside
-    for one in told.shards:
-        assert (out / one.name).stat().st_size == one.n_bytes
-        with safe_open(out / one.name, "pt") as file:
-            assert {*file.keys()} == {it.name for it in one.tensors}
+    assert {item.name for item in out.iterdir()} == written | beside
+    for item in message.shards:
+        assert (out / item.name).stat().st_size == item.n_bytes
+        with safe_open(out / item.name, "pt") as file:
+            assert {*file.keys()} == {it.name for it in item.tensors}
             assert file.metadata() == {"format": "pt"}
 
 
 def test_tensors_fill_files_in_their_order(source):
-    told = plan(source)
-    sizes = [[one.n_bytes for one in shard.tensors] for shard in told.shards]
+    message = plan(source)
+    sizes = [[item.n_bytes for item in shard.tensors] for shard in message.shards]
     assert all(sum(each) <= shards.SHARD_BYTES or len(each) == 1 for each in sizes)
     assert all(sum(a) + b[0] > shards.SHARD_BYTES for a, b in pairwise(sizes))
 
 
 def test_what_is_left_out_is_named_with_its_reason(source):
-    told = plan(source)
-    assert not told.problems
-    assert told.keys.ignored == {
+    message = plan(source)
+    assert not message.problems
+    assert message.keys.ignored == {
         "computed from rope_theta": 1,
         "the last layer of the vision tower, behind the one that is read": 16,
         "the head of the vision tower, which is not read": 3,
     }
-    assert Counter(told.ignored.values()) == told.keys.ignored
-    assert told.ignored["model.layers.0.self_attn.rotary_emb.inv_freq"].startswith("computed")
-    assert told.keys.loaded == 2, "image_newline and lm_head keep their names"
-    assert told.keys.renamed == len(told.names) - 2
+    assert Counter(message.ignored.values()) == message.keys.ignored
+    assert message.ignored["model.layers.0.self_attn.rotary_emb.inv_freq"].startswith("computed")
+    assert message.keys.loaded == 2, "image_newline and lm_head keep their names"
+    assert message.keys.renamed == len(message.names) - 2
 
 
 def test_the_layer_that_is_read_is_the_last_but_one_of_the_whole_tower(state, source, out):
@@ -210,10 +212,10 @@ def test_the_layer_that_is_read_is_the_last_but_one_of_the_whole_tower(state, so
     assert torch.allclose(found[:n], wanted, atol=1e-6)
 
 
-def swapped(one, other):
+def swapped(item, other):
     return (
-        (one, "\x00"),
-        (other, one.replace("\\", "")),
+        (item, "\x00"),
+        (other, item.replace("\\", "")),
         ("\x00", other.replace("\\", "")),
     )
 
@@ -267,8 +269,8 @@ def test_a_wrong_number_in_the_config_would_be_seen(change, model, source, out):
 
 def test_a_tower_that_was_cut_before_is_kept_whole(model, tmp_path, out):
     state = twins.original_state(model, whole_tower=False)
-    told = convert(twins.save_original(tmp_path / "cut", state), out)
-    assert [*told.ignored] == ["model.layers.0.self_attn.rotary_emb.inv_freq"]
+    message = convert(twins.save_original(tmp_path / "cut", state), out)
+    assert [*message.ignored] == ["model.layers.0.self_attn.rotary_emb.inv_freq"]
     assert not differs(model, out)
 
 
@@ -277,9 +279,9 @@ def test_a_model_that_speaks_with_its_embedding(tmp_path, out):
     state = twins.original_state(model)
     del state["lm_head.weight"]
     source = twins.save_original(tmp_path / "tied", state, tie_word_embeddings=True)
-    told = convert(source, out)
-    assert told.notes == ("no lm_head.weight: the output layer is tied to the embedding",)
-    assert not [name for name in told.names.values() if "lm_head" in name]
+    message = convert(source, out)
+    assert message.notes == ("no lm_head.weight: the output layer is tied to the embedding",)
+    assert not [name for name in message.names.values() if "lm_head" in name]
     assert not differs(model, out)
     edit(source, tie_word_embeddings=...)
     assert plan(source).config["tie_word_embeddings"] is True
@@ -293,8 +295,8 @@ def test_a_model_that_speaks_with_its_embedding(tmp_path, out):
 def test_a_head_that_the_config_ties_is_not_read(tmp_path, out):
     model = twins.reference(tied=True)
     state = twins.original_state(model) | {"lm_head.weight": torch.randn(twins.ROWS, twins.WIDTH)}
-    told = convert(twins.save_original(tmp_path / "tied", state, tie_word_embeddings=True), out)
-    assert told.ignored["lm_head.weight"] == "tied to the embedding by config.json"
+    message = convert(twins.save_original(tmp_path / "tied", state, tie_word_embeddings=True), out)
+    assert message.ignored["lm_head.weight"] == "tied to the embedding by config.json"
     assert not differs(model, out)
 
 
@@ -302,8 +304,8 @@ def test_tokens_without_a_row_get_zeros_and_it_is_said(model, state, tmp_path, o
     rows = twins.END + 1
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         state[name] = state[name][:rows]
-    told = convert(twins.save_original(tmp_path / "short", state, vocab_size=rows), out)
-    assert told.notes == ("2 rows of zeros added to the embedding, for tokens that had none",)
+    message = convert(twins.save_original(tmp_path / "short", state, vocab_size=rows), out)
+    assert message.notes == ("2 rows of zeros added to the embedding, for tokens that had none",)
     found = loaded(out)
     for weight in (found.lm_head.weight, found.get_input_embeddings().weight):
         assert weight.shape[0] == rows + 2
@@ -313,12 +315,12 @@ def test_tokens_without_a_row_get_zeros_and_it_is_said(model, state, tmp_path, o
 
 
 def test_types_are_kept_or_made_what_is_asked(state, tmp_path, out):
-    state = {name: one.bfloat16() for name, one in state.items()}
+    state = {name: item.bfloat16() for name, item in state.items()}
     state["model.norm.weight"] = state["model.norm.weight"].float()
     source = twins.save_original(tmp_path / "half", state)
-    told = convert(source, out)
+    message = convert(source, out)
     kept = {k: v for file in out.glob("model-*") for k, v in load_file(file).items()}
-    for original, name in told.names.items():
+    for original, name in message.names.items():
         assert kept[name].dtype == state[original].dtype
         assert torch.equal(kept[name], state[original])
     assert loaded(out).dtype == torch.bfloat16
@@ -326,8 +328,10 @@ def test_types_are_kept_or_made_what_is_asked(state, tmp_path, out):
     for file in out.glob("model-*"):
         data = file.read_bytes()
         start = 8 + int.from_bytes(data[:8], "little")
-        told = [one for name, one in json.loads(data[8:start]).items() if name != "__metadata__"]
-        widths = [{"F32": 4, "BF16": 2}[one["dtype"]] for one in told]
+        message = [
+            item for name, item in json.loads(data[8:start]).items() if name != "__metadata__"
+        ]
+        widths = [{"F32": 4, "BF16": 2}[item["dtype"]] for item in message]
         assert widths == sorted(widths, reverse=True)
         assert start % 8 == 0, "with wider types first, all are aligned"
         mixed += len({*widths}) > 1
@@ -337,8 +341,8 @@ def test_types_are_kept_or_made_what_is_asked(state, tmp_path, out):
     full = {
         k: v for file in (tmp_path / "full").glob("model-*") for k, v in load_file(file).items()
     }
-    assert all(one.dtype == torch.float32 for one in full.values())
-    assert all(torch.equal(one, kept[name].float()) for name, one in full.items())
+    assert all(item.dtype == torch.float32 for item in full.values())
+    assert all(torch.equal(item, kept[name].float()) for name, item in full.items())
     with pytest.raises(ConfigError, match=r"dtype is 'int8'; it must be float32, bfloat16 or"):
         plan(source, dtype="int8")
 
@@ -368,7 +372,7 @@ def test_files_of_an_index_may_lie_deeper(source, out, model):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"mm_projector_type": "linear"}, 'mm_projector_type is "linear" in config.json, and must'),
         ({"mm_patch_merge_type": "flat"}, 'must be "spatial_unpad"'),
@@ -398,16 +402,16 @@ def test_files_of_an_index_may_lie_deeper(source, out, model):
         ),
     ],
 )
-def test_a_config_that_cannot_be_carried_over_is_refused(change, told, source, out):
+def test_a_config_that_cannot_be_carried_over_is_refused(change, message, source, out):
     edit(source, **change)
-    assert told in "; ".join(plan(source).problems)
-    with pytest.raises(ModelError, match=re.escape(told)):
+    assert message in "; ".join(plan(source).problems)
+    with pytest.raises(ModelError, match=re.escape(message)):
         convert(source, out)
     assert not out.exists()
 
 
-def changed(state, name, one):
-    return {k: v for k, v in (state | {name: one}).items() if v is not None}
+def changed(state, name, item):
+    return {k: v for k, v in (state | {name: item}).items() if v is not None}
 
 
 WRONG = {
@@ -434,10 +438,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("told", WRONG)
-def test_wrong_tensors_are_refused_by_name(told, state, source, out):
-    replaced(source, changed(state, *WRONG[told]))
-    with pytest.raises(ModelError, match=re.escape(told)):
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_tensors_are_refused_by_name(message, state, source, out):
+    replaced(source, changed(state, *WRONG[message]))
+    with pytest.raises(ModelError, match=re.escape(message)):
         convert(source, out)
     assert not out.exists()
 
@@ -454,7 +458,7 @@ def cut_a_shard(source):
 def drop_half(source):
     state = {k: v for file in source.glob("model-*") for k, v in load_file(file).items()}
     drop_all(source)
-    half = {name: one for name, one in state.items() if not name.startswith("model.layers")}
+    half = {name: item for name, item in state.items() if not name.startswith("model.layers")}
     save_file(half, source / "model.safetensors")
 
 
@@ -480,8 +484,8 @@ def nest(source):
 
 def old_pickle(source):
     drop_all(source)
-    held = {"a": torch.ones(1)}
-    torch.save(held, source / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    stored = {"a": torch.ones(1)}
+    torch.save(stored, source / "pytorch_model.bin", _use_new_zipfile_serialization=False)
 
 
 def lose(name):
@@ -489,7 +493,7 @@ def lose(name):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lose_a_shard, "lacks 1 of 3 shards: model-00002-of-00003.safetensors"),
         (cut_a_shard, "model-00002-of-00003.safetensors is broken or cut off"),
@@ -502,10 +506,10 @@ def lose(name):
         (lose("merges.txt"), "has no tokenizer.json, nor vocab.json and merges.txt"),
     ],
 )
-def test_a_damaged_checkpoint_is_refused(damage, told, source, out, monkeypatch, tmp_path):
+def test_a_damaged_checkpoint_is_refused(damage, message, source, out, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     damage(source)
-    with pytest.raises(ModelError, match=re.escape(told)):
+    with pytest.raises(ModelError, match=re.escape(message)):
         convert(source, out)
     assert not out.exists()
     assert not Path("ran").exists()
@@ -548,10 +552,10 @@ def test_a_stopped_conversion_goes_on_to_the_same_bytes(after, source, out, tmp_
         convert(source, out, progress=stopping)
     with pytest.raises(ModelError):
         load_vlm(out)
-    made = {one.name: one.stat().st_ino for one in out.glob("model-*")}
+    made = {item.name: item.stat().st_ino for item in out.glob("model-*")}
     counts = []
-    told = convert(source, out, progress=counts.append)
-    assert sum(counts) == len(told.names)
+    message = convert(source, out, progress=counts.append)
+    assert sum(counts) == len(message.names)
     assert {name: (out / name).stat().st_ino for name in made} == made
     assert made or after < 17
     assert contents(out) == contents(tmp_path / "whole")
@@ -559,8 +563,8 @@ def test_a_stopped_conversion_goes_on_to_the_same_bytes(after, source, out, tmp_
 
 def test_a_cut_shard_of_a_stopped_conversion_is_written_again(source, out, tmp_path):
     convert(source, tmp_path / "whole")
-    told = convert(source, out)
-    file = out / told.shards[1].name
+    message = convert(source, out)
+    file = out / message.shards[1].name
     file.write_bytes(file.read_bytes()[:-1])
     convert(source, out)
     assert contents(out) == contents(tmp_path / "whole")
@@ -606,13 +610,13 @@ def test_a_plan_reads_no_tensor_and_writes_nothing(source, out, monkeypatch):
 
     monkeypatch.setattr(shards, "open_weights", open_weights)
     before = contents(source.parent / "original"), sorted(source.parent.iterdir())
-    told = plan(source)
-    assert told.n_bytes > 0
+    message = plan(source)
+    assert message.n_bytes > 0
     assert (contents(source), sorted(source.parent.iterdir())) == before
 
 
 def test_one_tensor_is_held_at_a_time(source, out, state, monkeypatch):
-    held, peak = {}, [0]
+    stored, peak = {}, [0]
     whole = shards.open_weights
 
     @contextmanager
@@ -620,44 +624,44 @@ def test_one_tensor_is_held_at_a_time(source, out, state, monkeypatch):
         with whole(file) as read:
 
             def counted(name):
-                one = read(name).clone()
-                held[name] = one.nbytes
-                weakref.finalize(one, held.pop, name)
-                peak[0] = max(peak[0], sum(held.values()))
-                return one
+                item = read(name).clone()
+                stored[name] = item.nbytes
+                weakref.finalize(item, stored.pop, name)
+                peak[0] = max(peak[0], sum(stored.values()))
+                return item
 
             yield counted
 
     monkeypatch.setattr(shards, "open_weights", open_weights)
     monkeypatch.setattr(shards, "SHARD_BYTES", 10**9)
-    told = convert(source, out)
-    assert len(told.shards) == 1
-    assert peak[0] == max(one.nbytes for one in state.values())
-    assert told.n_bytes > 5 * peak[0]
+    message = convert(source, out)
+    assert len(message.shards) == 1
+    assert peak[0] == max(item.nbytes for item in state.values())
+    assert message.n_bytes > 5 * peak[0]
 
 
 def test_the_converted_folder_judges(source, out):
     convert(source, out)
     judge = open_judge(out, family="native", device="cpu")
-    one, other = (judge.score("the cat", image=twins.picture(i)) for i in (0, 1))
-    assert 0 <= one.score.normalized <= 1
-    assert one.score.value != other.score.value
-    told = judge.compare("the cat", images=[twins.picture(0), twins.picture(1)])
-    assert told.p_first + told.p_tie + told.p_second == pytest.approx(1)
+    item, other = (judge.score("the cat", image=twins.picture(i)) for i in (0, 1))
+    assert 0 <= item.score.normalized <= 1
+    assert item.score.value != other.score.value
+    message = judge.compare("the cat", images=[twins.picture(0), twins.picture(1)])
+    assert message.p_first + message.p_tie + message.p_second == pytest.approx(1)
 
 
 def test_prompts_are_conversation_qwen_1_5_byte_by_byte(source, out):
     convert(source, out)
     chat = load_vlm(out, device="cpu").chat
-    shown = twins.picture()
-    assert chat.prompt(Request((shown, "the cat?"))) == PROMPT
-    assert chat.prompt(Request(("the cat?", shown))) == PROMPT, "as training put it"
+    visible = twins.picture()
+    assert chat.prompt(Request((visible, "the cat?"))) == PROMPT
+    assert chat.prompt(Request(("the cat?", visible))) == PROMPT, "as training put it"
     two = PROMPT.replace("<image>\n", "<image>\n<image>\n")
-    assert chat.prompt(Request((shown, shown, "the cat?"))) == two
+    assert chat.prompt(Request((visible, visible, "the cat?"))) == two
     apart = PROMPT.replace("<image>\nthe cat?", "1: <image>\n2: <image>\nwhich?")
-    assert chat.prompt(Request(("1: ", shown, "2: ", shown, "which?"))) == apart
+    assert chat.prompt(Request(("1: ", visible, "2: ", visible, "which?"))) == apart
     assert chat.prompt(Request(("the cat?",))) == PROMPT.replace("<image>\n", "")
-    ids = chat.prompt_tokens(Request((shown, "the <image>?")))
+    ids = chat.prompt_tokens(Request((visible, "the <image>?")))
     assert ids.count(twins.IMAGE) == 1, "one that is spelled out stays text"
     turns = [
         {"role": "system", "content": "Be brief."},
@@ -686,7 +690,7 @@ def test_the_processor_sees_as_siglip_does_and_ends_as_chatml_does(source, out):
     assert (text["eos_token_id"], text["pad_token_id"]) == (twins.END, twins.PAD)
     assert text["bos_token_id"] == twins.PAD
     assert tokenizer("the Score")["input_ids"] == [
-        twins.BYTES.index(one) for one in ("the", "Ġ", "Score")
+        twins.BYTES.index(item) for item in ("the", "Ġ", "Score")
     ]
     assert processor.num_image_tokens == 4
     assert processor.vision_feature_select_strategy == "full"
@@ -721,21 +725,21 @@ def test_the_released_7b_becomes_what_was_published_in_the_new_layout(tmp_path):
     twins.save_tokenizer(tmp_path, n=151643)
     shapes = twins.released_shapes(width=3584, inner=18944, layers=28, keys=512, rows=152064)
     twins.save_sparse(tmp_path / "model.safetensors", shapes)
-    told = plan(tmp_path)
-    assert not told.problems
-    assert not told.notes
-    assert (told.keys.loaded, told.keys.renamed) == (2, 763)
-    assert told.n_bytes == pytest.approx(2 * 8.03e9, rel=1e-3)
+    message = plan(tmp_path)
+    assert not message.problems
+    assert not message.notes
+    assert (message.keys.loaded, message.keys.renamed) == (2, 763)
+    assert message.n_bytes == pytest.approx(2 * 8.03e9, rel=1e-3)
     folder = resources.files("unified_reward") / "recipes" / "architectures"
     file = folder / "llava-onevision-qwen2-7b-ov-hf.json"
     published = json.loads(file.read_text())["config"]
     del published["text_config"]["vocab_size"]
     for part in ("text_config", "vision_config"):
         wanted = published.pop(part)
-        assert {key: told.config[part][key] for key in wanted} == wanted
-    assert {key: told.config[key] for key in published} == published
-    assert {**told.config, "video_token_index": 151647} == told.config
-    assert sorted(told.config["image_grid_pinpoints"]) == grid
+        assert {key: message.config[part][key] for key in wanted} == wanted
+    assert {key: message.config[key] for key in published} == published
+    assert {**message.config, "video_token_index": 151647} == message.config
+    assert sorted(message.config["image_grid_pinpoints"]) == grid
 
 
 def test_a_newline_of_clips_that_is_not_carried_over_is_said(source):
@@ -763,9 +767,9 @@ def run(*arguments, code=0):
 
 
 def test_the_command_plans_converts_and_says_what_it_did(source, out, model):
-    told = run(source, out, "--dry-run").stdout
-    assert "2 loaded, " in told
-    assert "left out model.layers.0.self_attn.rotary_emb.inv_freq: computed from rope_th" in told
+    message = run(source, out, "--dry-run").stdout
+    assert "2 loaded, " in message
+    assert "left out model.layers.0.self_attn.rotary_emb.inv_freq: computed from rope_th" in message
     (row,) = map(json.loads, run(source, out, "--dry-run", "--json").stdout.splitlines())
     assert not out.exists()
     assert (row["out"], row["problems"]) == (None, [])

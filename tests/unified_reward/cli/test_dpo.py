@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.unified_reward.pairs.drawn import draw_pools, read_rows, write_rows
+from tests.unified_reward.pairs.candidate_files import draw_pools, read_rows, write_rows
 from unified_reward import policies
 from unified_reward.core.samples import Task
 from unified_reward.policies import Sampling

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fake_server import FakeServer, chat
 from tests.unified_reward.cli.test_judge_file import _wait_for
-from tests.unified_reward.pairs.drawn import draw_pools, read_rows, write_rows
+from tests.unified_reward.pairs.candidate_files import draw_pools, read_rows, write_rows
 
 
 PROMPTS = 10

@@ -27,10 +27,10 @@ class Verdicts(BaseJudge):
 
     def __init__(self, verdict):
         self._verdict = verdict
-        self.asked = []
+        self.questions = []
 
     def ask(self, samples, *, orders=2, on_progress=None):
-        self.asked += samples
+        self.questions += samples
         if on_progress:
             on_progress(len(samples))
         return [self._verdict(sample) for sample in samples]
@@ -44,7 +44,7 @@ def by_worth(worth):
     """Scores an answer by its worth, None for a failure; compares by the larger worth."""
 
     def verdict(sample):
-        values = [worth[one] for one in sample.candidates]
+        values = [worth[entry] for entry in sample.candidates]
         if None in values:
             return Failed("lost")
         if len(values) == 1:
@@ -55,7 +55,7 @@ def by_worth(worth):
 
 
 @pytest.mark.parametrize(
-    ("given_", "asked"),
+    ("given_", "questions"),
     [
         ({"image": "a.png"}, Sample(Task.IMAGE_GENERATION, "p", (Image("a.png"),))),
         ({"video": "a.mp4"}, Sample(Task.VIDEO_GENERATION, "p", (Video("a.mp4"),))),
@@ -73,14 +73,14 @@ def by_worth(worth):
         ),
     ],
 )
-def test_the_task_of_a_score_follows_from_what_is_given(given_, asked):
+def test_the_task_of_a_score_follows_from_what_is_given(given_, questions):
     judge = always(points(50))
     assert judge.score("p", **given_) == points(50)
-    assert judge.asked == [asked]
+    assert judge.questions == [questions]
 
 
 @pytest.mark.parametrize(
-    ("given_", "asked"),
+    ("given_", "questions"),
     [
         (
             {"images": ["a.png", Image("b.png")]},
@@ -100,14 +100,14 @@ def test_the_task_of_a_score_follows_from_what_is_given(given_, asked):
         ),
     ],
 )
-def test_the_task_of_a_comparison_follows_from_what_is_given(given_, asked):
+def test_the_task_of_a_comparison_follows_from_what_is_given(given_, questions):
     judge = always(SECOND)
     assert judge.compare("p", **given_) == SECOND
-    assert judge.asked == [asked]
+    assert judge.questions == [questions]
 
 
 @pytest.mark.parametrize(
-    ("given_", "told"),
+    ("given_", "result"),
     [
         ({}, "give candidates of one kind.*given: none"),
         ({"images": ["a"], "videos": ["b"]}, "given: images and videos"),
@@ -118,11 +118,13 @@ def test_the_task_of_a_comparison_follows_from_what_is_given(given_, asked):
     ],
 )
 @pytest.mark.parametrize("verb", ["compare", "rank"])
-def test_candidates_that_make_no_question_are_refused_before_anything_is_asked(verb, given_, told):
+def test_candidates_that_make_no_question_are_refused_before_anything_is_asked(
+    verb, given_, result
+):
     judge = always(FIRST)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=result):
         getattr(judge, verb)("p", **given_)
-    assert judge.asked == []
+    assert judge.questions == []
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_by_score_only_a_failed_candidate_is_left_out_of_the_order(worth):
     ranking = by_worth(worth).rank("p", answers=names, image="a.png")
     assert sorted(ranking.order) == [i for i, name in enumerate(names) if worth[name] is not None]
     assert ranking.scores == tuple(worth.values())
-    assert [isinstance(one, Failed) for one in ranking.verdicts] == [
+    assert [isinstance(entry, Failed) for entry in ranking.verdicts] == [
         value is None for value in worth.values()
     ]
 
@@ -206,7 +208,7 @@ def test_by_pairs_every_pair_is_asked_once_and_scores_are_mean_wins():
     """c beats a and b, a ties with b: wins a (1/2 + 0) / 2, b (1/2 + 0) / 2, c (1 + 1) / 2."""
     judge = by_worth({"a": 1, "b": 1, "c": 2})
     ranking = judge.rank("p", answers=["a", "b", "c"], image="x", by="pairs")
-    assert [one.candidates for one in judge.asked] == list(combinations("abc", 2))
+    assert [entry.candidates for entry in judge.questions] == list(combinations("abc", 2))
     assert ranking.scores == (0.25, 0.25, 1.0)
     assert ranking.order == (2, 0, 1)
 
@@ -226,7 +228,7 @@ def test_edits_of_one_picture_are_ranked_beside_it():
     judge = always(SECOND)
     judge.rank("p", images=["b.png", "c.png"], source="a.png", by="pairs")
     edited = (Image("b.png"), Image("c.png"))
-    assert judge.asked == [Sample(Task.IMAGE_EDITING, "p", edited, (Image("a.png"),))]
+    assert judge.questions == [Sample(Task.IMAGE_EDITING, "p", edited, (Image("a.png"),))]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +282,7 @@ def test_edits_of_one_picture_are_ranked_beside_it():
 def test_lists_are_scored_item_by_item_and_single_values_serve_all(prompt, given_, samples):
     judge = always(points(50))
     assert judge.score(prompt, **given_) == [points(50)] * len(samples)
-    assert judge.asked == samples
+    assert judge.questions == samples
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,7 @@ def test_lists_of_different_lengths_are_refused_before_anything_is_asked(prompt,
     judge = always(points(50))
     with pytest.raises(ConfigError, match=message):
         judge.score(prompt, **given_)
-    assert not judge.asked
+    assert not judge.questions
 
 
 def test_a_failure_is_a_value_of_a_list_and_is_raised_for_a_single_item():

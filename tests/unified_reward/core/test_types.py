@@ -32,7 +32,7 @@ def test_a_sample_has_one_candidate_or_two(n):
 
 
 @pytest.mark.parametrize(
-    ("task", "candidate", "context", "told"),
+    ("task", "candidate", "context", "result"),
     [
         (Task.IMAGE_UNDERSTANDING, A, (B,), "a candidate of image_understanding is an answer"),
         (Task.VIDEO_UNDERSTANDING, CLIP, (CLIP,), "a candidate of video_understanding is an ans"),
@@ -41,8 +41,8 @@ def test_a_sample_has_one_candidate_or_two(n):
         (Task.IMAGE_EDITING, A, (), "image_editing needs the image or video"),
     ],
 )
-def test_a_sample_that_does_not_suit_its_task_is_refused(task, candidate, context, told):
-    with pytest.raises(DataError, match=told):
+def test_a_sample_that_does_not_suit_its_task_is_refused(task, candidate, context, result):
+    with pytest.raises(DataError, match=result):
         Sample(task, "x", (candidate,), context)
 
 
@@ -71,10 +71,10 @@ def test_media_are_equal_by_path_or_bytes_and_kind():
 
 def test_pixels_in_memory_are_equal_only_to_themselves():
     pixels = np.zeros((2, 2, 3), np.uint8)
-    one = Image(pixels, "HWC")
-    assert one == Image(pixels, "HWC")
-    assert hash(one) == hash(Image(pixels, "HWC"))
-    assert one != Image(pixels.copy(), "HWC")
+    item = Image(pixels, "HWC")
+    assert item == Image(pixels, "HWC")
+    assert hash(item) == hash(Image(pixels, "HWC"))
+    assert item != Image(pixels.copy(), "HWC")
 
 
 def test_an_array_without_a_layout_is_refused_with_the_layouts_there_are():

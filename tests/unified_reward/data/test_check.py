@@ -1,4 +1,4 @@
-"""What makes a row unusable, and that nothing of it goes unsaid."""
+"""Check what makes a row unusable, and that nothing of it goes unsaid."""
 
 from collections import Counter
 
@@ -27,7 +27,7 @@ def row(*media, line=1):
 
 
 def reasons(*rows, decode=False):
-    return [one.reason for one in check(rows, decode=decode)]
+    return [item.reason for item in check(rows, decode=decode)]
 
 
 PNG = encode_png(picture(noise(8, 8, 3)))
@@ -48,13 +48,13 @@ def test_a_sound_row_has_no_reason_and_a_failed_one_keeps_its_own(tmp_path):
 def test_every_missing_medium_is_counted_and_the_first_three_named(tmp_path):
     names = [tmp_path / f"{i}.png" for i in range(5)]
     names[1].write_bytes(PNG)
-    (told,) = reasons(row(Video(tuple(map(Image, names)))))
+    (result,) = reasons(row(Video(tuple(map(Image, names)))))
     missing = "; ".join(f"missing media: {names[i]}" for i in (0, 2, 3))
-    assert told == f"{missing} and 1 more"
+    assert result == f"{missing} and 1 more"
 
 
 @pytest.mark.parametrize(
-    ("medium", "told"),
+    ("medium", "result"),
     [
         (Image(b"words"), "unreadable media: <5 bytes>: not an image"),
         (Image(MP4), "not an image"),
@@ -64,10 +64,10 @@ def test_every_missing_medium_is_counted_and_the_first_three_named(tmp_path):
         (Video(b"words"), "neither an image nor a video"),
     ],
 )
-def test_a_medium_that_cannot_be_opened_is_unreadable(medium, told):
+def test_a_medium_that_cannot_be_opened_is_unreadable(medium, result):
     (reason,) = reasons(row(medium))
     assert reason.startswith("unreadable media: ")
-    assert told in reason
+    assert result in reason
 
 
 def test_a_file_that_went_away_since_the_last_check_is_missing(tmp_path):
@@ -128,7 +128,7 @@ def test_a_file_is_hashed_by_its_bytes_and_again_once_it_changed(tmp_path):
 
 def test_frames_of_a_clip_are_files_of_their_own():
     clip, single = Video((Image("1"), Image("2"))), Video("v")
-    assert [one.source for one in files([clip, single])] == ["1", "2", "v"]
+    assert [item.source for item in files([clip, single])] == ["1", "2", "v"]
 
 
 def test_records_take_no_folder_for_media_and_an_unknown_source_is_named(tmp_path):

@@ -29,7 +29,7 @@ def path(tmp_path):
 
 
 def test_every_row_comes_once_in_an_order_that_the_seed_decides(path):
-    orders = [[one.sample.id for one in ExampleFile(path, seed=seed)] for seed in (0, 0, 1)]
+    orders = [[item.sample.id for item in ExampleFile(path, seed=seed)] for seed in (0, 0, 1)]
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
     assert sorted(orders[0], key=int) == [str(i) for i in range(20)]
@@ -85,20 +85,20 @@ def mixed(tmp_path):
 def test_twins_give_every_comparison_in_both_orders_and_every_score_once(mixed):
     records = ExampleFile(mixed, seed=3, twins=True)
     given = [records[i] for i in range(len(records))]
-    assert [one.sample.id for one in given] == [
+    assert [item.sample.id for item in given] == [
         name
         for name in (
-            one.sample.id for one in map(ExampleFile(mixed, seed=3).__getitem__, range(10))
+            item.sample.id for item in map(ExampleFile(mixed, seed=3).__getitem__, range(10))
         )
         for _ in range(1 + int(name) % 2)
     ]
-    winners = [one.target.winner for one in given if one.sample.form == "compare"]
+    winners = [item.target.winner for item in given if item.sample.form == "compare"]
     assert winners == ["first", "second"] * 5
 
 
 def test_the_other_order_turns_candidates_winner_and_aspects(mixed):
     given = map(ExampleFile(mixed, seed=0).__getitem__, range(10))
-    record = next(one for one in given if one.sample.form == "compare")
+    record = next(item for item in given if item.sample.form == "compare")
     turned = mirrored(record)
     assert turned.sample.candidates == record.sample.candidates[::-1]
     assert turned.target.winner == "second"
@@ -113,11 +113,11 @@ def test_a_score_has_no_other_order(path):
 
 
 def test_a_conversation_has_no_twin_and_a_turned_record_none_of_its_words(tmp_path):
-    said = {"messages": [{"from": "human", "value": "<image><image>"}], "target": {"winner": "tie"}}
+    text = {"messages": [{"from": "human", "value": "<image><image>"}], "target": {"winner": "tie"}}
     pair = [{"image": "a.png"}, {"image": "b.png"}]
     file = tmp_path / "published.jsonl"
-    told = row("told", **said, candidates=[], context=pair)
-    file.write_text(f"{told}\n{row('known', **said, candidates=pair)}", "utf-8")
+    result = row("told", **text, candidates=[], context=pair)
+    file.write_text(f"{result}\n{row('known', **text, candidates=pair)}", "utf-8")
     given = [*ExampleFile(file, seed=0, twins=True)]
-    assert sorted(one.id for one in given) == ["known", "known", "told"]
-    assert sorted(len(one.messages) for one in given) == [0, 1, 1]
+    assert sorted(item.id for item in given) == ["known", "known", "told"]
+    assert sorted(len(item.messages) for item in given) == [0, 1, 1]

@@ -41,14 +41,14 @@ def pair(folder, name, first, second, winner="first", prompt="p", **more):
 
 
 def talk(folder, name, prompt="p", **more):
-    said = [{"from": "human", "value": f"<image>\nRate it.\nCaption: [{prompt}]"}]
-    said += [{"from": "gpt", "value": "Final Score: 3"}]
-    row = score(folder, name, prompt) | {"messages": said, "prompt": "", "candidates": []}
+    text = [{"from": "human", "value": f"<image>\nRate it.\nCaption: [{prompt}]"}]
+    text += [{"from": "gpt", "value": "Final Score: 3"}]
+    row = score(folder, name, prompt) | {"messages": text, "prompt": "", "candidates": []}
     return row | {"context": [picture(folder, f"{name}.png")]} | more
 
 
 def written(path, rows):
-    lines = [one if isinstance(one, str) else json.dumps(one) for one in rows]
+    lines = [item if isinstance(item, str) else json.dumps(item) for item in rows]
     path.write_text("".join(f"{line}\n" for line in lines))
     return path
 
@@ -56,13 +56,13 @@ def written(path, rows):
 def run(folder, *sources, **options):
     """Mix, and the report with all rows written, by split."""
     options = {"splits": ALL} | options
-    given_ = tuple(one if isinstance(one, MixSource) else MixSource(one) for one in sources)
+    given_ = tuple(item if isinstance(item, MixSource) else MixSource(item) for item in sources)
     report = mix(Mix(given_, **options), folder / "out")
     assert json.loads((folder / "out" / "report.json").read_text()) == report
     contents = {}
     for split in options["splits"]:
-        contents[split] = [one.content for one in rows_of(folder / "out" / f"{split}.jsonl")]
-        assert all(hasattr(one, "id") for one in contents[split])
+        contents[split] = [item.content for item in rows_of(folder / "out" / f"{split}.jsonl")]
+        assert all(hasattr(item, "id") for item in contents[split])
         assert report["splits"][split] == len(contents[split])
     return report, contents
 
@@ -76,14 +76,14 @@ def totals(report):
 
 
 def ids(contents, split="train"):
-    return [one.id for one in contents[split]]
+    return [item.id for item in contents[split]]
 
 
 def test_rows_are_written_as_they_are_and_find_their_media_from_the_new_folder(tmp_path):
     rows = [score(tmp_path, "a"), pair(tmp_path, "b", "x", "y"), talk(tmp_path, "c")]
     path = written(tmp_path / "in.jsonl", rows)
     report, contents = run(tmp_path, path)
-    given_ = [one.content for one in rows_of(path)]
+    given_ = [item.content for item in rows_of(path)]
     for before, after in zip(given_, contents["train"], strict=True):
         assert after.target == before.target
         assert after.messages == before.messages
@@ -112,8 +112,11 @@ def test_a_source_without_a_usable_row_stops_the_mix_and_nothing_is_written(tmp_
     good = written(tmp_path / "good.jsonl", [score(tmp_path, "a")])
     bad = written(tmp_path / "bad.jsonl", ["no", "no"])
     empty = written(tmp_path / "empty.jsonl", [])
-    for path, told in ((bad, r"bad.jsonl as records has no usable row: .*\(2\)"), (empty, "none")):
-        with pytest.raises(DataError, match=told):
+    for path, result in (
+        (bad, r"bad.jsonl as records has no usable row: .*\(2\)"),
+        (empty, "none"),
+    ):
+        with pytest.raises(DataError, match=result):
             run(tmp_path, good, path)
     assert not (tmp_path / "out").exists()
 
@@ -149,24 +152,24 @@ def test_the_same_files_twice_are_one_even_without_dedup_because_ids_are_equal_t
 
 
 def test_one_id_of_two_rows_is_made_longer_so_that_the_file_can_be_read(tmp_path):
-    one = written(tmp_path / "1.jsonl", [score(tmp_path, "a", "p")])
+    item = written(tmp_path / "1.jsonl", [score(tmp_path, "a", "p")])
     two = written(tmp_path / "2.jsonl", [score(tmp_path, "a", "q"), score(tmp_path, "b")])
-    names = [ids(run(tmp_path, *paths)[1]) for paths in ((one, two), (two, one))]
+    names = [ids(run(tmp_path, *paths)[1]) for paths in ((item, two), (two, item))]
     assert sorted(names[0]) == sorted(names[1])
     assert len(set(names[0])) == 3
     assert sorted(name[:2] for name in names[0]) == ["a:", "a:", "b"]
 
 
 def test_a_twin_is_turned_and_keeps_no_word_that_speaks_of_an_order(tmp_path):
-    said = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "Image 1 is better"}]
-    rows = [pair(tmp_path, "p", "a", "b", messages=said), score(tmp_path, "s"), talk(tmp_path, "t")]
+    text = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "Image 1 is better"}]
+    rows = [pair(tmp_path, "p", "a", "b", messages=text), score(tmp_path, "s"), talk(tmp_path, "t")]
     report, contents = run(tmp_path, written(tmp_path / "in.jsonl", rows), twins=True)
     first, twin, *_ = contents["train"]
     assert ids(contents) == ["p", "p:twin", "s", "t"]
     assert (first.target.winner, twin.target.winner) == ("first", "second")
     assert twin.target.aspects == {"style": 0.25}
     assert twin.sample.candidates == first.sample.candidates[::-1]
-    assert (first.messages, twin.messages) == (tuple(said), ())
+    assert (first.messages, twin.messages) == (tuple(text), ())
     assert (first.target.rationale, twin.target.rationale) == ("Image 1 is sharp", "")
     assert totals(report) == {"read": 3, "written": 3, "twins": 1}
 
@@ -230,16 +233,16 @@ def test_weights_share_n_counts_are_numbers_and_cells_divide_both(tmp_path):
         n=32,
     )
     found = [
-        {cell: counts["written"] for cell, counts in one["cells"].items()}
-        for one in report["sources"]
+        {cell: counts["written"] for cell, counts in item["cells"].items()}
+        for item in report["sources"]
     ]
     assert sum(found[0].values()) == 24
     assert found[1] == {scored: 6, compared: 2}
     assert sum(found[2].values()) == 7
     assert found[3] == {scored: 0, compared: 5}
     assert found[4] == {scored: 30, compared: 30}
-    limits = [one["limits"] for one in report["sources"]]
-    assert [one.get("all") for one in limits] == [24, None, 7, None, None]
+    limits = [item["limits"] for item in report["sources"]]
+    assert [item.get("all") for item in limits] == [24, None, 7, None, None]
 
 
 def test_a_source_with_too_few_rows_gives_what_it_has_and_its_limit_is_told(tmp_path):
@@ -258,13 +261,13 @@ def test_all_rows_of_a_prompt_fall_into_one_split_and_shares_are_about_right(tmp
     path = written(tmp_path / "in.jsonl", rows)
     splits = {"train": 0.7, "test": 0.3}
     _, contents = run(tmp_path, path, splits=splits, seed=1)
-    prompts = {name: {one.sample.prompt for one in rows} for name, rows in contents.items()}
+    prompts = {name: {item.sample.prompt for item in rows} for name, rows in contents.items()}
     assert not prompts["train"] & prompts["test"]
     assert len(contents["train"]) + len(contents["test"]) == 400
     # 200 prompts at 0.3: four standard deviations are 26.
     assert abs(len(prompts["test"]) - 60) <= 26
     _, others = run(tmp_path, path, splits=splits, seed=2)
-    assert {one.sample.prompt for one in others["test"]} != prompts["test"]
+    assert {item.sample.prompt for item in others["test"]} != prompts["test"]
 
 
 def test_what_is_taken_depends_on_the_seed_and_not_on_the_order_of_rows_and_files(tmp_path):
@@ -330,8 +333,8 @@ def test_every_row_read_is_bad_leaked_duplicate_subsampled_or_written(
     )
     assert 1 <= counts["written"] <= count
     assert len(contents["train"]) == counts["written"] + counts["twins"]
-    compared = [one for one in contents["train"] if isinstance(one, Example)]
-    compared = [one for one in compared if one.form == "compare"]
+    compared = [item for item in contents["train"] if isinstance(item, Example)]
+    compared = [item for item in compared if item.form == "compare"]
     assert len(compared) == counts["twins"] * 2 or not twins
 
 
@@ -341,8 +344,8 @@ def test_packed_media_are_written_beside_the_mix(tmp_path):
     for file in tmp_path.glob("*.png"):
         file.unlink()
     _, contents = run(tmp_path, tmp_path / "p.tar", twins=True)
-    held = {Path(one.source).read_bytes() for row in contents["train"] for one in row.media}
-    assert held == {b"a.png", b"x", b"y"}
+    stored = {Path(item.source).read_bytes() for row in contents["train"] for item in row.media}
+    assert stored == {b"a.png", b"x", b"y"}
     assert len(list((tmp_path / "out" / "media").iterdir())) == 3
 
 
@@ -390,9 +393,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("options", "told"), WRONG)
-def test_a_recipe_that_cannot_be_meant_is_refused(options, told):
-    with pytest.raises(ConfigError, match=told):
+@pytest.mark.parametrize(("options", "result"), WRONG)
+def test_a_recipe_that_cannot_be_meant_is_refused(options, result):
+    with pytest.raises(ConfigError, match=result):
         Mix(**{"sources": (MixSource(Path("a")),), **options})
 
 
@@ -405,7 +408,7 @@ WRONG_SOURCES = [
 ]
 
 
-@pytest.mark.parametrize(("options", "told"), WRONG_SOURCES)
-def test_a_source_that_cannot_be_meant_is_refused(options, told):
-    with pytest.raises(ConfigError, match=told):
+@pytest.mark.parametrize(("options", "result"), WRONG_SOURCES)
+def test_a_source_that_cannot_be_meant_is_refused(options, result):
+    with pytest.raises(ConfigError, match=result):
         MixSource(Path("a"), **options)

@@ -42,7 +42,7 @@ def every_kind(folder):
     (folder / "b.jpg").write_bytes(file_of(picture(noise(9, 9, 3)), "JPEG"))
     (folder / "c.mp4").write_bytes(encode_mp4(grey_steps(3), 8))
     a, b, c = (Image(folder / "a.png"), Image(folder / "b.jpg"), Video(folder / "c.mp4"))
-    said = (
+    answer = (
         {"from": "human", "value": "<image>\nwhich? ü\n"},
         {"from": "gpt", "value": 'the "1st"'},
     )
@@ -51,7 +51,7 @@ def every_kind(folder):
     return [
         Example.of(Sample(gen, "a «star»", (a, b), id="1"), Target(winner="tie"), "made"),
         Example.of(Sample(gen, "interleaved", (("text", a), (b,)), id="2"), Target(winner="first")),
-        Example.of(Sample(und, "?", ("yes",), (a,), "criteria", "3"), scored, "made", said),
+        Example.of(Sample(und, "?", ("yes",), (a,), "criteria", "3"), scored, "made", answer),
         Example.of(Sample(Task.VIDEO_GENERATION, "p", (Video((a, b)),), id="4"), Target()),
         Example.of(Sample(Task.VIDEO_UNDERSTANDING, "p", ("x", "y"), (c,), "", "5"), Target()),
         Example(
@@ -62,29 +62,29 @@ def every_kind(folder):
             id="6",
             target=Target(winner="second"),
             source="made",
-            messages=said,
+            messages=answer,
         ),
     ]
 
 
 def rows_in(path):
-    return [one.content for one in rows_of(path)]
+    return [item.content for item in rows_of(path)]
 
 
 def by_content(content):
     """A record whose media are named by what their bytes are."""
-    return example_row(with_media(content, lambda one: f"/{digest(one)}"), "/")
+    return example_row(with_media(content, lambda item: f"/{digest(item)}"), "/")
 
 
 @pytest.mark.parametrize("name", PACKED)
 def test_what_is_packed_comes_back_with_the_same_bytes_from_any_folder(name, tmp_path):
     given_ = every_kind(tmp_path)
-    seen = run([row(one) for one in given_], tmp_path / name)
-    assert [one.content for one in seen] == given_
+    seen = run([row(item) for item in given_], tmp_path / name)
+    assert [item.content for item in seen] == given_
     moved = (tmp_path / name).rename(tmp_path / f"moved{(tmp_path / name).suffix}")
     for file in tmp_path.glob("?.*"):
         file.unlink()
-    assert all(not one.reason for one in check(rows_of(moved), decode=True))
+    assert all(not item.reason for item in check(rows_of(moved), decode=True))
     back = tmp_path / "elsewhere" / "back.jsonl"
     run(rows_of(moved), back)
     every_kind(tmp_path)
@@ -106,7 +106,7 @@ def test_records_beside_media_named_by_content_come_back_to_the_letter(name, tmp
 
 def test_records_go_from_folder_to_folder_without_copying_media(tmp_path):
     given_ = every_kind(tmp_path)
-    run([row(one) for one in given_], tmp_path / "deep" / "er" / "out.jsonl")
+    run([row(item) for item in given_], tmp_path / "deep" / "er" / "out.jsonl")
     assert rows_in(tmp_path / "deep" / "er" / "out.jsonl") != []
     assert not (tmp_path / "deep" / "er" / "media").exists()
     line = json.loads((tmp_path / "deep" / "er" / "out.jsonl").read_text().splitlines()[0])
@@ -117,9 +117,9 @@ def test_a_shard_is_laid_out_as_webdataset_groups_it(tmp_path):
     run([row(every_kind(tmp_path)[i]) for i in (0, 3)], tmp_path / "p.tar")
     with tarfile.open(tmp_path / "p.tar") as tar:
         names = tar.getnames()
-        told = json.load(tar.extractfile("000000001.json"))
+        result = json.load(tar.extractfile("000000001.json"))
     assert names == [f"00000000{i}.{part}" for i in (0, 1) for part in ("json", "0.png", "1.jpg")]
-    assert told["candidates"] == [{"video": ["0.png", "1.jpg"]}]
+    assert result["candidates"] == [{"video": ["0.png", "1.jpg"]}]
 
 
 def test_shards_and_row_groups_are_bounded_and_rows_keep_their_order(tmp_path, monkeypatch):
@@ -132,7 +132,7 @@ def test_shards_and_row_groups_are_bounded_and_rows_keep_their_order(tmp_path, m
         for i in range(12)
     ]
     for name in ("shards", "p.parquet"):
-        run([row(one) for one in records], tmp_path / name)
+        run([row(item) for item in records], tmp_path / name)
         assert rows_in(tmp_path / name) == records
     assert len(list((tmp_path / "shards").iterdir())) == 4
     assert pq.ParquetFile(tmp_path / "p.parquet").num_row_groups == 6
@@ -149,12 +149,12 @@ def test_one_bad_row_costs_one_row(name, tmp_path):
             row(Example.of(Sample(Task.IMAGE_GENERATION, "p", (gone,), id="g"), Target()), 4)
         )
     seen = run([row(good), *bad, row(other, 5)], tmp_path / name)
-    told = [one.content.error for one in seen if isinstance(one.content, Failed)]
-    assert len(told) == len(bad)
-    assert told[0] == "no verdict"
-    assert told[1] == r"no file can hold the half character '\ud800' of a text"
-    assert all("gone.png: cannot be opened: No such file" in one for one in told[2:])
-    assert [one.id for one in rows_in(tmp_path / name)] == ["1", "2"]
+    result = [item.content.error for item in seen if isinstance(item.content, Failed)]
+    assert len(result) == len(bad)
+    assert result[0] == "no verdict"
+    assert result[1] == r"no file can hold the half character '\ud800' of a text"
+    assert all("gone.png: cannot be opened: No such file" in item for item in result[2:])
+    assert [item.id for item in rows_in(tmp_path / name)] == ["1", "2"]
 
 
 def breaking(rows):
@@ -164,7 +164,7 @@ def breaking(rows):
 
 @pytest.mark.parametrize("name", ["out.jsonl", *PACKED])
 def test_an_error_leaves_what_was_there_and_nothing_half_written(name, tmp_path):
-    records = [row(one) for one in every_kind(tmp_path)]
+    records = [row(item) for item in every_kind(tmp_path)]
     if name != "shards":
         (tmp_path / name).write_bytes(b"before")
     left = sorted(tmp_path.iterdir())
@@ -195,15 +195,15 @@ def test_a_tar_cut_anywhere_gives_its_whole_rows_and_says_that_it_breaks_off(
         )
         for i in range(4)
     ]
-    run([row(one) for one in records], folder / "p.tar")
+    run([row(item) for item in records], folder / "p.tar")
     with tarfile.open(folder / "p.tar") as tar:
         end = tar.getmembers()[-1].offset_data + 3000
     path = folder / "p.tar"
     path.write_bytes(path.read_bytes()[: int(keep * end)])
     found = rows_in(path)
-    whole = [one for one in found if not isinstance(one, Failed)]
+    whole = [item for item in found if not isinstance(item, Failed)]
     assert whole == records[: len(whole)]
-    failed = [one.error for one in found if isinstance(one, Failed)]
+    failed = [item.error for item in found if isinstance(item, Failed)]
     assert len(failed) <= 1
     assert len(whole) < 4
 
@@ -226,14 +226,14 @@ def test_files_of_another_kind_are_told_from_ours(tmp_path):
     (tmp_path / "no.parquet").write_bytes(b"words")
     (tmp_path / "no.tar").write_bytes(b"words")
     (tmp_path / "empty").mkdir()
-    for name, told in {
+    for name, result in {
         "other.parquet": "has no columns candidates, .*name its source",
         "no.parquet": "cannot be read as Parquet",
         "no.tar": "cannot be read as tar",
         "empty": r"holds no .tar files",
         "gone.tar": "cannot be read as tar",
     }.items():
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=result):
             list(rows_of(tmp_path / name))
 
 
@@ -245,9 +245,9 @@ def test_a_medium_in_memory_is_named_by_what_it_is(tmp_path):
         ".mp4": encode_mp4(grey_steps(2), 8),
         ".bin": b"words",
     }
-    for i, held in enumerate(kinds.values()):
+    for i, kept in enumerate(kinds.values()):
         content = Example(
-            Task.IMAGE_GENERATION, "", (), (Image(held),), id=f"{i}", messages=({"a": 1},)
+            Task.IMAGE_GENERATION, "", (), (Image(kept),), id=f"{i}", messages=({"a": 1},)
         )
         run([row(content)], tmp_path / f"{i}.jsonl")
-    assert {one.suffix for one in (tmp_path / "media").iterdir()} == set(kinds)
+    assert {item.suffix for item in (tmp_path / "media").iterdir()} == set(kinds)

@@ -28,11 +28,11 @@ def compared(name, winner):
 
 
 def rows(*contents):
-    return [Row(i, f"row {i}", one) for i, one in enumerate(contents, 1)]
+    return [Row(i, f"row {i}", item) for i, item in enumerate(contents, 1)]
 
 
 def test_what_is_counted_is_what_stands_there():
-    said = ({"from": "human", "value": "rate"}, {"from": "gpt", "value": "4"})
+    text = ({"from": "human", "value": "rate"}, {"from": "gpt", "value": "4"})
     found = gather(
         rows(
             scored("1", 1, Scale(1, 5), style=2.0),
@@ -48,7 +48,7 @@ def test_what_is_counted_is_what_stands_there():
                 id="8",
                 target=Target(winner="second"),
                 source="told",
-                messages=said,
+                messages=text,
             ),
             Failed("no verdict", DataError("")),
         ),
@@ -79,7 +79,7 @@ def test_what_is_counted_is_what_stands_there():
 
 
 def test_a_page_shows_media_words_and_what_cannot_be_shown():
-    said = ({"from": "human", "value": "rate"}, {"from": "gpt", "value": "Final <4>"})
+    text = ({"from": "human", "value": "rate"}, {"from": "gpt", "value": "Final <4>"})
     talk = Example(
         Task.IMAGE_GENERATION,
         "",
@@ -87,7 +87,7 @@ def test_a_page_shows_media_words_and_what_cannot_be_shown():
         (Image(PNG),),
         id="t",
         target=Target(4, Scale(1, 5)),
-        messages=said,
+        messages=text,
     )
     answers = Sample(Task.IMAGE_UNDERSTANDING, "?", ("yes", "no"), (Image(PNG),), id="a")
     given = [compared("5", "first"), talk, Example.of(answers, Target(winner="tie"))]
@@ -95,7 +95,7 @@ def test_a_page_shows_media_words_and_what_cannot_be_shown():
     assert html.count("<article") == 3
     assert html.count("data:image/png") == 2
     assert html.count("data:image/webp") == 1
-    for told in (
+    for result in (
         "cannot be shown: other.mp4: cannot be opened",
         "rationale: it &lt;b&gt;moves&lt;/b&gt;",
         "winner: first",
@@ -105,17 +105,19 @@ def test_a_page_shows_media_words_and_what_cannot_be_shown():
         "2. no",
         "made 5",
     ):
-        assert told in html
+        assert result in html
 
 
 def test_every_row_is_drawn_equally_often_and_the_seed_decides():
     given = rows(*(scored(str(i), 1, Scale(1, 5)) for i in range(10)))
-    counts = Counter(one.id for seed in range(400) for one in gather(given, n=3, seed=seed).sampled)
+    counts = Counter(
+        item.id for seed in range(400) for item in gather(given, n=3, seed=seed).sampled
+    )
     assert counts.total() == 1200
     # 120 each; four standard deviations of a binomial (400, 0.3) are 37.
     assert all(abs(n - 120) <= 37 for n in counts.values())
     assert len(counts) == 10
-    draws = [tuple(one.id for one in gather(given, n=3, seed=seed).sampled) for seed in (0, 0, 1)]
+    draws = [tuple(item.id for item in gather(given, n=3, seed=seed).sampled) for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
 

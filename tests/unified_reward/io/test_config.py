@@ -43,7 +43,7 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "result"),
     [
         ("rates.stpes=3", "rates.stpes"),
         ("raets.steps=3", "raets"),
@@ -55,19 +55,19 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
         ("rates.steps=0", "steps must be at least 1, not 0"),
     ],
 )
-def test_a_wrong_override_is_refused_by_name(override, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_wrong_override_is_refused_by_name(override, result):
+    with pytest.raises(ConfigError, match=result):
         load_config(Plan, overrides=["rates.steps=2", override])
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "result"),
     [("a: [1", "cannot be read as YAML"), ("just words", "holds no keys"), ("", "holds no keys")],
 )
-def test_what_is_no_recipe_is_refused_with_its_path(tmp_path, text, told):
+def test_what_is_no_recipe_is_refused_with_its_path(tmp_path, text, result):
     path = tmp_path / "plan.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=rf"plan.yaml.*{told}"):
+    with pytest.raises(ConfigError, match=rf"plan.yaml.*{result}"):
         load_config(Plan, path)
 
 

@@ -95,12 +95,12 @@ def row(**given_):
 def lines(*rows):
     """JSONL; bytes stand for themselves."""
     return b"".join(
-        (one if isinstance(one, bytes) else json.dumps(one).encode()) + b"\n" for one in rows
+        (item if isinstance(item, bytes) else json.dumps(item).encode()) + b"\n" for item in rows
     )
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "result"),
     [
         (b"{not json", "Invalid JSON"),
         (b'["a"]', "row: Input should be an object"),
@@ -124,14 +124,14 @@ def lines(*rows):
         ),
     ],
 )
-def test_a_bad_row_is_told_by_its_line_and_the_others_go_on(bad, told, tmp_path):
+def test_a_bad_row_is_told_by_its_line_and_the_others_go_on(bad, result, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(lines(row(id="good"), bad, b"  ", row(id="last")))
     good, failed, last = read_examples(path)
     assert (good.id, good.line, last.id, last.line) == ("good", 1, "last", 4)
     assert isinstance(good.content, Example)
     assert isinstance(last.content, Example)
-    with pytest.raises(DataError, match=rf"line 2: .*{told}"):
+    with pytest.raises(DataError, match=rf"line 2: .*{result}"):
         raise failed.content.cause
     assert failed.id == "line 2"
 
@@ -140,17 +140,17 @@ def test_the_start_of_a_row_is_where_its_line_begins(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(lines(row(prompt="雪"), b"broken", row(id="b")))
     whole = path.read_bytes()
-    for one in read_examples(path):
-        assert whole[one.start :].splitlines()[0] == whole.splitlines()[one.line - 1]
+    for item in read_examples(path):
+        assert whole[item.start :].splitlines()[0] == whole.splitlines()[item.line - 1]
 
 
 def test_a_missing_id_follows_from_the_content_and_not_from_the_place(tmp_path):
     path = tmp_path / "in.jsonl"
     nameless = {key: value for key, value in row().items() if key != "id"}
     path.write_bytes(lines(nameless, nameless | {"prompt": "q"}))
-    first, second = (one.id for one in read_examples(path))
+    first, second = (item.id for item in read_examples(path))
     path.write_bytes(lines(row(), nameless | {"prompt": "q"}, nameless))
-    assert [one.id for one in read_examples(path)] == ["a", second, first]
+    assert [item.id for item in read_examples(path)] == ["a", second, first]
     assert first != second
 
 
@@ -160,7 +160,7 @@ def test_relative_paths_start_at_the_file_and_absolute_ones_stay(tmp_path):
     both = [{"image": "../a.png"}, {"image": "/b.png"}]
     path.write_bytes(lines(row(candidates=both)))
     (read,) = read_examples(path)
-    a, b = (one.source for one in read.content.sample.candidates)
+    a, b = (item.source for item in read.content.sample.candidates)
     assert a.resolve() == (tmp_path / "a.png").resolve()
     assert b == Path("/b.png")
     again = example_row(read.content, tmp_path / "other")
@@ -176,7 +176,7 @@ TWO = (Preferred(1, 0, 0), Preferred(0, 0, 1))
 
 
 @pytest.mark.parametrize(
-    ("verdict", "told"),
+    ("verdict", "result"),
     [
         (
             Scored(Score(3.0, Scale(1, 5), 0.5), {"style": Score(2, Scale(1, 5))}, "said"),
@@ -212,11 +212,11 @@ TWO = (Preferred(1, 0, 0), Preferred(0, 0, 1))
         (Failed("lost"), {"status": "failed", "reason": "lost"}),
     ],
 )
-def test_a_verdict_row_has_every_key_and_null_where_one_does_not_apply(verdict, told):
+def test_a_verdict_row_has_every_key_and_null_where_one_does_not_apply(verdict, result):
     made = verdict_row("a", verdict, judge="j", family="f")
     assert list(made) == CONTRACT
     empty = dict.fromkeys(CONTRACT) | {"id": "a", "judge": "j", "family": "f", "aspects": {}}
-    assert made == empty | told
+    assert made == empty | result
     assert json.loads(json.dumps(made, allow_nan=False)).keys() == made.keys()
 
 
@@ -226,7 +226,7 @@ def test_the_keys_are_those_of_the_contract():
 
 def test_both_orders_stand_in_the_row():
     made = verdict_row("a", Preferred(0.5, 0, 0.5, orders=TWO), judge="j", family="f")
-    assert [one["winner"] for one in made["orders"]] == ["first", "second"]
+    assert [item["winner"] for item in made["orders"]] == ["first", "second"]
     assert made["consistent"] is False
     assert made["winner"] == "tie"
 

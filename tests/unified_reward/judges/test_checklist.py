@@ -53,13 +53,13 @@ def sample(name, prompt="a cat"):
     return ur.Sample(task, prompt, (CLIP if name == "checklist-video" else PICTURE,))
 
 
-def asked(name, say):
+def samples(name, say):
     judge = ChecklistJudge(visionreward(name), Says(say))
     return judge.ask([sample(name)])[0], judge
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "score"),
+    ("name", "reply", "score"),
     [
         ("checklist-video", "yes", 0.2164542276209317),
         ("checklist-video", "No.", -0.2164542276209317),
@@ -67,8 +67,8 @@ def asked(name, say):
         ("checklist-image", "no", -2.1619),  # no body, face or hands: eight questions do not count
     ],
 )
-def test_one_answer_to_everything_gives_the_ends_of_the_published_range(name, said, score):
-    verdict, _ = asked(name, lambda _: said)
+def test_one_answer_to_everything_gives_the_ends_of_the_published_range(name, reply, score):
+    verdict, _ = samples(name, lambda _: reply)
     assert verdict.score.value == pytest.approx(score, abs=1e-4)
     assert verdict.text == "recalibrated, not the published model"
 
@@ -83,11 +83,11 @@ def test_masked_questions_count_only_where_there_is_something():
 
     def say(request):
         text = request.parts[-1]
-        return "yes" if text.startswith(("Is it 0?", *(f"{one}?" for one in body))) else "no"
+        return "yes" if text.startswith(("Is it 0?", *(f"{item}?" for item in body))) else "no"
 
     checklist = visionreward("checklist-image")
-    seen, _ = asked("checklist-image", say)
-    weights = [one.weight for one in checklist.questions]
+    seen, _ = samples("checklist-image", say)
+    weights = [item.weight for item in checklist.questions]
     masked = {22, 23, 24, 25, 26, 27, 28, 29}
     plain = -sum(w for i, w in enumerate(weights[:30]) if i not in masked)
     assert seen.score.value == pytest.approx(plain + sum(weights[i] for i in (22, 23, 24, 28, 29)))
@@ -95,11 +95,11 @@ def test_masked_questions_count_only_where_there_is_something():
 
 def test_a_model_that_never_says_yes_or_no_is_unparsed_and_not_the_lowest_score():
     """Published code gave -0.2164 for two clips of its own page."""
-    verdict, _ = asked("checklist-video", lambda _: "There is lighting.")
+    verdict, _ = samples("checklist-video", lambda _: "There is lighting.")
     assert isinstance(verdict, ur.Unparsed)
     assert verdict.reason == "29 of 29 answers are neither yes nor no"
     one_odd = lambda request: "hm" if "Is it 7?" in request.parts[-1] else "no"  # noqa: E731
-    assert asked("checklist-video", one_odd)[0].reason.startswith("1 of 29")
+    assert samples("checklist-video", one_odd)[0].reason.startswith("1 of 29")
 
 
 @pytest.mark.parametrize(
@@ -123,15 +123,15 @@ def test_probabilities_of_both_ways_of_writing_add_up():
 
 
 def test_captions_stand_in_their_places_and_line_ends_stay_for_clips():
-    said = []
-    asked("checklist-video", lambda request: said.append(request.parts[-1]) or "no")
-    assert said[0] == 'Is it 0? "a cat"\n'
-    assert said[-1] == "Is it 28? "
-    said.clear()
-    asked("checklist-image", lambda request: said.append(request.parts[-1]) or "no")
-    assert said[4] == "Is it 4?"
-    assert "a cat" in said[-1]
-    assert len(said) == 31
+    reply = []
+    samples("checklist-video", lambda request: reply.append(request.parts[-1]) or "no")
+    assert reply[0] == 'Is it 0? "a cat"\n'
+    assert reply[-1] == "Is it 28? "
+    reply.clear()
+    samples("checklist-image", lambda request: reply.append(request.parts[-1]) or "no")
+    assert reply[4] == "Is it 4?"
+    assert "a cat" in reply[-1]
+    assert len(reply) == 31
 
 
 def test_two_candidates_compare_and_a_broken_one_fails_alone(tmp_path):
@@ -140,8 +140,8 @@ def test_two_candidates_compare_and_a_broken_one_fails_alone(tmp_path):
         checklist, Says(lambda r: "yes" if np.asarray(r.parts[0]).mean() > 100 else "no")
     )
     bright = ur.Image(np.full((8, 8, 3), 200, np.uint8), "HWC")
-    told = judge.compare("x", images=[PICTURE, bright])
-    assert told.p_second == pytest.approx(1 / (1 + math.exp(-4)))
+    result = judge.compare("x", images=[PICTURE, bright])
+    assert result.p_second == pytest.approx(1 / (1 + math.exp(-4)))
     broken = ur.Sample(ur.Task.IMAGE_GENERATION, "x", (ur.Image(tmp_path / "none.png"),))
     wrong = sample("checklist-video")
     failed, refused, fine = judge.ask([broken, wrong, sample("checklist-image")])

@@ -20,9 +20,9 @@ def frames(tmp_path):
     return tuple(map(Image, paths))
 
 
-def asked(question, *media, answer="Video 2 is better"):
+def questions(question, *media, answer="Video 2 is better"):
     messages = ({"from": "human", "value": question}, {"from": "gpt", "value": answer})
-    told = Example(
+    result = Example(
         Task.VIDEO_GENERATION,
         "",
         (),
@@ -31,38 +31,40 @@ def asked(question, *media, answer="Video 2 is better"):
         target=Target(winner="second"),
         messages=messages,
     )
-    request, said = build_published(told, CARD)
-    assert said == answer
-    reds = [one if isinstance(one, str) else one.getpixel((0, 0))[0] // 10 for one in request.parts]
+    request, reply = build_published(result, CARD)
+    assert reply == answer
+    reds = [
+        item if isinstance(item, str) else item.getpixel((0, 0))[0] // 10 for item in request.parts
+    ]
     return tuple(reds)
 
 
 def test_a_picture_stands_at_its_mark(frames):
-    parts = asked("<image>\n <image>\nWhich?", frames[3], frames[1])
+    parts = questions("<image>\n <image>\nWhich?", frames[3], frames[1])
     assert parts == (3, "\n ", 1, "\nWhich?")
 
 
 def test_all_published_frames_are_shown_at_one_mark_however_many_the_card_wants(frames):
-    parts = asked("<image>\nWhich?", Video(frames[:8]), Video(frames[8:]))
+    parts = questions("<image>\nWhich?", Video(frames[:8]), Video(frames[8:]))
     assert parts == (*range(16), "\nWhich?")
 
 
 def test_each_clip_stands_at_its_own_mark(frames):
-    parts = asked("<video>\nA <video> B", Video(frames[:2]), Video(frames[2:4]))
+    parts = questions("<video>\nA <video> B", Video(frames[:2]), Video(frames[2:4]))
     assert parts == (0, 1, "\nA ", 2, 3, " B")
 
 
 def test_each_frame_stands_at_its_own_mark(frames):
-    assert asked("<image><image><image>", Video(frames[:3])) == (0, 1, 2)
+    assert questions("<image><image><image>", Video(frames[:3])) == (0, 1, 2)
 
 
 def test_marks_that_fit_no_media_are_refused(frames):
     with pytest.raises(DataError, match="'a' has 3 media marks for 2 images"):
-        asked("<image><image><image>", *frames[:2])
+        questions("<image><image><image>", *frames[:2])
 
 
 def test_turns_out_of_order_are_refused(frames):
     turns = ({"from": "gpt", "value": "x"}, {"from": "human", "value": "y"})
-    told = Example(Task.IMAGE_GENERATION, "", (), frames[:1], id="a", messages=turns)
+    result = Example(Task.IMAGE_GENERATION, "", (), frames[:1], id="a", messages=turns)
     with pytest.raises(DataError, match="turns of gpt, human; it must have one of human"):
-        build_published(told, CARD)
+        build_published(result, CARD)

@@ -51,10 +51,10 @@ def shares(verdict):
 @settings(deadline=None)
 @given(preferences(), preferences())
 def test_merging_the_swapped_question_gives_the_mirrored_verdict(ab, ba):
-    one, other = merge_orders(ab, ba), merge_orders(ba, ab).mirrored()
-    assert shares(one) == pytest.approx(shares(other))
-    assert one.aspects == pytest.approx(other.aspects)
-    assert one.winner == other.winner
+    item, other = merge_orders(ab, ba), merge_orders(ba, ab).mirrored()
+    assert shares(item) == pytest.approx(shares(other))
+    assert item.aspects == pytest.approx(other.aspects)
+    assert item.winner == other.winner
 
 
 @settings(deadline=None)
@@ -80,7 +80,7 @@ def test_merging_is_the_mean_with_the_second_order_mirrored():
     """First: (0.8 + 0.4) / 2; tie: (0.1 + 0.3) / 2; second: (0.1 + 0.3) / 2."""
     merged = merge_orders(Preferred(0.8, 0.1, 0.1), Preferred(0.3, 0.3, 0.4))
     assert shares(merged) == pytest.approx((0.6, 0.2, 0.2))
-    assert [one.p_first for one in merged.orders] == [0.8, 0.4]
+    assert [item.p_first for item in merged.orders] == [0.8, 0.4]
 
 
 @settings(deadline=None)
@@ -115,24 +115,24 @@ def test_always_first_is_an_inconsistent_tie_in_both_orders_and_first_in_one(fam
 def test_silence_is_unparsed_and_never_a_number(family):
     samples = [pair(), Sample(Task.IMAGE_GENERATION, "x", (picture(),))]
     verdicts = scripted("silent", family).ask(samples)
-    assert [type(one) for one in verdicts] == [Unparsed, Unparsed]
+    assert [type(item) for item in verdicts] == [Unparsed, Unparsed]
 
 
 def test_the_second_order_is_asked_with_the_candidates_exchanged():
-    asked = Says(lambda _: "Answer 1 is better.")
+    questions = Says(lambda _: "Answer 1 is better.")
     question = Sample(Task.IMAGE_UNDERSTANDING, "How many?", ("two", "three"), (picture(),))
-    GenerativeJudge(asked, Card("native")).ask([question])
-    there, back = map(words, asked.requests)
+    GenerativeJudge(questions, Card("native")).ask([question])
+    there, back = map(words, questions.requests)
     assert there.index("two") < there.index("three")
     assert back.index("three") < back.index("two")
 
 
 def test_a_score_is_asked_once_whatever_the_orders():
-    asked = Says(lambda _: "Final Score: 4")
-    (verdict,) = GenerativeJudge(asked, Card("native")).ask(
+    questions = Says(lambda _: "Final Score: 4")
+    (verdict,) = GenerativeJudge(questions, Card("native")).ask(
         [Sample(Task.IMAGE_GENERATION, "x", (picture(),))]
     )
-    assert len(asked.requests) == 1
+    assert len(questions.requests) == 1
     assert verdict.score.value == 4
 
 
@@ -144,14 +144,14 @@ def test_what_cannot_be_asked_fails_alone_and_keeps_its_error(tmp_path):
         Sample(Task.IMAGE_GENERATION, "x", (picture(),)),
     ]
     verdicts = scripted("tie").ask(samples)
-    assert [type(one) for one in verdicts] == [Preferred, Failed, Scored]
+    assert [type(item) for item in verdicts] == [Preferred, Failed, Scored]
     assert "none.png: cannot be opened" in verdicts[1].error
 
 
 def test_what_a_family_does_not_ask_fails_alone_and_keeps_its_error():
     edit = Sample(Task.IMAGE_EDITING, "x", (picture(), picture()), (picture(),))
-    asked = GenerativeJudge(Says(lambda _: '{"winner": "Image 1"}'), Card("flex"))
-    compared, failed = asked.ask([pair(), edit], orders=1)
+    questions = GenerativeJudge(Says(lambda _: '{"winner": "Image 1"}'), Card("flex"))
+    compared, failed = questions.ask([pair(), edit], orders=1)
     assert compared.winner == "first"
     assert "has no compare template for image_editing" in failed.error
     assert isinstance(failed.cause, ConfigError)
@@ -160,7 +160,7 @@ def test_what_a_family_does_not_ask_fails_alone_and_keeps_its_error():
 def test_a_model_that_fails_on_one_request_spoils_only_its_comparison():
     model = Says(lambda r: Failed("timeout") if "slow" in words(r) else "Image 1 is better.")
     verdicts = GenerativeJudge(model, Card("native")).ask([pair(), pair("slow"), pair()], orders=1)
-    assert [type(one) for one in verdicts] == [Preferred, Failed, Preferred]
+    assert [type(item) for item in verdicts] == [Preferred, Failed, Preferred]
 
 
 def test_a_file_is_decoded_once_in_a_call_however_often_it_is_asked_about(tmp_path, monkeypatch):
@@ -208,9 +208,9 @@ def numbers(verdict):
 def test_a_batch_of_mixed_tasks_equals_a_loop(tiny):
     together = tiny.ask(mixed())
     alone = [tiny.ask([sample])[0] for sample in mixed()]
-    for one, other in zip(together, alone, strict=True):
-        assert type(one) is type(other)
-        assert numbers(one) == pytest.approx(numbers(other), abs=1e-4)
+    for item, other in zip(together, alone, strict=True):
+        assert type(item) is type(other)
+        assert numbers(item) == pytest.approx(numbers(other), abs=1e-4)
 
 
 def test_the_shipped_judge_gives_soft_verdicts_on_the_scale_of_the_task(tiny):
@@ -252,7 +252,7 @@ def test_a_folder_without_a_card_has_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "result"),
     [
         ("{", "Invalid JSON"),
         ("[1]", "should be an object"),
@@ -263,9 +263,9 @@ def test_a_folder_without_a_card_has_none(tmp_path):
         ('{"family": ["native"]}', "family: Input should be a valid string"),
     ],
 )
-def test_a_wrong_card_is_refused_with_the_file_and_what_is_wrong(text, told, tmp_path):
+def test_a_wrong_card_is_refused_with_the_file_and_what_is_wrong(text, result, tmp_path):
     (tmp_path / CARD).write_text(text)
-    with pytest.raises(ConfigError, match=rf"{CARD} is not a judge's card: .*{told}"):
+    with pytest.raises(ConfigError, match=rf"{CARD} is not a judge's card: .*{result}"):
         open_judge(tmp_path)
 
 

@@ -41,7 +41,7 @@ class Written:
 
     def values(self, requests):
         self.requests += requests
-        return [self._read(words(one).rpartition(": ")[2]) for one in requests]
+        return [self._read(words(item).rpartition(": ")[2]) for item in requests]
 
     def _read(self, text):
         if text == "too long":
@@ -56,8 +56,8 @@ def judge(*aspects, uncertain=False, margin=None, **temperature):
     return ScalarJudge(Written(), Card("compact", head=head, calibration=calibration))
 
 
-def asked(*candidates, context=PICTURE):
-    candidates = tuple(str(one) for one in candidates)
+def questions(*candidates, context=PICTURE):
+    candidates = tuple(str(item) for item in candidates)
     return Sample(Task.IMAGE_UNDERSTANDING, "How many?", candidates, (context,))
 
 
@@ -67,30 +67,30 @@ def shares(verdict):
 
 def test_a_score_is_the_sigmoid_of_the_value():
     """Odds of 9 to 1."""
-    verdicts = judge().ask([asked(value) for value in (LN9, 0, -LN9)])
-    assert [one.score.value for one in verdicts] == pytest.approx([0.9, 0.5, 0.1])
-    assert [one.score.normalized for one in verdicts] == [one.score.value for one in verdicts]
+    verdicts = judge().ask([questions(value) for value in (LN9, 0, -LN9)])
+    assert [item.score.value for item in verdicts] == pytest.approx([0.9, 0.5, 0.1])
+    assert [item.score.normalized for item in verdicts] == [item.score.value for item in verdicts]
     assert verdicts[0].score.sigma is None
 
 
 def test_a_comparison_follows_the_difference():
-    verdicts = judge().ask([asked(5 + LN9, 5), asked(-3, LN9 - 3), asked(2, 2)])
-    assert [one.p_first for one in verdicts] == pytest.approx([0.9, 0.1, 0.5])
-    assert [one.winner for one in verdicts] == ["first", "second", "tie"]
-    assert all(one.p_tie == pytest.approx(0) for one in verdicts)
+    verdicts = judge().ask([questions(5 + LN9, 5), questions(-3, LN9 - 3), questions(2, 2)])
+    assert [item.p_first for item in verdicts] == pytest.approx([0.9, 0.1, 0.5])
+    assert [item.winner for item in verdicts] == ["first", "second", "tie"]
+    assert all(item.p_tie == pytest.approx(0) for item in verdicts)
 
 
 def test_a_margin_gives_ties_after_rao_and_kupper():
     """d = e = ln 2: 1/2, 3/10 and 1/5. Equal values, e = ln 3: 1/4, 1/2 and 1/4."""
-    (verdict,) = judge(margin=math.log(2)).ask([asked(math.log(2), 0)])
+    (verdict,) = judge(margin=math.log(2)).ask([questions(math.log(2), 0)])
     assert shares(verdict) == pytest.approx((0.5, 0.3, 0.2))
-    (equal,) = judge(margin=math.log(3)).ask([asked(1, 1)])
+    (equal,) = judge(margin=math.log(3)).ask([questions(1, 1)])
     assert shares(equal) == pytest.approx((0.25, 0.5, 0.25))
 
 
 @given(values, st.floats(0.001, 5))
 def test_equal_values_are_a_tie(value, margin):
-    (verdict,) = judge(margin=margin).ask([asked(value, value)])
+    (verdict,) = judge(margin=margin).ask([questions(value, value)])
     assert verdict.winner == "tie"
     assert verdict.p_tie > 0
 
@@ -99,33 +99,33 @@ def test_equal_values_are_a_tie(value, margin):
 def test_exchanging_the_candidates_mirrors_the_verdict_exactly(means, spread, margin, temperature):
     a, b = (f"{m} / {s}" for m, s in zip(means, spread, strict=True))
     asking = judge(uncertain=True, margin=margin, compare=temperature)
-    verdict, swapped = asking.ask([asked(a, b), asked(b, a)])
+    verdict, swapped = asking.ask([questions(a, b), questions(b, a)])
     assert swapped == verdict.mirrored()
     assert sum(shares(verdict)) == pytest.approx(1)
 
 
 @given(values, values, temperatures)
-def test_aspects_are_mirrored_too(one, other, temperature):
-    a, b = f"0 {one}", f"0 {other}"
-    verdict, swapped = judge("style", compare=temperature).ask([asked(a, b), asked(b, a)])
+def test_aspects_are_mirrored_too(item, other, temperature):
+    a, b = f"0 {item}", f"0 {other}"
+    verdict, swapped = judge("style", compare=temperature).ask([questions(a, b), questions(b, a)])
     assert swapped.aspects == pytest.approx(verdict.mirrored().aspects)
 
 
 @given(values, values, temperatures)
-def test_temperature_moves_the_probability_and_never_the_winner(one, other, temperature):
-    sure = compare_estimates(ValueEstimate((one,)), ValueEstimate((other,)), Head())
+def test_temperature_moves_the_probability_and_never_the_winner(item, other, temperature):
+    sure = compare_estimates(ValueEstimate((item,)), ValueEstimate((other,)), Head())
     tempered = compare_estimates(
-        ValueEstimate((one,)), ValueEstimate((other,)), Head(), temperature=temperature
+        ValueEstimate((item,)), ValueEstimate((other,)), Head(), temperature=temperature
     )
     is_nearer = abs(tempered.p_first - 0.5) <= abs(sure.p_first - 0.5)
     assert is_nearer is (temperature >= 1) or tempered.p_first == pytest.approx(sure.p_first)
-    if abs(one - other) > 1e-12:  # nearer ones round to one half
-        assert tempered.winner == sure.winner == ("first" if one > other else "second")
+    if abs(item - other) > 1e-12:  # nearer ones round to one half
+        assert tempered.winner == sure.winner == ("first" if item > other else "second")
 
 
 def test_each_form_has_its_own_temperature():
     """ln 9 divided by 2 is ln 3, odds of 3 to 1."""
-    samples = [asked(LN9), asked(LN9, 0)]
+    samples = [questions(LN9), questions(LN9, 0)]
     score, compare = judge(score=2.0).ask(samples)
     assert (score.score.value, compare.p_first) == pytest.approx((0.75, 0.9))
     score, compare = judge(compare=2.0).ask(samples)
@@ -135,9 +135,9 @@ def test_each_form_has_its_own_temperature():
 def test_a_higher_temperature_makes_ties_rarer():
     """d = 2 ln 2, e = 2 ln 2 at temperature 2 is d = e = ln 2."""
     wide = math.log(4)
-    (verdict,) = judge(margin=wide, compare=2.0).ask([asked(wide, 0)])
+    (verdict,) = judge(margin=wide, compare=2.0).ask([questions(wide, 0)])
     assert shares(verdict) == pytest.approx((0.5, 0.3, 0.2))
-    sure, tempered = (judge(margin=1.0, compare=t).ask([asked(0.1, 0)])[0] for t in (1.0, 10.0))
+    sure, tempered = (judge(margin=1.0, compare=t).ask([questions(0.1, 0)])[0] for t in (1.0, 10.0))
     assert (sure.winner, tempered.winner) == ("tie", "first")
 
 
@@ -146,18 +146,18 @@ def test_uncertainty_halves_the_value_at_a_variance_of_24_over_pi():
     sigma = math.sqrt(THREE_EIGHTHS)
     each = math.sqrt(THREE_EIGHTHS / 2)
     score, compare = judge(uncertain=True).ask(
-        [asked(f"{LN9} / {sigma}"), asked(f"{LN9} / {each}", f"0 / {each}")]
+        [questions(f"{LN9} / {sigma}"), questions(f"{LN9} / {each}", f"0 / {each}")]
     )
     assert (score.score.value, compare.p_first) == pytest.approx((0.75, 0.75))
     assert score.score.sigma == pytest.approx(sigma * 0.75 * 0.25)
 
 
 @given(values, values, sigmas, st.floats(0.01, 5))
-def test_more_uncertainty_moves_probabilities_to_the_middle(one, other, sigma, more):
+def test_more_uncertainty_moves_probabilities_to_the_middle(item, other, sigma, more):
     def ask(spread):
         head, readings = (
             Head(uncertain=True),
-            [ValueEstimate((m,), (spread,)) for m in (one, other)],
+            [ValueEstimate((m,), (spread,)) for m in (item, other)],
         )
         return compare_estimates(*readings, head).p_first, score_estimate(
             readings[0], head
@@ -170,8 +170,8 @@ def test_more_uncertainty_moves_probabilities_to_the_middle(one, other, sigma, m
 def test_aspects_are_named_in_the_order_of_the_head():
     asking = judge("style", "alignment", uncertain=True, margin=1.0)
     a, b = f"0 {LN9} 0 / 0 0 0.4", "0 0 0 / 0 0 0"
-    score, compare = asking.ask([asked(a), asked(a, b)])
-    assert {name: one.value for name, one in score.aspects.items()} == pytest.approx(
+    score, compare = asking.ask([questions(a), questions(a, b)])
+    assert {name: item.value for name, item in score.aspects.items()} == pytest.approx(
         {"style": 0.9, "alignment": 0.5}
     )
     assert score.aspects["alignment"].sigma == pytest.approx(0.4 / 4)
@@ -181,19 +181,19 @@ def test_aspects_are_named_in_the_order_of_the_head():
 
 def test_candidates_are_asked_alone_once_each_whatever_the_orders():
     asking = judge()
-    sample = asked(1, 2)
-    one, two = (asking.ask([sample], orders=orders) for orders in (1, 2))
-    assert one == two
+    sample = questions(1, 2)
+    item, two = (asking.ask([sample], orders=orders) for orders in (1, 2))
+    assert item == two
     apart = [words(request) for request in asking._model.requests]
     asking.ask(sample.split())
     assert apart == 2 * [words(request) for request in asking._model.requests[-2:]]
-    assert one[0].consistent is None
+    assert item[0].consistent is None
 
 
 def test_a_broken_picture_fails_alone_and_keeps_its_error(tmp_path):
-    missing = asked(1, 2, context=Image(tmp_path / "none.png"))
-    verdicts = judge().ask([asked(LN9), missing, asked(0, LN9)])
-    assert [type(one) for one in verdicts] == [Scored, Failed, Preferred]
+    missing = questions(1, 2, context=Image(tmp_path / "none.png"))
+    verdicts = judge().ask([questions(LN9), missing, questions(0, LN9)])
+    assert [type(item) for item in verdicts] == [Scored, Failed, Preferred]
     assert "none.png: cannot be opened" in verdicts[1].error
     assert verdicts[0].score.value == pytest.approx(0.9)
     assert verdicts[2].p_first == pytest.approx(0.1)
@@ -203,7 +203,12 @@ def test_a_broken_picture_fails_alone_and_keeps_its_error(tmp_path):
 
 def test_a_reading_that_failed_is_a_verdict_that_failed():
     lost = Failed("too many tokens")
-    samples = [asked("too long"), asked(1, "too long"), asked("too long", 1), asked(2, 1)]
+    samples = [
+        questions("too long"),
+        questions(1, "too long"),
+        questions("too long", 1),
+        questions(2, 1),
+    ]
     assert judge().ask(samples)[:3] == [lost] * 3
     assert judge().ask(samples)[3].winner == "first"
     with pytest.raises(ModelError, match="too many tokens"):
@@ -233,7 +238,7 @@ def test_head_and_calibration_are_read_as_they_were_written_and_absent_where_non
 
 
 @pytest.mark.parametrize(
-    ("part", "told"),
+    ("part", "result"),
     [
         ('"head": {"tie_margn": 1}', "head.tie_margn: Unexpected keyword argument"),
         ('"head": {"tie_margin": -1}', "tie margin is at least 0, not -1"),
@@ -241,9 +246,9 @@ def test_head_and_calibration_are_read_as_they_were_written_and_absent_where_non
         ('"calibration": {"score": 0}', "temperatures are above 0"),
     ],
 )
-def test_a_head_or_temperature_that_means_nothing_is_refused(part, told, tmp_path):
+def test_a_head_or_temperature_that_means_nothing_is_refused(part, result, tmp_path):
     (tmp_path / CARD).write_text(f'{{"family": "compact", {part}}}')
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=result):
         Card.read(tmp_path)
 
 
@@ -253,6 +258,6 @@ def test_the_shipped_scalar_judge_names_the_better_picture():
     task = Task.IMAGE_GENERATION
     records = [make_example(task, "compare", split="test", seed=7, index=i) for i in range(60)]
     clear = [record for record in records if utility_gap(record) >= 0.1][:40]
-    verdicts = judge.ask([one.sample for one in clear])
-    right = [v.winner == one.target.winner for v, one in zip(verdicts, clear, strict=True)]
+    verdicts = judge.ask([item.sample for item in clear])
+    right = [v.winner == item.target.winner for v, item in zip(verdicts, clear, strict=True)]
     assert sum(right) >= 30

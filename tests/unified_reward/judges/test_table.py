@@ -74,7 +74,7 @@ def test_zero_is_a_point_like_any_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "suffix", "told"),
+    ("text", "suffix", "result"),
     [
         ("id,value\na,1\nb,high\n", ".csv", "line 3: could not convert string to float: 'high'"),
         ("id,value\na,nan\n", ".csv", "line 2: value nan is not a finite number"),
@@ -87,15 +87,15 @@ def test_zero_is_a_point_like_any_other(tmp_path):
         ('["a", 1]\n', ".jsonl", "line 1: "),
     ],
 )
-def test_a_row_of_neither_kind_is_told_by_its_line(tmp_path, text, suffix, told):
-    with pytest.raises(DataError, match=rf"t{suffix} {told}"):
+def test_a_row_of_neither_kind_is_told_by_its_line(tmp_path, text, suffix, result):
+    with pytest.raises(DataError, match=rf"t{suffix} {result}"):
         table(tmp_path, text, suffix)
 
 
 def test_a_line_separator_or_a_newline_in_an_id_is_part_of_it(tmp_path):
     rows = '{"id": "one\u2028two", "value": 3}\n\n{"id": "z", "value": 4}\r\n'
     read = table(tmp_path, rows, ".jsonl")
-    assert [one.score.value for one in read.ask([scored("one\u2028two"), scored("z")])] == [3, 4]
+    assert [item.score.value for item in read.ask([scored("one\u2028two"), scored("z")])] == [3, 4]
     read = table(tmp_path, 'id,value\r\n"one\ntwo",3\r\n')
     assert read.ask([scored("one\ntwo")])[0].score.value == 3
 
@@ -124,8 +124,10 @@ def test_the_truth_answers_targets_and_nothing_that_people_did_not_say():
 
 def test_greater_differences_are_surer_and_none_is_certain_before_the_last_digit(tmp_path):
     rows = "".join(f"q{i},0,{x}\nq{i},1,0\n" for i, x in enumerate((1e-20, 0.001, 2, 30)))
-    told = table(tmp_path, "id,candidate,value\n" + rows).ask([compared(f"q{i}") for i in range(4)])
-    shares = [one.p_first for one in told]
+    result = table(tmp_path, "id,candidate,value\n" + rows).ask(
+        [compared(f"q{i}") for i in range(4)]
+    )
+    shares = [item.p_first for item in result]
     assert 0.5 < shares[0] < shares[1] < shares[2] < shares[3] < 1
     assert shares[2] == pytest.approx(0.880797, abs=1e-6)  # 1 / (1 + exp(-2))
 

@@ -72,11 +72,11 @@ def test_windows_give_what_asking_everything_at_once_gives(name, files):
     by_window = judge.ask(samples)
     judge.window = len(samples)
     at_once = judge.ask(samples)
-    for one, other in zip(by_window, at_once, strict=True):
+    for item, other in zip(by_window, at_once, strict=True):
         if isinstance(other, Failed):
-            assert one == other
+            assert item == other
         else:
-            assert numbers(one) == pytest.approx(numbers(other), rel=1e-5)
+            assert numbers(item) == pytest.approx(numbers(other), rel=1e-5)
 
 
 def test_windows_of_equal_batches_give_the_same_to_the_last_digit(files):

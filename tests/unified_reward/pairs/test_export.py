@@ -28,11 +28,11 @@ def stored(medium, folder):
     if isinstance(medium, str):
         return {"text": medium}
     if isinstance(medium, Image):
-        held, suffix, kind = media.encode_png(media.open_image(medium)), "png", "image"
+        present, suffix, kind = media.encode_png(media.open_image(medium)), "png", "image"
     else:
-        held, suffix, kind = media.encode_mp4(medium.source, medium.fps), "mp4", "video"
+        present, suffix, kind = media.encode_mp4(medium.source, medium.fps), "mp4", "video"
     name = f"{len(list(folder.iterdir()))}.{suffix}"
-    (folder / name).write_bytes(held)
+    (folder / name).write_bytes(present)
     return {kind: name}
 
 
@@ -41,13 +41,13 @@ def pair(task, folder, index=0, **changes):
     found = candidate_pool(task, n=4, split="train", seed=0, index=index)
     utilities = true_utilities(found)
     order = np.argsort(utilities, kind="stable")
-    parts = [stored(one, folder) for one in found.candidates]
+    parts = [stored(element, folder) for element in found.candidates]
     best, worst = int(order[-1]), int(order[0])
     sides = {best: "chosen", worst: "rejected"}
     made = {
         "task": task.value,
         "prompt": found.prompt,
-        "context": [stored(one, folder) for one in found.context],
+        "context": [stored(element, folder) for element in found.context],
         "chosen": parts[best],
         "rejected": parts[worst],
         "chosen_score": utilities[best],
@@ -66,8 +66,8 @@ def dropped(name):
 
 def run(path, out, form):
     """Export, and what was told."""
-    told = []
-    return export_pairs(path, out, form, log=told.append), told
+    result = []
+    return export_pairs(path, out, form, log=result.append), result
 
 
 @pytest.fixture
@@ -120,18 +120,18 @@ def test_trl_sees_the_picture_or_eight_frames_of_the_clip(understanding, tmp_pat
     first, second, third = datasets.Dataset.from_parquet(
         str(out), cache_dir=str(tmp_path / "cache")
     )
-    asked = [json.loads(line) for line in understanding.read_text().splitlines()]
-    shown = media.open_image(tmp_path / asked[0]["context"][0]["image"])
-    assert (np.asarray(first["images"][0]) == np.asarray(shown)).all()
-    clip = media.sample_frames(tmp_path / asked[1]["context"][0]["video"], 8)
-    assert (np.stack([np.asarray(one) for one in second["images"]]) == clip.pixels).all()
+    questions = [json.loads(line) for line in understanding.read_text().splitlines()]
+    visible = media.open_image(tmp_path / questions[0]["context"][0]["image"])
+    assert (np.asarray(first["images"][0]) == np.asarray(visible)).all()
+    clip = media.sample_frames(tmp_path / questions[1]["context"][0]["video"], 8)
+    assert (np.stack([np.asarray(element) for element in second["images"]]) == clip.pixels).all()
     # linspace_inclusive of 12: 11 / 7 = 1.57 apart, cut off.
     wanted = [media.open_image(tmp_path / f"f{i}.png") for i in (0, 1, 3, 4, 6, 7, 9, 11)]
-    for one, other in zip(third["images"], wanted, strict=True):
-        assert (np.asarray(one) == np.asarray(other)).all()
-    assert first["prompt"] == [{"role": "user", "content": asked[0]["prompt"]}]
-    assert first["chosen"] == [{"role": "assistant", "content": asked[0]["chosen"]["text"]}]
-    assert first["rejected"] == [{"role": "assistant", "content": asked[0]["rejected"]["text"]}]
+    for element, other in zip(third["images"], wanted, strict=True):
+        assert (np.asarray(element) == np.asarray(other)).all()
+    assert first["prompt"] == [{"role": "user", "content": questions[0]["prompt"]}]
+    assert first["chosen"] == [{"role": "assistant", "content": questions[0]["chosen"]["text"]}]
+    assert first["rejected"] == [{"role": "assistant", "content": questions[0]["rejected"]["text"]}]
 
 
 def test_diffusers_gets_the_files_to_the_letter_and_the_chosen_one_on_either_side(tmp_path):
@@ -142,12 +142,12 @@ def test_diffusers_gets_the_files_to_the_letter_and_the_chosen_one_on_either_sid
     run(path, out, Format.DIFFUSERS)
     rows = pq.read_table(out).to_pylist()
     chosen, rejected = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
-    for one in rows:
-        assert (one["jpg_0"], one["jpg_1"]) == (
-            (chosen, rejected) if one["label_0"] else (rejected, chosen)
+    for element in rows:
+        assert (element["jpg_0"], element["jpg_1"]) == (
+            (chosen, rejected) if element["label_0"] else (rejected, chosen)
         )
     # 100 heads; four standard deviations of a binomial (200, 0.5) are 28.
-    assert abs(sum(one["label_0"] for one in rows) - 100) <= 28
+    assert abs(sum(element["label_0"] for element in rows) - 100) <= 28
     run(written(tmp_path, *(row(f"{i}") for i in range(50, 200))), out, Format.DIFFUSERS)
     assert pq.read_table(out).to_pylist() == rows[50:]
 
@@ -156,26 +156,26 @@ def test_our_reader_of_pick_a_pic_finds_the_same_winners(tmp_path):
     given = [pair(Task.IMAGE_GENERATION, tmp_path, i) for i in range(6)]
     out = tmp_path / "pick.parquet"
     run(written(tmp_path, *given), out, Format.DIFFUSERS)
-    for one, back in zip(given, read_source(out, "pickapic"), strict=True):
+    for element, back in zip(given, read_source(out, "pickapic"), strict=True):
         sample, winner = back.content.sample, back.content.target.winner
-        assert sample.prompt == one["prompt"]
+        assert sample.prompt == element["prompt"]
         better = sample.candidates[winner == "second"].source
-        assert better == (tmp_path / one["chosen"]["image"]).read_bytes()
+        assert better == (tmp_path / element["chosen"]["image"]).read_bytes()
 
 
 def test_published_pairs_of_answers_name_a_picture_or_the_frames_of_a_clip(tmp_path):
     (tmp_path / "out").mkdir()
-    one, two = (pair(task, tmp_path) for task in (Task.IMAGE_UNDERSTANDING,) * 2)
-    two |= {"id": "two", "context": [*one["context"], *two["context"]]}
+    element, two = (pair(task, tmp_path) for task in (Task.IMAGE_UNDERSTANDING,) * 2)
+    two |= {"id": "two", "context": [*element["context"], *two["context"]]}
     out = tmp_path / "out" / "pictures.json"
-    run(written(tmp_path, one, two), out, Format.PUBLISHED)
+    run(written(tmp_path, element, two), out, Format.PUBLISHED)
     first, second = json.loads(out.read_text())
     assert first == {
-        "id": one["id"],
-        "image": f"../{one['context'][0]['image']}",
-        "prompt": one["prompt"],
-        "chosen": one["chosen"]["text"],
-        "rejected": one["rejected"]["text"],
+        "id": element["id"],
+        "image": f"../{element['context'][0]['image']}",
+        "prompt": element["prompt"],
+        "chosen": element["chosen"]["text"],
+        "rejected": element["rejected"]["text"],
     }
     assert second["image"] == [f"../{part['image']}" for part in two["context"]]
 
@@ -191,12 +191,16 @@ def test_published_pairs_of_answers_name_a_picture_or_the_frames_of_a_clip(tmp_p
 
 
 def test_published_pairs_of_generated_media_carry_their_scores(tmp_path):
-    one, two = (pair(task, tmp_path) for task in (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION))
+    element, two = (pair(task, tmp_path) for task in (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION))
     out = tmp_path / "out.json"
-    run(written(tmp_path, one), out, Format.PUBLISHED)
-    scores = {name: one[name] for name in ("chosen_score", "rejected_score")}
-    sides = {"jpg_0": one["chosen"]["image"], "jpg_1": one["rejected"]["image"], "label_0": 1}
-    assert json.loads(out.read_text()) == [{"caption": one["prompt"], **sides, **scores}]
+    run(written(tmp_path, element), out, Format.PUBLISHED)
+    scores = {name: element[name] for name in ("chosen_score", "rejected_score")}
+    sides = {
+        "jpg_0": element["chosen"]["image"],
+        "jpg_1": element["rejected"]["image"],
+        "label_0": 1,
+    }
+    assert json.loads(out.read_text()) == [{"caption": element["prompt"], **sides, **scores}]
     run(written(tmp_path, two), out, Format.PUBLISHED)
     scores = {name: two[name] for name in ("chosen_score", "rejected_score")}
     sides = {name: two[name]["video"] for name in ("chosen", "rejected")}
@@ -218,24 +222,27 @@ def test_parquet_holds_every_task_with_its_bytes(understanding, tmp_path):
             return {"kind": kind, "text": value, "bytes": None}
         return {"kind": kind, "text": None, "bytes": (tmp_path / value).read_bytes()}
 
-    for one, found in zip(given, data, strict=True):
-        names = [value for shown in one["context"] for value in shown.values()]
+    for element, found in zip(given, data, strict=True):
+        names = [value for visible in element["context"] for value in visible.values()]
         names = names[0] if names and isinstance(names[0], list) else names
         assert found.pop("context") == [(tmp_path / name).read_bytes() for name in names]
         assert (found.pop("chosen"), found.pop("rejected")) == (
-            part(one["chosen"]),
-            part(one["rejected"]),
+            part(element["chosen"]),
+            part(element["rejected"]),
         )
-        assert found == {"criteria": "", **{name: one[name] for name in found if name in one}}
+        assert found == {
+            "criteria": "",
+            **{name: element[name] for name in found if name in element},
+        }
         assert len(found) == 9
 
 
 def test_llamafactory_finds_the_file_by_its_entry_and_a_mark_for_each_medium(understanding):
     folder = understanding.parent
-    asked = [json.loads(line) for line in understanding.read_text().splitlines()]
+    questions = [json.loads(line) for line in understanding.read_text().splitlines()]
     (folder / "dataset_info.json").write_text('{"other": {"file_name": "x.json"}}')
-    run(written(folder, *asked[1:3]), folder / "clips.json", Format.LLAMAFACTORY)
-    run(written(folder, asked[0]), folder / "mine.json", Format.LLAMAFACTORY)
+    run(written(folder, *questions[1:3]), folder / "clips.json", Format.LLAMAFACTORY)
+    run(written(folder, questions[0]), folder / "mine.json", Format.LLAMAFACTORY)
     known = json.loads((folder / "dataset_info.json").read_text())
     assert list(known) == ["other", "clips", "mine"]
     entry = known["mine"]
@@ -243,15 +250,15 @@ def test_llamafactory_finds_the_file_by_its_entry_and_a_mark_for_each_medium(und
     (found,) = json.loads((folder / entry["file_name"]).read_text())
     columns = {name: found[column] for name, column in entry["columns"].items()}
     assert columns == {
-        "messages": [{"from": "human", "value": f"<image>{asked[0]['prompt']}"}],
-        "chosen": {"from": "gpt", "value": asked[0]["chosen"]["text"]},
-        "rejected": {"from": "gpt", "value": asked[0]["rejected"]["text"]},
-        "images": [asked[0]["context"][0]["image"]],
+        "messages": [{"from": "human", "value": f"<image>{questions[0]['prompt']}"}],
+        "chosen": {"from": "gpt", "value": questions[0]["chosen"]["text"]},
+        "rejected": {"from": "gpt", "value": questions[0]["rejected"]["text"]},
+        "images": [questions[0]["context"][0]["image"]],
         "videos": [],
     }
     clip, frames = json.loads((folder / "clips.json").read_text())
-    assert clip["conversations"][0]["value"] == f"<video>{asked[1]['prompt']}"
-    assert (clip["images"], clip["videos"]) == ([], [asked[1]["context"][0]["video"]])
+    assert clip["conversations"][0]["value"] == f"<video>{questions[1]['prompt']}"
+    assert (clip["images"], clip["videos"]) == ([], [questions[1]["context"][0]["video"]])
     assert frames["conversations"][0]["value"].count("<image>") == len(frames["images"]) == 8
     assert frames["videos"] == []
 
@@ -270,17 +277,17 @@ def test_swift_gets_the_rejected_answer_beside_messages_and_absolute_paths(
     understanding, monkeypatch
 ):
     monkeypatch.chdir(understanding.parent)
-    one = json.loads(understanding.read_text().splitlines()[0])
-    written(Path(), one)
+    element = json.loads(understanding.read_text().splitlines()[0])
+    written(Path(), element)
     run(Path("pairs.jsonl"), Path("swift.json"), Format.SWIFT)
     (found,) = json.loads(Path("swift.json").read_text())
     assert found == {
         "messages": [
-            {"role": "user", "content": f"<image>{one['prompt']}"},
-            {"role": "assistant", "content": one["chosen"]["text"]},
+            {"role": "user", "content": f"<image>{element['prompt']}"},
+            {"role": "assistant", "content": element["chosen"]["text"]},
         ],
-        "rejected_response": one["rejected"]["text"],
-        "images": [str(understanding.parent.resolve() / one["context"][0]["image"])],
+        "rejected_response": element["rejected"]["text"],
+        "images": [str(understanding.parent.resolve() / element["context"][0]["image"])],
         "videos": [],
     }
 
@@ -299,11 +306,11 @@ def test_a_medium_that_cannot_be_read_costs_its_pair_and_nothing_else(form, tmp_
     for i, name in ((1, "gone.png"), (2, "half.png")):
         given[i][side] = {"image": name} if side == "chosen" else [{"image": name}]
     out = tmp_path / FILES.get(form, "o.parquet")
-    counts, told = run(written(tmp_path, *given, "no JSON"), out, form)
+    counts, result = run(written(tmp_path, *given, "no JSON"), out, form)
     assert counts == {"written": 2, "unusable": 3}
-    assert told[0].startswith(f"line 2: {tmp_path}/gone.png: cannot be opened: No such file")
-    assert told[1].startswith(f"line 3: {tmp_path}/half.png: the image is broken")
-    assert told[2].startswith("line 5: row: Invalid JSON")
+    assert result[0].startswith(f"line 2: {tmp_path}/gone.png: cannot be opened: No such file")
+    assert result[1].startswith(f"line 3: {tmp_path}/half.png: the image is broken")
+    assert result[2].startswith("line 5: row: Invalid JSON")
     n_rows = len(json.loads(out.read_text())) if out.suffix == ".json" else len(pq.read_table(out))
     assert n_rows == 2
 
@@ -311,8 +318,8 @@ def test_a_medium_that_cannot_be_read_costs_its_pair_and_nothing_else(form, tmp_
 @pytest.mark.parametrize("form", ["published", "llamafactory", "swift"])
 def test_files_of_json_rows_take_one_task(form, understanding, tmp_path):
     (tmp_path / "o.json").write_text("before")
-    told = "line 2 is a pair of video_understanding, and o.json takes image_understanding; split"
-    with pytest.raises(DataError, match=told):
+    result = "line 2 is a pair of video_understanding, and o.json takes image_understanding; split"
+    with pytest.raises(DataError, match=result):
         run(understanding, tmp_path / "o.json", Format(form))
     assert (tmp_path / "o.json").read_text() == "before"
 
@@ -325,17 +332,17 @@ def test_trainers_of_answers_take_no_pictures(form, tmp_path):
 
 
 def test_what_has_no_place_in_a_file_is_told(understanding, tmp_path):
-    one = json.loads(understanding.read_text().splitlines()[0])
-    parts = one | {"id": "p", "chosen": [{"text": "a"}, {"text": "b"}]}
-    marked = one | {"id": "m", "prompt": "what is <image>?"}
-    path = written(tmp_path, one, parts, marked)
-    counts, told = run(path, tmp_path / "o.parquet", Format.TRL)
+    element = json.loads(understanding.read_text().splitlines()[0])
+    parts = element | {"id": "p", "chosen": [{"text": "a"}, {"text": "b"}]}
+    marked = element | {"id": "m", "prompt": "what is <image>?"}
+    path = written(tmp_path, element, parts, marked)
+    counts, result = run(path, tmp_path / "o.parquet", Format.TRL)
     assert counts == {"written": 2, "unusable": 1}
-    assert told == ["line 2: this layout takes answers in words, not interleaved ones"]
-    _, told = run(path, tmp_path / "o.parquet", Format.PARQUET)
-    assert told[0].startswith("line 2: this layout takes a candidate that is one file")
-    _, told = run(path, tmp_path / "o.json", Format.SWIFT)
-    assert told[1].startswith("line 3: <image> and <video> stand for media in this file")
+    assert result == ["line 2: this layout takes answers in words, not interleaved ones"]
+    _, result = run(path, tmp_path / "o.parquet", Format.PARQUET)
+    assert result[0].startswith("line 2: this layout takes a candidate that is one file")
+    _, result = run(path, tmp_path / "o.json", Format.SWIFT)
+    assert result[1].startswith("line 3: <image> and <video> stand for media in this file")
 
 
 def test_no_pair_at_all_and_another_suffix_are_errors(tmp_path):
@@ -343,7 +350,7 @@ def test_no_pair_at_all_and_another_suffix_are_errors(tmp_path):
         run(written(tmp_path, dropped("1")), tmp_path / "o.parquet", Format.TRL)
     with pytest.raises(ConfigError, match=r"trl is written as a .parquet file, not as .*o.json"):
         run(written(tmp_path, row("1")), tmp_path / "o.json", Format.TRL)
-    assert [one.name for one in tmp_path.iterdir()] == ["pairs.jsonl"]
+    assert [element.name for element in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
 @pytest.mark.parametrize("form", [Format.PARQUET, Format.PUBLISHED])
@@ -363,7 +370,12 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(form, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert out.read_text() == "before"
-    assert {one.name for one in tmp_path.iterdir()} == {"a.png", "b.png", "pairs.jsonl", out.name}
+    assert {element.name for element in tmp_path.iterdir()} == {
+        "a.png",
+        "b.png",
+        "pairs.jsonl",
+        out.name,
+    }
 
 
 def test_the_command_tells_how_many_and_ends_with_1_if_a_row_cannot_be_used(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unified_reward.pairs.drawn import draw_pools, read_rows, write_rows
+from tests.unified_reward.pairs.candidate_files import draw_pools, read_rows, write_rows
 from unified_reward import media
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError

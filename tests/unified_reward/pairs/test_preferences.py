@@ -49,7 +49,7 @@ def row(name, **changes):
 
 def written(folder, *rows):
     path = folder / "pairs.jsonl"
-    lines = [one if isinstance(one, str) else json.dumps(one) for one in rows]
+    lines = [item if isinstance(item, str) else json.dumps(item) for item in rows]
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path
 
@@ -66,17 +66,17 @@ def test_a_kept_row_is_a_pair_whose_paths_start_at_the_file(tmp_path):
 
 def test_clips_frames_words_and_interleaved_parts_are_what_they_are(tmp_path):
     frames = {"video": ["1.png", "2.png"]}
-    asked = {"task": "video_understanding", "context": [frames], "candidates": []}
-    asked["chosen"] = {"text": "yes"}
+    questions = {"task": "video_understanding", "context": [frames], "candidates": []}
+    questions["chosen"] = {"text": "yes"}
     parts = [{"text": "first"}, {"video": "c.mp4"}]
     both = [
-        row("1", **asked, rejected={"text": "no"}),
+        row("1", **questions, rejected={"text": "no"}),
         row("2", chosen=parts, candidates=[{"parts": parts, "side": "chosen", "score": None}]),
     ]
-    first, second = (one.pair for one in read_pairs(written(tmp_path, *both)))
-    (shown,) = first.context
-    assert isinstance(shown, Video)
-    assert shown.source == (Image(tmp_path / "1.png"), Image(tmp_path / "2.png"))
+    first, second = (item.pair for item in read_pairs(written(tmp_path, *both)))
+    (visible,) = first.context
+    assert isinstance(visible, Video)
+    assert visible.source == (Image(tmp_path / "1.png"), Image(tmp_path / "2.png"))
     assert (first.chosen, first.rejected) == ("yes", "no")
     assert second.chosen == ("first", Video(tmp_path / "c.mp4"))
     *_, read = read_examples(tmp_path / "pairs.jsonl")
@@ -93,7 +93,7 @@ def test_dropped_and_failed_rows_keep_their_reasons_and_are_no_unusable_lines(tm
         row("4", status="failed", reason="its line", task=None, prompt=None, context=None, **none),
     ]
     found = list(read_pairs(written(tmp_path, *given)))
-    assert [one.status for one in found] == ["dropped", "failed", "unusable", "kept", "failed"]
+    assert [item.status for item in found] == ["dropped", "failed", "unusable", "kept", "failed"]
     assert [found[i].reason for i in (0, 1, 4)] == [
         "score 2 is not above 2",
         "b.png: the file is empty",
@@ -102,7 +102,7 @@ def test_dropped_and_failed_rows_keep_their_reasons_and_are_no_unusable_lines(tm
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "result"),
     [
         ({"status": "good"}, "line 2: status: Input should be 'generated', 'kept', 'dropped'"),
         ({"chosen": None}, "line 2: a row that is kept has a chosen and a rejected candidate"),
@@ -119,12 +119,12 @@ def test_dropped_and_failed_rows_keep_their_reasons_and_are_no_unusable_lines(tm
         ({"id": "1"}, "line 2: duplicate id '1' (first on line 1)"),
     ],
 )
-def test_a_row_that_cannot_be_used_says_why_and_the_others_go_on(changes, told, tmp_path):
+def test_a_row_that_cannot_be_used_says_why_and_the_others_go_on(changes, result, tmp_path):
     path = written(tmp_path, row("1"), row("2", **changes), "", row("3"))
     first, second, third = read_pairs(path)
     assert (first.status, second.status, third.status) == ("kept", "unusable", "kept")
     assert second.pair is None
-    assert second.reason.startswith(told)
+    assert second.reason.startswith(result)
     assert third.row.line == 4
 
 
@@ -134,7 +134,7 @@ def test_a_file_that_is_not_there_is_an_error():
 
 
 def test_what_a_policy_can_learn_from_is_read_and_the_rest_is_counted_and_told(tmp_path):
-    """What is dropped or failed was told when the pairs were made."""
+    """Check what is dropped or failed was told when the pairs were made."""
     path = written(
         tmp_path,
         row("1"),
@@ -146,33 +146,35 @@ def test_what_a_policy_can_learn_from_is_read_and_the_rest_is_counted_and_told(t
         row("6"),
         row("6"),
     )
-    told = []
-    pairs, rows = trainable_pairs(path, PICTURES, told.append)
-    assert [one.id for one in pairs] == ["1", "6"]
+    result = []
+    pairs, rows = trainable_pairs(path, PICTURES, result.append)
+    assert [item.id for item in pairs] == ["1", "6"]
     assert rows == {"kept": 2, "dropped": 1, "failed": 1, "unusable": 4}
-    assert told[0] == "line 4: a pair of video_generation"
-    assert told[1] == "line 5: chosen and rejected are the same candidate"
-    assert told[2].startswith("line 6: ")
-    assert told[3:] == ["line 8: duplicate id '6' (first on line 7)"]
+    assert result[0] == "line 4: a pair of video_generation"
+    assert result[1] == "line 5: chosen and rejected are the same candidate"
+    assert result[2].startswith("line 6: ")
+    assert result[3:] == ["line 8: duplicate id '6' (first on line 7)"]
 
 
 def test_a_policy_may_have_several_tasks(tmp_path):
     both = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
-    told = []
-    pairs, rows = trainable_pairs(written(tmp_path, row("1"), row("2", **CLIP)), both, told.append)
-    assert [one.task for one in pairs] == [*both]
-    assert (rows, told) == ({"kept": 2}, [])
+    result = []
+    pairs, rows = trainable_pairs(
+        written(tmp_path, row("1"), row("2", **CLIP)), both, result.append
+    )
+    assert [item.task for item in pairs] == [*both]
+    assert (rows, result) == ({"kept": 2}, [])
 
 
 def test_pairs_of_other_tasks_alone_are_an_error_that_names_both(tmp_path):
-    asked = {"task": "image_understanding", "context": [{"image": "c.png"}], "candidates": []}
+    questions = {"task": "image_understanding", "context": [{"image": "c.png"}], "candidates": []}
     answers = {"chosen": {"text": "yes"}, "rejected": {"text": "no"}}
-    path = written(tmp_path, row("1", **CLIP), row("2", **asked, **answers), row("3", **CLIP))
-    told = (
+    path = written(tmp_path, row("1", **CLIP), row("2", **questions, **answers), row("3", **CLIP))
+    result = (
         r"the policy is for image_generation, and the pairs of \S*pairs.jsonl are of "
         "image_understanding, video_generation"
     )
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=result):
         trainable_pairs(path, PICTURES, [].append)
     with pytest.raises(ConfigError, match="is for image_generation and image_editing, and"):
         trainable_pairs(path, (*PICTURES, Task.IMAGE_EDITING), [].append)

@@ -20,29 +20,29 @@ def html(path, n=24, status=""):
 
 
 def cards(text):
-    """What is said on each card, without its medium."""
+    """Check what is said on each card, without its medium."""
     found = re.findall(r'<article class="card">(.*?)</article>', text, re.DOTALL)
-    return [" | ".join(re.sub(r"<[^>]*>", "\n", one).split("\n")).strip(" |") for one in found]
+    return [" | ".join(re.sub(r"<[^>]*>", "\n", item).split("\n")).strip(" |") for item in found]
 
 
-def said(card):
+def answer(card):
     return [word for word in card.split(" | ") if word]
 
 
 def test_the_chosen_one_stands_first_then_the_rejected_then_the_others(tmp_path):
     given = pair(Task.IMAGE_GENERATION, tmp_path)
     text = html(written(tmp_path, given))
-    by_side = {one["side"] or "": one["score"] for one in given["candidates"]}
-    found = [said(one) for one in cards(text)]
+    by_side = {item["side"] or "": item["score"] for item in given["candidates"]}
+    found = [answer(item) for item in cards(text)]
     assert found[:2] == [[side, f"score {by_side[side]:.4g}"] for side in ("chosen", "rejected")]
-    others = [f"score {one['score']:.4g}" for one in given["candidates"] if one["side"] is None]
-    assert found[2:] == [[one] for one in others]
+    others = [f"score {item['score']:.4g}" for item in given["candidates"] if item["side"] is None]
+    assert found[2:] == [[item] for item in others]
     assert text.count("data:image/png") == 4
     assert f'<h2 dir="auto">{given["prompt"]}</h2>' in text
 
 
 def test_of_several_winners_only_the_one_of_the_pair_is_marked_chosen(tmp_path):
-    """Of rank and sift every winner of a comparison is on the chosen side, twins on none."""
+    """For rank and sift every winner of a comparison is on the chosen side, twins on none."""
     given = pair(Task.IMAGE_UNDERSTANDING, tmp_path)
     parts = [
         {"text": "won too", "score": 0.4, "side": "chosen", "reason": None},
@@ -51,7 +51,7 @@ def test_of_several_winners_only_the_one_of_the_pair_is_marked_chosen(tmp_path):
         given["chosen"] | {"score": None, "side": None, "reason": "the same as candidate 1"},
     ]
     text = html(written(tmp_path, given | {"candidates": parts}))
-    assert [said(one) for one in cards(text)] == [
+    assert [answer(item) for item in cards(text)] == [
         ["context"],
         ["chosen", given["chosen"]["text"], "score 0.9"],
         ["rejected", given["rejected"]["text"], "score 0.1"],
@@ -63,8 +63,8 @@ def test_of_several_winners_only_the_one_of_the_pair_is_marked_chosen(tmp_path):
 def test_answers_stand_behind_the_clip_they_are_about(tmp_path):
     given = pair(Task.VIDEO_UNDERSTANDING, tmp_path)
     text = html(written(tmp_path, given))
-    found = [said(one) for one in cards(text)]
-    assert [one[0] for one in found[:3]] == ["context", "chosen", "rejected"]
+    found = [answer(item) for item in cards(text)]
+    assert [item[0] for item in found[:3]] == ["context", "chosen", "rejected"]
     assert found[1][1] == given["chosen"]["text"]
     assert found[2][1] == given["rejected"]["text"]
     assert text.count("data:image/webp") == 1
@@ -88,7 +88,7 @@ def test_rows_are_counted_by_status_and_reason_and_shown_in_order(tmp_path):
     assert "2.8 judge calls a row" in text
     reason = '<td><div dir="auto">score … is not above …</div></td><td class="number">2</td>'
     assert reason in text
-    assert [one for one in "1234" if f">{one} · image_generation" in text] == list("1234")
+    assert [item for item in "1234" if f">{item} · image_generation" in text] == list("1234")
     assert "cannot be shown: " in text
     assert "broken.png: not an image; PNG" in text
     assert "it was not judged" in text
@@ -100,14 +100,14 @@ def test_rows_are_counted_by_status_and_reason_and_shown_in_order(tmp_path):
 
 def test_a_file_of_candidates_is_shown_as_it_is(tmp_path):
     given = pair(Task.IMAGE_GENERATION, tmp_path)
-    parts = [{"image": one["image"]} for one in given["candidates"]]
+    parts = [{"image": item["image"]} for item in given["candidates"]]
     made = {name: given[name] for name in ("id", "reason", "task", "prompt", "context")}
     made |= {"status": "generated", "candidates": [parts[0], [{"text": "a star:"}, parts[1]]]}
     made |= {"criteria": "", "policy": "tiny", "seed": 0, "duplicates": 1}
     text = html(written(tmp_path, made))
     assert "1 generated" in text
     assert "judge calls" not in text
-    assert [said(one) for one in cards(text)] == [[], ["a star:"]]
+    assert [answer(item) for item in cards(text)] == [[], ["a star:"]]
     assert text.count("data:image/png") == 2
 
 

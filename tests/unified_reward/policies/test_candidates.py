@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.unified_reward.pairs.drawn import draw_pools, read_rows, write_rows
+from tests.unified_reward.pairs.candidate_files import draw_pools, read_rows, write_rows
 from tests.unified_reward.policies import pipelines
 from unified_reward import media, policies
 from unified_reward.cli.candidates import candidates
@@ -50,7 +50,7 @@ def command(*arguments):
     """Exit code, and what is told on standard output or as an error."""
     app = typer.Typer()
     app.command()(candidates)
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    result = CliRunner().invoke(app, [str(item) for item in arguments])
     if isinstance(result.exception, UnifiedRewardError):
         return 2, str(result.exception)
     if result.exception and not isinstance(result.exception, SystemExit):
@@ -91,17 +91,19 @@ def test_answers_about_pictures_become_rows(make, out, makers):
         assert tuple(row) == KEYS
         assert (row["status"], row["reason"], row["duplicates"]) == ("generated", None, 0)
         assert (row["policy"], row["seed"]) == (str(makers["vlm"].policy), 5)
-        assert [list(one) for one in row["candidates"]] == [["text"], ["text"]]
+        assert [list(item) for item in row["candidates"]] == [["text"], ["text"]]
         assert row["context"] == [{"image": f"../about/{i}-about.png"}]
     pools = [row.content for row in read_examples(out / "candidates.jsonl")]
-    assert all(isinstance(one, Example) and len(one.candidates) == 2 for one in pools)
+    assert all(isinstance(item, Example) and len(item.candidates) == 2 for item in pools)
     media.open_image(pools[0].context[0])
 
 
 @pytest.mark.parametrize(("name", "kind"), [("pictures", "image"), ("clips", "video")])
 def test_what_is_drawn_becomes_files_named_by_their_content(name, kind, make, out):
     assert make(name, "--height", 16, "--width", 24) == (0, "3 generated\n")
-    paths = [one[kind] for row in read_rows(out / "candidates.jsonl") for one in row["candidates"]]
+    paths = [
+        item[kind] for row in read_rows(out / "candidates.jsonl") for item in row["candidates"]
+    ]
     assert len(set(paths)) == 6
     assert {path.removeprefix("media/") for path in paths} == files(out).keys()
     for file, content in files(out).items():
@@ -119,8 +121,8 @@ def test_candidates_do_not_depend_on_how_many_there_are(name, make, tmp_path):
     make(name, n=2, out="two")
     make(name, "--seed", 1, n=2, out="other")
     four, two, other = (
-        [row["candidates"] for row in read_rows(tmp_path / one / "candidates.jsonl")]
-        for one in ("four", "two", "other")
+        [row["candidates"] for row in read_rows(tmp_path / item / "candidates.jsonl")]
+        for item in ("four", "two", "other")
     )
     assert [each[:2] for each in four] == two
     assert all(a not in other[i] for i, each in enumerate(two) for a in each)
@@ -130,30 +132,30 @@ def test_candidates_do_not_depend_on_how_many_there_are(name, make, tmp_path):
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(name, make, out, tmp_path):
     make(name, "--batch-size", 1)
     whole = (out / "candidates.jsonl").read_bytes()
-    drawn = files(out) if name == "pictures" else None
+    sampled = files(out) if name == "pictures" else None
     first = whole.index(b"\n") + 1
     for cut in (0, 1, 40, first - 1, first, first + 1, len(whole) - 60, len(whole) - 1, len(whole)):
         stopped = tmp_path / f"cut{cut}"
         shutil.copytree(out, stopped)
         (stopped / "candidates.jsonl").write_bytes(whole[:cut])
-        if drawn and cut < first:
+        if sampled and cut < first:
             shutil.rmtree(stopped / "media")
             (stopped / "media").mkdir()
-            (stopped / "media" / f".{next(iter(drawn))}.part").write_bytes(b"half")
+            (stopped / "media" / f".{next(iter(sampled))}.part").write_bytes(b"half")
         there = {path: path.stat().st_ino for path in stopped.rglob("media/[!.]*")}
         assert make(name, "--batch-size", 1, out=stopped.name)[0] == 0
         assert {path: path.stat().st_ino for path in there} == there, "a file was written again"
         assert (stopped / "candidates.jsonl").read_bytes() == whole
-        assert not drawn or files(stopped) == drawn
+        assert not sampled or files(stopped) == sampled
 
 
 @pytest.mark.parametrize("changed", [("--seed", 1), ("--n", 3), ("--temperature", 0.5)])
 def test_going_on_with_other_options_is_an_error(changed, make, out):
     make("vlm")
     before = (out / "candidates.jsonl").read_bytes()
-    code, told = make("vlm", *changed)
+    code, message = make("vlm", *changed)
     assert code == 2
-    assert f"{changed[0][2:]} was" in told
+    assert f"{changed[0][2:]} was" in message
     assert (out / "candidates.jsonl").read_bytes() == before
 
 
@@ -175,14 +177,14 @@ def test_a_prompt_that_cannot_be_used_costs_its_row(make, out, tmp_path, makers)
     broken = good | {"id": "broken", "context": [{"image": "broken.png"}]}
     lost = good | {"id": "lost", "context": [{"image": "none.png"}]}
     blind = good | {"id": "blind", "context": []}
-    drawn = {"id": "drawn", "task": "image_generation", "prompt": "a star"}
+    sampled = {"id": "drawn", "task": "image_generation", "prompt": "a star"}
     nameless = {key: value for key, value in good.items() if key != "id"}
-    prompts = [broken, lost, blind, drawn, {"id": "typo", "promt": "x"}, good, good, nameless]
+    prompts = [broken, lost, blind, sampled, {"id": "typo", "promt": "x"}, good, good, nameless]
     write_rows(tmp_path / "about" / "candidates.jsonl", prompts)
     assert make("vlm") == (1, "6 failed, 2 generated\n")
     rows = {row["id"]: row for row in read_rows(out / "candidates.jsonl")}
     assert len(rows) == 8
-    for name, told in {
+    for name, message in {
         "broken": "broken.png",
         "lost": "none.png: cannot be opened",
         "line 3": "image_understanding needs the image or video it is about",
@@ -191,7 +193,7 @@ def test_a_prompt_that_cannot_be_used_costs_its_row(make, out, tmp_path, makers)
         "line 7": "duplicate id",
     }.items():
         assert rows[name]["status"] == "failed"
-        assert told in rows[name]["reason"]
+        assert message in rows[name]["reason"]
         assert (rows[name]["candidates"], rows[name]["duplicates"]) == ([], 0)
         assert tuple(rows[name]) == KEYS
     assert rows["p0"]["status"] == "generated"
@@ -220,32 +222,32 @@ def test_a_full_disk_is_told_and_what_is_done_stays(make, out, makers, tmp_path)
     rows = read_rows(source)
     write_rows(source, rows[:1])
     assert make("pictures", *size)[0] == 0
-    done, drawn = (out / "candidates.jsonl").read_bytes(), files(out)
+    done, sampled = (out / "candidates.jsonl").read_bytes(), files(out)
     write_rows(source, rows)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
-        code, told = make("pictures", *size)
+        code, message = make("pictures", *size)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2
-    assert ".png cannot be written: File too large" in told
+    assert ".png cannot be written: File too large" in message
     assert (out / "candidates.jsonl").read_bytes() == done
-    assert files(out) == drawn
+    assert files(out) == sampled
     assert make("pictures", *size) == (0, "2 generated\n")
 
 
 def test_a_policy_that_cannot_be_used_leaves_nothing_behind(make, out, tmp_path):
     pipelines.from_pictures(tmp_path / "redraws")
-    code, told = make("pictures", "--policy", tmp_path / "redraws")
+    code, message = make("pictures", "--policy", tmp_path / "redraws")
     assert code == 2
-    assert "neither text-to-image nor text-to-video" in told
+    assert "neither text-to-image nor text-to-video" in message
     assert make("vlm", "--steps", 3)[0] == 2
     assert make("pictures", "--policy", tmp_path / "none")[0] == 2
     assert not out.exists()
 
 
 def test_json_is_the_rows_just_made(make, out):
-    _, told = make("vlm", "--json")
-    said = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
-    assert said == read_rows(out / "candidates.jsonl")
+    _, message = make("vlm", "--json")
+    answer = [json.loads(line) for line in message.splitlines() if line.startswith("{")]
+    assert answer == read_rows(out / "candidates.jsonl")

@@ -1,4 +1,4 @@
-"""What every scorer should say, worked out from the equations in float64, from pixels on.
+"""Check what every scorer should say, worked out from the equations in float64, from pixels on.
 
 Shares no code with the scorers: pictures are prepared with PIL and numpy, tokens counted by hand.
 """
@@ -78,8 +78,8 @@ def pickscore(state, caption, pixels):
 
 def hps(state, caption, pixels, *, is_first=False):
     seen = (short_side_square(pixels) if is_first else long_side_bars(pixels))[None]
-    how = {"vision_heads": 2, "text_heads": 2, "quick_gelu": is_first}
-    return cosine(*open_clip_features(state, seen, clip_ids(caption), **how)).tolist()
+    options = {"vision_heads": 2, "text_heads": 2, "quick_gelu": is_first}
+    return cosine(*open_clip_features(state, seen, clip_ids(caption), **options)).tolist()
 
 
 def bert_ids(caption):
@@ -135,15 +135,15 @@ def qwen_turn(prompt, pad):
     )
 
 
-def qwen_hidden(state, text, frames, pad, specials, **how):
+def qwen_hidden(state, text, frames, pad, specials, **options):
     """Last hidden states and ids of one turn."""
     seen, grid = patches(frames)
     mark = byte_ids(pad, specials)[0]
     ids = []
-    for one in byte_ids(text, specials):
-        ids += [one] * (len(seen) // 4 if one == mark else 1)
+    for entry in byte_ids(text, specials):
+        ids += [entry] * (len(seen) // 4 if entry == mark else 1)
     ids = torch.tensor(ids)
-    return hidden_states(state, ids, seen, grid, vision_token=mark, **how), ids
+    return hidden_states(state, ids, seen, grid, vision_token=mark, **options), ids
 
 
 def videoreward(state, caption, frames, *, folder):
@@ -152,13 +152,13 @@ def videoreward(state, caption, frames, *, folder):
     state = merged(state, scale=LORA["lora_alpha"] / LORA["lora_r"])
     text = qwen_turn(WORDS["VIDEOREWARD"].replace("⟪prompt⟫", caption), "<|video_pad|>")
     hidden, ids = qwen_hidden(state, text, frames, "<|video_pad|>", specials)
-    places = [int((ids == byte_ids(one, specials)[0]).nonzero()[0, 0]) for one in rewards]
+    places = [int((ids == byte_ids(entry, specials)[0]).nonzero()[0, 0]) for entry in rewards]
     raw = [linear_head(state, hidden[place], "rm_head").item() for place in places]
-    told = json.loads((folder / "model_config.json").read_text())["inference_config"]
+    result = json.loads((folder / "model_config.json").read_text())["inference_config"]
     names = ("VQ", "MQ", "TA")
     return [
-        (one - told[f"{name}_mean"]) / told[f"{name}_std"]
-        for name, one in zip(names, raw, strict=True)
+        (entry - result[f"{name}_mean"]) / result[f"{name}_std"]
+        for name, entry in zip(names, raw, strict=True)
     ]
 
 
@@ -171,17 +171,17 @@ def hpsv3(state, caption, picture):
     return mlp_head(state, hidden[place], "rm_head").tolist()
 
 
-def videoscore_qwen(state, caption, frames, **how):
+def videoscore_qwen(state, caption, frames, **options):
     specials = [*LIKE_QWEN, *PADS]
     text = qwen_turn(WORDS["VIDEOSCORE"].replace("⟪prompt⟫", caption), "<|video_pad|>")
-    hidden, _ = qwen_hidden(state, text, frames, "<|video_pad|>", specials, **how)
+    hidden, _ = qwen_hidden(state, text, frames, "<|video_pad|>", specials, **options)
     return linear_head(state, hidden[-1], "score").tolist()
 
 
 def videoscore_idefics(state, caption, frames):
     specials = ["<image>", "<fake_token_around_image>"]
-    shown = f"{specials[1]}{specials[0] * 4}{specials[1]} " * len(frames)
-    text = WORDS["VIDEOSCORE"].replace("⟪prompt⟫", caption) + shown
+    visible = f"{specials[1]}{specials[0] * 4}{specials[1]} " * len(frames)
+    text = WORDS["VIDEOSCORE"].replace("⟪prompt⟫", caption) + visible
     ids = torch.tensor(byte_ids(text, specials))
     pixels = torch.from_numpy(frames / 255 - 0.5).permute(0, 3, 1, 2) / 0.5
     assert ids.max() < VOCAB

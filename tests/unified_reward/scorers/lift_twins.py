@@ -16,7 +16,7 @@ LORA = {"r": 4, "lora_alpha": 8}
 CHARACTERS = [*("<unk>", "<s>", "</s>"), *(f"<0x{i:02X}>" for i in range(256)), "▁"]
 CHARACTERS += [chr(i) for i in range(33, 127)]
 """A token for every byte and for every printable character, as in Llama's vocabulary."""
-IDS = {one: i for i, one in enumerate(CHARACTERS)}
+IDS = {item: i for i, item in enumerate(CHARACTERS)}
 END = IDS["</s>"]
 WORDS = {
     "LIFT-SEMANTIC": f" Does it fit? {'Look at all of it. ' * 40}Say Good, Normal or Bad.",
@@ -46,8 +46,8 @@ def install_words(home):
 def token_ids(text):
     """A token for every character, one for the space that Llama puts before every text."""
     ids = []
-    for one in "▁" + text.replace(" ", "▁"):
-        ids += [IDS[one]] if one in IDS else [IDS[f"<0x{byte:02X}>"] for byte in one.encode()]
+    for item in "▁" + text.replace(" ", "▁"):
+        ids += [IDS[item]] if item in IDS else [IDS[f"<0x{byte:02X}>"] for byte in item.encode()]
     return ids
 
 
@@ -85,12 +85,12 @@ def lift(folder, seed=0, *, parts=None):
 
 def _write_llm(folder, state):
     shards = [{}, {}]
-    for i, (name, one) in enumerate(state.items()):
-        shards[i % 2][name] = one
+    for i, (name, item) in enumerate(state.items()):
+        shards[i % 2][name] = item
     index = {}
-    for i, held in enumerate(shards, 1):
-        save(held, folder / f"model-0000{i}-of-00002.safetensors")
-        index |= dict.fromkeys(held, f"model-0000{i}-of-00002.safetensors")
+    for i, kept in enumerate(shards, 1):
+        save(kept, folder / f"model-0000{i}-of-00002.safetensors")
+        index |= dict.fromkeys(kept, f"model-0000{i}-of-00002.safetensors")
     write({"metadata": {}, "weight_map": index}, folder / "model.safetensors.index.json")
     config = {
         "_name_or_path": "./llm",
@@ -120,7 +120,7 @@ def _write_llm(folder, state):
 
 
 def save(state, file):
-    save_file({name: one.contiguous() for name, one in state.items()}, file)
+    save_file({name: item.contiguous() for name, item in state.items()}, file)
 
 
 def write(row, file):
@@ -130,22 +130,22 @@ def write(row, file):
 def change(file, **values):
     """Other values in a JSON object; None takes one out."""
     row = json.loads(file.read_text()) | values
-    write({name: one for name, one in row.items() if one is not None}, file)
+    write({name: item for name, item in row.items() if item is not None}, file)
 
 
 def speaks(parts, text):
-    """The same twin, but that it says a text of different characters behind a colon.
+    """Checks the same twin, but that it says a text of different characters behind a colon.
 
     No layer of the language model adds anything, and the head knows which follows which.
     """
     state, adapter = ({**parts[name]} for name in ("llm", "adapter"))
-    for held in (state, adapter):
-        for name, value in held.items():
+    for kept in (state, adapter):
+        for name, value in kept.items():
             if ("o_proj" in name or "down_proj" in name) and "lora_A" not in name:
-                held[name] = torch.zeros_like(value)
+                kept[name] = torch.zeros_like(value)
     table = state["model.embed_tokens.weight"]
     head = torch.zeros_like(state["lm_head.weight"])
-    told = [IDS[":"], *(IDS[one] for one in text), END]
-    for before, after in pairwise(told):
+    result = [IDS[":"], *(IDS[item] for item in text), END]
+    for before, after in pairwise(result):
         head[after] = table[before]
     return parts | {"llm": state | {"lm_head.weight": head}, "adapter": adapter}

@@ -49,15 +49,15 @@ def test_a_whole_folder_has_no_problems_and_every_tensor_is_accounted_for(name, 
     keys = holding.keys
     ignored = sum(keys.ignored.values())
     sources = keys.loaded + keys.renamed + 3 * keys.merged + ignored
-    fused = sum("in_proj" in one for one in state)  # one tensor of the file fills three
+    fused = sum("in_proj" in item for item in state)  # one tensor of the file fills three
     assert sources == len(state) + 2 * fused
 
 
 @pytest.mark.parametrize(("name", "other"), [("pickscore", "hpsv2"), ("hpsv2", "imagereward")])
 def test_the_folder_of_another_system_is_named(name, other, twin):
-    told = problems(name, twin(other)[0])
-    assert "no weights" in told
-    assert f"weights as of {other}" in told
+    result = problems(name, twin(other)[0])
+    assert "no weights" in result
+    assert f"weights as of {other}" in result
 
 
 def test_tensors_of_another_system_in_the_right_file_are_refused(twin, tmp_path):
@@ -79,9 +79,9 @@ def test_half_a_checkpoint_is_refused_with_what_it_lacks(copy):
     state = load_file(folder / "model.safetensors")
     half = {name: state[name] for name in list(state)[: len(state) // 2]}
     save_file(half, folder / "model.safetensors")
-    told = problems("pickscore", folder)
-    assert f"{len(state) - len(half)} missing: " in told
-    assert told.endswith("more")
+    result = problems("pickscore", folder)
+    assert f"{len(state) - len(half)} missing: " in result
+    assert result.endswith("more")
 
 
 def test_extra_tensors_are_refused_and_named(copy):
@@ -96,19 +96,19 @@ def test_a_tensor_of_another_shape_is_refused_and_not_called_missing(copy):
     state = load_file(folder / "model.safetensors")
     state["visual_projection.weight"] = torch.ones(3, 160)
     save_file(state, folder / "model.safetensors")
-    told = problems("pickscore", folder)
-    assert told == "1 of another shape: visual_projection.weight (3, 160) for (24, 160)"
+    result = problems("pickscore", folder)
+    assert result == "1 of another shape: visual_projection.weight (3, 160) for (24, 160)"
 
 
 def test_an_adapter_without_its_other_half_is_unexplained(copy):
     folder = copy("videoreward")
     file = folder / "checkpoint-11352" / "model.pth"
     state = torch.load(file)
-    name = next(one for one in state if "lora_B" in one)
+    name = next(item for item in state if "lora_B" in item)
     del state[name]
     torch.save(state, file)
-    told = problems("videoreward", folder)
-    assert told == f"1 unexplained: {name.replace('lora_B', 'lora_A')}"
+    result = problems("videoreward", folder)
+    assert result == f"1 unexplained: {name.replace('lora_B', 'lora_A')}"
 
 
 class _Runs:
@@ -142,7 +142,7 @@ def test_a_shard_that_is_not_there_is_named(copy):
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "told"),
+    ("name", "file", "result"),
     [
         ("pickscore", "config.json", "no configuration (config.json)"),
         ("imagereward", "vocab.txt", "no vocabulary of bert-base-uncased, which the release lacks"),
@@ -150,10 +150,10 @@ def test_a_shard_that_is_not_there_is_named(copy):
         ("hpsv3", "tokenizer.json", "no tokenizer (tokenizer.json or"),
     ],
 )
-def test_what_lies_beside_the_weights_is_asked_for(name, file, told, copy):
+def test_what_lies_beside_the_weights_is_asked_for(name, file, result, copy):
     folder = copy(name)
     (folder / file).unlink()
-    assert told in problems(name, folder)
+    assert result in problems(name, folder)
 
 
 def test_heads_that_are_not_known_well_enough_are_refused(copy):
@@ -225,13 +225,13 @@ def test_broken_files_other_tasks_and_criteria_fail_alone(twin, tmp_path):
     ]
     *failed, scored = scorer.ask(samples)
     assert isinstance(scored, ur.Scored)
-    told = [one.error for one in failed]
-    assert "broken.png" in told[0]
-    assert "nowhere.png" in told[1]
-    assert "hpsv2.1 scores image_generation" in told[2]
-    assert "takes no criteria; leave out 'only colour'" in told[3]
+    result = [item.error for item in failed]
+    assert "broken.png" in result[0]
+    assert "nowhere.png" in result[1]
+    assert "hpsv2.1 scores image_generation" in result[2]
+    assert "takes no criteria; leave out 'only colour'" in result[3]
     refused = scorer.check_samples(samples)
-    assert [one and one.error for one in refused] == [*told, None]
+    assert [item and item.error for item in refused] == [*result, None]
 
 
 def test_numbers_that_are_not_finite_are_failures(copy):
@@ -292,7 +292,7 @@ def test_a_merged_weight_is_the_base_and_the_scaled_product():
         "a.lora_A.default.weight": torch.tensor([[1.0, 2.0]]),
         "a.lora_B.default.weight": torch.tensor([[3.0], [0.0]]),
     }
-    pieces = {one.target: one.value for one in merge_lora(rename_keys(tensors, ()), 2.0)}
+    pieces = {item.target: item.value for item in merge_lora(rename_keys(tensors, ()), 2.0)}
     assert pieces["a.weight"].tolist() == [[7.0, 12.0], [0.0, 1.0]]
     assert [*pieces] == ["a.weight", "a.bias"]
 
@@ -334,9 +334,9 @@ def test_a_system_that_is_not_loaded_says_what_is_there_and_what_is_open(name, t
     else:
         (tmp_path / pattern).parent.mkdir()
         torch.save({"module": state | {"vit.a": torch.ones(1)}}, tmp_path / pattern)
-    told = problems(name, tmp_path)
-    assert "3 tensors are there (2 model.layers, 1 vit.a)" in told
-    assert system(name).card.open_questions[0] in told
+    result = problems(name, tmp_path)
+    assert "3 tensors are there (2 model.layers, 1 vit.a)" in result
+    assert system(name).card.open_questions[0] in result
     with pytest.raises(ModelError, match="is not loaded here"):
         ur.open_judge(f"{name}:{tmp_path}")
 

@@ -12,7 +12,7 @@ from unified_reward.scorers import SYSTEMS, system
 
 
 def invoked(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    result = CliRunner().invoke(app, [str(item) for item in arguments])
     assert result.exit_code == code, result.output
     return result.stdout
 
@@ -30,16 +30,16 @@ def pictures(tmp_path):
 
 
 def test_the_cards_are_printed_for_people_and_for_machines():
-    told = rows("scorers")
+    message = rows("scorers")
     others = ["checklist-image", "checklist-video", "llava-critic"]
-    assert [one["name"] for one in told] == [*SYSTEMS, *others]
+    assert [item["name"] for item in message] == [*SYSTEMS, *others]
     text = invoked("scorers")
-    for one in told:
-        assert one["system"] in text
-        assert one["values"]
-        assert one["weights_licence"]
-        assert one["verified"] or one["open_questions"]
-        assert one["temperature_source"]
+    for item in message:
+        assert item["system"] in text
+        assert item["values"]
+        assert item["weights_licence"]
+        assert item["verified"] or item["open_questions"]
+        assert item["temperature_source"]
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -65,24 +65,24 @@ def test_check_says_what_a_folder_holds_and_what_it_lacks(twin, tmp_path):
 
 def test_a_scorer_scores_compares_and_ranks_files(twin, pictures):
     judge = f"hpsv2.1:{twin('hpsv2.1')[0]}"
-    asked = ("--prompt", "a ball", "--judge", judge)
-    scores = [one["value"] for one in rows("score", *pictures, *asked)]
+    samples = ("--prompt", "a ball", "--judge", judge)
+    scores = [item["value"] for item in rows("score", *pictures, *samples)]
     assert len(set(scores)) == 3
-    (ranked,) = rows("rank", *pictures, *asked)
+    (ranked,) = rows("rank", *pictures, *samples)
     assert ranked["order"] == sorted(range(3), key=lambda i: -scores[i])
-    (told,) = rows("compare", *pictures[:2], *asked)
-    assert told["winner"] == ("first" if scores[0] > scores[1] else "second")
-    assert (told["judge"], told["family"]) == (judge, "")
+    (message,) = rows("compare", *pictures[:2], *samples)
+    assert message["winner"] == ("first" if scores[0] > scores[1] else "second")
+    assert (message["judge"], message["family"]) == (judge, "")
 
 
 def test_a_scorer_is_benchmarked_and_audited_like_a_judge(twin, tmp_path):
     judge = f"pickscore:{twin('pickscore')[0]}"
     data = tmp_path / "world"
-    how = ("--task", "image_generation", "--n", 12, "--seed", 0, "--split", "test")
-    invoked("data", "make", "microworld", data, *how)
+    options = ("--task", "image_generation", "--n", 12, "--seed", 0, "--split", "test")
+    invoked("data", "make", "microworld", data, *options)
     (file,) = data.glob("*.jsonl")
-    asked = ("--on", "microworld", "--limit", 6, "--judge", judge)
-    report = rows("bench", *asked, "--out", tmp_path / "bench", code=1)[0]
+    samples = ("--on", "microworld", "--limit", 6, "--judge", judge)
+    report = rows("bench", *samples, "--out", tmp_path / "bench", code=1)[0]
     assert {"image_generation.score", "image_generation.compare"} <= report["groups"].keys()
     assert report["n_failed"] == report["n"] - 12, "other tasks fail, and are counted"
     report = rows("audit", "--data", file, "--judge", judge, "--out", tmp_path / "audit")[0]

@@ -78,8 +78,8 @@ def sample(frames, caption=CAPTION):
 def fitted(frames):
     """By hand: uint8 (n, H, W, 3) squeezed and from -1 to 1."""
     squares = [
-        np.asarray(PIL.Image.fromarray(one).resize((384, 384), PIL.Image.Resampling.BICUBIC))
-        for one in frames
+        np.asarray(PIL.Image.fromarray(entry).resize((384, 384), PIL.Image.Resampling.BICUBIC))
+        for entry in frames
     ]
     return torch.from_numpy(np.stack(squares) / 127.5 - 1).permute(0, 3, 1, 2)
 
@@ -89,17 +89,17 @@ def seen(state, frames):
     return equations.project(state, patches)
 
 
-def said(state, frames):
+def reply(state, frames):
     """Ids and margins of the three answers about frames."""
-    shown = seen(state, frames)
-    told = []
+    visible = seen(state, frames)
+    message = []
     for question in twins.WORDS.values():
         texts = [SYSTEM, *["\n"] * 7, f"\n{CAPTION}{question} ASSISTANT:"]
         first, *others = map(twins.token_ids, texts)
-        x = equations.embed(state, [[1, *first], *others], shown)
-        how = {"heads": twins.HEADS, "most": MOST, "end": twins.END, "rope_theta": twins.THETA}
-        told.append(equations.say(state, x, **how))
-    return told
+        x = equations.embed(state, [[1, *first], *others], visible)
+        options = {"heads": twins.HEADS, "most": MOST, "end": twins.END, "rope_theta": twins.THETA}
+        message.append(equations.say(state, x, **options))
+    return message
 
 
 @torch.inference_mode()
@@ -111,7 +111,7 @@ def generated(scorer, frames):
 
 @pytest.fixture(scope="module")
 def wanted(state):
-    return [said(state, frames[shown]) for frames, shown in SHOWN]
+    return [reply(state, frames[visible]) for frames, visible in SHOWN]
 
 
 GOLDEN = (0.00103, 0.66859), (-0.0588, 0.8431, 0.8275, 0.898)
@@ -145,8 +145,8 @@ def test_frames_are_eight_and_a_short_clip_says_that_some_are_shown_twice(total,
     prepared = lift.LiFTCritic.prepare(sample(frames))
     grey = (prepared.pixels[:, 0, 0, 0] + 1) * 127.5 / 5
     assert tuple(grey.round().int().tolist()) == indices
-    told = (f"the clip has {total} frames; some shown twice",) if total < 8 else ()
-    assert prepared.notes == told
+    message = (f"the clip has {total} frames; some shown twice",) if total < 8 else ()
+    assert prepared.notes == message
 
 
 def test_the_text_before_tokenising_is_exactly_this():
@@ -162,26 +162,26 @@ def test_the_text_before_tokenising_is_exactly_this():
 def test_every_text_between_frames_is_tokenised_by_itself(made, monkeypatch):
     """One begin in all; a space, as Llama has it, before each text."""
     scorer = load(made[0])
-    asked = []
+    samples = []
     embed = scorer.module.llm.get_input_embeddings()
     monkeypatch.setattr(
         scorer.module.llm,
         "get_input_embeddings",
-        lambda: lambda ids: asked.append(ids) or embed(ids),
+        lambda: lambda ids: samples.append(ids) or embed(ids),
     )
     text = scorer.prepare(sample(CLIP, "é")).text.split("</s>")[1]
     scorer._embedded(text, torch.zeros(8, 25, 64, dtype=torch.float64))
-    first, *others, last = (ids.tolist() for ids in asked)
+    first, *others, last = (ids.tolist() for ids in samples)
     characters = twins.CHARACTERS
     assert [characters[i] for i in first] == ["<s>", *f"▁{SYSTEM}".replace(" ", "▁")]
     assert others == [[characters.index("▁"), characters.index("<0x0A>")]] * 7
-    told = [characters[i] for i in last]
-    assert told[:6] == ["▁", "<0x0A>", "<0xC3>", "<0xA9>", "▁", "I"]
-    assert "".join(told[6:]) == "s▁it▁real?▁ASSISTANT:"
+    message = [characters[i] for i in last]
+    assert message[:6] == ["▁", "<0x0A>", "<0xC3>", "<0xA9>", "▁", "I"]
+    assert "".join(message[6:]) == "s▁it▁real?▁ASSISTANT:"
 
 
 TABLE = [[1, 2, 4, 5], [7, 8, 0, 0], [3, 0, 6, 0], [9, 0, 0, 0]]
-"""Of patches 1 2 3 / 4 5 6 / 7 8 9: squares down the left side first; 0 is beyond the grid."""
+"""Patches 1 2 3 / 4 5 6 / 7 8 9: squares down the left side first; 0 is beyond the grid."""
 PLACES = {
     0: (1, 2, 28, 29),
     1: (55, 56, 82, 83),
@@ -191,7 +191,7 @@ PLACES = {
     182: (27, 0, 54, 0),
     195: (729, 0, 0, 0),
 }
-"""Of 27 x 27 patches, counted from 1: what some of the 196 tokens see."""
+"""27 x 27 patches, counted from 1: what some of the 196 tokens see."""
 
 
 def test_tokens_of_pictures_go_column_by_column():
@@ -211,17 +211,17 @@ def test_channels_of_a_patch_stay_together():
 @torch.inference_mode()
 def test_tokens_of_pictures_are_those_of_the_equations(made, state):
     scorer = load(made[0])
-    for frames, shown in SHOWN:
+    for frames, visible in SHOWN:
         pixels = scorer.prepare(sample(frames)).pixels.double()
-        distance = (scorer.module(pixels) - seen(state, frames[shown])).abs().max()
+        distance = (scorer.module(pixels) - seen(state, frames[visible])).abs().max()
         assert distance < 1e-5, "of pixels in float32"
 
 
 def test_answers_are_those_of_the_equations_token_by_token(made, wanted):
     scorer = load(made[0])
-    for (frames, _), told in zip(SHOWN, wanted, strict=True):
-        assert min(margin for _, margins in told for margin in margins) > 1e-3
-        assert generated(scorer, frames) == [ids for ids, _ in told]
+    for (frames, _), message in zip(SHOWN, wanted, strict=True):
+        assert min(margin for _, margins in message for margin in margins) > 1e-3
+        assert generated(scorer, frames) == [ids for ids, _ in message]
     assert wanted[0] != wanted[1], "the twin cannot tell its clips apart"
 
 
@@ -229,18 +229,18 @@ def test_answers_are_the_same_in_float32_and_in_any_company(made, wanted):
     scorer = load(made[0], "float32")
     prepared = [scorer.prepare(sample(frames)) for frames, _ in SHOWN]
     with torch.inference_mode():
-        alone = [scorer.answers([one])[0] for one in prepared]
+        alone = [scorer.answers([entry])[0] for entry in prepared]
         assert scorer.answers(prepared[::-1]) == alone[::-1]
-    for answers, told in zip(alone, wanted, strict=True):
-        for answer, (ids, _) in zip(answers, told, strict=True):
+    for answers, message in zip(alone, wanted, strict=True):
+        for answer, (ids, _) in zip(answers, message, strict=True):
             decoded = scorer.tokenizer.decode(ids, skip_special_tokens=True)
             assert answer == decoded.strip()
 
 
 def agrees(folder, wanted):
     scorer = load(folder)
-    told = [generated(scorer, frames) for frames, _ in SHOWN]
-    return told == [[ids for ids, _ in one] for one in wanted]
+    message = [generated(scorer, frames) for frames, _ in SHOWN]
+    return message == [[ids for ids, _ in entry] for entry in wanted]
 
 
 def by_rows(patches):
@@ -252,7 +252,7 @@ def by_rows(patches):
 
 def _padded_right(patch):
     pad = lift.pad_sequence
-    patch.setattr(lift, "pad_sequence", lambda rows, **how: pad(rows, batch_first=True))
+    patch.setattr(lift, "pad_sequence", lambda rows, **options: pad(rows, batch_first=True))
 
 
 def _begins_each(patch):
@@ -325,13 +325,13 @@ READ = [
 @pytest.mark.parametrize(("answers", "grades", "others"), READ)
 def test_the_first_word_is_the_grade_and_another_reading_is_told(answers, grades, others, scorer):
     verdict = scorer.judged(answers, ("a note",))
-    values = [{"Good": 0.9, "Normal": 0.2, "Bad": 0.05}[one] for one in grades.split()]
+    values = [{"Good": 0.9, "Normal": 0.2, "Bad": 0.05}[entry] for entry in grades.split()]
     assert [*verdict.aspects] == ["semantic consistency", "fidelity", "motion"]
-    assert [one.value for one in verdict.aspects.values()] == values
+    assert [entry.value for entry in verdict.aspects.values()] == values
     assert verdict.score.value == pytest.approx(sum(values) / 3)
-    lines = [f"{name}: {one}" for name, one in zip(verdict.aspects, answers, strict=True)]
-    for name, one, other in zip_longest(verdict.aspects, grades.split(), others.split()):
-        if other not in (one, None):
+    lines = [f"{name}: {entry}" for name, entry in zip(verdict.aspects, answers, strict=True)]
+    for name, entry, other in zip_longest(verdict.aspects, grades.split(), others.split()):
+        if other not in (entry, None):
             lines.append(f"of {name} the authors' script would read {other}")
     assert verdict.text == "\n".join([*lines, "a note"])
 
@@ -378,7 +378,8 @@ def test_a_twin_that_speaks_is_scored(tmp_path, made, monkeypatch):
     assert scored.score.value == pytest.approx(0.05)
     assert scored.text == "semantic consistency: Bad.\nfidelity: Bad.\nmotion: Bad."
     assert (
-        scorer.compare(CAPTION, videos=[ur.Video(one, "THWC") for one in (CLIP, SHORT)]).p_tie == 1
+        scorer.compare(CAPTION, videos=[ur.Video(entry, "THWC") for entry in (CLIP, SHORT)]).p_tie
+        == 1
     )
     with torch.inference_mode():
         prepared = scorer.prepare(sample(CLIP))
@@ -387,10 +388,10 @@ def test_a_twin_that_speaks_is_scored(tmp_path, made, monkeypatch):
 
 
 def test_clips_are_compared_and_ranked_by_their_means(scorer, monkeypatch):
-    told = {0: ("Good.", "Good.", "Bad."), 1: ("Normal.",) * 3, 2: ("Maybe.",) * 3}
+    message = {0: ("Good.", "Good.", "Bad."), 1: ("Normal.",) * 3, 2: ("Maybe.",) * 3}
 
     def answers(self, batch):
-        return [told[round(float(one.pixels[0, 0, 0, 0] + 1))] for one in batch]
+        return [message[round(float(entry.pixels[0, 0, 0, 0] + 1))] for entry in batch]
 
     monkeypatch.setattr(lift.LiFTCritic, "answers", answers)
     good, fair, unread = (
@@ -433,7 +434,7 @@ def test_every_tensor_is_accounted_for_and_the_command_line_says_so(made):
     assert keys.merged == n_adapted + n_own
     assert keys.ignored == {"pools what is not read": 3}
     n_told = keys.loaded + keys.renamed + 3 * n_adapted + 2 * n_own + 3
-    assert n_told == sum(len(one) for one in parts.values())
+    assert n_told == sum(len(entry) for entry in parts.values())
     result = CliRunner().invoke(app, ["scorers", "check", NAME, str(folder)])
     assert result.exit_code == 0, result.output
     assert "58 renamed, 22 merged, 3 ignored (pools what is not read)" in result.stdout
@@ -448,17 +449,18 @@ def test_it_is_loaded_by_its_name(made):
 
 
 def test_names_with_llm_and_pickled_adapters_are_read_alike(copy, made, wanted):
-    """As VILA's own class names its parts; and two tensors that old checkpoints hold besides."""
+    """Works as VILA's own class names its parts; and two tensors that old checkpoints hold besides."""
     parts = made[1]
     adapter = {
-        one.replace(".model.model.", ".model.llm.model."): x for one, x in parts["adapter"].items()
+        entry.replace(".model.model.", ".model.llm.model."): x
+        for entry, x in parts["adapter"].items()
     }
-    own = {one.replace(".model.model.", ".model."): x for one, x in parts["own"].items()}
+    own = {entry.replace(".model.model.", ".model."): x for entry, x in parts["own"].items()}
     assert not {*adapter, *own} & {*parts["adapter"], *parts["own"]}
     (copy / "lora" / "adapter_model.safetensors").unlink()
     torch.save(adapter, copy / "lora" / "adapter_model.bin")
     torch.save(own, copy / "lora" / "non_lora_trainables.bin")
-    layers = [one.partition(".lora_")[0].removeprefix("base_model.model.") for one in adapter]
+    layers = [entry.partition(".lora_")[0].removeprefix("base_model.model.") for entry in adapter]
     twins.change(copy / "lora" / "adapter_config.json", target_modules=layers)
     file = copy / "vision_tower" / "model.safetensors"
     positions = torch.arange(81)[None]
@@ -487,7 +489,7 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root(copy, made):
 
 
 @pytest.mark.parametrize(
-    ("part", "told"),
+    ("part", "message"),
     [
         ("llm", "no language model (llm/model.safetensors.index.json or llm/model.safetensors)"),
         ("vision_tower", "no vision tower (vision_tower/model.safetensors)"),
@@ -495,15 +497,15 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root(copy, made):
         ("lora", "no adapter (lora/adapter_model.safetensors or lora/adapter_model.bin)"),
     ],
 )
-def test_a_missing_subfolder_is_named(part, told, copy):
+def test_a_missing_subfolder_is_named(part, message, copy):
     shutil.rmtree(copy / part)
-    assert told in problems(copy)
+    assert message in problems(copy)
     with pytest.raises(ModelError, match=f"cannot be loaded as {NAME}"):
         load(copy)
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "message"),
     [
         ("lora/non_lora_trainables.bin", "no further weights of the adapter (lora/non_lora"),
         ("lora/adapter_config.json", "no configuration of the adapter (lora/adapter_config.json)"),
@@ -512,30 +514,30 @@ def test_a_missing_subfolder_is_named(part, told, copy):
         ("llm/model-00002-of-00002.safetensors", "lacks 1 of 2 shards: model-00002-of-00002"),
     ],
 )
-def test_a_missing_file_is_named(file, told, copy):
+def test_a_missing_file_is_named(file, message, copy):
     (copy / file).unlink()
-    assert told in problems(copy)
+    assert message in problems(copy)
 
 
 def test_an_empty_folder_and_that_of_another_system_are_told(tmp_path, made):
     assert "no weights (llm/model.safetensors.index.json or" in problems(tmp_path)
-    told = "; ".join(check(system("videoscore"), made[0]).problems)
-    assert f"weights as of {NAME}" in told
+    message = "; ".join(check(system("videoscore"), made[0]).problems)
+    assert f"weights as of {NAME}" in message
 
 
 def test_half_an_adapter_is_unexplained(copy):
     file = copy / "lora" / "adapter_model.safetensors"
-    held = load_file(file)
-    name = next(one for one in held if "lora_B" in one)
-    del held[name]
-    twins.save(held, file)
+    kept = load_file(file)
+    name = next(entry for entry in kept if "lora_B" in entry)
+    del kept[name]
+    twins.save(kept, file)
     assert problems(copy) == f"1 unexplained: {name.replace('lora_B', 'lora_A')}"
 
 
 def test_a_module_without_its_adapter_is_named(copy):
     file = copy / "lora" / "adapter_model.safetensors"
-    held = {one: x for one, x in load_file(file).items() if "layers.1.mlp.up_proj" not in one}
-    twins.save(held, file)
+    kept = {entry: x for entry, x in load_file(file).items() if "layers.1.mlp.up_proj" not in entry}
+    twins.save(kept, file)
     assert problems(copy).endswith("lora lacks adapters, as of llm.model.layers.1.mlp.up_proj")
     twins.save({"base_model.model.lm_head.weight": torch.zeros(354, 64)}, file)
     twins.change(copy / "lora" / "adapter_config.json", target_modules=["o_net"])
@@ -566,13 +568,13 @@ def test_an_extra_tensor_is_named_in_whichever_file_it_is(file, name, copy):
 def test_a_tensor_too_few_and_one_of_another_shape_are_named(copy):
     file = copy / "mm_projector" / "model.safetensors"
     torch.save({}, copy / "lora" / "non_lora_trainables.bin")
-    held = load_file(file)
-    del held["layers.4.bias"]
-    held["layers.2.weight"] = held["layers.2.weight"][:, :-1]
-    twins.save(held, file)
-    told = problems(copy)
-    assert "1 missing: mm_projector.layers.4.bias" in told
-    assert "1 of another shape: layers.2.weight (64, 127) for (64, 128)" in told
+    kept = load_file(file)
+    del kept["layers.4.bias"]
+    kept["layers.2.weight"] = kept["layers.2.weight"][:, :-1]
+    twins.save(kept, file)
+    message = problems(copy)
+    assert "1 missing: mm_projector.layers.4.bias" in message
+    assert "1 of another shape: layers.2.weight (64, 127) for (64, 128)" in message
 
 
 class _Runs:
@@ -591,7 +593,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(file, copy, capsys):
 
 
 @pytest.mark.parametrize(
-    ("file", "values", "told"),
+    ("file", "values", "message"),
     [
         ("vision_tower", {"model_type": "intern_vit_6b"}, "is of a intern_vit_6b; LiFT-Critic 13B"),
         ("llm", {"model_type": "qwen2"}, "is of a qwen2; LiFT-Critic 13B has a llama"),
@@ -602,14 +604,14 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(file, copy, capsys):
         ),
     ],
 )
-def test_parts_of_another_kind_are_refused(file, values, told, copy):
+def test_parts_of_another_kind_are_refused(file, values, message, copy):
     """Tensors of the last have the same names and shapes, and the other order of tokens."""
     twins.change(copy / file / "config.json", **values)
-    assert told in problems(copy)
+    assert message in problems(copy)
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"r": 8}, "has rank 4, but"),
         ({"r": None}, "names no r and lora_alpha that hold for all modules"),
@@ -617,9 +619,9 @@ def test_parts_of_another_kind_are_refused(file, values, told, copy):
         ({"rank_pattern": {"q_proj": 2}}, "names no r and lora_alpha that hold for all modules"),
     ],
 )
-def test_an_adapter_that_is_not_as_its_configuration_says_is_refused(values, told, copy):
+def test_an_adapter_that_is_not_as_its_configuration_says_is_refused(values, message, copy):
     twins.change(copy / "lora" / "adapter_config.json", **values)
-    assert told in problems(copy)
+    assert message in problems(copy)
 
 
 def test_a_tokenizer_of_other_weights_and_one_that_cannot_be_read_are_refused(copy):
@@ -628,6 +630,6 @@ def test_a_tokenizer_of_other_weights_and_one_that_cannot_be_read_are_refused(co
     assert "has the tokenizer of other weights: 357 tokens" in problems(copy)
     (copy / "llm" / "tokenizer.json").unlink()
     (copy / "llm" / "tokenizer.model").write_bytes(b"no model")
-    told = problems(copy)
-    assert "llm cannot be read: " in told
-    assert "pip install sentencepiece" in told
+    message = problems(copy)
+    assert "llm cannot be read: " in message
+    assert "pip install sentencepiece" in message

@@ -1,4 +1,4 @@
-"""What reaches a model, before any weights: pixels, frames, positions, words."""
+"""Check what reaches a model, before any weights: pixels, frames, positions, words."""
 
 import numpy as np
 import PIL.Image
@@ -83,7 +83,7 @@ def test_transparency_is_laid_on_white_and_named_as_a_deviation():
         if kind.card.task is ur.Task.IMAGE_GENERATION:
             white = prepared(name, ur.Image(PIL.Image.new("RGB", (30, 30), "white"))).pixels
             assert torch.equal(prepared(name, ur.Image(clear)).pixels, white)
-            assert any("white" in one for one in kind.card.deviations)
+            assert any("white" in entry for entry in kind.card.deviations)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_frames_of_videoscore_are_cut_off_not_rounded(most, total, indices):
     ],
 )
 def test_sides_are_multiples_of_28_within_an_area(size, bounds, wanted):
-    least, most = (one * 784 for one in bounds)
+    least, most = (entry * 784 for entry in bounds)
     assert target_size(*size, Clipped(least, most)) == wanted
 
 
@@ -213,24 +213,24 @@ def test_bert_token_ids_are_golden(twin):
     ids = scorer.tokenizer("Naïve café, it's 3 o'clock!").input_ids
     words = ["naive", "cafe", ",", "it", "'", "s", "3", "o", "'", "clock", "!"]
     vocabulary = twins.bert_vocabulary()
-    assert ids == [101, *(vocabulary.index(one) for one in words), 102]
+    assert ids == [101, *(vocabulary.index(entry) for entry in words), 102]
 
 
 def test_places_count_tokens_on_all_axes(twin, monkeypatch):
     """A table by hand: the same row three times, also where pixels stand."""
     scorer = ur.open_judge(f"videoreward:{twin('videoreward')[0]}", device="cpu")
     language = scorer.module.model.language_model
-    asked = []
+    samples = []
     forward = type(language).forward
 
-    def seen(self, *args, **how):
-        asked.append(how["position_ids"])
-        return forward(self, *args, **how)
+    def seen(self, *args, **options):
+        samples.append(options["position_ids"])
+        return forward(self, *args, **options)
 
     monkeypatch.setattr(type(language), "forward", seen)
     clip = ur.Video(FRAMES, "THWC", fps=8.0)
     scorer.score("x", video=clip)
-    (positions,) = asked
+    (positions,) = samples
     assert positions.shape[:2] == (3, 1)
     assert positions.shape[2] > 1080 / 4
     assert all(row == list(range(positions.shape[2])) for row in positions[:, 0].tolist())
@@ -246,13 +246,13 @@ def test_videoscore_spreads_frames_as_transformers_processor_does(twin):
     from transformers import Idefics2ImageProcessorPil, Idefics2Processor
 
     scorer = ur.open_judge(f"videoscore:{twin('videoscore')[0]}", device="cpu")
-    one = prepared("videoscore")
+    entry = prepared("videoscore")
     processor = Idefics2Processor(
         Idefics2ImageProcessorPil(do_image_splitting=False), scorer.tokenizer, image_seq_len=4
     )
     frames = [PIL.Image.fromarray(frame) for frame in FRAMES]
-    wanted = processor(text=one.text, images=frames, return_tensors="pt")
-    assert torch.allclose(wanted.pixel_values[0], one.pixels)
+    wanted = processor(text=entry.text, images=frames, return_tensors="pt")
+    assert torch.allclose(wanted.pixel_values[0], entry.pixels)
     fence = "<fake_token_around_image>"
-    spread = one.text.replace("<image>", f"{fence}{4 * '<image>'}{fence}")
+    spread = entry.text.replace("<image>", f"{fence}{4 * '<image>'}{fence}")
     assert scorer.tokenizer(spread).input_ids == wanted.input_ids[0].tolist()

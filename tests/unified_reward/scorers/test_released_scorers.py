@@ -71,18 +71,18 @@ def test_videoscore_gives_the_five_scores_of_its_page(name, values, within):
     clip = fixture("video1.mp4", 284_615)
     prompt = fixture("video1.txt", 199).read_text("utf-8")
     scored = scorer(name).score(prompt, video=clip)
-    assert [one.value for one in scored.aspects.values()] == pytest.approx(values, abs=within)
+    assert [item.value for item in scored.aspects.values()] == pytest.approx(values, abs=within)
 
 
 def test_lift_gives_the_grades_of_its_demo():
-    asked = json.loads(fixture("lift/test.json", 1_122).read_text("utf-8"))
-    told = json.loads(fixture("lift/critic_output_13b.json", 1_706).read_text("utf-8"))
+    samples = json.loads(fixture("lift/test.json", 1_122).read_text("utf-8"))
+    result = json.loads(fixture("lift/critic_output_13b.json", 1_706).read_text("utf-8"))
     judge = scorer("lift-critic-13b")
-    for row, answers, n_bytes in zip(asked, told, (620_106, 325_384), strict=True):
+    for row, answers, n_bytes in zip(samples, result, (620_106, 325_384), strict=True):
         clip = fixture(f"lift/videos/{row['video']}", n_bytes)
         aspects = judge.score(row["caption"], video=clip).aspects
         grades = [answers[name].split(".")[0] for name in QUESTIONS]
-        assert [one.value for one in aspects.values()] == [GRADES[grade] for grade in grades]
+        assert [item.value for item in aspects.values()] == [GRADES[grade] for grade in grades]
 
 
 def test_videoreward_agrees_with_the_labels_of_its_examples(shared):
@@ -94,9 +94,9 @@ def test_videoreward_agrees_with_the_labels_of_its_examples(shared):
     right = []
     for row in rows:
         clips = [folder / "videos" / Path(row[f"path_{x}"]).name for x in "AB"]
-        told = judge.compare(row["prompt"], videos=clips)
+        result = judge.compare(row["prompt"], videos=clips)
         right += [
-            (told.aspects[name] > 0.5) == (row[short] == "A")
+            (result.aspects[name] > 0.5) == (row[short] == "A")
             for short, name in names.items()
             if row[short] in ("A", "B")
         ]

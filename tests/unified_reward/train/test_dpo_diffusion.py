@@ -38,7 +38,7 @@ def denoiser_at(folder):
 
 
 def predicted(denoiser):
-    """What it says of two noisy latents."""
+    """Check what it says of two noisy latents."""
     drawing = torch.Generator().manual_seed(1)
     noisy = torch.randn(2, 4, *((2,) if denoiser.temporal_stride else ()), 4, 4, generator=drawing)
     with torch.no_grad():
@@ -52,17 +52,17 @@ def predicted(denoiser):
 )
 def test_a_policy_starts_as_its_reference_and_ends_as_one_that_draws(kind, rank, sources, tmp_path):
     source, out = sources[kind], tmp_path / "new"
-    report, told = align(source, out, config(optim={"lora_rank": rank, "lr": 1e-2}))
+    report, result = align(source, out, config(optim={"lora_rank": rank, "lr": 1e-2}))
     assert losses(report)[0] == LN2
     assert [report[name][0] for name in ("margin", "accuracy", "chosen", "rejected")] == [0] * 4
     assert all(loss != LN2 for loss in losses(report)[1:])
-    assert (report["rows"], report["pairs"], told) == ({"kept": 6}, 6, [])
+    assert (report["rows"], report["pairs"], result) == ({"kept": 6}, 6, [])
 
     policy = policies.load(out, device="cpu")
     assert policy.options == policies.load(source / "policy", device="cpu").options
-    (drawn,) = policy.sample("star", [], [1])
+    (sampled,) = policy.sample("star", [], [1])
     frames = (aligned.FRAMES,) if kind == "wan" else ()
-    assert drawn.source.shape == (*frames, SIDE, SIDE, 3)
+    assert sampled.source.shape == (*frames, SIDE, SIDE, 3)
 
     old, new = denoiser_at(source / "policy"), denoiser_at(out)
     assert [*old.network.state_dict()] == [*new.network.state_dict()]
@@ -70,7 +70,7 @@ def test_a_policy_starts_as_its_reference_and_ends_as_one_that_draws(kind, rank,
     adapter = out / "adapter" / "pytorch_lora_weights.safetensors"
     assert adapter.is_file() == bool(rank)
     if rank:
-        assert {min(one.shape) for one in load_file(adapter).values()} == {rank}
+        assert {min(entry.shape) for entry in load_file(adapter).values()} == {rank}
         old.pipeline.load_lora_weights(out / "adapter")
         assert torch.allclose(predicted(old), predicted(new), atol=1e-5), "merged = with adapters"
 
@@ -85,8 +85,8 @@ def test_with_adapters_the_reference_is_the_network_itself(kind, sources):
     assert all(".lora_" in name for name in alignment.trained)
     assert torch.equal(predicted(denoiser), before)
     with torch.no_grad():
-        for one in alignment.trained.values():
-            one.normal_(generator=torch.Generator().manual_seed(0))
+        for entry in alignment.trained.values():
+            entry.normal_(generator=torch.Generator().manual_seed(0))
     after = predicted(denoiser)
     assert (after - before).abs().max() > 0.01
     with alignment.as_reference():
@@ -101,7 +101,7 @@ def test_without_adapters_the_reference_is_a_copy_that_stays(sources):
     before = predicted(denoiser)
     alignment = DPOModel(denoiser, config())
     assert [*alignment.trained] == [name for name, _ in denoiser.network.named_parameters()]
-    assert not any(one.requires_grad for one in alignment.reference.parameters())
+    assert not any(entry.requires_grad for entry in alignment.reference.parameters())
     with torch.no_grad():
         alignment.trained["conv_in.weight"].normal_()
     after = predicted(denoiser)
@@ -116,31 +116,32 @@ def test_nothing_but_the_network_is_trained(kind, sources):
     denoiser = denoiser_at(sources[kind] / "policy")
     DPOModel(denoiser, config())
     parts = (denoiser.pipeline.vae, denoiser.pipeline.text_encoder)
-    assert not any(one.requires_grad for part in parts for one in part.parameters())
+    assert not any(entry.requires_grad for part in parts for entry in part.parameters())
 
 
 def latents_at(source, pipeline, kind, name):
     """Encoded as the published formulas say."""
     files = sorted(source.glob(f"{name}-*.png"))
-    pixels = torch.from_numpy(np.stack([np.asarray(Image.open(one)) for one in files]))
+    pixels = torch.from_numpy(np.stack([np.asarray(Image.open(entry)) for entry in files]))
     pixels = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     config = pipeline.vae.config
     if kind == "pictures":
         return pipeline.vae.encode(pixels[:, :, 0]).latent_dist.mean * config.scaling_factor
     mean, std = (
-        torch.tensor(one).view(1, -1, 1, 1, 1) for one in (config.latents_mean, config.latents_std)
+        torch.tensor(entry).view(1, -1, 1, 1, 1)
+        for entry in (config.latents_mean, config.latents_std)
     )
     return (pipeline.vae.encode(pixels).latent_dist.mean - mean) / std
 
 
 @torch.no_grad()
-def written_out(source, kind, weights, numbers, how):
+def written_out(source, kind, weights, numbers, settings):
     """Loss, margin, and gaps of chosen and rejected of these draws; a pair at a time."""
     denoiser = denoiser_at(source / "policy")
     pipeline, frozen = denoiser.pipeline, denoiser.network
     trained = copy.deepcopy(frozen)
     trained.load_state_dict(weights)
-    draws = NoiseSampler(6, torch.arange(1000), how.optim.seed)
+    draws = NoiseSampler(6, torch.arange(1000), settings.optim.seed)
     terms = []
     for number, row in zip(numbers, draws.pair_indices(numbers), strict=True):
         named = {"max_sequence_length": 24} if kind == "wan" else {"num_images_per_prompt": 1}
@@ -150,16 +151,16 @@ def written_out(source, kind, weights, numbers, how):
         gaps = []
         for side in ("chosen", "rejected"):
             clean = latents_at(source, pipeline, kind, f"{side}-{row}")
-            drawn = draws.sample([number], clean.shape[1:])
-            step = int(drawn.steps)
+            sampled = draws.sample([number], clean.shape[1:])
+            step = int(sampled.steps)
             if kind == "wan":
                 even = (step + 1) / 1000
                 sigma = 3 * even / (1 + 2 * even)
-                alpha, target, timestep = 1 - sigma, drawn.noise - clean, 1000 * sigma
+                alpha, target, timestep = 1 - sigma, sampled.noise - clean, 1000 * sigma
             else:
                 alpha = math.sqrt(pipeline.scheduler.alphas_cumprod[step])
-                sigma, target, timestep = math.sqrt(1 - alpha**2), drawn.noise, step
-            noisy = alpha * clean + sigma * drawn.noise
+                sigma, target, timestep = math.sqrt(1 - alpha**2), sampled.noise, step
+            noisy = alpha * clean + sigma * sampled.noise
             errors = [
                 ((net(noisy, torch.tensor([timestep]), seen).sample - target) ** 2).mean().item()
                 for net in (trained, frozen)
@@ -167,9 +168,9 @@ def written_out(source, kind, weights, numbers, how):
             gaps.append(errors[0] - errors[1])
             if side == "chosen":
                 plain = errors[0]
-        weight = alpha**2 if kind == "wan" and how.weighting == "noise" else 1.0
-        margin = -how.beta * weight * (gaps[0] - gaps[1])
-        terms.append((math.log1p(math.exp(-margin)) + how.sft * plain, margin, *gaps))
+        weight = alpha**2 if kind == "wan" and settings.weighting == "noise" else 1.0
+        margin = -settings.beta * weight * (gaps[0] - gaps[1])
+        terms.append((math.log1p(math.exp(-margin)) + settings.sft * plain, margin, *gaps))
     return np.mean(terms, 0)
 
 
@@ -178,13 +179,13 @@ def written_out(source, kind, weights, numbers, how):
     [("pictures", {}), ("wan", {}), ("wan", {"weighting": "noise", "sft": 0.3})],
 )
 def test_the_loss_of_a_step_is_the_one_written_out(kind, changes, sources, tmp_path):
-    """Of the third step, from the weights that a run of which it is the last leaves after two."""
-    how = config(3, optim={"accumulate": 2, "save_every": 2}, beta=100.0, **changes)
-    report, _ = align(sources[kind], tmp_path, how)
+    """For the third step, from the weights that a run of which it is the last leaves after two."""
+    settings = config(3, optim={"accumulate": 2, "save_every": 2}, beta=100.0, **changes)
+    report, _ = align(sources[kind], tmp_path, settings)
     (state,) = (tmp_path / "checkpoints").glob("state-*.pt")
-    told = torch.load(state, weights_only=True)
-    assert len(told["history"]["loss"]) == 2
-    expected = written_out(sources[kind], kind, told["weights"], range(8, 12), how)
+    result = torch.load(state, weights_only=True)
+    assert len(result["history"]["loss"]) == 2
+    expected = written_out(sources[kind], kind, result["weights"], range(8, 12), settings)
     found = [losses(report)[2], *(report[name][2] for name in ("margin", "chosen", "rejected"))]
     assert abs(found[1]) > 1e-3
     assert found == pytest.approx(expected, abs=1e-4)
@@ -192,8 +193,8 @@ def test_the_loss_of_a_step_is_the_one_written_out(kind, changes, sources, tmp_p
 
 @pytest.mark.parametrize(("kind", "rank"), [("pictures", 0), ("wan", 4)])
 def test_the_aligned_policy_prefers_the_chosen(kind, rank, sources, tmp_path):
-    how = config(30, optim={"lora_rank": rank, "lr": 5e-3, "batch_size": 6})
-    report, _ = align(sources[kind], tmp_path, how)
+    settings = config(30, optim={"lora_rank": rank, "lr": 5e-3, "batch_size": 6})
+    report, _ = align(sources[kind], tmp_path, settings)
     assert np.mean(report["accuracy"][-10:]) > 0.7
     assert np.mean(report["margin"][-10:]) > 0.5
     assert np.mean(losses(report)[-10:]) < 0.6 < LN2
@@ -207,8 +208,8 @@ def test_only_the_timesteps_asked_for_are_trained(sources, tmp_path, monkeypatch
         return predict(self, noisy, timestep, condition)
 
     monkeypatch.setattr(Denoiser, "predict", watched)
-    how = config(4, optim={"batch_size": 4}, timesteps=(249, 499, 749, 999))
-    align(sources["pictures"], tmp_path, how)
+    settings = config(4, optim={"batch_size": 4}, timesteps=(249, 499, 749, 999))
+    align(sources["pictures"], tmp_path, settings)
     assert set(seen) == {249, 499, 749, 999}
     assert len(seen) == 4 * 2 * 8, "chosen and rejected, of model and reference"
 
@@ -219,8 +220,8 @@ def test_gradients_that_are_computed_again_are_the_same(kind, sources, tmp_path,
     monkeypatch.setattr(checkpoint, "checkpoint", again)
     for on in (False, True):
         rank = 2 * (kind != "pictures")
-        how = config(optim={"lora_rank": rank, "gradient_checkpointing": on})
-        found.append(losses(align(sources[kind], tmp_path / str(on), how)[0]))
+        settings = config(optim={"lora_rank": rank, "gradient_checkpointing": on})
+        found.append(losses(align(sources[kind], tmp_path / str(on), settings)[0]))
         assert again.called == on
     assert found[0] == pytest.approx(found[1], abs=1e-6)
 
@@ -228,11 +229,11 @@ def test_gradients_that_are_computed_again_are_the_same(kind, sources, tmp_path,
 @pytest.mark.parametrize("kind", ["pictures", "wan"])
 def test_sheets_show_the_same_seeds_and_open(kind, sources, tmp_path):
     """Four prompts below one another, four pictures or the ends of four clips beside each other."""
-    how = config(3, optim={"lr": 0.0}, samples_every=1)
-    align(sources[kind], tmp_path, how)
+    settings = config(3, optim={"lr": 0.0}, samples_every=1)
+    align(sources[kind], tmp_path, settings)
     sheets = sorted((tmp_path / "samples").iterdir())
-    assert [one.name for one in sheets] == [f"step-00000{i}.png" for i in (1, 2, 3)]
-    first, second, third = (np.asarray(Image.open(one)) for one in sheets)
+    assert [entry.name for entry in sheets] == [f"step-00000{i}.png" for i in (1, 2, 3)]
+    first, second, third = (np.asarray(Image.open(entry)) for entry in sheets)
     width = 4 * SIDE * (2 if kind == "wan" else 1)
     assert first.shape == (4 * SIDE, width, 3)
     assert (first == second).all()
@@ -266,40 +267,42 @@ def test_a_pipeline_is_not_cut_into_pieces(kind, sources, tmp_path, monkeypatch)
 
 
 def test_pairs_of_another_task_are_refused(sources, tmp_path):
-    told = r"policy is for image_generation, and the pairs of .*pairs.jsonl are of video_generation"
+    result = (
+        r"policy is for image_generation, and the pairs of .*pairs.jsonl are of video_generation"
+    )
     policy, pairs = sources["pictures"] / "policy", sources["wan"] / "pairs.jsonl"
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=result):
         align_pipeline(policy, pairs, config(), tmp_path, [].append)
 
 
 def test_a_pair_whose_picture_is_gone_is_told_and_the_others_are_learned(sources, tmp_path):
     source = shutil.copytree(sources["pictures"], tmp_path / "it")
     (source / "rejected-2-0.png").unlink()
-    rows = [json.loads(one) for one in (source / "pairs.jsonl").read_text("utf-8").splitlines()]
+    rows = [json.loads(entry) for entry in (source / "pairs.jsonl").read_text("utf-8").splitlines()]
     aligned.write([*rows, rows[0]], source / "pairs.jsonl")
-    report, told = align(source, tmp_path / "new", config(1))
+    report, result = align(source, tmp_path / "new", config(1))
     assert (report["rows"], report["pairs"]) == ({"kept": 6, "unusable": 1}, 5)
-    assert told[0] == "line 7: duplicate id 'p0' (first on line 1)"
-    assert told[1].startswith("pair 'p2': ")
-    assert "rejected-2-0.png" in told[1]
+    assert result[0] == "line 7: duplicate id 'p0' (first on line 1)"
+    assert result[1].startswith("pair 'p2': ")
+    assert "rejected-2-0.png" in result[1]
 
 
 def test_without_a_pair_that_opens_nothing_is_learned(sources, tmp_path):
     source = shutil.copytree(sources["pictures"], tmp_path / "it")
-    for one in source.glob("chosen-*.png"):
-        one.write_bytes(b"")
+    for entry in source.glob("chosen-*.png"):
+        entry.write_bytes(b"")
     with pytest.raises(DataError, match="no pair is left to learn from"):
         align(source, tmp_path / "new", config(1))
 
 
 def test_adapters_on_layers_that_are_none_are_refused(sources, tmp_path):
-    how = config(optim={"lora_rank": 2, "lora_targets": ("q_proj",)})
+    settings = config(optim={"lora_rank": 2, "lora_targets": ("q_proj",)})
     with pytest.raises(ConfigError, match=r"no linear layer is named q_proj; there are .*to_q"):
-        align(sources["pictures"], tmp_path, how)
+        align(sources["pictures"], tmp_path, settings)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "result"),
     [
         ({"beta": 0.0}, "beta must be above 0 and sft 0 or more, not 0.0 and 0.0"),
         ({"sft": -1.0}, "not 2500.0 and -1.0"),
@@ -309,6 +312,6 @@ def test_adapters_on_layers_that_are_none_are_refused(sources, tmp_path):
         ({"optim": {"muon_lr": 0.1}}, "a denoiser is trained by AdamW only"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(changes, told):
-    with pytest.raises(ConfigError, match=told):
+def test_options_that_make_no_sense_are_refused(changes, result):
+    with pytest.raises(ConfigError, match=result):
         config(**changes)

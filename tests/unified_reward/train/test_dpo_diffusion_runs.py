@@ -38,8 +38,8 @@ def at_pass(monkeypatch, number, change):
     loss, passes = DPOModel.loss, itertools.count(1)
 
     def changed(self, *given):
-        told = loss(self, *given)
-        return change(self, told) if next(passes) == number else told
+        result = loss(self, *given)
+        return change(self, result) if next(passes) == number else result
 
     monkeypatch.setattr(DPOModel, "loss", changed)
 
@@ -49,7 +49,7 @@ def kill(*_):
 
 
 def weights_at(out):
-    """Of all parts that are saved, by place and name."""
+    """For all parts that are saved, by place and name."""
     files = [
         file
         for file in out.rglob("*.safetensors")
@@ -63,8 +63,10 @@ def weights_at(out):
     }
 
 
-def is_same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def is_same(item, other):
+    return item.keys() == other.keys() and all(
+        torch.equal(item[name], other[name]) for name in item
+    )
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -73,15 +75,15 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     rank, killed_at, left, source, tmp_path, monkeypatch
 ):
     """Five steps of two passes, kept after the second and the fourth."""
-    how = config(5, optim={"accumulate": 2, "save_every": 2, "lora_rank": rank, "warmup": 0.4})
-    whole, _ = align(source, tmp_path / "whole", how)
+    options = config(5, optim={"accumulate": 2, "save_every": 2, "lora_rank": rank, "warmup": 0.4})
+    whole, _ = align(source, tmp_path / "whole", options)
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
         at_pass(patch, killed_at, kill)
         with pytest.raises(KilledError):
-            align(source, out, how)
+            align(source, out, options)
     checkpoints = out / "checkpoints"
-    kept = [one.name for one in checkpoints.glob("state-*")]
+    kept = [item.name for item in checkpoints.glob("state-*")]
     assert kept == ([f"state-00000{left}.pt"] if left else [])
     (checkpoints / "state-000009.part").write_bytes(b"torn")
     (checkpoints / "encoded" / "torn.part").write_bytes(b"torn")
@@ -89,19 +91,19 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         at_pass(patch, 0, kill)
         counted = DPOModel.loss
-        patch.setattr(DPOModel, "loss", lambda *one: calls.append(1) or counted(*one))
-        again, _ = align(source, out, how)
+        patch.setattr(DPOModel, "loss", lambda *item: calls.append(1) or counted(*item))
+        again, _ = align(source, out, options)
     assert len(calls) == 2 * (5 - (left or 0)), "steps that are kept are not done again"
     assert again == whole
     assert is_same(weights_at(out), weights_at(tmp_path / "whole"))
 
 
 def test_a_run_that_was_done_is_written_again_without_a_step(source, tmp_path, monkeypatch):
-    how = config(2, optim={"save_every": 1})
-    first, _ = align(source, tmp_path, how)
+    options = config(2, optim={"save_every": 1})
+    first, _ = align(source, tmp_path, options)
     before = weights_at(tmp_path)
     at_pass(monkeypatch, 1, kill)
-    second, _ = align(source, tmp_path, how)
+    second, _ = align(source, tmp_path, options)
     assert second == first
     assert is_same(weights_at(tmp_path), before)
 
@@ -110,8 +112,8 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(source, tmp_path)
     runs = {}
     for name, seed in (("one", 0), ("same", 0), ("other", 20_260_101)):
         torch.manual_seed(len(runs))
-        how = config(2, optim={"lora_rank": 2, "seed": seed})
-        runs[name] = losses(align(source, tmp_path / name, how)[0])
+        options = config(2, optim={"lora_rank": 2, "seed": seed})
+        runs[name] = losses(align(source, tmp_path / name, options)[0])
     assert runs["one"] == runs["same"] != runs["other"]
     assert is_same(weights_at(tmp_path / "one"), weights_at(tmp_path / "same"))
 
@@ -133,14 +135,14 @@ def test_passes_of_a_step_count_as_one_large_pass(kind, tmp_path, request):
         assert other["margin"] == pytest.approx(runs[0]["margin"], abs=1e-5)
 
 
-def no_number(_, told):
-    return told | {"loss": told["loss"] * float("nan")}
+def no_number(_, result):
+    return result | {"loss": result["loss"] * float("nan")}
 
 
-def no_gradient(alignment, told):
+def no_gradient(alignment, result):
     """The root of 0 is a number, its slope is none."""
     weight = next(iter(alignment.trained.values())).flatten()[0]
-    return told | {"loss": told["loss"] + (weight * 0).sqrt()}
+    return result | {"loss": result["loss"] + (weight * 0).sqrt()}
 
 
 @pytest.mark.parametrize("change", [no_number, no_gradient])
@@ -156,9 +158,9 @@ def test_a_step_without_numbers_ends_it_and_leaves_the_last_good_state(
         f"the loss or gradient of step 3 is not finite; the last checkpoint is {state}; "
         "use a lower learning rate"
     )
-    told = torch.load(state, weights_only=True)
-    assert all(one.isfinite().all() for one in told["weights"].values())
-    assert len(told["history"]["loss"]) == 2
+    result = torch.load(state, weights_only=True)
+    assert all(item.isfinite().all() for item in result["weights"].values())
+    assert len(result["history"]["loss"]) == 2
     assert not (tmp_path / "unet").exists()
 
 
@@ -172,15 +174,15 @@ def test_the_precision_does_not_depend_on_who_trained_before(source, tmp_path):
     """In bfloat16 it starts as its reference too; weights stay in full precision."""
     Accelerator(mixed_precision="no", cpu=True)
     try:
-        how = config(2, optim={"lora_rank": 2}, precision="bf16")
-        half = losses(align(source, tmp_path / "half", how)[0])
+        options = config(2, optim={"lora_rank": 2}, precision="bf16")
+        half = losses(align(source, tmp_path / "half", options)[0])
         full = losses(align(source, tmp_path / "full", config(2, optim={"lora_rank": 2}))[0])
     finally:
         AcceleratorState._reset_state()
     assert half[0] == full[0]
     assert half[1] != full[1]
     kept = load_file(tmp_path / "half" / "unet" / "diffusion_pytorch_model.safetensors")
-    assert {one.dtype for one in kept.values()} == {torch.float32}
+    assert {item.dtype for item in kept.values()} == {torch.float32}
 
 
 SCRIPT = """
@@ -218,14 +220,16 @@ def test_two_processes_are_one_of_twice_the_batch(rank, source, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = [json.loads(one[6:]) for one in done.stdout.splitlines() if one.startswith("REPORT")]
-    assert len(told) == 2
-    how = config(3, optim={"batch_size": 4, "lora_rank": rank, "lr": 1e-2}, beta=10.0)
-    one, _ = align(folder, tmp_path / "one", how)
-    for report, _ in told:
-        assert [loss for _, loss in report["losses"]] == pytest.approx(losses(one), abs=1e-5)
-        assert report["margin"] == pytest.approx(one["margin"], abs=1e-5)
+    result = [
+        json.loads(item[6:]) for item in done.stdout.splitlines() if item.startswith("REPORT")
+    ]
+    assert len(result) == 2
+    options = config(3, optim={"batch_size": 4, "lora_rank": rank, "lr": 1e-2}, beta=10.0)
+    item, _ = align(folder, tmp_path / "one", options)
+    for report, _ in result:
+        assert [loss for _, loss in report["losses"]] == pytest.approx(losses(item), abs=1e-5)
+        assert report["margin"] == pytest.approx(item["margin"], abs=1e-5)
         assert report["pairs"] == 5
-    assert min(map(abs, one["margin"][1:])) > 1e-4
-    assert sorted(len(said) for _, said in told) == [0, 1], "only the first process tells"
+    assert min(map(abs, item["margin"][1:])) > 1e-4
+    assert sorted(len(answer) for _, answer in result) == [0, 1], "only the first process tells"
     assert weights_at(tmp_path / "two").keys() == weights_at(tmp_path / "one").keys()

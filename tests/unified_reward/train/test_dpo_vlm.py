@@ -11,7 +11,7 @@ from transformers import Qwen3VLProcessor
 
 from tests.tiny import ARCHITECTURES
 from tests.unified_reward.media.made import grey_steps, noise, picture
-from tests.unified_reward.pairs.drawn import write_rows
+from tests.unified_reward.pairs.candidate_files import write_rows
 from tests.unified_reward.policies import pipelines
 from unified_reward import media, policies
 from unified_reward.backends.hf_vlm import load_vlm

@@ -1,4 +1,4 @@
-"""What a dry run finds before a card is rented."""
+"""Check what a dry run finds before a card is rented."""
 
 import json
 import shutil
@@ -56,11 +56,11 @@ def tiny(**optim):
 @pytest.mark.parametrize("name", BASES)
 def test_an_architecture_has_the_published_number_of_parameters(name):
     """8.29, 8.77 and 8.03 thousand million, as the model cards say."""
-    told = KNOWN[name]
-    model = build_meta_model(AutoConfig.for_model(**told["config"]))
-    assert {one.device.type for one in model.parameters()} == {"meta"}
-    made = sum(one.numel() for one in model.parameters())
-    assert made == pytest.approx(told["parameters"], rel=1e-3)
+    result = KNOWN[name]
+    model = build_meta_model(AutoConfig.for_model(**result["config"]))
+    assert {item.device.type for item in model.parameters()} == {"meta"}
+    made = sum(item.numel() for item in model.parameters())
+    assert made == pytest.approx(result["parameters"], rel=1e-3)
 
 
 def test_a_picture_of_512_x_512_pixels_has_324_tokens_in_qwen2_5_vl():
@@ -85,9 +85,9 @@ def test_adapters_of_every_linear_layer_or_of_those_that_are_named():
 
 def test_a_scalar_judge_is_built_with_its_head():
     config = replace(tiny(lora_rank=2, lora_targets=("q_proj",)), head="scalar")
-    told = dry_run(config)
-    assert told.adapters == {"q_proj": 4}
-    assert told.trained == 4 * (128 * 2 + 2 * 128) + 129
+    result = dry_run(config)
+    assert result.adapters == {"q_proj": 4}
+    assert result.trained == 4 * (128 * 2 + 2 * 128) + 129
 
 
 def test_a_misspelt_target_is_named_and_not_passed_over():
@@ -100,10 +100,10 @@ def test_steps_and_epochs_are_those_of_the_file(tmp_path):
     path = write_microworld(
         tmp_path, task=Task.IMAGE_GENERATION, forms=["score"], n=10, seed=0, split="train"
     )
-    told = dry_run(replace(tiny(), data=str(path)))
-    assert (told.steps_per_epoch, told.epochs) == (5, 0.6)
-    assert list(told.tokens) == [f"row {i}" for i in range(8)]
-    assert told.lacking == ()
+    result = dry_run(replace(tiny(), data=str(path)))
+    assert (result.steps_per_epoch, result.epochs) == (5, 0.6)
+    assert list(result.tokens) == [f"row {i}" for i in range(8)]
+    assert result.lacking == ()
     absent = dry_run(replace(tiny(), data="nowhere.jsonl"))
     assert (absent.steps_per_epoch, absent.epochs) == (None, None)
     assert absent.lacking == ("data: there is no nowhere.jsonl; turns are placeholders",)
@@ -117,15 +117,15 @@ def test_an_unknown_base_is_told_with_those_that_are_known():
 def test_memory_of_a_thousand_million_weights_by_hand():
     """Bytes a weight: 16 in one piece and under FSDP; ZeRO-2 keeps 2 whole and spreads 14."""
     n, gib = 2**30, pytest.approx
-    held = {
+    kept = {
         kind: LaunchConfig("x", 8, kind).memory_gib(n, n, 8 * n)["total"]
         for kind in ("none", "fsdp", "zero2", "zero3")
     }
-    assert held == {"none": gib(16), "fsdp": gib(2), "zero2": gib(3.75), "zero3": gib(2)}
+    assert kept == {"none": gib(16), "fsdp": gib(2), "zero2": gib(3.75), "zero3": gib(2)}
 
 
 def launcher(tmp_path, **changes):
-    told = {
+    result = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "FSDP",
         "mixed_precision": "bf16",
@@ -133,7 +133,7 @@ def launcher(tmp_path, **changes):
         "num_processes": 1,
     }
     file = tmp_path / "launch.yaml"
-    file.write_text(yaml.safe_dump(told | changes))
+    file.write_text(yaml.safe_dump(result | changes))
     return str(file)
 
 
@@ -166,7 +166,7 @@ def test_another_number_of_processes_is_another_batch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "text"),
     [
         (fsdp(fsdp_wrap="all"), "no option fsdp_wrap"),
         (fsdp(fsdp_state_dict_type="WHOLE"), "WHOLE"),
@@ -175,8 +175,8 @@ def test_another_number_of_processes_is_another_batch(tmp_path):
         ({"deepspeed_config": {"zero_stage": 3}}, "zero3_save_16bit_model"),
     ],
 )
-def test_what_accelerate_would_refuse_or_pass_over_is_an_error(tmp_path, changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_what_accelerate_would_refuse_or_pass_over_is_an_error(tmp_path, changes, text):
+    with pytest.raises(ConfigError, match=text):
         read_launch_config(launcher(tmp_path, **changes))
 
 
@@ -212,10 +212,10 @@ class Trained:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_weights_that_fsdp_spread_come_back_whole_and_tied(alone, checkpoints, tmp_path):
     model = load_vlm(checkpoints["qwen3_vl"], device="cpu", dtype="float32").model
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: item.clone() for name, item in model.state_dict().items()}
     spread = get_peft_model(model, lora_config(OptimConfig(steps=1, lora_rank=2)))
     fully_shard(spread)
-    assert all(isinstance(one, DTensor) for one in spread.parameters())
+    assert all(isinstance(item, DTensor) for item in spread.parameters())
     gather_full_weights(Trained(spread))
     merged = spread.merge_and_unload()
     assert merged.lm_head.weight is merged.get_input_embeddings().weight
@@ -237,17 +237,17 @@ def test_a_misspelt_target_stops_the_real_training_too(checkpoints):
 def test_pictures_of_another_model_do_not_fit(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints["qwen3_vl"], tmp_path / "base")
     file = folder / "processor_config.json"
-    told = json.loads(file.read_text("utf-8"))
-    told["image_processor"]["patch_size"] = 8
-    file.write_text(json.dumps(told))
+    result = json.loads(file.read_text("utf-8"))
+    result["image_processor"]["patch_size"] = 8
+    file.write_text(json.dumps(result))
     with pytest.raises(ConfigError, match="the processor's images do not fit the model"):
         dry_run(replace(tiny(), base=str(folder)))
 
 
 def test_the_command_tells_the_sizes_and_trains_nothing(tmp_path):
     out = tmp_path / "run"
-    told = CliRunner().invoke(app, ["run", "tiny_judge", "--dry-run", f"out={out}"])
-    assert yaml.safe_load(told.stdout)["parameters"] == 1_871_904
+    result = CliRunner().invoke(app, ["run", "tiny_judge", "--dry-run", f"out={out}"])
+    assert yaml.safe_load(result.stdout)["parameters"] == 1_871_904
     assert not out.exists()
     refused = CliRunner().invoke(app, ["run", "tiny_judge", "--launch", "fsdp"])
     assert "--launch goes with --dry-run" in str(refused.exception)

@@ -1,4 +1,4 @@
-"""What a dry run finds in the alignment of a policy before a card is rented."""
+"""Check what a dry run finds in the alignment of a policy before a card is rented."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.unified_reward.media.made import noise, picture
-from tests.unified_reward.pairs.drawn import write_rows
+from tests.unified_reward.pairs.candidate_files import write_rows
 from tests.unified_reward.policies import pipelines
 from tests.unified_reward.train import aligned
 from unified_reward.cli import app
@@ -44,8 +44,8 @@ def optim(**changes):
     return OptimConfig(**{"steps": 3, "batch_size": 2, "accumulate": 1, "lora_rank": 2} | changes)
 
 
-def draw(policy="tiny_image", pairs="pairs.jsonl", *, launch="", moved=None, **how):
-    config = DiffusionDPO(optim(**moved or {}), **how)
+def draw(policy="tiny_image", pairs="pairs.jsonl", *, launch="", moved=None, **options):
+    config = DiffusionDPO(optim(**moved or {}), **options)
     return dry_run_dpo(PolicyDPO(str(policy), Path(pairs), diffusion=config), launch)
 
 
@@ -70,46 +70,46 @@ def stored(tmp_path):
 
 def test_sdxl_turbo_recipe_has_the_published_number_of_parameters():
     """All are trained: twice those of the network in float32, with gradients and two moments."""
-    told = dry_run(load("dpo_sdxl_turbo"))
-    assert (told.parameters, told.trained) == (2_567_463_684, 2_567_463_684)
-    assert told.memory_gib["weights"] == gib(4 * (2 * told.parameters + SDXL_PARTS))
-    assert told.memory_gib["optimiser"] == gib(8 * told.parameters)
-    assert told.latent == (4, 64, 64)
-    assert told.timesteps == (249, 499, 749, 999)
-    assert (told.tokens, told.per_step, told.processes) == ({}, {"pairs": 512}, 1)
+    result = dry_run(load("dpo_sdxl_turbo"))
+    assert (result.parameters, result.trained) == (2_567_463_684, 2_567_463_684)
+    assert result.memory_gib["weights"] == gib(4 * (2 * result.parameters + SDXL_PARTS))
+    assert result.memory_gib["optimiser"] == gib(8 * result.parameters)
+    assert result.latent == (4, 64, 64)
+    assert result.timesteps == (249, 499, 749, 999)
+    assert (result.tokens, result.per_step, result.processes) == ({}, {"pairs": 512}, 1)
     where = "weights: stabilityai/sdxl-turbo is not here and would be downloaded"
-    assert told.lacking == (ABSENT, where)
+    assert result.lacking == (ABSENT, where)
 
 
 def test_wan_recipe_has_the_published_number_of_parameters():
     """33 frames are 9 latents of 60 x 104, of which 2 x 2 make a token: 9 x 30 x 52."""
-    told = dry_run(load("dpo_wan_1_3b"))
-    assert told.parameters == 1_418_996_800
-    whole = told.parameters + told.trained + UMT5 + WAN_VAE
-    assert told.memory_gib["weights"] == gib(4 * whole), "adapters need no second copy"
-    assert told.adapters["to_q"] == 60
-    assert (told.latent, told.tokens) == ((16, 9, 60, 104), {"sample": 14_040})
-    assert told.per_step == {"pairs": 64, "tokens": 64 * 2 * 14_040}
+    result = dry_run(load("dpo_wan_1_3b"))
+    assert result.parameters == 1_418_996_800
+    whole = result.parameters + result.trained + UMT5 + WAN_VAE
+    assert result.memory_gib["weights"] == gib(4 * whole), "adapters need no second copy"
+    assert result.adapters["to_q"] == 60
+    assert (result.latent, result.tokens) == ((16, 9, 60, 104), {"sample": 14_040})
+    assert result.per_step == {"pairs": 64, "tokens": 64 * 2 * 14_040}
 
 
 def test_llava_recipe_trains_all_weights_beside_a_copy_that_fsdp_spreads_too():
     """Bytes a weight: 4, as many for its copy, 4 of gradient, 8 of moments; over 8 cards."""
-    told = dry_run(load("dpo_llava_onevision_7b"), "fsdp_llava")
-    assert told.trained == told.parameters == 8_029_890_080
-    assert told.memory_gib["total"] == gib(20 * told.parameters / 8)
-    assert told.wrapped == {"Qwen2DecoderLayer": 28, "SiglipEncoderLayer": 26}
-    assert told.per_step["pairs"] == 16 * told.processes == 128
+    result = dry_run(load("dpo_llava_onevision_7b"), "fsdp_llava")
+    assert result.trained == result.parameters == 8_029_890_080
+    assert result.memory_gib["total"] == gib(20 * result.parameters / 8)
+    assert result.wrapped == {"Qwen2DecoderLayer": 28, "SiglipEncoderLayer": 26}
+    assert result.per_step["pairs"] == 16 * result.processes == 128
 
 
 def test_qwen_recipe_trains_adapters_on_pictures_of_512_x_512():
     """324 tokens a picture, seen once with either answer; 8 pictures a clip."""
-    told = dry_run(load("dpo_qwen2_5_vl_7b"))
-    assert told.parameters == 8_292_166_656
-    assert told.memory_gib["weights"] == gib(4 * (told.parameters + told.trained))
-    assert 2 * 324 <= told.tokens["image_understanding"] < 2 * 324 + 200
-    assert told.tokens["video_understanding"] > 16 * 324
-    assert told.lacking[0] == ABSENT
-    assert sum(one["parameters"] for one in told.groups) == told.trained
+    result = dry_run(load("dpo_qwen2_5_vl_7b"))
+    assert result.parameters == 8_292_166_656
+    assert result.memory_gib["weights"] == gib(4 * (result.parameters + result.trained))
+    assert 2 * 324 <= result.tokens["image_understanding"] < 2 * 324 + 200
+    assert result.tokens["video_understanding"] > 16 * 324
+    assert result.lacking[0] == ABSENT
+    assert sum(item["parameters"] for item in result.groups) == result.trained
 
 
 @pytest.mark.parametrize(
@@ -124,35 +124,35 @@ def test_qwen_recipe_trains_adapters_on_pictures_of_512_x_512():
 def test_every_kind_of_pipeline_is_rehearsed_from_its_configurations_alone(
     stored, kind, latent, tokens
 ):
-    told = draw(*stored(kind))
-    assert (told.latent, told.tokens, told.lacking) == (latent, tokens, ())
-    assert (told.steps_per_epoch, told.epochs) == (3, 1.0)
+    result = draw(*stored(kind))
+    assert (result.latent, result.tokens, result.lacking) == (latent, tokens, ())
+    assert (result.steps_per_epoch, result.epochs) == (3, 1.0)
 
 
 @pytest.mark.parametrize("moved", [{}, {"lora_rank": 0}], ids=["lora", "full"])
 def test_the_tiny_image_has_the_trained_parameters_of_the_real_training(moved):
-    told = draw(moved=moved)
+    result = draw(moved=moved)
     folder = checkpoint_path("tiny_image")
     real = DPOModel(
         build_denoiser(load_pipeline(folder, device="cpu")), DiffusionDPO(optim(**moved))
     )
-    assert told.trained == sum(one.numel() for one in real.trained.values())
-    assert told.latent == (4, 8, 8)
+    assert result.trained == sum(item.numel() for item in real.trained.values())
+    assert result.latent == (4, 8, 8)
     taken = "resolution: unknown without pairs; tried as the policy samples, 64 x 64"
-    assert told.lacking == (ABSENT, taken)
+    assert result.lacking == (ABSENT, taken)
 
 
 def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
-    told = draw(*stored("wan"), resolution=Resolution(frames=6))
-    assert told.latent == (4, 3, 2, 2)
-    assert told.lacking == (
+    result = draw(*stored("wan"), resolution=Resolution(frames=6))
+    assert result.latent == (4, 3, 2, 2)
+    assert result.lacking == (
         "resolution.frames: 6 become 9 by repeating the last one; "
         "this pipeline takes k * 4 + 1 frames",
     )
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("options", "reply"),
     [
         (
             {"resolution": Resolution(60, 64)},
@@ -172,9 +172,9 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
         ),
     ],
 )
-def test_what_does_not_fit_a_pipeline_is_told_with_what_would(how, said):
-    with pytest.raises(ConfigError, match=said):
-        draw(**how)
+def test_what_does_not_fit_a_pipeline_is_told_with_what_would(options, reply):
+    with pytest.raises(ConfigError, match=reply):
+        draw(**options)
 
 
 def test_latents_that_do_not_fit_the_network_are_found(stored):
@@ -200,7 +200,7 @@ def test_pairs_of_another_task_are_refused(stored):
 
 
 @pytest.fixture
-def asked(tmp_path):
+def questions(tmp_path):
     """Writes pairs of answers about a picture."""
     picture(noise(40, 56, 3)).save(tmp_path / "a.png")
 
@@ -222,31 +222,31 @@ def asked(tmp_path):
     return write
 
 
-def test_steps_and_tokens_are_those_of_the_file_and_what_is_left_out_is_told(asked):
-    told = answer(pairs=asked(*[("a star", "a circle")] * 3, ("red", "red "), ("red", "red")))
-    assert set(told.tokens) == {"pair 0", "pair 1", "pair 2"}
-    assert len({*told.tokens.values()}) == 1
-    assert (told.steps_per_epoch, told.epochs) == (2, 1.5)
-    assert told.lacking == (
+def test_steps_and_tokens_are_those_of_the_file_and_what_is_left_out_is_told(questions):
+    result = answer(pairs=questions(*[("a star", "a circle")] * 3, ("red", "red "), ("red", "red")))
+    assert set(result.tokens) == {"pair 0", "pair 1", "pair 2"}
+    assert len({*result.tokens.values()}) == 1
+    assert (result.steps_per_epoch, result.epochs) == (2, 1.5)
+    assert result.lacking == (
         "pairs: 2 cannot be used, the first: line 5: chosen and rejected are the same candidate",
     )
     with pytest.raises(DataError, match=r"none of the first 1 pairs can be used: .*'p0'"):
-        answer(pairs=asked(("red", "red ")))
+        answer(pairs=questions(("red", "red ")))
 
 
 def test_a_policy_that_is_an_adapter_is_rehearsed_as_its_base():
     """Two matrices a layer, of 128 to 2 and of 2 to 128 features."""
-    told = answer(lora_targets=("q_proj",))
-    assert told.adapters == {"q_proj": 4}
-    assert told.trained == 4 * (128 * 2 + 2 * 128)
+    result = answer(lora_targets=("q_proj",))
+    assert result.adapters == {"q_proj": 4}
+    assert result.trained == 4 * (128 * 2 + 2 * 128)
     with pytest.raises(ConfigError, match="no linear layer is named q_porj"):
         answer(lora_targets=("q_porj",))
 
 
 def test_muon_moves_hidden_matrices_of_a_policy_too():
-    told = answer(lora_rank=0, muon_lr=0.1)
-    assert [one["lr"] for one in told.groups] == [0.1, 1e-3]
-    assert sum(one["parameters"] for one in told.groups) == told.trained == told.parameters
+    result = answer(lora_rank=0, muon_lr=0.1)
+    assert [item["lr"] for item in result.groups] == [0.1, 1e-3]
+    assert sum(item["parameters"] for item in result.groups) == result.trained == result.parameters
 
 
 def test_the_judge_of_a_recipe_comes_first():
@@ -258,7 +258,7 @@ def test_the_judge_of_a_recipe_comes_first():
 def test_the_command_tells_the_sizes_and_trains_nothing(tmp_path):
     out = tmp_path / "run"
     recipe = ["dpo_sdxl_turbo", "dpo.policy=tiny_image", f"out={out}"]
-    told = yaml.safe_load(CliRunner().invoke(app, ["run", "--dry-run", *recipe]).stdout)
-    assert (told["model"], told["latent"]) == ("UNet2DConditionModel", [4, 64, 64])
-    assert told["timesteps"] == [249, 499, 749, 999]
+    result = yaml.safe_load(CliRunner().invoke(app, ["run", "--dry-run", *recipe]).stdout)
+    assert (result["model"], result["latent"]) == ("UNet2DConditionModel", [4, 64, 64])
+    assert result["timesteps"] == [249, 499, 749, 999]
     assert not out.exists()

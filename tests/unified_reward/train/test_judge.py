@@ -45,25 +45,25 @@ def test_a_score_between_two_steps_is_that_score_on_average():
     """0.43 of five steps is 0.25 or 0.5, standard deviation 0.11, of the mean of 4000 0.002."""
     template = score_template()
     target = Target(score=4.3, scale=Scale(0, 10))
-    said = [
+    text = [
         target_verdict(record(target, name=f"id {i}"), template).score.normalized
         for i in range(4000)
     ]
-    assert {round(one, 6) for one in said} == {0.25, 0.5}
-    assert sum(said) / len(said) == pytest.approx(0.43, abs=0.006)
+    assert {round(item, 6) for item in text} == {0.25, 0.5}
+    assert sum(text) / len(text) == pytest.approx(0.43, abs=0.006)
 
 
 def test_the_step_depends_on_the_record_alone():
     target = Target(score=0.55, scale=Scale(0, 1))
-    one, again = (target_verdict(record(target), score_template()) for _ in range(2))
-    assert one == again
+    item, again = (target_verdict(record(target), score_template()) for _ in range(2))
+    assert item == again
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1.0), (0.75, 4.0), (1.0, 5.0)])
 def test_a_score_on_a_step_is_that_step(share, value):
     target = Target(score=share, scale=Scale(0, 1))
     given = [record(target, name=str(i)) for i in range(50)]
-    assert {target_verdict(one, score_template()).score.value for one in given} == {value}
+    assert {target_verdict(item, score_template()).score.value for item in given} == {value}
 
 
 def test_the_answer_is_read_back_as_the_winner():
@@ -79,7 +79,7 @@ def test_aspects_keep_their_own_values_on_the_scale_of_the_family():
     aspects = {"alignment": 4.0, "coherence": 2.0, "style": 5.0, "unknown": 1.0}
     verdict = target_verdict(record(Target(aspects=aspects)), template)
     assert verdict.score is None
-    assert {name: one.value for name, one in verdict.aspects.items()} == {
+    assert {name: item.value for name, item in verdict.aspects.items()} == {
         "alignment": 4.0,
         "coherence": 2.0,
         "style": 5.0,
@@ -99,7 +99,7 @@ def test_shares_by_aspect_are_compared_where_the_family_does():
 
 
 @pytest.mark.parametrize(
-    ("target", "candidates", "told"),
+    ("target", "candidates", "result"),
     [
         (Target(score=1, scale=Scale(0, 1)), 2, "'x' has two candidates but no winner"),
         (Target(winner="first"), 1, "'x' has no score on a scale"),
@@ -107,10 +107,10 @@ def test_shares_by_aspect_are_compared_where_the_family_does():
         (Target(score=1, scale=Scale(0, None)), 1, "'x' has a score on an open scale"),
     ],
 )
-def test_a_target_that_lacks_what_is_asked_is_refused_by_id(target, candidates, told):
+def test_a_target_that_lacks_what_is_asked_is_refused_by_id(target, candidates, result):
     given = record(target, candidates=candidates)
     template = prompts.template("native", GENERATED, given.sample.form)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=result):
         target_verdict(given, template)
 
 
@@ -122,10 +122,10 @@ def test_every_cell_is_asked_as_in_judging_and_answered_as_the_target_says(famil
     ]
     for turn, given in zip(JudgeTurns(records, card), records, strict=True):
         sample, target = given.sample, given.target
-        asked = build_request(sample, card, {})
-        assert len(turn.request.parts) == len(asked.parts)
+        questions = build_request(sample, card, {})
+        assert len(turn.request.parts) == len(questions.parts)
         assert [p for p in turn.request.parts if isinstance(p, str)] == [
-            p for p in asked.parts if isinstance(p, str)
+            p for p in questions.parts if isinstance(p, str)
         ]
         read = prompts.template(family, sample.task, sample.form).parse(turn.answer)
         if isinstance(read, Preferred):
@@ -157,13 +157,15 @@ def test_ranked_comparisons_ask_for_the_score_of_each_candidate_alone():
     for turn, given in zip(JudgeTurns(records, card, ranking=1.0), records, strict=True):
         assert isinstance(turn, RankingExample)
         assert turn.outcome == outcomes[given.target.winner]
-        for asked, answer in zip((turn.first, turn.second), given.sample.candidates, strict=True):
+        for questions, answer in zip(
+            (turn.first, turn.second), given.sample.candidates, strict=True
+        ):
             alone = dataclasses.replace(given.sample, candidates=(answer,))
-            assert asked.parts[1:] == build_request(alone, card, {}).parts[1:]
+            assert questions.parts[1:] == build_request(alone, card, {}).parts[1:]
 
 
 def test_a_share_of_the_blocks_is_ranked_as_a_whole():
-    """Of 400 blocks of two with a share of 0.3: 0.3 within four standard deviations of 0.023."""
+    """For 400 blocks of two with a share of 0.3: 0.3 within four standard deviations of 0.023."""
     given = make_example(Task.IMAGE_UNDERSTANDING, "compare", split="train", seed=0, index=0)
     turns = JudgeTurns([given] * 800, Card("compact"), block=2, ranking=0.3)
     ranked = [isinstance(turn, RankingExample) for turn in turns]
@@ -172,14 +174,14 @@ def test_a_share_of_the_blocks_is_ranked_as_a_whole():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "result"),
     [
         ({"ranking": 1.5}, "ranking is a share in .0, 1., not 1.5"),
         ({"ranking": 0.5, "family": "think"}, "family think reason before the score"),
     ],
 )
-def test_rankings_that_cannot_be_are_refused(options, told):
-    with pytest.raises(ConfigError, match=told):
+def test_rankings_that_cannot_be_are_refused(options, result):
+    with pytest.raises(ConfigError, match=result):
         JudgeTraining(OPTIM, **options)
 
 
@@ -206,7 +208,7 @@ def test_a_trained_judge_is_a_folder_that_loads_and_answers(trained):
         for task, form in CELLS.values()
     ]
     verdicts = judge.ask(samples)
-    assert [type(one) for one in verdicts] == [
+    assert [type(item) for item in verdicts] == [
         Scored if sample.form == "score" else Preferred for sample in samples
     ]
 
@@ -221,8 +223,8 @@ def test_the_card_has_the_agreed_keys(trained):
 def test_the_same_configuration_gives_the_same_judge(trained, tmp_path):
     out, config, losses = trained
     assert train_judge(config, tmp_path) == losses
-    one, other = (load_vlm(folder, device="cpu").model.state_dict() for folder in (out, tmp_path))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    item, other = (load_vlm(folder, device="cpu").model.state_dict() for folder in (out, tmp_path))
+    assert all(torch.equal(item[name], other[name]) for name in item)
 
 
 def test_records_of_a_file_are_gone_through_again_when_they_run_out(checkpoints, tmp_path):
@@ -238,19 +240,22 @@ def test_records_of_a_file_are_gone_through_again_when_they_run_out(checkpoints,
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "result"),
     [
         ({"data": "nowhere.jsonl"}, r"series \(microworld\), not 'nowhere.jsonl'"),
-        ({"data_options": {"cells": {"image_generation.rank": 1.0}}}, "unknown cells: image_generation.rank"),
+        (
+            {"data_options": {"cells": {"image_generation.rank": 1.0}}},
+            "unknown cells: image_generation.rank",
+        ),
         ({"data_options": {"annotator": "tired"}}, "unknown annotator 'tired'"),
         ({"data_options": {"anotator": "noiseless"}}, "data_options of microworld: anotator"),
         ({"base": ""}, "name the base to train from"),
         ({"held_back": 0.1}, "held_back is for files"),
     ],
 )
-def test_records_that_do_not_exist_are_refused(trained, tmp_path, changes, told):
+def test_records_that_do_not_exist_are_refused(trained, tmp_path, changes, result):
     config = dataclasses.replace(trained[1], **changes)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=result):
         train_judge(config, tmp_path)
 
 

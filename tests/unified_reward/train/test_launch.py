@@ -1,4 +1,4 @@
-"""The same recipe under the launchers of torch and of accelerate, on a CPU."""
+"""Checks the same recipe under the launchers of torch and of accelerate, on a CPU."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_two_processes_train_one_judge(recipe, tmp_path):
     launched(*torchrun, "-m", "unified_reward", "run", str(recipe))
     check_one_judge(tmp_path / "run")
     states = (tmp_path / "run" / "judge" / "checkpoints" / "checkpoint-2").glob("rng_state_*.pth")
-    assert sorted(one.name for one in states) == ["rng_state_0.pth", "rng_state_1.pth"]
+    assert sorted(item.name for item in states) == ["rng_state_0.pth", "rng_state_1.pth"]
 
 
 def test_accelerate_launches_the_same_recipe(recipe, tmp_path):

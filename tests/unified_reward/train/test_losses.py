@@ -99,7 +99,7 @@ def test_without_a_margin_there_are_no_ties(difference):
 @pytest.mark.parametrize("raw", [-30.0, 0.0, 10.0])
 @pytest.mark.parametrize("difference", [-60.0, 0.0, 60.0])
 def test_gradients_of_ties_are_finite_far_out(raw, difference):
-    raw, difference = (torch.tensor([one], requires_grad=True) for one in (raw, difference))
+    raw, difference = (torch.tensor([entry], requires_grad=True) for entry in (raw, difference))
     outcome = torch.tensor([FIRST, TIE, SECOND])
     rao_kupper(difference.expand(3), outcome, to_positive(raw)).backward()
     assert difference.grad.isfinite().all()
@@ -152,10 +152,10 @@ def test_a_narrowed_value_has_nearly_the_mean_of_sigmoid(mean, variance):
 
 
 @given(values, values, st.floats(0, 3), st.floats(0, 3), margins)
-def test_a_judge_reads_the_probabilities_it_was_trained_on(one, other, s1, s2, margin):
-    difference = marginal_logit(batch(one - other), batch(s1**2 + s2**2))
+def test_a_judge_reads_the_probabilities_it_was_trained_on(entry, other, s1, s2, margin):
+    difference = marginal_logit(batch(entry - other), batch(s1**2 + s2**2))
     verdict = compare_estimates(
-        ValueEstimate((one,), (s1,)), ValueEstimate((other,), (s2,)), Head(tie_margin=margin)
+        ValueEstimate((entry,), (s1,)), ValueEstimate((other,), (s2,)), Head(tie_margin=margin)
     )
     assert [verdict.p_first, verdict.p_tie, verdict.p_second] == pytest.approx(
         three(float(difference), margin)

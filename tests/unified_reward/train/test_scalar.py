@@ -55,8 +55,8 @@ def about(colour):
     return Request((Pillow.new("RGB", (28, 28), colour), f"how good is it? {colour}"))
 
 
-def label(told, *colours):
-    return ScalarExample(tuple(map(about, colours)), told)
+def label(result, *colours):
+    return ScalarExample(tuple(map(about, colours)), result)
 
 
 MIXED = [label(FIRST, "red", "green"), label(0.2, "blue"), label(SECOND, "blue", "red")]
@@ -96,11 +96,11 @@ def record(target, candidates=1):
 
 
 def test_the_collator_lays_pairs_and_scores_in_one_row(vlm):
-    told = batch(vlm, MIXED)
-    assert told["rows"].tolist() == [[0, 1], [2, -1], [3, 4]]
-    assert told["labels"].tolist() == [[FIRST], [pytest.approx(0.2)], [SECOND]]
-    asked = vlm.chat.batch([about(one) for one in ("red", "green", "blue", "blue", "red")])
-    assert all(torch.equal(told[name], value) for name, value in asked.items())
+    result = batch(vlm, MIXED)
+    assert result["rows"].tolist() == [[0, 1], [2, -1], [3, 4]]
+    assert result["labels"].tolist() == [[FIRST], [pytest.approx(0.2)], [SECOND]]
+    questions = vlm.chat.batch([about(entry) for entry in ("red", "green", "blue", "blue", "red")])
+    assert all(torch.equal(result[name], value) for name, value in questions.items())
 
 
 def test_aspects_of_scores_and_pairs_are_labels_on_the_unit_scale(vlm):
@@ -112,13 +112,13 @@ def test_aspects_of_scores_and_pairs_are_labels_on_the_unit_scale(vlm):
         record(Target(winner="tie"), 2),
     ]
     labels = JudgeLabels(records, Card("aspects"), ("alignment", "style"))
-    nan, told = math.nan, batch(vlm, labels)["labels"].flatten().tolist()
+    nan, result = math.nan, batch(vlm, labels)["labels"].flatten().tolist()
     expected = [0.25, 0.75, nan, *(SECOND, nan, 0.7), *(nan, nan, 0.0), *(TIE, nan, nan)]
-    assert told == pytest.approx(expected, nan_ok=True)
+    assert result == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(
-    ("target", "candidates", "told"),
+    ("target", "candidates", "result"),
     [
         (Target(score=1.0, scale=Scale(0, 1)), 2, "record 'x' has no winner to learn from"),
         (Target(winner="first"), 1, "record 'x' has no score to learn from"),
@@ -127,9 +127,9 @@ def test_aspects_of_scores_and_pairs_are_labels_on_the_unit_scale(vlm):
         (Target(winner="tie", aspects={"style": 4.0}), 2, "'x' has a score or share beyond its"),
     ],
 )
-def test_a_record_without_what_is_learned_is_refused_by_id(target, candidates, told):
+def test_a_record_without_what_is_learned_is_refused_by_id(target, candidates, result):
     labels = JudgeLabels([record(target, candidates)], Card("compact"), ("style",))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=result):
         labels[0]
 
 
@@ -143,18 +143,18 @@ def test_every_kind_of_batch_costs_its_mean_and_moves_every_weight(vlm, labels):
     red, green, blue = ValueHeadModel(vlm, net.head).values(
         list(map(about, ("red", "green", "blue")))
     )
-    mean, sigma = (torch.tensor([one[0]]) for one in blue)
+    mean, sigma = (torch.tensor([entry[0]]) for entry in blue)
     costs = [
         -math.log(compare_estimates(red, green, head).p_first),
         float(uncertain_regression(mean, sigma, torch.tensor([0.2]))),
         -math.log(compare_estimates(blue, red, head).p_second),
     ]
-    expected = [cost for cost, one in zip(costs, MIXED, strict=True) if one in labels]
+    expected = [cost for cost, entry in zip(costs, MIXED, strict=True) if entry in labels]
     assert loss.item() == pytest.approx(sum(expected) / len(expected), abs=1e-4)
-    assert all(one.grad.isfinite().all() for one in net.parameters())
+    assert all(entry.grad.isfinite().all() for entry in net.parameters())
     for part in ("visual", "language_model", "head"):
-        grads = [one.grad for name, one in net.named_parameters() if part in name]
-        assert max(one.norm() for one in grads) > 0
+        grads = [entry.grad for name, entry in net.named_parameters() if part in name]
+        assert max(entry.norm() for entry in grads) > 0
 
 
 def test_an_aspect_that_is_not_known_costs_nothing_and_a_known_one_knows_no_ties(vlm):
@@ -162,7 +162,7 @@ def test_an_aspect_that_is_not_known_costs_nothing_and_a_known_one_knows_no_ties
     without = new_net(vlm, ScalarConfig("bradley_terry_ties"))
     with torch.no_grad():
         without.head.linear.weight.copy_(net.head.linear.weight[:1])
-    unknown = [one._replace(aspects=(None,)) for one in MIXED]
+    unknown = [entry._replace(aspects=(None,)) for entry in MIXED]
     loss = net(**batch(vlm, unknown))["loss"]
     loss.backward()
     assert loss.item() == pytest.approx(without(**batch(vlm, MIXED))["loss"].item())
@@ -178,7 +178,7 @@ def test_an_aspect_that_is_not_known_costs_nothing_and_a_known_one_knows_no_ties
 )
 def test_a_few_labels_are_learned_by_heart(checkpoints, tmp_path, head):
     model, _, losses = fit(checkpoints, tmp_path, LADDER, head, steps=40, batch_size=8)
-    values = [one.means[0] for one in model.values([about(colour) for colour in COLOURS])]
+    values = [entry.means[0] for entry in model.values([about(colour) for colour in COLOURS])]
     assert losses[-1] < losses[0] - 0.2
     assert torch.tensor(values).sigmoid().tolist() == pytest.approx([0.9, 0.7, 0.3, 0.1], abs=0.15)
 
@@ -227,23 +227,23 @@ def numbers(verdict):
     if isinstance(verdict, ur.Preferred):
         return (verdict.p_first, verdict.p_tie, verdict.p_second, *verdict.aspects.values())
     values = (verdict.score, *verdict.aspects.values())
-    return tuple(part for one in values for part in (one.value, one.sigma or 0.0))
+    return tuple(part for entry in values for part in (entry.value, entry.sigma or 0.0))
 
 
 def test_a_trained_folder_loads_as_a_scalar_judge_and_answers_every_cell(trained):
     out, config, losses = trained
     judge, head = ur.open_judge(out), config.scalar
     verdicts = judge.ask(cells())
-    for one, sample in zip(verdicts, cells(), strict=True):
-        assert numbers(one) == pytest.approx(numbers(judge.ask([sample])[0]), abs=1e-4)
+    for entry, sample in zip(verdicts, cells(), strict=True):
+        assert numbers(entry) == pytest.approx(numbers(judge.ask([sample])[0]), abs=1e-4)
     assert isinstance(judge, ScalarJudge)
     assert [step for step, _ in losses] == [1, 2]
-    assert [type(one) for one in verdicts] == [ur.Scored, ur.Preferred] * 4
-    assert all(tuple(one.aspects) == head.aspects for one in verdicts)
-    assert all((one.score.sigma is not None) is head.uncertain for one in verdicts[::2])
-    told = json.loads((out / "unified_reward.json").read_text("utf-8"))["head"]
-    margin = told.pop("tie_margin")
-    assert told == {"aspects": [*head.aspects], "uncertain": head.uncertain}
+    assert [type(entry) for entry in verdicts] == [ur.Scored, ur.Preferred] * 4
+    assert all(tuple(entry.aspects) == head.aspects for entry in verdicts)
+    assert all((entry.score.sigma is not None) is head.uncertain for entry in verdicts[::2])
+    result = json.loads((out / "unified_reward.json").read_text("utf-8"))["head"]
+    margin = result.pop("tie_margin")
+    assert result == {"aspects": [*head.aspects], "uncertain": head.uncertain}
     assert margin > 0 if head is WITH_TIES else margin is None
 
 
@@ -262,8 +262,8 @@ def test_the_same_configuration_gives_the_judge_that_was_saved(trained, tmp_path
     saved = load_vlm(out, device="cpu").model.state_dict()
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
     unsaved = ScalarJudge(ValueHeadModel(vlm, head), judge.card)
-    for one, other in zip(judge.ask(cells()), unsaved.ask(cells()), strict=True):
-        assert numbers(one) == pytest.approx(numbers(other), abs=1e-5)
+    for entry, other in zip(judge.ask(cells()), unsaved.ask(cells()), strict=True):
+        assert numbers(entry) == pytest.approx(numbers(other), abs=1e-5)
     moved = {name for name in before if not torch.equal(before[name], saved[name])}
     assert any("vis" in name for name in moved)
     assert any("language_model" in name for name in moved)

@@ -50,9 +50,9 @@ def test_what_is_asked_in_training_is_what_is_asked_in_judging(folder):
     chat = load_vlm(folder, device="cpu").chat
     turn = ColourExamples()[1]
     trained = ChatCollator(chat, [turn])([{"row": 0}])
-    asked = chat.batch([turn.request])["input_ids"][0]
+    samples = chat.batch([turn.request])["input_ids"][0]
     n_answer = len(chat.tokens(turn.answer)) + 1
-    assert trained["input_ids"][0, :-n_answer].tolist() == asked.tolist()
+    assert trained["input_ids"][0, :-n_answer].tolist() == samples.tolist()
 
 
 def test_two_steps_move_vision_and_language_and_the_loss_is_per_answer_token(folder, tmp_path):
@@ -113,7 +113,7 @@ def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(checkpoints, 
     with pytest.raises(KeyboardInterrupt):
         run(Killed(10), tmp_path / "cut")
     saved = tmp_path / "cut" / "checkpoints"
-    assert [one.name for one in saved.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert [item.name for item in saved.glob("checkpoint-*")] == ["checkpoint-2"]
     shutil.copytree(saved / "checkpoint-2", saved / "checkpoint-4")
     (saved / "checkpoint-4" / "trainer_state.json").write_bytes(b"")
     (saved / "checkpoint-4" / "optimizer.pt").write_bytes(b"torn")
@@ -125,15 +125,15 @@ def test_a_killed_run_ends_with_the_losses_of_an_uninterrupted_one(checkpoints, 
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "result"),
     [
         ({"steps": 0}, "steps, batch_size and accumulate must be at least 1"),
         ({"accumulate": 0}, "at least 1"),
         ({"warmup": 1.0}, r"a share of the steps in \[0, 1\), not 1.0"),
     ],
 )
-def test_a_run_of_nothing_is_refused(changes, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_run_of_nothing_is_refused(changes, result):
+    with pytest.raises(ConfigError, match=result):
         optimisation(**changes)
 
 
@@ -142,14 +142,14 @@ def test_muon_moves_hidden_matrices_and_adamw_all_else(checkpoints):
     model.model.visual.patch_embed.requires_grad_(False)
     optimiser = MuonFactory()(model, OptimConfig(steps=1, lr=1e-3, muon_lr=2e-3))
     by_muon, by_adamw = (group["params"] for group in optimiser.param_groups)
-    moved = {one for one in model.parameters() if one.requires_grad}
+    moved = {item for item in model.parameters() if item.requires_grad}
     assert {*by_muon} | {*by_adamw} == moved
     assert not {*by_muon} & {*by_adamw}
-    assert all(one.ndim == 2 for one in by_muon)
-    assert any(one is model.get_input_embeddings().weight for one in by_adamw)
+    assert all(item.ndim == 2 for item in by_muon)
+    assert any(item is model.get_input_embeddings().weight for item in by_adamw)
     layer = model.model.language_model.layers[0]
-    assert any(one is layer.mlp.up_proj.weight for one in by_muon)
-    assert any(one is layer.input_layernorm.weight for one in by_adamw)
+    assert any(item is layer.mlp.up_proj.weight for item in by_muon)
+    assert any(item is layer.input_layernorm.weight for item in by_adamw)
     assert [group["lr"] for group in optimiser.param_groups] == [2e-3, 1e-3]
 
 
@@ -170,19 +170,19 @@ def first_loss(folder, tmp_path, turns, **options):
 
 def test_shares_cost_what_their_answers_cost_by_their_shares(folder, tmp_path):
     """One answer of two tokens, its step and its end: 3/4 of b and 1/4 of c."""
-    said = {
+    text = {
         step: first_loss(folder, tmp_path, [ChatExample(rated(), step)], lr=1e-9)
         for step in ("b", "c")
     }
     vlm = load_vlm(folder, device="cpu")
     end_of = {}
-    for step in said:
+    for step in text:
         batch = ChatCollator(vlm.chat, [ChatExample(rated(), step)])([{"row": 0}])
         labels = batch.pop("labels")
         with torch.no_grad():
             foretold = vlm.model(**batch).logits[0, -2].log_softmax(-1)
         end_of[step] = -float(foretold[labels[0, -1]])
-    step_of = {step: 2 * said[step] - end_of[step] for step in said}
+    step_of = {step: 2 * text[step] - end_of[step] for step in text}
     wanted = (0.75 * step_of["b"] + 0.25 * step_of["c"] + end_of["b"]) / 2
     soft = first_loss(folder, tmp_path, [ChatExample(rated(), "b", (0.0, 0.75, 0.25))], lr=1e-9)
     assert soft == pytest.approx(wanted, abs=2e-3)
@@ -191,16 +191,16 @@ def test_shares_cost_what_their_answers_cost_by_their_shares(folder, tmp_path):
 def test_ranked_turns_are_read_as_the_judge_reads_their_scores(folder, tmp_path):
     """The loss is that of the expected scores which ``generate`` gives; the ends hardly differ."""
     vlm = load_vlm(folder, device="cpu")
-    one, two = rated("red"), rated("blue")
+    item, two = rated("red"), rated("blue")
     expected = [0.0, 0.0]
-    for k, request in enumerate((one, two)):
+    for k, request in enumerate((item, two)):
         batch = vlm.chat.batch([request])
         with torch.no_grad():
             logits = vlm.model(**batch).logits[0, -1]
         weights = logits[[vlm.chat.tokens(step)[0] for step in STEPS]].softmax(-1)
         expected[k] = float(weights @ torch.tensor([0.0, 0.5, 1.0]))
     wanted = math.log(1 + math.exp(-(expected[0] - expected[1]) / 0.1))
-    loss = first_loss(folder, tmp_path, [RankingExample(one, two, 1.0)], lr=1e-9)
+    loss = first_loss(folder, tmp_path, [RankingExample(item, two, 1.0)], lr=1e-9)
     assert loss == pytest.approx(wanted, abs=2e-3)
 
 
@@ -210,7 +210,7 @@ def test_spoken_weighed_and_ranked_turns_share_a_batch_by_their_number(folder, t
     ranking = RankingExample(rated("red"), rated("green"), 0.0)
     chat = load_vlm(folder, device="cpu").chat
     sizes = [len(chat.tokens(spoken.answer)) + 1, 2, 1]
-    alone = [first_loss(folder, tmp_path, [one], lr=1e-9) for one in (spoken, weighed, ranking)]
+    alone = [first_loss(folder, tmp_path, [item], lr=1e-9) for item in (spoken, weighed, ranking)]
     wanted = sum(n * loss for n, loss in zip(sizes, alone, strict=True)) / sum(sizes)
     together = first_loss(folder, tmp_path, [ranking, spoken, weighed], lr=1e-9)
     assert together == pytest.approx(wanted, abs=2e-3)
@@ -221,7 +221,7 @@ def test_accumulated_passes_are_meaned(folder, tmp_path):
         ChatExample(rated("red"), "a", (0.5, 0.5, 0.0)),
         ChatExample(rated("blue"), "c", (0.0, 0.1, 0.9)),
     ]
-    alone = [first_loss(folder, tmp_path, [one], lr=1e-9) for one in turns]
+    alone = [first_loss(folder, tmp_path, [item], lr=1e-9) for item in turns]
     both = first_loss(folder, tmp_path, turns, lr=1e-9, batch_size=1, accumulate=2)
     assert both == pytest.approx(sum(alone) / 2, abs=2e-3)
 

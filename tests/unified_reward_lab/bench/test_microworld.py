@@ -21,7 +21,7 @@ CELLS = {
 
 
 def measured(reference, **options):
-    records = [one for cell in microworld.test_records(N, 0).values() for one in cell]
+    records = [item for cell in microworld.test_records(N, 0).values() for item in cell]
     judge = open_reference(reference, truth=records)
     return run_benchmark("microworld", judge, limit=N, **options).report
 
@@ -57,7 +57,7 @@ def test_in_one_order_it_gets_as_much_as_there_are_labels_first():
     """By count: the share of first among the labels that are no ties."""
     report = measured("scripted:first", orders=1)
     for cell, value in figures(report, "pair_accuracy").items():
-        winners = [one.target.winner for one in microworld.test_records(N, 0)[cell]]
+        winners = [item.target.winner for item in microworld.test_records(N, 0)[cell]]
         decided = [winner for winner in winners if winner != "tie"]
         assert value == pytest.approx(decided.count("first") / len(decided))
     assert report["metrics"]["consistency"] == {"value": None, "ci95": [0.0, 1.0], "n": 0}
@@ -89,15 +89,15 @@ def test_the_report_has_the_agreed_keys_and_is_plain_json(silent):
 def test_clear_comparisons_are_those_whose_utilities_differ_by_a_tenth(silent):
     for cell, records in microworld.test_records(N, 0).items():
         if cell.endswith(".compare"):
-            gaps = [utility_gap(one) for one in records]
+            gaps = [utility_gap(item) for item in records]
             clear = silent["groups"][cell]["pair_accuracy_clear"]
             assert clear["n"] == sum(gap >= 0.1 for gap in gaps)
 
 
 def test_another_seed_asks_other_items():
-    one, other = (microworld.test_records(3, seed) for seed in (0, 1))
+    item, other = (microworld.test_records(3, seed) for seed in (0, 1))
     for cell in CELLS:
-        prompts = [{record.sample.id for record in series[cell]} for series in (one, other)]
+        prompts = [{record.sample.id for record in series[cell]} for series in (item, other)]
         assert not prompts[0] & prompts[1]
 
 
@@ -110,13 +110,13 @@ def test_progress_counts_every_item():
 def test_the_showcase_shows_every_task_the_losses_and_the_figures(tiny, silent, tmp_path):
     page = tmp_path / "page.html"
     reports = {"bench": silent, "judge": {"losses": [[1, 2.5], [2, 1.5]]}}
-    shown = write_showcase(tiny, Showcase(each=1), reports, page)
-    assert shown["shown"] == 8
+    visible = write_showcase(tiny, Showcase(each=1), reports, page)
+    assert visible["shown"] == 8
     text = page.read_text("utf-8")
     for title in ("Image generation", "Image understanding", "Video generation"):
         assert title in text
     assert "Loss of the judge" in text
     assert f"{8 * N} unreadable" in text
     assert "http://" not in text.replace("http://www.w3.org", "")
-    if shown["real"]:
+    if visible["real"]:
         assert "only ever seen the microworld" in text

@@ -26,11 +26,11 @@ class FixedJudge(BaseJudge):
     family = "native"
 
     def __init__(self, verdict=None):
-        self.asked = []
+        self.questions = []
         self._verdict = verdict or Scored(Score(4.0, Scale(1, 5)))
 
     def ask(self, samples, *, orders=2):
-        self.asked += samples
+        self.questions += samples
         return [self._verdict for _ in samples]
 
 
@@ -43,7 +43,7 @@ class Says:
 
     def sample(self, prompt, context, seeds):
         self.calls.append((prompt, tuple(seeds)))
-        return [self._answer(prompt, one) for one in seeds]
+        return [self._answer(prompt, item) for item in seeds]
 
 
 def briefs(task, split="test", seed=SEED):
@@ -52,23 +52,23 @@ def briefs(task, split="test", seed=SEED):
 
 def knows(task, split="test", seed=SEED):
     """Answers what is right, in words; prompts that stand there twice take turns."""
-    asked = iter(briefs(task, split, seed))
-    return Says(lambda _prompt, _seed: next(asked).target.answer)
+    questions = iter(briefs(task, split, seed))
+    return Says(lambda _prompt, _seed: next(questions).target.answer)
 
 
 def draws(split="test"):
     """Draws the scene that the caption was taken from."""
-    names = iter([one.id for one in briefs(DRAWING, split)])
+    names = iter([item.id for item in briefs(DRAWING, split)])
 
-    def one(_prompt, seed):
+    def item(_prompt, seed):
         scene, _ = random_scene_with_caption(keyed_rng(next(names)), split=split, is_video=False)
         return Image(render(scene, seed=seed % 2**32), layout="HWC")
 
-    return Says(one)
+    return Says(item)
 
 
 def values(report):
-    return {name: one["value"] for name, one in report.items()}
+    return {name: item["value"] for name, item in report.items()}
 
 
 def test_the_unreadable_are_worth_nothing_in_oracle_and_left_out_where_readable():
@@ -83,7 +83,7 @@ def test_the_unreadable_are_worth_nothing_in_oracle_and_left_out_where_readable(
             "judge_reward": 1.5 / 3,
         }
     )
-    counts = {name: one["n"] for name, one in report.items()}
+    counts = {name: item["n"] for name, item in report.items()}
     assert counts == {
         "oracle": 4,
         "readable": 4,
@@ -144,7 +144,7 @@ def test_no_gap_is_closed_where_nothing_was_lacking():
 def test_a_policy_that_answers_rightly_reaches_1(task, split):
     exam = examine(knows(task, split), task, FixedJudge(), n=N, seed=SEED, split=split)
     assert exam.oracle_scores == (1.0,) * N
-    assert exam.prompts == tuple(one.id for one in briefs(task, split))
+    assert exam.prompts == tuple(item.id for item in briefs(task, split))
     assert exam.report()["perfect"]["value"] == 1
 
 
@@ -154,8 +154,8 @@ def test_a_policy_that_draws_what_was_described_reaches_1():
 
 
 def test_what_is_right_for_one_split_is_not_for_the_other():
-    told = [one.prompt for one in briefs(DRAWING, "train")]
-    assert not {*told} & {one.prompt for one in briefs(DRAWING, "test")}
+    result = [item.prompt for item in briefs(DRAWING, "train")]
+    assert not {*result} & {item.prompt for item in briefs(DRAWING, "test")}
     exam = examine(draws("train"), DRAWING, FixedJudge(), n=N, seed=SEED, split="test")
     assert exam.report()["oracle"]["value"] < 0.9
 
@@ -171,7 +171,7 @@ def test_what_a_safety_checker_withholds_is_not_judged_and_has_neither_worth_nor
     judge = FixedJudge()
     exam = examine(Says(lambda *_: None), DRAWING, judge, n=N, seed=SEED)
     assert exam.oracle_scores == exam.rewards == (None,) * N
-    assert judge.asked == []
+    assert judge.questions == []
 
 
 @pytest.mark.parametrize(
@@ -185,30 +185,30 @@ def test_a_judge_that_gives_no_score_gives_no_reward(verdict):
 def test_the_judge_is_shown_the_prompt_its_context_and_the_candidate():
     judge = FixedJudge()
     examine(knows(SPEAKING), SPEAKING, judge, n=N, seed=SEED)
-    for sample, asked in zip(judge.asked, briefs(SPEAKING), strict=True):
-        assert (sample.id, sample.task, sample.prompt) == (asked.id, SPEAKING, asked.prompt)
-        assert sample.candidates == (asked.target.answer,)
-        assert np.array_equal(sample.context[0].source, asked.context[0].source)
+    for sample, questions in zip(judge.questions, briefs(SPEAKING), strict=True):
+        assert (sample.id, sample.task, sample.prompt) == (questions.id, SPEAKING, questions.prompt)
+        assert sample.candidates == (questions.target.answer,)
+        assert np.array_equal(sample.context[0].source, questions.context[0].source)
 
 
 def test_one_seed_asks_the_same_prompts_with_the_same_noise():
-    one, same = (Says(lambda prompt, seed: f"{prompt} {seed}") for _ in range(2))
-    exams = [examine(policy, SPEAKING, FixedJudge(), n=N, seed=SEED) for policy in (one, same)]
+    item, same = (Says(lambda prompt, seed: f"{prompt} {seed}") for _ in range(2))
+    exams = [examine(policy, SPEAKING, FixedJudge(), n=N, seed=SEED) for policy in (item, same)]
     assert exams[0] == exams[1]
-    assert one.calls == same.calls
-    assert len({noise for _, noise in one.calls}) == N
+    assert item.calls == same.calls
+    assert len({noise for _, noise in item.calls}) == N
     other = Says(lambda *_: "")
     examine(other, SPEAKING, FixedJudge(), n=N, seed=SEED + 1)
-    assert not {noise for _, noise in one.calls} & {noise for _, noise in other.calls}
+    assert not {noise for _, noise in item.calls} & {noise for _, noise in other.calls}
 
 
 def test_a_longer_exam_begins_with_the_shorter_one():
     policy = Says(lambda *_: "i can not tell")
-    told = []
+    result = []
     short = examine(policy, SPEAKING, FixedJudge(), n=3, seed=SEED)
-    long = examine(policy, SPEAKING, FixedJudge(), n=70, seed=SEED, progress=told.append)
+    long = examine(policy, SPEAKING, FixedJudge(), n=70, seed=SEED, progress=result.append)
     assert long.prompts[:3] == short.prompts
-    assert told == [64, 6]
+    assert result == [64, 6]
     assert long.oracle_scores == (0.2,) * 70
 
 

@@ -1,4 +1,4 @@
-"""What the experiment says of judges whose faults are known."""
+"""Check what the experiment says of judges whose faults are known."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_the_perfect_judge_is_right_everywhere_and_has_no_pull(report):
 
 
 def test_a_judge_that_names_the_first_has_all_pull_and_asked_twice_half_the_pairs(report):
-    winners = [one.winner for one in clear()]
+    winners = [item.winner for item in clear()]
     assert value(report, "first", "position") == 1
     assert value(report, "first", "both_orders") == 0.5
     assert value(report, "first", "both_orders_apart") == -0.5

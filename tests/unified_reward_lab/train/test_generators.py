@@ -38,7 +38,7 @@ def generator(medium):
 
 @pytest.fixture(scope="module", params=MEDIA)
 def taught(request, tmp_path_factory):
-    """What is drawn, the folder of its pipeline, and the losses."""
+    """Check what is drawn, the folder of its pipeline, and the losses."""
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, folder, train_generator(generator(request.param), folder)
 
@@ -83,7 +83,7 @@ def test_every_weight_is_written_in_half_precision_as_safetensors(taught):
 
 
 def test_latents_have_unit_variance(taught):
-    """Of images over all, of videos channel by channel, where the mean is 0 too."""
+    """For images over all, of videos channel by channel, where the mean is 0 too."""
     medium, folder, _ = taught
     policy = policies.load(folder, device="cpu")
     denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)

@@ -31,7 +31,7 @@ def raws(rows):
 def test_ratings_of_an_item_become_their_mean_wherever_its_rows_lie(tmp_path):
     rows = [rated("x", 5), rated("x", 1, "b.png"), rated("y", "2", aspect_style=3)]
     found = list(records(read(tmp_path, SCORE.name, *rows)).values())
-    assert [one.sample.candidates for one in found] == [
+    assert [entry.sample.candidates for entry in found] == [
         (Image(tmp_path / "a.png"),),
         (Image(tmp_path / "b.png"),),
     ]
@@ -72,16 +72,16 @@ def test_every_task_has_its_columns(tmp_path, task, form):
     answers = {"score": ("answer",), "compare": ("answer_a", "answer_b")}[form]
     if task in (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING):
         assert record.sample.candidates == answers
-    shown = {
+    visible = {
         Task.IMAGE_UNDERSTANDING: ["image.png"],
         Task.VIDEO_UNDERSTANDING: ["video.mp4"],
         Task.IMAGE_EDITING: ["s.png"],
     }
-    assert [one.source.name for one in record.sample.context] == shown.get(task, [])
+    assert [entry.source.name for entry in record.sample.context] == visible.get(task, [])
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "result"),
     [
         (rated("z", 6), "6 is no number on the scale 1 to 5"),
         (rated("z", "good"), "'good' is no number"),
@@ -93,14 +93,14 @@ def test_every_task_has_its_columns(tmp_path, task, form):
         (rated("z", 4, prompt="else"), "id 'i' names something else in row 1"),
     ],
 )
-def test_a_wrong_rating_costs_itself_and_not_its_item(tmp_path, row, told):
+def test_a_wrong_rating_costs_itself_and_not_its_item(tmp_path, row, result):
     rows = read(
         tmp_path, SCORE.name, rated("x", 2, id="i"), row | {"id": "i"}, rated("y", 4, id="i")
     )
     assert records(rows)["i"].target.score == 3.0
     [(line, why)] = reasons(rows)
     assert line == 2
-    assert told in why
+    assert result in why
 
 
 def test_a_vote_outside_its_words_is_an_error(tmp_path):

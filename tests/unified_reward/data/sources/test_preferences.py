@@ -24,15 +24,15 @@ def test_aspects_are_shares_of_the_first_and_no_overall_is_no_winner(tmp_path):
     assert record.sample.candidates == (Video(tmp_path / "a.mp4"), Video(tmp_path / "b.mp4"))
 
 
-@pytest.mark.parametrize(("said", "winner"), [("A", "first"), ("same", "tie"), ("B", "second")])
-def test_overall_verdict_names_the_winner_even_without_aspects(tmp_path, said, winner):
-    [record] = records(read(tmp_path, "videogen_rewardbench", videos(Overall=said))).values()
+@pytest.mark.parametrize(("reply", "winner"), [("A", "first"), ("same", "tie"), ("B", "second")])
+def test_overall_verdict_names_the_winner_even_without_aspects(tmp_path, reply, winner):
+    [record] = records(read(tmp_path, "videogen_rewardbench", videos(Overall=reply))).values()
     assert record.target.winner == winner
     assert record.target.aspects == {}
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "result"),
     [
         (videos(), "no verdict in column Overall or VQ or MQ or TA"),
         (videos(Overall="C"), "a verdict is A, same, B, not C"),
@@ -42,12 +42,12 @@ def test_overall_verdict_names_the_winner_even_without_aspects(tmp_path, said, w
         (videos(Overall="A", path_B=""), "nothing in column path_B"),
     ],
 )
-def test_a_wrong_preference_costs_itself_and_says_why(tmp_path, row, told):
+def test_a_wrong_preference_costs_itself_and_says_why(tmp_path, row, result):
     rows = read(tmp_path, "videoalign", row, videos(Overall="A"))
     assert len(records(rows)) == 1
     [(line, why)] = reasons(rows)
     assert line == 1
-    assert told in why
+    assert result in why
 
 
 def test_the_same_row_again_is_an_error_and_another_verdict_is_not(tmp_path):
@@ -62,7 +62,7 @@ def test_label_0_of_pickapic_is_the_share_of_the_first(tmp_path):
     images = {"caption": "a hen", "image_0": "0.png", "image_1": "1.png"}
     rows = [images | {"ranking_id": i, "label_0": label} for i, label in enumerate([1, 0.5, 0.0])]
     found = records(read(tmp_path, "pickapic", *rows))
-    assert {name: one.target.winner for name, one in found.items()} == {
+    assert {name: item.target.winner for name, item in found.items()} == {
         "0": "first",
         "1": "tie",
         "2": "second",
@@ -141,7 +141,7 @@ def test_rank_0_is_the_better_answer_and_an_id_may_name_two_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "result"),
     [
         (answered([0, 0]), "not [0, 0]"),
         (answered([0, 1], response=["One."]), "not a list of two"),
@@ -150,7 +150,7 @@ def test_rank_0_is_the_better_answer_and_an_id_may_name_two_rows(tmp_path):
         (answered([0, 1], image=None), "nothing in column image"),
     ],
 )
-def test_wrong_answers_cost_their_row_and_say_why(tmp_path, row, told):
+def test_wrong_answers_cost_their_row_and_say_why(tmp_path, row, result):
     [(line, why)] = reasons(read(tmp_path, "vl_rewardbench", row))
     assert line == 1
-    assert told in why
+    assert result in why

@@ -18,7 +18,7 @@ def ranked(ranks, **more):
 
 def test_every_two_of_a_ranking_are_compared_and_equal_ranks_tie(tmp_path):
     found = records(read(tmp_path, "imagereward", ranked([2, 5, 2])))
-    assert {name: one.target.winner for name, one in found.items()} == {
+    assert {name: item.target.winner for name, item in found.items()} == {
         "a:0-1": "first",
         "a:0-2": "tie",
         "a:1-2": "second",
@@ -37,7 +37,7 @@ def test_pairs_of_a_ranking_are_its_order_again(ranks):
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "result"),
     [
         (ranked([1, 2], generations=["0.png"]), "1 generations and 2 ranks"),
         (ranked([1]), "1 generations and 1 ranks"),
@@ -52,9 +52,9 @@ def test_pairs_of_a_ranking_are_its_order_again(ranks):
         (ranked([1, 2], id=[3]), "an id is text"),
     ],
 )
-def test_a_wrong_ranking_costs_itself_and_says_why(tmp_path, row, told):
+def test_a_wrong_ranking_costs_itself_and_says_why(tmp_path, row, result):
     rows = read(tmp_path, "imagereward", row, ranked([1, 2], id="b"))
     assert list(records(rows)) == ["b:0-1"]
     [(line, why)] = reasons(rows)
     assert line == 1
-    assert told in why
+    assert result in why

@@ -27,7 +27,7 @@ def test_a_clip_has_the_mean_of_its_raters_by_aspect_and_no_overall_score(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "result"),
     [
         (clip(alignment=[5, 6, 4]), "6 is no number on the scale 1 to 5"),
         (clip(alignment=[5, None, 4]), "None is no number"),
@@ -38,12 +38,12 @@ def test_a_clip_has_the_mean_of_its_raters_by_aspect_and_no_overall_score(tmp_pa
         ({key: value for key, value in clip().items() if key != "model"}, "in column model"),
     ],
 )
-def test_a_wrong_rating_costs_its_row_and_says_why(tmp_path, row, told):
+def test_a_wrong_rating_costs_its_row_and_says_why(tmp_path, row, result):
     rows = read(tmp_path, "fetv", row, clip(id=4))
     assert list(records(rows)) == ["4:m"]
     [(line, why)] = reasons(rows)
     assert line == 1
-    assert told in why
+    assert result in why
 
 
 def test_an_element_is_shown_where_two_annotators_see_it(tmp_path):
@@ -64,7 +64,7 @@ def test_the_best_is_set_against_the_worst_in_the_order_of_the_file(tmp_path):
     other = [picture("x.png", [4] * 3), picture("y.png", [2] * 3)]
     other = [row | {"prompt": "a tree"} for row in other]
     found = records(read(tmp_path, "evalmuse_ratings_pair", *rows, *other))
-    assert {name: one.target.winner for name, one in found.items()} == {
+    assert {name: item.target.winner for name, item in found.items()} == {
         "low.png:top.png": "second",
         "x.png:y.png": "first",
     }

@@ -20,19 +20,19 @@ def whole(path, name):
 
 
 def winners(records):
-    return Counter(one.target.winner for one in records)
+    return Counter(item.target.winner for item in records)
 
 
 def test_imagereward_has_6399_strict_pairs_of_466_prompts(shared):
     records = whole(shared / "imagereward/data/test.json", "imagereward")
-    assert len({one.id.rpartition(":")[0] for one in records}) == 466
+    assert len({item.id.rpartition(":")[0] for item in records}) == 466
     assert winners(records) == {"first": 3777, "second": 2622, "tie": 831}
     assert 3777 + 2622 == 6399
 
 
 def test_genai_bench_keeps_its_four_votes(shared):
     records = whole(shared / "unifiedreward/GenAI-Bench-Video_data.json", "genai_bench_video")
-    assert Counter((one.target.winner, one.tags["vote"]) for one in records) == {
+    assert Counter((item.target.winner, item.tags["vote"]) for item in records) == {
         ("first", "leftvote"): 619,
         ("second", "rightvote"): 651,
         ("tie", "tievote"): 215,
@@ -43,16 +43,16 @@ def test_genai_bench_keeps_its_four_votes(shared):
 def test_vl_rewardbench_keeps_all_rows_though_25_ids_stand_twice(shared):
     records = whole(shared / "unifiedreward/VL-RewardBench_data.json", "vl_rewardbench")
     assert winners(records) == {"first": 1245, "second": 5}
-    assert sum(one.id.endswith(":2") for one in records) == 25
+    assert sum(item.id.endswith(":2") for item in records) == 25
 
 
 def test_pickscore_agrees_with_pickapic_as_often_as_published(shared):
     path = shared / "mjbench_quality/pickapic_val500_pickscore.json"
     records = whole(path, "pickapic_val500")
     assert winners(records) == {"first": 238, "second": 187, "tie": 75}
-    told = {"0": "first", "1": "second"}
+    result = {"0": "first", "1": "second"}
     pairs = zip(records, json.loads(path.read_text()), strict=True)
-    hits = [one.target.winner == told.get(row["pred_pick"]) for one, row in pairs]
+    hits = [item.target.winner == result.get(row["pred_pick"]) for item, row in pairs]
     assert sum(hits) / 425 == pytest.approx(0.7506, abs=5e-5)
 
 
@@ -62,13 +62,13 @@ def test_repeated_pairs_of_videoalign_are_row_errors(shared):
     assert len(records) == 3
     assert len(reasons(rows)) == 9
     assert winners(records) == {None: 3}
-    assert all(Path(video.source).is_file() for one in records for video in one.media)
+    assert all(Path(video.source).is_file() for item in records for video in item.media)
 
 
 def test_fetv_ratings_give_the_strict_alignment_pairs(shared):
     records = whole(shared / "fetv/human_ratings_all.jsonl", "fetv")
     assert len(records) == 3017
-    aligned = {one.id: one.target.aspects["alignment"] for one in records}
+    aligned = {item.id: item.target.aspects["alignment"] for item in records}
     found = Counter()
     for line in (shared / "fetv/pairs_35x6.jsonl").read_text().splitlines():
         pair = json.loads(line)
@@ -82,7 +82,7 @@ def test_mjbench_always_prefers_the_first(shared):
     path = shared / "mjbench_quality/human/captions_human.json"
     records = whole(path, "mjbench_quality")
     assert winners(records) == {"first": 8}
-    assert all(Path(image.source).is_file() for one in records for image in one.media)
+    assert all(Path(image.source).is_file() for item in records for image in item.media)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_mjbench_always_prefers_the_first(shared):
 )
 def test_records_stay_the_same_as_rows_of_our_own(shared, name, path):
     rows = [row.content for row in read_source(shared / path, name)]
-    records = [one for one in rows if isinstance(one, Example)][:40]
+    records = [item for item in rows if isinstance(item, Example)][:40]
     for record in records:
         row = json.dumps(example_row(record, shared)).encode()
         assert parse_row(row, shared) == record

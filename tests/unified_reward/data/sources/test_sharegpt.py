@@ -83,13 +83,13 @@ def row(name, style="train_data", **changes):
     return value | changes
 
 
-def said(name, text):
+def reply(name, text):
     value = row(name)
     value["conversations"][1]["value"] = text
     return value
 
 
-def asked(name, text):
+def questions(name, text):
     value = row(name)
     value["conversations"][0]["value"] = text
     return value
@@ -100,7 +100,7 @@ def content(value, name, folder=Path("/data")):
     return read.content
 
 
-def told(value, name):
+def result(value, name):
     failed = content(value, name)
     assert isinstance(failed, Failed)
     assert str(failed.cause) == failed.error
@@ -128,7 +128,7 @@ def pack(tmp_path, no_pack):
         code.append(f"f{named!r}")
     (tmp_path / "ask.py").write_text("\n".join(code), "utf-8")
     found = packs.import_pack(tmp_path, expected=prompts).prompts
-    assert {one.status for one in found} == {"verified"}
+    assert {item.status for item in found} == {"verified"}
 
 
 @pytest.mark.parametrize("style", ["train_data", "qwen"])
@@ -182,21 +182,21 @@ def survives(content, folder):
 
 def paths(content):
     return [
-        one.source
+        item.source
         for medium in content.media
-        for one in (medium.source if isinstance(medium.source, tuple) else [medium])
+        for item in (medium.source if isinstance(medium.source, tuple) else [medium])
     ]
 
 
 def test_the_space_between_two_llava_marks_is_no_part_of_the_question(pack):
     text = "<image>\n <image>\n" + question(SOURCES["hpd"])
-    assert content(asked("hpd", text), "hpd").sample.prompt == "two cubes"
+    assert content(questions("hpd", text), "hpd").sample.prompt == "two cubes"
 
 
 def test_frames_are_one_clip_or_two_halves():
     frames = [Path("/data") / path for path in media(SOURCES["videodpo"])]
     first, second = content(row("videodpo"), "videodpo").media
-    assert [one.source for one in first.source + second.source] == frames
+    assert [item.source for item in first.source + second.source] == frames
     assert len(first.source) == 8
     (clip,) = content(row("videofeedback"), "videofeedback").media
     assert isinstance(clip, Video)
@@ -205,7 +205,7 @@ def test_frames_are_one_clip_or_two_halves():
 
 @pytest.mark.parametrize("mark", ["<video>", "<image>"])
 def test_a_file_of_a_video_is_one_clip(mark):
-    value = asked("lift_hra", f"{mark}\nRate it.") | {"video": "a/b.MP4"}
+    value = questions("lift_hra", f"{mark}\nRate it.") | {"video": "a/b.MP4"}
     del value["images"]
     assert content(value, "lift_hra").media == (Video(Path("/data/a/b.MP4")),)
 
@@ -229,20 +229,20 @@ def test_a_file_of_a_video_is_one_clip(mark):
     ],
 )
 def test_media_that_do_not_fit_the_question_are_told(name, marks, images, reason):
-    value = asked(name, "<image>\n" * marks + "Which?") | {"images": images}
-    assert reason in told(value | {"image": None}, name)
+    value = questions(name, "<image>\n" * marks + "Which?") | {"images": images}
+    assert reason in result(value | {"image": None}, name)
 
 
 def test_a_video_mark_is_no_mark_of_a_picture():
-    value = asked("evalmuse_point", "<video>\nHow good?")
-    assert told(value, "evalmuse_point").startswith("0 <image> and 1 <video> marks for 1 images")
+    value = questions("evalmuse_point", "<video>\nHow good?")
+    assert result(value, "evalmuse_point").startswith("0 <image> and 1 <video> marks for 1 images")
 
 
 def test_media_under_two_keys_or_none_are_told():
-    assert "images and image" in told(row("hpd", image="a.png"), "hpd")
+    assert "images and image" in result(row("hpd", image="a.png"), "hpd")
     value = row("hpd")
     del value["images"]
-    assert told(value, "hpd").endswith("not none")
+    assert result(value, "hpd").endswith("not none")
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,8 @@ def test_media_under_two_keys_or_none_are_told():
     ],
 )
 def test_anything_but_one_exchange_is_told(turns, reason):
-    spoken = turns if turns is None else [{"from": one, "value": "<image>"} for one in turns]
-    assert reason in told(row("hpd", conversations=spoken), "hpd")
+    spoken = turns if turns is None else [{"from": item, "value": "<image>"} for item in turns]
+    assert reason in result(row("hpd", conversations=spoken), "hpd")
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_anything_but_one_exchange_is_told(turns, reason):
     ],
 )
 def test_an_answer_without_a_readable_verdict_fails_and_is_no_number(name, text, reason):
-    assert reason in told(said(name, text), name)
+    assert reason in result(reply(name, text), name)
 
 
 def test_each_source_keeps_its_own_scale_and_kind_of_verdict():
@@ -291,13 +291,15 @@ def test_each_source_keeps_its_own_scale_and_kind_of_verdict():
     assert targets["videofeedback"].score is None
     assert list(targets["videofeedback"].aspects.values()) == [4, 3, 2, 1, 2]
     assert targets["hpd"].winner == "second"
-    assert content(said("oip", "Both images are equally good."), "oip").target.winner == "tie"
+    assert content(reply("oip", "Both images are equally good."), "oip").target.winner == "tie"
 
 
 def test_the_aspects_of_videofeedback_are_those_our_judges_state():
     ours = template("aspects", Task.VIDEO_GENERATION, "score").aspects
     theirs = SOURCES["videofeedback"].aspects
-    assert [(one.name, str(one.scale)) for one in theirs] == [(a.name, str(a.scale)) for a in ours]
+    assert [(item.name, str(item.scale)) for item in theirs] == [
+        (a.name, str(a.scale)) for a in ours
+    ]
 
 
 @pytest.mark.parametrize(
@@ -317,18 +319,18 @@ def test_the_aspects_of_videofeedback_are_those_our_judges_state():
     ],
 )
 def test_a_rationale_is_what_can_be_cut_cleanly(name, text, rationale):
-    assert content(said(name, text), name).target.rationale == rationale
+    assert content(reply(name, text), name).target.rationale == rationale
 
 
 def test_a_row_without_an_id_is_named_by_its_content():
-    one = row("hpd")
-    del one["id"]
-    name = content(one, "hpd").id
+    item = row("hpd")
+    del item["id"]
+    name = content(item, "hpd").id
     assert len(name) == 16
-    assert content(dict(reversed(one.items())), "hpd").id == name
-    assert content(one | {"extra": 1}, "hpd").id != name
+    assert content(dict(reversed(item.items())), "hpd").id == name
+    assert content(item | {"extra": 1}, "hpd").id != name
     assert content(row("hpd", id=0), "hpd").id == "0"
-    assert "an id is text or a whole number, not True" in told(row("hpd", id=True), "hpd")
+    assert "an id is text or a whole number, not True" in result(row("hpd", id=True), "hpd")
 
 
 def test_no_damage_to_a_row_stops_the_others():

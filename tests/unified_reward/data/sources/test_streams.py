@@ -115,8 +115,14 @@ def test_a_line_that_cannot_be_decoded_fails_alone(folder):
     rows = values(write(folder, "a.jsonl", b"\n".join(bad) + b"\n"))
     assert rows[0] == {"id": 1}
     assert rows[-1] == {}
-    told = [(2, "UTF-8"), (3, "NaN is no number"), (4, "not a list"), (6, "UTF-8"), (7, "no JSON")]
-    for (line, reason), (at, part) in zip(rows[1:-1], told, strict=True):
+    result = [
+        (2, "UTF-8"),
+        (3, "NaN is no number"),
+        (4, "not a list"),
+        (6, "UTF-8"),
+        (7, "no JSON"),
+    ]
+    for (line, reason), (at, part) in zip(rows[1:-1], result, strict=True):
         assert line == at
         assert part in reason
 
@@ -153,7 +159,7 @@ def test_a_parquet_string_that_is_no_utf8_fails_alone(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "result"),
     [
         ("a.json", '{\n  "data": [{"a": 1}]\n}', "neither an array nor an object a line"),
         ("a.json", "", "neither an array nor an object a line"),
@@ -164,8 +170,8 @@ def test_a_parquet_string_that_is_no_utf8_fails_alone(folder):
         ("a.parquet", b"PAR1 and no more", "no whole Parquet file"),
     ],
 )
-def test_a_file_without_rows_is_told(folder, name, content, told):
-    with pytest.raises(DataError, match=told):
+def test_a_file_without_rows_is_told(folder, name, content, result):
+    with pytest.raises(DataError, match=result):
         values(write(folder, name, content))
 
 

@@ -33,7 +33,7 @@ def test_every_source_has_a_reader(name, tmp_path):
     file.write_text("no row\n" * 2, "utf-8")
     rows = [*read_source(file, name)]
     assert rows
-    assert all(isinstance(one.content, Failed) for one in rows)
+    assert all(isinstance(item.content, Failed) for item in rows)
 
 
 def test_an_unknown_source_is_told_at_once_with_those_there_are(tmp_path):
@@ -46,7 +46,7 @@ def test_a_repeated_id_fails_and_a_broken_row_does_not_stop_the_others(tmp_path)
     broken = row("hpd", conversations=[])
     file.write_text(json.dumps([row("hpd"), broken, row("hpd"), row("hpd", id="b")])[:-1], "utf-8")
     rows = [*read_source(file, "hpd")]
-    assert [(one.line, one.id) for one in rows] == [
+    assert [(item.line, item.id) for item in rows] == [
         (1, "hpd-0"), (2, "row 2"), (3, "row 3"), (4, "b"), (5, "row 5"),
     ]  # fmt: skip
     assert "turns out of order" in rows[1].content.error
@@ -56,10 +56,10 @@ def test_a_repeated_id_fails_and_a_broken_row_does_not_stop_the_others(tmp_path)
 
 
 def test_reading_holds_ids_and_no_rows(tmp_path):
-    """Of a file of 3.5 MB, what is held never grows by more than a few chunks of 64 kB."""
+    """For a file of 3.5 MB, what is held never grows by more than a few chunks of 64 kB."""
     file = tmp_path / "train_data.json"
-    one = json.dumps(row("hpd", id="@", padding="x" * 1_500))
-    file.write_text("[" + ",".join(one.replace("@", str(i)) for i in range(2_000)) + "]", "utf-8")
+    item = json.dumps(row("hpd", id="@", padding="x" * 1_500))
+    file.write_text("[" + ",".join(item.replace("@", str(i)) for i in range(2_000)) + "]", "utf-8")
     tracemalloc.start()
     counted, start = 0, 0
     for read in read_source(file, "hpd"):

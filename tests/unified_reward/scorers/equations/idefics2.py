@@ -141,7 +141,7 @@ def _encode(state, x, rows, columns, side, heads, eps):
 
 
 def _buckets(count, side):
-    """Which of `side` positions each of `count` patches takes: i * side // count.
+    """Checks which of `side` positions each of `count` patches takes: i * side // count.
 
     In transformers' float32, which parts from that at counts 25, 49, 50 and 55 of a side of 70.
     """

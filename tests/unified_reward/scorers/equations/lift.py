@@ -77,7 +77,7 @@ def _make_adapter(seed, llm, rank):
 
 
 def _make_own(seed, width, intermediate, hidden):
-    """What the adapter brings besides: a projector, and a layer of the vision tower."""
+    """Check what the adapter brings besides: a projector, and a layer of the vision tower."""
     projector = _make_projector(seed, 4 * width, hidden)
     own = {f"{PEFT}model.mm_projector.{name}": value for name, value in projector.items()}
     draw = Draw(seed + 1)
@@ -102,7 +102,7 @@ def merged(parts, *, scale):
 
 
 def see(state, pixels, *, patch, heads, eps=1e-6):
-    """What stands before the last layer of the vision tower, (n, patches, width).
+    """Check what stands before the last layer of the vision tower, (n, patches, width).
 
     Args:
         state: Weights under the released names, merged.
@@ -111,7 +111,7 @@ def see(state, pixels, *, patch, heads, eps=1e-6):
         heads: Attention heads.
         eps: Epsilon of the norms.
     """
-    return torch.stack([_see_one(state, one.double(), patch, heads, eps) for one in pixels])
+    return torch.stack([_see_one(state, item.double(), patch, heads, eps) for item in pixels])
 
 
 def _see_one(state, pixels, patch, heads, eps):

@@ -84,7 +84,7 @@ def make_qwen2_vl(
 
 
 def as_peft(state, seed, *, rank=4):
-    """The same weights as the base of random LoRA adapters, under the names PEFT gives them."""
+    """Checks the same weights as the base of random LoRA adapters, under the names PEFT gives them."""
     draw = Draw(seed)
     for name, value in state.items():
         linear, _, kind = name.rpartition(".")
@@ -208,7 +208,7 @@ def mlp_head(state, hidden, prefix, indices=(0, 3, 5)):
 
 
 def depth(state, name):
-    """How many numbered layers `state` has under `name`."""
+    """Check how many numbered layers `state` has under `name`."""
     prefix = f"{name}."
     rest = (key.removeprefix(prefix) for key in state if key.startswith(prefix))
     return 1 + max(int(key.partition(".")[0]) for key in rest)

@@ -23,10 +23,10 @@ def draw_pools(folder, prompts, n, task=Task.IMAGE_GENERATION):
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for i in range(prompts):
-        drawn = candidate_pool(task, n=n, split="train", seed=77, index=i)
-        parts = [stored(one, folder, f"{i}-{k}") for k, one in enumerate(drawn.candidates)]
-        context = [stored(one, folder, f"{i}-about") for one in drawn.context]
-        row = {"id": f"p{i}", "task": task.value, "prompt": drawn.prompt}
+        sampled = candidate_pool(task, n=n, split="train", seed=77, index=i)
+        parts = [stored(item, folder, f"{i}-{k}") for k, item in enumerate(sampled.candidates)]
+        context = [stored(item, folder, f"{i}-about") for item in sampled.context]
+        row = {"id": f"p{i}", "task": task.value, "prompt": sampled.prompt}
         rows.append(row | {"candidates": parts, "context": context})
     return write_rows(folder / "candidates.jsonl", rows)
 

@@ -114,7 +114,7 @@ def test_pairs_are_made_of_the_candidates_and_a_second_call_makes_none(sampled, 
 
 def test_a_policy_of_another_task_fails_on_all_prompts_and_that_is_told(tmp_path):
     with pytest.raises(
-        DataError, match=r"candidates\.jsonl has no row that is generated: 3 failed"
+        DataError, match=r"candidates\.jsonl has no row with status generated: 3 failed"
     ):
         write_candidates("tiny_image", Task.IMAGE_UNDERSTANDING, HOW, tmp_path)
     assert "is for image_generation" in read_rows(tmp_path / "candidates.jsonl")[0]["reason"]
@@ -122,7 +122,7 @@ def test_a_policy_of_another_task_fails_on_all_prompts_and_that_is_told(tmp_path
 
 def test_a_judge_that_prefers_nothing_leaves_no_pair_and_that_is_told(sampled, tmp_path):
     source, config = sampled[0] / "candidates.jsonl", replace(HOW.pairing, strategy=Strategy.RANK)
-    with pytest.raises(DataError, match=r"pairs\.jsonl has no row that is kept: \d dropped"):
+    with pytest.raises(DataError, match=r"pairs\.jsonl has no row with status kept: \d dropped"):
         write_pairs(source, "scripted:tie", config, tmp_path / "pairs.jsonl")
 
 
@@ -140,7 +140,7 @@ def test_the_same_policy_before_and_after_gains_exactly_nothing(task):
     "kinds", [{}, {"vlm": VLMDPO(OPTIM), "diffusion": DiffusionDPO(OPTIM)}], ids=["none", "both"]
 )
 def test_a_policy_is_aligned_as_just_one_kind(kinds):
-    with pytest.raises(ConfigError, match="one of vlm and diffusion; give just one"):
+    with pytest.raises(ConfigError, match="dpo takes one of vlm and diffusion"):
         AlignedPolicy("tiny_vlm", **kinds).dpo(Path("pairs.jsonl"))
 
 

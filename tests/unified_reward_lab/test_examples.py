@@ -148,7 +148,7 @@ def test_an_unknown_cell_is_refused_by_name(weights, text):
 
 
 def test_no_cell_at_all_is_refused():
-    with pytest.raises(ConfigError, match="unknown cells given"):
+    with pytest.raises(ConfigError, match="unknown cells: none; there are"):
         MicroworldSeries(4, block=1, seed=0, weights={}, annotator=NOISELESS)
 
 

@@ -175,7 +175,7 @@ def test_pairs_of_a_judge_taught_by_votes_stand_beside_those_of_the_shipped_one(
     assert groups["shipped"]["gain"] == report["tasks"][DRAWING.value]["gain"]
     assert groups["shipped"]["gap_closed"] == report["tasks"][DRAWING.value]["gap_closed"]
     assert groups["voted"]["behind_best"]["value"] == 0
-    assert "taught by votes" in page(report)
+    assert "a judge trained on votes" in page(report)
     gain = report["tasks"][DRAWING.value]["gain"]["value"]
     assert report["ways"]["rank+sift"]["gain"]["value"] == pytest.approx(gain)
     for entry in report["ways"].values():
@@ -231,5 +231,5 @@ def test_arms_of_other_options_are_not_taken_for_those_of_this_study(study, repo
 
 @pytest.mark.parametrize("wrong", [{"seeds": ()}, {"exam": ExamConfig(n=1)}])
 def test_a_senseless_study_is_refused(tmp_path, wrong):
-    with pytest.raises(ConfigError, match="a seed, and two prompts"):
+    with pytest.raises(ConfigError, match="at least one seed and two prompts"):
         study_in(tmp_path, **wrong)

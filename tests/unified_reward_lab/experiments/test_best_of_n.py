@@ -198,7 +198,7 @@ def test_the_estimator_is_the_mean_over_all_subsets(rated, data):
 
 @pytest.mark.parametrize("n", [0, 3])
 def test_more_than_there_are_cannot_be_drawn(n):
-    with pytest.raises(ValueError, match=f"from 2 candidates 1 to 2 can be drawn, not {n}"):
+    with pytest.raises(ValueError, match=f"n must be from 1 to 2, given {n}"):
         pick_probabilities([0.1, 0.2], n)
 
 
@@ -225,11 +225,11 @@ def test_another_seed_draws_other_candidates():
     ("options", "message"),
     [
         ({"judges": {}}, "best of n needs a judge"),
-        ({"judges": {"a|b": ""}}, r"a judge's name has letters.*not 'a\|b'"),
+        ({"judges": {"a|b": ""}}, r"names of judges have letters.*given 'a\|b'"),
         ({"task": Task.IMAGE_EDITING}, "the microworld has no image_editing; it has"),
-        ({"n": 48}, "n is a power of two from 2 on, not 48"),
-        ({"n": 1}, "n is a power of two from 2 on, not 1"),
-        ({"captions": 1}, "an interval needs at least 2 captions, not 1"),
+        ({"n": 48}, "n must be a power of two >= 2, given 48"),
+        ({"n": 1}, "n must be a power of two >= 2, given 1"),
+        ({"captions": 1}, "captions must be at least 2 for an interval, given 1"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(options, message):
@@ -305,7 +305,7 @@ def test_the_command_refuses_a_page_without_markers_before_it_asks_anybody(tmp_p
     ("options", "message"),
     [
         (["captoins=3"], "captoins: Unexpected keyword argument"),
-        (["n=5"], "n is a power of two"),
+        (["n=5"], "n must be a power of two"),
     ],
 )
 def test_the_command_names_what_is_wrong(options, message, tmp_path):

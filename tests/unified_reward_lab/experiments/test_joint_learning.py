@@ -46,7 +46,7 @@ def test_only_apart_do_videos_come_from_the_other_half_than_images():
     ("changed", "message"),
     [
         ({"optim": OptimConfig(steps=12)}, "steps must be a multiple of 8"),
-        ({"seeds": (0, 1, 2)}, r"seeds come in pairs 2k and 2k \+ 1, not \(0, 1, 2\)"),
+        ({"seeds": (0, 1, 2)}, r"seeds must come in pairs 2k and 2k \+ 1, given \(0, 1, 2\)"),
     ],
 )
 def test_settings_that_would_not_match_are_refused(tmp_path, changed, message):

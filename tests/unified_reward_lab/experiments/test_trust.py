@@ -42,5 +42,5 @@ def test_the_page_has_every_cell_and_every_figure_of_the_audit(report):
 
 
 def test_more_items_audited_than_asked_are_refused():
-    with pytest.raises(ConfigError, match="at most n, not 5"):
+    with pytest.raises(ConfigError, match="from 1 to n=4, given 5"):
         TrustStudy(n=4, audited=5)

@@ -64,7 +64,7 @@ def test_the_pipeline_is_a_policy_that_draws_as_the_microworld_does(taught):
     medium, folder, _ = taught
     policy = policies.load(folder, device="cpu")
     assert policy.tasks == (TASKS[medium],)
-    assert (policy.options.steps, policy.config.guidance) == (8, 1.0)
+    assert (policy.options.steps, policy.options.guidance) == (8, 1.0)
     entry, other, again = policy.sample("a red circle", (), [1, 2, 1])
     assert type(entry) is {"image": Image, "video": Video}[medium]
     assert entry.source.shape == SHAPES[medium]

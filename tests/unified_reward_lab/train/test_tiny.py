@@ -78,7 +78,7 @@ def test_the_warm_up_teaches_the_tower_something(tokenizer):
 
 def test_a_word_of_many_tokens_cannot_name_a_class(tokenizer):
     chat = Chat(build_processor(build_tokenizer(["nothing else"])))
-    with pytest.raises(ConfigError, match="one token each"):
+    with pytest.raises(ConfigError, match="must be a single token"):
         warm_up(build_model(chat.tokenizer), chat, VisionWarmup(steps=1), seed=0)
 
 

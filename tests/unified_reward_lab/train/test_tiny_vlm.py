@@ -53,7 +53,7 @@ def test_the_base_is_named_by_where_it_stands_beside_the_policy(spoken):
 @pytest.mark.parametrize("task", [Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING])
 def test_the_policy_loads_beside_its_base_and_answers(spoken, task):
     policy = policies.load(spoken[0], device="cpu")
-    assert policy.config == Sampling(temperature=0.7, max_new_tokens=48)
+    assert policy.options == Sampling(temperature=0.7, max_new_tokens=48)
     questions = policy_prompt(task, split="test", seed=0, index=0)
     entry, again = policy.sample(questions.prompt, questions.context, [1, 1])
     assert entry == again
@@ -86,10 +86,10 @@ def test_one_seed_teaches_the_same(spoken, tmp_path):
 
 
 def test_a_policy_without_adapters_is_refused():
-    with pytest.raises(ConfigError, match="set lora_rank above 0"):
+    with pytest.raises(ConfigError, match="lora_rank must be above 0"):
         TinyVLMTraining(OptimConfig(steps=1))
 
 
 def test_a_base_that_is_not_shipped_is_refused():
-    with pytest.raises(ConfigError, match="elsewhere is none of tiny_judge, "):
+    with pytest.raises(ConfigError, match="elsewhere is none of tiny_base, "):
         TinyVLMTraining(OPTIM, base="elsewhere")

@@ -449,7 +449,7 @@ def test_it_is_loaded_by_its_name(made):
 
 
 def test_names_with_llm_and_pickled_adapters_are_read_alike(copy, made, wanted):
-    """Works as VILA's own class names its parts; and two tensors that old checkpoints hold besides."""
+    """Parts are named by VILA's own class; old checkpoints hold two tensors besides."""
     parts = made[1]
     adapter = {
         entry.replace(".model.model.", ".model.llm.model."): x

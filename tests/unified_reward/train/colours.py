@@ -10,7 +10,7 @@ COLOURS = ("red", "green", "blue", "yellow")
 
 
 class ColourExamples:
-    """Check what colour is the picture? Pictures of two sizes, questions and answers of any length."""
+    """A question about the colour of an image: two sizes, texts of any length."""
 
     def __init__(self, n=8):
         self.n = n

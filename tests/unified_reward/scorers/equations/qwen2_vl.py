@@ -84,7 +84,7 @@ def make_qwen2_vl(
 
 
 def as_peft(state, seed, *, rank=4):
-    """Checks the same weights as the base of random LoRA adapters, under the names PEFT gives them."""
+    """Weights as the base of random LoRA adapters, under the names PEFT gives them."""
     draw = Draw(seed)
     for name, value in state.items():
         linear, _, kind = name.rpartition(".")

@@ -179,7 +179,7 @@ def elements(caption: Caption, scene: Scene) -> dict[str, float]:
 def full_caption(scene: Scene) -> Caption:
     """Caption that asserts everything but relations, in canonical words.
 
-    >>> complete(Scene((Thing("red", "cross", "small", "top left"),))).text
+    >>> full_caption(Scene((Thing("red", "cross", "small", "top left"),))).text
     'a small red cross at the top left'
     """
     objects = tuple(

@@ -287,9 +287,9 @@ def wait_s(options: OpenAIOptions, attempt: int, *, index: int = 0, retry_after:
     requests refused together do not come back together. ``Retry-After`` (seconds or a date) is
     honoured where it asks for longer. Never above ``options.max_wait_s``.
 
-    >>> wait_s(RemoteOptions(backoff_s=0.5), 2, index=0)
+    >>> wait_s(OpenAIOptions(backoff_s=0.5), 2, index=0)
     1.0
-    >>> wait_s(RemoteOptions(max_wait_s=60), 0, retry_after="3600")
+    >>> wait_s(OpenAIOptions(max_wait_s=60), 0, retry_after="3600")
     60
     """
     spread = index * 0.618034 % 1

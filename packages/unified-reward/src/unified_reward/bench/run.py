@@ -69,8 +69,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
     Args:
         name: Name of a benchmark (`bench.registry.benchmark_names`), or a `Benchmark`.
         judge: The judge to measure.
-        data: Folder with the official files of the benchmark, or a hub id ``org/name`` to download
-            them from. None for a benchmark that makes its items, such as ``microworld``.
+        data: Folder of the official files, or the hub id to download; None where items are made.
         limit: Maximum number of items, sampled by id and seed; per cell for ``microworld``,
             default 200. None for all.
         seed: Random seed of the sampled items and of the half asked in swapped order.
@@ -82,8 +81,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
         on_progress: Called with the number of items just judged.
 
     Returns:
-        The report, with 95 % intervals of accuracies in [0, 1] and correlations in [-1, 1], and
-        the items with their verdicts.
+        The report, accuracies and correlations with 95 % intervals, and the items judged.
 
     Raises:
         ConfigError: Unknown benchmark, no folder, or ``out`` holds a run with other settings.

@@ -20,7 +20,8 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer
 from unified_reward.core.samples import Candidate, Example, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Verdict
-from unified_reward.judges.card import Calibration, CardedJudge, Replies
+from unified_reward.judges.card import Calibration, CardedJudge
+from unified_reward.judges.model_judge import Replies
 from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.make import PairResult, pair_examples
 from unified_reward.pairs.strategies import PairOptions, Strategy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -138,7 +139,8 @@ def calibration_examples(
             Path(training.data), seed=config.seed, part="held_back", held_back=training.held_back
         )
         source = f"{training.held_back:g} of {training.data}, held back"
-    return [rows[i] for i in range(min(config.n, len(rows)))], source
+    known = (row for i in range(len(rows)) if (row := rows[i]).candidates)
+    return list(islice(known, config.n)), source
 
 
 def judge_of(reference: str, run: Run) -> str:

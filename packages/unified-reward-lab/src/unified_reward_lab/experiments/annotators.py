@@ -81,7 +81,8 @@ def run(config: AnnotatorStudy, progress: Callable[[int], None] = lambda _: None
         rows = groups[group] = {}
         points: dict[str, _Points] = {}
         for name, reference in judges.items():
-            verdicts = _ask(open_reference(reference, truth=examples), examples, progress)
+            judge = open_reference(reference, truth=examples)
+            verdicts = judge.ask([example.sample for example in examples], on_progress=progress)
             points[name] = _points(examples, verdicts)
             rows[name] = _metrics(examples, verdicts, points[name])
             n_unparsed += sum(isinstance(verdict, Unparsed) for verdict in verdicts)

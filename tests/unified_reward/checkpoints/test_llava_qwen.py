@@ -27,7 +27,7 @@ from tests.unified_reward.checkpoints import llava_twins as twins
 from unified_reward import open_judge
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.checkpoints import llava_qwen, shards
-from unified_reward.checkpoints.llava_qwen import convert, hub_name, plan
+from unified_reward.checkpoints.llava_qwen import hub_name, plan, write
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.requests import Request
@@ -62,6 +62,13 @@ def out(tmp_path):
 @pytest.fixture(autouse=True)
 def several_shards(monkeypatch):
     monkeypatch.setattr(shards, "SHARD_BYTES", 150_000)
+
+
+def convert(source, out, dtype=None, progress=lambda _: None):
+    """Plan and write a conversion; return the plan."""
+    conversion = plan(source, dtype=dtype)
+    write(conversion, out, progress=progress)
+    return conversion
 
 
 def loaded(folder):

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from unified_reward.core.verdicts import Failed
+
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-from unified_reward.core.verdicts import Failed
 
 
 class ValueEstimate(NamedTuple):
@@ -26,7 +27,7 @@ class ValueEstimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """One user turn for a model, ready to send: text and opened pictures, in order."""
+    """One user turn for a model, ready to send: text and decoded images, in order."""
 
     parts: tuple[str | PILImage, ...]
     choices: tuple[str, ...] = ()

@@ -8,11 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-
-if TYPE_CHECKING:
-    pass
 from unified_reward.core.errors import UnifiedRewardError
 
 

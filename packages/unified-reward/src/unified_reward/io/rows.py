@@ -221,9 +221,9 @@ def record_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def parse_row(raw: bytes, folder: Path, *, strict: bool = True) -> Example | Failed:
+def parse_row(raw: bytes, folder: Path) -> Example | Failed:
     """Parse one line as an example; relative paths start at ``folder``."""
-    return read_row(raw, folder, strict=strict).content
+    return read_row(raw, folder).content
 
 
 def read_row(raw: bytes, folder: Path, *, strict: bool = True) -> Row:

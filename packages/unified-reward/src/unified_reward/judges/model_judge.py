@@ -10,6 +10,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import PIL.Image
@@ -130,10 +131,8 @@ class ModelJudge(BaseJudge):
             yield from ((window, PlaceholderImages()) for window in windows)
             return
         media = [dict.fromkeys(m for sample in part for m in sample.media) for part in windows]
-        yield from zip(windows, prefetch(media, self._images_or_error, self._cache), strict=True)
-
-    def _images_or_error(self, medium: Image | Video) -> Sequence[Any] | UnifiedRewardError:
-        return _images_or_error(medium, self._decode_medium)
+        prepare = partial(_images_or_error, decode=self._decode_medium)
+        yield from zip(windows, prefetch(media, prepare, self._cache), strict=True)
 
     def _query(self, samples: Sequence[Sample], orders: int, opened: DecodedMedia) -> list[Replies]:
         plans = [self._requests_or_failure(sample, orders, opened) for sample in samples]

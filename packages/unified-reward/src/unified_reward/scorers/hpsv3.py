@@ -17,11 +17,18 @@ from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Preferred, Score, Scored
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import OPEN, ScoreCard
-from unified_reward.scorers.qwen_vl import Clipped, QwenScorer, chat, patched, target_size, worded
+from unified_reward.scorers.qwen_vl import (
+    PixelBounds,
+    QwenScorer,
+    chat,
+    patched,
+    target_size,
+    worded,
+)
 
 
 _TOKENS = ("<|Reward|>",)
-_BOUNDS = Clipped(256 * 28 * 28, 256 * 28 * 28)
+_BOUNDS = PixelBounds(256 * 28 * 28, 256 * 28 * 28)
 
 
 class HPSv3(QwenScorer):

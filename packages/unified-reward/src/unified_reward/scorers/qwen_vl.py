@@ -51,9 +51,10 @@ TEMPORAL = 2
 """Frames of a patch."""
 MERGED = 4
 """Patches of a token."""
+_MIN_FRAMES, _MAX_FRAMES = 4, 768
 
 
-class Clipped(NamedTuple):
+class PixelBounds(NamedTuple):
     """Bounds of a frame's area, in pixels."""
 
     least: int
@@ -217,23 +218,23 @@ def patched(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     return done.pixel_values_videos, (t, h, w)
 
 
-def target_size(height: int, width: int, bounds: Clipped) -> tuple[int, int]:
+def target_size(height: int, width: int, bounds: PixelBounds) -> tuple[int, int]:
     """Height and width, multiples of 28, with an area within bounds and about the same shape.
 
-    >>> target_size(480, 832, Clipped(128 * 28 * 28, 256 * 28 * 28))
+    >>> target_size(480, 832, PixelBounds(128 * 28 * 28, 256 * 28 * 28))
     (336, 588)
     """
     return smart_resize(height, width, FACTOR, bounds.least, bounds.most)
 
 
 def frame_rule(
-    per_second: float, least: int = 4, most: int = 768
+    per_second: float,
 ) -> Callable[[int, Callable[[], float | None]], tuple[int, ...]]:
     """So many frames of every second, evenly from first to last, an even number of them.
 
-    ``n = round(clamp(total / fps * per_second, least, min(most, total)) / 2) * 2``, rounding half
-    to even, and never below 2; then ``linspace(0, total - 1, n)``, rounded. Of a clip without a
-    known rate, ``per_second`` is taken to be its rate: every frame is wanted.
+    ``n = round(clamp(total / fps * per_second, 4, min(768, total)) / 2) * 2``, rounding half to
+    even, and never below 2; then ``linspace(0, total - 1, n)``, rounded. A video whose rate is not
+    known is taken to have ``per_second`` frames a second: every frame is wanted.
 
     >>> frame_rule(2.0)(16, lambda: 8.0)
     (0, 5, 10, 15)
@@ -243,7 +244,7 @@ def frame_rule(
 
     def choose(total: int, rate: Callable[[], float | None]) -> tuple[int, ...]:
         wanted = total / (rate() or per_second) * per_second
-        n = round(min(max(wanted, least), most, total) / TEMPORAL) * TEMPORAL
+        n = round(min(max(wanted, _MIN_FRAMES), _MAX_FRAMES, total) / TEMPORAL) * TEMPORAL
         return tuple(torch.linspace(0, total - 1, max(n, TEMPORAL)).round().int().tolist())
 
     return choose

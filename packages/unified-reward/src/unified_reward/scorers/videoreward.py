@@ -24,7 +24,7 @@ from unified_reward.core.verdicts import Score, Scored
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import OPEN, ScoreCard
 from unified_reward.scorers.qwen_vl import (
-    Clipped,
+    PixelBounds,
     QwenScorer,
     chat,
     frame_rule,
@@ -36,7 +36,7 @@ from unified_reward.scorers.qwen_vl import (
 
 _NAMES = {"VQ": "visual quality", "MQ": "motion quality", "TA": "text alignment"}
 _TOKENS = tuple(f"<|{short}_reward|>" for short in _NAMES)
-_BOUNDS = Clipped(128 * 28 * 28, 448 * 448)
+_BOUNDS = PixelBounds(128 * 28 * 28, 448 * 448)
 
 
 class VideoReward(QwenScorer):
@@ -121,7 +121,7 @@ def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str,
     return torch.from_numpy(clip.pixels).permute(0, 3, 1, 2), notes
 
 
-def resized(frames: Tensor, bounds: Clipped) -> Tensor:
+def resized(frames: Tensor, bounds: PixelBounds) -> Tensor:
     """Frames resized as uint8 tensors (bicubic, antialias), as float from 0 to 255."""
     height, width = frames.shape[-2:]
     size = target_size(height, width, bounds)

@@ -28,7 +28,7 @@ from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored
 from unified_reward.scorers.base import Prepared, Scorer
 from unified_reward.scorers.card import ScoreCard
-from unified_reward.scorers.qwen_vl import TEMPORAL, Clipped, QwenScorer, chat, patched, worded
+from unified_reward.scorers.qwen_vl import TEMPORAL, PixelBounds, QwenScorer, chat, patched, worded
 from unified_reward.scorers.videoreward import resized, sampled
 
 
@@ -206,14 +206,14 @@ def first_frames(most: int) -> Callable[[int, Any], tuple[int, ...]]:
     return choose
 
 
-def budget(n_frames: int) -> Clipped:
+def budget(n_frames: int) -> PixelBounds:
     """Bounds of a frame's area where a whole clip has so many pixels.
 
     >>> budget(8).most == 768 * 28 * 28
     True
     """
     least, most, whole = 128 * 28 * 28, 768 * 28 * 28, 24_576 * 28 * 28
-    return Clipped(least, max(min(most, whole // n_frames * TEMPORAL), int(least * 1.05)))
+    return PixelBounds(least, max(min(most, whole // n_frames * TEMPORAL), int(least * 1.05)))
 
 
 def averaged(card: ScoreCard, raw: Sequence[float]) -> Scored:

@@ -399,7 +399,7 @@ def test_files_of_an_index_may_lie_deeper(source, out, model):
         ({"vision_config": {}}, "4 patches of 14 x 14 pixels, which is not 384 pixels a side"),
         (
             {"vision_config": {"image_size": 28, "num_attention_heads": 5}},
-            "72 wide, which is no multiple of 5 heads",
+            "72 wide, not a multiple of 5 heads",
         ),
         ({"vision_config": {"image_size": 28}}, "missing: model.vision_tower.encoder.layers."),
         (

@@ -163,7 +163,7 @@ USAGE = [
     (["check", "gone.jsonl"], "gone.jsonl cannot be read"),
     (["check", "good.jsonl", "--source", "hdp"], "no source 'hdp'; there are"),
     (["check", "good.jsonl", "--media", "."], "records know their scales"),
-    (["convert", "good.jsonl", "out.zip"], "out.zip is no .jsonl, .parquet or .tar"),
+    (["convert", "good.jsonl", "out.zip"], "out.zip is not .jsonl, .parquet, .tar"),
     (["mix", "gone.yaml", "out"], "gone.yaml cannot be read"),
     (["mix", "mix.yaml", "out", "colour=red"], "colour: Unexpected keyword argument"),
     (["mix", "mix.yaml", "out", "n=4"], "both or none"),

@@ -115,15 +115,15 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
 
 
 def data_folder(data: str | Path | None) -> Path | None:
-    """Folder of the official files; a hub id ``org/name`` that is no folder is downloaded.
+    """Folder of the official files; a hub id ``org/name`` that is not a folder is downloaded.
 
     Raises:
-        ConfigError: There is no such folder, and it is no hub id or cannot be downloaded.
+        ConfigError: There is no such folder, and it is not a hub id or cannot be downloaded.
     """
     if not data or Path(data).exists():
         return Path(data) if data else None
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(data)):
-        raise ConfigError(f"there is no folder {data}, and it is no hub id (org/name)")
+        raise ConfigError(f"there is no folder {data}, and it is not a hub id (org/name)")
     with extra("local"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -131,7 +131,7 @@ def data_folder(data: str | Path | None) -> Path | None:
     try:
         return Path(snapshot_download(str(data), repo_type="dataset"))
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise ConfigError(f"{data} is no folder, and cannot be downloaded: {error}") from error
+        raise ConfigError(f"{data} is not a folder, and cannot be downloaded: {error}") from error
 
 
 def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:

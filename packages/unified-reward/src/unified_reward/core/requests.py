@@ -22,7 +22,7 @@ class ValueEstimate(NamedTuple):
     means: tuple[float, ...]
     """The overall value, then that of each aspect."""
     sigmas: tuple[float, ...] = ()
-    """Their standard deviations; empty where the model tells none."""
+    """Their standard deviations; empty if the model gives none."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Answer:
 
     text: str
     choice_logprobs: tuple[float, ...] | None = None
-    """Log-probability of each choice, in nats, not normalised over the choices; None when the
-    model cannot tell."""
+    """Log-probability of each choice, in nats, not normalised over the choices; None if
+    the model does not give it."""
     votes: tuple[str, ...] = ()
     """Further answers to the same request, sampled."""
 
 
 class Model(Protocol):
-    """Whatever answers requests: a local checkpoint, a server, a script."""
+    """A model that answers requests: a local checkpoint, a server, a script."""
 
     name: str
 

@@ -108,7 +108,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
         DataError: Nothing could be written, or not there.
     """
     if out.suffix not in _WRITERS:
-        raise ConfigError(f"{out} is no .jsonl, .parquet or .tar, nor a folder without suffix")
+        raise ConfigError(f"{out} is not .jsonl, .parquet, .tar or a folder without a suffix")
     if out.is_dir():
         raise ConfigError(f"{out} is a folder already; give a new name")
     written = 0
@@ -342,7 +342,7 @@ def _parquet_rows(path: Path) -> Iterator[_Packed | Row]:
     missing = {*_TEXTS, *_NESTED, "schema", "media"} - set(file.schema_arrow.names)
     if missing:
         raise DataError(
-            f"{path} has no columns {', '.join(sorted(missing))}, so it is no packed file of "
+            f"{path} has no columns {', '.join(sorted(missing))}, so it is not a packed file of "
             "records; if it was published like that, name its source"
         )
     try:

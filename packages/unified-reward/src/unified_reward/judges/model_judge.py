@@ -24,7 +24,7 @@ from unified_reward.core.verdicts import Failed, Verdict
 
 
 DecodedMedia = dict[Image | Video, Sequence[Any] | UnifiedRewardError]
-"""Images of each medium, or the error of one that cannot be opened."""
+"""Images of each medium, or the error if it cannot be opened."""
 Replies = Sequence[Any] | Failed
 """Replies of a model to the requests of one sample, or the error of a sample without requests."""
 _REFUSALS = (MediaError, ConfigError, DataError)
@@ -86,7 +86,7 @@ class ModelJudge(BaseJudge):
             self._cache = None
 
     def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
-        """Errors of samples that cannot be asked, None for the others; opens their media."""
+        """Error of each sample that cannot be asked, or None; opens the media."""
         return [
             requests if isinstance(requests, Failed) else None
             for window, opened in self._windows(samples)

@@ -146,7 +146,7 @@ def open_reference(
     truth: Iterable[Example] | None = None,
     opens_media: bool = True,
 ) -> BaseJudge:
-    """`open_judge` with its options as one value, for commands that know the right answers.
+    """Open a judge with its options as one value; see `open_judge`.
 
     Args:
         reference: See `open_judge`.

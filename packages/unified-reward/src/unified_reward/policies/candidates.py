@@ -28,9 +28,9 @@ def make_candidates(
     that goes on makes the same batches.
 
     Args:
-        prompts: The whole input, also what is done already; candidates in it are not read.
-        journal: What is done; appended to.
-        policy: Policy that makes them.
+        prompts: The whole input, including finished rows; candidates in it are not read.
+        journal: Finished rows; appended to.
+        policy: Policy to sample from.
         n: Candidates of a prompt, >= 1.
         seed: Random seed of the run.
 

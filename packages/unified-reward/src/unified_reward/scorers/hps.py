@@ -55,7 +55,7 @@ _RENAMES = (
 )
 _TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
 _DEVIATIONS = (
-    "transparency is laid on white (the released code breaks), and EXIF turns the picture",
+    "transparency is laid on white (the released code breaks), and EXIF turns the image",
     "token ids by open_clip's tokenizer, whose vocabulary the release lacks",
 )
 _VERIFIED = (
@@ -101,7 +101,7 @@ class _HPS(ClipScorer):
             tower["hidden_act"] = cls.activation
         for side, head in ((width, cls.vision_head), (text_width, _TEXT_HEAD)):
             if side % head:
-                raise ModelError(f"a width of {side} is no multiple of heads of {head}")
+                raise ModelError(f"a width of {side} is not a multiple of the head width {head}")
         return CLIPModel(
             CLIPConfig(vision_config=vision, text_config=text, projection_dim=features)
         )
@@ -139,7 +139,7 @@ class _HPS(ClipScorer):
 
 
 class HPSv1(_HPS):
-    """A CLIP ViT-L/14 with OpenAI's activation and OpenAI's way of cutting pictures."""
+    """A CLIP ViT-L/14 with OpenAI's activation and OpenAI's way of cropping images."""
 
     card = ScoreCard(
         name="hpsv1",
@@ -166,7 +166,7 @@ class HPSv1(_HPS):
 
 
 class HPSv2(_HPS):
-    """A CLIP ViT-H/14 that sees the whole picture, black bars beside it."""
+    """A CLIP ViT-H/14 that sees the whole image, with black bars beside it."""
 
     card = ScoreCard(
         name="hpsv2",
@@ -182,7 +182,7 @@ class HPSv2(_HPS):
         deviations=(
             *_DEVIATIONS,
             "tensors are resized with antialias, as torchvision does since 0.17 (2023: without)",
-            "a picture whose long side is 224 gets its bars too (the released code breaks)",
+            "an image whose long side is 224 gets its bars too (the released code breaks)",
         ),
         verified=_VERIFIED,
     )

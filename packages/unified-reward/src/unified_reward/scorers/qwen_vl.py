@@ -75,7 +75,7 @@ class QwenReward(nn.Module):
         Args:
             ids: Shape (B, L), padded on the right; ``pad`` wherever a visual token stands.
             mask: Shape (B, L).
-            patches: Of all pictures or clips, one behind the other, shape (patches, values).
+            patches: All images or videos, one behind the other, shape (patches, values).
             grids: Shape (B, 3): patches over time, height and width.
             pad: Id of a visual token.
 
@@ -168,7 +168,7 @@ class QwenScorer(Scorer):
 
 
 def chat(medium: str, prompt: str) -> str:
-    """One user turn of Qwen2-VL with one picture or clip before the text, and its system turn.
+    """One user turn of Qwen2-VL with one image or video before the text, and its system turn.
 
     >>> chat("image", "rate it").splitlines()[3]
     '<|vision_start|><|image_pad|><|vision_end|>rate it<|im_end|>'

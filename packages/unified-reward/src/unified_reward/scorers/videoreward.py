@@ -1,4 +1,4 @@
-"""VideoReward (Liu et al. 2025, arXiv:2501.13918): three rewards of a generated clip."""
+"""VideoReward (Liu et al. 2025, arXiv:2501.13918): three rewards of a generated video."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class VideoReward(QwenScorer):
         weights_licence="Apache-2.0",
         deviations=(
             "frames by PyAV, not decord",
-            "a clip of one or three frames shows some twice (the released code breaks)",
-            "a clip without a known rate is taken to have 2 frames a second",
+            "a video of one or three frames shows some twice (the released code breaks)",
+            "a video without a known rate is taken to have 2 frames a second",
             "mean and deviation from model_config.json where it has them, else as above",
         ),
         verified=(
@@ -116,7 +116,7 @@ def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str,
         raise DataError(f"a video was expected, not a {type(candidate).__name__}")
     clip = media.select_frames(candidate, frame_rule(per_second))
     notes = (
-        () if not clip.n_repeated else (f"the clip has {clip.n_source} frames; some shown twice",)
+        () if not clip.n_repeated else (f"the video has {clip.n_source} frames; some shown twice",)
     )
     return torch.from_numpy(clip.pixels).permute(0, 3, 1, 2), notes
 

@@ -168,7 +168,7 @@ def align_vlm(
         ``margin``, the difference of these.
 
     Raises:
-        ConfigError: The policy is no vision-language model, the pairs are of other tasks, or
+        ConfigError: The policy is not a vision-language model, the pairs are of other tasks, or
             options do not fit.
         DataError: No pair can be used.
         ModelError: The model cannot be loaded, or loss or gradient is not finite any more.

@@ -102,7 +102,7 @@ def number(value: Any, scale: Scale) -> float:
     except (TypeError, ValueError):
         result = float("nan")
     if result not in scale:
-        raise DataError(f"{value!r} is no number on the scale {scale}")
+        raise DataError(f"{value!r} is not a number on the scale {scale}")
     return result
 
 

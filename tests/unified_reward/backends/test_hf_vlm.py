@@ -102,7 +102,7 @@ def test_choice_probabilities_equal_a_pass_over_each_whole_answer(model, i):
 
 
 def test_choices_behind_reasoning_are_read_where_the_verdict_stands(model):
-    """The lead is whatever the random model says first, so that it is sure to be found."""
+    """The prefix is the first text of the random model, so that it is found for sure."""
     reply = model.generate([Request((picture(0), "say"), max_new_tokens=4)])[0].text
     verdict_prefix = reply[:1]
     samples = Request(

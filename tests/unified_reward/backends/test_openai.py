@@ -1,4 +1,4 @@
-"""A server that misbehaves in every way known to us, and what reaches the caller of it."""
+"""A server that misbehaves in every way known to us, and the results of the caller."""
 
 from __future__ import annotations
 

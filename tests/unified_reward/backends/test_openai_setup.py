@@ -1,4 +1,4 @@
-"""Check what a remote model is pointed at: URL, key, model's name, options and waits."""
+"""Setup of a remote model: URL, key, model's name, options and waits."""
 
 from __future__ import annotations
 

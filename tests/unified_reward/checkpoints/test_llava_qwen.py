@@ -80,7 +80,7 @@ def loaded(folder):
 
 
 def seen(folder, *pictures):
-    """Check what a converted folder makes of pictures and a question."""
+    """Output of a converted folder for images and a question."""
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     text = PROMPT.replace("<image>\n", "<image>\n" * len(pictures))
     return processor(text=[text], images=[[*pictures]], return_tensors="pt")
@@ -92,7 +92,7 @@ def logits(model, inputs):
 
 
 def differs(model, folder):
-    """Check whether a converted folder computes anything else than a model does."""
+    """True if a converted folder computes something other than the model."""
     other = loaded(folder)
     for pictures in ([twins.picture()], [twins.picture(1), twins.picture(2, 30, 60)]):
         inputs = seen(folder, *pictures)

@@ -1,4 +1,4 @@
-"""Check what makes a row unusable, and that nothing of it goes unsaid."""
+"""Every unusable row is reported with its reason."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Rows come back as they were written, bad ones are told by line, and a journal survives a kill."""
+"""Rows read back as written, bad ones with their line; a journal survives a kill."""
 
 import json
 from pathlib import Path

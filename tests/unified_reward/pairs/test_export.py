@@ -65,7 +65,7 @@ def dropped(name):
 
 
 def run(path, out, form):
-    """Export, and what was told."""
+    """Export, with the logged lines."""
     result = []
     return export_pairs(path, out, form, log=result.append), result
 

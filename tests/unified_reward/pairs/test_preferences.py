@@ -134,7 +134,7 @@ def test_a_file_that_is_not_there_is_an_error():
 
 
 def test_what_a_policy_can_learn_from_is_read_and_the_rest_is_counted_and_told(tmp_path):
-    """Check what is dropped or failed was told when the pairs were made."""
+    """Dropped and failed rows were reported when the pairs were made."""
     path = written(
         tmp_path,
         row("1"),

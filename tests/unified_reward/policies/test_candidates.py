@@ -47,7 +47,7 @@ def makers(checkpoints, tmp_path_factory):
 
 
 def command(*arguments):
-    """Exit code, and what is told on standard output or as an error."""
+    """Exit code, with standard output or the error."""
     app = typer.Typer()
     app.command()(candidates)
     result = CliRunner().invoke(app, [str(item) for item in arguments])

@@ -1,4 +1,4 @@
-"""LiFT-Critic: what reaches it, what it says, how that is read, and folders that are not it."""
+"""LiFT-Critic: its inputs, its answers, their grades, and folders that are refused."""
 
 import json
 import shutil

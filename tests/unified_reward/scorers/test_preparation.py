@@ -1,4 +1,4 @@
-"""Check what reaches a model, before any weights: pixels, frames, positions, words."""
+"""Inputs of a model, without weights: pixels, frames, positions, words."""
 
 import numpy as np
 import PIL.Image

@@ -1,4 +1,4 @@
-"""Check what a dry run finds in the alignment of a policy before a card is rented."""
+"""Dry runs of the alignment of a policy: sizes, and problems found before a GPU is rented."""
 
 import json
 from pathlib import Path

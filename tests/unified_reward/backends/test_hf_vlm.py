@@ -272,10 +272,10 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter):
 @pytest.mark.parametrize(
     ("named", "result"),
     [
-        ("/gone/base", "base '/gone/base', where no other folder is"),
-        ("../gone", "base '../gone', where no other folder is"),
-        ("../adapter", "base '../adapter', where no other folder is"),
-        ("", "base '', where no other folder is"),
+        ("/gone/base", "base '/gone/base', which is not another folder"),
+        ("../gone", "base '../gone', which is not another folder"),
+        ("../adapter", "base '../adapter', which is not another folder"),
+        ("", "base '', which is not another folder"),
         (None, "names no base_model_name_or_path: TypeError"),
         ("gone/base", "gone/base cannot be loaded"),
     ],

@@ -389,7 +389,7 @@ def test_files_of_an_index_may_lie_deeper(source, out, model):
         ({"rope_scaling": {"type": "linear"}}, "must be null"),
         ({"architectures": ["LlavaLlamaForCausalLM"]}, "is of LlavaLlamaForCausalLM, and must be"),
         ({"rope_theta": ...}, "config.json lacks rope_theta"),
-        ({"hidden_size": "72"}, "config.json cannot be carried over"),
+        ({"hidden_size": "72"}, "config.json cannot be converted"),
         ({"hidden_size": 80}, "of another shape: "),
         ({"num_hidden_layers": 3}, "12 missing: model.language_model.layers.2."),
         ({"num_hidden_layers": 1}, "12 unexplained: model.layers.1."),

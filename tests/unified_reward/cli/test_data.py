@@ -162,7 +162,7 @@ USAGE = [
     (["check"], "Missing argument 'PATH'"),
     (["check", "gone.jsonl"], "gone.jsonl cannot be read"),
     (["check", "good.jsonl", "--source", "hdp"], "no source 'hdp'; there are"),
-    (["check", "good.jsonl", "--media", "."], "records know their scales"),
+    (["check", "good.jsonl", "--media", "."], "scale and media are for published sources"),
     (["convert", "good.jsonl", "out.zip"], "out.zip is not .jsonl, .parquet, .tar"),
     (["mix", "gone.yaml", "out"], "gone.yaml cannot be read"),
     (["mix", "mix.yaml", "out", "colour=red"], "colour: Unexpected keyword argument"),

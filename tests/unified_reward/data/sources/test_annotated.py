@@ -90,7 +90,7 @@ def test_every_task_has_its_columns(tmp_path, task, form):
         (rated("x", 4), "annotator 'x' judged item 'i' already"),
         (rated("", 4), "nothing in column annotator"),
         (rated("z", 4, image=None), "nothing in column image"),
-        (rated("z", 4, prompt="else"), "id 'i' names something else in row 1"),
+        (rated("z", 4, prompt="else"), "id 'i' has other content in row 1"),
     ],
 )
 def test_a_wrong_rating_costs_itself_and_not_its_item(tmp_path, row, result):

@@ -163,7 +163,7 @@ def test_a_parquet_string_that_is_no_utf8_fails_alone(folder):
     [
         ("a.json", '{\n  "data": [{"a": 1}]\n}', "neither an array nor an object a line"),
         ("a.json", "", "neither an array nor an object a line"),
-        ("a.txt", "[]", r"rows stand in \.json, .*not in '\.txt'"),
+        ("a.txt", "[]", r"rows are read from \.json, .*not '\.txt'"),
         ("a.csv", "", "different column names"),
         ("a.csv", "id,id\n1,2\n", "different column names"),
         ("a.csv", b"id,caf\xe9\n1,2\n", "column names in UTF-8"),

@@ -324,7 +324,7 @@ def _checked_url(url: str) -> str:
 def _checked_key(key: str) -> str:
     key = key.strip()
     if not (key.isascii() and key.isprintable()):
-        raise ConfigError("the API key has characters that cannot stand in an HTTP header")
+        raise ConfigError("the API key has characters that are invalid in an HTTP header")
     return key
 
 

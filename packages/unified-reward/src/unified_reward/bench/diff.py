@@ -1,4 +1,4 @@
-"""Paired comparison of two runs of one benchmark, on the items that both were asked."""
+"""Paired comparison of two runs of one benchmark, on their common items."""
 
 from __future__ import annotations
 

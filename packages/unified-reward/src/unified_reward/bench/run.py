@@ -75,7 +75,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
         seed: Random seed of the sampled items and of the half asked in swapped order.
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
         votes: Majority of this many votes per comparison, each in a random order, as in
-            VL-RewardBench; 0 for none. One order is answered alike, so it is asked twice at most.
+            VL-RewardBench; 0 for none. Answers repeat, so each order is asked at most once.
         out: Folder for ``verdicts.jsonl``, written as items are judged, and ``report.json``. A run
             that was stopped continues there.
         on_progress: Called with the number of items just judged.
@@ -219,7 +219,7 @@ def _ask(
 def majority_vote(verdict: Verdict, votes: int, seed: int) -> Verdict:
     """Majority of votes on a comparison asked in both orders, each vote in a random order.
 
-    A judge answers one order always alike, so votes are sampled from its two answers. Equally many
+    A judge answers an order always alike, so votes are sampled from its two answers. Equally many
     votes for two outcomes are a tie. A verdict without orders is returned as it is.
 
     Args:

@@ -130,7 +130,7 @@ def convert_config(
             dtype=str(dtype or bulk).removeprefix("torch."),
         )
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise ModelError(f"config.json cannot be carried over: {error}") from error
+        raise ModelError(f"config.json cannot be converted: {error}") from error
     return json.loads(config.to_json_string())
 
 

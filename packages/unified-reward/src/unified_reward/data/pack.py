@@ -1,7 +1,7 @@
 """Files of records: JSONL beside its media, and Parquet or tar shards that carry them.
 
-A packed row is a record row whose media are named ``0.png``, ``1.mp4`` and so on; under these
-names their bytes stand beside it. Knows no task and decodes nothing.
+A packed row is a record row whose media are named ``0.png``, ``1.mp4`` and so on; their bytes
+are stored beside it under these names. Knows no task and decodes nothing.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def rows_of(
     if source != RECORDS:
         return read_source(path, source, media=media, scale=scale)
     if media is not None or scale is not None:
-        raise ConfigError("records know their scales, and their paths start at their file")
+        raise ConfigError("scale and media are for published sources; records have their own")
     if path.suffix == ".parquet":
         return _restored(_parquet_rows(path))
     if path.suffix == ".tar" or path.is_dir():

@@ -18,7 +18,7 @@ _ROW_BEGINS = b'{"id": '
 
 
 class Journal:
-    """Append-only JSONL file of rows with ids, from which a stopped run goes on.
+    """Append-only JSONL file of rows with ids, from which a stopped run resumes.
 
     A torn last line, left by a kill, is cut off when the journal is opened. Every row begins with
     its id, which distinguishes a torn row from the end of another kind of file.

@@ -1,6 +1,6 @@
 """Sample the frames of a video.
 
-A WebM that was cut short cannot be told from a short one (the container states no number of
+A WebM that was cut short looks like a short one (the container states no number of
 frames), and a frame that the decoder returns without complaint counts as good. Does not know how
 many frames a judge wants.
 """

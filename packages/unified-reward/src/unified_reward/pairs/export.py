@@ -220,7 +220,7 @@ def _answers(pair: PreferencePair) -> tuple[str, str]:
 def _source(medium: Candidate) -> Any:
     """Return path or bytes of a medium that can be read; a trainer would stop at any other."""
     if not isinstance(medium, Image | Video) or isinstance(medium.source, tuple):
-        raise DataError("this layout takes a candidate that is one file, not parts or frames")
+        raise DataError("this layout takes candidates of one file each, not parts or frames")
     media.open_image(medium) if isinstance(medium, Image) else media.image_or_video(medium.source)
     return medium.source
 

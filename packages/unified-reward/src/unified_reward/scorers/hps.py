@@ -1,7 +1,7 @@
 """Human Preference Score v1 (arXiv:2303.14420), v2 and v2.1 (arXiv:2306.09341): CLIP models.
 
 Released in the layout of OpenAI's CLIP without a configuration, so sizes are read from the
-tensors. The version is part of the name: v2 and v2.1 differ in nothing that a file says.
+tensors. The version is part of the name: the files of v2 and v2.1 do not differ in form.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class _HPS(ClipScorer):
     ignored: ClassVar = {r"attn_mask": "the causal mask, which is computed"}
     activation: ClassVar[str]
     vision_head: ClassVar[int]
-    """Width of an attention head of the vision tower, which no tensor tells."""
+    """Width of an attention head of the vision tower, which no tensor shows."""
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
@@ -95,7 +95,7 @@ class _HPS(ClipScorer):
             "num_attention_heads": text_width // _TEXT_HEAD,
             "vocab_size": vocab,
             "max_position_embeddings": shape(state, "positional_embedding")[0],
-            "eos_token_id": 2,  # what makes transformers read at the highest id, as CLIP does
+            "eos_token_id": 2,  # makes transformers read at the highest id, as CLIP does
         }
         for tower in (vision, text):
             tower["hidden_act"] = cls.activation
@@ -108,7 +108,7 @@ class _HPS(ClipScorer):
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
-        """The names of transformers; fused projections are cut in three, two are transposed."""
+        """Names of transformers; fused projections are split in three, two are transposed."""
         for target, value, sources in rename_keys(state, _RENAMES):
             stem, fused, kind = target.partition(".in_proj_")
             if fused:

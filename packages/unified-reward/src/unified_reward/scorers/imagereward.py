@@ -114,7 +114,7 @@ class ImageReward(ImageScorer):
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
-        """Vision and head as large as the tensors, text as ``med_config.json`` says."""
+        """Vision and head as large as the tensors, text by ``med_config.json``."""
         given = read_json(folder / "med_config.json")
         text = BlipTextConfig(
             **{name: given[name] for name in _FROM_MED if name in given},

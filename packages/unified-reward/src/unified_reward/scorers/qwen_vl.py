@@ -1,10 +1,9 @@
 """Scorers that are the trunk of a Qwen-VL model with a head of their own.
 
-The released models were trained with positions that count tokens, also where those stand for
+The released models were trained with positions that count tokens, also those of
 pixels: their code called the language model with embeddings and left positions open, which
-transformers 4.45 filled by counting, the same on all three axes. Asked with the multimodal
-positions of Qwen2-VL (M-RoPE) they give other numbers without a word, so positions are explicit
-here.
+transformers 4.45 filled by counting, the same on all three axes. With the multimodal
+positions of Qwen2-VL (M-RoPE) they silently give other numbers, so positions are explicit here.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class QwenReward(nn.Module):
         """Last hidden states, positions being the places of the tokens.
 
         Args:
-            ids: Shape (B, L), padded on the right; ``pad`` wherever a visual token stands.
+            ids: Shape (B, L), padded on the right; ``pad`` in place of visual tokens.
             mask: Shape (B, L).
             patches: All images or videos, one behind the other, shape (patches, values).
             grids: Shape (B, 3): patches over time, height and width.
@@ -108,13 +107,13 @@ class QwenScorer(Scorer):
     """``image`` or ``video``."""
     head_name: ClassVar[str] = "rm_head"
     reward_tokens: ClassVar[tuple[str, ...]] = ()
-    """Read where these stand, in their order in the prompt; empty for the last token."""
+    """Read at these tokens, in their order in the prompt; empty for the last token."""
     ignored: ClassVar = {r"(base_model\.model\.)?lm_head\.weight": "the head that speaks"}
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
         if self.dtype.itemsize < torch.float32.itemsize:
-            self.module.head.float()  # as released, whatever the trunk is in
+            self.module.head.float()  # as released, in any precision of the trunk
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.tokenizer.add_tokens([*self.reward_tokens], special_tokens=True)
         self._pad, *self._reward_ids = self.tokenizer.convert_tokens_to_ids(
@@ -128,7 +127,7 @@ class QwenScorer(Scorer):
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
-        """The trunk as ``config.json`` says or, where there is none, as large as its tensors."""
+        """The trunk by ``config.json`` or, without one, by the shapes of the tensors."""
         names = {piece.target: piece.value for piece in cls.translate(state, folder)}
         rows = shape(names, "model.language_model.embed_tokens.weight")[0]
         file = folder / "config.json"

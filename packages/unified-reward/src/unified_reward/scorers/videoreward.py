@@ -89,7 +89,7 @@ class VideoReward(QwenScorer):
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
-        """Adapters merged with the scale that ``model_config.json`` says."""
+        """Adapters merged with the scale in ``model_config.json``."""
         return merge_lora(super().translate(state, folder), _lora_scale(folder))
 
     @classmethod

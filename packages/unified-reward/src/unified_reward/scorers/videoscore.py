@@ -175,7 +175,7 @@ class VideoScoreQwen(QwenScorer):
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
         """A Qwen2-VL of the sizes in ``config.json``."""
         if read_json(folder / "config.json").get("score_type") == "special_token":
-            raise ModelError("heads that are read at tokens of their own are not known well enough")
+            raise ModelError("heads that are read at tokens of their own are not supported")
         return super().skeleton(state, folder)
 
     @classmethod

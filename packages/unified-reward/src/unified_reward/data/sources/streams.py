@@ -36,7 +36,7 @@ def raw_rows(path: Path, at: str = "") -> Iterator[Raw]:
     Where ``at`` is given, a ``.json`` file is one object, and the rows are its array of this name.
 
     A row that cannot be decoded is ``Failed`` and the others go on. A JSON array goes on only to
-    the place where it is not JSON, since the rows behind cannot be told apart. A file that was cut
+    the place where it is not JSON, since later rows cannot be separated. A file that was cut
     off gives its whole rows and then one ``Failed``; a Parquet file that was cut off has none.
 
     Raises:
@@ -44,7 +44,7 @@ def raw_rows(path: Path, at: str = "") -> Iterator[Raw]:
     """
     read = _READERS.get(path.suffix.lower())
     if read is None:
-        raise DataError(f"{path}: rows stand in {', '.join(_READERS)}, not in {path.suffix!r}")
+        raise DataError(f"{path}: rows are read from {', '.join(_READERS)}, not {path.suffix!r}")
     try:
         yield from _array(path, f"{at}.item") if at and read is _json else read(path)
     except OSError as error:
@@ -86,7 +86,7 @@ def _array(path: Path, prefix: str) -> Iterator[Raw]:
     with extra("bench"):
         import ijson
 
-    # Pushing chunks, unlike ijson.items, also gives the whole rows that stand before an error.
+    # Pushing chunks, unlike ijson.items, also gives the whole rows before an error.
     found = ijson.sendable_list()
     parser = ijson.items_coro(found, prefix, use_float=True)
     row, chunk, broken = 0, b"[", None

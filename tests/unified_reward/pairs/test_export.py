@@ -340,7 +340,7 @@ def test_what_has_no_place_in_a_file_is_told(understanding, tmp_path):
     assert counts == {"written": 2, "unusable": 1}
     assert result == ["line 2: this layout takes answers in words, not interleaved ones"]
     _, result = run(path, tmp_path / "o.parquet", Format.PARQUET)
-    assert result[0].startswith("line 2: this layout takes a candidate that is one file")
+    assert result[0].startswith("line 2: this layout takes candidates of one file each")
     _, result = run(path, tmp_path / "o.json", Format.SWIFT)
     assert result[1].startswith("line 3: <image> and <video> are marks of media in this format")
 

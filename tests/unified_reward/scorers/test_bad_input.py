@@ -160,7 +160,7 @@ def test_heads_that_are_not_known_well_enough_are_refused(copy):
     folder = copy("videoscore-qwen2-vl")
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"score_type": "special_token"}))
-    assert "not known well enough" in problems("videoscore-qwen2-vl", folder)
+    assert "are not supported" in problems("videoscore-qwen2-vl", folder)
 
 
 def test_a_tokenizer_of_other_weights_is_refused(copy):

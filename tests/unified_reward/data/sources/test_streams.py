@@ -167,7 +167,7 @@ def test_a_parquet_string_that_is_no_utf8_fails_alone(folder):
         ("a.csv", "", "different column names"),
         ("a.csv", "id,id\n1,2\n", "different column names"),
         ("a.csv", b"id,caf\xe9\n1,2\n", "column names in UTF-8"),
-        ("a.parquet", b"PAR1 and no more", "no whole Parquet file"),
+        ("a.parquet", b"PAR1 and no more", "not a complete Parquet file"),
     ],
 )
 def test_a_file_without_rows_is_told(folder, name, content, result):

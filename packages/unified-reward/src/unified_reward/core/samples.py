@@ -18,11 +18,7 @@ from unified_reward.core.verdicts import Scale, Winner
 
 
 Form = Literal["score", "compare"]
-
-
 Layout = Literal["HWC", "CHW", "THWC", "TCHW"]
-
-
 FrameRule = Literal["linspace_inclusive", "span_centres", "stride_floor"]
 
 

@@ -120,7 +120,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
                     write(content, row.status if row.status in _WITHOUT_PAIR else "")
                     written += 1
                 except (DataError, MediaError) as error:
-                    content = Failed(str(error), error)
+                    content = Failed.from_error(error)
             seen(replace(row, content=content))
         if not written:
             raise DataError(f"no row can be used, so {out} is not written")

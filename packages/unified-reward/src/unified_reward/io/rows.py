@@ -236,7 +236,7 @@ def read_row(raw: bytes, folder: Path, *, strict: bool = True) -> Row:
         content = _failed(describe_errors(error, "row", 3))
         return Row(0, "", content, status="unusable", reason=content.error)
     except DataError as error:
-        return Row(0, "", Failed(str(error), error), status="unusable", reason=str(error))
+        return Row(0, "", Failed.from_error(error), status="unusable", reason=str(error))
     return Row(0, name, content, 0, row.status or "", row.reason or "", _details(row, content))
 
 

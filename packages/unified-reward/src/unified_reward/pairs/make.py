@@ -241,9 +241,9 @@ def _ask_together(
     outcomes: dict[int, Outcome] = {}
     while len(outcomes) < len(prompts):
         questions: dict[int, Questions] = {}
-        for i in range(len(prompts)):
+        for i, prompt in enumerate(prompts):
             if i not in outcomes:
-                step = prompts[i].next_step()
+                step = prompt.next_step()
                 if isinstance(step, Outcome):
                     outcomes[i] = step
                 else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections import Counter
 from dataclasses import replace
@@ -54,12 +55,13 @@ def _mirrored_name(tag: str) -> str:
     return stem + underscore + _MIRRORED[side] if underscore and side in _MIRRORED else tag
 
 
-def is_held_back(example: Example, share: float) -> bool:
+def is_held_back(example: Example, share: float, folder: Path) -> bool:
     """True for about ``share`` of all prompts: examples of one prompt and context stay together.
 
-    Depends on the prompt and the names of the context's files alone, not on order or file.
+    Depends on the prompt and the context's files, named relative to ``folder``, alone.
     """
-    names = [str(m.source) for m in example.context if isinstance(m.source, str | Path)]
+    files = [m.source for m in example.context if isinstance(m.source, str | Path)]
+    names = [os.path.relpath(file, folder) for file in files]
     digest = hashlib.sha256("\n".join([example.prompt, *names]).encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
@@ -67,8 +69,8 @@ def is_held_back(example: Example, share: float) -> bool:
 Part = Literal["all", "train", "held_back"]
 
 
-def _belongs(example: Example, part: Part, share: float) -> bool:
-    return part == "all" or is_held_back(example, share) == (part == "held_back")
+def _belongs(example: Example, part: Part, share: float, folder: Path) -> bool:
+    return part == "all" or is_held_back(example, share, folder) == (part == "held_back")
 
 
 class ExampleFile:
@@ -111,7 +113,7 @@ class ExampleFile:
                 skipped[row.status] += 1
             elif reason := _unusable(row):
                 wrong.append(reason)
-            elif isinstance(content, Failed) or not _belongs(content, part, held_back):
+            elif isinstance(content, Failed) or not _belongs(content, part, held_back, path.parent):
                 continue
             else:
                 compares.append(len(content.as_comparison().candidates) == 2)

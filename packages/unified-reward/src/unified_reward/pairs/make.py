@@ -289,9 +289,8 @@ class _Prompt:
         if n >= 2:
             return STRATEGIES[self.options.strategy](self.pool)
         reasons = "; ".join(sorted(set(self.excluded.values()))[:3])
-        return Outcome(
-            "failed", f"{n} of {total} candidates can be judged, two are needed: {reasons}"
-        )
+        count = f"{n} of {total} candidates can be judged, two are needed"
+        return Outcome("failed", f"{count}: {reasons}" if reasons else count)
 
     def samples(self, questions: Questions) -> list[Sample]:
         """Return the questions as samples; each reading of a score is one."""

@@ -1,4 +1,4 @@
-"""Fine-tuning a judge: records of all tasks and forms, in the grammar of one family.
+"""Fine-tuning of a judge on examples of all tasks and forms, with the templates of one family.
 
 The result is an ordinary checkpoint folder with a card.
 """

@@ -280,7 +280,7 @@ def of(stages, *names):
 
 @pytest.fixture(scope="module")
 def aligned(tmp_path_factory):
-    """A run that changes go on from; its recipe and what it told."""
+    """A finished run that the tests change; its recipe and its log."""
     recipe = aligning(tmp_path_factory.mktemp("aligned"))
     return recipe, run_stages(recipe)
 

@@ -129,7 +129,7 @@ def test_an_output_that_is_no_journal_is_refused_and_not_overwritten(cli, many, 
     out.write_text(content)
     code, printed, err = cli("judge", many, out, "--judge", "scripted:random")
     assert (code, printed) == (2, "")
-    assert "out.jsonl line 1 is no row with id and status; give another output file" in err
+    assert "out.jsonl line 1 has no id and status; give another output file" in err
     assert out.read_text() == content
 
 
@@ -137,7 +137,7 @@ def test_the_input_given_as_output_is_refused_and_not_overwritten(cli, many):
     before = many.read_bytes()
     code, _, err = cli("judge", many, many, "--judge", "scripted:random")
     assert code == 2
-    assert "is no row with id and status" in err
+    assert "has no id and status" in err
     assert many.read_bytes() == before
 
 

@@ -70,15 +70,15 @@ def collect_predictions(examples: Sequence[Example], verdicts: Sequence[Verdict]
     return Predictions(np.array(predictions), np.array(outcomes), [*clusters])
 
 
-def reliability(predicted: np.ndarray, observed: np.ndarray, *, bins: int = BINS) -> list[Bin]:
+def reliability(predicted: np.ndarray, observed: np.ndarray) -> list[Bin]:
     """Mean prediction and mean outcome in bins of equal width over [0, 1]; empty ones left out.
 
     >>> reliability(np.array([0.125, 0.125, 0.875]), np.array([0.0, 1.0, 1.0]))
     [Bin(predicted=0.125, observed=0.5, n=2), Bin(predicted=0.875, observed=1.0, n=1)]
     """
-    place = np.minimum((predicted * bins).astype(int), bins - 1)
+    place = np.minimum((predicted * BINS).astype(int), BINS - 1)
     filled: list[Bin] = []
-    for i in range(bins):
+    for i in range(BINS):
         inside = place == i
         if inside.any():
             means = float(predicted[inside].mean()), float(observed[inside].mean())
@@ -86,7 +86,7 @@ def reliability(predicted: np.ndarray, observed: np.ndarray, *, bins: int = BINS
     return filled
 
 
-def calibration_error(predictions: Predictions, *, bins: int = BINS, seed: int = 0) -> Metric:
+def calibration_error(predictions: Predictions) -> Metric:
     """Expected calibration error: mean ``|mean outcome - mean prediction|`` of the bins, by size.
 
     ``ECE = sum_b n_b / N |observed_b - predicted_b|`` (Guo et al. 2017, arXiv:1706.04599, eq. 3).
@@ -94,15 +94,13 @@ def calibration_error(predictions: Predictions, *, bins: int = BINS, seed: int =
     """
 
     def error(indices: Indices) -> float:
-        filled = reliability(
-            predictions.predicted[indices], predictions.observed[indices], bins=bins
-        )
+        filled = reliability(predictions.predicted[indices], predictions.observed[indices])
         return sum(bar.n * abs(bar.observed - bar.predicted) for bar in filled) / len(indices)
 
     n = len(predictions.predicted)
     if n == 0:
         return Metric(float("nan"), (float("nan"), float("nan")), 0)
-    return Metric(error(np.arange(n)), bootstrap(error, predictions.clusters, seed=seed), n)
+    return Metric(error(np.arange(n)), bootstrap(error, predictions.clusters), n)
 
 
 def brier_score(predictions: Predictions) -> Metric:

@@ -94,12 +94,12 @@ class ExampleFile:
             path: The file; rows of any kind that has candidates or messages.
             seed: Seed of the order.
             twins: Give every comparison in both orders, one behind the other; a conversation,
-                whose candidates are not known, stands alone.
+                whose candidates are not known, has no twin.
             part: Rows to take: all, those for training, or those held back from it.
             held_back: Share of the prompts to hold back, in [0, 1); see `is_held_back`.
 
         Raises:
-            DataError: Rows that cannot be used; says how many and the first reasons. Or the part
+            DataError: Rows cannot be used; names their number and the first reasons. Or the part
                 has no row.
         """
         self._path = path

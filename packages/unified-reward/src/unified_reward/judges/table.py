@@ -21,7 +21,7 @@ from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
 
 _OPEN = Scale(None, None)
 _BOTH = ("both_good", "both_bad")
-"""The two kinds of tie of GenAI-Bench; the verdict's text says which."""
+"""The two kinds of tie of GenAI-Bench; ``tie_kind`` of the verdict."""
 _PROBABILITIES = {"first": (1.0, 0.0, 0.0), "tie": (0.0, 1.0, 0.0), "second": (0.0, 0.0, 1.0)}
 
 

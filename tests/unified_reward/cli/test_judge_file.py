@@ -110,7 +110,9 @@ def test_the_perfect_judge_answers_the_targets_of_the_file(cli, files):
 
 def test_an_empty_file_has_nothing_to_judge(cli, files):
     source = written(files / "in.jsonl", [])
-    assert cli("judge", source, files / "out.jsonl", "--judge", "scripted:first")[0] == 0
+    code, _, err = cli("judge", source, files / "out.jsonl", "--judge", "no such judge")
+    assert code == 1
+    assert "in.jsonl has no rows" in err
 
 
 @pytest.mark.parametrize("left", [1, 5000, 20_001, -1])
@@ -137,8 +139,24 @@ def test_the_input_given_as_output_is_refused_and_not_overwritten(cli, many):
     before = many.read_bytes()
     code, _, err = cli("judge", many, many, "--judge", "scripted:random")
     assert code == 2
-    assert "has no id and status" in err
+    assert "in.jsonl is the input; give another output file" in err
     assert many.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["judge", "pairs"])
+def test_candidates_given_as_output_keep_their_last_row(cli, files, command):
+    """The last line has no newline, as some editors leave it."""
+    three = [{"image": f"{name}.png"} for name in "abc"]
+    rows = [sample(f"q{i}", candidates=three, status="generated") for i in range(3)]
+    pools = written(files / "pools.jsonl", rows)
+    pools.write_bytes(pools.read_bytes().rstrip())
+    before = pools.read_bytes()
+    for source in (pools, written(files / "in.jsonl", [sample("a", candidates=three)])):
+        code, _, err = cli(command, source, pools, "--judge", "scripted:first")
+        assert code == 2
+        assert "give another output file" in err
+        assert pools.read_bytes() == before
+    assert not (files / "pools.jsonl.config.json").exists()
 
 
 def test_an_output_that_is_a_folder_is_refused(cli, many, files):
@@ -203,6 +221,19 @@ def test_verdicts_of_another_judge_or_manner_are_not_mixed_into_a_file(cli, many
     assert code == 2
     assert "holds rows of scripted:first (native)" in err
     assert out.read_bytes() in before
+    assert not out.with_name("out.jsonl.config.json").exists()
+    assert cli("judge", many, out, "--judge", "scripted:first")[0] == 0
+    assert out.with_name("out.jsonl.config.json").exists()
+
+
+def test_a_ranking_that_lacks_a_candidate_is_an_item_not_answered(cli, files):
+    parts = [{"image": f"{name}.png"} for name in ("a", "b", "none")]
+    source = written(files / "in.jsonl", [sample("pool", candidates=parts)])
+    for _ in range(2):
+        assert cli("judge", source, files / "out.jsonl", "--judge", "scripted:first")[0] == 1
+    (row,) = read(files / "out.jsonl")
+    assert row["status"] == "ranked"
+    assert "none.png: cannot be opened" in row["reason"]
 
 
 def test_a_conversation_without_a_sample_fails_and_the_others_are_judged(cli, files):

@@ -250,11 +250,13 @@ def test_a_journal_cut_anywhere_goes_on_without_a_lost_or_doubled_row(tmp_path):
     path = tmp_path / "out.jsonl"
     Journal(path).append([done("a"), done("雪")])
     whole = path.read_bytes()
-    first = whole.index(b"\n") + 1
+    first = whole.index(b"\n")
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         journal = Journal(path)
-        assert list(journal.done) == (["a"] if length >= first else [])
+        complete = ["a"] * (length >= first) + ["雪"] * (length >= len(whole) - 1)
+        assert list(journal.done) == complete
+        assert path.read_bytes() == whole[:length], "opening changes nothing"
         journal.append([done(name) for name in ("a", "雪") if name not in journal.done])
         assert path.read_bytes() == whole
 

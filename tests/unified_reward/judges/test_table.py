@@ -3,9 +3,10 @@
 import pytest
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Example, Image, Sample, Target, Task
+from unified_reward.core.samples import Example, Image, Pair, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
 from unified_reward.judges.table import TableJudge
+from unified_reward.pairs.make import make_pairs
 
 
 A, B = Image("a.png"), Image("b.png")
@@ -83,6 +84,9 @@ def test_zero_is_a_point_like_any_other(tmp_path):
         ("name,value\na,1\n", ".csv", "line 2: 'id'; a row has id,candidate,value or"),
         ("id,winner\na,left\n", ".csv", "line 2: winner 'left' is not first, tie or second"),
         ("id,winner,probability\na,first,1.5\n", ".csv", "line 2: probabilities must be >= 0"),
+        ("id,candidate,value\na,-1,3\n", ".csv", "line 2: candidate -1 is not >= 0"),
+        ("id,value\na,1\nb,1\na,2\n", ".csv", "line 4: id 'a', candidate 0, stands on line 2 al"),
+        ("id,winner\na,tie\na,tie\n", ".csv", "line 3: id 'a' with a winner stands on line 2"),
         ('{"id": "a", "value": 1}\n{"id":\n', ".jsonl", "line 2 is not JSON"),
         ('["a", 1]\n', ".jsonl", "line 1: "),
     ],
@@ -130,6 +134,24 @@ def test_greater_differences_are_surer_and_none_is_certain_before_the_last_digit
     shares = [item.p_first for item in result]
     assert 0.5 < shares[0] < shares[1] < shares[2] < shares[3] < 1
     assert shares[2] == pytest.approx(0.880797, abs=1e-6)  # 1 / (1 + exp(-2))
+
+
+def test_candidates_of_a_longer_row_are_found_by_their_places(tmp_path):
+    rows = "".join(f"a pool,{i},{value}\n" for i, value in enumerate((3, 1, 5)))
+    read = table(tmp_path, "id,candidate,value\n" + rows)
+    pool = Example(Task.IMAGE_GENERATION, "x", (A, B, Image("c.png")), id="a pool")
+    assert [item.score.value for item in read.ask(pool.as_samples())] == [3, 1, 5]
+    assert [result.chosen for result in make_pairs([pool], read, strategy="tournament")] == [2]
+    (result,) = make_pairs([pool], read, strategy="score", readings=2)
+    assert (result.chosen, result.rejected) == (2, 1)
+    lost = read.ask([scored("a pool 3"), compared("a pool 0-3"), compared("a pool 0")])
+    assert all(isinstance(item, Failed) for item in lost)
+
+
+def test_the_truth_of_a_made_pair_is_its_chosen_candidate():
+    pool = Example(Task.IMAGE_GENERATION, "x", (A, B), id="p", pair=Pair(1, 0))
+    (found,) = TableJudge.truth([pool]).ask(pool.as_samples())
+    assert found.winner == "first"
 
 
 @pytest.mark.parametrize("kind", ["both_good", "both_bad"])

@@ -58,7 +58,7 @@ def test_stopped_at_any_byte_it_goes_on_to_the_same_bytes(n, size, part):
         assert [len(rows) for rows in made] == [size] * (n // size) + [n % size] * (n % size > 0)
         torn = Path(folder) / "torn"
         torn.write_bytes(whole[: round(part * len(whole))])
-        done = torn.read_bytes().count(b"\n")
+        done = sum(line.endswith(b"}") for line in torn.read_bytes().splitlines())
         work = Batches()
         again, content = finish(torn, n, size, work)
         assert content == whole
@@ -89,6 +89,16 @@ def test_rows_of_another_judge_are_not_mixed_in(tmp_path):
     with pytest.raises(DataError, match=r"holds rows of batches \(f\)"):
         finish(tmp_path / "out", 5, 2, Batches(judge="other"))
     assert (tmp_path / "out").read_bytes() == before
+
+
+def test_rows_of_another_kind_are_left_as_they_are(tmp_path):
+    out = tmp_path / "out"
+    for row in ('"judge": "batches", "family": "f"', '"policy": "p"'):
+        out.write_text(f'{{"id": "x", "status": "kept", {row}}}')
+        before = out.read_bytes()
+        with pytest.raises(DataError, match=r"rows of another kind|rows that no judge made"):
+            finish(out, 5, 2)
+        assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize(

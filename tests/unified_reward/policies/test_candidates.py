@@ -138,7 +138,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(name, make, out, tmp_pa
         stopped = tmp_path / f"cut{cut}"
         shutil.copytree(out, stopped)
         (stopped / "candidates.jsonl").write_bytes(whole[:cut])
-        if sampled and cut < first:
+        if sampled and cut < first - 1:
             shutil.rmtree(stopped / "media")
             (stopped / "media").mkdir()
             (stopped / "media" / f".{next(iter(sampled))}.part").write_bytes(b"half")

@@ -166,6 +166,7 @@ def _judge_chunks(
         config = {"benchmark": benchmark.name, "judge": judge.name, **asdict(options)}
         check_run_config(file, config)
         journal = Journal(file)
+        journal.repair()
         if file.exists():
             verdicts |= {row["id"]: _written_verdict(row) for row in read_verdict_rows(file)}
     while chunk := list(islice(examples, _CHUNK)):

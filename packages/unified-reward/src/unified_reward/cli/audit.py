@@ -38,7 +38,7 @@ def audit(
     examples = list(islice(usable, limit))
     if not examples:
         raise DataError(f"{data} has no usable item{f': {broken[0]}' if broken else ''}")
-    opened = judge.open(truth=examples)
+    opened = judge.open(truth=[example.as_comparison() for example in examples])
     with bar("audit", None) as advance:
         audited = run_audit(opened, examples, on_progress=advance)
     report = {**audited.report, "n_broken_rows": len(broken)}

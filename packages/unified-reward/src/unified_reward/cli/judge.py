@@ -43,4 +43,4 @@ def judge(
         workers=workers,
         as_json=as_json,
     )
-    output.exit_if([statuses["unparsed"], statuses["failed"]])
+    output.exit_if(statuses[name] for name in ("unparsed", "failed", "incomplete"))

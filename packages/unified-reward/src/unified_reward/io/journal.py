@@ -20,8 +20,9 @@ _ROW_BEGINS = b'{"id": '
 class Journal:
     """Append-only JSONL file of rows with ids, from which a stopped run resumes.
 
-    A torn last line, left by a kill, is cut off when the journal is opened. Every row begins with
-    its id, which distinguishes a torn row from the end of another kind of file.
+    Opening it changes nothing. A torn last line, left by a kill, is cut off before the first row is
+    appended. Every row begins with its id, which distinguishes a torn row from the end of another kind
+    of file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,27 +36,55 @@ class Journal:
         self.done: dict[str, str] = {}
         """Status by id."""
         self.judges: set[tuple[str, str]] = set()
-        """Judge and family of the rows."""
+        """Judge and family of the rows that were there when it was opened."""
+        self.keys: set[frozenset[str]] = set()
+        """Keys of those rows; rows of one kind have the same."""
+        self.with_reason: set[str] = set()
+        """Ids of rows that have a reason, such as for what is missing in them."""
+        self._sound = 0
+        self._ending = b""
+        self._is_torn = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                self._resume()
+                self._read()
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}") from error
 
-    def _resume(self) -> None:
+    def _read(self) -> None:
         with self.path.open("rb+") as file:
-            sound = 0
             for number, raw in enumerate(file, 1):
                 if _is_torn(raw):
+                    self._is_torn = True
                     break
                 row = _journal_row(raw, number, self.path)
-                if not raw.endswith(b"\n"):
-                    break
-                self.done[str(row["id"])] = str(row["status"])
+                self._note(row)
                 self.judges.add((str(row.get("judge")), str(row.get("family"))))
-                sound += len(raw)
-            file.truncate(sound)
+                self.keys.add(frozenset(row))
+                self._sound += len(raw)
+                self._ending = b"" if raw.endswith(b"\n") else b"\n"
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        self.done[str(row["id"])] = str(row["status"])
+        if row.get("reason"):
+            self.with_reason.add(str(row["id"]))
+
+    def repair(self) -> None:
+        """Cut off a torn last line, and end a complete one; `append` does so by itself.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        if not self._is_torn and not self._ending:
+            return
+        try:
+            with self.path.open("rb+") as file:
+                file.truncate(self._sound)
+                file.seek(self._sound)
+                file.write(self._ending)
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be written: {error.strerror}") from error
+        self._is_torn, self._ending = False, b""
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows and push them to the disk before returning.
@@ -63,6 +92,7 @@ class Journal:
         Raises:
             DataError: The disk is full or the file cannot be written; earlier rows stay.
         """
+        self.repair()
         rows = list(rows)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
@@ -72,7 +102,8 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise DataError(f"{self.path} cannot be written: {error.strerror}") from error
-        self.done |= {str(row["id"]): str(row["status"]) for row in rows}
+        for row in rows:
+            self._note(row)
 
 
 def _is_torn(raw: bytes) -> bool:

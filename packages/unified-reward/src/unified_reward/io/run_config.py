@@ -11,6 +11,11 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.io.atomic import write_json
 
 
+def config_path(out: Path) -> Path:
+    """Return the path of the config of a run, beside its output."""
+    return out.with_name(out.name + ".config.json")
+
+
 def check_run_config(out: Path, config: Mapping[str, Any]) -> None:
     """Write a run's config beside its output, or check that it is the one written there.
 
@@ -21,7 +26,7 @@ def check_run_config(out: Path, config: Mapping[str, Any]) -> None:
         ConfigError: The run was started with different settings; names them.
         DataError: The file cannot be read or written.
     """
-    path = out.with_name(out.name + ".config.json")
+    path = config_path(out)
     config = json.loads(json.dumps(config))
     try:
         if not path.exists() or not out.exists() or not out.stat().st_size:

@@ -83,20 +83,33 @@ def run(
 
     Raises:
         ConfigError: The judge cannot be opened, or Ray is not installed.
-        DataError: The disk is full, or the journal is another judge's; appended rows stay.
+        DataError: The disk is full, or the journal is another judge's or holds rows of another
+            kind, and is left as it is; appended rows stay.
     """
+    if ("None", "None") in journal.judges:
+        raise DataError(f"{journal.path} holds rows that no judge made; give another output file")
     source = iter(rows)
     chunks = iter(lambda: list(islice(source, size)), [])
     run_chunks = _run_here if engine is Engine.LOCAL else _run_on_ray
     for chunk, made in run_chunks(work, chunks, journal, workers):
         new = [row for row in made if row["id"] not in journal.done]
-        others = journal.judges - {(row["judge"], row["family"]) for row in new}
-        if new and others:
-            names = ", ".join(f"{judge} ({family})" for judge, family in sorted(others))
-            raise DataError(f"{journal.path} holds rows of {names}; give this judge another file")
         if new:
+            _check_rows(journal, new)
             journal.append(new)
         yield FinishedChunk(tuple(row.id for row in chunk), new)
+    journal.repair()
+
+
+def _check_rows(journal: Journal, new: OutputRows) -> None:
+    """Refuse to append rows to those of another judge or of another kind."""
+    others = journal.judges - {(row["judge"], row["family"]) for row in new}
+    if others:
+        names = ", ".join(f"{judge} ({family})" for judge, family in sorted(others))
+        raise DataError(f"{journal.path} holds rows of {names}; give this judge another file")
+    if journal.keys - {frozenset(row) for row in new}:
+        raise DataError(
+            f"{journal.path} holds rows of another kind, with other keys; give another output file"
+        )
 
 
 def _is_done(chunk: Sequence[Row], journal: Journal) -> bool:

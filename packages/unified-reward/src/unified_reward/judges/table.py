@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
 _OPEN = Scale(None, None)
 _BOTH = ("both_good", "both_bad")
 """The two kinds of tie of GenAI-Bench; ``tie_kind`` of the verdict."""
+_QUESTION = re.compile(r"(?P<id>.*) (?P<places>\d+(-\d+)?)( #\d+)?", re.DOTALL)
+"""Id of a question about candidates of a row: ``<id> <i>`` or ``<id> <i>-<j>``, and its reading."""
 _PROBABILITIES = {"first": (1.0, 0.0, 0.0), "tie": (0.0, 1.0, 0.0), "second": (0.0, 0.0, 1.0)}
 
 
@@ -49,24 +52,27 @@ class TableJudge(BaseJudge):
     def read(cls, path: Path) -> TableJudge:
         """Read ``id,candidate,value`` or ``id,winner[,probability]`` rows of a CSV or JSONL file.
 
-        ``candidate`` is 0 or 1 (default 0); ``winner`` is first, tie or second, and both_good or
-        both_bad are ties; ``probability`` is that the first is better.
+        ``candidate`` is its place in the row, from 0 (default 0), of any number of candidates;
+        ``winner`` is first, tie or second, and both_good or both_bad are ties; ``probability`` is
+        that the first is better.
 
         Raises:
-            DataError: The file is missing, or a row is not of either kind; names the line.
+            DataError: The file is missing, or a row is not of either kind or stands there twice;
+                names the line.
         """
         scores: dict[tuple[str, int], Score] = {}
         preferences: dict[str, Preferred] = {}
+        lines: dict[tuple[str, int | None], int] = {}
         for line, row in _rows(path):
             try:
                 if "winner" in row:
-                    preferences[str(row["id"])] = _preference(row)
+                    key = str(row["id"]), None
+                    preferences[key[0]] = _preference(row)
                 else:
-                    key = str(row["id"]), int(row.get("candidate") or 0)
-                    value = float(row["value"])
-                    if value not in _OPEN:
-                        raise ValueError(f"value {value} is not a finite number")
-                    scores[key] = Score(value, _OPEN)
+                    key = str(row["id"]), _place(row)
+                    scores[key] = _score(row)
+                if lines.setdefault(key, line) != line:
+                    raise ValueError(f"{_name(*key)} stands on line {lines[key]} already")
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     f"{path} line {line}: {error}; a row has id,candidate,value or "
@@ -81,6 +87,10 @@ class TableJudge(BaseJudge):
         preferences: dict[str, Preferred] = {}
         for record in records:
             target, key = record.target, record.id
+            if record.pair:
+                # The question of such a row has the chosen candidate first.
+                preferences[key] = Preferred(*_PROBABILITIES["first"])
+                continue
             if target.score is not None:
                 scores[key, 0] = Score(target.score, target.scale or _OPEN)
             if target.winner is not None:
@@ -102,6 +112,8 @@ class TableJudge(BaseJudge):
 
     def _look_up(self, sample: Sample) -> Verdict:
         scores = [self._scores.get((sample.id, i)) for i in range(len(sample.candidates))]
+        if None in scores:
+            scores = self._listed_scores(sample) or scores
         if sample.form == "score" and scores[0] is not None:
             return Scored(scores[0])
         if sample.form == "compare" and sample.id in self._preferences:
@@ -109,6 +121,34 @@ class TableJudge(BaseJudge):
         if sample.form == "compare" and scores[0] and scores[1]:
             return compare_values(scores[0].value, scores[1].value)
         return Failed(f"{self.name} has no {sample.form} for id {sample.id!r}")
+
+    def _listed_scores(self, sample: Sample) -> list[Score | None]:
+        """Scores of candidates of a longer row, which its questions name by their places."""
+        found = _QUESTION.fullmatch(sample.id)
+        if not found:
+            return []
+        places = [int(place) for place in found["places"].split("-")]
+        if len(places) != len(sample.candidates):
+            return []
+        return [self._scores.get((found["id"], place)) for place in places]
+
+
+def _place(row: Mapping[str, Any]) -> int:
+    place = int(row.get("candidate") or 0)
+    if place < 0:
+        raise ValueError(f"candidate {place} is not >= 0")
+    return place
+
+
+def _score(row: Mapping[str, Any]) -> Score:
+    value = float(row["value"])
+    if value not in _OPEN:
+        raise ValueError(f"value {value} is not a finite number")
+    return Score(value, _OPEN)
+
+
+def _name(name: str, place: int | None) -> str:
+    return f"id {name!r} with a winner" if place is None else f"id {name!r}, candidate {place},"
 
 
 def _preference(row: Mapping[str, Any]) -> Preferred:

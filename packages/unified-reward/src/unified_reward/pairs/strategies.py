@@ -69,6 +69,15 @@ class PairOptions:
             )
         if self.margin and self.strategy not in (*scored, Strategy.TOURNAMENT):
             raise ConfigError(f"a margin needs scores; strategy {self.strategy} asks for none")
+        if self.readings > 1 and self.strategy not in scored:
+            raise ConfigError(
+                f"readings are of scores, which strategy {self.strategy} does not ask for; "
+                f"{' and '.join(scored)} do"
+            )
+        if self.rounds and self.strategy is not Strategy.TOURNAMENT:
+            raise ConfigError(
+                f"rounds are those of a tournament; strategy {self.strategy} has none"
+            )
 
 
 class Comparison(NamedTuple):

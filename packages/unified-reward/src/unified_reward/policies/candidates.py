@@ -45,6 +45,7 @@ def make_candidates(
     check_run_config(
         journal.path, made_by | {"n": n, "batch_size": policy.batch_size} | asdict(policy.options)
     )
+    journal.repair()
     folder = journal.path.parent
     for row in prompts:
         if row.id in journal.done:

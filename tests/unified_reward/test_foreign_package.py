@@ -1,4 +1,4 @@
-"""A package of somebody else adds a scorer, a judge, a family and a benchmark by entry points."""
+"""A package of somebody else adds scorers, judges, families and more by entry points."""
 
 import importlib
 import json
@@ -13,14 +13,24 @@ import unified_reward as ur
 from unified_reward import prompts
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError
+from unified_reward.data.sources import read_source
 from unified_reward.media import encode_png, open_image
 
 
 ENTRY_POINTS = """
     [unified_reward.scorers]
     brightness = sunny.scorer:Brightness
+    gain = sunny.scorer:Gain
     [unified_reward.judges]
     sunny = sunny.judge:open_sunny
+    gloomy = sunny.judge:open_gloomy
+    stormy = sunny.storm:open_stormy
+    [unified_reward.checkpoints]
+    frosty = sunny.storm:FROSTY
+    misty = sunny.judge:FAMILY
+    [unified_reward.sources]
+    forecast = sunny.source:FORECAST
+    drizzle = sunny.source:DRIZZLE
     [unified_reward.families]
     sunny = sunny.judge:TEMPLATES
     broken = sunny.nowhere:TEMPLATES
@@ -82,6 +92,30 @@ JUDGE = """
 
     def open_sunny(argument, options):
         return GenerativeJudge(ScriptedModel(argument or "first"), Card(options.family or "sunny"))
+
+
+    def open_gloomy(argument, options):
+        return None
+"""
+SOURCE = """
+    from unified_reward.core.samples import Example, Image, Target, Task
+    from unified_reward.data.sources import Source
+    from unified_reward.io.rows import Row
+
+
+    def read(rows, source, folder):
+        for raw in rows:
+            image = Image(folder / raw.value["file"])
+            target = Target(raw.value["stars"], source.scale)
+            example = Example(source.task, raw.value["text"], (image,), target=target)
+            yield Row(raw.line, f"sky {raw.line}", example)
+
+
+    FORECAST = Source("forecast", read, Task.IMAGE_GENERATION, "score")
+    DRIZZLE = Source("drizzle", "no layout of this name", Task.IMAGE_GENERATION)
+"""
+STORM = """
+    FROSTY = 1 / len("ab") + {}["no such key"]
 """
 BENCH = """
     from unified_reward.bench.benchmark import Benchmark, pairwise_metrics
@@ -101,7 +135,8 @@ def sunny(tmp_path, monkeypatch):
     """A package with its metadata on the path, as an installer would leave them."""
     site = tmp_path / "site"
     (site / "sunny").mkdir(parents=True)
-    for name, text in {"__init__": "", "scorer": SCORER, "judge": JUDGE, "bench": BENCH}.items():
+    files = {"__init__": "", "scorer": SCORER, "judge": JUDGE, "bench": BENCH}
+    for name, text in {**files, "source": SOURCE, "storm": STORM}.items():
         (site / "sunny" / f"{name}.py").write_text(textwrap.dedent(text))
     metadata = site / "sunny-1.0.dist-info"
     metadata.mkdir()
@@ -131,7 +166,7 @@ def test_a_scorer_of_another_package_is_opened_and_judges_by_its_name(sunny, ima
     assert judge.compare("noon", images=images).winner == "second"
     with pytest.raises(ConfigError, match="brightness needs its weights"):
         ur.open_judge("brightness")
-    with pytest.raises(ConfigError, match=r"ixc-2\.5-reward, brightness\)"):
+    with pytest.raises(ConfigError, match=r"ixc-2\.5-reward, brightness, gain\)"):
         ur.open_judge("")
 
 
@@ -158,3 +193,40 @@ def test_a_judge_and_a_family_of_another_package_are_opened_by_their_names(sunny
     assert ur.open_judge("scripted:first", family="sunny").family == "sunny"
     with pytest.raises(ConfigError, match="'broken' comes with sunny, which fails to load"):
         prompts.family("broken")
+
+
+def test_a_source_of_another_package_is_read_by_its_name(sunny, tmp_path):
+    file = tmp_path / "sky.jsonl"
+    file.write_text(json.dumps({"file": "a.png", "text": "noon", "stars": 4.0}) + "\n")
+    (row,) = read_source(file, "forecast")
+    assert (row.id, row.content.source, row.content.target.score) == ("sky 1", "forecast", 4.0)
+    assert row.content.candidates == (ur.Image(tmp_path / "a.png"),)
+    with pytest.raises(ConfigError, match="'drizzle' comes with sunny, which gives a Source inst"):
+        read_source(file, "drizzle")
+    with pytest.raises(ConfigError, match=r"no source 'nowhere'; there are .*forecast"):
+        read_source(file, "nowhere")
+
+
+@pytest.mark.usefixtures("sunny")
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("gloomy", "'gloomy' comes with sunny, which gives None instead of a judge"),
+        ("gain:.", "'gain' comes with sunny, which gives Gain instead of a class derived from Sc"),
+        ("misty", "'misty' comes with sunny, which gives a Family instead of a Checkpoint"),
+        ("stormy", "'stormy' comes with sunny, which fails to load: 'no such key'"),
+        ("frosty", "'frosty' comes with sunny, which fails to load: 'no such key'"),
+    ],
+)
+def test_what_another_package_gets_wrong_is_an_error_that_names_it(reference, message):
+    with pytest.raises(ConfigError, match=message):
+        ur.open_judge(reference)
+
+
+@pytest.mark.usefixtures("sunny")
+def test_the_list_of_judges_leaves_out_what_does_not_load():
+    with pytest.raises(ConfigError, match="there is no judge 'rain'") as caught:
+        ur.open_judge("rain")
+    assert "frosty" not in str(caught.value)
+    assert "misty" not in str(caught.value)
+    assert "sunny" in str(caught.value)

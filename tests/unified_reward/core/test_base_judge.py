@@ -1,7 +1,9 @@
 """score, compare and rank on one primitive: which sample is asked, and which error is raised."""
 
 from itertools import combinations
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -177,7 +179,8 @@ def test_the_order_does_not_depend_on_the_order_of_the_candidates(worth, by, dat
     ranking = by_worth(worth).rank("p", answers=names, image="a.png", by=by)
     worths = [worth[names[i]] for i in ranking.order]
     assert worths == sorted(worths, reverse=True)
-    assert None not in worths
+    if by == "score" or len(names) > 1:
+        assert None not in worths
 
 
 @settings(deadline=None)
@@ -326,3 +329,70 @@ def test_a_list_that_takes_long_shows_a_bar_on_standard_error(monkeypatch, capsy
     assert not out
     assert "scoring" in err
     assert "100%" in err
+
+
+def test_an_item_of_a_list_that_is_none_fails_alone_and_changes_no_task():
+    judge = always(points(50))
+    scored, failed = judge.score("q", answers=["x", None], image="a.png")
+    assert scored == points(50)
+    assert failed.error == "answer is None"
+    (sample,) = judge.questions
+    assert sample.task is Task.IMAGE_UNDERSTANDING
+    verdicts = judge.score("q", images=["a", "b"], sources=[None, "c"])
+    assert [type(verdict) for verdict in verdicts] == [Failed, Scored]
+
+
+def test_an_item_of_a_list_that_makes_no_sample_is_a_failed_value():
+    judge, array = always(points(50)), np.zeros((2, 2, 3), np.uint8)
+    no_layout, scored, none = judge.score("p", images=[array, Image(array, "HWC"), None])
+    assert isinstance(no_layout.cause, MediaError)
+    assert scored == points(50)
+    assert none.error == "image is None"
+    scored, no_text = judge.score(["p", 3], image="a.png")
+    assert scored == points(50)
+    assert no_text.error == "a prompt is text, not a value of type int"
+    with pytest.raises(ConfigError, match="a prompt is text, not None"):
+        judge.score(None, image="a.png")
+
+
+@pytest.mark.parametrize("value", ["ab", b"ab", Path("ab"), Image("ab")])
+@pytest.mark.parametrize("name", ["images", "videos", "answers"])
+def test_a_single_value_in_place_of_a_list_is_refused(name, value):
+    judge = always(FIRST)
+    context = {"image": "c"} if name == "answers" else {}
+    single = name.removesuffix("s")
+    for verb in (judge.score, judge.compare, judge.rank):
+        with pytest.raises(ConfigError, match=f"{name}= is a list; one {single} is {single}="):
+            verb("p", **{name: value}, **context)
+    with pytest.raises(ConfigError, match="sources= is a list; one source is source="):
+        judge.score("p", images=["a", "b"], sources="ab")
+    assert not judge.questions
+
+
+def test_a_batch_in_one_array_is_refused_with_what_to_give():
+    judge, batch = always(FIRST), np.zeros((2, 4, 4, 3), np.uint8)
+    for verb in (judge.score, judge.compare, judge.rank):
+        with pytest.raises(
+            ConfigError, match=r"\(2, 4, 4, 3\): give a list of Image\(array, layout"
+        ):
+            verb("p", images=batch)
+        with pytest.raises(ConfigError, match=r"give a list of Video\(array, layout"):
+            verb("p", videos=batch)
+
+
+def test_lengths_that_differ_have_a_hint_only_where_it_helps():
+    judge = always(points(50))
+    with pytest.raises(ConfigError, match=r"not 3 images and 2 sources$"):
+        judge.score("p", images=["a"] * 3, sources=["b", "c"])
+    with pytest.raises(ConfigError, match=r"and 1 source; one source for all is source=$"):
+        judge.score("p", images=["a"] * 3, sources=["b"])
+
+
+def test_a_candidate_alone_is_the_ranking_by_pairs():
+    ranking = always(FIRST).rank("p", images=["a.png"], by="pairs")
+    assert (ranking.order, ranking.scores, ranking.verdicts) == ((0,), (None,), ())
+
+
+def test_ranking_by_something_else_is_refused():
+    with pytest.raises(ConfigError, match="by is score or pairs, not 'nope'"):
+        always(FIRST).rank("p", images=["a.png", "b.png"], by="nope")

@@ -46,6 +46,11 @@ def test_a_sample_that_does_not_suit_its_task_is_refused(task, candidate, contex
         Sample(task, "x", (candidate,), context)
 
 
+def test_text_in_place_of_the_candidates_is_refused_and_not_spread():
+    with pytest.raises(DataError, match=r"such as \('yn',\), not the text 'yn'"):
+        Sample(Task.IMAGE_UNDERSTANDING, "q", "yn", (Image("a.png"),))
+
+
 def test_swapping_exchanges_the_candidates_and_nothing_else():
     sample = Sample(Task.IMAGE_EDITING, "make it red", (A, B), (Image("before.png"),), "hue", "7")
     swapped = sample.swapped()

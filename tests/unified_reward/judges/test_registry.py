@@ -367,7 +367,7 @@ def test_quantising_is_for_local_checkpoints(tmp_path):
 def test_an_adapter_is_not_merged_into_quantised_weights(monkeypatch):
     monkeypatch.setattr(hf_vlm, "find_spec", lambda _: True)
     with pytest.raises(ConfigError, match="is an adapter, which cannot be merged into quantised"):
-        open_judge("tiny_vlm", quantize="8bit", device="cpu")
+        open_judge(registry.checkpoint_path("tiny_vlm"), quantize="8bit", device="cpu")
 
 
 def test_a_judge_spread_over_devices_answers_as_on_one():
@@ -398,3 +398,78 @@ def test_the_perfect_judge_answers_the_truth_it_is_given():
     assert perfect.ask([sample])[0].winner == "second"
     with pytest.raises(ConfigError, match="needs targets, which are not known here"):
         open_judge("scripted:perfect")
+
+
+REFUSED = {
+    "table:t.csv": {
+        *("family", "device", "dtype", "batch_size", "votes", "api_key", "model"),
+        *("allow_reworded", "quantize"),
+    },
+    "scripted:first": {
+        *("device", "dtype", "batch_size", "votes", "api_key", "model", "allow_reworded"),
+        "quantize",
+    },
+    "http://localhost:9/v1": {"device", "dtype", "batch_size", "allow_reworded", "quantize"},
+    "pickscore:nowhere": {"family", "votes", "api_key", "model", "allow_reworded", "quantize"},
+    "tiny_judge": {"votes", "api_key", "model"},
+    "org/name": {"votes", "api_key", "model"},
+    "checklist-image:tiny_base": {"family"},
+}
+VALUES = {"family": "native", "device": "cpu", "dtype": "float32", "batch_size": 2, "votes": 1}
+VALUES |= {"api_key": "secret", "model": "m", "allow_reworded": True, "quantize": "8bit"}
+
+
+@pytest.mark.parametrize(
+    ("reference", "option"),
+    [(name, option) for name, options in REFUSED.items() for option in sorted(options)],
+)
+def test_an_option_that_cannot_apply_is_refused(reference, option):
+    with pytest.raises(ConfigError, match=f"^{option}.* is for .*; leave out {option}") as caught:
+        open_judge(reference, **{option: VALUES[option]})
+    assert "secret" not in str(caught.value)
+
+
+def test_options_that_apply_are_passed_on():
+    judge = open_judge("http://localhost:9/v1", family="think", votes=2, api_key="k", model="m")
+    assert judge.family == "think"
+    assert open_judge("tiny_judge", device="cpu", dtype="float32", batch_size=3).window >= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"votes": -1}, "votes must not be negative: -1"),
+        ({"dtype": "float31"}, "dtype is float32, bfloat16, .*not 'float31'"),
+        ({"device": "gpu"}, "device is cpu, cuda, .*not 'gpu'"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not available"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        open_judge("tiny_judge", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("tiny_vlm", "a policy"), ("tiny_base", "a base model to train from")]
+)
+def test_a_checkpoint_that_is_no_judge_is_refused_by_its_name_and_opens_by_its_folder(name, what):
+    with pytest.raises(ConfigError, match=f"{name} is {what}, not a judge"):
+        open_judge(name)
+    assert open_judge(registry.checkpoint_path(name), device="cpu").family == "native"
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("table", "table needs its file of verdicts: table:FILE"),
+        ("table:", "table needs its file of verdicts: table:FILE"),
+        ("scripted", r"scripted needs the answer it gives: scripted:first\|"),
+        ("scripted:", r"scripted needs the answer it gives: scripted:first\|"),
+        ("reward+http://localhost/judge", "reward servers are not supported yet"),
+        ("reward+https://localhost/judge", "reward servers are not supported yet"),
+    ],
+)
+def test_a_reference_that_lacks_something_is_refused_with_what_it_lacks(reference, message):
+    with pytest.raises(ConfigError, match=message):
+        open_judge(reference)

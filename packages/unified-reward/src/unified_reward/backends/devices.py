@@ -15,8 +15,23 @@ def best_device() -> str:
 
 
 def resolve_device(device: str | None) -> str:
-    """The device as given, or the best there is for None."""
-    return device or best_device()
+    """The device as given, or the best there is for None; ``auto`` stays as it is.
+
+    Raises:
+        ConfigError: torch knows no device of that name, or it is not available here.
+    """
+    if device is None or device == "auto":
+        return device or best_device()
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device is cpu, cuda, cuda:0, mps, …, not {device!r}") from error
+    module = torch.backends.mps if parsed.type == "mps" else getattr(torch, parsed.type, None)
+    is_available = getattr(module, "is_available", lambda: False)()
+    n_devices = getattr(module, "device_count", lambda: 1)() if is_available else 0
+    if (parsed.index or 0) >= n_devices:
+        raise ConfigError(f"device {device!r} is not available; {best_device()!r} is")
+    return device
 
 
 def resolve_dtype(dtype: str | None, device: str) -> torch.dtype:

@@ -7,14 +7,14 @@ neither models nor media. Judges of every kind, point scorers and tables share t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
-from unified_reward.core.errors import ConfigError, ModelError, UnparsedError
+from unified_reward.core.errors import ConfigError, ModelError, UnifiedRewardError, UnparsedError
 from unified_reward.core.progress import progress_bar
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Ranking, Scored, Unparsed, Verdict
@@ -135,19 +135,23 @@ class BaseJudge(ABC):
             >>> [type(verdict).__name__ for verdict in verdicts]
             ['Failed', 'Failed']
         """
-        columns = {
+        columns: dict[str, Any] = {
             "image": _either("image", image, images),
             "video": _either("video", video, videos),
             "answer": _either("answer", answer, answers),
             "source": _either("source", source, sources),
         }
-        prompts = prompt if isinstance(prompt, str) else _Column(prompt)
-        rows = _rows({"prompt": prompts, **columns})
-        samples = [_single_question(**row).sample(0) for row in rows]
-        if not any(isinstance(column, _Column) for column in (prompts, *columns.values())):
-            return _expect(self.ask(samples)[0], Scored)
+        columns = {name: column for name, column in columns.items() if column is not None}
+        task = _task_of_columns(columns)
+        columns = {"prompt": _Column(prompt) if _is_list(prompt) else prompt, **columns}
+        rows = _rows(columns)
+        if not any(isinstance(column, _Column) for column in columns.values()):
+            return _expect(self.ask([_single_question(task, **rows[0])])[0], Scored)
+        items = [_question_or_failure(task, row) for row in rows]
+        samples = [item for item in items if isinstance(item, Sample)]
         with progress_bar("scoring", len(samples)) as advance:
-            return self.ask(samples, on_progress=advance)
+            verdicts = iter(self.ask(samples, on_progress=advance))
+        return [item if isinstance(item, Failed) else next(verdicts) for item in items]
 
     def compare(
         self,
@@ -242,6 +246,10 @@ class BaseJudge(ABC):
             n: Number of candidates.
             by: See ``rank``.
         """
+        if by not in ("score", "pairs"):
+            raise ConfigError(f"by is score or pairs, not {by!r}")
+        if by == "pairs" and n == 1:
+            return Ranking((0,), (None,), ())
         if by == "score":
             verdicts = self.ask([sample(i) for i in range(n)])
             scores = [_value(verdict) for verdict in verdicts]
@@ -280,28 +288,99 @@ def _gather(
 ) -> _Question:
     """The question that the keywords make; which are given decides the task."""
     given = {"images": images, "videos": videos, "answers": answers}
-    kinds = [kind for kind, value in given.items() if value]
+    lists = {name: tuple(_checked_list(name, v)) for name, v in given.items() if v is not None}
+    kinds = [name for name, values in lists.items() if values]
+    about = {"image": image, "video": video, "source": source}
+    about = {name: medium for name, medium in about.items() if medium is not None}
+    task = _task_of(kinds, about)
+    return _question(task, prompt, lists[kinds[0]], next(iter(about.values()), None))
+
+
+def _task_of(kinds: Sequence[str], about: Collection[str]) -> Task:
+    """The task that the names of the arguments make.
+
+    Args:
+        kinds: Kinds of candidates: images, videos, answers.
+        about: Context: image, video, source.
+    """
     if len(kinds) != 1:
         raise ConfigError(
             "give candidates of one kind: images, videos, or answers about an image or a video; "
             f"given: {' and '.join(kinds) or 'none'}"
         )
-    if source is not None and not images:
+    (kind,) = kinds
+    if "source" in about and kind != "images":
         raise ConfigError("source= is the image before an edit and goes with images")
-    if not answers and (image is not None or video is not None):
+    if kind == "answers":
+        if len(about) != 1:
+            raise ConfigError("answers are about one thing: give image= or video=")
+        return Task.IMAGE_UNDERSTANDING if "image" in about else Task.VIDEO_UNDERSTANDING
+    if "image" in about or "video" in about:
         raise ConfigError("an image or video to ask about goes with answers=")
-    if answers and (image is None) == (video is None):
-        raise ConfigError("answers are about one thing: give image= or video=")
-    if answers and image is not None:
-        return _Question(Task.IMAGE_UNDERSTANDING, prompt, tuple(answers), (as_image(image),))
-    if answers:
-        return _Question(Task.VIDEO_UNDERSTANDING, prompt, tuple(answers), (as_video(video),))
-    if videos:
-        return _Question(Task.VIDEO_GENERATION, prompt, tuple(map(as_video, videos)))
-    edits = tuple(map(as_image, images or ()))
-    if source is not None:
-        return _Question(Task.IMAGE_EDITING, prompt, edits, (as_image(source),))
-    return _Question(Task.IMAGE_GENERATION, prompt, edits)
+    if kind == "videos":
+        return Task.VIDEO_GENERATION
+    return Task.IMAGE_EDITING if "source" in about else Task.IMAGE_GENERATION
+
+
+def _task_of_columns(columns: Collection[str]) -> Task:
+    """The task of `BaseJudge.score`, whose image is the candidate unless there is an answer."""
+    if "answer" in columns:
+        return _task_of(["answers"], [name for name in columns if name != "answer"])
+    kinds = [f"{name}s" for name in columns if name != "source"]
+    return _task_of(kinds, [name for name in columns if name == "source"])
+
+
+def _question(task: Task, prompt: Any, candidates: Sequence[Any], about: Any) -> _Question:
+    """The question about candidates as they were given, None for no context.
+
+    Raises:
+        ConfigError: The prompt or a candidate is not of the type that the task needs.
+        MediaError: A medium is an array without a layout.
+    """
+    if not isinstance(prompt, str):
+        raise ConfigError(f"a prompt is text, not {_shortened(prompt)}")
+    is_video = task in (Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING)
+    as_medium = as_video if is_video else as_image
+    context = () if about is None else (as_medium(about),)
+    if task not in (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING):
+        missing = [i for i, candidate in enumerate(candidates) if candidate is None]
+        if missing:
+            raise ConfigError(f"candidate {missing[0]} is None, not an image or a video")
+        return _Question(task, prompt, tuple(map(as_medium, candidates)), context)
+    for answer in candidates:
+        if not isinstance(answer, str):
+            raise ConfigError(f"an answer is text, not {_shortened(answer)}")
+    return _Question(task, prompt, tuple(candidates), context)
+
+
+def _shortened(value: Any) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _is_list(value: Any) -> bool:
+    """True for several values, False for a single medium or text."""
+    is_array = hasattr(value, "__array_interface__") and hasattr(value, "dtype")
+    return (
+        isinstance(value, Iterable) and not isinstance(value, str | bytes | Path) and not is_array
+    )
+
+
+def _checked_list(name: str, values: Any) -> Iterable[Any]:
+    """The values of an argument that takes several.
+
+    Raises:
+        ConfigError: It is a single value.
+    """
+    if _is_list(values):
+        return values
+    single = name.removesuffix("s")
+    if hasattr(values, "__array_interface__") and hasattr(values, "dtype"):
+        kind = "Video" if single == "video" else "Image"
+        raise ConfigError(
+            f"{name}= is a list, not an array of shape {tuple(values.shape)}: give a list of "
+            f"{kind}(array, layout=...)"
+        )
+    raise ConfigError(f"{name}= is a list; one {single} is {single}= of score")
 
 
 class _Column(tuple[Any, ...]):
@@ -313,7 +392,7 @@ class _Column(tuple[Any, ...]):
 def _either(name: str, single: Any, several: Sequence[Any] | None) -> Any:
     if single is not None and several is not None:
         raise ConfigError(f"give {name}= for every item or {name}s= with one for each, not both")
-    return single if several is None else _Column(several)
+    return single if several is None else _Column(_checked_list(f"{name}s", several))
 
 
 def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -325,24 +404,35 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     lengths = {name: len(column) for name, column in columns.items() if isinstance(column, _Column)}
     if len(set(lengths.values())) > 1:
         given = " and ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in lengths.items())
-        raise ConfigError(
-            f"lists must be of equal length, not {given}; a single prompt is used for all"
-        )
+        single = [name for name, n in lengths.items() if n == 1 and name != "prompt"]
+        hint = "; a single prompt is used for all" if "prompt" in lengths else ""
+        hint += "".join(f"; one {name} for all is {name}=" for name in single)
+        raise ConfigError(f"lists must be of equal length, not {given}{hint}")
     return [
         {name: c[i] if isinstance(c, _Column) else c for name, c in columns.items()}
         for i in range(next(iter(lengths.values()), 1))
     ]
 
 
-def _single_question(
-    prompt: str, image: Medium, video: Medium, answer: str | None, source: Medium
-) -> _Question:
-    """The question about one candidate."""
-    if answer is not None:
-        return _gather(prompt, answers=[answer], image=image, video=video, source=source)
-    images = None if image is None else [image]
-    videos = None if video is None else [video]
-    return _gather(prompt, images=images, videos=videos, source=source)
+def _single_question(task: Task, prompt: Any, **values: Any) -> Sample:
+    """The question about one candidate, with its context if there is any.
+
+    Raises:
+        ConfigError: A value is None, or not of the type that the task needs.
+        MediaError: A medium is an array without a layout.
+    """
+    for name, value in values.items():
+        if value is None:
+            raise ConfigError(f"{name} is None")
+    candidate = values.pop(next(name for name in ("answer", "image", "video") if name in values))
+    return _question(task, prompt, [candidate], next(iter(values.values()), None)).sample(0)
+
+
+def _question_or_failure(task: Task, row: Mapping[str, Any]) -> Sample | Failed:
+    try:
+        return _single_question(task, **row)
+    except UnifiedRewardError as error:
+        return Failed.from_error(error)
 
 
 def as_image(medium: Medium) -> Image:

@@ -40,6 +40,13 @@ _LABORATORY_NAMES = {
 }
 
 
+_IMPORT_ERRORS = (
+    *(ImportError, AttributeError, SyntaxError, NameError, TypeError, ValueError, RuntimeError),
+    *(OSError, KeyError),
+)
+"""Errors of a module of somebody else while it is imported."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A folder of weights that a distribution brings along, by a name of its own."""
@@ -67,17 +74,46 @@ def load_extension(group: Group, name: str) -> Any:
         return None
     try:
         return point.load()
-    except (ImportError, AttributeError) as error:
-        package = point.dist.name if point.dist else point.value
-        raise ConfigError(f"{name!r} comes with {package}, which fails to load: {error}") from error
+    except _IMPORT_ERRORS as error:
+        detail = str(error) or type(error).__name__
+        raise ConfigError(
+            f"{name!r} comes with {_package(point)}, which fails to load: {detail}"
+        ) from error
+
+
+def wrong_type(group: Group, name: str, expected: str, given: Any) -> ConfigError:
+    """The error that the object behind a name is not of the type that its group needs."""
+    package = _package(extensions(group)[name])
+    kind = given.__name__ if isinstance(given, type) else f"a {type(given).__name__}"
+    kind = "None" if given is None else kind
+    return ConfigError(f"{name!r} comes with {package}, which gives {kind} instead of {expected}")
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
 
 
 def checkpoints(kind: str | None = None) -> Iterator[tuple[str, Checkpoint]]:
-    """Named checkpoints of all distributions, of one kind or of all."""
+    """Named checkpoints of all distributions, of one kind or of all, without those that fail."""
     for name in extensions("checkpoints"):
-        checkpoint = load_extension("checkpoints", name)
-        if kind in (None, checkpoint.kind):
+        try:
+            checkpoint = find_checkpoint(name)
+        except ConfigError:
+            continue
+        if checkpoint and kind in (None, checkpoint.kind):
             yield name, checkpoint
+
+
+def find_checkpoint(name: str) -> Checkpoint | None:
+    """The checkpoint of a name; None where no distribution brings it.
+
+    Raises:
+        ConfigError: The distribution fails to load, or brings something else.
+    """
+    checkpoint = load_extension("checkpoints", name)
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        raise wrong_type("checkpoints", name, "a Checkpoint", checkpoint)
+    return checkpoint
 
 
 def checkpoint_path(reference: str | Path) -> Path:
@@ -85,13 +121,17 @@ def checkpoint_path(reference: str | Path) -> Path:
 
     Write ``./tiny_judge`` for a folder of your own with such a name.
     """
-    checkpoint = load_extension("checkpoints", str(reference))
+    checkpoint = find_checkpoint(str(reference))
     return checkpoint.folder if checkpoint else Path(reference)
 
 
 def missing_hint(name: str) -> str:
-    """Hint to install the laboratory if the name is one of its own; empty for other names."""
-    if name.partition(":")[0] not in _LABORATORY_NAMES:
+    """End of a message that says what to install for a name of the laboratory.
+
+    Empty for other names, and where the laboratory is installed.
+    """
+    is_installed = "tiny_judge" in extensions("checkpoints")
+    if is_installed or name.partition(":")[0] not in _LABORATORY_NAMES:
         return ""
     return f"; {name} comes with the laboratory: pip install {LABORATORY}"
 

@@ -96,6 +96,11 @@ class Sample:
     id: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.candidates, str):
+            raise DataError(
+                f"candidates is a tuple such as ({self.candidates!r},), not the text "
+                f"{self.candidates!r}"
+            )
         if len(self.candidates) not in (1, 2):
             raise DataError(
                 f"a sample has one candidate (score) or two (compare), not {len(self.candidates)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,8 +21,10 @@ from unified_reward.core.extensions import (
     checkpoints,
     extensions,
     extra,
+    find_checkpoint,
     load_extension,
     missing_hint,
+    wrong_type,
 )
 from unified_reward.core.samples import Example
 from unified_reward.judges.card import Card, CardedJudge
@@ -72,9 +74,31 @@ class JudgeOptions:
     def __post_init__(self) -> None:
         if self.quantize not in (None, "8bit", "4bit"):
             raise ConfigError(f"quantize is 8bit or 4bit, not {self.quantize!r}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.votes < 0:
+            raise ConfigError(f"votes must not be negative: {self.votes}")
 
 
 _DEFAULTS = JudgeOptions()
+_Kind = Literal["checkpoint", "scorer", "checklist", "server", "scripted", "table", "installed"]
+_LOCAL: frozenset[_Kind] = frozenset({"checkpoint", "scorer", "checklist", "installed"})
+_SERVED: frozenset[_Kind] = frozenset({"server", "checklist", "installed"})
+_LOADED: frozenset[_Kind] = frozenset({"checkpoint", "checklist", "installed"})
+_ASKED: frozenset[_Kind] = frozenset({"checkpoint", "server", "scripted", "installed"})
+_APPLIES: Mapping[str, tuple[frozenset[_Kind], str]] = {
+    "family": (_ASKED, "judges asked in words, and others have one prompt format"),
+    "device": (_LOCAL, "local checkpoints and scorers"),
+    "dtype": (_LOCAL, "local checkpoints and scorers"),
+    "batch_size": (_LOCAL, "local checkpoints and scorers"),
+    "votes": (_SERVED, "servers"),
+    "api_key": (_SERVED, "servers"),
+    "model": (_SERVED, "servers"),
+    "allow_reworded": (_LOADED, "local vision-language checkpoints and hub ids"),
+    "quantize": (_LOADED, "local vision-language checkpoints"),
+}
+"""Kinds of judge that each option applies to, and their description. A checklist passes its options
+on to its judge, where they are checked again."""
 
 
 def open_judge(  # noqa: PLR0913  the one door: every option of every kind of judge
@@ -155,31 +179,70 @@ def open_reference(
         opens_media: False lets scripted judges answer without opening files, even missing ones.
     """
     given = str(reference)
-    kind, _, rest = given.partition(":")
+    name, _, rest = given.partition(":")
+    kind = _kind_of(given)
+    _check_options(given, kind, options)
+    if kind == "scripted":
+        return _open_scripted(rest, options, truth, opens_media=opens_media)
+    if kind == "scorer":
+        return _open_scorer(name, rest, options)
+    if kind == "installed":
+        return _open_installed(name, rest, options)
+    if kind != "checkpoint":
+        return _OPENERS[name][1](given, options)
+    if Path(given).is_dir():
+        return open_checkpoint(given, Path(given), options)
+    checkpoint = find_checkpoint(given)
+    if checkpoint and checkpoint.kind != "judge":
+        what = "a policy" if checkpoint.kind == "policy" else "a base model to train from"
+        raise ConfigError(
+            f"{given} is {what}, not a judge ({checkpoint.note}); give one of these:\n"
+            f"{available_judges()}"
+        )
+    return open_checkpoint(given, checkpoint_path(given), options)
+
+
+def _kind_of(given: str) -> _Kind:
+    """The kind of judge that a reference names, first match wins.
+
+    Raises:
+        ConfigError: The reference is empty or matches nothing.
+    """
+    name = given.partition(":")[0]
     if not given:
         raise ConfigError(f"no judge is named, and there is no default:\n{available_judges()}")
     if Path(given).is_dir():
-        return open_checkpoint(given, Path(given), options)
-    if options.quantize and not _is_checkpoint(given):
-        raise ConfigError(
-            f"quantize={options.quantize!r} is for local vision-language checkpoints, "
-            f"not for {given}"
-        )
-    if kind == "scripted":
-        return _open_scripted(rest, options, truth, opens_media=opens_media)
-    if kind in _OPENERS:
-        return _OPENERS[kind](given, options)
-    if kind in scorer_names():
-        return _open_scorer(kind, rest, options)
-    if kind in extensions("judges"):
-        opener: Callable[[str, JudgeOptions], BaseJudge] = load_extension("judges", kind)
-        return opener(rest, options)
+        return "checkpoint"
+    if name == "scripted":
+        return "scripted"
+    if name in _OPENERS:
+        return _OPENERS[name][0]
+    if name in scorer_names():
+        return "scorer"
+    if name in extensions("judges"):
+        return "installed"
     if _is_checkpoint(given):
-        return open_checkpoint(given, checkpoint_path(given), options)
+        return "checkpoint"
+    if name in ("reward+http", "reward+https"):
+        raise ConfigError(
+            f"{given}: reward servers are not supported yet; the http(s):// URL of an "
+            "OpenAI-compatible server is"
+        )
     raise ConfigError(
         f"there is no judge {given!r}{missing_hint(given)}; give one of these:\n"
         f"{available_judges()}"
     )
+
+
+def _check_options(given: str, kind: _Kind, options: JudgeOptions) -> None:
+    """Refuse an option that does not apply to a kind of judge."""
+    for option in fields(options):
+        value = getattr(options, option.name)
+        kinds, expected = _APPLIES[option.name]
+        if value == option.default or kind in kinds:
+            continue
+        text = option.name if option.name == "api_key" else f"{option.name}={value!r}"
+        raise ConfigError(f"{text} is for {expected}; leave out {text}: {given} does not take it")
 
 
 def available_judges() -> str:
@@ -241,11 +304,19 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
     return judge
 
 
+def _open_installed(name: str, rest: str, options: JudgeOptions) -> BaseJudge:
+    opener = load_extension("judges", name)
+    if not callable(opener):
+        raise wrong_type("judges", name, "a function that opens a judge", opener)
+    judge = opener(rest, options)
+    if not isinstance(judge, BaseJudge):
+        raise wrong_type("judges", name, "a judge", judge)
+    return judge
+
+
 def _open_scorer(name: str, weights: str, options: JudgeOptions) -> Scorer:
     with extra("local"):
         kind = system(name)
-    if options.family is not None:
-        raise ConfigError(f"{name} has one prompt format; leave out family={options.family!r}")
     if options.device == "auto":
         raise ConfigError(
             f"device='auto' is for vision-language checkpoints; {name} runs on one device, "
@@ -271,6 +342,10 @@ def _open_scorer(name: str, weights: str, options: JudgeOptions) -> Scorer:
 def _open_scripted(
     kind: str, options: JudgeOptions, truth: Iterable[Example] | None, *, opens_media: bool
 ) -> BaseJudge:
+    if not kind:
+        raise ConfigError(
+            f"scripted needs the answer it gives: scripted:{'|'.join((*KINDS, 'perfect'))}"
+        )
     if kind == "perfect":
         if truth is None:
             raise ConfigError("scripted:perfect needs targets, which are not known here")
@@ -281,7 +356,10 @@ def _open_scripted(
 
 
 def _open_table(given: str, _: JudgeOptions) -> BaseJudge:
-    return TableJudge.read(Path(given.removeprefix("table:")))
+    file = given.partition(":")[2]
+    if not file:
+        raise ConfigError("table needs its file of verdicts: table:FILE")
+    return TableJudge.read(Path(file))
 
 
 def _open_checklist(given: str, options: JudgeOptions) -> BaseJudge:
@@ -289,13 +367,22 @@ def _open_checklist(given: str, options: JudgeOptions) -> BaseJudge:
 
     name, _, reference = given.partition(":")
     checklist = visionreward(name)
-    inner = open_reference(reference, options) if reference else None
+    inner = _open_speaker(reference, options) if reference else None
     if not isinstance(inner, GenerativeJudge):
         raise ConfigError(
             f"{name} asks a generative judge, not {reference or 'nothing'}: {name}:FOLDER, a hub "
             "id or a URL"
         )
     return ChecklistJudge(checklist, inner.model)
+
+
+def _open_speaker(reference: str, options: JudgeOptions) -> BaseJudge:
+    """Open the judge of a checklist, which any vision-language model can be."""
+    checkpoint = None if Path(reference).is_dir() else find_checkpoint(reference)
+    if checkpoint is None:
+        return open_reference(reference, options)
+    _check_options(reference, "checkpoint", options)
+    return open_checkpoint(reference, checkpoint.folder, options)
 
 
 def _open_server(url: str, options: JudgeOptions) -> GenerativeJudge:
@@ -305,11 +392,11 @@ def _open_server(url: str, options: JudgeOptions) -> GenerativeJudge:
     return judge
 
 
-_OPENERS: Mapping[str, Callable[[str, JudgeOptions], BaseJudge]] = {
-    "table": _open_table,
-    "http": _open_server,
-    "https": _open_server,
-    **dict.fromkeys(CHECKLISTS, _open_checklist),
+_OPENERS: Mapping[str, tuple[_Kind, Callable[[str, JudgeOptions], BaseJudge]]] = {
+    "table": ("table", _open_table),
+    "http": ("server", _open_server),
+    "https": ("server", _open_server),
+    **dict.fromkeys(CHECKLISTS, ("checklist", _open_checklist)),
 }
 
 

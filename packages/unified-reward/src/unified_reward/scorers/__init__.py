@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.extensions import extensions, load_extension, require
+from unified_reward.core.extensions import extensions, load_extension, require, wrong_type
 
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def system(name: str) -> type[Scorer]:
         added = load_extension("scorers", name)
         if added is None:
             raise ConfigError(f"there is no scorer {name!r}; there are {', '.join(scorer_names())}")
+        base = require("local", "unified_reward.scorers.base").Scorer
+        if not (isinstance(added, type) and issubclass(added, base)):
+            raise wrong_type("scorers", name, "a class derived from Scorer", added)
         return added
     file, kind = SYSTEMS[name]
     return getattr(require("local", f"unified_reward.scorers.{file}"), kind)

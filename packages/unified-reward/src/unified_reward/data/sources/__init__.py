@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import extensions, load_extension, wrong_type
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources import (
     annotated,
@@ -45,7 +46,7 @@ def read_source(
 
     Args:
         path: The file as published.
-        name: The source it belongs to, one of ``SOURCES``.
+        name: The source it belongs to, one of ``SOURCES`` or of another distribution.
         media: Where relative media paths start; None for the folder of the file.
         scale: Of a user's own ratings; a published source has its own.
 
@@ -55,18 +56,24 @@ def read_source(
     """
     source = source_of(name, scale)
     rows = raw_rows(path, source.options.get("rows", ""))
-    return _named(_LAYOUTS[source.layout](rows, source, media or path.parent), name)
+    read = _LAYOUTS[source.layout] if isinstance(source.layout, str) else source.layout
+    return _named(read(rows, source, media or path.parent), name)
 
 
 def source_of(name: str, scale: Scale | None = None) -> Source:
     """The row of a source in the table, with a user's own scale where ratings are theirs.
 
+    Other distributions add a `Source` by an entry point of the group ``unified_reward.sources``.
+
     Raises:
         ConfigError: As in `read_source`.
     """
-    if name not in SOURCES:
-        raise ConfigError(f"no source {name!r}; there are {', '.join(sorted(SOURCES))}")
-    source = SOURCES[name]
+    source = SOURCES.get(name) or load_extension("sources", name)
+    if source is None:
+        known = ", ".join(sorted({*SOURCES, *extensions("sources")}))
+        raise ConfigError(f"no source {name!r}; there are {known}")
+    if not isinstance(source, Source) or not (callable(source.layout) or source.layout in _LAYOUTS):
+        raise wrong_type("sources", name, "a Source with a reader", source)
     if scale is None:
         return source
     if source.layout != "annotated":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from unified_reward.core.samples import Form, Task
 from unified_reward.core.verdicts import Scale
+from unified_reward.data.sources.streams import Raw
+from unified_reward.io.rows import Row
 from unified_reward.prompts.parse import Aspect
 
 
@@ -16,8 +19,8 @@ class Source:
     """One published set of human judgements."""
 
     name: str
-    layout: str
-    """The reader of its rows: the name of a module of this package."""
+    layout: str | Callable[[Iterator[Raw], Source, Path], Iterator[Row]]
+    """The reader of its rows: the name of a module of this package, or a function like theirs."""
     task: Task
     form: Form | None = None
     """None if each row has its own."""

@@ -121,3 +121,22 @@ def test_a_conversation_has_no_twin_and_a_turned_record_none_of_its_words(tmp_pa
     given = [*ExampleFile(file, seed=0, twins=True)]
     assert sorted(item.id for item in given) == ["known", "known", "told"]
     assert sorted(len(item.messages) for item in given) == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"target": None}, "no label; a judge learns from a score or from aspects"),
+        ({"target": {"winner": "first"}}, "no label; a judge learns from a score"),
+        (
+            {"candidates": [{"image": "a.png"}, {"image": "b.png"}]},
+            "no label; a judge learns from a winner",
+        ),
+        ({"candidates": []}, "0 candidates without a pair"),
+    ],
+)
+def test_a_row_without_a_label_is_found_when_the_file_is_opened(path, changes, reason):
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" + row("x", **changes))
+    with pytest.raises(DataError, match=f"1 of 21 rows .*line 22: {reason}"):
+        ExampleFile(path, seed=0)

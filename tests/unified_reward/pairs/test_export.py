@@ -236,7 +236,7 @@ def test_parquet_holds_every_task_with_its_bytes(understanding, tmp_path):
             "tags": "{}",
             **{name: element[name] for name in found if name in element and name != "tags"},
         }
-        assert len(found) == 9
+        assert len(found) == 10
 
 
 def test_llamafactory_finds_the_file_by_its_entry_and_a_mark_for_each_medium(understanding):
@@ -400,7 +400,7 @@ def test_the_command_tells_how_many_and_ends_with_1_if_a_row_cannot_be_used(tmp_
 
 @pytest.mark.parametrize("form", [form.value for form in Format])
 def test_the_public_export_takes_the_format_by_its_name(form, tmp_path):
-    with pytest.raises(ConfigError, match="is written as a .* file, not as out.txt"):
+    with pytest.raises(ConfigError, match=r"is written as a .* file, not as out\.txt"):
         unified_reward.export_pairs("pairs.jsonl", "out.txt", form)
     with pytest.raises(ConfigError, match="there is no format 'csv'; there are trl, diffusers"):
         unified_reward.export_pairs("pairs.jsonl", "out.txt", "csv")

@@ -73,6 +73,17 @@ def export_pairs(
         ConfigError: No such format, or another suffix than its own.
         DataError: A pair of a task that the file does not take, no pair at all, or the file
             cannot be written.
+
+    >>> import PIL.Image
+    >>> from tempfile import mkdtemp
+    >>> folder = Path(mkdtemp())
+    >>> PIL.Image.new("RGB", (8, 8)).save(folder / "a.png")
+    >>> row = {"task": "image_understanding", "prompt": "What is it?"}
+    >>> row |= {"context": [{"image": "a.png"}], "target": {"winner": "first"}}
+    >>> row |= {"candidates": [{"text": "a cat"}, {"text": "a dog"}]}
+    >>> write_bytes(folder / "pairs.jsonl", json.dumps(row).encode())
+    >>> export_pairs(folder / "pairs.jsonl", folder / "swift.json", "swift")
+    Counter({'written': 1})
     """
     try:
         form = Format(form)

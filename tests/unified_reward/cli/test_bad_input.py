@@ -205,3 +205,24 @@ def test_a_folder_without_processor_is_an_error_that_names_it(tmp_path):
         (tmp_path / name).write_bytes((checkpoint_path("tiny_judge") / name).read_bytes())
     with pytest.raises(ModelError, match=f"{tmp_path} "):
         open_judge(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("judge", "in.jsonl", "out.jsonl", "--judge", "scripted:first"),
+        ("pairs", "in.jsonl", "out.jsonl", "--judge", "scripted:first"),
+        ("show", "in.jsonl"),
+        ("export", "in.jsonl", "out.json", "--format", "swift"),
+        ("dpo", "in.jsonl", "--policy", "tiny_vlm"),
+    ],
+)
+def test_a_parquet_file_is_refused_before_anything_is_written(
+    cli, arguments, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_bytes(b"PAR1\x15\x04\n\n")
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert "in.jsonl is a Parquet file; convert it first: unified-reward data convert" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

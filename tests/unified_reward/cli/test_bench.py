@@ -95,3 +95,19 @@ def test_an_audit_of_nothing_says_so(tmp_path):
     result = invoked("audit", "--data", file, "--judge", "scripted:first")
     assert isinstance(result.exception, DataError)
     assert "no usable item" in str(result.exception)
+
+
+def test_an_audit_tells_of_rows_without_candidates(tmp_path):
+    file = tmp_path / "in.jsonl"
+    prompt = {"id": "p", "task": "image_understanding", "prompt": "q", "context": [{"image": "a"}]}
+    file.write_text(json.dumps(prompt))
+    arguments = ("audit", "--data", file, "--judge", "scripted:first")
+    with pytest.raises(DataError, match="no usable item: line 1: no candidates to ask about"):
+        raise invoked(*arguments).exception
+    answers = [{"text": "yes"}, {"text": "no"}]
+    file.write_text(
+        "\n".join(map(json.dumps, (prompt, prompt | {"id": "a", "candidates": answers})))
+    )
+    result = invoked(*arguments)
+    assert result.exit_code == 1
+    assert "line 1: no candidates to ask about" in result.output

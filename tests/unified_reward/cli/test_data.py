@@ -143,6 +143,7 @@ def test_mix_shows_what_became_of_the_rows_and_ends_with_1_if_some_are_bad(cli):
     code, out, _ = cli("data", "mix", "mix.yaml", "out")
     assert code == 1
     assert "out/train.jsonl: 3 rows" in out
+    assert out.splitlines()[0].split()[-2:] == ["dropped", "failed"]
     assert len(table("out/train.jsonl")) == 3
     code, out, _ = cli("data", "mix", "mix.yaml", "out", "sources=[{path: good.jsonl, count: 1}]")
     assert code == 0
@@ -152,10 +153,11 @@ def test_mix_shows_what_became_of_the_rows_and_ends_with_1_if_some_are_bad(cli):
 @pytest.mark.usefixtures("bad")
 def test_stats_writes_a_page(cli):
     code, out, _ = cli("data", "stats", "bad.jsonl", "--n", "2", "--out", "page.html")
-    assert (code, out) == (0, "page.html\n")
+    assert (code, out) == (1, "page.html\n")
     html = Path("page.html").read_text("utf-8")
     assert "4 usable rows, 1 unusable" in html
     assert html.count("<article") == 2
+    assert cli("data", "stats", "good.jsonl", "--out", "page.html")[0] == 0
 
 
 USAGE = [

@@ -137,3 +137,22 @@ def test_held_back_prompts_are_the_same_however_the_file_is_named(path, tmp_path
     assert 5 < len(held_back) < 35
     assert held_back | trained == {str(i) for i in range(40)}
     assert not held_back & trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"target": None}, "no label; a judge learns from a score or from aspects"),
+        ({"target": {"winner": "first"}}, "no label; a judge learns from a score"),
+        (
+            {"candidates": [{"image": "a.png"}, {"image": "b.png"}]},
+            "no label; a judge learns from a winner",
+        ),
+        ({"candidates": []}, "0 candidates without a pair"),
+    ],
+)
+def test_a_row_without_a_label_is_found_when_the_file_is_opened(path, changes, reason):
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" + row("x", **changes))
+    with pytest.raises(DataError, match=f"1 of 21 rows .*line 22: {reason}"):
+        ExampleFile(path, seed=0)

@@ -412,3 +412,30 @@ WRONG_SOURCES = [
 def test_a_source_that_cannot_be_meant_is_refused(options, result):
     with pytest.raises(ConfigError, match=result):
         MixSource(Path("a"), **options)
+
+
+def test_what_was_dropped_or_failed_is_counted(tmp_path):
+    rows = [score(tmp_path, "a"), score(tmp_path, "b", status="dropped", reason="tie")]
+    rows += [{"id": name, "status": "failed", "reason": "no memory"} for name in "cd"]
+    report, contents = run(tmp_path, written(tmp_path / "in.jsonl", rows))
+    (source,) = report["sources"]
+    assert (source["dropped"], source["failed"], source["read"]) == (1, 2, 1)
+    assert ids(contents) == ["a"]
+    lost = written(tmp_path / "lost.jsonl", rows[1:])
+    with pytest.raises(DataError, match=r"no usable row: dropped \(1\), failed \(2\)"):
+        mix(Mix((MixSource(lost),)), tmp_path / "none")
+
+
+def test_rows_that_teach_nothing_are_bad_with_a_reason(tmp_path):
+    three = [picture(tmp_path, name) for name in "xyz"]
+    rows = [
+        score(tmp_path, "a"),
+        score(tmp_path, "prompt", candidates=[]),
+        score(tmp_path, "three", candidates=three, target=None),
+        score(tmp_path, "unlabelled", target=None),
+    ]
+    report, contents = run(tmp_path, written(tmp_path / "in.jsonl", rows))
+    assert ids(contents) == ["a"]
+    (source,) = report["sources"]
+    assert sum(source["bad"].values()) == 3
+    assert any(reason.startswith("no label") for reason in source["bad"])

@@ -16,7 +16,7 @@ from unified_reward.core.samples import Example, Image, Sample, Target, Task, Vi
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data import pack
 from unified_reward.data.check import check, digest
-from unified_reward.data.pack import convert, rows_of, with_media
+from unified_reward.data.pack import convert, record_line, rows_of, with_media
 from unified_reward.io.rows import Row, example_row
 from unified_reward.media import encode_mp4, encode_png
 from unified_reward_lab.examples import write_microworld
@@ -251,3 +251,9 @@ def test_a_medium_in_memory_is_named_by_what_it_is(tmp_path):
         )
         run([row(content)], tmp_path / f"{i}.jsonl")
     assert {item.suffix for item in (tmp_path / "media").iterdir()} == set(kinds)
+
+
+def test_a_number_that_json_lacks_costs_its_row(tmp_path):
+    example = Example(Task.IMAGE_GENERATION, "p", id="a", raters=[float("nan")])
+    with pytest.raises(DataError, match="NaN and Infinity are no numbers of JSON"):
+        record_line(example, tmp_path)

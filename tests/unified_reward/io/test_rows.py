@@ -48,7 +48,7 @@ def samples(draw):
 
 @st.composite
 def targets(draw):
-    low, high = sorted(draw(st.tuples(NUMBERS, NUMBERS)))
+    low, high = sorted(draw(st.tuples(NUMBERS, NUMBERS).filter(lambda ends: len({*ends}) == 2)))
     scale = draw(st.sampled_from([None, Scale(low, high), Scale(None, high), Scale(None, None)]))
     score = draw(st.sampled_from([None, low, high]))
     ends = st.sampled_from([low, high])
@@ -115,6 +115,12 @@ def lines(*rows):
         (row(candidates=[{"text": "words"}]), "a candidate of image_generation is an image"),
         (row(context=[{"text": "before"}]), "context holds images and videos, not text"),
         (row(target={"score": 6, "scale": [1, 5]}), "score 6 is outside its scale 1 to 5"),
+        (row(target={"score": 3, "scale": [3, 3]}), r"low < high, not \[3, 3\]"),
+        (row(target={"aspects": {"a": 3}, "scale": [5, 1]}), r"low < high, not \[5, 1\]"),
+        (row(raters=[float("nan")]), "raters: .*NaN and Infinity are no numbers of JSON"),
+        (row(messages=[{"a": {"b": float("inf")}}]), "messages: .*NaN and Infinity"),
+        (row(candidates=[{"image": ""}]), 'a medium is the path of a file, not ""'),
+        (row(candidates=[{"video": ["a.png", ""]}]), 'a medium is the path of a file, not ""'),
         (row(target={"winner": "left"}), "target.winner: Input should be 'first'"),
         (row(target={"score": "high"}), "target.score: Input should be a valid number"),
         (
@@ -299,3 +305,47 @@ def test_aspects_without_a_score_lie_on_the_scale_beside_them():
     assert read.error == "bright outside the scale of aspects 1 to 4"
     target["score"] = 2
     assert parse_row(json.dumps(row | {"target": target}).encode(), FOLDER).target.score == 2
+
+
+def test_a_byte_order_mark_belongs_to_no_line(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + lines(row(id="a"), row(id="b")))
+    first, second = read_examples(path)
+    assert (first.id, first.start, second.id) == ("a", 3, "b")
+    whole = path.read_bytes()
+    for item in (first, second):
+        assert parse_row(whole[item.start :].splitlines()[0], tmp_path) == item.content
+
+
+def test_a_parquet_file_is_refused_in_a_line_that_says_what_to_do(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"PAR1\x15\x04\n\n")
+    wanted = "is a Parquet file; convert it first: unified-reward data convert .* OUT.jsonl"
+    with pytest.raises(DataError, match=wanted):
+        next(read_examples(path))
+
+
+def test_null_is_as_good_as_a_missing_key():
+    folder = Path("f")
+    nameless = {"task": "image_generation", "prompt": "p"}
+    given = json.dumps(nameless | {"id": None, "candidates": None, "source": None}).encode()
+    found = parse_row(given, folder)
+    assert (found.candidates, found.source, len(found.id)) == ((), "", 16)
+
+
+def test_a_row_of_the_name_that_stands_for_a_broken_line_is_kept(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(lines(b"broken", row(id="line 1"), row(id="b")))
+    broken, kept, _ = read_examples(path)
+    assert (broken.id, kept.id, kept.content.id) == ("line 1", "line 1 again", "line 1 again")
+
+
+def test_a_row_that_failed_when_it_was_made_keeps_its_prompt(tmp_path):
+    path = tmp_path / "in.jsonl"
+    more = {"status": "failed", "reason": "no memory", "criteria": "c", "tags": {"k": "v"}}
+    bare = {"id": "b", "status": "failed", "reason": "no prompt"}
+    path.write_bytes(lines(row(candidates=[], **more), bare))
+    known, unknown = read_examples(path)
+    assert known.content.error == "line 1: no memory"
+    assert (known.prompt.prompt, known.prompt.criteria, known.prompt.tags) == ("p", "c", {"k": "v"})
+    assert unknown.prompt is None

@@ -1,6 +1,7 @@
 """A stage that is stopped anywhere makes the batches, and the bytes, of one that is not."""
 
 import importlib.util
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.journal import Journal
-from unified_reward.io.rows import Row
+from unified_reward.io.rows import Row, read_examples
 from unified_reward.io.run_config import check_run_config
 from unified_reward.judges.bulk import Engine, JudgeWork, run
-from unified_reward.judges.registry import JudgeOptions
-from unified_reward.pairs.bulk import PairWork
-from unified_reward.pairs.strategies import PairOptions
+from unified_reward.judges.registry import JudgeOptions, open_judge
+from unified_reward.pairs.bulk import PairWork, pair_rows
+from unified_reward.pairs.strategies import PairOptions, Strategy
 
 
 @dataclass
@@ -176,3 +177,15 @@ def test_on_ray_a_bounded_part_of_the_input_is_in_memory(tmp_path):
             next(run(work, inputs(2), Journal(tmp_path / "no"), size=1, engine=Engine.RAY))
     finally:
         ray.shutdown()
+
+
+def test_a_failed_row_of_candidates_keeps_what_is_known_of_its_prompt(tmp_path):
+    row = {"id": "a", "status": "failed", "reason": "no memory", "candidates": []}
+    known = {"task": "image_editing", "prompt": "p", "criteria": "c", "tags": {"k": "v"}}
+    known["context"] = [{"image": "a.png"}]
+    (tmp_path / "in.jsonl").write_text(json.dumps(row | known))
+    rows = list(read_examples(tmp_path / "in.jsonl"))
+    judge = open_judge("scripted:first")
+    (made,) = pair_rows(rows, judge, PairOptions(Strategy.RANK), tmp_path)
+    assert {key: made[key] for key in known} == known
+    assert (made["status"], made["reason"]) == ("failed", "line 1: no memory")

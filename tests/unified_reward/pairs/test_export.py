@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import unified_reward
 from tests.unified_reward.media.made import file_of, noise, picture
 from tests.unified_reward.pairs.test_preferences import row, written
 from unified_reward import media
@@ -232,9 +233,10 @@ def test_parquet_holds_every_task_with_its_bytes(understanding, tmp_path):
         )
         assert found == {
             "criteria": "",
-            **{name: element[name] for name in found if name in element},
+            "tags": "{}",
+            **{name: element[name] for name in found if name in element and name != "tags"},
         }
-        assert len(found) == 9
+        assert len(found) == 10
 
 
 def test_llamafactory_finds_the_file_by_its_entry_and_a_mark_for_each_medium(understanding):
@@ -394,3 +396,18 @@ def test_the_command_tells_how_many_and_ends_with_1_if_a_row_cannot_be_used(tmp_
     assert (done.exit_code, done.stdout) == (1, "o.parquet\n")
     assert "line 3: row: Invalid JSON" in done.stderr
     assert "1 written, 0 dropped, 1 failed, 1 unusable" in done.stderr
+
+
+@pytest.mark.parametrize("form", [form.value for form in Format])
+def test_the_public_export_takes_the_format_by_its_name(form, tmp_path):
+    with pytest.raises(ConfigError, match=r"is written as a .* file, not as out\.txt"):
+        unified_reward.export_pairs("pairs.jsonl", "out.txt", form)
+    with pytest.raises(ConfigError, match="there is no format 'csv'; there are trl, diffusers"):
+        unified_reward.export_pairs("pairs.jsonl", "out.txt", "csv")
+
+
+def test_parquet_keeps_the_tags_of_a_pair(tmp_path):
+    given = pair(Task.IMAGE_GENERATION, tmp_path, tags={"group": "雪"})
+    out = tmp_path / "o.parquet"
+    unified_reward.export_pairs(written(tmp_path, given), out, "parquet")
+    assert json.loads(pq.read_table(out)["tags"][0].as_py()) == {"group": "雪"}

@@ -12,7 +12,7 @@ from tests.unified_reward.pairs.candidate_files import draw_pools, read_rows, wr
 from unified_reward import media
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Example, Image, Task
+from unified_reward.core.samples import Example, Image, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.io.rows import read_examples
 from unified_reward.judges.registry import open_judge
@@ -371,3 +371,15 @@ def test_a_broken_file_costs_one_candidate_and_a_broken_context_the_row(tmp_path
     assert "0-about.png" in first.reason
     assert not second.candidate_reasons
     assert read_rows(source)[0]["id"] == first.example.id
+
+
+def test_a_sample_is_a_prompt_with_its_candidates():
+    context = (Image("a.png"),)
+    sample = Sample(Task.IMAGE_UNDERSTANDING, "q", ("good", "bad"), context, id="s")
+    (result,) = make_pairs([sample], TableJudge({"good": 90, "bad": 10}), strategy="score")
+    assert (result.pair.chosen, result.pair.rejected, result.pair.id) == ("good", "bad", "s")
+
+
+def test_a_prompt_without_candidates_ends_in_no_empty_reason():
+    (result,) = make_pairs([Example(Task.IMAGE_GENERATION, "p", id="a")], TableJudge({}))
+    assert result.reason == "0 of 0 candidates can be judged, two are needed"

@@ -16,7 +16,7 @@ from unified_reward.pairs.show import page
 
 
 def html(path, n=24, status=""):
-    return page(path, n=n, status=status, advance=lambda _: None).html()
+    return page(path, n=n, status=status, advance=lambda _: None)[0].html()
 
 
 def cards(text):
@@ -116,9 +116,18 @@ def test_the_command_writes_beside_the_file_or_where_it_is_told(tmp_path):
     app.command()(show)
     path = written(tmp_path, pair(Task.IMAGE_GENERATION, tmp_path), row("2", status="dropped"))
     done = CliRunner().invoke(app, [str(path)])
+    assert done.exit_code == 0
     assert done.stdout.strip() == str(tmp_path / "pairs.html")
     assert (tmp_path / "pairs.html").read_text("utf-8") == html(path)
     other = tmp_path / "other.html"
     CliRunner().invoke(app, [str(path), "--out", str(other), "--n", "5", "--status", "dropped"])
     assert other.read_text("utf-8") == html(path, 5, "dropped")
     assert json.loads(path.read_text().splitlines()[0])["prompt"] not in other.read_text("utf-8")
+
+
+def test_the_command_ends_with_1_where_a_row_is_unusable(tmp_path):
+    app = typer.Typer()
+    app.command()(show)
+    path = written(tmp_path, pair(Task.IMAGE_GENERATION, tmp_path), row("2", status="good"))
+    assert CliRunner().invoke(app, [str(path)]).exit_code == 1
+    assert (tmp_path / "pairs.html").is_file()

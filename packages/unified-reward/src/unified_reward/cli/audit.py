@@ -17,7 +17,7 @@ from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.atomic import write_json
-from unified_reward.io.rows import read_examples
+from unified_reward.io.rows import Row, read_examples
 
 
 @options.opens_judge
@@ -32,12 +32,15 @@ def audit(
     as_json: options.JsonOption = False,
 ) -> None:
     """Measure what should not move a judge: order, length, repeats, resolution, JPEG."""
-    contents = [row.content for row in read_examples(data)]
-    broken = [content.error for content in contents if isinstance(content, Failed)]
-    usable = (content for content in contents if isinstance(content, Example))
+    rows = list(read_examples(data))
+    broken = list(filter(None, map(_unusable, rows)))
+    usable = (row.content for row in rows if isinstance(row.content, Example))
+    usable = (content for content in usable if content.candidates)
     examples = list(islice(usable, limit))
     if not examples:
         raise DataError(f"{data} has no usable item{f': {broken[0]}' if broken else ''}")
+    for reason in broken:
+        typer.echo(reason, err=True)
     opened = judge.open(truth=[example.as_comparison() for example in examples])
     with bar("audit", None) as advance:
         audited = run_audit(opened, examples, on_progress=advance)
@@ -50,3 +53,9 @@ def audit(
     else:
         Console().print(output.report_table(report))
     output.exit_if(report[name] for name in ("n_unparsed", "n_failed", "n_broken_rows"))
+
+
+def _unusable(row: Row) -> str:
+    if isinstance(row.content, Failed):
+        return row.content.error
+    return "" if row.content.candidates else f"line {row.line}: no candidates to ask about"

@@ -123,14 +123,16 @@ def mix(
     with bar("mixing", None) as advance:
         report = mixing.mix(loaded, out, advance)
     names = ("read", "bad", "leaked", "duplicate", "subsampled", "written", "twins")
-    table = Table("source", *names, box=None)
+    skipped = ("dropped", "failed")
+    table = Table("source", *names, *skipped, box=None)
     for source in report["sources"]:
         counts = Counter[str]()
         for cell in source["cells"].values():
             counts.update(cell)
         counts |= {"read": source["read"], "bad": sum(source["bad"].values())}
+        counts |= {name: source[name] for name in skipped}
         title = Text(f"{source['path']} ({source['source']})")
-        table.add_row(title, *(f"{counts[name]:,}" for name in names))
+        table.add_row(title, *(f"{counts[name]:,}" for name in (*names, *skipped)))
     Console().print(table)
     for name, n_lines in report["splits"].items():
         typer.echo(f"{out / name}.jsonl: {n_lines:,} rows")
@@ -161,6 +163,7 @@ def stats(
         agreed = agreement(raw_rows(path), source_of(source, _scale(scale)))
     counting.page(counts, str(path), agreed).write(out)
     typer.echo(out)
+    exit_if(counts.bad)
 
 
 def _total(n_rows: int, reasons: Counter[str], *, err: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from unified_reward.cli.output import exit_if
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import DataError
 from unified_reward.pairs.show import page
@@ -23,10 +24,11 @@ def show(
 ) -> None:
     """Write an HTML page with the counts and the first rows of a file."""
     with bar("writing", None) as advance:
-        made = page(file, n=n, status=status, advance=advance)
+        made, counts = page(file, n=n, status=status, advance=advance)
     out = out or file.with_suffix(".html")
     try:
         made.write(out)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}") from error
     typer.echo(out)
+    exit_if([counts["unusable"]])

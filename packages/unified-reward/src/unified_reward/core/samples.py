@@ -23,7 +23,11 @@ FrameRule = Literal["linspace_inclusive", "span_centres", "stride_floor"]
 
 
 class Task(StrEnum):
-    """Kind of candidate a judge is given: a medium made from a prompt, or an answer about one."""
+    """Kind of candidate a judge is given: a medium made from a prompt, or an answer about one.
+
+    >>> Task("image_generation") is Task.IMAGE_GENERATION
+    True
+    """
 
     IMAGE_GENERATION = "image_generation"
     IMAGE_UNDERSTANDING = "image_understanding"
@@ -62,12 +66,22 @@ class _Media:
 
 @dataclass(frozen=True, eq=False)
 class Image(_Media):
-    """An image: a path, encoded bytes or pixels. It is opened by ``media``."""
+    """An image: a path, encoded bytes or pixels. It is opened by ``media``.
+
+    >>> image = Image("cat.png")
+    >>> image.source, image == Image("cat.png")
+    ('cat.png', True)
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Video(_Media):
-    """A video: a file, an array, or a tuple of ``Image`` frames."""
+    """A video: a file, an array, or a tuple of ``Image`` frames.
+
+    >>> video = Video((Image("0.png"), Image("1.png")), fps=8)
+    >>> len(video.source), video.fps
+    (2, 8)
+    """
 
     fps: float | None = None
     """Frames per second of an array or of a tuple of frames. A file knows its own."""
@@ -83,7 +97,12 @@ def _media_of(parts: Iterable[Candidate]) -> tuple[Image | Video, ...]:
 
 @dataclass(frozen=True)
 class Sample:
-    """One question to a judge: one candidate asks for a score, two for a comparison."""
+    """One question to a judge: one candidate asks for a score, two for a comparison.
+
+    >>> sample = Sample(Task.IMAGE_GENERATION, "a cat", (Image("a.png"), Image("b.png")))
+    >>> sample.form, sample.swapped().candidates[0].source
+    ('compare', 'b.png')
+    """
 
     task: Task
     prompt: str

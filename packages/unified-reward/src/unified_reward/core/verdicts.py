@@ -73,7 +73,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Scored:
-    """The judge gave one candidate a score, or scores by aspect, or both."""
+    """The judge gave one candidate a score, or scores by aspect, or both.
+
+    >>> verdict = Scored(Score(4.0, Scale(1, 5)), text="Final Score: 4")
+    >>> verdict.score.value, verdict.score.normalized, dict(verdict.aspects)
+    (4.0, 0.75, {})
+    """
 
     score: Score | None
     """None where the family defines aspects only."""
@@ -83,7 +88,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Preferred:
-    """The judge compared two candidates. The three probabilities sum to one."""
+    """The judge compared two candidates. The three probabilities sum to one.
+
+    >>> verdict = Preferred(p_first=0.5, p_tie=0.25, p_second=0.25)
+    >>> verdict.winner, verdict.probability, verdict.mirrored().winner
+    ('first', 0.625, 'second')
+    """
 
     p_first: float
     p_tie: float
@@ -139,7 +149,12 @@ class Preferred:
 
 @dataclass(frozen=True)
 class Unparsed:
-    """The judge answered, and the answer cannot be read. Never a number, never a tie."""
+    """The judge answered, and the answer cannot be read. Never a number, never a tie.
+
+    >>> verdict = Unparsed("no score in the answer", text="It is a fine picture.")
+    >>> verdict.reason
+    'no score in the answer'
+    """
 
     reason: str
     text: str = ""
@@ -147,7 +162,12 @@ class Unparsed:
 
 @dataclass(frozen=True)
 class Failed:
-    """The question could not be asked: a broken file, a server down."""
+    """The question could not be asked: a broken file, a server down.
+
+    >>> verdict = Failed("a.png: cannot be opened: No such file or directory")
+    >>> verdict.error, verdict.cause
+    ('a.png: cannot be opened: No such file or directory', None)
+    """
 
     error: str
     cause: UnifiedRewardError | None = field(default=None, compare=False, repr=False)

@@ -152,9 +152,21 @@ def _unusable(row: Row) -> str:
     content = row.content
     if isinstance(content, Failed):
         return content.error
-    if content.messages or content.pair or len(content.candidates) in (1, 2):
+    lack = missing_label(content)
+    return f"line {row.line}: {lack}" if lack else ""
+
+
+def missing_label(example: Example) -> str:
+    """Reason why a judge cannot learn from an example; empty where it can."""
+    target, n = example.target, len(example.candidates)
+    if example.messages or example.pair:
         return ""
-    return (
-        f"line {row.line}: {len(content.candidates)} candidates without a pair; a judge learns "
-        "from one, from two, or from chosen and rejected"
-    )
+    if n not in (1, 2):
+        return (
+            f"{n} candidates without a pair; a judge learns from one, from two, or from chosen and "
+            "rejected"
+        )
+    if target.aspects or (target.score if n == 1 else target.winner) is not None:
+        return ""
+    label = "score" if n == 1 else "winner"
+    return f"no label; a judge learns from a {label} or from aspects in target"

@@ -24,7 +24,7 @@ from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.samples import Example, Task
 from unified_reward.core.verdicts import Failed
 from unified_reward.data.check import cell, digest, files, question, tally
-from unified_reward.data.example_file import mirrored
+from unified_reward.data.example_file import mirrored, missing_label
 from unified_reward.data.pack import RECORDS, record_line, rows_of
 from unified_reward.io.atomic import replacing
 from unified_reward.io.rows import Row
@@ -35,6 +35,7 @@ _ANY = -1
 _TWIN = ":twin"
 _STATES = ("bad", "leaked", "duplicate", "subsampled", "written")
 _BAD, _LEAKED, _DUPLICATE, _SUBSAMPLED, _WRITTEN = range(5)
+_SKIPPED = ("dropped", "failed")
 _COUNTS = ("read", *_STATES, "twins")
 _COLUMNS = np.dtype("i2, i1, u8, u8, u8, i1")
 _COLUMNS.names = ("source", "cell", "content", "rank", "name", "state")
@@ -146,10 +147,12 @@ def mix(recipe: Mix, out: Path, progress: Callable[[int], None] = lambda _: None
     """
     banned, excluded = _banned(recipe.exclude)
     bad = [Counter[str]() for _ in recipe.sources]
-    rows = np.fromiter(_keys(recipe, banned, bad, progress), _COLUMNS)
+    skipped = [Counter(dict.fromkeys(_SKIPPED, 0)) for _ in recipe.sources]
+    rows = np.fromiter(_keys(recipe, banned, bad, skipped, progress), _COLUMNS)
     for i, source in enumerate(recipe.sources):
         if (rows["state"][rows["source"] == i] == _BAD).all():
-            reasons = ", ".join(f"{reason} ({n})" for reason, n in bad[i].most_common(3))
+            counts = [*bad[i].most_common(3), *(+skipped[i]).items()]
+            reasons = ", ".join(f"{reason} ({n})" for reason, n in counts)
             raise DataError(
                 f"{source.path} as {source.source} has no usable row: {reasons or 'none'}"
             )
@@ -160,16 +163,19 @@ def mix(recipe: Mix, out: Path, progress: Callable[[int], None] = lambda _: None
             name: stack.enter_context(replacing(out / f"{name}.jsonl")) for name in recipe.splits
         }
         writer = _Writer(recipe, out, splits, rows)
-        report["sources"] = [writer.write(i, bad[i], progress) for i in range(len(recipe.sources))]
+        report["sources"] = [
+            writer.write(i, bad[i], progress) | skipped[i] for i in range(len(recipe.sources))
+        ]
         report["splits"] = writer.lines
         report_file.write(json.dumps(report, indent=1, ensure_ascii=False).encode())
     return report
 
 
-def _rows(source: MixSource) -> Iterator[Row]:
-    """Rows to learn from: made pairs as comparisons, without what was dropped or failed."""
+def _rows(source: MixSource, skipped: Counter[str]) -> Iterator[Row]:
+    """Rows to learn from: made pairs as comparisons. What was dropped or failed is counted."""
     for row in rows_of(source.path, source.source, source.media):
-        if row.status in ("dropped", "failed"):
+        if row.status in _SKIPPED:
+            skipped[row.status] += 1
             continue
         content = row.content
         if not isinstance(content, Failed):
@@ -178,10 +184,14 @@ def _rows(source: MixSource) -> Iterator[Row]:
 
 
 def _keys(
-    recipe: Mix, banned: _Banned, bad: Sequence[Counter[str]], progress: Callable[[int], None]
+    recipe: Mix,
+    banned: _Banned,
+    bad: Sequence[Counter[str]],
+    skipped: Sequence[Counter[str]],
+    progress: Callable[[int], None],
 ) -> Iterator[_Key]:
     for i, source in enumerate(recipe.sources):
-        for row in _rows(source):
+        for row in _rows(source, skipped[i]):
             progress(1)
             try:
                 yield _key(row.content, i, recipe.seed, banned)
@@ -193,6 +203,8 @@ def _keys(
 def _key(content: Example | Failed, source: int, seed: int, banned: _Banned) -> _Key:
     if isinstance(content, Failed):
         raise DataError(content.error)
+    if lack := missing_label(content):
+        raise DataError(lack)
     leaked = (
         content.id in banned.ids
         or not banned.prompts.isdisjoint(_prompts(content))
@@ -324,7 +336,7 @@ class _Writer:
         source = self._recipe.sources[i]
         cells: dict[str, Counter[str]] = {}
         known = self._rows[self._rows["source"] == i]
-        for key, row in zip_longest(known, _rows(source)):
+        for key, row in zip_longest(known, _rows(source, Counter())):
             if key is None or row is None or not _is_of(key, row):
                 raise DataError(f"{source.path} changed while it was read")
             progress(1)

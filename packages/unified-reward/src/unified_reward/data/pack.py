@@ -168,10 +168,12 @@ def record_line(content: Example, folder: Path, status: str = "") -> bytes:
 
 def _line(row: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError as error:
         half = error.object[error.start : error.end]
         raise DataError(f"no file can hold the half character {half!a} of a text") from error
+    except ValueError as error:
+        raise DataError("NaN and Infinity are no numbers of JSON; null is right") from error
 
 
 def _bytes(medium: Image | Video) -> bytes:

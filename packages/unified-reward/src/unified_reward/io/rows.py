@@ -7,13 +7,14 @@ what comes in. Knows neither prompts nor judges, and opens no media.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Candidate, Example, Image, Pair, Target, Task, Video
@@ -22,6 +23,8 @@ from unified_reward.io.validation import describe_errors
 
 
 SCHEMA = 1
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_PARQUET = b"PAR1"
 Side = Literal["chosen", "rejected"]
 
 
@@ -44,6 +47,9 @@ class _PartRow(_Row):
                 'a part has one of the keys "image", "video", "text", not '
                 f"{' and '.join(given) or 'none'}"
             )
+        frames = self.video if isinstance(self.video, list) else ()
+        if "" in (self.image, self.video, *frames):
+            raise DataError('a medium is the path of a file, not ""')
         if self.image is not None:
             return Image(folder / self.image)
         if isinstance(self.video, str):
@@ -67,6 +73,14 @@ class _CandidateRow(_PartRow):
         return tuple(part.value(folder) for part in self.parts)
 
 
+def _finite(given: Any) -> Any:
+    try:
+        json.dumps(given, allow_nan=False)
+    except ValueError:
+        raise ValueError("NaN and Infinity are no numbers of JSON; null is right") from None
+    return given
+
+
 class _TargetRow(_Row):
     score: float | None = None
     scale: tuple[float | None, float | None] | None = None
@@ -75,7 +89,10 @@ class _TargetRow(_Row):
     rationale: str = ""
 
     def value(self) -> Target:
-        scale = Scale(*self.scale) if self.scale else None
+        low, high = self.scale or (None, None)
+        if low is not None and high is not None and not low < high:
+            raise DataError(f"scale is [low, high] with low < high, not [{low:g}, {high:g}]")
+        scale = Scale(low, high) if self.scale else None
         if self.score is not None and scale is not None and self.score not in scale:
             raise DataError(f"score {self.score:g} is outside its scale {scale}")
         if self.score is None and scale is not None:
@@ -92,7 +109,7 @@ class _ComparisonRow(_Row):
     b: int
     winner: Winner | None = None
     probability: float | None = None
-    orders: list[dict[str, Any]] | None = None
+    orders: Annotated[list[dict[str, Any]] | None, AfterValidator(_finite)] = None
     reason: str | None = None
 
 
@@ -106,18 +123,20 @@ _AnyCandidate = Annotated[_CandidateRow, BeforeValidator(_as_parts)]
 class _ExampleRow(_Row):
     """Every key of every kind of row."""
 
-    id: str = ""
+    id: str | None = None
     task: Task | None = None
     prompt: str | None = None
-    candidates: list[_AnyCandidate] = Field(default_factory=list[_CandidateRow])
+    candidates: list[_AnyCandidate] | None = None
     context: list[_PartRow] | None = None
     criteria: str | None = None
     target: _TargetRow | None = None
-    raters: Any = None
-    source: str = ""
+    raters: Annotated[Any, AfterValidator(_finite)] = None
+    source: str | None = None
     tags: dict[str, str] | None = None
     schema_: int = Field(default=SCHEMA, alias="schema")
-    messages: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    messages: Annotated[list[dict[str, Any]], AfterValidator(_finite)] = Field(
+        default_factory=list[dict[str, Any]]
+    )
     status: Literal["generated", "kept", "dropped", "failed"] | None = None
     reason: str | None = None
     chosen: _AnyCandidate | None = None
@@ -174,6 +193,8 @@ class Row:
     reason: str = ""
     """Reason of that status."""
     details: RowDetails = RowDetails()
+    prompt: Example | None = None
+    """Prompt, without candidates, of a row that failed when it was made; None for other rows."""
 
 
 def read_examples(path: Path, *, strict: bool = True) -> Iterator[Row]:
@@ -188,31 +209,50 @@ def read_examples(path: Path, *, strict: bool = True) -> Iterator[Row]:
         strict: Refuse unknown keys, which may be misspelt; False ignores them.
 
     Raises:
-        DataError: The file cannot be opened.
+        DataError: The file cannot be opened, or is a Parquet file.
     """
     lines: dict[str, int] = {}
+    stand_ins: set[str] = set()
     for line, start, raw in record_lines(path):
         row = read_row(raw, path.parent, strict=strict)
+        if row.id in stand_ins:
+            row = _renamed(row, f"{row.id} again")
         if row.id in lines:
             reason = f"duplicate id {row.id!r} (first on line {lines[row.id]})"
             row = Row(line, "", _failed(reason), status="unusable", reason=reason)
         name = row.id or f"line {line}" + " again" * (f"line {line}" in lines)
         lines[name] = line
+        if not row.id:
+            stand_ins.add(name)
         content = row.content
         if isinstance(content, Failed):
             content = _failed(f"line {line}: {content.error}")
         yield replace(row, line=line, id=name, content=content, start=start)
 
 
+def _renamed(row: Row, name: str) -> Row:
+    """Return the row under another id than one that stands for an unusable line."""
+    content = row.content if isinstance(row.content, Failed) else replace(row.content, id=name)
+    return replace(row, id=name, content=content)
+
+
 def record_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """Iterate over number (from 1), first byte and content of every line that is not blank.
 
+    A byte order mark belongs to no line.
+
     Raises:
-        DataError: The file cannot be opened.
+        DataError: The file cannot be opened, or is a Parquet file.
     """
     try:
         with path.open("rb") as file:
-            start = 0
+            first = file.read(4)
+            if first == _PARQUET:
+                raise DataError(
+                    f"{path} is a Parquet file; convert it first: "
+                    f"unified-reward data convert {path} OUT.jsonl"
+                )
+            start = file.seek(3 if first.startswith(_BYTE_ORDER_MARK) else 0)
             for line, raw in enumerate(file, 1):
                 if raw.strip():
                     yield line, start, raw
@@ -232,12 +272,22 @@ def read_row(raw: bytes, folder: Path, *, strict: bool = True) -> Row:
         row = _ExampleRow.model_validate_json(raw, extra="forbid" if strict else "ignore")
         name = row.id or hashlib.sha256(raw.strip()).hexdigest()[:16]
         content = _example(row, name, folder)
+        prompt = _failed_prompt(row, name, folder) if isinstance(content, Failed) else None
     except ValidationError as error:
         content = _failed(describe_errors(error, "row", 3))
         return Row(0, "", content, status="unusable", reason=content.error)
     except DataError as error:
         return Row(0, "", Failed.from_error(error), status="unusable", reason=str(error))
-    return Row(0, name, content, 0, row.status or "", row.reason or "", _details(row, content))
+    return Row(
+        0,
+        name,
+        content,
+        0,
+        row.status or "",
+        row.reason or "",
+        _details(row, content),
+        prompt,
+    )
 
 
 def _failed(message: str) -> Failed:
@@ -250,25 +300,38 @@ def _example(row: _ExampleRow, name: str, folder: Path) -> Example | Failed:
     if row.task is None or row.prompt is None:
         missing = "task" if row.task is None else "prompt"
         raise DataError(f"{missing}: Field required, unless the status is failed")
-    context = [part.value(folder) for part in row.context or ()]
-    if any(isinstance(part, str) for part in context):
-        raise DataError("context holds images and videos, not text")
-    candidates = [candidate.candidate(folder) for candidate in row.candidates]
+    context = _context(row, folder)
+    candidates = [candidate.candidate(folder) for candidate in row.candidates or ()]
     pair = _pair(row, candidates, folder)
     return Example(
         row.task,
         row.prompt,
         tuple(candidates),
-        cast("tuple[Image | Video, ...]", tuple(context)),
+        context,
         row.criteria or "",
         name,
         row.target.value() if row.target else Target(),
         row.raters,
-        row.source,
+        row.source or "",
         row.tags or {},
         tuple(row.messages),
         pair,
     )
+
+
+def _context(row: _ExampleRow, folder: Path) -> tuple[Image | Video, ...]:
+    context = tuple(part.value(folder) for part in row.context or ())
+    if any(isinstance(part, str) for part in context):
+        raise DataError("context holds images and videos, not text")
+    return cast("tuple[Image | Video, ...]", context)
+
+
+def _failed_prompt(row: _ExampleRow, name: str, folder: Path) -> Example | None:
+    """Return the prompt of a row that failed when it was made, as far as the row names it."""
+    if row.task is None or row.prompt is None:
+        return None
+    context, tags = _context(row, folder), row.tags or {}
+    return Example(row.task, row.prompt, (), context, row.criteria or "", name, tags=tags)
 
 
 def _pair(row: _ExampleRow, candidates: list[Candidate], folder: Path) -> Pair | None:
@@ -295,7 +358,9 @@ def _details(row: _ExampleRow, content: Example | Failed) -> RowDetails:
     if isinstance(content, Failed) or row.status is None:
         candidates: list[CandidateDetails] = []
     else:
-        candidates = [CandidateDetails(one.score, one.side, one.reason) for one in row.candidates]
+        candidates = [
+            CandidateDetails(one.score, one.side, one.reason) for one in row.candidates or ()
+        ]
         unlisted = len(content.candidates) - len(candidates)
         candidates += [CandidateDetails()] * unlisted
     return RowDetails(

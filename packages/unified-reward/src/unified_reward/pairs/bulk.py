@@ -39,7 +39,7 @@ def pair_rows(
     examples = [row.content for row in rows if isinstance(row.content, Example)]
     results = iter(pair_examples(examples, judge, options))
     return [
-        failed_row(row.id, row.content.error, judge, options)
+        failed_row(row, row.content.error, judge, options, folder)
         if isinstance(row.content, Failed)
         else next(results).row(folder)
         for row in rows

@@ -73,10 +73,23 @@ def export_pairs(
         ConfigError: No such format, or another suffix than its own.
         DataError: A pair of a task that the file does not take, no pair at all, or the file
             cannot be written.
+
+    >>> import PIL.Image
+    >>> from tempfile import mkdtemp
+    >>> folder = Path(mkdtemp())
+    >>> PIL.Image.new("RGB", (8, 8)).save(folder / "a.png")
+    >>> row = {"task": "image_understanding", "prompt": "What is it?"}
+    >>> row |= {"context": [{"image": "a.png"}], "target": {"winner": "first"}}
+    >>> row |= {"candidates": [{"text": "a cat"}, {"text": "a dog"}]}
+    >>> write_bytes(folder / "pairs.jsonl", json.dumps(row).encode())
+    >>> export_pairs(folder / "pairs.jsonl", folder / "swift.json", "swift")
+    Counter({'written': 1})
     """
-    if form not in Format:
-        raise ConfigError(f"there is no format {form!r}; there are {', '.join(Format)}")
-    form, out = Format(form), Path(out)
+    try:
+        form = Format(form)
+    except ValueError:
+        raise ConfigError(f"there is no format {form!r}; there are {', '.join(Format)}") from None
+    out = Path(out)
     save = _LAYOUTS[form][2]
     suffix = ".json" if save is _save_json else ".parquet"
     if out.suffix != suffix:
@@ -161,7 +174,8 @@ def _parquet(pair: PreferencePair, row: PairRow, _folder: Path) -> dict[str, Any
 
     sides = {"chosen": part(pair.chosen), "rejected": part(pair.rejected)}
     context = list(map(_bytes, files(pair.context)))
-    return vars(row.row.details) | vars(pair) | {"context": context, **sides}
+    tags = json.dumps(dict(pair.tags), ensure_ascii=False)
+    return vars(row.row.details) | vars(pair) | {"context": context, "tags": tags, **sides}
 
 
 def _llamafactory(pair: PreferencePair, _row: PairRow, folder: Path) -> dict[str, Any]:
@@ -267,7 +281,7 @@ def _schema(form: Format) -> Any:
     turns = List({"role": text, "content": text})
     part = {"kind": text, "text": text, "bytes": binary}
     sides = {"chosen": part, "rejected": part, "chosen_score": score, "rejected_score": score}
-    names = ("id", "task", "prompt", "criteria", "judge", "family", "strategy")
+    names = ("id", "task", "prompt", "criteria", "tags", "judge", "family", "strategy")
     columns: dict[Format, dict[str, Any]] = {
         Format.TRL: {
             "images": List(ImageColumn()),

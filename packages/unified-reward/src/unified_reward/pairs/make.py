@@ -18,7 +18,7 @@ from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Candidate, Example, Pair, PreferencePair, Sample
 from unified_reward.core.verdicts import Scored, Verdict
-from unified_reward.io.rows import pair_keys, part_row, parts_rows
+from unified_reward.io.rows import Row, pair_keys, part_row, parts_rows
 from unified_reward.io.verdict_rows import verdict_row
 from unified_reward.pairs.strategies import (
     STRATEGIES,
@@ -127,16 +127,22 @@ class PairResult:
         return {"a": comparison.a, "b": comparison.b} | {key: row[key] for key in keys}
 
 
-def failed_row(name: str, reason: str, judge: BaseJudge, options: PairOptions) -> dict[str, Any]:
-    """Write the pairs row of a prompt whose candidates cannot be read."""
-    missing = ("task", "prompt", "context", "chosen", "rejected", "chosen_score", "rejected_score")
+def failed_row(
+    row: Row, reason: str, judge: BaseJudge, options: PairOptions, folder: Path
+) -> dict[str, Any]:
+    """Write the pairs row, of a file in ``folder``, of a row whose candidates cannot be read."""
+    prompt = row.prompt
+    missing = ("chosen", "rejected", "chosen_score", "rejected_score")
     return {
-        "id": name,
+        "id": row.id,
         "status": "failed",
         "reason": reason,
+        "task": prompt.task.value if prompt else None,
+        "prompt": prompt.prompt if prompt else None,
+        "context": parts_rows(prompt.context, folder) if prompt else None,
         **dict.fromkeys(missing),
-        "criteria": "",
-        "tags": {},
+        "criteria": prompt.criteria if prompt else "",
+        "tags": dict(prompt.tags) if prompt else {},
         "candidates": [],
         "comparisons": [],
         **_made_by(0, judge.name, judge.family, options),
@@ -159,7 +165,7 @@ def _candidate_row(candidate: Candidate, folder: Path) -> dict[str, Any]:
 
 
 def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
-    examples: Sequence[Example],
+    examples: Sequence[Example | Sample],
     judge: BaseJudge,
     *,
     strategy: Strategy | str = Strategy.RANK_AND_SIFT,
@@ -175,8 +181,8 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
     The media of at most 16 prompts are in memory together, and each is decoded once.
 
     Args:
-        examples: Prompts with any number of candidates. Ids should differ: the order in which
-            candidates meet follows from id and seed.
+        examples: Prompts with any number of candidates, or samples. Ids should differ: the order
+            in which candidates meet follows from id and seed.
         judge: A judge, as from `open_judge`.
         strategy: ``rank+sift`` (default) compares disjoint random pairs, then takes the
             highest-scoring winner and the lowest-scoring loser; ``score``, ``rank``,
@@ -217,7 +223,8 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
             f"there is no strategy {strategy!r}; there are {', '.join(Strategy)}"
         ) from None
     options = PairOptions(strategy, margin, min_quality, orders, readings, rounds, seed)
-    return pair_examples(examples, judge, options)
+    prompts = [Example.of(each) if isinstance(each, Sample) else each for each in examples]
+    return pair_examples(prompts, judge, options)
 
 
 def pair_examples(
@@ -289,8 +296,8 @@ class _Prompt:
         if n >= 2:
             return STRATEGIES[self.options.strategy](self.pool)
         reasons = "; ".join(sorted(set(self.excluded.values()))[:3])
-        count = f"{n} of {total} candidates can be judged, two are needed"
-        return Outcome("failed", f"{count}: {reasons}" if reasons else count)
+        short = f"{n} of {total} candidates can be judged, two are needed"
+        return Outcome("failed", f"{short}: {reasons}" if reasons else short)
 
     def samples(self, questions: Questions) -> list[Sample]:
         """Return the questions as samples; each reading of a score is one."""

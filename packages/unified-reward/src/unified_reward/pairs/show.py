@@ -23,7 +23,9 @@ _NO_STATUS = "plain"
 """Status counted for samples and records, which have none."""
 
 
-def page(path: Path, *, n: int, status: str, advance: Callable[[int], None]) -> Page:
+def page(
+    path: Path, *, n: int, status: str, advance: Callable[[int], None]
+) -> tuple[Page, Counter[str]]:
     """Count the rows of a file of pairs or candidates, and show the first of them.
 
     Media that cannot be opened are marked as such.
@@ -33,6 +35,9 @@ def page(path: Path, *, n: int, status: str, advance: Callable[[int], None]) -> 
         n: Number of rows on the page, >= 0.
         status: Show rows of this status alone; empty for any.
         advance: Called with the number of rows just added.
+
+    Returns:
+        The page, and the number of all rows by status.
 
     Raises:
         DataError: The file cannot be opened, or has no row of that status.
@@ -60,7 +65,7 @@ def page(path: Path, *, n: int, status: str, advance: Callable[[int], None]) -> 
         if isinstance(row.content, Example):
             _add_row(made, row, row.content)
         advance(1)
-    return made
+    return made, counts
 
 
 def _add_row(made: Page, row: Row, example: Example) -> None:

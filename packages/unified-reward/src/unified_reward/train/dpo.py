@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import checkpoint_path
 from unified_reward.train.dpo_diffusion import DiffusionDPO, align_pipeline
 from unified_reward.train.dpo_vlm import VLMDPO, align_vlm
 
@@ -50,7 +51,8 @@ def align(
     Args:
         pairs: A file of pairs rows, of which the kept ones are learned, or of rows with two
             candidates and a winner, such as human votes. Media paths start at its folder.
-        policy: Folder or hub id of a vision-language model or a diffusers pipeline.
+        policy: Folder, name of a registered policy, or hub id of a vision-language model or a
+            diffusers pipeline.
         config: `VLMDPO` for a vision-language model, `DiffusionDPO` for a pipeline.
         out: Folder of the new policy, loadable like the old one. With adapters, these alone are
             also in ``adapter``.
@@ -76,6 +78,7 @@ def align(
         report = align("pairs.jsonl", "Qwen/Qwen2.5-VL-3B-Instruct", config, "aligned", log=print)
         print(report["losses"][0], report["losses"][-1])
     """
+    policy = checkpoint_path(policy)
     left_out: list[str] = []
 
     def record(reason: str) -> None:

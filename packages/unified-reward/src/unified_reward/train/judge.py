@@ -236,6 +236,16 @@ def train_judge(
         ConfigError: The configuration names no base or no data.
         DataError: The examples cannot be used.
         ModelError: The base cannot be loaded.
+
+    Example::
+
+        from unified_reward import train_judge
+        from unified_reward.train.judge import JudgeTraining
+        from unified_reward.train.optim import OptimConfig
+
+        optim = OptimConfig(steps=1000, batch_size=16, lr=1e-5)
+        config = JudgeTraining(optim, base="Qwen/Qwen2.5-VL-7B-Instruct", data="train.jsonl")
+        losses = train_judge(config, "my_judge")
     """
     if not config.base:
         raise ConfigError("name the base to train from: judge.base is a folder or a hub id")

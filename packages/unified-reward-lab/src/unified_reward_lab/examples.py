@@ -15,6 +15,7 @@ from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Form, Image, Task, Video
 from unified_reward.data.example_file import mirrored
+from unified_reward.io.atomic import write_bytes
 from unified_reward.io.rows import example_row, part_row
 from unified_reward_lab.microworld import Annotator, Split, make_example, policy_prompt
 from unified_reward_lab.microworld.items import TASKS
@@ -182,5 +183,5 @@ def _save(part: Any, folder: Path) -> Any:
 def _save_bytes(content: bytes, folder: Path, suffix: str) -> Path:
     path = folder / f"{hashlib.sha256(content).hexdigest()[:32]}.{suffix}"
     if not path.exists():
-        path.write_bytes(content)
+        write_bytes(path, content)
     return path

@@ -32,7 +32,7 @@ def judge(
 ) -> None:
     """Judge every sample of a file; resumes a stopped run."""
     work = bulk.JudgeWork(source, judge.judge, judge.options(), options.orders_of(orders))
-    config = {"judge": judge.judge, "model": judge.model, "family": judge.family, "orders": orders}
+    config = judge.config() | {"orders": orders}
     statuses = run_bulk(
         work,
         source,

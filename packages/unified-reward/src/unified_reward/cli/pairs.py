@@ -53,12 +53,11 @@ def pairs(
         strategy, margin, min_quality, options.orders_of(orders), readings, rounds, seed
     )
     work = PairWork(out.parent, judge.judge, judge.options(), config)
-    reference = {"judge": judge.judge, "model": judge.model, "family": judge.family}
     statuses = run_bulk(
         work,
         source,
         out,
-        reference | asdict(config),
+        judge.config() | asdict(config),
         size=_PROMPTS,
         engine=engine,
         workers=workers,

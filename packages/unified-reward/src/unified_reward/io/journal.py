@@ -21,8 +21,8 @@ class Journal:
     """Append-only JSONL file of rows with ids, from which a stopped run resumes.
 
     Opening it changes nothing. A torn last line, left by a kill, is cut off before the first row is
-    appended. Every row begins with its id, which distinguishes a torn row from the end of another kind
-    of file.
+    appended. Every row begins with its id, which distinguishes a torn row from the end of another
+    kind of file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -167,7 +167,7 @@ class ChecklistJudge(ModelJudge):
         """Verdicts from the answers to all questions about each candidate."""
         return [
             reply if isinstance(reply, Failed) else self._verdict(reply)
-            for reply in replies[: len(samples)]
+            for _, reply in zip(samples, replies, strict=True)
         ]
 
     def _verdict(self, answers: Sequence[Answer | Failed]) -> Verdict:

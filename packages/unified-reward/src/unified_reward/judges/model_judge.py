@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -30,15 +30,12 @@ Replies = Sequence[Any] | Failed
 _REFUSALS = (MediaError, ConfigError, DataError)
 
 
-class PlaceholderImages(DecodedMedia):
-    """Images of 4 x 8 pixels derived from a hash of the source, for judges that do not look."""
-
-    def __contains__(self, medium: object) -> bool:
-        return True
-
-    def __missing__(self, medium: Image | Video) -> Sequence[Any]:
-        digest = hashlib.sha256(repr(medium.source).encode()).digest()
-        return [PIL.Image.frombytes("L", (4, 8), digest)]
+def placeholder_images(media: Iterable[Image | Video]) -> DecodedMedia:
+    """An image of 4 x 8 pixels for each medium, derived from a hash of its source."""
+    digests = {medium: hashlib.sha256(repr(medium.source).encode()).digest() for medium in media}
+    return {
+        medium: [PIL.Image.frombytes("L", (4, 8), digest)] for medium, digest in digests.items()
+    }
 
 
 def decoded(
@@ -127,10 +124,10 @@ class ModelJudge(BaseJudge):
     ) -> Iterator[tuple[Sequence[Sample], DecodedMedia]]:
         """Samples ``window`` at a time with their media, opened in threads ahead of time."""
         windows = [samples[i : i + self.window] for i in range(0, len(samples), self.window)]
-        if self.is_blind:
-            yield from ((window, PlaceholderImages()) for window in windows)
-            return
         media = [dict.fromkeys(m for sample in part for m in sample.media) for part in windows]
+        if self.is_blind:
+            yield from zip(windows, map(placeholder_images, media), strict=True)
+            return
         prepare = partial(_images_or_error, decode=self._decode_medium)
         yield from zip(windows, prefetch(media, prepare, self._cache), strict=True)
 

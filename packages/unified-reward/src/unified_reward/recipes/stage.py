@@ -159,7 +159,8 @@ def _hash(config: Any, inputs: Sequence[str | Path]) -> str:
         digest.update(str(source).encode() if not path.is_dir() else b"")
         for file in files:
             if file.is_file() and "checkpoints" not in file.relative_to(path.parent).parts:
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -148,7 +148,7 @@ def generated(judge, samples, batch):
 
 
 def answers(judge, way, samples):
-    """Check what each question is answered, as text."""
+    """Answer to each question, as text."""
     if way == "ours":
         return [item.text for item in judge.ask(samples, orders=1)]
     # Scores and comparisons differ in length; a batch of its own for each is the plain way.

@@ -1,4 +1,4 @@
-"""Check how fast the microworld draws, on one core: ``python benchmarks/microworld_speed.py``.
+"""Speed of rendering the microworld, on one core: ``python benchmarks/microworld_speed.py``.
 
 Prints items a second as JSON. Wall-clock times differ from machine to machine and from minute to
 minute; compare figures of one run only.

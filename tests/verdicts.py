@@ -1,4 +1,4 @@
-"""Verdicts drawn at random, and models that say what a test tells them to."""
+"""Random verdicts, and models whose answers a test determines."""
 
 from hypothesis import strategies as st
 

@@ -140,7 +140,7 @@ def test_the_same_policy_before_and_after_gains_exactly_nothing(task):
     "kinds", [{}, {"vlm": VLMDPO(OPTIM), "diffusion": DiffusionDPO(OPTIM)}], ids=["none", "both"]
 )
 def test_a_policy_is_aligned_as_just_one_kind(kinds):
-    with pytest.raises(ConfigError, match="dpo takes one of vlm and diffusion"):
+    with pytest.raises(ConfigError, match="dpo takes either vlm or diffusion"):
         AlignedPolicy("tiny_vlm", **kinds).dpo(Path("pairs.jsonl"))
 
 

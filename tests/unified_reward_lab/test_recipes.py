@@ -225,6 +225,14 @@ def test_a_judge_of_own_data_is_calibrated_on_rows_held_back_from_it(recipe, own
     assert (fitted.data, fitted.n) == (f"0.5 of {own_rows}, held back", len(kept))
 
 
+def test_a_judge_that_is_trained_again_is_calibrated_again(recipe, own_rows, tmp_path):
+    judge = replace(recipe.stages["judge"], data=str(own_rows), held_back=0.5)
+    stages = {"judge": judge, "calibration": CalibrationConfig()}
+    run(Recipe(tmp_path / "run", stages))
+    run(Recipe(tmp_path / "run", stages | {"judge": replace(judge, frames=3)}))
+    assert open_judge(str(tmp_path / "run" / "judge")).card.calibration is not None
+
+
 def test_a_judge_of_own_data_is_calibrated_on_a_file_of_its_own(recipe, own_rows, tmp_path):
     other = write_microworld(
         tmp_path / "other",
@@ -272,7 +280,7 @@ def of(stages, *names):
 
 @pytest.fixture(scope="module")
 def aligned(tmp_path_factory):
-    """A run that changes go on from; its recipe and what it told."""
+    """A finished run that the tests change; its recipe and its log."""
     recipe = aligning(tmp_path_factory.mktemp("aligned"))
     return recipe, run_stages(recipe)
 

@@ -116,7 +116,7 @@ def test_the_longer_choice_leaves_to_the_shorter_what_it_does_not_take() -> None
 
 
 def test_an_end_that_the_server_hides_cannot_be_told() -> None:
-    """Check whether a "0" might have followed "10" is not in these entries."""
+    """These entries do not show whether a "0" might have followed "10"."""
     tokens = [token("10", ("10", ln(0.8)), ("90", ln(0.2)))]
     assert _shares(tokens, ("10", "90", "100")) is None
 

@@ -102,7 +102,7 @@ def test_choice_probabilities_equal_a_pass_over_each_whole_answer(model, i):
 
 
 def test_choices_behind_reasoning_are_read_where_the_verdict_stands(model):
-    """The lead is whatever the random model says first, so that it is sure to be found."""
+    """The prefix is the first text of the random model, so that it is found for sure."""
     reply = model.generate([Request((picture(0), "say"), max_new_tokens=4)])[0].text
     verdict_prefix = reply[:1]
     samples = Request(
@@ -272,10 +272,10 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter):
 @pytest.mark.parametrize(
     ("named", "result"),
     [
-        ("/gone/base", "base '/gone/base', where no other folder is"),
-        ("../gone", "base '../gone', where no other folder is"),
-        ("../adapter", "base '../adapter', where no other folder is"),
-        ("", "base '', where no other folder is"),
+        ("/gone/base", "base '/gone/base', which is not another folder"),
+        ("../gone", "base '../gone', which is not another folder"),
+        ("../adapter", "base '../adapter', which is not another folder"),
+        ("", "base '', which is not another folder"),
         (None, "names no base_model_name_or_path: TypeError"),
         ("gone/base", "gone/base cannot be loaded"),
     ],

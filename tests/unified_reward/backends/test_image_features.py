@@ -27,7 +27,7 @@ def model(request, checkpoints):
 
 @pytest.fixture
 def looked(model, monkeypatch):
-    """Check how many pictures each pass of the vision tower took."""
+    """Number of images in each pass of the vision tower."""
     passes = []
     look = model.model.model.get_image_features
 

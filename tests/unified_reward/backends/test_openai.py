@@ -1,4 +1,4 @@
-"""A server that misbehaves in every way known to us, and what reaches the caller of it."""
+"""A server that misbehaves in every way known to us, and the results of the caller."""
 
 from __future__ import annotations
 
@@ -161,15 +161,15 @@ def test_nobody_at_the_address_fails_each_item() -> None:
 @pytest.mark.parametrize(
     ("reply", "trouble"),
     [
-        (Reply(body=b"{broken"), "no chat completion: {broken"),
-        (Reply(body=b"<html>login</html>"), "no chat completion: <html>login"),
-        (Reply(body=b"\xff\xfe\x00"), "no chat completion"),
-        (Reply(body=b"[" * 9 + b"]" * 9), "no chat completion"),
-        (Reply(body=b'{"choices": []}'), "no chat completion"),
-        (Reply(body=b'{"choices": [{"message": "hi"}]}'), "no chat completion"),
+        (Reply(body=b"{broken"), "other than a chat completion: {broken"),
+        (Reply(body=b"<html>login</html>"), "other than a chat completion: <html>login"),
+        (Reply(body=b"\xff\xfe\x00"), "other than a chat completion"),
+        (Reply(body=b"[" * 9 + b"]" * 9), "other than a chat completion"),
+        (Reply(body=b'{"choices": []}'), "other than a chat completion"),
+        (Reply(body=b'{"choices": [{"message": "hi"}]}'), "other than a chat completion"),
         (Reply(body=b'{"error": {"message": "out of memory"}}'), "out of memory"),
-        (chat(7), "no chat completion"),
-        (chat(["text"]), "no chat completion"),
+        (chat(7), "other than a chat completion"),
+        (chat(["text"]), "other than a chat completion"),
         (chat(None), "answered without a text"),
         (Reply(body=b"not gzip", headers={"Content-Encoding": "gzip"}), "unreadable bytes"),
         (Reply(307, headers={"Location": "https://elsewhere"}), "answered 307 Temporary Redirect"),
@@ -270,7 +270,7 @@ def test_a_picture_that_cannot_be_encoded_fails_alone() -> None:
     broken.close()
     with FakeServer(lambda _: chat("ok")) as server:
         bad, good = _remote(server).generate([Request((broken,)), Request(("fine",))])
-    assert "a picture of the request cannot be encoded" in _error(bad)
+    assert "an image of the request cannot be encoded" in _error(bad)
     assert good == Answer("ok")
 
 

@@ -108,7 +108,7 @@ def test_the_served_text_is_that_of_the_local_checkpoint(server, checkpoints):
 
 
 def test_a_judge_asks_pictures_and_clips_through_it(server):
-    """Check what random weights say cannot be read; that is told, and nothing has failed."""
+    """Answers of random weights cannot be read: they are unparsed, and none has failed."""
     judge = ur.open_judge(server.url, model=server.model, family="compact")
     samples = [
         make_example(task, form, split="test", seed=0, index=0).sample

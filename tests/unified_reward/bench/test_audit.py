@@ -1,4 +1,4 @@
-"""An audit finds what was put into a judge, and nothing in one that knows the truth."""
+"""An audit finds the faults of a judge, and none in one that knows the truth."""
 
 from dataclasses import replace
 

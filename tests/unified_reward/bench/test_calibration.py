@@ -66,6 +66,19 @@ def test_missing_verdicts_are_no_predictions():
     assert math.isnan(calibration_error(collect_predictions(records[1:3], verdicts[1:3])).value)
 
 
+def test_a_label_is_compared_on_its_own_scale():
+    """5 of 1 to 5 is 1, as 4 of 1 to 5 is 0.75; a label without a scale is none."""
+    single = questions(0, "score")
+    labels = [
+        Target(score=5, scale=Scale(1, 5)),
+        Target(score=5),
+        Target(score=5, scale=Scale(0, None)),
+    ]
+    verdicts = [Scored(Score(4, Scale(1, 5)))] * 3
+    found = collect_predictions([Example.of(single, label) for label in labels], verdicts)
+    assert (found.predicted.tolist(), found.observed.tolist()) == ([0.75], [1.0])
+
+
 class Overconfident:
     """Reads a value ``factor`` times too large; the truth is Bernoulli of the true one."""
 
@@ -182,7 +195,7 @@ def test_a_certain_and_wrong_judge_has_a_finite_loss():
     fitted = fit_calibration(judge, examples)
     assert 0.05 <= fitted.compare <= 20
     assert 0.05 <= fitted.score <= 20
-    assert fit_calibration(judge, examples[:1]) == Calibration(fitted.compare, 1.0)
-    assert fit_calibration(judge, examples[1:]) == Calibration(1.0, fitted.score)
+    assert fit_calibration(judge, examples[:1]) == Calibration(fitted.compare, 1.0, n=1)
+    assert fit_calibration(judge, examples[1:]) == Calibration(1.0, fitted.score, n=1)
     with pytest.raises(DataError, match="no examples to calibrate on"):
         fit_calibration(judge, [])

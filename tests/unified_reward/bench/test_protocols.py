@@ -230,7 +230,7 @@ def test_votes_of_four_kinds_are_told_apart_only_by_a_judge_that_does(tmp_path):
 def test_a_folder_without_the_official_file_says_which_is_looked_for(tmp_path):
     with pytest.raises(DataError, match=r"holds no data/all_data.json or all_data.json"):
         examples(tmp_path, "multimodal_rewardbench")
-    with pytest.raises(ConfigError, match="say where the files"):
+    with pytest.raises(ConfigError, match="needs --data"):
         examples(None, "fetv")
 
 

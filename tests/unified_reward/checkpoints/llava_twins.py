@@ -97,7 +97,7 @@ def reference(*, rows=ROWS, tied=False):
 
 
 def original_name(name):
-    """Check what the authors' code calls a tensor of transformers."""
+    """Name in the authors' code of a tensor of transformers."""
     if name in ("lm_head.weight", "model.image_newline"):
         return name
     part, rest = name.removeprefix("model.").split(".", 1)

@@ -27,7 +27,7 @@ from tests.unified_reward.checkpoints import llava_twins as twins
 from unified_reward import open_judge
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.checkpoints import llava_qwen, shards
-from unified_reward.checkpoints.llava_qwen import convert, hub_name, plan
+from unified_reward.checkpoints.llava_qwen import hub_name, plan, write
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.requests import Request
@@ -64,6 +64,13 @@ def several_shards(monkeypatch):
     monkeypatch.setattr(shards, "SHARD_BYTES", 150_000)
 
 
+def convert(source, out, dtype=None, progress=lambda _: None):
+    """Plan and write a conversion; return the plan."""
+    conversion = plan(source, dtype=dtype)
+    write(conversion, out, progress=progress)
+    return conversion
+
+
 def loaded(folder):
     found, info = AutoModelForImageTextToText.from_pretrained(
         folder, local_files_only=True, output_loading_info=True, dtype="auto"
@@ -73,7 +80,7 @@ def loaded(folder):
 
 
 def seen(folder, *pictures):
-    """Check what a converted folder makes of pictures and a question."""
+    """Output of a converted folder for images and a question."""
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     text = PROMPT.replace("<image>\n", "<image>\n" * len(pictures))
     return processor(text=[text], images=[[*pictures]], return_tensors="pt")
@@ -85,7 +92,7 @@ def logits(model, inputs):
 
 
 def differs(model, folder):
-    """Check whether a converted folder computes anything else than a model does."""
+    """True if a converted folder computes something other than the model."""
     other = loaded(folder)
     for pictures in ([twins.picture()], [twins.picture(1), twins.picture(2, 30, 60)]):
         inputs = seen(folder, *pictures)
@@ -382,7 +389,7 @@ def test_files_of_an_index_may_lie_deeper(source, out, model):
         ({"rope_scaling": {"type": "linear"}}, "must be null"),
         ({"architectures": ["LlavaLlamaForCausalLM"]}, "is of LlavaLlamaForCausalLM, and must be"),
         ({"rope_theta": ...}, "config.json lacks rope_theta"),
-        ({"hidden_size": "72"}, "config.json cannot be carried over"),
+        ({"hidden_size": "72"}, "config.json cannot be converted"),
         ({"hidden_size": 80}, "of another shape: "),
         ({"num_hidden_layers": 3}, "12 missing: model.language_model.layers.2."),
         ({"num_hidden_layers": 1}, "12 unexplained: model.layers.1."),
@@ -392,7 +399,7 @@ def test_files_of_an_index_may_lie_deeper(source, out, model):
         ({"vision_config": {}}, "4 patches of 14 x 14 pixels, which is not 384 pixels a side"),
         (
             {"vision_config": {"image_size": 28, "num_attention_heads": 5}},
-            "72 wide, which is no multiple of 5 heads",
+            "72 wide, not a multiple of 5 heads",
         ),
         ({"vision_config": {"image_size": 28}}, "missing: model.vision_tower.encoder.layers."),
         (

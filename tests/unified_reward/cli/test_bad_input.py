@@ -1,4 +1,4 @@
-"""Whatever is wrong with one item is told as that item's failure, and the others are answered."""
+"""An item with an error fails alone, and the others are answered."""
 
 import io
 

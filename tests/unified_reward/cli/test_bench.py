@@ -62,7 +62,7 @@ def test_broken_rows_are_told_by_the_exit_code_and_counted(folder):
     ("arguments", "error", "message"),
     [
         (("--on", "nothing"), ConfigError, "no benchmark 'nothing'; there are fetv"),
-        (("--on", "fetv"), ConfigError, "say where the files of fetv lie"),
+        (("--on", "fetv"), ConfigError, "fetv needs --data"),
         (("--on", "fetv", "--data", "./gone"), ConfigError, "no folder"),
         (("--on", "fetv", "--data", "."), DataError, "human_ratings_all.jsonl"),
     ],

@@ -144,7 +144,10 @@ USAGE = [
     (["score", "a.png", "--prompt", "p", "--quantize", "2bit"], "'2bit' is not one of"),
     (["score", "a.png", "--prompt", "p", "--judge", "nonsense"], "there is no judge 'nonsense'"),
     (["score", "a.png", "--prompt", "p", "--judge", "scripted:x"], "no scripted model 'x'"),
-    (["score", "a.png", "--prompt", "p", "--judge", "scripted:perfect"], "here are none"),
+    (
+        ["score", "a.png", "--prompt", "p", "--judge", "scripted:perfect"],
+        "needs targets, which are not known here",
+    ),
     (["score", "a.png", "--prompt", "p", "--judge", "table:t.csv"], "t.csv cannot be read"),
     (
         ["score", "a.png", "--prompt", "p", "--judge", "scripted:tie", "--family", "best"],

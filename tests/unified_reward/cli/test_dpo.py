@@ -1,4 +1,4 @@
-"""``unified-reward dpo``, and prompts to draw candidates for: what is written, printed and told."""
+"""``unified-reward dpo`` on the command line: its files, output, messages and exit code."""
 
 import json
 

@@ -131,7 +131,7 @@ def test_an_output_that_is_no_journal_is_refused_and_not_overwritten(cli, many, 
     out.write_text(content)
     code, printed, err = cli("judge", many, out, "--judge", "scripted:random")
     assert (code, printed) == (2, "")
-    assert "out.jsonl line 1 is no row with id and status; give another output file" in err
+    assert "out.jsonl line 1 has no id and status; give another output file" in err
     assert out.read_text() == content
 
 

@@ -163,7 +163,7 @@ def test_rows_that_cannot_be_used_are_failed_rows_and_the_others_go_on(cli, pool
 def test_the_perfect_judge_is_refused_since_candidates_have_no_targets(cli, pools, tmp_path):
     code, _, err = cli("pairs", pools, tmp_path / "out.jsonl", "--judge", "scripted:perfect")
     assert code == 2
-    assert "here are none" in err
+    assert "needs targets, which are not known here" in err
 
 
 @pytest.mark.slow

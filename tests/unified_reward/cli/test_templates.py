@@ -1,4 +1,4 @@
-"""``templates import``: what was found is told, and how much of it by the exit code."""
+"""``templates import``: the result of each wording, and the exit code."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The words hold what they promise, and refuse what cannot be a sample or a verdict."""
+"""Samples, verdicts and scales, and the values that they refuse."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Check what makes a row unusable, and that nothing of it goes unsaid."""
+"""Every unusable row is reported with its reason."""
 
 from collections import Counter
 
@@ -132,7 +132,7 @@ def test_frames_of_a_clip_are_files_of_their_own():
 
 
 def test_records_take_no_folder_for_media_and_an_unknown_source_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="records know their scales"):
+    with pytest.raises(ConfigError, match="scale and media are for published sources"):
         rows_of(tmp_path / "a.jsonl", media=tmp_path)
     with pytest.raises(ConfigError, match="no source 'hdp'"):
         rows_of(tmp_path / "a.json", "hdp")

@@ -1,6 +1,7 @@
 """Rows of a file by index."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +122,18 @@ def test_a_conversation_has_no_twin_and_a_turned_record_none_of_its_words(tmp_pa
     given = [*ExampleFile(file, seed=0, twins=True)]
     assert sorted(item.id for item in given) == ["known", "known", "told"]
     assert sorted(len(item.messages) for item in given) == [0, 1, 1]
+
+
+def test_held_back_prompts_are_the_same_however_the_file_is_named(path, tmp_path, monkeypatch):
+    about = {"context": [{"image": "before.png"}], "task": "image_editing"}
+    path.write_text("\n".join(row(str(i), **about) for i in range(40)), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    held_back, again = (
+        {record.id for record in ExampleFile(name, seed=0, part="held_back", held_back=0.5)}
+        for name in (path, Path(path.name))
+    )
+    trained = {record.id for record in ExampleFile(path, seed=0, part="train", held_back=0.5)}
+    assert held_back == again
+    assert 5 < len(held_back) < 35
+    assert held_back | trained == {str(i) for i in range(40)}
+    assert not held_back & trained

@@ -210,7 +210,7 @@ def test_prompts_media_and_ids_of_a_benchmark_are_left_out(tmp_path):
 def test_a_benchmark_row_that_cannot_be_read_is_an_error_because_it_could_leak(tmp_path):
     path = written(tmp_path / "in.jsonl", [score(tmp_path, "a")])
     bench = written(tmp_path / "bench.jsonl", ["no json"])
-    with pytest.raises(DataError, match=r"bench.jsonl: line 1.*cannot be left out"):
+    with pytest.raises(DataError, match=r"bench.jsonl: line 1.*cannot be excluded"):
         run(tmp_path, path, exclude=(bench,))
     with pytest.raises(DataError, match=r"gone.txt cannot be read"):
         run(tmp_path, path, exclude=(tmp_path / "gone.txt",))

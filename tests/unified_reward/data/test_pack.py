@@ -177,7 +177,7 @@ def test_an_error_leaves_what_was_there_and_nothing_half_written(name, tmp_path)
 
 
 def test_another_suffix_and_a_folder_that_exists_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"x.zip is no .jsonl, .parquet or .tar"):
+    with pytest.raises(ConfigError, match=r"x.zip is not .jsonl, .parquet, .tar"):
         run([], tmp_path / "x.zip")
     with pytest.raises(ConfigError, match="is a folder already"):
         run([], tmp_path)

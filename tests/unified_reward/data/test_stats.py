@@ -1,4 +1,4 @@
-"""Counts by hand, a fair draw, and a page that holds what was drawn."""
+"""Counts by hand, an unbiased sample of rows, and a page that shows it."""
 
 from collections import Counter
 

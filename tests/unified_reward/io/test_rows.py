@@ -1,4 +1,4 @@
-"""Rows come back as they were written, bad ones are told by line, and a journal survives a kill."""
+"""Rows read back as written, bad ones with their line; a journal survives a kill."""
 
 import json
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_a_clip_given_as_frames_comes_back_as_frames():
 
 def test_pixels_in_memory_cannot_stand_in_a_row():
     sample = Sample(Task.IMAGE_GENERATION, "x", (Image(noise(2, 2, 3), "HWC"),), id="a")
-    with pytest.raises(DataError, match="must be a file to stand in a row; write it first"):
+    with pytest.raises(DataError, match="by its file; write it to a file first"):
         example_row(Example.of(sample, Target()), FOLDER)
 
 
@@ -279,7 +279,7 @@ def test_a_journal_cut_anywhere_goes_on_without_a_lost_or_doubled_row(tmp_path):
 def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(content, tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"line \d is no row with id and status; give another"):
+    with pytest.raises(DataError, match=r"line \d has no id and status; give another"):
         Journal(path)
     assert path.read_bytes() == content
 

@@ -13,7 +13,7 @@ CARD = Card("native", frames=4)
 
 @pytest.fixture
 def frames(tmp_path):
-    """Files of one colour each, by which a picture is told from the others."""
+    """Files of one colour each, so that every image is recognisable."""
     paths = [tmp_path / f"{i}.png" for i in range(16)]
     for i, path in enumerate(paths):
         Pillow.new("RGB", (8, 8), (10 * i, 0, 0)).save(path)

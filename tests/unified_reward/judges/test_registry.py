@@ -396,5 +396,5 @@ def test_the_perfect_judge_answers_the_truth_it_is_given():
         "scripted:perfect", truth=[Example.of(sample, Target(winner="second"))]
     )
     assert perfect.ask([sample])[0].winner == "second"
-    with pytest.raises(ConfigError, match="answers known targets, and here are none"):
+    with pytest.raises(ConfigError, match="needs targets, which are not known here"):
         open_judge("scripted:perfect")

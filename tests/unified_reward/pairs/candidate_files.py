@@ -1,4 +1,4 @@
-"""Files of candidates drawn by the microworld, for tests."""
+"""Files of candidates of the microworld, for tests."""
 
 import json
 

@@ -65,7 +65,7 @@ def dropped(name):
 
 
 def run(path, out, form):
-    """Export, and what was told."""
+    """Export, with the logged lines."""
     result = []
     return export_pairs(path, out, form, log=result.append), result
 
@@ -268,7 +268,7 @@ def test_an_entry_is_not_added_to_a_file_of_another_kind(understanding):
     given = [json.loads(understanding.read_text().splitlines()[0])]
     for text in ("[1]", "no JSON"):
         (folder / "dataset_info.json").write_text(text)
-        with pytest.raises(DataError, match=r"dataset_info.json is no JSON object to add 'mine'"):
+        with pytest.raises(DataError, match="is not a JSON object, so 'mine' cannot be added"):
             run(written(folder, *given), folder / "mine.json", Format.LLAMAFACTORY)
         assert (folder / "dataset_info.json").read_text() == text
 
@@ -340,9 +340,9 @@ def test_what_has_no_place_in_a_file_is_told(understanding, tmp_path):
     assert counts == {"written": 2, "unusable": 1}
     assert result == ["line 2: this layout takes answers in words, not interleaved ones"]
     _, result = run(path, tmp_path / "o.parquet", Format.PARQUET)
-    assert result[0].startswith("line 2: this layout takes a candidate that is one file")
+    assert result[0].startswith("line 2: this layout takes candidates of one file each")
     _, result = run(path, tmp_path / "o.json", Format.SWIFT)
-    assert result[1].startswith("line 3: <image> and <video> stand for media in this file")
+    assert result[1].startswith("line 3: <image> and <video> are marks of media in this format")
 
 
 def test_no_pair_at_all_and_another_suffix_are_errors(tmp_path):

@@ -1,4 +1,4 @@
-"""Pairs from judges of known behaviour: who is chosen, what is asked, and the reasons given."""
+"""Pairs from judges of known behaviour: the pair, the questions, and the reasons."""
 
 from collections import Counter
 from dataclasses import replace

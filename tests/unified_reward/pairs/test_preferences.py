@@ -111,7 +111,10 @@ def test_dropped_and_failed_rows_keep_their_reasons_and_are_no_unusable_lines(tm
         ({"task": "image_editing"}, "line 2: image_editing needs the image or video it is"),
         ({"context": [{"text": "words"}]}, "line 2: context holds images and videos, not text"),
         ({"chosen": {"image": "a", "text": "b"}}, "line 2: a part has one of the keys"),
-        ({"chosen": {"picture": "a.png"}}, "line 2: a part has one of the keys"),
+        (
+            {"chosen": {"picture": "a.png"}},
+            "line 2: chosen.picture: Extra inputs are not",
+        ),
         ({"task": "poetry"}, "line 2: task: Input should be"),
         ({"task": None}, "line 2: task: Field required, unless the status is failed"),
         ({"chosen_score": "high"}, "line 2: chosen_score: Input should be a valid number"),
@@ -134,7 +137,7 @@ def test_a_file_that_is_not_there_is_an_error():
 
 
 def test_what_a_policy_can_learn_from_is_read_and_the_rest_is_counted_and_told(tmp_path):
-    """Check what is dropped or failed was told when the pairs were made."""
+    """Dropped and failed rows were reported when the pairs were made."""
     path = written(
         tmp_path,
         row("1"),

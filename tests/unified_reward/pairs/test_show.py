@@ -1,4 +1,4 @@
-"""A page of pairs or candidates: what was taken beside what was not."""
+"""The page of pairs or candidates."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def html(path, n=24, status=""):
 
 
 def cards(text):
-    """Check what is said on each card, without its medium."""
+    """Text of each card, without its medium."""
     found = re.findall(r'<article class="card">(.*?)</article>', text, re.DOTALL)
     return [" | ".join(re.sub(r"<[^>]*>", "\n", item).split("\n")).strip(" |") for item in found]
 

@@ -47,7 +47,7 @@ def makers(checkpoints, tmp_path_factory):
 
 
 def command(*arguments):
-    """Exit code, and what is told on standard output or as an error."""
+    """Exit code, with standard output or the error."""
     app = typer.Typer()
     app.command()(candidates)
     result = CliRunner().invoke(app, [str(item) for item in arguments])
@@ -189,7 +189,7 @@ def test_a_prompt_that_cannot_be_used_costs_its_row(make, out, tmp_path, makers)
         "lost": "none.png: cannot be opened",
         "line 3": "image_understanding needs the image or video it is about",
         "drawn": "is for image_understanding and video_understanding, not image_generation",
-        "line 5": "Field required",
+        "line 5": "promt: Extra inputs are not permitted",
         "line 7": "duplicate id",
     }.items():
         assert rows[name]["status"] == "failed"

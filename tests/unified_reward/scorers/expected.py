@@ -1,4 +1,4 @@
-"""Check what every scorer should say, worked out from the equations in float64, from pixels on.
+"""Expected scores of every scorer, from the equations in float64, from pixels on.
 
 Shares no code with the scorers: pictures are prepared with PIL and numpy, tokens counted by hand.
 """

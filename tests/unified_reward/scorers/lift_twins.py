@@ -134,7 +134,7 @@ def change(file, **values):
 
 
 def speaks(parts, text):
-    """Checks the same twin, but that it says a text of different characters behind a colon.
+    """Make the twin generate a text of different characters after a colon.
 
     No layer of the language model adds anything, and the head knows which follows which.
     """

@@ -71,7 +71,7 @@ def test_tensors_of_another_system_in_the_right_file_are_refused(twin, tmp_path)
 def test_a_tower_with_other_heads_is_no_hps_v2(tmp_path):
     twins.hps(tmp_path, "hpc.pt")
     (tmp_path / "hpc.pt").rename(tmp_path / "HPS_v2_compressed.pt")
-    assert "a width of 128 is no multiple of heads of 80" in problems("hpsv2", tmp_path)
+    assert "a width of 128 is not a multiple of the head width 80" in problems("hpsv2", tmp_path)
 
 
 def test_half_a_checkpoint_is_refused_with_what_it_lacks(copy):
@@ -160,7 +160,7 @@ def test_heads_that_are_not_known_well_enough_are_refused(copy):
     folder = copy("videoscore-qwen2-vl")
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"score_type": "special_token"}))
-    assert "not known well enough" in problems("videoscore-qwen2-vl", folder)
+    assert "are not supported" in problems("videoscore-qwen2-vl", folder)
 
 
 def test_a_tokenizer_of_other_weights_is_refused(copy):
@@ -171,7 +171,7 @@ def test_a_tokenizer_of_other_weights_is_refused(copy):
 
 
 def test_weights_that_are_no_folder_are_told(tmp_path):
-    with pytest.raises(ModelError, match="it is empty or no folder"):
+    with pytest.raises(ModelError, match="it is empty or not a folder"):
         ur.open_judge(f"pickscore:{tmp_path / 'nowhere'}")
 
 

@@ -1,4 +1,4 @@
-"""LiFT-Critic: what reaches it, what it says, how that is read, and folders that are not it."""
+"""LiFT-Critic: its inputs, its answers, their grades, and folders that are refused."""
 
 import json
 import shutil
@@ -145,7 +145,7 @@ def test_frames_are_eight_and_a_short_clip_says_that_some_are_shown_twice(total,
     prepared = lift.LiFTCritic.prepare(sample(frames))
     grey = (prepared.pixels[:, 0, 0, 0] + 1) * 127.5 / 5
     assert tuple(grey.round().int().tolist()) == indices
-    message = (f"the clip has {total} frames; some shown twice",) if total < 8 else ()
+    message = (f"the video has {total} frames; some shown twice",) if total < 8 else ()
     assert prepared.notes == message
 
 
@@ -359,7 +359,7 @@ def test_gibberish_of_a_random_twin_is_unparsed_with_its_text(scorer):
     (verdict,) = scorer.ask([sample(SHORT)])
     assert isinstance(verdict, ur.Unparsed)
     assert verdict.text.startswith("semantic consistency: ")
-    assert verdict.text.endswith("the clip has 5 frames; some shown twice")
+    assert verdict.text.endswith("the video has 5 frames; some shown twice")
     with pytest.raises(UnparsedError, match="begins with none of Good, Normal, Bad"):
         scorer.score(CAPTION, video=ur.Video(SHORT, "THWC"))
     pair = ur.Sample(ur.Task.VIDEO_GENERATION, CAPTION, (ur.Video(CLIP, "THWC"),) * 2)

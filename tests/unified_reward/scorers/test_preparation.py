@@ -1,4 +1,4 @@
-"""Check what reaches a model, before any weights: pixels, frames, positions, words."""
+"""Inputs of a model, without weights: pixels, frames, positions, words."""
 
 import numpy as np
 import PIL.Image
@@ -8,7 +8,7 @@ import torch
 import unified_reward as ur
 from tests.unified_reward.scorers import expected, twins
 from unified_reward.scorers import system
-from unified_reward.scorers.qwen_vl import Clipped, frame_rule, patched, target_size
+from unified_reward.scorers.qwen_vl import PixelBounds, frame_rule, patched, target_size
 from unified_reward.scorers.videoscore import budget, first_frames
 
 
@@ -139,7 +139,7 @@ def test_frames_of_videoscore_are_cut_off_not_rounded(most, total, indices):
 )
 def test_sides_are_multiples_of_28_within_an_area(size, bounds, wanted):
     least, most = (entry * 784 for entry in bounds)
-    assert target_size(*size, Clipped(least, most)) == wanted
+    assert target_size(*size, PixelBounds(least, most)) == wanted
 
 
 def test_frames_of_a_long_clip_share_a_budget_of_pixels():

@@ -15,7 +15,7 @@ from unified_reward import media
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.loading import check, load_system
-from unified_reward.scorers.qwen_vl import Clipped, QwenScorer, chat, patched, target_size
+from unified_reward.scorers.qwen_vl import PixelBounds, QwenScorer, chat, patched, target_size
 
 
 class Edits(QwenScorer):
@@ -29,7 +29,7 @@ class Edits(QwenScorer):
     @classmethod
     def prepare(cls, sample):
         picture = media.open_image(sample.candidates[0])
-        height, width = target_size(*picture.size[::-1], Clipped(56 * 56, 100 * 784))
+        height, width = target_size(*picture.size[::-1], PixelBounds(56 * 56, 100 * 784))
         pixels = torch.tensor(list(picture.resize((width, height)).tobytes())).view(
             1, height, width, 3
         )

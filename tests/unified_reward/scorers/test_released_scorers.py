@@ -36,7 +36,7 @@ def scorer(name):
 
 
 def fixture(name, n_bytes):
-    """A file of an upstream repository, told by its size."""
+    """A file of an upstream repository, found by its size."""
     file = Path(WEIGHTS) / "fixtures" / name
     if not file.is_file():
         pytest.skip(f"{file} is not there")

@@ -68,7 +68,7 @@ def by_equations(name, folder, state, caption, pixels):
 
 
 def result(name, scored):
-    """Check what a verdict says, in the order of the model's outputs."""
+    """Values of a verdict, in the order of the model's outputs."""
     assert isinstance(scored, ur.Scored), scored
     if scored.aspects:
         assert tuple(scored.aspects) == system(name).card.aspects
@@ -249,7 +249,7 @@ def test_a_mistake_in_a_scorer_is_seen(mutation, twin, monkeypatch):
 
 
 def test_a_projection_that_is_not_transposed_is_seen(tmp_path, monkeypatch):
-    """Case where features are as wide as the tower, shapes do not tell."""
+    """Shapes do not decide if features are as wide as the tower."""
     monkeypatch.setattr(twins, "CLIP", twins.CLIP | {"embed": 128})
     state = twins.hps(tmp_path)
     wanted = expected.hps(state, CAPTION, PICTURE)

@@ -65,7 +65,7 @@ def config(steps=3, *, optim=None, **changes):
 
 
 def align(source, out, options):
-    """Align on the pairs beside a policy; the report, and what was told."""
+    """Align on the pairs beside a policy; the report, and the logged lines."""
     result = []
     report = align_pipeline(source / "policy", source / "pairs.jsonl", options, out, result.append)
     return report, result

@@ -1,4 +1,4 @@
-"""Denoisers say and see what the pipelines they are taken from say and see."""
+"""Denoisers have the inputs and outputs of the pipelines they are taken from."""
 
 from types import SimpleNamespace
 
@@ -47,7 +47,7 @@ def kind(request):
 
 
 def sampled(pipeline, kind, **changes):
-    """Check what a pipeline makes, unguided, of two prompts and two seeds in two steps."""
+    """Samples of a pipeline, unguided, for two prompts and two seeds in two steps."""
     return pipeline(
         prompt=PROMPTS,
         generator=[torch.Generator().manual_seed(seed) for seed in (1, 2)],
@@ -58,7 +58,7 @@ def sampled(pipeline, kind, **changes):
 
 
 def watched(module):
-    """Calls of a network: its inputs by name, and what it said."""
+    """Calls of a network: its inputs by name, and its output."""
     calls = []
     names = ("sample",) if hasattr(module, "time_embedding") else ("hidden_states",)
     names += ("timestep", "encoder_hidden_states")
@@ -198,7 +198,7 @@ def test_the_path_of_a_flow_is_that_of_the_scheduler(shift):
 
 
 def test_half_the_steps_of_a_flow_shifted_by_three_have_three_quarters_of_noise():
-    """3 / 2 / (1 + 2 / 2) = 3 / 4, of which the network is told 750."""
+    """3 / 2 / (1 + 2 / 2) = 3 / 4, passed to the network as 750."""
     schedule = read_schedule(FlowMatchEulerDiscreteScheduler(shift=3.0))
     assert float(schedule.sigma[499]) == pytest.approx(0.75)
     assert float(schedule.timestep[499]) == pytest.approx(750)
@@ -210,7 +210,7 @@ def test_a_shift_that_depends_on_the_size_is_left_out():
 
 
 def test_the_flow_of_another_solver_is_the_same_path():
-    """UniPC takes other places on it, and tells the network whole timesteps, cut off."""
+    """UniPC uses other points of it, and passes whole timesteps, cut off, to the network."""
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
@@ -259,7 +259,7 @@ def test_prompts_of_wan_are_read_as_far_as_it_is_sampled_with(loaded):
 def test_the_third_encoder_of_stable_diffusion_3_has_its_own_limit(
     loaded, tokens, letters, monkeypatch
 ):
-    """Ten tokens a letter, of which the pipeline reads 256 unless it is told otherwise."""
+    """Ten tokens a letter, of which the pipeline reads 256 by default."""
 
     def tokenizer(prompt):
         return SimpleNamespace(input_ids=[0] * 10 * len(prompt))

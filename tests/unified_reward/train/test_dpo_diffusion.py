@@ -1,4 +1,4 @@
-"""Pipelines of four kinds are aligned, saved and drawn from; their loss is the one written out."""
+"""Pipelines of four kinds are aligned, saved and sampled; their loss is the written-out one."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ def denoiser_at(folder):
 
 
 def predicted(denoiser):
-    """Check what it says of two noisy latents."""
+    """Prediction for two noisy latents."""
     drawing = torch.Generator().manual_seed(1)
     noisy = torch.randn(2, 4, *((2,) if denoiser.temporal_stride else ()), 4, 4, generator=drawing)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Check what a dry run finds before a card is rented."""
+"""Dry runs of a judge's training: sizes, and problems found before a GPU is rented."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Check what a dry run finds in the alignment of a policy before a card is rented."""
+"""Dry runs of the alignment of a policy: sizes, and problems found before a GPU is rented."""
 
 import json
 from pathlib import Path
@@ -186,9 +186,9 @@ def test_latents_that_do_not_fit_the_network_are_found(stored):
 
 
 def test_a_policy_of_the_other_kind_or_of_no_loss_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"vlm is no pipeline of diffusers: .*model_index\.json"):
+    with pytest.raises(ModelError, match=r"vlm is not a diffusers pipeline: .*model_index\.json"):
         draw("tiny_vlm")
-    with pytest.raises(ModelError, match="image is no vision-language checkpoint"):
+    with pytest.raises(ModelError, match="image is not a vision-language checkpoint"):
         answer("tiny_image")
     with pytest.raises(ModelError, match="a AnimateDiffPipeline cannot be aligned; supported"):
         draw(pipelines.clips(tmp_path))

@@ -295,5 +295,5 @@ def test_a_published_conversation_is_learned_to_the_letter(conversations, tmp_pa
 
 def test_a_scalar_judge_refuses_a_conversation_whose_candidates_are_not_known(conversations):
     labels = JudgeLabels(ExampleFile(conversations, seed=0), Card("native"), ())
-    with pytest.raises(DataError, match=r"tells no candidates .* import the wordings"):
+    with pytest.raises(DataError, match=r"has no known candidates.* import its official wordings"):
         labels[0]

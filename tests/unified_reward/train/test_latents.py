@@ -1,4 +1,4 @@
-"""Pairs are encoded once, at one size, and those that cannot be are told and left out."""
+"""Pairs are encoded once, at one size; those that cannot be encoded are logged and left out."""
 
 from types import SimpleNamespace
 

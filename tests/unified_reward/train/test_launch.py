@@ -1,4 +1,4 @@
-"""Checks the same recipe under the launchers of torch and of accelerate, on a CPU."""
+"""One recipe under the launchers of torch and of accelerate, on a CPU."""
 
 import json
 import os

@@ -273,10 +273,10 @@ def test_a_head_that_is_missing_or_of_another_size_is_named(vlm, tmp_path):
     vlm.model.save_pretrained(tmp_path)
     vlm.chat.processor.save_pretrained(tmp_path)
     Card("compact", head=Head()).write(tmp_path)
-    with pytest.raises(ModelError, match=f"{WEIGHTS} is not the head its card describes"):
+    with pytest.raises(ModelError, match=f"{WEIGHTS} does not fit the head"):
         ur.open_judge(tmp_path)
     save_head(ValueHead(32, 2, uncertain=False), tmp_path)
-    with pytest.raises(ModelError, match=f"(?s){WEIGHTS} is not the head .*size mismatch"):
+    with pytest.raises(ModelError, match=f"(?s){WEIGHTS} does not fit the head .*size mismatch"):
         ur.open_judge(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Check what the experiment says of judges whose faults are known."""
+"""The report of the experiment on judges whose faults are known."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The gate reads each item once and tells calibration before and after."""
+"""The gate asks each item once and reports calibration before and after."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ N = 12
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
-    """The shipped judge with temperatures that leave it no opinion."""
+    """The shipped judge with temperatures that make its probabilities equal."""
     folder = tmp_path_factory.mktemp("calm")
     for file in checkpoint_path("tiny_judge").iterdir():
         (folder / file.name).symlink_to(file)

@@ -1,4 +1,4 @@
-"""Controls whose pairs are known, and how a judge is read in two manners."""
+"""Controls whose pairs are known, and a judge read in both modes."""
 
 import io
 import json

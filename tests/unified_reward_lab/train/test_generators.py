@@ -38,7 +38,7 @@ def generator(medium):
 
 @pytest.fixture(scope="module", params=MEDIA)
 def taught(request, tmp_path_factory):
-    """Check what is drawn, the folder of its pipeline, and the losses."""
+    """A trained generator: its samples, the folder of its pipeline, and the losses."""
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, folder, train_generator(generator(request.param), folder)
 

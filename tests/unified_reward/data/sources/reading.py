@@ -7,7 +7,7 @@ from unified_reward.data.sources import read_source
 
 
 def read(folder, name, *rows):
-    """Check what a source makes of JSON rows."""
+    """Read JSON rows as a source."""
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return list(read_source(path, name))

@@ -83,14 +83,14 @@ def test_every_task_has_its_columns(tmp_path, task, form):
 @pytest.mark.parametrize(
     ("row", "result"),
     [
-        (rated("z", 6), "6 is no number on the scale 1 to 5"),
-        (rated("z", "good"), "'good' is no number"),
-        (rated("z", 3, aspect_style=0), "0 is no number"),
+        (rated("z", 6), "6 is not a number on the scale 1 to 5"),
+        (rated("z", "good"), "'good' is not a number"),
+        (rated("z", 3, aspect_style=0), "0 is not a number"),
         (rated("z", None), "nothing in column score"),
         (rated("x", 4), "annotator 'x' judged item 'i' already"),
         (rated("", 4), "nothing in column annotator"),
         (rated("z", 4, image=None), "nothing in column image"),
-        (rated("z", 4, prompt="else"), "id 'i' names something else in row 1"),
+        (rated("z", 4, prompt="else"), "id 'i' has other content in row 1"),
     ],
 )
 def test_a_wrong_rating_costs_itself_and_not_its_item(tmp_path, row, result):

@@ -45,7 +45,7 @@ def test_pairs_of_a_ranking_are_its_order_again(ranks):
         (ranked([1, 1.5]), "not 1.5"),
         (ranked([1, True]), "not True"),
         (ranked([1, "2"]), "not '2'"),
-        (ranked([1, 2], generations=["0.png", "0.png"]), "stands twice"),
+        (ranked([1, 2], generations=["0.png", "0.png"]), "occurs twice"),
         (ranked([1, 2], generations="0.png"), "not a list"),
         (ranked([1, 2], generations=["0.png", 7]), "an image or video is a path or bytes, not '7'"),
         (ranked([1, 2], prompt=""), "nothing in column prompt"),

@@ -29,9 +29,9 @@ def test_a_clip_has_the_mean_of_its_raters_by_aspect_and_no_overall_score(tmp_pa
 @pytest.mark.parametrize(
     ("row", "result"),
     [
-        (clip(alignment=[5, 6, 4]), "6 is no number on the scale 1 to 5"),
-        (clip(alignment=[5, None, 4]), "None is no number"),
-        (clip(alignment=[5, True]), "True is no number"),
+        (clip(alignment=[5, 6, 4]), "6 is not a number on the scale 1 to 5"),
+        (clip(alignment=[5, None, 4]), "None is not a number"),
+        (clip(alignment=[5, True]), "True is not a number"),
         (clip(alignment=[]), "0 annotators in column alignment"),
         (clip(alignment=4), "a list, one of each annotator, not '4'"),
         (clip(alignment=None), "nothing in column alignment"),

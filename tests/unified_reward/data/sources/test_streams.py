@@ -117,7 +117,7 @@ def test_a_line_that_cannot_be_decoded_fails_alone(folder):
     assert rows[-1] == {}
     result = [
         (2, "UTF-8"),
-        (3, "NaN is no number"),
+        (3, "NaN is not a number"),
         (4, "not a list"),
         (6, "UTF-8"),
         (7, "no JSON"),
@@ -130,7 +130,7 @@ def test_a_line_that_cannot_be_decoded_fails_alone(folder):
 def test_a_row_of_a_table_that_cannot_be_decoded_fails_alone(folder):
     rows = values(write(folder, "a.csv", b'id,text\n1,caf\xe9\n2\n\n3,"a"b\n4,"two\nlines"\n'))
     assert rows == [
-        (2, "the row is no UTF-8"),
+        (2, "the row is not UTF-8"),
         (3, "1 columns where the header names 2"),
         (5, "no CSV: ',' expected after '\"'"),
         {"id": "4", "text": "two\nlines"},
@@ -143,7 +143,7 @@ def test_an_array_is_read_up_to_where_it_is_broken(folder, middle, what):
     assert values(path) == [
         {"a": 1},
         (2, "a row is an object with names, not a int"),
-        (3, f"row 3 is no {what}, and no row behind it can be read"),
+        (3, f"row 3 is not {what}, and no row after it can be read"),
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_parquet_string_that_is_no_utf8_fails_alone(folder):
     pa.parquet.write_table(pa.table({"text": text}), folder / "a.parquet")
     assert values(folder / "a.parquet") == [
         {"text": "a"},
-        (2, "the row is no UTF-8"),
+        (2, "the row is not UTF-8"),
         {"text": "c"},
     ]
 
@@ -163,11 +163,11 @@ def test_a_parquet_string_that_is_no_utf8_fails_alone(folder):
     [
         ("a.json", '{\n  "data": [{"a": 1}]\n}', "neither an array nor an object a line"),
         ("a.json", "", "neither an array nor an object a line"),
-        ("a.txt", "[]", r"rows stand in \.json, .*not in '\.txt'"),
+        ("a.txt", "[]", r"rows are read from \.json, .*not '\.txt'"),
         ("a.csv", "", "different column names"),
         ("a.csv", "id,id\n1,2\n", "different column names"),
         ("a.csv", b"id,caf\xe9\n1,2\n", "column names in UTF-8"),
-        ("a.parquet", b"PAR1 and no more", "no whole Parquet file"),
+        ("a.parquet", b"PAR1 and no more", "not a complete Parquet file"),
     ],
 )
 def test_a_file_without_rows_is_told(folder, name, content, result):

@@ -141,9 +141,9 @@ def _encode(state, x, rows, columns, side, heads, eps):
 
 
 def _buckets(count, side):
-    """Checks which of `side` positions each of `count` patches takes: i * side // count.
+    """Positions, of `side`, of each of `count` patches: i * side // count.
 
-    In transformers' float32, which parts from that at counts 25, 49, 50 and 55 of a side of 70.
+    In transformers' float32, which differs from that at counts 25, 49, 50 and 55 of a side of 70.
     """
     fractions = torch.arange(count, dtype=torch.float32) * (1 / torch.tensor(count))
     boundaries = torch.arange(1 / side, 1, 1 / side)

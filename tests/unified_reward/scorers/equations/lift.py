@@ -77,7 +77,7 @@ def _make_adapter(seed, llm, rank):
 
 
 def _make_own(seed, width, intermediate, hidden):
-    """Check what the adapter brings besides: a projector, and a layer of the vision tower."""
+    """Further weights of the adapter: a projector, and a layer of the vision tower."""
     projector = _make_projector(seed, 4 * width, hidden)
     own = {f"{PEFT}model.mm_projector.{name}": value for name, value in projector.items()}
     draw = Draw(seed + 1)
@@ -102,7 +102,7 @@ def merged(parts, *, scale):
 
 
 def see(state, pixels, *, patch, heads, eps=1e-6):
-    """Check what stands before the last layer of the vision tower, (n, patches, width).
+    """Hidden states before the last layer of the vision tower, (n, patches, width).
 
     Args:
         state: Weights under the released names, merged.

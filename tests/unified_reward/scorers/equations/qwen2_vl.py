@@ -208,7 +208,7 @@ def mlp_head(state, hidden, prefix, indices=(0, 3, 5)):
 
 
 def depth(state, name):
-    """Check how many numbered layers `state` has under `name`."""
+    """Number of layers that `state` has under `name`."""
     prefix = f"{name}."
     rest = (key.removeprefix(prefix) for key in state if key.startswith(prefix))
     return 1 + max(int(key.partition(".")[0]) for key in rest)

@@ -59,9 +59,10 @@ def write_showcase(
     """
     page = Page(
         "A judge for images and videos",
-        lead="One small vision-language model, asked to score and to compare what was generated "
-        "and what was said. Everything below is measured in a synthetic world whose truth is "
-        "known; it shows that the method and the code work, not how good a large judge is.",
+        lead="One small vision-language model that scores and compares generated images and "
+        "videos, and answers about given ones. Everything below is measured in a synthetic world "
+        "whose truth is known; it shows that the method and the code work, not how good a large "
+        "judge is.",
     )
     if "bench" in reports:
         _figures(page, reports["bench"])
@@ -101,7 +102,7 @@ def _title(task: Task) -> str:
 
 def _figures(page: Page, bench: Mapping[str, Any]) -> None:
     page.section(
-        "What it reaches",
+        "Benchmark",
         f"{bench['n']} held-out items, seed {bench['seed']}, comparisons asked in "
         f"{bench['orders']} order(s), {bench['n_unparsed']} unreadable, {bench['n_failed']} "
         "failed. Whiskers are 95 % intervals.",

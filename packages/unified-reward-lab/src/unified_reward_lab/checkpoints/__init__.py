@@ -6,7 +6,7 @@ from unified_reward.core.extensions import Checkpoint
 
 
 _HERE = Path(__file__).parent
-_TOY = "a toy, trained on drawn shapes alone: what it says about a photograph means nothing"
+_TOY = "a toy, trained on synthetic shapes alone: its scores of photographs are meaningless"
 
 tiny_judge = Checkpoint(_HERE / "judge", "judge", f"answers in text; {_TOY}")
 tiny_scalar = Checkpoint(_HERE / "scalar", "judge", f"has a value head; {_TOY}")

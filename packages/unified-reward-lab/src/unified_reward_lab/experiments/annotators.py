@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unified_reward.bench.metrics import Metric, mean_metric
-from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Preferred, Unparsed, Verdict
@@ -23,9 +22,6 @@ from unified_reward_lab.examples import CELLS
 from unified_reward_lab.experiments.experiment import Experiment
 from unified_reward_lab.experiments.page import table, with_interval
 from unified_reward_lab.microworld import make_example, utility_gap
-
-
-_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,8 @@ def run(config: AnnotatorStudy, progress: Callable[[int], None] = lambda _: None
         rows = groups[group] = {}
         points: dict[str, _Points] = {}
         for name, reference in judges.items():
-            verdicts = _ask(open_reference(reference, truth=examples), examples, progress)
+            judge = open_reference(reference, truth=examples)
+            verdicts = judge.ask([example.sample for example in examples], on_progress=progress)
             points[name] = _points(examples, verdicts)
             rows[name] = _metrics(examples, verdicts, points[name])
             n_unparsed += sum(isinstance(verdict, Unparsed) for verdict in verdicts)
@@ -115,17 +112,6 @@ class _Points(NamedTuple):
 def _points(examples: Sequence[Example], verdicts: Sequence[Verdict]) -> _Points:
     first = [v.orders[0] if isinstance(v, Preferred) and v.orders else v for v in verdicts]
     return _Points(*(np.array([*map(_point, examples, each)]) for each in (first, verdicts)))
-
-
-def _ask(
-    judge: BaseJudge, examples: Sequence[Example], progress: Callable[[int], None]
-) -> list[Verdict]:
-    verdicts: list[Verdict] = []
-    for start in range(0, len(examples), _CHUNK):
-        samples = [example.sample for example in examples[start : start + _CHUNK]]
-        verdicts += judge.ask(samples)
-        progress(len(samples))
-    return verdicts
 
 
 def _point(example: Example, verdict: Verdict) -> float:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 MAX_STRAY = 0.01
-"""Probability a token's undecidable alternatives may hold before the choices cannot be told."""
+"""Probability a token's undecidable alternatives may hold before the choices count as unknown."""
 _GOES_ON = re.compile(rb"(?<=\w)(?:\w|[.,]\d)")
 
 
@@ -43,7 +43,7 @@ def choice_logprobs_from_tokens(
 
     - letters behind the point where a choice leaves are taken as certain;
     - a choice without an alternative in the list gets that list's smallest log-probability,
-      which is too high;
+      which is an overestimate;
     - an alternative that continues the same choices as the generated token counts with it, and
       one that continues all of them says nothing: both are the same letters, cut otherwise;
     - other alternatives that continue several choices ("1" of "10" and "100" where "80" was
@@ -53,7 +53,7 @@ def choice_logprobs_from_tokens(
         tokens: ``choices[0].logprobs.content`` of the response: per generated token ``token``,
             ``logprob``, ``top_logprobs``, and ``bytes`` where the server sends them.
         choices: Complete alternative answers.
-        verdict_prefix: Text after whose last occurrence the choice stands; empty for the
+        verdict_prefix: Text after whose last occurrence the choice follows; empty for the
             beginning.
 
     Returns:

@@ -1,8 +1,8 @@
 """A local vision-language checkpoint as a model: Qwen2.5-VL, Qwen3-VL, LLaVA-OneVision.
 
 It takes images and text in order and knows neither tasks nor families; a video reaches it as
-frames. An image is encoded once as long as it lives, however many requests show it. Decoding is
-greedy whatever the checkpoint's generation config says.
+frames. An image in memory is encoded once, however many requests contain it. Decoding is greedy,
+independent of the checkpoint's generation config.
 """
 
 from __future__ import annotations

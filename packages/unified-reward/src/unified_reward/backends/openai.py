@@ -1,6 +1,6 @@
 """A model behind a URL: any server that speaks the OpenAI chat protocol (vLLM, SGLang, ...).
 
-It sends pictures and text, keeps order, retries what may pass, and reads the probabilities of
+It sends images and text, keeps order, retries transient errors, and reads the probabilities of
 the choices out of the tokens' log-probabilities. It knows neither tasks nor families.
 """
 
@@ -81,11 +81,11 @@ class OpenAIModel:
             url: Base of the protocol, such as ``http://localhost:8000/v1``.
             model: The server's name for the model; None for its only one.
             api_key: Sent as a bearer token. None reads ``UNIFIED_REWARD_API_KEY``; "" sends none.
-            votes: Further answers sampled where the choices' probabilities cannot be told.
+            votes: Further answers sampled where the probabilities of the choices are unknown.
             options: Concurrency, timeouts and retries.
 
         Raises:
-            ConfigError: The URL is not one, carries a login or a query, the key cannot stand in a
+            ConfigError: The URL is not one, carries a login or a query, the key is invalid in a
                 header, or ``votes`` is negative.
         """
         if votes < 0:
@@ -163,10 +163,10 @@ class OpenAIModel:
         self, client: httpx.AsyncClient, index: int, request: Request
     ) -> Answer | Failed:
         try:
-            # Encoding pictures takes long enough to stall the other requests' loop.
+            # Encoding images takes long enough to stall the other requests' loop.
             body = await asyncio.to_thread(self._body, request)
         except (MediaError, OSError, ValueError) as error:
-            return Failed(f"a picture of the request cannot be encoded: {error}")
+            return Failed(f"an image of the request cannot be encoded: {error}")
         try:
             text, tokens = await self._chat(client, body, index)
         except ServerError as error:
@@ -212,7 +212,7 @@ class OpenAIModel:
         """Text and token entries of one completion."""
         response = await self._send(client, "POST", "/chat/completions", body=body, index=index)
         if response.status_code in (400, 422) and "logprobs" in body:
-            # Few servers say which field they refuse; whether it works without them tells.
+            # Few servers say which field they refuse; so it is sent again without them.
             plain = _without_logprobs(body)
             again = await self._send(client, "POST", "/chat/completions", body=plain, index=index)
             if again.is_success:
@@ -228,7 +228,7 @@ class OpenAIModel:
                 return text, ()
             case {"choices": [{"message": {"content": None}}, *_]}:
                 raise self._fault("answered without a text (its content is null)", response.text)
-        raise self._fault("answered something that is no chat completion", response.text)
+        raise self._fault("answered something other than a chat completion", response.text)
 
     async def _send(
         self,
@@ -312,11 +312,11 @@ def _checked_url(url: str) -> str:
     except httpx.InvalidURL as error:
         raise ConfigError(f"{url!r} is not a URL: {error}") from error
     if parsed.userinfo:
-        # Not shown: the login is a secret.
+        # The message omits the URL: its login is a secret.
         raise ConfigError("a server's URL must not carry a login; pass the key as api_key")
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query:
         raise ConfigError(
-            f"{url!r} is no base of a server; it looks like http://localhost:8000/v1, no query"
+            f"{url!r} is not the base URL of a server, such as http://localhost:8000/v1 (no query)"
         )
     return url.rstrip("/")
 
@@ -324,7 +324,7 @@ def _checked_url(url: str) -> str:
 def _checked_key(key: str) -> str:
     key = key.strip()
     if not (key.isascii() and key.isprintable()):
-        raise ConfigError("the API key has characters that cannot stand in an HTTP header")
+        raise ConfigError("the API key has characters that are invalid in an HTTP header")
     return key
 
 

@@ -93,7 +93,7 @@ def load_value_model(folder: Path, vlm: VLM, *, n_values: int, uncertain: bool) 
         head.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(
-            f"{folder / WEIGHTS} is not the head its card describes: {error}"
+            f"{folder / WEIGHTS} does not fit the head that the card describes: {error}"
         ) from error
     return ValueHeadModel(vlm, head)
 

@@ -228,7 +228,7 @@ def _lengths(compared: Sequence[Example], verdicts: Sequence[Verdict]) -> Iterat
 def _repetitions(
     judge: _CountingJudge, singles: Mapping[_Key, Sample], scores: Mapping[_Key, float | None]
 ) -> Iterator[_Observation]:
-    """Compare each answer with itself repeated twice, which is longer and says nothing more."""
+    """Compare each answer with itself repeated twice, which is longer and adds nothing."""
     pairs = [
         (sample, answer, f"{answer} {answer}")
         for sample in singles.values()

@@ -1,4 +1,4 @@
-"""Benchmarks: their items, how these are asked, and the figures computed from the verdicts."""
+"""Benchmarks: their items, the order of questions, and the figures computed from the verdicts."""
 
 from __future__ import annotations
 

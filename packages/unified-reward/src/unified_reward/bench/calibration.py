@@ -15,7 +15,7 @@ from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_interv
 from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Example, Form
-from unified_reward.core.verdicts import WIN_SHARES, Preferred, Scored, Verdict
+from unified_reward.core.verdicts import WIN_SHARES, Preferred, Score, Scored, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge
 
 
@@ -46,7 +46,10 @@ class Bin(NamedTuple):
 
 
 def collect_predictions(examples: Sequence[Example], verdicts: Sequence[Verdict]) -> Predictions:
-    """Predictions with their outcomes; examples without a readable verdict or a label are left out.
+    """Predictions with their outcomes, both in [0, 1].
+
+    Examples without a readable verdict, without a label, or with one of them on an open scale are
+    left out.
 
     Args:
         examples: Labelled examples.
@@ -60,21 +63,22 @@ def collect_predictions(examples: Sequence[Example], verdicts: Sequence[Verdict]
             rows.append((verdict.probability, outcome, example.sample.prompt))
         elif isinstance(verdict, Scored) and verdict.score and target.score is not None:
             predicted = verdict.score.normalized
-            if predicted is not None:
-                rows.append((predicted, target.score, example.sample.prompt))
-    predicted, observed, clusters = zip(*rows, strict=True) if rows else ((), (), ())
-    return Predictions(np.array(predicted), np.array(observed), [*clusters])
+            observed = Score(target.score, target.scale).normalized if target.scale else None
+            if predicted is not None and observed is not None:
+                rows.append((predicted, observed, example.sample.prompt))
+    predictions, outcomes, clusters = zip(*rows, strict=True) if rows else ((), (), ())
+    return Predictions(np.array(predictions), np.array(outcomes), [*clusters])
 
 
-def reliability(predicted: np.ndarray, observed: np.ndarray, *, bins: int = BINS) -> list[Bin]:
+def reliability(predicted: np.ndarray, observed: np.ndarray) -> list[Bin]:
     """Mean prediction and mean outcome in bins of equal width over [0, 1]; empty ones left out.
 
     >>> reliability(np.array([0.125, 0.125, 0.875]), np.array([0.0, 1.0, 1.0]))
     [Bin(predicted=0.125, observed=0.5, n=2), Bin(predicted=0.875, observed=1.0, n=1)]
     """
-    place = np.minimum((predicted * bins).astype(int), bins - 1)
+    place = np.minimum((predicted * BINS).astype(int), BINS - 1)
     filled: list[Bin] = []
-    for i in range(bins):
+    for i in range(BINS):
         inside = place == i
         if inside.any():
             means = float(predicted[inside].mean()), float(observed[inside].mean())
@@ -82,7 +86,7 @@ def reliability(predicted: np.ndarray, observed: np.ndarray, *, bins: int = BINS
     return filled
 
 
-def calibration_error(predictions: Predictions, *, bins: int = BINS, seed: int = 0) -> Metric:
+def calibration_error(predictions: Predictions) -> Metric:
     """Expected calibration error: mean ``|mean outcome - mean prediction|`` of the bins, by size.
 
     ``ECE = sum_b n_b / N |observed_b - predicted_b|`` (Guo et al. 2017, arXiv:1706.04599, eq. 3).
@@ -90,15 +94,13 @@ def calibration_error(predictions: Predictions, *, bins: int = BINS, seed: int =
     """
 
     def error(indices: Indices) -> float:
-        filled = reliability(
-            predictions.predicted[indices], predictions.observed[indices], bins=bins
-        )
+        filled = reliability(predictions.predicted[indices], predictions.observed[indices])
         return sum(bar.n * abs(bar.observed - bar.predicted) for bar in filled) / len(indices)
 
     n = len(predictions.predicted)
     if n == 0:
         return Metric(float("nan"), (float("nan"), float("nan")), 0)
-    return Metric(error(np.arange(n)), bootstrap(error, predictions.clusters, seed=seed), n)
+    return Metric(error(np.arange(n)), bootstrap(error, predictions.clusters), n)
 
 
 def brier_score(predictions: Predictions) -> Metric:
@@ -123,6 +125,9 @@ def fit_calibration(judge: CardedJudge, examples: Sequence[Example]) -> Calibrat
         examples: Labelled comparisons, scores or both, that it was not trained on. Without examples
             of a form its temperature is 1.
 
+    Returns:
+        The temperatures, and the number of examples with a label and a readable verdict.
+
     Raises:
         DataError: There are no examples, or no readable verdict on those of a form.
     """
@@ -132,6 +137,7 @@ def fit_calibration(judge: CardedJudge, examples: Sequence[Example]) -> Calibrat
     if not examples:
         raise DataError("no examples to calibrate on")
     temperatures: dict[Form, float] = {"compare": 1.0, "score": 1.0}
+    n = 0
     for form in temperatures:
         of_form = [example for example in examples if example.sample.form == form]
         if not of_form:
@@ -149,9 +155,11 @@ def fit_calibration(judge: CardedJudge, examples: Sequence[Example]) -> Calibrat
             p, observed = predictions.predicted.clip(_EPSILON, 1 - _EPSILON), predictions.observed
             return float(-(observed * np.log(p) + (1 - observed) * np.log1p(-p)).mean())
 
-        if not len(predict(1.0).predicted):
+        n_of_form = len(predict(1.0).predicted)
+        if not n_of_form:
             raise DataError(f"no readable verdict of form {form!r} to calibrate on")
+        n += n_of_form
         bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE))
         best = minimize_scalar(loss, bounds=bounds, method="bounded")
         temperatures[form] = round(float(np.exp(best.x)), 4)
-    return Calibration(temperatures["compare"], temperatures["score"])
+    return Calibration(temperatures["compare"], temperatures["score"], n=n)

@@ -1,4 +1,4 @@
-"""Paired comparison of two runs of one benchmark, on the items that both were asked."""
+"""Paired comparison of two runs of one benchmark, on their common items."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         report = json.loads((folder / "report.json").read_text("utf-8"))
         return report, {row["id"]: row for row in read_verdict_rows(folder / VERDICTS)}
     except (OSError, ValueError, DataError) as error:
-        raise DataError(f"{folder} is no folder that bench --out wrote: {error}") from error
+        raise DataError(f"{folder} was not written by bench --out: {error}") from error
 
 
 def _is_same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

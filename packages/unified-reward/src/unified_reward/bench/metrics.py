@@ -94,7 +94,6 @@ def bootstrap(
     clusters: Sequence[Hashable],
     *,
     seed: int = 0,
-    resamples: int = _RESAMPLES,
 ) -> tuple[float, float]:
     """Percentile interval of a statistic, 95 %, resampling whole clusters with replacement.
 
@@ -104,7 +103,6 @@ def bootstrap(
         statistic: From item indices, shape (m,), to the figure; NaN resamples are left out.
         clusters: Cluster of every item, n of them.
         seed: Random seed.
-        resamples: Number of resamples.
     """
     members: dict[Hashable, list[int]] = {}
     for i, cluster in enumerate(clusters):
@@ -112,7 +110,7 @@ def bootstrap(
     groups: list[Indices] = [np.array(group, dtype=np.int64) for group in members.values()]
     rng = np.random.default_rng(seed)
     values: list[float] = []
-    for _ in range(resamples):
+    for _ in range(_RESAMPLES):
         resample = rng.integers(len(groups), size=len(groups))
         value = statistic(np.concatenate([groups[int(k)] for k in resample]))
         if math.isfinite(value):
@@ -123,7 +121,7 @@ def bootstrap(
     return float(low), float(high)
 
 
-def mean_metric(points: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0) -> Metric:
+def mean_metric(points: Sequence[float], clusters: Sequence[Hashable]) -> Metric:
     """Mean of points in [0, 1], with its interval.
 
     The interval is Wilson's where every item has a cluster of its own, else a bootstrap by cluster.
@@ -137,7 +135,7 @@ def mean_metric(points: Sequence[float], clusters: Sequence[Hashable], *, seed: 
     mean = float(array.mean())
     if n_clusters == n or np.ptp(array) == 0:
         return Metric(mean, wilson(mean * n_clusters, n_clusters), n)
-    return Metric(mean, mean_interval(points, clusters, seed=seed), n)
+    return Metric(mean, mean_interval(points, clusters), n)
 
 
 def mean_interval(
@@ -287,7 +285,6 @@ def correlation(
     labels: Sequence[float],
     *,
     clusters: Sequence[Hashable],
-    seed: int = 0,
 ) -> Metric:
     """Correlation of scores with labels, in [-1, 1]; NaN where either is constant.
 
@@ -299,7 +296,6 @@ def correlation(
         values: Scores of the judge; items without one (None) are left out.
         labels: True values, of the same length.
         clusters: Prompt of every item; the interval resamples prompts.
-        seed: Random seed of the bootstrap.
     """
     answered = [
         (value, label, cluster)
@@ -314,7 +310,7 @@ def correlation(
     def statistic(indices: Indices) -> float:
         return correlation_coefficient(kind, scores[indices], true[indices])
 
-    interval = bootstrap(statistic, [item[2] for item in answered], seed=seed)
+    interval = bootstrap(statistic, [item[2] for item in answered])
     return Metric(correlation_coefficient(kind, scores, true), interval, len(answered))
 
 

@@ -75,7 +75,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
         seed: Random seed of the sampled items and of the half asked in swapped order.
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
         votes: Majority of this many votes per comparison, each in a random order, as in
-            VL-RewardBench; 0 for none. One order is answered alike, so it is asked twice at most.
+            VL-RewardBench; 0 for none. Answers repeat, so each order is asked at most once.
         out: Folder for ``verdicts.jsonl``, written as items are judged, and ``report.json``. A run
             that was stopped continues there.
         on_progress: Called with the number of items just judged.
@@ -115,15 +115,15 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
 
 
 def data_folder(data: str | Path | None) -> Path | None:
-    """Folder of the official files; a hub id ``org/name`` that is no folder is downloaded.
+    """Folder of the official files; a hub id ``org/name`` that is not a folder is downloaded.
 
     Raises:
-        ConfigError: There is no such folder, and it is no hub id or cannot be downloaded.
+        ConfigError: There is no such folder, and it is not a hub id or cannot be downloaded.
     """
     if not data or Path(data).exists():
         return Path(data) if data else None
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(data)):
-        raise ConfigError(f"there is no folder {data}, and it is no hub id (org/name)")
+        raise ConfigError(f"there is no folder {data}, and it is not a hub id (org/name)")
     with extra("local"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -131,7 +131,7 @@ def data_folder(data: str | Path | None) -> Path | None:
     try:
         return Path(snapshot_download(str(data), repo_type="dataset"))
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise ConfigError(f"{data} is no folder, and cannot be downloaded: {error}") from error
+        raise ConfigError(f"{data} is not a folder, and cannot be downloaded: {error}") from error
 
 
 def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:
@@ -220,7 +220,7 @@ def _ask(
 def majority_vote(verdict: Verdict, votes: int, seed: int) -> Verdict:
     """Majority of votes on a comparison asked in both orders, each vote in a random order.
 
-    A judge answers one order always alike, so votes are sampled from its two answers. Equally many
+    A judge answers an order always alike, so votes are sampled from its two answers. Equally many
     votes for two outcomes are a tie. A verdict without orders is returned as it is.
 
     Args:

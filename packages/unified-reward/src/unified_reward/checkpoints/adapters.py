@@ -123,7 +123,7 @@ def adapter_base(source: str | Path) -> str | Path | None:
             return path
     if not named or Path(named).is_absolute() or named.startswith("."):
         raise ModelError(
-            f"{file} has the base {named!r}, where no other folder is; name one, relative to the "
-            "adapter's or absolute, or a hub id"
+            f"{file} has the base {named!r}, which is not another folder; give one, relative to "
+            "the adapter's or absolute, or a hub id"
         )
     return named

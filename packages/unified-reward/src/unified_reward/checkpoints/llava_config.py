@@ -130,7 +130,7 @@ def convert_config(
             dtype=str(dtype or bulk).removeprefix("torch."),
         )
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise ModelError(f"config.json cannot be carried over: {error}") from error
+        raise ModelError(f"config.json cannot be converted: {error}") from error
     return json.loads(config.to_json_string())
 
 
@@ -162,7 +162,7 @@ def _vision(original: Mapping[str, Any], state: State) -> dict[str, Any]:
         )
     heads = own.get("num_attention_heads") or width // _HEAD_WIDTH or 1
     if width % heads:
-        raise ModelError(f"the vision tower is {width} wide, which is no multiple of {heads} heads")
+        raise ModelError(f"the vision tower is {width} wide, not a multiple of {heads} heads")
     return {
         "model_type": "siglip_vision_model",
         "hidden_size": width,

@@ -136,35 +136,15 @@ def plan(folder: str | Path, *, dtype: str | None = None) -> ConversionPlan:
     return ConversionPlan(folder, problems, config, keys, ignored, notes, parts, digest)
 
 
-def convert(
-    folder: str | Path,
-    out: str | Path,
-    *,
-    dtype: str | None = None,
-    progress: Callable[[int], None] = lambda _: None,
-) -> ConversionPlan:
-    """Convert an original checkpoint to a folder that transformers loads.
-
-    Args:
-        folder: The original checkpoint, see `plan`.
-        out: A new folder, or one where the same conversion was stopped, which then resumes.
-        dtype: Dtype of the new weights, see `plan`.
-        progress: Called with the number of tensors just written.
-
-    Raises:
-        ModelError: The checkpoint cannot be converted, see `plan` and `write`.
-        ConfigError: The dtype is not supported.
-        DataError: The folder cannot be written.
-    """
-    conversion = plan(folder, dtype=dtype)
-    write(conversion, out, progress=progress)
-    return conversion
-
-
 def write(
     plan: ConversionPlan, out: str | Path, *, progress: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Carry out a plan. ``config.json`` is written last: a folder without it is unfinished.
+    """Write the converted folder; ``config.json`` comes last: a folder without it is unfinished.
+
+    Args:
+        plan: The plan of the conversion.
+        out: A new folder, or one where the same conversion was stopped, which then resumes.
+        progress: Called with the number of tensors just written.
 
     Raises:
         ModelError: The plan has problems, ``out`` holds something else, or the disk has no room.

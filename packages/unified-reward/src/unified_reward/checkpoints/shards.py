@@ -1,6 +1,6 @@
 """Copying tensors into new safetensors shards under new names, one at a time, resumable.
 
-Knows bytes, not what the tensors are for.
+Knows bytes, not the use of the tensors.
 """
 
 from __future__ import annotations

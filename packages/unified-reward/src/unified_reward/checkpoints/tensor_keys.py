@@ -39,7 +39,7 @@ _DTYPES = {
 
 
 class MappedTensor(NamedTuple):
-    """A tensor under its name in the module, and the names in the file that it is made of."""
+    """A tensor under its name in the module, and the names of its tensors in the file."""
 
     target: str
     value: Tensor

@@ -51,7 +51,6 @@ class JudgeArguments:
         bool,
         typer.Option("--allow-reworded", help="Use this project's wording for a published judge."),
     ] = False
-
     quantize: Annotated[
         Literal["8bit", "4bit"] | None,
         typer.Option(help="Weights in 8 or 4 bits; needs bitsandbytes."),

@@ -28,14 +28,15 @@ def pairs(
         Strategy, typer.Option(help="Method that picks the pair of a prompt.")
     ] = Strategy.RANK_AND_SIFT,
     margin: Annotated[
-        float, typer.Option(min=0, help="Lead that the chosen score needs over the rejected one.")
+        float,
+        typer.Option(min=0, help="Chosen minus rejected score must be above this."),
     ] = 0.0,
     min_quality: Annotated[
         float | None, typer.Option(help="Lowest score of a chosen candidate.")
     ] = None,
     orders: options.OrdersOption = 2,
     readings: Annotated[
-        int, typer.Option(min=1, help="Times that each score is asked; the mean counts.")
+        int, typer.Option(min=1, help="Times that each score is asked and averaged.")
     ] = 1,
     rounds: Annotated[
         int, typer.Option(min=0, help="Swiss rounds of a tournament; 0 compares all with all.")

@@ -1,6 +1,6 @@
 """Base class of everything that judges, with its verbs: score, compare, rank.
 
-The verbs stand on one primitive, ``ask``: they only build samples and raise errors, and know
+The verbs are built on one primitive, ``ask``: they only build samples and raise errors, and know
 neither models nor media. Judges of every kind, point scorers and tables share them.
 """
 
@@ -105,7 +105,7 @@ class BaseJudge(ABC):
     ) -> Scored | list[Verdict]:
         """Score one generated image or video, or one answer about a given one; or lists of them.
 
-        Lists must be of equal length; what is given once is used for every item. Lists that take
+        Lists must be of equal length; a single value is used for every item. Lists that take
         longer than two seconds show a progress bar on standard error.
 
         Args:

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    pass
-
 
 class UnifiedRewardError(Exception):
     """Base of every error this package raises on purpose."""
@@ -18,7 +12,7 @@ class ConfigError(UnifiedRewardError):
 
 
 class MediaError(UnifiedRewardError):
-    """A picture or a clip cannot be read."""
+    """An image or a video cannot be read."""
 
 
 class DataError(UnifiedRewardError):
@@ -30,7 +24,7 @@ class ModelError(UnifiedRewardError):
 
 
 class ServerError(ModelError):
-    """A server refused, timed out or answered nonsense."""
+    """A server refused, timed out or sent an invalid response."""
 
 
 class UnparsedError(UnifiedRewardError):

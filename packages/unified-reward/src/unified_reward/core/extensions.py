@@ -1,4 +1,4 @@
-"""Extensions: what other distributions add to this one, found by their entry points.
+"""Extensions that other distributions add to this one, found by their entry points.
 
 A distribution names an object in its metadata, for example
 ``[project.entry-points."unified_reward.scorers"]`` with ``my_scorer = "my_package:MyScorer"``, and
@@ -83,14 +83,14 @@ def checkpoints(kind: str | None = None) -> Iterator[tuple[str, Checkpoint]]:
 def checkpoint_path(reference: str | Path) -> Path:
     """The folder of a named checkpoint; any other reference as a path.
 
-    A folder of one's own that has such a name is written ``./tiny_judge``.
+    Write ``./tiny_judge`` for a folder of your own with such a name.
     """
     checkpoint = load_extension("checkpoints", str(reference))
     return checkpoint.folder if checkpoint else Path(reference)
 
 
 def missing_hint(name: str) -> str:
-    """End of a message that says what to install for a name of the laboratory; empty for others."""
+    """Hint to install the laboratory if the name is one of its own; empty for other names."""
     if name.partition(":")[0] not in _LABORATORY_NAMES:
         return ""
     return f"; {name} comes with the laboratory: pip install {LABORATORY}"

@@ -1,6 +1,6 @@
 """Bounded windows over many items: threads prepare the next window while one is worked on.
 
-Standard library only; knows nothing of what is prepared.
+Standard library only; knows neither the keys nor their values.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from unified_reward.core.verdicts import Preferred, Scored
 
 
 LOG_ODDS_LIMIT = 36.0
-"""Log-odds are clamped to ± this, so that no comparison is quite certain."""
+"""Log-odds are clamped to ± this, so that no comparison is certain."""
 
 
 def sigmoid(x: float) -> float:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from unified_reward.core.verdicts import Failed
+
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-from unified_reward.core.verdicts import Failed
 
 
 class ValueEstimate(NamedTuple):
@@ -21,12 +22,12 @@ class ValueEstimate(NamedTuple):
     means: tuple[float, ...]
     """The overall value, then that of each aspect."""
     sigmas: tuple[float, ...] = ()
-    """Their standard deviations; empty where the model tells none."""
+    """Their standard deviations; empty if the model gives none."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One user turn for a model, ready to send: text and opened pictures, in order."""
+    """One user turn for a model, ready to send: text and decoded images, in order."""
 
     parts: tuple[str | PILImage, ...]
     choices: tuple[str, ...] = ()
@@ -43,14 +44,14 @@ class Answer:
 
     text: str
     choice_logprobs: tuple[float, ...] | None = None
-    """Log-probability of each choice, in nats, not normalised over the choices; None when the
-    model cannot tell."""
+    """Log-probability of each choice, in nats, not normalised over the choices; None if
+    the model does not give it."""
     votes: tuple[str, ...] = ()
     """Further answers to the same request, sampled."""
 
 
 class Model(Protocol):
-    """Whatever answers requests: a local checkpoint, a server, a script."""
+    """A model that answers requests: a local checkpoint, a server, a script."""
 
     name: str
 

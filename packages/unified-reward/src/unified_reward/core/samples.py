@@ -1,4 +1,4 @@
-"""Samples and examples: what is judged, and what is known about it.
+"""Samples, the questions to a judge, and examples, rows of data with their labels.
 
 Standard library only. Nothing here opens a file, knows a prompt or loads a model.
 """
@@ -18,11 +18,7 @@ from unified_reward.core.verdicts import Scale, Winner
 
 
 Form = Literal["score", "compare"]
-
-
 Layout = Literal["HWC", "CHW", "THWC", "TCHW"]
-
-
 FrameRule = Literal["linspace_inclusive", "span_centres", "stride_floor"]
 
 
@@ -221,7 +217,7 @@ class Example:
     """Name of the data set."""
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     """Facts about the row that nobody learns to write, such as its group in a benchmark or the kind
-    of a vote. Names that end in ``_first`` and ``_second`` tell of one candidate."""
+    of a vote. Names that end in ``_first`` and ``_second`` describe one candidate."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """A published conversation, verbatim: ``{"from": "human" | "gpt", "value": text}`` with
     ``<image>`` marks; trainable as it is."""
@@ -326,7 +322,7 @@ class Example:
         """Return the example as one that a judge can be trained and tested on.
 
         A made pair becomes two candidates and their winner, without scores. Whether the winner
-        stands first follows from the id, so that over many rows it does in half of them. Any other
+        comes first depends on the id; over many rows it does in half of them. Any other
         example is returned as it is.
         """
         if self.pair is None:

@@ -1,4 +1,4 @@
-"""Scores and verdicts: what a judge gives back.
+"""Scores and verdicts, the results of a judge.
 
 Standard library only.
 """
@@ -8,11 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-
-if TYPE_CHECKING:
-    pass
 from unified_reward.core.errors import UnifiedRewardError
 
 
@@ -95,7 +92,7 @@ class Preferred:
     """Share of the first candidate by aspect, in [0, 1]."""
     text: str = ""
     orders: tuple[Preferred, ...] = ()
-    """The verdict in each order asked, all seen from the first order; empty when one was asked."""
+    """Verdicts by order, all seen from the first order; empty if only one order was asked."""
     tie_kind: Literal["", "both_good", "both_bad"] = ""
     """Kind of a tie, from judges that distinguish two; empty for any other verdict."""
 
@@ -126,7 +123,7 @@ class Preferred:
 
     @property
     def consistent(self) -> bool | None:
-        """True if every order named the same winner; None when one order was asked."""
+        """True if every order named the same winner; None if only one order was asked."""
         return len({one.winner for one in self.orders}) == 1 if self.orders else None
 
     def mirrored(self) -> Preferred:
@@ -158,7 +155,7 @@ class Failed:
 
     @classmethod
     def from_error(cls, error: UnifiedRewardError) -> Failed:
-        """The failure that an error is, without its traceback, which holds decoded media."""
+        """Convert an error to a failure, without its traceback, which holds decoded media."""
         return cls(str(error), error.with_traceback(None))
 
 

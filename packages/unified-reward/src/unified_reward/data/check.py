@@ -32,7 +32,7 @@ class Checked(NamedTuple):
 
 
 def check(rows: Iterable[Row], *, decode: bool = False) -> Iterator[Checked]:
-    """Look at every row and at the media it names, in constant memory.
+    """Check every row and the media it names, in constant memory.
 
     Without ``decode`` an image is opened and its checksums read where its format has some (a JPEG
     has none), and of a video the container is opened.

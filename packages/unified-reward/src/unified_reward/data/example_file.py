@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections import Counter
 from dataclasses import replace
@@ -54,12 +55,13 @@ def _mirrored_name(tag: str) -> str:
     return stem + underscore + _MIRRORED[side] if underscore and side in _MIRRORED else tag
 
 
-def is_held_back(example: Example, share: float) -> bool:
+def is_held_back(example: Example, share: float, folder: Path) -> bool:
     """True for about ``share`` of all prompts: examples of one prompt and context stay together.
 
-    Depends on the prompt and the names of the context's files alone, not on order or file.
+    Depends on the prompt and the context's files, named relative to ``folder``, alone.
     """
-    names = [str(m.source) for m in example.context if isinstance(m.source, str | Path)]
+    files = [m.source for m in example.context if isinstance(m.source, str | Path)]
+    names = [os.path.relpath(file, folder) for file in files]
     digest = hashlib.sha256("\n".join([example.prompt, *names]).encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
@@ -67,8 +69,8 @@ def is_held_back(example: Example, share: float) -> bool:
 Part = Literal["all", "train", "held_back"]
 
 
-def _belongs(example: Example, part: Part, share: float) -> bool:
-    return part == "all" or is_held_back(example, share) == (part == "held_back")
+def _belongs(example: Example, part: Part, share: float, folder: Path) -> bool:
+    return part == "all" or is_held_back(example, share, folder) == (part == "held_back")
 
 
 class ExampleFile:
@@ -92,12 +94,12 @@ class ExampleFile:
             path: The file; rows of any kind that has candidates or messages.
             seed: Seed of the order.
             twins: Give every comparison in both orders, one behind the other; a conversation,
-                whose candidates are not known, stands alone.
+                whose candidates are not known, has no twin.
             part: Rows to take: all, those for training, or those held back from it.
             held_back: Share of the prompts to hold back, in [0, 1); see `is_held_back`.
 
         Raises:
-            DataError: Rows that cannot be used; says how many and the first reasons. Or the part
+            DataError: Rows cannot be used; names their number and the first reasons. Or the part
                 has no row.
         """
         self._path = path
@@ -111,7 +113,7 @@ class ExampleFile:
                 skipped[row.status] += 1
             elif reason := _unusable(row):
                 wrong.append(reason)
-            elif isinstance(content, Failed) or not _belongs(content, part, held_back):
+            elif isinstance(content, Failed) or not _belongs(content, part, held_back, path.parent):
                 continue
             else:
                 compares.append(len(content.as_comparison().candidates) == 2)

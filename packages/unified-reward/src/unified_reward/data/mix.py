@@ -1,7 +1,7 @@
 """Many sources as one training file and one test file, by a recipe.
 
-Two passes over the sources: the first keeps a few hashes a row, the second writes. What is
-written depends on the rows and the seed, not on the order of rows, files or sources.
+Two passes over the sources: the first keeps a few hashes a row, the second writes. The output
+depends on the rows and the seed, not on the order of rows, files or sources.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def _identity(content: Example) -> int:
     if _is_conversation(content):
         return _hash(content.task, _prompts(content)[0], *map(_fingerprint, content.media))
     texts = (content.task, _normal(content.prompt), content.criteria)
-    # The order of candidates is no difference: twins are made again after duplicates are gone.
+    # The order of candidates makes no difference: twins are made again after duplicates are gone.
     candidates = sorted(map(_fingerprint, content.candidates))
     return _hash(*texts, *map(_fingerprint, content.context), "", *candidates)
 
@@ -260,7 +260,7 @@ def _banned(exclude: Iterable[Path]) -> tuple[_Banned, dict[str, Any]]:
         for row in rows_of(path):
             n_rows += 1
             if isinstance(row.content, Failed):
-                raise DataError(f"{path}: {row.content.error}; what it holds cannot be left out")
+                raise DataError(f"{path}: {row.content.error}; it cannot be excluded from the mix")
             banned.ids.add(row.id)
             banned.prompts.add(_prompts(row.content)[0])
             for medium in files(row.content.media):
@@ -320,7 +320,7 @@ class _Writer:
         self._repeated = {int(name) for name in self._names[n_each > 1]}
 
     def write(self, i: int, bad: Counter[str], progress: Callable[[int], None]) -> dict[str, Any]:
-        """Write the rows of source ``i``, the one behind the last one, and report on them."""
+        """Write the rows of source ``i`` and report on them; sources come in order."""
         source = self._recipe.sources[i]
         cells: dict[str, Counter[str]] = {}
         known = self._rows[self._rows["source"] == i]

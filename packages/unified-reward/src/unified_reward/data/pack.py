@@ -1,7 +1,7 @@
 """Files of records: JSONL beside its media, and Parquet or tar shards that carry them.
 
-A packed row is a record row whose media are named ``0.png``, ``1.mp4`` and so on; under these
-names their bytes stand beside it. Knows no task and decodes nothing.
+A packed row is a record row whose media are named ``0.png``, ``1.mp4`` and so on; their bytes
+are stored beside it under these names. Knows no task and decodes nothing.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def rows_of(
     if source != RECORDS:
         return read_source(path, source, media=media, scale=scale)
     if media is not None or scale is not None:
-        raise ConfigError("records know their scales, and their paths start at their file")
+        raise ConfigError("scale and media are for published sources; records have their own")
     if path.suffix == ".parquet":
         return _restored(_parquet_rows(path))
     if path.suffix == ".tar" or path.is_dir():
@@ -108,7 +108,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
         DataError: Nothing could be written, or not there.
     """
     if out.suffix not in _WRITERS:
-        raise ConfigError(f"{out} is no .jsonl, .parquet or .tar, nor a folder without suffix")
+        raise ConfigError(f"{out} is not .jsonl, .parquet, .tar or a folder without a suffix")
     if out.is_dir():
         raise ConfigError(f"{out} is a folder already; give a new name")
     written = 0
@@ -120,7 +120,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
                     write(content, row.status if row.status in _WITHOUT_PAIR else "")
                     written += 1
                 except (DataError, MediaError) as error:
-                    content = Failed(str(error), error)
+                    content = Failed.from_error(error)
             seen(replace(row, content=content))
         if not written:
             raise DataError(f"no row can be used, so {out} is not written")
@@ -342,7 +342,7 @@ def _parquet_rows(path: Path) -> Iterator[_Packed | Row]:
     missing = {*_TEXTS, *_NESTED, "schema", "media"} - set(file.schema_arrow.names)
     if missing:
         raise DataError(
-            f"{path} has no columns {', '.join(sorted(missing))}, so it is no packed file of "
+            f"{path} has no columns {', '.join(sorted(missing))}, so it is not a packed file of "
             "records; if it was published like that, name its source"
         )
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,8 +94,7 @@ def _forbid_extra(kind: Any) -> None:
         return
     kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
     for hint in typing.get_type_hints(kind).values():
-        if not isinstance(hint, types.NoneType):
-            _forbid_extra(hint)
+        _forbid_extra(hint)
 
 
 def as_data(config: Any) -> Any:

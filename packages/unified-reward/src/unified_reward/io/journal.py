@@ -1,6 +1,6 @@
 """Append-only journal that makes runs resumable: rows with ids, one a line.
 
-Knows ids and states of rows, not what they stand for.
+Knows ids and states of rows, not their content.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _ROW_BEGINS = b'{"id": '
 
 
 class Journal:
-    """Append-only JSONL file of rows with ids, from which a stopped run goes on.
+    """Append-only JSONL file of rows with ids, from which a stopped run resumes.
 
     Opening it changes nothing. A torn last line, left by a kill, is cut off before the first row is
-    appended. Every row begins with its id, by which a torn row is told from the end of another kind
-    of file.
+    appended. Every row begins with its id, which distinguishes a torn row from the end of another
+    kind of file.
     """
 
     def __init__(self, path: Path) -> None:
         """Open a journal, or start one.
 
         Raises:
-            DataError: The file holds something else than rows with id and status, or cannot be
+            DataError: The file holds other content than rows with id and status, or cannot be
                 opened; it is left as it is.
         """
         self.path = path
@@ -125,4 +125,4 @@ def _journal_row(raw: bytes, number: int, path: Path) -> dict[str, Any]:
             return row
     except (ValueError, KeyError, TypeError):
         pass
-    raise DataError(f"{path} line {number} is no row with id and status; give another output file")
+    raise DataError(f"{path} line {number} has no id and status; give another output file")

@@ -1,4 +1,4 @@
-"""Rows of JSON and the examples they stand for.
+"""Rows of JSON, read as examples and written from them.
 
 One reader for every kind of row: samples, records, prompts, candidates and pairs. pydantic checks
 what comes in. Knows neither prompts nor judges, and opens no media.
@@ -54,7 +54,7 @@ class _PartRow(_Row):
 
 
 class _CandidateRow(_PartRow):
-    """A candidate, and in pairs rows what became of it; interleaved ones stand in ``parts``."""
+    """A candidate, and in pairs rows its side; ``parts`` of an interleaved one."""
 
     parts: list[_PartRow] | None = None
     score: float | None = None
@@ -86,7 +86,7 @@ class _TargetRow(_Row):
 
 
 class _ComparisonRow(_Row):
-    """A comparison that a judge was asked for while a pair was made."""
+    """A comparison by which a pair was made."""
 
     a: int
     b: int
@@ -140,7 +140,7 @@ class CandidateDetails:
 
     score: float | None = None
     side: Side | None = None
-    """Side of its comparison; several candidates may stand on one."""
+    """Side of its comparison; several candidates may have the same one."""
     reason: str | None = None
     """Reason why it could not be judged."""
 
@@ -179,7 +179,7 @@ class Row:
 def read_examples(path: Path, *, strict: bool = True) -> Iterator[Row]:
     """Read a JSONL file of samples, records, prompts, candidates or pairs, in constant memory.
 
-    A row that cannot be used (no JSON, a missing key, a repeated id, a candidate that is none for
+    A row that cannot be used (no JSON, a missing key, a repeated id, a candidate that does not fit
     its task, candidates that could not be made) comes as ``Failed`` and the others go on. A row
     without an id gets one from its content. Memory grows with the number of ids alone.
 
@@ -221,9 +221,9 @@ def record_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def parse_row(raw: bytes, folder: Path, *, strict: bool = True) -> Example | Failed:
+def parse_row(raw: bytes, folder: Path) -> Example | Failed:
     """Parse one line as an example; relative paths start at ``folder``."""
-    return read_row(raw, folder, strict=strict).content
+    return read_row(raw, folder).content
 
 
 def read_row(raw: bytes, folder: Path, *, strict: bool = True) -> Row:
@@ -236,7 +236,7 @@ def read_row(raw: bytes, folder: Path, *, strict: bool = True) -> Row:
         content = _failed(describe_errors(error, "row", 3))
         return Row(0, "", content, status="unusable", reason=content.error)
     except DataError as error:
-        return Row(0, "", Failed(str(error), error), status="unusable", reason=str(error))
+        return Row(0, "", Failed.from_error(error), status="unusable", reason=str(error))
     return Row(0, name, content, 0, row.status or "", row.reason or "", _details(row, content))
 
 
@@ -246,7 +246,7 @@ def _failed(message: str) -> Failed:
 
 def _example(row: _ExampleRow, name: str, folder: Path) -> Example | Failed:
     if row.status == "failed" and not (row.candidates and row.task and row.prompt is not None):
-        return _failed(row.reason or "the row failed when it was made, and says no reason")
+        return _failed(row.reason or "the row failed when it was made, without a reason")
     if row.task is None or row.prompt is None:
         missing = "task" if row.task is None else "prompt"
         raise DataError(f"{missing}: Field required, unless the status is failed")
@@ -366,7 +366,7 @@ def parts_rows(parts: Sequence[Candidate], folder: Path) -> list[Any]:
 
 
 def part_row(part: Candidate, folder: Path) -> Any:
-    """Write a candidate or medium as it stands in rows of a file in ``folder``.
+    """Write a candidate or medium as a part of a row of a file in ``folder``.
 
     Raises:
         DataError: A medium is in memory, not in a file.
@@ -383,5 +383,5 @@ def _relative(source: Any, folder: Path) -> str | list[str]:
         frames = cast("tuple[Image, ...]", source)
         return [cast("str", _relative(frame.source, folder)) for frame in frames]
     if not isinstance(source, str | Path):
-        raise DataError("a medium must be a file to stand in a row; write it first")
+        raise DataError("a row can name a medium only by its file; write it to a file first")
     return os.path.relpath(source, folder)

@@ -82,14 +82,14 @@ def read_verdict_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Read the rows of a file of verdicts, one a line.
 
     Raises:
-        DataError: The file cannot be read, or a line is no row with an id; names the line.
+        DataError: The file cannot be read, or a line is not a row with an id; names the line.
     """
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
                 if not isinstance(row, dict) or "id" not in row:
-                    raise DataError(f"{path} line {number} is no verdict row with an id")
+                    raise DataError(f"{path} line {number} is not a verdict row with an id")
                 yield row
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -120,9 +120,9 @@ def read_verdict(row: Mapping[str, Any]) -> Verdict:
             case "failed":
                 return Failed(row["reason"])
             case other:
-                raise DataError(f"the row of a verdict has no status {other!r}")
+                raise DataError(f"a verdict row has no status {other!r}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"this is no row of a verdict: {error!r}") from error
+        raise DataError(f"this is not a verdict row: {error!r}") from error
 
 
 def _shares(row: Mapping[str, Any]) -> tuple[float, float, float]:

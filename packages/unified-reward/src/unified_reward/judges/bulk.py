@@ -2,7 +2,7 @@
 
 Rows are worked on in chunks that begin at the same rows whenever a run is started, so that a run
 that was stopped makes the same batches, and the same numbers, as one that was not. The file is
-read once and never held in memory.
+read once, row by row.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class JudgeWork:
 
 
 def judge_rows(rows: Sequence[Row], judge: BaseJudge, *, orders: Literal[1, 2] = 2) -> OutputRows:
-    """Judge examples as they stand in a file.
+    """Judge rows of a file.
 
     One candidate is scored, two are compared, more are ranked by score; of a pairs row chosen and
     rejected are compared. A row that cannot be used, or has no candidates, is ``failed``.

@@ -116,7 +116,7 @@ class Card:
 
 
 def build_request(sample: Sample, card: Card, opened: DecodedMedia) -> Request:
-    """The user turn in which a judge with this card is asked a sample, in training as in judging.
+    """Build the user turn for a sample, in training as in judging.
 
     Args:
         sample: The question.
@@ -141,10 +141,10 @@ def _decode_medium(medium: Image | Video, card: Card, family: prompts.Family) ->
 
 
 def build_published(record: Example, card: Card) -> tuple[Request, str]:
-    """The user turn and the answer of a published conversation, verbatim.
+    """Build the user turn and the answer of a published conversation, verbatim.
 
-    Frames that are published as images all stand at their ``<image>`` marks, or at the one mark
-    that a whole video has; a video file is sampled as the card says.
+    Frames that are published as images go to their ``<image>`` marks, or all to the one mark of
+    their video; a video file is sampled as the card says.
 
     Raises:
         DataError: The turns are not one question and one answer, or its marks do not fit its media.
@@ -177,7 +177,7 @@ def build_published(record: Example, card: Card) -> tuple[Request, str]:
 
 
 class CardedJudge(ModelJudge):
-    """A judge whose checkpoint has a card, which says how it is asked and calibrated."""
+    """A judge whose card defines its prompts and its calibration."""
 
     card: Card
 
@@ -211,7 +211,7 @@ class CardedJudge(ModelJudge):
 
     @abstractmethod
     def _questions(self, sample: Sample, orders: int) -> list[Sample]:
-        """Samples that are asked in place of one."""
+        """Samples that are asked for this one, such as both orders."""
 
     @abstractmethod
     def _verdict(

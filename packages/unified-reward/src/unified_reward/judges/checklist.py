@@ -39,7 +39,7 @@ class Question:
     """``[[prompt]]`` stands for the caption."""
     weight: float
     mask: int | None = None
-    """Place of the question that must be answered yes for this one to count."""
+    """Index of the question that must be answered yes for this one to count."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Checklist:
     questions: Sequence[Question]
     share: float = 1.0
     chances: frozenset[int] = frozenset()
-    """Places of questions that count from 0 for no to 1 for yes."""
+    """Indices of questions that count from 0 for no to 1 for yes."""
 
     def score(self, chances: Sequence[float]) -> float:
         """The score, given the chance that each question is answered yes."""
@@ -103,7 +103,7 @@ _CARD = ScoreCard(
     weights_licence="of the model that is asked",
     deviations=(
         "any model is asked, in its own chat turns",
-        "the probability of yes counts where the model tells it, where published answers are -1 or "
+        "the probability of yes counts where the model gives it, where published answers are -1 or "
         "1",
         "an answer that is neither leaves the candidate unparsed; published code counts it as no",
     ),

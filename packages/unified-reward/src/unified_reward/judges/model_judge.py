@@ -10,6 +10,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import PIL.Image
@@ -23,7 +24,7 @@ from unified_reward.core.verdicts import Failed, Verdict
 
 
 DecodedMedia = dict[Image | Video, Sequence[Any] | UnifiedRewardError]
-"""Images of each medium, or the error of one that cannot be opened."""
+"""Images of each medium, or the error if it cannot be opened."""
 Replies = Sequence[Any] | Failed
 """Replies of a model to the requests of one sample, or the error of a sample without requests."""
 _REFUSALS = (MediaError, ConfigError, DataError)
@@ -85,7 +86,7 @@ class ModelJudge(BaseJudge):
             self._cache = None
 
     def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
-        """Errors of samples that cannot be asked, None for the others; opens their media."""
+        """Error of each sample that cannot be asked, or None; opens the media."""
         return [
             requests if isinstance(requests, Failed) else None
             for window, opened in self._windows(samples)
@@ -130,10 +131,8 @@ class ModelJudge(BaseJudge):
             yield from ((window, PlaceholderImages()) for window in windows)
             return
         media = [dict.fromkeys(m for sample in part for m in sample.media) for part in windows]
-        yield from zip(windows, prefetch(media, self._images_or_error, self._cache), strict=True)
-
-    def _images_or_error(self, medium: Image | Video) -> Sequence[Any] | UnifiedRewardError:
-        return _images_or_error(medium, self._decode_medium)
+        prepare = partial(_images_or_error, decode=self._decode_medium)
+        yield from zip(windows, prefetch(media, prepare, self._cache), strict=True)
 
     def _query(self, samples: Sequence[Sample], orders: int, opened: DecodedMedia) -> list[Replies]:
         plans = [self._requests_or_failure(sample, orders, opened) for sample in samples]

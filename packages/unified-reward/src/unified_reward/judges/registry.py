@@ -146,7 +146,7 @@ def open_reference(
     truth: Iterable[Example] | None = None,
     opens_media: bool = True,
 ) -> BaseJudge:
-    """`open_judge` with its options as one value, for commands that know the right answers.
+    """Open a judge with its options as one value; see `open_judge`.
 
     Args:
         reference: See `open_judge`.
@@ -273,7 +273,7 @@ def _open_scripted(
 ) -> BaseJudge:
     if kind == "perfect":
         if truth is None:
-            raise ConfigError("scripted:perfect answers known targets, and here are none")
+            raise ConfigError("scripted:perfect needs targets, which are not known here")
         return TableJudge.truth(truth)
     judge = GenerativeJudge(ScriptedModel(kind), Card(options.family or "native"))
     judge.is_blind = not opens_media

@@ -1,6 +1,6 @@
 """Models that answer by a fixed rule: controls for every judge.
 
-They look at the choices of a request and know nothing about quality, families or tasks.
+They use only the choices of a request and know nothing of quality, families or tasks.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
 
 _OPEN = Scale(None, None)
 _BOTH = ("both_good", "both_bad")
-"""The two kinds of tie of GenAI-Bench; the verdict's text says which."""
+"""The two kinds of tie of GenAI-Bench; ``tie_kind`` of the verdict."""
 _QUESTION = re.compile(r"(?P<id>.*) (?P<places>\d+(-\d+)?)( #\d+)?", re.DOTALL)
 """Id of a question about candidates of a row: ``<id> <i>`` or ``<id> <i>-<j>``, and its reading."""
 _PROBABILITIES = {"first": (1.0, 0.0, 0.0), "tie": (0.0, 1.0, 0.0), "second": (0.0, 0.0, 1.0)}

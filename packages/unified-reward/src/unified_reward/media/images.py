@@ -105,7 +105,7 @@ def open_image(
     )
 
 
-def verify_image(source: str | Path | bytes, *, limits: Limits = LIMITS) -> None:
+def verify_image(source: str | Path | bytes) -> None:
     """Check header, size and, where the format has them (a JPEG has none), the checksums.
 
     Faster than `open_image`: no pixel is decoded.
@@ -114,8 +114,8 @@ def verify_image(source: str | Path | bytes, *, limits: Limits = LIMITS) -> None
         MediaError: The file is missing, too large, broken, or not an image.
     """
     name = describe(source)
-    with open_file(source, limits) as file:
-        image = _identified(file, name, limits)
+    with open_file(source, LIMITS) as file:
+        image = _identified(file, name, LIMITS)
         with pillow_errors(name):
             image.verify()
 

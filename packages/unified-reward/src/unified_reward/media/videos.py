@@ -1,6 +1,6 @@
 """Sample the frames of a video.
 
-A WebM that was cut short cannot be told from a short one (the container states no number of
+A WebM that was cut short looks like a short one (the container states no number of
 frames), and a frame that the decoder returns without complaint counts as good. Does not know how
 many frames a judge wants.
 """
@@ -329,7 +329,7 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, 
             raise MediaError(f"{name}: the video cannot be read: {error.strerror}") from error
     if n_packets == 0:
         raise MediaError(f"{name}: the video has no frames")
-    if n_packets < n_indexed:  # a file cut between two packets is no error to FFmpeg
+    if n_packets < n_indexed:  # a file cut between two packets is not an error to FFmpeg
         raise MediaError(f"{name}: the file ends after frame {n_packets} of {n_indexed}")
     return n_packets, fps
 

@@ -133,7 +133,7 @@ def _trl(pair: PreferencePair, _row: PairRow, _folder: Path) -> dict[str, Any]:
 
 def _diffusers(pair: PreferencePair, _row: PairRow, _folder: Path) -> dict[str, Any]:
     two = _bytes(pair.chosen), _bytes(pair.rejected)
-    # The chosen image must not always stand first; its place follows from the id.
+    # The chosen image must not always come first; its place follows from the id.
     label = hashlib.sha256(pair.id.encode()).digest()[0] % 2
     return {"jpg_0": two[1 - label], "jpg_1": two[label], "label_0": label, "caption": pair.prompt}
 
@@ -186,7 +186,7 @@ def _marked(pair: PreferencePair, folder: Path) -> tuple[str, dict[str, list[str
     """Return the prompt behind a mark for each medium, and paths from ``folder`` by kind."""
     texts = "".join((pair.prompt, *_answers(pair)))
     if "<image>" in texts or "<video>" in texts:
-        raise DataError("<image> and <video> stand for media in this file; a text holds one")
+        raise DataError("<image> and <video> are marks of media in this format; a text holds one")
     marks = ""
     paths: dict[str, list[str]] = {"images": [], "videos": []}
     for medium in pair.context:
@@ -220,7 +220,7 @@ def _answers(pair: PreferencePair) -> tuple[str, str]:
 def _source(medium: Candidate) -> Any:
     """Return path or bytes of a medium that can be read; a trainer would stop at any other."""
     if not isinstance(medium, Image | Video) or isinstance(medium.source, tuple):
-        raise DataError("this layout takes a candidate that is one file, not parts or frames")
+        raise DataError("this layout takes candidates of one file each, not parts or frames")
     media.open_image(medium) if isinstance(medium, Image) else media.image_or_video(medium.source)
     return medium.source
 
@@ -291,7 +291,7 @@ def _add_entry(out: Path) -> None:
         known = json.loads(path.read_bytes()) if path.exists() else {}
         known |= {out.stem: entry}
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is no JSON object to add {out.stem!r} to") from error
+        raise DataError(f"{path} is not a JSON object, so {out.stem!r} cannot be added") from error
     write_json(path, known)
 
 

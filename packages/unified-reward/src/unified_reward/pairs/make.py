@@ -40,7 +40,7 @@ _WINDOW = 16
 
 @dataclass(frozen=True)
 class PairResult:
-    """Pair of one prompt, or the reason why there is none, and what the judge said."""
+    """Pair of a prompt, or the reason why there is none, with the judge's verdicts."""
 
     example: Example
     status: Status
@@ -190,8 +190,8 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
         seed: Random seed of the order of the candidates.
 
     Returns:
-        One result for each example, in order. ``result.pair`` is what `align` learns from once
-        ``result.row(folder)`` stands in a file of that folder.
+        One result for each example, in order. ``result.pair`` is the preference pair;
+        `align` reads pairs from a file of ``result.row(folder)``, which lies in that folder.
 
     Raises:
         ConfigError: Options do not fit the strategy.
@@ -241,9 +241,9 @@ def _ask_together(
     outcomes: dict[int, Outcome] = {}
     while len(outcomes) < len(prompts):
         questions: dict[int, Questions] = {}
-        for i in range(len(prompts)):
+        for i, prompt in enumerate(prompts):
             if i not in outcomes:
-                step = prompts[i].next_step()
+                step = prompt.next_step()
                 if isinstance(step, Outcome):
                     outcomes[i] = step
                 else:
@@ -289,9 +289,8 @@ class _Prompt:
         if n >= 2:
             return STRATEGIES[self.options.strategy](self.pool)
         reasons = "; ".join(sorted(set(self.excluded.values()))[:3])
-        return Outcome(
-            "failed", f"{n} of {total} candidates can be judged, two are needed: {reasons}"
-        )
+        count = f"{n} of {total} candidates can be judged, two are needed"
+        return Outcome("failed", f"{count}: {reasons}" if reasons else count)
 
     def samples(self, questions: Questions) -> list[Sample]:
         """Return the questions as samples; each reading of a score is one."""
@@ -301,7 +300,7 @@ class _Prompt:
         ]
 
     def record(self, questions: Questions, verdicts: Sequence[Verdict]) -> None:
-        """Add the verdicts on `samples` to what is known."""
+        """Add the verdicts on `samples` to the pool."""
         pool, answers = self.pool, iter(verdicts)
         pool.turns += 1
         pool.comparisons += [Comparison(a, b, next(answers)) for a, b in questions.compare]

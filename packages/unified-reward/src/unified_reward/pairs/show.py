@@ -1,4 +1,4 @@
-"""A page to look at candidates, or at the pairs made of them: what was taken, what was dropped."""
+"""An HTML page of candidates, or of the pairs made of them, with counts by status and reason."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _NO_STATUS = "without a status"
 def page(path: Path, *, n: int, status: str, advance: Callable[[int], None]) -> Page:
     """Count the rows of a file of pairs or candidates, and show the first of them.
 
-    Media that cannot be opened are said to be so.
+    Media that cannot be opened are marked as such.
 
     Args:
         path: JSONL; paths in it start at its folder.
-        n: Rows shown, >= 0.
+        n: Number of rows on the page, >= 0.
         status: Show rows of this status alone; empty for any.
-        advance: Called with the number of rows just drawn.
+        advance: Called with the number of rows just added.
 
     Raises:
         DataError: The file cannot be opened, or has no row of that status.
@@ -54,8 +54,8 @@ def page(path: Path, *, n: int, status: str, advance: Callable[[int], None]) -> 
         hint = "" if made_rows else "; rows that `unified-reward pairs` made are kept or dropped"
         found = f"its rows are {', '.join(counts)}" if counts else "it has no rows"
         raise DataError(f"{path} has no row that is {status}; {found}{hint}")
-    lead = ", ".join(f"{k:,} {name}" for name, k in counts.most_common())
-    made = Page(path.name, lead=lead)
+    summary = ", ".join(f"{k:,} {name}" for name, k in counts.most_common())
+    made = Page(path.name, lead=summary)
     mean = f"{n_calls / (counts.total() - counts['unusable']):.1f}" if n_calls else ""
     made.section("Rows", mean and f"{mean} judge calls a row.")
     made.table(["status", "reason", "rows"], [[*key, k] for key, k in sorted(reasons.items())])

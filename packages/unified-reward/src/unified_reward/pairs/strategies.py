@@ -1,4 +1,4 @@
-"""Pair strategies: from what is known about the candidates of a prompt to the next questions.
+"""Pair strategies: functions from the answers so far to the next questions about a prompt.
 
 A strategy is a plain function of a `CandidatePool`. It returns the next `Questions`, or the
 `Outcome` when it needs no more answers. Knows neither judges nor files.
@@ -121,11 +121,11 @@ class Outcome(NamedTuple):
 
 @dataclass
 class CandidatePool:
-    """Facts known so far about the candidates of one prompt."""
+    """Answers so far about the candidates of one prompt."""
 
     options: PairOptions
     order: Sequence[int]
-    """Candidates that can be asked about, none twice, in random order; two at least."""
+    """Distinct candidates that can be judged, in random order; at least two."""
     comparisons: list[Comparison] = field(default_factory=list[Comparison])
     scores: dict[int, float] = field(default_factory=dict[int, float])
     reasons: dict[int, str] = field(default_factory=dict[int, str])

@@ -40,7 +40,7 @@ def strengths(players: Sequence[int], games: Sequence[Game]) -> dict[int, float]
     """Bradley-Terry strengths from probabilities to win.
 
     A game counts as the fraction of a win it is likely to be. Everybody also starts with a faint
-    draw against everybody, so that who never loses stays finite and who did not play is average.
+    draw against everybody, so that strengths stay finite and a player without games is average.
     Maximum likelihood by choix's I-LSR (Maystre and Grossglauser 2015).
 
     Args:

@@ -1,7 +1,7 @@
 """Policies: models that generate candidates, as text, images or videos.
 
 A candidate is a function of the prompt, its context and a seed. Knows neither files of rows nor
-what the candidates are for.
+the use of the candidates.
 """
 
 from __future__ import annotations

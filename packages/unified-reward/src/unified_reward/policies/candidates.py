@@ -24,13 +24,13 @@ def make_candidates(
     """Append a row for each prompt that the journal lacks; media go to ``media/`` beside it.
 
     A candidate depends on the policy, its options, the id of its prompt, its place among the
-    candidates and the seed, as far as the model's arithmetic does not depend on the batch; a run
-    that goes on makes the same batches.
+    candidates and the seed, as far as the model's arithmetic does not depend on the batch; a
+    resumed run makes the same batches.
 
     Args:
-        prompts: The whole input, also what is done already; candidates in it are not read.
-        journal: What is done; appended to.
-        policy: Policy that makes them.
+        prompts: The whole input, including finished rows; candidates in it are not read.
+        journal: Finished rows; appended to.
+        policy: Policy to sample from.
         n: Candidates of a prompt, >= 1.
         seed: Random seed of the run.
 
@@ -38,7 +38,7 @@ def make_candidates(
         The row just appended.
 
     Raises:
-        ConfigError: The run to go on with was started with different settings.
+        ConfigError: The run was started with different settings.
         DataError: The prompts cannot be read, or the folder not be written; rows done stay.
     """
     made_by = {"policy": policy.name, "seed": seed}

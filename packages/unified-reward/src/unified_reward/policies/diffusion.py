@@ -83,7 +83,7 @@ class DiffusionPolicy:
 
         Raises:
             ValueError: There is a context, or the pipeline refuses an option.
-            RuntimeError: The pipeline broke, or its output is no finite RGB.
+            RuntimeError: The pipeline broke, or its output is not finite RGB.
         """
         if context:
             raise ValueError("the pipeline generates from a prompt alone and takes no context")

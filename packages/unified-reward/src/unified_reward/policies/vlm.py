@@ -21,8 +21,8 @@ _FRAMES = 8
 class VLMPolicy:
     """Samples answers; of a video it sees 8 frames, first and last included.
 
-    Only temperature shapes the distribution: top-p, repetition penalty and whatever else the
-    checkpoint's generation config asks for are not applied.
+    Only the temperature is applied: top-p, repetition penalty and other settings of the
+    checkpoint's generation config are not.
     """
 
     tasks = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)

@@ -1,4 +1,4 @@
-"""Families of the published judges, worded by what was imported from a user's own clone.
+"""Families of the published judges, in wordings imported from a user's own clone.
 
 Their answers have the grammars of our own families, which keep the published ones. Images come
 first, then the text. The placeholders that LLaVA scripts write for images are left to the chat

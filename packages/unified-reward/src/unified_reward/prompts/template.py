@@ -120,7 +120,7 @@ class Template:
         """Write a verdict in this template's grammar, as a judge is trained to answer.
 
         Raises:
-            ConfigError: The verdict lacks what the grammar must state.
+            ConfigError: The verdict lacks a part of the grammar.
         """
         lines = self._head(verdict, rationale)
         if isinstance(verdict, Preferred) and self.phrases:

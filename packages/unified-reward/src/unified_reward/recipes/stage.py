@@ -70,7 +70,7 @@ def find_stage(name: str) -> Stage:
 
 @dataclass
 class Run:
-    """The state that the stages of one run share."""
+    """State that the stages of a run share."""
 
     recipe: Recipe
     log: Log

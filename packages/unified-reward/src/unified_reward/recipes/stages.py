@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,7 +17,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Example
 from unified_reward.data.example_file import ExampleFile
 from unified_reward.data.series import find_series
-from unified_reward.judges.card import CARD, CardedJudge
+from unified_reward.judges.card import CARD, Card, CardedJudge
 from unified_reward.judges.registry import open_judge
 from unified_reward.policies import DEFAULTS
 from unified_reward.recipes.stage import Recipe, Run, Stage
@@ -99,6 +100,9 @@ def _check_calibration(config: CalibrationConfig, recipe: Recipe) -> None:
 
 def _calibrate(config: CalibrationConfig, run: Run) -> None:
     folder, training = run.products["judge"], cast("JudgeTraining", run.recipe.stages["judge"])
+    card = Card.read(folder)
+    if card and card.calibration is None:  # a judge trained again has a new card
+        (run.out / "calibration" / "report.json").unlink(missing_ok=True)
     run.stage(
         "calibration",
         config,
@@ -114,9 +118,9 @@ def _fit_calibration(
     """Fit the temperatures and write them into the card, with the examples they are fitted on."""
     judge = cast("CardedJudge", open_judge(str(folder)))
     examples, source = calibration_examples(config, training)
-    fitted = replace(fit_calibration(judge, examples), data=source, n=len(examples))
+    fitted = replace(fit_calibration(judge, examples), data=source)
     replace(judge.card, calibration=fitted).write(folder)
-    return asdict(fitted)
+    return {**asdict(fitted), "n_left_out": len(examples) - fitted.n}
 
 
 def calibration_examples(
@@ -138,7 +142,8 @@ def calibration_examples(
             Path(training.data), seed=config.seed, part="held_back", held_back=training.held_back
         )
         source = f"{training.held_back:g} of {training.data}, held back"
-    return [rows[i] for i in range(min(config.n, len(rows)))], source
+    known = (row for i in range(len(rows)) if (row := rows[i]).candidates)
+    return list(islice(known, config.n)), source
 
 
 def judge_of(reference: str, run: Run) -> str:

@@ -50,7 +50,7 @@ class Prepared:
 
 
 class Scorer(BaseJudge):
-    """Base class of published point scorers; a second order changes nothing, so none is asked."""
+    """Base class of published point scorers; a second order changes nothing and is not asked."""
 
     card: ClassVar[ScoreCard]
     weights: ClassVar[tuple[str, ...]]
@@ -100,7 +100,7 @@ class Scorer(BaseJudge):
         Raises:
             MediaError: The candidate cannot be opened.
             ConfigError: The prompt of this scorer is not imported.
-            DataError: The caption contains a token that stands for pixels.
+            DataError: The caption contains a token of pixels.
         """
 
     @abstractmethod

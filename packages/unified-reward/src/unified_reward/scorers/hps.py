@@ -1,7 +1,7 @@
 """Human Preference Score v1 (arXiv:2303.14420), v2 and v2.1 (arXiv:2306.09341): CLIP models.
 
 Released in the layout of OpenAI's CLIP without a configuration, so sizes are read from the
-tensors. The version is part of the name: v2 and v2.1 differ in nothing that a file says.
+tensors. The version is part of the name: the files of v2 and v2.1 do not differ in form.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _RENAMES = (
 )
 _TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
 _DEVIATIONS = (
-    "transparency is laid on white (the released code breaks), and EXIF turns the picture",
+    "transparency is laid on white (the released code breaks), and EXIF turns the image",
     "token ids by open_clip's tokenizer, whose vocabulary the release lacks",
 )
 _VERIFIED = (
@@ -71,7 +71,7 @@ class _HPS(ClipScorer):
     ignored: ClassVar = {r"attn_mask": "the causal mask, which is computed"}
     activation: ClassVar[str]
     vision_head: ClassVar[int]
-    """Width of an attention head of the vision tower, which no tensor tells."""
+    """Width of an attention head of the vision tower, which no tensor shows."""
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
@@ -95,20 +95,20 @@ class _HPS(ClipScorer):
             "num_attention_heads": text_width // _TEXT_HEAD,
             "vocab_size": vocab,
             "max_position_embeddings": shape(state, "positional_embedding")[0],
-            "eos_token_id": 2,  # what makes transformers read at the highest id, as CLIP does
+            "eos_token_id": 2,  # makes transformers read at the highest id, as CLIP does
         }
         for tower in (vision, text):
             tower["hidden_act"] = cls.activation
         for side, head in ((width, cls.vision_head), (text_width, _TEXT_HEAD)):
             if side % head:
-                raise ModelError(f"a width of {side} is no multiple of heads of {head}")
+                raise ModelError(f"a width of {side} is not a multiple of the head width {head}")
         return CLIPModel(
             CLIPConfig(vision_config=vision, text_config=text, projection_dim=features)
         )
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
-        """The names of transformers; fused projections are cut in three, two are transposed."""
+        """Names of transformers; fused projections are split in three, two are transposed."""
         for target, value, sources in rename_keys(state, _RENAMES):
             stem, fused, kind = target.partition(".in_proj_")
             if fused:
@@ -139,7 +139,7 @@ class _HPS(ClipScorer):
 
 
 class HPSv1(_HPS):
-    """A CLIP ViT-L/14 with OpenAI's activation and OpenAI's way of cutting pictures."""
+    """A CLIP ViT-L/14 with OpenAI's activation and OpenAI's way of cropping images."""
 
     card = ScoreCard(
         name="hpsv1",
@@ -166,7 +166,7 @@ class HPSv1(_HPS):
 
 
 class HPSv2(_HPS):
-    """A CLIP ViT-H/14 that sees the whole picture, black bars beside it."""
+    """A CLIP ViT-H/14 that sees the whole image, with black bars beside it."""
 
     card = ScoreCard(
         name="hpsv2",
@@ -182,7 +182,7 @@ class HPSv2(_HPS):
         deviations=(
             *_DEVIATIONS,
             "tensors are resized with antialias, as torchvision does since 0.17 (2023: without)",
-            "a picture whose long side is 224 gets its bars too (the released code breaks)",
+            "an image whose long side is 224 gets its bars too (the released code breaks)",
         ),
         verified=_VERIFIED,
     )

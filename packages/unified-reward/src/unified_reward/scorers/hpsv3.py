@@ -17,11 +17,18 @@ from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Preferred, Score, Scored
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import OPEN, ScoreCard
-from unified_reward.scorers.qwen_vl import Clipped, QwenScorer, chat, patched, target_size, worded
+from unified_reward.scorers.qwen_vl import (
+    PixelBounds,
+    QwenScorer,
+    chat,
+    patched,
+    target_size,
+    worded,
+)
 
 
 _TOKENS = ("<|Reward|>",)
-_BOUNDS = Clipped(256 * 28 * 28, 256 * 28 * 28)
+_BOUNDS = PixelBounds(256 * 28 * 28, 256 * 28 * 28)
 
 
 class HPSv3(QwenScorer):
@@ -39,7 +46,7 @@ class HPSv3(QwenScorer):
         wording=("HPSV3", "HPSV3-SUFFIX"),
         code_licence="MIT",
         weights_licence="see its page",
-        deviations=("transparency is laid on white, and a picture is turned as its EXIF says",),
+        deviations=("transparency is laid on white, and an image is turned as its EXIF says",),
         verified=(
             "values of a tiny twin in the released layout (positions counted), against float64 "
             "equations",
@@ -52,11 +59,11 @@ class HPSv3(QwenScorer):
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
-        """The picture resized by PIL to about 448 x 448 pixels; the caption within its prompt."""
+        """The image resized by PIL to about 448 x 448 pixels; the caption within its prompt."""
         words = worded("HPSV3", sample.prompt, _TOKENS) + worded("HPSV3-SUFFIX", "")
         medium = sample.candidates[0]
         if not isinstance(medium, Image):
-            raise DataError(f"a picture was expected, not a {type(medium).__name__}")
+            raise DataError(f"an image was expected, not a {type(medium).__name__}")
         picture = media.open_image(medium)
         height, width = target_size(picture.height, picture.width, _BOUNDS)
         fitted = picture.resize((width, height), PIL.Image.Resampling.BICUBIC)

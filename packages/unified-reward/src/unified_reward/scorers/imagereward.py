@@ -85,8 +85,8 @@ class ImageReward(ImageScorer):
         code_licence="Apache-2.0",
         weights_licence="Apache-2.0",
         deviations=(
-            "transparency is laid on white, and a picture is turned as its EXIF says",
-            "score_tensors resizes tensors, not PIL pictures",
+            "transparency is laid on white, and an image is turned as its EXIF says",
+            "score_tensors resizes tensors, not PIL images",
         ),
         verified=(
             "scores of a tiny twin in the released layout, against float64 equations",
@@ -114,11 +114,11 @@ class ImageReward(ImageScorer):
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
-        """Vision and head as large as the tensors, text as ``med_config.json`` says."""
+        """Vision and head as large as the tensors, text by ``med_config.json``."""
         given = read_json(folder / "med_config.json")
         text = BlipTextConfig(
             **{name: given[name] for name in _FROM_MED if name in given},
-            is_decoder=True,  # only then are there layers that look at the picture
+            is_decoder=True,  # only then are there layers that look at the image
         )
         width, _, patch, _ = shape(state, "blip.visual_encoder.patch_embed.proj.weight")
         tokens = shape(state, "blip.visual_encoder.pos_embed")[1]

@@ -1,4 +1,4 @@
-"""LiFT-Critic (Wang et al. 2024, arXiv:2412.04814): three questions about a generated clip.
+"""LiFT-Critic (Wang et al. 2024, arXiv:2412.04814): three questions about a generated video.
 
 A VILA1.5 answers each in words, the first of which is a grade. The folder is that of
 Efficient-Large-Model/VILA1.5-13b (``llm``, ``vision_tower``, ``mm_projector``) with
@@ -108,7 +108,7 @@ class LiFTCritic(Scorer):
             "an answer that begins with no grade is unreadable; the authors' script looks for "
             "Normal, then Bad, anywhere, else takes Good: the verdict says where that differs",
             "the mean is not rounded to two decimals",
-            "frames by PyAV, not OpenCV; a clip of fewer than 8 shows some twice (fewer in the "
+            "frames by PyAV, not OpenCV; a video of fewer than 8 shows some twice (fewer in the "
             "released code), and one that cannot be read fails (black frames)",
             "bfloat16 off a CPU, unless another dtype is given; released in float16",
         ),
@@ -117,7 +117,7 @@ class LiFTCritic(Scorer):
             "frame indices, pixels and the text before tokenising against golden values",
         ),
         open_questions=(
-            "whether the authors' two demo clips get Good Bad Good and Bad Bad Normal",
+            "whether the authors' two demo videos get Good Bad Good and Bad Bad Normal",
             "whether the adapter's tensors are named with llm. or without: both are read",
             "whether non_lora_trainables.bin holds anything that the released loader passes over",
         ),
@@ -190,7 +190,7 @@ class LiFTCritic(Scorer):
                 raise DataError(f"the caption holds {mark!r}, which is not read as text")
         frames = media.sample_frames(video, _FRAMES)
         pixels = torch.stack([fitted(frame) for frame in frames.images()])
-        note = f"the clip has {frames.n_source} frames; some shown twice"
+        note = f"the video has {frames.n_source} frames; some shown twice"
         return Prepared(_END.join(turns), pixels, notes=(note,) if frames.n_repeated else ())
 
     def answers(self, batch: Sequence[Prepared]) -> list[tuple[str, ...]]:

@@ -49,7 +49,7 @@ def check(system: type[Scorer], folder: Path) -> FolderReport:
     problems = [problem for problem in problems if problem]
     if not files:
         names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
-        content = f"it holds {', '.join(names[:6])}" if names else "it is empty or no folder"
+        content = f"it holds {', '.join(names[:6])}" if names else "it is empty or not a folder"
         others = [name for name in SYSTEMS if systems(name).files(folder)]
         hint = f", weights as of {' or '.join(others)}" if others else ""
         problems.insert(0, f"no weights ({' or '.join(system.weights)}); {content}{hint}")
@@ -96,7 +96,7 @@ def fetched(system: type[Scorer], weights: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(weights), allow_patterns=patterns(system)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelError(f"{weights} is no folder here and cannot be fetched: {error}") from error
+        raise ModelError(f"{weights} is not a folder and cannot be fetched: {error}") from error
 
 
 def patterns(system: type[Scorer]) -> list[str]:

@@ -30,12 +30,12 @@ class PickScore(ClipScorer):
         paper="2305.01569",
         weights=("yuvalkirstain/PickScore_v1",),
         values="a cosine times about 100; typically 17 to 25",
-        temperature_source="1: the paper's softmax over the pictures of a prompt (equation 1)",
+        temperature_source="1: the paper's softmax over the images of a prompt (equation 1)",
         code_licence="MIT",
         weights_licence="MIT",
         deviations=(
-            "transparency is laid on white, and a picture is turned as its EXIF says",
-            "score_tensors resizes tensors, not PIL pictures",
+            "transparency is laid on white, and an image is turned as its EXIF says",
+            "score_tensors resizes tensors, not PIL images",
         ),
         verified=(
             "scores of a tiny twin in the released layout, against float64 equations",

@@ -1,10 +1,9 @@
 """Scorers that are the trunk of a Qwen-VL model with a head of their own.
 
-The released models were trained with positions that count tokens, also where those stand for
+The released models were trained with positions that count tokens, also those of
 pixels: their code called the language model with embeddings and left positions open, which
-transformers 4.45 filled by counting, the same on all three axes. Asked with the multimodal
-positions of Qwen2-VL (M-RoPE) they give other numbers without a word, so positions are explicit
-here.
+transformers 4.45 filled by counting, the same on all three axes. With the multimodal
+positions of Qwen2-VL (M-RoPE) they silently give other numbers, so positions are explicit here.
 """
 
 from __future__ import annotations
@@ -51,9 +50,10 @@ TEMPORAL = 2
 """Frames of a patch."""
 MERGED = 4
 """Patches of a token."""
+_MIN_FRAMES, _MAX_FRAMES = 4, 768
 
 
-class Clipped(NamedTuple):
+class PixelBounds(NamedTuple):
     """Bounds of a frame's area, in pixels."""
 
     least: int
@@ -72,9 +72,9 @@ class QwenReward(nn.Module):
         """Last hidden states, positions being the places of the tokens.
 
         Args:
-            ids: Shape (B, L), padded on the right; ``pad`` wherever a visual token stands.
+            ids: Shape (B, L), padded on the right; ``pad`` in place of visual tokens.
             mask: Shape (B, L).
-            patches: Of all pictures or clips, one behind the other, shape (patches, values).
+            patches: All images or videos, one behind the other, shape (patches, values).
             grids: Shape (B, 3): patches over time, height and width.
             pad: Id of a visual token.
 
@@ -107,13 +107,13 @@ class QwenScorer(Scorer):
     """``image`` or ``video``."""
     head_name: ClassVar[str] = "rm_head"
     reward_tokens: ClassVar[tuple[str, ...]] = ()
-    """Read where these stand, in their order in the prompt; empty for the last token."""
+    """Read at these tokens, in their order in the prompt; empty for the last token."""
     ignored: ClassVar = {r"(base_model\.model\.)?lm_head\.weight": "the head that speaks"}
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
         if self.dtype.itemsize < torch.float32.itemsize:
-            self.module.head.float()  # as released, whatever the trunk is in
+            self.module.head.float()  # as released, in any precision of the trunk
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.tokenizer.add_tokens([*self.reward_tokens], special_tokens=True)
         self._pad, *self._reward_ids = self.tokenizer.convert_tokens_to_ids(
@@ -127,7 +127,7 @@ class QwenScorer(Scorer):
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
-        """The trunk as ``config.json`` says or, where there is none, as large as its tensors."""
+        """The trunk by ``config.json`` or, without one, by the shapes of the tensors."""
         names = {piece.target: piece.value for piece in cls.translate(state, folder)}
         rows = shape(names, "model.language_model.embed_tokens.weight")[0]
         file = folder / "config.json"
@@ -167,7 +167,7 @@ class QwenScorer(Scorer):
 
 
 def chat(medium: str, prompt: str) -> str:
-    """One user turn of Qwen2-VL with one picture or clip before the text, and its system turn.
+    """One user turn of Qwen2-VL with one image or video before the text, and its system turn.
 
     >>> chat("image", "rate it").splitlines()[3]
     '<|vision_start|><|image_pad|><|vision_end|>rate it<|im_end|>'
@@ -217,23 +217,23 @@ def patched(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     return done.pixel_values_videos, (t, h, w)
 
 
-def target_size(height: int, width: int, bounds: Clipped) -> tuple[int, int]:
+def target_size(height: int, width: int, bounds: PixelBounds) -> tuple[int, int]:
     """Height and width, multiples of 28, with an area within bounds and about the same shape.
 
-    >>> target_size(480, 832, Clipped(128 * 28 * 28, 256 * 28 * 28))
+    >>> target_size(480, 832, PixelBounds(128 * 28 * 28, 256 * 28 * 28))
     (336, 588)
     """
     return smart_resize(height, width, FACTOR, bounds.least, bounds.most)
 
 
 def frame_rule(
-    per_second: float, least: int = 4, most: int = 768
+    per_second: float,
 ) -> Callable[[int, Callable[[], float | None]], tuple[int, ...]]:
     """So many frames of every second, evenly from first to last, an even number of them.
 
-    ``n = round(clamp(total / fps * per_second, least, min(most, total)) / 2) * 2``, rounding half
-    to even, and never below 2; then ``linspace(0, total - 1, n)``, rounded. Of a clip without a
-    known rate, ``per_second`` is taken to be its rate: every frame is wanted.
+    ``n = round(clamp(total / fps * per_second, 4, min(768, total)) / 2) * 2``, rounding half to
+    even, and never below 2; then ``linspace(0, total - 1, n)``, rounded. A video whose rate is not
+    known is taken to have ``per_second`` frames a second: every frame is wanted.
 
     >>> frame_rule(2.0)(16, lambda: 8.0)
     (0, 5, 10, 15)
@@ -243,7 +243,7 @@ def frame_rule(
 
     def choose(total: int, rate: Callable[[], float | None]) -> tuple[int, ...]:
         wanted = total / (rate() or per_second) * per_second
-        n = round(min(max(wanted, least), most, total) / TEMPORAL) * TEMPORAL
+        n = round(min(max(wanted, _MIN_FRAMES), _MAX_FRAMES, total) / TEMPORAL) * TEMPORAL
         return tuple(torch.linspace(0, total - 1, max(n, TEMPORAL)).round().int().tolist())
 
     return choose

@@ -1,6 +1,6 @@
-"""Published systems that are not loaded here: what is known, and what is not known well enough.
+"""Published systems that are not loaded here, with the known facts and the open questions.
 
-``scorers check`` says what a folder holds, so that a user can tell us what we lack.
+``scorers check`` lists the content of a folder, so that users can report it.
 """
 
 from __future__ import annotations

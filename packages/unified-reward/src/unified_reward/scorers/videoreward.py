@@ -1,4 +1,4 @@
-"""VideoReward (Liu et al. 2025, arXiv:2501.13918): three rewards of a generated clip."""
+"""VideoReward (Liu et al. 2025, arXiv:2501.13918): three rewards of a generated video."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unified_reward.core.verdicts import Score, Scored
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import OPEN, ScoreCard
 from unified_reward.scorers.qwen_vl import (
-    Clipped,
+    PixelBounds,
     QwenScorer,
     chat,
     frame_rule,
@@ -36,7 +36,7 @@ from unified_reward.scorers.qwen_vl import (
 
 _NAMES = {"VQ": "visual quality", "MQ": "motion quality", "TA": "text alignment"}
 _TOKENS = tuple(f"<|{short}_reward|>" for short in _NAMES)
-_BOUNDS = Clipped(128 * 28 * 28, 448 * 448)
+_BOUNDS = PixelBounds(128 * 28 * 28, 448 * 448)
 
 
 class VideoReward(QwenScorer):
@@ -66,8 +66,8 @@ class VideoReward(QwenScorer):
         weights_licence="Apache-2.0",
         deviations=(
             "frames by PyAV, not decord",
-            "a clip of one or three frames shows some twice (the released code breaks)",
-            "a clip without a known rate is taken to have 2 frames a second",
+            "a video of one or three frames shows some twice (the released code breaks)",
+            "a video without a known rate is taken to have 2 frames a second",
             "mean and deviation from model_config.json where it has them, else as above",
         ),
         verified=(
@@ -89,7 +89,7 @@ class VideoReward(QwenScorer):
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
-        """Adapters merged with the scale that ``model_config.json`` says."""
+        """Adapters merged with the scale in ``model_config.json``."""
         return merge_lora(super().translate(state, folder), _lora_scale(folder))
 
     @classmethod
@@ -116,12 +116,12 @@ def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str,
         raise DataError(f"a video was expected, not a {type(candidate).__name__}")
     clip = media.select_frames(candidate, frame_rule(per_second))
     notes = (
-        () if not clip.n_repeated else (f"the clip has {clip.n_source} frames; some shown twice",)
+        () if not clip.n_repeated else (f"the video has {clip.n_source} frames; some shown twice",)
     )
     return torch.from_numpy(clip.pixels).permute(0, 3, 1, 2), notes
 
 
-def resized(frames: Tensor, bounds: Clipped) -> Tensor:
+def resized(frames: Tensor, bounds: PixelBounds) -> Tensor:
     """Frames resized as uint8 tensors (bicubic, antialias), as float from 0 to 255."""
     height, width = frames.shape[-2:]
     size = target_size(height, width, bounds)

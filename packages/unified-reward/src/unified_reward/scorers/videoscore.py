@@ -1,4 +1,4 @@
-"""VideoScore (He et al. 2024, arXiv:2406.15252): five scores of a generated clip.
+"""VideoScore (He et al. 2024, arXiv:2406.15252): five scores of a generated video.
 
 v1 and v1.1 are an Idefics2 with a linear head, VideoScore-Qwen2-VL is a Qwen2-VL with one.
 """
@@ -28,7 +28,7 @@ from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored
 from unified_reward.scorers.base import Prepared, Scorer
 from unified_reward.scorers.card import ScoreCard
-from unified_reward.scorers.qwen_vl import TEMPORAL, Clipped, QwenScorer, chat, patched, worded
+from unified_reward.scorers.qwen_vl import TEMPORAL, PixelBounds, QwenScorer, chat, patched, worded
 from unified_reward.scorers.videoreward import resized, sampled
 
 
@@ -111,7 +111,7 @@ class VideoScore(Scorer):
         return Prepared(text, done.pixel_values[0], mask=done.pixel_attention_mask[0])
 
     def forward(self, batch: Sequence[Prepared]) -> Tensor:
-        """Five values, shape (B, 5). One clip a pass, as released: nothing is padded."""
+        """Five values, shape (B, 5). One video a pass, as released: nothing is padded."""
         return torch.cat([self._one(prepared) for prepared in batch])
 
     def _one(self, prepared: Prepared) -> Tensor:
@@ -158,8 +158,8 @@ class VideoScoreQwen(QwenScorer):
         frames="8 a second, evenly from first to last, at least 4 and an even number",
         deviations=(
             "frames by PyAV, not decord",
-            "a clip of one or three frames shows some twice (the released code breaks)",
-            "a clip without a known rate is taken to have 8 frames a second",
+            "a video of one or three frames shows some twice (the released code breaks)",
+            "a video without a known rate is taken to have 8 frames a second",
         ),
         open_questions=(
             "the size of frames is that of qwen_vl_utils 0.0.8 as far as we know it",
@@ -175,7 +175,7 @@ class VideoScoreQwen(QwenScorer):
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
         """A Qwen2-VL of the sizes in ``config.json``."""
         if read_json(folder / "config.json").get("score_type") == "special_token":
-            raise ModelError("heads that are read at tokens of their own are not known well enough")
+            raise ModelError("heads that are read at tokens of their own are not supported")
         return super().skeleton(state, folder)
 
     @classmethod
@@ -206,14 +206,14 @@ def first_frames(most: int) -> Callable[[int, Any], tuple[int, ...]]:
     return choose
 
 
-def budget(n_frames: int) -> Clipped:
-    """Bounds of a frame's area where a whole clip has so many pixels.
+def budget(n_frames: int) -> PixelBounds:
+    """Bounds of a frame's area where a whole video has so many pixels.
 
     >>> budget(8).most == 768 * 28 * 28
     True
     """
     least, most, whole = 128 * 28 * 28, 768 * 28 * 28, 24_576 * 28 * 28
-    return Clipped(least, max(min(most, whole // n_frames * TEMPORAL), int(least * 1.05)))
+    return PixelBounds(least, max(min(most, whole // n_frames * TEMPORAL), int(least * 1.05)))
 
 
 def averaged(card: ScoreCard, raw: Sequence[float]) -> Scored:

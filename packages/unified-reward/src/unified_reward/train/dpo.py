@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.train.dpo_diffusion import DiffusionDPO, align_pipeline
@@ -27,15 +27,12 @@ class PolicyDPO:
 
     def __post_init__(self) -> None:
         if (self.vlm is None) == (self.diffusion is None):
-            raise ConfigError("dpo takes one of vlm and diffusion, not both and not neither")
+            raise ConfigError("dpo takes either vlm or diffusion")
 
     @property
     def training(self) -> VLMDPO | DiffusionDPO:
         """The options that were given."""
-        training = self.vlm or self.diffusion
-        if training is None:
-            raise ConfigError("dpo takes one of vlm and diffusion")
-        return training
+        return cast("VLMDPO | DiffusionDPO", self.vlm or self.diffusion)
 
 
 def align(

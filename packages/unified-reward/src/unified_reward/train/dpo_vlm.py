@@ -1,6 +1,6 @@
 """DPO of a vision-language policy on preference pairs of answers, by TRL.
 
-Prompts are built by the code that samples from the policy. Knows neither who judged nor how well.
+Prompts are built by the code that samples from the policy. Knows neither the judge nor its scores.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def align_vlm(
         ``margin``, the difference of these.
 
     Raises:
-        ConfigError: The policy is no vision-language model, the pairs are of other tasks, or
+        ConfigError: The policy is not a vision-language model, the pairs are of other tasks, or
             options do not fit.
         DataError: No pair can be used.
         ModelError: The model cannot be loaded, or loss or gradient is not finite any more.
@@ -185,7 +185,7 @@ def align_vlm(
     usable = [trainable_answers(records, prompts, rows, log) if state.is_main_process else None]
     answers, rows = cast("Any", broadcast_object_list(usable))[0]
     if not answers:
-        raise DataError(f"no pair of {pairs} is left to learn from; the log says why")
+        raise DataError(f"no pair of {pairs} is left to learn from; the reasons are logged")
     trained, losses, history = _fit(model.vlm.model, prompts, answers, config, out)
     if state.is_main_process:
         trained.save_pretrained(out)

@@ -1,4 +1,4 @@
-"""A judge's training without its weights: what can be wrong with a recipe before a card is rented.
+"""A judge's training without its weights, to find errors of a recipe before a GPU is rented.
 
 The architecture is built on torch's meta device, which has shapes and no memory. Examples,
 processor, collator, adapters, optimiser and the launcher's configuration are the real ones.

@@ -213,7 +213,7 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
 def _resolution(
     given: Resolution, sampling: Denoising, denoiser: Denoiser, lacking: list[str]
 ) -> Resolution:
-    """The resolution of training; where neither options nor pairs tell it, that of sampling."""
+    """The resolution of training, from the options or the pairs, else that of sampling."""
     takes = inspect.signature(denoiser.pipeline.__call__).parameters
     side = (denoiser.network.config.get("sample_size") or 0) * denoiser.vae_scale_factor
     resolution = Resolution(

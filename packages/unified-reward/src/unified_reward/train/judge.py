@@ -1,6 +1,6 @@
-"""Fine-tuning a judge: records of all tasks and forms, in the grammar of one family.
+"""Fine-tuning of a judge on examples of all tasks and forms, with the templates of one family.
 
-What comes out is an ordinary checkpoint folder with a card that says how to ask it.
+The result is an ordinary checkpoint folder with a card.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class JudgeTraining:
 class JudgeTurns:
     """Examples as chat turns: the judge's own request, answered by the target.
 
-    A published conversation is a turn as it stands.
+    A published conversation is used verbatim.
 
     Args:
         examples: The examples, in blocks of one form.
@@ -133,8 +133,8 @@ class JudgeLabels:
         record = self._examples[index]
         if record.messages and not record.candidates:
             raise DataError(
-                f"conversation {record.id!r} tells no candidates that a scalar judge could be "
-                "asked about; import the wordings it was written in, and convert it again"
+                f"conversation {record.id!r} has no known candidates, which a scalar judge needs; "
+                "import its official wordings, and convert it again"
             )
         sample, target = record.sample, record.target
         label = WIN_SHARES.get(target.winner or "")
@@ -166,11 +166,11 @@ def target_verdict(record: Example, template: prompts.Template) -> Scored | Pref
     """The verdict to train towards: the target moved to the template's scale.
 
     Where probabilities are read over the steps of a scale, a value between two steps becomes one
-    of them, drawn by the record's id so that its expectation is the value; `JudgeTurns` adds the
+    of them, chosen by the record's id so that its expectation is the value; `JudgeTurns` adds the
     shares of both where they can be learned (docs/departures.md).
 
     Raises:
-        DataError: The target lacks what the form asks for.
+        DataError: The target lacks the label of the form.
     """
     target, name = record.target, record.sample.id
     if template.form == "compare":

@@ -184,7 +184,7 @@ def diffusion_dpo(
     """DPO loss of a denoiser, from its errors on a chosen and a rejected sample.
 
     Wallace et al. 2023, arXiv:2311.12908, Eq. 14, at one timestep and one noise for both samples:
-    ``-log sigmoid(-beta w [(e_c - e_c,ref) - (e_r - e_r,ref)])``. ``beta`` stands for the paper's
+    ``-log sigmoid(-beta w [(e_c - e_c,ref) - (e_r - e_r,ref)])``. ``beta`` is the paper's
     ``beta T``, ``w`` for its weighting of timesteps; errors are means over a sample's elements,
     where the paper has sums. See docs/departures.md.
 

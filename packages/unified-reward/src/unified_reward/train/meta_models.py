@@ -86,7 +86,7 @@ def read_architecture(base: str) -> Architecture:
             config = AutoConfig.from_pretrained(folder, **_LOCAL)
             processor = AutoProcessor.from_pretrained(folder, **_LOCAL)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{folder} is no vision-language checkpoint: {error}") from error
+            raise ModelError(f"{folder} is not a vision-language checkpoint: {error}") from error
         return Architecture(config, processor, has_own_processor=True)
     config = AutoConfig.for_model(**_published(base, "config"))
     return Architecture(config, _build_processor(config), has_own_processor=False)
@@ -201,7 +201,7 @@ def build_meta_pipeline(name: str) -> Any:
         parts = {key: _part_config(folder / key, name) for key, name in classes.items()}
         return _build_pipeline(index | parts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder} is no pipeline of diffusers: {error}") from error
+        raise ModelError(f"{folder} is not a diffusers pipeline: {error}") from error
 
 
 def _part_config(folder: Path, class_name: str) -> dict[str, Any] | None:

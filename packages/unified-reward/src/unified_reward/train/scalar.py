@@ -101,7 +101,7 @@ class ScalarNet(nn.Module):
         difference = marginal_logit(
             means[first] - means[second], variances[first] + variances[second]
         )
-        # All weights take part whatever the batch holds: processes wait for each other's gradients.
+        # All weights take part in every batch: processes wait for each other's gradients.
         loss = 0.0 * (means.sum() + variances.sum())
         for column in range(labels.shape[1]):
             compared, scored = (known & is_pair)[:, column], (known & ~is_pair)[:, column]

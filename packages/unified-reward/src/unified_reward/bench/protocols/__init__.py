@@ -1,1 +1,1 @@
-"""Official benchmarks, one file each, which says what is known of the official protocol."""
+"""Official benchmarks, one file each, with notes on the official protocol."""

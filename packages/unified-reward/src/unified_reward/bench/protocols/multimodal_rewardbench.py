@@ -1,6 +1,6 @@
 """Multimodal RewardBench: the better of two answers about an image, by category.
 
-Its official script asks in one order, as the rows stand, and replaces an unreadable verdict by
+Its official script asks in one order, that of the rows, and replaces an unreadable verdict by
 a random one; here half of the items are swapped and unreadable verdicts are wrong. A part of its
 5,211 items (Hateful Memes) is not released. An id is ``<category>:<ID>``.
 """

@@ -26,7 +26,7 @@ def official_files(
 
     def read_rows(folder: Path | None, options: BenchmarkOptions) -> Iterator[Row]:
         if folder is None:
-            raise ConfigError(f"say where the files of {source} lie: --data FOLDER, or a hub id")
+            raise ConfigError(f"{source} needs --data, the folder of its files or their hub id")
         for pattern in patterns:
             files = sorted(folder.glob(pattern))
             if files:

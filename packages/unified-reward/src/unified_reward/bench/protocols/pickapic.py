@@ -1,6 +1,6 @@
 """Pick-a-Pic's test set: the one of two generated images that a user kept, or neither.
 
-Half a point where exactly one of judge and user says tie. The official script calls preferences
+Half a point where exactly one of judge and user has a tie. The official script calls preferences
 within a threshold, chosen on another split, ties; here that is `calibrated_accuracy`.
 """
 
@@ -15,7 +15,7 @@ from unified_reward.core.verdicts import Preferred, Winner
 
 
 def half_point_accuracy(items: Sequence[JudgedItem]) -> Metric:
-    """Share of outcomes named, with half a point where one side alone says tie."""
+    """Share of correct outcomes, with half a point where exactly one side has a tie."""
     verdicts = [item.verdict for item in items]
     labels: list[Winner] = [item.target.winner or "tie" for item in items]
     prompts = [item.cluster for item in items]

@@ -146,7 +146,7 @@ def _add(
 ) -> None:
     item = items.setdefault(sample.id, _Item(line, sample))
     if item.sample != sample:
-        raise DataError(f"id {sample.id!r} names something else in row {item.line}")
+        raise DataError(f"id {sample.id!r} has other content in row {item.line}")
     if annotator in item.annotators:
         raise DataError(f"annotator {annotator!r} judged item {sample.id!r} already")
     item.annotators.add(annotator)

@@ -102,15 +102,15 @@ def number(value: Any, scale: Scale) -> float:
     except (TypeError, ValueError):
         result = float("nan")
     if result not in scale:
-        raise DataError(f"{value!r} is no number on the scale {scale}")
+        raise DataError(f"{value!r} is not a number on the scale {scale}")
     return result
 
 
 def medium(value: Any, task: Task, folder: Path) -> Image | Video:
-    """Return the image or video that a field stands for; the task says which.
+    """Return the image or video of a field, by the task.
 
     Args:
-        value: A path; a URL, which stands for a file of its last name; the encoded bytes; or
+        value: A path; a URL, of which the file name is used; the encoded bytes; or
             ``{"bytes", "path"}`` as in Parquet files.
         task: Task of the source.
         folder: Where relative paths start.

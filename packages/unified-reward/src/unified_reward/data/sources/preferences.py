@@ -32,14 +32,14 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
 
     Options of the source:
         ``columns``: where ``id``, ``prompt``, ``first``, ``second`` (or ``pair``, a list of the
-        two), ``context`` and ``winner`` stand, each a column or several of which the first that
+        two), ``context`` and ``winner`` are, each a column or several of which the first that
         holds something is taken.
         ``words``: what a verdict is called, and the winner it names; the name of a value that is
         no text is its JSON.
         ``tags``: columns kept as tags, by the name of the tag.
         ``always``: the winner of every row, instead of words.
-        ``group``: a tag whose value stands before the id.
-        ``repeated_ids``: true where one id names several rows; the second gets ``:2`` behind it.
+        ``group``: a tag whose value is put before the id.
+        ``repeated_ids``: true where one id names several rows; the second gets the suffix ``:2``.
 
     Aspects of the source are columns with the same words; a row without an overall verdict has
     no winner. A row without an id gets one from its content.

@@ -41,7 +41,7 @@ def _pairs(row: Fields, source: Source, folder: Path) -> Iterator[Example]:
     if wrong:
         raise DataError(f"a rank is a whole number from 1, the best, not {wrong[0]!r}")
     if len(set(media)) < len(media):
-        raise DataError("one generation stands twice in its ranking")
+        raise DataError("a generation occurs twice in its ranking")
     for i, j in combinations(range(len(media)), 2):
         first, second = ranks[i], ranks[j]
         winner: Winner = "tie" if first == second else "first" if first < second else "second"

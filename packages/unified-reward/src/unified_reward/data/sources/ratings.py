@@ -40,7 +40,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     """Read scores, or of each prompt the best against the worst where the source compares.
 
     A score is the mean over annotators, overall and by aspect. Of images of equal means the
-    first counts, and two compared stand in the order of the file; comparing holds two rows of
+    first counts, and two compared have the order of the file; comparing holds two rows of
     each prompt in memory.
 
     Options of the source:
@@ -84,7 +84,7 @@ def _mean(row: Fields, column: str, scale: Scale, source: Source) -> float:
 
 def _elements(given: Any) -> dict[str, float]:
     if not isinstance(given, dict):
-        raise DataError(f"ratings of elements stand by name, not as {str(given)[:40]!r}")
+        raise DataError(f"ratings of elements are given by name, not as {str(given)[:40]!r}")
     return {
         name: float(_numbers(values, _UNIT).count(1.0) >= _AGREED) for name, values in given.items()
     }

@@ -38,7 +38,7 @@ def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
     A list of more than one frame is one video, or two halves of one length where videos are
     compared. A row without an id gets one from its content. Options of the source: ``grades``,
     the values of the words an answer begins with; ``checks``, whether lines ``element: 0|1`` are
-    aspects; ``rationale``, whether what stands beside the verdict is the reason for it.
+    aspects; ``rationale``, whether the text beside the verdict is its reason.
 
     Args:
         rows: The rows of the file.
@@ -175,7 +175,7 @@ def _verdict(answer: str, source: Source) -> Winner | float | Unparsed:
 
 
 def _rationale(answer: str, verdict: Winner | float, source: Source) -> str:
-    """The answer without its first or last line, if that says the verdict and nothing else."""
+    """The answer without its first or last line, if that is the verdict alone."""
     lines = answer.strip().splitlines()
     for alone, rest in ((lines[-1], lines[:-1]), (lines[0], lines[1:])):
         if _VERDICT_ALONE.fullmatch(alone) and _verdict(alone, source) == verdict:

@@ -20,7 +20,7 @@ class Source:
     """The reader of its rows: the name of a module of this package."""
     task: Task
     form: Form | None = None
-    """None where a row says it."""
+    """None if each row has its own."""
     scale: Scale | None = None
     """Scale of the overall score, as published; None where there is none."""
     aspects: tuple[Aspect, ...] = ()

@@ -36,7 +36,7 @@ def raw_rows(path: Path, at: str = "") -> Iterator[Raw]:
     Where ``at`` is given, a ``.json`` file is one object, and the rows are its array of this name.
 
     A row that cannot be decoded is ``Failed`` and the others go on. A JSON array goes on only to
-    the place where it is no JSON, since the rows behind cannot be told apart. A file that was cut
+    the place where it is not JSON, since later rows cannot be separated. A file that was cut
     off gives its whole rows and then one ``Failed``; a Parquet file that was cut off has none.
 
     Raises:
@@ -44,7 +44,7 @@ def raw_rows(path: Path, at: str = "") -> Iterator[Raw]:
     """
     read = _READERS.get(path.suffix.lower())
     if read is None:
-        raise DataError(f"{path}: rows stand in {', '.join(_READERS)}, not in {path.suffix!r}")
+        raise DataError(f"{path}: rows are read from {', '.join(_READERS)}, not {path.suffix!r}")
     try:
         yield from _array(path, f"{at}.item") if at and read is _json else read(path)
     except OSError as error:
@@ -86,7 +86,7 @@ def _array(path: Path, prefix: str) -> Iterator[Raw]:
     with extra("bench"):
         import ijson
 
-    # Pushing chunks, unlike ijson.items, also gives the whole rows that stand before an error.
+    # Pushing chunks, unlike ijson.items, also gives the whole rows before an error.
     found = ijson.sendable_list()
     parser = ijson.items_coro(found, prefix, use_float=True)
     row, chunk, broken = 0, b"[", None
@@ -102,7 +102,7 @@ def _array(path: Path, prefix: str) -> Iterator[Raw]:
             except (ijson.JSONError, UnicodeDecodeError) as error:
                 what = "UTF-8" if "utf" in str(error).lower() else "JSON"
                 n = row + len(found) + 1
-                message = f"row {n} is no {what}, and no row behind it can be read"
+                message = f"row {n} is not {what}, and no row after it can be read"
                 broken = _failed(message) if chunk else _cut_off(n)
             for value in found:
                 row += 1
@@ -126,14 +126,14 @@ def _decoded(raw: bytes, line: int) -> dict[str, Any] | Failed:
         if b"\\u" in raw:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeError as error:
-        return _cut_off(line) if "end of data" in str(error) else _failed("the row is no UTF-8")
+        return _cut_off(line) if "end of data" in str(error) else _failed("the row is not UTF-8")
     except (ValueError, RecursionError) as error:
         return _failed(f"no JSON: {error}") if raw.endswith(b"\n") else _cut_off(line)
     return _row(value)
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _csv(path: Path) -> Iterator[Raw]:
@@ -176,7 +176,7 @@ def _is_utf8(cells: list[str]) -> bool:
 
 def _cells(cells: list[str], header: list[str]) -> dict[str, Any] | Failed:
     if not _is_utf8(cells):
-        return _failed("the row is no UTF-8")
+        return _failed("the row is not UTF-8")
     if len(cells) != len(header):
         return _failed(f"{len(cells)} columns where the header names {len(header)}")
     return dict(zip(header, cells, strict=True))
@@ -190,7 +190,7 @@ def _parquet(path: Path) -> Iterator[Raw]:
     try:
         table = ParquetFile(path)
     except ArrowException as error:
-        raise DataError(f"{path} is no whole Parquet file: {error}") from error
+        raise DataError(f"{path} is not a complete Parquet file: {error}") from error
     row = 0
     with table:
         batches = table.iter_batches(batch_size=_BATCH_ROWS)
@@ -207,7 +207,7 @@ def _parquet(path: Path) -> Iterator[Raw]:
                 try:
                     yield Raw(row, batch.slice(i, 1).to_pylist()[0])
                 except UnicodeDecodeError:
-                    yield Raw(row, _failed("the row is no UTF-8"))
+                    yield Raw(row, _failed("the row is not UTF-8"))
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Raw]]] = {

@@ -183,6 +183,28 @@ def test_pairs_of_other_tasks_alone_are_an_error_that_names_both(tmp_path):
         trainable_pairs(path, (*PICTURES, Task.IMAGE_EDITING), [].append)
 
 
+def vote(name, winner, *candidates):
+    """A record of two candidates, such as a human vote."""
+    parts = [{"image": part} for part in candidates]
+    common = {"id": name, "task": "image_generation", "prompt": "a star"}
+    return common | {"candidates": parts, "target": {"winner": winner}}
+
+
+def test_a_vote_between_the_same_candidate_twice_is_unusable(tmp_path):
+    path = written(tmp_path, vote("1", "first", "a.png", "a.png"), vote("2", "tie", "a.png", "b"))
+    same, tie = read_pairs(path)
+    assert (same.status, same.pair) == ("unusable", None)
+    assert same.reason == "line 1: chosen and rejected are the same"
+    assert tie.status == "dropped"
+
+
+def test_rows_without_a_preference_are_no_pairs_that_were_dropped(tmp_path):
+    pools = written(tmp_path, vote("1", None, "a.png", "b.png"), row("2", **DROPPED))
+    due = r"2 dropped; 1 without a preference: make pairs with `unified-reward pairs`"
+    with pytest.raises(DataError, match=due):
+        trainable_pairs(pools, PICTURES, [].append)
+
+
 def test_a_file_without_a_pair_is_an_error_that_counts_its_rows(tmp_path):
     path = written(tmp_path, row("1", **DROPPED), row("2", rejected={"image": "a.png"}), "{}")
     with pytest.raises(DataError, match="no pair to learn from: 1 dropped, 2 unusable"):

@@ -98,6 +98,13 @@ def test_rows_are_counted_by_status_and_reason_and_shown_in_order(tmp_path):
         html(path, status="keep")
 
 
+def test_a_status_that_no_row_has_says_which_rows_have_it(tmp_path):
+    path = written(tmp_path, {key: row("1")[key] for key in ("id", "task", "prompt")})
+    due = "its rows are without a status; rows that `unified-reward pairs` made are kept or dropped"
+    with pytest.raises(DataError, match=due):
+        html(path, status="kept")
+
+
 def test_a_file_of_candidates_is_shown_as_it_is(tmp_path):
     given = pair(Task.IMAGE_GENERATION, tmp_path)
     parts = [{"image": item["image"]} for item in given["candidates"]]

@@ -30,6 +30,8 @@ class PairRow(NamedTuple):
 def read_pairs(path: Path) -> Iterator[PairRow]:
     """Read the preference pairs of a file: made ones, and records of two candidates with a winner.
 
+    A pair whose candidates are the same is unusable.
+
     Raises:
         DataError: The file cannot be opened.
     """
@@ -41,8 +43,14 @@ def read_pairs(path: Path) -> Iterator[PairRow]:
             yield PairRow(row, row.status, None, row.reason)
         else:
             pair = row.content.as_pair()
-            reason = "" if pair else f"line {row.line}: no candidate is preferred to another"
-            yield PairRow(row, "kept" if pair else "dropped", pair, reason)
+            if pair is None:
+                reason = f"line {row.line}: no candidate is preferred to another"
+                yield PairRow(row, "dropped", None, reason)
+            elif pair.chosen == pair.rejected:
+                reason = f"line {row.line}: chosen and rejected are the same"
+                yield PairRow(row, "unusable", None, reason)
+            else:
+                yield PairRow(row, "kept", pair)
 
 
 def trainable_pairs(
@@ -65,17 +73,17 @@ def trainable_pairs(
     """
     pairs: list[PreferencePair] = []
     counts: Counter[str] = Counter()
+    n_undecided = 0
     other_tasks: set[str] = set()
     for row, row_status, pair, row_reason in read_pairs(path):
         status, reason = row_status, row_reason
         if pair and pair.task not in tasks:
             other_tasks.add(pair.task.value)
             status, reason = "unusable", f"line {row.line}: a pair of {pair.task.value}"
-        elif pair and pair.chosen == pair.rejected:
-            status, reason = "unusable", f"line {row.line}: chosen and rejected are the same"
         elif pair:
             pairs.append(pair)
         counts[status] += 1
+        n_undecided += status == "dropped" != row.status
         if status == "unusable":
             log(reason)
     if other_tasks and not pairs:
@@ -85,5 +93,7 @@ def trainable_pairs(
         )
     if not pairs:
         found = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows"
+        if n_undecided:
+            found += f"; {n_undecided} without a preference: make pairs with `unified-reward pairs`"
         raise DataError(f"{path} holds no pair to learn from: {found}")
     return pairs, counts

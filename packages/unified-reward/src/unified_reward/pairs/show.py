@@ -19,7 +19,7 @@ from unified_reward.report.page import EMBEDDED_PIXELS, Animation, Card, Page
 _PIXELS = EMBEDDED_PIXELS // 4
 """Pixels of an image or frame: a row may have ten candidates, and a page stays some megabytes."""
 _MARKS = ("context", "chosen", "rejected", "")
-_NO_STATUS = "plain"
+_NO_STATUS = "without a status"
 """Status counted for samples and records, which have none."""
 
 
@@ -55,7 +55,10 @@ def page(
         if is_listed and len(rows) < n:
             rows.append(row)
     if status and not counts[status]:
-        raise DataError(f"{path} has no row that is {status}; its rows are {', '.join(counts)}")
+        made_rows = any(name in counts for name in ("kept", "dropped", "failed"))
+        hint = "" if made_rows else "; rows that `unified-reward pairs` made are kept or dropped"
+        found = f"its rows are {', '.join(counts)}" if counts else "it has no rows"
+        raise DataError(f"{path} has no row that is {status}; {found}{hint}")
     summary = ", ".join(f"{k:,} {name}" for name, k in counts.most_common())
     made = Page(path.name, lead=summary)
     mean = f"{n_calls / (counts.total() - counts['unusable']):.1f}" if n_calls else ""

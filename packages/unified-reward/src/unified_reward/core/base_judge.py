@@ -109,8 +109,7 @@ class BaseJudge(ABC):
         longer than two seconds show a progress bar on standard error.
 
         Args:
-            prompt: The caption; the question, if answers are given; the instruction, if a source
-                is. A string, or a list with one for each item.
+            prompt: Caption, question or instruction of an edit: a string, or one for each item.
             image: The image: generated, or the one that the question is about.
             video: The video, likewise.
             answer: The answer to judge.
@@ -143,8 +142,7 @@ class BaseJudge(ABC):
         }
         columns = {name: column for name, column in columns.items() if column is not None}
         task = _task_of_columns(columns)
-        columns = {"prompt": _Column(prompt) if _is_list(prompt) else prompt, **columns}
-        rows = _rows(columns)
+        rows = _rows(columns := {"prompt": _prompts(prompt), **columns})
         if not any(isinstance(column, _Column) for column in columns.values()):
             return _expect(self.ask([_single_question(task, **rows[0])])[0], Scored)
         items = [_question_or_failure(task, row) for row in rows]
@@ -393,6 +391,10 @@ def _either(name: str, single: Any, several: Sequence[Any] | None) -> Any:
     if single is not None and several is not None:
         raise ConfigError(f"give {name}= for every item or {name}s= with one for each, not both")
     return single if several is None else _Column(_checked_list(f"{name}s", several))
+
+
+def _prompts(prompt: Any) -> Any:
+    return _Column(prompt) if _is_list(prompt) else prompt
 
 
 def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

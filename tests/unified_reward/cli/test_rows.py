@@ -115,14 +115,15 @@ def test_a_row_of_any_kind_is_counted_and_shown(cli, source, files, kind):
         assert "a fox" in (files / page).read_text("utf-8")
 
 
-def test_rows_of_all_kinds_are_mixed_and_a_made_pair_becomes_a_comparison(cli, source, files):
+def test_rows_with_a_label_are_mixed_and_a_made_pair_becomes_a_comparison(cli, source, files):
     given = source(*KINDS)
     (files / "mix.yaml").write_text(
         f"sources: [{{path: {given}}}]\nsplits: {{train: 1.0}}\ndedup: false\n"
     )
-    assert cli("data", "mix", files / "mix.yaml", files / "mixed")[0] == 0
+    assert cli("data", "mix", files / "mix.yaml", files / "mixed")[0] == 1
     rows = {row["id"]: row for row in read(files / "mixed" / "train.jsonl")}
-    assert len(rows) == len(KINDS)
+    labelled = ("record", "vote", "pair")
+    assert sorted(rows) == [str(KINDS.index(kind) + 1) for kind in labelled]
     pair = rows[str(KINDS.index("pair") + 1)]
     winner = pair["candidates"][pair["target"]["winner"] == "second"]
     assert winner["image"].endswith("b.png")

@@ -147,7 +147,7 @@ def mix(recipe: Mix, out: Path, progress: Callable[[int], None] = lambda _: None
     """
     banned, excluded = _banned(recipe.exclude)
     bad = [Counter[str]() for _ in recipe.sources]
-    skipped = [Counter(dict.fromkeys(_SKIPPED, 0)) for _ in recipe.sources]
+    skipped = [Counter[str](dict.fromkeys(_SKIPPED, 0)) for _ in recipe.sources]
     rows = np.fromiter(_keys(recipe, banned, bad, skipped, progress), _COLUMNS)
     for i, source in enumerate(recipe.sources):
         if (rows["state"][rows["source"] == i] == _BAD).all():

@@ -181,8 +181,8 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
     The media of at most 16 prompts are in memory together, and each is decoded once.
 
     Args:
-        examples: Prompts with any number of candidates, or samples. Ids should differ: the order
-            in which candidates meet follows from id and seed.
+        examples: Prompts with candidates, or samples. The order in which candidates meet follows
+            from id and seed, so ids should differ.
         judge: A judge, as from `open_judge`.
         strategy: ``rank+sift`` (default) compares disjoint random pairs, then takes the
             highest-scoring winner and the lowest-scoring loser; ``score``, ``rank``,
@@ -208,9 +208,8 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
     >>> question = Example(
     ...     Task.IMAGE_UNDERSTANDING, "What is it?", ("a cat", "a dog"), (image,), id="q1"
     ... )
-    >>> (result,) = make_pairs(
-    ...     [question], open_judge("scripted:first"), strategy="rank", orders=1
-    ... )
+    >>> judge = open_judge("scripted:first")
+    >>> (result,) = make_pairs([question], judge, strategy="rank", orders=1)
     >>> result.status, result.judge_calls, result.reason
     ('kept', 1, None)
     >>> result.pair.chosen, result.pair.rejected

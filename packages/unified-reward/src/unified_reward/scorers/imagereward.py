@@ -109,7 +109,9 @@ class ImageReward(ImageScorer):
         self.tokenizer = (
             BertTokenizer(vocab=str(vocabulary))
             if vocabulary.is_file()
-            else AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            else AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         )
 
     @classmethod

@@ -153,9 +153,13 @@ class LiFTCritic(Scorer):
             file = folder / part / "config.json"
             if (kind := tensor_keys.read_json(file).get(key)) != wanted:
                 raise ModelError(f"{file} is of a {kind}; LiFT-Critic 13B has a {wanted}")
-        llm: Any = AutoConfig.from_pretrained(folder / "llm", local_files_only=True)
+        llm: Any = AutoConfig.from_pretrained(
+            folder / "llm", local_files_only=True, trust_remote_code=False
+        )
         llm.vocab_size = rows = tensor_keys.shape(state, "model.embed_tokens.weight")[0]
-        tower: Any = AutoConfig.from_pretrained(folder / "vision_tower", local_files_only=True)
+        tower: Any = AutoConfig.from_pretrained(
+            folder / "vision_tower", local_files_only=True, trust_remote_code=False
+        )
         tower.vision_use_head = False
         tokenizer = _tokenizer(folder / "llm")
         known, ends = len(tokenizer), (tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -318,7 +322,7 @@ def anywhere(answer: str) -> str:
 
 def _tokenizer(folder: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"the tokenizer in {folder} cannot be read: {error}. A tokenizer.model alone needs "

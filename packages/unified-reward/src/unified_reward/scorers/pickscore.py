@@ -48,7 +48,9 @@ class PickScore(ClipScorer):
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:

@@ -114,7 +114,9 @@ class QwenScorer(Scorer):
         super().__init__(module, folder, batch_size=batch_size)
         if self.dtype.itemsize < torch.float32.itemsize:
             self.module.head.float()  # as released, in any precision of the trunk
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         self.tokenizer.add_tokens([*self.reward_tokens], special_tokens=True)
         self._pad, *self._reward_ids = self.tokenizer.convert_tokens_to_ids(
             [_PADS[self.medium], *self.reward_tokens]
@@ -288,7 +290,7 @@ def _read_config(file: Path) -> Any:
     kind = read_json(file).get("model_type")
     if kind not in _TRUNKS:
         raise ModelError(f"{file} is of a {kind}; trunks are {' and '.join(_TRUNKS)}")
-    return AutoConfig.from_pretrained(file.parent, local_files_only=True)
+    return AutoConfig.from_pretrained(file.parent, local_files_only=True, trust_remote_code=False)
 
 
 def _sized(state: State) -> Qwen2VLConfig:

@@ -76,7 +76,9 @@ class VideoScore(Scorer):
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         config = self.module.model.config
         self._latents: int = config.perceiver_config.resampler_n_latents
         ids = self.tokenizer.convert_tokens_to_ids([_MARK, _FENCE])

@@ -156,6 +156,7 @@ def load_pipeline(
             dtype=resolve_dtype(dtype, device),
             use_safetensors=True,
             local_files_only=is_local,
+            trust_remote_code=False,
             **absent,
         )
     except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as error:

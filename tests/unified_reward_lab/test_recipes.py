@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from tests.unified_reward.pairs.candidate_files import read_rows
 from unified_reward import policies
+from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
 from unified_reward.io.rows import read_examples
@@ -223,6 +225,19 @@ def test_a_judge_of_own_data_is_calibrated_on_rows_held_back_from_it(recipe, own
     assert min(len(left), len(kept)) >= 4
     fitted = open_judge(str(tmp_path / "run" / "judge")).card.calibration
     assert (fitted.data, fitted.n) == (f"0.5 of {own_rows}, held back", len(kept))
+
+
+def test_made_pairs_teach_a_judge(recipe, own_rows, tmp_path):
+    """Rows of one candidate make no pair; the twelve others are learned in either order."""
+    made = tmp_path / "pairs.jsonl"
+    options = ["--judge", "scripted:first", "--strategy", "random"]
+    assert CliRunner().invoke(app, ["pairs", str(own_rows), str(made), *options]).exit_code == 1
+    judge = replace(recipe.stages["judge"], data=str(made))
+    report = run(Recipe(tmp_path / "run", {"judge": judge}))
+    assert len(report["judge"]["losses"]) == 2
+    trained = training_examples(judge)
+    assert len(trained) == 12
+    assert {trained[i].target.winner for i in range(12)} == {"first", "second"}
 
 
 def test_a_judge_that_is_trained_again_is_calibrated_again(recipe, own_rows, tmp_path):

@@ -113,7 +113,14 @@ def among_files(tmp_path, monkeypatch):
 open_once = functools.cache(registry.open_checkpoint)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+SLOW = {"train-a-judge.md", "benchmark.md", "align-a-policy.md"}
+
+
+def marked(page: Path):
+    return pytest.param(page, marks=[pytest.mark.slow] * (page.name in SLOW), id=name_of(page))
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
 def test_every_block_of_a_page_runs_in_order(page, among_files):
     namespace: dict = {}
     if page.name == "published-scorers.md":

@@ -126,6 +126,7 @@ def test_a_judge_that_prefers_nothing_leaves_no_pair_and_that_is_told(sampled, t
         write_pairs(source, "scripted:tie", config, tmp_path / "pairs.jsonl")
 
 
+@pytest.mark.slow
 def test_the_same_policy_before_and_after_gains_exactly_nothing(task):
     name = OURS[task]
     results = examine_before_and_after(

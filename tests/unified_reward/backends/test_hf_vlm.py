@@ -11,12 +11,16 @@ import pytest
 import torch
 
 from tests.tiny import ARCHITECTURES
+from tests.tolerance import near, rounding
 from unified_reward.backends import hf_vlm
 from unified_reward.backends.batching import batches
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ModelError
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
+
+
+pytestmark = pytest.mark.numeric
 
 
 def picture(seed, width=56, height=56):
@@ -46,7 +50,7 @@ def test_a_batch_of_unequal_requests_equals_a_loop(model):
     alone = [model.generate([item])[0] for item in REQUESTS]
     for item, other in zip(together, alone, strict=True):
         assert item.text == other.text
-        assert item.choice_logprobs == pytest.approx(other.choice_logprobs, abs=1e-4)
+        assert item.choice_logprobs == near(other.choice_logprobs)
 
 
 def test_padding_is_masked_and_a_model_that_saw_it_would_answer_otherwise(model, monkeypatch):
@@ -58,7 +62,7 @@ def test_padding_is_masked_and_a_model_that_saw_it_would_answer_otherwise(model,
     alone = [model.generate([request])[0].choice_logprobs for request in requests]
     together = [answer.choice_logprobs for answer in model.generate(requests)]
     for item, other in zip(together, alone, strict=True):
-        assert item == pytest.approx(other, abs=1e-4)
+        assert item == near(other)
     inputs = model.inputs
 
     def unmasked(*args):
@@ -68,7 +72,7 @@ def test_padding_is_masked_and_a_model_that_saw_it_would_answer_otherwise(model,
     monkeypatch.setattr(model, "inputs", unmasked)
     short, long = (answer.choice_logprobs for answer in model.generate(requests))
     assert short != pytest.approx(alone[0], abs=1e-2)
-    assert long == pytest.approx(alone[1], abs=1e-4)
+    assert long == near(alone[1])
 
 
 def test_llava_tiles_a_picture_only_where_it_is_alone_in_its_request(checkpoints):
@@ -98,7 +102,7 @@ def independent_logprobs(model, request, head=""):
 def test_choice_probabilities_equal_a_pass_over_each_whole_answer(model, i):
     mine = np.array(model.generate(REQUESTS)[i].choice_logprobs)
     other = np.array(independent_logprobs(model, REQUESTS[i]))
-    assert mine - mine[0] == pytest.approx(other - other[0], abs=1e-4)
+    assert mine - mine[0] == pytest.approx(other - other[0], abs=rounding(other))
 
 
 def test_choices_behind_reasoning_are_read_where_the_verdict_stands(model):
@@ -112,7 +116,9 @@ def test_choices_behind_reasoning_are_read_where_the_verdict_stands(model):
     head = answer.text[: answer.text.rindex(verdict_prefix) + 1]
     other = independent_logprobs(model, samples, head)
     assert answer.text == reply
-    assert np.subtract(*answer.choice_logprobs) == pytest.approx(np.subtract(*other), abs=1e-4)
+    assert np.subtract(*answer.choice_logprobs) == pytest.approx(
+        np.subtract(*other), abs=rounding(other)
+    )
 
 
 def test_without_the_lead_there_are_no_probabilities(model):
@@ -218,7 +224,7 @@ def test_an_adapter_is_loaded_as_its_base_with_the_adapter_merged_in(adapter, wh
     loaded = load_vlm(folder, device="cpu")
     base = load_vlm(checkpoints["qwen3_vl"], device="cpu")
     wanted = logits(adapted, loaded.chat)
-    assert torch.allclose(logits(loaded.model, loaded.chat), wanted, atol=1e-4)
+    assert torch.allclose(logits(loaded.model, loaded.chat), wanted, atol=rounding(wanted))
     assert not torch.allclose(logits(base.model, base.chat), wanted, atol=1e-2)
     assert set(loaded.model.state_dict()) == set(base.model.state_dict())
     assert loaded.name == str(folder)
@@ -231,7 +237,7 @@ def test_an_adapter_on_an_adapter_has_both(adapter):
     second.save_pretrained(folder.parent / "second")
     loaded = load_vlm(folder.parent / "second", device="cpu")
     wanted = logits(load_vlm(folder, device="cpu").model, first.chat)
-    assert torch.allclose(logits(loaded.model, loaded.chat), wanted, atol=1e-4)
+    assert torch.allclose(logits(loaded.model, loaded.chat), wanted, atol=rounding(wanted))
 
 
 def test_the_processor_of_an_adapter_comes_before_that_of_its_base(adapter):

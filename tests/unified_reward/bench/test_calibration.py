@@ -49,6 +49,7 @@ def test_probability_one_falls_into_the_last_bin():
     assert reliability(np.array([1.0, 0.95]), np.array([1.0, 0.0])) == [Bin(0.975, 0.5, 2)]
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
 def test_what_comes_true_as_predicted_has_no_error(predicted):
     assert calibration_error(given_rows(predicted, predicted)).value == pytest.approx(0, abs=1e-12)

@@ -67,6 +67,7 @@ def fetv(shared, tmp_path_factory):
     return {name: benchmark("fetv", shared / "fetv", judge) for name, judge in judges.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FETV)
 def test_fetv_has_the_published_pair_accuracies(fetv, name):
     """For the 162 strict pairs of alignment whose clips are there; equal scores are wrong."""
@@ -75,6 +76,7 @@ def test_fetv_has_the_published_pair_accuracies(fetv, name):
     assert fetv[name].report["metrics"]["pair_accuracy_all"]["n"] == 3066
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FETV)
 def test_fetv_has_the_published_correlations(fetv, shared, name):
     file = shared / "fetv/published_correlation_alignment.json"
@@ -84,6 +86,7 @@ def test_fetv_has_the_published_correlations(fetv, shared, name):
     assert metrics["spearman"]["n"] == 3017
 
 
+@pytest.mark.slow
 def test_two_metrics_of_fetv_are_compared_by_aspect(shared, tmp_path):
     scores = json.loads((shared / "fetv/auto_metric_scores.json").read_text("utf-8"))
     values = {}
@@ -194,6 +197,7 @@ AVAILABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AVAILABLE)
 def test_controls_give_what_follows_from_the_labels_alone(shared, name):
     """By hand from the counts of labels; half of the rows are exchanged, so first gets half."""

@@ -227,6 +227,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_against_itself_differs_by_nothing(runs):
     found = compare_runs(runs / "perfect", runs / "perfect")
     assert found["n"] == 48

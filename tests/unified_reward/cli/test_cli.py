@@ -25,6 +25,7 @@ def test_score_gives_a_row_a_file_in_the_order_and_by_the_name_given(cli, files)
         assert (row["scale"], row["judge"], row["family"]) == ([1, 5], "scripted:tie", "native")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_the_tiny_judge_is_opened_by_its_name_and_loads_without_a_word():
     command = [sys.executable, "-m", "unified_reward", "score", "a.png", "--json"]

@@ -34,6 +34,7 @@ def whole(pools):
     return out.read_bytes()
 
 
+@pytest.mark.slow
 def test_rows_stand_in_the_order_of_the_prompts_and_paths_start_at_their_file(cli, pools, whole):
     rows = [json.loads(line) for line in whole.splitlines()]
     assert [row["id"] for row in rows] == [f"p{i}" for i in range(PROMPTS)]

@@ -84,6 +84,7 @@ def test_a_server_is_asked_without_any_extra():
     assert json.loads(out)["orders"][0]["winner"] == "first"
 
 
+@pytest.mark.slow
 def test_bars_and_warnings_of_other_libraries_do_not_show(rows):
     prompt = {"id": "x", "task": "image_generation", "prompt": "a red circle"}
     (rows / "prompts.jsonl").write_text(json.dumps(prompt) + "\n")

@@ -20,6 +20,9 @@ from unified_reward.judges.scalar import ScalarJudge, compare_estimates, score_e
 from unified_reward_lab.microworld import make_example, utility_gap
 
 
+pytestmark = pytest.mark.numeric
+
+
 PICTURE = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
 LN9 = math.log(9)
 THREE_EIGHTHS = 24 / math.pi

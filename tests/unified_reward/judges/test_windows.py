@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 
 import unified_reward as ur
+from tests.tolerance import near
 from tests.verdicts import Says
 from unified_reward import media
 from unified_reward.core.verdicts import Failed, Preferred, Scored
@@ -16,6 +17,9 @@ from unified_reward.judges.card import Card
 from unified_reward.judges.checklist import CARDS, Checklist, ChecklistJudge, Question
 from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.media import encode_png
+
+
+pytestmark = pytest.mark.numeric
 
 
 N = 23
@@ -76,7 +80,7 @@ def test_windows_give_what_asking_everything_at_once_gives(name, files):
         if isinstance(other, Failed):
             assert item == other
         else:
-            assert numbers(item) == pytest.approx(numbers(other), rel=1e-5)
+            assert numbers(item) == near(numbers(other))
 
 
 def test_windows_of_equal_batches_give_the_same_to_the_last_digit(files):
@@ -106,6 +110,7 @@ class Peak:
         return Says(lambda _: "Final Score: 3").generate(requests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("breaks", [False, True])
 def test_at_most_two_windows_of_images_are_in_memory(files, monkeypatch, breaks):
     model = Peak()

@@ -75,6 +75,7 @@ def test_a_scorer_scores_compares_and_ranks_files(twin, pictures):
     assert (message["judge"], message["family"]) == (judge, "")
 
 
+@pytest.mark.slow
 def test_a_scorer_is_benchmarked_and_audited_like_a_judge(twin, tmp_path):
     judge = f"pickscore:{twin('pickscore')[0]}"
     data = tmp_path / "world"

@@ -23,6 +23,9 @@ from unified_reward.scorers import lift, system
 from unified_reward.scorers.loading import check, load_system
 
 
+pytestmark = pytest.mark.numeric
+
+
 NAME = "lift-critic-13b"
 MOST = 6
 CAPTION = "a red ball, and 2 cats"
@@ -217,6 +220,7 @@ def test_tokens_of_pictures_are_those_of_the_equations(made, state):
         assert distance < 1e-5, "of pixels in float32"
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_equations_token_by_token(made, wanted):
     scorer = load(made[0])
     for (frames, _), message in zip(SHOWN, wanted, strict=True):

@@ -12,6 +12,9 @@ from unified_reward.scorers.qwen_vl import PixelBounds, frame_rule, patched, tar
 from unified_reward.scorers.videoscore import budget, first_frames
 
 
+pytestmark = pytest.mark.numeric
+
+
 def waves(height=23, width=40):
     """A small picture without symmetry: waves of another length in each channel."""
     y, x = np.mgrid[0:height, 0:width]

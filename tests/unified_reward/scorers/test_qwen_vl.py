@@ -18,6 +18,9 @@ from unified_reward.scorers.loading import check, load_system
 from unified_reward.scorers.qwen_vl import PixelBounds, QwenScorer, chat, patched, target_size
 
 
+pytestmark = pytest.mark.numeric
+
+
 class Edits(QwenScorer):
     """Like EditReward: a Qwen2.5-VL whose head gives two means and two deviations."""
 

@@ -11,6 +11,9 @@ from unified_reward.scorers import videoreward as videoreward_file
 from unified_reward.scorers import videoscore as videoscore_file
 
 
+pytestmark = pytest.mark.numeric
+
+
 CAPTION = "a red ball, and 2 cats"
 LONG = "many words " * 60
 RNG = np.random.default_rng(7)

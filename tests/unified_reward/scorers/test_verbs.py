@@ -12,6 +12,9 @@ from unified_reward.core.errors import DataError, MediaError
 from unified_reward.core.verdicts import Scale, Score
 
 
+pytestmark = pytest.mark.numeric
+
+
 CAPTION = "a red ball"
 PICTURES = [PIL.Image.fromarray(waves(40 + 9 * i, 70)[:, :: 1 - 2 * (i % 2)]) for i in range(3)]
 

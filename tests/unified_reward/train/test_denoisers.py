@@ -21,6 +21,9 @@ from unified_reward.policies.diffusion import load_pipeline
 from unified_reward.train.denoisers import build_denoiser, read_schedule
 
 
+pytestmark = pytest.mark.numeric
+
+
 KINDS = {
     "pictures": {"height": 16, "width": 24},
     "sdxl": {"height": 16, "width": 24},

@@ -17,6 +17,9 @@ from unified_reward.train.losses import (
 )
 
 
+pytestmark = pytest.mark.numeric
+
+
 BETA, SFT = 2500.0, 0.5
 PICTURES, CLIPS = (3, 4, 6, 10), (3, 4, 3, 4, 5)
 

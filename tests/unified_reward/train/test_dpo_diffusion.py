@@ -24,6 +24,9 @@ from unified_reward.train.denoisers import Denoiser, build_denoiser
 from unified_reward.train.dpo_diffusion import DPOModel, NoiseSampler, align_pipeline
 
 
+pytestmark = pytest.mark.numeric
+
+
 LN2 = torch.tensor(math.log(2)).item()
 SIDE = aligned.SIDE_PX
 

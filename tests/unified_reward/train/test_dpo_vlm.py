@@ -24,6 +24,9 @@ from unified_reward.train.dpo_vlm import VLMDPO, align_vlm
 from unified_reward.train.optim import OptimConfig
 
 
+pytestmark = pytest.mark.numeric
+
+
 QUESTION = "rate picture: a red circle"
 ANSWERS = [("it is red", "blue"), ("a circle", "no circle is in the picture"), ("yes", "no")]
 CLIP = {"task": "video_understanding", "context": [{"video": "c.mp4"}]}
@@ -130,6 +133,7 @@ def test_likelihood_of_the_chosen_answers_is_added_by_its_weight(folder, tmp_pat
     assert report["losses"][0][1] == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 4}, {"muon_lr": 1e-3}], ids=str)
 def test_the_aligned_policy_prefers_the_chosen_answers_and_answers(
     folder, tmp_path, pairs, options
@@ -155,6 +159,7 @@ def test_the_aligned_policy_prefers_the_chosen_answers_and_answers(
             assert torch.allclose(apart[name], value, atol=1e-6), name
 
 
+@pytest.mark.slow
 @OPTIONS
 def test_a_killed_run_goes_on_and_ends_with_the_same_losses(
     folder, tmp_path, pairs, options, monkeypatch

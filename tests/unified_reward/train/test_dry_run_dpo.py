@@ -68,6 +68,7 @@ def stored(tmp_path):
     return store
 
 
+@pytest.mark.slow
 def test_sdxl_turbo_recipe_has_the_published_number_of_parameters():
     """All are trained: twice those of the network in float32, with gradients and two moments."""
     result = dry_run(load("dpo_sdxl_turbo"))
@@ -81,6 +82,7 @@ def test_sdxl_turbo_recipe_has_the_published_number_of_parameters():
     assert result.lacking == (ABSENT, where)
 
 
+@pytest.mark.slow
 def test_wan_recipe_has_the_published_number_of_parameters():
     """33 frames are 9 latents of 60 x 104, of which 2 x 2 make a token: 9 x 30 x 52."""
     result = dry_run(load("dpo_wan_1_3b"))

@@ -15,6 +15,9 @@ from unified_reward.train.denoisers import build_denoiser
 from unified_reward.train.latents import Resolution, encode_pairs
 
 
+pytestmark = pytest.mark.numeric
+
+
 CPU = torch.device("cpu")
 SMALL = Resolution(height=8, width=8)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

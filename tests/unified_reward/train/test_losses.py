@@ -24,6 +24,9 @@ from unified_reward.train.losses import (
 )
 
 
+pytestmark = pytest.mark.numeric
+
+
 FIRST, TIE, SECOND = 1.0, 0.5, 0.0
 
 values = st.floats(-8, 8)

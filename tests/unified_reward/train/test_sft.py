@@ -16,6 +16,9 @@ from unified_reward.train.optim import MuonFactory, OptimConfig
 from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample, fit
 
 
+pytestmark = pytest.mark.numeric
+
+
 IGNORED = -100
 
 
@@ -204,6 +207,7 @@ def test_ranked_turns_are_read_as_the_judge_reads_their_scores(folder, tmp_path)
     assert loss == pytest.approx(wanted, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_spoken_weighed_and_ranked_turns_share_a_batch_by_their_number(folder, tmp_path):
     """Ten or so answer tokens, two of a weighed turn and one ranking, meaned over all."""
     spoken, weighed = ChatExample(rated(), "it is red"), ChatExample(rated(), "a", (0.5, 0.5, 0.0))

@@ -40,6 +40,7 @@ def silent():
     return measured("scripted:silent")
 
 
+@pytest.mark.slow
 def test_the_perfect_judge_reaches_1_in_all_eight_cells():
     report = measured("scripted:perfect")
     reached = figures(report, "pair_accuracy") | figures(report, "spearman")

@@ -143,6 +143,7 @@ def test_the_arms_are_one_a_task_and_the_ways_and_judges_of_image_generation(tmp
     assert study.total == 2 + 2 * len(each)
 
 
+@pytest.mark.slow
 def test_the_report_has_every_figure_of_every_policy(report):
     assert (report["n"], report["seed"], report["seeds"]) == (4, 3, [0])
     assert json.loads(json.dumps(report, allow_nan=False)) == report
@@ -203,6 +204,7 @@ def test_a_second_run_trains_and_examines_nothing_and_reports_the_same(study, re
     assert sum(results) == study.total
 
 
+@pytest.mark.slow
 def test_a_lost_exam_is_taken_again_and_the_report_is_the_same(study, report):
     lost = study.work / SPEAKING.value / "before" / "exam-3-4.json"
     before = lost.read_bytes()

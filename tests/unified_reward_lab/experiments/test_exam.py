@@ -11,6 +11,7 @@ def report(checkpoints):
     return run(ExamStudy({"shipped": "tiny_base", "random": str(checkpoints["qwen3_vl"])}, n=8))
 
 
+@pytest.mark.slow
 def test_the_shipped_base_answers_and_a_random_one_does_not(report):
     shipped, guessing = report["models"]["shipped"], report["models"]["random"]
     assert set(shipped) == {str(task) for task in TASKS}

@@ -32,6 +32,7 @@ def report(calm):
     return run(GateStudy({"shipped": "tiny_judge", "calm": str(calm)}, n=N))
 
 
+@pytest.mark.slow
 def test_the_gate_and_the_benchmark_agree(report):
     bench = run_benchmark("microworld", open_judge("tiny_judge"), limit=N).report
     for cell in CELLS:

@@ -92,6 +92,7 @@ def test_sharing_is_the_gain_that_a_world_apart_withholds():
     assert found["sharing"]["value"] == 1.0
 
 
+@pytest.mark.slow
 def test_scores_are_contrasted_by_rank_correlation():
     found = joint._contrast(f"{Task.IMAGE_UNDERSTANDING}.score", results("wrong"), (0, 1))
     assert found["shared"]["joint"]["value"] == pytest.approx(1.0)

@@ -103,6 +103,7 @@ def test_trl_takes_a_step_on_what_was_written(understanding, checkpoints, tmp_pa
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
+        activation_checkpointing=False,
     )
     folder = checkpoints["qwen3_vl"]
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder)

@@ -117,7 +117,7 @@ class _Runs:
 
 
 def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, capsys):
-    (tmp_path / "hpc.pt").write_bytes(pickle.dumps({"state_dict": _Runs()}))
+    (tmp_path / "hpc.pt").write_bytes(pickle.dumps({"state_dict": _Runs()}, protocol=2))
     torch.save({"state_dict": _Runs()}, tmp_path / "HPS_v2_compressed.pt")
     for name in ("hpsv1", "hpsv2"):
         with pytest.raises(ModelError, match=r"holds more than tensors|is broken"):

@@ -100,7 +100,7 @@ def training_arguments(config: OptimConfig, checkpoints: Path) -> dict[str, Any]
         "lr_scheduler_type": "cosine",
         "warmup_steps": round(config.steps * config.warmup),
         "weight_decay": config.weight_decay,
-        "gradient_checkpointing": config.gradient_checkpointing,
+        "activation_checkpointing": config.gradient_checkpointing,
         "save_strategy": "steps" if config.save_every else "no",
         "save_steps": config.save_every or 1,
         "save_total_limit": 1,

@@ -129,9 +129,9 @@ class ScalarNet(nn.Module):
             return bradley_terry(difference, outcome)
         return rao_kupper(difference, outcome, margin)
 
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
+    def activation_checkpointing_enable(self, **options: Any) -> None:
         """Enable it in the trunk; the trainer calls this."""
-        cast("Any", self.trunk).gradient_checkpointing_enable(**options)
+        cast("Any", self.trunk).activation_checkpointing_enable(**options)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the trunk's embeddings."""

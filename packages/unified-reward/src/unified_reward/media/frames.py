@@ -67,6 +67,8 @@ def _eight_bits(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
     has_opacity = form.has_palette or any(part.is_alpha for part in form.components)
     if bits <= 8 and (form.is_rgb or form.has_palette or bits == 1):
         target = "rgba" if has_opacity else "rgb24"
+        if bits < 8 and form.name.endswith("be"):  # libswscale would not swap the bytes
+            frame = reformatter.reformat(frame, format=f"{form.name[:-2]}le")
         return cast("Pixels", reformatter.reformat(frame, format=target).to_ndarray())
     target = "gbrap16le" if has_opacity else "gbrp16le"
     deep = reformatter.reformat(frame, format=target, interpolation=_EXACT).to_ndarray()

@@ -29,7 +29,7 @@ ReadableFile = io.BytesIO | io.BufferedReader
 
 # `folder / url` and Path(url) leave a URL behind a folder, and without one of its slashes.
 _URL = re.compile(
-    r"(?:^|/)(?:(data:(?=[\w.+/-]*[;,]))|(https?|ftp|s3|gs|hf|file):/+)(.*)",
+    r"(?:^|/)(?:(data:(?=[\w.+/-]*[;,]))|(https?|ftp|s3|gs|hf|file):/{1,2})(.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _LONGEST_NAME = 200

@@ -37,6 +37,7 @@ from unified_reward.media.files import (
 from unified_reward.media.metadata import (
     ImageFormat,
     essential_bytes,
+    exif_orientation,
     image_format,
     png_chunks,
     png_of,
@@ -55,6 +56,7 @@ _BROKEN = (
     zlib.error,
 )
 _EXIF_ORIENTATION = 0x0112
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_WHITE_IS_ZERO = 258, 262, 0
 _UPRIGHT = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
@@ -87,7 +89,8 @@ class ImageFile:
     @property
     def orientation(self) -> int:
         """EXIF orientation; 1 where there is none, or the EXIF is broken."""
-        return _orientation(self.base)
+        exif = self.base.info.get("exif")
+        return exif_orientation(exif) if isinstance(exif, bytes) else _orientation(self.base)
 
     def frames(self) -> Iterator[tuple[PILImage, float]]:
         """Decode the frames, not yet upright, with their durations in milliseconds.
@@ -286,13 +289,17 @@ def _pixels(image: PILImage) -> Pixels:
 def _deep_grey(image: PILImage) -> Pixels:
     """Scale grey of more than 8 bits to 8."""
     values = np.asarray(image).astype(np.float64)
-    top = 1.0 if image.mode == "F" else 65535.0
+    tags = cast("dict[int, Any]", getattr(image, "tag_v2", {}))
+    bits = 12 if tags.get(_TIFF_BITS) == (12,) else 16
+    top = 1.0 if image.mode == "F" else 2.0**bits - 1
     if not (values.min() >= 0 and values.max() <= top):
         raise ValueError(
             f"grey values from {values.min():g} to {values.max():g}; "
             f"mode {image.mode} is read from 0 to {top:g}"
         )
     grey = np.rint(values * (255 / top)).astype(np.uint8)[..., None]
+    if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:  # Pillow inverts 8 bits alone
+        grey = 255 - grey
     if "transparency" not in image.info:
         return grey
     opacity = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)

@@ -42,7 +42,7 @@ _TIFF_TAGS = {
     *(254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322),
     *(323, 324, 325, 332, 338, 339, 347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 532),
 }
-_SUBFILE_TYPE = 254
+_SUBFILE_TYPE, _ORIENTATION = 254, 274
 _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 
 
@@ -53,7 +53,7 @@ def image_format(head: bytes) -> ImageFormat | str | None:
         head: First bytes of a file; 512 are enough.
 
     Returns:
-        A format that is read, the brand of an ISO-BMFF image that is not, or None for no image.
+        A format that is read, the brand of an ISO-BMFF image that is not read, or None.
     """
     for signature, name in _SIGNATURES:
         if head.startswith(signature):
@@ -69,8 +69,9 @@ def image_format(head: bytes) -> ImageFormat | str | None:
     words = [head[i : i + 4].decode("latin-1").strip() for i in (8, *range(16, size - 3, 4))]
     if "avif" in words or "avis" in words:
         return "AVIF"
-    is_image = words[0] in _SEQUENCE_BRANDS or not _STILL_BRANDS.isdisjoint(words)
-    return words[0] if is_image else None
+    if words[0] in _SEQUENCE_BRANDS:
+        return words[0]
+    return next((word for word in words if word in _STILL_BRANDS), None)
 
 
 def essential_bytes(data: bytes, kind: ImageFormat) -> bytes:
@@ -91,6 +92,24 @@ def essential_bytes(data: bytes, kind: ImageFormat) -> bytes:
         # Its properties turn the image, never its EXIF, and Pillow fails where that is broken.
         return re.sub(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", rb"\1skip", data, flags=re.DOTALL)
     return data
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Read the orientation of an EXIF block; 1 where it has none or is broken."""
+    block = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", block, 4)
+        (count,) = struct.unpack_from(order + "H", block, start)
+        for i in range(count):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", block, start + 2 + 12 * i)
+            if tag == _ORIENTATION:
+                return value
+    except struct.error:
+        pass
+    return 1
 
 
 def png_chunks(data: bytes) -> list[Chunk]:

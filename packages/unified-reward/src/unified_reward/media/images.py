@@ -52,6 +52,9 @@ _BROKEN = (
     ValueError,
     LookupError,
     TypeError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )
@@ -274,7 +277,7 @@ def upright_rgb(image: PILImage, orientation: int) -> PILImage:
 def _orientation(image: PILImage) -> int:
     try:
         return cast("int", image.getexif().get(_EXIF_ORIENTATION, 1))
-    except (*_BROKEN, ArithmeticError, AttributeError, Warning):
+    except (*_BROKEN, Warning):
         return 1
 
 

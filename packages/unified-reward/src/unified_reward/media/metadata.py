@@ -42,7 +42,7 @@ _TIFF_TAGS = {
     *(254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322),
     *(323, 324, 325, 332, 338, 339, 347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 532),
 }
-_SUBFILE_TYPE, _ORIENTATION = 254, 274
+_SUBFILE_TYPE, _ORIENTATION, _EXIF_SHORT = 254, 274, 3
 _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 
 
@@ -104,8 +104,8 @@ def exif_orientation(exif: bytes) -> int:
         (start,) = struct.unpack_from(order + "I", block, 4)
         (count,) = struct.unpack_from(order + "H", block, start)
         for i in range(count):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", block, start + 2 + 12 * i)
-            if tag == _ORIENTATION:
+            *kind, value = struct.unpack_from(order + "HHIH", block, start + 2 + 12 * i)
+            if kind == [_ORIENTATION, _EXIF_SHORT, 1]:
                 return value
     except struct.error:
         pass
@@ -122,18 +122,19 @@ def png_chunks(data: bytes) -> list[Chunk]:
     place = len(_PNG_SIGNATURE)
     while place + 8 <= len(data) and (not chunks or chunks[-1][0] != b"IEND"):
         length, kind = struct.unpack_from(">I4s", data, place)
-        body, checksum = data[place + 8 : place + 8 + length], data[place + 8 + length :][:4]
-        place += 12 + length
+        end = place + 8 + length
+        body, checksum = data[place + 8 : end], data[end : end + 4]
+        place = end + 4
         if kind not in _PNG_CHUNKS:
             continue
-        if len(checksum) < 4 or zlib.crc32(body, zlib.crc32(kind)) == int.from_bytes(
-            checksum, "big"
-        ):
-            if kind == b"tRNS" and chunks:
-                body = _pillow_transparency(chunks[0][1], body)
-            chunks.append((kind, body))
-        elif kind not in (b"tRNS", b"eXIf"):
+        computed = zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")
+        if computed != checksum and len(checksum) == 4 and kind != b"IEND":
+            if kind in (b"tRNS", b"eXIf"):
+                continue
             raise ValueError(f"the checksum of its chunk {kind.decode()} is wrong")
+        if kind == b"tRNS" and chunks:
+            body = _pillow_transparency(chunks[0][1], body)
+        chunks.append((kind, body))
     return chunks
 
 
@@ -163,19 +164,18 @@ def _essential_jpeg(data: bytes) -> bytes:
     """Drop comments, profiles, embedded images and texts before the first scan."""
     parts = [data[:2]]
     place = 2
+    has_exif = False
     while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
         marker, length = struct.unpack_from(">xBH", data, place)
-        segment = data[place : place + 2 + length]
         if marker == 0xFF:  # padding
             place += 1
             continue
-        if _decides_pixels(marker, segment[4:]) or (
-            marker == _APP1
-            and segment[4:9] == b"Exif\0"
-            and not any(b"Exif\0" in p[:9] for p in parts)
-        ):
-            parts.append(segment)
+        segment = data[place : place + 2 + length]
         place += 2 + length
+        is_exif = marker == _APP1 and segment[4:9] == b"Exif\0" and not has_exif
+        has_exif = has_exif or is_exif
+        if is_exif or _decides_pixels(marker, segment[4:]):
+            parts.append(segment)
     return b"".join([*parts, data[place:]])
 
 
@@ -195,7 +195,8 @@ def _essential_tiff(data: bytes) -> bytes:
     (start,) = struct.unpack_from(order + pointer, data, 8 if is_big else 4)
     (count,) = struct.unpack_from(order + counter, data, start)
     first = start + struct.calcsize(counter)
-    entries = [data[first + i * width :][:width] for i in range(min(count, len(data) // width))]
+    places = range(first, min(first + count * width, len(data)), width)
+    entries = [data[i : i + width] for i in places]
     tags = [struct.unpack_from(order + "H", entry)[0] for entry in entries]
     kept = [entry for tag, entry in zip(tags, entries, strict=True) if tag in _TIFF_TAGS]
     for tag, entry in zip(tags, entries, strict=True):

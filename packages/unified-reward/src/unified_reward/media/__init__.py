@@ -6,16 +6,8 @@ and opens no network address.
 """
 
 from unified_reward.media.encode import data_url, encode_mp4, encode_png, encode_webp
-from unified_reward.media.images import (
-    LIMITS,
-    Limits,
-    PILImage,
-    Pixels,
-    describe,
-    fit_pixels,
-    open_image,
-    verify_image,
-)
+from unified_reward.media.files import LIMITS, Limits, PILImage, Pixels, describe
+from unified_reward.media.images import fit_pixels, open_image, verify_image
 from unified_reward.media.videos import (
     FrameChooser,
     FrameRate,

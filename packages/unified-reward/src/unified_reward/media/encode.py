@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from unified_reward.core.errors import MediaError
-from unified_reward.media.images import PILImage, Pixels, describe
+from unified_reward.media.files import PILImage, Pixels, describe
 
 
 def encode_png(image: PILImage) -> bytes:

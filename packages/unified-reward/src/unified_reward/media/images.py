@@ -10,26 +10,40 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
+import PIL.features
 import PIL.Image
 from numpy.typing import NDArray
 
 from unified_reward.core.errors import ConfigError, MediaError
-from unified_reward.core.samples import Image, Layout, Video
+from unified_reward.core.samples import Image, Layout
+from unified_reward.media.animations import Part, composed, gif_parts, png_parts
+from unified_reward.media.files import (
+    LIMITS,
+    Limits,
+    PILImage,
+    Pixels,
+    ReadableFile,
+    check_size,
+    describe,
+    open_file,
+)
+from unified_reward.media.metadata import (
+    ImageFormat,
+    essential_bytes,
+    exif_orientation,
+    image_format,
+    png_chunks,
+    png_of,
+)
 
 
-PILImage = PIL.Image.Image
-"""An opened image; `Image` of `core.samples` is one that may still lie in a file."""
-Pixels = NDArray[np.uint8]
-ReadableFile = io.BytesIO | io.BufferedReader
-
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # What Pillow's plugins let through when a file is broken; these have no common base.
 _BROKEN = (
     OSError,
@@ -37,10 +51,15 @@ _BROKEN = (
     SyntaxError,
     ValueError,
     LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )
 _EXIF_ORIENTATION = 0x0112
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_WHITE_IS_ZERO = 258, 262, 0
 _UPRIGHT = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
@@ -53,17 +72,52 @@ _UPRIGHT = {
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Largest media that are opened; checked before anything is decoded."""
+class ImageFile:
+    """An image file whose header is read and whose size is within the limits."""
 
-    max_pixels: int = 64 * 1024 * 1024
-    """Width times height of an image or a frame. Pillow itself refuses more than about 179 million
-    pixels, whatever is set here."""
-    max_bytes: int = 512 * 1024 * 1024
-    """Size of the file in bytes."""
+    base: PILImage
+    """The file as Pillow opens it; of an animated PNG, the image for viewers without animation."""
+    kind: ImageFormat
+    canvas_size: tuple[int, int]
+    parts: tuple[Part, ...] = ()
+    """Frames of a GIF or an animated PNG; other formats leave them to Pillow."""
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames of an animation, 1 for a still; the pages of a TIFF do not count."""
+        if self.parts or self.kind not in ("WEBP", "AVIF"):
+            return len(self.parts) or 1
+        return cast("int", getattr(self.base, "n_frames", 1))
+
+    @property
+    def orientation(self) -> int:
+        """EXIF orientation; 1 where there is none, or the EXIF is broken."""
+        exif = self.base.info.get("exif")
+        return exif_orientation(exif) if isinstance(exif, bytes) else _orientation(self.base)
+
+    def frames(self) -> Iterator[tuple[PILImage, float]]:
+        """Decode the frames, not yet upright, with their durations in milliseconds.
+
+        A frame is valid until the next is taken.
+        """
+        if self.parts:
+            yield from composed(self.canvas_size, self.parts, _decode_part)
+            return
+        for i in range(self.n_frames):
+            self.base.seek(i)
+            self.base.load()
+            yield self.base, cast("float", self.base.info.get("duration", 0))
+
+    def first_frame(self) -> PILImage:
+        """Decode the first frame that is shown, upright and on white."""
+        image, _ = next(self.frames())
+        return upright_rgb(image, self.orientation)
 
 
-LIMITS = Limits()
+def _decode_part(file: io.BytesIO) -> PILImage:
+    return PIL.Image.fromarray(_pixels(PIL.Image.open(file, formats=("PNG", "GIF")))).convert(
+        "RGBA"
+    )
 
 
 def open_image(
@@ -71,8 +125,9 @@ def open_image(
 ) -> PILImage:
     """Open an image as upright 8-bit RGB.
 
-    PNG, JPEG, BMP and the first frame of WebP, GIF and TIFF are read. EXIF orientation is
-    applied, transparency is laid on white, 16-bit grey is scaled (65535 becomes 255).
+    PNG, JPEG, BMP, AVIF where Pillow has it, and the first frame of WebP, GIF and TIFF are read.
+    EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled (65535
+    becomes 255); metadata that cannot be read is passed over.
 
     Args:
         image: A path, the encoded bytes, a PIL image, or an ``Image`` holding one of them or an
@@ -89,13 +144,13 @@ def open_image(
     name = describe(source)
     if isinstance(source, str | Path | bytes):
         with open_file(source, limits) as file:
-            decoded = _identified(file, name, limits)
+            opened = _required_image(file, name, limits)
             with pillow_errors(name):
-                return upright_rgb(decoded)
+                return opened.first_frame()
     if isinstance(source, PILImage):
         check_size(source.size, name, limits)
         with pillow_errors(name):
-            return upright_rgb(source)
+            return upright_rgb(source, _orientation(source))
     if isinstance(source, np.ndarray):
         layout = image.layout if isinstance(image, Image) else None
         array = cast("NDArray[Any]", source)
@@ -115,9 +170,9 @@ def verify_image(source: str | Path | bytes) -> None:
     """
     name = describe(source)
     with open_file(source, LIMITS) as file:
-        image = _identified(file, name, LIMITS)
+        image = _required_image(file, name, LIMITS)
         with pillow_errors(name):
-            image.verify()
+            image.base.verify()
 
 
 def fit_pixels(image: PILImage, max_pixels: int) -> PILImage:
@@ -147,50 +202,6 @@ def fit_pixels(image: PILImage, max_pixels: int) -> PILImage:
     return image.resize((width, height), PIL.Image.Resampling.BICUBIC)
 
 
-def describe(source: object) -> str:
-    """Short name of media in error messages.
-
-    >>> describe(b"12345"), describe(Image("cat.png"))
-    ('<5 bytes>', 'cat.png')
-    """
-    if isinstance(source, Image | Video):
-        source = cast("object", source.source)
-    if isinstance(source, str | Path):
-        return str(source)
-    if isinstance(source, bytes):
-        return f"<{len(source)} bytes>"
-    if isinstance(source, np.ndarray):
-        array = cast("NDArray[Any]", source)
-        return f"{array.ndim}-D {array.dtype} array of shape {array.shape}"
-    if isinstance(source, PILImage):
-        return f"PIL image {source.mode} {source.width}x{source.height}"
-    if isinstance(source, tuple):
-        return f"tuple of {len(cast('tuple[object, ...]', source))} frames"
-    return f"object of type {type(source).__name__}"
-
-
-@contextmanager
-def open_file(source: str | Path | bytes, limits: Limits) -> Generator[ReadableFile]:
-    """Open a file or bytes for reading, refusing what is missing, empty or too large."""
-    name = describe(source)
-    try:
-        file = _reader(source)
-    except OSError as error:
-        raise MediaError(f"{name}: cannot be opened: {error.strerror}") from error
-    with file:
-        n_bytes = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        if n_bytes == 0:
-            raise MediaError(f"{name}: the file is empty")
-        if n_bytes > limits.max_bytes:
-            raise MediaError(f"{name}: {n_bytes} bytes; at most {limits.max_bytes} are read")
-        yield file
-
-
-def _reader(source: str | Path | bytes) -> ReadableFile:
-    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
-
-
 @contextmanager
 def pillow_errors(name: str) -> Generator[None]:
     """Turn every exception of Pillow on a broken file into a MediaError that names the file."""
@@ -203,63 +214,99 @@ def pillow_errors(name: str) -> Generator[None]:
         raise MediaError(f"{name}: too many pixels: {error}") from error
 
 
-def identify_image(file: ReadableFile, name: str, limits: Limits) -> PILImage | None:
-    """Read the header of an image and check its size; None if the file is not an image."""
+def identify_image(file: ReadableFile, name: str, limits: Limits) -> ImageFile | None:
+    """Read the header of an image and check its size; None if the file is not an image.
+
+    Raises:
+        MediaError: The file is a broken image, too large, or of a format that is not read.
+    """
+    kind = image_format(file.read(512))
+    file.seek(0)
+    if kind is None:
+        return None
+    if kind not in get_args(ImageFormat) or (kind == "AVIF" and not _reads_avif()):
+        raise MediaError(f"{name}: {kind.upper()} images are not read; {_are_read()}")
     with pillow_errors(name):
-        try:
-            image = PIL.Image.open(file, formats=_FORMATS)
-        except PIL.UnidentifiedImageError:
-            return None
-    check_size(image.size, name, limits)
+        image = _identified(file.read(), cast("ImageFormat", kind))
+    for size in (image.canvas_size, *(part.size for part in image.parts)):
+        check_size(size, name, limits)
     return image
 
 
-def _identified(file: ReadableFile, name: str, limits: Limits) -> PILImage:
+def _reads_avif() -> bool:
+    return "avif" in PIL.features.modules and PIL.features.check("avif")
+
+
+def _are_read() -> str:
+    return (
+        f"PNG, JPEG, WebP, GIF, BMP{', TIFF and AVIF' if _reads_avif() else ' and TIFF'} are read"
+    )
+
+
+def _identified(data: bytes, kind: ImageFormat) -> ImageFile:
+    canvas_size, parts = (0, 0), ()
+    if kind == "PNG":
+        chunks = png_chunks(data)
+        parts = png_parts(chunks)
+        data = png_of(chunk for chunk in chunks if chunk[0] not in (b"acTL", b"fcTL", b"fdAT"))
+    elif kind == "GIF":
+        canvas_size, parts = gif_parts(data)
+        data = parts[0].data
+    try:
+        base = PIL.Image.open(io.BytesIO(essential_bytes(data, kind)), formats=(kind,))
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError("its header cannot be read") from error
+    # Pillow would take the orientation from XMP where EXIF has none; browsers do not.
+    base.info.pop("xmp", None)
+    return ImageFile(base, kind, canvas_size if kind == "GIF" else base.size, parts)
+
+
+def _required_image(file: ReadableFile, name: str, limits: Limits) -> ImageFile:
     image = identify_image(file, name, limits)
     if image is None:
-        raise MediaError(f"{name}: not an image; PNG, JPEG, WebP, GIF, BMP and TIFF are read")
+        raise MediaError(f"{name}: not an image; {_are_read()}")
     return image
 
 
-def check_size(size: tuple[int, int], name: str, limits: Limits) -> None:
-    """Refuse an image or a frame with too many pixels, or none."""
-    width, height = size
-    if not 0 < width * height <= limits.max_pixels:
-        raise MediaError(
-            f"{name}: {width}x{height} pixels; between 1 and {limits.max_pixels} are read"
-        )
+def upright_rgb(image: PILImage, orientation: int) -> PILImage:
+    """Decode into a new RGB image: turned by an EXIF orientation, on white, without metadata."""
+    rgb = PIL.Image.fromarray(on_white(_pixels(image)))
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
-def upright_rgb(image: PILImage) -> PILImage:
-    """Decode into a new RGB image: EXIF orientation applied, on white, without metadata."""
+def _orientation(image: PILImage) -> int:
+    try:
+        return cast("int", image.getexif().get(_EXIF_ORIENTATION, 1))
+    except (*_BROKEN, Warning):
+        return 1
+
+
+def _pixels(image: PILImage) -> Pixels:
+    """Decode into 8 bits, shape (H, W, C) with C of 1, 3 or 4; the fourth is opacity."""
     image.load()
-    orientation = cast("int", image.getexif().get(_EXIF_ORIENTATION, 1))
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        rgb = PIL.Image.fromarray(_on_white(_deep_grey(image)))
-    elif image.has_transparency_data:
-        rgb = PIL.Image.fromarray(_on_white(np.asarray(image.convert("RGBA"))))
-    else:
-        rgb = image.convert("RGB")
-    if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    # Left in place, the EXIF would turn the image again when it is opened again.
-    rgb.info = {}
-    return rgb
+        return _deep_grey(image)
+    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
 def _deep_grey(image: PILImage) -> Pixels:
-    """Scale grey of more than 8 bits to 8, shape (H, W, 1); the transparent value becomes white."""
+    """Scale grey of more than 8 bits to 8."""
     values = np.asarray(image).astype(np.float64)
-    top = 1.0 if image.mode == "F" else 65535.0
+    tags = cast("dict[int, Any]", getattr(image, "tag_v2", {}))
+    bits = 12 if tags.get(_TIFF_BITS) == (12,) else 16
+    top = 1.0 if image.mode == "F" else 2.0**bits - 1
     if not (values.min() >= 0 and values.max() <= top):
         raise ValueError(
             f"grey values from {values.min():g} to {values.max():g}; "
             f"mode {image.mode} is read from 0 to {top:g}"
         )
-    grey = np.rint(values * (255 / top))
-    if "transparency" in image.info:
-        grey[values == image.info["transparency"]] = 255
-    return grey.astype(np.uint8)[..., None]
+    grey = np.rint(values * (255 / top)).astype(np.uint8)[..., None]
+    if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:  # Pillow inverts 8 bits alone
+        grey = 255 - grey
+    if "transparency" not in image.info:
+        return grey
+    opacity = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
+    return np.concatenate([grey, grey, grey, opacity[..., None]], axis=-1)
 
 
 def array_rgb(array: NDArray[Any], layout: Layout | None, allowed: tuple[Layout, ...]) -> Pixels:
@@ -282,10 +329,10 @@ def array_rgb(array: NDArray[Any], layout: Layout | None, allowed: tuple[Layout,
                 f"{name}: values from {low} to {high}; uint8, or float in [0, 1], expected"
             )
         pixels = np.rint(pixels.astype(np.float32) * 255).astype(np.uint8)
-    return _on_white(pixels)
+    return on_white(pixels)
 
 
-def _on_white(pixels: Pixels) -> Pixels:
+def on_white(pixels: Pixels) -> Pixels:
     """Convert 1, 3 or 4 channels (the fourth is opacity) to three, blended with white."""
     if pixels.shape[-1] == 1:
         return np.repeat(pixels, 3, axis=-1)

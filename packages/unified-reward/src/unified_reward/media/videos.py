@@ -8,9 +8,10 @@ many frames a judge wants.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -20,17 +21,21 @@ from numpy.typing import NDArray
 
 from unified_reward.core.errors import ConfigError, MediaError
 from unified_reward.core.samples import FrameRule, Image, Video
-from unified_reward.media.images import (
+from unified_reward.media.files import (
     LIMITS,
     Limits,
     PILImage,
     Pixels,
     ReadableFile,
-    array_rgb,
     check_size,
     describe,
-    identify_image,
     open_file,
+)
+from unified_reward.media.frames import display_size, frame_rgb
+from unified_reward.media.images import (
+    ImageFile,
+    array_rgb,
+    identify_image,
     open_image,
     pillow_errors,
     upright_rgb,
@@ -51,11 +56,16 @@ FrameChooser = Callable[[int, FrameRate], tuple[int, ...]]
 # Frames kept while decoding, with the second each begins at.
 _Kept = dict[int, tuple[float, Pixels]]
 
-_ANIMATED_FORMATS = ("GIF", "WEBP", "PNG")
 # Naming the containers keeps FFmpeg from following playlists, which may point to other files.
 _CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
-# Browsers and FFmpeg use this duration where an animation states 0.
-_DEFAULT_DURATION_MS = 100
+# Browsers show a frame of an animation for the second time where it states at most the first.
+_TOO_SHORT_MS, _DEFAULT_DURATION_MS = 10, 100
+# Decoders of FFmpeg that read the opacity which WebM keeps beside the frames; its own do not.
+_OPACITY_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_PQ = 16  # AVCOL_TRC_SMPTE2084
+# AVCOL_SPC of the matrices that libswscale knows: RGB, BT.709, unspecified (taken for BT.601),
+# reserved, FCC, BT.470BG, SMPTE 170M and 240M, BT.2020.
+_MATRICES = (0, 1, 2, 3, 4, 5, 6, 7, 9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,47 +237,33 @@ def image_or_video(source: str | Path | bytes) -> Literal["image", "video"]:
         if image is None:
             with _stream(file, name, LIMITS):
                 return "video"
-        with pillow_errors(name):
-            return "video" if _n_frames(image) > 1 else "image"
-
-
-def _n_frames(image: PILImage) -> int:
-    """Count the frames of an animation; the pages of a TIFF do not count."""
-    if image.format not in _ANIMATED_FORMATS:
-        return 1
-    return cast("int", getattr(image, "n_frames", 1))
+        return "video" if image.n_frames > 1 else "image"
 
 
 def _sample_animation(
-    image: PILImage, choose: FrameChooser, name: str, limits: Limits
+    image: ImageFile, choose: FrameChooser, name: str, limits: Limits
 ) -> SampledFrames:
     """Sample an animated image, or the only frame of a still one."""
     with pillow_errors(name):
-        n_source = _n_frames(image)
-        indices = choose(n_source, lambda: _animation_rate(image, n_source))
+        indices = choose(image.n_frames, lambda: _animation_rate(image))
         kept: _Kept = {}
         elapsed_ms = 0.0
-        for i in range(n_source):
-            image.seek(i)
-            check_size(image.size, name, limits)
-            image.load()
+        for i, (frame, duration_ms) in enumerate(image.frames()):
+            check_size(frame.size, name, limits)
             if i in indices:
-                kept[i] = elapsed_ms / 1000, np.asarray(upright_rgb(image))
-            elapsed_ms += _duration_ms(image)
-    return _sampled(kept, indices, n_source, name)
+                kept[i] = elapsed_ms / 1000, np.asarray(upright_rgb(frame, image.orientation))
+            elapsed_ms += _shown_ms(duration_ms)
+    return _sampled(kept, indices, image.n_frames, name)
 
 
-def _animation_rate(image: PILImage, n_source: int) -> float | None:
-    elapsed_ms = 0.0
-    for i in range(n_source if n_source > 1 else 0):
-        image.seek(i)
-        image.load()
-        elapsed_ms += _duration_ms(image)
-    return 1000 * n_source / elapsed_ms if elapsed_ms else None
+def _animation_rate(image: ImageFile) -> float | None:
+    if image.n_frames == 1:
+        return None
+    return 1000 * image.n_frames / sum(_shown_ms(duration_ms) for _, duration_ms in image.frames())
 
 
-def _duration_ms(image: PILImage) -> float:
-    return cast("float", image.info.get("duration")) or _DEFAULT_DURATION_MS
+def _shown_ms(duration_ms: float) -> float:
+    return duration_ms if duration_ms > _TOO_SHORT_MS else _DEFAULT_DURATION_MS
 
 
 def _sample_stream(
@@ -292,8 +288,8 @@ def _stream(
     """Open the best video stream of a file at its beginning and check its size."""
     import av
     from av.error import FFmpegError
-    from av.stream import Disposition
 
+    has_movie = _has_movie(file)
     file.seek(0)
     options = {"format_whitelist": _CONTAINERS}
     try:
@@ -301,16 +297,49 @@ def _stream(
     except FFmpegError as error:
         raise MediaError(f"{name}: neither an image nor a video that can be read") from error
     with container:
-        stream = cast("VideoStream | None", container.streams.best("video"))
-        # The cover image of a song is a video stream too.
-        if stream is None or stream.disposition & Disposition.attached_pic:
+        stream = _best_stream(container)
+        if stream is None or (container.format.name.startswith("mov") and not has_movie):
             raise MediaError(f"{name}: there is no video in this file")
         # Contrary to the stubs of PyAV, a stream of an unknown codec has no context.
         codec = cast("VideoCodecContext | None", stream.codec_context)
         if codec is None:
             raise MediaError(f"{name}: the video is written in a codec FFmpeg does not know")
-        check_size((codec.width, codec.height), name, limits)
+        if codec.color_trc == _PQ:
+            raise MediaError(f"{name}: HDR video (PQ) is not read; tone-map it to SDR first")
+        if codec.colorspace not in _MATRICES:
+            raise MediaError(f"{name}: its colour matrix is not read; convert it to BT.709 first")
+        check_size(display_size((codec.width, codec.height), _pixel_shape(stream)), name, limits)
         yield container, stream
+
+
+def _best_stream(container: InputContainer) -> VideoStream | None:
+    """Find the stream FFmpeg calls best; the cover image of a song or a film is none."""
+    from av.stream import Disposition
+
+    best = cast("VideoStream | None", container.streams.best("video"))
+    streams = [best, *container.streams.video] if best else []
+    covers = Disposition.attached_pic | Disposition.timed_thumbnails
+    return next((stream for stream in streams if not stream.disposition & covers), None)
+
+
+def _pixel_shape(stream: VideoStream) -> Fraction:
+    shape = stream.sample_aspect_ratio
+    return shape if shape and shape > 0 else Fraction(1)
+
+
+def _has_movie(file: ReadableFile) -> bool:
+    """Look for the box ``moov``; an ISO-BMFF file without it, such as HEIF, holds images."""
+    place = file.seek(0)
+    while len(header := file.read(16)) >= 8:
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if kind == b"moov":
+            return True
+        if size == 1:
+            size = int.from_bytes(header[8:], "big")
+        if size < 8:
+            break
+        place = file.seek(place + size)
+    return False
 
 
 def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, float | None]:
@@ -343,19 +372,21 @@ def _decode(
 
     kept: _Kept = {}
     position = 0
+    start_s = 0.0
     reformatter = VideoReformatter()
     with _stream(file, name, limits) as (container, stream):
         fallback_rate = float(stream.average_rate or 1)
+        pixel_shape = _pixel_shape(stream)
         try:
-            for frame in container.decode(stream):
+            for frame in _decoded_frames(container, stream):
                 if frame.is_corrupt:
                     raise MediaError(f"{name}: frame {position} of {n_expected} is damaged")
+                time_s = position / fallback_rate if frame.pts is None else frame.time
+                start_s = start_s if position else time_s
                 if position in wanted:
-                    time = position / fallback_rate if frame.pts is None else frame.time
-                    kept[position] = (
-                        time,
-                        _upright_frame(reformatter.reformat(frame, format="rgb24")),
-                    )
+                    check_size(display_size((frame.width, frame.height), pixel_shape), name, limits)
+                    pixels = frame_rgb(frame, reformatter, pixel_shape)
+                    kept[position] = time_s - start_s, pixels
                 position += 1
         except FFmpegError as error:
             raise MediaError(
@@ -366,18 +397,17 @@ def _decode(
     return kept, position
 
 
-def _upright_frame(frame: VideoFrame) -> Pixels:
-    """Apply the display matrix of an RGB frame: turn and mirror its pixels."""
-    pixels = cast("Pixels", frame.to_ndarray())
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return pixels
-    # x' = a x + c y, y' = b x + d y, with the matrix stored row by row as (a b u) (c d v) ...
-    a, b, _, c, d = (int(value) for value in np.frombuffer(side_data, np.int32)[:5])
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        pixels = pixels.transpose(1, 0, 2)
-        a, d = c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+def _decoded_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Decode all frames, with opacity where WebM keeps one beside them."""
+    from av.codec import CodecContext
+
+    decoder = _OPACITY_DECODERS.get(stream.codec_context.name)
+    if decoder is None or stream.metadata.get("alpha_mode") != "1":
+        yield from container.decode(stream)
+        return
+    context = cast("VideoCodecContext", CodecContext.create(decoder, "r"))
+    for packet in container.demux(stream):
+        yield from context.decode(packet if packet.size else None)
 
 
 def _sampled(kept: _Kept, indices: tuple[int, ...], n_source: int, name: str) -> SampledFrames:

@@ -58,6 +58,11 @@ class VLM:
         text = model.config.get_text_config()
         self._context = getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
         self._image_token: int = model.config.image_token_id
+        if (token := processor.image_token_id) != self._image_token:
+            raise ModelError(
+                f"the processor of {name} marks an image by token {token}, the model by "
+                f"{self._image_token}"
+            )
         self._encoder = ImageEncoder(model, self.chat.processor.image_processor)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
@@ -149,15 +154,16 @@ class VLM:
         limits = [request.max_new_tokens for request in requests]
         tokens = self.generate_tokens(self.inputs(requests), max(limits))
         cut = [row[:limit] for row, limit in zip(tokens, limits, strict=True)]
-        return self.chat.tokenizer.batch_decode(cut, skip_special_tokens=True)
+        return self.chat.decode(row.tolist() for row in cut)
 
     def generate_tokens(
         self, inputs: Mapping[str, Any], max_new_tokens: int, *processors: LogitsProcessor
     ) -> Tensor:
         """Greedy continuation of prompts, shape (B, at most max_new_tokens), padded.
 
-        Only the end tokens of the checkpoint's generation config are used: it is replaced for the
-        call, because ``generate`` would fill unset options, such as a repetition penalty, from it.
+        It ends at the end token of the chat template and at those of the checkpoint's generation
+        config, which is replaced for the call: ``generate`` would fill unset options, such as a
+        repetition penalty, from it.
 
         Args:
             inputs: See `inputs`.

@@ -132,7 +132,7 @@ class Collator:
         chat = self._prompts.chat
         pairs = [self._pairs[row["row"]] for row in batch]
         texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        answers = [[*chat.tokens(text), chat.eos_id] for text in texts]
+        answers = [chat.closed(text) for text in texts]
         prompts = [self._prompts.get(pair.prompt, pair.context) for pair in pairs]
         inputs = chat.collate(prompts * 2, answers)
         mask = torch.zeros_like(inputs["input_ids"])
@@ -218,10 +218,9 @@ def trainable_answers(
     """
     usable: list[AnswerPair] = []
     rows = rows.copy()
-    special = set(prompts.chat.tokenizer.all_special_ids)
     for pair in track(pairs, description="opening contexts", disable=len(pairs) < 100):
         try:
-            answers = _answers(pair, prompts.chat, special)
+            answers = _answers(pair, prompts.chat)
             prompts.get(answers.prompt, answers.context)
             usable.append(answers)
         except (DataError, MediaError) as error:
@@ -231,13 +230,13 @@ def trainable_answers(
     return usable, rows
 
 
-def _answers(pair: PreferencePair, chat: Chat, special: set[int]) -> AnswerPair:
+def _answers(pair: PreferencePair, chat: Chat) -> AnswerPair:
     chosen, rejected = pair.chosen, pair.rejected
     if not isinstance(chosen, str) or not isinstance(rejected, str):
         raise DataError("its answers are not both plain text")
     if chosen.strip() == rejected.strip():
         raise DataError("its answers are the same")
-    if special.intersection(chat.tokens(chosen) + chat.tokens(rejected)):
+    if chat.spells_control(chosen) or chat.spells_control(rejected):
         raise DataError("its answers contain a control token of the model")
     return AnswerPair(pair.prompt, pair.context, chosen, rejected)
 

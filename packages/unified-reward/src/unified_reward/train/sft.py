@@ -126,7 +126,7 @@ class ChatCollator:
                 rows.append(_TokenizedExample(request, prefix, [], choices, outcome=outcome))
             return rows
         request = example.request
-        answer = [*self._chat.tokens(example.answer), self._chat.eos_id]
+        answer = self._chat.closed(example.answer)
         prefix, choices = self._choices(request) if example.shares else ([], [])
         if not choices:
             return [_TokenizedExample(request, answer, answer)]
@@ -137,7 +137,7 @@ class ChatCollator:
 
     def _choices(self, request: Request) -> tuple[list[int], list[int]]:
         """Common token prefix of all choices, and each one's next token; none if two are equal."""
-        rows = [[*self._chat.tokens(choice), self._chat.eos_id] for choice in request.choices]
+        rows = [self._chat.closed(choice) for choice in request.choices]
         shared = common_prefix(rows)
         first = [row[shared] for row in rows]
         return rows[0][:shared], first if len({*first}) == len(first) else []

@@ -14,7 +14,7 @@ from transformers import AutoProcessor
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.chat_template import ControlTokens
 from unified_reward.backends.hf_vlm import load_vlm
-from unified_reward.checkpoints.adapters import load_pretrained
+from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ModelError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.requests import Request

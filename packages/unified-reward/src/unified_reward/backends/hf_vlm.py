@@ -26,7 +26,8 @@ from unified_reward.backends.batching import batches, bisect_failures
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.devices import best_device, resolve_device, resolve_dtype
 from unified_reward.backends.image_features import ImageEncoder, ImageFeatures, join_features
-from unified_reward.checkpoints.adapters import load_merged, load_pretrained, processor_source
+from unified_reward.checkpoints.adapters import load_merged, processor_source
+from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
@@ -56,7 +57,8 @@ class VLM:
         self.chat = Chat(processor, max_pixels=max_pixels)
         self.batch_size = batch_size
         text = model.config.get_text_config()
-        self._context = getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
+        self.context: int = getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
+        """Tokens that the model takes."""
         self._image_token: int = model.config.image_token_id
         if (token := processor.image_token_id) != self._image_token:
             raise ModelError(
@@ -124,9 +126,9 @@ class VLM:
             for request, images, added in zip(requests, features, added_ids, strict=True)
         ]
         width = max(map(len, rows))
-        if width > self._context:
+        if width > self.context:
             raise ValueError(
-                f"{width} tokens, but the model takes {self._context}; shorten the text or "
+                f"{width} tokens, but the model takes {self.context}; shorten the text or "
                 "lower max_pixels"
             )
         ids = torch.tensor([[self.chat.pad_id] * (width - len(row)) + row for row in rows])

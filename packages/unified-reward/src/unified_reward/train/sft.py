@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from datasets import Dataset
@@ -19,6 +19,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from unified_reward.backends.chat import Chat, common_prefix
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
+from unified_reward.train.bad_items import SparingCollator
 from unified_reward.train.losses import expected_share, score_ranking
 from unified_reward.train.optim import (
     FiniteTrainer,
@@ -207,6 +208,7 @@ def fit(
 
     Raises:
         ConfigError: ``lora_targets`` names no layer, or scores cannot be ranked.
+        DataError: Too many examples cannot be used; a few are left out, and logged.
         ModelError: Loss or gradient is not finite.
     """
     trainer = _SFTTrainer(
@@ -216,7 +218,7 @@ def fit(
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
         ),
-        data_collator=ChatCollator(chat, dataset),
+        data_collator=cast("Any", SparingCollator(ChatCollator(chat, dataset), dataset)),
         train_dataset=Dataset.from_dict({"row": range(len(dataset))}),
         processing_class=chat.processor,
         peft_config=lora_config(config),

@@ -151,3 +151,54 @@ def test_the_wheel_of_the_library_is_at_most_one_mebibyte():
             if file.is_file() and "__pycache__" not in file.parts:
                 wheel.write(file, file.relative_to(LIBRARY.parent))
     assert len(buffer.getvalue()) <= 2**20
+
+
+LOADING = {
+    *("from_pretrained", "from_config", "get_class_from_dynamic_module", "get_kernel"),
+    *("load_dataset", "load_dataset_builder", "transformers.pipeline"),
+    *("SentenceTransformer", "CrossEncoder"),
+}
+"""Calls of transformers, diffusers, datasets, peft, kernels that may load code of a folder."""
+WITHOUT_CODE = {
+    "PeftConfig.from_pretrained": "reads JSON, and takes no such argument",
+    "kind.from_config": "a class of diffusers, built from a mapping, and takes no such argument",
+}
+
+
+def unsafe_loads(tree):
+    """Calls that load something and do not say ``trust_remote_code=False``."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        callee = ast.unparse(node.func)
+        if not {callee, callee.rpartition(".")[2]} & LOADING or callee in WITHOUT_CODE:
+            continue
+        said = [word.value for word in node.keywords if word.arg == "trust_remote_code"]
+        if not (said and isinstance(said[0], ast.Constant) and said[0].value is False):
+            yield callee
+
+
+SOURCES = [
+    *FILES,
+    *(path for name in ("benchmarks", "tests") for path in sorted((ROOT / name).rglob("*.py"))),
+]
+
+
+def test_every_load_says_that_remote_code_is_not_trusted():
+    found = {str(path.relative_to(ROOT)): [*unsafe_loads(parse(path))] for path in SOURCES}
+    assert not {path: calls for path, calls in found.items() if calls}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "AutoModel.from_pretrained(it)",
+        "a.b().from_config(it, **options)",
+        "kind.from_pretrained(it, trust_remote_code=True)",
+        "load_dataset('it', trust_remote_code=given)",
+        "transformers.pipeline('it')",
+    ],
+)
+def test_a_load_that_does_not_say_so_would_be_seen(code):
+    assert [*unsafe_loads(ast.parse(code))]
+    assert not [*unsafe_loads(ast.parse("it.from_pretrained(x, trust_remote_code=False)"))]

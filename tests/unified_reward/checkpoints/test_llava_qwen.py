@@ -73,7 +73,11 @@ def convert(source, out, dtype=None, progress=lambda _: None):
 
 def loaded(folder):
     found, info = AutoModelForImageTextToText.from_pretrained(
-        folder, local_files_only=True, output_loading_info=True, dtype="auto"
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        dtype="auto",
     )
     assert not any(info.values()), info
     return found.eval()
@@ -81,7 +85,9 @@ def loaded(folder):
 
 def seen(folder, *pictures):
     """Output of a converted folder for images and a question."""
-    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    processor = AutoProcessor.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
     text = PROMPT.replace("<image>\n", "<image>\n" * len(pictures))
     return processor(text=[text], images=[[*pictures]], return_tensors="pt")
 
@@ -538,7 +544,7 @@ def test_a_tokenizer_without_padding_pads_with_the_end(source, out):
     file = source / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": None}))
     convert(source, out)
-    tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True, trust_remote_code=False)
     assert tokenizer.pad_token_id == twins.END
 
 
@@ -676,7 +682,7 @@ def test_prompts_are_conversation_qwen_1_5_byte_by_byte(source, out):
         {"role": "assistant", "content": "A cat."},
         {"role": "user", "content": "Sure?"},
     ]
-    alone = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    alone = AutoTokenizer.from_pretrained(out, local_files_only=True, trust_remote_code=False)
     for speaker in (chat.processor, chat.tokenizer, alone):
         assert speaker.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == (
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<video>\nWhat?<|im_end|>\n"
@@ -687,7 +693,7 @@ def test_prompts_are_conversation_qwen_1_5_byte_by_byte(source, out):
 
 def test_the_processor_sees_as_siglip_does_and_ends_as_chatml_does(source, out):
     convert(source, out)
-    processor = AutoProcessor.from_pretrained(out, local_files_only=True)
+    processor = AutoProcessor.from_pretrained(out, local_files_only=True, trust_remote_code=False)
     tokenizer = processor.tokenizer
     assert tokenizer.convert_tokens_to_ids(["<image>", "<video>"]) == [twins.IMAGE, twins.VIDEO]
     assert {*twins.SPECIAL, "<image>", "<video>"} == {*tokenizer.all_special_tokens}

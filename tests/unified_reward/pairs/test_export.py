@@ -89,7 +89,11 @@ def test_trl_takes_a_step_on_what_was_written(understanding, checkpoints, tmp_pa
     counts, _ = run(understanding, out, Format.TRL)
     assert counts == {"written": 3, "dropped": 1}
     data = datasets.load_dataset(
-        "parquet", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache")
+        "parquet",
+        data_files=str(out),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+        trust_remote_code=False,
     )
     assert data.column_names == ["images", "prompt", "chosen", "rejected"]
     config = DPOConfig(
@@ -106,9 +110,9 @@ def test_trl_takes_a_step_on_what_was_written(understanding, checkpoints, tmp_pa
         activation_checkpointing=False,
     )
     folder = checkpoints["qwen3_vl"]
-    model = Qwen3VLForConditionalGeneration.from_pretrained(folder)
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, trust_remote_code=False)
     before = model.get_input_embeddings().weight.detach().clone()
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     trainer = DPOTrainer(model, args=config, train_dataset=data, processing_class=processor)
     loss = trainer.train().training_loss
     # At the reference both answers are as likely as before: log 2.

@@ -51,7 +51,7 @@ def test_a_image_costs_a_token_a_cell(tokenizer):
 def test_a_server_finds_the_answer_behind_the_role(tokenizer, tmp_path):
     """Works as a server does: generated tokens are read after the prompt that was sent."""
     build_processor(tokenizer).save_pretrained(tmp_path)
-    chat = Chat(AutoProcessor.from_pretrained(tmp_path))
+    chat = Chat(AutoProcessor.from_pretrained(tmp_path, trust_remote_code=False))
     prompt = chat.prompt(Request(("better picture: a red circle",)))
     tokens_out = [*chat.tokens("first"), chat.eos_id]
     assert chat.tokenizer.parse_response(tokens_out, prefix=prompt)["content"] == "first"

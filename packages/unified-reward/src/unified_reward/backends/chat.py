@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unified_reward.backends.chat_template import ControlTokens, read_format
 from unified_reward.core.requests import Request
 
 
@@ -20,24 +21,26 @@ class Chat:
         self.tokenizer = processor.tokenizer
         if max_pixels is not None:
             _cap_pixels(processor.image_processor, max_pixels)
-        self.eos_id: int = self.tokenizer.eos_token_id
+        self._format = read_format(processor)
+        self._control = ControlTokens(self._format.control)
+        self.eos_id = self._format.end_id
+        """Token that ends an answer, by the chat template."""
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.eos_id)
         self.pad_id: int = self.tokenizer.pad_token_id
-        if self.pad_id is None:
-            self.pad_id = self.eos_id
         self.split_choices = lru_cache(maxsize=1024)(self._split_choices)
         """Common token prefix of the choices after ``head``, and each choice's remaining tokens."""
+        self._control_ids = {*self.tokenizer.convert_tokens_to_ids([*self._format.control])}
         self._cached_tokens = lru_cache(maxsize=1024)(self._tokens_of)
-        self._special = [t for t in self.tokenizer.all_special_tokens if len(t) > 1]
 
     def prompt(self, request: Request) -> str:
         """The request in the checkpoint's chat format, up to the assistant's turn."""
         return self._prompt(_layout(request))
 
     def _prompt(self, layout: tuple[str | None, ...]) -> str:
+        texts = iter(self._control.break_up([part for part in layout if part is not None]))
         content = [
-            {"type": "image"}
-            if part is None
-            else {"type": "text", "text": self._escape_specials(part)}
+            {"type": "image"} if part is None else {"type": "text", "text": next(texts)}
             for part in layout
         ]
         return self.processor.apply_chat_template(
@@ -45,26 +48,37 @@ class Chat:
         )
 
     def _tokens_of(self, layout: tuple[str | None, ...]) -> tuple[int, ...]:
-        return tuple(self.tokens(self._prompt(layout)))
+        return tuple(self._ids(self._prompt(layout)))
 
     def prompt_tokens(self, request: Request) -> tuple[int, ...]:
         """Token ids of ``prompt``, one for each image."""
         return self._cached_tokens(_layout(request))
 
-    def _escape_specials(self, text: str) -> str:
-        """Break up special tokens that a caption spells out, which would act as special tokens."""
-        for token in self._special:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
-
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a part of an answer, without added specials."""
+        """Token ids of a part of an answer; a control token that it spells stays text."""
+        (text,) = self._control.break_up([text])
+        return self._ids(text)
+
+    def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def closed(self, answer: str) -> list[int]:
+        """Token ids of a whole answer, closed as the chat template closes it."""
+        return [*self.tokens(answer + self._format.closing), self.eos_id]
+
+    def spells_control(self, text: str) -> bool:
+        """True if a text spells a control token of the checkpoint."""
+        return self._control.are_in(text)
+
+    def decode(self, rows: Iterable[Sequence[int]]) -> list[str]:
+        """Texts of generated tokens, without control tokens."""
+        kept = [[token for token in row if token not in self._control_ids] for row in rows]
+        return self.tokenizer.batch_decode(kept, skip_special_tokens=True)
 
     def _split_choices(
         self, head: str, choices: tuple[str, ...]
     ) -> tuple[list[int], list[list[int]]]:
-        rows = [[*self.tokens(head + choice), self.eos_id] for choice in choices]
+        rows = [self.closed(head + choice) for choice in choices]
         common = common_prefix(rows)
         return rows[0][:common], [row[common:] for row in rows]
 

@@ -26,7 +26,8 @@ from unified_reward.backends.batching import batches, bisect_failures
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.devices import best_device, resolve_device, resolve_dtype
 from unified_reward.backends.image_features import ImageEncoder, ImageFeatures, join_features
-from unified_reward.checkpoints.adapters import load_merged, load_pretrained, processor_source
+from unified_reward.checkpoints.adapters import load_merged, processor_source
+from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
@@ -56,8 +57,14 @@ class VLM:
         self.chat = Chat(processor, max_pixels=max_pixels)
         self.batch_size = batch_size
         text = model.config.get_text_config()
-        self._context = getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
+        self.context: int = getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
+        """Tokens that the model takes."""
         self._image_token: int = model.config.image_token_id
+        if (token := processor.image_token_id) != self._image_token:
+            raise ModelError(
+                f"the processor of {name} marks an image by token {token}, the model by "
+                f"{self._image_token}"
+            )
         self._encoder = ImageEncoder(model, self.chat.processor.image_processor)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
@@ -119,9 +126,9 @@ class VLM:
             for request, images, added in zip(requests, features, added_ids, strict=True)
         ]
         width = max(map(len, rows))
-        if width > self._context:
+        if width > self.context:
             raise ValueError(
-                f"{width} tokens, but the model takes {self._context}; shorten the text or "
+                f"{width} tokens, but the model takes {self.context}; shorten the text or "
                 "lower max_pixels"
             )
         ids = torch.tensor([[self.chat.pad_id] * (width - len(row)) + row for row in rows])
@@ -149,15 +156,16 @@ class VLM:
         limits = [request.max_new_tokens for request in requests]
         tokens = self.generate_tokens(self.inputs(requests), max(limits))
         cut = [row[:limit] for row, limit in zip(tokens, limits, strict=True)]
-        return self.chat.tokenizer.batch_decode(cut, skip_special_tokens=True)
+        return self.chat.decode(row.tolist() for row in cut)
 
     def generate_tokens(
         self, inputs: Mapping[str, Any], max_new_tokens: int, *processors: LogitsProcessor
     ) -> Tensor:
         """Greedy continuation of prompts, shape (B, at most max_new_tokens), padded.
 
-        Only the end tokens of the checkpoint's generation config are used: it is replaced for the
-        call, because ``generate`` would fill unset options, such as a repetition penalty, from it.
+        It ends at the end token of the chat template and at those of the checkpoint's generation
+        config, which is replaced for the call: ``generate`` would fill unset options, such as a
+        repetition penalty, from it.
 
         Args:
             inputs: See `inputs`.

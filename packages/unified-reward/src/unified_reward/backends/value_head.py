@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unified_reward.backends.hf_vlm import VLM
-from unified_reward.core.errors import ModelError
+from unified_reward.checkpoints.pretrained import load_errors
 from unified_reward.core.requests import Request, ValueEstimate
 from unified_reward.core.verdicts import Failed
 
@@ -89,12 +88,8 @@ def load_value_model(folder: Path, vlm: VLM, *, n_values: int, uncertain: bool) 
         ModelError: The head is missing or of another size.
     """
     head = ValueHead(width_of(vlm), n_values, uncertain=uncertain)
-    try:
+    with load_errors(f"{folder / WEIGHTS} does not fit the head that the card describes"):
         head.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"{folder / WEIGHTS} does not fit the head that the card describes: {error}"
-        ) from error
     return ValueHeadModel(vlm, head)
 
 

@@ -10,34 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
+from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, refuse_code
+from unified_reward.checkpoints.tensor_keys import refuse_pointers
 from unified_reward.core.errors import ConfigError, ModelError
 
 
-_UNLOADABLE = (OSError, ValueError, ImportError, KeyError, SafetensorError)
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
-
-
-def load_pretrained(kind: Any, source: str | Path, **options: Any) -> Any:
-    """``kind.from_pretrained`` of a folder, or of a hub id (which reaches the network).
-
-    Args:
-        kind: A class of transformers, such as ``AutoProcessor``.
-        source: A folder or a hub id.
-        options: Further arguments of ``from_pretrained``.
-
-    Raises:
-        ModelError: It cannot be loaded.
-    """
-    try:
-        return kind.from_pretrained(
-            source, local_files_only=Path(source).is_dir(), trust_remote_code=False, **options
-        )
-    except _UNLOADABLE as error:
-        raise ModelError(
-            f"{source} cannot be loaded as a vision-language model: {error}"
-        ) from error
 
 
 def load_merged(kind: Any, source: str | Path, options: Mapping[str, Any]) -> Any:
@@ -54,7 +32,9 @@ def load_merged(kind: Any, source: str | Path, options: Mapping[str, Any]) -> An
     """
     base = adapter_base(source)
     if base is None:
-        model, info = load_pretrained(kind, source, output_loading_info=True, **options)
+        # Otherwise transformers prints the shapes that do not fit, and raises without them.
+        shapes: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = load_pretrained(kind, source, **shapes, **options)
         _check_fit(info, f"the weights in {source} do not fit its config")
         return model
     if "quantization_config" in options:
@@ -68,22 +48,27 @@ def load_merged(kind: Any, source: str | Path, options: Mapping[str, Any]) -> An
 def _merge(model: Any, folder: Path, base: str | Path) -> Any:
     from peft import PeftConfig, PeftModel
 
+    refuse_code(folder)
+    refuse_pointers(folder)
     message = f"the adapter in {folder} does not fit its base {base}"
-    try:
+    with load_errors(message):
         adapted: Any = PeftModel(model, PeftConfig.from_pretrained(str(folder)))
         info = adapted.load_adapter(str(folder), "default")
         _check_fit(info._asdict(), message)
         merged = adapted.merge_and_unload()
-    except (*_UNLOADABLE, AttributeError, RuntimeError, TypeError) as error:
-        raise ModelError(f"{message}: {error}") from error
     # An adapter that is trained on top names this as its base.
     merged.name_or_path = str(folder)
     return merged
 
 
 def _check_fit(info: Mapping[str, Any], message: str) -> None:
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    wrong = {kind: sorted(map(str, info[kind])) for kind in kinds if info.get(kind)}
+    shapes = [
+        f"{name} {tuple(given)} for {tuple(wanted)}"
+        for name, given, wanted in info.get("mismatched_keys") or ()
+    ]
+    keys = {kind: info.get(kind) for kind in ("missing_keys", "unexpected_keys")}
+    keys["mismatched_keys"] = shapes
+    wrong = {kind: sorted(map(str, names)) for kind, names in keys.items() if names}
     if wrong:
         names = "; ".join(f"{kind}: {', '.join(keys[:5])}" for kind, keys in wrong.items())
         raise ModelError(f"{message}: {names}")

@@ -23,6 +23,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from unified_reward.checkpoints.pretrained import load_errors
 from unified_reward.checkpoints.tensor_keys import State, shape, square_side
 from unified_reward.core.errors import ModelError
 
@@ -214,11 +215,9 @@ def read_tokenizer(folder: Path) -> Any:
     has = {file.name for file in folder.iterdir()}
     if "tokenizer.json" not in has and not {"vocab.json", "merges.txt"} <= has:
         raise ModelError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt")
-    try:
-        options: dict[str, Any] = {"config": Qwen2Config(), "local_files_only": True}
+    options: dict[str, Any] = {"config": Qwen2Config(), "local_files_only": True}
+    with load_errors(f"the tokenizer of {folder} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
-        raise ModelError(f"the tokenizer of {folder} cannot be loaded: {error}") from error
     if not {_START, _END} <= tokenizer.get_vocab().keys():
         raise ModelError(f"the tokenizer of {folder} lacks {_START} or {_END}, as ChatML needs")
     added: dict[str, Any] = {"extra_special_tokens": [*_MEDIA]}

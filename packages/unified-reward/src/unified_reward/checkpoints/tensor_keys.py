@@ -26,6 +26,8 @@ State = Mapping[str, Tensor]
 _NESTED = ("state_dict", "model", "module")
 """Keys under which training scripts nest the state dict."""
 _N_NAMED = 4
+_POINTER = b"version https://git-lfs"
+_POINTER_BYTES = 1024
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -80,6 +82,19 @@ class KeyReport:
         ignored = [f"{n} ignored ({why})" for why, n in self.ignored.items()]
         counts = [f"{self.loaded} loaded", f"{self.renamed} renamed", f"{self.merged} merged"]
         return ", ".join([*counts, *ignored, *self.problems])
+
+
+def refuse_pointers(folder: Path) -> None:
+    """Refuse a folder with files that Git LFS has not fetched.
+
+    Raises:
+        ModelError: A file holds its name in Git LFS in place of its content.
+    """
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.is_file() and file.stat().st_size < _POINTER_BYTES:
+            with file.open("rb") as opened:
+                if opened.read(len(_POINTER)) == _POINTER:
+                    raise ModelError(f"{file} is a Git LFS pointer; run git lfs pull in {folder}")
 
 
 def read_state(files: Sequence[Path], *, shapes_only: bool = False) -> dict[str, Tensor]:

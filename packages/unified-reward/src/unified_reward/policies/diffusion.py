@@ -13,6 +13,7 @@ from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from unified_reward.backends.devices import resolve_device, resolve_dtype
+from unified_reward.checkpoints.pretrained import load_errors, refuse_pipeline_code
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.policies import Denoising
@@ -147,7 +148,9 @@ def load_pipeline(
     """
     device = resolve_device(device)
     is_local = Path(source).is_dir()
-    try:
+    if is_local:
+        refuse_pipeline_code(Path(source))
+    with load_errors(f"{source} cannot be loaded as a diffusers pipeline"):
         index: Any = DiffusionPipeline.load_config(str(source), local_files_only=is_local)
         # A pipeline saved without a part, such as Stable Diffusion 3 without T5, needs it as None.
         absent = {name: None for name, part in index.items() if part == [None, None]}
@@ -159,7 +162,5 @@ def load_pipeline(
             trust_remote_code=False,
             **absent,
         )
-    except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as error:
-        raise ModelError(f"{source} cannot be loaded as a diffusers pipeline: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

@@ -47,8 +47,7 @@ class VLMPolicy:
         inputs = self.vlm.inputs([build_request(prompt, context)] * len(seeds))
         noisy = [GumbelNoise(self.options.temperature, seeds)] if self.options.temperature else []
         new = self.vlm.generate_tokens(inputs, self.options.max_new_tokens, *noisy)
-        texts = self.vlm.chat.tokenizer.batch_decode(new, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [text.strip() for text in self.vlm.chat.decode(new.tolist())]
 
 
 class GumbelNoise(LogitsProcessor):

@@ -11,7 +11,13 @@ import torch
 from accelerate import init_empty_weights
 
 from unified_reward.backends.devices import resolve_device, resolve_dtype
-from unified_reward.checkpoints.tensor_keys import KeyReport, match_keys, read_state
+from unified_reward.checkpoints.pretrained import load_errors
+from unified_reward.checkpoints.tensor_keys import (
+    KeyReport,
+    match_keys,
+    read_state,
+    refuse_pointers,
+)
 from unified_reward.core.errors import ModelError
 from unified_reward.scorers import SYSTEMS
 from unified_reward.scorers import system as systems
@@ -42,6 +48,7 @@ def check(system: type[Scorer], folder: Path) -> FolderReport:
         folder: Where its files are.
     """
     try:
+        refuse_pointers(folder)
         files = system.files(folder)
     except ModelError as error:
         return FolderReport((), None, (str(error),))
@@ -71,7 +78,8 @@ def _filled(
     system: type[Scorer], files: list[Path], folder: Path, *, shapes_only: bool
 ) -> tuple[torch.nn.Module, KeyReport]:
     state = read_state(files, shapes_only=shapes_only)
-    with init_empty_weights(include_buffers=False):
+    message = f"{folder} does not describe {system.card.name}"
+    with load_errors(message), init_empty_weights(include_buffers=False):
         module = system.skeleton(state, folder)
     fitting, report = match_keys(module, system.translate(state, folder), system.ignored)
     if not shapes_only and not report.problems:
@@ -138,4 +146,5 @@ def load_system(
     torch_dtype = resolve_dtype(dtype, device)
     module, _ = _filled(system, [*report.files], folder, shapes_only=False)
     module = module.to(device, torch_dtype)
-    return system(module, folder, batch_size=batch_size or 16)
+    with load_errors(f"{folder} cannot be loaded as {system.card.name}"):
+        return system(module, folder, batch_size=batch_size or 16)

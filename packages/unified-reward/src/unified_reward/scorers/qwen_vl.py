@@ -39,7 +39,14 @@ _RENAMES = (
     (r"^model\.(?!visual\.|language_model\.)", "model.language_model."),
     (r"^visual\.", "model.visual."),
 )
-_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>")
+_MARKS = tuple(
+    f"<|{name}|>"
+    for name in (
+        *("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end"),
+        *("box_start", "box_end", "quad_start", "quad_end"),
+        *("vision_start", "vision_end", "vision_pad"),
+    )
+)
 _PADS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
 _FRAMES: Any = Qwen2VLVideoProcessor(
     do_resize=False, do_sample_frames=False, cap_pixels_per_frame=False
@@ -135,7 +142,9 @@ class QwenScorer(Scorer):
         file = folder / "config.json"
         config = _read_config(file) if file.is_file() else _sized(names)
         config.get_text_config().vocab_size = rows
-        return QwenReward(AutoModel.from_config(config), head_of(names, cls.head_name))
+        return QwenReward(
+            AutoModel.from_config(config, trust_remote_code=False), head_of(names, cls.head_name)
+        )
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:

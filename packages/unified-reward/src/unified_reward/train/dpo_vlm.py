@@ -25,10 +25,11 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from unified_reward import policies
 from unified_reward.backends.chat import Chat
-from unified_reward.core.errors import ConfigError, DataError, MediaError
+from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Image, PreferencePair, Video
 from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.vlm import VLMPolicy, build_request
+from unified_reward.train.bad_items import BAD_ITEM, SparingCollator
 from unified_reward.train.optim import (
     FiniteTrainer,
     OptimConfig,
@@ -83,6 +84,7 @@ class AnswerPair(NamedTuple):
     context: tuple[Image | Video, ...]
     chosen: str
     rejected: str
+    id: str = ""
 
 
 class ProcessedPrompts:
@@ -116,8 +118,16 @@ class Collator:
     """Makes tensors of pairs; both answers of a pair share their processed prompt."""
 
     def __init__(self, prompts: ProcessedPrompts, pairs: Sequence[AnswerPair]) -> None:
+        self.chat = prompts.chat
         self._prompts = prompts
         self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def name(self, index: int) -> str:
+        """Id of a pair."""
+        return self._pairs[index].id
 
     def __call__(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Batch B pairs.
@@ -129,12 +139,11 @@ class Collator:
             Arguments of the model's forward for 2 B turns, all chosen before all rejected;
             ``completion_mask``, shape (2 B, T), 1 on the answers and their end tokens.
         """
-        chat = self._prompts.chat
         pairs = [self._pairs[row["row"]] for row in batch]
         texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        answers = [[*chat.tokens(text), chat.eos_id] for text in texts]
+        answers = [self.chat.closed(text) for text in texts]
         prompts = [self._prompts.get(pair.prompt, pair.context) for pair in pairs]
-        inputs = chat.collate(prompts * 2, answers)
+        inputs = self.chat.collate(prompts * 2, answers)
         mask = torch.zeros_like(inputs["input_ids"])
         for row, answer in zip(mask, answers, strict=True):
             row[-len(answer) :] = 1
@@ -182,11 +191,15 @@ def align_vlm(
     log = log if state.is_main_process else _ignore
     records, rows = trainable_pairs(pairs, model.tasks, log)
     # One process decides which pairs can be used, so that all have the same ones.
-    usable = [trainable_answers(records, prompts, rows, log) if state.is_main_process else None]
+    limit = model.vlm.context
+    usable = [
+        trainable_answers(records, prompts, rows, log, limit) if state.is_main_process else None
+    ]
     answers, rows = cast("Any", broadcast_object_list(usable))[0]
     if not answers:
         raise DataError(f"no pair of {pairs} is left to learn from; the reasons are logged")
-    trained, losses, history = _fit(model.vlm.model, prompts, answers, config, out)
+    collator = Collator(prompts, answers)
+    trained, losses, history = _fit(model.vlm.model, collator, config, out, log)
     if state.is_main_process:
         trained.save_pretrained(out)
         chat.processor.save_pretrained(out)
@@ -203,6 +216,7 @@ def trainable_answers(
     prompts: ProcessedPrompts,
     rows: Counter[str],
     log: Callable[[str], None],
+    limit: int | None = None,
 ) -> tuple[list[AnswerPair], Counter[str]]:
     """Pairs that can be learned.
 
@@ -211,6 +225,7 @@ def trainable_answers(
         prompts: Opens the contexts and keeps them for training.
         rows: Numbers of rows by status, before.
         log: Called with the reason for each pair that is left out.
+        limit: Tokens that the model takes; None for any number.
 
     Returns:
         The pairs, and the numbers of rows by status, in which those left out are not ``kept`` but
@@ -218,32 +233,33 @@ def trainable_answers(
     """
     usable: list[AnswerPair] = []
     rows = rows.copy()
-    special = set(prompts.chat.tokenizer.all_special_ids)
     for pair in track(pairs, description="opening contexts", disable=len(pairs) < 100):
         try:
-            answers = _answers(pair, prompts.chat, special)
-            prompts.get(answers.prompt, answers.context)
+            answers = _answers(pair, prompts.chat)
+            batch = Collator(prompts, [answers])([{"row": 0}])
+            if limit and (n := batch["input_ids"].shape[1]) > limit:
+                raise DataError(f"its longer turn has {n} tokens, and the model takes {limit}")
             usable.append(answers)
-        except (DataError, MediaError) as error:
+        except BAD_ITEM as error:
             rows["kept"] -= 1
-            rows["failed" if isinstance(error, MediaError) else "unusable"] += 1
+            rows["unusable" if isinstance(error, DataError) else "failed"] += 1
             log(f"pair {pair.id!r}: {error}")
     return usable, rows
 
 
-def _answers(pair: PreferencePair, chat: Chat, special: set[int]) -> AnswerPair:
+def _answers(pair: PreferencePair, chat: Chat) -> AnswerPair:
     chosen, rejected = pair.chosen, pair.rejected
     if not isinstance(chosen, str) or not isinstance(rejected, str):
         raise DataError("its answers are not both plain text")
     if chosen.strip() == rejected.strip():
         raise DataError("its answers are the same")
-    if special.intersection(chat.tokens(chosen) + chat.tokens(rejected)):
+    if chat.spells_control(chosen) or chat.spells_control(rejected):
         raise DataError("its answers contain a control token of the model")
-    return AnswerPair(pair.prompt, pair.context, chosen, rejected)
+    return AnswerPair(pair.prompt, pair.context, chosen, rejected, pair.id)
 
 
 def _fit(
-    model: Any, prompts: ProcessedPrompts, pairs: Sequence[AnswerPair], config: VLMDPO, out: Path
+    model: Any, collator: Collator, config: VLMDPO, out: Path, log: Callable[[str], None]
 ) -> tuple[Any, list[tuple[int, float]], list[dict[str, Any]]]:
     """Train; returns the model with adapters merged, its losses and the log of each step."""
     optim = config.optim
@@ -263,12 +279,12 @@ def _fit(
         # Without its adapters a model is its own reference.
         ref_model=None if optim.lora_rank else copy.deepcopy(model),
         args=args,
-        data_collator=Collator(prompts, pairs),
+        data_collator=cast("Any", SparingCollator(collator, collator, log)),
         # TRL leaves rows with images to the collator, which finds them by the index of the pair.
         train_dataset=Dataset.from_dict(
-            {"row": _order(len(pairs), n, optim.seed), "images": [None] * n}
+            {"row": _order(len(collator), n, optim.seed), "images": [None] * n}
         ),
-        processing_class=prompts.chat.processor,
+        processing_class=collator.chat.processor,
         peft_config=lora_config(optim),
     )
     if optim.muon_lr:  # TRL's constructor takes no factory

@@ -28,6 +28,7 @@ from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example
 from unified_reward.data.series import find_series
 from unified_reward.judges.card import Card
+from unified_reward.train.bad_items import collate_alone
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, JudgeTurns, training_examples
 from unified_reward.train.launch import LaunchConfig, read_launch_config
 from unified_reward.train.meta_models import (
@@ -118,7 +119,8 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     previews, n, lacking = _previews(config)
     turns = _EnlargedTurns(previews, config)
     collator = _collator(config, chat, turns)
-    lengths = [collator([{"row": i}])["attention_mask"].sum(-1) for i in range(len(previews))]
+    batches = [collate_alone(collator, turns, i) for i in range(len(previews))]
+    lengths = [batch["attention_mask"].sum(-1) for batch in batches]
     tokens = {key: int(each.sum()) for key, each in zip(previews, lengths, strict=True)}
     longest = max(int(each.max()) for each in lengths)
     shortest = [*tokens.values()].index(min(tokens.values()))
@@ -205,6 +207,9 @@ class _EnlargedTurns:
 
     def __len__(self) -> int:
         return len(self._turns)
+
+    def name(self, index: int) -> str:
+        return self._turns.name(index)
 
     def __getitem__(self, index: int) -> Any:
         turn = self._turns[index]

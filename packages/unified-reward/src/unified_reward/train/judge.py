@@ -26,9 +26,10 @@ from unified_reward.data.example_file import ExampleFile
 from unified_reward.data.series import Examples, SeriesRequest, find_series
 from unified_reward.judges.card import Card, Head, build_published, build_request
 from unified_reward.judges.scalar import UNIT
+from unified_reward.train.bad_items import check_items
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.scalar import ScalarConfig, ScalarExample, fit_scalar
-from unified_reward.train.sft import ChatExample, RankingExample, fit
+from unified_reward.train.scalar import ScalarCollator, ScalarConfig, ScalarExample, fit_scalar
+from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample, fit
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,10 @@ class JudgeTurns:
         soft = template.scale is not None and template.family.verdict_first
         return ChatExample(request, answer, _spread(record, len(request.choices)) if soft else ())
 
+    def name(self, index: int) -> str:
+        """Id of an example."""
+        return self._examples[index].id
+
     def _is_ranked(self, index: int) -> bool:
         draw = np.random.default_rng([self._seed, index // self._block, 1]).random()
         return bool(draw < self._ranking)
@@ -128,6 +133,10 @@ class JudgeLabels:
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    def name(self, index: int) -> str:
+        """Id of an example."""
+        return self._examples[index].id
 
     def __getitem__(self, index: int) -> ScalarExample:
         record = self._examples[index]
@@ -234,7 +243,7 @@ def train_judge(
 
     Raises:
         ConfigError: The configuration names no base or no data.
-        DataError: The examples cannot be used.
+        DataError: Rows of the file cannot be used, or more than a few other examples.
         ModelError: The base cannot be loaded.
 
     Example::
@@ -260,10 +269,13 @@ def train_judge(
         training={"data": config.data, "steps": config.optim.steps, "seed": config.optim.seed},
     )
     vlm = load_vlm(str(checkpoint_path(config.base)), dtype="float32", max_pixels=config.max_pixels)
+    checks = {"limit": vlm.context, "workers": config.optim.workers}
     head = None
     if config.head == "scalar":
         aspects = config.scalar.aspects
         labels = JudgeLabels(examples, card, aspects)
+        if isinstance(examples, ExampleFile):
+            check_items(ScalarCollator(vlm.chat, labels), labels, config.data, **checks)
         model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, config.optim, folder)
         card = replace(card, head=Head(aspects, config.scalar.uncertain, margin))
     else:
@@ -271,6 +283,8 @@ def train_judge(
         turns = JudgeTurns(
             examples, card, block=optim.batch_size, ranking=config.ranking, seed=optim.seed
         )
+        if isinstance(examples, ExampleFile):
+            check_items(ChatCollator(vlm.chat, turns), turns, config.data, **checks)
         model, losses = fit(vlm.model, vlm.chat, turns, optim, folder, title="training the judge")
     if PartialState().is_main_process:
         model.save_pretrained(folder)

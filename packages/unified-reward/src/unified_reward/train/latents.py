@@ -24,6 +24,7 @@ from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.samples import Candidate, Image, PreferencePair, Video
 from unified_reward.io.atomic import write_bytes
+from unified_reward.train.bad_items import BAD_ITEM
 from unified_reward.train.denoisers import Denoiser
 
 
@@ -101,7 +102,7 @@ def encode_pairs(
             try:
                 opened = first.clip if first and first.pair is pair else None
                 row = _encode(pair, denoiser, resolution, encode_prompt, opened)
-            except (MediaError, DataError) as error:
+            except BAD_ITEM as error:
                 log(f"pair {pair.id!r}: {error}")
                 continue
             write_bytes(path, save(row))
@@ -139,6 +140,8 @@ def _encode(
     chosen, rejected = denoiser.encode_pixels((two / 127.5 - 1).to(vae.device)).float()
     condition = {name: value[0] for name, value in encode_prompt(pair.prompt).items()}
     row = {"chosen": chosen, "rejected": rejected, **condition}
+    if not all(bool(value.isfinite().all()) for value in row.values()):
+        raise DataError("its latents or its prompt's embeddings are not finite; try another dtype")
     return {name: value.cpu().contiguous() for name, value in row.items()}
 
 

@@ -31,11 +31,11 @@ from transformers import (
 )
 
 from unified_reward.checkpoints.adapters import adapter_base
-from unified_reward.core.errors import ConfigError, ModelError
+from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, refuse_pipeline_code
+from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path, missing_hint
 
 
-_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _MIN_PIXELS = 56 * 56
 _TOKENS = {
     "image_token_id": "<|image_pad|>",
@@ -82,11 +82,9 @@ def read_architecture(base: str) -> Architecture:
     if (merged := adapter_base(folder)) is not None:
         return read_architecture(str(merged))
     if folder.is_dir():
-        try:
-            config = AutoConfig.from_pretrained(folder, **_LOCAL)
-            processor = AutoProcessor.from_pretrained(folder, **_LOCAL)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{folder} is not a vision-language checkpoint: {error}") from error
+        what = "is not a vision-language checkpoint"
+        config = load_pretrained(AutoConfig, folder, what)
+        processor = load_pretrained(AutoProcessor, folder, what)
         return Architecture(config, processor, has_own_processor=True)
     config = AutoConfig.for_model(**_published(base, "config"))
     return Architecture(config, _build_processor(config), has_own_processor=False)
@@ -116,7 +114,7 @@ def _build_processor(config: Any) -> Any:
             "without a folder, tokens are counted by the tokenizer of tiny_base"
             + missing_hint("tiny_base")
         )
-    tokenizer = AutoTokenizer.from_pretrained(tiny, **_LOCAL)
+    tokenizer = load_pretrained(AutoTokenizer, tiny)
     chat = (tiny / "chat_template.jinja").read_text("utf-8")
     for name, token in _TOKENS.items():
         if hasattr(config, name):
@@ -156,7 +154,7 @@ def _build_processor(config: Any) -> Any:
 def build_meta_model(config: Any) -> Any:
     """Build the model in its full size on the meta device: shapes and names, no numbers."""
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
 def build_narrow_model(config: Any, vocabulary: int) -> Any:
@@ -173,7 +171,7 @@ def build_narrow_model(config: Any, vocabulary: int) -> Any:
         for name, value in _NARROW.items():
             if hasattr(part, name):
                 setattr(part, name, value)
-    return AutoModelForImageTextToText.from_config(narrow)
+    return AutoModelForImageTextToText.from_config(narrow, trust_remote_code=False)
 
 
 def max_context(config: Any) -> int | None:
@@ -195,13 +193,12 @@ def build_meta_pipeline(name: str) -> Any:
     folder = checkpoint_path(name)
     if not folder.is_dir():
         return _build_pipeline(_published(name, "pipeline"))
-    try:
+    refuse_pipeline_code(folder)
+    with load_errors(f"{folder} is not a diffusers pipeline"):
         index = json.loads((folder / "model_index.json").read_bytes())
         classes = {key: value[1] for key, value in index.items() if isinstance(value, list)}
         parts = {key: _part_config(folder / key, name) for key, name in classes.items()}
         return _build_pipeline(index | parts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder} is not a diffusers pipeline: {error}") from error
 
 
 def _part_config(folder: Path, class_name: str) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from unified_reward.backends.chat import Chat
 from unified_reward.backends.hf_vlm import VLM
 from unified_reward.backends.value_head import ValueHead, last_hidden, width_of
 from unified_reward.core.requests import Request
+from unified_reward.train.bad_items import SparingCollator
 from unified_reward.train.losses import (
     bradley_terry,
     marginal_logit,
@@ -187,6 +188,7 @@ def fit_scalar(
 
     Raises:
         ConfigError: ``lora_targets`` names no layer.
+        DataError: Too many examples cannot be used; a few are left out, and logged.
         ModelError: Loss or gradient is not finite.
     """
     torch.manual_seed(config.seed)
@@ -200,7 +202,7 @@ def fit_scalar(
     trainer = FiniteTrainer(
         model=net.train(),
         args=TrainingArguments(**training_arguments(config, out / "checkpoints")),
-        data_collator=ScalarCollator(vlm.chat, dataset),
+        data_collator=SparingCollator(ScalarCollator(vlm.chat, dataset), dataset),
         train_dataset=Dataset.from_dict({"row": range(len(dataset))}),
         optimizer_cls_and_kwargs=optimizer_factory(config),
     )

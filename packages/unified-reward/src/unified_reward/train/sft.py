@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from datasets import Dataset
@@ -19,6 +19,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from unified_reward.backends.chat import Chat, common_prefix
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
+from unified_reward.train.bad_items import SparingCollator
 from unified_reward.train.losses import expected_share, score_ranking
 from unified_reward.train.optim import (
     FiniteTrainer,
@@ -126,7 +127,7 @@ class ChatCollator:
                 rows.append(_TokenizedExample(request, prefix, [], choices, outcome=outcome))
             return rows
         request = example.request
-        answer = [*self._chat.tokens(example.answer), self._chat.eos_id]
+        answer = self._chat.closed(example.answer)
         prefix, choices = self._choices(request) if example.shares else ([], [])
         if not choices:
             return [_TokenizedExample(request, answer, answer)]
@@ -137,7 +138,7 @@ class ChatCollator:
 
     def _choices(self, request: Request) -> tuple[list[int], list[int]]:
         """Common token prefix of all choices, and each one's next token; none if two are equal."""
-        rows = [[*self._chat.tokens(choice), self._chat.eos_id] for choice in request.choices]
+        rows = [self._chat.closed(choice) for choice in request.choices]
         shared = common_prefix(rows)
         first = [row[shared] for row in rows]
         return rows[0][:shared], first if len({*first}) == len(first) else []
@@ -207,6 +208,7 @@ def fit(
 
     Raises:
         ConfigError: ``lora_targets`` names no layer, or scores cannot be ranked.
+        DataError: Too many examples cannot be used; a few are left out, and logged.
         ModelError: Loss or gradient is not finite.
     """
     trainer = _SFTTrainer(
@@ -216,7 +218,7 @@ def fit(
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
         ),
-        data_collator=ChatCollator(chat, dataset),
+        data_collator=cast("Any", SparingCollator(ChatCollator(chat, dataset), dataset)),
         train_dataset=Dataset.from_dict({"row": range(len(dataset))}),
         processing_class=chat.processor,
         peft_config=lora_config(config),

@@ -1,0 +1,132 @@
+"""Loading folders by transformers, peft and diffusers: code is refused, errors are one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from transformers.utils import logging
+
+from unified_reward.checkpoints.tensor_keys import read_json, refuse_pointers
+from unified_reward.core.errors import ModelError, UnifiedRewardError
+
+
+_CODE = ("auto_map", "custom_generate")
+"""Keys whose values name files of Python code, or repositories of it."""
+_LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")
+"""Modules that a pipeline's parts may be of; the last one, of diffusers, is a safety checker."""
+_LONGEST = 400
+
+
+def load_pretrained(
+    kind: Any,
+    source: str | Path,
+    what: str = "cannot be loaded as a vision-language model",
+    **options: Any,
+) -> Any:
+    """``kind.from_pretrained`` of a folder, or of a hub id (which reaches the network).
+
+    Args:
+        kind: A class of transformers, such as ``AutoProcessor``.
+        source: A folder or a hub id.
+        what: Begin of the message about a failure, behind the name of the folder.
+        options: Further arguments of ``from_pretrained``.
+
+    Raises:
+        ModelError: It cannot be loaded, or it names Python code of its own.
+    """
+    is_local = Path(source).is_dir()
+    if is_local:
+        refuse_code(Path(source))
+        refuse_pointers(Path(source))
+    with load_errors(f"{source} {what}"):
+        return kind.from_pretrained(
+            source, local_files_only=is_local, trust_remote_code=False, **options
+        )
+
+
+@contextmanager
+def load_errors(message: str) -> Iterator[None]:
+    """Turn whatever a library raises into a `ModelError` of one line that begins with a message.
+
+    Raises:
+        ModelError: Something was raised.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of names and shapes is many lines
+    try:
+        yield
+    except UnifiedRewardError:
+        raise
+    except Exception as error:  # libraries raise anything, tokenizers a bare Exception
+        raise ModelError(f"{message}: {_in_one_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return "it needs Python code of its own, which is never run"
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}…"
+    return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
+
+
+def refuse_code(folder: Path) -> None:
+    """Refuse a folder whose JSON files name Python code of its own, or kernels of the hub.
+
+    Raises:
+        ModelError: A file does.
+    """
+    for file in sorted(folder.glob("*config.json")):
+        try:
+            content: Any = json.loads(file.read_bytes())
+        except (OSError, ValueError):  # reported by those who need it
+            continue
+        if named := next(_named_code(content), None):
+            raise ModelError(
+                f"{folder} cannot be loaded: {file.name} names code of its own ({named}), which is "
+                "never run; delete the entry if transformers knows the model without it"
+            )
+
+
+def refuse_pipeline_code(folder: Path) -> None:
+    """Refuse a diffusers pipeline that is not made of classes of diffusers and transformers.
+
+    Raises:
+        ModelError: It names other modules, a part names code of its own, or a file is a Git LFS
+            pointer.
+    """
+    for part in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        refuse_code(part)
+        refuse_pointers(part)
+    file = folder / "model_index.json"
+    index = read_json(file) if file.is_file() else {}
+    kind: Any = index.get("_class_name", "")
+    modules = [value[0] for value in index.values() if isinstance(value, list) and value]
+    foreign = [str(name) for name in modules if name not in _LIBRARIES]
+    if not isinstance(kind, str):
+        foreign.append(f"_class_name {json.dumps(kind)}")
+    if foreign:
+        raise ModelError(
+            f"{folder} cannot be loaded as a diffusers pipeline: model_index.json names "
+            f"{', '.join(foreign)}, and code beyond diffusers and transformers is never run"
+        )
+
+
+def _named_code(content: Any) -> Iterator[str]:
+    if isinstance(content, list):
+        for value in cast("list[Any]", content):
+            yield from _named_code(value)
+    if not isinstance(content, dict):
+        return
+    for key, value in cast("dict[str, Any]", content).items():
+        is_kernel = key.endswith("attn_implementation") and "/" in str(value)
+        if value and (key in _CODE or is_kernel):
+            yield f"{key}: {json.dumps(value)[:80]}"
+        else:
+            yield from _named_code(value)

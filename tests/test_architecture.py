@@ -100,6 +100,25 @@ def test_files_and_functions_are_short_and_documented(file):
     assert not long
 
 
+NO_FILE = (
+    *("backends/openai", "checkpoints/llava_config", "data/sources/", "io/run_config", "io/text"),
+    *("data/pack", "data/mix", "recipes/stage"),
+)
+"""Modules whose JSON is a message, a hash, a comparison or checked before."""
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_json_that_is_written_holds_no_nan(file):
+    calls = [node for node in ast.walk(parse(file)) if isinstance(node, ast.Call)]
+    writes = [call for call in calls if ast.unparse(call.func) in ("json.dumps", "json.dump")]
+    strict = [
+        call
+        for call in writes
+        if any(each.arg == "allow_nan" and not each.value.value for each in call.keywords)
+    ]
+    assert len(strict) == len(writes) or any(f"/{part}" in name_of(file) for part in NO_FILE)
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_nothing_prints_and_nothing_unpickles(file):
     forbidden = {"print", "eval", "exec", "breakpoint"}

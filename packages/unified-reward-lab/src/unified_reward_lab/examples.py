@@ -164,7 +164,7 @@ def _write_rows(
         (path.parent / "media").mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
             for i in range(n):
-                file.write(json.dumps(row(i), ensure_ascii=False) + "\n")
+                file.write(json.dumps(row(i), ensure_ascii=False, allow_nan=False) + "\n")
                 progress(1)
     except OSError as error:
         raise DataError(f"{path.parent} cannot be written: {error.strerror}") from error

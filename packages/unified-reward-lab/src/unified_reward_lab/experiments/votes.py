@@ -112,7 +112,7 @@ def run(config: VoteStudy, progress: Callable[[int], None] = lambda _: None) -> 
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_bytes(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
 
 
 def _vote_rows(config: VoteStudy) -> Iterator[dict[str, Any]]:

@@ -103,6 +103,6 @@ def train_tiny_vlm(config: TinyVLMTraining, out: Path) -> list[tuple[int, float]
     config_file = out / "adapter_config.json"
     adapter = json.loads(config_file.read_text("utf-8"))
     adapter["base_model_name_or_path"] = f"../{checkpoint_path(config.base).name}"
-    config_file.write_text(json.dumps(adapter, indent=1) + "\n", "utf-8")
+    config_file.write_text(json.dumps(adapter, indent=1, allow_nan=False) + "\n", "utf-8")
     write_defaults(Sampling(max_new_tokens=48), out)
     return losses

@@ -39,7 +39,8 @@ def bisect_failures(
     """Apply a function to a batch; if it raises, halve the batch down to the item at fault."""
     try:
         return [*function(items)]
-    except (ValueError, RuntimeError) as error:  # a bad image, too many tokens, no memory
+    # A bad image, too many tokens, no memory, a number that is not finite or overflows.
+    except (ValueError, RuntimeError, ArithmeticError) as error:
         if len(items) == 1:
             return [Failed(f"{name} could not answer: {error}")]
     half = len(items) // 2

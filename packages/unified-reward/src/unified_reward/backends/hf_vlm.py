@@ -171,6 +171,9 @@ class VLM:
             inputs: See `inputs`.
             max_new_tokens: >= 1.
             processors: Change the logits of the next token.
+
+        Raises:
+            ValueError: A logit is NaN or infinite, so that the greatest means nothing.
         """
         own = self.model.generation_config
         ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
@@ -181,7 +184,7 @@ class VLM:
             pad_token_id=self.chat.pad_id,
         )
         try:
-            tokens = self.model.generate(**inputs, logits_processor=[*processors])
+            tokens = self.model.generate(**inputs, logits_processor=[FiniteLogits(), *processors])
         finally:
             self.model.generation_config = own
         return tokens[:, inputs["input_ids"].shape[1] :]
@@ -257,6 +260,20 @@ class VLM:
             )
         grid = inputs.get("image_grid_thw")
         return rope(inputs["input_ids"], kinds, image_grid_thw=grid, attention_mask=mask)[0]
+
+
+class FiniteLogits(LogitsProcessor):
+    """Refuses NaN and infinity, among which greedy decoding would pick some token."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits of the next token as they are, shape (B, vocabulary); the ids are not used.
+
+        Raises:
+            ValueError: A logit is NaN or infinite.
+        """
+        if not (scores < torch.inf).all():
+            raise ValueError("logits of the next token are not numbers; try another dtype")
+        return scores
 
 
 def _to_answer(request: Request, text: str, logprobs: tuple[float, ...] | None) -> Answer:

@@ -52,9 +52,10 @@ class JudgedItem(NamedTuple):
         if isinstance(verdict, Preferred) and target.winner:
             return abs(verdict.probability - WIN_SHARES[target.winner])
         if isinstance(verdict, Scored) and verdict.score and target.score is not None:
-            value, scale = verdict.score.normalized, target.scale
-            if value is not None and scale and scale.low is not None and scale.high is not None:
-                return abs(value - (target.score - scale.low) / (scale.high - scale.low))
+            value = verdict.score.normalized
+            label = target.scale.share(target.score) if target.scale else None
+            if value is not None and label is not None:
+                return abs(value - label)
         return 0.0
 
 

@@ -15,7 +15,7 @@ from unified_reward.bench.metrics import Indices, Metric, bootstrap, mean_interv
 from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Example, Form
-from unified_reward.core.verdicts import WIN_SHARES, Preferred, Score, Scored, Verdict
+from unified_reward.core.verdicts import WIN_SHARES, Preferred, Scored, Verdict
 from unified_reward.judges.card import Calibration, CardedJudge
 
 
@@ -63,7 +63,7 @@ def collect_predictions(examples: Sequence[Example], verdicts: Sequence[Verdict]
             rows.append((verdict.probability, outcome, example.sample.prompt))
         elif isinstance(verdict, Scored) and verdict.score and target.score is not None:
             predicted = verdict.score.normalized
-            observed = Score(target.score, target.scale).normalized if target.scale else None
+            observed = target.scale.share(target.score) if target.scale else None
             if predicted is not None and observed is not None:
                 rows.append((predicted, observed, example.sample.prompt))
     predictions, outcomes, clusters = zip(*rows, strict=True) if rows else ((), (), ())

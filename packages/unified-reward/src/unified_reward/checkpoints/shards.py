@@ -69,7 +69,7 @@ class Shard(NamedTuple):
             start, end = end, end + tensor.n_bytes
             place = {"shape": tensor.shape, "data_offsets": (start, end)}
             header[tensor.name] = {"dtype": CODES[tensor.dtype], **place}
-        text = json.dumps(header, separators=(",", ":")).encode()
+        text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
 

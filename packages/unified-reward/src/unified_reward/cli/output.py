@@ -88,6 +88,7 @@ def describe(row: Mapping[str, Any]) -> str:
             note = "" if row["consistent"] in (True, None) else "  [the orders disagree]"
             return f"{row['winner']}  ({shares}, second {row['p_second']:.0%}){note}"
         case "ranked":
-            return " > ".join(str(i + 1) for i in row["order"])
+            order = " > ".join(str(i + 1) for i in row["order"]) or "no candidate has a score"
+            return f"{order}  [{row['reason']}]" if row["reason"] else order
         case _:
             return f"{row['status']}: {row['reason']}"

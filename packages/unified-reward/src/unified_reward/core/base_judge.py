@@ -65,6 +65,13 @@ class BaseJudge(ABC):
         """Keep decoded media in memory until the block ends."""
         yield
 
+    def verdict_or_failed(self, decode: Callable[[], Verdict]) -> Verdict:
+        """Decode one item; an error of its numbers fails it alone."""
+        try:
+            return decode()
+        except (ValueError, ArithmeticError) as error:
+            return Failed(f"{self.name} gave no verdict: {error}")
+
     @overload
     def score(
         self,

@@ -5,9 +5,10 @@ Standard library only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from unified_reward.core.verdicts import Failed
 
@@ -16,13 +17,30 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 
-class ValueEstimate(NamedTuple):
-    """Values that a scalar model gives a candidate, in log-odds."""
+_ROUNDING = 1e-2
+"""Log-probabilities may be above 0 by this: servers round the alternatives that are summed."""
+
+
+@dataclass(frozen=True)
+class ValueEstimate:
+    """Values that a scalar model gives a candidate, in log-odds.
+
+    Raises:
+        ValueError: A number is not finite, or a deviation is below 0.
+    """
 
     means: tuple[float, ...]
     """The overall value, then that of each aspect."""
     sigmas: tuple[float, ...] = ()
     """Their standard deviations; empty if the model gives none."""
+
+    def __post_init__(self) -> None:
+        numbers = (*self.means, *self.sigmas)
+        if not all(map(math.isfinite, numbers)) or min(self.sigmas, default=0.0) < 0:
+            raise ValueError(
+                f"values {self.means} with deviations {self.sigmas} are not numbers; "
+                "try another dtype"
+            )
 
 
 @dataclass(frozen=True)
@@ -40,14 +58,30 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Reply of a model to one request."""
+    """Reply of a model to one request.
+
+    Raises:
+        ValueError: A log-probability is not a number or above 0, or every choice is impossible.
+    """
 
     text: str
     choice_logprobs: tuple[float, ...] | None = None
-    """Log-probability of each choice, in nats, not normalised over the choices; None if
-    the model does not give it."""
+    """Log-probability of each choice, in nats, not normalised over the choices; -inf for one that
+    is impossible; None if the model does not give it."""
     votes: tuple[str, ...] = ()
     """Further answers to the same request, sampled."""
+
+    def __post_init__(self) -> None:
+        logprobs = self.choice_logprobs
+        if logprobs is None:
+            return
+        if not all(one <= _ROUNDING for one in logprobs):
+            raise ValueError(
+                f"log-probabilities {logprobs} of the choices are not numbers <= 0; "
+                "try another dtype"
+            )
+        if max(logprobs) == -math.inf:
+            raise ValueError("every choice is impossible: all log-probabilities are -inf")
 
 
 class Model(Protocol):

@@ -6,6 +6,7 @@ Standard library only. Nothing here opens a file, knows a prompt or loads a mode
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -161,6 +162,9 @@ class Target:
     """Human (or exactly known) judgement of an example: the label a judge learns and is tested on.
 
     A target in which nothing is known is false.
+
+    Raises:
+        DataError: A number is not finite, or lies outside its scale.
     """
 
     score: float | None = None
@@ -171,19 +175,37 @@ class Target:
     rationale: str = ""
     """Reason for the judgement, in words that a judge may learn to write."""
 
+    def __post_init__(self) -> None:
+        for name, value in {"score": self.score, **self.aspects}.items():
+            if value is not None and not math.isfinite(value):
+                raise DataError(f"{name} {value} of a target is not a finite number")
+        of_scale = self.aspects if self.score is None else {"score": self.score}
+        for name, value in of_scale.items():
+            if self.scale is not None and value not in self.scale:
+                raise DataError(f"{name} {value:g} is outside its scale {self.scale}")
+
     def __bool__(self) -> bool:
         return self != Target()
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Chosen and rejected candidate of an example, by index, with their scores."""
+    """Chosen and rejected candidate of an example, by index, with their scores.
+
+    Raises:
+        DataError: A score is not a finite number.
+    """
 
     chosen: int
     rejected: int
     chosen_score: float | None = None
     """On the judge's own scale; None where it only compared."""
     rejected_score: float | None = None
+
+    def __post_init__(self) -> None:
+        for score in (self.chosen_score, self.rejected_score):
+            if score is not None and not math.isfinite(score):
+                raise DataError(f"score {score} of a pair is not a finite number")
 
 
 @dataclass(frozen=True)

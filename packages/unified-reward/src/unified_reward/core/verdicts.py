@@ -16,16 +16,31 @@ from unified_reward.core.errors import UnifiedRewardError
 Winner = Literal["first", "tie", "second"]
 WIN_SHARES: Mapping[str, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
 """Share of a win that each outcome gives the first candidate."""
+_ROUNDING = 1e-6
+"""Part of a scale's larger side by which a score may leave it: sums in float32 end there."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The values a score may take. A side that is None is open."""
+    """The values a score may take. A side that is None is open.
+
+    Raises:
+        ValueError: A side or the step is not a finite number, or the scale does not rise.
+    """
 
     low: float | None
     high: float | None
     step: float | None = None
     """Distance between the values a judge chooses from when its probabilities are read."""
+
+    def __post_init__(self) -> None:
+        numbers = [one for one in (self.low, self.high, self.step) if one is not None]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"the sides of a scale are finite numbers, not {self}")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"a scale rises from low to high, unlike {self}")
+        if self.step is not None and not self.step > 0:
+            raise ValueError(f"the step of a scale is above 0, not {self.step:g}")
 
     def steps(self) -> tuple[float, ...]:
         """Every value of a closed scale, ``low`` to ``high``.
@@ -37,6 +52,16 @@ class Scale:
             raise ValueError("an open scale, or one without a step, has no steps")
         count = round((self.high - self.low) / self.step) + 1
         return tuple(float(self.low + i * self.step) for i in range(count))
+
+    def share(self, value: float) -> float | None:
+        """Place of a value between low (0) and high (1); None where the scale is open.
+
+        >>> Scale(1, 5).share(3.0)
+        0.5
+        """
+        if self.low is None or self.high is None:
+            return None
+        return (value - self.low) / (self.high - self.low)
 
     def __contains__(self, value: float) -> bool:
         return (
@@ -52,12 +77,28 @@ class Scale:
 
 @dataclass(frozen=True)
 class Score:
-    """A value on a scale."""
+    """A value on a scale.
+
+    Raises:
+        ValueError: The value or its deviation is not a finite number, the deviation is below 0, or
+            the value lies outside the scale.
+    """
 
     value: float
     scale: Scale
     sigma: float | None = None
     """Standard deviation of the judge's own distribution over the scale, in units of the scale."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"score {self.value} is not a finite number")
+        if self.sigma is not None and not 0 <= self.sigma < math.inf:
+            raise ValueError(f"standard deviation {self.sigma} is not a finite number >= 0")
+        low, high = self.scale.low, self.scale.high
+        below = 0.0 if low is None else low - self.value
+        above = 0.0 if high is None else self.value - high
+        if max(below, above) > _ROUNDING * max(abs(low or 0.0), abs(high or 0.0)):
+            raise ValueError(f"score {self.value:g} is outside the scale {self.scale}")
 
     @property
     def normalized(self) -> float | None:
@@ -66,9 +107,8 @@ class Score:
         >>> Score(3.0, Scale(1, 5)).normalized
         0.5
         """
-        if self.scale.low is None or self.scale.high is None:
-            return None
-        return (self.value - self.scale.low) / (self.scale.high - self.scale.low)
+        share = self.scale.share(self.value)
+        return None if share is None else min(max(share, 0.0), 1.0)
 
 
 @dataclass(frozen=True)
@@ -89,6 +129,8 @@ class Scored:
 @dataclass(frozen=True)
 class Preferred:
     """The judge compared two candidates. The three probabilities sum to one.
+
+    A number that is not finite, or is no share, raises a ValueError.
 
     >>> verdict = Preferred(p_first=0.5, p_tie=0.25, p_second=0.25)
     >>> verdict.winner, verdict.probability, verdict.mirrored().winner
@@ -113,6 +155,9 @@ class Preferred:
                 f"probabilities must be >= 0 and sum to 1, "
                 f"not {self.p_first}, {self.p_tie}, {self.p_second}"
             )
+        for name, share in self.aspects.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"share {share} of aspect {name!r} is not in [0, 1]")
 
     @property
     def winner(self) -> Winner:
@@ -192,3 +237,9 @@ class Ranking:
     """Per candidate: its score, or its mean probability to win; None without an answer."""
     verdicts: tuple[Verdict, ...]
     """Per candidate when ranked by score; per pair (i < j, row by row) when ranked by pairs."""
+
+    def __post_init__(self) -> None:
+        if not all(score is None or math.isfinite(score) for score in self.scores):
+            raise ValueError(f"scores of a ranking are finite numbers or None, not {self.scores}")
+        if len({*self.order} & {*range(len(self.scores))}) < len(self.order):
+            raise ValueError(f"{self.order} does not order {len(self.scores)} candidates")

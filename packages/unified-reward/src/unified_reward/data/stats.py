@@ -13,7 +13,7 @@ import numpy as np
 from unified_reward import media
 from unified_reward.core.errors import DataError, MediaError
 from unified_reward.core.samples import Example, Image, Video
-from unified_reward.core.verdicts import Failed, Score
+from unified_reward.core.verdicts import Failed
 from unified_reward.data.check import cell, files, question, tally
 from unified_reward.data.sources.annotated import Agreement
 from unified_reward.io.rows import Row
@@ -133,7 +133,7 @@ def _count(stats: Stats, content: Example) -> None:
     if form == "compare":
         stats.winners[source, target.winner or "none"] += 1
     scale = target.scale
-    share = Score(target.score, scale).normalized if target.score is not None and scale else None
+    share = scale.share(target.score) if target.score is not None and scale else None
     if share is not None:
         stats.scores[str(scale), min(int(share * _BINS), _BINS - 1)] += 1
     elif target.score is not None:

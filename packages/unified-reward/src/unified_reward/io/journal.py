@@ -94,7 +94,7 @@ class Journal:
         """
         self.repair()
         rows = list(rows)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         try:
             with self.path.open("ab") as file:
                 file.write(text.encode())

@@ -6,6 +6,7 @@ Knows tasks and media; no model.
 from __future__ import annotations
 
 import json
+import math
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -46,9 +47,9 @@ class Calibration:
     """Number of those examples."""
 
     def __post_init__(self) -> None:
-        if not (self.compare > 0 and self.score > 0):
+        if not (0 < self.compare < math.inf and 0 < self.score < math.inf):
             raise ConfigError(
-                f"temperatures are above 0, not {self.compare} for comparisons "
+                f"temperatures are above 0 and finite, not {self.compare} for comparisons "
                 f"and {self.score} for scores"
             )
 
@@ -65,7 +66,7 @@ class Head:
     """Margin of Bradley-Terry with ties, in units of the values, >= 0; None for no ties."""
 
     def __post_init__(self) -> None:
-        if self.tie_margin is not None and not self.tie_margin >= 0:
+        if self.tie_margin is not None and not 0 <= self.tie_margin < math.inf:
             raise ConfigError(f"a tie margin is at least 0, not {self.tie_margin}")
 
 
@@ -104,6 +105,8 @@ class Card:
             raise ConfigError(
                 f"{file} is not a judge's card: {describe_errors(error, 'file')}"
             ) from error
+        except ConfigError as error:
+            raise ConfigError(f"{file} is not a judge's card: {error}") from error
 
     def write(self, folder: Path) -> None:
         """Write the card into a checkpoint's folder; head and calibration only if they are set."""
@@ -111,7 +114,7 @@ class Card:
         for name in ("head", "calibration"):
             if row[name] is None:
                 del row[name]
-        text = json.dumps(row, indent=2, ensure_ascii=False)
+        text = json.dumps(row, indent=2, ensure_ascii=False, allow_nan=False)
         write_bytes(folder / CARD, f"{text}\n".encode())
 
 
@@ -196,7 +199,9 @@ class CardedJudge(ModelJudge):
         """
         calibration = calibration or self.card.calibration or Calibration()
         return [
-            reply if isinstance(reply, Failed) else self._verdict(sample, reply, calibration)
+            reply
+            if isinstance(reply, Failed)
+            else self.verdict_or_failed(partial(self._verdict, sample, reply, calibration))
             for sample, reply in zip(samples, replies, strict=True)
         ]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from unified_reward import media
@@ -166,7 +167,9 @@ class ChecklistJudge(ModelJudge):
     def decode(self, samples: Sequence[Sample], replies: Sequence[Replies]) -> list[Verdict]:
         """Verdicts from the answers to all questions about each candidate."""
         return [
-            reply if isinstance(reply, Failed) else self._verdict(reply)
+            reply
+            if isinstance(reply, Failed)
+            else self.verdict_or_failed(partial(self._verdict, reply))
             for _, reply in zip(samples, replies, strict=True)
         ]
 

@@ -43,7 +43,8 @@ class GenerativeJudge(CardedJudge):
 def _calibrated(answer: Answer, temperature: float) -> Answer:
     if answer.choice_logprobs is None or temperature == 1:
         return answer
-    return replace(answer, choice_logprobs=tuple(p / temperature for p in answer.choice_logprobs))
+    divided = tuple(min(p / temperature, 0.0) for p in answer.choice_logprobs)
+    return replace(answer, choice_logprobs=divided)
 
 
 def merge_orders(ab: Verdict, ba: Verdict) -> Verdict:

@@ -174,7 +174,7 @@ def _parquet(pair: PreferencePair, row: PairRow, _folder: Path) -> dict[str, Any
 
     sides = {"chosen": part(pair.chosen), "rejected": part(pair.rejected)}
     context = list(map(_bytes, files(pair.context)))
-    tags = json.dumps(dict(pair.tags), ensure_ascii=False)
+    tags = json.dumps(dict(pair.tags), ensure_ascii=False, allow_nan=False)
     return vars(row.row.details) | vars(pair) | {"context": context, "tags": tags, **sides}
 
 
@@ -256,7 +256,7 @@ def _path(medium: Candidate, folder: Path) -> str:
 def _save_json(made: _Rows, file: IO[bytes], _form: Format) -> None:
     for i, row in enumerate(made):
         separator = ",\n" if i else "[\n"
-        file.write((separator + json.dumps(row, ensure_ascii=False)).encode())
+        file.write((separator + json.dumps(row, ensure_ascii=False, allow_nan=False)).encode())
     file.write(b"\n]\n")
 
 

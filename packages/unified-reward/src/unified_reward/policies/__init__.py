@@ -74,7 +74,7 @@ def seeds(name: str, n: int, seed: int) -> list[int]:
         n: Number of candidates.
         seed: Seed of the run.
     """
-    keys = [json.dumps([name, i, seed]).encode() for i in range(n)]
+    keys = [json.dumps([name, i, seed], allow_nan=False).encode() for i in range(n)]
     return [int.from_bytes(hashlib.sha256(key).digest()[:8]) for key in keys]
 
 
@@ -119,7 +119,7 @@ def load(
 def write_defaults(options: Sampling | Denoising, folder: Path) -> None:
     """Write the default sampling options of a policy into its folder."""
     given = {name: value for name, value in vars(options).items() if value is not None}
-    (folder / DEFAULTS).write_text(json.dumps(given, indent=1) + "\n", "utf-8")
+    (folder / DEFAULTS).write_text(json.dumps(given, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
 def sampling_options(

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -172,9 +173,10 @@ class Scorer(BaseJudge):
                     self._prepared.pop(key, None)
             progress.update(known)
         progress.update(known)
+        parts = [[known[_key(part)] for part in sample.split()] for sample in samples]
         return [
-            self._verdict(sample, [known[_key(part)] for part in sample.split()])
-            for sample in samples
+            self.verdict_or_failed(partial(self._verdict, sample, of_sample))
+            for sample, of_sample in zip(samples, parts, strict=True)
         ]
 
     def _windows(
@@ -202,7 +204,8 @@ class Scorer(BaseJudge):
         verdicts: list[Verdict] = []
         for raw, prepared in zip(self.forward(batch).tolist(), batch, strict=True):
             if not all(map(math.isfinite, raw)):
-                verdicts.append(Failed(f"{self.name} gave {raw}, which are not finite numbers"))
+                reason = f"{self.name} gave {raw}, which are not finite numbers; try another dtype"
+                verdicts.append(Failed(reason))
                 continue
             scored = self.decode(raw)
             notes = "; ".join(self.notes(prepared))

@@ -28,6 +28,8 @@ from unified_reward.scorers.qwen_vl import (
 
 
 _TOKENS = ("<|Reward|>",)
+_MAX_LOG = 700.0
+"""Above it an exponential is no finite number."""
 _BOUNDS = PixelBounds(256 * 28 * 28, 256 * 28 * 28)
 
 
@@ -74,7 +76,8 @@ class HPSv3(QwenScorer):
     def decode(self, raw: Sequence[float]) -> Scored:
         """The mean, and the exponential of the second output: the loss takes it so."""
         mean, log_sigma = raw
-        return Scored(Score(mean, OPEN, math.exp(log_sigma)))
+        sigma = math.exp(log_sigma) if log_sigma < _MAX_LOG else math.inf
+        return Scored(Score(mean, OPEN, sigma))
 
     def compare_scored(self, first: Scored, second: Scored) -> Preferred:
         """The logistic of the difference, averaged over its normal distribution.

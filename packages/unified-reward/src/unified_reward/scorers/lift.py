@@ -20,9 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, SiglipVisionModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    LogitsProcessorList,
+    SiglipVisionModel,
+)
 
 from unified_reward import media
+from unified_reward.backends.hf_vlm import FiniteLogits
 from unified_reward.checkpoints import tensor_keys
 from unified_reward.checkpoints.tensor_keys import MappedTensor, State
 from unified_reward.core.errors import DataError, ModelError
@@ -207,7 +214,7 @@ class LiFTCritic(Scorer):
         """Token ids of the answers, shape (questions, tokens), end tokens behind each.
 
         Raises:
-            ValueError: The caption is too long for the model.
+            ValueError: The caption is too long for the model, or a logit is not a number.
         """
         frames = self.module(video.pixels.to(self.device, self.dtype))
         rows = [self._embedded(one, frames) for one in video.text.split(_END)]
@@ -223,6 +230,7 @@ class LiFTCritic(Scorer):
             attention_mask=pad_sequence(ones, batch_first=True, padding_side="left"),
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
+            logits_processor=LogitsProcessorList([FiniteLogits()]),
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.eos_token_id,
         )

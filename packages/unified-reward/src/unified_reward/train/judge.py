@@ -154,7 +154,7 @@ class JudgeLabels:
             scales = {one.name: one.scale for one in template.aspects}
             other = _scale_of_aspects(target)
             shares = {
-                name: Score(value, scales.get(name, other)).normalized or 0.0
+                name: scales.get(name, other).share(value) or 0.0
                 for name, value in target.aspects.items()
             }
         aspects = tuple(shares.get(name) for name in self._aspects)
@@ -187,13 +187,19 @@ def target_verdict(record: Example, template: prompts.Template) -> Scored | Pref
             raise DataError(f"record {name!r} has two candidates but no winner")
         outcome = [float(target.winner == one) for one in ("first", "tie", "second")]
         shares = target.aspects if template.aspects else {}
-        return Preferred(*outcome, aspects=shares)
+        try:
+            return Preferred(*outcome, aspects=shares)
+        except ValueError as error:
+            raise DataError(f"record {name!r}: {error}") from error
     scales = {one.name: one.scale for one in template.aspects}
-    aspects = {
-        key: Score(value, scales.get(key, _scale_of_aspects(target)))
-        for key, value in target.aspects.items()
-        if key in scales or not scales
-    }
+    try:
+        aspects = {
+            key: Score(value, scales.get(key, _scale_of_aspects(target)))
+            for key, value in target.aspects.items()
+            if key in scales or not scales
+        }
+    except ValueError as error:
+        raise DataError(f"record {name!r}: {error}") from error
     if template.scale is None:
         return Scored(None, aspects)
     step = _on_step(_share(record), template.scale, name)
@@ -209,7 +215,7 @@ def _share(record: Example) -> float:
     target, name = record.target, record.sample.id
     if target.score is None or target.scale is None:
         raise DataError(f"record {name!r} has no score on a scale")
-    share = Score(target.score, target.scale).normalized
+    share = target.scale.share(target.score)
     if share is None:
         raise DataError(f"record {name!r} has a score on an open scale, which has no steps")
     return share

@@ -13,7 +13,7 @@ import numpy as np
 from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Example, Sample, Target, Task
-from unified_reward.core.verdicts import Failed, Scale, Score, Winner
+from unified_reward.core.verdicts import Failed, Scale, Winner
 from unified_reward.data.sources.fields import (
     UNDERSTANDING,
     Fields,
@@ -200,5 +200,5 @@ def _target(item: _Item, source: Source) -> Target:
     }
     score, scale = means.pop("", None), source.scale
     if score is not None and scale is not None:
-        means = {name: Score(one, scale).normalized or 0.0 for name, one in means.items()}
+        means = {name: scale.share(one) or 0.0 for name, one in means.items()}
     return Target(score, scale, means)

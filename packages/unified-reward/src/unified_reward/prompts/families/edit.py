@@ -43,7 +43,9 @@ class EditPointsTemplate(Template):
                 f"but the target has {', '.join(verdict.aspects) or 'no aspects'}"
             )
         values = [verdict.aspects[one.name].value for one in self.aspects]
-        return json.dumps({"reasoning": rationale, "score": values}, ensure_ascii=False)
+        return json.dumps(
+            {"reasoning": rationale, "score": values}, ensure_ascii=False, allow_nan=False
+        )
 
     def parse(self, text: str) -> Scored | Preferred | Unparsed:
         """Read the last list of points; one outside the scale leaves the answer unparsed."""

@@ -42,7 +42,9 @@ class FlexTemplate(Template):
             for name, dims in categories.items()
         ]
         phrase = self.phrases[("first", "tie", "second").index(verdict.winner)]
-        body = json.dumps({"categories": rows, "reason": rationale}, ensure_ascii=False)
+        body = json.dumps(
+            {"categories": rows, "reason": rationale}, ensure_ascii=False, allow_nan=False
+        )
         return f"{body[:-1]}, {self.opening}{phrase}{self.closing}"
 
     def _leader(self, dims: list[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from unified_reward.core.verdicts import Failed
+from unified_reward.core.verdicts import Failed, Unparsed
 
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Answer:
     the model does not give it."""
     votes: tuple[str, ...] = ()
     """Further answers to the same request, sampled."""
+    notes: tuple[str, ...] = ()
+    """Differences from the request as it was given, such as images that were scaled."""
 
 
 class Model(Protocol):
@@ -55,6 +57,9 @@ class Model(Protocol):
 
     name: str
 
-    def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
-        """Answer every request: same length, same order; one bad item fails alone."""
+    def generate(self, requests: Sequence[Request]) -> Sequence[Answer | Failed | Unparsed]:
+        """Answer every request: same length, same order; one bad item fails alone.
+
+        ``Unparsed`` where the model answered, and its answer has no text.
+        """
         ...

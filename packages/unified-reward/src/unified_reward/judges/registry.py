@@ -142,22 +142,17 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
             any generative judge; ``http(s)://…``, an OpenAI-compatible server, which imports no
             torch; a hub id ``org/name``, which reaches the network.
         family: Prompts and answer format; default those of the checkpoint's card, else ``native``.
-        device: ``cpu``, ``cuda``, ``mps``, …; default the fastest there is. ``auto`` spreads a
-            checkpoint over all devices (accelerate), for judges too large for one.
+        device: ``cpu``, ``cuda``, …; default the fastest; ``auto`` spreads over all (accelerate).
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
         batch_size: Requests in one forward pass of a local judge, >= 1; default 16.
-        votes: Further answers sampled per question, >= 0, and averaged, where a server does not
-            return log-probabilities.
+        votes: Further answers sampled and averaged, >= 0, where a server has no probabilities.
         api_key: Bearer token of a server; default the environment's UNIFIED_REWARD_API_KEY.
         model: The server's name of the model; default its only one.
-        allow_reworded: Ask a published judge whose official wording is not imported in the wording
-            of this library, which it never saw in training.
+        allow_reworded: Ask a published judge in our wording where its own is not imported.
         quantize: ``8bit`` or ``4bit`` weights of a local checkpoint; needs bitsandbytes.
-        extra_body: Fields of each request to a server, over those of this library; None for a field
-            leaves it out: ``{"max_completion_tokens": 4096, "seed": None}``.
+        extra_body: Fields of each request to a server, over ours; None leaves one out.
         extra_headers: Headers of each request to a server; they are taken for secrets.
-        max_pixels: Width times height, >= 1, to which larger images are scaled for a server;
-            default no limit.
+        max_pixels: Pixels, >= 1, to which larger images are scaled for a server; default any.
         image_format: ``png`` (lossless), ``jpeg`` or ``webp``, as images are sent to a server.
         image_quality: Quality of jpeg and webp, 1 to 100.
 
@@ -174,20 +169,8 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
         'scripted:first'
     """
     options = JudgeOptions(
-        family=family,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        votes=votes,
-        api_key=api_key,
-        model=model,
-        allow_reworded=allow_reworded,
-        quantize=quantize,
-        extra_body=extra_body,
-        extra_headers=extra_headers,
-        max_pixels=max_pixels,
-        image_format=image_format,
-        image_quality=image_quality,
+        *(family, device, dtype, batch_size, votes, api_key, model, allow_reworded, quantize),
+        *(extra_body, extra_headers, max_pixels, image_format, image_quality),
     )
     return open_reference(reference, options)
 

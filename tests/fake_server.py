@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -20,6 +20,8 @@ class Call:
     headers: Mapping[str, str]
     attempt: int
     """Number of times that a request with this text has arrived, from 1."""
+    path: str = ""
+    """The request's target: a path, or a whole URL where the server is used as a proxy."""
 
     @property
     def text(self) -> str:
@@ -35,13 +37,30 @@ class Reply:
     delay_s: float = 0.0
     send_frac: float = 1.0
     """Share of the body sent before the connection is closed."""
+    hangs_up: bool = False
+    """The connection is closed after the body, without a word about it."""
 
 
-def chat(text: Any, *, tokens: Any = None, **reply: Any) -> Reply:
-    """A completion with a text and, where given, its token entries."""
-    logprobs = None if tokens is None else {"content": tokens}
-    choice = {"message": {"role": "assistant", "content": text}, "logprobs": logprobs}
-    return Reply(body=json.dumps({"choices": [choice]}).encode(), **reply)
+def chat(
+    text: Any,
+    *,
+    tokens: Any = None,
+    finish: str = "stop",
+    message: Mapping[str, Any] | None = None,
+    **reply: Any,
+) -> Reply:
+    """A completion with a text and, where given, its token entries and further fields."""
+    choice = {
+        "message": {"role": "assistant", "content": text, **(message or {})},
+        "finish_reason": finish,
+        "logprobs": None if tokens is None else {"content": tokens},
+    }
+    return answer({"choices": [choice]}, **reply)
+
+
+def answer(body: Any, status: int = 200, **reply: Any) -> Reply:
+    """Any value as JSON."""
+    return Reply(status, json.dumps(body).encode(), **reply)
 
 
 def token(text: str, *top: tuple[str, float]) -> dict[str, Any]:
@@ -57,7 +76,11 @@ class FakeServer:
     """Answers ``respond(call)`` to each chat request, in threads, on a free port."""
 
     def __init__(
-        self, respond: Callable[[Call], Reply], *, models: tuple[str, ...] = ("judge",)
+        self,
+        respond: Callable[[Call], Reply],
+        *,
+        models: tuple[str, ...] = ("judge",),
+        protocol: str = "HTTP/1.1",
     ) -> None:
         self._respond = respond
         self.models = Reply(body=json.dumps({"data": [{"id": item} for item in models]}).encode())
@@ -70,7 +93,7 @@ class FakeServer:
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+            protocol_version = protocol
 
             def do_GET(self) -> None:
                 fake._send(self, fake.models)
@@ -113,10 +136,10 @@ class FakeServer:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            call = Call(body, dict(handler.headers), 1)
+            call = Call(body, dict(handler.headers), 1, handler.path)
             with self._lock:
                 self._seen[call.text] += 1
-                call = Call(body, call.headers, self._seen[call.text])
+                call = replace(call, attempt=self._seen[call.text])
                 self.calls.append(call)
             reply = self._respond(call)
             time.sleep(reply.delay_s)
@@ -135,5 +158,5 @@ class FakeServer:
         handler.send_header("Content-Length", str(len(reply.body)))
         handler.end_headers()
         handler.wfile.write(reply.body[: int(len(reply.body) * reply.send_frac)])
-        if reply.send_frac < 1:
+        if reply.send_frac < 1 or reply.hangs_up:
             handler.close_connection = True

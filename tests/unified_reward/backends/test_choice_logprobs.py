@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fake_server import token
 from unified_reward.backends.choice_logprobs import choice_logprobs_from_tokens
+from unified_reward.prompts.template import softmax
 
 
 ln = math.log
@@ -165,10 +166,79 @@ def test_a_choice_missing_from_the_list_gets_the_lists_smallest() -> None:
     assert choice_logprobs_from_tokens(tokens, ("1", "2", "3")) == pytest.approx((-0.01, -5, -7))
 
 
+def entry(text: str, *top: tuple[str, Any]) -> dict[str, Any]:
+    """A generated token whose list holds anything."""
+    listed = [{"token": other, "logprob": logprob} for other, logprob in top]
+    return {"token": text, "logprob": dict(top).get(text, -0.1), "top_logprobs": listed}
+
+
+MASKED = [None, -math.inf, -9999.0, -9999, -1e30, -3.4028235e38, "-Infinity", "-inf", -(10**400)]
+
+
+@pytest.mark.parametrize("masked", MASKED)
+def test_a_masked_choice_is_impossible_and_not_as_likely_as_the_least(masked: Any) -> None:
+    """Expectation of a score by hand: (4 e^-0.05 + 5 e^-3) / (e^-0.05 + e^-3) = 4.0497."""
+    top = [("4", -0.05), ("5", -3.0), ("3", masked), ("2", masked), ("1", masked)]
+    found = choice_logprobs_from_tokens([entry("4", *top)], ("1", "2", "3", "4", "5"))
+    assert found is not None
+    weights = softmax(found)
+    assert weights[:3] == (0.0, 0.0, 0.0)
+    assert sum(w * v for w, v in zip(weights, range(1, 6), strict=True)) == pytest.approx(4.0497366)
+
+
+@pytest.mark.parametrize("masked", MASKED)
+def test_a_choice_beside_masked_ones_in_the_list_is_impossible_too(masked: Any) -> None:
+    """A list reaches what is masked only after everything that is possible."""
+    found = choice_logprobs_from_tokens([entry("1", ("1", -0.1), ("x", masked))], ("1", "2"))
+    assert found is not None
+    assert softmax(found) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("masked", MASKED)
+def test_a_comparison_reads_a_masked_answer_as_impossible(masked: Any) -> None:
+    start = token("Image ", ("Image ", -0.001), ("x", -8.0))
+    tokens = [start, entry("1", ("1", -0.3), ("2", masked), ("9", -1.35))]
+    tokens.append(token(" is better.", (" is better.", -0.001), ("x", -8.0)))
+    found = choice_logprobs_from_tokens(tokens, ("Image 1 is better.", "Image 2 is better."))
+    assert found is not None
+    assert softmax(found) == (1.0, 0.0)
+
+
+ODD = [math.nan, math.inf, 0.5, 1.0, "NaN", "Infinity", "-0.5", "", True, False, [], {}]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_log_probability_leaves_the_choices_unknown(odd: Any) -> None:
+    for at in (0, 1, 2):
+        top = [("1", -0.3), ("2", -1.4), ("x", -5.0)]
+        top[at] = (top[at][0], odd)
+        assert choice_logprobs_from_tokens([entry("1", *top)], ("1", "2")) is None
+
+
+@pytest.mark.parametrize("masked", MASKED)
+def test_lists_of_nothing_but_the_impossible_leave_the_choices_unknown(masked: Any) -> None:
+    assert choice_logprobs_from_tokens([entry("x", ("1", masked), ("2", masked))], "x12") is None
+    generated = entry("1", ("1", masked), ("2", -0.1))
+    assert choice_logprobs_from_tokens([generated], ("1", "2")) is None
+    assert choice_logprobs_from_tokens([{**generated, "logprob": -0.1}], ("1", "2")) is None
+
+
+@pytest.mark.parametrize("listed", [0.0, -0.5])
+def test_probabilities_that_sum_to_more_than_one_leave_the_choices_unknown(listed: float) -> None:
+    """Servers without log-probabilities may send the same number for every token."""
+    tokens = [token("1", ("1", listed), ("2", listed), ("3", listed))]
+    assert choice_logprobs_from_tokens(tokens, ("1", "2", "3")) is None
+
+
+def test_a_certain_token_may_be_above_zero_by_rounding() -> None:
+    found = choice_logprobs_from_tokens([token("1", ("1", 1e-6), ("2", -14.0))], ("1", "2"))
+    assert found == (0.0, -14.0)
+
+
 def test_a_generated_token_missing_from_its_list_counts() -> None:
-    entry = token("1", ("1", ln(0.2)), ("2", ln(0.8)))
-    entry["top_logprobs"] = entry["top_logprobs"][1:]
-    assert _shares([entry], ("1", "2")) == pytest.approx([0.2, 0.8])
+    generated = token("1", ("1", ln(0.2)), ("2", ln(0.8)))
+    generated["top_logprobs"] = generated["top_logprobs"][1:]
+    assert _shares([generated], ("1", "2")) == pytest.approx([0.2, 0.8])
 
 
 def test_bytes_stand_for_tokens_that_are_half_a_letter() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fake_server import Call, FakeServer, Reply, chat
-from unified_reward.backends.openai import KEY_VARIABLE, OpenAIModel, OpenAIOptions, wait_s
+from unified_reward.backends.openai import OpenAIModel
+from unified_reward.backends.openai_options import KEY_VARIABLE, OpenAIOptions, wait_s
 from unified_reward.core.errors import ConfigError, ServerError
 from unified_reward.core.requests import Answer, Model, Request
 from unified_reward.core.verdicts import Failed
@@ -65,8 +67,9 @@ def test_several_models_must_be_told_apart_by_the_caller() -> None:
     ("reply", "trouble"),
     [
         (Reply(body=b'{"data": []}'), "names no model it serves; pass model="),
-        (Reply(body=b"<html>"), "names no model it serves; pass model=: <html>"),
-        (Reply(404), "answered 404 Not Found"),
+        (Reply(body=b"<html>"), "answered with a page, not with JSON"),
+        (Reply(body=b'{"data": [{"id": "two\\nlines"}]}'), "names no model it serves"),
+        (Reply(404), "answered 404 Not Found; pass model="),
         (Reply(500), "answered 500 Internal Server Error, tried 3 times"),
     ],
 )
@@ -94,7 +97,7 @@ def test_the_key_is_sent_and_never_shown() -> None:
 
 
 def test_a_key_at_the_cut_of_a_long_error_is_not_shown_in_part() -> None:
-    with FakeServer(lambda _: Reply(400, b"x" * 290 + b"sk-very-secret")) as server:
+    with FakeServer(lambda _: Reply(400, b"x " * 145 + b"sk-very-secret")) as server:
         (answer,) = _remote(server, api_key="sk-very-secret").generate(_asks("a"))
     assert "sk-" not in _error(answer)
 
@@ -125,11 +128,39 @@ def test_a_key_that_no_header_can_carry_is_refused_unshown(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://host", "http://", "", "http://h/v1?a=b", "http://h:port"]
+    "url",
+    [
+        *("localhost:8000", "ftp://host", "http://", "", "http://h/v1?a=b", "http://h:port"),
+        *("http://h:99999/v1", "http://h/v1#part", "http://h/v1\n"),
+    ],
 )
 def test_what_is_no_base_of_a_server_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"is not a URL|such as http://localhost:8000/v1"):
         OpenAIModel(url)
+
+
+def test_a_url_with_the_path_of_a_request_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match="leave out /chat/completions"):
+        OpenAIModel("http://h/v1/chat/completions")
+
+
+def test_a_query_is_refused_unshown_unless_it_is_the_version_of_the_api() -> None:
+    with pytest.raises(ConfigError, match="no query but api-version") as caught:
+        OpenAIModel("http://h/v1?key=hunter2")
+    assert "hunter2" not in str(caught.value)
+    with FakeServer(lambda _: chat("x")) as server:
+        url = f"{server.url}/deployments/gpt%2F4?api-version=2024-10-21"
+        remote = OpenAIModel(url, model="judge", options=FAST)
+        assert remote.generate(_asks("a")) == [Answer("x")]
+    path = "/v1/deployments/gpt%2F4/chat/completions?api-version=2024-10-21"
+    assert server.calls[0].path == path
+    assert "api-version" not in remote.name
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\udcff", "\x00"])
+def test_a_name_of_a_model_that_cannot_be_written_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="not a name of a model"):
+        OpenAIModel("http://h/v1", model=name)
 
 
 def test_a_login_in_the_url_is_refused_unshown() -> None:
@@ -146,11 +177,28 @@ def test_a_slash_at_the_end_of_the_url_is_the_same_url() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_concurrency": 0}, {"timeout_s": 0.0}, {"retries": -1}, {"backoff_s": -1.0}]
+    "options",
+    [
+        *({"max_concurrency": 0}, {"timeout_s": 0.0}, {"retries": -1}, {"backoff_s": -1.0}),
+        *({"max_pixels": 0}, {"image_format": "tiff"}, {"image_quality": 0}),
+        *({"extra_body": {"top_p": math.nan}}, {"extra_body": {"stream": True}}),
+        *({"extra_headers": {"a b": "c"}}, {"extra_headers": {"Content-Length": "1"}}),
+    ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"must be at least|must not be negative"):
+    (name,) = options
+    with pytest.raises(ConfigError, match=rf"{name}|is not a name of an HTTP header|cannot be set"):
         OpenAIOptions(**options)
+
+
+@pytest.mark.parametrize("value", ["schlüssel", "a\r\nb: c"])
+def test_a_header_that_cannot_be_sent_is_refused_unshown(value: str) -> None:
+    with pytest.raises(ConfigError, match="the header api-key has characters") as caught:
+        OpenAIOptions(extra_headers={"api-key": value})
+    assert value not in str(caught.value)
+
+
+def test_negative_votes_are_refused() -> None:
     with pytest.raises(ConfigError, match="votes must not be negative: -1"):
         OpenAIModel("http://localhost", votes=-1)
 

@@ -14,6 +14,13 @@ from typing import Any, NamedTuple
 
 MAX_STRAY = 0.01
 """Probability a token's undecidable alternatives may hold before the choices count as unknown."""
+IMPOSSIBLE = -9999.0
+"""Log-probability, in nats, of what a server masks; the protocol's own number for it. Its
+probability is 0 in floating point."""
+_ROUNDING = 1e-3
+"""Most that a log-probability may lie above 0: servers compute it in 32 bits or fewer."""
+_MAX_MASS = 1.05
+"""Most that the probabilities of one token may sum to; in 16 bits each is off by up to 3 %."""
 _GOES_ON = re.compile(rb"(?<=\w)(?:\w|[.,]\d)")
 
 
@@ -43,7 +50,8 @@ def choice_logprobs_from_tokens(
 
     - letters behind the point where a choice leaves are taken as certain;
     - a choice without an alternative in the list gets that list's smallest log-probability,
-      which is an overestimate;
+      which is an overestimate, unless the list holds an impossible one;
+    - null, -inf and -9999 are impossible, with probability 0: masked by the server;
     - an alternative that continues the same choices as the generated token counts with it, and
       one that continues all of them says nothing: both are the same letters, cut otherwise;
     - other alternatives that continue several choices ("1" of "10" and "100" where "80" was
@@ -58,9 +66,11 @@ def choice_logprobs_from_tokens(
 
     Returns:
         One log-probability per choice, in nats, given the text before the verdict; not
-        normalised. None if it is unknown: the text has no ``verdict_prefix`` or names no choice
-        there, entries are malformed or lack alternatives, too much probability lies on
-        alternatives that fit several choices, or the text ends before the choices part.
+        normalised; never below ``IMPOSSIBLE``. None if it is unknown: the text has no
+        ``verdict_prefix`` or names no choice there, entries are malformed (no number, or one above
+        0), lack alternatives or sum to more than 1, a generated token is impossible, too much
+        probability lies on alternatives that fit several choices, or the text ends before the
+        choices part.
 
     Example:
         >>> top = [{"token": "A", "logprob": -0.1}, {"token": " B", "logprob": -2.5}]
@@ -68,7 +78,7 @@ def choice_logprobs_from_tokens(
         >>> [round(logprob, 6) for logprob in found]
         [-0.1, -2.5]
     """
-    known = [token for token in map(_token, tokens) if token is not None]
+    known = [token for token in map(_token, tokens) if token and token[1] > IMPOSSIBLE]
     if not choices or len(known) < len(tokens):
         return None
     pieces = [piece for piece, _ in known]
@@ -92,12 +102,25 @@ def choice_logprobs_from_tokens(
 
 def _token(entry: object) -> _Token | None:
     match entry:
-        case {"token": str(text), "logprob": float() | int() as logprob} if abs(logprob) < 1e9:
-            match entry:
-                case {"bytes": [_, *_] as raw} if all(map(_is_byte, raw)):
-                    return bytes(raw), float(logprob)  # Half a letter has no readable text.
-            return text.encode(errors="replace"), float(logprob)
-    return None
+        case {"token": str(text), "logprob": given}:
+            logprob = _logprob(given)
+        case _:
+            return None
+    if logprob is None:
+        return None
+    match entry:
+        case {"bytes": [_, *_] as raw} if all(map(_is_byte, raw)):
+            return bytes(raw), logprob  # Half a letter has no readable text.
+    return text.encode(errors="replace"), logprob
+
+
+def _logprob(given: object) -> float | None:
+    """A log-probability; None for what is none. Servers write an impossible one as they like."""
+    if given is None or (isinstance(given, str) and given.lower() in ("-inf", "-infinity")):
+        return IMPOSSIBLE
+    if isinstance(given, bool) or not isinstance(given, int | float) or not given <= _ROUNDING:
+        return None
+    return min(float(max(given, IMPOSSIBLE)), 0.0)
 
 
 def _is_byte(value: object) -> bool:
@@ -111,9 +134,12 @@ def _step(entry: object) -> _Step | None:
             listed = [token for token in map(_token, top) if token is not None]
         case _:
             return None
+    if len(listed) < len(top) or all(logprob == IMPOSSIBLE for _, logprob in listed):
+        return None
     if own[0] not in {piece for piece, _ in listed}:
         listed.append(own)
-    return _Step(own[0], listed)
+    mass = sum(math.exp(logprob) for _, logprob in listed)
+    return _Step(own[0], listed) if mass <= _MAX_MASS else None
 
 
 def _begins_with(text: bytes, start: bytes) -> bool:
@@ -141,7 +167,8 @@ def _walk(
         done |= {i: total + logprob for i, logprob in left.items()}
         total += walked
         if done.keys() | {chosen} == set(range(len(goals))):
-            return tuple({chosen: total, **done}[i] for i in range(len(goals)))
+            found = {chosen: total, **done}
+            return tuple(max(found[i], IMPOSSIBLE) for i in range(len(goals)))
         at = end
     return None
 
@@ -159,10 +186,13 @@ def _part(
     undecided = [fit for fit in fits if len(fit[0]) > 1 and fit[0] not in (stay, set(tails))]
     if len(fits) < 2 or goes_astray or _mass(undecided) > MAX_STRAY:
         return None
+    walked = _mass(fit for fit in fits if fit[0] == stay)
+    if stay and not walked:
+        return None
     floor = min(logprob for _, logprob in fits)
 
     def log(mass: float) -> float:
-        return max(floor, math.log(mass)) if mass > 0 else floor
+        return max(floor, math.log(min(mass, 1.0))) if mass > 0 else floor
 
     left: dict[int, float] = {}
     for i in tails.keys() - stay:
@@ -170,11 +200,11 @@ def _part(
             left[i] = log(_mass(fit for fit in fits if fit[0] == {i}))
         else:
             left[i] = log(1 - _mass(fit for fit in fits if fit[0]))
-    return left, log(_mass(fit for fit in fits if fit[0] == stay)) if stay else 0.0
+    return left, log(walked) if stay else 0.0
 
 
 def _mass(fits: Iterable[tuple[frozenset[int], float]]) -> float:
-    return sum(math.exp(min(logprob, 0.0)) for _, logprob in fits)
+    return sum(math.exp(logprob) for _, logprob in fits)
 
 
 def _fits(piece: bytes, tail: bytes) -> bool:

@@ -7,60 +7,36 @@ the choices out of the tokens' log-probabilities. It knows neither tasks nor fam
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import os
-import ssl
-import time
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 from unified_reward.backends.choice_logprobs import choice_logprobs_from_tokens
+from unified_reward.backends.http_settings import route_to
+from unified_reward.backends.openai_connection import Connection
+from unified_reward.backends.openai_options import (
+    KEY_VARIABLE,
+    OpenAIOptions,
+    check_header_value,
+    checked_url,
+)
+from unified_reward.backends.openai_request import Dialect, remedy, write_messages
+from unified_reward.backends.openai_response import Completion, Fault, read_completion
 from unified_reward.core.errors import ConfigError, MediaError, ServerError
 from unified_reward.core.requests import Answer, Request
-from unified_reward.core.verdicts import Failed
-from unified_reward.media import data_url
+from unified_reward.core.verdicts import Failed, Unparsed
 
 
-KEY_VARIABLE = "UNIFIED_REWARD_API_KEY"
-"""Read where no key is passed. Not OPENAI_API_KEY: that one must never reach another's server."""
-TOP_LOGPROBS = 20
-"""Alternatives requested per token; the most that the protocol allows."""
 _CONNECT_TIMEOUT_S = 10.0
 _MAX_DETAIL = 300
-
-
-@dataclass(frozen=True)
-class OpenAIOptions:
-    """Concurrency, timeouts and retries."""
-
-    max_concurrency: int = 16
-    """Requests in flight at once, >= 1."""
-    timeout_s: float = 120.0
-    """Longest wait for one whole response, in seconds, > 0."""
-    retries: int = 5
-    """Further attempts after a lost connection, a timeout or status 408, 429, 5xx; >= 0."""
-    backoff_s: float = 0.5
-    """Wait before the first retry, in seconds, >= 0; doubles each time."""
-    max_wait_s: float = 60.0
-    """Longest wait before a retry, in seconds, >= 0, whatever ``Retry-After`` asks for."""
-
-    def __post_init__(self) -> None:
-        if self.max_concurrency < 1 or not self.timeout_s > 0:
-            raise ConfigError(
-                "max_concurrency must be at least 1 and timeout_s above 0, "
-                f"not {self.max_concurrency} and {self.timeout_s}"
-            )
-        if self.retries < 0 or not (self.backoff_s >= 0 and self.max_wait_s >= 0):
-            raise ConfigError(
-                "retries, backoff_s and max_wait_s must not be negative: "
-                f"{self.retries}, {self.backoff_s}, {self.max_wait_s}"
-            )
+_MIN_SECRET = 6
+"""Letters of the shortest value of a header that is taken for a secret."""
+_BASE64 = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/\\_=-]*|[A-Za-z0-9+/\\_=-]{120,}")
 
 
 class OpenAIModel:
@@ -82,31 +58,42 @@ class OpenAIModel:
             model: The server's name for the model; None for its only one.
             api_key: Sent as a bearer token. None reads ``UNIFIED_REWARD_API_KEY``; "" sends none.
             votes: Further answers sampled where the probabilities of the choices are unknown.
-            options: Concurrency, timeouts and retries.
+            options: Concurrency, timeouts, retries, and what is sent.
 
         Raises:
             ConfigError: The URL is not one, carries a login or a query, the key is invalid in a
-                header, or ``votes`` is negative.
+                header, ``votes`` is negative, or the environment's proxy or certificates cannot be
+                used.
         """
         if votes < 0:
             raise ConfigError(f"votes must not be negative: {votes}")
-        self._url = _checked_url(url)
-        self._key = _checked_key(os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key)
+        if model is not None and not model.isprintable():
+            raise ConfigError(f"{model!r} is not a name of a model")
+        self._base = checked_url(url)
+        self._url = str(self._base.copy_with(query=None)).rstrip("/")
+        key = (os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key).strip()
+        check_header_value(key, "the API key")
+        route_to(self._base)
+        self._key = key
         self._votes = votes
         self.options = options or OpenAIOptions()
         self._model = model
-        self._asks_logprobs = True
+        self._dialect = Dialect()
+        self._accepted: set[frozenset[str]] = set()
+        """Fields of the requests that were answered."""
         self.name = self._url if model is None else f"{model} at {self._url}"
         """The model and the URL; the URL alone until the server has named its only model."""
 
-    def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
+    def generate(self, requests: Sequence[Request]) -> list[Answer | Failed | Unparsed]:
         """Answer every request: same length, same order; one bad item fails alone.
 
-        Greedy, with seed 0. An answer cut off at ``max_new_tokens`` is an answer. Where a vote
-        fails, the answer has one vote less.
+        Greedy, with seed 0, unless the server refuses these fields, which the notes say. An answer
+        cut off at ``max_new_tokens`` is an answer. Where a vote fails, the answer has one vote
+        less.
 
         Raises:
-            ConfigError: No model was named and the server has several.
+            ConfigError: No model was named and the server has several, or the environment's proxy
+                or certificates cannot be used.
             ServerError: No model was named and the server cannot say which it has.
         """
         if not requests:
@@ -115,7 +102,7 @@ class OpenAIModel:
         runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         loop = runner.get_loop()
 
-        def work() -> list[Answer | Failed]:
+        def work() -> list[Answer | Failed | Unparsed]:
             with runner:
                 return runner.run(self._generate(requests))
 
@@ -128,232 +115,141 @@ class OpenAIModel:
                     loop.call_soon_threadsafe(_cancel_all, loop)
                 raise
 
-    async def _generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
+    async def _generate(self, requests: Sequence[Request]) -> list[Answer | Failed | Unparsed]:
         slots = asyncio.Semaphore(self.options.max_concurrency)
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S)
-        async with httpx.AsyncClient(headers=headers, timeout=timeout, verify=_tls()) as client:
+        route = route_to(self._base)
+        async with httpx.AsyncClient(
+            headers=self._headers(),
+            timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
+            verify=route.tls,
+            proxy=route.proxy,
+            trust_env=False,
+        ) as client:
+            connection = Connection(client, self._base, route, self.options)
             if self._model is None:
-                self._model = await self._only_model(client)
+                self._model = await self._only_model(connection)
                 self.name = f"{self._model} at {self._url}"
 
-            async def one(index: int, request: Request) -> Answer | Failed:
+            async def one(index: int, request: Request) -> Answer | Failed | Unparsed:
                 async with slots:
-                    return await self._answer(client, index, request)
+                    return await self._answer(connection, index, request)
 
             return list(await asyncio.gather(*(one(i, r) for i, r in enumerate(requests))))
 
-    async def _only_model(self, client: httpx.AsyncClient) -> str:
-        response = await self._send(client, "GET", "/models")
-        if not response.is_success:
-            raise self._fault(*_refusal(response))
-        match _json(response):
-            case {"data": [{"id": str(model)}]}:
+    def _headers(self) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        extra = self.options.extra_headers
+        own = {"Content-Type": "application/json", **key}
+        replaced = {name.lower() for name in extra}
+        return {n: value for n, value in own.items() if n.lower() not in replaced} | {**extra}
+
+    async def _only_model(self, connection: Connection) -> str:
+        reply = await connection.send("GET", "/models")
+        match reply:
+            case Fault():
+                hint = "; pass model= (--model)" if reply.status in (404, 405, 501) else ""
+                raise self._error(reply, hint)
+            case {"data": [{"id": str(model)}]} if model.isprintable():
                 return model
             case {"data": [_, _, *_] as models}:
                 names = ", ".join(str(m.get("id")) for m in models if isinstance(m, Mapping))
                 raise ConfigError(
                     f"the server at {self._url} has several models, name one of them: {names}"
                 )
-        raise self._fault("names no model it serves; pass model=", response.text)
+            case _:
+                trouble = "names no model it serves; pass model= (--model)"
+                raise self._error(Fault(trouble, json.dumps(reply)))
 
     async def _answer(
-        self, client: httpx.AsyncClient, index: int, request: Request
-    ) -> Answer | Failed:
+        self, connection: Connection, index: int, request: Request
+    ) -> Answer | Failed | Unparsed:
         try:
             # Encoding images takes long enough to stall the other requests' loop.
-            body = await asyncio.to_thread(self._body, request)
+            messages, notes = await asyncio.to_thread(write_messages, request, self.options)
         except (MediaError, OSError, ValueError) as error:
             return Failed(f"an image of the request cannot be encoded: {error}")
-        try:
-            text, tokens = await self._chat(client, body, index)
-        except ServerError as error:
-            return Failed(str(error))
-        logprobs = choice_logprobs_from_tokens(tokens, request.choices, request.verdict_prefix)
-        if logprobs is not None:
-            return Answer(text, logprobs)
-        return Answer(text, votes=await self._sampled(client, body, index))
+        chat = _Chat(connection, messages, request, index)
+        reply, dialect = await self._ask(chat)
+        if isinstance(reply, Fault):
+            return Failed(str(self._error(reply, remedy(reply, request))))
+        if isinstance(reply, Unparsed):
+            return reply
+        notes += dialect.notes(request)
+        logprobs = choice_logprobs_from_tokens(
+            reply.tokens, request.choices, request.verdict_prefix
+        )
+        votes = await self._sampled(chat) if logprobs is None else ()
+        return Answer(reply.text, logprobs, votes, notes)
 
-    async def _sampled(
-        self, client: httpx.AsyncClient, body: Mapping[str, Any], index: int
-    ) -> tuple[str, ...]:
-        votes: list[str] = []
-        for seed in range(1, self._votes + 1):
-            sampled = {**_without_logprobs(body), "temperature": 1.0, "seed": seed}
-            try:
-                votes.append((await self._chat(client, sampled, index))[0])
-            except ServerError:
-                continue
-        return tuple(votes)
+    async def _sampled(self, chat: _Chat) -> tuple[str, ...]:
+        votes = [(await self._ask(chat, vote=vote))[0] for vote in range(1, self._votes + 1)]
+        return tuple(vote.text for vote in votes if isinstance(vote, Completion))
 
-    def _body(self, request: Request) -> dict[str, Any]:
-        content = [
-            {"type": "text", "text": part}
-            if isinstance(part, str)
-            else {"type": "image_url", "image_url": {"url": data_url(part)}}
-            for part in request.parts
-        ]
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": request.max_new_tokens,
-            "temperature": 0.0,
-            "seed": 0,
-        }
-        if request.choices and self._asks_logprobs:
-            body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        return body
+    async def _ask(
+        self, chat: _Chat, *, vote: int = 0
+    ) -> tuple[Completion | Unparsed | Fault, Dialect]:
+        """The answer to a request, in the first dialect in which the server takes it."""
+        dialect = self._dialect
+        reply, fields = await self._complete(chat, dialect, vote)
+        while isinstance(reply, Fault) and reply.is_refusal:
+            changed = dialect.after(reply, self._own(fields))
+            if changed is None:
+                break
+            dialect = changed
+            reply, fields = await self._complete(chat, dialect, vote)
+        if isinstance(reply, Fault) and reply.is_refusal and fields not in self._accepted:
+            # Few servers say which field they refuse, and until one answers it may be any.
+            for trial in dialect.trials(self._own(fields)):
+                again, tried = await self._complete(chat, trial, vote)
+                if not isinstance(again, Fault):
+                    reply, fields, dialect = again, tried, trial
+                    break
+        if not isinstance(reply, Fault):
+            self._accepted.add(fields)
+            self._dialect = self._dialect.both(dialect)
+        return reply, dialect
 
-    async def _chat(
-        self, client: httpx.AsyncClient, body: Mapping[str, Any], index: int
-    ) -> tuple[str, Sequence[Any]]:
-        """Text and token entries of one completion."""
-        response = await self._send(client, "POST", "/chat/completions", body=body, index=index)
-        if response.status_code in (400, 422) and "logprobs" in body:
-            # Few servers say which field they refuse; so it is sent again without them.
-            plain = _without_logprobs(body)
-            again = await self._send(client, "POST", "/chat/completions", body=plain, index=index)
-            if again.is_success:
-                self._asks_logprobs = False
-                response = again
-        if not response.is_success:
-            raise self._fault(*_refusal(response))
-        match _json(response):
-            case {"choices": [{"message": {"content": str(text)}} as choice, *_]}:
-                match choice.get("logprobs"):
-                    case {"content": [*tokens]}:
-                        return text, tokens
-                return text, ()
-            case {"choices": [{"message": {"content": None}}, *_]}:
-                raise self._fault("answered without a text (its content is null)", response.text)
-        raise self._fault("answered something other than a chat completion", response.text)
+    def _own(self, fields: Collection[str]) -> set[str]:
+        return set(fields) - self.options.extra_body.keys()
 
-    async def _send(
-        self,
-        client: httpx.AsyncClient,
-        method: str,
-        path: str,
-        *,
-        body: Mapping[str, Any] | None = None,
-        index: int = 0,
-    ) -> httpx.Response:
-        """The response to one request, after retries; a refusal is a response too."""
-        content = None if body is None else json.dumps(body)
-        tries = self.options.retries + 1
-        trouble = detail = ""
-        for attempt in range(tries):
-            retry_after = ""
-            try:
-                async with asyncio.timeout(self.options.timeout_s):
-                    response = await client.request(method, self._url + path, content=content)
-            except TimeoutError:
-                trouble, detail = f"did not answer within {self.options.timeout_s:g} s", ""
-            except httpx.TransportError as error:
-                trouble, detail = (
-                    f"lost or refused the connection ({type(error).__name__})",
-                    str(error),
-                )
-            except httpx.RequestError as error:
-                raise self._fault("answered unreadable bytes", str(error)) from error
-            else:
-                if response.status_code not in (408, 429) and response.status_code < 500:
-                    return response
-                trouble, detail = _refusal(response)
-                retry_after = response.headers.get("Retry-After", "")
-            if attempt < tries - 1:
-                await asyncio.sleep(
-                    wait_s(self.options, attempt, index=index, retry_after=retry_after)
-                )
-        raise self._fault(f"{trouble}, tried {tries} time{'s' * (tries > 1)}", detail)
+    async def _complete(
+        self, chat: _Chat, dialect: Dialect, vote: int
+    ) -> tuple[Completion | Unparsed | Fault, frozenset[str]]:
+        fields = dialect.fields(chat.request, self.options.extra_body, vote=vote)
+        body = {"model": self._model, "messages": chat.messages, **fields}
+        reply = await chat.connection.send("POST", "/chat/completions", body, index=chat.index)
+        completion = reply if isinstance(reply, Fault) else read_completion(reply)
+        return completion, frozenset(fields)
 
-    def _fault(self, trouble: str, detail: str = "") -> ServerError:
-        """An error for people, without the key even where the server repeats it."""
-        if self._key:
-            detail = detail.replace(self._key, "***")
-        detail = " ".join(detail.split())
+    def _error(self, fault: Fault, hint: str = "") -> ServerError:
+        """An error for people, without secrets and images even where the server repeats them."""
+        detail = fault.detail
+        for secret in self._secrets():
+            detail = detail.replace(secret, "***")
+        detail = " ".join(_BASE64.sub("(data)", detail).split())
         if len(detail) > _MAX_DETAIL:
             detail = detail[:_MAX_DETAIL] + "..."
-        return ServerError(
-            f"the server at {self._url} {trouble}" + (f": {detail}" if detail else "")
-        )
+        source = fault.source or f"the server at {self._url}"
+        return ServerError(f"{source} {fault.trouble}{f': {detail}' if detail else ''}{hint}")
+
+    def _secrets(self) -> list[str]:
+        """The key and the values of headers, as they are and as JSON writes them, longest first."""
+        values = [self._key]
+        for value in self.options.extra_headers.values():
+            values += [text for text in (value, *value.split()) if len(text) >= _MIN_SECRET]
+        texts = {text for value in values if value for text in (value, json.dumps(value)[1:-1])}
+        return sorted(texts, key=len, reverse=True)
 
 
-def wait_s(options: OpenAIOptions, attempt: int, *, index: int = 0, retry_after: str = "") -> float:
-    """Seconds to wait before the next attempt.
+class _Chat(NamedTuple):
+    """A request that is being asked."""
 
-    Doubles with each attempt and is spread over [1/2, 1] of that by the request's index, so that
-    requests refused together do not come back together. ``Retry-After`` (seconds or a date) is
-    honoured where it asks for longer. Never above ``options.max_wait_s``.
-
-    >>> wait_s(OpenAIOptions(backoff_s=0.5), 2, index=0)
-    1.0
-    >>> wait_s(OpenAIOptions(max_wait_s=60), 0, retry_after="3600")
-    60
-    """
-    spread = index * 0.618034 % 1
-    backoff = options.backoff_s * 2.0 ** min(attempt, 30) * (1 + spread) / 2
-    return min(options.max_wait_s, max(backoff, _retry_after_s(retry_after)))
-
-
-def _retry_after_s(header: str) -> float:
-    try:
-        if header.replace(".", "", 1).isdecimal():
-            return float(header)
-        return parsedate_to_datetime(header).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return 0.0
-
-
-def _checked_url(url: str) -> str:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ConfigError(f"{url!r} is not a URL: {error}") from error
-    if parsed.userinfo:
-        # The message omits the URL: its login is a secret.
-        raise ConfigError("a server's URL must not carry a login; pass the key as api_key")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query:
-        raise ConfigError(
-            f"{url!r} is not the base URL of a server, such as http://localhost:8000/v1 (no query)"
-        )
-    return url.rstrip("/")
-
-
-def _checked_key(key: str) -> str:
-    key = key.strip()
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError("the API key has characters that are invalid in an HTTP header")
-    return key
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """Made once: reading the certificates takes longer than a small request."""
-    return httpx.create_ssl_context()
+    connection: Connection
+    messages: list[dict[str, Any]]
+    request: Request
+    index: int
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     for task in asyncio.all_tasks(loop):
         task.cancel()
-
-
-def _without_logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in body.items() if "logprobs" not in key}
-
-
-def _json(response: httpx.Response) -> object:
-    try:
-        return response.json()
-    except ValueError:
-        return None
-
-
-def _refusal(response: httpx.Response) -> tuple[str, str]:
-    """Status and message of a refusal."""
-    detail = response.text
-    match _json(response):
-        case {"error": {"message": str(message)}} | {"message": str(message)}:
-            detail = message
-    return f"answered {response.status_code} {response.reason_phrase}".rstrip(), detail

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 
 import typer
+
+from unified_reward.core.errors import ConfigError
 
 
 if TYPE_CHECKING:
@@ -55,12 +58,36 @@ class JudgeArguments:
         Literal["8bit", "4bit"] | None,
         typer.Option(help="Weights in 8 or 4 bits; needs bitsandbytes."),
     ] = None
+    extra_body: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Fields of each request to a server; null leaves a field out.",
+        ),
+    ] = None
+    extra_header: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:VALUE", help="Header of a server; may be repeated."),
+    ] = None
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Scale larger images down, for a server.")
+    ] = None
+    image_format: Annotated[
+        Literal["png", "jpeg", "webp"],
+        typer.Option(help="Encoding of images for a server; png is lossless."),
+    ] = "png"
+    image_quality: Annotated[
+        int, typer.Option(min=1, max=100, help="Quality of jpeg and webp.")
+    ] = 95
 
     def config(self) -> dict[str, Any]:
         """Options that decide the verdicts, for the configuration beside a resumable output."""
         config = {"judge": self.judge, "model": self.model, "family": self.family}
         numerics: dict[str, Any] = {"dtype": self.dtype, "quantize": self.quantize}
-        numerics["allow_reworded"] = self.allow_reworded
+        numerics |= {"allow_reworded": self.allow_reworded, "extra_body": self._body()}
+        numerics["max_pixels"] = self.max_pixels
+        if self.image_format != "png":
+            numerics |= {"image_format": self.image_format, "image_quality": self.image_quality}
         return config | {name: value for name, value in numerics.items() if value}
 
     def options(self) -> JudgeOptions:
@@ -75,7 +102,23 @@ class JudgeArguments:
             batch_size=self.batch_size,
             allow_reworded=self.allow_reworded,
             quantize=self.quantize,
+            extra_body=self._body(),
+            extra_headers=dict(map(_header, self.extra_header or ())) or None,
+            max_pixels=self.max_pixels,
+            image_format=self.image_format,
+            image_quality=self.image_quality,
         )
+
+    def _body(self) -> dict[str, Any] | None:
+        if self.extra_body is None:
+            return None
+        try:
+            body: object = json.loads(self.extra_body)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"--extra-body is not JSON: {error}") from error
+        if not isinstance(body, dict):
+            raise ConfigError('--extra-body is a JSON object, such as {"seed": null}')
+        return cast("dict[str, Any]", body)
 
     def open(
         self, *, truth: Iterable[Example] | None = None, opens_media: bool = True
@@ -84,6 +127,14 @@ class JudgeArguments:
         from unified_reward.judges.registry import open_reference
 
         return open_reference(self.judge, self.options(), truth=truth, opens_media=opens_media)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        # The message omits the text: it may be a key.
+        raise ConfigError("--extra-header is NAME:VALUE; one has no colon")
+    return name.strip(), value.strip()
 
 
 def opens_judge(command: Callable[..., None]) -> Callable[..., None]:

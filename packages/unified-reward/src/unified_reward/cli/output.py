@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unified_reward.core.verdicts import Ranking, Verdict
-from unified_reward.io.verdict_rows import verdict_row
+from unified_reward.io.verdict_rows import NOTE, verdict_row
 
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def print_verdicts(
         verdict_row(name, verdict, judge=judge.name, family=judge.family)
         for name, verdict in verdicts
     ]
+    reasons = [row["reason"] or "" for row in rows]
     if as_json:
         print_json(rows)
     else:
@@ -36,7 +37,9 @@ def print_verdicts(
         for row in rows:
             table.add_row(Text(row["id"]), Text(describe(row)))
         Console().print(table)
-    exit_if(row["status"] in ("unparsed", "failed") or row["reason"] for row in rows)
+        for note in dict.fromkeys(reason for reason in reasons if reason.startswith(NOTE)):
+            typer.echo(note, err=True)
+    exit_if(reason and not reason.startswith(NOTE) for reason in reasons)
 
 
 def print_json(rows: Sequence[Mapping[str, Any]]) -> None:

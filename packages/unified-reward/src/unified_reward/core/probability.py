@@ -68,4 +68,5 @@ def compare_scored(first: Scored, second: Scored, temperature: float = 1.0) -> P
         for name, score in first.aspects.items()
     }
     text = "; ".join(dict.fromkeys(verdict.text for verdict in (first, second) if verdict.text))
-    return Preferred(overall.p_first, overall.p_tie, overall.p_second, aspects, text)
+    notes = tuple(dict.fromkeys(first.notes + second.notes))
+    return Preferred(overall.p_first, overall.p_tie, overall.p_second, aspects, text, notes=notes)

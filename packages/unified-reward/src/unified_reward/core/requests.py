@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from unified_reward.core.verdicts import Failed
+from unified_reward.core.verdicts import Failed, Unparsed
 
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Answer:
     is impossible; None if the model does not give it."""
     votes: tuple[str, ...] = ()
     """Further answers to the same request, sampled."""
+    notes: tuple[str, ...] = ()
+    """Differences from the request as it was given, such as images that were scaled."""
 
     def __post_init__(self) -> None:
         logprobs = self.choice_logprobs
@@ -89,6 +91,9 @@ class Model(Protocol):
 
     name: str
 
-    def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
-        """Answer every request: same length, same order; one bad item fails alone."""
+    def generate(self, requests: Sequence[Request]) -> Sequence[Answer | Failed | Unparsed]:
+        """Answer every request: same length, same order; one bad item fails alone.
+
+        ``Unparsed`` where the model answered, and its answer has no text.
+        """
         ...

@@ -124,6 +124,8 @@ class Scored:
     """None where the family defines aspects only."""
     aspects: Mapping[str, Score] = field(default_factory=dict[str, Score])
     text: str = ""
+    notes: tuple[str, ...] = ()
+    """Differences between the question as it was given and as it was put to the model."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ class Preferred:
     """Verdicts by order, all seen from the first order; empty if only one order was asked."""
     tie_kind: Literal["", "both_good", "both_bad"] = ""
     """Kind of a tie, from judges that distinguish two; empty for any other verdict."""
+    notes: tuple[str, ...] = ()
+    """As of `Scored`."""
 
     def __post_init__(self) -> None:
         total = self.p_first + self.p_tie + self.p_second

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import DataError
+from unified_reward.io.verdict_rows import NOTE
 
 
 _ROW_BEGINS = b'{"id": '
@@ -66,7 +67,7 @@ class Journal:
 
     def _note(self, row: Mapping[str, Any]) -> None:
         self.done[str(row["id"])] = str(row["status"])
-        if row.get("reason"):
+        if row.get("reason") and not str(row["reason"]).startswith(NOTE):
             self.with_reason.add(str(row["id"]))
 
     def repair(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from unified_reward.core.verdicts import (
 )
 
 
+NOTE = "note: "
+"""Begins the reason of a verdict that lacks nothing."""
 VERDICT_KEYS = (
     *("id", "status", "value", "normalized", "scale", "sigma", "aspects", "winner"),
     *("p_first", "p_tie", "p_second", "probability", "orders", "consistent", "order"),
@@ -30,26 +32,42 @@ VERDICT_KEYS = (
 def verdict_row(
     name: str, verdict: Verdict | Ranking, *, judge: str, family: str
 ) -> dict[str, Any]:
-    """Write a verdict as a row; every key is always present, null where it does not apply."""
+    """Write a verdict as a row; every key is always present, null where it does not apply.
+
+    The reason of a score or a comparison is its notes, after ``NOTE``; null without any.
+    """
     row: dict[str, Any] = dict.fromkeys(VERDICT_KEYS)
     row |= {"id": name, "aspects": {}, "judge": judge, "family": family}
     match verdict:
         case Scored():
             row |= {"status": "scored", **_score_row(verdict.score), "text": verdict.text}
             row["aspects"] = {key: one.value for key, one in verdict.aspects.items()}
+            row["reason"] = _noted(verdict.notes)
         case Preferred():
             row |= {"status": "preferred", **_preference_row(verdict), "text": verdict.text}
             row["orders"] = [_preference_row(one) for one in verdict.orders] or None
             row |= {"consistent": verdict.consistent, "aspects": dict(verdict.aspects)}
+            row["reason"] = _noted(verdict.notes)
         case Ranking():
             row |= {"status": "ranked", "order": verdict.order, "scores": verdict.scores}
             lost = [_why(one) for one in verdict.verdicts if isinstance(one, Unparsed | Failed)]
-            row["reason"] = "; ".join(lost) or None
+            answered = (one for one in verdict.verdicts if isinstance(one, Scored | Preferred))
+            notes = dict.fromkeys(note for one in answered for note in one.notes)
+            row["reason"] = "; ".join(lost) or _noted(notes)
         case Unparsed():
             row |= {"status": "unparsed", "reason": _why(verdict), "text": verdict.text}
         case Failed():
             row |= {"status": "failed", "reason": _why(verdict)}
     return row
+
+
+def _noted(notes: Collection[str]) -> str | None:
+    return NOTE + "; ".join(notes) if notes else None
+
+
+def _notes(row: Mapping[str, Any]) -> tuple[str, ...]:
+    reason = row["reason"] or ""
+    return tuple(reason.removeprefix(NOTE).split("; ")) if reason.startswith(NOTE) else ()
 
 
 def _why(verdict: Unparsed | Failed) -> str:
@@ -111,10 +129,11 @@ def read_verdict(row: Mapping[str, Any]) -> Verdict:
                     score = Score(row["value"], Scale(*row["scale"]), row["sigma"])
                 named = row["aspects"].items()
                 aspects = {name: Score(value, Scale(None, None)) for name, value in named}
-                return Scored(score, aspects, row["text"])
+                return Scored(score, aspects, row["text"], _notes(row))
             case "preferred":
                 orders = tuple(Preferred(*_shares(one)) for one in row["orders"] or ())
-                return Preferred(*_shares(row), row["aspects"], row["text"], orders)
+                aspects = row["aspects"]
+                return Preferred(*_shares(row), aspects, row["text"], orders, notes=_notes(row))
             case "unparsed":
                 return Unparsed(row["reason"], row["text"])
             case "failed":

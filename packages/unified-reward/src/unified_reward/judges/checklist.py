@@ -173,7 +173,7 @@ class ChecklistJudge(ModelJudge):
             for _, reply in zip(samples, replies, strict=True)
         ]
 
-    def _verdict(self, answers: Sequence[Answer | Failed]) -> Verdict:
+    def _verdict(self, answers: Sequence[Answer | Failed | Unparsed]) -> Verdict:
         n = len(self._checklist.questions)
         scored: list[Scored] = []
         for start in range(0, len(answers), n):
@@ -185,11 +185,11 @@ class ChecklistJudge(ModelJudge):
             return scored[0]
         return compare_scored(scored[0], scored[1], self.card.temperature)
 
-    def _score(self, answers: Sequence[Answer | Failed]) -> Verdict:
+    def _score(self, answers: Sequence[Answer | Failed | Unparsed]) -> Verdict:
         chances: list[float] = []
         unread: list[str] = []
         for answer in answers:
-            if isinstance(answer, Failed):
+            if not isinstance(answer, Answer):
                 return answer
             chance = chance_of_yes(answer)
             chances.append(0.0 if chance is None else chance)
@@ -199,7 +199,9 @@ class ChecklistJudge(ModelJudge):
             return Unparsed(reason, unread[0])
         names = (question.text.strip() for question in self._checklist.questions)
         aspects = {name: Score(chance, UNIT) for name, chance in zip(names, chances, strict=True)}
-        return Scored(Score(self._checklist.score(chances), self.card.scale), aspects, _NOTE)
+        score = Score(self._checklist.score(chances), self.card.scale)
+        notes = dict.fromkeys(note for a in answers if isinstance(a, Answer) for note in a.notes)
+        return Scored(score, aspects, _NOTE, tuple(notes))
 
     def _decode_medium(self, medium: Image | Video) -> Sequence[Any]:
         if isinstance(medium, Video):
@@ -221,7 +223,7 @@ class ChecklistJudge(ModelJudge):
             ]
         return requests
 
-    def _replies(self, requests: Sequence[Request]) -> list[Answer | Failed]:
+    def _replies(self, requests: Sequence[Request]) -> Sequence[Answer | Failed | Unparsed]:
         return self._model.generate(requests)
 
 

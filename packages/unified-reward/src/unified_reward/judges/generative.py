@@ -8,7 +8,7 @@ from dataclasses import replace
 from unified_reward import prompts
 from unified_reward.core.requests import Answer, Model, Request
 from unified_reward.core.samples import Sample
-from unified_reward.core.verdicts import Failed, Preferred, Unparsed, Verdict
+from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
 from unified_reward.judges.card import Calibration, Card, CardedJudge
 from unified_reward.prompts.template import mean_preference
 
@@ -25,16 +25,21 @@ class GenerativeJudge(CardedJudge):
     def _questions(self, sample: Sample, orders: int) -> list[Sample]:
         return [sample, sample.swapped()][:orders] if sample.form == "compare" else [sample]
 
-    def _replies(self, requests: Sequence[Request]) -> list[Answer | Failed]:
+    def _replies(self, requests: Sequence[Request]) -> Sequence[Answer | Failed | Unparsed]:
         return self.model.generate(requests)
 
     def _verdict(
-        self, sample: Sample, replies: Sequence[Answer | Failed], calibration: Calibration
+        self,
+        sample: Sample,
+        replies: Sequence[Answer | Failed | Unparsed],
+        calibration: Calibration,
     ) -> Verdict:
         template = prompts.template(self.family, sample.task, sample.form)
         temperature = calibration.compare if sample.form == "compare" else calibration.score
         verdicts = [
-            reply if isinstance(reply, Failed) else template.decode(_calibrated(reply, temperature))
+            _noted(template.decode(_calibrated(reply, temperature)), reply.notes)
+            if isinstance(reply, Answer)
+            else reply
             for reply in replies
         ]
         return verdicts[0] if len(verdicts) == 1 else merge_orders(*verdicts)
@@ -45,6 +50,12 @@ def _calibrated(answer: Answer, temperature: float) -> Answer:
         return answer
     divided = tuple(min(p / temperature, 0.0) for p in answer.choice_logprobs)
     return replace(answer, choice_logprobs=divided)
+
+
+def _noted(
+    verdict: Scored | Preferred | Unparsed, notes: tuple[str, ...]
+) -> Scored | Preferred | Unparsed:
+    return verdict if isinstance(verdict, Unparsed) else replace(verdict, notes=notes)
 
 
 def merge_orders(ab: Verdict, ba: Verdict) -> Verdict:
@@ -58,7 +69,8 @@ def merge_orders(ab: Verdict, ba: Verdict) -> Verdict:
     match ab, ba:
         case Preferred(), Preferred():
             both = (ab, ba.mirrored())
-            return replace(mean_preference(both, text=ab.text), orders=both)
+            notes = tuple(dict.fromkeys(ab.notes + ba.notes))
+            return replace(mean_preference(both, text=ab.text), orders=both, notes=notes)
         case (Failed() as failure, _) | (_, Failed() as failure):
             return failure
         case (Unparsed() as unparsed, _) | (_, Unparsed() as unparsed):

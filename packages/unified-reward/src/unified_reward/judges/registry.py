@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unified_reward import prompts
 from unified_reward.backends.openai import OpenAIModel
+from unified_reward.backends.openai_options import OpenAIOptions
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import (
@@ -66,10 +67,15 @@ class JudgeOptions:
     dtype: str | None = None
     batch_size: int | None = None
     votes: int = 0
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     model: str | None = None
     allow_reworded: bool = False
     quantize: Literal["8bit", "4bit"] | None = None
+    extra_body: Mapping[str, Any] | None = None
+    extra_headers: Mapping[str, str] | None = field(default=None, repr=False)
+    max_pixels: int | None = None
+    image_format: Literal["png", "jpeg", "webp"] = "png"
+    image_quality: int = 95
 
     def __post_init__(self) -> None:
         if self.quantize not in (None, "8bit", "4bit"):
@@ -96,7 +102,13 @@ _APPLIES: Mapping[str, tuple[frozenset[_Kind], str]] = {
     "model": (_SERVED, "servers"),
     "allow_reworded": (_LOADED, "local vision-language checkpoints and hub ids"),
     "quantize": (_LOADED, "local vision-language checkpoints"),
+    "extra_body": (_SERVED, "servers"),
+    "extra_headers": (_SERVED, "servers"),
+    "max_pixels": (_SERVED, "servers; a local checkpoint has it in its card"),
+    "image_format": (_SERVED, "servers"),
+    "image_quality": (_SERVED, "servers"),
 }
+_SECRET = ("api_key", "extra_headers")
 """Kinds of judge that each option applies to, and their description. A checklist passes its options
 on to its judge, where they are checked again."""
 
@@ -113,6 +125,11 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
     model: str | None = None,
     allow_reworded: bool = False,
     quantize: Literal["8bit", "4bit"] | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    extra_headers: Mapping[str, str] | None = None,
+    max_pixels: int | None = None,
+    image_format: Literal["png", "jpeg", "webp"] = "png",
+    image_quality: int = 95,
 ) -> BaseJudge:
     """Open a judge by its reference. There is no default judge.
 
@@ -125,17 +142,19 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
             any generative judge; ``http(s)://…``, an OpenAI-compatible server, which imports no
             torch; a hub id ``org/name``, which reaches the network.
         family: Prompts and answer format; default those of the checkpoint's card, else ``native``.
-        device: ``cpu``, ``cuda``, ``mps``, …; default the fastest there is. ``auto`` spreads a
-            checkpoint over all devices (accelerate), for judges too large for one.
+        device: ``cpu``, ``cuda``, …; default the fastest; ``auto`` spreads over all (accelerate).
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
         batch_size: Requests in one forward pass of a local judge, >= 1; default 16.
-        votes: Further answers sampled per question, >= 0, and averaged, where a server does not
-            return log-probabilities.
+        votes: Further answers sampled and averaged, >= 0, where a server has no probabilities.
         api_key: Bearer token of a server; default the environment's UNIFIED_REWARD_API_KEY.
         model: The server's name of the model; default its only one.
-        allow_reworded: Ask a published judge whose official wording is not imported in the wording
-            of this library, which it never saw in training.
+        allow_reworded: Ask a published judge in our wording where its own is not imported.
         quantize: ``8bit`` or ``4bit`` weights of a local checkpoint; needs bitsandbytes.
+        extra_body: Fields of each request to a server, over ours; None leaves one out.
+        extra_headers: Headers of each request to a server; they are taken for secrets.
+        max_pixels: Pixels, >= 1, to which larger images are scaled for a server; default any.
+        image_format: ``png`` (lossless), ``jpeg`` or ``webp``, as images are sent to a server.
+        image_quality: Quality of jpeg and webp, 1 to 100.
 
     Returns:
         The judge; ``score``, ``compare`` and ``rank`` answer at once, ``ask`` takes samples.
@@ -150,15 +169,8 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
         'scripted:first'
     """
     options = JudgeOptions(
-        family=family,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        votes=votes,
-        api_key=api_key,
-        model=model,
-        allow_reworded=allow_reworded,
-        quantize=quantize,
+        *(family, device, dtype, batch_size, votes, api_key, model, allow_reworded, quantize),
+        *(extra_body, extra_headers, max_pixels, image_format, image_quality),
     )
     return open_reference(reference, options)
 
@@ -241,7 +253,7 @@ def _check_options(given: str, kind: _Kind, options: JudgeOptions) -> None:
         kinds, expected = _APPLIES[option.name]
         if value == option.default or kind in kinds:
             continue
-        text = option.name if option.name == "api_key" else f"{option.name}={value!r}"
+        text = option.name if option.name in _SECRET else f"{option.name}={value!r}"
         raise ConfigError(f"{text} is for {expected}; leave out {text}: {given} does not take it")
 
 
@@ -386,7 +398,19 @@ def _open_speaker(reference: str, options: JudgeOptions) -> BaseJudge:
 
 
 def _open_server(url: str, options: JudgeOptions) -> GenerativeJudge:
-    model = OpenAIModel(url, model=options.model, api_key=options.api_key, votes=options.votes)
+    model = OpenAIModel(
+        url,
+        model=options.model,
+        api_key=options.api_key,
+        votes=options.votes,
+        options=OpenAIOptions(
+            extra_body=options.extra_body or {},
+            extra_headers=options.extra_headers or {},
+            max_pixels=options.max_pixels,
+            image_format=options.image_format,
+            image_quality=options.image_quality,
+        ),
+    )
     judge = GenerativeJudge(model, Card(options.family or "native"))
     judge.window = 2 * model.options.max_concurrency
     return judge

@@ -6,13 +6,14 @@ import base64
 import io
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
 
 from unified_reward.core.errors import MediaError
 from unified_reward.media.files import PILImage, Pixels, describe
+from unified_reward.media.images import open_image, pillow_errors
 
 
 def encode_png(image: PILImage) -> bytes:
@@ -22,9 +23,28 @@ def encode_png(image: PILImage) -> bytes:
     return buffer.getvalue()
 
 
-def data_url(image: PILImage) -> str:
-    """Encode an image as a ``data:image/png;base64,...`` URL."""
-    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode("ascii")
+def data_url(
+    image: PILImage, image_format: Literal["png", "jpeg", "webp"] = "png", *, quality: int = 95
+) -> str:
+    """Encode an image as a ``data:image/png;base64,...`` URL.
+
+    Args:
+        image: Any image; as jpeg and webp, which are lossy, it is sent as RGB on white.
+        image_format: Encoding.
+        quality: Of jpeg and webp, 1 to 100.
+
+    Raises:
+        MediaError: The image is too large for the format, or broken.
+    """
+    if image_format == "png":
+        content = encode_png(image)
+    else:
+        buffer = io.BytesIO()
+        with pillow_errors(f"as {image_format}, {describe(image)}"):
+            # JPEG with all of the colour: half of it is lost by default.
+            open_image(image).save(buffer, image_format, quality=quality, subsampling=0)
+        content = buffer.getvalue()
+    return f"data:image/{image_format};base64," + base64.b64encode(content).decode("ascii")
 
 
 def encode_mp4(pixels: Pixels, fps: float) -> bytes:

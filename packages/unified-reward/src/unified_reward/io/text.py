@@ -1,8 +1,8 @@
-"""Text files and JSON: the only place that opens text for reading.
+r"""Text files and JSON: the only place that opens text for reading.
 
 Text is UTF-8. A byte order mark is skipped; one of UTF-16 or UTF-32 says how a whole text or a
 table is decoded, and files of rows, whose lines are found by their bytes, are then refused. A line
-ends at ``\\n``, ``\\r\\n`` or ``\\r`` and at no other character, since a string may hold all others.
+ends at ``\n``, ``\r\n`` or ``\r`` and at no other character, since a string may hold all others.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], str]]:
 
 
 def read_text(path: Path) -> str:
-    """Read a whole text, its lines ending with ``\\n``.
+    r"""Read a whole text, its lines ending with ``\n``.
 
     Raises:
         DataError: The file cannot be opened, or is no text in the encoding of its mark, or without

@@ -206,7 +206,7 @@ def _given(row: Mapping[str, Any], column: str) -> Any:
 
 def _number(given: Any) -> float:
     if isinstance(given, bool):
-        raise ValueError(f"{given} is not a number")  # noqa: TRY004  one error for all cells
+        raise ValueError(f"{given} is not a number")
     return float(given)
 
 

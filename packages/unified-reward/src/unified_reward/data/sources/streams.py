@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import extra
@@ -19,7 +19,8 @@ from unified_reward.io.text import open_rows, parse_json, read_lines, read_table
 
 _CHUNK_BYTES = 1 << 16
 _BATCH_ROWS = 64
-_SIGN = re.compile(rb'["\[\]{},]')
+_SIGN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)
+"""A whole text, or the begin of one that ends in a later chunk, or another sign."""
 _IN_TEXT = re.compile(rb'"|\\.?', re.DOTALL)
 
 
@@ -101,46 +102,56 @@ def _array(path: Path, at: str = "") -> Iterator[Raw]:
 
 def _elements(path: Path, at: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield each element of an array and the sign behind it; no sign where the file ends."""
+    depth, is_found = 0, False
     outer = 2 if at else 1
-    depth, is_text, is_found, skip = 0, False, False, 0
     part = bytearray()
     with open_rows(path) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            begin, place, skip = 0, skip, 0
-            while match := (_IN_TEXT if is_text else _SIGN).search(chunk, place):
-                sign, place = match[0], match.end()
-                if sign == b'"':
-                    is_text = not is_text
-                elif is_text:
-                    skip = 2 - len(sign)  # its second half begins the next chunk
-                elif sign in b"[{":
-                    depth += 1
-                    if not is_found and depth <= outer:
-                        before = bytes(part + chunk[begin : match.start()])
-                        is_found = sign == b"[" and depth == outer and _is_key(before, at)
-                        if is_found or depth == 1:
-                            part.clear()
-                            begin = place
-                elif depth == outer and is_found:
-                    yield bytes(part + chunk[begin : match.start()]), sign
-                    part.clear()
-                    begin = place
-                    if sign != b",":
-                        if not at and (chunk[place:].strip() or file.read(_CHUNK_BYTES).strip()):
-                            yield b"", b"]"  # something stands behind the array
-                        return
-                elif sign != b",":
-                    depth -= 1
-                elif depth == 1:
-                    part.clear()
-                    begin = place
-            part += chunk[begin:]
-    if not is_found and not depth:
-        raise DataError(f"{path} holds no array under the key {at!r}")
+        signs = _signs(file)
+        for before, sign in signs:
+            part += before
+            if is_found and depth == outer and sign not in (b"[", b"{"):
+                yield bytes(part), sign
+                part.clear()
+                if sign != b",":
+                    break
+                continue
+            depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(sign, 0)
+            if not is_found and sign == b"[" and depth == outer and _is_key(part, at):
+                is_found = True
+                part.clear()
+            elif not is_found and depth <= 1 and sign in (b"{", b","):
+                part.clear()
+            else:
+                part += sign
+        else:
+            if is_found or depth:
+                yield bytes(part), b""
+            else:
+                raise DataError(f"{path} holds no array under the key {at!r}")
+        if not at and any(before.strip() or sign for before, sign in signs):
+            yield b"", b"]"  # something stands behind the array
+
+
+def _signs(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each comma and bracket outside of texts, and the bytes before it; last, no sign."""
+    part, is_text, skip = bytearray(), False, 0
+    while chunk := file.read(_CHUNK_BYTES):
+        begin, place, skip = 0, skip, 0
+        while match := (_IN_TEXT if is_text else _SIGN).search(chunk, place):
+            place = match.end()
+            if match[0] == b'"':
+                is_text = not is_text
+            elif is_text:
+                skip = 2 - len(match[0])  # what is escaped begins the next chunk
+            elif len(match[0]) == 1:
+                yield bytes(part + chunk[begin : match.start()]), match[0]
+                part.clear()
+                begin = place
+        part += chunk[begin:]
     yield bytes(part), b""
 
 
-def _is_key(before: bytes, key: str) -> bool:
+def _is_key(before: bytearray, key: str) -> bool:
     return not key or before.split() == [*f'"{key}":'.encode().split()]
 
 

@@ -143,9 +143,9 @@ def test_held_back_prompts_are_the_same_however_the_file_is_named(path, tmp_path
     ("changes", "reason"),
     [
         ({"target": None}, "no label; a judge learns from a score or from aspects"),
-        ({"target": {"winner": "first"}}, "no label; a judge learns from a score"),
+        ({"target": {"rationale": "r"}}, "no label; a judge learns from a score"),
         (
-            {"candidates": [{"image": "a.png"}, {"image": "b.png"}]},
+            {"candidates": [{"image": "a.png"}, {"image": "b.png"}], "target": None},
             "no label; a judge learns from a winner",
         ),
         ({"candidates": []}, "0 candidates without a pair"),

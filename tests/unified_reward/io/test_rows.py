@@ -1,6 +1,7 @@
 """Rows read back as written, bad ones with their line; a journal survives a kill."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ from unified_reward.core.samples import Example, Image, Sample, Target, Task, Vi
 from unified_reward.core.verdicts import Failed, Preferred, Ranking, Scale, Score, Scored, Unparsed
 from unified_reward.io.journal import Journal
 from unified_reward.io.rows import example_row, parse_row, read_examples
-from unified_reward.io.verdict_rows import VERDICT_KEYS, verdict_row
+from unified_reward.io.verdict_rows import (
+    VERDICT_KEYS,
+    read_verdict,
+    read_verdict_rows,
+    verdict_row,
+)
 
 
 CONTRACT = [
@@ -47,13 +53,14 @@ def samples(draw):
 
 
 @st.composite
-def targets(draw):
+def targets(draw, candidates):
     low, high = sorted(draw(st.tuples(NUMBERS, NUMBERS).filter(lambda ends: len({*ends}) == 2)))
     scale = draw(st.sampled_from([None, Scale(low, high), Scale(None, high), Scale(None, None)]))
-    score = draw(st.sampled_from([None, low, high]))
+    score = draw(st.sampled_from([None, low, high])) if len(candidates) == 1 else None
     ends = st.sampled_from([low, high])
     aspects = draw(st.dictionaries(TEXT, NUMBERS if score is not None else ends, max_size=2))
-    winner = draw(st.sampled_from([None, "first", "tie", "second"]))
+    winners = [None, "tie", "first", "second"][: 4 if candidates[0] != candidates[-1] else 2]
+    winner = draw(st.sampled_from(winners)) if len(candidates) == 2 else None
     return Target(score, scale, aspects, winner, draw(TEXT))
 
 
@@ -61,8 +68,9 @@ MESSAGES = st.lists(st.dictionaries(TEXT, TEXT | NUMBERS | st.lists(TEXT)), max_
 
 
 @settings(deadline=None)
-@given(st.builds(Example.of, samples(), targets(), TEXT, MESSAGES))
-def test_a_record_comes_back_from_its_row(record):
+@given(st.data(), samples(), TEXT, MESSAGES)
+def test_a_record_comes_back_from_its_row(data, sample, source, messages):
+    record = Example.of(sample, data.draw(targets(sample.candidates)), source, messages)
     row = json.dumps(example_row(record, FOLDER), ensure_ascii=False)
     assert parse_row(row.encode(), FOLDER) == record
 
@@ -104,11 +112,16 @@ def lines(*rows):
     [
         (b"{not json", "Invalid JSON"),
         (b'["a"]', "row: Input should be an object"),
-        (b'{"id": "\xff\xfe"}', "row: Invalid JSON"),
-        (b'{"id": "\\ud800"}', "row: Invalid JSON"),
+        (b'{"id": "\xff\xfe"}', "row: not UTF-8"),
+        (b'{"id": "\\ud800"}', "a text holds the half character"),
+        (b'{"id": "a", "id": "b"}', "the key 'id' stands twice"),
+        (b"[" * 9999, "nested too deeply"),
+        (row(id=7.5), "id: Input should be a valid string"),
+        (row(target={"score": True}), "target.score: .*a number, not True"),
+        (b'{"target": {"score": 1e999}}', "1e999 is not a finite number"),
         ({"id": "b", "task": "image_generation"}, "prompt: Field required, unless the status"),
         (row(task="image_rating"), "task: Input should be 'image_generation'"),
-        (row(id=7), "id: Input should be a valid string"),
+        (row(id=True), "id: Input should be a valid string"),
         (row(id="good"), r"duplicate id 'good' \(first on line 1\)"),
         (row(candidates=[{}]), 'a part has one of the keys "image", "video", "text", not none'),
         (row(candidates=[{"image": "x", "text": "y"}]), "not image and text"),
@@ -117,8 +130,8 @@ def lines(*rows):
         (row(target={"score": 6, "scale": [1, 5]}), "score 6 is outside its scale 1 to 5"),
         (row(target={"score": 3, "scale": [3, 3]}), r"low < high, not \[3, 3\]"),
         (row(target={"aspects": {"a": 3}, "scale": [5, 1]}), r"low < high, not \[5, 1\]"),
-        (row(raters=[float("nan")]), "raters: .*NaN and Infinity are no numbers of JSON"),
-        (row(messages=[{"a": {"b": float("inf")}}]), "messages: .*NaN and Infinity"),
+        (row(raters=[float("nan")]), "NaN is not a number; null is right"),
+        (row(messages=[{"a": {"b": float("inf")}}]), "Infinity is not a number"),
         (row(candidates=[{"image": ""}]), 'a medium is the path of a file, not ""'),
         (row(candidates=[{"video": ["a.png", ""]}]), 'a medium is the path of a file, not ""'),
         (row(target={"winner": "left"}), "target.winner: Input should be 'first'"),
@@ -126,7 +139,7 @@ def lines(*rows):
         (
             b'{"id": "n", "task": "image_generation", "prompt": "p", '
             b'"candidates": [{"image": "x"}], "target": {"score": NaN}}',
-            "target.score: Input should be a finite number",
+            "NaN is not a number",
         ),
     ],
 )
@@ -139,7 +152,7 @@ def test_a_bad_row_is_told_by_its_line_and_the_others_go_on(bad, result, tmp_pat
     assert isinstance(last.content, Example)
     with pytest.raises(DataError, match=rf"line 2: .*{result}"):
         raise failed.content.cause
-    assert failed.id == "line 2"
+    assert re.fullmatch(r"line 2 \([0-9a-f]{8}\)", failed.id)
 
 
 def test_the_start_of_a_row_is_where_its_line_begins(tmp_path):
@@ -333,11 +346,19 @@ def test_null_is_as_good_as_a_missing_key():
     assert (found.candidates, found.source, len(found.id)) == ((), "", 16)
 
 
-def test_a_row_of_the_name_that_stands_for_a_broken_line_is_kept(tmp_path):
+def test_a_stand_in_is_the_id_of_no_row_whichever_comes_first(tmp_path):
     path = tmp_path / "in.jsonl"
-    path.write_bytes(lines(b"broken", row(id="line 1"), row(id="b")))
-    broken, kept, _ = read_examples(path)
-    assert (broken.id, kept.id, kept.content.id) == ("line 1", "line 1 again", "line 1 again")
+    path.write_bytes(lines(b"broken", b"broken"))
+    first, second = (item.id for item in read_examples(path))
+    assert len({first, second, "line 1"}) == 3
+    path.write_bytes(lines(b"broken", row(id=first), row(id="line 1"), row(id="line 5"), b"broken"))
+    read = list(read_examples(path))
+    assert len({item.id for item in read}) == 5
+    assert read[2].content.id == read[2].id == "line 1"
+    assert "duplicate id" in read[1].content.error
+    path.write_bytes(lines(row(id=second), b"broken"))
+    good, broken = read_examples(path)
+    assert good.id == second != broken.id
 
 
 def test_a_row_that_failed_when_it_was_made_keeps_its_prompt(tmp_path):
@@ -349,3 +370,79 @@ def test_a_row_that_failed_when_it_was_made_keeps_its_prompt(tmp_path):
     assert known.content.error == "line 1: no memory"
     assert (known.prompt.prompt, known.prompt.criteria, known.prompt.tags) == ("p", "c", {"k": "v"})
     assert unknown.prompt is None
+
+
+def test_whole_numbers_are_ids_sources_and_tags_by_their_text(tmp_path):
+    path = tmp_path / "in.jsonl"
+    more = {"source": 3, "tags": {"group": 2, "share": 0.5}}
+    path.write_bytes(lines(row(id=7, **more), row(id="7"), row(id=2**70), row(id=-1), row(id=0)))
+    seven, again, *others = read_examples(path)
+    assert (seven.id, seven.content.id, seven.content.source) == ("7", "7", "3")
+    assert seven.content.tags == {"group": "2", "share": "0.5"}
+    assert again.content.error == "line 2: duplicate id '7' (first on line 1)"
+    assert [item.id for item in others] == [str(2**70), "-1", "0"]
+
+
+TWO_IMAGES = [{"image": "a.png"}, {"image": "b.png"}]
+KEPT = {"status": "kept", "chosen": TWO_IMAGES[0], "rejected": TWO_IMAGES[1]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"target": {"winner": "first"}}, "winner 'first' of two, and the row 1"),
+        (
+            {"candidates": TWO_IMAGES, "target": {"score": 3, "winner": "first"}},
+            "score 3 of one candidate, and the row has 2",
+        ),
+        (
+            {"candidates": [*TWO_IMAGES, {"image": "c.png"}], "target": {"winner": "tie"}},
+            "winner 'tie' of two, and the row 3",
+        ),
+        (
+            {"candidates": TWO_IMAGES[:1] * 2, "target": {"winner": "second"}},
+            "winner 'second', and both are the same",
+        ),
+        ({**KEPT, "rejected": TWO_IMAGES[0]}, "chosen and rejected are the same candidate"),
+        ({**KEPT, "chosen_score": 1, "rejected_score": 2}, "chosen_score 1 is below .* 2"),
+        (
+            {**KEPT, "comparisons": [{"a": 0, "b": 1, "winner": "first", "probability": 0.2}]},
+            "comparisons.0: .*winner 'first' and probability 0.2 contradict each other",
+        ),
+        (
+            {**KEPT, "comparisons": [{"a": 0, "b": 1, "winner": "tie", "probability": 0.9}]},
+            "winner 'tie' and probability 0.9 contradict",
+        ),
+    ],
+)
+def test_a_row_that_contradicts_itself_is_refused_with_both_values(keys, reason):
+    read = parse_row(json.dumps(row(**keys)).encode(), FOLDER)
+    assert isinstance(read, Failed)
+    assert re.search(reason, read.error)
+
+
+def test_a_tie_of_two_equal_candidates_is_no_contradiction():
+    keys = {"candidates": TWO_IMAGES[:1] * 2, "target": {"winner": "tie"}}
+    assert parse_row(json.dumps(row(**keys)).encode(), FOLDER).target.winner == "tie"
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"winner": "second"}, "winner 'second' and probability 0.75 contradict p_first 0.75"),
+        ({"probability": 0.25}, "winner 'first' and probability 0.25 contradict p_first 0.75"),
+        ({"p_second": 0.2}, "sum to 1"),
+    ],
+)
+def test_a_verdict_row_that_contradicts_itself_is_refused(changed, reason):
+    made = verdict_row("a", Preferred(0.75, 0.0, 0.25), judge="j", family="f")
+    assert read_verdict(made) == Preferred(0.75, 0.0, 0.25)
+    with pytest.raises(DataError, match=reason):
+        read_verdict(made | changed)
+
+
+def test_an_id_that_stands_twice_in_a_file_of_verdicts_is_refused_with_both_lines(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    path.write_bytes(lines(done("a"), b"", done("b"), done("a")))
+    with pytest.raises(DataError, match="line 4: id 'a' stands on line 1 already"):
+        list(read_verdict_rows(path))

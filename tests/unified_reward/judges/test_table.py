@@ -1,10 +1,15 @@
 """A table answers what stands in it, by id, and says which line of a file is wrong."""
 
+import csv
+import io
+import json
+
 import pytest
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example, Image, Pair, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
+from unified_reward.io.verdict_rows import verdict_row
 from unified_reward.judges.table import TableJudge
 from unified_reward.pairs.make import make_pairs
 
@@ -81,18 +86,47 @@ def test_zero_is_a_point_like_any_other(tmp_path):
         ("id,value\na,nan\n", ".csv", "line 2: value nan is not a finite number"),
         ("id,value\na,inf\n", ".csv", "line 2: value inf is not a finite number"),
         ("id,value\na\n", ".csv", "line 2: "),
-        ("name,value\na,1\n", ".csv", "line 2: 'id'; a row has id,candidate,value or"),
+        ("name,value\na,1\n", ".csv", "line 2: no 'id'; a row has id,candidate,value or"),
         ("id,winner\na,left\n", ".csv", "line 2: winner 'left' is not first, tie or second"),
-        ("id,winner,probability\na,first,1.5\n", ".csv", "line 2: probabilities must be >= 0"),
-        ("id,candidate,value\na,-1,3\n", ".csv", "line 2: candidate -1 is not >= 0"),
+        ("id,winner,probability\na,first,1.5\n", ".csv", "line 2: probability 1.5 is not in"),
+        ("id,candidate,value\na,-1,3\n", ".csv", "line 2: candidate -1 is not a whole number >= 0"),
         ("id,value\na,1\nb,1\na,2\n", ".csv", "line 4: id 'a', candidate 0, stands on line 2 al"),
         ("id,winner\na,tie\na,tie\n", ".csv", "line 3: id 'a' with a winner stands on line 2"),
-        ('{"id": "a", "value": 1}\n{"id":\n', ".jsonl", "line 2 is not JSON"),
-        ('["a", 1]\n', ".jsonl", "line 1: "),
+        ('{"id": "a", "value": 1}\n{"id":\n', ".jsonl", "line 2: Invalid JSON"),
+        ('["a", 1]\n', ".jsonl", "line 1 is not an object"),
+        ("id,winner,probability\na,first,0.2\n", ".csv", "line 2: winner 'first' contradicts"),
+        ("id,winner,probability\na,tie,0.9\n", ".csv", "line 2: winner 'tie' contradicts"),
+        ("id,winner,probability\na,left,0.9\n", ".csv", "line 2: winner 'left' is not first"),
+        ("id,p_first,p_tie,p_second\na,.5,.1,.1\n", ".csv", "line 2: probabilities .*sum to 1"),
+        (
+            "id,winner,p_first,p_tie,p_second\na,second,.5,.1,.4\n",
+            ".csv",
+            "line 2: winner 'second' contradicts the probabilities 0.5, 0.1, 0.4",
+        ),
+        (
+            "id,probability,p_first,p_tie,p_second\na,.5,.5,.1,.4\n",
+            ".csv",
+            "line 2: probability 0.5 contradicts p_first",
+        ),
+        (
+            '{"id": "a", "winner": "tie", "value": 1}\n',
+            ".jsonl",
+            "line 1: a value .* beside the wi",
+        ),
+        ('{"id": "a", "candidate": 0.5, "value": 1}\n', ".jsonl", "line 1: candidate 0.5 is not a"),
+        ('{"id": true, "value": 1}\n', ".jsonl", "line 1: an id is text or a whole number"),
+        ('{"id": 7, "value": 1}\n{"id": "7", "value": 1}\n', ".jsonl", "line 2: id '7', .*line 1"),
+        ('{"id": 7, "value": 1, "value": 2}\n', ".jsonl", "line 1: .*'value' stands twice"),
+        ("id;value\na;1\n", ".csv", "its cells are separated by ';'"),
+        ("id,id,value\na,a,1\n", ".csv", "does not begin .*'id' stands twice"),
+        ("id,value\na,1,2\n", ".csv", "line 2: 3 columns where the header names 2"),
+        ('id,value\n"a,1\nb,2\n', ".csv", "line 2: the file ends inside row 2: a quote"),
+        ("id,value\n", ".csv", "holds no row"),
+        ("", ".jsonl", "holds no row"),
     ],
 )
 def test_a_row_of_neither_kind_is_told_by_its_line(tmp_path, text, suffix, result):
-    with pytest.raises(DataError, match=rf"t{suffix} {result}"):
+    with pytest.raises(DataError, match=rf"t{suffix}:? {result}"):
         table(tmp_path, text, suffix)
 
 
@@ -109,7 +143,7 @@ def test_a_table_that_cannot_be_read_is_an_error_with_its_path(tmp_path, suffix)
     with pytest.raises(DataError, match=rf"none{suffix} cannot be read"):
         TableJudge.read(tmp_path / f"none{suffix}")
     (tmp_path / f"picture{suffix}").write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(DataError, match=rf"picture{suffix} cannot be read"):
+    with pytest.raises(DataError, match=rf"picture{suffix} .*not UTF-8"):
         TableJudge.read(tmp_path / f"picture{suffix}")
 
 
@@ -158,3 +192,24 @@ def test_the_truth_of_a_made_pair_is_its_chosen_candidate():
 def test_two_kinds_of_ties_are_ties_of_that_kind(tmp_path, kind):
     (found,) = table(tmp_path, f"id,winner\nq,{kind}\n").ask([compared("q")])
     assert (found.winner, found.tie_kind, found.text) == ("tie", kind, "")
+
+
+def test_verdicts_of_a_judge_are_a_table_and_a_tie_stays_one(tmp_path):
+    verdicts = {
+        "q": Preferred(0.3, 0.6, 0.1),
+        "r": Preferred(0.5, 0.0, 0.5),
+        "s": Scored(Score(3.0, Scale(1, 5))),
+    }
+    rows = [verdict_row(name, one, judge="j", family="f") for name, one in verdicts.items()]
+    read = table(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), ".jsonl")
+    assert read.ask([compared("q"), compared("r")]) == [verdicts["q"], verdicts["r"]]
+    assert read.ask([scored("s")])[0].score.value == 3.0
+
+
+def test_ids_of_any_text_and_length_are_found_in_a_table(tmp_path):
+    names = ["a\nb", 'say "x"', "x" * 200_000, "snow \u2028\x85", "7"]
+    content = io.StringIO()
+    csv.writer(content).writerows([["id", "value"], *([name, i] for i, name in enumerate(names))])
+    read = table(tmp_path, "\ufeff" + content.getvalue())
+    found = read.ask([scored(name) for name in names])
+    assert [verdict.score.value for verdict in found] == [0, 1, 2, 3, 4]

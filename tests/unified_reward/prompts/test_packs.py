@@ -131,7 +131,7 @@ def test_what_cannot_be_verified_is_told_and_not_stored(tmp_path, home):
     }
     assert found["L-IG-PAIR"].note == (f"line 3 differs from the {len(TEXT)} characters published")
     assert "line 1" in found["Q-IU-PAIR"].note
-    assert "utf-8" in found["Q-VU-PAIR"].note
+    assert "line 1 is not UTF-8" in found["Q-VU-PAIR"].note
     assert "substitutions do not fit" in found["L-VU-PAIR"].note
     assert texts() == SLOTTED
 

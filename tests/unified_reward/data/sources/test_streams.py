@@ -95,10 +95,9 @@ def test_a_file_cut_anywhere_gives_its_whole_rows_and_then_says_where_it_ends(fo
 
 
 def test_a_table_cut_inside_quotes_says_where_it_ends(folder):
-    assert values(write(folder, "a.csv", 'id,text\n1,a\n2,"b')) == [
-        {"id": "1", "text": "a"},
-        (3, "the file ends inside row 3"),
-    ]
+    whole, (line, reason) = values(write(folder, "a.csv", 'id,text\n1,a\n2,"b'))
+    assert (whole, line) == ({"id": "1", "text": "a"}, 3)
+    assert reason.startswith("the file ends inside row 3: a quote is not closed")
 
 
 def test_a_line_that_cannot_be_decoded_fails_alone(folder):
@@ -119,8 +118,8 @@ def test_a_line_that_cannot_be_decoded_fails_alone(folder):
         (2, "UTF-8"),
         (3, "NaN is not a number"),
         (4, "not a list"),
-        (6, "UTF-8"),
-        (7, "no JSON"),
+        (6, "half character"),
+        (7, "Invalid JSON"),
     ]
     for (line, reason), (at, part) in zip(rows[1:-1], result, strict=True):
         assert line == at
@@ -128,23 +127,58 @@ def test_a_line_that_cannot_be_decoded_fails_alone(folder):
 
 
 def test_a_row_of_a_table_that_cannot_be_decoded_fails_alone(folder):
-    rows = values(write(folder, "a.csv", b'id,text\n1,caf\xe9\n2\n\n3,"a"b\n4,"two\nlines"\n'))
+    rows = values(write(folder, "a.csv", b'id,text\n1,caf\xe9\n2\n\n\n3,"a"b\n4,"two\nlines"\n'))
     assert rows == [
         (2, "the row is not UTF-8"),
         (3, "1 columns where the header names 2"),
-        (5, "no CSV: ',' expected after '\"'"),
+        (6, "no CSV in lines 6 to 6: ',' expected after '\"'"),
         {"id": "4", "text": "two\nlines"},
     ]
 
 
-@pytest.mark.parametrize(("middle", "what"), [(b'{"a": "\xff"}', "UTF-8"), (b"{'a': 1}", "JSON")])
-def test_an_array_is_read_up_to_where_it_is_broken(folder, middle, what):
+@pytest.mark.parametrize("middle", [b"{'a': 1}", b'{"a" 1}', b"", b'{"a": "\n"}'])
+def test_an_array_is_read_up_to_where_it_is_broken(folder, middle):
     path = write(folder, "a.json", b'[{"a": 1}, 2, ' + middle + b', {"a": 4}]')
     assert values(path) == [
         {"a": 1},
         (2, "a row is an object with names, not a int"),
-        (3, f"row 3 is not {what}, and no row after it can be read"),
+        (3, "row 3 is not JSON, and no row after it can be read"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("middle", "reason"),
+    [
+        (b'{"a": "\xff"}', "UTF-8"),
+        (b'{"a": "\\ud800]"}', "half character"),
+        (b'{"a": 1, "a": 2}', "'a' stands twice"),
+        (b'{"a": 1e999}', "1e999 is not a finite number"),
+        (b'{"a": -Infinity}', "-Infinity is not a number"),
+        (b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+        (b"1" * 5000, "5000 digits"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_what_no_other_program_would_read_alike_costs_its_row_alone(folder, name, middle, reason):
+    parts = [b'{"a": 1}', middle, b'{"a": 3}']
+    content = b"[" + b",".join(parts) + b"]" if name == "a.json" else b"\n".join(parts) + b"\n"
+    first, (line, found), last = values(write(folder, name, content))
+    assert (first, line, last) == ({"a": 1}, 2, {"a": 3})
+    assert reason in found
+
+
+@pytest.mark.parametrize("behind", [b"[1]", b" {}", b"]"])
+def test_an_array_behind_which_something_stands_is_not_read_as_whole(folder, behind):
+    rows = values(write(folder, "a.json", b'[{"a": 1}]' + behind))
+    assert rows == [{"a": 1}, (2, "row 2 is not JSON, and no row after it can be read")]
+
+
+def test_an_array_under_a_key_is_found_at_any_place_of_its_object(folder):
+    whole = {"meta": {"videos": [1]}, "x": ["videos"], "videos": THREE, "y": [{}]}
+    path = write(folder, "a.json", json.dumps(whole, indent=1))
+    assert [row.value for row in raw_rows(path, "videos")] == THREE
+    with pytest.raises(DataError, match="no array under the key 'clips'"):
+        list(raw_rows(path, "clips"))
 
 
 def test_a_parquet_string_that_is_no_utf8_fails_alone(folder):
@@ -166,7 +200,7 @@ def test_a_parquet_string_that_is_no_utf8_fails_alone(folder):
         ("a.txt", "[]", r"rows are read from \.json, .*not '\.txt'"),
         ("a.csv", "", "different column names"),
         ("a.csv", "id,id\n1,2\n", "different column names"),
-        ("a.csv", b"id,caf\xe9\n1,2\n", "column names in UTF-8"),
+        ("a.csv", b"id,caf\xe9\n1,2\n", "column names: it is not UTF-8"),
         ("a.parquet", b"PAR1 and no more", "not a complete Parquet file"),
     ],
 )

@@ -7,7 +7,6 @@ interrupted study is continued, and several processes can share it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.io.atomic import write_bytes, write_json
 from unified_reward.io.run_config import check_run_config
+from unified_reward.io.text import parse_json, read_json, read_lines
 from unified_reward.judges.registry import open_judge
 from unified_reward.pairs.strategies import Strategy
 from unified_reward.train.dpo import align
@@ -188,7 +188,7 @@ def _exam(
         exam = examine(policy, task, judge, n=study.exam.n, seed=study.exam.seed)
         write_json(file, asdict(exam))
     progress(1)
-    return PolicyExam(**json.loads(file.read_text("utf-8")))
+    return PolicyExam(**read_json(file))
 
 
 def _settings(study: AlignmentStudy, task: Task, arm: Arm | None) -> dict[str, Any]:
@@ -236,8 +236,7 @@ def _group(arm: Arm) -> str:
 
 
 def _kept_rows(pairs: Path) -> list[bytes]:
-    with pairs.open("rb") as file:
-        return [row for row in file if json.loads(row)["status"] == "kept"]
+    return [row for _, _, row in read_lines(pairs) if parse_json(row)["status"] == "kept"]
 
 
 def _pairs(study: AlignmentStudy, arm: Arm) -> Path:

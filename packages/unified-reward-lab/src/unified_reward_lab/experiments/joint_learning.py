@@ -8,7 +8,6 @@ control is a world whose images and videos have no colour and no shape in common
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Example, Form, Task
 from unified_reward.core.verdicts import WIN_SHARES, Preferred, Scored, Verdict
 from unified_reward.io.atomic import write_json
+from unified_reward.io.text import read_json
 from unified_reward.judges.card import Card
 from unified_reward.judges.registry import open_judge
 from unified_reward.train.judge import JudgeLabels, JudgeTraining, train_judge
@@ -158,7 +158,7 @@ def run(
         file = config.runs / f"{each.name}.json"
         if not file.exists():
             write_json(file, _train_and_test(each, config))
-        results[each.name] = json.loads(file.read_text("utf-8"))
+        results[each.name] = read_json(file)
         progress(1)
     tokens = {name: result["tokens"] for name, result in results.items()}
     return {

@@ -24,6 +24,7 @@ from unified_reward.core.verdicts import Failed, Preferred
 from unified_reward.io.atomic import write_bytes, write_json
 from unified_reward.io.rows import read_examples
 from unified_reward.io.run_config import check_run_config
+from unified_reward.io.text import parse_json, read_json, read_lines
 from unified_reward.judges.registry import open_judge
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.optim import OptimConfig
@@ -167,8 +168,8 @@ def vote(folder: Path, task: Task, seed: int, most: int) -> Iterator[dict[str, A
 
 
 def _generated(folder: Path) -> Iterator[dict[str, Any]]:
-    for line in (folder / "candidates.jsonl").read_text("utf-8").splitlines():
-        row = json.loads(line)
+    for _, _, line in read_lines(folder / "candidates.jsonl"):
+        row = parse_json(line)
         if row["status"] == "generated":
             yield row
 
@@ -184,7 +185,7 @@ def _oracle_scores(folder: Path, task: Task, seed: int) -> dict[str, list[float 
             candidates = (_open(folder, candidate) for candidate in row["candidates"])
             scores[row["id"]] = [*map(prompt.oracle_score, candidates)]
         write_json(file, scores)
-    return json.loads(file.read_text("utf-8"))
+    return read_json(file)
 
 
 def _open(folder: Path, candidate: Mapping[str, str]) -> Image | Video:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from unified_reward.bench.metrics import (
 )
 from unified_reward.bench.run import VERDICTS
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.io.text import read_json
 from unified_reward.io.verdict_rows import read_verdict, read_verdict_rows
 
 
@@ -74,9 +74,9 @@ def compare_runs(first: Path, second: Path) -> dict[str, Any]:
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     try:
-        report = json.loads((folder / "report.json").read_text("utf-8"))
+        report = read_json(folder / "report.json")
         return report, {row["id"]: row for row in read_verdict_rows(folder / VERDICTS)}
-    except (OSError, ValueError, DataError) as error:
+    except DataError as error:
         raise DataError(f"{folder} was not written by bench --out: {error}") from error
 
 

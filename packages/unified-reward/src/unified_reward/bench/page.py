@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ from unified_reward.bench.run import Result
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image
 from unified_reward.core.verdicts import Preferred
+from unified_reward.io.text import read_table
 from unified_reward.report.page import Animation, Bar, Card, Page
 
 
@@ -43,7 +43,7 @@ def published_results(benchmark: str) -> list[dict[str, str]]:
     own authors or ``independent``; ``comparable`` with ours (yes, partly or no) and ``why``.
     """
     file = resources.files("unified_reward.bench") / "published.csv"
-    rows = csv.DictReader(file.read_text("utf-8").splitlines())
+    rows = (row for _, row in read_table(Path(str(file))) if isinstance(row, dict))
     return [row for row in rows if row["benchmark"] == benchmark]
 
 

@@ -136,17 +136,17 @@ def data_folder(data: str | Path | None) -> Path | None:
 
 def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:
     """Examples of the rows; what is wrong with the other rows is appended to ``broken``."""
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     for row in rows:
         if isinstance(row.content, Failed):
             broken.append(f"row {row.line}: {row.content.error}")
         elif row.id in seen:
-            broken.append(f"row {row.line}: duplicate id {row.id!r}, already in another file")
+            broken.append(f"row {row.line}: duplicate id {row.id!r}, that of row {seen[row.id]}")
         elif len(row.content.candidates) not in (1, 2):
             n = len(row.content.candidates)
             broken.append(f"row {row.line}: a benchmark item has 1 or 2 candidates, not {n}")
         else:
-            seen.add(row.id)
+            seen[row.id] = row.line
             yield row.content
 
 

@@ -5,14 +5,14 @@ Never runs code of a checkpoint, never unpickles, and refuses weights that do no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, refuse_code
 from unified_reward.checkpoints.tensor_keys import refuse_pointers
-from unified_reward.core.errors import ConfigError, ModelError
+from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.io.text import read_json
 
 
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
@@ -99,9 +99,9 @@ def adapter_base(source: str | Path) -> str | Path | None:
             "it again"
         )
     try:
-        named: str = json.loads(file.read_bytes())["base_model_name_or_path"]
+        named: str = read_json(file)["base_model_name_or_path"]
         beside = folder / named
-    except (ValueError, KeyError, TypeError) as error:
+    except (DataError, KeyError, TypeError) as error:
         raise ModelError(f"{file} names no base_model_name_or_path: {error!r}") from error
     for path in (beside, Path(named or folder)):
         if path.is_dir() and not path.samefile(folder):

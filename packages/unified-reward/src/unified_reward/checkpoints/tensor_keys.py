@@ -5,7 +5,6 @@ Only tensors are read: safetensors, or pickles that hold nothing else.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -19,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import DataError, ModelError
+from unified_reward.io import text
 
 
 State = Mapping[str, Tensor]
@@ -177,8 +177,8 @@ def _number(file: Path) -> int:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(text.read_json(index)["weight_map"].values()))
+    except (DataError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} is not an index of shards: {error}") from error
     lost = [name for name in names if not (index.parent / name).is_file()]
     if lost:
@@ -314,9 +314,9 @@ def read_json(file: Path) -> dict[str, Any]:
         ModelError: The file is missing or broken, or holds something else.
     """
     try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {error}") from error
+        content = text.read_json(file)
+    except DataError as error:
+        raise ModelError(str(error)) from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds a {type(content).__name__}, not an object")
     return content

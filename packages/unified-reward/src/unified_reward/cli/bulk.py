@@ -13,8 +13,9 @@ from unified_reward.cli import output
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
 from unified_reward.io.journal import Journal
-from unified_reward.io.rows import read_examples, record_lines
+from unified_reward.io.rows import read_examples
 from unified_reward.io.run_config import check_run_config, config_path
+from unified_reward.io.text import read_lines
 from unified_reward.judges import bulk
 
 
@@ -39,7 +40,7 @@ def run_bulk(
         ConfigError: ``out`` is the input, or was started with different settings.
         DataError: The input cannot be read, or ``out`` is no output of this judge.
     """
-    n_rows = sum(1 for _ in record_lines(source))
+    n_rows = sum(1 for _ in read_lines(source))
     if out.exists() and out.samefile(source):
         raise ConfigError(f"{out} is the input; give another output file")
     if not n_rows:

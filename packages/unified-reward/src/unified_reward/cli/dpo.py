@@ -14,7 +14,7 @@ from unified_reward import policies
 from unified_reward.cli import options, output
 from unified_reward.core.extensions import checkpoint_path, extra
 from unified_reward.io.config import load_config
-from unified_reward.io.rows import record_lines
+from unified_reward.io.text import read_lines
 
 
 _STEPS = "steps: 100, batch_size: 8, accumulate: 2, warmup: 0.1, lora_rank: 16, save_every: 50"
@@ -44,7 +44,7 @@ def dpo(
         from unified_reward.train.dpo_diffusion import DiffusionDPO
         from unified_reward.train.dpo_vlm import VLMDPO
 
-    next(record_lines(pairs), None)  # so that another kind of file is refused before a run begins
+    next(read_lines(pairs), None)  # so that another kind of file is refused before a run begins
     given = overrides or []
     if policies.is_pipeline(checkpoint_path(policy)):
         diffusion = load_config(DiffusionDPO, overrides=[_DEFAULTS["diffusion"], *given])

@@ -16,6 +16,7 @@ from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example, Pair
 from unified_reward.core.verdicts import Failed, Winner
 from unified_reward.io.rows import Row, parse_row, read_examples
+from unified_reward.io.text import read_line
 
 
 _MIRRORED: dict[str, Winner] = {"first": "second", "tie": "tie", "second": "first"}
@@ -62,7 +63,9 @@ def is_held_back(example: Example, share: float, folder: Path) -> bool:
     """
     files = [m.source for m in example.context if isinstance(m.source, str | Path)]
     names = [os.path.relpath(file, folder) for file in files]
-    digest = hashlib.sha256("\n".join([example.prompt, *names]).encode()).digest()
+    digest = hashlib.sha256(
+        "\n".join([example.prompt, *names]).encode(errors="surrogatepass")
+    ).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
 
@@ -137,9 +140,7 @@ class ExampleFile:
 
     def __getitem__(self, index: int) -> Example:
         row = int(self._order[index])
-        with self._path.open("rb") as file:
-            file.seek(self._starts[row])
-            content = parse_row(file.readline(), self._path.parent)
+        content = parse_row(read_line(self._path, self._starts[row]), self._path.parent)
         if isinstance(content, Failed):
             raise DataError(f"{self._path} changed while it was read: {content.error}")
         content = content.as_comparison()

@@ -28,6 +28,7 @@ from unified_reward.data.example_file import mirrored, missing_label
 from unified_reward.data.pack import RECORDS, record_line, rows_of
 from unified_reward.io.atomic import replacing
 from unified_reward.io.rows import Row
+from unified_reward.io.text import read_text
 
 
 _CELLS = [f"{task.value}.{form}" for task in Task for form in ("score", "compare")]
@@ -167,7 +168,8 @@ def mix(recipe: Mix, out: Path, progress: Callable[[int], None] = lambda _: None
             writer.write(i, bad[i], progress) | skipped[i] for i in range(len(recipe.sources))
         ]
         report["splits"] = writer.lines
-        report_file.write(json.dumps(report, indent=1, ensure_ascii=False).encode())
+        text = json.dumps(report, indent=1, ensure_ascii=False)
+        report_file.write(text.encode(errors="replace"))
     return report
 
 
@@ -255,7 +257,7 @@ def _normal(text: str) -> str:
 def _prompts(content: Example) -> list[str]:
     """Return the prompt; for a conversation its question, then parts that may be the prompt."""
     prompt = question(content)
-    lines = prompt.splitlines() if _is_conversation(content) else []
+    lines = prompt.split("\n") if _is_conversation(content) else []
     pieces = lines + [line.partition(":")[2] for line in lines]
     return [_normal(prompt), *(_normal(piece.strip(" []\"'")) for piece in pieces)]
 
@@ -266,8 +268,11 @@ def _banned(exclude: Iterable[Path]) -> tuple[_Banned, dict[str, Any]]:
     counts: dict[str, Any] = {}
     for path in exclude:
         n_rows = n_missing = 0
-        if path.suffix == ".txt":
-            banned.ids.update(filter(None, map(str.strip, _text(path).splitlines())))
+        if path.suffix.lower() == ".txt":
+            lines = (line.strip().lstrip("\ufeff") for line in read_text(path).split("\n"))
+            ids = set(filter(None, lines))
+            banned.ids.update(ids)
+            counts[str(path)] = {"ids": len(ids)}
             continue
         for row in rows_of(path):
             n_rows += 1
@@ -283,13 +288,6 @@ def _banned(exclude: Iterable[Path]) -> tuple[_Banned, dict[str, Any]]:
         counts[str(path)] = {"rows": n_rows, "missing_media": n_missing}
     banned.prompts.discard("")
     return banned, counts
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _choose(recipe: Mix, rows: NDArray[Any]) -> None:

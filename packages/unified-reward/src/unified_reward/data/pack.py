@@ -24,7 +24,16 @@ from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources import read_source
 from unified_reward.io.atomic import replacing, replacing_folder, write_bytes
-from unified_reward.io.rows import Row, example_row, read_examples, read_row
+from unified_reward.io.rows import (
+    Ids,
+    Row,
+    example_row,
+    read_examples,
+    read_row,
+    unusable,
+    written_row,
+)
+from unified_reward.io.text import parse_json
 
 
 RECORDS = "records"
@@ -34,10 +43,13 @@ GROUP_BYTES = 32 * 1024 * 1024
 SHARD_BYTES = 1024**3
 """Media in a shard of a folder, about."""
 
-_WITHOUT_PAIR = ("dropped", "failed")
 _TEXTS = ("id", "task", "prompt", "criteria", "source")
 _NESTED = ("candidates", "context", "target", "messages")
-_OPTIONAL = ("raters", "tags", "status", "chosen", "rejected", "chosen_score", "rejected_score")
+_OPTIONAL = (
+    *("raters", "tags", "status", "chosen", "rejected", "chosen_score", "rejected_score"),
+    *("reason", "judge_calls", "judge", "family", "strategy", "policy", "seed", "duplicates"),
+    "comparisons",
+)
 """JSON texts too; null where a row lacks the key, and files written before have no such column."""
 _SUFFIXES = (
     (rb"\x89PNG", ".png"),
@@ -49,8 +61,8 @@ _SUFFIXES = (
     (rb"\x1aE\xdf\xa3", ".webm"),
 )
 
-_Write = Callable[[Example, str], None]
-"""Takes an example and its status, see `example_row`."""
+_Write = Callable[[Row, Example], None]
+"""Takes a row and its content."""
 
 
 class _Packed(NamedTuple):
@@ -117,7 +129,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
             content = row.content
             if not isinstance(content, Failed):
                 try:
-                    write(content, row.status if row.status in _WITHOUT_PAIR else "")
+                    write(row, content)
                     written += 1
                 except (DataError, MediaError) as error:
                     content = Failed.from_error(error)
@@ -143,14 +155,17 @@ def with_media(content: Example, change: Callable[[Image | Video], Path | bytes]
     return replace(content, context=context, candidates=candidates)
 
 
-def record_line(content: Example, folder: Path, status: str = "") -> bytes:
+def record_line(content: Example, folder: Path) -> bytes:
     """Write an example as a line of JSON of a file in ``folder``; bytes become ``media/<sha>.*``.
 
     Raises:
         DataError: A text that no file can hold.
         MediaError: A medium that is neither a file nor its bytes.
     """
+    return _line(example_row(_on_disk(content, folder), folder))
 
+
+def _on_disk(content: Example, folder: Path) -> Example:
     def stored(medium: Image | Video) -> Path:
         if isinstance(medium.source, str | Path):
             return Path(medium.source)
@@ -161,9 +176,9 @@ def record_line(content: Example, folder: Path, status: str = "") -> bytes:
             write_bytes(path, content)
         return path
 
-    if not all(isinstance(medium.source, str | Path) for medium in content.media):
-        content = with_media(content, stored)
-    return _line(example_row(content, folder, status))
+    if all(isinstance(medium.source, str | Path) for medium in content.media):
+        return content
+    return with_media(content, stored)
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
@@ -184,8 +199,9 @@ def _bytes(medium: Image | Video) -> bytes:
         raise MediaError(f"a medium is a file or its bytes, not a {type(source).__name__}")
     try:
         return Path(source).read_bytes()
-    except OSError as error:
-        raise MediaError(f"{source}: cannot be opened: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MediaError(f"{source}: cannot be opened: {reason}") from error
 
 
 def _suffix(medium: Image | Video, content: bytes) -> str:
@@ -195,7 +211,7 @@ def _suffix(medium: Image | Video, content: bytes) -> str:
     return next(found, ".bin")
 
 
-def _packed(content: Example, status: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _packed(row: Row, content: Example) -> tuple[dict[str, Any], dict[str, bytes]]:
     media: dict[str, bytes] = {}
 
     def embedded(medium: Image | Video) -> Path:
@@ -204,17 +220,13 @@ def _packed(content: Example, status: str) -> tuple[dict[str, Any], dict[str, by
         media[name] = content
         return Path(name)
 
-    return example_row(with_media(content, embedded), Path(), status), media
+    return written_row(replace(row, content=with_media(content, embedded)), Path()), media
 
 
 def _restored(packed: Iterable[_Packed | Row]) -> Iterator[Row]:
-    names: dict[str, int] = {}
+    ids = Ids("row")
     for n, packed_row in enumerate(packed, 1):
-        row = packed_row if isinstance(packed_row, Row) else _unpacked(packed_row)
-        if row.id in names:
-            row = _unusable(f"duplicate id {row.id!r} (first on row {names[row.id]})")
-        names[row.id or f"row {n}"] = n
-        yield replace(row, line=n, id=row.id or f"row {n}")
+        yield ids.checked(packed_row if isinstance(packed_row, Row) else _unpacked(packed_row), n)
 
 
 def _unpacked(packed: _Packed) -> Row:
@@ -224,20 +236,17 @@ def _unpacked(packed: _Packed) -> Row:
     try:
         content = with_media(row.content, lambda medium: packed.media[str(medium.source)])
     except KeyError as error:
-        return _unusable(f"medium {error} is not packed with its row")
+        return unusable(f"medium {error} is not packed with its row")
     return replace(row, content=content)
-
-
-def _unusable(reason: str) -> Row:
-    return Row(0, "", Failed(reason, DataError(reason)), status="unusable", reason=reason)
 
 
 @contextmanager
 def _jsonl(out: Path) -> Iterator[_Write]:
     with replacing(out) as file:
 
-        def write(content: Example, status: str) -> None:
-            file.write(record_line(content, out.parent, status))
+        def write(row: Row, content: Example) -> None:
+            row = replace(row, content=_on_disk(content, out.parent))
+            file.write(_line(written_row(row, out.parent)))
 
         yield write
 
@@ -254,15 +263,15 @@ def _parquet(out: Path) -> Iterator[_Write]:
     group: list[dict[str, Any]] = []
     size = 0
 
-    def write(content: Example, status: str) -> None:
+    def write(row: Row, content: Example) -> None:
         nonlocal size
-        row, media = _packed(content, status)
-        _line(row)
-        row |= {name: json.dumps(row.get(name, []), ensure_ascii=False) for name in _NESTED}
-        given = (name for name in _OPTIONAL if row.get(name) is not None)
-        row |= {name: json.dumps(row[name], ensure_ascii=False) for name in given}
-        row["media"] = [{"path": name, "bytes": content} for name, content in media.items()]
-        group.append(row)
+        cells, media = _packed(row, content)
+        _line(cells)
+        cells |= {name: json.dumps(cells.get(name, []), ensure_ascii=False) for name in _NESTED}
+        given = (name for name in _OPTIONAL if cells.get(name) is not None)
+        cells |= {name: json.dumps(cells[name], ensure_ascii=False) for name in given}
+        cells["media"] = [{"path": name, "bytes": content} for name, content in media.items()]
+        group.append(cells)
         size += sum(map(len, media.values())) + 4096
         if size > GROUP_BYTES:
             flush()
@@ -300,8 +309,8 @@ def _tar(out: Path) -> Iterator[_Write]:
     with replacing(out) as file, tarfile.open(fileobj=file, mode="w") as tar:
         shard = _Shard(tar)
 
-        def write(content: Example, status: str) -> None:
-            packed = _packed(content, status)
+        def write(row: Row, content: Example) -> None:
+            packed = _packed(row, content)
             shard.add(next(rows), *packed)
 
         yield write
@@ -319,9 +328,9 @@ def _tar_folder(out: Path) -> Iterator[_Write]:
 
         shard = next_shard()
 
-        def write(content: Example, status: str) -> None:
+        def write(row: Row, content: Example) -> None:
             nonlocal shard
-            packed = _packed(content, status)
+            packed = _packed(row, content)
             if shard.size > SHARD_BYTES:
                 shard = next_shard()
             shard.add(next(rows), *packed)
@@ -352,18 +361,19 @@ def _parquet_rows(path: Path) -> Iterator[_Packed | Row]:
         for batch in file.iter_batches(batch_size=8):
             yield from map(_packed_row, batch.to_pylist())
     except (OSError, pa.ArrowException) as error:
-        yield _unusable(f"{path.name} breaks off here: {error}")
+        yield unusable(f"{path.name} breaks off here: {error}")
 
 
 def _packed_row(value: dict[str, Any]) -> _Packed | Row:
     media = {medium["path"]: medium["bytes"] for medium in value.pop("media") or []}
     try:
-        nested = {name: json.loads(value[name]) for name in _NESTED}
-        for name in _OPTIONAL:
-            nested[name] = None if value.get(name) is None else json.loads(value[name])
-    except (TypeError, ValueError) as error:
-        return _unusable(f"{', '.join((*_NESTED, *_OPTIONAL))} are JSON texts: {error}")
-    return _Packed(json.dumps(value | nested).encode(), media)
+        nested = {name: parse_json(value[name]) for name in _NESTED}
+        given = (name for name in _OPTIONAL if value.get(name) is not None)
+        nested |= {name: parse_json(value[name]) for name in given}
+    except (AttributeError, ValueError) as error:
+        return unusable(f"{', '.join((*_NESTED, *_OPTIONAL))} are JSON texts: {error}")
+    plain = {name: cell for name, cell in value.items() if name not in _OPTIONAL}
+    return _Packed(json.dumps(plain | nested).encode(), media)
 
 
 def _shard_rows(path: Path) -> Iterator[_Packed | Row]:
@@ -389,9 +399,9 @@ def _tar_rows(tar: tarfile.TarFile, name: str) -> Iterator[_Packed | Row]:
         for key, members in groupby(files, lambda member: _key(member.name)):
             parts = {member.name[len(key) + 1 :]: content(member) for member in members}
             row = parts.pop("json", None)
-            yield _Packed(row, parts) if row else _unusable(f"{name}: no {key}.json")
+            yield _Packed(row, parts) if row else unusable(f"{name}: no {key}.json")
     except (OSError, tarfile.TarError, EOFError) as error:
-        yield _unusable(f"{name} breaks off here: {error}")
+        yield unusable(f"{name} breaks off here: {error}")
 
 
 def _key(name: str) -> str:

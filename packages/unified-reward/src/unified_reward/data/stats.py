@@ -145,7 +145,11 @@ def _count(stats: Stats, content: Example) -> None:
     stats.prompts.append(_hash(question(content).encode(errors="surrogatepass")))
     for medium in media:
         source = medium.source
-        stats.media.append(_hash(source if isinstance(source, bytes) else str(source).encode()))
+        stats.media.append(
+            _hash(
+                source if isinstance(source, bytes) else str(source).encode(errors="surrogatepass")
+            )
+        )
 
 
 def _hash(content: bytes) -> int:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.io.text import read_text
 from unified_reward.io.validation import describe_errors
 
 
@@ -61,12 +62,37 @@ def build_config(kind: type[_Config], data: Any, source: str) -> _Config:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        data = _parse_yaml(read_text(path))
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no keys and values")
     return data
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
+        """Read the keys and values of one mapping."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key.value, str) and key.value in lines:
+                problem = f"the key {key.value!r} stands on lines {lines[key.value]} and {line}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key.value, str):
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
 
 
 def _set(data: dict[str, Any], override: str) -> None:
@@ -79,7 +105,7 @@ def _set(data: dict[str, Any], override: str) -> None:
         if not isinstance(data, dict):
             raise ConfigError(f"{name}: {parent} is a value, it has no keys")
     try:
-        data[last] = yaml.safe_load(value)
+        data[last] = _parse_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: {value!r} is not YAML") from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -19,13 +19,38 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Candidate, Example, Image, Pair, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Scale, Winner
+from unified_reward.io.text import parse_json, read_lines
 from unified_reward.io.validation import describe_errors
+from unified_reward.io.verdict_rows import check_winner
 
 
 SCHEMA = 1
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_PARQUET = b"PAR1"
 Side = Literal["chosen", "rejected"]
+
+
+def id_text(given: Any) -> Any:
+    """Return an id as text: a whole number by its digits; anything else as it is.
+
+    >>> id_text(7), id_text("7"), id_text(True)
+    ('7', '7', True)
+    """
+    is_whole = isinstance(given, int) and not isinstance(given, bool)
+    return str(given) if is_whole else given
+
+
+def _tag_text(given: Any) -> Any:
+    return repr(given) if isinstance(given, float) else id_text(given)
+
+
+def _no_boolean(given: Any) -> Any:
+    if isinstance(given, bool):
+        raise ValueError(f"Input should be a number, not {given}")
+    return given
+
+
+_Id = Annotated[str, BeforeValidator(id_text)]
+_Tag = Annotated[str, BeforeValidator(_tag_text)]
+_Number = Annotated[float, BeforeValidator(_no_boolean)]
 
 
 class _Row(BaseModel):
@@ -63,7 +88,7 @@ class _CandidateRow(_PartRow):
     """A candidate, and in pairs rows its side; ``parts`` of an interleaved one."""
 
     parts: list[_PartRow] | None = None
-    score: float | None = None
+    score: _Number | None = None
     side: Side | None = None
     reason: str | None = None
 
@@ -82,9 +107,9 @@ def _finite(given: Any) -> Any:
 
 
 class _TargetRow(_Row):
-    score: float | None = None
-    scale: tuple[float | None, float | None] | None = None
-    aspects: dict[str, float] = Field(default_factory=dict[str, float])
+    score: _Number | None = None
+    scale: tuple[_Number | None, _Number | None] | None = None
+    aspects: dict[str, _Number] = Field(default_factory=dict[str, float])
     winner: Winner | None = None
     rationale: str = ""
 
@@ -108,9 +133,13 @@ class _ComparisonRow(_Row):
     a: int
     b: int
     winner: Winner | None = None
-    probability: float | None = None
+    probability: _Number | None = None
     orders: Annotated[list[dict[str, Any]] | None, AfterValidator(_finite)] = None
     reason: str | None = None
+
+    def model_post_init(self, _: Any) -> None:
+        if self.winner is not None and self.probability is not None:
+            check_winner(self.winner, self.probability)
 
 
 def _as_parts(given: Any) -> Any:
@@ -123,7 +152,7 @@ _AnyCandidate = Annotated[_CandidateRow, BeforeValidator(_as_parts)]
 class _ExampleRow(_Row):
     """Every key of every kind of row."""
 
-    id: str | None = None
+    id: _Id | None = None
     task: Task | None = None
     prompt: str | None = None
     candidates: list[_AnyCandidate] | None = None
@@ -131,8 +160,8 @@ class _ExampleRow(_Row):
     criteria: str | None = None
     target: _TargetRow | None = None
     raters: Annotated[Any, AfterValidator(_finite)] = None
-    source: str | None = None
-    tags: dict[str, str] | None = None
+    source: _Id | None = None
+    tags: dict[str, _Tag] | None = None
     schema_: int = Field(default=SCHEMA, alias="schema")
     messages: Annotated[list[dict[str, Any]], AfterValidator(_finite)] = Field(
         default_factory=list[dict[str, Any]]
@@ -141,8 +170,8 @@ class _ExampleRow(_Row):
     reason: str | None = None
     chosen: _AnyCandidate | None = None
     rejected: _AnyCandidate | None = None
-    chosen_score: float | None = None
-    rejected_score: float | None = None
+    chosen_score: _Number | None = None
+    rejected_score: _Number | None = None
     comparisons: list[_ComparisonRow] = Field(default_factory=list[_ComparisonRow])
     judge_calls: int = 0
     judge: str = ""
@@ -175,6 +204,10 @@ class RowDetails:
     family: str = ""
     strategy: str = ""
     policy: str = ""
+    seed: int | None = None
+    duplicates: int = 0
+    comparisons: tuple[Mapping[str, Any], ...] = ()
+    """Comparisons by which a pair was made, as the row has them."""
 
 
 @dataclass(frozen=True)
@@ -211,54 +244,42 @@ def read_examples(path: Path, *, strict: bool = True) -> Iterator[Row]:
     Raises:
         DataError: The file cannot be opened, or is a Parquet file.
     """
-    lines: dict[str, int] = {}
-    stand_ins: set[str] = set()
-    for line, start, raw in record_lines(path):
-        row = read_row(raw, path.parent, strict=strict)
-        if row.id in stand_ins:
-            row = _renamed(row, f"{row.id} again")
-        if row.id in lines:
-            reason = f"duplicate id {row.id!r} (first on line {lines[row.id]})"
-            row = Row(line, "", _failed(reason), status="unusable", reason=reason)
-        name = row.id or f"line {line}" + " again" * (f"line {line}" in lines)
-        lines[name] = line
-        if not row.id:
-            stand_ins.add(name)
-        content = row.content
-        if isinstance(content, Failed):
-            content = _failed(f"line {line}: {content.error}")
-        yield replace(row, line=line, id=name, content=content, start=start)
+    ids = Ids("line")
+    for line, start, raw in read_lines(path):
+        row = ids.checked(read_row(raw, path.parent, strict=strict), line)
+        if isinstance(row.content, Failed):
+            row = replace(row, content=_failed(f"line {line}: {row.content.error}"))
+        yield replace(row, start=start)
 
 
-def _renamed(row: Row, name: str) -> Row:
-    """Return the row under another id than one that stands for an unusable line."""
-    content = row.content if isinstance(row.content, Failed) else replace(row.content, id=name)
-    return replace(row, id=name, content=content)
+class Ids:
+    """Ids of the rows of a file: each stands once, and a row that has none gets a stand-in.
 
-
-def record_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Iterate over number (from 1), first byte and content of every line that is not blank.
-
-    A byte order mark belongs to no line.
-
-    Raises:
-        DataError: The file cannot be opened, or is a Parquet file.
+    A stand-in is ``line 7 (3fa94c12)``: its place and a hash of what is wrong with it, so that no
+    row has it as its own, in whichever order they come.
     """
-    try:
-        with path.open("rb") as file:
-            first = file.read(4)
-            if first == _PARQUET:
-                raise DataError(
-                    f"{path} is a Parquet file; convert it first: "
-                    f"unified-reward data convert {path} OUT.jsonl"
-                )
-            start = file.seek(3 if first.startswith(_BYTE_ORDER_MARK) else 0)
-            for line, raw in enumerate(file, 1):
-                if raw.strip():
-                    yield line, start, raw
-                start += len(raw)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._numbers: dict[str, int] = {}
+
+    def checked(self, row: Row, number: int) -> Row:
+        """Return a row with number and id; unusable where an earlier one has its id."""
+        if row.id in self._numbers:
+            first = f"first on {self._place} {self._numbers[row.id]}"
+            row = unusable(f"duplicate id {row.id!r} ({first})")
+        name = row.id
+        if not name:
+            digest = hashlib.sha256(row.reason.encode(errors="surrogatepass")).hexdigest()
+            names = (f"{self._place} {number} ({digest[:n]})" for n in range(8, 64))
+            name = next(name for name in names if name not in self._numbers)
+        self._numbers[name] = number
+        return replace(row, line=number, id=name)
+
+
+def unusable(reason: str) -> Row:
+    """Return a row of line 0, without an id, that cannot be used."""
+    return Row(0, "", _failed(reason), status="unusable", reason=reason)
 
 
 def parse_row(raw: bytes, folder: Path) -> Example | Failed:
@@ -269,15 +290,20 @@ def parse_row(raw: bytes, folder: Path) -> Example | Failed:
 def read_row(raw: bytes, folder: Path, *, strict: bool = True) -> Row:
     """Parse one line as a row of line 0; an unusable one has no id, a failed one its own."""
     try:
-        row = _ExampleRow.model_validate_json(raw, extra="forbid" if strict else "ignore")
+        given = parse_json(raw)
+    except ValueError as error:
+        return unusable(f"row: {error}")
+    if not isinstance(given, dict):
+        return unusable(f"row: Input should be an object, not a {type(given).__name__}")
+    try:
+        row = _ExampleRow.model_validate(given, extra="forbid" if strict else "ignore")
         name = row.id or hashlib.sha256(raw.strip()).hexdigest()[:16]
         content = _example(row, name, folder)
         prompt = _failed_prompt(row, name, folder) if isinstance(content, Failed) else None
     except ValidationError as error:
-        content = _failed(describe_errors(error, "row", 3))
-        return Row(0, "", content, status="unusable", reason=content.error)
+        return unusable(describe_errors(error, "row", 3))
     except DataError as error:
-        return Row(0, "", Failed.from_error(error), status="unusable", reason=str(error))
+        return unusable(str(error))
     return Row(
         0,
         name,
@@ -303,6 +329,9 @@ def _example(row: _ExampleRow, name: str, folder: Path) -> Example | Failed:
     context = _context(row, folder)
     candidates = [candidate.candidate(folder) for candidate in row.candidates or ()]
     pair = _pair(row, candidates, folder)
+    target = row.target.value() if row.target else Target()
+    if candidates:
+        _check_target(target, candidates)
     return Example(
         row.task,
         row.prompt,
@@ -310,13 +339,26 @@ def _example(row: _ExampleRow, name: str, folder: Path) -> Example | Failed:
         context,
         row.criteria or "",
         name,
-        row.target.value() if row.target else Target(),
+        target,
         row.raters,
         row.source or "",
         row.tags or {},
         tuple(row.messages),
         pair,
     )
+
+
+def _check_target(target: Target, candidates: Sequence[Candidate]) -> None:
+    """Refuse a target that contradicts the number of candidates, or their being the same."""
+    n = len(candidates)
+    if target.winner and n != 2:
+        raise DataError(f"the target has the winner {target.winner!r} of two, and the row {n}")
+    if target.score is not None and n != 1:
+        raise DataError(
+            f"the target has the score {target.score:g} of one candidate, and the row has {n}"
+        )
+    if target.winner in ("first", "second") and candidates[0] == candidates[1]:
+        raise DataError(f"the target has the winner {target.winner!r}, and both are the same")
 
 
 def _context(row: _ExampleRow, folder: Path) -> tuple[Image | Video, ...]:
@@ -351,6 +393,10 @@ def _pair(row: _ExampleRow, candidates: list[Candidate], folder: Path) -> Pair |
     chosen, rejected = places
     if chosen == rejected:
         raise DataError("chosen and rejected are the same candidate")
+    if None not in (row.chosen_score, row.rejected_score) and row.chosen_score < row.rejected_score:
+        raise DataError(
+            f"chosen_score {row.chosen_score:g} is below rejected_score {row.rejected_score:g}"
+        )
     return Pair(chosen, rejected, row.chosen_score, row.rejected_score)
 
 
@@ -364,17 +410,20 @@ def _details(row: _ExampleRow, content: Example | Failed) -> RowDetails:
         unlisted = len(content.candidates) - len(candidates)
         candidates += [CandidateDetails()] * unlisted
     return RowDetails(
-        tuple(candidates), row.judge_calls, row.judge, row.family, row.strategy, row.policy
+        tuple(candidates),
+        row.judge_calls,
+        row.judge,
+        row.family,
+        row.strategy,
+        row.policy,
+        row.seed,
+        row.duplicates,
+        tuple(one.model_dump() for one in row.comparisons),
     )
 
 
-def example_row(example: Example, folder: Path, status: str = "") -> dict[str, Any]:
-    """Write an example as a row; its media must be files, given relative to ``folder``.
-
-    Args:
-        example: The example.
-        folder: Folder of the file that the row is for.
-        status: ``dropped`` or ``failed`` where pairs were to be made and there is none.
+def example_row(example: Example, folder: Path) -> dict[str, Any]:
+    """Write an example as a row of a file in ``folder``; its media must be files.
 
     Raises:
         DataError: A medium is in memory, not in a file.
@@ -402,8 +451,40 @@ def example_row(example: Example, folder: Path, status: str = "") -> dict[str, A
     if example.messages:
         row["messages"] = [dict(message) for message in example.messages]
     if example.pair:
-        return row | {"status": "kept", **pair_keys(example, folder)}
-    return row | ({"status": status} if status else {})
+        row |= {"status": "kept", **pair_keys(example, folder)}
+    return row
+
+
+def written_row(row: Row, folder: Path) -> dict[str, Any]:
+    """Write a row as a row of a file in ``folder``, with its status and details.
+
+    Raises:
+        DataError: It holds no example, or a medium is in memory, not in a file.
+    """
+    if isinstance(row.content, Failed):
+        raise DataError(row.content.error)
+    written = example_row(row.content, folder)
+    if not row.status:
+        return written
+    details = vars(row.details)
+    candidates = zip(row.content.candidates, row.details.candidates, strict=True)
+    return written | {
+        **{key: details[key] for key in details if details[key] not in (0, None, "", ())},
+        "status": row.status,
+        "reason": row.reason or None,
+        "candidates": [
+            part_row(part, folder)
+            if about == CandidateDetails()
+            else candidate_row(part, folder, about)
+            for part, about in candidates
+        ],
+    }
+
+
+def candidate_row(candidate: Candidate, folder: Path, about: CandidateDetails) -> dict[str, Any]:
+    """Write a candidate with what is known about it; see `part_row`."""
+    row = part_row(candidate, folder)
+    return (row if isinstance(row, dict) else {"parts": row}) | vars(about)
 
 
 def pair_keys(example: Example, folder: Path) -> dict[str, Any]:

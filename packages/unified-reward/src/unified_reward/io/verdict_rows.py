@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from unified_reward.core.verdicts import (
     Scored,
     Unparsed,
     Verdict,
+    Winner,
 )
+from unified_reward.io.text import parse_json, read_lines
 
 
 NOTE = "note: "
@@ -96,30 +98,47 @@ def _preference_row(verdict: Preferred) -> dict[str, Any]:
     }
 
 
+def check_winner(winner: Winner, probability: float) -> None:
+    """Check the winner of a comparison against the probability, a tie counted half, of the first.
+
+    A tie is the most probable outcome of three between 0.25 and 0.75 alone.
+
+    Raises:
+        ValueError: They contradict each other; names both.
+    """
+    first, second = probability > 0.5, probability < 0.5
+    agrees = {"first": first, "second": second, "tie": 0.25 <= probability <= 0.75}[winner]
+    if not agrees or not 0 <= probability <= 1:
+        raise ValueError(f"winner {winner!r} and probability {probability:g} contradict each other")
+
+
 def read_verdict_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Read the rows of a file of verdicts, one a line.
 
     Raises:
-        DataError: The file cannot be read, or a line is not a row with an id; names the line.
+        DataError: The file cannot be read, or a line is not a row with an id, or has that of an
+            earlier one; names the line.
     """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                row = json.loads(line)
-                if not isinstance(row, dict) or "id" not in row:
-                    raise DataError(f"{path} line {number} is not a verdict row with an id")
-                yield row
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise DataError(f"{path} holds a line that is not JSON: {error}") from error
+    lines: dict[str, int] = {}
+    for number, _, line in read_lines(path):
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise DataError(f"{path} line {number}: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+            raise DataError(f"{path} line {number} is not a verdict row with an id")
+        if lines.setdefault(row["id"], number) != number:
+            raise DataError(
+                f"{path} line {number}: id {row['id']!r} stands on line {lines[row['id']]} already"
+            )
+        yield row
 
 
 def read_verdict(row: Mapping[str, Any]) -> Verdict:
     """The verdict that `verdict_row` wrote. Aspects have no scale in a row and get an open one.
 
     Raises:
-        DataError: It is a ranking, or no verdict row.
+        DataError: It is a ranking, or no verdict row, or contradicts itself.
     """
     try:
         match row["status"]:
@@ -131,9 +150,14 @@ def read_verdict(row: Mapping[str, Any]) -> Verdict:
                 aspects = {name: Score(value, Scale(None, None)) for name, value in named}
                 return Scored(score, aspects, row["text"], _notes(row))
             case "preferred":
-                orders = tuple(Preferred(*_shares(one)) for one in row["orders"] or ())
-                aspects = row["aspects"]
-                return Preferred(*_shares(row), aspects, row["text"], orders, notes=_notes(row))
+                orders = tuple(_preferred(one) for one in row["orders"] or ())
+                return replace(
+                    _preferred(row),
+                    aspects=row["aspects"],
+                    text=row["text"],
+                    orders=orders,
+                    notes=_notes(row),
+                )
             case "unparsed":
                 return Unparsed(row["reason"], row["text"])
             case "failed":
@@ -144,5 +168,13 @@ def read_verdict(row: Mapping[str, Any]) -> Verdict:
         raise DataError(f"this is not a verdict row: {error!r}") from error
 
 
-def _shares(row: Mapping[str, Any]) -> tuple[float, float, float]:
-    return row["p_first"], row["p_tie"], row["p_second"]
+def _preferred(row: Mapping[str, Any]) -> Preferred:
+    """The comparison of a row, whose winner and probability follow from the three shares."""
+    verdict = Preferred(row["p_first"], row["p_tie"], row["p_second"])
+    winner, probability = row["winner"], row["probability"]
+    if winner != verdict.winner or abs(probability - verdict.probability) > 1e-6:
+        raise ValueError(
+            f"winner {winner!r} and probability {probability} contradict p_first "
+            f"{verdict.p_first}, p_tie {verdict.p_tie}, p_second {verdict.p_second}"
+        )
+    return verdict

@@ -23,6 +23,7 @@ from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example, FrameRule, Image, Sample, Video
 from unified_reward.core.verdicts import Failed, Verdict
 from unified_reward.io.atomic import write_bytes
+from unified_reward.io.text import read_json
 from unified_reward.io.validation import describe_errors
 from unified_reward.judges.model_judge import DecodedMedia, ModelJudge, Replies, decoded
 
@@ -100,7 +101,7 @@ class Card:
         if not file.exists():
             return None
         try:
-            return TypeAdapter(cls).validate_json(file.read_bytes())
+            return TypeAdapter(cls).validate_python(_read_json(file))
         except ValidationError as error:
             raise ConfigError(
                 f"{file} is not a judge's card: {describe_errors(error, 'file')}"
@@ -116,6 +117,13 @@ class Card:
                 del row[name]
         text = json.dumps(row, indent=2, ensure_ascii=False, allow_nan=False)
         write_bytes(folder / CARD, f"{text}\n".encode())
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
 
 
 def build_request(sample: Sample, card: Card, opened: DecodedMedia) -> Request:

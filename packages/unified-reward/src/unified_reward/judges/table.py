@@ -5,11 +5,9 @@ Knows neither prompts nor media; no order can bias it.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +16,8 @@ from unified_reward.core.errors import DataError
 from unified_reward.core.probability import compare_values
 from unified_reward.core.samples import Example, Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Verdict
+from unified_reward.io.rows import id_text
+from unified_reward.io.text import parse_json, read_lines, read_table
 
 
 _OPEN = Scale(None, None)
@@ -54,30 +54,35 @@ class TableJudge(BaseJudge):
 
         ``candidate`` is its place in the row, from 0 (default 0), of any number of candidates;
         ``winner`` is first, tie or second, and both_good or both_bad are ties; ``probability`` is
-        that the first is better.
+        that the first is better. ``p_first,p_tie,p_second`` may stand beside or instead of it, as
+        in our own verdicts.
 
         Raises:
-            DataError: The file is missing, or a row is not of either kind or stands there twice;
-                names the line.
+            DataError: The file is missing or holds no row, or a row is not of one kind, contradicts
+                itself or stands there twice; names the lines.
         """
         scores: dict[tuple[str, int], Score] = {}
         preferences: dict[str, Preferred] = {}
         lines: dict[tuple[str, int | None], int] = {}
         for line, row in _rows(path):
             try:
-                if "winner" in row:
-                    key = str(row["id"]), None
-                    preferences[key[0]] = _preference(row)
-                else:
-                    key = str(row["id"]), _place(row)
-                    scores[key] = _score(row)
+                name = _id(row)
+                is_comparison = _is_comparison(row)
+                key = name, None if is_comparison else _place(row)
                 if lines.setdefault(key, line) != line:
                     raise ValueError(f"{_name(*key)} stands on line {lines[key]} already")
+                if is_comparison:
+                    preferences[name] = _preference(row)
+                else:
+                    scores[key] = _score(row)
             except (KeyError, TypeError, ValueError) as error:
+                reason = f"no {error}" if isinstance(error, KeyError) else error
                 raise DataError(
-                    f"{path} line {line}: {error}; a row has id,candidate,value or "
+                    f"{path} line {line}: {reason}; a row has id,candidate,value or "
                     "id,winner[,probability]"
                 ) from error
+        if not lines:
+            raise DataError(f"{path} holds no row")
         return cls(f"table:{path}", scores, preferences)
 
     @classmethod
@@ -133,15 +138,32 @@ class TableJudge(BaseJudge):
         return [self._scores.get((found["id"], place)) for place in places]
 
 
+def _id(row: Mapping[str, Any]) -> str:
+    name = id_text(row["id"])
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"an id is text or a whole number, not {name!r}")
+    return name
+
+
+def _is_comparison(row: Mapping[str, Any]) -> bool:
+    names = ("winner", "probability", "p_first", "value")
+    given = [name for name in names if _given(row, name) is not None]
+    if not given:
+        raise ValueError("neither a value nor a winner")
+    if "value" in given and len(given) > 1:
+        raise ValueError(f"a value of one candidate beside the {given[0]} of two")
+    return "value" not in given
+
+
 def _place(row: Mapping[str, Any]) -> int:
-    place = int(row.get("candidate") or 0)
-    if place < 0:
-        raise ValueError(f"candidate {place} is not >= 0")
-    return place
+    place = _number(_given(row, "candidate") or 0)
+    if not (place >= 0 and place.is_integer()):
+        raise ValueError(f"candidate {place:g} is not a whole number >= 0")
+    return int(place)
 
 
 def _score(row: Mapping[str, Any]) -> Score:
-    value = float(row["value"])
+    value = _number(row["value"])
     if value not in _OPEN:
         raise ValueError(f"value {value} is not a finite number")
     return Score(value, _OPEN)
@@ -152,39 +174,54 @@ def _name(name: str, place: int | None) -> str:
 
 
 def _preference(row: Mapping[str, Any]) -> Preferred:
-    if row.get("probability") not in (None, ""):
-        first = float(row["probability"])
-        return Preferred(first, 0.0, 1 - first)
-    winner = row["winner"]
-    if winner in _BOTH:
-        return Preferred(*_PROBABILITIES["tie"], tie_kind=winner)
-    if winner not in _PROBABILITIES:
+    """The comparison of a row, by its three shares, its probability or its winner."""
+    winner = _given(row, "winner")
+    if winner is not None and winner not in (*_PROBABILITIES, *_BOTH):
         raise ValueError(f"winner {winner!r} is not first, tie or second")
-    return Preferred(*_PROBABILITIES[winner])
+    outcome = "tie" if winner in _BOTH else winner
+    shares = [_given(row, name) for name in ("p_first", "p_tie", "p_second")]
+    probability = _given(row, "probability")
+    first = None if probability is None else _number(probability)
+    if first is not None and not 0 <= first <= 1:
+        raise ValueError(f"probability {first:g} is not in [0, 1]")
+    if None not in shares:
+        verdict = Preferred(*map(_number, shares))
+    elif first is not None:
+        verdict = Preferred(first, 0.0, 1 - first)
+    else:
+        verdict = Preferred(*_PROBABILITIES[outcome])
+    if outcome is not None and outcome != verdict.winner:
+        raise ValueError(
+            f"winner {winner!r} contradicts the probabilities {verdict.p_first:g}, "
+            f"{verdict.p_tie:g}, {verdict.p_second:g}"
+        )
+    if first is not None and abs(first - verdict.probability) > 1e-6:
+        raise ValueError(f"probability {first:g} contradicts p_first, p_tie and p_second")
+    return replace(verdict, tie_kind=winner) if winner in _BOTH else verdict
+
+
+def _given(row: Mapping[str, Any], column: str) -> Any:
+    return None if row.get(column) == "" else row.get(column)
+
+
+def _number(given: Any) -> float:
+    if isinstance(given, bool):
+        raise ValueError(f"{given} is not a number")
+    return float(given)
 
 
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    yield from _json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text)
-
-
-def _json_rows(path: Path, text: str) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    if path.suffix != ".jsonl":
+        for line, cells in read_table(path):
+            if isinstance(cells, str):
+                raise DataError(f"{path} line {line}: {cells}")
+            yield line, cells
+        return
+    for line, _, raw in read_lines(path):
         try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {number} is not JSON: {error}") from error
-
-
-def _csv_rows(path: Path, text: str) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text))
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num} is not CSV: {error}") from error
+            row = parse_json(raw)
+        except ValueError as error:
+            raise DataError(f"{path} line {line}: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path} line {line} is not an object")
+        yield line, row

@@ -21,6 +21,7 @@ from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Candidate, Image, PreferencePair, Task, Video
 from unified_reward.data.check import files
 from unified_reward.io.atomic import replacing, write_bytes, write_json
+from unified_reward.io.text import read_json
 from unified_reward.pairs.preferences import PairRow, read_pairs
 
 
@@ -302,9 +303,9 @@ def _add_entry(out: Path) -> None:
     columns["messages"] = "conversations"
     entry = {"file_name": out.name, "formatting": "sharegpt", "ranking": True, "columns": columns}
     try:
-        known = json.loads(path.read_bytes()) if path.exists() else {}
+        known = read_json(path) if path.exists() else {}
         known |= {out.stem: entry}
-    except (OSError, ValueError, TypeError) as error:
+    except (DataError, TypeError) as error:
         raise DataError(f"{path} is not a JSON object, so {out.stem!r} cannot be added") from error
     write_json(path, known)
 

@@ -18,7 +18,7 @@ from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Candidate, Example, Pair, PreferencePair, Sample
 from unified_reward.core.verdicts import Scored, Verdict
-from unified_reward.io.rows import Row, pair_keys, part_row, parts_rows
+from unified_reward.io.rows import CandidateDetails, Row, candidate_row, pair_keys, parts_rows
 from unified_reward.io.verdict_rows import verdict_row
 from unified_reward.pairs.strategies import (
     STRATEGIES,
@@ -98,12 +98,11 @@ class PairResult:
         """
         example, sides = self.example, self.sides
         candidates = [
-            _candidate_row(candidate, folder)
-            | {
-                "score": self.scores.get(i),
-                "side": sides.get(i),
-                "reason": self.candidate_reasons.get(i),
-            }
+            candidate_row(
+                candidate,
+                folder,
+                CandidateDetails(self.scores.get(i), sides.get(i), self.candidate_reasons.get(i)),
+            )
             for i, candidate in enumerate(example.candidates)
         ]
         return {
@@ -157,11 +156,6 @@ def _made_by(calls: int, judge: str, family: str, options: PairOptions) -> dict[
         "strategy": options.strategy.value,
         "seed": options.seed,
     }
-
-
-def _candidate_row(candidate: Candidate, folder: Path) -> dict[str, Any]:
-    row = part_row(candidate, folder)
-    return row if isinstance(row, dict) else {"parts": row}
 
 
 def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name

@@ -14,8 +14,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import extra
+from unified_reward.io.text import read_json
 
 
 if TYPE_CHECKING:
@@ -146,8 +147,8 @@ def _defaults(source: str | Path) -> dict[str, Any]:
     """Options in a policy's folder, by name; empty without a ``sampling.json``."""
     file = Path(source) / DEFAULTS
     try:
-        options: Any = json.loads(file.read_bytes()) if file.is_file() else {}
-    except ValueError as error:
+        options: Any = read_json(file) if file.is_file() else {}
+    except DataError as error:
         raise ConfigError(f"{file} must be a JSON object of options: {error}") from error
     if not isinstance(options, dict):
         raise ConfigError(f"{file} must be a JSON object of options, not {options!r:.40}")

@@ -7,7 +7,6 @@ files of a clone are parsed, not run. Knows nothing of how an answer is read.
 from __future__ import annotations
 
 import ast
-import csv
 import hashlib
 import os
 import re
@@ -27,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Form, Task
 from unified_reward.io.atomic import write_json
+from unified_reward.io.text import read_json, read_table, read_text
 
 
 REPOSITORY = "CodeGoat24/UnifiedReward"
@@ -104,7 +104,7 @@ class _Pack:
 def published_prompts() -> Mapping[str, Prompt]:
     """Read the table of published prompts, by name; UnifiedReward as of its commit ff6f520."""
     table = resources.files("unified_reward.prompts") / "official_prompts.csv"
-    rows = csv.DictReader(table.read_text("utf-8").splitlines())
+    rows = (row for _, row in read_table(Path(str(table))) if isinstance(row, dict))
     return {
         row["name"]: Prompt(
             row["name"],
@@ -185,11 +185,11 @@ def _source(file: Path) -> _Source:
     if not file.is_file():
         return _Source([], "no file")
     try:
-        text = file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file)
+    except DataError as error:
         return _Source([], "unreadable", str(error))
     if file.suffix == ".txt":  # a list of questions, whole
-        return _Source([_Text(1, text.replace("\r\n", "\n").rstrip("\n"))])
+        return _Source([_Text(1, text.rstrip("\n"))])
     try:
         return _Source([*_texts(text)])
     except _NOT_PYTHON as error:
@@ -231,7 +231,7 @@ def _torn_texts(source: str) -> Iterator[_Text]:
 
     One published file has an unescaped apostrophe in a string of one line.
     """
-    for number, line in enumerate(source.splitlines(), 1):
+    for number, line in enumerate(source.split("\n"), 1):
         for quote, fence in (("'", '"""'), ('"', "'''")):
             inside = line[line.find(quote) + 1 : line.rfind(quote)]
             for prefix in ("", "f"):
@@ -366,8 +366,8 @@ def _merged(stamps: tuple[tuple[Path, tuple[int, ...]], ...]) -> Mapping[str, Wo
 
 def _read(pack: Path) -> tuple[Wording, ...]:
     try:
-        wordings = TypeAdapter(_Pack).validate_json(pack.read_bytes()).wordings
-    except (OSError, ValidationError) as error:
+        wordings = TypeAdapter(_Pack).validate_python(read_json(pack)).wordings
+    except (DataError, ValidationError) as error:
         raise ConfigError(f"{pack} is not a pack of wordings; {_import_again(pack)}") from error
     for wording in wordings:
         if _sha256(wording.text) != wording.sha256:

@@ -20,6 +20,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extensions, load_extension, missing_hint
 from unified_reward.io.atomic import write_json
 from unified_reward.io.config import as_data
+from unified_reward.io.text import read_json, read_text
 
 
 Log = Callable[[str], None]
@@ -135,16 +136,13 @@ class Run:
 
 
 def _read_report(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
+    return read_json(file) if file.exists() else {}
 
 
 def _clear(folder: Path, digest: str) -> None:
     """Delete what another configuration left; a killed run of this one resumes from its own."""
     started = folder / "started"
-    if started.exists() and started.read_text("utf-8") != digest:
+    if started.exists() and read_text(started) != digest:
         shutil.rmtree(folder)
         folder.mkdir()
     (folder / "report.json").unlink(missing_ok=True)
@@ -156,7 +154,7 @@ def _hash(config: Any, inputs: Sequence[str | Path]) -> str:
     for source in inputs:
         path = Path(source)
         files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-        digest.update(str(source).encode() if not path.is_dir() else b"")
+        digest.update(str(source).encode(errors="surrogatepass") if not path.is_dir() else b"")
         for file in files:
             if file.is_file() and "checkpoints" not in file.relative_to(path.parent).parts:
                 with file.open("rb") as content:

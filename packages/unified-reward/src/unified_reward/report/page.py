@@ -22,6 +22,7 @@ from unified_reward import media
 from unified_reward.core.errors import DataError
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Unparsed, Verdict
 from unified_reward.io.atomic import write_bytes
+from unified_reward.io.text import read_text
 from unified_reward.media import PILImage, Pixels
 from unified_reward.report import charts
 
@@ -195,7 +196,7 @@ class Page:
 
 @cache
 def _style() -> str:
-    return (resources.files("unified_reward.report") / "page.css").read_text("utf-8")
+    return read_text(Path(str(resources.files("unified_reward.report") / "page.css")))
 
 
 def _words(tag: str, text: str, css: str = "") -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +33,7 @@ from unified_reward.checkpoints.adapters import adapter_base
 from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, refuse_pipeline_code
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path, missing_hint
+from unified_reward.io.text import read_json, read_text
 
 
 _MIN_PIXELS = 56 * 56
@@ -94,8 +94,7 @@ def _published(name: str, kind: str) -> dict[str, Any]:
     """Sizes of a published base (``config``) or pipeline (``pipeline``)."""
     folder = resources.files("unified_reward") / "recipes" / "architectures"
     published = {
-        file.name.removesuffix(".json"): json.loads(file.read_text("utf-8"))
-        for file in folder.iterdir()
+        file.name.removesuffix(".json"): read_json(Path(str(file))) for file in folder.iterdir()
     }
     sizes = published.get(Path(name).name, {})
     if kind not in sizes:
@@ -115,7 +114,7 @@ def _build_processor(config: Any) -> Any:
             + missing_hint("tiny_base")
         )
     tokenizer = load_pretrained(AutoTokenizer, tiny)
-    chat = (tiny / "chat_template.jinja").read_text("utf-8")
+    chat = read_text(tiny / "chat_template.jinja")
     for name, token in _TOKENS.items():
         if hasattr(config, name):
             setattr(config, name, tokenizer.convert_tokens_to_ids(token))
@@ -195,7 +194,7 @@ def build_meta_pipeline(name: str) -> Any:
         return _build_pipeline(_published(name, "pipeline"))
     refuse_pipeline_code(folder)
     with load_errors(f"{folder} is not a diffusers pipeline"):
-        index = json.loads((folder / "model_index.json").read_bytes())
+        index = read_json(folder / "model_index.json")
         classes = {key: value[1] for key, value in index.items() if isinstance(value, list)}
         parts = {key: _part_config(folder / key, name) for key, name in classes.items()}
         return _build_pipeline(index | parts)
@@ -205,7 +204,7 @@ def _part_config(folder: Path, class_name: str) -> dict[str, Any] | None:
     """Class and configuration of a part; None for one without weights or schedule."""
     for name in ("config.json", "scheduler_config.json"):
         if (folder / name).is_file():
-            return json.loads((folder / name).read_bytes()) | {"_class_name": class_name}
+            return read_json(folder / name) | {"_class_name": class_name}
     return None
 
 

@@ -18,11 +18,10 @@ from unified_reward.data.sources import (
     sentences,
     sharegpt,
 )
-from unified_reward.data.sources.fields import failed
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import raw_rows
 from unified_reward.data.sources.table import SOURCES
-from unified_reward.io.rows import Row
+from unified_reward.io.rows import Ids, Row
 
 
 _LAYOUTS = {
@@ -82,17 +81,15 @@ def source_of(name: str, scale: Scale | None = None) -> Source:
 
 
 def _named(rows: Iterator[Row], name: str) -> Iterator[Row]:
-    rows_by_id: dict[str, int] = {}
+    ids = Ids("row")
     for row in rows:
-        content = row.content
-        if isinstance(content, Failed):
-            yield row
-        elif row.id in rows_by_id:
-            message = f"duplicate id {row.id!r} (first on row {rows_by_id[row.id]})"
-            yield failed(row.line, message)
-        else:
-            rows_by_id[row.id] = row.line
-            yield Row(row.line, row.id, replace(content, source=name))
+        named = ids.checked(row, row.line)
+        content = named.content
+        yield (
+            named
+            if isinstance(content, Failed)
+            else replace(named, content=replace(content, source=name))
+        )
 
 
 __all__ = ["SOURCES", "Source", "read_source", "source_of"]

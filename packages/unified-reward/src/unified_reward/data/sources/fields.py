@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from unified_reward.core.samples import Candidate, Example, Image, Task, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
-from unified_reward.io.rows import Row
+from unified_reward.io.rows import Row, id_text, unusable
 
 
 UNDERSTANDING = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
@@ -38,9 +39,8 @@ def each(rows: Iterable[Raw], make: Callable[[Fields], Iterable[Example]]) -> It
 
 
 def failed(line: int, reason: str) -> Row:
-    """Return a row that cannot be used, with the reason."""
-    content = Failed(reason, DataError(reason))
-    return Row(line, f"row {line}", content, status="unusable", reason=reason)
+    """Return a row that cannot be used, with the reason and without an id."""
+    return replace(unusable(reason), line=line)
 
 
 def given(row: Fields, *columns: str) -> Any:
@@ -86,9 +86,10 @@ def identity(row: Fields, *columns: str) -> str:
     if value is None:
         content = json.dumps(row, sort_keys=True, default=repr)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    name = id_text(value)
+    if not isinstance(name, str):
         raise DataError(f"an id is text or a whole number, not {value!r}")
-    return str(value)
+    return name
 
 
 def number(value: Any, scale: Scale) -> float:

@@ -176,7 +176,7 @@ def _verdict(answer: str, source: Source) -> Winner | float | Unparsed:
 
 def _rationale(answer: str, verdict: Winner | float, source: Source) -> str:
     """The answer without its first or last line, if that is the verdict alone."""
-    lines = answer.strip().splitlines()
+    lines = answer.strip().split("\n")
     for alone, rest in ((lines[-1], lines[:-1]), (lines[0], lines[1:])):
         if _VERDICT_ALONE.fullmatch(alone) and _verdict(alone, source) == verdict:
             return "\n".join(rest).strip()

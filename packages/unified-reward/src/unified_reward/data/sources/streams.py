@@ -5,28 +5,30 @@ Knows file formats and not what a row means. Text is UTF-8, and nothing is decod
 
 from __future__ import annotations
 
-import codecs
-import csv
 import json
+import re
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import extra
 from unified_reward.core.verdicts import Failed
+from unified_reward.io.text import open_rows, parse_json, read_lines, read_table
 
 
 _CHUNK_BYTES = 1 << 16
 _BATCH_ROWS = 64
+_SIGN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)
+"""A whole text, or the begin of one that ends in a later chunk, or another sign."""
+_IN_TEXT = re.compile(rb'"|\\.?', re.DOTALL)
 
 
 class Raw(NamedTuple):
     """One row of a file: its values by name, or why it cannot be read."""
 
     line: int
-    """Counted from 1: the line in JSON lines, else the row. The header of a CSV file is row 1."""
+    """Counted from 1: the line at which it begins, in JSON lines and CSV, else the row."""
     value: dict[str, Any] | Failed
 
 
@@ -36,8 +38,9 @@ def raw_rows(path: Path, at: str = "") -> Iterator[Raw]:
     Where ``at`` is given, a ``.json`` file is one object, and the rows are its array of this name.
 
     A row that cannot be decoded is ``Failed`` and the others go on. A JSON array goes on only to
-    the place where it is not JSON, since later rows cannot be separated. A file that was cut
-    off gives its whole rows and then one ``Failed``; a Parquet file that was cut off has none.
+    the place where it is not JSON, and a table to a quote that is not closed, since later rows
+    cannot be separated. A file that was cut off gives its whole rows and then one ``Failed``; a
+    Parquet file that was cut off has none.
 
     Raises:
         DataError: The file cannot be opened, or holds something else than rows.
@@ -46,7 +49,7 @@ def raw_rows(path: Path, at: str = "") -> Iterator[Raw]:
     if read is None:
         raise DataError(f"{path}: rows are read from {', '.join(_READERS)}, not {path.suffix!r}")
     try:
-        yield from _array(path, f"{at}.item") if at and read is _json else read(path)
+        yield from _array(path, at) if at and read is _json else read(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -66,74 +69,101 @@ def _row(value: Any) -> dict[str, Any] | Failed:
 
 
 def _json(path: Path) -> Iterator[Raw]:
-    with path.open("rb") as file:
-        head = file.read(_CHUNK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
+    with open_rows(path) as file:
+        head = file.read(_CHUNK_BYTES).lstrip()
     first, _, rest = head.partition(b"\n")
     if head.startswith(b"["):
-        yield from _array(path, "item")
+        yield from _array(path)
     elif head.startswith(b"{") and not (first.strip() == b"{" and rest):
         yield from _lines(path)
     else:
         raise DataError(f"{path} holds neither an array nor an object a line")
 
 
-def _begin(file: BinaryIO) -> None:
-    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-        file.seek(0)
+def _array(path: Path, at: str = "") -> Iterator[Raw]:
+    """Iterate over the elements of an array, or of that under the key ``at`` of an object."""
+    for n, (raw, sign) in enumerate(_elements(path, at), 1):
+        if n == 1 and sign == b"]" and not raw.strip():
+            return
+        try:
+            yield Raw(n, _row(parse_json(raw)))
+        except ValueError as error:
+            if not sign:
+                yield Raw(n, _cut_off(n))
+            elif isinstance(error.__cause__, json.JSONDecodeError):
+                yield Raw(n, _failed(f"row {n} is not JSON, and no row after it can be read"))
+                return
+            else:
+                yield Raw(n, _failed(str(error)))
+        else:
+            if not sign:
+                yield Raw(n + 1, _cut_off(n + 1))
 
 
-def _array(path: Path, prefix: str) -> Iterator[Raw]:
-    with extra("bench"):
-        import ijson
+def _elements(path: Path, at: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each element of an array and the sign behind it; no sign where the file ends."""
+    depth, is_found = 0, False
+    outer = 2 if at else 1
+    part = bytearray()
+    with open_rows(path) as file:
+        signs = _signs(file)
+        for before, sign in signs:
+            part += before
+            if is_found and depth == outer and sign not in (b"[", b"{"):
+                yield bytes(part), sign
+                part.clear()
+                if sign != b",":
+                    break
+                continue
+            depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(sign, 0)
+            if not is_found and sign == b"[" and depth == outer and _is_key(part, at):
+                is_found = True
+                part.clear()
+            elif not is_found and depth <= 1 and sign in (b"{", b","):
+                part.clear()
+            else:
+                part += sign
+        else:
+            if is_found or depth:
+                yield bytes(part), b""
+            else:
+                raise DataError(f"{path} holds no array under the key {at!r}")
+        if not at and any(before.strip() or sign for before, sign in signs):
+            yield b"", b"]"  # something stands behind the array
 
-    # Pushing chunks, unlike ijson.items, also gives the whole rows before an error.
-    found = ijson.sendable_list()
-    parser = ijson.items_coro(found, prefix, use_float=True)
-    row, chunk, broken = 0, b"[", None
-    with path.open("rb") as file:
-        _begin(file)
-        while chunk and not broken:
-            chunk = file.read(_CHUNK_BYTES)
-            try:
-                if chunk:
-                    parser.send(chunk)
-                else:
-                    parser.close()
-            except (ijson.JSONError, UnicodeDecodeError) as error:
-                what = "UTF-8" if "utf" in str(error).lower() else "JSON"
-                n = row + len(found) + 1
-                message = f"row {n} is not {what}, and no row after it can be read"
-                broken = _failed(message) if chunk else _cut_off(n)
-            for value in found:
-                row += 1
-                yield Raw(row, _row(value))
-            found.clear()
-    if broken:
-        yield Raw(row + 1, broken)
+
+def _signs(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each comma and bracket outside of texts, and the bytes before it; last, no sign."""
+    part, is_text, skip = bytearray(), False, 0
+    while chunk := file.read(_CHUNK_BYTES):
+        begin, place, skip = 0, skip, 0
+        while match := (_IN_TEXT if is_text else _SIGN).search(chunk, place):
+            place = match.end()
+            if match[0] == b'"':
+                is_text = not is_text
+            elif is_text:
+                skip = 2 - len(match[0])  # what is escaped begins the next chunk
+            elif len(match[0]) == 1:
+                yield bytes(part + chunk[begin : match.start()]), match[0]
+                part.clear()
+                begin = place
+        part += chunk[begin:]
+    yield bytes(part), b""
+
+
+def _is_key(before: bytearray, key: str) -> bool:
+    return not key or before.split() == [*f'"{key}":'.encode().split()]
 
 
 def _lines(path: Path) -> Iterator[Raw]:
-    with path.open("rb") as file:
-        _begin(file)
-        for line, raw in enumerate(file, 1):
-            if raw.strip():
-                yield Raw(line, _decoded(raw, line))
-
-
-def _decoded(raw: bytes, line: int) -> dict[str, Any] | Failed:
-    try:
-        value = json.loads(raw.decode(), parse_constant=_refuse)
-        if b"\\u" in raw:
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeError as error:
-        return _cut_off(line) if "end of data" in str(error) else _failed("the row is not UTF-8")
-    except (ValueError, RecursionError) as error:
-        return _failed(f"no JSON: {error}") if raw.endswith(b"\n") else _cut_off(line)
-    return _row(value)
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
+    for line, _, raw in read_lines(path):
+        try:
+            yield Raw(line, _row(parse_json(raw)))
+        except ValueError as error:
+            is_last = not raw.endswith((b"\n", b"\r"))
+            is_syntax = isinstance(error.__cause__, json.JSONDecodeError)
+            is_cut = is_last and (is_syntax or "end of data" in str(error))
+            yield Raw(line, _cut_off(line) if is_cut else _failed(str(error)))
 
 
 def _csv(path: Path) -> Iterator[Raw]:
@@ -145,41 +175,8 @@ def _tsv(path: Path) -> Iterator[Raw]:
 
 
 def _table(path: Path, delimiter: str) -> Iterator[Raw]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        table = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(table, [])
-        except csv.Error as error:
-            raise DataError(f"{path}: the header cannot be read: {error}") from error
-        if not header or len(set(header)) < len(header) or not _is_utf8(header):
-            raise DataError(f"{path} begins with a row of different column names in UTF-8")
-        for row in count(2):
-            try:
-                cells = next(table)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                ends = "end of data" in str(error)
-                yield Raw(row, _cut_off(row) if ends else _failed(f"no CSV: {error}"))
-                continue
-            if cells:
-                yield Raw(row, _cells(cells, header))
-
-
-def _is_utf8(cells: list[str]) -> bool:
-    try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _cells(cells: list[str], header: list[str]) -> dict[str, Any] | Failed:
-    if not _is_utf8(cells):
-        return _failed("the row is not UTF-8")
-    if len(cells) != len(header):
-        return _failed(f"{len(cells)} columns where the header names {len(header)}")
-    return dict(zip(header, cells, strict=True))
+    for line, cells in read_table(path, delimiter):
+        yield Raw(line, _failed(cells) if isinstance(cells, str) else cells)
 
 
 def _parquet(path: Path) -> Iterator[Raw]:

@@ -56,13 +56,6 @@ class JudgeArguments:
         typer.Option(help="Weights in 8 or 4 bits; needs bitsandbytes."),
     ] = None
 
-    def config(self) -> dict[str, Any]:
-        """Options that decide the verdicts, for the configuration beside a resumable output."""
-        config = {"judge": self.judge, "model": self.model, "family": self.family}
-        numerics: dict[str, Any] = {"dtype": self.dtype, "quantize": self.quantize}
-        numerics["allow_reworded"] = self.allow_reworded
-        return config | {name: value for name, value in numerics.items() if value}
-
     def options(self) -> JudgeOptions:
         """Everything but the reference, as `judges.registry` takes it."""
         from unified_reward.judges.registry import JudgeOptions
@@ -118,6 +111,9 @@ OrdersOption = Annotated[
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON row per line and nothing else.")
+]
+RetryOption = Annotated[
+    bool, typer.Option("--retry-failed", help="Ask the rows again that failed in an earlier run.")
 ]
 ImageOption = Annotated[str | None, typer.Option(help="Image that the answers are about.")]
 VideoOption = Annotated[str | None, typer.Option(help="Video that the answers are about.")]

@@ -9,7 +9,7 @@ import heapq
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
@@ -74,14 +74,12 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
         name: Name of a benchmark (`bench.registry.benchmark_names`), or a `Benchmark`.
         judge: The judge to measure.
         data: Folder of the official files, or the hub id to download; None where items are made.
-        limit: Maximum number of items, sampled by id and seed; per cell for ``microworld``,
-            default 200. None for all.
+        limit: Items at most, sampled by id and seed, None for all; of ``microworld`` per cell, 200.
         seed: Random seed of the sampled items and of the half asked in swapped order.
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
         votes: Majority of this many votes per comparison, each in a random order, as in
             VL-RewardBench; 0 for none. Answers repeat, so each order is asked at most once.
-        out: Folder for ``verdicts.jsonl``, written as items are judged, and ``report.json``. A run
-            that was stopped continues there.
+        out: Folder for ``verdicts.jsonl`` and ``report.json``; a stopped run continues there.
         retry_failed: Ask the items again that failed in an earlier run.
         on_progress: Called with the number of items just judged.
 
@@ -89,8 +87,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
         The report, accuracies and correlations with 95 % intervals, and the items judged.
 
     Raises:
-        ConfigError: Unknown benchmark, no folder, or ``out`` is being written by another run, or
-            holds one with other settings, files of the judge or items.
+        ConfigError: Unknown benchmark, no folder, or ``out`` is of another run.
         DataError: No usable row, or ``out`` cannot be written; verdicts written before stay.
 
     Example:
@@ -102,30 +99,40 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
     """
     benchmark = find_benchmark(name) if isinstance(name, str) else name
     options = BenchmarkOptions(limit, seed, orders, votes)
-    folder = data_folder(data)
+    read = partial(benchmark.read_rows, data_folder(data), options)
     broken: list[str] = []
-    judged: list[JudgedItem] = []
-    worst: list[JudgedItem] = []
-    with ExitStack() as stack:
-        journal, origin = None, _origin(benchmark, judge, options)
-        if out:
-            journal = stack.enter_context(open_journal(Path(out) / VERDICTS))
-            earlier = _usable(benchmark.read_rows(folder, options), [])
-            inputs = (Row(0, example.id, example) for example in earlier)
-            origin.resume(journal, inputs, retry_failed=retry_failed)
-            origin.check(journal)
-        examples = _usable(benchmark.read_rows(folder, options), broken)
+    judged, worst = list[JudgedItem](), list[JudgedItem]()
+    origin = _origin(benchmark, judge, options)
+    with _resumed(out, origin, read, retry_failed=retry_failed) as journal:
+        examples = _usable(read(), broken)
         chunks = _judge_chunks(benchmark, judge, examples, options, journal, origin, on_progress)
         for items in chunks:
             worst = heapq.nlargest(_N_WORST, [*worst, *items], key=lambda item: item.disagreement)
             judged += [item._replace(example=_without_pixels(item.example)) for item in items]
         if not judged:
-            reason = f"; {broken[0]}" if broken else ""
-            raise DataError(f"{data} holds no item of {benchmark.name}{reason}")
+            raise DataError("; ".join([f"{data} holds no item of {benchmark.name}", *broken[:1]]))
         report = _report(benchmark, judge, options, judged, len(broken))
         if out:
             write_json(Path(out) / "report.json", report)
     return Result(report, judged, worst)
+
+
+@contextmanager
+def _resumed(
+    out: str | Path | None,
+    origin: Origin,
+    read: Callable[[], Iterator[Row]],
+    *,
+    retry_failed: bool,
+) -> Iterator[Journal | None]:
+    """The journal of a run, locked; None for a run without a folder."""
+    if not out:
+        yield None
+        return
+    with open_journal(Path(out) / VERDICTS) as journal:
+        origin.resume(journal, lambda: map(_row_of, _usable(read(), [])), retry_failed=retry_failed)
+        origin.check(journal)
+        yield journal
 
 
 def _origin(benchmark: Benchmark, judge: BaseJudge, options: BenchmarkOptions) -> Origin:
@@ -174,6 +181,10 @@ def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:
             yield row.content
 
 
+def _row_of(example: Example) -> Row:
+    return Row(0, example.id, example)
+
+
 def _judge_chunks(
     benchmark: Benchmark,
     judge: BaseJudge,
@@ -192,7 +203,7 @@ def _judge_chunks(
         if on_progress and len(todo) < len(chunk):
             on_progress(len(chunk) - len(todo))
         # Taken before the media are opened, so that a later change is seen.
-        rows = [Row(0, example.id, example) for example in todo] if journal else []
+        rows = map(_row_of, todo) if journal else ()
         fingerprints = {row.id: origin.fingerprint(row) for row in rows}
         answers = _ask(benchmark, judge, todo, options, on_progress) if todo else []
         verdicts |= zip([example.id for example in todo], answers, strict=True)

@@ -102,14 +102,16 @@ class Origin:
         """Write the config beside a journal without rows, or check it; see `check_run_config`."""
         check_run_config(journal.path, self.config, self.files())
 
-    def resume(self, journal: Journal, rows: Iterable[Row], *, retry_failed: bool) -> None:
+    def resume(
+        self, journal: Journal, read: Callable[[], Iterable[Row]], *, retry_failed: bool
+    ) -> None:
         """Check that the rows that are done were made alike, and drop those to be made again.
 
         New rows, and rows that are not in the input any more, are no change.
 
         Args:
             journal: Finished rows; left as they are where one has changed.
-            rows: The whole input; read only where there are finished rows.
+            read: Reads the whole input; called only where there are finished rows.
             retry_failed: Drop the rows that failed, whatever has changed in them.
 
         Raises:
@@ -122,7 +124,7 @@ class Origin:
             if not all(journal.fingerprints[name] for name in kept):
                 raise _earlier(journal.path)
             self.check(journal)
-            self._check_inputs(journal, (row for row in rows if row.id in kept))
+            self._check_inputs(journal, (row for row in read() if row.id in kept))
         journal.drop(again)
         journal.repair()
 

@@ -102,7 +102,7 @@ def run(
     """
     if ("None", "None") in journal.judges:
         raise DataError(f"{journal.path} holds rows that no judge made; give another output file")
-    work.origin.resume(journal, read(), retry_failed=retry_failed)
+    work.origin.resume(journal, read, retry_failed=retry_failed)
     source = iter(read())
     chunks = iter(lambda: list(islice(source, size)), [])
     tasks = (_Task(chunk, _to_do(chunk, journal, missing_only=retry_failed)) for chunk in chunks)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unified_reward import prompts
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.extensions import checkpoint_path, require
+from unified_reward.core.extensions import checkpoint_path, extra, require
 from unified_reward.io.fingerprints import file_fingerprint, folder_fingerprints, text_fingerprint
 from unified_reward.judges.registry import JudgeOptions, family_of, kind_of
 from unified_reward.prompts.packs import installed_wordings
@@ -73,11 +73,12 @@ def _folder(path: Path) -> dict[str, str]:
 
 def _commit(hub_id: str) -> str:
     """Commit of a hub id in the local cache; empty where it is not there."""
-    try:
+    with extra("local"):
         from huggingface_hub import snapshot_download
 
+    try:
         return Path(snapshot_download(hub_id, local_files_only=True)).name
-    except (ImportError, OSError, ValueError):
+    except (OSError, ValueError):
         return ""
 
 

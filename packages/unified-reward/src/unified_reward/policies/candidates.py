@@ -54,7 +54,7 @@ def make_candidates(
     config |= {"dtype": policy.dtype, **asdict(policy.options)}
     reads = ("task", "prompt", "context", "criteria", "tags")
     origin = Origin(config, partial(checkpoint_files, policy.name), reads)
-    origin.resume(journal, read(), retry_failed=retry_failed)
+    origin.resume(journal, read, retry_failed=retry_failed)
     origin.check(journal)
     missing = (row for row in read() if row.id not in journal.done)
     return _append(missing, journal, policy, origin, n)

@@ -203,3 +203,109 @@ def test_a_failed_row_of_candidates_keeps_what_is_known_of_its_prompt(tmp_path):
     (made,) = pair_rows(rows, judge, PairOptions(Strategy.RANK), tmp_path)
     assert {key: made[key] for key in known} == known
     assert (made["status"], made["reason"]) == ("failed", "line 1: no memory")
+
+
+def test_a_changed_input_is_named_and_leaves_the_file(tmp_path):
+    out = tmp_path / "out"
+    before = finish(out, 5, 2)[1]
+    changed = inputs(7, q1="new", q3="new", q4="new", q0="new")
+    for rows in (changed, changed[::-1]):
+        with pytest.raises(ConfigError) as error:
+            finish(out, 7, 2, rows=rows)
+        assert "changed under 'q" in str(error.value)
+        assert "and 1 more; give another output file, or delete out" in str(error.value)
+        assert out.read_bytes() == before
+
+
+def test_new_rows_are_made_and_missing_ones_are_no_change(tmp_path):
+    out = tmp_path / "out"
+    before = finish(out, 5, 2)[1]
+    _, content = finish(out, 7, 2, rows=inputs(7)[3:])
+    assert content.startswith(before)
+    assert len(content.splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("files", "due"),
+    [
+        ({"weights": "2", "card": "1"}, "weights changed"),
+        ({"card": "1"}, "weights is gone"),
+        ({"weights": "1", "card": "1", "more": "1"}, "more is new"),
+    ],
+)
+def test_a_changed_file_of_the_judge_is_named(files, due, tmp_path):
+    out = tmp_path / "out"
+    before = finish(out, 3, 2, Batches(files={"weights": "1", "card": "1"}))[1]
+    with pytest.raises(ConfigError, match=rf"made with other files: {due}; give another output"):
+        finish(out, 5, 2, Batches(files=files))
+    assert out.read_bytes() == before
+    finish(out, 5, 2, Batches(files={"weights": "", "card": "1"}))  # one that is not known
+
+
+@pytest.mark.parametrize("retry_failed", [False, True])
+def test_files_of_an_earlier_version_are_refused_with_the_remedy(retry_failed, tmp_path):
+    out = tmp_path / "out"
+    finish(out, 3, 2)
+    config, rows = config_path(out).read_text(), out.read_text()
+    out.write_text(
+        "".join(line.partition(', "fingerprint"')[0] + "}\n" for line in rows.splitlines())
+    )
+    with pytest.raises(ConfigError, match=r"earlier version.*give another output file, or delete"):
+        finish(out, 3, 2, retry_failed=retry_failed)
+    out.write_text(rows)
+    config_path(out).write_text(json.dumps({"kind": "batches"}))
+    with pytest.raises(ConfigError, match=r"earlier version.*give another output file, or delete"):
+        finish(out, 3, 2, retry_failed=retry_failed)
+    config_path(out).write_text(config)
+    finish(out, 3, 2, retry_failed=retry_failed)
+
+
+def test_failed_rows_are_made_again_alone_and_only_when_it_is_wanted(tmp_path):
+    out, lost = tmp_path / "out", {"q1 雪", "q4 雪"}
+    before = finish(out, 6, 3, Batches(failing=lost))[1]
+    assert finish(out, 6, 3)[1] == before
+    made, content = finish(out, 6, 3, retry_failed=True)
+    kept = [line for line in before.splitlines() if b'"scored"' in line]
+    assert content.splitlines()[:4] == kept
+    again = [row for rows in made for row in rows]
+    assert [(row["id"], row["status"], row["batch"]) for row in again] == [
+        ("q1 雪", "scored", ["q1 雪"]),
+        ("q4 雪", "scored", ["q4 雪"]),
+    ]
+    assert finish(out, 6, 3, retry_failed=True)[1] == content
+
+
+def test_failed_rows_may_have_changed_when_they_are_made_again(tmp_path):
+    out = tmp_path / "out"
+    before = finish(out, 4, 2, Batches(failing={"q1 雪"}))[1]
+    rows = inputs(4, q1="mended")
+    with pytest.raises(ConfigError, match=r"'q1 雪'; ask failed rows again with --retry-failed"):
+        finish(out, 4, 2, rows=rows)
+    assert out.read_bytes() == before
+    finish(out, 4, 2, rows=rows, retry_failed=True)
+    assert set(Journal(out).done.values()) == {"scored"}
+
+
+def test_where_all_rows_failed_another_judge_may_make_them(tmp_path):
+    out = tmp_path / "out"
+    finish(out, 4, 2, Batches(failing={row.id for row in inputs(4)}, files={"weights": "1"}))
+    other = Batches(judge="other", files={"weights": "2"})
+    _, content = finish(out, 4, 2, other, retry_failed=True)
+    assert content.count(b'"judge": "other"') == 4
+    assert finish(out, 4, 2, other)[1] == content
+
+
+def test_killed_anywhere_while_failed_rows_are_made_again_it_ends_with_each_id_once(tmp_path):
+    """Every length that the file can have between the two runs."""
+    out, lost = tmp_path / "out", {"q1 雪", "q4 雪"}
+    before = finish(out, 5, 2, Batches(failing=lost))[1]
+    whole = finish(out, 5, 2, retry_failed=True)[1]
+    kept = len([line for line in before.splitlines() if b'"scored"' in line])
+    start = sum(map(len, whole.splitlines(keepends=True)[:kept]))
+    states = [before, *(whole[:length] for length in range(start, len(whole)))]
+    for state in states:
+        out.write_bytes(state)
+        assert finish(out, 5, 2, retry_failed=True)[1] == whole
+    out.write_bytes(whole[:start])
+    finish(out, 5, 2)  # also without the option
+    assert sorted(Journal(out).done) == [row.id for row in inputs(5)]

@@ -17,6 +17,7 @@ from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path, checkpoints
 from unified_reward.core.samples import Task
+from unified_reward.io.atomic import write_json
 from unified_reward.policies import Sampling, write_defaults
 from unified_reward.policies.vlm import build_request
 from unified_reward.train.optim import OptimConfig
@@ -103,6 +104,6 @@ def train_tiny_vlm(config: TinyVLMTraining, out: Path) -> list[tuple[int, float]
     config_file = out / "adapter_config.json"
     adapter = json.loads(config_file.read_text("utf-8"))
     adapter["base_model_name_or_path"] = f"../{checkpoint_path(config.base).name}"
-    config_file.write_text(json.dumps(adapter, indent=1) + "\n", "utf-8")
+    write_json(config_file, adapter)
     write_defaults(Sampling(max_new_tokens=48), out)
     return losses

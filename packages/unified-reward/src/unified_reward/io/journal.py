@@ -57,7 +57,8 @@ class Journal:
         """Fingerprint of the input by id, of the rows that were there when it was opened; empty
         where a row has none."""
         self.judges: set[tuple[str, str]] = set()
-        """Judge and family of those rows."""
+        """Judge and family of those rows, without the failed ones: a server that could not be
+        reached has not named its model."""
         self.with_reason: set[str] = set()
         """Ids of rows that have a reason, such as for what is missing in them."""
         self._sound = 0
@@ -74,7 +75,8 @@ class Journal:
             doubled += [str(row["id"])] if str(row["id"]) in self.done else []
             self._note(row)
             self.fingerprints[str(row["id"])] = str(row.get(FINGERPRINT) or "")
-            self.judges.add(_judge(row))
+            if row["status"] != "failed":
+                self.judges.add(_judge(row))
             self._sound += len(raw)
             self._ending = b"" if raw.endswith(b"\n") else b"\n"
         if doubled:

@@ -81,7 +81,7 @@ def test_rows_name_their_media_relative_to_the_file(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match=r"file cannot be written"):
+    with pytest.raises(DataError, match=r"records\.jsonl cannot be written"):
         write_microworld(
             tmp_path / "file",
             task=Task.IMAGE_GENERATION,

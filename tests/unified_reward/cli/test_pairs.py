@@ -18,6 +18,14 @@ from tests.unified_reward.pairs.candidate_files import draw_pools, read_rows, wr
 
 PROMPTS = 10
 """Two whole chunks and a half."""
+IN_FOURS = (
+    "import unified_reward.cli.pairs as p; p.CHUNK = 4; import unified_reward.cli as c; c.main()"
+)
+
+
+@pytest.fixture(autouse=True)
+def _chunks_of_four(monkeypatch):
+    monkeypatch.setattr("unified_reward.cli.pairs.CHUNK", 4)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +37,7 @@ def pools(tmp_path_factory):
 def whole(pools):
     """The rows of a run that nobody stopped."""
     out = pools.with_name("whole.jsonl")
-    command = [sys.executable, "-m", "unified_reward", "pairs", pools, out, "--judge", "tiny_judge"]
+    command = [sys.executable, "-c", IN_FOURS, "pairs", pools, out, "--judge", "tiny_judge"]
     subprocess.run(command, check=True, capture_output=True)
     return out.read_bytes()
 
@@ -92,7 +100,7 @@ def test_a_killed_run_goes_on_to_what_an_uninterrupted_one_gives(cli, pools, tmp
         return chat(f"Final Score: {place + 1}" if "Final Score" in call.text else sentence[place])
 
     with FakeServer(respond) as server:
-        command = [sys.executable, "-m", "unified_reward", "pairs", pools, out]
+        command = [sys.executable, "-c", IN_FOURS, "pairs", pools, out]
         run = subprocess.Popen(
             [*command, "--judge", server.url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -21,7 +21,7 @@ from unified_reward.io.rows import read_examples
 
 KEYS = (
     *("id", "status", "reason", "task", "prompt", "candidates", "context", "criteria"),
-    *("tags", "policy", "seed", "duplicates"),
+    *("tags", "policy", "seed", "duplicates", "fingerprint"),
 )
 
 

@@ -318,4 +318,4 @@ def test_the_command_refuses_a_file_as_folder(tmp_path):
     file = tmp_path / "out"
     file.touch()
     result = CliRunner().invoke(app, ["experiment", "best_of_n", str(file), *OPTIONS])
-    assert "cannot be a folder" in str(result.exception)
+    assert "out/report.json cannot be written" in str(result.exception)

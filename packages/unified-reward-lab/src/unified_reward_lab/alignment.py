@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from unified_reward import policies
 from unified_reward.core.errors import DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
-from unified_reward.io.journal import Journal
+from unified_reward.io.journal import Journal, open_journal
 from unified_reward.io.rows import read_examples
-from unified_reward.io.run_config import check_run_config
 from unified_reward.judges import bulk as judge_bulk
 from unified_reward.judges.registry import JudgeOptions, open_judge
 from unified_reward.pairs import bulk
@@ -28,10 +28,6 @@ from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward_lab.bench.oracle import examine, gap_closed
 from unified_reward_lab.examples import write_prompts
-
-
-_PROMPTS = 16
-"""Prompts whose pairs are made together."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +108,10 @@ def write_candidates(
     prompts = write_prompts(out, task=task, n=config.prompts, seed=config.seed, split="train")
     generator = policies.load(checkpoint_path(policy), batch_size=config.n)
     generator.name = policy
-    journal = Journal(out / "candidates.jsonl")
-    for _ in make_candidates(
-        read_examples(prompts), journal, generator, n=config.n, seed=config.seed
-    ):
-        progress(1)
+    read = partial(read_examples, prompts)
+    with open_journal(out / "candidates.jsonl") as journal:
+        for _ in make_candidates(read, journal, generator, n=config.n, seed=config.seed):
+            progress(1)
     return _count(journal, "generated")
 
 
@@ -143,10 +138,10 @@ def write_pairs(
         DataError: No pair was kept.
     """
     work = bulk.PairWork(out.parent, judge, JudgeOptions(), options)
-    journal = Journal(out)
-    check_run_config(out, {"judge": judge} | asdict(options))
-    for chunk in judge_bulk.run(work, read_examples(candidates), journal, size=_PROMPTS):
-        progress(len(chunk.rows))
+    with open_journal(out) as journal:
+        read = partial(read_examples, candidates)
+        for chunk in judge_bulk.run(work, read, journal, size=bulk.CHUNK):
+            progress(len(chunk.rows))
     return _count(journal, "kept")
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from unified_reward import media
-from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Form, Image, Task, Video
 from unified_reward.data.example_file import mirrored
-from unified_reward.io.atomic import write_bytes
+from unified_reward.io.atomic import replacing, write_bytes
 from unified_reward.io.rows import example_row, part_row
 from unified_reward_lab.microworld import Annotator, Split, make_example, policy_prompt
 from unified_reward_lab.microworld.items import TASKS
@@ -160,14 +160,12 @@ def write_prompts(
 def _write_rows(
     path: Path, row: Callable[[int], Mapping[str, Any]], n: int, progress: Callable[[int], None]
 ) -> Path:
-    try:
-        (path.parent / "media").mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:
-            for i in range(n):
-                file.write(json.dumps(row(i), ensure_ascii=False, allow_nan=False) + "\n")
-                progress(1)
-    except OSError as error:
-        raise DataError(f"{path.parent} cannot be written: {error.strerror}") from error
+    with replacing(path) as file:
+        (path.parent / "media").mkdir(exist_ok=True)
+        for i in range(n):
+            text = json.dumps(row(i), ensure_ascii=False, allow_nan=False)
+            file.write(text.encode() + b"\n")
+            progress(1)
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Annotated
 import typer
 
 from unified_reward.cli.progress import bar
-from unified_reward.core.errors import ConfigError
+from unified_reward.io.atomic import write_bytes, write_json
 from unified_reward.io.config import load_config
+from unified_reward.io.lock import locked
 
 
 class ExperimentName(StrEnum):
@@ -48,18 +48,14 @@ def experiment(
     config = load_config(chosen.config, overrides=overrides or [])
     if page:
         split_at_section(page, name.value)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be a folder: {error}") from error
-    with bar(name.value, config.total) as advance:
+    # The lock is taken first, so that a folder that cannot be written is found before the work.
+    with locked(out / "report.json"), bar(name.value, config.total) as advance:
         report = chosen.run(config, advance)
-    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-    (out / "report.json").write_text(text + "\n", "utf-8")
-    section = chosen.page(report)
-    (out / "page.md").write_text(section, "utf-8")
-    if chosen.plot:
-        (out / f"{name.value}.png").write_bytes(chosen.plot(report))
+        section = chosen.page(report)
+        write_json(out / "report.json", report)
+        write_bytes(out / "page.md", section.encode())
+        if chosen.plot:
+            write_bytes(out / f"{name.value}.png", chosen.plot(report))
     if page:
         replace_section(page, name.value, section)
     if report["n_unparsed"] or report["n_failed"]:

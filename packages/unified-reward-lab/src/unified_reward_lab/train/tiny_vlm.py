@@ -5,7 +5,6 @@ Its base knows better than these answers, so that there is something to align.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path, checkpoints
 from unified_reward.core.samples import Task
+from unified_reward.io.atomic import write_json
 from unified_reward.io.text import read_json
 from unified_reward.policies import Sampling, write_defaults
 from unified_reward.policies.vlm import build_request
@@ -104,6 +104,6 @@ def train_tiny_vlm(config: TinyVLMTraining, out: Path) -> list[tuple[int, float]
     config_file = out / "adapter_config.json"
     adapter = read_json(config_file)
     adapter["base_model_name_or_path"] = f"../{checkpoint_path(config.base).name}"
-    config_file.write_text(json.dumps(adapter, indent=1, allow_nan=False) + "\n", "utf-8")
+    write_json(config_file, adapter)
     write_defaults(Sampling(max_new_tokens=48), out)
     return losses

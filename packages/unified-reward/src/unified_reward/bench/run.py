@@ -8,8 +8,10 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,14 +32,15 @@ from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Candidate, Example, Image, Video
 from unified_reward.core.verdicts import Failed, Preferred, Unparsed, Verdict
 from unified_reward.io.atomic import write_json
-from unified_reward.io.journal import Journal
+from unified_reward.io.journal import FINGERPRINT, Journal, open_journal
 from unified_reward.io.rows import Row
-from unified_reward.io.run_config import check_run_config
+from unified_reward.io.run_config import Origin
 from unified_reward.io.verdict_rows import read_verdict, read_verdict_rows, verdict_row
+from unified_reward.judges.bulk import CHUNK
+from unified_reward.judges.files import judge_files
 
 
 VERDICTS = "verdicts.jsonl"
-_CHUNK = 64
 _N_WORST = 12
 
 
@@ -62,6 +65,7 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
     orders: Literal[1, 2] = 2,
     votes: int = 0,
     out: str | Path | None = None,
+    retry_failed: bool = False,
     on_progress: Progress | None = None,
 ) -> Result:
     """Measure a judge on a benchmark.
@@ -70,21 +74,20 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
         name: Name of a benchmark (`bench.registry.benchmark_names`), or a `Benchmark`.
         judge: The judge to measure.
         data: Folder of the official files, or the hub id to download; None where items are made.
-        limit: Maximum number of items, sampled by id and seed; per cell for ``microworld``,
-            default 200. None for all.
+        limit: Items at most, sampled by id and seed, None for all; of ``microworld`` per cell, 200.
         seed: Random seed of the sampled items and of the half asked in swapped order.
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
         votes: Majority of this many votes per comparison, each in a random order, as in
             VL-RewardBench; 0 for none. Answers repeat, so each order is asked at most once.
-        out: Folder for ``verdicts.jsonl``, written as items are judged, and ``report.json``. A run
-            that was stopped continues there.
+        out: Folder for ``verdicts.jsonl`` and ``report.json``; a stopped run continues there.
+        retry_failed: Ask the items again that failed in an earlier run.
         on_progress: Called with the number of items just judged.
 
     Returns:
         The report, accuracies and correlations with 95 % intervals, and the items judged.
 
     Raises:
-        ConfigError: Unknown benchmark, no folder, or ``out`` holds a run with other settings.
+        ConfigError: Unknown benchmark, no folder, or ``out`` is of another run.
         DataError: No usable row, or ``out`` cannot be written; verdicts written before stay.
 
     Example:
@@ -96,22 +99,50 @@ def run_benchmark(  # noqa: PLR0913  every one is an option of the command too
     """
     benchmark = find_benchmark(name) if isinstance(name, str) else name
     options = BenchmarkOptions(limit, seed, orders, votes)
-    rows = benchmark.read_rows(data_folder(data), options)
+    read = partial(benchmark.read_rows, data_folder(data), options)
     broken: list[str] = []
-    judged: list[JudgedItem] = []
-    worst: list[JudgedItem] = []
-    folder = Path(out) if out else None
-    examples = _usable(rows, broken)
-    for items in _judge_chunks(benchmark, judge, examples, options, folder, on_progress):
-        worst = heapq.nlargest(_N_WORST, [*worst, *items], key=lambda item: item.disagreement)
-        judged += [item._replace(example=_without_pixels(item.example)) for item in items]
-    if not judged:
-        reason = f"; {broken[0]}" if broken else ""
-        raise DataError(f"{data} holds no item of {benchmark.name}{reason}")
-    report = _report(benchmark, judge, options, judged, len(broken))
-    if folder:
-        write_json(folder / "report.json", report)
+    judged, worst = list[JudgedItem](), list[JudgedItem]()
+    origin = _origin(benchmark, judge, options)
+    with _resumed(out, origin, read, retry_failed=retry_failed) as journal:
+        examples = _usable(read(), broken)
+        chunks = _judge_chunks(benchmark, judge, examples, options, journal, origin, on_progress)
+        for items in chunks:
+            worst = heapq.nlargest(_N_WORST, [*worst, *items], key=lambda item: item.disagreement)
+            judged += [item._replace(example=_without_pixels(item.example)) for item in items]
+        if not judged:
+            raise DataError("; ".join([f"{data} holds no item of {benchmark.name}", *broken[:1]]))
+        report = _report(benchmark, judge, options, judged, len(broken))
+        if out:
+            write_json(Path(out) / "report.json", report)
     return Result(report, judged, worst)
+
+
+@contextmanager
+def _resumed(
+    out: str | Path | None,
+    origin: Origin,
+    read: Callable[[], Iterator[Row]],
+    *,
+    retry_failed: bool,
+) -> Iterator[Journal | None]:
+    """The journal of a run, locked; None for a run without a folder."""
+    if not out:
+        yield None
+        return
+    with open_journal(Path(out) / VERDICTS) as journal:
+        origin.resume(journal, lambda: map(_row_of, _usable(read(), [])), retry_failed=retry_failed)
+        origin.check(journal)
+        yield journal
+
+
+def _origin(benchmark: Benchmark, judge: BaseJudge, options: BenchmarkOptions) -> Origin:
+    config = {"benchmark": benchmark.name, "judge": judge.name, "family": judge.family}
+    files: Callable[[], Mapping[str, str]] = dict
+    if judge.origin:
+        config |= judge.origin[1].settings()
+        files = partial(judge_files, *judge.origin)
+    reads = ("task", "prompt", "candidates", "context", "criteria", "target", "tags")
+    return Origin(config | asdict(options), files, reads)
 
 
 def data_folder(data: str | Path | None) -> Path | None:
@@ -150,37 +181,40 @@ def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:
             yield row.content
 
 
+def _row_of(example: Example) -> Row:
+    return Row(0, example.id, example)
+
+
 def _judge_chunks(
     benchmark: Benchmark,
     judge: BaseJudge,
     examples: Iterator[Example],
     options: BenchmarkOptions,
-    out: Path | None,
+    journal: Journal | None,
+    origin: Origin,
     on_progress: Progress | None,
 ) -> Iterator[list[JudgedItem]]:
     """Judge examples chunk by chunk; the verdicts of a chunk are on disk before it is yielded."""
     verdicts: dict[str, Verdict] = {}
-    journal = None
-    if out:
-        file = out / VERDICTS
-        config = {"benchmark": benchmark.name, "judge": judge.name, **asdict(options)}
-        check_run_config(file, config)
-        journal = Journal(file)
-        journal.repair()
-        if file.exists():
-            verdicts |= {row["id"]: _written_verdict(row) for row in read_verdict_rows(file)}
-    while chunk := list(islice(examples, _CHUNK)):
+    if journal and journal.done:
+        verdicts |= {row["id"]: _written_verdict(row) for row in read_verdict_rows(journal.path)}
+    while chunk := list(islice(examples, CHUNK)):
         todo = [example for example in chunk if example.id not in verdicts]
         if on_progress and len(todo) < len(chunk):
             on_progress(len(chunk) - len(todo))
+        # Taken before the media are opened, so that a later change is seen.
+        rows = map(_row_of, todo) if journal else ()
+        fingerprints = {row.id: origin.fingerprint(row) for row in rows}
         answers = _ask(benchmark, judge, todo, options, on_progress) if todo else []
         verdicts |= zip([example.id for example in todo], answers, strict=True)
         items = [
             JudgedItem(example, benchmark.group(example), verdicts[example.id]) for example in chunk
         ]
         if journal:
-            new = [item for item in items if item.example.id not in journal.done]
-            journal.append([_row(item, judge) for item in new])
+            new = [item for item in items if item.example.id in fingerprints]
+            journal.append(
+                _row(item, judge) | {FINGERPRINT: fingerprints[item.example.id]} for item in new
+            )
         yield items
 
 

@@ -119,7 +119,7 @@ def root(
 
 
 def main() -> None:
-    """Run the command line; an error of this package is a message, not a traceback."""
+    """Run the command line; an error of this package or of the system is a line, no traceback."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
@@ -127,9 +127,31 @@ def main() -> None:
     try:
         app()
     except UnifiedRewardError as error:
-        from rich.console import Console
-        from rich.text import Text
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'the output'}: {error.strerror or error}")
+    except Exception as error:
+        # So do tokenizers and safetensors name the system's errors, such as of a full disk.
+        if "(os error " not in str(error):
+            raise
+        _fail(str(error))
+    finally:
+        _flush()
 
-        message = Text.assemble(("error:", "red"), f" {error}")
-        Console(stderr=True).print(message, soft_wrap=True)
-        sys.exit(2)
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  lest the exit fails on it again
+        if not isinstance(error, BrokenPipeError):
+            _fail(f"standard output cannot be written: {error.strerror}")
+
+
+def _fail(text: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    message = Text.assemble(("error:", "red"), f" {text}")
+    Console(stderr=True).print(message, soft_wrap=True)
+    sys.exit(2)

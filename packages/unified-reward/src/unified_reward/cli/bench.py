@@ -42,6 +42,7 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="Folder for verdicts, report and page; resumable.")
     ] = None,
+    retry_failed: options.RetryOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Run a benchmark on a judge: metrics with sample sizes and 95 % intervals."""
@@ -60,6 +61,7 @@ def bench(
             orders=config.orders,
             votes=votes,
             out=out,
+            retry_failed=retry_failed,
             on_progress=advance,
         )
     if out:
@@ -68,6 +70,8 @@ def bench(
         output.print_json([result.report])
     else:
         Console().print(output.report_table(result.report))
+    if out:
+        output.hint_at_failed(result.report["n_failed"])
     output.exit_if(result.report.get(name) for name in ("n_unparsed", "n_failed", "n_broken_rows"))
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from unified_reward.cli import output
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
-from unified_reward.io.journal import Journal
+from unified_reward.io.journal import open_journal
 from unified_reward.io.rows import read_examples
-from unified_reward.io.run_config import check_run_config, config_path
 from unified_reward.io.text import read_lines
 from unified_reward.judges import bulk
 
@@ -23,11 +21,11 @@ def run_bulk(
     work: bulk.Work,
     source: Path,
     out: Path,
-    config: Mapping[str, Any],
     *,
     size: int,
     engine: bulk.Engine,
     workers: int,
+    retry_failed: bool,
     as_json: bool,
 ) -> Counter[str]:
     """Append a row to ``out`` for every row of ``source`` that it lacks.
@@ -37,7 +35,8 @@ def run_bulk(
         candidates counts as ``incomplete``.
 
     Raises:
-        ConfigError: ``out`` is the input, or was started with different settings.
+        ConfigError: ``out`` is the input, is being written by another run, or was made with
+            different settings, files or inputs.
         DataError: The input cannot be read, or ``out`` is no output of this judge.
     """
     n_rows = sum(1 for _ in read_lines(source))
@@ -46,25 +45,23 @@ def run_bulk(
     if not n_rows:
         typer.echo(f"{source} has no rows", err=True)
         raise typer.Exit(1)
-    journal = Journal(out)
-    # Without a config, the rows are first compared with those of the judge.
-    if not journal.done or config_path(out).exists():
-        check_run_config(out, config)
     statuses: Counter[str] = Counter()
-    # Strict, so that a misspelt key, such as of criteria, changes no question unnoticed.
-    rows = read_examples(source)
-    chunks = bulk.run(work, rows, journal, size=size, engine=engine, workers=workers)
-    with bar(out.name, n_rows) as advance:
-        for chunk in chunks:
-            advance(len(chunk.ids))
-            statuses.update(_outcome(journal, name) for name in chunk.ids)
-            if chunk.rows:
-                check_run_config(out, config)
-            if as_json:
-                output.print_json(chunk.rows)
+    with open_journal(out) as journal:
+        # Strict, so that a misspelt key, such as of criteria, changes no question unnoticed.
+        chunks = bulk.run(
+            work,
+            partial(read_examples, source),
+            journal,
+            size=size,
+            engine=engine,
+            workers=workers,
+            retry_failed=retry_failed,
+        )
+        with bar(out.name, n_rows) as advance:
+            for chunk in chunks:
+                advance(len(chunk.ids))
+                statuses.update(journal.outcome(name) for name in chunk.ids)
+                if as_json:
+                    output.print_json(chunk.rows)
+    output.hint_at_failed(statuses["failed"] + statuses["incomplete"])
     return statuses
-
-
-def _outcome(journal: Journal, name: str) -> str:
-    status = journal.done[name]
-    return "incomplete" if status == "ranked" and name in journal.with_reason else status

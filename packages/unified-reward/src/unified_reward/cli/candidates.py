@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from unified_reward import policies
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.io.journal import Journal
+from unified_reward.io.journal import open_journal
 from unified_reward.io.rows import read_examples
 from unified_reward.policies.candidates import make_candidates
 
@@ -47,6 +48,7 @@ def candidates(
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help=_BATCH)] = None,
+    retry_failed: options.RetryOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Generate candidates for every prompt with a policy; resumes a stopped run."""
@@ -58,13 +60,24 @@ def candidates(
         checkpoint_path(policy), given, device=device, dtype=dtype, batch_size=batch_size
     )
     loaded.name = policy
-    journal = Journal(out / "candidates.jsonl")
-    with bar("generating", len(ids), done=sum(name in journal.done for name in ids)) as advance:
-        for row in make_candidates(read_examples(source), journal, loaded, n=n, seed=seed):
-            advance(1)
-            if as_json:
-                output.print_json([row])
+    with open_journal(out / "candidates.jsonl") as journal:
+        again = journal.unanswered() if retry_failed else set[str]()
+        done = sum(name in journal.done and name not in again for name in ids)
+        made = make_candidates(
+            partial(read_examples, source),
+            journal,
+            loaded,
+            n=n,
+            seed=seed,
+            retry_failed=retry_failed,
+        )
+        with bar("generating", len(ids), done=done) as advance:
+            for row in made:
+                advance(1)
+                if as_json:
+                    output.print_json([row])
     statuses = Counter(journal.done[name] for name in ids)
     if not as_json:
         output.print_counts(statuses)
+    output.hint_at_failed(statuses["failed"])
     output.exit_if([statuses["failed"]])

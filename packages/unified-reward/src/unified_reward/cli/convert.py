@@ -15,6 +15,7 @@ from unified_reward.cli.groups import make_app
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extra
+from unified_reward.io.lock import locked
 from unified_reward.judges.card import Card
 from unified_reward.prompts import FAMILIES, official
 
@@ -50,10 +51,10 @@ def llava_qwen(
         raise ConfigError(f"no family {family!r}; there are {', '.join(known)}")
     planned = plan(folder)
     if not dry_run:
-        with bar("converting", len(planned.names)) as advance:
+        with locked(out), bar("converting", len(planned.names)) as advance:
             write(planned, out, progress=advance)
-        if family is not None:
-            Card(family, base=str(folder)).write(out)
+            if family is not None:
+                Card(family, base=str(folder)).write(out)
     if as_json:
         output.print_json([_row(planned, None if dry_run else out)])
     else:

@@ -12,9 +12,6 @@ from unified_reward.cli.bulk import run_bulk
 from unified_reward.judges import bulk
 
 
-_CHUNK = 64
-
-
 @options.opens_judge
 def judge(
     source: Annotated[
@@ -28,19 +25,19 @@ def judge(
         bulk.Engine, typer.Option(help="This process, or a Ray cluster.")
     ] = bulk.Engine.LOCAL,
     workers: options.WorkersOption = 1,
+    retry_failed: options.RetryOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Judge every sample of a file; resumes a stopped run."""
     work = bulk.JudgeWork(source, judge.judge, judge.options(), options.orders_of(orders))
-    config = judge.config() | {"orders": orders}
     statuses = run_bulk(
         work,
         source,
         out,
-        config,
-        size=_CHUNK,
+        size=bulk.CHUNK,
         engine=engine,
         workers=workers,
+        retry_failed=retry_failed,
         as_json=as_json,
     )
     output.exit_if(statuses[name] for name in ("unparsed", "failed", "incomplete"))

@@ -80,16 +80,6 @@ class JudgeArguments:
         int, typer.Option(min=1, max=100, help="Quality of jpeg and webp.")
     ] = 95
 
-    def config(self) -> dict[str, Any]:
-        """Options that decide the verdicts, for the configuration beside a resumable output."""
-        config = {"judge": self.judge, "model": self.model, "family": self.family}
-        numerics: dict[str, Any] = {"dtype": self.dtype, "quantize": self.quantize}
-        numerics |= {"allow_reworded": self.allow_reworded, "extra_body": self._body()}
-        numerics["max_pixels"] = self.max_pixels
-        if self.image_format != "png":
-            numerics |= {"image_format": self.image_format, "image_quality": self.image_quality}
-        return config | {name: value for name, value in numerics.items() if value}
-
     def options(self) -> JudgeOptions:
         """Everything but the reference, as `judges.registry` takes it."""
         from unified_reward.judges.registry import JudgeOptions
@@ -169,6 +159,9 @@ OrdersOption = Annotated[
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON row per line and nothing else.")
+]
+RetryOption = Annotated[
+    bool, typer.Option("--retry-failed", help="Ask the rows again that failed in an earlier run.")
 ]
 ImageOption = Annotated[str | None, typer.Option(help="Image that the answers are about.")]
 VideoOption = Annotated[str | None, typer.Option(help="Video that the answers are about.")]

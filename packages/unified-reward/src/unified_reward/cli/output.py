@@ -53,6 +53,13 @@ def print_counts(statuses: Counter[str]) -> None:
     typer.echo(", ".join(f"{n} {status}" for status, n in sorted(statuses.items())))
 
 
+def hint_at_failed(n: int) -> None:
+    """Say on standard error how rows that failed are asked again."""
+    if n:
+        rows = "1 row" if n == 1 else f"{n} rows"
+        typer.echo(f"{rows} failed; --retry-failed asks them again", err=True)
+
+
 def exit_if(failures: Iterable[object]) -> None:
     """Exit with 1 if any item was not answered."""
     if any(failures):

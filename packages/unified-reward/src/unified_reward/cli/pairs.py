@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +10,8 @@ import typer
 from unified_reward.cli import options, output
 from unified_reward.cli.bulk import run_bulk
 from unified_reward.judges import bulk
-from unified_reward.pairs.bulk import PairWork
+from unified_reward.pairs.bulk import CHUNK, PairWork
 from unified_reward.pairs.strategies import PairOptions, Strategy
-
-
-_PROMPTS = 4
 
 
 @options.opens_judge
@@ -46,6 +42,7 @@ def pairs(
         bulk.Engine, typer.Option(help="This process, or a Ray cluster.")
     ] = bulk.Engine.LOCAL,
     workers: options.WorkersOption = 1,
+    retry_failed: options.RetryOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Make a preference pair from the candidates of each prompt; resumes a stopped run."""
@@ -57,10 +54,10 @@ def pairs(
         work,
         source,
         out,
-        judge.config() | asdict(config),
-        size=_PROMPTS,
+        size=CHUNK,
         engine=engine,
         workers=workers,
+        retry_failed=retry_failed,
         as_json=as_json,
     )
     if not as_json:

@@ -37,6 +37,9 @@ class BaseJudge(ABC):
     """Samples whose media are in memory together, >= 1; as many more are opened ahead. More lets
     batches be fuller, at the cost of memory."""
 
+    origin: tuple[str, Any] | None = None
+    """Reference and options it was opened with; None for a judge that was made otherwise."""
+
     @abstractmethod
     def ask(
         self,

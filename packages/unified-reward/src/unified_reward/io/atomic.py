@@ -14,15 +14,33 @@ from unified_reward.core.errors import DataError
 
 
 @contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Turn errors of the system, such as of a full disk, into one that names what was written.
+
+    Raises:
+        DataError: The block failed to write.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes the name ``path`` when the block ends without an error.
 
     Parent folders are made. After an error the temporary file is gone. A process that is killed
-    leaves ``.NAME.part`` behind, which the next writer of the same name replaces.
+    leaves ``.NAME.part`` behind, which the next writer of the same name replaces. A device or pipe,
+    such as ``/dev/stdout``, is written to as it is.
 
     Raises:
         DataError: The file cannot be written; ``path`` stays as it was.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with written(path), path.open("wb") as file:
+            yield file
+        return
     with _renamed(path) as part, part.open("wb") as file:
         yield file
         file.flush()
@@ -45,13 +63,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
-    part = path.with_name(f".{path.name}.part")
+    part = path.parent / f".{path.name}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+        with written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            part.replace(path)
     finally:
         with suppress(OSError):
             shutil.rmtree(part) if part.is_dir() else part.unlink()

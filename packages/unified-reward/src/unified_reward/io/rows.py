@@ -180,6 +180,7 @@ class _ExampleRow(_Row):
     policy: str = ""
     seed: int | None = None
     duplicates: int = 0
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

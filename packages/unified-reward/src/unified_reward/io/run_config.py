@@ -3,45 +3,160 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.io.atomic import write_json
+from unified_reward.io.fingerprints import example_fingerprint
+from unified_reward.io.journal import Journal
+from unified_reward.io.rows import Row
+
+
+_FILES = "files"
+_NAMED = 3
+"""Ids and files named in a message."""
 
 
 def config_path(out: Path) -> Path:
     """Return the path of the config of a run, beside its output."""
-    return out.with_name(out.name + ".config.json")
+    return out.parent / f"{out.name}.config.json"
 
 
-def check_run_config(out: Path, config: Mapping[str, Any]) -> None:
+def check_run_config(
+    out: Path, config: Mapping[str, Any], files: Mapping[str, str] | None = None
+) -> None:
     """Write a run's config beside its output, or check that it is the one written there.
 
     The config of a run that has made no row yet, such as one whose judge could not be loaded, is
     replaced.
 
+    Args:
+        out: The output.
+        config: Settings that decide the rows.
+        files: Fingerprints of the files that decide them, by names for people; "" where it is not
+            known. None where the run has none.
+
     Raises:
-        ConfigError: The run was started with different settings; names them.
+        ConfigError: The run was started with different settings or files, which are named, or by
+            a version that kept no fingerprints.
         DataError: The file cannot be read or written.
     """
     path = config_path(out)
-    config = json.loads(json.dumps(config))
+    given = json.loads(json.dumps({**config, **({} if files is None else {_FILES: files})}))
     try:
-        if not path.exists() or not out.exists() or not out.stat().st_size:
-            write_json(path, config)
+        if not out.exists() or not out.stat().st_size:
+            write_json(path, given)
+            return
+        if not path.exists() and files is None:
+            write_json(path, given)
             return
         known = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}, the settings of {out}, is missing; {_remedy(out)}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    known_files = known.pop(_FILES, None)
+    given.pop(_FILES, None)
     differences = [
-        f"{key} was {known.get(key)!r} and is {config.get(key)!r}"
-        for key in sorted(known.keys() | config.keys())
-        if known.get(key) != config.get(key)
+        f"{key} was {known.get(key)!r} and is {given.get(key)!r}"
+        for key in sorted(known.keys() | given.keys())
+        if known.get(key) != given.get(key)
     ]
     if differences:
         raise ConfigError(
             f"{out} was started with different settings: {'; '.join(differences)}; give another "
             "output file, or the same settings"
         )
+    if files is not None:
+        _check_files(out, known_files, files)
+
+
+def _check_files(out: Path, known: Mapping[str, str] | None, files: Mapping[str, str]) -> None:
+    if known is None:
+        raise _earlier(out)
+    changed: list[str] = []
+    for name in sorted(known.keys() | files.keys()):
+        before, now = known.get(name), files.get(name)
+        if before != now and "" not in (before, now):
+            verb = "is new" if before is None else "is gone" if now is None else "changed"
+            changed.append(f"{name} {verb}")
+    if changed:
+        raise ConfigError(f"{out} was made with other files: {_listed(changed)}; {_remedy(out)}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Everything that decides the rows of a resumable output."""
+
+    config: Mapping[str, Any]
+    """Settings, written beside the output."""
+    files: Callable[[], Mapping[str, str]]
+    """Fingerprints of the files of a model, by names for people; "" where it is not known."""
+    reads: tuple[str, ...]
+    """Fields of `Example` that the work reads."""
+
+    def check(self, journal: Journal) -> None:
+        """Write the config beside a journal without rows, or check it; see `check_run_config`."""
+        check_run_config(journal.path, self.config, self.files())
+
+    def resume(
+        self, journal: Journal, read: Callable[[], Iterable[Row]], *, retry_failed: bool
+    ) -> None:
+        """Check that the rows that are done were made alike, and drop those to be made again.
+
+        New rows, and rows that are not in the input any more, are no change.
+
+        Args:
+            journal: Finished rows; left as they are where one has changed.
+            read: Reads the whole input; called only where there are finished rows.
+            retry_failed: Drop the rows that failed, whatever has changed in them.
+
+        Raises:
+            ConfigError: Settings, files or inputs have changed, which are named, or a version that
+                kept no fingerprints made the rows.
+        """
+        again = journal.unanswered() if retry_failed else set[str]()
+        kept = journal.done.keys() - again
+        if kept:
+            if not all(journal.fingerprints[name] for name in kept):
+                raise _earlier(journal.path)
+            self.check(journal)
+            self._check_inputs(journal, (row for row in read() if row.id in kept))
+        journal.drop(again)
+        journal.repair()
+
+    def _check_inputs(self, journal: Journal, rows: Iterable[Row]) -> None:
+        out, known = journal.path, journal.fingerprints
+        changed = [row.id for row in rows if self.fingerprint(row) != known[row.id]]
+        if not changed:
+            return
+        retry = ""
+        if journal.unanswered().issuperset(changed):
+            retry = "ask failed rows again with --retry-failed, "
+        raise ConfigError(
+            f"{out} was made from other inputs: what is asked, or a file of it, changed under "
+            f"{_listed(list(map(repr, changed)))}; {retry}{_remedy(out)}"
+        )
+
+    def fingerprint(self, row: Row) -> str:
+        """Fingerprint of a row of the input, see `example_fingerprint`."""
+        return example_fingerprint(row.content, self.reads, row.prompt)
+
+
+def _earlier(out: Path) -> ConfigError:
+    return ConfigError(
+        f"{out} was written by an earlier version, which kept no fingerprints of inputs and "
+        f"models; {_remedy(out)}"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
+
+
+def _remedy(out: Path) -> str:
+    return f"give another output file, or delete {out.name} to begin anew"

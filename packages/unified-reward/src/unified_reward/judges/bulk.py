@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -21,15 +22,20 @@ from unified_reward.core.errors import DataError, UnifiedRewardError
 from unified_reward.core.extensions import require
 from unified_reward.core.samples import Example, Sample
 from unified_reward.core.verdicts import Failed, Ranking, Verdict
-from unified_reward.io.journal import Journal
+from unified_reward.io.journal import FINGERPRINT, Journal
 from unified_reward.io.rows import Row, read_examples
+from unified_reward.io.run_config import Origin
 from unified_reward.io.verdict_rows import verdict_row
+from unified_reward.judges.files import judge_files
 from unified_reward.judges.registry import JudgeOptions, open_reference
 
 
 OutputRows = list[dict[str, Any]]
 Worker = Callable[[Sequence[Row]], OutputRows]
 """Makes one output row of every input row, in order."""
+CHUNK = 64
+"""Rows that are judged and then pushed to the disk together: a kill costs these at most, several
+windows of a judge (`BaseJudge.window`) that share decoded media."""
 _CHUNKS_PER_WORKER = 2
 """Chunks sent to each Ray worker ahead of the one that is waited for."""
 
@@ -43,6 +49,11 @@ class Engine(StrEnum):
 
 class Work(Protocol):
     """Kind of work, as a value that can be sent to another machine."""
+
+    @property
+    def origin(self) -> Origin:
+        """Everything that decides its rows."""
+        ...
 
     def open(self) -> Worker:
         """Load what the work needs, such as a judge."""
@@ -60,100 +71,114 @@ class FinishedChunk(NamedTuple):
 
 def run(
     work: Work,
-    rows: Iterable[Row],
+    read: Callable[[], Iterable[Row]],
     journal: Journal,
     *,
     size: int,
     engine: Engine = Engine.LOCAL,
     workers: int = 1,
+    retry_failed: bool = False,
 ) -> Iterator[FinishedChunk]:
     """Do the work that the journal lacks, chunk by chunk, and append its rows.
 
     Args:
         work: Kind of work.
-        rows: The whole input, also rows that are done already; each is taken once.
+        read: Reads the whole input, also rows that are done already; called once, and once more
+            to check the rows of an earlier run.
         journal: Finished rows; appended to.
         size: Rows of a chunk, >= 1.
         engine: ``ray`` joins the cluster of ``RAY_ADDRESS``, or starts one here.
         workers: Ray actors, each with a judge of its own, and a GPU where there are some.
+        retry_failed: Make failed rows again, each without the finished rows of its chunk.
 
-    Yields:
+    Returns:
         Every chunk of the input, once it is finished. Those done before come without rows, with
         ``ray`` as soon as they are read.
 
     Raises:
-        ConfigError: The judge cannot be opened, or Ray is not installed.
-        DataError: The disk is full, or the journal is another judge's or holds rows of another
-            kind, and is left as it is; appended rows stay.
+        ConfigError: The judge cannot be opened, Ray is not installed, or the journal was made with
+            other settings, files or inputs.
+        DataError: The disk is full, or the journal is another judge's; appended rows stay.
     """
     if ("None", "None") in journal.judges:
         raise DataError(f"{journal.path} holds rows that no judge made; give another output file")
-    source = iter(rows)
+    work.origin.resume(journal, read, retry_failed=retry_failed)
+    source = iter(read())
     chunks = iter(lambda: list(islice(source, size)), [])
-    run_chunks = _run_here if engine is Engine.LOCAL else _run_on_ray
-    for chunk, made in run_chunks(work, chunks, journal, workers):
+    tasks = (_Task(chunk, _to_do(chunk, journal, missing_only=retry_failed)) for chunk in chunks)
+    run_tasks = _run_here if engine is Engine.LOCAL else _run_on_ray
+    return _append(run_tasks(work, tasks, workers), work.origin, journal)
+
+
+def _append(
+    finished: Iterable[tuple[list[Row], OutputRows]], origin: Origin, journal: Journal
+) -> Iterator[FinishedChunk]:
+    is_checked = False
+    for chunk, made in finished:
         new = [row for row in made if row["id"] not in journal.done]
         if new:
-            _check_rows(journal, new)
+            if not is_checked:
+                # Now that the judge is open, as opening it may fetch its files.
+                origin.check(journal)
+                is_checked = True
             journal.append(new)
         yield FinishedChunk(tuple(row.id for row in chunk), new)
-    journal.repair()
 
 
-def _check_rows(journal: Journal, new: OutputRows) -> None:
-    """Refuse to append rows to those of another judge or of another kind."""
-    others = journal.judges - {(row["judge"], row["family"]) for row in new}
-    if others:
-        names = ", ".join(f"{judge} ({family})" for judge, family in sorted(others))
-        raise DataError(f"{journal.path} holds rows of {names}; give this judge another file")
-    if journal.keys - {frozenset(row) for row in new}:
-        raise DataError(
-            f"{journal.path} holds rows of another kind, with other keys; give another output file"
-        )
+class _Task(NamedTuple):
+    """A chunk of the input, and those of its rows that are worked on."""
+
+    chunk: list[Row]
+    to_do: list[Row]
 
 
-def _is_done(chunk: Sequence[Row], journal: Journal) -> bool:
-    return all(row.id in journal.done for row in chunk)
+def _to_do(chunk: list[Row], journal: Journal, *, missing_only: bool) -> list[Row]:
+    """All rows of a chunk that lacks some, so that its batches are those of any other run."""
+    missing = [row for row in chunk if row.id not in journal.done]
+    return missing if missing_only or not missing else chunk
 
 
-def _run_here(
-    work: Work, chunks: Iterator[list[Row]], journal: Journal, _: int
-) -> Iterator[tuple[list[Row], OutputRows]]:
-    worker: Worker | None = None
-    for chunk in chunks:
-        if _is_done(chunk, journal):
-            yield chunk, []
-        else:
-            worker = worker or work.open()
-            yield chunk, worker(chunk)
+def _work_on(rows: Sequence[Row], worker: Worker, origin: Origin) -> OutputRows:
+    """Work on rows whose fingerprints are taken before, so that a later change is seen."""
+    fingerprints = [origin.fingerprint(row) for row in rows]
+    return [
+        row | {FINGERPRINT: fingerprint}
+        for row, fingerprint in zip(worker(rows), fingerprints, strict=True)
+    ]
+
+
+def _run_here(work: Work, tasks: Iterator[_Task], _: int) -> Iterator[tuple[list[Row], OutputRows]]:
+    actor = _Actor(work)
+    for task in tasks:
+        yield task.chunk, actor.run(task.to_do) if task.to_do else []
 
 
 class _Actor:
-    """A Ray actor that opens its work at the first chunk."""
+    """Opens its work at the first chunk; with Ray, in another process."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._worker: Worker | None = None
 
-    def run(self, chunk: Sequence[Row]) -> OutputRows:
+    def run(self, rows: Sequence[Row]) -> OutputRows:
         self._worker = self._worker or self._work.open()
-        return self._worker(chunk)
+        return _work_on(rows, self._worker, self._work.origin)
 
 
 def _run_on_ray(
-    work: Work, chunks: Iterator[list[Row]], journal: Journal, workers: int
+    work: Work, tasks: Iterator[_Task], workers: int
 ) -> Iterator[tuple[list[Row], OutputRows]]:
     """Keep a bounded number of chunks with the actors; results come in the order of the input."""
     ray: Any = require("ray", "ray")
     pool: Any = None
     sent: deque[list[Row]] = deque()
-    for chunk in chunks:
-        if _is_done(chunk, journal):
-            yield chunk, []
+    for task in tasks:
+        if not task.to_do:
+            yield task.chunk, []
             continue
         pool = pool or _start_actors(work, workers)
-        pool.submit(lambda actor, rows: actor.run.remote(rows), chunk)
-        sent.append(chunk)
+        pool.submit(lambda actor, rows: actor.run.remote(rows), task.to_do)
+        sent.append(task.chunk)
         if len(sent) > _CHUNKS_PER_WORKER * workers:
             yield sent.popleft(), _next_result(ray, pool)
     while sent:
@@ -192,6 +217,14 @@ class JudgeWork:
     judge: str
     options: JudgeOptions
     orders: Literal[1, 2]
+
+    @property
+    def origin(self) -> Origin:
+        """Settings and files of the judge, and the question; for its answers also the targets."""
+        config = {"judge": self.judge, **self.options.settings(), "orders": self.orders}
+        reads = ("task", "prompt", "candidates", "context", "criteria", "pair")
+        reads += ("target",) if self.judge == "scripted:perfect" else ()
+        return Origin(config, partial(judge_files, self.judge, self.options), reads)
 
     def open(self) -> Worker:
         """Open the judge."""

@@ -77,6 +77,17 @@ class JudgeOptions:
     image_format: Literal["png", "jpeg", "webp"] = "png"
     image_quality: int = 95
 
+    def settings(self) -> dict[str, Any]:
+        """Options that decide the verdicts, as ``judge.NAME``, where they are not the default.
+
+        Device and batch size change them by rounding alone, and a key and headers are secrets.
+        """
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("device", "batch_size", *_SECRET):
+            del given[name]
+        given = {name: value for name, value in given.items() if value != getattr(_DEFAULTS, name)}
+        return {f"judge.{name}": value for name, value in given.items()}
+
     def __post_init__(self) -> None:
         if self.quantize not in (None, "8bit", "4bit"):
             raise ConfigError(f"quantize is 8bit or 4bit, not {self.quantize!r}")
@@ -190,9 +201,21 @@ def open_reference(
         truth: Examples whose targets ``scripted:perfect`` answers.
         opens_media: False lets scripted judges answer without opening files, even missing ones.
     """
+    judge = _open(reference, options, truth, opens_media=opens_media)
+    judge.origin = (str(reference), options)
+    return judge
+
+
+def _open(
+    reference: str | Path,
+    options: JudgeOptions,
+    truth: Iterable[Example] | None,
+    *,
+    opens_media: bool,
+) -> BaseJudge:
     given = str(reference)
     name, _, rest = given.partition(":")
-    kind = _kind_of(given)
+    kind = kind_of(given)
     _check_options(given, kind, options)
     if kind == "scripted":
         return _open_scripted(rest, options, truth, opens_media=opens_media)
@@ -214,7 +237,7 @@ def open_reference(
     return open_checkpoint(given, checkpoint_path(given), options)
 
 
-def _kind_of(given: str) -> _Kind:
+def kind_of(given: str) -> _Kind:
     """The kind of judge that a reference names, first match wins.
 
     Raises:
@@ -285,12 +308,7 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
         folder: Where the checkpoint and its card are.
         options: See `open_judge`.
     """
-    card = Card.read(folder) if folder.is_dir() else None
-    if card is None:
-        published = _published_family(reference, allow_reworded=options.allow_reworded)
-        card = Card(options.family or published or "native")
-    elif options.family is not None:
-        card = replace(card, family=options.family)
+    card = _card_of(reference, folder, options)
     prompts.family(card.family)
     with extra("local"):
         from unified_reward.backends.hf_vlm import load_vlm
@@ -314,6 +332,19 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
         judge = ScalarJudge(values, card)
     judge.window = max(judge.window, options.batch_size or 0)
     return judge
+
+
+def _card_of(reference: str, folder: Path, options: JudgeOptions) -> Card:
+    card = Card.read(folder) if folder.is_dir() else None
+    if card is None:
+        published = _published_family(reference, allow_reworded=options.allow_reworded)
+        return Card(options.family or published or "native")
+    return card if options.family is None else replace(card, family=options.family)
+
+
+def family_of(reference: str, options: JudgeOptions) -> str:
+    """The family that a checkpoint is asked in; see `open_checkpoint`."""
+    return _card_of(reference, checkpoint_path(reference), options).family
 
 
 def _open_installed(name: str, rest: str, options: JudgeOptions) -> BaseJudge:

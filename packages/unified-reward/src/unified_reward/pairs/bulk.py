@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import Row
+from unified_reward.io.run_config import Origin
 from unified_reward.judges.bulk import OutputRows, Worker
+from unified_reward.judges.files import judge_files
 from unified_reward.judges.registry import JudgeOptions, open_reference
-from unified_reward.pairs.make import failed_row, pair_examples
+from unified_reward.pairs.make import WINDOW, failed_row, pair_examples
 from unified_reward.pairs.strategies import PairOptions
+
+
+CHUNK = WINDOW
+"""Prompts whose pairs are made, and then pushed to the disk, together: one window of the judge."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,13 @@ class PairWork:
     judge: str
     judge_options: JudgeOptions
     options: PairOptions
+
+    @property
+    def origin(self) -> Origin:
+        """Settings and files of the judge, settings of the pairs, and the prompts."""
+        config = {"judge": self.judge, **self.judge_options.settings(), **asdict(self.options)}
+        reads = ("task", "prompt", "candidates", "context", "criteria", "tags")
+        return Origin(config, partial(judge_files, self.judge, self.judge_options), reads)
 
     def open(self) -> Worker:
         """Open the judge."""

@@ -34,7 +34,7 @@ from unified_reward.pairs.strategies import (
 
 
 Side = Literal["chosen", "rejected"]
-_WINDOW = 16
+WINDOW = 16
 """Prompts whose media are in memory together."""
 
 
@@ -225,9 +225,9 @@ def pair_examples(
 ) -> list[PairResult]:
     """Find a pair for every prompt; see `make_pairs`, whose options are here one value."""
     results: list[PairResult] = []
-    for start in range(0, len(examples), _WINDOW):
+    for start in range(0, len(examples), WINDOW):
         with judge.cache_media():
-            window = [_Prompt(example, options) for example in examples[start : start + _WINDOW]]
+            window = [_Prompt(example, options) for example in examples[start : start + WINDOW]]
             for prompt in window:
                 prompt.exclude_unusable(judge)
             results += _ask_together(window, judge, options)

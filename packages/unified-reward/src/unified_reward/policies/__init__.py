@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import extra
+from unified_reward.io.atomic import write_json
 from unified_reward.io.text import read_json
 
 
@@ -120,7 +121,7 @@ def load(
 def write_defaults(options: Sampling | Denoising, folder: Path) -> None:
     """Write the default sampling options of a policy into its folder."""
     given = {name: value for name, value in vars(options).items() if value is not None}
-    (folder / DEFAULTS).write_text(json.dumps(given, indent=1, allow_nan=False) + "\n", "utf-8")
+    write_json(folder / DEFAULTS, given)
 
 
 def sampling_options(

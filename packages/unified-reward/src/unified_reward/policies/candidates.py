@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,20 @@ from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.atomic import write_bytes
-from unified_reward.io.journal import Journal
+from unified_reward.io.journal import FINGERPRINT, Journal
 from unified_reward.io.rows import Row, part_row
-from unified_reward.io.run_config import check_run_config
+from unified_reward.io.run_config import Origin
+from unified_reward.judges.files import checkpoint_files
 
 
 def make_candidates(
-    prompts: Iterable[Row], journal: Journal, policy: policies.Policy, *, n: int, seed: int
+    read: Callable[[], Iterable[Row]],
+    journal: Journal,
+    policy: policies.Policy,
+    *,
+    n: int,
+    seed: int,
+    retry_failed: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Append a row for each prompt that the journal lacks; media go to ``media/`` beside it.
 
@@ -28,28 +36,36 @@ def make_candidates(
     resumed run makes the same batches.
 
     Args:
-        prompts: The whole input, including finished rows; candidates in it are not read.
+        read: Reads the whole input, including finished rows; candidates in it are not read.
         journal: Finished rows; appended to.
         policy: Policy to sample from.
         n: Candidates of a prompt, >= 1.
         seed: Random seed of the run.
+        retry_failed: Make failed rows again.
 
-    Yields:
-        The row just appended.
+    Returns:
+        The rows, each just appended.
 
     Raises:
-        ConfigError: The run was started with different settings.
+        ConfigError: The run was started with other settings, files of the policy, or prompts.
         DataError: The prompts cannot be read, or the folder not be written; rows done stay.
     """
-    made_by = {"policy": policy.name, "seed": seed}
-    check_run_config(
-        journal.path, made_by | {"n": n, "batch_size": policy.batch_size} | asdict(policy.options)
-    )
-    journal.repair()
-    folder = journal.path.parent
-    for row in prompts:
-        if row.id in journal.done:
-            continue
+    config = {"policy": policy.name, "seed": seed, "n": n, "batch_size": policy.batch_size}
+    config |= {"dtype": policy.dtype, **asdict(policy.options)}
+    reads = ("task", "prompt", "context", "criteria", "tags")
+    origin = Origin(config, partial(checkpoint_files, policy.name), reads)
+    origin.resume(journal, read, retry_failed=retry_failed)
+    origin.check(journal)
+    missing = (row for row in read() if row.id not in journal.done)
+    return _append(missing, journal, policy, origin, n)
+
+
+def _append(
+    rows: Iterable[Row], journal: Journal, policy: policies.Policy, origin: Origin, n: int
+) -> Iterator[dict[str, Any]]:
+    folder, seed = journal.path.parent, origin.config["seed"]
+    for row in rows:
+        fingerprint = origin.fingerprint(row)
         parts, reason = _made(row.content, policy, policies.seeds(row.id, n, seed), folder)
         prompt = row.content if isinstance(row.content, Example) else None
         made = {
@@ -62,8 +78,10 @@ def make_candidates(
             "context": [part_row(one, folder) for one in prompt.context] if prompt else [],
             "criteria": prompt.criteria if prompt else "",
             "tags": dict(prompt.tags) if prompt else {},
-            **made_by,
+            "policy": policy.name,
+            "seed": seed,
             "duplicates": len(parts) - len({str(one) for one in parts}),
+            FINGERPRINT: fingerprint,
         }
         journal.append([made])
         yield made

@@ -51,6 +51,7 @@ class DiffusionPolicy:
         self.options = options
         self.name = name
         self.batch_size = batch_size
+        self.dtype = str(pipeline.dtype)
         kind = type(pipeline)
         takes = inspect.signature(kind.__call__).parameters
         if not _is_text_to_media(kind, takes):

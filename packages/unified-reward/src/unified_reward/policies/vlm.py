@@ -32,6 +32,7 @@ class VLMPolicy:
         self.options = options
         self.name = vlm.name
         self.batch_size = vlm.batch_size
+        self.dtype = str(vlm.model.dtype)
 
     @torch.inference_mode()
     def sample(

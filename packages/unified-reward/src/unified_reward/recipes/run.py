@@ -6,6 +6,7 @@ A stage is done when its ``report.json`` carries the hash of its configuration a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extensions, missing_hint
 from unified_reward.io.atomic import write_json
 from unified_reward.io.config import build_config, read_config
+from unified_reward.io.lock import locked
 from unified_reward.recipes.stage import BUILT_IN, Log, Recipe, Run, find_stage
 
 
@@ -74,7 +76,8 @@ def run(recipe: Recipe, log: Log = lambda _: None) -> dict[str, Any]:
         ci95 and n; empty in every process but the first.
 
     Raises:
-        ConfigError: The recipe names no stage, or a stage cannot work in it.
+        ConfigError: The recipe names no stage, a stage cannot work in it, or another run is
+            writing to its folder.
     """
     if not recipe.stages:
         known = ", ".join([*BUILT_IN, *extensions("stages")])
@@ -83,14 +86,16 @@ def run(recipe: Recipe, log: Log = lambda _: None) -> dict[str, Any]:
         find_stage(name).check(config, recipe)
     state = Run(recipe, log)
     is_first = PartialState().is_main_process
-    for name, config in recipe.stages.items():
-        stage = find_stage(name)
-        if is_first or stage.every_process:
-            stage.run(config, state)
-    if not is_first:
-        return {}
-    report = {**state.reports, **state.figures}
-    write_json(recipe.out / "report.json", report)
+    file = recipe.out / "report.json"
+    with locked(file) if is_first else nullcontext():
+        for name, config in recipe.stages.items():
+            stage = find_stage(name)
+            if is_first or stage.every_process:
+                stage.run(config, state)
+        if not is_first:
+            return {}
+        report = {**state.reports, **state.figures}
+        write_json(file, report)
     return report
 
 

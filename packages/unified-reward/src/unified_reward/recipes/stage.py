@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -18,12 +17,19 @@ import yaml
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extensions, load_extension, missing_hint
-from unified_reward.io.atomic import write_json
+from unified_reward.io.atomic import write_bytes, write_json, written
 from unified_reward.io.config import as_data
+from unified_reward.io.fingerprints import file_fingerprint, text_fingerprint
 from unified_reward.io.text import read_json, read_text
+from unified_reward.judges.card import CARD
+from unified_reward.judges.files import checkpoint_files
 
 
 Log = Callable[[str], None]
+_VERSION = "2-"
+"""Begins the hash of a stage; another one where what it looks at changes."""
+_RECORDS = (CARD, "report.json", "started", "config.yaml", "environment.json")
+"""Files of a stage's folder that are not part of what it made."""
 BUILT_IN = ("judge", "calibration", "bench", "dpo")
 
 
@@ -100,12 +106,13 @@ class Run:
         Args:
             name: Folder of the stage below that of the run.
             config: Its options; together with ``inputs`` they decide whether it is done.
-            inputs: Files and folders that it is made of; weights in folders count by content.
+            inputs: Files and folders that it is made of, which count by content.
             product: A file or folder that exists when it is done.
             work: Does it, and returns its report.
 
         Raises:
-            ConfigError: The stage would overwrite one of its inputs.
+            ConfigError: The stage would overwrite one of its inputs, or what an earlier version
+                made.
         """
         from accelerate import PartialState
 
@@ -116,10 +123,12 @@ class Run:
                     f"{name} would overwrite its own input {source}; "
                     f"name another folder than out={self.out}"
                 )
-        folder.mkdir(parents=True, exist_ok=True)
+        with written(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         file = folder / "report.json"
         digest = _hash(as_data(config), inputs)
         known = _read_report(file)
+        _refuse_earlier(folder, known)
         if known.get("hash") == digest and product.exists():
             self.log(f"{name}: already done, in {folder}")
             self.reports[name] = known
@@ -129,7 +138,7 @@ class Run:
             _clear(folder, digest)
         report = {**work(), "hash": digest}
         if PartialState().is_main_process:
-            (folder / "config.yaml").write_text(yaml.safe_dump(as_data(config)), "utf-8")
+            write_bytes(folder / "config.yaml", yaml.safe_dump(as_data(config)).encode())
             write_json(folder / "environment.json", _environment())
             write_json(file, report)
         self.reports[name] = report
@@ -139,27 +148,38 @@ def _read_report(file: Path) -> dict[str, Any]:
     return read_json(file) if file.exists() else {}
 
 
+def _refuse_earlier(folder: Path, known: Mapping[str, Any]) -> None:
+    """Refuse what another version made, which would be deleted, as nobody knows its inputs."""
+    started = folder / "started"
+    digest = known.get("hash") or (read_text(started) if started.exists() else _VERSION)
+    if not digest.startswith(_VERSION):
+        raise ConfigError(
+            f"{folder} was made by an earlier version, which looked at less of its inputs; name "
+            "another folder by out=, or delete this one"
+        )
+
+
 def _clear(folder: Path, digest: str) -> None:
     """Delete what another configuration left; a killed run of this one resumes from its own."""
     started = folder / "started"
-    if started.exists() and read_text(started) != digest:
-        shutil.rmtree(folder)
-        folder.mkdir()
-    (folder / "report.json").unlink(missing_ok=True)
-    started.write_text(digest, "utf-8")
+    with written(folder):
+        if started.exists() and read_text(started) != digest:
+            shutil.rmtree(folder)
+            folder.mkdir()
+        (folder / "report.json").unlink(missing_ok=True)
+    write_bytes(started, digest.encode())
 
 
 def _hash(config: Any, inputs: Sequence[str | Path]) -> str:
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for source in inputs:
-        path = Path(source)
-        files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-        digest.update(str(source).encode(errors="surrogatepass") if not path.is_dir() else b"")
-        for file in files:
-            if file.is_file() and "checkpoints" not in file.relative_to(path.parent).parts:
-                with file.open("rb") as content:
-                    digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
+    found: list[Any] = []
+    for source in map(Path, inputs):
+        if source.is_dir():
+            files = checkpoint_files(source).items()
+            # A stage adds to its folder when it is done, and calibration writes into a judge's.
+            found.append({name: value for name, value in files if name not in _RECORDS})
+        else:
+            found.append([str(source), file_fingerprint(source)])
+    return _VERSION + text_fingerprint(json.dumps([config, found], sort_keys=True))
 
 
 def _environment() -> dict[str, str]:

@@ -1,0 +1,62 @@
+"""A lock on an output, so that two runs never write to it at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from unified_reward.core.errors import ConfigError, DataError
+
+
+_SIGNATURE = "process "
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the lock of an output while the block runs; its folder is made.
+
+    The lock is the system's (flock) on ``.NAME.lock`` beside the output, and ends with the process
+    however that ends. Where a file system has none, filelock writes a marker of its own there.
+
+    Raises:
+        ConfigError: Another run holds it; names its process and machine where they are known.
+        DataError: The folder cannot be written.
+    """
+    path = out.parent / f".{out.name}.lock"
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        owner = _content(path)
+        known = f" ({owner})" if owner.startswith(_SIGNATURE) else ""
+        raise ConfigError(
+            f"{out} is being written by another run{known}; wait for its end, or give another "
+            "output"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
+    is_marker = not f"{_content(path)} ".startswith((_SIGNATURE, " "))
+    try:
+        if not is_marker:
+            with suppress(OSError):
+                path.write_text(f"{_SIGNATURE}{os.getpid()} on {socket.gethostname()}", "utf-8")
+        yield
+    finally:
+        if not is_marker:
+            # Before the release: whoever has opened the file by then sees that its name is gone.
+            with suppress(OSError):
+                path.unlink()
+        lock.release()
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -244,7 +244,7 @@ def mutate_value(value: Any, rng: Random) -> Any:
     if isinstance(value, str) and rng.random() < 0.4:
         return mutate_text(value, rng)
     if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.4:
-        return rng.choice((str(value), -value, value * 10, value + 0.5, [value], float(value)))
+        return rng.choice((str(value), -value, value * 10, [value], True, False))
     return rng.choice(ODD_VALUES)
 
 
@@ -267,6 +267,7 @@ def json_text(value: Any, rng: Random) -> str:
     text = json.dumps(value, ensure_ascii=rng.random() < 0.4)
     if rng.random() < 0.05:
         text = text.replace(": ", " :\t").replace(", ", " ,")
-    if rng.random() < 0.03 and text.startswith("{") and '": ' in text:
-        text = "{" + text[1:].split(", ")[0].rstrip("}") + ", " + text[1:]
+    if rng.random() < 0.03 and isinstance(value, dict) and value:
+        key = next(iter(value))
+        text = "{" + json.dumps({key: value[key]})[1:-1] + ", " + text[1:]
     return text

@@ -45,6 +45,10 @@ MEMORY_LIMIT = 16 * 2**30
 """Address space of the process in bytes; an input that wants more is a traceback."""
 
 
+_MEMORY_DISK = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+"""Files of inputs need no disk, and journals wait for it."""
+
+
 class HangError(BaseException):
     """An input took too long; not an Exception, so that no handler swallows it."""
 
@@ -98,7 +102,7 @@ def run(
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             for name, indices in wanted.items():
                 task = progress.add_task(name, total=len(indices))
-                with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+                with tempfile.TemporaryDirectory(dir=_MEMORY_DISK) as folder, warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     kind = open_kind(name, Path(folder))
                     results[name] = check_kind(

@@ -243,8 +243,9 @@ def mutate_value(value: Any, rng: Random) -> Any:
         return items
     if isinstance(value, str) and rng.random() < 0.4:
         return mutate_text(value, rng)
-    if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.4:
-        return rng.choice((str(value), -value, value * 10, [value], True, False))
+    if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.6:
+        near = (str(value), -value, value * 10, 0, [value], True, False)
+        return rng.choice((*near, float("nan"), float("inf"), float("-inf")))
     return rng.choice(ODD_VALUES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import resource
 import signal
 import sys
@@ -192,13 +193,22 @@ def report(results: Mapping[str, Counts], seed: int) -> dict[str, Any]:
         table.add_row(kind, *(f"{counts[name]:,.0f}" for name in names))
     console = Console(width=max(100, Console().width))
     console.print(table)
-    for counts in results.values():
-        for found in counts.findings:
-            line = f"{found['input']}  {found['figure']}  {found['at']}  {found['message']!a}"
-            console.print(Text(line), soft_wrap=True)
+    for found in _alike([one for counts in results.values() for one in counts.findings]):
+        line = f"{found[0]['input']}  {found[0]['figure']}  {found[0]['at']}  "
+        line += f"{found[0]['message']!a}" + f"  and {len(found) - 1} alike" * (len(found) > 1)
+        console.print(Text(line), soft_wrap=True)
     sys.stdout.flush()
     return {
         "seed": seed,
         "total": total,
         "kinds": {kind: asdict(counts) for kind, counts in results.items()},
     }
+
+
+def _alike(findings: Sequence[dict[str, str]]) -> list[list[dict[str, str]]]:
+    """Findings with the same figure, place and beginning of their message stand together."""
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for found in findings:
+        gist = re.sub(r"""'[^']*'|"[^"]*"|[\d.]+""", "…", found["message"])[:60]
+        groups.setdefault((found["figure"], found["at"], gist), []).append(found)
+    return list(groups.values())

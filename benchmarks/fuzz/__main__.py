@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["UNIFIED_REWARD_HOME"] = tempfile.mkdtemp()
+os.environ["UNIFIED_REWARD_HOME"] = tempfile.mkdtemp()  # nobody's own wordings
 
 from benchmarks.fuzz.runner import KINDS, NAMES, report, run, shares
 

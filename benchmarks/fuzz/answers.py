@@ -18,20 +18,61 @@ from unified_reward.prompts.families import critic
 from unified_reward.prompts.template import Template
 
 
-SHARE = 20
+SHARE = 6
 _OUTCOMES = ("first", "tie", "second")
 _ODD_LOGPROBS = (0.0, -1e-9, -50.0, -9999.0, -1e308, float("-inf"), float("nan"), float("inf"), 5.0)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_NUMBERS = ("NaN", "nan", "Infinity", "-Infinity", "1e999", "-1", "0", "true", "1e-400", "9" * 400, "")
+_NUMBERS = (
+    "NaN",
+    "nan",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "-1",
+    "0",
+    "true",
+    "1e-400",
+    "9" * 400,
+    "",
+)
 _PROSE = (
     *("It is sharp and well lit.", "The colours are right; 3 of 4 objects are there.", "Hm."),
-    *("On balance I am not sure.", "\n", "The caption asks for 2 cats.", "(1) light, (2) shade.", "…"),
+    *(
+        "On balance I am not sure.",
+        "\n",
+        "The caption asks for 2 cats.",
+        "(1) light, (2) shade.",
+        "…",
+    ),
 )
 _PHRASES = (
-    *("Final Score:", "Final Score: 3", "Final Score: 4/5", "Final Score: 1e400", "Final Score: nan"),
-    *("Image 1 is better than Image 2.", "Video 2 is better", "It is a tie.", "<think>", "</think>"),
-    *("<answer>", "</answer>", '{"winner": "Image 1"}', '"winner": ', "[[A>B]]", "Overall Judgment:"),
-    *("Alignment Score (1-5): 3", "Alignment Score:\n Image 1: 0.7\n Image 2: 0.3", "score: [20, 5]"),
+    *(
+        "Final Score:",
+        "Final Score: 3",
+        "Final Score: 4/5",
+        "Final Score: 1e400",
+        "Final Score: nan",
+    ),
+    *(
+        "Image 1 is better than Image 2.",
+        "Video 2 is better",
+        "It is a tie.",
+        "<think>",
+        "</think>",
+    ),
+    *(
+        "<answer>",
+        "</answer>",
+        '{"winner": "Image 1"}',
+        '"winner": ',
+        "[[A>B]]",
+        "Overall Judgment:",
+    ),
+    *(
+        "Alignment Score (1-5): 3",
+        "Alignment Score:\n Image 1: 0.7\n Image 2: 0.3",
+        "score: [20, 5]",
+    ),
     *("inf", "-", "10" * 400, "٣", "½", "1,5", "**5**", "\u2060", "}" * 50, "[" * 2000, "{" * 2000),
 )
 
@@ -41,7 +82,11 @@ def _verdict(template: Template, rng: Random) -> Scored | Preferred:
         shares = {aspect.name: rng.choice((0.0, 0.25, 0.5, 1.0)) for aspect in template.aspects}
         place = rng.randrange(3)
         return Preferred(*(float(i == place) for i in range(3)), shares)
-    aspects = {one.name: Score(one.scale.steps()[0], one.scale) for one in template.aspects if one.scale.step}
+    aspects = {
+        one.name: Score(one.scale.steps()[0], one.scale)
+        for one in template.aspects
+        if one.scale.step
+    }
     aspects |= {one.name: Score(one.scale.low or 0, one.scale) for one in template.aspects}
     score = Score(rng.choice(template.scale.steps()), template.scale) if template.scale else None
     return Scored(score, aspects)
@@ -85,7 +130,8 @@ class Answers:
         if template.choices and rng.random() < 0.4:
             odd = rng.random() < 0.5
             logprobs = tuple(
-                rng.choice(_ODD_LOGPROBS) if odd else -rng.expovariate(0.3) for _ in template.choices
+                rng.choice(_ODD_LOGPROBS) if odd else -rng.expovariate(0.3)
+                for _ in template.choices
             )
         got = template.decode(Answer(text, logprobs, votes))
         check_verdict(got, template.scale)
@@ -107,7 +153,9 @@ class Answers:
 
     def _check_same(self, template: Template, got: Any, wanted: Any) -> None:
         if isinstance(got, Unparsed):
-            raise WrongReadError(f"{template.family.name}: its own answer is unparsed: {got.reason}")
+            raise WrongReadError(
+                f"{template.family.name}: its own answer is unparsed: {got.reason}"
+            )
         if isinstance(got, Preferred):
             same = not template.phrases or got.winner == wanted.winner
         else:
@@ -118,14 +166,22 @@ class Answers:
 
     def _check_last(self, template: Template, rng: Random) -> None:
         """Of several complete verdicts in one answer the last counts."""
-        if not (template.scale or template.phrases) or template.family.name in ("compact", "flex", "llava-critic"):
+        if not (template.scale or template.phrases) or template.family.name in (
+            "compact",
+            "flex",
+            "llava-critic",
+        ):
             return
         verdicts = [_verdict(template, rng) for _ in range(rng.randrange(2, 4))]
         tagged = template.family.uses_think_tags
         texts = [template.answer(one) for one in verdicts]
         if tagged:
             texts = [text.partition("</think>")[2] for text in texts]
-        glue = rng.choice(("\n", " ", ", no wait. ", " Hm, no. ")) if tagged or template.scale else "\n"
+        glue = (
+            rng.choice(("\n", " ", ", no wait. ", " Hm, no. "))
+            if tagged or template.scale
+            else "\n"
+        )
         text = glue.join(texts)
         if tagged:
             text = f"<think>Image 1 is better. Final Score: 1</think>{text}"

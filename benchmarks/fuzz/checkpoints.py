@@ -25,7 +25,7 @@ from unified_reward.judges.card import Card
 from unified_reward.judges.registry import open_judge
 
 
-SHARE = 3
+SHARE = 5
 _TEXTS = (".json", ".jinja")
 _LARGE = 200_000
 """Files above this are mutated as text: their values are the vocabulary."""
@@ -38,7 +38,9 @@ def _adapter(base: Path, folder: Path) -> None:
 
     from unified_reward.backends.hf_vlm import load_vlm
 
-    model = load_vlm(base, device="cpu", dtype=None, max_pixels=None, batch_size=None, quantize=None)
+    model = load_vlm(
+        base, device="cpu", dtype=None, max_pixels=None, batch_size=None, quantize=None
+    )
     adapted = peft.get_peft_model(model.model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
     adapted.save_pretrained(folder)
 
@@ -46,7 +48,9 @@ def _adapter(base: Path, folder: Path) -> None:
 def _sharded(source: Path, folder: Path) -> None:
     shutil.copytree(source, folder)
     (folder / "model.safetensors").unlink()
-    model = transformers.AutoModelForImageTextToText.from_pretrained(source, trust_remote_code=False)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(
+        source, trust_remote_code=False
+    )
     model.save_pretrained(folder, max_shard_size="100KB")
 
 
@@ -145,7 +149,7 @@ class Checkpoints:
         value: Any = json.loads(data)
         if action == 2:
             names = ("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor", "AutoTokenizer")
-            value["auto_map"] = {name: "spy.Spy" for name in names}
+            value["auto_map"] = dict.fromkeys(names, "spy.Spy")
             value |= {"model_type": "spy"} if rng.random() < 0.5 else {}
         else:
             for _ in range(rng.choice((1, 1, 2))):

@@ -23,7 +23,7 @@ from unified_reward import media
 from unified_reward.core.errors import MediaError
 
 
-SHARE = 18
+SHARE = 16
 TOLERANCE = 4
 """Of 255, at most, in any pixel: two ways of scaling chroma."""
 MEAN_TOLERANCE = 1
@@ -37,7 +37,11 @@ _FORMATS = (
     *(("libx264", "mp4", "yuv420p"), ("libx265", "mp4", "yuv420p"), ("libx264", "mov", "yuv420p")),
     *(("libx265", "mp4", "yuv420p10le"), ("libx264", "mp4", "yuv420p10le")),
     *(("libx264", "matroska", "yuv444p"), ("ffv1", "matroska", "yuv420p")),
-    *(("libvpx-vp9", "webm", "yuv420p"), ("libvpx", "webm", "yuv420p"), ("libvpx", "ogg", "yuv420p")),
+    *(
+        ("libvpx-vp9", "webm", "yuv420p"),
+        ("libvpx", "webm", "yuv420p"),
+        ("libvpx", "ogg", "yuv420p"),
+    ),
     *(("mpeg4", "avi", "yuv420p"), ("mjpeg", "avi", "yuvj420p"), ("png", "mov", "rgb24")),
     *(("libx264", "mpegts", "yuv420p"), ("mpeg2video", "mpegts", "yuv420p")),
     *(("mpeg2video", "mpeg", "yuv420p"), ("flv", "flv", "yuv420p"), ("wmv2", "asf", "yuv420p")),
@@ -100,7 +104,17 @@ def encode(
 
 def turned(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
     """Write a display matrix into the track header of an MP4 file."""
-    words = [matrix[0] << 16, matrix[1] << 16, 0, matrix[2] << 16, matrix[3] << 16, 0, 0, 0, 1 << 30]
+    words = [
+        matrix[0] << 16,
+        matrix[1] << 16,
+        0,
+        matrix[2] << 16,
+        matrix[3] << 16,
+        0,
+        0,
+        0,
+        1 << 30,
+    ]
     written = b"".join(word.to_bytes(4, "big", signed=True) for word in words)
 
     def change(body: bytes) -> bytes:
@@ -169,14 +183,15 @@ def _frame(frame: Any, stream: Any) -> Frame:
     matrix = np.frombuffer(side, np.int32) if side is not None else None
     a, b, c, d = _UNCHANGED if matrix is None else (int(matrix[i]) >> 16 for i in (0, 1, 3, 4))
     if (a, b, c, d) not in (_UNCHANGED, *_TURNS.values()):
-        return Frame(pixels, False, 1, frame.time)
+        return Frame(pixels, defined=False, stretch=1, time_s=frame.time)
     height, width = pixels.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     to_x, to_y = a * x + c * y, b * x + d * y
     to_x, to_y = to_x - to_x.min(), to_y - to_y.min()
     upright = np.empty((int(to_y.max()) + 1, int(to_x.max()) + 1, 3))
     upright[to_y, to_x] = pixels
-    return Frame(upright, True, float(ratio) if a else 1 / float(ratio), frame.time)
+    stretch = float(ratio) if a else 1 / float(ratio)
+    return Frame(upright, defined=True, stretch=stretch, time_s=frame.time)
 
 
 def _check_frame(got: Any, wanted: Frame, name: str) -> None:
@@ -245,5 +260,7 @@ class Clips:
             raise WrongReadError(f"times {times}")
         if sound:
             due = [wanted[i].time_s for i in places]
-            if any(one is not None and abs(one - t) > 1e-3 for one, t in zip(due, times, strict=True)):
+            if any(
+                one is not None and abs(one - t) > 1e-3 for one, t in zip(due, times, strict=True)
+            ):
                 raise WrongReadError(f"times {times}, not {due}")

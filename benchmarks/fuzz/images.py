@@ -24,7 +24,7 @@ from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Image
 
 
-SHARE = 36
+SHARE = 28
 TOLERANCE = 1
 """Of 255: rounding of a blend or of 16 bits."""
 _ORIENTATION = 0x0112
@@ -35,7 +35,12 @@ def picture(width: int = 29, height: int = 18, bands: int = 3, seed: int = 0) ->
     """A smooth gradient with some noise, no two sides of it alike."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
-    layers = [x * 255 / width, y * 255 / height, (x + y) * 255 / (width + height), 255 - x * 9 % 256]
+    layers = [
+        x * 255 / width,
+        y * 255 / height,
+        (x + y) * 255 / (width + height),
+        255 - x * 9 % 256,
+    ]
     noise = rng.integers(0, 20, (height, width, bands))
     return np.clip(np.stack(layers[:bands], -1) + noise, 0, 255).astype(np.uint8)
 
@@ -124,7 +129,7 @@ def _other_seeds() -> list[bytes]:
     rgb, rgba = PIL.Image.fromarray(picture()), PIL.Image.fromarray(picture(bands=4))
     frames = [PIL.Image.fromarray(picture(seed=i)) for i in range(4)]
     clear = [PIL.Image.fromarray(picture(bands=4, seed=i)) for i in range(3)]
-    deep = PIL.Image.fromarray((picture()[..., 0].astype(np.uint16) * 257))
+    deep = PIL.Image.fromarray(picture()[..., 0].astype(np.uint16) * 257)
     depth = PIL.Image.fromarray(picture()[..., 0].astype(np.float32) / 255)
     moving = {"save_all": True, "append_images": frames[1:], "duration": 120}
     seeds = [

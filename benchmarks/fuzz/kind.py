@@ -15,10 +15,10 @@ class RowsLostError(Exception):
 
 
 class Kind(Protocol):
-    """One kind of input. It is made with an empty folder, where it builds its seeds."""
+    """One kind of input, made with an empty folder for its files.
 
-    share: float
-    """Share of all inputs, relative to the other kinds."""
+    Its module has ``SHARE``, its share of all inputs, relative to the other kinds.
+    """
 
     def check(self, rng: Random) -> bool:
         """Make one input, read it, and hold it against the reference.

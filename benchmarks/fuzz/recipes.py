@@ -29,7 +29,7 @@ from unified_reward.recipes.run import load_recipe
 from unified_reward.recipes.stage import find_stage
 
 
-SHARE = 12
+SHARE = 10
 _MIX = {
     "sources": [
         {"path": "a.jsonl", "weight": 0.5, "cells": {"image_generation.compare": 1}},
@@ -82,7 +82,10 @@ class Recipes:
         self.folder = folder
         self.recipes = _recipe_texts()
         self.mixes = [yaml.safe_dump(_MIX)]
-        head, calibration = Head(("style",), True, 0.5), Calibration(1.5, 0.7, "held back", 100)
+        head, calibration = (
+            Head(("style",), tie_margin=0.5),
+            Calibration(1.5, 0.7, "held back", 100),
+        )
         self.cards = [
             asdict(Card("native", 8, "span_centres", 10_000, "base", {"steps": 3})),
             asdict(Card("compact", head=head, calibration=calibration)),
@@ -122,7 +125,9 @@ class Recipes:
         data = (rng.choice(("", "", "", "\ufeff")) + text).encode(errors="surrogatepass")
         path = self.folder / "recipe.yaml"
         path.write_bytes(mutate_bytes(data, rng) if rng.random() < 0.05 else data)
-        key = rng.choice(("judge.optim.lr", "out", "seed", "n", "bench.limit", "sources", "a.b", ""))
+        key = rng.choice(
+            ("judge.optim.lr", "out", "seed", "n", "bench.limit", "sources", "a.b", "")
+        )
         value = rng.choice(("1", "true", ".nan", "[1", "{a: 1}", "1e-4", *ODD_TEXTS))
         override = rng.choice((f"{key}={value}", value, f"{key}={value}"))
         return path, [override] if rng.random() < 0.2 else []
@@ -159,7 +164,9 @@ class Recipes:
         data = self._json(self.folder / CARD, rng.choice(self.cards), rng)
         card = Card.read(self.folder)
         if card is not None:
-            expect(json.loads(json.dumps(asdict(card))), json.loads(data.decode("utf-8-sig")), "card")
+            expect(
+                json.loads(json.dumps(asdict(card))), json.loads(data.decode("utf-8-sig")), "card"
+            )
             card.write(self.folder)
             if Card.read(self.folder) != card:
                 raise WrongReadError("a card that is written reads otherwise")
@@ -175,7 +182,7 @@ class Recipes:
     def _clone(self, rng: Random) -> None:
         """Import wordings of a clone whose file is mutated."""
         wording = 'a "quoted" {prompt}\\n' + "of words " * 5
-        text = f'import os\n\ndef ask(x):\n    prompt = x\n    return f\'{wording}\' + "end"\n'
+        text = f"import os\n\ndef ask(x):\n    prompt = x\n    return f'{wording}' + \"end\"\n"
         published = f"{eval_text(wording)}end"
         prompts = [
             packs.Prompt("P", Task.IMAGE_GENERATION, "score", len(published), digest, "a/b.py", 5)

@@ -78,16 +78,14 @@ def open_kind(name: str, folder: Path) -> Kind:
 def shares(kinds: Sequence[str], n: int) -> dict[str, int]:
     """Inputs of each kind, by their shares."""
     weights = {
-        name: getattr(import_module(f"benchmarks.fuzz.{KINDS[name].split(':')[0]}"), "SHARE")
+        name: import_module(f"benchmarks.fuzz.{KINDS[name].partition(':')[0]}").SHARE
         for name in kinds
     }
     total = sum(weights.values())
     return {name: max(1, round(n * weight / total)) for name, weight in weights.items()}
 
 
-def run(
-    wanted: Mapping[str, Sequence[int]], seed: int, *, stop: bool = False
-) -> dict[str, Counts]:
+def run(wanted: Mapping[str, Sequence[int]], seed: int, *, stop: bool = False) -> dict[str, Counts]:
     """Check inputs.
 
     Args:
@@ -98,12 +96,20 @@ def run(
     results: dict[str, Counts] = {}
     soft = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, soft[1]))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             for name, indices in wanted.items():
                 task = progress.add_task(name, total=len(indices))
-                with tempfile.TemporaryDirectory(dir=_MEMORY_DISK) as folder, warnings.catch_warnings():
+                with (
+                    tempfile.TemporaryDirectory(dir=_MEMORY_DISK) as folder,
+                    warnings.catch_warnings(),
+                ):
                     warnings.simplefilter("ignore")
                     kind = open_kind(name, Path(folder))
                     results[name] = check_kind(
@@ -136,7 +142,7 @@ def check_kind(
                     counts.refused += 1
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001  whatever comes is what is looked for
+        except BaseException as error:
             if stop:
                 raise
             _count(counts, f"{name}:{index}", error)

@@ -26,12 +26,20 @@ from unified_reward.judges.card import Card
 from unified_reward.judges.generative import GenerativeJudge
 
 
-SHARE = 12
+SHARE = 6
 _STATUSES = (200, 200, 200, 200, 200, 201, 204, 301, 307, 400, 404, 413, 422, 429, 500, 503, 599)
 _TYPES = ("application/json",) * 12 + ("text/html", "text/event-stream", "")
 _TYPES += ("application/json; charset=utf-16", "application/json; charset=none")
 _ODD_BODIES = (
-    *(b"", b"<html><body>502 Bad Gateway</body></html>", b"null", b"[]", b'"ok"', b"{}", b"data: {}\n\n"),
+    *(
+        b"",
+        b"<html><body>502 Bad Gateway</body></html>",
+        b"null",
+        b"[]",
+        b'"ok"',
+        b"{}",
+        b"data: {}\n\n",
+    ),
     *(b'{"error": "no"}', b'{"error": {"message": "slow down", "code": 429}}', b"[" * 100_000),
     *(b'{"error": {"message": null, "code": "x"}}', b'{"choices": []}', b'{"choices": [null]}'),
     *(b'{"object": "error", "message": 5}', b'{"detail": [{"msg": "bad"}]}', b"\xff\xfe{\x00}\x00"),
@@ -86,7 +94,9 @@ def _tokens(text: str, choices: tuple[str, ...], rng: Random) -> list[dict[str, 
     tokens = [text[: len(text) - len(last)], last] if len(text) > len(last) else [text]
     entries: list[dict[str, Any]] = []
     for token in tokens:
-        others = [{"token": choice[-1:] or "x", "logprob": -rng.expovariate(0.5)} for choice in choices]
+        others = [
+            {"token": choice[-1:] or "x", "logprob": -rng.expovariate(0.5)} for choice in choices
+        ]
         top = [{"token": token, "logprob": -0.2}, *others[:19]]
         entries.append({"token": token, "logprob": -0.2, "top_logprobs": top})
     return entries
@@ -104,7 +114,9 @@ class Server:
         """Ask a judge, or a model, behind one response."""
         if rng.random() < 0.15:
             return self._check_weights(rng)
-        text = rng.choice(("Final Score: 4", "Image 1 is better.", "It is a tie.", "é\u2028", "", "3"))
+        text = rng.choice(
+            ("Final Score: 4", "Image 1 is better.", "It is a tie.", "é\u2028", "", "3")
+        )
         choices = rng.choice((("1", "2", "3"), ("Image 1 is better.", "It is a tie."), ()))
         tokens = _tokens(text, choices, rng) if text and choices and rng.random() < 0.7 else None
         value: Any = _chat(text, tokens)
@@ -157,7 +169,9 @@ class Server:
         )
         for one, other in zip(got, weights, strict=True):
             if not abs(one / sum(got) - other / sum(weights)) < 1e-3:
-                raise WrongReadError(f"probabilities of {given} are read as {answer.choice_logprobs}")
+                raise WrongReadError(
+                    f"probabilities of {given} are read as {answer.choice_logprobs}"
+                )
         return True
 
     def _mutated(self, value: Any, rng: Random) -> bytes:
@@ -201,7 +215,9 @@ class Server:
             lines.append(f"Content-Type: {kind}")
         if not is_sound and rng.random() < 0.1:
             odd = ("Content-Encoding: gzip", "Transfer-Encoding: chunked", "Retry-After: x", "Bad")
-            lines.append(rng.choice((*odd, "Location: http://[::1", "Location: /v1/x", "Content-Length: -1")))
+            lines.append(
+                rng.choice((*odd, "Location: http://[::1", "Location: /v1/x", "Content-Length: -1"))
+            )
         response = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
         if not is_sound and rng.random() < 0.03:
             return mutate_bytes(response, rng)

@@ -20,7 +20,7 @@ from unified_reward.data.sources import read_source
 from unified_reward.judges.table import TableJudge
 
 
-SHARE = 12
+SHARE = 10
 _SCORES = ["id", "candidate", "value"]
 _WINNERS = ["id", "winner", "probability"]
 _RATINGS = ["id", "annotator", "prompt", "image", "score", "aspect_style"]
@@ -158,7 +158,9 @@ class Tables:
         if given in (None, ""):
             if winner != verdict.winner:
                 raise WrongReadError(f"line {line}: {verdict.winner}, the file has {winner}")
-        elif isinstance(given, bool) or not math.isclose(float(given), verdict.p_first, abs_tol=1e-9):
+        elif isinstance(given, bool) or not math.isclose(
+            float(given), verdict.p_first, abs_tol=1e-9
+        ):
             raise WrongReadError(f"line {line}: {verdict.p_first}, the file has {given!r}")
         elif winner not in ("", None, verdict.winner):
             raise WrongReadError(f"line {line}: winner {winner} is read as {verdict.winner}")
@@ -198,4 +200,3 @@ class Tables:
         value = rows[0].get("score")
         if value not in (None, "") and got.target.score != float(value):
             raise WrongReadError(f"{got.id!r}: {got.target.score}, the file has {value!r}")
-

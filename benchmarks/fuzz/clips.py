@@ -1,0 +1,266 @@
+"""Mutated clips, read by ``media`` and, independently, by a plain decoding of all frames."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.fuzz.images import picture
+from benchmarks.fuzz.kind import WrongReadError
+from benchmarks.fuzz.mutate import box_file, boxes, mutate_media
+from unified_reward import media
+from unified_reward.core.errors import MediaError
+
+
+SHARE = 16
+TOLERANCE = 4
+"""Of 255, at most, in any pixel: two ways of scaling chroma."""
+MEAN_TOLERANCE = 1
+"""Of 255, in the mean of a frame: a shift of all pixels is no rounding."""
+_SIZE = 64, 48
+_ENDLESS = b"G@", b"\x00\x00\x01\xba"
+"""Beginnings of MPEG streams, whose end nothing tells; other files that were cut are refused."""
+_UNCHANGED = (1, 0, 0, 1)
+_TURNS = {"90": (0, 1, -1, 0), "180": (-1, 0, 0, -1), "270": (0, -1, 1, 0), "mirror": (-1, 0, 0, 1)}
+_FORMATS = (
+    *(("libx264", "mp4", "yuv420p"), ("libx265", "mp4", "yuv420p"), ("libx264", "mov", "yuv420p")),
+    *(("libx265", "mp4", "yuv420p10le"), ("libx264", "mp4", "yuv420p10le")),
+    *(("libx264", "matroska", "yuv444p"), ("ffv1", "matroska", "yuv420p")),
+    *(
+        ("libvpx-vp9", "webm", "yuv420p"),
+        ("libvpx", "webm", "yuv420p"),
+        ("libvpx", "ogg", "yuv420p"),
+    ),
+    *(("mpeg4", "avi", "yuv420p"), ("mjpeg", "avi", "yuvj420p"), ("png", "mov", "rgb24")),
+    *(("libx264", "mpegts", "yuv420p"), ("mpeg2video", "mpegts", "yuv420p")),
+    *(("mpeg2video", "mpeg", "yuv420p"), ("flv", "flv", "yuv420p"), ("wmv2", "asf", "yuv420p")),
+    ("libsvtav1", "mp4", "yuv420p"),
+)
+
+
+class Frame(NamedTuple):
+    """One frame of the reference."""
+
+    pixels: NDArray[np.float64]
+    """Upright, as the file stores them: pixels need not be square."""
+    defined: bool
+    """False for an odd display matrix, and where FFmpeg shows, without a word, memory that a
+    damaged frame never filled: it then depends on what was there before."""
+    stretch: float
+    """Width of a pixel over its height, upright."""
+    time_s: float | None
+
+
+@contextmanager
+def _quiet() -> Any:
+    """Keep the encoders, which write to the terminal themselves, silent."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def encode(
+    codec: str,
+    container: str,
+    pixel_format: str,
+    *,
+    times: tuple[int, ...] = tuple(range(6)),
+    aspect: Fraction | None = None,
+) -> bytes:
+    """Encode a small moving gradient; ``times`` are in tenths of a second."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        stream: Any = out.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = *_SIZE, pixel_format
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+            stream.sample_aspect_ratio = aspect
+        still = picture(*_SIZE)
+        for i, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.roll(still, 8 * i, 1), format="rgb24")
+            frame.pts = time
+            for packet in stream.encode(frame):
+                out.mux(packet)
+        for packet in stream.encode():
+            out.mux(packet)
+    return file.getvalue()
+
+
+def turned(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
+    """Write a display matrix into the track header of an MP4 file."""
+    words = [
+        matrix[0] << 16,
+        matrix[1] << 16,
+        0,
+        matrix[2] << 16,
+        matrix[3] << 16,
+        0,
+        0,
+        0,
+        1 << 30,
+    ]
+    written = b"".join(word.to_bytes(4, "big", signed=True) for word in words)
+
+    def change(body: bytes) -> bytes:
+        return box_file(
+            [
+                (name, change(inner))
+                if name in (b"moov", b"trak")
+                else (name, inner[:40] + written + inner[76:] if name == b"tkhd" else inner)
+                for name, inner in boxes(body)
+            ]
+        )
+
+    return change(data)
+
+
+def _seeds() -> list[bytes]:
+    seeds: list[bytes] = []
+    with _quiet():
+        for codec, container, pixel_format in _FORMATS:
+            with suppress(av.error.FFmpegError, av.codec.codec.UnknownCodecError):
+                seeds.append(encode(codec, container, pixel_format))
+        plain = encode("libx264", "mp4", "yuv420p")
+        seeds += [turned(plain, matrix) for matrix in _TURNS.values()]
+        wide = ("mp4", "matroska")
+        seeds += [encode("libx264", name, "yuv420p", aspect=Fraction(4, 3)) for name in wide]
+        uneven = (0, 1, 5, 6, 20, 21)
+        seeds += [encode("libx264", name, "yuv420p", times=uneven) for name in wide]
+        seeds.append(encode("libx264", "mp4", "yuv420p", times=(0,)))
+    return seeds
+
+
+def _decode(data: bytes, *, hold: bool = True) -> Iterator[tuple[Any, Any]]:
+    """Iterate over the stream and its frames; held frames keep their buffers from being reused."""
+    with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
+        stream = container.streams.best("video")
+        decoded = container.decode(stream) if stream else []
+        for frame in list(decoded) if hold else decoded:
+            yield stream, frame
+
+
+def reference(data: bytes) -> list[Frame]:
+    """All frames by a plain decoding; empty where FFmpeg cannot open or finish the file."""
+    try:
+        frames = [_frame(frame, stream) for stream, frame in _decode(data)]
+        ways = [
+            [frame.to_ndarray(format="rgb24") for _, frame in _decode(data, hold=hold)]
+            for hold in (True, False)
+        ]
+    except (av.error.FFmpegError, OSError, ValueError):
+        return []
+    return [
+        frame._replace(defined=frame.defined and np.array_equal(one, other))
+        for frame, one, other in zip(frames, *ways, strict=True)
+    ]
+
+
+def _frame(frame: Any, stream: Any) -> Frame:
+    if frame.is_corrupt:
+        raise ValueError("a damaged frame")
+    deep = frame.format.components[0].bits > 8
+    pixels = frame.to_ndarray(format="rgb48le" if deep else "rgb24").astype(np.float64)
+    if deep:
+        pixels /= 257
+    ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
+    side = frame.side_data.get("DISPLAYMATRIX")
+    matrix = np.frombuffer(side, np.int32) if side is not None else None
+    a, b, c, d = _UNCHANGED if matrix is None else (int(matrix[i]) >> 16 for i in (0, 1, 3, 4))
+    if (a, b, c, d) not in (_UNCHANGED, *_TURNS.values()):
+        return Frame(pixels, defined=False, stretch=1, time_s=frame.time)
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[0:height, 0:width]
+    to_x, to_y = a * x + c * y, b * x + d * y
+    to_x, to_y = to_x - to_x.min(), to_y - to_y.min()
+    upright = np.empty((int(to_y.max()) + 1, int(to_x.max()) + 1, 3))
+    upright[to_y, to_x] = pixels
+    stretch = float(ratio) if a else 1 / float(ratio)
+    return Frame(upright, defined=True, stretch=stretch, time_s=frame.time)
+
+
+def _check_frame(got: Any, wanted: Frame, name: str) -> None:
+    if not wanted.defined:
+        return
+    if wanted.stretch == 1 and got.shape != wanted.pixels.shape:
+        raise WrongReadError(f"{name}: shape {got.shape}, not {wanted.pixels.shape}")
+    got = got.astype(np.float64)
+    if wanted.stretch == 1:
+        if not np.abs(got - wanted.pixels).max() <= TOLERANCE:
+            raise WrongReadError(f"{name}: off by {np.abs(got - wanted.pixels).max():.0f} of 255")
+    elif 0.25 <= wanted.stretch <= 4:
+        shape = got.shape[1] / got.shape[0], wanted.pixels.shape[1] / wanted.pixels.shape[0]
+        if not abs(shape[0] / shape[1] / wanted.stretch - 1) < 0.05:
+            raise WrongReadError(f"{name}: {got.shape} pixels, where {wanted.stretch} is a pixel")
+    else:
+        return
+    shift = np.abs(got.mean((0, 1)) - wanted.pixels.mean((0, 1))).max()
+    if not shift <= MEAN_TOLERANCE:
+        raise WrongReadError(f"{name}: {shift:.1f} of 255 too dark or too bright")
+
+
+class Clips:
+    """Clips of every container and the usual codecs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seeds = _seeds()
+
+    def check(self, rng: Random) -> bool:
+        """Recognise and sample one clip."""
+        seed = rng.choice(self.seeds)
+        is_cut = rng.random() < 0.1
+        data = mutate_media(seed, rng, self.seeds) or b"\0"
+        if is_cut:
+            data = seed[: rng.randrange(1, len(seed))]
+        source: Any = data
+        if rng.random() < 0.2:
+            source = self.folder / "clip.bin"
+            source.write_bytes(data)
+        count = rng.choice((1, 2, 5, 8))
+        kind = None
+        try:
+            kind = media.image_or_video(source)
+            sampled = media.sample_frames(source, count)
+        except MediaError as error:
+            if data == seed:
+                raise WrongReadError(f"a sound clip is refused: {error}") from error
+            return False
+        if kind != "video":
+            raise WrongReadError(f"frames are read of what is recognised as {kind}")
+        whole = reference(seed) if is_cut and not seed.startswith(_ENDLESS) else reference(data)
+        self._check(sampled, whole, count, sound=data == seed)
+        return True
+
+    def _check(self, got: Any, wanted: list[Frame], count: int, *, sound: bool) -> None:
+        if not wanted:
+            raise WrongReadError("read, but FFmpeg breaks off or finds a frame damaged")
+        if got.n_source != len(wanted):
+            raise WrongReadError(f"{got.n_source} frames, the reference has {len(wanted)}")
+        places = [int(i) for i in np.linspace(0, len(wanted) - 1, count)]
+        for i, pixels in zip(places, got.pixels, strict=True):
+            _check_frame(pixels, wanted[i], f"frame {i}")
+        times = got.times_s or ()
+        if not all(math.isfinite(time) for time in times):
+            raise WrongReadError(f"times {times}")
+        if sound:
+            due = [wanted[i].time_s for i in places]
+            if any(
+                one is not None and abs(one - t) > 1e-3 for one, t in zip(due, times, strict=True)
+            ):
+                raise WrongReadError(f"times {times}, not {due}")

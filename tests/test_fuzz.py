@@ -44,7 +44,8 @@ def test_a_reader_that_raises_and_one_that_shows_other_pixels_are_reported(tmp_p
     assert counts.findings[0]["input"] == "images:0"
     monkeypatch.setattr(media, "open_image", inverted)
     counts = check_kind(images, "images", range(20), seed=0)
-    assert counts.wrong_reads and not counts.tracebacks
+    assert counts.wrong_reads
+    assert not counts.tracebacks
 
 
 def test_an_input_that_hangs_is_a_traceback(monkeypatch):

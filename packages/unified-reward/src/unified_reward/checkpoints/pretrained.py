@@ -110,7 +110,7 @@ def refuse_pipeline_code(folder: Path) -> None:
     modules = [value[0] for value in index.values() if isinstance(value, list) and value]
     foreign = [str(name) for name in modules if name not in _LIBRARIES]
     if not isinstance(kind, str):
-        foreign.append(f"_class_name {json.dumps(kind)}")
+        foreign.append(f"_class_name {json.dumps(kind, allow_nan=False)}")
     if foreign:
         raise ModelError(
             f"{folder} cannot be loaded as a diffusers pipeline: model_index.json names "
@@ -127,6 +127,6 @@ def _named_code(content: Any) -> Iterator[str]:
     for key, value in cast("dict[str, Any]", content).items():
         is_kernel = key.endswith("attn_implementation") and "/" in str(value)
         if value and (key in _CODE or is_kernel):
-            yield f"{key}: {json.dumps(value)[:80]}"
+            yield f"{key}: {json.dumps(value, allow_nan=False)[:80]}"
         else:
             yield from _named_code(value)

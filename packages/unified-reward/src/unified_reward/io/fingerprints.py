@@ -43,7 +43,7 @@ def example_fingerprint(
         values = [str(error), _plain(prompt, reads) if prompt else None]
     else:
         values = _plain(content, reads)
-    return _digest(json.dumps(values, sort_keys=True).encode())
+    return _digest(json.dumps(values, sort_keys=True, allow_nan=False).encode())
 
 
 def file_fingerprint(path: str | Path, *, whole: int = 2**26, blocks: int = 64) -> str:

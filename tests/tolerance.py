@@ -1,4 +1,4 @@
-"""How far two computations of one number may lie apart, on any processor."""
+"""Tolerances for two computations of one number, on any processor."""
 
 from typing import Any
 

@@ -13,7 +13,8 @@ test: .venv/.installed check
 	$(BIN)/pytest -n 2 -m "not slow"
 
 # Tests of computed numbers as other processors and thread counts round them: in one process, in
-# random order. The libraries pick their kernels by these variables.
+# random order. The libraries pick their kernels by these variables; idle threads must not spin.
+test-numeric: export OMP_WAIT_POLICY = passive
 test-numeric: .venv/.installed
 	for threads in 1 2; do \
 	  ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \

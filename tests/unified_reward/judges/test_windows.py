@@ -19,9 +19,6 @@ from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.media import encode_png
 
 
-pytestmark = pytest.mark.numeric
-
-
 N = 23
 
 
@@ -68,6 +65,7 @@ def numbers(verdict):
     return verdict.p_first, verdict.p_tie, verdict.p_second
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["tiny_judge", "tiny_scalar"])
 def test_windows_give_what_asking_everything_at_once_gives(name, files):
     judge = ur.open_judge(name, device="cpu")

@@ -10,9 +10,6 @@ from hypothesis import strategies as st
 from unified_reward.pairs.tournament import strengths, swiss_round
 
 
-pytestmark = pytest.mark.numeric
-
-
 @st.composite
 def games(draw, least=0):
     """Players, and some games among them; certain, even and unknown ones included."""

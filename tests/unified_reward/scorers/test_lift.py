@@ -23,9 +23,6 @@ from unified_reward.scorers import lift, system
 from unified_reward.scorers.loading import check, load_system
 
 
-pytestmark = pytest.mark.numeric
-
-
 NAME = "lift-critic-13b"
 MOST = 6
 CAPTION = "a red ball, and 2 cats"
@@ -229,6 +226,7 @@ def test_answers_are_those_of_the_equations_token_by_token(made, wanted):
     assert wanted[0] != wanted[1], "the twin cannot tell its clips apart"
 
 
+@pytest.mark.numeric
 def test_answers_are_the_same_in_float32_and_in_any_company(made, wanted):
     scorer = load(made[0], "float32")
     prepared = [scorer.prepare(sample(frames)) for frames, _ in SHOWN]

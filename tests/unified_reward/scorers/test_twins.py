@@ -11,9 +11,6 @@ from unified_reward.scorers import videoreward as videoreward_file
 from unified_reward.scorers import videoscore as videoscore_file
 
 
-pytestmark = pytest.mark.numeric
-
-
 CAPTION = "a red ball, and 2 cats"
 LONG = "many words " * 60
 RNG = np.random.default_rng(7)
@@ -100,6 +97,7 @@ def agrees(name, twin):
     return differences(name, twin) < EXACT.get(name, 1e-4)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", twins.MAKERS)
 def test_a_twin_scores_as_the_equations_say(name, twin):
     assert differences(name, twin) < EXACT.get(name, 1e-4)

@@ -24,9 +24,6 @@ from unified_reward.train.denoisers import Denoiser, build_denoiser
 from unified_reward.train.dpo_diffusion import DPOModel, NoiseSampler, align_pipeline
 
 
-pytestmark = pytest.mark.numeric
-
-
 LN2 = torch.tensor(math.log(2)).item()
 SIDE = aligned.SIDE_PX
 
@@ -177,6 +174,7 @@ def written_out(source, kind, weights, numbers, settings):
     return np.mean(terms, 0)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [("pictures", {}), ("wan", {}), ("wan", {"weighting": "noise", "sft": 0.3})],

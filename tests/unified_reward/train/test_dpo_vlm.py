@@ -24,9 +24,6 @@ from unified_reward.train.dpo_vlm import VLMDPO, align_vlm
 from unified_reward.train.optim import OptimConfig
 
 
-pytestmark = pytest.mark.numeric
-
-
 QUESTION = "rate picture: a red circle"
 ANSWERS = [("it is red", "blue"), ("a circle", "no circle is in the picture"), ("yes", "no")]
 CLIP = {"task": "video_understanding", "context": [{"video": "c.mp4"}]}
@@ -103,6 +100,7 @@ def test_the_first_loss_is_the_logarithm_of_two(folder, tmp_path, pairs, options
     assert (report["margin"], report["chosen"], report["rejected"]) == ([0.0], [0.0], [0.0])
 
 
+@pytest.mark.numeric
 @OPTIONS
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_the_loss_is_that_of_the_equation_in_double_precision(

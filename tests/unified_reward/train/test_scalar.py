@@ -42,9 +42,6 @@ from unified_reward_lab.examples import CELLS, MicroworldSeries
 from unified_reward_lab.microworld import annotator, make_example
 
 
-pytestmark = pytest.mark.numeric
-
-
 OPTIM = OptimConfig(steps=2, batch_size=2, accumulate=1, lr=1e-2, warmup=0.0)
 WITH_TIES = ScalarConfig("bradley_terry_ties", ("first",), uncertain=True)
 VARIANTS = {
@@ -136,6 +133,7 @@ def test_a_record_without_what_is_learned_is_refused_by_id(target, candidates, r
         labels[0]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("labels", [MIXED[::2], MIXED[1:2], MIXED])
 def test_every_kind_of_batch_costs_its_mean_and_moves_every_weight(vlm, labels):
     """Without a gradient for each weight, processes would wait for each other for ever."""
@@ -160,6 +158,7 @@ def test_every_kind_of_batch_costs_its_mean_and_moves_every_weight(vlm, labels):
         assert max(entry.norm() for entry in grads) > 0
 
 
+@pytest.mark.numeric
 def test_an_aspect_that_is_not_known_costs_nothing_and_a_known_one_knows_no_ties(vlm):
     net = new_net(vlm, ScalarConfig("bradley_terry_ties", ("style",)))
     without = new_net(vlm, ScalarConfig("bradley_terry_ties"))

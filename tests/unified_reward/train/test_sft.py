@@ -16,9 +16,6 @@ from unified_reward.train.optim import MuonFactory, OptimConfig
 from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample, fit
 
 
-pytestmark = pytest.mark.numeric
-
-
 IGNORED = -100
 
 

@@ -35,7 +35,9 @@ def test_a_comparison_is_the_softmax_of_two_scores(pickscore):
 
 
 def test_equal_pictures_are_a_tie_and_a_ranking_goes_by_score(pickscore):
-    assert pickscore.compare(CAPTION, images=[PICTURES[0], PICTURES[0].copy()]).winner == "tie"
+    assert pickscore.compare(CAPTION, images=[PICTURES[0], PICTURES[0]]).winner == "tie"
+    copied = pickscore.compare(CAPTION, images=[PICTURES[0], PICTURES[0].copy()])
+    assert copied.probability == pytest.approx(0.5, abs=1e-4)  # scores of some tens, rounded
     ranked = pickscore.rank(CAPTION, images=PICTURES)
     assert list(ranked.order) == sorted(range(3), key=lambda i: -ranked.scores[i])
     assert pickscore.rank(CAPTION, images=PICTURES, by="pairs").order == ranked.order

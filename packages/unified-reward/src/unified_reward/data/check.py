@@ -75,8 +75,8 @@ def digest(medium: Image | Video) -> str:
         return media.content_hash(medium)
     try:
         stat = Path(medium.source).stat()
-    except OSError as error:
-        raise MediaError(f"{MISSING}: {medium.source}") from error
+    except (OSError, ValueError) as error:  # no name of a file has a NUL
+        raise MediaError(f"{MISSING}: {media.describe(medium)}") from error
     return _digest(str(medium.source), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
 
@@ -124,8 +124,8 @@ def _problem(medium: Image | Video, look: Callable[..., str], *, decode: bool) -
 
 
 def _look(source: Any, *, is_image: bool, decode: bool) -> str:
-    if isinstance(source, str) and not Path(source).is_file():
-        return f"{MISSING}: {source}"
+    if isinstance(source, str) and not _is_file(source):
+        return f"{MISSING}: {media.describe(source)}"
     try:
         if not is_image:
             media.sample_frames(source, 1, "stride_floor") if decode else media.image_or_video(
@@ -138,3 +138,10 @@ def _look(source: Any, *, is_image: bool, decode: bool) -> str:
     except MediaError as error:
         return f"{UNREADABLE}: {error}"
     return ""
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name that is too long
+        return False

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import av
 import numpy as np
@@ -65,6 +66,18 @@ def test_an_avif_is_refused_where_pillow_cannot_read_it(monkeypatch):
     for read in READERS:
         with pytest.raises(MediaError, match=r"AVIF images are not read; .* BMP and TIFF are read"):
             read(data)
+
+
+def test_hdr_images_are_refused():
+    avif = file_of(picture(FIELDS), "AVIF")
+    place = avif.index(b"colrnclx") + len("colrnclx") + 2
+    png = file_of(picture(FIELDS), "PNG")
+    pq = b"cICP\x09\x10\0\1"
+    chunk = b"\0\0\0\4" + pq + zlib.crc32(pq).to_bytes(4, "big")
+    for data in (avif[:place] + b"\0\x10" + avif[place + 2 :], png[:33] + chunk + png[33:]):
+        for read in READERS:
+            with pytest.raises(MediaError, match=r"HDR \(PQ\) is not read; tone-map it"):
+                read(data)
 
 
 def test_an_animated_avif_is_a_video():

@@ -130,7 +130,7 @@ def grey_frame(height, width):
 
 def test_hdr_and_unknown_matrices_are_refused():
     for attribute, value, message in (
-        ("color_trc", 16, r"HDR video \(PQ\) is not read; tone-map it"),
+        ("color_trc", 16, r"HDR \(PQ\) is not read; tone-map it"),
         ("colorspace", 8, "its colour matrix is not read"),
     ):
         clip = clip_of([grey_frame(64, 96)], "matroska", *X264, **{attribute: value})

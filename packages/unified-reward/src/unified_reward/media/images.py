@@ -39,6 +39,7 @@ from unified_reward.media.metadata import (
     essential_bytes,
     exif_orientation,
     image_format,
+    is_hdr,
     png_chunks,
     png_of,
 )
@@ -107,6 +108,12 @@ class ImageFile:
             self.base.seek(i)
             self.base.load()
             yield self.base, cast("float", self.base.info.get("duration", 0))
+
+    def durations_ms(self) -> list[float]:
+        """Duration of each frame as stated, in milliseconds."""
+        if self.parts:
+            return [part.duration_ms for part in self.parts]
+        return [duration_ms for _, duration_ms in self.frames()]
 
     def first_frame(self) -> PILImage:
         """Decode the first frame that is shown, upright and on white."""
@@ -226,8 +233,11 @@ def identify_image(file: ReadableFile, name: str, limits: Limits) -> ImageFile |
         return None
     if kind not in get_args(ImageFormat) or (kind == "AVIF" and not _reads_avif()):
         raise MediaError(f"{name}: {kind.upper()} images are not read; {_are_read()}")
+    data = file.read()
+    if kind in ("AVIF", "PNG") and is_hdr(data):
+        raise MediaError(f"{name}: HDR (PQ) is not read; tone-map it to SDR first")
     with pillow_errors(name):
-        image = _identified(file.read(), cast("ImageFormat", kind))
+        image = _identified(data, cast("ImageFormat", kind))
     for size in (image.canvas_size, *(part.size for part in image.parts)):
         check_size(size, name, limits)
     return image

@@ -74,6 +74,12 @@ def image_format(head: bytes) -> ImageFormat | str | None:
     return next((word for word in words if word in _STILL_BRANDS), None)
 
 
+def is_hdr(data: bytes) -> bool:
+    """Return True if an AVIF or a PNG states the transfer PQ, which looks grey as sRGB."""
+    head = data[: data.find(b"IDAT")] if data.startswith(_PNG_SIGNATURE) else data
+    return re.search(rb"colrnclx..\0\x10|\0\0\0\x04cICP.\x10", head, re.DOTALL) is not None
+
+
 def essential_bytes(data: bytes, kind: ImageFormat) -> bytes:
     """Return an image file without metadata but EXIF.
 

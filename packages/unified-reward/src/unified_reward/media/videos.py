@@ -259,7 +259,7 @@ def _sample_animation(
 def _animation_rate(image: ImageFile) -> float | None:
     if image.n_frames == 1:
         return None
-    return 1000 * image.n_frames / sum(_shown_ms(duration_ms) for _, duration_ms in image.frames())
+    return 1000 * image.n_frames / sum(map(_shown_ms, image.durations_ms()))
 
 
 def _shown_ms(duration_ms: float) -> float:
@@ -305,7 +305,7 @@ def _stream(
         if codec is None:
             raise MediaError(f"{name}: the video is written in a codec FFmpeg does not know")
         if codec.color_trc == _PQ:
-            raise MediaError(f"{name}: HDR video (PQ) is not read; tone-map it to SDR first")
+            raise MediaError(f"{name}: HDR (PQ) is not read; tone-map it to SDR first")
         if codec.colorspace not in _MATRICES:
             raise MediaError(f"{name}: its colour matrix is not read; convert it to BT.709 first")
         check_size(display_size((codec.width, codec.height), _pixel_shape(stream)), name, limits)

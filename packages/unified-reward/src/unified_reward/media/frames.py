@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 
 from unified_reward.media.files import Pixels
 from unified_reward.media.images import on_white
 
 
 if TYPE_CHECKING:
-    from av.sidedata.sidedata import SideData
     from av.video.frame import VideoFrame
     from av.video.reformatter import VideoReformatter
 
@@ -45,7 +45,7 @@ def frame_rgb(frame: VideoFrame, reformatter: VideoReformatter, pixel_shape: Fra
     if size != (frame.width, frame.height):
         bicubic = PIL.Image.Resampling.BICUBIC
         pixels = np.asarray(PIL.Image.fromarray(pixels).resize(size, bicubic))
-    return _upright(pixels, frame.side_data.get("DISPLAYMATRIX"))
+    return _upright(pixels, cast("bytes | None", frame.side_data.get("DISPLAYMATRIX")))
 
 
 def display_size(size: tuple[int, int], pixel_shape: Fraction) -> tuple[int, int]:
@@ -71,7 +71,8 @@ def _eight_bits(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
             frame = reformatter.reformat(frame, format=f"{form.name[:-2]}le")
         return cast("Pixels", reformatter.reformat(frame, format=target).to_ndarray())
     target = "gbrap16le" if has_opacity else "gbrp16le"
-    deep = reformatter.reformat(frame, format=target, interpolation=_EXACT).to_ndarray()
+    converted = reformatter.reformat(frame, format=target, interpolation=_EXACT)
+    deep = cast("NDArray[np.uint16]", converted.to_ndarray())
     # libswscale shifts values to 16 bits, which leaves white below 65535.
     top = (2**bits - 1) << (16 - bits)
     black, white = 0, 255 << 8
@@ -94,12 +95,12 @@ def _levels(black: int, white: int) -> Pixels:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _upright(pixels: Pixels, side_data: SideData | None) -> Pixels:
+def _upright(pixels: Pixels, matrix: bytes | None) -> Pixels:
     """Apply a display matrix: turn and mirror the pixels."""
-    if side_data is None:
+    if matrix is None:
         return pixels
     # x' = a x + c y, y' = b x + d y, with the matrix stored row by row as (a b u) (c d v) ...
-    a, b, _, c, d = (int(value) for value in np.frombuffer(side_data, np.int32)[:5])
+    a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, np.int32)[:5])
     if abs(b) + abs(c) > abs(a) + abs(d):
         pixels = pixels.transpose(1, 0, 2)
         a, d = c, b

@@ -244,7 +244,7 @@ def identify_image(file: ReadableFile, name: str, limits: Limits) -> ImageFile |
 
 
 def _reads_avif() -> bool:
-    return "avif" in PIL.features.modules and PIL.features.check("avif")
+    return "avif" in PIL.features.modules and bool(PIL.features.check("avif"))
 
 
 def _are_read() -> str:

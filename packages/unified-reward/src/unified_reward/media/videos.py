@@ -405,7 +405,8 @@ def _decoded_frames(container: InputContainer, stream: VideoStream) -> Iterator[
     if decoder is None or stream.metadata.get("alpha_mode") != "1":
         yield from container.decode(stream)
         return
-    context = cast("VideoCodecContext", CodecContext.create(decoder, "r"))
+    # Any: the stubs of PyAV leave the types of its packets open.
+    context: Any = CodecContext.create(decoder, "r")
     for packet in container.demux(stream):
         yield from context.decode(packet if packet.size else None)
 

@@ -156,3 +156,11 @@ def test_a_movie_after_other_boxes_is_found():
     clip = clip[:offsets] + moved.to_bytes(4, "big") + clip[offsets + 4 :]
     assert image_or_video(clip[:size] + wide + clip[size:]) == "video"
     assert sample_frames(clip[:size] + wide + clip[size:], 1).n_source == 1
+
+
+@pytest.mark.parametrize("size", [0, 7, 2**63, 2**64 - 1])
+def test_boxes_of_impossible_sizes_end_the_search(size):
+    data = b"\0\0\0\x10ftypisom\0\0\0\0" + struct.pack(">I4sQ", 1, b"free", size) + bytes(100)
+    for read in (image_or_video, lambda file: sample_frames(file, 1)):
+        with pytest.raises(MediaError, match=r"neither an image nor a video|no video"):
+            read(data)

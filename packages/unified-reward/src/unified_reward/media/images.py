@@ -122,9 +122,8 @@ class ImageFile:
 
 
 def _decode_part(file: io.BytesIO) -> PILImage:
-    return PIL.Image.fromarray(_pixels(PIL.Image.open(file, formats=("PNG", "GIF")))).convert(
-        "RGBA"
-    )
+    image = PIL.Image.open(file, formats=("PNG", "GIF"))
+    return PIL.Image.fromarray(_pixels(image)).convert("RGBA")
 
 
 def open_image(
@@ -248,9 +247,8 @@ def _reads_avif() -> bool:
 
 
 def _are_read() -> str:
-    return (
-        f"PNG, JPEG, WebP, GIF, BMP{', TIFF and AVIF' if _reads_avif() else ' and TIFF'} are read"
-    )
+    last = ", TIFF and AVIF" if _reads_avif() else " and TIFF"
+    return f"PNG, JPEG, WebP, GIF, BMP{last} are read"
 
 
 def _identified(data: bytes, kind: ImageFormat) -> ImageFile:
@@ -292,7 +290,7 @@ def _orientation(image: PILImage) -> int:
 
 
 def _pixels(image: PILImage) -> Pixels:
-    """Decode into 8 bits, shape (H, W, C) with C of 1, 3 or 4; the fourth is opacity."""
+    """Decode into RGB of 8 bits, shape (H, W, 3), or (H, W, 4) with opacity."""
     image.load()
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
         return _deep_grey(image)
@@ -300,7 +298,7 @@ def _pixels(image: PILImage) -> Pixels:
 
 
 def _deep_grey(image: PILImage) -> Pixels:
-    """Scale grey of more than 8 bits to 8."""
+    """Scale grey of more than 8 bits to RGB, with opacity where a value is transparent."""
     values = np.asarray(image).astype(np.float64)
     tags = cast("dict[int, Any]", getattr(image, "tag_v2", {}))
     bits = 12 if tags.get(_TIFF_BITS) == (12,) else 16
@@ -310,13 +308,13 @@ def _deep_grey(image: PILImage) -> Pixels:
             f"grey values from {values.min():g} to {values.max():g}; "
             f"mode {image.mode} is read from 0 to {top:g}"
         )
-    grey = np.rint(values * (255 / top)).astype(np.uint8)[..., None]
+    grey = np.rint(values * (255 / top)).astype(np.uint8)
     if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:  # Pillow inverts 8 bits alone
         grey = 255 - grey
-    if "transparency" not in image.info:
-        return grey
-    opacity = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
-    return np.concatenate([grey, grey, grey, opacity[..., None]], axis=-1)
+    channels = [grey, grey, grey]
+    if "transparency" in image.info:
+        channels.append(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+    return np.stack(channels, axis=-1)
 
 
 def array_rgb(array: NDArray[Any], layout: Layout | None, allowed: tuple[Layout, ...]) -> Pixels:

@@ -180,7 +180,7 @@ def select_frames(
             image = identify_image(file, name, limits)
             if image is None:
                 return _sample_stream(file, choose, name, limits)
-            return _sample_animation(image, choose, name, limits)
+            return _sample_animation(image, choose, name)
     if isinstance(source, PILImage):
         source = (source,)
     if isinstance(source, tuple):
@@ -226,10 +226,10 @@ def content_hash(media: Image | Video) -> str:
 def image_or_video(source: str | Path | bytes) -> Literal["image", "video"]:
     """Recognise a file as image or video by its content; an animated image is a video.
 
-    Only headers are read, so a broken file may still be recognised.
+    No pixel is decoded, so a broken file may still be recognised.
 
     Raises:
-        MediaError: The file is missing, too large, or neither.
+        MediaError: The file is missing, too large, neither, or an image of a format not read.
     """
     name = describe(source)
     with open_file(source, LIMITS) as file:
@@ -240,16 +240,13 @@ def image_or_video(source: str | Path | bytes) -> Literal["image", "video"]:
         return "video" if image.n_frames > 1 else "image"
 
 
-def _sample_animation(
-    image: ImageFile, choose: FrameChooser, name: str, limits: Limits
-) -> SampledFrames:
+def _sample_animation(image: ImageFile, choose: FrameChooser, name: str) -> SampledFrames:
     """Sample an animated image, or the only frame of a still one."""
     with pillow_errors(name):
         indices = choose(image.n_frames, lambda: _animation_rate(image))
         kept: _Kept = {}
         elapsed_ms = 0.0
         for i, (frame, duration_ms) in enumerate(image.frames()):
-            check_size(frame.size, name, limits)
             if i in indices:
                 kept[i] = elapsed_ms / 1000, np.asarray(upright_rgb(frame, image.orientation))
             elapsed_ms += _shown_ms(duration_ms)
@@ -331,12 +328,10 @@ def _has_movie(file: ReadableFile) -> bool:
     """Look for the box ``moov``; an ISO-BMFF file without it, such as HEIF, holds images."""
     place = file.seek(0)
     while len(header := file.read(16)) >= 8:
-        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if kind == b"moov":
+        if header[4:8] == b"moov":
             return True
-        if size == 1:
-            size = int.from_bytes(header[8:], "big")
-        if size < 8:
+        size = int.from_bytes(header[8:] if header[:4] == b"\0\0\0\1" else header[:4], "big")
+        if not 8 <= size < 2**62:
             break
         place = file.seek(place + size)
     return False
@@ -378,7 +373,7 @@ def _decode(
         fallback_rate = float(stream.average_rate or 1)
         pixel_shape = _pixel_shape(stream)
         try:
-            for frame in _decoded_frames(container, stream):
+            for frame in _decoded_frames(container, stream, name):
                 if frame.is_corrupt:
                     raise MediaError(f"{name}: frame {position} of {n_expected} is damaged")
                 time_s = position / fallback_rate if frame.pts is None else frame.time
@@ -397,14 +392,18 @@ def _decode(
     return kept, position
 
 
-def _decoded_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def _decoded_frames(
+    container: InputContainer, stream: VideoStream, name: str
+) -> Iterator[VideoFrame]:
     """Decode all frames, with opacity where WebM keeps one beside them."""
-    from av.codec import CodecContext
+    from av import CodecContext, codecs_available
 
     decoder = _OPACITY_DECODERS.get(stream.codec_context.name)
     if decoder is None or stream.metadata.get("alpha_mode") != "1":
         yield from container.decode(stream)
         return
+    if decoder not in codecs_available:
+        raise MediaError(f"{name}: this FFmpeg has no {decoder}, which reads its transparency")
     # Any: the stubs of PyAV leave the types of its packets open.
     context: Any = CodecContext.create(decoder, "r")
     for packet in container.demux(stream):

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
 
 
-# libswscale: bicubic, full_chroma_int, full_chroma_inp, accurate_rnd and bitexact. By default it is
-# up to 4 of 255 off, and its 8-bit output wraps around for colours far outside of RGB.
-_EXACT = 0x4 | 0x2000 | 0x4000 | 0x40000 | 0x80000
+# libswscale: bilinear, full_chroma_int, full_chroma_inp, accurate_rnd and bitexact. By default it
+# is up to 4 of 255 off, and its 8-bit output wraps around for colours far outside of RGB.
+_EXACT = 0x2 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 _LIMITED, _FULL = 1, 2
 
 
@@ -71,6 +71,8 @@ def _eight_bits(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
             frame = reformatter.reformat(frame, format=f"{form.name[:-2]}le")
         return cast("Pixels", reformatter.reformat(frame, format=target).to_ndarray())
     target = "gbrap16le" if has_opacity else "gbrp16le"
+    if bits == 8 and len(frame.planes) == 3 and not form.is_rgb:
+        frame = _with_repeated_chroma(frame)
     converted = reformatter.reformat(frame, format=target, interpolation=_EXACT)
     deep = cast("NDArray[np.uint16]", converted.to_ndarray())
     # libswscale shifts values to 16 bits, which leaves white below 65535.
@@ -86,6 +88,23 @@ def _eight_bits(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
     if has_opacity:
         pixels[..., 3] = _levels(0, top)[deep[..., 3]]
     return pixels
+
+
+def _with_repeated_chroma(frame: VideoFrame) -> VideoFrame:
+    """Repeat the chroma of 8 bits, as FFmpeg's own conversion to RGB and most readers do."""
+    from av import VideoFrame as Frame
+
+    size = frame.height, frame.width
+    full: list[Pixels] = []
+    for plane in frame.planes:
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        values = rows[: plane.height, : plane.width]
+        down, right = (-(-n // m) for n, m in zip(size, values.shape, strict=True))
+        full.append(values.repeat(down, 0).repeat(right, 1)[: size[0], : size[1]])
+    copy = Frame.from_ndarray(np.stack(full), format="yuv444p")
+    copy.colorspace = frame.colorspace
+    copy.color_range = _FULL if frame.format.name.startswith("yuvj") else frame.color_range
+    return copy
 
 
 @cache

@@ -56,6 +56,7 @@ _BROKEN = (
     ArithmeticError,
     AttributeError,
     RuntimeError,
+    AssertionError,
     struct.error,
     zlib.error,
 )
@@ -345,8 +346,9 @@ def on_white(pixels: Pixels) -> Pixels:
     if pixels.shape[-1] == 1:
         return np.repeat(pixels, 3, axis=-1)
     if pixels.shape[-1] == 4:
-        opacity = pixels[..., 3:].astype(np.uint16)
-        # 255 * 255 + 127 still fits 16 bits.
-        blend = pixels[..., :3] * opacity + 255 * (255 - opacity) + 127
-        return (blend // 255).astype(np.uint8)
+        rows = np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[-2:]))
+        image = PIL.Image.fromarray(rows)
+        white = PIL.Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return np.array(white).reshape(*pixels.shape[:-1], 3)
     return np.ascontiguousarray(pixels)

@@ -17,7 +17,7 @@ from unified_reward.media import (
     sample_frames,
 )
 
-from .clips import BT601, BT709, LIMITED, rgb_of
+from .clips import BT601, BT709, LIMITED, clip_of, frame_of, rgb_of
 from .made import (
     CARD,
     FETV,
@@ -164,6 +164,27 @@ def test_a_video_cut_between_two_packets_is_an_error_too(tmp_path):
         path.write_bytes(data[: ends[n - 1]])
         with pytest.raises(MediaError, match=rf"ends after frame {n} of 25"):
             sample_frames(path, 4)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("matroska", "ffv1"), ("webm", "libvpx-vp9"), ("avi", "mjpeg")]
+)
+def test_a_cut_file_is_an_error_where_its_header_states_its_length(container, codec):
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    data = clip_of([frame_of(noise(32, 32, 3), pix_fmt)] * 5, container, codec, {})
+    assert sample_frames(data, 1).n_source == 5
+    for share in (0.8, 0.95):
+        cut = data[: int(len(data) * share)]
+        with pytest.raises(MediaError, match=rf"the file ends after {len(cut)} of {len(data)}"):
+            sample_frames(cut, 1)
+
+
+def test_a_matroska_of_unknown_length_is_read_to_its_end():
+    """A recording is written without going back to its header."""
+    data = clip_of([frame_of(noise(32, 32, 3), "yuv420p")] * 5, "matroska", "ffv1", {})
+    place = data.index(b"\x18\x53\x80\x67") + 4
+    live = data[:place] + b"\x01" + b"\xff" * 7 + data[place + 8 :]
+    assert sample_frames(live, 1).n_source == 5
 
 
 def test_an_mp4_without_its_index_is_an_error():

@@ -1,13 +1,14 @@
 """Sample the frames of a video.
 
-A WebM that was cut short looks like a short one (the container states no number of
-frames), and a frame that the decoder returns without complaint counts as good. Does not know how
-many frames a judge wants.
+An FLV, Ogg, ASF or MPEG file that was cut between two frames looks like a short one, and a frame
+that the decoder returns without complaint counts as good. Does not know how many frames a judge
+wants.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -344,6 +345,10 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, 
     """
     from av.error import FFmpegError
 
+    file.seek(0)
+    stated, n_bytes = _stated_length(file.read(512)), file.seek(0, io.SEEK_END)
+    if n_bytes < stated:
+        raise MediaError(f"{name}: the file ends after {n_bytes} of {stated} bytes")
     with _stream(file, name, limits) as (container, stream):
         fps = float(stream.average_rate) if stream.average_rate else None
         try:
@@ -356,6 +361,26 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, 
     if n_packets < n_indexed:  # a file cut between two packets is not an error to FFmpeg
         raise MediaError(f"{name}: the file ends after frame {n_packets} of {n_indexed}")
     return n_packets, fps
+
+
+def _stated_length(head: bytes) -> int:
+    """Return the length of an AVI or Matroska file by its header; 0 where none is stated."""
+    if head.startswith(b"RIFF"):
+        return 8 + int.from_bytes(head[4:8], "little")
+    if not head.startswith(b"\x1aE\xdf\xa3"):
+        return 0
+    begin, size = _matroska_size(head, 4)
+    begin, size = _matroska_size(head, begin + size + 4)
+    return begin + size
+
+
+def _matroska_size(head: bytes, place: int) -> tuple[int, int]:
+    """Read the size of an element: where it begins, and 0 where the size is unknown."""
+    first = head[place] if place < len(head) else 0
+    length = 9 - first.bit_length()
+    most = 2 ** (7 * length) - 1
+    size = int.from_bytes(head[place : place + length], "big") & most
+    return place + length, 0 if size == most or not first else size
 
 
 def _decode(

@@ -80,7 +80,7 @@ def _eight_bits(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
     black, white = 0, 255 << 8
     if form.is_rgb:
         white = 65535
-    elif frame.color_range == _FULL or form.name.startswith("yuvj"):
+    elif frame.color_range == _FULL:
         white = top
     elif len(form.components) <= 2:  # libswscale takes all grey for full range
         black, white = (16 << 8, 235 << 8) if frame.color_range == _LIMITED else (0, top)

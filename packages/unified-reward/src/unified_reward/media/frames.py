@@ -97,7 +97,7 @@ def _with_repeated_chroma(frame: VideoFrame) -> VideoFrame:
     size = frame.height, frame.width
     full: list[Pixels] = []
     for plane in frame.planes:
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
         values = rows[: plane.height, : plane.width]
         down, right = (-(-n // m) for n, m in zip(size, values.shape, strict=True))
         full.append(values.repeat(down, 0).repeat(right, 1)[: size[0], : size[1]])

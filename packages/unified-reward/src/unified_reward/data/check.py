@@ -75,8 +75,8 @@ def digest(medium: Image | Video) -> str:
         return media.content_hash(medium)
     try:
         stat = Path(medium.source).stat()
-    except (OSError, ValueError) as error:  # no name of a file has a NUL
-        raise MediaError(f"{MISSING}: {media.describe(medium)}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise MediaError(f"{MISSING}: {medium.source}") from error
     return _digest(str(medium.source), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
 

@@ -70,6 +70,14 @@ def test_a_medium_that_cannot_be_opened_is_unreadable(medium, result):
     assert result in reason
 
 
+@pytest.mark.parametrize("name", ["a\0.png", "x" * 5000, "https://host/a.png"])
+def test_a_name_that_no_file_can_have_is_a_missing_medium(name):
+    for decode in (False, True):
+        assert reasons(row(Image(name)), decode=decode)[0].startswith("missing media: ")
+    with pytest.raises(MediaError, match="missing media"):
+        digest(Image(name))
+
+
 def test_a_file_that_went_away_since_the_last_check_is_missing(tmp_path):
     (tmp_path / "a.png").write_bytes(PNG)
     given = row(Image(tmp_path / "a.png"))

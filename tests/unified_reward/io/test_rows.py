@@ -186,6 +186,14 @@ def test_relative_paths_start_at_the_file_and_absolute_ones_stay(tmp_path):
     assert again["candidates"][0] == {"image": "../a.png"}
 
 
+@pytest.mark.parametrize("url", ["https://host//a.png?b=c", "data:image/png;base64,AA//"])
+def test_a_url_stays_as_it_is_from_row_to_row(url, tmp_path):
+    parts = [{"image": url}, {"image": url}]
+    line = json.dumps({"task": "image_generation", "prompt": "x", "candidates": parts}).encode()
+    example = parse_row(line, tmp_path / "in")
+    assert example_row(example, tmp_path / "out")["candidates"] == parts
+
+
 def test_a_file_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"none\.jsonl cannot be read: No such file"):
         list(read_examples(tmp_path / "none.jsonl"))

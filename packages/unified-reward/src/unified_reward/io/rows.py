@@ -76,11 +76,11 @@ class _PartRow(_Row):
         if "" in (self.image, self.video, *frames):
             raise DataError('a medium is the path of a file, not ""')
         if self.image is not None:
-            return Image(folder / self.image)
+            return Image(_place(self.image, folder))
         if isinstance(self.video, str):
-            return Video(folder / self.video)
+            return Video(_place(self.video, folder))
         if self.video is not None:
-            return Video(tuple(Image(folder / frame) for frame in self.video))
+            return Video(tuple(Image(_place(frame, folder)) for frame in self.video))
         return cast("str", self.text)
 
 
@@ -531,4 +531,13 @@ def _relative(source: Any, folder: Path) -> str | list[str]:
         return [cast("str", _relative(frame.source, folder)) for frame in frames]
     if not isinstance(source, str | Path):
         raise DataError("a row can name a medium only by its file; write it to a file first")
-    return os.path.relpath(source, folder)
+    return str(source) if _is_url(source) else os.path.relpath(source, folder)
+
+
+def _place(path: str, folder: Path) -> str | Path:
+    """Path of a medium of a row; a URL stays as it is, though it is not read."""
+    return path if _is_url(path) else folder / path
+
+
+def _is_url(path: str | Path) -> bool:
+    return isinstance(path, str) and ("://" in path or path.startswith("data:"))

@@ -39,6 +39,7 @@ from unified_reward.media.metadata import (
     essential_bytes,
     exif_orientation,
     image_format,
+    is_hdr,
     png_chunks,
     png_of,
 )
@@ -55,6 +56,7 @@ _BROKEN = (
     ArithmeticError,
     AttributeError,
     RuntimeError,
+    AssertionError,
     struct.error,
     zlib.error,
 )
@@ -108,6 +110,12 @@ class ImageFile:
             self.base.load()
             yield self.base, cast("float", self.base.info.get("duration", 0))
 
+    def durations_ms(self) -> list[float]:
+        """Duration of each frame as stated, in milliseconds."""
+        if self.parts:
+            return [part.duration_ms for part in self.parts]
+        return [duration_ms for _, duration_ms in self.frames()]
+
     def first_frame(self) -> PILImage:
         """Decode the first frame that is shown, upright and on white."""
         image, _ = next(self.frames())
@@ -115,9 +123,8 @@ class ImageFile:
 
 
 def _decode_part(file: io.BytesIO) -> PILImage:
-    return PIL.Image.fromarray(_pixels(PIL.Image.open(file, formats=("PNG", "GIF")))).convert(
-        "RGBA"
-    )
+    image = PIL.Image.open(file, formats=("PNG", "GIF"))
+    return PIL.Image.fromarray(_pixels(image)).convert("RGBA")
 
 
 def open_image(
@@ -226,21 +233,23 @@ def identify_image(file: ReadableFile, name: str, limits: Limits) -> ImageFile |
         return None
     if kind not in get_args(ImageFormat) or (kind == "AVIF" and not _reads_avif()):
         raise MediaError(f"{name}: {kind.upper()} images are not read; {_are_read()}")
+    data = file.read()
+    if kind in ("AVIF", "PNG") and is_hdr(data):
+        raise MediaError(f"{name}: HDR (PQ) is not read; tone-map it to SDR first")
     with pillow_errors(name):
-        image = _identified(file.read(), cast("ImageFormat", kind))
+        image = _identified(data, cast("ImageFormat", kind))
     for size in (image.canvas_size, *(part.size for part in image.parts)):
         check_size(size, name, limits)
     return image
 
 
 def _reads_avif() -> bool:
-    return "avif" in PIL.features.modules and PIL.features.check("avif")
+    return "avif" in PIL.features.modules and bool(PIL.features.check("avif"))
 
 
 def _are_read() -> str:
-    return (
-        f"PNG, JPEG, WebP, GIF, BMP{', TIFF and AVIF' if _reads_avif() else ' and TIFF'} are read"
-    )
+    last = ", TIFF and AVIF" if _reads_avif() else " and TIFF"
+    return f"PNG, JPEG, WebP, GIF, BMP{last} are read"
 
 
 def _identified(data: bytes, kind: ImageFormat) -> ImageFile:
@@ -282,7 +291,7 @@ def _orientation(image: PILImage) -> int:
 
 
 def _pixels(image: PILImage) -> Pixels:
-    """Decode into 8 bits, shape (H, W, C) with C of 1, 3 or 4; the fourth is opacity."""
+    """Decode into RGB of 8 bits, shape (H, W, 3), or (H, W, 4) with opacity."""
     image.load()
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
         return _deep_grey(image)
@@ -290,7 +299,7 @@ def _pixels(image: PILImage) -> Pixels:
 
 
 def _deep_grey(image: PILImage) -> Pixels:
-    """Scale grey of more than 8 bits to 8."""
+    """Scale grey of more than 8 bits to RGB, with opacity where a value is transparent."""
     values = np.asarray(image).astype(np.float64)
     tags = cast("dict[int, Any]", getattr(image, "tag_v2", {}))
     bits = 12 if tags.get(_TIFF_BITS) == (12,) else 16
@@ -300,13 +309,13 @@ def _deep_grey(image: PILImage) -> Pixels:
             f"grey values from {values.min():g} to {values.max():g}; "
             f"mode {image.mode} is read from 0 to {top:g}"
         )
-    grey = np.rint(values * (255 / top)).astype(np.uint8)[..., None]
+    grey = np.rint(values * (255 / top)).astype(np.uint8)
     if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:  # Pillow inverts 8 bits alone
         grey = 255 - grey
-    if "transparency" not in image.info:
-        return grey
-    opacity = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
-    return np.concatenate([grey, grey, grey, opacity[..., None]], axis=-1)
+    channels = [grey, grey, grey]
+    if "transparency" in image.info:
+        channels.append(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+    return np.stack(channels, axis=-1)
 
 
 def array_rgb(array: NDArray[Any], layout: Layout | None, allowed: tuple[Layout, ...]) -> Pixels:
@@ -337,8 +346,9 @@ def on_white(pixels: Pixels) -> Pixels:
     if pixels.shape[-1] == 1:
         return np.repeat(pixels, 3, axis=-1)
     if pixels.shape[-1] == 4:
-        opacity = pixels[..., 3:].astype(np.uint16)
-        # 255 * 255 + 127 still fits 16 bits.
-        blend = pixels[..., :3] * opacity + 255 * (255 - opacity) + 127
-        return (blend // 255).astype(np.uint8)
+        rows = np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[-2:]))
+        image = PIL.Image.fromarray(rows)
+        white = PIL.Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return np.array(white).reshape(*pixels.shape[:-1], 3)
     return np.ascontiguousarray(pixels)

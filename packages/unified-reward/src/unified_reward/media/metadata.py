@@ -40,7 +40,7 @@ _SEQUENCE_BRANDS = {"hevc", "hevx", "hevm", "hevs", "msf1", "jpgs", "vvis", "evb
 # Tags of TIFF 6.0 and its supplements that decide pixels, and the orientation.
 _TIFF_TAGS = {
     *(254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322),
-    *(323, 324, 325, 332, 338, 339, 347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 532),
+    *(323, 324, 325, 332, 338, 339, 347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 532, 50674),
 }
 _SUBFILE_TYPE, _ORIENTATION, _EXIF_SHORT = 254, 274, 3
 _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
@@ -72,6 +72,12 @@ def image_format(head: bytes) -> ImageFormat | str | None:
     if words[0] in _SEQUENCE_BRANDS:
         return words[0]
     return next((word for word in words if word in _STILL_BRANDS), None)
+
+
+def is_hdr(data: bytes) -> bool:
+    """Return True if an AVIF or a PNG states the transfer PQ, which looks grey as sRGB."""
+    head = data[: data.find(b"IDAT")] if data.startswith(_PNG_SIGNATURE) else data
+    return re.search(rb"colrnclx..\0\x10|\0\0\0\x04cICP.\x10", head, re.DOTALL) is not None
 
 
 def essential_bytes(data: bytes, kind: ImageFormat) -> bytes:

@@ -1,13 +1,14 @@
 """Sample the frames of a video.
 
-A WebM that was cut short looks like a short one (the container states no number of
-frames), and a frame that the decoder returns without complaint counts as good. Does not know how
-many frames a judge wants.
+An FLV, Ogg, ASF or MPEG file that was cut between two frames looks like a short one, and a frame
+that the decoder returns without complaint counts as good. Does not know how many frames a judge
+wants.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ def select_frames(
             image = identify_image(file, name, limits)
             if image is None:
                 return _sample_stream(file, choose, name, limits)
-            return _sample_animation(image, choose, name, limits)
+            return _sample_animation(image, choose, name)
     if isinstance(source, PILImage):
         source = (source,)
     if isinstance(source, tuple):
@@ -226,10 +227,10 @@ def content_hash(media: Image | Video) -> str:
 def image_or_video(source: str | Path | bytes) -> Literal["image", "video"]:
     """Recognise a file as image or video by its content; an animated image is a video.
 
-    Only headers are read, so a broken file may still be recognised.
+    No pixel is decoded, so a broken file may still be recognised.
 
     Raises:
-        MediaError: The file is missing, too large, or neither.
+        MediaError: The file is missing, too large, neither, or an image of a format not read.
     """
     name = describe(source)
     with open_file(source, LIMITS) as file:
@@ -240,16 +241,13 @@ def image_or_video(source: str | Path | bytes) -> Literal["image", "video"]:
         return "video" if image.n_frames > 1 else "image"
 
 
-def _sample_animation(
-    image: ImageFile, choose: FrameChooser, name: str, limits: Limits
-) -> SampledFrames:
+def _sample_animation(image: ImageFile, choose: FrameChooser, name: str) -> SampledFrames:
     """Sample an animated image, or the only frame of a still one."""
     with pillow_errors(name):
         indices = choose(image.n_frames, lambda: _animation_rate(image))
         kept: _Kept = {}
         elapsed_ms = 0.0
         for i, (frame, duration_ms) in enumerate(image.frames()):
-            check_size(frame.size, name, limits)
             if i in indices:
                 kept[i] = elapsed_ms / 1000, np.asarray(upright_rgb(frame, image.orientation))
             elapsed_ms += _shown_ms(duration_ms)
@@ -259,7 +257,7 @@ def _sample_animation(
 def _animation_rate(image: ImageFile) -> float | None:
     if image.n_frames == 1:
         return None
-    return 1000 * image.n_frames / sum(_shown_ms(duration_ms) for _, duration_ms in image.frames())
+    return 1000 * image.n_frames / sum(map(_shown_ms, image.durations_ms()))
 
 
 def _shown_ms(duration_ms: float) -> float:
@@ -305,7 +303,7 @@ def _stream(
         if codec is None:
             raise MediaError(f"{name}: the video is written in a codec FFmpeg does not know")
         if codec.color_trc == _PQ:
-            raise MediaError(f"{name}: HDR video (PQ) is not read; tone-map it to SDR first")
+            raise MediaError(f"{name}: HDR (PQ) is not read; tone-map it to SDR first")
         if codec.colorspace not in _MATRICES:
             raise MediaError(f"{name}: its colour matrix is not read; convert it to BT.709 first")
         check_size(display_size((codec.width, codec.height), _pixel_shape(stream)), name, limits)
@@ -331,12 +329,10 @@ def _has_movie(file: ReadableFile) -> bool:
     """Look for the box ``moov``; an ISO-BMFF file without it, such as HEIF, holds images."""
     place = file.seek(0)
     while len(header := file.read(16)) >= 8:
-        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if kind == b"moov":
+        if header[4:8] == b"moov":
             return True
-        if size == 1:
-            size = int.from_bytes(header[8:], "big")
-        if size < 8:
+        size = int.from_bytes(header[8:] if header[:4] == b"\0\0\0\1" else header[:4], "big")
+        if not 8 <= size < 2**62:
             break
         place = file.seek(place + size)
     return False
@@ -349,6 +345,10 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, 
     """
     from av.error import FFmpegError
 
+    file.seek(0)
+    stated, n_bytes = _stated_length(file.read(512)), file.seek(0, io.SEEK_END)
+    if n_bytes < stated:
+        raise MediaError(f"{name}: the file ends after {n_bytes} of {stated} bytes")
     with _stream(file, name, limits) as (container, stream):
         fps = float(stream.average_rate) if stream.average_rate else None
         try:
@@ -361,6 +361,26 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, 
     if n_packets < n_indexed:  # a file cut between two packets is not an error to FFmpeg
         raise MediaError(f"{name}: the file ends after frame {n_packets} of {n_indexed}")
     return n_packets, fps
+
+
+def _stated_length(head: bytes) -> int:
+    """Return the length of an AVI or Matroska file by its header; 0 where none is stated."""
+    if head.startswith(b"RIFF"):
+        return 8 + int.from_bytes(head[4:8], "little")
+    if not head.startswith(b"\x1aE\xdf\xa3"):
+        return 0
+    begin, size = _matroska_size(head, 4)
+    begin, size = _matroska_size(head, begin + size + 4)
+    return begin + size
+
+
+def _matroska_size(head: bytes, place: int) -> tuple[int, int]:
+    """Read the size of an element: where it begins, and 0 where the size is unknown."""
+    first = head[place] if place < len(head) else 0
+    length = 9 - first.bit_length()
+    most = 2 ** (7 * length) - 1
+    size = int.from_bytes(head[place : place + length], "big") & most
+    return place + length, 0 if size == most or not first else size
 
 
 def _decode(
@@ -378,7 +398,7 @@ def _decode(
         fallback_rate = float(stream.average_rate or 1)
         pixel_shape = _pixel_shape(stream)
         try:
-            for frame in _decoded_frames(container, stream):
+            for frame in _decoded_frames(container, stream, name):
                 if frame.is_corrupt:
                     raise MediaError(f"{name}: frame {position} of {n_expected} is damaged")
                 time_s = position / fallback_rate if frame.pts is None else frame.time
@@ -397,15 +417,20 @@ def _decode(
     return kept, position
 
 
-def _decoded_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def _decoded_frames(
+    container: InputContainer, stream: VideoStream, name: str
+) -> Iterator[VideoFrame]:
     """Decode all frames, with opacity where WebM keeps one beside them."""
-    from av.codec import CodecContext
+    from av import CodecContext, codecs_available
 
     decoder = _OPACITY_DECODERS.get(stream.codec_context.name)
     if decoder is None or stream.metadata.get("alpha_mode") != "1":
         yield from container.decode(stream)
         return
-    context = cast("VideoCodecContext", CodecContext.create(decoder, "r"))
+    if decoder not in codecs_available:
+        raise MediaError(f"{name}: this FFmpeg has no {decoder}, which reads its transparency")
+    # Any: the stubs of PyAV leave the types of its packets open.
+    context: Any = CodecContext.create(decoder, "r")
     for packet in container.demux(stream):
         yield from context.decode(packet if packet.size else None)
 

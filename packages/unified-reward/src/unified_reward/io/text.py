@@ -37,13 +37,13 @@ _PACKED = {
     b"\xfd7zXZ": "compressed by xz; unpack it first",
     b"PK\x03\x04": "a zip archive, as a spreadsheet is; unpack it, or save it as text, first",
 }
+_CELL = 2**31 - 1
+_field_limit = threading.Lock()
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _DEEPEST = 100
 """Arrays and objects inside each other that are read; all code behind may then recurse."""
 _LONGEST = 300
 """Digits of a whole number, which is still finite as a float."""
-_CELL = 2**31 - 1
-_field_limit = threading.Lock()
 
 
 @contextmanager

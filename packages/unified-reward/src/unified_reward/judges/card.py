@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -119,11 +119,14 @@ class Card:
         write_bytes(folder / CARD, f"{text}\n".encode())
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return read_json(file)
+        row = read_json(file)
     except DataError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{file} is not a judge's card: {error}") from error
+    if not isinstance(row, dict):
+        raise ConfigError(f"{file} is not a judge's card: it should be an object")
+    return cast("dict[str, Any]", row)
 
 
 def build_request(sample: Sample, card: Card, opened: DecodedMedia) -> Request:

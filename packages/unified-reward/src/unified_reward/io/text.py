@@ -31,6 +31,8 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 _MARK = "\ufeff"
+_BLANK = b" \t\r\n\v\f" + codecs.BOM_UTF8
+"""Bytes of lines without a row; files that were joined have marks inside."""
 _PACKED = {
     b"\x1f\x8b": "compressed by gzip; unpack it first",
     b"(\xb5/\xfd": "compressed by zstd; unpack it first",
@@ -63,7 +65,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], str]]:
                 if start.startswith(magic):
                     raise DataError(f"{path} is no text but {kind}")
             mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
-            file.seek(len(mark))
+            file.seek(len(mark) * (1 + start.startswith(mark * 2)))  # marks of two programs
             yield file, _MARKS.get(mark, _UTF8)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -134,7 +136,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         for lines in file:
             for raw in lines.splitlines(keepends=True):
                 line += 1
-                if raw.strip():
+                if raw.strip(_BLANK):
                     yield line, start, raw
                 start += len(raw)
 

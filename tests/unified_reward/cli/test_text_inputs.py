@@ -4,7 +4,6 @@ import codecs
 import csv
 import json
 import os
-import sys
 
 import pytest
 

@@ -111,3 +111,18 @@ def test_a_file_is_read_in_the_encoding_of_its_mark(encoding, tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_bytes("out: é\r\nrates: {steps: 3}\r\n".encode(encoding))
     assert load_config(Plan, path) == Plan(Rates(steps=3), out=Path("é"))
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("rates.lr=true", "rates.lr: it takes a number, not true"),
+        ("rates.steps=yes", "rates.steps: it takes a number"),
+        ("rates.lr=.nan", "rates.lr: .*finite"),
+        ("rates.lr=1e999", "rates.lr: .*finite"),
+        ("extra={steps: true}", "extra.steps: it takes a number"),
+    ],
+)
+def test_true_and_nan_are_no_numbers_of_a_recipe(override, name):
+    with pytest.raises(ConfigError, match=name):
+        load_config(Plan, overrides=[override])

@@ -315,7 +315,7 @@ def test_aspects_without_a_score_lie_on_the_scale_beside_them():
     row = {"task": "image_generation", "prompt": "x", "candidates": [{"image": "a.png"}]}
     target = {"scale": [1, 4], "aspects": {"sharp": 4, "bright": 5}}
     read = parse_row(json.dumps(row | {"target": target}).encode(), FOLDER)
-    assert read.error == "bright outside the scale of aspects 1 to 4"
+    assert read.error == "bright 5 is outside its scale 1 to 4"
     target["score"] = 2
     assert parse_row(json.dumps(row | {"target": target}).encode(), FOLDER).target.score == 2
 

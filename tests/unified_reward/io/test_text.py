@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.samples import Example
 from unified_reward.io.rows import parse_row, read_examples
 from unified_reward.io.text import (
     parse_json,
@@ -257,18 +256,17 @@ def openings(tree):
         is_library = name.startswith(("PIL.", "av.", "tarfile.", "zipfile."))
         modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
         mode = next((mode for mode in modes if isinstance(mode, str) and len(mode) < 4), None)
+        is_opener = name in ("read_text", "text.read_text")
         if last == "open" and not is_library and mode is not None:
             if "r" in mode or "+" in mode:
                 yield "bytes" if "b" in mode else name
-        elif name in ("open", "io.open", "codecs.open") or (
-            last == "read_text" and name != "read_text" and name != "text.read_text"
+        elif (
+            name in ("open", "io.open", "codecs.open")
+            or name in ("csv.reader", "csv.DictReader", "yaml.safe_load", "yaml.load", "json.load")
+            or (last == "read_text" and not is_opener)
+            or (last in PARSERS and (".read" in inner or "open(" in inner))
+            or (last == "decode" and ".read_bytes()" in name)
         ):
-            yield name
-        elif name in ("csv.reader", "csv.DictReader", "yaml.safe_load", "yaml.load", "json.load"):
-            yield name
-        elif last in PARSERS and (".read" in inner or "open(" in inner):
-            yield name
-        elif last == "decode" and ".read_bytes()" in name:
             yield name
 
 

@@ -124,9 +124,9 @@ def _problem(medium: Image | Video, look: Callable[..., str], *, decode: bool) -
 
 
 def _look(source: Any, *, is_image: bool, decode: bool) -> str:
-    if isinstance(source, str) and not Path(source).is_file():
-        return f"{MISSING}: {source}"
     try:
+        if isinstance(source, str) and not Path(source).is_file():
+            return f"{MISSING}: {source}"
         if not is_image:
             media.sample_frames(source, 1, "stride_floor") if decode else media.image_or_video(
                 source
@@ -135,6 +135,8 @@ def _look(source: Any, *, is_image: bool, decode: bool) -> str:
             media.open_image(source)
         else:
             media.verify_image(source)
+    except OSError as error:  # such as a name that is too long
+        return f"{MISSING}: {source}: {error.strerror}"
     except MediaError as error:
         return f"{UNREADABLE}: {error}"
     return ""

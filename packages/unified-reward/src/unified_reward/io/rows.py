@@ -119,12 +119,6 @@ class _TargetRow(_Row):
         if low is not None and high is not None and not low < high:
             raise DataError(f"scale is [low, high] with low < high, not [{low:g}, {high:g}]")
         scale = Scale(low, high) if self.scale else None
-        if self.score is not None and scale is not None and self.score not in scale:
-            raise DataError(f"score {self.score:g} is outside its scale {scale}")
-        if self.score is None and scale is not None:
-            outside = [name for name, value in self.aspects.items() if value not in scale]
-            if outside:
-                raise DataError(f"{', '.join(outside)} outside the scale of aspects {scale}")
         return Target(self.score, scale, self.aspects, self.winner, self.rationale)
 
 

@@ -85,14 +85,15 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = len(raw[: error.start].decode(encoding, "replace").split("\n"))
         raise DataError(
-            f"{path} line {line} is not {encoding.upper()}: {error.reason}; save the file as UTF-8"
+            f"{path} cannot be read: line {line} is not {encoding.upper()}: {error.reason}; "
+            "save it as UTF-8"
         ) from error
     text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip(_MARK)
     before, nul, _ = text.partition("\0")
     if nul:
         raise DataError(
-            f"{path} line {len(before.split(chr(10)))} holds a NUL, as UTF-16 without a byte order "
-            "mark does; save the file as UTF-8"
+            f"{path} cannot be read: line {len(before.split(chr(10)))} holds a NUL, as UTF-16 "
+            "without a byte order mark does; save it as UTF-8"
         )
     return text
 

@@ -140,7 +140,7 @@ def test_a_real_id_that_looks_like_a_line_loses_no_row(cli, pools, tmp_path):
         file.write("{broken\n")
     out = tmp_path / "out.jsonl"
     assert cli("pairs", source, out, "--judge", "scripted:first")[0] == 1
-    assert [row["id"] for row in read_rows(out)] == ["line 2", "line 2 again"]
+    assert [row["id"] for row in read_rows(out)] == ["line 2", "line 2 (7afab649)"]
 
 
 def test_rows_that_cannot_be_used_are_failed_rows_and_the_others_go_on(cli, pools, tmp_path):

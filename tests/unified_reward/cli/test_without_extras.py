@@ -107,11 +107,9 @@ NEEDED = [
     ("diffusion", ["candidates", "pool.jsonl", "out", "--policy", "tiny_image"]),
     ("train", ["dpo", "pool.jsonl", "--policy", "tiny_vlm"]),
     ("train", ["run", "llava_onevision_7b", "--dry-run"]),
-    ("bench", ["data", "check", "hpd.json", "--source", "hpd"]),
     ("bench", ["data", "convert", "samples.jsonl", "packed.parquet"]),
     ("bench", ["data", "stats", *ANNOTATED]),
     ("bench", ["pairs", "pool.jsonl", "out", *SCRIPTED, "--strategy", "tournament"]),
-    ("bench", ["bench", "--on", "pickapic_val500", "--data", ".", *SCRIPTED]),
     ("ray", ["judge", "samples.jsonl", "out.jsonl", *SCRIPTED, "--engine", "ray"]),
 ]
 

@@ -1,8 +1,10 @@
 """Packing records with their media, and what comes back."""
 
+import io
 import json
 import random
 import tarfile
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -257,3 +259,51 @@ def test_a_number_that_json_lacks_costs_its_row(tmp_path):
     example = Example(Task.IMAGE_GENERATION, "p", id="a", raters=[float("nan")])
     with pytest.raises(DataError, match="NaN and Infinity are no numbers of JSON"):
         record_line(example, tmp_path)
+
+
+MADE = {
+    "judge_calls": 3,
+    "judge": "j",
+    "family": "f",
+    "strategy": "rank",
+    "policy": "p",
+    "seed": 7,
+    "duplicates": 1,
+}
+
+
+@pytest.mark.parametrize("name", ["packed.jsonl", *PACKED])
+@pytest.mark.parametrize("status", ["kept", "dropped", "generated"])
+def test_what_a_pairs_row_says_of_its_candidates_is_kept(name, status, tmp_path):
+    every_kind(tmp_path)
+    a, b = {"image": "a.png"}, {"image": "b.jpg"}
+    details = [{"score": 2.5, "side": "chosen", "reason": None}, {"score": None, "reason": "lost"}]
+    comparison = {"a": 0, "b": 1, "winner": "first", "probability": 0.75, "orders": None}
+    made = {"id": "1", "task": "image_generation", "prompt": "x", "status": status, **MADE}
+    made |= {"candidates": [a | details[0], b | details[1], {"parts": [a, {"text": "t"}]}]}
+    made |= {"reason": "why", "comparisons": [comparison]}
+    if status == "kept":
+        made |= {"chosen": a, "rejected": b, "chosen_score": 2.5}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(made) + "\n")
+    run(rows_of(path), tmp_path / name)
+    (before,), (after,) = rows_of(path), rows_of(tmp_path / name)
+    assert (after.status, after.reason, after.details) == (status, "why", before.details)
+    assert after.details.candidates[0].score == 2.5
+    assert after.details.candidates[1].reason == "lost"
+    assert by_content(after.content) == by_content(before.content)
+
+
+def test_a_packed_row_of_the_name_of_a_broken_one_is_another(tmp_path):
+    content = every_kind(tmp_path)[0]
+    run([row(replace(content, id=f"row {i}")) for i in (1, 2, 3)], tmp_path / "p.tar")
+    with tarfile.open(tmp_path / "p.tar") as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    with tarfile.open(tmp_path / "q.tar", "w") as tar:
+        for member, inside in members:
+            content = b"{broken" if member.name == "000000000.json" else inside
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    found = list(rows_of(tmp_path / "q.tar"))
+    assert [item.id for item in found[1:]] == ["row 2", "row 3"]
+    assert found[0].id not in ("", "row 1", "row 2", "row 3")

@@ -87,3 +87,42 @@ def flat(data, prefix=""):
             yield from flat(value, f"{prefix}{key}.")
         elif value is not None:
             yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("out: a\nrates: {lr: 1}\nout: b\n", "the key 'out' stands on lines 1 and 3"),
+        ("rates: {lr: 1, lr: 2}\n", "the key 'lr' stands on lines 1 and 1"),
+        ("rates: {lr: 1, \xe9: 2}\n", "line 1 is not UTF-8"),
+        ("[" * 5000, "cannot be read as YAML|nested too deeply"),
+        ("? [a]\n: 1\n", "plan.yaml"),
+    ],
+)
+def test_a_file_that_contradicts_itself_or_is_no_text_is_refused(text, reason, tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=reason):
+        load_config(Plan, path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_file_is_read_in_the_encoding_of_its_mark(encoding, tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_bytes("out: é\r\nrates: {steps: 3}\r\n".encode(encoding))
+    assert load_config(Plan, path) == Plan(Rates(steps=3), out=Path("é"))
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("rates.lr=true", "rates.lr: it takes a number, not true"),
+        ("rates.steps=yes", "rates.steps: it takes a number"),
+        ("rates.lr=.nan", "rates.lr: .*finite"),
+        ("rates.lr=1e999", "rates.lr: .*finite"),
+        ("extra={steps: true}", "extra.steps: it takes a number"),
+    ],
+)
+def test_true_and_nan_are_no_numbers_of_a_recipe(override, name):
+    with pytest.raises(ConfigError, match=name):
+        load_config(Plan, overrides=[override])

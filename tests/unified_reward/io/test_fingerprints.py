@@ -114,7 +114,7 @@ def test_a_file_of_many_rows_is_read_once(folder, monkeypatch):
     monkeypatch.setattr(fingerprints, "_digest", lambda text: reads.append(text) or real(text))
     (folder / "a.png").write_bytes(b"another")
     for prompt in range(5):
-        fingerprint(folder, prompt=str(prompt), candidates=[{"image": "a.png"}])
+        fingerprint(folder, prompt=str(prompt), candidates=[{"image": "a.png"}, {"image": "b.png"}])
     assert reads.count(b"another") == 1
 
 

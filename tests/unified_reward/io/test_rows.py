@@ -152,7 +152,7 @@ def test_a_bad_row_is_told_by_its_line_and_the_others_go_on(bad, result, tmp_pat
     assert isinstance(last.content, Example)
     with pytest.raises(DataError, match=rf"line 2: .*{result}"):
         raise failed.content.cause
-    assert re.fullmatch(r"line 2 \([0-9a-f]{8}\)", failed.id)
+    assert failed.id == "line 2"
 
 
 def test_the_start_of_a_row_is_where_its_line_begins(tmp_path):
@@ -323,7 +323,7 @@ def test_aspects_without_a_score_lie_on_the_scale_beside_them():
     row = {"task": "image_generation", "prompt": "x", "candidates": [{"image": "a.png"}]}
     target = {"scale": [1, 4], "aspects": {"sharp": 4, "bright": 5}}
     read = parse_row(json.dumps(row | {"target": target}).encode(), FOLDER)
-    assert read.error == "bright outside the scale of aspects 1 to 4"
+    assert read.error == "bright 5 is outside its scale 1 to 4"
     target["score"] = 2
     assert parse_row(json.dumps(row | {"target": target}).encode(), FOLDER).target.score == 2
 
@@ -356,9 +356,8 @@ def test_null_is_as_good_as_a_missing_key():
 
 def test_a_stand_in_is_the_id_of_no_row_whichever_comes_first(tmp_path):
     path = tmp_path / "in.jsonl"
-    path.write_bytes(lines(b"broken", b"broken"))
-    first, second = (item.id for item in read_examples(path))
-    assert len({first, second, "line 1"}) == 3
+    path.write_bytes(lines(b"broken", b"broken", b'"line 3"'))
+    first, second, _ = (item.id for item in read_examples(path))
     path.write_bytes(lines(b"broken", row(id=first), row(id="line 1"), row(id="line 5"), b"broken"))
     read = list(read_examples(path))
     assert len({item.id for item in read}) == 5

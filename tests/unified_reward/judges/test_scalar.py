@@ -245,7 +245,7 @@ def test_head_and_calibration_are_read_as_they_were_written_and_absent_where_non
     [
         ('"head": {"tie_margn": 1}', "head.tie_margn: Unexpected keyword argument"),
         ('"head": {"tie_margin": -1}', "tie margin is at least 0, not -1"),
-        ('"head": {"tie_margin": NaN}', "tie margin is at least 0, not nan"),
+        ('"head": {"tie_margin": NaN}', "NaN is not a number"),
         ('"calibration": {"score": 0}', "temperatures are above 0"),
     ],
 )

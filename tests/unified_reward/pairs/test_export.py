@@ -349,7 +349,35 @@ def test_what_has_no_place_in_a_file_is_told(understanding, tmp_path):
     _, result = run(path, tmp_path / "o.parquet", Format.PARQUET)
     assert result[0].startswith("line 2: this layout takes candidates of one file each")
     _, result = run(path, tmp_path / "o.json", Format.SWIFT)
-    assert result[1].startswith("line 3: <image> and <video> are marks of media in this format")
+    assert result[1].startswith("line 3: a text holds <image>, which swift reads as a mark")
+
+
+MARKS = {
+    "published": {"image"},
+    "llamafactory": {"image", "video", "audio"},
+    "swift": {"image", "video", "audio", "bbox", "ref-object", "cot-process", "start-image"},
+    "trl": set(),
+    "parquet": set(),
+}
+
+
+@pytest.mark.parametrize("form", MARKS)
+@pytest.mark.parametrize("key", ["prompt", "chosen", "rejected"])
+def test_a_text_with_a_mark_of_the_trainer_is_left_out_and_any_other_kept(
+    form, key, understanding, tmp_path
+):
+    element = json.loads(understanding.read_text().splitlines()[0])
+    words = [*sorted(MARKS["swift"]), "b", "images"]
+    texts = [f"use <{word}> here" for word in words]
+    rows = [
+        element | {"id": word, key: text if key == "prompt" else {"text": text}}
+        for word, text in zip(words, texts, strict=True)
+    ]
+    out = tmp_path / FILES.get(form, "o.parquet")
+    counts, result = run(written(tmp_path, *rows), out, Format(form))
+    assert counts["unusable"] == len(MARKS[form]) == len(result)
+    assert counts["written"] == len(words) - len(MARKS[form])
+    assert all(f"<{word}>" in "".join(result) for word in MARKS[form])
 
 
 def test_no_pair_at_all_and_another_suffix_are_errors(tmp_path):

@@ -194,7 +194,7 @@ def test_a_vote_between_the_same_candidate_twice_is_unusable(tmp_path):
     path = written(tmp_path, vote("1", "first", "a.png", "a.png"), vote("2", "tie", "a.png", "b"))
     same, tie = read_pairs(path)
     assert (same.status, same.pair) == ("unusable", None)
-    assert same.reason == "line 1: chosen and rejected are the same"
+    assert same.reason == "line 1: the target has the winner 'first', and both are the same"
     assert tie.status == "dropped"
 
 

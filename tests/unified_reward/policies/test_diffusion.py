@@ -198,7 +198,10 @@ def test_only_what_was_chosen_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        (b"{steps: 4}", "sampling.json must be a JSON object of options: Expecting property name"),
+        (
+            b"{steps: 4}",
+            "sampling.json must be a JSON object of options: Invalid JSON: Expecting property name",
+        ),
         (b"\xff\xfe{", "sampling.json must be a JSON object of options: "),
         (b"[4]", r"sampling.json must be a JSON object of options, not \[4\]"),
         (b'"four"', "sampling.json must be a JSON object of options, not 'four'"),

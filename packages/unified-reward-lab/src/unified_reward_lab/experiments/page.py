@@ -9,7 +9,6 @@ from typing import Any
 
 from unified_reward.core.errors import DataError
 from unified_reward.io.atomic import write_bytes
-from unified_reward.io.text import read_text
 
 
 def with_interval(metric: Mapping[str, Any]) -> str:
@@ -46,7 +45,10 @@ def split_at_section(document: Path, name: str) -> tuple[str, str]:
     Raises:
         DataError: The file cannot be read, or a marker is missing, doubled or misplaced.
     """
-    text = read_text(document)
+    try:
+        text = document.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{document} cannot be read: {error}") from error
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     for marker in (begin, end):
         if text.count(marker) != 1:

@@ -41,8 +41,10 @@ def read_inputs(
 
     Raises:
         ConfigError: Both or neither are given, images and videos are mixed, or videos have a
-            source.
+            source, or a text is not UTF-8.
     """
+    for given in (prompt, *answers):
+        _check_text(given)
     kinds = _kinds(files)
     if source is not None and (not files or kinds == {"video"}):
         raise ConfigError("--source is the image before an edit; give it with image files")
@@ -65,6 +67,13 @@ def read_inputs(
     if source is not None:
         return Inputs(Task.IMAGE_EDITING, prompt, tuple(files), images, (Image(Path(source)),))
     return Inputs(Task.IMAGE_GENERATION, prompt, tuple(files), images)
+
+
+def _check_text(given: str) -> None:
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the text {given!a} is not UTF-8") from error
 
 
 def _kinds(files: Sequence[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections import Counter
@@ -44,8 +45,10 @@ def print_verdicts(
 
 def print_json(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print one row per line on standard output."""
+    is_unicode = codecs.lookup(sys.stdout.encoding or "ascii").name.startswith("utf")
     for row in rows:
-        sys.stdout.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(row, ensure_ascii=not is_unicode, allow_nan=False)
+        sys.stdout.write(text.encode(errors="replace").decode() + "\n")
 
 
 def print_counts(statuses: Counter[str]) -> None:

@@ -81,6 +81,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON; NaN and infinity are refused with ``ValueError``."""
+    """Write a value as indented JSON; NaN and infinity are refused with ``ValueError``.
+
+    Characters that UTF-8 cannot encode, of a file's name, become question marks.
+    """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+    write_bytes(path, f"{text}\n".encode(errors="replace"))

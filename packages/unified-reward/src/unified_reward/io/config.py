@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -55,9 +55,25 @@ def build_config(kind: type[_Config], data: Any, source: str) -> _Config:
     """
     _forbid_extra(kind)
     try:
-        return TypeAdapter(kind).validate_python(data)
+        config = TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
         raise ConfigError(f"{source}: {describe_errors(error, 'recipe')}") from error
+    if name := next(_counted_booleans(data, config), ""):
+        raise ConfigError(f"{source}: {name}: it takes a number, not true or false")
+    return config
+
+
+def _counted_booleans(data: Any, config: Any, name: str = "") -> Iterator[str]:
+    """Names of the values that are true or false and became 1 or 0."""
+    if isinstance(data, bool) and not isinstance(config, bool):
+        yield name
+    elif isinstance(data, dict):
+        for key, value in cast("dict[str, Any]", data).items():
+            made = getattr(config, key) if dataclasses.is_dataclass(config) else config[key]
+            yield from _counted_booleans(value, made, f"{name}.{key}".lstrip("."))
+    elif isinstance(data, list):
+        for i, (value, made) in enumerate(zip(cast("list[Any]", data), config, strict=True)):
+            yield from _counted_booleans(value, made, f"{name}.{i}".lstrip("."))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -111,14 +127,16 @@ def _set(data: dict[str, Any], override: str) -> None:
 
 
 def _forbid_extra(kind: Any) -> None:
-    """Make pydantic refuse unknown keys in a dataclass and in those inside it."""
+    """Make pydantic refuse unknown keys, NaN and infinity in a dataclass and those inside it."""
     if not dataclasses.is_dataclass(kind):
         for inner in typing.get_args(kind):
             _forbid_extra(inner)
         return
     if "__pydantic_config__" in vars(kind):
         return
-    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    kind.__pydantic_config__ = ConfigDict(  # type: ignore[attr-defined]
+        extra="forbid", allow_inf_nan=False
+    )
     for hint in typing.get_type_hints(kind).values():
         _forbid_extra(hint)
 

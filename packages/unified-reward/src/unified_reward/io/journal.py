@@ -156,7 +156,7 @@ class Journal:
         self.repair()
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         with written(self.path), self.path.open("ab") as file:
-            file.write(text.encode())
+            file.write(text.encode(errors="replace"))
             file.flush()
             os.fsync(file.fileno())
         for row in rows:

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.io.text import read_text
 
 
 _SIGNATURE = "process "
@@ -57,6 +58,6 @@ def locked(out: Path) -> Iterator[None]:
 
 def _content(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
+        return read_text(path)
+    except DataError:
         return ""

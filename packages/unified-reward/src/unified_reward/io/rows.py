@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -118,12 +119,6 @@ class _TargetRow(_Row):
         if low is not None and high is not None and not low < high:
             raise DataError(f"scale is [low, high] with low < high, not [{low:g}, {high:g}]")
         scale = Scale(low, high) if self.scale else None
-        if self.score is not None and scale is not None and self.score not in scale:
-            raise DataError(f"score {self.score:g} is outside its scale {scale}")
-        if self.score is None and scale is not None:
-            outside = [name for name, value in self.aspects.items() if value not in scale]
-            if outside:
-                raise DataError(f"{', '.join(outside)} outside the scale of aspects {scale}")
         return Target(self.score, scale, self.aspects, self.winner, self.rationale)
 
 
@@ -245,7 +240,7 @@ def read_examples(path: Path, *, strict: bool = True) -> Iterator[Row]:
     Raises:
         DataError: The file cannot be opened, or is a Parquet file.
     """
-    ids = Ids("line")
+    ids = Ids("line", lambda: not any(b'"line ' in raw for *_, raw in read_lines(path)))
     for line, start, raw in read_lines(path):
         row = ids.checked(read_row(raw, path.parent, strict=strict), line)
         if isinstance(row.content, Failed):
@@ -256,12 +251,19 @@ def read_examples(path: Path, *, strict: bool = True) -> Iterator[Row]:
 class Ids:
     """Ids of the rows of a file: each stands once, and a row that has none gets a stand-in.
 
-    A stand-in is ``line 7 (3fa94c12)``: its place and a hash of what is wrong with it, so that no
-    row has it as its own, in whichever order they come.
+    A stand-in is the place, such as ``line 7``, and where rows may have such ids of their own,
+    before or behind it, ``line 7 (3fa94c12)`` with a hash of what is wrong.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, is_free: Callable[[], bool] = lambda: False) -> None:
+        """Begin with no ids.
+
+        Args:
+            place: Name of a place in the file.
+            is_free: Looks whether no row has an id of its own like a place; called once at most.
+        """
         self._place = place
+        self._is_free = cache(is_free)
         self._numbers: dict[str, int] = {}
 
     def checked(self, row: Row, number: int) -> Row:
@@ -272,8 +274,10 @@ class Ids:
         name = row.id
         if not name:
             digest = hashlib.sha256(row.reason.encode(errors="surrogatepass")).hexdigest()
-            names = (f"{self._place} {number} ({digest[:n]})" for n in range(8, 64))
-            name = next(name for name in names if name not in self._numbers)
+            plain = f"{self._place} {number}"
+            names = (f"{plain} ({digest[:n]})" for n in range(8, 64))
+            free = (name for name in names if name not in self._numbers)
+            name = plain if self._is_free() else next(free)
         self._numbers[name] = number
         return replace(row, line=number, id=name)
 

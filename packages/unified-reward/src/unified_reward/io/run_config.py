@@ -13,6 +13,7 @@ from unified_reward.io.atomic import write_json
 from unified_reward.io.fingerprints import example_fingerprint
 from unified_reward.io.journal import Journal
 from unified_reward.io.rows import Row
+from unified_reward.io.text import read_json
 
 
 _FILES = "files"
@@ -45,7 +46,7 @@ def check_run_config(
         DataError: The file cannot be read or written.
     """
     path = config_path(out)
-    given = json.loads(json.dumps({**config, **({} if files is None else {_FILES: files})}))
+    given = _as_written({**config, **({} if files is None else {_FILES: files})})
     try:
         if not out.exists() or not out.stat().st_size:
             write_json(path, given)
@@ -53,11 +54,13 @@ def check_run_config(
         if not path.exists() and files is None:
             write_json(path, given)
             return
-        known = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}, the settings of {out}, is missing; {_remedy(out)}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if not path.exists():
+        raise ConfigError(f"{path}, the settings of {out}, is missing; {_remedy(out)}")
+    known = read_json(path)
+    if not isinstance(known, dict):
+        raise DataError(f"{path} is not the configuration of a run; {_remedy(out)}")
     known_files = known.pop(_FILES, None)
     given.pop(_FILES, None)
     differences = [
@@ -72,6 +75,11 @@ def check_run_config(
         )
     if files is not None:
         _check_files(out, known_files, files)
+
+
+def _as_written(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Config as it comes back from its file, also names of files that are not UTF-8."""
+    return json.loads(json.dumps(config, ensure_ascii=False).encode(errors="replace"))
 
 
 def _check_files(out: Path, known: Mapping[str, str] | None, files: Mapping[str, str]) -> None:

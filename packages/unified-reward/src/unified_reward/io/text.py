@@ -31,19 +31,21 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 _MARK = "\ufeff"
+_BLANK = b" \t\r\n\v\f" + codecs.BOM_UTF8
+"""Bytes of lines without a row; files that were joined have marks inside."""
 _PACKED = {
     b"\x1f\x8b": "compressed by gzip; unpack it first",
     b"(\xb5/\xfd": "compressed by zstd; unpack it first",
     b"\xfd7zXZ": "compressed by xz; unpack it first",
     b"PK\x03\x04": "a zip archive, as a spreadsheet is; unpack it, or save it as text, first",
 }
+_CELL = 2**31 - 1
+_field_limit = threading.Lock()
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _DEEPEST = 100
 """Arrays and objects inside each other that are read; all code behind may then recurse."""
 _LONGEST = 300
 """Digits of a whole number, which is still finite as a float."""
-_CELL = 2**31 - 1
-_field_limit = threading.Lock()
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], str]]:
                 if start.startswith(magic):
                     raise DataError(f"{path} is no text but {kind}")
             mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
-            file.seek(len(mark))
+            file.seek(len(mark) * (1 + start.startswith(mark * 2)))  # marks of two programs
             yield file, _MARKS.get(mark, _UTF8)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -83,14 +85,15 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = len(raw[: error.start].decode(encoding, "replace").split("\n"))
         raise DataError(
-            f"{path} line {line} is not {encoding.upper()}: {error.reason}; save the file as UTF-8"
+            f"{path} cannot be read: line {line} is not {encoding.upper()}: {error.reason}; "
+            "save it as UTF-8"
         ) from error
     text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip(_MARK)
     before, nul, _ = text.partition("\0")
     if nul:
         raise DataError(
-            f"{path} line {len(before.split(chr(10)))} holds a NUL, as UTF-16 without a byte order "
-            "mark does; save the file as UTF-8"
+            f"{path} cannot be read: line {len(before.split(chr(10)))} holds a NUL, as UTF-16 "
+            "without a byte order mark does; save it as UTF-8"
         )
     return text
 
@@ -134,7 +137,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         for lines in file:
             for raw in lines.splitlines(keepends=True):
                 line += 1
-                if raw.strip():
+                if raw.strip(_BLANK):
                     yield line, start, raw
                 start += len(raw)
 

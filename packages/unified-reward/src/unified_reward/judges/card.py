@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import Any, Literal
 
 from unified_reward import media, prompts
 from unified_reward.core.errors import ConfigError, DataError
@@ -23,8 +21,8 @@ from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example, FrameRule, Image, Sample, Video
 from unified_reward.core.verdicts import Failed, Verdict
 from unified_reward.io.atomic import write_bytes
-from unified_reward.io.text import read_json
-from unified_reward.io.validation import describe_errors
+from unified_reward.io.config import build_config
+from unified_reward.io.text import parse_json, read_text
 from unified_reward.judges.model_judge import DecodedMedia, ModelJudge, Replies, decoded
 
 
@@ -75,8 +73,6 @@ class Head:
 class Card:
     """Prompts, media limits and calibration of a checkpoint: its ``unified_reward.json``."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
     family: str
     frames: int | None = None
     """Frames of a video; None for the family's number."""
@@ -88,7 +84,13 @@ class Card:
     head: Head | None = None
     """Value head of a scalar judge; None for a generative judge."""
     calibration: Calibration | None = None
-    schema: int = 1
+    schema: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "max_pixels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is at least 1, not {value}")
 
     @classmethod
     def read(cls, folder: Path) -> Card | None:
@@ -101,12 +103,11 @@ class Card:
         if not file.exists():
             return None
         try:
-            return TypeAdapter(cls).validate_python(_read_json(file))
-        except ValidationError as error:
-            raise ConfigError(
-                f"{file} is not a judge's card: {describe_errors(error, 'file')}"
-            ) from error
-        except ConfigError as error:
+            row = parse_json(read_text(file))
+            if not isinstance(row, dict):
+                raise TypeError("it should be an object")
+            return build_config(cls, row, CARD)
+        except (DataError, ValueError, TypeError, ConfigError) as error:
             raise ConfigError(f"{file} is not a judge's card: {error}") from error
 
     def write(self, folder: Path) -> None:
@@ -117,13 +118,6 @@ class Card:
                 del row[name]
         text = json.dumps(row, indent=2, ensure_ascii=False, allow_nan=False)
         write_bytes(folder / CARD, f"{text}\n".encode())
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return read_json(file)
-    except DataError as error:
-        raise ConfigError(str(error)) from error
 
 
 def build_request(sample: Sample, card: Card, opened: DecodedMedia) -> Request:

@@ -68,9 +68,9 @@ def _sample(request: Request, seed: int) -> int:
 def _content(request: Request) -> Iterator[bytes]:
     for part in request.parts:
         if isinstance(part, str):
-            yield b"text " + part.encode()
+            yield b"text " + part.encode(errors="surrogatepass")
         else:
             yield f"picture {part.mode} {part.size} ".encode() + part.tobytes()
     for choice in request.choices:
-        yield b"choice " + choice.encode()
+        yield b"choice " + choice.encode(errors="surrogatepass")
     yield b"lead " + request.verdict_prefix.encode()

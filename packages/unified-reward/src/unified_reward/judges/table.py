@@ -50,7 +50,7 @@ class TableJudge(BaseJudge):
 
     @classmethod
     def read(cls, path: Path) -> TableJudge:
-        """Read ``id,candidate,value`` or ``id,winner[,probability]`` rows of a CSV or JSONL file.
+        """Read ``id,candidate,value`` or ``id,winner[,probability]`` rows of CSV, TSV or JSONL.
 
         ``candidate`` is its place in the row, from 0 (default 0), of any number of candidates;
         ``winner`` is first, tie or second, and both_good or both_bad are ties; ``probability`` is
@@ -211,8 +211,9 @@ def _number(given: Any) -> float:
 
 
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    if path.suffix != ".jsonl":
-        for line, cells in read_table(path):
+    suffix = path.suffix.lower()
+    if suffix != ".jsonl":
+        for line, cells in read_table(path, "\t" if suffix == ".tsv" else ","):
             if isinstance(cells, str):
                 raise DataError(f"{path} line {line}: {cells}")
             yield line, cells

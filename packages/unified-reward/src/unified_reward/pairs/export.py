@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ FRAMES = 8
 _GROUP_ROWS = 16
 _UNDERSTANDING = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
 _PUBLISHED = (*_UNDERSTANDING, Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
+_SWIFT_MARKS = ("bbox", "ref-object", "cot-process", "start-image")
 _Rows = Iterator[dict[str, Any]]
 _Log = Callable[[str], None]
 
@@ -118,6 +119,7 @@ def _made(
 ) -> _Rows:
     """Iterate over the rows of the file, one for each pair, and count the fate of every row."""
     tasks, make, save = _LAYOUTS[form]
+    marks = _MARKS.get(form, ())
     for row in rows:
         pair, status, reason = row.pair, row.status, row.reason
         if pair:
@@ -129,6 +131,8 @@ def _made(
             # Rows of one JSON file must have one shape, and that of a row depends on its task.
             tasks = (pair.task,) if save is _save_json else tasks
             try:
+                if marks and pair.task in _UNDERSTANDING:
+                    _check_marks(pair, form, marks)
                 yield make(pair, row, out.parent)
                 status = "written"
             except (DataError, MediaError) as error:
@@ -136,6 +140,16 @@ def _made(
         counts[status] += 1
         if status == "unusable" and log:
             log(reason)
+
+
+def _check_marks(pair: PreferencePair, form: Format, marks: Sequence[str]) -> None:
+    """Refuse a text that the trainer would take for a medium."""
+    texts = "\n".join((pair.prompt, *_answers(pair)))
+    found = [f"<{mark}>" for mark in marks if f"<{mark}>" in texts]
+    if found:
+        raise DataError(
+            f"a text holds {' and '.join(found)}, which {form.value} reads as a mark, not as words"
+        )
 
 
 def _trl(pair: PreferencePair, _row: PairRow, _folder: Path) -> dict[str, Any]:
@@ -148,7 +162,7 @@ def _trl(pair: PreferencePair, _row: PairRow, _folder: Path) -> dict[str, Any]:
 def _diffusers(pair: PreferencePair, _row: PairRow, _folder: Path) -> dict[str, Any]:
     two = _bytes(pair.chosen), _bytes(pair.rejected)
     # The chosen image must not always come first; its place follows from the id.
-    label = hashlib.sha256(pair.id.encode()).digest()[0] % 2
+    label = hashlib.sha256(pair.id.encode(errors="surrogatepass")).digest()[0] % 2
     return {"jpg_0": two[1 - label], "jpg_1": two[label], "label_0": label, "caption": pair.prompt}
 
 
@@ -199,9 +213,6 @@ def _swift(pair: PreferencePair, _row: PairRow, folder: Path) -> dict[str, Any]:
 
 def _marked(pair: PreferencePair, folder: Path) -> tuple[str, dict[str, list[str]]]:
     """Return the prompt behind a mark for each medium, and paths from ``folder`` by kind."""
-    texts = "".join((pair.prompt, *_answers(pair)))
-    if "<image>" in texts or "<video>" in texts:
-        raise DataError("<image> and <video> are marks of media in this format; a text holds one")
     marks = ""
     paths: dict[str, list[str]] = {"images": [], "videos": []}
     for medium in pair.context:
@@ -242,7 +253,12 @@ def _source(medium: Candidate) -> Any:
 
 def _bytes(medium: Candidate) -> bytes:
     source = _source(medium)
-    return source if isinstance(source, bytes) else Path(source).read_bytes()
+    if isinstance(source, bytes):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise MediaError(f"{source}: cannot be opened: {error.strerror}") from error
 
 
 def _path(medium: Candidate, folder: Path) -> str:
@@ -251,7 +267,12 @@ def _path(medium: Candidate, folder: Path) -> str:
     if isinstance(source, bytes):
         path = folder / "frames" / f"{hashlib.sha256(source).hexdigest()[:32]}.png"
         write_bytes(path, source)
-    return os.path.relpath(path, folder)
+    relative = os.path.relpath(path, folder)
+    try:
+        relative.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"no file can hold the name {relative!a}, which is not UTF-8") from error
+    return relative
 
 
 def _save_json(made: _Rows, file: IO[bytes], _form: Format) -> None:
@@ -318,3 +339,9 @@ _LAYOUTS = {
     Format.LLAMAFACTORY: (_UNDERSTANDING, _llamafactory, _save_json),
     Format.SWIFT: (_UNDERSTANDING, _swift, _save_json),
 }
+_MARKS = {
+    Format.PUBLISHED: ("image",),
+    Format.LLAMAFACTORY: ("image", "video", "audio"),
+    Format.SWIFT: ("image", "video", "audio", *_SWIFT_MARKS),
+}
+"""Words in angle brackets that a trainer reads as marks inside texts; TRL reads none."""

@@ -30,8 +30,6 @@ class PairRow(NamedTuple):
 def read_pairs(path: Path) -> Iterator[PairRow]:
     """Read the preference pairs of a file: made ones, and records of two candidates with a winner.
 
-    A pair whose candidates are the same is unusable.
-
     Raises:
         DataError: The file cannot be opened.
     """
@@ -46,9 +44,6 @@ def read_pairs(path: Path) -> Iterator[PairRow]:
             if pair is None:
                 reason = f"line {row.line}: no candidate is preferred to another"
                 yield PairRow(row, "dropped", None, reason)
-            elif pair.chosen == pair.rejected:
-                reason = f"line {row.line}: chosen and rejected are the same"
-                yield PairRow(row, "unusable", None, reason)
             else:
                 yield PairRow(row, "kept", pair)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import extra
 from unified_reward.io.atomic import write_json
-from unified_reward.io.text import read_json
+from unified_reward.io.text import parse_json, read_text
 
 
 if TYPE_CHECKING:
@@ -148,8 +148,8 @@ def _defaults(source: str | Path) -> dict[str, Any]:
     """Options in a policy's folder, by name; empty without a ``sampling.json``."""
     file = Path(source) / DEFAULTS
     try:
-        options: Any = read_json(file) if file.is_file() else {}
-    except DataError as error:
+        options: Any = parse_json(read_text(file)) if file.is_file() else {}
+    except (DataError, ValueError) as error:
         raise ConfigError(f"{file} must be a JSON object of options: {error}") from error
     if not isinstance(options, dict):
         raise ConfigError(f"{file} must be a JSON object of options, not {options!r:.40}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import extensions, load_extension, missing_hint
 from unified_reward.io.atomic import write_bytes, write_json, written
 from unified_reward.io.config import as_data
@@ -145,7 +145,10 @@ class Run:
 
 
 def _read_report(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.exists() else {}
+    report = read_json(file) if file.exists() else {}
+    if not isinstance(report, dict):
+        raise DataError(f"{file} is not the report of a stage; delete it")
+    return report
 
 
 def _refuse_earlier(folder: Path, known: Mapping[str, Any]) -> None:

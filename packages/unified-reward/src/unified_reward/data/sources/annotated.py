@@ -174,7 +174,11 @@ def _sample(row: Fields, source: Source, folder: Path) -> Sample:
 
 def _ratings(row: Fields, source: Source) -> dict[str, float]:
     columns = {"": "score"}
-    columns |= {name.removeprefix(_ASPECT): name for name in row if name.startswith(_ASPECT)}
+    columns |= {
+        name.removeprefix(_ASPECT): name
+        for name in row
+        if name.removeprefix(_ASPECT) not in ("", name)
+    }
     scale = source.scale or Scale(None, None)
     values = {name: given(row, column) for name, column in columns.items()}
     ratings = {name: number(value, scale) for name, value in values.items() if value is not None}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_server import FakeServer, chat
+from tests.fake_server import FakeServer, Reply, chat
 from tests.unified_reward.io.test_rows import CONTRACT as VERDICT
 from unified_reward import media
 from unified_reward.io import rows as io_rows
@@ -394,7 +394,7 @@ def test_rows_that_failed_while_the_server_was_down_are_asked_again(cli, files):
     up = False
 
     def respond(_):
-        return chat("Final Score: 3") if up else (500, {"error": "out of order"})
+        return chat("Final Score: 3") if up else Reply(status=400)
 
     source = written(files / "in.jsonl", [sample("a"), sample("b"), sample("c", candidates=[])])
     out = files / "out.jsonl"

@@ -35,7 +35,7 @@ def stage(tmp_path, base):
             return {"n": 1}
 
         state = Run(Recipe(tmp_path / out, {}), lambda _: None)
-        state.stage("toy", config, [base, "a name"], product, make)
+        state.stage("toy", config, [base, "a name", tmp_path / "rows.jsonl"], product, make)
         return bool(worked)
 
     return work
@@ -52,6 +52,16 @@ def test_it_is_done_again_where_a_file_of_a_base_changed_and_not_for_its_records
     assert stage()
     assert stage(option=1)
     assert not stage(option=1)
+
+
+def test_it_is_done_again_where_a_picture_of_its_rows_changed(stage, tmp_path):
+    part = {"image": "a.png"}
+    row = {"task": "image_generation", "prompt": "x", "candidates": [part, part]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n{broken\n")
+    for content in (b"one", b"two"):
+        (tmp_path / "a.png").write_bytes(content)
+        assert stage()
+        assert not stage()
 
 
 @pytest.mark.parametrize("is_done", [True, False])

@@ -16,8 +16,9 @@ from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Image, Sample, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Unparsed
+from unified_reward.io.lock import locked
 from unified_reward.io.rows import Row
-from unified_reward.judges.registry import open_reference
+from unified_reward.judges.registry import JudgeOptions, open_reference
 
 
 FIRST, TIE, SECOND = Preferred(1, 0, 0), Preferred(0, 1, 0), Preferred(0, 0, 1)
@@ -118,6 +119,72 @@ def test_a_run_with_other_settings_is_not_continued(tmp_path):
         run_benchmark(toys(3), other, out=tmp_path)
     with pytest.raises(ConfigError, match="benchmark was 'toy' and is 'toy 2'"):
         run_benchmark(replace(toys(3), name="toy 2"), Named(), out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        replace(example(2), prompt="new"),
+        replace(example(2), target=Target(winner="second")),
+        replace(example(2), tags={"group": "new"}),
+        replace(example(2), candidates=(Image(b"2a"), Image(b"2b"))),
+    ],
+)
+def test_an_item_that_changed_under_its_id_is_named(item, tmp_path):
+    run_benchmark(toys(3), Named(), out=tmp_path)
+    before = (tmp_path / "verdicts.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="changed under 'item 2'; give another output file"):
+        run_benchmark(toy([example(0), example(1), item, example(3)]), Named(), out=tmp_path)
+    assert (tmp_path / "verdicts.jsonl").read_bytes() == before
+    report = run_benchmark(toy([example(0), example(3)]), Named(), out=tmp_path).report
+    assert report["n"] == 2
+
+
+def test_a_table_that_changed_is_named_when_a_benchmark_goes_on(tmp_path):
+    table = tmp_path / "t.csv"
+    for winner in ("first", "second"):
+        table.write_text(f"id,winner\nitem 0,{winner}\n")
+        judge = open_reference(f"table:{table}")
+        if winner == "first":
+            run_benchmark(toys(1), judge, out=tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"made with other files: .*t\.csv changed"):
+        run_benchmark(toys(1), judge, out=tmp_path / "out")
+
+
+def test_another_family_of_the_same_judge_is_another_run(tmp_path):
+    for family in ("native", "think"):
+        judge = open_reference("scripted:first", JudgeOptions(family=family), opens_media=False)
+        if family == "native":
+            run_benchmark(toys(1), judge, out=tmp_path)
+    with pytest.raises(ConfigError, match="family was 'native' and is 'think'"):
+        run_benchmark(toys(1), judge, out=tmp_path)
+
+
+def test_items_that_failed_are_asked_again_and_no_others(tmp_path):
+    class Broken(Named):
+        def ask(self, samples, **options):
+            verdicts = super().ask(samples, **options)
+            lost = ("item 1", "item 3")
+            return [
+                Failed("no answer") if each.id in lost else verdict
+                for each, verdict in zip(samples, verdicts, strict=True)
+            ]
+
+    whole = run_benchmark(toys(5), Named(), out=tmp_path / "whole").report
+    assert run_benchmark(toys(5), Broken(), out=tmp_path / "out").report["n_failed"] == 2
+    again = Named()
+    report = run_benchmark(toys(5), again, out=tmp_path / "out", retry_failed=True).report
+    assert [each.id for each in again.samples] == ["item 1", "item 3"]
+    assert report == whole
+    rows = [
+        (tmp_path / name / "verdicts.jsonl").read_text().splitlines() for name in ("whole", "out")
+    ]
+    assert sorted(rows[0]) == sorted(rows[1])
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
+    with locked(tmp_path / "verdicts.jsonl"), pytest.raises(ConfigError, match="by another run"):
+        run_benchmark(toys(1), Named(), out=tmp_path)
 
 
 def test_items_are_read_as_they_are_asked_and_no_pixels_are_kept():

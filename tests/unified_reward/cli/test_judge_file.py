@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_server import FakeServer, chat
+from tests.fake_server import FakeServer, Reply, chat
 from tests.unified_reward.io.test_rows import CONTRACT as VERDICT
 from unified_reward import media
 from unified_reward.io import rows as io_rows
+from unified_reward.io.lock import locked
 
 
 CONTRACT = [*VERDICT, "fingerprint"]
@@ -328,3 +329,88 @@ def test_the_input_is_parsed_once_and_every_medium_opened_once(cli, files, comma
     assert len(parsed) == 9
     assert inputs.count("in.jsonl") == 2
     assert opened == {part["image"]: 1 for part in two}
+
+
+@pytest.mark.parametrize("command", ["judge", "pairs"])
+@pytest.mark.parametrize("changed", ["prompt", "picture", "picture appears"])
+def test_a_run_that_goes_on_sees_what_changed_under_an_id(cli, files, command, changed):
+    two = [{"image": "a.png"}, {"image": "none.png" if "appears" in changed else "b.png"}]
+    source = written(files / "in.jsonl", [sample("q", candidates=two), sample("r", candidates=two)])
+    out = files / "out.jsonl"
+    cli(command, source, out, "--judge", "scripted:first")
+    before = out.read_bytes()
+    if changed == "prompt":
+        written(source, [sample("q", prompt="new", candidates=two), sample("r", candidates=two)])
+    else:
+        shutil.copy(files / "c.png", files / two[1]["image"])
+    code, printed, err = cli(command, source, out, "--judge", "scripted:first")
+    assert (code, printed, out.read_bytes()) == (2, "", before)
+    assert err.count("\n") == 1
+    named = "'q'" if changed == "prompt" else "'q', 'r'"
+    assert f"changed under {named}" in err
+    assert "give another output file, or delete out.jsonl to begin anew" in err
+
+
+@pytest.mark.parametrize("judge", ["scripted:perfect", "scripted:first"])
+def test_targets_count_for_the_judge_that_answers_them(cli, files, judge):
+    target = {"score": 4, "scale": [1, 5]}
+    source, out = files / "in.jsonl", files / "out.jsonl"
+    codes = [
+        cli(
+            "judge",
+            written(source, [sample("a", target=target | {"score": score})]),
+            out,
+            "--judge",
+            judge,
+        )[0]
+        for score in (4, 3)
+    ]
+    assert codes == [0, 2 if judge == "scripted:perfect" else 0]
+
+
+def test_a_table_that_changed_is_named(cli, files):
+    source = written(files / "in.jsonl", [sample("a")])
+    for value, code in ((3, 0), (4, 2)):
+        (files / "t.csv").write_text(f"id,candidate,value\na,0,{value}\n")
+        made, _, err = cli("judge", source, files / "out.jsonl", "--judge", "table:t.csv")
+        assert made == code
+    assert "out.jsonl was made with other files: t.csv changed" in err
+
+
+def test_a_second_run_on_one_output_ends_with_2_and_one_line(cli, files):
+    source = written(files / "in.jsonl", [sample("a")])
+    with locked(files / "out.jsonl"):
+        for command in ("judge", "pairs"):
+            code, printed, err = cli(
+                command, source, files / "out.jsonl", "--judge", "scripted:first"
+            )
+            assert (code, printed) == (2, "")
+            assert "out.jsonl is being written by another run (process " in err
+            assert err.count("\n") == 1
+    assert cli("judge", source, files / "out.jsonl", "--judge", "scripted:first")[0] == 0
+
+
+def test_rows_that_failed_while_the_server_was_down_are_asked_again(cli, files):
+    up = False
+
+    def respond(_):
+        return chat("Final Score: 3") if up else Reply(status=400)
+
+    source = written(files / "in.jsonl", [sample("a"), sample("b"), sample("c", candidates=[])])
+    out = files / "out.jsonl"
+    with FakeServer(respond) as server:
+        run = ("judge", source, out, "--judge", server.url, "--model", "m")
+        code, _, err = cli(*run)
+        assert code == 1
+        assert "3 rows failed; --retry-failed asks them again" in err
+        up = True
+        assert cli(*run)[0] == 1
+        assert {row["status"] for row in read(out)} == {"failed"}
+        code, _, err = cli(*run, "--retry-failed")
+    assert code == 1
+    assert "1 row failed" in err
+    assert [(row["id"], row["status"]) for row in read(out)] == [
+        ("a", "scored"),
+        ("b", "scored"),
+        ("c", "failed"),
+    ]

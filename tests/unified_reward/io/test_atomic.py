@@ -1,5 +1,7 @@
 """Files and folders appear whole or not at all."""
 
+from pathlib import Path
+
 import pytest
 
 from unified_reward.core.errors import DataError
@@ -28,3 +30,17 @@ def test_a_place_that_cannot_be_written_is_an_error_with_its_path(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"a\.json cannot be written: "):
         write_json(tmp_path / "file" / "a.json", {})
+
+
+def test_a_file_in_the_working_folder_itself_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="cannot be written: "):
+        write_json(Path(), {})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device is full")
+def test_a_device_is_written_to_and_stays_a_device(tmp_path):
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="full cannot be written: No space left on device"):
+        write_json(tmp_path / "full", {})
+    assert (tmp_path / "full").is_char_device()

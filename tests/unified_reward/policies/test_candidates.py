@@ -159,6 +159,47 @@ def test_going_on_with_other_options_is_an_error(changed, make, out):
     assert (out / "candidates.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("changed", ["prompt", "context", "policy", "dtype"])
+def test_going_on_with_another_input_or_policy_is_an_error(changed, make, out, tmp_path, makers):
+    policy = shutil.copytree(makers["vlm"].policy, tmp_path / "policy")
+    options = ["--policy", policy, "--n", 1]
+    assert make("vlm", *options, prompts=2)[0] == 0
+    before = (out / "candidates.jsonl").read_bytes()
+    source = tmp_path / "about" / "candidates.jsonl"
+    first, second = read_rows(source)
+    due = "changed under 'p1'"
+    if changed == "prompt":
+        write_rows(source, [first, second | {"prompt": "another?"}])
+    elif changed == "context":
+        shutil.copy(tmp_path / "about" / "0-about.png", tmp_path / "about" / "1-about.png")
+    elif changed == "policy":
+        (policy / "sampling.json").write_text('{"max_new_tokens": 6}')
+        due = "sampling.json is new"
+    else:
+        options += ["--dtype", "bfloat16"]
+        due = "dtype was 'torch.float32' and is 'torch.bfloat16'"
+    code, message = make("vlm", *options)
+    assert code == 2
+    assert due in message
+    assert (out / "candidates.jsonl").read_bytes() == before
+
+
+def test_a_prompt_that_failed_is_made_again_when_it_is_mended(make, out, tmp_path):
+    source = draw_pools(tmp_path / "about", 2, 1, Task.IMAGE_UNDERSTANDING)
+    picture = tmp_path / "about" / "0-about.png"
+    picture.rename(tmp_path / "away.png")
+    assert make("vlm") == (1, "1 failed, 1 generated\n")
+    kept = (out / "candidates.jsonl").read_bytes().splitlines(keepends=True)[1]
+    (tmp_path / "away.png").rename(picture)
+    code, message = make("vlm")
+    assert (code, "--retry-failed" in message) == (2, True)
+    assert make("vlm", "--retry-failed") == (0, "2 generated\n")
+    content = (out / "candidates.jsonl").read_bytes()
+    assert content.startswith(kept)
+    assert [row["id"] for row in read_rows(out / "candidates.jsonl")] == ["p1", "p0"]
+    assert read_rows(source)[0]["prompt"] == read_rows(out / "candidates.jsonl")[1]["prompt"]
+
+
 def test_candidates_equal_to_an_earlier_one_are_counted(make, out, monkeypatch):
     assert make("vlm", "--temperature", 0, n=3)[0] == 0
     for row in read_rows(out / "candidates.jsonl"):

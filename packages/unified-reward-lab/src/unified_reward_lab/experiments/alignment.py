@@ -20,7 +20,8 @@ from unified_reward.core.samples import Task
 from unified_reward.io.atomic import write_bytes, write_json
 from unified_reward.io.run_config import check_run_config
 from unified_reward.io.text import parse_json, read_json, read_lines
-from unified_reward.judges.registry import open_judge
+from unified_reward.judges.files import checkpoint_files, judge_files
+from unified_reward.judges.registry import JudgeOptions, open_judge
 from unified_reward.pairs.strategies import Strategy
 from unified_reward.train.dpo import align
 from unified_reward.train.dpo_diffusion import DiffusionDPO
@@ -178,7 +179,10 @@ def _exam(
     """Examine the policy before, or after an arm; read the exam from its file if there is one."""
     folder = study.work / (arm.name if arm else f"{task.value}/before")
     file = folder / f"exam-{study.exam.seed}-{study.exam.n}.json"
-    check_run_config(file, _settings(study, task, arm))
+    examiner = judge_files(study.judge, JudgeOptions())
+    files = {f"{name} of the examiner": value for name, value in examiner.items()}
+    files |= checkpoint_files(study.policies[task].policy)
+    check_run_config(file, _settings(study, task, arm), files)
     if not file.exists():
         path = checkpoint_path(study.policies[task].policy)
         if arm:

@@ -22,9 +22,11 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Image, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred
 from unified_reward.io.atomic import write_bytes, write_json
+from unified_reward.io.fingerprints import text_fingerprint
 from unified_reward.io.rows import read_examples
 from unified_reward.io.run_config import check_run_config
 from unified_reward.io.text import parse_json, read_json, read_lines
+from unified_reward.judges.files import checkpoint_files
 from unified_reward.judges.registry import open_judge
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.optim import OptimConfig
@@ -91,7 +93,9 @@ def run(config: VoteStudy, progress: Callable[[int], None] = lambda _: None) -> 
     rows = [*_vote_rows(config)]
     judge = config.work / "judge"
     file = judge / "votes.jsonl"
-    check_run_config(file, {"votes": len(rows), "training": asdict(config.training)})
+    settings = {"votes": len(rows), "training": asdict(config.training)}
+    files = {"the votes": text_fingerprint(json.dumps(rows))}
+    check_run_config(file, settings, files | checkpoint_files(config.training.base))
     if not (judge / "unified_reward.json").exists():
         random.Random(0).shuffle(rows)
         _write_rows(file, rows)

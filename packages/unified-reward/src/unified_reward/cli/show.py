@@ -9,7 +9,6 @@ import typer
 
 from unified_reward.cli.output import exit_if
 from unified_reward.cli.progress import bar
-from unified_reward.core.errors import DataError
 from unified_reward.pairs.show import page
 
 
@@ -26,9 +25,6 @@ def show(
     with bar("writing", None) as advance:
         made, counts = page(file, n=n, status=status, advance=advance)
     out = out or file.with_suffix(".html")
-    try:
-        made.write(out)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror}") from error
+    made.write(out)
     typer.echo(out)
     exit_if([counts["unusable"]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
@@ -39,8 +40,9 @@ def example_fingerprint(
         prompt: The prompt of a row that failed when it was made.
     """
     if isinstance(content, Failed):
-        error = content.error.split(": ", 1)[-1] if content.error.startswith("line ") else content
-        values = [str(error), _plain(prompt, reads) if prompt else None]
+        # The same wherever the line stands.
+        error = re.sub(r"^line \d+: ", "", content.error)
+        values = [error, _plain(prompt, reads) if prompt else None]
     else:
         values = _plain(content, reads)
     return _digest(json.dumps(values, sort_keys=True, allow_nan=False).encode())

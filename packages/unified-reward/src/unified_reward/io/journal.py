@@ -118,7 +118,7 @@ class Journal:
         if not names:
             return
         self._sound = 0
-        with replacing(self.path) as file:
+        with replacing(Path(os.path.realpath(self.path))) as file:
             for raw, row in self._rows():
                 if str(row["id"]) not in names:
                     self._sound += file.write(raw if raw.endswith(b"\n") else raw + b"\n")

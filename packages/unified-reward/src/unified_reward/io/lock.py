@@ -21,14 +21,16 @@ _SIGNATURE = "process "
 def locked(out: Path) -> Iterator[None]:
     """Hold the lock of an output while the block runs; its folder is made.
 
-    The lock is the system's (flock) on ``.NAME.lock`` beside the output, and ends with the process
-    however that ends. Where a file system has none, filelock writes a marker of its own there.
+    The lock is the system's (flock) on ``.NAME.lock`` beside the output, behind links, and ends
+    with the process however that ends. Where a file system has none, filelock writes a marker of
+    its own there.
 
     Raises:
         ConfigError: Another run holds it; names its process and machine where they are known.
         DataError: The folder cannot be written.
     """
-    path = out.parent / f".{out.name}.lock"
+    real = Path(os.path.realpath(out))
+    path = real.parent / f".{real.name}.lock"
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,14 +44,15 @@ def locked(out: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
-    is_marker = not f"{_content(path)} ".startswith((_SIGNATURE, " "))
+    content = _content(path)
+    is_ours = not content or content.startswith(_SIGNATURE)
     try:
-        if not is_marker:
+        if is_ours:
             with suppress(OSError):
                 path.write_text(f"{_SIGNATURE}{os.getpid()} on {socket.gethostname()}", "utf-8")
         yield
     finally:
-        if not is_marker:
+        if is_ours:
             # Before the release: whoever has opened the file by then sees that its name is gone.
             with suppress(OSError):
                 path.unlink()

@@ -17,9 +17,11 @@ import yaml
 
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import extensions, load_extension, missing_hint
+from unified_reward.core.samples import Example
 from unified_reward.io.atomic import write_bytes, write_json, written
 from unified_reward.io.config import as_data
-from unified_reward.io.fingerprints import file_fingerprint, text_fingerprint
+from unified_reward.io.fingerprints import example_fingerprint, file_fingerprint, text_fingerprint
+from unified_reward.io.rows import read_examples
 from unified_reward.io.text import read_json, read_text
 from unified_reward.judges.card import CARD
 from unified_reward.judges.files import checkpoint_files
@@ -106,7 +108,8 @@ class Run:
         Args:
             name: Folder of the stage below that of the run.
             config: Its options; together with ``inputs`` they decide whether it is done.
-            inputs: Files and folders that it is made of, which count by content.
+            inputs: Files and folders that it is made of, which count by content, of a file of rows
+                also the media in it.
             product: A file or folder that exists when it is done.
             work: Does it, and returns its report.
 
@@ -181,8 +184,17 @@ def _hash(config: Any, inputs: Sequence[str | Path]) -> str:
             # A stage adds to its folder when it is done, and calibration writes into a judge's.
             found.append({name: value for name, value in files if name not in _RECORDS})
         else:
-            found.append([str(source), file_fingerprint(source)])
+            found.append([str(source), file_fingerprint(source), *_media(source)])
     return _VERSION + text_fingerprint(json.dumps([config, found], sort_keys=True))
+
+
+def _media(file: Path) -> list[str]:
+    """Fingerprints of the media in a file of rows; none of another file."""
+    if file.suffix != ".jsonl" or not file.is_file():
+        return []
+    examples = (row.content for row in read_examples(file, strict=False))
+    reads = ("context", "candidates")
+    return [example_fingerprint(one, reads) for one in examples if isinstance(one, Example)]
 
 
 def _environment() -> dict[str, str]:

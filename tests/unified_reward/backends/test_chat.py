@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 
+import numpy as np
 import PIL.Image
 import pytest
 from hypothesis import given
@@ -18,6 +19,10 @@ from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ModelError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.requests import Request
+from unified_reward.core.samples import Image, Sample, Task
+from unified_reward.judges.registry import open_judge
+from unified_reward.train.dpo_vlm import AnswerPair, Collator, ProcessedPrompts
+from unified_reward.train.sft import ChatCollator, ChatExample
 
 
 PICTURE = PIL.Image.new("RGB", (56, 56))
@@ -147,6 +152,31 @@ def test_an_answer_ends_as_the_template_closes_a_turn(processor_folder, name, eo
     assert chat.eos_id == end
     assert chat.closed("red") == [*chat.tokens("red"), end]
     assert chat.split_choices("", ("1", "2"))[1][0][-1] == end
+
+
+def test_training_teaches_the_end_of_the_template(processor_folder):
+    folder = processor_folder()
+    edit(folder / "tokenizer_config.json", eos_token="<|endoftext|>")  # noqa: S106
+    chat = chat_of(folder)
+    end = chat.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    example = ChatExample(Request((PICTURE, "which?")), "red <|im_end|>")
+    taught = ChatCollator(chat, [example])([{"row": 0}])["labels"][0].tolist()
+    assert taught.count(end) == 1
+    assert taught[-1] == end
+    pair = AnswerPair("which?", (Image(np.zeros((56, 56, 3), np.uint8), "HWC"),), "red", "a blue")
+    batch = Collator(ProcessedPrompts(chat), [pair])([{"row": 0}])
+    assert batch["input_ids"][:, -1].tolist() == [end, end]
+
+
+@pytest.mark.parametrize("eos", ["<|endoftext|>", None])
+def test_scores_do_not_depend_on_the_eos_token_of_the_tokenizer(tiny, tmp_path, eos):
+    folder = shutil.copytree(checkpoint_path("tiny_judge"), tmp_path / "it")
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    edit(folder / "tokenizer_config.json", eos_token=eos)
+    image = Image(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), "HWC")
+    sample = Sample(Task.IMAGE_GENERATION, "a large red star", (image,))
+    assert open_judge(str(folder)).ask([sample]) == tiny.ask([sample])
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+GOOD = CHATML.replace("END", "<|im_end|>")
+
 
 @pytest.fixture(scope="module")
 def chats(checkpoints):
@@ -198,6 +200,21 @@ def test_an_answer_is_closed_as_the_template_writes_it(processor_folder, closing
     assert chat.tokenizer.decode(chat.closed("red")) == f"red{text}{end}"
 
 
+@pytest.mark.parametrize("content", ["a string", "nothing"])
+def test_a_template_that_takes_answers_as_a_string_or_not_at_all(processor_folder, content):
+    folder = processor_folder()
+    edit(folder / "tokenizer_config.json", eos_token="<|vision_end|>")  # noqa: S106
+    taken = "{{ m.content + '' }}" if content == "a string" else "{{ raise_exception('none') }}"
+    template = GOOD.replace(
+        "{% for p in m.content %}",
+        f"{{% if m.role == 'assistant' %}}{taken}{{% else %}}{{% for p in m.content %}}",
+    ).replace("{% endfor %}<|im_end|>", "{% endfor %}{% endif %}<|im_end|>")
+    (folder / "chat_template.jinja").write_text(template)
+    chat = chat_of(folder)
+    end = "<|im_end|>" if content == "a string" else "<|vision_end|>"
+    assert chat.tokenizer.convert_ids_to_tokens(chat.eos_id) == end
+
+
 def test_nothing_that_ends_an_answer_is_a_model_error(processor_folder):
     folder = processor_folder()
     edit(folder / "tokenizer_config.json", eos_token=None)
@@ -248,7 +265,6 @@ TEXT_ONLY = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-GOOD = CHATML.replace("END", "<|im_end|>")
 BAD = {
     "text-only": (TEXT_ONLY, "TypeError"),
     "prints the list": (

@@ -51,8 +51,9 @@ class VLM:
         text = model.config.get_text_config()
         self.context: int = getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
         """Tokens that the model takes."""
-        self._image_token: int = model.config.image_token_id
-        if (token := chat.processor.image_token_id) != self._image_token:
+        self._image_token: int | None = getattr(model.config, "image_token_id", None)
+        token = getattr(chat.processor, "image_token_id", None)
+        if self._image_token is None or self._image_token != token:
             raise ModelError(
                 f"the processor of {name} marks an image by token {token}, the model by "
                 f"{self._image_token}"

@@ -260,14 +260,7 @@ def train_judge(
         raise ConfigError("name the base to train from: judge.base is a folder or a hub id")
     folder = Path(out)
     examples = training_examples(config) if examples is None else examples
-    card = Card(
-        config.family,
-        config.frames,
-        config.frame_rule,
-        config.max_pixels,
-        base=config.base,
-        training={"data": config.data, "steps": config.optim.steps, "seed": config.optim.seed},
-    )
+    card = _card(config)
     vlm = load_vlm(str(checkpoint_path(config.base)), dtype="float32", max_pixels=config.max_pixels)
     checks = {"limit": vlm.context, "workers": config.optim.workers}
     head = None
@@ -293,6 +286,17 @@ def train_judge(
         vlm.chat.processor.save_pretrained(folder)
         card.write(folder)
     return losses
+
+
+def _card(config: JudgeTraining) -> Card:
+    return Card(
+        config.family,
+        config.frames,
+        config.frame_rule,
+        config.max_pixels,
+        base=config.base,
+        training={"data": config.data, "steps": config.optim.steps, "seed": config.optim.seed},
+    )
 
 
 def training_examples(config: JudgeTraining) -> Examples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -74,6 +74,28 @@ def _in_one_line(error: Exception) -> str:
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}…"
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
+
+
+def check_fit(info: Mapping[str, Any], message: str) -> None:
+    """Refuse weights that do not fit a model.
+
+    Args:
+        info: What ``from_pretrained`` says of missing, unexpected and mismatched keys.
+        message: Begin of the message.
+
+    Raises:
+        ModelError: There are such keys; names some, with both shapes.
+    """
+    shapes = [
+        f"{name} {tuple(given)} for {tuple(wanted)}"
+        for name, given, wanted in info.get("mismatched_keys") or ()
+    ]
+    keys = {kind: info.get(kind) for kind in ("missing_keys", "unexpected_keys")}
+    keys["mismatched_keys"] = shapes
+    wrong = {kind: sorted(map(str, names)) for kind, names in keys.items() if names}
+    if wrong:
+        names = "; ".join(f"{kind}: {', '.join(keys[:5])}" for kind, keys in wrong.items())
+        raise ModelError(f"{message}: {names}")
 
 
 def refuse_code(folder: Path) -> None:

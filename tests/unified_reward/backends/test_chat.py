@@ -296,6 +296,14 @@ def test_a_template_that_cannot_take_images_is_refused_when_loaded(processor_fol
     assert "chat template" in str(refused.value)
 
 
+def test_a_byte_order_mark_before_a_template_is_not_part_of_the_prompt(processor_folder):
+    folder = processor_folder()
+    right = chat_of(folder).prompt(Request(("x",)))
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert chat_of(folder).prompt(Request(("x",))) == right
+
+
 def test_a_header_that_is_always_written_is_one(processor_folder):
     folder = processor_folder()
     always = GOOD.replace("{% if add_generation_prompt %}", "{% if true %}")

@@ -46,7 +46,9 @@ def read_format(processor: Any) -> ChatFormat:
     Raises:
         ModelError: There is no template, it cannot take images, or nothing ends an answer.
     """
-    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+    template = processor.chat_template or processor.tokenizer.chat_template
+    # A byte order mark would begin every prompt.
+    processor.chat_template = template.lstrip("\ufeff") if isinstance(template, str) else template
     name = processor.tokenizer.name_or_path
     if not processor.chat_template:
         raise ModelError(f"{name} has no chat template beside its weights")
@@ -59,7 +61,7 @@ def read_format(processor: Any) -> ChatFormat:
     except Exception as error:
         raise ModelError(
             f"the chat template of {name} cannot take a turn of text and image: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
     if problem := _problem(prompt, image_token) or _no_header(prompt, bare, answered):
         raise ModelError(f"the chat template of {name} cannot be used with images: it {problem}")

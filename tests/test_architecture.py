@@ -192,8 +192,8 @@ def unsafe_loads(tree):
         callee = ast.unparse(node.func)
         if not {callee, callee.rpartition(".")[2]} & LOADING or callee in WITHOUT_CODE:
             continue
-        said = [word.value for word in node.keywords if word.arg == "trust_remote_code"]
-        if not (said and isinstance(said[0], ast.Constant) and said[0].value is False):
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if given.get("trust_remote_code") != "False":
             yield callee
 
 

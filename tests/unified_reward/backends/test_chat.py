@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 
+import numpy as np
 import PIL.Image
 import pytest
 from hypothesis import given
@@ -18,6 +19,10 @@ from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ModelError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.requests import Request
+from unified_reward.core.samples import Image, Sample, Task
+from unified_reward.judges.registry import open_judge
+from unified_reward.train.dpo_vlm import AnswerPair, Collator, ProcessedPrompts
+from unified_reward.train.sft import ChatCollator, ChatExample
 
 
 PICTURE = PIL.Image.new("RGB", (56, 56))
@@ -28,6 +33,8 @@ CHATML = (
     "{% endif %}{% endfor %}END{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+GOOD = CHATML.replace("END", "<|im_end|>")
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +156,31 @@ def test_an_answer_ends_as_the_template_closes_a_turn(processor_folder, name, eo
     assert chat.split_choices("", ("1", "2"))[1][0][-1] == end
 
 
+def test_training_teaches_the_end_of_the_template(processor_folder):
+    folder = processor_folder()
+    edit(folder / "tokenizer_config.json", eos_token="<|endoftext|>")  # noqa: S106
+    chat = chat_of(folder)
+    end = chat.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    example = ChatExample(Request((PICTURE, "which?")), "red <|im_end|>")
+    taught = ChatCollator(chat, [example])([{"row": 0}])["labels"][0].tolist()
+    assert taught.count(end) == 1
+    assert taught[-1] == end
+    pair = AnswerPair("which?", (Image(np.zeros((56, 56, 3), np.uint8), "HWC"),), "red", "a blue")
+    batch = Collator(ProcessedPrompts(chat), [pair])([{"row": 0}])
+    assert batch["input_ids"][:, -1].tolist() == [end, end]
+
+
+@pytest.mark.parametrize("eos", ["<|endoftext|>", None])
+def test_scores_do_not_depend_on_the_eos_token_of_the_tokenizer(tiny, tmp_path, eos):
+    folder = shutil.copytree(checkpoint_path("tiny_judge"), tmp_path / "it")
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    edit(folder / "tokenizer_config.json", eos_token=eos)
+    image = Image(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), "HWC")
+    sample = Sample(Task.IMAGE_GENERATION, "a large red star", (image,))
+    assert open_judge(str(folder)).ask([sample]) == tiny.ask([sample])
+
+
 @pytest.mark.parametrize(
     ("closing", "text", "end"),
     [
@@ -166,6 +198,21 @@ def test_an_answer_is_closed_as_the_template_writes_it(processor_folder, closing
     (folder / "chat_template.jinja").write_text(CHATML.replace("END", f"{{{{ {closing!r} }}}}"))
     chat = chat_of(folder)
     assert chat.tokenizer.decode(chat.closed("red")) == f"red{text}{end}"
+
+
+@pytest.mark.parametrize("content", ["a string", "nothing"])
+def test_a_template_that_takes_answers_as_a_string_or_not_at_all(processor_folder, content):
+    folder = processor_folder()
+    edit(folder / "tokenizer_config.json", eos_token="<|vision_end|>")  # noqa: S106
+    taken = "{{ m.content + '' }}" if content == "a string" else "{{ raise_exception('none') }}"
+    template = GOOD.replace(
+        "{% for p in m.content %}",
+        f"{{% if m.role == 'assistant' %}}{taken}{{% else %}}{{% for p in m.content %}}",
+    ).replace("{% endfor %}<|im_end|>", "{% endfor %}{% endif %}<|im_end|>")
+    (folder / "chat_template.jinja").write_text(template)
+    chat = chat_of(folder)
+    end = "<|im_end|>" if content == "a string" else "<|vision_end|>"
+    assert chat.tokenizer.convert_ids_to_tokens(chat.eos_id) == end
 
 
 def test_nothing_that_ends_an_answer_is_a_model_error(processor_folder):
@@ -218,7 +265,6 @@ TEXT_ONLY = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-GOOD = CHATML.replace("END", "<|im_end|>")
 BAD = {
     "text-only": (TEXT_ONLY, "TypeError"),
     "prints the list": (
@@ -248,6 +294,14 @@ def test_a_template_that_cannot_take_images_is_refused_when_loaded(processor_fol
         chat_of(folder)
     assert str(folder) in str(refused.value)
     assert "chat template" in str(refused.value)
+
+
+def test_a_byte_order_mark_before_a_template_is_not_part_of_the_prompt(processor_folder):
+    folder = processor_folder()
+    right = chat_of(folder).prompt(Request(("x",)))
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert chat_of(folder).prompt(Request(("x",))) == right
 
 
 def test_a_header_that_is_always_written_is_one(processor_folder):

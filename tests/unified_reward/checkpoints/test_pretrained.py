@@ -173,6 +173,19 @@ def test_weights_of_another_vocabulary_are_named_with_both_shapes(folder):
     refused(LOADERS["base"], folder, shapes)
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+@pytest.mark.parametrize("broken", ["missing", "shape"])
+def test_a_network_of_a_pipeline_is_never_made_up(pictures, tmp_path, part, broken):
+    folder = shutil.copytree(pictures, tmp_path / "it")
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = sorted(weights)[-1]
+    value = weights.pop(name)
+    kept = {name: torch.zeros([side + 1 for side in value.shape])} if broken == "shape" else {}
+    save_file(weights | kept, file, {"format": "pt"})
+    refused(policies.load, folder, re.escape(name))
+
+
 def test_a_pointer_in_a_pipeline_is_named(pictures, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "it")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(POINTER)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -20,7 +21,7 @@ from unified_reward.checkpoints.tensor_keys import (
     read_state,
     rename_keys,
 )
-from unified_reward.core.errors import ConfigError, ModelError
+from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.scorers import SYSTEMS, system
 from unified_reward.scorers.loading import check, patterns
 
@@ -197,7 +198,7 @@ def test_without_its_wording_a_scorer_fails_and_says_what_to_run(twin, tmp_path,
         scorer.score("x", video=ur.Video(clip, "THWC"))
 
 
-@pytest.mark.parametrize("mark", ["<|VQ_reward|>", "<|video_pad|>", "<|im_end|>"])
+@pytest.mark.parametrize("mark", ["<|VQ_reward|>", "<|video_pad|>", "<|im_end|>", "<|endoftext|>"])
 def test_a_caption_with_a_mark_of_the_model_fails_alone(mark, twin):
     scorer = ur.open_judge(f"videoreward:{twin('videoreward')[0]}")
     clip = ur.Video(np.full((4, 60, 60, 3), 90, np.uint8), "THWC", fps=8.0)
@@ -244,6 +245,23 @@ def test_numbers_that_are_not_finite_are_failures(copy):
     )
     (verdict,) = ur.open_judge(f"hpsv1:{folder}").ask([sample])
     assert "not finite numbers" in verdict.error
+
+
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("pickscore", "<|endoftext|>"),
+        ("hpsv1", "<|endoftext|>"),
+        ("hpsv2", "<end_of_text>"),
+        ("hpsv2.1", "<end_of_text>"),
+        ("imagereward", "[SEP]"),
+    ],
+)
+def test_a_caption_with_a_control_token_is_refused_where_it_would_end(name, token):
+    image = ur.Image(np.zeros((32, 32, 3), np.uint8), "HWC")
+    sample = ur.Sample(ur.Task.IMAGE_GENERATION, f"a {token} b", (image,))
+    with pytest.raises(DataError, match=re.escape(repr(token))):
+        system(name).prepare(sample)
 
 
 def test_long_captions_are_cut_as_released_and_it_is_said(twin):

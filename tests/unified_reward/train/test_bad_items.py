@@ -192,7 +192,7 @@ def test_pairs_that_the_model_refuses_are_left_out_of_dpo(checkpoints, folder, p
 
 
 def test_dpo_goes_on_without_a_pair_that_goes_bad(checkpoints, folder, monkeypatch):
-    """As a file that is replaced after the check."""
+    """A file is replaced after the check."""
     answers = [
         AnswerPair("which?", (Image(folder / file),), "red", "blue", file)
         for file in ("ok.png", "thin.png", "torn.jpg")

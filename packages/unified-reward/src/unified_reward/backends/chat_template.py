@@ -46,24 +46,26 @@ def read_format(processor: Any) -> ChatFormat:
     Raises:
         ModelError: There is no template, it cannot take images, or nothing ends an answer.
     """
-    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+    template = processor.chat_template or processor.tokenizer.chat_template
+    # A byte order mark would begin every prompt.
+    processor.chat_template = template.lstrip("\ufeff") if isinstance(template, str) else template
     name = processor.tokenizer.name_or_path
     if not processor.chat_template:
         raise ModelError(f"{name} has no chat template beside its weights")
     if not isinstance(image_token := getattr(processor, "image_token", None), str):
         raise ModelError(f"the processor of {name} names no image token")
     try:
-        asked = _render(processor, _TURN, add_generation_prompt=True)
+        prompt = _render(processor, _TURN, add_generation_prompt=True)
         bare = _render(processor, _TURN, add_generation_prompt=False)
         answered = _render_answered(processor)
     except Exception as error:
         raise ModelError(
             f"the chat template of {name} cannot take a turn of text and image: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
-    if problem := _problem(asked, image_token) or _no_header(asked, bare, answered):
+    if problem := _problem(prompt, image_token) or _no_header(prompt, bare, answered):
         raise ModelError(f"the chat template of {name} cannot be used with images: it {problem}")
-    control = _control_tokens(processor, asked)
+    control = _control_tokens(processor, prompt)
     closing, end = _end(answered, control)
     tokenizer = processor.tokenizer
     end_id = tokenizer.eos_token_id if end is None else tokenizer.convert_tokens_to_ids(end)
@@ -101,10 +103,10 @@ def _problem(text: str, image_token: str) -> str:
     return ""
 
 
-def _no_header(asked: str, bare: str, answered: str) -> str:
+def _no_header(prompt: str, bare: str, answered: str) -> str:
     """Complain where an answer would follow the user's turn without the assistant's header."""
     before = "".join(answered.partition(_ANSWER)[0].split())
-    has_header = asked != bare or before == "".join(asked.split())
+    has_header = prompt != bare or before == "".join(prompt.split())
     return "" if has_header else "ends a prompt without the header of the assistant's turn"
 
 

@@ -43,24 +43,17 @@ _T = TypeVar("_T")
 class VLM:
     """A local checkpoint that answers requests and gives probabilities of their choices."""
 
-    def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        *,
-        name: str,
-        batch_size: int,
-        max_pixels: int | None = None,
-    ) -> None:
+    def __init__(self, model: Any, chat: Chat, *, name: str, batch_size: int) -> None:
         self.name = name
         self.model = model.eval()
-        self.chat = Chat(processor, max_pixels=max_pixels)
+        self.chat = chat
         self.batch_size = batch_size
         text = model.config.get_text_config()
         self.context: int = getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
         """Tokens that the model takes."""
-        self._image_token: int = model.config.image_token_id
-        if (token := processor.image_token_id) != self._image_token:
+        self._image_token: int | None = getattr(model.config, "image_token_id", None)
+        token = getattr(chat.processor, "image_token_id", None)
+        if self._image_token is None or self._image_token != token:
             raise ModelError(
                 f"the processor of {name} marks an image by token {token}, the model by "
                 f"{self._image_token}"
@@ -316,8 +309,9 @@ def load_vlm(
 
     Raises:
         ConfigError: There is no such dtype, or what ``quantize`` needs is not installed.
-        ModelError: The folder lacks a model or a processor, its weights do not fit, or it holds an
-            adapter whose base is not there or whose weights are pickled.
+        ModelError: The folder lacks a model or a processor, its weights do not fit, its chat
+            template cannot take images, it names Python code of its own, or it holds an adapter
+            whose base is not there or whose weights are pickled.
     """
     options = _placement(device, dtype, quantize)
     processor_folder = processor_source(source)
@@ -326,12 +320,11 @@ def load_vlm(
         raise ModelError(f"{processor_folder} has no image processor beside its weights")
     if max_pixels is None and not Path(processor_folder).is_dir():
         max_pixels = PUBLISHED_MAX_PIXELS
+    chat = Chat(processor, max_pixels=max_pixels)
     model = load_merged(AutoModelForImageTextToText, source, options)
     if "device_map" not in options:
         model = model.to(resolve_device(device))
-    return VLM(
-        model, processor, name=str(source), batch_size=batch_size or 16, max_pixels=max_pixels
-    )
+    return VLM(model, chat, name=str(source), batch_size=batch_size or 16)
 
 
 def _placement(device: str | None, dtype: str | None, quantize: str | None) -> dict[str, Any]:

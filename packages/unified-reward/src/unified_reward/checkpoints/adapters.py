@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, refuse_code
+from unified_reward.checkpoints.pretrained import (
+    check_fit,
+    load_errors,
+    load_pretrained,
+    refuse_code,
+)
 from unified_reward.checkpoints.tensor_keys import refuse_pointers
 from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.io.text import read_json
@@ -35,7 +40,7 @@ def load_merged(kind: Any, source: str | Path, options: Mapping[str, Any]) -> An
         # Otherwise transformers prints the shapes that do not fit, and raises without them.
         shapes: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = load_pretrained(kind, source, **shapes, **options)
-        _check_fit(info, f"the weights in {source} do not fit its config")
+        check_fit(info, f"the weights in {source} do not fit its config")
         return model
     if "quantization_config" in options:
         raise ConfigError(
@@ -54,24 +59,11 @@ def _merge(model: Any, folder: Path, base: str | Path) -> Any:
     with load_errors(message):
         adapted: Any = PeftModel(model, PeftConfig.from_pretrained(str(folder)))
         info = adapted.load_adapter(str(folder), "default")
-        _check_fit(info._asdict(), message)
+        check_fit(info._asdict(), message)
         merged = adapted.merge_and_unload()
     # An adapter that is trained on top names this as its base.
     merged.name_or_path = str(folder)
     return merged
-
-
-def _check_fit(info: Mapping[str, Any], message: str) -> None:
-    shapes = [
-        f"{name} {tuple(given)} for {tuple(wanted)}"
-        for name, given, wanted in info.get("mismatched_keys") or ()
-    ]
-    keys = {kind: info.get(kind) for kind in ("missing_keys", "unexpected_keys")}
-    keys["mismatched_keys"] = shapes
-    wrong = {kind: sorted(map(str, names)) for kind, names in keys.items() if names}
-    if wrong:
-        names = "; ".join(f"{kind}: {', '.join(keys[:5])}" for kind, keys in wrong.items())
-        raise ModelError(f"{message}: {names}")
 
 
 def processor_source(source: str | Path) -> str | Path:

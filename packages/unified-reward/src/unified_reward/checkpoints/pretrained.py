@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +17,6 @@ from unified_reward.core.errors import ModelError, UnifiedRewardError
 
 _CODE = ("auto_map", "custom_generate")
 """Keys whose values name files of Python code, or repositories of it."""
-_LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")
-"""Modules that a pipeline's parts may be of; the last one, of diffusers, is a safety checker."""
 _LONGEST = 400
 
 
@@ -76,6 +75,28 @@ def _in_one_line(error: Exception) -> str:
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
 
 
+def check_fit(info: Mapping[str, Any], message: str) -> None:
+    """Refuse weights that do not fit a model.
+
+    Args:
+        info: What ``from_pretrained`` says of missing, unexpected and mismatched keys.
+        message: Begin of the message.
+
+    Raises:
+        ModelError: There are such keys; names some, with both shapes.
+    """
+    shapes = [
+        f"{name} {tuple(given)} for {tuple(wanted)}"
+        for name, given, wanted in info.get("mismatched_keys") or ()
+    ]
+    keys = {kind: info.get(kind) for kind in ("missing_keys", "unexpected_keys")}
+    keys["mismatched_keys"] = shapes
+    wrong = {kind: sorted(map(str, names)) for kind, names in keys.items() if names}
+    if wrong:
+        names = "; ".join(f"{kind}: {', '.join(keys[:5])}" for kind, keys in wrong.items())
+        raise ModelError(f"{message}: {names}")
+
+
 def refuse_code(folder: Path) -> None:
     """Refuse a folder whose JSON files name Python code of its own, or kernels of the hub.
 
@@ -107,8 +128,8 @@ def refuse_pipeline_code(folder: Path) -> None:
     file = folder / "model_index.json"
     index = read_json(file) if file.is_file() else {}
     kind: Any = index.get("_class_name", "")
-    modules = [value[0] for value in index.values() if isinstance(value, list) and value]
-    foreign = [str(name) for name in modules if name not in _LIBRARIES]
+    parts = [value for value in index.values() if isinstance(value, list) and len(value) == 2]
+    foreign = [name for name, _ in parts if isinstance(name, str) and not _is_known(name)]
     if not isinstance(kind, str):
         foreign.append(f"_class_name {json.dumps(kind, allow_nan=False)}")
     if foreign:
@@ -116,6 +137,13 @@ def refuse_pipeline_code(folder: Path) -> None:
             f"{folder} cannot be loaded as a diffusers pipeline: model_index.json names "
             f"{', '.join(foreign)}, and code beyond diffusers and transformers is never run"
         )
+
+
+def _is_known(module: str) -> bool:
+    """True for the libraries of a pipeline's parts, and for modules of diffusers' own pipelines."""
+    if module in ("diffusers", "transformers"):
+        return True
+    return module.isidentifier() and find_spec(f"diffusers.pipelines.{module}") is not None
 
 
 def _named_code(content: Any) -> Iterator[str]:

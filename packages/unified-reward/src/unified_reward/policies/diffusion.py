@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+import transformers
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from transformers import PreTrainedModel
 
 from unified_reward.backends.devices import resolve_device, resolve_dtype
-from unified_reward.checkpoints.pretrained import load_errors, refuse_pipeline_code
+from unified_reward.checkpoints.pretrained import check_fit, load_errors, refuse_pipeline_code
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.policies import Denoising
@@ -153,15 +157,46 @@ def load_pipeline(
         refuse_pipeline_code(Path(source))
     with load_errors(f"{source} cannot be loaded as a diffusers pipeline"):
         index: Any = DiffusionPipeline.load_config(str(source), local_files_only=is_local)
-        # A pipeline saved without a part, such as Stable Diffusion 3 without T5, needs it as None.
-        absent = {name: None for name, part in index.items() if part == [None, None]}
+        options: dict[str, Any] = {
+            "dtype": resolve_dtype(dtype, device),
+            "use_safetensors": True,
+            "local_files_only": is_local,
+        }
         pipeline = DiffusionPipeline.from_pretrained(
             str(source),
-            dtype=resolve_dtype(dtype, device),
-            use_safetensors=True,
-            local_files_only=is_local,
+            **options,
+            **_load_networks(str(source), index, options),
             trust_remote_code=False,
-            **absent,
         )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def _load_networks(
+    source: str, index: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Networks of a pipeline, of which no weight is missing: diffusers would make it up.
+
+    A part that the pipeline was saved without, such as T5 of Stable Diffusion 3, is None.
+    """
+    libraries: dict[Any, Any] = {"diffusers": diffusers, "transformers": transformers}
+    networks: dict[str, Any] = {}
+    for name, part in index.items():
+        if not isinstance(part, list) or len(part) != 2:
+            continue
+        kind = getattr(libraries.get(part[0]), part[1] or "", None)
+        if part == [None, None]:
+            networks[name] = None
+        elif isinstance(kind, type) and issubclass(kind, ModelMixin | PreTrainedModel):
+            strict = {"ignore_mismatched_sizes": True} if part[0] == "transformers" else {}
+            networks[name], info = kind.from_pretrained(
+                source,
+                subfolder=name,
+                output_loading_info=True,
+                trust_remote_code=False,
+                **strict,
+                **options,
+            )
+            info = {key: info.get(key) for key in ("missing_keys", "mismatched_keys")}
+            check_fit(info, f"the weights of {name} in {source} do not fit its config")
+    return networks

@@ -19,6 +19,8 @@ CONTEXT = 77
 class ClipScorer(ImageScorer):
     """A CLIP model; its text tower ends at the token with the highest id, which is the end."""
 
+    control = ("<|startoftext|>", "<|endoftext|>", "<start_of_text>", "<end_of_text>")
+
     @abstractmethod
     def token_ids(self, prompts: Sequence[str]) -> Tensor:
         """Ids of captions cut to 77 tokens, shape (B, at most 77), padded on the right."""

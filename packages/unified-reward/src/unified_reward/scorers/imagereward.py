@@ -98,6 +98,7 @@ class ImageReward(ImageScorer):
         "configuration of the text encoder": ("med_config.json",),
         "vocabulary of bert-base-uncased, which the release lacks": ("vocab.txt", "tokenizer.json"),
     }
+    control = ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[DEC]", "[ENC]")
     ignored: ClassVar = {
         r"blip\.(vision|text)_proj\..*": "projections of BLIP that the score does not use",
         r"blip\.text_encoder\.embeddings\.position_ids": "positions, which are counted",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ SIDE = 224
 
 class ImageScorer(Scorer):
     """Base class of scorers of an image and its caption."""
+
+    control: ClassVar[tuple[str, ...]] = ()
+    """Control tokens of the tokenizer, at which a caption would end or begin anew."""
 
     @staticmethod
     @abstractmethod
@@ -45,6 +48,9 @@ class ImageScorer(Scorer):
         medium = sample.candidates[0]
         if not isinstance(medium, Image):
             raise DataError(f"an image was expected, not a {type(medium).__name__}")
+        for token in cls.control:
+            if token in sample.prompt:
+                raise DataError(f"the caption holds {token!r}, which is not read as text")
         return Prepared(sample.prompt, cls.fit(media.open_image(medium)))
 
     def forward(self, batch: Sequence[Prepared]) -> Tensor:

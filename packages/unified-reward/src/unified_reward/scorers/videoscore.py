@@ -34,6 +34,7 @@ from unified_reward.scorers.videoreward import resized, sampled
 
 _SCALE = Scale(None, None)
 _MARK, _FENCE = "<image>", "<fake_token_around_image>"
+_MARKS = (_MARK, _FENCE, "<s>", "</s>", "<unk>", "<end_of_utterance>")
 _FIT: Any = Idefics2ImageProcessorPil()
 _V1 = ScoreCard(
     name="videoscore",
@@ -106,7 +107,7 @@ class VideoScore(Scorer):
         clip = sample.candidates[0]
         if not isinstance(clip, Video):
             raise DataError(f"a video was expected, not a {type(clip).__name__}")
-        words = worded("VIDEOSCORE", sample.prompt, (_MARK, _FENCE))
+        words = worded("VIDEOSCORE", sample.prompt, _MARKS)
         frames = media.select_frames(clip, first_frames(cls.frames)).images()
         done = _FIT([[*frames]], return_tensors="pt")
         text = words + f"{_MARK} " * len(frames)

@@ -39,7 +39,8 @@ class ProseTemplate(Template):
         if self.form == "compare":
             return super().parse(text)
         body = parse.plain(text)
-        match = next(iter([*_OUT_OF.finditer(body)][::-1]), None) or _FIRST.match(body)
+        matches = [*_OUT_OF.finditer(body)]
+        match = matches[-1] if matches else _FIRST.match(body)
         if match is None:
             return Unparsed("no score out of 100 in the answer", text)
         value = parse.value(match, _HUNDRED, text)

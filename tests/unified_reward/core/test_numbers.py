@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unified_reward.core.errors import DataError
+from unified_reward.core.probability import compare_values
 from unified_reward.core.requests import Answer, ValueEstimate
 from unified_reward.core.samples import Pair, Target
 from unified_reward.core.verdicts import Preferred, Ranking, Scale, Score
@@ -24,6 +25,8 @@ def test_a_number_that_is_not_finite_makes_no_value(number):
         lambda: Preferred(1.0, 0.0, 0.0, {"style": number}),
         lambda: Preferred(number, 0.0, 1.0),
         lambda: Ranking((0,), (number,), ()),
+        lambda: compare_values(number, number),
+        lambda: compare_values(number, 1.0),
         lambda: Scale(number, None),
         lambda: Scale(0.0, 1.0, number),
         lambda: ValueEstimate((number,)),

@@ -153,6 +153,29 @@ def test_an_answer_that_cannot_be_decoded_fails_alone():
     assert found.score.value == pytest.approx(4.0, abs=0.01)
 
 
+def test_features_of_one_picture_that_are_not_numbers_fail_it_alone(tiny, monkeypatch):
+    """In a batch of prompts of different lengths, which are padded."""
+    prompts = ("a", "a large red star on the left of a small blue circle")
+    good = [Sample(Task.IMAGE_GENERATION, prompt, (FIRST,)) for prompt in prompts]
+    bad = Sample(Task.IMAGE_GENERATION, "a red star", (SECOND,))
+    encoder = tiny.model._encoder
+    encode = encoder.encode
+
+    def spoilt(images):
+        rows = encode(images)
+        for of_request, row in zip(images, rows, strict=True):
+            if PICTURES[1] in of_request:
+                row[:] = [one._replace(tokens=one.tokens * math.nan) for one in row]
+        return rows
+
+    alone = tiny.ask(good)
+    monkeypatch.setattr(encoder, "encode", spoilt)
+    short, failed, long = tiny.ask([good[0], bad, good[1]])
+    assert isinstance(failed, Failed)
+    for found, wanted in ((short, alone[0]), (long, alone[1])):
+        assert found.score.value == pytest.approx(wanted.score.value, rel=1e-5)  # other batches
+
+
 def test_generated_text_of_logits_that_are_not_numbers_is_a_failure(checkpoints):
     """Greedy decoding takes some token of NaN, which may be a digit."""
     from unified_reward.backends.hf_vlm import load_vlm

@@ -249,6 +249,8 @@ def test_an_always_first_judge_is_led_by_the_draw_and_not_by_the_place_in_the_fi
         {"rounds": -1},
         {"margin": -1.0},
         {"margin": float("nan")},
+        {"margin": float("inf")},
+        {"min_quality": float("nan")},
         {"strategy": Strategy.RANK, "min_quality": 1.0},
         {"strategy": Strategy.RANDOM, "margin": 1.0},
         {"strategy": Strategy.RANK, "readings": 2},

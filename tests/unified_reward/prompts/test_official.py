@@ -143,6 +143,7 @@ ANSWERS = [
     ("llava-critic", IU, "Both responses are equally good, as each names it.", "tie"),
     ("llava-critic", IU, "85. It names the cat and 2 dogs.", 85),
     ("llava-critic", IU, "It is vague, so I give it 40 out of 100.", 40),
+    ("llava-critic", IU, "Perhaps 40/100, or rather 80/100.", 80),
     ("unifiedreward-qwen", IG, "cube (object): 1\nFinal Score: 3.67", 3.67),
     ("unifiedreward-llava", IU, "It is right.\nFinal Score: 85", 85),
     ("unifiedreward-qwen", VG, f"{DIMS}Final Score: 8", 8),

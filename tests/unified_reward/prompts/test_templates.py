@@ -1,6 +1,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from unified_reward.core.requests import Answer
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Preferred, Score, Scored, Unparsed
 from unified_reward.prompts import TEMPLATES, parse
-from unified_reward.prompts.wording import CELLS
+from unified_reward.prompts.wording import CELLS, NOUNS
 
 
 PROMPTS = Path(__file__).parents[2] / "golden" / "prompts"
@@ -270,3 +271,54 @@ def test_an_aspect_the_target_lacks_is_named():
     template = prompts.template("aspects", Task.IMAGE_GENERATION, "score")
     with pytest.raises(ConfigError, match="states alignment, coherence, style"):
         template.answer(Scored(None))
+
+
+def two_answers(template):
+    """Answers that state different verdicts."""
+    return [template.answer(some_verdict(template, value)) for value in (0.1, 0.9)]
+
+
+@pytest.mark.parametrize("glue", [" no wait. ", "\n", ", or rather: "])
+@pytest.mark.parametrize(
+    "key", [k for k in KEYS if k[0] not in ("compact", "native", "edit")], ids=str
+)
+def test_an_earlier_verdict_before_an_answer_changes_nothing(key, glue):
+    template = TEMPLATES[key]
+    earlier, later = two_answers(template)
+    read, alone = template.parse(f"{earlier}{glue}{later}"), template.parse(later)
+    assert not isinstance(alone, Unparsed)
+    assert replace(read, text="") == replace(alone, text="")
+
+
+@pytest.mark.parametrize("key", [k for k in KEYS if TEMPLATES[k].choices], ids=str)
+def test_probabilities_are_those_of_the_verdict_that_the_text_ends_with(key):
+    """Where the text goes on to another verdict in other words, the text counts."""
+    template = TEMPLATES[key]
+    n = len(template.choices)
+    logprobs = (-0.1, *[-9.0] * (n - 1))
+    answer, _ = two_answers(template)
+    weighed = template.decode(Answer(answer, logprobs))
+    if isinstance(weighed, Scored):
+        assert weighed.score.sigma is not None
+    else:
+        assert 0.9 < weighed.p_first < 1
+    if template.opening == "<answer>" or template.family.name in ("compact", "flex"):
+        return  # A text that goes on has no other words for a verdict.
+    noun = NOUNS[template.task].capitalize()
+    said = f"{noun} 2 is better" if template.form == "compare" else "final score = 5"
+    said = f"<answer>{said}</answer>" if template.family.uses_think_tags else said
+    read = template.decode(Answer(f"{answer} I take it back: {said}", logprobs))
+    if isinstance(read, Scored):
+        assert (read.score.value, read.score.sigma) == (5.0, None)
+    else:
+        assert (read.p_first, read.p_second) == (0.0, 1.0)
+
+
+def test_points_that_are_no_numbers_are_left_out_of_a_flex_answer():
+    template = TEMPLATES["flex", Task.IMAGE_GENERATION, "compare"]
+    for points in ("NaN, 3", "Infinity, 3", "1" + "0" * 400 + ", 3", "-1, 3"):
+        first, second = points.split(", ")
+        dims = f'[{{"name": "d", "score_1": {first}, "score_2": {second}}}]'
+        text = f'{{"categories": [{{"name": "A", "dims": {dims}}}], "winner": "tie"}}'
+        read = template.parse(text)
+        assert (read.winner, read.aspects) == ("tie", {})

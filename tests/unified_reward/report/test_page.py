@@ -219,9 +219,11 @@ def test_a_bar_outside_its_axis_is_refused_by_name(wrong):
 
 def test_numbers_of_a_table_stand_right_and_missing_ones_are_dashes():
     page = Page("t")
-    page.table(["task", "value"], [["a", 0.12345], ["b", None], ["c", float("nan")], ["d", 12000]])
+    missing = [None, float("nan"), float("inf")]
+    rows = [["a", 0.12345], *(["b", one] for one in missing), ["c", 12000]]
+    page.table(["task", "value"], rows)
     cells = re.findall(r'<td class="number">(.*?)</td>', page.html())
-    assert cells == ["0.123", DASH, DASH, "12,000"]
+    assert cells == ["0.123", DASH, DASH, DASH, "12,000"]
     assert re.findall(r'<th scope="col" class="(.*?)">', page.html()) == ["", "number"]
 
 

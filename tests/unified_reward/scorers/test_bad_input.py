@@ -23,6 +23,7 @@ from unified_reward.checkpoints.tensor_keys import (
 )
 from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.scorers import SYSTEMS, system
+from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.loading import check, patterns
 
 
@@ -235,16 +236,36 @@ def test_broken_files_other_tasks_and_criteria_fail_alone(twin, tmp_path):
     assert [item and item.error for item in refused] == [*result, None]
 
 
-def test_numbers_that_are_not_finite_are_failures(copy):
-    folder = copy("hpsv1")
-    state = torch.load(folder / "hpc.pt")
-    state["state_dict"]["ln_final.weight"] *= float("nan")
-    torch.save(state, folder / "hpc.pt")
-    sample = ur.Sample(
-        ur.Task.IMAGE_GENERATION, "a", (ur.Image(PIL.Image.new("RGB", (9, 9), "red")),)
+@pytest.mark.parametrize("name", twins.MAKERS)
+def test_numbers_that_are_not_finite_are_failures(name, twin):
+    scorer = ur.open_judge(f"{name}:{twin(name)[0]}", device="cpu")
+    for tensor in scorer.module.parameters():
+        tensor.fill_(float("nan"))
+    task, candidates = ur.Task.IMAGE_GENERATION, [ur.Image(PIL.Image.new("RGB", (9, 9), "red"))]
+    if "video" in name:
+        clips = np.random.default_rng(0).integers(0, 255, (2, 4, 56, 56, 3), np.uint8)
+        task, candidates = ur.Task.VIDEO_GENERATION, [ur.Video(x, "THWC", 8) for x in clips]
+    for asked in (candidates[:1], [candidates[0], candidates[-1]]):
+        (verdict,) = scorer.ask([ur.Sample(task, "a", tuple(asked))])
+        assert "not finite numbers; try another dtype" in verdict.error
+
+
+def test_numbers_that_overflow_when_they_are_decoded_fail_alone(twin, monkeypatch):
+    scorer = ur.open_judge(f"hpsv3:{twin('hpsv3')[0]}", device="cpu")
+    rows = {"good": [1.0, 0.0], "sigma": [1.0, 1e4], "variance": [1.0, 600.0]}
+    monkeypatch.setattr(
+        scorer, "forward", lambda batch: torch.tensor([rows[each.text] for each in batch])
     )
-    (verdict,) = ur.open_judge(f"hpsv1:{folder}").ask([sample])
-    assert "not finite numbers" in verdict.error
+    monkeypatch.setattr(scorer, "prepare", lambda sample: Prepared(sample.prompt, torch.empty(0)))
+    picture = ur.Image(PIL.Image.new("RGB", (9, 9), "red"))
+    samples = [
+        ur.Sample(ur.Task.IMAGE_GENERATION, name, (picture,) * n)
+        for name, n in (("good", 1), ("sigma", 1), ("variance", 2))
+    ]
+    good, sigma, variance = scorer.ask(samples)
+    assert good.score.sigma == 1.0
+    assert "standard deviation inf is not a finite number" in sigma.error
+    assert "gave no verdict" in variance.error
 
 
 @pytest.mark.parametrize(

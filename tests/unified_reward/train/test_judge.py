@@ -114,6 +114,20 @@ def test_a_target_that_lacks_what_is_asked_is_refused_by_id(target, candidates, 
         target_verdict(given, template)
 
 
+@pytest.mark.parametrize(
+    ("target", "candidates", "result"),
+    [
+        (Target(aspects={"style": 9.0}), 1, "record 'x': score 9 is outside the scale 1 to 5"),
+        (Target(winner="first", aspects={"style": 9.0}), 2, "record 'x': share 9.0 of aspect"),
+    ],
+)
+def test_an_aspect_beyond_its_scale_is_refused_by_id(target, candidates, result):
+    given = record(target, candidates=candidates)
+    template = prompts.template("aspects", GENERATED, given.sample.form)
+    with pytest.raises(DataError, match=result):
+        target_verdict(given, template)
+
+
 @pytest.mark.parametrize("family", ["native", "compact", "reasoned", "think"])
 def test_every_cell_is_asked_as_in_judging_and_answered_as_the_target_says(family):
     card = Card(family, frames=2)

@@ -46,7 +46,13 @@ def win_probability(difference: float, temperature: float = 1.0) -> float:
 
 
 def compare_values(first: float, second: float, temperature: float = 1.0) -> Preferred:
-    """Two scores as a comparison, see `win_probability`; equal scores are a tie."""
+    """Two scores as a comparison, see `win_probability`; equal scores are a tie.
+
+    Raises:
+        ValueError: A score is not a finite number.
+    """
+    if not (math.isfinite(first) and math.isfinite(second)):
+        raise ValueError(f"scores {first} and {second} are not both finite numbers")
     if first == second:
         return Preferred(0.0, 1.0, 0.0)
     share = win_probability(first - second, temperature)

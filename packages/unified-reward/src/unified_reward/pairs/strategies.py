@@ -6,6 +6,7 @@ A strategy is a plain function of a `CandidatePool`. It returns the next `Questi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -57,11 +58,13 @@ class PairOptions:
 
     def __post_init__(self) -> None:
         scored = (Strategy.SCORE, Strategy.RANK_AND_SIFT)
-        if self.readings < 1 or self.rounds < 0 or not self.margin >= 0:
+        if self.readings < 1 or self.rounds < 0 or not 0 <= self.margin < math.inf:
             raise ConfigError(
-                "readings must be >= 1, rounds and margin >= 0, not "
+                "readings must be >= 1, rounds and margin >= 0 and finite, not "
                 f"{self.readings}, {self.rounds} and {self.margin:g}"
             )
+        if self.min_quality is not None and not math.isfinite(self.min_quality):
+            raise ConfigError(f"min_quality is a finite number, not {self.min_quality}")
         if self.min_quality is not None and self.strategy not in scored:
             raise ConfigError(
                 f"min_quality needs scores, which strategy {self.strategy} does not ask for; "

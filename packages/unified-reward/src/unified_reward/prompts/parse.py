@@ -29,20 +29,30 @@ _FIRST_SECOND = re.compile(
     rf"|(?:it\s+is|it's|this\s+is)\s+a\s+tie\b)",
     re.IGNORECASE,
 )
-_MARKER = re.compile(
-    r"\b(?:overall\s+judge?ment|final\s+(?:verdict|judge?ment|answer)|therefore|in\s+conclusion)\b",
-    re.IGNORECASE,
-)
+_LABEL = r"\b(?:overall\s+judge?ment|final\s+(?:verdict|judge?ment|answer))"
+_MARKER = re.compile(rf"{_LABEL}\b|\b(?:therefore|in\s+conclusion)\b", re.IGNORECASE)
+_TITLE = re.compile(rf"{_LABEL}\s*:", re.IGNORECASE)
 _QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»")
 _MARKS = re.compile(r"\*\*|__|[*`]")
+VALUE = rf"(?P<value>{_NUMBER})(?=(?P<rest>[^\n]{{0,24}}))"
+"""Pattern of a number, and of what follows it in its line; for `value`."""
 _SCORE = re.compile(
-    rf"final\s+score\s*(?:\([^)\n]*\))?\s*(?:[:=]|\bis\b)?\s*(?P<value>{_NUMBER})"
-    r"(?P<rest>[^\n]{0,24})",
-    re.IGNORECASE,
+    rf"final\s+score\s*(?:\([^)\n]*\))?\s*(?P<sign>[:=]|\bis\b)?\s*(?:{VALUE})?", re.IGNORECASE
 )
-_BARE = re.compile(rf"\s*(?P<value>{_NUMBER})(?P<rest>[^\n]{{0,24}})\s*\Z", re.IGNORECASE)
-_OUT_OF = re.compile(r"\s*(?:/|out\s+of)\s*(?P<top>\d+(?:\.\d+)?)", re.IGNORECASE)
-_RANGE = re.compile(r"\s*(?:-|\u2013|to)\s*\d")
+_BARE = re.compile(rf"\s*{VALUE}[^\n]{{0,24}}\s*\Z", re.IGNORECASE)
+_OUT_OF = re.compile(
+    r"\s*\(?(?:points?|stars?)?\s*(?:/|(?:out\s+)?of\b)\s*(?P<top>\d+(?:\.\d+)?)", re.IGNORECASE
+)
+_RANGE = re.compile(
+    r"\s*(?:[-=]+>|[-~\u2013\u2014\u2192\u2212]|to\b|or\b|and\b)\s*\d", re.IGNORECASE
+)
+_GOES_ON = re.compile(r"[.,'\u2019]\d|\s+\d|-?[a-z]", re.IGNORECASE)
+"""Begins what makes another number of the one before: 1,000,000, 3 1/2, 5k, 4th."""
+_THOUSANDS = re.compile(r"[-+]?\d{1,3},\d{3}")
+_POINTS = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+_OBJECT = re.compile(r'\{\s*["}]')
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+"""Letters, digits and signs as wide as Chinese characters, and the same in ASCII."""
 _VOTES = {
     "[[A>B]]": "first",
     "[[A>>B]]": "first",
@@ -80,6 +90,38 @@ def _number(text: str) -> float:
     return float(text.replace(",", "."))
 
 
+def plain(text: str) -> str:
+    """Text without marks of emphasis and code, its signs of full width in ASCII."""
+    return _MARKS.sub("", text.translate(_FULL_WIDTH))
+
+
+def value(match: re.Match[str], scale: Scale, text: str) -> float | Unparsed:
+    """Read the number of a match of `VALUE`, as a value of a scale.
+
+    A range, a number that goes on, is out of another top or lies outside the scale is unparsed.
+
+    Args:
+        match: The match.
+        scale: Range of the value.
+        text: The whole answer.
+    """
+    digits, rest = match["value"], match["rest"]
+    number, out_of = _number(digits), _OUT_OF.match(rest)
+    if not math.isfinite(number):
+        return Unparsed(f"score {digits} is not a number on the scale {scale}", text)
+    if _RANGE.match(rest):
+        return Unparsed(f"a range, {digits}{rest.strip()}, is not a score", text)
+    goes_on = not out_of and (_GOES_ON.match(rest) or rest[:1].isnumeric())
+    if goes_on or _THOUSANDS.fullmatch(digits):
+        return Unparsed(f"it is unclear what number {digits}{rest.rstrip()} is", text)
+    top = float(out_of["top"]) if out_of else 100.0 if rest.lstrip().startswith("%") else None
+    if top is not None and top != scale.high:
+        return Unparsed(f"score out of {top:g}, but the scale is {scale}", text)
+    if number not in scale:
+        return Unparsed(f"score {number_text(number)} is outside the scale {scale}", text)
+    return number
+
+
 def final_part(text: str, *, uses_think_tags: bool) -> str | Unparsed:
     """Cut out the part of an answer that may hold the verdict: after reasoning, inside tags.
 
@@ -92,7 +134,7 @@ def final_part(text: str, *, uses_think_tags: bool) -> str | Unparsed:
     body = text
     if "<think>" in body or "</think>" in body:
         _, closed, body = body.rpartition("</think>")
-        if not closed:
+        if not closed or "<think>" in body:
             return Unparsed("the reasoning is cut off before a verdict", text)
     _, opened, inside = body.rpartition("<answer>")
     if opened:
@@ -106,22 +148,22 @@ def preference(text: str) -> Winner | Unparsed:
     """Read which of two candidates an answer prefers.
 
     The last verdict wins; one in the same line after "Overall Judgment", "Therefore" and the like
-    takes precedence, and one in quotation marks counts only where there is no other.
+    takes precedence, and one in quotation marks counts only where there is no other. Nothing before
+    the last "Overall Judgment:" counts.
 
     >>> preference("Image 1 is sharper, but Image 2 is better than Image 1.")
     'second'
     >>> preference("The two are hard to compare.").reason
     'no verdict in the answer'
     """
-    plain = _MARKS.sub("", text)
-    for body in (_QUOTED.sub(" ", plain), plain):
-        winner: Winner | None = None
-        for match in _FIRST_SECOND.finditer(body):
-            winner = _winner(match)
+    whole = plain(text)
+    for words in (_QUOTED.sub(" ", whole), whole):
+        titles = [*_TITLE.finditer(words)]
+        body = words[titles[-1].start() :] if titles else words
+        winner = _last_winner(body)
         for marker in _MARKER.finditer(body):
             line = re.match(r"[\s:.\-]*[^\n]*", body[marker.end() :])
-            match = _FIRST_SECOND.search(line.group()) if line else None
-            winner = _winner(match) if match else winner
+            winner = (_last_winner(line.group()) if line else None) or winner
         if winner:
             return winner
     return Unparsed("no verdict in the answer", text)
@@ -144,7 +186,11 @@ def bracketed_vote(text: str) -> str | Unparsed:
     return verdict or Unparsed("no verdict in double brackets in the answer", text)
 
 
-def _winner(match: re.Match[str]) -> Winner:
+def _last_winner(text: str) -> Winner | None:
+    matches = [*_FIRST_SECOND.finditer(text)]
+    if not matches:
+        return None
+    match = matches[-1]
     if match["tie"]:
         return "tie"
     return (
@@ -165,25 +211,17 @@ def score(text: str, scale: Scale, *, label: bool = True) -> float | Unparsed:
     >>> score("Final Score: 87", Scale(1, 5)).reason
     'score 87 is outside the scale 1 to 5'
     """
-    plain = _MARKS.sub("", text)
-    labelled = list(_SCORE.finditer(plain)) if label else []
-    match = labelled[-1] if labelled else _BARE.match(plain)
+    whole = plain(text)
+    found = _SCORE.finditer(whole) if label else ()
+    labelled = [match for match in found if match["value"] or match["sign"] in (":", "=")]
+    match = labelled[-1] if labelled else _BARE.match(whole)
     if match is None:
         return Unparsed("no score in the answer", text)
-    value, rest = _number(match["value"]), match["rest"]
-    if not math.isfinite(value):
-        return Unparsed(f"score {match['value']} is not a number on the scale {scale}", text)
-    if _RANGE.match(rest):
-        return Unparsed(f"a range, {match['value']}{rest.strip()}, is not a score", text)
-    out_of = _OUT_OF.match(rest)
-    top = float(out_of["top"]) if out_of else 100.0 if rest.lstrip().startswith("%") else None
-    if top is not None and top != scale.high:
-        return Unparsed(f"score out of {top:g}, but the scale is {scale}", text)
-    if not labelled and rest.strip(" .%") and out_of is None:
+    if match["value"] is None:
+        return Unparsed("no number after the last final score of the answer", text)
+    if not labelled and match["rest"].strip(" .%") and not _OUT_OF.match(match["rest"]):
         return Unparsed("no score in the answer", text)
-    if value not in scale:
-        return Unparsed(f"score {number_text(value)} is outside the scale {scale}", text)
-    return value
+    return value(match, scale, text)
 
 
 def checks(text: str) -> dict[str, Score]:
@@ -201,17 +239,20 @@ def checks(text: str) -> dict[str, Score]:
 
 
 def aspects(text: str, wanted: Sequence[Aspect]) -> dict[str, Score]:
-    """Read lines ``Alignment Score (1-5): 3.2`` or ``alignment: 3``; NaN is missing.
+    """Read lines ``Alignment Score (1-5): 3.2`` or ``alignment: 3``, the last of each name.
 
-    A list of word-wise scores before them is skipped.
+    One that is NaN, a range or outside its scale is missing. A list of word-wise scores before them
+    is skipped.
     """
-    plain = re.sub(r"word-wise scores\s*:\s*\[.*\]", "", _MARKS.sub("", text), flags=re.IGNORECASE)
+    whole = re.sub(r"word-wise scores\s*:\s*\[.*\]", "", plain(text), flags=re.IGNORECASE)
     scores: dict[str, Score] = {}
     for name, scale, _ in wanted:
-        pattern = rf"\b{re.escape(name)}(?:\s+score)?\s*(?:\([^)\n]*\))?\s*[:\uff1a]\s*({_NUMBER})"
-        values = [_number(digits) for digits in re.findall(pattern, plain, re.IGNORECASE)]
-        if values and values[-1] in scale:
-            scores[name] = Score(values[-1], scale)
+        label = rf"\b{re.escape(name)}(?P<title>\s+score)?\s*(?:\([^)\n]*\))?\s*:\s*"
+        found = re.finditer(rf"{label}(?:{VALUE})?", whole, re.IGNORECASE)
+        lines = [match for match in found if match["value"] or match["title"]]
+        read = value(lines[-1], scale, text) if lines and lines[-1]["value"] else None
+        if isinstance(read, float):
+            scores[name] = Score(read, scale)
     return scores
 
 
@@ -220,14 +261,14 @@ def shares(text: str, wanted: Sequence[Aspect]) -> dict[str, float] | Unparsed:
 
     Both are divided by their sum, which should be 1 in the published format.
     """
-    plain = _MARKS.sub("", text)
+    whole = plain(text)
     read: dict[str, float] = {}
     for name, _, _ in wanted:
         pattern = (
             rf"\b{re.escape(name)}(?:\s+score)?\s*:\s*{_NOUN}\s*1\s*:\s*({_NUMBER})"
             rf"\s*,?\s*{_NOUN}\s*2\s*:\s*({_NUMBER})"
         )
-        pairs = re.findall(pattern, plain, re.IGNORECASE)
+        pairs = re.findall(pattern, whole, re.IGNORECASE)
         if not pairs:
             return Unparsed(f"no {name} score of both candidates in the answer", text)
         first, second = map(_number, pairs[-1])
@@ -238,29 +279,42 @@ def shares(text: str, wanted: Sequence[Aspect]) -> dict[str, float] | Unparsed:
 
 
 def json_object(text: str) -> dict[str, Any] | Unparsed:
-    r"""Read the first JSON object of an answer, also fenced, with trailing commas or cut off.
+    r"""Read the last JSON object of an answer, also fenced, with trailing commas or cut off.
 
-    A cut-off object keeps its complete members.
+    A cut-off object keeps its complete members. Braces in words are no object.
 
     >>> json_object('```json\n{"score": [20, 18,],}\n```')
     {'score': [20, 18]}
     >>> json_object('{"winner": "Image 1", "reason": "the lig')
     {'winner': 'Image 1'}
     """
-    start = text.find("{")
-    if start < 0:
-        return Unparsed("no JSON object in the answer", text)
-    cuts, stack = _complete_prefixes(text[start:])
-    for end, closers in reversed(cuts) if stack else [cuts[-1]]:
-        body = text[start : start + end].rstrip().rstrip(",")
+    last: dict[str, Any] | None = None
+    start, is_cut_off = _OBJECT.search(text), False
+    while start and not is_cut_off:
+        body = text[start.start() :]
+        cuts, is_cut_off = _complete_prefixes(body)
+        read = _read_object(body, cuts, is_cut_off=is_cut_off)
+        last = read if read or is_cut_off else last
+        start = _OBJECT.search(text, start.start() + cuts[-1][0])
+    if last is None:
+        reason = "the JSON object in the answer cannot be read"
+        return Unparsed(reason if "{" in text else "no JSON object in the answer", text)
+    return last
+
+
+def _read_object(
+    text: str, cuts: Sequence[tuple[int, str]], *, is_cut_off: bool
+) -> dict[str, Any] | None:
+    for end, closers in reversed(cuts) if is_cut_off else [cuts[-1]]:
+        body = text[:end].rstrip().rstrip(",")
         body = re.sub(r",(\s*[}\]])", r"\1", body + closers)
         try:
             value = json.loads(body, strict=False)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if value or not stack:
+        if value or not is_cut_off:
             return cast("dict[str, Any]", value)
-    return Unparsed("the JSON object in the answer cannot be read", text)
+    return None
 
 
 def _complete_prefixes(text: str) -> tuple[list[tuple[int, str]], bool]:
@@ -292,9 +346,10 @@ def edit_scores(text: str) -> tuple[float, ...] | Unparsed:
     >>> edit_scores('{"reasoning": "good", "score": [20, -1.5],}')
     (20.0, -1.5)
     """
-    lists = re.findall(r"[\"']?score[\"']?\s*:\s*\[([^\]]*)\]", text, re.IGNORECASE)
-    values = tuple(map(_number, re.findall(_NUMBER, lists[-1], re.IGNORECASE) if lists else []))
-    if not values or not all(map(math.isfinite, values)):
+    lists = re.findall(r"\bscore[\"']?\s*:\s*\[([^\]]*)\]", text, re.IGNORECASE)
+    items = re.split(r"[\s,;\"']+", lists[-1].strip(" \n,;\"'")) if lists else [""]
+    values = tuple(float(one) for one in items if re.fullmatch(_POINTS, one))
+    if len(values) < len(items) or not all(map(math.isfinite, values)):
         return Unparsed("no list of scores in the answer", text)
     return values
 
@@ -305,13 +360,14 @@ def pair_values(text: str) -> tuple[float, float] | Unparsed:
     >>> pair_values("Edited image 1: -0.5, Edited image 2: 1")
     (-0.5, 1.0)
     """
-    plain = _MARKS.sub("", text)
-    labelled = [
-        re.findall(rf"{_NOUN}\s*{i}(?:\s+score)?\s*[:=]\s*({_NUMBER})", plain, re.IGNORECASE)
-        for i in (1, 2)
-    ]
-    texts = [numbers[-1] for numbers in labelled if numbers]
-    values = [*map(_number, texts or re.findall(_NUMBER, plain, re.IGNORECASE))]
+    whole, open_scale = plain(text), Scale(None, None)
+    alone = re.fullmatch(rf"\s*({_POINTS})[\s,;]+({_POINTS})[\s.]*", whole)
+    values = [*map(float, alone.groups())] if alone else []
+    for i in () if alone else (1, 2):
+        label = rf"{_NOUN}\s*{i}(?:\s+score)?\s*[:=]\s*"
+        lines = [*re.finditer(rf"{label}(?:{VALUE})?", whole, re.IGNORECASE)]
+        read = value(lines[-1], open_scale, text) if lines and lines[-1]["value"] else None
+        values += [read] if isinstance(read, float) else []
     if len(values) != 2 or not all(map(math.isfinite, values)):
         return Unparsed("no value of each candidate in the answer", text)
     return values[0], values[1]
@@ -319,10 +375,10 @@ def pair_values(text: str) -> tuple[float, float] | Unparsed:
 
 def json_winner(text: str) -> Winner | Unparsed:
     """Read the overall ``winner`` of a JSON verdict; a verdict cut off before it is unparsed."""
-    value = json_object(text)
-    if isinstance(value, Unparsed):
-        return value
-    winner = str(value.get("winner", "")).strip().lower()
+    read = json_object(text)
+    if isinstance(read, Unparsed):
+        return read
+    winner = str(read.get("winner", "")).strip().lower()
     match = re.fullmatch(rf"{_NOUN}\s*([12])", winner)
     if match:
         return "first" if match[1] == "1" else "second"

@@ -21,6 +21,8 @@ from unified_reward.prompts.wording import CRITERIA, NOUNS
 
 
 _SLOT = re.compile(r"⟪(media|prompt|criteria|first|second)⟫")
+_AT_CHOICES = {"score": r"\s*\S*", "compare": r"\s*[^.,;\"\n]*"}
+"""Pattern of a number, and of a sentence, at the place of the choices."""
 _OUTCOMES: tuple[Winner, ...] = ("first", "tie", "second")
 
 OpenMedia = Callable[[Any], Sequence[Any]]
@@ -196,18 +198,24 @@ class Template:
 
         With log-probabilities of the choices, a comparison is the softmax over the three outcomes,
         and a score is the expectation over the scale's steps, its standard deviation as ``sigma``.
-        With votes it is the mean of the readable ones. Otherwise the text alone is parsed.
+        They are not used where the text goes on to another verdict than the one they were read
+        at, since the last counts. With votes it is the mean of the readable ones. Otherwise the
+        text alone is parsed.
         """
         if answer.choice_logprobs is not None:
-            head = Scored(None) if self.family.verdict_first else self.parse(answer.text)
-            if isinstance(head, Unparsed):
+            head = self.parse(answer.text)
+            if isinstance(head, Unparsed) and not self.family.verdict_first:
+                return head
+            if not isinstance(head, Unparsed) and self._is_revised(head, answer.text):
                 return head
             weights = softmax(answer.choice_logprobs)
-            if self.scale is None or isinstance(head, Preferred):
+            if self.scale is None:
                 p_first, p_tie, p_second = weights
                 shares = head.aspects if isinstance(head, Preferred) else dict[str, float]()
                 return Preferred(p_first, p_tie, p_second, shares, answer.text)
-            return self._expected(self.scale.steps(), weights, head.aspects, answer.text)
+            has_head = isinstance(head, Scored) and not self.family.verdict_first
+            aspects = head.aspects if has_head else dict[str, Score]()
+            return self._expected(self.scale.steps(), weights, aspects, answer.text)
         if not answer.votes:
             return self.parse(answer.text)
         votes = [self.parse(text) for text in (answer.text, *answer.votes)]
@@ -219,6 +227,22 @@ class Template:
             even = [1 / len(scored)] * len(scored)
             return self._expected(scored, even, {}, answer.text)
         return votes[0]
+
+    def _is_revised(self, verdict: Scored | Preferred, text: str) -> bool:
+        """True if a text states another verdict than at the place of its choices."""
+        stated = self.parse(self._alone(text))
+        if isinstance(stated, Scored) and isinstance(verdict, Scored):
+            return stated.score != verdict.score
+        if isinstance(stated, Preferred) and isinstance(verdict, Preferred):
+            return stated.winner != verdict.winner
+        return False
+
+    def _alone(self, text: str) -> str:
+        """The words at the place of the choices, as an answer of their own."""
+        cut = text.partition if self.family.verdict_first else text.rpartition
+        stated = cut(self.opening)[2] if self.opening else text
+        words = re.match(_AT_CHOICES[self.form], stated)
+        return self.opening + (words.group() if words else "") + self.closing
 
     def _expected(
         self,

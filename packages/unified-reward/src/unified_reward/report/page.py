@@ -97,7 +97,7 @@ class Page:
         self._blocks.append(_words("p", paragraph, "text"))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
-        """Add a table. Numbers are right-aligned; None and NaN are shown as a dash.
+        """Add a table. Numbers are right-aligned; None, NaN and infinity are shown as a dash.
 
         Raises:
             DataError: A row is longer or shorter than the header.
@@ -212,7 +212,7 @@ def _percent(share: float) -> str:
 def _cell(value: str | float | None) -> str:
     if isinstance(value, str):
         return f"<td>{_words('div', value)}</td>"
-    if value is None or math.isnan(value):
+    if value is None or not math.isfinite(value):
         return f'<td class="number">{DASH}</td>'
     if isinstance(value, int):
         return f'<td class="number">{value:,}</td>'

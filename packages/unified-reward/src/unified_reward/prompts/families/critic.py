@@ -1,7 +1,7 @@
 """Grammar of LLaVA-Critic (arXiv:2410.02712): a verdict in prose, or a number out of 100 first.
 
 Its authors published no parser. A verdict is the last sentence that calls one response better, or
-both equally good; a score is a number that the answer begins with, or one out of 100.
+both equally good; a score is a number that the answer begins with, or the last out of 100.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from unified_reward.prompts.wording import SCALES, statement, verdict_sentences
 FAMILY = Family("llava-critic", max_new_tokens=4096)
 _TASK = Task.IMAGE_UNDERSTANDING
 _HUNDRED = SCALES[_TASK]
-_OUT_OF = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/|out\s+of)\s*100\b", re.IGNORECASE)
-_FIRST = re.compile(r"\W*(?:(?:the\s+)?score\s*(?::|=|is)\s*)?(\d+(?:\.\d+)?)\b", re.IGNORECASE)
+_OUT_OF = re.compile(
+    r"(?<![\w.,-])(?P<value>[-+]?\d+(?:\.\d+)?)(?P<rest>\s*(?:/|out\s+of)\s*100\b)", re.IGNORECASE
+)
+_FIRST = re.compile(rf"[^\w.,+-]*(?:(?:the\s+)?score\s*(?::|=|is)\s*)?{parse.VALUE}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,14 @@ class ProseTemplate(Template):
         """Read the verdict; an answer without one is unparsed."""
         if self.form == "compare":
             return super().parse(text)
-        match = _OUT_OF.search(text) or _FIRST.match(text)
+        body = parse.plain(text)
+        matches = [*_OUT_OF.finditer(body)]
+        match = matches[-1] if matches else _FIRST.match(body)
         if match is None:
             return Unparsed("no score out of 100 in the answer", text)
-        value = float(match[1])
-        if value not in _HUNDRED:
-            number = parse.number_text(value)
-            return Unparsed(f"score {number} is outside the scale {_HUNDRED}", text)
+        value = parse.value(match, _HUNDRED, text)
+        if isinstance(value, Unparsed):
+            return value
         return Scored(Score(value, _HUNDRED), text=text)
 
 

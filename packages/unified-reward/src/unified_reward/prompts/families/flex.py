@@ -20,6 +20,8 @@ from unified_reward.prompts.wording import NOUNS, statement
 
 FAMILY = Family("flex", max_new_tokens=4096)
 _POINTS = 10.0
+_MOST = 1e6
+"""Points above this, or NaN, are no points."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class FlexTemplate(Template):
         lead = sum(points["score_1"] - points["score_2"] for points in dims)
         return self.phrases[1 if not lead else 0 if lead > 0 else 2]
 
+    def _alone(self, text: str) -> str:
+        return "{" + super()._alone(text)
+
     def parse(self, text: str) -> Scored | Preferred | Unparsed:
         """Read winner and shares; an answer cut off before its winner is unparsed."""
         winner = parse.json_winner(text)
@@ -68,8 +73,9 @@ def _shares(answer: dict[str, Any]) -> dict[str, float]:
     for category in _objects(answer.get("categories")):
         for dimension in _objects(category.get("dims")):
             pair = [dimension.get(f"score_{i}") for i in (1, 2)]
-            points = [float(value) for value in pair if isinstance(value, int | float)]
-            if len(points) == 2 and min(points) >= 0 and sum(points) > 0:
+            numbers = (value for value in pair if isinstance(value, int | float))
+            points = [float(value) for value in numbers if 0 <= value <= _MOST]
+            if len(points) == 2 and sum(points) > 0:
                 name = f"{category.get('name', '')}/{dimension.get('name', '')}"
                 shares[name] = points[0] / sum(points)
     return shares

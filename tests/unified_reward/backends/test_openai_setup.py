@@ -19,7 +19,7 @@ from unified_reward.backends.openai import OpenAIModel
 from unified_reward.backends.openai_options import KEY_VARIABLE, OpenAIOptions, wait_s
 from unified_reward.core.errors import ConfigError, ServerError
 from unified_reward.core.requests import Answer, Model, Request
-from unified_reward.core.verdicts import Failed
+from unified_reward.core.verdicts import Failed, Unparsed
 
 
 FAST = OpenAIOptions(retries=2, backoff_s=0.001, timeout_s=5.0)
@@ -39,7 +39,7 @@ def _asks(*texts: str, **kwargs: Any) -> list[Request]:
     return [Request((text,), **kwargs) for text in texts]
 
 
-def _error(answer: Answer | Failed) -> str:
+def _error(answer: Answer | Failed | Unparsed) -> str:
     assert isinstance(answer, Failed), answer
     return answer.error
 

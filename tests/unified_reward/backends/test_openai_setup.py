@@ -127,6 +127,14 @@ def test_a_key_that_no_header_can_carry_is_refused_unshown(key: str) -> None:
     assert key not in str(caught.value)
 
 
+def test_a_key_of_the_environment_that_no_header_can_carry_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "schlüssel")
+    with pytest.raises(ConfigError, match=f"^{KEY_VARIABLE} has characters"):
+        OpenAIModel("http://localhost")
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -182,6 +190,7 @@ def test_a_slash_at_the_end_of_the_url_is_the_same_url() -> None:
         *({"max_concurrency": 0}, {"timeout_s": 0.0}, {"retries": -1}, {"backoff_s": -1.0}),
         *({"max_pixels": 0}, {"image_format": "tiff"}, {"image_quality": 0}),
         *({"extra_body": {"top_p": math.nan}}, {"extra_body": {"stream": True}}),
+        *({"extra_body": [1]}, {"extra_headers": ["a: b"]}, {"extra_headers": {"a": 1}}),
         *({"extra_headers": {"a b": "c"}}, {"extra_headers": {"Content-Length": "1"}}),
     ],
 )

@@ -71,8 +71,11 @@ class OpenAIModel:
             raise ConfigError(f"{model!r} is not a name of a model")
         self._base = checked_url(url)
         self._url = str(self._base.copy_with(query=None)).rstrip("/")
-        key = (os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key).strip()
-        check_header_value(key, "the API key")
+        variable, given = "the API key", api_key
+        if given is None:
+            variable, given = KEY_VARIABLE, os.environ.get(KEY_VARIABLE, "")
+        key = given.strip()
+        check_header_value(key, variable)
         route_to(self._base)
         self._key = key
         self._votes = votes

@@ -74,7 +74,7 @@ class Connection:
                         return Fault(f"answered with more than {MAX_BYTES} bytes")
         except TimeoutError:
             return Fault(f"did not answer within {self.options.timeout_s:g} s", is_lost=True)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, OSError) as error:  # a broken TLS record is an OSError
             return self._lost(error)
         except httpx.RequestError as error:
             return Fault("answered unreadable bytes", str(error))
@@ -82,7 +82,7 @@ class Connection:
         reply = read_response(response.status_code, bytes(data), response.headers)
         return replace(reply, source=source) if isinstance(reply, Fault) else reply
 
-    def _lost(self, error: httpx.TransportError) -> Fault:
+    def _lost(self, error: Exception) -> Fault:
         causes = list(_causes(error))
         detail, kind, proxy = str(error), type(error).__name__, self.route.proxy_name
         if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):

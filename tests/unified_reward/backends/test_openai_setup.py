@@ -58,7 +58,7 @@ def test_without_a_name_the_only_model_is_taken_once() -> None:
 def test_several_models_must_be_told_apart_by_the_caller() -> None:
     with (
         FakeServer(lambda _: chat("x"), models=("small", "large")) as server,
-        pytest.raises(ConfigError, match="several models, name one of them: small, large"),
+        pytest.raises(ConfigError, match="several models, name one of them: 'small', 'large'"),
     ):
         _remote(server, model=None).generate(_asks("a"))
 

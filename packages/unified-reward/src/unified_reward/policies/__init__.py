@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from unified_reward.backends.http_settings import check_route_to_hub
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extra
 
@@ -161,6 +162,7 @@ def is_pipeline(source: str | Path) -> bool:
     with extra("local"):
         from huggingface_hub import hf_hub_download
 
+    check_route_to_hub()
     try:
         return bool(hf_hub_download(str(source), "model_index.json"))
     except (OSError, ValueError):  # no such file or model; loading it reports which

@@ -11,6 +11,7 @@ import torch
 from accelerate import init_empty_weights
 
 from unified_reward.backends.devices import resolve_device, resolve_dtype
+from unified_reward.backends.http_settings import check_route_to_hub
 from unified_reward.checkpoints.tensor_keys import KeyReport, match_keys, read_state
 from unified_reward.core.errors import ModelError
 from unified_reward.scorers import SYSTEMS
@@ -93,6 +94,7 @@ def fetched(system: type[Scorer], weights: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    check_route_to_hub()
     try:
         return Path(snapshot_download(str(weights), allow_patterns=patterns(system)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:

@@ -27,7 +27,7 @@ FAST = OpenAIOptions(retries=2, backoff_s=0.0, timeout_s=5.0)
 
 
 def ask(reply: Reply, options: OpenAIOptions = FAST) -> tuple[Answer | Failed | Unparsed, int]:
-    """What becomes of a reply, and the number of times that it was asked for."""
+    """Result of a reply, and the number of times that it was asked for."""
     with FakeServer(lambda _: reply) as server:
         (result,) = OpenAIModel(server.url, model="m", api_key="", options=options).generate(
             [Request(("q",))]

@@ -26,7 +26,7 @@ class Fault:
     """A request without an answer."""
 
     trouble: str
-    """What the server did, such as ``answered 429 Too Many Requests``."""
+    """The server's act, such as ``answered 429 Too Many Requests``."""
     detail: str = ""
     """The server's own words."""
     status: int = 0

@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from unified_reward.backends.http_settings import check_route_to_hub
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extra
 
@@ -161,6 +160,8 @@ def is_pipeline(source: str | Path) -> bool:
         return (Path(source) / "model_index.json").is_file()
     with extra("local"):
         from huggingface_hub import hf_hub_download
+
+        from unified_reward.backends.http_settings import check_route_to_hub
 
     check_route_to_hub()
     try:

@@ -11,7 +11,6 @@ import torch
 from accelerate import init_empty_weights
 
 from unified_reward.backends.devices import resolve_device, resolve_dtype
-from unified_reward.backends.http_settings import check_route_to_hub
 from unified_reward.checkpoints.tensor_keys import KeyReport, match_keys, read_state
 from unified_reward.core.errors import ModelError
 from unified_reward.scorers import SYSTEMS
@@ -93,6 +92,8 @@ def fetched(system: type[Scorer], weights: str | Path) -> Path:
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from unified_reward.backends.http_settings import check_route_to_hub
 
     check_route_to_hub()
     try:

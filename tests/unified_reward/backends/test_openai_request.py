@@ -1,4 +1,4 @@
-"""Requests as sent: fields that a server refuses, fields and headers of the caller, smaller images."""
+"""Requests as sent: fields that a server refuses, fields and headers of callers, small images."""
 
 from __future__ import annotations
 

@@ -224,7 +224,9 @@ def test_lists_of_nothing_but_the_impossible_leave_the_choices_unknown(masked: A
 
 
 @pytest.mark.parametrize("listed", [0.0, -0.5])
-def test_probabilities_that_sum_to_more_than_one_leave_the_choices_unknown(listed: float) -> None:
+def test_probabilities_that_sum_to_far_more_than_one_leave_the_choices_unknown(
+    listed: float,
+) -> None:
     """Servers without log-probabilities may send the same number for every token."""
     tokens = [token("1", ("1", listed), ("2", listed), ("3", listed))]
     assert choice_logprobs_from_tokens(tokens, ("1", "2", "3")) is None

@@ -12,13 +12,15 @@ import httpx
 import pytest
 
 from tests.fake_server import Call, FakeServer, Reply, chat
-from unified_reward.backends.http_settings import route_to
+from unified_reward.backends.http_settings import check_route_to_hub, route_to
 from unified_reward.backends.openai import OpenAIModel
 from unified_reward.backends.openai_options import OpenAIOptions
+from unified_reward.bench.run import data_folder
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
 from unified_reward.judges.registry import open_judge
+from unified_reward.policies import is_pipeline
 
 
 REMOTE = "http://judge.example.org/v1"
@@ -239,3 +241,34 @@ def test_certificates_of_the_environment_are_trusted_and_no_others(
     monkeypatch.delenv("SSL_CERT_FILE")
     assert len(_context(monkeypatch).get_ca_certs()) > 1
     assert _context(monkeypatch, SSL_CERT_DIR=str(tmp_path)).get_ca_certs() == []
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        lambda: open_judge("org/name"),
+        lambda: open_judge("pickscore:org/name"),
+        lambda: is_pipeline("org/name"),
+        lambda: data_folder("org/name"),
+    ],
+    ids=["checkpoint", "scorer", "policy", "benchmark"],
+)
+def test_every_way_to_the_hub_refuses_what_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, door: Any
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    for variable, value in (("ALL_PROXY", "socks://h"), ("SSL_CERT_FILE", "/nope")):
+        with monkeypatch.context() as only:
+            only.setenv(variable, value)
+            with pytest.raises(ConfigError, match=f"^{variable}={value} cannot be used"):
+                door()
+
+
+def test_the_hub_offline_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set(monkeypatch, ALL_PROXY="socks://h", HF_HUB_OFFLINE="1")
+    check_route_to_hub()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    _set(monkeypatch, HF_ENDPOINT="http://localhost:port")
+    with pytest.raises(ConfigError, match="HF_ENDPOINT=http://localhost:port cannot be used"):
+        check_route_to_hub()

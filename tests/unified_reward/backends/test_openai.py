@@ -18,7 +18,7 @@ from tests.fake_server import Call, FakeServer, Reply, chat, token
 from unified_reward.backends.openai import OpenAIModel
 from unified_reward.backends.openai_options import KEY_VARIABLE, OpenAIOptions
 from unified_reward.core.requests import Answer, Request
-from unified_reward.core.verdicts import Failed
+from unified_reward.core.verdicts import Failed, Unparsed
 
 
 FAST = OpenAIOptions(retries=2, backoff_s=0.001, timeout_s=5.0)
@@ -39,12 +39,14 @@ def _asks(*texts: str, **kwargs: Any) -> list[Request]:
     return [Request((text,), **kwargs) for text in texts]
 
 
-def _one(respond: Callable[[Call], Reply], request: Request, **kwargs: Any) -> Answer | Failed:
+def _one(
+    respond: Callable[[Call], Reply], request: Request, **kwargs: Any
+) -> Answer | Failed | Unparsed:
     with FakeServer(respond) as server:
         return _remote(server, **kwargs).generate([request])[0]
 
 
-def _error(answer: Answer | Failed) -> str:
+def _error(answer: Answer | Failed | Unparsed) -> str:
     assert isinstance(answer, Failed), answer
     return answer.error
 
@@ -275,7 +277,7 @@ def test_a_picture_that_cannot_be_encoded_fails_alone() -> None:
 def test_a_caller_inside_a_running_loop_is_served() -> None:
     """Works as in a notebook, whose cells run inside one."""
 
-    async def cell() -> list[Answer | Failed]:
+    async def cell() -> list[Answer | Failed | Unparsed]:
         return _remote(server).generate(_asks("a"))
 
     with FakeServer(lambda _: chat("x")) as server:

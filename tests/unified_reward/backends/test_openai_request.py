@@ -1,4 +1,4 @@
-"""What is sent: fields that a server refuses, fields and headers of the caller, smaller images."""
+"""Requests as sent: fields that a server refuses, fields and headers of callers, small images."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_field_that_is_refused_by_name_alone_is_left_out_from_then_on(
 
 
 def test_several_fields_are_left_out_one_after_the_other() -> None:
-    """As newer models of OpenAI do, which sample at temperature 1 only."""
+    """Newer models of OpenAI are such: they sample at temperature 1 only."""
     respond = refusing("max_tokens", "logprobs", "temperature", words=NAMING[0])
     answers, fields = generate(respond, *[Request((text,), CHOICES) for text in "ab"])
     assert fields[-2:] == [{"max_completion_tokens": 256, "seed": 0}] * 2

@@ -6,11 +6,19 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.fake_server import FakeServer, Reply, answer, chat
 from unified_reward.backends import openai_connection
 from unified_reward.backends.openai import OpenAIModel
 from unified_reward.backends.openai_options import OpenAIOptions
+from unified_reward.backends.openai_response import (
+    Completion,
+    Fault,
+    read_completion,
+    read_response,
+)
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed, Unparsed
 
@@ -19,7 +27,7 @@ FAST = OpenAIOptions(retries=2, backoff_s=0.0, timeout_s=5.0)
 
 
 def ask(reply: Reply, options: OpenAIOptions = FAST) -> tuple[Answer | Failed | Unparsed, int]:
-    """What becomes of a reply, and the number of times that it was asked for."""
+    """Result of a reply, and the number of times that it was asked for."""
     with FakeServer(lambda _: reply) as server:
         (result,) = OpenAIModel(server.url, model="m", api_key="", options=options).generate(
             [Request(("q",))]
@@ -110,6 +118,11 @@ def test_an_answer_that_ended_in_an_error_is_failed(
     found = failure(answer({"choices": [{"message": {"content": text}, **choice}]}))
     assert words in found[0]
     assert found[1] == n_calls
+
+
+def test_an_error_of_half_letters_and_control_codes_can_be_written() -> None:
+    text, _ = failure(answer({"error": {"message": "half \ud83d \x1b[31m red\x00"}}, 400))
+    assert text.encode().decode().endswith("half ? ?[31m red?")
 
 
 def test_an_empty_error_beside_an_answer_is_none() -> None:
@@ -207,6 +220,41 @@ def test_nonsense_is_a_failure_in_words_and_is_not_retried(reply: Reply, trouble
     assert "token=secret" not in text
     assert len(text) < 450
     assert n_calls == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["message", "code", "status", "metadata", "raw"]), inner)
+    ),
+    max_leaves=4,
+)
+NAMES = ("error", "choices", "message", "detail", "content", "refusal", "finish_reason", "logprobs")
+
+
+@given(
+    body=st.dictionaries(st.sampled_from(NAMES), JSON)
+    | st.dictionaries(st.sampled_from(NAMES), JSON).map(lambda m: {"choices": [{"message": m}]})
+    | st.dictionaries(st.sampled_from(NAMES), JSON).map(
+        lambda choice: {"choices": [{"message": {"content": "4"}, **choice}]}
+    )
+    | JSON,
+    status=st.sampled_from([200, 204, 302, 400, 429, 500, 599]),
+)
+def test_no_response_however_odd_raises(body: Any, status: int) -> None:
+    found = read_response(status, json.dumps(body).encode(), {})
+    assert status == 200 or isinstance(found, Fault) or status == 204
+    if not isinstance(found, Fault):
+        completion = read_completion(found)
+        assert isinstance(completion, Completion | Unparsed | Fault)
+        assert not isinstance(completion, Completion) or isinstance(completion.text, str)
+
+
+@given(content=st.binary(max_size=40))
+def test_no_bytes_however_odd_raise(content: bytes) -> None:
+    for status in (200, 500):
+        assert read_response(status, content, {})
 
 
 def test_a_byte_order_mark_and_a_wrong_type_do_not_hide_an_answer() -> None:

@@ -16,7 +16,8 @@ import PIL.Image
 import pytest
 
 import unified_reward as ur
-from unified_reward.backends.openai import OpenAIModel, OpenAIOptions
+from unified_reward.backends.openai import OpenAIModel
+from unified_reward.backends.openai_options import OpenAIOptions
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed

@@ -19,7 +19,7 @@ from unified_reward.backends.openai import OpenAIModel
 from unified_reward.backends.openai_options import KEY_VARIABLE, OpenAIOptions, wait_s
 from unified_reward.core.errors import ConfigError, ServerError
 from unified_reward.core.requests import Answer, Model, Request
-from unified_reward.core.verdicts import Failed
+from unified_reward.core.verdicts import Failed, Unparsed
 
 
 FAST = OpenAIOptions(retries=2, backoff_s=0.001, timeout_s=5.0)
@@ -39,7 +39,7 @@ def _asks(*texts: str, **kwargs: Any) -> list[Request]:
     return [Request((text,), **kwargs) for text in texts]
 
 
-def _error(answer: Answer | Failed) -> str:
+def _error(answer: Answer | Failed | Unparsed) -> str:
     assert isinstance(answer, Failed), answer
     return answer.error
 
@@ -58,7 +58,7 @@ def test_without_a_name_the_only_model_is_taken_once() -> None:
 def test_several_models_must_be_told_apart_by_the_caller() -> None:
     with (
         FakeServer(lambda _: chat("x"), models=("small", "large")) as server,
-        pytest.raises(ConfigError, match="several models, name one of them: small, large"),
+        pytest.raises(ConfigError, match="several models, name one of them: 'small', 'large'"),
     ):
         _remote(server, model=None).generate(_asks("a"))
 
@@ -127,6 +127,14 @@ def test_a_key_that_no_header_can_carry_is_refused_unshown(key: str) -> None:
     assert key not in str(caught.value)
 
 
+def test_a_key_of_the_environment_that_no_header_can_carry_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "schlüssel")
+    with pytest.raises(ConfigError, match=f"^{KEY_VARIABLE} has characters"):
+        OpenAIModel("http://localhost")
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -182,6 +190,7 @@ def test_a_slash_at_the_end_of_the_url_is_the_same_url() -> None:
         *({"max_concurrency": 0}, {"timeout_s": 0.0}, {"retries": -1}, {"backoff_s": -1.0}),
         *({"max_pixels": 0}, {"image_format": "tiff"}, {"image_quality": 0}),
         *({"extra_body": {"top_p": math.nan}}, {"extra_body": {"stream": True}}),
+        *({"extra_body": [1]}, {"extra_headers": ["a: b"]}, {"extra_headers": {"a": 1}}),
         *({"extra_headers": {"a b": "c"}}, {"extra_headers": {"Content-Length": "1"}}),
     ],
 )

@@ -19,8 +19,9 @@ IMPOSSIBLE = -9999.0
 probability is 0 in floating point."""
 _ROUNDING = 1e-3
 """Most that a log-probability may lie above 0: servers compute it in 32 bits or fewer."""
-_MAX_MASS = 1.05
-"""Most that the probabilities of one token may sum to; in 16 bits each is off by up to 3 %."""
+_MAX_MASS = 1.5
+"""Most that the probabilities of one token may sum to: more is no rounding, but a server that sends
+the same number for every token."""
 _GOES_ON = re.compile(rb"(?<=\w)(?:\w|[.,]\d)")
 
 
@@ -68,7 +69,7 @@ def choice_logprobs_from_tokens(
         One log-probability per choice, in nats, given the text before the verdict; not
         normalised; never below ``IMPOSSIBLE``. None if it is unknown: the text has no
         ``verdict_prefix`` or names no choice there, entries are malformed (no number, or one above
-        0), lack alternatives or sum to more than 1, a generated token is impossible, too much
+        0), lack alternatives or sum to far more than 1, a generated token is impossible, too much
         probability lies on alternatives that fit several choices, or the text ends before the
         choices part.
 

@@ -64,6 +64,23 @@ def route_to(url: httpx.URL) -> Route:
     return Route(proxy, f"the proxy at {_without_login(str(address))} ({variable})", tls)
 
 
+def check_route_to_hub() -> None:
+    """Check proxy and certificates before the hub's own library meets them, unless it is offline.
+
+    Raises:
+        ConfigError: A variable that is needed cannot be used.
+    """
+    offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    if offline.upper() in ("1", "ON", "YES", "TRUE"):
+        return
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    try:
+        url = httpx.URL(endpoint)
+    except httpx.InvalidURL as error:
+        raise _unusable("HF_ENDPOINT", endpoint, "it is not a URL") from error
+    route_to(url)
+
+
 def _is_this_machine(host: str) -> bool:
     address = _ip_address(host)
     if address is None:
@@ -112,7 +129,7 @@ def _proxy_address(variable: str, value: str) -> httpx.URL:
 
 def _is_excluded(url: httpx.URL) -> bool:
     variable, value = _variable("no_proxy")
-    port = url.port or {"http": 80, "https": 443}[url.scheme]
+    port = url.port or (80 if url.scheme == "http" else 443)
     return any(
         _covers(entry.rpartition("://")[2].rstrip("/").lower(), url.host, port, variable)
         for entry in re.split(r"[\s,;]+", value)

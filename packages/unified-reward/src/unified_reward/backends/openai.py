@@ -71,8 +71,11 @@ class OpenAIModel:
             raise ConfigError(f"{model!r} is not a name of a model")
         self._base = checked_url(url)
         self._url = str(self._base.copy_with(query=None)).rstrip("/")
-        key = (os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key).strip()
-        check_header_value(key, "the API key")
+        variable, given = "the API key", api_key
+        if given is None:
+            variable, given = KEY_VARIABLE, os.environ.get(KEY_VARIABLE, "")
+        key = given.strip()
+        check_header_value(key, variable)
         route_to(self._base)
         self._key = key
         self._votes = votes
@@ -152,7 +155,7 @@ class OpenAIModel:
             case {"data": [{"id": str(model)}]} if model.isprintable():
                 return model
             case {"data": [_, _, *_] as models}:
-                names = ", ".join(str(m.get("id")) for m in models if isinstance(m, Mapping))
+                names = ", ".join(repr(m.get("id")) for m in models if isinstance(m, Mapping))
                 raise ConfigError(
                     f"the server at {self._url} has several models, name one of them: {names}"
                 )
@@ -227,8 +230,10 @@ class OpenAIModel:
         for secret in self._secrets():
             detail = detail.replace(secret, "***")
         detail = " ".join(_BASE64.sub("(data)", detail).split())
-        if len(detail) > _MAX_DETAIL:
-            detail = detail[:_MAX_DETAIL] + "..."
+        # A terminal must not act on it, and half a letter could not be written to a file.
+        detail = "".join(letter if letter.isprintable() else "?" for letter in detail)
+        if len(detail) > _MAX_DETAIL - len(hint):
+            detail = detail[: _MAX_DETAIL - len(hint)] + "..."
         source = fault.source or f"the server at {self._url}"
         return ServerError(f"{source} {fault.trouble}{f': {detail}' if detail else ''}{hint}")
 

@@ -74,7 +74,7 @@ class Connection:
                         return Fault(f"answered with more than {MAX_BYTES} bytes")
         except TimeoutError:
             return Fault(f"did not answer within {self.options.timeout_s:g} s", is_lost=True)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, OSError) as error:  # a broken TLS record is an OSError
             return self._lost(error)
         except httpx.RequestError as error:
             return Fault("answered unreadable bytes", str(error))
@@ -82,23 +82,20 @@ class Connection:
         reply = read_response(response.status_code, bytes(data), response.headers)
         return replace(reply, source=source) if isinstance(reply, Fault) else reply
 
-    def _lost(self, error: httpx.TransportError) -> Fault:
+    def _lost(self, error: Exception) -> Fault:
         causes = list(_causes(error))
         detail, kind, proxy = str(error), type(error).__name__, self.route.proxy_name
         if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
             hint = "; SSL_CERT_FILE names the file of another authority's certificates"
             return Fault("has a certificate that is not trusted", detail + hint)
-        before_server = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-        if not proxy or not (before_server or isinstance(error, httpx.ProxyError)):
-            proxy = f" through {proxy}" if proxy else ""
-            source = ""
-        else:
-            proxy, source = "", proxy
+        is_proxys = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
+        source = proxy if is_proxys else ""
+        through = f" through {proxy}" if proxy and not is_proxys else ""
         if any(isinstance(c, socket.gaierror) and c.errno in _NO_HOST for c in causes):
             return Fault("cannot be found: there is no such host", detail, source=source)
         # A proxy answers with a status: 407 for a login that it wants.
         is_final = isinstance(error, httpx.ProxyError) and detail.startswith("4")
-        trouble = f"lost or refused the connection ({kind}){proxy}"
+        trouble = f"lost or refused the connection ({kind}){through}"
         return Fault(trouble, detail, is_lost=not is_final, source=source)
 
 

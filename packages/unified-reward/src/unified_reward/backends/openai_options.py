@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import httpx
 
@@ -73,18 +73,24 @@ class OpenAIOptions:
         _check_headers(self.extra_headers)
 
 
-def _check_body(fields: Mapping[str, Any]) -> None:
+def _check_body(fields: object) -> None:
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"extra_body maps names to values, unlike {fields!r}")
     try:
         json.dumps(fields, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"extra_body cannot be written as JSON: {error}") from error
-    for name in fields:
+    for name in cast("Mapping[str, Any]", fields):
         if name in _OWN_FIELDS:
             raise ConfigError(f"extra_body cannot set {name!r}, which is {_OWN_FIELDS[name]}")
 
 
-def _check_headers(headers: Mapping[str, str]) -> None:
-    for name, value in headers.items():
+def _check_headers(headers: object) -> None:
+    if not isinstance(headers, Mapping):
+        raise ConfigError("extra_headers maps names to texts")
+    for name, value in cast("Mapping[object, object]", headers).items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise ConfigError(f"extra_headers maps names to texts, and {name!r} to none")
         if not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name, re.ASCII):
             raise ConfigError(f"{name!r} is not a name of an HTTP header")
         if name.lower() in _OWN_HEADERS:

@@ -26,7 +26,7 @@ class Fault:
     """A request without an answer."""
 
     trouble: str
-    """What the server did, such as ``answered 429 Too Many Requests``."""
+    """The server's act, such as ``answered 429 Too Many Requests``."""
     detail: str = ""
     """The server's own words."""
     status: int = 0
@@ -137,9 +137,7 @@ def _without_text(message: Mapping[str, Any], end: str) -> Unparsed | None:
 
 def _first_text(message: Mapping[str, Any], *names: str) -> str:
     """The first of these fields that is text, or of the parts of the content that are so called."""
-    content = message.get("content")
-    parts = cast("list[object]", content) if isinstance(content, list) else []
-    for holder in (message, *(cast("Mapping[str, Any]", p) for p in parts if isinstance(p, dict))):
+    for holder in (message, *_mappings(message.get("content"))):
         for name in names:
             value = holder.get(name)
             if isinstance(value, str) and value.strip():
@@ -153,18 +151,11 @@ def _text(content: object) -> str | None:
         return ""
     if isinstance(content, str):
         return _writable(content)
-    if not isinstance(content, list):
+    parts = list(_mappings(content))
+    if not isinstance(content, list) or len(parts) < len(cast("list[object]", content)):
         return None
-    parts = cast("list[object]", content)
-    if not all(isinstance(part, Mapping) for part in parts):
-        return None
-    texts = [
-        text
-        for part in parts
-        for text in [cast("Mapping[str, Any]", part).get("text")]
-        if isinstance(text, str)
-    ]
-    return _writable("".join(texts))
+    texts = (part.get("text") for part in parts)
+    return _writable("".join(text for text in texts if isinstance(text, str)))
 
 
 def _writable(text: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from unified_reward.backends.http_settings import check_route_to_hub
 from unified_reward.bench.benchmark import (
     Benchmark,
     BenchmarkOptions,
@@ -159,6 +160,7 @@ def data_folder(data: str | Path | None) -> Path | None:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    check_route_to_hub()
     try:
         return Path(snapshot_download(str(data), repo_type="dataset"))
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:

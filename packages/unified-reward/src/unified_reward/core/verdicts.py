@@ -150,7 +150,7 @@ class Preferred:
     tie_kind: Literal["", "both_good", "both_bad"] = ""
     """Kind of a tie, from judges that distinguish two; empty for any other verdict."""
     notes: tuple[str, ...] = ()
-    """As of `Scored`."""
+    """Differences between the question as it was given and as it was put to the model."""
 
     def __post_init__(self) -> None:
         total = self.p_first + self.p_tie + self.p_second

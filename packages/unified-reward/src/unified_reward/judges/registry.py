@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unified_reward import prompts
+from unified_reward.backends.http_settings import check_route_to_hub
 from unified_reward.backends.openai import OpenAIModel
 from unified_reward.backends.openai_options import OpenAIOptions
 from unified_reward.core.base_judge import BaseJudge
@@ -313,6 +314,8 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
     with extra("local"):
         from unified_reward.backends.hf_vlm import load_vlm
 
+    if not folder.is_dir():
+        check_route_to_hub()
     model = load_vlm(
         folder if folder.is_dir() else reference,
         device=options.device,

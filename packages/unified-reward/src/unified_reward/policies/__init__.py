@@ -163,6 +163,9 @@ def is_pipeline(source: str | Path) -> bool:
     with extra("local"):
         from huggingface_hub import hf_hub_download
 
+        from unified_reward.backends.http_settings import check_route_to_hub
+
+    check_route_to_hub()
     try:
         return bool(hf_hub_download(str(source), "model_index.json"))
     except (OSError, ValueError):  # no such file or model; loading it reports which

@@ -101,6 +101,9 @@ def fetched(system: type[Scorer], weights: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    from unified_reward.backends.http_settings import check_route_to_hub
+
+    check_route_to_hub()
     try:
         return Path(snapshot_download(str(weights), allow_patterns=patterns(system)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:

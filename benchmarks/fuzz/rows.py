@@ -188,7 +188,9 @@ def check_example(got: Example, value: Any, folder: Path) -> None:
         _expect(getattr(got.target, name), target.get(name), f"target.{name}")
     _expect(got.target.rationale, target.get("rationale", ""), "target.rationale")
     if got.target.scale is not None:
-        _expect([got.target.scale.low, got.target.scale.high], target["scale"], "target.scale")
+        ends = got.target.scale.low, got.target.scale.high
+        for one, other in zip(ends, target["scale"], strict=True):
+            _expect(one, other, "target.scale")
     for name, number in (target.get("aspects") or {}).items():
         _expect(got.target.aspects[name], number, f"target.aspects.{name}")
     if got.pair is not None:
@@ -248,6 +250,7 @@ class Rows:
         write_media(folder)
         self.judge = open_reference("scripted:random", opens_media=False)
         self.steps = (self._pairs, self._convert, self._count, self._journal, self._make, self._mix)
+        self.steps += (self._packed,)
 
     def check(self, rng: Random) -> bool:
         """Read one file by the reader of rows, and by another that stands on it."""
@@ -295,6 +298,29 @@ class Rows:
             names = ("id", "prompt", "criteria", "target", "tags", "pair", "task")
             for name in names:
                 _expect(getattr(after.content, name), getattr(before, name), f"again {name}")
+
+    def _packed(self, path: Path, rows: list[Row], rng: Random) -> None:
+        """Pack a file with its media, spoil the package, and read what is left of it."""
+        out = self.folder / rng.choice(("packed.parquet", "packed.tar"))
+        try:
+            written = pack.convert(pack.rows_of(path), out, lambda _: None)
+        except DataError:
+            return
+        data = out.read_bytes()
+        spoiled = mutate_bytes(data, rng) if rng.random() < 0.7 else data
+        out.write_bytes(spoiled)
+        try:
+            again = list(pack.rows_of(out))
+        except DataError:
+            if spoiled == data:
+                raise RowsLostError("a package that was just written cannot be read") from None
+            return
+        good = [row for row in again if isinstance(row.content, Example)]
+        if (spoiled == data and len(good) != written) or len(good) > len(rows):
+            raise RowsLostError(f"{written} rows packed, {len(good)} unpacked")
+        known = {row.content.prompt for row in rows if isinstance(row.content, Example)}
+        if spoiled == data and any(row.content.prompt not in known for row in good):
+            raise WrongReadError("a prompt of no row")
 
     def _count(self, path: Path, rows: list[Row], _: Random) -> None:
         checked = list(check.check(pack.rows_of(path)))

@@ -183,7 +183,14 @@ def check_example(got: Example, value: Any, folder: Path) -> None:
         _expect_part(one, other, folder, "candidate")
     for one, other in zip(got.context, value.get("context") or [], strict=True):
         _expect_part(one, other, folder, "context")
-    target = value.get("target") or {}
+    _check_target(got, value.get("target") or {})
+    if got.pair is not None:
+        for side in ("chosen", "rejected"):
+            place = getattr(got.pair, side)
+            _expect_part(got.candidates[place], value[side], folder, side)
+
+
+def _check_target(got: Example, target: Any) -> None:
     for name in ("score", "winner"):
         _expect(getattr(got.target, name), target.get(name), f"target.{name}")
     _expect(got.target.rationale, target.get("rationale", ""), "target.rationale")
@@ -193,10 +200,6 @@ def check_example(got: Example, value: Any, folder: Path) -> None:
             _expect(one, other, "target.scale")
     for name, number in (target.get("aspects") or {}).items():
         _expect(got.target.aspects[name], number, f"target.aspects.{name}")
-    if got.pair is not None:
-        for side in ("chosen", "rejected"):
-            place = getattr(got.pair, side)
-            _expect_part(got.candidates[place], value[side], folder, side)
 
 
 def check_rows(rows: Sequence[Row], data: bytes, folder: Path, sound: set[int]) -> None:

@@ -137,12 +137,15 @@ _BYTES: tuple[_Mutation, ...] = (
 Chunk = tuple[bytes, bytes]
 
 
-def _png_chunks(data: bytes) -> list[Chunk]:
+def png_chunks(data: bytes, *, whole: bool = False) -> list[Chunk]:
+    """The chunks of a PNG file; if ``whole``, those with the right checksum."""
     chunks: list[Chunk] = []
     at = 8
     while at + 12 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")
-        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
+        end = at + 8 + size
+        if not whole or zlib.crc32(data[at + 4 : end]).to_bytes(4, "big") == data[end : end + 4]:
+            chunks.append((data[at + 4 : at + 8], data[at + 8 : end]))
         at += 12 + size
     return chunks
 
@@ -194,7 +197,7 @@ def box_file(found: Sequence[Chunk]) -> bytes:
 def mutate_chunks(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
     """Mutate a PNG, WebP or ISO-BMFF file chunk by chunk, so that lengths and checksums hold."""
     if data.startswith(b"\x89PNG"):
-        split, join = _png_chunks, png
+        split, join = png_chunks, png
     elif data[8:12] == b"WEBP":
         split, join = _riff_chunks, _riff
     elif data[4:8] == b"ftyp":
@@ -303,7 +306,10 @@ def json_text(value: Any, rng: Random) -> str:
     text = json.dumps(value, ensure_ascii=rng.random() < 0.4)
     if rng.random() < 0.05:
         text = text.replace(": ", " :\t").replace(", ", " ,")
-    if rng.random() < 0.03 and isinstance(value, dict) and value:
-        key = next(iter(value))
-        text = "{" + json.dumps({key: value[key]})[1:-1] + ", " + text[1:]
     return text
+
+
+def with_a_key_twice(value: dict[str, Any], text: str) -> str:
+    """Write the first key of an object a second time, before itself."""
+    key = next(iter(value))
+    return "{" + json.dumps({key: value[key]})[1:-1] + ", " + text[1:]

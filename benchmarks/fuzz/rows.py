@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -16,17 +17,23 @@ import PIL.Image
 from benchmarks.fuzz.clips import encode
 from benchmarks.fuzz.images import picture
 from benchmarks.fuzz.kind import RowsLostError, WrongReadError
-from benchmarks.fuzz.mutate import json_text, mutate_bytes, mutate_text, mutate_value
+from benchmarks.fuzz.mutate import (
+    json_text,
+    mutate_bytes,
+    mutate_text,
+    mutate_value,
+    with_a_key_twice,
+)
 from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.data import check, mix, pack, stats
 from unified_reward.data.example_file import ExampleFile
-from unified_reward.io.journal import Journal
-from unified_reward.io.rows import Row, read_examples
+from unified_reward.io.journal import Journal, open_journal
+from unified_reward.io.rows import Row, example_row, read_examples
 from unified_reward.io.verdict_rows import read_verdict, read_verdict_rows
 from unified_reward.judges import bulk
-from unified_reward.judges.registry import open_reference
+from unified_reward.judges.registry import JudgeOptions, open_reference
 from unified_reward.pairs.bulk import pair_rows
 from unified_reward.pairs.preferences import read_pairs
 from unified_reward.pairs.strategies import PairOptions, Strategy
@@ -84,14 +91,16 @@ def seeds() -> list[dict[str, Any]]:
     return rows
 
 
-def file_of(rows: Sequence[dict[str, Any]], rng: Random, p: float = 0.5) -> tuple[bytes, set[int]]:
+def file_of(
+    rows: Sequence[dict[str, Any]], rng: Random, p: float = 0.5
+) -> tuple[bytes, set[bytes]]:
     """Write some rows, some of them mutated.
 
     Returns:
-        The file, and the numbers of its lines (from 1) that are as they should be.
+        The file, and those of its lines that are as they should be.
     """
     lines: list[bytes] = []
-    sound: set[int] = set()
+    sound: set[bytes] = set()
     for n in range(rng.randrange(1, 10)):
         row = {"id": f"r{n}", **rng.choice(rows)}
         if rng.random() < 0.05:
@@ -100,7 +109,7 @@ def file_of(rows: Sequence[dict[str, Any]], rng: Random, p: float = 0.5) -> tupl
             lines.append(_mutated_line(row, rng))
         else:
             lines.append(json_text(row, rng).encode(errors="surrogatepass"))
-            sound.add(len(lines))
+            sound.add(lines[-1])
         if rng.random() < 0.05:
             lines.append(rng.choice((b"", b" ", b"\t")))
     end = rng.choice((b"\n", b"\n", b"\n", b"\r\n"))
@@ -116,6 +125,8 @@ def _mutated_line(row: Any, rng: Random) -> bytes:
     for _ in range(rng.choice((1, 1, 2, 3))):
         row = mutate_value(row, rng)
     text = json_text(row, rng)
+    if isinstance(row, dict) and row and rng.random() < 0.05:
+        text = with_a_key_twice(row, text)
     if rng.random() < 0.3:
         text = mutate_text(text, rng).replace("\n", " ")
     line = text.encode(errors="surrogatepass")
@@ -124,7 +135,7 @@ def _mutated_line(row: Any, rng: Random) -> bytes:
 
 def lines_of(data: bytes) -> dict[int, bytes]:
     """The lines that are not blank, by number from 1."""
-    lines = data.removeprefix(_BOM).split(b"\n")
+    lines = data.removeprefix(_BOM).splitlines()
     return {n: line for n, line in enumerate(lines, 1) if line.strip()}
 
 
@@ -173,7 +184,7 @@ def check_example(got: Example, value: Any, folder: Path) -> None:
     _expect(got.task.value, value["task"], "task")
     _expect(got.prompt, value["prompt"], "prompt")
     _expect(got.criteria, value.get("criteria") or "", "criteria")
-    _expect(got.source, value.get("source") or "", "source")
+    _expect(got.source, str("" if value.get("source") is None else value["source"]), "source")
     _expect(dict(got.tags), value.get("tags") or {}, "tags")
     if value.get("id") not in (None, "") and not got.id.endswith(" again"):
         _expect(got.id, str(value["id"]), "id")
@@ -183,35 +194,38 @@ def check_example(got: Example, value: Any, folder: Path) -> None:
         _expect_part(one, other, folder, "candidate")
     for one, other in zip(got.context, value.get("context") or [], strict=True):
         _expect_part(one, other, folder, "context")
-    target = value.get("target") or {}
-    for name in ("score", "winner"):
-        _expect(getattr(got.target, name), target.get(name), f"target.{name}")
-    _expect(got.target.rationale, target.get("rationale", ""), "target.rationale")
-    if got.target.scale is not None:
-        _expect([got.target.scale.low, got.target.scale.high], target["scale"], "target.scale")
-    for name, number in (target.get("aspects") or {}).items():
-        _expect(got.target.aspects[name], number, f"target.aspects.{name}")
+    _check_target(got, value.get("target") or {})
     if got.pair is not None:
         for side in ("chosen", "rejected"):
             place = getattr(got.pair, side)
             _expect_part(got.candidates[place], value[side], folder, side)
 
 
-def check_rows(rows: Sequence[Row], data: bytes, folder: Path, sound: set[int]) -> None:
+def _check_target(got: Example, target: Any) -> None:
+    for name in ("score", "winner"):
+        _expect(getattr(got.target, name), target.get(name), f"target.{name}")
+    _expect(got.target.rationale, target.get("rationale", ""), "target.rationale")
+    if got.target.scale is not None:
+        ends = got.target.scale.low, got.target.scale.high
+        for one, other in zip(ends, target["scale"], strict=True):
+            _expect(one, other, "target.scale")
+    for name, number in (target.get("aspects") or {}).items():
+        _expect(got.target.aspects[name], number, f"target.aspects.{name}")
+
+
+def check_rows(rows: Sequence[Row], data: bytes, folder: Path, sound: set[bytes]) -> None:
     """Hold the rows of a file against its lines: every line is one row, and no row is no line."""
     lines = lines_of(data)
     numbers = [row.line for row in rows]
     if numbers != list(lines):
         lost, new = set(lines) - set(numbers), set(numbers) - set(lines)
-        if _is_ambiguous(data):
-            return
         raise RowsLostError(f"lines {sorted(lost)} are lost, {sorted(new)} are no lines")
     if len({row.id for row in rows}) < len(rows):
         raise RowsLostError("two rows have one id")
     for row in rows:
         if isinstance(row.content, Failed):
             is_double = "duplicate id" in row.content.error
-            if row.line in sound and row.status != "failed" and not is_double:
+            if lines[row.line] in sound and row.status != "failed" and not is_double:
                 raise RowsLostError(f"sound line {row.line} is refused: {row.content.error}")
             continue
         try:
@@ -222,21 +236,9 @@ def check_rows(rows: Sequence[Row], data: bytes, folder: Path, sound: set[int]) 
         check_example(row.content, value, folder)
 
 
-def _is_ambiguous(data: bytes) -> bool:
-    """True where it is open which lines a file has: another encoding, or old line ends."""
-    return b"\r" in data.replace(b"\r\n", b"\n") or _is_wide(data)
-
-
 def _is_wide(data: bytes) -> bool:
-    return data.startswith((b"\xff\xfe", b"\xfe\xff", b"PAR1")) or data[:4].count(0) > 1
-
-
-class _Work(bulk.Work):
-    def __init__(self, judge: Any) -> None:
-        self.judge = judge
-
-    def open(self) -> bulk.Worker:
-        return lambda rows: bulk.judge_rows(rows, self.judge)
+    """True for a file that says it is no UTF-8."""
+    return data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff", b"PAR1"))
 
 
 class Rows:
@@ -246,8 +248,9 @@ class Rows:
         self.folder = folder
         self.seeds = seeds()
         write_media(folder)
-        self.judge = open_reference("scripted:random", opens_media=False)
+        self.judge = open_reference("scripted:random")
         self.steps = (self._pairs, self._convert, self._count, self._journal, self._make, self._mix)
+        self.steps += (self._packed,)
 
     def check(self, rng: Random) -> bool:
         """Read one file by the reader of rows, and by another that stands on it."""
@@ -296,6 +299,29 @@ class Rows:
             for name in names:
                 _expect(getattr(after.content, name), getattr(before, name), f"again {name}")
 
+    def _packed(self, path: Path, rows: list[Row], rng: Random) -> None:
+        """Pack a file with its media, spoil the package, and read what is left of it."""
+        out = self.folder / rng.choice(("packed.parquet", "packed.tar"))
+        try:
+            written = pack.convert(pack.rows_of(path), out, lambda _: None)
+        except DataError:
+            return
+        data = out.read_bytes()
+        spoiled = mutate_bytes(data, rng) if rng.random() < 0.7 else data
+        out.write_bytes(spoiled)
+        try:
+            again = list(pack.rows_of(out))
+        except DataError:
+            if spoiled == data:
+                raise RowsLostError("a package that was just written cannot be read") from None
+            return
+        good = [row for row in again if isinstance(row.content, Example)]
+        if (spoiled == data and len(good) != written) or len(good) > len(rows):
+            raise RowsLostError(f"{written} rows packed, {len(good)} unpacked")
+        known = {row.content.prompt for row in rows if isinstance(row.content, Example)}
+        if spoiled == data and any(row.content.prompt not in known for row in good):
+            raise WrongReadError("a prompt of no row")
+
     def _count(self, path: Path, rows: list[Row], _: Random) -> None:
         checked = list(check.check(pack.rows_of(path)))
         if len(checked) != len(rows):
@@ -316,10 +342,13 @@ class Rows:
         out.unlink(missing_ok=True)
         size = rng.randrange(1, 5)
         list(islice(self._run(path, out, size), rng.randrange(4)))
+        is_changed = rng.random() < 0.2
         if out.exists() and rng.random() < 0.7:
             written = out.read_bytes()
             last = written.rstrip(b"\n").rfind(b"\n") + 1
             out.write_bytes(written[: rng.randrange(last, len(written) + 1)])
+        if is_changed and self._check_change(path, out, rows):
+            return
         list(self._run(path, out, size))
         made = (
             [json.loads(line) for line in out.read_bytes().splitlines() if line.strip()]
@@ -336,7 +365,25 @@ class Rows:
                 read_verdict(row)
 
     def _run(self, path: Path, out: Path, size: int) -> Iterator[Any]:
-        return bulk.run(_Work(self.judge), read_examples(path), Journal(out), size=size)
+        work = bulk.JudgeWork(path, "scripted:random", JudgeOptions(), 2)
+        with open_journal(out) as journal:
+            yield from bulk.run(work, lambda: read_examples(path), journal, size=size)
+
+    def _check_change(self, path: Path, out: Path, rows: list[Row]) -> bool:
+        """A run does not go on where the prompt of a row that is done has changed."""
+        first = rows[0].content if rows else None
+        if not isinstance(first, Example) or first.id not in Journal(out).done:
+            return False
+        written = out.read_bytes()
+        line = example_row(replace(first, prompt=f"{first.prompt} changed"), self.folder)
+        path.write_text(json.dumps(line), "utf-8")
+        try:
+            list(self._run(path, out, 1))
+        except ConfigError:
+            if out.read_bytes() != written:
+                raise RowsLostError("a refused run changes the journal") from None
+            return True
+        raise WrongReadError("verdicts on another prompt are kept under the same id")
 
     def _make(self, path: Path, rows: list[Row], rng: Random) -> None:
         """Make pairs, and read them again."""

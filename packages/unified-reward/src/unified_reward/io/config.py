@@ -65,8 +65,8 @@ def build_config(kind: type[_Config], data: Any, source: str) -> _Config:
 
 def _counted_booleans(data: Any, config: Any, name: str = "") -> Iterator[str]:
     """Names of the values that are true or false and became 1 or 0."""
-    if isinstance(data, bool) and not isinstance(config, bool):
-        yield name
+    if isinstance(data, bool):
+        yield from [] if isinstance(config, bool) else [name]
     elif isinstance(data, dict):
         for key, value in cast("dict[str, Any]", data).items():
             made = getattr(config, key) if dataclasses.is_dataclass(config) else config[key]

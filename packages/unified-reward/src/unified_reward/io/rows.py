@@ -398,10 +398,9 @@ def _pair(row: _ExampleRow, candidates: list[Candidate], folder: Path) -> Pair |
     chosen, rejected = places
     if chosen == rejected:
         raise DataError("chosen and rejected are the same candidate")
-    if None not in (row.chosen_score, row.rejected_score) and row.chosen_score < row.rejected_score:
-        raise DataError(
-            f"chosen_score {row.chosen_score:g} is below rejected_score {row.rejected_score:g}"
-        )
+    best, worst = row.chosen_score, row.rejected_score
+    if best is not None and worst is not None and best < worst:
+        raise DataError(f"chosen_score {best:g} is below rejected_score {worst:g}")
     return Pair(chosen, rejected, row.chosen_score, row.rejected_score)
 
 
@@ -488,8 +487,9 @@ def written_row(row: Row, folder: Path) -> dict[str, Any]:
 
 def candidate_row(candidate: Candidate, folder: Path, about: CandidateDetails) -> dict[str, Any]:
     """Write a candidate with what is known about it; see `part_row`."""
-    row = part_row(candidate, folder)
-    return (row if isinstance(row, dict) else {"parts": row}) | vars(about)
+    part = part_row(candidate, folder)
+    row: dict[str, Any] = {"parts": part} if isinstance(candidate, tuple) else part
+    return row | vars(about)
 
 
 def pair_keys(example: Example, folder: Path) -> dict[str, Any]:

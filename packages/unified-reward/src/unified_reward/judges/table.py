@@ -68,13 +68,14 @@ class TableJudge(BaseJudge):
             try:
                 name = _id(row)
                 is_comparison = _is_comparison(row)
-                key = name, None if is_comparison else _place(row)
-                if lines.setdefault(key, line) != line:
-                    raise ValueError(f"{_name(*key)} stands on line {lines[key]} already")
-                if is_comparison:
+                place = None if is_comparison else _place(row)
+                if lines.setdefault((name, place), line) != line:
+                    first = lines[name, place]
+                    raise ValueError(f"{_name(name, place)} stands on line {first} already")
+                if place is None:
                     preferences[name] = _preference(row)
                 else:
-                    scores[key] = _score(row)
+                    scores[name, place] = _score(row)
             except (KeyError, TypeError, ValueError) as error:
                 reason = f"no {error}" if isinstance(error, KeyError) else error
                 raise DataError(
@@ -146,7 +147,7 @@ def _id(row: Mapping[str, Any]) -> str:
 
 
 def _is_comparison(row: Mapping[str, Any]) -> bool:
-    names = ("winner", "probability", "p_first", "value")
+    names = ("winner", "probability", "p_first", "p_tie", "p_second", "value")
     given = [name for name in names if _given(row, name) is not None]
     if not given:
         raise ValueError("neither a value nor a winner")
@@ -179,17 +180,19 @@ def _preference(row: Mapping[str, Any]) -> Preferred:
     if winner is not None and winner not in (*_PROBABILITIES, *_BOTH):
         raise ValueError(f"winner {winner!r} is not first, tie or second")
     outcome = "tie" if winner in _BOTH else winner
-    shares = [_given(row, name) for name in ("p_first", "p_tie", "p_second")]
-    probability = _given(row, "probability")
-    first = None if probability is None else _number(probability)
+    names = ("p_first", "p_tie", "p_second")
+    shares = [_number(row[name]) for name in names if _given(row, name) is not None]
+    first = None if _given(row, "probability") is None else _number(row["probability"])
     if first is not None and not 0 <= first <= 1:
         raise ValueError(f"probability {first:g} is not in [0, 1]")
-    if None not in shares:
-        verdict = Preferred(*map(_number, shares))
+    if len(shares) == 3:
+        verdict = Preferred(shares[0], shares[1], shares[2])
+    elif shares:
+        raise ValueError("p_first, p_tie and p_second stand together")
     elif first is not None:
         verdict = Preferred(first, 0.0, 1 - first)
     else:
-        verdict = Preferred(*_PROBABILITIES[outcome])
+        verdict = Preferred(*_PROBABILITIES[str(outcome)])
     if outcome is not None and outcome != verdict.winner:
         raise ValueError(
             f"winner {winner!r} contradicts the probabilities {verdict.p_first:g}, "

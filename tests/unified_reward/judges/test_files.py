@@ -1,4 +1,4 @@
-"""What a judge is made of has a fingerprint, by every kind of reference."""
+"""Files and wordings that a judge is made of have fingerprints, by every kind of reference."""
 
 import json
 import shutil

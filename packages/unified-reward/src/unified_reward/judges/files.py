@@ -66,8 +66,9 @@ def _folder(path: Path) -> dict[str, str]:
     if "adapter_config.json" in files:
         from unified_reward.checkpoints.adapters import adapter_base
 
-        base = adapter_base(path)
-        files |= {f"{name} of the base": value for name, value in checkpoint_files(base).items()}
+        if (base := adapter_base(path)) is not None:
+            below = checkpoint_files(base).items()
+            files |= {f"{name} of the base": value for name, value in below}
     return files
 
 

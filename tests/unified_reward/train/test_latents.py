@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.unified_reward.policies import pipelines
 from unified_reward import media
@@ -270,3 +271,28 @@ def test_a_video_of_unknown_length_is_decoded_once(tmp_path, monkeypatch):
     chosen, _, _ = encode([pair("1", clip(3))], tmp_path, Resolution()).batch([0], CPU)
     assert chosen.shape == (1, 3, 3, 8, 8)
     assert len(decoded) == 2
+
+
+def test_a_pair_whose_file_is_torn_while_it_trains_costs_itself(tmp_path):
+    pairs = [pair(str(i), picture(RED), picture(GREEN), prompt="a" * (1 + i)) for i in range(3)]
+    messages = []
+    encoded = encode_pairs(pairs, Mirror(), tmp_path, SMALL, messages.append)
+    lengths = {load_file(file)["encoder_hidden_states"].item(): file for file in tmp_path.iterdir()}
+    lengths[2.0].write_bytes(b"torn")
+    for _ in range(2):
+        *_, condition = encoded.batch([0, 1, 2], CPU)
+        assert condition["encoder_hidden_states"].flatten().tolist() == [1.0, 3.0, 3.0]
+    (message,) = messages
+    assert message.startswith("pair '1': ")
+    for file in lengths.values():
+        file.unlink(missing_ok=True)
+    with pytest.raises(DataError, match="none of the encoded pairs"):
+        encoded.batch([0], CPU)
+
+
+def test_latents_that_are_not_finite_are_the_fault_of_their_pair(tmp_path):
+    mirror, messages = Mirror(), []
+    mirror.encode_pixels = lambda pixels: pixels.log()  # of -1
+    with pytest.raises(DataError, match="no pair is left"):
+        encode_pairs([pair("a", rejected=picture(GREEN))], mirror, tmp_path, SMALL, messages.append)
+    assert "not finite" in messages[0]

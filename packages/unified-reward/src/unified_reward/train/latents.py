@@ -6,7 +6,7 @@ Knows nothing of the loss.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -46,8 +46,11 @@ class Resolution:
 class EncodedPairs:
     """Pairs as files of ``chosen`` and ``rejected`` latents and the embeddings of the prompt."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files = files
+    def __init__(self, files: Mapping[str, Path], log: Callable[[str], None]) -> None:
+        """Know the files by the ids of their pairs."""
+        self._files = [*files.items()]
+        self._log = log
+        self._lost: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._files)
@@ -55,10 +58,28 @@ class EncodedPairs:
     def batch(
         self, indices: Sequence[int], device: torch.device
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Latents of B chosen and B rejected samples, and the condition of both."""
-        rows = [load_file(self._files[i]) for i in indices]
+        """Latents of B chosen and B rejected samples, and the condition of both.
+
+        In place of a pair whose file was lost or torn the next one is taken, and the loss logged.
+
+        Raises:
+            DataError: No file can be read any more.
+        """
+        rows = [self._read(i) for i in indices]
         columns = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
         return columns.pop("chosen"), columns.pop("rejected"), columns
+
+    def _read(self, index: int) -> dict[str, Tensor]:
+        n = len(self._files)
+        for i in range(index, index + n):
+            name, file = self._files[i % n]
+            try:
+                return load_file(file)
+            except (OSError, SafetensorError) as error:
+                if name not in self._lost:
+                    self._log(f"pair {name!r}: {file} cannot be read any more: {error}")
+                self._lost.add(name)
+        raise DataError("none of the encoded pairs can be read any more")
 
 
 @torch.no_grad()
@@ -90,7 +111,7 @@ def encode_pairs(
     resolution = resolve_resolution(resolution, first, denoiser.size_multiple)
     # Several pairs of one prompt usually follow each other.
     encode_prompt = lru_cache(maxsize=16)(lambda prompt: denoiser.encode_prompts([prompt]))
-    files: list[Path] = []
+    files: dict[str, Path] = {}
     todo = track(
         zip(pairs, paths, missing, strict=True),
         description="encoding pairs",
@@ -106,10 +127,10 @@ def encode_pairs(
                 log(f"pair {pair.id!r}: {error}")
                 continue
             write_bytes(path, save(row))
-        files.append(path)
+        files[pair.id] = path
     if not files:
         raise DataError("no pair is left to learn from; the reasons are logged for each")
-    return EncodedPairs(files)
+    return EncodedPairs(files, log)
 
 
 def _is_complete(path: Path) -> bool:

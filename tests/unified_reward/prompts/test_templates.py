@@ -292,7 +292,7 @@ def test_an_earlier_verdict_before_an_answer_changes_nothing(key, glue):
 
 @pytest.mark.parametrize("key", [k for k in KEYS if TEMPLATES[k].choices], ids=str)
 def test_probabilities_are_those_of_the_verdict_that_the_text_ends_with(key):
-    """Where the text goes on to another verdict in other words, the text counts."""
+    """A text that goes on to another verdict in other words counts without them."""
     template = TEMPLATES[key]
     n = len(template.choices)
     logprobs = (-0.1, *[-9.0] * (n - 1))
@@ -305,9 +305,9 @@ def test_probabilities_are_those_of_the_verdict_that_the_text_ends_with(key):
     if template.opening == "<answer>" or template.family.name in ("compact", "flex"):
         return  # A text that goes on has no other words for a verdict.
     noun = NOUNS[template.task].capitalize()
-    said = f"{noun} 2 is better" if template.form == "compare" else "final score = 5"
-    said = f"<answer>{said}</answer>" if template.family.uses_think_tags else said
-    read = template.decode(Answer(f"{answer} I take it back: {said}", logprobs))
+    revised = f"{noun} 2 is better" if template.form == "compare" else "final score = 5"
+    revised = f"<answer>{revised}</answer>" if template.family.uses_think_tags else revised
+    read = template.decode(Answer(f"{answer} I take it back: {revised}", logprobs))
     if isinstance(read, Scored):
         assert (read.score.value, read.score.sigma) == (5.0, None)
     else:

@@ -245,8 +245,8 @@ def test_numbers_that_are_not_finite_are_failures(name, twin):
     if "video" in name:
         clips = np.random.default_rng(0).integers(0, 255, (2, 4, 56, 56, 3), np.uint8)
         task, candidates = ur.Task.VIDEO_GENERATION, [ur.Video(x, "THWC", 8) for x in clips]
-    for asked in (candidates[:1], [candidates[0], candidates[-1]]):
-        (verdict,) = scorer.ask([ur.Sample(task, "a", tuple(asked))])
+    for question in (candidates[:1], [candidates[0], candidates[-1]]):
+        (verdict,) = scorer.ask([ur.Sample(task, "a", tuple(question))])
         assert "not finite numbers; try another dtype" in verdict.error
 
 

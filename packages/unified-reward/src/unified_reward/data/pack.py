@@ -27,6 +27,7 @@ from unified_reward.io.atomic import replacing, replacing_folder, write_bytes
 from unified_reward.io.rows import (
     Ids,
     Row,
+    check_target,
     example_row,
     read_examples,
     read_row,
@@ -90,7 +91,7 @@ def rows_of(
         DataError: The file cannot be opened.
     """
     if source != RECORDS:
-        return read_source(path, source, media=media, scale=scale)
+        return map(_consistent, read_source(path, source, media=media, scale=scale))
     if media is not None or scale is not None:
         raise ConfigError("scale and media are for published sources; records have their own")
     if path.suffix == ".parquet":
@@ -98,6 +99,17 @@ def rows_of(
     if path.suffix == ".tar" or path.is_dir():
         return _restored(_shard_rows(path))
     return read_examples(path)
+
+
+def _consistent(row: Row) -> Row:
+    """Row that our own reader would take too: one that contradicts itself cannot be used."""
+    content = row.content
+    try:
+        if isinstance(content, Example) and content.candidates:
+            check_target(content.target, content.candidates)
+    except DataError as error:
+        return replace(row, content=Failed.from_error(error))
+    return row
 
 
 def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:

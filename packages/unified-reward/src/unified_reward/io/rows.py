@@ -336,7 +336,7 @@ def _example(row: _ExampleRow, name: str, folder: Path) -> Example | Failed:
     pair = _pair(row, candidates, folder)
     target = row.target.value() if row.target else Target()
     if candidates:
-        _check_target(target, candidates)
+        check_target(target, candidates)
     return Example(
         row.task,
         row.prompt,
@@ -353,8 +353,12 @@ def _example(row: _ExampleRow, name: str, folder: Path) -> Example | Failed:
     )
 
 
-def _check_target(target: Target, candidates: Sequence[Candidate]) -> None:
-    """Refuse a target that contradicts the number of candidates, or their being the same."""
+def check_target(target: Target, candidates: Sequence[Candidate]) -> None:
+    """Refuse a target that contradicts the number of candidates, or their being the same.
+
+    Raises:
+        DataError: It does.
+    """
     n = len(candidates)
     if target.winner and n != 2:
         raise DataError(f"the target has the winner {target.winner!r} of two, and the row {n}")

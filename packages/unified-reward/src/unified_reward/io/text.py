@@ -54,6 +54,8 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], str]]:
     if "\0" in str(path):
         raise DataError(f"{str(path)!r} cannot be read: a path has no NUL character")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path} is a pipe or a device, and texts are read from files")
         with path.open("rb") as file:
             start = file.read(8)
             if start.startswith(b"PAR1"):
@@ -183,6 +185,19 @@ def parse_json(raw: bytes | str) -> Any:
     except ValueError as error:
         raise ValueError(f"Invalid JSON: {error}") from error
     return value
+
+
+def to_float(given: Any) -> float:
+    """Read a number that other programs read alike: no boolean, no ``1_000``, ASCII digits alone.
+
+    Raises:
+        TypeError: It is neither a number nor text.
+        ValueError: It is none.
+    """
+    is_odd = isinstance(given, str) and ("_" in given or not given.isascii())
+    if isinstance(given, bool) or is_odd:
+        raise ValueError(f"{given!r} is not a number")
+    return float(given)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -116,5 +116,5 @@ def test_an_audit_tells_of_rows_without_candidates(tmp_path):
 @pytest.mark.parametrize("text", ["[]", "{}", "{"])
 def test_a_report_of_another_kind_is_named(tmp_path, text):
     (tmp_path / "report.json").write_text(text)
-    with pytest.raises(DataError, match="was not written by bench --out: .*report.json"):
+    with pytest.raises(DataError, match=r"was not written by bench --out: .*report.json"):
         raise invoked("bench-diff", tmp_path, tmp_path).exception

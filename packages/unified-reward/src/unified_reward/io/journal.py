@@ -67,8 +67,6 @@ class Journal:
         self._is_torn = False
         with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and not path.is_file() and not path.is_dir():
-                raise DataError(f"{path} is a pipe or a device, and a run goes on in a file")
             if path.exists():
                 self._read()
 

@@ -191,13 +191,13 @@ def to_float(given: Any) -> float:
     """Read a number that other programs read alike: no boolean, no ``1_000``, ASCII digits alone.
 
     Raises:
-        TypeError: It is neither a number nor text.
         ValueError: It is none.
     """
     is_odd = isinstance(given, str) and ("_" in given or not given.isascii())
-    if isinstance(given, bool) or is_odd:
-        raise ValueError(f"{given!r} is not a number")
-    return float(given)
+    try:
+        return float("odd" if is_odd or isinstance(given, bool) else given)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{repr(given)[:40]} is not a number") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def number(value: Any, scale: Scale) -> float:
     """
     try:
         result = to_float(value)
-    except (TypeError, ValueError):
+    except ValueError:
         result = float("nan")
     if result not in scale:
         raise DataError(f"{value!r} is not a number on the scale {scale}")

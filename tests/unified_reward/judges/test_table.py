@@ -82,7 +82,7 @@ def test_zero_is_a_point_like_any_other(tmp_path):
 @pytest.mark.parametrize(
     ("text", "suffix", "result"),
     [
-        ("id,value\na,1\nb,high\n", ".csv", "line 3: could not convert string to float: 'high'"),
+        ("id,value\na,1\nb,high\n", ".csv", "line 3: 'high' is not a number"),
         ("id,value\na,nan\n", ".csv", "line 2: value nan is not a finite number"),
         ("id,value\na,inf\n", ".csv", "line 2: value inf is not a finite number"),
         ("id,value\na\n", ".csv", "line 2: "),

@@ -398,10 +398,10 @@ def _shard_rows(path: Path) -> Iterator[_Packed | Row]:
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{shard} cannot be read as tar: {error}") from error
         with tar:
-            yield from _tar_rows(tar, shard.name)
+            yield from _tar_rows(tar, shard)
 
 
-def _tar_rows(tar: tarfile.TarFile, name: str) -> Iterator[_Packed | Row]:
+def _tar_rows(tar: tarfile.TarFile, shard: Path) -> Iterator[_Packed | Row]:
     def content(member: tarfile.TarInfo) -> bytes:
         file = tar.extractfile(member)
         return file.read() if file else b""
@@ -411,9 +411,14 @@ def _tar_rows(tar: tarfile.TarFile, name: str) -> Iterator[_Packed | Row]:
         for key, members in groupby(files, lambda member: _key(member.name)):
             parts = {member.name[len(key) + 1 :]: content(member) for member in members}
             row = parts.pop("json", None)
-            yield _Packed(row, parts) if row else unusable(f"{name}: no {key}.json")
+            yield _Packed(row, parts) if row else unusable(f"{shard.name}: no {key}.json")
+        with shard.open("rb") as file:
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                # tarfile takes a header that is cut or broken for the end.
+                raise tarfile.ReadError("no end of the archive")
     except (OSError, tarfile.TarError, EOFError) as error:
-        yield unusable(f"{name} breaks off here: {error}")
+        yield unusable(f"{shard.name} breaks off here: {error}")
 
 
 def _key(name: str) -> str:

@@ -415,6 +415,18 @@ KEPT = {"status": "kept", "chosen": TWO_IMAGES[0], "rejected": TWO_IMAGES[1]}
         ({**KEPT, "rejected": TWO_IMAGES[0]}, "chosen and rejected are the same candidate"),
         ({**KEPT, "chosen_score": 1, "rejected_score": 2}, "chosen_score 1 is below .* 2"),
         (
+            {**KEPT, "candidates": TWO_IMAGES, "target": {"winner": "second"}},
+            "winner 'second', and chosen is 0",
+        ),
+        (
+            {**KEPT, "candidates": [TWO_IMAGES[0] | {"side": "rejected"}]},
+            "candidate 0 is chosen, and its side is 'rejected'",
+        ),
+        (
+            {**KEPT, "chosen_score": 3, "candidates": [TWO_IMAGES[0] | {"score": 1}]},
+            "chosen_score is 3, and that candidate's 1",
+        ),
+        (
             {**KEPT, "comparisons": [{"a": 0, "b": 1, "winner": "first", "probability": 0.2}]},
             "comparisons.0: .*winner 'first' and probability 0.2 contradict each other",
         ),

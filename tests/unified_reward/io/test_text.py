@@ -230,6 +230,7 @@ BYTES = {
     "io/text.py": "the opener itself",
     "io/journal.py": "cuts off what a kill left",
     "io/fingerprints.py": "hashes",
+    "data/pack.py": "looks for the end of a tar",
     "recipes/stage.py": "hashes of weights",
     "checkpoints/tensor_keys.py": "looks for Git LFS pointers",
     "media/files.py": "media",

@@ -117,7 +117,7 @@ def test_dropped_and_failed_rows_keep_their_reasons_and_are_no_unusable_lines(tm
         ),
         ({"task": "poetry"}, "line 2: task: Input should be"),
         ({"task": None}, "line 2: task: Field required, unless the status is failed"),
-        ({"chosen_score": "high"}, "line 2: chosen_score: Input should be a valid number"),
+        ({"chosen_score": "high"}, "line 2: chosen_score: 'high' is not a number"),
         ({"chosen": {"image": "b.png"}}, "line 2: chosen and rejected are the same candidate"),
         ({"id": "1"}, "line 2: duplicate id '1' (first on line 1)"),
     ],

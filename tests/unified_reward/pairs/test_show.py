@@ -50,7 +50,8 @@ def test_of_several_winners_only_the_one_of_the_pair_is_marked_chosen(tmp_path):
         given["rejected"] | {"score": 0.1, "side": "rejected", "reason": None},
         given["chosen"] | {"score": None, "side": None, "reason": "the same as candidate 1"},
     ]
-    text = html(written(tmp_path, given | {"candidates": parts}))
+    scores = {"chosen_score": 0.9, "rejected_score": 0.1}
+    text = html(written(tmp_path, given | scores | {"candidates": parts}))
     assert [answer(item) for item in cards(text)] == [
         ["context"],
         ["chosen", given["chosen"]["text"], "score 0.9"],

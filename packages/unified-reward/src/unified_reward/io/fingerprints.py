@@ -20,6 +20,7 @@ from unified_reward import media
 from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed
+from unified_reward.io.text import parse_json
 
 
 _BLOCK = 2**16
@@ -122,10 +123,10 @@ def _tensors(file: IO[bytes]) -> list[int]:
     """Places at which the tensors of a safetensors file begin; none where its header is broken."""
     n_bytes = int.from_bytes(file.read(8), "little")
     try:
-        header = json.loads(file.read(min(n_bytes, _LONGEST_HEADER)))
+        header = parse_json(file.read(min(n_bytes, _LONGEST_HEADER)))
         tensors = (value for name, value in header.items() if name != "__metadata__")
         return sorted(8 + n_bytes + tensor["data_offsets"][0] for tensor in tensors)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return []
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -402,10 +403,27 @@ def _pair(row: _ExampleRow, candidates: list[Candidate], folder: Path) -> Pair |
     chosen, rejected = places
     if chosen == rejected:
         raise DataError("chosen and rejected are the same candidate")
-    best, worst = row.chosen_score, row.rejected_score
+    pair = Pair(chosen, rejected, row.chosen_score, row.rejected_score)
+    _check_pair(pair, row)
+    return pair
+
+
+def _check_pair(pair: Pair, row: _ExampleRow) -> None:
+    """Refuse a pair that contradicts its scores, or what the row says of its candidates."""
+    best, worst = pair.chosen_score, pair.rejected_score
     if best is not None and worst is not None and best < worst:
         raise DataError(f"chosen_score {best:g} is below rejected_score {worst:g}")
-    return Pair(chosen, rejected, row.chosen_score, row.rejected_score)
+    winner = row.target.winner if row.target else None
+    if winner and winner != ("first" if pair.chosen < pair.rejected else "second"):
+        raise DataError(f"the target has the winner {winner!r}, and chosen is {pair.chosen}")
+    sides = {pair.chosen: ("chosen", best), pair.rejected: ("rejected", worst)}
+    for i, about in enumerate(row.candidates or ()):
+        side, score = sides.get(i, (about.side, None))
+        if about.side not in (None, side):
+            raise DataError(f"candidate {i} is {side}, and its side is {about.side!r}")
+        known = about.score
+        if not (score is None or known is None or math.isclose(score, known, rel_tol=1e-6)):
+            raise DataError(f"{side}_score is {score:g}, and that candidate's {known:g}")
 
 
 def _details(row: _ExampleRow, content: Example | Failed) -> RowDetails:

@@ -13,5 +13,8 @@ def describe_errors(error: ValidationError, whole: str, limit: int | None = None
         whole: The name of the value itself, for errors without a field, such as ``row``.
         limit: Number of errors named; None for all.
     """
-    lines = [f"{'.'.join(map(str, e['loc'])) or whole}: {e['msg']}" for e in error.errors()]
+    lines = [
+        f"{'.'.join(map(str, e['loc'])) or whole}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors()
+    ]
     return "; ".join(lines[:limit])

@@ -27,7 +27,7 @@ _BLOCK = 2**16
 _TENSOR = 2**12
 """Bytes read at the begin of each tensor of a large file: a head alone may have been trained."""
 _LONGEST_HEADER = 10**8
-"""Of a safetensors file, as its own reader has it."""
+"""Bytes of the header of a safetensors file, as its own reader has it."""
 _MEDIUM = (2**20, 16)
 """Largest medium that is read whole, and the number of blocks read of a larger one."""
 _SKIPPED = (".md", ".html", ".jsonl", ".jsonl.config.json")

@@ -101,9 +101,8 @@ def export_pairs(
     if form is Format.LLAMAFACTORY:
         _entries(out)
     counts: Counter[str] = Counter()
-    rows = _counted(Path(pairs), on_progress)
     with replacing(out) as file:
-        save(_made(rows, out, form, counts, log), file, form)
+        save(_made(_counted(Path(pairs), on_progress), out, form, counts, log), file, form)
         if not counts["written"]:
             raise DataError(f"there is no pair to write, so {out} is not written")
     if form is Format.LLAMAFACTORY:

@@ -25,9 +25,10 @@ class Chat:
         self._control = ControlTokens(self._format.control)
         self.eos_id = self._format.end_id
         """Token that ends an answer, by the chat template."""
-        if self.tokenizer.pad_token_id is None:
+        pad_id = self.tokenizer.pad_token_id
+        if pad_id is None:
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.eos_id)
-        self.pad_id: int = self.tokenizer.pad_token_id
+        self.pad_id: int = self.eos_id if pad_id is None else pad_id
         self.split_choices = lru_cache(maxsize=1024)(self._split_choices)
         """Common token prefix of the choices after ``head``, and each choice's remaining tokens."""
         self._control_ids = {*self.tokenizer.convert_tokens_to_ids([*self._format.control])}

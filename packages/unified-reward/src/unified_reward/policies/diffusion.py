@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import numpy as np
@@ -189,7 +189,7 @@ def _load_networks(
             networks[name] = None
         elif isinstance(kind, type) and issubclass(kind, ModelMixin | PreTrainedModel):
             strict = {"ignore_mismatched_sizes": True} if part[0] == "transformers" else {}
-            networks[name], info = kind.from_pretrained(
+            networks[name], info = cast("Any", kind).from_pretrained(
                 source,
                 subfolder=name,
                 output_loading_info=True,

@@ -36,6 +36,7 @@ _MATRICES = {
 }
 """Shares of red, green and blue in brightness, by FFmpeg's number; 2 is not stated."""
 _LUMA = np.array((0.299, 0.587, 0.114))
+_LIMITS = media.Limits(max_pixels=2**22)
 _SIZE = 64, 48
 _ENDLESS = b"G@", b"\x00\x00\x01\xba"
 """Beginnings of MPEG streams, whose end nothing tells; other files that were cut are refused."""
@@ -282,7 +283,7 @@ class Clips:
         kind = None
         try:
             kind = media.image_or_video(source)
-            sampled = media.sample_frames(source, count)
+            sampled = media.sample_frames(source, count, limits=_LIMITS)
         except MediaError as error:
             if data == seed:
                 raise WrongReadError(f"a sound clip is refused: {error}") from error

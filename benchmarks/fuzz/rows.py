@@ -185,7 +185,8 @@ def check_example(got: Example, value: Any, folder: Path) -> None:
     _expect(got.prompt, value["prompt"], "prompt")
     _expect(got.criteria, value.get("criteria") or "", "criteria")
     _expect(got.source, str("" if value.get("source") is None else value["source"]), "source")
-    _expect(dict(got.tags), value.get("tags") or {}, "tags")
+    tags = value.get("tags") or {}
+    _expect(dict(got.tags), {name: str(tag) for name, tag in tags.items()}, "tags")
     if value.get("id") not in (None, "") and not got.id.endswith(" again"):
         _expect(got.id, str(value["id"]), "id")
     candidates = value.get("candidates") or []

@@ -101,6 +101,8 @@ def reference(data: bytes, suffix: str) -> list[tuple[int, dict[str, Any]]]:
     limit = csv.field_size_limit(sys.maxsize)
     try:
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = [name.lstrip("\ufeff") for name in table.fieldnames or ()]
+        table.fieldnames = names
         return [(table.line_num, row) for row in table]
     finally:
         csv.field_size_limit(limit)
@@ -235,6 +237,8 @@ class Tables:
         known = [row for _, row in rows if isinstance(row, dict)]
         ids = {str(row.get("id")) for row in known}
         if None in ids or "" in ids or not all("id" in row for row in known):
+            return True
+        if any("no row after it" in row.reason for row in got):
             return True
         if strange := set(good) - ids:
             raise RowsLostError(f"invented: {sorted(strange)!r:.100}")

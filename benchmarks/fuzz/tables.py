@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from random import Random
@@ -101,7 +102,7 @@ def reference(data: bytes, suffix: str) -> list[tuple[int, dict[str, Any]]]:
     limit = csv.field_size_limit(sys.maxsize)
     try:
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-        names = [name.lstrip("\ufeff") for name in table.fieldnames or ()]
+        names = [re.sub(r"^[\s\ufeff]+|[\s\ufeff]+$", "", name) for name in table.fieldnames or ()]
         table.fieldnames = names
         return [(table.line_num, row) for row in table]
     finally:

@@ -101,6 +101,7 @@ def reference(data: bytes, suffix: str) -> list[tuple[int, dict[str, Any]]]:
     delimiter = "\t" if suffix == ".tsv" else ","
     limit = csv.field_size_limit(sys.maxsize)
     try:
+        text = text.lstrip("\r\n")
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         names = [re.sub(r"^[\s\ufeff]+|[\s\ufeff]+$", "", name) for name in table.fieldnames or ()]
         table.fieldnames = names

@@ -36,9 +36,11 @@ _MATRICES = {
 }
 """Shares of red, green and blue in brightness, by FFmpeg's number; 2 is not stated."""
 _LUMA = np.array((0.299, 0.587, 0.114))
+_LIMITS = media.Limits(max_pixels=2**22)
 _SIZE = 64, 48
-_ENDLESS = b"G@", b"\x00\x00\x01\xba"
-"""Beginnings of MPEG streams, whose end nothing tells; other files that were cut are refused."""
+_ENDLESS = b"G@", b"\0\0\x01\xba", b"FLV", b"OggS", b"0&\xb2u"
+"""Beginnings of MPEG, FLV, Ogg and ASF, which do not tell where they end; other files that were cut
+are refused."""
 _UNCHANGED = (1, 0, 0, 1)
 _TURNS = {"90": (0, 1, -1, 0), "180": (-1, 0, 0, -1), "270": (0, -1, 1, 0), "mirror": (-1, 0, 0, 1)}
 _FORMATS = (
@@ -282,7 +284,7 @@ class Clips:
         kind = None
         try:
             kind = media.image_or_video(source)
-            sampled = media.sample_frames(source, count)
+            sampled = media.sample_frames(source, count, limits=_LIMITS)
         except MediaError as error:
             if data == seed:
                 raise WrongReadError(f"a sound clip is refused: {error}") from error

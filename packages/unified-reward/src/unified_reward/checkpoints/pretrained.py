@@ -12,7 +12,7 @@ from typing import Any, cast
 from transformers.utils import logging
 
 from unified_reward.checkpoints.tensor_keys import read_json, refuse_pointers
-from unified_reward.core.errors import ModelError, UnifiedRewardError
+from unified_reward.core.errors import ConfigError, ModelError
 
 
 _CODE = ("auto_map", "custom_generate")
@@ -58,7 +58,7 @@ def load_errors(message: str) -> Iterator[None]:
     logging.set_verbosity_error()  # its report of names and shapes is many lines
     try:
         yield
-    except UnifiedRewardError:
+    except (ConfigError, ModelError):
         raise
     except Exception as error:  # libraries raise anything, tokenizers a bare Exception
         raise ModelError(f"{message}: {_in_one_line(error)}") from error

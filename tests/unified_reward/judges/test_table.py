@@ -82,7 +82,7 @@ def test_zero_is_a_point_like_any_other(tmp_path):
 @pytest.mark.parametrize(
     ("text", "suffix", "result"),
     [
-        ("id,value\na,1\nb,high\n", ".csv", "line 3: could not convert string to float: 'high'"),
+        ("id,value\na,1\nb,high\n", ".csv", "line 3: 'high' is not a number"),
         ("id,value\na,nan\n", ".csv", "line 2: value nan is not a finite number"),
         ("id,value\na,inf\n", ".csv", "line 2: value inf is not a finite number"),
         ("id,value\na\n", ".csv", "line 2: "),
@@ -213,3 +213,14 @@ def test_ids_of_any_text_and_length_are_found_in_a_table(tmp_path):
     read = table(tmp_path, "\ufeff" + content.getvalue())
     found = read.ask([scored(name) for name in names])
     assert [verdict.score.value for verdict in found] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("value", ["1_000", "\u0663", "true"])
+def test_a_number_is_one_that_any_program_reads_alike(tmp_path, value):
+    with pytest.raises(DataError, match="line 2"):
+        table(tmp_path, f"id,value\nq,{value}\n")
+
+
+def test_an_array_of_json_names_the_formats_of_a_table(tmp_path):
+    with pytest.raises(DataError, match=r"a table is .csv, .tsv or .jsonl"):
+        table(tmp_path, '[{"id": "q", "value": 1}]', ".json")

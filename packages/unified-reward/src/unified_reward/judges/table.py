@@ -17,7 +17,7 @@ from unified_reward.core.probability import compare_values
 from unified_reward.core.samples import Example, Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Verdict
 from unified_reward.io.rows import id_text
-from unified_reward.io.text import parse_json, read_lines, read_table
+from unified_reward.io.text import parse_json, read_lines, read_table, to_float
 
 
 _OPEN = Scale(None, None)
@@ -157,14 +157,14 @@ def _is_comparison(row: Mapping[str, Any]) -> bool:
 
 
 def _place(row: Mapping[str, Any]) -> int:
-    place = _number(_given(row, "candidate") or 0)
+    place = to_float(_given(row, "candidate") or 0)
     if not (place >= 0 and place.is_integer()):
         raise ValueError(f"candidate {place:g} is not a whole number >= 0")
     return int(place)
 
 
 def _score(row: Mapping[str, Any]) -> Score:
-    value = _number(row["value"])
+    value = to_float(row["value"])
     if value not in _OPEN:
         raise ValueError(f"value {value} is not a finite number")
     return Score(value, _OPEN)
@@ -181,8 +181,8 @@ def _preference(row: Mapping[str, Any]) -> Preferred:
         raise ValueError(f"winner {winner!r} is not first, tie or second")
     outcome = "tie" if winner in _BOTH else winner
     names = ("p_first", "p_tie", "p_second")
-    shares = [_number(row[name]) for name in names if _given(row, name) is not None]
-    first = None if _given(row, "probability") is None else _number(row["probability"])
+    shares = [to_float(row[name]) for name in names if _given(row, name) is not None]
+    first = None if _given(row, "probability") is None else to_float(row["probability"])
     if first is not None and not 0 <= first <= 1:
         raise ValueError(f"probability {first:g} is not in [0, 1]")
     if len(shares) == 3:
@@ -207,14 +207,10 @@ def _given(row: Mapping[str, Any], column: str) -> Any:
     return None if row.get(column) == "" else row.get(column)
 
 
-def _number(given: Any) -> float:
-    if isinstance(given, bool):
-        raise ValueError(f"{given} is not a number")
-    return float(given)
-
-
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
     suffix = path.suffix.lower()
+    if suffix == ".json":
+        raise DataError(f"{path}: a table is .csv, .tsv or .jsonl, a row a line")
     if suffix != ".jsonl":
         for line, cells in read_table(path, "\t" if suffix == ".tsv" else ","):
             if isinstance(cells, str):

@@ -39,8 +39,8 @@ def bisect_failures(
     """Apply a function to a batch; if it raises, halve the batch down to the item at fault."""
     try:
         return [*function(items)]
-    # A bad image, too many tokens, no memory, a number that is not finite or overflows.
-    except (ValueError, RuntimeError, ArithmeticError) as error:
+    # A bad image, an unknown token, no memory, a number that is not finite or overflows.
+    except (ValueError, RuntimeError, ArithmeticError, IndexError) as error:
         if len(items) == 1:
             return [Failed(f"{name} could not answer: {error}")]
     half = len(items) // 2

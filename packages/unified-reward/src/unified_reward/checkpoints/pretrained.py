@@ -70,6 +70,8 @@ def _in_one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return "it needs Python code of its own, which is never run"
+    if "weights_only" in text:
+        return "a pickle of it holds more than tensors and is not unpickled; save it as safetensors"
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}…"
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"

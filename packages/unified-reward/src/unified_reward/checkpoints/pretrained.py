@@ -38,6 +38,8 @@ def load_pretrained(
         ModelError: It cannot be loaded, or it names Python code of its own.
     """
     is_local = Path(source).is_dir()
+    if not is_local and (Path(source).is_absolute() or str(source).startswith(".")):
+        raise ModelError(f"{source} {what}: there is no such folder")
     if is_local:
         refuse_code(Path(source))
         refuse_pointers(Path(source))

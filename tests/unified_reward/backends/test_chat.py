@@ -225,7 +225,7 @@ def test_nothing_that_ends_an_answer_is_a_model_error(processor_folder):
 
 def test_tokens_that_the_model_lacks_pad_nothing_and_are_refused_in_texts(processor_folder):
     folder = processor_folder()
-    edit(folder / "tokenizer_config.json", **{"pad_token": "<more>"})
+    edit(folder / "tokenizer_config.json", pad_token="<more>")  # noqa: S106
     chat = chat_of(folder)
     chat.limit_to(chat.pad_id)
     assert chat.pad_id == chat.eos_id

@@ -38,6 +38,8 @@ def load_pretrained(
         ModelError: It cannot be loaded, or it names Python code of its own.
     """
     is_local = Path(source).is_dir()
+    if not is_local and (Path(source).is_absolute() or str(source).startswith(".")):
+        raise ModelError(f"{source} {what}: there is no such folder")
     if is_local:
         refuse_code(Path(source))
         refuse_pointers(Path(source))
@@ -70,6 +72,8 @@ def _in_one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return "it needs Python code of its own, which is never run"
+    if "weights_only" in text:
+        return "a pickle of it holds more than tensors and is not unpickled; save it as safetensors"
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}…"
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"

@@ -8,7 +8,7 @@ import pytest
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example, Image, Pair, Sample, Target, Task
-from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
+from unified_reward.core.verdicts import Failed, Preferred, Ranking, Scale, Score, Scored, Unparsed
 from unified_reward.io.verdict_rows import verdict_row
 from unified_reward.judges.table import TableJudge
 from unified_reward.pairs.make import make_pairs
@@ -224,3 +224,18 @@ def test_a_number_is_one_that_any_program_reads_alike(tmp_path, value):
 def test_an_array_of_json_names_the_formats_of_a_table(tmp_path):
     with pytest.raises(DataError, match=r"a table is .csv, .tsv or .jsonl"):
         table(tmp_path, '[{"id": "q", "value": 1}]', ".json")
+
+
+def test_own_verdicts_are_answered_also_where_some_are_missing(tmp_path):
+    aspects = Scored(None, {"style": Score(3, Scale(None, None))}, "style 3")
+    three, four = Scored(Score(3, Scale(1, 5))), Scored(Score(4, Scale(1, 5)))
+    ranking = Ranking((2, 0), (3, None, 4), (three, Failed("gone"), four))
+    given = {"q": Unparsed("no score", "hm"), "r": Failed("gone"), "s": ranking, "t": aspects}
+    rows = [verdict_row(name, one, judge="j", family="f") for name, one in given.items()]
+    read = table(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), ".jsonl")
+    assert read.ask([compared("q"), scored("r"), scored("t")]) == [given["q"], given["r"], aspects]
+    assert read.ask([scored("s 2"), scored("q")]) == [
+        Scored(Score(4, Scale(None, None))),
+        given["q"],
+    ]
+    assert [type(one) for one in read.ask([scored("s 1"), compared("t")])] == [Failed, Failed]

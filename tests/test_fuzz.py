@@ -32,10 +32,10 @@ def test_a_reader_that_raises_and_one_that_shows_other_pixels_are_reported(tmp_p
     images = open_kind("images", tmp_path)
     real = media.open_image
 
-    def broken(source):
+    def broken(source, **_):
         raise KeyError("IHDR")
 
-    def inverted(source):
+    def inverted(source, **_):
         return PIL.ImageOps.invert(real(source))
 
     monkeypatch.setattr(media, "open_image", broken)

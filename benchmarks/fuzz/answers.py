@@ -133,7 +133,11 @@ class Answers:
                 rng.choice(_ODD_LOGPROBS) if odd else -rng.expovariate(0.3)
                 for _ in template.choices
             )
-        got = template.decode(Answer(text, logprobs, votes))
+        try:
+            answer = Answer(text, logprobs, votes)
+        except ValueError:  # a model that gives such probabilities has not answered
+            return False
+        got = template.decode(answer)
         check_verdict(got, template.scale)
         return not isinstance(got, Unparsed | Failed)
 

@@ -36,9 +36,11 @@ _MATRICES = {
 }
 """Shares of red, green and blue in brightness, by FFmpeg's number; 2 is not stated."""
 _LUMA = np.array((0.299, 0.587, 0.114))
+_LIMITS = media.Limits(max_pixels=2**22)
 _SIZE = 64, 48
-_ENDLESS = b"G@", b"\x00\x00\x01\xba"
-"""Beginnings of MPEG streams, whose end nothing tells; other files that were cut are refused."""
+_ENDLESS = b"G@", b"\0\0\x01\xba", b"FLV", b"OggS", b"0&\xb2u"
+"""Beginnings of MPEG, FLV, Ogg and ASF, which do not tell where they end; other files that were cut
+are refused."""
 _UNCHANGED = (1, 0, 0, 1)
 _TURNS = {"90": (0, 1, -1, 0), "180": (-1, 0, 0, -1), "270": (0, -1, 1, 0), "mirror": (-1, 0, 0, 1)}
 _FORMATS = (
@@ -92,6 +94,7 @@ def encode(
     *,
     times: tuple[int, ...] = tuple(range(6)),
     aspect: Fraction | None = None,
+    colours: tuple[int, int] | None = None,
 ) -> bytes:
     """Encode a small moving gradient; ``times`` are in tenths of a second."""
     file = io.BytesIO()
@@ -101,6 +104,8 @@ def encode(
         if aspect:
             stream.codec_context.sample_aspect_ratio = aspect
             stream.sample_aspect_ratio = aspect
+        if colours:
+            stream.codec_context.colorspace, stream.codec_context.color_range = colours
         still = picture(*_SIZE)
         for i, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(np.roll(still, 8 * i, 1), format="rgb24")
@@ -153,6 +158,11 @@ def _seeds() -> list[bytes]:
         uneven = (0, 1, 5, 6, 20, 21)
         seeds += [encode("libx264", name, "yuv420p", times=uneven) for name in wide]
         seeds.append(encode("libx264", "mp4", "yuv420p", times=(0,)))
+        full, limited = 2, 1
+        colours = [(1, limited), (1, full), (9, limited), (5, full)]
+        seeds += [encode("libx264", "mp4", "yuv420p", colours=each) for each in colours]
+        turned_wide = encode("libx264", "mp4", "yuv420p", aspect=Fraction(4, 3))
+        seeds.append(turned(turned_wide, _TURNS["90"]))
     return seeds
 
 
@@ -282,7 +292,7 @@ class Clips:
         kind = None
         try:
             kind = media.image_or_video(source)
-            sampled = media.sample_frames(source, count)
+            sampled = media.sample_frames(source, count, limits=_LIMITS)
         except MediaError as error:
             if data == seed:
                 raise WrongReadError(f"a sound clip is refused: {error}") from error

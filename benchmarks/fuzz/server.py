@@ -144,7 +144,8 @@ class Server:
 
     def _check_weights(self, rng: Random) -> bool:
         """Choices of one token each, all of them listed: their probabilities are as listed."""
-        usual = [-rng.expovariate(0.3) for _ in range(3)]
+        shares = [rng.expovariate(1) ** 3 for _ in range(3)]
+        usual = [math.log(share / sum(shares)) for share in shares]
         odd = [rng.choice((None, float("-inf"), -9999.0, one)) for one in usual]
         given = rng.choice((usual, odd))
         best = max(range(3), key=lambda i: -math.inf if given[i] is None else given[i])
@@ -238,15 +239,23 @@ class Server:
         return not isinstance(verdict, Failed | Unparsed)
 
     def _check_answer(self, answer: Any, body: bytes, text: str | None) -> None:
-        if isinstance(answer, Failed):
-            if text is not None:
+        if not isinstance(answer, Answer):
+            if text is not None and isinstance(answer, Failed):
                 raise WrongReadError(f"a sound response is refused: {answer.error}")
             return
         if any(math.isnan(one) or one == math.inf for one in answer.choice_logprobs or ()):
             raise WrongReadError(f"log-probabilities {answer.choice_logprobs}")
         with suppress(ValueError):
-            message = json.loads(body)["choices"][0]
-            if answer.text != message["message"]["content"]:
+            choice = json.loads(body)["choices"][0]
+            wanted = _said(choice["message"].get("content"))
+            if answer.text != wanted:
                 raise WrongReadError(f"{answer.text!r:.60} is not the text of the response")
-            if message.get("finish_reason") == "error" or isinstance(message.get("error"), dict):
+            if choice.get("finish_reason") == "error" or isinstance(choice.get("error"), dict):
                 raise WrongReadError("the error of a server counts as an answer")
+
+
+def _said(content: Any) -> str:
+    """The text of a message, whole or in parts."""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if isinstance(part.get("text"), str))
+    return (content or "").encode(errors="replace").decode()

@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+import re
 import sys
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +19,7 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Image, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.data.sources import read_source
+from unified_reward.io.rows import Row
 from unified_reward.judges.table import TableJudge
 
 
@@ -91,6 +94,36 @@ def _conversation(n: int, rng: Random) -> dict[str, Any]:
     }
 
 
+def _published(name: str, n: int, rng: Random) -> dict[str, Any]:
+    """A sound row of a published source."""
+    marks = [rng.randrange(1, 6) for _ in range(3)]
+    words = rng.choice(("A", "same", "B"))
+    rows: dict[str, dict[str, Any]] = {
+        "imagereward": {"generations": ["a.png", "b.png", "c.png"], "ranking": marks},
+        "videoalign": {"path_A": "a.mp4", "path_B": "b.mp4", "VQ": words, "Overall": words},
+        "pickapic_val500": {"caption": "a hen", "label": rng.choice(("0", "tie", "1"))}
+        | {f"image_{i}_url": f"https://host/{n}-{i}.png?w=9" for i in (0, 1)},
+        "fetv": {"model": "m", "alignment": marks, "static_quality": marks}
+        | {"temporal_quality": marks},
+        "evalmuse_ratings": {"prompt_id": n, "img_path": f"{n}.png", "total_score": marks}
+        | {"element_score": {"car (object)": [1, 1, 0]}},
+    }
+    return {"id": n, "prompt": f"a boat {n}", **rows[name]}
+
+
+_PUBLISHED = ("imagereward", "videoalign", "pickapic_val500", "fetv", "evalmuse_ratings")
+_WINNERS_OF = {
+    "Image 1 is better": "first",
+    "Image 2 is better": "second",
+    "A": "first",
+    "same": "tie",
+    "B": "second",
+    "0": "first",
+    "tie": "tie",
+    "1": "second",
+}
+
+
 def reference(data: bytes, suffix: str) -> list[tuple[int, dict[str, Any]]]:
     """Rows of a file with the line each ends on; ValueError where it is not a table."""
     text = data.decode("utf-8").removeprefix("\ufeff")
@@ -100,7 +133,10 @@ def reference(data: bytes, suffix: str) -> list[tuple[int, dict[str, Any]]]:
     delimiter = "\t" if suffix == ".tsv" else ","
     limit = csv.field_size_limit(sys.maxsize)
     try:
+        text = text.lstrip("\r\n")
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = [re.sub(r"^[\s\ufeff]+|\s+$", "", name) for name in table.fieldnames or ()]
+        table.fieldnames = names
         return [(table.line_num, row) for row in table]
     finally:
         csv.field_size_limit(limit)
@@ -135,9 +171,10 @@ class Tables:
         return self._source(path, data, suffix, name, is_sound=is_sound)
 
     def _published(self, rng: Random) -> bool:
-        """Read published conversations, of a JSON array or of lines."""
-        suffix = rng.choice((".json", ".jsonl", ".json"))
-        rows = [_conversation(n, rng) for n in range(rng.randrange(1, 7))]
+        """Read a published set, of a JSON array or of lines."""
+        suffix, name = rng.choice((".json", ".jsonl")), rng.choice(("hpd", *_PUBLISHED))
+        make = _conversation if name == "hpd" else partial(_published, name)
+        rows = [make(n, rng) for n in range(rng.randrange(1, 7))]
         spoiled = [mutate_value(row, rng) if rng.random() < 0.3 else row for row in rows]
         data = _written(spoiled, [], suffix, rng)
         is_torn = rng.random() < 0.3
@@ -146,28 +183,33 @@ class Tables:
         path = self.folder / f"published{suffix}"
         path.write_bytes(data)
         try:
-            got = list(read_source(path, "hpd"))
+            got = list(read_source(path, name))
         except DataError as error:
             if not is_torn:
                 raise RowsLostError(f"a file is refused for a row: {error}") from error
             return False
         if is_torn or any("no row after it" in row.reason for row in got):
             return True
-        if [row.line for row in got] != list(range(1, len(rows) + 1)):
-            raise RowsLostError(f"{len(got)} records of {len(rows)} rows")
-        for row, given in zip(got, spoiled, strict=True):
-            if isinstance(row.content, Failed):
-                if any(given is row for row in rows) and "duplicate" not in row.reason:
-                    raise RowsLostError(f"a sound row is refused: {row.reason}")
-            else:
-                self._check_answer(row.content, given["conversations"][1]["value"])
+        if [*dict.fromkeys(row.line for row in got)] != list(range(1, len(rows) + 1)):
+            raise RowsLostError(f"{len(got)} records of {len(rows)} rows of {name}")
+        for row in got:
+            self._check_record(row, rows[row.line - 1], spoiled[row.line - 1])
         return True
 
-    def _check_answer(self, got: Example, answer: str) -> None:
-        verdicts = {"Image 1 is better": "first", "Image 2 is better": "second"}
-        winner = verdicts.get(answer.rstrip("."))
-        if winner and got.target.winner != winner:
-            raise WrongReadError(f"{got.target.winner} is read of {answer!r}")
+    def _check_record(self, row: Row, sound: dict[str, Any], given: Any) -> None:
+        if isinstance(row.content, Failed):
+            if given is sound and "duplicate" not in row.reason:
+                raise RowsLostError(f"a sound row is refused: {row.reason}")
+            return
+        said = given.get("Overall", given.get("label"))
+        if "conversations" in given:
+            said = given["conversations"][1]["value"].rstrip(".")
+        winner = _WINNERS_OF.get(said) if isinstance(said, str) else None
+        if winner and row.content.target.winner != winner:
+            raise WrongReadError(f"{row.content.target.winner} is read of {said!r}")
+        marks = given.get("total_score")
+        if marks and row.content.target.score != sum(map(float, marks)) / len(marks):
+            raise WrongReadError(f"{row.content.target.score} is read of {marks}")
 
     def _judge(self, path: Path, data: bytes, suffix: str, *, is_sound: bool) -> bool:
         try:
@@ -235,6 +277,8 @@ class Tables:
         known = [row for _, row in rows if isinstance(row, dict)]
         ids = {str(row.get("id")) for row in known}
         if None in ids or "" in ids or not all("id" in row for row in known):
+            return True
+        if any("no row after it" in row.reason for row in got):
             return True
         if strange := set(good) - ids:
             raise RowsLostError(f"invented: {sorted(strange)!r:.100}")

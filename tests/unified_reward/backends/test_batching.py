@@ -1,5 +1,6 @@
 """Batches of similar sizes, and the search for the item that breaks one."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,10 +27,11 @@ def test_items_of_very_different_sizes_are_not_padded_to_each_other():
     assert list(batches([10, 11 + MAX_PADDING], 16)) == [[0], [1]]
 
 
-def test_the_item_that_breaks_a_batch_fails_alone():
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, OverflowError, IndexError, TypeError])
+def test_the_item_that_breaks_a_batch_fails_alone(kind):
     def double(items):
         if 3 in items:
-            raise ValueError("three")
+            raise kind("three")
         return [item * 2 for item in items]
 
     assert bisect_failures([1, 2, 3, 4, 5], double, "m") == [

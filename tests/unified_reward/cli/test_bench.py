@@ -113,6 +113,14 @@ def test_an_audit_tells_of_rows_without_candidates(tmp_path):
     assert "line 1: no candidates to ask about" in result.output
 
 
+def test_failed_items_are_asked_again_in_a_run_that_is_there(folder):
+    arguments = ("bench", "--on", "pickapic_val500", "--data", folder, "--judge", "scripted:tie")
+    result = invoked(*arguments, "--retry-failed")
+    assert isinstance(result.exception, ConfigError)
+    assert "--retry-failed goes with --out" in str(result.exception)
+    assert reported(*arguments, "--out", folder / "out", "--retry-failed")["n"] == 4
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "{"])
 def test_a_report_of_another_kind_is_named(tmp_path, text):
     (tmp_path / "report.json").write_text(text)

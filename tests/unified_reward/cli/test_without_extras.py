@@ -10,7 +10,7 @@ from tests.fake_server import FakeServer, chat
 
 
 OF_EXTRAS = (
-    *("accelerate", "bitsandbytes", "choix", "datasets", "diffusers", "huggingface_hub", "ijson"),
+    *("accelerate", "bitsandbytes", "choix", "datasets", "diffusers", "huggingface_hub"),
     *("krippendorff", "matplotlib", "open_clip", "pandas", "peft", "pyarrow", "pytorch_optimizer"),
     *("ray", "safetensors", "scipy", "sentencepiece", "tokenizers", "torch", "torchvision"),
     *("transformers", "trl"),

@@ -39,6 +39,7 @@ def test_a_number_that_is_not_finite_makes_no_value(number):
     for make in (
         lambda: Target(score=number),
         lambda: Target(aspects={"style": number}),
+        lambda: Target(score=number, aspects={"score": 1.0}),
         lambda: Pair(0, 1, number),
         lambda: Pair(0, 1, 2.0, number),
     ):

@@ -322,7 +322,12 @@ def test_a_reference_that_is_nothing_known_is_refused(text, no_loading, tmp_path
 def test_an_existing_folder_comes_before_every_other_reading(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     opened = []
-    monkeypatch.setattr(registry, "open_checkpoint", lambda _, folder, __: opened.append(folder))
+
+    def open_checkpoint(_, folder, __):
+        opened.append(folder)
+        return GenerativeJudge(ScriptedModel("first"), Card("native"))
+
+    monkeypatch.setattr(registry, "open_checkpoint", open_checkpoint)
     names = [Path("scripted:first"), Path("table:x"), Path("org/name"), Path("tiny_judge")]
     for name in names:
         name.mkdir(parents=True)

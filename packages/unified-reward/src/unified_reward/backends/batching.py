@@ -11,6 +11,12 @@ from unified_reward.core.verdicts import Failed
 MAX_PADDING = 256
 """Largest number of padding tokens in a batch; more cost as much as another batch."""
 
+# A bad image, too many tokens, no memory, a number that overflows; or, in a library's own code, a
+# wrong type or index, by a checkpoint whose configuration does not fit its weights.
+_UNANSWERED = (
+    *(ValueError, RuntimeError, ArithmeticError),
+    *(LookupError, TypeError, AttributeError),
+)
 _Item = TypeVar("_Item")
 _T = TypeVar("_T")
 
@@ -39,8 +45,7 @@ def bisect_failures(
     """Apply a function to a batch; if it raises, halve the batch down to the item at fault."""
     try:
         return [*function(items)]
-    # A bad image, too many tokens, no memory, a number that is not finite or overflows.
-    except (ValueError, RuntimeError, ArithmeticError) as error:
+    except _UNANSWERED as error:
         if len(items) == 1:
             return [Failed(f"{name} could not answer: {error}")]
     half = len(items) // 2

@@ -286,10 +286,7 @@ def correlation(
     *,
     clusters: Sequence[Hashable],
 ) -> Metric:
-    """Correlation of scores with labels, in [-1, 1].
-
-    NaN, with the reason among its conventions, where fewer than three items have a score, or all
-    scores or all labels are equal.
+    """Correlation of scores with labels, in [-1, 1]; NaN where either is constant.
 
     Kendall's tau-b corrects for ties (Kendall 1945), tau-c for a table that is not square (Stuart
     1953).
@@ -305,14 +302,10 @@ def correlation(
         for value, label, cluster in zip(values, labels, clusters, strict=True)
         if value is not None
     ]
+    if len(answered) < 3:
+        return Metric(math.nan, (math.nan, math.nan), len(answered))
     scores = np.array([item[0] for item in answered])
     true = np.array([item[1] for item in answered])
-    reason = "fewer than three items have a score" if len(answered) < 3 else ""
-    for name, numbers in () if reason else (("scores", scores), ("labels", true)):
-        if np.ptp(numbers) == 0:
-            reason = f"all {name} are equal"
-    if reason:
-        return Metric(math.nan, (math.nan, math.nan), len(answered), {"reason": reason})
 
     def statistic(indices: Indices) -> float:
         return correlation_coefficient(kind, scores[indices], true[indices])

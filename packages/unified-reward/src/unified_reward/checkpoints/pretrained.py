@@ -12,7 +12,7 @@ from typing import Any, cast
 from transformers.utils import logging
 
 from unified_reward.checkpoints.tensor_keys import read_json, refuse_pointers
-from unified_reward.core.errors import ModelError, UnifiedRewardError
+from unified_reward.core.errors import ConfigError, ModelError
 
 
 _CODE = ("auto_map", "custom_generate")
@@ -38,6 +38,8 @@ def load_pretrained(
         ModelError: It cannot be loaded, or it names Python code of its own.
     """
     is_local = Path(source).is_dir()
+    if not is_local and (Path(source).is_absolute() or str(source).startswith(".")):
+        raise ModelError(f"{source} {what}: there is no such folder")
     if is_local:
         refuse_code(Path(source))
         refuse_pointers(Path(source))
@@ -58,7 +60,7 @@ def load_errors(message: str) -> Iterator[None]:
     logging.set_verbosity_error()  # its report of names and shapes is many lines
     try:
         yield
-    except UnifiedRewardError:
+    except (ConfigError, ModelError):
         raise
     except Exception as error:  # libraries raise anything, tokenizers a bare Exception
         raise ModelError(f"{message}: {_in_one_line(error)}") from error
@@ -70,6 +72,8 @@ def _in_one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return "it needs Python code of its own, which is never run"
+    if "weights_only" in text:
+        return "a pickle of it holds more than tensors and is not unpickled; save it as safetensors"
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}…"
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"

@@ -16,6 +16,7 @@ from unified_reward.bench.registry import benchmark_names, find_benchmark
 from unified_reward.bench.run import data_folder, run_benchmark
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
+from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
 
 
@@ -46,6 +47,8 @@ def bench(
     as_json: options.JsonOption = False,
 ) -> None:
     """Run a benchmark on a judge: metrics with sample sizes and 95 % intervals."""
+    if retry_failed and not out:
+        raise ConfigError("--retry-failed goes with --out, the folder of the run to go on with")
     benchmark, folder = find_benchmark(on), data_folder(data)
     config = BenchmarkOptions(limit, seed, options.orders_of(orders), votes)
     rows = benchmark.read_rows(folder, config)

@@ -176,7 +176,7 @@ class Target:
     """Reason for the judgement, in words that a judge may learn to write."""
 
     def __post_init__(self) -> None:
-        for name, value in {"score": self.score, **self.aspects}.items():
+        for name, value in (("score", self.score), *self.aspects.items()):
             if value is not None and not math.isfinite(value):
                 raise DataError(f"{name} {value} of a target is not a finite number")
         of_scale = self.aspects if self.score is None else {"score": self.score}

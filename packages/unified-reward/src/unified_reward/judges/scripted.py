@@ -42,7 +42,7 @@ class ScriptedModel:
         """Answer every request in order; one without choices gets the empty text.
 
         >>> ScriptedModel("second").generate([Request(("A or B?",), choices=("A", "=", "B"))])
-        [Answer(text='B', choice_logprobs=None, votes=())]
+        [Answer(text='B', choice_logprobs=None, votes=(), notes=())]
         """
         return [Answer(self._text(request)) for request in requests]
 

@@ -187,6 +187,7 @@ def align_vlm(
     if not isinstance(model, VLMPolicy):
         raise ConfigError(f"{policy} is a diffusers pipeline, not a vision-language model")
     chat = Chat(model.vlm.chat.processor, max_pixels=config.max_pixels)
+    chat.limit_to(model.vlm.n_tokens)
     prompts = ProcessedPrompts(chat, config.cache_gib * 2**30)
     log = log if state.is_main_process else _ignore
     records, rows = trainable_pairs(pairs, model.tasks, log)
@@ -236,8 +237,11 @@ def trainable_answers(
     for pair in track(pairs, description="opening contexts", disable=len(pairs) < 100):
         try:
             answers = _answers(pair, prompts.chat)
-            batch = Collator(prompts, [answers])([{"row": 0}])
-            if limit and (n := batch["input_ids"].shape[1]) > limit:
+            turn = int(prompts.get(answers.prompt, answers.context)["attention_mask"].sum())
+            n = turn + max(
+                len(prompts.chat.closed(text)) for text in (answers.chosen, answers.rejected)
+            )
+            if limit and n > limit:
                 raise DataError(f"its longer turn has {n} tokens, and the model takes {limit}")
             usable.append(answers)
         except BAD_ITEM as error:

@@ -88,6 +88,18 @@ def test_a_full_standard_output_is_told(rows, monkeypatch, capsys):
     assert len(Path("o").read_text().splitlines()) == len(ROWS)
 
 
+def test_closed_outputs_cost_no_row(rows, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "argv", ["unified-reward", "judge", "in.jsonl", "o", *FIRST, "--json"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    sys.stdout.close()
+    sys.stderr.close()
+    assert len(Path("o").read_text().splitlines()) == len(ROWS)
+
+
 @pytest.mark.parametrize(
     "error",
     [

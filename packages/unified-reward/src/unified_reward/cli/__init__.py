@@ -121,9 +121,7 @@ def root(
 
 def main() -> None:
     """Run the command line; an error of this package or of the system is a line, no traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # names of files need not be UTF-8
+    _set_up_streams()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
@@ -141,6 +139,15 @@ def main() -> None:
         _fail(str(error))
     finally:
         _flush()
+
+
+def _set_up_streams() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whatever started this process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names of files need not be UTF-8
 
 
 def _flush() -> None:

@@ -208,7 +208,7 @@ def _given(row: Mapping[str, Any], column: str) -> Any:
 
 
 def _number(given: Any) -> float:
-    if isinstance(given, bool):
+    if isinstance(given, bool) or "_" in str(given):  # float reads 1_000
         raise ValueError(f"{given} is not a number")
     return float(given)
 

@@ -303,7 +303,7 @@ def test_adapters_that_are_the_bases_of_one_another_are_refused(tmp_path):
 
 
 def test_a_path_without_a_folder_is_told_as_such(tmp_path):
-    with pytest.raises(ModelError, match="gone cannot be loaded .*: there is no such folder"):
+    with pytest.raises(ModelError, match=r"gone cannot be loaded .*: there is no such folder"):
         load_vlm(tmp_path / "gone")
 
 

@@ -273,6 +273,13 @@ def test_a_calibration_without_examples_of_its_own_is_refused(recipe, own_rows, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("order", [["calibration"], ["calibration", "judge"]])
+def test_a_calibration_without_a_judge_stage_before_it_is_refused(recipe, tmp_path, order):
+    stages = {"calibration": CalibrationConfig(), "judge": recipe.stages["judge"]}
+    with pytest.raises(ConfigError, match="put a judge stage before"):
+        run(Recipe(tmp_path / "run", {name: stages[name] for name in order}))
+
+
 SPOKEN = Task.IMAGE_UNDERSTANDING
 STAGES = {f"{SPOKEN.value}/{entry}" for entry in ("candidates", "pairs", "dpo", "exam")}
 

@@ -80,9 +80,12 @@ def _judge(config: JudgeTraining, run: Run) -> None:
 
 
 def _check_calibration(config: CalibrationConfig, recipe: Recipe) -> None:
-    judge: JudgeTraining | None = recipe.stages.get("judge")
-    if judge is None:
-        raise ConfigError("calibration is written into the judge that the recipe trains")
+    names = [*recipe.stages]
+    if "judge" not in names[: names.index("calibration")]:
+        raise ConfigError(
+            "calibration is written into the judge that the recipe trains: put a judge stage before"
+        )
+    judge: JudgeTraining = recipe.stages["judge"]
     if config.data:
         if not Path(config.data).is_file():
             raise ConfigError(f"calibration.data is a JSONL file of examples, not {config.data!r}")

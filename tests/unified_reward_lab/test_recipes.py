@@ -280,6 +280,11 @@ def test_a_calibration_without_a_judge_stage_before_it_is_refused(recipe, tmp_pa
         run(Recipe(tmp_path / "run", {name: stages[name] for name in order}))
 
 
+def test_a_benchmark_of_no_items_is_refused():
+    with pytest.raises(ConfigError, match=r"bench\.limit is at least 1, not 0"):
+        benchmark(0)
+
+
 SPOKEN = Task.IMAGE_UNDERSTANDING
 STAGES = {f"{SPOKEN.value}/{entry}" for entry in ("candidates", "pairs", "dpo", "exam")}
 

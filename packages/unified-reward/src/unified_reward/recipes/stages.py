@@ -56,6 +56,10 @@ class BenchConfig:
     orders: Literal[1, 2] = 2
     """2 asks every comparison in both orders."""
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"bench.limit is at least 1, not {self.limit}")
+
 
 def train_together(train: Callable[[], Sequence[tuple[int, float]]]) -> dict[str, Any]:
     """Train on all processes; the first one has cleared the folder before and reports after."""

@@ -273,6 +273,18 @@ def test_a_calibration_without_examples_of_its_own_is_refused(recipe, own_rows, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("order", [["calibration"], ["calibration", "judge"]])
+def test_a_calibration_without_a_judge_stage_before_it_is_refused(recipe, tmp_path, order):
+    stages = {"calibration": CalibrationConfig(), "judge": recipe.stages["judge"]}
+    with pytest.raises(ConfigError, match="put a judge stage before"):
+        run(Recipe(tmp_path / "run", {name: stages[name] for name in order}))
+
+
+def test_a_benchmark_of_no_items_is_refused():
+    with pytest.raises(ConfigError, match=r"bench\.limit is at least 1, not 0"):
+        benchmark(0)
+
+
 SPOKEN = Task.IMAGE_UNDERSTANDING
 STAGES = {f"{SPOKEN.value}/{entry}" for entry in ("candidates", "pairs", "dpo", "exam")}
 

@@ -292,6 +292,21 @@ def test_an_adapter_whose_base_is_missing_names_it(adapter, named, result):
         load_vlm(adapter[0])
 
 
+def test_adapters_that_are_the_bases_of_one_another_are_refused(tmp_path):
+    for name, base in (("a", "../b"), ("b", "../a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_model.safetensors").touch()
+        config = json.dumps({"base_model_name_or_path": base})
+        (tmp_path / name / "adapter_config.json").write_text(config)
+    with pytest.raises(ModelError, match="has itself below its base"):
+        load_vlm(tmp_path / "a")
+
+
+def test_a_path_without_a_folder_is_told_as_such(tmp_path):
+    with pytest.raises(ModelError, match=r"gone cannot be loaded .*: there is no such folder"):
+        load_vlm(tmp_path / "gone")
+
+
 def test_an_adapter_that_is_no_json_is_an_error(adapter):
     (adapter[0] / "adapter_config.json").write_text("no JSON")
     with pytest.raises(ModelError, match=r"adapter_config.json names no base_model_name_or_path"):

@@ -148,6 +148,7 @@ def test_a_network_of_no_proxy_that_is_none_is_refused(
         ({"HTTP_PROXY": "socks://x"}, "https://h", None),
         ({"http_proxy": "", "HTTP_PROXY": "large:1"}, "http://h", None),
         ({"ALL_PROXY": "  "}, "http://h", None),
+        ({"HTTP_PROXY": "  "}, "http://h", None),
     ],
 )
 def test_the_variable_of_the_scheme_comes_before_the_general_one(

@@ -79,8 +79,19 @@ def adapter_base(source: str | Path) -> str | Path | None:
     The base that the adapter names is a folder relative to its own, else a folder or a hub id.
 
     Raises:
-        ModelError: The adapter is pickled, or names no base that is there.
+        ModelError: The adapter is pickled, names no base that is there, or is the base of its own.
     """
+    base = below = _named_base(source)
+    seen = {Path(source).resolve()}
+    while below is not None and Path(below).is_dir():
+        if Path(below).resolve() in seen:
+            raise ModelError(f"the adapter in {source} has itself below its base {base}")
+        seen.add(Path(below).resolve())
+        below = _named_base(below)
+    return base
+
+
+def _named_base(source: str | Path) -> str | Path | None:
     folder = Path(source)
     file = folder / "adapter_config.json"
     if not file.is_file():

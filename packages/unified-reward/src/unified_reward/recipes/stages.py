@@ -56,6 +56,10 @@ class BenchConfig:
     orders: Literal[1, 2] = 2
     """2 asks every comparison in both orders."""
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"bench.limit is at least 1, not {self.limit}")
+
 
 def train_together(train: Callable[[], Sequence[tuple[int, float]]]) -> dict[str, Any]:
     """Train on all processes; the first one has cleared the folder before and reports after."""
@@ -80,9 +84,12 @@ def _judge(config: JudgeTraining, run: Run) -> None:
 
 
 def _check_calibration(config: CalibrationConfig, recipe: Recipe) -> None:
-    judge: JudgeTraining | None = recipe.stages.get("judge")
-    if judge is None:
-        raise ConfigError("calibration is written into the judge that the recipe trains")
+    names = [*recipe.stages]
+    if "judge" not in names[: names.index("calibration")]:
+        raise ConfigError(
+            "calibration is written into the judge that the recipe trains: put a judge stage before"
+        )
+    judge: JudgeTraining = recipe.stages["judge"]
     if config.data:
         if not Path(config.data).is_file():
             raise ConfigError(f"calibration.data is a JSONL file of examples, not {config.data!r}")

@@ -233,9 +233,11 @@ def non_finite_error(what: str, step: int, checkpoint: str | Path | None) -> Mod
         checkpoint: The last good checkpoint; None without one.
     """
     saved = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was saved"
-    return ModelError(
-        f"the {what} of step {step} is not finite; {saved}; use a lower learning rate"
+    # Before the first step nothing was learned yet.
+    remedy = (
+        "use a lower learning rate" if step > 1 else "the weights hold it, or need another dtype"
     )
+    return ModelError(f"the {what} of step {step} is not finite; {saved}; {remedy}")
 
 
 class FiniteTrainer(Trainer):

@@ -174,7 +174,7 @@ class OpenAIModel:
         chat = _Chat(connection, messages, request, index)
         reply, dialect = await self._ask(chat)
         if isinstance(reply, Fault):
-            return Failed(str(self._error(reply, remedy(reply, request))))
+            return Failed.from_error(self._error(reply, remedy(reply, request)))
         if isinstance(reply, Unparsed):
             return reply
         notes += dialect.notes(request)

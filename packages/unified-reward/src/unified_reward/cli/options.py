@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 import typer
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.io.text import parse_json
 
 
 if TYPE_CHECKING:
@@ -103,9 +103,9 @@ class JudgeArguments:
         if self.extra_body is None:
             return None
         try:
-            body: object = json.loads(self.extra_body)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"--extra-body is not JSON: {error}") from error
+            body = parse_json(self.extra_body)
+        except ValueError as error:
+            raise ConfigError(f"--extra-body: {error}") from error
         if not isinstance(body, dict):
             raise ConfigError('--extra-body is a JSON object, such as {"seed": null}')
         return cast("dict[str, Any]", body)

@@ -307,10 +307,13 @@ def correlation(
     ]
     scores = np.array([item[0] for item in answered])
     true = np.array([item[1] for item in answered])
-    reason = "fewer than three items have a score" if len(answered) < 3 else ""
-    for name, numbers in () if reason else (("scores", scores), ("labels", true)):
-        if np.ptp(numbers) == 0:
-            reason = f"all {name} are equal"
+    reason = ""
+    if len(answered) < 3:
+        reason = "fewer than three items have a score"
+    elif np.ptp(true) == 0:
+        reason = "all labels are equal"
+    elif np.ptp(scores) == 0:
+        reason = "all scores are equal"
     if reason:
         return Metric(math.nan, (math.nan, math.nan), len(answered), {"reason": reason})
 

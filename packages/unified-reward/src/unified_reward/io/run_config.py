@@ -59,8 +59,6 @@ def check_run_config(
     if not path.exists():
         raise ConfigError(f"{path}, the settings of {out}, is missing; {_remedy(out)}")
     known = read_json(path)
-    if not isinstance(known, dict):
-        raise DataError(f"{path} is not the configuration of a run; {_remedy(out)}")
     known_files = known.pop(_FILES, None)
     given.pop(_FILES, None)
     differences = [

@@ -17,7 +17,7 @@ from unified_reward.core.probability import compare_values
 from unified_reward.core.samples import Example, Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Verdict
 from unified_reward.io.rows import id_text
-from unified_reward.io.text import parse_json, read_lines, read_table
+from unified_reward.io.text import read_json_lines, read_table
 
 
 _OPEN = Scale(None, None)
@@ -215,17 +215,10 @@ def _number(given: Any) -> float:
 
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
     suffix = path.suffix.lower()
-    if suffix != ".jsonl":
-        for line, cells in read_table(path, "\t" if suffix == ".tsv" else ","):
-            if isinstance(cells, str):
-                raise DataError(f"{path} line {line}: {cells}")
-            yield line, cells
+    if suffix == ".jsonl":
+        yield from read_json_lines(path)
         return
-    for line, _, raw in read_lines(path):
-        try:
-            row = parse_json(raw)
-        except ValueError as error:
-            raise DataError(f"{path} line {line}: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path} line {line} is not an object")
-        yield line, row
+    for line, cells in read_table(path, "\t" if suffix == ".tsv" else ","):
+        if isinstance(cells, str):
+            raise DataError(f"{path} line {line}: {cells}")
+        yield line, cells

@@ -325,10 +325,9 @@ def _add_entry(out: Path) -> None:
     entry = {"file_name": out.name, "formatting": "sharegpt", "ranking": True, "columns": columns}
     try:
         known = read_json(path) if path.exists() else {}
-        known |= {out.stem: entry}
-    except (DataError, TypeError) as error:
+    except DataError as error:
         raise DataError(f"{path} is not a JSON object, so {out.stem!r} cannot be added") from error
-    write_json(path, known)
+    write_json(path, known | {out.stem: entry})
 
 
 _LAYOUTS = {

@@ -191,7 +191,7 @@ def parse_json(raw: bytes | str) -> Any:
         if text.count("[") + text.count("{") > _DEEPEST:
             _check_depth(value)
         if _HALF.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start + 1}") from error
     except UnicodeEncodeError as error:

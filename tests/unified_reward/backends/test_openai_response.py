@@ -211,7 +211,7 @@ def test_content_is_read_as_text_or_parts(content: Any, text: str) -> None:
         (Reply(401, b'{"message": "no key"}'), "answered 401 Unauthorized: no key"),
         (answer({"error": "no model"}, 404), "answered 404 Not Found: no model"),
         (answer({"detail": [{"loc": ["body", "x"], "msg": "odd"}]}, 413), "body.x: odd"),
-        (Reply(404, b"x " * 9999), "answered 404 Not Found: " + "x " * 150 + "..."),
+        (Reply(404, b"x " * 9999), "answered 404 Not Found: " + "x " * 150 + "…"),
     ],
 )
 def test_nonsense_is_a_failure_in_words_and_is_not_retried(reply: Reply, trouble: str) -> None:

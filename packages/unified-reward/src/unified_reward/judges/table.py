@@ -164,10 +164,7 @@ def _place(row: Mapping[str, Any]) -> int:
 
 
 def _score(row: Mapping[str, Any]) -> Score:
-    value = _number(row["value"])
-    if value not in _OPEN:
-        raise ValueError(f"value {value} is not a finite number")
-    return Score(value, _OPEN)
+    return Score(_number(row["value"]), _OPEN)
 
 
 def _name(name: str, place: int | None) -> str:

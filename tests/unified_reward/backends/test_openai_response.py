@@ -19,6 +19,7 @@ from unified_reward.backends.openai_response import (
     read_completion,
     read_response,
 )
+from unified_reward.core.errors import ServerError
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed, Unparsed
 
@@ -38,6 +39,7 @@ def ask(reply: Reply, options: OpenAIOptions = FAST) -> tuple[Answer | Failed | 
 def failure(reply: Reply, options: OpenAIOptions = FAST) -> tuple[str, int]:
     result, n_calls = ask(reply, options)
     assert isinstance(result, Failed), result
+    assert isinstance(result.cause, ServerError)
     return result.error, n_calls
 
 

@@ -94,6 +94,7 @@ def encode(
     *,
     times: tuple[int, ...] = tuple(range(6)),
     aspect: Fraction | None = None,
+    colours: tuple[int, int] | None = None,
 ) -> bytes:
     """Encode a small moving gradient; ``times`` are in tenths of a second."""
     file = io.BytesIO()
@@ -103,6 +104,8 @@ def encode(
         if aspect:
             stream.codec_context.sample_aspect_ratio = aspect
             stream.sample_aspect_ratio = aspect
+        if colours:
+            stream.codec_context.colorspace, stream.codec_context.color_range = colours
         still = picture(*_SIZE)
         for i, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(np.roll(still, 8 * i, 1), format="rgb24")
@@ -155,6 +158,11 @@ def _seeds() -> list[bytes]:
         uneven = (0, 1, 5, 6, 20, 21)
         seeds += [encode("libx264", name, "yuv420p", times=uneven) for name in wide]
         seeds.append(encode("libx264", "mp4", "yuv420p", times=(0,)))
+        full, limited = 2, 1
+        colours = [(1, limited), (1, full), (9, limited), (5, full)]
+        seeds += [encode("libx264", "mp4", "yuv420p", colours=each) for each in colours]
+        turned_wide = encode("libx264", "mp4", "yuv420p", aspect=Fraction(4, 3))
+        seeds.append(turned(turned_wide, _TURNS["90"]))
     return seeds
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from random import Random
@@ -20,6 +21,7 @@ from unified_reward.pairs.export import Format
 
 
 SHARE = 5
+_BROKEN = "line\nbreak"
 
 
 def _refuse(name: str) -> NoReturn:
@@ -34,6 +36,40 @@ def strict_rows(text: str) -> list[dict[str, Any]]:
         raise WrongReadError(f"standard output is no JSON: {error}") from error
 
 
+def odd_places(folder: Path) -> list[Path]:
+    """Names that are no file, or those of files that no program expects."""
+    places = folder / "odd"
+    places.mkdir()
+    sound = (folder / "a.png").read_bytes()
+    names = (
+        "two words",
+        "line\nbreak",
+        "[bold]",
+        "-x",
+        "é\u2028",
+        "\udcff\udcfe.png",
+        "a.JSONL",
+        "%s",
+    )
+    for name in names:
+        (places / name).write_bytes(sound)
+    (places / "loop").symlink_to("loop")
+    (places / "empty").touch()
+    os.mkfifo(places / "pipe")
+    (places / "folder.jsonl").mkdir()
+    found = sorted(places.iterdir())
+    missing = (
+        "x" * 5000,
+        "nul\0.png",
+        "gone/b.png",
+        "a.png/b",
+        "",
+        "~/a.png",
+        "https://host/a.png",
+    )
+    return [*found, *(places / name for name in missing), Path("/dev/null")]
+
+
 class Commands:
     """Commands that read files of rows or media."""
 
@@ -44,6 +80,8 @@ class Commands:
         self.images = Images(folder).seeds
         self.runner = CliRunner()
         self.steps = (self._judge, self._judge, self._pairs, self._show, self._data, self._score)
+        self.steps += (self._odd_place,)
+        self.places = odd_places(folder)
 
     def check(self, rng: Random) -> bool:
         """Run one command."""
@@ -54,7 +92,8 @@ class Commands:
         result = self.runner.invoke(app, [str(argument) for argument in arguments])
         error = result.exception
         if isinstance(error, UnifiedRewardError):
-            if "\n" in str(error).strip() and "give one of these" not in str(error):
+            message = str(error).strip().replace(_BROKEN, "")
+            if "\n" in message and "give one of these" not in message:
                 raise WrongReadError(f"an error of several lines: {str(error)!r:.200}")
             return 2, result.stdout
         if error is not None and not isinstance(error, SystemExit):
@@ -129,6 +168,38 @@ class Commands:
             code, _ = self._run("data", "convert", path, out)
             if code != 2:
                 self._run("data", "check", out)
+        return code != 2
+
+    def _odd_place(self, rng: Random) -> bool:
+        """A file that is none, or has an odd name, as input and as output."""
+        place, rows = rng.choice(self.places), self.folder / "sound.jsonl"
+        target = rng.choice((place, Path("/dev/full")))
+        rows.write_text(json.dumps({"id": "a", **self.rows[0]}), "utf-8")
+        out = self.folder / "odd.jsonl"
+        out.unlink(missing_ok=True)
+        judge = ("--judge", "scripted:tie")
+        commands: list[tuple[object, ...]] = [
+            ("score", "a star", place, *judge, "--json"),
+            ("compare", "a star", place, self.folder / "a.png", *judge, "--json"),
+            ("judge", place, out, *judge, "--json"),
+            ("judge", rows, target, *judge, "--json"),
+            ("judge", rows, out, "--judge", f"table:{place}", "--json"),
+            ("pairs", place, out, *judge, "--json"),
+            ("export", place, self.folder / "out.json", "--format", "llamafactory"),
+            ("show", place, "--out", self.folder / "out.html"),
+            ("show", rows, "--out", target),
+            ("data", "check", place, "--json"),
+            ("data", "convert", place, self.folder / "converted.jsonl"),
+            ("data", "convert", rows, target),
+            ("data", "stats", place, "--out", self.folder / "out.html"),
+            ("data", "mix", place, self.folder / "mixed"),
+            ("run", place),
+            ("templates", "import", place),
+        ]
+        command = rng.choice(commands)
+        code, text = self._run(*command)
+        if "--json" in command:
+            strict_rows(text)
         return code != 2
 
     def _score(self, rng: Random) -> bool:

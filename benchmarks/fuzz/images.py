@@ -30,6 +30,7 @@ SHARE = 28
 TOLERANCE = 1
 """Of 255: rounding of a blend or of 16 bits."""
 _ORIENTATION = 0x0112
+_REFUSED = "PPM", "ICO", "TGA", "JPEG2000"
 _LIMITS = media.Limits(max_pixels=2**22)
 """Small, so that no input takes long."""
 _PIXELS = b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf"
@@ -113,6 +114,8 @@ def _png_seeds() -> list[bytes]:
         _png(picture(bands=4).astype(np.uint16) * 257, 16, 6),
         _png(picture(), 8, 2, interlaced=True),
         _png(deep[..., 0], 16, 0, interlaced=True),
+        *(_saved(rgb, form, icc_profile=b"no profile" * 9) for form in ("PNG", "JPEG", "WEBP")),
+        *(_saved(rgb.quantize(n), "PNG", bits=bits) for n, bits in ((2, 1), (4, 2))),
         *(_apng(default_image=hidden, n=n) for hidden in (False, True) for n in (1, 3)),
     ]
 
@@ -151,6 +154,13 @@ def _other_seeds() -> list[bytes]:
         *(_saved(rgb.convert(mode), "BMP") for mode in ("RGB", "L", "1", "P")),
         _saved(rgba, "BMP"),
         *(_saved(rgb, "TIFF", compression=name) for name in ("raw", "tiff_lzw", "tiff_deflate")),
+        *(
+            _saved(rgb, "TIFF", compression=name)
+            for name in ("jpeg", "packbits", "tiff_adobe_deflate")
+        ),
+        _saved(rgb.convert("1"), "TIFF", compression="group4"),
+        *(_saved(rgb.convert(mode), "TIFF") for mode in ("YCbCr", "LAB", "L")),
+        _saved(rgb.quantize(200), "GIF", interlace=True, comment=b"c" * 300),
         *(_saved(one, "TIFF") for one in (rgba, rgb.convert("CMYK"), rgb.quantize(8), deep, depth)),
         _saved(rgb, "TIFF", tiffinfo={_ORIENTATION: 6}),
         _saved(frames[0], "TIFF", save_all=True, append_images=frames[1:]),
@@ -321,7 +331,9 @@ class Images:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.seeds = [*_png_seeds(), *_jpeg_seeds(), *_other_seeds()]
+        self.sound = [*_png_seeds(), *_jpeg_seeds(), *_other_seeds()]
+        others = [_saved(PIL.Image.fromarray(picture()), form) for form in _REFUSED]
+        self.seeds = [*self.sound, *others]
 
     def check(self, rng: Random) -> bool:
         """Open, verify, classify, sample and hash one image."""
@@ -330,17 +342,18 @@ class Images:
         if not data:
             data = b"\0"
         source = data if rng.random() < 0.8 else self._file(data)
+        is_sound = data == seed and seed in self.sound
         opened = self._open(source)
         for look in (media.verify_image, media.image_or_video):
             try:
                 look(source)
             except MediaError:
-                if data == seed and (opened is not None or look is media.image_or_video):
+                if is_sound:
                     raise WrongReadError(f"{look.__name__} refuses a sound file") from None
         self._check_hash(source, data)
         frames = self._check_frames(source, data)
         if opened is None:
-            if data == seed and data[4:8] != b"ftyp":
+            if is_sound:
                 raise WrongReadError("a sound image is refused")
             return frames
         check_frames([np.asarray(opened)], data, 1)

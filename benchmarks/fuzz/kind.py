@@ -15,10 +15,7 @@ class RowsLostError(Exception):
 
 
 class Kind(Protocol):
-    """One kind of input, made with an empty folder for its files.
-
-    Its module has ``SHARE``, its share of all inputs, relative to the other kinds.
-    """
+    """One kind of input, made with an empty folder for its files."""
 
     def check(self, rng: Random) -> bool:
         """Make one input, read it, and hold it against the reference.

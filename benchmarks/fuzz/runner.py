@@ -27,17 +27,11 @@ from rich.text import Text
 from benchmarks.fuzz.kind import Kind, RowsLostError, WrongReadError
 
 
-KINDS = {
-    "images": "images:Images",
-    "clips": "clips:Clips",
-    "rows": "rows:Rows",
-    "tables": "tables:Tables",
-    "recipes": "recipes:Recipes",
-    "checkpoints": "checkpoints:Checkpoints",
-    "answers": "answers:Answers",
-    "server": "server:Server",
-    "commands": "commands:Commands",
-}
+KINDS = (
+    *("images", "clips", "rows", "tables", "recipes", "checkpoints", "answers", "server"),
+    "commands",
+)
+"""A module each, with a class of the same name in capitals and its ``SHARE`` of all inputs."""
 NAMES = ("tracebacks", "wrong_reads", "rows_lost")
 """The figures that are 0."""
 TIME_LIMIT_S = 60.0
@@ -71,16 +65,12 @@ class Counts:
 
 def open_kind(name: str, folder: Path) -> Kind:
     """Make the seeds of a kind in an empty folder."""
-    module, _, kind = KINDS[name].partition(":")
-    return getattr(import_module(f"benchmarks.fuzz.{module}"), kind)(folder)
+    return getattr(import_module(f"benchmarks.fuzz.{name}"), name.capitalize())(folder)
 
 
 def shares(kinds: Sequence[str], n: int) -> dict[str, int]:
     """Inputs of each kind, by their shares."""
-    weights = {
-        name: import_module(f"benchmarks.fuzz.{KINDS[name].partition(':')[0]}").SHARE
-        for name in kinds
-    }
+    weights = {name: import_module(f"benchmarks.fuzz.{name}").SHARE for name in kinds}
     total = sum(weights.values())
     return {name: max(1, round(n * weight / total)) for name, weight in weights.items()}
 

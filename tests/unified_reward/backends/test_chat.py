@@ -223,6 +223,20 @@ def test_nothing_that_ends_an_answer_is_a_model_error(processor_folder):
         chat_of(folder)
 
 
+def test_tokens_that_the_model_lacks_pad_nothing_and_are_refused_in_texts(processor_folder):
+    folder = processor_folder()
+    edit(folder / "tokenizer_config.json", pad_token="<more>")  # noqa: S106
+    chat = chat_of(folder)
+    chat.limit_to(chat.pad_id)
+    assert chat.pad_id == chat.eos_id
+    request = Request(("a <more>",))
+    chat.prompt = lambda _: "a <more>"
+    with pytest.raises(ValueError, match=r"'<more>'.* is unknown"):
+        chat.process([request])
+    with pytest.raises(ModelError, match="ends an answer"):
+        chat.limit_to(1)
+
+
 def test_without_a_pad_token_batches_are_padded_with_the_end(processor_folder):
     folder = processor_folder()
     edit(folder / "tokenizer_config.json", pad_token=None, eos_token=None)

@@ -105,6 +105,22 @@ def test_a_field_that_is_refused_without_a_name_is_found_by_trying(name: str, st
     assert "top_logprobs" in fields[-1] or name == "logprobs"
 
 
+def test_several_fields_that_are_refused_without_a_name_are_all_left_out() -> None:
+    respond = refusing("temperature", "max_tokens", words=lambda _: {"message": "Bad Request"})
+    answers, fields = generate(respond, Request(("q",)))
+    assert isinstance(answers[0], Answer)
+    assert fields[-1].keys() == {"max_completion_tokens"}
+
+
+@pytest.mark.parametrize("status", [403, 404, 501])
+def test_a_field_that_is_named_is_left_out_whatever_the_status(status: int) -> None:
+    words = "You are not allowed to request logprobs from this model"
+    respond = refusing("logprobs", words=lambda _: {"error": {"message": words}}, status=status)
+    answers, fields = generate(respond, Request(("q",), CHOICES))
+    assert isinstance(answers[0], Answer)
+    assert len(fields) == 2
+
+
 def test_the_refusal_inside_of_200_is_one_too() -> None:
     respond = refusing(
         "seed", words=lambda _: {"error": {"code": 400, "message": "seed?"}}, status=200

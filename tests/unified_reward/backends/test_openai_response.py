@@ -132,11 +132,18 @@ def test_an_empty_error_beside_an_answer_is_none() -> None:
     assert ask(answer(body))[0] == Answer("4")
 
 
-@pytest.mark.parametrize("finish", ["content_filter", "safety"])
+@pytest.mark.parametrize(
+    "finish", ["content_filter", "safety", "prohibited_content", "content_filter: recitation"]
+)
 def test_a_filtered_answer_is_failed_even_where_some_of_it_came(finish: str) -> None:
     text, n_calls = failure(chat("Final Score: 4", finish=finish))
     assert f"withheld the answer (finish_reason {finish})" in text
     assert n_calls == 1
+
+
+def test_no_answer_with_an_end_of_the_servers_own_is_failed() -> None:
+    text, _ = failure(chat("", finish="malformed_response"))
+    assert "ended without an answer (finish_reason malformed_response)" in text
 
 
 @pytest.mark.parametrize(

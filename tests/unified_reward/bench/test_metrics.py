@@ -190,19 +190,16 @@ def test_spearman_leaves_out_what_has_no_score_and_counts_the_rest():
 
 
 @pytest.mark.parametrize(
-    ("values", "labels", "reason"),
+    ("values", "labels"),
     [
-        ([3, 3, 3, 3], [1, 2, 3, 4], "all scores are equal"),
-        ([1, 2, 3, 4], [0, 0, 0, 0], "all labels are equal"),
-        ([1, None, None, 2], [1, 2, 3, 4], "fewer than three items have a score"),
-        ([None] * 4, [1, 2, 3, 4], "fewer than three items have a score"),
+        ([3, 3, 3, 3], [1, 2, 3, 4]),
+        ([1, 2, 3, 4], [0, 0, 0, 0]),
+        ([1, None, None, 2], [1, 2, 3, 4]),
     ],
+    ids=["constant scores", "constant labels", "two scores"],
 )
-def test_spearman_is_undefined_for_a_reason_rather_than_zero(values, labels, reason):
-    metric = spearman(values, labels, clusters=range(4))
-    assert math.isnan(metric.value)
-    row = metric.row()
-    assert (row["value"], row["ci95"], row["reason"]) == (None, [None, None], reason)
+def test_spearman_is_undefined_rather_than_zero(values, labels):
+    assert math.isnan(spearman(values, labels, clusters=range(4)).value)
 
 
 def test_spearman_depends_on_ranks_alone():

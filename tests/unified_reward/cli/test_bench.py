@@ -119,3 +119,10 @@ def test_failed_items_are_asked_again_in_a_run_that_is_there(folder):
     assert isinstance(result.exception, ConfigError)
     assert "--retry-failed goes with --out" in str(result.exception)
     assert reported(*arguments, "--out", folder / "out", "--retry-failed")["n"] == 4
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{"])
+def test_a_report_of_another_kind_is_named(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(DataError, match=r"was not written by bench --out: .*report.json"):
+        raise invoked("bench-diff", tmp_path, tmp_path).exception

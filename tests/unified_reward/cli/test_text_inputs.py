@@ -145,3 +145,50 @@ def test_a_file_of_cells_separated_by_semicolons_is_one_line(cli, files):
     code, _, err = cli("judge", "in.jsonl", "out.jsonl", "--judge", "table:t.csv")
     assert code == 2
     assert "its cells are separated by ';'; save it with ','" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("data", "convert", "in.jsonl", "./in.jsonl"),
+        ("data", "stats", "in.jsonl", "--out", "in.jsonl"),
+        ("data", "mix", "mix.yaml", "."),
+        ("show", "in.jsonl", "--out", "link.jsonl"),
+        ("export", "in.json", "in.json", "--format", "published"),
+        ("judge", "in.jsonl", "link.jsonl", *JUDGE),
+    ],
+)
+def test_no_command_writes_over_its_input(cli, files, command):
+    for name in ("in.jsonl", "in.json", "train.jsonl"):
+        written(files / name, [row("r0")])
+    (files / "link.jsonl").symlink_to("in.jsonl")
+    (files / "mix.yaml").write_text("sources: [{path: train.jsonl}]\nsplits: {train: 1.0}\n")
+    before = [path.read_bytes() for path in sorted(files.glob("*.json*"))]
+    code, _, err = cli(*command)
+    assert code == 2
+    assert "is the input; give another output file" in err
+    assert [path.read_bytes() for path in sorted(files.glob("*.json*"))] == before
+
+
+@pytest.mark.parametrize("device", ["/dev/full", "/dev/null"])
+def test_a_device_is_neither_read_nor_gone_on_with(cli, files, device):
+    written(files / "in.jsonl", [row("r0")])
+    for given in (("in.jsonl", device), (device, "out.jsonl")):
+        code, _, err = cli("judge", *given, *JUDGE)
+        assert code == 2
+        assert f"{device} is a pipe or a device" in err
+
+
+def test_a_winner_of_two_equal_ones_is_refused_before_it_is_written(cli, files):
+    votes = "prompt,image_a,image_b,annotator,vote\np,a.png,b.png,ann,a\nq,a.png,a.png,ann,a\n"
+    (files / "votes.csv").write_text(votes)
+    source = ("--source", "annotated.image_generation.compare")
+    code, _, err = cli("data", "convert", "votes.csv", "out.jsonl", *source)
+    assert code == 1
+    assert "row 3: the target has the winner 'first', and both are the same" in err
+    assert [item["prompt"] for item in read(files / "out.jsonl")] == ["p"]
+
+
+@pytest.mark.parametrize("scale", ["0,inf", "nan,1", "0,1_0"])
+def test_a_scale_without_two_finite_numbers_is_wrong_usage(cli, files, scale):
+    assert "--scale" in cli("data", "check", "in.jsonl", "--scale", scale)[2]

@@ -219,12 +219,23 @@ def test_by_pairs_every_pair_is_asked_once_and_scores_are_mean_wins():
 def test_where_only_aspects_are_defined_candidates_rank_by_their_normalized_mean():
     """Aspects 5 of 1 to 5 and 0 of 0 to 10: shares 1 and 0, mean 1/2; against 3 of 1 to 5 twice."""
     uneven = {"style": Score(5, Scale(1, 5)), "count": Score(0, Scale(0, 10))}
-    open_only = {"style": Score(9, Scale(None, None))}
-    verdicts = {"a": open_only, "b": uneven, "c": {"style": Score(3, Scale(1, 5))}}
+    open_only = dict.fromkeys(uneven, Score(9, Scale(None, None)))
+    even = {"style": Score(3, Scale(1, 5)), "count": Score(5, Scale(0, 10))}
+    verdicts = {"a": open_only, "b": uneven, "c": even}
     judge = Verdicts(lambda s: Scored(None, verdicts[s.candidates[0]]))
     ranking = judge.rank("p", answers=["a", "b", "c"], image="x")
     assert ranking.scores == (None, 0.5, 0.5)
     assert ranking.order == (1, 2)
+
+
+def test_a_candidate_that_lacks_an_aspect_of_another_has_no_rank():
+    """Its mean would be of other aspects."""
+    style, count = Score(5, Scale(1, 5)), Score(4, Scale(0, 10))
+    verdicts = {"a": {"style": style}, "b": {"style": style, "count": count}}
+    judge = Verdicts(lambda s: Scored(None, verdicts[s.candidates[0]]))
+    ranking = judge.rank("p", answers=["a", "b"], image="x")
+    assert (ranking.order, ranking.scores) == ((1,), (None, 0.7))
+    assert ranking.verdicts[0] == Unparsed("no score for count in the answer")
 
 
 def test_edits_of_one_picture_are_ranked_beside_it():

@@ -208,6 +208,16 @@ def test_prompts_media_and_ids_of_a_benchmark_are_left_out(tmp_path):
     assert report["exclude"] == counts
 
 
+def test_the_twin_of_an_excluded_id_is_left_out_too(tmp_path):
+    rows = [pair(tmp_path, name, f"{name}1", f"{name}2") for name in ("b", "c")]
+    run(tmp_path, written(tmp_path / "in.jsonl", rows), twins=True)
+    names = tmp_path / "ids.txt"
+    names.write_text("b\n")
+    source = (tmp_path / "out" / "train.jsonl").rename(tmp_path / "out" / "mixed.jsonl")
+    _, contents = run(tmp_path, source, exclude=(names,), dedup=False)
+    assert ids(contents) == ["c", "c:twin"]
+
+
 def test_a_benchmark_row_that_cannot_be_read_is_an_error_because_it_could_leak(tmp_path):
     path = written(tmp_path / "in.jsonl", [score(tmp_path, "a")])
     bench = written(tmp_path / "bench.jsonl", ["no json"])

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import PIL.Image
 import pytest
+from safetensors.numpy import save_file
 
 from unified_reward.core.samples import Image, Video
 from unified_reward.io import fingerprints
@@ -106,6 +107,22 @@ def test_of_a_large_file_the_ends_and_blocks_between_are_read(place, tmp_path):
     (tmp_path / "c").write_bytes(content[:-1])
     found = [file_fingerprint(tmp_path / name, whole=2**20, blocks=17) for name in "abc"]
     assert len(set(found)) == 3
+
+
+def test_a_tensor_that_was_trained_alone_changes_a_large_checkpoint(tmp_path):
+    frozen = np.zeros(2**18, np.uint8)
+    for value in (0, 1):
+        head = np.full(64, value, np.uint8)
+        save_file({"a": frozen, "head": head, "z": frozen}, tmp_path / f"{value}.safetensors")
+    found = [file_fingerprint(file, whole=0, blocks=2) for file in tmp_path.iterdir()]
+    assert len({*found}) == 2
+
+
+@pytest.mark.parametrize("header", [b"[]", b"{1", b'{"a": 1}', b'{"a": {"data_offsets": []}}'])
+def test_a_large_file_with_a_broken_header_counts_by_its_blocks(tmp_path, header):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2**17))
+    assert len(file_fingerprint(path, whole=0)) == 16
 
 
 def test_a_file_of_many_rows_is_read_once(folder, monkeypatch):

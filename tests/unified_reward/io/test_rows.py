@@ -117,7 +117,9 @@ def lines(*rows):
         (b'{"id": "a", "id": "b"}', "the key 'id' stands twice"),
         (b"[" * 9999, "nested too deeply"),
         (row(id=7.5), "id: Input should be a valid string"),
-        (row(target={"score": True}), "target.score: .*a number, not True"),
+        (row(target={"score": True}), "target.score: .*True is not a number"),
+        (row(target={"score": "1_0"}), "target.score: .*'1_0' is not a number"),
+        (row(task="video_generation", candidates=[{"video": []}]), "its list is empty"),
         (b'{"target": {"score": 1e999}}', "1e999 is not a finite number"),
         ({"id": "b", "task": "image_generation"}, "prompt: Field required, unless the status"),
         (row(task="image_rating"), "task: Input should be 'image_generation'"),
@@ -141,7 +143,7 @@ def lines(*rows):
         (row(candidates=[{"image": ""}]), 'a medium is the path of a file, not ""'),
         (row(candidates=[{"video": ["a.png", ""]}]), 'a medium is the path of a file, not ""'),
         (row(target={"winner": "left"}), "target.winner: Input should be 'first'"),
-        (row(target={"score": "high"}), "target.score: Input should be a valid number"),
+        (row(target={"score": "high"}), "target.score: .*'high' is not a number"),
         (
             b'{"id": "n", "task": "image_generation", "prompt": "p", '
             b'"candidates": [{"image": "x"}], "target": {"score": NaN}}',

@@ -78,9 +78,10 @@ def test_weights_that_are_not_finite_give_failures_and_no_numbers(spoilt, tmp_pa
     judged = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [row["status"] for row in judged] == ["failed", "failed"]
     assert all("try another dtype" in row["reason"] for row in judged)
-    ranked = CliRunner().invoke(
-        app, ["rank", "a.png", "b.png", "--prompt", "x", "--judge", str(spoilt)]
-    )
+    rank = ["rank", "a.png", "b.png", "--prompt", "x", "--judge", str(spoilt)]
+    row = json.loads(CliRunner().invoke(app, [*rank, "--json"]).stdout)
+    assert (row["status"], row["order"], row["scores"]) == ("failed", [], [None, None])
+    ranked = CliRunner().invoke(app, rank)
     assert ranked.exit_code == 1
     assert "no candidate has a score" in " ".join(ranked.stdout.split())
     assert "1 > 2" not in ranked.stdout

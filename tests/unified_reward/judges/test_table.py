@@ -8,7 +8,7 @@ import pytest
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example, Image, Pair, Sample, Target, Task
-from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored
+from unified_reward.core.verdicts import Failed, Preferred, Ranking, Scale, Score, Scored, Unparsed
 from unified_reward.io.verdict_rows import verdict_row
 from unified_reward.judges.table import TableJudge
 from unified_reward.pairs.make import make_pairs
@@ -82,7 +82,7 @@ def test_zero_is_a_point_like_any_other(tmp_path):
 @pytest.mark.parametrize(
     ("text", "suffix", "result"),
     [
-        ("id,value\na,1\nb,high\n", ".csv", "line 3: could not convert string to float: 'high'"),
+        ("id,value\na,1\nb,high\n", ".csv", "line 3: 'high' is not a number"),
         ("id,value\na,nan\n", ".csv", "line 2: score nan is not a finite number"),
         ("id,value\na,inf\n", ".csv", "line 2: score inf is not a finite number"),
         ("id,value\na\n", ".csv", "line 2: "),
@@ -213,3 +213,29 @@ def test_ids_of_any_text_and_length_are_found_in_a_table(tmp_path):
     read = table(tmp_path, "\ufeff" + content.getvalue())
     found = read.ask([scored(name) for name in names])
     assert [verdict.score.value for verdict in found] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("value", ["1_000", "\u0663", "true"])
+def test_a_number_is_one_that_any_program_reads_alike(tmp_path, value):
+    with pytest.raises(DataError, match="line 2"):
+        table(tmp_path, f"id,value\nq,{value}\n")
+
+
+def test_an_array_of_json_names_the_formats_of_a_table(tmp_path):
+    with pytest.raises(DataError, match=r"a table is .csv, .tsv or .jsonl"):
+        table(tmp_path, '[{"id": "q", "value": 1}]', ".json")
+
+
+def test_own_verdicts_are_answered_also_where_some_are_missing(tmp_path):
+    aspects = Scored(None, {"style": Score(3, Scale(None, None))}, "style 3")
+    three, four = Scored(Score(3, Scale(1, 5))), Scored(Score(4, Scale(1, 5)))
+    ranking = Ranking((2, 0), (3, None, 4), (three, Failed("gone"), four))
+    given = {"q": Unparsed("no score", "hm"), "r": Failed("gone"), "s": ranking, "t": aspects}
+    rows = [verdict_row(name, one, judge="j", family="f") for name, one in given.items()]
+    read = table(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), ".jsonl")
+    assert read.ask([compared("q"), scored("r"), scored("t")]) == [given["q"], given["r"], aspects]
+    assert read.ask([scored("s 2"), scored("q")]) == [
+        Scored(Score(4, Scale(None, None))),
+        given["q"],
+    ]
+    assert [type(one) for one in read.ask([scored("s 1"), compared("t")])] == [Failed, Failed]

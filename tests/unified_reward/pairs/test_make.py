@@ -103,6 +103,14 @@ def test_points_decide_among_winners_and_among_losers_only():
     assert sides_of(by_score) == ("answer 0", "answer 9")
 
 
+def test_a_comparison_that_is_lost_is_told_beside_ties():
+    even = {"a": 1.0, "b": 1.0, "c": 1.0, "lost": Failed("server down")}
+    result = pair(TableJudge({}, comparing=even), ["a", "b", "c", "lost"])
+    assert result.status == "dropped"
+    assert result.reason.startswith("every comparison is a tie, but 1 of 2 that could not be read")
+    assert result.reason.endswith("server down")
+
+
 def test_those_of_a_tie_are_on_no_side_and_are_not_scored():
     even = dict.fromkeys(["a", "b"], 1.0)
     result = pair(TableJudge({"a": 3.0, "b": 5.0}, comparing=even), ["a", "b"])

@@ -131,6 +131,8 @@ SCORES = [
     ("Final Score: 4. 3 elements are missing.", 4),
     ("Final Score: 4, 3 of them red", 4),
     ("Final Score: 1e0", 1),
+    ("Final Score (from 1 to 5): 4", 4),
+    ("Final Score (1-10): 4/5", 4),
     ("Final Score: 4\nThe final score is based on the colours.", 4),
 ]
 NO_SCORES = [
@@ -152,7 +154,8 @@ NO_SCORES = [
         "1,000",
         "3-4",
     ),
-    *("nan", "Infinity", "Final Score: 3\u00b2"),
+    *("nan", "Infinity", "Final Score: 3\u00b2", "Final Score: 3 \u00bd", "Final Score: 2*2"),
+    *("Final Score (1-10): 4", "Final Score (0 to 100): 4", "Final Score: 2^2"),
 ]
 
 
@@ -198,6 +201,7 @@ def test_reasoning_that_begins_again_is_cut_off():
         ("Style Score (1-5): 2\nStyle Score (1-5): N/A", None),
         ("Style Score (1-5): 3-4", None),
         ("Style Score (1-5): 4/10", None),
+        ("Style Score (1-10): 4", None),
         ("style: 3/5", 3),
     ],
 )

@@ -14,6 +14,7 @@ from unified_reward.core.requests import Answer
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Preferred, Score, Scored, Unparsed
 from unified_reward.prompts import TEMPLATES, parse
+from unified_reward.prompts.families import critic
 from unified_reward.prompts.wording import CELLS, NOUNS
 
 
@@ -314,11 +315,23 @@ def test_probabilities_are_those_of_the_verdict_that_the_text_ends_with(key):
         assert (read.p_first, read.p_second) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("text", ["Final Score: 4/10", "Final Score: 4. Final Score: n/a"])
+def test_probabilities_make_no_score_of_a_text_that_states_none(text):
+    template = TEMPLATES["native", Task.IMAGE_GENERATION, "score"]
+    assert isinstance(template.decode(Answer(text, (-9.0, -9.0, -9.0, -0.1, -9.0))), Unparsed)
+
+
 def test_points_that_are_no_numbers_are_left_out_of_a_flex_answer():
     template = TEMPLATES["flex", Task.IMAGE_GENERATION, "compare"]
-    for points in ("NaN, 3", "Infinity, 3", "1" + "0" * 400 + ", 3", "-1, 3"):
+    for points in ("NaN, 3", "true, 3", "Infinity, 3", "1" + "0" * 400 + ", 3", "-1, 3"):
         first, second = points.split(", ")
         dims = f'[{{"name": "d", "score_1": {first}, "score_2": {second}}}]'
         text = f'{{"categories": [{{"name": "A", "dims": {dims}}}], "winner": "tie"}}'
         read = template.parse(text)
         assert (read.winner, read.aspects) == ("tie", {})
+
+
+@pytest.mark.parametrize("text", ["4*5", "80*1/100"])
+def test_a_product_is_no_score_of_a_critic(text):
+    (template,) = (one for one in critic.TEMPLATES if one.form == "score")
+    assert isinstance(template.parse(text), Unparsed)

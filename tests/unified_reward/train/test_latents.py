@@ -87,6 +87,14 @@ def test_a_row_has_both_sides_and_what_is_seen_of_the_prompt(tmp_path):
     assert condition["encoder_hidden_states"].tolist() == [[9], [6], [9]]
 
 
+def test_a_pair_whose_prompt_spells_a_control_token_is_left_out(tmp_path):
+    mirror, log = Mirror(), []
+    mirror.pipeline.tokenizer = SimpleNamespace(all_special_tokens=["!", "<|end|>"])
+    pairs = [pair("1", prompt="a star!"), pair("2", prompt="a<|end|> star")]
+    assert len(encode(pairs, tmp_path, denoiser=mirror, result=log)) == 1
+    assert log == ["pair '2': the prompt spells <|end|>, a control token of its tokenizer"]
+
+
 def test_a_picture_of_the_size_wanted_is_not_touched(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     chosen, _, _ = encode([pair("1", Image(noise, "HWC"))], tmp_path).batch([0], CPU)

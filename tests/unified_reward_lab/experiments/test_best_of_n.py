@@ -61,7 +61,6 @@ RULES = {
     ),
     "shy": lambda utility: Unparsed("?") if utility > 0.5 else utility,
     "lost": lambda utility: Failed("gone") if utility > 0.5 else utility,
-    "nan": lambda utility: float("nan") if utility > 0.5 else utility,
     "empty": lambda _: Scored(None),
 }
 
@@ -149,9 +148,7 @@ def test_an_open_score_is_taken_as_it_is_and_aspects_by_their_mean():
 
 
 @pytest.mark.usefixtures("rules")
-@pytest.mark.parametrize(
-    ("reference", "counted"), [("shy", "n_unparsed"), ("nan", "n_unparsed"), ("lost", "n_failed")]
-)
+@pytest.mark.parametrize(("reference", "counted"), [("shy", "n_unparsed"), ("lost", "n_failed")])
 def test_candidates_without_a_score_are_counted_and_never_picked(reference, counted):
     """The others are scored by their utility, so the best of all is the best at most 0.5."""
     judge, report = measured(reference)

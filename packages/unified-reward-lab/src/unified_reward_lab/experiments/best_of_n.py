@@ -198,8 +198,7 @@ def _proxy(verdict: Verdict) -> float | None:
         return None
     scores = [verdict.score] if verdict.score else list(verdict.aspects.values())
     values = [s.value if s.normalized is None else s.normalized for s in scores]
-    mean = sum(values) / len(values) if values else math.nan
-    return mean if math.isfinite(mean) else None
+    return sum(values) / len(values) if values else None
 
 
 def _summarise(picked: Sequence[_Picked], config: BestOfNStudy) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unified_reward.backends.chat_template import ControlTokens, read_format
+from unified_reward.core.errors import ModelError
 from unified_reward.core.requests import Request
 
 
@@ -25,14 +26,39 @@ class Chat:
         self._control = ControlTokens(self._format.control)
         self.eos_id = self._format.end_id
         """Token that ends an answer, by the chat template."""
-        pad_id = self.tokenizer.pad_token_id
-        if pad_id is None:
-            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.eos_id)
-        self.pad_id: int = self.eos_id if pad_id is None else pad_id
+        self._n_tokens: int | None = None
+        self._pad_within(self._n_tokens)
         self.split_choices = lru_cache(maxsize=1024)(self._split_choices)
         """Common token prefix of the choices after ``head``, and each choice's remaining tokens."""
         self._control_ids = {*self.tokenizer.convert_tokens_to_ids([*self._format.control])}
         self._cached_tokens = lru_cache(maxsize=1024)(self._tokens_of)
+
+    def limit_to(self, n_tokens: int) -> None:
+        """Refuse text with tokens that a model of so many lacks: a tokenizer may have more.
+
+        Raises:
+            ModelError: The token that ends an answer is one of them.
+        """
+        if self.eos_id >= n_tokens:
+            raise ModelError(
+                f"token {self.eos_id} ends an answer, but the model has {n_tokens} tokens"
+            )
+        self._n_tokens = n_tokens
+        self._pad_within(n_tokens)
+
+    def _pad_within(self, n_tokens: int | None) -> None:
+        """Pad with the end token where there is no pad token, or none that the model has."""
+        pad = self.tokenizer.pad_token_id
+        if pad is None or (n_tokens and pad >= n_tokens):
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.eos_id)
+        self.pad_id: int = self.tokenizer.pad_token_id
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if self._n_tokens and (top := max(ids, default=0)) >= self._n_tokens:
+            token = self.tokenizer.convert_ids_to_tokens(top)
+            raise ValueError(
+                f"token {top} ({token!r}) is unknown to the model, which has {self._n_tokens}"
+            )
 
     def prompt(self, request: Request) -> str:
         """The request in the checkpoint's chat format, up to the assistant's turn."""
@@ -61,7 +87,9 @@ class Chat:
         return self._ids(text)
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        self._check_ids(ids)
+        return ids
 
     def closed(self, answer: str) -> list[int]:
         """Token ids of a whole answer, closed as the chat template closes it."""
@@ -99,10 +127,14 @@ class Chat:
         return self.collate([self.process(requests)], continuations)
 
     def process(self, requests: Sequence[Request]) -> dict[str, Tensor]:
-        """Run the processor on B user turns: left-padded tokens of shape (B, T), and the images."""
+        """Run the processor on B user turns: left-padded tokens of shape (B, T), and the images.
+
+        Raises:
+            ValueError: A text has a token that the model lacks, or the processor refuses an image.
+        """
         # By request: LLaVA tiles an image only where it is alone in its request.
         images = [[part for part in r.parts if not isinstance(part, str)] for r in requests]
-        return dict(
+        inputs = dict(
             self.processor(
                 text=[self.prompt(request) for request in requests],
                 images=images if any(images) else None,
@@ -111,6 +143,8 @@ class Chat:
                 return_tensors="pt",
             )
         )
+        self._check_ids(inputs["input_ids"].flatten().tolist())
+        return inputs
 
     def collate(
         self,

@@ -58,6 +58,9 @@ class VLM:
                 f"the processor of {name} marks an image by token {token}, the model by "
                 f"{self._image_token}"
             )
+        self.n_tokens: int = model.get_input_embeddings().weight.shape[0]
+        """Tokens that the model knows."""
+        chat.limit_to(self.n_tokens)
         self._encoder = ImageEncoder(model, self.chat.processor.image_processor)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:

@@ -107,7 +107,7 @@ def _proxy_setting(scheme: str) -> tuple[str, str] | None:
         variable, value = _variable(name)
         if value:
             return variable, value
-    system = urllib.request.getproxies().get(scheme)
+    system = urllib.request.getproxies().get(scheme, "").strip()
     return ("the system's proxy settings", system) if system else None
 
 

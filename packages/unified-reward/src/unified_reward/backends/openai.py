@@ -194,7 +194,7 @@ class OpenAIModel:
         """The answer to a request, in the first dialect in which the server takes it."""
         dialect = self._dialect
         reply, fields = await self._complete(chat, dialect, vote)
-        while isinstance(reply, Fault) and reply.is_refusal:
+        while isinstance(reply, Fault) and reply.may_name_a_field:
             changed = dialect.after(reply, self._own(fields))
             if changed is None:
                 break

@@ -88,7 +88,7 @@ class Dialect:
         return None if changed == self else changed
 
     def trials(self, own: Collection[str]) -> Iterator[Dialect]:
-        """Dialects to try after a refusal that names no field, each with one field less."""
+        """Dialects to try after a refusal that names no field: each field left out, then all."""
         if "logprobs" in own:
             yield replace(self, top_logprobs=0)
         if "seed" in own:
@@ -97,6 +97,8 @@ class Dialect:
             yield replace(self, temperature=False)
         if "max_tokens" in own:
             yield replace(self, token_limit=_LIMITS[1])
+        if len({"logprobs", "seed", "temperature", "max_tokens"} & {*own}) > 1:
+            yield Dialect(_LIMITS[1], temperature=False, seed=False, top_logprobs=0)
 
     def both(self, other: Dialect) -> Dialect:
         """The dialect without the fields that either lacks."""

@@ -43,17 +43,26 @@ class Fault:
     @property
     def is_passing(self) -> bool:
         """True if the same request may be answered later."""
-        return self.is_lost or self.status in (408, 425, 429) or self.status >= 500
+        is_passing = self.status in (408, 425, 429) or self.status >= 500
+        return self.is_lost or (is_passing and self.status != 501)
 
     @property
     def is_refusal(self) -> bool:
         """True if another request may be answered."""
         return self.status in (400, 422)
 
+    @property
+    def may_name_a_field(self) -> bool:
+        """True if the words may name a field that is refused: 403 is OpenAI's for logprobs."""
+        return self.is_refusal or self.status in (403, 404, 501)
+
 
 _CUT = ("length", "max_tokens")
 _BROKEN = ("error", "abort", "aborted", "cancelled")
-_FILTERED = ("content_filter", "safety", "recitation")
+_FILTERED = ("content_filter", "safety", "recitation", "prohibited", "blocklist", "spii")
+"""Parts of the words that servers give for an answer they withhold."""
+_ENDED = ("", "none", "stop", "eos", "end_turn", "tool_calls", "function_call", *_CUT)
+"""Ends of an answer of the judge."""
 _CODES = {
     "rate_limit": 429,
     "too_many": 429,
@@ -110,13 +119,16 @@ def read_completion(body: Mapping[str, Any]) -> Completion | Unparsed | Fault:
         case _:
             return Fault("answered something other than a chat completion", json.dumps(body))
     end = str(choice.get("finish_reason")).lower()
-    if end in _FILTERED:
+    if any(word in end for word in _FILTERED):
         return Fault(f"withheld the answer (finish_reason {end})", _first_text(message, "refusal"))
     text = _text(message.get("content"))
     if text is None:
         return Fault("answered something other than a chat completion", json.dumps(body))
-    if not text.strip() and (unparsed := _without_text(message, end)):
-        return unparsed
+    if not text.strip():
+        if unparsed := _without_text(message, end):
+            return unparsed
+        if end not in _ENDED:
+            return Fault(f"ended without an answer (finish_reason {end})")
     match choice.get("logprobs"):
         case {"content": [*tokens]}:
             return Completion(text, tokens)

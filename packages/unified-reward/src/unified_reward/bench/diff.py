@@ -75,6 +75,8 @@ def compare_runs(first: Path, second: Path) -> dict[str, Any]:
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     try:
         report = read_json(folder / "report.json")
+        if not (isinstance(report, dict) and {"name", "judge"} <= report.keys()):
+            raise DataError("report.json names no benchmark and judge")
         return report, {row["id"]: row for row in read_verdict_rows(folder / VERDICTS)}
     except DataError as error:
         raise DataError(f"{folder} was not written by bench --out: {error}") from error

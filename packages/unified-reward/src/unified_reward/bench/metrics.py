@@ -286,10 +286,7 @@ def correlation(
     *,
     clusters: Sequence[Hashable],
 ) -> Metric:
-    """Correlation of scores with labels, in [-1, 1].
-
-    NaN, with the reason among its conventions, where fewer than three items have a score, or all
-    scores or all labels are equal.
+    """Correlation of scores with labels, in [-1, 1]; NaN where either is constant.
 
     Kendall's tau-b corrects for ties (Kendall 1945), tau-c for a table that is not square (Stuart
     1953).
@@ -305,17 +302,10 @@ def correlation(
         for value, label, cluster in zip(values, labels, clusters, strict=True)
         if value is not None
     ]
+    if len(answered) < 3:
+        return Metric(math.nan, (math.nan, math.nan), len(answered))
     scores = np.array([item[0] for item in answered])
     true = np.array([item[1] for item in answered])
-    reason = ""
-    if len(answered) < 3:
-        reason = "fewer than three items have a score"
-    elif np.ptp(true) == 0:
-        reason = "all labels are equal"
-    elif np.ptp(scores) == 0:
-        reason = "all scores are equal"
-    if reason:
-        return Metric(math.nan, (math.nan, math.nan), len(answered), {"reason": reason})
 
     def statistic(indices: Indices) -> float:
         return correlation_coefficient(kind, scores[indices], true[indices])

@@ -12,7 +12,7 @@ from typing import Any, cast
 from transformers.utils import logging
 
 from unified_reward.checkpoints.tensor_keys import read_json, refuse_pointers
-from unified_reward.core.errors import ModelError, UnifiedRewardError, one_line
+from unified_reward.core.errors import ConfigError, ModelError, one_line
 
 
 _CODE = ("auto_map", "custom_generate")
@@ -37,6 +37,8 @@ def load_pretrained(
         ModelError: It cannot be loaded, or it names Python code of its own.
     """
     is_local = Path(source).is_dir()
+    if not is_local and (Path(source).is_absolute() or str(source).startswith(".")):
+        raise ModelError(f"{source} {what}: there is no such folder")
     if is_local:
         refuse_code(Path(source))
         refuse_pointers(Path(source))
@@ -57,7 +59,7 @@ def load_errors(message: str) -> Iterator[None]:
     logging.set_verbosity_error()  # its report of names and shapes is many lines
     try:
         yield
-    except UnifiedRewardError:
+    except (ConfigError, ModelError):
         raise
     except Exception as error:  # libraries raise anything, tokenizers a bare Exception
         raise ModelError(f"{message}: {_in_one_line(error)}") from error
@@ -68,6 +70,8 @@ def load_errors(message: str) -> Iterator[None]:
 def _in_one_line(error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return "it needs Python code of its own, which is never run"
+    if "weights_only" in str(error):
+        return "a pickle of it holds more than tensors and is not unpickled; save it as safetensors"
     text = one_line(error)
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
 

@@ -10,7 +10,7 @@ import typer
 
 from unified_reward.cli import output
 from unified_reward.cli.progress import bar
-from unified_reward.core.errors import ConfigError
+from unified_reward.io.atomic import keep_inputs
 from unified_reward.io.journal import open_journal
 from unified_reward.io.rows import read_examples
 from unified_reward.io.text import read_lines
@@ -40,8 +40,7 @@ def run_bulk(
         DataError: The input cannot be read, or ``out`` is no output of this judge.
     """
     n_rows = sum(1 for _ in read_lines(source))
-    if out.exists() and out.samefile(source):
-        raise ConfigError(f"{out} is the input; give another output file")
+    keep_inputs(out, source)
     if not n_rows:
         typer.echo(f"{source} has no rows", err=True)
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ from unified_reward import policies
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.extensions import checkpoint_path
+from unified_reward.io.atomic import keep_inputs
 from unified_reward.io.journal import open_journal
 from unified_reward.io.rows import read_examples
 from unified_reward.policies.candidates import make_candidates
@@ -52,6 +53,7 @@ def candidates(
     as_json: options.JsonOption = False,
 ) -> None:
     """Generate candidates for every prompt with a policy; resumes a stopped run."""
+    keep_inputs(out / "candidates.jsonl", source)
     ids = [row.id for row in read_examples(source)]
     given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "steps": steps}
     given |= {"guidance": guidance, "height": height, "width": width, "frames": frames, "fps": fps}

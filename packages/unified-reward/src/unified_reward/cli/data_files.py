@@ -24,8 +24,10 @@ from unified_reward.data import stats as counting
 from unified_reward.data.sources import source_of
 from unified_reward.data.sources.annotated import agreement
 from unified_reward.data.sources.streams import raw_rows
+from unified_reward.io.atomic import keep_inputs
 from unified_reward.io.config import load_config
 from unified_reward.io.rows import Row
+from unified_reward.io.text import to_float
 
 
 PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="File of rows.")]
@@ -45,7 +47,7 @@ def _scale(given: str) -> Scale | None:
     if not given:
         return None
     try:
-        low, high = map(float, given.split(","))
+        low, high = map(to_float, given.split(","))
         return Scale(low, high)
     except ValueError as error:
         raise ConfigError(
@@ -95,6 +97,7 @@ def convert(
     scale: ScaleOption = "",
 ) -> None:
     """Write rows as JSONL, or as Parquet or WebDataset with their media inside."""
+    keep_inputs(out, path)
     reasons: Counter[str] = Counter()
     n_rows = 0
     with bar("converting", None) as advance:
@@ -150,6 +153,7 @@ def stats(
     out: Annotated[Path, typer.Option(help="Page to write.")] = Path("stats.html"),
 ) -> None:
     """Write an HTML page with counts and random rows."""
+    keep_inputs(out, path)
     with bar("reading", None) as advance:
 
         def rows() -> Iterator[Row]:

@@ -101,7 +101,7 @@ def describe(row: Mapping[str, Any]) -> str:
             note = "" if row["consistent"] in (True, None) else "  [the orders disagree]"
             return f"{row['winner']}  ({shares}, second {row['p_second']:.0%}){note}"
         case "ranked":
-            order = " > ".join(str(i + 1) for i in row["order"]) or "no candidate has a score"
+            order = " > ".join(str(i + 1) for i in row["order"])
             return f"{order}  [{row['reason']}]" if row["reason"] else order
         case _:
             return f"{row['status']}: {row['reason']}"

@@ -9,6 +9,7 @@ import typer
 
 from unified_reward.cli.output import exit_if
 from unified_reward.cli.progress import bar
+from unified_reward.io.atomic import keep_inputs
 from unified_reward.pairs.show import page
 
 
@@ -22,9 +23,10 @@ def show(
     ] = "",
 ) -> None:
     """Write an HTML page with the counts and the first rows of a file."""
+    out = out or file.with_suffix(".html")
+    keep_inputs(out, file)
     with bar("writing", None) as advance:
         made, counts = page(file, n=n, status=status, advance=advance)
-    out = out or file.with_suffix(".html")
     made.write(out)
     typer.echo(out)
     exit_if([counts["unusable"]])

@@ -259,7 +259,7 @@ class BaseJudge(ABC):
         if by == "pairs" and n == 1:
             return Ranking((0,), (None,), ())
         if by == "score":
-            verdicts = self.ask([sample(i) for i in range(n)])
+            verdicts = _comparable(self.ask([sample(i) for i in range(n)]))
             scores = [_value(verdict) for verdict in verdicts]
         else:
             pairs = list(combinations(range(n), 2))
@@ -468,6 +468,19 @@ def _expect(verdict: Verdict, kind: type[_Kind]) -> _Kind:
     if isinstance(verdict, Failed):
         raise verdict.cause or ModelError(verdict.error)
     raise ModelError(f"expected {kind.__name__}, but the judge gave {type(verdict).__name__}")
+
+
+def _comparable(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Verdicts of candidates; one of aspects alone that lacks another's aspect is unparsed."""
+    alone = [one for one in verdicts if isinstance(one, Scored) and one.score is None]
+    names = dict.fromkeys(name for one in alone for name in one.aspects)
+    found: list[Verdict] = []
+    for verdict in verdicts:
+        lacking = [name for name in names if isinstance(verdict, Scored) and not verdict.score]
+        lacking = [name for name in lacking if name not in verdict.aspects]
+        reason = f"no score for {', '.join(lacking)} in the answer"
+        found.append(Unparsed(reason, verdict.text) if lacking else verdict)
+    return found
 
 
 def _value(verdict: Verdict) -> float | None:

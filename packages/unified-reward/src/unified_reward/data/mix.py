@@ -26,7 +26,7 @@ from unified_reward.core.verdicts import Failed
 from unified_reward.data.check import cell, digest, files, question, tally
 from unified_reward.data.example_file import mirrored, missing_label
 from unified_reward.data.pack import RECORDS, record_line, rows_of
-from unified_reward.io.atomic import replacing
+from unified_reward.io.atomic import keep_inputs, replacing
 from unified_reward.io.rows import Row
 from unified_reward.io.text import read_text
 
@@ -144,8 +144,11 @@ def mix(recipe: Mix, out: Path, progress: Callable[[int], None] = lambda _: None
     Raises:
         DataError: A source without one usable row, a benchmark row that cannot be read, a file
             that changed in between, or a full disk.
-        ConfigError: No such source.
+        ConfigError: No such source, or a file that is written is one that is read.
     """
+    inputs = [*(source.path for source in recipe.sources), *recipe.exclude]
+    for name in (*(f"{split}.jsonl" for split in recipe.splits), "report.json"):
+        keep_inputs(out / name, *inputs)
     banned, excluded = _banned(recipe.exclude)
     bad = [Counter[str]() for _ in recipe.sources]
     skipped = [Counter[str](dict.fromkeys(_SKIPPED, 0)) for _ in recipe.sources]
@@ -208,7 +211,8 @@ def _key(content: Example | Failed, source: int, seed: int, banned: _Banned) -> 
     if lack := missing_label(content):
         raise DataError(lack)
     leaked = (
-        content.id in banned.ids
+        content.id.removesuffix(_TWIN) in banned.ids
+        or content.id in banned.ids
         or not banned.prompts.isdisjoint(_prompts(content))
         or any(digest(one) in banned.media for one in files(content.media))
     )

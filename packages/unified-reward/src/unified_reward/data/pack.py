@@ -27,6 +27,7 @@ from unified_reward.io.atomic import replacing, replacing_folder, write_bytes
 from unified_reward.io.rows import (
     Ids,
     Row,
+    check_target,
     example_row,
     read_examples,
     read_row,
@@ -90,7 +91,7 @@ def rows_of(
         DataError: The file cannot be opened.
     """
     if source != RECORDS:
-        return read_source(path, source, media=media, scale=scale)
+        return map(_consistent, read_source(path, source, media=media, scale=scale))
     if media is not None or scale is not None:
         raise ConfigError("scale and media are for published sources; records have their own")
     if path.suffix == ".parquet":
@@ -98,6 +99,17 @@ def rows_of(
     if path.suffix == ".tar" or path.is_dir():
         return _restored(_shard_rows(path))
     return read_examples(path)
+
+
+def _consistent(row: Row) -> Row:
+    """Row that our own reader would take too: one that contradicts itself cannot be used."""
+    content = row.content
+    try:
+        if isinstance(content, Example) and content.candidates:
+            check_target(content.target, content.candidates)
+    except DataError as error:
+        return replace(row, content=Failed.from_error(error))
+    return row
 
 
 def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
@@ -386,10 +398,10 @@ def _shard_rows(path: Path) -> Iterator[_Packed | Row]:
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{shard} cannot be read as tar: {error}") from error
         with tar:
-            yield from _tar_rows(tar, shard.name)
+            yield from _tar_rows(tar, shard)
 
 
-def _tar_rows(tar: tarfile.TarFile, name: str) -> Iterator[_Packed | Row]:
+def _tar_rows(tar: tarfile.TarFile, shard: Path) -> Iterator[_Packed | Row]:
     def content(member: tarfile.TarInfo) -> bytes:
         file = tar.extractfile(member)
         return file.read() if file else b""
@@ -399,9 +411,14 @@ def _tar_rows(tar: tarfile.TarFile, name: str) -> Iterator[_Packed | Row]:
         for key, members in groupby(files, lambda member: _key(member.name)):
             parts = {member.name[len(key) + 1 :]: content(member) for member in members}
             row = parts.pop("json", None)
-            yield _Packed(row, parts) if row else unusable(f"{name}: no {key}.json")
+            yield _Packed(row, parts) if row else unusable(f"{shard.name}: no {key}.json")
+        with shard.open("rb") as file:
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                # tarfile takes a header that is cut or broken for the end.
+                raise tarfile.ReadError("no end of the archive")
     except (OSError, tarfile.TarError, EOFError) as error:
-        yield unusable(f"{name} breaks off here: {error}")
+        yield unusable(f"{shard.name} breaks off here: {error}")
 
 
 def _key(name: str) -> str:

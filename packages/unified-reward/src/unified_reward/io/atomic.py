@@ -10,7 +10,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from unified_reward.core.errors import DataError
+from unified_reward.core.errors import ConfigError, DataError
+
+
+def keep_inputs(out: Path, *inputs: Path) -> None:
+    """Refuse an output that is one of the inputs, by this or another name.
+
+    Raises:
+        ConfigError: It is.
+    """
+    for path in inputs:
+        with suppress(OSError, ValueError):
+            if out.samefile(path):
+                raise ConfigError(f"{out} is the input; give another output file")
 
 
 @contextmanager

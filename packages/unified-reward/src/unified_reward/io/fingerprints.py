@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from unified_reward import media
 from unified_reward.core.errors import MediaError
@@ -23,6 +23,10 @@ from unified_reward.core.verdicts import Failed
 
 
 _BLOCK = 2**16
+_TENSOR = 2**12
+"""Bytes read at the begin of each tensor of a large file: a head alone may have been trained."""
+_LONGEST_HEADER = 10**8
+"""Of a safetensors file, as its own reader has it."""
 _MEDIUM = (2**20, 16)
 """Largest medium that is read whole, and the number of blocks read of a larger one."""
 _SKIPPED = (".md", ".html", ".jsonl", ".jsonl.config.json")
@@ -50,6 +54,8 @@ def example_fingerprint(
 
 def file_fingerprint(path: str | Path, *, whole: int = 2**26, blocks: int = 64) -> str:
     """Fingerprint of the content of a file; a missing one and a folder have one too.
+
+    Of a large safetensors file the begin of every tensor counts too.
 
     Args:
         path: The file.
@@ -101,12 +107,26 @@ def _content(path: str, size: int, mtime_ns: int, whole: int, blocks: int) -> st
             if size <= whole:
                 return _digest(file.read())
             digest = hashlib.sha256(f"{size} ".encode())
-            for i in range(blocks):
-                file.seek(i * (size - _BLOCK) // (blocks - 1))
-                digest.update(file.read(_BLOCK))
+            places = [(i * (size - _BLOCK) // (blocks - 1), _BLOCK) for i in range(blocks)]
+            if path.endswith(".safetensors"):
+                places += [(start, _TENSOR) for start in _tensors(file)]
+            for start, length in places:
+                file.seek(start)
+                digest.update(file.read(length))
             return digest.hexdigest()[:16]
     except OSError:
         return "unreadable"
+
+
+def _tensors(file: IO[bytes]) -> list[int]:
+    """Places at which the tensors of a safetensors file begin; none where its header is broken."""
+    n_bytes = int.from_bytes(file.read(8), "little")
+    try:
+        header = json.loads(file.read(min(n_bytes, _LONGEST_HEADER)))
+        tensors = (value for name, value in header.items() if name != "__metadata__")
+        return sorted(8 + n_bytes + tensor["data_offsets"][0] for tensor in tensors)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return []
 
 
 def _digest(content: bytes) -> str:

@@ -27,12 +27,14 @@ def locked(out: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: Another run holds it; names its process and machine where they are known.
-        DataError: The folder cannot be written.
+        DataError: The folder cannot be written, or it is no place for a run to go on.
     """
     real = Path(os.path.realpath(out))
     path = real.parent / f".{real.name}.lock"
     lock = FileLock(path)
     try:
+        if real.exists() and not real.is_file() and not real.is_dir():
+            raise DataError(f"{out} is a pipe or a device, and a run goes on in a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:

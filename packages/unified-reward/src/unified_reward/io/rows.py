@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Candidate, Example, Image, Pair, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Scale, Winner
-from unified_reward.io.text import parse_json, read_lines
+from unified_reward.io.text import parse_json, read_lines, to_float
 from unified_reward.io.validation import describe_errors
 from unified_reward.io.verdict_rows import check_winner
 
@@ -42,15 +42,13 @@ def _tag_text(given: Any) -> Any:
     return repr(given) if isinstance(given, float) else id_text(given)
 
 
-def _no_boolean(given: Any) -> Any:
-    if isinstance(given, bool):
-        raise ValueError(f"Input should be a number, not {given}")
-    return given
+def _plain(given: Any) -> Any:
+    return to_float(given) if isinstance(given, bool | str) else given
 
 
 _Id = Annotated[str, BeforeValidator(id_text)]
 _Tag = Annotated[str, BeforeValidator(_tag_text)]
-_Number = Annotated[float, BeforeValidator(_no_boolean)]
+_Number = Annotated[float, BeforeValidator(_plain)]
 
 
 class _Row(BaseModel):
@@ -73,6 +71,8 @@ class _PartRow(_Row):
                 f"{' and '.join(given) or 'none'}"
             )
         frames = self.video if isinstance(self.video, list) else ()
+        if self.video == []:
+            raise DataError("a video has frames; its list is empty")
         if "" in (self.image, self.video, *frames):
             raise DataError('a medium is the path of a file, not ""')
         if self.image is not None:
@@ -322,7 +322,7 @@ def _example(row: _ExampleRow, name: str, folder: Path) -> Example | Failed:
     pair = _pair(row, candidates, folder)
     target = row.target.value() if row.target else Target()
     if candidates:
-        _check_target(target, candidates)
+        check_target(target, candidates)
     return Example(
         row.task,
         row.prompt,
@@ -339,8 +339,12 @@ def _example(row: _ExampleRow, name: str, folder: Path) -> Example | Failed:
     )
 
 
-def _check_target(target: Target, candidates: Sequence[Candidate]) -> None:
-    """Refuse a target that contradicts the number of candidates, or their being the same."""
+def check_target(target: Target, candidates: Sequence[Candidate]) -> None:
+    """Refuse a target that contradicts the number of candidates, or their being the same.
+
+    Raises:
+        DataError: It does.
+    """
     n = len(candidates)
     if target.winner and n != 2:
         raise DataError(f"the target has the winner {target.winner!r} of two, and the row {n}")

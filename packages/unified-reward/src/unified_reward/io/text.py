@@ -54,6 +54,8 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], str]]:
     if "\0" in str(path):
         raise DataError(f"{str(path)!r} cannot be read: a path has no NUL character")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path} is a pipe or a device, and texts are read from files")
         with path.open("rb") as file:
             start = file.read(8)
             if start.startswith(b"PAR1"):
@@ -202,6 +204,19 @@ def parse_json(raw: bytes | str) -> Any:
     except ValueError as error:
         raise ValueError(f"Invalid JSON: {error}") from error
     return value
+
+
+def to_float(given: Any) -> float:
+    """Read a number that other programs read alike: no boolean, no ``1_000``, ASCII digits alone.
+
+    Raises:
+        ValueError: It is none.
+    """
+    is_odd = isinstance(given, str) and ("_" in given or not given.isascii())
+    try:
+        return float("odd" if is_odd or isinstance(given, bool) else given)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{repr(given)[:40]} is not a number") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

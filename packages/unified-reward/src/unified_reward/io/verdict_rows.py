@@ -52,10 +52,14 @@ def verdict_row(
             row["reason"] = _noted(verdict.notes)
         case Ranking():
             row |= {"status": "ranked", "order": verdict.order, "scores": verdict.scores}
-            lost = [_why(one) for one in verdict.verdicts if isinstance(one, Unparsed | Failed)]
+            answers = verdict.verdicts
+            lost = dict.fromkeys(_why(one) for one in answers if isinstance(one, Unparsed | Failed))
             answered = (one for one in verdict.verdicts if isinstance(one, Scored | Preferred))
             notes = dict.fromkeys(note for one in answered for note in one.notes)
             row["reason"] = "; ".join(lost) or _noted(notes)
+            if not verdict.order:
+                reason = ": ".join(["no candidate has a score", *filter(None, ["; ".join(lost)])])
+                row |= {"status": "failed", "reason": reason}
         case Unparsed():
             row |= {"status": "unparsed", "reason": _why(verdict), "text": verdict.text}
         case Failed():

@@ -15,9 +15,10 @@ from unified_reward.core.base_judge import BaseJudge, Progress
 from unified_reward.core.errors import DataError
 from unified_reward.core.probability import compare_values
 from unified_reward.core.samples import Example, Sample
-from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Verdict
+from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed, Verdict
 from unified_reward.io.rows import id_text
-from unified_reward.io.text import read_json_lines, read_table
+from unified_reward.io.text import read_json_lines, read_table, to_float
+from unified_reward.io.verdict_rows import VERDICT_KEYS, read_verdict
 
 
 _OPEN = Scale(None, None)
@@ -42,11 +43,11 @@ class TableJudge(BaseJudge):
         self,
         name: str,
         scores: Mapping[tuple[str, int], Score],
-        preferences: Mapping[str, Preferred],
+        verdicts: Mapping[str, Verdict],
     ) -> None:
         self.name = name
         self._scores = scores
-        self._preferences = preferences
+        self._verdicts = verdicts
 
     @classmethod
     def read(cls, path: Path) -> TableJudge:
@@ -55,27 +56,27 @@ class TableJudge(BaseJudge):
         ``candidate`` is its place in the row, from 0 (default 0), of any number of candidates;
         ``winner`` is first, tie or second, and both_good or both_bad are ties; ``probability`` is
         that the first is better. ``p_first,p_tie,p_second`` may stand beside or instead of it, as
-        in our own verdicts.
+        in our own verdicts. Of these a row that failed or is unparsed is answered as it is, and a
+        ranking gives its scores.
 
         Raises:
             DataError: The file is missing or holds no row, or a row is not of one kind, contradicts
                 itself or stands there twice; names the lines.
         """
         scores: dict[tuple[str, int], Score] = {}
-        preferences: dict[str, Preferred] = {}
+        verdicts: dict[str, Verdict] = {}
         lines: dict[tuple[str, int | None], int] = {}
         for line, row in _rows(path):
             try:
                 name = _id(row)
-                is_comparison = _is_comparison(row)
-                place = None if is_comparison else _place(row)
-                if lines.setdefault((name, place), line) != line:
-                    first = lines[name, place]
-                    raise ValueError(f"{_name(name, place)} stands on line {first} already")
-                if place is None:
-                    preferences[name] = _preference(row)
-                else:
-                    scores[name, place] = _score(row)
+                for place, value in _values(row):
+                    if lines.setdefault((name, place), line) != line:
+                        first = lines[name, place]
+                        raise ValueError(f"{_name(name, place)} stands on line {first} already")
+                    if isinstance(value, Score):
+                        scores[name, place or 0] = value
+                    else:
+                        verdicts[name] = value
             except (KeyError, TypeError, ValueError) as error:
                 reason = f"no {error}" if isinstance(error, KeyError) else error
                 raise DataError(
@@ -84,7 +85,7 @@ class TableJudge(BaseJudge):
                 ) from error
         if not lines:
             raise DataError(f"{path} holds no row")
-        return cls(f"table:{path}", scores, preferences)
+        return cls(f"table:{path}", scores, verdicts)
 
     @classmethod
     def truth(cls, records: Iterable[Example]) -> TableJudge:
@@ -120,10 +121,12 @@ class TableJudge(BaseJudge):
         scores = [self._scores.get((sample.id, i)) for i in range(len(sample.candidates))]
         if None in scores:
             scores = self._listed_scores(sample) or scores
+        known = self._verdicts.get(sample.id)
         if sample.form == "score" and scores[0] is not None:
             return Scored(scores[0])
-        if sample.form == "compare" and sample.id in self._preferences:
-            return self._preferences[sample.id]
+        answers = (Preferred if sample.form == "compare" else Scored, Failed, Unparsed)
+        if isinstance(known, answers):
+            return known
         if sample.form == "compare" and scores[0] and scores[1]:
             return compare_values(scores[0].value, scores[1].value)
         return Failed(f"{self.name} has no {sample.form} for id {sample.id!r}")
@@ -146,6 +149,18 @@ def _id(row: Mapping[str, Any]) -> str:
     return name
 
 
+def _values(row: Mapping[str, Any]) -> list[tuple[int | None, Score | Verdict]]:
+    """Scores of a row with the places of their candidates, or a verdict on the whole row."""
+    status = row["status"] if row.keys() >= {*VERDICT_KEYS} else ""
+    if status in ("failed", "unparsed") or (status == "scored" and row["value"] is None):
+        return [(None, read_verdict(row))]
+    if status == "ranked":
+        return [(i, _score(value)) for i, value in enumerate(row["scores"]) if value is not None]
+    if _is_comparison(row):
+        return [(None, _preference(row))]
+    return [(_place(row), _score(row["value"]))]
+
+
 def _is_comparison(row: Mapping[str, Any]) -> bool:
     names = ("winner", "probability", "p_first", "p_tie", "p_second", "value")
     given = [name for name in names if _given(row, name) is not None]
@@ -157,14 +172,14 @@ def _is_comparison(row: Mapping[str, Any]) -> bool:
 
 
 def _place(row: Mapping[str, Any]) -> int:
-    place = _number(_given(row, "candidate") or 0)
+    place = to_float(_given(row, "candidate") or 0)
     if not (place >= 0 and place.is_integer()):
         raise ValueError(f"candidate {place:g} is not a whole number >= 0")
     return int(place)
 
 
-def _score(row: Mapping[str, Any]) -> Score:
-    return Score(_number(row["value"]), _OPEN)
+def _score(given: Any) -> Score:
+    return Score(to_float(given), _OPEN)
 
 
 def _name(name: str, place: int | None) -> str:
@@ -178,8 +193,8 @@ def _preference(row: Mapping[str, Any]) -> Preferred:
         raise ValueError(f"winner {winner!r} is not first, tie or second")
     outcome = "tie" if winner in _BOTH else winner
     names = ("p_first", "p_tie", "p_second")
-    shares = [_number(row[name]) for name in names if _given(row, name) is not None]
-    first = None if _given(row, "probability") is None else _number(row["probability"])
+    shares = [to_float(row[name]) for name in names if _given(row, name) is not None]
+    first = None if _given(row, "probability") is None else to_float(row["probability"])
     if first is not None and not 0 <= first <= 1:
         raise ValueError(f"probability {first:g} is not in [0, 1]")
     if len(shares) == 3:
@@ -204,14 +219,10 @@ def _given(row: Mapping[str, Any], column: str) -> Any:
     return None if row.get(column) == "" else row.get(column)
 
 
-def _number(given: Any) -> float:
-    if isinstance(given, bool):
-        raise ValueError(f"{given} is not a number")
-    return float(given)
-
-
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
     suffix = path.suffix.lower()
+    if suffix == ".json":
+        raise DataError(f"{path}: a table is .csv, .tsv or .jsonl, a row a line")
     if suffix == ".jsonl":
         yield from read_json_lines(path)
         return

@@ -20,7 +20,7 @@ from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Candidate, Image, PreferencePair, Task, Video
 from unified_reward.data.check import files
-from unified_reward.io.atomic import replacing, write_bytes, write_json
+from unified_reward.io.atomic import keep_inputs, replacing, write_bytes, write_json
 from unified_reward.io.text import read_json
 from unified_reward.pairs.preferences import PairRow, read_pairs
 
@@ -28,6 +28,7 @@ from unified_reward.pairs.preferences import PairRow, read_pairs
 FRAMES = 8
 """Frames of a video where a trainer takes images, ``linspace_inclusive``: the published recipe."""
 
+_ENTRIES = "dataset_info.json"
 _GROUP_ROWS = 16
 _UNDERSTANDING = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
 _PUBLISHED = (*_UNDERSTANDING, Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
@@ -96,6 +97,9 @@ def export_pairs(
     suffix = ".json" if save is _save_json else ".parquet"
     if out.suffix != suffix:
         raise ConfigError(f"{form.value} is written as a {suffix} file, not as {out}")
+    keep_inputs(out, Path(pairs))
+    if form is Format.LLAMAFACTORY:
+        _entries(out)
     counts: Counter[str] = Counter()
     rows = _counted(Path(pairs), on_progress)
     with replacing(out) as file:
@@ -319,15 +323,18 @@ def _schema(form: Format) -> Any:
 
 def _add_entry(out: Path) -> None:
     """Add a file to ``dataset_info.json``, by which LLaMA-Factory finds it under its name here."""
-    path = out.with_name("dataset_info.json")
     columns = {name: name for name in ("chosen", "rejected", "images", "videos")}
     columns["messages"] = "conversations"
     entry = {"file_name": out.name, "formatting": "sharegpt", "ranking": True, "columns": columns}
+    write_json(out.with_name(_ENTRIES), _entries(out) | {out.stem: entry})
+
+
+def _entries(out: Path) -> dict[str, Any]:
+    path = out.with_name(_ENTRIES)
     try:
-        known = read_json(path) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
     except DataError as error:
         raise DataError(f"{path} is not a JSON object, so {out.stem!r} cannot be added") from error
-    write_json(path, known | {out.stem: entry})
 
 
 _LAYOUTS = {

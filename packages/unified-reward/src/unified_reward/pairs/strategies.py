@@ -227,7 +227,12 @@ def _undecided(pool: CandidatePool) -> Outcome | None:
     """Outcome if no comparison has a winner."""
     if any(comparison.decision for comparison in pool.comparisons):
         return None
-    return _unread(pool) or Outcome("dropped", "every comparison is a tie")
+    unread = [comparison for comparison in pool.comparisons if comparison.p_a is None]
+    reason = "every comparison is a tie"
+    if unread:
+        why = unreadable_reason(unread[0].verdict)
+        reason += f", but {len(unread)} of {len(pool.comparisons)} that could not be read: {why}"
+    return _unread(pool) or Outcome("dropped", reason)
 
 
 def _extremes(

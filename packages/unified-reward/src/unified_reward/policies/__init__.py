@@ -41,6 +41,7 @@ class Sampling:
     """Longest answer, in tokens."""
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"temperature must be finite and >= 0, not {self.temperature}")
 
@@ -63,6 +64,22 @@ class Denoising:
     """Frames per second of a video, > 0; None for 8."""
     prompt_tokens: int | None = None
     """Longest prompt in tokens, for pipelines with ``max_sequence_length``."""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+
+
+_REAL = ("temperature", "guidance", "fps")
+
+
+def _check_numbers(options: Sampling | Denoising) -> None:
+    """Refuse options that are no finite numbers, and counts that are not whole numbers >= 1."""
+    for name, value in vars(options).items():
+        is_real = name in _REAL and type(value) in (int, float) and math.isfinite(value)
+        is_count = name not in _REAL and type(value) is int and value >= 1
+        if not (value is None or is_real or is_count):
+            wanted = "a finite number" if name in _REAL else "a whole number >= 1"
+            raise ConfigError(f"{name} is {wanted}, not {value!r}")
 
 
 _Options = TypeVar("_Options", Sampling, Denoising)

@@ -101,7 +101,7 @@ def _made(
             chunk = seeds[start : start + policy.batch_size]
             made = policy.sample(content.prompt, content.context, chunk)
             parts += [_stored(one, folder) for one in made if one is not None]
-    except (MediaError, ValueError, RuntimeError) as error:
+    except (MediaError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
         return [], f"{policy.name} made no candidates: {error}"
     lost = len(seeds) - len(parts)
     return parts, f"{lost} of {len(seeds)} withheld by the safety checker" if lost else None

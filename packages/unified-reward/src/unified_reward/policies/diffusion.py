@@ -88,11 +88,13 @@ class DiffusionPolicy:
             One a seed; None where a safety checker withheld it.
 
         Raises:
-            ValueError: There is a context, or the pipeline refuses an option.
+            ValueError: There is a context, the pipeline refuses an option, or the prompt spells a
+                control token of a tokenizer.
             RuntimeError: The pipeline broke, or its output is not finite RGB.
         """
         if context:
             raise ValueError("the pipeline generates from a prompt alone and takes no context")
+        refuse_control(self.pipeline, prompt)
         out = self.pipeline(
             prompt=[prompt] * len(seeds),
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -120,6 +122,22 @@ class DiffusionPolicy:
         if pixels.ndim == 4:
             return Video(pixels, "THWC", self.options.fps or _FPS)
         return Image(pixels, "HWC")
+
+
+def refuse_control(pipeline: Any, prompt: str) -> None:
+    """Refuse a prompt that spells a control token, at which a text encoder would end it.
+
+    Raises:
+        ValueError: It spells one of a tokenizer of the pipeline.
+    """
+    for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        tokenizer = getattr(pipeline, part, None)
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        special = [str(token) for token in added if token.special]
+        for token in (*getattr(tokenizer, "all_special_tokens", ()), *special):
+            # Stable Diffusion 2 pads with "!".
+            if len(token) > 1 and token in prompt:
+                raise ValueError(f"the prompt spells {token}, a control token of its {part}")
 
 
 def _frames_per_latent(pipeline: Any) -> int:

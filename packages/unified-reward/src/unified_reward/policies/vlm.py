@@ -16,6 +16,8 @@ from unified_reward.policies import Sampling
 
 
 _FRAMES = 8
+_COLDEST = 1e-30
+"""Lowest temperature, such that it is not 0 in single precision."""
 
 
 class VLMPolicy:
@@ -70,7 +72,9 @@ class GumbelNoise(LogitsProcessor):
             torch.empty(scores.shape[-1], dtype=torch.float64).exponential_(generator=generator)
             for generator in self._generators
         ]
-        return scores / self._temperature - torch.stack(exponential).log().to(scores)
+        # From 0 down, so that a low temperature overflows to what is never sampled.
+        below = (scores - scores.amax(-1, keepdim=True)) / max(self._temperature, _COLDEST)
+        return below - torch.stack(exponential).log().to(scores)
 
 
 def build_request(prompt: str, context: Sequence[Image | Video]) -> Request:

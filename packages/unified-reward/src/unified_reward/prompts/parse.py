@@ -33,11 +33,14 @@ _LABEL = r"\b(?:overall\s+judge?ment|final\s+(?:verdict|judge?ment|answer))"
 _MARKER = re.compile(rf"{_LABEL}\b|\b(?:therefore|in\s+conclusion)\b", re.IGNORECASE)
 _TITLE = re.compile(rf"{_LABEL}\s*:", re.IGNORECASE)
 _QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»")
-_MARKS = re.compile(r"\*\*|__|[*`]")
+_MARKS = re.compile(r"\*\*|__|(?<!\d)[*`]|[*`](?!\d)")
 VALUE = rf"(?P<value>{_NUMBER})(?=(?P<rest>[^\n]{{0,24}}))"
 """Pattern of a number, and of what follows it in its line; for `value`."""
+_RANGE_OF_LABEL = (
+    r"(?:\((?:[^)\n]*?\d\s*(?:[-\u2013\u2014]|to)\s*(?P<high>\d+(?:\.\d+)?))?[^)\n]*\))?"
+)
 _SCORE = re.compile(
-    rf"final\s+score\s*(?:\([^)\n]*\))?\s*(?P<sign>[:=]|\bis\b)?\s*(?:{VALUE})?", re.IGNORECASE
+    rf"final\s+score\s*{_RANGE_OF_LABEL}\s*(?P<sign>[:=]|\bis\b)?\s*(?:{VALUE})?", re.IGNORECASE
 )
 _BARE = re.compile(rf"\s*{VALUE}[^\n]{{0,24}}\s*\Z", re.IGNORECASE)
 _OUT_OF = re.compile(
@@ -46,8 +49,8 @@ _OUT_OF = re.compile(
 _RANGE = re.compile(
     r"\s*(?:[-=]+>|[-~\u2013\u2014\u2192\u2212]|to\b|or\b|and\b)\s*\d", re.IGNORECASE
 )
-_GOES_ON = re.compile(r"[.,'\u2019]\d|\s+\d|-?[a-z]", re.IGNORECASE)
-"""Begins what makes another number of the one before: 1,000,000, 3 1/2, 5k, 4th."""
+_GOES_ON = re.compile(r"[.,'\u2019*^]\d|\s+\d|-?[a-z]", re.IGNORECASE)
+"""Begins what makes another number of the one before: 1,000,000, 2*2, 3 1/2, 5k, 4th."""
 _THOUSANDS = re.compile(r"[-+]?\d{1,3},\d{3}")
 _POINTS = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _OBJECT = re.compile(r'\{\s*["}]')
@@ -111,10 +114,12 @@ def value(match: re.Match[str], scale: Scale, text: str) -> float | Unparsed:
         return Unparsed(f"score {digits} is not a number on the scale {scale}", text)
     if _RANGE.match(rest):
         return Unparsed(f"a range, {digits}{rest.strip()}, is not a score", text)
-    goes_on = not out_of and (_GOES_ON.match(rest) or rest[:1].isnumeric())
+    goes_on = not out_of and (_GOES_ON.match(rest) or rest.lstrip()[:1].isnumeric())
     if goes_on or _THOUSANDS.fullmatch(digits):
         return Unparsed(f"it is unclear what number {digits}{rest.rstrip()} is", text)
-    top = float(out_of["top"]) if out_of else 100.0 if rest.lstrip().startswith("%") else None
+    high = match.groupdict().get("high")
+    top = float(high) if high else 100.0 if rest.lstrip().startswith("%") else None
+    top = float(out_of["top"]) if out_of else top
     if top is not None and top != scale.high:
         return Unparsed(f"score out of {top:g}, but the scale is {scale}", text)
     if number not in scale:
@@ -247,7 +252,7 @@ def aspects(text: str, wanted: Sequence[Aspect]) -> dict[str, Score]:
     whole = re.sub(r"word-wise scores\s*:\s*\[.*\]", "", plain(text), flags=re.IGNORECASE)
     scores: dict[str, Score] = {}
     for name, scale, _ in wanted:
-        label = rf"\b{re.escape(name)}(?P<title>\s+score)?\s*(?:\([^)\n]*\))?\s*:\s*"
+        label = rf"\b{re.escape(name)}(?P<title>\s+score)?\s*{_RANGE_OF_LABEL}\s*:\s*"
         found = re.finditer(rf"{label}(?:{VALUE})?", whole, re.IGNORECASE)
         lines = [match for match in found if match["value"] or match["title"]]
         read = value(lines[-1], scale, text) if lines and lines[-1]["value"] else None

@@ -204,7 +204,7 @@ class Template:
         """
         if answer.choice_logprobs is not None:
             head = self.parse(answer.text)
-            if isinstance(head, Unparsed) and not self.family.verdict_first:
+            if isinstance(head, Unparsed) and (answer.text or not self.family.verdict_first):
                 return head
             if not isinstance(head, Unparsed) and self._is_revised(head, answer.text):
                 return head

@@ -15,7 +15,10 @@ from torch.utils.data import DataLoader
 from unified_reward.core.errors import DataError, MediaError
 
 
-BAD_ITEM = (DataError, MediaError, ValueError, OSError, RuntimeError, ArithmeticError)
+BAD_ITEM = (
+    *(DataError, MediaError, ValueError, OSError),
+    *(RuntimeError, ArithmeticError, IndexError),
+)
 """Errors that a single item can cause when it is opened or processed."""
 _MOST = 3
 """Items that may be left out of any data set; of a large one, a tenth."""

@@ -187,6 +187,7 @@ def align_vlm(
     if not isinstance(model, VLMPolicy):
         raise ConfigError(f"{policy} is a diffusers pipeline, not a vision-language model")
     chat = Chat(model.vlm.chat.processor, max_pixels=config.max_pixels)
+    chat.limit_to(model.vlm.n_tokens)
     prompts = ProcessedPrompts(chat, config.cache_gib * 2**30)
     log = log if state.is_main_process else _ignore
     records, rows = trainable_pairs(pairs, model.tasks, log)

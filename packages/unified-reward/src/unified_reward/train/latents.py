@@ -24,6 +24,7 @@ from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.samples import Candidate, Image, PreferencePair, Video
 from unified_reward.io.atomic import write_bytes
+from unified_reward.policies.diffusion import refuse_control
 from unified_reward.train.bad_items import BAD_ITEM
 from unified_reward.train.denoisers import Denoiser
 
@@ -147,6 +148,7 @@ def _encode(
     encode_prompt: Callable[[str], dict[str, Tensor]],
     opened: media.SampledFrames | None,
 ) -> dict[str, Tensor]:
+    refuse_control(denoiser.pipeline, pair.prompt)
     if overflow := denoiser.prompt_overflow(pair.prompt):
         n, limit = overflow
         raise DataError(f"its prompt has {n} tokens, and the text encoder reads {limit}")

@@ -18,6 +18,7 @@ from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
 from unified_reward.io.rows import Row, id_text, unusable
+from unified_reward.io.text import to_float
 
 
 UNDERSTANDING = (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING)
@@ -99,8 +100,8 @@ def number(value: Any, scale: Scale) -> float:
         DataError: It is none, or lies outside the scale.
     """
     try:
-        result = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
+        result = to_float(value)
+    except ValueError:
         result = float("nan")
     if result not in scale:
         raise DataError(f"{value!r} is not a number on the scale {scale}")

@@ -20,7 +20,7 @@ FAMILY = Family("llava-critic", max_new_tokens=4096)
 _TASK = Task.IMAGE_UNDERSTANDING
 _HUNDRED = SCALES[_TASK]
 _OUT_OF = re.compile(
-    r"(?<![\w.,-])(?P<value>[-+]?\d+(?:\.\d+)?)(?P<rest>\s*(?:/|out\s+of)\s*100\b)", re.IGNORECASE
+    r"(?<![\w.,*^-])(?P<value>[-+]?\d+(?:\.\d+)?)(?P<rest>\s*(?:/|out\s+of)\s*100\b)", re.IGNORECASE
 )
 _FIRST = re.compile(rf"[^\w.,+-]*(?:(?:the\s+)?score\s*(?::|=|is)\s*)?{parse.VALUE}", re.IGNORECASE)
 

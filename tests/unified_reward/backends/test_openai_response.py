@@ -19,6 +19,7 @@ from unified_reward.backends.openai_response import (
     read_completion,
     read_response,
 )
+from unified_reward.core.errors import ServerError
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed, Unparsed
 
@@ -38,6 +39,7 @@ def ask(reply: Reply, options: OpenAIOptions = FAST) -> tuple[Answer | Failed | 
 def failure(reply: Reply, options: OpenAIOptions = FAST) -> tuple[str, int]:
     result, n_calls = ask(reply, options)
     assert isinstance(result, Failed), result
+    assert isinstance(result.cause, ServerError)
     return result.error, n_calls
 
 
@@ -218,7 +220,7 @@ def test_content_is_read_as_text_or_parts(content: Any, text: str) -> None:
         (Reply(401, b'{"message": "no key"}'), "answered 401 Unauthorized: no key"),
         (answer({"error": "no model"}, 404), "answered 404 Not Found: no model"),
         (answer({"detail": [{"loc": ["body", "x"], "msg": "odd"}]}, 413), "body.x: odd"),
-        (Reply(404, b"x " * 9999), "answered 404 Not Found: " + "x " * 150 + "..."),
+        (Reply(404, b"x " * 9999), "answered 404 Not Found: " + "x " * 150 + "…"),
     ],
 )
 def test_nonsense_is_a_failure_in_words_and_is_not_retried(reply: Reply, trouble: str) -> None:

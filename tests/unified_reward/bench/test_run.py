@@ -238,10 +238,10 @@ def test_the_worst_items_are_those_furthest_from_their_labels_first_ones_first()
     ],
 )
 def test_votes_are_sampled_among_the_orders(orders, votes, winner):
-    merged = Preferred(0.5, 0, 0.5, orders=orders)
+    merged = Preferred(0.5, 0, 0.5, orders=orders, notes=("the images were scaled",))
     found = majority_vote(merged, votes, seed=1)
     assert found.winner in (winner if isinstance(winner, set) else {winner})
-    assert found.orders == orders
+    assert (found.orders, found.notes) == (orders, merged.notes)
 
 
 def test_equally_many_votes_are_a_tie_and_unreadable_ones_stay_so():

@@ -195,6 +195,8 @@ def test_own_ratings_have_their_own_scale_and_their_agreement_is_told(cli, tmp_p
     targets = [json.loads(line)["target"] for line in converted.read_text().splitlines()]
     assert [(one["score"], one["scale"]) for one in targets] == [(80, [0, 100]), (10, [0, 100])]
     code, _, err = cli("data", "check", tmp_path / "own.csv", *arguments[:3], "5,1")
-    assert (code, "--scale must rise" in err) == (2, True)
+    assert (code, "two numbers that rise" in err) == (2, True)
+    code, _, err = cli("data", "check", tmp_path / "own.csv", *arguments[:3], "0,inf")
+    assert (code, "two numbers that rise" in err) == (2, True)
     code, _, err = cli("data", "check", tmp_path / "own.csv", "--source", "fetv", *arguments[2:])
     assert (code, "fetv has its own scale, 1 to 5" in err) == (2, True)

@@ -79,9 +79,9 @@ def test_a_bulk_run_keeps_fields_but_no_header_and_refuses_other_fields(cli, fil
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--extra-body", "{"], "--extra-body is not JSON"),
+        (["--extra-body", "{"], "--extra-body: Invalid JSON"),
         (["--extra-body", "[1]"], "--extra-body is a JSON object"),
-        (["--extra-body", '{"x": NaN}'], "NaN is not a number"),
+        (["--extra-body", '{"x": NaN}'], "NaN is not a number; null is right"),
         (["--extra-body", '{"x": 1, "x": 2}'], "the key 'x' stands twice"),
         (["--extra-body", '{"messages": []}'], "extra_body cannot set 'messages'"),
         (["--extra-header", "hunter22"], "--extra-header is NAME:VALUE"),

@@ -93,6 +93,15 @@ def test_dropped_rows_leave_the_others_byte_for_byte_and_the_torn_end_goes(tmp_p
     assert list(Journal(path).done) == ["a", "雪", "b"]
 
 
+def test_failed_rows_of_a_server_that_has_not_named_its_model_are_kept(tmp_path):
+    path = tmp_path / "out.jsonl"
+    Journal(path).append([row("a", judge="toy at URL")])
+    Journal(path).append([row("b", "failed", judge="URL")])
+    assert Journal(path).done == {"a": "scored", "b": "failed"}
+    with pytest.raises(DataError, match="holds rows of toy at URL"):
+        Journal(path).append([row("c", judge="URL")])
+
+
 def test_a_ranking_that_lacks_candidates_counts_as_failed_when_asked_again(tmp_path):
     journal = Journal(tmp_path / "out.jsonl")
     journal.append([row("a", "ranked", reason=None), row("b", "ranked", reason="one is lost")])

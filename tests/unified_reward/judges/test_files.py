@@ -83,6 +83,15 @@ def test_servers_and_controls_count_by_their_wordings_alone():
         assert set(files_of(reference)) == {"the wording of family native"}
 
 
+def test_of_an_installed_judge_the_path_in_its_reference_counts(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(judge_files_module, "kind_of", lambda _: "installed")
+    weights = str(folder / "model.safetensors")
+    assert files_of("mine") == files_of("mine:") == files_of("mine:large") == {}
+    assert set(files_of(f"mine:{folder}")) == {"model.safetensors", "unified_reward.json"}
+    assert set(files_of(f"mine:{weights}")) == {weights}
+
+
 def test_a_hub_id_that_is_not_in_the_cache_is_not_known(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert files_of("org/name")["the commit of org/name"] == ""

@@ -260,7 +260,7 @@ def test_a_folder_without_a_card_has_none(tmp_path):
     ("text", "result"),
     [
         ("{", "Invalid JSON"),
-        ("[1]", "should be an object"),
+        ("[1]", "holds a list, not an object"),
         ('{"frames": 8}', "family: Field required"),
         ('{"family": "native", "frame": 8}', "frame: Unexpected keyword argument"),
         ('{"family": "native", "frames": "many"}', "frames: Input should be a valid integer"),

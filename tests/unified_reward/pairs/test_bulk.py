@@ -132,17 +132,17 @@ def test_a_judge_that_is_none_stops_the_run_before_a_row_is_written(work, tmp_pa
 
 def test_a_run_goes_on_under_the_settings_it_was_begun_with_only(tmp_path):
     out = tmp_path / "new" / "out.jsonl"
-    check_run_config(out, {"judge": "a", "sizes": (1, 2), "margin": 0.5})
-    check_run_config(out, {"judge": "a", "sizes": [1, 2], "margin": 0.5})
+    check_run_config(out, {"judge": "a", "sizes": (1, 2), "margin": 0.5}, {})
+    check_run_config(out, {"judge": "a", "sizes": [1, 2], "margin": 0.5}, {})
     assert [path.name for path in out.parent.iterdir()] == ["out.jsonl.config.json"]
     out.write_text("{}\n")
     with pytest.raises(ConfigError) as error:
-        check_run_config(out, {"judge": "b", "sizes": [1, 2], "seed": 3})
+        check_run_config(out, {"judge": "b", "sizes": [1, 2], "seed": 3}, {})
     text = str(error.value)
     for due in ("judge was 'a' and is 'b'", "margin was 0.5 and is None", "seed was None and is 3"):
         assert due in text
     assert "sizes" not in text
-    check_run_config(out, {"judge": "a", "sizes": [1, 2], "margin": 0.5})
+    check_run_config(out, {"judge": "a", "sizes": [1, 2], "margin": 0.5}, {})
 
 
 @pytest.mark.parametrize("content", ["", "{", "\udcff"])
@@ -152,7 +152,7 @@ def test_settings_that_cannot_be_read_are_told(content, tmp_path):
     path = out.with_name("out.jsonl.config.json")
     path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=r"config\.json cannot be read"):
-        check_run_config(out, {"seed": 0})
+        check_run_config(out, {"seed": 0}, {})
 
 
 def test_engine_ray_without_ray_says_what_to_install(tmp_path, monkeypatch):

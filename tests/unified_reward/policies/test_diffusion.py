@@ -209,11 +209,11 @@ def test_only_what_was_chosen_is_kept(tmp_path):
     [
         (
             b"{steps: 4}",
-            "sampling.json must be a JSON object of options: Invalid JSON: Expecting property name",
+            r"must be a JSON object of options: .*: Invalid JSON: Expecting property name",
         ),
         (b"\xff\xfe{", "sampling.json must be a JSON object of options: "),
-        (b"[4]", r"sampling.json must be a JSON object of options, not \[4\]"),
-        (b'"four"', "sampling.json must be a JSON object of options, not 'four'"),
+        (b"[4]", "must be a JSON object of options: .* holds a list, not an object"),
+        (b'"four"', "must be a JSON object of options: .* holds a str, not an object"),
         (
             b'{"temperature": 1}',
             "is a diffusers pipeline, which takes no temperature; it takes steps",

@@ -124,6 +124,7 @@ def test_aspects_of_scores_and_pairs_are_labels_on_the_unit_scale(vlm):
         (Target(score=1.0, scale=Scale(0, 1)), 2, "record 'x' has no winner to learn from"),
         (Target(winner="first"), 1, "record 'x' has no score to learn from"),
         (Target(score=1.0), 1, "record 'x' has no score on a scale"),
+        (Target(scale=Scale(1, None), aspects={"style": 3.0}), 1, "'x' has no score to learn from"),
         (Target(winner="tie", aspects={"style": 4.0}), 2, "'x' has a score or share beyond its"),
     ],
 )

@@ -25,7 +25,7 @@ from unified_reward.io.atomic import write_bytes, write_json
 from unified_reward.io.fingerprints import text_fingerprint
 from unified_reward.io.rows import read_examples
 from unified_reward.io.run_config import check_run_config
-from unified_reward.io.text import parse_json, read_json, read_lines
+from unified_reward.io.text import read_json, read_json_lines
 from unified_reward.judges.files import checkpoint_files
 from unified_reward.judges.registry import open_judge
 from unified_reward.train.judge import JudgeTraining, train_judge
@@ -172,8 +172,7 @@ def vote(folder: Path, task: Task, seed: int, most: int) -> Iterator[dict[str, A
 
 
 def _generated(folder: Path) -> Iterator[dict[str, Any]]:
-    for _, _, line in read_lines(folder / "candidates.jsonl"):
-        row = parse_json(line)
+    for _, row in read_json_lines(folder / "candidates.jsonl"):
         if row["status"] == "generated":
             yield row
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ModelError, one_line
 
 
 # A template that prints its list of parts would not print a line break as one.
@@ -61,7 +61,7 @@ def read_format(processor: Any) -> ChatFormat:
     except Exception as error:
         raise ModelError(
             f"the chat template of {name} cannot take a turn of text and image: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
+            f"{type(error).__name__}: {one_line(error)}"
         ) from error
     if problem := _problem(prompt, image_token) or _no_header(prompt, bare, answered):
         raise ModelError(f"the chat template of {name} cannot be used with images: it {problem}")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, one_line
 
 
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
@@ -176,10 +176,8 @@ def _context(file: str, folder: str, key_log: str) -> ssl.SSLContext:
 
 
 def _unusable(variable: str, value: str, reason: str) -> ConfigError:
-    text = " ".join(_without_login(value).split())
-    return ConfigError(
-        f"{variable}={text[:200]} cannot be used: {reason}; change or unset {variable}"
-    )
+    text = one_line(_without_login(value), 200)
+    return ConfigError(f"{variable}={text} cannot be used: {reason}; change or unset {variable}")
 
 
 def _without_login(value: str) -> str:

@@ -27,7 +27,7 @@ from unified_reward.backends.openai_options import (
 )
 from unified_reward.backends.openai_request import Dialect, remedy, write_messages
 from unified_reward.backends.openai_response import Completion, Fault, read_completion
-from unified_reward.core.errors import ConfigError, MediaError, ServerError
+from unified_reward.core.errors import ConfigError, MediaError, ServerError, one_line
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed, Unparsed
 
@@ -174,7 +174,7 @@ class OpenAIModel:
         chat = _Chat(connection, messages, request, index)
         reply, dialect = await self._ask(chat)
         if isinstance(reply, Fault):
-            return Failed(str(self._error(reply, remedy(reply, request))))
+            return Failed.from_error(self._error(reply, remedy(reply, request)))
         if isinstance(reply, Unparsed):
             return reply
         notes += dialect.notes(request)
@@ -229,11 +229,7 @@ class OpenAIModel:
         detail = fault.detail
         for secret in self._secrets():
             detail = detail.replace(secret, "***")
-        detail = " ".join(_BASE64.sub("(data)", detail).split())
-        # A terminal must not act on it, and half a letter could not be written to a file.
-        detail = "".join(letter if letter.isprintable() else "?" for letter in detail)
-        if len(detail) > _MAX_DETAIL - len(hint):
-            detail = detail[: _MAX_DETAIL - len(hint)] + "..."
+        detail = one_line(_BASE64.sub("(data)", detail), _MAX_DETAIL - len(hint))
         source = fault.source or f"the server at {self._url}"
         return ServerError(f"{source} {fault.trouble}{f': {detail}' if detail else ''}{hint}")
 

@@ -45,7 +45,7 @@ class Connection:
             body: Sent as JSON.
             index: Spreads the waits of requests that are refused together.
         """
-        content = None if body is None else json.dumps(body)
+        content = None if body is None else json.dumps(body, allow_nan=False)
         start, *query = self.base.raw_path.partition(b"?")
         url = self.base.copy_with(raw_path=b"".join((start.rstrip(b"/"), path.encode(), *query)))
         reply: Mapping[str, Any] | Fault = Fault("was not contacted")

@@ -103,7 +103,7 @@ class Dialect:
     def both(self, other: Dialect) -> Dialect:
         """The dialect without the fields that either lacks."""
         return Dialect(
-            min(self.token_limit, other.token_limit),
+            max(self.token_limit, other.token_limit, key=_LIMITS.index),
             self.temperature and other.temperature,
             self.seed and other.seed,
             min(self.top_logprobs, other.top_logprobs),

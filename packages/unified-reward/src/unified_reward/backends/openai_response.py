@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple, cast
 
+from unified_reward.core.errors import one_line
 from unified_reward.core.verdicts import Unparsed
 
 
@@ -136,7 +137,7 @@ def read_completion(body: Mapping[str, Any]) -> Completion | Unparsed | Fault:
 
 def _without_text(message: Mapping[str, Any], end: str) -> Unparsed | None:
     if refusal := _first_text(message, "refusal"):
-        return Unparsed(f"the judge refuses to answer: {' '.join(refusal.split())[:200]}", refusal)
+        return Unparsed(f"the judge refuses to answer: {one_line(refusal, 200)}", refusal)
     reasoning = _first_text(message, "reasoning_content", "reasoning")
     if end in _CUT:
         return Unparsed(

@@ -272,7 +272,9 @@ def majority_vote(verdict: Verdict, votes: int, seed: int) -> Verdict:
     if any(n == most for _, n in others):
         winner = "tie"
     first, tie, second = (float(winner == name) for name in ("first", "tie", "second"))
-    return Preferred(first, tie, second, text=verdict.text, orders=verdict.orders)
+    return Preferred(
+        first, tie, second, text=verdict.text, orders=verdict.orders, notes=verdict.notes
+    )
 
 
 def _without_pixels(example: Example) -> Example:

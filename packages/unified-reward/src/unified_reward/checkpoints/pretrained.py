@@ -12,12 +12,11 @@ from typing import Any, cast
 from transformers.utils import logging
 
 from unified_reward.checkpoints.tensor_keys import read_json, refuse_pointers
-from unified_reward.core.errors import ConfigError, ModelError
+from unified_reward.core.errors import ConfigError, ModelError, one_line
 
 
 _CODE = ("auto_map", "custom_generate")
 """Keys whose values name files of Python code, or repositories of it."""
-_LONGEST = 400
 
 
 def load_pretrained(
@@ -69,13 +68,11 @@ def load_errors(message: str) -> Iterator[None]:
 
 
 def _in_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "trust_remote_code" in text:
+    if "trust_remote_code" in str(error):
         return "it needs Python code of its own, which is never run"
-    if "weights_only" in text:
+    if "weights_only" in str(error):
         return "a pickle of it holds more than tensors and is not unpickled; save it as safetensors"
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}…"
+    text = one_line(error)
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
 
 

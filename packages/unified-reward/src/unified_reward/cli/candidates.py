@@ -63,8 +63,6 @@ def candidates(
     )
     loaded.name = policy
     with open_journal(out / "candidates.jsonl") as journal:
-        again = journal.unanswered() if retry_failed else set[str]()
-        done = sum(name in journal.done and name not in again for name in ids)
         made = make_candidates(
             partial(read_examples, source),
             journal,
@@ -73,6 +71,7 @@ def candidates(
             seed=seed,
             retry_failed=retry_failed,
         )
+        done = sum(name in journal.done for name in ids)
         with bar("generating", len(ids), done=done) as advance:
             for row in made:
                 advance(1)

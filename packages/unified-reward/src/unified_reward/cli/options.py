@@ -103,9 +103,9 @@ class JudgeArguments:
         if self.extra_body is None:
             return None
         try:
-            body: object = parse_json(self.extra_body)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"--extra-body is not JSON: {error}") from error
+            body = parse_json(self.extra_body)
+        except ValueError as error:
+            raise ConfigError(f"--extra-body: {error}") from error
         if not isinstance(body, dict):
             raise ConfigError('--extra-body is a JSON object, such as {"seed": null}')
         return cast("dict[str, Any]", body)

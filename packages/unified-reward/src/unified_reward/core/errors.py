@@ -1,4 +1,4 @@
-"""The error tree."""
+"""The error tree, and how messages quote what others wrote."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ class ServerError(ModelError):
 
 class UnparsedError(UnifiedRewardError):
     """The judge answered, and the answer cannot be read."""
+
+
+def one_line(text: object, longest: int = 400) -> str:
+    r"""Text of others for a message: in one line, cut off, nothing a terminal would act on.
+
+    >>> one_line("no such\n  file\x1b", 13)
+    'no such file?'
+    """
+    line = " ".join(str(text).split())
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    return line if len(line) <= longest else f"{line[:longest]}…"

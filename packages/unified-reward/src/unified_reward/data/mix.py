@@ -171,7 +171,7 @@ def mix(recipe: Mix, out: Path, progress: Callable[[int], None] = lambda _: None
             writer.write(i, bad[i], progress) | skipped[i] for i in range(len(recipe.sources))
         ]
         report["splits"] = writer.lines
-        text = json.dumps(report, indent=1, ensure_ascii=False)
+        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
         report_file.write(text.encode(errors="replace"))
     return report
 

@@ -144,12 +144,9 @@ def _count(stats: Stats, content: Example) -> None:
     stats.without_media += not media
     stats.prompts.append(_hash(question(content).encode(errors="surrogatepass")))
     for medium in media:
-        source = medium.source
-        stats.media.append(
-            _hash(
-                source if isinstance(source, bytes) else str(source).encode(errors="surrogatepass")
-            )
-        )
+        raw = medium.source
+        raw = raw if isinstance(raw, bytes) else str(raw).encode(errors="surrogatepass")
+        stats.media.append(_hash(raw))
 
 
 def _hash(content: bytes) -> int:

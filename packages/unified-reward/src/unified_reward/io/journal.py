@@ -149,8 +149,8 @@ class Journal:
                 judge, such as another model of a server; earlier rows stay.
         """
         rows = list(rows)
-        others = self.judges - {_judge(row) for row in rows}
-        if others and rows:
+        judges = {_judge(row) for row in rows if row["status"] != "failed"}
+        if judges and (others := self.judges - judges):
             names = ", ".join(f"{judge} ({family})" for judge, family in sorted(others))
             raise DataError(f"{self.path} holds rows of {names}; give this judge another file")
         self.repair()

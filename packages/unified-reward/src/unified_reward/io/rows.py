@@ -7,7 +7,6 @@ what comes in. Knows neither prompts nor judges, and opens no media.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Candidate, Example, Image, Pair, Target, Task, Video
@@ -100,14 +99,6 @@ class _CandidateRow(_PartRow):
         return tuple(part.value(folder) for part in self.parts)
 
 
-def _finite(given: Any) -> Any:
-    try:
-        json.dumps(given, allow_nan=False)
-    except ValueError:
-        raise ValueError("NaN and Infinity are no numbers of JSON; null is right") from None
-    return given
-
-
 class _TargetRow(_Row):
     score: _Number | None = None
     scale: tuple[_Number | None, _Number | None] | None = None
@@ -116,10 +107,7 @@ class _TargetRow(_Row):
     rationale: str = ""
 
     def value(self) -> Target:
-        low, high = self.scale or (None, None)
-        if low is not None and high is not None and not low < high:
-            raise DataError(f"scale is [low, high] with low < high, not [{low:g}, {high:g}]")
-        scale = Scale(low, high) if self.scale else None
+        scale = Scale(*self.scale) if self.scale else None
         return Target(self.score, scale, self.aspects, self.winner, self.rationale)
 
 
@@ -130,7 +118,7 @@ class _ComparisonRow(_Row):
     b: int
     winner: Winner | None = None
     probability: _Number | None = None
-    orders: Annotated[list[dict[str, Any]] | None, AfterValidator(_finite)] = None
+    orders: list[dict[str, Any]] | None = None
     reason: str | None = None
 
     def model_post_init(self, _: Any) -> None:
@@ -155,13 +143,11 @@ class _ExampleRow(_Row):
     context: list[_PartRow] | None = None
     criteria: str | None = None
     target: _TargetRow | None = None
-    raters: Annotated[Any, AfterValidator(_finite)] = None
+    raters: Any = None
     source: _Id | None = None
     tags: dict[str, _Tag] | None = None
     schema_: int = Field(default=SCHEMA, alias="schema")
-    messages: Annotated[list[dict[str, Any]], AfterValidator(_finite)] = Field(
-        default_factory=list[dict[str, Any]]
-    )
+    messages: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
     status: Literal["generated", "kept", "dropped", "failed"] | None = None
     reason: str | None = None
     chosen: _AnyCandidate | None = None
@@ -308,7 +294,7 @@ def read_row(raw: bytes, folder: Path, *, strict: bool = True) -> Row:
         prompt = _failed_prompt(row, name, folder) if isinstance(content, Failed) else None
     except ValidationError as error:
         return unusable(describe_errors(error, "row", 3))
-    except DataError as error:
+    except (DataError, ValueError) as error:
         return unusable(str(error))
     return Row(
         0,

@@ -26,9 +26,7 @@ def config_path(out: Path) -> Path:
     return out.parent / f"{out.name}.config.json"
 
 
-def check_run_config(
-    out: Path, config: Mapping[str, Any], files: Mapping[str, str] | None = None
-) -> None:
+def check_run_config(out: Path, config: Mapping[str, Any], files: Mapping[str, str]) -> None:
     """Write a run's config beside its output, or check that it is the one written there.
 
     The config of a run that has made no row yet, such as one whose judge could not be loaded, is
@@ -38,7 +36,7 @@ def check_run_config(
         out: The output.
         config: Settings that decide the rows.
         files: Fingerprints of the files that decide them, by names for people; "" where it is not
-            known. None where the run has none.
+            known.
 
     Raises:
         ConfigError: The run was started with different settings or files, which are named, or by
@@ -46,12 +44,9 @@ def check_run_config(
         DataError: The file cannot be read or written.
     """
     path = config_path(out)
-    given = _as_written({**config, **({} if files is None else {_FILES: files})})
+    given = _as_written({**config, _FILES: files})
     try:
         if not out.exists() or not out.stat().st_size:
-            write_json(path, given)
-            return
-        if not path.exists() and files is None:
             write_json(path, given)
             return
     except OSError as error:
@@ -59,10 +54,8 @@ def check_run_config(
     if not path.exists():
         raise ConfigError(f"{path}, the settings of {out}, is missing; {_remedy(out)}")
     known = read_json(path)
-    if not isinstance(known, dict):
-        raise DataError(f"{path} is not the configuration of a run; {_remedy(out)}")
     known_files = known.pop(_FILES, None)
-    given.pop(_FILES, None)
+    del given[_FILES]
     differences = [
         f"{key} was {known.get(key)!r} and is {given.get(key)!r}"
         for key in sorted(known.keys() | given.keys())
@@ -73,8 +66,7 @@ def check_run_config(
             f"{out} was started with different settings: {'; '.join(differences)}; give another "
             "output file, or the same settings"
         )
-    if files is not None:
-        _check_files(out, known_files, files)
+    _check_files(out, known_files, files)
 
 
 def _as_written(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +75,7 @@ def _as_written(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_files(out: Path, known: Mapping[str, str] | None, files: Mapping[str, str]) -> None:
-    if known is None:
+    if not isinstance(known, dict):
         raise _earlier(out)
     changed: list[str] = []
     for name in sorted(known.keys() | files.keys()):

@@ -100,16 +100,35 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_json(path: Path) -> Any:
-    """Read a file that is one value of JSON.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that is one object of JSON.
 
     Raises:
-        DataError: The file cannot be opened, or `parse_json` refuses it.
+        DataError: The file cannot be opened, `parse_json` refuses it, or it is another value.
     """
     try:
-        return parse_json(read_text(path))
+        value = parse_json(read_text(path))
     except ValueError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}, not an object")
+    return cast("dict[str, Any]", value)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Iterate over number (from 1) and object of every line that is not blank.
+
+    Raises:
+        DataError: As in `read_lines`, or a line is no object; names it.
+    """
+    for number, _, raw in read_lines(path):
+        try:
+            row = parse_json(raw)
+        except ValueError as error:
+            raise DataError(f"{path} line {number}: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path} line {number} is not an object")
+        yield number, cast("dict[str, Any]", row)
 
 
 @contextmanager
@@ -174,7 +193,7 @@ def parse_json(raw: bytes | str) -> Any:
         if text.count("[") + text.count("{") > _DEEPEST:
             _check_depth(value)
         if _HALF.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start + 1}") from error
     except UnicodeEncodeError as error:

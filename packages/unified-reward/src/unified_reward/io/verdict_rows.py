@@ -19,7 +19,7 @@ from unified_reward.core.verdicts import (
     Verdict,
     Winner,
 )
-from unified_reward.io.text import parse_json, read_lines
+from unified_reward.io.text import read_json_lines
 
 
 NOTE = "note: "
@@ -124,12 +124,8 @@ def read_verdict_rows(path: Path) -> Iterator[dict[str, Any]]:
             earlier one; names the line.
     """
     lines: dict[str, int] = {}
-    for number, _, line in read_lines(path):
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            raise DataError(f"{path} line {number}: {error}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+    for number, row in read_json_lines(path):
+        if not isinstance(row.get("id"), str):
             raise DataError(f"{path} line {number} is not a verdict row with an id")
         if lines.setdefault(row["id"], number) != number:
             raise DataError(

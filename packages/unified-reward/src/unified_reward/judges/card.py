@@ -22,7 +22,7 @@ from unified_reward.core.samples import Example, FrameRule, Image, Sample, Video
 from unified_reward.core.verdicts import Failed, Verdict
 from unified_reward.io.atomic import write_bytes
 from unified_reward.io.config import build_config
-from unified_reward.io.text import parse_json, read_text
+from unified_reward.io.text import read_json
 from unified_reward.judges.model_judge import DecodedMedia, ModelJudge, Replies, decoded
 
 
@@ -103,11 +103,8 @@ class Card:
         if not file.exists():
             return None
         try:
-            row = parse_json(read_text(file))
-            if not isinstance(row, dict):
-                raise TypeError("it should be an object")
-            return build_config(cls, row, CARD)
-        except (DataError, ValueError, TypeError, ConfigError) as error:
+            return build_config(cls, read_json(file), CARD)
+        except (DataError, ConfigError) as error:
             raise ConfigError(f"{file} is not a judge's card: {error}") from error
 
     def write(self, folder: Path) -> None:

@@ -44,7 +44,9 @@ def judge_files(reference: str, options: JudgeOptions) -> dict[str, str]:
 
             return _wordings(CARDS[name].wording) | judge_files(rest, options)
         case "installed":
-            return {rest: file_fingerprint(rest)} if Path(rest).is_file() else _folder(Path(rest))
+            path = Path(rest)
+            files = _folder(path) if rest else {}
+            return {rest: file_fingerprint(path)} if path.is_file() else files
 
 
 def checkpoint_files(reference: str | Path) -> dict[str, str]:

@@ -120,9 +120,10 @@ _APPLIES: Mapping[str, tuple[frozenset[_Kind], str]] = {
     "image_format": (_SERVED, "servers"),
     "image_quality": (_SERVED, "servers"),
 }
-_SECRET = ("api_key", "extra_headers")
 """Kinds of judge that each option applies to, and their description. A checklist passes its options
 on to its judge, where they are checked again."""
+_SECRET = ("api_key", "extra_headers")
+"""Options whose values are in no message and no file."""
 
 
 def open_judge(  # noqa: PLR0913  the one door: every option of every kind of judge

@@ -41,8 +41,9 @@ class ScriptedModel:
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
         """Answer every request in order; one without choices gets the empty text.
 
-        >>> ScriptedModel("second").generate([Request(("A or B?",), choices=("A", "=", "B"))])
-        [Answer(text='B', choice_logprobs=None, votes=(), notes=())]
+        >>> requests = [Request(("A or B?",), choices=("A", "=", "B"))]
+        >>> ScriptedModel("second").generate(requests)[0].text
+        'B'
         """
         return [Answer(self._text(request)) for request in requests]
 

@@ -17,7 +17,7 @@ from unified_reward.core.probability import compare_values
 from unified_reward.core.samples import Example, Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed, Verdict
 from unified_reward.io.rows import id_text
-from unified_reward.io.text import parse_json, read_lines, read_table, to_float
+from unified_reward.io.text import read_json_lines, read_table, to_float
 from unified_reward.io.verdict_rows import VERDICT_KEYS, read_verdict
 
 
@@ -179,10 +179,7 @@ def _place(row: Mapping[str, Any]) -> int:
 
 
 def _score(given: Any) -> Score:
-    value = to_float(given)
-    if value not in _OPEN:
-        raise ValueError(f"value {value} is not a finite number")
-    return Score(value, _OPEN)
+    return Score(to_float(given), _OPEN)
 
 
 def _name(name: str, place: int | None) -> str:
@@ -226,17 +223,10 @@ def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
     suffix = path.suffix.lower()
     if suffix == ".json":
         raise DataError(f"{path}: a table is .csv, .tsv or .jsonl, a row a line")
-    if suffix != ".jsonl":
-        for line, cells in read_table(path, "\t" if suffix == ".tsv" else ","):
-            if isinstance(cells, str):
-                raise DataError(f"{path} line {line}: {cells}")
-            yield line, cells
+    if suffix == ".jsonl":
+        yield from read_json_lines(path)
         return
-    for line, _, raw in read_lines(path):
-        try:
-            row = parse_json(raw)
-        except ValueError as error:
-            raise DataError(f"{path} line {line}: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path} line {line} is not an object")
-        yield line, row
+    for line, cells in read_table(path, "\t" if suffix == ".tsv" else ","):
+        if isinstance(cells, str):
+            raise DataError(f"{path} line {line}: {cells}")
+        yield line, cells

@@ -331,8 +331,8 @@ def _add_entry(out: Path) -> None:
 def _entries(out: Path) -> dict[str, Any]:
     path = out.with_name(_ENTRIES)
     try:
-        return {**read_json(path)} if path.exists() else {}
-    except (DataError, TypeError) as error:
+        return read_json(path) if path.exists() else {}
+    except DataError as error:
         raise DataError(f"{path} is not a JSON object, so {out.stem!r} cannot be added") from error
 
 

@@ -12,12 +12,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import extra
 from unified_reward.io.atomic import write_json
-from unified_reward.io.text import parse_json, read_text
+from unified_reward.io.text import read_json
 
 
 if TYPE_CHECKING:
@@ -165,12 +165,9 @@ def _defaults(source: str | Path) -> dict[str, Any]:
     """Options in a policy's folder, by name; empty without a ``sampling.json``."""
     file = Path(source) / DEFAULTS
     try:
-        options: Any = parse_json(read_text(file)) if file.is_file() else {}
-    except (DataError, ValueError) as error:
+        return read_json(file) if file.is_file() else {}
+    except DataError as error:
         raise ConfigError(f"{file} must be a JSON object of options: {error}") from error
-    if not isinstance(options, dict):
-        raise ConfigError(f"{file} must be a JSON object of options, not {options!r:.40}")
-    return cast("dict[str, Any]", options)
 
 
 def is_pipeline(source: str | Path) -> bool:

@@ -66,13 +66,7 @@ class GumbelNoise(LogitsProcessor):
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Noisy scores of shape (B, vocabulary), for B seeds.
-
-        Raises:
-            RuntimeError: A score is NaN.
-        """
-        if scores.isnan().any():
-            raise RuntimeError("logits of the next token are NaN; try another dtype")
+        """Noisy scores of shape (B, vocabulary), for B seeds."""
         # In double precision: the noise must reach tokens of any probability.
         exponential = [
             torch.empty(scores.shape[-1], dtype=torch.float64).exponential_(generator=generator)

@@ -213,9 +213,8 @@ class Template:
                 p_first, p_tie, p_second = weights
                 shares = head.aspects if isinstance(head, Preferred) else dict[str, float]()
                 return Preferred(p_first, p_tie, p_second, shares, answer.text)
-            if self.family.verdict_first or not isinstance(head, Scored):
-                return self._expected(self.scale.steps(), weights, {}, answer.text)
-            aspects = head.aspects
+            is_first = self.family.verdict_first
+            aspects = head.aspects if isinstance(head, Scored) and not is_first else {}
             return self._expected(self.scale.steps(), weights, aspects, answer.text)
         if not answer.votes:
             return self.parse(answer.text)

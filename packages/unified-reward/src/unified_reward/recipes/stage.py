@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extensions, load_extension, missing_hint
 from unified_reward.core.samples import Example
 from unified_reward.io.atomic import write_bytes, write_json, written
@@ -130,7 +130,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         file = folder / "report.json"
         digest = _hash(as_data(config), inputs)
-        known = _read_report(file)
+        known = read_json(file) if file.exists() else {}
         _refuse_earlier(folder, known)
         if known.get("hash") == digest and product.exists():
             self.log(f"{name}: already done, in {folder}")
@@ -145,13 +145,6 @@ class Run:
             write_json(folder / "environment.json", _environment())
             write_json(file, report)
         self.reports[name] = report
-
-
-def _read_report(file: Path) -> dict[str, Any]:
-    report = read_json(file) if file.exists() else {}
-    if not isinstance(report, dict):
-        raise DataError(f"{file} is not the report of a stage; delete it")
-    return report
 
 
 def _refuse_earlier(folder: Path, known: Mapping[str, Any]) -> None:

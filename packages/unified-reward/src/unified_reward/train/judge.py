@@ -147,15 +147,14 @@ class JudgeLabels:
             )
         sample, target = record.sample, record.target
         label = WIN_SHARES.get(target.winner or "")
-        shares: Mapping[str, float] = target.aspects
+        shares: Mapping[str, float | None] = target.aspects
         if sample.form == "score":
             label = None if target.score is None else _share(record)
             template = prompts.template(self._card.family, sample.task, "score")
             scales = {one.name: one.scale for one in template.aspects}
             other = _scale_of_aspects(target)
             shares = {
-                name: scales.get(name, other).share(value) or 0.0
-                for name, value in target.aspects.items()
+                name: scales.get(name, other).share(value) for name, value in target.aspects.items()
             }
         aspects = tuple(shares.get(name) for name in self._aspects)
         wrong = [one for one in (label, *aspects) if one is not None and not 0 <= one <= 1]

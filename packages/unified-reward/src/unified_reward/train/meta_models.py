@@ -31,9 +31,10 @@ from transformers import (
 
 from unified_reward.checkpoints.adapters import adapter_base
 from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, refuse_pipeline_code
+from unified_reward.checkpoints.tensor_keys import read_json
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path, missing_hint
-from unified_reward.io.text import read_json, read_text
+from unified_reward.io.text import read_text
 
 
 _MIN_PIXELS = 56 * 56

@@ -135,6 +135,8 @@ def _mutated_line(row: Any, rng: Random) -> bytes:
 
 def lines_of(data: bytes) -> dict[int, bytes]:
     """The lines that are not blank, by number from 1."""
+    if _BOM.startswith(data):  # cut off inside of the mark
+        return {}
     lines = data.removeprefix(_BOM).splitlines()
     return {n: line for n, line in enumerate(lines, 1) if line.strip()}
 

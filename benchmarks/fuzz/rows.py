@@ -369,7 +369,7 @@ class Rows:
             raise RowsLostError(f"{len(made)} verdicts in the journal for {len(due)} rows")
         for one, other in zip(made, due, strict=True):
             _expect({k: one.get(k) for k in other}, other, "verdict after a resume")
-        for row in read_verdict_rows(out):
+        for row in read_verdict_rows(out) if out.exists() else ():
             if row["status"] != "ranked":
                 read_verdict(row)
 

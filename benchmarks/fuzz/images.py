@@ -297,7 +297,7 @@ def _ffmpeg_frames(data: bytes) -> list[_Array]:
     """Frames as FFmpeg reads the file, until it breaks off."""
     frames: list[_Array] = []
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
             for frame in container.decode(video=0):
                 frames.append(_on_white(PIL.Image.fromarray(frame.to_ndarray(format="rgba"))))
     except (av.error.FFmpegError, OSError, IndexError):

@@ -213,8 +213,9 @@ class Template:
                 p_first, p_tie, p_second = weights
                 shares = head.aspects if isinstance(head, Preferred) else dict[str, float]()
                 return Preferred(p_first, p_tie, p_second, shares, answer.text)
-            is_first = self.family.verdict_first
-            aspects = head.aspects if isinstance(head, Scored) and not is_first else {}
+            aspects: Mapping[str, Score] = {}
+            if isinstance(head, Scored) and not self.family.verdict_first:
+                aspects = head.aspects
             return self._expected(self.scale.steps(), weights, aspects, answer.text)
         if not answer.votes:
             return self.parse(answer.text)

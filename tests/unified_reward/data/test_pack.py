@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import tarfile
 from dataclasses import replace
@@ -238,6 +239,16 @@ def test_files_of_another_kind_are_told_from_ours(tmp_path):
     }.items():
         with pytest.raises(DataError, match=result):
             list(rows_of(tmp_path / name))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_medium_that_is_no_regular_file_costs_its_row_and_is_not_waited_for(make, tmp_path):
+    make(tmp_path / "a.png")
+    item = Example(Task.IMAGE_GENERATION, "x", (Image(tmp_path / "a.png"),), id="a")
+    seen = []
+    with pytest.raises(DataError, match="no row can be used"):
+        convert([row(item)], tmp_path / "out.parquet", seen.append)
+    assert seen[0].content.error.endswith("a.png: cannot be opened: not a regular file")
 
 
 def test_a_medium_in_memory_is_named_by_what_it_is(tmp_path):

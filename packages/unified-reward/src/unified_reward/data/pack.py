@@ -209,8 +209,11 @@ def _bytes(medium: Image | Video) -> bytes:
         return source
     if not isinstance(source, str | Path):
         raise MediaError(f"a medium is a file or its bytes, not a {type(source).__name__}")
+    path = Path(source)
     try:
-        return Path(source).read_bytes()
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise MediaError(f"{source}: cannot be opened: not a regular file")
+        return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise MediaError(f"{source}: cannot be opened: {reason}") from error

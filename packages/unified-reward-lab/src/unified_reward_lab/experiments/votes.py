@@ -94,7 +94,7 @@ def run(config: VoteStudy, progress: Callable[[int], None] = lambda _: None) -> 
     judge = config.work / "judge"
     file = judge / "votes.jsonl"
     settings = {"votes": len(rows), "training": asdict(config.training)}
-    files = {"the votes": text_fingerprint(json.dumps(rows))}
+    files = {"the votes": text_fingerprint(json.dumps(rows, allow_nan=False))}
     check_run_config(file, settings, files | checkpoint_files(config.training.base))
     if not (judge / "unified_reward.json").exists():
         random.Random(0).shuffle(rows)

@@ -204,17 +204,20 @@ class Template:
         """
         if answer.choice_logprobs is not None:
             head = self.parse(answer.text)
-            if isinstance(head, Unparsed) and (answer.text or not self.family.verdict_first):
-                return head
-            if not isinstance(head, Unparsed) and self._is_revised(head, answer.text):
+            if isinstance(head, Unparsed):
+                # Without text the choices are all that was said.
+                if answer.text or not self.family.verdict_first:
+                    return head
+            elif self._is_revised(head, answer.text):
                 return head
             weights = softmax(answer.choice_logprobs)
             if self.scale is None:
                 p_first, p_tie, p_second = weights
                 shares = head.aspects if isinstance(head, Preferred) else dict[str, float]()
                 return Preferred(p_first, p_tie, p_second, shares, answer.text)
-            is_first = self.family.verdict_first
-            aspects = head.aspects if isinstance(head, Scored) and not is_first else {}
+            aspects: Mapping[str, Score] = {}
+            if isinstance(head, Scored) and not self.family.verdict_first:
+                aspects = head.aspects
             return self._expected(self.scale.steps(), weights, aspects, answer.text)
         if not answer.votes:
             return self.parse(answer.text)

@@ -84,7 +84,7 @@ def test_zero_is_a_point_like_any_other(tmp_path):
     [
         ("id,value\na,1\nb,high\n", ".csv", "line 3: 'high' is not a number"),
         ("id,value\na,nan\n", ".csv", "line 2: score nan is not a finite number"),
-        ("id,value\na,1_000\n", ".csv", "line 2: 1_000 is not a number"),
+        ("id,value\na,1_000\n", ".csv", "line 2: '1_000' is not a number"),
         ("id,value\na,inf\n", ".csv", "line 2: score inf is not a finite number"),
         ("id,value\na\n", ".csv", "line 2: "),
         ("name,value\na,1\n", ".csv", "line 2: no 'id'; a row has id,candidate,value or"),

@@ -476,10 +476,12 @@ def _comparable(verdicts: Sequence[Verdict]) -> list[Verdict]:
     names = dict.fromkeys(name for one in alone for name in one.aspects)
     found: list[Verdict] = []
     for verdict in verdicts:
-        lacking = [name for name in names if isinstance(verdict, Scored) and not verdict.score]
-        lacking = [name for name in lacking if name not in verdict.aspects]
-        reason = f"no score for {', '.join(lacking)} in the answer"
-        found.append(Unparsed(reason, verdict.text) if lacking else verdict)
+        if isinstance(verdict, Scored) and verdict.score is None:
+            lacking = [name for name in names if name not in verdict.aspects]
+            reason = f"no score for {', '.join(lacking)} in the answer"
+            found.append(Unparsed(reason, verdict.text) if lacking else verdict)
+        else:
+            found.append(verdict)
     return found
 
 

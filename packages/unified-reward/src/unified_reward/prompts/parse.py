@@ -37,7 +37,7 @@ _MARKS = re.compile(r"\*\*|__|(?<!\d)[*`]|[*`](?!\d)")
 VALUE = rf"(?P<value>{_NUMBER})(?=(?P<rest>[^\n]{{0,24}}))"
 """Pattern of a number, and of what follows it in its line; for `value`."""
 _RANGE_OF_LABEL = (
-    r"(?:\((?:[^)\n]*?\d\s*(?:[-\u2013\u2014]|to)\s*(?P<high>\d+(?:\.\d+)?))?[^)\n]*\))?"
+    r"(?:\((?:[^)\n]{0,40}?\d\s?(?:[-\u2013\u2014]|to)\s?(?P<high>\d+(?:\.\d+)?))?[^)\n]{0,80}\))?"
 )
 _SCORE = re.compile(
     rf"final\s+score\s*{_RANGE_OF_LABEL}\s*(?P<sign>[:=]|\bis\b)?\s*(?:{VALUE})?", re.IGNORECASE

@@ -204,9 +204,11 @@ class Template:
         """
         if answer.choice_logprobs is not None:
             head = self.parse(answer.text)
-            if isinstance(head, Unparsed) and (answer.text or not self.family.verdict_first):
-                return head
-            if not isinstance(head, Unparsed) and self._is_revised(head, answer.text):
+            if isinstance(head, Unparsed):
+                # Without text the choices are all that was said.
+                if answer.text or not self.family.verdict_first:
+                    return head
+            elif self._is_revised(head, answer.text):
                 return head
             weights = softmax(answer.choice_logprobs)
             if self.scale is None:

@@ -73,7 +73,11 @@ def _shares(answer: dict[str, Any]) -> dict[str, float]:
     for category in _objects(answer.get("categories")):
         for dimension in _objects(category.get("dims")):
             pair = [dimension.get(f"score_{i}") for i in (1, 2)]
-            numbers = (value for value in pair if type(value) in (int, float))
+            numbers = (
+                value
+                for value in pair
+                if isinstance(value, int | float) and not isinstance(value, bool)
+            )
             points = [float(value) for value in numbers if 0 <= value <= _MOST]
             if len(points) == 2 and sum(points) > 0:
                 name = f"{category.get('name', '')}/{dimension.get('name', '')}"

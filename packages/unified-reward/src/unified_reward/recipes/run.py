@@ -5,6 +5,7 @@ A stage is done when its ``report.json`` carries the hash of its configuration a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module, resources
@@ -85,7 +86,8 @@ def run(recipe: Recipe, log: Log = lambda _: None) -> dict[str, Any]:
     for name, config in recipe.stages.items():
         find_stage(name).check(config, recipe)
     state = Run(recipe, log)
-    is_first = PartialState().is_main_process
+    # Without a GPU, accelerate sees a launcher's other processes in training only.
+    is_first = PartialState().is_main_process and os.environ.get("RANK", "0") == "0"
     file = recipe.out / "report.json"
     with locked(file) if is_first else nullcontext():
         for name, config in recipe.stages.items():

@@ -32,7 +32,7 @@ from transformers import (
 from unified_reward.checkpoints.adapters import adapter_base
 from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, refuse_pipeline_code
 from unified_reward.checkpoints.tensor_keys import read_json
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.extensions import checkpoint_path, missing_hint
 from unified_reward.io.text import read_text
 
@@ -193,6 +193,8 @@ def build_meta_pipeline(name: str) -> Any:
     folder = checkpoint_path(name)
     if not folder.is_dir():
         return _build_pipeline(_published(name, "pipeline"))
+    if not (folder / "model_index.json").is_file():
+        raise ModelError(f"{folder} is not a diffusers pipeline: there is no model_index.json")
     refuse_pipeline_code(folder)
     with load_errors(f"{folder} is not a diffusers pipeline"):
         index = read_json(folder / "model_index.json")

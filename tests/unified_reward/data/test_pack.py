@@ -242,6 +242,16 @@ def test_a_parquet_file_whose_columns_are_not_utf8_is_refused(read, tmp_path):
         list(read(path))
 
 
+@pytest.mark.parametrize(("column", "given"), [("prompt", b"\xff"), ("media", "words")])
+def test_a_packed_column_of_another_type_fails_its_rows(column, given, tmp_path):
+    path = tmp_path / "p.parquet"
+    run([row(every_kind(tmp_path)[0])], path)
+    table = pq.read_table(path).drop_columns(column).append_column(column, pa.array([given]))
+    pq.write_table(table, path)
+    (failed,) = rows_in(path)
+    assert "its columns are not of the types that were packed" in failed.error
+
+
 def test_a_row_that_lacks_its_medium_or_repeats_an_id_is_failed(tmp_path):
     given_ = every_kind(tmp_path)
     run([row(given_[0]), row(given_[1]), row(given_[0])], tmp_path / "p.tar")

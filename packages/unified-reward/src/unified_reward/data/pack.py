@@ -384,17 +384,15 @@ def _parquet_rows(path: Path) -> Iterator[_Packed | Row]:
 def _packed_row(batch: Any) -> _Packed | Row:
     try:
         (value,) = batch.to_pylist()
+        media = {medium["path"]: medium["bytes"] for medium in value.pop("media") or []}
+        nested = {name: parse_json(value.pop(name)) for name in _NESTED}
+        optional = {name: value.pop(name, None) for name in _OPTIONAL}
+        nested |= {name: parse_json(text) for name, text in optional.items() if text is not None}
+        return _Packed(json.dumps(value | nested).encode(), media)
     except UnicodeDecodeError:
         return unusable("the row is not UTF-8")
-    media = {medium["path"]: medium["bytes"] for medium in value.pop("media") or []}
-    try:
-        nested = {name: parse_json(value[name]) for name in _NESTED}
-        given = (name for name in _OPTIONAL if value.get(name) is not None)
-        nested |= {name: parse_json(value[name]) for name in given}
-    except (AttributeError, ValueError) as error:
-        return unusable(f"{', '.join((*_NESTED, *_OPTIONAL))} are JSON texts: {error}")
-    plain = {name: cell for name, cell in value.items() if name not in _OPTIONAL}
-    return _Packed(json.dumps(plain | nested).encode(), media)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return unusable(f"its columns are not of the types that were packed: {one_line(error)}")
 
 
 def _shard_rows(path: Path) -> Iterator[_Packed | Row]:

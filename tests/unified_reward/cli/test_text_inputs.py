@@ -6,6 +6,9 @@ import json
 import os
 
 import pytest
+from typer.testing import CliRunner
+
+from unified_reward.cli import app
 
 
 JUDGE = ("--judge", "scripted:first")
@@ -128,6 +131,13 @@ def test_names_that_are_no_utf8_are_written_with_replacement(cli, odd, files):
     code, printed, _ = cli("score", odd / "a.png", "--prompt", "x", *JUDGE, "--json")
     assert (code, json.loads(printed)["id"][-10:]) == (0, "dir?/a.png")
     assert "dir?/a.png" in cli("score", odd / "a.png", "--prompt", "x", *JUDGE)[1]
+
+
+def test_an_output_whose_name_is_no_utf8_is_printed_with_replacement(odd):
+    out = odd / os.fsdecode(b"page\xe9.html")
+    result = CliRunner().invoke(app, ["show", str(odd / "in.jsonl"), "--out", str(out)])
+    assert (result.exit_code, result.exception) == (0, None)
+    assert result.stdout.endswith("dir?/page?.html\n")
 
 
 @pytest.mark.parametrize("option", ["--prompt", "--answer"])

@@ -212,6 +212,46 @@ def test_a_tar_cut_anywhere_gives_its_whole_rows_and_says_that_it_breaks_off(
     assert len(whole) < 4
 
 
+def test_a_packed_row_that_is_not_utf8_costs_itself_alone(tmp_path):
+    folder = tmp_path / "media"
+    folder.mkdir()
+    items = every_kind(folder)[:2]
+    run(
+        [row(replace(item, prompt=f"prompt {i}")) for i, item in enumerate(items)],
+        tmp_path / "p.parquet",
+    )
+    table = pq.read_table(tmp_path / "p.parquet")
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, tmp_path / "p.parquet", **plain)
+    data = (tmp_path / "p.parquet").read_bytes()
+    assert data.count(b"prompt 0") == 1
+    (tmp_path / "p.parquet").write_bytes(data.replace(b"prompt 0", b"prompt\xff0"))
+    first, second = rows_in(tmp_path / "p.parquet")
+    assert first.error == "the row is not UTF-8"
+    assert second.prompt == "prompt 1"
+
+
+@pytest.mark.parametrize(
+    "read", [rows_of, lambda path: rows_of(path, "annotated.image_generation.score")]
+)
+def test_a_parquet_file_whose_columns_are_not_utf8_is_refused(read, tmp_path):
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"caption": ["a"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"caption", b"capti\xff\xfe"))
+    with pytest.raises(DataError, match=r"p\.parquet"):
+        list(read(path))
+
+
+@pytest.mark.parametrize(("column", "given"), [("prompt", b"\xff"), ("media", "words")])
+def test_a_packed_column_of_another_type_fails_its_rows(column, given, tmp_path):
+    path = tmp_path / "p.parquet"
+    run([row(every_kind(tmp_path)[0])], path)
+    table = pq.read_table(path).drop_columns(column).append_column(column, pa.array([given]))
+    pq.write_table(table, path)
+    (failed,) = rows_in(path)
+    assert "its columns are not of the types that were packed" in failed.error
+
+
 def test_a_row_that_lacks_its_medium_or_repeats_an_id_is_failed(tmp_path):
     given_ = every_kind(tmp_path)
     run([row(given_[0]), row(given_[1]), row(given_[0])], tmp_path / "p.tar")

@@ -67,8 +67,9 @@ def test_a_wrong_override_is_refused_by_name(override, result):
 def test_what_is_no_recipe_is_refused_with_its_path(tmp_path, text, result):
     path = tmp_path / "plan.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=rf"plan.yaml.*{result}"):
+    with pytest.raises(ConfigError, match=rf"plan.yaml.*{result}") as caught:
         load_config(Plan, path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_refused_with_its_path(tmp_path):

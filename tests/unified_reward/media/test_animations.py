@@ -138,6 +138,14 @@ def test_disposal_of_a_gif(disposal, second):
     assert first_rows(data, 2) == [[[255, 0, 0]] * 2, [second, [0, 0, 255]]]
 
 
+def test_a_gif_whose_later_frame_reaches_beyond_the_limit_is_refused():
+    data = bytearray(gif([((1, 1), 0, 0, 10)] * 2))
+    place = data.rindex(b",")
+    data[place + 1 : place + 5] = struct.pack("<HH", 65000, 65000)
+    with pytest.raises(MediaError, match="65002x65001 pixels"):
+        open_image(bytes(data))
+
+
 def test_a_gif_whose_canvas_is_too_small_is_as_large_as_its_first_frame():
     data = gif([((1, 2), 0, 0, 10), ((2, 2), 1, 0, 10)], size=(1, 1))
     assert first_rows(data, 2) == [[[255, 0, 0], [0, 0, 255]], [[255, 0, 0], [0, 0, 255]]]

@@ -127,6 +127,21 @@ def test_broken_tags_of_a_tiff_are_passed_over(tag, kind):
     is_read_whole(b"II*\0" + struct.pack("<I", len(tiff)) + tiff[8:] + directory, PIXELS)
 
 
+def test_a_tiff_whose_directory_lies_in_its_pixels_is_refused():
+    tiff = file_of(picture(np.full((9, 9, 3), 200, np.uint8)), "TIFF")
+    (start,) = struct.unpack_from("<I", tiff, 4)
+    moved = tiff[:4] + struct.pack("<I", 8 if start > 8 else len(tiff) - 99) + tiff[8:]
+    with pytest.raises(MediaError, match="its directory of tags ends behind the file"):
+        open_image(moved)
+
+
+def test_a_png_with_two_headers_is_refused():
+    png = file_of(picture(PIXELS), "PNG")
+    doubled = with_chunk(png, png[8:33])
+    with pytest.raises(MediaError, match="its chunk IHDR stands twice"):
+        open_image(doubled)
+
+
 def test_any_junk_in_metadata_leaves_the_pixels():
     rng = random.Random(5)
     png, jpeg = file_of(picture(PIXELS), "PNG"), file_of(picture(PIXELS), "JPEG")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from unified_reward.core.errors import one_line
 from unified_reward.core.verdicts import Failed
 
 
@@ -47,7 +48,7 @@ def bisect_failures(
         return [*function(items)]
     except _UNANSWERED as error:
         if len(items) == 1:
-            return [Failed(f"{name} could not answer: {error}")]
+            return [Failed(f"{name} could not answer: {one_line(error)}")]
     half = len(items) // 2
     return bisect_failures(items[:half], function, name) + bisect_failures(
         items[half:], function, name

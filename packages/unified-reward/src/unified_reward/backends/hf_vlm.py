@@ -29,6 +29,7 @@ from unified_reward.backends.image_features import ImageEncoder, ImageFeatures, 
 from unified_reward.checkpoints.adapters import load_merged, processor_source
 from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ConfigError, ModelError
+from unified_reward.core.paths import is_folder
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
 
@@ -321,7 +322,7 @@ def load_vlm(
     processor = load_pretrained(AutoProcessor, processor_folder)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "apply_chat_template"):
         raise ModelError(f"{processor_folder} has no image processor beside its weights")
-    if max_pixels is None and not Path(processor_folder).is_dir():
+    if max_pixels is None and not is_folder(processor_folder):
         max_pixels = PUBLISHED_MAX_PIXELS
     chat = Chat(processor, max_pixels=max_pixels)
     model = load_merged(AutoModelForImageTextToText, source, options)

@@ -13,11 +13,11 @@ import re
 import ssl
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 
 from unified_reward.core.errors import ConfigError, one_line
+from unified_reward.core.paths import is_folder
 
 
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
@@ -161,7 +161,7 @@ def _certificates() -> ssl.SSLContext:
 @functools.cache
 def _context(file: str, folder: str, key_log: str) -> ssl.SSLContext:
     """Made once per setting: reading the certificates takes longer than a small request."""
-    if not file and folder and not any(Path(part).is_dir() for part in folder.split(os.pathsep)):
+    if not file and folder and not any(is_folder(part) for part in folder.split(os.pathsep)):
         raise _unusable("SSL_CERT_DIR", folder, "there is no such folder")
     try:
         if file or folder:

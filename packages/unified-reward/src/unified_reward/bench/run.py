@@ -28,8 +28,9 @@ from unified_reward.bench.benchmark import (
 )
 from unified_reward.bench.registry import find_benchmark
 from unified_reward.core.base_judge import BaseJudge, Progress
-from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.errors import ConfigError, DataError, one_line
 from unified_reward.core.extensions import extra
+from unified_reward.core.paths import is_file, is_folder
 from unified_reward.core.samples import Candidate, Example, Image, Video
 from unified_reward.core.verdicts import Failed, Preferred, Unparsed, Verdict
 from unified_reward.io.atomic import write_json
@@ -152,7 +153,7 @@ def data_folder(data: str | Path | None) -> Path | None:
     Raises:
         ConfigError: There is no such folder, and it is not a hub id or cannot be downloaded.
     """
-    if not data or Path(data).exists():
+    if not data or is_folder(data) or is_file(data):
         return Path(data) if data else None
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(data)):
         raise ConfigError(f"there is no folder {data}, and it is not a hub id (org/name)")
@@ -164,7 +165,9 @@ def data_folder(data: str | Path | None) -> Path | None:
     try:
         return Path(snapshot_download(str(data), repo_type="dataset"))
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise ConfigError(f"{data} is not a folder, and cannot be downloaded: {error}") from error
+        raise ConfigError(
+            f"{data} is not a folder, and cannot be downloaded: {one_line(error)}"
+        ) from error
 
 
 def _usable(rows: Iterator[Row], broken: list[str]) -> Iterator[Example]:

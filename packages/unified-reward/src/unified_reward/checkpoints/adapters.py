@@ -17,6 +17,7 @@ from unified_reward.checkpoints.pretrained import (
 )
 from unified_reward.checkpoints.tensor_keys import refuse_pointers
 from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.core.paths import is_file, is_folder
 from unified_reward.io.text import read_json
 
 
@@ -69,7 +70,7 @@ def _merge(model: Any, folder: Path, base: str | Path) -> Any:
 def processor_source(source: str | Path) -> str | Path:
     """Folder or hub id of a checkpoint's processor: its own, or that of an adapter's base."""
     base = adapter_base(source)
-    has_own = any((Path(source) / name).is_file() for name in _PROCESSORS)
+    has_own = any(is_file(Path(source) / name) for name in _PROCESSORS)
     return source if base is None or has_own else processor_source(base)
 
 
@@ -82,8 +83,10 @@ def adapter_base(source: str | Path) -> str | Path | None:
         ModelError: The adapter is pickled, names no base that is there, or is the base of its own.
     """
     base = below = _named_base(source)
+    if base is None:
+        return None
     seen = {Path(source).resolve()}
-    while below is not None and Path(below).is_dir():
+    while below is not None and is_folder(below):
         if Path(below).resolve() in seen:
             raise ModelError(f"the adapter in {source} has itself below its base {base}")
         seen.add(Path(below).resolve())
@@ -94,7 +97,7 @@ def adapter_base(source: str | Path) -> str | Path | None:
 def _named_base(source: str | Path) -> str | Path | None:
     folder = Path(source)
     file = folder / "adapter_config.json"
-    if not file.is_file():
+    if not is_file(file):
         return None
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(
@@ -107,7 +110,7 @@ def _named_base(source: str | Path) -> str | Path | None:
     except (DataError, KeyError, TypeError) as error:
         raise ModelError(f"{file} names no base_model_name_or_path: {error!r}") from error
     for path in (beside, Path(named or folder)):
-        if path.is_dir() and not path.samefile(folder):
+        if is_folder(path) and not path.samefile(folder):
             return path
     if not named or Path(named).is_absolute() or named.startswith("."):
         raise ModelError(

@@ -25,7 +25,7 @@ from transformers import (
 
 from unified_reward.checkpoints.pretrained import load_errors
 from unified_reward.checkpoints.tensor_keys import State, shape, square_side
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ModelError, one_line
 
 
 TOWER = "model.vision_tower.vision_tower.vision_model"
@@ -131,7 +131,7 @@ def convert_config(
             dtype=str(dtype or bulk).removeprefix("torch."),
         )
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise ModelError(f"config.json cannot be converted: {error}") from error
+        raise ModelError(f"config.json cannot be converted: {one_line(error)}") from error
     return json.loads(config.to_json_string())
 
 

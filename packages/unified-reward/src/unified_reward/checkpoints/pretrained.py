@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from unified_reward.checkpoints.tensor_keys import read_json, refuse_pointers
 from unified_reward.core.errors import ConfigError, ModelError, one_line
+from unified_reward.core.paths import is_folder
 
 
 _CODE = ("auto_map", "custom_generate")
@@ -36,7 +37,7 @@ def load_pretrained(
     Raises:
         ModelError: It cannot be loaded, or it names Python code of its own.
     """
-    is_local = Path(source).is_dir()
+    is_local = is_folder(source)
     if not is_local and (Path(source).is_absolute() or str(source).startswith(".")):
         raise ModelError(f"{source} {what}: there is no such folder")
     if is_local:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unified_reward.checkpoints.tensor_keys import read_json
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ModelError, one_line
 from unified_reward.io.atomic import replacing, write_json
 
 
@@ -114,7 +114,9 @@ def open_weights(file: Path) -> Iterator[Callable[[str], Tensor]]:
                 if not all(isinstance(value, Tensor) for value in state.values()):
                     raise RuntimeError("it holds more than tensors by their names")
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise ModelError(f"{file} cannot be read tensor by tensor: {error}") from error
+            raise ModelError(
+                f"{file} cannot be read tensor by tensor: {one_line(error)}"
+            ) from error
         yield read
 
 

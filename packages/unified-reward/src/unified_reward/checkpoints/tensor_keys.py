@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from unified_reward.core.errors import DataError, ModelError
+from unified_reward.core.errors import DataError, ModelError, one_line
+from unified_reward.core.paths import is_folder
 from unified_reward.io import text
 
 
@@ -90,7 +91,7 @@ def refuse_pointers(folder: Path) -> None:
     Raises:
         ModelError: A file holds its name in Git LFS in place of its content.
     """
-    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for file in sorted(folder.iterdir()) if is_folder(folder) else ():
         if file.is_file() and file.stat().st_size < _POINTER_BYTES:
             with file.open("rb") as opened:
                 if opened.read(len(_POINTER)) == _POINTER:
@@ -131,7 +132,7 @@ def _safetensors(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
                 for name, part in slices.items()
             }
     except (SafetensorError, OSError, KeyError) as error:
-        raise ModelError(f"{file} is broken or cut off: {error}") from error
+        raise ModelError(f"{file} is broken or cut off: {one_line(error)}") from error
 
 
 def _pickled(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
@@ -144,7 +145,7 @@ def _pickled(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
             f"{str(error).splitlines()[0]}"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{file} is broken or cut off: {error}") from error
+        raise ModelError(f"{file} is broken or cut off: {one_line(error)}") from error
     for name in _NESTED:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]

@@ -117,6 +117,7 @@ def root(
 ) -> None:
     """Judge generated images and videos, and answers about them."""
     del version
+    _set_up_streams()
 
 
 def main() -> None:

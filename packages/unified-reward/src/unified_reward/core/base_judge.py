@@ -14,7 +14,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
-from unified_reward.core.errors import ConfigError, ModelError, UnifiedRewardError, UnparsedError
+from unified_reward.core.errors import (
+    ConfigError,
+    ModelError,
+    UnifiedRewardError,
+    UnparsedError,
+    one_line,
+)
 from unified_reward.core.progress import progress_bar
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Ranking, Scored, Unparsed, Verdict
@@ -73,7 +79,7 @@ class BaseJudge(ABC):
         try:
             return decode()
         except (ValueError, ArithmeticError) as error:
-            return Failed(f"{self.name} gave no verdict: {error}")
+            return Failed(f"{self.name} gave no verdict: {one_line(error)}")
 
     @overload
     def score(

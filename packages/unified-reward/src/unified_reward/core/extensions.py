@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, one_line
 
 
 Group = Literal[
@@ -75,7 +75,7 @@ def load_extension(group: Group, name: str) -> Any:
     try:
         return point.load()
     except _IMPORT_ERRORS as error:
-        detail = str(error) or type(error).__name__
+        detail = one_line(error) or type(error).__name__
         raise ConfigError(
             f"{name!r} comes with {_package(point)}, which fails to load: {detail}"
         ) from error

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from unified_reward import media
 from unified_reward.core.errors import MediaError
+from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Example, Form, Image, Task, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import Row
@@ -125,7 +126,7 @@ def _problem(medium: Image | Video, look: Callable[..., str], *, decode: bool) -
 
 def _look(source: Any, *, is_image: bool, decode: bool) -> str:
     try:
-        if isinstance(source, str) and not Path(source).is_file():
+        if isinstance(source, str) and not is_file(source):
             return f"{MISSING}: {source}"
         if not is_image:
             media.sample_frames(source, 1, "stride_floor") if decode else media.image_or_video(

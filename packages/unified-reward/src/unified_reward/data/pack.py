@@ -18,8 +18,9 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unified_reward.core.errors import ConfigError, DataError, MediaError
+from unified_reward.core.errors import ConfigError, DataError, MediaError, one_line
 from unified_reward.core.extensions import extra
+from unified_reward.core.paths import is_file, is_folder
 from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources import read_source
@@ -96,7 +97,7 @@ def rows_of(
         raise ConfigError("scale and media are for published sources; records have their own")
     if path.suffix == ".parquet":
         return _restored(_parquet_rows(path))
-    if path.suffix == ".tar" or path.is_dir():
+    if path.suffix == ".tar" or is_folder(path):
         return _restored(_shard_rows(path))
     return read_examples(path)
 
@@ -133,7 +134,7 @@ def convert(rows: Iterable[Row], out: Path, seen: Callable[[Row], None]) -> int:
     """
     if out.suffix not in _WRITERS:
         raise ConfigError(f"{out} is not .jsonl, .parquet, .tar or a folder without a suffix")
-    if out.is_dir():
+    if is_folder(out):
         raise ConfigError(f"{out} is a folder already; give a new name")
     written = 0
     with _WRITERS[out.suffix](out) as write:
@@ -211,7 +212,7 @@ def _bytes(medium: Image | Video) -> bytes:
         raise MediaError(f"a medium is a file or its bytes, not a {type(source).__name__}")
     path = Path(source)
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not is_file(path):  # a pipe would be waited for
             raise MediaError(f"{source}: cannot be opened: not a regular file")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -363,8 +364,8 @@ def _parquet_rows(path: Path) -> Iterator[_Packed | Row]:
 
     try:
         file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {one_line(error)}") from error
     missing = {*_TEXTS, *_NESTED, "schema", "media"} - set(file.schema_arrow.names)
     if missing:
         raise DataError(
@@ -374,32 +375,35 @@ def _parquet_rows(path: Path) -> Iterator[_Packed | Row]:
     try:
         # A batch of few rows, because each carries its media.
         for batch in file.iter_batches(batch_size=8):
-            yield from map(_packed_row, batch.to_pylist())
+            for i in range(batch.num_rows):
+                yield _packed_row(batch.slice(i, 1))
     except (OSError, pa.ArrowException) as error:
-        yield unusable(f"{path.name} breaks off here: {error}")
+        yield unusable(f"{path.name} breaks off here: {one_line(error)}")
 
 
-def _packed_row(value: dict[str, Any]) -> _Packed | Row:
-    media = {medium["path"]: medium["bytes"] for medium in value.pop("media") or []}
+def _packed_row(batch: Any) -> _Packed | Row:
     try:
-        nested = {name: parse_json(value[name]) for name in _NESTED}
-        given = (name for name in _OPTIONAL if value.get(name) is not None)
-        nested |= {name: parse_json(value[name]) for name in given}
-    except (AttributeError, ValueError) as error:
-        return unusable(f"{', '.join((*_NESTED, *_OPTIONAL))} are JSON texts: {error}")
-    plain = {name: cell for name, cell in value.items() if name not in _OPTIONAL}
-    return _Packed(json.dumps(plain | nested).encode(), media)
+        (value,) = batch.to_pylist()
+        media = {medium["path"]: medium["bytes"] for medium in value.pop("media") or []}
+        nested = {name: parse_json(value.pop(name)) for name in _NESTED}
+        optional = {name: value.pop(name, None) for name in _OPTIONAL}
+        nested |= {name: parse_json(text) for name, text in optional.items() if text is not None}
+        return _Packed(json.dumps(value | nested).encode(), media)
+    except UnicodeDecodeError:
+        return unusable("the row is not UTF-8")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return unusable(f"its columns are not of the types that were packed: {one_line(error)}")
 
 
 def _shard_rows(path: Path) -> Iterator[_Packed | Row]:
-    shards = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    shards = sorted(path.glob("*.tar")) if is_folder(path) else [path]
     if not shards:
         raise DataError(f"{path} holds no .tar files")
     for shard in shards:
         try:
             tar = tarfile.open(shard, "r|")  # noqa: SIM115
-        except (OSError, tarfile.TarError) as error:
-            raise DataError(f"{shard} cannot be read as tar: {error}") from error
+        except (OSError, ValueError, tarfile.TarError) as error:
+            raise DataError(f"{shard} cannot be read as tar: {one_line(error)}") from error
         with tar:
             yield from _tar_rows(tar, shard)
 
@@ -420,8 +424,8 @@ def _tar_rows(tar: tarfile.TarFile, shard: Path) -> Iterator[_Packed | Row]:
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 # tarfile takes a header that is cut or broken for the end.
                 raise tarfile.ReadError("no end of the archive")
-    except (OSError, tarfile.TarError, EOFError) as error:
-        yield unusable(f"{shard.name} breaks off here: {error}")
+    except (OSError, ValueError, tarfile.TarError, EOFError) as error:
+        yield unusable(f"{shard.name} breaks off here: {one_line(error)}")
 
 
 def _key(name: str) -> str:

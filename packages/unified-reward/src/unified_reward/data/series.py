@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extensions, load_extension, missing_hint
+from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Example
 from unified_reward.io.config import build_config
 
@@ -55,7 +55,7 @@ def find_series(name: str, options: Mapping[str, Any]) -> tuple[Series, Any] | N
     Raises:
         ConfigError: It is neither a file nor a series, or its options are wrong.
     """
-    if Path(name).is_file():
+    if is_file(name):
         if options:
             raise ConfigError(f"data_options belong to a series, and {name} is a file")
         return None

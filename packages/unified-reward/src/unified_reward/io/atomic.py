@@ -49,7 +49,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         DataError: The file cannot be written; ``path`` stays as it was.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    with written(path):
+        is_device = path.exists() and not path.is_file() and not path.is_dir()
+    if is_device:
         with written(path), path.open("wb") as file:
             yield file
         return

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.errors import ConfigError, DataError, one_line
 from unified_reward.io.text import read_text
 from unified_reward.io.validation import describe_errors
 
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
     except DataError as error:
         raise ConfigError(str(error)) from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+        raise ConfigError(f"{path} cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no keys and values")
     return data

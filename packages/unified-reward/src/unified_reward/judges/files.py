@@ -7,6 +7,7 @@ from pathlib import Path
 from unified_reward import prompts
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path, extra, require
+from unified_reward.core.paths import is_file, is_folder
 from unified_reward.io.fingerprints import file_fingerprint, folder_fingerprints, text_fingerprint
 from unified_reward.judges.registry import JudgeOptions, family_of, kind_of
 from unified_reward.prompts.packs import installed_wordings
@@ -46,7 +47,7 @@ def judge_files(reference: str, options: JudgeOptions) -> dict[str, str]:
         case "installed":
             path = Path(rest)
             files = _folder(path) if rest else {}
-            return {rest: file_fingerprint(path)} if path.is_file() else files
+            return {rest: file_fingerprint(path)} if is_file(path) else files
 
 
 def checkpoint_files(reference: str | Path) -> dict[str, str]:
@@ -56,15 +57,15 @@ def checkpoint_files(reference: str | Path) -> dict[str, str]:
         reference: A folder, a name that a distribution registers, or a hub id.
     """
     path = checkpoint_path(reference)
-    if path.is_file():
+    if is_file(path):
         return {path.name: file_fingerprint(path)}
-    if not path.is_dir():
+    if not is_folder(path):
         return {f"the commit of {reference}": _commit(str(reference))}
     return _folder(path)
 
 
 def _folder(path: Path) -> dict[str, str]:
-    files = folder_fingerprints(path) if path.is_dir() else {}
+    files = folder_fingerprints(path) if is_folder(path) else {}
     if "adapter_config.json" in files:
         from unified_reward.checkpoints.adapters import adapter_base
 

@@ -28,6 +28,7 @@ from unified_reward.core.extensions import (
     missing_hint,
     wrong_type,
 )
+from unified_reward.core.paths import is_folder
 from unified_reward.core.samples import Example
 from unified_reward.judges.card import Card, CardedJudge
 from unified_reward.judges.generative import GenerativeJudge
@@ -227,7 +228,7 @@ def _open(
         return _open_installed(name, rest, options)
     if kind != "checkpoint":
         return _OPENERS[name][1](given, options)
-    if Path(given).is_dir():
+    if is_folder(given):
         return open_checkpoint(given, Path(given), options)
     checkpoint = find_checkpoint(given)
     if checkpoint and checkpoint.kind != "judge":
@@ -248,7 +249,7 @@ def kind_of(given: str) -> _Kind:
     name = given.partition(":")[0]
     if not given:
         raise ConfigError(f"no judge is named, and there is no default:\n{available_judges()}")
-    if Path(given).is_dir():
+    if is_folder(given):
         return "checkpoint"
     if name == "scripted":
         return "scripted"
@@ -315,10 +316,10 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
     with extra("local"):
         from unified_reward.backends.hf_vlm import load_vlm
 
-    if not folder.is_dir():
+    if not is_folder(folder):
         check_route_to_hub()
     model = load_vlm(
-        folder if folder.is_dir() else reference,
+        folder if is_folder(folder) else reference,
         device=options.device,
         dtype=options.dtype,
         max_pixels=card.max_pixels,
@@ -339,7 +340,7 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
 
 
 def _card_of(reference: str, folder: Path, options: JudgeOptions) -> Card:
-    card = Card.read(folder) if folder.is_dir() else None
+    card = Card.read(folder) if is_folder(folder) else None
     if card is None:
         published = _published_family(reference, allow_reworded=options.allow_reworded)
         return Card(options.family or published or "native")
@@ -425,7 +426,7 @@ def _open_checklist(given: str, options: JudgeOptions) -> BaseJudge:
 
 def _open_speaker(reference: str, options: JudgeOptions) -> BaseJudge:
     """Open the judge of a checklist, which any vision-language model can be."""
-    checkpoint = None if Path(reference).is_dir() else find_checkpoint(reference)
+    checkpoint = None if is_folder(reference) else find_checkpoint(reference)
     if checkpoint is None:
         return open_reference(reference, options)
     _check_options(reference, "checkpoint", options)

@@ -21,7 +21,7 @@ import PIL.features
 import PIL.Image
 from numpy.typing import NDArray
 
-from unified_reward.core.errors import ConfigError, MediaError
+from unified_reward.core.errors import ConfigError, MediaError, one_line
 from unified_reward.core.samples import Image, Layout
 from unified_reward.media.animations import Part, composed, gif_parts, png_parts
 from unified_reward.media.files import (
@@ -83,6 +83,13 @@ class ImageFile:
     canvas_size: tuple[int, int]
     parts: tuple[Part, ...] = ()
     """Frames of a GIF or an animated PNG; other formats leave them to Pillow."""
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Width and height of a canvas that no frame leaves."""
+        ends = [(p.corner[0] + p.size[0], p.corner[1] + p.size[1]) for p in self.parts]
+        width, height = zip(self.canvas_size, *ends, strict=True)
+        return max(width), max(height)
 
     @property
     def n_frames(self) -> int:
@@ -215,7 +222,7 @@ def pillow_errors(name: str) -> Generator[None]:
     try:
         yield
     except _BROKEN as error:
-        raise MediaError(f"{name}: the image is broken: {error}") from error
+        raise MediaError(f"{name}: the image is broken: {one_line(error)}") from error
     # Pillow has a limit of its own, and raises before the size is known.
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise MediaError(f"{name}: too many pixels: {error}") from error
@@ -238,8 +245,9 @@ def identify_image(file: ReadableFile, name: str, limits: Limits) -> ImageFile |
         raise MediaError(f"{name}: HDR (PQ) is not read; tone-map it to SDR first")
     with pillow_errors(name):
         image = _identified(data, cast("ImageFormat", kind))
-    for size in (image.canvas_size, *(part.size for part in image.parts)):
-        check_size(size, name, limits)
+    for part in image.parts:
+        check_size(part.size, name, limits)
+    check_size(image.reach, name, limits)
     return image
 
 

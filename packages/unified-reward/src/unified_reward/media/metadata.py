@@ -122,7 +122,7 @@ def png_chunks(data: bytes) -> list[Chunk]:
     """List the chunks of a PNG that decide its pixels, and its EXIF; a truncated last one counts.
 
     Raises:
-        ValueError: The checksum of a chunk of pixels is wrong.
+        ValueError: The checksum of a chunk of pixels is wrong, or a header stands twice.
     """
     chunks: list[Chunk] = []
     place = len(_PNG_SIGNATURE)
@@ -133,6 +133,8 @@ def png_chunks(data: bytes) -> list[Chunk]:
         place = end + 4
         if kind not in _PNG_CHUNKS:
             continue
+        if kind == b"IHDR" and chunks:
+            raise ValueError("its chunk IHDR stands twice")
         computed = zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")
         if computed != checksum and len(checksum) == 4 and kind != b"IEND":
             if kind in (b"tRNS", b"eXIf"):
@@ -201,7 +203,10 @@ def _essential_tiff(data: bytes) -> bytes:
     (start,) = struct.unpack_from(order + pointer, data, 8 if is_big else 4)
     (count,) = struct.unpack_from(order + counter, data, start)
     first = start + struct.calcsize(counter)
-    places = range(first, min(first + count * width, len(data)), width)
+    end = first + count * width
+    if end > len(data):
+        raise ValueError("its directory of tags ends behind the file")
+    places = range(first, end, width)
     entries = [data[i : i + width] for i in places]
     tags = [struct.unpack_from(order + "H", entry)[0] for entry in entries]
     kept = [entry for tag, entry in zip(tags, entries, strict=True) if tag in _TIFF_TAGS]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import extra
+from unified_reward.core.paths import is_file, is_folder
 from unified_reward.io.atomic import write_json
 from unified_reward.io.text import read_json
 
@@ -165,14 +166,14 @@ def _defaults(source: str | Path) -> dict[str, Any]:
     """Options in a policy's folder, by name; empty without a ``sampling.json``."""
     file = Path(source) / DEFAULTS
     try:
-        return read_json(file) if file.is_file() else {}
+        return read_json(file) if is_file(file) else {}
     except DataError as error:
         raise ConfigError(f"{file} must be a JSON object of options: {error}") from error
 
 
 def is_pipeline(source: str | Path) -> bool:
     """True if the folder or hub repository has the ``model_index.json`` of a diffusers pipeline."""
-    if Path(source).is_dir():
+    if is_folder(source):
         return (Path(source) / "model_index.json").is_file()
     with extra("local"):
         from huggingface_hub import hf_hub_download

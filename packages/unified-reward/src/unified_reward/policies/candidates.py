@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward import media, policies
-from unified_reward.core.errors import MediaError
+from unified_reward.core.errors import MediaError, one_line
 from unified_reward.core.samples import Example, Image, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.atomic import write_bytes
@@ -102,7 +102,7 @@ def _made(
             made = policy.sample(content.prompt, content.context, chunk)
             parts += [_stored(one, folder) for one in made if one is not None]
     except (MediaError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
-        return [], f"{policy.name} made no candidates: {error}"
+        return [], f"{policy.name} made no candidates: {one_line(error)}"
     lost = len(seeds) - len(parts)
     return parts, f"{lost} of {len(seeds)} withheld by the safety checker" if lost else None
 

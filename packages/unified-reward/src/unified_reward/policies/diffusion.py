@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from unified_reward.backends.devices import resolve_device, resolve_dtype
 from unified_reward.checkpoints.pretrained import check_fit, load_errors, refuse_pipeline_code
 from unified_reward.core.errors import ConfigError, ModelError
+from unified_reward.core.paths import is_folder
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.policies import Denoising
 
@@ -170,7 +171,7 @@ def load_pipeline(
         ModelError: The pipeline cannot be loaded.
     """
     device = resolve_device(device)
-    is_local = Path(source).is_dir()
+    is_local = is_folder(source)
     if is_local:
         refuse_pipeline_code(Path(source))
     with load_errors(f"{source} cannot be loaded as a diffusers pipeline"):

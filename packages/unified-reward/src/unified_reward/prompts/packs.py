@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Form, Task
 from unified_reward.io.atomic import write_json
 from unified_reward.io.text import read_json, read_table, read_text
@@ -160,7 +161,7 @@ def _of_clone(clone: Path, prompts: list[Prompt]) -> list[Prompt]:
 
     def n_files(repository: str) -> int:
         files = {prompt.file for prompt in prompts if prompt.repository == repository}
-        return sum((clone / file).is_file() for file in files)
+        return sum(is_file(clone / file) for file in files)
 
     best = max(dict.fromkeys(prompt.repository for prompt in prompts), key=n_files)
     return [prompt for prompt in prompts if prompt.repository == best]
@@ -182,7 +183,7 @@ class _Source(NamedTuple):
 
 
 def _source(file: Path) -> _Source:
-    if not file.is_file():
+    if not is_file(file):
         return _Source([], "no file")
     try:
         text = read_text(file)

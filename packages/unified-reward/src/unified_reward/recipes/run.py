@@ -16,6 +16,7 @@ from accelerate import PartialState
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extensions, missing_hint
+from unified_reward.core.paths import is_file
 from unified_reward.io.atomic import write_json
 from unified_reward.io.config import build_config, read_config
 from unified_reward.io.lock import locked
@@ -29,7 +30,7 @@ def find_recipe(reference: str) -> Path:
         ConfigError: It is neither; lists the installed ones.
     """
     path = Path(reference)
-    if path.is_file():
+    if is_file(path):
         return path
     packages = ["unified_reward.recipes", *(p.value for p in extensions("recipes").values())]
     folders = [Path(str(resources.files(import_module(package)))) for package in packages]

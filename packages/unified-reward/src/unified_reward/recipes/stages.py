@@ -14,6 +14,7 @@ from unified_reward.bench.calibration import fit_calibration
 from unified_reward.bench.run import run_benchmark
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
+from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Example
 from unified_reward.data.example_file import ExampleFile
 from unified_reward.data.series import find_series
@@ -91,7 +92,7 @@ def _check_calibration(config: CalibrationConfig, recipe: Recipe) -> None:
         )
     judge: JudgeTraining = recipe.stages["judge"]
     if config.data:
-        if not Path(config.data).is_file():
+        if not is_file(config.data):
             raise ConfigError(f"calibration.data is a JSONL file of examples, not {config.data!r}")
         if Path(config.data).resolve() == Path(judge.data).resolve():
             raise ConfigError(

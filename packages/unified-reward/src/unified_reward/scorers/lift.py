@@ -32,7 +32,7 @@ from unified_reward import media
 from unified_reward.backends.hf_vlm import FiniteLogits
 from unified_reward.checkpoints import tensor_keys
 from unified_reward.checkpoints.tensor_keys import MappedTensor, State
-from unified_reward.core.errors import DataError, ModelError
+from unified_reward.core.errors import DataError, ModelError, one_line
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored, Unparsed, Verdict
 from unified_reward.scorers.base import Prepared, Scorer
@@ -333,8 +333,8 @@ def _tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
-            f"the tokenizer in {folder} cannot be read: {error}. A tokenizer.model alone needs "
-            "sentencepiece: pip install sentencepiece"
+            f"the tokenizer in {folder} cannot be read: {one_line(error)}. "
+            "A tokenizer.model alone needs sentencepiece: pip install sentencepiece"
         ) from error
 
 

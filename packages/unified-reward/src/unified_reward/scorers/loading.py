@@ -18,7 +18,8 @@ from unified_reward.checkpoints.tensor_keys import (
     read_state,
     refuse_pointers,
 )
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ModelError, one_line
+from unified_reward.core.paths import is_file, is_folder
 from unified_reward.scorers import SYSTEMS
 from unified_reward.scorers import system as systems
 from unified_reward.scorers.base import Scorer
@@ -55,7 +56,7 @@ def check(system: type[Scorer], folder: Path) -> FolderReport:
     problems = [_lacking(folder, what, names) for what, names in system.needed.items()]
     problems = [problem for problem in problems if problem]
     if not files:
-        names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+        names = sorted(file.name for file in folder.iterdir()) if is_folder(folder) else []
         content = f"it holds {', '.join(names[:6])}" if names else "it is empty or not a folder"
         others = [name for name in SYSTEMS if systems(name).files(folder)]
         hint = f", weights as of {' or '.join(others)}" if others else ""
@@ -69,7 +70,7 @@ def check(system: type[Scorer], folder: Path) -> FolderReport:
 
 
 def _lacking(folder: Path, what: str, names: Iterable[str]) -> str:
-    if any((folder / name).is_file() for name in names):
+    if any(is_file(folder / name) for name in names):
         return ""
     return f"no {what} ({' or '.join(names)})"
 
@@ -96,7 +97,7 @@ def fetched(system: type[Scorer], weights: str | Path) -> Path:
         ModelError: It is neither a folder nor a hub id that can be fetched.
     """
     folder = Path(weights)
-    if folder.is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(weights)) is None:
+    if is_folder(folder) or re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(weights)) is None:
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -107,7 +108,9 @@ def fetched(system: type[Scorer], weights: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(weights), allow_patterns=patterns(system)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelError(f"{weights} is not a folder and cannot be fetched: {error}") from error
+        raise ModelError(
+            f"{weights} is not a folder and cannot be fetched: {one_line(error)}"
+        ) from error
 
 
 def patterns(system: type[Scorer]) -> list[str]:

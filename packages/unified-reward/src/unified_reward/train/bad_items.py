@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from unified_reward.core.errors import DataError, MediaError
+from unified_reward.core.errors import DataError, MediaError, one_line
 
 
 BAD_ITEM = (
@@ -56,7 +56,7 @@ def collate_alone(collate: Collate, items: Items, index: int, limit: int | None 
         if limit and (n := batch["input_ids"].shape[1]) > limit:
             raise DataError(f"{n} tokens, but the model takes {limit}")
     except BAD_ITEM as error:
-        raise DataError(f"{item_name(items, index)}: {error}") from error
+        raise DataError(f"{item_name(items, index)}: {one_line(error)}") from error
     return batch
 
 

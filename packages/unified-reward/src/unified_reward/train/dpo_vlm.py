@@ -25,7 +25,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from unified_reward import policies
 from unified_reward.backends.chat import Chat
-from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.errors import ConfigError, DataError, one_line
 from unified_reward.core.samples import Image, PreferencePair, Video
 from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.vlm import VLMPolicy, build_request
@@ -247,7 +247,7 @@ def trainable_answers(
         except BAD_ITEM as error:
             rows["kept"] -= 1
             rows["unusable" if isinstance(error, DataError) else "failed"] += 1
-            log(f"pair {pair.id!r}: {error}")
+            log(f"pair {pair.id!r}: {one_line(error)}")
     return usable, rows
 
 

@@ -22,8 +22,9 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from unified_reward.backends.chat import Chat
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, one_line
 from unified_reward.core.extensions import checkpoint_path
+from unified_reward.core.paths import is_file, is_folder
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example
 from unified_reward.data.series import find_series
@@ -179,7 +180,7 @@ def time_report(
 def _previews(config: JudgeTraining) -> tuple[Mapping[str, Example], int, list[str]]:
     """Some examples by name, the number of all, and what is missing; placeholders without data."""
     path = Path(config.data)
-    if not path.is_file() and (path.suffix or not config.data):
+    if not is_file(path) and (path.suffix or not config.data):
         missing = f"data: there is no {path}" if config.data else "data: none is named"
         return placeholder_examples(config.family), 0, [f"{missing}; turns are placeholders"]
     examples = training_examples(config)
@@ -202,8 +203,7 @@ class _EnlargedTurns:
         else:
             seed = config.optim.seed
             self._turns = JudgeTurns(examples, card, ranking=config.ranking, seed=seed)
-        is_file = Path(config.data).is_file()
-        self._side_px = 0 if is_file else math.isqrt(config.max_pixels or 0)
+        self._side_px = 0 if is_file(config.data) else math.isqrt(config.max_pixels or 0)
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -253,7 +253,9 @@ def try_forward(architecture: Architecture, chat: Chat, requests: Sequence[Reque
         with torch.inference_mode():
             narrow(**chat.batch(requests), use_cache=False, logits_to_keep=1)
     except (ValueError, RuntimeError, IndexError) as error:
-        raise ConfigError(f"the processor's images do not fit the model: {error}") from error
+        raise ConfigError(
+            f"the processor's images do not fit the model: {one_line(error)}"
+        ) from error
 
 
 class _OnMeta:
@@ -338,7 +340,7 @@ def _group(group: Mapping[str, Any]) -> dict[str, float]:
 
 def not_here(reference: str) -> list[str]:
     """A warning if a base or policy would be downloaded; else nothing."""
-    if checkpoint_path(reference).is_dir():
+    if is_folder(checkpoint_path(reference)):
         return []
     return [f"weights: {reference} is not here and would be downloaded"]
 

@@ -18,8 +18,9 @@ from peft import get_peft_model
 from torch import Tensor, nn
 
 from unified_reward.backends.chat import Chat
-from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.errors import ConfigError, DataError, one_line
 from unified_reward.core.extensions import checkpoint_path
+from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Image, PreferencePair, Task, Video
 from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies import Denoising, sampling_options
@@ -125,11 +126,11 @@ def _vlm(config: PolicyDPO, training: VLMDPO, launcher: LaunchConfig) -> DryRun:
 
 
 def _pairs(path: Path, tasks: Sequence[Task], reasons: list[str]) -> list[PreferencePair]:
-    return trainable_pairs(path, tasks, reasons.append)[0] if path.is_file() else []
+    return trainable_pairs(path, tasks, reasons.append)[0] if is_file(path) else []
 
 
 def _lacking_pairs(path: Path, reasons: list[str]) -> list[str]:
-    if not path.is_file():
+    if not is_file(path):
         return [f"pairs: there is no {path}"]
     return [f"pairs: {len(reasons)} cannot be used, the first: {reasons[0]}"] if reasons else []
 
@@ -259,7 +260,9 @@ def _try_loss(alignment: DPOModel, resolution: Resolution) -> tuple[int, ...]:
             tried = NoiseSample(torch.tensor([0]), torch.empty_like(latents))
             alignment.loss(latents, latents, _condition(denoiser), tried)
     except (ValueError, RuntimeError, IndexError) as error:
-        raise ConfigError(f"latents or prompts do not fit the network: {error}") from error
+        raise ConfigError(
+            f"latents or prompts do not fit the network: {one_line(error)}"
+        ) from error
     return tuple(latents.shape[1:])
 
 

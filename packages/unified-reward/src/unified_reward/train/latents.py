@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from unified_reward import media
-from unified_reward.core.errors import ConfigError, DataError, MediaError
+from unified_reward.core.errors import ConfigError, DataError, MediaError, one_line
 from unified_reward.core.samples import Candidate, Image, PreferencePair, Video
 from unified_reward.io.atomic import write_bytes
 from unified_reward.policies.diffusion import refuse_control
@@ -78,7 +78,7 @@ class EncodedPairs:
                 return load_file(file)
             except (OSError, SafetensorError) as error:
                 if name not in self._lost:
-                    self._log(f"pair {name!r}: {file} cannot be read any more: {error}")
+                    self._log(f"pair {name!r}: {file} cannot be read any more: {one_line(error)}")
                 self._lost.add(name)
         raise DataError("none of the encoded pairs can be read any more")
 
@@ -125,7 +125,7 @@ def encode_pairs(
                 opened = first.clip if first and first.pair is pair else None
                 row = _encode(pair, denoiser, resolution, encode_prompt, opened)
             except BAD_ITEM as error:
-                log(f"pair {pair.id!r}: {error}")
+                log(f"pair {pair.id!r}: {one_line(error)}")
                 continue
             write_bytes(path, save(row))
         files[pair.id] = path

@@ -17,7 +17,8 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.commands.launch import launch_command_parser
 from torch import nn
 
-from unified_reward.core.errors import ConfigError
+from unified_reward.core.errors import ConfigError, one_line
+from unified_reward.core.paths import is_file
 from unified_reward.train.optim import OptimConfig
 
 
@@ -118,8 +119,8 @@ def read_launch_config(reference: str) -> LaunchConfig:
         ConfigError: It does not exist, or accelerate would refuse or ignore something in it.
     """
     folder = Path(str(resources.files("unified_reward") / "recipes" / "launch"))
-    path = Path(reference) if Path(reference).is_file() else folder / f"{reference}.yaml"
-    if not path.is_file():
+    path = Path(reference) if is_file(reference) else folder / f"{reference}.yaml"
+    if not is_file(path):
         names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise ConfigError(f"{reference} is neither a file nor a shipped launcher: {names}")
     try:
@@ -129,7 +130,7 @@ def read_launch_config(reference: str) -> LaunchConfig:
         _check_keys([*(read.fsdp_config or {}), *(read.deepspeed_config or {})], path)
         return _launch(read, reference)
     except (ValueError, TypeError, KeyError, ImportError, yaml.YAMLError) as error:
-        raise ConfigError(f"accelerate cannot launch with {path}: {error}") from error
+        raise ConfigError(f"accelerate cannot launch with {path}: {one_line(error)}") from error
 
 
 def _check_keys(given: Iterable[str], path: Path) -> None:

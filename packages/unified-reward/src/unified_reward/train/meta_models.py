@@ -34,6 +34,7 @@ from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, 
 from unified_reward.checkpoints.tensor_keys import read_json
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.extensions import checkpoint_path, missing_hint
+from unified_reward.core.paths import is_folder
 from unified_reward.io.text import read_text
 
 
@@ -82,7 +83,7 @@ def read_architecture(base: str) -> Architecture:
     folder = checkpoint_path(base)
     if (merged := adapter_base(folder)) is not None:
         return read_architecture(str(merged))
-    if folder.is_dir():
+    if is_folder(folder):
         what = "is not a vision-language checkpoint"
         config = load_pretrained(AutoConfig, folder, what)
         processor = load_pretrained(AutoProcessor, folder, what)
@@ -109,7 +110,7 @@ def _published(name: str, kind: str) -> dict[str, Any]:
 def _build_processor(config: Any) -> Any:
     """Image processor of the architecture with the tokenizer of the laboratory's tiny base."""
     tiny = checkpoint_path("tiny_base")
-    if not tiny.is_dir():
+    if not is_folder(tiny):
         raise ConfigError(
             "without a folder, tokens are counted by the tokenizer of tiny_base"
             + missing_hint("tiny_base")
@@ -191,7 +192,7 @@ def build_meta_pipeline(name: str) -> Any:
         ModelError: The folder holds no pipeline.
     """
     folder = checkpoint_path(name)
-    if not folder.is_dir():
+    if not is_folder(folder):
         return _build_pipeline(_published(name, "pipeline"))
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"{folder} is not a diffusers pipeline: there is no model_index.json")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unified_reward.core.errors import DataError
+from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Example, Image, Sample, Target, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.data.sources.fields import Fields, failed, identity, medium, text
@@ -68,5 +69,5 @@ def _image(row: Fields, source: Source, folder: Path) -> Image | Video:
         places = [place.format_map(row) for place in source.options["media"]]
     except KeyError as error:
         raise DataError(f"nothing in column {error.args[0]}") from error
-    there = [place for place in places if (folder / place).is_file()]
+    there = [place for place in places if is_file(folder / place)]
     return medium((there or places[-1:])[0], source.task, folder)

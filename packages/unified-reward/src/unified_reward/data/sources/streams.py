@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from unified_reward.core.errors import DataError
+from unified_reward.core.errors import DataError, one_line
 from unified_reward.core.extensions import extra
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.text import open_rows, parse_json, read_lines, read_table
@@ -186,16 +186,16 @@ def _parquet(path: Path) -> Iterator[Raw]:
 
     try:
         table = ParquetFile(path)
-    except ArrowException as error:
-        raise DataError(f"{path} is not a complete Parquet file: {error}") from error
+    except (ArrowException, ValueError) as error:
+        raise DataError(f"{path} is not a complete Parquet file: {one_line(error)}") from error
     row = 0
     with table:
         batches = table.iter_batches(batch_size=_BATCH_ROWS)
         while True:
             try:
                 batch = next(batches, None)
-            except (ArrowException, OSError) as error:
-                yield Raw(row + 1, _failed(f"no row from here on can be read: {error}"))
+            except (ArrowException, ValueError, OSError) as error:
+                yield Raw(row + 1, _failed(f"no row from here on can be read: {one_line(error)}"))
                 return
             if batch is None:
                 return

@@ -59,8 +59,8 @@ def print_counts(statuses: Counter[str]) -> None:
 def hint_at_failed(n: int) -> None:
     """Say on standard error how rows that failed are asked again."""
     if n:
-        rows = "1 row" if n == 1 else f"{n} rows"
-        typer.echo(f"{rows} failed; --retry-failed asks them again", err=True)
+        rows, them = ("1 row", "it") if n == 1 else (f"{n} rows", "them")
+        typer.echo(f"{rows} failed; --retry-failed asks {them} again", err=True)
 
 
 def exit_if(failures: Iterable[object]) -> None:

@@ -179,7 +179,6 @@ LOADING = {
 }
 """Calls of transformers, diffusers, datasets, peft, kernels that may load code of a folder."""
 WITHOUT_CODE = {
-    "PeftConfig.from_pretrained": "reads JSON, and takes no such argument",
     "kind.from_config": "a class of diffusers, built from a mapping, and takes no such argument",
 }
 

@@ -59,7 +59,7 @@ def edit(file, **values):
     file.write_text(json.dumps(content | values))
 
 
-def refused(load, folder, reason=""):
+def assert_refused(load, folder, reason=""):
     """The message of the error that a folder ends in: one line that names it."""
     with pytest.raises(ModelError, match=reason or None) as error:
         load(folder)
@@ -81,7 +81,7 @@ def own_code(folder, name, place=""):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_folder_with_code_of_its_own_is_refused_and_nothing_is_asked(folder, name, loader):
     own_code(folder, name)
-    refused(LOADERS[loader], folder, rf"{re.escape(name)} names code of its own \(auto_map")
+    assert_refused(LOADERS[loader], folder, rf"{re.escape(name)} names code of its own \(auto_map")
     assert not (folder / "ran").exists()
 
 
@@ -98,7 +98,7 @@ def test_a_folder_with_code_of_its_own_is_refused_and_nothing_is_asked(folder, n
 )
 def test_code_is_found_in_every_configuration(folder, name, values):
     edit(folder / name, **values)
-    refused(LOADERS["base"], folder, "names code of its own")
+    assert_refused(LOADERS["base"], folder, "names code of its own")
 
 
 def test_code_that_a_tokenizer_needs_is_refused_in_words_of_this_package(folder):
@@ -106,7 +106,7 @@ def test_code_that_a_tokenizer_needs_is_refused_in_words_of_this_package(folder)
     edit(folder / "config.json", model_type="unheard")
     edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Own", None]})
     edit(folder / "tokenizer_config.json", tokenizer_class="Own")
-    refused(lambda it: load_pretrained(AutoTokenizer, it), folder, "code")
+    assert_refused(lambda it: load_pretrained(AutoTokenizer, it), folder, "code")
 
 
 @pytest.mark.parametrize("loader", [policies.load, lambda it: build_meta_pipeline(str(it))])
@@ -160,7 +160,9 @@ BREAKS = {
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_broken_folder_is_an_error_of_one_line(folder, name):
     BREAKS[name](folder)
-    refused(LOADERS["base"], folder, "Git LFS pointer; run git lfs" if "pointer" in name else "")
+    assert_refused(
+        LOADERS["base"], folder, "Git LFS pointer; run git lfs" if "pointer" in name else ""
+    )
 
 
 def test_weights_of_another_vocabulary_are_named_with_both_shapes(folder):
@@ -170,7 +172,7 @@ def test_weights_of_another_vocabulary_are_named_with_both_shapes(folder):
     weights[name] = torch.cat([weights[name], torch.zeros(64, width)])
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     shapes = re.escape(f"{name} ({rows + 64}, {width}) for ({rows}, {width})")
-    refused(LOADERS["base"], folder, shapes)
+    assert_refused(LOADERS["base"], folder, shapes)
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
@@ -183,13 +185,13 @@ def test_a_network_of_a_pipeline_is_never_made_up(pictures, tmp_path, part, brok
     value = weights.pop(name)
     kept = {name: torch.zeros([side + 1 for side in value.shape])} if broken == "shape" else {}
     save_file(weights | kept, file, {"format": "pt"})
-    refused(policies.load, folder, re.escape(name))
+    assert_refused(policies.load, folder, re.escape(name))
 
 
 def test_a_pointer_in_a_pipeline_is_named(pictures, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "it")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(POINTER)
-    refused(policies.load, folder, "unet.* is a Git LFS pointer")
+    assert_refused(policies.load, folder, "unet.* is a Git LFS pointer")
 
 
 def test_a_pointer_in_place_of_a_scorers_weights_is_named(tmp_path):

@@ -35,7 +35,7 @@ def with_segment(jpeg, marker, body):
     return jpeg[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + jpeg[2:]
 
 
-def is_read_whole(data, pixels):
+def assert_read_whole(data, pixels):
     verify_image(data)
     assert image_or_video(data) == "image"
     np.testing.assert_array_equal(np.asarray(open_image(data)), pixels)
@@ -47,7 +47,7 @@ def is_read_whole(data, pixels):
     "exif", [BAD_EXIF, b"", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"]
 )
 def test_broken_exif_is_passed_over(fmt, exif):
-    is_read_whole(file_of(picture(PIXELS), fmt, exif=exif, lossless=True), PIXELS)
+    assert_read_whole(file_of(picture(PIXELS), fmt, exif=exif, lossless=True), PIXELS)
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_texts_of_a_png_are_passed_over_however_long(text):
     for add in (PngInfo.add_text, PngInfo.add_itxt):
         info = PngInfo()
         add(info, *text[:2], zip=text[2])
-        is_read_whole(file_of(picture(PIXELS), "PNG", pnginfo=info), PIXELS)
+        assert_read_whole(file_of(picture(PIXELS), "PNG", pnginfo=info), PIXELS)
 
 
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt", b"tRNS", b"eXIf", b"gAMA", b"prVt"])
 def test_a_wrong_checksum_costs_an_extra_chunk_and_not_the_image(kind):
     png = file_of(picture(PIXELS), "PNG")
-    is_read_whole(with_chunk(png, chunk(kind, b"\0\1\0\1\0\1", checksum=1)), PIXELS)
+    assert_read_whole(with_chunk(png, chunk(kind, b"\0\1\0\1\0\1", checksum=1)), PIXELS)
 
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"IDAT"])
@@ -94,7 +94,7 @@ SEGMENTS = [
 @pytest.mark.parametrize(("marker", "body"), SEGMENTS)
 def test_broken_segments_of_a_jpeg_are_passed_over(marker, body):
     jpeg = file_of(picture(PIXELS), "JPEG")
-    is_read_whole(with_segment(jpeg, marker, body), np.asarray(open_image(jpeg)))
+    assert_read_whole(with_segment(jpeg, marker, body), np.asarray(open_image(jpeg)))
 
 
 def test_the_first_exif_of_a_jpeg_turns_it_whatever_follows():
@@ -112,7 +112,7 @@ def test_the_first_exif_of_a_jpeg_turns_it_whatever_follows():
 def test_broken_chunks_of_a_webp_are_passed_over():
     image = picture(PIXELS)
     for options in ({"icc_profile": b"broken"}, {"xmp": b'<x tiff:Orientation="6">'}):
-        is_read_whole(file_of(image, "WEBP", lossless=True, **options), PIXELS)
+        assert_read_whole(file_of(image, "WEBP", lossless=True, **options), PIXELS)
 
 
 @pytest.mark.parametrize("tag", [282, 296, 305, 700, 33723, 34377, 34665, 34675, 34853, 65000])
@@ -124,7 +124,7 @@ def test_broken_tags_of_a_tiff_are_passed_over(tag, kind):
     entries = [tiff[start + 2 + 12 * i :][:12] for i in range(count)]
     broken = struct.pack("<HHII", tag, kind, 2**31 - 1, 2**32 - 1)
     directory = struct.pack("<H", count + 1) + b"".join(sorted([*entries, broken])) + bytes(4)
-    is_read_whole(b"II*\0" + struct.pack("<I", len(tiff)) + tiff[8:] + directory, PIXELS)
+    assert_read_whole(b"II*\0" + struct.pack("<I", len(tiff)) + tiff[8:] + directory, PIXELS)
 
 
 def test_a_tiff_whose_directory_lies_in_its_pixels_is_refused():
@@ -149,9 +149,9 @@ def test_any_junk_in_metadata_leaves_the_pixels():
     names = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"pHYs", b"sBIT", b"bKGD", b"cICP")
     for _ in range(60):
         junk = rng.randbytes(rng.choice((0, 1, 5, 13, 40)))
-        is_read_whole(with_chunk(png, chunk(rng.choice(names), junk)), PIXELS)
+        assert_read_whole(with_chunk(png, chunk(rng.choice(names), junk)), PIXELS)
         marker = rng.choice([*range(0xE0, 0xF0), 0xFE])
-        is_read_whole(with_segment(jpeg, marker, junk), from_jpeg)
+        assert_read_whole(with_segment(jpeg, marker, junk), from_jpeg)
 
 
 def grey_png(depth, values, transparent):

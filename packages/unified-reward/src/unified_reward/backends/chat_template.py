@@ -10,8 +10,16 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
+
 from unified_reward.core.errors import ModelError, one_line
 
+
+# A template's own error, or that of an expression in it; RecursionError is a RuntimeError.
+_TEMPLATE_ERRORS = (
+    *(TemplateError, TypeError, ValueError, LookupError),
+    *(AttributeError, ArithmeticError, RuntimeError),
+)
 
 # A template that prints its list of parts would not print a line break as one.
 _FIRST, _SECOND, _ANSWER = "first\nprobe", "second\nprobe", "answer\nprobe"
@@ -58,7 +66,7 @@ def read_format(processor: Any) -> ChatFormat:
         prompt = _render(processor, _TURN, add_generation_prompt=True)
         bare = _render(processor, _TURN, add_generation_prompt=False)
         answered = _render_answered(processor)
-    except Exception as error:
+    except _TEMPLATE_ERRORS as error:
         raise ModelError(
             f"the chat template of {name} cannot take a turn of text and image: "
             f"{type(error).__name__}: {one_line(error)}"
@@ -87,7 +95,7 @@ def _render_answered(processor: Any) -> str:
         turns = [*_TURN, {"role": "assistant", "content": content}]
         try:
             text = _render(processor, turns, add_generation_prompt=False)
-        except Exception:  # noqa: BLE001, S112  some take an answer as a string only, some none
+        except _TEMPLATE_ERRORS:  # some take an answer as a string only, some none
             continue
         if _ANSWER in text:
             return text

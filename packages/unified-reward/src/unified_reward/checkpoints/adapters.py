@@ -58,7 +58,9 @@ def _merge(model: Any, folder: Path, base: str | Path) -> Any:
     refuse_pointers(folder)
     message = f"the adapter in {folder} does not fit its base {base}"
     with load_errors(message):
-        adapted: Any = PeftModel(model, PeftConfig.from_pretrained(str(folder)))
+        adapted: Any = PeftModel(
+            model, PeftConfig.from_pretrained(str(folder), trust_remote_code=False)
+        )
         info = adapted.load_adapter(str(folder), "default")
         check_fit(info._asdict(), message)
         merged = adapted.merge_and_unload()

@@ -2,9 +2,11 @@
 
 from tests import tiny
 from tests.architectures import qwen
+from tests.architectures import tiles
 
 
 ARCHITECTURES = {
     **tiny.ARCHITECTURES,
     **qwen.ARCHITECTURES,
+    **tiles.ARCHITECTURES,
 }

@@ -17,7 +17,7 @@ import PIL.Image
 import torch
 
 from unified_reward.backends.choices import Way, score_choices
-from unified_reward.backends.image_features import ImageEncoder
+from unified_reward.backends.image_features import ImageEncoder, flat, to_device
 from unified_reward.core.errors import ModelError, one_line
 from unified_reward.core.requests import Request
 
@@ -104,22 +104,37 @@ class _Proof:
         """Try to encode images apart from their requests, and apart by company."""
         for by_company, name in ((False, "features"), (True, "features by company")):
             self._ways.features = True
-            if self._equals(name, lambda: self._encoded("whole", by_company=by_company)):
+            if self._equals(name, lambda: self._encoded(by_company=by_company)):
                 return
         self._ways.features = False
         self._vlm.encoder = None
 
-    def _encoded(self, way: Way, *, by_company: bool) -> list[tuple[float, ...]]:
+    def _encoded(self, *, by_company: bool) -> list[tuple[float, ...]]:
+        """Answers from features that were encoded apart from their requests.
+
+        Raises:
+            ValueError: Tokens or features are not those that the processor's own pass has.
+        """
         vlm = self._vlm
-        inputs = vlm.chat.process(self._probes[:1])
-        row = inputs["input_ids"].shape
-        types = [name for name in inputs.keys() - _TEXT if inputs[name].shape == row]
-        vlm.encoder = ImageEncoder(
+        plain = [to_device(vlm.chat.process([probe]), vlm.model) for probe in self._probes]
+        row = plain[0]["input_ids"].shape
+        types = [name for name in plain[0].keys() - _TEXT if plain[0][name].shape == row]
+        encoder = ImageEncoder(
             vlm.model, vlm.chat.processor, by_company=by_company, type_ids=types
         )
-        # As in use: the images of several requests in one pass.
-        vlm.encoder.encode([images_of(probe) for probe in self._probes])
-        return self._alone(way)
+        vlm.encoder = encoder
+        # The images of several requests in one pass, as in use.
+        encoded = encoder.encode([images_of(probe) for probe in self._probes])
+        for probe, inputs, images in zip(self._probes, plain, encoded, strict=True):
+            tokens = vlm.inputs([probe])
+            if any(not tokens[name].equal(inputs[name]) for name in (*_TEXT, *types)):
+                raise ValueError("images do not give the same tokens in every request")
+            if images:
+                wanted = flat(encoder.run_tower(inputs).pooler_output)
+                found = torch.cat([image.tokens for image in images])
+                if (found - wanted).norm() > 4 * self._tolerance * wanted.norm():
+                    raise ValueError("an image has other features in other requests")
+        return self._alone("whole")
 
     def find_padding(self) -> None:
         """Try requests of different lengths in one batch."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 _MAX_BATCH_PIXELS = 4 * 1024 * 1024
 _CACHE_BYTES = 4 * 1024**3
-_UNUSED = ("last_hidden_state", "hidden_states", "attentions")
+_UNUSED = {"last_hidden_state", "hidden_states", "attentions"}
 
 _Key = tuple[int, bool]
 _T = TypeVar("_T")
@@ -65,8 +65,12 @@ class ImageEncoder:
         self._accepted = inspect.signature(self._trunk.get_image_features).parameters.keys()
         self._positional = position_inputs(model)
         self._mark: str = processor.tokenizer.convert_ids_to_tokens(feature_token(model.config))
-        self._output: Any = None
-        """What the vision tower returned last, for its type and what all images share."""
+        self._kind: Any = None
+        """Type of what the vision tower returns."""
+        self._is_joined = False
+        """True if it returns the features of all images as one tensor."""
+        self._shared: dict[str, Any] = {}
+        """What it returns beside features of single images."""
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Sequence[Any]]) -> list[list[ImageFeatures]]:
@@ -112,9 +116,9 @@ class ImageEncoder:
             for place in row
         ]
         inputs = to_device(processed, self._model)
-        given = {name: inputs[name] for name in self._accepted if name in inputs}
-        out = self._trunk.get_image_features(**given, return_dict=True)
-        self._output = type(out)(**{name: out[name] for name in out if name not in _UNUSED})
+        out = self.run_tower(inputs)
+        self._kind, self._is_joined = type(out), isinstance(out.pooler_output, Tensor)
+        self._shared = {name: out[name] for name in out} | dict.fromkeys(_UNUSED & out.keys())
         sizes = [text.count(self._mark) for text in texts]
         tokens = _split(out.pooler_output, sizes)
         layers = [_split(layer, sizes) for layer in getattr(out, "deepstack_features", None) or ()]
@@ -129,6 +133,11 @@ class ImageEncoder:
             for i in range(len(images))
         ]
 
+    def run_tower(self, inputs: Mapping[str, Any]) -> Any:
+        """Output of the vision tower for what a processor returned, on the model's device."""
+        given = {name: inputs[name] for name in self._accepted if name in inputs}
+        return self._trunk.get_image_features(**given, return_dict=True)
+
     def join(self, images: Sequence[ImageFeatures], ids: Tensor) -> dict[str, Any]:
         """Inputs of the model's forward beside the tokens.
 
@@ -142,19 +151,14 @@ class ImageEncoder:
         }
         if not images:
             return types
-        like = self._output
-        fields = dict(like) | {
-            "pooler_output": _joined([image.tokens for image in images], like.pooler_output)
-        }
+        tokens: Any = tuple(image.tokens for image in images)
+        fields = self._shared | {"pooler_output": torch.cat(tokens) if self._is_joined else tokens}
         if images[0].deepstack:
-            layers = zip(*(image.deepstack for image in images), strict=True)
-            fields["deepstack_features"] = [
-                _joined(layer, old)
-                for layer, old in zip(layers, like.deepstack_features, strict=True)
-            ]
+            deepstack = zip(*(image.deepstack for image in images), strict=True)
+            fields["deepstack_features"] = [*deepstack]
         positional = images[0].inputs
         inputs = {name: torch.cat([image.inputs[name] for image in images]) for name in positional}
-        return {**types, **inputs, "mm_encoder_outputs": {"image": type(like)(**fields)}}
+        return {**types, **inputs, "mm_encoder_outputs": {"image": self._kind(**fields)}}
 
 
 def feature_token(config: Any) -> int:
@@ -190,17 +194,17 @@ def _split(features: Any, sizes: Sequence[int]) -> list[Tensor]:
     Raises:
         ValueError: There are more or fewer features than tokens.
     """
-    parts = [features] if isinstance(features, Tensor) else features
-    joined = torch.cat([part.flatten(0, -2) for part in parts])
+    joined = flat(features)
     if len(joined) != sum(sizes):
         raise ValueError(f"{len(joined)} image features for {sum(sizes)} tokens")
     # Copies: a view would keep the whole batch alive.
     return [part.clone() for part in joined.split([*sizes])]
 
 
-def _joined(features: Sequence[Tensor], like: Any) -> Any:
-    """Features of several images, as a tensor where the vision tower returned one."""
-    return torch.cat([*features]) if isinstance(like, Tensor) else tuple(features)
+def flat(features: Any) -> Tensor:
+    """Features of all images or tiles as one tensor of shape (n, width)."""
+    parts = [features] if isinstance(features, Tensor) else features
+    return torch.cat([part.flatten(0, -2) for part in parts])
 
 
 def _parts(items: Sequence[_T], pixels: Sequence[int]) -> Iterator[list[_T]]:

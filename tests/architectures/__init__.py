@@ -3,10 +3,12 @@
 from tests import tiny
 from tests.architectures import qwen
 from tests.architectures import tiles
+from tests.architectures import glm, qwen
 
 
 ARCHITECTURES = {
     **tiny.ARCHITECTURES,
+    **glm.ARCHITECTURES,
     **qwen.ARCHITECTURES,
     **tiles.ARCHITECTURES,
 }

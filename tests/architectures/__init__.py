@@ -1,9 +1,7 @@
 """Random tiny checkpoints of every architecture that is tested, built without any download."""
 
 from tests import tiny
-from tests.architectures import qwen
-from tests.architectures import tiles
-from tests.architectures import glm, qwen
+from tests.architectures import glm, qwen, tiles
 
 
 ARCHITECTURES = {

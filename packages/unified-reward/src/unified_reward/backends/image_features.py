@@ -67,8 +67,8 @@ class ImageEncoder:
         self._mark: str = processor.tokenizer.convert_ids_to_tokens(feature_token(model.config))
         self._kind: Any = None
         """Type of what the vision tower returns."""
-        self._is_joined = False
-        """True if it returns the features of all images as one tensor."""
+        self._joined: set[str] = set()
+        """Fields in which it returns the features of all images as one tensor."""
         self._shared: dict[str, Any] = {}
         """What it returns beside features of single images."""
 
@@ -117,11 +117,14 @@ class ImageEncoder:
         ]
         inputs = to_device(processed, self._model)
         out = self.run_tower(inputs)
-        self._kind, self._is_joined = type(out), isinstance(out.pooler_output, Tensor)
+        layers = getattr(out, "deepstack_features", None) or ()
+        fields = {"pooler_output": out.pooler_output, "deepstack_features": next(iter(layers), None)}
+        self._joined = {name for name, value in fields.items() if isinstance(value, Tensor)}
+        self._kind = type(out)
         self._shared = {name: out[name] for name in out} | dict.fromkeys(_UNUSED & out.keys())
         sizes = [text.count(self._mark) for text in texts]
         tokens = _split(out.pooler_output, sizes)
-        layers = [_split(layer, sizes) for layer in getattr(out, "deepstack_features", None) or ()]
+        layers = [_split(layer, sizes) for layer in layers]
         positional = {name: inputs[name] for name in self._positional if name in inputs}
         return [
             ImageFeatures(
@@ -151,14 +154,19 @@ class ImageEncoder:
         }
         if not images:
             return types
-        tokens: Any = tuple(image.tokens for image in images)
-        fields = self._shared | {"pooler_output": torch.cat(tokens) if self._is_joined else tokens}
+        fields = {**self._shared}
+        fields["pooler_output"] = self._join("pooler_output", [image.tokens for image in images])
         if images[0].deepstack:
-            deepstack = zip(*(image.deepstack for image in images), strict=True)
-            fields["deepstack_features"] = [*deepstack]
+            fields["deepstack_features"] = [
+                self._join("deepstack_features", layer)
+                for layer in zip(*(image.deepstack for image in images), strict=True)
+            ]
         positional = images[0].inputs
         inputs = {name: torch.cat([image.inputs[name] for image in images]) for name in positional}
         return {**types, **inputs, "mm_encoder_outputs": {"image": self._kind(**fields)}}
+
+    def _join(self, field: str, features: Sequence[Tensor]) -> Any:
+        return torch.cat([*features]) if field in self._joined else tuple(features)
 
 
 def feature_token(config: Any) -> int:

@@ -22,14 +22,14 @@ TEXTS = ["rate picture: a red circle first tie second 10 100 Final Score: Image 
 
 def qwen3_vl(folder):
     tokenizer = build_tokenizer(TEXTS)
-    return _save(folder, build_model(tokenizer), build_processor(tokenizer))
+    return save_checkpoint(folder, build_model(tokenizer), build_processor(tokenizer))
 
 
 def qwen2_5_vl(folder):
     tokenizer = build_tokenizer(TEXTS)
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in TOKENS.items()}
     config = Qwen2_5_VLConfig(
-        text_config=_text(tokenizer)
+        text_config=text_config(tokenizer)
         | {
             "rope_parameters": {
                 "rope_type": "default",
@@ -55,7 +55,7 @@ def qwen2_5_vl(folder):
     images, videos = Qwen2VLImageProcessor(size=size), Qwen2VLVideoProcessor(size=size)
     chat = build_processor(tokenizer).chat_template
     processor = Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=chat)
-    return _save(folder, Qwen2_5_VLForConditionalGeneration(config), processor)
+    return save_checkpoint(folder, Qwen2_5_VLForConditionalGeneration(config), processor)
 
 
 def llava_onevision(folder):
@@ -67,7 +67,7 @@ def llava_onevision(folder):
     side, patch = 28, 7
     pinpoints = [[28, 56], [56, 28], [56, 56]]
     config = LlavaOnevisionConfig(
-        text_config={"model_type": "qwen2", **_text(tokenizer)},
+        text_config={"model_type": "qwen2", **text_config(tokenizer)},
         vision_config={
             "model_type": "siglip_vision_model",
             "hidden_size": 32,
@@ -101,7 +101,7 @@ def llava_onevision(folder):
         image_token="<|image_pad|>",  # noqa: S106
         video_token="<|video_pad|>",  # noqa: S106
     )
-    return _save(folder, LlavaOnevisionForConditionalGeneration(config), processor)
+    return save_checkpoint(folder, LlavaOnevisionForConditionalGeneration(config), processor)
 
 
 ARCHITECTURES = {
@@ -111,7 +111,7 @@ ARCHITECTURES = {
 }
 
 
-def _text(tokenizer):
+def text_config(tokenizer):
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -126,7 +126,7 @@ def _text(tokenizer):
     }
 
 
-def _save(folder, model, processor):
+def save_checkpoint(folder, model, processor):
     """Weights larger than at initialisation, so that answers depend on what is asked."""
     torch.manual_seed(0)
     with torch.no_grad():

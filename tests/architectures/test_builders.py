@@ -20,9 +20,8 @@ class Loaded:
     """A loaded checkpoint that answers requests of some words and images."""
 
     def __init__(self, folder):
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            folder, trust_remote_code=False
-        ).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
+        self.model.eval()
         self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
     def logits(self, *requests):
@@ -56,7 +55,7 @@ def loaded(checkpoints, name):
 
 
 def test_answers_depend_on_images_and_words(loaded, name):
-    assert loaded.model.config.model_type == name
+    assert name.startswith(loaded.model.config.model_type)
     no_image, alone, pair, frames = (
         loaded.logits(("rate", IMAGES[:n])).squeeze() for n in (0, 1, 2, 8)
     )

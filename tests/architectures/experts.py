@@ -14,9 +14,12 @@ from transformers import (
     Kimi_K25VideoProcessor,
 )
 
-from tests.architectures.tokens import tokenizer_with
+from tests.architectures.tokenizers import train_tokenizer
 from tests.tiny import save_checkpoint, text_config
 
+
+# Marks of reasoning are added tokens, but not special: decoded text holds them.
+_THINKING = [AddedToken("<think>", special=False), AddedToken("</think>", special=False)]
 
 _ERNIE_NAMED = {
     "image_token": "<|IMAGE_PLACEHOLDER|>",
@@ -48,18 +51,14 @@ _SIZE = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
 
 
 def ernie4_5_vl_moe(folder):
-    tokenizer = _with_thinking(
-        tokenizer_with(
-            ("<|begin_of_sentence|>", "<|end_of_sentence|>", *_ERNIE_NAMED.values()),
-            named=_ERNIE_NAMED,
-            bos_token="<|begin_of_sentence|>",
-            eos_token="<|end_of_sentence|>",
-            pad_token="<|endoftext|>",
-        )
+    tokenizer = train_tokenizer(
+        ["<|begin_of_sentence|>"], eos="<|end_of_sentence|>", pad="<pad>", **_ERNIE_NAMED
     )
+    tokenizer.add_tokens(_THINKING)
     config = Ernie4_5_VLMoeConfig(
         text_config=text_config(tokenizer)
         | {
+            "num_hidden_layers": 3,  # the experts of images reach an answer through a later layer
             "moe_intermediate_size": [32, 32],
             "moe_num_experts": 4,
             "moe_k": 2,
@@ -108,9 +107,8 @@ _KIMI_CHAT = (
 
 
 def kimi_k25(folder):
-    tokenizer = _with_thinking(
-        tokenizer_with(_KIMI_TOKENS, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    )
+    tokenizer = train_tokenizer(_KIMI_TOKENS, eos="<|im_end|>", pad="[PAD]")
+    tokenizer.add_tokens(_THINKING)
     config = Kimi_K25Config(
         text_config={
             "model_type": "deepseek_v3",
@@ -150,12 +148,6 @@ def kimi_k25(folder):
         chat_template=_KIMI_CHAT,
     )
     return save_checkpoint(folder, Kimi_K25ForConditionalGeneration(config), processor)
-
-
-def _with_thinking(tokenizer):
-    """Marks of reasoning are added tokens, but not special: decoded text holds them."""
-    tokenizer.add_tokens([AddedToken(mark, special=False) for mark in ("<think>", "</think>")])
-    return tokenizer
 
 
 ARCHITECTURES = {"ernie4_5_vl_moe": ernie4_5_vl_moe, "kimi_k25": kimi_k25}

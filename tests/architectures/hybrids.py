@@ -14,7 +14,7 @@ from transformers import (
     MiniCPMV4_6VideoProcessor,
 )
 
-from tests.architectures.tokens import tokenizer_with
+from tests.architectures.tokenizers import train_tokenizer
 from tests.tiny import save_checkpoint, text_config
 
 
@@ -53,11 +53,8 @@ _MINICPM_CHAT = (
 
 
 def minicpmv4_6(folder):
-    tokenizer = tokenizer_with(
-        [token for token in _MINICPM_NAMED.values() if not token.startswith("<|")],
-        named=_MINICPM_NAMED,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+    tokenizer = train_tokenizer(
+        ["<|im_start|>"], eos="<|im_end|>", pad="<|endoftext|>", **_MINICPM_NAMED
     )
     tokenizer.add_tokens([AddedToken(mark, special=False) for mark in ("<think>", "</think>")])
     config = MiniCPMV4_6Config(
@@ -106,7 +103,7 @@ def _slow_decay(model):
 
 
 _LFM_TOKENS = (
-    *("<|startoftext|>", "<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"),
+    *("<|im_start|>", "<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"),
     *(f"<|img_row_{row}_col_{column}|>" for row in range(1, 5) for column in range(1, 5)),
 )
 _LFM_CHAT = (
@@ -124,11 +121,8 @@ _LFM_CHAT = (
 
 
 def lfm2_vl(folder):
-    tokenizer = tokenizer_with(
-        _LFM_TOKENS,
-        bos="<|startoftext|>",
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+    tokenizer = train_tokenizer(
+        _LFM_TOKENS, bos="<|startoftext|>", eos="<|im_end|>", pad="<|endoftext|>"
     )
     config = Lfm2VlConfig(
         text_config={

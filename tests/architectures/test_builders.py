@@ -22,8 +22,9 @@ class Loaded:
     """A loaded checkpoint that answers requests of some words and images."""
 
     def __init__(self, folder):
-        self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
+        self.model.eval()
+        self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
     def logits(self, *requests):
         images = [images for _, images in requests]

@@ -1,17 +1,21 @@
 """Random tiny checkpoints of every architecture that is tested, built without any download."""
 
 from tests import tiny
-from tests.architectures import cohere, gemma, glm, internvl, llava, mistral, qwen, tiles
+from tests.architectures import (
+    cohere,
+    experts,
+    gemma,
+    glm,
+    hybrids,
+    internvl,
+    llava,
+    mistral,
+    qwen,
+    tiles,
+)
 
 
+_MODULES = (tiny, cohere, experts, gemma, glm, hybrids, internvl, llava, mistral, qwen, tiles)
 ARCHITECTURES = {
-    **tiny.ARCHITECTURES,
-    **cohere.ARCHITECTURES,
-    **gemma.ARCHITECTURES,
-    **glm.ARCHITECTURES,
-    **internvl.ARCHITECTURES,
-    **llava.ARCHITECTURES,
-    **mistral.ARCHITECTURES,
-    **qwen.ARCHITECTURES,
-    **tiles.ARCHITECTURES,
+    name: build for module in _MODULES for name, build in module.ARCHITECTURES.items()
 }

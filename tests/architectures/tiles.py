@@ -26,11 +26,12 @@ from transformers import (
     SmolVLMVideoProcessor,
 )
 
-from tests.architectures.tokens import tokenizer_with
+from tests.architectures.tokenizers import train_tokenizer
 from tests.tiny import save_checkpoint, text_config
 
 
-_SIDE, _PATCH = 28, 7
+_SIDE, _PATCH, _MERGE = 28, 7, 2
+_TOKENS_PER_TILE = (_SIDE // _PATCH // _MERGE) ** 2
 _TILE = {"height": _SIDE, "width": _SIDE}
 _VISION = {
     "hidden_size": 32,
@@ -41,15 +42,22 @@ _VISION = {
     "patch_size": _PATCH,
 }
 
+_ROPE = {"rope_type": "default", "rope_theta": 1e4}
+
 _IDEFICS_TOKENS = (
     *("<end_of_utterance>", "<fake_token_around_image>", "<global-img>", "<image>"),
     *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)),
 )
+_IDEFICS_IMAGES = {
+    "size": {"longest_edge": 2 * _SIDE},
+    "max_image_size": {"longest_edge": _SIDE},
+}
 # A header ends with a space only where a text follows it.
 _IDEFICS_TURNS = (
     "{%- for message in messages -%}"
     "{{ message['role'] | capitalize }}"
-    "{%- if message['content'][0]['type'] == 'image' -%}{{ ':' }}{%- else -%}{{ ': ' }}{%- endif -%}"
+    "{%- if message['content'][0]['type'] == 'image' -%}{{ ':' }}"
+    "{%- else -%}{{ ': ' }}{%- endif -%}"
     "{%- for line in message['content'] -%}"
     "{%- if line['type'] == 'text' -%}{{ line['text'] }}"
     "{%- elif line['type'] == 'image' -%}{{ '<image>' }}"
@@ -61,29 +69,23 @@ _IDEFICS_TURNS = (
 
 
 def idefics3(folder):
-    tokenizer = tokenizer_with(
-        ("<|begin_of_text|>", "<|end_of_text|>", *_IDEFICS_TOKENS),
-        bos="<|begin_of_text|>",
-        eos_token="<|end_of_text|>",
-        pad_token="<|end_of_text|>",
-    )
+    end = "<|end_of_text|>"
+    tokenizer = train_tokenizer(_IDEFICS_TOKENS, bos="<|begin_of_text|>", eos=end, pad=end)
     config = Idefics3Config(**_idefics_config(tokenizer))
     processor = Idefics3Processor(
         Idefics3ImageProcessor(**_IDEFICS_IMAGES),
         tokenizer,
-        image_seq_len=_IDEFICS_TOKENS_PER_TILE,
+        image_seq_len=_TOKENS_PER_TILE,
         chat_template="{{ '<|begin_of_text|>' }}" + _IDEFICS_TURNS,
     )
     return save_checkpoint(folder, Idefics3ForConditionalGeneration(config), processor)
 
 
 def smolvlm(folder):
-    tokenizer = tokenizer_with(
-        ("<video>", *_IDEFICS_TOKENS),
-        bos_token="<|im_start|>",
-        eos_token="<end_of_utterance>",
-        pad_token="<|im_end|>",
+    tokenizer = train_tokenizer(
+        ("<|im_start|>", "<video>", *_IDEFICS_TOKENS), eos="<end_of_utterance>", pad="<|im_end|>"
     )
+    tokenizer.bos_token = "<|im_start|>"  # noqa: S105
     config = SmolVLMConfig(**_idefics_config(tokenizer))
     sampling = {"fps": 1, "max_frames": 8, "video_size": _IDEFICS_IMAGES["size"]}
     processor = SmolVLMProcessor(
@@ -94,25 +96,17 @@ def smolvlm(folder):
             max_image_size=_IDEFICS_IMAGES["max_image_size"],
             video_sampling=sampling,
         ),
-        image_seq_len=_IDEFICS_TOKENS_PER_TILE,
+        image_seq_len=_TOKENS_PER_TILE,
         chat_template="{{ '<|im_start|>' }}" + _IDEFICS_TURNS,
     )
     return save_checkpoint(folder, SmolVLMForConditionalGeneration(config), processor)
-
-
-_IDEFICS_IMAGES = {
-    "size": {"longest_edge": 2 * _SIDE},
-    "max_image_size": {"longest_edge": _SIDE},
-}
-_IDEFICS_SCALE = 2
-_IDEFICS_TOKENS_PER_TILE = (_SIDE // _PATCH // _IDEFICS_SCALE) ** 2
 
 
 def _idefics_config(tokenizer):
     return {
         "text_config": {"model_type": "llama", **text_config(tokenizer)},
         "vision_config": _VISION,
-        "scale_factor": _IDEFICS_SCALE,
+        "scale_factor": _MERGE,
         "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
     }
 
@@ -150,13 +144,9 @@ _MOLMO_CHAT = (
 
 
 def molmo2(folder):
-    tokenizer = tokenizer_with(
-        _MOLMO_TOKENS,
-        named={"image_token": "<|image|>", "video_token": "<|video|>"},
-        bos_token="<|im_end|>",
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-    )
+    tokenizer = train_tokenizer(["<|im_start|>"], eos="<|im_end|>", pad="<|endoftext|>")
+    tokenizer.bos_token = tokenizer.eos_token
+    tokenizer.add_tokens([*_MOLMO_TOKENS], special_tokens=True)
     ids = dict(zip(_MOLMO_TOKENS, tokenizer.convert_tokens_to_ids([*_MOLMO_TOKENS]), strict=True))
     # The model reads its own tokens of images, and writes none of them.
     vocabulary = {
@@ -192,8 +182,6 @@ def molmo2(folder):
     return save_checkpoint(folder, Molmo2ForConditionalGeneration(config), processor)
 
 
-_ROPE = {"rope_type": "default", "rope_theta": 1e4}
-
 _OVIS_INDICATORS = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
 _OVIS_CHAT = (
     "{%- for message in messages -%}"
@@ -209,15 +197,15 @@ _OVIS_CHAT = (
 
 
 def ovis2(folder):
-    tokenizer = tokenizer_with(
-        ("<image>", "<IMG_ATOM>", *_OVIS_INDICATORS),
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+    tokenizer = train_tokenizer(
+        ("<|im_start|>", "<image>", "<IMG_ATOM>", *_OVIS_INDICATORS),
+        eos="<|im_end|>",
+        pad="<|endoftext|>",
     )
     text = text_config(tokenizer)
     config = Ovis2Config(
         text_config={"model_type": "qwen2", **text},
-        vision_config=_VISION | {"vocab_size": 64, "hidden_stride": 2},
+        vision_config=_VISION | {"vocab_size": 64, "hidden_stride": _MERGE},
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_ATOM>"),
         visual_indicator_token_ids=tokenizer.convert_tokens_to_ids([*_OVIS_INDICATORS]),
         vocab_size=text["vocab_size"],
@@ -226,7 +214,7 @@ def ovis2(folder):
     processor = Ovis2Processor(
         Ovis2ImageProcessor(size=_TILE, crop_to_patches=True, max_patches=4),
         tokenizer,
-        image_seq_length=(_SIDE // _PATCH // 2) ** 2,
+        image_seq_length=_TOKENS_PER_TILE,
         chat_template=_OVIS_CHAT,
     )
     return save_checkpoint(folder, Ovis2ForConditionalGeneration(config), processor)
@@ -249,15 +237,13 @@ _PERCEPTION_CHAT = (
 
 
 def perception_lm(folder):
-    tokenizer = tokenizer_with(
-        (
-            *("<|begin_of_text|>", "<|end_of_text|>", "<|image|>", "<|video|>"),
-            *("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        ),
-        named={"image_token": "<|image|>", "video_token": "<|video|>"},
+    tokenizer = train_tokenizer(
+        ("<|start_header_id|>", "<|end_header_id|>"),
         bos="<|begin_of_text|>",
-        eos_token="<|eot_id|>",
-        pad_token="<|end_of_text|>",
+        eos="<|eot_id|>",
+        pad="<|end_of_text|>",
+        image_token="<|image|>",  # noqa: S106
+        video_token="<|video|>",  # noqa: S106
     )
     config = PerceptionLMConfig(
         text_config={"model_type": "llama", **text_config(tokenizer)},
@@ -277,7 +263,7 @@ def perception_lm(folder):
             },
         },
         vision_use_cls_token=True,
-        projector_pooling_ratio=2,
+        projector_pooling_ratio=_MERGE,
         image_token_id=tokenizer.image_token_id,
         video_token_id=tokenizer.video_token_id,
     )
@@ -286,7 +272,7 @@ def perception_lm(folder):
         PerceptionLMImageProcessor(tile_size=_SIDE, max_num_tiles=4, size=_TILE),
         tokenizer,
         patch_size=_PATCH,
-        pooling_ratio=2,
+        pooling_ratio=_MERGE,
         chat_template=_PERCEPTION_CHAT,
     )
     return save_checkpoint(folder, PerceptionLMForConditionalGeneration(config), processor)

@@ -17,13 +17,23 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
+class Checkpoints(dict):
+    """Folders of random tiny checkpoints by architecture, each built when first needed."""
+
+    def __init__(self, root):
+        super().__init__()
+        self.root = root
+
+    def __missing__(self, name):
+        from tests.architectures import ARCHITECTURES
+
+        self[name] = ARCHITECTURES[name](self.root / name)
+        return self[name]
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Folders of random tiny checkpoints, by architecture."""
-    from tests.tiny import ARCHITECTURES
-
-    root = tmp_path_factory.mktemp("checkpoints")
-    return {name: build(root / name) for name, build in ARCHITECTURES.items()}
+    return Checkpoints(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,17 @@
 import torch
 from transformers import (
     AddedToken,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
@@ -26,13 +34,32 @@ _PARTS = (
     "{%- endif -%}{%- endfor -%}{%- endif -%}"
     "{%- endmacro -%}"
 )
+_QWEN2_CHAT = (
+    _PARTS
+    + "{%- for message in messages -%}"
+    + "{%- if loop.first and message.role != 'system' -%}"
+    + "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+    + "{%- endif -%}"
+    + "{{ '<|im_start|>' + message.role + '\n' + render(message.content) + '<|im_end|>\n' }}"
+    + "{%- endfor -%}"
+    + "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
+_QWEN3_CHAT = (
+    _PARTS
+    + "{%- for message in messages -%}"
+    + "{{ '<|im_start|>' + message.role + '\n' + render(message.content) + '<|im_end|>\n' }}"
+    + "{%- endfor -%}"
+    + "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
 _QWEN3_5_CHAT = (
     _PARTS
     + "{%- set last = namespace(query=-1) -%}"
     + "{%- for message in messages -%}"
     + "{%- if message.role == 'user' -%}{%- set last.query = loop.index0 -%}{%- endif -%}"
     + "{%- endfor -%}"
-    + "{%- if last.query < 0 -%}{{ raise_exception('No user query found in messages.') }}{%- endif -%}"
+    + "{%- if last.query < 0 -%}"
+    + "{{ raise_exception('No user query found in messages.') }}"
+    + "{%- endif -%}"
     + "{%- for message in messages -%}"
     + "{%- set content = render(message.content) | trim -%}"
     + "{%- if message.role == 'system' and not loop.first -%}"
@@ -70,6 +97,7 @@ _HYBRID = {
     "head_dim": 32,
     "rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25},
 }
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _VISION = {
     "depth": 2,
     "hidden_size": 32,
@@ -83,17 +111,66 @@ _VISION = {
 }
 
 
+def qwen2_vl(folder):
+    tokenizer = build_tokenizer(TEXTS)
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    config = Qwen2VLConfig(
+        text_config=text_config(tokenizer) | {"rope_parameters": rope},
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 32,
+            "mlp_ratio": 2,
+            "num_heads": 2,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        **_ids(tokenizer),
+    )
+    size = {"shortest_edge": 28 * 28, "longest_edge": 84 * 84}
+    images, videos = Qwen2VLImageProcessor(size=size), Qwen2VLVideoProcessor(size=size)
+    processor = Qwen2VLProcessor(images, tokenizer, videos, chat_template=_QWEN2_CHAT)
+    return save_checkpoint(folder, Qwen2VLForConditionalGeneration(config), processor)
+
+
+def qwen3_vl_moe(folder):
+    tokenizer = build_tokenizer(TEXTS)
+    rope = {"rope_parameters": {**_ROPE, "mrope_section": [2, 3, 3]}}
+    config = Qwen3VLMoeConfig(
+        text_config=text_config(tokenizer) | _EXPERTS | rope,
+        vision_config=_VISION | {"deepstack_visual_indexes": [0, 1]},
+        **_ids(tokenizer),
+    )
+    model = Qwen3VLMoeForConditionalGeneration(config)
+    return save_checkpoint(folder, model, _build_processor(tokenizer, _QWEN3_CHAT))
+
+
 def qwen3_5(folder):
     tokenizer = _build_thinking_tokenizer()
-    config = Qwen3_5Config(
-        text_config=text_config(tokenizer) | _HYBRID, vision_config=_VISION, **_ids(tokenizer)
-    )
+    text = text_config(tokenizer) | _HYBRID
+    config = Qwen3_5Config(text_config=text, vision_config=_VISION, **_ids(tokenizer))
     model = Qwen3_5ForConditionalGeneration(config)
     _slow_decay(model)
     return save_checkpoint(folder, model, _build_processor(tokenizer, _QWEN3_5_CHAT))
 
 
-ARCHITECTURES = {"qwen3_5": qwen3_5}
+def qwen3_5_moe(folder):
+    tokenizer = _build_thinking_tokenizer()
+    experts = {**_EXPERTS, "shared_expert_intermediate_size": 32}
+    text = text_config(tokenizer) | _HYBRID | experts
+    config = Qwen3_5MoeConfig(text_config=text, vision_config=_VISION, **_ids(tokenizer))
+    model = Qwen3_5MoeForConditionalGeneration(config)
+    _slow_decay(model)
+    return save_checkpoint(folder, model, _build_processor(tokenizer, _QWEN3_5_CHAT))
+
+
+ARCHITECTURES = {
+    "qwen2_vl": qwen2_vl,
+    "qwen3_vl_moe": qwen3_vl_moe,
+    "qwen3_5": qwen3_5,
+    "qwen3_5_moe": qwen3_5_moe,
+}
 
 
 def _ids(tokenizer):

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, Literal
 
+import PIL.Image
 import torch
 from torch import Tensor
 
-from unified_reward.backends.chat_template import ControlTokens, read_format
+from unified_reward.backends.chat_template import ControlTokens, read_format, render
 from unified_reward.core.errors import ModelError
 from unified_reward.core.requests import Request
+
+
+_PARTS = {
+    "tokenizer": "tokenizer",
+    "image_processor": "image processor",
+    "apply_chat_template": "chat template",
+}
 
 
 class Chat:
     """A processor and its chat template; the same for training and judging."""
 
     def __init__(self, processor: Any, *, max_pixels: int | None = None) -> None:
+        for name, what in _PARTS.items():
+            if getattr(processor, name, None) is None:
+                raise ModelError(f"{_name_of(processor)} has no {what} beside its weights")
         self.processor = processor
         self.tokenizer = processor.tokenizer
         if max_pixels is not None:
@@ -26,12 +37,19 @@ class Chat:
         self._control = ControlTokens(self._format.control)
         self.eos_id = self._format.end_id
         """Token that ends an answer, by the chat template."""
+        self.padding_side: Literal["left", "right"] = "left"
+        """Where rows of a batch are padded; see `choose_padding`."""
         self._n_tokens: int | None = None
         self._pad_within(self._n_tokens)
         self.split_choices = lru_cache(maxsize=1024)(self._split_choices)
         """Common token prefix of the choices after ``head``, and each choice's remaining tokens."""
         self._control_ids = {*self.tokenizer.convert_tokens_to_ids([*self._format.control])}
         self._cached_tokens = lru_cache(maxsize=1024)(self._tokens_of)
+        self._header_ids = self._ids(self._format.header)
+        # Where the template does not write the token that begins a text, the tokenizer does.
+        bos, probe = self.tokenizer.bos_token, self._prompt(("probe",))
+        self._text_options = {"add_special_tokens": False} if bos and probe.startswith(bos) else {}
+        self._leading = self._leading_ids(probe)
 
     def limit_to(self, n_tokens: int) -> None:
         """Refuse text with tokens that a model of so many lacks: a tokenizer may have more.
@@ -53,6 +71,18 @@ class Chat:
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.eos_id)
         self.pad_id: int = self.tokenizer.pad_token_id
 
+    def _leading_ids(self, prompt: str) -> tuple[int, ...]:
+        """Token ids that the processor puts before a prompt: the beginning of a text, or none."""
+        with_all = self.processor(text=[prompt], **self._text_options)["input_ids"][0]
+        ids = [int(token) for token in with_all]
+        plain = self._ids(prompt)
+        if ids[len(ids) - len(plain) :] != plain:
+            raise ModelError(
+                f"the processor of {_name_of(self.processor)} does not end a prompt where its chat "
+                f"template does, but with {self.tokenizer.decode(ids)[-40:]!r}"
+            )
+        return (*ids[: len(ids) - len(plain)],)
+
     def _check_ids(self, ids: Sequence[int]) -> None:
         if self._n_tokens and (top := max(ids, default=0)) >= self._n_tokens:
             token = self.tokenizer.convert_ids_to_tokens(top)
@@ -70,9 +100,9 @@ class Chat:
             {"type": "image"} if part is None else {"type": "text", "text": next(texts)}
             for part in layout
         ]
-        return self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+        turn = [{"role": "user", "content": content}]
+        prompt = render(self.processor, turn, add_generation_prompt=True)
+        return prompt + self._format.ending
 
     def _tokens_of(
         self, layout: tuple[str | None, ...], images: tuple[str, ...] = ()
@@ -80,7 +110,7 @@ class Chat:
         text = self._prompt(layout)
         if images:
             (text,), _ = self.processor.get_text_with_replacements([text], [*images])
-        return tuple(self._ids(text))
+        return (*self._leading, *self._ids(text))
 
     def prompt_tokens(self, request: Request) -> tuple[int, ...]:
         """Token ids of ``prompt``, one for each image."""
@@ -89,7 +119,9 @@ class Chat:
     def tokens(self, text: str) -> list[int]:
         """Token ids of a part of an answer; a control token that it spells stays text."""
         (text,) = self._control.break_up([text])
-        return self._ids(text)
+        # Alone, a text would begin with a space for some tokenizers.
+        ids, n = self._ids(self._format.header + text), len(self._header_ids)
+        return ids[n:] if ids[:n] == self._header_ids else self._ids(text)
 
     def _ids(self, text: str) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -98,7 +130,8 @@ class Chat:
 
     def closed(self, answer: str) -> list[int]:
         """Token ids of a whole answer, closed as the chat template closes it."""
-        return [*self.tokens(answer + self._format.closing), self.eos_id]
+        opening = "" if answer.startswith(self._format.opening) else self._format.opening
+        return [*self.tokens(opening + answer + self._format.closing), self.eos_id]
 
     def spells_control(self, text: str) -> bool:
         """True if a text spells a control token of the checkpoint."""
@@ -119,15 +152,15 @@ class Chat:
     def batch(
         self, requests: Sequence[Request], continuations: Sequence[Sequence[int]] = ()
     ) -> dict[str, Tensor]:
-        """One left-padded batch of prompts, each with the first tokens of its answer.
+        """One padded batch of prompts, each with the first tokens of its answer.
 
         Args:
             requests: B user turns.
             continuations: Token ids behind each prompt; empty for none.
 
         Returns:
-            Arguments of the model's forward: ``input_ids``, ``attention_mask`` (and, for Qwen,
-            ``mm_token_type_ids``) of shape (B, T), and the images.
+            Arguments of the model's forward: ``input_ids``, ``attention_mask`` and whatever else
+            the processor says of each token, of shape (B, T), and the images.
         """
         return self.collate([self.process(requests)], continuations)
 
@@ -166,38 +199,82 @@ class Chat:
                 padding=True,
                 padding_side="left",
                 return_tensors="pt",
+                **self._text_options,
             )
         )
         self._check_ids(inputs["input_ids"].flatten().tolist())
         return inputs
+
+    @cached_property
+    def joins(self) -> bool:
+        """True if prompts that were processed apart can be joined by `collate`.
+
+        Tried on the processor: some lay out the images of a batch by all of its requests.
+        """
+        small, wide, tall = (
+            PIL.Image.new("RGB", size, color)
+            for size, color in (((64, 64), "red"), ((640, 96), "lime"), ((300, 512), "blue"))
+        )
+        requests = [Request((small, "a")), Request((wide, "b b", tall)), Request((tall, "c"))]
+        whole = self.batch(requests)
+        try:
+            joined = self.collate([self.process([request]) for request in requests])
+        except (ValueError, RuntimeError, KeyError):  # shapes or names differ
+            return False
+        return joined.keys() == whole.keys() and all(
+            torch.equal(joined[name], value) for name, value in whole.items()
+        )
 
     def collate(
         self,
         processed: Sequence[Mapping[str, Tensor]],
         continuations: Sequence[Sequence[int]] = (),
     ) -> dict[str, Tensor]:
-        """Join what `process` returned, with tokens behind each prompt, to one left-padded batch.
+        """Join what `process` returned, with tokens behind each prompt, to one padded batch.
 
         Args:
             processed: Batches of user turns, B in all.
             continuations: Token ids behind each of the B prompts; empty for none.
 
         Returns:
-            As from `batch`: equal to it for the same turns.
+            As from `batch`, and equal to it for the same turns where `joins`.
         """
-        inputs = {name: _stack([part[name] for part in processed]) for name in processed[0]}
         masks = [mask for part in processed for mask in part["attention_mask"].bool()]
         continuations = continuations or [()] * len(masks)
-        fills = {"input_ids": self.pad_id, "mm_token_type_ids": 0, "attention_mask": 0}
-        for name in fills.keys() & inputs.keys():
+        inputs: dict[str, Tensor] = {}
+        for name in {name: None for part in processed for name in part}:
+            having = [part for part in processed if name in part]  # turns without images lack some
+            if not all(_is_of_tokens(part[name], part["input_ids"]) for part in having):
+                inputs[name] = _stack([part[name] for part in having])
+                continue
             rows: list[list[int]] = []
             tokens = [row for part in processed for row in part[name]]
             for row, mask, ids in zip(tokens, masks, continuations, strict=True):
                 added = ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
                 rows.append([*row[mask].tolist(), *added])
-            width = max(map(len, rows))
-            inputs[name] = torch.tensor([[fills[name]] * (width - len(row)) + row for row in rows])
+            inputs[name] = pad(rows, self.pad_id if name == "input_ids" else 0, self.padding_side)
         return inputs
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int, side: Literal["left", "right"]) -> Tensor:
+    """Rows as one tensor of shape (B, T), the shorter ones filled up on one side."""
+    width = max(map(len, rows))
+    fills = [[fill] * (width - len(row)) for row in rows]
+    pairs = zip(fills, rows, strict=True)
+    return torch.tensor(
+        [[*more, *row] if side == "left" else [*row, *more] for more, row in pairs]
+    )
+
+
+def _is_of_tokens(tensor: Tensor, input_ids: Tensor) -> bool:
+    """True if a tensor says something of each token."""
+    return tensor.shape == input_ids.shape and not tensor.is_floating_point()
+
+
+def _name_of(processor: Any) -> str:
+    """Folder or hub id of a processor, or of a tokenizer that stands in its place."""
+    name = getattr(getattr(processor, "tokenizer", processor), "name_or_path", "")
+    return name or type(processor).__name__
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -228,9 +305,9 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
 
 
 def _cap_pixels(image_processor: Any, max_pixels: int) -> None:
-    """Lower the largest image that a Qwen processor makes; others have fixed tiles."""
+    """Lower the largest image of a processor that counts pixels; others have fixed tiles."""
     size = getattr(image_processor, "size", None)
-    if size is None or "longest_edge" not in size:
+    if size is None or not all(size.get(name) for name in ("shortest_edge", "longest_edge")):
         return
     low = min(size["shortest_edge"], max_pixels)
     high = min(size["longest_edge"], max_pixels)

@@ -23,6 +23,11 @@ _TEMPLATE_ERRORS = (
 
 # A template that prints its list of parts would not print a line break as one.
 _FIRST, _SECOND, _ANSWER = "first\nprobe", "second\nprobe", "answer\nprobe"
+_SWITCHES = {
+    "enable_thinking": r"\benable_thinking\b",
+    "thinking": r"\b(?:if|not) thinking\b|\bthinking is\b",
+}
+"""Variables by which templates switch the model's own reasoning on, and where they are used."""
 _TURN = [
     {
         "role": "user",
@@ -36,10 +41,17 @@ _TURN = [
 
 
 class ChatFormat(NamedTuple):
-    """Tokens that a chat template means something by."""
+    """Texts and tokens that a chat template means something by."""
 
     control: tuple[str, ...]
     """Tokens that a text must not spell, the longest first."""
+    ending: str
+    """Text that ends a prompt where the template's own does not suffice: it closes a thought that
+    the template opens and cannot leave out. Mostly none."""
+    header: str
+    """Text of the assistant's turn before an answer, behind its last control token."""
+    opening: str
+    """White space that the template writes between a prompt and an answer, mostly none."""
     closing: str
     """Text that the template writes between an answer and its end token, mostly none."""
     end_id: int
@@ -49,44 +61,69 @@ class ChatFormat(NamedTuple):
 def read_format(processor: Any) -> ChatFormat:
     """Try the template of a processor on a turn of text, image and text, answered.
 
-    A template that only the tokenizer has becomes that of the processor.
+    A template that only the tokenizer has becomes that of the processor. Templates that can switch
+    the model's own reasoning have it off: answers are parsed in the format of their family.
 
     Raises:
         ModelError: There is no template, it cannot take images, or nothing ends an answer.
     """
-    template = processor.chat_template or processor.tokenizer.chat_template
+    tokenizer = processor.tokenizer
+    template = processor.chat_template or tokenizer.chat_template
     # A byte order mark would begin every prompt.
     processor.chat_template = template.lstrip("\ufeff") if isinstance(template, str) else template
-    name = processor.tokenizer.name_or_path
+    name = tokenizer.name_or_path
     if not processor.chat_template:
         raise ModelError(f"{name} has no chat template beside its weights")
-    if not isinstance(image_token := getattr(processor, "image_token", None), str):
-        raise ModelError(f"the processor of {name} names no image token")
+    image_token = _image_token(processor)
     try:
-        prompt = _render(processor, _TURN, add_generation_prompt=True)
-        bare = _render(processor, _TURN, add_generation_prompt=False)
+        prompt = render(processor, _TURN, add_generation_prompt=True)
+        bare = render(processor, _TURN, add_generation_prompt=False)
         answered = _render_answered(processor)
     except _TEMPLATE_ERRORS as error:
         raise ModelError(
             f"the chat template of {name} cannot take a turn of text and image: "
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
-    if problem := _problem(prompt, image_token) or _no_header(prompt, bare, answered):
+    between = _between(prompt, answered)
+    problem = _problem(prompt, image_token) or _no_header(prompt, bare, answered)
+    if problem := problem or _open_thought(prompt, between):
         raise ModelError(f"the chat template of {name} cannot be used with images: it {problem}")
-    control = _control_tokens(processor, prompt)
+    ending, opening = (between or "", "") if (between or "").strip() else ("", between or "")
+    control = _control_tokens(processor, bare, prompt)
+    header = _behind_last(control, (prompt + ending).rpartition(_SECOND)[2])
     closing, end = _end(answered, control)
-    tokenizer = processor.tokenizer
     end_id = tokenizer.eos_token_id if end is None else tokenizer.convert_tokens_to_ids(end)
     if end_id is None:
         raise ModelError(
             f"nothing ends an answer: the chat template of {name} closes a turn with no control "
             "token, and the tokenizer has no eos_token"
         )
-    return ChatFormat(control, closing, end_id)
+    return ChatFormat(control, ending, header, opening, closing, end_id)
 
 
-def _render(processor: Any, turns: Sequence[Any], **options: bool) -> str:
-    return processor.apply_chat_template(turns, tokenize=False, **options)
+def _image_token(processor: Any) -> str:
+    """Mark of an image in a prompt.
+
+    Raises:
+        ModelError: The processor names none, or the tokenizer does not know it.
+    """
+    tokenizer = processor.tokenizer
+    name = tokenizer.name_or_path
+    if not isinstance(token := getattr(processor, "image_token", None), str):
+        raise ModelError(f"the processor of {name} names no image token")
+    if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
+        raise ModelError(
+            f"the image token {token} of the processor is not in the vocabulary of the tokenizer "
+            f"of {name}"
+        )
+    return token
+
+
+def render(processor: Any, turns: Sequence[Any], **options: bool) -> str:
+    """Text of a conversation, without the model's own reasoning where it can be switched off."""
+    template = str(processor.chat_template)
+    off = {name: False for name, used in _SWITCHES.items() if re.search(used, template)}
+    return processor.apply_chat_template(turns, tokenize=False, **off, **options)
 
 
 def _render_answered(processor: Any) -> str:
@@ -94,7 +131,7 @@ def _render_answered(processor: Any) -> str:
     for content in ([{"type": "text", "text": _ANSWER}], _ANSWER):
         turns = [*_TURN, {"role": "assistant", "content": content}]
         try:
-            text = _render(processor, turns, add_generation_prompt=False)
+            text = render(processor, turns, add_generation_prompt=False)
         except _TEMPLATE_ERRORS:  # some take an answer as a string only, some none
             continue
         if _ANSWER in text:
@@ -118,11 +155,32 @@ def _no_header(prompt: str, bare: str, answered: str) -> str:
     return "" if has_header else "ends a prompt without the header of the assistant's turn"
 
 
-def _control_tokens(processor: Any, turn: str) -> tuple[str, ...]:
-    """Special tokens, marks of media, and added tokens that delimit a user's turn.
+def _between(prompt: str, answered: str) -> str | None:
+    """Text between the prompt and its answer; None where the answered turn begins otherwise."""
+    before = answered.partition(_ANSWER)[0]
+    if not before or before.startswith(prompt):
+        return before[len(prompt) :]
+    return "" if "".join(before.split()) == "".join(prompt.split()) else None
+
+
+def _open_thought(prompt: str, between: str | None) -> str:
+    """Complain where a prompt ends within a thought that an answered turn does not close."""
+    if between is not None:
+        return ""
+    end = prompt.rpartition(_SECOND)[2].split()
+    return f"ends a prompt with {' '.join(end)!r}, which it does not write before an answer"
+
+
+def _control_tokens(processor: Any, bare: str, prompt: str) -> tuple[str, ...]:
+    """Special tokens, marks of media, and added tokens that delimit turns.
 
     Added tokens that are not special and that a turn does not need, such as ``<think>``, are words
     that an answer may hold.
+
+    Args:
+        processor: The processor.
+        bare: A user's turn.
+        prompt: The same with the header of the assistant's.
     """
     tokenizer = processor.tokenizer
     added = [*tokenizer.added_tokens_decoder.values()]
@@ -132,9 +190,21 @@ def _control_tokens(processor: Any, turn: str) -> tuple[str, ...]:
         for name, value in vars(processor).items()
         if name.endswith("_token") and isinstance(value, str)
     }
-    names |= {str(token) for token in added if str(token) in turn and not str(token).isalnum()}
+    # Tags that come in pairs delimit a part of an answer, and may stand in the header too.
+    tags = {str(token).replace("/", "") for token in added if "/" in str(token)}
+    names |= {
+        token
+        for token in map(str, added)
+        if not token.isalnum()
+        and (token in bare or (token in prompt and token.replace("/", "") not in tags))
+    }
     # A space within breaks up no token of a single letter.
     return tuple(sorted((name for name in names if len(name.strip()) > 1), key=len, reverse=True))
+
+
+def _behind_last(control: Sequence[str], text: str) -> str:
+    """Rest of a text behind the last control token in it."""
+    return text[max((text.rfind(token) + len(token) for token in control if token in text), default=0) :]
 
 
 def _end(answered: str, control: Sequence[str]) -> tuple[str, str | None]:

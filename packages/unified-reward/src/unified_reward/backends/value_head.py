@@ -51,8 +51,11 @@ class ValueHead(nn.Module):
 
 
 def last_hidden(trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """Hidden state of the last token of left-padded prompts, shape (B, width)."""
-    return trunk(**inputs, use_cache=False).last_hidden_state[:, -1]
+    """Hidden state of the last token of padded prompts, shape (B, width)."""
+    hidden = trunk(**inputs, use_cache=False).last_hidden_state
+    mask = inputs["attention_mask"]
+    last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last.to(hidden.device)]
 
 
 class ValueHeadModel:

@@ -26,6 +26,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from unified_reward import policies
 from unified_reward.backends.chat import Chat
 from unified_reward.core.errors import ConfigError, DataError, one_line
+from unified_reward.core.requests import Request
 from unified_reward.core.samples import Image, PreferencePair, Video
 from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.vlm import VLMPolicy, build_request
@@ -39,6 +40,7 @@ from unified_reward.train.optim import (
     run_trainer,
     training_arguments,
 )
+from unified_reward.train.padding import choose_padding
 
 
 _LOGGED = {
@@ -88,13 +90,17 @@ class AnswerPair(NamedTuple):
 
 
 class ProcessedPrompts:
-    """Questions as inputs of the model, kept in memory as long as there is room."""
+    """Questions as inputs of the model, kept in memory as long as there is room.
+
+    Where the processor lays out a batch by all of its requests, only decoded images are kept.
+    """
 
     def __init__(self, chat: Chat, max_bytes: float = math.inf) -> None:
         self.chat = chat
         self._max_bytes = max_bytes
         self._n_bytes = 0
-        self._cache: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+        self._requests: dict[tuple[Any, ...], Request] = {}
+        self._inputs: dict[tuple[Any, ...], dict[str, Tensor]] = {}
 
     def get(self, prompt: str, context: tuple[Image | Video, ...]) -> dict[str, Tensor]:
         """Inputs of the model for one question, as from `Chat.process`.
@@ -103,15 +109,41 @@ class ProcessedPrompts:
             MediaError: The context cannot be read.
             ValueError: The context is empty.
         """
-        known = self._cache.get((prompt, context))
+        known = self._inputs.get((prompt, context))
         if known is not None:
             return known
-        inputs = self.chat.process([build_request(prompt, context)])
-        n_bytes = sum(tensor.nbytes for tensor in inputs.values())
-        if self._n_bytes + n_bytes <= self._max_bytes:
-            self._n_bytes += n_bytes
-            self._cache[prompt, context] = inputs
+        inputs = self.chat.process([self._request(prompt, context)])
+        if self.chat.joins and self._has_room(sum(tensor.nbytes for tensor in inputs.values())):
+            self._inputs[prompt, context] = inputs
         return inputs
+
+    def batch(self, pairs: Sequence[AnswerPair], answers: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Inputs of the model for the questions of B pairs, twice.
+
+        Args:
+            pairs: The pairs.
+            answers: Token ids behind each of the 2 B questions.
+        """
+        if self.chat.joins:
+            prompts = [self.get(pair.prompt, pair.context) for pair in pairs]
+            return self.chat.collate(prompts * 2, answers)
+        requests = [self._request(pair.prompt, pair.context) for pair in pairs]
+        return self.chat.batch(requests * 2, answers)
+
+    def _request(self, prompt: str, context: tuple[Image | Video, ...]) -> Request:
+        known = self._requests.get((prompt, context))
+        if known is not None:
+            return known
+        request = build_request(prompt, context)
+        pixels = (p.width * p.height for p in request.parts if not isinstance(p, str))
+        if not self.chat.joins and self._has_room(3 * sum(pixels)):
+            self._requests[prompt, context] = request
+        return request
+
+    def _has_room(self, n_bytes: int) -> bool:
+        has_room = self._n_bytes + n_bytes <= self._max_bytes
+        self._n_bytes += n_bytes * has_room
+        return has_room
 
 
 class Collator:
@@ -142,11 +174,10 @@ class Collator:
         pairs = [self._pairs[row["row"]] for row in batch]
         texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         answers = [self.chat.closed(text) for text in texts]
-        prompts = [self._prompts.get(pair.prompt, pair.context) for pair in pairs]
-        inputs = self.chat.collate(prompts * 2, answers)
+        inputs = self._prompts.batch(pairs, answers)
         mask = torch.zeros_like(inputs["input_ids"])
-        for row, answer in zip(mask, answers, strict=True):
-            row[-len(answer) :] = 1
+        for row, attended, answer in zip(mask, inputs["attention_mask"], answers, strict=True):
+            row[attended.nonzero()[-len(answer) :]] = 1
         return {**inputs, "completion_mask": mask}
 
 
@@ -188,6 +219,7 @@ def align_vlm(
         raise ConfigError(f"{policy} is a diffusers pipeline, not a vision-language model")
     chat = Chat(model.vlm.chat.processor, max_pixels=config.max_pixels)
     chat.limit_to(model.vlm.n_tokens)
+    choose_padding(model.vlm.model, chat)
     prompts = ProcessedPrompts(chat, config.cache_gib * 2**30)
     log = log if state.is_main_process else _ignore
     records, rows = trainable_pairs(pairs, model.tasks, log)
@@ -275,6 +307,7 @@ def _fit(
         loss_type=[*terms],
         loss_weights=[*terms.values()],
         max_length=None,
+        router_aux_loss_coef=0.0,  # the loss is that of the equation, for mixtures of experts too
     )
     processes = PartialState().num_processes
     n = optim.steps * optim.accumulate * optim.batch_size * processes

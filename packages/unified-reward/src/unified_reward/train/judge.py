@@ -28,6 +28,7 @@ from unified_reward.judges.card import Card, Head, build_published, build_reques
 from unified_reward.judges.scalar import UNIT
 from unified_reward.train.bad_items import check_items
 from unified_reward.train.optim import OptimConfig
+from unified_reward.train.padding import choose_padding
 from unified_reward.train.scalar import ScalarCollator, ScalarConfig, ScalarExample, fit_scalar
 from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample, fit
 
@@ -267,6 +268,7 @@ def train_judge(
     examples = training_examples(config) if examples is None else examples
     card = _card(config)
     vlm = load_vlm(str(checkpoint_path(config.base)), dtype="float32", max_pixels=config.max_pixels)
+    choose_padding(vlm.model, vlm.chat)
     checks = {"limit": vlm.context, "workers": config.optim.workers}
     head = None
     if config.head == "scalar":

@@ -92,15 +92,15 @@ class ChatCollator:
         Returns:
             Inputs of the model's forward for B user turns; ``labels``, shape (B, T); ``choices``,
             shape (B, C), the first token of each choice, -1 for none; ``shares``, shape (B, C), 0
-            in a ranking; ``offset``, shape (B,), position of the logits that predict that token,
-            counted from the end; ``outcome``, shape (B,), NaN except for the first of a ranking.
+            in a ranking; ``place``, shape (B,), position of the logits that predict that token;
+            ``outcome``, shape (B,), NaN except for the first of a ranking.
         """
         rows = [row for item in batch for row in self._tokenize(self._dataset[item["row"]])]
         inputs = self._chat.batch([row.request for row in rows], [row.answer for row in rows])
         labels = torch.full_like(inputs["input_ids"], _IGNORED)
-        for k, row in enumerate(rows):
-            if row.labels:
-                labels[k, -len(row.labels) :] = torch.tensor(row.labels)
+        ends = [int(mask.nonzero().amax()) + 1 for mask in inputs["attention_mask"]]
+        for k, (row, end) in enumerate(zip(rows, ends, strict=True)):
+            labels[k, end - len(row.labels) : end] = torch.tensor(row.labels)
         width = max(1, *(len(row.choices) for row in rows))
         choices = [row.choices + [-1] * (width - len(row.choices)) for row in rows]
         shares = [[*row.shares] + [0.0] * (width - len(row.shares)) for row in rows]
@@ -109,7 +109,7 @@ class ChatCollator:
             "labels": labels,
             "choices": torch.tensor(choices),
             "shares": torch.tensor(shares),
-            "offset": torch.tensor([row.offset for row in rows]),
+            "place": torch.tensor([end - row.offset for row, end in zip(rows, ends, strict=True)]),
             "outcome": torch.tensor([row.outcome for row in rows]),
         }
 
@@ -159,16 +159,18 @@ class _SFTTrainer(FiniteTrainer, SFTTrainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """Loss in nats, averaged over the answer tokens and rankings of the batch."""
-        choices, shares, offset, outcome, labels = (
-            inputs.pop(name) for name in ("choices", "shares", "offset", "outcome", "labels")
+        choices, shares, place, outcome, labels = (
+            inputs.pop(name) for name in ("choices", "shares", "place", "outcome", "labels")
         )
-        has_label = labels != _IGNORED
-        n_answer = int(has_label.any(0).flip(0).nonzero().amax()) + 1 if has_label.any() else 0
-        n_logits = max(n_answer + 1, int(offset.max()))
-        logits = model(**inputs, use_cache=False, logits_to_keep=n_logits).logits.float()
-        targets = labels[:, labels.shape[1] - n_logits + 1 :]
-        hard = cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="sum")
-        at_choice = logits[torch.arange(len(offset)), -offset]
+        # Each position predicts the next token.
+        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=_IGNORED)
+        has_label = targets != _IGNORED
+        positions = torch.cat([has_label.any(0).nonzero()[:, 0], place]).unique()
+        logits = model(**inputs, use_cache=False, logits_to_keep=positions).logits.float()
+        hard = cross_entropy(
+            logits.flatten(0, 1), targets[:, positions].flatten(), reduction="sum"
+        )
+        at_choice = logits[torch.arange(len(place)), torch.searchsorted(positions, place)]
         chosen = at_choice.gather(-1, choices.clamp(min=0))
         soft = shares * (at_choice.logsumexp(-1, keepdim=True) - chosen)
         is_first = ~outcome.isnan()

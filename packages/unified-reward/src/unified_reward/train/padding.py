@@ -1,0 +1,61 @@
+"""Choice of the side on which batches are padded in training, by trying it on the model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import PIL.Image
+import torch
+from torch import Tensor
+
+from unified_reward.backends.chat import Chat
+from unified_reward.core.errors import ModelError
+from unified_reward.core.requests import Request
+
+
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+_TOLERANCE = 1e-3
+"""Largest difference of hidden states, as a share of the largest of them."""
+
+
+@torch.inference_mode()
+def choose_padding(model: Any, chat: Chat) -> None:
+    """Pad on a side where two rows of unlike lengths are in a batch what they are alone.
+
+    Padding in front of a row changes it in models whose recurrent layers or positions do not see
+    the mask; padding behind it cannot be seen by a causal model.
+
+    Args:
+        model: A vision-language model.
+        chat: Its processor, whose ``padding_side`` is set.
+
+    Raises:
+        ModelError: The model is right on neither side.
+    """
+    image = PIL.Image.new("RGB", (64, 64), "teal")
+    chat.padding_side = "left"
+    requests = [Request((image, "red")), Request((image, "a larger blue circle " * 8))]
+    alone = [_hidden(model, chat.batch([request])) for request in requests]
+    largest = max(float(row.abs().amax()) for [row] in alone)
+    if not math.isfinite(largest):
+        return  # training says what is not a number
+    errors: list[float] = []
+    for side in _SIDES:
+        chat.padding_side = side
+        rows = _hidden(model, chat.batch(requests))
+        pairs = zip(rows, alone, strict=True)
+        errors.append(max(float((row - one).abs().amax()) for row, [one] in pairs) / largest)
+        if errors[-1] < _TOLERANCE:
+            return
+    raise ModelError(
+        f"{type(model).__name__} cannot be trained in batches: a row is changed by padding, by "
+        f"{errors[0]:.0%} in front of it and {errors[1]:.0%} behind it"
+    )
+
+
+def _hidden(model: Any, batch: dict[str, Tensor]) -> list[Tensor]:
+    """Hidden states of each row without its padding."""
+    inputs = {name: value.to(model.device) for name, value in batch.items()}
+    hidden = model.model(**inputs, use_cache=False).last_hidden_state.float()
+    return [row[mask.bool()] for row, mask in zip(hidden, inputs["attention_mask"], strict=True)]

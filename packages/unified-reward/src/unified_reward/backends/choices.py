@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 Way = Literal["packed", "rows", "whole"]
 Heads = Sequence[tuple[Request, str]]
 """Requests, each with the text that was generated before its choice."""
+Prompt = tuple[Request, Sequence[int]]
+"""A request with the first tokens of its answer."""
+Tails = Sequence[Sequence[int]]
+"""Tokens of alternative ends of an answer."""
 
 
 def score_choices(vlm: VLM, heads: Heads, way: Way) -> list[tuple[float, ...]]:
@@ -35,12 +39,17 @@ def score_choices(vlm: VLM, heads: Heads, way: Way) -> list[tuple[float, ...]]:
     counted.
     """
     split = [vlm.chat.split_choices(head, request.choices) for request, head in heads]
-    requests = [request for request, _ in heads]
-    shared = [common for common, _ in split]
-    tails = [rows for _, rows in split]
+    prompts = [(request, shared) for (request, _), (shared, _) in zip(heads, split, strict=True)]
+    return score_tails(vlm, prompts, [tails for _, tails in split], way)
+
+
+def score_tails(
+    vlm: VLM, prompts: Sequence[Prompt], tails: Sequence[Tails], way: Way
+) -> list[tuple[float, ...]]:
+    """Log-probability of each tail behind each prompt."""
     if way == "whole":
-        return _score_whole(vlm, requests, shared, tails)
-    inputs = vlm.inputs(requests, shared)
+        return _score_whole(vlm, prompts, tails)
+    inputs = vlm.inputs([request for request, _ in prompts], [shared for _, shared in prompts])
     positions = vlm.position_ids(inputs)
     out = vlm.model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
     first = out.logits[:, -1].float().log_softmax(-1)
@@ -72,14 +81,11 @@ def _next(positions: Tensor) -> Tensor:
 
 
 def _score_whole(
-    vlm: VLM,
-    requests: Sequence[Request],
-    shared: Sequence[list[int]],
-    tails: Sequence[list[list[int]]],
+    vlm: VLM, prompts: Sequence[Prompt], tails: Sequence[Tails]
 ) -> list[tuple[float, ...]]:
     jobs = [
-        (request, common, row)
-        for request, common, rows in zip(requests, shared, tails, strict=True)
+        (request, shared, row)
+        for (request, shared), rows in zip(prompts, tails, strict=True)
         for row in rows
     ]
     most = vlm.batch_size if vlm.ways.padding else 1
@@ -96,7 +102,7 @@ def _score_whole(
     return [tuple(next(values) for _ in rows) for rows in tails]
 
 
-def _score_rows(prefill: _Prefill, tails: Sequence[list[list[int]]]) -> list[list[float]]:
+def _score_rows(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]]:
     """Log-probability of all but the first token of each tail, each on a copy of its cache."""
     rows = [(i, k, row) for i, group in enumerate(tails) for k, row in enumerate(group)]
     longer = [one for one in rows if len(one[2]) > 1]
@@ -122,7 +128,7 @@ def _score_rows(prefill: _Prefill, tails: Sequence[list[list[int]]]) -> list[lis
     return sums
 
 
-def _score_packed(prefill: _Prefill, tails: Sequence[list[list[int]]]) -> list[list[float]]:
+def _score_packed(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]]:
     """Log-probability of all but the first token of each tail, side by side in one row."""
     ids = _padded(
         [[token for row in rows for token in row[:-1]] for rows in tails],

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from unified_reward.backends.choices import Way, score_choices
+from unified_reward.backends.choices import Prompt, Tails, Way, score_tails
 from unified_reward.backends.image_features import ImageEncoder, flat, to_device
 from unified_reward.core.errors import ModelError, one_line
 from unified_reward.core.requests import Request
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 """Largest difference of two log-probabilities that counts as rounding, as a share of the largest
 of them: each is a sum of a few terms."""
+_SAME_SHAPES = 0.05
+"""Part of the tolerance for two passes of the same shapes, which are rounded alike."""
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
 _WORDS = "red 1 circle 10 "
@@ -78,27 +80,29 @@ def prove(vlm: VLM) -> None:
 
 
 class _Proof:
-    """Probes, with their answers in the plain way."""
+    """Probes, with the log-probabilities of their choices in the plain way."""
 
     def __init__(self, vlm: VLM) -> None:
         self._vlm = vlm
         self._ways = vlm.ways
         self._tolerance = TOLERANCE.get(vlm.model.dtype, TOLERANCE[torch.bfloat16])
-        self._probes: list[Request] = []
-        self._wanted: list[float] = []
+        self._prompts: list[Prompt] = []
+        self._tails: list[Tails] = []
+        self._wanted: list[tuple[float, ...]] = []
         for probe in _probes(vlm):
+            shared, tails = vlm.chat.split_choices("", probe.choices)
             try:
-                (answer,) = score_choices(vlm, [(probe, "")], "whole")
+                self._wanted += score_tails(vlm, [(probe, shared)], [tails], "whole")
             except FAULTS as error:
-                if not self._probes:
+                if not self._prompts:
                     raise ModelError(
                         f"{vlm.name} ({vlm.model.config.model_type}) cannot be asked about an "
                         f"image: {type(error).__name__}: {one_line(error)}"
                     ) from error
                 self._ways.differences[_name(probe)] = one_line(error)
                 continue
-            self._probes.append(probe)
-            self._wanted += answer
+            self._prompts.append((probe, shared))
+            self._tails.append(tails)
 
     def find_features(self) -> None:
         """Try to encode images apart from their requests, and apart by company."""
@@ -116,7 +120,7 @@ class _Proof:
             ValueError: Tokens or features are not those that the processor's own pass has.
         """
         vlm = self._vlm
-        plain = [to_device(vlm.chat.process([probe]), vlm.model) for probe in self._probes]
+        plain = [to_device(vlm.chat.process([probe]), vlm.model) for probe in [probe for probe, _ in self._prompts]]
         row = plain[0]["input_ids"].shape
         types = [name for name in plain[0].keys() - _TEXT if plain[0][name].shape == row]
         encoder = ImageEncoder(
@@ -124,8 +128,8 @@ class _Proof:
         )
         vlm.encoder = encoder
         # The images of several requests in one pass, as in use.
-        encoded = encoder.encode([images_of(probe) for probe in self._probes])
-        for probe, inputs, images in zip(self._probes, plain, encoded, strict=True):
+        encoded = encoder.encode([images_of(probe) for probe in [probe for probe, _ in self._prompts]])
+        for probe, inputs, images in zip([probe for probe, _ in self._prompts], plain, encoded, strict=True):
             tokens = vlm.inputs([probe])
             if any(not tokens[name].equal(inputs[name]) for name in (*_TEXT, *types)):
                 raise ValueError("images do not give the same tokens in every request")
@@ -137,34 +141,64 @@ class _Proof:
         return self._alone("whole")
 
     def find_padding(self) -> None:
-        """Try requests of different lengths in one batch."""
+        """Try requests of different lengths in one batch, whatever they are padded with."""
         self._ways.padding = True
-        self._ways.padding = self._equals("padding", lambda: self._together("whole"))
+        self._ways.padding = self._equals("padding", lambda: self._together("whole")) and (
+            self._equals("padding, other tokens", self._padded_otherwise, self._last)
+        )
+
+    def _padded_otherwise(self) -> list[tuple[float, ...]]:
+        chat = self._vlm.chat
+        own, chat.pad_id = chat.pad_id, self._tails[0][0][0]
+        try:
+            return self._together("whole")
+        finally:
+            chat.pad_id = own
 
     def find_choices(self) -> None:
         """Try choices behind one prompt, the fastest way first."""
-        answer = self._together if self._ways.padding else self._alone
-        ways: tuple[Way, ...] = ("packed", "rows")
-        for way in ways:
-            if self._equals(way, lambda way=way: answer(way)):
-                self._ways.choices = way
-                return
+        ask = self._together if self._ways.padding else self._alone
+        if self._equals("packed", lambda: ask("packed")) and (
+            self._equals("packed, other tokens", self._packed_otherwise, self._last)
+        ):
+            self._ways.choices = "packed"
+        elif self._equals("rows", lambda: ask("rows")):
+            self._ways.choices = "rows"
+
+    def _packed_otherwise(self) -> list[tuple[float, ...]]:
+        """Log-probabilities with the last choice behind others of the same lengths."""
+        ask = self._together if self._ways.padding else self._alone
+        tails, wanted = self._tails, self._last
+        self._tails = [[*([*row[::-1]] for row in rows[:-1]), rows[-1]] for rows in tails]
+        try:
+            found = ask("packed")
+        finally:
+            self._tails = tails
+        return [(*old[:-1], new[-1]) for old, new in zip(wanted, found, strict=True)]
 
     def _alone(self, way: Way) -> list[tuple[float, ...]]:
-        return [score_choices(self._vlm, [(probe, "")], way)[0] for probe in self._probes]
+        pairs = zip(self._prompts, self._tails, strict=True)
+        return [score_tails(self._vlm, [prompt], [rows], way)[0] for prompt, rows in pairs]
 
     def _together(self, way: Way) -> list[tuple[float, ...]]:
-        return score_choices(self._vlm, [(probe, "") for probe in self._probes], way)
+        return score_tails(self._vlm, self._prompts, self._tails, way)
 
-    def _equals(self, name: str, answer: Callable[[], list[tuple[float, ...]]]) -> bool:
+    def _equals(
+        self,
+        name: str,
+        answer: Callable[[], list[tuple[float, ...]]],
+        before: list[tuple[float, ...]] | None = None,
+    ) -> bool:
+        """Compare with the plain way, or exactly with what was found before for the same shapes."""
         try:
-            found = [value for row in answer() for value in row]
+            self._last = answer()
         except FAULTS as error:
             self._ways.differences[name] = one_line(error)
             return False
-        far = np.abs(np.subtract(found, self._wanted)).max() / np.abs(self._wanted).max()
+        wanted = np.concatenate(before or self._wanted)
+        far = np.abs(np.concatenate(self._last) - wanted).max() / np.abs(wanted).max()
         self._ways.differences[name] = float(f"{far:.2g}")
-        return bool(far <= self._tolerance)
+        return bool(far <= self._tolerance * (_SAME_SHAPES if before else 1))
 
 
 def _probes(vlm: VLM) -> list[Request]:

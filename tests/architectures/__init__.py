@@ -16,6 +16,4 @@ from tests.architectures import (
 
 
 _MODULES = (tiny, cohere, experts, gemma, glm, hybrids, internvl, llava, mistral, qwen, tiles)
-ARCHITECTURES = {
-    name: build for module in _MODULES for name, build in module.ARCHITECTURES.items()
-}
+ARCHITECTURES = {name: build for module in _MODULES for name, build in module.ARCHITECTURES.items()}

@@ -261,9 +261,7 @@ def pad(rows: Sequence[Sequence[int]], fill: int, side: Literal["left", "right"]
     width = max(map(len, rows))
     fills = [[fill] * (width - len(row)) for row in rows]
     pairs = zip(fills, rows, strict=True)
-    return torch.tensor(
-        [[*more, *row] if side == "left" else [*row, *more] for more, row in pairs]
-    )
+    return torch.tensor([[*more, *row] if side == "left" else [*row, *more] for more, row in pairs])
 
 
 def _is_of_tokens(tensor: Tensor, input_ids: Tensor) -> bool:

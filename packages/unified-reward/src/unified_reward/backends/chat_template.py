@@ -204,7 +204,9 @@ def _control_tokens(processor: Any, bare: str, prompt: str) -> tuple[str, ...]:
 
 def _behind_last(control: Sequence[str], text: str) -> str:
     """Rest of a text behind the last control token in it."""
-    return text[max((text.rfind(token) + len(token) for token in control if token in text), default=0) :]
+    return text[
+        max((text.rfind(token) + len(token) for token in control if token in text), default=0) :
+    ]
 
 
 def _end(answered: str, control: Sequence[str]) -> tuple[str, str | None]:

@@ -138,7 +138,9 @@ def _score_packed(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]
     owner = _padded(
         [[k for k, row in enumerate(rows) for _ in row[:-1]] for rows in tails], prefill, -1
     )
-    steps = _padded([[j for row in rows for j in range(len(row) - 1)] for rows in tails], prefill, 0)
+    steps = _padded(
+        [[j for row in rows for j in range(len(row) - 1)] for rows in tails], prefill, 0
+    )
     is_own = owner[:, :, None] == owner[:, None, :]
     attends = is_own & (steps[:, :, None] >= steps[:, None, :])
     before = prefill.mask.bool()[:, None, :].expand(-1, ids.shape[1], -1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 import torch
+from transformers import DynamicCache
 
 from unified_reward.backends.choices import Prompt, Tails, Way, score_tails
 from unified_reward.backends.image_features import ImageEncoder, flat, to_device
@@ -95,10 +96,7 @@ class _Proof:
                 self._wanted += score_tails(vlm, [(probe, shared)], [tails], "whole")
             except FAULTS as error:
                 if not self._prompts:
-                    raise ModelError(
-                        f"{vlm.name} ({vlm.model.config.model_type}) cannot be asked about an "
-                        f"image: {type(error).__name__}: {one_line(error)}"
-                    ) from error
+                    raise ModelError(_unusable(vlm, error)) from error
                 self._ways.differences[_name(probe)] = one_line(error)
                 continue
             self._prompts.append((probe, shared))
@@ -120,16 +118,21 @@ class _Proof:
             ValueError: Tokens or features are not those that the processor's own pass has.
         """
         vlm = self._vlm
-        plain = [to_device(vlm.chat.process([probe]), vlm.model) for probe in [probe for probe, _ in self._prompts]]
+        plain = [
+            to_device(vlm.chat.process([probe]), vlm.model)
+            for probe in [probe for probe, _ in self._prompts]
+        ]
         row = plain[0]["input_ids"].shape
         types = [name for name in plain[0].keys() - _TEXT if plain[0][name].shape == row]
-        encoder = ImageEncoder(
-            vlm.model, vlm.chat.processor, by_company=by_company, type_ids=types
-        )
+        encoder = ImageEncoder(vlm.model, vlm.chat.processor, by_company=by_company, type_ids=types)
         vlm.encoder = encoder
         # The images of several requests in one pass, as in use.
-        encoded = encoder.encode([images_of(probe) for probe in [probe for probe, _ in self._prompts]])
-        for probe, inputs, images in zip([probe for probe, _ in self._prompts], plain, encoded, strict=True):
+        encoded = encoder.encode(
+            [images_of(probe) for probe in [probe for probe, _ in self._prompts]]
+        )
+        for probe, inputs, images in zip(
+            [probe for probe, _ in self._prompts], plain, encoded, strict=True
+        ):
             tokens = vlm.inputs([probe])
             if any(not tokens[name].equal(inputs[name]) for name in (*_TEXT, *types)):
                 raise ValueError("images do not give the same tokens in every request")
@@ -201,6 +204,20 @@ class _Proof:
         return bool(far <= self._tolerance * (_SAME_SHAPES if before else 1))
 
 
+def _unusable(vlm: VLM, error: Exception) -> str:
+    """Message about a model that cannot be asked about an image in the plain way."""
+    config, processor = vlm.model.config, vlm.chat.processor
+    mark, token = (
+        getattr(processor, "image_token_id", None),
+        getattr(config, "image_token_id", None),
+    )
+    other = f"; its processor marks an image by token {mark}, the model by {token}"
+    return (
+        f"{vlm.name} ({config.model_type}) cannot be asked about an image: "
+        f"{type(error).__name__}: {one_line(error)}{other if mark != token else ''}"
+    )
+
+
 def _probes(vlm: VLM) -> list[Request]:
     """Requests with one image, with two of other sizes, without, and beyond a sliding window."""
     small, wide, tall = (_image(i, *size) for i, size in enumerate(((64, 64), (96, 56), (56, 112))))
@@ -217,13 +234,9 @@ def _probes(vlm: VLM) -> list[Request]:
 
 def _window(vlm: VLM) -> int | None:
     """Tokens that the layer with the longest window sees, if the model takes more of them."""
-    config = vlm.model.config.get_text_config()
-    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    window = max((size for size in sizes if size), default=0)
-    kinds = set(getattr(config, "layer_types", None) or ("sliding_attention",))
-    is_used = kinds - {"full_attention", "linear_attention"}
-    is_used = is_used and getattr(config, "use_sliding_window", True)
-    return window if is_used and window < vlm.context else None
+    layers = DynamicCache(config=vlm.model.config.get_text_config()).layers
+    windows = [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
+    return max((window for window in windows if window < vlm.context), default=None)
 
 
 def _image(seed: int, width: int, height: int) -> PIL.Image.Image:

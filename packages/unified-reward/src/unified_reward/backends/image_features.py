@@ -93,12 +93,21 @@ class ImageEncoder:
                 (k, p) for k, p in images.items() if k[1] == in_company and k not in self._features
             ]
             for part in _parts(new, [p.width * p.height for _, p in new]):
-                encoded = self._run_vision_tower([image for _, image in part], in_company)
+                encoded = self._encode_part([image for _, image in part], in_company=in_company)
                 for (key, image), features in zip(part, encoded, strict=True):
                     self._features[key] = features
                     weakref.finalize(image, self._features.pop, key, None)
 
-    def _run_vision_tower(self, images: list[Any], in_company: bool) -> list[ImageFeatures]:  # noqa: FBT001
+    def _encode_part(self, images: list[Any], *, in_company: bool) -> list[ImageFeatures]:
+        try:
+            return self._run(images, in_company=in_company)
+        except (ValueError, RuntimeError):
+            if in_company or len(images) == 1:
+                raise
+            # Perception-LM takes images of one number of tiles only in a pass.
+            return [self._run([image], in_company=False)[0] for image in images]
+
+    def _run(self, images: list[Any], *, in_company: bool) -> list[ImageFeatures]:
         """Features of images: one pass of the processor, one of the vision tower."""
         mark = self._processor.image_token
         # Without another image, one would count as alone.
@@ -118,7 +127,10 @@ class ImageEncoder:
         inputs = to_device(processed, self._model)
         out = self.run_tower(inputs)
         layers = getattr(out, "deepstack_features", None) or ()
-        fields = {"pooler_output": out.pooler_output, "deepstack_features": next(iter(layers), None)}
+        fields = {
+            "pooler_output": out.pooler_output,
+            "deepstack_features": next(iter(layers), None),
+        }
         self._joined = {name for name, value in fields.items() if isinstance(value, Tensor)}
         self._kind = type(out)
         self._shared = {name: out[name] for name in out} | dict.fromkeys(_UNUSED & out.keys())

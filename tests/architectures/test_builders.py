@@ -14,15 +14,16 @@ IMAGES = [
     Image.radial_gradient("L").resize(size).rotate(30 * i).convert("RGB")
     for i, size in enumerate(SIZES)
 ]
+# Their processors take images of different sizes only if all are cut into equally many tiles.
+EQUAL_TILES = {"perception_lm"}
 
 
 class Loaded:
     """A loaded checkpoint that answers requests of some words and images."""
 
     def __init__(self, folder):
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            folder, trust_remote_code=False
-        ).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
+        self.model.eval()
         self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
     def logits(self, *requests):
@@ -55,20 +56,25 @@ def loaded(checkpoints, name):
     return Loaded(checkpoints[name])
 
 
-def test_answers_depend_on_images_and_words(loaded, name):
-    assert loaded.model.config.model_type == name
+@pytest.fixture
+def images(name):
+    return [image.resize(SIZES[0]) for image in IMAGES] if name in EQUAL_TILES else IMAGES
+
+
+def test_answers_depend_on_images_and_words(loaded, images, name):
+    assert name.startswith(loaded.model.config.model_type)
     no_image, alone, pair, frames = (
-        loaded.logits(("rate", IMAGES[:n])).squeeze() for n in (0, 1, 2, 8)
+        loaded.logits(("rate", images[:n])).squeeze() for n in (0, 1, 2, 8)
     )
-    other_image = loaded.logits(("rate", IMAGES[7:])).squeeze()
-    other_word = loaded.logits(("score", IMAGES[:1])).squeeze()
+    other_image = loaded.logits(("rate", images[7:])).squeeze()
+    other_word = loaded.logits(("score", images[:1])).squeeze()
     for logits in (no_image, pair, frames, other_image, other_word):
         assert logits.isfinite().all()
         assert (logits - alone).abs().max() > 0.1
 
 
-def test_padding_does_not_change_an_answer(loaded):
-    requests = [("rate", IMAGES[:1]), ("score first tie second", IMAGES[2:4])]
+def test_padding_does_not_change_an_answer(loaded, images):
+    requests = [("rate", images[:1]), ("score first tie second", images[2:4])]
     batch = loaded.logits(*requests)
     for row, request in zip(batch, requests, strict=True):
         alone = loaded.logits(request)[0]

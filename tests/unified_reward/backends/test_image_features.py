@@ -29,6 +29,12 @@ def model(request, checkpoints):
     return load_vlm(checkpoints[request.param], device="cpu")
 
 
+def fresh_encoder(model):
+    return ImageEncoder(
+        model.model, model.chat.processor, by_company="Llava" in type(model.model).__name__
+    )
+
+
 @pytest.fixture
 def looked(model, monkeypatch):
     """Number of images in each pass of the vision tower."""
@@ -105,27 +111,27 @@ def test_each_picture_is_encoded_once_however_often_it_is_asked_about(model, thr
 
 def test_llava_sees_a_picture_once_alone_and_once_in_company(checkpoints, three):
     model = load_vlm(checkpoints["llava_onevision"], device="cpu")
-    encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
+    encode = fresh_encoder(model).encode
     a, b, _ = three
     ((alone,), (beside, _), (again, _), (last,)) = encode([[a], [a, b], [a, a], [a]])
     assert len(alone.tokens) > len(beside.tokens)
     assert alone.tokens is last.tokens
     assert beside.tokens is again.tokens
-    only = ImageEncoder(model.model, model.chat.processor.image_processor).encode([[a, a]])[0][0]
+    only = fresh_encoder(model).encode([[a, a]])[0][0]
     assert torch.allclose(only.tokens, beside.tokens, atol=rounding(beside.tokens)), (
         "tiled for want of company"
     )
 
 
 def test_features_take_no_more_memory_than_they_say(model):
-    encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
+    encode = fresh_encoder(model).encode
     for (item,) in encode([[picture(i)] for i in range(3)]):
         kept = sum(each.untyped_storage().nbytes() for each in (item.tokens, *item.deepstack))
         assert kept == item.n_bytes
 
 
 def test_features_are_dropped_with_their_picture(model):
-    encode = ImageEncoder(model.model, model.chat.processor.image_processor).encode
+    encode = fresh_encoder(model).encode
     visible = picture(0)
     tokens = weakref.ref(encode([[visible]])[0][0].tokens)
     gc.collect()
@@ -136,8 +142,7 @@ def test_features_are_dropped_with_their_picture(model):
 
 
 def test_a_new_picture_at_the_place_of_a_dead_one_is_not_taken_for_it(model):
-    image_processor = model.chat.processor.image_processor
-    kept = ImageEncoder(model.model, image_processor)
+    kept = fresh_encoder(model)
     dead = [picture(i) for i in range(20)]
     kept.encode([[item] for item in dead])
     places = {id(item) for item in dead}
@@ -147,7 +152,7 @@ def test_a_new_picture_at_the_place_of_a_dead_one_is_not_taken_for_it(model):
     questions = [[item] for item in new]
     found, due = (
         kept.encode(questions),
-        ImageEncoder(model.model, image_processor).encode(questions),
+        fresh_encoder(model).encode(questions),
     )
     for (item,), (other,) in zip(found, due, strict=True):
         assert torch.allclose(item.tokens, other.tokens, atol=rounding(other.tokens))

@@ -104,8 +104,13 @@ class Chat:
         prompt = render(self.processor, turn, add_generation_prompt=True)
         return prompt + self._format.ending
 
-    def _tokens_of(self, layout: tuple[str | None, ...]) -> tuple[int, ...]:
-        return (*self._leading, *self._ids(self._prompt(layout)))
+    def _tokens_of(
+        self, layout: tuple[str | None, ...], images: tuple[str, ...] = ()
+    ) -> tuple[int, ...]:
+        text = self._prompt(layout)
+        if images:
+            (text,), _ = self.processor.get_text_with_replacements([text], [*images])
+        return (*self._leading, *self._ids(text))
 
     def prompt_tokens(self, request: Request) -> tuple[int, ...]:
         """Token ids of ``prompt``, one for each image."""
@@ -158,6 +163,26 @@ class Chat:
             the processor says of each token, of shape (B, T), and the images.
         """
         return self.collate([self.process(requests)], continuations)
+
+    def batch_texts(
+        self,
+        requests: Sequence[Request],
+        images: Sequence[tuple[str, ...]],
+        continuations: Sequence[Sequence[int]] = (),
+    ) -> dict[str, Tensor]:
+        """Tokens of one left-padded batch, as from `batch`, for images that are encoded already.
+
+        Args:
+            requests: B user turns.
+            images: Texts that the processor writes in place of the images of each.
+            continuations: Token ids behind each prompt; empty for none.
+        """
+        rows = [
+            torch.tensor([self._cached_tokens(_layout(request), texts)])
+            for request, texts in zip(requests, images, strict=True)
+        ]
+        parts = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows]
+        return self.collate(parts, continuations)
 
     def process(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """Run the processor on B user turns: left-padded tokens of shape (B, T), and the images.

@@ -1,12 +1,14 @@
-"""A local vision-language checkpoint as a model: Qwen2.5-VL, Qwen3-VL, LLaVA-OneVision.
+"""A local vision-language checkpoint as a model.
 
 It takes images and text in order and knows neither tasks nor families; a video reaches it as
-frames. An image in memory is encoded once, however many requests contain it. Decoding is greedy,
-independent of the checkpoint's generation config.
+frames. An image in memory is encoded once, however many requests contain it, where the model shows
+that nothing changes. Decoding is greedy, independent of the checkpoint's generation config.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +26,10 @@ from transformers import (
 
 from unified_reward.backends.batching import batches, bisect_failures
 from unified_reward.backends.chat import Chat
+from unified_reward.backends.choices import score_choices
 from unified_reward.backends.devices import best_device, resolve_device, resolve_dtype
-from unified_reward.backends.image_features import ImageEncoder, ImageFeatures, join_features
+from unified_reward.backends.equivalence import Ways, images_of, prove
+from unified_reward.backends.image_features import ImageEncoder, to_device
 from unified_reward.checkpoints.adapters import load_merged, processor_source
 from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ConfigError, ModelError
@@ -52,17 +56,24 @@ class VLM:
         text = model.config.get_text_config()
         self.context: int = getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
         """Tokens that the model takes."""
-        self._image_token: int | None = getattr(model.config, "image_token_id", None)
-        token = getattr(chat.processor, "image_token_id", None)
-        if self._image_token is None or self._image_token != token:
-            raise ModelError(
-                f"the processor of {name} marks an image by token {token}, the model by "
-                f"{self._image_token}"
-            )
         self.n_tokens: int = model.get_input_embeddings().weight.shape[0]
         """Tokens that the model knows."""
         chat.limit_to(self.n_tokens)
-        self._encoder = ImageEncoder(model, self.chat.processor.image_processor)
+        self._arguments = inspect.signature(model.forward).parameters.keys()
+        self.encoder: ImageEncoder | None = None
+        """Encodes each image once; None if the processor must see each request whole."""
+        self.ways = Ways()
+        """Ways of asking that are equal to the plain one."""
+        prove(self)
+
+    def describe(self) -> dict[str, Any]:
+        """Architecture, dtype, device and the ways of asking in use, as JSON."""
+        return {
+            "architecture": self.model.config.model_type,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.model.device),
+            "ways": self.ways.describe(),
+        }
 
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
         """Answer every request: same length, same order; one bad item fails alone."""
@@ -73,11 +84,24 @@ class VLM:
     ) -> list[_T | Failed]:
         """Results of a function of batches of similar sizes; one bad request fails alone."""
         results: list[_T | Failed] = [Failed("not computed")] * len(requests)
-        for chunk in batches([_size(request) for request in requests], self.batch_size):
+        for chunk in self._batches(requests):
             batch = [requests[i] for i in chunk]
             for i, result in zip(chunk, bisect_failures(batch, function, self.name), strict=True):
                 results[i] = result
         return results
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
+        """Indices of requests in batches, of equal length where padding changes an answer."""
+        if self.ways.padding:
+            yield from batches([_size(request) for request in requests], self.batch_size)
+            return
+        groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for i, request in enumerate(requests):
+            sizes = sorted(image.size for image in images_of(request))
+            groups[len(self.chat.prompt_tokens(request)), *sizes].append(i)
+        for group in groups.values():
+            for chunk in batches([0] * len(group), self.batch_size):
+                yield [group[k] for k in chunk]
 
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[Answer]:
@@ -93,8 +117,12 @@ class VLM:
             before, found, _ = texts[i].rpartition(prefix) if prefix else ("", "", "")
             if request.choices and (found or not prefix):
                 heads[i] = before + found
-        scored = self._score_choices([(requests[i], heads[i]) for i in heads]) if heads else []
-        logprobs = dict(zip(heads, scored, strict=True))
+        # What is behind the prompts differs in length, even where they do not.
+        parts = [[*heads]] if self.ways.padding and heads else [[i] for i in heads]
+        logprobs: dict[int, tuple[float, ...]] = {}
+        for part in parts:
+            scored = score_choices(self, [(requests[i], heads[i]) for i in part], self.ways.choices)
+            logprobs |= zip(part, scored, strict=True)
         return [_to_answer(r, texts[i], logprobs.get(i)) for i, r in enumerate(requests)]
 
     @torch.inference_mode()
@@ -108,45 +136,34 @@ class VLM:
             continuations: Token ids behind each prompt; empty for none.
 
         Returns:
-            Inputs of the model's forward: ``input_ids`` and ``attention_mask`` of shape (B, T),
-            ``mm_encoder_outputs`` and, for Qwen, ``mm_token_type_ids`` and ``image_grid_thw``.
+            Inputs of the model's forward: ``input_ids`` and ``attention_mask`` of shape (B, T), and
+            what else the model takes, images as ``mm_encoder_outputs`` if they are encoded once.
 
         Raises:
             ValueError: It is longer than the model's context.
         """
-        features = self._encoder.encode(
-            [[part for part in r.parts if not isinstance(part, str)] for r in requests]
-        )
-        added_ids = continuations or [()] * len(requests)
-        rows = [
-            [*self._expand_image_tokens(self.chat.prompt_tokens(request), images), *added]
-            for request, images, added in zip(requests, features, added_ids, strict=True)
-        ]
-        width = max(map(len, rows))
+        if self.encoder is None:
+            inputs = to_device(self.chat.batch(requests, continuations), self.model)
+        else:
+            features = self.encoder.encode([images_of(request) for request in requests])
+            texts = [tuple(image.text for image in row) for row in features]
+            inputs = to_device(self.chat.batch_texts(requests, texts, continuations), self.model)
+            images = [image for row in features for image in row]
+            inputs |= self.encoder.join(images, inputs["input_ids"])
+        n, width = inputs["input_ids"].shape
         if width > self.context:
             raise ValueError(
                 f"{width} tokens, but the model takes {self.context}; shorten the text or "
                 "lower max_pixels"
             )
-        ids = torch.tensor([[self.chat.pad_id] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        flat = [image for row in features for image in row]
-        if hasattr(self.model.model, "get_rope_index"):
-            inputs["mm_token_type_ids"] = (ids == self._image_token).long()
-        grids = [image.grid for image in flat if image.grid is not None]
-        if grids:
-            inputs["image_grid_thw"] = torch.stack(grids)
-        inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
-        return inputs | ({"mm_encoder_outputs": {"image": join_features(flat)}} if flat else {})
+        if not self.ways.padding and inputs["attention_mask"].sum() != n * width:
+            raise ValueError("requests of different lengths in one batch")
+        return inputs
 
-    def _expand_image_tokens(
-        self, ids: Sequence[int], images: Sequence[ImageFeatures]
-    ) -> Iterator[int]:
-        """Token ids with the image token repeated once per feature of its image."""
-        left = iter(images)
-        for token in ids:
-            yield from [token] * (len(next(left).tokens) if token == self._image_token else 1)
+    def logits(self, inputs: Mapping[str, Any], keep: int) -> Tensor:
+        """Logits at the last positions, shape (B, keep, vocabulary), of a pass without a cache."""
+        options = {"logits_to_keep": keep} if "logits_to_keep" in self._arguments else {}
+        return self.model(**inputs, use_cache=False, **options).logits[:, -keep:]
 
     def _generate_text(self, requests: list[Request]) -> list[str]:
         """Greedy text for each request."""
@@ -186,77 +203,13 @@ class VLM:
             self.model.generation_config = own
         return tokens[:, inputs["input_ids"].shape[1] :]
 
-    def _score_choices(self, pairs: Sequence[tuple[Request, str]]) -> list[tuple[float, ...]]:
-        """Log-probability of each choice of each request, given the text generated before it.
-
-        One prefill over prompt and the tokens that all choices share, then one short batched pass
-        over the rest of every choice. Each choice is tokenised whole and closed with the end token,
-        so "10" and "100" differ however the tokenizer splits them.
-        """
-        split = [self.chat.split_choices(head, request.choices) for request, head in pairs]
-        tails = [rows for _, rows in split]
-        inputs = self.inputs([request for request, _ in pairs], [shared for shared, _ in split])
-        positions = self._position_ids(inputs)
-        out = self.model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
-        first = out.logits[:, -1].float().log_softmax(-1)
-        rest_logprobs = [[0.0] * len(rows) for rows in tails]
-        if any(len(row) > 1 for rows in tails for row in rows):
-            rest_logprobs = self._score_tails(out.cache, inputs["attention_mask"], positions, tails)
-        return [
-            tuple(float(start[row[0]]) + rest for row, rest in zip(rows, rests, strict=True))
-            for start, rows, rests in zip(first, tails, rest_logprobs, strict=True)
-        ]
-
-    def _score_tails(
-        self, cache: Any, mask: Tensor, positions: Tensor, tails: list[list[list[int]]]
-    ) -> list[list[float]]:
-        """Log-probability of all but the first token of each tail, after its prefill.
-
-        The tails of a request are side by side in one row, and do not attend to one another.
-        """
-        tail_ids = [[token for row in rows for token in row[:-1]] for rows in tails]
-        tail = [[k for k, row in enumerate(rows) for _ in row[:-1]] for rows in tails]
-        step = [[j for row in rows for j in range(len(row) - 1)] for rows in tails]
-        ids, owner, steps = (
-            torch.nn.utils.rnn.pad_sequence(
-                [torch.tensor(row) for row in rows], batch_first=True, padding_value=fill
-            ).to(mask.device)
-            for rows, fill in ((tail_ids, self.chat.pad_id), (tail, -1), (step, 0))
-        )
-        is_own = owner[:, :, None] == owner[:, None, :]
-        attends = is_own & (steps[:, :, None] >= steps[:, None, :])
-        before = mask.bool()[:, None, :].expand(-1, ids.shape[1], -1)
-        # The last position per row over all axes; text advances all axes alike.
-        last = positions.amax(-1, keepdim=True) + 1
-        last = last.amax(0, keepdim=True).expand_as(last) if last.dim() == 3 else last
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=torch.cat([before, attends], -1)[:, None],
-            position_ids=last + steps,
-            cache=cache,
-            use_cache=True,
-        ).logits
-        logprobs = logits.float().log_softmax(-1)
-        sums: list[list[float]] = []
-        for i, rows in enumerate(tails):
-            targets = torch.tensor([token for row in rows for token in row[1:]], device=mask.device)
-            values = iter(logprobs[i, range(len(targets)), targets].tolist())
-            sums.append([sum(next(values) for _ in row[1:]) for row in rows])
-        return sums
-
-    def _position_ids(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Position ids: (3, B, T) for Qwen's M-RoPE, (B, T) for others."""
+    def position_ids(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Position ids: (axes, B, T) for M-RoPE, (B, T) for others."""
         rope = getattr(self.model.model, "get_rope_index", None)
-        mask = inputs["attention_mask"]
         if rope is None:
-            return (mask.cumsum(-1) - 1).clamp(min=0)
-        kinds = inputs.get("mm_token_type_ids")
-        if kinds is None:
-            raise ModelError(
-                "the processor gave no mm_token_type_ids, without which M-RoPE is wrong"
-            )
-        grid = inputs.get("image_grid_thw")
-        return rope(inputs["input_ids"], kinds, image_grid_thw=grid, attention_mask=mask)[0]
+            return (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        names = inspect.signature(rope).parameters.keys() & inputs.keys()
+        return rope(**{name: inputs[name] for name in names})[0]
 
 
 class FiniteLogits(LogitsProcessor):

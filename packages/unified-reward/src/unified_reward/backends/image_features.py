@@ -5,17 +5,18 @@ Knows images and features, not the questions about them.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 
 _MAX_BATCH_PIXELS = 4 * 1024 * 1024
 _CACHE_BYTES = 4 * 1024**3
+_UNUSED = {"last_hidden_state", "hidden_states", "attentions"}
 
 _Key = tuple[int, bool]
 _T = TypeVar("_T")
@@ -24,12 +25,15 @@ _T = TypeVar("_T")
 class ImageFeatures(NamedTuple):
     """Features of an image as the language model takes them."""
 
+    text: str
+    """Text that the processor writes in place of the image's mark."""
     tokens: Tensor
     """Shape (n, width)."""
     deepstack: tuple[Tensor, ...]
     """Features that Qwen3-VL adds after its first layers, each of shape (n, width)."""
-    grid: Tensor | None
-    """Qwen's number of patches over time, height and width, shape (3,)."""
+    inputs: Mapping[str, Tensor]
+    """What positions depend on beside the tokens, such as Qwen's ``image_grid_thw`` of shape (1, 3):
+    number of patches over time, height and width."""
 
     @property
     def n_bytes(self) -> int:
@@ -40,12 +44,33 @@ class ImageFeatures(NamedTuple):
 class ImageEncoder:
     """Encodes images; features are cached as long as their image lives, up to `_CACHE_BYTES`."""
 
-    def __init__(self, model: Any, image_processor: Any) -> None:
+    def __init__(
+        self, model: Any, processor: Any, *, by_company: bool, type_ids: Sequence[str] = ()
+    ) -> None:
+        """Encode by a model and its processor.
+
+        Args:
+            model: A transformers vision-language model.
+            processor: Its processor.
+            type_ids: Names of inputs that tell tokens of images from others.
+            by_company: Encode an image in the company of others apart from one that is alone in its
+                request, which LLaVA cuts into tiles.
+        """
+        self._trunk = model.model
         self._model = model
-        self._image_processor = image_processor
-        # LLaVA tiles an image only if it is the only one of its request.
-        self._tiles = hasattr(model.config, "image_grid_pinpoints")
+        self._processor = processor
+        self._by_company = by_company
+        self._type_ids = type_ids
         self._features: dict[_Key, ImageFeatures] = {}
+        self._accepted = inspect.signature(self._trunk.get_image_features).parameters.keys()
+        self._positional = position_inputs(model)
+        self._mark: str = processor.tokenizer.convert_ids_to_tokens(feature_token(model.config))
+        self._kind: Any = None
+        """Type of what the vision tower returns."""
+        self._joined: set[str] = set()
+        """Fields in which it returns the features of all images as one tensor."""
+        self._shared: dict[str, Any] = {}
+        """What it returns beside features of single images."""
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Sequence[Any]]) -> list[list[ImageFeatures]]:
@@ -54,7 +79,7 @@ class ImageEncoder:
         Args:
             images: PIL images by request.
         """
-        rows = [[((id(p), self._tiles and len(row) == 1), p) for p in row] for row in images]
+        rows = [[((id(p), self._by_company and len(row) > 1), p) for p in row] for row in images]
         self._encode_new({key: image for row in rows for key, image in row})
         features = [[self._features[key] for key, _ in row] for row in rows]
         n_bytes = sum(cached.n_bytes for cached in self._features.values())
@@ -63,41 +88,131 @@ class ImageEncoder:
         return features
 
     def _encode_new(self, images: Mapping[_Key, Any]) -> None:
-        for single in (False, True):
-            new = [(k, p) for k, p in images.items() if k[1] == single and k not in self._features]
+        for in_company in (False, True):
+            new = [
+                (k, p) for k, p in images.items() if k[1] == in_company and k not in self._features
+            ]
             for part in _parts(new, [p.width * p.height for _, p in new]):
-                encoded = self._run_vision_tower([image for _, image in part], single=single)
+                encoded = self._run_vision_tower([image for _, image in part], in_company)
                 for (key, image), features in zip(part, encoded, strict=True):
                     self._features[key] = features
                     weakref.finalize(image, self._features.pop, key, None)
 
-    def _run_vision_tower(self, images: list[Any], *, single: bool) -> list[ImageFeatures]:
-        """Features of images: one pass of the image processor, one of the vision tower."""
-        # LLaVA takes one image in a request for a single one, which it tiles.
-        batch = images * 2 if self._tiles and not single and len(images) == 1 else images
-        nested = [[image] for image in batch] if single else [batch]
-        processed = self._image_processor(nested, return_tensors="pt")
-        inputs = {name: self._to_device(value) for name, value in processed.items()}
-        out = self._model.model.get_image_features(**inputs, return_dict=True)
-        grids = inputs.get("image_grid_thw", [None] * len(batch))
-        # Copies: a view would keep the whole batch alive.
-        layers = getattr(out, "deepstack_features", None) or []
+    def _run_vision_tower(self, images: list[Any], in_company: bool) -> list[ImageFeatures]:  # noqa: FBT001
+        """Features of images: one pass of the processor, one of the vision tower."""
+        mark = self._processor.image_token
+        # Without another image, one would count as alone.
+        batch = images * 2 if in_company and len(images) == 1 else images
+        processed = self._processor(
+            text=[mark * len(batch)] if in_company else [mark] * len(batch),
+            images=[batch] if in_company else [[image] for image in batch],
+            padding=True,
+            return_tensors="pt",
+            return_text_replacement_offsets=True,
+        )
+        texts = [
+            str(place["replacement"])
+            for row in processed.pop("text_replacement_offsets")
+            for place in row
+        ]
+        inputs = to_device(processed, self._model)
+        out = self.run_tower(inputs)
+        layers = getattr(out, "deepstack_features", None) or ()
+        fields = {"pooler_output": out.pooler_output, "deepstack_features": next(iter(layers), None)}
+        self._joined = {name for name, value in fields.items() if isinstance(value, Tensor)}
+        self._kind = type(out)
+        self._shared = {name: out[name] for name in out} | dict.fromkeys(_UNUSED & out.keys())
+        sizes = [text.count(self._mark) for text in texts]
+        tokens = _split(out.pooler_output, sizes)
+        layers = [_split(layer, sizes) for layer in layers]
+        positional = {name: inputs[name] for name in self._positional if name in inputs}
         return [
-            ImageFeatures(tokens.clone(), tuple(layer[i].clone() for layer in layers), grids[i])
-            for i, tokens in enumerate(out.pooler_output[: len(images)])
+            ImageFeatures(
+                texts[i],
+                tokens[i],
+                tuple(layer[i] for layer in layers),
+                {name: value[i : i + 1] for name, value in positional.items()},
+            )
+            for i in range(len(images))
         ]
 
-    def _to_device(self, value: Tensor) -> Tensor:
-        return value.to(
-            self._model.device, self._model.dtype if value.is_floating_point() else None
-        )
+    def run_tower(self, inputs: Mapping[str, Any]) -> Any:
+        """Output of the vision tower for what a processor returned, on the model's device."""
+        given = {name: inputs[name] for name in self._accepted if name in inputs}
+        return self._trunk.get_image_features(**given, return_dict=True)
+
+    def join(self, images: Sequence[ImageFeatures], ids: Tensor) -> dict[str, Any]:
+        """Inputs of the model's forward beside the tokens.
+
+        Args:
+            images: All images of a batch, in order.
+            ids: Token ids of the batch, shape (B, T).
+        """
+        types: dict[str, Any] = {
+            name: torch.tensor(self._processor.create_mm_token_type_ids(ids.tolist())).to(ids)
+            for name in self._type_ids
+        }
+        if not images:
+            return types
+        fields = {**self._shared}
+        fields["pooler_output"] = self._join("pooler_output", [image.tokens for image in images])
+        if images[0].deepstack:
+            fields["deepstack_features"] = [
+                self._join("deepstack_features", layer)
+                for layer in zip(*(image.deepstack for image in images), strict=True)
+            ]
+        positional = images[0].inputs
+        inputs = {name: torch.cat([image.inputs[name] for image in images]) for name in positional}
+        return {**types, **inputs, "mm_encoder_outputs": {"image": self._kind(**fields)}}
+
+    def _join(self, field: str, features: Sequence[Tensor]) -> Any:
+        return torch.cat([*features]) if field in self._joined else tuple(features)
 
 
-def join_features(images: Sequence[ImageFeatures]) -> BaseModelOutputWithDeepstackFeatures:
-    """Features of several images as the model's forward takes them."""
-    tokens: Any = tuple(image.tokens for image in images)
-    deepstack: Any = [*zip(*(image.deepstack for image in images), strict=True)] or None
-    return BaseModelOutputWithDeepstackFeatures(pooler_output=tokens, deepstack_features=deepstack)
+def feature_token(config: Any) -> int:
+    """Token that stands for a feature of an image.
+
+    Raises:
+        AttributeError: The configuration names none.
+    """
+    token = getattr(config, "image_token_id", None)
+    return config.image_token_index if token is None else token
+
+
+def position_inputs(model: Any) -> tuple[str, ...]:
+    """Inputs about images that the model computes its positions from."""
+    rope = getattr(model.model, "get_rope_index", None)
+    names = inspect.signature(rope).parameters if rope else ()
+    return tuple(name for name in names if name.startswith("image_"))
+
+
+def to_device(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Tensors on the model's device, those of real numbers in its dtype."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in inputs.items()
+    }
+
+
+def _split(features: Any, sizes: Sequence[int]) -> list[Tensor]:
+    """Features by image, of shapes (n, width), from those of all images or tiles.
+
+    Raises:
+        ValueError: There are more or fewer features than tokens.
+    """
+    joined = flat(features)
+    if len(joined) != sum(sizes):
+        raise ValueError(f"{len(joined)} image features for {sum(sizes)} tokens")
+    # Copies: a view would keep the whole batch alive.
+    return [part.clone() for part in joined.split([*sizes])]
+
+
+def flat(features: Any) -> Tensor:
+    """Features of all images or tiles as one tensor of shape (n, width)."""
+    parts = [features] if isinstance(features, Tensor) else features
+    return torch.cat([part.flatten(0, -2) for part in parts])
 
 
 def _parts(items: Sequence[_T], pixels: Sequence[int]) -> Iterator[list[_T]]:

@@ -1,0 +1,168 @@
+"""Log-probabilities of the choices of a request, in three ways of which the later are slower.
+
+``packed``: one pass over the prompt, then the rest of every choice side by side in one row, behind
+a mask. ``rows``: the rest of every choice as a row of its own, on copies of the cache. ``whole``:
+a pass over prompt and choice for every choice, without a cache. Only the last is right for any
+model; see `backends.equivalence`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from unified_reward.core.requests import Request
+
+
+if TYPE_CHECKING:
+    from unified_reward.backends.hf_vlm import VLM
+
+Way = Literal["packed", "rows", "whole"]
+Heads = Sequence[tuple[Request, str]]
+"""Requests, each with the text that was generated before its choice."""
+Prompt = tuple[Request, Sequence[int]]
+"""A request with the first tokens of its answer."""
+Tails = Sequence[Sequence[int]]
+"""Tokens of alternative ends of an answer."""
+
+
+def score_choices(vlm: VLM, heads: Heads, way: Way) -> list[tuple[float, ...]]:
+    """Log-probability of each choice of each request, given the text generated before it.
+
+    Each choice is tokenised whole and closed with the end token, so "10" and "100" differ however
+    the tokenizer splits them. Tokens that all choices share, and that thus decide nothing, are not
+    counted.
+    """
+    split = [vlm.chat.split_choices(head, request.choices) for request, head in heads]
+    prompts = [(request, shared) for (request, _), (shared, _) in zip(heads, split, strict=True)]
+    return score_tails(vlm, prompts, [tails for _, tails in split], way)
+
+
+def score_tails(
+    vlm: VLM, prompts: Sequence[Prompt], tails: Sequence[Tails], way: Way
+) -> list[tuple[float, ...]]:
+    """Log-probability of each tail behind each prompt."""
+    if way == "whole":
+        return _score_whole(vlm, prompts, tails)
+    inputs = vlm.inputs([request for request, _ in prompts], [shared for _, shared in prompts])
+    positions = vlm.position_ids(inputs)
+    out = vlm.model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
+    first = out.logits[:, -1].float().log_softmax(-1)
+    rest = [[0.0] * len(rows) for rows in tails]
+    if any(len(row) > 1 for rows in tails for row in rows):
+        prefill = _Prefill(vlm, out.cache, inputs["attention_mask"], _next(positions))
+        rest = (_score_packed if way == "packed" else _score_rows)(prefill, tails)
+    return [
+        tuple(float(start[row[0]]) + rest for row, rest in zip(rows, rests, strict=True))
+        for start, rows, rests in zip(first, tails, rest, strict=True)
+    ]
+
+
+class _Prefill(NamedTuple):
+    """A pass over B prompts."""
+
+    vlm: VLM
+    cache: Any
+    mask: Tensor
+    """Shape (B, T)."""
+    position: Tensor
+    """Position of the next token, shape (B, 1), or (axes, B, 1) for M-RoPE."""
+
+
+def _next(positions: Tensor) -> Tensor:
+    """The position behind the last of each row, over all axes: text advances all axes alike."""
+    last = positions.amax(-1, keepdim=True) + 1
+    return last.amax(0, keepdim=True).expand_as(last) if last.dim() == 3 else last
+
+
+def _score_whole(
+    vlm: VLM, prompts: Sequence[Prompt], tails: Sequence[Tails]
+) -> list[tuple[float, ...]]:
+    jobs = [
+        (request, shared, row)
+        for (request, shared), rows in zip(prompts, tails, strict=True)
+        for row in rows
+    ]
+    most = vlm.batch_size if vlm.ways.padding else 1
+    sums: list[float] = []
+    for start in range(0, len(jobs), most):
+        part = jobs[start : start + most]
+        inputs = vlm.inputs([job[0] for job in part], [[*job[1], *job[2]] for job in part])
+        keep = max(len(row) for _, _, row in part) + 1
+        logprobs = vlm.logits(inputs, keep).float().log_softmax(-1)
+        for i, (_, _, row) in enumerate(part):
+            predicted = logprobs[i, -len(row) - 1 : -1]
+            sums.append(float(predicted[range(len(row)), row].double().sum()))
+    values = iter(sums)
+    return [tuple(next(values) for _ in rows) for rows in tails]
+
+
+def _score_rows(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]]:
+    """Log-probability of all but the first token of each tail, each on a copy of its cache."""
+    rows = [(i, k, row) for i, group in enumerate(tails) for k, row in enumerate(group)]
+    longer = [one for one in rows if len(one[2]) > 1]
+    most = max(prefill.vlm.batch_size, len(tails))
+    sums = [[0.0] * len(group) for group in tails]
+    for start in range(0, len(longer), most):
+        part = longer[start : start + most]
+        owners = torch.tensor([i for i, _, _ in part], device=prefill.mask.device)
+        cache = copy.deepcopy(prefill.cache)
+        cache.reorder_cache(owners)
+        ids = _padded([row[:-1] for _, _, row in part], prefill, prefill.vlm.chat.pad_id)
+        valid = _padded([[1] * (len(row) - 1) for _, _, row in part], prefill, 0)
+        steps = torch.arange(ids.shape[1], device=ids.device)
+        logprobs = _continue(
+            prefill.vlm,
+            ids,
+            torch.cat([prefill.mask[owners], valid], -1),
+            prefill.position[..., owners, :] + steps,
+            cache,
+        )
+        for (i, k, row), predicted in zip(part, logprobs, strict=True):
+            sums[i][k] = float(predicted[range(len(row) - 1), row[1:]].double().sum())
+    return sums
+
+
+def _score_packed(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]]:
+    """Log-probability of all but the first token of each tail, side by side in one row."""
+    ids = _padded(
+        [[token for row in rows for token in row[:-1]] for rows in tails],
+        prefill,
+        prefill.vlm.chat.pad_id,
+    )
+    owner = _padded(
+        [[k for k, row in enumerate(rows) for _ in row[:-1]] for rows in tails], prefill, -1
+    )
+    steps = _padded([[j for row in rows for j in range(len(row) - 1)] for rows in tails], prefill, 0)
+    is_own = owner[:, :, None] == owner[:, None, :]
+    attends = is_own & (steps[:, :, None] >= steps[:, None, :])
+    before = prefill.mask.bool()[:, None, :].expand(-1, ids.shape[1], -1)
+    mask = torch.cat([before, attends], -1)[:, None]
+    logprobs = _continue(prefill.vlm, ids, mask, prefill.position + steps, prefill.cache)
+    return [[*_sums(row, rows)] for row, rows in zip(logprobs, tails, strict=True)]
+
+
+def _sums(logprobs: Tensor, tails: Sequence[Sequence[int]]) -> Iterator[float]:
+    targets = [token for row in tails for token in row[1:]]
+    values = iter(logprobs[range(len(targets)), targets].tolist())
+    for row in tails:
+        yield sum(next(values) for _ in row[1:])
+
+
+def _continue(vlm: VLM, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+    """Log-probabilities of the tokens behind each of ids, shape (B, T, vocabulary)."""
+    logits = vlm.model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True
+    ).logits
+    return logits.float().log_softmax(-1)
+
+
+def _padded(rows: Sequence[Sequence[int]], prefill: _Prefill, fill: int) -> Tensor:
+    """Rows of integers, padded on the right."""
+    tensors = [torch.tensor([*row], dtype=torch.long) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill).to(prefill.mask.device)

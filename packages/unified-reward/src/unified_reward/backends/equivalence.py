@@ -1,0 +1,241 @@
+"""Faster ways of asking a model, each proven equal to the plain way on the loaded weights.
+
+The plain way is a request alone, through its own processor, with one pass over prompt and answer.
+Recurrent layers do not see a mask, sliding windows end somewhere, and a model may count positions
+in its own way: nothing of this is known from a model's name, so that each way is tried on a few
+short requests when a model is loaded, and one that differs is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from unified_reward.backends.choices import Prompt, Tails, Way, score_tails
+from unified_reward.backends.image_features import ImageEncoder, flat, to_device
+from unified_reward.core.errors import ModelError, one_line
+from unified_reward.core.requests import Request
+
+
+if TYPE_CHECKING:
+    from unified_reward.backends.hf_vlm import VLM
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+"""Largest difference of two log-probabilities that counts as rounding, as a share of the largest
+of them: each is a sum of a few terms."""
+_SAME_SHAPES = 0.05
+"""Part of the tolerance for two passes of the same shapes, which are rounded alike."""
+_CHOICES = ("1", "10 first", "second tie 10")
+_TEXT = {"input_ids", "attention_mask"}
+_WORDS = "red 1 circle 10 "
+FAULTS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""A model or processor that does not know a way raises these in its own code."""
+
+
+@dataclass
+class Ways:
+    """Ways of asking that a model showed to be equal to the plain way."""
+
+    choices: Way = "whole"
+    """Choices side by side behind one prompt, as rows behind it, or each with its own prompt."""
+    padding: bool = False
+    """True if requests of different lengths stand in one batch."""
+    features: bool = False
+    """True if an image is encoded once for all requests with it."""
+    differences: dict[str, float | str] = field(default_factory=dict[str, float | str])
+    """By way that was tried, the largest difference found, as a share of the largest
+    log-probability; or the error raised."""
+
+    def describe(self) -> dict[str, Any]:
+        """Ways in use, and what was found, as JSON."""
+        return {
+            "choices": self.choices,
+            "batches": "padded" if self.padding else "of equal length",
+            "images": "encoded once" if self.features else "encoded for each request",
+            "differences": dict(self.differences),
+        }
+
+
+@torch.inference_mode()
+def prove(vlm: VLM) -> None:
+    """Find the ways that are equal to the plain one, and let the model use them.
+
+    Raises:
+        ModelError: The plain way itself fails: the model cannot be asked about an image.
+    """
+    # All probes stand in one batch, whatever is asked for later.
+    own, vlm.batch_size = vlm.batch_size, 64
+    try:
+        proof = _Proof(vlm)
+        proof.find_features()
+        proof.find_padding()
+        proof.find_choices()
+    finally:
+        vlm.batch_size = own
+
+
+class _Proof:
+    """Probes, with the log-probabilities of their choices in the plain way."""
+
+    def __init__(self, vlm: VLM) -> None:
+        self._vlm = vlm
+        self._ways = vlm.ways
+        self._tolerance = TOLERANCE.get(vlm.model.dtype, TOLERANCE[torch.bfloat16])
+        self._prompts: list[Prompt] = []
+        self._tails: list[Tails] = []
+        self._wanted: list[tuple[float, ...]] = []
+        for probe in _probes(vlm):
+            shared, tails = vlm.chat.split_choices("", probe.choices)
+            try:
+                self._wanted += score_tails(vlm, [(probe, shared)], [tails], "whole")
+            except FAULTS as error:
+                if not self._prompts:
+                    raise ModelError(
+                        f"{vlm.name} ({vlm.model.config.model_type}) cannot be asked about an "
+                        f"image: {type(error).__name__}: {one_line(error)}"
+                    ) from error
+                self._ways.differences[_name(probe)] = one_line(error)
+                continue
+            self._prompts.append((probe, shared))
+            self._tails.append(tails)
+
+    def find_features(self) -> None:
+        """Try to encode images apart from their requests, and apart by company."""
+        for by_company, name in ((False, "features"), (True, "features by company")):
+            self._ways.features = True
+            if self._equals(name, lambda: self._encoded(by_company=by_company)):
+                return
+        self._ways.features = False
+        self._vlm.encoder = None
+
+    def _encoded(self, *, by_company: bool) -> list[tuple[float, ...]]:
+        """Answers from features that were encoded apart from their requests.
+
+        Raises:
+            ValueError: Tokens or features are not those that the processor's own pass has.
+        """
+        vlm = self._vlm
+        plain = [to_device(vlm.chat.process([probe]), vlm.model) for probe in [probe for probe, _ in self._prompts]]
+        row = plain[0]["input_ids"].shape
+        types = [name for name in plain[0].keys() - _TEXT if plain[0][name].shape == row]
+        encoder = ImageEncoder(
+            vlm.model, vlm.chat.processor, by_company=by_company, type_ids=types
+        )
+        vlm.encoder = encoder
+        # The images of several requests in one pass, as in use.
+        encoded = encoder.encode([images_of(probe) for probe in [probe for probe, _ in self._prompts]])
+        for probe, inputs, images in zip([probe for probe, _ in self._prompts], plain, encoded, strict=True):
+            tokens = vlm.inputs([probe])
+            if any(not tokens[name].equal(inputs[name]) for name in (*_TEXT, *types)):
+                raise ValueError("images do not give the same tokens in every request")
+            if images:
+                wanted = flat(encoder.run_tower(inputs).pooler_output)
+                found = torch.cat([image.tokens for image in images])
+                if (found - wanted).norm() > 4 * self._tolerance * wanted.norm():
+                    raise ValueError("an image has other features in other requests")
+        return self._alone("whole")
+
+    def find_padding(self) -> None:
+        """Try requests of different lengths in one batch, whatever they are padded with."""
+        self._ways.padding = True
+        self._ways.padding = self._equals("padding", lambda: self._together("whole")) and (
+            self._equals("padding, other tokens", self._padded_otherwise, self._last)
+        )
+
+    def _padded_otherwise(self) -> list[tuple[float, ...]]:
+        chat = self._vlm.chat
+        own, chat.pad_id = chat.pad_id, self._tails[0][0][0]
+        try:
+            return self._together("whole")
+        finally:
+            chat.pad_id = own
+
+    def find_choices(self) -> None:
+        """Try choices behind one prompt, the fastest way first."""
+        ask = self._together if self._ways.padding else self._alone
+        if self._equals("packed", lambda: ask("packed")) and (
+            self._equals("packed, other tokens", self._packed_otherwise, self._last)
+        ):
+            self._ways.choices = "packed"
+        elif self._equals("rows", lambda: ask("rows")):
+            self._ways.choices = "rows"
+
+    def _packed_otherwise(self) -> list[tuple[float, ...]]:
+        """Log-probabilities with the last choice behind others of the same lengths."""
+        ask = self._together if self._ways.padding else self._alone
+        tails, wanted = self._tails, self._last
+        self._tails = [[*([*row[::-1]] for row in rows[:-1]), rows[-1]] for rows in tails]
+        try:
+            found = ask("packed")
+        finally:
+            self._tails = tails
+        return [(*old[:-1], new[-1]) for old, new in zip(wanted, found, strict=True)]
+
+    def _alone(self, way: Way) -> list[tuple[float, ...]]:
+        pairs = zip(self._prompts, self._tails, strict=True)
+        return [score_tails(self._vlm, [prompt], [rows], way)[0] for prompt, rows in pairs]
+
+    def _together(self, way: Way) -> list[tuple[float, ...]]:
+        return score_tails(self._vlm, self._prompts, self._tails, way)
+
+    def _equals(
+        self,
+        name: str,
+        answer: Callable[[], list[tuple[float, ...]]],
+        before: list[tuple[float, ...]] | None = None,
+    ) -> bool:
+        """Compare with the plain way, or exactly with what was found before for the same shapes."""
+        try:
+            self._last = answer()
+        except FAULTS as error:
+            self._ways.differences[name] = one_line(error)
+            return False
+        wanted = np.concatenate(before or self._wanted)
+        far = np.abs(np.concatenate(self._last) - wanted).max() / np.abs(wanted).max()
+        self._ways.differences[name] = float(f"{far:.2g}")
+        return bool(far <= self._tolerance * (_SAME_SHAPES if before else 1))
+
+
+def _probes(vlm: VLM) -> list[Request]:
+    """Requests with one image, with two of other sizes, without, and beyond a sliding window."""
+    small, wide, tall = (_image(i, *size) for i, size in enumerate(((64, 64), (96, 56), (56, 112))))
+    probes = [
+        Request((small, "rate: a red circle"), _CHOICES),
+        Request(("first:", wide, "second:", tall, "which picture is better?"), _CHOICES),
+        Request(("10 apples and 1 tie",), _CHOICES),
+    ]
+    if window := _window(vlm):
+        short, long = (len(vlm.chat.prompt_tokens(Request((_WORDS * n,)))) for n in (1, 2))
+        probes.append(Request((_WORDS * (window // (long - short) + 2),), _CHOICES))
+    return probes
+
+
+def _window(vlm: VLM) -> int | None:
+    """Tokens that the layer with the longest window sees, if the model takes more of them."""
+    config = vlm.model.config.get_text_config()
+    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    window = max((size for size in sizes if size), default=0)
+    kinds = set(getattr(config, "layer_types", None) or ("sliding_attention",))
+    is_used = kinds - {"full_attention", "linear_attention"}
+    is_used = is_used and getattr(config, "use_sliding_window", True)
+    return window if is_used and window < vlm.context else None
+
+
+def _image(seed: int, width: int, height: int) -> PIL.Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(pixels)
+
+
+def _name(probe: Request) -> str:
+    n = len(images_of(probe))
+    return f"{n} images" if n else f"text of {len(probe.parts[0])} characters"
+
+
+def images_of(request: Request) -> list[PIL.Image.Image]:
+    """Images of a request, in order."""
+    return [part for part in request.parts if not isinstance(part, str)]

@@ -41,7 +41,7 @@ GOOD = CHATML.replace("END", "<|im_end|>")
 def chats(checkpoints):
     """A chat of every tiny architecture and of every checkpoint that is shipped."""
     folders = {
-        name: checkpoint_path(name) if name.startswith("tiny") else checkpoints[name]
+        name: checkpoint_path(name) if name.startswith("tiny_") else checkpoints[name]
         for name in FOLDERS
     }
     return {name: Chat(load_pretrained(AutoProcessor, path)) for name, path in folders.items()}
@@ -192,7 +192,7 @@ def test_scores_do_not_depend_on_the_eos_token_of_the_tokenizer(tiny, tmp_path, 
         ("\n<|im_end|>\n", "\n", "<|im_end|>"),
         ("<|endoftext|>", "", "<|endoftext|>"),
         ("\n###\n", "", "<|vision_end|>"),
-        ("", "", "<|vision_end|>"),
+        ("", "", "<|im_start|>"),  # the next turn
     ],
 )
 def test_an_answer_is_closed_as_the_template_writes_it(processor_folder, closing, text, end):
@@ -221,7 +221,7 @@ def test_a_template_that_takes_answers_as_a_string_or_not_at_all(processor_folde
 def test_nothing_that_ends_an_answer_is_a_model_error(processor_folder):
     folder = processor_folder()
     edit(folder / "tokenizer_config.json", eos_token=None)
-    (folder / "chat_template.jinja").write_text(CHATML.replace("END", "\n"))
+    (folder / "chat_template.jinja").write_text(CHATML.replace("END", "\n###\n"))
     with pytest.raises(ModelError, match="nothing ends an answer"):
         chat_of(folder)
 

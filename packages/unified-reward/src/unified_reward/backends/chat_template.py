@@ -79,12 +79,15 @@ def read_format(processor: Any) -> ChatFormat:
         prompt = render(processor, _TURN, add_generation_prompt=True)
         bare = render(processor, _TURN, add_generation_prompt=False)
         answered = _render_answered(processor)
+        followed = _render_answered(processor, _TURN)
     except _TEMPLATE_ERRORS as error:
         raise ModelError(
             f"the chat template of {name} cannot take a turn of text and image: "
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
     between = _between(prompt, answered)
+    if between is None and _switches(processor):
+        between = ""  # the switch closes a thought that an answered turn lacks
     problem = _problem(prompt, image_token) or _no_header(prompt, bare, answered)
     if problem := problem or _open_thought(prompt, between):
         raise ModelError(f"the chat template of {name} cannot be used with images: it {problem}")
@@ -92,6 +95,11 @@ def read_format(processor: Any) -> ChatFormat:
     control = _control_tokens(processor, bare, prompt)
     header = _behind_last(control, (prompt + ending).rpartition(_SECOND)[2])
     closing, end = _end(answered, control)
+    if end is None:
+        # Some templates leave it to the next turn, whose first token then ends an answer.
+        before, following = _end(followed, control)
+        begins_text = following == tokenizer.bos_token != tokenizer.eos_token
+        closing, end = ("", None) if before.strip() or begins_text else (before, following)
     end_id = tokenizer.eos_token_id if end is None else tokenizer.convert_tokens_to_ids(end)
     if end_id is None:
         raise ModelError(
@@ -121,15 +129,19 @@ def _image_token(processor: Any) -> str:
 
 def render(processor: Any, turns: Sequence[Any], **options: bool) -> str:
     """Text of a conversation, without the model's own reasoning where it can be switched off."""
-    template = str(processor.chat_template)
-    off = {name: False for name, used in _SWITCHES.items() if re.search(used, template)}
+    off = dict.fromkeys(_switches(processor), False)
     return processor.apply_chat_template(turns, tokenize=False, **off, **options)
 
 
-def _render_answered(processor: Any) -> str:
+def _switches(processor: Any) -> list[str]:
+    template = str(processor.chat_template)
+    return [name for name, used in _SWITCHES.items() if re.search(used, template)]
+
+
+def _render_answered(processor: Any, next_turn: Sequence[Any] = ()) -> str:
     """The probe with an answer; empty if the template cannot render an assistant's turn."""
     for content in ([{"type": "text", "text": _ANSWER}], _ANSWER):
-        turns = [*_TURN, {"role": "assistant", "content": content}]
+        turns = [*_TURN, {"role": "assistant", "content": content}, *next_turn]
         try:
             text = render(processor, turns, add_generation_prompt=False)
         except _TEMPLATE_ERRORS:  # some take an answer as a string only, some none

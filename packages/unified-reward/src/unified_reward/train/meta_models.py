@@ -28,6 +28,7 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from unified_reward.checkpoints.adapters import adapter_base
 from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, refuse_pipeline_code
@@ -56,7 +57,12 @@ _NARROW = {
     "intermediate_size": 64,
     "fullatt_block_indexes": [0],
     "deepstack_visual_indexes": [0],
-    "layer_types": ["full_attention"],
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 1,
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 64,
+    "shared_expert_intermediate_size": 64,
 }
 
 
@@ -145,7 +151,7 @@ def _build_processor(config: Any) -> Any:
         "temporal_patch_size": vision.temporal_patch_size,
     }
     images = Qwen2VLImageProcessor(**options)
-    if config.model_type == "qwen3_vl":
+    if PROCESSOR_MAPPING_NAMES[config.model_type] == "Qwen3VLProcessor":
         videos = Qwen3VLVideoProcessor(**options)
         return Qwen3VLProcessor(images, tokenizer, videos, chat_template=chat)
     videos = Qwen2VLVideoProcessor(**options)
@@ -159,7 +165,7 @@ def build_meta_model(config: Any) -> Any:
 
 
 def build_narrow_model(config: Any, vocabulary: int) -> Any:
-    """Build the model with one layer of one head: the same patches, grids and positions."""
+    """Build the model with a layer of each kind, of one head: the same patches and positions."""
     narrow = copy.deepcopy(config)
     text, vision = narrow.get_text_config(), narrow.vision_config
     heads = getattr(vision, "num_heads", None) or vision.num_attention_heads
@@ -172,6 +178,9 @@ def build_narrow_model(config: Any, vocabulary: int) -> Any:
         for name, value in _NARROW.items():
             if hasattr(part, name):
                 setattr(part, name, value)
+    if kinds := getattr(text, "layer_types", None):
+        text.layer_types = [*dict.fromkeys(kinds)]
+        text.num_hidden_layers = len(text.layer_types)
     return AutoModelForImageTextToText.from_config(narrow, trust_remote_code=False)
 
 

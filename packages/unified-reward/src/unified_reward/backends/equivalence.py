@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 of them: each is a sum of a few terms."""
 _SAME_SHAPES = 0.05
 """Part of the tolerance for two passes of the same shapes, which are rounded alike."""
+_SLOWER = {"rows": "in a row each", "whole": "with a whole prompt each"}
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
 _WORDS = "red 1 circle 10 "
@@ -53,13 +55,35 @@ class Ways:
     log-probability; or the error raised."""
 
     def describe(self) -> dict[str, Any]:
-        """Ways in use, and what was found, as JSON."""
+        """Ways in use, and the differences found, as JSON."""
         return {
             "choices": self.choices,
             "batches": "padded" if self.padding else "of equal length",
             "images": "encoded once" if self.features else "encoded for each request",
             "differences": dict(self.differences),
         }
+
+    def slower(self) -> list[str]:
+        """Sentences about the faster ways that are not used, with the differences found."""
+        reasons = {
+            "features": "an image is encoded again for each request",
+            "padding": "only requests of one length share a batch",
+            "packed": f"choices are asked {_SLOWER.get(self.choices, '')}",
+        }
+        unused = {
+            "features": not self.features,
+            "padding": not self.padding,
+            "packed": self.choices != "packed",
+        }
+        return [
+            f"{reasons[name]}: the faster way differs ({self._found(name)})"
+            for name in reasons
+            if unused[name]
+        ]
+
+    def _found(self, name: str) -> str:
+        found = [value for key, value in self.differences.items() if key.startswith(name)]
+        return ", ".join(value if isinstance(value, str) else f"{value:.2g}" for value in found)
 
 
 @torch.inference_mode()
@@ -106,7 +130,7 @@ class _Proof:
         """Try to encode images apart from their requests, and apart by company."""
         for by_company, name in ((False, "features"), (True, "features by company")):
             self._ways.features = True
-            if self._equals(name, lambda: self._encoded(by_company=by_company)):
+            if self._equals(name, partial(self._encoded, by_company=by_company)):
                 return
         self._ways.features = False
         self._vlm.encoder = None

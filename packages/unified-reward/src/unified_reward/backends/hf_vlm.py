@@ -73,6 +73,7 @@ class VLM:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
             "ways": self.ways.describe(),
+            "slower": self.ways.slower(),
         }
 
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:

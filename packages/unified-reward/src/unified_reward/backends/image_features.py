@@ -32,8 +32,8 @@ class ImageFeatures(NamedTuple):
     deepstack: tuple[Tensor, ...]
     """Features that Qwen3-VL adds after its first layers, each of shape (n, width)."""
     inputs: Mapping[str, Tensor]
-    """What positions depend on beside the tokens, such as Qwen's ``image_grid_thw`` of shape (1, 3):
-    number of patches over time, height and width."""
+    """Inputs that positions depend on beside the tokens, such as Qwen's ``image_grid_thw``, numbers
+    of patches over time, height and width, shape (1, 3)."""
 
     @property
     def n_bytes(self) -> int:

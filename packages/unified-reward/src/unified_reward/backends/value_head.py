@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -65,6 +65,10 @@ class ValueHeadModel:
         self.name = vlm.name
         self._vlm = vlm
         self._head = head.to(vlm.model.device).eval()
+
+    def describe(self) -> dict[str, Any]:
+        """Architecture, dtype, device and ways of the trunk; see `VLM.describe`."""
+        return self._vlm.describe()
 
     def values(self, requests: Sequence[Request]) -> list[ValueEstimate | Failed]:
         """Values of every request: same length, same order; one bad item fails alone."""

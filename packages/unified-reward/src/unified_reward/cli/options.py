@@ -116,7 +116,10 @@ class JudgeArguments:
         """Open the judge; see `judges.registry.open_reference`."""
         from unified_reward.judges.registry import open_reference
 
-        return open_reference(self.judge, self.options(), truth=truth, opens_media=opens_media)
+        judge = open_reference(self.judge, self.options(), truth=truth, opens_media=opens_media)
+        for reason in judge.describe().get("model", {}).get("slower", ()):
+            typer.echo(f"{judge.name}: {reason}", err=True)
+        return judge
 
 
 def _header(text: str) -> tuple[str, str]:

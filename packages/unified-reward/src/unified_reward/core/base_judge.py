@@ -65,6 +65,14 @@ class BaseJudge(ABC):
             on_progress: Called with the number of samples just judged.
         """
 
+    def describe(self) -> dict[str, Any]:
+        """Name and family of the judge, as JSON; of a local checkpoint also how it is asked.
+
+        The entry ``model`` of a local checkpoint holds its architecture, dtype and device, and by
+        ``ways`` which faster ways of asking gave the answers of the plain way when it was loaded.
+        """
+        return {"name": self.name, "family": self.family}
+
     def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
         """Error of each sample that cannot be asked, such as a broken file, or None."""
         return [None] * len(samples)

@@ -182,6 +182,14 @@ class CardedJudge(ModelJudge):
     """A judge whose card defines its prompts and its calibration."""
 
     card: Card
+    model: Any
+
+    def describe(self) -> dict[str, Any]:
+        """Name and family, head, and the description of the model; see `BaseJudge.describe`."""
+        head = "generative" if self.card.head is None else "scalar"
+        described = super().describe() | {"head": head}
+        describe_model = getattr(self.model, "describe", None)
+        return described | ({"model": describe_model()} if describe_model else {})
 
     def decode(
         self,

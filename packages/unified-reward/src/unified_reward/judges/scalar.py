@@ -39,13 +39,13 @@ class ScalarJudge(CardedJudge):
         self.family = card.family
         self.card = card
         self._head = card.head
-        self._model = model
+        self.model = model
 
     def _questions(self, sample: Sample, orders: int) -> list[Sample]:
         return sample.split()
 
     def _replies(self, requests: Sequence[Request]) -> list[ValueEstimate | Failed]:
-        return self._model.values(requests)
+        return self.model.values(requests)
 
     def _verdict(
         self, sample: Sample, replies: Sequence[ValueEstimate | Failed], calibration: Calibration

@@ -259,8 +259,8 @@ def _probes(vlm: VLM) -> list[Request]:
 def _window(vlm: VLM) -> int | None:
     """Tokens that the layer with the longest window sees, if the model takes more of them."""
     layers = DynamicCache(config=vlm.model.config.get_text_config()).layers
-    windows = [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
-    return max((window for window in windows if window < vlm.context), default=None)
+    windows: list[int] = [getattr(layer, "sliding_window", None) or 0 for layer in layers]
+    return max((window for window in windows if 0 < window < vlm.context), default=None)
 
 
 def _image(seed: int, width: int, height: int) -> PIL.Image.Image:
@@ -270,7 +270,7 @@ def _image(seed: int, width: int, height: int) -> PIL.Image.Image:
 
 def _name(probe: Request) -> str:
     n = len(images_of(probe))
-    return f"{n} images" if n else f"text of {len(probe.parts[0])} characters"
+    return f"{n} images" if n else f"text of {len(str(probe.parts[0]))} characters"
 
 
 def images_of(request: Request) -> list[PIL.Image.Image]:

@@ -111,6 +111,7 @@ class _Proof:
         self._vlm = vlm
         self._ways = vlm.ways
         self._tolerance = TOLERANCE.get(vlm.model.dtype, TOLERANCE[torch.bfloat16])
+        self._probes: list[Request] = []
         self._prompts: list[Prompt] = []
         self._tails: list[Tails] = []
         self._wanted: list[tuple[float, ...]] = []
@@ -119,10 +120,11 @@ class _Proof:
             try:
                 self._wanted += score_tails(vlm, [(probe, shared)], [tails], "whole")
             except FAULTS as error:
-                if not self._prompts:
+                if not self._probes:
                     raise ModelError(_unusable(vlm, error)) from error
                 self._ways.differences[_name(probe)] = one_line(error)
                 continue
+            self._probes.append(probe)
             self._prompts.append((probe, shared))
             self._tails.append(tails)
 
@@ -142,21 +144,14 @@ class _Proof:
             ValueError: Tokens or features are not those that the processor's own pass has.
         """
         vlm = self._vlm
-        plain = [
-            to_device(vlm.chat.process([probe]), vlm.model)
-            for probe in [probe for probe, _ in self._prompts]
-        ]
+        plain = [to_device(vlm.chat.process([probe]), vlm.model) for probe in self._probes]
         row = plain[0]["input_ids"].shape
         types = [name for name in plain[0].keys() - _TEXT if plain[0][name].shape == row]
         encoder = ImageEncoder(vlm.model, vlm.chat.processor, by_company=by_company, type_ids=types)
         vlm.encoder = encoder
         # The images of several requests in one pass, as in use.
-        encoded = encoder.encode(
-            [images_of(probe) for probe in [probe for probe, _ in self._prompts]]
-        )
-        for probe, inputs, images in zip(
-            [probe for probe, _ in self._prompts], plain, encoded, strict=True
-        ):
+        encoded = encoder.encode([images_of(probe) for probe in self._probes])
+        for probe, inputs, images in zip(self._probes, plain, encoded, strict=True):
             tokens = vlm.inputs([probe])
             if any(not tokens[name].equal(inputs[name]) for name in (*_TEXT, *types)):
                 raise ValueError("images do not give the same tokens in every request")
@@ -224,7 +219,8 @@ class _Proof:
             return False
         wanted = np.concatenate(before or self._wanted)
         far = np.abs(np.concatenate(self._last) - wanted).max() / np.abs(wanted).max()
-        self._ways.differences[name] = float(f"{far:.2g}")
+        is_number = np.isfinite(far)
+        self._ways.differences[name] = float(f"{far:.2g}") if is_number else "not a number"
         return bool(far <= self._tolerance * (_SAME_SHAPES if before else 1))
 
 

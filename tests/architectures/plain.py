@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
-NO_THOUGHTS = {"enable_thinking": False, "thinking": False}
-"""Switches of the chat templates that let a model think."""
+SWITCHES = {"kimi_k25": "thinking"}
+"""Variable of a chat template that lets a model think, where it is not ``enable_thinking``."""
 SPACES = dict.fromkeys(("idefics3", "smolvlm", "llava", "llava_next"), " ")
 """Space between a prompt and an answer, where there is one."""
 ENDS = {
@@ -34,6 +34,9 @@ class Plain:
         self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
         self.processor = AutoProcessor.from_pretrained(folder)
         self.space, self.end = SPACES.get(name, ""), ENDS.get(name, "<|im_end|>")
+        switch = SWITCHES.get(name, "enable_thinking")
+        is_known = switch in self.processor.chat_template
+        self._options = {"add_generation_prompt": True} | ({switch: False} if is_known else {})
         self._found = {}
 
     def inputs(self, request):
@@ -41,10 +44,9 @@ class Plain:
         return self.processor.apply_chat_template(
             _turn(request),
             tokenize=True,
-            add_generation_prompt=True,
             return_dict=True,
             return_tensors="pt",
-            **NO_THOUGHTS,
+            **self._options,
         )
 
     def answer_ids(self, request, answer):
@@ -53,9 +55,7 @@ class Plain:
         The prompt's own are those it has alone, as for generating: before an answer, Ernie's two
         last line breaks would be two tokens.
         """
-        prompt = self.processor.apply_chat_template(
-            _turn(request), tokenize=False, add_generation_prompt=True, **NO_THOUGHTS
-        )
+        prompt = self.processor.apply_chat_template(_turn(request), tokenize=False, **self._options)
         answer = self.space + answer + self.end
         ids, whole = (
             self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -117,7 +117,9 @@ class Plain:
 
 def _turn(request):
     content = [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image", "image": part}
         for part in request.parts
     ]
     return [{"role": "user", "content": content}]

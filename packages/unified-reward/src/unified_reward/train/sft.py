@@ -167,9 +167,7 @@ class _SFTTrainer(FiniteTrainer, SFTTrainer):
         has_label = targets != _IGNORED
         positions = torch.cat([has_label.any(0).nonzero()[:, 0], place]).unique()
         logits = model(**inputs, use_cache=False, logits_to_keep=positions).logits.float()
-        hard = cross_entropy(
-            logits.flatten(0, 1), targets[:, positions].flatten(), reduction="sum"
-        )
+        hard = cross_entropy(logits.flatten(0, 1), targets[:, positions].flatten(), reduction="sum")
         at_choice = logits[torch.arange(len(place)), torch.searchsorted(positions, place)]
         chosen = at_choice.gather(-1, choices.clamp(min=0))
         soft = shares * (at_choice.logsumexp(-1, keepdim=True) - chosen)

@@ -24,13 +24,7 @@ from unified_reward.core.samples import Image, Video
 from unified_reward.policies.vlm import build_request
 from unified_reward.train import dpo_vlm
 from unified_reward.train.dpo import align
-from unified_reward.train.dpo_vlm import (
-    VLMDPO,
-    AnswerPair,
-    Collator,
-    ProcessedPrompts,
-    align_vlm,
-)
+from unified_reward.train.dpo_vlm import VLMDPO, AnswerPair, Collator, ProcessedPrompts, align_vlm
 from unified_reward.train.optim import OptimConfig
 
 

@@ -210,7 +210,7 @@ class VLM:
 
     def position_ids(self, inputs: Mapping[str, Any]) -> Tensor:
         """Position ids: (axes, B, T) for M-RoPE, (B, T) for others."""
-        rope = getattr(self.model.model, "get_rope_index", None)
+        rope = getattr(self.model.base_model, "get_rope_index", None)
         if rope is None:
             return (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         names = inspect.signature(rope).parameters.keys() & inputs.keys()

@@ -61,7 +61,7 @@ class ImageEncoder:
             by_company: Encode an image in the company of others apart from one that is alone in its
                 request, which LLaVA cuts into tiles.
         """
-        self._trunk = model.model
+        self._trunk = model.base_model
         self._model = model
         self._processor = processor
         self._by_company = by_company
@@ -197,7 +197,7 @@ def feature_token(config: Any) -> int:
 
 def position_inputs(model: Any) -> tuple[str, ...]:
     """Inputs about images that the model computes its positions from."""
-    rope = getattr(model.model, "get_rope_index", None)
+    rope = getattr(model.base_model, "get_rope_index", None)
     names = inspect.signature(rope).parameters if rope else ()
     return tuple(name for name in names if name.startswith("image_"))
 

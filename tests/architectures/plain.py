@@ -117,7 +117,9 @@ class Plain:
 
 def _turn(request):
     content = [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image", "image": part}
         for part in request.parts
     ]
     return [{"role": "user", "content": content}]

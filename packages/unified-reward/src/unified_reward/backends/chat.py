@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import PIL.Image
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from unified_reward.backends.chat_template import ControlTokens, read_format, render
 from unified_reward.core.errors import ModelError
@@ -20,6 +22,15 @@ _PARTS = {
     "image_processor": "image processor",
     "apply_chat_template": "chat template",
 }
+
+
+class ImageText(NamedTuple):
+    """Text that a processor writes in place of an image."""
+
+    text: str
+    """Each run of the token that stands for a feature is written as a single one."""
+    runs: tuple[int, ...]
+    """Their lengths."""
 
 
 class Chat:
@@ -38,7 +49,7 @@ class Chat:
         self.eos_id = self._format.end_id
         """Token that ends an answer, by the chat template."""
         self.padding_side: Literal["left", "right"] = "left"
-        """Where rows of a batch are padded; see `choose_padding`."""
+        """Side on which the rows of a batch are padded."""
         self._n_tokens: int | None = None
         self._pad_within(self._n_tokens)
         self.split_choices = lru_cache(maxsize=1024)(self._split_choices)
@@ -167,22 +178,44 @@ class Chat:
     def batch_texts(
         self,
         requests: Sequence[Request],
-        images: Sequence[tuple[str, ...]],
+        images: Sequence[Sequence[ImageText]],
         continuations: Sequence[Sequence[int]] = (),
+        *,
+        token: int,
+        types: Sequence[str] = (),
     ) -> dict[str, Tensor]:
         """Tokens of one left-padded batch, as from `batch`, for images that are encoded already.
 
         Args:
             requests: B user turns.
-            images: Texts that the processor writes in place of the images of each.
+            images: Texts in place of the images of each.
             continuations: Token ids behind each prompt; empty for none.
+            token: Id of the token that stands for a feature of an image.
+            types: Names of inputs that tell tokens of images from others.
+
+        Raises:
+            ValueError: The prompt has other runs of the token than its images.
         """
-        rows = [
-            torch.tensor([self._cached_tokens(_layout(request), texts)])
-            for request, texts in zip(requests, images, strict=True)
-        ]
-        parts = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows]
-        return self.collate(parts, continuations)
+        pairs = zip(requests, images, strict=True)
+        return self.collate([self._row(*pair, token, types) for pair in pairs], continuations)
+
+    def _row(
+        self, request: Request, images: Sequence[ImageText], token: int, types: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Tokens of a prompt, shape (1, T): thousands stand for images, and are not tokenised."""
+        ids = self._cached_tokens(_layout(request), tuple(image.text for image in images))
+        runs = torch.tensor([n for image in images for n in image.runs], dtype=torch.long)
+        row = torch.tensor(ids)
+        is_run = row == token
+        if is_run.sum() != len(runs):
+            raise ValueError(f"{is_run.sum()} runs of image tokens in a prompt, not {len(runs)}")
+        times = torch.ones_like(row)
+        times[is_run] = runs
+        columns = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+        if types:
+            kinds = torch.tensor(self.processor.create_mm_token_type_ids([[*ids]])[0])
+            columns |= dict.fromkeys(types, kinds)
+        return {name: column.repeat_interleave(times)[None] for name, column in columns.items()}
 
     def process(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """Run the processor on B user turns: left-padded tokens of shape (B, T), and the images.
@@ -247,21 +280,16 @@ class Chat:
             if not all(_is_of_tokens(part[name], part["input_ids"]) for part in having):
                 inputs[name] = _stack([part[name] for part in having])
                 continue
-            rows: list[list[int]] = []
+            rows: list[Tensor] = []
             tokens = [row for part in processed for row in part[name]]
             for row, mask, ids in zip(tokens, masks, continuations, strict=True):
                 added = ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
-                rows.append([*row[mask].tolist(), *added])
-            inputs[name] = pad(rows, self.pad_id if name == "input_ids" else 0, self.padding_side)
+                rows.append(torch.cat([row[mask], row.new_tensor(added)]))
+            fill = self.pad_id if name == "input_ids" else 0
+            inputs[name] = pad_sequence(
+                rows, batch_first=True, padding_value=fill, padding_side=self.padding_side
+            )
         return inputs
-
-
-def pad(rows: Sequence[Sequence[int]], fill: int, side: Literal["left", "right"]) -> Tensor:
-    """Rows as one tensor of shape (B, T), the shorter ones filled up on one side."""
-    width = max(map(len, rows))
-    fills = [[fill] * (width - len(row)) for row in rows]
-    pairs = zip(fills, rows, strict=True)
-    return torch.tensor([[*more, *row] if side == "left" else [*row, *more] for more, row in pairs])
 
 
 def _is_of_tokens(tensor: Tensor, input_ids: Tensor) -> bool:
@@ -307,6 +335,21 @@ def _cap_pixels(image_processor: Any, max_pixels: int) -> None:
     size = getattr(image_processor, "size", None)
     if size is None or not all(size.get(name) for name in ("shortest_edge", "longest_edge")):
         return
-    low = min(size["shortest_edge"], max_pixels)
-    high = min(size["longest_edge"], max_pixels)
-    image_processor.size = type(size)(shortest_edge=low, longest_edge=high)
+
+    def cap(pixels: int) -> int:
+        low, high = (min(size[name], pixels) for name in ("shortest_edge", "longest_edge"))
+        image_processor.size = type(size)(shortest_edge=low, longest_edge=high)
+        return _largest(image_processor, pixels)
+
+    # Some count the pixels of an image once for each frame of the clip that they make of it.
+    times = max_pixels // max(cap(max_pixels), 1)
+    if times > 1 and cap(times * max_pixels) > max_pixels:
+        cap(max_pixels)
+
+
+def _largest(image_processor: Any, pixels: int) -> int:
+    """Pixels of the largest image that a processor makes; ``pixels`` if it does not say."""
+    side = 2 * math.isqrt(pixels)
+    made = image_processor([PIL.Image.new("RGB", (side, side))], return_tensors="pt")
+    grids = made.get("image_grid_thw")
+    return pixels if grids is None else int(grids[0].prod()) * image_processor.patch_size**2

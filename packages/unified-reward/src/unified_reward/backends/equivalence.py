@@ -242,7 +242,7 @@ def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:
 
 
 def _reversed(request: Request) -> Request:
-    """The same request with its images in the other order."""
+    """Return a request with its images in the other order."""
     images = iter(images_of(request)[::-1])
     parts = tuple(part if isinstance(part, str) else next(images) for part in request.parts)
     return replace(request, parts=parts)

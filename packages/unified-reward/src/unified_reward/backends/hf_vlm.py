@@ -31,6 +31,7 @@ from unified_reward.backends.devices import best_device, resolve_device, resolve
 from unified_reward.backends.equivalence import Ways, images_of, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
 from unified_reward.checkpoints.adapters import load_merged, processor_source
+from unified_reward.checkpoints.kinds import read_config
 from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.paths import is_folder
@@ -146,11 +147,14 @@ class VLM:
         if self.encoder is None:
             inputs = to_device(self.chat.batch(requests, continuations), self.model)
         else:
-            features = self.encoder.encode([images_of(request) for request in requests])
-            texts = [tuple(image.text for image in row) for row in features]
-            inputs = to_device(self.chat.batch_texts(requests, texts, continuations), self.model)
-            images = [image for row in features for image in row]
-            inputs |= self.encoder.join(images, inputs["input_ids"])
+            encoder = self.encoder
+            features = encoder.encode([images_of(request) for request in requests])
+            texts = [[image.text for image in row] for row in features]
+            tokens = self.chat.batch_texts(
+                requests, texts, continuations, token=encoder.token, types=encoder.type_ids
+            )
+            inputs = to_device(tokens, self.model)
+            inputs |= encoder.join([image for row in features for image in row])
         n, width = inputs["input_ids"].shape
         if width > self.context:
             raise ValueError(
@@ -206,7 +210,7 @@ class VLM:
 
     def position_ids(self, inputs: Mapping[str, Any]) -> Tensor:
         """Position ids: (axes, B, T) for M-RoPE, (B, T) for others."""
-        rope = getattr(self.model.model, "get_rope_index", None)
+        rope = getattr(self.model.base_model, "get_rope_index", None)
         if rope is None:
             return (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         names = inspect.signature(rope).parameters.keys() & inputs.keys()
@@ -272,6 +276,7 @@ def load_vlm(
             whose base is not there or whose weights are pickled.
     """
     options = _placement(device, dtype, quantize)
+    read_config(source)
     processor_folder = processor_source(source)
     processor = load_pretrained(AutoProcessor, processor_folder)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "apply_chat_template"):

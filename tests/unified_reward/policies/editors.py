@@ -1,5 +1,8 @@
 """Random tiny editing pipelines, which take a source image, built without any download."""
 
+from contextlib import contextmanager
+
+import pytest
 import torch
 from diffusers import (
     AutoencoderKLQwenImage,
@@ -13,6 +16,7 @@ from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionXLInstructPix2PixPipeline,
 )
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -27,6 +31,23 @@ from tests.unified_reward.policies import pipelines
 
 
 WIDTH = pipelines.WIDTH
+KINDS = ("pix2pix", "sdxl_pix2pix", "kontext", "qwen_edit", "qwen_edit_plus")
+MULTIPLES = dict(zip(KINDS, (2, 2, 4, 8, 8), strict=True))
+"""Sides of edits are multiples of this, in pixels."""
+
+
+@contextmanager
+def small_sources():
+    """Let Qwen-Image-Edit give a source 128 x 128 pixels, where it gives a megapixel."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+            fit = module.calculate_dimensions
+            patch.setattr(
+                module,
+                "calculate_dimensions",
+                lambda area, ratio, fit=fit: fit(area / 64, ratio),
+            )
+        yield
 
 
 def pix2pix(folder):
@@ -139,5 +160,10 @@ def _qwen_parts(folder, **changes):
 
 
 def _save(pipeline, folder):
+    network = getattr(pipeline, "transformer", None)
+    if network is not None:
+        for weight in network.parameters():
+            # So that a source is seen in what is predicted.
+            torch.nn.init.normal_(weight, std=0.6) if weight.ndim == 2 else None
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

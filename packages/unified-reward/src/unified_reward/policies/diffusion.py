@@ -85,8 +85,12 @@ class DiffusionPolicy:
             )
         arguments = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
         arguments |= {"frames": frames or "frames", "prompt_tokens": "max_sequence_length"}
-        if edits and "true_cfg_scale" in takes and takes["guidance_scale"].default is None:
-            # A guidance_scale is for distilled networks, and ignored by the others.
+        if (
+            is_led := edits
+            and "true_cfg_scale" in takes
+            and takes["guidance_scale"].default is None
+        ):
+            # These ignore guidance_scale, and true_cfg_scale too without a negative prompt.
             arguments["guidance"] = "true_cfg_scale"
         given = {key: value for key, value in vars(options).items() if value is not None}
         unknown = {key for key in given if arguments.get(key, key) not in takes}
@@ -94,7 +98,7 @@ class DiffusionPolicy:
             unknown -= {"height", "width"}
             self._check_edit_size()
         self._arguments = {arguments.get(key, key): given[key] for key in given.keys() - unknown}
-        if "true_cfg_scale" in self._arguments:
+        if is_led:
             self._arguments["negative_prompt"] = " "
         if frames and options.frames:
             self._arguments[frames] = options.frames + (1 - options.frames) % _frames_per_latent(

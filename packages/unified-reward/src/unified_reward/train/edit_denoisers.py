@@ -60,7 +60,10 @@ class EditDenoiser(Denoiser):
             policy: Its sampling options decide embedded guidance and the size of the source.
         """
         self.policy = policy
-        super().__init__(policy.pipeline, policy.options.prompt_tokens)
+        longest = policy.takes.get("max_sequence_length")
+        super().__init__(
+            policy.pipeline, policy.options.prompt_tokens or (longest.default if longest else None)
+        )
         self._layouts: dict[tuple[int, int], _Layout] = {}
 
     @property
@@ -69,10 +72,7 @@ class EditDenoiser(Denoiser):
         return self.policy.size_multiple
 
     def _token_limit(self, tokenizer: str) -> int | None:
-        longest = self.policy.takes.get("max_sequence_length")
-        if tokenizer != "tokenizer_2" or longest is None:
-            return None
-        return self.prompt_tokens or longest.default
+        return self.prompt_tokens if tokenizer == "tokenizer_2" else None
 
     def encode_edit(
         self, prompt: Mapping[str, Any], source: PILImage, size: tuple[int, int]

@@ -97,18 +97,18 @@ def pack_call(
         facts: Further facts about the call, which JSON can write.
     """
     form, tensors = flatten(arguments)
-    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
     rows = {name: value[0] if name in batched else value for name, value in tensors.items()}
     known: dict[str, Any] = {"arguments": form, "batched": [*batched], **facts}
     known["tensors"] = {
         name: [*value.shape] if name in batched else _digest(value) for name, value in rows.items()
     }
     text = json.dumps(known, sort_keys=True).encode()
+    rows = {name: value if value.is_meta else value.cpu() for name, value in rows.items()}
     return {**rows, FORM: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
 
 
 def _digest(tensor: Tensor) -> str:
-    content = tensor.flatten().view(torch.uint8).numpy().tobytes()
+    content = b"" if tensor.is_meta else tensor.cpu().flatten().view(torch.uint8).numpy().tobytes()
     return hashlib.sha256(repr((tensor.dtype, tensor.shape)).encode() + content).hexdigest()
 
 

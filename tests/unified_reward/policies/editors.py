@@ -164,6 +164,6 @@ def _save(pipeline, folder):
     if network is not None:
         for weight in network.parameters():
             # So that a source is seen in what is predicted.
-            torch.nn.init.normal_(weight, std=0.6) if weight.ndim == 2 else None
+            torch.nn.init.normal_(weight, std=0.3) if weight.ndim == 2 else None
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

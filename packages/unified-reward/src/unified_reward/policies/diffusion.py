@@ -98,7 +98,7 @@ class DiffusionPolicy:
             unknown -= {"height", "width"}
             self._check_edit_size()
         self._arguments = {arguments.get(key, key): given[key] for key in given.keys() - unknown}
-        if is_led:
+        if is_led and (options.guidance is None or options.guidance > 1):
             self._arguments["negative_prompt"] = " "
         if frames and options.frames:
             self._arguments[frames] = options.frames + (1 - options.frames) % _frames_per_latent(

@@ -25,7 +25,7 @@ _SAMPLING = {
         fps=4.0,
         prompt_tokens=24,
     ),
-    "pix2pix": Denoising(steps=1, guidance=2.0),
+    "pix2pix": Denoising(steps=2, guidance=2.0),
     "sdxl_pix2pix": Denoising(steps=1, guidance=2.0, height=SIDE_PX, width=SIDE_PX),
     "kontext": Denoising(steps=1, guidance=2.0, height=SIDE_PX, width=SIDE_PX, prompt_tokens=24),
 } | dict.fromkeys(

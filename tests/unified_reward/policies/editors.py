@@ -131,11 +131,13 @@ def qwen_edit_plus(folder):
 def _qwen_parts(folder, **changes):
     judge = tiny.qwen2_5_vl(folder.with_name(f"{folder.name}-text"))
     torch.manual_seed(0)
-    processor = AutoProcessor.from_pretrained(judge)
+    processor = AutoProcessor.from_pretrained(judge, trust_remote_code=False)
     return {
         "processor": processor,
         "tokenizer": processor.tokenizer,
-        "text_encoder": AutoModelForImageTextToText.from_pretrained(judge, dtype=torch.float32),
+        "text_encoder": AutoModelForImageTextToText.from_pretrained(
+            judge, dtype=torch.float32, trust_remote_code=False
+        ),
         "transformer": QwenImageTransformer2DModel(
             in_channels=16,
             out_channels=4,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -312,6 +313,12 @@ def test_rows_that_an_editor_or_a_generator_cannot_use_fail_before_anything_is_m
     for reason, text in zip(reasons, expected, strict=True):
         assert text in reason
     assert not (tmp_path / "made" / "media").exists()
+    caption = {**rows[-1], "context": [{"image": "a.png"}]}
+    both = ("candidates", write_rows(tmp_path / "both.jsonl", [caption]), tmp_path / "both")
+    kontext = ("--policy", editing["kontext"] / "policy")
+    CliRunner().invoke(app, [str(item) for item in (*both, *kontext)])
+    (row,) = read_rows(tmp_path / "both" / "candidates.jsonl")
+    assert row["reason"].startswith("a prompt of image_generation has no context; an edit has")
     generator = pipelines.pictures(tmp_path / "generator")
     given = ("candidates", prompts, tmp_path / "other", "--policy", generator, "--steps", "1")
     CliRunner().invoke(app, [str(item) for item in given])

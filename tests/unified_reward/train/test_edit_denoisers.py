@@ -265,8 +265,8 @@ def test_loss_and_gradients_of_two_pairs_are_the_written_out_ones(kind, editing,
     moved = Reference(kind, policy.pipeline)
     chosen, rejected, condition = encoded.batch([0, 1], CPU)
     steps = torch.tensor([300, 700])
-    drawn = torch.randn(chosen.shape, generator=generator)
-    result = model.loss(chosen, rejected, condition, NoiseSample(steps, drawn))
+    noise_of_pairs = torch.randn(chosen.shape, generator=generator)
+    result = model.loss(chosen, rejected, condition, NoiseSample(steps, noise_of_pairs))
     result["loss"].backward()
 
     moved.network.requires_grad_(requires_grad=True)
@@ -279,11 +279,15 @@ def test_loss_and_gradients_of_two_pairs_are_the_written_out_ones(kind, editing,
                 clean = moved.latents(PILImage.open(folder / f"{side}-{i}-0.png"))
             if kind == "pix2pix":
                 signal = policy.pipeline.scheduler.alphas_cumprod[step].double()
-                alpha, sigma, target = signal.sqrt(), (1 - signal).sqrt(), drawn[i].double()
+                alpha, sigma, target = (
+                    signal.sqrt(),
+                    (1 - signal).sqrt(),
+                    noise_of_pairs[i].double(),
+                )
             else:
                 sigma = moved.sigma(step)
-                alpha, target = 1 - sigma, drawn[i].double() - clean
-            noisy = alpha * clean + sigma * drawn[i].double()
+                alpha, target = 1 - sigma, noise_of_pairs[i].double() - clean
+            noisy = alpha * clean + sigma * noise_of_pairs[i].double()
             errors = []
             for network in (moved, frozen):
                 found = network.predict(noisy, step, f"star {i}", source)

@@ -35,7 +35,7 @@ from unified_reward.train.network_calls import (
 
 
 class _Layout(NamedTuple):
-    """Where noise and timestep are in a network's call."""
+    """Places of noise and timestep in a network's call."""
 
     noisy: str
     """Argument that holds the noisy latents, and behind them the source's, in dimension 1."""
@@ -113,16 +113,16 @@ class EditDenoiser(Denoiser):
         return intercept_call(self.network, lambda: self.pipeline(**inputs))
 
     def _find_layout(
-        self, one: dict[str, Any], two: dict[str, Any], size: tuple[int, int]
+        self, alone: dict[str, Any], both: dict[str, Any], size: tuple[int, int]
     ) -> _Layout:
         """Compare the calls for one edit and for two, which differ in batch and noise alone."""
-        single, double = flatten(one)[1], flatten(two)[1]
+        single, double = flatten(alone)[1], flatten(both)[1]
         batched = tuple(
             name
             for name, value in single.items()
             if value.ndim and double[name].shape == (2 * len(value), *value.shape[1:])
         )
-        noisy, name = next(iter(one)), type(self.network).__name__
+        noisy, name = next(iter(alone)), type(self.network).__name__
         device = self._vae.device
         latents = self.encode_pixels(torch.zeros(1, 3, *size, device=device))
         length, inputs = latents.shape[1], double[noisy]

@@ -159,7 +159,7 @@ def _file_stem(pair: PreferencePair, denoiser: Denoiser) -> str:
     if isinstance(denoiser, EditDenoiser):
         with suppress(MediaError):  # reported when the pair is encoded
             sources = [media.content_hash(part) for part in pair.context]
-            key = json.dumps([pair.id, pair.prompt, *sources])
+            key = json.dumps([pair.id, pair.prompt, *sources], allow_nan=False)
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 

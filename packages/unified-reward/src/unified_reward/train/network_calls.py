@@ -102,7 +102,7 @@ def pack_call(
     known["tensors"] = {
         name: [*value.shape] if name in batched else _digest(value) for name, value in rows.items()
     }
-    text = json.dumps(known, sort_keys=True).encode()
+    text = json.dumps(known, sort_keys=True, allow_nan=False).encode()
     rows = {name: value if value.is_meta else value.cpu() for name, value in rows.items()}
     return {**rows, FORM: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
 

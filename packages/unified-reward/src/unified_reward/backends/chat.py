@@ -9,9 +9,10 @@ from typing import Any, Literal
 import PIL.Image
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from unified_reward.backends.chat_template import ControlTokens, read_format, render
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ModelError, one_line
 from unified_reward.core.requests import Request
 
 
@@ -73,7 +74,13 @@ class Chat:
 
     def _leading_ids(self, prompt: str) -> tuple[int, ...]:
         """Token ids that the processor puts before a prompt: the beginning of a text, or none."""
-        with_all = self.processor(text=[prompt], **self._text_options)["input_ids"][0]
+        try:
+            with_all = self.processor(text=[prompt], **self._text_options)["input_ids"][0]
+        except ValueError as error:
+            raise ModelError(
+                f"the processor of {_name_of(self.processor)} "
+                f"({type(self.processor).__name__}) takes no text alone: {one_line(error)}"
+            ) from error
         ids = [int(token) for token in with_all]
         plain = self._ids(prompt)
         if ids[len(ids) - len(plain) :] != plain:
@@ -247,6 +254,10 @@ class Chat:
             if not all(_is_of_tokens(part[name], part["input_ids"]) for part in having):
                 inputs[name] = _stack([part[name] for part in having])
                 continue
+            if having[0][name].dim() > 2:
+                rows = [row for part in having for row in part[name]]
+                inputs[name] = self._continue_rows(rows, masks, continuations)
+                continue
             rows: list[list[int]] = []
             tokens = [row for part in processed for row in part[name]]
             for row, mask, ids in zip(tokens, masks, continuations, strict=True):
@@ -254,6 +265,17 @@ class Chat:
                 rows.append([*row[mask].tolist(), *added])
             inputs[name] = pad(rows, self.pad_id if name == "input_ids" else 0, self.padding_side)
         return inputs
+
+    def _continue_rows(
+        self, rows: Sequence[Tensor], masks: Sequence[Tensor], continuations: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Which images each token sees, shape (B, T, ...): behind a prompt those of its last."""
+        kept = [row[mask] for row, mask in zip(rows, masks, strict=True)]
+        longer = [
+            torch.cat([row, row[-1:].expand(len(ids), *row.shape[1:])])
+            for row, ids in zip(kept, continuations, strict=True)
+        ]
+        return pad_sequence(longer, batch_first=True, padding_side=self.padding_side)
 
 
 def pad(rows: Sequence[Sequence[int]], fill: int, side: Literal["left", "right"]) -> Tensor:
@@ -266,7 +288,7 @@ def pad(rows: Sequence[Sequence[int]], fill: int, side: Literal["left", "right"]
 
 def _is_of_tokens(tensor: Tensor, input_ids: Tensor) -> bool:
     """True if a tensor says something of each token."""
-    return tensor.shape == input_ids.shape and not tensor.is_floating_point()
+    return tensor.shape[:2] == input_ids.shape and not tensor.is_floating_point()
 
 
 def _name_of(processor: Any) -> str:

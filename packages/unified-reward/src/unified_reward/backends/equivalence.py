@@ -97,9 +97,11 @@ def prove(vlm: VLM) -> None:
     own, vlm.batch_size = vlm.batch_size, 64
     try:
         proof = _Proof(vlm)
+        proof.check_images()
         proof.find_features()
         proof.find_padding()
         proof.find_choices()
+        proof.check_order()
     finally:
         vlm.batch_size = own
 
@@ -127,6 +129,31 @@ class _Proof:
             self._probes.append(probe)
             self._prompts.append((probe, shared))
             self._tails.append(tails)
+
+    def check_images(self) -> None:
+        """Refuse a model that answers alike about different images."""
+        probe, shared = self._prompts[0]
+        (image,) = images_of(probe)
+        other = Request((PIL.Image.new("RGB", image.size, "teal"), *probe.parts[1:]), probe.choices)
+        if score_tails(self._vlm, [(other, shared)], self._tails[:1], "whole") == self._wanted[:1]:
+            raise ModelError(
+                f"{_about(self._vlm)}: it answers alike about different images, as if there were none"
+            )
+
+    def check_order(self) -> None:
+        """Refuse a model whose tokens see those behind them; one that uses a cache does not."""
+        if self._ways.choices != "whole":
+            return
+        vlm, (probe, shared), row = self._vlm, self._prompts[0], max(self._tails[0], key=len)
+        rows = [[*shared, *row[:-1], token] for token in (row[-1], row[0])]
+        before, after = (
+            vlm.logits(vlm.inputs([probe], [ids]), len(row) + 1)[0, 0].float() for ids in rows
+        )
+        if (before - after).abs().max() > self._tolerance * before.abs().max():
+            raise ModelError(
+                f"{_about(vlm)}: its tokens see those behind them, so that it gives no probabilities "
+                "of an answer"
+            )
 
     def find_features(self) -> None:
         """Try to encode images apart from their requests, and apart by company."""
@@ -233,9 +260,13 @@ def _unusable(vlm: VLM, error: Exception) -> str:
     )
     other = f"; its processor marks an image by token {mark}, the model by {token}"
     return (
-        f"{vlm.name} ({config.model_type}) cannot be asked about an image: "
+        f"{_about(vlm)}: "
         f"{type(error).__name__}: {one_line(error)}{other if mark != token else ''}"
     )
+
+
+def _about(vlm: VLM) -> str:
+    return f"{vlm.name} ({vlm.model.config.model_type}) cannot be asked about an image"
 
 
 def _probes(vlm: VLM) -> list[Request]:

@@ -5,6 +5,7 @@
 
 import json
 import sys
+from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -49,11 +50,14 @@ PUBLISHED = {
     "llava": "LLaVA 1.5",
     "llava_next": "LLaVA 1.6 (LLaVA-NeXT)",
     "llava_pixtral": "Pixtral 12B",
+    "mllama": "Llama 3.2 Vision",
     "mistral3": "Mistral Small 3.1, 3.2",
     "qwen2_vl": "Qwen2-VL",
     "qwen3_vl_moe": "Qwen3-VL-30B-A3B, -235B-A22B",
     "qwen3_5": "Qwen3.5, UnifiedReward-2.0-qwen35",
     "qwen3_5_moe": "Qwen3.5-35B-A3B",
+    "hunyuan_vl": "HunyuanOCR",
+    "idefics2": "Idefics2",
     "idefics3": "Idefics3",
     "smolvlm": "SmolVLM, SmolVLM2",
     "molmo2": "Molmo2",
@@ -75,8 +79,7 @@ def row(name, folder, out):
     """
     models = [load_vlm(folder, device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")]
     model = models[0]
-    cells = [_title(name, model), PUBLISHED.get(name, ""), "yes" if _judges(model) else "no"]
-    cells.append("yes" if _values(model) else "no")
+    cells = [_title(name, model), PUBLISHED[name], _judges(model), _values(model)]
     ways = [_ways(model) for model in models]
     both = [_joined(pair) for pair in zip(*ways, strict=True)]
     tested = [_bound(model.ways) for model in models]
@@ -84,6 +87,19 @@ def row(name, folder, out):
         "yes" if learns else "no" for learns in (_fine_tunes(model, out), _aligns(folder, out))
     ]
     return dict(zip(COLUMNS, [*cells, *trained, *both, *tested], strict=True))
+
+
+def _cell(check):
+    """Turn a check into a cell; what is refused is a ``no``."""
+
+    @wraps(check)
+    def measure(*arguments):
+        try:
+            return "yes" if check(*arguments) else "wrong"
+        except ModelError:
+            return "no"
+
+    return measure
 
 
 def _title(name, model):
@@ -125,6 +141,7 @@ _TURNS = [
 ]
 
 
+@_cell
 def _judges(model):
     """Score choices, and choices behind generated text."""
     image, choices = _image(2), ("1", "10", "second tie")
@@ -137,6 +154,7 @@ def _judges(model):
     return [len(answer.choice_logprobs or ()) for answer in answers] == [3, 3, 0]
 
 
+@_cell
 def _values(model):
     """Values of requests in a batch are those of each alone."""
     torch.manual_seed(0)
@@ -147,6 +165,7 @@ def _values(model):
     return np.allclose([v.means for v in together], [v.means for v in alone], rtol=0, atol=1e-4)
 
 
+@_cell
 def _fine_tunes(model, out):
     """The first loss of training is that of the answers as the judge reads them."""
     tails = [model.chat.closed(turn.answer) for turn in _TURNS]
@@ -160,6 +179,7 @@ def _fine_tunes(model, out):
     return abs(losses[0][1] - wanted) < 1e-3
 
 
+@_cell
 def _aligns(folder, out):
     """The first loss of alignment is the logarithm of 2."""
     _image(0).save(out / "a.png")

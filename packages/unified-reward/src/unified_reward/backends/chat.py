@@ -267,7 +267,10 @@ class Chat:
         return inputs
 
     def _continue_rows(
-        self, rows: Sequence[Tensor], masks: Sequence[Tensor], continuations: Sequence[Sequence[int]]
+        self,
+        rows: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        continuations: Sequence[Sequence[int]],
     ) -> Tensor:
         """Which images each token sees, shape (B, T, ...): behind a prompt those of its last."""
         kept = [row[mask] for row, mask in zip(rows, masks, strict=True)]

@@ -102,7 +102,8 @@ class VLM:
             groups[len(self.chat.prompt_tokens(request)), *sizes].append(i)
         for group in groups.values():
             for chunk in batches([0] * len(group), self.batch_size):
-                yield [group[k] for k in chunk]
+                part = [group[k] for k in chunk]
+                yield from [part] if self.ways.batches else [[k] for k in part]
 
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[Answer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -39,7 +40,7 @@ class Chat:
         self.eos_id = self._format.end_id
         """Token that ends an answer, by the chat template."""
         self.padding_side: Literal["left", "right"] = "left"
-        """Where rows of a batch are padded; see `choose_padding`."""
+        """Side on which the rows of a batch are padded."""
         self._n_tokens: int | None = None
         self._pad_within(self._n_tokens)
         self.split_choices = lru_cache(maxsize=1024)(self._split_choices)
@@ -332,6 +333,21 @@ def _cap_pixels(image_processor: Any, max_pixels: int) -> None:
     size = getattr(image_processor, "size", None)
     if size is None or not all(size.get(name) for name in ("shortest_edge", "longest_edge")):
         return
-    low = min(size["shortest_edge"], max_pixels)
-    high = min(size["longest_edge"], max_pixels)
-    image_processor.size = type(size)(shortest_edge=low, longest_edge=high)
+
+    def cap(pixels: int) -> int:
+        low, high = (min(size[name], pixels) for name in ("shortest_edge", "longest_edge"))
+        image_processor.size = type(size)(shortest_edge=low, longest_edge=high)
+        return _largest(image_processor, pixels)
+
+    # Some count the pixels of an image once for each frame of the clip that they make of it.
+    times = max_pixels // max(cap(max_pixels), 1)
+    if times > 1 and cap(times * max_pixels) > max_pixels:
+        cap(max_pixels)
+
+
+def _largest(image_processor: Any, pixels: int) -> int:
+    """Pixels of the largest image that a processor makes; ``pixels`` if it does not say."""
+    side = 2 * math.isqrt(pixels)
+    made = image_processor([PIL.Image.new("RGB", (side, side))], return_tensors="pt")
+    grids = made.get("image_grid_thw")
+    return pixels if grids is None else int(grids[0].prod()) * image_processor.patch_size**2

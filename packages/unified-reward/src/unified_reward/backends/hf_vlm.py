@@ -31,6 +31,7 @@ from unified_reward.backends.devices import best_device, resolve_device, resolve
 from unified_reward.backends.equivalence import Ways, images_of, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
 from unified_reward.checkpoints.adapters import load_merged, processor_source
+from unified_reward.checkpoints.kinds import read_config
 from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.paths import is_folder
@@ -273,6 +274,7 @@ def load_vlm(
             whose base is not there or whose weights are pickled.
     """
     options = _placement(device, dtype, quantize)
+    read_config(source)
     processor_folder = processor_source(source)
     processor = load_pretrained(AutoProcessor, processor_folder)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "apply_chat_template"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unified_reward.backends.chat_template import ControlTokens, read_format, render
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ModelError, one_line
 from unified_reward.core.requests import Request
 
 
@@ -84,7 +84,13 @@ class Chat:
 
     def _leading_ids(self, prompt: str) -> tuple[int, ...]:
         """Token ids that the processor puts before a prompt: the beginning of a text, or none."""
-        with_all = self.processor(text=[prompt], **self._text_options)["input_ids"][0]
+        try:
+            with_all = self.processor(text=[prompt], **self._text_options)["input_ids"][0]
+        except ValueError as error:
+            raise ModelError(
+                f"the processor of {_name_of(self.processor)} "
+                f"({type(self.processor).__name__}) takes no text alone: {one_line(error)}"
+            ) from error
         ids = [int(token) for token in with_all]
         plain = self._ids(prompt)
         if ids[len(ids) - len(plain) :] != plain:
@@ -281,6 +287,10 @@ class Chat:
                 inputs[name] = _stack([part[name] for part in having])
                 continue
             rows: list[Tensor] = []
+            if having[0][name].dim() > 2:
+                rows = [row for part in having for row in part[name]]
+                inputs[name] = self._continue_rows(rows, masks, continuations)
+                continue
             tokens = [row for part in processed for row in part[name]]
             for row, mask, ids in zip(tokens, masks, continuations, strict=True):
                 added = ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
@@ -291,10 +301,24 @@ class Chat:
             )
         return inputs
 
+    def _continue_rows(
+        self,
+        rows: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        continuations: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Which images each token sees, shape (B, T, ...): behind a prompt those of its last."""
+        kept = [row[mask] for row, mask in zip(rows, masks, strict=True)]
+        longer = [
+            torch.cat([row, row[-1:].expand(len(ids), *row.shape[1:])])
+            for row, ids in zip(kept, continuations, strict=True)
+        ]
+        return pad_sequence(longer, batch_first=True, padding_side=self.padding_side)
+
 
 def _is_of_tokens(tensor: Tensor, input_ids: Tensor) -> bool:
     """True if a tensor says something of each token."""
-    return tensor.shape == input_ids.shape and not tensor.is_floating_point()
+    return tensor.shape[:2] == input_ids.shape and not tensor.is_floating_point()
 
 
 def _name_of(processor: Any) -> str:

@@ -48,6 +48,8 @@ class Ways:
     """Choices side by side behind one prompt, as rows behind it, or each with its own prompt."""
     padding: bool = False
     """True if requests of different lengths stand in one batch."""
+    batches: bool = False
+    """True if requests of one length stand in a batch."""
     features: bool = False
     """True if an image is encoded once for all requests with it."""
     differences: dict[str, float | str] = field(default_factory=dict[str, float | str])
@@ -58,7 +60,11 @@ class Ways:
         """Ways in use, and the differences found, as JSON."""
         return {
             "choices": self.choices,
-            "batches": "padded" if self.padding else "of equal length",
+            "batches": "padded"
+            if self.padding
+            else "of equal length"
+            if self.batches
+            else "of one",
             "images": "encoded once" if self.features else "encoded for each request",
             "differences": dict(self.differences),
         }
@@ -67,7 +73,9 @@ class Ways:
         """Sentences about the faster ways that are not used, with the differences found."""
         reasons = {
             "features": "an image is encoded again for each request",
-            "padding": "only requests of one length share a batch",
+            "padding": "only requests of one length share a batch"
+            if self.batches
+            else "each request is asked alone",
             "packed": f"choices are asked {_SLOWER.get(self.choices, '')}",
         }
         unused = {
@@ -97,9 +105,11 @@ def prove(vlm: VLM) -> None:
     own, vlm.batch_size = vlm.batch_size, 64
     try:
         proof = _Proof(vlm)
+        proof.check_images()
         proof.find_features()
         proof.find_padding()
         proof.find_choices()
+        proof.check_order()
     finally:
         vlm.batch_size = own
 
@@ -127,6 +137,33 @@ class _Proof:
             self._probes.append(probe)
             self._prompts.append((probe, shared))
             self._tails.append(tails)
+
+    def check_images(self) -> None:
+        """Refuse a model that answers alike about different images."""
+        probe, shared = self._prompts[0]
+        (image,) = images_of(probe)
+        other = Request((PIL.Image.new("RGB", image.size, "teal"), *probe.parts[1:]), probe.choices)
+        found = score_tails(self._vlm, [(other, shared)], self._tails[:1], "whole")
+        # A fault in a batch, such as images that are numbered through, grows with its size.
+        self._alike = [self._prompts[0], *[(other, shared)] * 7]
+        self._wanted_alike = [row[:1] for row in (*self._wanted[:1], *found * 7)]
+        if found == self._wanted[:1]:
+            raise ModelError(f"{_about(self._vlm)}: it answers alike about different images")
+
+    def check_order(self) -> None:
+        """Refuse a model whose tokens see those behind them; one that uses a cache does not."""
+        if self._ways.choices != "whole":
+            return
+        vlm, (probe, shared), row = self._vlm, self._prompts[0], max(self._tails[0], key=len)
+        rows = [[*shared, *row[:-1], token] for token in (row[-1], row[0])]
+        before, after = (
+            vlm.logits(vlm.inputs([probe], [ids]), len(row) + 1)[0, 0].float() for ids in rows
+        )
+        if (before - after).abs().max() > self._tolerance * before.abs().max():
+            raise ModelError(
+                f"{_about(vlm)}: its tokens see those behind them, so that an answer has no "
+                "probability"
+            )
 
     def find_features(self) -> None:
         """Try to encode images apart from their requests, and apart by company."""
@@ -160,9 +197,19 @@ class _Proof:
     def find_padding(self) -> None:
         """Try requests of different lengths in one batch, whatever they are padded with."""
         self._ways.padding = True
-        self._ways.padding = self._equals("padding", lambda: self._together("whole")) and (
-            self._equals("padding, other tokens", self._padded_otherwise, self._last)
+        # Without padding, requests of one length may still change each other.
+        self._ways.batches = self._equals("batches", self._alike_together, self._wanted_alike)
+        self._ways.padding = (
+            self._ways.batches
+            and self._equals("padding", lambda: self._together("whole"))
+            and self._equals(
+                "padding, other tokens", self._padded_otherwise, self._last, same_shapes=True
+            )
         )
+
+    def _alike_together(self) -> list[tuple[float, ...]]:
+        row = self._tails[0][0]
+        return score_tails(self._vlm, self._alike, [[row]] * len(self._alike), "whole")
 
     def _padded_otherwise(self) -> list[tuple[float, ...]]:
         chat = self._vlm.chat
@@ -176,7 +223,9 @@ class _Proof:
         """Try choices behind one prompt, the fastest way first."""
         ask = self._together if self._ways.padding else self._alone
         if self._equals("packed", lambda: ask("packed")) and (
-            self._equals("packed, other tokens", self._packed_otherwise, self._last)
+            self._equals(
+                "packed, other tokens", self._packed_otherwise, self._last, same_shapes=True
+            )
         ):
             self._ways.choices = "packed"
         elif self._equals("rows", lambda: ask("rows")):
@@ -204,19 +253,28 @@ class _Proof:
         self,
         name: str,
         answer: Callable[[], list[tuple[float, ...]]],
-        before: list[tuple[float, ...]] | None = None,
+        wanted: list[tuple[float, ...]] | None = None,
+        *,
+        same_shapes: bool = False,
     ) -> bool:
-        """Compare with the plain way, or exactly with what was found before for the same shapes."""
+        """Compare with the plain way, or with what was found before.
+
+        Args:
+            name: Name of the way.
+            answer: Asks in this way.
+            wanted: Log-probabilities to compare with; default those of the plain way.
+            same_shapes: Allow only the rounding of passes of the same shapes.
+        """
         try:
             self._last = answer()
         except FAULTS as error:
             self._ways.differences[name] = one_line(error)
             return False
-        wanted = np.concatenate(before or self._wanted)
-        far = np.abs(np.concatenate(self._last) - wanted).max() / np.abs(wanted).max()
+        expected = np.concatenate(wanted or self._wanted)
+        far = np.abs(np.concatenate(self._last) - expected).max() / np.abs(expected).max()
         is_number = np.isfinite(far)
         self._ways.differences[name] = float(f"{far:.2g}") if is_number else "not a number"
-        return bool(far <= self._tolerance * (_SAME_SHAPES if before else 1))
+        return bool(far <= self._tolerance * (_SAME_SHAPES if same_shapes else 1))
 
 
 def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:
@@ -257,9 +315,12 @@ def _unusable(vlm: VLM, error: Exception) -> str:
     )
     other = f"; its processor marks an image by token {mark}, the model by {token}"
     return (
-        f"{vlm.name} ({config.model_type}) cannot be asked about an image: "
-        f"{type(error).__name__}: {one_line(error)}{other if mark != token else ''}"
+        f"{_about(vlm)}: {type(error).__name__}: {one_line(error)}{other if mark != token else ''}"
     )
+
+
+def _about(vlm: VLM) -> str:
+    return f"{vlm.name} ({vlm.model.config.model_type}) cannot be asked about an image"
 
 
 def _probes(vlm: VLM) -> list[Request]:

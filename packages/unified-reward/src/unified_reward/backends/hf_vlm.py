@@ -103,7 +103,8 @@ class VLM:
             groups[len(self.chat.prompt_tokens(request)), *sizes].append(i)
         for group in groups.values():
             for chunk in batches([0] * len(group), self.batch_size):
-                yield [group[k] for k in chunk]
+                part = [group[k] for k in chunk]
+                yield from [part] if self.ways.batches else [[k] for k in part]
 
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[Answer]:
@@ -276,14 +277,17 @@ def load_vlm(
             whose base is not there or whose weights are pickled.
     """
     options = _placement(device, dtype, quantize)
-    read_config(source)
+    config = read_config(source)
     processor_folder = processor_source(source)
     processor = load_pretrained(AutoProcessor, processor_folder)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "apply_chat_template"):
         raise ModelError(f"{processor_folder} has no image processor beside its weights")
     if max_pixels is None and not is_folder(processor_folder):
         max_pixels = PUBLISHED_MAX_PIXELS
-    chat = Chat(processor, max_pixels=max_pixels)
+    try:
+        chat = Chat(processor, max_pixels=max_pixels)
+    except ModelError as error:
+        raise ModelError(f"{source} ({config.model_type}) cannot be asked: {error}") from error
     model = load_merged(AutoModelForImageTextToText, source, options)
     if "device_map" not in options:
         model = model.to(resolve_device(device))

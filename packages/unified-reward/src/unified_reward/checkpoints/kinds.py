@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import CONFIG_MAPPING, AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
 from unified_reward.checkpoints.adapters import adapter_base
 from unified_reward.checkpoints.pretrained import load_pretrained
@@ -24,7 +24,7 @@ def read_config(source: str | Path) -> Any:
 
     Raises:
         ModelError: It has no configuration, or its model cannot be asked about images: transformers
-            does not know it, it takes text alone, or it is an encoder-decoder.
+            does not know it, it takes or writes no text or no images, or it is an encoder-decoder.
     """
     if (base := adapter_base(source)) is not None:
         return read_config(base)
@@ -40,14 +40,24 @@ def read_config(source: str | Path) -> Any:
         )
     config = load_pretrained(AutoConfig, source)
     kind = config.model_type
-    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelError(
             f"{source} is not a vision-language checkpoint: models of model_type {kind!r} do not "
             "answer in text about images and text"
         )
-    if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
-        raise ModelError(
-            f"{source} cannot be asked: model_type {kind!r} is an encoder-decoder, whose answers "
-            "do not continue a prompt"
-        )
+    if reason := _reason(config):
+        raise ModelError(f"{source} cannot be asked: model_type {kind!r} {reason}")
     return config
+
+
+def _reason(config: Any) -> str | None:
+    """Reason why a model cannot be asked about images, seen from its class; None if it may be."""
+    model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    inputs = inspect.signature(model.forward).parameters
+    if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
+        return "is an encoder-decoder, whose answers do not continue a prompt"
+    if "decoder_input_ids" in inputs:
+        return "takes the tokens of an answer apart from its prompt, as an encoder-decoder does"
+    if not any(part in name for name in inputs for part in ("pixel", "image", "patch")):
+        return "takes no images"
+    return None if model.can_generate() else "does not write text"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import PIL.Image
 import torch
@@ -22,6 +22,15 @@ _PARTS = {
     "image_processor": "image processor",
     "apply_chat_template": "chat template",
 }
+
+
+class ImageText(NamedTuple):
+    """Text that a processor writes in place of an image."""
+
+    text: str
+    """Each run of the token that stands for a feature is written as a single one."""
+    runs: tuple[int, ...]
+    """Their lengths."""
 
 
 class Chat:
@@ -175,22 +184,44 @@ class Chat:
     def batch_texts(
         self,
         requests: Sequence[Request],
-        images: Sequence[tuple[str, ...]],
+        images: Sequence[Sequence[ImageText]],
         continuations: Sequence[Sequence[int]] = (),
+        *,
+        token: int,
+        types: Sequence[str] = (),
     ) -> dict[str, Tensor]:
         """Tokens of one left-padded batch, as from `batch`, for images that are encoded already.
 
         Args:
             requests: B user turns.
-            images: Texts that the processor writes in place of the images of each.
+            images: Texts in place of the images of each.
             continuations: Token ids behind each prompt; empty for none.
+            token: Id of the token that stands for a feature of an image.
+            types: Names of inputs that tell tokens of images from others.
+
+        Raises:
+            ValueError: The prompt has other runs of the token than its images.
         """
-        rows = [
-            torch.tensor([self._cached_tokens(_layout(request), texts)])
-            for request, texts in zip(requests, images, strict=True)
-        ]
-        parts = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows]
-        return self.collate(parts, continuations)
+        pairs = zip(requests, images, strict=True)
+        return self.collate([self._row(*pair, token, types) for pair in pairs], continuations)
+
+    def _row(
+        self, request: Request, images: Sequence[ImageText], token: int, types: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Tokens of a prompt, shape (1, T): thousands stand for images, and are not tokenised."""
+        ids = self._cached_tokens(_layout(request), tuple(image.text for image in images))
+        runs = torch.tensor([n for image in images for n in image.runs], dtype=torch.long)
+        row = torch.tensor(ids)
+        is_run = row == token
+        if is_run.sum() != len(runs):
+            raise ValueError(f"{is_run.sum()} runs of image tokens in a prompt, not {len(runs)}")
+        times = torch.ones_like(row)
+        times[is_run] = runs
+        columns = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+        if types:
+            kinds = torch.tensor(self.processor.create_mm_token_type_ids([[*ids]])[0])
+            columns |= dict.fromkeys(types, kinds)
+        return {name: column.repeat_interleave(times)[None] for name, column in columns.items()}
 
     def process(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """Run the processor on B user turns: left-padded tokens of shape (B, T), and the images.
@@ -255,16 +286,19 @@ class Chat:
             if not all(_is_of_tokens(part[name], part["input_ids"]) for part in having):
                 inputs[name] = _stack([part[name] for part in having])
                 continue
+            rows: list[Tensor] = []
             if having[0][name].dim() > 2:
                 rows = [row for part in having for row in part[name]]
                 inputs[name] = self._continue_rows(rows, masks, continuations)
                 continue
-            rows: list[list[int]] = []
             tokens = [row for part in processed for row in part[name]]
             for row, mask, ids in zip(tokens, masks, continuations, strict=True):
                 added = ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
-                rows.append([*row[mask].tolist(), *added])
-            inputs[name] = pad(rows, self.pad_id if name == "input_ids" else 0, self.padding_side)
+                rows.append(torch.cat([row[mask], row.new_tensor(added)]))
+            fill = self.pad_id if name == "input_ids" else 0
+            inputs[name] = pad_sequence(
+                rows, batch_first=True, padding_value=fill, padding_side=self.padding_side
+            )
         return inputs
 
     def _continue_rows(
@@ -280,14 +314,6 @@ class Chat:
             for row, ids in zip(kept, continuations, strict=True)
         ]
         return pad_sequence(longer, batch_first=True, padding_side=self.padding_side)
-
-
-def pad(rows: Sequence[Sequence[int]], fill: int, side: Literal["left", "right"]) -> Tensor:
-    """Rows as one tensor of shape (B, T), the shorter ones filled up on one side."""
-    width = max(map(len, rows))
-    fills = [[fill] * (width - len(row)) for row in rows]
-    pairs = zip(fills, rows, strict=True)
-    return torch.tensor([[*more, *row] if side == "left" else [*row, *more] for more, row in pairs])
 
 
 def _is_of_tokens(tensor: Tensor, input_ids: Tensor) -> bool:

@@ -9,7 +9,7 @@ short requests when a model is loaded, and one that differs is not used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -181,22 +181,17 @@ class _Proof:
             ValueError: Tokens or features are not those that the processor's own pass has.
         """
         vlm = self._vlm
-        plain = [to_device(vlm.chat.process([probe]), vlm.model) for probe in self._probes]
-        row = plain[0]["input_ids"].shape
-        types = [name for name in plain[0].keys() - _TEXT if plain[0][name].shape == row]
-        encoder = ImageEncoder(vlm.model, vlm.chat.processor, by_company=by_company, type_ids=types)
-        vlm.encoder = encoder
+        inputs = vlm.chat.process(self._probes[:1])
+        row = inputs["input_ids"].shape
+        types = [name for name in inputs.keys() - _TEXT if inputs[name].shape == row]
+        vlm.encoder = ImageEncoder(
+            vlm.model, vlm.chat.processor, by_company=by_company, type_ids=types
+        )
         # The images of several requests in one pass, as in use.
-        encoded = encoder.encode([images_of(probe) for probe in self._probes])
-        for probe, inputs, images in zip(self._probes, plain, encoded, strict=True):
-            tokens = vlm.inputs([probe])
-            if any(not tokens[name].equal(inputs[name]) for name in (*_TEXT, *types)):
-                raise ValueError("images do not give the same tokens in every request")
-            if images:
-                wanted = flat(encoder.run_tower(inputs).pooler_output)
-                found = torch.cat([image.tokens for image in images])
-                if (found - wanted).norm() > 4 * self._tolerance * wanted.norm():
-                    raise ValueError("an image has other features in other requests")
+        vlm.encoder.encode([images_of(probe) for probe in self._probes])
+        several = [probe for probe in self._probes if len(images_of(probe)) > 1]
+        for request in [*self._probes, *map(_reversed, several)]:
+            _check_features(vlm, vlm.encoder, request)
         return self._alone("whole")
 
     def find_padding(self) -> None:
@@ -280,6 +275,35 @@ class _Proof:
         is_number = np.isfinite(far)
         self._ways.differences[name] = float(f"{far:.2g}") if is_number else "not a number"
         return bool(far <= self._tolerance * (_SAME_SHAPES if same_shapes else 1))
+
+
+def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:
+    """Compare tokens, positions and features with those of the processor's own pass.
+
+    Raises:
+        ValueError: They differ.
+    """
+    wanted = to_device(vlm.chat.process([request]), vlm.model)
+    found = vlm.inputs([request])
+    of_tokens = [name for name in wanted if wanted[name].shape == wanted["input_ids"].shape]
+    if any(not found[name].equal(wanted[name]) for name in of_tokens):
+        raise ValueError("images do not give the same tokens in every request")
+    if not vlm.position_ids(found).equal(vlm.position_ids(wanted)):
+        raise ValueError("tokens of images have other positions")
+    (images,) = encoder.encode([images_of(request)])
+    if images:
+        plain = flat(encoder.run_tower(wanted).pooler_output)
+        features = torch.cat([image.tokens for image in images])
+        tolerance = TOLERANCE.get(vlm.model.dtype, TOLERANCE[torch.bfloat16])
+        if (features - plain).norm() > 4 * tolerance * plain.norm():
+            raise ValueError("an image has other features in other requests")
+
+
+def _reversed(request: Request) -> Request:
+    """Return a request with its images in the other order."""
+    images = iter(images_of(request)[::-1])
+    parts = tuple(part if isinstance(part, str) else next(images) for part in request.parts)
+    return replace(request, parts=parts)
 
 
 def _unusable(vlm: VLM, error: Exception) -> str:

@@ -148,11 +148,14 @@ class VLM:
         if self.encoder is None:
             inputs = to_device(self.chat.batch(requests, continuations), self.model)
         else:
-            features = self.encoder.encode([images_of(request) for request in requests])
-            texts = [tuple(image.text for image in row) for row in features]
-            inputs = to_device(self.chat.batch_texts(requests, texts, continuations), self.model)
-            images = [image for row in features for image in row]
-            inputs |= self.encoder.join(images, inputs["input_ids"])
+            encoder = self.encoder
+            features = encoder.encode([images_of(request) for request in requests])
+            texts = [[image.text for image in row] for row in features]
+            tokens = self.chat.batch_texts(
+                requests, texts, continuations, token=encoder.token, types=encoder.type_ids
+            )
+            inputs = to_device(tokens, self.model)
+            inputs |= encoder.join([image for row in features for image in row])
         n, width = inputs["input_ids"].shape
         if width > self.context:
             raise ValueError(

@@ -6,6 +6,7 @@ Knows images and features, not the questions about them.
 from __future__ import annotations
 
 import inspect
+import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -13,10 +14,17 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from unified_reward.backends.chat import ImageText
+
 
 _MAX_BATCH_PIXELS = 4 * 1024 * 1024
+_MAX_BATCH_IMAGES = 64
+"""LLaVA-OneVision's processor takes time that grows with the square of the images in a pass."""
 _CACHE_BYTES = 4 * 1024**3
-_UNUSED = {"last_hidden_state", "hidden_states", "attentions"}
+_NOT_SHARED = {
+    *("pooler_output", "deepstack_features"),
+    *("last_hidden_state", "hidden_states", "attentions"),
+}
 
 _Key = tuple[int, bool]
 _T = TypeVar("_T")
@@ -25,7 +33,7 @@ _T = TypeVar("_T")
 class ImageFeatures(NamedTuple):
     """Features of an image as the language model takes them."""
 
-    text: str
+    text: ImageText
     """Text that the processor writes in place of the image's mark."""
     tokens: Tensor
     """Shape (n, width)."""
@@ -60,17 +68,20 @@ class ImageEncoder:
         self._model = model
         self._processor = processor
         self._by_company = by_company
-        self._type_ids = type_ids
+        self.type_ids = type_ids
         self._features: dict[_Key, ImageFeatures] = {}
         self._accepted = inspect.signature(self._trunk.get_image_features).parameters.keys()
         self._positional = position_inputs(model)
-        self._mark: str = processor.tokenizer.convert_ids_to_tokens(feature_token(model.config))
+        self.token = feature_token(model.config)
+        """Id of the token that stands for a feature."""
+        self._mark: str = processor.tokenizer.convert_ids_to_tokens(self.token)
+        self._run_of_marks = re.compile(f"(?:{re.escape(self._mark)})+")
         self._kind: Any = None
         """Type of what the vision tower returns."""
         self._joined: set[str] = set()
         """Fields in which it returns the features of all images as one tensor."""
         self._shared: dict[str, Any] = {}
-        """What it returns beside features of single images."""
+        """Fields beside features of single images."""
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Sequence[Any]]) -> list[list[ImageFeatures]]:
@@ -118,9 +129,10 @@ class ImageEncoder:
             padding=True,
             return_tensors="pt",
             return_text_replacement_offsets=True,
+            return_mm_token_type_ids=False,
         )
         texts = [
-            str(place["replacement"])
+            self._in_runs(place["replacement"])
             for row in processed.pop("text_replacement_offsets")
             for place in row
         ]
@@ -133,8 +145,8 @@ class ImageEncoder:
         }
         self._joined = {name for name, value in fields.items() if isinstance(value, Tensor)}
         self._kind = type(out)
-        self._shared = {name: out[name] for name in out} | dict.fromkeys(_UNUSED & out.keys())
-        sizes = [text.count(self._mark) for text in texts]
+        self._shared = {name: None if name in _NOT_SHARED else out[name] for name in out}
+        sizes = [sum(text.runs) for text in texts]
         tokens = _split(out.pooler_output, sizes)
         layers = [_split(layer, sizes) for layer in layers]
         positional = {name: inputs[name] for name in self._positional if name in inputs}
@@ -148,24 +160,19 @@ class ImageEncoder:
             for i in range(len(images))
         ]
 
+    def _in_runs(self, text: str) -> ImageText:
+        runs = [len(run) // len(self._mark) for run in self._run_of_marks.findall(text)]
+        return ImageText(self._run_of_marks.sub(self._mark, text), (*runs,))
+
     def run_tower(self, inputs: Mapping[str, Any]) -> Any:
         """Output of the vision tower for what a processor returned, on the model's device."""
         given = {name: inputs[name] for name in self._accepted if name in inputs}
         return self._trunk.get_image_features(**given, return_dict=True)
 
-    def join(self, images: Sequence[ImageFeatures], ids: Tensor) -> dict[str, Any]:
-        """Inputs of the model's forward beside the tokens.
-
-        Args:
-            images: All images of a batch, in order.
-            ids: Token ids of the batch, shape (B, T).
-        """
-        types: dict[str, Any] = {
-            name: torch.tensor(self._processor.create_mm_token_type_ids(ids.tolist())).to(ids)
-            for name in self._type_ids
-        }
+    def join(self, images: Sequence[ImageFeatures]) -> dict[str, Any]:
+        """Inputs of the model's forward beside the tokens, for all images of a batch in order."""
         if not images:
-            return types
+            return {}
         fields = {**self._shared}
         fields["pooler_output"] = self._join("pooler_output", [image.tokens for image in images])
         if images[0].deepstack:
@@ -175,7 +182,7 @@ class ImageEncoder:
             ]
         positional = images[0].inputs
         inputs = {name: torch.cat([image.inputs[name] for image in images]) for name in positional}
-        return {**types, **inputs, "mm_encoder_outputs": {"image": self._kind(**fields)}}
+        return {**inputs, "mm_encoder_outputs": {"image": self._kind(**fields)}}
 
     def _join(self, field: str, features: Sequence[Tensor]) -> Any:
         return torch.cat([*features]) if field in self._joined else tuple(features)
@@ -228,11 +235,11 @@ def flat(features: Any) -> Tensor:
 
 
 def _parts(items: Sequence[_T], pixels: Sequence[int]) -> Iterator[list[_T]]:
-    """Split items into parts of at most `_MAX_BATCH_PIXELS`, or of a single item."""
+    """Split items into parts of at most `_MAX_BATCH_IMAGES` and `_MAX_BATCH_PIXELS`, or of one."""
     part: list[_T] = []
     total = 0
     for item, size in zip(items, pixels, strict=True):
-        if part and total + size > _MAX_BATCH_PIXELS:
+        if part and (len(part) == _MAX_BATCH_IMAGES or total + size > _MAX_BATCH_PIXELS):
             yield part
             part, total = [], 0
         part.append(item)

@@ -38,7 +38,7 @@ def read_config(source: str | Path) -> Any:
             f"{source} cannot be loaded: it is of model_type {named!r}, which transformers "
             f"{transformers.__version__} does not know"
         )
-    config = load_pretrained(AutoConfig, source, "is not a vision-language checkpoint")
+    config = load_pretrained(AutoConfig, source)
     kind = config.model_type
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelError(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
+from functools import wraps
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -227,7 +229,21 @@ def _build_pipeline(index: dict[str, Any]) -> Any:
         for key, value in index.items()
         if key in parameters
     }
-    return pipeline(**dict.fromkeys(required) | given)
+    built = pipeline(**dict.fromkeys(required) | given)
+    if built.scheduler is not None:
+        built.scheduler.set_timesteps = _without_device(built.scheduler.set_timesteps)
+    return built
+
+
+def _without_device(set_timesteps: Callable[..., None]) -> Callable[..., None]:
+    """Let timesteps stay numbers where the networks have none."""
+
+    @wraps(set_timesteps)
+    def run(*positional: Any, device: object = None, **named: Any) -> None:
+        del device
+        set_timesteps(*positional, **named)
+
+    return run
 
 
 def _build_part(name: str, config: dict[str, Any]) -> Any:

@@ -126,8 +126,9 @@ def _bound(ways):
         for name, value in ways.differences.items()
         if used.get(name.partition(" ")[0].strip(",")) and isinstance(value, float)
     ]
-    worst = max(found, default=0.0)
-    return f"{min(bound for bound in BOUNDS if worst <= bound):.0e}".replace("e-0", "e-")
+    if not found:
+        return "the plain way"
+    return f"{min(bound for bound in BOUNDS if max(found) <= bound):.0e}".replace("e-0", "e-")
 
 
 def _image(seed):
@@ -199,20 +200,24 @@ def _aligns(folder, out):
 
 
 def read():
-    """Rows of the page by architecture, each cell by its column."""
-    lines = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [dict(zip(rows[0], cells, strict=True)) for cells in rows[2:]]
+    """Cells of the page by the title of their architecture."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in _table()]
+    return {cells[0]: dict(zip(rows[0], cells, strict=True)) for cells in rows[2:]}
+
+
+def _table():
+    """Lines of the page's first table."""
+    lines = PAGE.read_text("utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    return lines[start : lines.index("", start)]
 
 
 def write(rows):
     """Put rows in place of those of the page."""
     made = [COLUMNS, ["---"] * len(COLUMNS), *([cells[name] for name in COLUMNS] for cells in rows)]
     table = [f"| {' | '.join(cells)} |" for cells in made]
-    lines = PAGE.read_text("utf-8").splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("|"))
-    rest = [line for line in lines if not line.startswith("|")]
-    PAGE.write_text("\n".join([*rest[:at], *table, *rest[at:]]) + "\n", "utf-8")
+    before, after = PAGE.read_text("utf-8").split("\n".join(_table()), 1)
+    PAGE.write_text(before + "\n".join(table) + after, "utf-8")
 
 
 def main(names):

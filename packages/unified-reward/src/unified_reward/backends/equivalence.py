@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 import torch
-from transformers import DynamicCache
+from transformers import PROCESSOR_MAPPING, DynamicCache
 
 from unified_reward.backends.choices import Prompt, Tails, Way, score_tails
 from unified_reward.backends.image_features import ImageEncoder, flat, to_device
@@ -308,15 +308,15 @@ def _reversed(request: Request) -> Request:
 
 def _unusable(vlm: VLM, error: Exception) -> str:
     """Message about a model that cannot be asked about an image in the plain way."""
-    config, processor = vlm.model.config, vlm.chat.processor
-    mark, token = (
-        getattr(processor, "image_token_id", None),
-        getattr(config, "image_token_id", None),
-    )
-    other = f"; its processor marks an image by token {mark}, the model by {token}"
-    return (
-        f"{_about(vlm)}: {type(error).__name__}: {one_line(error)}{other if mark != token else ''}"
-    )
+    own, usual = type(vlm.chat.processor).__name__, _usual_processor(vlm)
+    other = f"; its processor is a {own}, that of such models a {usual}" if own != usual else ""
+    return f"{_about(vlm)}: {type(error).__name__}: {one_line(error)}{other}"
+
+
+def _usual_processor(vlm: VLM) -> str:
+    """Class of the processor that transformers has for such a model, by default its own."""
+    usual = PROCESSOR_MAPPING.get(type(vlm.model.config), type(vlm.chat.processor))
+    return usual if isinstance(usual, str) else usual.__name__
 
 
 def _about(vlm: VLM) -> str:

@@ -37,6 +37,17 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def editing(tmp_path_factory):
+    """Folders with a random tiny editing ``policy`` and ``pairs.jsonl`` each, by kind."""
+    from tests.unified_reward.policies import editors
+    from tests.unified_reward.train import aligned
+
+    root = tmp_path_factory.mktemp("editing")
+    with editors.small_sources():
+        yield {kind: aligned.source(kind, root / kind) for kind in editors.KINDS}
+
+
+@pytest.fixture(scope="session")
 def shared():
     """The folder with real data; its tests are skipped where it is absent."""
     root = Path(__file__).parents[1]

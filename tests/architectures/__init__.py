@@ -4,6 +4,7 @@ from tests import tiny
 from tests.architectures import (
     cohere,
     experts,
+    fallbacks,
     gemma,
     glm,
     hybrids,
@@ -15,5 +16,18 @@ from tests.architectures import (
 )
 
 
-_MODULES = (tiny, cohere, experts, gemma, glm, hybrids, internvl, llava, mistral, qwen, tiles)
+_MODULES = (
+    tiny,
+    cohere,
+    experts,
+    fallbacks,
+    gemma,
+    glm,
+    hybrids,
+    internvl,
+    llava,
+    mistral,
+    qwen,
+    tiles,
+)
 ARCHITECTURES = {name: build for module in _MODULES for name, build in module.ARCHITECTURES.items()}

@@ -1,7 +1,6 @@
 """Chat templates: control tokens in texts, the end of an answer, templates that are refused."""
 
 import json
-import re
 import shutil
 from collections import Counter
 
@@ -331,5 +330,5 @@ def test_a_header_that_is_always_written_is_one(processor_folder):
 def test_a_processor_of_another_model_is_refused_when_loaded(checkpoints, tmp_path):
     shutil.copytree(checkpoints["qwen3_vl"], tmp_path / "it")
     edit(tmp_path / "it" / "config.json", image_token_id=4)
-    with pytest.raises(ModelError, match=re.escape("the model by 4")):
+    with pytest.raises(ModelError, match="Image features and image tokens do not match"):
         load_vlm(tmp_path / "it", device="cpu")

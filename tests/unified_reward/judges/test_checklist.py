@@ -151,15 +151,15 @@ def test_two_candidates_compare_and_a_broken_one_fails_alone(tmp_path):
 
 
 def test_a_picture_is_encoded_once_for_all_questions(monkeypatch):
-    seen = []
-    look = image_features.ImageEncoder._run_vision_tower
-
-    def counted(self, images, **options):
-        seen.append(len(images))
-        return look(self, images, **options)
-
-    monkeypatch.setattr(image_features.ImageEncoder, "_run_vision_tower", counted)
     judge = ur.open_judge("checklist-image:tiny_base")
+    seen = []
+    look = image_features.ImageEncoder.run_tower
+
+    def counted(self, inputs):
+        seen.append(len(inputs["image_grid_thw"]))
+        return look(self, inputs)
+
+    monkeypatch.setattr(image_features.ImageEncoder, "run_tower", counted)
     scored = judge.score("a red star", image=PICTURE)
     assert len(scored.aspects) == 31
     assert sum(seen) == 1

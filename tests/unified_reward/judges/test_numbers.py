@@ -159,7 +159,7 @@ def test_features_of_one_picture_that_are_not_numbers_fail_it_alone(tiny, monkey
     prompts = ("a", "a large red star on the left of a small blue circle")
     good = [Sample(Task.IMAGE_GENERATION, prompt, (FIRST,)) for prompt in prompts]
     bad = Sample(Task.IMAGE_GENERATION, "a red star", (SECOND,))
-    encoder = tiny.model._encoder
+    encoder = tiny.model.encoder
     encode = encoder.encode
 
     def spoilt(images):

@@ -187,9 +187,9 @@ def test_candidates_are_asked_alone_once_each_whatever_the_orders():
     sample = questions(1, 2)
     item, two = (asking.ask([sample], orders=orders) for orders in (1, 2))
     assert item == two
-    apart = [words(request) for request in asking._model.requests]
+    apart = [words(request) for request in asking.model.requests]
     asking.ask(sample.split())
-    assert apart == 2 * [words(request) for request in asking._model.requests[-2:]]
+    assert apart == 2 * [words(request) for request in asking.model.requests[-2:]]
     assert item[0].consistent is None
 
 

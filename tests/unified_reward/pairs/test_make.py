@@ -362,7 +362,7 @@ def test_files_are_decoded_once_for_all_their_questions(tmp_path, monkeypatch):
         make_pairs(examples, tiny, **options)
         assert len(opened) == 8
         assert set(opened.values()) == {1}
-    assert not tiny.model._encoder._features, "features outlive their images"
+    assert not tiny.model.encoder._features, "features outlive their images"
 
 
 def test_a_broken_file_costs_one_candidate_and_a_broken_context_the_row(tmp_path):

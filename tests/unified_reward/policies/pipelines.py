@@ -33,12 +33,13 @@ from transformers import (
 CHANNELS = (8, 16)
 TOKENS = 32
 """Tokens of a prompt that text encoders read, two of them its ends; a letter is one token."""
-_WIDTH = 16
+WIDTH = 16
+UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
 def pictures(folder):
     """Stable Diffusion; sides of pictures are multiples of 2 pixels."""
-    return _save(StableDiffusionPipeline(**_parts(), **_unsafe()), folder)
+    return _save(StableDiffusionPipeline(**parts(), **UNCHECKED), folder)
 
 
 def clips(folder):
@@ -48,28 +49,28 @@ def clips(folder):
         motion_norm_num_groups=2,
         motion_num_attention_heads=2,
     )
-    return _save(AnimateDiffPipeline(**_parts(), motion_adapter=adapter), folder)
+    return _save(AnimateDiffPipeline(**parts(), motion_adapter=adapter), folder)
 
 
 def from_pictures(folder):
-    return _save(StableDiffusionImg2ImgPipeline(**_parts(), **_unsafe()), folder)
+    return _save(StableDiffusionImg2ImgPipeline(**parts(), **UNCHECKED), folder)
 
 
 def sdxl(folder):
     """Stable Diffusion XL of v-prediction; sides of pictures are multiples of 2 pixels."""
     torch.manual_seed(0)
     pipeline = StableDiffusionXLPipeline(
-        tokenizer=_tokenizer(),
-        tokenizer_2=_tokenizer(),
-        text_encoder=_text(CLIPTextModel),
-        text_encoder_2=_text(CLIPTextModelWithProjection),
-        unet=_unet(
-            cross_attention_dim=2 * _WIDTH,
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
+        text_encoder=text(CLIPTextModel),
+        text_encoder_2=text(CLIPTextModelWithProjection),
+        unet=unet(
+            cross_attention_dim=2 * WIDTH,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=6 * 8 + _WIDTH,
+            projection_class_embeddings_input_dim=6 * 8 + WIDTH,
         ),
-        vae=_vae(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.5, 2.0, 1.0]),
+        vae=vae(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.5, 2.0, 1.0]),
         scheduler=EulerDiscreteScheduler(
             prediction_type="v_prediction", timestep_spacing="trailing"
         ),
@@ -82,11 +83,11 @@ def sd3(folder):
     """Stable Diffusion 3 without its third text encoder; sides are multiples of 4 pixels."""
     torch.manual_seed(0)
     pipeline = StableDiffusion3Pipeline(
-        tokenizer=_tokenizer(),
-        tokenizer_2=_tokenizer(),
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
         tokenizer_3=None,
-        text_encoder=_text(CLIPTextModelWithProjection),
-        text_encoder_2=_text(CLIPTextModelWithProjection),
+        text_encoder=text(CLIPTextModelWithProjection),
+        text_encoder_2=text(CLIPTextModelWithProjection),
         text_encoder_3=None,
         transformer=SD3Transformer2DModel(
             sample_size=8,
@@ -97,11 +98,11 @@ def sd3(folder):
             attention_head_dim=8,
             num_attention_heads=2,
             caption_projection_dim=16,
-            joint_attention_dim=2 * _WIDTH,
-            pooled_projection_dim=2 * _WIDTH,
+            joint_attention_dim=2 * WIDTH,
+            pooled_projection_dim=2 * WIDTH,
             pos_embed_max_size=16,
         ),
-        vae=_vae(scaling_factor=1.5, shift_factor=0.06),
+        vae=vae(scaling_factor=1.5, shift_factor=0.06),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
     return _save(pipeline, folder)
@@ -110,25 +111,25 @@ def sd3(folder):
 def wan(folder):
     """Wan; sides of clips are multiples of 16 pixels, frames one more than a multiple of 4."""
     torch.manual_seed(0)
-    text = UMT5Config(
-        vocab_size=len(_tokenizer()),
-        d_model=_WIDTH,
+    config = UMT5Config(
+        vocab_size=len(tokenizer()),
+        d_model=WIDTH,
         d_kv=8,
-        d_ff=_WIDTH,
+        d_ff=WIDTH,
         num_layers=1,
         num_heads=2,
         pad_token_id=1,
         eos_token_id=1,
     )
     pipeline = WanPipeline(
-        tokenizer=_tokenizer(),
-        text_encoder=UMT5EncoderModel(text),
+        tokenizer=tokenizer(),
+        text_encoder=UMT5EncoderModel(config),
         transformer=WanTransformer3DModel(
             num_attention_heads=2,
             attention_head_dim=12,
             in_channels=4,
             out_channels=4,
-            text_dim=_WIDTH,
+            text_dim=WIDTH,
             freq_dim=8,
             ffn_dim=16,
             num_layers=2,
@@ -153,33 +154,29 @@ def wan(folder):
     return _save(pipeline, folder)
 
 
-def _unsafe():
-    return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-
-
-def _tokenizer():
+def tokenizer():
     signs = string.ascii_lowercase + string.digits
     words = ["<|startoftext|>", "<|endoftext|>", *signs, *(f"{one}</w>" for one in signs)]
     return CLIPTokenizer({word: i for i, word in enumerate(words)}, [], model_max_length=TOKENS)
 
 
-def _text(kind):
-    text = CLIPTextConfig(
-        vocab_size=len(_tokenizer()),
-        hidden_size=_WIDTH,
-        intermediate_size=_WIDTH,
+def text(kind):
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer()),
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
         num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=TOKENS,
-        projection_dim=_WIDTH,
+        projection_dim=WIDTH,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
     )
-    return kind(text)
+    return kind(config)
 
 
-def _unet(**changes):
+def unet(**changes):
     return UNet2DConditionModel(
         block_out_channels=CHANNELS,
         layers_per_block=1,
@@ -188,11 +185,11 @@ def _unet(**changes):
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         attention_head_dim=2,
         norm_num_groups=2,
-        **{"cross_attention_dim": _WIDTH} | changes,
+        **{"cross_attention_dim": WIDTH} | changes,
     )
 
 
-def _vae(**changes):
+def vae(**changes):
     return AutoencoderKL(
         block_out_channels=CHANNELS,
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -204,13 +201,13 @@ def _vae(**changes):
     )
 
 
-def _parts():
+def parts():
     torch.manual_seed(0)
     return {
-        "tokenizer": _tokenizer(),
-        "text_encoder": _text(CLIPTextModel),
-        "unet": _unet(),
-        "vae": _vae(),
+        "tokenizer": tokenizer(),
+        "text_encoder": text(CLIPTextModel),
+        "unet": unet(),
+        "vae": vae(),
         "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1),
     }
 

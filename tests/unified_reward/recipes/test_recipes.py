@@ -18,6 +18,7 @@ LAUNCHED = {
     "llava_onevision_7b": ("fsdp_llava", "zero2", "zero3"),
     "qwen2_5_vl_7b": ("fsdp", "zero2", "zero3"),
     "qwen3_vl_8b": ("fsdp", "zero2", "zero3"),
+    "qwen3_5_9b": ("fsdp", "zero2", "zero3"),
 }
 
 

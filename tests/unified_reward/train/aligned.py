@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from tests.unified_reward.policies import pipelines
+from tests.unified_reward.policies import editors, pipelines
 from unified_reward.policies import Denoising, write_defaults
 from unified_reward.train.dpo_diffusion import DiffusionDPO, align_pipeline
 from unified_reward.train.optim import OptimConfig
@@ -25,12 +25,18 @@ _SAMPLING = {
         fps=4.0,
         prompt_tokens=24,
     ),
-}
+    "pix2pix": Denoising(steps=2, guidance=2.0),
+    "sdxl_pix2pix": Denoising(steps=1, guidance=2.0, height=SIDE_PX, width=SIDE_PX),
+    "kontext": Denoising(steps=1, guidance=2.0, height=SIDE_PX, width=SIDE_PX, prompt_tokens=24),
+} | dict.fromkeys(
+    ("qwen_edit", "qwen_edit_plus"),
+    Denoising(steps=1, guidance=2.0, height=SIDE_PX, width=SIDE_PX),
+)
 
 
 def source(kind, folder):
     """A folder with a random tiny ``policy`` that says how it is sampled, and ``pairs.jsonl``."""
-    getattr(pipelines, kind)(folder / "policy")
+    getattr(editors if kind in editors.KINDS else pipelines, kind)(folder / "policy")
     options = _SAMPLING.get(kind, Denoising(steps=1, guidance=1.0))
     write_defaults(options, folder / "policy")
     write_pairs(kind, folder)
@@ -38,12 +44,20 @@ def source(kind, folder):
 
 
 def write_pairs(kind, folder, n=6):
-    """Rows ``p0`` onwards; chosen pictures and clips are bright noise, rejected ones dark."""
+    """Rows ``p0`` onwards; chosen pictures and clips are bright noise, rejected ones dark.
+
+    Sources of edits are noise too, every other one a square.
+    """
     rng = np.random.default_rng(0)
     rows = []
     for i in range(n):
         task = "video_generation" if kind == "wan" else "image_generation"
         row = {"id": f"p{i}", "status": "kept", "task": task, "prompt": f"star {i}"}
+        if kind in editors.KINDS:
+            size = (SIDE_PX, SIDE_PX if i % 2 else 2 * SIDE_PX, 3)
+            original = rng.integers(0, 255, size, dtype=np.uint8)
+            Image.fromarray(original).save(folder / f"source-{i}.png")
+            row |= {"task": "image_editing", "context": [{"image": f"source-{i}.png"}]}
         for side, lowest in (("chosen", 120), ("rejected", 0)):
             generated = rng.integers(lowest, lowest + 120, (FRAMES, SIDE_PX, SIDE_PX, 3))
             files = [f"{side}-{i}-{k}.png" for k in range(FRAMES if kind == "wan" else 1)]

@@ -3,24 +3,28 @@
 import math
 import shutil
 from collections import Counter
+from functools import lru_cache
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3VLProcessor
+from transformers import AutoProcessor, Qwen3VLProcessor
 
 from tests.tiny import ARCHITECTURES
 from tests.unified_reward.media.made import grey_steps, noise, picture
 from tests.unified_reward.pairs.candidate_files import write_rows
 from tests.unified_reward.policies import pipelines
 from unified_reward import media, policies
+from unified_reward.backends.chat import Chat
 from unified_reward.backends.hf_vlm import load_vlm
+from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.core.requests import Request
-from unified_reward.core.samples import Video
+from unified_reward.core.samples import Image, Video
+from unified_reward.policies.vlm import build_request
 from unified_reward.train import dpo_vlm
 from unified_reward.train.dpo import align
-from unified_reward.train.dpo_vlm import VLMDPO, align_vlm
+from unified_reward.train.dpo_vlm import VLMDPO, AnswerPair, Collator, ProcessedPrompts, align_vlm
 from unified_reward.train.optim import OptimConfig
 
 
@@ -68,9 +72,14 @@ def ignored(_):
     pass
 
 
+@lru_cache(maxsize=2)
+def in_double_precision(folder):
+    return load_vlm(folder, device="cpu", dtype="float64")
+
+
 def logprobs(folder, path, side):
     """Log-probabilities of each answer and its end, in double precision, without padding."""
-    vlm = load_vlm(folder, device="cpu", dtype="float64")
+    vlm = in_double_precision(folder)
     found = []
     for pair in MIXED:
         ((kind, name),) = pair["context"][0].items()
@@ -102,7 +111,9 @@ def test_the_first_loss_is_the_logarithm_of_two(folder, tmp_path, pairs, options
 
 @pytest.mark.numeric
 @OPTIONS
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+@pytest.mark.parametrize(
+    "name", [*sorted(ARCHITECTURES), pytest.param("qwen3_5", marks=pytest.mark.slow)]
+)
 def test_the_loss_is_that_of_the_equation_in_double_precision(
     checkpoints, tmp_path, pairs, options, name
 ):
@@ -236,18 +247,43 @@ def test_a_prompt_is_decoded_and_processed_once_for_both_answers(
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_prompts_processed_alone_are_joined_to_the_batch_of_the_processor(checkpoints, name):
-    chat = load_vlm(checkpoints[name], device="cpu").chat
+    chat = Chat(load_pretrained(AutoProcessor, checkpoints[name]))
+    assert chat.joins
     images = [picture(noise(high, wide, 3)) for high, wide in ((40, 56), (90, 30))]
     contents = [(images[0],), (images[1],), tuple(images), ()]
     requests = [Request((*content, QUESTION * (1 + i))) for i, content in enumerate(contents)]
     answers = [[5, 6, 7], [8], [], [9, 9]]
-    for some in ([0, 1, 2], [1, 0], [3, 3]):
+    for some in ([0, 1, 2], [1, 0], [3, 3], [3, 0]):
         turns, ends = [requests[i] for i in some], [answers[i] for i in some]
         joined = chat.collate([chat.process([turn]) for turn in turns], ends)
         whole = chat.batch(turns, ends)
         assert joined.keys() == whole.keys()
         for key, value in whole.items():
             assert torch.equal(joined[key], value), key
+
+
+@pytest.mark.parametrize("name", ["minicpmv4_6", "molmo2", "idefics3", "gemma3"])
+@pytest.mark.parametrize("cache_gib", [4.0, 0.0])
+def test_the_batch_is_the_one_of_the_processor_whatever_it_shares(checkpoints, name, cache_gib):
+    """MiniCPM puts all patches of a batch in a row, and Molmo2 counts patches from its first."""
+    chat = Chat(load_pretrained(AutoProcessor, checkpoints[name]))
+    assert chat.joins == (name in ("idefics3", "gemma3"))
+    images = [Image(noise(high, wide, 3), "HWC") for high, wide in ((40, 56), (90, 30))]
+    pairs = [
+        AnswerPair(QUESTION, (images[0],), "red", "a circle"),
+        AnswerPair(QUESTION * 2, (images[1], images[0]), "first", "tie"),
+    ]
+    prompts = ProcessedPrompts(chat, cache_gib * 2**30)
+    for _ in range(2):
+        batch = Collator(prompts, pairs)([{"row": 0}, {"row": 1}])
+        mask = batch.pop("completion_mask")
+        requests = [build_request(pair.prompt, pair.context) for pair in pairs] * 2
+        texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        whole = chat.batch(requests, [chat.closed(text) for text in texts])
+        assert batch.keys() == whole.keys()
+        assert all(torch.equal(batch[key], value) for key, value in whole.items())
+        for row, chosen, text in zip(batch["input_ids"], mask.bool(), texts, strict=True):
+            assert row[chosen].tolist() == chat.closed(text)
 
 
 def test_pairs_that_cannot_be_learned_are_told_and_left_out(folder, tmp_path, pairs):

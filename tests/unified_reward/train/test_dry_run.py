@@ -22,7 +22,7 @@ from unified_reward.core.samples import Task
 from unified_reward.train.dry_run import dry_run
 from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.launch import LaunchConfig, read_launch_config
-from unified_reward.train.meta_models import build_meta_model
+from unified_reward.train.meta_models import build_meta_model, build_narrow_model
 from unified_reward.train.optim import (
     OptimConfig,
     check_lora_targets,
@@ -43,6 +43,7 @@ BASES = (
     "llava-onevision-qwen2-7b-ov-hf.json",
 )
 """Named here, so that a file that is lost is missed."""
+HYBRIDS = ("Qwen3.5-9B.json", "Qwen3.5-27B.json", "Qwen3.5-35B-A3B.json")
 QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"
 
 
@@ -61,6 +62,29 @@ def test_an_architecture_has_the_published_number_of_parameters(name):
     assert {item.device.type for item in model.parameters()} == {"meta"}
     made = sum(item.numel() for item in model.parameters())
     assert made == pytest.approx(result["parameters"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_a_hybrid_language_model_has_the_published_number_of_parameters(name):
+    """8.95, 26.90 and 34.66 thousand million, as llama.cpp counts them without the vision tower."""
+    result = KNOWN[name]
+    model = build_meta_model(AutoConfig.for_model(**result["config"]))
+    made, tower = (
+        sum(item.numel() for item in part.parameters()) for part in (model, model.model.visual)
+    )
+    assert made - tower == pytest.approx(result["language_parameters"], rel=1e-3)
+    kinds = model.config.get_text_config().layer_types
+    assert kinds[:4] == [*["linear_attention"] * 3, "full_attention"]
+    assert len(kinds) == kinds.count("full_attention") * 4
+
+
+def test_a_narrow_copy_has_a_layer_of_each_kind():
+    config = AutoConfig.for_model(**KNOWN["Qwen3.5-35B-A3B.json"]["config"])
+    narrow = build_narrow_model(config, 300)
+    assert narrow.config.get_text_config().layer_types == ["linear_attention", "full_attention"]
+    assert sum(item.numel() for item in narrow.parameters()) < 2e6
+    names = {name.rpartition(".")[2] for name, _ in narrow.named_modules()}
+    assert names >= {"in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj", "q_proj"}
 
 
 def test_a_picture_of_512_x_512_pixels_has_324_tokens_in_qwen2_5_vl():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unified_reward.backends.chat_template import ControlTokens, read_format, render
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ModelError, one_line
 from unified_reward.core.requests import Request
 
 
@@ -48,7 +49,7 @@ class Chat:
         self.eos_id = self._format.end_id
         """Token that ends an answer, by the chat template."""
         self.padding_side: Literal["left", "right"] = "left"
-        """Where rows of a batch are padded; see `choose_padding`."""
+        """Side on which the rows of a batch are padded."""
         self._n_tokens: int | None = None
         self._pad_within(self._n_tokens)
         self.split_choices = lru_cache(maxsize=1024)(self._split_choices)
@@ -83,7 +84,13 @@ class Chat:
 
     def _leading_ids(self, prompt: str) -> tuple[int, ...]:
         """Token ids that the processor puts before a prompt: the beginning of a text, or none."""
-        with_all = self.processor(text=[prompt], **self._text_options)["input_ids"][0]
+        try:
+            with_all = self.processor(text=[prompt], **self._text_options)["input_ids"][0]
+        except ValueError as error:
+            raise ModelError(
+                f"the processor of {_name_of(self.processor)} "
+                f"({type(self.processor).__name__}) takes no text alone: {one_line(error)}"
+            ) from error
         ids = [int(token) for token in with_all]
         plain = self._ids(prompt)
         if ids[len(ids) - len(plain) :] != plain:
@@ -280,6 +287,10 @@ class Chat:
                 inputs[name] = _stack([part[name] for part in having])
                 continue
             rows: list[Tensor] = []
+            if having[0][name].dim() > 2:
+                rows = [row for part in having for row in part[name]]
+                inputs[name] = self._continue_rows(rows, masks, continuations)
+                continue
             tokens = [row for part in processed for row in part[name]]
             for row, mask, ids in zip(tokens, masks, continuations, strict=True):
                 added = ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
@@ -290,10 +301,24 @@ class Chat:
             )
         return inputs
 
+    def _continue_rows(
+        self,
+        rows: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        continuations: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Which images each token sees, shape (B, T, ...): behind a prompt those of its last."""
+        kept = [row[mask] for row, mask in zip(rows, masks, strict=True)]
+        longer = [
+            torch.cat([row, row[-1:].expand(len(ids), *row.shape[1:])])
+            for row, ids in zip(kept, continuations, strict=True)
+        ]
+        return pad_sequence(longer, batch_first=True, padding_side=self.padding_side)
+
 
 def _is_of_tokens(tensor: Tensor, input_ids: Tensor) -> bool:
     """True if a tensor says something of each token."""
-    return tensor.shape == input_ids.shape and not tensor.is_floating_point()
+    return tensor.shape[:2] == input_ids.shape and not tensor.is_floating_point()
 
 
 def _name_of(processor: Any) -> str:
@@ -334,6 +359,21 @@ def _cap_pixels(image_processor: Any, max_pixels: int) -> None:
     size = getattr(image_processor, "size", None)
     if size is None or not all(size.get(name) for name in ("shortest_edge", "longest_edge")):
         return
-    low = min(size["shortest_edge"], max_pixels)
-    high = min(size["longest_edge"], max_pixels)
-    image_processor.size = type(size)(shortest_edge=low, longest_edge=high)
+
+    def cap(pixels: int) -> int:
+        low, high = (min(size[name], pixels) for name in ("shortest_edge", "longest_edge"))
+        image_processor.size = type(size)(shortest_edge=low, longest_edge=high)
+        return _largest(image_processor, pixels)
+
+    # Some count the pixels of an image once for each frame of the clip that they make of it.
+    times = max_pixels // max(cap(max_pixels), 1)
+    if times > 1 and cap(times * max_pixels) > max_pixels:
+        cap(max_pixels)
+
+
+def _largest(image_processor: Any, pixels: int) -> int:
+    """Pixels of the largest image that a processor makes; ``pixels`` if it does not say."""
+    side = 2 * math.isqrt(pixels)
+    made = image_processor([PIL.Image.new("RGB", (side, side))], return_tensors="pt")
+    grids = made.get("image_grid_thw")
+    return pixels if grids is None else int(grids[0].prod()) * image_processor.patch_size**2

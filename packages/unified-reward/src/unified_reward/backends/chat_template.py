@@ -118,7 +118,10 @@ def _image_token(processor: Any) -> str:
     tokenizer = processor.tokenizer
     name = tokenizer.name_or_path
     if not isinstance(token := getattr(processor, "image_token", None), str):
-        raise ModelError(f"the processor of {name} names no image token")
+        raise ModelError(
+            f"the processor of {name} ({type(processor).__name__}) names no image token, so that "
+            "images have no place in a prompt, as with models that only caption one"
+        )
     if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
         raise ModelError(
             f"the image token {token} of the processor is not in the vocabulary of the tokenizer "

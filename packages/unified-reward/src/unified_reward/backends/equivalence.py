@@ -8,15 +8,15 @@ short requests when a model is loaded, and one that differs is not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import PIL.Image
 import torch
-from transformers import DynamicCache
+from transformers import PROCESSOR_MAPPING, DynamicCache
 
 from unified_reward.backends.choices import Prompt, Tails, Way, score_tails
 from unified_reward.backends.image_features import ImageEncoder, flat, to_device
@@ -35,6 +35,7 @@ _SAME_SHAPES = 0.05
 _SLOWER = {"rows": "in a row each", "whole": "with a whole prompt each"}
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
+_T = TypeVar("_T")
 _WORDS = "red 1 circle 10 "
 FAULTS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError)
 """A model or processor that does not know a way raises these in its own code."""
@@ -48,6 +49,8 @@ class Ways:
     """Choices side by side behind one prompt, as rows behind it, or each with its own prompt."""
     padding: bool = False
     """True if requests of different lengths stand in one batch."""
+    batches: bool = False
+    """True if requests of one length stand in a batch."""
     features: bool = False
     """True if an image is encoded once for all requests with it."""
     differences: dict[str, float | str] = field(default_factory=dict[str, float | str])
@@ -58,7 +61,11 @@ class Ways:
         """Ways in use, and the differences found, as JSON."""
         return {
             "choices": self.choices,
-            "batches": "padded" if self.padding else "of equal length",
+            "batches": "padded"
+            if self.padding
+            else "of equal length"
+            if self.batches
+            else "of one",
             "images": "encoded once" if self.features else "encoded for each request",
             "differences": dict(self.differences),
         }
@@ -67,7 +74,9 @@ class Ways:
         """Sentences about the faster ways that are not used, with the differences found."""
         reasons = {
             "features": "an image is encoded again for each request",
-            "padding": "only requests of one length share a batch",
+            "padding": "only requests of one length share a batch"
+            if self.batches
+            else "each request is asked alone",
             "packed": f"choices are asked {_SLOWER.get(self.choices, '')}",
         }
         unused = {
@@ -97,9 +106,11 @@ def prove(vlm: VLM) -> None:
     own, vlm.batch_size = vlm.batch_size, 64
     try:
         proof = _Proof(vlm)
+        proof.check_images()
         proof.find_features()
         proof.find_padding()
         proof.find_choices()
+        proof.check_order()
     finally:
         vlm.batch_size = own
 
@@ -127,47 +138,82 @@ class _Proof:
             self._probes.append(probe)
             self._prompts.append((probe, shared))
             self._tails.append(tails)
+        self._wanted_first = _first(self._wanted)
+
+    def check_images(self) -> None:
+        """Refuse a model that answers alike about different images."""
+        probe, shared = self._prompts[0]
+        (image,) = images_of(probe)
+        other = Request((PIL.Image.new("RGB", image.size, "teal"), *probe.parts[1:]), probe.choices)
+        wanted = self._wanted_first[:1]
+        found = score_tails(self._vlm, [(other, shared)], _first(self._tails[:1]), "whole")
+        # A fault in a batch, such as images that are numbered through, grows with its size.
+        self._alike = [self._prompts[0], *[(other, shared)] * 7]
+        self._wanted_alike = wanted + found * 7
+        if found == wanted:
+            raise ModelError(f"{_about(self._vlm)}: it answers alike about different images")
+
+    def check_order(self) -> None:
+        """Refuse a model whose tokens see those behind them; one that uses a cache does not."""
+        if self._ways.choices != "whole":
+            return
+        vlm, (probe, shared), row = self._vlm, self._prompts[0], max(self._tails[0], key=len)
+        rows = [[*shared, *row[:-1], token] for token in (row[-1], row[0])]
+        before, after = (
+            vlm.logits(vlm.inputs([probe], [ids]), len(row) + 1)[0, 0].float() for ids in rows
+        )
+        if (before - after).abs().max() > self._tolerance * before.abs().max():
+            raise ModelError(
+                f"{_about(vlm)}: its tokens see those behind them, so that an answer has no "
+                "probability"
+            )
 
     def find_features(self) -> None:
         """Try to encode images apart from their requests, and apart by company."""
         for by_company, name in ((False, "features"), (True, "features by company")):
             self._ways.features = True
-            if self._equals(name, partial(self._encoded, by_company=by_company)):
+            encode = partial(self._encoded, by_company=by_company)
+            if self._equals(name, encode, self._wanted_first):
                 return
         self._ways.features = False
         self._vlm.encoder = None
 
     def _encoded(self, *, by_company: bool) -> list[tuple[float, ...]]:
-        """Answers from features that were encoded apart from their requests.
+        """Log-probabilities of first choices by features that were encoded apart from requests.
 
         Raises:
             ValueError: Tokens or features are not those that the processor's own pass has.
         """
         vlm = self._vlm
-        plain = [to_device(vlm.chat.process([probe]), vlm.model) for probe in self._probes]
-        row = plain[0]["input_ids"].shape
-        types = [name for name in plain[0].keys() - _TEXT if plain[0][name].shape == row]
-        encoder = ImageEncoder(vlm.model, vlm.chat.processor, by_company=by_company, type_ids=types)
-        vlm.encoder = encoder
+        inputs = vlm.chat.process(self._probes[:1])
+        row = inputs["input_ids"].shape
+        types = [name for name in inputs.keys() - _TEXT if inputs[name].shape == row]
+        vlm.encoder = ImageEncoder(
+            vlm.model, vlm.chat.processor, by_company=by_company, type_ids=types
+        )
         # The images of several requests in one pass, as in use.
-        encoded = encoder.encode([images_of(probe) for probe in self._probes])
-        for probe, inputs, images in zip(self._probes, plain, encoded, strict=True):
-            tokens = vlm.inputs([probe])
-            if any(not tokens[name].equal(inputs[name]) for name in (*_TEXT, *types)):
-                raise ValueError("images do not give the same tokens in every request")
-            if images:
-                wanted = flat(encoder.run_tower(inputs).pooler_output)
-                found = torch.cat([image.tokens for image in images])
-                if (found - wanted).norm() > 4 * self._tolerance * wanted.norm():
-                    raise ValueError("an image has other features in other requests")
-        return self._alone("whole")
+        vlm.encoder.encode([images_of(probe) for probe in self._probes])
+        several = [probe for probe in self._probes if len(images_of(probe)) > 1]
+        for request in [*self._probes, *map(_reversed, several)]:
+            _check_features(vlm, vlm.encoder, request)
+        return self._alone("whole", _first(self._tails))
 
     def find_padding(self) -> None:
         """Try requests of different lengths in one batch, whatever they are padded with."""
         self._ways.padding = True
-        self._ways.padding = self._equals("padding", lambda: self._together("whole")) and (
-            self._equals("padding, other tokens", self._padded_otherwise, self._last)
+        # Without padding, requests of one length may still change each other.
+        self._ways.batches = self._equals("batches", self._alike_together, self._wanted_alike)
+        self._ways.padding = (
+            self._ways.batches
+            and self._equals("padding", lambda: self._together("whole"))
+            and self._equals(
+                "padding, other tokens", self._padded_otherwise, self._last, same_shapes=True
+            )
         )
+
+    def _alike_together(self) -> list[tuple[float, ...]]:
+        tails = _first(self._tails[:1] * len(self._alike))
+        return score_tails(self._vlm, self._alike, tails, "whole")
 
     def _padded_otherwise(self) -> list[tuple[float, ...]]:
         chat = self._vlm.chat
@@ -181,7 +227,9 @@ class _Proof:
         """Try choices behind one prompt, the fastest way first."""
         ask = self._together if self._ways.padding else self._alone
         if self._equals("packed", lambda: ask("packed")) and (
-            self._equals("packed, other tokens", self._packed_otherwise, self._last)
+            self._equals(
+                "packed, other tokens", self._packed_otherwise, self._last, same_shapes=True
+            )
         ):
             self._ways.choices = "packed"
         elif self._equals("rows", lambda: ask("rows")):
@@ -198,8 +246,8 @@ class _Proof:
             self._tails = tails
         return [(*old[:-1], new[-1]) for old, new in zip(wanted, found, strict=True)]
 
-    def _alone(self, way: Way) -> list[tuple[float, ...]]:
-        pairs = zip(self._prompts, self._tails, strict=True)
+    def _alone(self, way: Way, tails: Sequence[Tails] | None = None) -> list[tuple[float, ...]]:
+        pairs = zip(self._prompts, tails or self._tails, strict=True)
         return [score_tails(self._vlm, [prompt], [rows], way)[0] for prompt, rows in pairs]
 
     def _together(self, way: Way) -> list[tuple[float, ...]]:
@@ -209,33 +257,79 @@ class _Proof:
         self,
         name: str,
         answer: Callable[[], list[tuple[float, ...]]],
-        before: list[tuple[float, ...]] | None = None,
+        wanted: list[tuple[float, ...]] | None = None,
+        *,
+        same_shapes: bool = False,
     ) -> bool:
-        """Compare with the plain way, or exactly with what was found before for the same shapes."""
+        """Compare with the plain way, or with what was found before.
+
+        Args:
+            name: Name of the way.
+            answer: Asks in this way.
+            wanted: Log-probabilities to compare with; default those of the plain way.
+            same_shapes: Allow only the rounding of passes of the same shapes.
+        """
         try:
             self._last = answer()
         except FAULTS as error:
             self._ways.differences[name] = one_line(error)
             return False
-        wanted = np.concatenate(before or self._wanted)
-        far = np.abs(np.concatenate(self._last) - wanted).max() / np.abs(wanted).max()
+        expected = np.concatenate(wanted or self._wanted)
+        far = np.abs(np.concatenate(self._last) - expected).max() / np.abs(expected).max()
         is_number = np.isfinite(far)
         self._ways.differences[name] = float(f"{far:.2g}") if is_number else "not a number"
-        return bool(far <= self._tolerance * (_SAME_SHAPES if before else 1))
+        return bool(far <= self._tolerance * (_SAME_SHAPES if same_shapes else 1))
+
+
+def _first(rows: Sequence[Sequence[_T]]) -> list[tuple[_T, ...]]:
+    """Rows of the first choice alone."""
+    return [(*row[:1],) for row in rows]
+
+
+def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:
+    """Compare tokens, positions and features with those of the processor's own pass.
+
+    Raises:
+        ValueError: They differ.
+    """
+    wanted = to_device(vlm.chat.process([request]), vlm.model)
+    found = vlm.inputs([request])
+    of_tokens = [name for name in wanted if wanted[name].shape == wanted["input_ids"].shape]
+    if any(not found[name].equal(wanted[name]) for name in of_tokens):
+        raise ValueError("images do not give the same tokens in every request")
+    if not vlm.position_ids(found).equal(vlm.position_ids(wanted)):
+        raise ValueError("tokens of images have other positions")
+    (images,) = encoder.encode([images_of(request)])
+    if images:
+        plain = flat(encoder.run_tower(wanted).pooler_output)
+        features = torch.cat([image.tokens for image in images])
+        tolerance = TOLERANCE.get(vlm.model.dtype, TOLERANCE[torch.bfloat16])
+        if (features - plain).norm() > 4 * tolerance * plain.norm():
+            raise ValueError("an image has other features in other requests")
+
+
+def _reversed(request: Request) -> Request:
+    """Return a request with its images in the other order."""
+    images = iter(images_of(request)[::-1])
+    parts = tuple(part if isinstance(part, str) else next(images) for part in request.parts)
+    return replace(request, parts=parts)
 
 
 def _unusable(vlm: VLM, error: Exception) -> str:
     """Message about a model that cannot be asked about an image in the plain way."""
-    config, processor = vlm.model.config, vlm.chat.processor
-    mark, token = (
-        getattr(processor, "image_token_id", None),
-        getattr(config, "image_token_id", None),
-    )
-    other = f"; its processor marks an image by token {mark}, the model by {token}"
-    return (
-        f"{vlm.name} ({config.model_type}) cannot be asked about an image: "
-        f"{type(error).__name__}: {one_line(error)}{other if mark != token else ''}"
-    )
+    own, usual = type(vlm.chat.processor).__name__, _usual_processor(vlm)
+    other = f"; its processor is a {own}, that of such models a {usual}" if own != usual else ""
+    return f"{_about(vlm)}: {type(error).__name__}: {one_line(error)}{other}"
+
+
+def _usual_processor(vlm: VLM) -> str:
+    """Class of the processor that transformers has for such a model, by default its own."""
+    usual = PROCESSOR_MAPPING.get(type(vlm.model.config), type(vlm.chat.processor))
+    return usual if isinstance(usual, str) else usual.__name__
+
+
+def _about(vlm: VLM) -> str:
+    return f"{vlm.name} ({vlm.model.config.model_type}) cannot be asked about an image"
 
 
 def _probes(vlm: VLM) -> list[Request]:

@@ -31,6 +31,7 @@ from unified_reward.backends.devices import best_device, resolve_device, resolve
 from unified_reward.backends.equivalence import Ways, images_of, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
 from unified_reward.checkpoints.adapters import load_merged, processor_source
+from unified_reward.checkpoints.kinds import read_config
 from unified_reward.checkpoints.pretrained import load_pretrained
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.paths import is_folder
@@ -102,7 +103,8 @@ class VLM:
             groups[len(self.chat.prompt_tokens(request)), *sizes].append(i)
         for group in groups.values():
             for chunk in batches([0] * len(group), self.batch_size):
-                yield [group[k] for k in chunk]
+                part = [group[k] for k in chunk]
+                yield from [part] if self.ways.batches else [[k] for k in part]
 
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[Answer]:
@@ -209,7 +211,7 @@ class VLM:
 
     def position_ids(self, inputs: Mapping[str, Any]) -> Tensor:
         """Position ids: (axes, B, T) for M-RoPE, (B, T) for others."""
-        rope = getattr(self.model.model, "get_rope_index", None)
+        rope = getattr(self.model.base_model, "get_rope_index", None)
         if rope is None:
             return (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         names = inspect.signature(rope).parameters.keys() & inputs.keys()
@@ -275,13 +277,17 @@ def load_vlm(
             whose base is not there or whose weights are pickled.
     """
     options = _placement(device, dtype, quantize)
+    config = read_config(source)
     processor_folder = processor_source(source)
     processor = load_pretrained(AutoProcessor, processor_folder)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "apply_chat_template"):
         raise ModelError(f"{processor_folder} has no image processor beside its weights")
     if max_pixels is None and not is_folder(processor_folder):
         max_pixels = PUBLISHED_MAX_PIXELS
-    chat = Chat(processor, max_pixels=max_pixels)
+    try:
+        chat = Chat(processor, max_pixels=max_pixels)
+    except ModelError as error:
+        raise ModelError(f"{source} ({config.model_type}) cannot be asked: {error}") from error
     model = load_merged(AutoModelForImageTextToText, source, options)
     if "device_map" not in options:
         model = model.to(resolve_device(device))

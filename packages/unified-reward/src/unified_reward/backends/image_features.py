@@ -21,7 +21,10 @@ _MAX_BATCH_PIXELS = 4 * 1024 * 1024
 _MAX_BATCH_IMAGES = 64
 """LLaVA-OneVision's processor takes time that grows with the square of the images in a pass."""
 _CACHE_BYTES = 4 * 1024**3
-_UNUSED = {"last_hidden_state", "hidden_states", "attentions"}
+_NOT_SHARED = {
+    *("pooler_output", "deepstack_features"),
+    *("last_hidden_state", "hidden_states", "attentions"),
+}
 
 _Key = tuple[int, bool]
 _T = TypeVar("_T")
@@ -61,7 +64,7 @@ class ImageEncoder:
             by_company: Encode an image in the company of others apart from one that is alone in its
                 request, which LLaVA cuts into tiles.
         """
-        self._trunk = model.model
+        self._trunk = model.base_model
         self._model = model
         self._processor = processor
         self._by_company = by_company
@@ -78,7 +81,7 @@ class ImageEncoder:
         self._joined: set[str] = set()
         """Fields in which it returns the features of all images as one tensor."""
         self._shared: dict[str, Any] = {}
-        """What it returns beside features of single images."""
+        """Fields beside features of single images."""
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Sequence[Any]]) -> list[list[ImageFeatures]]:
@@ -142,7 +145,7 @@ class ImageEncoder:
         }
         self._joined = {name for name, value in fields.items() if isinstance(value, Tensor)}
         self._kind = type(out)
-        self._shared = {name: out[name] for name in out} | dict.fromkeys(_UNUSED & out.keys())
+        self._shared = {name: None if name in _NOT_SHARED else out[name] for name in out}
         sizes = [sum(text.runs) for text in texts]
         tokens = _split(out.pooler_output, sizes)
         layers = [_split(layer, sizes) for layer in layers]
@@ -197,7 +200,7 @@ def feature_token(config: Any) -> int:
 
 def position_inputs(model: Any) -> tuple[str, ...]:
     """Inputs about images that the model computes its positions from."""
-    rope = getattr(model.model, "get_rope_index", None)
+    rope = getattr(model.base_model, "get_rope_index", None)
     names = inspect.signature(rope).parameters if rope else ()
     return tuple(name for name in names if name.startswith("image_"))
 

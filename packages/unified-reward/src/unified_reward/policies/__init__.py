@@ -56,7 +56,7 @@ class Denoising:
     guidance: float | None = None
     """Scale of classifier-free guidance."""
     height: int | None = None
-    """In pixels."""
+    """In pixels. An editing pipeline takes height and width together, or neither."""
     width: int | None = None
     """In pixels."""
     frames: int | None = None
@@ -119,7 +119,8 @@ def load(
 
     Raises:
         ConfigError: The policy does not take one of the options.
-        ModelError: The policy cannot be loaded, or is neither text-to-image nor text-to-video.
+        ModelError: The policy cannot be loaded, or is neither text-to-image nor text-to-video, and
+            edits no images.
     """
     if is_pipeline(source):
         with extra("diffusion"):

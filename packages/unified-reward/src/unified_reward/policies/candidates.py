@@ -11,7 +11,7 @@ from typing import Any
 
 from unified_reward import media, policies
 from unified_reward.core.errors import MediaError, one_line
-from unified_reward.core.samples import Example, Image, Video
+from unified_reward.core.samples import Example, Image, Task, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.atomic import write_bytes
 from unified_reward.io.journal import FINGERPRINT, Journal
@@ -95,6 +95,8 @@ def _made(
         return [], content.error
     if content.task not in policy.tasks:
         return [], f"{policy.name} is for {' and '.join(policy.tasks)}, not {content.task.value}"
+    if content.context and content.task is Task.IMAGE_GENERATION:
+        return [], "a prompt of image_generation has no context; an edit has the task image_editing"
     parts: list[dict[str, str]] = []
     try:
         for start in range(0, len(seeds), policy.batch_size):

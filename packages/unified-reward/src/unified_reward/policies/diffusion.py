@@ -1,8 +1,9 @@
-"""Images and videos, generated from a prompt by a diffusers pipeline."""
+"""Images and videos, generated from a prompt or edited by it, by a diffusers pipeline."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +13,16 @@ import numpy as np
 import torch
 import transformers
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+from diffusers.pipelines.auto_pipeline import (
+    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+)
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from PIL import ImageOps
+from PIL.Image import Image as PILImage
 from transformers import PreTrainedModel
 
+from unified_reward import media
 from unified_reward.backends.devices import resolve_device, resolve_dtype
 from unified_reward.checkpoints.pretrained import check_fit, load_errors, refuse_pipeline_code
 from unified_reward.core.errors import ConfigError, ModelError
@@ -25,6 +32,13 @@ from unified_reward.policies import Denoising
 
 
 _REQUIRED = {"prompt", "generator", "output_type", "height", "width"}
+_EDIT_INPUTS = {"prompt", "image", "generator", "output_type", "num_images_per_prompt"}
+_NO_EDITS = {
+    "strength": "it redraws an image from its noised latents and takes no instruction",
+    "mask_image": "it fills a mask",
+    "layers": "it splits an image into layers",
+}
+"""Inputs of pipelines that take a prompt and an image, and are no editors, with the reason."""
 _MEDIA_INPUTS = {"image", "images", "video", "mask_image", "reference_images"}
 _FRAMES = ("num_frames", "frames", "video_length")
 _TEMPORAL_FACTORS = (
@@ -37,7 +51,7 @@ _FPS = 8.0
 
 
 class DiffusionPolicy:
-    """Generates images or videos, each from its own generator on the CPU."""
+    """Generates or edits images, or generates videos, each from its own generator on the CPU."""
 
     def __init__(self, pipeline: Any, options: Denoising, *, name: str, batch_size: int) -> None:
         """Detect the task of a pipeline and check its options.
@@ -49,7 +63,7 @@ class DiffusionPolicy:
             batch_size: Candidates in one call.
 
         Raises:
-            ModelError: The pipeline is neither text-to-image nor text-to-video.
+            ModelError: The pipeline is neither text-to-image nor text-to-video, and edits nothing.
             ConfigError: The pipeline does not take one of the options.
         """
         self.pipeline = pipeline
@@ -58,18 +72,34 @@ class DiffusionPolicy:
         self.batch_size = batch_size
         self.dtype = str(pipeline.dtype)
         kind = type(pipeline)
-        takes = inspect.signature(kind.__call__).parameters
-        if not _is_text_to_media(kind, takes):
-            raise ModelError(
-                f"{name} is a {kind.__name__}, which is neither text-to-image nor text-to-video"
-            )
+        self.takes = takes = inspect.signature(kind.__call__).parameters
         frames = next((name for name in _FRAMES if name in takes), None)
-        self.tasks = (Task.VIDEO_GENERATION if frames else Task.IMAGE_GENERATION,)
+        made = Task.VIDEO_GENERATION if frames else Task.IMAGE_GENERATION
+        generates, edits = _is_text_to_media(kind, takes), _is_editor(kind, takes)
+        self.tasks = (made,) * generates + (Task.IMAGE_EDITING,) * edits
+        if not self.tasks:
+            reasons = "".join(f": {why}" for name, why in _NO_EDITS.items() if name in takes)
+            raise ModelError(
+                f"{name} is a {kind.__name__}, which is neither text-to-image nor text-to-video, "
+                f"and no editor of images{reasons}"
+            )
         arguments = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
         arguments |= {"frames": frames or "frames", "prompt_tokens": "max_sequence_length"}
+        if (
+            is_led := edits
+            and "true_cfg_scale" in takes
+            and takes["guidance_scale"].default is None
+        ):
+            # These ignore guidance_scale, and true_cfg_scale too without a negative prompt.
+            arguments["guidance"] = "true_cfg_scale"
         given = {key: value for key, value in vars(options).items() if value is not None}
         unknown = {key for key in given if arguments.get(key, key) not in takes}
+        if edits:
+            unknown -= {"height", "width"}
+            self._check_edit_size()
         self._arguments = {arguments.get(key, key): given[key] for key in given.keys() - unknown}
+        if is_led and (options.guidance is None or options.guidance > 1):
+            self._arguments["negative_prompt"] = " "
         if frames and options.frames:
             self._arguments[frames] = options.frames + (1 - options.frames) % _frames_per_latent(
                 pipeline
@@ -79,28 +109,50 @@ class DiffusionPolicy:
                 f"{name} is a {kind.__name__}, which takes no {', '.join(sorted(unknown))}"
             )
 
+    @property
+    def size_multiple(self) -> int:
+        """Sides of an edited image are multiples of this, in pixels."""
+        return self.pipeline.image_processor.config.vae_scale_factor
+
+    def _check_edit_size(self) -> None:
+        size = (self.options.height, self.options.width)
+        if (size[0] is None) != (size[1] is None):
+            raise ConfigError(f"{self.name} edits images: give height and width, or neither")
+        if size[0] and any(side and side % self.size_multiple for side in size):
+            raise ConfigError(
+                f"height and width of {self.name} must be multiples of {self.size_multiple}, not "
+                f"{size[0]} and {size[1]}"
+            )
+
     @torch.inference_mode()
     def sample(
         self, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
     ) -> list[Image | Video | None]:
-        """Generate an image or video for each seed, in one batch.
+        """Generate an image or video, or an edit of the context, for each seed, in one batch.
+
+        Args:
+            prompt: A caption, or the instruction of an edit.
+            context: The source image of an edit; empty for generation.
+            seeds: Seeds of the candidates.
 
         Returns:
             One a seed; None where a safety checker withheld it.
 
         Raises:
-            ValueError: There is a context, the pipeline refuses an option, or the prompt spells a
-                control token of a tokenizer.
+            ValueError: The context is not what the pipeline takes, the pipeline refuses an option,
+                or the prompt spells a control token of a tokenizer.
+            MediaError: The source image cannot be opened.
             RuntimeError: The pipeline broke, or its output is not finite RGB.
         """
-        if context:
-            raise ValueError("the pipeline generates from a prompt alone and takes no context")
+        if context or Task.IMAGE_EDITING in self.tasks[:1]:
+            inputs = self.edit_inputs(self.open_source(context), len(seeds)) | {"prompt": prompt}
+        else:
+            inputs = self._arguments | {"prompt": [prompt] * len(seeds)}
         refuse_control(self.pipeline, prompt)
         out = self.pipeline(
-            prompt=[prompt] * len(seeds),
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="np",
-            **self._arguments,
+            **inputs,
         )
         is_video = self.tasks == (Task.VIDEO_GENERATION,)
         unit: Any = np.asarray(getattr(out, "frames" if is_video else "images", ()))
@@ -118,6 +170,55 @@ class DiffusionPolicy:
         withheld = getattr(out, "nsfw_content_detected", None) or [False] * len(seeds)
         pairs = zip(pixels, withheld, strict=True)
         return [None if unsafe else self._medium(array) for array, unsafe in pairs]
+
+    def open_source(self, context: Sequence[Image | Video]) -> PILImage:
+        """Open the source image of an edit.
+
+        Raises:
+            ValueError: The pipeline edits nothing, or the context is not exactly one image.
+            MediaError: The image cannot be opened.
+        """
+        if Task.IMAGE_EDITING not in self.tasks:
+            raise ValueError("the pipeline generates from a prompt alone and takes no context")
+        if len(context) != 1:
+            raise ValueError(f"an edit has one source image, not {len(context) or 'none'}")
+        if not isinstance(context[0], Image):
+            raise ValueError("the source of an edit is an image, not a video")
+        return media.open_image(context[0])
+
+    def edit_inputs(
+        self, source: PILImage, n: int, size: tuple[int, int] | None = None
+    ) -> dict[str, Any]:
+        """Arguments of the pipeline for n edits of a source, without the instruction.
+
+        Args:
+            source: The image to edit.
+            n: Number of edits.
+            size: Height and width of the edits, in pixels; None for those of the options, and
+                without any for the pipeline's own rule.
+
+        Raises:
+            ValueError: The source is too small.
+        """
+        own, inputs = (self.options.height, self.options.width), dict(self._arguments)
+        height, width = size or own
+        if height and width:
+            inputs |= {"height": height, "width": width, "max_area": height * width}
+            if "height" not in self.takes:
+                source = ImageOps.fit(source, (width, height))
+        if all(own) and "_auto_resize" in self.takes:
+            # Resized by the pipeline itself, the source would have a megapixel beside any edit.
+            source = _scaled_to_area(source, cast("int", own[0]) * cast("int", own[1]))
+            inputs["_auto_resize"] = False
+        if min(source.size) < self.size_multiple:
+            raise ValueError(
+                f"a source of {source.width} x {source.height} pixels is too small: the pipeline "
+                f"needs {self.size_multiple}"
+            )
+        # Pipelines that concatenate source and noise will stop repeating a single source.
+        inputs["image"] = [source] * n if "image_guidance_scale" in self.takes else source
+        inputs = {key: value for key, value in inputs.items() if key in self.takes}
+        return inputs | {"num_images_per_prompt": n}
 
     def _medium(self, pixels: Any) -> Image | Video:
         if pixels.ndim == 4:
@@ -155,6 +256,22 @@ def _is_text_to_media(kind: type, takes: Any) -> bool:
         takes.keys() & _MEDIA_INPUTS and kind not in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
     )
     return takes.keys() >= _REQUIRED and required <= {"self", "prompt"} and not needs_media
+
+
+def _is_editor(kind: type, takes: Any) -> bool:
+    required = {name for name, argument in takes.items() if argument.default is argument.empty}
+    required -= {name for name, argument in takes.items() if argument.kind is argument.VAR_KEYWORD}
+    is_known = kind in AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values()
+    is_other = takes.keys() & {*_NO_EDITS, *_FRAMES}
+    # Diffusers' mapping lacks pipelines of the InstructPix2Pix kind.
+    is_known = is_known or "image_guidance_scale" in takes
+    takes_edits = takes.keys() >= _EDIT_INPUTS and required <= {"self", "prompt", "image"}
+    return is_known and takes_edits and not is_other
+
+
+def _scaled_to_area(image: PILImage, area: int) -> PILImage:
+    scale = math.sqrt(area / (image.width * image.height))
+    return image.resize((round(image.width * scale), round(image.height * scale)))
 
 
 def load_pipeline(

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from unified_reward.core.errors import ModelError
+from unified_reward.core.samples import Task
 from unified_reward.train.losses import Prediction
 
 
-Condition = Mapping[str, Tensor]
-"""Prompt embeddings, arguments of the network by name, each of shape (B, ...)."""
+Condition = Mapping[str, Tensor | list[Tensor]]
+"""Conditioning inputs of the network by name, each of shape (B, ...), or a list of B tensors where
+their shapes differ."""
 
 
 class Schedule(NamedTuple):
@@ -68,6 +70,8 @@ class Denoiser:
     """The trained network of a pipeline, with the encoders of its prompts and pixels."""
 
     network_name = "unet"
+    edits = False
+    """True where the condition of a sample is an instruction and a source image."""
     tokenizers: tuple[str, ...] = ("tokenizer",)
     temporal_stride: int | None = None
     """A video must have k * stride + 1 frames; None for images."""
@@ -98,6 +102,10 @@ class Denoiser:
         """Height and width of images and videos must be multiples of this, in pixels."""
         patch: Any = getattr(self.pipeline, self.network_name).config.get("patch_size") or 1
         return self.vae_scale_factor * (patch if isinstance(patch, int) else patch[-1])
+
+    def trained_tasks(self, tasks: Sequence[Task]) -> list[Task]:
+        """Tasks, of those of the policy, whose pairs are learned."""
+        return [task for task in tasks if (task is Task.IMAGE_EDITING) == self.edits]
 
     def freeze(self) -> None:
         """Freeze all parts of the pipeline and set them to evaluation mode."""
@@ -145,10 +153,13 @@ class Denoiser:
         return self.network(noisy, timestep, **condition, return_dict=False)[0]
 
 
-class _SDXL(Denoiser):
+class SDXLDenoiser(Denoiser):
+    """The trained network of a Stable Diffusion XL."""
+
     tokenizers = ("tokenizer", "tokenizer_2")
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Means of the latents, normalised where the autoencoder says so."""
         config, scaled = self._vae.config, super().encode_pixels(pixels)
         if config.get("latents_mean") is None or config.get("latents_std") is None:
             return scaled
@@ -159,12 +170,14 @@ class _SDXL(Denoiser):
         return (scaled - mean * config.scaling_factor) / std
 
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode B prompts by both text encoders."""
         embedded, _, pooled, _ = self.pipeline.encode_prompt(
             prompt=[*prompts], do_classifier_free_guidance=False, device=self._vae.device
         )
         return {"encoder_hidden_states": embedded, "text_embeds": pooled}
 
     def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """Prediction at the size of the latents, without cropping."""
         height, width = (side * self.vae_scale_factor for side in noisy.shape[-2:])
         sizes = noisy.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
         added = {"text_embeds": condition["text_embeds"], "time_ids": sizes}
@@ -236,10 +249,15 @@ class _Wan(Denoiser):
 
 _KINDS: dict[str, type[Denoiser]] = {
     "StableDiffusionPipeline": Denoiser,
-    "StableDiffusionXLPipeline": _SDXL,
+    "StableDiffusionXLPipeline": SDXLDenoiser,
     "StableDiffusion3Pipeline": _SD3,
     "WanPipeline": _Wan,
 }
+
+
+def supported_pipelines() -> list[str]:
+    """Classes of the pipelines that `build_denoiser` knows."""
+    return [*_KINDS]
 
 
 def build_denoiser(pipeline: Any, prompt_tokens: int | None = None) -> Denoiser:

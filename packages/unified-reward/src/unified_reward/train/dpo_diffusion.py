@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -25,12 +25,13 @@ from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from unified_reward import media, policies
-from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Image, PreferencePair, Video
+from unified_reward.core.errors import ConfigError, MediaError
+from unified_reward.core.samples import Image, PreferencePair, Task, Video
 from unified_reward.io.atomic import replacing, write_bytes
 from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.diffusion import DiffusionPolicy
-from unified_reward.train.denoisers import Denoiser, build_denoiser
+from unified_reward.train.denoisers import Condition, Denoiser
+from unified_reward.train.edit_denoisers import denoiser_of
 from unified_reward.train.latents import EncodedPairs, Resolution, encode_pairs
 from unified_reward.train.losses import (
     add_noise,
@@ -162,7 +163,7 @@ class DPOModel:
         self,
         chosen: Tensor,
         rejected: Tensor,
-        condition: Mapping[str, Tensor],
+        condition: Condition,
         sample: NoiseSample,
     ) -> dict[str, Tensor]:
         """Compute the loss of B pairs and figures about them, each a scalar.
@@ -181,7 +182,7 @@ class DPOModel:
         timestep = schedule.timestep[sample.steps].repeat(2).to(device)
         noise = torch.cat([sample.noise, sample.noise]).to(device)
         clean = torch.cat([chosen, rejected])
-        both = {name: torch.cat([value, value]) for name, value in condition.items()}
+        both = {name: _twice(value) for name, value in condition.items()}
         noisy = add_noise(clean, noise, alpha, sigma)
         target = denoising_target(schedule.prediction_type, clean, noise, alpha, sigma)
         with self.as_reference():
@@ -223,10 +224,14 @@ class DPOModel:
             self.network.unload_lora()
 
 
+def _twice(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    return value * 2 if isinstance(value, list) else torch.cat([value, value])
+
+
 def align_pipeline(
     policy: str | Path, pairs: Path, config: DiffusionDPO, out: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Align a text-to-image or text-to-video pipeline and write it.
+    """Align a text-to-image, text-to-video or editing pipeline and write it.
 
     Under ``accelerate launch`` every process takes its share of each batch.
 
@@ -259,13 +264,14 @@ def align_pipeline(
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     log = log if accelerator.is_main_process else _mute
-    read, rows = trainable_pairs(pairs, maker.tasks, log)
-    denoiser = build_denoiser(maker.pipeline, maker.options.prompt_tokens)
+    denoiser = denoiser_of(maker)
+    read, rows = trainable_pairs(pairs, denoiser.trained_tasks(maker.tasks), log)
     with accelerator.main_process_first():
         folder = out / "checkpoints" / "encoded"
         encoded = encode_pairs(read, denoiser, folder, config.resolution, log)
     model = DPOModel(denoiser, config)
-    sheet = _SampleSheet(maker, read[:4], out / "samples")
+    learned = [pair for pair in read if pair.id in encoded.names]
+    sheet = _SampleSheet(maker, learned[:4], out / "samples")
     history = _train(model, encoded, accelerator, sheet)
     if accelerator.is_main_process:
         model.merge_adapters(out / "adapter")
@@ -281,21 +287,19 @@ def _mute(_: str) -> None: ...
 
 
 class _SampleSheet:
-    """Images with samples of a few prompts, always of the same seeds."""
+    """Images with samples of a few prompts, always of the same seeds; of edits the source too."""
 
     def __init__(
         self, maker: DiffusionPolicy, pairs: Sequence[PreferencePair], folder: Path
     ) -> None:
-        self._maker, self.folder = maker, folder
-        self._prompts = [pair.prompt for pair in pairs]
+        self._maker, self._pairs, self.folder = maker, pairs, folder
 
     def write(self, step: int) -> None:
         """Write an image with a row for each prompt; videos as their first and last frames."""
         rows: list[Tensor] = []
-        for prompt in self._prompts:
-            samples = self._maker.sample(prompt, [], policies.seeds(prompt, 4, 0))
-            tiles = [_preview(sample) for sample in samples if sample is not None]
-            rows += [torch.cat(tiles, 1)] if tiles else []
+        for pair in self._pairs:
+            with suppress(MediaError):  # a source that was lost since it was encoded
+                rows += self._row(pair)
         if not rows:  # the pipeline withheld every sample
             return
         sheet = torch.nn.utils.rnn.pad_sequence(
@@ -304,6 +308,17 @@ class _SampleSheet:
         pixels = sheet.movedim(1, 2).flatten(0, 1).numpy()
         png = media.encode_png(media.open_image(Image(pixels, "HWC")))
         write_bytes(self.folder / f"step-{step:06}.png", png)
+
+    def _row(self, pair: PreferencePair) -> list[Tensor]:
+        context = pair.context if pair.task is Task.IMAGE_EDITING else ()
+        samples = self._maker.sample(pair.prompt, context, policies.seeds(pair.prompt, 4, 0))
+        tiles = [_preview(sample) for sample in samples if sample is not None]
+        if tiles and context:
+            source, height = self._maker.open_source(context), len(tiles[0])
+            width = max(1, round(source.width * height / source.height))
+            pixels = np.array(source.resize((width, height)))
+            tiles.insert(0, torch.from_numpy(pixels))
+        return [torch.cat(tiles, 1)] if tiles else []
 
 
 def _preview(sample: Image | Video) -> Tensor:

@@ -22,6 +22,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from unified_reward.backends.chat import Chat
+from unified_reward.backends.equivalence import FAULTS
 from unified_reward.core.errors import ConfigError, one_line
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.paths import is_file, is_folder
@@ -252,9 +253,11 @@ def try_forward(architecture: Architecture, chat: Chat, requests: Sequence[Reque
     try:
         with torch.inference_mode():
             narrow(**chat.batch(requests), use_cache=False, logits_to_keep=1)
-    except (ValueError, RuntimeError, IndexError) as error:
+    except FAULTS as error:
         raise ConfigError(
-            f"the processor's images do not fit the model: {one_line(error)}"
+            "the processor's images do not fit the model "
+            f"({type(chat.processor).__name__}, {architecture.config.model_type}): "
+            f"{one_line(error)}"
         ) from error
 
 

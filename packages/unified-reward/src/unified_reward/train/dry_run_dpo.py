@@ -8,13 +8,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import get_peft_model
+from PIL import Image as PILImage
 from torch import Tensor, nn
 
 from unified_reward.backends.chat import Chat
@@ -26,7 +27,7 @@ from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies import Denoising, sampling_options
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.vlm import VLMPolicy, build_request
-from unified_reward.train.denoisers import Denoiser, Schedule, build_denoiser
+from unified_reward.train.denoisers import Denoiser, Schedule
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSample
 from unified_reward.train.dpo_vlm import (
@@ -47,6 +48,7 @@ from unified_reward.train.dry_run import (
     try_forward,
     unfit_tokens,
 )
+from unified_reward.train.edit_denoisers import EditDenoiser, denoiser_of
 from unified_reward.train.latents import (
     Resolution,
     first_readable,
@@ -61,6 +63,14 @@ from unified_reward.train.meta_models import (
 )
 from unified_reward.train.optim import check_lora_targets, lora_config
 from unified_reward.train.placeholders import placeholder_answers, placeholder_context
+
+
+_EMBEDDING_INPUTS = {
+    "encoder_hidden_states": "prompt_embeds",
+    "pooled_projections": "pooled_prompt_embeds",
+    "text_embeds": "pooled_prompt_embeds",
+}
+"""Arguments of a pipeline by those of its network."""
 
 
 def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
@@ -173,13 +183,13 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
     pipeline = build_meta_pipeline(config.policy)
     sampling = sampling_options(checkpoint_path(config.policy), Denoising)
     policy = DiffusionPolicy(pipeline, sampling, name=config.policy, batch_size=1)
-    denoiser = build_denoiser(pipeline, sampling.prompt_tokens)
+    denoiser = denoiser_of(policy)
     network, optim = denoiser.network, training.optim
     parameters = network.num_parameters()
     parts: Any = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     frozen = sum(part.num_parameters() for part in parts)
     reasons: list[str] = []
-    pairs = _pairs(config.pairs, policy.tasks, reasons)
+    pairs = _pairs(config.pairs, denoiser.trained_tasks(policy.tasks), reasons)
     lacking = [*_lacking_pairs(config.pairs, reasons), *not_here(config.policy)]
     resolution = _resolution(
         resolve_resolution(
@@ -193,8 +203,8 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
     )
     timesteps = _timesteps(denoiser.schedule, training.timesteps)
     alignment = DPOModel(denoiser, training)
-    latent = _try_loss(alignment, resolution)
-    tokens = _tokens(latent, network.config.get("patch_size"))
+    latent, condition = _try_loss(alignment, resolution)
+    tokens = _tokens(latent, condition, network.config.get("patch_size"))
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     return DryRun(
         model=type(network).__name__,
@@ -216,10 +226,12 @@ def _resolution(
 ) -> Resolution:
     """The resolution of training, from the options or the pairs, else that of sampling."""
     takes = inspect.signature(denoiser.pipeline.__call__).parameters
-    side = (denoiser.network.config.get("sample_size") or 0) * denoiser.vae_scale_factor
+    default = getattr(denoiser.pipeline, "default_sample_size", 0)
+    side = (denoiser.network.config.get("sample_size") or default) * denoiser.vae_scale_factor
+    height, width = (takes[name].default if name in takes else None for name in ("height", "width"))
     resolution = Resolution(
-        given.height or sampling.height or takes["height"].default or side,
-        given.width or sampling.width or takes["width"].default or side,
+        given.height or sampling.height or height or side,
+        given.width or sampling.width or width or side,
         given.frames
         or sampling.frames
         or (takes["num_frames"].default if denoiser.temporal_stride else None),
@@ -246,28 +258,43 @@ def _timesteps(schedule: Schedule, wanted: Sequence[float]) -> tuple[float, ...]
     return tuple(nearest)
 
 
-def _try_loss(alignment: DPOModel, resolution: Resolution) -> tuple[int, ...]:
-    """Shape of the latents; computes the loss of a pair, so that latents and prompts fit."""
+def _try_loss(
+    alignment: DPOModel, resolution: Resolution
+) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+    """Shape of the latents, and a condition; computes the loss of a pair, so that they fit."""
     denoiser = alignment.denoiser
     n = resolution.frames or 1
     frames = [n + padding_frames(n, denoiser.temporal_stride)] if denoiser.temporal_stride else []
-    pixels = torch.empty(
-        1, 3, *frames, resolution.height or 0, resolution.width or 0, device="meta"
-    )
+    size = (resolution.height or 0, resolution.width or 0)
+    pixels = torch.empty(1, 3, *frames, *size, device="meta")
     try:
         with torch.no_grad():
             latents = denoiser.encode_pixels(pixels)
             tried = NoiseSample(torch.tensor([0]), torch.empty_like(latents))
-            alignment.loss(latents, latents, _condition(denoiser), tried)
+            condition = _condition(denoiser, size)
+            alignment.loss(latents, latents, condition, tried)
     except (ValueError, RuntimeError, IndexError) as error:
         raise ConfigError(
             f"latents or prompts do not fit the network: {one_line(error)}"
         ) from error
-    return tuple(latents.shape[1:])
+    return tuple(latents.shape[1:]), condition
 
 
-def _condition(denoiser: Denoiser) -> dict[str, Tensor]:
-    """Empty conditioning inputs in the shapes of the network's configuration."""
+def _condition(denoiser: Denoiser, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Conditioning inputs of a sample, without numbers."""
+    embeddings = {
+        name: torch.empty(1, *shape, device="meta") for name, shape in _embeddings(denoiser).items()
+    }
+    if not isinstance(denoiser, EditDenoiser):
+        return embeddings
+    prompt = {"prompt": None}
+    prompt |= {_EMBEDDING_INPUTS[name]: value for name, value in embeddings.items()}
+    row = denoiser.encode_edit(prompt, PILImage.new("RGB", (size[1], size[0])), size)
+    return {name: value[None] for name, value in row.items()}
+
+
+def _embeddings(denoiser: Denoiser) -> dict[str, tuple[int, ...]]:
+    """Shapes of a prompt's embeddings, from the network's configuration."""
     config = denoiser.network.config
     widths = ("cross_attention_dim", "joint_attention_dim", "text_dim")
     width = next(config[name] for name in widths if config.get(name))
@@ -279,12 +306,16 @@ def _condition(denoiser: Denoiser) -> dict[str, Tensor]:
     if config.get("addition_embed_type") == "text_time":
         sizes = 6 * config["addition_time_embed_dim"]
         shapes["text_embeds"] = (config["projection_class_embeddings_input_dim"] - sizes,)
-    return {name: torch.empty(1, *shape, device="meta") for name, shape in shapes.items()}
+    return shapes
 
 
-def _tokens(latent: Sequence[int], patch: int | Sequence[int] | None) -> int:
-    """Tokens of a sample; 0 where the network is not a transformer."""
+def _tokens(
+    latent: Sequence[int], condition: Mapping[str, Tensor], patch: int | Sequence[int] | None
+) -> int:
+    """Tokens of a sample, and of the source of an edit; 0 where the network is no transformer."""
     if patch is None:
         return 0
+    if len(latent) == 2:
+        return latent[0] + condition["hidden_states"].shape[1]
     sides = [patch] * (len(latent) - 1) if isinstance(patch, int) else patch
     return math.prod(n // side for n, side in zip(latent[1:], sides, strict=True))

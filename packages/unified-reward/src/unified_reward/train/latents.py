@@ -1,4 +1,4 @@
-"""Preference pairs of images or videos as latents and prompt embeddings, made once, kept on disk.
+"""Preference pairs of images or videos as latents and conditions, made once, kept on disk.
 
 Knows nothing of the loss.
 """
@@ -6,15 +6,19 @@ Knows nothing of the loss.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from PIL import ImageOps
+from PIL.Image import Image as PILImage
 from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -26,10 +30,14 @@ from unified_reward.core.samples import Candidate, Image, PreferencePair, Video
 from unified_reward.io.atomic import write_bytes
 from unified_reward.policies.diffusion import refuse_control
 from unified_reward.train.bad_items import BAD_ITEM
-from unified_reward.train.denoisers import Denoiser
+from unified_reward.train.denoisers import Condition, Denoiser
+from unified_reward.train.edit_denoisers import EditDenoiser
 
 
 _FRAME_RULE = "linspace_inclusive"
+_SAME_RATIO = 0.1
+"""Largest difference of the logarithms of two aspect ratios that count as the same; sizes of edits
+are rounded to multiples of up to 32 pixels."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,11 @@ class Resolution:
 
 
 class EncodedPairs:
-    """Pairs as files of ``chosen`` and ``rejected`` latents and the embeddings of the prompt."""
+    """Pairs as files of ``chosen`` and ``rejected`` latents and the condition of both."""
 
     def __init__(self, files: Mapping[str, Path], log: Callable[[str], None]) -> None:
         """Know the files by the ids of their pairs."""
+        self.names = frozenset(files)
         self._files = [*files.items()]
         self._log = log
         self._lost: set[str] = set()
@@ -58,7 +67,7 @@ class EncodedPairs:
 
     def batch(
         self, indices: Sequence[int], device: torch.device
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Tensor, Condition]:
         """Latents of B chosen and B rejected samples, and the condition of both.
 
         In place of a pair whose file was lost or torn the next one is taken, and the loss logged.
@@ -67,8 +76,12 @@ class EncodedPairs:
             DataError: No file can be read any more.
         """
         rows = [self._read(i) for i in indices]
-        columns = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
-        return columns.pop("chosen"), columns.pop("rejected"), columns
+        chosen, rejected = (
+            torch.stack([row.pop(side) for row in rows]).to(device)
+            for side in ("chosen", "rejected")
+        )
+        columns = {name: _stack([row[name] for row in rows], device) for name in rows[0]}
+        return chosen, rejected, columns
 
     def _read(self, index: int) -> dict[str, Tensor]:
         n = len(self._files)
@@ -83,6 +96,13 @@ class EncodedPairs:
         raise DataError("none of the encoded pairs can be read any more")
 
 
+def _stack(values: list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
+    """One tensor, or the values where their shapes differ."""
+    if len({value.shape for value in values}) == 1:
+        return torch.stack(values).to(device)
+    return [value.to(device) for value in values]
+
+
 @torch.no_grad()
 def encode_pairs(
     pairs: Sequence[PreferencePair],
@@ -95,23 +115,22 @@ def encode_pairs(
 
     Args:
         pairs: Pairs of the pipeline's task.
-        denoiser: Computes latents and prompt embeddings.
+        denoiser: Computes latents and conditions.
         folder: Folder of the files, which belong to this pipeline and resolution.
         resolution: Size of the media.
         log: Called with the reason for each pair that is left out: media that cannot be read, a
-            prompt longer than the text encoder reads, candidates with the same pixels.
+            prompt longer than the text encoder reads, candidates with the same pixels, an edit
+            whose source is not one image.
 
     Raises:
         ConfigError: Height or width does not fit the pipeline.
         DataError: No pair is left, or the folder cannot be written.
     """
-    names = [hashlib.sha256(pair.id.encode()).hexdigest()[:32] for pair in pairs]
-    paths = [folder / f"{name}.safetensors" for name in names]
+    paths = [folder / f"{_file_stem(pair, denoiser)}.safetensors" for pair in pairs]
     missing = [not _is_complete(path) for path in paths]
     first = first_readable(pairs, resolution) if any(missing) else None
     resolution = resolve_resolution(resolution, first, denoiser.size_multiple)
-    # Several pairs of one prompt usually follow each other.
-    encode_prompt = lru_cache(maxsize=16)(lambda prompt: denoiser.encode_prompts([prompt]))
+    conditions = _Conditions(denoiser, resolution)
     files: dict[str, Path] = {}
     todo = track(
         zip(pairs, paths, missing, strict=True),
@@ -123,7 +142,7 @@ def encode_pairs(
         if is_missing:
             try:
                 opened = first.clip if first and first.pair is pair else None
-                row = _encode(pair, denoiser, resolution, encode_prompt, opened)
+                row = _encode(pair, denoiser, resolution, conditions, opened)
             except BAD_ITEM as error:
                 log(f"pair {pair.id!r}: {one_line(error)}")
                 continue
@@ -132,6 +151,62 @@ def encode_pairs(
     if not files:
         raise DataError("no pair is left to learn from; the reasons are logged for each")
     return EncodedPairs(files, log)
+
+
+def _file_stem(pair: PreferencePair, denoiser: Denoiser) -> str:
+    """Name of a pair's file; of an edit it depends on the instruction and the source image too."""
+    key = pair.id
+    if isinstance(denoiser, EditDenoiser):
+        with suppress(MediaError):  # reported when the pair is encoded
+            sources = [media.content_hash(part) for part in pair.context]
+            key = json.dumps([pair.id, pair.prompt, *sources], allow_nan=False)
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+class _Conditions:
+    """Conditions of pairs; the last few are kept, since pairs of one prompt follow each other."""
+
+    def __init__(self, denoiser: Denoiser, resolution: Resolution) -> None:
+        self._denoiser = denoiser
+        self._size = (resolution.height or 0, resolution.width or 0)
+        self._of_prompt = lru_cache(maxsize=16)(self._encode_prompt)
+        self._of_edit = lru_cache(maxsize=16)(self._encode_edit)
+
+    def encode(self, pair: PreferencePair, candidate_size: tuple[int, int]) -> dict[str, Tensor]:
+        """Condition of a pair whose chosen image has this height and width."""
+        if isinstance(self._denoiser, EditDenoiser):
+            return self._of_edit(pair.prompt, pair.context, candidate_size)
+        return self._of_prompt(pair.prompt)
+
+    def _encode_prompt(self, prompt: str) -> dict[str, Tensor]:
+        encoded = self._denoiser.encode_prompts([prompt])
+        return {name: value[0] for name, value in encoded.items()}
+
+    def _encode_edit(
+        self, prompt: str, context: tuple[Image | Video, ...], candidate_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        denoiser = cast("EditDenoiser", self._denoiser)
+        source = denoiser.policy.open_source(context)
+        source = cut_alike(source, candidate_size, self._size)
+        return denoiser.encode_edit({"prompt": prompt}, source, self._size)
+
+
+def cut_alike(source: PILImage, candidate_size: tuple[int, int], size: tuple[int, int]) -> PILImage:
+    """Cut a source as its edits are cut, where it has their proportions.
+
+    Args:
+        source: Source image.
+        candidate_size: Height and width of the edits.
+        size: Height and width that they are scaled and cut to.
+    """
+    ratio, edited, wanted = (
+        width / height for height, width in (source.size[::-1], candidate_size, size)
+    )
+    if abs(math.log(ratio / edited)) > _SAME_RATIO or ratio == wanted:
+        return source
+    width = min(source.width, round(source.height * wanted))
+    height = min(source.height, round(source.width / wanted))
+    return ImageOps.fit(source, (width, height))
 
 
 def _is_complete(path: Path) -> bool:
@@ -145,7 +220,7 @@ def _encode(
     pair: PreferencePair,
     denoiser: Denoiser,
     resolution: Resolution,
-    encode_prompt: Callable[[str], dict[str, Tensor]],
+    conditions: _Conditions,
     opened: media.SampledFrames | None,
 ) -> dict[str, Tensor]:
     refuse_control(denoiser.pipeline, pair.prompt)
@@ -161,10 +236,10 @@ def _encode(
         raise DataError("chosen and rejected have the same pixels")
     vae = denoiser.pipeline.vae
     chosen, rejected = denoiser.encode_pixels((two / 127.5 - 1).to(vae.device)).float()
-    condition = {name: value[0] for name, value in encode_prompt(pair.prompt).items()}
-    row = {"chosen": chosen, "rejected": rejected, **condition}
+    height, width = clips[0].pixels.shape[1:3]
+    row = {"chosen": chosen, "rejected": rejected, **conditions.encode(pair, (height, width))}
     if not all(bool(value.isfinite().all()) for value in row.values()):
-        raise DataError("its latents or its prompt's embeddings are not finite; try another dtype")
+        raise DataError("its latents or its condition are not finite; try another dtype")
     return {name: value.cpu().contiguous() for name, value in row.items()}
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
+from functools import wraps
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +30,9 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-from unified_reward.checkpoints.adapters import adapter_base
+from unified_reward.checkpoints.adapters import processor_source
+from unified_reward.checkpoints.kinds import read_config
 from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, refuse_pipeline_code
 from unified_reward.checkpoints.tensor_keys import read_json
 from unified_reward.core.errors import ConfigError, ModelError
@@ -87,12 +89,9 @@ def read_architecture(base: str) -> Architecture:
         ModelError: The folder lacks a configuration or a processor.
     """
     folder = checkpoint_path(base)
-    if (merged := adapter_base(folder)) is not None:
-        return read_architecture(str(merged))
     if is_folder(folder):
-        what = "is not a vision-language checkpoint"
-        config = load_pretrained(AutoConfig, folder, what)
-        processor = load_pretrained(AutoProcessor, folder, what)
+        config = read_config(folder)
+        processor = load_pretrained(AutoProcessor, processor_source(folder))
         return Architecture(config, processor, has_own_processor=True)
     config = AutoConfig.for_model(**_published(base, "config"))
     return Architecture(config, _build_processor(config), has_own_processor=False)
@@ -151,11 +150,11 @@ def _build_processor(config: Any) -> Any:
         "temporal_patch_size": vision.temporal_patch_size,
     }
     images = Qwen2VLImageProcessor(**options)
-    if PROCESSOR_MAPPING_NAMES[config.model_type] == "Qwen3VLProcessor":
-        videos = Qwen3VLVideoProcessor(**options)
-        return Qwen3VLProcessor(images, tokenizer, videos, chat_template=chat)
-    videos = Qwen2VLVideoProcessor(**options)
-    return Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=chat)
+    if config.model_type == "qwen2_5_vl":
+        videos = Qwen2VLVideoProcessor(**options)
+        return Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=chat)
+    videos = Qwen3VLVideoProcessor(**options)
+    return Qwen3VLProcessor(images, tokenizer, videos, chat_template=chat)
 
 
 def build_meta_model(config: Any) -> Any:
@@ -230,7 +229,21 @@ def _build_pipeline(index: dict[str, Any]) -> Any:
         for key, value in index.items()
         if key in parameters
     }
-    return pipeline(**dict.fromkeys(required) | given)
+    built = pipeline(**dict.fromkeys(required) | given)
+    if built.scheduler is not None:
+        built.scheduler.set_timesteps = _without_device(built.scheduler.set_timesteps)
+    return built
+
+
+def _without_device(set_timesteps: Callable[..., None]) -> Callable[..., None]:
+    """Let timesteps stay numbers where the networks have none."""
+
+    @wraps(set_timesteps)
+    def run(*positional: Any, device: object = None, **named: Any) -> None:
+        del device
+        set_timesteps(*positional, **named)
+
+    return run
 
 
 def _build_part(name: str, config: dict[str, Any]) -> Any:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from unified_reward.backends.chat import Chat
-from unified_reward.core.errors import ModelError
+from unified_reward.backends.equivalence import FAULTS
+from unified_reward.core.errors import ModelError, one_line
 from unified_reward.core.requests import Request
 
 
@@ -31,8 +32,18 @@ def choose_padding(model: Any, chat: Chat) -> None:
         chat: Its processor, whose ``padding_side`` is set.
 
     Raises:
-        ModelError: The model is right on neither side.
+        ModelError: The model is right on neither side, or cannot take what the processor makes.
     """
+    try:
+        _try_sides(model, chat)
+    except FAULTS as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be trained with {type(chat.processor).__name__}: "
+            f"{one_line(error)}"
+        ) from error
+
+
+def _try_sides(model: Any, chat: Chat) -> None:
     image = PIL.Image.new("RGB", (64, 64), "teal")
     chat.padding_side = "left"
     requests = [Request((image, "red")), Request((image, "a larger blue circle " * 8))]
@@ -45,7 +56,7 @@ def choose_padding(model: Any, chat: Chat) -> None:
         chat.padding_side = side
         rows = _hidden(model, chat.batch(requests))
         pairs = zip(rows, alone, strict=True)
-        errors.append(max(float((row - one).abs().amax()) for row, [one] in pairs) / largest)
+        errors.append(max(float((row - own).abs().amax()) for row, [own] in pairs) / largest)
         if errors[-1] < _TOLERANCE:
             return
     raise ModelError(

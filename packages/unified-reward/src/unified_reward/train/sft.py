@@ -166,7 +166,10 @@ class _SFTTrainer(FiniteTrainer, SFTTrainer):
         targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=_IGNORED)
         has_label = targets != _IGNORED
         positions = torch.cat([has_label.any(0).nonzero()[:, 0], place]).unique()
-        logits = model(**inputs, use_cache=False, logits_to_keep=positions).logits.float()
+        logits = model(**inputs, use_cache=False, logits_to_keep=positions).logits
+        if logits.shape[1] != len(positions):  # some models compute all of them
+            logits = logits[:, positions]
+        logits = logits.float()
         hard = cross_entropy(logits.flatten(0, 1), targets[:, positions].flatten(), reduction="sum")
         at_choice = logits[torch.arange(len(place)), torch.searchsorted(positions, place)]
         chosen = at_choice.gather(-1, choices.clamp(min=0))

@@ -1,0 +1,98 @@
+"""Architectures of transformers that cannot be judges are refused before their weights are read."""
+
+import pytest
+from transformers import (
+    AutoConfig,
+    ChameleonImageProcessor,
+    ChameleonProcessor,
+    CLIPImageProcessor,
+    GitProcessor,
+    GotOcr2ImageProcessor,
+    GotOcr2Processor,
+    IdeficsImageProcessor,
+    IdeficsProcessor,
+    Kosmos2Processor,
+    PaliGemmaProcessor,
+    SiglipImageProcessor,
+)
+
+from tests.architectures.tokenizers import train_tokenizer
+from unified_reward.backends.hf_vlm import load_vlm
+from unified_reward.core.errors import ModelError
+
+
+APART = "takes the tokens of an answer apart from its prompt"
+BY_CLASS = {
+    "blip-2": APART,
+    "instructblip": APART,
+    "diffusion_gemma": APART,
+    "florence2": "is an encoder-decoder",
+    "pix2struct": "is an encoder-decoder",
+    "t5gemma2": "is an encoder-decoder",
+    "udop": "is an encoder-decoder",
+    "pi0": "does not write text",
+    "mistral4": "takes no images",
+}
+CHAT = (
+    "{%- for message in messages -%}{{ message.role.upper() + ':' }}"
+    "{%- if message.content is string -%}{{ message.content }}{%- else -%}"
+    "{%- for part in message.content -%}"
+    "{%- if part.type == 'image' -%}{{ '<image>' }}{%- else -%}{{ part.text }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}{{ '</s>' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ 'ASSISTANT:' }}{%- endif -%}"
+)
+NO_MARK = "names no image token, so that images have no place in a prompt"
+BY_PROCESSOR = {
+    "git": (lambda words: GitProcessor(CLIPImageProcessor(), words), NO_MARK),
+    "idefics": (lambda words: IdeficsProcessor(IdeficsImageProcessor(), words), NO_MARK),
+    "kosmos-2": (lambda words: Kosmos2Processor(CLIPImageProcessor(), words), NO_MARK),
+    "chameleon": (
+        lambda words: ChameleonProcessor(ChameleonImageProcessor(), words),
+        "has no chat template",
+    ),
+    "got_ocr2": (
+        lambda words: GotOcr2Processor(
+            GotOcr2ImageProcessor(), words, chat_template=CHAT.replace("image>", "imgpad>")
+        ),
+        "takes no text alone: You must provide valid `images`",
+    ),
+    "paligemma": (
+        lambda words: PaliGemmaProcessor(
+            SiglipImageProcessor(image_seq_length=4), words, chat_template=CHAT
+        ),
+        "takes no text alone: `images` are expected",
+    ),
+}
+
+
+@pytest.fixture
+def words():
+    return train_tokenizer(["<image>", "<imgpad>"], bos="<s>", eos="</s>", pad="<pad>")
+
+
+def refusal(folder):
+    with pytest.raises(ModelError) as refused:
+        load_vlm(folder, device="cpu")
+    message = str(refused.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    return message
+
+
+@pytest.mark.parametrize("model_type", BY_CLASS)
+def test_a_model_whose_class_cannot_answer_about_images_is_refused_by_its_config(
+    tmp_path, model_type
+):
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
+    assert f"model_type {model_type!r} {BY_CLASS[model_type]}" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("model_type", BY_PROCESSOR)
+def test_a_processor_without_a_place_for_images_in_a_chat_is_refused(tmp_path, words, model_type):
+    build, reason = BY_PROCESSOR[model_type]
+    words.chat_template = None if "template" in reason else CHAT
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
+    build(words).save_pretrained(tmp_path)
+    message = refusal(tmp_path)
+    assert f"({model_type}) cannot be asked" in message
+    assert reason in message

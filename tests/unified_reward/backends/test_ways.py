@@ -1,0 +1,206 @@
+"""Faults that make a fast way of asking wrong: each is seen, and a slower way is right."""
+
+import copy
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import ImageOps
+from transformers import DynamicCache
+
+from tests.architectures import ARCHITECTURES
+from tests.unified_reward.backends.test_architectures import assert_equal, requests
+from unified_reward.backends import chat_template, choices, image_features
+from unified_reward.backends.chat import Chat
+from unified_reward.backends.equivalence import TOLERANCE, Ways, prove
+from unified_reward.backends.image_features import ImageEncoder
+from unified_reward.core.verdicts import Failed
+
+
+pytestmark = pytest.mark.numeric
+
+RECURRENT = ("qwen3_5", "qwen3_5_moe", "minicpmv4_6", "lfm2_vl")
+WINDOWS = ("gemma3", "gemma4", "gemma4_moe", "aya_vision", "cohere2_vision")
+TYPES = ("gemma3", "gemma4_moe", "molmo2", "qwen2_5_vl", "qwen3_vl")
+GRIDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+GRIDS += ("glm4v", "glm46v", "glm4v_moe")
+THINKING = ("qwen3_5", "qwen3_5_moe", "glm46v", "glm4v_moe", "kimi_k25")
+ENCODED = tuple(name for name in ARCHITECTURES if name not in ("minicpmv4_6", "ernie4_5_vl_moe"))
+ATTENTION = tuple(name for name in ARCHITECTURES if name not in (*RECURRENT, *WINDOWS))
+
+
+def leave_out_the_mask(monkeypatch, model):
+    """Choices in a row see one another."""
+
+    def unmasked(model, ids, mask, positions, cache):
+        return before(model, ids, mask if mask.dim() == 2 else mask[:, 0].any(1), positions, cache)
+
+    before = choices._continue
+    monkeypatch.setattr(choices, "_continue", unmasked)
+
+
+def restart_positions(monkeypatch, model):
+    """Choices stand at the beginning of their prompt."""
+    monkeypatch.setattr(choices, "_next", lambda positions: positions[..., -1:] * 0)
+
+
+def lose_the_window(monkeypatch, model):
+    """The cache keeps the keys that a layer no longer sees."""
+    text = sys.modules[type(model.model.model.language_model).__module__]
+    monkeypatch.setattr(text, "DynamicCache", lambda *_, **__: DynamicCache())
+
+
+def attend_to_padding(monkeypatch, model):
+    """All layers see the padding."""
+
+    def unmasked(*args):
+        inputs = before(*args)
+        return inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])}
+
+    before = model.chat.collate
+    monkeypatch.setattr(model.chat, "collate", unmasked)
+
+
+def remember_padding(monkeypatch, model):
+    """Padding enters the state of recurrent layers."""
+    for module in {sys.modules[type(layer).__module__] for layer in model.model.modules()}:
+        if hasattr(module, "apply_mask_to_padding_states"):
+            monkeypatch.setattr(module, "apply_mask_to_padding_states", lambda hidden, _: hidden)
+
+
+def leave_out_the_grid(monkeypatch, model):
+    """Positions are those of text, also in an image."""
+    monkeypatch.setattr(image_features, "position_inputs", lambda _: ())
+    if model.encoder:
+        model.encoder._positional = ()
+
+
+def leave_out_the_types(monkeypatch, model):
+    """Tokens of an image are not told from those of text."""
+
+    def untyped(*args):
+        return {name: value for name, value in join(*args).items() if "type_ids" not in name}
+
+    join = ImageEncoder.join
+    monkeypatch.setattr(ImageEncoder, "join", untyped)
+
+
+def encode_another_image(monkeypatch, model):
+    """Images are encoded upside down."""
+
+    def turned(self, images, **options):
+        return run(self, [ImageOps.flip(image) for image in images], **options)
+
+    run = ImageEncoder._run
+    monkeypatch.setattr(ImageEncoder, "_run", turned)
+
+
+FAULTS = {
+    leave_out_the_mask: (ATTENTION, {"choices": "packed"}, {"choices": "rows"}),
+    restart_positions: (ARCHITECTURES, {}, {"choices": "whole"}),
+    lose_the_window: (WINDOWS, {"choices": "packed"}, {"choices": "rows"}),
+    attend_to_padding: (ARCHITECTURES, {}, {"batches": "of equal length"}),
+    remember_padding: (RECURRENT, {}, {"batches": "of equal length"}),
+    leave_out_the_grid: (GRIDS, {}, {"images": "encoded for each request"}),
+    leave_out_the_types: (TYPES, {}, {"images": "encoded for each request"}),
+    encode_another_image: (ENCODED, {}, {"images": "encoded for each request"}),
+}
+"""By fault: the architectures that it is about, the ways in use before, and those in use after it
+is seen."""
+QUICK = {
+    *((leave_out_the_mask, name) for name in ("qwen2_5_vl", "llava")),
+    *((restart_positions, name) for name in ("qwen2_5_vl", "qwen3_5", "llava")),
+    *((lose_the_window, name) for name in ("gemma3",)),
+    *((attend_to_padding, name) for name in ("qwen3_vl", "llava")),
+    *((remember_padding, name) for name in ("qwen3_5", "lfm2_vl")),
+    *((leave_out_the_grid, name) for name in ("qwen2_vl", "qwen3_5")),
+    *((leave_out_the_types, name) for name in ("gemma3", "molmo2")),
+    *((encode_another_image, name) for name in ("qwen3_vl", "idefics3")),
+}
+CASES = [
+    pytest.param(
+        *(fault, name, before, after),
+        marks=[] if (fault, name) in QUICK else pytest.mark.slow,
+        id=f"{fault.__name__}-{name}",
+    )
+    for fault, (names, before, after) in FAULTS.items()
+    for name in names
+]
+
+
+def is_right(answers, wanted):
+    """True if all answers are within the tolerance."""
+    return all(
+        not isinstance(answer, Failed)
+        and np.abs(np.subtract(answer.choice_logprobs, values)).max()
+        <= TOLERANCE[torch.float32] * np.abs(values).max()
+        for answer, values in zip(answers, wanted, strict=True)
+    )
+
+
+@pytest.fixture
+def small(plain, name):
+    """Requests, with their log-probabilities in plain passes."""
+    reference, asked = plain[name, "float32"], requests(name)
+    return asked, [reference.choice_logprobs(request) for request in asked]
+
+
+@pytest.mark.parametrize(("fault", "name", "before", "after"), CASES)
+def test_a_fault_is_seen_and_the_slower_way_is_right(
+    judge, small, fault, before, after, monkeypatch
+):
+    model, (asked, wanted) = judge.model, small
+    model.ways = dataclasses.replace(model.ways, **before)
+    model.encoder = forgetful(model.encoder)
+    fault(monkeypatch, model)
+    assert not is_right(model.generate(asked), wanted)
+    model.ways, model.encoder = Ways(), None
+    prove(model)
+    described = judge.describe()["model"]
+    assert {name: described["ways"][name] for name in after} == after
+    assert described["slower"]
+    assert_equal(model.generate(asked), wanted)
+
+
+def forgetful(encoder):
+    """The same encoder without the features that it has computed."""
+    encoder = copy.copy(encoder)
+    if encoder:
+        encoder._features = {}
+    return encoder
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_state_is_not_shared_between_choices(judge, small, name, monkeypatch):
+    """Side by side in a row, or in rows that continue one state."""
+    model, (asked, wanted) = judge.model, small
+    assert judge.describe()["model"]["ways"]["choices"] == "rows"
+    model.batch_size = 1
+    assert_equal(model.generate(asked), wanted)
+
+    def shared(cache):
+        new = copy.deepcopy(cache)
+        new.layers = [
+            new if hasattr(old, "key_cache") or hasattr(old, "keys") else old
+            for new, old in zip(new.layers, cache.layers, strict=True)
+        ]
+        return new
+
+    monkeypatch.setattr(choices.copy, "deepcopy", shared)
+    assert not is_right(model.generate(asked), wanted)
+    monkeypatch.undo()
+    model.ways = dataclasses.replace(model.ways, choices="packed")
+    assert not is_right(model.generate(asked), wanted)
+
+
+@pytest.mark.parametrize("name", THINKING)
+def test_a_choice_within_a_thought_has_another_probability(judge, small, name, monkeypatch):
+    model, (asked, wanted) = judge.model, small
+    chat = model.chat
+    monkeypatch.setattr(chat_template, "_switches", lambda _: [])
+    thinking = Chat(chat.processor)
+    thinking._format = thinking._format._replace(ending="")
+    monkeypatch.setattr(model, "chat", thinking)
+    assert not is_right(model.generate(asked), wanted)

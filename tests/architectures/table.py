@@ -110,7 +110,7 @@ def _title(name, model):
 
 def _ways(model):
     described = model.ways.describe()
-    images = "once" if model.ways.features else "each time"
+    images = "once" if described["images"] == "encoded once" else "each time"
     return images, described["batches"], described["choices"]
 
 
@@ -120,7 +120,7 @@ def _joined(pair):
 
 def _bound(ways):
     """Upper bound of the differences of the ways in use."""
-    used = {"padding": ways.padding, ways.choices: True, "features": ways.features}
+    used = {"padding": ways.padding, ways.choices: True, "features": ways.images == "encoded once"}
     found = [
         value
         for name, value in ways.differences.items()

@@ -230,7 +230,7 @@ class Chat:
             ValueError: A text has a token that the model lacks, or the processor refuses an image.
         """
         # By request: LLaVA tiles an image only where it is alone in its request.
-        images = [[part for part in r.parts if not isinstance(part, str)] for r in requests]
+        images = [request.images for request in requests]
         inputs = dict(
             self.processor(
                 text=[self.prompt(request) for request in requests],

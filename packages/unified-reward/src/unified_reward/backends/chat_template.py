@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from unified_reward.backends.batching import FAULTS
 from unified_reward.core.errors import ModelError, one_line
 
 
-# A template's own error, or that of an expression in it; RecursionError is a RuntimeError.
-_TEMPLATE_ERRORS = (
-    *(TemplateError, TypeError, ValueError, LookupError),
-    *(AttributeError, ArithmeticError, RuntimeError),
-)
+_TEMPLATE_ERRORS = (TemplateError, *FAULTS)
+"""A template's own error, or that of an expression in it."""
 
 # A template that prints its list of parts would not print a line break as one.
 _FIRST, _SECOND, _ANSWER = "first\nprobe", "second\nprobe", "answer\nprobe"

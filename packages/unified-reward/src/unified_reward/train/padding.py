@@ -9,8 +9,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from unified_reward.backends.batching import FAULTS
 from unified_reward.backends.chat import Chat
-from unified_reward.backends.equivalence import FAULTS
 from unified_reward.core.errors import ModelError, one_line
 from unified_reward.core.requests import Request
 

@@ -283,8 +283,6 @@ def load_vlm(
     config = read_config(source)
     processor_folder = processor_source(source)
     processor = load_pretrained(AutoProcessor, processor_folder)
-    if not hasattr(processor, "image_processor") or not hasattr(processor, "apply_chat_template"):
-        raise ModelError(f"{processor_folder} has no image processor beside its weights")
     if max_pixels is None and not is_folder(processor_folder):
         max_pixels = PUBLISHED_MAX_PIXELS
     try:

@@ -151,14 +151,15 @@ def small(reference, name):
 def test_every_way_from_the_fastest_proven_one_down_is_right(judge, small):
     model, (asked, wanted) = judge.model, small
     best, encoder = model.ways, model.encoder
+    equal = "of equal length" if best.padding else best.batches
     for way in WAYS[WAYS.index(best.choices) :]:
         model.ways = dataclasses.replace(best, choices=way)
         assert_equal(model.generate(asked), wanted)
-        model.ways = dataclasses.replace(model.ways, padding=False)
+        model.ways = dataclasses.replace(model.ways, batches=equal)
         assert_equal(model.generate(asked), wanted)
     model.encoder = None
-    for padding in {best.padding, False}:
-        model.ways = dataclasses.replace(best, padding=padding)
+    for batches in {best.batches, equal}:
+        model.ways = dataclasses.replace(best, batches=batches)
         assert_equal(model.generate(asked), wanted)
     model.encoder, model.ways, model.batch_size = encoder, best, 1
     assert_equal(model.generate(asked), wanted)

@@ -205,3 +205,30 @@ def test_a_choice_within_a_thought_has_another_probability(judge, small, name, m
     thinking._format = thinking._format._replace(ending="")
     monkeypatch.setattr(model, "chat", thinking)
     assert not is_right(model.generate(asked), wanted)
+
+
+@pytest.mark.parametrize("name", ["qwen3_5"])
+def test_a_request_that_cannot_be_tokenised_fails_alone(judge, small, name, monkeypatch):
+    model, (asked, wanted) = judge.model, small
+    model.ways = dataclasses.replace(model.ways, batches="of equal length")
+    bad = dataclasses.replace(asked[0], parts=("unknown",))
+    tokenise = model.chat._ids
+
+    def refuse(text):
+        if "unknown" in text:
+            raise ValueError("token 9999 is unknown to the model")
+        return tokenise(text)
+
+    monkeypatch.setattr(model.chat, "_ids", refuse)
+    first, *others = model.generate([bad, *asked])
+    assert isinstance(first, Failed)
+    assert_equal(others, wanted)
+
+
+def test_ways_that_are_not_used_are_named_with_their_difference():
+    ways = Ways(differences={"features": "no image token", "batches": 0.5, "packed": 0.25})
+    assert ways.slower() == [
+        "an image is encoded again for each request: the faster way differs (no image token)",
+        "each request is asked alone: the faster way differs (0.5)",
+        "choices are asked with a whole prompt each: the faster way differs (0.25)",
+    ]

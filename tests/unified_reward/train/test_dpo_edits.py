@@ -209,10 +209,10 @@ def test_sides_that_the_autoencoder_does_not_take_are_refused(editing, tmp_path)
     ("kind", "latent", "tokens"),
     [
         ("pix2pix", (4, 8, 8), {}),
-        ("sdxl_pix2pix", (4, 8, 8), {}),
+        pytest.param("sdxl_pix2pix", (4, 8, 8), {}, marks=pytest.mark.slow),
         ("kontext", (16, 16), {"sample": 2 * 16}),
         ("qwen_edit", (4, 16), {"sample": 4 + 16 * 16}),
-        ("qwen_edit_plus", (4, 16), {"sample": 4 + 16 * 16}),
+        pytest.param("qwen_edit_plus", (4, 16), {"sample": 4 + 16 * 16}, marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_of_editor_is_rehearsed_from_its_configurations_alone(

@@ -8,10 +8,10 @@ short requests when a model is loaded, and one that differs is not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -35,6 +35,7 @@ _SAME_SHAPES = 0.05
 _SLOWER = {"rows": "in a row each", "whole": "with a whole prompt each"}
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
+_T = TypeVar("_T")
 _WORDS = "red 1 circle 10 "
 FAULTS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError)
 """A model or processor that does not know a way raises these in its own code."""
@@ -137,17 +138,19 @@ class _Proof:
             self._probes.append(probe)
             self._prompts.append((probe, shared))
             self._tails.append(tails)
+        self._wanted_first = _first(self._wanted)
 
     def check_images(self) -> None:
         """Refuse a model that answers alike about different images."""
         probe, shared = self._prompts[0]
         (image,) = images_of(probe)
         other = Request((PIL.Image.new("RGB", image.size, "teal"), *probe.parts[1:]), probe.choices)
-        found = score_tails(self._vlm, [(other, shared)], self._tails[:1], "whole")
+        wanted = self._wanted_first[:1]
+        found = score_tails(self._vlm, [(other, shared)], _first(self._tails[:1]), "whole")
         # A fault in a batch, such as images that are numbered through, grows with its size.
         self._alike = [self._prompts[0], *[(other, shared)] * 7]
-        self._wanted_alike = [row[:1] for row in (*self._wanted[:1], *found * 7)]
-        if found == self._wanted[:1]:
+        self._wanted_alike = wanted + found * 7
+        if found == wanted:
             raise ModelError(f"{_about(self._vlm)}: it answers alike about different images")
 
     def check_order(self) -> None:
@@ -169,13 +172,14 @@ class _Proof:
         """Try to encode images apart from their requests, and apart by company."""
         for by_company, name in ((False, "features"), (True, "features by company")):
             self._ways.features = True
-            if self._equals(name, partial(self._encoded, by_company=by_company)):
+            encode = partial(self._encoded, by_company=by_company)
+            if self._equals(name, encode, self._wanted_first):
                 return
         self._ways.features = False
         self._vlm.encoder = None
 
     def _encoded(self, *, by_company: bool) -> list[tuple[float, ...]]:
-        """Answers from features that were encoded apart from their requests.
+        """Log-probabilities of first choices by features that were encoded apart from requests.
 
         Raises:
             ValueError: Tokens or features are not those that the processor's own pass has.
@@ -192,7 +196,7 @@ class _Proof:
         several = [probe for probe in self._probes if len(images_of(probe)) > 1]
         for request in [*self._probes, *map(_reversed, several)]:
             _check_features(vlm, vlm.encoder, request)
-        return self._alone("whole")
+        return self._alone("whole", _first(self._tails))
 
     def find_padding(self) -> None:
         """Try requests of different lengths in one batch, whatever they are padded with."""
@@ -208,8 +212,8 @@ class _Proof:
         )
 
     def _alike_together(self) -> list[tuple[float, ...]]:
-        row = self._tails[0][0]
-        return score_tails(self._vlm, self._alike, [[row]] * len(self._alike), "whole")
+        tails = _first(self._tails[:1] * len(self._alike))
+        return score_tails(self._vlm, self._alike, tails, "whole")
 
     def _padded_otherwise(self) -> list[tuple[float, ...]]:
         chat = self._vlm.chat
@@ -242,8 +246,8 @@ class _Proof:
             self._tails = tails
         return [(*old[:-1], new[-1]) for old, new in zip(wanted, found, strict=True)]
 
-    def _alone(self, way: Way) -> list[tuple[float, ...]]:
-        pairs = zip(self._prompts, self._tails, strict=True)
+    def _alone(self, way: Way, tails: Sequence[Tails] | None = None) -> list[tuple[float, ...]]:
+        pairs = zip(self._prompts, tails or self._tails, strict=True)
         return [score_tails(self._vlm, [prompt], [rows], way)[0] for prompt, rows in pairs]
 
     def _together(self, way: Way) -> list[tuple[float, ...]]:
@@ -275,6 +279,11 @@ class _Proof:
         is_number = np.isfinite(far)
         self._ways.differences[name] = float(f"{far:.2g}") if is_number else "not a number"
         return bool(far <= self._tolerance * (_SAME_SHAPES if same_shapes else 1))
+
+
+def _first(rows: Sequence[Sequence[_T]]) -> list[tuple[_T, ...]]:
+    """Rows of the first choice alone."""
+    return [(*row[:1],) for row in rows]
 
 
 def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:

@@ -22,10 +22,11 @@ _TOLERANCE = 1e-3
 
 @torch.inference_mode()
 def choose_padding(model: Any, chat: Chat) -> None:
-    """Pad on a side where two rows of unlike lengths are in a batch what they are alone.
+    """Pad on a side where rows of unlike lengths and images are in a batch what they are alone.
 
     Padding in front of a row changes it in models whose recurrent layers or positions do not see
-    the mask; padding behind it cannot be seen by a causal model.
+    the mask; padding behind it cannot be seen by a causal model. In some, a row sees how many
+    images another has.
 
     Args:
         model: A vision-language model.
@@ -46,7 +47,8 @@ def choose_padding(model: Any, chat: Chat) -> None:
 def _try_sides(model: Any, chat: Chat) -> None:
     image = PIL.Image.new("RGB", (64, 64), "teal")
     chat.padding_side = "left"
-    requests = [Request((image, "red")), Request((image, "a larger blue circle " * 8))]
+    longer = Request((image, "a larger blue circle " * 8, image))
+    requests = [Request((image, "red")), longer]
     alone = [_hidden(model, chat.batch([request])) for request in requests]
     largest = max(float(row.abs().amax()) for [row] in alone)
     if not math.isfinite(largest):
@@ -60,8 +62,9 @@ def _try_sides(model: Any, chat: Chat) -> None:
         if errors[-1] < _TOLERANCE:
             return
     raise ModelError(
-        f"{type(model).__name__} cannot be trained in batches: a row is changed by padding, by "
-        f"{errors[0]:.0%} in front of it and {errors[1]:.0%} behind it"
+        f"{type(model).__name__} cannot be trained in batches: a row beside another is not what it "
+        f"is alone, but differs by {errors[0]:.1%} with padding in front of it, and by "
+        f"{errors[1]:.1%} with padding behind it"
     )
 
 

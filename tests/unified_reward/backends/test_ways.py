@@ -144,29 +144,29 @@ def is_right(answers, wanted):
 @pytest.fixture
 def small(plain, name):
     """Requests, with their log-probabilities in plain passes."""
-    reference, asked = plain[name, "float32"], requests(name)
-    return asked, [reference.choice_logprobs(request) for request in asked]
+    reference, batch = plain[name, "float32"], requests(name)
+    return batch, [reference.choice_logprobs(request) for request in batch]
 
 
 @pytest.mark.parametrize(("fault", "name", "before", "after"), CASES)
 def test_a_fault_is_seen_and_the_slower_way_is_right(
     judge, small, fault, before, after, monkeypatch
 ):
-    model, (asked, wanted) = judge.model, small
+    model, (batch, wanted) = judge.model, small
     model.ways = dataclasses.replace(model.ways, **before)
     model.encoder = forgetful(model.encoder)
     fault(monkeypatch, model)
-    assert not is_right(model.generate(asked), wanted)
+    assert not is_right(model.generate(batch), wanted)
     model.ways, model.encoder = Ways(), None
     prove(model)
     described = judge.describe()["model"]
     assert {name: described["ways"][name] for name in after} == after
     assert described["slower"]
-    assert_equal(model.generate(asked), wanted)
+    assert_equal(model.generate(batch), wanted)
 
 
 def forgetful(encoder):
-    """The same encoder without the features that it has computed."""
+    """Copy an encoder without the features that it has computed."""
     encoder = copy.copy(encoder)
     if encoder:
         encoder._features = {}
@@ -176,10 +176,10 @@ def forgetful(encoder):
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent_state_is_not_shared_between_choices(judge, small, name, monkeypatch):
     """Side by side in a row, or in rows that continue one state."""
-    model, (asked, wanted) = judge.model, small
+    model, (batch, wanted) = judge.model, small
     assert judge.describe()["model"]["ways"]["choices"] == "rows"
     model.batch_size = 1
-    assert_equal(model.generate(asked), wanted)
+    assert_equal(model.generate(batch), wanted)
 
     def shared(cache):
         new = copy.deepcopy(cache)
@@ -190,28 +190,28 @@ def test_recurrent_state_is_not_shared_between_choices(judge, small, name, monke
         return new
 
     monkeypatch.setattr(choices.copy, "deepcopy", shared)
-    assert not is_right(model.generate(asked), wanted)
+    assert not is_right(model.generate(batch), wanted)
     monkeypatch.undo()
     model.ways = dataclasses.replace(model.ways, choices="packed")
-    assert not is_right(model.generate(asked), wanted)
+    assert not is_right(model.generate(batch), wanted)
 
 
 @pytest.mark.parametrize("name", THINKING)
 def test_a_choice_within_a_thought_has_another_probability(judge, small, name, monkeypatch):
-    model, (asked, wanted) = judge.model, small
+    model, (batch, wanted) = judge.model, small
     chat = model.chat
     monkeypatch.setattr(chat_template, "_switches", lambda _: [])
     thinking = Chat(chat.processor)
     thinking._format = thinking._format._replace(ending="")
     monkeypatch.setattr(model, "chat", thinking)
-    assert not is_right(model.generate(asked), wanted)
+    assert not is_right(model.generate(batch), wanted)
 
 
 @pytest.mark.parametrize("name", ["qwen3_5"])
 def test_a_request_that_cannot_be_tokenised_fails_alone(judge, small, name, monkeypatch):
-    model, (asked, wanted) = judge.model, small
+    model, (batch, wanted) = judge.model, small
     model.ways = dataclasses.replace(model.ways, batches="of equal length")
-    bad = dataclasses.replace(asked[0], parts=("unknown",))
+    bad = dataclasses.replace(batch[0], parts=("unknown",))
     tokenise = model.chat._ids
 
     def refuse(text):
@@ -220,7 +220,7 @@ def test_a_request_that_cannot_be_tokenised_fails_alone(judge, small, name, monk
         return tokenise(text)
 
     monkeypatch.setattr(model.chat, "_ids", refuse)
-    first, *others = model.generate([bad, *asked])
+    first, *others = model.generate([bad, *batch])
     assert isinstance(first, Failed)
     assert_equal(others, wanted)
 

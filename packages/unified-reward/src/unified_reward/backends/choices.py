@@ -9,7 +9,7 @@ model; see `backends.equivalence`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -104,8 +104,9 @@ def _score_whole(
 
 def _score_rows(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]]:
     """Log-probability of all but the first token of each tail, each on a copy of its cache."""
-    rows = [(i, k, row) for i, group in enumerate(tails) for k, row in enumerate(group)]
-    longer = [one for one in rows if len(one[2]) > 1]
+    longer = [
+        (i, k, row) for i, rows in enumerate(tails) for k, row in enumerate(rows) if len(row) > 1
+    ]
     most = max(prefill.vlm.batch_size, len(tails))
     sums = [[0.0] * len(group) for group in tails]
     for start in range(0, len(longer), most):
@@ -146,14 +147,12 @@ def _score_packed(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]
     before = prefill.mask.bool()[:, None, :].expand(-1, ids.shape[1], -1)
     mask = torch.cat([before, attends], -1)[:, None]
     logprobs = _continue(prefill.vlm, ids, mask, prefill.position + steps, prefill.cache)
-    return [[*_sums(row, rows)] for row, rows in zip(logprobs, tails, strict=True)]
-
-
-def _sums(logprobs: Tensor, tails: Sequence[Sequence[int]]) -> Iterator[float]:
-    targets = [token for row in tails for token in row[1:]]
-    values = iter(logprobs[range(len(targets)), targets].tolist())
-    for row in tails:
-        yield sum(next(values) for _ in row[1:])
+    sums: list[list[float]] = []
+    for predicted, rows in zip(logprobs, tails, strict=True):
+        targets = [token for row in rows for token in row[1:]]
+        found = predicted[range(len(targets)), targets].double()
+        sums.append([float(part.sum()) for part in found.split([len(row) - 1 for row in rows])])
+    return sums
 
 
 def _continue(vlm: VLM, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:

@@ -228,11 +228,9 @@ def test_a_judge_describes_the_ways_that_it_uses(judge, name, monkeypatch):
     for way in WAYS:
         name_of = f"_score_{way}"
         monkeypatch.setattr(choices, name_of, spied(way, getattr(choices, name_of)))
-    monkeypatch.setattr(
-        model.model.model,
-        "get_image_features",
-        spied("tower", model.model.model.get_image_features),
-    )
+    for part, encode in ((model.model.model, "get_image_features"), (model.chat, "process")):
+        if hasattr(part, encode):  # not where images are seen by cross-attention
+            monkeypatch.setattr(part, encode, spied("tower", getattr(part, encode)))
     inputs = model.inputs
     monkeypatch.setattr(model, "inputs", lambda *args: masks.append(inputs(*args)) or masks[-1])
     model.generate(requests(name))
@@ -241,7 +239,7 @@ def test_a_judge_describes_the_ways_that_it_uses(judge, name, monkeypatch):
     assert described["architecture"] == model.model.config.model_type
     assert used - {"tower"} == {ways["choices"]}
     is_padded = any(not batch["attention_mask"].all() for batch in masks)
-    assert ways["batches"] == ("padded" if is_padded else "of equal length")
+    assert (ways["batches"] == "padded") == is_padded
     used.clear()
     model.generate(requests(name)[:1])
     model.generate(requests(name)[:1])

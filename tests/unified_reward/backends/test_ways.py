@@ -80,11 +80,12 @@ def leave_out_the_grid(monkeypatch, model):
 def leave_out_the_types(monkeypatch, model):
     """Tokens of an image are not told from those of text."""
 
-    def untyped(*args):
-        return {name: value for name, value in join(*args).items() if "type_ids" not in name}
+    def untyped(*args, **options):
+        inputs = before(*args, **options)
+        return {name: value for name, value in inputs.items() if "type_ids" not in name}
 
-    join = ImageEncoder.join
-    monkeypatch.setattr(ImageEncoder, "join", untyped)
+    before = model.chat.batch_texts
+    monkeypatch.setattr(model.chat, "batch_texts", untyped)
 
 
 def encode_another_image(monkeypatch, model):

@@ -18,10 +18,11 @@ from unified_reward.core.requests import Request
 
 @torch.inference_mode()
 def choose_padding(model: Any, chat: Chat) -> None:
-    """Pad on a side where two rows of unlike lengths are in a batch what they are alone.
+    """Pad on a side where rows of unlike lengths and images are in a batch what they are alone.
 
     Padding in front of a row changes it in models whose recurrent layers or positions do not see
-    the mask; padding behind it cannot be seen by a causal model.
+    the mask; padding behind it cannot be seen by a causal model. In some, a row sees how many
+    images another has.
 
     Args:
         model: A vision-language model.
@@ -31,7 +32,8 @@ def choose_padding(model: Any, chat: Chat) -> None:
         ModelError: The model is right on neither side, or cannot take what the processor makes.
     """
     image = PIL.Image.new("RGB", (64, 64), "teal")
-    requests = [Request((image, "red")), Request((image, "a larger blue circle " * 8))]
+    longer = Request((image, "a larger blue circle " * 8, image))
+    requests = [Request((image, "red")), longer]
     errors: list[float] = []
     try:
         alone = [row for request in requests for row in _hidden(model, chat.batch([request]))]
@@ -49,8 +51,9 @@ def choose_padding(model: Any, chat: Chat) -> None:
             f"{one_line(error)}"
         ) from error
     raise ModelError(
-        f"{type(model).__name__} cannot be trained in batches: a row is changed by padding, by "
-        f"{errors[0]:.0%} in front of it and {errors[1]:.0%} behind it"
+        f"{type(model).__name__} cannot be trained in batches: a row beside another is not what it "
+        f"is alone, but differs by {errors[0]:.1%} with padding in front of it, and by "
+        f"{errors[1]:.1%} with padding behind it"
     )
 
 

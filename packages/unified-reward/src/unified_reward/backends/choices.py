@@ -98,10 +98,9 @@ def _score_whole(
         part = jobs[start : start + most]
         inputs = vlm.inputs([job[0] for job in part], [[*job[1], *job[2]] for job in part])
         keep = max(len(row) for _, _, row in part) + 1
-        logprobs = vlm.logits(inputs, keep).float().log_softmax(-1)
-        for i, (_, _, row) in enumerate(part):
-            predicted = logprobs[i, -len(row) - 1 : -1]
-            sums.append(float(predicted[range(len(row)), row].double().sum()))
+        logits = vlm.logits(inputs, keep)
+        for (_, _, row), predicted in zip(part, logits, strict=True):
+            sums.append(sum(_logprobs(predicted[-len(row) - 1 :], row)))
     values = iter(sums)
     return [tuple(next(values) for _ in rows) for rows in tails]
 

@@ -121,12 +121,12 @@ class VLM:
         for i, request in enumerate(requests):
             prefix = request.verdict_prefix
             before, found, _ = texts[i].rpartition(prefix) if prefix else ("", "", "")
-            if request.choices and (found or not prefix):
+            if request.choices and found == prefix:
                 heads[i] = before + found
         # What is behind the prompts differs in length, even where they do not.
-        parts = [[*heads]] if self.ways.padding and heads else [[i] for i in heads]
+        parts = [[*heads]] if self.ways.padding else [[i] for i in heads]
         logprobs: dict[int, tuple[float, ...]] = {}
-        for part in parts:
+        for part in filter(None, parts):
             scored = score_choices(self, [(requests[i], heads[i]) for i in part], self.ways.choices)
             logprobs |= zip(part, scored, strict=True)
         return [_to_answer(r, texts[i], logprobs.get(i)) for i, r in enumerate(requests)]

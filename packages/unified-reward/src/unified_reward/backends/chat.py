@@ -70,7 +70,8 @@ class Chat:
         """
         if self.eos_id >= n_tokens:
             raise ModelError(
-                f"token {self.eos_id} ends an answer, but the model has {n_tokens} tokens"
+                f"token {self.eos_id} ends an answer by the chat template of "
+                f"{_name_of(self.processor)}, but the model has {n_tokens} tokens"
             )
         self._n_tokens = n_tokens
         self._choose_pad()

@@ -8,7 +8,7 @@ short requests when a model is loaded, and one that differs is not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -123,8 +123,8 @@ class _Proof:
         self._tails: list[Tails] = []
         self._wanted: list[tuple[float, ...]] = []
         for probe in _probes(vlm):
-            shared, tails = vlm.chat.split_choices("", probe.choices)
             try:
+                shared, tails = vlm.chat.split_choices("", probe.choices)
                 self._wanted += score_tails(vlm, [(probe, shared)], [tails], "whole")
             except FAULTS as error:
                 if not self._prompts:
@@ -321,18 +321,15 @@ def _about(vlm: VLM) -> str:
     return f"{vlm.name} ({vlm.model.config.model_type}) cannot be asked about an image"
 
 
-def _probes(vlm: VLM) -> list[Request]:
+def _probes(vlm: VLM) -> Iterator[Request]:
     """Requests with one image, with two of other sizes, without, and beyond a sliding window."""
     small, wide, tall = (_image(i, *size) for i, size in enumerate(((64, 64), (96, 56), (56, 112))))
-    probes = [
-        Request((small, "rate: a red circle"), _CHOICES),
-        Request(("first:", wide, "second:", tall, "which picture is better?"), _CHOICES),
-        Request(("10 apples and 1 tie",), _CHOICES),
-    ]
+    yield Request((small, "rate: a red circle"), _CHOICES)
+    yield Request(("first:", wide, "second:", tall, "which picture is better?"), _CHOICES)
+    yield Request(("10 apples and 1 tie",), _CHOICES)
     if window := _window(vlm):
         short, long = (len(vlm.chat.prompt_tokens(Request((_WORDS * n,)))) for n in (1, 2))
-        probes.append(Request((_WORDS * (window // (long - short) + 2),), _CHOICES))
-    return probes
+        yield Request((_WORDS * (window // (long - short) + 2),), _CHOICES)
 
 
 def _window(vlm: VLM) -> int | None:

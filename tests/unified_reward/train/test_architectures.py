@@ -121,7 +121,9 @@ def test_a_policy_is_aligned_by_its_own_logprobs(checkpoints, plain, name, tmp_p
     [(_, loss)] = report["losses"]
     assert loss == near(training.dpo_loss(plain, name))
     assert (report["margin"], report["chosen"], report["rejected"]) == ([0.0], [0.0], [0.0])
-    aligned = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32)
+    aligned = AutoModelForImageTextToText.from_pretrained(
+        out, dtype=torch.float32, trust_remote_code=False
+    )
     assert_reaches_both_ends(moved(plain, aligned))
 
 

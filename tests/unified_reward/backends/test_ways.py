@@ -144,29 +144,29 @@ def is_right(answers, wanted):
 @pytest.fixture
 def small(plain, name):
     """Requests, with their log-probabilities in plain passes."""
-    reference, batch = plain[name, "float32"], requests(name)
-    return batch, [reference.choice_logprobs(request) for request in batch]
+    reference, queries = plain[name, "float32"], requests(name)
+    return queries, [reference.choice_logprobs(request) for request in queries]
 
 
 @pytest.mark.parametrize(("fault", "name", "before", "after"), CASES)
 def test_a_fault_is_seen_and_the_slower_way_is_right(
     judge, small, fault, before, after, monkeypatch
 ):
-    model, (batch, wanted) = judge.model, small
+    model, (queries, wanted) = judge.model, small
     model.ways = dataclasses.replace(model.ways, **before)
     model.encoder = forgetful(model.encoder)
     fault(monkeypatch, model)
-    assert not is_right(model.generate(batch), wanted)
+    assert not is_right(model.generate(queries), wanted)
     model.ways, model.encoder = Ways(), None
     prove(model)
     described = judge.describe()["model"]
     assert {name: described["ways"][name] for name in after} == after
     assert described["slower"]
-    assert_equal(model.generate(batch), wanted)
+    assert_equal(model.generate(queries), wanted)
 
 
 def forgetful(encoder):
-    """Copy an encoder without the features that it has computed."""
+    """The same encoder without the features that it has computed."""
     encoder = copy.copy(encoder)
     if encoder:
         encoder._features = {}
@@ -176,44 +176,45 @@ def forgetful(encoder):
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent_state_is_not_shared_between_choices(judge, small, name, monkeypatch):
     """Side by side in a row, or in rows that continue one state."""
-    model, (batch, wanted) = judge.model, small
+    model, (queries, wanted) = judge.model, small
     assert judge.describe()["model"]["ways"]["choices"] == "rows"
     model.batch_size = 1
-    copied = choices._copied
+    assert_equal(model.generate(queries), wanted)
 
     def shared(cache, owners):
-        new = copied(cache, owners)
-        new.layers = [
-            new if hasattr(old, "keys") else old
-            for new, old in zip(new.layers, cache.layers, strict=True)
+        rows = copied(cache, owners)
+        rows.layers = [
+            new if hasattr(old, "key_cache") or hasattr(old, "keys") else old
+            for new, old in zip(rows.layers, cache.layers, strict=True)
         ]
-        return new
+        return rows
 
-    monkeypatch.setattr(choices, "_CACHED_TOKENS", 1)  # a row at a time
-    assert_equal(model.generate(batch), wanted)
+    copied = choices._copied
+    monkeypatch.setattr(choices, "_CACHED_TOKENS", 1)
+    assert_equal(model.generate(queries), wanted)
     monkeypatch.setattr(choices, "_copied", shared)
-    assert not is_right(model.generate(batch), wanted)
+    assert not is_right(model.generate(queries), wanted)
     monkeypatch.undo()
     model.ways = dataclasses.replace(model.ways, choices="packed")
-    assert not is_right(model.generate(batch), wanted)
+    assert not is_right(model.generate(queries), wanted)
 
 
 @pytest.mark.parametrize("name", THINKING)
 def test_a_choice_within_a_thought_has_another_probability(judge, small, name, monkeypatch):
-    model, (batch, wanted) = judge.model, small
+    model, (queries, wanted) = judge.model, small
     chat = model.chat
     monkeypatch.setattr(chat_template, "_switches", lambda _: [])
     thinking = Chat(chat.processor)
     thinking._format = thinking._format._replace(ending="")
     monkeypatch.setattr(model, "chat", thinking)
-    assert not is_right(model.generate(batch), wanted)
+    assert not is_right(model.generate(queries), wanted)
 
 
 @pytest.mark.parametrize("name", ["qwen3_5"])
 def test_a_request_that_cannot_be_tokenised_fails_alone(judge, small, name, monkeypatch):
-    model, (batch, wanted) = judge.model, small
+    model, (queries, wanted) = judge.model, small
     model.ways = dataclasses.replace(model.ways, batches="of equal length")
-    bad = dataclasses.replace(batch[0], parts=("unknown",))
+    bad = dataclasses.replace(queries[0], parts=("unknown",))
     tokenise = model.chat._ids
 
     def refuse(text):
@@ -222,7 +223,7 @@ def test_a_request_that_cannot_be_tokenised_fails_alone(judge, small, name, monk
         return tokenise(text)
 
     monkeypatch.setattr(model.chat, "_ids", refuse)
-    first, *others = model.generate([bad, *batch])
+    first, *others = model.generate([bad, *queries])
     assert isinstance(first, Failed)
     assert_equal(others, wanted)
 

@@ -48,10 +48,6 @@ def unproven(monkeypatch):
     return monkeypatch
 
 
-def model_in(folder):
-    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-
-
 def weights(model):
     return dict(model.named_parameters())
 
@@ -74,6 +70,7 @@ def test_adapters_learn_the_answers_and_are_merged(checkpoints, plain, name, tmp
     assert loss == near(training.sft_loss(plain, name))
     options = {"dtype": torch.float32}
     adapted = load_merged(AutoModelForImageTextToText, tmp_path / "adapter", options)
+    unproven.undo()
     judge = ur.open_judge(tmp_path, device="cpu", dtype="float32")
     verdicts = judge.ask([example.sample for example in training.examples(name)])
     assert [type(verdict) for verdict in verdicts] == [ur.Scored, ur.Preferred]
@@ -91,11 +88,12 @@ def test_a_scalar_judge_takes_the_step_of_its_rows_alone(
     assert loss == near(training.scalar_loss(plain, name))
     unproven.undo()
     judge = ur.open_judge(tmp_path, device="cpu", dtype="float32")
-    samples = [example.sample for example in training.examples(name)]
-    together, alone = judge.ask(samples), [judge.ask([sample])[0] for sample in samples]
-    values, own = ([score.score.value, pair.p_first] for score, pair in (together, alone))
-    assert values == near(own)
-    assert_reaches_both_ends(stepped(plain.model, model_in(tmp_path)))
+    score, comparison = (example.sample for example in training.examples(name))
+    together = judge.ask([score, comparison])
+    alone = [judge.ask([sample])[0] for sample in (score, comparison)]
+    (value, share), own = ([one.score.value, other.p_first] for one, other in (together, alone))
+    assert [value, share] == near(own)
+    assert_reaches_both_ends(stepped(plain.model, judge.model._vlm.model))
 
 
 def stepped(before, after):
@@ -123,7 +121,10 @@ def test_a_policy_is_aligned_by_its_own_logprobs(checkpoints, plain, name, tmp_p
     [(_, loss)] = report["losses"]
     assert loss == near(training.dpo_loss(plain, name))
     assert (report["margin"], report["chosen"], report["rejected"]) == ([0.0], [0.0], [0.0])
-    assert_reaches_both_ends(moved(plain, model_in(out)))
+    aligned = AutoModelForImageTextToText.from_pretrained(
+        out, dtype=torch.float32, trust_remote_code=False
+    )
+    assert_reaches_both_ends(moved(plain, aligned))
 
 
 @pytest.mark.parametrize("name", training.REFUSED)

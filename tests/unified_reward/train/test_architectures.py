@@ -17,14 +17,19 @@ pytestmark = pytest.mark.numeric
 
 QUICK = ("qwen3_5", "gemma3", "molmo2", "minicpmv4_6", "idefics3", "lfm2_vl")
 """Recurrent layers, token types, marks of images, packed pixels, tiles and convolutions."""
-NAMES = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-    for name in ARCHITECTURES
-    if name not in training.REFUSED
-]
 CERTAIN = 0.01, 1e-5
 """Shares of a weight's largest gradient, and of a model's, from which a sign is no rounding: the
 gradient of a bias of keys is 0."""
+
+
+def each(quick):
+    """Every architecture that trains; those that are not quick are tried in slow runs."""
+    names = [
+        name if name in quick else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHITECTURES
+        if name not in training.REFUSED
+    ]
+    return pytest.mark.parametrize("name", names, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def assert_reaches_both_ends(names):
     assert any("vis" not in name for name in names)
 
 
-@pytest.mark.parametrize("name", NAMES, scope="module")
+@each(QUICK)
 def test_adapters_learn_the_answers_and_are_merged(checkpoints, plain, name, tmp_path, unproven):
     loss = training.train(checkpoints[name], name, tmp_path, lora_rank=2)
     assert loss == near(training.sft_loss(plain, name))
@@ -80,7 +85,7 @@ def test_adapters_learn_the_answers_and_are_merged(checkpoints, plain, name, tmp
         assert torch.allclose(value, weights(merged)[key], rtol=0, atol=1e-6), key
 
 
-@pytest.mark.parametrize("name", NAMES, scope="module")
+@each(QUICK)
 def test_a_scalar_judge_takes_the_step_of_its_rows_alone(
     checkpoints, plain, name, tmp_path, unproven
 ):
@@ -114,7 +119,7 @@ def stepped(before, after):
     return names
 
 
-@pytest.mark.parametrize("name", NAMES, scope="module")
+@each(QUICK[:3])
 def test_a_policy_is_aligned_by_its_own_logprobs(checkpoints, plain, name, tmp_path, unproven):
     out = tmp_path / "policy"
     report = training.align(checkpoints[name], name, out)

@@ -166,7 +166,7 @@ def test_a_fault_is_seen_and_the_slower_way_is_right(
 
 
 def forgetful(encoder):
-    """The same encoder without the features that it has computed."""
+    """Copy of an encoder, without the features that it has computed."""
     encoder = copy.copy(encoder)
     if encoder:
         encoder._features = {}

@@ -204,3 +204,21 @@ def test_a_choice_within_a_thought_has_another_probability(judge, small, name, m
     thinking._format = thinking._format._replace(ending="")
     monkeypatch.setattr(model, "chat", thinking)
     assert not is_right(model.generate(asked), wanted)
+
+
+@pytest.mark.parametrize("name", ["llava"])
+def test_a_judge_that_is_sure_of_an_answer_is_not_taken_for_a_blind_one(judge):
+    model = judge.model
+    one, end = model.chat.closed("1")
+
+    def be_sure(head, inputs, logits):
+        logits[:, -3, one] += 1000
+        logits[:, -2, end] += 1000
+
+    hook = model.model.lm_head.register_forward_hook(be_sure)
+    model.ways, model.encoder = Ways(), None
+    try:
+        prove(model)
+    finally:
+        hook.remove()
+    assert model.ways.features

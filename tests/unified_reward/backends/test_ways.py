@@ -235,3 +235,21 @@ def test_ways_that_are_not_used_are_named_with_their_difference():
         "each request is asked alone: the faster way differs (0.5)",
         "choices are asked with a whole prompt each: the faster way differs (0.25)",
     ]
+
+
+@pytest.mark.parametrize("name", ["llava"])
+def test_a_judge_that_is_sure_of_an_answer_is_not_taken_for_a_blind_one(judge):
+    model = judge.model
+    digit, end = model.chat.closed("1")
+
+    def be_sure(head, inputs, logits):
+        logits[:, -3, digit] += 1000
+        logits[:, -2, end] += 1000
+
+    hook = model.model.lm_head.register_forward_hook(be_sure)
+    model.ways, model.encoder = Ways(), None
+    try:
+        prove(model)
+    finally:
+        hook.remove()
+    assert model.ways.features

@@ -33,6 +33,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 of them: each is a sum of a few terms."""
 _SAME_SHAPES = 0.05
 """Part of the tolerance for two passes of the same shapes, which are rounded alike."""
+_LEAST = 1e-2
+"""Log-probability that differences are at least a share of: a sure judge's are all 0."""
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
 _T = TypeVar("_T")
@@ -143,7 +145,10 @@ class _Proof:
         other = Request((PIL.Image.new("RGB", image.size, "teal"), *probe.parts[1:]), probe.choices)
         wanted = self._wanted_first[:1]
         found = score_tails(self._vlm, [(other, shared)], _first(self._tails[:1]), "whole")
-        if found == wanted:
+        # A sure judge gives the first choice a log-probability of exactly 0, but not every choice.
+        if found == wanted and self._wanted[:1] == score_tails(
+            self._vlm, [(other, shared)], self._tails[:1], "whole"
+        ):
             raise ModelError(f"{_about(self._vlm)}: it answers alike about different images")
         # A fault in a batch, such as images that are numbered through, grows with its size.
         self._alike = [self._prompts[0], *[(other, shared)] * 7]
@@ -269,7 +274,8 @@ class _Proof:
             self._ways.differences[name] = one_line(error)
             return False
         expected = np.concatenate(wanted or self._wanted)
-        far = np.abs(np.concatenate(self._last) - expected).max() / np.abs(expected).max()
+        largest = max(np.abs(expected).max(), _LEAST)
+        far = np.abs(np.concatenate(self._last) - expected).max() / largest
         is_number = np.isfinite(far)
         self._ways.differences[name] = float(f"{far:.2g}") if is_number else "not a number"
         return bool(far <= self._tolerance * (_SAME_SHAPES if same_shapes else 1))

@@ -32,8 +32,10 @@ class Plain:
     """A checkpoint of an architecture, as transformers loads it."""
 
     def __init__(self, folder, name, dtype=torch.float32):
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False
+        ).eval()
+        self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         self.space, self.end = SPACES.get(name, ""), ENDS.get(name, "<|im_end|>")
         switch = SWITCHES.get(name, "enable_thinking")
         is_known = switch in self.processor.chat_template

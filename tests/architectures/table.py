@@ -144,12 +144,12 @@ _TURNS = [
 def _judges(model):
     """Score choices, and choices behind generated text."""
     image, choices = _image(2), ("1", "10", "second tie")
-    asked = [
+    requests = [
         Request((image, "rate"), choices),
         Request((image, "first or", image, "second?"), choices),
         Request((image, "rate"), max_new_tokens=4),
     ]
-    answers = model.generate(asked)
+    answers = model.generate(requests)
     return [len(answer.choice_logprobs or ()) for answer in answers] == [3, 3, 0]
 
 

@@ -307,7 +307,7 @@ class Chat:
         masks: Sequence[Tensor],
         continuations: Sequence[Sequence[int]],
     ) -> Tensor:
-        """Which images each token sees, shape (B, T, ...): behind a prompt those of its last."""
+        """Images that each token sees, shape (B, T, ...); behind a prompt those of its last."""
         kept = [row[mask] for row, mask in zip(rows, masks, strict=True)]
         longer = [
             torch.cat([row, row[-1:].expand(len(ids), *row.shape[1:])])

@@ -85,10 +85,11 @@ class Plain:
                 new = {"input_ids": [*ids], "attention_mask": [1] * len(ids)}
                 more = torch.tensor([new.get(name, [0] * len(ids))], dtype=value.dtype)
                 inputs[name] = torch.cat([value, more], 1)
-            elif name == "cross_attention_mask":
-                inputs[name] = torch.cat([value, value[:, -1:].expand(-1, len(ids), -1, -1)], 1)
             elif value.is_floating_point():
                 inputs[name] = value.to(self.model.dtype)
+            elif value.shape[:2] == row:  # which images a token sees
+                more = value[:, -1:].expand(-1, len(ids), *value.shape[2:])
+                inputs[name] = torch.cat([value, more], 1)
         return inputs
 
     def choice_logprobs(self, request, head=""):

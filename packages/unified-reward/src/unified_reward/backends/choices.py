@@ -9,7 +9,7 @@ model; see `backends.equivalence`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -29,6 +29,10 @@ Prompt = tuple[Request, Sequence[int]]
 """A request with the first tokens of its answer."""
 Tails = Sequence[Sequence[int]]
 """Tokens of alternative ends of an answer."""
+_CACHED_TOKENS = 32_768
+"""Most tokens in copies of caches at a time; one takes 60 to 150 kB in a model of 7B parameters."""
+_ROWS_PER_REQUEST = 4
+"""Most rows in a pass for each request of a batch."""
 
 
 def score_choices(vlm: VLM, heads: Heads, way: Way) -> list[tuple[float, ...]]:
@@ -94,38 +98,56 @@ def _score_whole(
         part = jobs[start : start + most]
         inputs = vlm.inputs([job[0] for job in part], [[*job[1], *job[2]] for job in part])
         keep = max(len(row) for _, _, row in part) + 1
-        logprobs = vlm.logits(inputs, keep).float().log_softmax(-1)
-        for i, (_, _, row) in enumerate(part):
-            predicted = logprobs[i, -len(row) - 1 : -1]
-            sums.append(float(predicted[range(len(row)), row].double().sum()))
+        logits = vlm.logits(inputs, keep)
+        for (_, _, row), predicted in zip(part, logits, strict=True):
+            sums.append(sum(_logprobs(predicted[-len(row) - 1 :], row)))
     values = iter(sums)
     return [tuple(next(values) for _ in rows) for rows in tails]
 
 
 def _score_rows(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]]:
-    """Log-probability of all but the first token of each tail, each on a copy of its cache."""
-    rows = [(i, k, row) for i, group in enumerate(tails) for k, row in enumerate(group)]
-    longer = [one for one in rows if len(one[2]) > 1]
-    most = max(prefill.vlm.batch_size, len(tails))
+    """Log-probability of all but the first token of each tail, each on a copy of its cache.
+
+    Beside the caches of B prompts of T tokens there are copies for at most `_CACHED_TOKENS` / T
+    rows at a time, or a single one, and none for the last rows, which take the prompts' place.
+    """
+    longer = [
+        (i, k, row) for i, rows in enumerate(tails) for k, row in enumerate(rows) if len(row) > 1
+    ]
+    most = max(_CACHED_TOKENS // prefill.mask.shape[1], 1)
+    most = min(most, _ROWS_PER_REQUEST * prefill.vlm.batch_size)
     sums = [[0.0] * len(group) for group in tails]
     for start in range(0, len(longer), most):
         part = longer[start : start + most]
         owners = torch.tensor([i for i, _, _ in part], device=prefill.mask.device)
-        cache = copy.deepcopy(prefill.cache)
-        cache.reorder_cache(owners)
+        if start + most < len(longer):
+            cache = _copied(prefill.cache, owners)
+        else:
+            cache = prefill.cache
+            cache.reorder_cache(owners)
         ids = _padded([row[:-1] for _, _, row in part], prefill, prefill.vlm.chat.pad_id)
         valid = _padded([[1] * (len(row) - 1) for _, _, row in part], prefill, 0)
         steps = torch.arange(ids.shape[1], device=ids.device)
-        logprobs = _continue(
+        logits = _continue(
             prefill.vlm,
             ids,
             torch.cat([prefill.mask[owners], valid], -1),
             prefill.position[..., owners, :] + steps,
             cache,
         )
-        for (i, k, row), predicted in zip(part, logprobs, strict=True):
-            sums[i][k] = float(predicted[range(len(row) - 1), row[1:]].double().sum())
+        for (i, k, row), predicted in zip(part, logits, strict=True):
+            sums[i][k] = sum(_logprobs(predicted, row[1:]))
     return sums
+
+
+def _copied(cache: Any, owners: Tensor) -> Any:
+    """A copy of a cache with rows of the owners, made layer by layer, as two would take memory."""
+    rows = copy.copy(cache)
+    rows.layers = []
+    for layer in cache.layers:
+        rows.layers.append(copy.deepcopy(layer))
+        rows.layers[-1].reorder_cache(owners)
+    return rows
 
 
 def _score_packed(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]]:
@@ -145,23 +167,26 @@ def _score_packed(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]
     attends = is_own & (steps[:, :, None] >= steps[:, None, :])
     before = prefill.mask.bool()[:, None, :].expand(-1, ids.shape[1], -1)
     mask = torch.cat([before, attends], -1)[:, None]
-    logprobs = _continue(prefill.vlm, ids, mask, prefill.position + steps, prefill.cache)
-    return [[*_sums(row, rows)] for row, rows in zip(logprobs, tails, strict=True)]
+    logits = _continue(prefill.vlm, ids, mask, prefill.position + steps, prefill.cache)
+    sums: list[list[float]] = []
+    for predicted, rows in zip(logits, tails, strict=True):
+        values = iter(_logprobs(predicted, [token for row in rows for token in row[1:]]))
+        sums.append([sum(next(values) for _ in row[1:]) for row in rows])
+    return sums
 
 
-def _sums(logprobs: Tensor, tails: Sequence[Sequence[int]]) -> Iterator[float]:
-    targets = [token for row in tails for token in row[1:]]
-    values = iter(logprobs[range(len(targets)), targets].tolist())
-    for row in tails:
-        yield sum(next(values) for _ in row[1:])
+def _logprobs(logits: Tensor, tokens: Sequence[int]) -> list[float]:
+    """Log-probability of each token, from logits of shape (T, vocabulary) before it and more."""
+    # Row by row: a batch of 16 with 101 choices each would take 5 GB at 150,000 tokens.
+    logprobs = logits[: len(tokens)].float().log_softmax(-1)
+    return logprobs[range(len(tokens)), [*tokens]].tolist()
 
 
 def _continue(vlm: VLM, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-    """Log-probabilities of the tokens behind each of ids, shape (B, T, vocabulary)."""
-    logits = vlm.model(
+    """Logits behind each of ids, shape (B, T, vocabulary)."""
+    return vlm.model(
         input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True
     ).logits
-    return logits.float().log_softmax(-1)
 
 
 def _padded(rows: Sequence[Sequence[int]], prefill: _Prefill, fill: int) -> Tensor:

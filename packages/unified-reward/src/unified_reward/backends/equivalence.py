@@ -173,7 +173,8 @@ class _Proof:
         for by_company, name in ((False, "features"), (True, "features by company")):
             self._ways.features = True
             encode = partial(self._encoded, by_company=by_company)
-            if self._equals(name, encode, self._wanted_first):
+            wanted = [self._wanted_first[i] for i in self._with_images()]
+            if self._equals(name, encode, wanted):
                 return
         self._ways.features = False
         self._vlm.encoder = None
@@ -196,7 +197,14 @@ class _Proof:
         several = [probe for probe in self._probes if len(images_of(probe)) > 1]
         for request in [*self._probes, *map(_reversed, several)]:
             _check_features(vlm, vlm.encoder, request)
-        return self._alone("whole", _first(self._tails))
+        tails = _first(self._tails)
+        return [
+            score_tails(vlm, [self._prompts[i]], [tails[i]], "whole")[0]
+            for i in self._with_images()
+        ]
+
+    def _with_images(self) -> list[int]:
+        return [i for i, probe in enumerate(self._probes) if images_of(probe)]
 
     def find_padding(self) -> None:
         """Try requests of different lengths in one batch, whatever they are padded with."""
@@ -205,7 +213,7 @@ class _Proof:
         self._ways.batches = self._equals("batches", self._alike_together, self._wanted_alike)
         self._ways.padding = (
             self._ways.batches
-            and self._equals("padding", lambda: self._together("whole"))
+            and self._equals("padding", self._padded, self._wanted_first)
             and self._equals(
                 "padding, other tokens", self._padded_otherwise, self._last, same_shapes=True
             )
@@ -215,11 +223,14 @@ class _Proof:
         tails = _first(self._tails[:1] * len(self._alike))
         return score_tails(self._vlm, self._alike, tails, "whole")
 
+    def _padded(self) -> list[tuple[float, ...]]:
+        return score_tails(self._vlm, self._prompts, _first(self._tails), "whole")
+
     def _padded_otherwise(self) -> list[tuple[float, ...]]:
         chat = self._vlm.chat
         own, chat.pad_id = chat.pad_id, self._tails[0][0][0]
         try:
-            return self._together("whole")
+            return self._padded()
         finally:
             chat.pad_id = own
 
@@ -246,8 +257,8 @@ class _Proof:
             self._tails = tails
         return [(*old[:-1], new[-1]) for old, new in zip(wanted, found, strict=True)]
 
-    def _alone(self, way: Way, tails: Sequence[Tails] | None = None) -> list[tuple[float, ...]]:
-        pairs = zip(self._prompts, tails or self._tails, strict=True)
+    def _alone(self, way: Way) -> list[tuple[float, ...]]:
+        pairs = zip(self._prompts, self._tails, strict=True)
         return [score_tails(self._vlm, [prompt], [rows], way)[0] for prompt, rows in pairs]
 
     def _together(self, way: Way) -> list[tuple[float, ...]]:

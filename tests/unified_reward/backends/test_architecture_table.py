@@ -5,10 +5,12 @@ import pytest
 from tests.architectures import ARCHITECTURES, table
 
 
-pytestmark = pytest.mark.numeric
+QUICK = ("qwen3_5", "mllama", "molmo2")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ARCHITECTURES]
+)
 def test_a_row_of_the_table_holds(judges, tmp_path, name):
     models = [judges[name, dtype].model for dtype in ("float32", "bfloat16")]
     cells = table.row(name, models, tmp_path)

@@ -22,8 +22,6 @@ from unified_reward.judges.card import Card, Head, build_request
 from unified_reward.prompts.template import softmax
 
 
-pytestmark = pytest.mark.numeric
-
 Task = ur.Task
 EQUAL_TILES = {"perception_lm"}
 """Their processors refuse images of different sizes in one request."""
@@ -66,7 +64,12 @@ def requests(name):
     ]
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.numeric if name in QUICK else ())
+        for name in ARCHITECTURES
+    ]
+)
 def name(request):
     return request.param
 

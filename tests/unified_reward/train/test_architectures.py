@@ -13,8 +13,6 @@ from unified_reward.checkpoints.adapters import load_merged
 from unified_reward.core.errors import ModelError
 
 
-pytestmark = pytest.mark.numeric
-
 QUICK = ("qwen3_5", "gemma3", "molmo2", "minicpmv4_6", "idefics3", "lfm2_vl")
 """Recurrent layers, token types, marks of images, packed pixels, tiles and convolutions."""
 CERTAIN = 0.01, 1e-5

@@ -12,17 +12,18 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 SWITCHES = {"kimi_k25": "thinking"}
 """Variable of a chat template that lets a model think, where it is not ``enable_thinking``."""
-SPACES = dict.fromkeys(("idefics3", "smolvlm", "llava", "llava_next"), " ")
+SPACES = dict.fromkeys(("idefics2", "idefics3", "smolvlm", "llava", "llava_next"), " ")
 """Space between a prompt and an answer, where there is one."""
 ENDS = {
     **dict.fromkeys(("glm4v", "glm46v", "glm4v_moe"), "<|user|>"),
     **dict.fromkeys(("gemma4", "gemma4_moe"), "<turn|>"),
-    **dict.fromkeys(("idefics3", "smolvlm"), "<end_of_utterance>"),
+    **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), "<end_of_utterance>"),
+    **dict.fromkeys(("mllama", "perception_lm"), "<|eot_id|>"),
+    "hunyuan_vl": "<eos>",
     **dict.fromkeys(("aya_vision", "cohere2_vision"), "<|END_RESPONSE|>"),
     **dict.fromkeys(("llava", "llava_next", "llava_pixtral", "mistral3"), "</s>"),
     "gemma3": "<end_of_turn>",
     "ernie4_5_vl_moe": "<|end_of_sentence|>",
-    "perception_lm": "<|eot_id|>",
 }
 """Token that ends an answer, where it is not ``<|im_end|>``."""
 
@@ -31,8 +32,10 @@ class Plain:
     """A checkpoint of an architecture, as transformers loads it."""
 
     def __init__(self, folder, name, dtype=torch.float32):
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False
+        ).eval()
+        self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         self.space, self.end = SPACES.get(name, ""), ENDS.get(name, "<|im_end|>")
         switch = SWITCHES.get(name, "enable_thinking")
         is_known = switch in self.processor.chat_template
@@ -84,6 +87,9 @@ class Plain:
                 inputs[name] = torch.cat([value, more], 1)
             elif value.is_floating_point():
                 inputs[name] = value.to(self.model.dtype)
+            elif value.shape[:2] == row:  # which images a token sees
+                more = value[:, -1:].expand(-1, len(ids), *value.shape[2:])
+                inputs[name] = torch.cat([value, more], 1)
         return inputs
 
     def choice_logprobs(self, request, head=""):

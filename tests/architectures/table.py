@@ -108,7 +108,7 @@ def _title(name, model):
 
 def _ways(model):
     described = model.ways.describe()
-    images = "once" if model.ways.features else "each time"
+    images = "once" if described["images"] == "encoded once" else "each time"
     return images, described["batches"], described["choices"]
 
 
@@ -118,8 +118,12 @@ def _joined(pair):
 
 def _bound(ways, bounds):
     """Upper bound of the differences of the ways in use."""
-    used = {"padding": ways.padding, "batches": ways.batches, "features": ways.features}
-    used[ways.choices] = True
+    used = {
+        "padding": ways.padding,
+        "batches": ways.batches != "of one",
+        "features": ways.images == "encoded once",
+        ways.choices: True,
+    }
     found = [
         value
         for name, value in ways.differences.items()
@@ -144,12 +148,12 @@ _TURNS = [
 def _judges(model):
     """Score choices, and choices behind generated text."""
     image, choices = _image(2), ("1", "10", "second tie")
-    asked = [
+    queries = [
         Request((image, "rate"), choices),
         Request((image, "first or", image, "second?"), choices),
         Request((image, "rate"), max_new_tokens=4),
     ]
-    answers = model.generate(asked)
+    answers = model.generate(queries)
     return [len(answer.choice_logprobs or ()) for answer in answers] == [3, 3, 0]
 
 

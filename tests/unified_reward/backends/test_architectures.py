@@ -149,39 +149,40 @@ def small(reference, name):
 
 
 def test_every_way_from_the_fastest_proven_one_down_is_right(judge, small):
-    model, (asked, wanted) = judge.model, small
+    model, (queries, wanted) = judge.model, small
     best, encoder = model.ways, model.encoder
+    equal = "of equal length" if best.padding else best.batches
     for way in WAYS[WAYS.index(best.choices) :]:
         model.ways = dataclasses.replace(best, choices=way)
-        assert_equal(model.generate(asked), wanted)
-        model.ways = dataclasses.replace(model.ways, padding=False)
-        assert_equal(model.generate(asked), wanted)
+        assert_equal(model.generate(queries), wanted)
+        model.ways = dataclasses.replace(model.ways, batches=equal)
+        assert_equal(model.generate(queries), wanted)
     model.encoder = None
-    for padding in {best.padding, False}:
-        model.ways = dataclasses.replace(best, padding=padding)
-        assert_equal(model.generate(asked), wanted)
+    for batches in {best.batches, equal}:
+        model.ways = dataclasses.replace(best, batches=batches)
+        assert_equal(model.generate(queries), wanted)
     model.encoder, model.ways, model.batch_size = encoder, best, 1
-    assert_equal(model.generate(asked), wanted)
+    assert_equal(model.generate(queries), wanted)
 
 
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ARCHITECTURES]
 )
 def test_bfloat16_is_right_up_to_its_rounding(judges, plain, name):
-    reference, asked = plain[name, "bfloat16"], requests(name)
-    wanted = [reference.choice_logprobs(request) for request in asked]
+    reference, queries = plain[name, "bfloat16"], requests(name)
+    wanted = [reference.choice_logprobs(request) for request in queries]
     judge = judges[name, "bfloat16"]
-    assert_equal(judge.model.generate(asked), wanted, torch.bfloat16)
+    assert_equal(judge.model.generate(queries), wanted, torch.bfloat16)
     assert judge.describe()["model"]["dtype"] == "bfloat16"
 
 
 def test_text_is_that_of_the_most_probable_tokens_of_plain_passes(judge, reference, name):
     model = judge.model
-    asked = [Request(r.parts, max_new_tokens=3 + i) for i, r in enumerate(requests(name)[1:])]
-    together = [answer.text for answer in model.generate(asked)]
-    by_hand = [reference.generated(request, request.max_new_tokens) for request in asked]
+    queries = [Request(r.parts, max_new_tokens=3 + i) for i, r in enumerate(requests(name)[1:])]
+    together = [answer.text for answer in model.generate(queries)]
+    by_hand = [reference.generated(request, request.max_new_tokens) for request in queries]
     assert together == model.chat.decode(by_hand)
-    assert together == [model.generate([request])[0].text for request in asked]
+    assert together == [model.generate([request])[0].text for request in queries]
 
 
 @pytest.fixture
@@ -200,12 +201,12 @@ def scalar(judge, checkpoints, name, tmp_path, monkeypatch):
 
 def test_values_of_a_scalar_judge_are_those_of_a_plain_pass(scalar, reference, name):
     judge, linear = scalar
-    asked = requests(name)
+    queries = requests(name)
     with torch.no_grad():
-        wanted = [linear(reference.last_hidden(request)).tolist() for request in asked]
-    together = judge.model.values(asked)
+        wanted = [linear(reference.last_hidden(request)).tolist() for request in queries]
+    together = judge.model.values(queries)
     assert [estimate.means for estimate in together] == [near(row) for row in wanted]
-    for request, estimate in zip(asked, together, strict=True):
+    for request, estimate in zip(queries, together, strict=True):
         assert judge.model.values([request])[0].means == near(estimate.means)
     (scored,) = judge.ask([score(A)])
     with torch.no_grad():
@@ -227,11 +228,9 @@ def test_a_judge_describes_the_ways_that_it_uses(judge, name, monkeypatch):
     for way in WAYS:
         name_of = f"_score_{way}"
         monkeypatch.setattr(choices, name_of, spied(way, getattr(choices, name_of)))
-    monkeypatch.setattr(
-        model.model.model,
-        "get_image_features",
-        spied("tower", model.model.model.get_image_features),
-    )
+    for part, encode in ((model.model.model, "get_image_features"), (model.chat, "process")):
+        if hasattr(part, encode):  # not where images are seen by cross-attention
+            monkeypatch.setattr(part, encode, spied("tower", getattr(part, encode)))
     inputs = model.inputs
     monkeypatch.setattr(model, "inputs", lambda *args: masks.append(inputs(*args)) or masks[-1])
     model.generate(requests(name))
@@ -240,7 +239,7 @@ def test_a_judge_describes_the_ways_that_it_uses(judge, name, monkeypatch):
     assert described["architecture"] == model.model.config.model_type
     assert used - {"tower"} == {ways["choices"]}
     is_padded = any(not batch["attention_mask"].all() for batch in masks)
-    assert ways["batches"] == ("padded" if is_padded else "of equal length")
+    assert (ways["batches"] == "padded") == is_padded
     used.clear()
     model.generate(requests(name)[:1])
     model.generate(requests(name)[:1])

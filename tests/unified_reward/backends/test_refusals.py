@@ -1,8 +1,11 @@
 """Architectures of transformers that cannot be judges are refused before their weights are read."""
 
+import shutil
+
 import pytest
 from transformers import (
     AutoConfig,
+    AutoProcessor,
     ChameleonImageProcessor,
     ChameleonProcessor,
     CLIPImageProcessor,
@@ -96,3 +99,23 @@ def test_a_processor_without_a_place_for_images_in_a_chat_is_refused(tmp_path, w
     message = refusal(tmp_path)
     assert f"({model_type}) cannot be asked" in message
     assert reason in message
+
+
+@pytest.mark.parametrize("place", ["before a turn", "at the end of an answer"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3"])
+def test_a_chat_template_with_a_token_that_the_model_lacks_is_refused(
+    checkpoints, tmp_path, name, place
+):
+    shutil.copytree(checkpoints[name], tmp_path, dirs_exist_ok=True)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    ends = {"qwen2_5_vl": "<|im_end|>", "gemma3": "<end_of_turn>"}
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
+    template = processor.chat_template
+    processor.chat_template = (
+        "{{ '<|new|>' }}" + template
+        if place == "before a turn"
+        else template.replace(ends[name], "<|new|>")
+    )
+    processor.save_pretrained(tmp_path)
+    new = processor.tokenizer.convert_tokens_to_ids("<|new|>")
+    assert f"token {new} " in refusal(tmp_path)

@@ -80,11 +80,12 @@ def leave_out_the_grid(monkeypatch, model):
 def leave_out_the_types(monkeypatch, model):
     """Tokens of an image are not told from those of text."""
 
-    def untyped(*args):
-        return {name: value for name, value in join(*args).items() if "type_ids" not in name}
+    def untyped(*args, **options):
+        inputs = before(*args, **options)
+        return {name: value for name, value in inputs.items() if "type_ids" not in name}
 
-    join = ImageEncoder.join
-    monkeypatch.setattr(ImageEncoder, "join", untyped)
+    before = model.chat.batch_texts
+    monkeypatch.setattr(model.chat, "batch_texts", untyped)
 
 
 def encode_another_image(monkeypatch, model):
@@ -143,29 +144,29 @@ def is_right(answers, wanted):
 @pytest.fixture
 def small(plain, name):
     """Requests, with their log-probabilities in plain passes."""
-    reference, asked = plain[name, "float32"], requests(name)
-    return asked, [reference.choice_logprobs(request) for request in asked]
+    reference, queries = plain[name, "float32"], requests(name)
+    return queries, [reference.choice_logprobs(request) for request in queries]
 
 
 @pytest.mark.parametrize(("fault", "name", "before", "after"), CASES)
 def test_a_fault_is_seen_and_the_slower_way_is_right(
     judge, small, fault, before, after, monkeypatch
 ):
-    model, (asked, wanted) = judge.model, small
+    model, (queries, wanted) = judge.model, small
     model.ways = dataclasses.replace(model.ways, **before)
     model.encoder = forgetful(model.encoder)
     fault(monkeypatch, model)
-    assert not is_right(model.generate(asked), wanted)
+    assert not is_right(model.generate(queries), wanted)
     model.ways, model.encoder = Ways(), None
     prove(model)
     described = judge.describe()["model"]
     assert {name: described["ways"][name] for name in after} == after
     assert described["slower"]
-    assert_equal(model.generate(asked), wanted)
+    assert_equal(model.generate(queries), wanted)
 
 
 def forgetful(encoder):
-    """The same encoder without the features that it has computed."""
+    """Copy of an encoder, without the features that it has computed."""
     encoder = copy.copy(encoder)
     if encoder:
         encoder._features = {}
@@ -175,32 +176,80 @@ def forgetful(encoder):
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent_state_is_not_shared_between_choices(judge, small, name, monkeypatch):
     """Side by side in a row, or in rows that continue one state."""
-    model, (asked, wanted) = judge.model, small
+    model, (queries, wanted) = judge.model, small
     assert judge.describe()["model"]["ways"]["choices"] == "rows"
     model.batch_size = 1
-    assert_equal(model.generate(asked), wanted)
+    assert_equal(model.generate(queries), wanted)
 
-    def shared(cache):
-        new = copy.deepcopy(cache)
-        new.layers = [
+    def shared(cache, owners):
+        rows = copied(cache, owners)
+        rows.layers = [
             new if hasattr(old, "key_cache") or hasattr(old, "keys") else old
-            for new, old in zip(new.layers, cache.layers, strict=True)
+            for new, old in zip(rows.layers, cache.layers, strict=True)
         ]
-        return new
+        return rows
 
-    monkeypatch.setattr(choices.copy, "deepcopy", shared)
-    assert not is_right(model.generate(asked), wanted)
+    copied = choices._copied
+    monkeypatch.setattr(choices, "_CACHED_TOKENS", 1)
+    assert_equal(model.generate(queries), wanted)
+    monkeypatch.setattr(choices, "_copied", shared)
+    assert not is_right(model.generate(queries), wanted)
     monkeypatch.undo()
     model.ways = dataclasses.replace(model.ways, choices="packed")
-    assert not is_right(model.generate(asked), wanted)
+    assert not is_right(model.generate(queries), wanted)
 
 
 @pytest.mark.parametrize("name", THINKING)
 def test_a_choice_within_a_thought_has_another_probability(judge, small, name, monkeypatch):
-    model, (asked, wanted) = judge.model, small
+    model, (queries, wanted) = judge.model, small
     chat = model.chat
     monkeypatch.setattr(chat_template, "_switches", lambda _: [])
     thinking = Chat(chat.processor)
     thinking._format = thinking._format._replace(ending="")
     monkeypatch.setattr(model, "chat", thinking)
-    assert not is_right(model.generate(asked), wanted)
+    assert not is_right(model.generate(queries), wanted)
+
+
+@pytest.mark.parametrize("name", ["qwen3_5"])
+def test_a_request_that_cannot_be_tokenised_fails_alone(judge, small, name, monkeypatch):
+    model, (queries, wanted) = judge.model, small
+    model.ways = dataclasses.replace(model.ways, batches="of equal length")
+    bad = dataclasses.replace(queries[0], parts=("unknown",))
+    tokenise = model.chat._ids
+
+    def refuse(text):
+        if "unknown" in text:
+            raise ValueError("token 9999 is unknown to the model")
+        return tokenise(text)
+
+    monkeypatch.setattr(model.chat, "_ids", refuse)
+    first, *others = model.generate([bad, *queries])
+    assert isinstance(first, Failed)
+    assert_equal(others, wanted)
+
+
+def test_ways_that_are_not_used_are_named_with_their_difference():
+    ways = Ways(differences={"features": "no image token", "batches": 0.5, "packed": 0.25})
+    assert ways.slower() == [
+        "an image is encoded again for each request: the faster way differs (no image token)",
+        "each request is asked alone: the faster way differs (0.5)",
+        "choices are asked with a whole prompt each: the faster way differs (0.25)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["llava"])
+def test_a_judge_that_is_sure_of_an_answer_is_not_taken_for_a_blind_one(judge):
+    model = judge.model
+    digit, end = model.chat.closed("1")
+
+    def be_sure(head, inputs, logits):
+        logits[:, -3, digit] += 1000
+        logits[:, -2, end] += 1000
+
+    hook = model.model.lm_head.register_forward_hook(be_sure)
+    model.ways, model.encoder = Ways(), None
+    try:
+        prove(model)
+    finally:
+        hook.remove()
+    assert model.ways.features

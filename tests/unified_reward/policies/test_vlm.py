@@ -1,5 +1,8 @@
 """Answers sampled from a tiny random vision-language model."""
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -58,6 +61,14 @@ def test_an_answer_depends_on_its_seed_and_not_on_its_neighbours(policy, context
     assert len(set(together)) == 4
     assert not set(together) & set(policy.sample(QUESTION, context, seeds("p", 4, 1)))
     assert not set(together) & set(policy.sample(QUESTION, context, seeds("q", 4, 0)))
+
+
+def test_answers_are_sampled_alone_where_a_batch_changes_them(policy):
+    vlm = copy.copy(policy.vlm)
+    vlm.ways = dataclasses.replace(vlm.ways, batches="of equal length")
+    assert VLMPolicy(vlm, Sampling()).batch_size > 1
+    vlm.ways = dataclasses.replace(vlm.ways, batches="of one")
+    assert VLMPolicy(vlm, Sampling()).batch_size == 1
 
 
 def test_seeds_do_not_depend_on_how_many_are_asked_for():

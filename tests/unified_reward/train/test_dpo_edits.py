@@ -3,7 +3,10 @@
 import itertools
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +120,43 @@ def test_passes_of_a_step_count_as_one_large_pass(editing, tmp_path):
     ]
     assert losses(runs[1]) == pytest.approx(losses(runs[0]), abs=1e-4)
     assert max(map(abs, runs[0]["margin"][1:])) > 1e-3
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from tests.unified_reward.policies import editors
+from tests.unified_reward.train.aligned import align, config
+
+with editors.small_sources():
+    optim = {"batch_size": 2, "lora_rank": 2, "lr": 1e-2}
+    report, _ = align(Path(sys.argv[1]), Path(sys.argv[2]), config(3, optim=optim, beta=10.0))
+sys.stdout.write("REPORT" + json.dumps([loss for _, loss in report["losses"]]) + "\\n")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kontext", "qwen_edit"])
+def test_two_processes_are_one_of_twice_the_batch(kind, editing, tmp_path):
+    """Layouts in a batch differ between processes; Qwen leaves weights of its last block idle."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, "utf-8")
+    torchrun = ("torch.distributed.run", "--nproc_per_node", "2", "--standalone")
+    done = subprocess.run(
+        [sys.executable, "-m", *torchrun, script, editing[kind], tmp_path / "two"],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line[6:]) for line in done.stdout.splitlines() if "REPORT" in line]
+    settings = config(3, optim={"batch_size": 4, "lora_rank": 2, "lr": 1e-2}, beta=10.0)
+    expected = losses(align(editing[kind], tmp_path / "one", settings)[0])
+    assert len(found) == 2
+    for each in found:
+        assert each == pytest.approx(expected, rel=1e-3)
 
 
 def test_each_edit_is_learned_with_its_own_source(editing, tmp_path):

@@ -90,5 +90,5 @@ def test_a_model_that_padding_changes_on_both_sides_is_refused(blind, monkeypatc
         return out
 
     monkeypatch.setattr(type(blind.model.model), "forward", counting)
-    with pytest.raises(ModelError, match="cannot be trained in batches: a row is changed"):
+    with pytest.raises(ModelError, match="cannot be trained in batches: a row beside"):
         choose_padding(blind.model, blind.chat)

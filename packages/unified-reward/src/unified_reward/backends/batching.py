@@ -12,12 +12,9 @@ from unified_reward.core.verdicts import Failed
 MAX_PADDING = 256
 """Largest number of padding tokens in a batch; more cost as much as another batch."""
 
-# A bad image, too many tokens, no memory, a number that overflows; or, in a library's own code, a
-# wrong type or index, by a checkpoint whose configuration does not fit its weights.
-_UNANSWERED = (
-    *(ValueError, RuntimeError, ArithmeticError),
-    *(LookupError, TypeError, AttributeError),
-)
+FAULTS = (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError, AttributeError)
+"""Raised for a bad image, too many tokens, no memory, a number that overflows; or, in the code of a
+model, processor or template, a wrong type or index by a configuration that does not fit."""
 _Item = TypeVar("_Item")
 _T = TypeVar("_T")
 
@@ -46,7 +43,7 @@ def bisect_failures(
     """Apply a function to a batch; if it raises, halve the batch down to the item at fault."""
     try:
         return [*function(items)]
-    except _UNANSWERED as error:
+    except FAULTS as error:
         if len(items) == 1:
             return [Failed(f"{name} could not answer: {one_line(error)}")]
     half = len(items) // 2

@@ -18,8 +18,8 @@ from unified_reward.core.requests import Request
 
 
 _PARTS = {
-    "tokenizer": "tokenizer",
     "image_processor": "image processor",
+    "tokenizer": "tokenizer",
     "apply_chat_template": "chat template",
 }
 
@@ -51,7 +51,7 @@ class Chat:
         self.padding_side: Literal["left", "right"] = "left"
         """Side on which the rows of a batch are padded."""
         self._n_tokens: int | None = None
-        self._pad_within(self._n_tokens)
+        self._choose_pad()
         self.split_choices = lru_cache(maxsize=1024)(self._split_choices)
         """Common token prefix of the choices after ``head``, and each choice's remaining tokens."""
         self._control_ids = {*self.tokenizer.convert_tokens_to_ids([*self._format.control])}
@@ -70,15 +70,16 @@ class Chat:
         """
         if self.eos_id >= n_tokens:
             raise ModelError(
-                f"token {self.eos_id} ends an answer, but the model has {n_tokens} tokens"
+                f"token {self.eos_id} ends an answer by the chat template of "
+                f"{_name_of(self.processor)}, but the model has {n_tokens} tokens"
             )
         self._n_tokens = n_tokens
-        self._pad_within(n_tokens)
+        self._choose_pad()
 
-    def _pad_within(self, n_tokens: int | None) -> None:
+    def _choose_pad(self) -> None:
         """Pad with the end token where there is no pad token, or none that the model has."""
         pad = self.tokenizer.pad_token_id
-        if pad is None or (n_tokens and pad >= n_tokens):
+        if pad is None or (self._n_tokens and pad >= self._n_tokens):
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.eos_id)
         self.pad_id: int = self.tokenizer.pad_token_id
 
@@ -91,14 +92,14 @@ class Chat:
                 f"the processor of {_name_of(self.processor)} "
                 f"({type(self.processor).__name__}) takes no text alone: {one_line(error)}"
             ) from error
-        ids = [int(token) for token in with_all]
-        plain = self._ids(prompt)
-        if ids[len(ids) - len(plain) :] != plain:
+        ids, plain = [int(token) for token in with_all], self._ids(prompt)
+        n = len(ids) - len(plain)
+        if ids[n:] != plain:
             raise ModelError(
                 f"the processor of {_name_of(self.processor)} does not end a prompt where its chat "
                 f"template does, but with {self.tokenizer.decode(ids)[-40:]!r}"
             )
-        return (*ids[: len(ids) - len(plain)],)
+        return (*ids[:n],)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         if self._n_tokens and (top := max(ids, default=0)) >= self._n_tokens:
@@ -230,7 +231,7 @@ class Chat:
             ValueError: A text has a token that the model lacks, or the processor refuses an image.
         """
         # By request: LLaVA tiles an image only where it is alone in its request.
-        images = [[part for part in r.parts if not isinstance(part, str)] for r in requests]
+        images = [request.images for request in requests]
         inputs = dict(
             self.processor(
                 text=[self.prompt(request) for request in requests],
@@ -286,34 +287,26 @@ class Chat:
             if not all(_is_of_tokens(part[name], part["input_ids"]) for part in having):
                 inputs[name] = _stack([part[name] for part in having])
                 continue
-            rows: list[Tensor] = []
-            if having[0][name].dim() > 2:
-                rows = [row for part in having for row in part[name]]
-                inputs[name] = self._continue_rows(rows, masks, continuations)
-                continue
-            tokens = [row for part in processed for row in part[name]]
-            for row, mask, ids in zip(tokens, masks, continuations, strict=True):
-                added = ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
-                rows.append(torch.cat([row[mask], row.new_tensor(added)]))
-            fill = self.pad_id if name == "input_ids" else 0
+            rows = [row for part in having for row in part[name]]
             inputs[name] = pad_sequence(
-                rows, batch_first=True, padding_value=fill, padding_side=self.padding_side
+                [
+                    torch.cat([row[mask], _behind(name, row, ids)])
+                    for row, mask, ids in zip(rows, masks, continuations, strict=True)
+                ],
+                batch_first=True,
+                padding_value=self.pad_id if name == "input_ids" else 0,
+                padding_side=self.padding_side,
             )
         return inputs
 
-    def _continue_rows(
-        self,
-        rows: Sequence[Tensor],
-        masks: Sequence[Tensor],
-        continuations: Sequence[Sequence[int]],
-    ) -> Tensor:
-        """Which images each token sees, shape (B, T, ...): behind a prompt those of its last."""
-        kept = [row[mask] for row, mask in zip(rows, masks, strict=True)]
-        longer = [
-            torch.cat([row, row[-1:].expand(len(ids), *row.shape[1:])])
-            for row, ids in zip(kept, continuations, strict=True)
-        ]
-        return pad_sequence(longer, batch_first=True, padding_side=self.padding_side)
+
+def _behind(name: str, row: Tensor, ids: Sequence[int]) -> Tensor:
+    """Entries of an input for the tokens behind a prompt, whose own entries are ``row``."""
+    if name == "input_ids":
+        return row.new_tensor(ids)
+    if row.dim() > 1:  # images that each token sees
+        return row[-1:].expand(len(ids), *row.shape[1:])
+    return row.new_full((len(ids),), int(name == "attention_mask"))
 
 
 def _is_of_tokens(tensor: Tensor, input_ids: Tensor) -> bool:

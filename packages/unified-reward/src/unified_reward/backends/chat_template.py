@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from unified_reward.backends.batching import FAULTS
 from unified_reward.core.errors import ModelError, one_line
 
 
-# A template's own error, or that of an expression in it; RecursionError is a RuntimeError.
-_TEMPLATE_ERRORS = (
-    *(TemplateError, TypeError, ValueError, LookupError),
-    *(AttributeError, ArithmeticError, RuntimeError),
-)
+_TEMPLATE_ERRORS = (TemplateError, *FAULTS)
+"""A template's own error, or that of an expression in it."""
 
 # A template that prints its list of parts would not print a line break as one.
 _FIRST, _SECOND, _ANSWER = "first\nprobe", "second\nprobe", "answer\nprobe"
@@ -85,13 +83,16 @@ def read_format(processor: Any) -> ChatFormat:
             f"the chat template of {name} cannot take a turn of text and image: "
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
+    problem = _problem(prompt, image_token) or _no_header(prompt, bare, answered)
     between = _between(prompt, answered)
     if between is None and _switches(processor):
         between = ""  # the switch closes a thought that an answered turn lacks
-    problem = _problem(prompt, image_token) or _no_header(prompt, bare, answered)
-    if problem := problem or _open_thought(prompt, between):
+    if not problem and between is None:
+        end = " ".join(prompt.rpartition(_SECOND)[2].split())
+        problem = f"ends a prompt with {end!r}, which it does not write before an answer"
+    if problem or between is None:
         raise ModelError(f"the chat template of {name} cannot be used with images: it {problem}")
-    ending, opening = (between or "", "") if (between or "").strip() else ("", between or "")
+    ending, opening = (between, "") if between.strip() else ("", between)
     control = _control_tokens(processor, bare, prompt)
     header = _behind_last(control, (prompt + ending).rpartition(_SECOND)[2])
     closing, end = _end(answered, control)
@@ -165,8 +166,7 @@ def _problem(text: str, image_token: str) -> str:
 
 def _no_header(prompt: str, bare: str, answered: str) -> str:
     """Complain where an answer would follow the user's turn without the assistant's header."""
-    before = "".join(answered.partition(_ANSWER)[0].split())
-    has_header = prompt != bare or before == "".join(prompt.split())
+    has_header = prompt != bare or _differ_in_space(prompt, answered.partition(_ANSWER)[0])
     return "" if has_header else "ends a prompt without the header of the assistant's turn"
 
 
@@ -175,15 +175,12 @@ def _between(prompt: str, answered: str) -> str | None:
     before = answered.partition(_ANSWER)[0]
     if not before or before.startswith(prompt):
         return before[len(prompt) :]
-    return "" if "".join(before.split()) == "".join(prompt.split()) else None
+    return "" if _differ_in_space(before, prompt) else None
 
 
-def _open_thought(prompt: str, between: str | None) -> str:
-    """Complain where a prompt ends within a thought that an answered turn does not close."""
-    if between is not None:
-        return ""
-    end = prompt.rpartition(_SECOND)[2].split()
-    return f"ends a prompt with {' '.join(end)!r}, which it does not write before an answer"
+def _differ_in_space(a: str, b: str) -> bool:
+    """True if texts differ at most in white space."""
+    return "".join(a.split()) == "".join(b.split())
 
 
 def _control_tokens(processor: Any, bare: str, prompt: str) -> tuple[str, ...]:
@@ -219,9 +216,8 @@ def _control_tokens(processor: Any, bare: str, prompt: str) -> tuple[str, ...]:
 
 def _behind_last(control: Sequence[str], text: str) -> str:
     """Rest of a text behind the last control token in it."""
-    return text[
-        max((text.rfind(token) + len(token) for token in control if token in text), default=0) :
-    ]
+    ends = (text.rfind(token) + len(token) for token in control if token in text)
+    return text[max(ends, default=0) :]
 
 
 def _end(answered: str, control: Sequence[str]) -> tuple[str, str | None]:

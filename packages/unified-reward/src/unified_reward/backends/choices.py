@@ -9,7 +9,7 @@ model; see `backends.equivalence`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -98,10 +98,9 @@ def _score_whole(
         part = jobs[start : start + most]
         inputs = vlm.inputs([job[0] for job in part], [[*job[1], *job[2]] for job in part])
         keep = max(len(row) for _, _, row in part) + 1
-        logprobs = vlm.logits(inputs, keep).float().log_softmax(-1)
-        for i, (_, _, row) in enumerate(part):
-            predicted = logprobs[i, -len(row) - 1 : -1]
-            sums.append(float(predicted[range(len(row)), row].double().sum()))
+        logits = vlm.logits(inputs, keep)
+        for (_, _, row), predicted in zip(part, logits, strict=True):
+            sums.append(sum(_logprobs(predicted[-len(row) - 1 :], row)))
     values = iter(sums)
     return [tuple(next(values) for _ in rows) for rows in tails]
 
@@ -112,8 +111,9 @@ def _score_rows(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]]:
     Beside the caches of B prompts of T tokens there are copies for at most `_CACHED_TOKENS` / T
     rows at a time, or a single one, and none for the last rows, which take the prompts' place.
     """
-    rows = [(i, k, row) for i, group in enumerate(tails) for k, row in enumerate(group)]
-    longer = [one for one in rows if len(one[2]) > 1]
+    longer = [
+        (i, k, row) for i, rows in enumerate(tails) for k, row in enumerate(rows) if len(row) > 1
+    ]
     most = max(_CACHED_TOKENS // prefill.mask.shape[1], 1)
     most = min(most, _ROWS_PER_REQUEST * prefill.vlm.batch_size)
     sums = [[0.0] * len(group) for group in tails]
@@ -168,13 +168,11 @@ def _score_packed(prefill: _Prefill, tails: Sequence[Tails]) -> list[list[float]
     before = prefill.mask.bool()[:, None, :].expand(-1, ids.shape[1], -1)
     mask = torch.cat([before, attends], -1)[:, None]
     logits = _continue(prefill.vlm, ids, mask, prefill.position + steps, prefill.cache)
-    return [[*_sums(row, rows)] for row, rows in zip(logits, tails, strict=True)]
-
-
-def _sums(logits: Tensor, tails: Sequence[Sequence[int]]) -> Iterator[float]:
-    values = iter(_logprobs(logits, [token for row in tails for token in row[1:]]))
-    for row in tails:
-        yield sum(next(values) for _ in row[1:])
+    sums: list[list[float]] = []
+    for predicted, rows in zip(logits, tails, strict=True):
+        values = iter(_logprobs(predicted, [token for row in rows for token in row[1:]]))
+        sums.append([sum(next(values) for _ in row[1:]) for row in rows])
+    return sums
 
 
 def _logprobs(logits: Tensor, tokens: Sequence[int]) -> list[float]:

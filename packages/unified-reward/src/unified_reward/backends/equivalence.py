@@ -8,16 +8,17 @@ short requests when a model is loaded, and one that differs is not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import PIL.Image
 import torch
 from transformers import PROCESSOR_MAPPING, DynamicCache
 
+from unified_reward.backends.batching import FAULTS
 from unified_reward.backends.choices import Prompt, Tails, Way, score_tails
 from unified_reward.backends.image_features import ImageEncoder, flat, to_device
 from unified_reward.core.errors import ModelError, one_line
@@ -32,13 +33,16 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 of them: each is a sum of a few terms."""
 _SAME_SHAPES = 0.05
 """Part of the tolerance for two passes of the same shapes, which are rounded alike."""
-_SLOWER = {"rows": "in a row each", "whole": "with a whole prompt each"}
+_LEAST = 1e-2
+"""Log-probability that differences are at least a share of: a sure judge's are all 0."""
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
-_T = TypeVar("_T")
 _WORDS = "red 1 circle 10 "
-FAULTS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError)
-"""A model or processor that does not know a way raises these in its own code."""
+
+
+def tolerance_of(model: Any) -> float:
+    """Tolerance of a model's dtype, see `TOLERANCE`."""
+    return TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16])
 
 
 @dataclass
@@ -47,46 +51,40 @@ class Ways:
 
     choices: Way = "whole"
     """Choices side by side behind one prompt, as rows behind it, or each with its own prompt."""
-    padding: bool = False
-    """True if requests of different lengths stand in one batch."""
-    batches: bool = False
-    """True if requests of one length stand in a batch."""
-    features: bool = False
-    """True if an image is encoded once for all requests with it."""
+    batches: Literal["padded", "of equal length", "of one"] = "of one"
+    """Requests that share a batch."""
+    images: Literal["encoded once", "encoded for each request"] = "encoded for each request"
     differences: dict[str, float | str] = field(default_factory=dict[str, float | str])
     """By way that was tried, the largest difference found, as a share of the largest
     log-probability; or the error raised."""
 
+    @property
+    def padding(self) -> bool:
+        """True if requests of different lengths share a batch."""
+        return self.batches == "padded"
+
     def describe(self) -> dict[str, Any]:
         """Ways in use, and the differences found, as JSON."""
-        return {
-            "choices": self.choices,
-            "batches": "padded"
-            if self.padding
-            else "of equal length"
-            if self.batches
-            else "of one",
-            "images": "encoded once" if self.features else "encoded for each request",
-            "differences": dict(self.differences),
-        }
+        return asdict(self)
 
     def slower(self) -> list[str]:
         """Sentences about the faster ways that are not used, with the differences found."""
         reasons = {
             "features": "an image is encoded again for each request",
-            "padding": "only requests of one length share a batch"
-            if self.batches
-            else "each request is asked alone",
-            "packed": f"choices are asked {_SLOWER.get(self.choices, '')}",
+            "padding": "only requests of one length share a batch",
+            "batches": "each request is asked alone",
+            "packed": "choices are asked "
+            + ("in a row each" if self.choices == "rows" else "with a whole prompt each"),
         }
         unused = {
-            "features": not self.features,
-            "padding": not self.padding,
+            "features": self.images != "encoded once",
+            "padding": self.batches == "of equal length",
+            "batches": self.batches == "of one",
             "packed": self.choices != "packed",
         }
         return [
-            f"{reasons[name]}: the faster way differs ({self._found(name)})"
-            for name in reasons
+            f"{reason}: the faster way differs ({self._found(name)})"
+            for name, reason in reasons.items()
             if unused[name]
         ]
 
@@ -121,37 +119,42 @@ class _Proof:
     def __init__(self, vlm: VLM) -> None:
         self._vlm = vlm
         self._ways = vlm.ways
-        self._tolerance = TOLERANCE.get(vlm.model.dtype, TOLERANCE[torch.bfloat16])
-        self._probes: list[Request] = []
+        self._tolerance = tolerance_of(vlm.model)
         self._prompts: list[Prompt] = []
         self._tails: list[Tails] = []
         self._wanted: list[tuple[float, ...]] = []
         for probe in _probes(vlm):
-            shared, tails = vlm.chat.split_choices("", probe.choices)
             try:
+                shared, tails = vlm.chat.split_choices("", probe.choices)
                 self._wanted += score_tails(vlm, [(probe, shared)], [tails], "whole")
             except FAULTS as error:
-                if not self._probes:
+                if not self._prompts:
                     raise ModelError(_unusable(vlm, error)) from error
                 self._ways.differences[_name(probe)] = one_line(error)
                 continue
-            self._probes.append(probe)
             self._prompts.append((probe, shared))
             self._tails.append(tails)
-        self._wanted_first = _first(self._wanted)
+        self._probes = [probe for probe, _ in self._prompts]
+        least = [row.index(min(row)) for row in self._wanted]
+        # One choice tells ways apart as three do, but not one that is certain.
+        self._least = [[rows[k]] for rows, k in zip(self._tails, least, strict=True)]
+        self._wanted_least = [(row[k],) for row, k in zip(self._wanted, least, strict=True)]
 
     def check_images(self) -> None:
         """Refuse a model that answers alike about different images."""
         probe, shared = self._prompts[0]
-        (image,) = images_of(probe)
+        (image,) = probe.images
         other = Request((PIL.Image.new("RGB", image.size, "teal"), *probe.parts[1:]), probe.choices)
-        wanted = self._wanted_first[:1]
-        found = score_tails(self._vlm, [(other, shared)], _first(self._tails[:1]), "whole")
+        wanted = self._wanted_least[:1]
+        found = score_tails(self._vlm, [(other, shared)], self._least[:1], "whole")
+        # By chance, one choice may be as probable.
+        if found == wanted and self._wanted[:1] == score_tails(
+            self._vlm, [(other, shared)], self._tails[:1], "whole"
+        ):
+            raise ModelError(f"{_about(self._vlm)}: it answers alike about different images")
         # A fault in a batch, such as images that are numbered through, grows with its size.
         self._alike = [self._prompts[0], *[(other, shared)] * 7]
         self._wanted_alike = wanted + found * 7
-        if found == wanted:
-            raise ModelError(f"{_about(self._vlm)}: it answers alike about different images")
 
     def check_order(self) -> None:
         """Refuse a model whose tokens see those behind them; one that uses a cache does not."""
@@ -171,16 +174,14 @@ class _Proof:
     def find_features(self) -> None:
         """Try to encode images apart from their requests, and apart by company."""
         for by_company, name in ((False, "features"), (True, "features by company")):
-            self._ways.features = True
             encode = partial(self._encoded, by_company=by_company)
-            wanted = [self._wanted_first[i] for i in self._with_images()]
-            if self._equals(name, encode, wanted):
+            if self._equals(name, encode, self._wanted_least):
+                self._ways.images = "encoded once"
                 return
-        self._ways.features = False
         self._vlm.encoder = None
 
     def _encoded(self, *, by_company: bool) -> list[tuple[float, ...]]:
-        """Log-probabilities of first choices by features that were encoded apart from requests.
+        """Log-probabilities of single choices by features that were encoded apart from requests.
 
         Raises:
             ValueError: Tokens or features are not those that the processor's own pass has.
@@ -193,38 +194,30 @@ class _Proof:
             vlm.model, vlm.chat.processor, by_company=by_company, type_ids=types
         )
         # The images of several requests in one pass, as in use.
-        vlm.encoder.encode([images_of(probe) for probe in self._probes])
-        several = [probe for probe in self._probes if len(images_of(probe)) > 1]
+        vlm.encoder.encode([probe.images for probe in self._probes])
+        several = [probe for probe in self._probes if len(probe.images) > 1]
         for request in [*self._probes, *map(_reversed, several)]:
             _check_features(vlm, vlm.encoder, request)
-        tails = _first(self._tails)
-        return [
-            score_tails(vlm, [self._prompts[i]], [tails[i]], "whole")[0]
-            for i in self._with_images()
-        ]
-
-    def _with_images(self) -> list[int]:
-        return [i for i, probe in enumerate(self._probes) if images_of(probe)]
+        return self._alone("whole", self._least)
 
     def find_padding(self) -> None:
-        """Try requests of different lengths in one batch, whatever they are padded with."""
-        self._ways.padding = True
-        # Without padding, requests of one length may still change each other.
-        self._ways.batches = self._equals("batches", self._alike_together, self._wanted_alike)
-        self._ways.padding = (
-            self._ways.batches
-            and self._equals("padding", self._padded, self._wanted_first)
+        """Try requests of one length in a batch, and those of different ones, however padded."""
+        self._ways.batches = "padded"
+        if not self._equals("batches", self._alike_together, self._wanted_alike):
+            self._ways.batches = "of one"
+        elif not (
+            self._equals("padding", self._padded, self._wanted_least)
             and self._equals(
                 "padding, other tokens", self._padded_otherwise, self._last, same_shapes=True
             )
-        )
+        ):
+            self._ways.batches = "of equal length"
 
     def _alike_together(self) -> list[tuple[float, ...]]:
-        tails = _first(self._tails[:1] * len(self._alike))
-        return score_tails(self._vlm, self._alike, tails, "whole")
+        return score_tails(self._vlm, self._alike, self._least[:1] * len(self._alike), "whole")
 
     def _padded(self) -> list[tuple[float, ...]]:
-        return score_tails(self._vlm, self._prompts, _first(self._tails), "whole")
+        return score_tails(self._vlm, self._prompts, self._least, "whole")
 
     def _padded_otherwise(self) -> list[tuple[float, ...]]:
         chat = self._vlm.chat
@@ -236,33 +229,31 @@ class _Proof:
 
     def find_choices(self) -> None:
         """Try choices behind one prompt, the fastest way first."""
-        ask = self._together if self._ways.padding else self._alone
-        if self._equals("packed", lambda: ask("packed")) and (
-            self._equals(
-                "packed, other tokens", self._packed_otherwise, self._last, same_shapes=True
-            )
+        if self._equals("packed", lambda: self._ask("packed")) and self._equals(
+            "packed, other tokens", self._packed_otherwise, self._last, same_shapes=True
         ):
             self._ways.choices = "packed"
-        elif self._equals("rows", lambda: ask("rows")):
+        elif self._equals("rows", lambda: self._ask("rows")):
             self._ways.choices = "rows"
 
     def _packed_otherwise(self) -> list[tuple[float, ...]]:
         """Log-probabilities with the last choice behind others of the same lengths."""
-        ask = self._together if self._ways.padding else self._alone
         tails, wanted = self._tails, self._last
         self._tails = [[*([*row[::-1]] for row in rows[:-1]), rows[-1]] for rows in tails]
         try:
-            found = ask("packed")
+            found = self._ask("packed")
         finally:
             self._tails = tails
         return [(*old[:-1], new[-1]) for old, new in zip(wanted, found, strict=True)]
 
-    def _alone(self, way: Way) -> list[tuple[float, ...]]:
-        pairs = zip(self._prompts, self._tails, strict=True)
-        return [score_tails(self._vlm, [prompt], [rows], way)[0] for prompt, rows in pairs]
+    def _ask(self, way: Way) -> list[tuple[float, ...]]:
+        if self._ways.padding:
+            return score_tails(self._vlm, self._prompts, self._tails, way)
+        return self._alone(way, self._tails)
 
-    def _together(self, way: Way) -> list[tuple[float, ...]]:
-        return score_tails(self._vlm, self._prompts, self._tails, way)
+    def _alone(self, way: Way, tails: Sequence[Tails]) -> list[tuple[float, ...]]:
+        pairs = zip(self._prompts, tails, strict=True)
+        return [score_tails(self._vlm, [prompt], [rows], way)[0] for prompt, rows in pairs]
 
     def _equals(
         self,
@@ -286,15 +277,11 @@ class _Proof:
             self._ways.differences[name] = one_line(error)
             return False
         expected = np.concatenate(wanted or self._wanted)
-        far = np.abs(np.concatenate(self._last) - expected).max() / np.abs(expected).max()
+        largest = max(np.abs(expected).max(), _LEAST)
+        far = np.abs(np.concatenate(self._last) - expected).max() / largest
         is_number = np.isfinite(far)
         self._ways.differences[name] = float(f"{far:.2g}") if is_number else "not a number"
         return bool(far <= self._tolerance * (_SAME_SHAPES if same_shapes else 1))
-
-
-def _first(rows: Sequence[Sequence[_T]]) -> list[tuple[_T, ...]]:
-    """Rows of the first choice alone."""
-    return [(*row[:1],) for row in rows]
 
 
 def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:
@@ -310,51 +297,43 @@ def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:
         raise ValueError("images do not give the same tokens in every request")
     if not vlm.position_ids(found).equal(vlm.position_ids(wanted)):
         raise ValueError("tokens of images have other positions")
-    (images,) = encoder.encode([images_of(request)])
+    (images,) = encoder.encode([request.images])
     if images:
         plain = flat(encoder.run_tower(wanted).pooler_output)
         features = torch.cat([image.tokens for image in images])
-        tolerance = TOLERANCE.get(vlm.model.dtype, TOLERANCE[torch.bfloat16])
-        if (features - plain).norm() > 4 * tolerance * plain.norm():
+        if (features - plain).norm() > 4 * tolerance_of(vlm.model) * plain.norm():
             raise ValueError("an image has other features in other requests")
 
 
 def _reversed(request: Request) -> Request:
     """Return a request with its images in the other order."""
-    images = iter(images_of(request)[::-1])
+    images = reversed(request.images)
     parts = tuple(part if isinstance(part, str) else next(images) for part in request.parts)
     return replace(request, parts=parts)
 
 
 def _unusable(vlm: VLM, error: Exception) -> str:
     """Message about a model that cannot be asked about an image in the plain way."""
-    own, usual = type(vlm.chat.processor).__name__, _usual_processor(vlm)
+    processor = type(vlm.chat.processor)
+    usual: Any = PROCESSOR_MAPPING.get(type(vlm.model.config), processor)
+    own, usual = processor.__name__, getattr(usual, "__name__", usual)
     other = f"; its processor is a {own}, that of such models a {usual}" if own != usual else ""
     return f"{_about(vlm)}: {type(error).__name__}: {one_line(error)}{other}"
-
-
-def _usual_processor(vlm: VLM) -> str:
-    """Class of the processor that transformers has for such a model, by default its own."""
-    usual = PROCESSOR_MAPPING.get(type(vlm.model.config), type(vlm.chat.processor))
-    return usual if isinstance(usual, str) else usual.__name__
 
 
 def _about(vlm: VLM) -> str:
     return f"{vlm.name} ({vlm.model.config.model_type}) cannot be asked about an image"
 
 
-def _probes(vlm: VLM) -> list[Request]:
+def _probes(vlm: VLM) -> Iterator[Request]:
     """Requests with one image, with two of other sizes, without, and beyond a sliding window."""
     small, wide, tall = (_image(i, *size) for i, size in enumerate(((64, 64), (96, 56), (56, 112))))
-    probes = [
-        Request((small, "rate: a red circle"), _CHOICES),
-        Request(("first:", wide, "second:", tall, "which picture is better?"), _CHOICES),
-        Request(("10 apples and 1 tie",), _CHOICES),
-    ]
+    yield Request((small, "rate: a red circle"), _CHOICES)
+    yield Request(("first:", wide, "second:", tall, "which picture is better?"), _CHOICES)
+    yield Request(("10 apples and 1 tie",), _CHOICES)
     if window := _window(vlm):
         short, long = (len(vlm.chat.prompt_tokens(Request((_WORDS * n,)))) for n in (1, 2))
-        probes.append(Request((_WORDS * (window // (long - short) + 2),), _CHOICES))
-    return probes
+        yield Request((_WORDS * (window // (long - short) + 2),), _CHOICES)
 
 
 def _window(vlm: VLM) -> int | None:
@@ -370,10 +349,5 @@ def _image(seed: int, width: int, height: int) -> PIL.Image.Image:
 
 
 def _name(probe: Request) -> str:
-    n = len(images_of(probe))
+    n = len(probe.images)
     return f"{n} images" if n else f"text of {len(str(probe.parts[0]))} characters"
-
-
-def images_of(request: Request) -> list[PIL.Image.Image]:
-    """Images of a request, in order."""
-    return [part for part in request.parts if not isinstance(part, str)]

@@ -28,7 +28,7 @@ from unified_reward.backends.batching import batches, bisect_failures
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.choices import score_choices
 from unified_reward.backends.devices import best_device, resolve_device, resolve_dtype
-from unified_reward.backends.equivalence import Ways, images_of, prove
+from unified_reward.backends.equivalence import Ways, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
 from unified_reward.checkpoints.adapters import load_merged, processor_source
 from unified_reward.checkpoints.kinds import read_config
@@ -98,13 +98,16 @@ class VLM:
             yield from batches([_size(request) for request in requests], self.batch_size)
             return
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-        for i, request in enumerate(requests):
-            sizes = sorted(image.size for image in images_of(request))
-            groups[len(self.chat.prompt_tokens(request)), *sizes].append(i)
+        lengths = bisect_failures([*requests], self._prompt_lengths, self.name)
+        for i, (request, length) in enumerate(zip(requests, lengths, strict=True)):
+            groups[length, *sorted(image.size for image in request.images)].append(i)
+        most = self.batch_size if self.ways.batches == "of equal length" else 1
         for group in groups.values():
-            for chunk in batches([0] * len(group), self.batch_size):
-                part = [group[k] for k in chunk]
-                yield from [part] if self.ways.batches else [[k] for k in part]
+            for start in range(0, len(group), most):
+                yield group[start : start + most]
+
+    def _prompt_lengths(self, requests: list[Request]) -> list[int]:
+        return [len(self.chat.prompt_tokens(request)) for request in requests]
 
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[Answer]:
@@ -118,12 +121,12 @@ class VLM:
         for i, request in enumerate(requests):
             prefix = request.verdict_prefix
             before, found, _ = texts[i].rpartition(prefix) if prefix else ("", "", "")
-            if request.choices and (found or not prefix):
+            if request.choices and found == prefix:
                 heads[i] = before + found
         # What is behind the prompts differs in length, even where they do not.
-        parts = [[*heads]] if self.ways.padding and heads else [[i] for i in heads]
+        parts = [[*heads]] if self.ways.padding else [[i] for i in heads]
         logprobs: dict[int, tuple[float, ...]] = {}
-        for part in parts:
+        for part in filter(None, parts):
             scored = score_choices(self, [(requests[i], heads[i]) for i in part], self.ways.choices)
             logprobs |= zip(part, scored, strict=True)
         return [_to_answer(r, texts[i], logprobs.get(i)) for i, r in enumerate(requests)]
@@ -149,7 +152,7 @@ class VLM:
             inputs = to_device(self.chat.batch(requests, continuations), self.model)
         else:
             encoder = self.encoder
-            features = encoder.encode([images_of(request) for request in requests])
+            features = encoder.encode([request.images for request in requests])
             texts = [[image.text for image in row] for row in features]
             tokens = self.chat.batch_texts(
                 requests, texts, continuations, token=encoder.token, types=encoder.type_ids
@@ -280,8 +283,6 @@ def load_vlm(
     config = read_config(source)
     processor_folder = processor_source(source)
     processor = load_pretrained(AutoProcessor, processor_folder)
-    if not hasattr(processor, "image_processor") or not hasattr(processor, "apply_chat_template"):
-        raise ModelError(f"{processor_folder} has no image processor beside its weights")
     if max_pixels is None and not is_folder(processor_folder):
         max_pixels = PUBLISHED_MAX_PIXELS
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -60,9 +60,9 @@ class ImageEncoder:
         Args:
             model: A transformers vision-language model.
             processor: Its processor.
-            type_ids: Names of inputs that tell tokens of images from others.
             by_company: Encode an image in the company of others apart from one that is alone in its
                 request, which LLaVA cuts into tiles.
+            type_ids: Names of inputs that tell tokens of images from others.
         """
         self._trunk = model.base_model
         self._model = model
@@ -78,8 +78,8 @@ class ImageEncoder:
         self._run_of_marks = re.compile(f"(?:{re.escape(self._mark)})+")
         self._kind: Any = None
         """Type of what the vision tower returns."""
-        self._joined: set[str] = set()
-        """Fields in which it returns the features of all images as one tensor."""
+        self._joins: list[Callable[[Sequence[Tensor]], Any]] = []
+        """By ``pooler_output`` and a layer of deepstack, how it joins the features of images."""
         self._shared: dict[str, Any] = {}
         """Fields beside features of single images."""
 
@@ -139,11 +139,8 @@ class ImageEncoder:
         inputs = to_device(processed, self._model)
         out = self.run_tower(inputs)
         layers = getattr(out, "deepstack_features", None) or ()
-        fields = {
-            "pooler_output": out.pooler_output,
-            "deepstack_features": next(iter(layers), None),
-        }
-        self._joined = {name for name, value in fields.items() if isinstance(value, Tensor)}
+        pooled = (out.pooler_output, *layers[:1])
+        self._joins = [torch.cat if isinstance(value, Tensor) else tuple for value in pooled]
         self._kind = type(out)
         self._shared = {name: None if name in _NOT_SHARED else out[name] for name in out}
         sizes = [sum(text.runs) for text in texts]
@@ -173,19 +170,15 @@ class ImageEncoder:
         """Inputs of the model's forward beside the tokens, for all images of a batch in order."""
         if not images:
             return {}
-        fields = {**self._shared}
-        fields["pooler_output"] = self._join("pooler_output", [image.tokens for image in images])
-        if images[0].deepstack:
-            fields["deepstack_features"] = [
-                self._join("deepstack_features", layer)
-                for layer in zip(*(image.deepstack for image in images), strict=True)
-            ]
-        positional = images[0].inputs
-        inputs = {name: torch.cat([image.inputs[name] for image in images]) for name in positional}
-        return {**inputs, "mm_encoder_outputs": {"image": self._kind(**fields)}}
-
-    def _join(self, field: str, features: Sequence[Tensor]) -> Any:
-        return torch.cat([*features]) if field in self._joined else tuple(features)
+        join, *join_layer = self._joins
+        fields = self._shared | {"pooler_output": join([image.tokens for image in images])}
+        if join_layer:
+            layers = zip(*(image.deepstack for image in images), strict=True)
+            fields["deepstack_features"] = [join_layer[0](layer) for layer in layers]
+        positional = {
+            name: torch.cat([image.inputs[name] for image in images]) for name in images[0].inputs
+        }
+        return {**positional, "mm_encoder_outputs": {"image": self._kind(**fields)}}
 
 
 def feature_token(config: Any) -> int:

@@ -52,7 +52,7 @@ def read_config(source: str | Path) -> Any:
 
 def _reason(config: Any) -> str | None:
     """Reason why a model cannot be asked about images, seen from its class; None if it may be."""
-    model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    model: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     inputs = inspect.signature(model.forward).parameters
     if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
         return "is an encoder-decoder, whose answers do not continue a prompt"

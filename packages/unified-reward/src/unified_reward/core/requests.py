@@ -55,6 +55,11 @@ class Request:
     the choice is the whole answer, and nothing need be generated."""
     max_new_tokens: int = 256
 
+    @property
+    def images(self) -> list[PILImage]:
+        """Images of the turn, in order."""
+        return [part for part in self.parts if not isinstance(part, str)]
+
 
 @dataclass(frozen=True)
 class Answer:

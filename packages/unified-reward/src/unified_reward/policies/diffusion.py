@@ -85,12 +85,9 @@ class DiffusionPolicy:
             )
         arguments = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
         arguments |= {"frames": frames or "frames", "prompt_tokens": "max_sequence_length"}
-        if (
-            is_led := edits
-            and "true_cfg_scale" in takes
-            and takes["guidance_scale"].default is None
-        ):
-            # These ignore guidance_scale, and true_cfg_scale too without a negative prompt.
+        # These ignore guidance_scale, and true_cfg_scale too without a negative prompt.
+        is_led = edits and "true_cfg_scale" in takes and takes["guidance_scale"].default is None
+        if is_led:
             arguments["guidance"] = "true_cfg_scale"
         given = {key: value for key, value in vars(options).items() if value is not None}
         unknown = {key for key in given if arguments.get(key, key) not in takes}
@@ -144,7 +141,7 @@ class DiffusionPolicy:
             MediaError: The source image cannot be opened.
             RuntimeError: The pipeline broke, or its output is not finite RGB.
         """
-        if context or Task.IMAGE_EDITING in self.tasks[:1]:
+        if context or self.tasks == (Task.IMAGE_EDITING,):
             inputs = self.edit_inputs(self.open_source(context), len(seeds)) | {"prompt": prompt}
         else:
             inputs = self._arguments | {"prompt": [prompt] * len(seeds)}
@@ -248,25 +245,32 @@ def _frames_per_latent(pipeline: Any) -> int:
     return next((getattr(pipeline, name) for name in names), 1)
 
 
+def _required(takes: Any) -> set[str]:
+    """Arguments of a call that have no default."""
+    return {
+        name
+        for name, argument in takes.items()
+        if argument.default is argument.empty and argument.kind is not argument.VAR_KEYWORD
+    }
+
+
 def _is_text_to_media(kind: type, takes: Any) -> bool:
-    required = {name for name, argument in takes.items() if argument.default is argument.empty}
-    required -= {name for name, argument in takes.items() if argument.kind is argument.VAR_KEYWORD}
     # Some text-to-image pipelines take an image as an option too.
     needs_media = (
         takes.keys() & _MEDIA_INPUTS and kind not in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
     )
-    return takes.keys() >= _REQUIRED and required <= {"self", "prompt"} and not needs_media
+    is_complete = takes.keys() >= _REQUIRED and _required(takes) <= {"self", "prompt"}
+    return is_complete and not needs_media
 
 
 def _is_editor(kind: type, takes: Any) -> bool:
-    required = {name for name, argument in takes.items() if argument.default is argument.empty}
-    required -= {name for name, argument in takes.items() if argument.kind is argument.VAR_KEYWORD}
-    is_known = kind in AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values()
-    is_other = takes.keys() & {*_NO_EDITS, *_FRAMES}
     # Diffusers' mapping lacks pipelines of the InstructPix2Pix kind.
-    is_known = is_known or "image_guidance_scale" in takes
-    takes_edits = takes.keys() >= _EDIT_INPUTS and required <= {"self", "prompt", "image"}
-    return is_known and takes_edits and not is_other
+    is_known = (
+        kind in AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values() or "image_guidance_scale" in takes
+    )
+    is_other = takes.keys() & {*_NO_EDITS, *_FRAMES}
+    is_complete = takes.keys() >= _EDIT_INPUTS and _required(takes) <= {"self", "prompt", "image"}
+    return is_known and is_complete and not is_other
 
 
 def _scaled_to_area(image: PILImage, area: int) -> PILImage:

@@ -33,7 +33,7 @@ class VLMPolicy:
         self.vlm = vlm
         self.options = options
         self.name = vlm.name
-        self.batch_size = vlm.batch_size
+        self.batch_size = 1 if vlm.ways.batches == "of one" else vlm.batch_size
         self.dtype = str(vlm.model.dtype)
 
     @torch.inference_mode()

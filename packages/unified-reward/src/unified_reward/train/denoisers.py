@@ -72,6 +72,8 @@ class Denoiser:
     network_name = "unet"
     edits = False
     """True where the condition of a sample is an instruction and a source image."""
+    has_idle_weights = False
+    """True where some weights, as those of the last block for text, never reach the prediction."""
     tokenizers: tuple[str, ...] = ("tokenizer",)
     temporal_stride: int | None = None
     """A video must have k * stride + 1 frames; None for images."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.optimization import get_scheduler
 from numpy.typing import NDArray
 from peft import get_peft_model_state_dict
@@ -270,6 +271,10 @@ def align_pipeline(
         folder = out / "checkpoints" / "encoded"
         encoded = encode_pairs(read, denoiser, folder, config.resolution, log)
     model = DPOModel(denoiser, config)
+    if denoiser.has_idle_weights:
+        cast("Any", accelerator).ddp_handler = DistributedDataParallelKwargs(
+            find_unused_parameters=True
+        )
     learned = [pair for pair in read if pair.id in encoded.names]
     sheet = _SampleSheet(maker, learned[:4], out / "samples")
     history = _train(model, encoded, accelerator, sheet)

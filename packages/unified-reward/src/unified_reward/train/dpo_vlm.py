@@ -135,7 +135,7 @@ class ProcessedPrompts:
         if known is not None:
             return known
         request = build_request(prompt, context)
-        pixels = (p.width * p.height for p in request.parts if not isinstance(p, str))
+        pixels = (image.width * image.height for image in request.images)
         if not self.chat.joins and self._has_room(3 * sum(pixels)):
             self._requests[prompt, context] = request
         return request

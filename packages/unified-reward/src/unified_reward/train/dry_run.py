@@ -21,8 +21,8 @@ from transformers import Trainer, TrainingArguments
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from unified_reward.backends.batching import FAULTS
 from unified_reward.backends.chat import Chat
-from unified_reward.backends.equivalence import FAULTS
 from unified_reward.core.errors import ConfigError, one_line
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.paths import is_file, is_folder

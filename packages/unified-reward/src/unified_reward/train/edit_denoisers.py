@@ -190,6 +190,8 @@ class _Kontext(EditDenoiser):
 
 
 class _QwenEdit(_Kontext):
+    has_idle_weights = True
+
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         return super().encode_pixels(pixels[:, :, None])
 

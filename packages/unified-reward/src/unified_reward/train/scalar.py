@@ -196,8 +196,9 @@ def fit_scalar(
     model = vlm.model if lora is None else get_peft_model(vlm.model, lora)
     if lora is not None and config.gradient_checkpointing:
         vlm.model.enable_input_require_grads()
-    if not vlm.model.config.tie_word_embeddings:
-        vlm.model.get_output_embeddings().requires_grad_(False)  # noqa: FBT003  its name and place are torch's
+    words = vlm.model.get_output_embeddings()
+    if words.weight is not vlm.model.get_input_embeddings().weight:
+        words.requires_grad_(False)  # noqa: FBT003  its name and place are torch's
     net = ScalarNet(vlm.model.model, width_of(vlm), head)
     trainer = FiniteTrainer(
         model=net.train(),

@@ -1,3 +1,5 @@
+"""Rows of choices are asked in passes of bounded memory."""
+
 import pytest
 import torch
 

@@ -107,7 +107,7 @@ def test_a_chat_template_with_a_token_that_the_model_lacks_is_refused(
     checkpoints, tmp_path, name, place
 ):
     shutil.copytree(checkpoints[name], tmp_path, dirs_exist_ok=True)
-    processor = AutoProcessor.from_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=False)
     ends = {"qwen2_5_vl": "<|im_end|>", "gemma3": "<end_of_turn>"}
     processor.tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
     template = processor.chat_template

@@ -252,4 +252,4 @@ def test_a_judge_that_is_sure_of_an_answer_is_not_taken_for_a_blind_one(judge):
         prove(model)
     finally:
         hook.remove()
-    assert model.ways.features
+    assert model.ways.images == "encoded once"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -37,7 +37,6 @@ _LEAST = 1e-2
 """Log-probability that differences are at least a share of: a sure judge's are all 0."""
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
-_T = TypeVar("_T")
 _WORDS = "red 1 circle 10 "
 
 
@@ -136,16 +135,19 @@ class _Proof:
             self._prompts.append((probe, shared))
             self._tails.append(tails)
         self._probes = [probe for probe, _ in self._prompts]
-        self._wanted_first = _first(self._wanted)
+        least = [row.index(min(row)) for row in self._wanted]
+        # One choice tells ways apart as three do, but not one that is certain.
+        self._least = [[rows[k]] for rows, k in zip(self._tails, least, strict=True)]
+        self._wanted_least = [(row[k],) for row, k in zip(self._wanted, least, strict=True)]
 
     def check_images(self) -> None:
         """Refuse a model that answers alike about different images."""
         probe, shared = self._prompts[0]
         (image,) = probe.images
         other = Request((PIL.Image.new("RGB", image.size, "teal"), *probe.parts[1:]), probe.choices)
-        wanted = self._wanted_first[:1]
-        found = score_tails(self._vlm, [(other, shared)], _first(self._tails[:1]), "whole")
-        # A sure judge gives the first choice a log-probability of exactly 0, but not every choice.
+        wanted = self._wanted_least[:1]
+        found = score_tails(self._vlm, [(other, shared)], self._least[:1], "whole")
+        # By chance, one choice may be as probable.
         if found == wanted and self._wanted[:1] == score_tails(
             self._vlm, [(other, shared)], self._tails[:1], "whole"
         ):
@@ -173,13 +175,13 @@ class _Proof:
         """Try to encode images apart from their requests, and apart by company."""
         for by_company, name in ((False, "features"), (True, "features by company")):
             encode = partial(self._encoded, by_company=by_company)
-            if self._equals(name, encode, self._wanted_first):
+            if self._equals(name, encode, self._wanted_least):
                 self._ways.images = "encoded once"
                 return
         self._vlm.encoder = None
 
     def _encoded(self, *, by_company: bool) -> list[tuple[float, ...]]:
-        """Log-probabilities of first choices by features that were encoded apart from requests.
+        """Log-probabilities of single choices by features that were encoded apart from requests.
 
         Raises:
             ValueError: Tokens or features are not those that the processor's own pass has.
@@ -196,7 +198,7 @@ class _Proof:
         several = [probe for probe in self._probes if len(probe.images) > 1]
         for request in [*self._probes, *map(_reversed, several)]:
             _check_features(vlm, vlm.encoder, request)
-        return self._alone("whole", _first(self._tails))
+        return self._alone("whole", self._least)
 
     def find_padding(self) -> None:
         """Try requests of one length in a batch, and those of different ones, however padded."""
@@ -204,7 +206,7 @@ class _Proof:
         if not self._equals("batches", self._alike_together, self._wanted_alike):
             self._ways.batches = "of one"
         elif not (
-            self._equals("padding", self._padded, self._wanted_first)
+            self._equals("padding", self._padded, self._wanted_least)
             and self._equals(
                 "padding, other tokens", self._padded_otherwise, self._last, same_shapes=True
             )
@@ -212,11 +214,10 @@ class _Proof:
             self._ways.batches = "of equal length"
 
     def _alike_together(self) -> list[tuple[float, ...]]:
-        tails = _first(self._tails[:1] * len(self._alike))
-        return score_tails(self._vlm, self._alike, tails, "whole")
+        return score_tails(self._vlm, self._alike, self._least[:1] * len(self._alike), "whole")
 
     def _padded(self) -> list[tuple[float, ...]]:
-        return score_tails(self._vlm, self._prompts, _first(self._tails), "whole")
+        return score_tails(self._vlm, self._prompts, self._least, "whole")
 
     def _padded_otherwise(self) -> list[tuple[float, ...]]:
         chat = self._vlm.chat
@@ -246,14 +247,13 @@ class _Proof:
         return [(*old[:-1], new[-1]) for old, new in zip(wanted, found, strict=True)]
 
     def _ask(self, way: Way) -> list[tuple[float, ...]]:
-        return self._together(way) if self._ways.padding else self._alone(way, self._tails)
+        if self._ways.padding:
+            return score_tails(self._vlm, self._prompts, self._tails, way)
+        return self._alone(way, self._tails)
 
     def _alone(self, way: Way, tails: Sequence[Tails]) -> list[tuple[float, ...]]:
         pairs = zip(self._prompts, tails, strict=True)
         return [score_tails(self._vlm, [prompt], [rows], way)[0] for prompt, rows in pairs]
-
-    def _together(self, way: Way) -> list[tuple[float, ...]]:
-        return score_tails(self._vlm, self._prompts, self._tails, way)
 
     def _equals(
         self,
@@ -282,11 +282,6 @@ class _Proof:
         is_number = np.isfinite(far)
         self._ways.differences[name] = float(f"{far:.2g}") if is_number else "not a number"
         return bool(far <= self._tolerance * (_SAME_SHAPES if same_shapes else 1))
-
-
-def _first(rows: Sequence[Sequence[_T]]) -> list[tuple[_T, ...]]:
-    """Rows of the first choice alone."""
-    return [(*row[:1],) for row in rows]
 
 
 def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:

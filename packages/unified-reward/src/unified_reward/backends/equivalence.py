@@ -204,7 +204,7 @@ class _Proof:
         if not self._equals("batches", self._alike_together, self._wanted_alike):
             self._ways.batches = "of one"
         elif not (
-            self._equals("padding", lambda: self._together("whole"))
+            self._equals("padding", self._padded, self._wanted_first)
             and self._equals(
                 "padding, other tokens", self._padded_otherwise, self._last, same_shapes=True
             )
@@ -215,11 +215,14 @@ class _Proof:
         tails = _first(self._tails[:1] * len(self._alike))
         return score_tails(self._vlm, self._alike, tails, "whole")
 
+    def _padded(self) -> list[tuple[float, ...]]:
+        return score_tails(self._vlm, self._prompts, _first(self._tails), "whole")
+
     def _padded_otherwise(self) -> list[tuple[float, ...]]:
         chat = self._vlm.chat
         own, chat.pad_id = chat.pad_id, self._tails[0][0][0]
         try:
-            return self._together("whole")
+            return self._padded()
         finally:
             chat.pad_id = own
 

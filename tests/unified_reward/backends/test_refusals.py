@@ -2,7 +2,9 @@
 
 import shutil
 
+import PIL.Image
 import pytest
+import transformers
 from transformers import (
     AutoConfig,
     AutoProcessor,
@@ -20,8 +22,11 @@ from transformers import (
 )
 
 from tests.architectures.tokenizers import train_tokenizer
+from tests.tolerance import near
 from unified_reward.backends.hf_vlm import load_vlm
+from unified_reward.backends.value_head import ValueHead, ValueHeadModel, width_of
 from unified_reward.core.errors import ModelError
+from unified_reward.core.requests import Request
 
 
 APART = "takes the tokens of an answer apart from its prompt"
@@ -119,3 +124,19 @@ def test_a_chat_template_with_a_token_that_the_model_lacks_is_refused(
     processor.save_pretrained(tmp_path)
     new = processor.tokenizer.convert_tokens_to_ids("<|new|>")
     assert f"token {new} " in refusal(tmp_path)
+
+
+def test_a_model_without_a_trunk_answers_but_takes_no_value_head(checkpoints, monkeypatch):
+    request = Request((PIL.Image.new("RGB", (56, 56), "teal"), "rate"), ("1", "10", "second tie"))
+    (wanted,) = load_vlm(checkpoints["qwen3_vl"], device="cpu").generate([request])
+    # Some models hold their parts themselves.
+    kind = transformers.Qwen3VLForConditionalGeneration
+    monkeypatch.setattr(
+        kind, "get_input_embeddings", lambda self: self.model.language_model.embed_tokens
+    )
+    monkeypatch.setattr(kind, "base_model", property(lambda self: self))
+    vlm = load_vlm(checkpoints["qwen3_vl"], device="cpu")
+    (found,) = vlm.generate([request])
+    assert found.choice_logprobs == near(wanted.choice_logprobs)
+    with pytest.raises(ModelError, match=r"\(qwen3_vl\) takes no value head: it has no trunk"):
+        ValueHeadModel(vlm, ValueHead(width_of(vlm), 1, uncertain=False))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unified_reward.backends.hf_vlm import VLM
 from unified_reward.checkpoints.pretrained import load_errors
+from unified_reward.core.errors import ModelError
 from unified_reward.core.requests import Request, ValueEstimate
 from unified_reward.core.verdicts import Failed
 
@@ -58,12 +59,27 @@ def last_hidden(trunk: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), last.to(hidden.device)]
 
 
+def trunk_of(vlm: VLM) -> Any:
+    """Model without its language head.
+
+    Raises:
+        ModelError: It cannot be run without.
+    """
+    if (trunk := vlm.model.base_model) is vlm.model:
+        raise ModelError(
+            f"{vlm.name} ({vlm.model.config.model_type}) takes no value head: it has no trunk that "
+            "runs without its language head"
+        )
+    return trunk
+
+
 class ValueHeadModel:
     """A trunk with its head, which estimates values of requests in batches."""
 
     def __init__(self, vlm: VLM, head: ValueHead) -> None:
         self.name = vlm.name
         self._vlm = vlm
+        self._trunk = trunk_of(vlm)
         self._head = head.to(vlm.model.device).eval()
 
     def describe(self) -> dict[str, Any]:
@@ -76,7 +92,7 @@ class ValueHeadModel:
 
     @torch.inference_mode()
     def _estimate(self, requests: list[Request]) -> list[ValueEstimate | Failed]:
-        hidden = last_hidden(self._vlm.model.model, self._vlm.inputs(requests))
+        hidden = last_hidden(self._trunk, self._vlm.inputs(requests))
         means, sigmas = self._head(hidden)
         rows = [()] * len(requests) if sigmas is None else map(tuple, sigmas.tolist())
         return [ValueEstimate(tuple(m), s) for m, s in zip(means.tolist(), rows, strict=True)]

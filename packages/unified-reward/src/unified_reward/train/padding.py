@@ -60,5 +60,7 @@ def choose_padding(model: Any, chat: Chat) -> None:
 def _hidden(model: Any, batch: dict[str, Tensor]) -> list[Tensor]:
     """Hidden states of each row without its padding."""
     inputs = to_device(batch, model)
-    hidden = model.model(**inputs, use_cache=False).last_hidden_state.float()
+    out = model.base_model(**inputs, use_cache=False)
+    # Without a trunk of its own, a model has logits.
+    hidden = out.get("last_hidden_state", out.get("logits")).float()
     return [row[mask.bool()] for row, mask in zip(hidden, inputs["attention_mask"], strict=True)]

@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.hf_vlm import VLM
-from unified_reward.backends.value_head import ValueHead, last_hidden, width_of
+from unified_reward.backends.value_head import ValueHead, last_hidden, trunk_of, width_of
 from unified_reward.core.requests import Request
 from unified_reward.train.bad_items import SparingCollator
 from unified_reward.train.losses import (
@@ -199,7 +199,7 @@ def fit_scalar(
     words = vlm.model.get_output_embeddings()
     if words.weight is not vlm.model.get_input_embeddings().weight:
         words.requires_grad_(False)  # noqa: FBT003  its name and place are torch's
-    net = ScalarNet(vlm.model.model, width_of(vlm), head)
+    net = ScalarNet(trunk_of(vlm), width_of(vlm), head)
     trainer = FiniteTrainer(
         model=net.train(),
         args=TrainingArguments(**training_arguments(config, out / "checkpoints")),

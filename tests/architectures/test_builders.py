@@ -18,6 +18,9 @@ IMAGES = [
 EQUAL_TILES = {"perception_lm"}
 
 
+CHANGED_BY_BATCH = {"mllama", "hunyuan_vl"}
+
+
 class Loaded:
     """A loaded checkpoint that answers requests of some words and images."""
 

@@ -187,14 +187,18 @@ def test_the_table_of_tasks_is_the_table_in_the_code():
 STATES = {"twin": "twin-verified", "unverified": "unverified, not loadable"}
 
 
+def tasks_of(card) -> str:
+    return ", ".join(words(task) for task in card.tasks)
+
+
 def system_rows() -> list[str]:
     """A row for every published scorer, checklist and family of judges, from cards and tables."""
     rows = [
-        f"| `{card.name}` | {card.system} | {words(card.task)} | score | {STATES[card.state]} |"
+        f"| `{card.name}` | {card.system} | {tasks_of(card)} | score | {STATES[card.state]} |"
         for card in (system(name).card for name in SYSTEMS)
     ]
     rows += [
-        f"| `{card.name}` | {card.system} | {words(card.task)} | score | any judge, recalibrated |"
+        f"| `{card.name}` | {card.system} | {tasks_of(card)} | score | any judge, recalibrated |"
         for card in CARDS.values()
     ]
     for name, wordings in official._WORDINGS.items():

@@ -16,8 +16,7 @@ IMAGES = [
 ]
 # Their processors take images of different sizes only if all are cut into equally many tiles.
 EQUAL_TILES = {"perception_lm"}
-
-
+# Found out and asked one by one, see docs/reference/architectures.md.
 CHANGED_BY_BATCH = {"mllama", "hunyuan_vl"}
 
 
@@ -76,7 +75,9 @@ def test_answers_depend_on_images_and_words(loaded, images, name):
         assert (logits - alone).abs().max() > 0.1
 
 
-def test_padding_does_not_change_an_answer(loaded, images):
+def test_padding_does_not_change_an_answer(loaded, name, images):
+    if name in CHANGED_BY_BATCH:
+        pytest.skip(f"padding changes answers of {name} in transformers")
     requests = [("rate", images[:1]), ("score first tie second", images[2:4])]
     batch = loaded.logits(*requests)
     for row, request in zip(batch, requests, strict=True):

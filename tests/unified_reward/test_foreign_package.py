@@ -53,7 +53,7 @@ SCORER = """
 
 
     class Brightness(Scorer):
-        card = ScoreCard("brightness", "Brightness", Task.IMAGE_GENERATION, "", (), "mean pixel")
+        card = ScoreCard("brightness", "Brightness", (Task.IMAGE_GENERATION,), "", (), "mean pixel")
         weights = ("gain.safetensors",)
         needed = {}
 

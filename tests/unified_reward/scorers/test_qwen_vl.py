@@ -24,7 +24,7 @@ pytestmark = pytest.mark.numeric
 class Edits(QwenScorer):
     """Like EditReward: a Qwen2.5-VL whose head gives two means and two deviations."""
 
-    card = ScoreCard("edits", "Edits", ur.Task.IMAGE_GENERATION, "", (), "made up")
+    card = ScoreCard("edits", "Edits", (ur.Task.IMAGE_GENERATION,), "", (), "made up")
     weights = ("model.safetensors",)
     medium = "image"
     reward_tokens = ("<|Reward|>",)

@@ -78,7 +78,7 @@ class ImageEncoder:
         self._run_of_marks = re.compile(f"(?:{re.escape(self._mark)})+")
         self._kind: Any = None
         """Type of what the vision tower returns."""
-        self._joins: Sequence[Callable[[Sequence[Tensor]], Any]] = []
+        self._joins: Sequence[Callable[..., Any]] = []
         """By ``pooler_output`` and a layer of deepstack, how it joins the features of images."""
         self._shared: dict[str, Any] = {}
         """Fields beside features of single images."""

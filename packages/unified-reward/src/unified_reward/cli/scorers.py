@@ -48,7 +48,7 @@ def cards(context: typer.Context, *, as_json: options.JsonOption = False) -> Non
 def _lines(card: ScoreCard) -> dict[str, tuple[str, ...]]:
     constants = ", ".join(f"{name} {value:g}" for name, value in card.constants.items())
     lines = {
-        "judges": (card.task.value,),
+        "judges": (", ".join(task.value for task in card.tasks),),
         "values": (card.values,),
         "aspects": (", ".join(card.aspects),),
         "overall": (card.overall,),

@@ -92,7 +92,7 @@ _VIDEO_WEIGHTS = (
 _CARD = ScoreCard(
     name="checklist-image",
     system="VisionReward's checklist of images",
-    task=Task.IMAGE_GENERATION,
+    tasks=(Task.IMAGE_GENERATION,),
     paper="2412.21059",
     weights=("any vision-language model", "questions: github.com/THUDM/VisionReward"),
     values=f"weighted answers, -2.537 to 4.891; {_NOTE}",
@@ -115,7 +115,7 @@ _VIDEO_CARD = replace(
     _CARD,
     name="checklist-video",
     system="VisionReward's checklist of videos",
-    task=Task.VIDEO_GENERATION,
+    tasks=(Task.VIDEO_GENERATION,),
     values=f"mean of weighted answers, -0.2165 to 0.2165; {_NOTE}",
     overall="the published weights",
     scale=Scale(-sum(_VIDEO_WEIGHTS) / 29, sum(_VIDEO_WEIGHTS) / 29),
@@ -139,8 +139,8 @@ def visionreward(name: str) -> Checklist:
             f"{published_prompts()[card.wording[0]].hint}"
         )
     # Published code strips the questions about images; those about videos keep their line ends.
-    texts = wording.text.splitlines(keepends=card.task is Task.VIDEO_GENERATION)
-    if card.task is Task.VIDEO_GENERATION:
+    texts = wording.text.splitlines(keepends=Task.VIDEO_GENERATION in card.tasks)
+    if Task.VIDEO_GENERATION in card.tasks:
         weighted = [Question(t, w) for t, w in zip(texts, _VIDEO_WEIGHTS, strict=True)]
         return Checklist(card, weighted, share=1 / len(weighted))
     weights = (0.0, 0.0, 0.0, *_IMAGE_WEIGHTS)
@@ -209,13 +209,12 @@ class ChecklistJudge(ModelJudge):
         return [media.open_image(medium)]
 
     def _requests(self, sample: Sample, orders: int, opened: DecodedMedia) -> list[Request]:
-        kind = Video if self.card.task is Task.VIDEO_GENERATION else Image
+        (task,) = self.card.tasks
+        kind = Video if task is Task.VIDEO_GENERATION else Image
         requests: list[Request] = []
         for candidate in sample.candidates:
-            if sample.task is not self.card.task or not isinstance(candidate, kind):
-                raise DataError(
-                    f"{self.card.name} scores {self.card.task.value}, not {sample.task.value}"
-                )
+            if sample.task is not task or not isinstance(candidate, kind):
+                raise DataError(f"{self.card.name} scores {task.value}, not {sample.task.value}")
             images = decoded(candidate, opened, self._decode_medium)
             requests += [
                 Request((*images, question.text.replace("[[prompt]]", sample.prompt)), _WORDS)

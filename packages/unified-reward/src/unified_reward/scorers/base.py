@@ -29,7 +29,7 @@ from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Verdi
 from unified_reward.scorers.card import ScoreCard
 
 
-_Key = tuple[Task, str, Candidate, str]
+_Key = tuple[Task, str, Candidate, tuple[Image | Video, ...], str]
 _TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
 
 
@@ -246,14 +246,25 @@ class _Answered:
 
 
 def _key(sample: Sample) -> _Key:
-    return sample.task, sample.prompt, sample.candidates[0], sample.criteria
+    return sample.task, sample.prompt, sample.candidates[0], sample.context, sample.criteria
+
+
+_CANDIDATES = {
+    Task.IMAGE_GENERATION: Image,
+    Task.IMAGE_EDITING: Image,
+    Task.VIDEO_GENERATION: Video,
+    Task.IMAGE_UNDERSTANDING: str,
+    Task.VIDEO_UNDERSTANDING: str,
+}
 
 
 def _check(sample: Sample, card: ScoreCard) -> None:
-    kind = Video if card.task is Task.VIDEO_GENERATION else Image
-    if sample.task is not card.task or not isinstance(sample.candidates[0], kind):
+    kind = _CANDIDATES[sample.task]
+    if sample.task not in card.tasks or not isinstance(sample.candidates[0], kind):
+        scores = " and ".join(task.value for task in card.tasks)
+        kinds = {_CANDIDATES[task].__name__ for task in card.tasks}
         raise ConfigError(
-            f"{card.name} scores {card.task.value}, candidates of kind {kind.__name__}; "
+            f"{card.name} scores {scores}, candidates of kind {' or '.join(sorted(kinds))}; "
             f"given: {sample.task.value}, {type(sample.candidates[0]).__name__}"
         )
     if sample.criteria:

@@ -22,7 +22,8 @@ class ScoreCard:
 
     name: str
     system: str
-    task: Task
+    tasks: tuple[Task, ...]
+    """Kinds of candidates that it scores."""
     paper: str
     """arXiv id."""
     weights: tuple[str, ...]

@@ -10,7 +10,7 @@ from unified_reward.scorers.card import ScoreCard
 LLAVA_CRITIC = ScoreCard(
     name="llava-critic",
     system="LLaVA-Critic 7B, a family of judges",
-    task=Task.IMAGE_UNDERSTANDING,
+    tasks=(Task.IMAGE_UNDERSTANDING,),
     paper="2410.02712",
     weights=("lmms-lab/llava-critic-7b, converted by `convert llava-qwen`",),
     values="0 to 100, said before the reasons",

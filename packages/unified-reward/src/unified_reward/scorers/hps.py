@@ -144,7 +144,7 @@ class HPSv1(_HPS):
     card = ScoreCard(
         name="hpsv1",
         system="HPS v1",
-        task=Task.IMAGE_GENERATION,
+        tasks=(Task.IMAGE_GENERATION,),
         paper="2303.14420",
         weights=("hpc.pt, linked from github.com/tgxs002/align_sd",),
         values="a cosine; the authors print it times 100",
@@ -171,7 +171,7 @@ class HPSv2(_HPS):
     card = ScoreCard(
         name="hpsv2",
         system="HPS v2",
-        task=Task.IMAGE_GENERATION,
+        tasks=(Task.IMAGE_GENERATION,),
         paper="2306.09341",
         weights=("xswu/HPSv2",),
         values="a cosine, about 0.2 to 0.35; benchmark tables print it times 100",

@@ -39,7 +39,7 @@ class HPSv3(QwenScorer):
     card = ScoreCard(
         name="hpsv3",
         system="HPSv3",
-        task=Task.IMAGE_GENERATION,
+        tasks=(Task.IMAGE_GENERATION,),
         paper="2508.03789",
         weights=("MizzenAI/HPSv3",),
         values="open; the authors name no range",

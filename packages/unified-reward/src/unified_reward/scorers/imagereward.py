@@ -75,7 +75,7 @@ class ImageReward(ImageScorer):
     card = ScoreCard(
         name="imagereward",
         system="ImageReward v1.0",
-        task=Task.IMAGE_GENERATION,
+        tasks=(Task.IMAGE_GENERATION,),
         paper="2304.05977",
         weights=("THUDM/ImageReward", "zai-org/ImageReward"),
         values="standardised by the authors; 62 % of real scores in -1 to 1, 98 % in -2 to 2",

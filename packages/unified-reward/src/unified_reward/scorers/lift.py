@@ -99,7 +99,7 @@ class LiFTCritic(Scorer):
     card = ScoreCard(
         name="lift-critic-13b",
         system="LiFT-Critic 13B",
-        task=Task.VIDEO_GENERATION,
+        tasks=(Task.VIDEO_GENERATION,),
         paper="2412.04814",
         weights=("Efficient-Large-Model/VILA1.5-13b with Fudan-FUXI/LiFT-Critic-13b-lora as lora",),
         values="Good 0.9, Normal 0.2, Bad 0.05, as the authors' process_reward_score.py has it",

@@ -26,7 +26,7 @@ class PickScore(ClipScorer):
     card = ScoreCard(
         name="pickscore",
         system="PickScore v1",
-        task=Task.IMAGE_GENERATION,
+        tasks=(Task.IMAGE_GENERATION,),
         paper="2305.01569",
         weights=("yuvalkirstain/PickScore_v1",),
         values="a cosine times about 100; typically 17 to 25",

@@ -62,7 +62,7 @@ class VisionRewardImage(Unverified):
     card = ScoreCard(
         name="visionreward-image",
         system="VisionReward-Image",
-        task=Task.IMAGE_GENERATION,
+        tasks=(Task.IMAGE_GENERATION,),
         paper="2412.21059",
         weights=("THUDM/VisionReward-Image", "THUDM/VisionReward-Image-bf16"),
         values="weighted answers to 30 questions, -2.537 to 4.891",
@@ -85,7 +85,7 @@ class VisionRewardVideo(Unverified):
     card = ScoreCard(
         name="visionreward-video",
         system="VisionReward-Video",
-        task=Task.VIDEO_GENERATION,
+        tasks=(Task.VIDEO_GENERATION,),
         paper="2412.21059",
         weights=("THUDM/VisionReward-Video",),
         values="mean of 29 weighted answers, -0.2165 to 0.2165",
@@ -108,7 +108,7 @@ class IXCReward(Unverified):
     card = ScoreCard(
         name="ixc-2.5-reward",
         system="InternLM-XComposer-2.5-Reward",
-        task=Task.IMAGE_UNDERSTANDING,
+        tasks=(Task.IMAGE_UNDERSTANDING,),
         paper="2501.12368",
         weights=("internlm/internlm-xcomposer2d5-7b-reward",),
         values="about -10 to 10, higher is better",

@@ -45,7 +45,7 @@ class VideoReward(QwenScorer):
     card = ScoreCard(
         name="videoreward",
         system="VideoReward (VideoAlign)",
-        task=Task.VIDEO_GENERATION,
+        tasks=(Task.VIDEO_GENERATION,),
         paper="2501.13918",
         weights=("KwaiVGI/VideoReward", "KlingTeam/VideoReward"),
         values="standardised by the authors over their data; below 0 is common",

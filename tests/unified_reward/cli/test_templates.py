@@ -17,6 +17,7 @@ def table(tmp_path, monkeypatch):
     monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path / "home"))
     rows = {name: made_prompt(TEXT, name=name) for name in ("Q-IG-PAIR", "T-IG-PAIR")}
     monkeypatch.setattr(packs, "published_prompts", lambda: rows)
+    monkeypatch.setattr(packs, "_repositories", lambda: ("CodeGoat24/UnifiedReward",))
 
 
 @pytest.mark.usefixtures("table")

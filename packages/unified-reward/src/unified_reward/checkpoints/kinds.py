@@ -28,6 +28,10 @@ def read_config(source: str | Path) -> Any:
     """
     if (base := adapter_base(source)) is not None:
         return read_config(base)
+    if is_file(Path(source) / "model_index.json"):
+        raise ModelError(
+            f"{source} is not a vision-language checkpoint but a pipeline of diffusers"
+        )
     file = Path(source) / "config.json"
     try:
         named = read_json(file).get("model_type") if is_file(file) else None

@@ -26,7 +26,7 @@ from unified_reward.core.prefetch import prefetch
 from unified_reward.core.probability import compare_scored
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Verdict
-from unified_reward.scorers.card import ScoreCard
+from unified_reward.scorers.card import Fact, ScoreCard
 
 
 _Key = tuple[Task, str, Candidate, tuple[Image | Video, ...], str]
@@ -92,6 +92,14 @@ class Scorer(BaseJudge):
     @abstractmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The tensors of the files under the names of the module."""
+
+    @classmethod
+    def facts(cls, folder: Path) -> list[Fact]:
+        """Open questions that the files of a folder answer, for ``scorers check``.
+
+        Reads no weights, and answers for missing or broken files too.
+        """
+        return []
 
     @classmethod
     @abstractmethod

@@ -263,11 +263,11 @@ class _Mlp(nn.Module):
 class _Layer(nn.Module):
     def __init__(self, size: Sizes) -> None:
         super().__init__()
-        self.input_layernorm = _RMSNorm(size.width)
-        self.post_attention_layernorm = _RMSNorm(size.width)
         self.self_attn = _Attention(size)
         experts = ("language_mlp", "vision_mlp")[: 1 + size.has_expert]
         self.mlp = nn.ModuleDict({name: _Mlp(size.width, size.inner) for name in experts})
+        self.input_layernorm = _RMSNorm(size.width)
+        self.post_attention_layernorm = _RMSNorm(size.width)
 
     def forward(
         self,

@@ -120,8 +120,8 @@ class _Adapter(nn.Module):
         super().__init__()
         self.linear_proj = nn.Linear(size.width, size.output, bias=False)
         self.norm1 = nn.LayerNorm(size.output)
-        self.gate_proj = nn.Linear(size.output, size.adapter_inner, bias=False)
         self.dense_h_to_4h = nn.Linear(size.output, size.adapter_inner, bias=False)
+        self.gate_proj = nn.Linear(size.output, size.adapter_inner, bias=False)
         self.dense_4h_to_h = nn.Linear(size.adapter_inner, size.output, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

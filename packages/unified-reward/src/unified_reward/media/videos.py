@@ -204,9 +204,7 @@ def select_frames(
     )
 
 
-def frame_times(
-    video: Video | str | Path | bytes, limits: Limits = LIMITS
-) -> tuple[float, ...]:
+def frame_times(video: Video | str | Path | bytes, limits: Limits = LIMITS) -> tuple[float, ...]:
     """Start of each frame of a video, in seconds from the first; empty where unknown.
 
     A file is read but not decoded: where packets are not frames, there are as many as packets.

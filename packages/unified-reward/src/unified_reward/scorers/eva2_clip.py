@@ -138,8 +138,8 @@ class Vision(nn.Module):
         self.patch_embedding = _Patches(size)
         layers = (_TowerLayer(width, size.inner) for _ in range(size.layers))
         self.transformer = nn.ModuleDict({"layers": nn.ModuleList(layers)})
-        self.conv = nn.Conv2d(width, width, _MERGED, _MERGED)
         self.linear_proj = _Adapter(size)
+        self.conv = nn.Conv2d(width, width, _MERGED, _MERGED)
         self.boi = nn.Parameter(torch.empty(1, 1, size.output))
         self.eoi = nn.Parameter(torch.empty(1, 1, size.output))
 

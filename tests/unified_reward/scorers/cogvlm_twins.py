@@ -13,7 +13,7 @@ LLAMA = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Llama 3 cuts text before its merges; words that it knows whole stay whole."""
+"""Pieces of text in Llama 3; a piece that is in the vocabulary is one token."""
 WORDS = ("yes", "no", "Yes", "No", "Ġyes", "Ġno", "Question", "ĠAnswer", "?Ċ", "ĠIs", "Ġit")
 SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>")
 VOCABULARY = 320

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from tests.unified_reward.scorers.test_preparation import waves
 from unified_reward.cli import app
 from unified_reward.scorers import SYSTEMS, system
+from unified_reward.scorers.card import Fact
 
 
 def invoked(*arguments, code=0):
@@ -97,3 +98,12 @@ def test_a_wrong_folder_ends_the_command_with_what_is_wrong(tmp_path, pictures, 
     result = CliRunner().invoke(app, ["score", str(pictures[0]), "--prompt", "a", "--judge", judge])
     assert isinstance(result.exception, ModelError)
     assert "weights as of hpsv2" in str(result.exception)
+
+
+def test_check_prints_the_answers_of_a_folder_to_open_questions(tmp_path, monkeypatch):
+    fact = Fact("is [bf16] stored?", "dtype BF16", "the [/released] precision")
+    monkeypatch.setattr(system("hpsv3"), "facts", lambda folder: [fact])
+    text = invoked("scorers", "check", "hpsv3", tmp_path, code=1)
+    assert "is [bf16] stored?\n    found    dtype BF16\n    settles  the [/released] pre" in text
+    (row,) = rows("scorers", "check", "hpsv3", tmp_path, code=1)
+    assert row["facts"] == [fact._asdict()]

@@ -72,16 +72,21 @@ def check(
     *,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Check the files of a scorer without loading weights; exit 1 if something is missing."""
+    """Check the files of a scorer without loading weights; exit 1 if something is missing.
+
+    Prints the answers of the files to questions that no published source answers.
+    """
     with extra("local"):
         kind = system(name)
         from unified_reward.scorers.loading import check
 
     result = check(kind, path)
+    facts = kind.facts(path)
     if as_json:
         keys = asdict(result.keys) if result.keys else None
         files = [str(file) for file in result.files]
         row = {"name": name, "files": files, "keys": keys, "problems": [*result.problems]}
+        row["facts"] = [fact._asdict() for fact in facts]
         output.print_json([row])
     else:
         console = Console(soft_wrap=True)
@@ -89,6 +94,10 @@ def check(
             console.print(Text.assemble("weights  ", str(file)))
         if result.keys:
             console.print(Text.assemble("tensors  ", str(result.keys)))
+        for fact in facts:
+            console.print(Text.assemble(("open     ", "yellow"), fact.question))
+            console.print(f"    found    {fact.found}", markup=False)
+            console.print(f"    settles  {fact.settles}", markup=False)
         for problem in result.problems:
             console.print(Text.assemble(("missing  ", "red"), problem))
         if not result.problems:

@@ -28,7 +28,7 @@ SYSTEMS = {
     "videoreward": ("videoreward", "VideoReward"),
     "lift-critic-13b": ("lift", "LiFTCritic"),
     "visionreward-image": ("unverified", "VisionRewardImage"),
-    "visionreward-video": ("unverified", "VisionRewardVideo"),
+    "visionreward-video": ("visionreward_video", "VisionRewardVideo"),
     "ixc-2.5-reward": ("unverified", "IXCReward"),
 }
 """Module and class of each scorer; names alone import no heavy library."""

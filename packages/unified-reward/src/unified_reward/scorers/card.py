@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Scale
@@ -14,6 +14,16 @@ OPEN = Scale(None, None)
 
 State = Literal["twin", "unverified"]
 """``twin``: equal to float64 equations on random weights in the released layout."""
+
+
+class Fact(NamedTuple):
+    """Answer of a folder to a question that no published source answers."""
+
+    question: str
+    found: str
+    """Content of the folder, such as a value or a hash; never a guess."""
+    settles: str
+    """Consequence for the loader or its score."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ from unified_reward.prompts.sources import Source, Status, read_source, similar
 REPOSITORY = "CodeGoat24/UnifiedReward"
 _HINT = "unified-reward templates import PATH on your clone of"
 SLOT = re.compile(r"⟪([^⟫]*)⟫")
+_MARKS = ("{text_prompt}", "<instruction>", "$t2v_prompt")
+"""Places of a caption or instruction in texts that scripts fill by replacing."""
 _NAMES = (
     *("prompt", "caption", "text_prompt", "instruction", "question", "query", "problem"),
     *("answer", "answer1", "answer2", "answer_1", "answer_2", "response", "response1"),
@@ -221,7 +223,8 @@ def _slotted(prompt: Prompt, text: str) -> str | None:
     if prompt.task in (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING):
         slots += ("first",) if prompt.form == "score" else ("first", "second")
     if prompt.repository != REPOSITORY:
-        text = text.replace("{text_prompt}", "⟪text_prompt⟫")
+        for mark in _MARKS:
+            text = text.replace(mark, "⟪prompt⟫")
         for name in ("prompt", "first", "second"):
             text = text.replace("[{}]", f"[⟪{name}⟫]", 1)
     published = [*dict.fromkeys(SLOT.findall(text))]

@@ -233,9 +233,9 @@ SCORERS = {
 
 
 def test_every_wording_of_the_table_is_asked_by_a_family_or_a_scorer():
-    asked = {name for names in official._WORDINGS.values() for name in names}
-    assert {*packs.published_prompts()} == asked | {*SCORERS}
-    assert not asked & {*SCORERS}
+    of_families = {name for names in official._WORDINGS.values() for name in names}
+    assert {*packs.published_prompts()} == of_families | {*SCORERS}
+    assert not of_families & {*SCORERS}
     package = Path(scorers.__file__).parent
     for name, module in SCORERS.items():
         folder = package.parent / "judges" if module == "checklist" else package

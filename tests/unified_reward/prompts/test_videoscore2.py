@@ -94,7 +94,7 @@ def test_what_lacks_an_aspect_is_unparsed_as_a_whole(text, reason, template):
 
 
 def test_a_digit_counts_by_its_share_of_the_five(template):
-    """As released: the most probable digit times its share; 4 x 0.6, 3 x 1.0, 2 x 0.5."""
+    """The released formula: digit times its share; 4 x 0.6, 3 x 1.0, 2 x 0.5."""
     rows = (
         logprobs(0.05, 0.05, 0.2, 0.6, 0.1),
         logprobs(1e-9, 1e-9, 1.0, 1e-9, 1e-9),

@@ -76,8 +76,8 @@ class EditScoreTemplate(Template):
             return Unparsed(f"{len(texts)} answers, for {len(self.parts)} questions", text)
         points: dict[str, Score] = {}
         worst: list[float] = []
-        for part, one in zip(self.parts, texts, strict=True):
-            read = part.parse(one)
+        for part, reply in zip(self.parts, texts, strict=True):
+            read = part.parse(reply)
             if not isinstance(read, Scored):
                 return Unparsed(read.reason if isinstance(read, Unparsed) else "", text)
             points |= read.aspects

@@ -112,7 +112,8 @@ _APS = tuple(
 
 def has_wordings(name: str) -> bool:
     """Check for an installed official wording of a family of `FAMILIES`."""
-    return any(one in packs.installed_wordings() for one in _WORDINGS[name])
+    installed = packs.installed_wordings()
+    return any(one in installed for one in _WORDINGS[name])
 
 
 def import_hint(name: str) -> str:
@@ -144,32 +145,27 @@ def template(name: str, task: Task, form: Form) -> Template | None:
     keys = [
         one for one in _WORDINGS[name] if (prompts[one].task, prompts[one].form) == (task, form)
     ]
-    wordings = [_installed(name, key) for key in keys]
-    if not wordings:
+    if not keys:
         return None
+    installed = packs.installed_wordings()
+    missing = next((key for key in keys if key not in installed), None)
+    if missing:
+        raise ConfigError(
+            f"{form} of {task.value} in family {name!r} needs the official wordings, and "
+            f"{missing} is not among those imported: run {prompts[missing].hint}"
+        )
+    wordings = [installed[key] for key in keys]
     if name.startswith("editscore"):
         return editscore.editscore(FAMILIES[name], {one.name: one.text for one in wordings})
     return _template(FAMILIES[name], wordings[0])
 
 
-def _installed(family: str, key: str) -> packs.Wording:
-    wording = packs.installed_wordings().get(key)
-    if wording is None:
-        prompt = packs.published_prompts()[key]
-        raise ConfigError(
-            f"{prompt.form} of {prompt.task.value} in family {family!r} needs the official "
-            f"wordings, and {key} is not among those imported: run {prompt.hint}"
-        )
-    return wording
-
-
 def _template(family: Family, wording: packs.Wording) -> Template:
     grammar = _GRAMMARS.get(wording.name, reasoned)
-    like = {(one.task, one.form): one for one in grammar.TEMPLATES}.get(
-        # LLaVA-Critic judges answers about images alone; its grammar fits those about videos.
-        (wording.task, wording.form),
-        replace(critic.TEMPLATES[0], task=wording.task),
-    )
+    cells = {(one.task, one.form): one for one in grammar.TEMPLATES}
+    like = cells.get((wording.task, wording.form))
+    if like is None:  # LLaVA-Critic judges answers about images; its grammar fits those on videos
+        like = replace(critic.TEMPLATES[0], task=wording.task)
     if wording.name == "E-PAIR-RANK":
         like = edit.TEMPLATES[0]
     if grammar is native or wording.name == "E-PAIR-RANK":

@@ -272,6 +272,11 @@ def _pack_in(folder: Path, repository: str) -> Path:
     return folder / "packs" / f"{repository.split('/')[1].lower()}.json"
 
 
+@cache
+def _packs_in(folder: Path) -> tuple[Path, ...]:
+    return tuple(_pack_in(folder, repository) for repository in _repositories())
+
+
 def _write(pack: Path, wordings: list[Wording]) -> None:
     row = {"schema": 1, "wordings": [asdict(wording) for wording in wordings]}
     try:
@@ -287,8 +292,8 @@ def installed_wordings(home: Path | None = None) -> Mapping[str, Wording]:
         ConfigError: A pack was changed since it was written, or is not a pack.
     """
     stamps: list[tuple[Path, tuple[int, ...]]] = []
-    for repository in _repositories():
-        pack = _pack_in(home or default_home(), repository)
+    folder = home or default_home()
+    for pack in _packs_in(folder):
         with suppress(OSError):
             stat = os.stat(pack)  # noqa: PTH116  called for every row, and pathlib is slow
             stamps.append((pack, (stat.st_mtime_ns, stat.st_size, stat.st_ino)))

@@ -69,7 +69,10 @@ def test_the_caption_stands_in_the_published_text_behind_the_frames(template):
     assert (request.choices, request.wants_logprobs, request.max_new_tokens) == ((), True, 1024)
 
 
-@pytest.mark.parametrize("text", [PLAIN, NUMBERED, PLAIN.replace("visual", "**Visual**")])
+REVISED = "visual quality: 1 at first sight.\n" + PLAIN.rpartition(">\n")[2]
+
+
+@pytest.mark.parametrize("text", [PLAIN, NUMBERED, REVISED, PLAIN.replace("visual", "**Visual**")])
 def test_the_digits_behind_the_reasoning_are_read(text, template):
     verdict = template.parse(text)
     assert values(verdict) == [4, 3, 2]

@@ -23,6 +23,8 @@ from unified_reward.prompts.template import Family, OpenMedia, Template
 FAMILY = Family("editscore", max_new_tokens=512)
 QWEN3 = Family("editscore-qwen3", max_new_tokens=512)
 TEN = Scale(0.0, 10.0)
+_MOST = 25
+_OF_TEN = 10 / _MOST
 _QUALITY = tuple(Aspect(name, POINTS, name) for name in ("naturalness", "artifacts"))
 _BETWEEN = "\n\n---\n\n"
 """Separates the two answers in the text of a verdict."""
@@ -82,7 +84,7 @@ class EditScoreTemplate(Template):
                 return Unparsed(read.reason if isinstance(read, Unparsed) else "", text)
             points |= read.aspects
             worst.append(min(score.value for score in read.aspects.values()))
-        value = TEN.high * math.sqrt(math.prod(worst)) / POINTS.high
+        value = math.sqrt(math.prod(worst)) * _OF_TEN
         return Scored(Score(value, TEN), points, text)
 
     def decode_all(self, answers: Sequence[Answer]) -> Scored | Preferred | Unparsed:
@@ -114,8 +116,7 @@ def editscore(family: Family, wordings: Mapping[str, str]) -> EditScoreTemplate:
         wordings: Texts of ``ES-CONTEXT``, ``ES-EDIT``, ``ES-SC`` and ``ES-PQ``.
     """
     context, edit = wordings["ES-CONTEXT"], wordings["ES-EDIT"]
-    top = f"{POINTS.high:g}"
-    success, quality = (wordings[name].replace("10", top) for name in ("ES-SC", "ES-PQ"))
+    success, quality = (wordings[name].replace("10", str(_MOST)) for name in ("ES-SC", "ES-PQ"))
     kind = EditPointsTemplate if family is QWEN3 else _LabelledTemplate
     task = Task.IMAGE_EDITING
     prompts = [f"⟪media⟫{context}\n{text}" for text in (f"{edit}\n{success}", quality)]

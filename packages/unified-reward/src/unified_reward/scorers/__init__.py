@@ -27,6 +27,7 @@ SYSTEMS = {
     "videoscore-qwen2-vl": ("videoscore", "VideoScoreQwen"),
     "videoreward": ("videoreward", "VideoReward"),
     "lift-critic-13b": ("lift", "LiFTCritic"),
+    "vqascore": ("vqascore", "VQAScore"),
     "visionreward-image": ("unverified", "VisionRewardImage"),
     "visionreward-video": ("unverified", "VisionRewardVideo"),
     "ixc-2.5-reward": ("unverified", "IXCReward"),

@@ -33,10 +33,18 @@ def _words(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("UNIFIED_REWARD_HOME", str(home))
 
 
+PAIRS = [(pixels, caption) for pixels in PICTURES for caption in CAPTIONS]
+
+
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory):
+    """Folder of the twin, and its scores by the equations."""
     folder = tmp_path_factory.mktemp("clip-flant5")
-    return folder, vqa_twins.vqascore(folder)
+    state = vqa_twins.vqascore(folder)
+    wanted = [by_equations(folder, state, *pair) for pair in PAIRS]
+    assert np.ptp(wanted) > 0.02, "the twin cannot tell its samples apart"
+    assert min(np.ptp(wanted[:2]), np.ptp(wanted[::2])) > 0.002
+    return folder, wanted
 
 
 def sample(pixels, caption):
@@ -58,13 +66,9 @@ def by_equations(folder, state, pixels, caption):
 
 
 def difference(twin):
-    folder, state = twin
+    folder, wanted = twin
     scorer = ur.open_judge(f"vqascore:{folder}", device="cpu", dtype="float64")
-    pairs = [(pixels, caption) for pixels in PICTURES for caption in CAPTIONS]
-    wanted = [by_equations(folder, state, *pair) for pair in pairs]
-    got = [verdict.score.value for verdict in scorer.ask([sample(*pair) for pair in pairs])]
-    assert np.ptp(wanted) > 0.02, "the twin cannot tell its samples apart"
-    assert min(np.ptp(wanted[:2]), np.ptp(wanted[::2])) > 0.002
+    got = [verdict.score.value for verdict in scorer.ask([sample(*pair) for pair in PAIRS])]
     return float(np.abs(np.subtract(got, wanted)).max())
 
 

@@ -106,8 +106,7 @@ def _stack(state, name, x, read):
     """Blocks of an encoder, or of a decoder that reads an encoder's output."""
     first = f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     bias = _bias(state[first], len(x), both_ways=read is None)
-    for block in layer_names(state, f"{name}.block"):
-        block = f"{block}.layer"
+    for block in (f"{layer}.layer" for layer in layer_names(state, f"{name}.block")):
         normed = _rms(state, f"{block}.0.layer_norm", x)
         x = x + _attend(state, f"{block}.0.SelfAttention", normed, normed, bias)
         if read is not None:
@@ -133,11 +132,11 @@ def _attend(state, name, x, read, bias):
 
 def _bias(table, n, *, both_ways):
     """Bias of each pair of places by the bucket of their distance, shape (heads, n, n)."""
-    bias = torch.full((table.shape[1], n, n), -math.inf, dtype=torch.float64)
-    for i in range(n):
-        for j in range(n if both_ways else i + 1):
-            bias[:, i, j] = table[_bucket(j - i, both_ways=both_ways)]
-    return bias
+    reach = range(1 - n, n if both_ways else 1)
+    by_distance = [table[_bucket(distance, both_ways=both_ways)] for distance in reach]
+    by_distance += [torch.full_like(table[0], -math.inf)] * (2 * n - 1 - len(by_distance))
+    rows = torch.stack(by_distance).T
+    return torch.stack([rows[:, n - 1 - i : 2 * n - 1 - i] for i in range(n)], dim=1)
 
 
 def _bucket(distance, *, both_ways):

@@ -29,7 +29,7 @@ SYSTEMS = {
     "lift-critic-13b": ("lift", "LiFTCritic"),
     "vqascore": ("vqascore", "VQAScore"),
     "visionreward-image": ("unverified", "VisionRewardImage"),
-    "visionreward-video": ("unverified", "VisionRewardVideo"),
+    "visionreward-video": ("visionreward_video", "VisionRewardVideo"),
     "ixc-2.5-reward": ("unverified", "IXCReward"),
 }
 """Module and class of each scorer; names alone import no heavy library."""

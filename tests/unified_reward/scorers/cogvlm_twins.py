@@ -20,6 +20,7 @@ VOCABULARY = 320
 N_SHARDS = 6
 CONFIG = {
     "architectures": ["CogVLMVideoForCausalLM"],
+    "auto_map": {"AutoModelForCausalLM": "modeling_cogvlm.CogVLMVideoForCausalLM"},
     "template_version": "base",
     "hidden_size": 64,
     "intermediate_size": 96,

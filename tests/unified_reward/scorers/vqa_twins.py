@@ -18,14 +18,20 @@ SPARE = 7
 END = 1
 
 
-def install_words(home):
-    """A pack with made-up words under the official name."""
-    digest = hashlib.sha256(QUESTION.encode()).hexdigest()
-    row = {"name": "VQASCORE", "task": "image_generation", "form": "score", "text": QUESTION}
+def install_words(home, **others):
+    """A pack with made-up words under the official names, by default of VQAScore alone."""
+    rows = [
+        {
+            "name": name,
+            "task": "image_generation",
+            "form": "score",
+            "text": text,
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        }
+        for name, text in {"VQASCORE": QUESTION, **others}.items()
+    ]
     pack = home / "packs" / "visionreward.json"
     pack.parent.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(pack.read_text("utf-8"))["wordings"] if pack.exists() else []
-    rows = [*kept, {**row, "sha256": digest}]
     pack.write_text(json.dumps({"schema": 1, "wordings": rows}), "utf-8")
 
 

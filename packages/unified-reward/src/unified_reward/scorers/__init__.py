@@ -28,7 +28,8 @@ SYSTEMS = {
     "videoreward": ("videoreward", "VideoReward"),
     "lift-critic-13b": ("lift", "LiFTCritic"),
     "vqascore": ("vqascore", "VQAScore"),
-    "visionreward-image": ("unverified", "VisionRewardImage"),
+    "visionreward-image": ("visionreward_image", "VisionRewardImage"),
+    "visionreward-image-without-vqascore": ("visionreward_image", "WithoutVQAScore"),
     "visionreward-video": ("visionreward_video", "VisionRewardVideo"),
     "ixc-2.5-reward": ("unverified", "IXCReward"),
 }

@@ -56,29 +56,6 @@ class Unverified(Scorer):
         raise ModelError(f"{cls.card.system} is not loaded here; see `unified-reward scorers`")
 
 
-class VisionRewardImage(Unverified):
-    """CogVLM2-19B in SAT format, and an 11 B model for the caption."""
-
-    card = ScoreCard(
-        name="visionreward-image",
-        system="VisionReward-Image",
-        tasks=(Task.IMAGE_GENERATION,),
-        paper="2412.21059",
-        weights=("THUDM/VisionReward-Image", "THUDM/VisionReward-Image-bf16"),
-        values="weighted answers to 30 questions, -2.537 to 4.891",
-        overall="28 published weights, the first of VQAScore(clip-flant5-xxl)",
-        code_licence="Apache-2.0",
-        weights_licence="CogVLM2 and Llama 3",
-        open_questions=(
-            "depth of its EVA-CLIP tower",
-            "names of its SAT tensors",
-            "layout of clip-flant5-xxl; `checklist-image` asks another model its questions",
-        ),
-        state="unverified",
-    )
-    weights = ("1/mp_rank_00_model_states.pt", "*/mp_rank_00_model_states.pt")
-
-
 class IXCReward(Unverified):
     """InternLM2-7B whose linear maps have adapters at image tokens alone."""
 

@@ -138,7 +138,7 @@ def write_released(folder, names):
 
 
 def test_names_and_shapes_of_the_released_size_are_all_taken(tmp_path):
-    """As many numbers as 39.01 GB of bfloat16, the published size of the parts, hold."""
+    """Their numbers fill 39.01 GB in bfloat16, the published size of the parts."""
     names = released_names()
     assert len(names) == 1190
     assert sum(int(np.prod(shape)) for shape in names.values()) == 19_503_105_344

@@ -73,7 +73,7 @@ def difference(twin):
 
 
 TOLERANCE = 1e-6
-"""Of scores below 1: T5's norms take their variance in float32 (2^-24, in a dozen layers)."""
+"""For scores below 1: T5's norms take their variance in float32 (2^-24, in a dozen layers)."""
 
 
 @pytest.mark.numeric

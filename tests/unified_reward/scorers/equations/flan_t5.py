@@ -79,8 +79,8 @@ def vqascore(state, pixels, before, after, answer, *, n_tokens, layer=-2):
     words = state["shared.weight"]
     read = torch.cat([words[before], _see(state, pixels, layer), words[after]])
     read = _stack(state, "encoder", read, None)
-    said = _stack(state, "decoder", words[[0, *answer[:-1]]], read)
-    logits = (said @ state["lm_head.weight"].T)[:, :n_tokens]
+    written = _stack(state, "decoder", words[[0, *answer[:-1]]], read)
+    logits = (written @ state["lm_head.weight"].T)[:, :n_tokens]
     logs = [row[i] - torch.logsumexp(row, 0) for row, i in zip(logits, answer, strict=True)]
     return math.exp(sum(logs) / len(logs))
 

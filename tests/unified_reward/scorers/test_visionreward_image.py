@@ -1,5 +1,6 @@
 """VisionReward-Image: names of SAT, logits and scores of a twin, answers, bad folders."""
 
+import json
 import os
 import pickle
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import unified_reward as ur
 from tests.unified_reward.scorers import sat_twins, vqa_twins
@@ -19,6 +21,7 @@ from tests.unified_reward.scorers.equations import flan_t5
 from tests.unified_reward.scorers.equations.cogvlm import frame_tokens, last_logits
 from tests.unified_reward.scorers.vqa_twins import token_ids
 from unified_reward.checkpoints.tensor_keys import read_state
+from unified_reward.cli import app
 from unified_reward.core.errors import ModelError
 from unified_reward.scorers import lift, open_facts, system
 from unified_reward.scorers import visionreward_image as image_file
@@ -473,6 +476,18 @@ def test_the_open_facts_of_a_folder_are_read_in_a_moment(twin, tmp_path):
         "tokenizer_config.json: eos_token '<|eot_id|>'",
         "no file can tell",
     ]
+
+
+def test_one_command_checks_a_folder_and_lists_its_open_facts(twin):
+    command = ["scorers", "check", "visionreward-image", str(twin[0])]
+    printed = CliRunner().invoke(app, command)
+    assert printed.exit_code == 0, printed.output
+    assert "which tensors are there, under which names?\n    found    68 tensors" in printed.output
+    assert "complete  load as visionreward-image:" in printed.output
+    row = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
+    assert len(row["files"]) == 3
+    assert len(row["facts"]) == 8
+    assert all({*fact} == {"question", "found", "settles"} for fact in row["facts"])
 
 
 def test_the_open_facts_of_a_video_folder_name_its_rotary_rounding(tmp_path):

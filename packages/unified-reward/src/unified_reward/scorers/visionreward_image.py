@@ -34,7 +34,13 @@ from unified_reward.core.verdicts import Scale, Score, Scored, Unparsed
 from unified_reward.scorers import open_facts
 from unified_reward.scorers.base import Prepared, Scorer
 from unified_reward.scorers.card import Fact, ScoreCard
-from unified_reward.scorers.checklists import ALIGNED, IMAGE_SCALE, Checklist, visionreward
+from unified_reward.scorers.checklists import (
+    ALIGNED,
+    IMAGE_SCALE,
+    IMAGE_WEIGHTS,
+    Checklist,
+    visionreward,
+)
 from unified_reward.scorers.cogvlm import CogVLM, expert_mask, positions, sizes
 from unified_reward.scorers.images import normalised
 from unified_reward.scorers.visionreward_video import check_tokenizer, yes_no_tokens
@@ -288,7 +294,7 @@ class WithoutVQAScore(VisionRewardImage):
         values="weighted answers to 30 questions, -2.537 to 2.537; not the published score, of "
         "which VQAScore is the largest term; every verdict says so",
         overall="27 of the 28 published weights",
-        scale=Scale(IMAGE_SCALE.low, IMAGE_SCALE.high and IMAGE_SCALE.high - ALIGNED),
+        scale=Scale(-sum(IMAGE_WEIGHTS), sum(IMAGE_WEIGHTS)),
         constants={},
         wording=VisionRewardImage.card.wording[:1],
         deviations=(

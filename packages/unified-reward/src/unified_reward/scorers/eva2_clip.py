@@ -7,6 +7,7 @@ Names of tensors are those of the released safetensors of CogVLM2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +138,7 @@ class Vision(nn.Module):
         width = size.width
         self.patch_embedding = _Patches(size)
         layers = (_TowerLayer(width, size.inner) for _ in range(size.layers))
-        self.transformer = nn.ModuleDict({"layers": nn.ModuleList(layers)})
+        self.transformer: Any = nn.ModuleDict({"layers": nn.ModuleList(layers)})
         self.linear_proj = _Adapter(size)
         self.conv = nn.Conv2d(width, width, _MERGED, _MERGED)
         self.boi = nn.Parameter(torch.empty(1, 1, size.output))

@@ -130,7 +130,7 @@ class VisionRewardVideo(Scorer):
         for prepared in batch:
             logits = self.logits(prepared)
             is_finite = logits.isfinite().all(-1)
-            rows.append(logits.argmax(-1).double().masked_fill(~is_finite, float("nan")))
+            rows.append(logits.argmax(-1).float().masked_fill(~is_finite, float("nan")))
         return torch.stack(rows)
 
     def logits(self, prepared: Prepared) -> Tensor:

@@ -498,3 +498,11 @@ def test_the_open_facts_of_a_video_folder_name_its_rotary_rounding(tmp_path):
     assert "config.json 2 bytes, sha256 44136fa355b3" in release.found
     assert "no model.safetensors.index.json; no tokenizer.json" in release.found
     assert precision.found == "no weights"
+
+
+@pytest.mark.numeric
+def test_in_bfloat16_the_twin_is_near_its_equations(twin, wanted):
+    reference = f"visionreward-image-without-vqascore:{twin[0]}"
+    scorer = ur.open_judge(reference, device="cpu", dtype="bfloat16")
+    # 0.11 here: eight bits of mantissa, in two layers of each model; a mistake above gives 1.
+    assert off(scorer, wanted) < 0.3

@@ -15,6 +15,7 @@ from tests.unified_reward.scorers.equations import flan_t5
 from tests.unified_reward.scorers.vqa_twins import token_ids
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.scorers import lift, open_facts, vqascore
+from unified_reward.scorers.loading import check
 from unified_reward.scorers.vqascore import VQAScore, fitted
 
 
@@ -152,6 +153,66 @@ def test_an_image_lies_in_the_middle_of_a_square_of_the_mean():
     assert levels[:, 0, 0].tolist() == levels[:, 90, 5].tolist() == [122, 116, 104]
     assert levels[:, 168, 168].tolist() == levels[:, 96, 0].tolist() == [255, 0, 0]
     assert levels[:, 335, 335].tolist() == [122, 116, 104]
+
+
+def released_names():
+    """Names and shapes of flan-t5-xxl, of CLIP ViT-L/14 at 336, and of the projector."""
+    width, inner, eyes, mlp = 4096, 10_240, 1024, 4096
+    names = {"shared.weight": (32_128, width), "lm_head.weight": (32_128, width)}
+    for stack, kinds in (("encoder", 1), ("decoder", 2)):
+        names[f"{stack}.final_layer_norm.weight"] = (width,)
+        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        names[bias] = (32, 64)
+        for block in (f"{stack}.block.{i}.layer" for i in range(24)):
+            for j, kind in enumerate(("SelfAttention", "EncDecAttention")[:kinds]):
+                names |= {f"{block}.{j}.{kind}.{x}.weight": (width, width) for x in "qkvo"}
+            names |= {f"{block}.{j}.layer_norm.weight": (width,) for j in range(kinds + 1)}
+            maps = f"{block}.{kinds}.DenseReluDense"
+            names |= {f"{maps}.{x}.weight": (inner, width) for x in ("wi_0", "wi_1")}
+            names[f"{maps}.wo.weight"] = (width, inner)
+    stem = "vision_tower.vision_tower.vision_model"
+    tower = {
+        f"{stem}.embeddings.class_embedding": (eyes,),
+        f"{stem}.embeddings.patch_embedding.weight": (eyes, 3, 14, 14),
+        f"{stem}.embeddings.position_embedding.weight": (577, eyes),
+    }
+    for x in ("weight", "bias"):
+        tower |= {f"{stem}.{norm}.{x}": (eyes,) for norm in ("pre_layrnorm", "post_layernorm")}
+        for layer in (f"{stem}.encoder.layers.{i}" for i in range(24)):
+            square = (eyes, eyes)[: 2 if x == "weight" else 1]
+            for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                tower[f"{layer}.self_attn.{part}.{x}"] = square
+            tower |= {f"{layer}.layer_norm{i}.{x}": (eyes,) for i in (1, 2)}
+            tower[f"{layer}.mlp.fc1.{x}"] = (mlp, eyes)[: len(square)]
+            tower[f"{layer}.mlp.fc2.{x}"] = (eyes, mlp)[: len(square)]
+    projector = {"mm_projector.0.weight": (width, eyes), "mm_projector.2.weight": (width, width)}
+    projector |= {f"mm_projector.{i}.bias": (width,) for i in (0, 2)}
+    return names, tower, projector
+
+
+def test_names_and_shapes_of_the_released_sizes_are_all_taken(tmp_path):
+    """Known sizes: 11,135,332,352 parameters of flan-t5-xxl, 303,507,456 of CLIP's tower."""
+    groups = released_names()
+    sizes = [sum(int(np.prod(shape)) for shape in names.values()) for names in groups]
+    assert sizes == [11_135_332_352, 303_507_456, 1024 * 4096 + 4096 * 4096 + 2 * 4096]
+    unit = torch.zeros(1, dtype=torch.bfloat16)
+    state = {name: unit.expand(shape) for names in groups for name, shape in names.items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    config = {
+        "model_type": "clip_t5",
+        "d_model": 4096,
+        "d_kv": 64,
+        "d_ff": 10_240,
+        "num_heads": 64,
+        "num_layers": 24,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    vqa_twins.spiece(tmp_path / "spiece.model")
+    report = check(VQAScore, tmp_path)
+    assert not report.problems
+    assert report.keys.renamed == len(state)
 
 
 @pytest.mark.parametrize("mark", ["</s>", "<image>", "<extra_id_3>", "<pad>"])

@@ -4,8 +4,8 @@
 
 Random weights in VisionReward-Image's proportions: 1344 x 1344 pixels are 2,304 image tokens, so
 2,307 of some 2,330 tokens are the same for every question; widths and depths are scaled down. One
-run measures each number in turn, and takes the least of the repeats. Prints JSON; ``ratio`` is of
-whole passes, ``language_ratio`` of the language model alone.
+run measures each number in turn, and takes the least processor time of the repeats. Prints JSON;
+``ratio`` is of whole passes, ``language_ratio`` of the language model alone.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ class Passes:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
+    """Processor seconds of a call, which other programs do not lengthen."""
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @torch.inference_mode()

@@ -29,7 +29,8 @@ SYSTEMS = {
     "lift-critic-13b": ("lift", "LiFTCritic"),
     "visionreward-image": ("unverified", "VisionRewardImage"),
     "visionreward-video": ("unverified", "VisionRewardVideo"),
-    "ixc-2.5-reward": ("unverified", "IXCReward"),
+    "ixc-2.5-reward": ("ixc", "IXCReward"),
+    "ixc-2.5-reward-newline": ("ixc", "IXCRewardNewline"),
 }
 """Module and class of each scorer; names alone import no heavy library."""
 

@@ -100,25 +100,3 @@ class VisionRewardVideo(Unverified):
         state="unverified",
     )
     weights = ("model.safetensors.index.json",)
-
-
-class IXCReward(Unverified):
-    """InternLM2-7B whose linear maps have adapters at image tokens alone."""
-
-    card = ScoreCard(
-        name="ixc-2.5-reward",
-        system="InternLM-XComposer-2.5-Reward",
-        tasks=(Task.IMAGE_UNDERSTANDING,),
-        paper="2501.12368",
-        weights=("internlm/internlm-xcomposer2d5-7b-reward",),
-        values="about -10 to 10, higher is better",
-        code_licence="Apache-2.0",
-        weights_licence="free for research; for trade by a form",
-        open_questions=(
-            "name and shape of its head",
-            "whether its adapters see the separators of tiles",
-            "its tokenizer, which is code of its own",
-        ),
-        state="unverified",
-    )
-    weights = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

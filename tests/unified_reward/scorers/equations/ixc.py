@@ -24,9 +24,7 @@ VIT = "vit.vision_tower.vision_model"
 VISION_HEAD = 64
 
 
-def make_ixc(
-    seed, *, vocab, hidden=64, inner=96, heads=4, kv_heads=2, rank=8, width=64, patch=140
-):
+def make_ixc(seed, *, vocab, hidden=64, inner=96, heads=4, kv_heads=2, rank=8, width=64, patch=140):
     """Random bfloat16 weights under the released names, in their order."""
     draw, head = Draw(seed), hidden // heads
     draw.normal("plora_glb_GN", 1, 1, 4 * width)

@@ -18,7 +18,7 @@ from unified_reward.scorers import internlm2, ixc
 
 
 SIZES = (7_740_922_137, 7_583_658_858, 1_277_272_479)
-"""Of the three files on the hub."""
+"""Sizes of the three files on the hub."""
 CUTS = re.compile(r"model\.layers\.(14|30)\.feed_forward\.w3\.Plora_B\.weight")
 """Last tensor of a file."""
 WIDTH, INNER, VISION = 4096, 14336, 1024

@@ -16,6 +16,7 @@ from tests.unified_reward.scorers import ixc_twins as twins
 from tests.unified_reward.scorers.equations.ixc import make_ixc
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.core.samples import Example
 from unified_reward.io.rows import read_examples
 from unified_reward.scorers import internlm2, ixc
 from unified_reward.scorers.loading import check, load_system
@@ -47,6 +48,10 @@ def copy(made, tmp_path):
 
 def problems(folder):
     return "; ".join(check(ixc.IXCReward, folder).problems)
+
+
+def ids_of(scorer, text):
+    return ixc.token_ids(text, scorer.tokenizer)
 
 
 def sample(answer="a", question="q", images=()):
@@ -142,7 +147,8 @@ def test_wide_frames_stand_below_each_other_under_their_labels():
         assert (picture[top + 40 : top + 600] == grey).all()
         assert picture[top : top + 40].min() < 128 < picture[top : top + 40].mean()
         assert picture[top + 608 : top + 610].min() == 255
-    assert (picture[604:606] == 0).all()
+    assert (picture[605] == 0).all()
+    assert (picture[600:610, 0, 0] == 0).sum() == 2
     assert (picture[1820:] == 255).all(), "no line behind the last"
 
 
@@ -151,7 +157,8 @@ def test_high_frames_stand_beside_each_other():
     assert picture.shape == (1160, 3 * 570, 3)
     for i, grey in enumerate((40, 120, 200)):
         assert (picture[40:, 570 * i : 570 * i + 560] == grey).all()
-    assert (picture[:, 564:566] == 0).all()
+    assert (picture[:, 565] == 0).all()
+    assert (picture[0, 560:570, 0] == 0).sum() == 2
     assert (picture[40:, 1700:] == 255).all()
 
 
@@ -178,12 +185,12 @@ def test_a_conversation_is_these_tokens():
 
 def test_the_tokens_end_with_the_end_and_the_reward_and_begin_once(scorer):
     text = ixc.conversation("x <|im_start|> [IMG]", "Yes", 0, newline=False)
-    assert scorer.token_ids(text) == [[1, *twins.token_ids(text), 2, REWARD]]
-    first, second = scorer.token_ids(ixc.conversation("a", "b", 1, newline=True))
+    assert ids_of(scorer, text) == [[1, *twins.token_ids(text), 2, REWARD]]
+    first, second = ids_of(scorer, ixc.conversation("a", "b", 1, newline=True))
     assert first == [1]
     assert second[0] == OPEN
     assert second[-4:] == [CLOSE, IDS["\n"], 2, REWARD]
-    three = scorer.token_ids(ixc.conversation("a<ImageHere> <ImageHere>", "b", 2, newline=True))
+    three = ids_of(scorer, ixc.conversation("a<ImageHere> <ImageHere>", "b", 2, newline=True))
     assert [part.count(1) for part in three] == [1, 0, 0]
     assert three[1] == [IDS["▁"]]
 
@@ -217,7 +224,7 @@ def test_several_images_have_six_tiles_at_most_and_a_single_one_24():
 
 def test_a_text_over_the_length_is_refused_and_not_cut(scorer, monkeypatch):
     monkeypatch.setattr(ixc.IXCReward, "forward", None)
-    (ids,) = scorer.token_ids(ixc.conversation("q", "", 0, newline=False))
+    (ids,) = ids_of(scorer, ixc.conversation("q", "", 0, newline=False))
     longest = 16_384 - len(ids)
     fits, over = scorer.check_samples([sample("x" * longest), sample("x" * (longest + 1))])
     assert fits is None
@@ -250,7 +257,7 @@ def test_a_row_of_text_alone_is_read_and_scored(scorer, tmp_path):
         json.dumps(row | {"candidates": [{"text": "Yes."}, {"text": "no"}]}) + "\n"
     )
     (read,) = read_examples(tmp_path / "rows.jsonl")
-    assert isinstance(read.content, ur.Example)
+    assert isinstance(read.content, Example)
     (verdict,) = scorer.ask(read.content.as_samples())
     assert isinstance(verdict, ur.Preferred)
 
@@ -347,7 +354,7 @@ def test_another_tokenizer_is_refused(copy):
         ({"num_attention_heads": None}, "names no num_attention_heads"),
         ({"rope_theta": "1e6", "rms_norm_eps": None}, "names no rms_norm_eps, rope_theta"),
         ({"num_attention_heads": 7}, "has 7 heads and 2 of keys for a width of 64"),
-        ({"num_attention_heads": 0}, "has 0 heads"),
+        ({"num_attention_heads": 0}, "names no num_attention_heads"),
         ({"num_key_value_heads": 1}, "of another shape"),
     ],
 )
@@ -378,7 +385,7 @@ def test_the_folder_answers_the_open_questions(copy):
     assert "vocab_size 359 (expected 92544)" in facts["config.json"]
     assert facts["tokenizer.model"].startswith("another one, sha256 ")
     assert facts["names of the tensors"].startswith(f"{len(make_ixc(0, vocab=9))}, ")
-    assert facts["added_tokens.json"] == '{"<|im_start|>": 359}'
+    assert facts["added_tokens.json"] == '{"<|im_start|>": 359, "<|im_end|>": 360}'
     rule = next(found for question, found in facts.items() if "ixc_utils" in question)
     assert rule == "scale = 1.5 * x | return scale"
     result = CliRunner().invoke(app, ["scorers", "check", NAME, str(copy)])

@@ -31,7 +31,7 @@ class Sizes:
     kv_heads: int
     vocab: int
     rank: int
-    """Of the adapters."""
+    """Rank of the adapters."""
     eps: float
     theta: float
     """Base of the rotary frequencies."""
@@ -51,7 +51,7 @@ class TowerSizes:
     layers: int
     patch: int
     side: int
-    """Of an image, in pixels."""
+    """Side of an image, in pixels."""
 
 
 class Partial(nn.Linear):

@@ -121,7 +121,7 @@ class IXCReward(Scorer):
     newline: ClassVar[bool] = False
     """The newline behind the answer is a token."""
     max_tiles: ClassVar[int] = MAX_TILES
-    """Of a single image; of several it is 6. The authors' benchmarks have 9."""
+    """Tiles of a single image; each of several has 6. The authors' benchmarks have 9."""
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
@@ -174,7 +174,7 @@ class IXCReward(Scorer):
     def _prepare(self, sample: Sample) -> Prepared | Failed:
         prepared = super()._prepare(sample)
         if isinstance(prepared, PreparedChat):
-            ids = self.token_ids(prepared.text)
+            ids = token_ids(prepared.text, self.tokenizer)
             n = sum(map(len, ids)) + prepared.image_tokens(self.module.side)
             if n > MAX_TOKENS:
                 error = DataError(
@@ -183,14 +183,6 @@ class IXCReward(Scorer):
                 )
                 return Failed.from_error(error)
         return prepared
-
-    def token_ids(self, text: str) -> list[list[int]]:
-        """Tokens of the texts around the images; the first begins with ``<s>``."""
-        ids: list[list[int]] = [self.tokenizer.encode(part) for part in text.split(MARK)]
-        begin, end = self.tokenizer.bos_id(), self.tokenizer.eos_id()
-        ids[0] = [begin, *ids[0]]
-        ids[-1] += [end, self.tokenizer.piece_to_id(REWARD)]
-        return ids
 
     def forward(self, batch: Sequence[Prepared]) -> Tensor:
         """Rewards as one column."""
@@ -205,7 +197,7 @@ class IXCReward(Scorer):
         embed = self.module.model.tok_embeddings
         texts = [
             embed(torch.tensor(ids, dtype=torch.long, device=self.device))
-            for ids in self.token_ids(chat.text)
+            for ids in token_ids(chat.text, self.tokenizer)
         ]
         pixels = chat.pixels.to(self.device, self.dtype)
         counts = [1 + rows * columns for rows, columns in chat.tiles]
@@ -223,7 +215,7 @@ class IXCReward(Scorer):
 
 
 class IXCRewardNewline(IXCReward):
-    """The same model, asked with the newline that later tokenizers keep behind the answer."""
+    """IXC-2.5-Reward with the newline that later tokenizers keep behind the answer."""
 
     card = replace(
         IXCReward.card,
@@ -255,6 +247,17 @@ def conversation(question: str, answer: str, n_images: int, *, newline: bool) ->
         )
     turns = [f"{OPEN}user\n{question}{CLOSE}\n", f"{OPEN}assistant\n{answer}{CLOSE}"]
     return before + "".join(turns) + "\n" * newline
+
+
+def token_ids(text: str, tokenizer: Any) -> list[list[int]]:
+    """Tokens of the texts around the images, with those in front and behind.
+
+    ``</s>`` is a token by its name in no text, so it is put there by its number.
+    """
+    ids: list[list[int]] = [tokenizer.encode(part) for part in text.split(MARK)]
+    ids[0] = [tokenizer.bos_id(), *ids[0]]
+    ids[-1] += [tokenizer.eos_id(), tokenizer.piece_to_id(REWARD)]
+    return ids
 
 
 def n_tokens(rows: int, columns: int, side: int) -> int:
@@ -373,7 +376,11 @@ def _sizes(state: State, folder: Path, vocab: int, width: int) -> Sizes:
     file = folder / "config.json"
     config = read_json(file)
     names = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta")
-    lacking = [name for name in names if not isinstance(config.get(name), int | float)]
+    lacking = [
+        name
+        for name in names
+        if not (isinstance(number := config.get(name), int | float) and number > 0)
+    ]
     if lacking:
         raise ModelError(f"{file} names no {', '.join(lacking)}")
     heads, kv_heads, eps, theta = (config[name] for name in names)

@@ -23,7 +23,7 @@ _CONFIG = {
     "rope_theta": 1_000_000,
     "max_length": 16384,
 }
-"""Of InternLM-XComposer-2.5, whose copy the reward model's is taken to be."""
+"""Values of InternLM-XComposer-2.5, which the reward model's are taken to be."""
 _TOKENIZER = "f868398fc4e05ee1e8aeba95ddf18ddcc45b8bce55d5093bead5bbf80429b48b"
 _TENSORS, _BYTES = 944, 16_601_518_080
 _NONE = "no such file"

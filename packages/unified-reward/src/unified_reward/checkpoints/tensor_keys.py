@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,7 +139,10 @@ def _safetensors(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
 def _pickled(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
     device = "meta" if shapes_only else "cpu"
     try:
-        content = torch.load(file, map_location=device, weights_only=True)
+        # Pages of a mapped file are read when they are used, and need no memory of their own.
+        content = torch.load(
+            file, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(file)
+        )
     except UnpicklingError as error:
         raise ModelError(
             f"{file} holds more than tensors and is not unpickled, since a pickle can run code: "

@@ -110,6 +110,14 @@ class JudgeArguments:
             raise ConfigError('--extra-body is a JSON object, such as {"seed": null}')
         return cast("dict[str, Any]", body)
 
+    def takes_answers_alone(self) -> bool:
+        """True for a scorer that judges answers to a question of text alone; loads no weights."""
+        from unified_reward.judges.registry import kind_of
+        from unified_reward.scorers import system
+
+        name = self.judge.partition(":")[0]
+        return kind_of(self.judge) == "scorer" and system(name).answers_alone
+
     def open(
         self, *, truth: Iterable[Example] | None = None, opens_media: bool = True
     ) -> BaseJudge:

@@ -12,15 +12,9 @@ from tests.verdicts import Says
 from unified_reward.backends import image_features
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer
-from unified_reward.judges.checklist import (
-    CARDS,
-    Checklist,
-    ChecklistJudge,
-    Question,
-    chance_of_yes,
-    visionreward,
-)
+from unified_reward.judges.checklist import CARDS, ChecklistJudge, chance_of_yes
 from unified_reward.prompts import packs
+from unified_reward.scorers.checklists import Checklist, Question, visionreward
 
 
 N = {"checklist-image": 30, "checklist-video": 29}
@@ -54,7 +48,7 @@ def sample(name, prompt="a cat"):
 
 
 def samples(name, say):
-    judge = ChecklistJudge(visionreward(name), Says(say))
+    judge = ChecklistJudge(visionreward(CARDS[name]), Says(say))
     return judge.ask([sample(name)])[0], judge
 
 
@@ -85,7 +79,7 @@ def test_masked_questions_count_only_where_there_is_something():
         text = request.parts[-1]
         return "yes" if text.startswith(("Is it 0?", *(f"{item}?" for item in body))) else "no"
 
-    checklist = visionreward("checklist-image")
+    checklist = visionreward(CARDS["checklist-image"])
     seen, _ = samples("checklist-image", say)
     weights = [item.weight for item in checklist.questions]
     masked = {22, 23, 24, 25, 26, 27, 28, 29}

@@ -14,9 +14,10 @@ from tests.verdicts import Says
 from unified_reward import media
 from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.judges.card import Card
-from unified_reward.judges.checklist import CARDS, Checklist, ChecklistJudge, Question
+from unified_reward.judges.checklist import CARDS, ChecklistJudge
 from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.media import encode_png
+from unified_reward.scorers.checklists import Checklist, Question
 
 
 N = 23

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import unified_reward as ur
+from unified_reward.scorers.checklists import visionreward
+from unified_reward.scorers.visionreward_video import worded
 
 
 WEIGHTS = os.environ.get("UNIFIED_REWARD_WEIGHTS", "")
@@ -158,3 +160,17 @@ def test_videoreward_agrees_with_the_labels_of_its_examples(shared):
             if row[short] in ("A", "B")
         ]
     assert all(right)
+
+
+def test_visionreward_video_reads_its_questions_as_the_published_run_and_answers_yes_or_no():
+    """Tails of questions 5 and 6; -0.2165 is a video whose answers are all taken for no."""
+    judge = scorer("visionreward-video")
+    texts = worded(visionreward(judge.card), "two elephants")
+    tails = {
+        5: [14924, 25, 12838, 279, 6382, 7351, 617, 912, 8196, 41859, 5380, 22559, 25],
+        6: [14924, 25, 8886, 279, 8146, 539, 12207, 653, 266, 70178, 5380, 22559, 25],
+    }
+    for number, ids in tails.items():
+        assert judge.tokenizer.encode(texts[number], add_special_tokens=False).ids == ids
+    scored = judge.score("two elephants", video=fixture("visionreward/test1.mp4", 623_608))
+    assert -0.2164 < scored.score.value < 0.2164

@@ -244,6 +244,9 @@ WORDS = {
     "VIDEOSCORE": '\nGrade it. Asked: "⟪prompt⟫",\nframes:\n',
     "HPSV3": "\nWeigh it.\nAsked - ⟪prompt⟫\n",
     "HPSV3-SUFFIX": "\nSay: <|Reward|>\nEND\n",
+    "VISIONREWARD-VIDEO": "\n".join(
+        f"Is it {i} [[prompt]]?" if i < 3 else f"Is it {i}{'!' * (i % 4)}?" for i in range(29)
+    ),
 }
 """Made up; the official words are not part of this repository."""
 

@@ -411,10 +411,11 @@ def _open_table(given: str, _: JudgeOptions) -> BaseJudge:
 
 
 def _open_checklist(given: str, options: JudgeOptions) -> BaseJudge:
-    from unified_reward.judges.checklist import ChecklistJudge, visionreward
+    from unified_reward.judges.checklist import CARDS, ChecklistJudge
+    from unified_reward.scorers.checklists import visionreward
 
     name, _, reference = given.partition(":")
-    checklist = visionreward(name)
+    checklist = visionreward(CARDS[name])
     inner = _open_speaker(reference, options) if reference else None
     if not isinstance(inner, GenerativeJudge):
         raise ConfigError(

@@ -28,7 +28,7 @@ SYSTEMS = {
     "videoreward": ("videoreward", "VideoReward"),
     "lift-critic-13b": ("lift", "LiFTCritic"),
     "visionreward-image": ("unverified", "VisionRewardImage"),
-    "visionreward-video": ("unverified", "VisionRewardVideo"),
+    "visionreward-video": ("visionreward_video", "VisionRewardVideo"),
     "ixc-2.5-reward": ("ixc", "IXCReward"),
     "ixc-2.5-reward-newline": ("ixc", "IXCRewardNewline"),
 }

@@ -77,26 +77,3 @@ class VisionRewardImage(Unverified):
         state="unverified",
     )
     weights = ("1/mp_rank_00_model_states.pt", "*/mp_rank_00_model_states.pt")
-
-
-class VisionRewardVideo(Unverified):
-    """CogVLM2-Video-12B."""
-
-    card = ScoreCard(
-        name="visionreward-video",
-        system="VisionReward-Video",
-        tasks=(Task.VIDEO_GENERATION,),
-        paper="2412.21059",
-        weights=("THUDM/VisionReward-Video",),
-        values="mean of 29 weighted answers, -0.2165 to 0.2165",
-        overall="29 published weights",
-        frames="the frame nearest to each second, at most 24",
-        code_licence="Apache-2.0",
-        weights_licence="CogVLM2 and Llama 3",
-        open_questions=(
-            "size of its frames and the words that give their times",
-            "how it builds its turns; `checklist-video` asks another model its questions",
-        ),
-        state="unverified",
-    )
-    weights = ("model.safetensors.index.json",)

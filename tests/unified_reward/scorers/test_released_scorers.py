@@ -87,6 +87,63 @@ def test_lift_gives_the_grades_of_its_demo():
         assert [item.value for item in aspects.values()] == [GRADES[grade] for grade in grades]
 
 
+GOLDEN_IDS = [
+    (
+        [("user", "Hi"), ("assistant", "Yes")],
+        [1, 92543, 1008, 364, 13195, 92542, 364, 92543, 525, 11353, 364, 9583, 92542, 2, 92527],
+    ),
+    (
+        [("user", "What is 2+2?"), ("assistant", "It is 4.")],
+        [
+            *(1, 92543, 1008, 364, 3993, 505, 262, 314, 342, 314, 345, 92542, 364, 92543, 525),
+            *(11353, 364, 2286, 505, 262, 319, 281, 92542, 2, 92527),
+        ],
+    ),
+]
+"""Tokens of conversations, by the released tokenizer; 364 is a newline."""
+IXC = ("ixc-2.5-reward", "ixc-2.5-reward-newline")
+
+
+@pytest.mark.parametrize("name", IXC)
+@pytest.mark.parametrize(("turns", "ids"), GOLDEN_IDS)
+def test_ixc_reads_a_conversation_as_these_tokens(turns, ids, name):
+    folder = Path(WEIGHTS) / "ixc-2.5-reward"
+    if not (folder / "tokenizer.model").is_file():
+        pytest.skip(f"{folder} has no tokenizer.model")
+    from unified_reward.scorers import ixc
+
+    kind = {"ixc-2.5-reward": ixc.IXCReward, "ixc-2.5-reward-newline": ixc.IXCRewardNewline}[name]
+    (_, question), (_, answer) = turns
+    text = ixc.conversation(question, answer, 0, newline=kind.newline)
+    wanted = [*ids[:-2], 364, *ids[-2:]] if kind.newline else ids
+    assert ixc.token_ids(text, ixc.tokenizer(folder)) == [wanted]
+
+
+def ixc_differences(name):
+    """Distances from the rewards of the README's two chats about its picture.
+
+    ``ixc/chats.json`` holds its two chats, each a list of messages with ``role`` and ``content``.
+    """
+    folder = Path(WEIGHTS) / "ixc-2.5-reward"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    picture = Path(WEIGHTS) / "fixtures" / "ixc" / "cars1.jpg"
+    chats_file = picture.with_name("chats.json")
+    if not (picture.is_file() and chats_file.is_file()):
+        pytest.skip(f"{picture} or {chats_file} is not there")
+    chats = json.loads(chats_file.read_text("utf-8"))
+    question = chats[0][0]["content"]
+    answers = [chat[1]["content"] for chat in chats]
+    judge = ur.open_judge(f"{name}:{folder}", dtype="float16")
+    values = [judge.score(question, answer=answer, image=picture).score.value for answer in answers]
+    return [abs(x - y) for x, y in zip(values, (5.76171875, -2.845703125), strict=True)]
+
+
+def test_ixc_gives_the_two_rewards_of_its_readme_without_the_newline():
+    default, other = (max(ixc_differences(name)) for name in IXC)
+    assert default < 0.03, f"with the newline kept it is off by {other}"
+
+
 def test_videoreward_agrees_with_the_labels_of_its_examples(shared):
     judge = scorer("videoreward")
     folder = shared / "videoalign"

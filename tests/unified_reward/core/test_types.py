@@ -37,7 +37,7 @@ def test_a_sample_has_one_candidate_or_two(n):
         (Task.IMAGE_UNDERSTANDING, A, (B,), "a candidate of image_understanding is an answer"),
         (Task.VIDEO_UNDERSTANDING, CLIP, (CLIP,), "a candidate of video_understanding is an ans"),
         (Task.IMAGE_GENERATION, "words", (), "a candidate of image_generation is an image"),
-        (Task.IMAGE_UNDERSTANDING, "yes", (), "image_understanding needs the image or video"),
+        (Task.VIDEO_UNDERSTANDING, "yes", (), "video_understanding needs the image or video"),
         (Task.IMAGE_EDITING, A, (), "image_editing needs the image or video"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer, Request
-from unified_reward.core.samples import Candidate, Form, FrameRule, Sample, Task
+from unified_reward.core.samples import Candidate, Form, FrameRule, Sample, Task, check_context
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed, Winner
 from unified_reward.prompts import parse
 from unified_reward.prompts.parse import Aspect
@@ -79,7 +79,11 @@ class Template:
 
         Returns:
             The user turn, with neighbouring texts joined, and the choices to score.
+
+        Raises:
+            DataError: The sample lacks the image or video that it is about.
         """
+        check_context(sample.task, sample.context)
         slots = self._slots(sample, open_media)
         parts: list[Any] = []
         for i, piece in enumerate(_SLOT.split(self.prompt)):

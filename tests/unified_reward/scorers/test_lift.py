@@ -633,5 +633,5 @@ def test_a_tokenizer_of_other_weights_and_one_that_cannot_be_read_are_refused(co
     (copy / "llm" / "tokenizer.json").unlink()
     (copy / "llm" / "tokenizer.model").write_bytes(b"no model")
     message = problems(copy)
-    assert "llm cannot be read: " in message
+    assert "llm has a tokenizer that cannot be read" in message
     assert "pip install sentencepiece" in message

@@ -243,7 +243,8 @@ def test_places_count_tokens_on_all_axes(twin, monkeypatch):
 def test_the_last_token_of_videoscore_is_the_space(twin):
     scorer = ur.open_judge(f"videoscore:{twin('videoscore')[0]}", device="cpu")
     ids = scorer.tokenizer(prepared("videoscore").text).input_ids
-    assert scorer.tokenizer.convert_ids_to_tokens(ids[-2:]) == ["<image>", "Ġ"]
+    assert scorer.tokenizer.convert_ids_to_tokens(ids[-2:]) == ["<image>", "▁▁"]
+    assert ids[-1] == 259
 
 
 def test_videoscore_spreads_frames_as_transformers_processor_does(twin):

@@ -6,6 +6,7 @@ from transformers import BatchEncoding
 
 import unified_reward as ur
 from tests.unified_reward.scorers import expected, twins
+from unified_reward.checkpoints import tokenizers
 from unified_reward.scorers import hps, imagereward, pickscore, qwen_vl, system
 from unified_reward.scorers import videoreward as videoreward_file
 from unified_reward.scorers import videoscore as videoscore_file
@@ -204,6 +205,10 @@ def _without_space(patch):
     patch.setattr(videoscore_file.VideoScore, "_one", item)
 
 
+def _rebuilt_tokenizer(patch):
+    patch.setattr(tokenizers, "match_file", lambda *_: None)
+
+
 def _own_epsilon(patch):
     original = videoscore_file.Idefics2Model
 
@@ -239,6 +244,7 @@ MUTATIONS = {
     "another frame rule, v1": ("videoscore", _other_first_frames),
     "no space behind the last frame": ("videoscore", _without_space),
     "another epsilon in the resampler": ("videoscore", _own_epsilon),
+    "the tokenizer that transformers rebuilds": ("videoscore", _rebuilt_tokenizer),
 }
 
 

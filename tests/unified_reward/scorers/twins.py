@@ -8,7 +8,15 @@ from importlib import resources
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import CLIPTokenizer, Idefics2Config, PreTrainedTokenizerFast
 
 from tests.unified_reward.scorers.equations.blip import make_imagereward
@@ -99,16 +107,67 @@ def bert_vocabulary():
     return sorted(vocab, key=vocab.__getitem__)
 
 
-def byte_tokenizer(folder, specials, *, metaspace=False):
+def byte_tokenizer(folder, specials):
     """A token for every byte, then the special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(models.BPE({item: i for i, item in enumerate(alphabet)}, [], fuse_unk=False))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
-    if metaspace:
-        made.normalizer = normalizers.Replace("\t", " ")
     made.add_special_tokens([AddedToken(item, normalized=False) for item in specials])
     PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
+
+
+MISTRAL = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁▁", "▁"]
+MISTRAL += [chr(i) for i in range(33, 127)]
+"""Tokens in the order of Mistral's vocabulary, in which 259 is two blanks."""
+OF_IDEFICS = ("<fake_token_around_image>", "<image>", "<end_of_utterance>")
+
+
+def mistral_tokenizer(folder):
+    """The two files as released: `tokenizer.json` of transformers 4, and a class that rebuilds it.
+
+    A blank is put before every text between special tokens by the normaliser of the file.
+    """
+    model = models.BPE(
+        {item: i for i, item in enumerate(MISTRAL)},
+        [("▁", "▁")],
+        unk_token=MISTRAL[0],
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    made = Tokenizer(model)
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
+    )
+    made.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    specials = [*MISTRAL[:3], *OF_IDEFICS]
+    made.add_special_tokens([AddedToken(item, normalized=False) for item in specials])
+    made.save(str(folder / "tokenizer.json"))
+    config = {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "additional_special_tokens": [*OF_IDEFICS],
+        "bos_token": "<s>",
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "</s>",
+        "legacy": True,
+        "model_max_length": 1e30,
+        "pad_token": "<unk>",
+        "processor_class": "Idefics2Processor",
+        "tokenizer_class": "LlamaTokenizer",
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def videoreward(folder, seed=0):
@@ -177,13 +236,14 @@ def videoscore_qwen(folder, seed=0):
 
 
 def videoscore(folder, seed=0):
-    state = make_videoscore(seed, vocab=VOCAB, image_size=980)
+    rows = len(MISTRAL) + len(OF_IDEFICS)
+    state = make_videoscore(seed, vocab=rows, image_size=980)
     save_file(
         {name: item.contiguous() for name, item in state.items()}, folder / "model.safetensors"
     )
-    byte_tokenizer(folder, ("<image>", "<fake_token_around_image>"), metaspace=True)
+    mistral_tokenizer(folder)
     config = Idefics2Config(
-        image_token_id=256,
+        image_token_id=len(MISTRAL) + OF_IDEFICS.index("<image>"),
         vision_config={
             "hidden_size": 32,
             "intermediate_size": 48,
@@ -208,7 +268,7 @@ def videoscore(folder, seed=0):
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "vocab_size": VOCAB,
+            "vocab_size": rows,
             "rms_norm_eps": 1e-5,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         },

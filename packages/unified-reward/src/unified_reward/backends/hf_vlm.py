@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     GenerationConfig,
     LogitsProcessor,
@@ -32,7 +31,7 @@ from unified_reward.backends.equivalence import Ways, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
 from unified_reward.checkpoints.adapters import load_merged, processor_source
 from unified_reward.checkpoints.kinds import read_config
-from unified_reward.checkpoints.pretrained import load_pretrained
+from unified_reward.checkpoints.tokenizers import load_processor
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.paths import is_folder
 from unified_reward.core.requests import Answer, Request
@@ -282,7 +281,7 @@ def load_vlm(
     options = _placement(device, dtype, quantize)
     config = read_config(source)
     processor_folder = processor_source(source)
-    processor = load_pretrained(AutoProcessor, processor_folder)
+    processor = load_processor(processor_folder)
     if max_pixels is None and not is_folder(processor_folder):
         max_pixels = PUBLISHED_MAX_PIXELS
     try:

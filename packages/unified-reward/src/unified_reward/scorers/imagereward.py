@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
-from transformers import AutoTokenizer, BertTokenizer, BlipTextConfig, BlipVisionConfig
+from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
@@ -23,6 +23,7 @@ from unified_reward.checkpoints.tensor_keys import (
     shape,
     square_side,
 )
+from unified_reward.checkpoints.tokenizers import load_tokenizer
 from unified_reward.core.samples import Task
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import ScoreCard
@@ -107,12 +108,8 @@ class ImageReward(ImageScorer):
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
         vocabulary = folder / "vocab.txt"
-        self.tokenizer = (
-            BertTokenizer(vocab=str(vocabulary))
-            if vocabulary.is_file()
-            else AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
+        self.tokenizer: Any = (
+            BertTokenizer(vocab=str(vocabulary)) if vocabulary.is_file() else load_tokenizer(folder)
         )
 
     @classmethod

@@ -20,19 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    LlamaForCausalLM,
-    LogitsProcessorList,
-    SiglipVisionModel,
-)
+from transformers import AutoConfig, LlamaForCausalLM, LogitsProcessorList, SiglipVisionModel
 
 from unified_reward import media
 from unified_reward.backends.hf_vlm import FiniteLogits
 from unified_reward.checkpoints import tensor_keys
 from unified_reward.checkpoints.tensor_keys import MappedTensor, State
-from unified_reward.core.errors import DataError, ModelError, one_line
+from unified_reward.checkpoints.tokenizers import load_tokenizer
+from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored, Unparsed, Verdict
 from unified_reward.scorers.base import Prepared, Scorer
@@ -329,13 +324,11 @@ def anywhere(answer: str) -> str:
 
 
 def _tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(
-            f"the tokenizer in {folder} cannot be read: {one_line(error)}. "
-            "A tokenizer.model alone needs sentencepiece: pip install sentencepiece"
-        ) from error
+    return load_tokenizer(
+        folder,
+        "has a tokenizer that cannot be read (a tokenizer.model alone needs sentencepiece: "
+        "pip install sentencepiece)",
+    )
 
 
 def _adapter_scale(tensors: dict[str, MappedTensor], adapted: set[str], folder: Path) -> float:

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from unified_reward import media
 from unified_reward.checkpoints.tensor_keys import MappedTensor, State, read_json, rename_keys
+from unified_reward.checkpoints.tokenizers import load_tokenizer
 from unified_reward.core.samples import Task
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import CONTEXT, ClipScorer
@@ -48,9 +49,7 @@ class PickScore(ClipScorer):
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
-        self.tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        self.tokenizer = load_tokenizer(folder)
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:

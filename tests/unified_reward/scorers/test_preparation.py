@@ -261,3 +261,15 @@ def test_videoscore_spreads_frames_as_transformers_processor_does(twin):
     fence = "<fake_token_around_image>"
     spread = entry.text.replace("<image>", f"{fence}{4 * '<image>'}{fence}")
     assert scorer.tokenizer(spread).input_ids == wanted.input_ids[0].tolist()
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "L", "1"])
+def test_an_image_of_another_mode_becomes_rgb_before_it_is_resized(mode):
+    """Released code of HPS v1 and ImageReward does so afterwards, which their cards say."""
+    image = PIL.Image.fromarray(waves(90, 70)).convert(mode)
+    for name, kind in ((name, system(name)) for name in twins.MAKERS):
+        if ur.Task.IMAGE_GENERATION in kind.card.tasks:
+            wanted = prepared(name, ur.Image(image.convert("RGB"))).pixels
+            assert torch.equal(prepared(name, ur.Image(image)).pixels, wanted)
+    for name in ("hpsv1", "imagereward"):
+        assert any("palette or CMYK" in line for line in system(name).card.deviations)

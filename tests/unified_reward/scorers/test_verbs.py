@@ -17,6 +17,8 @@ pytestmark = pytest.mark.numeric
 
 
 CAPTION = "a red ball"
+IMAGE_SCORERS = ["pickscore", "hpsv1", "hpsv2", "hpsv2.1", "imagereward"]
+IMAGE_SCORERS += ["clipscore", "clip-cosine", "aesthetic-v2"]
 PICTURES = [PIL.Image.fromarray(waves(40 + 9 * i, 70)[:, :: 1 - 2 * (i % 2)]) for i in range(3)]
 
 
@@ -25,7 +27,7 @@ def pickscore(twin):
     return ur.open_judge(f"pickscore:{twin('pickscore')[0]}", device="cpu")
 
 
-@pytest.mark.parametrize("name", ["pickscore", "hpsv1", "hpsv2", "hpsv2.1", "imagereward"])
+@pytest.mark.parametrize("name", IMAGE_SCORERS)
 def test_a_clip_or_blip_scorer_is_float32_on_every_device_unless_another_is_given(
     name, twin, monkeypatch
 ):
@@ -122,7 +124,7 @@ def test_videoreward_sums_standardised_values_and_shares_by_aspect(twin):
     assert result.aspects["motion quality"] == 0.5
 
 
-@pytest.mark.parametrize("name", ["pickscore", "hpsv1", "hpsv2", "hpsv2.1", "imagereward"])
+@pytest.mark.parametrize("name", IMAGE_SCORERS)
 def test_gradients_reach_the_pixels_and_agree_with_differences(name, twin):
     scorer = ur.open_judge(f"{name}:{twin(name)[0]}", device="cpu", dtype="float64")
     pixels = torch.from_numpy(waves(60, 90) / 255).permute(2, 0, 1)[None].double()

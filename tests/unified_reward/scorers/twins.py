@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import (
     AddedToken,
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -20,7 +21,7 @@ from tokenizers import (
 from transformers import CLIPTokenizer, Idefics2Config, PreTrainedTokenizerFast
 
 from tests.unified_reward.scorers.equations.blip import make_imagereward
-from tests.unified_reward.scorers.equations.clip import make_hf_clip, make_open_clip
+from tests.unified_reward.scorers.equations.clip import Draw, make_hf_clip, make_open_clip
 from tests.unified_reward.scorers.equations.idefics2 import make_videoscore
 from tests.unified_reward.scorers.equations.qwen2_vl import as_peft, make_qwen2_vl
 from unified_reward.prompts import packs
@@ -70,6 +71,89 @@ def pickscore(folder, seed=0):
     vocab, merges = clip_vocabulary()
     CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77).save_pretrained(folder)
     return state
+
+
+def clip_folder(folder, seed=0):
+    """A CLIP as OpenAI's are on the hub: quick GELU, a legacy end token, the old tokenizer files.
+
+    Position ids are among the tensors, as transformers 4 saved them.
+    """
+    state = make_hf_clip(seed, **QUICK)
+    for tower, n in (("text_model", 77), ("vision_model", 17)):
+        state[f"{tower}.embeddings.position_ids"] = torch.arange(n)[None]
+    save_file(
+        {name: item.contiguous() for name, item in state.items()}, folder / "model.safetensors"
+    )
+    tower = {"hidden_act": "quick_gelu", "hidden_size": 128, "intermediate_size": 512}
+    tower |= {"num_hidden_layers": 2, "num_attention_heads": 2, "layer_norm_eps": 1e-5}
+    config = {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": QUICK["embed"],
+        "text_config": tower
+        | {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "vocab_size": 49408}
+        | {"max_position_embeddings": 77, "model_type": "clip_text_model"},
+        "vision_config": tower
+        | {"patch_size": 56, "image_size": 224, "model_type": "clip_vision_model"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    clip_tokenizer(folder)
+    return state
+
+
+def clip_tokenizer(folder):
+    """The files of OpenAI's tokenizer, written without transformers."""
+    vocab, merges = clip_vocabulary()
+    end = "<|endoftext|>"
+    made = Tokenizer(
+        models.BPE(
+            vocab,
+            merges,
+            unk_token=end,
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            fuse_unk=False,
+        )
+    )
+    made.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.RobertaProcessing(
+        (end, 49407), ("<|startoftext|>", 49406), trim_offsets=False, add_prefix_space=False
+    )
+    made.add_special_tokens(
+        [AddedToken("<|startoftext|>", normalized=True), AddedToken(end, normalized=False)]
+    )
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]))
+    config = {"bos_token": "<|startoftext|>", "do_lower_case": True, "eos_token": end}
+    config |= {"model_max_length": 77, "pad_token": end, "unk_token": end}
+    config |= {"tokenizer_class": "CLIPTokenizer", "add_prefix_space": False, "errors": "replace"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+AESTHETIC = "sac+logos+ava1-l14-linearMSE.pth"
+
+
+def aesthetic(folder, seed=0):
+    (folder / "clip").mkdir()
+    state = clip_folder(folder / "clip", seed)
+    draw = Draw(seed)
+    head = {}
+    widths = [QUICK["embed"], 32, 16, 8, 4, 1]
+    for place, columns, rows in zip((0, 2, 4, 6, 7), widths, widths[1:], strict=False):
+        head |= draw.linear(f"layers.{place}", rows, columns, gain=1.8)
+    torch.save(head, folder / AESTHETIC)
+    return state | head
 
 
 def hps(folder, file="HPS_v2.1_compressed.pt", seed=0):
@@ -284,6 +368,9 @@ MAKERS = {
     "hpsv2": lambda folder: hps(folder, "HPS_v2_compressed.pt"),
     "hpsv2.1": hps,
     "imagereward": imagereward,
+    "clipscore": clip_folder,
+    "clip-cosine": clip_folder,
+    "aesthetic-v2": aesthetic,
     "videoreward": videoreward,
     "hpsv3": hpsv3,
     "videoscore": videoscore,

@@ -31,7 +31,7 @@ from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Task
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import CONTEXT, ClipScorer
-from unified_reward.scorers.images import CONVERTED_FIRST, SIDE, normalised, short_side
+from unified_reward.scorers.images import CONVERTED_FIRST, SIDE, fit_square, normalised
 
 
 _TEXT_HEAD = 64
@@ -164,8 +164,8 @@ class HPSv1(_HPS):
 
     @staticmethod
     def fit(image: media.PILImage) -> Tensor:
-        """Short side to 224 by PIL's bicubic, the middle square, normalised."""
-        return normalised(tv.to_dtype(tv.to_image(short_side(image)), torch.float32, scale=True))
+        """See `fit_square`."""
+        return fit_square(image)
 
 
 class HPSv2(_HPS):

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as tv
 from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
@@ -28,7 +26,7 @@ from unified_reward.core.samples import Task
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import cut_note
-from unified_reward.scorers.images import CONVERTED_FIRST, ImageScorer, normalised, short_side
+from unified_reward.scorers.images import CONVERTED_FIRST, ImageScorer, fit_square, linear_stack
 
 
 _MEAN, _STD = 0.16717362830052426, 1.0333394966054072
@@ -137,7 +135,9 @@ class ImageReward(ImageScorer):
         text.vocab_size = shape(state, "blip.text_encoder.embeddings.word_embeddings.weight")[0]
         text.encoder_hidden_size = width
         return _Model(
-            BlipVisionModel(vision), BlipTextModel(text, add_pooling_layer=False), _head(state)
+            BlipVisionModel(vision),
+            BlipTextModel(text, add_pooling_layer=False),
+            linear_stack(state, "mlp.layers"),
         )
 
     @classmethod
@@ -147,8 +147,8 @@ class ImageReward(ImageScorer):
 
     @staticmethod
     def fit(image: media.PILImage) -> Tensor:
-        """Short side to 224 by PIL's bicubic, the middle square, normalised."""
-        return normalised(tv.to_dtype(tv.to_image(short_side(image)), torch.float32, scale=True))
+        """See `fit_square`."""
+        return fit_square(image)
 
     def points(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Standardised values. The caption begins with ``[CLS]``, not with BLIP's ``[ENC]``."""
@@ -170,16 +170,3 @@ _FROM_MED = (
     "hidden_act",
     "layer_norm_eps",
 )
-
-
-def _head(state: State) -> nn.Sequential:
-    """Linear maps in a row; the dropouts between them do nothing here."""
-    layers: list[nn.Module] = []
-    for i in range(depth(state, "mlp.layers")):
-        name = f"mlp.layers.{i}.weight"
-        if name in state:
-            rows, columns = shape(state, name)
-            layers.append(nn.Linear(columns, rows))
-        else:
-            layers.append(nn.Identity())
-    return nn.Sequential(*layers)

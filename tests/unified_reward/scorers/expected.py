@@ -83,7 +83,7 @@ def hps(state, caption, pixels, *, is_first=False):
 
 
 def clip_features(state, caption, pixels):
-    """Of a CLIP folder as OpenAI's are."""
+    """Image and text features of a CLIP folder as OpenAI's are."""
     seen = short_side_square(pixels)[None]
     heads = {"vision_heads": 2, "text_heads": 2}
     return hf_clip_features(state, seen, clip_ids(caption), **heads, quick_gelu=True)

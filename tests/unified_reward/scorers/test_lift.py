@@ -680,7 +680,7 @@ def test_a_tokenizer_of_other_weights_and_one_that_cannot_be_read_are_refused(co
 
 
 def test_a_tokenizer_of_transformers_alone_is_read_alike(copy, made):
-    """Where the vocabulary is in `tokenizer.json` and no `tokenizer.model` is there."""
+    """Its vocabulary is in `tokenizer.json`, and no `tokenizer.model` is there."""
     file = copy / "llm" / "tokenizer.model"
     file.unlink()
     LlamaTokenizer(vocab=twins.IDS, merges=[], add_bos_token=True).save_pretrained(copy / "llm")

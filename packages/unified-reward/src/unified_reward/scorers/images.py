@@ -23,8 +23,8 @@ STD = [0.26862954, 0.26130258, 0.27577711]
 SIDE = 224
 CONVERTED_FIRST = (
     "a palette or CMYK image becomes RGB before it is resized, in the released code afterwards "
-    "(a palette by nearest neighbour): on random weights up to a fifth of the range of scores for "
-    "a palette, 0.0004 of it for CMYK"
+    "(a palette by nearest neighbour): on random weights up to a quarter of the range of scores "
+    "for a palette, 0.0004 of it for CMYK"
 )
 """Deviation of scorers whose released code resizes what PIL opened."""
 

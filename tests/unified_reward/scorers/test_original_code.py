@@ -1,4 +1,4 @@
-"""What transformers 4.45.2, on which the released code runs, gave on these twins.
+"""Scores of these twins by transformers 4.45.2, on which the released code runs.
 
 Its own tokenizers, processors and models read the twins' folders, in float32; the numbers were
 written down on 2026-11-30. Equations of ours are not involved.

@@ -186,7 +186,8 @@ class VQAScore(Scorer):
             )
         given = {name: config[name] for name in _FROM_CONFIG if name in config}
         # transformers takes tied embeddings as the sign of T5 v1.0, whose outputs are scaled
-        t5 = T5Config(**given, vocab_size=rows, tie_word_embeddings=False)
+        given["tie_word_embeddings"] = False
+        t5 = T5Config(**given, vocab_size=rows)
         layer = config.get("mm_vision_select_layer", -2)
         return ClipFlanT5(t5, _tower(state, folder), layer, n_tokens)
 

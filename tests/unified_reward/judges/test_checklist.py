@@ -43,7 +43,7 @@ CLIP = ur.Video(np.full((9, 32, 32, 3), 90, np.uint8), "THWC", fps=8.0)
 
 
 def sample(name, prompt="a cat"):
-    task = CARDS[name].task
+    (task,) = CARDS[name].tasks
     return ur.Sample(task, prompt, (CLIP if name == "checklist-video" else PICTURE,))
 
 

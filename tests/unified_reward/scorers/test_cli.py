@@ -49,7 +49,7 @@ def test_a_card_says_what_a_score_has(name, twin):
     assert card.name == name
     assert bool(card.frames) == any(task.value.startswith("video") for task in card.tasks)
     assert not card.aspects or card.overall != "the model's one value"
-    assert card.state == "twin" or card.open_questions
+    assert card.verified
 
 
 def test_check_says_what_a_folder_holds_and_what_it_lacks(twin, tmp_path):

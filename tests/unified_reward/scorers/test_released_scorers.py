@@ -174,3 +174,24 @@ def test_visionreward_video_reads_its_questions_as_the_published_run_and_answers
         assert judge.tokenizer.encode(texts[number], add_special_tokens=False).ids == ids
     scored = judge.score("two elephants", video=fixture("visionreward/test1.mp4", 623_608))
     assert -0.2164 < scored.score.value < 0.2164
+
+
+def test_vqascore_prefers_the_caption_of_the_picture():
+    picture = fixture("visionreward/test1.jpg", 154_037)
+    judge = scorer("vqascore")
+    right, wrong = (
+        judge.score(text, image=picture).score.value
+        for text in ("a portrait of a girl with autumn leaves", "a truck on a snowy road")
+    )
+    assert right > 0.5 > wrong
+
+
+def test_visionreward_image_answers_yes_and_no():
+    """Nobody has published a score; -2.162 + 2.354 * VQAScore is an image of 30 answers of no."""
+    picture = fixture("visionreward/test1.jpg", 154_037)
+    judge = scorer("visionreward-image")
+    scored = judge.score("a portrait of a girl with autumn leaves", image=picture)
+    answers = [item.value for item in scored.aspects.values()][:30]
+    assert {*answers} == {0.0, 1.0}
+    assert answers[1] == 1.0, "a face can be seen"
+    assert "'yes'" in scored.text

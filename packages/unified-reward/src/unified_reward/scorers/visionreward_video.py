@@ -23,8 +23,9 @@ from unified_reward.core.errors import DataError, MediaError, ModelError
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored, Unparsed
 from unified_reward.media import FrameChooser
+from unified_reward.scorers import open_facts
 from unified_reward.scorers.base import Prepared, Scorer
-from unified_reward.scorers.card import ScoreCard
+from unified_reward.scorers.card import Fact, ScoreCard
 from unified_reward.scorers.checklists import VIDEO_SCALE, Checklist, visionreward
 from unified_reward.scorers.cogvlm import CogVLM, Sizes, positions, sizes
 from unified_reward.scorers.images import MEAN, STD
@@ -36,7 +37,8 @@ _UNIT = Scale(0, 1)
 _LLAMA = 128_256
 """Tokens of Llama 3; ids that any of its tokenizers gives are checked."""
 _PROBES = {"yes": [9891], "no": [2201], "Question: a Answer:": [14924, 25, 264, 22559, 25]}
-_CONTROL = re.compile(r"<\|\w+\|>")
+CONTROL = re.compile(r"<\|\w+\|>")
+"""Control tokens of Llama 3."""
 
 
 class VisionRewardVideo(Scorer):
@@ -90,8 +92,8 @@ class VisionRewardVideo(Scorer):
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._first: int = config.get("bos_token_id", 128_000)
         self._longest: int = config.get("max_position_embeddings", 2048)
-        self._answers = _answers(self.tokenizer)
-        _check_tokenizer(self.tokenizer, self.module.size, folder)
+        self._answers = yes_no_tokens(self.tokenizer)
+        check_tokenizer(self.tokenizer, self.module.size, folder)
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
@@ -106,12 +108,17 @@ class VisionRewardVideo(Scorer):
         return rename_keys(state, ())
 
     @classmethod
+    def facts(cls, folder: Path) -> list[Fact]:
+        """Open questions that the files of a folder answer."""
+        return open_facts.visionreward_video(folder)
+
+    @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
         """A frame a second as pixels; the caption goes into the questions later."""
         clip = sample.candidates[0]
         if not isinstance(clip, Video):
             raise DataError(f"a video was expected, not a {type(clip).__name__}")
-        if mark := _CONTROL.search(sample.prompt):
+        if mark := CONTROL.search(sample.prompt):
             raise DataError(f"the caption holds {mark[0]!r}, which is not read as text")
         visionreward(cls.card)
         frames = media.select_frames(clip, each_second(media.frame_times(clip), FRAMES))
@@ -217,7 +224,7 @@ def fitted(frames: Tensor) -> Tensor:
     return resized[..., top : top + SIDE, left : left + SIDE]
 
 
-def _answers(tokenizer: Tokenizer) -> Mapping[int, bool]:
+def yes_no_tokens(tokenizer: Tokenizer) -> Mapping[int, bool]:
     """True for tokens that spell yes, False for no, in any case, with or without a blank."""
     words = (f"{blank}{word}" for word in ("yes", "no") for blank in ("", " "))
     spellings = [form for word in words for form in (word, word.title(), word.upper())]
@@ -225,7 +232,12 @@ def _answers(tokenizer: Tokenizer) -> Mapping[int, bool]:
     return {ids[0]: form.strip().lower() == "yes" for form, ids in encoded if len(ids) == 1}
 
 
-def _check_tokenizer(tokenizer: Tokenizer, size: Sizes, folder: Path) -> None:
+def check_tokenizer(tokenizer: Tokenizer, size: Sizes, folder: Path) -> None:
+    """Refuse a tokenizer that does not fit the weights.
+
+    Raises:
+        ModelError: It knows other tokens.
+    """
     probes: Mapping[str, Any] = _PROBES if size.vocabulary == _LLAMA else {"yes": None, "no": None}
     for text, wanted in probes.items():
         ids = tokenizer.encode(text, add_special_tokens=False).ids

@@ -95,6 +95,19 @@ class Template:
         verdict_prefix = "" if self.family.verdict_first or not self.choices else self.opening
         return Request(tuple(parts), self.choices, verdict_prefix, self.family.max_new_tokens)
 
+    @property
+    def n_requests(self) -> int:
+        """Number of questions that a sample becomes."""
+        return 1
+
+    def requests(self, sample: Sample, open_media: OpenMedia) -> tuple[Request, ...]:
+        """Requests of the questions that a sample becomes; see `request`."""
+        return (self.request(sample, open_media),)
+
+    def decode_all(self, answers: Sequence[Answer]) -> Scored | Preferred | Unparsed:
+        """Turn the answers to `requests`, in order, into a verdict; see `decode`."""
+        return self.decode(answers[0])
+
     def _slots(self, sample: Sample, open_media: OpenMedia) -> Mapping[str, Sequence[Any]]:
         context = sample.context if self.uses_context else ()
         media = [image for medium in context for image in open_media(medium)]

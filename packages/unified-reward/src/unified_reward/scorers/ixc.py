@@ -34,11 +34,11 @@ from unified_reward.checkpoints.tensor_keys import (
 from unified_reward.core.errors import DataError, MediaError, ModelError, one_line
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed
+from unified_reward.scorers import open_facts
 from unified_reward.scorers.base import Prepared, Scorer
 from unified_reward.scorers.card import Fact, ScoreCard
 from unified_reward.scorers.images import normalised
 from unified_reward.scorers.internlm2 import RewardModel, Sizes, TowerSizes
-from unified_reward.scorers.ixc_facts import facts_of
 
 
 MARK = "<ImageHere>"
@@ -154,7 +154,7 @@ class IXCReward(Scorer):
     @classmethod
     def facts(cls, folder: Path) -> list[Fact]:
         """Answers to the questions that only a released folder answers."""
-        return facts_of(folder)
+        return open_facts.ixc(folder)
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:

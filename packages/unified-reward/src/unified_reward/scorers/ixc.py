@@ -105,9 +105,9 @@ class IXCReward(Scorer):
             "pixels, tiles and the text before tokenising against golden values",
         ),
         open_questions=(
-            "whether the newline before the last two tokens is read: transformers 4.33, which the "
-            "authors name, strips it, and so does this scorer; `ixc-2.5-reward-newline` keeps it. "
-            "The README's example decides: 5.7617 and -2.8457",
+            "whether the newline before the last two tokens is read: `ixc-2.5-reward`, the "
+            "default, strips it as transformers 4.33 does, which the authors name; "
+            "`ixc-2.5-reward-newline` keeps it. The README's rewards decide: 5.7617 and -2.8457",
             "activation of the CLIP tower, taken to be quick_gelu",
         ),
     )

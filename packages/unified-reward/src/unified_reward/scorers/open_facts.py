@@ -175,8 +175,8 @@ def ixc(folder: Path) -> list[Fact]:
         Fact(
             "is the newline before </s> read?",
             _config(folder / "special_tokens_map.json"),
-            "marks that are plain strings: transformers 4.33 strips it, as ixc-2.5-reward does, and "
-            "ixc-2.5-reward-newline does not; the README's rewards, 5.7617 and -2.8457, decide",
+            "marks that are plain strings: transformers 4.33 strips it, as ixc-2.5-reward does, "
+            "but not ixc-2.5-reward-newline; the README's rewards, 5.7617 and -2.8457, decide",
         ),
         Fact(
             "which rule cuts an image into tiles?",

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, Qwen2VLConfig, Qwen2VLVideoProcessor
+from transformers import AutoModel, Qwen2VLConfig, Qwen2VLVideoProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
 from unified_reward.checkpoints.tensor_keys import (
@@ -26,6 +26,7 @@ from unified_reward.checkpoints.tensor_keys import (
     rename_keys,
     shape,
 )
+from unified_reward.checkpoints.tokenizers import load_tokenizer
 from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.prompts.packs import installed_wordings, published_prompts
 from unified_reward.scorers.base import Prepared, Scorer
@@ -121,9 +122,7 @@ class QwenScorer(Scorer):
         super().__init__(module, folder, batch_size=batch_size)
         if self.dtype.itemsize < torch.float32.itemsize:
             self.module.head.float()  # as released, in any precision of the trunk
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        self.tokenizer: Any = load_tokenizer(folder)
         self.tokenizer.add_tokens([*self.reward_tokens], special_tokens=True)
         self._pad, *self._reward_ids = self.tokenizer.convert_tokens_to_ids(
             [_PADS[self.medium], *self.reward_tokens]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, Idefics2Config, Idefics2ImageProcessorPil, Idefics2Model
+from transformers import Idefics2Config, Idefics2ImageProcessorPil, Idefics2Model
 
 from unified_reward import media
 from unified_reward.checkpoints.tensor_keys import (
@@ -23,6 +23,7 @@ from unified_reward.checkpoints.tensor_keys import (
     rename_keys,
     shape,
 )
+from unified_reward.checkpoints.tokenizers import load_tokenizer
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored
@@ -70,16 +71,21 @@ _V1 = ScoreCard(
 class VideoScore(Scorer):
     """A linear head at the last token, which is what the space behind the last frame becomes."""
 
-    card = _V1
+    card = replace(
+        _V1,
+        verified=(
+            *_V1.verified,
+            "values of the twin against transformers 4.45.2 with its tokenizer and processor, to "
+            "3e-6; ids are those of the folder's tokenizer.json",
+        ),
+    )
     frames: ClassVar[int] = 16
     weights = ("model.safetensors", "model.safetensors.index.json")
     needed: ClassVar = {"configuration": ("config.json",), **Scorer.needed}
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        self.tokenizer: Any = load_tokenizer(folder)
         config = self.module.model.config
         self._latents: int = config.perceiver_config.resampler_n_latents
         ids = self.tokenizer.convert_tokens_to_ids([_MARK, _FENCE])
@@ -139,7 +145,7 @@ class VideoScore11(VideoScore):
     """Later weights, made to heed the caption."""
 
     card = replace(
-        _V1,
+        VideoScore.card,
         name="videoscore-v1.1",
         system="VideoScore v1.1",
         weights=("TIGER-Lab/VideoScore-v1.1",),

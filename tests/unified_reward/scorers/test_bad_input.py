@@ -370,6 +370,7 @@ def test_every_system_has_a_twin():
         ("videoscore", ["model.safetensors.index.json", "model-00001-of-00004.safetensors"]),
         ("videoreward", ["checkpoint-11352/model.pth", "model_config.json", "merges.txt"]),
         ("hpsv2.1", ["HPS_v2.1_compressed.pt"]),
+        ("ixc-2.5-reward", ["pytorch_model-00001-of-00003.bin", "config.json", "tokenizer.model"]),
         ("imagereward", ["ImageReward.pt", "med_config.json", "vocab.txt"]),
     ],
 )

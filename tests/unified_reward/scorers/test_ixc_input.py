@@ -392,20 +392,21 @@ def test_half_precision_gives_numbers_near_those_of_float32(made, scorer):
 def test_the_folder_answers_the_open_questions(copy):
     (copy / "ixc_utils.py").write_text("def f(x):\n    scale = 1.5 * x\n    return scale\n")
     facts = {fact.question: fact.found for fact in ixc.IXCReward.facts(copy)}
-    assert "vocab_size 359 (expected 92544)" in facts["config.json"]
-    assert facts["tokenizer.model"].startswith("another one, sha256 ")
-    assert facts["names of the tensors"].startswith(f"{len(make_ixc(0, vocab=9))}, ")
-    assert facts["added_tokens.json"] == '{"<|im_start|>": 359, "<|im_end|>": 360}'
-    rule = next(found for question, found in facts.items() if "ixc_utils" in question)
+    config, names, tokens, added, _, rule, tower = facts.values()
+    assert "vocab_size 359, expected 92544" in config
+    assert names.startswith(f"{len(make_ixc(0, vocab=9))} tensors, 944 expected, ")
+    assert "tokenizer.model" in tokens
+    assert "not f868398fc4e0" in tokens
+    assert added == '{"<|im_start|>": 359, "<|im_end|>": 360}'
     assert rule == "scale = 1.5 * x | return scale"
+    assert "build_mlp.py" in tower
     result = CliRunner().invoke(app, ["scorers", "check", NAME, str(copy)])
     assert result.exit_code == 0, result.output
     assert "scale = 1.5 * x" in result.stdout
 
 
 def test_an_empty_folder_answers_that_nothing_is_there(tmp_path):
-    found = [fact.found for fact in ixc.IXCReward.facts(tmp_path)]
-    assert found.count("no such file") == 5
+    assert len([fact.found for fact in ixc.IXCReward.facts(tmp_path) if fact.found]) == 7
     for name in ("config.json", "added_tokens.json", "pytorch_model.bin.index.json"):
         (tmp_path / name).write_text("[1")
     assert all(fact.found for fact in ixc.IXCReward.facts(tmp_path))

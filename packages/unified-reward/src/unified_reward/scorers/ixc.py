@@ -34,11 +34,11 @@ from unified_reward.checkpoints.tensor_keys import (
 from unified_reward.core.errors import DataError, MediaError, ModelError, one_line
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed
+from unified_reward.scorers import open_facts
 from unified_reward.scorers.base import Prepared, Scorer
 from unified_reward.scorers.card import Fact, ScoreCard
 from unified_reward.scorers.images import normalised
 from unified_reward.scorers.internlm2 import RewardModel, Sizes, TowerSizes
-from unified_reward.scorers.ixc_facts import facts_of
 
 
 MARK = "<ImageHere>"
@@ -105,9 +105,9 @@ class IXCReward(Scorer):
             "pixels, tiles and the text before tokenising against golden values",
         ),
         open_questions=(
-            "whether the newline before the last two tokens is read: transformers 4.33, which the "
-            "authors name, strips it, and so does this scorer; `ixc-2.5-reward-newline` keeps it. "
-            "The README's example decides: 5.7617 and -2.8457",
+            "whether the newline before the last two tokens is read: `ixc-2.5-reward`, the "
+            "default, strips it as transformers 4.33 does, which the authors name; "
+            "`ixc-2.5-reward-newline` keeps it. The README's rewards decide: 5.7617 and -2.8457",
             "activation of the CLIP tower, taken to be quick_gelu",
         ),
     )
@@ -154,7 +154,7 @@ class IXCReward(Scorer):
     @classmethod
     def facts(cls, folder: Path) -> list[Fact]:
         """Answers to the questions that only a released folder answers."""
-        return facts_of(folder)
+        return open_facts.ixc(folder)
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:

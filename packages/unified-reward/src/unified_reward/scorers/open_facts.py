@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,19 @@ _VIDEO = {
     "tokenizer.json": _LLAMA3,
 }
 """SHA-256 of the files of VisionReward-Video as a public run recorded them."""
+_INTERNLM2 = "f868398fc4e05ee1e8aeba95ddf18ddcc45b8bce55d5093bead5bbf80429b48b"
+_IXC = {
+    "vocab_size": 92544,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1_000_000,
+    "max_length": 16384,
+}
+"""Values of InternLM-XComposer-2.5, which its reward model's are taken to be."""
 _CHUNK = 1 << 20
 _N_NAMES = 12
 _N_LINES = 6
@@ -134,6 +147,50 @@ def vqascore(folder: Path) -> list[Fact]:
     ]
 
 
+def ixc(folder: Path) -> list[Fact]:
+    """Answers about an InternLM-XComposer-2.5-Reward."""
+    files = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+    return [
+        Fact(
+            "is its configuration that of InternLM-XComposer-2.5?",
+            _differences(folder / "config.json", _IXC),
+            "heads, epsilon and rotary base are read from it, sizes from the tensors",
+        ),
+        Fact(
+            "which tensors are there, under which names?",
+            _names(folder, files, 944),
+            "944 of bfloat16 are those whose sizes fit the released files",
+        ),
+        Fact(
+            "is it the known tokenizer?",
+            _compared(folder / "tokenizer.model", _INTERNLM2),
+            "the same bytes: ids are proven",
+        ),
+        Fact(
+            "which tokens are added to it?",
+            _config(folder / "added_tokens.json"),
+            "names such as [UNUSED_TOKEN_146]: blanks and newlines around these are stripped; "
+            "others are read as plain text here",
+        ),
+        Fact(
+            "is the newline before </s> read?",
+            _config(folder / "special_tokens_map.json"),
+            "marks that are plain strings: transformers 4.33 strips it, as ixc-2.5-reward does, "
+            "but not ixc-2.5-reward-newline; the README's rewards, 5.7617 and -2.8457, decide",
+        ),
+        Fact(
+            "which rule cuts an image into tiles?",
+            _lines(folder / "ixc_utils.py", "scale"),
+            "a factor of 1.5: 2061 tokens for 512 x 341; none: 841, as here",
+        ),
+        Fact(
+            "which activation has the CLIP tower?",
+            _lines(folder / "build_mlp.py", "clip"),
+            "hidden_act in the config.json of the repository named there; quick_gelu here",
+        ),
+    ]
+
+
 def _read(folder: Path, patterns: Iterable[str]) -> State | str:
     """Names and shapes of the tensors, or the reason that there are none."""
     try:
@@ -195,6 +252,19 @@ def _config(file: Path, keys: tuple[str, ...] = ()) -> str:
         return str(error)
     kept = {key: value for key, value in config.items() if not keys or key.startswith(keys)}
     return json.dumps(kept, allow_nan=False)
+
+
+def _differences(file: Path, expected: Mapping[str, float]) -> str:
+    try:
+        config = read_json(file)
+    except ModelError as error:
+        return str(error)
+    found = [
+        f"{key} {config.get(key)!r}, expected {value}"
+        for key, value in expected.items()
+        if config.get(key) != value
+    ]
+    return "; ".join(found) or "all values are as expected"
 
 
 def _end_token(folder: Path) -> str:

@@ -12,6 +12,7 @@ from transformers import (
     Qwen3_5ForConditionalGeneration,
     Qwen3_5MoeConfig,
     Qwen3_5MoeForConditionalGeneration,
+    Qwen3_5Tokenizer,
     Qwen3VLMoeConfig,
     Qwen3VLMoeForConditionalGeneration,
     Qwen3VLProcessor,
@@ -178,9 +179,12 @@ def _ids(tokenizer):
 
 
 def _build_thinking_tokenizer():
-    """Marks of reasoning are added tokens, but not special: decoded text holds them."""
+    """Tokenizer as released: marks of reasoning are added, not special, so text holds them."""
     tokenizer = build_tokenizer(TEXTS)
     tokenizer.add_tokens([AddedToken(mark, special=False) for mark in ("<think>", "</think>")])
+    released = Qwen3_5Tokenizer().backend_tokenizer
+    for part in ("normalizer", "pre_tokenizer"):
+        setattr(tokenizer.backend_tokenizer, part, getattr(released, part))
     return tokenizer
 
 

@@ -23,7 +23,8 @@ CLIP = {"vision_width": 160, "text_width": 128, "patch": 56, "embed": 24}
 QUICK = {"vision_width": 128, "text_width": 128, "patch": 56, "embed": 24}
 BLIP = {"vision_width": 128, "text_width": 48, "patch": 56}
 VOCAB = 320
-LORA = {"lora_r": 4, "lora_alpha": 8}
+LORA = {"lora_r": 64, "lora_alpha": 128, "use_rslora": False}
+"""Settings of the released VideoReward."""
 LIKE_QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 PADS = ("<|image_pad|>", "<|video_pad|>")
 
@@ -111,10 +112,72 @@ def byte_tokenizer(folder, specials, *, metaspace=False):
     PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
 
 
-def videoreward(folder, seed=0):
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def qwen_tokenizer(folder, specials):
+    """Files as Qwen2-VL's are, not saved by transformers: a token for every byte, no merges."""
+    folder.mkdir(parents=True, exist_ok=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {item: i for i, item in enumerate(alphabet)}
+    flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+    added = {
+        len(vocab) + i: {"content": s, **flags, "special": True} for i, s in enumerate(specials)
+    }
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    split = {"type": "Split", "pattern": {"Regex": QWEN_SPLIT}, "behavior": "Isolated"}
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": i, **token} for i, token in added.items()],
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [split | {"invert": False}, level | {"use_regex": False}],
+        },
+        "post_processor": level | {"use_regex": False},
+        "decoder": level | {"use_regex": False},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocab,
+            "merges": [],
+        },
+    }
+    settings = {
+        "add_prefix_space": False,
+        "added_tokens_decoder": {str(i): token for i, token in added.items()},
+        "additional_special_tokens": [*specials],
+        "bos_token": None,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "errors": "replace",
+        "model_max_length": 32768,
+        "pad_token": None,
+        "padding_side": "right",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+    }
+    files = {"tokenizer.json": tokenizer, "tokenizer_config.json": settings, "vocab.json": vocab}
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+
+
+def videoreward(folder, seed=0, *, outputs=1):
     state = make_qwen2_vl(seed, vocab=VOCAB)
-    state["rm_head.weight"] = draw(seed, "head", 1, 256) / 16
-    state = as_peft(state, seed)
+    state["rm_head.weight"] = draw(seed, "head", outputs, 256) / 16
+    state = as_peft(state, seed, rank=LORA["lora_r"])
     for step in (250, 11352):
         (folder / f"checkpoint-{step}").mkdir(parents=True)
     torch.save(state, folder / "checkpoint-11352" / "model.pth")
@@ -122,13 +185,13 @@ def videoreward(folder, seed=0):
     means = {"VQ_mean": 0.5, "VQ_std": 2.0, "MQ_mean": -0.25, "MQ_std": 0.5}
     config = {
         "data_config": {"fps": 2, "max_frame_pixels": 200704},
-        "model_config": {"output_dim": 1, "use_special_tokens": True},
-        "peft_lora_config": LORA,
+        "model_config": {"output_dim": outputs, "use_special_tokens": True},
+        "peft_lora_config": {"lora_enable": True, "vision_lora": False, **LORA},
         "inference_config": means | {"TA_mean": 0.125, "TA_std": 4.0},
     }
     (folder / "model_config.json").write_text(json.dumps(config))
     rewards = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
-    byte_tokenizer(folder, (*LIKE_QWEN, *PADS, *rewards))
+    qwen_tokenizer(folder / "checkpoint-11352" / "tokenizer", (*LIKE_QWEN, *PADS, *rewards))
     return state
 
 
@@ -140,7 +203,7 @@ def hpsv3(folder, seed=0):
     save_file(
         {name: item.contiguous() for name, item in state.items()}, folder / "HPSv3.safetensors"
     )
-    byte_tokenizer(folder, (*LIKE_QWEN, *PADS))
+    qwen_tokenizer(folder, (*LIKE_QWEN, *PADS))
     return state
 
 
@@ -172,7 +235,7 @@ def videoscore_qwen(folder, seed=0):
         "vision_config": {"depth": 2, "embed_dim": 160, "hidden_size": 256, "num_heads": 2},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    byte_tokenizer(folder, (*LIKE_QWEN, *PADS))
+    qwen_tokenizer(folder, (*LIKE_QWEN, *PADS))
     return state
 
 

@@ -30,7 +30,8 @@ from unified_reward.scorers.card import Fact, ScoreCard
 
 
 _Key = tuple[Task, str, Candidate, tuple[Image | Video, ...], str]
-_TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
+TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
+"""Files of tokenizers; one of them is enough."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Scorer(BaseJudge):
     card: ClassVar[ScoreCard]
     weights: ClassVar[tuple[str, ...]]
     """Glob patterns of its weight files; the first that matches is used."""
-    needed: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": _TOKENIZER}
+    needed: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": TOKENIZER}
     """Other files by their purpose: one file of each is enough."""
     ignored: ClassVar[Mapping[str, str]] = {}
     """Tensors left out on purpose: regular expressions of their names, and the reason."""
@@ -92,6 +93,14 @@ class Scorer(BaseJudge):
     @abstractmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The tensors of the files under the names of the module."""
+
+    @classmethod
+    def examine(cls, module: nn.Module, folder: Path) -> None:
+        """Check the files beside the weights against an empty module, as loading does.
+
+        Raises:
+            ModelError: They are not those of these weights.
+        """
 
     @classmethod
     def facts(cls, folder: Path) -> list[Fact]:

@@ -58,6 +58,7 @@ class HPSv3(QwenScorer):
     weights = ("HPSv3.safetensors",)
     medium = "image"
     reward_tokens = _TOKENS
+    outputs = (2,)
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:

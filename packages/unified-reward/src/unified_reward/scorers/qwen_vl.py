@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, Qwen2VLConfig, Qwen2VLVideoProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
+from unified_reward.checkpoints.pretrained import load_errors
 from unified_reward.checkpoints.tensor_keys import (
     MappedTensor,
     State,
@@ -26,7 +27,7 @@ from unified_reward.checkpoints.tensor_keys import (
     rename_keys,
     shape,
 )
-from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.core.errors import ConfigError, DataError, MediaError, ModelError
 from unified_reward.prompts.packs import installed_wordings, published_prompts
 from unified_reward.scorers.base import Prepared, Scorer
 
@@ -58,6 +59,7 @@ TEMPORAL = 2
 MERGED = 4
 """Patches of a token."""
 _MIN_FRAMES, _MAX_FRAMES = 4, 768
+_MAX_RATIO = 200
 
 
 class PixelBounds(NamedTuple):
@@ -115,24 +117,42 @@ class QwenScorer(Scorer):
     head_name: ClassVar[str] = "rm_head"
     reward_tokens: ClassVar[tuple[str, ...]] = ()
     """Read at these tokens, in their order in the prompt; empty for the last token."""
+    outputs: ClassVar[tuple[int, ...]] = ()
+    """Numbers of outputs that a head may have; empty for any."""
     ignored: ClassVar = {r"(base_model\.model\.)?lm_head\.weight": "the head that speaks"}
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
         if self.dtype.itemsize < torch.float32.itemsize:
             self.module.head.float()  # as released, in any precision of the trunk
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        self.tokenizer.add_tokens([*self.reward_tokens], special_tokens=True)
-        self._pad, *self._reward_ids = self.tokenizer.convert_tokens_to_ids(
-            [_PADS[self.medium], *self.reward_tokens]
-        )
-        rows = self.module.model.language_model.embed_tokens.num_embeddings
-        if None in (self._pad, *self._reward_ids) or max(self._pad, *self._reward_ids, 0) >= rows:
-            raise ModelError(
-                f"the tokenizer in {folder} is not that of these weights, which know {rows} tokens"
+        self.tokenizer, (self._pad, *self._reward_ids) = self._marks(self.module, folder)
+
+    @classmethod
+    def tokenizer_folder(cls, folder: Path) -> Path:
+        """Folder of the tokenizer's files."""
+        return folder
+
+    @classmethod
+    def examine(cls, module: nn.Module, folder: Path) -> None:
+        """Check the tokenizer against the rows of the embedding."""
+        cls._marks(module, folder)
+
+    @classmethod
+    def _marks(cls, module: Any, folder: Path) -> tuple[Any, list[int]]:
+        """The tokenizer, and the ids of a visual token and of the reward tokens."""
+        place = cls.tokenizer_folder(folder)
+        with load_errors(f"the tokenizer in {place} cannot be read"):
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                place, local_files_only=True, trust_remote_code=False
             )
+        tokenizer.add_tokens([*cls.reward_tokens], special_tokens=True)
+        ids = tokenizer.convert_tokens_to_ids([_PADS[cls.medium], *cls.reward_tokens])
+        rows = module.model.language_model.embed_tokens.num_embeddings
+        if None in ids or max(ids) >= rows:
+            raise ModelError(
+                f"the tokenizer in {place} is not that of these weights, which know {rows} tokens"
+            )
+        return tokenizer, ids
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
@@ -142,9 +162,14 @@ class QwenScorer(Scorer):
         file = folder / "config.json"
         config = _read_config(file) if file.is_file() else _sized(names)
         config.get_text_config().vocab_size = rows
-        return QwenReward(
-            AutoModel.from_config(config, trust_remote_code=False), head_of(names, cls.head_name)
-        )
+        head = head_of(names, cls.head_name)
+        linear = [part for part in head.modules() if isinstance(part, nn.Linear)][-1]
+        if cls.outputs and linear.out_features not in cls.outputs:
+            raise ModelError(
+                f"{cls.head_name} has {linear.out_features} outputs; {cls.card.name} reads heads "
+                f"of {' or '.join(map(str, cls.outputs))}"
+            )
+        return QwenReward(AutoModel.from_config(config, trust_remote_code=False), head)
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
@@ -231,9 +256,17 @@ def patched(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
 def target_size(height: int, width: int, bounds: PixelBounds) -> tuple[int, int]:
     """Height and width, multiples of 28, with an area within bounds and about the same shape.
 
+    Raises:
+        MediaError: One side is more than 200 times the other.
+
     >>> target_size(480, 832, PixelBounds(128 * 28 * 28, 256 * 28 * 28))
     (336, 588)
     """
+    if max(height, width) > _MAX_RATIO * min(height, width):
+        raise MediaError(
+            f"{width} x {height} pixels: one side is more than {_MAX_RATIO} times the other, "
+            "which Qwen-VL's own code refuses; crop it"
+        )
     return smart_resize(height, width, FACTOR, bounds.least, bounds.most)
 
 
@@ -242,19 +275,21 @@ def frame_rule(
 ) -> Callable[[int, Callable[[], float | None]], tuple[int, ...]]:
     """So many frames of every second, evenly from first to last, an even number of them.
 
-    ``n = round(clamp(total / fps * per_second, 4, min(768, total)) / 2) * 2``, rounding half to
-    even, and never below 2; then ``linspace(0, total - 1, n)``, rounded. A video whose rate is not
-    known is taken to have ``per_second`` frames a second: every frame is wanted.
+    ``n = round(clamp(total / fps * per_second, 4, most) / 2) * 2``, rounding half to even, where
+    ``most`` is the largest even number up to ``min(768, total)``; never below 2. Then
+    ``linspace(0, total - 1, n)``, rounded. A video whose rate is not known is taken to have
+    ``per_second`` frames a second: every frame is wanted.
 
-    >>> frame_rule(2.0)(16, lambda: 8.0)
-    (0, 5, 10, 15)
+    >>> frame_rule(2.0)(16, lambda: 8.0), frame_rule(8.0)(7, lambda: 8.0)
+    ((0, 5, 10, 15), (0, 1, 2, 4, 5, 6))
     >>> frame_rule(2.0)(1, lambda: 8.0)
     (0, 0)
     """
 
     def choose(total: int, rate: Callable[[], float | None]) -> tuple[int, ...]:
         wanted = total / (rate() or per_second) * per_second
-        n = round(min(max(wanted, _MIN_FRAMES), _MAX_FRAMES, total) / TEMPORAL) * TEMPORAL
+        most = min(_MAX_FRAMES, total) // TEMPORAL * TEMPORAL
+        n = round(min(max(wanted, _MIN_FRAMES), most) / TEMPORAL) * TEMPORAL
         return tuple(torch.linspace(0, total - 1, max(n, TEMPORAL)).round().int().tolist())
 
     return choose

@@ -21,7 +21,7 @@ from unified_reward.checkpoints.tensor_keys import (
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Candidate, Sample, Task, Video
 from unified_reward.core.verdicts import Score, Scored
-from unified_reward.scorers.base import Prepared
+from unified_reward.scorers.base import TOKENIZER, Prepared
 from unified_reward.scorers.card import OPEN, ScoreCard
 from unified_reward.scorers.qwen_vl import (
     PixelBounds,
@@ -37,6 +37,10 @@ from unified_reward.scorers.qwen_vl import (
 _NAMES = {"VQ": "visual quality", "MQ": "motion quality", "TA": "text alignment"}
 _TOKENS = tuple(f"<|{short}_reward|>" for short in _NAMES)
 _BOUNDS = PixelBounds(128 * 28 * 28, 448 * 448)
+EXACT_COLOURS = (
+    "frames by PyAV, colours converted exactly; the released code's decord converts them with "
+    "libswscale's defaults, one grey value darker on average"
+)
 
 
 class VideoReward(QwenScorer):
@@ -65,8 +69,8 @@ class VideoReward(QwenScorer):
         code_licence="MIT",
         weights_licence="Apache-2.0",
         deviations=(
-            "frames by PyAV, not decord",
-            "a video of one or three frames shows some twice (the released code breaks)",
+            EXACT_COLOURS,
+            "a video of one frame shows it twice (the released code fails on it)",
             "a video without a known rate is taken to have 2 frames a second",
             "mean and deviation from model_config.json where it has them, else as above",
         ),
@@ -74,18 +78,45 @@ class VideoReward(QwenScorer):
             "values of a tiny twin in the released layout (PEFT names, adapters merged, positions "
             "counted), against float64 equations",
             "frame indices, pixels and the text before tokenising against golden values",
+            "grids, and pixels to 0.002 from the same frames, of 22 clips as the released code "
+            "prepares them",
         ),
-        open_questions=("whether model_config.json has use_rslora, and its constants' digits",),
     )
     weights = ("checkpoint-*/model.pth",)
-    needed: ClassVar = {"configuration": ("model_config.json",), **QwenScorer.needed}
+    needed: ClassVar = {
+        "configuration": ("model_config.json",),
+        "tokenizer": tuple(
+            f"{place}{name}"
+            for place in ("checkpoint-*/tokenizer/", "checkpoint-*/", "")
+            for name in TOKENIZER
+        ),
+    }
     medium = "video"
     reward_tokens = _TOKENS
+    outputs = (1, 3)
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
-        given = read_json(folder / "model_config.json").get("inference_config") or {}
-        self.constants = {**self.card.constants, **given}
+        self.constants = _constants(folder)
+
+    @classmethod
+    def tokenizer_folder(cls, folder: Path) -> Path:
+        """``tokenizer`` beside the weights, or the folder of the weights, or the whole folder."""
+        checkpoint = cls.files(folder)[0].parent
+        places = (checkpoint / "tokenizer", checkpoint, folder)
+        return next((p for p in places if any((p / name).is_file() for name in TOKENIZER)), folder)
+
+    @classmethod
+    def examine(cls, module: nn.Module, folder: Path) -> None:
+        """Check the tokenizer, and what ``model_config.json`` says beside the adapters."""
+        super().examine(module, folder)
+        _constants(folder)
+        settings = read_json(folder / "model_config.json").get("model_config") or {}
+        if settings.get("use_special_tokens") is False:
+            raise ModelError(
+                f"{folder}/model_config.json has use_special_tokens false: its rewards are read at "
+                "the last token, not at the three tokens of the released prompt"
+            )
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
@@ -101,10 +132,11 @@ class VideoReward(QwenScorer):
         return Prepared(text, patches, grid=grid, notes=notes)
 
     def decode(self, raw: Sequence[float]) -> Scored:
-        """Standardised values by aspect, and their sum."""
+        """Standardised values by aspect, and their sum; of three outputs at a token, its own."""
+        own = raw if len(raw) == len(_NAMES) else raw[:: len(_NAMES) + 1]
         values = [
             (one - self.constants[f"{short}_mean"]) / self.constants[f"{short}_std"]
-            for short, one in zip(_NAMES, raw, strict=True)
+            for short, one in zip(_NAMES, own, strict=True)
         ]
         aspects = dict(zip(self.card.aspects, (Score(one, OPEN) for one in values), strict=True))
         return Scored(Score(sum(values), OPEN), aspects)
@@ -122,10 +154,24 @@ def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str,
 
 
 def resized(frames: Tensor, bounds: PixelBounds) -> Tensor:
-    """Frames resized as uint8 tensors (bicubic, antialias), as float from 0 to 255."""
+    """Frames resized as float tensors (bicubic, antialias), rounded to grey values, as float."""
     height, width = frames.shape[-2:]
     size = target_size(height, width, bounds)
-    return tv.resize(frames, [*size], tv.InterpolationMode.BICUBIC, antialias=True).float()
+    fitted = tv.resize(frames.float(), [*size], tv.InterpolationMode.BICUBIC, antialias=True)
+    return fitted.round().clamp(0, 255)
+
+
+def _constants(folder: Path) -> dict[str, float]:
+    file = folder / "model_config.json"
+    given = read_json(file).get("inference_config") or {}
+    constants = {**VideoReward.card.constants, **given}
+    for name in VideoReward.card.constants:
+        value = constants[name]
+        if not isinstance(value, int | float) or (name.endswith("_std") and value <= 0):
+            raise ModelError(
+                f"{file} has {name} {value!r}; means are numbers, deviations positive ones"
+            )
+    return constants
 
 
 def _lora_scale(folder: Path) -> float:

@@ -29,7 +29,7 @@ from unified_reward.core.verdicts import Scale, Score, Scored
 from unified_reward.scorers.base import Prepared, Scorer
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.qwen_vl import TEMPORAL, PixelBounds, QwenScorer, chat, patched, worded
-from unified_reward.scorers.videoreward import resized, sampled
+from unified_reward.scorers.videoreward import EXACT_COLOURS, resized, sampled
 
 
 _SCALE = Scale(None, None)
@@ -160,19 +160,22 @@ class VideoScoreQwen(QwenScorer):
         values="as VideoScore, on a scale of its own",
         frames="8 a second, evenly from first to last, at least 4 and an even number",
         deviations=(
-            "frames by PyAV, not decord",
-            "a video of one or three frames shows some twice (the released code breaks)",
+            EXACT_COLOURS,
+            "a video of one frame shows it twice (the released code fails on it)",
             "a video without a known rate is taken to have 8 frames a second",
         ),
-        open_questions=(
-            "the size of frames is that of qwen_vl_utils 0.0.8 as far as we know it",
-            "checkpoints with score_type special_token, which are refused",
+        verified=(
+            *_V1.verified,
+            "grids, and pixels to 0.002 from the same frames, of 13 clips as the released code "
+            "prepares them",
         ),
+        open_questions=("checkpoints with score_type special_token, which are refused",),
     )
     weights = VideoScore.weights
     needed: ClassVar = {"configuration": ("config.json",), **Scorer.needed}
     medium = "video"
     head_name = "score"
+    outputs = (5,)
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:

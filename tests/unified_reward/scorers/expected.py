@@ -146,14 +146,15 @@ def qwen_hidden(state, text, frames, pad, specials, **options):
     return hidden_states(state, ids, seen, grid, vision_token=mark, **options), ids
 
 
-def videoreward(state, caption, frames, *, folder):
+def videoreward(state, caption, frames, *, folder, scale=LORA["lora_alpha"] / LORA["lora_r"]):
     rewards = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
     specials = [*LIKE_QWEN, *PADS, *rewards]
-    state = merged(state, scale=LORA["lora_alpha"] / LORA["lora_r"])
+    state = merged(state, scale=scale)
     text = qwen_turn(WORDS["VIDEOREWARD"].replace("⟪prompt⟫", caption), "<|video_pad|>")
     hidden, ids = qwen_hidden(state, text, frames, "<|video_pad|>", specials)
     places = [int((ids == byte_ids(entry, specials)[0]).nonzero()[0, 0]) for entry in rewards]
-    raw = [linear_head(state, hidden[place], "rm_head").item() for place in places]
+    raw = [linear_head(state, hidden[place], "rm_head").tolist() for place in places]
+    raw = [row[i if len(row) == 3 else 0] for i, row in enumerate(raw)]
     result = json.loads((folder / "model_config.json").read_text())["inference_config"]
     names = ("VQ", "MQ", "TA")
     return [

@@ -36,7 +36,8 @@ def prepared(name, source=None, caption="a red ball", fps=8.0):
         medium = ur.Video(FRAMES if source is None else source, "THWC", fps=fps)
     else:
         medium = source or ur.Image(waves(), "HWC")
-    return kind.prepare(ur.Sample(task, caption, (medium,)))
+    before = (ur.Image(waves(40, 23), "HWC"),) if task is ur.Task.IMAGE_EDITING else ()
+    return kind.prepare(ur.Sample(task, caption, (medium,), before))
 
 
 GREYS = ((1080, 1176), (0.18962, 1.2496), (-0.0259, 1.9548, 1.8135, 1.9468))
@@ -48,6 +49,7 @@ GOLDEN = {
     "hpsv2.1": ((3, 224, 224), (-0.60111, 1.32582), (-1.7923, 1.8168, -0.8684, -1.4802)),
     "imagereward": ((3, 224, 224), (0.14162, 1.24793), (1.0398, -1.5587, -0.3714, 0.795)),
     "hpsv3": ((1144, 1176), (0.18965, 1.25051), (-0.0259, 1.6397, -0.1864, 0.5817)),
+    "editreward": ((2288, 1176), (0.19881, 1.24478), (-0.0259, 1.6397, 1.4632, 0.5817)),
     "videoreward": GREYS,
     "videoscore": ((5, 3, 378, 378), (0.00103, 0.65959), (0.0039, 0.6784, -0.6784, 0.8588)),
     "videoscore-v1.1": ((5, 3, 378, 378), (0.00103, 0.65959), (0.0039, 0.6784, -0.6784, 0.8588)),
@@ -216,6 +218,13 @@ WORDED = {
 def test_the_text_before_tokenising_is_exactly_this(name):
     """Braces of a caption stay, and so do double spaces and the space behind the last frame."""
     assert prepared(name, caption="a {ball}").text == WORDED[name]
+
+
+def test_an_edit_has_two_prompts_and_the_source_before_the_edited_image():
+    made = prepared("editreward", caption="a {ball}")
+    assert made.text == "\nIs it done?\nAsked - a {ball}\n\nSay: <|Reward|>\nEND\n"
+    assert made.quality == "\nIs it real? Asked - a {ball}\n\nSay: <|Reward|>\nEND\n"
+    assert made.grids == ((1, 44, 26), (1, 26, 44))
 
 
 IDS = {

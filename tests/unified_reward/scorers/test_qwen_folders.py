@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file, save_file
 
 import unified_reward as ur
 from tests.unified_reward.scorers import expected, twins
@@ -17,6 +18,7 @@ from unified_reward.scorers import system
 from unified_reward.scorers.loading import check, patterns
 
 
+PICTURE = ur.Image(PIL.Image.new("RGB", (60, 60), "red"))
 QWEN = ("hpsv3", "videoreward", "videoscore-qwen2-vl")
 SHOWN = CLIP[[0, 3, 5, 8]]
 """Frames of `CLIP` at 8 a second that VideoReward reads."""
@@ -164,3 +166,58 @@ def test_a_thin_picture_raises_a_media_error_without_a_batch():
     picture = ur.Image(PIL.Image.new("RGB", (603, 3)))
     with pytest.raises(MediaError, match="crop it"):
         system("hpsv3").prepare(ur.Sample(ur.Task.IMAGE_GENERATION, "a", (picture,)))
+
+
+def edit(*context):
+    return ur.Sample(ur.Task.IMAGE_EDITING, "a", (PICTURE,), context)
+
+
+def test_an_edit_without_one_source_image_fails_alone(twin):
+    scorer = ur.open_judge(f"editreward:{twin('editreward')[0]}", device="cpu")
+    clip_ = ur.Video(CLIP, "THWC", fps=8.0)
+    thin = ur.Image(PIL.Image.new("RGB", (603, 3)))
+    two, video, narrow, good = scorer.ask(
+        [edit(PICTURE, PICTURE), edit(clip_), edit(thin), edit(PICTURE)]
+    )
+    assert "has one source image in its context; given: Image, Image" in two.error
+    assert "given: Video" in video.error
+    assert "603 x 3 pixels: one side is more than 200 times" in narrow.error
+    assert isinstance(good, ur.Scored)
+
+
+def test_two_edits_of_one_source_are_compared(twin):
+    scorer = ur.open_judge(f"editreward:{twin('editreward')[0]}", device="cpu")
+    other = ur.Image(PIL.Image.new("RGB", (60, 60), "blue"))
+    sample = ur.Sample(ur.Task.IMAGE_EDITING, "a", (PICTURE, other), (PICTURE,))
+    values = [scorer.ask([part])[0].score.value for part in sample.split()]
+    (compared,) = scorer.ask([sample])
+    assert compared.probability == pytest.approx(1 / (1 + np.exp(values[1] - values[0])), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (None, "has no chat template; copy that of the trunk's folder"),
+        ("{{ messages[0]['content'] }}", "it is not that of a Qwen-VL"),
+        ("{{ raise_exception('no images') }}", "does not take two images and a text"),
+        ("{% for", "does not take two images and a text"),
+    ],
+)
+def test_a_chat_template_that_takes_no_two_images_is_a_problem(template, told, twin, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(twin("editreward")[0], folder)
+    file = folder / "chat_template.json"
+    file.unlink()
+    if template is not None:
+        file.write_text(json.dumps({"chat_template": template}), "utf-8")
+    assert told in problems(folder, "editreward")
+
+
+@pytest.mark.parametrize("lost", ["rm_heads", "rm_heads.head_1"])
+def test_a_trunk_without_both_heads_is_no_edit_reward(lost, twin, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(twin("editreward")[0], folder)
+    state = load_file(folder / "model.safetensors")
+    kept = {name: item for name, item in state.items() if lost not in name}
+    save_file(kept, folder / "model.safetensors")
+    assert "there is no rm_heads among the tensors" in problems(folder, "editreward")

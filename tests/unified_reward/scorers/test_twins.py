@@ -1,12 +1,14 @@
 """Scores of tiny twins in the released layouts, against float64 equations; and what breaks them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from transformers import BatchEncoding
 
 import unified_reward as ur
 from tests.unified_reward.scorers import expected, twins
-from unified_reward.scorers import hps, imagereward, pickscore, qwen_vl, system
+from unified_reward.scorers import editreward, hps, imagereward, pickscore, qwen_vl, system
 from unified_reward.scorers import videoreward as videoreward_file
 from unified_reward.scorers import videoscore as videoscore_file
 
@@ -18,6 +20,8 @@ PICTURE = RNG.integers(0, 256, (90, 161, 3), dtype=np.uint8)
 TALL = RNG.integers(0, 256, (301, 224, 3), dtype=np.uint8)
 SQUARE = RNG.integers(0, 256, (448, 448, 3), dtype=np.uint8)
 """448 x 448: HPSv3 leaves it as it is."""
+LYING = np.random.default_rng(8).integers(0, 256, (224, 896, 3), dtype=np.uint8)
+"""As large as 448 x 448, so that EditReward leaves it as it is."""
 CLIP = RNG.integers(0, 256, (9, 336, 308, 3), dtype=np.uint8)
 SHORT = RNG.integers(0, 256, (5, 308, 336, 3), dtype=np.uint8)
 """Frames whose area is within all bounds and whose sides are multiples of 28."""
@@ -30,6 +34,11 @@ def picture(pixels):
     return ur.Sample(ur.Task.IMAGE_GENERATION, CAPTION, (ur.Image(pixels, "HWC"),))
 
 
+def edit(before, after):
+    source, edited = (ur.Image(pixels, "HWC") for pixels in (before, after))
+    return ur.Sample(ur.Task.IMAGE_EDITING, CAPTION, (edited,), (source,))
+
+
 def clip(frames, fps=8.0):
     return ur.Sample(ur.Task.VIDEO_GENERATION, CAPTION, (ur.Video(frames, "THWC", fps=fps),))
 
@@ -38,6 +47,11 @@ def questions(name):
     """Samples, and by hand the pixels that each shows."""
     if name == "hpsv3":
         return [(picture(SQUARE), SQUARE), (picture(SQUARE[::-1]), SQUARE[::-1])]
+    if name == "editreward":
+        return [
+            (edit(first, second), (first, second))
+            for first, second in ((SQUARE, LYING), (LYING, SQUARE))
+        ]
     if name == "videoreward":  # 2 a second of 9 and 5 frames at 8 a second: at least 4
         return [(clip(CLIP), CLIP[[0, 3, 5, 8]]), (clip(SHORT), SHORT[[0, 1, 3, 4]])]
     if name == "videoscore-qwen2-vl":  # 8 a second: 9 and 5 frames, made even
@@ -62,6 +76,8 @@ def by_equations(name, folder, state, caption, pixels):
             return expected.videoreward(state, caption, pixels, folder=folder)
         case "hpsv3":
             return expected.hpsv3(state, caption, pixels)
+        case "editreward":
+            return expected.editreward(state, caption, pixels)
         case "videoscore-qwen2-vl":
             return expected.videoscore_qwen(state, caption, pixels)
     return expected.videoscore_idefics(state, caption, pixels)
@@ -72,7 +88,12 @@ def result(name, scored):
     assert isinstance(scored, ur.Scored), scored
     if scored.aspects:
         assert tuple(scored.aspects) == system(name).card.aspects
-        return [item.value for item in scored.aspects.values()]
+        values = [item.value for item in scored.aspects.values()]
+        if name != "editreward":
+            return values
+        assert scored.score.value == pytest.approx(sum(values) / 2)
+        pairs = ((item.value, np.log(item.sigma)) for item in scored.aspects.values())
+        return [value for pair in pairs for value in pair]
     values = [scored.score.value]
     return values if scored.score.sigma is None else [*values, np.log(scored.score.sigma)]
 
@@ -188,6 +209,54 @@ def _padded_left(patch):
     patch.setattr(qwen_vl.QwenScorer, "forward", forward)
 
 
+def _rank_stabilised(patch):
+    patch.setattr(videoreward_file, "lora_scale", lambda rank, alpha, stabilised: alpha / rank**0.5)
+
+
+def _edited_first(patch):
+    original = editreward.EditReward.prepare
+
+    def prepare(sample):
+        (edited,), (source,) = sample.candidates, sample.context
+        return original(ur.Sample(sample.task, sample.prompt, (source,), (edited,)))
+
+    patch.setattr(editreward.EditReward, "prepare", staticmethod(prepare))
+
+
+def _heads_swapped(patch):
+    patch.setattr(editreward, "_HEADS", editreward._HEADS[::-1])
+
+
+def _first_prompt_twice(patch):
+    original = editreward.EditReward.prepare
+
+    def prepare(sample):
+        made = original(sample)
+        return dataclasses.replace(made, quality=made.text)
+
+    patch.setattr(editreward.EditReward, "prepare", staticmethod(prepare))
+
+
+def _turn_of_qwen(patch):
+    original = editreward._turn
+    patch.setattr(
+        editreward,
+        "_turn",
+        lambda *args: original(*args).replace("You judge.", "You are a helpful assistant."),
+    )
+
+
+def _whole_images(patch):
+    """Every block of the tower sees the whole image, where Qwen2.5-VL has windows."""
+    original = qwen_vl.AutoModel.from_config
+
+    def made(config, **options):
+        config.vision_config.fullatt_block_indexes = [0, 1]
+        return original(config, **options)
+
+    patch.setattr(qwen_vl.AutoModel, "from_config", made)
+
+
 def _unmerged(patch):
     patch.setattr(videoreward_file, "_lora_scale", lambda folder: 1.0)
 
@@ -233,6 +302,12 @@ MUTATIONS = {
     "aspects swapped": ("videoreward", _swapped_aspects),
     "another frame rule": ("videoreward", _other_frames),
     "half the adapter": ("videoreward", _unmerged),
+    "a rank-stabilised scale": ("videoreward", _rank_stabilised),
+    "edited before source": ("editreward", _edited_first),
+    "heads swapped": ("editreward", _heads_swapped),
+    "the first prompt for both heads": ("editreward", _first_prompt_twice),
+    "Qwen's turn for the folder's": ("editreward", _turn_of_qwen),
+    "no windows in the tower": ("editreward", _whole_images),
     "M-RoPE for places": ("videoreward", _three_dimensional),
     "M-RoPE for places, last token": ("videoscore-qwen2-vl", _three_dimensional),
     "padded on the left": ("videoscore-qwen2-vl", _padded_left),

@@ -11,9 +11,11 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import CLIPTokenizer, Idefics2Config, PreTrainedTokenizerFast
 
+import unified_reward as ur
 from tests.unified_reward.scorers.equations.blip import make_imagereward
 from tests.unified_reward.scorers.equations.clip import make_hf_clip, make_open_clip
 from tests.unified_reward.scorers.equations.idefics2 import make_videoscore
+from tests.unified_reward.scorers.equations.qwen2_5_vl import make_qwen2_5_vl
 from tests.unified_reward.scorers.equations.qwen2_vl import as_peft, make_qwen2_vl
 from unified_reward.prompts import packs
 
@@ -207,6 +209,57 @@ def hpsv3(folder, seed=0):
     return state
 
 
+TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou judge.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""In the manner of Qwen2.5-VL's, with a system turn of its own, as MiMo-VL's has."""
+
+
+def editreward(folder, seed=0):
+    state = make_qwen2_5_vl(seed, vocab=VOCAB)
+    for head in ("head_0", "head_1"):
+        for place, (rows, columns) in {0: (64, 256), 3: (16, 64), 5: (2, 16)}.items():
+            name = f"rm_heads.{head}.{place}"
+            state[f"{name}.weight"] = draw(seed, f"{name}w", rows, columns) / columns**0.5
+            state[f"{name}.bias"] = draw(seed, f"{name}b", rows) / 4
+    save_file(
+        {name: item.contiguous() for name, item in state.items()}, folder / "model.safetensors"
+    )
+    config = {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "hidden_size": 256,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 999,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": 160,
+            "intermediate_size": 96,
+            "num_heads": 2,
+            "out_hidden_size": 256,
+            "window_size": 112,
+            "fullatt_block_indexes": [1],
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    qwen_tokenizer(folder, (*LIKE_QWEN, *PADS))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    return state
+
+
 def videoscore_qwen(folder, seed=0):
     state = make_qwen2_vl(seed, vocab=VOCAB)
     state["score.weight"] = draw(seed, "score", 5, 256) / 16
@@ -289,6 +342,7 @@ MAKERS = {
     "imagereward": imagereward,
     "videoreward": videoreward,
     "hpsv3": hpsv3,
+    "editreward": editreward,
     "videoscore": videoscore,
     "videoscore-v1.1": videoscore,
     "videoscore-qwen2-vl": videoscore_qwen,
@@ -307,14 +361,22 @@ WORDS = {
     "VIDEOSCORE": '\nGrade it. Asked: "⟪prompt⟫",\nframes:\n',
     "HPSV3": "\nWeigh it.\nAsked - ⟪prompt⟫\n",
     "HPSV3-SUFFIX": "\nSay: <|Reward|>\nEND\n",
+    "EDITREWARD-FOLLOWING": "\nIs it done?\nAsked - ⟪prompt⟫\n",
+    "EDITREWARD-QUALITY": "\nIs it real? Asked - ⟪prompt⟫\n",
 }
 """Made up; the official words are not part of this repository."""
+
+
+NOT_PUBLISHED = packs.Prompt(
+    "", ur.Task.IMAGE_EDITING, "score", 0, "", "", 0, repository="MizzenAI/HPSv3"
+)
+"""For prompts that the table of the package does not have yet, in the pack of another."""
 
 
 def install_words(home):
     """Packs with made-up words under the official names."""
     for name, text in WORDS.items():
-        prompt = packs.published_prompts()[name]
+        prompt = packs.published_prompts().get(name, NOT_PUBLISHED)
         digest = hashlib.sha256(text.encode()).hexdigest()
         row = {"name": name, "task": prompt.task, "form": "score", "text": text, "sha256": digest}
         pack = home / "packs" / f"{prompt.repository.split('/')[1].lower()}.json"

@@ -22,6 +22,7 @@ SYSTEMS = {
     "hpsv2.1": ("hps", "HPSv21"),
     "imagereward": ("imagereward", "ImageReward"),
     "hpsv3": ("hpsv3", "HPSv3"),
+    "editreward": ("editreward", "EditReward"),
     "videoscore": ("videoscore", "VideoScore"),
     "videoscore-v1.1": ("videoscore", "VideoScore11"),
     "videoscore-qwen2-vl": ("videoscore", "VideoScoreQwen"),

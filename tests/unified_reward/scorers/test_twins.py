@@ -98,13 +98,19 @@ def result(name, scored):
     return values if scored.score.sigma is None else [*values, np.log(scored.score.sigma)]
 
 
+WANTED = {}
+"""Values by the equations, which no mutation of a scorer changes."""
+
+
 def differences(name, twin):
     """Largest distance of a twin's scores from the equations, of all its samples in one batch."""
     folder, state = twin(name)
     scorer = ur.open_judge(f"{name}:{folder}", device="cpu", dtype="float64")
     pairs = questions(name)
     verdicts = scorer.ask([sample for sample, _ in pairs])
-    wanted = [by_equations(name, folder, state, CAPTION, pixels) for _, pixels in pairs]
+    if name not in WANTED:
+        WANTED[name] = [by_equations(name, folder, state, CAPTION, pixels) for _, pixels in pairs]
+    wanted = WANTED[name]
     got = [result(name, item) for item in verdicts]
     assert np.ptp(wanted, axis=0).max() > 0.02, "the twin cannot tell its samples apart"
     return float(np.abs(np.array(got) - np.array(wanted)).max())

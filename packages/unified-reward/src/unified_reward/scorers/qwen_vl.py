@@ -285,16 +285,20 @@ def worded(name: str, caption: str, marks: Sequence[str] = ()) -> str:
     """
     wording = installed_wordings().get(name)
     if wording is None:
-        published = published_prompts().get(name)
-        remedy = f"run {published.hint}" if published else "and no command imports it yet"
         raise ConfigError(
             f"the prompt {name}, with which this scorer was trained, is not part of this package: "
-            f"{remedy}"
+            f"{remedy(name)}"
         )
     for mark in (*_MARKS, *PADS.values(), *marks):
         if mark in caption:
             raise DataError(f"the caption holds {mark!r}, which the model does not read as text")
     return wording.text.replace("⟪prompt⟫", caption)
+
+
+def remedy(name: str) -> str:
+    """Advice on a prompt that is not imported."""
+    published = published_prompts().get(name)
+    return f"run {published.hint}" if published else "no command imports it yet"
 
 
 def patched(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:

@@ -328,7 +328,3 @@ def test_remote_code_is_never_run(checkpoints, tmp_path):
     (tmp_path / "evil.py").write_text("open('ran', 'w').write('x')\nclass Evil: pass\n")
     with pytest.raises(ModelError):
         load_vlm(tmp_path)
-
-
-def test_a_published_id_gets_the_pixel_cap_it_was_trained_with():
-    assert hf_vlm.PUBLISHED_MAX_PIXELS == 512 * 512

@@ -306,6 +306,36 @@ def test_a_published_judge_is_refused_unless_rewording_is_allowed(
         open_judge(name, allow_reworded=True)
 
 
+@pytest.fixture
+def pixels(monkeypatch):
+    """Pixel caps with which checkpoints would be loaded."""
+    seen = []
+
+    def refuse(source, *, max_pixels, **_):
+        seen.append(max_pixels)
+        raise ModelError(f"{source} is not loaded")
+
+    monkeypatch.setattr(hf_vlm, "load_vlm", refuse)
+    monkeypatch.setattr(registry, "check_route_to_hub", lambda: None)
+    return seen
+
+
+def test_a_judge_without_a_card_has_its_pixel_cap_wherever_its_weights_are(pixels, tmp_path):
+    """Published judges have no card, and were trained on images of at most 512 x 512."""
+    for reference in ("CodeGoat24/UnifiedReward-qwen-7b", str(tmp_path)):
+        with pytest.raises(ModelError, match="is not loaded"):
+            open_judge(reference, allow_reworded=True)
+    assert pixels == [512 * 512, 512 * 512]
+
+
+def test_a_card_decides_the_pixels_of_its_judge(pixels, tmp_path):
+    for cap in (None, 300):
+        Card("native", max_pixels=cap).write(tmp_path)
+        with pytest.raises(ModelError, match="is not loaded"):
+            open_judge(tmp_path)
+    assert pixels == [None, 300]
+
+
 @pytest.mark.usefixtures("no_loading")
 def test_a_hub_id_that_is_not_published_is_loaded_as_it_is():
     with pytest.raises(ModelError, match="would load someone/judge"):

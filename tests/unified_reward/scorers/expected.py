@@ -23,7 +23,7 @@ from tests.unified_reward.scorers.equations.qwen2_vl import (
     merged,
     mlp_head,
 )
-from tests.unified_reward.scorers.twins import LIKE_QWEN, LORA, PADS, VOCAB, WORDS
+from tests.unified_reward.scorers.twins import LIKE_QWEN, LORA, MISTRAL, OF_IDEFICS, PADS, WORDS
 
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
@@ -81,6 +81,33 @@ def hps(state, caption, pixels, *, is_first=False):
     seen = (short_side_square(pixels) if is_first else long_side_bars(pixels))[None]
     options = {"vision_heads": 2, "text_heads": 2, "quick_gelu": is_first}
     return cosine(*open_clip_features(state, seen, clip_ids(caption), **options)).tolist()
+
+
+def clip_features(state, caption, pixels):
+    """Image and text features of a CLIP folder as OpenAI's are."""
+    seen = short_side_square(pixels)[None]
+    heads = {"vision_heads": 2, "text_heads": 2}
+    return hf_clip_features(state, seen, clip_ids(caption), **heads, quick_gelu=True)
+
+
+def clipscore(state, caption, pixels):
+    """Equation 1 of Hessel et al.; the words of their code before the caption."""
+    return [
+        2.5 * max(float(cosine(*clip_features(state, f"A photo depicts {caption}", pixels))), 0)
+    ]
+
+
+def clip_cosine(state, caption, pixels):
+    return cosine(*clip_features(state, caption, pixels)).tolist()
+
+
+def aesthetic(state, pixels):
+    image, _ = clip_features(state, "", pixels)
+    x = image / image.square().sum(-1, keepdim=True).sqrt()
+    for place in (0, 2, 4, 6, 7):
+        weight, bias = (state[f"layers.{place}.{kind}"].double() for kind in ("weight", "bias"))
+        x = x @ weight.T + bias
+    return x[:, 0].tolist()
 
 
 def bert_ids(caption):
@@ -206,19 +233,32 @@ def videoscore_qwen(state, caption, frames, **options):
     return linear_head(state, hidden[-1], "score").tolist()
 
 
+def mistral_ids(text):
+    """The beginning, then texts between special tokens, each with a blank put before it."""
+    ids = [1]
+    for part in re.split("(" + "|".join(OF_IDEFICS) + ")", text):
+        if part in OF_IDEFICS:
+            ids.append(len(MISTRAL) + OF_IDEFICS.index(part))
+        elif part:
+            pieces = re.findall("▁▁|.", "▁" + part.replace(" ", "▁"), re.DOTALL)
+            for piece in pieces:
+                spelled = [f"<0x{byte:02X}>" for byte in piece.encode()]
+                ids += map(MISTRAL.index, [piece] if piece in MISTRAL else spelled)
+    return ids
+
+
 def videoscore_idefics(state, caption, frames):
-    specials = ["<image>", "<fake_token_around_image>"]
-    visible = f"{specials[1]}{specials[0] * 4}{specials[1]} " * len(frames)
+    fence, mark, _ = OF_IDEFICS
+    visible = f"{fence}{mark * 4}{fence} " * len(frames)
     text = WORDS["VIDEOSCORE"].replace("⟪prompt⟫", caption) + visible
-    ids = torch.tensor(byte_ids(text, specials))
+    ids = torch.tensor(mistral_ids(text))
     pixels = torch.from_numpy(frames / 255 - 0.5).permute(0, 3, 1, 2) / 0.5
-    assert ids.max() < VOCAB
     return videoscore(
         state,
         ids,
         pixels,
         torch.ones(len(frames), *frames.shape[1:3], dtype=torch.bool),
-        image_token=256,
+        image_token=len(MISTRAL) + 1,
         vision_heads=4,
         patch=14,
         image_size=980,

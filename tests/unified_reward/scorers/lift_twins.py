@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaTokenizer
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from tests.unified_reward.scorers.equations.lift import PEFT, make_lift
 
@@ -116,7 +116,33 @@ def _write_llm(folder, state):
         "vocab_size": 999,
     }
     write(config, folder / "config.json")
-    LlamaTokenizer(vocab=IDS, merges=[], add_bos_token=True).save_pretrained(folder)
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model())
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>", "unk_token": "<unk>"}
+    write(tokens, folder / "special_tokens_map.json")
+    write({"legacy": False, "tokenizer_class": "LlamaTokenizer", **tokens}, folder / TOKENIZER)
+
+
+TOKENIZER = "tokenizer_config.json"
+
+
+def sentencepiece_model(characters=CHARACTERS, *, collapses=False):
+    """Llama's kind of `tokenizer.model`: pieces in order, no blank lost.
+
+    Args:
+        characters: The pieces.
+        collapses: Blanks in a row are one, as where nothing else is said to SentencePiece.
+    """
+    model, kinds = ModelProto(), ModelProto.SentencePiece
+    for i, item in enumerate(characters):
+        kind = kinds.BYTE if item.startswith("<0x") else kinds.NORMAL
+        kind = {"<unk>": kinds.UNKNOWN, "<s>": kinds.CONTROL, "</s>": kinds.CONTROL}.get(item, kind)
+        model.pieces.add(piece=item, score=-i, type=kind)
+    model.trainer_spec.model_type = model.trainer_spec.BPE
+    model.trainer_spec.byte_fallback = True
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = True
+    model.normalizer_spec.remove_extra_whitespaces = collapses
+    return model.SerializeToString()
 
 
 def save(state, file):

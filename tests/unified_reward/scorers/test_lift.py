@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaTokenizer
 from typer.testing import CliRunner
 
 import unified_reward as ur
@@ -264,15 +265,15 @@ def _begins_each(patch):
 def _embedded_with_begins(self, prompt, frames):
     embed = self.module.llm.get_input_embeddings()
     first, *others = (
-        embed(torch.tensor(self.tokenizer(text).input_ids)) for text in prompt.split("<image>")
+        embed(torch.tensor([1, *self.tokenizer(text, add_special_tokens=False).input_ids]))
+        for text in prompt.split("<image>")
     )
     pairs = zip(frames, others, strict=True)
     return torch.cat([first, *(part for pair in pairs for part in pair)])
 
 
-def _own_overlooked(patch):
-    names = {k: v for k, v in lift._PARTS.items() if "further" not in k}
-    patch.setattr(lift, "_PARTS", names)
+def _own_applied(patch):
+    patch.setattr(lift, "passed_over", lambda names: set())
 
 
 def _other_frames(patch):
@@ -285,7 +286,7 @@ MUTATIONS = {
     "the last hidden state": lambda patch: patch.setattr(lift, "_LAYER", -1),
     "without adapters": lambda patch: patch.setattr(lift, "_adapter_scale", lambda *_: 0.0),
     "half the adapters": lambda patch: patch.setattr(lift, "_adapter_scale", lambda *_: 1.0),
-    "without the adapter's own projector": _own_overlooked,
+    "the adapter's own projector, which the released loader passes over": _own_applied,
     "another frame rule": _other_frames,
     "padded on the right": _padded_right,
     "a begin before every text": _begins_each,
@@ -433,13 +434,17 @@ def test_every_tensor_is_accounted_for_and_the_command_line_says_so(made):
     folder, parts = made
     keys = check(system(NAME), folder).keys
     n_adapted, n_own = len(parts["adapter"]) // 2, len(parts["own"])
-    assert keys.merged == n_adapted + n_own
-    assert keys.ignored == {"pools what is not read": 3}
-    n_told = keys.loaded + keys.renamed + 3 * n_adapted + 2 * n_own + 3
+    assert keys.merged == n_adapted
+    assert keys.ignored == {
+        "pools what is not read": 3,
+        "passed over by the released loader too": n_own,
+    }
+    n_told = keys.loaded + keys.renamed + 3 * n_adapted + n_own + 3
     assert n_told == sum(len(entry) for entry in parts.values())
     result = CliRunner().invoke(app, ["scorers", "check", NAME, str(folder)])
     assert result.exit_code == 0, result.output
-    assert "58 renamed, 22 merged, 3 ignored (pools what is not read)" in result.stdout
+    assert "3 ignored (pools what is not read)" in result.stdout
+    assert f"{n_own} ignored (passed over by the released loader too)" in result.stdout
     assert "lora/non_lora_trainables.bin" in result.stdout
     assert f"load as {NAME}:{folder}" in result.stdout
 
@@ -457,11 +462,9 @@ def test_names_with_llm_and_pickled_adapters_are_read_alike(copy, made, wanted):
         entry.replace(".model.model.", ".model.llm.model."): x
         for entry, x in parts["adapter"].items()
     }
-    own = {entry.replace(".model.model.", ".model."): x for entry, x in parts["own"].items()}
-    assert not {*adapter, *own} & {*parts["adapter"], *parts["own"]}
+    assert not {*adapter} & {*parts["adapter"]}
     (copy / "lora" / "adapter_model.safetensors").unlink()
     torch.save(adapter, copy / "lora" / "adapter_model.bin")
-    torch.save(own, copy / "lora" / "non_lora_trainables.bin")
     layers = [entry.partition(".lora_")[0].removeprefix("base_model.model.") for entry in adapter]
     twins.change(copy / "lora" / "adapter_config.json", target_modules=layers)
     file = copy / "vision_tower" / "model.safetensors"
@@ -469,6 +472,48 @@ def test_names_with_llm_and_pickled_adapters_are_read_alike(copy, made, wanted):
     twins.save(load_file(file) | {"vision_model.embeddings.position_ids": positions}, file)
     assert check(lift.LiFTCritic, copy).keys.ignored["counted anew"] == 1
     assert agrees(copy, wanted)
+
+
+TAKEN = {
+    "without a prefix": "",
+    "behind PEFT's first name alone": "base_model.",
+}
+
+
+@pytest.mark.parametrize("prefix", TAKEN.values(), ids=TAKEN)
+def test_further_weights_that_fit_the_released_loader_are_taken(prefix, copy, made):
+    """By hand: ``base_model.`` is stripped, and the rest is the name of a part."""
+    parts = made[1]
+    own = {prefix + name.removeprefix(equations.PEFT): x for name, x in parts["own"].items()}
+    torch.save(own, copy / "lora" / "non_lora_trainables.bin")
+    wanted = equations.merged(parts, scale=2.0, with_own=True)
+    module = load(copy).module
+    assert torch.equal(module.mm_projector["layers"][2].weight, wanted["layers.2.weight"].double())
+    name = "vision_model.encoder.layers.0.mlp.fc1.weight"
+    weight = module.vision_tower.encoder.layers[0].mlp.fc1.weight
+    assert torch.equal(weight, wanted[name].double())
+
+
+def test_one_name_behind_three_prefixes_makes_the_loader_strip_two():
+    names = ["base_model.model.model.norm.weight", "base_model.model.mm_projector.layers.1.bias"]
+    assert lift.passed_over(names) == {names[0]}
+    assert lift.passed_over(names[1:]) == {names[1]}
+    assert lift.passed_over(
+        ["base_model.model.llm.lm_head.lora_A.weight", "model.norm.weight"]
+    ) == (set())
+
+
+BLANKS = {"a  b": "a b", "a   b\n": "a b\n", "\n  a ": "\n a", " a": " a", "": "", "a": "a"}
+"""Texts, and how a model of SentencePiece that collapses blanks reads them."""
+
+
+@pytest.mark.parametrize("text", BLANKS)
+def test_blanks_of_a_text_are_what_the_model_of_sentencepiece_makes_of_them(text, made, tmp_path):
+    """Llama's keeps them; another that collapses them is followed too."""
+    (tmp_path / "tokenizer.model").write_bytes(twins.sentencepiece_model(collapses=True))
+    for folder, wanted in ((made[0] / "llm", text), (tmp_path, BLANKS[text])):
+        ids = lift._tokenizer(folder)(text, add_special_tokens=False).input_ids
+        assert ids == (twins.token_ids(wanted) if text else [])
 
 
 def test_an_empty_file_of_further_weights_is_fine(copy, made):
@@ -512,7 +557,7 @@ def test_a_missing_subfolder_is_named(part, message, copy):
         ("lora/non_lora_trainables.bin", "no further weights of the adapter (lora/non_lora"),
         ("lora/adapter_config.json", "no configuration of the adapter (lora/adapter_config.json)"),
         ("vision_tower/config.json", "no configuration of vision_tower (vision_tower/config.json)"),
-        ("llm/tokenizer.json", "no tokenizer (llm/tokenizer.json or llm/tokenizer.model)"),
+        ("llm/tokenizer.model", "no tokenizer (llm/tokenizer.json or llm/tokenizer.model)"),
         ("llm/model-00002-of-00002.safetensors", "lacks 1 of 2 shards: model-00002-of-00002"),
     ],
 )
@@ -553,7 +598,6 @@ def test_a_module_without_its_adapter_is_named(copy):
         ("vision_tower/model.safetensors", "vision_model.encoder.layers.3.mlp.fc1.weight"),
         ("mm_projector/model.safetensors", "layers.5.weight"),
         ("lora/adapter_model.safetensors", "base_model.model.model.norm.lora_A.weight"),
-        ("lora/non_lora_trainables.bin", "base_model.model.model.resampler.weight"),
     ],
 )
 def test_an_extra_tensor_is_named_in_whichever_file_it_is(file, name, copy):
@@ -628,10 +672,19 @@ def test_an_adapter_that_is_not_as_its_configuration_says_is_refused(values, mes
 
 def test_a_tokenizer_of_other_weights_and_one_that_cannot_be_read_are_refused(copy):
     extra = twins.IDS | {f"<{i}>": len(twins.IDS) + i for i in range(3)}
-    twins.LlamaTokenizer(vocab=extra, merges=[]).save_pretrained(copy / "llm")
+    file = copy / "llm" / "tokenizer.model"
+    file.write_bytes(twins.sentencepiece_model([*extra]))
     assert "has the tokenizer of other weights: 357 tokens" in problems(copy)
-    (copy / "llm" / "tokenizer.json").unlink()
-    (copy / "llm" / "tokenizer.model").write_bytes(b"no model")
-    message = problems(copy)
-    assert "llm cannot be read: " in message
-    assert "pip install sentencepiece" in message
+    file.write_bytes(b"no model")
+    assert "tokenizer.model is not a SentencePiece model" in problems(copy)
+
+
+def test_a_tokenizer_of_transformers_alone_is_read_alike(copy, made):
+    """Its vocabulary is in `tokenizer.json`, and no `tokenizer.model` is there."""
+    file = copy / "llm" / "tokenizer.model"
+    file.unlink()
+    LlamaTokenizer(vocab=twins.IDS, merges=[], add_bos_token=True).save_pretrained(copy / "llm")
+    own, pieces = lift._tokenizer(copy / "llm"), lift._tokenizer(made[0] / "llm")
+    for text in ("\na red ball ASSISTANT:", "\n", "a  b"):
+        ids = own(text, add_special_tokens=False).input_ids
+        assert ids == pieces(text, add_special_tokens=False).input_ids

@@ -48,6 +48,9 @@ GOLDEN = {
     "hpsv2": ((3, 224, 224), (-0.60111, 1.32582), (-1.7923, 1.8168, -0.8684, -1.4802)),
     "hpsv2.1": ((3, 224, 224), (-0.60111, 1.32582), (-1.7923, 1.8168, -0.8684, -1.4802)),
     "imagereward": ((3, 224, 224), (0.14162, 1.24793), (1.0398, -1.5587, -0.3714, 0.795)),
+    "clipscore": ((3, 224, 224), (0.14162, 1.24793), (1.0398, -1.5587, -0.3714, 0.795)),
+    "clip-cosine": ((3, 224, 224), (0.14162, 1.24793), (1.0398, -1.5587, -0.3714, 0.795)),
+    "aesthetic-v2": ((3, 224, 224), (0.14162, 1.24793), (1.0398, -1.5587, -0.3714, 0.795)),
     "hpsv3": ((1144, 1176), (0.18965, 1.25051), (-0.0259, 1.6397, -0.1864, 0.5817)),
     "editreward": ((2288, 1176), (0.19881, 1.24478), (-0.0259, 1.6397, 1.4632, 0.5817)),
     "videoreward": GREYS,
@@ -73,7 +76,7 @@ def test_pixels_are_those_of_the_golden_table(name):
 def test_a_short_side_of_224_is_cut_as_pil_resizes_and_torchvision_centres(size):
     """Margins of 1.5 pixels tell the roundings of torchvision and transformers apart."""
     wanted = expected.short_side_square(waves(*size))
-    for name in ("hpsv1", "imagereward"):
+    for name in ("hpsv1", "imagereward", "clipscore", "aesthetic-v2"):
         got = prepared(name, ur.Image(waves(*size), "HWC")).pixels
         assert np.allclose(got, wanted, atol=1e-5)
 
@@ -278,7 +281,8 @@ def test_places_count_tokens_on_all_axes(twin, monkeypatch):
 def test_the_last_token_of_videoscore_is_the_space(twin):
     scorer = ur.open_judge(f"videoscore:{twin('videoscore')[0]}", device="cpu")
     ids = scorer.tokenizer(prepared("videoscore").text).input_ids
-    assert scorer.tokenizer.convert_ids_to_tokens(ids[-2:]) == ["<image>", "Ġ"]
+    assert scorer.tokenizer.convert_ids_to_tokens(ids[-2:]) == ["<image>", "▁▁"]
+    assert ids[-1] == 259
 
 
 def test_videoscore_spreads_frames_as_transformers_processor_does(twin):
@@ -295,3 +299,15 @@ def test_videoscore_spreads_frames_as_transformers_processor_does(twin):
     fence = "<fake_token_around_image>"
     spread = entry.text.replace("<image>", f"{fence}{4 * '<image>'}{fence}")
     assert scorer.tokenizer(spread).input_ids == wanted.input_ids[0].tolist()
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "L", "1"])
+def test_an_image_of_another_mode_becomes_rgb_before_it_is_resized(mode):
+    """Released code of HPS v1 and ImageReward does so afterwards, which their cards say."""
+    image = PIL.Image.fromarray(waves(90, 70)).convert(mode)
+    for name, kind in ((name, system(name)) for name in twins.MAKERS):
+        if ur.Task.IMAGE_GENERATION in kind.card.tasks:
+            wanted = prepared(name, ur.Image(image.convert("RGB"))).pixels
+            assert torch.equal(prepared(name, ur.Image(image)).pixels, wanted)
+    for name in ("hpsv1", "imagereward", "clipscore", "clip-cosine", "aesthetic-v2"):
+        assert any("palette or CMYK" in line for line in system(name).card.deviations)

@@ -1,14 +1,26 @@
 """Scores of tiny twins in the released layouts, against float64 equations; and what breaks them."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from transformers import BatchEncoding
 
 import unified_reward as ur
 from tests.unified_reward.scorers import expected, twins
-from unified_reward.scorers import editreward, hps, imagereward, pickscore, qwen_vl, system
+from unified_reward.checkpoints import tokenizers
+from unified_reward.scorers import (
+    aesthetic,
+    clipscore,
+    editreward,
+    hps,
+    imagereward,
+    pickscore,
+    qwen_vl,
+    system,
+)
 from unified_reward.scorers import videoreward as videoreward_file
 from unified_reward.scorers import videoscore as videoscore_file
 
@@ -72,12 +84,16 @@ def by_equations(name, folder, state, caption, pixels):
             return expected.hps(state, caption, pixels, is_first=name == "hpsv1")
         case "imagereward":
             return expected.imagereward(state, caption, pixels)
+        case "clipscore":
+            return expected.clipscore(state, caption, pixels)
+        case "clip-cosine":
+            return expected.clip_cosine(state, caption, pixels)
+        case "aesthetic-v2":
+            return expected.aesthetic(state, pixels)
         case "videoreward":
             return expected.videoreward(state, caption, pixels, folder=folder)
-        case "hpsv3":
-            return expected.hpsv3(state, caption, pixels)
-        case "editreward":
-            return expected.editreward(state, caption, pixels)
+        case "hpsv3" | "editreward":
+            return getattr(expected, name)(state, caption, pixels)
         case "videoscore-qwen2-vl":
             return expected.videoscore_qwen(state, caption, pixels)
     return expected.videoscore_idefics(state, caption, pixels)
@@ -117,6 +133,7 @@ def differences(name, twin):
 
 
 EXACT = {"pickscore": 1e-5, "hpsv1": 1e-6, "hpsv2": 1e-6, "hpsv2.1": 1e-6, "imagereward": 5e-6}
+EXACT |= {"clipscore": 3e-6, "clip-cosine": 1e-6, "aesthetic-v2": 5e-6}
 """Models computed in float64 from float32 pixels; others cast within to float32: 1e-4."""
 
 
@@ -140,6 +157,45 @@ def _other_cut(patch):
 
 def _without_scale(patch):
     patch.setattr(pickscore.PickScore, "points", pickscore.PickScore.cosine)
+
+
+def _without_words(patch):
+    patch.setattr(clipscore.CLIPScore, "prefix", "")
+
+
+def _without_weight(patch):
+    patch.setattr(clipscore, "_WEIGHT", 1.0)
+
+
+def _with_words(patch):
+    patch.setattr(clipscore.CLIPCosine, "prefix", "A photo depicts ")
+
+
+def _not_normalised(patch):
+    patch.setattr(aesthetic, "functional", SimpleNamespace(normalize=lambda x, dim: x))
+
+
+def _unprojected(patch):
+    """The tower's pooled output, which is as wide in this twin's projection."""
+
+    def points(self, pixels, prompts):
+        features = self.module["clip"].vision_model(pixel_values=pixels).pooler_output
+        features = torch.nn.functional.normalize(features[:, : twins.QUICK["embed"]], dim=-1)
+        return self.module["head"](features)[:, 0]
+
+    patch.setattr(aesthetic.AestheticV2, "points", points)
+
+
+def _with_activations(patch):
+    original = aesthetic.linear_stack
+
+    def stack(state, stem):
+        layers = original(state, stem)
+        return torch.nn.Sequential(
+            *(torch.nn.ReLU() if isinstance(x, torch.nn.Identity) else x for x in layers)
+        )
+
+    patch.setattr(aesthetic, "linear_stack", stack)
 
 
 def _not_standardised(patch):
@@ -279,6 +335,10 @@ def _without_space(patch):
     patch.setattr(videoscore_file.VideoScore, "_one", item)
 
 
+def _rebuilt_tokenizer(patch):
+    patch.setattr(tokenizers, "match_file", lambda *_: None)
+
+
 def _own_epsilon(patch):
     original = videoscore_file.Idefics2Model
 
@@ -305,6 +365,12 @@ MUTATIONS = {
     "short side for long side": ("hpsv2.1", _other_cut),
     "not standardised": ("imagereward", _not_standardised),
     "[ENC] for [CLS]": ("imagereward", _begins_with_enc),
+    "no words before the caption": ("clipscore", _without_words),
+    "weight of CLIPScore forgotten": ("clipscore", _without_weight),
+    "words before the caption": ("clip-cosine", _with_words),
+    "features not normalised": ("aesthetic-v2", _not_normalised),
+    "features not projected": ("aesthetic-v2", _unprojected),
+    "activations between the maps": ("aesthetic-v2", _with_activations),
     "aspects swapped": ("videoreward", _swapped_aspects),
     "another frame rule": ("videoreward", _other_frames),
     "half the adapter": ("videoreward", _unmerged),
@@ -320,6 +386,7 @@ MUTATIONS = {
     "another frame rule, v1": ("videoscore", _other_first_frames),
     "no space behind the last frame": ("videoscore", _without_space),
     "another epsilon in the resampler": ("videoscore", _own_epsilon),
+    "the tokenizer that transformers rebuilds": ("videoscore", _rebuilt_tokenizer),
 }
 
 

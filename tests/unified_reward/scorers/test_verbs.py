@@ -10,18 +10,42 @@ import unified_reward as ur
 from tests.unified_reward.scorers.test_preparation import waves
 from unified_reward.core.errors import DataError, MediaError
 from unified_reward.core.verdicts import Scale, Score
+from unified_reward.scorers import loading
 
 
 pytestmark = pytest.mark.numeric
 
 
 CAPTION = "a red ball"
+IMAGE_SCORERS = ["pickscore", "hpsv1", "hpsv2", "hpsv2.1", "imagereward"]
+IMAGE_SCORERS += ["clipscore", "clip-cosine", "aesthetic-v2"]
 PICTURES = [PIL.Image.fromarray(waves(40 + 9 * i, 70)[:, :: 1 - 2 * (i % 2)]) for i in range(3)]
 
 
 @pytest.fixture
 def pickscore(twin):
     return ur.open_judge(f"pickscore:{twin('pickscore')[0]}", device="cpu")
+
+
+@pytest.mark.parametrize("name", IMAGE_SCORERS)
+def test_a_clip_or_blip_scorer_is_float32_on_every_device_unless_another_is_given(
+    name, twin, monkeypatch
+):
+    """In bfloat16 their values are off by more than images of one prompt differ."""
+    resolve = loading.resolve_dtype
+    monkeypatch.setattr(loading, "resolve_dtype", lambda dtype, _: resolve(dtype, "cuda"))
+    folder, _ = twin(name)
+    assert ur.open_judge(f"{name}:{folder}", device="cpu").dtype == torch.float32
+    other = ur.open_judge(f"{name}:{folder}", device="cpu", dtype="bfloat16")
+    assert other.dtype == torch.bfloat16
+    assert any("float32" in line and "bfloat16" in line for line in other.card.deviations)
+
+
+def test_another_scorer_is_bfloat16_off_a_cpu(twin, monkeypatch):
+    resolve = loading.resolve_dtype
+    monkeypatch.setattr(loading, "resolve_dtype", lambda dtype, _: resolve(dtype, "cuda"))
+    scorer = ur.open_judge(f"videoscore:{twin('videoscore')[0]}", device="cpu")
+    assert scorer.dtype == torch.bfloat16
 
 
 def test_a_comparison_is_the_softmax_of_two_scores(pickscore):
@@ -100,7 +124,7 @@ def test_videoreward_sums_standardised_values_and_shares_by_aspect(twin):
     assert result.aspects["motion quality"] == 0.5
 
 
-@pytest.mark.parametrize("name", ["pickscore", "hpsv1", "hpsv2", "hpsv2.1", "imagereward"])
+@pytest.mark.parametrize("name", IMAGE_SCORERS)
 def test_gradients_reach_the_pixels_and_agree_with_differences(name, twin):
     scorer = ur.open_judge(f"{name}:{twin(name)[0]}", device="cpu", dtype="float64")
     pixels = torch.from_numpy(waves(60, 90) / 255).permute(2, 0, 1)[None].double()

@@ -8,12 +8,21 @@ from importlib import resources
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import CLIPTokenizer, Idefics2Config, PreTrainedTokenizerFast
 
 import unified_reward as ur
 from tests.unified_reward.scorers.equations.blip import make_imagereward
-from tests.unified_reward.scorers.equations.clip import make_hf_clip, make_open_clip
+from tests.unified_reward.scorers.equations.clip import Draw, make_hf_clip, make_open_clip
 from tests.unified_reward.scorers.equations.idefics2 import make_videoscore
 from tests.unified_reward.scorers.equations.qwen2_5_vl import make_qwen2_5_vl
 from tests.unified_reward.scorers.equations.qwen2_vl import as_peft, make_qwen2_vl
@@ -67,6 +76,89 @@ def pickscore(folder, seed=0):
     return state
 
 
+def clip_folder(folder, seed=0):
+    """A CLIP as OpenAI's are on the hub: quick GELU, a legacy end token, the old tokenizer files.
+
+    Position ids are among the tensors, as transformers 4 saved them.
+    """
+    state = make_hf_clip(seed, **QUICK)
+    for tower, n in (("text_model", 77), ("vision_model", 17)):
+        state[f"{tower}.embeddings.position_ids"] = torch.arange(n)[None]
+    save_file(
+        {name: item.contiguous() for name, item in state.items()}, folder / "model.safetensors"
+    )
+    tower = {"hidden_act": "quick_gelu", "hidden_size": 128, "intermediate_size": 512}
+    tower |= {"num_hidden_layers": 2, "num_attention_heads": 2, "layer_norm_eps": 1e-5}
+    config = {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": QUICK["embed"],
+        "text_config": tower
+        | {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "vocab_size": 49408}
+        | {"max_position_embeddings": 77, "model_type": "clip_text_model"},
+        "vision_config": tower
+        | {"patch_size": 56, "image_size": 224, "model_type": "clip_vision_model"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    clip_tokenizer(folder)
+    return state
+
+
+def clip_tokenizer(folder):
+    """The files of OpenAI's tokenizer, written without transformers."""
+    vocab, merges = clip_vocabulary()
+    end = "<|endoftext|>"
+    made = Tokenizer(
+        models.BPE(
+            vocab,
+            merges,
+            unk_token=end,
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            fuse_unk=False,
+        )
+    )
+    made.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.RobertaProcessing(
+        (end, 49407), ("<|startoftext|>", 49406), trim_offsets=False, add_prefix_space=False
+    )
+    made.add_special_tokens(
+        [AddedToken("<|startoftext|>", normalized=True), AddedToken(end, normalized=False)]
+    )
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]))
+    config = {"bos_token": "<|startoftext|>", "do_lower_case": True, "eos_token": end}
+    config |= {"model_max_length": 77, "pad_token": end, "unk_token": end}
+    config |= {"tokenizer_class": "CLIPTokenizer", "add_prefix_space": False, "errors": "replace"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+AESTHETIC = "sac+logos+ava1-l14-linearMSE.pth"
+
+
+def aesthetic(folder, seed=0):
+    (folder / "clip").mkdir()
+    state = clip_folder(folder / "clip", seed)
+    draw = Draw(seed)
+    head = {}
+    widths = [QUICK["embed"], 32, 16, 8, 4, 1]
+    for place, columns, rows in zip((0, 2, 4, 6, 7), widths, widths[1:], strict=False):
+        head |= draw.linear(f"layers.{place}", rows, columns, gain=1.8)
+    torch.save(head, folder / AESTHETIC)
+    return state | head
+
+
 def hps(folder, file="HPS_v2.1_compressed.pt", seed=0):
     state = make_open_clip(seed, **(QUICK if file == "hpc.pt" else CLIP))
     torch.save({"epoch": 3, "name": "twin", "state_dict": state}, folder / file)
@@ -102,14 +194,12 @@ def bert_vocabulary():
     return sorted(vocab, key=vocab.__getitem__)
 
 
-def byte_tokenizer(folder, specials, *, metaspace=False):
+def byte_tokenizer(folder, specials):
     """A token for every byte, then the special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(models.BPE({item: i for i, item in enumerate(alphabet)}, [], fuse_unk=False))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
-    if metaspace:
-        made.normalizer = normalizers.Replace("\t", " ")
     made.add_special_tokens([AddedToken(item, normalized=False) for item in specials])
     PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
 
@@ -174,6 +264,59 @@ def qwen_tokenizer(folder, specials):
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False), "utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+
+
+MISTRAL = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁▁", "▁"]
+MISTRAL += [chr(i) for i in range(33, 127)]
+"""Tokens in the order of Mistral's vocabulary, in which 259 is two blanks."""
+OF_IDEFICS = ("<fake_token_around_image>", "<image>", "<end_of_utterance>")
+
+
+def mistral_tokenizer(folder):
+    """The two files as released: `tokenizer.json` of transformers 4, and a class that rebuilds it.
+
+    A blank is put before every text between special tokens by the normaliser of the file.
+    """
+    model = models.BPE(
+        {item: i for i, item in enumerate(MISTRAL)},
+        [("▁", "▁")],
+        unk_token=MISTRAL[0],
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    made = Tokenizer(model)
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
+    )
+    made.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    specials = [*MISTRAL[:3], *OF_IDEFICS]
+    made.add_special_tokens([AddedToken(item, normalized=False) for item in specials])
+    made.save(str(folder / "tokenizer.json"))
+    config = {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "additional_special_tokens": [*OF_IDEFICS],
+        "bos_token": "<s>",
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "</s>",
+        "legacy": True,
+        "model_max_length": 1e30,
+        "pad_token": "<unk>",
+        "processor_class": "Idefics2Processor",
+        "tokenizer_class": "LlamaTokenizer",
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def videoreward(folder, seed=0, *, outputs=1):
@@ -293,13 +436,14 @@ def videoscore_qwen(folder, seed=0):
 
 
 def videoscore(folder, seed=0):
-    state = make_videoscore(seed, vocab=VOCAB, image_size=980)
+    rows = len(MISTRAL) + len(OF_IDEFICS)
+    state = make_videoscore(seed, vocab=rows, image_size=980)
     save_file(
         {name: item.contiguous() for name, item in state.items()}, folder / "model.safetensors"
     )
-    byte_tokenizer(folder, ("<image>", "<fake_token_around_image>"), metaspace=True)
+    mistral_tokenizer(folder)
     config = Idefics2Config(
-        image_token_id=256,
+        image_token_id=len(MISTRAL) + OF_IDEFICS.index("<image>"),
         vision_config={
             "hidden_size": 32,
             "intermediate_size": 48,
@@ -324,7 +468,7 @@ def videoscore(folder, seed=0):
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "vocab_size": VOCAB,
+            "vocab_size": rows,
             "rms_norm_eps": 1e-5,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         },
@@ -340,6 +484,9 @@ MAKERS = {
     "hpsv2": lambda folder: hps(folder, "HPS_v2_compressed.pt"),
     "hpsv2.1": hps,
     "imagereward": imagereward,
+    "clipscore": clip_folder,
+    "clip-cosine": clip_folder,
+    "aesthetic-v2": aesthetic,
     "videoreward": videoreward,
     "hpsv3": hpsv3,
     "editreward": editreward,

@@ -77,20 +77,23 @@ def _make_adapter(seed, llm, rank):
 
 
 def _make_own(seed, width, intermediate, hidden):
-    """Further weights of the adapter: a projector, and a layer of the vision tower."""
+    """Further weights of the adapter: a projector, and a layer of the vision tower.
+
+    Under the names that PEFT gives the parts of a VILA1.5, which its loader passes over.
+    """
     projector = _make_projector(seed, 4 * width, hidden)
-    own = {f"{PEFT}model.mm_projector.{name}": value for name, value in projector.items()}
+    own = {f"{PEFT}mm_projector.{name}": value for name, value in projector.items()}
     draw = Draw(seed + 1)
-    layer = f"{PEFT}model.vision_tower.vision_tower.{TOWER}.encoder.layers.0"
+    layer = f"{PEFT}vision_tower.vision_tower.{TOWER}.encoder.layers.0"
     draw.linear(f"{layer}.mlp.fc1", intermediate, width)
     return own | draw.state
 
 
-def merged(parts, *, scale):
-    """The base under its own names: what the adapter brings in place, and W + scale B A."""
+def merged(parts, *, scale, with_own=False):
+    """The base under its own names: W + scale B A, and further weights in place if they are."""
     state = parts["llm"] | parts["vision_tower"] | parts["mm_projector"]
-    for name, value in parts["own"].items():
-        plain = name.removeprefix(f"{PEFT}model.").removeprefix("mm_projector.")
+    for name, value in parts["own"].items() if with_own else ():
+        plain = name.removeprefix(PEFT).removeprefix("mm_projector.")
         state[plain.removeprefix("vision_tower.vision_tower.")] = value
     for name, down in parts["adapter"].items():
         stem, is_down, _ = name.partition(".lora_A.")

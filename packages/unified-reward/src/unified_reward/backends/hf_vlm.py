@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     GenerationConfig,
     LogitsProcessor,
@@ -32,15 +31,12 @@ from unified_reward.backends.equivalence import Ways, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
 from unified_reward.checkpoints.adapters import load_merged, processor_source
 from unified_reward.checkpoints.kinds import read_config
-from unified_reward.checkpoints.pretrained import load_pretrained
+from unified_reward.checkpoints.tokenizers import load_processor
 from unified_reward.core.errors import ConfigError, ModelError
-from unified_reward.core.paths import is_folder
 from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
 
 
-PUBLISHED_MAX_PIXELS = 262_144
-"""512 x 512: the pixel cap the published Qwen judges were trained with."""
 _FALLBACK_CONTEXT = 32_768
 
 _T = TypeVar("_T")
@@ -268,8 +264,7 @@ def load_vlm(
         device: ``cpu``, ``cuda``, ``mps``, …; default the fastest there is. ``auto`` spreads the
             weights over all devices.
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
-        max_pixels: Largest image that the model gets, in pixels; default the checkpoint's own,
-            at most 262144 for a Qwen checkpoint from the hub.
+        max_pixels: Largest image that the model gets, in pixels; default the checkpoint's own.
         batch_size: Requests in one pass; default 16.
         quantize: Bits of a weight, by bitsandbytes; default none are quantised.
 
@@ -282,9 +277,7 @@ def load_vlm(
     options = _placement(device, dtype, quantize)
     config = read_config(source)
     processor_folder = processor_source(source)
-    processor = load_pretrained(AutoProcessor, processor_folder)
-    if max_pixels is None and not is_folder(processor_folder):
-        max_pixels = PUBLISHED_MAX_PIXELS
+    processor = load_processor(processor_folder)
     try:
         chat = Chat(processor, max_pixels=max_pixels)
     except ModelError as error:

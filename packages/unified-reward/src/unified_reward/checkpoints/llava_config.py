@@ -15,7 +15,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     LlavaOnevisionConfig,
     LlavaOnevisionImageProcessor,
     LlavaOnevisionProcessor,
@@ -23,8 +22,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from unified_reward.checkpoints.pretrained import load_errors
 from unified_reward.checkpoints.tensor_keys import State, shape, square_side
+from unified_reward.checkpoints.tokenizers import load_tokenizer
 from unified_reward.core.errors import ModelError, one_line
 
 
@@ -215,9 +214,7 @@ def read_tokenizer(folder: Path) -> Any:
     has = {file.name for file in folder.iterdir()}
     if "tokenizer.json" not in has and not {"vocab.json", "merges.txt"} <= has:
         raise ModelError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt")
-    options: dict[str, Any] = {"config": Qwen2Config(), "local_files_only": True}
-    with load_errors(f"the tokenizer of {folder} cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    tokenizer = load_tokenizer(folder, config=Qwen2Config())
     if not {_START, _END} <= tokenizer.get_vocab().keys():
         raise ModelError(f"the tokenizer of {folder} lacks {_START} or {_END}, as ChatML needs")
     added: dict[str, Any] = {"extra_special_tokens": [*_MEDIA]}

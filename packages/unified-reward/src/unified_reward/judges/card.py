@@ -27,6 +27,11 @@ from unified_reward.judges.model_judge import DecodedMedia, ModelJudge, Replies,
 
 
 CARD = "unified_reward.json"
+PUBLISHED_MAX_PIXELS = 262_144
+"""512 x 512: the largest image in the training of the published Qwen judges, which have no card.
+
+LLaVA judges do not count pixels, so that it changes nothing for them.
+"""
 
 
 @dataclass(frozen=True)

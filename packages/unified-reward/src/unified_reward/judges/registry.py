@@ -30,7 +30,7 @@ from unified_reward.core.extensions import (
 )
 from unified_reward.core.paths import is_folder
 from unified_reward.core.samples import Example
-from unified_reward.judges.card import Card, CardedJudge
+from unified_reward.judges.card import PUBLISHED_MAX_PIXELS, Card, CardedJudge
 from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.judges.scalar import ScalarJudge
 from unified_reward.judges.scripted import KINDS, ScriptedModel
@@ -157,7 +157,7 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
             torch; a hub id ``org/name``, which reaches the network.
         family: Prompts and answer format; default those of the checkpoint's card, else ``native``.
         device: ``cpu``, ``cuda``, …; default the fastest; ``auto`` spreads over all (accelerate).
-        dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
+        dtype: ``float32``, …; default float32 on a CPU and for CLIP and BLIP scorers, else bfloat16
         batch_size: Requests in one forward pass of a local judge, >= 1; default 16.
         votes: Further answers sampled and averaged, >= 0, where a server has no probabilities.
         api_key: Bearer token of a server; default the environment's UNIFIED_REWARD_API_KEY.
@@ -343,7 +343,8 @@ def _card_of(reference: str, folder: Path, options: JudgeOptions) -> Card:
     card = Card.read(folder) if is_folder(folder) else None
     if card is None:
         published = _published_family(reference, allow_reworded=options.allow_reworded)
-        return Card(options.family or published or "native")
+        family = options.family or published or "native"
+        return Card(family, max_pixels=PUBLISHED_MAX_PIXELS)
     return card if options.family is None else replace(card, family=options.family)
 
 

@@ -1,4 +1,4 @@
-"""Published point models: PickScore, HPS, ImageReward, VideoReward, HPSv3, VideoScore, LiFT.
+"""Published point models: PickScore, HPS, ImageReward, CLIPScore, VideoReward, VideoScore, LiFT.
 
 Each file is one system: its card, its inputs, its tensors by name, its outputs.
 """
@@ -21,6 +21,9 @@ SYSTEMS = {
     "hpsv2": ("hps", "HPSv2"),
     "hpsv2.1": ("hps", "HPSv21"),
     "imagereward": ("imagereward", "ImageReward"),
+    "clipscore": ("clipscore", "CLIPScore"),
+    "clip-cosine": ("clipscore", "CLIPCosine"),
+    "aesthetic-v2": ("aesthetic", "AestheticV2"),
     "hpsv3": ("hpsv3", "HPSv3"),
     "editreward": ("editreward", "EditReward"),
     "videoscore": ("videoscore", "VideoScore"),

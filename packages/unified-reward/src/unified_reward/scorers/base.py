@@ -61,6 +61,8 @@ class Scorer(BaseJudge):
     """Other files by their purpose: one file of each is enough."""
     ignored: ClassVar[Mapping[str, str]] = {}
     """Tensors left out on purpose: regular expressions of their names, and the reason."""
+    default_dtype: ClassVar[str | None] = None
+    """Dtype on every device; None for float32 on a CPU and bfloat16 elsewhere."""
     family = ""
     order_free = True
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
+from transformers import CLIPConfig, CLIPModel
 
+from unified_reward.checkpoints.tensor_keys import MappedTensor, State, read_json, rename_keys
+from unified_reward.checkpoints.tokenizers import load_tokenizer
+from unified_reward.core.errors import ModelError
 from unified_reward.scorers.base import Prepared
-from unified_reward.scorers.images import ImageScorer
+from unified_reward.scorers.images import SIDE, ImageScorer
 
 
 CONTEXT = 77
@@ -39,6 +45,60 @@ class ClipScorer(ImageScorer):
     def notes(self, prepared: Prepared) -> tuple[str, ...]:
         """Note on a caption that was cut."""
         return cut_note(self.n_tokens(prepared.text), CONTEXT)
+
+
+class ClipFolder(ClipScorer):
+    """A CLIP model in a folder as transformers saves it, with its configuration and tokenizer."""
+
+    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    needed: ClassVar = {"configuration": ("config.json",), **ClipScorer.needed}
+    ignored: ClassVar = {r".*\.position_ids": "positions, which are counted"}
+    prefix: ClassVar[str] = ""
+    """Text before every caption."""
+
+    def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
+        super().__init__(module, folder, batch_size=batch_size)
+        self.tokenizer: Any = load_tokenizer(folder)
+
+    @classmethod
+    def skeleton(cls, state: State, folder: Path) -> nn.Module:
+        """A CLIP model of the sizes in ``config.json``."""
+        return CLIPModel(read_clip_config(folder))
+
+    @classmethod
+    def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
+        """Names are those of transformers already."""
+        return rename_keys(state, ())
+
+    def token_ids(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids by the tokenizer in the folder."""
+        options = {"padding": True, "truncation": True, "max_length": CONTEXT}
+        texts = [self.prefix + prompt for prompt in prompts]
+        return self.tokenizer(texts, return_tensors="pt", **options).input_ids
+
+    def n_tokens(self, prompt: str) -> int:
+        """Begin and end included."""
+        return len(self.tokenizer(self.prefix + prompt, verbose=False).input_ids)
+
+
+def read_clip_config(folder: Path) -> CLIPConfig:
+    """Configuration of a CLIP that reads images of 224 pixels and captions of 77 tokens.
+
+    Raises:
+        ModelError: It is another model, or a CLIP of other inputs.
+    """
+    file = folder / "config.json"
+    given = read_json(file)
+    if (kind := given.get("model_type")) != "clip":
+        raise ModelError(f"{file} is of a {kind}; a clip is wanted")
+    config: Any = CLIPConfig.from_dict(given)
+    sizes = config.vision_config.image_size, config.text_config.max_position_embeddings
+    if sizes != (SIDE, CONTEXT):
+        raise ModelError(
+            f"{file} is of a CLIP for images of {sizes[0]} pixels and {sizes[1]} tokens; "
+            f"one for {SIDE} and {CONTEXT} is wanted"
+        )
+    return config
 
 
 def cut_note(n_tokens: int, limit: int) -> tuple[str, ...]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as tv
-from transformers import AutoTokenizer, BertTokenizer, BlipTextConfig, BlipVisionConfig
+from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
@@ -23,11 +21,12 @@ from unified_reward.checkpoints.tensor_keys import (
     shape,
     square_side,
 )
+from unified_reward.checkpoints.tokenizers import load_tokenizer
 from unified_reward.core.samples import Task
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import cut_note
-from unified_reward.scorers.images import ImageScorer, normalised, short_side
+from unified_reward.scorers.images import CONVERTED_FIRST, ImageScorer, fit_square, linear_stack
 
 
 _MEAN, _STD = 0.16717362830052426, 1.0333394966054072
@@ -87,6 +86,9 @@ class ImageReward(ImageScorer):
         deviations=(
             "transparency is laid on white, and an image is turned as its EXIF says",
             "score_tensors resizes tensors, not PIL images",
+            CONVERTED_FIRST,
+            "float32 on every device unless another dtype is given; on random weights, values "
+            "from -1.8 to 2, bfloat16 is off by up to 0.14 and float16 by up to 0.008",
         ),
         verified=(
             "scores of a tiny twin in the released layout, against float64 equations",
@@ -107,12 +109,8 @@ class ImageReward(ImageScorer):
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
         vocabulary = folder / "vocab.txt"
-        self.tokenizer = (
-            BertTokenizer(vocab=str(vocabulary))
-            if vocabulary.is_file()
-            else AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
+        self.tokenizer: Any = (
+            BertTokenizer(vocab=str(vocabulary)) if vocabulary.is_file() else load_tokenizer(folder)
         )
 
     @classmethod
@@ -137,7 +135,9 @@ class ImageReward(ImageScorer):
         text.vocab_size = shape(state, "blip.text_encoder.embeddings.word_embeddings.weight")[0]
         text.encoder_hidden_size = width
         return _Model(
-            BlipVisionModel(vision), BlipTextModel(text, add_pooling_layer=False), _head(state)
+            BlipVisionModel(vision),
+            BlipTextModel(text, add_pooling_layer=False),
+            linear_stack(state, "mlp.layers"),
         )
 
     @classmethod
@@ -147,8 +147,8 @@ class ImageReward(ImageScorer):
 
     @staticmethod
     def fit(image: media.PILImage) -> Tensor:
-        """Short side to 224 by PIL's bicubic, the middle square, normalised."""
-        return normalised(tv.to_dtype(tv.to_image(short_side(image)), torch.float32, scale=True))
+        """See `fit_square`."""
+        return fit_square(image)
 
     def points(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Standardised values. The caption begins with ``[CLS]``, not with BLIP's ``[ENC]``."""
@@ -170,16 +170,3 @@ _FROM_MED = (
     "hidden_act",
     "layer_norm_eps",
 )
-
-
-def _head(state: State) -> nn.Sequential:
-    """Linear maps in a row; the dropouts between them do nothing here."""
-    layers: list[nn.Module] = []
-    for i in range(depth(state, "mlp.layers")):
-        name = f"mlp.layers.{i}.weight"
-        if name in state:
-            rows, columns = shape(state, name)
-            layers.append(nn.Linear(columns, rows))
-        else:
-            layers.append(nn.Identity())
-    return nn.Sequential(*layers)

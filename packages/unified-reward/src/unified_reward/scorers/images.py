@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from unified_reward import media
+from unified_reward.checkpoints.tensor_keys import State, depth, shape
 from unified_reward.core.errors import DataError, MediaError
 from unified_reward.core.samples import Image, Sample
 from unified_reward.scorers.base import Prepared, Scorer
@@ -20,11 +21,18 @@ MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 """Mean and deviation of pixels, as of OpenAI's CLIP."""
 SIDE = 224
+CONVERTED_FIRST = (
+    "a palette or CMYK image becomes RGB before it is resized, in the released code afterwards "
+    "(a palette by nearest neighbour): on random weights up to a quarter of the range of scores "
+    "for a palette, 0.0004 of it for CMYK"
+)
+"""Deviation of scorers whose released code resizes what PIL opened."""
 
 
 class ImageScorer(Scorer):
     """Base class of scorers of an image and its caption."""
 
+    default_dtype = "float32"
     control: ClassVar[tuple[str, ...]] = ()
     """Control tokens of the tokenizer, at which a caption would end or begin anew."""
 
@@ -84,6 +92,24 @@ class ImageScorer(Scorer):
                 f"{len(pixels)} images and {len(prompts)} captions; give one caption per image"
             )
         return self.points(self.fit_tensor(pixels).to(self.device, self.dtype), prompts)
+
+
+def fit_square(image: media.PILImage) -> Tensor:
+    """Short side to 224 by PIL's bicubic, the middle square, normalised: OpenAI's way."""
+    return normalised(tv.to_dtype(tv.to_image(short_side(image)), torch.float32, scale=True))
+
+
+def linear_stack(state: State, stem: str) -> nn.Sequential:
+    """Linear maps ``STEM.0``, ``STEM.2``, …; dropouts of training, without tensors, do nothing."""
+    layers: list[nn.Module] = []
+    for i in range(depth(state, stem)):
+        name = f"{stem}.{i}.weight"
+        if name in state:
+            rows, columns = shape(state, name)
+            layers.append(nn.Linear(columns, rows))
+        else:
+            layers.append(nn.Identity())
+    return nn.Sequential(*layers)
 
 
 def short_side(pixels: Any) -> Any:

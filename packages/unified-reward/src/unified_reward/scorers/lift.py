@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,19 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    LlamaForCausalLM,
-    LogitsProcessorList,
-    SiglipVisionModel,
-)
+from transformers import AutoConfig, LlamaForCausalLM, LogitsProcessorList, SiglipVisionModel
 
 from unified_reward import media
 from unified_reward.backends.hf_vlm import FiniteLogits
 from unified_reward.checkpoints import tensor_keys
 from unified_reward.checkpoints.tensor_keys import MappedTensor, State
-from unified_reward.core.errors import DataError, ModelError, one_line
+from unified_reward.checkpoints.tokenizers import load_tokenizer
+from unified_reward.core.errors import DataError, ModelError
+from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored, Unparsed, Verdict
 from unified_reward.scorers.base import Prepared, Scorer
@@ -59,6 +55,9 @@ _PARTS = {
     "further weights of the adapter": ("lora/non_lora_trainables.bin",),
 }
 """In this order: what comes later replaces what it names again."""
+_PEFT = "base_model."
+_OWN = re.compile(r"(?!.*\.lora_)(base_model\.|(model\.)?(llm|mm_projector|vision_tower)\.)")
+"""Begin of the names in ``non_lora_trainables.bin``."""
 _KINDS = {
     "llm": ("model_type", "llama"),
     "vision_tower": ("model_type", "siglip_vision_model"),
@@ -66,7 +65,7 @@ _KINDS = {
 }
 """Later projectors have the same names and shapes, and another order of tokens."""
 _RENAMES = (
-    (r"^base_model\.model\.", ""),
+    (r"^base_model\.(model\.)?", ""),
     (r"^model\.(?=(llm|mm_projector|vision_tower)\.)", ""),
     (r"^(vision_tower\.)*vision_model\.", "vision_tower."),
     (r"^(?=model\.|lm_head\.)", "llm."),
@@ -126,7 +125,9 @@ class LiFTCritic(Scorer):
         open_questions=(
             "whether the authors' two demo videos get Good Bad Good and Bad Bad Normal",
             "whether the adapter's tensors are named with llm. or without: both are read",
-            "whether non_lora_trainables.bin holds anything that the released loader passes over",
+            "non_lora_trainables.bin: names that begin with base_model.model., as PEFT writes "
+            "them, fit nothing in the released loader, which passes over them; so here, though "
+            "they may be a trained projector. `scorers check` counts them",
         ),
     )
     weights: ClassVar = tuple(name for names in _PARTS.values() for name in names)
@@ -139,6 +140,7 @@ class LiFTCritic(Scorer):
     ignored: ClassVar = {
         r"vision_model\.head\..*": "pools what is not read",
         r".*\.rotary_emb\.inv_freq|vision_model\.embeddings\.position_ids": "counted anew",
+        rf"{_OWN.pattern}.*": "passed over by the released loader too",
     }
     max_new_tokens: ClassVar[int] = 512
 
@@ -181,13 +183,17 @@ class LiFTCritic(Scorer):
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The three parts as one, their replacements in place, adapters merged."""
         tensors: dict[str, MappedTensor] = {}
-        for target, value, sources in tensor_keys.rename_keys(state, _RENAMES):
+        passed = passed_over(state)
+        yield from (MappedTensor(name, state[name], (name,)) for name in passed)
+        taken = {name: value for name, value in state.items() if name not in passed}
+        for target, value, sources in tensor_keys.rename_keys(taken, _RENAMES):
             replaced = tensors[target].sources if target in tensors else ()
             tensors[target] = MappedTensor(target, value, replaced + sources)
         adapted = {name.partition(".lora_")[0] for name in tensors if ".lora_" in name}
         beside = {f"{stem}.weight": f"{stem}.base_layer.weight" for stem in adapted}
         pieces = [piece._replace(target=beside.get(name, name)) for name, piece in tensors.items()]
-        return tensor_keys.merge_lora(pieces, _adapter_scale(tensors, adapted, folder / "lora"))
+        scale = _adapter_scale(tensors, adapted, folder / "lora")
+        yield from tensor_keys.merge_lora(pieces, scale)
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
@@ -328,14 +334,29 @@ def anywhere(answer: str) -> str:
     return next((one for one in ("Normal", "Bad") if one in answer), "Good")
 
 
+def passed_over(names: Iterable[str]) -> set[str]:
+    """Further weights of an adapter that fit nothing in the released loader.
+
+    It strips ``base_model.`` and, where some name then begins with ``model.model.``, ``model.``.
+
+    >>> sorted(passed_over(["base_model.model.mm_projector.x", "base_model.mm_projector.y"]))
+    ['base_model.model.mm_projector.x']
+    """
+    own = {name: name.removeprefix(_PEFT) for name in names if _OWN.match(name)}
+    if any(name.startswith("model.model.") for name in own.values()):
+        own = {name: short.removeprefix("model.") for name, short in own.items()}
+    parts = tuple(f"{part}." for part in _KINDS)
+    return {name for name, short in own.items() if not short.startswith(parts)}
+
+
 def _tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(
-            f"the tokenizer in {folder} cannot be read: {one_line(error)}. "
-            "A tokenizer.model alone needs sentencepiece: pip install sentencepiece"
-        ) from error
+    """That of SentencePiece, as released, or of ``tokenizer.json`` where it is alone."""
+    file = folder / "tokenizer.model"
+    if file.is_file():
+        with extra("local"):
+            from unified_reward.checkpoints.pieces import LlamaPieces
+        return LlamaPieces(file)
+    return load_tokenizer(folder)
 
 
 def _adapter_scale(tensors: dict[str, MappedTensor], adapted: set[str], folder: Path) -> float:

@@ -152,7 +152,8 @@ def load_system(
         system: The scorer.
         folder: Where its files are.
         device: Default the best there is.
-        dtype: Default float32 on a CPU, bfloat16 elsewhere.
+        dtype: Default float32 for scorers that are a CLIP or BLIP model, whose values lie closer
+            together than bfloat16 tells apart; for others float32 on a CPU, bfloat16 elsewhere.
         batch_size: Candidates in one pass; default 16.
 
     Raises:
@@ -166,7 +167,7 @@ def load_system(
             f"{folder} cannot be loaded as {system.card.name}: {'; '.join(report.problems)}"
         )
     device = resolve_device(device)
-    torch_dtype = resolve_dtype(dtype, device)
+    torch_dtype = resolve_dtype(dtype or system.default_dtype, device)
     module, _ = _filled(system, [*report.files], folder, shapes_only=False)
     module = module.to(device, torch_dtype)
     with load_errors(f"{folder} cannot be loaded as {system.card.name}"):

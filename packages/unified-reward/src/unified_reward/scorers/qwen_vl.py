@@ -15,10 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, Qwen2VLConfig, Qwen2VLVideoProcessor
+from transformers import AutoModel, Qwen2VLConfig, Qwen2VLVideoProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
 
-from unified_reward.checkpoints.pretrained import load_errors
 from unified_reward.checkpoints.tensor_keys import (
     MappedTensor,
     State,
@@ -27,6 +26,7 @@ from unified_reward.checkpoints.tensor_keys import (
     rename_keys,
     shape,
 )
+from unified_reward.checkpoints.tokenizers import load_tokenizer
 from unified_reward.core.errors import ConfigError, DataError, MediaError, ModelError
 from unified_reward.prompts.packs import installed_wordings, published_prompts
 from unified_reward.scorers.base import Prepared, Scorer
@@ -153,10 +153,7 @@ class QwenScorer(Scorer):
     def marks(cls, module: Any, folder: Path) -> tuple[Any, list[int]]:
         """The tokenizer, and the ids of a visual token and of the reward tokens."""
         place = cls.tokenizer_folder(folder)
-        with load_errors(f"the tokenizer in {place} cannot be read"):
-            tokenizer: Any = AutoTokenizer.from_pretrained(
-                place, local_files_only=True, trust_remote_code=False
-            )
+        tokenizer = load_tokenizer(place)
         tokenizer.add_tokens([*cls.reward_tokens], special_tokens=True)
         ids = tokenizer.convert_tokens_to_ids([PADS[cls.medium], *cls.reward_tokens])
         rows = module.model.language_model.embed_tokens.num_embeddings

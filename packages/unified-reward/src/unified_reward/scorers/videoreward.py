@@ -19,6 +19,7 @@ from unified_reward.checkpoints.tensor_keys import (
     read_json,
 )
 from unified_reward.core.errors import DataError, ModelError
+from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Candidate, Sample, Task, Video
 from unified_reward.core.verdicts import Score, Scored
 from unified_reward.scorers.base import TOKENIZER, Prepared
@@ -103,8 +104,13 @@ class VideoReward(QwenScorer):
     def tokenizer_folder(cls, folder: Path) -> Path:
         """``tokenizer`` beside the weights, or the folder of the weights, or the whole folder."""
         checkpoint = cls.files(folder)[0].parent
-        places = (checkpoint / "tokenizer", checkpoint, folder)
-        return next((p for p in places if any((p / name).is_file() for name in TOKENIZER)), folder)
+        for place in (checkpoint / "tokenizer", checkpoint, folder):
+            if any(is_file(place / name) for name in TOKENIZER):
+                return place
+        raise ModelError(
+            f"no tokenizer of {checkpoint}: {' or '.join(TOKENIZER)} lies in its folder tokenizer, "
+            f"beside its weights, or in {folder}"
+        )
 
     @classmethod
     def examine(cls, module: nn.Module, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, Idefics2Config, Idefics2ImageProcessorPil, Idefics2Model
+from transformers import Idefics2Config, Idefics2ImageProcessorPil, Idefics2Model
 
 from unified_reward import media
 from unified_reward.checkpoints.tensor_keys import (
@@ -23,6 +23,7 @@ from unified_reward.checkpoints.tensor_keys import (
     rename_keys,
     shape,
 )
+from unified_reward.checkpoints.tokenizers import load_tokenizer
 from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored
@@ -77,9 +78,7 @@ class VideoScore(Scorer):
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        self.tokenizer: Any = load_tokenizer(folder)
         config = self.module.model.config
         self._latents: int = config.perceiver_config.resampler_n_latents
         ids = self.tokenizer.convert_tokens_to_ids([_MARK, _FENCE])

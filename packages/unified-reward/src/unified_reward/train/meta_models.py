@@ -19,8 +19,6 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
     LlavaOnevisionImageProcessor,
     LlavaOnevisionProcessor,
     LlavaOnevisionVideoProcessor,
@@ -33,8 +31,9 @@ from transformers import (
 
 from unified_reward.checkpoints.adapters import processor_source
 from unified_reward.checkpoints.kinds import read_config
-from unified_reward.checkpoints.pretrained import load_errors, load_pretrained, refuse_pipeline_code
+from unified_reward.checkpoints.pretrained import load_errors, refuse_pipeline_code
 from unified_reward.checkpoints.tensor_keys import read_json
+from unified_reward.checkpoints.tokenizers import load_processor, load_tokenizer
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.extensions import checkpoint_path, missing_hint
 from unified_reward.core.paths import is_folder
@@ -91,7 +90,7 @@ def read_architecture(base: str) -> Architecture:
     folder = checkpoint_path(base)
     if is_folder(folder):
         config = read_config(folder)
-        processor = load_pretrained(AutoProcessor, processor_source(folder))
+        processor = load_processor(processor_source(folder))
         return Architecture(config, processor, has_own_processor=True)
     config = AutoConfig.for_model(**_published(base, "config"))
     return Architecture(config, _build_processor(config), has_own_processor=False)
@@ -120,7 +119,7 @@ def _build_processor(config: Any) -> Any:
             "without a folder, tokens are counted by the tokenizer of tiny_base"
             + missing_hint("tiny_base")
         )
-    tokenizer = load_pretrained(AutoTokenizer, tiny)
+    tokenizer = load_tokenizer(tiny)
     chat = read_text(tiny / "chat_template.jinja")
     for name, token in _TOKENS.items():
         if hasattr(config, name):

@@ -221,3 +221,21 @@ def test_a_trunk_without_both_heads_is_no_edit_reward(lost, twin, tmp_path):
     kept = {name: item for name, item in state.items() if lost not in name}
     save_file(kept, folder / "model.safetensors")
     assert "there is no rm_heads among the tensors" in problems(folder, "editreward")
+
+
+def test_what_a_processor_refuses_fails_alone(twin, monkeypatch):
+    scorer = ur.open_judge(f"hpsv3:{twin('hpsv3')[0]}", device="cpu")
+    prepare = scorer.prepare
+
+    def refusing(given):
+        if given.prompt == "bad":
+            raise ValueError("height must not be 0\nat all")
+        return prepare(given)
+
+    monkeypatch.setattr(scorer, "prepare", refusing)
+    samples = [ur.Sample(ur.Task.IMAGE_GENERATION, words, (PICTURE,)) for words in ("bad", "good")]
+    bad, good = scorer.ask(samples)
+    assert "cannot prepare it: height must not be 0" in bad.error
+    assert "\n" not in bad.error
+    assert isinstance(good, ur.Scored)
+    assert scorer.check_samples(samples) == [bad, None]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unified_reward.backends.batching import bisect_failures
 from unified_reward.checkpoints.tensor_keys import MappedTensor, State, weight_files
 from unified_reward.core.base_judge import BaseJudge, Progress
-from unified_reward.core.errors import ConfigError, DataError, MediaError
+from unified_reward.core.errors import ConfigError, DataError, MediaError, one_line
 from unified_reward.core.prefetch import prefetch
 from unified_reward.core.probability import compare_scored
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
@@ -217,6 +217,8 @@ class Scorer(BaseJudge):
             return self.prepare(sample)
         except (MediaError, ConfigError, DataError) as error:
             return Failed.from_error(error)
+        except ValueError as error:  # of a processor, about a size that it does not take
+            return Failed(f"{self.name} cannot prepare it: {one_line(error)}")
 
     @torch.inference_mode()
     def _forward_batch(self, batch: list[Prepared]) -> list[Verdict]:

@@ -38,10 +38,6 @@ from unified_reward.scorers.qwen_vl import (
 _NAMES = {"VQ": "visual quality", "MQ": "motion quality", "TA": "text alignment"}
 _TOKENS = tuple(f"<|{short}_reward|>" for short in _NAMES)
 _BOUNDS = PixelBounds(128 * 28 * 28, 448 * 448)
-EXACT_COLOURS = (
-    "frames by PyAV, colours converted exactly; the released code's decord converts them with "
-    "libswscale's defaults, one grey value darker on average"
-)
 
 
 class VideoReward(QwenScorer):
@@ -70,7 +66,7 @@ class VideoReward(QwenScorer):
         code_licence="MIT",
         weights_licence="Apache-2.0",
         deviations=(
-            EXACT_COLOURS,
+            "frames by PyAV, not decord (the same pixels on x86)",
             "a video of one frame shows it twice (the released code fails on it)",
             "a video without a known rate is taken to have 2 frames a second",
             "mean and deviation from model_config.json where it has them, else as above",
@@ -79,8 +75,7 @@ class VideoReward(QwenScorer):
             "values of a tiny twin in the released layout (PEFT names, adapters merged, positions "
             "counted), against float64 equations",
             "frame indices, pixels and the text before tokenising against golden values",
-            "grids, and pixels to 0.002 from the same frames, of 22 clips as the released code "
-            "prepares them",
+            "grids, and pixels to 0.002, of 22 clips as the released code prepares them",
         ),
     )
     weights = ("checkpoint-*/model.pth",)
@@ -152,7 +147,7 @@ def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str,
     """Sample frames of a video, uint8 of shape (n, 3, H, W), with notes on repeated ones."""
     if not isinstance(candidate, Video):
         raise DataError(f"a video was expected, not a {type(candidate).__name__}")
-    clip = media.select_frames(candidate, frame_rule(per_second))
+    clip = media.select_frames(candidate, frame_rule(per_second), exact=False)
     notes = (
         () if not clip.n_repeated else (f"the video has {clip.n_source} frames; some shown twice",)
     )

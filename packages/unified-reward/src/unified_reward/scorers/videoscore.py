@@ -30,7 +30,7 @@ from unified_reward.core.verdicts import Scale, Score, Scored
 from unified_reward.scorers.base import Prepared, Scorer
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.qwen_vl import TEMPORAL, PixelBounds, QwenScorer, chat, patched, worded
-from unified_reward.scorers.videoreward import EXACT_COLOURS, resized, sampled
+from unified_reward.scorers.videoreward import resized, sampled
 
 
 _SCALE = Scale(None, None)
@@ -107,7 +107,7 @@ class VideoScore(Scorer):
         if not isinstance(clip, Video):
             raise DataError(f"a video was expected, not a {type(clip).__name__}")
         words = worded("VIDEOSCORE", sample.prompt, _MARKS)
-        frames = media.select_frames(clip, first_frames(cls.frames)).images()
+        frames = media.select_frames(clip, first_frames(cls.frames), exact=False).images()
         done = _FIT([[*frames]], return_tensors="pt")
         text = words + f"{_MARK} " * len(frames)
         return Prepared(text, done.pixel_values[0], mask=done.pixel_attention_mask[0])
@@ -159,14 +159,13 @@ class VideoScoreQwen(QwenScorer):
         values="as VideoScore, on a scale of its own",
         frames="8 a second, evenly from first to last, at least 4 and an even number",
         deviations=(
-            EXACT_COLOURS,
+            "frames by PyAV, not decord (the same pixels on x86)",
             "a video of one frame shows it twice (the released code fails on it)",
             "a video without a known rate is taken to have 8 frames a second",
         ),
         verified=(
             *_V1.verified,
-            "grids, and pixels to 0.002 from the same frames, of 13 clips as the released code "
-            "prepares them",
+            "grids, and pixels to 0.002, of 13 clips as the released code prepares them",
         ),
         open_questions=("checkpoints with score_type special_token, which are refused",),
     )

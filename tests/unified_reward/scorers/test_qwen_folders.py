@@ -107,7 +107,7 @@ def test_of_three_outputs_at_each_token_its_own_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("part", "changes", "told"),
+    ("part", "changes", "message"),
     [
         ("model_config", {"use_special_tokens": False}, "has use_special_tokens false"),
         ("inference_config", {"MQ_std": 0}, "has MQ_std 0; means are numbers"),
@@ -115,9 +115,9 @@ def test_of_three_outputs_at_each_token_its_own_is_read(tmp_path):
         ("peft_lora_config", {"lora_r": None}, "names no lora_r"),
     ],
 )
-def test_settings_by_which_every_question_would_fail_are_problems(part, changes, told, copy):
+def test_settings_by_which_every_question_would_fail_are_problems(part, changes, message, copy):
     settings(copy, part, **changes)
-    assert told in problems(copy)
+    assert message in problems(copy)
 
 
 @pytest.mark.parametrize(("name", "n_outputs"), [("videoreward", 2), ("videoreward", 9)])
@@ -195,7 +195,7 @@ def test_two_edits_of_one_source_are_compared(twin):
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         (None, "has no chat template; copy that of the trunk's folder"),
         ("{{ messages[0]['content'] }}", "it is not that of a Qwen-VL"),
@@ -203,14 +203,14 @@ def test_two_edits_of_one_source_are_compared(twin):
         ("{% for", "does not take two images and a text"),
     ],
 )
-def test_a_chat_template_that_takes_no_two_images_is_a_problem(template, told, twin, tmp_path):
+def test_a_chat_template_that_takes_no_two_images_is_a_problem(template, message, twin, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(twin("editreward")[0], folder)
     file = folder / "chat_template.json"
     file.unlink()
     if template is not None:
         file.write_text(json.dumps({"chat_template": template}), "utf-8")
-    assert told in problems(folder, "editreward")
+    assert message in problems(folder, "editreward")
 
 
 @pytest.mark.parametrize("lost", ["rm_heads", "rm_heads.head_1"])
@@ -239,3 +239,13 @@ def test_what_a_processor_refuses_fails_alone(twin, monkeypatch):
     assert "\n" not in bad.error
     assert isinstance(good, ur.Scored)
     assert scorer.check_samples(samples) == [bad, None]
+
+
+def test_frames_and_prompt_of_the_folder_are_told_beside_those_that_are_read(copy, tmp_path):
+    settings(copy, "data_config", fps=4, prompt_template_type="none")
+    (fact,) = system("videoreward").facts(copy)
+    assert fact.found == "fps 4, max_frame_pixels 200704, prompt_template_type none"
+    assert "fps 2, max_frame_pixels 200704, sample_type uniform" in fact.settles
+    assert system("videoreward").facts(tmp_path / "nowhere")[0].found == "nothing"
+    (copy / "model_config.json").write_text("{", "utf-8")
+    assert system("videoreward").facts(copy)[0].found == "nothing"

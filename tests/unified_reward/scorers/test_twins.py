@@ -33,7 +33,7 @@ TALL = RNG.integers(0, 256, (301, 224, 3), dtype=np.uint8)
 SQUARE = RNG.integers(0, 256, (448, 448, 3), dtype=np.uint8)
 """448 x 448: HPSv3 leaves it as it is."""
 LYING = np.random.default_rng(8).integers(0, 256, (224, 896, 3), dtype=np.uint8)
-"""As large as 448 x 448, so that EditReward leaves it as it is."""
+"""The area of 448 x 448, so that EditReward leaves it unresized."""
 CLIP = RNG.integers(0, 256, (9, 336, 308, 3), dtype=np.uint8)
 SHORT = RNG.integers(0, 256, (5, 308, 336, 3), dtype=np.uint8)
 """Frames whose area is within all bounds and whose sides are multiples of 28."""

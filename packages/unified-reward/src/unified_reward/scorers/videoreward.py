@@ -23,7 +23,7 @@ from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Candidate, Sample, Task, Video
 from unified_reward.core.verdicts import Score, Scored
 from unified_reward.scorers.base import TOKENIZER, Prepared
-from unified_reward.scorers.card import OPEN, ScoreCard
+from unified_reward.scorers.card import OPEN, Fact, ScoreCard
 from unified_reward.scorers.qwen_vl import (
     PixelBounds,
     QwenScorer,
@@ -38,6 +38,13 @@ from unified_reward.scorers.qwen_vl import (
 _NAMES = {"VQ": "visual quality", "MQ": "motion quality", "TA": "text alignment"}
 _TOKENS = tuple(f"<|{short}_reward|>" for short in _NAMES)
 _BOUNDS = PixelBounds(128 * 28 * 28, 448 * 448)
+_SETTINGS = {
+    "fps": 2,
+    "max_frame_pixels": _BOUNDS.most,
+    "sample_type": "uniform",
+    "prompt_template_type": "detailed_special",
+}
+"""``data_config`` in ``model_config.json``, as released."""
 
 
 class VideoReward(QwenScorer):
@@ -118,6 +125,19 @@ class VideoReward(QwenScorer):
                 f"{folder}/model_config.json has use_special_tokens false: its rewards are read at "
                 "the last token, not at the three tokens of the released prompt"
             )
+
+    @classmethod
+    def facts(cls, folder: Path) -> list[Fact]:
+        """Settings of frames and prompt, which are fixed here whatever the file says."""
+        try:
+            settings = read_json(folder / "model_config.json").get("data_config") or {}
+        except ModelError:
+            settings = {}
+        found = [f"{name} {settings[name]}" for name in _SETTINGS if name in settings]
+        wanted = ", ".join(f"{name} {value}" for name, value in _SETTINGS.items())
+        question = "frames and prompt of these weights"
+        settled = f"this scorer has {wanted}; other settings need another scorer"
+        return [Fact(question, ", ".join(found) or "nothing", settled)]
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:

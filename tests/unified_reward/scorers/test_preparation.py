@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as v2
 
 import unified_reward as ur
 from tests.unified_reward.scorers import expected, twins
-from unified_reward.scorers import system
+from unified_reward.scorers import images, system
 from unified_reward.scorers.qwen_vl import PixelBounds, frame_rule, patched, target_size
 from unified_reward.scorers.videoreward import resized
 from unified_reward.scorers.videoscore import budget, first_frames
@@ -79,6 +79,33 @@ def test_a_short_side_of_224_is_cut_as_pil_resizes_and_torchvision_centres(size)
     for name in ("hpsv1", "imagereward", "clipscore", "aesthetic-v2"):
         got = prepared(name, ur.Image(waves(*size), "HWC")).pixels
         assert np.allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(5, 203), (203, 5), (7, 331), (1, 99), (300, 9000)])
+def test_the_middle_of_a_thin_image_is_that_of_the_whole_one(size, monkeypatch):
+    """Within a grey value: the place of the middle is rounded to float32 by PIL."""
+    image = ur.Image(waves(*size), "HWC")
+    middle = prepared("pickscore", image).pixels
+    monkeypatch.setattr(images, "_THIN", 1000)
+    whole = prepared("pickscore", image).pixels
+    assert (middle - whole).abs().max() < 1.01 / 255 / expected.STD.min()
+    assert (middle - whole).abs().mean() < 1e-3
+
+
+def test_a_line_of_pixels_is_prepared_without_gigabytes(monkeypatch):
+    """30,000 x 1 pixels would be 6,720,000 x 224."""
+    sizes = []
+    resize = PIL.Image.Image.resize
+    monkeypatch.setattr(
+        PIL.Image.Image,
+        "resize",
+        lambda self, size, *args, **options: (
+            sizes.append(size) or resize(self, size, *args, **options)
+        ),
+    )
+    pixels = prepared("imagereward", ur.Image(waves(1, 30_000), "HWC")).pixels
+    assert pixels.shape == (3, 224, 224)
+    assert sizes == [(224, 224)]
 
 
 @pytest.mark.parametrize("size", [(23, 40), (40, 23), (224, 100), (500, 20), (224, 224), (30, 900)])

@@ -18,7 +18,7 @@ from tokenizers import (
     pre_tokenizers,
     processors,
 )
-from transformers import CLIPTokenizer, Idefics2Config, PreTrainedTokenizerFast
+from transformers import Idefics2Config, PreTrainedTokenizerFast
 
 import unified_reward as ur
 from tests.unified_reward.scorers.equations.blip import make_imagereward
@@ -71,8 +71,7 @@ def pickscore(folder, seed=0):
         | {"patch_size": 56, "image_size": 224},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    vocab, merges = clip_vocabulary()
-    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77).save_pretrained(folder)
+    clip_tokenizer(folder)
     return state
 
 
@@ -84,9 +83,8 @@ def clip_folder(folder, seed=0):
     state = make_hf_clip(seed, **QUICK)
     for tower, n in (("text_model", 77), ("vision_model", 17)):
         state[f"{tower}.embeddings.position_ids"] = torch.arange(n)[None]
-    save_file(
-        {name: item.contiguous() for name, item in state.items()}, folder / "model.safetensors"
-    )
+    tensors = {name: item.contiguous() for name, item in state.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     tower = {"hidden_act": "quick_gelu", "hidden_size": 128, "intermediate_size": 512}
     tower |= {"num_hidden_layers": 2, "num_attention_heads": 2, "layer_norm_eps": 1e-5}
     config = {

@@ -157,7 +157,7 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
             torch; a hub id ``org/name``, which reaches the network.
         family: Prompts and answer format; default those of the checkpoint's card, else ``native``.
         device: ``cpu``, ``cuda``, …; default the fastest; ``auto`` spreads over all (accelerate).
-        dtype: ``float32``, …; default float32 on a CPU and for CLIP and BLIP scorers, else bfloat16
+        dtype: ``float32``, …; default bfloat16, float32 on a CPU and for CLIP and BLIP scorers.
         batch_size: Requests in one forward pass of a local judge, >= 1; default 16.
         votes: Further answers sampled and averaged, >= 0, where a server has no probabilities.
         api_key: Bearer token of a server; default the environment's UNIFIED_REWARD_API_KEY.

@@ -21,7 +21,7 @@ from unified_reward.checkpoints.tensor_keys import (
     shape,
     square_side,
 )
-from unified_reward.checkpoints.tokenizers import load_tokenizer
+from unified_reward.checkpoints.tokenizers import load_tokenizer, match_file
 from unified_reward.core.samples import Task
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import ScoreCard
@@ -109,9 +109,11 @@ class ImageReward(ImageScorer):
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
         vocabulary = folder / "vocab.txt"
-        self.tokenizer: Any = (
-            BertTokenizer(vocab=str(vocabulary)) if vocabulary.is_file() else load_tokenizer(folder)
-        )
+        if vocabulary.is_file():
+            self.tokenizer: Any = BertTokenizer(vocab=str(vocabulary))
+            match_file(self.tokenizer, folder)
+        else:
+            self.tokenizer = load_tokenizer(folder)
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:

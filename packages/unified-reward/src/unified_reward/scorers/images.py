@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import PIL.Image
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
@@ -21,6 +22,8 @@ MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 """Mean and deviation of pixels, as of OpenAI's CLIP."""
 SIDE = 224
+_THIN = 32
+"""Ratio of sides above which the middle alone is resized: the whole may take gigabytes."""
 CONVERTED_FIRST = (
     "a palette or CMYK image becomes RGB before it is resized, in the released code afterwards "
     "(a palette by nearest neighbour): on random weights up to a quarter of the range of scores "
@@ -114,8 +117,21 @@ def linear_stack(state: State, stem: str) -> nn.Sequential:
 
 def short_side(pixels: Any) -> Any:
     """Resize the short side of a PIL image or tensor to 224 (bicubic); crop the middle square."""
+    if isinstance(pixels, PIL.Image.Image) and max(pixels.size) > _THIN * min(pixels.size):
+        return _middle_square(pixels)
     resized = tv.resize(pixels, [SIDE], tv.InterpolationMode.BICUBIC, antialias=True)
     return tv.center_crop(resized, [SIDE])
+
+
+def _middle_square(image: media.PILImage) -> media.PILImage:
+    """The square that is cut from the middle of a thin image, without resizing the rest."""
+    width, height = image.size
+    short, long = sorted(image.size)
+    length = int(SIDE * long / short)
+    begin = round((length - SIDE) / 2)
+    start, end = (place * long / length for place in (begin, begin + SIDE))
+    box = (start, 0, end, height) if width > height else (0, start, width, end)
+    return image.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC, box=box)
 
 
 def normalised(pixels: Tensor) -> Tensor:

@@ -121,6 +121,7 @@ class LiFTCritic(Scorer):
         verified=(
             "tokens of a tiny twin in the released layout, seen and said, by float64 equations",
             "frame indices, pixels and the text before tokenising against golden values",
+            "token ids against transformers 4.45.2's slow tokenizer, doubled blanks included",
         ),
         open_questions=(
             "whether the authors' two demo videos get Good Bad Good and Bad Bad Normal",

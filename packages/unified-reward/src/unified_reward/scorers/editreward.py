@@ -67,14 +67,13 @@ class EditReward(QwenScorer):
         ),
         verified=(
             "values of a tiny twin in the layout that the released code writes (Qwen2.5-VL, two "
-            "heads, positions counted), against float64 equations",
+            "heads, positions counted), against float64 equations and transformers 4.57.0",
         ),
         open_questions=(
             "the hashes of its two prompts are not in our table yet, so that no command imports "
             "them",
             "names and number of the released tensors: known from the code that reads them",
             "the chat template is that of the folder; whether MiMo-VL's is the one of training",
-            "positions: transformers 4.57 counts tokens where ids are left open, by its source",
         ),
     )
     weights = ("model.safetensors", "model.safetensors.index.json", "model.pth")

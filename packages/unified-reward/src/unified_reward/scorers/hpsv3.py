@@ -52,7 +52,7 @@ class HPSv3(QwenScorer):
         deviations=("transparency is laid on white, and an image is turned as its EXIF says",),
         verified=(
             "values of a tiny twin in the released layout (positions counted), against float64 "
-            "equations",
+            "equations and transformers 4.45.2",
             "pixels and the text before tokenising against golden values",
         ),
     )

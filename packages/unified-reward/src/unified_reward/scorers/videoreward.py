@@ -80,7 +80,7 @@ class VideoReward(QwenScorer):
         ),
         verified=(
             "values of a tiny twin in the released layout (PEFT names, adapters merged, positions "
-            "counted), against float64 equations",
+            "counted), against float64 equations and transformers 4.45.2",
             "frame indices, pixels and the text before tokenising against golden values",
             "grids, and pixels to 0.002, of 22 clips as the released code prepares them",
         ),

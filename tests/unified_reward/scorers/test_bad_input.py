@@ -137,9 +137,9 @@ def test_a_file_cut_off_is_refused(name, copy):
 
 def test_a_shard_that_is_not_there_is_named(copy):
     folder = copy("videoscore-qwen2-vl")
-    (folder / "model-b.safetensors").unlink()
+    (folder / "model-00002-of-00002.safetensors").unlink()
     assert problems("videoscore-qwen2-vl", folder).endswith(
-        "lacks 1 of 2 shards: model-b.safetensors"
+        "lacks 1 of 2 shards: model-00002-of-00002.safetensors"
     )
 
 

@@ -13,6 +13,8 @@ from unified_reward.scorers import system
 
 
 pytestmark = pytest.mark.numeric
+TOKENS = {198: "\n", 510: ":\n", 77091: "assistant", 151644: "<|im_start|>", 151645: "<|im_end|>"}
+"""Tokens of Qwen2 that end a question; the made-up prompts end as the official ones."""
 CLOSE = 2e-3
 """The numbers are rounded to float16 and to three digits."""
 OTHER_PROCESSORS = 0.07
@@ -48,6 +50,7 @@ def test_every_clip_has_the_frames_and_the_pixels_of_the_released_code(name, ref
     for clip, wanted in expected.items():
         got = prepared(name, ur.Video(clips / clip))
         assert list(got.grid) == wanted["grid"], clip
+        assert got.text.endswith("".join(TOKENS[i] for i in wanted["last_ids"]))
         assert got.pixels.numel() == wanted["pixels"]["numel"]
         values = got.pixels.flatten()[torch.tensor(wanted["pixels"]["index"])].numpy()
         distance = np.abs(values - wanted["pixels"]["value"]).max()

@@ -368,9 +368,8 @@ def editreward(folder, seed=0):
             name = f"rm_heads.{head}.{place}"
             state[f"{name}.weight"] = draw(seed, f"{name}w", rows, columns) / columns**0.5
             state[f"{name}.bias"] = draw(seed, f"{name}b", rows) / 4
-    save_file(
-        {name: item.contiguous() for name, item in state.items()}, folder / "model.safetensors"
-    )
+    tensors = {name: item.contiguous() for name, item in state.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
@@ -405,14 +404,14 @@ def videoscore_qwen(folder, seed=0):
     state = make_qwen2_vl(seed, vocab=VOCAB)
     state["score.weight"] = draw(seed, "score", 5, 256) / 16
     del state["lm_head.weight"]
-    shards = {"a": {}, "b": {}}
-    for i, (name, item) in enumerate(state.items()):
-        shards["ab"[i % 2]][name] = item.contiguous()
-    index = {}
-    for letter, kept in shards.items():
-        save_file(kept, folder / f"model-{letter}.safetensors")
-        index |= dict.fromkeys(kept, f"model-{letter}.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    files = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    index = {name: files[i % 2] for i, name in enumerate(state)}
+    for file in files:
+        kept = {name: state[name].contiguous() for name in state if index[name] == file}
+        save_file(kept, folder / file, {"format": "pt"})
+    n_bytes = sum(item.nbytes for item in state.values())
+    content = {"metadata": {"total_size": n_bytes}, "weight_map": index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
     config = {
         "model_type": "qwen2_vl",
         "hidden_size": 256,

@@ -27,8 +27,11 @@ TYPES = ("gemma3", "gemma4_moe", "molmo2", "qwen2_5_vl", "qwen3_vl")
 GRIDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 GRIDS += ("glm4v", "glm46v", "glm4v_moe")
 THINKING = ("qwen3_5", "qwen3_5_moe", "glm46v", "glm4v_moe", "kimi_k25")
-ENCODED = tuple(name for name in ARCHITECTURES if name not in ("minicpmv4_6", "ernie4_5_vl_moe"))
-ATTENTION = tuple(name for name in ARCHITECTURES if name not in (*RECURRENT, *WINDOWS))
+NOT_ENCODED = ("minicpmv4_6", "ernie4_5_vl_moe", "idefics2", "mllama", "hunyuan_vl")
+ENCODED = tuple(name for name in ARCHITECTURES if name not in NOT_ENCODED)
+PADDED = tuple(name for name in ARCHITECTURES if name not in ("mllama", "hunyuan_vl"))
+CONTINUED = tuple(name for name in ARCHITECTURES if name != "mllama")
+ATTENTION = tuple(name for name in CONTINUED if name not in (*RECURRENT, *WINDOWS))
 
 
 def leave_out_the_mask(monkeypatch, model):
@@ -100,9 +103,9 @@ def encode_another_image(monkeypatch, model):
 
 FAULTS = {
     leave_out_the_mask: (ATTENTION, {"choices": "packed"}, {"choices": "rows"}),
-    restart_positions: (ARCHITECTURES, {}, {"choices": "whole"}),
+    restart_positions: (CONTINUED, {}, {"choices": "whole"}),
     lose_the_window: (WINDOWS, {"choices": "packed"}, {"choices": "rows"}),
-    attend_to_padding: (ARCHITECTURES, {}, {"batches": "of equal length"}),
+    attend_to_padding: (PADDED, {}, {"batches": "of equal length"}),
     remember_padding: (RECURRENT, {}, {"batches": "of equal length"}),
     leave_out_the_grid: (GRIDS, {}, {"images": "encoded for each request"}),
     leave_out_the_types: (TYPES, {}, {"images": "encoded for each request"}),

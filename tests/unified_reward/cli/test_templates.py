@@ -25,6 +25,9 @@ def test_a_whole_import_ends_with_0_and_names_the_pack(cli, tmp_path):
     clone = write_clone(tmp_path, dict.fromkeys(packs.published_prompts(), as_code(TEXT)))
     code, out, _ = cli("templates", "import", clone)
     assert code == 0
+    head, row, *_ = out.splitlines()
+    assert head.split() == ["wording", "file", "status"]
+    assert row.split() == ["Q-IG-PAIR", "scripts/Q-IG-PAIR.py", "verified"]
     assert out.count("verified") == 2
     assert out.splitlines()[-1] == str(tmp_path / "home" / "packs" / "unifiedreward.json")
 

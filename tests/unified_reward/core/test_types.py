@@ -18,11 +18,19 @@ from unified_reward.core.errors import (
     UnifiedRewardError,
     UnparsedError,
 )
-from unified_reward.core.samples import Image, Sample, Task, Video
+from unified_reward.core.samples import Image, Sample, Task, Video, check_context
 from unified_reward.core.verdicts import Preferred, Scale, Score
 
 
 A, B, CLIP = Image("a.png"), Image("b.png"), Video("c.mp4")
+
+
+def test_an_answer_to_a_question_of_text_alone_is_a_sample_and_needs_an_image_where_told():
+    sample = Sample(Task.IMAGE_UNDERSTANDING, "Is it?", ("yes",))
+    with pytest.raises(DataError, match="image_understanding needs the image or video it is about"):
+        check_context(sample.task, sample.context)
+    check_context(sample.task, (A,))
+    check_context(Task.VIDEO_GENERATION, ())
 
 
 @pytest.mark.parametrize("n", [0, 3])
@@ -37,7 +45,7 @@ def test_a_sample_has_one_candidate_or_two(n):
         (Task.IMAGE_UNDERSTANDING, A, (B,), "a candidate of image_understanding is an answer"),
         (Task.VIDEO_UNDERSTANDING, CLIP, (CLIP,), "a candidate of video_understanding is an ans"),
         (Task.IMAGE_GENERATION, "words", (), "a candidate of image_generation is an image"),
-        (Task.IMAGE_UNDERSTANDING, "yes", (), "image_understanding needs the image or video"),
+        (Task.VIDEO_UNDERSTANDING, "yes", (), "video_understanding needs the image or video"),
         (Task.IMAGE_EDITING, A, (), "image_editing needs the image or video"),
     ],
 )

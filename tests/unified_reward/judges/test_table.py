@@ -36,6 +36,12 @@ def test_a_point_is_looked_up_by_id_and_has_an_open_scale(tmp_path):
     assert found == [Scored(Score(7.25, Scale(None, None)))]
 
 
+def test_a_point_about_an_answer_alone_is_looked_up_too(tmp_path):
+    alone = Sample(Task.IMAGE_UNDERSTANDING, "x", ("yes",), id="q")
+    (found,) = table(tmp_path, "id,value\nq,7\n").ask([alone])
+    assert found.score.value == 7
+
+
 @pytest.mark.parametrize(
     ("first", "second", "winner"),
     [(2, 1, "first"), (1, 2, "second"), (1.5, 1.5, "tie")],

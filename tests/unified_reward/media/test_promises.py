@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from unified_reward.media import open_image, sample_frames
+from unified_reward.media import frame_times, open_image, sample_frames
 
 from .clips import BT601, BT709, FULL, LIMITED, clip_of, codes_of, frame_of
 from .made import file_of
@@ -94,10 +94,12 @@ def frames_of_clips(name):
     grey = [np.full((64, 96, 3), 40 * i, np.uint8) for i in range(4)]
     frames = [frame_of(codes_of(one, 8, BT601, LIMITED), "yuv420p") for one in grey]
     instants = (0, 1, 3, 4) if name in VARIABLE_RATE else None
-    video = sample_frames(clip_of(frames, container, codec, options, instants=instants), 4)
+    clip = clip_of(frames, container, codec, options, instants=instants)
+    video = sample_frames(clip, 4)
     assert video.n_source == 4
     np.testing.assert_allclose(video.pixels[:, 9, 9, 0], [0, 40, 80, 120], atol=2)
     np.testing.assert_allclose(video.times_s, np.array(instants or range(4)) / 10, atol=2e-3)
+    assert frame_times(clip) == pytest.approx(video.times_s, abs=1e-9)
 
 
 def frames_of_images(name):

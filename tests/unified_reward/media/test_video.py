@@ -8,11 +8,13 @@ import PIL.Image
 import pytest
 
 from unified_reward.core.errors import MediaError
+from unified_reward.core.samples import Image, Video
 from unified_reward.media import (
     Limits,
     encode_mp4,
     encode_webp,
     frame_indices,
+    frame_times,
     image_or_video,
     sample_frames,
 )
@@ -71,6 +73,20 @@ def test_frames_cut_away_by_an_edit_list_do_not_count():
     video = sample_frames(edited, 3)
     assert video.n_source == 3
     assert video.pixels[:, 0, 0, 0].tolist() == [20, 30, 40]
+    assert frame_times(edited) == (0, 0.125, 0.25)
+
+
+def test_times_of_frames_in_memory_follow_from_their_rate_if_there_is_one():
+    frames = grey_steps(3)
+    assert frame_times(Video(frames, "THWC", fps=4.0)) == (0, 0.25, 0.5)
+    assert frame_times(Video(tuple(Image(picture(frame)) for frame in frames), fps=2)) == (
+        0,
+        0.5,
+        1,
+    )
+    assert frame_times(Video(frames, "THWC")) == ()
+    with pytest.raises(MediaError, match=r"cannot have -1\.0 frames per second"):
+        frame_times(Video(frames, "THWC", fps=-1.0))
 
 
 def test_a_short_video_repeats_frames_and_says_so():
@@ -90,6 +106,7 @@ def test_an_animated_image_is_a_video(fmt):
     assert video.n_source == 5
     assert video.pixels[:, 0, 0].tolist() == [[0] * 3, [20] * 3, [40] * 3]
     assert video.times_s == (0, 0.4, 0.8)
+    assert frame_times(data) == pytest.approx((0, 0.2, 0.4, 0.6, 0.8))
 
 
 def test_transparent_parts_of_an_animation_are_white():
@@ -107,6 +124,7 @@ def test_a_still_is_a_video_of_one_frame(fmt):
     video = sample_frames(file_of(picture(CARD), fmt), 2)
     assert (video.n_source, video.n_repeated, video.times_s) == (1, 1, (0, 0))
     assert video.pixels.shape == (2, 2, 3, 3)
+    assert frame_times(file_of(picture(CARD), fmt)) == (0,)
 
 
 def test_a_tiff_of_several_pages_is_no_animation():

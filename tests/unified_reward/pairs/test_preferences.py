@@ -169,6 +169,21 @@ def test_a_policy_may_have_several_tasks(tmp_path):
     assert (rows, result) == ({"kept": 2}, [])
 
 
+def test_a_pair_of_answers_alone_is_read_but_is_nothing_for_a_policy_of_images(tmp_path):
+    answers = {"chosen": {"text": "yes"}, "rejected": {"text": "no"}}
+    alone = row("2", task="image_understanding", context=[], candidates=[], **answers)
+    about = row(
+        "1", task="image_understanding", context=[{"image": "c.png"}], candidates=[], **answers
+    )
+    path = written(tmp_path, about, alone)
+    assert [found.status for found in read_pairs(path)] == ["kept", "kept"]
+    result = []
+    pairs, rows = trainable_pairs(path, [Task.IMAGE_UNDERSTANDING], result.append)
+    assert [pair.id for pair in pairs] == ["1"]
+    assert rows == {"kept": 1, "unusable": 1}
+    assert result == ["line 2: image_understanding needs the image or video it is about in context"]
+
+
 def test_pairs_of_other_tasks_alone_are_an_error_that_names_both(tmp_path):
     questions = {"task": "image_understanding", "context": [{"image": "c.png"}], "candidates": []}
     answers = {"chosen": {"text": "yes"}, "rejected": {"text": "no"}}

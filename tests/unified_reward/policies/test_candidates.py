@@ -228,7 +228,7 @@ def test_a_prompt_that_cannot_be_used_costs_its_row(make, out, tmp_path, makers)
     for name, message in {
         "broken": "broken.png",
         "lost": "none.png: cannot be opened",
-        "line 3": "image_understanding needs the image or video it is about",
+        "blind": "image_understanding needs the image or video it is about in context",
         "drawn": "is for image_understanding and video_understanding, not image_generation",
         "line 5": "promt: Extra inputs are not permitted",
         "line 7": "duplicate id",

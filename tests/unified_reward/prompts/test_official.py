@@ -1,12 +1,14 @@
 """Families of the published judges: there with a pack, refused with its command without one."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from tests.unified_reward.prompts.clones import import_made
+from tests.unified_reward.prompts.clones import as_code, import_made, made_prompt, write_clone
 from tests.unified_reward.prompts.test_templates import sample_for, some_verdict
 from tests.verdicts import Says
-from unified_reward import prompts
+from unified_reward import prompts, scorers
 from unified_reward.backends import hf_vlm
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer
@@ -15,7 +17,7 @@ from unified_reward.core.verdicts import Preferred, Scored, Unparsed
 from unified_reward.judges.card import Card
 from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.judges.registry import PUBLISHED, open_judge
-from unified_reward.prompts import official
+from unified_reward.prompts import official, packs
 from unified_reward.prompts.official import FAMILIES
 from unified_reward.prompts.recognise import recognise
 
@@ -32,11 +34,27 @@ OWN = {
     "unifiedreward-edit": EDITS,
     "unifiedreward-edit-quality": EDITS,
     "unifiedreward-flex": [(IG, "compare"), (VG, "compare")],
+    "unifiedreward-llava-answers": [(IU, "compare"), (VU, "compare")],
+    "unifiedreward-acs": [(IG, "score")],
+    "unifiedreward-sglang": [(IG, "score")],
+    "unifiedreward-sift": [(IG, "score"), (VG, "score"), (IU, "compare"), (VU, "compare")],
+    "editscore": [(IE, "score")],
+    "editscore-qwen3": [(IE, "score")],
+    "videoscore2": [(VG, "score")],
     "llava-critic": [(IU, "score"), (IU, "compare")],
     "unifiedreward-think": COMPARED,
     "unifiedreward-think-qwen3": COMPARED,
 }
 ASKED = [(name, *cell) for name in FAMILIES for cell in OWN.get(name, CELLS)]
+SPECIAL = ("editscore", "editscore-qwen3", "videoscore2")
+"""Families that read more than one place, or ask twice; their tests are their own."""
+PLAIN = [key for key in ASKED if key[0] not in SPECIAL]
+CLONES = {
+    "llava-critic": "lmms-lab/llava-critic-7b",
+    "editscore": "VectorSpaceLab/EditScore",
+    "editscore-qwen3": "VectorSpaceLab/EditScore",
+    "videoscore2": "TIGER-AI-Lab/VideoScore2",
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +77,7 @@ def no_pack(tmp_path, monkeypatch):
 def test_without_a_pack_a_published_family_says_how_to_import_one(name, no_pack):
     task, form = OWN.get(name, CELLS)[-1]
     for looking in (lambda: prompts.family(name), lambda: prompts.template(name, task, form)):
-        where = f"{CLONE} lmms-lab/llava-critic-7b" if name == "llava-critic" else HINT
+        where = f"{CLONE} {CLONES.get(name, 'CodeGoat24/UnifiedReward')}"
         with pytest.raises(ConfigError, match=f"needs the official wordings.*: {where}"):
             looking()
 
@@ -82,7 +100,7 @@ def test_a_family_asks_every_cell_its_judges_were_trained_on(name):
 
 
 @pytest.mark.usefixtures("pack")
-@pytest.mark.parametrize("key", ASKED, ids=str)
+@pytest.mark.parametrize("key", PLAIN, ids=str)
 def test_the_official_text_follows_the_images_with_its_slots_filled(key):
     name, task, form = key
     sample = sample_for(task, form, prompt="a ⟪first⟫ {cube}")
@@ -100,7 +118,7 @@ def test_the_official_text_follows_the_images_with_its_slots_filled(key):
 
 
 @pytest.mark.usefixtures("pack")
-@pytest.mark.parametrize("key", ASKED, ids=str)
+@pytest.mark.parametrize("key", PLAIN, ids=str)
 def test_parsing_an_official_answer_gives_the_verdict_back(key):
     template = prompts.template(*key)
     for value in (0.0, 0.37, 0.5, 1.0):
@@ -139,6 +157,13 @@ ANSWERS = [
     ("unifiedreward-edit", IE, "Edited Image 2 is better", "second"),
     ("unifiedreward-edit-quality", IE, "1.25\n-0.5", "first"),
     ("unifiedreward-flex", VG, '{"categories": [], "winner": "Video 2"}', "second"),
+    ("unifiedreward-llava-answers", IU, "One errs. The second response is better.", "second"),
+    ("unifiedreward-llava-answers", VU, "Response 1 is better than Response 2.", "first"),
+    ("unifiedreward-sift", IU, "...\nOverall Judgment: Answer 2 is better.", "second"),
+    ("unifiedreward-sift", VU, "Overall Judgment: Answer 1 is better than Answer 2.", "first"),
+    ("unifiedreward-sift", IG, "cube (object): 1\nFinal Score: 10", 10),
+    ("unifiedreward-sift", VG, "Final Score: 9", 9),
+    ("unifiedreward-sglang", IG, "It is clean.\nFinal Score: 4.5", 4.5),
     ("llava-critic", IU, "The first is vague. The second response is better.", "second"),
     ("llava-critic", IU, "Both responses are equally good, as each names it.", "tie"),
     ("llava-critic", IU, "85. It names the cat and 2 dogs.", 85),
@@ -167,6 +192,70 @@ def test_the_aspects_of_2_0_are_scored_without_an_overall_score():
     assert (image.score, image.aspects["alignment"].value) == (None, 2.694700002670288)
     assert {*image.aspects} == {"alignment", "coherence", "style"}
     assert {*video.aspects} == {"alignment", "physics", "style"}
+
+
+@pytest.mark.usefixtures("pack")
+def test_the_words_that_acs_scores_first_are_skipped():
+    """An aspect's name among the words, and a score behind each."""
+    words = 'Word-wise Scores: [["style", 0.9], ["Alignment Score: 5", 1], ["[No_mistakes]", 4.1]]'
+    read = prompts.template("unifiedreward-acs", IG, "score").parse(
+        f"{words}\n\nAlignment Score (1-5): 2.5\nCoherence Score (1-5): 4\nStyle Score (1-5): 3"
+    )
+    assert read.score is None
+    assert {name: one.value for name, one in read.aspects.items()} == {
+        "alignment": 2.5,
+        "coherence": 4.0,
+        "style": 3.0,
+    }
+
+
+def test_the_mark_that_sglangs_client_writes_is_left_to_the_image(no_pack):
+    wording = "<image>\nRate [⟪prompt⟫]."
+    clone = write_clone(no_pack / "clone", {"SGL-IG-POINT": as_code(wording)})
+    packs.import_pack(clone, expected=[made_prompt(wording, name="SGL-IG-POINT", form="score")])
+    sample = sample_for(IG, "score", prompt="a cube")
+    request = prompts.template("unifiedreward-sglang", IG, "score").request(sample, lambda m: [m])
+    assert request.parts == (*sample.candidates, "Rate [a cube].")
+
+
+SCORERS = {
+    "VIDEOREWARD": "videoreward",
+    "VIDEOSCORE": "videoscore",
+    "HPSV3": "hpsv3",
+    "HPSV3-SUFFIX": "hpsv3",
+    "LIFT-SEMANTIC": "lift",
+    "LIFT-FIDELITY": "lift",
+    "LIFT-MOTION": "lift",
+    "VISIONREWARD-IMAGE": "checklist",
+    "VISIONREWARD-VIDEO": "checklist",
+}
+"""Wordings that a scorer asks, or a checklist, by the module that names them."""
+
+
+def test_every_wording_of_the_table_is_asked_by_a_family_or_a_scorer():
+    of_families = {name for names in official._WORDINGS.values() for name in names}
+    assert {*packs.published_prompts()} == of_families | {*SCORERS}
+    assert not of_families & {*SCORERS}
+    package = Path(scorers.__file__).parent
+    for name, module in SCORERS.items():
+        folder = package.parent / "judges" if module == "checklist" else package
+        assert f'"{name}"' in (folder / f"{module}.py").read_text("utf-8")
+
+
+@pytest.mark.usefixtures("pack")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_wording_of_a_family_is_put_to_the_judge(name):
+    """Words of each, in the requests of all cells together."""
+    requests = [
+        request
+        for task, form in OWN.get(name, CELLS)
+        for request in prompts.template(name, task, form).requests(
+            sample_for(task, form), lambda medium: [medium]
+        )
+    ]
+    text = "\n".join(part for one in requests for part in one.parts if isinstance(part, str))
+    for wording in official._WORDINGS[name]:
+        assert f"Fake {wording}. " in text
 
 
 @pytest.mark.usefixtures("pack")
@@ -228,6 +317,10 @@ LOADED = {
     "UnifiedReward-Edit-qwen3vl-4b": "unifiedreward-edit",
     "UnifiedReward-Flex-qwen35-9b": "unifiedreward-flex",
     "lmms-lab/llava-critic-7b": "llava-critic",
+    "EditScore/EditScore-7B": "editscore",
+    "EditScore/EditScore-72B": "editscore",
+    "EditScore/EditScore-Qwen3-VL-4B-Instruct": "editscore-qwen3",
+    "TIGER-Lab/VideoScore2": "videoscore2",
 }
 
 
@@ -253,9 +346,8 @@ def test_a_published_judge_of_no_family_is_refused_with_a_pack_too(name, monkeyp
 
 
 def test_every_published_judge_has_a_family_that_exists():
-    assert {theirs for theirs, _ in PUBLISHED.values()} - {None} == {*FAMILIES} - {
-        "unifiedreward-edit-quality"
-    }
+    defaults = {theirs for theirs, _ in PUBLISHED.values()} - {None}
+    assert defaults == {*FAMILIES} - {*official.BY_NAME}
     for _, ours in PUBLISHED.values():
         assert ours in prompts.FAMILIES
 

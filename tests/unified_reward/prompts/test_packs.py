@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from collections import Counter
 
@@ -39,6 +40,22 @@ WRITTEN = {
     "behind one picture": f"q = f'<image>\\n{BODY}'",
     "behind two pictures": f"q = f'<image>\\n <image>\\n{BODY}'",
     "behind frames": f"q = '<image>\\n' * 8 + f'{BODY}'",
+    "behind as many frames as there are": f"q = '<image>\\n'*len(images) + f'{BODY}'",
+    "number first": f"q = len(images) * '<image>\\n' + f'{BODY}'",
+    "in brackets": f"q = ('<image>\\n' * n + f'{BODY}')",
+    "behind joined marks": f"q = ''.join(['<image>\\n'] * n) + f'{BODY}'",
+    "behind a row of marks": f"q = ''.join('<image>\\n' for _ in frames) + f'{BODY}'",
+    "joined": """q = ''.join(['See the caption [', prompt, '] and say {"winner": 1},\\nthen "',
+        prompt, '" again.'])""",
+    "format": f"q = '{BODY}'.format(prompt=prompt)",
+    "format by name": f"q = '{BODY}'.format(x, prompt=row['p'])",
+    "format by place": f"q = '{BODY}'.format(prompt)".replace("{prompt}", "{0}"),
+    "percent": f"q = '{BODY}' % (p, p)".replace("{prompt}", "%s")
+    .replace("{{", "{")
+    .replace("}}", "}"),
+    "percent by name": f"q = '{BODY}' % rows".replace("{prompt}", "%(prompt)s")
+    .replace("{{", "{")
+    .replace("}}", "}"),
     "behind a constant": f"q = DEFAULT_IMAGE_TOKEN + '\\n' + f'{BODY}'",
     "bad escape": f"q = f'{BODY}'; r = '\\d'",
 }
@@ -106,6 +123,42 @@ def test_an_unescaped_apostrophe_in_a_line_is_survived(tmp_path, home):
     assert texts() == {"Q-IG-PAIR": text}
 
 
+def test_a_line_that_is_no_python_is_read_behind_its_marks_of_frames(tmp_path, home):
+    """The published script with an apostrophe in a string, as it is since frames are counted."""
+    text = "Mind the objects' places and theirs': ⟪prompt⟫"
+    code = (
+        "def f(:\n    q = '<image>\\n'*len(images) + f'Mind the objects' places and theirs': {p}'\n"
+    )
+    clone = write_clone(tmp_path, {"Q-IG-PAIR": code})
+    assert status(import_pack(clone, expected=[made_prompt(text)])) == {"Q-IG-PAIR": "verified"}
+    assert texts() == {"Q-IG-PAIR": text}
+
+
+UNREAD = {
+    ".replace": (
+        f"q = f'{BODY}'.replace('See', 'Look')",
+        r"line 2 changes a text by \.replace\(\)",
+    ),
+    ".strip": (
+        f"q = f'{BODY}'.strip()",
+        r"line 2 changes a text by \.strip\(\), which is not foll",
+    ),
+    "%": (f"q = '{BODY} %s %s' % (p,)", "line 2 fills a text by %, whose values do not fit"),
+    "+=": (f"q = 'x'\nq += f'{BODY}'", r"line 3 builds a text by \+=, which is not followed"),
+}
+
+
+@pytest.mark.parametrize(("code", "note"), UNREAD.values(), ids=UNREAD)
+def test_a_way_of_writing_that_is_not_followed_is_reported(code, note, tmp_path, home):
+    changed = code.replace("again", "anew")
+    clone = write_clone(
+        tmp_path, {"Q-IG-PAIR": f"import os\n{changed}", "L-IG-PAIR": WRITTEN["f-string"]}
+    )
+    expected = [made_prompt(TEXT), made_prompt(TEXT, name="L-IG-PAIR")]
+    first, _ = import_pack(clone, expected=expected).prompts
+    assert (first.status, bool(re.search(note, first.note))) == ("changed", True)
+
+
 def test_what_cannot_be_verified_is_told_and_not_stored(tmp_path, home):
     code = {
         "Q-IG-PAIR": f"import os\n\n{WRITTEN['f-string']}",
@@ -138,7 +191,7 @@ def test_what_cannot_be_verified_is_told_and_not_stored(tmp_path, home):
 
 def test_one_changed_letter_is_not_verified(tmp_path, home):
     clone = write_clone(tmp_path, {"Q-IG-PAIR": WRITTEN["f-string"].replace("See", "Sea")})
-    with pytest.raises(ConfigError, match="none of the 1 wordings as published"):
+    with pytest.raises(ConfigError, match="none of its 1 wordings as published"):
         import_pack(clone, expected=[made_prompt(TEXT)])
 
 
@@ -322,6 +375,25 @@ def test_the_page_of_llava_critic_shows_its_prompts_with_examples(tmp_path, home
         "Which? Question: [⟪prompt⟫] First: [⟪first⟫] Second: [⟪second⟫]\nSay:\n"
     )
     assert texts()["LC-POINT"] == "How good? Question: [⟪prompt⟫] Response: [⟪first⟫]\n "
+
+
+def test_a_page_of_another_kind_is_no_page_of_llava_critic(tmp_path, home):
+    (tmp_path / "README.md").write_text("# Mine\n\nasked = 'Which of these two is better?'\n")
+    with pytest.raises(ConfigError, match="none of its 2 wordings as published; give the root"):
+        import_pack(tmp_path)
+    assert installed_wordings() == {}
+
+
+def test_a_clone_is_recognised_by_what_its_files_hold(tmp_path, home):
+    """More files have the names of another repository's."""
+    expected = [
+        made_prompt(TEXT),
+        made_prompt("Other ⟪prompt⟫", name="HPSV3")._replace(repository="MizzenAI/HPSv3"),
+        made_prompt("Others ⟪prompt⟫", name="LC-PAIR")._replace(repository="MizzenAI/HPSv3"),
+    ]
+    codes = {"Q-IG-PAIR": WRITTEN["f-string"], "HPSV3": "q = 'mine'", "LC-PAIR": "q = 'mine'"}
+    pack, found = import_pack(write_clone(tmp_path, codes), expected=expected)
+    assert (pack.name, [one.status for one in found]) == ("unifiedreward.json", ["verified"])
 
 
 def test_a_clone_is_told_by_its_files_and_has_a_pack_of_its_own(tmp_path, home):

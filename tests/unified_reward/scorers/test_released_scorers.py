@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import unified_reward as ur
+from unified_reward.scorers.checklists import visionreward
+from unified_reward.scorers.visionreward_video import worded
 
 
 WEIGHTS = os.environ.get("UNIFIED_REWARD_WEIGHTS", "")
@@ -85,6 +87,63 @@ def test_lift_gives_the_grades_of_its_demo():
         assert [item.value for item in aspects.values()] == [GRADES[grade] for grade in grades]
 
 
+GOLDEN_IDS = [
+    (
+        [("user", "Hi"), ("assistant", "Yes")],
+        [1, 92543, 1008, 364, 13195, 92542, 364, 92543, 525, 11353, 364, 9583, 92542, 2, 92527],
+    ),
+    (
+        [("user", "What is 2+2?"), ("assistant", "It is 4.")],
+        [
+            *(1, 92543, 1008, 364, 3993, 505, 262, 314, 342, 314, 345, 92542, 364, 92543, 525),
+            *(11353, 364, 2286, 505, 262, 319, 281, 92542, 2, 92527),
+        ],
+    ),
+]
+"""Tokens of conversations, by the released tokenizer; 364 is a newline."""
+IXC = ("ixc-2.5-reward", "ixc-2.5-reward-newline")
+
+
+@pytest.mark.parametrize("name", IXC)
+@pytest.mark.parametrize(("turns", "ids"), GOLDEN_IDS)
+def test_ixc_reads_a_conversation_as_these_tokens(turns, ids, name):
+    folder = Path(WEIGHTS) / "ixc-2.5-reward"
+    if not (folder / "tokenizer.model").is_file():
+        pytest.skip(f"{folder} has no tokenizer.model")
+    from unified_reward.scorers import ixc
+
+    kind = {"ixc-2.5-reward": ixc.IXCReward, "ixc-2.5-reward-newline": ixc.IXCRewardNewline}[name]
+    (_, question), (_, answer) = turns
+    text = ixc.conversation(question, answer, 0, newline=kind.newline)
+    wanted = [*ids[:-2], 364, *ids[-2:]] if kind.newline else ids
+    assert ixc.token_ids(text, ixc.tokenizer(folder)) == [wanted]
+
+
+def ixc_differences(name):
+    """Distances from the rewards of the README's two chats about its picture.
+
+    ``ixc/chats.json`` holds its two chats, each a list of messages with ``role`` and ``content``.
+    """
+    folder = Path(WEIGHTS) / "ixc-2.5-reward"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    picture = Path(WEIGHTS) / "fixtures" / "ixc" / "cars1.jpg"
+    chats_file = picture.with_name("chats.json")
+    if not (picture.is_file() and chats_file.is_file()):
+        pytest.skip(f"{picture} or {chats_file} is not there")
+    chats = json.loads(chats_file.read_text("utf-8"))
+    question = chats[0][0]["content"]
+    answers = [chat[1]["content"] for chat in chats]
+    judge = ur.open_judge(f"{name}:{folder}", dtype="float16")
+    values = [judge.score(question, answer=answer, image=picture).score.value for answer in answers]
+    return [abs(x - y) for x, y in zip(values, (5.76171875, -2.845703125), strict=True)]
+
+
+def test_ixc_gives_the_two_rewards_of_its_readme_without_the_newline():
+    default, other = (max(ixc_differences(name)) for name in IXC)
+    assert default < 0.03, f"with the newline kept it is off by {other}"
+
+
 def test_videoreward_agrees_with_the_labels_of_its_examples(shared):
     judge = scorer("videoreward")
     folder = shared / "videoalign"
@@ -101,3 +160,38 @@ def test_videoreward_agrees_with_the_labels_of_its_examples(shared):
             if row[short] in ("A", "B")
         ]
     assert all(right)
+
+
+def test_visionreward_video_reads_its_questions_as_the_published_run_and_answers_yes_or_no():
+    """Tails of questions 5 and 6; -0.2165 is a video whose answers are all taken for no."""
+    judge = scorer("visionreward-video")
+    texts = worded(visionreward(judge.card), "two elephants")
+    tails = {
+        5: [14924, 25, 12838, 279, 6382, 7351, 617, 912, 8196, 41859, 5380, 22559, 25],
+        6: [14924, 25, 8886, 279, 8146, 539, 12207, 653, 266, 70178, 5380, 22559, 25],
+    }
+    for number, ids in tails.items():
+        assert judge.tokenizer.encode(texts[number], add_special_tokens=False).ids == ids
+    scored = judge.score("two elephants", video=fixture("visionreward/test1.mp4", 623_608))
+    assert -0.2164 < scored.score.value < 0.2164
+
+
+def test_vqascore_prefers_the_caption_of_the_picture():
+    picture = fixture("visionreward/test1.jpg", 154_037)
+    judge = scorer("vqascore")
+    right, wrong = (
+        judge.score(text, image=picture).score.value
+        for text in ("a portrait of a girl with autumn leaves", "a truck on a snowy road")
+    )
+    assert right > 0.5 > wrong
+
+
+def test_visionreward_image_answers_yes_and_no():
+    """Nobody has published a score; -2.162 + 2.354 * VQAScore is an image of 30 answers of no."""
+    picture = fixture("visionreward/test1.jpg", 154_037)
+    judge = scorer("visionreward-image")
+    scored = judge.score("a portrait of a girl with autumn leaves", image=picture)
+    answers = [item.value for item in scored.aspects.values()][:30]
+    assert {*answers} == {0.0, 1.0}
+    assert answers[1] == 1.0, "a face can be seen"
+    assert "'yes'" in scored.text

@@ -507,6 +507,9 @@ WORDS = {
     "HPSV3-SUFFIX": "\nSay: <|Reward|>\nEND\n",
     "EDITREWARD-FOLLOWING": "\nIs it done?\nAsked - ⟪prompt⟫\n",
     "EDITREWARD-QUALITY": "\nIs it real? Asked - ⟪prompt⟫\n",
+    "VISIONREWARD-VIDEO": "\n".join(
+        f"Is it {i} [[prompt]]?" if i < 3 else f"Is it {i}{'!' * (i % 4)}?" for i in range(29)
+    ),
 }
 """Made up; the official words are not part of this repository."""
 

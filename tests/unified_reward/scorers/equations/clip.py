@@ -178,6 +178,17 @@ def hf_clip_features(state, pixels, ids, *, vision_heads, text_heads, quick_gelu
     return image @ state["visual_projection.weight"].T, text @ state["text_projection.weight"].T
 
 
+def vision_states(state, prefix, pixels, *, heads, eps=1e-5):
+    """States (n, 1 + patches, width) of a tower with quick_gelu, before the norm at its end."""
+    state = float64({name: weight for name, weight in state.items() if name.startswith(prefix)})
+    parts = ("patch_embedding.weight", "class_embedding", "position_embedding.weight")
+    tokens = image_tokens(pixels, *(state[f"{prefix}.embeddings.{part}"] for part in parts))
+    tokens = layer_norm(state, f"{prefix}.pre_layrnorm", tokens, eps)
+    for layer in layer_names(state, f"{prefix}.encoder.layers"):
+        tokens = _layer(state, layer, tokens, heads, _quick_gelu, eps)
+    return tokens
+
+
 def cosine(image_features, text_features):
     """The cosine of each row of one with the same row of the other."""
     products = (image_features * text_features).sum(dim=-1)

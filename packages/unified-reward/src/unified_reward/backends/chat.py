@@ -56,6 +56,7 @@ class Chat:
         """Common token prefix of the choices after ``head``, and each choice's remaining tokens."""
         self._control_ids = {*self.tokenizer.convert_tokens_to_ids([*self._format.control])}
         self._cached_tokens = lru_cache(maxsize=1024)(self._tokens_of)
+        self._cached_row = lru_cache(maxsize=256)(self._row)
         self._header_ids = self._ids(self._format.header)
         # Where the template does not write the token that begins a text, the tokenizer does.
         bos, probe = self.tokenizer.bos_token, self._prompt(("probe",))
@@ -203,14 +204,21 @@ class Chat:
         Raises:
             ValueError: The prompt has other runs of the token than its images.
         """
-        pairs = zip(requests, images, strict=True)
-        return self.collate([self._row(*pair, token, types) for pair in pairs], continuations)
+        rows = [
+            self._cached_row(_layout(request), (*of_request,), token, (*types,))
+            for request, of_request in zip(requests, images, strict=True)
+        ]
+        return self.collate(rows, continuations)
 
     def _row(
-        self, request: Request, images: Sequence[ImageText], token: int, types: Sequence[str]
+        self,
+        layout: tuple[str | None, ...],
+        images: tuple[ImageText, ...],
+        token: int,
+        types: tuple[str, ...],
     ) -> dict[str, Tensor]:
         """Tokens of a prompt, shape (1, T): thousands stand for images, and are not tokenised."""
-        ids = self._cached_tokens(_layout(request), tuple(image.text for image in images))
+        ids = self._cached_tokens(layout, tuple(image.text for image in images))
         runs = torch.tensor([n for image in images for n in image.runs], dtype=torch.long)
         row = torch.tensor(ids)
         is_run = row == token

@@ -47,6 +47,27 @@ def score_choices(vlm: VLM, heads: Heads, way: Way) -> list[tuple[float, ...]]:
     return score_tails(vlm, prompts, [tails for _, tails in split], way)
 
 
+def score_first_tokens(
+    vlm: VLM, heads: Heads, choices: Sequence[Sequence[str]]
+) -> list[tuple[float, ...] | None]:
+    """Log-probability of the first token of each choice, given the text generated before it.
+
+    For choices in the middle of an answer, which something else follows. None where two of them
+    begin with the same token.
+    """
+    split = [
+        vlm.chat.split_choices(head, each) for (_, head), each in zip(heads, choices, strict=True)
+    ]
+    inputs = vlm.inputs([request for request, _ in heads], [shared for shared, _ in split])
+    logprobs = vlm.logits(inputs, 1)[:, -1].float().log_softmax(-1)
+    rows: list[tuple[float, ...] | None] = []
+    for (_, tails), row in zip(split, logprobs, strict=True):
+        first = [tail[0] for tail in tails]
+        is_distinct = len({*first}) == len(first)
+        rows.append(tuple(row[first].tolist()) if is_distinct else None)
+    return rows
+
+
 def score_tails(
     vlm: VLM, prompts: Sequence[Prompt], tails: Sequence[Tails], way: Way
 ) -> list[tuple[float, ...]]:

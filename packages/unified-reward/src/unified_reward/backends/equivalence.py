@@ -214,9 +214,11 @@ class _Proof:
             self._ways.batches = "of equal length"
 
     def _alike_together(self) -> list[tuple[float, ...]]:
+        _check_positions(self._vlm, [probe for probe, _ in self._alike])
         return score_tails(self._vlm, self._alike, self._least[:1] * len(self._alike), "whole")
 
     def _padded(self) -> list[tuple[float, ...]]:
+        _check_positions(self._vlm, self._probes)
         return score_tails(self._vlm, self._prompts, self._least, "whole")
 
     def _padded_otherwise(self) -> list[tuple[float, ...]]:
@@ -282,6 +284,23 @@ class _Proof:
         is_number = np.isfinite(far)
         self._ways.differences[name] = float(f"{far:.2g}") if is_number else "not a number"
         return bool(far <= self._tolerance * (_SAME_SHAPES if same_shapes else 1))
+
+
+def _check_positions(vlm: VLM, requests: Sequence[Request]) -> None:
+    """Compare positions of tokens in a batch with those of requests alone.
+
+    They differ by too little to see in an answer, such as the number of an image in its batch.
+
+    Raises:
+        ValueError: They differ by more than where a request begins.
+    """
+    inputs = vlm.inputs(requests)
+    together = vlm.position_ids(inputs)
+    for i, request in enumerate(requests):
+        found = together[..., i, inputs["attention_mask"][i].bool()]
+        wanted = vlm.position_ids(vlm.inputs([request]))[..., 0, :]
+        if not (found - found[..., :1]).equal(wanted - wanted[..., :1]):
+            raise ValueError("tokens of a request have other positions in a batch")
 
 
 def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:

@@ -8,6 +8,7 @@ that nothing changes. Decoding is greedy, independent of the checkpoint's genera
 from __future__ import annotations
 
 import inspect
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from transformers import (
 
 from unified_reward.backends.batching import batches, bisect_failures
 from unified_reward.backends.chat import Chat
-from unified_reward.backends.choices import score_choices
+from unified_reward.backends.choices import score_choices, score_first_tokens
 from unified_reward.backends.devices import best_device, resolve_device, resolve_dtype
 from unified_reward.backends.equivalence import Ways, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
@@ -125,7 +126,30 @@ class VLM:
         for part in filter(None, parts):
             scored = score_choices(self, [(requests[i], heads[i]) for i in part], self.ways.choices)
             logprobs |= zip(part, scored, strict=True)
-        return [_to_answer(r, texts[i], logprobs.get(i)) for i, r in enumerate(requests)]
+        at_places = self._score_places(requests, texts)
+        return [
+            _to_answer(r, texts[i], logprobs.get(i), at_places[i]) for i, r in enumerate(requests)
+        ]
+
+    def _score_places(
+        self, requests: Sequence[Request], texts: Sequence[str]
+    ) -> list[tuple[tuple[float, ...] | None, ...]]:
+        """Log-probabilities at the places of each request; None where a text lacks one."""
+        scored: list[list[tuple[float, ...] | None]] = [[None] * len(r.places) for r in requests]
+        jobs: list[tuple[int, int, str]] = []
+        for i, request in enumerate(requests):
+            for k, place in enumerate(request.places):
+                matches = [*re.finditer(place.pattern, texts[i])]
+                if matches:
+                    jobs.append((i, k, texts[i][: matches[-1].end()]))
+        most = self.batch_size if self.ways.padding else 1
+        for start in range(0, len(jobs), most):
+            part = jobs[start : start + most]
+            heads = [(requests[i], head) for i, _, head in part]
+            choices = [requests[i].places[k].choices for i, k, _ in part]
+            for (i, k, _), row in zip(part, score_first_tokens(self, heads, choices), strict=True):
+                scored[i][k] = row
+        return [tuple(rows) for rows in scored]
 
     @torch.inference_mode()
     def inputs(
@@ -231,11 +255,16 @@ class FiniteLogits(LogitsProcessor):
         return scores
 
 
-def _to_answer(request: Request, text: str, logprobs: tuple[float, ...] | None) -> Answer:
+def _to_answer(
+    request: Request,
+    text: str,
+    logprobs: tuple[float, ...] | None,
+    at_places: tuple[tuple[float, ...] | None, ...],
+) -> Answer:
     """The answer; without generated text it is the most probable choice."""
     if logprobs is not None and not request.verdict_prefix:
         text = request.choices[max(range(len(logprobs)), key=logprobs.__getitem__)]
-    return Answer(text, logprobs)
+    return Answer(text, logprobs, place_logprobs=at_places)
 
 
 def _size(request: Request) -> int:

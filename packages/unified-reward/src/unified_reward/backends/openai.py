@@ -28,7 +28,7 @@ from unified_reward.backends.openai_options import (
 from unified_reward.backends.openai_request import Dialect, remedy, write_messages
 from unified_reward.backends.openai_response import Completion, Fault, read_completion
 from unified_reward.core.errors import ConfigError, MediaError, ServerError, one_line
-from unified_reward.core.requests import Answer, Request
+from unified_reward.core.requests import Answer, Place, Request
 from unified_reward.core.verdicts import Failed, Unparsed
 
 
@@ -181,8 +181,9 @@ class OpenAIModel:
         logprobs = choice_logprobs_from_tokens(
             reply.tokens, request.choices, request.verdict_prefix
         )
-        votes = await self._sampled(chat) if logprobs is None else ()
-        return Answer(reply.text, logprobs, votes, notes)
+        at_places = tuple(_at_place(reply, place) for place in request.places)
+        votes = () if logprobs or any(at_places) else await self._sampled(chat)
+        return Answer(reply.text, logprobs, votes, notes, at_places)
 
     async def _sampled(self, chat: _Chat) -> tuple[str, ...]:
         votes = [(await self._ask(chat, vote=vote))[0] for vote in range(1, self._votes + 1)]
@@ -240,6 +241,15 @@ class OpenAIModel:
             values += [text for text in (value, *value.split()) if len(text) >= _MIN_SECRET]
         texts = {text for value in values if value for text in (value, json.dumps(value)[1:-1])}
         return sorted(texts, key=len, reverse=True)
+
+
+def _at_place(reply: Completion, place: Place) -> tuple[float, ...] | None:
+    """Log-probabilities of the choices of a place; None if the answer lacks it."""
+    matches = [*re.finditer(place.pattern, reply.text)]
+    if not matches:
+        return None
+    head = reply.text[: matches[-1].end()]
+    return choice_logprobs_from_tokens(reply.tokens, place.choices, head)
 
 
 class _Chat(NamedTuple):

@@ -53,14 +53,14 @@ class Dialect:
             fields["temperature"] = 1.0 if vote else 0.0
         if self.seed:
             fields["seed"] = vote
-        if request.choices and self.top_logprobs:
+        if request.wants_logprobs and self.top_logprobs:
             fields |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         if any(name in extra for name in _LIMITS):
             del fields[self.token_limit]
         fields |= extra
         if vote and isinstance(extra.get("seed"), int):
             fields["seed"] = extra["seed"] + vote
-        has_logprobs = request.choices and fields.get("logprobs") and not vote
+        has_logprobs = request.wants_logprobs and fields.get("logprobs") and not vote
         return {
             name: value
             for name, value in fields.items()
@@ -113,11 +113,11 @@ class Dialect:
         """Differences from the full dialect, for people."""
         notes: list[str] = []
         left_out = [name for name in ("temperature", "seed") if not getattr(self, name)]
-        if request.choices and not self.top_logprobs:
+        if request.wants_logprobs and not self.top_logprobs:
             left_out.append("logprobs")
         if left_out:
             notes.append(f"the server refuses {', '.join(left_out)}: left out")
-        if request.choices and 0 < self.top_logprobs < TOP_LOGPROBS:
+        if request.wants_logprobs and 0 < self.top_logprobs < TOP_LOGPROBS:
             notes.append(f"the server gives {self.top_logprobs} log-probabilities a token")
         if self.token_limit != _LIMITS[0]:
             notes.append(f"max_tokens is sent as {self.token_limit}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,11 +139,14 @@ def _safetensors(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
 def _pickled(file: Path, *, shapes_only: bool) -> dict[str, Tensor]:
     device = "meta" if shapes_only else "cpu"
     try:
-        content = torch.load(file, map_location=device, weights_only=True)
+        # mapped, a file of any size is neither read for its shapes nor held twice
+        mapped = zipfile.is_zipfile(file)
+        content = torch.load(file, map_location=device, weights_only=True, mmap=mapped)
     except UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ModelError(
-            f"{file} holds more than tensors and is not unpickled, since a pickle can run code: "
-            f"{str(error).splitlines()[0]}"
+            f"{file} holds more than tensors and is not unpickled, since a pickle can run code"
+            + (f": it names {named[1]}" if named else "")
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ModelError(f"{file} is broken or cut off: {one_line(error)}") from error

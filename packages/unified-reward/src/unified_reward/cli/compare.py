@@ -26,7 +26,13 @@ def compare(
 ) -> None:
     """Compare two images or videos for a prompt, or two answers about one."""
     inputs = read_inputs(
-        prompt, files=files or [], answers=answer or [], image=image, video=video, source=source
+        prompt,
+        files=files or [],
+        answers=answer or [],
+        image=image,
+        video=video,
+        source=source,
+        alone=judge.takes_answers_alone,
     )
     if len(inputs.names) != 2:
         raise ConfigError(f"compare takes two candidates, not {len(inputs.names)}; use rank")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,18 @@ def read_inputs(
     image: str | None = None,
     video: str | None = None,
     source: str | None = None,
+    alone: Callable[[], bool] = lambda: False,
 ) -> Inputs:
     """Find the task: generation (files), editing (files of a source), understanding (answers).
+
+    Args:
+        prompt: The caption or the question.
+        files: Generated images or videos.
+        answers: Answers to the question.
+        image: The image that it is about.
+        video: The video that it is about.
+        source: The image before an edit.
+        alone: Called where answers are about neither; True if the judge takes them.
 
     Raises:
         ConfigError: Both or neither are given, images and videos are mixed, or videos have a
@@ -50,14 +60,15 @@ def read_inputs(
         raise ConfigError("--source is the image before an edit; give it with image files")
     if files and (answers or image or video):
         raise ConfigError("give files to judge, or --answer about one --image or --video; not both")
-    if not files and not (answers and (image is None) != (video is None)):
+    about = (image is not None) + (video is not None)
+    if not files and not (answers and (about == 1 or (about == 0 and alone()))):
         raise ConfigError("give files to judge, or --answer about one --image or --video")
-    if image is not None:
-        context = (Image(Path(image)),)
-        return Inputs(Task.IMAGE_UNDERSTANDING, prompt, tuple(answers), tuple(answers), context)
     if video is not None:
         context = (Video(Path(video)),)
         return Inputs(Task.VIDEO_UNDERSTANDING, prompt, tuple(answers), tuple(answers), context)
+    if answers:
+        context = () if image is None else (Image(Path(image)),)
+        return Inputs(Task.IMAGE_UNDERSTANDING, prompt, tuple(answers), tuple(answers), context)
     if len(kinds) > 1:
         raise ConfigError("images and videos cannot be judged against each other")
     if kinds == {"video"}:

@@ -110,6 +110,15 @@ class JudgeArguments:
             raise ConfigError('--extra-body is a JSON object, such as {"seed": null}')
         return cast("dict[str, Any]", body)
 
+    def takes_answers_alone(self) -> bool:
+        """True for a scorer that judges answers to a question of text alone; loads no weights."""
+        from unified_reward.judges.registry import kind_of
+        from unified_reward.scorers import scorer_names, system
+
+        name = self.judge.partition(":")[0]
+        is_scorer = name in scorer_names() and kind_of(self.judge) == "scorer"
+        return is_scorer and system(name).answers_alone
+
     def open(
         self, *, truth: Iterable[Example] | None = None, opens_media: bool = True
     ) -> BaseJudge:

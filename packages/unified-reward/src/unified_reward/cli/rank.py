@@ -33,7 +33,13 @@ def rank(
 ) -> None:
     """Rank images or videos for a prompt, or answers about one, best first."""
     inputs = read_inputs(
-        prompt, files=files or [], answers=answer or [], image=image, video=video, source=source
+        prompt,
+        files=files or [],
+        answers=answer or [],
+        image=image,
+        video=video,
+        source=source,
+        alone=judge.takes_answers_alone,
     )
     opened = judge.open()
     ranking = opened.rank_samples(inputs.sample, len(inputs.names), by=by.value)

@@ -24,7 +24,13 @@ def score(
 ) -> None:
     """Score images or videos for a prompt, or answers about an image or video."""
     inputs = read_inputs(
-        prompt, files=files or [], answers=answer or [], image=image, video=video, source=source
+        prompt,
+        files=files or [],
+        answers=answer or [],
+        image=image,
+        video=video,
+        source=source,
+        alone=judge.takes_answers_alone,
     )
     opened = judge.open()
     verdicts = opened.ask([inputs.sample(i) for i in range(len(inputs.names))])

@@ -29,7 +29,7 @@ def import_(
     if as_json:
         output.print_json([wording._asdict() for wording in wordings])
     else:
-        table = Table("wording", "status", "file", "", box=None)
+        table = Table("wording", "file", "status", "", box=None)
         for wording in wordings:
             table.add_row(*map(Text, wording))
         Console().print(table)

@@ -43,6 +43,9 @@ class BaseJudge(ABC):
     """Samples whose media are in memory together, >= 1; as many more are opened ahead. More lets
     batches be fuller, at the cost of memory."""
 
+    answers_alone: bool = False
+    """True if it judges answers to a question of text alone too, not only about media."""
+
     origin: tuple[str, Any] | None = None
     """Reference and options it was opened with; None for a judge that was made otherwise."""
 
@@ -165,7 +168,7 @@ class BaseJudge(ABC):
             "source": _either("source", source, sources),
         }
         columns = {name: column for name, column in columns.items() if column is not None}
-        task = _task_of_columns(columns)
+        task = _task_of_columns(columns, alone=self.answers_alone)
         rows = _rows(columns := {"prompt": _prompts(prompt), **columns})
         if not any(isinstance(column, _Column) for column in columns.values()):
             return _expect(self.ask([_single_question(task, **rows[0])])[0], Scored)
@@ -213,6 +216,7 @@ class BaseJudge(ABC):
             image=image,
             video=video,
             source=source,
+            alone=self.answers_alone,
         )
         if len(question.candidates) != 2:
             raise ConfigError(
@@ -255,6 +259,7 @@ class BaseJudge(ABC):
             image=image,
             video=video,
             source=source,
+            alone=self.answers_alone,
         )
         return self.rank_samples(question.sample, len(question.candidates), by=by)
 
@@ -298,9 +303,10 @@ class _Question:
         return Sample(self.task, self.prompt, chosen, self.context)
 
 
-def _gather(
+def _gather(  # noqa: PLR0913  the arguments of compare and rank, and the judge's own
     prompt: str,
     *,
+    alone: bool,
     images: Sequence[Medium] | None = None,
     videos: Sequence[Medium] | None = None,
     answers: Sequence[str] | None = None,
@@ -314,16 +320,17 @@ def _gather(
     kinds = [name for name, values in lists.items() if values]
     about = {"image": image, "video": video, "source": source}
     about = {name: medium for name, medium in about.items() if medium is not None}
-    task = _task_of(kinds, about)
+    task = _task_of(kinds, about, alone=alone)
     return _question(task, prompt, lists[kinds[0]], next(iter(about.values()), None))
 
 
-def _task_of(kinds: Sequence[str], about: Collection[str]) -> Task:
+def _task_of(kinds: Sequence[str], about: Collection[str], *, alone: bool) -> Task:
     """The task that the names of the arguments make.
 
     Args:
         kinds: Kinds of candidates: images, videos, answers.
         about: Context: image, video, source.
+        alone: Answers may be about nothing but the question.
     """
     if len(kinds) != 1:
         raise ConfigError(
@@ -334,6 +341,8 @@ def _task_of(kinds: Sequence[str], about: Collection[str]) -> Task:
     if "source" in about and kind != "images":
         raise ConfigError("source= is the image before an edit and goes with images")
     if kind == "answers":
+        if alone and not about:
+            return Task.IMAGE_UNDERSTANDING
         if len(about) != 1:
             raise ConfigError("answers are about one thing: give image= or video=")
         return Task.IMAGE_UNDERSTANDING if "image" in about else Task.VIDEO_UNDERSTANDING
@@ -344,12 +353,13 @@ def _task_of(kinds: Sequence[str], about: Collection[str]) -> Task:
     return Task.IMAGE_EDITING if "source" in about else Task.IMAGE_GENERATION
 
 
-def _task_of_columns(columns: Collection[str]) -> Task:
+def _task_of_columns(columns: Collection[str], *, alone: bool) -> Task:
     """The task of `BaseJudge.score`, whose image is the candidate unless there is an answer."""
     if "answer" in columns:
-        return _task_of(["answers"], [name for name in columns if name != "answer"])
+        about = [name for name in columns if name != "answer"]
+        return _task_of(["answers"], about, alone=alone)
     kinds = [f"{name}s" for name in columns if name != "source"]
-    return _task_of(kinds, [name for name in columns if name == "source"])
+    return _task_of(kinds, [name for name in columns if name == "source"], alone=alone)
 
 
 def _question(task: Task, prompt: Any, candidates: Sequence[Any], about: Any) -> _Question:

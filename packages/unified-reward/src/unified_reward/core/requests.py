@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from unified_reward.core.verdicts import Failed, Unparsed
 
@@ -43,6 +43,15 @@ class ValueEstimate:
             )
 
 
+class Place(NamedTuple):
+    """A place within a generated answer at which the probabilities of choices are wanted."""
+
+    pattern: str
+    """Regular expression; a choice begins where its last match ends."""
+    choices: tuple[str, ...]
+    """Alternatives that begin with different tokens; the rest of the answer follows them."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One user turn for a model, ready to send: text and decoded images, in order."""
@@ -54,6 +63,13 @@ class Request:
     """Text after which the choice is scored, at its last occurrence in the generated answer. Empty:
     the choice is the whole answer, and nothing need be generated."""
     max_new_tokens: int = 256
+    places: tuple[Place, ...] = ()
+    """Further places to read probabilities at; for a request without ``choices``."""
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """True if the probabilities of some choices are wanted."""
+        return bool(self.choices or self.places)
 
     @property
     def images(self) -> list[PILImage]:
@@ -77,18 +93,21 @@ class Answer:
     """Further answers to the same request, sampled."""
     notes: tuple[str, ...] = ()
     """Differences from the request as it was given, such as images that were scaled."""
+    place_logprobs: tuple[tuple[float, ...] | None, ...] = ()
+    """Log-probabilities of the choices of each place, as of ``choice_logprobs``; None for a place
+    that the answer lacks."""
 
     def __post_init__(self) -> None:
-        logprobs = self.choice_logprobs
-        if logprobs is None:
-            return
-        if not all(one <= _ROUNDING for one in logprobs):
-            raise ValueError(
-                f"log-probabilities {logprobs} of the choices are not numbers <= 0; "
-                "try another dtype"
-            )
-        if max(logprobs) == -math.inf:
-            raise ValueError("every choice is impossible: all log-probabilities are -inf")
+        for logprobs in (self.choice_logprobs, *self.place_logprobs):
+            if logprobs is None:
+                continue
+            if not all(one <= _ROUNDING for one in logprobs):
+                raise ValueError(
+                    f"log-probabilities {logprobs} of the choices are not numbers <= 0; "
+                    "try another dtype"
+                )
+            if max(logprobs) == -math.inf:
+                raise ValueError("every choice is impossible: all log-probabilities are -inf")
 
 
 class Model(Protocol):

@@ -110,7 +110,8 @@ class Sample:
     """The caption of a generated medium, or the question about a given one."""
     candidates: tuple[Candidate, ...]
     context: tuple[Image | Video, ...] = ()
-    """Media that the question or the edit is about; empty for generation."""
+    """Media that the question or the edit is about; empty for generation, and for answers to a
+    question of text alone."""
     criteria: str = ""
     """Criteria in the user's own words; empty for those of the judge's family."""
     id: str = ""
@@ -153,7 +154,21 @@ def _check_media(task: Task, candidates: Sequence[Candidate], context: Sequence[
             raise DataError(f"a candidate of {task.value} is an answer in words")
         if not understanding and isinstance(candidate, str):
             raise DataError(f"a candidate of {task.value} is an image or a video, not text")
-    if not context and (understanding or task is Task.IMAGE_EDITING):
+    if task is not Task.IMAGE_UNDERSTANDING:
+        check_context(task, context)
+
+
+def check_context(task: Task, context: Sequence[Any]) -> None:
+    """Refuse a question that lacks the media it is about.
+
+    An answer to a question of text alone is a sample of `Task.IMAGE_UNDERSTANDING` without
+    context: samples may be so, and whoever needs the image refuses them here.
+
+    Raises:
+        DataError: The task is about media, and there are none.
+    """
+    alone = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
+    if not context and task not in alone:
         raise DataError(f"{task.value} needs the image or video it is about in context")
 
 

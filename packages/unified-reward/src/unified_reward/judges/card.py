@@ -133,11 +133,22 @@ def build_request(sample: Sample, card: Card, opened: DecodedMedia) -> Request:
 
     Raises:
         MediaError: An image or video cannot be opened.
-        ConfigError: The family has no template for this task and form.
+        ConfigError: The family has no template for this task and form, or one that asks several
+            questions.
     """
     template = prompts.template(card.family, sample.task, sample.form)
     decode = partial(_decode_medium, card=card, family=template.family)
     return template.request(sample, lambda medium: decoded(medium, opened, decode))
+
+
+def build_requests(sample: Sample, card: Card, opened: DecodedMedia) -> tuple[Request, ...]:
+    """Build the user turns for a sample, one for each question of its template.
+
+    See `build_request`, which is for templates with a single question.
+    """
+    template = prompts.template(card.family, sample.task, sample.form)
+    decode = partial(_decode_medium, card=card, family=template.family)
+    return template.requests(sample, lambda medium: decoded(medium, opened, decode))
 
 
 def _decode_medium(medium: Image | Video, card: Card, family: prompts.Family) -> Sequence[Any]:

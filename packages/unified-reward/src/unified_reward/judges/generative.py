@@ -9,8 +9,9 @@ from unified_reward import prompts
 from unified_reward.core.requests import Answer, Model, Request
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
-from unified_reward.judges.card import Calibration, Card, CardedJudge
-from unified_reward.prompts.template import mean_preference
+from unified_reward.judges.card import Calibration, Card, CardedJudge, build_requests
+from unified_reward.judges.model_judge import DecodedMedia
+from unified_reward.prompts.template import Template, mean_preference
 
 
 class GenerativeJudge(CardedJudge):
@@ -25,6 +26,13 @@ class GenerativeJudge(CardedJudge):
     def _questions(self, sample: Sample, orders: int) -> list[Sample]:
         return [sample, sample.swapped()][:orders] if sample.form == "compare" else [sample]
 
+    def _requests(self, sample: Sample, orders: int, opened: DecodedMedia) -> list[Request]:
+        return [
+            request
+            for question in self._questions(sample, orders)
+            for request in build_requests(question, self.card, opened)
+        ]
+
     def _replies(self, requests: Sequence[Request]) -> Sequence[Answer | Failed | Unparsed]:
         return self.model.generate(requests)
 
@@ -36,20 +44,37 @@ class GenerativeJudge(CardedJudge):
     ) -> Verdict:
         template = prompts.template(self.family, sample.task, sample.form)
         temperature = calibration.compare if sample.form == "compare" else calibration.score
-        verdicts = [
-            _noted(template.decode(_calibrated(reply, temperature)), reply.notes)
-            if isinstance(reply, Answer)
-            else reply
-            for reply in replies
-        ]
+        n = template.n_requests
+        groups = [replies[i : i + n] for i in range(0, len(replies), n)]
+        verdicts = [_decoded(template, group, temperature) for group in groups]
         return verdicts[0] if len(verdicts) == 1 else merge_orders(*verdicts)
 
 
+def _decoded(
+    template: Template, replies: Sequence[Answer | Failed | Unparsed], temperature: float
+) -> Verdict:
+    """The verdict of the answers to one sample's questions; the first reply that is none."""
+    answers: list[Answer] = []
+    for reply in replies:
+        if not isinstance(reply, Answer):
+            return reply
+        answers.append(_calibrated(reply, temperature))
+    notes = tuple(dict.fromkeys(note for answer in answers for note in answer.notes))
+    return _noted(template.decode_all(answers), notes)
+
+
 def _calibrated(answer: Answer, temperature: float) -> Answer:
-    if answer.choice_logprobs is None or temperature == 1:
+    if temperature == 1:
         return answer
-    divided = tuple(min(p / temperature, 0.0) for p in answer.choice_logprobs)
-    return replace(answer, choice_logprobs=divided)
+    return replace(
+        answer,
+        choice_logprobs=_divided(answer.choice_logprobs, temperature),
+        place_logprobs=tuple(_divided(row, temperature) for row in answer.place_logprobs),
+    )
+
+
+def _divided(logprobs: tuple[float, ...] | None, temperature: float) -> tuple[float, ...] | None:
+    return None if logprobs is None else tuple(min(p / temperature, 0.0) for p in logprobs)
 
 
 def _noted(

@@ -54,6 +54,9 @@ PUBLISHED: dict[str, tuple[str | None, str]] = {
     "CodeGoat24/UnifiedReward-Flex": ("unifiedreward-flex", "flex"),
     "CodeGoat24/UnifiedReward": (None, "reasoned"),
     "lmms-lab/llava-critic": ("llava-critic", "reasoned"),
+    "EditScore/EditScore-Qwen3": ("editscore-qwen3", "edit"),
+    "EditScore/EditScore": ("editscore", "edit"),
+    "TIGER-Lab/VideoScore2": ("videoscore2", "aspects"),
 }
 """Published judges by the start of their hub id, first match wins: the family with the wording
 they were trained on (None where no family has it), and the family of this library whose answers

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -210,6 +211,25 @@ def select_frames(
     )
 
 
+def frame_times(video: Video | str | Path | bytes, limits: Limits = LIMITS) -> tuple[float, ...]:
+    """Start of each frame of a video, in seconds from the first; empty where unknown.
+
+    A file is read but not decoded: where packets are not frames, there are as many as packets.
+
+    Raises:
+        MediaError: The file is missing, too large, broken, or not a video.
+    """
+    media = video if isinstance(video, Video) else Video(video)
+    source: object = media.source
+    if isinstance(source, str | Path | bytes):
+        name = describe(source)
+        with open_file(source, limits) as file:
+            image = identify_image(file, name, limits)
+            return _packet_times(file, name, limits) if image is None else _starts(image, name)
+    n_source = len(cast("Any", source)) if isinstance(source, tuple | np.ndarray) else 1
+    return _times(tuple(range(n_source)), media.fps) or ()
+
+
 def content_hash(media: Image | Video) -> str:
     """Hash media: SHA-256, in hex, of a file's bytes, or of shape and RGB pixels in memory.
 
@@ -259,6 +279,14 @@ def _sample_animation(image: ImageFile, choose: FrameChooser, name: str) -> Samp
                 kept[i] = elapsed_ms / 1000, np.asarray(upright_rgb(frame, image.orientation))
             elapsed_ms += _shown_ms(duration_ms)
     return _sampled(kept, indices, image.n_frames, name)
+
+
+def _starts(image: ImageFile, name: str) -> tuple[float, ...]:
+    if image.n_frames == 1:
+        return (0.0,)
+    with pillow_errors(name):
+        ends = accumulate(map(_shown_ms, image.durations_ms()), initial=0.0)
+        return tuple(elapsed_ms / 1000 for elapsed_ms in ends)[:-1]
 
 
 def _animation_rate(image: ImageFile) -> float | None:
@@ -368,6 +396,21 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, 
     if n_packets < n_indexed:  # a file cut between two packets is not an error to FFmpeg
         raise MediaError(f"{name}: the file ends after frame {n_packets} of {n_indexed}")
     return n_packets, fps
+
+
+def _packet_times(file: ReadableFile, name: str, limits: Limits) -> tuple[float, ...]:
+    from av.error import FFmpegError
+
+    with _stream(file, name, limits) as (container, stream):
+        try:
+            packets = [one for one in container.demux(stream) if one.size and not one.is_discard]
+        except FFmpegError as error:
+            raise MediaError(f"{name}: the video cannot be read: {error.strerror}") from error
+        stamps = sorted(one.pts for one in packets if one.pts is not None)
+        second = stream.time_base or Fraction(0)
+        if len(stamps) < len(packets) or not second:
+            return ()
+        return tuple(float((stamp - stamps[0]) * second) for stamp in stamps)
 
 
 def _stated_length(head: bytes) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.samples import PreferencePair, Task
+from unified_reward.core.samples import PreferencePair, Task, check_context
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import Row, read_examples
 
@@ -76,7 +76,11 @@ def trainable_pairs(
             other_tasks.add(pair.task.value)
             status, reason = "unusable", f"line {row.line}: a pair of {pair.task.value}"
         elif pair:
-            pairs.append(pair)
+            try:
+                check_context(pair.task, pair.context)
+                pairs.append(pair)
+            except DataError as error:
+                status, reason = "unusable", f"line {row.line}: {error}"
         counts[status] += 1
         n_undecided += status == "dropped" != row.status
         if status == "unusable":

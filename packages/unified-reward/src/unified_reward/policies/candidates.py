@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward import media, policies
-from unified_reward.core.errors import MediaError, one_line
-from unified_reward.core.samples import Example, Image, Task, Video
+from unified_reward.core.errors import DataError, MediaError, one_line
+from unified_reward.core.samples import Example, Image, Task, Video, check_context
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.atomic import write_bytes
 from unified_reward.io.journal import FINGERPRINT, Journal
@@ -97,6 +97,10 @@ def _made(
         return [], f"{policy.name} is for {' and '.join(policy.tasks)}, not {content.task.value}"
     if content.context and content.task is Task.IMAGE_GENERATION:
         return [], "a prompt of image_generation has no context; an edit has the task image_editing"
+    try:
+        check_context(content.task, content.context)
+    except DataError as error:
+        return [], str(error)
     parts: list[dict[str, str]] = []
     try:
         for start in range(0, len(seeds), policy.batch_size):

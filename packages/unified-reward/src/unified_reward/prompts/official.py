@@ -13,7 +13,17 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Form, Task
 from unified_reward.core.verdicts import Scale
 from unified_reward.prompts import packs
-from unified_reward.prompts.families import aspects, critic, edit, flex, native, reasoned, think
+from unified_reward.prompts.families import (
+    aspects,
+    critic,
+    edit,
+    editscore,
+    flex,
+    native,
+    reasoned,
+    think,
+    videoscore2,
+)
 from unified_reward.prompts.parse import Aspect
 from unified_reward.prompts.template import Family, Template
 from unified_reward.prompts.wording import NOUNS
@@ -23,7 +33,11 @@ FAMILIES = {
     family.name: family
     for family in (
         Family("unifiedreward-llava", max_new_tokens=4096),
+        Family("unifiedreward-llava-answers", max_new_tokens=4096),
         Family("unifiedreward-qwen", max_new_tokens=4096),
+        Family("unifiedreward-acs", max_new_tokens=4096),
+        Family("unifiedreward-sift", max_new_tokens=4096),
+        Family("unifiedreward-sglang", max_new_tokens=4096),
         Family("unifiedreward-2.0", frame_rule="stride_floor", max_new_tokens=4096),
         Family("unifiedreward-think", uses_think_tags=True, max_new_tokens=4096),
         Family("unifiedreward-think-qwen3", uses_think_tags=True, max_new_tokens=4096),
@@ -31,14 +45,33 @@ FAMILIES = {
         Family("unifiedreward-edit-quality", max_new_tokens=4096),
         Family("unifiedreward-flex", max_new_tokens=4096),
         critic.FAMILY,
+        editscore.FAMILY,
+        editscore.QWEN3,
+        videoscore2.FAMILY,
     )
 }
+BY_NAME = (
+    "unifiedreward-llava-answers",
+    "unifiedreward-acs",
+    "unifiedreward-sift",
+    "unifiedreward-sglang",
+    "unifiedreward-edit-quality",
+)
+"""Families of further wordings, which are no judge's default."""
 _SHARED = ("Q-IU-PAIR", "Q-VG-POINT", "Q-VU-PAIR", "Q-VU-POINT")
+_EDITSCORE = ("ES-CONTEXT", "ES-EDIT", "ES-SC", "ES-PQ")
+"""Pieces of two questions."""
 _WORDINGS = {
-    # The published evaluations of LLaVA judges ask Q-IU-PAIR and Q-VU-PAIR too; the answers to
-    # L-IU-PAIR and L-VU-PAIR are read by no published code.
+    # The published evaluations of LLaVA judges ask Q-IU-PAIR and Q-VU-PAIR too.
     "unifiedreward-llava": (*_SHARED, "L-IG-PAIR", "Q-IG-POINT", "L-IU-POINT", "L-VG-PAIR"),
+    # Their inference scripts ask these, and no published code reads the answers.
+    "unifiedreward-llava-answers": ("L-IU-PAIR", "L-VU-PAIR"),
     "unifiedreward-qwen": (*_SHARED, "Q-IG-PAIR", "Q-IG-POINT", "Q-IU-POINT", "Q-VG-PAIR"),
+    "unifiedreward-acs": ("Q-IG-ACS",),
+    "unifiedreward-sift": (
+        *("LEGACY-IG-POINT10", "LEGACY-VG-POINT10", "LEGACY-IU-PAIR", "LEGACY-VU-PAIR"),
+    ),
+    "unifiedreward-sglang": ("SGL-IG-POINT",),
     "unifiedreward-2.0": (
         *("20-IG-PAIRSCORE", "20-IG-ACS", "20-VG-PAIRSCORE", "20-VG-APS"),
         *("Q-IU-PAIR", "Q-IU-POINT", "Q-VU-PAIR", "Q-VU-POINT"),
@@ -49,6 +82,9 @@ _WORDINGS = {
     "unifiedreward-edit-quality": ("E-PAIR-SCORE", "E-POINT-Q"),
     "unifiedreward-flex": ("F-IG-PAIR", "F-VG-PAIR"),
     "llava-critic": ("LC-PAIR", "LC-POINT"),
+    "editscore": _EDITSCORE,
+    "editscore-qwen3": _EDITSCORE,
+    "videoscore2": ("VIDEOSCORE2",),
 }
 _GRAMMARS = {
     **dict.fromkeys(("Q-IG-PAIR", "Q-VG-PAIR", "L-IG-PAIR", "L-VG-PAIR"), native),
@@ -61,9 +97,12 @@ _GRAMMARS = {
     ),
     **dict.fromkeys(_WORDINGS["unifiedreward-flex"], flex),
     **dict.fromkeys(_WORDINGS["llava-critic"], critic),
+    **dict.fromkeys(_WORDINGS["unifiedreward-llava-answers"], critic),
+    "Q-IG-ACS": aspects,
+    "VIDEOSCORE2": videoscore2,
 }
 """Module with the answer grammar of a wording; ``reasoned`` where it is not listed."""
-_LONG = ("L-IG-PAIR", "L-VG-PAIR", "Q-VU-PAIR")
+_LONG = ("L-IG-PAIR", "L-VG-PAIR", "Q-VU-PAIR", "LEGACY-VU-PAIR")
 """Wordings whose verdict names both: "Image 1 is better than Image 2."."""
 _APS = tuple(
     Aspect(name, Scale(1.0, 5.0), f"{name.capitalize()} Score (1-5)")
@@ -73,7 +112,8 @@ _APS = tuple(
 
 def has_wordings(name: str) -> bool:
     """Check for an installed official wording of a family of `FAMILIES`."""
-    return any(one in packs.installed_wordings() for one in _WORDINGS[name])
+    installed = packs.installed_wordings()
+    return any(one in installed for one in _WORDINGS[name])
 
 
 def import_hint(name: str) -> str:
@@ -102,30 +142,42 @@ def template(name: str, task: Task, form: Form) -> Template | None:
         ConfigError: The family has one, but its wording is not installed.
     """
     prompts = packs.published_prompts()
-    for key in _WORDINGS[name]:
-        if (prompts[key].task, prompts[key].form) == (task, form):
-            wording = packs.installed_wordings().get(key)
-            if wording is None:
-                raise ConfigError(
-                    f"{form} of {task.value} in family {name!r} needs the official wordings, and "
-                    f"{key} is not among those imported: run {prompts[key].hint}"
-                )
-            return _template(FAMILIES[name], wording)
-    return None
+    keys = [
+        one for one in _WORDINGS[name] if (prompts[one].task, prompts[one].form) == (task, form)
+    ]
+    if not keys:
+        return None
+    installed = packs.installed_wordings()
+    missing = next((key for key in keys if key not in installed), None)
+    if missing:
+        raise ConfigError(
+            f"{form} of {task.value} in family {name!r} needs the official wordings, and "
+            f"{missing} is not among those imported: run {prompts[missing].hint}"
+        )
+    wordings = [installed[key] for key in keys]
+    if name.startswith("editscore"):
+        return editscore.editscore(FAMILIES[name], {one.name: one.text for one in wordings})
+    return _template(FAMILIES[name], wordings[0])
 
 
 def _template(family: Family, wording: packs.Wording) -> Template:
     grammar = _GRAMMARS.get(wording.name, reasoned)
-    like = {(one.task, one.form): one for one in grammar.TEMPLATES}[wording.task, wording.form]
+    cells = {(one.task, one.form): one for one in grammar.TEMPLATES}
+    like = cells.get((wording.task, wording.form))
+    if like is None:  # LLaVA-Critic judges answers about images; its grammar fits those on videos
+        like = replace(critic.TEMPLATES[0], task=wording.task)
     if wording.name == "E-PAIR-RANK":
         like = edit.TEMPLATES[0]
     if grammar is native or wording.name == "E-PAIR-RANK":
         family = replace(family, verdict_first=True)
-    made = replace(like, family=family, prompt=f"⟪media⟫{wording.text}")
+    text = wording.text.removeprefix("<image>\n")  # SGLang's client writes one beside the image
+    made = replace(like, family=family, prompt=f"⟪media⟫{text}")
     if wording.name in _LONG:
         noun, tie = NOUNS[wording.task].capitalize(), made.phrases[1]
         phrases = (f"{noun} 1 is better than {noun} 2.", tie, f"{noun} 2 is better than {noun} 1.")
         made = replace(made, phrases=phrases)
+    if wording.name == "LEGACY-IG-POINT10":
+        made = replace(made, scale=Scale(1.0, 10.0, 1.0))
     if wording.name == "20-VG-APS":
         family = replace(family, frames=16)
         made = replace(made, family=family, aspects=_APS, scale=None, opening="")

@@ -1,18 +1,16 @@
 """Official wordings: read from a user's own clone, verified, and stored outside this package.
 
 The table of published prompts holds name, task, length and sha256 of each, never its words. The
-files of a clone are parsed, not run. Knows nothing of how an answer is read.
+files of a clone are parsed, not run (`sources`). Knows nothing of how an answer is read.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import re
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
@@ -24,16 +22,17 @@ from typing import Literal, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Form, Task
 from unified_reward.io.atomic import write_json
-from unified_reward.io.text import read_json, read_table, read_text
+from unified_reward.io.text import read_json, read_table
+from unified_reward.prompts.sources import Source, Status, read_source, similar
 
 
 REPOSITORY = "CodeGoat24/UnifiedReward"
 _HINT = "unified-reward templates import PATH on your clone of"
 SLOT = re.compile(r"⟪([^⟫]*)⟫")
-_PLACEHOLDER = re.compile(r" ?(?:<image>|⟪[^⟫]*⟫)\n?")  # of an image, before a text
+_MARKS = ("{text_prompt}", "<instruction>", "$t2v_prompt")
+"""Places of a caption or instruction in texts that scripts fill by replacing."""
 _NAMES = (
     *("prompt", "caption", "text_prompt", "instruction", "question", "query", "problem"),
     *("answer", "answer1", "answer2", "answer_1", "answer_2", "response", "response1"),
@@ -42,9 +41,6 @@ _NAMES = (
 
 _EXAMPLED = "lmms-lab/llava-critic-7b"
 """Its page prints the prompts with an example in every bracket, published as "[{}]"."""
-_NOT_PYTHON = (SyntaxError, ValueError, RecursionError)
-
-Status = Literal["verified", "changed", "missing", "no file", "unreadable"]
 
 
 class Prompt(NamedTuple):
@@ -134,16 +130,15 @@ def import_pack(
     Raises:
         ConfigError: None of them is found, or the pack cannot be written.
     """
-    prompts = _of_clone(clone, [*(published_prompts().values() if expected is None else expected)])
-    files = {file: _source(clone / file) for file in {prompt.file for prompt in prompts}}
-    results = [_look_up(prompt, files[prompt.file]) for prompt in prompts]
+    known = [*(published_prompts().values() if expected is None else expected)]
+    looked_up = [_read_repository(clone, name, known) for name in _names_of(known)]
+    results, n_files, prompts = max(looked_up, key=_n_verified_and_files)
     wordings = [result for result in results if isinstance(result, Wording)]
     if not wordings:
-        n_files = sum(source.status != "no file" for source in files.values())
         raise ConfigError(
-            f"{clone} has {n_files} of {len(files)} files with official wordings, and none of the "
-            f"{len(prompts)} wordings as published; give the root of a clone of "
-            f"{' or '.join(_repositories())}"
+            f"{clone} has {n_files} of the {len({prompt.file for prompt in prompts})} files of "
+            f"{prompts[0].repository}, and none of its {len(prompts)} wordings as published; give "
+            f"the root of a clone of {' or '.join(_repositories())}"
         )
     pack = _pack_in(home or default_home(), prompts[0].repository)
     _write(pack, wordings)
@@ -156,91 +151,32 @@ def import_pack(
     return ImportReport(pack, tuple(imports))
 
 
-def _of_clone(clone: Path, prompts: list[Prompt]) -> list[Prompt]:
-    """Select the prompts of the repository of which a folder has most files."""
+class _LookedUp(NamedTuple):
+    """The results of all prompts of a repository in a folder."""
 
-    def n_files(repository: str) -> int:
-        files = {prompt.file for prompt in prompts if prompt.repository == repository}
-        return sum(is_file(clone / file) for file in files)
-
-    best = max(dict.fromkeys(prompt.repository for prompt in prompts), key=n_files)
-    return [prompt for prompt in prompts if prompt.repository == best]
+    results: list[Wording | PromptImport]
+    n_files: int
+    prompts: list[Prompt]
 
 
-class _Text(NamedTuple):
-    line: int
-    text: str
-    """Parts that are not literals are written as ⟪their source⟫."""
+def _names_of(prompts: Iterable[Prompt]) -> Iterable[str]:
+    return dict.fromkeys(prompt.repository for prompt in prompts)
 
 
-class _Source(NamedTuple):
-    """The texts of one Python file."""
-
-    texts: list[_Text]
-    status: Status = "missing"
-    """Status of a prompt that is not among them."""
-    note: str = ""
-
-
-def _source(file: Path) -> _Source:
-    if not is_file(file):
-        return _Source([], "no file")
-    try:
-        text = read_text(file)
-    except DataError as error:
-        return _Source([], "unreadable", str(error))
-    if file.suffix == ".txt":  # a list of questions, whole
-        return _Source([_Text(1, text.rstrip("\n"))])
-    try:
-        return _Source([*_texts(text)])
-    except _NOT_PYTHON as error:
-        return _Source([*_torn_texts(text)], "unreadable", str(error))
+def _read_repository(clone: Path, repository: str, known: Iterable[Prompt]) -> _LookedUp:
+    prompts = [prompt for prompt in known if prompt.repository == repository]
+    sources = {file: read_source(clone / file) for file in {prompt.file for prompt in prompts}}
+    results = [_look_up(prompt, sources[prompt.file]) for prompt in prompts]
+    n_files = sum(source.status != "no file" for source in sources.values())
+    return _LookedUp(results, n_files, prompts)
 
 
-def _texts(source: str, line: int = 0) -> Iterator[_Text]:
-    """Yield every string, f-string and sum of strings, also without leading image placeholders."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # escapes that Python does not know
-        tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp):
-            text = _written(node)
-            while text:
-                yield _Text(line or node.lineno, text)
-                match = _PLACEHOLDER.match(text)
-                text = text[match.end() :] if match else ""
+def _n_verified_and_files(found: _LookedUp) -> tuple[int, int]:
+    """Order of the repositories that a folder may be a clone of: by contents, then by names."""
+    return sum(isinstance(one, Wording) for one in found.results), found.n_files
 
 
-def _written(node: ast.expr) -> str:
-    match node:
-        case ast.Constant(value=str(text)):
-            return text
-        case ast.JoinedStr(values=parts):
-            return "".join(map(_written, parts))
-        case ast.FormattedValue(value=inner):
-            return _written(inner)
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _written(left) + _written(right)
-        case ast.BinOp(left=ast.Constant(value=str(text)), op=ast.Mult()):
-            return text
-        case _:
-            return f"⟪{ast.unparse(node)}⟫"
-
-
-def _torn_texts(source: str) -> Iterator[_Text]:
-    """Yield the texts of a file that is not valid Python: each line from first quote to last.
-
-    One published file has an unescaped apostrophe in a string of one line.
-    """
-    for number, line in enumerate(source.split("\n"), 1):
-        for quote, fence in (("'", '"""'), ('"', "'''")):
-            inside = line[line.find(quote) + 1 : line.rfind(quote)]
-            for prefix in ("", "f"):
-                with suppress(*_NOT_PYTHON):
-                    yield from _texts(f"{prefix}{fence}{inside}{fence}", number)
-
-
-def _look_up(prompt: Prompt, source: _Source) -> Wording | PromptImport:
+def _look_up(prompt: Prompt, source: Source) -> Wording | PromptImport:
     for _, written in source.texts:
         is_exampled = prompt.repository == _EXAMPLED
         text = re.sub(r"\[[^\]]*\]", "[{}]", written) if is_exampled else written
@@ -250,11 +186,11 @@ def _look_up(prompt: Prompt, source: _Source) -> Wording | PromptImport:
                 note = "as published, but its substitutions do not fit what it asks"
                 return PromptImport(prompt.name, prompt.file, "changed", note)
             return Wording(prompt.name, prompt.task, prompt.form, slotted, _sha256(slotted))
-    similar = [text for text in source.texts if 2 * len(text.text) > prompt.length]
-    if source.status != "missing" or not similar:
+    nearest = similar(source.texts, prompt.length, prompt.line)
+    if source.status != "missing" or nearest is None:
         return PromptImport(prompt.name, prompt.file, source.status, source.note)
-    nearest = min(similar, key=lambda text: abs(text.line - prompt.line))
     note = f"line {nearest.line} differs from the {prompt.length} characters published"
+    note += f"; {source.note}" if source.note else ""
     return PromptImport(prompt.name, prompt.file, "changed", note)
 
 
@@ -287,7 +223,8 @@ def _slotted(prompt: Prompt, text: str) -> str | None:
     if prompt.task in (Task.IMAGE_UNDERSTANDING, Task.VIDEO_UNDERSTANDING):
         slots += ("first",) if prompt.form == "score" else ("first", "second")
     if prompt.repository != REPOSITORY:
-        text = text.replace("{text_prompt}", "⟪text_prompt⟫")
+        for mark in _MARKS:
+            text = text.replace(mark, "⟪prompt⟫")
         for name in ("prompt", "first", "second"):
             text = text.replace("[{}]", f"[⟪{name}⟫]", 1)
     published = [*dict.fromkeys(SLOT.findall(text))]
@@ -335,6 +272,11 @@ def _pack_in(folder: Path, repository: str) -> Path:
     return folder / "packs" / f"{repository.split('/')[1].lower()}.json"
 
 
+@cache
+def _packs_in(folder: Path) -> tuple[Path, ...]:
+    return tuple(_pack_in(folder, repository) for repository in _repositories())
+
+
 def _write(pack: Path, wordings: list[Wording]) -> None:
     row = {"schema": 1, "wordings": [asdict(wording) for wording in wordings]}
     try:
@@ -350,8 +292,8 @@ def installed_wordings(home: Path | None = None) -> Mapping[str, Wording]:
         ConfigError: A pack was changed since it was written, or is not a pack.
     """
     stamps: list[tuple[Path, tuple[int, ...]]] = []
-    for repository in _repositories():
-        pack = _pack_in(home or default_home(), repository)
+    folder = home or default_home()
+    for pack in _packs_in(folder):
         with suppress(OSError):
             stat = os.stat(pack)  # noqa: PTH116  called for every row, and pathlib is slow
             stamps.append((pack, (stat.st_mtime_ns, stat.st_size, stat.st_ino)))

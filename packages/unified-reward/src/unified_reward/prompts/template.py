@@ -13,7 +13,7 @@ from typing import Any
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer, Request
-from unified_reward.core.samples import Candidate, Form, FrameRule, Sample, Task
+from unified_reward.core.samples import Candidate, Form, FrameRule, Sample, Task, check_context
 from unified_reward.core.verdicts import Preferred, Scale, Score, Scored, Unparsed, Winner
 from unified_reward.prompts import parse
 from unified_reward.prompts.parse import Aspect
@@ -79,7 +79,11 @@ class Template:
 
         Returns:
             The user turn, with neighbouring texts joined, and the choices to score.
+
+        Raises:
+            DataError: The sample lacks the image or video that it is about.
         """
+        check_context(sample.task, sample.context)
         slots = self._slots(sample, open_media)
         parts: list[Any] = []
         for i, piece in enumerate(_SLOT.split(self.prompt)):
@@ -90,6 +94,19 @@ class Template:
                     parts.append(part)
         verdict_prefix = "" if self.family.verdict_first or not self.choices else self.opening
         return Request(tuple(parts), self.choices, verdict_prefix, self.family.max_new_tokens)
+
+    @property
+    def n_requests(self) -> int:
+        """Number of questions that a sample becomes."""
+        return 1
+
+    def requests(self, sample: Sample, open_media: OpenMedia) -> tuple[Request, ...]:
+        """Requests of the questions that a sample becomes; see `request`."""
+        return (self.request(sample, open_media),)
+
+    def decode_all(self, answers: Sequence[Answer]) -> Scored | Preferred | Unparsed:
+        """Turn the answers to `requests`, in order, into a verdict; see `decode`."""
+        return self.decode(answers[0])
 
     def _slots(self, sample: Sample, open_media: OpenMedia) -> Mapping[str, Sequence[Any]]:
         context = sample.context if self.uses_context else ()

@@ -31,9 +31,12 @@ SYSTEMS = {
     "videoscore-qwen2-vl": ("videoscore", "VideoScoreQwen"),
     "videoreward": ("videoreward", "VideoReward"),
     "lift-critic-13b": ("lift", "LiFTCritic"),
-    "visionreward-image": ("unverified", "VisionRewardImage"),
-    "visionreward-video": ("unverified", "VisionRewardVideo"),
-    "ixc-2.5-reward": ("unverified", "IXCReward"),
+    "vqascore": ("vqascore", "VQAScore"),
+    "visionreward-image": ("visionreward_image", "VisionRewardImage"),
+    "visionreward-image-without-vqascore": ("visionreward_image", "WithoutVQAScore"),
+    "visionreward-video": ("visionreward_video", "VisionRewardVideo"),
+    "ixc-2.5-reward": ("ixc", "IXCReward"),
+    "ixc-2.5-reward-newline": ("ixc", "IXCRewardNewline"),
 }
 """Module and class of each scorer; names alone import no heavy library."""
 

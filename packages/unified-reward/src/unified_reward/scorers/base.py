@@ -25,7 +25,7 @@ from unified_reward.core.errors import ConfigError, DataError, MediaError, one_l
 from unified_reward.core.prefetch import prefetch
 from unified_reward.core.probability import compare_scored
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
-from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Verdict
+from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Unparsed, Verdict
 from unified_reward.scorers.card import Fact, ScoreCard
 
 
@@ -127,7 +127,7 @@ class Scorer(BaseJudge):
     def forward(self, batch: Sequence[Prepared]) -> Tensor:
         """Outputs of the model, shape (B, outputs), float32."""
 
-    def decode(self, raw: Sequence[float]) -> Scored:
+    def decode(self, raw: Sequence[float]) -> Scored | Unparsed:
         """Scores from one row of outputs."""
         return Scored(Score(raw[0], self.card.scale))
 
@@ -228,9 +228,11 @@ class Scorer(BaseJudge):
                 reason = f"{self.name} gave {raw}, which are not finite numbers; try another dtype"
                 verdicts.append(Failed(reason))
                 continue
-            scored = self.decode(raw)
-            notes = "; ".join(self.notes(prepared))
-            verdicts.append(Scored(scored.score, scored.aspects, notes))
+            verdict = self.decode(raw)
+            if isinstance(verdict, Scored):
+                notes = "; ".join(filter(None, (verdict.text, *self.notes(prepared))))
+                verdict = Scored(verdict.score, verdict.aspects, notes)
+            verdicts.append(verdict)
         return verdicts
 
     def _verdict(self, sample: Sample, parts: Sequence[Verdict]) -> Verdict:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Scale
 
 
 OPEN = Scale(None, None)
-
-State = Literal["twin", "unverified"]
-"""``twin``: equal to float64 equations on random weights in the released layout."""
 
 
 class Fact(NamedTuple):
@@ -61,4 +58,3 @@ class ScoreCard:
     verified: tuple[str, ...] = ()
     """Checks of this port, and their method."""
     open_questions: tuple[str, ...] = ()
-    state: State = "twin"

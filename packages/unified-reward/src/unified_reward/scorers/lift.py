@@ -44,6 +44,11 @@ _FRAMES, _SIDE = 8, 384
 _LAYER = -2
 """Index of the hidden state of the vision tower that is used."""
 _MARK, _END = "<image>", "</s>"
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant "
+    "gives helpful, detailed, and polite answers to the user's questions. USER: "
+)
+"""Begin of a conversation with Vicuna v1, and with LLaVA v1 and its relatives."""
 _MARKS = (_MARK, "<image-placeholder>", "<s>", _END, "<unk>")
 """Tokens that the model, or the released code, does not treat as text."""
 _FIRST_WORD = re.compile(r"\W*([\w'/|-]+)")
@@ -284,12 +289,7 @@ class LiFTCritic(Scorer):
 
 def conversation(question: str) -> str:
     """One turn of Vicuna v1 about eight frames."""
-    return (
-        "A chat between a curious user and an artificial intelligence assistant. The assistant "
-        "gives helpful, detailed, and polite answers to the user's questions. USER: "
-        + f"{_MARK}\n" * _FRAMES
-        + f"{question} ASSISTANT:"
-    )
+    return VICUNA + f"{_MARK}\n" * _FRAMES + f"{question} ASSISTANT:"
 
 
 def fitted(frame: media.PILImage) -> Tensor:

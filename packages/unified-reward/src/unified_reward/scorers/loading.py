@@ -60,7 +60,7 @@ def check(system: type[Scorer], folder: Path) -> FolderReport:
     if not files:
         names = sorted(file.name for file in folder.iterdir()) if is_folder(folder) else []
         content = f"it holds {', '.join(names[:6])}" if names else "it is empty or not a folder"
-        others = [name for name in SYSTEMS if systems(name).files(folder)]
+        others = [name for name in SYSTEMS if _has_weights(systems(name), folder)]
         hint = f", weights as of {' or '.join(others)}" if others else ""
         problems.insert(0, f"no weights ({' or '.join(system.weights)}); {content}{hint}")
         return FolderReport((), None, tuple(problems))
@@ -82,6 +82,13 @@ def lacking_words(system: type[Scorer]) -> list[str]:
     installed = installed_wordings()
     lacking = [name for name in system.card.wording if name not in installed]
     return [f"the prompt {name} is not imported: {remedy(name)}" for name in lacking]
+
+
+def _has_weights(system: type[Scorer], folder: Path) -> bool:
+    try:
+        return bool(system.files(folder))
+    except ModelError:  # some of them
+        return True
 
 
 def _lacking(folder: Path, what: str, names: Iterable[str]) -> str:

@@ -66,7 +66,8 @@ class VisionRewardVideo(Scorer):
             "`yes` alone and all else as no; its value stands in the notes",
             "an answer that is neither leaves the candidate unparsed",
             "equal videos are a tie; the released comparison prefers the second",
-            "frames by PyAV, not decord (the same colours on x86); a video without a known rate has one frame a second",
+            "frames by PyAV, not decord (the same colours on x86); a video without a known rate "
+            "has one frame a second",
             "a question longer than the 2048 tokens of the configuration fails",
         ),
         verified=(

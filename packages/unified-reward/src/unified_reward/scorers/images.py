@@ -99,7 +99,9 @@ class ImageScorer(Scorer):
 
 def fit_square(image: media.PILImage) -> Tensor:
     """Short side to 224 by PIL's bicubic, the middle square, normalised: OpenAI's way."""
-    return normalised(tv.to_dtype(tv.to_image(short_side(image)), torch.float32, scale=True))
+    is_thin = max(image.size) > _THIN * min(image.size)
+    square = _middle_square(image) if is_thin else short_side(image)
+    return normalised(tv.to_dtype(tv.to_image(square), torch.float32, scale=True))
 
 
 def linear_stack(state: State, stem: str) -> nn.Sequential:
@@ -117,8 +119,6 @@ def linear_stack(state: State, stem: str) -> nn.Sequential:
 
 def short_side(pixels: Any) -> Any:
     """Resize the short side of a PIL image or tensor to 224 (bicubic); crop the middle square."""
-    if isinstance(pixels, PIL.Image.Image) and max(pixels.size) > _THIN * min(pixels.size):
-        return _middle_square(pixels)
     resized = tv.resize(pixels, [SIDE], tv.InterpolationMode.BICUBIC, antialias=True)
     return tv.center_crop(resized, [SIDE])
 

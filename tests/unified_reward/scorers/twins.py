@@ -20,7 +20,6 @@ from tokenizers import (
 )
 from transformers import Idefics2Config, PreTrainedTokenizerFast
 
-import unified_reward as ur
 from tests.unified_reward.scorers.equations.blip import make_imagereward
 from tests.unified_reward.scorers.equations.clip import Draw, make_hf_clip, make_open_clip
 from tests.unified_reward.scorers.equations.idefics2 import make_videoscore
@@ -514,16 +513,10 @@ WORDS = {
 """Made up; the official words are not part of this repository."""
 
 
-NOT_PUBLISHED = packs.Prompt(
-    "", ur.Task.IMAGE_EDITING, "score", 0, "", "", 0, repository="MizzenAI/HPSv3"
-)
-"""For prompts that the table of the package does not have yet, in the pack of another."""
-
-
 def install_words(home):
     """Packs with made-up words under the official names."""
     for name, text in WORDS.items():
-        prompt = packs.published_prompts().get(name, NOT_PUBLISHED)
+        prompt = packs.published_prompts()[name]
         digest = hashlib.sha256(text.encode()).hexdigest()
         row = {"name": name, "task": prompt.task, "form": "score", "text": text, "sha256": digest}
         pack = home / "packs" / f"{prompt.repository.split('/')[1].lower()}.json"

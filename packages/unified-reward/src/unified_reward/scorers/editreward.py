@@ -70,8 +70,8 @@ class EditReward(QwenScorer):
             "heads, positions counted), against float64 equations and transformers 4.57.0",
         ),
         open_questions=(
-            "the hashes of its two prompts are not in our table yet, so that no command imports "
-            "them",
+            "the hashes of its two prompts are those of a fork's copy; importing them from the "
+            "authors' clone tells",
             "names and number of the released tensors: known from the code that reads them",
             "the chat template is that of the folder; whether MiMo-VL's is the one of training",
         ),

@@ -294,8 +294,7 @@ def worded(name: str, caption: str, marks: Sequence[str] = ()) -> str:
 
 def remedy(name: str) -> str:
     """Advice on a prompt that is not imported."""
-    published = published_prompts().get(name)
-    return f"run {published.hint}" if published else "no command imports it yet"
+    return f"run {published_prompts()[name].hint}"
 
 
 def patched(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:

@@ -115,6 +115,14 @@ def test_an_answer_alone_is_not_taken_for_both(template):
     assert template.parse(SUCCESS).reason == "1 answers, for 2 questions"
 
 
+def test_a_rule_between_reasons_and_points_does_not_end_an_answer(template):
+    """Markdown has the line ``---`` that separates the two answers in the text of a verdict."""
+    ruled = f"First, the edit.\n\n---\n\n{SUCCESS}"
+    assert read(template, ruled, QUALITY).score.value == pytest.approx(math.sqrt(15 * 10) / 2.5)
+    answers = [Answer(SUCCESS, votes=(ruled,)), Answer(QUALITY, votes=(f"-\n\n---\n\n{QUALITY}",))]
+    assert template.decode_all(answers).score.sigma == pytest.approx(0.0, abs=1e-9)
+
+
 def test_passes_are_averaged_after_each_was_scored(template):
     """The passes score 10 and sqrt(4 x 25) / 2.5 = 4."""
     best = '{"score": [25, 25]}'

@@ -232,6 +232,7 @@ BYTES = {
     "io/fingerprints.py": "hashes",
     "data/pack.py": "looks for the end of a tar",
     "recipes/stage.py": "hashes of weights",
+    "scorers/open_facts.py": "hashes",
     "checkpoints/tensor_keys.py": "looks for Git LFS pointers",
     "media/files.py": "media",
     "media/images.py": "media",

@@ -1,7 +1,5 @@
 """Families of the published judges: there with a pack, refused with its command without one."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,6 +12,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer
 from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Preferred, Scored, Unparsed
+from unified_reward.judges import checklist
 from unified_reward.judges.card import Card
 from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.judges.registry import PUBLISHED, open_judge
@@ -218,28 +217,12 @@ def test_the_mark_that_sglangs_client_writes_is_left_to_the_image(no_pack):
     assert request.parts == (*sample.candidates, "Rate [a cube].")
 
 
-SCORERS = {
-    "VIDEOREWARD": "videoreward",
-    "VIDEOSCORE": "videoscore",
-    "HPSV3": "hpsv3",
-    "HPSV3-SUFFIX": "hpsv3",
-    "LIFT-SEMANTIC": "lift",
-    "LIFT-FIDELITY": "lift",
-    "LIFT-MOTION": "lift",
-    "VISIONREWARD-IMAGE": "checklist",
-    "VISIONREWARD-VIDEO": "checklist",
-}
-"""Wordings that a scorer asks, or a checklist, by the module that names them."""
-
-
 def test_every_wording_of_the_table_is_asked_by_a_family_or_a_scorer():
+    cards = [*(scorers.system(name).card for name in scorers.SYSTEMS), *checklist.CARDS.values()]
     of_families = {name for names in official._WORDINGS.values() for name in names}
-    assert {*packs.published_prompts()} == of_families | {*SCORERS}
-    assert not of_families & {*SCORERS}
-    package = Path(scorers.__file__).parent
-    for name, module in SCORERS.items():
-        folder = package.parent / "judges" if module == "checklist" else package
-        assert f'"{name}"' in (folder / f"{module}.py").read_text("utf-8")
+    of_scorers = {name for card in cards for name in card.wording}
+    assert {*packs.published_prompts()} == of_families | of_scorers
+    assert not of_families & of_scorers
 
 
 @pytest.mark.usefixtures("pack")

@@ -13,6 +13,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Tokenizer, pre_tokenizers
 
+from tests.unified_reward.scorers.equations import qwen2_5_vl
 from tests.unified_reward.scorers.equations.blip import imagereward_score
 from tests.unified_reward.scorers.equations.clip import cosine, hf_clip_features, open_clip_features
 from tests.unified_reward.scorers.equations.idefics2 import videoscore
@@ -173,14 +174,15 @@ def qwen_hidden(state, text, frames, pad, specials, **options):
     return hidden_states(state, ids, seen, grid, vision_token=mark, **options), ids
 
 
-def videoreward(state, caption, frames, *, folder):
+def videoreward(state, caption, frames, *, folder, scale=LORA["lora_alpha"] / LORA["lora_r"]):
     rewards = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
     specials = [*LIKE_QWEN, *PADS, *rewards]
-    state = merged(state, scale=LORA["lora_alpha"] / LORA["lora_r"])
+    state = merged(state, scale=scale)
     text = qwen_turn(WORDS["VIDEOREWARD"].replace("⟪prompt⟫", caption), "<|video_pad|>")
     hidden, ids = qwen_hidden(state, text, frames, "<|video_pad|>", specials)
     places = [int((ids == byte_ids(entry, specials)[0]).nonzero()[0, 0]) for entry in rewards]
-    raw = [linear_head(state, hidden[place], "rm_head").item() for place in places]
+    raw = [linear_head(state, hidden[place], "rm_head").tolist() for place in places]
+    raw = [row[i if len(row) == 3 else 0] for i, row in enumerate(raw)]
     result = json.loads((folder / "model_config.json").read_text())["inference_config"]
     names = ("VQ", "MQ", "TA")
     return [
@@ -196,6 +198,32 @@ def hpsv3(state, caption, picture):
     hidden, ids = qwen_hidden(state, text, picture[None], "<|image_pad|>", specials)
     place = int((ids == byte_ids("<|Reward|>", specials)[0]).nonzero()[0, 0])
     return mlp_head(state, hidden[place], "rm_head").tolist()
+
+
+def editreward(state, caption, pictures):
+    """Mean and log-deviation of both heads: [following, quality]."""
+    specials = [*LIKE_QWEN, *PADS, "<|Reward|>"]
+    seen, grids = zip(*(patches(picture[None]) for picture in pictures), strict=True)
+    mark = byte_ids("<|image_pad|>", specials)[0]
+    block = "<|vision_start|><|image_pad|><|vision_end|>"
+    values = []
+    for head, name in enumerate(("FOLLOWING", "QUALITY")):
+        words = WORDS[f"EDITREWARD-{name}"].replace("⟪prompt⟫", caption) + WORDS["HPSV3-SUFFIX"]
+        text = (
+            "<|im_start|>system\nYou judge.<|im_end|>\n<|im_start|>user\n"
+            f"{block}{block}{words}<|im_end|>\n<|im_start|>assistant\n"
+        )
+        counts = iter([len(part) // 4 for part in seen])
+        ids = []
+        for entry in byte_ids(text, specials):
+            ids += [entry] * (next(counts) if entry == mark else 1)
+        ids = torch.tensor(ids)
+        hidden = qwen2_5_vl.hidden_states(
+            state, ids, torch.cat(seen), torch.cat(grids), vision_token=mark
+        )
+        place = int((ids == byte_ids("<|Reward|>", specials)[0]).nonzero()[0, 0])
+        values += mlp_head(state, hidden[place], f"rm_heads.head_{head}").tolist()
+    return values
 
 
 def videoscore_qwen(state, caption, frames, **options):

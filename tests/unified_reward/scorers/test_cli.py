@@ -64,6 +64,17 @@ def test_check_says_what_a_folder_holds_and_what_it_lacks(twin, tmp_path):
     assert "no weights" in invoked("scorers", "check", "pickscore", tmp_path, code=1)
 
 
+def test_check_is_not_complete_where_the_prompt_is_not_imported(twin, tmp_path, monkeypatch):
+    folder = twin("videoreward")[0]
+    assert "complete" in invoked("scorers", "check", "videoreward", folder)
+    monkeypatch.setenv("UNIFIED_REWARD_HOME", str(tmp_path))
+    text = invoked("scorers", "check", "videoreward", folder, code=1)
+    assert "complete" not in text
+    assert "the prompt VIDEOREWARD is not imported: run unified-reward templates" in text
+    (row,) = rows("scorers", "check", "videoreward", folder, code=1)
+    assert (len(row["words"]), row["problems"]) == (1, [])
+
+
 def test_a_scorer_scores_compares_and_ranks_files(twin, pictures):
     judge = f"hpsv2.1:{twin('hpsv2.1')[0]}"
     samples = ("--prompt", "a ball", "--judge", judge)

@@ -4,15 +4,19 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as v2
 
 import unified_reward as ur
 from tests.unified_reward.scorers import expected, twins
-from unified_reward.scorers import system
+from unified_reward.scorers import images, system
 from unified_reward.scorers.qwen_vl import PixelBounds, frame_rule, patched, target_size
+from unified_reward.scorers.videoreward import resized
 from unified_reward.scorers.videoscore import budget, first_frames
 
 
 pytestmark = pytest.mark.numeric
+CUBIC = InterpolationMode.BICUBIC
 
 
 def waves(height=23, width=40):
@@ -32,8 +36,11 @@ def prepared(name, source=None, caption="a red ball", fps=8.0):
         medium = ur.Video(FRAMES if source is None else source, "THWC", fps=fps)
     else:
         medium = source or ur.Image(waves(), "HWC")
-    return kind.prepare(ur.Sample(task, caption, (medium,)))
+    before = (ur.Image(waves(40, 23), "HWC"),) if task is ur.Task.IMAGE_EDITING else ()
+    return kind.prepare(ur.Sample(task, caption, (medium,), before))
 
+
+GREYS = ((1080, 1176), (0.18962, 1.2496), (-0.0259, 1.9548, 1.8135, 1.9468))
 
 GOLDEN = {
     "pickscore": ((3, 224, 224), (0.14162, 1.24793), (1.0398, -1.5587, -0.3714, 0.795)),
@@ -45,10 +52,11 @@ GOLDEN = {
     "clip-cosine": ((3, 224, 224), (0.14162, 1.24793), (1.0398, -1.5587, -0.3714, 0.795)),
     "aesthetic-v2": ((3, 224, 224), (0.14162, 1.24793), (1.0398, -1.5587, -0.3714, 0.795)),
     "hpsv3": ((1144, 1176), (0.18965, 1.25051), (-0.0259, 1.6397, -0.1864, 0.5817)),
-    "videoreward": ((1080, 1176), (0.18962, 1.2496), (-0.0405, 1.9548, 1.799, 1.961)),
+    "editreward": ((2288, 1176), (0.19881, 1.24478), (-0.0259, 1.6397, 1.4632, 0.5817)),
+    "videoreward": GREYS,
     "videoscore": ((5, 3, 378, 378), (0.00103, 0.65959), (0.0039, 0.6784, -0.6784, 0.8588)),
     "videoscore-v1.1": ((5, 3, 378, 378), (0.00103, 0.65959), (0.0039, 0.6784, -0.6784, 0.8588)),
-    "videoscore-qwen2-vl": ((1080, 1176), (0.18962, 1.2496), (-0.0405, 1.9548, 1.799, 1.961)),
+    "videoscore-qwen2-vl": GREYS,
 }
 """Shape; mean and deviation; values 0, 12345, 77777 and the last, of 23 x 40 pixels."""
 
@@ -71,6 +79,33 @@ def test_a_short_side_of_224_is_cut_as_pil_resizes_and_torchvision_centres(size)
     for name in ("hpsv1", "imagereward", "clipscore", "aesthetic-v2"):
         got = prepared(name, ur.Image(waves(*size), "HWC")).pixels
         assert np.allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(5, 203), (203, 5), (7, 331), (1, 99), (300, 9000)])
+def test_the_middle_of_a_thin_image_is_that_of_the_whole_one(size, monkeypatch):
+    """Within a grey value: the place of the middle is rounded to float32 by PIL."""
+    image = ur.Image(waves(*size), "HWC")
+    middle = prepared("pickscore", image).pixels
+    monkeypatch.setattr(images, "_THIN", 1000)
+    whole = prepared("pickscore", image).pixels
+    assert (middle - whole).abs().max() < 1.01 / 255 / expected.STD.min()
+    assert (middle - whole).abs().mean() < 1e-3
+
+
+def test_a_line_of_pixels_is_prepared_without_gigabytes(monkeypatch):
+    """30,000 x 1 pixels would be 6,720,000 x 224."""
+    sizes = []
+    resize = PIL.Image.Image.resize
+    monkeypatch.setattr(
+        PIL.Image.Image,
+        "resize",
+        lambda self, size, *args, **options: (
+            sizes.append(size) or resize(self, size, *args, **options)
+        ),
+    )
+    pixels = prepared("imagereward", ur.Image(waves(1, 30_000), "HWC")).pixels
+    assert pixels.shape == (3, 224, 224)
+    assert sizes == [(224, 224)]
 
 
 @pytest.mark.parametrize("size", [(23, 40), (40, 23), (224, 100), (500, 20), (224, 224), (30, 900)])
@@ -102,13 +137,18 @@ def test_transparency_is_laid_on_white_and_named_as_a_deviation():
         (72, 24.0, (0, 14, 28, 43, 57, 71)),
         (60, 24.0, (0, 20, 39, 59)),
         (90, 24.0, (0, 13, 25, 38, 51, 64, 76, 89)),
-        (3, 24.0, (0, 1, 1, 2)),
+        (7, 2.0, (0, 1, 2, 4, 5, 6)),
+        (11, 2.0, (0, 1, 2, 3, 4, 6, 7, 8, 9, 10)),
+        (3, 24.0, (0, 2)),
         (2, 24.0, (0, 1)),
         (1, 24.0, (0, 0)),
     ],
 )
 def test_frames_of_videoreward_are_two_a_second_and_even_in_number(total, fps, indices):
-    """60 and 90 frames make 2.5 and 3.75 pairs: halves go to the even number."""
+    """60 and 90 frames make 2.5 and 3.75 pairs: halves go to the even number.
+
+    Of 3, 7 and 11 frames one is left out, since at most 2, 6 and 10 are taken.
+    """
     assert frame_rule(2.0)(total, lambda: fps) == indices
 
 
@@ -163,17 +203,32 @@ def test_patches_go_by_squares_of_four_and_two_frames():
     assert np.allclose(got, wanted, atol=1e-5)
 
 
-def test_frames_are_resized_as_tensors_of_bytes():
-    """Within a grey value of the same resizing in floats, rounded."""
-    wanted = torch.nn.functional.interpolate(
-        torch.from_numpy(FRAMES[[0, 1, 3, 4]]).permute(0, 3, 1, 2).float(),
-        size=(252, 420),
-        mode="bicubic",
-        antialias=True,
-    )
-    wanted = wanted.round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
-    distance = np.abs(prepared("videoreward").pixels.numpy() - expected.patches(wanted)[0].numpy())
-    assert distance.max() < 1.01 / 255 / expected.STD.min()
+def cubic(n, size):
+    """Weights of antialiased cubic resizing from n values to so many, in float64."""
+    scale = n / size
+    wide = max(scale, 1.0)
+    x = np.abs((np.arange(n)[None] + 0.5 - (np.arange(size)[:, None] + 0.5) * scale) / wide)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [(23, 40), (331, 700)])
+def test_frames_are_resized_as_floats_and_rounded_once(size):
+    """The kernel of bytes rounds after each direction and is one grey value off in some places.
+
+    Places within 0.01 of a half are left out: float32 may round them to either side.
+    """
+    bounds = PixelBounds(128 * 784, 448 * 448)
+    frame = waves(*size)
+    height, width = target_size(*size, bounds)
+    rows, columns = cubic(size[0], height), cubic(size[1], width)
+    exact = (rows @ frame.transpose(2, 0, 1) @ columns.T).clip(0, 255)
+    got = resized(torch.from_numpy(frame).permute(2, 0, 1)[None], bounds)[0].numpy()
+    is_clear = np.abs(exact % 1 - 0.5) > 0.01
+    assert np.array_equal(got[is_clear], np.rint(exact)[is_clear])
+    bytes_ = v2.resize(torch.from_numpy(frame).permute(2, 0, 1), [height, width], CUBIC).numpy()
+    assert not np.array_equal(bytes_[is_clear], np.rint(exact)[is_clear])
 
 
 TURN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -193,6 +248,13 @@ WORDED = {
 def test_the_text_before_tokenising_is_exactly_this(name):
     """Braces of a caption stay, and so do double spaces and the space behind the last frame."""
     assert prepared(name, caption="a {ball}").text == WORDED[name]
+
+
+def test_an_edit_has_two_prompts_and_the_source_before_the_edited_image():
+    made = prepared("editreward", caption="a {ball}")
+    assert made.text == "\nIs it done?\nAsked - a {ball}\n\nSay: <|Reward|>\nEND\n"
+    assert made.quality == "\nIs it real? Asked - a {ball}\n\nSay: <|Reward|>\nEND\n"
+    assert made.grids == ((1, 44, 26), (1, 26, 44))
 
 
 IDS = {

@@ -99,7 +99,7 @@ def test_a_trunk_of_qwen2_5_with_a_head_of_two_maps_is_read_at_its_token(folder)
     ids = torch.tensor([scorer._tokens(batch[1])])
     places = torch.arange(ids.shape[1]).expand(3, 1, -1)
     trunk = scorer.module.model
-    trunk.config.image_token_id = scorer._pad
+    trunk.config.image_token_id = scorer.pad
     hidden = trunk(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),

@@ -1,5 +1,6 @@
 """Scores of tiny twins in the released layouts, against float64 equations; and what breaks them."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from unified_reward.checkpoints import tokenizers
 from unified_reward.scorers import (
     aesthetic,
     clipscore,
+    editreward,
     hps,
     imagereward,
     pickscore,
@@ -30,6 +32,8 @@ PICTURE = RNG.integers(0, 256, (90, 161, 3), dtype=np.uint8)
 TALL = RNG.integers(0, 256, (301, 224, 3), dtype=np.uint8)
 SQUARE = RNG.integers(0, 256, (448, 448, 3), dtype=np.uint8)
 """448 x 448: HPSv3 leaves it as it is."""
+LYING = np.random.default_rng(8).integers(0, 256, (224, 896, 3), dtype=np.uint8)
+"""The area of 448 x 448, so that EditReward leaves it unresized."""
 CLIP = RNG.integers(0, 256, (9, 336, 308, 3), dtype=np.uint8)
 SHORT = RNG.integers(0, 256, (5, 308, 336, 3), dtype=np.uint8)
 """Frames whose area is within all bounds and whose sides are multiples of 28."""
@@ -42,6 +46,11 @@ def picture(pixels):
     return ur.Sample(ur.Task.IMAGE_GENERATION, CAPTION, (ur.Image(pixels, "HWC"),))
 
 
+def edit(before, after):
+    source, edited = (ur.Image(pixels, "HWC") for pixels in (before, after))
+    return ur.Sample(ur.Task.IMAGE_EDITING, CAPTION, (edited,), (source,))
+
+
 def clip(frames, fps=8.0):
     return ur.Sample(ur.Task.VIDEO_GENERATION, CAPTION, (ur.Video(frames, "THWC", fps=fps),))
 
@@ -50,6 +59,11 @@ def questions(name):
     """Samples, and by hand the pixels that each shows."""
     if name == "hpsv3":
         return [(picture(SQUARE), SQUARE), (picture(SQUARE[::-1]), SQUARE[::-1])]
+    if name == "editreward":
+        return [
+            (edit(first, second), (first, second))
+            for first, second in ((SQUARE, LYING), (LYING, SQUARE))
+        ]
     if name == "videoreward":  # 2 a second of 9 and 5 frames at 8 a second: at least 4
         return [(clip(CLIP), CLIP[[0, 3, 5, 8]]), (clip(SHORT), SHORT[[0, 1, 3, 4]])]
     if name == "videoscore-qwen2-vl":  # 8 a second: 9 and 5 frames, made even
@@ -78,8 +92,8 @@ def by_equations(name, folder, state, caption, pixels):
             return expected.aesthetic(state, pixels)
         case "videoreward":
             return expected.videoreward(state, caption, pixels, folder=folder)
-        case "hpsv3":
-            return expected.hpsv3(state, caption, pixels)
+        case "hpsv3" | "editreward":
+            return getattr(expected, name)(state, caption, pixels)
         case "videoscore-qwen2-vl":
             return expected.videoscore_qwen(state, caption, pixels)
     return expected.videoscore_idefics(state, caption, pixels)
@@ -90,9 +104,18 @@ def result(name, scored):
     assert isinstance(scored, ur.Scored), scored
     if scored.aspects:
         assert tuple(scored.aspects) == system(name).card.aspects
-        return [item.value for item in scored.aspects.values()]
+        values = [item.value for item in scored.aspects.values()]
+        if name != "editreward":
+            return values
+        assert scored.score.value == pytest.approx(sum(values) / 2)
+        pairs = ((item.value, np.log(item.sigma)) for item in scored.aspects.values())
+        return [value for pair in pairs for value in pair]
     values = [scored.score.value]
     return values if scored.score.sigma is None else [*values, np.log(scored.score.sigma)]
+
+
+WANTED = {}
+"""Values by the equations, which no mutation of a scorer changes."""
 
 
 def differences(name, twin):
@@ -101,7 +124,9 @@ def differences(name, twin):
     scorer = ur.open_judge(f"{name}:{folder}", device="cpu", dtype="float64")
     pairs = questions(name)
     verdicts = scorer.ask([sample for sample, _ in pairs])
-    wanted = [by_equations(name, folder, state, CAPTION, pixels) for _, pixels in pairs]
+    if name not in WANTED:
+        WANTED[name] = [by_equations(name, folder, state, CAPTION, pixels) for _, pixels in pairs]
+    wanted = WANTED[name]
     got = [result(name, item) for item in verdicts]
     assert np.ptp(wanted, axis=0).max() > 0.02, "the twin cannot tell its samples apart"
     return float(np.abs(np.array(got) - np.array(wanted)).max())
@@ -246,6 +271,54 @@ def _padded_left(patch):
     patch.setattr(qwen_vl.QwenScorer, "forward", forward)
 
 
+def _rank_stabilised(patch):
+    patch.setattr(videoreward_file, "lora_scale", lambda rank, alpha, stabilised: alpha / rank**0.5)
+
+
+def _edited_first(patch):
+    original = editreward.EditReward.prepare
+
+    def prepare(sample):
+        (edited,), (source,) = sample.candidates, sample.context
+        return original(ur.Sample(sample.task, sample.prompt, (source,), (edited,)))
+
+    patch.setattr(editreward.EditReward, "prepare", staticmethod(prepare))
+
+
+def _heads_swapped(patch):
+    patch.setattr(editreward, "_HEADS", editreward._HEADS[::-1])
+
+
+def _first_prompt_twice(patch):
+    original = editreward.EditReward.prepare
+
+    def prepare(sample):
+        made = original(sample)
+        return dataclasses.replace(made, quality=made.text)
+
+    patch.setattr(editreward.EditReward, "prepare", staticmethod(prepare))
+
+
+def _turn_of_qwen(patch):
+    original = editreward._turn
+    patch.setattr(
+        editreward,
+        "_turn",
+        lambda *args: original(*args).replace("You judge.", "You are a helpful assistant."),
+    )
+
+
+def _whole_images(patch):
+    """Every block of the tower sees the whole image, where Qwen2.5-VL has windows."""
+    original = qwen_vl.AutoModel.from_config
+
+    def made(config, **options):
+        config.vision_config.fullatt_block_indexes = [0, 1]
+        return original(config, **options)
+
+    patch.setattr(qwen_vl.AutoModel, "from_config", made)
+
+
 def _unmerged(patch):
     patch.setattr(videoreward_file, "_lora_scale", lambda folder: 1.0)
 
@@ -301,6 +374,12 @@ MUTATIONS = {
     "aspects swapped": ("videoreward", _swapped_aspects),
     "another frame rule": ("videoreward", _other_frames),
     "half the adapter": ("videoreward", _unmerged),
+    "a rank-stabilised scale": ("videoreward", _rank_stabilised),
+    "edited before source": ("editreward", _edited_first),
+    "heads swapped": ("editreward", _heads_swapped),
+    "the first prompt for both heads": ("editreward", _first_prompt_twice),
+    "Qwen's turn for the folder's": ("editreward", _turn_of_qwen),
+    "no windows in the tower": ("editreward", _whole_images),
     "M-RoPE for places": ("videoreward", _three_dimensional),
     "M-RoPE for places, last token": ("videoscore-qwen2-vl", _three_dimensional),
     "padded on the left": ("videoscore-qwen2-vl", _padded_left),

@@ -517,9 +517,9 @@ def test_a_tokenizer_of_other_weights_is_refused(copy):
 
 def test_a_tokenizer_of_full_size_has_the_ids_of_llama_3(scorer, tmp_path):
     assert scorer.module.size.vocabulary == VOCABULARY
-    video_file._check_tokenizer(scorer.tokenizer, scorer.module.size, tmp_path)
+    video_file.check_tokenizer(scorer.tokenizer, scorer.module.size, tmp_path)
     with pytest.raises(ModelError, match=r"'yes' is \[256\], where \[9891\] is right"):
-        video_file._check_tokenizer(scorer.tokenizer, RELEASED, tmp_path)
+        video_file.check_tokenizer(scorer.tokenizer, RELEASED, tmp_path)
 
 
 def test_a_text_over_the_length_is_refused_and_not_cut(scorer):

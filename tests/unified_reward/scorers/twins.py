@@ -23,6 +23,7 @@ from transformers import Idefics2Config, PreTrainedTokenizerFast
 from tests.unified_reward.scorers.equations.blip import make_imagereward
 from tests.unified_reward.scorers.equations.clip import Draw, make_hf_clip, make_open_clip
 from tests.unified_reward.scorers.equations.idefics2 import make_videoscore
+from tests.unified_reward.scorers.equations.qwen2_5_vl import make_qwen2_5_vl
 from tests.unified_reward.scorers.equations.qwen2_vl import as_peft, make_qwen2_vl
 from unified_reward.prompts import packs
 
@@ -32,7 +33,8 @@ CLIP = {"vision_width": 160, "text_width": 128, "patch": 56, "embed": 24}
 QUICK = {"vision_width": 128, "text_width": 128, "patch": 56, "embed": 24}
 BLIP = {"vision_width": 128, "text_width": 48, "patch": 56}
 VOCAB = 320
-LORA = {"lora_r": 4, "lora_alpha": 8}
+LORA = {"lora_r": 64, "lora_alpha": 128, "use_rslora": False}
+"""Settings of the released VideoReward."""
 LIKE_QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 PADS = ("<|image_pad|>", "<|video_pad|>")
 
@@ -199,6 +201,68 @@ def byte_tokenizer(folder, specials):
     PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
 
 
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def qwen_tokenizer(folder, specials):
+    """Files as Qwen2-VL's are, not saved by transformers: a token for every byte, no merges."""
+    folder.mkdir(parents=True, exist_ok=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {item: i for i, item in enumerate(alphabet)}
+    flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+    added = {
+        len(vocab) + i: {"content": s, **flags, "special": True} for i, s in enumerate(specials)
+    }
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    split = {"type": "Split", "pattern": {"Regex": QWEN_SPLIT}, "behavior": "Isolated"}
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": i, **token} for i, token in added.items()],
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [split | {"invert": False}, level | {"use_regex": False}],
+        },
+        "post_processor": level | {"use_regex": False},
+        "decoder": level | {"use_regex": False},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocab,
+            "merges": [],
+        },
+    }
+    settings = {
+        "add_prefix_space": False,
+        "added_tokens_decoder": {str(i): token for i, token in added.items()},
+        "additional_special_tokens": [*specials],
+        "bos_token": None,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "errors": "replace",
+        "model_max_length": 32768,
+        "pad_token": None,
+        "padding_side": "right",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+    }
+    files = {"tokenizer.json": tokenizer, "tokenizer_config.json": settings, "vocab.json": vocab}
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+
+
 MISTRAL = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁▁", "▁"]
 MISTRAL += [chr(i) for i in range(33, 127)]
 """Tokens in the order of Mistral's vocabulary, in which 259 is two blanks."""
@@ -252,10 +316,10 @@ def mistral_tokenizer(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def videoreward(folder, seed=0):
+def videoreward(folder, seed=0, *, outputs=1):
     state = make_qwen2_vl(seed, vocab=VOCAB)
-    state["rm_head.weight"] = draw(seed, "head", 1, 256) / 16
-    state = as_peft(state, seed)
+    state["rm_head.weight"] = draw(seed, "head", outputs, 256) / 16
+    state = as_peft(state, seed, rank=LORA["lora_r"])
     for step in (250, 11352):
         (folder / f"checkpoint-{step}").mkdir(parents=True)
     torch.save(state, folder / "checkpoint-11352" / "model.pth")
@@ -263,13 +327,13 @@ def videoreward(folder, seed=0):
     means = {"VQ_mean": 0.5, "VQ_std": 2.0, "MQ_mean": -0.25, "MQ_std": 0.5}
     config = {
         "data_config": {"fps": 2, "max_frame_pixels": 200704},
-        "model_config": {"output_dim": 1, "use_special_tokens": True},
-        "peft_lora_config": LORA,
+        "model_config": {"output_dim": outputs, "use_special_tokens": True},
+        "peft_lora_config": {"lora_enable": True, "vision_lora": False, **LORA},
         "inference_config": means | {"TA_mean": 0.125, "TA_std": 4.0},
     }
     (folder / "model_config.json").write_text(json.dumps(config))
     rewards = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
-    byte_tokenizer(folder, (*LIKE_QWEN, *PADS, *rewards))
+    qwen_tokenizer(folder / "checkpoint-11352" / "tokenizer", (*LIKE_QWEN, *PADS, *rewards))
     return state
 
 
@@ -281,7 +345,57 @@ def hpsv3(folder, seed=0):
     save_file(
         {name: item.contiguous() for name, item in state.items()}, folder / "HPSv3.safetensors"
     )
-    byte_tokenizer(folder, (*LIKE_QWEN, *PADS))
+    qwen_tokenizer(folder, (*LIKE_QWEN, *PADS))
+    return state
+
+
+TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou judge.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""In the manner of Qwen2.5-VL's, with a system turn of its own, as MiMo-VL's has."""
+
+
+def editreward(folder, seed=0):
+    state = make_qwen2_5_vl(seed, vocab=VOCAB)
+    for head in ("head_0", "head_1"):
+        for place, (rows, columns) in {0: (64, 256), 3: (16, 64), 5: (2, 16)}.items():
+            name = f"rm_heads.{head}.{place}"
+            state[f"{name}.weight"] = draw(seed, f"{name}w", rows, columns) / columns**0.5
+            state[f"{name}.bias"] = draw(seed, f"{name}b", rows) / 4
+    tensors = {name: item.contiguous() for name, item in state.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "hidden_size": 256,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 999,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": 160,
+            "intermediate_size": 96,
+            "num_heads": 2,
+            "out_hidden_size": 256,
+            "window_size": 112,
+            "fullatt_block_indexes": [1],
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    qwen_tokenizer(folder, (*LIKE_QWEN, *PADS))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     return state
 
 
@@ -289,14 +403,14 @@ def videoscore_qwen(folder, seed=0):
     state = make_qwen2_vl(seed, vocab=VOCAB)
     state["score.weight"] = draw(seed, "score", 5, 256) / 16
     del state["lm_head.weight"]
-    shards = {"a": {}, "b": {}}
-    for i, (name, item) in enumerate(state.items()):
-        shards["ab"[i % 2]][name] = item.contiguous()
-    index = {}
-    for letter, kept in shards.items():
-        save_file(kept, folder / f"model-{letter}.safetensors")
-        index |= dict.fromkeys(kept, f"model-{letter}.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    files = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    index = {name: files[i % 2] for i, name in enumerate(state)}
+    for file in files:
+        kept = {name: state[name].contiguous() for name in state if index[name] == file}
+        save_file(kept, folder / file, {"format": "pt"})
+    n_bytes = sum(item.nbytes for item in state.values())
+    content = {"metadata": {"total_size": n_bytes}, "weight_map": index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
     config = {
         "model_type": "qwen2_vl",
         "hidden_size": 256,
@@ -313,7 +427,7 @@ def videoscore_qwen(folder, seed=0):
         "vision_config": {"depth": 2, "embed_dim": 160, "hidden_size": 256, "num_heads": 2},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    byte_tokenizer(folder, (*LIKE_QWEN, *PADS))
+    qwen_tokenizer(folder, (*LIKE_QWEN, *PADS))
     return state
 
 
@@ -371,6 +485,7 @@ MAKERS = {
     "aesthetic-v2": aesthetic,
     "videoreward": videoreward,
     "hpsv3": hpsv3,
+    "editreward": editreward,
     "videoscore": videoscore,
     "videoscore-v1.1": videoscore,
     "videoscore-qwen2-vl": videoscore_qwen,
@@ -389,6 +504,8 @@ WORDS = {
     "VIDEOSCORE": '\nGrade it. Asked: "⟪prompt⟫",\nframes:\n',
     "HPSV3": "\nWeigh it.\nAsked - ⟪prompt⟫\n",
     "HPSV3-SUFFIX": "\nSay: <|Reward|>\nEND\n",
+    "EDITREWARD-FOLLOWING": "\nIs it done?\nAsked - ⟪prompt⟫\n",
+    "EDITREWARD-QUALITY": "\nIs it real? Asked - ⟪prompt⟫\n",
     "VISIONREWARD-VIDEO": "\n".join(
         f"Is it {i} [[prompt]]?" if i < 3 else f"Is it {i}{'!' * (i % 4)}?" for i in range(29)
     ),

@@ -78,14 +78,16 @@ def check(
     """
     with extra("local"):
         kind = system(name)
-        from unified_reward.scorers.loading import check
+        from unified_reward.scorers.loading import check, lacking_words
 
     result = check(kind, path)
+    words = lacking_words(kind)
     facts = kind.facts(path)
     if as_json:
         keys = asdict(result.keys) if result.keys else None
         files = [str(file) for file in result.files]
         row = {"name": name, "files": files, "keys": keys, "problems": [*result.problems]}
+        row["words"] = words
         row["facts"] = [fact._asdict() for fact in facts]
         output.print_json([row])
     else:
@@ -98,8 +100,10 @@ def check(
             console.print(Text.assemble(("open     ", "yellow"), fact.question))
             console.print(f"    found    {fact.found}", markup=False)
             console.print(f"    settles  {fact.settles}", markup=False)
+        for problem in words:
+            console.print(Text.assemble(("words    ", "red"), problem))
         for problem in result.problems:
             console.print(Text.assemble(("missing  ", "red"), problem))
-        if not result.problems:
+        if not (result.problems or words):
             console.print(Text.assemble(("complete", "green"), f"  load as {name}:{path}"))
-    output.exit_if(result.problems)
+    output.exit_if(result.problems or words)

@@ -29,18 +29,28 @@ _EXACT = 0x2 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 _LIMITED, _FULL = 1, 2
 
 
-def frame_rgb(frame: VideoFrame, reformatter: VideoReformatter, pixel_shape: Fraction) -> Pixels:
+def frame_rgb(
+    frame: VideoFrame,
+    reformatter: VideoReformatter,
+    pixel_shape: Fraction,
+    *,
+    exact: bool = True,
+) -> Pixels:
     """Convert a frame.
 
     Args:
         frame: Any frame.
         reformatter: Converter, to be used again for the next frame.
         pixel_shape: Width of a pixel by its height, > 0.
+        exact: Round colours to the nearest; else as other readers, see `select_frames`.
 
     Returns:
         RGB, shape (height, width, 3), as it is displayed.
     """
-    pixels = on_white(_eight_bits(frame, reformatter))
+    if exact or not _is_plain(frame):
+        pixels = on_white(_eight_bits(frame, reformatter))
+    else:
+        pixels = cast("Pixels", reformatter.reformat(frame, format="rgb24").to_ndarray())
     size = display_size((frame.width, frame.height), pixel_shape)
     if size != (frame.width, frame.height):
         bicubic = PIL.Image.Resampling.BICUBIC
@@ -58,6 +68,13 @@ def display_size(size: tuple[int, int], pixel_shape: Fraction) -> tuple[int, int
     if pixel_shape >= 1:
         return int(width * pixel_shape + Fraction(1, 2)), height
     return width, int(height / pixel_shape + Fraction(1, 2))
+
+
+def _is_plain(frame: VideoFrame) -> bool:
+    """Tell whether a frame is of 8 bits without opacity."""
+    form = frame.format
+    has_opacity = form.has_palette or any(part.is_alpha for part in form.components)
+    return not has_opacity and max(part.bits for part in form.components) == 8
 
 
 def _eight_bits(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:

@@ -161,7 +161,11 @@ def sample_frames(
 
 
 def select_frames(
-    video: Video | str | Path | bytes, choose: FrameChooser, limits: Limits = LIMITS
+    video: Video | str | Path | bytes,
+    choose: FrameChooser,
+    limits: Limits = LIMITS,
+    *,
+    exact: bool = True,
 ) -> SampledFrames:
     """Take the frames of a video that a custom rule chooses; otherwise as `sample_frames`.
 
@@ -170,6 +174,9 @@ def select_frames(
         choose: Called with the number of frames, and a function that returns their mean rate per
             second: that of the stream, of the whole animation, or ``fps``.
         limits: Checked before decoding.
+        exact: Round colours to the nearest. Else they are those of decord, OpenCV and others,
+            which take libswscale's defaults: one grey value darker on average, up to 4 off, and
+            not the same on every processor.
 
     Raises:
         MediaError: The file is missing, too large, broken, without frames, or not a video.
@@ -181,7 +188,7 @@ def select_frames(
         with open_file(source, limits) as file:
             image = identify_image(file, name, limits)
             if image is None:
-                return _sample_stream(file, choose, name, limits)
+                return _sample_stream(file, choose, name, limits, exact=exact)
             return _sample_animation(image, choose, name)
     if isinstance(source, PILImage):
         source = (source,)
@@ -293,17 +300,17 @@ def _shown_ms(duration_ms: float) -> float:
 
 
 def _sample_stream(
-    file: ReadableFile, choose: FrameChooser, name: str, limits: Limits
+    file: ReadableFile, choose: FrameChooser, name: str, limits: Limits, *, exact: bool
 ) -> SampledFrames:
     """Sample the best video stream of a file."""
     n_source, fps = _count_packets(file, name, limits)
     indices = choose(n_source, lambda: fps)
-    kept, n_decoded = _decode(file, indices, n_source, name, limits)
+    kept, n_decoded = _decode(file, indices, n_source, name, limits, exact=exact)
     if n_decoded != n_source:
         # A packet need not be a frame: some codecs hide frames, an edit list removes some.
         n_source = n_decoded
         indices = choose(n_source, lambda: fps)
-        kept, _ = _decode(file, indices, n_source, name, limits)
+        kept, _ = _decode(file, indices, n_source, name, limits, exact=exact)
     return _sampled(kept, indices, n_source, name)
 
 
@@ -427,7 +434,13 @@ def _matroska_size(head: bytes, place: int) -> tuple[int, int]:
 
 
 def _decode(
-    file: ReadableFile, wanted: Collection[int], n_expected: int, name: str, limits: Limits
+    file: ReadableFile,
+    wanted: Collection[int],
+    n_expected: int,
+    name: str,
+    limits: Limits,
+    *,
+    exact: bool,
 ) -> tuple[_Kept, int]:
     """Decode and count all frames; keep those wanted."""
     from av.error import FFmpegError
@@ -448,7 +461,7 @@ def _decode(
                 start_s = start_s if position else time_s
                 if position in wanted:
                     check_size(display_size((frame.width, frame.height), pixel_shape), name, limits)
-                    pixels = frame_rgb(frame, reformatter, pixel_shape)
+                    pixels = frame_rgb(frame, reformatter, pixel_shape, exact=exact)
                     kept[position] = time_s - start_s, pixels
                 position += 1
         except FFmpegError as error:

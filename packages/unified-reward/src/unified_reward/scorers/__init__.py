@@ -25,6 +25,7 @@ SYSTEMS = {
     "clip-cosine": ("clipscore", "CLIPCosine"),
     "aesthetic-v2": ("aesthetic", "AestheticV2"),
     "hpsv3": ("hpsv3", "HPSv3"),
+    "editreward": ("editreward", "EditReward"),
     "videoscore": ("videoscore", "VideoScore"),
     "videoscore-v1.1": ("videoscore", "VideoScore11"),
     "videoscore-qwen2-vl": ("videoscore", "VideoScoreQwen"),

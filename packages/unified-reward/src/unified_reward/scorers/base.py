@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unified_reward.backends.batching import bisect_failures
 from unified_reward.checkpoints.tensor_keys import MappedTensor, State, weight_files
 from unified_reward.core.base_judge import BaseJudge, Progress
-from unified_reward.core.errors import ConfigError, DataError, MediaError
+from unified_reward.core.errors import ConfigError, DataError, MediaError, one_line
 from unified_reward.core.prefetch import prefetch
 from unified_reward.core.probability import compare_scored
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
@@ -30,7 +30,8 @@ from unified_reward.scorers.card import Fact, ScoreCard
 
 
 _Key = tuple[Task, str, Candidate, tuple[Image | Video, ...], str]
-_TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
+TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
+"""Files of tokenizers; one of them is enough."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Scorer(BaseJudge):
     card: ClassVar[ScoreCard]
     weights: ClassVar[tuple[str, ...]]
     """Glob patterns of its weight files; the first that matches is used."""
-    needed: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": _TOKENIZER}
+    needed: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": TOKENIZER}
     """Other files by their purpose: one file of each is enough."""
     ignored: ClassVar[Mapping[str, str]] = {}
     """Tensors left out on purpose: regular expressions of their names, and the reason."""
@@ -94,6 +95,14 @@ class Scorer(BaseJudge):
     @abstractmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The tensors of the files under the names of the module."""
+
+    @classmethod
+    def examine(cls, module: nn.Module, folder: Path) -> None:
+        """Check the files beside the weights against an empty module, as loading does.
+
+        Raises:
+            ModelError: They are not those of these weights.
+        """
 
     @classmethod
     def facts(cls, folder: Path) -> list[Fact]:
@@ -208,6 +217,8 @@ class Scorer(BaseJudge):
             return self.prepare(sample)
         except (MediaError, ConfigError, DataError) as error:
             return Failed.from_error(error)
+        except ValueError as error:  # of a processor, about a size that it does not take
+            return Failed(f"{self.name} cannot prepare it: {one_line(error)}")
 
     @torch.inference_mode()
     def _forward_batch(self, batch: list[Prepared]) -> list[Verdict]:

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import PIL.Image
 import torch
+from torch import Tensor
 
 from unified_reward import media
 from unified_reward.core.errors import DataError
 from unified_reward.core.probability import shrink
-from unified_reward.core.samples import Image, Sample, Task
+from unified_reward.core.samples import Candidate, Image, Sample, Task
 from unified_reward.core.verdicts import Preferred, Score, Scored
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import OPEN, ScoreCard
@@ -51,33 +52,25 @@ class HPSv3(QwenScorer):
         deviations=("transparency is laid on white, and an image is turned as its EXIF says",),
         verified=(
             "values of a tiny twin in the released layout (positions counted), against float64 "
-            "equations",
+            "equations and transformers 4.45.2",
             "pixels and the text before tokenising against golden values",
         ),
     )
     weights = ("HPSv3.safetensors",)
     medium = "image"
     reward_tokens = _TOKENS
+    outputs = (2,)
 
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
         """The image resized by PIL to about 448 x 448 pixels; the caption within its prompt."""
         words = worded("HPSV3", sample.prompt, _TOKENS) + worded("HPSV3-SUFFIX", "")
-        medium = sample.candidates[0]
-        if not isinstance(medium, Image):
-            raise DataError(f"an image was expected, not a {type(medium).__name__}")
-        picture = media.open_image(medium)
-        height, width = target_size(picture.height, picture.width, _BOUNDS)
-        fitted = picture.resize((width, height), PIL.Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1)
-        patches, grid = patched(pixels[None].float())
+        patches, grid = fitted(sample.candidates[0])
         return Prepared(chat("image", words), patches, grid=grid)
 
     def decode(self, raw: Sequence[float]) -> Scored:
         """The mean, and the exponential of the second output: the loss takes it so."""
-        mean, log_sigma = raw
-        sigma = math.exp(log_sigma) if log_sigma < _MAX_LOG else math.inf
-        return Scored(Score(mean, OPEN, sigma))
+        return Scored(normal(raw))
 
     def compare_scored(self, first: Scored, second: Scored) -> Preferred:
         """The logistic of the difference, averaged over its normal distribution.
@@ -91,3 +84,24 @@ class HPSv3(QwenScorer):
             for scored, score in zip((first, second), scores, strict=True)
         ]
         return super().compare_scored(*shrunk)
+
+
+def fitted(medium: Candidate) -> tuple[Tensor, tuple[int, int, int]]:
+    """Patches and grid of an image, resized by PIL (bicubic) to about 448 x 448 pixels.
+
+    Raises:
+        DataError: It is no image.
+        MediaError: It cannot be opened, or is too thin.
+    """
+    if not isinstance(medium, Image):
+        raise DataError(f"an image was expected, not a {type(medium).__name__}")
+    picture = media.open_image(medium)
+    height, width = target_size(picture.height, picture.width, _BOUNDS)
+    resized = picture.resize((width, height), PIL.Image.Resampling.BICUBIC)
+    return patched(torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1)[None].float())
+
+
+def normal(raw: Sequence[float]) -> Score:
+    """Mean and deviation from a mean and the logarithm of a deviation."""
+    mean, log_sigma = raw
+    return Score(mean, OPEN, math.exp(log_sigma) if log_sigma < _MAX_LOG else math.inf)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import PIL.Image
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
@@ -21,6 +22,8 @@ MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 """Mean and deviation of pixels, as of OpenAI's CLIP."""
 SIDE = 224
+_THIN = 32
+"""Ratio of sides above which the middle alone is resized: the whole may take gigabytes."""
 CONVERTED_FIRST = (
     "a palette or CMYK image becomes RGB before it is resized, in the released code afterwards "
     "(a palette by nearest neighbour): on random weights up to a quarter of the range of scores "
@@ -96,7 +99,9 @@ class ImageScorer(Scorer):
 
 def fit_square(image: media.PILImage) -> Tensor:
     """Short side to 224 by PIL's bicubic, the middle square, normalised: OpenAI's way."""
-    return normalised(tv.to_dtype(tv.to_image(short_side(image)), torch.float32, scale=True))
+    is_thin = max(image.size) > _THIN * min(image.size)
+    square = _middle_square(image) if is_thin else short_side(image)
+    return normalised(tv.to_dtype(tv.to_image(square), torch.float32, scale=True))
 
 
 def linear_stack(state: State, stem: str) -> nn.Sequential:
@@ -116,6 +121,17 @@ def short_side(pixels: Any) -> Any:
     """Resize the short side of a PIL image or tensor to 224 (bicubic); crop the middle square."""
     resized = tv.resize(pixels, [SIDE], tv.InterpolationMode.BICUBIC, antialias=True)
     return tv.center_crop(resized, [SIDE])
+
+
+def _middle_square(image: media.PILImage) -> media.PILImage:
+    """The square that is cut from the middle of a thin image, without resizing the rest."""
+    width, height = image.size
+    short, long = sorted(image.size)
+    length = int(SIDE * long / short)
+    begin = round((length - SIDE) / 2)
+    start, end = (place * long / length for place in (begin, begin + SIDE))
+    box = (start, 0, end, height) if width > height else (0, start, width, end)
+    return image.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC, box=box)
 
 
 def normalised(pixels: Tensor) -> Tensor:

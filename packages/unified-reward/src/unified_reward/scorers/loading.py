@@ -20,9 +20,11 @@ from unified_reward.checkpoints.tensor_keys import (
 )
 from unified_reward.core.errors import ModelError, one_line
 from unified_reward.core.paths import is_file, is_folder
+from unified_reward.prompts.packs import installed_wordings
 from unified_reward.scorers import SYSTEMS
 from unified_reward.scorers import system as systems
 from unified_reward.scorers.base import Scorer
+from unified_reward.scorers.qwen_vl import remedy
 
 
 _BESIDE = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -63,10 +65,23 @@ def check(system: type[Scorer], folder: Path) -> FolderReport:
         problems.insert(0, f"no weights ({' or '.join(system.weights)}); {content}{hint}")
         return FolderReport((), None, tuple(problems))
     try:
-        keys = _filled(system, files, folder, shapes_only=True)[1]
+        module, keys = _filled(system, files, folder, shapes_only=True)
     except ModelError as error:
         return FolderReport(tuple(files), None, (str(error), *problems))
-    return FolderReport(tuple(files), keys, (*keys.problems, *problems))
+    problems = [*keys.problems, *problems]
+    if not problems:
+        try:
+            system.examine(module, folder)
+        except ModelError as error:
+            problems = [str(error)]
+    return FolderReport(tuple(files), keys, tuple(problems))
+
+
+def lacking_words(system: type[Scorer]) -> list[str]:
+    """Prompts of a scorer that are not imported, without which every question fails."""
+    installed = installed_wordings()
+    lacking = [name for name in system.card.wording if name not in installed]
+    return [f"the prompt {name} is not imported: {remedy(name)}" for name in lacking]
 
 
 def _has_weights(system: type[Scorer], folder: Path) -> bool:
@@ -77,7 +92,7 @@ def _has_weights(system: type[Scorer], folder: Path) -> bool:
 
 
 def _lacking(folder: Path, what: str, names: Iterable[str]) -> str:
-    if any(is_file(folder / name) for name in names):
+    if any(is_file(file) for name in names for file in folder.glob(name)):
         return ""
     return f"no {what} ({' or '.join(names)})"
 
@@ -124,8 +139,10 @@ def patterns(system: type[Scorer]) -> list[str]:
     """Glob patterns of the files to download: weights, their shards, and files beside them."""
     stems = (one.removesuffix(".index.json").rpartition(".") for one in system.weights)
     shards = [f"{stem}-*-of-*.{suffix}" for stem, _, suffix in stems]
-    beside = [name for names in system.needed.values() for name in names]
-    return [*system.weights, *shards, *beside, *_BESIDE]
+    needed = [name for names in system.needed.values() for name in names]
+    folders = dict.fromkeys(name.rpartition("/")[0] for name in needed)
+    beside = [f"{folder}/{name}".lstrip("/") for folder in folders for name in _BESIDE]
+    return [*system.weights, *shards, *needed, *beside]
 
 
 def load_system(

@@ -49,7 +49,6 @@ _IXC = {
     "max_length": 16384,
 }
 """Values of InternLM-XComposer-2.5, which its reward model's are taken to be."""
-_CHUNK = 1 << 20
 _N_NAMES = 12
 _N_LINES = 6
 _INSTRUCT_END = 128_009
@@ -231,11 +230,9 @@ def _stem(name: str) -> str:
 def _digest(file: Path) -> str:
     if not is_file(file):
         return f"no {file.name}"
-    digest = hashlib.sha256()
     with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            digest.update(chunk)
-    return f"{file.name} {file.stat().st_size} bytes, sha256 {digest.hexdigest()}"
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return f"{file.name} {file.stat().st_size} bytes, sha256 {digest}"
 
 
 def _compared(file: Path, sha: str) -> str:

@@ -27,7 +27,7 @@ from unified_reward.checkpoints.tensor_keys import (
     shape,
 )
 from unified_reward.checkpoints.tokenizers import load_tokenizer
-from unified_reward.core.errors import ConfigError, DataError, ModelError
+from unified_reward.core.errors import ConfigError, DataError, MediaError, ModelError
 from unified_reward.prompts.packs import installed_wordings, published_prompts
 from unified_reward.scorers.base import Prepared, Scorer
 
@@ -35,7 +35,7 @@ from unified_reward.scorers.base import Prepared, Scorer
 _HEAD, _VISION_HEAD = 128, 80
 """Width of an attention head, in the language model and in the vision tower of every Qwen2-VL."""
 _TRUNKS = ("qwen2_vl", "qwen2_5_vl")
-_RENAMES = (
+RENAMES = (
     (r"^base_model\.model\.", ""),
     (r"^model\.(?!visual\.|language_model\.)", "model.language_model."),
     (r"^visual\.", "model.visual."),
@@ -48,7 +48,7 @@ _MARKS = tuple(
         *("vision_start", "vision_end", "vision_pad"),
     )
 )
-_PADS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+PADS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
 _FRAMES: Any = Qwen2VLVideoProcessor(
     do_resize=False, do_sample_frames=False, cap_pixels_per_frame=False
 )
@@ -59,6 +59,7 @@ TEMPORAL = 2
 MERGED = 4
 """Patches of a token."""
 _MIN_FRAMES, _MAX_FRAMES = 4, 768
+_MAX_RATIO = 200
 
 
 class PixelBounds(NamedTuple):
@@ -89,8 +90,20 @@ class QwenReward(nn.Module):
         Raises:
             ValueError: There are more or fewer marks than visual tokens.
         """
+        return self.hidden_of(ids, mask, self.see(patches, grids), pad)
+
+    def see(self, patches: Tensor, grids: Tensor) -> Tensor:
+        """Visual tokens of all images or videos, one behind the other."""
+        dtype = next(self.model.visual.parameters()).dtype
+        return self.model.visual(patches.to(dtype), grid_thw=grids).pooler_output
+
+    def hidden_of(self, ids: Tensor, mask: Tensor, seen: Tensor, pad: int) -> Tensor:
+        """Last hidden states, with the visual tokens of `see` in place of their marks.
+
+        Raises:
+            ValueError: There are more or fewer marks than visual tokens.
+        """
         words = self.model.language_model.embed_tokens(ids)
-        seen = self.model.visual(patches.to(words.dtype), grid_thw=grids).pooler_output
         marks = ids == pad
         if int(marks.sum()) != len(seen):
             raise ValueError(f"{int(marks.sum())} marks for {len(seen)} visual tokens")
@@ -116,64 +129,130 @@ class QwenScorer(Scorer):
     head_name: ClassVar[str] = "rm_head"
     reward_tokens: ClassVar[tuple[str, ...]] = ()
     """Read at these tokens, in their order in the prompt; empty for the last token."""
+    outputs: ClassVar[tuple[int, ...]] = ()
+    """Numbers of outputs that a head may have; empty for any."""
     ignored: ClassVar = {r"(base_model\.model\.)?lm_head\.weight": "the head that speaks"}
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
         if self.dtype.itemsize < torch.float32.itemsize:
             self.module.head.float()  # as released, in any precision of the trunk
-        self.tokenizer: Any = load_tokenizer(folder)
-        self.tokenizer.add_tokens([*self.reward_tokens], special_tokens=True)
-        self._pad, *self._reward_ids = self.tokenizer.convert_tokens_to_ids(
-            [_PADS[self.medium], *self.reward_tokens]
-        )
-        rows = self.module.model.language_model.embed_tokens.num_embeddings
-        if None in (self._pad, *self._reward_ids) or max(self._pad, *self._reward_ids, 0) >= rows:
+        self.tokenizer, (self.pad, *self._reward_ids) = self.marks(self.module, folder)
+
+    @classmethod
+    def tokenizer_folder(cls, folder: Path) -> Path:
+        """Folder of the tokenizer's files."""
+        return folder
+
+    @classmethod
+    def examine(cls, module: nn.Module, folder: Path) -> None:
+        """Check the tokenizer against the rows of the embedding."""
+        cls.marks(module, folder)
+
+    @classmethod
+    def marks(cls, module: Any, folder: Path) -> tuple[Any, list[int]]:
+        """The tokenizer, and the ids of a visual token and of the reward tokens."""
+        place = cls.tokenizer_folder(folder)
+        tokenizer = load_tokenizer(place)
+        tokenizer.add_tokens([*cls.reward_tokens], special_tokens=True)
+        ids = tokenizer.convert_tokens_to_ids([PADS[cls.medium], *cls.reward_tokens])
+        rows = module.model.language_model.embed_tokens.num_embeddings
+        if None in ids or max(ids) >= rows:
             raise ModelError(
-                f"the tokenizer in {folder} is not that of these weights, which know {rows} tokens"
+                f"the tokenizer in {place} is not that of these weights, which know {rows} tokens"
             )
+        return tokenizer, ids
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
         """The trunk by ``config.json`` or, without one, by the shapes of the tensors."""
         names = {piece.target: piece.value for piece in cls.translate(state, folder)}
-        rows = shape(names, "model.language_model.embed_tokens.weight")[0]
-        file = folder / "config.json"
-        config = _read_config(file) if file.is_file() else _sized(names)
-        config.get_text_config().vocab_size = rows
-        return QwenReward(
-            AutoModel.from_config(config, trust_remote_code=False), head_of(names, cls.head_name)
-        )
+        return trunk(names, folder, cls.head(names, "head"))
+
+    @classmethod
+    def head(cls, names: State, stem: str) -> nn.Module:
+        """A head by the shapes of its tensors.
+
+        Raises:
+            ModelError: There is none, or it has another number of outputs.
+        """
+        head = head_of(names, cls.head_name, stem)
+        linear = [part for part in head.modules() if isinstance(part, nn.Linear)][-1]
+        if cls.outputs and linear.out_features not in cls.outputs:
+            raise ModelError(
+                f"{cls.head_name} has {linear.out_features} outputs; {cls.card.name} reads heads "
+                f"of {' or '.join(map(str, cls.outputs))}"
+            )
+        return head
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
         """The names of transformers 5."""
-        return rename_keys(state, (*_RENAMES, (rf"^{cls.head_name}\.", "head.")))
+        return rename_keys(state, (*RENAMES, (rf"^{cls.head_name}\.", "head.")))
 
     def forward(self, batch: Sequence[Prepared]) -> Tensor:
         """Outputs of the head at every reward token, shape (B, tokens * outputs)."""
-        rows = [self._tokens(one) for one in batch]
+        ids, mask = self.padded([self._tokens(one) for one in batch])
+        patches = torch.cat([one.pixels for one in batch]).to(self.device)
+        grids = torch.tensor([one.grid for one in batch], device=self.device)
+        hidden = self.module.hidden(ids, mask, patches, grids, self.pad)
+        return self.module(self.at_rewards(hidden, ids, mask)).flatten(1)
+
+    def padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask of texts, padded on the right, shape (B, L)."""
         width = max(map(len, rows))
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        mask = mask.to(self.device)
-        patches = torch.cat([one.pixels for one in batch]).to(self.device)
-        grids = torch.tensor([one.grid for one in batch], device=self.device)
-        hidden = self.module.hidden(ids, mask, patches, grids, self._pad)
+        return ids, mask.to(self.device)
+
+    def at_rewards(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states at the reward tokens, shape (B, tokens, width), or at the last, (B, width).
+
+        Args:
+            hidden: Shape (B, L, width).
+            ids: Shape (B, L).
+            mask: Shape (B, L).
+        """
         if self._reward_ids:
             is_reward = torch.isin(ids, torch.tensor(self._reward_ids, device=ids.device))
-            read = hidden[is_reward & mask.bool()].view(len(batch), len(self._reward_ids), -1)
-        else:
-            read = hidden[torch.arange(len(batch)), mask.sum(-1) - 1]
-        return self.module(read).flatten(1)
+            return hidden[is_reward & mask.bool()].view(len(ids), len(self._reward_ids), -1)
+        return hidden[torch.arange(len(ids)), mask.sum(-1) - 1]
 
     def _tokens(self, prepared: Prepared) -> list[int]:
         ids = self.tokenizer(prepared.text, add_special_tokens=False).input_ids
-        n_tokens = prepared.pixels.shape[0] // MERGED
-        spread: list[int] = []
-        for token in ids:
-            spread += [token] * (n_tokens if token == self._pad else 1)
-        return spread
+        return spread(ids, self.pad, [len(prepared.pixels) // MERGED])
+
+
+def trunk(names: State, folder: Path, head: nn.Module) -> QwenReward:
+    """An empty trunk by ``config.json`` or, without one, by the shapes of the tensors.
+
+    Raises:
+        ModelError: The configuration is of another trunk, or the shapes are of none.
+    """
+    rows = shape(names, "model.language_model.embed_tokens.weight")[0]
+    file = folder / "config.json"
+    config = _read_config(file) if file.is_file() else _sized(names)
+    config.get_text_config().vocab_size = rows
+    return QwenReward(AutoModel.from_config(config, trust_remote_code=False), head)
+
+
+def spread(ids: Sequence[int], pad: int, counts: Sequence[int]) -> list[int]:
+    """Repeat the mark of every image or video as often as it has visual tokens.
+
+    >>> spread([5, 9, 6, 9], 9, [2, 1])
+    [5, 9, 9, 6, 9]
+    """
+    left = iter(counts)
+    return [token for one in ids for token in [one] * (next(left, 1) if one == pad else 1)]
+
+
+def patch_counts(grids: Sequence[tuple[int, int, int]]) -> list[int]:
+    """Numbers of visual tokens of images or videos, from their grids.
+
+    >>> patch_counts([(1, 4, 6)])
+    [6]
+    """
+    return [t * h * w // MERGED for t, h, w in grids]
 
 
 def chat(medium: str, prompt: str) -> str:
@@ -184,7 +263,7 @@ def chat(medium: str, prompt: str) -> str:
     """
     return (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        f"<|im_start|>user\n<|vision_start|>{_PADS[medium]}<|vision_end|>{prompt}<|im_end|>\n"
+        f"<|im_start|>user\n<|vision_start|>{PADS[medium]}<|vision_end|>{prompt}<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
 
@@ -205,12 +284,17 @@ def worded(name: str, caption: str, marks: Sequence[str] = ()) -> str:
     if wording is None:
         raise ConfigError(
             f"the prompt {name}, with which this scorer was trained, is not part of this package: "
-            f"run {published_prompts()[name].hint}"
+            f"{remedy(name)}"
         )
-    for mark in (*_MARKS, *_PADS.values(), *marks):
+    for mark in (*_MARKS, *PADS.values(), *marks):
         if mark in caption:
             raise DataError(f"the caption holds {mark!r}, which the model does not read as text")
     return wording.text.replace("⟪prompt⟫", caption)
+
+
+def remedy(name: str) -> str:
+    """Advice on a prompt that is not imported."""
+    return f"run {published_prompts()[name].hint}"
 
 
 def patched(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
@@ -230,9 +314,17 @@ def patched(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
 def target_size(height: int, width: int, bounds: PixelBounds) -> tuple[int, int]:
     """Height and width, multiples of 28, with an area within bounds and about the same shape.
 
+    Raises:
+        MediaError: One side is more than 200 times the other.
+
     >>> target_size(480, 832, PixelBounds(128 * 28 * 28, 256 * 28 * 28))
     (336, 588)
     """
+    if max(height, width) > _MAX_RATIO * min(height, width):
+        raise MediaError(
+            f"{width} x {height} pixels: one side is more than {_MAX_RATIO} times the other, "
+            "which Qwen-VL's own code refuses; crop it"
+        )
     return smart_resize(height, width, FACTOR, bounds.least, bounds.most)
 
 
@@ -241,25 +333,27 @@ def frame_rule(
 ) -> Callable[[int, Callable[[], float | None]], tuple[int, ...]]:
     """So many frames of every second, evenly from first to last, an even number of them.
 
-    ``n = round(clamp(total / fps * per_second, 4, min(768, total)) / 2) * 2``, rounding half to
-    even, and never below 2; then ``linspace(0, total - 1, n)``, rounded. A video whose rate is not
-    known is taken to have ``per_second`` frames a second: every frame is wanted.
+    ``n = round(clamp(total / fps * per_second, 4, most) / 2) * 2``, rounding half to even, where
+    ``most`` is the largest even number up to ``min(768, total)``; never below 2. Then
+    ``linspace(0, total - 1, n)``, rounded. A video whose rate is not known is taken to have
+    ``per_second`` frames a second: every frame is wanted.
 
-    >>> frame_rule(2.0)(16, lambda: 8.0)
-    (0, 5, 10, 15)
+    >>> frame_rule(2.0)(16, lambda: 8.0), frame_rule(8.0)(7, lambda: 8.0)
+    ((0, 5, 10, 15), (0, 1, 2, 4, 5, 6))
     >>> frame_rule(2.0)(1, lambda: 8.0)
     (0, 0)
     """
 
     def choose(total: int, rate: Callable[[], float | None]) -> tuple[int, ...]:
         wanted = total / (rate() or per_second) * per_second
-        n = round(min(max(wanted, _MIN_FRAMES), _MAX_FRAMES, total) / TEMPORAL) * TEMPORAL
+        most = min(_MAX_FRAMES, total) // TEMPORAL * TEMPORAL
+        n = round(min(max(wanted, _MIN_FRAMES), most) / TEMPORAL) * TEMPORAL
         return tuple(torch.linspace(0, total - 1, max(n, TEMPORAL)).round().int().tolist())
 
     return choose
 
 
-def head_of(state: State, name: str) -> nn.Module:
+def head_of(state: State, name: str, stem: str = "head") -> nn.Module:
     """A head as large as its tensors: one linear map, or several with ReLU between.
 
     ``head.weight`` is one map, ``head.0.weight``, ``head.3.weight``, … a sequence whose other
@@ -268,20 +362,20 @@ def head_of(state: State, name: str) -> nn.Module:
     Args:
         state: The tensors, translated.
         name: What the head is called in the file.
+        stem: Name of the head among the tensors.
 
     Raises:
         ModelError: There is no such head.
     """
-    if "head.weight" in state:
-        return _linear(state, "head")
-    places = sorted(
-        int(found[1]) for key in state if (found := re.fullmatch(r"head\.(\d+)\.weight", key))
-    )
+    if f"{stem}.weight" in state:
+        return _linear(state, stem)
+    pattern = re.compile(rf"{re.escape(stem)}\.(\d+)\.weight")
+    places = sorted(int(found[1]) for key in state if (found := pattern.fullmatch(key)))
     if not places:
         raise ModelError(f"there is no {name} among the tensors; these are other weights")
     whole: list[nn.Module] = [nn.Identity() for _ in range(places[-1] + 1)]
     for place in places:
-        whole[place] = _linear(state, f"head.{place}")
+        whole[place] = _linear(state, f"{stem}.{place}")
         if place != places[-1]:
             whole[place + 1] = nn.ReLU()
     return nn.Sequential(*whole)

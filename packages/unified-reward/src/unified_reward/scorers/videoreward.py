@@ -19,10 +19,11 @@ from unified_reward.checkpoints.tensor_keys import (
     read_json,
 )
 from unified_reward.core.errors import DataError, ModelError
+from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Candidate, Sample, Task, Video
 from unified_reward.core.verdicts import Score, Scored
-from unified_reward.scorers.base import Prepared
-from unified_reward.scorers.card import OPEN, ScoreCard
+from unified_reward.scorers.base import TOKENIZER, Prepared
+from unified_reward.scorers.card import OPEN, Fact, ScoreCard
 from unified_reward.scorers.qwen_vl import (
     PixelBounds,
     QwenScorer,
@@ -37,6 +38,13 @@ from unified_reward.scorers.qwen_vl import (
 _NAMES = {"VQ": "visual quality", "MQ": "motion quality", "TA": "text alignment"}
 _TOKENS = tuple(f"<|{short}_reward|>" for short in _NAMES)
 _BOUNDS = PixelBounds(128 * 28 * 28, 448 * 448)
+_SETTINGS = {
+    "fps": 2,
+    "max_frame_pixels": _BOUNDS.most,
+    "sample_type": "uniform",
+    "prompt_template_type": "detailed_special",
+}
+"""``data_config`` in ``model_config.json``, as released."""
 
 
 class VideoReward(QwenScorer):
@@ -65,27 +73,71 @@ class VideoReward(QwenScorer):
         code_licence="MIT",
         weights_licence="Apache-2.0",
         deviations=(
-            "frames by PyAV, not decord",
-            "a video of one or three frames shows some twice (the released code breaks)",
+            "frames by PyAV, not decord (the same pixels on x86)",
+            "a video of one frame shows it twice (the released code fails on it)",
             "a video without a known rate is taken to have 2 frames a second",
             "mean and deviation from model_config.json where it has them, else as above",
         ),
         verified=(
             "values of a tiny twin in the released layout (PEFT names, adapters merged, positions "
-            "counted), against float64 equations",
+            "counted), against float64 equations and transformers 4.45.2",
             "frame indices, pixels and the text before tokenising against golden values",
+            "grids, and pixels to 0.002, of 22 clips as the released code prepares them",
         ),
-        open_questions=("whether model_config.json has use_rslora, and its constants' digits",),
     )
     weights = ("checkpoint-*/model.pth",)
-    needed: ClassVar = {"configuration": ("model_config.json",), **QwenScorer.needed}
+    needed: ClassVar = {
+        "configuration": ("model_config.json",),
+        "tokenizer": tuple(
+            f"{place}{name}"
+            for place in ("checkpoint-*/tokenizer/", "checkpoint-*/", "")
+            for name in TOKENIZER
+        ),
+    }
     medium = "video"
     reward_tokens = _TOKENS
+    outputs = (1, 3)
 
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
-        given = read_json(folder / "model_config.json").get("inference_config") or {}
-        self.constants = {**self.card.constants, **given}
+        self.constants = _constants(folder)
+
+    @classmethod
+    def tokenizer_folder(cls, folder: Path) -> Path:
+        """``tokenizer`` beside the weights, or the folder of the weights, or the whole folder."""
+        checkpoint = cls.files(folder)[0].parent
+        for place in (checkpoint / "tokenizer", checkpoint, folder):
+            if any(is_file(place / name) for name in TOKENIZER):
+                return place
+        raise ModelError(
+            f"no tokenizer of {checkpoint}: {' or '.join(TOKENIZER)} lies in its folder tokenizer, "
+            f"beside its weights, or in {folder}"
+        )
+
+    @classmethod
+    def examine(cls, module: nn.Module, folder: Path) -> None:
+        """Check the tokenizer, and what ``model_config.json`` says beside the adapters."""
+        super().examine(module, folder)
+        _constants(folder)
+        settings = read_json(folder / "model_config.json").get("model_config") or {}
+        if settings.get("use_special_tokens") is False:
+            raise ModelError(
+                f"{folder}/model_config.json has use_special_tokens false: its rewards are read at "
+                "the last token, not at the three tokens of the released prompt"
+            )
+
+    @classmethod
+    def facts(cls, folder: Path) -> list[Fact]:
+        """Settings of frames and prompt, which are fixed here whatever the file says."""
+        try:
+            settings = read_json(folder / "model_config.json").get("data_config") or {}
+        except ModelError:
+            settings = {}
+        found = [f"{name} {settings[name]}" for name in _SETTINGS if name in settings]
+        wanted = ", ".join(f"{name} {value}" for name, value in _SETTINGS.items())
+        question = "frames and prompt of these weights"
+        settled = f"this scorer has {wanted}; other settings need another scorer"
+        return [Fact(question, ", ".join(found) or "nothing", settled)]
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:
@@ -101,10 +153,11 @@ class VideoReward(QwenScorer):
         return Prepared(text, patches, grid=grid, notes=notes)
 
     def decode(self, raw: Sequence[float]) -> Scored:
-        """Standardised values by aspect, and their sum."""
+        """Standardised values by aspect, and their sum; of three outputs at a token, its own."""
+        own = raw if len(raw) == len(_NAMES) else raw[:: len(_NAMES) + 1]
         values = [
             (one - self.constants[f"{short}_mean"]) / self.constants[f"{short}_std"]
-            for short, one in zip(_NAMES, raw, strict=True)
+            for short, one in zip(_NAMES, own, strict=True)
         ]
         aspects = dict(zip(self.card.aspects, (Score(one, OPEN) for one in values), strict=True))
         return Scored(Score(sum(values), OPEN), aspects)
@@ -114,7 +167,7 @@ def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str,
     """Sample frames of a video, uint8 of shape (n, 3, H, W), with notes on repeated ones."""
     if not isinstance(candidate, Video):
         raise DataError(f"a video was expected, not a {type(candidate).__name__}")
-    clip = media.select_frames(candidate, frame_rule(per_second))
+    clip = media.select_frames(candidate, frame_rule(per_second), exact=False)
     notes = (
         () if not clip.n_repeated else (f"the video has {clip.n_source} frames; some shown twice",)
     )
@@ -122,10 +175,24 @@ def sampled(candidate: Candidate, per_second: float) -> tuple[Tensor, tuple[str,
 
 
 def resized(frames: Tensor, bounds: PixelBounds) -> Tensor:
-    """Frames resized as uint8 tensors (bicubic, antialias), as float from 0 to 255."""
+    """Frames resized as float tensors (bicubic, antialias), rounded to grey values, as float."""
     height, width = frames.shape[-2:]
     size = target_size(height, width, bounds)
-    return tv.resize(frames, [*size], tv.InterpolationMode.BICUBIC, antialias=True).float()
+    fitted = tv.resize(frames.float(), [*size], tv.InterpolationMode.BICUBIC, antialias=True)
+    return fitted.round().clamp(0, 255)
+
+
+def _constants(folder: Path) -> dict[str, float]:
+    file = folder / "model_config.json"
+    given = read_json(file).get("inference_config") or {}
+    constants = {**VideoReward.card.constants, **given}
+    for name in VideoReward.card.constants:
+        value = constants[name]
+        if not isinstance(value, int | float) or (name.endswith("_std") and value <= 0):
+            raise ModelError(
+                f"{file} has {name} {value!r}; means are numbers, deviations positive ones"
+            )
+    return constants
 
 
 def _lora_scale(folder: Path) -> float:

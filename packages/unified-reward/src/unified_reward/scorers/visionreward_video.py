@@ -66,7 +66,8 @@ class VisionRewardVideo(Scorer):
             "`yes` alone and all else as no; its value stands in the notes",
             "an answer that is neither leaves the candidate unparsed",
             "equal videos are a tie; the released comparison prefers the second",
-            "frames by PyAV, not decord; a video without a known rate has one frame a second",
+            "frames by PyAV, not decord (the same colours on x86); a video without a known rate "
+            "has one frame a second",
             "a question longer than the 2048 tokens of the configuration fails",
         ),
         verified=(
@@ -121,7 +122,8 @@ class VisionRewardVideo(Scorer):
         if mark := CONTROL.search(sample.prompt):
             raise DataError(f"the caption holds {mark[0]!r}, which is not read as text")
         visionreward(cls.card)
-        frames = media.select_frames(clip, each_second(media.frame_times(clip), FRAMES))
+        places = each_second(media.frame_times(clip), FRAMES)
+        frames = media.select_frames(clip, places, exact=False)
         return Prepared(sample.prompt, fitted(torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)))
 
     def forward(self, batch: Sequence[Prepared]) -> Tensor:

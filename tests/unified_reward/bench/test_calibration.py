@@ -162,6 +162,20 @@ def test_without_a_readable_verdict_there_is_nothing_to_fit():
         )
 
 
+def test_verdicts_that_are_read_from_text_alone_have_temperature_1():
+    """They do not depend on it: any other would be an artefact of the search."""
+
+    class Spoken(Sure):
+        def generate(self, requests):
+            return [Answer(item.choices[0]) for item in requests]
+
+    picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
+    sample = Sample(Task.IMAGE_GENERATION, "x", (picture, picture))
+    judge = GenerativeJudge(Spoken(), Card("compact"))
+    found = fit_calibration(judge, [Example.of(sample, Target(winner="second"))] * 2)
+    assert (found.compare, found.score, found.n) == (1.0, 1.0, 2)
+
+
 def test_the_brier_score_by_hand():
     """Errors 0.2, 0.8 and 0.5 squared."""
     found = brier_score(given_rows([0.2, 0.2, 0.5], [0.0, 1.0, 1.0]))

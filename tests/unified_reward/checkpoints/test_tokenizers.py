@@ -97,6 +97,26 @@ def test_a_folder_without_the_file_passes(tmp_path):
     assert load_tokenizer(tmp_path)("a red ball").input_ids == [49406, 320, 736, 1069, 49407]
 
 
+@pytest.mark.parametrize(
+    "kind", ["LlamaTokenizer", "CLIPTokenizer", "Qwen2Tokenizer", "T5Tokenizer", "BertTokenizer"]
+)
+def test_a_folder_whose_vocabulary_was_not_downloaded_is_refused(kind, folder):
+    """transformers makes an empty one, for which every text is the same, or none."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    assert len({*plain(folder)("a b c", add_special_tokens=False).input_ids}) < 3
+    with pytest.raises(ModelError, match=rf"no vocabulary for its tokenizer \({kind}\): there is"):
+        load_tokenizer(folder)
+
+
+def test_a_tokenizer_that_fails_on_the_probe_is_named(tmp_path):
+    """A class of another model than the file: its library raises a bare Exception."""
+    twins.byte_tokenizer(tmp_path, twins.LIKE_QWEN)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    with pytest.raises(ModelError, match=r"has a tokenizer that cannot read a text.*WordPiece"):
+        load_tokenizer(tmp_path)
+
+
 def test_a_special_token_of_another_kind_than_the_file_says_is_refused(folder):
     """With ``lstrip`` the blank before a frame would belong to it."""
     tokenizer = plain(folder)

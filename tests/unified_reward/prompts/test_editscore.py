@@ -10,12 +10,13 @@ from tests.verdicts import Says, words
 from unified_reward import prompts
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer
-from unified_reward.core.samples import Image, Sample, Task
-from unified_reward.core.verdicts import Failed, Score, Scored, Unparsed
+from unified_reward.core.samples import Example, Image, Sample, Target, Task
+from unified_reward.core.verdicts import Failed, Scale, Score, Scored, Unparsed
 from unified_reward.judges.card import Card, build_request
 from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.prompts import packs
 from unified_reward.prompts.families.edit import POINTS
+from unified_reward.train.judge import JudgeTurns
 
 
 IE = Task.IMAGE_EDITING
@@ -115,6 +116,14 @@ def test_an_answer_alone_is_not_taken_for_both(template):
     assert template.parse(SUCCESS).reason == "1 answers, for 2 questions"
 
 
+def test_a_rule_between_reasons_and_points_does_not_end_an_answer(template):
+    """Markdown has the line ``---`` that separates the two answers in the text of a verdict."""
+    ruled = f"First, the edit.\n\n---\n\n{SUCCESS}"
+    assert read(template, ruled, QUALITY).score.value == pytest.approx(math.sqrt(15 * 10) / 2.5)
+    answers = [Answer(SUCCESS, votes=(ruled,)), Answer(QUALITY, votes=(f"-\n\n---\n\n{QUALITY}",))]
+    assert template.decode_all(answers).score.sigma == pytest.approx(0.0, abs=1e-9)
+
+
 def test_passes_are_averaged_after_each_was_scored(template):
     """The passes score 10 and sqrt(4 x 25) / 2.5 = 4."""
     best = '{"score": [25, 25]}'
@@ -179,6 +188,15 @@ def test_edits_are_not_compared_and_not_trained_on():
         prompts.template("editscore", IE, "compare")
     with pytest.raises(ConfigError, match="editscore asks 2 questions about an edit; train in"):
         build_request(Sample(IE, "x", (picture(1),), (picture(2),)), Card("editscore"), {})
+
+
+@pytest.mark.parametrize("score", [None, 8.0])
+def test_training_in_a_family_of_two_questions_is_refused_as_such(score):
+    sample = Sample(IE, "x", (picture(1),), (picture(2),), id="a")
+    names = ("success", "preservation", "naturalness", "artifacts")
+    target = Target(score, Scale(0, 25), dict.fromkeys(names, 20.0))
+    with pytest.raises(ConfigError, match="editscore asks 2 questions about an edit; train in"):
+        JudgeTurns([Example.of(sample, target)], Card("editscore"))[0]
 
 
 def test_a_piece_that_was_not_imported_is_named(tmp_path, monkeypatch):

@@ -195,6 +195,15 @@ def test_one_changed_letter_is_not_verified(tmp_path, home):
         import_pack(clone, expected=[made_prompt(TEXT)])
 
 
+def test_half_a_surrogate_in_a_clone_is_no_published_letter(tmp_path, home):
+    """A text as long as a published one, in a script that may hold anything."""
+    code = as_code("\ud800" + made_text("Q-IG-PAIR")[1:]).encode(errors="surrogatepass").decode()
+    clone = write_clone(tmp_path, {"Q-IG-PAIR": code, "Q-VG-PAIR": as_code(TEXT)})
+    table = [made_prompt(made_text("Q-IG-PAIR")), made_prompt(TEXT, name="Q-VG-PAIR")]
+    imported = status(import_pack(clone, home, expected=table))
+    assert imported == {"Q-IG-PAIR": "changed", "Q-VG-PAIR": "verified"}
+
+
 def test_a_folder_that_is_no_clone_is_refused_and_leaves_an_older_pack(tmp_path, home):
     import_made(tmp_path / "clone", home, "Q-IG-PAIR")
     message = "nowhere has 0 of .* clone of CodeGoat24/UnifiedReward or "

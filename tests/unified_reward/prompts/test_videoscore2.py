@@ -10,12 +10,13 @@ from tests.verdicts import Says
 from unified_reward import prompts
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer
-from unified_reward.core.samples import Sample, Task, Video
-from unified_reward.core.verdicts import Score, Scored, Unparsed
+from unified_reward.core.samples import Example, Sample, Target, Task, Video
+from unified_reward.core.verdicts import Scale, Score, Scored, Unparsed
 from unified_reward.judges.card import Calibration, Card
 from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.prompts import packs
 from unified_reward.prompts.families.videoscore2 import WEIGHTED, weighted_digit
+from unified_reward.train.judge import JudgeTurns
 
 
 VG = Task.VIDEO_GENERATION
@@ -135,6 +136,24 @@ def test_parsing_an_answer_gives_the_verdict_back(template):
     del aspects[NAMES[1]]
     with pytest.raises(ConfigError, match="states text-to-video alignment, but the target has vis"):
         template.answer(Scored(None, aspects))
+
+
+def test_a_weighted_digit_below_1_is_no_answer(template):
+    """A judge's own verdict may have one, and its answer would be unparsed."""
+    aspects = {name: Score(0.6, WEIGHTED) for name in NAMES}
+    with pytest.raises(ConfigError, match=r"states aspects from 1 to 5, not 0\.6"):
+        template.answer(Scored(None, aspects))
+
+
+def test_a_judge_is_trained_on_the_aspects_alone():
+    """Labels of VideoFeedback2 are three digits; no overall score is written."""
+    sample = Sample(VG, "x", (Video(np.zeros((2, 8, 8, 3), np.uint8), "THWC"),), id="a")
+    target = Target(aspects=dict(zip(NAMES, (4, 3, 2), strict=True)), scale=Scale(1, 5))
+    turns = JudgeTurns([Example.of(sample, target)], Card("videoscore2"))
+    assert turns[0].answer == PLAIN.replace("visual quality: 1, one would say.", "").replace(
+        "; \n", ";\n"
+    )
+    assert len(turns[0].request.images) == 8
 
 
 def test_a_temperature_flattens_the_shares_at_each_place():

@@ -123,7 +123,7 @@ def fit_calibration(judge: CardedJudge, examples: Sequence[Example]) -> Calibrat
     Args:
         judge: The judge; the calibration of its own card is ignored.
         examples: Labelled comparisons, scores or both, that it was not trained on. Without examples
-            of a form its temperature is 1.
+            of a form, or of verdicts that depend on it, its temperature is 1.
 
     Returns:
         The temperatures, and the number of examples with a label and a readable verdict.
@@ -161,5 +161,6 @@ def fit_calibration(judge: CardedJudge, examples: Sequence[Example]) -> Calibrat
         n += n_of_form
         bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE))
         best = minimize_scalar(loss, bounds=bounds, method="bounded")
-        temperatures[form] = round(float(np.exp(best.x)), 4)
+        if best.fun < loss(0.0):  # not where only text is read, which no temperature changes
+            temperatures[form] = round(float(np.exp(best.x)), 4)
     return Calibration(temperatures["compare"], temperatures["score"], n=n)

@@ -25,6 +25,8 @@ _PROBE = (
     "    don't  stop... x_1=(a+b)*[c];  "
 )
 """Blanks, digits, cases, accents and scripts, at which tokenizers of one vocabulary differ."""
+_FEWEST = 10
+"""Least number of different ids in the probe; an empty vocabulary gives one or two."""
 _PARTS = ("normalizer", "pre_tokenizer", "model", "decoder")
 
 
@@ -63,22 +65,38 @@ def match_file(tokenizer: Any, source: str | Path) -> None:
     """Give a loaded tokenizer the parts of its ``tokenizer.json`` where their ids differ.
 
     Special tokens, chat template and the tokens around a text stay as they were loaded. A source
-    without that file passes.
+    without that file passes if its vocabulary is not empty.
 
     Raises:
-        ModelError: The file cannot be read, or the ids differ even with its parts.
+        ModelError: The file cannot be read, the ids differ even with its parts, or there is neither
+            this file nor another vocabulary.
     """
-    message = f"{source} has a {_FILE} that cannot be read"
-    with load_errors(message):
+    with load_errors(f"{source} has a {_FILE} that cannot be read"):
         file = cached_file(
             str(source),
             _FILE,
             local_files_only=is_folder(source),
             _raise_exceptions_for_missing_entries=False,
         )
-        if file is None:
-            return
-        own = Tokenizer.from_file(file)
+        own = Tokenizer.from_file(file) if file else None
+    with load_errors(f"{source} has a tokenizer that cannot read a text"):
+        if own is None:
+            _check_vocabulary(tokenizer, source)
+        else:
+            _match(tokenizer, own, source)
+
+
+def _check_vocabulary(tokenizer: Any, source: str | Path) -> None:
+    """Refuse an empty vocabulary, which transformers makes where it finds no file of one."""
+    if len({*_ids(tokenizer, _PROBE)}) < _FEWEST:
+        kinds = getattr(tokenizer, "vocab_files_names", {})
+        raise ModelError(
+            f"{source} has no vocabulary for its tokenizer ({type(tokenizer).__name__}): there is "
+            f"neither {_FILE} nor {kinds.get('vocab_file', 'another file of one')}"
+        )
+
+
+def _match(tokenizer: Any, own: Tokenizer, source: str | Path) -> None:
     own.no_truncation()
     own.no_padding()
     probe = _probe(own)

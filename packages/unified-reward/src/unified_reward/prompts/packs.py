@@ -236,7 +236,7 @@ def _slotted(prompt: Prompt, text: str) -> str | None:
 
 
 def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def default_home() -> Path:

@@ -200,7 +200,7 @@ def target_verdict(record: Example, template: prompts.Template) -> Scored | Pref
         }
     except ValueError as error:
         raise DataError(f"record {name!r}: {error}") from error
-    if template.scale is None:
+    if template.scale is None or template.scale.step is None:  # an answer states aspects alone
         return Scored(None, aspects)
     step = _on_step(_share(record), template.scale, name)
     return Scored(Score(step, template.scale), aspects)

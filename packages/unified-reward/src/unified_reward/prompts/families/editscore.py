@@ -76,6 +76,10 @@ class EditScoreTemplate(Template):
         texts = text.split(_BETWEEN)
         if len(texts) != len(self.parts):
             return Unparsed(f"{len(texts)} answers, for {len(self.parts)} questions", text)
+        return self._score(texts)
+
+    def _score(self, texts: Sequence[str]) -> Scored | Unparsed:
+        text = _BETWEEN.join(texts)
         points: dict[str, Score] = {}
         worst: list[float] = []
         for part, reply in zip(self.parts, texts, strict=True):
@@ -90,7 +94,7 @@ class EditScoreTemplate(Template):
     def decode_all(self, answers: Sequence[Answer]) -> Scored | Preferred | Unparsed:
         """Score the answers; further ones that were sampled are passes, averaged as published."""
         passes = zip(*((one.text, *one.votes) for one in answers), strict=False)
-        verdicts = [self.parse(_BETWEEN.join(texts)) for texts in passes]
+        verdicts = [self._score(texts) for texts in passes]
         scored = [one for one in verdicts if isinstance(one, Scored)]
         if len(scored) < 2:
             return scored[0] if scored else verdicts[0]

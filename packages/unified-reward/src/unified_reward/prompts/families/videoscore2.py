@@ -54,8 +54,13 @@ class VideoScore2Template(Template):
                 f"an answer of family {self.family.name} states {', '.join(missing) or 'aspects'}, "
                 f"but the target has {', '.join(verdict.aspects) or 'no aspects'}"
             )
-        values = [parse.number_text(verdict.aspects[name].value) for name in _NAMES]
-        lines = [f"{name}: {value}" for name, value in zip(_NAMES, values, strict=True)]
+        values = [verdict.aspects[name].value for name in _NAMES]
+        if outside := [value for value in values if value not in DIGITS]:
+            raise ConfigError(
+                f"an answer of family {self.family.name} states aspects from {DIGITS}, not "
+                f"{parse.number_text(outside[0])}"
+            )
+        lines = [f"{n}: {parse.number_text(v)}" for n, v in zip(_NAMES, values, strict=True)]
         return f"<think>{rationale}</think>\n{lines[0]};\n{lines[1]},\n{lines[2]}"
 
     def parse(self, text: str) -> Scored | Preferred | Unparsed:

@@ -7,7 +7,8 @@ import torch
 
 import unified_reward as ur
 from tests.unified_reward.scorers import expected, twins
-from unified_reward.scorers import system
+from unified_reward.core.errors import MediaError
+from unified_reward.scorers import images, system
 from unified_reward.scorers.qwen_vl import PixelBounds, frame_rule, patched, target_size
 from unified_reward.scorers.videoscore import budget, first_frames
 
@@ -276,3 +277,10 @@ def test_an_image_of_another_mode_becomes_rgb_before_it_is_resized(mode):
             assert torch.equal(prepared(name, ur.Image(image)).pixels, wanted)
     for name in ("hpsv1", "imagereward", "clipscore", "clip-cosine", "aesthetic-v2"):
         assert any("palette or CMYK" in line for line in system(name).card.deviations)
+
+
+def test_an_image_that_would_not_fit_into_memory_is_refused_and_a_long_one_is_not():
+    long = PIL.Image.new("RGB", (2, 4000))
+    with pytest.raises(MediaError, match="2 x 4000 pixels are too long to be resized to 224"):
+        images.fit_square(long)
+    assert images.fit_square(long.crop((0, 0, 2, 2600))).shape == (3, 224, 224)

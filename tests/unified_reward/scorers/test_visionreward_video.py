@@ -538,6 +538,17 @@ def test_frames_that_would_not_fit_into_memory_fail_alone(scorer):
     assert isinstance(fine, ur.Scored)
 
 
+def test_a_tokenizer_file_that_cuts_texts_cuts_no_question(copy, scorer):
+    file = copy / "tokenizer.json"
+    cutting = Tokenizer.from_file(str(file))
+    cutting.enable_truncation(12)
+    cutting.save(str(file))
+    result = ur.open_judge(f"visionreward-video:{copy}", device="cpu", dtype="float32")
+    long = "Question: Is it a red ball? Answer:"
+    assert result._ids(long) == scorer._ids(long)
+    assert len(result._ids(long)) > 12
+
+
 def test_a_caption_with_a_control_token_is_refused():
     with pytest.raises(DataError, match="end_of_text"):
         VisionRewardVideo.prepare(sample("a <|end_of_text|> b"))

@@ -156,6 +156,8 @@ class VisionRewardImage(Scorer):
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_truncation()  # a file may ask for either
+        self.tokenizer.no_padding()
         self._first: int = self.tokenizer.token_to_id(_FIRST)
         self._answers = yes_no_tokens(self.tokenizer)
         self._vqascore: VQAScore | None = None

@@ -91,6 +91,8 @@ class VisionRewardVideo(Scorer):
         super().__init__(module, folder, batch_size=batch_size)
         config = read_json(folder / "config.json")
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_truncation()  # a file may ask for either
+        self.tokenizer.no_padding()
         self._first: int = config.get("bos_token_id", 128_000)
         self._longest: int = config.get("max_position_embeddings", 2048)
         self._answers = yes_no_tokens(self.tokenizer)

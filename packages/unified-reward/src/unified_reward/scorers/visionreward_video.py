@@ -69,6 +69,7 @@ class VisionRewardVideo(Scorer):
             "equal videos are a tie; the released comparison prefers the second",
             "frames by PyAV, not decord; a video without a known rate has one frame a second",
             "a question longer than the 2048 tokens of the configuration fails",
+            "frames of more than 1337 to 1 fail",
         ),
         verified=(
             "names and shapes of its 1029 tensors: headers and index of the six published shards, "

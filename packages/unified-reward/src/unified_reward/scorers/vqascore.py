@@ -134,6 +134,7 @@ class VQAScore(Scorer):
             "the question's hash is that of t2v_metrics as published by its authors; that the copy "
             "within VisionReward has the same words is expected, and its import would tell",
             "a text of more than 2048 tokens fails, where the released code cuts its end",
+            "an image with a side of more than 16,384 pixels fails",
         ),
         verified=(
             "scores of a tiny twin, named as the released code names its tensors, against float64 "

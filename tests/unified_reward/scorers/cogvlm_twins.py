@@ -16,6 +16,8 @@ LLAMA = (
 """Pieces of text in Llama 3; a piece that is in the vocabulary is one token."""
 WORDS = ("yes", "no", "Yes", "No", "Ġyes", "Ġno", "Question", "ĠAnswer", "?Ċ", "ĠIs", "Ġit")
 SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>")
+RELEASED_WORDS = {"yes": 9891, "no": 2201, "Question": 14924, ":": 25, "Ġa": 264, "ĠAnswer": 22559}
+"""Some tokens of Llama 3 with their ids."""
 VOCABULARY = 320
 N_SHARDS = 6
 CONFIG = {

@@ -214,6 +214,14 @@ def test_images_that_are_not_as_many_as_their_marks_are_refused(question, n_imag
         scorer.score("q", answer="<ImageHere>", image=PIL.Image.new("RGB", (9, 9)))
 
 
+@pytest.mark.parametrize(("answer", "question"), [("a \ud83d b", "q"), ("a", "q \udc00")])
+def test_half_a_character_fails_alone_and_does_not_end_the_batch(answer, question, scorer):
+    failed, fine = scorer.ask([sample(answer, question), sample()])
+    assert "half a character, for which there is no token" in failed.error
+    assert isinstance(fine, ur.Scored)
+    assert [one is None for one in scorer.check_samples([sample(answer, question)])] == [False]
+
+
 def test_several_images_have_six_tiles_at_most_and_a_single_one_24():
     images = (ur.Image(PIL.Image.new("RGB", (3000, 3000))),) * 2
     single = ixc.IXCReward.prepare(sample("a", "q", images[:1]))

@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional as v2
 
 import unified_reward as ur
 from tests.unified_reward.scorers import expected, twins
+from unified_reward.core.errors import MediaError
 from unified_reward.scorers import images, system
 from unified_reward.scorers.qwen_vl import PixelBounds, frame_rule, patched, target_size
 from unified_reward.scorers.videoreward import resized
@@ -338,3 +339,9 @@ def test_an_image_of_another_mode_becomes_rgb_before_it_is_resized(mode):
             assert torch.equal(prepared(name, ur.Image(image)).pixels, wanted)
     for name in ("hpsv1", "imagereward", "clipscore", "clip-cosine", "aesthetic-v2"):
         assert any("palette or CMYK" in line for line in system(name).card.deviations)
+
+
+def test_pixels_that_would_not_fit_into_memory_are_refused_and_a_long_image_is_not():
+    with pytest.raises(MediaError, match="2 x 4000 pixels are too long to be resized to 224"):
+        images.short_side(torch.zeros(3, 4000, 2))
+    assert images.fit_square(PIL.Image.new("RGB", (2, 4000))).shape == (3, 224, 224)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import unified_reward as ur
 from tests.unified_reward.scorers import sat_twins, vqa_twins
-from tests.unified_reward.scorers.cogvlm_twins import WORDS
+from tests.unified_reward.scorers.cogvlm_twins import RELEASED_WORDS, WORDS, llama_tokenizer
 from tests.unified_reward.scorers.equations import flan_t5
 from tests.unified_reward.scorers.equations.cogvlm import frame_tokens, last_logits
 from tests.unified_reward.scorers.vqa_twins import token_ids
@@ -137,7 +137,7 @@ def write_released(folder, names):
     unit = torch.zeros(1, dtype=torch.bfloat16)
     module = {name: unit.expand(shape) for name, shape in names.items()}
     torch.save({"module": module}, folder / sat_twins.FILE)
-    (folder / "tokenizer.json").write_text("{}")
+    llama_tokenizer(folder / "tokenizer.json", RELEASED_WORDS)
 
 
 def test_names_and_shapes_of_the_released_size_are_all_taken(tmp_path):
@@ -439,6 +439,26 @@ def test_a_tokenizer_of_another_model_is_refused(copied):
     changed = text.replace("<|begin_of_text|>", "<|begin_of_mext|>")
     (copied / "tokenizer.json").write_text(changed, "utf-8")
     assert "has no <|begin_of_text|>" in problems(copied)
+    (problem,) = check(VisionRewardImage, copied).problems
+    assert "has no <|begin_of_text|>" in problem  # before weights are loaded
+
+
+def test_an_unknown_tensor_is_named_where_vqascore_is_left_out(tmp_path):
+    state, _ = sat_twins.visionreward_image(tmp_path, with_vqascore=False)
+    saved = {**sat_twins.as_sat(state), "extra.weight": torch.zeros(2)}
+    torch.save({"module": saved}, tmp_path / sat_twins.FILE)
+    message = problems(tmp_path, "visionreward-image-without-vqascore")
+    assert message.endswith("1 unexplained: extra.weight")
+
+
+@pytest.mark.parametrize(
+    "file", [sat_twins.FILE, "clip-flant5-xxl/pytorch_model-00001-of-00002.bin"]
+)
+def test_a_pointer_of_git_lfs_in_a_folder_within_is_called_so(file, copied):
+    (copied / file).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    message = problems(copied)
+    assert "is a Git LFS pointer; run git lfs pull" in message
+    assert "run code" not in message
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

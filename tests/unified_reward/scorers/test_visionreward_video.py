@@ -16,6 +16,7 @@ import unified_reward as ur
 from tests.unified_reward.scorers import twins
 from tests.unified_reward.scorers.cogvlm_twins import (
     CONFIG,
+    RELEASED_WORDS,
     VOCABULARY,
     llama_tokenizer,
     shards,
@@ -136,7 +137,7 @@ def test_the_key_map_rebuilds_index_headers_and_sizes_of_the_published_shards(tm
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
     assert hashlib.sha256(text.encode()).hexdigest() == INDEX
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    (tmp_path / "tokenizer.json").write_text("{}")
+    llama_tokenizer(tmp_path / "tokenizer.json", RELEASED_WORDS)
     (tmp_path / "config.json").write_text(
         json.dumps(
             {
@@ -513,6 +514,8 @@ def test_a_tokenizer_of_other_weights_is_refused(copy):
     llama_tokenizer(copy / "tokenizer.json", ("Yes", "No"))
     with pytest.raises(ModelError, match="is not that of these weights: 'yes' is"):
         ur.open_judge(f"visionreward-video:{copy}")
+    (problem,) = check(KIND, copy).problems
+    assert "is not that of these weights: 'yes' is" in problem  # before weights are loaded
 
 
 def test_a_tokenizer_of_full_size_has_the_ids_of_llama_3(scorer, tmp_path):
@@ -526,6 +529,24 @@ def test_a_text_over_the_length_is_refused_and_not_cut(scorer):
     long, fine = scorer.ask([sample("word " * 90), sample()])
     assert "the model takes 400: shorten the caption" in long.error
     assert isinstance(fine, ur.Scored)
+
+
+def test_frames_that_would_not_fit_into_memory_fail_alone(scorer):
+    long = np.zeros((2, 1, 3000, 3), np.uint8)
+    failed, fine = scorer.ask([sample(pixels=long), sample()])
+    assert failed.error == "3000 x 1 pixels are too long to be resized to 224 a side"
+    assert isinstance(fine, ur.Scored)
+
+
+def test_a_tokenizer_file_that_cuts_texts_cuts_no_question(copy, scorer):
+    file = copy / "tokenizer.json"
+    cutting = Tokenizer.from_file(str(file))
+    cutting.enable_truncation(12)
+    cutting.save(str(file))
+    result = ur.open_judge(f"visionreward-video:{copy}", device="cpu", dtype="float32")
+    long = "Question: Is it a red ball? Answer:"
+    assert result._ids(long) == scorer._ids(long)
+    assert len(result._ids(long)) > 12
 
 
 def test_a_caption_with_a_control_token_is_refused():

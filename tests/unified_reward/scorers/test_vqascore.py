@@ -228,6 +228,15 @@ def test_a_text_over_the_length_is_refused_and_not_cut(twin):
     assert 0 < short.score.value < 1
 
 
+def test_an_image_whose_square_would_not_fit_into_memory_fails_alone(twin):
+    scorer = ur.open_judge(f"vqascore:{twin[0]}", device="cpu")
+    long, fine = scorer.ask([sample(np.zeros((16_385, 1, 3), np.uint8), "a"), sample(SQUARE, "a")])
+    assert long.error == (
+        "an image of 1 x 16385 is padded to a square; sides of up to 16384 pixels are read"
+    )
+    assert 0 < fine.score.value < 1
+
+
 def problems(folder):
     with pytest.raises(ModelError) as error:
         ur.open_judge(f"vqascore:{folder}", device="cpu")

@@ -7,6 +7,7 @@ overall value; a comparison follows from two values. Knows no system in particul
 from __future__ import annotations
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from unified_reward.scorers.card import Fact, ScoreCard
 
 
 _Key = tuple[Task, str, Candidate, tuple[Image | Video, ...], str]
+_HALF = re.compile("[\ud800-\udfff]")
 TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
 """Files of tokenizers; one of them is enough."""
 
@@ -292,3 +294,8 @@ def _check(sample: Sample, card: ScoreCard) -> None:
         )
     if sample.criteria:
         raise ConfigError(f"{card.name} takes no criteria; leave out {sample.criteria!r}")
+    for text in (sample.prompt, sample.candidates[0]):
+        if isinstance(text, str) and (half := _HALF.search(text)):
+            raise DataError(
+                f"a text holds {half[0]!r}, half a character, for which there is no token"
+            )

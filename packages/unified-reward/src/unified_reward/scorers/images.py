@@ -118,7 +118,12 @@ def linear_stack(state: State, stem: str) -> nn.Sequential:
 
 
 def short_side(pixels: Any) -> Any:
-    """Resize the short side of a PIL image or tensor to 224 (bicubic); crop the middle square."""
+    """Resize the short side of a PIL image or tensor to 224 (bicubic); crop the middle square.
+
+    Raises:
+        MediaError: It is so long that it would have too many pixels meanwhile.
+    """
+    check_length(*tv.get_size(pixels))
     resized = tv.resize(pixels, [SIDE], tv.InterpolationMode.BICUBIC, antialias=True)
     return tv.center_crop(resized, [SIDE])
 
@@ -132,6 +137,16 @@ def _middle_square(image: media.PILImage) -> media.PILImage:
     start, end = (place * long / length for place in (begin, begin + SIDE))
     box = (start, 0, end, height) if width > height else (0, start, width, end)
     return image.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC, box=box)
+
+
+def check_length(height: int, width: int) -> None:
+    """Refuse pixels that would be too many once the short side is 224.
+
+    Raises:
+        MediaError: They would.
+    """
+    if SIDE * SIDE * max(height, width) > media.LIMITS.max_pixels * min(height, width):
+        raise MediaError(f"{width} x {height} pixels are too long to be resized to {SIDE} a side")
 
 
 def normalised(pixels: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ def check(system: type[Scorer], folder: Path) -> FolderReport:
     try:
         refuse_pointers(folder)
         files = system.files(folder)
+        for part in sorted({file.parent for file in files} - {folder}):
+            refuse_pointers(part)
     except ModelError as error:
         return FolderReport((), None, (str(error),))
     problems = [_lacking(folder, what, names) for what, names in system.needed.items()]

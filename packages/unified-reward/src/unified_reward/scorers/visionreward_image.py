@@ -28,7 +28,7 @@ from unified_reward.checkpoints.tensor_keys import (
     weight_files,
 )
 from unified_reward.core.errors import DataError, ModelError
-from unified_reward.core.paths import is_folder
+from unified_reward.core.paths import is_file, is_folder
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Scale, Score, Scored, Unparsed
 from unified_reward.scorers import open_facts
@@ -156,11 +156,9 @@ class VisionRewardImage(Scorer):
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         super().__init__(module, folder, batch_size=batch_size)
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        check_tokenizer(self.tokenizer, self.module.cogvlm.size, folder)
-        first = self.tokenizer.token_to_id(_FIRST)
-        if first is None:
-            raise ModelError(f"{folder / 'tokenizer.json'} has no {_FIRST}; it is not Llama 3's")
-        self._first: int = first
+        self.tokenizer.no_truncation()  # a file may ask for either
+        self.tokenizer.no_padding()
+        self._first: Any = self.tokenizer.token_to_id(_FIRST)
         self._answers = yes_no_tokens(self.tokenizer)
         self._vqascore: VQAScore | None = None
         if self.with_vqascore:
@@ -193,7 +191,14 @@ class VisionRewardImage(Scorer):
             raise ModelError(
                 f"images of {size.tower.side} pixels a side; VisionReward-Image has {SIDE}"
             )
-        return _Models(CogVLM(size), VQAScore.skeleton(inner, folder / _VQA) if inner else None)
+        if is_file(file := folder / "tokenizer.json"):
+            words = Tokenizer.from_file(str(file))
+            check_tokenizer(words, size, folder)
+            if words.token_to_id(_FIRST) is None:
+                raise ModelError(f"{file} has no {_FIRST}; it is not Llama 3's")
+        has_vqascore = cls.with_vqascore and bool(inner)
+        vqascore = VQAScore.skeleton(inner, folder / _VQA) if has_vqascore else None
+        return _Models(CogVLM(size), vqascore)
 
     @classmethod
     def translate(cls, state: State, folder: Path) -> Iterator[MappedTensor]:

@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as tv
 from unified_reward import media
 from unified_reward.checkpoints.tensor_keys import MappedTensor, State, read_json, rename_keys
 from unified_reward.core.errors import DataError, MediaError, ModelError
+from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Sample, Task, Video
 from unified_reward.core.verdicts import Scale, Score, Scored, Unparsed
 from unified_reward.media import FrameChooser
@@ -28,7 +29,7 @@ from unified_reward.scorers.base import Prepared, Scorer
 from unified_reward.scorers.card import Fact, ScoreCard
 from unified_reward.scorers.checklists import VIDEO_SCALE, Checklist, visionreward
 from unified_reward.scorers.cogvlm import CogVLM, Sizes, positions, sizes
-from unified_reward.scorers.images import MEAN, STD
+from unified_reward.scorers.images import MEAN, STD, check_length
 
 
 FRAMES = 24
@@ -69,6 +70,7 @@ class VisionRewardVideo(Scorer):
             "frames by PyAV, not decord (the same colours on x86); a video without a known rate "
             "has one frame a second",
             "a question longer than the 2048 tokens of the configuration fails",
+            "frames of more than 1337 to 1 fail",
         ),
         verified=(
             "names and shapes of its 1029 tensors: headers and index of the six published shards, "
@@ -91,16 +93,19 @@ class VisionRewardVideo(Scorer):
         super().__init__(module, folder, batch_size=batch_size)
         config = read_json(folder / "config.json")
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_truncation()  # a file may ask for either
+        self.tokenizer.no_padding()
         self._first: int = config.get("bos_token_id", 128_000)
         self._longest: int = config.get("max_position_embeddings", 2048)
         self._answers = yes_no_tokens(self.tokenizer)
-        check_tokenizer(self.tokenizer, self.module.size, folder)
 
     @classmethod
     def skeleton(cls, state: State, folder: Path) -> nn.Module:
         """A CogVLM2 as large as the tensors, which ``config.json`` must agree with."""
         size = sizes(state)
         _check_config(size, read_json(folder / "config.json"), folder)
+        if is_file(file := folder / "tokenizer.json"):
+            check_tokenizer(Tokenizer.from_file(str(file)), size, folder)
         return CogVLM(size)
 
     @classmethod
@@ -217,13 +222,20 @@ def fitted(frames: Tensor) -> Tensor:
 
     Args:
         frames: uint8, shape (n, 3, H, W).
+
+    Raises:
+        MediaError: They are too long.
     """
-    pixels = tv.normalize(frames.float() / 255, MEAN, STD)
+    check_length(*frames.shape[-2:])
     short = min(frames.shape[-2:])
     size = [int(side / short * SIDE) for side in frames.shape[-2:]]
-    resized = functional.interpolate(pixels, size, mode="bilinear", align_corners=False)
     top, left = (round((side - SIDE) / 2) for side in size)
-    return resized[..., top : top + SIDE, left : left + SIDE]
+    fit: list[Tensor] = []
+    for frame in frames.split(1):  # all at once, those of a long or large video fill the memory
+        pixels = tv.normalize(frame.float() / 255, MEAN, STD)
+        resized = functional.interpolate(pixels, size, mode="bilinear", align_corners=False)
+        fit.append(resized[..., top : top + SIDE, left : left + SIDE].clone())
+    return torch.cat(fit)
 
 
 def yes_no_tokens(tokenizer: Tokenizer) -> Mapping[int, bool]:

@@ -20,7 +20,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config, T5ForCondi
 from unified_reward import media
 from unified_reward.checkpoints import tensor_keys
 from unified_reward.checkpoints.tensor_keys import MappedTensor, State, depth, shape
-from unified_reward.core.errors import DataError, ModelError, one_line
+from unified_reward.core.errors import DataError, MediaError, ModelError, one_line
 from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Scale, Score, Scored
@@ -42,6 +42,8 @@ _ANSWER = "Yes"
 _SIDE = 336
 _AROUND = (122, 116, 104)
 """Mean of CLIP's pixels, cut to whole numbers."""
+_LONGEST = 16_384
+"""Side of the largest square that is held in memory, in pixels."""
 _HEAD = 64
 _LIMIT = 2048
 _TOWER = "clip-vit-large-patch14-336"
@@ -132,6 +134,7 @@ class VQAScore(Scorer):
             "the question's hash is that of t2v_metrics as published by its authors; that the copy "
             "within VisionReward has the same words is expected, and its import would tell",
             "a text of more than 2048 tokens fails, where the released code cuts its end",
+            "an image with a side of more than 16,384 pixels fails",
         ),
         verified=(
             "scores of a tiny twin, named as the released code names its tensors, against float64 "
@@ -237,8 +240,17 @@ class VQAScore(Scorer):
 
 
 def fitted(image: media.PILImage) -> Tensor:
-    """An image in the middle of a square of CLIP's mean, at 336 x 336, normalised."""
+    """An image in the middle of a square of CLIP's mean, at 336 x 336, normalised.
+
+    Raises:
+        MediaError: The square would be too large.
+    """
     side = max(image.size)
+    if side > _LONGEST:
+        raise MediaError(
+            f"an image of {image.width} x {image.height} is padded to a square; sides of up to "
+            f"{_LONGEST} pixels are read"
+        )
     square = PIL.Image.new("RGB", (side, side), _AROUND)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     resized = square.resize((_SIDE, _SIDE), PIL.Image.Resampling.BICUBIC)

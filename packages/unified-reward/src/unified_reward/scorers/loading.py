@@ -20,11 +20,10 @@ from unified_reward.checkpoints.tensor_keys import (
 )
 from unified_reward.core.errors import ModelError, one_line
 from unified_reward.core.paths import is_file, is_folder
-from unified_reward.prompts.packs import installed_wordings
+from unified_reward.prompts.packs import installed_wordings, published_prompts
 from unified_reward.scorers import SYSTEMS
 from unified_reward.scorers import system as systems
 from unified_reward.scorers.base import Scorer
-from unified_reward.scorers.qwen_vl import remedy
 
 
 _BESIDE = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -81,9 +80,9 @@ def check(system: type[Scorer], folder: Path) -> FolderReport:
 
 def lacking_words(system: type[Scorer]) -> list[str]:
     """Prompts of a scorer that are not imported, without which every question fails."""
-    installed = installed_wordings()
+    installed, published = installed_wordings(), published_prompts()
     lacking = [name for name in system.card.wording if name not in installed]
-    return [f"the prompt {name} is not imported: {remedy(name)}" for name in lacking]
+    return [f"the prompt {name} is not imported: run {published[name].hint}" for name in lacking]
 
 
 def _has_weights(system: type[Scorer], folder: Path) -> bool:

@@ -284,17 +284,12 @@ def worded(name: str, caption: str, marks: Sequence[str] = ()) -> str:
     if wording is None:
         raise ConfigError(
             f"the prompt {name}, with which this scorer was trained, is not part of this package: "
-            f"{remedy(name)}"
+            f"run {published_prompts()[name].hint}"
         )
     for mark in (*_MARKS, *PADS.values(), *marks):
         if mark in caption:
             raise DataError(f"the caption holds {mark!r}, which the model does not read as text")
     return wording.text.replace("⟪prompt⟫", caption)
-
-
-def remedy(name: str) -> str:
-    """Advice on a prompt that is not imported."""
-    return f"run {published_prompts()[name].hint}"
 
 
 def patched(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:

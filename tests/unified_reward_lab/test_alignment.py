@@ -170,6 +170,7 @@ def test_a_shipped_generator_draws_64_pixels_a_side_in_few_steps_without_guidanc
     assert not np.array_equal(entry, other)
 
 
+@pytest.mark.slow
 def test_the_shipped_policies_err_but_know_something():
     """So that there is something to align: neither at chance nor at the top."""
     for task, name in OURS.items():

@@ -27,6 +27,8 @@ EQUAL_TILES = {"perception_lm"}
 """Their processors refuse images of different sizes in one request."""
 QUICK = ("qwen2_5_vl", "qwen3_5", "gemma3", "llava", "molmo2")
 """Architectures of different kinds: attention, recurrent layers, windows, padded text, types."""
+FAST = (*QUICK, "mllama", "hunyuan_vl", "minicpmv4_6", "lfm2_vl", "idefics3", "glm46v")
+"""Those, and each other way of falling back, of laying out tiles and of thinking."""
 WAYS = ("packed", "rows", "whole")
 CHOICES = ("1", "10", "second tie")
 
@@ -64,12 +66,14 @@ def requests(name):
     ]
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.numeric if name in QUICK else ())
-        for name in ARCHITECTURES
-    ]
-)
+def marked(name):
+    """An architecture as a parameter of a test: quick, fast or slow."""
+    if name in FAST:
+        return pytest.param(name, marks=pytest.mark.numeric if name in QUICK else ())
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=[marked(name) for name in ARCHITECTURES])
 def name(request):
     return request.param
 
@@ -103,6 +107,9 @@ def merged(reference, questions, head=""):
     return np.mean([forth, back[::-1]], axis=0)
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.numeric) if n in QUICK else n for n in ARCHITECTURES]
+)
 def test_verdicts_on_a_batch_of_unequal_samples_are_those_of_plain_passes(judge, reference, name):
     samples = [score(A), comparison(A, B if name in EQUAL_TILES else WIDE), about_film(8)]
     turns = [questions(judge, sample) for sample in samples]

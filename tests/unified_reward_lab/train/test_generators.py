@@ -97,6 +97,7 @@ def test_latents_have_unit_variance(taught):
         assert torch.allclose(latents.mean((0, 2, 3, 4)), torch.zeros(8), atol=0.02)
 
 
+@pytest.mark.slow
 def test_one_seed_teaches_the_same(taught, tmp_path):
     medium, _, losses = taught
     assert train_generator(generator(medium), tmp_path) == losses

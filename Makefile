@@ -12,15 +12,15 @@ quickstart: .venv/.installed
 test: .venv/.installed check
 	$(BIN)/pytest -n 2 -m "not slow"
 
-# Tests of computed numbers as other processors and thread counts round them: in one process, in
+# Tests of computed numbers as other processors and thread counts round them, in
 # random order. The libraries pick their kernels by these variables; idle threads must not spin.
 test-numeric: export OMP_WAIT_POLICY = passive
 test-numeric: .venv/.installed
 	for threads in 1 2; do \
 	  ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
-	    OMP_NUM_THREADS=$$threads $(BIN)/pytest -m "numeric and not slow" -p randomly || exit 1; \
+	    OMP_NUM_THREADS=$$threads $(BIN)/pytest -n 2 -m "numeric and not slow" -p randomly || exit 1; \
 	  ATEN_CPU_CAPABILITY=avx2 \
-	    OMP_NUM_THREADS=$$threads $(BIN)/pytest -m "numeric and not slow" -p randomly || exit 1; \
+	    OMP_NUM_THREADS=$$threads $(BIN)/pytest -n 2 -m "numeric and not slow" -p randomly || exit 1; \
 	done
 
 # Before an issue is resolved: the slow tests too.

@@ -144,6 +144,7 @@ def test_the_arms_are_one_a_task_and_the_ways_and_judges_of_image_generation(tmp
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_report_has_every_figure_of_every_policy(report):
     assert (report["n"], report["seed"], report["seeds"]) == (4, 3, [0])
     assert json.loads(json.dumps(report, allow_nan=False)) == report
@@ -162,6 +163,7 @@ def test_the_report_has_every_figure_of_every_policy(report):
         assert len(entry["pairs"]) == 1
 
 
+@pytest.mark.slow
 def test_ways_and_judges_are_of_image_generation_and_the_best_is_not_behind_itself(report):
     assert list(report["ways"]) == [way.value for way in STRATEGIES]
     assert list(report["judges"]) == ["one task"]
@@ -169,6 +171,7 @@ def test_ways_and_judges_are_of_image_generation_and_the_best_is_not_behind_itse
     assert report["judges"]["one task"]["behind_best"]["value"] == 0
 
 
+@pytest.mark.slow
 def test_pairs_of_a_judge_taught_by_votes_stand_beside_those_of_the_shipped_one(report):
     (groups,) = report["voted"].values()
     assert [*report["voted"]] == [DRAWING.value]
@@ -183,6 +186,7 @@ def test_pairs_of_a_judge_taught_by_votes_stand_beside_those_of_the_shipped_one(
         assert entry["behind_best"]["value"] == pytest.approx(gain - entry["gain"]["value"])
 
 
+@pytest.mark.slow
 def test_all_ways_learn_from_equally_many_pairs(study, report):
     folder = study.work / DRAWING.value / "0"
     files = [folder / f"pairs-shipped-{way.value}.equal.jsonl" for way in STRATEGIES]
@@ -196,6 +200,7 @@ def test_all_ways_learn_from_equally_many_pairs(study, report):
     assert len({file.read_bytes() for file in files}) > 1
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_and_examines_nothing_and_reports_the_same(study, report, monkeypatch):
     for name in ("align", "examine"):
         monkeypatch.setattr(experiment, name, lambda *_, **__: pytest.fail("it was done before"))
@@ -205,6 +210,7 @@ def test_a_second_run_trains_and_examines_nothing_and_reports_the_same(study, re
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_lost_exam_is_taken_again_and_the_report_is_the_same(study, report):
     lost = study.work / SPEAKING.value / "before" / "exam-3-4.json"
     before = lost.read_bytes()
@@ -213,6 +219,7 @@ def test_a_lost_exam_is_taken_again_and_the_report_is_the_same(study, report):
     assert lost.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_page_and_the_plot_show_every_task_way_and_judge(report):
     text = page(report)
     for name in (SPEAKING.value, DRAWING.value, *STRATEGIES, "one task", "4 held-out prompts"):
@@ -222,6 +229,7 @@ def test_the_page_and_the_plot_show_every_task_way_and_judge(report):
     assert PIL.Image.open(io.BytesIO(plot(report))).size[0] > 500
 
 
+@pytest.mark.slow
 def test_arms_of_other_options_are_not_taken_for_those_of_this_study(study, report):
     entry = study.policies[SPEAKING]
     bolder = replace(entry, vlm=replace(entry.vlm, beta=0.3))

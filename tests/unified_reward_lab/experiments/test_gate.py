@@ -15,6 +15,9 @@ from unified_reward_lab.experiments.gate import THRESHOLDS, GateStudy, page, plo
 N = 12
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
     """The shipped judge with temperatures that make its probabilities equal."""

@@ -96,14 +96,14 @@ def written(text, sample):
     return re.sub("⟦(.*?)⟧", lambda match: known[match[1]], body)
 
 
-def check(clone, name, prompt):
-    """Compare what a family puts to its judge with what the script writes."""
+def puts_as_written(clone, name, prompt):
+    """True if a family puts to its judge what the script writes."""
     sample = sample_for(prompt.task, prompt.form)
     request = prompts.template(FAMILY_OF[name], prompt.task, prompt.form).request(
         sample, lambda medium: [medium]
     )
     texts = [written(text, sample) for text in texts_at(clone / prompt.file, prompt.line)]
-    assert request.parts[-1] in texts
+    return request.parts[-1] in texts
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_every_wording_of_the_official_clone_is_verified(cli, clone):
 def test_a_family_puts_what_its_official_script_writes(name, clone):
     if name not in packs.installed_wordings():
         packs.import_pack(clone)
-    check(clone, name, ROWS[name])
+    assert puts_as_written(clone, name, ROWS[name])
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def made(tmp_path_factory):
             "'<image>\\n <image>\\n' + ",
             "TOKEN + '\\n' + ",
         )
-        codes[name] = as_code(text).replace("f'", f"{marks[i % 3]}f'", 1)
+        codes[name] = as_code(text).replace("f'", f"{marks[i % len(marks)]}f'", 1)
         rows[name] = made_prompt(text, name=name, task=row.task, form=row.form)
     torn = made_text("L-VU-PAIR").replace("Say ", "Say its' ").replace("\n", "\\n")
     code = as_code(made_text("L-VU-PAIR")).replace("Say ", "Say its' ")
@@ -166,11 +166,10 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize("name", ROWS)
 def test_the_comparison_holds_for_a_made_up_clone(name, made):
     clone, rows = made
-    check(clone, name, rows[name])
+    assert puts_as_written(clone, name, rows[name])
 
 
 def test_the_comparison_sees_a_script_that_writes_something_else(made, tmp_path):
     _, rows = made
     other = write_clone(tmp_path, {"Q-IG-PAIR": as_code(made_text("Q-IG-PAIR") + " Or so.")})
-    with pytest.raises(AssertionError):
-        check(other, "Q-IG-PAIR", rows["Q-IG-PAIR"])
+    assert not puts_as_written(other, "Q-IG-PAIR", rows["Q-IG-PAIR"])

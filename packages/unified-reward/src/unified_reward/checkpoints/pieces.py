@@ -38,7 +38,7 @@ class LlamaPieces:
         SentencePiece strips blanks at the beginning, hence the text before it.
         """
         if add_special_tokens:
-            raise NotImplementedError("tokens around a text are put there by the caller")
+            raise ValueError("tokens around a text are put there by the caller")
         blank = f"{_BLANK}{text.replace(_BLANK, ' ')}" if text else ""
         ids = self._model.encode(self._unknown + blank)
         return BatchEncoding({"input_ids": ids[self._n_unknown :]})

@@ -40,7 +40,7 @@ fix: .venv/.installed
 clean:
 	rm -rf .venv runs
 
-.venv/.installed: requirements-dev.txt packages/unified-reward/pyproject.toml packages/unified-reward-lab/pyproject.toml
+.venv/.installed: requirements-dev.txt packages/unified-reward/pyproject.toml packages/unified-reward-lab/pyproject.toml packages/unified-reward-client/pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt
 	touch $@

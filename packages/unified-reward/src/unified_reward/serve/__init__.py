@@ -1,0 +1,1 @@
+"""The reward server: judges and scorers behind HTTP."""

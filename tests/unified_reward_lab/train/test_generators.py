@@ -23,7 +23,7 @@ from unified_reward_lab.train.autoencoders import (
 from unified_reward_lab.train.generators import GeneratorTraining, train_generator
 
 
-ITEMS = 32
+ITEMS = 8
 MEDIA = ("image", "video")
 TASKS = {"image": Task.IMAGE_GENERATION, "video": Task.VIDEO_GENERATION}
 SHAPES = {"image": (64, 64, 3), "video": (8, 64, 64, 3)}

@@ -53,7 +53,7 @@ def without(hidden, *args):
 
 
 def in_one_process(commands):
-    """The same of several commands, without any extra."""
+    """Run several commands in one process without any extra; the same of each."""
     command = [sys.executable, "-c", MANY, json.dumps(OF_EXTRAS), json.dumps(commands)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120)
     return json.loads(done.stdout)

@@ -34,7 +34,7 @@ def folder(request, checkpoints):
 
 
 ONE = pytest.mark.parametrize("folder", ["qwen3_vl"], indirect=True)
-"""Of losses that are the same code whatever the architecture."""
+"""For losses, whose code does not depend on the architecture."""
 
 
 def test_the_loss_sees_the_answer_and_its_end_and_nothing_else(folder):

@@ -338,6 +338,7 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
         n_values, uncertain = 1 + len(card.head.aspects), card.head.uncertain
         values = load_value_model(folder, model, n_values=n_values, uncertain=uncertain)
         judge = ScalarJudge(values, card)
+    judge.folder = folder if is_folder(folder) else cached_snapshot(reference)
     judge.window = max(judge.window, options.batch_size or 0)
     return judge
 
@@ -349,6 +350,17 @@ def _card_of(reference: str, folder: Path, options: JudgeOptions) -> Card:
         family = options.family or published or "native"
         return Card(family, max_pixels=PUBLISHED_MAX_PIXELS)
     return card if options.family is None else replace(card, family=options.family)
+
+
+def cached_snapshot(hub_id: str) -> Path | None:
+    """Folder of a hub id in the local cache, named by its commit; None where it is not there."""
+    with extra("local"):
+        from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except (OSError, ValueError):
+        return None
 
 
 def family_of(reference: str, options: JudgeOptions) -> str:
@@ -426,7 +438,9 @@ def _open_checklist(given: str, options: JudgeOptions) -> BaseJudge:
             f"{name} asks a generative judge, not {reference or 'nothing'}: {name}:FOLDER, a hub "
             "id or a URL"
         )
-    return ChecklistJudge(checklist, inner.model)
+    judge = ChecklistJudge(checklist, inner.model)
+    judge.folder = inner.folder
+    return judge
 
 
 def _open_speaker(reference: str, options: JudgeOptions) -> BaseJudge:

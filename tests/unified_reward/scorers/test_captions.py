@@ -31,12 +31,21 @@ def values(judge, captions):
     return [verdict.score.value for verdict in judge.ask(samples(captions))]
 
 
+@pytest.fixture(scope="module")
+def opened():
+    return {}
+
+
 @pytest.fixture
-def counted(twin, monkeypatch):
+def counted(twin, opened, monkeypatch):
     """Open a twin, and list the captions that its text tower encodes, call by call."""
 
     def open_twin(name):
-        judge, calls = ur.open_judge(f"{name}:{twin(name)[0]}", device="cpu", batch_size=5), []
+        if name not in opened:
+            folder, _ = twin(name)
+            opened[name] = ur.open_judge(f"{name}:{folder}", device="cpu", batch_size=5)
+        judge, calls = opened[name], []
+        monkeypatch.setattr(judge, "_captions", clip.CaptionFeatures())
         encode = judge.token_ids
 
         def counting(prompts):
@@ -116,4 +125,5 @@ def test_gradients_do_not_pass_through_kept_features(counted):
     judge.score_tensors(pixels, ["a red ball"]).sum().backward()
     assert float(pixels.grad.abs().sum()) > 0
     assert float(judge.module.text_projection.weight.grad.abs().sum()) > 0
+    judge.module.text_projection.weight.requires_grad_(requires_grad=False)
     assert calls == [["a red ball"]] * 2

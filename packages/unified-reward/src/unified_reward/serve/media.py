@@ -176,7 +176,7 @@ def _digest(medium: Image | Video) -> bytes:
             digest.update(_digest(frame))
     elif isinstance(source, np.ndarray):
         digest.update(repr(source.shape).encode())
-        digest.update(np.ascontiguousarray(source))
+        digest.update(np.ascontiguousarray(source).data)
     else:
         digest.update(source)
     return digest.digest()

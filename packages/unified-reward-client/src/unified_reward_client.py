@@ -153,15 +153,9 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
     if _is_file(source):
         return {"video" if is_video else "image": _read(source)}
     if is_video and isinstance(source, (list, tuple)):
-        if not source:
-            raise MediaError("a video has no frames")
-        if all(map(_is_file, source)):
+        if source and all(map(_is_file, source)):
             return {"frames": [_read(frame) for frame in source], **fps}
-        layout = medium.layout and medium.layout[1:]
-        frames = [to_pixels(frame, layout, ("HWC", "CHW")) for frame in source]
-        if len({frame.shape for frame in frames}) > 1:
-            raise ValueError(f"frames differ in size: {sorted({each.shape for each in frames})}")
-        pixels = np.stack(frames)
+        pixels = _stack(source, medium.layout and medium.layout[1:])
     elif getattr(source, "mode", "RGB") != "RGB":
         return {"image": _encode_pil(source, "PNG")}  # the server puts transparency on white
     else:
@@ -173,6 +167,13 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
     if is_video:
         return {"frames": [_encode_frame(frame, image_format) for frame in pixels], **fps}
     return {"image": _encode_frame(pixels, image_format)}
+
+
+def _stack(frames: Sequence[Any], layout: str | None) -> np.ndarray:
+    pixels = [to_pixels(frame, layout, ("HWC", "CHW")) for frame in frames]
+    if len({frame.shape for frame in pixels}) != 1:
+        raise MediaError(f"a video has frames of one size, not {[each.shape for each in pixels]}")
+    return np.stack(pixels)
 
 
 def _is_file(source: Any) -> bool:
@@ -233,7 +234,8 @@ class _Call:
     options: Mapping[str, Any]
     answered: bool = False
     lost: str = ""
-    unreachable: bool = False
+    n_silent: int = 0
+    """Requests without any answer since the last answer."""
 
 
 class RewardClient:
@@ -326,7 +328,8 @@ class RewardClient:
             ServerError: The server refused a request, or answered none.
         """
         call = _Call(verb, list(judges), options)
-        size = min(self.max_items, max(1, math.ceil(len(items) / self.concurrency)))
+        most = self.max_items if verb in ("score", "compare") else 1
+        size = min(most, max(1, math.ceil(len(items) / self.concurrency)))
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
         in_order = self._requests.map if len(chunks) > 1 else map
         parts = list(in_order(partial(self._ask_chunk, call), chunks))
@@ -360,7 +363,7 @@ class RewardClient:
         body = json.dumps(options, allow_nan=False)[:-1]
         body += f', "items": [{", ".join(text for _, text, _ in rows)}]}}'
         try:
-            if call.unreachable:
+            if call.n_silent >= self.concurrency:
                 raise ServerError(call.lost)
             results = self._json("POST", f"/v1/{call.verb}", body.encode())["results"]
             counts = {judge: len(results[judge]) for judge in call.judges}
@@ -371,12 +374,12 @@ class RewardClient:
                 each.update(
                     {k: _read_reward(v, row_id, self.image_format) for k, v in answers.items()}
                 )
-            call.answered = True
+            call.answered, call.n_silent = True, 0
             return
         except ServerError as error:
             if error.status in range(300, 500) and error.status not in (413, 429):
                 raise
-            call.lost, call.unreachable = str(error), error.status is None
+            call.lost, call.n_silent = str(error), call.n_silent + (error.status is None)
         except (ValueError, TypeError, KeyError) as error:
             call.lost = f"{self.url} gave an unreadable answer: {error!r:.300}"
         for _, _, each in rows:
@@ -392,7 +395,7 @@ class RewardClient:
         return _read_json(self._exchange("GET", "/health", None, deadline)[2])
 
     def wait_ready(self, timeout_s: float = 600.0) -> None:
-        """Wait until every judge is ready; raises ServerError if one failed, or time is over."""
+        """Wait while judges load; raises ServerError if none could be loaded, or time is over."""
         deadline, health = time.monotonic() + timeout_s, {}
         while health.get("status") != "ok":
             try:
@@ -417,10 +420,10 @@ class RewardClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def in_thread(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Run a function in a thread of this client, while the event loop goes on."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._callers, partial(function, *args))
+        return await loop.run_in_executor(self._callers, partial(function, *args, **options))
 
     def _json(self, method: str, path: str, body: bytes | None = None) -> Any:
         """Answer of status 200, after as many tries as make sense."""
@@ -431,11 +434,12 @@ class RewardClient:
                 status, wait_s, raw = self._exchange(method, path, body, deadline)
                 if status == 200:
                     return _read_json(raw)
-                problem = f"status {status}: {_error_message(raw)}"
+                kind, message = _read_error(raw)
+                problem = f"status {status}: {message}"
             except (OSError, http.client.HTTPException) as error:
                 lost += 1
                 problem, wait_s = repr(error), 0.5 * 2 ** (lost - 1)
-            if status not in (None, 429, 503):
+            if status not in (None, 429, 503) or (status and kind == "failed"):
                 raise ServerError(f"{self.url}{path} answered {problem}", status)
             if lost > self.retries or time.monotonic() + wait_s >= deadline:
                 tries = f" ({lost} connections lost)" if lost else ""
@@ -512,11 +516,13 @@ def _read_json(raw: bytes) -> Any:
         raise ValueError(f"not JSON ({error}): {raw[:80]!r}") from error
 
 
-def _error_message(raw: bytes) -> str:
+def _read_error(raw: bytes) -> tuple[str, str]:
+    """Kind and message of an error; kind ``failed``: the judge could not be loaded."""
     try:
-        return str(_read_json(raw)["error"]["message"])
+        error = _read_json(raw)["error"]
+        return str(error["type"]), str(error["message"])
     except (ValueError, TypeError, KeyError):
-        return repr(raw[:200])
+        return "", repr(raw[:200])
 
 
 def _is_number(value: Any) -> bool:
@@ -898,7 +904,9 @@ def _suspicions(
     if len(raw) >= (2 if len(rewards) > 1 else 16) and np.ptp(raw) < 1e-9:
         rows = [each.row for each in rewards if isinstance(each, Reward) and each.value is not None]
         limits = f" on its scale {rows[0]['scale']}" if rows and rows[0].get("scale") else ""
-        found["constant"] = f"all {len(raw)} values are {raw[0]:g}{limits}: does the judge look?"
+        found["constant"] = (
+            f"all {len(raw)} values are {raw[0]:g}{limits}: check what the judge answers"
+        )
     elif figures.get("noise", 0) > 0.5:
         found["noise"] = "in most groups the spread is not above min_spread and counts for nothing"
     low, high = scale.usual
@@ -1024,7 +1032,8 @@ def verl_omni_compute_score(
         layout = "CHW" if solution_image.ndim == 3 else "TCHW"
         item = Item(_text(prompt, "user"), [_generated(solution_image, layout, fps)])
         result = await client.in_thread(rewards.score, client, [item])
-        return {"score": result.values[0], **{key: v[0] for key, v in result.scaled.items()}}
+        parts = {k: math.nan if v[0] is None else v[0] for k, v in result.scaled.items()}
+        return {"score": result.values[0], **parts}  # NaN: verl takes means of these for its log
 
     return compute_score
 
@@ -1073,7 +1082,7 @@ def flow_factory_reward(
             context = [[*map(Image, images), *map(Video, videos)] for images, videos in sources]
             items = _items(prompt, media, context)
             result = rewards.score(client, items, [0] * len(items) if groupwise else None)
-            return output(rewards=np.float32(result.values), extra_info=result.scaled)
+            return output(rewards=np.asarray(result.values, np.float32), extra_info=result.scaled)
 
     UnifiedReward.required_fields, UnifiedReward.use_tensor_inputs = required_fields, False
     return UnifiedReward

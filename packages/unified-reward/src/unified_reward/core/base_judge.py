@@ -94,6 +94,8 @@ class BaseJudge(ABC):
             "tasks": {},
             "values": "",
             "higher_is_better": True,
+            "order_free": self.order_free,
+            "answers_alone": self.answers_alone,
             "licence": {"code": None, "weights": None},
             "revision": None,
             "architecture": None,

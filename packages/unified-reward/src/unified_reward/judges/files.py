@@ -33,6 +33,8 @@ def judge_files(reference: str, options: JudgeOptions) -> dict[str, str]:
             return checkpoint_files(reference) | _templates(family)
         case "server" | "scripted":
             return _templates(options.family or "native")
+        case "reward_server":
+            return {}
         case "table":
             return {rest: file_fingerprint(rest)}
         case "scorer":

@@ -19,6 +19,7 @@ LIBRARY = PACKAGES / "unified-reward" / "src" / "unified_reward"
 FILES = sorted(PACKAGES.glob("*/src/**/*.py"))
 LIBRARY_FILES = [file for file in FILES if file.is_relative_to(LIBRARY)]
 BASE = {"av", "filelock", "httpx", "numpy", "PIL", "pydantic", "rich", "typer", "yaml"}
+BASE |= {"unified_reward_client"}
 """Modules of the dependencies without any extra."""
 HEAVY = ("backends", "checkpoints", "policies", "recipes", "scorers", "train")
 """Packages that are only imported when something is loaded or trained."""

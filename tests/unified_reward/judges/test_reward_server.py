@@ -207,17 +207,17 @@ def test_a_token_is_taken_from_the_option_or_the_environment(monkeypatch):
 
 def test_a_judge_that_is_loading_is_waited_for_and_a_failed_one_is_named(monkeypatch):
     monkeypatch.setattr(reward_server, "_POLL_S", 0.01)
-    asked, open_reference = threading.Event(), hosts.open_reference
+    seen, open_reference = threading.Event(), hosts.open_reference
 
     def open_later(reference, options):
-        asked.wait(10)
+        seen.wait(10)
         return open_reference(reference, options)
 
     roster = reward_server.RewardClient.judges
 
     def first_seen(client):
         entries = roster(client)
-        asked.set()
+        seen.set()
         return entries
 
     monkeypatch.setattr(hosts, "open_reference", open_later)
@@ -226,10 +226,14 @@ def test_a_judge_that_is_loading_is_waited_for_and_a_failed_one_is_named(monkeyp
         assert remote(url, "tie").score("x", image=noise_image()).score.value == 3
         with pytest.raises(ServerError, match=r"bad at .* could not be loaded: there is no"):
             remote(url, "bad")
-        monkeypatch.setattr(reward_server, "_LOADING_S", -1.0)
 
 
-def test_what_is_no_reward_server_is_named_so(monkeypatch, served):
+def test_a_judge_that_loads_too_long_and_what_is_no_reward_server_are_named(monkeypatch, served):
+    monkeypatch.setattr(reward_server, "_LOADING_S", -1.0)
+    entry = {"name": "big", "state": "loading"}
+    monkeypatch.setattr(reward_server.RewardClient, "judges", lambda _: [entry])
+    with pytest.raises(ServerError, match=r"big at http.* is still loading after"):
+        remote(served)
     monkeypatch.setattr(reward_server.RewardClient, "judges", lambda _: ["tiny"])
     with pytest.raises(ServerError, match="is not a reward server"):
         remote(served, "tiny")

@@ -160,16 +160,15 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
             ``NAME:WEIGHTS``, a published scorer with the folder or hub id of its weights; a name
             that an installed distribution registers, such as ``tiny_judge`` of the laboratory;
             ``checklist-image:JUDGE`` or ``checklist-video:JUDGE``, VisionReward's questions put to
-            any generative judge; ``http(s)://…``, an OpenAI-compatible server, which imports no
-            torch; ``reward+http(s)://HOST:PORT/NAME``, a judge of a reward server; a hub id
-            ``org/name``, which reaches the network.
+            any generative judge; ``http(s)://…``, an OpenAI-compatible server, and
+            ``reward+http(s)://HOST:PORT/NAME``, a judge of a reward server, which import no torch;
+            a hub id ``org/name``, which reaches the network.
         family: Prompts and answer format; default those of the checkpoint's card, else ``native``.
         device: ``cpu``, ``cuda``, …; default the fastest; ``auto`` spreads over all (accelerate).
         dtype: ``float32``, …; default bfloat16, float32 on a CPU and for CLIP and BLIP scorers.
         batch_size: Requests in one forward pass of a local judge, >= 1; default 16.
         votes: Further answers sampled and averaged, >= 0, where a server has no probabilities.
-        api_key: Bearer token of a server; default the environment's UNIFIED_REWARD_API_KEY, of a
-            reward server UNIFIED_REWARD_TOKEN.
+        api_key: Bearer token; default UNIFIED_REWARD_API_KEY, or UNIFIED_REWARD_TOKEN of reward+.
         model: The server's name of the model; default its only one.
         allow_reworded: Ask a published judge in our wording where its own is not imported.
         quantize: ``8bit`` or ``4bit`` weights of a local checkpoint; needs bitsandbytes.

@@ -97,13 +97,13 @@ class RewardServerJudge(BaseJudge):
     def _ask(self, samples: Sequence[Sample], orders: int) -> list[Verdict]:
         items = [_item(sample) for sample in samples]
         verdicts: dict[int, Verdict] = {}
-        asked: dict[Form, dict[int, wire.Item]] = {"score": {}, "compare": {}}
+        questions: dict[Form, dict[int, wire.Item]] = {"score": {}, "compare": {}}
         for i, item in enumerate(items):
             if isinstance(item, Failed):
                 verdicts[i] = item
             else:
-                asked[samples[i].form][i] = item
-        for form, places in asked.items():
+                questions[samples[i].form][i] = item
+        for form, places in questions.items():
             rewards = self._send(form, [*places.values()], orders)
             for i, reward in zip(places, rewards, strict=True):
                 verdicts[i] = self._verdict(samples[i], reward)

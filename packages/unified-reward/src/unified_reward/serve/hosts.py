@@ -157,8 +157,8 @@ class LocalHost:
             loop = asyncio.get_running_loop()
             check = partial(loop.run_in_executor, self._decoders, self._checked)
             checked = [await asyncio.gather(*map(check, group)) for group in groups]
-            asked = [[one for one in group if not isinstance(one, Failed)] for group in checked]
-            job = queue.submit(filter(None, asked), orders)
+            readable = [[one for one in group if not isinstance(one, Failed)] for group in checked]
+            job = queue.submit(filter(None, readable), orders)
             verdicts = iter(await self._verdicts(job, timeout_s))
             return [
                 one if isinstance(one, Failed) else next(verdicts)

@@ -168,7 +168,7 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
         dtype: ``float32``, …; default bfloat16, float32 on a CPU and for CLIP and BLIP scorers.
         batch_size: Requests in one forward pass of a local judge, >= 1; default 16.
         votes: Further answers sampled and averaged, >= 0, where a server has no probabilities.
-        api_key: Bearer token; default UNIFIED_REWARD_API_KEY, or UNIFIED_REWARD_TOKEN of reward+.
+        api_key: Bearer token; default $UNIFIED_REWARD_API_KEY, reward+http: $UNIFIED_REWARD_TOKEN.
         model: The server's name of the model; default its only one.
         allow_reworded: Ask a published judge in our wording where its own is not imported.
         quantize: ``8bit`` or ``4bit`` weights of a local checkpoint; needs bitsandbytes.

@@ -160,9 +160,8 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
             ``NAME:WEIGHTS``, a published scorer with the folder or hub id of its weights; a name
             that an installed distribution registers, such as ``tiny_judge`` of the laboratory;
             ``checklist-image:JUDGE`` or ``checklist-video:JUDGE``, VisionReward's questions put to
-            any generative judge; ``http(s)://…``, an OpenAI-compatible server, and
-            ``reward+http(s)://HOST:PORT/NAME``, a judge of a reward server, which import no torch;
-            a hub id ``org/name``, which reaches the network.
+            any generative judge; ``http(s)://…``, an OpenAI-compatible server;
+            ``reward+http(s)://…/NAME``, a judge of a reward server; a hub id ``org/name`` (network).
         family: Prompts and answer format; default those of the checkpoint's card, else ``native``.
         device: ``cpu``, ``cuda``, …; default the fastest; ``auto`` spreads over all (accelerate).
         dtype: ``float32``, …; default bfloat16, float32 on a CPU and for CLIP and BLIP scorers.

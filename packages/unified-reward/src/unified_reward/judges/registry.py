@@ -161,7 +161,7 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
             that an installed distribution registers, such as ``tiny_judge`` of the laboratory;
             ``checklist-image:JUDGE`` or ``checklist-video:JUDGE``, VisionReward's questions put to
             any generative judge; ``http(s)://…``, an OpenAI-compatible server;
-            ``reward+http(s)://…/NAME``, a judge of a reward server; a hub id ``org/name`` (network).
+            ``reward+http(s)://…/NAME``, a judge of a reward server; a hub id ``org/name``.
         family: Prompts and answer format; default those of the checkpoint's card, else ``native``.
         device: ``cpu``, ``cuda``, …; default the fastest; ``auto`` spreads over all (accelerate).
         dtype: ``float32``, …; default bfloat16, float32 on a CPU and for CLIP and BLIP scorers.

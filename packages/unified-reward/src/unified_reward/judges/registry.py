@@ -110,6 +110,7 @@ _Kind = Literal[
 ]
 _LOCAL: frozenset[_Kind] = frozenset({"checkpoint", "scorer", "checklist", "installed"})
 _SERVED: frozenset[_Kind] = frozenset({"server", "checklist", "installed"})
+_KEYED: frozenset[_Kind] = _SERVED | frozenset[_Kind]({"reward_server"})
 _LOADED: frozenset[_Kind] = frozenset({"checkpoint", "checklist", "installed"})
 _ASKED: frozenset[_Kind] = frozenset({"checkpoint", "server", "scripted", "installed"})
 _APPLIES: Mapping[str, tuple[frozenset[_Kind], str]] = {
@@ -118,7 +119,7 @@ _APPLIES: Mapping[str, tuple[frozenset[_Kind], str]] = {
     "dtype": (_LOCAL, "local checkpoints and scorers"),
     "batch_size": (_LOCAL, "local checkpoints and scorers"),
     "votes": (_SERVED, "servers"),
-    "api_key": (_SERVED | {"reward_server"}, "servers"),
+    "api_key": (_KEYED, "servers"),
     "model": (_SERVED, "servers"),
     "allow_reworded": (_LOADED, "local vision-language checkpoints and hub ids"),
     "quantize": (_LOADED, "local vision-language checkpoints"),

@@ -5,14 +5,11 @@ A form over the server's own protocol, without frameworks, external files or inl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import resources
 
-from unified_reward.core.extensions import extra
-
-
-with extra("serve"):
-    from fastapi import APIRouter
-    from fastapi.responses import Response
+from fastapi import APIRouter
+from fastapi.responses import Response
 
 
 FILES = {
@@ -42,7 +39,7 @@ def routes() -> APIRouter:
     return router
 
 
-def _sender(content: bytes, media_type: str):
+def _sender(content: bytes, media_type: str) -> Callable[[], Response]:
     def send() -> Response:
         return Response(content, media_type=media_type, headers=_HEADERS)
 

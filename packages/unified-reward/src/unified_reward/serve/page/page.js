@@ -122,7 +122,7 @@ async function refresh() {
     const count = (state) => roster.filter((judge) => judge.state === state).length;
     const parts = ["ready", "loading", "failed"].filter(count).map((state) => `${count(state)} ${state}`);
     say($("server"), `Judges: ${parts.join(", ") || "none"}.`);
-    again = count("loading") ? 1000 : 0;
+    again = count("loading") ? 500 : 0;
   } catch (error) {
     say($("server"), error.status === 401 ? "The server asks for its token." : `${error.message} Trying again…`);
     again = error.status === 401 ? 0 : 3000;
@@ -151,7 +151,11 @@ function tasks() {
   return first && known.length > 1 ? [known[first.kind === "video" ? 1 : 0]] : known;
 }
 
-const forms = (judge) => new Set(tasks().flatMap((task) => judge.tasks?.[task]?.forms ?? []));
+/** Forms that a judge is known to answer; one that names no tasks is asked anything. */
+function forms(judge) {
+  if (!judge.tasks) return new Set(["score", "compare"]);
+  return new Set(tasks().flatMap((task) => judge.tasks[task]?.forms ?? []));
+}
 
 /** Reason why a judge cannot be asked; empty if it can. */
 function hindrance(judge) {
@@ -193,10 +197,7 @@ function renderJudges() {
 
 function judgeRow() {
   const box = el("input", { type: "checkbox" });
-  box.addEventListener("change", () => {
-    unticked[box.checked ? "delete" : "add"](box.value);
-    renderRequest();
-  });
+  box.addEventListener("input", () => unticked[box.checked ? "delete" : "add"](box.value));
   return el("li", {}, el("label", { class: "check" }, box, el("span")));
 }
 
@@ -487,7 +488,7 @@ function preferred(node, row) {
 }
 
 function ranked(node, row) {
-  const order = row.order.map(letter).join(" › ");
+  const order = row.order.map(letter).join(" > ");
   node.append(el("div", { class: "outcome" }, el("strong", {}, order), el("p", { class: "muted" }, "Best first.")), ...extras(row));
   return `${row.order.map(letter).join(", ")}, best first`;
 }

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import json
 import os
 import shutil
+import subprocess
 import threading
 
 import httpx
@@ -171,7 +173,25 @@ def test_two_files_are_scored_and_compared_by_every_judge_that_can(url, visit):
         expect(row(page, name)).to_contain_text(why)
         assert row(page, name).locator("input").is_disabled()
     assert page.locator("img[src=x]").count() == 0
-    assert 'judge.compare("a grey square"' in page.locator("#python").inner_text()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_request_that_is_shown_gives_the_answer_that_is_shown(url, visit, tmp_path):
+    page = visit(url)
+    files = [picture(100, f'it\'s; "{MARKUP}".png'), picture(250, "b, c.png")]
+    for file in files:
+        (tmp_path / file["name"]).write_bytes(file["buffer"])
+    ask(page, *files, prompt="it's a 'grey' $quare\n")
+    command = page.locator("#curl").inner_text().replace("curl ", "curl --silent ", 1)
+    output = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=True)
+    results = json.loads(output.stdout)["results"]
+    assert {name: one["winner"] for name, [one] in results.items()} == {
+        "bright": "second",
+        "any": "tie",
+    }
+    python = page.locator("#python").inner_text()
+    assert "judge.compare(\"it's a 'grey' $quare\", images=[" in python
+    compile(python, "page", "exec")
 
 
 def test_three_files_are_ranked_best_first(url, visit):
@@ -328,12 +348,24 @@ def test_the_token_is_asked_for_and_kept_in_the_tab_alone(visit):
         assert WORD not in page.locator("body").inner_text()
 
 
-def test_a_judge_that_is_loading_is_shown_and_then_asked(visit, monkeypatch):
-    is_loaded = threading.Event()
+class Waiting(Brightness):
+    """Answers when it may."""
+
+    def __init__(self):
+        self.may_answer = threading.Event()
+
+    def ask(self, samples, *, orders=2, on_progress=None):
+        """Verdicts on the samples."""
+        self.may_answer.wait(10)
+        return super().ask(samples, orders=orders)
+
+
+def test_a_judge_that_loads_and_takes_long_is_awaited_or_stopped(visit, monkeypatch):
+    is_loaded, judge = threading.Event(), Waiting()
 
     def load(_):
         is_loaded.wait(10)
-        return Brightness()
+        return judge
 
     monkeypatch.setattr(JudgeReference, "open", load)
     metrics = Metrics()
@@ -345,3 +377,12 @@ def test_a_judge_that_is_loading_is_shown_and_then_asked(visit, monkeypatch):
         is_loaded.set()
         expect(page.locator("#judges input")).to_be_checked()
         expect(page.locator("#server")).to_have_text("Judges: 1 ready.")
+        page.locator("#candidates input").set_input_files([picture(100)])
+        page.get_by_label("Prompt", exact=True).fill("a grey square")
+        page.keyboard.press("Control+Enter")
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator("#status")).to_have_text("Stopped.")
+        expect(page.get_by_role("button", name="Judge", exact=True)).to_be_focused()
+        judge.may_answer.set()
+        page.keyboard.press("Enter")
+        expect(card(page, "slow")).to_contain_text("39.22 ± 7.50")

@@ -422,8 +422,8 @@ function renderResults(asked, answers, seconds) {
 /** Card of a judge: the outcome for all candidates, then every candidate's score. */
 function card(asked, name, scores, outcome) {
   const judge = roster.find((each) => each.name === name) ?? {};
-  const { scale = [], aspects = {} } = judge.tasks?.[asked.task] ?? {};
   const rows = Array.isArray(scores) ? scores : [];
+  const { scale = rows.find((each) => each.scale)?.scale ?? [], aspects = {} } = judge.tasks?.[asked.task] ?? {};
   const about = [
     range(scale) && `scale ${range(scale)}`,
     !range(scale) && judge.values,

@@ -7,6 +7,8 @@ docs/howto/microworld.md draws. CONTRIBUTING.md says how blocks are marked.
 import functools
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +18,13 @@ from typer.testing import CliRunner
 
 from tests.fake_server import Call, FakeServer, Reply, chat
 from tests.unified_reward.scorers import twins
+from tests.unified_reward.serve.running import serving
 from unified_reward.cli import app
 from unified_reward.core.errors import UnifiedRewardError
 from unified_reward.core.samples import Form, Task
 from unified_reward.judges import registry
 from unified_reward.judges.checklist import CARDS
-from unified_reward.judges.registry import PUBLISHED
+from unified_reward.judges.registry import PUBLISHED, open_judge
 from unified_reward.prompts import FAMILIES, TEMPLATES, official, packs
 from unified_reward.prompts.template import Template
 from unified_reward.scorers import SYSTEMS, system
@@ -32,6 +35,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted(DOCS.rglob("*.md"))
 SERVER = "http://localhost:8000/v1"
+REWARD_SERVER = "http://127.0.0.1:8100"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -58,9 +62,19 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def at_server(written: list[Block], url: str) -> list[Block]:
+def at_server(written: list[Block], address: str, url: str) -> list[Block]:
     """Put the URL of a running server into the blocks."""
-    return [block._replace(text=block.text.replace(SERVER, url)) for block in written]
+    return [block._replace(text=block.text.replace(address, url)) for block in written]
+
+
+@contextmanager
+def reward_server(written: list[Block]) -> Iterator[str]:
+    """Serve the tiny judge if a block that runs asks a reward server."""
+    if any(REWARD_SERVER in block.text for block in written if block.language == "python"):
+        with serving({"tiny_judge": open_judge("tiny_judge")}) as url:
+            yield url
+    else:
+        yield REWARD_SERVER
 
 
 def run_python(block: Block, page: Path, namespace: dict) -> None:
@@ -128,8 +142,10 @@ def test_every_block_of_a_page_runs_in_order(page, among_files):
         twins.pickscore(Path("weights/pickscore"))
     known = {"python", "console", "yaml", "sh", "text"}
     assert {block.language for block in blocks(page)} <= known, "nobody runs blocks of others"
-    with FakeServer(answer) as server:
-        for block in at_server(blocks(page), server.url):
+    written = blocks(page)
+    with FakeServer(answer) as server, reward_server(written) as url:
+        written = at_server(at_server(written, SERVER, server.url), REWARD_SERVER, url)
+        for block in written:
             match block.language:
                 case "python":
                     run_python(block, page, namespace)

@@ -40,7 +40,7 @@ class Brightness(BaseJudge):
     def describe(self):
         """Scores of images with an aspect, and comparisons."""
         task = {"forms": ["score", "compare"], "scale": [0, 100], "aspects": {"hue": [0, 1]}}
-        return {"tasks": {"image_generation": task}, "licence": "MIT", "higher_is_better": True}
+        return {"tasks": {"image_generation": task}, "licence": {"code": "?", "weights": "MIT"}}
 
     def ask(self, samples, *, orders=2, on_progress=None):
         """Verdicts on the samples."""
@@ -73,7 +73,7 @@ class Clips(Brightness):
 
     def describe(self):
         """Scores of videos."""
-        return {"tasks": {"video_generation": {"forms": ["score"], "scale": [1, 4]}}}
+        return {"tasks": {"video_generation": {"forms": ["score"], "scale": None}}}
 
 
 JUDGES = {

@@ -174,7 +174,8 @@ function abilities(judge) {
   if (able.has("score")) parts.push(`scores ${range(scale)}`.trim());
   if (able.has("compare")) parts.push("compares");
   if (judge.higher_is_better === false) parts.push("lower is better");
-  if (judge.licence) parts.push(judge.licence);
+  const licence = judge.licence?.weights ?? judge.licence?.code ?? judge.licence;
+  if (typeof licence === "string") parts.push(licence);
   return parts.join(" · ");
 }
 
@@ -423,7 +424,8 @@ function renderResults(asked, answers, seconds) {
 function card(asked, name, scores, outcome) {
   const judge = roster.find((each) => each.name === name) ?? {};
   const rows = Array.isArray(scores) ? scores : [];
-  const { scale = rows.find((each) => each.scale)?.scale ?? [], aspects = {} } = judge.tasks?.[asked.task] ?? {};
+  const task = judge.tasks?.[asked.task];
+  const scale = task?.scale ?? rows.find((each) => each.scale)?.scale ?? [];
   const about = [
     range(scale) && `scale ${range(scale)}`,
     !range(scale) && judge.values,
@@ -442,7 +444,7 @@ function card(asked, name, scores, outcome) {
     said.push(asked.candidates.length === 2 ? "no comparison" : "no ranking");
   }
   if (scores instanceof Error) node.append(failed(scores.message));
-  else if (scores) node.append(scoreList(asked, scores, row, aspects));
+  else if (scores) node.append(scoreList(asked, scores, row, task?.aspects ?? {}));
   const numbers = rows.map((each, i) => scoreText(each) && `${letter(i)} ${scoreText(each)}`).filter(Boolean);
   if (!said.length) said.push(...numbers);
   if (numbers.length < rows.length) said.push(`${rows.length - numbers.length} of ${rows.length} without a score`);

@@ -437,7 +437,7 @@ function card(asked, name, scores, outcome) {
   const said = [];  // for the live region
   const [row] = Array.isArray(outcome) ? outcome : [];
   if (outcome instanceof Error) node.append(failed(outcome.message));
-  else if (row?.status === "preferred") said.push(preferred(node, row));
+  else if (row?.status === "preferred") said.push(preferred(node, row, judge.order_free));
   else if (row?.status === "ranked") said.push(ranked(node, row));
   else if (row) {
     node.append(failed(reason(row)), ...extras(row));
@@ -473,12 +473,17 @@ function shares(row, slim = "") {
     ...names.map((name) => el("i", { class: name, style: { "flex-grow": row[`p_${name}`] } })));
 }
 
-function preferred(node, row) {
+function preferred(node, row, orderFree) {
   const key = (name, label) => el("span", {}, el("i", { class: name }), `${label} ${percent(row[`p_${name}`])}`);
-  const agree = { true: "Both orders name the same winner.", false: "The two orders name different winners." };
+  const agree = {
+    true: "Both orders name the same winner.",
+    false: "The two orders name different winners.",
+    free: "Each is scored by itself: their order does not matter.",
+    once: "Asked in one order.",
+  };
   const box = el("div", { class: "outcome" }, el("strong", {}, WINS[row.winner]), shares(row),
     el("p", { class: "keys" }, key("first", "A"), key("tie", "tie"), key("second", "B")));
-  box.append(el("p", { class: row.consistent === false ? "failure" : "muted" }, agree[row.consistent] ?? "Asked in one order."));
+  box.append(el("p", { class: row.consistent === false ? "failure" : "muted" }, agree[row.consistent] ?? agree[orderFree ? "free" : "once"]));
   if (row.orders?.length > 1) {
     box.append(el("div", { class: "orders" }, ...row.orders.flatMap((each, i) =>
       [el("span", {}, `${letter(i)} asked first`), shares(each, "slim"), el("span", {}, WINS[each.winner])])));

@@ -45,7 +45,14 @@ function say(node, text) {
 
 const letter = (i) => (i < 26 ? String.fromCharCode(65 + i) : String(i + 1));
 const badge = (i) => el("span", { class: "letter" }, letter(i));
-const percent = (share) => `${(100 * share).toFixed((share > 0 && share < 0.01) || (share > 0.99 && share < 1) ? 1 : 0)} %`;
+
+/** Whole percents, with a digit more near 0 and 1; only 0 itself is "0 %". */
+function percent(share) {
+  if (share > 0 && share < 0.0005) return "<0.1 %";
+  if (share > 0.9995 && share < 1) return ">99.9 %";
+  return `${(100 * share).toFixed(share > 0 && share < 1 && Math.abs(share - 0.5) > 0.49 ? 1 : 0)} %`;
+}
+
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** Digits after the point follow the width of the scale, or the size of the number. */
@@ -240,7 +247,8 @@ function renderZone(name, title, words) {
       (rest[Math.min(i, rest.length - 1)] ?? button).focus();
     });
     const mark = name === "candidates" ? badge(i) : null;
-    return el("li", { class: medium.kind }, view(medium, label, true), mark, remove, el("p", { title: medium.file.name }, medium.file.name));
+    const caption = el("p", { title: medium.file.name }, medium.file.name);
+    return el("li", { class: medium.kind }, view(medium, label, true), el("div", { class: "line" }, mark, caption, remove));
   }));
   const more = media[name].length ? (name === "context" ? "Replace" : "Add more") : words;
   button.replaceChildren(more, el("small", {}, "Drop here, paste, or press to choose files"));
@@ -306,11 +314,10 @@ function missing() {
 }
 
 /** Requests of a question: path, settings, and names of the judges each goes to. */
-function calls(n) {
+function calls({ candidates: { length: n }, orders }) {
   const can = (form) => chosen().filter((judge) => forms(judge).has(form)).map(({ name }) => name);
   const scoring = can("score");
   const comparing = can("compare");
-  const orders = $("orders").checked ? 2 : 1;
   const found = [{ verb: "score", judges: scoring }];
   if (n === 2) found.push({ verb: "compare", judges: comparing, orders });
   if (n > 2) {
@@ -334,7 +341,8 @@ function body({ verb, ...settings }, question, part) {
 
 function question() {
   const [prompt, criteria] = [$("prompt").value.trim(), $("criteria").value.trim()];
-  return { task: tasks()[0], prompt, criteria, context: [...contexts()], candidates: [...candidates()] };
+  const orders = $("orders").checked ? 2 : 1;
+  return { task: tasks()[0], prompt, criteria, orders, context: [...contexts()], candidates: [...candidates()] };
 }
 
 /** Bytes of a file in base64. */
@@ -371,7 +379,7 @@ async function submit() {
   say($("problem"), lack ? lack[0] : "");
   if (lack) return lack[1].focus();
   const asked = question();
-  const list = calls(asked.candidates.length);
+  const list = calls(asked);
   const begun = performance.now();
   running = new AbortController();
   busy(true);
@@ -437,7 +445,7 @@ function card(asked, name, scores, outcome) {
   const said = [];  // for the live region
   const [row] = Array.isArray(outcome) ? outcome : [];
   if (outcome instanceof Error) node.append(failed(outcome.message));
-  else if (row?.status === "preferred") said.push(preferred(node, row, judge.order_free));
+  else if (row?.status === "preferred") said.push(preferred(node, row, asked.orders));
   else if (row?.status === "ranked") said.push(ranked(node, row));
   else if (row) {
     node.append(failed(reason(row)), ...extras(row));
@@ -473,17 +481,17 @@ function shares(row, slim = "") {
     ...names.map((name) => el("i", { class: name, style: { "flex-grow": row[`p_${name}`] } })));
 }
 
-function preferred(node, row, orderFree) {
+function preferred(node, row, orders) {
   const key = (name, label) => el("span", {}, el("i", { class: name }), `${label} ${percent(row[`p_${name}`])}`);
   const agree = {
     true: "Both orders name the same winner.",
     false: "The two orders name different winners.",
-    free: "Each is scored by itself: their order does not matter.",
-    once: "Asked in one order.",
+    1: "Asked in one order.",
+    2: "Does not depend on their order.",
   };
   const box = el("div", { class: "outcome" }, el("strong", {}, WINS[row.winner]), shares(row),
     el("p", { class: "keys" }, key("first", "A"), key("tie", "tie"), key("second", "B")));
-  box.append(el("p", { class: row.consistent === false ? "failure" : "muted" }, agree[row.consistent] ?? agree[orderFree ? "free" : "once"]));
+  box.append(el("p", { class: row.consistent === false ? "failure" : "muted" }, agree[row.consistent ?? orders]));
   if (row.orders?.length > 1) {
     box.append(el("div", { class: "orders" }, ...row.orders.flatMap((each, i) =>
       [el("span", {}, `${letter(i)} asked first`), shares(each, "slim"), el("span", {}, WINS[each.winner])])));
@@ -491,7 +499,7 @@ function preferred(node, row, orderFree) {
   const named = Object.entries(row.aspects ?? {}).filter(([, share]) => isNumber(share));
   if (named.length) box.append(aspectList(named.map(([name, share]) => [name, share, `A ${percent(share)}`])));
   node.append(box, ...extras(row));
-  return `${WINS[row.winner]}, ${percent(row.winner === "tie" ? row.p_tie : row[`p_${row.winner}`])}`;
+  return WINS[row.winner] + (row.winner === "tie" ? "" : `, ${percent(row[`p_${row.winner}`])}`);
 }
 
 function ranked(node, row) {
@@ -572,10 +580,9 @@ function example() {
 
 function renderRequest() {
   const asked = example();
-  const n = asked.candidates.length;
-  const verb = n === 1 ? "score" : n === 2 ? "compare" : "rank";
+  const verb = ["score", "compare"][asked.candidates.length - 1] ?? "rank";
   const names = chosen().length ? chosen().map(({ name }) => name) : ["JUDGE"];
-  const [call = { verb, judges: names }] = calls(n).filter((each) => each.verb === verb);
+  const [call = { verb, judges: names }] = calls(asked).filter((each) => each.verb === verb);
   $("curl").textContent = curl(call, asked);
   $("python").textContent = python(call, asked);
 }

@@ -16,8 +16,10 @@ FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/elements.js": ("elements.js", "text/javascript"),
+    "/verdicts.js": ("verdicts.js", "text/javascript"),
 }
-"""File and type of each path."""
+"""File and type of each path; they need no token."""
 _HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (

@@ -1,5 +1,7 @@
-// The page of the reward server: asks /v1/score, /v1/compare and /v1/rank, and shows the rows.
-// Data reaches the document as text nodes only. A row without a number shows its reason instead.
+// The page of the reward server: a form that asks /v1/score, /v1/compare and /v1/rank.
+
+import { badge, el, letter, range, say, view } from "./elements.js";
+import { card } from "./verdicts.js";
 
 const $ = (id) => document.getElementById(id);
 const TOKEN = "unified-reward-token";
@@ -22,62 +24,6 @@ const media = { context: [], candidates: [] };
 const unticked = new Set();
 let roster = [];
 let running = null;
-
-// ---------------------------------------------------------------------------------------- elements
-
-/** An element; properties are set as such, except class and aria-*. Children are nodes or text. */
-function el(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name === "class") node.className = value;
-    else if (name.includes("-") || name === "role") node.setAttribute(name, value);
-    else if (name === "style") for (const [key, each] of Object.entries(value)) node.style.setProperty(key, each);
-    else node[name] = value;
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
-/** Replace a text only if it differs, so that live regions do not repeat themselves. */
-function say(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-const letter = (i) => (i < 26 ? String.fromCharCode(65 + i) : String(i + 1));
-const badge = (i) => el("span", { class: "letter" }, letter(i));
-
-/** Whole percents, with a digit more near 0 and 1; only 0 itself is "0 %". */
-function percent(share) {
-  if (share > 0 && share < 0.0005) return "<0.1 %";
-  if (share > 0.9995 && share < 1) return ">99.9 %";
-  return `${(100 * share).toFixed(share > 0 && share < 1 && Math.abs(share - 0.5) > 0.49 ? 1 : 0)} %`;
-}
-
-const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-
-/** Digits after the point follow the width of the scale, or the size of the number. */
-function digits(value, [low, high]) {
-  if (isNumber(low) && isNumber(high)) return high - low > 2 ? 2 : 3;
-  return Math.abs(value) < 10 ? 3 : 2;
-}
-
-/** "1 to 5", "0 or more"; empty for a scale without sides. */
-function range([low, high]) {
-  if (isNumber(low) && isNumber(high)) return `${low} to ${high}`;
-  return isNumber(low) ? `${low} or more` : isNumber(high) ? `${high} or less` : "";
-}
-
-/** Picture or video of a file. Without controls it is decoration beside a name. */
-function view({ file, kind, url }, name, controls = false) {
-  const frame = el("div", { class: "view" });
-  const label = name ? `${name}: ${file.name}` : "";
-  const shown = kind === "video"
-    ? el("video", { src: `${url}#t=0.1`, muted: true, playsInline: true, preload: "metadata", controls, "aria-label": label || file.name })
-    : el("img", { src: url, alt: label });
-  shown.addEventListener("error", () => frame.replaceChildren("no preview"));
-  frame.append(shown);
-  return frame;
-}
 
 // ------------------------------------------------------------------------------------------- server
 
@@ -413,154 +359,19 @@ function renderResults(asked, answers, seconds) {
     const errors = new Set(answers.map(([, error]) => error.message));
     return $("results").replaceChildren(...[...errors].map((text) => el("p", { class: "failed", role: "alert" }, text)));
   }
-  const names = roster.map(({ name }) => name).filter((name) => answers.some(([call]) => call.judges.includes(name)));
-  const cards = names.map((name) => {
-    const got = (matches) => {
-      const answer = answers.find(([call]) => matches(call.verb) && call.judges.includes(name));
-      return answer && (answer[1] instanceof Error ? answer[1] : answer[1][name] ?? []);
-    };
-    return card(asked, name, got((verb) => verb === "score"), got((verb) => verb !== "score"));
+  const judges = roster.filter(({ name }) => answers.some(([call]) => call.judges.includes(name)));
+  const cards = judges.map((judge) => {
+    const [scores, outcome] = [true, false].map((isScore) => {
+      const [, got] = answers.find(([{ verb, judges: names }]) => (verb === "score") === isScore && names.includes(judge.name)) ?? [];
+      return got instanceof Error ? got : got?.[judge.name];
+    });
+    return card(asked, judge, scores, outcome);
   });
   $("results").replaceChildren(...cards.map((each) => each.node));
   const time = seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`;
   say($("status"), `Done in ${time}. ${cards.map((each) => each.summary).join(" ")}`);
   const title = $("results-title");
   if (title.getBoundingClientRect().top > 0.8 * innerHeight) title.scrollIntoView();
-}
-
-/** Card of a judge: the outcome for all candidates, then every candidate's score. */
-function card(asked, name, scores, outcome) {
-  const judge = roster.find((each) => each.name === name) ?? {};
-  const rows = Array.isArray(scores) ? scores : [];
-  const task = judge.tasks?.[asked.task];
-  const scale = task?.scale ?? rows.find((each) => each.scale)?.scale ?? [];
-  const about = [
-    range(scale) && `scale ${range(scale)}`,
-    !range(scale) && judge.values,
-    rows.some(({ sigma }) => isNumber(sigma)) && "± one sigma",
-    judge.higher_is_better === false && "lower is better",
-  ];
-  const node = el("article", { class: "panel card" },
-    el("header", {}, el("h3", {}, name), el("small", {}, about.filter(Boolean).join(" · "))));
-  const said = [];  // for the live region
-  const [row] = Array.isArray(outcome) ? outcome : [];
-  if (outcome instanceof Error) node.append(failed(outcome.message));
-  else if (row?.status === "preferred") said.push(preferred(node, row, asked.orders));
-  else if (row?.status === "ranked") said.push(ranked(node, row));
-  else if (row) {
-    node.append(failed(reason(row)), ...extras(row));
-    said.push(asked.candidates.length === 2 ? "no comparison" : "no ranking");
-  }
-  if (scores instanceof Error) node.append(failed(scores.message));
-  else if (scores) node.append(scoreList(asked, scores, row, task?.aspects ?? {}));
-  const numbers = rows.map((each, i) => scoreText(each) && `${letter(i)} ${scoreText(each)}`).filter(Boolean);
-  if (!said.length) said.push(...numbers);
-  if (numbers.length < rows.length) said.push(`${rows.length - numbers.length} of ${rows.length} without a score`);
-  return { node, summary: `${name}: ${said.join(", ") || "no result"}.` };
-}
-
-const failed = (text) => el("p", { class: "failed" }, text);
-
-function reason(row) {
-  const words = row.reason || "The server gives no reason.";
-  return row.status === "unparsed" ? `The answer cannot be read: ${words}` : `Failed: ${words}`;
-}
-
-/** Notes and the judge's own text. */
-function extras(row) {
-  const noted = row.reason?.startsWith("note: ") ? el("p", { class: "muted" }, el("small", {}, `Note: ${row.reason.slice(6)}`)) : null;
-  const text = row.text ? el("details", {}, el("summary", {}, "Answer of the judge"), el("pre", { tabIndex: 0 }, row.text)) : null;
-  return [noted, text].filter(Boolean);
-}
-
-const WINS = { first: "A is better", tie: "A and B tie", second: "B is better" };
-
-function shares(row, slim = "") {
-  const names = ["first", "tie", "second"];
-  return el("div", { class: `shares ${slim}`, "aria-hidden": "true" },
-    ...names.map((name) => el("i", { class: name, style: { "flex-grow": row[`p_${name}`] } })));
-}
-
-function preferred(node, row, orders) {
-  const key = (name, label) => el("span", {}, el("i", { class: name }), `${label} ${percent(row[`p_${name}`])}`);
-  const agree = {
-    true: "Both orders name the same winner.",
-    false: "The two orders name different winners.",
-    1: "Asked in one order.",
-    2: "Does not depend on their order.",
-  };
-  const box = el("div", { class: "outcome" }, el("strong", {}, WINS[row.winner]), shares(row),
-    el("p", { class: "keys" }, key("first", "A"), key("tie", "tie"), key("second", "B")));
-  box.append(el("p", { class: row.consistent === false ? "failure" : "muted" }, agree[row.consistent ?? orders]));
-  if (row.orders?.length > 1) {
-    box.append(el("div", { class: "orders" }, ...row.orders.flatMap((each, i) =>
-      [el("span", {}, `${letter(i)} asked first`), shares(each, "slim"), el("span", {}, WINS[each.winner])])));
-  }
-  const named = Object.entries(row.aspects ?? {}).filter(([, share]) => isNumber(share));
-  if (named.length) box.append(aspectList(named.map(([name, share]) => [name, share, `A ${percent(share)}`])));
-  node.append(box, ...extras(row));
-  return WINS[row.winner] + (row.winner === "tie" ? "" : `, ${percent(row[`p_${row.winner}`])}`);
-}
-
-function ranked(node, row) {
-  const order = row.order.map(letter).join(" > ");
-  node.append(el("div", { class: "outcome" }, el("strong", {}, order), el("p", { class: "muted" }, "Best first.")), ...extras(row));
-  return `${row.order.map(letter).join(", ")}, best first`;
-}
-
-/** Number of a scored row with its deviation; empty if it has none. */
-function scoreText(row) {
-  if (row.status !== "scored" || !isNumber(row.value)) return "";
-  const places = digits(row.value, row.scale ?? []);
-  return row.value.toFixed(places) + (isNumber(row.sigma) ? ` ± ${row.sigma.toFixed(places)}` : "");
-}
-
-/** Scores of the candidates, in the order of the ranking if there is one. */
-function scoreList(asked, rows, outcome, aspects) {
-  const order = [...new Set([...(outcome?.order ?? []), ...rows.keys()])];
-  return el("ol", { class: "scores" }, ...order.map((i) => {
-    const candidate = asked.candidates[i];
-    const row = rows[i];
-    const number = scoreText(row);
-    const name = typeof candidate === "string" ? candidate : candidate.file.name;
-    const head = el("div", { class: "says" }, badge(i), el("span", { class: "name", title: name }, name), number ? el("b", {}, number) : el("span"));
-    const box = el("div", { class: "body" }, head);
-    if (number) box.append(...gauge(row));
-    else if (row.status !== "scored") box.append(failed(reason(row)));
-    const named = Object.entries(row.aspects ?? {}).filter(([, value]) => isNumber(value));
-    if (named.length) {
-      box.append(aspectList(named.map(([key, value]) => {
-        const [low, high] = aspects[key] ?? [];
-        const closed = isNumber(low) && isNumber(high);
-        return [key, closed ? (value - low) / (high - low) : null, value.toFixed(digits(value, [low, high])) + (closed ? ` of ${high}` : "")];
-      })));
-    }
-    box.append(...extras(row));
-    return typeof candidate === "string" ? el("li", {}, box) : el("li", { class: "pictured" }, view(candidate, ""), box);
-  }));
-}
-
-const clip = (share) => `${100 * Math.min(1, Math.max(0, share))}%`;
-
-/** Place of a score on its scale, with a band of one sigma to either side; nothing for an open scale. */
-function gauge({ value, scale, sigma }) {
-  const [low, high] = scale ?? [];
-  if (!isNumber(low) || !isNumber(high)) return [];
-  const place = (x) => (x - low) / (high - low);
-  const band = isNumber(sigma)
-    ? el("i", { class: "band", style: { left: clip(place(value - sigma)), right: clip(1 - place(value + sigma)) } }) : null;
-  const dot = el("i", { class: "dot", style: { left: clip(place(value)) } });
-  return [el("div", { class: "track", "aria-hidden": "true" }, band, dot),
-    el("div", { class: "axis", "aria-hidden": "true" }, el("span", {}, String(low)), el("span", {}, String(high)))];
-}
-
-/** Aspects, each [name, share of the bar or null, text]. */
-function aspectList(rows) {
-  return el("dl", { class: "aspects" }, ...rows.flatMap(([name, share, text]) => [
-    el("dt", {}, name),
-    el("dd", { "aria-hidden": "true" }, isNumber(share)
-      ? el("div", { class: "track" }, el("i", { class: "fill", style: { width: clip(share) } })) : ""),
-    el("dd", { class: "number" }, text)]));
 }
 
 // ----------------------------------------------------------------------------- the same as a request
@@ -608,11 +419,13 @@ function python(call, asked) {
     terms.push(`${mode() === "editing" ? "source" : kind}=${JSON.stringify(file.name)}`);
   }
   if (call.by === "pairs") terms.push('by="pairs"');
+  const names = call.judges.map((name) => name.replace(/[%?#]/g, encodeURIComponent));
+  const criteria = asked.criteria ? "\n    # criteria are given to judge.ask, in a ur.Sample" : "";
   return `import unified_reward as ur
 
-for name in ${JSON.stringify(call.judges)}:
+for name in ${JSON.stringify(names)}:
     judge = ur.open_judge(f"reward+${new URL(".", document.baseURI)}{name}")
-    print(name, judge.${call.verb}(${terms.join(", ")}))`;
+    print(name, judge.${call.verb}(${terms.join(", ")}))${criteria}`;
 }
 
 // --------------------------------------------------------------------------------------------- page

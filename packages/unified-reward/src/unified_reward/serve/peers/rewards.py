@@ -1,0 +1,184 @@
+"""Rewards of a request on a wire of others: one number for each item, or the reason for none.
+
+Requests are translated into items of the server's own protocol, which reads them. What the wires
+share is here: the judge of a path, the scale of its numbers, and refusals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.extensions import extra
+from unified_reward.core.ranking import overall_value
+from unified_reward.core.samples import Sample
+from unified_reward.core.verdicts import Failed, Scored, Unparsed, Verdict
+from unified_reward.io.validation import describe_errors
+from unified_reward.serve.config import ServeConfig
+from unified_reward.serve.protocol import Files, read_items
+from unified_reward.serve.service import RequestError, Service
+
+
+with extra("serve"):
+    from fastapi import APIRouter, Request
+    from fastapi.responses import JSONResponse, Response
+
+Row = Mapping[str, Any]
+"""An item of the server's own protocol, as JSON."""
+Answer = Callable[[Service, Request], Awaitable[Response]]
+Refuse = Callable[[int, str], Response]
+_NAMED_REASONS = 5
+_M = TypeVar("_M", bound=BaseModel)
+_SCALES: Mapping[str, Callable[[float], float]] = {
+    "raw": lambda value: value,
+    "pickscore/26": lambda value: value / 26,
+    "unifiedreward/5": lambda value: value / 5,
+    "hpsv3/15": lambda value: value / 15,
+}
+
+
+def check_scales(config: ServeConfig) -> None:
+    """Check the names of scales.
+
+    Raises:
+        ConfigError: A scale does not exist.
+    """
+    for judge, scale in config.scales.items():
+        if scale not in _SCALES:
+            raise ConfigError(
+                f"--scale {judge}={scale}: there is no scale {scale}; there are "
+                f"{', '.join(_SCALES)}"
+            )
+
+
+def add_post(
+    router: APIRouter,
+    path: str,
+    service: Service,
+    answer: Answer,
+    *,
+    refuse: Refuse,
+    unreadable: int = 400,
+    is_named: bool = True,
+) -> None:
+    """Add a route for the only judge, and one below ``/j/NAME`` for a judge by name.
+
+    Args:
+        router: Gets the routes.
+        path: Path on the wire.
+        service: Judges and limits.
+        answer: Answers a request.
+        refuse: Writes a status and a message as the wire does.
+        unreadable: Status of a request that cannot be read.
+        is_named: False where requests name their judges themselves.
+    """
+
+    async def handler(request: Request) -> Response:
+        try:
+            return await answer(service, request)
+        except DataError as error:
+            return refuse(unreadable, str(error))
+        except RequestError as error:
+            response = refuse(error.status, str(error))
+            if error.retry_after_s:
+                response.headers["Retry-After"] = str(error.retry_after_s)
+            return response
+
+    handler.__doc__ = answer.__doc__
+    for prefix in ("", "/j/{name:path}") if is_named else ("",):
+        router.add_api_route(prefix + path, handler, methods=["POST"], summary=answer.__doc__)
+
+
+async def read_body(request: Request, model: type[_M]) -> _M:
+    """The body of a request, of JSON.
+
+    Raises:
+        DataError: It is not JSON, or a field is wrong.
+    """
+    body = await request.body()
+    try:
+        return await asyncio.to_thread(
+            lambda: model.model_validate(from_json(body, allow_inf_nan=False))
+        )
+    except ValidationError as error:
+        raise DataError(f"the request: {describe_errors(error, 'body', 3)}") from error
+    except ValueError as error:
+        raise DataError(f"the body is not JSON: {error}") from error
+
+
+async def read_samples(
+    service: Service, rows: Sequence[Row], files: Files | None = None
+) -> list[Sample | Failed]:
+    """The sample of each item, or the reason why there is none.
+
+    Raises:
+        DataError: There are too many.
+    """
+    items = await asyncio.to_thread(read_items, "score", rows, files or {}, service.config)
+    return [item.failure or item.samples[0] for item in items]
+
+
+async def judge_rows(
+    service: Service, request: Request, rows: Sequence[Row], files: Files | None = None
+) -> list[tuple[float, Scored]]:
+    """Rewards of all items with their verdicts, by the judge that the path names.
+
+    Clients of these wires compute with what they get, so a request in which one item has no reward
+    is refused as a whole.
+
+    Raises:
+        RequestError: The judge is unknown, not ready or busy, or an item has no reward; names the
+            items and reasons.
+        DataError: There are too many items.
+    """
+    name = request.path_params.get("name")
+    (name,) = service.names(None if name is None else [name])
+    samples = await read_samples(service, rows, files)
+    verdicts = await service.ask_each(request, name, samples)
+    scale = service.config.scales.get(name, "raw")
+    rewards = [reward_of(verdict, scale) for verdict in verdicts]
+    reasons = [f"item {i}: {one.error}" for i, one in enumerate(rewards) if isinstance(one, Failed)]
+    if reasons:
+        named = "; ".join(reasons[:_NAMED_REASONS]) + "; …" * (len(reasons) > _NAMED_REASONS)
+        raise RequestError(
+            422, "no_reward", f"{len(reasons)} of {len(rows)} items have no reward: {named}"
+        )
+    return [
+        (reward, verdict)
+        for reward, verdict in zip(rewards, verdicts, strict=True)
+        if isinstance(reward, float) and isinstance(verdict, Scored)
+    ]
+
+
+def reward_of(verdict: Verdict, scale: str = "raw") -> float | Failed:
+    """The overall value of a verdict on a named scale, or the reason why there is none.
+
+    A verdict of aspects alone gives the mean of its aspects on [0, 1], whatever the scale.
+
+    >>> from unified_reward.core.verdicts import Scale, Score
+    >>> reward_of(Scored(Score(4.0, Scale(1, 5))), "unifiedreward/5")
+    0.8
+    >>> reward_of(Unparsed("no score in the answer")).error
+    'the answer is unreadable: no score in the answer'
+    """
+    if isinstance(verdict, Failed):
+        return verdict
+    if isinstance(verdict, Unparsed):
+        return Failed(f"the answer is unreadable: {verdict.reason}")
+    value = overall_value(verdict)
+    if value is None:
+        return Failed("the verdict has no overall value, and no aspects on closed scales")
+    if isinstance(verdict, Scored) and verdict.score is not None:
+        value = _SCALES[scale](value)
+    return float(value) if math.isfinite(value) else Failed(f"the reward {value} is not finite")
+
+
+def refuse_with(key: str) -> Refuse:
+    """Writer of refusals as JSON with the message under a key."""
+    return lambda status, message: JSONResponse({key: message}, status)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from unified_reward.core.extensions import extra
+from fastapi import APIRouter
+
 from unified_reward.serve.peers import flow_factory, openrlhf, pickled, unirl
 from unified_reward.serve.peers.rewards import check_scales
 from unified_reward.serve.service import Service
-
-
-with extra("serve"):
-    from fastapi import APIRouter
 
 
 def routes(service: Service) -> APIRouter:

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.extensions import extra
 from unified_reward.serve.peers.rewards import Row, add_post, judge_rows, read_body, refuse_with
 from unified_reward.serve.service import Service
-
-
-with extra("serve"):
-    from fastapi import APIRouter, Request
-    from fastapi.responses import JSONResponse, Response
 
 
 class ComputeRow(BaseModel):

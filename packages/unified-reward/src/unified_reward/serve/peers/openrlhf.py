@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Task
 from unified_reward.serve.peers.rewards import Row, add_post, judge_rows, read_body, refuse_with
 from unified_reward.serve.service import Service
 
-
-with extra("serve"):
-    from fastapi import APIRouter, Request
-    from fastapi.responses import JSONResponse, Response
 
 Images = str | list[str] | None
 """Base64 of an image, or of several."""
@@ -111,12 +108,14 @@ def rm_row(body: RmRow) -> Row:
 
 def _row(prompt: str, response: str, images: Images, video: Frames, task: Task | None) -> Row:
     """Media are what a response is about; without a response they are judged themselves."""
-    media: list[Row] = [{"image": one} for one in ([images] if isinstance(images, str) else images or ())]
+    several = [images] if isinstance(images, str) else images or []
+    media: list[Row] = [{"image": one} for one in several]
     if video is not None:
         media.append({"video": video} if isinstance(video, str) else {"frames": video})
+    candidates, context = media[-1:], media[:-1]
     if response or not media:
-        return {"prompt": prompt, "candidates": [{"text": response}], "context": media, "task": task}
-    return {"prompt": prompt, "candidates": media[-1:], "context": media[:-1], "task": task}
+        candidates, context = [{"text": response}], media
+    return {"prompt": prompt, "candidates": candidates, "context": context, "task": task}
 
 
 def _chat_text(messages: list[dict[str, Any]]) -> str:

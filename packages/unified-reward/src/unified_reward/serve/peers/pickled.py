@@ -13,18 +13,15 @@ from pickle import dumps
 from typing import Any, cast
 
 import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
 from pydantic_core import from_json
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.extensions import extra
 from unified_reward.serve.peers.rewards import Row, add_post, judge_rows
 from unified_reward.serve.plain_pickle import PickleLimits, loads
 from unified_reward.serve.service import Disconnected, RequestError, Service
 
-
-with extra("serve"):
-    from fastapi import APIRouter, Request
-    from fastapi.responses import Response
 
 _PROTOCOL = 4
 """Pickle protocol of answers; read from Python 3.4 on."""

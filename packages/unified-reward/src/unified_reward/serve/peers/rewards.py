@@ -11,11 +11,12 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.core.extensions import extra
 from unified_reward.core.ranking import overall_value
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Scored, Unparsed, Verdict
@@ -24,10 +25,6 @@ from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.protocol import Files, read_items
 from unified_reward.serve.service import RequestError, Service
 
-
-with extra("serve"):
-    from fastapi import APIRouter, Request
-    from fastapi.responses import JSONResponse, Response
 
 Row = Mapping[str, Any]
 """An item of the server's own protocol, as JSON."""
@@ -90,9 +87,9 @@ def add_post(
                 response.headers["Retry-After"] = str(error.retry_after_s)
             return response
 
-    handler.__doc__ = answer.__doc__
     for prefix in ("", "/j/{name:path}") if is_named else ("",):
-        router.add_api_route(prefix + path, handler, methods=["POST"], summary=answer.__doc__)
+        full = (prefix + path).rstrip("/") or "/"
+        router.add_api_route(full, handler, methods=["POST"], summary=answer.__doc__)
 
 
 async def read_body(request: Request, model: type[_M]) -> _M:

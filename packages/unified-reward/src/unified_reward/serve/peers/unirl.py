@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from unified_reward.core.errors import DataError
-from unified_reward.core.extensions import extra
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Scored
 from unified_reward.serve.peers.rewards import (
@@ -24,10 +25,6 @@ from unified_reward.serve.peers.rewards import (
 )
 from unified_reward.serve.service import Service
 
-
-with extra("serve"):
-    from fastapi import APIRouter, Request
-    from fastapi.responses import JSONResponse, Response
 
 PROTOCOL = "1"
 _IDENTITY = (

@@ -16,7 +16,7 @@ from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.plain_pickle import loads
 
 
-TOKEN = "a-token"
+TOKEN = "a-token"  # noqa: S105
 
 
 class FlowGrpo:

@@ -4,10 +4,12 @@ import base64
 import math
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.unified_reward.serve.brightness import Brightness, grey_b64
 from tests.unified_reward.serve.running import serving
+from unified_reward.media.encode import encode_mp4
 
 
 IDENTITY = {
@@ -80,6 +82,13 @@ def test_images_and_edits_get_the_rewards_they_ask_for(url):
     assert edited == pytest.approx([6 / 5, 0.6], abs=0.02)
     names = httpx.get(f"{url}/rewards").json()["rewards"]
     assert sorted(names) == ["aspects", "brightness", "lost"]
+
+
+def test_a_clip_comes_as_the_bytes_of_its_file(url):
+    clip = np.full((8, 32, 32, 3), 102, np.uint8)
+    content = base64.b64encode(encode_mp4(clip, 8)).decode()
+    found = Client(url, "brightness").score([{"text": "a grey clip", "video_b64": content}])
+    assert found == [pytest.approx([4 / 5], abs=0.05)]
 
 
 def test_a_sample_that_fails_has_a_reason_and_the_others_a_reward(url):

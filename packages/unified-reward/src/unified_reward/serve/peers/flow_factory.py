@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from unified_reward.core.errors import DataError
-from unified_reward.serve.peers.rewards import Row, add_post, judge_rows, read_body, refuse_with
+from unified_reward.serve.peers.rewards import Row, Wire, judge_rows, read_body, refuse_with
 from unified_reward.serve.service import Service
 
 
@@ -30,7 +30,8 @@ class ComputeRow(BaseModel):
 def routes(service: Service) -> APIRouter:
     """Routes of the wire."""
     router = APIRouter()
-    add_post(router, "/compute", service, _compute, refuse=refuse_with("error"), unreadable=422)
+    wire = Wire("/compute", _compute, refuse_with("error"), ComputeRow, unreadable=422)
+    wire.add_to(router, service)
     return router
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Task
-from unified_reward.serve.peers.rewards import Row, add_post, judge_rows, read_body, refuse_with
+from unified_reward.serve.peers.rewards import Row, Wire, judge_rows, read_body, refuse_with
 from unified_reward.serve.service import Service
 
 
@@ -51,8 +51,9 @@ class RmRow(BaseModel):
 def routes(service: Service) -> APIRouter:
     """Routes of both wires."""
     router = APIRouter()
-    add_post(router, "/get_reward", service, _get_reward, refuse=refuse_with("error"))
-    add_post(router, "/rm", service, _rm, refuse=refuse_with("error"))
+    refuse = refuse_with("error")
+    Wire("/get_reward", _get_reward, refuse, GetRewardRow).add_to(router, service)
+    Wire("/rm", _rm, refuse, RmRow).add_to(router, service)
     return router
 
 

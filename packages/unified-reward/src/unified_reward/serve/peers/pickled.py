@@ -16,9 +16,10 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic_core import from_json
+from starlette.requests import ClientDisconnect
 
 from unified_reward.core.errors import DataError
-from unified_reward.serve.peers.rewards import Row, add_post, judge_rows
+from unified_reward.serve.peers.rewards import Row, Wire, judge_rows
 from unified_reward.serve.plain_pickle import PickleLimits, loads
 from unified_reward.serve.service import Disconnected, RequestError, Service
 
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 def routes(service: Service) -> APIRouter:
     """Routes of the wires: ``POST /``, and ``POST /j/NAME``."""
     router = APIRouter()
-    add_post(router, "/", service, _outputs, refuse=_refuse, unreadable=422)
+    Wire("/", _outputs, _refuse, unreadable=422).add_to(router, service)
     return router
 
 
@@ -39,7 +40,7 @@ async def _outputs(service: Service, request: Request) -> Response:
     """Rewards of pickled images, for flow_grpo, deepgen_rl and verl-omni."""
     try:
         return await _answer(service, request)
-    except (DataError, RequestError, Disconnected):
+    except (DataError, RequestError, Disconnected, ClientDisconnect):
         raise
     except Exception as error:
         _log.exception("%s failed", request.url.path)

@@ -7,8 +7,10 @@ share is here: the judge of a path, the scale of its numbers, and refusals.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -28,16 +30,22 @@ from unified_reward.serve.service import RequestError, Service
 
 Row = Mapping[str, Any]
 """An item of the server's own protocol, as JSON."""
-Answer = Callable[[Service, Request], Awaitable[Response]]
-Refuse = Callable[[int, str], Response]
+_prompts = logging.getLogger("unified_reward.serve.prompts")
 _NAMED_REASONS = 5
 _M = TypeVar("_M", bound=BaseModel)
-_SCALES: Mapping[str, Callable[[float], float]] = {
-    "raw": lambda value: value,
-    "pickscore/26": lambda value: value / 26,
-    "unifiedreward/5": lambda value: value / 5,
-    "hpsv3/15": lambda value: value / 15,
+_SCALES: Mapping[str, tuple[float, float]] = {
+    "raw": (0, 1),
+    "pickscore/26": (0, 26),
+    "unifiedreward/5": (0, 5),
+    "unifiedreward-2/4": (-1, 4),
+    "rationalrewards/3": (-1, 3),
+    "hpsv3/15": (0, 15),
+    "hpsv3*0.1": (0, 10),
+    "imagereward(s+2)/4": (2, 4),
+    "clip/100": (0, 100),
+    "clip/30": (0, 30),
 }
+"""Offset and divisor of each scale: (value + offset) / divisor."""
 
 
 def check_scales(config: ServeConfig) -> None:
@@ -54,42 +62,48 @@ def check_scales(config: ServeConfig) -> None:
             )
 
 
-def add_post(
-    router: APIRouter,
-    path: str,
-    service: Service,
-    answer: Answer,
-    *,
-    refuse: Refuse,
-    unreadable: int = 400,
-    is_named: bool = True,
-) -> None:
-    """Add a route for the only judge, and one below ``/j/NAME`` for a judge by name.
+@dataclass(frozen=True)
+class Wire:
+    """A POST route as a project's clients expect it."""
 
-    Args:
-        router: Gets the routes.
-        path: Path on the wire.
-        service: Judges and limits.
-        answer: Answers a request.
-        refuse: Writes a status and a message as the wire does.
-        unreadable: Status of a request that cannot be read.
-        is_named: False where requests name their judges themselves.
-    """
+    path: str
+    answer: Callable[[Service, Request], Awaitable[Response]]
+    """Answers a request; its docstring is the summary of the route."""
+    refuse: Callable[[int, str], Response]
+    """Writes a status and a message."""
+    body: type[BaseModel] | None = None
+    """Model of a JSON body, for the OpenAPI page."""
+    unreadable: int = 400
+    """Status of a request that cannot be read."""
+    has_judge: bool = True
+    """True for a route of the only judge, with another below ``/j/NAME`` for a judge by name; False
+    where requests name their judges themselves."""
 
-    async def handler(request: Request) -> Response:
-        try:
-            return await answer(service, request)
-        except DataError as error:
-            return refuse(unreadable, str(error))
-        except RequestError as error:
-            response = refuse(error.status, str(error))
-            if error.retry_after_s:
-                response.headers["Retry-After"] = str(error.retry_after_s)
-            return response
+    def add_to(self, router: APIRouter, service: Service) -> None:
+        """Add the route."""
 
-    for prefix in ("", "/j/{name:path}") if is_named else ("",):
-        full = (prefix + path).rstrip("/") or "/"
-        router.add_api_route(full, handler, methods=["POST"], summary=answer.__doc__)
+        async def handler(request: Request) -> Response:
+            try:
+                return await self.answer(service, request)
+            except DataError as error:
+                return self.refuse(self.unreadable, str(error))
+            except RequestError as error:
+                response = self.refuse(error.status, str(error))
+                if error.retry_after_s:
+                    response.headers["Retry-After"] = str(error.retry_after_s)
+                return response
+
+        schema = self.body.model_json_schema() if self.body else {"type": "string"}
+        content_type = "application/json" if self.body else "application/octet-stream"
+        documented = {"required": True, "content": {content_type: {"schema": schema}}}
+        for prefix in ("", "/j/{name:path}") if self.has_judge else ("",):
+            router.add_api_route(
+                (prefix + self.path).rstrip("/") or "/",
+                handler,
+                methods=["POST"],
+                summary=self.answer.__doc__,
+                openapi_extra={"requestBody": documented},
+            )
 
 
 async def read_body(request: Request, model: type[_M]) -> _M:
@@ -118,6 +132,10 @@ async def read_samples(
         DataError: There are too many.
     """
     items = await asyncio.to_thread(read_items, "score", rows, files or {}, service.config)
+    if service.config.log_prompts:
+        for item in items:
+            for sample in item.samples:
+                _prompts.info("%s %r", item.id, sample.prompt)
     return [item.failure or item.samples[0] for item in items]
 
 
@@ -172,10 +190,11 @@ def reward_of(verdict: Verdict, scale: str = "raw") -> float | Failed:
     if value is None:
         return Failed("the verdict has no overall value, and no aspects on closed scales")
     if isinstance(verdict, Scored) and verdict.score is not None:
-        value = _SCALES[scale](value)
+        offset, divisor = _SCALES[scale]
+        value = (value + offset) / divisor
     return float(value) if math.isfinite(value) else Failed(f"the reward {value} is not finite")
 
 
-def refuse_with(key: str) -> Refuse:
+def refuse_with(key: str) -> Callable[[int, str], Response]:
     """Writer of refusals as JSON with the message under a key."""
     return lambda status, message: JSONResponse({key: message}, status)

@@ -17,7 +17,7 @@ from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Scored
 from unified_reward.serve.peers.rewards import (
     Row,
-    add_post,
+    Wire,
     read_body,
     read_samples,
     refuse_with,
@@ -85,8 +85,7 @@ class ScoreRow(BaseModel):
 def routes(service: Service) -> APIRouter:
     """Routes of the wire."""
     router = APIRouter()
-    refuse = refuse_with("detail")
-    add_post(router, "/score", service, _score, refuse=refuse, is_named=False)
+    Wire("/score", _score, refuse_with("detail"), ScoreRow, has_judge=False).add_to(router, service)
 
     @router.get("/rewards")
     def rewards() -> JSONResponse:

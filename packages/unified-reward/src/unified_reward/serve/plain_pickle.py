@@ -125,9 +125,10 @@ def _no_bytes() -> bytes:
 
 
 def _text_type(code: Any, *_: Any) -> _TextType:
-    found = re.fullmatch(r"([US])([0-9]{1,7})", code) if isinstance(code, str) else None
+    code = code[:20] if isinstance(code, str) else ""
+    found = re.fullmatch(r"([US])([0-9]{1,7})", code)
     if not found or int(found[2]) == 0:
-        raise _Refused(f"numpy.dtype {one_line(repr(code), 40)} is not one of text (U or S)")
+        raise _Refused(f"numpy.dtype {code!r} is not one of text (U or S)")
     return _TextType(found[1], int(found[2]))
 
 
@@ -177,7 +178,7 @@ _GLOBALS: Mapping[str, Callable[..., Any] | None] = {
 def _global(module: Any, name: Any) -> _Global:
     full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "?"
     if full not in _GLOBALS:
-        raise _Refused(f"{one_line(full, 100)} is not built; only {PLAIN} are")
+        raise _Refused(f"{one_line(full[:200], 100)} is not built; only {PLAIN} are")
     return _Global(full, _GLOBALS[full])
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -164,11 +164,7 @@ async def judge_rows(
         raise RequestError(
             422, "no_reward", f"{len(reasons)} of {len(rows)} items have no reward: {named}"
         )
-    return [
-        (reward, verdict)
-        for reward, verdict in zip(rewards, verdicts, strict=True)
-        if isinstance(reward, float) and isinstance(verdict, Scored)
-    ]
+    return cast("list[tuple[float, Scored]]", list(zip(rewards, verdicts, strict=True)))
 
 
 def reward_of(verdict: Verdict, scale: str = "raw") -> float | Failed:

@@ -7,6 +7,7 @@ in ``errors``, which the client reads sample by sample.
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -14,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Sample
-from unified_reward.core.verdicts import Failed, Scored
+from unified_reward.core.verdicts import Failed, Scored, Verdict
 from unified_reward.serve.peers.rewards import (
     Row,
     Wire,
@@ -145,12 +146,13 @@ async def _found(
     """Overall reward and aspects of each sample; clients take the first by default."""
     if service.host.states()[name] == "failed":
         return [Failed(f"{name} could not be loaded") for _ in samples]
-    found: list[dict[str, float] | Failed] = []
-    for verdict in await service.ask_each(request, name, samples):
-        reward = reward_of(verdict, service.config.scales.get(name, "raw"))
-        if isinstance(reward, Failed) or not isinstance(verdict, Scored):
-            found.append(reward if isinstance(reward, Failed) else Failed("no score"))
-        else:
-            aspects = {key: score.value for key, score in verdict.aspects.items()}
-            found.append({"score": reward} | {k: v for k, v in aspects.items() if k != "score"})
-    return found
+    verdicts = await service.ask_each(request, name, samples)
+    scale = service.config.scales.get(name, "raw")
+    return [_sub_metrics(verdict, reward_of(verdict, scale)) for verdict in verdicts]
+
+
+def _sub_metrics(verdict: Verdict, reward: float | Failed) -> dict[str, float] | Failed:
+    if isinstance(reward, Failed):
+        return reward
+    aspects = {name: score.value for name, score in cast("Scored", verdict).aspects.items()}
+    return {"score": reward} | {name: aspects[name] for name in aspects if name != "score"}

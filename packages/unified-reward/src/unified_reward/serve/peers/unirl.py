@@ -155,4 +155,5 @@ def _sub_metrics(verdict: Verdict, reward: float | Failed) -> dict[str, float] |
     if isinstance(reward, Failed):
         return reward
     aspects = {name: score.value for name, score in cast("Scored", verdict).aspects.items()}
-    return {"score": reward} | {name: aspects[name] for name in aspects if name != "score"}
+    metrics: dict[str, float] = {"score": reward}
+    return metrics | {name: aspects[name] for name in aspects if name != "score"}

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.unified_reward.serve.brightness import Brightness, grey_b64
+from tests.unified_reward.serve.grey_level import GreyLevel, grey_b64
 from tests.unified_reward.serve.running import serving
 
 
@@ -34,7 +34,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def client():
-    with serving({"a b/c": Brightness()}) as url:
+    with serving({"a b/c": GreyLevel()}) as url:
         yield Client(url)
 
 
@@ -55,7 +55,7 @@ def test_a_judge_is_named_by_the_path(client):
 
 
 def test_several_judges_are_told_apart_by_the_path_alone():
-    with serving({"a": Brightness(), "b": Brightness(aspects_alone=True)}) as url:
+    with serving({"a": GreyLevel(), "b": GreyLevel(aspects_alone=True)}) as url:
         client = Client(url)
         assert client.compute(["x"], "/j/b", image=[grey_b64(5)]) == pytest.approx([0.5], abs=0.02)
         with pytest.raises(RuntimeError, match="name a judge: a, b"):
@@ -111,7 +111,7 @@ def test_a_full_queue_is_a_429_and_a_later_request_is_answered():
 
 
 def test_clients_that_know_no_tokens_give_it_in_the_url():
-    with serving({"a": Brightness()}, token=TOKEN) as url:
+    with serving({"a": GreyLevel()}, token=TOKEN) as url:
         client = Client(url.replace("//", f"//trainer:{TOKEN}@"))
         assert client.compute(["x"], image=[grey_b64(5)]) == pytest.approx([5], abs=0.02)
         with pytest.raises(RuntimeError, match="401"):

@@ -3,18 +3,18 @@
 import httpx
 import pytest
 
-from tests.unified_reward.serve.brightness import Brightness, grey_b64
+from tests.unified_reward.serve.grey_level import GreyLevel, grey_b64
 from tests.unified_reward.serve.running import serving
 
 
 @pytest.fixture(scope="module")
 def judge():
-    return Brightness()
+    return GreyLevel()
 
 
 @pytest.fixture(scope="module")
 def url(judge):
-    with serving({"brightness": judge}) as url:
+    with serving({"grey": judge}) as url:
         yield url
 
 

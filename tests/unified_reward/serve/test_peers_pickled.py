@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unified_reward.serve.brightness import Brightness, grey
+from tests.unified_reward.serve.grey_level import GreyLevel, grey
 from tests.unified_reward.serve.running import serving
 from unified_reward.core.errors import ConfigError
 from unified_reward.serve.config import ServeConfig
@@ -57,7 +57,7 @@ def pixels(*levels):
 
 @pytest.fixture(scope="module")
 def url():
-    with serving({"brightness": Brightness()}, accept_pickle=True) as url:
+    with serving({"grey": GreyLevel()}, accept_pickle=True) as url:
         yield url
 
 
@@ -84,7 +84,7 @@ def test_a_request_without_prompts_needs_the_prompt_in_the_url(url):
     with pytest.raises(KeyError, match="outputs"):
         client.score(pixels(5))
     assert client.statuses == [422]
-    assert FlowGrpo(f"{url}/j/brightness?prompt=").score(pixels(5)) == pytest.approx([5], abs=0.05)
+    assert FlowGrpo(f"{url}/j/grey?prompt=").score(pixels(5)) == pytest.approx([5], abs=0.05)
 
 
 def test_deepgen_gets_scores_of_images_and_edits(url):
@@ -165,14 +165,14 @@ def test_bytes_that_are_no_pickle_are_refused(url):
 
 
 def test_pickles_need_the_option_and_a_loopback_address():
-    with serving({"brightness": Brightness()}) as url:
+    with serving({"grey": GreyLevel()}) as url:
         assert httpx.post(url, content=pickle.dumps({})).status_code in (404, 405)
     with pytest.raises(ConfigError, match="loopback"):
         ServeConfig(host="::", token=TOKEN, accept_pickle=True)
 
 
 def test_a_token_is_needed_for_pickles_too():
-    with serving({"brightness": Brightness()}, accept_pickle=True, token=TOKEN) as url:
+    with serving({"grey": GreyLevel()}, accept_pickle=True, token=TOKEN) as url:
         body = pickle.dumps({"images": [grey(2)], "prompts": ["a"]})
         assert httpx.post(url, content=body).status_code == 401
         header = {"Authorization": f"Bearer {TOKEN}"}

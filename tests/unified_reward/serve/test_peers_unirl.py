@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.unified_reward.serve.brightness import Brightness, grey_b64
+from tests.unified_reward.serve.grey_level import GreyLevel, grey_b64
 from tests.unified_reward.serve.running import serving
 from unified_reward.media.encode import encode_mp4
 
@@ -68,39 +68,37 @@ def turn(level, text="a grey square"):
 
 @pytest.fixture(scope="module")
 def url():
-    judges = {"brightness": Brightness(), "aspects": Brightness(aspects_alone=True)}
-    with serving(
-        judges | {"lost": "/no/such/folder"}, scales={"brightness": "unifiedreward/5"}
-    ) as url:
+    judges = {"grey": GreyLevel(), "aspects": GreyLevel(aspects_alone=True)}
+    with serving(judges | {"lost": "/no/such/folder"}, scales={"grey": "unifiedreward/5"}) as url:
         yield url
 
 
 def test_images_and_edits_get_the_rewards_they_ask_for(url):
-    client = Client(url, "brightness", "aspects")
+    client = Client(url, "grey", "aspects")
     generated, edited = client.score([turn(5)], [turn(2), turn(8)])
     assert generated == pytest.approx([1.0, 0.5], abs=0.02)  # 5 / 5; the mean of aspects on [0, 1]
     assert edited == pytest.approx([6 / 5, 0.6], abs=0.02)
     names = httpx.get(f"{url}/rewards").json()["rewards"]
-    assert sorted(names) == ["aspects", "brightness", "lost"]
+    assert sorted(names) == ["aspects", "grey", "lost"]
 
 
 def test_a_clip_comes_as_the_bytes_of_its_file(url):
     clip = np.full((8, 32, 32, 3), 102, np.uint8)
     content = base64.b64encode(encode_mp4(clip, 8)).decode()
-    found = Client(url, "brightness").score([{"text": "a grey clip", "video_b64": content}])
+    found = Client(url, "grey").score([{"text": "a grey clip", "video_b64": content}])
     assert found == [pytest.approx([4 / 5], abs=0.05)]
 
 
 def test_a_sample_that_fails_has_a_reason_and_the_others_a_reward(url):
     noise = {"text": "a cat", "image_b64": base64.b64encode(b"no image").decode()}
-    found = Client(url, "brightness").score([turn(5)], [turn(5, "unreadable")], [noise])
+    found = Client(url, "grey").score([turn(5)], [turn(5, "unreadable")], [noise])
     assert found[0] == pytest.approx([1.0], abs=0.02)
     assert found[1] == ["the answer is unreadable: no score in the answer"]
     assert "image" in found[2][0]
 
 
 def test_a_reward_that_could_not_be_loaded_fails_alone(url):
-    ((light, lost),) = Client(url, "brightness", "lost").score([turn(5)])
+    ((light, lost),) = Client(url, "grey", "lost").score([turn(5)])
     assert light == pytest.approx(1.0, abs=0.02)
     assert lost == "lost could not be loaded"
 
@@ -118,7 +116,7 @@ def test_a_reward_that_could_not_be_loaded_fails_alone(url):
     ],
 )
 def test_a_request_that_is_wrong_is_refused_at_once(url, change, reason):
-    row = {"history": [turn(1)], "required_rewards": ["brightness"]} | change
+    row = {"history": [turn(1)], "required_rewards": ["grey"]} | change
     answer = httpx.post(f"{url}/score", json={"requests": [row]})
     assert answer.status_code == 400
     assert reason in answer.json()["detail"]

@@ -1,13 +1,13 @@
 """Flow-Factory's wire, by a client that sends and reads as Flow-Factory's does."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
+from tests.unified_reward.serve.brightness import Brightness
 from tests.unified_reward.serve.grey_level import GreyLevel, grey_b64
-from tests.unified_reward.serve.running import serving
+from tests.unified_reward.serve.running import serving, until
 
 
 TOKEN = "of-a-trainer"  # noqa: S105
@@ -90,24 +90,18 @@ def test_a_request_that_is_wrong_is_refused_with_a_reason(client, fields, reason
 
 
 def test_a_full_queue_is_a_429_and_a_later_request_is_answered():
-    class Slow(Brightness):
-        may_go_on, is_asked = threading.Event(), threading.Event()
-
-        def ask(self, samples, **options):
-            self.is_asked.set()
-            assert self.may_go_on.wait(10)
-            return super().ask(samples, **options)
-
-    with serving({"slow": Slow()}, max_queue=1) as url, ThreadPoolExecutor(1) as threads:
-        body = {"prompt": ["a"], "image": [grey_b64(5)]}
+    judge = Brightness()
+    judge.gate.clear()
+    body = {"prompt": ["a"], "image": [grey_b64(5)]}
+    with serving({"slow": judge}, max_queue=1) as url, ThreadPoolExecutor(1) as threads:
         first = threads.submit(httpx.post, f"{url}/compute", json=body)
-        assert Slow.is_asked.wait(10)
+        until(lambda: judge.batches)
         refused = httpx.post(f"{url}/compute", json=body)
+        judge.gate.set()
         assert refused.status_code == 429
         assert int(refused.headers["Retry-After"]) >= 1
         assert "slow has 1 samples to judge" in refused.json()["error"]
-        Slow.may_go_on.set()
-        assert first.result().json()["rewards"] == pytest.approx([5], abs=0.02)
+        assert first.result().json()["rewards"] == pytest.approx([127], abs=1)
 
 
 def test_clients_that_know_no_tokens_give_it_in_the_url():

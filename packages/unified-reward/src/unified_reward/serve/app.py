@@ -97,8 +97,8 @@ def _own_routes(service: Service) -> APIRouter:
         states = service.host.states()
         found = set(states.values())
         status = "loading" if "loading" in found else "ok" if "ready" in found else "failed"
-        replicas = {name: [{"state": state}] for name, state in states.items()}
-        content = {"status": status, "judges": dict(states), "rewards": replicas}
+        rewards = {name: [{"state": state}] for name, state in states.items() if state != "failed"}
+        content = {"status": status, "judges": dict(states), "rewards": rewards}
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status == "loading" else None
         return JSONResponse(content, 200 if status == "ok" else 503, headers)
 

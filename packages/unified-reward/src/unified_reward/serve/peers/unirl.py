@@ -90,8 +90,9 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/rewards")
     def rewards() -> JSONResponse:
-        """Names of the rewards, for UniRL."""
-        return JSONResponse({"rewards": list(service.host.states())})
+        """Names of the rewards that are served, for UniRL."""
+        states = service.host.states()
+        return JSONResponse({"rewards": [name for name in states if states[name] != "failed"]})
 
     return router
 

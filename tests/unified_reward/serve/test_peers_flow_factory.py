@@ -8,6 +8,7 @@ import pytest
 from tests.unified_reward.serve.brightness import Brightness
 from tests.unified_reward.serve.grey_level import GreyLevel, grey_b64
 from tests.unified_reward.serve.running import serving, until
+from unified_reward.core.errors import ConfigError
 
 
 TOKEN = "of-a-trainer"  # noqa: S105
@@ -110,3 +111,12 @@ def test_clients_that_know_no_tokens_give_it_in_the_url():
         assert client.compute(["x"], image=[grey_b64(5)]) == pytest.approx([5], abs=0.02)
         with pytest.raises(RuntimeError, match="401"):
             Client(url.replace("//", "//trainer:wrong@")).compute(["x"], image=[grey_b64(5)])
+
+
+@pytest.mark.parametrize("scales", [{"a": "pickscore"}, {"b": "raw"}])
+def test_a_scale_names_a_judge_and_a_preset(scales):
+    with (
+        pytest.raises(ConfigError, match="there is no"),
+        serving({"a": GreyLevel()}, scales=scales),
+    ):
+        pass

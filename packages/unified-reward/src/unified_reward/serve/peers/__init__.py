@@ -13,9 +13,9 @@ def routes(service: Service) -> APIRouter:
     """Routes of every wire; those of pickles only where the server accepts them.
 
     Raises:
-        ConfigError: A judge has a scale that does not exist.
+        ConfigError: A scale names a judge or a preset that does not exist.
     """
-    check_scales(service.config)
+    check_scales(service)
     router = APIRouter()
     for wire in (unirl, flow_factory, openrlhf):
         router.include_router(wire.routes(service))

@@ -23,7 +23,6 @@ from unified_reward.core.ranking import overall_value
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Scored, Unparsed, Verdict
 from unified_reward.io.validation import describe_errors
-from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.protocol import Files, read_items
 from unified_reward.serve.service import RequestError, Service
 
@@ -48,18 +47,19 @@ _SCALES: Mapping[str, tuple[float, float]] = {
 """Offset and divisor of each scale: (value + offset) / divisor."""
 
 
-def check_scales(config: ServeConfig) -> None:
-    """Check the names of scales.
+def check_scales(service: Service) -> None:
+    """Check the names in the scales of a server.
 
     Raises:
-        ConfigError: A scale does not exist.
+        ConfigError: A judge or a scale does not exist.
     """
-    for judge, scale in config.scales.items():
-        if scale not in _SCALES:
-            raise ConfigError(
-                f"--scale {judge}={scale}: there is no scale {scale}; there are "
-                f"{', '.join(_SCALES)}"
-            )
+    judges = service.host.states()
+    for judge, scale in service.config.scales.items():
+        for given, known in ((judge, judges), (scale, _SCALES)):
+            if given not in known:
+                raise ConfigError(
+                    f"--scale {judge}={scale}: there is no {given}; there are {', '.join(known)}"
+                )
 
 
 @dataclass(frozen=True)

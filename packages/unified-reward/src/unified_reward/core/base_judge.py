@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -22,6 +21,7 @@ from unified_reward.core.errors import (
     one_line,
 )
 from unified_reward.core.progress import progress_bar
+from unified_reward.core.ranking import pairs_of, rank_by_pairs, rank_by_score
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Ranking, Scored, Unparsed, Verdict
 
@@ -275,18 +275,9 @@ class BaseJudge(ABC):
         """
         if by not in ("score", "pairs"):
             raise ConfigError(f"by is score or pairs, not {by!r}")
-        if by == "pairs" and n == 1:
-            return Ranking((0,), (None,), ())
         if by == "score":
-            verdicts = _comparable(self.ask([sample(i) for i in range(n)]))
-            scores = [_value(verdict) for verdict in verdicts]
-        else:
-            pairs = list(combinations(range(n), 2))
-            verdicts = self.ask([sample(i, j) for i, j in pairs])
-            scores = _mean_wins(n, pairs, verdicts)
-        answered = [(-score, i) for i, score in enumerate(scores) if score is not None]
-        order = tuple(i for _, i in sorted(answered))
-        return Ranking(order, tuple(scores), tuple(verdicts))
+            return rank_by_score(self.ask([sample(i) for i in range(n)]))
+        return rank_by_pairs(n, self.ask([sample(i, j) for i, j in pairs_of(n)]) if n > 1 else [])
 
 
 @dataclass(frozen=True)
@@ -492,40 +483,3 @@ def _expect(verdict: Verdict, kind: type[_Kind]) -> _Kind:
     if isinstance(verdict, Failed):
         raise verdict.cause or ModelError(verdict.error)
     raise ModelError(f"expected {kind.__name__}, but the judge gave {type(verdict).__name__}")
-
-
-def _comparable(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Verdicts of candidates; one of aspects alone that lacks another's aspect is unparsed."""
-    alone = [one for one in verdicts if isinstance(one, Scored) and one.score is None]
-    names = dict.fromkeys(name for one in alone for name in one.aspects)
-    found: list[Verdict] = []
-    for verdict in verdicts:
-        if isinstance(verdict, Scored) and verdict.score is None:
-            lacking = [name for name in names if name not in verdict.aspects]
-            reason = f"no score for {', '.join(lacking)} in the answer"
-            found.append(Unparsed(reason, verdict.text) if lacking else verdict)
-        else:
-            found.append(verdict)
-    return found
-
-
-def _value(verdict: Verdict) -> float | None:
-    """The overall score; if there are only aspects, the mean of those on [0, 1]."""
-    if not isinstance(verdict, Scored):
-        return None
-    if verdict.score is not None:
-        return verdict.score.value
-    shares = [score.normalized for score in verdict.aspects.values()]
-    closed = [share for share in shares if share is not None]
-    return sum(closed) / len(closed) if closed else None
-
-
-def _mean_wins(
-    n: int, pairs: Sequence[tuple[int, int]], verdicts: Sequence[Verdict]
-) -> list[float | None]:
-    wins: list[list[float]] = [[] for _ in range(n)]
-    for (i, j), verdict in zip(pairs, verdicts, strict=True):
-        if isinstance(verdict, Preferred):
-            wins[i].append(verdict.probability)
-            wins[j].append(1 - verdict.probability)
-    return [sum(shares) / len(shares) if shares else None for shares in wins]

@@ -90,7 +90,9 @@ class JudgeOptions:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("device", "batch_size", *_SECRET):
             del given[name]
-        given = {name: value for name, value in given.items() if value != getattr(_DEFAULTS, name)}
+        given = {
+            name: value for name, value in given.items() if value != getattr(DEFAULT_OPTIONS, name)
+        }
         return {f"judge.{name}": value for name, value in given.items()}
 
     def __post_init__(self) -> None:
@@ -102,7 +104,7 @@ class JudgeOptions:
             raise ConfigError(f"votes must not be negative: {self.votes}")
 
 
-_DEFAULTS = JudgeOptions()
+DEFAULT_OPTIONS = JudgeOptions()
 _Kind = Literal["checkpoint", "scorer", "checklist", "server", "scripted", "table", "installed"]
 _LOCAL: frozenset[_Kind] = frozenset({"checkpoint", "scorer", "checklist", "installed"})
 _SERVED: frozenset[_Kind] = frozenset({"server", "checklist", "installed"})
@@ -194,7 +196,7 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
 
 def open_reference(
     reference: str | Path,
-    options: JudgeOptions = _DEFAULTS,
+    options: JudgeOptions = DEFAULT_OPTIONS,
     *,
     truth: Iterable[Example] | None = None,
     opens_media: bool = True,
@@ -284,6 +286,17 @@ def _check_options(given: str, kind: _Kind, options: JudgeOptions) -> None:
             continue
         text = option.name if option.name in _SECRET else f"{option.name}={value!r}"
         raise ConfigError(f"{text} is for {expected}; leave out {text}: {given} does not take it")
+
+
+def applicable(reference: str, options: JudgeOptions) -> JudgeOptions:
+    """Options of several judges, without those that do not apply to this one.
+
+    Raises:
+        ConfigError: The reference matches nothing.
+    """
+    kind = kind_of(reference)
+    others = [name for name, (kinds, _) in _APPLIES.items() if kind not in kinds]
+    return replace(options, **{name: getattr(DEFAULT_OPTIONS, name) for name in others})
 
 
 def available_judges() -> str:

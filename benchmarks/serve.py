@@ -12,7 +12,8 @@
 ``encoding`` Processor time and bytes of each format of a picture and a clip.
 ``faults``   Broken media, oversize bodies, disconnects, NaN from a model, hostile pickles and a
              full disk under load: every connected client gets exactly one answer, no failure is a
-             number, memory stays flat. The exit status is 1 where that does not hold.
+             number, memory stays flat. The exit status is 1 where that does not hold. With
+             ``--engine ray`` the process of a judge is killed half-way.
 
 Every command takes ``--json OUT``.
 """
@@ -29,7 +30,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from benchmarks.serving import pictures, scorers, speed
+from benchmarks.serving import faults, pictures, scorers, speed
 
 
 def _numbers(text: str) -> list[int]:
@@ -49,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     fast.add_argument("--repeats", type=int, default=3)
     fast.add_argument("--cached", action="store_true", help="also send equal requests")
     commands.add_parser("encoding")
+    broken = commands.add_parser("faults")
+    broken.add_argument("--requests", type=int, default=10_000)
+    broken.add_argument("--clients", type=int, default=64)
+    broken.add_argument("--seed", type=int, default=0)
+    broken.add_argument("--engine", choices=("local", "ray"), default="local")
     for command in commands.choices.values():
         command.add_argument("--json", type=Path, metavar="OUT", help="write the report here")
     return parser
@@ -79,9 +85,16 @@ def run_encoding(given: argparse.Namespace) -> dict:
     return {"rows": rows}
 
 
+def run_faults(given: argparse.Namespace) -> dict:
+    report = faults.run(given.requests, given.clients, given.seed, given.engine)
+    print(faults.table(report))
+    return report
+
+
 def main() -> int:
     given = _parser().parse_args()
-    report = {"speed": run_speed, "encoding": run_encoding}[given.command](given)
+    commands = {"speed": run_speed, "encoding": run_encoding, "faults": run_faults}
+    report = commands[given.command](given)
     if given.json:
         given.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", "utf-8")
     return int(bool(report.get("broken")))

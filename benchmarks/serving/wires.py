@@ -70,6 +70,8 @@ class Ours:
     """``POST /v1/score``."""
 
     kind: str
+    judge: str | None = None
+    """Name of the judge; None for the only one."""
     path: str = "/v1/score"
     content_type: str = "application/json"
     keep_alive: bool = True
@@ -77,7 +79,8 @@ class Ours:
     def body(self, prompt: str, files: Sequence[bytes]) -> bytes:
         """An item for each picture."""
         items = [{"prompt": prompt, "candidates": [self.medium(file)]} for file in files]
-        return json.dumps({"items": items}, allow_nan=False).encode()
+        judges = {} if self.judge is None else {"judges": [self.judge]}
+        return json.dumps(judges | {"items": items}, allow_nan=False).encode()
 
     def medium(self, file: bytes) -> dict[str, str]:
         """A picture on the wire."""

@@ -17,6 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 import unified_reward
 from unified_reward.core.errors import DataError
 from unified_reward.core.verdicts import Failed
+from unified_reward.serve import page, peers
 from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.guard import Guard, error_response
 from unified_reward.serve.hosts import Host
@@ -57,6 +58,8 @@ def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
     app.add_exception_handler(Disconnected, _unheard)
     app.add_exception_handler(Exception, _failed)
     app.include_router(_own_routes(service))
+    app.include_router(page.routes())
+    app.include_router(peers.routes(service))
     return app
 
 
@@ -95,7 +98,8 @@ def _own_routes(service: Service) -> APIRouter:
         states = service.host.states()
         found = set(states.values())
         status = "loading" if "loading" in found else "ok" if "ready" in found else "failed"
-        content = {"status": status, "judges": dict(states)}
+        rewards = {name: [{"state": state}] for name, state in states.items() if state != "failed"}
+        content = {"status": status, "judges": dict(states), "rewards": rewards}
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status == "loading" else None
         return JSONResponse(content, 200 if status == "ok" else 503, headers)
 

@@ -109,7 +109,7 @@ class Clients:
             while (number := next(self._numbers)) < upto:
                 await self._ask(connection, self._requests.make(number))
                 self.n_done += 1
-            await connection.close()
+            connection.close()
 
         await asyncio.gather(*(client() for _ in range(clients)))
         self._numbers = count(upto)
@@ -122,11 +122,13 @@ class Clients:
             answer = await asyncio.wait_for(self._answer(connection, planned), ANSWER_S)
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
             self.tally.note(planned, "unanswered", repr(error))
-            await connection.close()
+            connection.abort()
             return
+        if planned.is_cut_short:
+            connection.abort()
         if extra := await connection.extra():
             self.tally.note(planned, "doubled", extra)
-            await connection.close()
+            connection.close()
             return
         result = outcome(planned, answer, killed=self.killed)
         self.tally.note(planned, result, (answer.status, answer.body[:400]))
@@ -147,7 +149,7 @@ class Clients:
             _, writer = await connection.open()
             writer.write(planned.request[: planned.cut])
             await writer.drain()
-        await connection.close()
+        (connection.abort if planned.cut % 2 else connection.close)()
         self.tally.note(planned, "left")
 
 

@@ -56,6 +56,8 @@ class Planned:
     cut: int | None = None
     """Bytes after which the client goes away; None for one that stays."""
     is_pickle: bool = False
+    is_cut_short: bool = False
+    """More of the body was announced than is sent; no other request can follow."""
 
 
 class Requests:
@@ -120,7 +122,7 @@ class Requests:
         if way == "body":
             # The server refuses it by its head; as much of the body follows as the sockets take.
             whole = request_bytes("/v1/score", b"x" * 4_000_000)
-            return Planned("oversize", _declared(whole, 1 << 30), (413,))
+            return Planned("oversize", _declared(whole, 1 << 30), (413,), is_cut_short=True)
         if way == "items":
             return Planned("oversize", _request([{"id": "x"}] * 1025), (400, 413))
         if way == "prompt":

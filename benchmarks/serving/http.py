@@ -48,7 +48,7 @@ class Connection:
             with suppress(OSError, asyncio.CancelledError):
                 await flushed
         if answer.headers.get("connection", "").lower() == "close":
-            await self.close()
+            self.close()
         return answer
 
     async def extra(self) -> bytes:
@@ -59,12 +59,16 @@ class Connection:
             return await asyncio.wait_for(self.reader.read(1 << 16), 0.001)
         return b""
 
-    async def close(self) -> None:
-        """Close the connection."""
+    def close(self) -> None:
+        """Close the connection; what is still to be sent is sent, but not waited for."""
         if self.writer is not None:
             self.writer.close()
-            with suppress(OSError):
-                await self.writer.wait_closed()
+        self.reader = self.writer = None
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self.writer is not None:
+            self.writer.transport.abort()
         self.reader = self.writer = None
 
 

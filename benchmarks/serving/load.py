@@ -62,7 +62,7 @@ async def drive(
                 await asyncio.sleep(float(answer.headers["retry-after"]))
             load.answers.append(answer)
             load.latencies.append(time.perf_counter() - begin)
-        await connection.close()
+        connection.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
     load.seconds = time.perf_counter() - start

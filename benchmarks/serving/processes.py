@@ -90,7 +90,7 @@ class ServerProcess:
             except (OSError, asyncio.IncompleteReadError):
                 return 0
             finally:
-                await connection.close()
+                connection.close()
 
         deadline = time.monotonic() + START_S
         while (status := asyncio.run(attempt())) != 200:

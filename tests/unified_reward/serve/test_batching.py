@@ -60,6 +60,11 @@ def test_a_batch_is_no_larger_than_it_may_be(judge):
     assert max(map(len, judge.batches)) <= 4
 
 
+def test_a_sample_waits_only_while_others_are_on_their_way(judge):
+    with serving({"light": judge}, max_wait_ms=3_600_000) as url:
+        assert values(score(url, item(1), item(2))) == [1, 2]
+
+
 def test_equal_questions_are_asked_once(judge):
     with serving({"light": judge}) as url:
         assert values(score(url, item(5), item(5), item(6))) == [5, 5, 6]

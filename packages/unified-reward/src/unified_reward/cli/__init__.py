@@ -52,6 +52,10 @@ COMMANDS = {
         "unified_reward.cli.pairs:pairs",
         "Make a preference pair from the candidates of each prompt; resumes a stopped run.",
     ),
+    "serve": (
+        "unified_reward.cli.serve:serve",
+        "Serve judges and scorers over HTTP, until a signal ends it.",
+    ),
     "dpo": (
         "unified_reward.cli.dpo:dpo",
         "Align a policy on preference pairs by DPO; resumes a stopped run.",

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -22,8 +21,17 @@ from unified_reward.core.errors import (
     one_line,
 )
 from unified_reward.core.progress import progress_bar
-from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
-from unified_reward.core.verdicts import Failed, Preferred, Ranking, Scored, Unparsed, Verdict
+from unified_reward.core.ranking import pairs_of, rank_by_pairs, rank_by_score
+from unified_reward.core.samples import Candidate, Form, Image, Sample, Task, Video
+from unified_reward.core.verdicts import (
+    Failed,
+    Preferred,
+    Ranking,
+    Scale,
+    Scored,
+    Unparsed,
+    Verdict,
+)
 
 
 Medium = str | Path | bytes | Image | Video | Any
@@ -69,12 +77,29 @@ class BaseJudge(ABC):
         """
 
     def describe(self) -> dict[str, Any]:
-        """Name and family of the judge, as JSON; of a local checkpoint also how it is asked.
+        """Facts about the judge to know before it is asked, as JSON; null for what is not known.
+
+        ``kind`` is generative, scalar, scorer, checklist, table or scripted. ``tasks`` holds the
+        forms of each task, and range and aspects of its scores; a range is null where the values
+        are open. ``licence`` is that of code and weights, ``revision`` a commit of the hub or a
+        fingerprint of the files.
 
         The entry ``model`` of a local checkpoint holds its architecture, dtype and device, and by
         ``ways`` which faster ways of asking gave the answers of the plain way when it was loaded.
         """
-        return {"name": self.name, "family": self.family}
+        return {
+            "name": self.name,
+            "family": self.family,
+            "kind": None,
+            "tasks": {},
+            "values": "",
+            "higher_is_better": True,
+            "order_free": self.order_free,
+            "answers_alone": self.answers_alone,
+            "licence": {"code": None, "weights": None},
+            "revision": None,
+            "architecture": None,
+        }
 
     def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
         """Error of each sample that cannot be asked, such as a broken file, or None."""
@@ -275,18 +300,31 @@ class BaseJudge(ABC):
         """
         if by not in ("score", "pairs"):
             raise ConfigError(f"by is score or pairs, not {by!r}")
-        if by == "pairs" and n == 1:
-            return Ranking((0,), (None,), ())
         if by == "score":
-            verdicts = _comparable(self.ask([sample(i) for i in range(n)]))
-            scores = [_value(verdict) for verdict in verdicts]
-        else:
-            pairs = list(combinations(range(n), 2))
-            verdicts = self.ask([sample(i, j) for i, j in pairs])
-            scores = _mean_wins(n, pairs, verdicts)
-        answered = [(-score, i) for i, score in enumerate(scores) if score is not None]
-        order = tuple(i for _, i in sorted(answered))
-        return Ranking(order, tuple(scores), tuple(verdicts))
+            return rank_by_score(self.ask([sample(i) for i in range(n)]))
+        return rank_by_pairs(n, self.ask([sample(i, j) for i, j in pairs_of(n)]) if n > 1 else [])
+
+
+def describe_task(
+    forms: Iterable[Form], scale: Scale | None, aspects: Mapping[str, Scale]
+) -> dict[str, Any]:
+    """Entry of a task in `BaseJudge.describe`.
+
+    Args:
+        forms: Forms of question that the judge answers.
+        scale: Scale of the overall score; None where there is none.
+        aspects: Scale of each aspect of a score.
+    """
+    return {
+        "forms": list(forms),
+        "scale": scale and _sides(scale),
+        "aspects": {name: _sides(one) for name, one in aspects.items()},
+    }
+
+
+def _sides(scale: Scale) -> list[float | None] | None:
+    is_open = scale.low is None and scale.high is None
+    return None if is_open else [scale.low, scale.high]
 
 
 @dataclass(frozen=True)
@@ -492,40 +530,3 @@ def _expect(verdict: Verdict, kind: type[_Kind]) -> _Kind:
     if isinstance(verdict, Failed):
         raise verdict.cause or ModelError(verdict.error)
     raise ModelError(f"expected {kind.__name__}, but the judge gave {type(verdict).__name__}")
-
-
-def _comparable(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Verdicts of candidates; one of aspects alone that lacks another's aspect is unparsed."""
-    alone = [one for one in verdicts if isinstance(one, Scored) and one.score is None]
-    names = dict.fromkeys(name for one in alone for name in one.aspects)
-    found: list[Verdict] = []
-    for verdict in verdicts:
-        if isinstance(verdict, Scored) and verdict.score is None:
-            lacking = [name for name in names if name not in verdict.aspects]
-            reason = f"no score for {', '.join(lacking)} in the answer"
-            found.append(Unparsed(reason, verdict.text) if lacking else verdict)
-        else:
-            found.append(verdict)
-    return found
-
-
-def _value(verdict: Verdict) -> float | None:
-    """The overall score; if there are only aspects, the mean of those on [0, 1]."""
-    if not isinstance(verdict, Scored):
-        return None
-    if verdict.score is not None:
-        return verdict.score.value
-    shares = [score.normalized for score in verdict.aspects.values()]
-    closed = [share for share in shares if share is not None]
-    return sum(closed) / len(closed) if closed else None
-
-
-def _mean_wins(
-    n: int, pairs: Sequence[tuple[int, int]], verdicts: Sequence[Verdict]
-) -> list[float | None]:
-    wins: list[list[float]] = [[] for _ in range(n)]
-    for (i, j), verdict in zip(pairs, verdicts, strict=True):
-        if isinstance(verdict, Preferred):
-            wins[i].append(verdict.probability)
-            wins[j].append(1 - verdict.probability)
-    return [sum(shares) / len(shares) if shares else None for shares in wins]

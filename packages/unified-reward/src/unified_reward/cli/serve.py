@@ -1,0 +1,130 @@
+"""``unified-reward serve``: judges and scorers behind HTTP."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unified_reward.cli import options
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.extensions import extra
+from unified_reward.core.paths import is_folder
+from unified_reward.io.text import read_text
+
+
+if TYPE_CHECKING:
+    from unified_reward.judges.registry import JudgeOptions
+    from unified_reward.serve.hosts import JudgeReference
+
+_NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
+
+
+_JudgesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]REFERENCE",
+        help="Judge or scorer to serve; may be repeated. Its name is its reference.",
+    ),
+]
+_HostOption = Annotated[str, typer.Option(help="Address; any but loopback needs --token-file.")]
+_PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")]
+_TokenOption = Annotated[
+    Path | None, typer.Option(help="File with the token that every request needs.")
+]
+_PickleOption = Annotated[
+    bool,
+    typer.Option("--accept-pickle", help="Serve wires of pickled plain data; loopback only."),
+]
+_ScaleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PRESET",
+        help="Scale of a judge on other projects' wires, such as pickscore/26; may be repeated.",
+    ),
+]
+_BatchOption = Annotated[int, typer.Option(min=1, help="Samples that a judge is asked at once.")]
+_WaitOption = Annotated[float, typer.Option(min=0, help="Longest wait for a batch to fill.")]
+_SizeOption = Annotated[
+    int | None, typer.Option(min=1, help="Requests in one forward pass; default 16.")
+]
+_RewordedOption = Annotated[
+    bool,
+    typer.Option("--allow-reworded", help="Use this project's wording for a published judge."),
+]
+_LogOption = Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")]
+
+
+def serve(
+    *,
+    judge: _JudgesOption = None,
+    host: _HostOption = "127.0.0.1",
+    port: _PortOption = 8100,
+    token_file: _TokenOption = None,
+    accept_pickle: _PickleOption = False,
+    scale: _ScaleOption = None,
+    max_batch: _BatchOption = 64,
+    max_wait_ms: _WaitOption = 5.0,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = None,
+    batch_size: _SizeOption = None,
+    allow_reworded: _RewordedOption = False,
+    log_prompts: _LogOption = False,
+) -> None:
+    """Serve judges and scorers over HTTP, until a signal ends it."""
+    from unified_reward.judges.registry import JudgeOptions, available_judges
+
+    if not judge:
+        raise ConfigError(f"no judge is named, and there is no default:\n{available_judges()}")
+    with extra("serve"):
+        from unified_reward.serve.config import ServeConfig
+        from unified_reward.serve.server import run_local
+    config = ServeConfig(
+        host=host,
+        port=port,
+        token=_token(token_file),
+        accept_pickle=accept_pickle,
+        scales=dict(map(_preset, scale or ())),
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        log_prompts=log_prompts,
+    )
+    chosen = JudgeOptions(
+        device=device, dtype=dtype, batch_size=batch_size, allow_reworded=allow_reworded
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    run_local(
+        _references(judge, chosen), config, lambda url: typer.echo(f"serving on {url}", err=True)
+    )
+
+
+def _references(judges: list[str], chosen: JudgeOptions) -> list[JudgeReference]:
+    from unified_reward.serve.hosts import JudgeReference
+
+    references: dict[str, JudgeReference] = {}
+    for text in judges:
+        match = None if is_folder(text) else _NAMED.fullmatch(text)
+        name, reference = match.groups() if match else (text, text)
+        if name in references:
+            raise ConfigError(f"two judges are called {name}; name one of them: OTHER={reference}")
+        references[name] = JudgeReference(name, reference, chosen)
+    return list(references.values())
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    token = read_text(file).strip()
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ConfigError(f"{file}: a token is one line of printable ASCII without spaces")
+    return token
+
+
+def _preset(text: str) -> tuple[str, str]:
+    name, equals, preset = text.rpartition("=")
+    if not equals:
+        raise ConfigError(f"--scale is NAME=PRESET, such as pickscore=pickscore/26, not {text!r}")
+    return name, preset

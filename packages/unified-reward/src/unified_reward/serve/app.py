@@ -1,0 +1,193 @@
+"""The application: routes of the server's own protocol, with those of others beside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, cast, get_args
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+import unified_reward
+from unified_reward.core.errors import DataError
+from unified_reward.core.verdicts import Failed
+from unified_reward.serve import page, peers
+from unified_reward.serve.config import ServeConfig
+from unified_reward.serve.guard import Guard, error_response
+from unified_reward.serve.hosts import Host
+from unified_reward.serve.metrics import Metrics
+from unified_reward.serve.protocol import DocumentedRequest, Question, Verb, read_request, schema_of
+from unified_reward.serve.service import RETRY_AFTER_S, Disconnected, RequestError, Service
+
+
+_log = logging.getLogger(__name__)
+_prompts = logging.getLogger("unified_reward.serve.prompts")
+
+
+class _InMemory(MultiPartParser):
+    """Parser that writes no temporary files: bodies are bounded already."""
+
+    spool_max_size = 2**62
+
+
+def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
+    """Build the application.
+
+    Args:
+        host: Judges by name; started and closed with the application.
+        config: Limits, token and wires.
+        metrics: Figures; those of the host.
+    """
+    service = Service(host, config, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        host.start()
+        yield
+        await asyncio.to_thread(host.close)
+
+    app = FastAPI(title="Reward server", version=unified_reward.__version__, lifespan=lifespan)
+    app.add_middleware(Guard, service=service)
+    app.add_exception_handler(RequestError, _refused)
+    app.add_exception_handler(Disconnected, _unheard)
+    app.add_exception_handler(Exception, _failed)
+    app.include_router(_own_routes(service))
+    app.include_router(page.routes())
+    app.include_router(peers.routes(service))
+    return app
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    return error_response(cast("RequestError", error))
+
+
+async def _unheard(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    _log.error("%s failed", request.url.path, exc_info=error)
+    return error_response(RequestError(500, "internal", "the server failed; its log says why"))
+
+
+def _own_routes(service: Service) -> APIRouter:
+    router = APIRouter()
+    for verb in get_args(Verb):
+        router.add_api_route(
+            f"/v1/{verb}",
+            _asker(service, verb),
+            methods=["POST"],
+            summary=_SUMMARIES[verb],
+            openapi_extra=_REQUEST,
+        )
+
+    @router.get("/v1/judges")
+    def judges() -> JSONResponse:
+        """Judges of this server: tasks, scales, aspects, licence, revision and state."""
+        return JSONResponse({"judges": service.host.roster()})
+
+    @router.get("/health")
+    def health() -> JSONResponse:
+        """State of each judge; status 200 when at least one is ready and none is loading."""
+        states = service.host.states()
+        found = set(states.values())
+        status = "loading" if "loading" in found else "ok" if "ready" in found else "failed"
+        rewards = {name: [{"state": state}] for name, state in states.items() if state != "failed"}
+        content = {"status": status, "judges": dict(states), "rewards": rewards}
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == "loading" else None
+        return JSONResponse(content, 200 if status == "ok" else 503, headers)
+
+    @router.get("/metrics")
+    def metrics() -> Response:
+        """Figures in the text format of Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return router
+
+
+_SUMMARIES = {
+    "score": "Score one candidate an item.",
+    "compare": "Compare the two candidates of each item.",
+    "rank": "Rank the candidates of each item, by score or by pairs.",
+    "group": "Scores of the candidates of each item, and win rates over all their pairs.",
+}
+_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": schema_of(DocumentedRequest)}},
+    }
+}
+
+
+def _asker(service: Service, verb: Verb) -> Any:
+    async def answer(request: Request) -> Response:
+        question = await _question(service, verb, request)
+        names = service.names(question.judges)
+        if service.config.log_prompts:
+            for item in question.items:
+                for sample in item.samples[:1]:
+                    _prompts.info("%s %r", item.id, sample.prompt)
+        ready = [name for name in names if service.host.states()[name] != "failed"] or names
+        rows = await asyncio.gather(*(_rows(service, request, name, question) for name in ready))
+        answered = dict(zip(ready, rows, strict=True))
+        results = {name: answered.get(name) or _unloaded(service, name, question) for name in names}
+        content = json.dumps({"results": results}, allow_nan=False, separators=(",", ":"))
+        return Response(content, media_type="application/json")
+
+    return answer
+
+
+async def _rows(
+    service: Service, request: Request, name: str, question: Question
+) -> list[dict[str, Any]]:
+    verdicts = await service.ask(
+        request, name, question.groups(), orders=question.orders, timeout_s=question.timeout_s
+    )
+    return question.rows(verdicts, name, service.host.family(name))
+
+
+def _unloaded(service: Service, name: str, question: Question) -> list[dict[str, Any]]:
+    """Rows of a judge that could not be loaded, beside the answers of others."""
+    failure = Failed(f"{name} could not be loaded")
+    return question.rows([failure for group in question.groups() for _ in group], name, "")
+
+
+async def _question(service: Service, verb: Verb, request: Request) -> Question:
+    """Read a request of JSON, or of parts of which ``request`` is JSON."""
+    config = service.config
+    files: dict[str, bytes] = {}
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        body, files = await _parts(request, config)
+    else:
+        body = await request.body()
+    try:
+        return await asyncio.to_thread(read_request, verb, body, files, config)
+    except DataError as error:
+        raise RequestError(400, "unreadable", str(error)) from error
+
+
+async def _parts(request: Request, config: ServeConfig) -> tuple[bytes, dict[str, bytes]]:
+    parser = _InMemory(
+        request.headers,
+        request.stream(),
+        max_files=config.max_items * config.max_candidates,
+        max_part_size=config.max_body_bytes,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise RequestError(400, "unreadable", f"the parts: {error.message}") from error
+    files = {
+        name: await part.read() if isinstance(part, UploadFile) else part.encode()
+        for name, part in form.multi_items()
+    }
+    await form.close()
+    if "request" not in files:
+        raise RequestError(400, "unreadable", "a multipart request has a part 'request' of JSON")
+    return files.pop("request"), files

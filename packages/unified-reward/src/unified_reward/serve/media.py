@@ -1,0 +1,182 @@
+"""Media of requests: bytes to checked images and videos, equal ones once.
+
+Opens no file and fetches no URL.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from math import prod
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.lib import format as npy
+
+from unified_reward import media
+from unified_reward.core.errors import MediaError
+from unified_reward.core.samples import Candidate, Image, Layout, Sample, Video
+from unified_reward.media import Limits
+
+
+_PIXEL_BYTES = 3
+
+
+def decode_base64(text: str) -> bytes:
+    """Bytes of base64, with or without the head of a data URL.
+
+    Raises:
+        MediaError: It is empty, or no base64.
+    """
+    if text.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise MediaError("a data URL of media is data:TYPE;base64,…")
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MediaError(f"media are base64: {error}; paths and URLs are not opened") from error
+    if not content:
+        raise MediaError("the medium is empty")
+    return content
+
+
+def read_npy(content: bytes, layout: Layout, limits: Limits) -> np.ndarray[Any, Any]:
+    """Pixels of a .npy file, checked by its header before memory is taken.
+
+    Args:
+        content: Bytes of the file; uint8 alone.
+        layout: HWC or CHW of an image, THWC or TCHW of a video.
+        limits: Largest number of pixels of an image or a frame.
+
+    Raises:
+        MediaError: It is no such file, of another dtype, or too large.
+    """
+    stream = io.BytesIO(content)
+    try:
+        version = npy.read_magic(stream)
+        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        shape, fortran_order, dtype = read_header[version](stream)
+    except (ValueError, KeyError, EOFError) as error:
+        raise MediaError(f"this is not a .npy file: {error}") from error
+    if dtype != np.uint8:
+        raise MediaError(f"pixels of .npy are uint8, not {dtype}")
+    if len(shape) != len(layout) or 0 in shape:
+        raise MediaError(f"pixels of shape {shape} are not a filled array of layout {layout}")
+    height, width = shape[layout.index("H")], shape[layout.index("W")]
+    if height * width > limits.max_pixels:
+        raise MediaError(f"{width}x{height} pixels; at most {limits.max_pixels} are read")
+    pixels = np.frombuffer(content, np.uint8, offset=stream.tell())
+    if len(pixels) != prod(shape):
+        raise MediaError(f"{len(pixels)} bytes of pixels for the shape {shape}")
+    return pixels.reshape(shape, order="F" if fortran_order else "C")
+
+
+class CheckedSample(NamedTuple):
+    """A sample whose media are decoded or checked."""
+
+    sample: Sample
+    key: bytes
+    """Hash of everything but the id: equal questions have equal keys."""
+
+
+class MediaCache:
+    """Checks and decodes media; keeps the latest, up to a number of bytes. Thread-safe."""
+
+    def __init__(self, limits: Limits, max_frames: int, max_bytes: int) -> None:
+        self._limits = limits
+        self._max_frames = max_frames
+        self._max_bytes = max_bytes
+        self._n_bytes = 0
+        self._entries: OrderedDict[bytes, tuple[Image | Video, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def check(self, sample: Sample) -> CheckedSample:
+        """Decode the images of a sample and check its videos.
+
+        Raises:
+            MediaError: A medium cannot be read, or is too large.
+        """
+        digest = blake2b(digest_size=16)
+
+        def add(*texts: str) -> None:
+            for text in texts:
+                encoded = text.encode(errors="surrogatepass")
+                digest.update(len(encoded).to_bytes(8) + encoded)
+
+        def checked(candidate: Candidate) -> Candidate:
+            if isinstance(candidate, tuple):
+                add("parts", str(len(candidate)))
+                return cast("Candidate", tuple(checked(part) for part in candidate))
+            if isinstance(candidate, str):
+                add("text", candidate)
+                return candidate
+            key = _digest(candidate)
+            digest.update(key)
+            return self._decoded(candidate, key)
+
+        add(sample.task.value, sample.prompt, sample.criteria)
+        context = tuple(cast("Image | Video", checked(medium)) for medium in sample.context)
+        add("candidates")
+        candidates = tuple(map(checked, sample.candidates))
+        return CheckedSample(
+            replace(sample, context=context, candidates=candidates), digest.digest()
+        )
+
+    def _decoded(self, medium: Image | Video, key: bytes) -> Image | Video:
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key][0]
+        decoded, n_bytes = self._decode(medium)
+        with self._lock:
+            if key in self._entries:
+                return self._entries[key][0]
+            self._entries[key] = decoded, n_bytes
+            self._n_bytes += n_bytes
+            while self._n_bytes > self._max_bytes:
+                self._n_bytes -= self._entries.popitem(last=False)[1][1]
+        return decoded
+
+    def _decode(self, medium: Image | Video) -> tuple[Image | Video, int]:
+        """Decode a medium; a video file stays encoded, for its judge chooses the frames."""
+        if isinstance(medium, Image):
+            image = media.open_image(medium, limits=self._limits)
+            return Image(image), image.width * image.height * _PIXEL_BYTES
+        frames = medium.source
+        if isinstance(frames, bytes):
+            self._check_frames(len(media.frame_times(medium, self._limits)))
+            return medium, len(frames)
+        self._check_frames(len(frames))
+        if isinstance(frames, tuple):
+            decoded = [self._decode(frame) for frame in cast("tuple[Image, ...]", frames)]
+            images = tuple(cast("Image", frame) for frame, _ in decoded)
+            return Video(images, fps=medium.fps), sum(n_bytes for _, n_bytes in decoded)
+        return medium, frames.nbytes
+
+    def _check_frames(self, n_frames: int) -> None:
+        if not 0 < n_frames <= self._max_frames:
+            raise MediaError(f"{n_frames} frames; between 1 and {self._max_frames} are read")
+
+
+def _digest(medium: Image | Video) -> bytes:
+    """Hash of a medium as it was sent: of its bytes, or of its pixels with their layout."""
+    source: Any = medium.source
+    digest = blake2b(digest_size=16)
+    fps = medium.fps if isinstance(medium, Video) else None
+    digest.update(f"{type(medium).__name__} {medium.layout} {fps} ".encode())
+    if isinstance(source, tuple):
+        for frame in cast("Sequence[Image]", source):
+            digest.update(_digest(frame))
+    elif isinstance(source, np.ndarray):
+        digest.update(repr(source.shape).encode())
+        digest.update(np.ascontiguousarray(source).data)
+    else:
+        digest.update(source)
+    return digest.digest()

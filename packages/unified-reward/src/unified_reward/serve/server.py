@@ -1,0 +1,65 @@
+"""Run the application: address, signals, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Sequence
+
+import uvicorn
+
+from unified_reward.serve.app import create_app
+from unified_reward.serve.config import ServeConfig
+from unified_reward.serve.hosts import JudgeReference, LocalHost
+from unified_reward.serve.metrics import Metrics
+
+
+DRAIN_S = 60
+"""Longest time for requests that are being answered when the server is stopped."""
+
+
+def run_local(
+    references: Sequence[JudgeReference], config: ServeConfig, on_start: Callable[[str], None]
+) -> None:
+    """Serve judges of this process until a signal ends it; requests in work are answered.
+
+    Args:
+        references: Judges to load, in the background.
+        config: Address and limits.
+        on_start: Called with the URL when requests are accepted.
+
+    Raises:
+        OSError: The address cannot be used.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises a signal again when it has ended, and an orderly end is no failure.
+        signal.signal(number, _ignore)
+    metrics = Metrics()
+    app = create_app(LocalHost(references, config, metrics), config, metrics)
+    asyncio.run(_serve(app, config, on_start))
+
+
+def _ignore(_: int, __: object) -> None:
+    pass
+
+
+async def _serve(app: object, config: ServeConfig, on_start: Callable[[str], None]) -> None:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,  # pyright: ignore[reportArgumentType]
+            host=config.host,
+            port=config.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        name = f"[{config.host}]" if ":" in config.host else config.host
+        on_start(f"http://{name}:{port}")
+    await serving

@@ -156,8 +156,8 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
         if source and all(map(_is_file, source)):
             return {"frames": [_read(frame) for frame in source], **fps}
         pixels = _stack(source, medium.layout and medium.layout[1:])
-    elif getattr(source, "mode", "RGB") != "RGB":
-        return {"image": _encode_pil(source, "PNG")}  # the server puts transparency on white
+    elif hasattr(source, "getexif") and (source.mode != "RGB" or source.getexif()):
+        return {"image": _encode_pil(source, "PNG")}  # the server turns it and puts it on white
     else:
         pixels = to_pixels(source, medium.layout, ("THWC", "TCHW") if is_video else ("HWC", "CHW"))
     if image_format == "npy":
@@ -190,7 +190,7 @@ def _encode_frame(pixels: np.ndarray, image_format: str) -> str:
 
 def _encode_pil(image: Any, pil_format: str) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, pil_format, quality=95, compress_level=1)
+    image.save(buffer, pil_format, quality=95, compress_level=1, exif=image.getexif())
     return _base64(buffer.getvalue())
 
 
@@ -249,6 +249,8 @@ class RewardClient:
     """Most items of a request."""
     max_bytes = 32 << 20
     """Most bytes of a request of more than one item."""
+    backoff_s = 0.5
+    """Seconds before the second try after a lost connection; doubled before each further one."""
 
     def __init__(
         self,
@@ -266,7 +268,7 @@ class RewardClient:
             url: Such as ``http://127.0.0.1:8100``.
             token: Default: the environment's ``UNIFIED_REWARD_TOKEN``.
             timeout_s: Seconds for a request of up to 16 items, all tries together.
-            retries: Further tries after a lost connection: after 0.5, 1, 2, 4, … s.
+            retries: Further tries after lost connections, ``backoff_s`` apart and doubling.
             image_format: Encoding of pixels: ``npy`` (raw), ``png``, or ``jpeg`` (quality 95, named
                 in `Reward.reason`); ``auto`` is ``npy`` on this machine and ``png`` elsewhere.
             concurrency: Most requests of a call at a time.
@@ -349,15 +351,15 @@ class RewardClient:
                 rows.append((row["id"], json.dumps(row, allow_nan=False), each))
             except MediaError as error:
                 each.update(dict.fromkeys(call.judges, Reward(None, str(error))))
-        self._send(call, rows)
+        if rows:
+            self._send(call, rows)
         return rewards
 
     def _send(self, call: _Call, rows: list[tuple[str, str, dict[str, Reward]]]) -> None:
         """Send encoded items, and put a reward of each judge beside each of them."""
         if len(rows) > 1 and sum(len(text) for _, text, _ in rows) > self.max_bytes:
             self._send(call, rows[: len(rows) // 2])
-            rows = rows[len(rows) // 2 :]
-        if not rows:
+            self._send(call, rows[len(rows) // 2 :])
             return
         options = {"judges": call.judges, "timeout_s": 0.9 * self.timeout_s, **call.options}
         body = json.dumps(options, allow_nan=False)[:-1]
@@ -438,7 +440,7 @@ class RewardClient:
                 problem = f"status {status}: {message}"
             except (OSError, http.client.HTTPException) as error:
                 lost += 1
-                problem, wait_s = repr(error), 0.5 * 2 ** (lost - 1)
+                problem, wait_s = repr(error), self.backoff_s * 2 ** (lost - 1)
             if status not in (None, 429, 503) or (status and kind == "failed"):
                 raise ServerError(f"{self.url}{path} answered {problem}", status)
             if lost > self.retries or time.monotonic() + wait_s >= deadline:
@@ -646,7 +648,7 @@ class RewardTerm:
                 value = None if None in parts or not parts else sum(parts) / len(parts)
                 sigma, reason = None, f"the answer lacks the aspect {self.aspect}"
         if value is None:
-            return math.nan, math.nan, reason
+            return math.nan, math.nan, reason or "no value"
         if isinstance(value, (bool, np.bool_)) or not math.isfinite(value):
             return math.nan, math.nan, f"{value} is not a finite number"
         scale = self.linear

@@ -23,54 +23,58 @@ if TYPE_CHECKING:
 _NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 
 
+_JudgesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]REFERENCE",
+        help="Judge or scorer to serve; may be repeated. Its name is its reference.",
+    ),
+]
+_HostOption = Annotated[str, typer.Option(help="Address; any but loopback needs --token-file.")]
+_PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")]
+_TokenOption = Annotated[
+    Path | None, typer.Option(help="File with the token that every request needs.")
+]
+_PickleOption = Annotated[
+    bool,
+    typer.Option("--accept-pickle", help="Serve wires of pickled plain data; loopback only."),
+]
+_ScaleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PRESET",
+        help="Scale of a judge on other projects' wires, such as pickscore/26; may be repeated.",
+    ),
+]
+_BatchOption = Annotated[int, typer.Option(min=1, help="Samples that a judge is asked at once.")]
+_WaitOption = Annotated[float, typer.Option(min=0, help="Longest wait for a batch to fill.")]
+_SizeOption = Annotated[
+    int | None, typer.Option(min=1, help="Requests in one forward pass; default 16.")
+]
+_RewordedOption = Annotated[
+    bool,
+    typer.Option("--allow-reworded", help="Use this project's wording for a published judge."),
+]
+_LogOption = Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")]
+
+
 def serve(
     *,
-    judge: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]REFERENCE",
-            help="Judge or scorer to serve; may be repeated. Its name is its reference.",
-        ),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address; any but loopback needs --token-file.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8100,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File with the token that every request needs.")
-    ] = None,
-    accept_pickle: Annotated[
-        bool,
-        typer.Option("--accept-pickle", help="Serve wires of pickled plain data; loopback only."),
-    ] = False,
-    scale: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PRESET",
-            help="Scale of a judge on other projects' wires, such as pickscore/26; may be "
-            "repeated.",
-        ),
-    ] = None,
-    max_batch: Annotated[
-        int, typer.Option(min=1, help="Samples that a judge is asked at once.")
-    ] = 64,
-    max_wait_ms: Annotated[
-        float, typer.Option(min=0, help="Longest wait for a batch to fill.")
-    ] = 5.0,
+    judge: _JudgesOption = None,
+    host: _HostOption = "127.0.0.1",
+    port: _PortOption = 8100,
+    token_file: _TokenOption = None,
+    accept_pickle: _PickleOption = False,
+    scale: _ScaleOption = None,
+    max_batch: _BatchOption = 64,
+    max_wait_ms: _WaitOption = 5.0,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Requests in one forward pass; default 16.")
-    ] = None,
-    allow_reworded: Annotated[
-        bool,
-        typer.Option("--allow-reworded", help="Use this project's wording for a published judge."),
-    ] = False,
-    log_prompts: Annotated[
-        bool, typer.Option("--log-prompts", help="Write prompts into the log.")
-    ] = False,
+    batch_size: _SizeOption = None,
+    allow_reworded: _RewordedOption = False,
+    log_prompts: _LogOption = False,
 ) -> None:
-    """Serve judges and scorers to RL trainers and others, until a signal ends it."""
+    """Serve judges and scorers over HTTP, until a signal ends it."""
     from unified_reward.judges.registry import JudgeOptions, available_judges
 
     if not judge:

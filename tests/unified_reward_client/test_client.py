@@ -158,7 +158,7 @@ def results(*answers, judge="a"):
 def test_an_answer_that_is_not_as_it_must_be_is_no_number(connect, body, reason):
     good = Item("1", ["b"], id="x" * 5000)  # in a request of its own, and answered
     with fake(
-        lambda _, asked: rows(asked) if asked["items"][0]["id"] != "0" else Reply(body=body)
+        lambda _, sent: rows(sent) if sent["items"][0]["id"] != "0" else Reply(body=body)
     ) as (
         url,
         requests,
@@ -258,10 +258,11 @@ def test_an_item_that_cannot_be_sent_or_judged_fails_alone(connect, served):
         Item("a photo", [np.full((4, 5, 3), np.nan)]),
         Item("nan", [np.full((4, 5, 3), 30, np.uint8)]),
         Item("a photo", [b"no image"]),
+        Item("\ud800", [np.full((4, 5, 3), 30, np.uint8)]),
     ]
     rewards = connect(served, concurrency=1).score("brightness", questions)
-    assert [reward.value for reward in rewards] == [30.0, None, None, None]
-    assert [bool(reward.reason) for reward in rewards] == [False, True, True, True]
+    assert [reward.value for reward in rewards] == [30.0, None, None, None, None]
+    assert [bool(reward.reason) for reward in rewards] == [False, True, True, True, True]
     assert "NaN" in rewards[1].reason
 
 

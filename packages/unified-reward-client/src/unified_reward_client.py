@@ -341,33 +341,34 @@ class RewardClient:
 
     def _ask_chunk(self, call: _Call, items: Sequence[Item]) -> list[dict[str, Reward]]:
         rewards: list[dict[str, Reward]] = [{} for _ in items]
-        rows: list[tuple[str, str, dict[str, Reward]]] = []
+        rows: list[tuple[str, bytes, dict[str, Reward]]] = []
         for place, (item, each) in enumerate(zip(items, rewards)):
             row: dict[str, Any] = {"id": item.id or str(place), "prompt": item.prompt}
             row.update({k: v for k in ("task", "criteria") if (v := getattr(item, k))})
             try:
                 for key in ("context", "candidates"):
                     row[key] = [encode_medium(m, self.image_format) for m in getattr(item, key)]
-                rows.append((row["id"], json.dumps(row, allow_nan=False), each))
-            except MediaError as error:
-                each.update(dict.fromkeys(call.judges, Reward(None, str(error))))
+                text = json.dumps(row, allow_nan=False, ensure_ascii=False).encode()
+                rows.append((row["id"], text, each))
+            except (MediaError, UnicodeError) as error:
+                each.update(dict.fromkeys(call.judges, Reward(None, f"cannot be sent: {error}")))
         if rows:
             self._send(call, rows)
         return rewards
 
-    def _send(self, call: _Call, rows: list[tuple[str, str, dict[str, Reward]]]) -> None:
+    def _send(self, call: _Call, rows: list[tuple[str, bytes, dict[str, Reward]]]) -> None:
         """Send encoded items, and put a reward of each judge beside each of them."""
         if len(rows) > 1 and sum(len(text) for _, text, _ in rows) > self.max_bytes:
             self._send(call, rows[: len(rows) // 2])
             self._send(call, rows[len(rows) // 2 :])
             return
         options = {"judges": call.judges, "timeout_s": 0.9 * self.timeout_s, **call.options}
-        body = json.dumps(options, allow_nan=False)[:-1]
-        body += f', "items": [{", ".join(text for _, text, _ in rows)}]}}'
+        head = json.dumps(options, allow_nan=False)[:-1].encode()
+        body = b'%b, "items": [%b]}' % (head, b", ".join(text for _, text, _ in rows))
         try:
             if call.n_silent >= self.concurrency:
                 raise ServerError(call.lost)
-            results = self._json("POST", f"/v1/{call.verb}", body.encode())["results"]
+            results = self._json("POST", f"/v1/{call.verb}", body)["results"]
             counts = {judge: len(results[judge]) for judge in call.judges}
             if set(counts.values()) != {len(rows)}:
                 raise ValueError(f"{counts} rows for {len(rows)} items")
@@ -716,7 +717,7 @@ class Combined:
 
     values: list[float | None]
     reasons: list[str]
-    """Why a reward is missing; otherwise empty."""
+    """Reason of a missing value; otherwise empty."""
     scaled: dict[str, list[float | None]]
     """Scaled values of each reward alone."""
     report: Report

@@ -252,6 +252,22 @@ def test_every_kind_of_image_gets_its_number_from_the_real_server(connect, serve
         assert rewards[0].normalized == pytest.approx(100 / 255)
 
 
+def test_a_lazy_pil_image_is_shared_by_all_requests_of_a_call(connect, served, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    client = connect(served)
+    for _ in range(5):
+        with (
+            PIL.Image.open(tmp_path / "a.png") as image,
+            PIL.Image.open(tmp_path / "cut.png") as cut,
+        ):
+            rewards = client.score("brightness", [Item("a", [image])] * 8 + [Item("a", [cut])])
+        assert [reward.value for reward in rewards] == [noise.mean()] * 8 + [None]
+        assert "the PIL image cannot be loaded" in rewards[8].reason
+
+
 def test_an_item_that_cannot_be_sent_or_judged_fails_alone(connect, served):
     questions = [
         Item("a photo", [np.full((4, 5, 3), 30, np.uint8)]),

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unified_reward_client import (
@@ -194,6 +194,7 @@ VALUE = st.none() | st.floats(-1e3, 1e3, allow_subnormal=False)
 ITEMS = st.lists(st.tuples(VALUE, VALUE, st.integers(0, 2)), min_size=1, max_size=12)
 
 
+@settings(max_examples=30, deadline=None)
 @given(ITEMS, st.randoms(), st.sampled_from(["gdpo", "sum"]))
 def test_the_order_of_items_is_of_no_consequence(items, random, aggregate):
     def values(rows):
@@ -207,6 +208,7 @@ def test_the_order_of_items_is_of_no_consequence(items, random, aggregate):
         assert moved is None or moved == pytest.approx(expected[i], rel=1e-6, abs=1e-6)
 
 
+@settings(max_examples=30, deadline=None)
 @given(ITEMS)
 def test_a_failure_never_becomes_a_number_and_z_scores_are_centred(items):
     groups = [g for *_, g in items]
@@ -221,11 +223,13 @@ def test_a_failure_never_becomes_a_number_and_z_scores_are_centred(items):
         assert all(math.isfinite(v) for v in own)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.floats(-1e3, 1e3), st.integers(1, 9))
 def test_a_constant_reward_gives_zeros(value, n):
     assert combine([A], {"a": [value] * n}).values == [0.0] * n
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(-1000, 1000), min_size=2, max_size=9, unique=True),
     st.sampled_from([s for s in SCALES if s != "raw"]),

@@ -18,6 +18,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -95,8 +96,8 @@ def to_array(source: Any) -> np.ndarray:
     if hasattr(source, "detach"):
         source = source.detach().cpu()
         source = (source.float() if "bfloat16" in str(source.dtype) else source).numpy()
-    elif hasattr(source, "getexif"):
-        source = np.asarray(source.convert("RGB"))
+    elif _is_pil(source):
+        source = np.asarray(_load(source).convert("RGB"))
     if not isinstance(source, np.ndarray):
         raise TypeError(f"an image or a frame cannot be a {type(source).__name__}: {source!r:.80}")
     return source
@@ -156,7 +157,7 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
         if source and all(map(_is_file, source)):
             return {"frames": [_read(frame) for frame in source], **fps}
         pixels = _stack(source, medium.layout and medium.layout[1:])
-    elif hasattr(source, "getexif") and (source.mode != "RGB" or source.getexif()):
+    elif _is_pil(source) and (_load(source).mode != "RGB" or source.getexif()):
         return {"image": _encode_pil(source, "PNG")}  # the server turns it and puts it on white
     else:
         pixels = to_pixels(source, medium.layout, ("THWC", "TCHW") if is_video else ("HWC", "CHW"))
@@ -167,6 +168,23 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
     if is_video:
         return {"frames": [_encode_frame(frame, image_format) for frame in pixels], **fps}
     return {"image": _encode_frame(pixels, image_format)}
+
+
+def _is_pil(source: Any) -> bool:
+    return hasattr(source, "getexif")
+
+
+_loading = threading.Lock()
+
+
+def _load(image: Any) -> Any:
+    """Read the file of a PIL image, which two threads cannot do at once."""
+    try:
+        with _loading:
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise MediaError(f"the PIL image cannot be loaded: {error}") from error
+    return image
 
 
 def _stack(frames: Sequence[Any], layout: str | None) -> np.ndarray:
@@ -287,6 +305,7 @@ class RewardClient:
         token = os.environ.get("UNIFIED_REWARD_TOKEN") if token is None else token
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._thread, self._connections = threading.local(), []
+        weakref.finalize(self, _close_all, self._connections)
         self._requests = ThreadPoolExecutor(self.concurrency, "reward-request")
         self._callers = ThreadPoolExecutor(4 * self.concurrency, "reward-call")
 
@@ -414,8 +433,7 @@ class RewardClient:
         """Close threads and connections."""
         self._callers.shutdown()
         self._requests.shutdown()
-        for connection in self._connections:
-            connection.close()
+        _close_all(self._connections)
 
     def __enter__(self) -> RewardClient:
         return self
@@ -500,6 +518,11 @@ class AsyncRewardClient:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self.client.in_thread, getattr(self.client, name))
+
+
+def _close_all(connections: Iterable[http.client.HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 def _seconds_left(deadline: float) -> float:

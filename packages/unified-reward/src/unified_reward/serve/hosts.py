@@ -35,6 +35,12 @@ class NotReadyError(UnifiedRewardError):
         self.state: State = state
 
 
+def load_error(error: Exception) -> str:
+    """Reason why a judge could not be loaded."""
+    is_known = isinstance(error, UnifiedRewardError)
+    return str(error) if is_known else f"{type(error).__name__}: {error}"
+
+
 @dataclass(frozen=True)
 class JudgeReference:
     """A judge to serve."""
@@ -202,8 +208,7 @@ class LocalHost:
             try:
                 judge = hosted.reference.open()
             except Exception as error:  # noqa: BLE001  one that cannot load must not stop the others
-                is_known = isinstance(error, UnifiedRewardError)
-                hosted.reason = str(error) if is_known else f"{type(error).__name__}: {error}"
+                hosted.reason = load_error(error)
                 hosted.state = "failed"
                 _log.error("%s could not be loaded: %s", name, hosted.reason)
                 continue

@@ -213,9 +213,7 @@ class RayHost:
             raise ConfigError(
                 f"RAY_ADDRESS={address}: serve on a machine of the cluster, with RAY_ADDRESS=auto"
             )
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if not address:
-            _close_ports()
+        _set_switches(is_own=not address)
         self._ray: Any = require("ray", "ray")
         self._serve: Any = require("ray", "ray.serve")
         self._is_own = not address and not self._ray.is_initialized()
@@ -349,10 +347,9 @@ class RayHost:
             self._ray.init(
                 **(own if self._is_own else {}), log_to_driver=False, logging_level=logging.ERROR
             )
-        quiet = {"log_level": "WARNING", "enable_access_log": False}
-        self._serve.start(proxy_location="Disabled", logging_config=quiet)
-        # Of a lost replica it tells once for every request.
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        # It warns of a lost replica once for every request.
+        logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
+        self._serve.start(proxy_location="Disabled")
 
     def _deploy(self) -> None:
         has_gpus = bool(self._ray.cluster_resources().get("GPU"))
@@ -406,14 +403,19 @@ class RayHost:
                 self._serve.delete(deployed.app)
 
 
-def _close_ports() -> None:
-    """Let a cluster that is started here listen on loopback alone, and to its owner alone.
-
-    Ray reads these when it is imported. The second is its switch for systems where a cluster is
-    one machine.
-    """
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+def _set_switches(*, is_own: bool) -> None:
+    """Set what Ray reads from the environment when it is imported."""
+    switches = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Its handler of SIGTERM ends this process after three seconds, whatever is being answered.
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    }
+    if is_own:
+        # The second is Ray's switch for systems where a cluster is one machine, and listens on
+        # loopback; what listens elsewhere nevertheless wants the token.
+        switches |= {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    for name, value in switches.items():
+        os.environ.setdefault(name, value)
 
 
 def _app_name(name: str, index: int, run: str) -> str:

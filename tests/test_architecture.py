@@ -18,9 +18,12 @@ PACKAGES = ROOT / "packages"
 LIBRARY = PACKAGES / "unified-reward" / "src" / "unified_reward"
 FILES = sorted(PACKAGES.glob("*/src/**/*.py"))
 LIBRARY_FILES = [file for file in FILES if file.is_relative_to(LIBRARY)]
-BASE = {"av", "filelock", "httpx", "numpy", "PIL", "pydantic", "rich", "typer", "yaml"}
+BASE = {
+    *("av", "filelock", "httpx", "numpy", "PIL", "pydantic", "pydantic_core", "rich", "typer"),
+    *("unified_reward_client", "yaml"),
+}
 """Modules of the dependencies without any extra."""
-HEAVY = ("backends", "checkpoints", "policies", "recipes", "scorers", "train")
+HEAVY = ("backends", "checkpoints", "policies", "recipes", "scorers", "serve", "train")
 """Packages that are only imported when something is loaded or trained."""
 
 

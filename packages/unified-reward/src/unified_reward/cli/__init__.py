@@ -54,7 +54,7 @@ COMMANDS = {
     ),
     "serve": (
         "unified_reward.cli.serve:serve",
-        "Serve judges and scorers over HTTP: to RL trainers, and to people at a page.",
+        "Serve judges and scorers over HTTP, until a signal ends it.",
     ),
     "dpo": (
         "unified_reward.cli.dpo:dpo",

@@ -21,79 +21,84 @@ if TYPE_CHECKING:
     from unified_reward.judges.registry import JudgeOptions
     from unified_reward.serve.hosts import JudgeReference
 
-ReplicasOption = Annotated[
+_NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
+
+
+_JudgesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]REFERENCE",
+        help="Judge or scorer to serve; may be repeated. Its name is its reference.",
+    ),
+]
+_HostOption = Annotated[str, typer.Option(help="Address; any but loopback needs --token-file.")]
+_PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")]
+_TokenOption = Annotated[
+    Path | None, typer.Option(help="File with the token that every request needs.")
+]
+_PickleOption = Annotated[
+    bool,
+    typer.Option("--accept-pickle", help="Serve wires of pickled plain data; loopback only."),
+]
+_ScaleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PRESET",
+        help="Scale of a judge on other projects' wires, such as pickscore/26; may be repeated.",
+    ),
+]
+_BatchOption = Annotated[int, typer.Option(min=1, help="Samples that a judge is asked at once.")]
+_WaitOption = Annotated[float, typer.Option(min=0, help="Longest wait for a batch to fill.")]
+_SizeOption = Annotated[
+    int | None, typer.Option(min=1, help="Requests in one forward pass; default 16.")
+]
+_RewordedOption = Annotated[
+    bool,
+    typer.Option("--allow-reworded", help="Use this project's wording for a published judge."),
+]
+_LogOption = Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")]
+_EngineOption = Annotated[Engine, typer.Option(help="This process, or a Ray cluster.")]
+_ReplicasOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[NAME=]N",
         help="Processes of each judge, or of one, on engine ray; may be repeated. Default 1.",
     ),
 ]
-GpusOption = Annotated[
+_GpusOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[NAME=]N",
         help="GPUs of a process, such as 0.25. Default 1 where the cluster has some.",
     ),
 ]
-CpusOption = Annotated[
+_CpusOption = Annotated[
     list[str] | None,
     typer.Option(metavar="[NAME=]N", help="CPUs of a process, and its threads. Default 1."),
 ]
-_NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 
 
 def serve(
     *,
-    judge: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]REFERENCE",
-            help="Judge or scorer to serve; may be repeated. Its name is its reference.",
-        ),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address; any but loopback needs --token-file.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8100,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File with the token that every request needs.")
-    ] = None,
-    accept_pickle: Annotated[
-        bool,
-        typer.Option("--accept-pickle", help="Serve wires of pickled plain data; loopback only."),
-    ] = False,
-    scale: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PRESET",
-            help="Scale of a judge on other projects' wires, such as pickscore/26; may be "
-            "repeated.",
-        ),
-    ] = None,
-    max_batch: Annotated[
-        int, typer.Option(min=1, help="Samples that a judge is asked at once.")
-    ] = 64,
-    max_wait_ms: Annotated[
-        float, typer.Option(min=0, help="Longest wait for a batch to fill.")
-    ] = 5.0,
+    judge: _JudgesOption = None,
+    host: _HostOption = "127.0.0.1",
+    port: _PortOption = 8100,
+    token_file: _TokenOption = None,
+    accept_pickle: _PickleOption = False,
+    scale: _ScaleOption = None,
+    max_batch: _BatchOption = 64,
+    max_wait_ms: _WaitOption = 5.0,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Requests in one forward pass; default 16.")
-    ] = None,
-    allow_reworded: Annotated[
-        bool,
-        typer.Option("--allow-reworded", help="Use this project's wording for a published judge."),
-    ] = False,
-    log_prompts: Annotated[
-        bool, typer.Option("--log-prompts", help="Write prompts into the log.")
-    ] = False,
-    engine: Annotated[Engine, typer.Option(help="This process, or a Ray cluster.")] = Engine.LOCAL,
-    replicas: ReplicasOption = None,
-    gpus: GpusOption = None,
-    cpus: CpusOption = None,
+    batch_size: _SizeOption = None,
+    allow_reworded: _RewordedOption = False,
+    log_prompts: _LogOption = False,
+    engine: _EngineOption = Engine.LOCAL,
+    replicas: _ReplicasOption = None,
+    gpus: _GpusOption = None,
+    cpus: _CpusOption = None,
 ) -> None:
-    """Serve judges and scorers to RL trainers and others, until a signal ends it."""
+    """Serve judges and scorers over HTTP, until a signal ends it."""
     from unified_reward.judges.registry import JudgeOptions, available_judges
 
     if not judge:
@@ -122,10 +127,11 @@ def serve(
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     references, metrics = _references(judge, chosen), Metrics()
-    host = LocalHost(references, config, metrics)
     if engine is Engine.RAY:
-        host = RayHost(references, placements(references, placed), config, metrics)
-    run(host, config, metrics, lambda url: typer.echo(f"serving on {url}", err=True))
+        served = RayHost(references, placements(references, placed), config, metrics)
+    else:
+        served = LocalHost(references, config, metrics)
+    run(served, config, metrics, lambda url: typer.echo(f"serving on {url}", err=True))
 
 
 def _references(judges: list[str], chosen: JudgeOptions) -> list[JudgeReference]:

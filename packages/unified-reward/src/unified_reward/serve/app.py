@@ -183,6 +183,7 @@ async def _parts(request: Request, config: ServeConfig) -> tuple[bytes, dict[str
         name: await part.read() if isinstance(part, UploadFile) else part.encode()
         for name, part in form.multi_items()
     }
+    await form.close()
     if "request" not in files:
         raise RequestError(400, "unreadable", "a multipart request has a part 'request' of JSON")
     return files.pop("request"), files

@@ -63,11 +63,11 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         may_be_zero = ("port", "max_wait_ms", "media_cache_bytes", "verdict_cache")
-        for one in fields(self):
-            value = getattr(self, one.name)
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if is_number and (value < 0 or (value == 0 and one.name not in may_be_zero)):
-                raise ConfigError(f"{one.name} must be above 0, not {value}")
+            if is_number and (value < 0 or (value == 0 and field_.name not in may_be_zero)):
+                raise ConfigError(f"{field_.name} must be above 0, not {value}")
         if not self.is_loopback and not self.token:
             raise ConfigError(
                 f"--host {self.host} is open to other machines; give --token-file, or serve on "

@@ -129,8 +129,9 @@ class LocalHost:
 
     def add(self, name: str, judge: BaseJudge) -> None:
         """Serve a judge that is open already."""
-        queue = BatchQueue(name, judge, self._config, self._metrics)
-        self._hosted[name] = _Hosted(JudgeReference(name, judge.name), "ready", None, queue)
+        hosted = self._hosted.setdefault(name, _Hosted(JudgeReference(name, judge.name)))
+        hosted.queue = BatchQueue(name, judge, self._config, self._metrics)
+        hosted.state = "ready"
 
     def states(self) -> dict[str, State]:
         """State of each judge."""
@@ -163,8 +164,8 @@ class LocalHost:
             loop = asyncio.get_running_loop()
             check = partial(loop.run_in_executor, self._decoders, self._checked)
             checked = [await asyncio.gather(*map(check, group)) for group in groups]
-            asked = [[one for one in group if not isinstance(one, Failed)] for group in checked]
-            job = queue.submit(filter(None, asked), orders)
+            readable = [[one for one in group if not isinstance(one, Failed)] for group in checked]
+            job = queue.submit(filter(None, readable), orders)
             verdicts = iter(await self._verdicts(job, timeout_s))
             return [
                 one if isinstance(one, Failed) else next(verdicts)
@@ -202,19 +203,24 @@ class LocalHost:
         return hosted.queue
 
     def _load(self) -> None:
+        """Open the judges; none is asked before all are open.
+
+        While a checkpoint is loaded, transformers changes the default dtype of all threads.
+        """
+        judges: dict[str, BaseJudge] = {}
         for name, hosted in self._hosted.items():
             if hosted.queue is not None:
                 continue
             try:
-                judge = hosted.reference.open()
-            except Exception as error:  # noqa: BLE001  one that cannot load must not stop the others
+                judges[name] = hosted.reference.open()
+            except Exception as error:  # noqa: BLE001  of any model; the others are to be served
                 hosted.reason = load_error(error)
                 hosted.state = "failed"
                 _log.error("%s could not be loaded: %s", name, hosted.reason)
-                continue
-            hosted.queue = BatchQueue(name, judge, self._config, self._metrics)
-            hosted.state = "ready"
-            _log.info("%s is ready", name)
+            else:
+                _log.info("%s is loaded", name)
+        for name, judge in judges.items():
+            self.add(name, judge)
 
     def close(self) -> None:
         """Judge what waits, and end the threads."""

@@ -1,0 +1,61 @@
+"""``unified-reward serve``: references, refusals, and an orderly end."""
+
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.unified_reward.serve.requests import item, request
+from tests.unified_reward.serve.running import until
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no judge is named"),
+        (["--judge", "scripted:first", "--host", "0.0.0.0"], "--token-file"),  # noqa: S104
+        (
+            ["--judge", "a=scripted:first", "--judge", "a=scripted:second"],
+            "two judges are called a",
+        ),
+        (["--judge", "scripted:first", "--scale", "raw"], "NAME=PRESET"),
+        (["--judge", "scripted:first", "--token-file", "no_such_file"], "no_such_file"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_why(cli, arguments, message):
+    code, _, error = cli("serve", *arguments)
+    assert code == 2
+    assert message in error
+
+
+@pytest.fixture
+def server():
+    """A server in a process of its own, and its URL."""
+    arguments = ["--judge", "a=scripted:first", "--judge", "b=no_such_judge", "--port", "0"]
+    command = [sys.executable, "-m", "unified_reward", "serve", *arguments, "--max-wait-ms", "1000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        lines = iter(process.stderr.readline, "")
+        yield (
+            process,
+            next(found[1] for line in lines if (found := re.search(r"on (http\S+)", line))),
+        )
+        process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_after_the_last_answer(server, number):
+    process, url = server
+    until(lambda: request(f"{url}/health").json()["status"] != "loading")
+    assert request(f"{url}/health").json()["judges"] == {"a": "ready", "b": "failed"}
+    body = {"judges": ["a"], "items": [item(1, 2)]}
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(request, f"{url}/v1/compare", body)
+        until(lambda: 'pending_samples{judge="a"} 1.0' in request(f"{url}/metrics").text)
+        process.send_signal(number)
+        answer = waiting.result()
+    assert answer.json()["results"]["a"][0]["consistent"] is False
+    assert process.wait(30) == 0

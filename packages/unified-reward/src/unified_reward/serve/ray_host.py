@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any, cast
 
 from unified_reward.core.errors import ConfigError, UnifiedRewardError, one_line
@@ -61,11 +62,11 @@ class Placement:
     """CPUs of a replica, also the threads of a judge on the CPU."""
 
     def __post_init__(self) -> None:
-        if self.replicas < 1 or self.replicas != int(self.replicas):
-            raise ConfigError(f"replicas are 1 or more, not {self.replicas:g}")
-        if self.cpus < 0:
+        if self.replicas < 1:
+            raise ConfigError(f"replicas are 1 or more, not {self.replicas}")
+        if not 0 <= self.cpus < inf:
             raise ConfigError(f"CPUs of a replica are 0 or more, not {self.cpus:g}")
-        if self.gpus is not None and not (0 <= self.gpus <= 1 or self.gpus == int(self.gpus) > 1):
+        if self.gpus is not None and not (0 <= self.gpus <= 1 or self.gpus % 1 == 0):
             raise ConfigError(f"GPUs of a replica are a share up to 1, or whole, not {self.gpus:g}")
 
 

@@ -25,7 +25,6 @@ from unified_reward.serve.metrics import Metrics
 from unified_reward.serve.ray_host import ATTEMPTS, Placement, RayHost, placements
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray warns of the interpreter's future
 on_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
 ODD = "org/judge #1"
 START_S = 120

@@ -319,22 +319,27 @@ class RayHost:
             add(value)
 
     def _run(self) -> None:
+        # A cluster that is started here ends with the thread that started it.
         try:
             self._connect()
             self._deploy()
-        except Exception as error:  # noqa: BLE001  a cluster of others, in a thread of its own
+        except Exception as error:  # noqa: BLE001  a cluster of others
             reason = load_error(error)
             _log.error("the judges could not be deployed: %s", reason)
             for deployed in self._deployed.values():
                 deployed.state, deployed.reason = "failed", reason
-            return
+            self._closing.wait()
         while not self._closing.wait(_POLL_S):
-            try:
-                applications = self._serve.status().applications
-                for deployed in self._deployed.values():
-                    self._update(deployed, applications[deployed.app].deployments[_DEPLOYMENT])
-            except Exception as error:  # noqa: BLE001  the controller of Serve may be restarting
-                _log.warning("Ray Serve gave no status: %s", one_line(error) or type(error))
+            self._update_all()
+        self._leave()
+
+    def _update_all(self) -> None:
+        try:
+            applications = self._serve.status().applications
+            for deployed in self._deployed.values():
+                self._update(deployed, applications[deployed.app].deployments[_DEPLOYMENT])
+        except Exception as error:  # noqa: BLE001  the controller of Serve may be restarting
+            _log.warning("Ray Serve gave no status: %r", error)
 
     def _connect(self) -> None:
         n_cpus = sum(one.placement.replicas * one.placement.cpus for one in self._deployed.values())
@@ -389,11 +394,7 @@ class RayHost:
             deployed.state = state
             _log.info("%s is %s%s", name, state, f": {deployed.reason}" if deployed.reason else "")
 
-    def close(self) -> None:
-        """Take the judges from the cluster; one that was started here ends."""
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(_START_S)
+    def _leave(self) -> None:
         if not self._ray.is_initialized():
             return
         if self._is_own:
@@ -402,6 +403,11 @@ class RayHost:
         for deployed in self._deployed.values():
             if deployed.handle is not None:
                 self._serve.delete(deployed.app)
+
+    def close(self) -> None:
+        """Take the judges from the cluster; one that was started here ends."""
+        self._closing.set()
+        self._thread.join(_START_S)
 
 
 def _set_switches(*, is_own: bool) -> None:

@@ -7,6 +7,7 @@ docs/howto/microworld.md draws. CONTRIBUTING.md says how blocks are marked.
 import functools
 import re
 import shlex
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from tests.fake_server import Call, FakeServer, Reply, chat
 from tests.unified_reward.scorers import twins
+from tests.unified_reward.serve.running import serving
 from unified_reward.cli import app
 from unified_reward.core.errors import UnifiedRewardError
 from unified_reward.core.samples import Form, Task
@@ -32,6 +34,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted(DOCS.rglob("*.md"))
 SERVER = "http://localhost:8000/v1"
+REWARD_SERVER = "http://localhost:8100"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -58,9 +61,21 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def at_server(written: list[Block], url: str) -> list[Block]:
-    """Put the URL of a running server into the blocks."""
-    return [block._replace(text=block.text.replace(SERVER, url)) for block in written]
+def at_servers(written: list[Block], urls: dict[str, str]) -> list[Block]:
+    """Put the URLs of running servers into the blocks."""
+    for example, url in urls.items():
+        written = [block._replace(text=block.text.replace(example, url)) for block in written]
+    return written
+
+
+@contextmanager
+def reward_server(page: Path):
+    """URL of a server of the tiny judge, if the page has code that asks one."""
+    if not any(REWARD_SERVER in block.text for block in blocks(page)):
+        yield REWARD_SERVER
+        return
+    with serving({"tiny_judge": registry.open_judge("tiny_judge")}) as url:
+        yield url
 
 
 def run_python(block: Block, page: Path, namespace: dict) -> None:
@@ -128,8 +143,8 @@ def test_every_block_of_a_page_runs_in_order(page, among_files):
         twins.pickscore(Path("weights/pickscore"))
     known = {"python", "console", "yaml", "sh", "text"}
     assert {block.language for block in blocks(page)} <= known, "nobody runs blocks of others"
-    with FakeServer(answer) as server:
-        for block in at_server(blocks(page), server.url):
+    with FakeServer(answer) as server, reward_server(page) as url:
+        for block in at_servers(blocks(page), {SERVER: server.url, REWARD_SERVER: url}):
             match block.language:
                 case "python":
                     run_python(block, page, namespace)

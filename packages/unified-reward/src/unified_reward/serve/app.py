@@ -17,6 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 import unified_reward
 from unified_reward.core.errors import DataError
 from unified_reward.core.verdicts import Failed
+from unified_reward.serve import page
 from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.guard import Guard, error_response
 from unified_reward.serve.hosts import Host
@@ -57,6 +58,7 @@ def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
     app.add_exception_handler(Disconnected, _unheard)
     app.add_exception_handler(Exception, _failed)
     app.include_router(_own_routes(service))
+    app.include_router(page.routes())
     return app
 
 

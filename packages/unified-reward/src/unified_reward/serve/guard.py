@@ -10,10 +10,11 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from unified_reward.serve import page
 from unified_reward.serve.service import RETRY_AFTER_S, RequestError, Service
 
 
-OPEN_PATHS = frozenset({"/", "/health", "/page.css", "/page.js"})
+OPEN_PATHS = frozenset({"/health", *page.FILES})
 """Paths that need no token."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _log = logging.getLogger(__name__)

@@ -168,16 +168,16 @@ def test_a_full_queue_refuses_and_a_client_that_hangs_up_frees_its_places(url, f
         refused = score(url, ODD, *(item(i) for i in range(20)))
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert refused.json()["error"]["message"].startswith(f"{ODD} has 90 samples")
-    asked = []
+    tries = []
 
     def is_accepted():
-        asked.append(pool.submit(score, url, ODD, *(item(i) for i in range(20))))
-        return not wait(asked[-1:], 1).done
+        tries.append(pool.submit(score, url, ODD, *(item(i) for i in range(20))))
+        return not wait(tries[-1:], 1).done
 
     until(is_accepted)
     odd.open()
-    assert values(asked[-1].result()) == list(range(20))
-    assert {one.result().status_code for one in asked[:-1]} <= {429}
+    assert values(tries[-1].result()) == list(range(20))
+    assert {one.result().status_code for one in tries[:-1]} <= {429}
 
 
 @pytest.mark.slow

@@ -30,8 +30,9 @@ _log = logging.getLogger(__name__)
 class NotReadyError(UnifiedRewardError):
     """A judge is still loading, or could not be loaded."""
 
-    def __init__(self, message: str, state: State) -> None:
-        super().__init__(message)
+    def __init__(self, name: str, state: State, reason: str | None) -> None:
+        verb = "is loading" if state == "loading" else "could not be loaded"
+        super().__init__(f"{name} {verb}" + (f": {reason}" if reason else ""))
         self.state: State = state
 
 
@@ -196,10 +197,7 @@ class LocalHost:
         if self._is_closed:
             raise ClosedError("the server is shutting down")
         if hosted.queue is None:
-            verb = "is loading" if hosted.state == "loading" else "could not be loaded"
-            raise NotReadyError(
-                f"{name} {verb}" + (f": {hosted.reason}" if hosted.reason else ""), hosted.state
-            )
+            raise NotReadyError(name, hosted.state, hosted.reason)
         return hosted.queue
 
     def _load(self) -> None:

@@ -263,9 +263,7 @@ class RayHost:
         if self._closing.is_set():
             raise ClosedError("the server is shutting down")
         if deployed.state != "ready":
-            verb = "is loading" if deployed.state == "loading" else "could not be loaded"
-            reason = f": {deployed.reason}" if deployed.reason else ""
-            raise NotReadyError(f"{name} {verb}{reason}", deployed.state)
+            raise NotReadyError(name, deployed.state, deployed.reason)
         n, pending = sum(map(len, groups)), self._metrics.pending.labels(name)
         pending.inc(n)
         try:
@@ -418,8 +416,8 @@ def _set_switches(*, is_own: bool) -> None:
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     }
     if is_own:
-        # The second is Ray's switch for systems where a cluster is one machine, and listens on
-        # loopback; what listens elsewhere nevertheless wants the token.
+        # The second makes a cluster one machine that listens on loopback. Replicas listen
+        # everywhere nevertheless, and want the token.
         switches |= {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     for name, value in switches.items():
         os.environ.setdefault(name, value)

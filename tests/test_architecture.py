@@ -139,7 +139,7 @@ def test_nothing_prints_and_nothing_unpickles(file):
         for alias in node.names
     }
     unpickling = {name for name in imported if name.partition(".")[0] in ("pickle", "dill")}
-    assert unpickling <= {"pickle.UnpicklingError"}
+    assert unpickling <= {"pickle.UnpicklingError", "pickle.dumps"}
 
 
 @pytest.mark.parametrize("name", unified_reward.__all__)

@@ -171,7 +171,7 @@ def test_without_its_questions_or_over_a_judge_that_does_not_speak_it_is_refused
 
 def test_options_are_those_of_the_judge_of_a_checklist():
     judge = ur.open_judge("checklist-image:tiny_base", device="cpu", batch_size=3)
-    assert judge._model.batch_size == 3
+    assert judge.model.batch_size == 3
     served = "checklist-image:http://localhost:9/v1"
     assert ur.open_judge(served, model="m", api_key="k").name.startswith("checklist-image:m at")
     for reference, option in (("tiny_base", {"model": "m"}), (served[16:], {"device": "cpu"})):

@@ -506,8 +506,6 @@ def test_a_checkpoint_that_is_no_judge_is_refused_by_its_name_and_opens_by_its_f
         ("table:", "table needs its file of verdicts: table:FILE"),
         ("scripted", r"scripted needs the answer it gives: scripted:first\|"),
         ("scripted:", r"scripted needs the answer it gives: scripted:first\|"),
-        ("reward+http://localhost/judge", "reward servers are not supported yet"),
-        ("reward+https://localhost/judge", "reward servers are not supported yet"),
     ],
 )
 def test_a_reference_that_lacks_something_is_refused_with_what_it_lacks(reference, message):

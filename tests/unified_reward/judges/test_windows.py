@@ -178,8 +178,8 @@ def checklist():
 
 def test_a_checklist_asks_a_whole_window_at_once(checklist, files, monkeypatch):
     sizes = []
-    generate = checklist._model.generate
-    monkeypatch.setattr(checklist._model, "generate", lambda r: sizes.append(len(r)) or generate(r))
+    generate = checklist.model.generate
+    monkeypatch.setattr(checklist.model, "generate", lambda r: sizes.append(len(r)) or generate(r))
     checklist.ask(scores(files[:20]))
     assert sizes == [16 * 2, 4 * 2]
 
@@ -189,7 +189,7 @@ def test_a_checklist_opens_each_file_once_and_names_broken_ones_before_it_asks(
 ):
     with checklist.cache_media():
         failures = checklist.check_samples(scores(files))
-        assert not checklist._model.requests
+        assert not checklist.model.requests
         assert failures[:-1] == [None] * (N - 1)
         assert str(files[-1]) in failures[-1].error
         checklist.ask(scores(files))

@@ -1,5 +1,6 @@
 """Scorers behind the verbs of a judge, the bench and the audit; gradients to the pixels."""
 
+import json
 import math
 
 import PIL.Image
@@ -10,6 +11,7 @@ import unified_reward as ur
 from tests.unified_reward.scorers.test_preparation import waves
 from unified_reward.core.errors import DataError, MediaError
 from unified_reward.core.verdicts import Scale, Score
+from unified_reward.io.fingerprints import folder_revision
 from unified_reward.scorers import loading
 
 
@@ -46,6 +48,20 @@ def test_another_scorer_is_bfloat16_off_a_cpu(twin, monkeypatch):
     monkeypatch.setattr(loading, "resolve_dtype", lambda dtype, _: resolve(dtype, "cuda"))
     scorer = ur.open_judge(f"videoscore:{twin('videoscore')[0]}", device="cpu")
     assert scorer.dtype == torch.bfloat16
+
+
+def test_a_scorer_describes_its_card_and_its_weights(pickscore, twin):
+    described = json.loads(json.dumps(pickscore.describe(), allow_nan=False))
+    assert described["kind"] == "scorer"
+    assert described["tasks"] == {
+        "image_generation": {"forms": ["score", "compare"], "scale": None, "aspects": {}}
+    }
+    assert described["values"] == "a cosine times about 100; typically 17 to 25"
+    assert described["licence"] == {"code": "MIT", "weights": "MIT"}
+    assert described["revision"] == folder_revision(twin("pickscore")[0])
+    videos = ur.open_judge(f"videoreward:{twin('videoreward')[0]}", device="cpu").describe()
+    aspects = ("visual quality", "motion quality", "text alignment")
+    assert videos["tasks"]["video_generation"]["aspects"] == dict.fromkeys(aspects)
 
 
 def test_a_comparison_is_the_softmax_of_two_scores(pickscore):

@@ -13,8 +13,8 @@ from unified_reward.serve.metrics import Metrics
 
 
 @contextmanager
-def serving(judges, **settings):
-    """Serve judges by name, opened ones or references; yields the URL when all are there."""
+def serving(judges, *, waits=True, **settings):
+    """Serve judges by name, opened ones or references; yields the URL, when all are there."""
     config = ServeConfig(port=0, **settings)
     metrics = Metrics()
     references = [JudgeReference(k, one) for k, one in judges.items() if isinstance(one, str)]
@@ -23,7 +23,7 @@ def serving(judges, **settings):
         if not isinstance(judge, str):
             host.add(name, judge)
     with running(create_app(host, config, metrics)) as url:
-        until(lambda: "loading" not in host.states().values())
+        until(lambda: not waits or "loading" not in host.states().values())
         yield url
 
 

@@ -22,8 +22,16 @@ from unified_reward.core.errors import (
 )
 from unified_reward.core.progress import progress_bar
 from unified_reward.core.ranking import pairs_of, rank_by_pairs, rank_by_score
-from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
-from unified_reward.core.verdicts import Failed, Preferred, Ranking, Scored, Unparsed, Verdict
+from unified_reward.core.samples import Candidate, Form, Image, Sample, Task, Video
+from unified_reward.core.verdicts import (
+    Failed,
+    Preferred,
+    Ranking,
+    Scale,
+    Scored,
+    Unparsed,
+    Verdict,
+)
 
 
 Medium = str | Path | bytes | Image | Video | Any
@@ -69,12 +77,29 @@ class BaseJudge(ABC):
         """
 
     def describe(self) -> dict[str, Any]:
-        """Name and family of the judge, as JSON; of a local checkpoint also how it is asked.
+        """Facts about the judge to know before it is asked, as JSON; null for what is not known.
+
+        ``kind`` is generative, scalar, scorer, checklist, table or scripted. ``tasks`` holds the
+        forms of each task, and range and aspects of its scores; a range is null where the values
+        are open. ``licence`` is that of code and weights, ``revision`` a commit of the hub or a
+        fingerprint of the files.
 
         The entry ``model`` of a local checkpoint holds its architecture, dtype and device, and by
         ``ways`` which faster ways of asking gave the answers of the plain way when it was loaded.
         """
-        return {"name": self.name, "family": self.family}
+        return {
+            "name": self.name,
+            "family": self.family,
+            "kind": None,
+            "tasks": {},
+            "values": "",
+            "higher_is_better": True,
+            "order_free": self.order_free,
+            "answers_alone": self.answers_alone,
+            "licence": {"code": None, "weights": None},
+            "revision": None,
+            "architecture": None,
+        }
 
     def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
         """Error of each sample that cannot be asked, such as a broken file, or None."""
@@ -278,6 +303,28 @@ class BaseJudge(ABC):
         if by == "score":
             return rank_by_score(self.ask([sample(i) for i in range(n)]))
         return rank_by_pairs(n, self.ask([sample(i, j) for i, j in pairs_of(n)]) if n > 1 else [])
+
+
+def describe_task(
+    forms: Iterable[Form], scale: Scale | None, aspects: Mapping[str, Scale]
+) -> dict[str, Any]:
+    """Entry of a task in `BaseJudge.describe`.
+
+    Args:
+        forms: Forms of question that the judge answers.
+        scale: Scale of the overall score; None where there is none.
+        aspects: Scale of each aspect of a score.
+    """
+    return {
+        "forms": list(forms),
+        "scale": scale and _sides(scale),
+        "aspects": {name: _sides(one) for name, one in aspects.items()},
+    }
+
+
+def _sides(scale: Scale) -> list[float | None] | None:
+    is_open = scale.low is None and scale.high is None
+    return None if is_open else [scale.low, scale.high]
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,13 @@ def folder_fingerprints(folder: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def folder_revision(folder: Path) -> str:
+    """Commit of a folder in the cache of the hub; for any other, a fingerprint of its files."""
+    if folder.parent.name == "snapshots":
+        return folder.name
+    return _digest(json.dumps(folder_fingerprints(folder), allow_nan=False).encode())
+
+
 def text_fingerprint(text: str) -> str:
     """Fingerprint of a text, such as a prompt's wording."""
     return _digest(text.encode(errors="surrogatepass"))

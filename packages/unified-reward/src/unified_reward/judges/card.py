@@ -198,14 +198,11 @@ class CardedJudge(ModelJudge):
     """A judge whose card defines its prompts and its calibration."""
 
     card: Card
-    model: Any
 
     def describe(self) -> dict[str, Any]:
-        """Name and family, head, and the description of the model; see `BaseJudge.describe`."""
+        """Facts about the judge, its head and its model; see `BaseJudge.describe`."""
         head = "generative" if self.card.head is None else "scalar"
-        described = super().describe() | {"head": head}
-        describe_model = getattr(self.model, "describe", None)
-        return described | ({"model": describe_model()} if describe_model else {})
+        return super().describe() | {"kind": head, "head": head}
 
     def decode(
         self,

@@ -23,7 +23,7 @@ from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Score, Scored, Unparsed, Verdict
 from unified_reward.judges.model_judge import DecodedMedia, ModelJudge, Replies, decoded
 from unified_reward.judges.scalar import UNIT
-from unified_reward.scorers.card import ScoreCard
+from unified_reward.scorers.card import ScoreCard, describe_card
 from unified_reward.scorers.checklists import IMAGE_SCALE, VIDEO_SCALE, Checklist
 
 
@@ -78,7 +78,13 @@ class ChecklistJudge(ModelJudge):
         self.name = f"{checklist.card.name}:{model.name}"
         self.card = checklist.card
         self._checklist = checklist
-        self._model = model
+        self.model = model
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the checklist and the model; see `BaseJudge.describe`."""
+        questions = (question.text.strip() for question in self._checklist.questions)
+        aspects = dict.fromkeys(questions, UNIT)
+        return super().describe() | {"kind": "checklist", **describe_card(self.card, aspects)}
 
     def decode(self, samples: Sequence[Sample], replies: Sequence[Replies]) -> list[Verdict]:
         """Verdicts from the answers to all questions about each candidate."""
@@ -139,7 +145,7 @@ class ChecklistJudge(ModelJudge):
         return requests
 
     def _replies(self, requests: Sequence[Request]) -> Sequence[Answer | Failed | Unparsed]:
-        return self._model.generate(requests)
+        return self.model.generate(requests)
 
 
 def chance_of_yes(answer: Answer) -> float | None:

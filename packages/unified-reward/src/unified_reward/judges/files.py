@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from unified_reward import prompts
-from unified_reward.core.errors import ConfigError
-from unified_reward.core.extensions import checkpoint_path, extra, require
+from unified_reward.core.extensions import checkpoint_path, require
 from unified_reward.core.paths import is_file, is_folder
 from unified_reward.io.fingerprints import file_fingerprint, folder_fingerprints, text_fingerprint
-from unified_reward.judges.registry import JudgeOptions, family_of, kind_of
+from unified_reward.judges.registry import JudgeOptions, cached_snapshot, family_of, kind_of
 from unified_reward.prompts.packs import installed_wordings
-from unified_reward.prompts.wording import CELLS
 
 
 def judge_files(reference: str, options: JudgeOptions) -> dict[str, str]:
@@ -35,6 +33,8 @@ def judge_files(reference: str, options: JudgeOptions) -> dict[str, str]:
             return checkpoint_files(reference) | _templates(family)
         case "server" | "scripted":
             return _templates(options.family or "native")
+        case "reward_server":
+            return {}
         case "table":
             return {rest: file_fingerprint(rest)}
         case "scorer":
@@ -77,13 +77,8 @@ def _folder(path: Path) -> dict[str, str]:
 
 def _commit(hub_id: str) -> str:
     """Commit of a hub id in the local cache; empty where it is not there."""
-    with extra("local"):
-        from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, local_files_only=True)).name
-    except (OSError, ValueError):
-        return ""
+    folder = cached_snapshot(hub_id)
+    return folder.name if folder else ""
 
 
 def _wordings(names: tuple[str, ...]) -> dict[str, str]:
@@ -93,10 +88,5 @@ def _wordings(names: tuple[str, ...]) -> dict[str, str]:
 
 def _templates(family: str) -> dict[str, str]:
     """Fingerprint of all templates of a family, without those whose wording is not installed."""
-    found: list[str] = []
-    for task, form in CELLS:
-        try:
-            found.append(repr(prompts.template(family, task, form)))
-        except ConfigError:
-            continue
+    found = map(repr, prompts.templates(family).values())
     return {f"the wording of family {family}": text_fingerprint("\n".join(found))}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from unified_reward import prompts
+from unified_reward.core.base_judge import describe_task
 from unified_reward.core.requests import Answer, Model, Request
-from unified_reward.core.samples import Sample
-from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
+from unified_reward.core.samples import Form, Sample
+from unified_reward.core.verdicts import Failed, Preferred, Scale, Scored, Unparsed, Verdict
 from unified_reward.judges.card import Calibration, Card, CardedJudge, build_requests
 from unified_reward.judges.model_judge import DecodedMedia
+from unified_reward.judges.scripted import ScriptedModel
 from unified_reward.prompts.template import Template, mean_preference
+
+
+_VALUES = "mean of the judge's distribution over the steps of the scale, else the number it states"
 
 
 class GenerativeJudge(CardedJudge):
@@ -22,6 +28,19 @@ class GenerativeJudge(CardedJudge):
         self.family = prompts.family(card.family).name
         self.card = card
         self.model = model
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the judge, with the tasks of its family; see `BaseJudge.describe`."""
+        facts = super().describe() | {"tasks": self._tasks(), "values": _VALUES}
+        if isinstance(self.model, ScriptedModel):
+            facts |= {"kind": "scripted", "values": "a fixed rule, whatever is asked"}
+        return facts
+
+    def _tasks(self) -> dict[str, dict[str, Any]]:
+        by_task: dict[str, dict[Form, Template]] = {}
+        for (task, form), template in prompts.templates(self.family).items():
+            by_task.setdefault(task.value, {})[form] = template
+        return {task: _describe_task(templates) for task, templates in by_task.items()}
 
     def _questions(self, sample: Sample, orders: int) -> list[Sample]:
         return [sample, sample.swapped()][:orders] if sample.form == "compare" else [sample]
@@ -48,6 +67,13 @@ class GenerativeJudge(CardedJudge):
         groups = [replies[i : i + n] for i in range(0, len(replies), n)]
         verdicts = [_decoded(template, group, temperature) for group in groups]
         return verdicts[0] if len(verdicts) == 1 else merge_orders(*verdicts)
+
+
+def _describe_task(templates: Mapping[Form, Template]) -> dict[str, Any]:
+    scale, aspects = None, dict[str, Scale]()
+    if score := templates.get("score"):
+        scale, aspects = score.scale, {one.name: one.scale for one in score.aspects}
+    return describe_task(templates, scale, aspects)
 
 
 def _decoded(

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import PIL.Image
@@ -21,6 +22,7 @@ from unified_reward.core.prefetch import prefetch
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Image, Sample, Video
 from unified_reward.core.verdicts import Failed, Verdict
+from unified_reward.io.fingerprints import folder_revision
 
 
 DecodedMedia = dict[Image | Video, Sequence[Any] | UnifiedRewardError]
@@ -71,7 +73,20 @@ class ModelJudge(BaseJudge):
 
     is_blind: bool = False
     """True for a model that does not look: no file is opened, each medium is a placeholder."""
+    model: Any
+    folder: Path | None = None
+    """Files of the model; None where it is not a local checkpoint."""
     _cache: DecodedMedia | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the judge and its model; see `BaseJudge.describe`."""
+        facts = super().describe()
+        if self.folder:
+            facts["revision"] = folder_revision(self.folder)
+        if describe_model := getattr(self.model, "describe", None):
+            facts["model"] = describe_model()
+            facts["architecture"] = facts["model"].get("architecture")
+        return facts
 
     @contextmanager
     def cache_media(self) -> Generator[None]:

@@ -105,9 +105,12 @@ class JudgeOptions:
 
 
 DEFAULT_OPTIONS = JudgeOptions()
-_Kind = Literal["checkpoint", "scorer", "checklist", "server", "scripted", "table", "installed"]
+_Kind = Literal[
+    "checkpoint", "scorer", "checklist", "server", "reward_server", "scripted", "table", "installed"
+]
 _LOCAL: frozenset[_Kind] = frozenset({"checkpoint", "scorer", "checklist", "installed"})
 _SERVED: frozenset[_Kind] = frozenset({"server", "checklist", "installed"})
+_KEYED: frozenset[_Kind] = _SERVED | frozenset[_Kind]({"reward_server"})
 _LOADED: frozenset[_Kind] = frozenset({"checkpoint", "checklist", "installed"})
 _ASKED: frozenset[_Kind] = frozenset({"checkpoint", "server", "scripted", "installed"})
 _APPLIES: Mapping[str, tuple[frozenset[_Kind], str]] = {
@@ -116,7 +119,7 @@ _APPLIES: Mapping[str, tuple[frozenset[_Kind], str]] = {
     "dtype": (_LOCAL, "local checkpoints and scorers"),
     "batch_size": (_LOCAL, "local checkpoints and scorers"),
     "votes": (_SERVED, "servers"),
-    "api_key": (_SERVED, "servers"),
+    "api_key": (_KEYED, "servers"),
     "model": (_SERVED, "servers"),
     "allow_reworded": (_LOADED, "local vision-language checkpoints and hub ids"),
     "quantize": (_LOADED, "local vision-language checkpoints"),
@@ -158,14 +161,14 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
             ``NAME:WEIGHTS``, a published scorer with the folder or hub id of its weights; a name
             that an installed distribution registers, such as ``tiny_judge`` of the laboratory;
             ``checklist-image:JUDGE`` or ``checklist-video:JUDGE``, VisionReward's questions put to
-            any generative judge; ``http(s)://…``, an OpenAI-compatible server, which imports no
-            torch; a hub id ``org/name``, which reaches the network.
+            any generative judge; ``http(s)://…``, an OpenAI-compatible server;
+            ``reward+http(s)://…/NAME``, a judge of a reward server; a hub id ``org/name``.
         family: Prompts and answer format; default those of the checkpoint's card, else ``native``.
         device: ``cpu``, ``cuda``, …; default the fastest; ``auto`` spreads over all (accelerate).
         dtype: ``float32``, …; default bfloat16, float32 on a CPU and for CLIP and BLIP scorers.
         batch_size: Requests in one forward pass of a local judge, >= 1; default 16.
         votes: Further answers sampled and averaged, >= 0, where a server has no probabilities.
-        api_key: Bearer token of a server; default the environment's UNIFIED_REWARD_API_KEY.
+        api_key: Bearer token; default $UNIFIED_REWARD_API_KEY, reward+http: $UNIFIED_REWARD_TOKEN.
         model: The server's name of the model; default its only one.
         allow_reworded: Ask a published judge in our wording where its own is not imported.
         quantize: ``8bit`` or ``4bit`` weights of a local checkpoint; needs bitsandbytes.
@@ -266,11 +269,6 @@ def kind_of(given: str) -> _Kind:
         return "installed"
     if _is_checkpoint(given):
         return "checkpoint"
-    if name in ("reward+http", "reward+https"):
-        raise ConfigError(
-            f"{given}: reward servers are not supported yet; the http(s):// URL of an "
-            "OpenAI-compatible server is"
-        )
     raise ConfigError(
         f"there is no judge {given!r}{missing_hint(given)}; give one of these:\n"
         f"{available_judges()}"
@@ -306,7 +304,8 @@ def available_judges() -> str:
     installed = "; ".join(named) or "none; toys to try things out: pip install unified-reward-lab"
     return (
         "  models: a folder or hub id of a vision-language checkpoint, the http(s):// URL of a "
-        f"server, NAME:WEIGHTS of a scorer ({', '.join(scorer_names())})\n"
+        "server, reward+http(s)://HOST:PORT/NAME of a reward server, NAME:WEIGHTS of a scorer "
+        f"({', '.join(scorer_names())})\n"
         f"  installed by name: {installed}\n"
         f"  others: {', '.join(f'{name}:JUDGE' for name in CHECKLISTS)}, table:FILE, "
         f"scripted:{'|'.join((*KINDS, 'perfect'))} (controls, no judgement)"
@@ -351,6 +350,7 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
         n_values, uncertain = 1 + len(card.head.aspects), card.head.uncertain
         values = load_value_model(folder, model, n_values=n_values, uncertain=uncertain)
         judge = ScalarJudge(values, card)
+    judge.folder = folder if is_folder(folder) else cached_snapshot(reference)
     judge.window = max(judge.window, options.batch_size or 0)
     return judge
 
@@ -362,6 +362,17 @@ def _card_of(reference: str, folder: Path, options: JudgeOptions) -> Card:
         family = options.family or published or "native"
         return Card(family, max_pixels=PUBLISHED_MAX_PIXELS)
     return card if options.family is None else replace(card, family=options.family)
+
+
+def cached_snapshot(hub_id: str) -> Path | None:
+    """Folder of a hub id in the local cache, named by its commit; None where it is not there."""
+    with extra("local"):
+        from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except (OSError, ValueError):
+        return None
 
 
 def family_of(reference: str, options: JudgeOptions) -> str:
@@ -439,7 +450,9 @@ def _open_checklist(given: str, options: JudgeOptions) -> BaseJudge:
             f"{name} asks a generative judge, not {reference or 'nothing'}: {name}:FOLDER, a hub "
             "id or a URL"
         )
-    return ChecklistJudge(checklist, inner.model)
+    judge = ChecklistJudge(checklist, inner.model)
+    judge.folder = inner.folder
+    return judge
 
 
 def _open_speaker(reference: str, options: JudgeOptions) -> BaseJudge:
@@ -449,6 +462,12 @@ def _open_speaker(reference: str, options: JudgeOptions) -> BaseJudge:
         return open_reference(reference, options)
     _check_options(reference, "checkpoint", options)
     return open_checkpoint(reference, checkpoint.folder, options)
+
+
+def _open_reward_server(given: str, options: JudgeOptions) -> BaseJudge:
+    from unified_reward.judges.reward_server import open_reward_server
+
+    return open_reward_server(given, api_key=options.api_key)
 
 
 def _open_server(url: str, options: JudgeOptions) -> GenerativeJudge:
@@ -474,6 +493,8 @@ _OPENERS: Mapping[str, tuple[_Kind, Callable[[str, JudgeOptions], BaseJudge]]] =
     "table": ("table", _open_table),
     "http": ("server", _open_server),
     "https": ("server", _open_server),
+    "reward+http": ("reward_server", _open_reward_server),
+    "reward+https": ("reward_server", _open_reward_server),
     **dict.fromkeys(CHECKLISTS, ("checklist", _open_checklist)),
 }
 

@@ -6,8 +6,10 @@ It takes the same samples and gives the same verdicts as a generative judge; no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from unified_reward import prompts
+from unified_reward.core.base_judge import describe_task
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.probability import shrink, sigmoid
 from unified_reward.core.requests import Request, ValueEstimate
@@ -40,6 +42,16 @@ class ScalarJudge(CardedJudge):
         self.card = card
         self._head = card.head
         self.model = model
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the judge, with the tasks of its family; see `BaseJudge.describe`."""
+        aspects = dict.fromkeys(self._head.aspects, UNIT)
+        tasks = {
+            task.value: describe_task(("score", "compare"), UNIT, aspects)
+            for task, form in prompts.templates(self.family)
+            if form == "score"
+        }
+        return super().describe() | {"tasks": tasks, "values": "logistic of a value in log-odds"}
 
     def _questions(self, sample: Sample, orders: int) -> list[Sample]:
         return sample.split()

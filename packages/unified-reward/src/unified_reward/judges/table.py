@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from unified_reward.core.base_judge import BaseJudge, Progress
+from unified_reward.core.base_judge import BaseJudge, Progress, describe_task
 from unified_reward.core.errors import DataError
 from unified_reward.core.probability import compare_values
-from unified_reward.core.samples import Example, Sample
+from unified_reward.core.samples import Example, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed, Verdict
+from unified_reward.io.fingerprints import file_fingerprint
 from unified_reward.io.rows import id_text
 from unified_reward.io.text import read_json_lines, read_table, to_float
 from unified_reward.io.verdict_rows import VERDICT_KEYS, read_verdict
@@ -46,6 +47,7 @@ class TableJudge(BaseJudge):
         verdicts: Mapping[str, Verdict],
     ) -> None:
         self.name = name
+        self.file: Path | None = None
         self._scores = scores
         self._verdicts = verdicts
 
@@ -85,7 +87,9 @@ class TableJudge(BaseJudge):
                 ) from error
         if not lines:
             raise DataError(f"{path} holds no row")
-        return cls(f"table:{path}", scores, verdicts)
+        table = cls(f"table:{path}", scores, verdicts)
+        table.file = path
+        return table
 
     @classmethod
     def truth(cls, records: Iterable[Example]) -> TableJudge:
@@ -103,6 +107,17 @@ class TableJudge(BaseJudge):
             if target.winner is not None:
                 preferences[key] = Preferred(*_PROBABILITIES[target.winner])
         return cls("scripted:perfect", scores, preferences)
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the table, which takes every task; see `BaseJudge.describe`."""
+        has_scores = self._scores or any(isinstance(v, Scored) for v in self._verdicts.values())
+        task = describe_task(("score", "compare") if has_scores else ("compare",), None, {})
+        return super().describe() | {
+            "kind": "table",
+            "tasks": {one.value: task for one in Task},
+            "values": "those of the table, by id",
+            "revision": self.file and file_fingerprint(self.file),
+        }
 
     def ask(
         self,

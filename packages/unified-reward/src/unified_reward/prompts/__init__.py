@@ -17,6 +17,7 @@ from unified_reward.core.samples import Form, Task
 from unified_reward.prompts import official
 from unified_reward.prompts.families import aspects, compact, edit, flex, native, reasoned, think
 from unified_reward.prompts.template import Family, Template
+from unified_reward.prompts.wording import CELLS
 
 
 _MODULES = (aspects, compact, edit, flex, native, reasoned, think)
@@ -65,6 +66,22 @@ def template(name: str, task: Task, form: Form) -> Template:
     return result
 
 
+def templates(name: str) -> dict[tuple[Task, Form], Template]:
+    """Templates of a family by task and form, without those whose wording is not imported.
+
+    Raises:
+        ConfigError: Unknown family.
+    """
+    family(name)
+    found: dict[tuple[Task, Form], Template] = {}
+    for task, form in CELLS:
+        try:
+            found[task, form] = template(name, task, form)
+        except ConfigError:
+            continue
+    return found
+
+
 @cache
 def _added_templates(name: str) -> Mapping[tuple[Task, Form], Template]:
     """Load the templates of a family that another distribution adds."""
@@ -79,4 +96,4 @@ def _added_templates(name: str) -> Mapping[tuple[Task, Form], Template]:
     return {(row.task, row.form): row for row in templates}
 
 
-__all__ = ["FAMILIES", "TEMPLATES", "Family", "Template", "family", "template"]
+__all__ = ["FAMILIES", "TEMPLATES", "Family", "Template", "family", "template", "templates"]

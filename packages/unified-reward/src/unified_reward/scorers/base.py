@@ -27,7 +27,8 @@ from unified_reward.core.prefetch import prefetch
 from unified_reward.core.probability import compare_scored
 from unified_reward.core.samples import Candidate, Image, Sample, Task, Video
 from unified_reward.core.verdicts import Failed, Preferred, Score, Scored, Unparsed, Verdict
-from unified_reward.scorers.card import Fact, ScoreCard
+from unified_reward.io.fingerprints import folder_revision
+from unified_reward.scorers.card import Fact, ScoreCard, describe_card
 
 
 _Key = tuple[Task, str, Candidate, tuple[Image | Video, ...], str]
@@ -71,9 +72,20 @@ class Scorer(BaseJudge):
     def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
         self.name = f"{self.card.name}:{folder}"
         self.module: Any = module.eval().requires_grad_(requires_grad=False)
+        self.folder = folder
         self.batch_size = batch_size
         self._known: dict[_Key, Verdict] | None = None
         self._prepared: dict[_Key, Prepared | Failed] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Facts of the card and of the weights; see `BaseJudge.describe`."""
+        return {
+            **super().describe(),
+            **describe_card(self.card, dict.fromkeys(self.card.aspects, self.card.scale)),
+            "kind": "scorer",
+            "revision": folder_revision(self.folder),
+            "architecture": self.card.system,
+        }
 
     @classmethod
     def files(cls, folder: Path) -> list[Path]:

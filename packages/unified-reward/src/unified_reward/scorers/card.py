@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from unified_reward.core.base_judge import describe_task
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Scale
 
@@ -58,3 +59,21 @@ class ScoreCard:
     verified: tuple[str, ...] = ()
     """Checks of this port, and their method."""
     open_questions: tuple[str, ...] = ()
+
+
+def describe_card(card: ScoreCard, aspects: Mapping[str, Scale]) -> dict[str, Any]:
+    """Entries of `BaseJudge.describe` that a card knows.
+
+    Args:
+        card: The card.
+        aspects: Scale of each aspect.
+    """
+    task = describe_task(("score", "compare"), card.scale, aspects)
+    return {
+        "tasks": {one.value: task for one in card.tasks},
+        "values": card.values,
+        "licence": {
+            "code": card.code_licence or None,
+            "weights": card.weights_licence or None,
+        },
+    }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from transformers import CLIPConfig, CLIPModel
@@ -20,12 +22,58 @@ from unified_reward.scorers.images import SIDE, ImageScorer
 
 CONTEXT = 77
 """Tokens that a caption may have, begin and end included."""
+_KEPT = 1024
+"""Captions whose features are kept: of 1024 numbers each, 4 MiB in float32."""
+
+
+class CaptionFeatures:
+    """Features of the captions used last, so that a caption of many images is encoded once.
+
+    The text tower is causal, and read at the first end token: neither padding nor the other
+    captions of a batch change a caption's features by more than rounding.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+        self._weights: object = None
+        self._lock = Lock()
+
+    def get(
+        self,
+        captions: Sequence[str],
+        encode: Callable[[Sequence[str]], Tensor],
+        weights: object,
+    ) -> Tensor:
+        """Features of captions, shape (B, features).
+
+        Args:
+            captions: B captions; those that are not kept are encoded together, each once.
+            encode: Gives the features of captions.
+            weights: State of the weights of ``encode``; after a change nothing is kept.
+        """
+        with self._lock:
+            if weights != self._weights:
+                self._kept, self._weights = {}, weights
+            missing = [text for text in dict.fromkeys(captions) if text not in self._kept]
+            if missing:
+                # Copies, as a row would keep the features of its whole batch in memory.
+                self._kept |= zip(missing, map(torch.clone, encode(missing)), strict=True)
+            for text in captions:
+                self._kept[text] = self._kept.pop(text)  # moved to the end
+            features = torch.stack([self._kept[text] for text in captions])
+            for text in [*self._kept][:-_KEPT]:
+                del self._kept[text]
+            return features
 
 
 class ClipScorer(ImageScorer):
     """A CLIP model; its text tower ends at the token with the highest id, which is the end."""
 
     control = ("<|startoftext|>", "<|endoftext|>", "<start_of_text>", "<end_of_text>")
+
+    def __init__(self, module: nn.Module, folder: Path, *, batch_size: int) -> None:
+        super().__init__(module, folder, batch_size=batch_size)
+        self._captions = CaptionFeatures()
 
     @abstractmethod
     def token_ids(self, prompts: Sequence[str]) -> Tensor:
@@ -37,10 +85,22 @@ class ClipScorer(ImageScorer):
 
     def cosine(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosine of image and caption features, shape (B,), in [-1, 1]."""
-        ids = self.token_ids(prompts).to(self.device)
         images = self.module.get_image_features(pixel_values=pixels).pooler_output
-        captions = self.module.get_text_features(input_ids=ids).pooler_output
+        if torch.is_grad_enabled():
+            captions = self._encode(prompts)
+        else:
+            captions = self._captions.get(prompts, self._encode, self._text_weights())
         return cosine_similarity(images, captions)
+
+    def _encode(self, prompts: Sequence[str]) -> Tensor:
+        ids = self.token_ids(prompts).to(self.device)
+        return self.module.get_text_features(input_ids=ids).pooler_output
+
+    def _text_weights(self) -> list[tuple[int, int]]:
+        """Place and version of each tensor of the text tower: other values change one of them."""
+        tower = (self.module.text_model, self.module.text_projection)
+        weights = (weight for part in tower for weight in part.parameters())
+        return [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
 
     def notes(self, prepared: Prepared) -> tuple[str, ...]:
         """Note on a caption that was cut."""

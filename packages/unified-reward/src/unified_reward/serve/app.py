@@ -17,12 +17,12 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 import unified_reward
 from unified_reward.core.errors import DataError
 from unified_reward.core.verdicts import Failed
-from unified_reward.serve import page
+from unified_reward.serve import page, peers
 from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.guard import Guard, error_response
 from unified_reward.serve.hosts import Host
 from unified_reward.serve.metrics import Metrics
-from unified_reward.serve.protocol import DocumentedRequest, Question, Verb, read_request
+from unified_reward.serve.protocol import DocumentedRequest, Question, Verb, read_request, schema_of
 from unified_reward.serve.service import RETRY_AFTER_S, Disconnected, RequestError, Service
 
 
@@ -59,6 +59,7 @@ def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
     app.add_exception_handler(Exception, _failed)
     app.include_router(_own_routes(service))
     app.include_router(page.routes())
+    app.include_router(peers.routes(service))
     return app
 
 
@@ -97,7 +98,8 @@ def _own_routes(service: Service) -> APIRouter:
         states = service.host.states()
         found = set(states.values())
         status = "loading" if "loading" in found else "ok" if "ready" in found else "failed"
-        content = {"status": status, "judges": dict(states)}
+        rewards = {name: [{"state": state}] for name, state in states.items() if state != "failed"}
+        content = {"status": status, "judges": dict(states), "rewards": rewards}
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status == "loading" else None
         return JSONResponse(content, 200 if status == "ok" else 503, headers)
 
@@ -118,7 +120,7 @@ _SUMMARIES = {
 _REQUEST: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": DocumentedRequest.model_json_schema()}},
+        "content": {"application/json": {"schema": schema_of(DocumentedRequest)}},
     }
 }
 

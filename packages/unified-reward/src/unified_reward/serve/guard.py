@@ -15,7 +15,7 @@ from unified_reward.serve.service import RETRY_AFTER_S, RequestError, Service
 
 
 OPEN_PATHS = frozenset({"/health", *page.FILES})
-"""Paths that need no token."""
+"""Paths that need no token to be read."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _log = logging.getLogger(__name__)
 
@@ -74,11 +74,12 @@ class Guard:
         name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
         if config.is_loopback and name not in _LOOPBACK:
             raise RequestError(421, "wrong_host", f"this server is not {name!r}")
-        if scope["path"] not in OPEN_PATHS and not self._service.is_authorised(
+        is_read = scope["method"] in ("GET", "HEAD", "OPTIONS")
+        if not (is_read and scope["path"] in OPEN_PATHS) and not self._service.is_authorised(
             headers.get("authorization")
         ):
             raise RequestError(401, "unauthorised", "give the header Authorization: Bearer TOKEN")
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if is_read:
             return 0
         declared = headers.get("content-length", "")
         if not declared.isdecimal():

@@ -126,6 +126,24 @@ class DocumentedRequest(RequestRow):
     items: list[ItemRow]  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of a body with its references resolved, as a page of OpenAPI shows it."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved(one) for one in cast("list[Any]", value)]
+        if not isinstance(value, dict):
+            return value
+        fields = cast("dict[str, Any]", value)
+        if "$ref" in fields:
+            return resolved(parts[fields["$ref"].rpartition("/")[2]])
+        return {key: resolved(part) for key, part in fields.items()}
+
+    return resolved(schema)
+
+
 @dataclass(frozen=True)
 class Item:
     """An item of a request: its id, and the samples to ask or the reason why there are none."""
@@ -221,13 +239,33 @@ def read_request(verb: Verb, body: bytes, files: Files, config: ServeConfig) -> 
         raise DataError(f"the request: {describe_errors(error, 'body', 3)}") from error
     except ValueError as error:
         raise DataError(f"the body is not JSON: {error}") from error
-    if len(request.items) > config.max_items:
-        raise DataError(f"{len(request.items)} items; at most {config.max_items} in a request")
-    items = [
-        _item(verb, request.by, index, given, files, config)
-        for index, given in enumerate(request.items)
-    ]
+    items = read_items(verb, request.items, files, config, by=request.by)
     return Question(verb, request.judges, items, request.orders, request.by, request.timeout_s)
+
+
+def read_items(
+    verb: Verb,
+    given: Sequence[Any],
+    files: Files,
+    config: ServeConfig,
+    *,
+    by: Literal["score", "pairs"] = "score",
+) -> list[Item]:
+    """Read the items of a request; one that is wrong only fails itself.
+
+    Args:
+        verb: Question about each item.
+        given: JSON of the items.
+        files: Bytes that items name as ``part:NAME``.
+        config: Limits.
+        by: Verdicts that a ranking is made of.
+
+    Raises:
+        DataError: There are too many.
+    """
+    if len(given) > config.max_items:
+        raise DataError(f"{len(given)} items; at most {config.max_items} in a request")
+    return [_item(verb, by, index, one, files, config) for index, one in enumerate(given)]
 
 
 def _item(verb: Verb, by: str, index: int, given: Any, files: Files, config: ServeConfig) -> Item:

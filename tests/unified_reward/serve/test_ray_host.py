@@ -182,6 +182,16 @@ def test_a_full_queue_refuses_and_a_client_that_hangs_up_frees_its_places(url, f
 
 @pytest.mark.slow
 @on_ray
+def test_an_item_without_a_verdict_in_time_fails(url, folders):
+    folders[ODD].close()
+    late = request(f"{url}/v1/score", {"judges": [ODD], "items": [item(1)], "timeout_s": 0.1})
+    folders[ODD].open()
+    assert values(late) == [None]
+    assert "no verdict within 0.1 s" in late.text
+
+
+@pytest.mark.slow
+@on_ray
 def test_a_judge_that_cannot_be_loaded_is_named_beside_the_others(url):
     assert health(url) == {"light": "ready", ODD: "ready", "bad": "failed"}
     roster = {one["name"]: one for one in request(f"{url}/v1/judges").json()["judges"]}

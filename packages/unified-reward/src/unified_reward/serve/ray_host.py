@@ -284,9 +284,8 @@ class RayHost:
     ) -> Answer | UnifiedRewardError | str:
         """The answer of the first replica that lives to give one, or why there is none."""
         name, lost = deployed.reference.name, ""
-        end = time.monotonic() + timeout_s
+        left_s, end = timeout_s, time.monotonic() + timeout_s
         for _ in range(ATTEMPTS):
-            left_s = max(0.0, end - time.monotonic())
             response = deployed.handle.ask.remote(groups, orders, left_s)
             try:
                 return await asyncio.wait_for(response, left_s + _GRACE_S)
@@ -308,6 +307,7 @@ class RayHost:
             ) as error:
                 _log.warning("a replica of %s is lost: %s", name, type(error).__name__)
                 lost = f"; a replica of {name} ended before it answered"
+            left_s = max(0.0, end - time.monotonic())
         return f"{ATTEMPTS} replicas of {name} ended before they answered"
 
     def _note(self, name: str, figures: Sequence[tuple[str, float]]) -> None:

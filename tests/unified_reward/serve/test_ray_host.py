@@ -80,7 +80,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(folders):
-    config, metrics = ServeConfig(port=0, max_queue=100), Metrics()
+    config, metrics = ServeConfig(port=0, max_queue=100, verdict_cache=0), Metrics()
     references = [
         *(RecordedReference(name, "recorded", folder=one.path) for name, one in folders.items()),
         JudgeReference("bad", "scripted:none"),

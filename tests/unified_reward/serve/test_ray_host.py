@@ -32,15 +32,16 @@ START_S = 120
 
 
 class Recorded(Brightness):
-    """Leaves a file named by its process for each batch, and waits while there is ``closed``."""
+    """Leaves a file named by its process for each batch, and waits while its folder is closed."""
 
     def __init__(self, folder):
         super().__init__()
         self.folder = folder
 
     def ask(self, samples, *, orders=2, on_progress=None):
+        closed = list(self.folder.glob("*.closed"))
         (self.folder / f"{os.getpid()}_{time.monotonic_ns()}").touch()
-        until(lambda: not (self.folder / "closed").exists(), START_S)
+        until(lambda: not any(file.exists() for file in closed), START_S)
         return super().ask(samples, orders=orders, on_progress=on_progress)
 
 
@@ -62,10 +63,11 @@ class Folder:
     def close(self):
         for file in self.path.iterdir():
             file.unlink()
-        (self.path / "closed").touch()
+        (self.path / f"{time.monotonic_ns()}.closed").touch()
 
     def open(self):
-        (self.path / "closed").unlink()
+        for file in self.path.glob("*.closed"):
+            file.unlink()
 
     def processes(self):
         """Processes that began a batch since the folder was closed."""

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import secrets
+import sys
 import threading
 import time
 from collections import deque
@@ -415,7 +416,7 @@ def _set_switches(*, is_own: bool) -> None:
         # Its handler of SIGTERM ends this process after three seconds, whatever is being answered.
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     }
-    if is_own:
+    if is_own and "ray" not in sys.modules:
         # The second makes a cluster one machine that listens on loopback. Replicas listen
         # everywhere nevertheless, and want the token.
         switches |= {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 from unified_reward.core.base_judge import BaseJudge
@@ -164,7 +165,8 @@ class LocalHost:
         with queue.places(sum(map(len, groups))):
             loop = asyncio.get_running_loop()
             check = partial(loop.run_in_executor, self._decoders, self._checked)
-            checked = [await asyncio.gather(*map(check, group)) for group in groups]
+            each = iter(await asyncio.gather(*(check(one) for group in groups for one in group)))
+            checked = [list(islice(each, len(group))) for group in groups]
             readable = [[one for one in group if not isinstance(one, Failed)] for group in checked]
             job = queue.submit(filter(None, readable), orders)
             verdicts = iter(await self._verdicts(job, timeout_s))

@@ -43,7 +43,7 @@ def held_back(judge, url, pool):
 
 
 def test_requests_that_wait_make_one_batch(judge, pool):
-    with serving({"light": judge}, max_wait_ms=0) as url:
+    with serving({"light": judge}, max_wait_ms=10_000) as url:
         first = held_back(judge, url, pool)
         others = [pool.submit(score, url, item(i, prompt=f"p{i}")) for i in range(8)]
         until(lambda: pending(url) == 9)

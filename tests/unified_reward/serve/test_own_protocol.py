@@ -230,5 +230,6 @@ def test_figures_count_requests_and_verdicts(url):
 
 def test_the_documented_request_is_the_one_that_is_read(url):
     paths = request(f"{url}/openapi.json").json()["paths"]
+    assert "$defs" not in str(paths)
     schema = paths["/v1/score"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"judges", "items", "orders", "by", "timeout_s"} == set(schema["properties"])

@@ -22,7 +22,7 @@ from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.guard import Guard, error_response
 from unified_reward.serve.hosts import Host
 from unified_reward.serve.metrics import Metrics
-from unified_reward.serve.protocol import DocumentedRequest, Question, Verb, read_request
+from unified_reward.serve.protocol import DocumentedRequest, Question, Verb, read_request, schema_of
 from unified_reward.serve.service import RETRY_AFTER_S, Disconnected, RequestError, Service
 
 
@@ -120,7 +120,7 @@ _SUMMARIES = {
 _REQUEST: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": DocumentedRequest.model_json_schema()}},
+        "content": {"application/json": {"schema": schema_of(DocumentedRequest)}},
     }
 }
 

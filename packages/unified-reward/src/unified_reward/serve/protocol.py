@@ -126,6 +126,24 @@ class DocumentedRequest(RequestRow):
     items: list[ItemRow]  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of a body with its references resolved, as a page of OpenAPI shows it."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved(one) for one in cast("list[Any]", value)]
+        if not isinstance(value, dict):
+            return value
+        fields = cast("dict[str, Any]", value)
+        if "$ref" in fields:
+            return resolved(parts[fields["$ref"].rpartition("/")[2]])
+        return {key: resolved(part) for key, part in fields.items()}
+
+    return resolved(schema)
+
+
 @dataclass(frozen=True)
 class Item:
     """An item of a request: its id, and the samples to ask or the reason why there are none."""

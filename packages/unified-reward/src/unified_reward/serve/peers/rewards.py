@@ -23,28 +23,17 @@ from unified_reward.core.ranking import overall_value
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Scored, Unparsed, Verdict
 from unified_reward.io.validation import describe_errors
-from unified_reward.serve.protocol import Files, read_items
+from unified_reward.serve.protocol import Files, read_items, schema_of
 from unified_reward.serve.service import RequestError, Service
+from unified_reward_client import SCALES
 
 
 Row = Mapping[str, Any]
 """An item of the server's own protocol, as JSON."""
+_log = logging.getLogger(__name__)
 _prompts = logging.getLogger("unified_reward.serve.prompts")
 _NAMED_REASONS = 5
 _M = TypeVar("_M", bound=BaseModel)
-_SCALES: Mapping[str, tuple[float, float]] = {
-    "raw": (0, 1),
-    "pickscore/26": (0, 26),
-    "unifiedreward/5": (0, 5),
-    "unifiedreward-2/4": (-1, 4),
-    "rationalrewards/3": (-1, 3),
-    "hpsv3/15": (0, 15),
-    "hpsv3*0.1": (0, 10),
-    "imagereward(s+2)/4": (2, 4),
-    "clip/100": (0, 100),
-    "clip/30": (0, 30),
-}
-"""Offset and divisor of each scale: (value + offset) / divisor."""
 
 
 def check_scales(service: Service) -> None:
@@ -55,7 +44,7 @@ def check_scales(service: Service) -> None:
     """
     judges = service.host.states()
     for judge, scale in service.config.scales.items():
-        for given, known in ((judge, judges), (scale, _SCALES)):
+        for given, known in ((judge, judges), (scale, SCALES)):
             if given not in known:
                 raise ConfigError(
                     f"--scale {judge}={scale}: there is no {given}; there are {', '.join(known)}"
@@ -88,12 +77,14 @@ class Wire:
             except DataError as error:
                 return self.refuse(self.unreadable, str(error))
             except RequestError as error:
+                # Some clients do not show what they are answered.
+                _log.warning("%s: %s", self.path, error)
                 response = self.refuse(error.status, str(error))
                 if error.retry_after_s:
                     response.headers["Retry-After"] = str(error.retry_after_s)
                 return response
 
-        schema = self.body.model_json_schema() if self.body else {"type": "string"}
+        schema = schema_of(self.body) if self.body else {"type": "string"}
         content_type = "application/json" if self.body else "application/octet-stream"
         documented = {"required": True, "content": {content_type: {"schema": schema}}}
         for prefix in ("", "/j/{name:path}") if self.has_judge else ("",):
@@ -186,8 +177,7 @@ def reward_of(verdict: Verdict, scale: str = "raw") -> float | Failed:
     if value is None:
         return Failed("the verdict has no overall value, and no aspects on closed scales")
     if isinstance(verdict, Scored) and verdict.score is not None:
-        offset, divisor = _SCALES[scale]
-        value = (value + offset) / divisor
+        value = (value + SCALES[scale].offset) / SCALES[scale].divisor
     return float(value) if math.isfinite(value) else Failed(f"the reward {value} is not finite")
 
 

@@ -150,7 +150,7 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
         is_video = isinstance(medium, (list, tuple)) or getattr(medium, "ndim", 3) == 4
         medium = (Video if is_video else Image)(medium)
     source, is_video = medium.source, isinstance(medium, Video)
-    fps = {"fps": medium.fps} if is_video and medium.fps else {}
+    fps = {"fps": medium.fps} if isinstance(medium, Video) and medium.fps else {}
     if _is_file(source):
         return {"video" if is_video else "image": _read(source)}
     if is_video and isinstance(source, (list, tuple)):
@@ -589,7 +589,7 @@ _FAILURES = ("failed", "unparsed")
 
 
 def _candidate_rewards(reward: Reward, key: str, n: int) -> list[Reward]:
-    values = reward.row.get(key)
+    values: Any = reward.row.get(key)
     values = values if isinstance(values, list) and len(values) == n else [None] * n
     numbers = [float(value) if _is_number(value) else None for value in values]
     missing = reward.reason or f"the candidate has no number among {key}"
@@ -650,9 +650,8 @@ class RewardTerm:
             raise ValueError(f"form is score or win_rate, not {self.form!r}")
         if not isinstance(self.scale, Scale) and self.scale not in SCALES:
             raise ValueError(f"there is no scale {self.scale!r}; there are {', '.join(SCALES)}")
-        if self.min_spread != "sigma" and not (
-            _is_number(self.min_spread) and self.min_spread >= 0
-        ):
+        spread: Any = self.min_spread
+        if spread != "sigma" and not (_is_number(spread) and spread >= 0):
             raise ValueError(f"min_spread is a number >= 0 or 'sigma', not {self.min_spread!r}")
         name = self.name or ".".join(filter(None, (self.judge, self.aspect)))
         object.__setattr__(self, "name", name)
@@ -664,11 +663,14 @@ class RewardTerm:
 
     def read(self, reward: Reward | float | None) -> tuple[float, float, str]:
         """Scaled value and sigma (NaN where missing), and the reason of a missing value."""
-        value, sigma, reason = reward, None, "no reward"
+        value: Any = reward
+        sigma, reason = None, "no reward"
         if isinstance(reward, Reward):
             value, sigma, reason = reward.value, reward.sigma, reward.reason
             if self.aspect and reward.row.get("status") == "scored":
-                parts = [v for k, v in reward.aspects.items() if self.aspect in (k, "mean")]
+                parts: list[Any] = [
+                    v for k, v in reward.aspects.items() if self.aspect in (k, "mean")
+                ]
                 value = None if None in parts or not parts else sum(parts) / len(parts)
                 sigma, reason = None, f"the answer lacks the aspect {self.aspect}"
         if value is None:
@@ -813,7 +815,7 @@ class RewardSet:
         reasons = [
             "; ".join(f"{k}: {v[i][2]}" for k, v in read.items() if v[i][2]) for i in range(n)
         ]
-        complete = np.isfinite(list(values.values())).all(axis=0)
+        complete: Any = np.isfinite(list(values.values())).all(axis=0)
         if self.on_failure == "raise" and not complete.all():
             first = next(filter(None, reasons))
             raise RewardError(
@@ -826,7 +828,7 @@ class RewardSet:
             part = z_scores(kept, index, floor) if self.aggregate == "gdpo" else kept
             total += term.weight * part
         failed = None if self.on_failure == "none" else self.on_failure
-        combined = [v if ok else failed for v, ok in zip(total.tolist(), complete)]
+        combined: list[Any] = [v if ok else failed for v, ok in zip(total.tolist(), complete)]
         report = self._report(rewards, read, index, floors)
         scaled = {
             k: [v if math.isfinite(v) else None for v in a.tolist()] for k, a in values.items()
@@ -867,7 +869,7 @@ def _win_rates(
     client: RewardClient, judge: str, items: Sequence[Item], index: np.ndarray
 ) -> list[Reward]:
     """Win rate of each item's candidate in its group, whose prompt and context are the first's."""
-    places = [np.flatnonzero(index == group) for group in range(index.max(initial=-1) + 1)]
+    places = [np.flatnonzero(index == group).tolist() for group in range(index.max(initial=-1) + 1)]
     questions = [
         replace(items[each[0]], candidates=[items[i].candidates[0] for i in each], id="")
         for each in places

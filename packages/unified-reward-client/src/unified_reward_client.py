@@ -664,12 +664,14 @@ class RewardTerm:
 
     def read(self, reward: Reward | float | None) -> tuple[float, float, str]:
         """Scaled value and sigma (NaN where missing), and the reason of a missing value."""
-        value, sigma, reason = reward, None, "no reward"
+        value: Any = reward
+        sigma, reason = None, "no reward"
         if isinstance(reward, Reward):
             value, sigma, reason = reward.value, reward.sigma, reward.reason
             if self.aspect and reward.row.get("status") == "scored":
                 parts = [v for k, v in reward.aspects.items() if self.aspect in (k, "mean")]
-                value = None if None in parts or not parts else sum(parts) / len(parts)
+                known = [part for part in parts if part is not None]
+                value = sum(known) / len(known) if known and len(known) == len(parts) else None
                 sigma, reason = None, f"the answer lacks the aspect {self.aspect}"
         if value is None:
             return math.nan, math.nan, reason or "no value"
@@ -813,7 +815,7 @@ class RewardSet:
         reasons = [
             "; ".join(f"{k}: {v[i][2]}" for k, v in read.items() if v[i][2]) for i in range(n)
         ]
-        complete = np.isfinite(list(values.values())).all(axis=0)
+        complete = np.all(np.isfinite(list(values.values())), axis=0).reshape(n)
         if self.on_failure == "raise" and not complete.all():
             first = next(filter(None, reasons))
             raise RewardError(
@@ -825,7 +827,7 @@ class RewardSet:
             floors[term.name] = floor = _floor(term, read[term.name], index)
             part = z_scores(kept, index, floor) if self.aggregate == "gdpo" else kept
             total += term.weight * part
-        failed = None if self.on_failure == "none" else self.on_failure
+        failed = None if isinstance(self.on_failure, str) else float(self.on_failure)
         combined = [v if ok else failed for v, ok in zip(total.tolist(), complete)]
         report = self._report(rewards, read, index, floors)
         scaled = {

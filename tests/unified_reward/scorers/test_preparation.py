@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
+from transformers import CLIPImageProcessorPil
 
 import unified_reward as ur
 from tests.unified_reward.scorers import expected, twins
@@ -345,3 +346,10 @@ def test_pixels_that_would_not_fit_into_memory_are_refused_and_a_long_image_is_n
     with pytest.raises(MediaError, match="2 x 4000 pixels are too long to be resized to 224"):
         images.short_side(torch.zeros(3, 4000, 2))
     assert images.fit_square(PIL.Image.new("RGB", (2, 4000))).shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize("size", [(224, 225), (40, 23), (301, 517)])
+def test_pickscore_prepares_as_the_processor_of_transformers(size):
+    image = PIL.Image.fromarray(waves(*size))
+    official = CLIPImageProcessorPil()(image, return_tensors="pt").pixel_values[0]
+    assert torch.equal(system("pickscore").fit(image), official)

@@ -43,7 +43,7 @@ def held_back(judge, url, pool):
 
 
 def test_requests_that_wait_make_one_batch(judge, pool):
-    with serving({"light": judge}, max_wait_ms=0) as url:
+    with serving({"light": judge}, max_wait_ms=10_000) as url:
         first = held_back(judge, url, pool)
         others = [pool.submit(score, url, item(i, prompt=f"p{i}")) for i in range(8)]
         until(lambda: pending(url) == 9)
@@ -58,6 +58,11 @@ def test_a_batch_is_no_larger_than_it_may_be(judge):
     with serving({"light": judge}, max_batch=4) as url:
         assert values(score(url, *(item(i, prompt=f"p{i}") for i in range(10)))) == list(range(10))
     assert max(map(len, judge.batches)) <= 4
+
+
+def test_a_sample_waits_only_while_others_are_on_their_way(judge):
+    with serving({"light": judge}, max_wait_ms=3_600_000) as url:
+        assert values(score(url, item(1), item(2))) == [1, 2]
 
 
 def test_equal_questions_are_asked_once(judge):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 from transformers import CLIPImageProcessorPil
@@ -13,9 +15,14 @@ from unified_reward import media
 from unified_reward.core.samples import Task
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import ClipFolder
+from unified_reward.scorers.images import SIDE
 
 
 _FIT: Any = CLIPImageProcessorPil()
+_LEVELS = PIL.Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, -1))
+_TABLE = _FIT(_LEVELS, return_tensors="np", do_resize=False, do_center_crop=False).pixel_values
+_NORMALISED = _TABLE[0, :, 0]
+"""Every value of a pixel as transformers normalises it, float32, shape (3, 256)."""
 
 
 class PickScore(ClipFolder):
@@ -45,8 +52,16 @@ class PickScore(ClipFolder):
 
     @staticmethod
     def fit(image: media.PILImage) -> Tensor:
-        """Short side to 224 by PIL's bicubic, the middle square, normalised."""
-        return _FIT(image, return_tensors="pt").pixel_values[0]
+        """Short side to 224 by PIL's bicubic, the middle square, normalised.
+
+        Equal to transformers' processor to the bit, at about half of its time.
+        """
+        width, height = (int(SIDE * n / min(image.size)) for n in image.size)
+        left, top = (width - SIDE) // 2, (height - SIDE) // 2
+        resized = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+        square = np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)))
+        planes = zip(_NORMALISED, np.moveaxis(square, -1, 0), strict=True)
+        return torch.from_numpy(np.stack([table.take(plane) for table, plane in planes]))
 
     def points(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scaled cosines."""

@@ -148,7 +148,7 @@ class BatchQueue:
                 self._answer(questions, orders)
 
     def _next_batch(self) -> list[_Question] | None:
-        """Wait for samples, and for more to fill the batch; None when the queue is closed."""
+        """Wait for samples, and for those still being decoded; None when the queue is closed."""
         with self._changed:
             while not self._waiting:
                 if self._is_closed:
@@ -168,8 +168,9 @@ class BatchQueue:
             return batch
 
     def _is_full(self) -> bool:
+        """True if no more samples fit, or no request has any that are still to come."""
         n = sum(len(question.samples) for question in self._waiting)
-        return self._is_closed or n >= self._config.max_batch
+        return self._is_closed or n >= min(self._config.max_batch, self._n_pending)
 
     def _answer(self, questions: Sequence[_Question], orders: Orders) -> None:
         wanted = {one.key: one.sample for question in questions for one in question.samples}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 from unified_reward.core.base_judge import BaseJudge
@@ -30,9 +31,16 @@ _log = logging.getLogger(__name__)
 class NotReadyError(UnifiedRewardError):
     """A judge is still loading, or could not be loaded."""
 
-    def __init__(self, message: str, state: State) -> None:
-        super().__init__(message)
+    def __init__(self, name: str, state: State, reason: str | None) -> None:
+        verb = "is loading" if state == "loading" else "could not be loaded"
+        super().__init__(f"{name} {verb}" + (f": {reason}" if reason else ""))
         self.state: State = state
+
+
+def load_error(error: Exception) -> str:
+    """Reason why a judge could not be loaded."""
+    is_known = isinstance(error, UnifiedRewardError)
+    return str(error) if is_known else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,8 @@ class LocalHost:
         with queue.places(sum(map(len, groups))):
             loop = asyncio.get_running_loop()
             check = partial(loop.run_in_executor, self._decoders, self._checked)
-            checked = [await asyncio.gather(*map(check, group)) for group in groups]
+            each = iter(await asyncio.gather(*(check(one) for group in groups for one in group)))
+            checked = [list(islice(each, len(group))) for group in groups]
             readable = [[one for one in group if not isinstance(one, Failed)] for group in checked]
             job = queue.submit(filter(None, readable), orders)
             verdicts = iter(await self._verdicts(job, timeout_s))
@@ -190,10 +199,7 @@ class LocalHost:
         if self._is_closed:
             raise ClosedError("the server is shutting down")
         if hosted.queue is None:
-            verb = "is loading" if hosted.state == "loading" else "could not be loaded"
-            raise NotReadyError(
-                f"{name} {verb}" + (f": {hosted.reason}" if hosted.reason else ""), hosted.state
-            )
+            raise NotReadyError(name, hosted.state, hosted.reason)
         return hosted.queue
 
     def _load(self) -> None:
@@ -208,8 +214,7 @@ class LocalHost:
             try:
                 judges[name] = hosted.reference.open()
             except Exception as error:  # noqa: BLE001  of any model; the others are to be served
-                is_known = isinstance(error, UnifiedRewardError)
-                hosted.reason = str(error) if is_known else f"{type(error).__name__}: {error}"
+                hosted.reason = load_error(error)
                 hosted.state = "failed"
                 _log.error("%s could not be loaded: %s", name, hosted.reason)
             else:

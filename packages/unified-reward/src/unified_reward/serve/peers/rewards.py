@@ -30,6 +30,7 @@ from unified_reward_client import SCALES
 
 Row = Mapping[str, Any]
 """An item of the server's own protocol, as JSON."""
+_log = logging.getLogger(__name__)
 _prompts = logging.getLogger("unified_reward.serve.prompts")
 _NAMED_REASONS = 5
 _M = TypeVar("_M", bound=BaseModel)
@@ -76,6 +77,8 @@ class Wire:
             except DataError as error:
                 return self.refuse(self.unreadable, str(error))
             except RequestError as error:
+                # Some clients do not show what they are answered.
+                _log.warning("%s: %s", self.path, error)
                 response = self.refuse(error.status, str(error))
                 if error.retry_after_s:
                     response.headers["Retry-After"] = str(error.retry_after_s)

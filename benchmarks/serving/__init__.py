@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/serve.py``: scorers, pictures, published patterns, load and faults."""

@@ -471,7 +471,8 @@ class RewardClient:
                 tries = f" ({lost} connections lost)" if lost else ""
                 within = f"{self.url}{path} within {self.timeout_s:g} s"
                 raise ServerError(f"no answer from {within}{tries}; the last: {problem}", status)
-            log.warning("%s%s: %s; next try in %g s", self.url, path, problem, wait_s)
+            level = logging.INFO if status == 429 else logging.WARNING  # 429: the server is busy
+            log.log(level, "%s%s: %s; next try in %g s", self.url, path, problem, wait_s)
             time.sleep(wait_s)
 
     def _exchange(

@@ -12,7 +12,9 @@ from typing import Any, cast, get_args
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 import unified_reward
 from unified_reward.core.errors import DataError
@@ -22,7 +24,14 @@ from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.guard import Guard, error_response
 from unified_reward.serve.hosts import Host
 from unified_reward.serve.metrics import Metrics
-from unified_reward.serve.protocol import DocumentedRequest, Question, Verb, read_request, schema_of
+from unified_reward.serve.protocol import (
+    DocumentedRequest,
+    Question,
+    TooManyError,
+    Verb,
+    read_request,
+    schema_of,
+)
 from unified_reward.serve.service import RETRY_AFTER_S, Disconnected, RequestError, Service
 
 
@@ -55,7 +64,9 @@ def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
     app = FastAPI(title="Reward server", version=unified_reward.__version__, lifespan=lifespan)
     app.add_middleware(Guard, service=service)
     app.add_exception_handler(RequestError, _refused)
+    app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Disconnected, _unheard)
+    app.add_exception_handler(ClientDisconnect, _unheard)
     app.add_exception_handler(Exception, _failed)
     app.include_router(_own_routes(service))
     app.include_router(page.routes())
@@ -67,12 +78,19 @@ async def _refused(_: Request, error: Exception) -> Response:
     return error_response(cast("RequestError", error))
 
 
+async def _no_route(_: Request, error: Exception) -> Response:
+    refused = cast("HTTPException", error)
+    response = error_response(RequestError(refused.status_code, "no_route", refused.detail))
+    response.headers.update(refused.headers or {})
+    return response
+
+
 async def _unheard(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    _log.error("%s failed", request.url.path, exc_info=error)
+    _log.error("%r failed", request.url.path, exc_info=error)
     return error_response(RequestError(500, "internal", "the server failed; its log says why"))
 
 
@@ -132,7 +150,7 @@ def _asker(service: Service, verb: Verb) -> Any:
         if service.config.log_prompts:
             for item in question.items:
                 for sample in item.samples[:1]:
-                    _prompts.info("%s %r", item.id, sample.prompt)
+                    _prompts.info("%r %r", item.id, sample.prompt)
         ready = [name for name in names if service.host.states()[name] != "failed"] or names
         rows = await asyncio.gather(*(_rows(service, request, name, question) for name in ready))
         answered = dict(zip(ready, rows, strict=True))
@@ -162,12 +180,14 @@ async def _question(service: Service, verb: Verb, request: Request) -> Question:
     """Read a request of JSON, or of parts of which ``request`` is JSON."""
     config = service.config
     files: dict[str, bytes] = {}
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         body, files = await _parts(request, config)
     else:
         body = await request.body()
     try:
         return await asyncio.to_thread(read_request, verb, body, files, config)
+    except TooManyError as error:
+        raise RequestError(413, "too_many", str(error)) from error
     except DataError as error:
         raise RequestError(400, "unreadable", str(error)) from error
 
@@ -176,7 +196,7 @@ async def _parts(request: Request, config: ServeConfig) -> tuple[bytes, dict[str
     parser = _InMemory(
         request.headers,
         request.stream(),
-        max_files=config.max_items * config.max_candidates,
+        max_files=4 * config.max_items,
         max_part_size=config.max_body_bytes,
     )
     try:
@@ -184,7 +204,7 @@ async def _parts(request: Request, config: ServeConfig) -> tuple[bytes, dict[str
     except MultiPartException as error:
         raise RequestError(400, "unreadable", f"the parts: {error.message}") from error
     files = {
-        name: await part.read() if isinstance(part, UploadFile) else part.encode()
+        name: await part.read() if isinstance(part, UploadFile) else part.encode(errors="replace")
         for name, part in form.multi_items()
     }
     await form.close()

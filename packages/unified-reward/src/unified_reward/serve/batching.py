@@ -132,6 +132,14 @@ class BatchQueue:
             self._changed.notify_all()
         return job
 
+    def withdraw(self, job: Job) -> None:
+        """Drop what is left of a job that nobody waits for."""
+        if job.done.cancel():
+            with self._changed:
+                kept = [question for question in self._waiting if question.job is not job]
+                self._waiting = deque(kept)
+                self._changed.notify_all()
+
     def close(self) -> None:
         """Take no more samples, judge those that wait, and end the thread."""
         with self._changed:

@@ -13,13 +13,13 @@ from itertools import islice
 from typing import Any, Literal, Protocol
 
 from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.errors import UnifiedRewardError
+from unified_reward.core.errors import UnifiedRewardError, one_line
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Verdict
 from unified_reward.judges.registry import DEFAULT_OPTIONS, JudgeOptions, applicable, open_reference
 from unified_reward.serve.batching import BatchQueue, ClosedError, Job, Orders
 from unified_reward.serve.config import ServeConfig
-from unified_reward.serve.media import CheckedSample, MediaCache
+from unified_reward.serve.media import CheckedSample, MediaCache, MemoryFullError, Room
 from unified_reward.serve.metrics import Metrics
 
 
@@ -86,6 +86,7 @@ class Host(Protocol):
         Raises:
             NotReadyError: The judge is not loaded.
             QueueFullError: The judge has too many samples already.
+            MemoryFullError: Decoded media of all requests take too much memory.
             ClosedError: The server is shutting down.
         """
         ...
@@ -114,7 +115,12 @@ class LocalHost:
         self._hosted = {one.name: _Hosted(one) for one in references}
         self._config = config
         self._metrics = metrics
-        self._media = MediaCache(config.media_limits, config.max_frames, config.media_cache_bytes)
+        self._media = MediaCache(
+            config.media_limits,
+            config.max_frames,
+            config.media_cache_bytes,
+            config.max_decoded_bytes,
+        )
         self._decoders = ThreadPoolExecutor(config.decode_threads, "decode")
         self._is_closed = False
 
@@ -155,21 +161,21 @@ class LocalHost:
     ) -> list[Verdict]:
         """Decode the samples in threads and put them to a judge; see `Host.ask`."""
         queue = self._queue(name)
-        with queue.places(sum(map(len, groups))):
+        with queue.places(sum(map(len, groups))), self._media.room() as room:
             loop = asyncio.get_running_loop()
-            check = partial(loop.run_in_executor, self._decoders, self._checked)
+            check = partial(loop.run_in_executor, self._decoders, self._checked, room)
             each = iter(await asyncio.gather(*(check(one) for group in groups for one in group)))
             checked = [list(islice(each, len(group))) for group in groups]
             readable = [[one for one in group if not isinstance(one, Failed)] for group in checked]
             job = queue.submit(filter(None, readable), orders)
-            verdicts = iter(await self._verdicts(job, timeout_s))
+            verdicts = iter(await self._verdicts(queue, job, timeout_s))
             return [
                 one if isinstance(one, Failed) else next(verdicts)
                 for group in checked
                 for one in group
             ]
 
-    async def _verdicts(self, job: Job, timeout_s: float) -> list[Verdict]:
+    async def _verdicts(self, queue: BatchQueue, job: Job, timeout_s: float) -> list[Verdict]:
         waiting = asyncio.wrap_future(job.done)
         try:
             await asyncio.wait({waiting}, timeout=timeout_s)
@@ -177,15 +183,20 @@ class LocalHost:
                 return waiting.result()
             return job.verdicts(f"no verdict within {timeout_s:g} s")
         finally:
-            waiting.cancel()
+            queue.withdraw(job)
 
-    def _checked(self, sample: Sample | Failed) -> CheckedSample | Failed:
+    def _checked(self, room: Room, sample: Sample | Failed) -> CheckedSample | Failed:
         if isinstance(sample, Failed):
             return sample
         try:
-            return self._media.check(sample)
+            return self._media.check(sample, room)
+        except MemoryFullError:
+            raise
         except UnifiedRewardError as error:
             return Failed.from_error(error)
+        except Exception as error:  # noqa: BLE001  a decoder of anybody: it fails one item alone
+            _log.warning("a medium could not be decoded: %r", error)
+            return Failed(f"the media cannot be read: {type(error).__name__}: {one_line(error)}")
 
     def _queue(self, name: str) -> BatchQueue:
         hosted = self._hosted[name]

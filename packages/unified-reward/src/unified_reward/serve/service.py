@@ -16,6 +16,7 @@ from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Ve
 from unified_reward.serve.batching import ClosedError, Orders, QueueFullError
 from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.hosts import Groups, Host, NotReadyError
+from unified_reward.serve.media import MemoryFullError
 from unified_reward.serve.metrics import Metrics
 
 
@@ -84,17 +85,12 @@ class Service:
             RequestError: The judge is not ready, or has no place for the samples.
             Disconnected: The client went away; its samples have left the queue.
         """
-        n = sum(map(len, groups))
-        if n > self.config.max_queue:
-            raise RequestError(
-                413, "too_many", f"{n} samples in a request; at most {self.config.max_queue}"
-            )
         limit_s = min(timeout_s or self.config.timeout_s, self.config.timeout_s)
         try:
             verdicts = await while_connected(
                 request, self.host.ask(name, groups, orders=orders, timeout_s=limit_s)
             )
-        except QueueFullError as error:
+        except (QueueFullError, MemoryFullError) as error:
             raise RequestError(429, "queue_full", str(error), RETRY_AFTER_S) from error
         except ClosedError as error:
             raise RequestError(503, "closing", str(error), RETRY_AFTER_S) from error

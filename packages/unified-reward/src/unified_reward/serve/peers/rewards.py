@@ -15,15 +15,13 @@ from typing import Any, TypeVar, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel
 
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.ranking import overall_value
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Scored, Unparsed, Verdict
-from unified_reward.io.validation import describe_errors
-from unified_reward.serve.protocol import Files, read_items, schema_of
+from unified_reward.serve.protocol import Files, read_items, read_json, schema_of
 from unified_reward.serve.service import RequestError, Service
 from unified_reward_client import SCALES
 
@@ -103,15 +101,7 @@ async def read_body(request: Request, model: type[_M]) -> _M:
     Raises:
         DataError: It is not JSON, or a field is wrong.
     """
-    body = await request.body()
-    try:
-        return await asyncio.to_thread(
-            lambda: model.model_validate(from_json(body, allow_inf_nan=False))
-        )
-    except ValidationError as error:
-        raise DataError(f"the request: {describe_errors(error, 'body', 3)}") from error
-    except ValueError as error:
-        raise DataError(f"the body is not JSON: {error}") from error
+    return await asyncio.to_thread(read_json, await request.body(), model)
 
 
 async def read_samples(

@@ -29,6 +29,8 @@ def error_response(error: RequestError) -> Response:
         headers = {"Retry-After": str(error.retry_after_s)}
     elif error.status == 401:
         headers = {"WWW-Authenticate": "Bearer"}
+    elif error.status == 408:
+        headers = {"Connection": "close"}
     content = {"error": {"type": error.kind, "message": str(error)}}
     return JSONResponse(content, error.status, headers)
 
@@ -67,9 +69,8 @@ class Guard:
             await self._app(scope, receive, send_noting)
         except RequestError as error:
             response = error_response(error)
-            if (
-                "expect" in headers
-            ):  # the client may leave out the body, and then nothing can follow
+            # A client that waits to be told to continue may leave out the body of a refused request.
+            if "expect" in headers:
                 response.headers["Connection"] = "close"
             await response(scope, receive, send_noting)
         except Exception:

@@ -31,6 +31,8 @@ from unified_reward.media import Limits
 _PIXEL_BYTES = 3
 _MOST_SCANS = 100
 """Passes over a progressive JPEG; encoders write about 10, and each takes time for 20 bytes."""
+_MOST_SAMPLES = 5_000_000
+"""Samples in the index of an MP4, sound included; FFmpeg takes 72 bytes for each."""
 # What numpy's reader of headers lets through: it evaluates them as Python.
 _BAD_HEADER = (
     *(ValueError, KeyError, EOFError, SyntaxError, tokenize.TokenError),
@@ -222,6 +224,7 @@ class MediaCache:
             return image, n_bytes
         frames = medium.source
         if isinstance(frames, bytes):
+            _check_index(frames)
             self._check_frames(len(media.frame_times(medium, self._limits)))
             take(len(frames))
             return medium, len(frames)
@@ -249,6 +252,20 @@ class MediaCache:
     def _check_frames(self, n_frames: int) -> None:
         if not 0 < n_frames <= self._max_frames:
             raise MediaError(f"{n_frames} frames; between 1 and {self._max_frames} are read")
+
+
+def _check_index(content: bytes) -> None:
+    """Refuse an MP4 whose index states more samples than any video has: FFmpeg builds all of it."""
+    n_samples = 0
+    for kind, offset in ((b"stsz", 12), (b"stz2", 12), (b"trun", 8)):
+        place = content.find(kind)
+        while place >= 0:
+            n_bytes = int.from_bytes(content[max(place - 4, 0) : place])
+            if 16 <= n_bytes <= len(content):
+                n_samples += int.from_bytes(content[place + offset : place + offset + 4])
+            place = content.find(kind, place + 4)
+    if n_samples > _MOST_SAMPLES:
+        raise MediaError(f"a video of {n_samples} samples; at most {_MOST_SAMPLES} are read")
 
 
 def _digest(medium: Image | Video) -> bytes:

@@ -1,5 +1,6 @@
 import socket
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -7,6 +8,11 @@ import pytest
 from tests.unified_reward.serve.brightness import Brightness
 from tests.unified_reward.serve.requests import item, request
 from tests.unified_reward.serve.running import serving, until
+from unified_reward.core.samples import Image, Sample, Task
+from unified_reward.serve.batching import BatchQueue
+from unified_reward.serve.config import ServeConfig
+from unified_reward.serve.media import CheckedSample
+from unified_reward.serve.metrics import Metrics
 
 
 def score(url, *items, **fields):
@@ -133,3 +139,19 @@ def test_a_server_that_is_stopped_answers_what_it_has(judge, pool):
         first = held_back(judge, url, pool)
         threading.Timer(0.2, judge.gate.set).start()
     assert values(first.result()) == [0]
+
+
+def test_samples_that_nobody_waits_for_take_no_memory(judge):
+    queue = BatchQueue("light", judge, ServeConfig(), Metrics())
+    judge.gate.clear()
+    first, second = (Sample(Task.IMAGE_GENERATION, name, (Image(name),)) for name in "ab")
+    job = queue.submit([[CheckedSample(first, b"1")]], 2)
+    until(lambda: judge.batches)
+    left = queue.submit([[CheckedSample(second, b"2")]], 2)
+    gone = weakref.ref(second)
+    del second
+    queue.withdraw(left)
+    assert gone() is None
+    judge.gate.set()
+    assert len(job.done.result(30)) == 1
+    queue.close()

@@ -16,9 +16,9 @@ def cache():
     return MediaCache(LIMITS, 16, 8 * 8 * 3 * 2, 10_000)
 
 
-def check(cache, one):
+def check(cache, given):
     with cache.room() as room:
-        return cache.check(one, room)
+        return cache.check(given, room)
 
 
 def test_equal_media_are_decoded_once_while_there_is_room(cache):

@@ -37,7 +37,7 @@ class ServeConfig:
     max_queue: int = 1024
     """Samples of one judge that wait or are being judged; more are refused with status 429."""
     timeout_s: float = 600.0
-    """Longest time of a request in the queue and the model; items without a verdict fail."""
+    """Longest time of a request, without its transfer; items without a verdict fail."""
     body_timeout_s: float = 60.0
     """Longest pause within a body."""
     max_body_bytes: int = 256 * MIB

@@ -69,7 +69,7 @@ class Guard:
             await self._app(scope, receive, send_noting)
         except RequestError as error:
             response = error_response(error)
-            # A client that waits to be told to continue may leave out the body of a refused request.
+            # Such a client may leave out the body of a refused request.
             if "expect" in headers:
                 response.headers["Connection"] = "close"
             await response(scope, receive, send_noting)

@@ -161,27 +161,35 @@ class LocalHost:
     ) -> list[Verdict]:
         """Decode the samples in threads and put them to a judge; see `Host.ask`."""
         queue = self._queue(name)
+        loop = asyncio.get_running_loop()
+        end, late = loop.time() + timeout_s, f"no verdict within {timeout_s:g} s"
         with queue.places(sum(map(len, groups))), self._media.room() as room:
-            loop = asyncio.get_running_loop()
             check = partial(loop.run_in_executor, self._decoders, self._checked, room)
-            each = iter(await asyncio.gather(*(check(one) for group in groups for one in group)))
+            try:
+                async with asyncio.timeout_at(end):
+                    given = (check(one) for group in groups for one in group)
+                    each = iter(await asyncio.gather(*given))
+            except TimeoutError:
+                return [Failed(late) for group in groups for _ in group]
             checked = [list(islice(each, len(group))) for group in groups]
             readable = [[one for one in group if not isinstance(one, Failed)] for group in checked]
             job = queue.submit(filter(None, readable), orders)
-            verdicts = iter(await self._verdicts(queue, job, timeout_s))
+            verdicts = iter(await self._verdicts(queue, job, end - loop.time(), late))
             return [
                 one if isinstance(one, Failed) else next(verdicts)
                 for group in checked
                 for one in group
             ]
 
-    async def _verdicts(self, queue: BatchQueue, job: Job, timeout_s: float) -> list[Verdict]:
+    async def _verdicts(
+        self, queue: BatchQueue, job: Job, timeout_s: float, late: str
+    ) -> list[Verdict]:
         waiting = asyncio.wrap_future(job.done)
         try:
             await asyncio.wait({waiting}, timeout=timeout_s)
             if waiting.done():
                 return waiting.result()
-            return job.verdicts(f"no verdict within {timeout_s:g} s")
+            return job.verdicts(late)
         finally:
             queue.withdraw(job)
 

@@ -73,6 +73,12 @@ class Guard:
             if "expect" in headers:
                 response.headers["Connection"] = "close"
             await response(scope, receive, send_noting)
+        except asyncio.CancelledError:
+            # The server ends, and does not wait for this answer any longer.
+            if status != 499:
+                raise
+            closing = RequestError(503, "closing", "the server is shutting down", RETRY_AFTER_S)
+            await error_response(closing)(scope, receive, send_noting)
         except Exception:
             status = 500
             raise

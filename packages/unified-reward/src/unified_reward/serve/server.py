@@ -52,6 +52,7 @@ async def _serve(app: object, config: ServeConfig, on_start: Callable[[str], Non
             log_config=None,
             access_log=False,
             server_header=False,
+            http="h11",  # httptools takes headers of any size from anybody into memory
             timeout_graceful_shutdown=DRAIN_S,
         )
     )

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from unified_reward.core.errors import DataError, UnifiedRewardError
 from unified_reward.core.ranking import pairs_of, rank_by_pairs, rank_by_score
 from unified_reward.core.samples import Image, Layout, Sample, Task, Video
-from unified_reward.core.verdicts import Failed, Verdict
+from unified_reward.core.verdicts import Failed, Ranking, Scored, Verdict
 from unified_reward.io.rows import id_text
 from unified_reward.io.validation import describe_errors
 from unified_reward.io.verdict_rows import verdict_row
@@ -217,6 +217,8 @@ def _group_row(item: Item, verdicts: Sequence[Verdict], row: RowOf) -> dict[str,
     """Row of a group: its ranking by win rate, and the verdicts that it comes from."""
     scored, compared = verdicts[: item.n], verdicts[item.n :]
     ranking = rank_by_pairs(item.n, compared)
+    if item.n == 1 and not isinstance(scored[0], Scored):
+        ranking = Ranking((), (None,), tuple(scored))
     pairs = [
         {"a": a, "b": b, **row(verdict)}
         for (a, b), verdict in zip(pairs_of(item.n), compared, strict=True)

@@ -98,7 +98,8 @@ class Service:
             retry_after_s = RETRY_AFTER_S if error.state == "loading" else 0
             raise RequestError(503, error.state, str(error), retry_after_s) from error
         for verdict in verdicts:
-            self.metrics.verdicts.labels(name, _STATUS[type(verdict)]).inc()
+            status = next(_STATUS[kind] for kind in _STATUS if isinstance(verdict, kind))
+            self.metrics.verdicts.labels(name, status).inc()
         return verdicts
 
     async def ask_each(

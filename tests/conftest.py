@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 from tempfile import mkdtemp
@@ -15,6 +16,12 @@ from unified_reward.judges import registry
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+def pytest_collection_finish():
+    """Garbage collection, which each training ends with, need not go through all modules."""
+    gc.collect()
+    gc.freeze()
 
 
 class Checkpoints(dict):

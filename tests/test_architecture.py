@@ -88,11 +88,15 @@ def test_an_import_that_is_not_guarded_would_be_seen(code, found):
     assert unguarded_imports(ast.parse(code)) == found
 
 
+LONGEST = {"unified_reward_client.py": 1100}
+"""Lines of the only file that holds several ideas: trainers copy it."""
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_files_and_functions_are_short_and_documented(file):
     text = file.read_text("utf-8")
     tree = ast.parse(text)
-    assert len(text.splitlines()) <= 600
+    assert len(text.splitlines()) <= LONGEST.get(file.name, 600)
     assert ast.get_docstring(tree)
     long = [
         f"{node.name}: {node.end_lineno - node.lineno + 1} lines"

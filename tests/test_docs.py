@@ -270,7 +270,7 @@ def test_every_dotted_name_of_the_package_exists(page):
 def resolves(name: str) -> bool:
     """Check that a dotted name is an attribute below the library, or in the laboratory."""
     parts = name.split(".")
-    root = [] if parts[0] == "unified_reward_lab" else ["unified_reward"]
+    root = [] if parts[0] in ("unified_reward_lab", "unified_reward_client") else ["unified_reward"]
     for n in range(len(parts), 0, -1):
         try:
             value = import_module(".".join([*root, *parts[:n]]))

@@ -203,7 +203,9 @@ def run(n: int, n_clients: int, seed: int, engine: str) -> dict[str, Any]:
         (folder / "scorer").mkdir()
         reference = f"{JUDGE}={scorers.build('tiny', folder / 'scorer')}"
         absent = f"{UNLOADABLE}=pickscore:{folder / 'absent'}"
-        options = ["--accept-pickle", *(() if engine == "local" else ("--engine", engine))]
+        options = ["--accept-pickle"]
+        if engine == "ray":
+            options += ["--engine", engine, "--replicas", f"{JUDGE}=2", "--cpus", "0.5"]
         limit = ["prlimit", f"--fsize={LOG_BYTES}"] if engine == "local" else []
         log = folder / "log"
         with (

@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving.in_process REFERENCE
 
-Each line of standard input is an order for `Traffic`; the seconds of `judge.ask` are printed.
+Each line of standard input says what to ask; the figures of `judge.ask` are printed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ def main() -> None:
             for prompt, files in (traffic.take(order["group"]) for _ in range(order["requests"]))
             for file in files
         ]
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         verdicts = judge.ask(samples)
-        seconds = time.perf_counter() - start
+        seconds, spent = time.perf_counter() - start, time.process_time() - spent
         assert all(isinstance(verdict, Scored) for verdict in verdicts)
-        print(json.dumps({"rewards": len(samples), "seconds": seconds}), flush=True)
+        figures = {
+            "rewards_per_s": len(samples) / seconds,
+            "cpu_ms_per_reward": 1000 * spent / len(samples),
+        }
+        print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ from __future__ import annotations
 import gzip
 from importlib import resources
 from pathlib import Path
-
-import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from typing import Any
 
 
 SIZES = ("tiny", "vit")
@@ -18,6 +16,9 @@ POISON = "zyzzyva"
 
 def build(size: str, folder: Path, seed: int = 0) -> str:
     """Write a random scorer into a folder and return its reference."""
+    import torch
+    from transformers import CLIPModel
+
     tokenizer = _tokenizer()
     torch.manual_seed(seed)
     model = CLIPModel(_config(size))
@@ -29,7 +30,9 @@ def build(size: str, folder: Path, seed: int = 0) -> str:
     return f"pickscore:{folder}"
 
 
-def _config(size: str) -> CLIPConfig:
+def _config(size: str) -> Any:
+    from transformers import CLIPConfig
+
     if size == "vit":
         return CLIPConfig()
     small = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64}
@@ -39,9 +42,10 @@ def _config(size: str) -> CLIPConfig:
     )
 
 
-def _tokenizer() -> CLIPTokenizer:
+def _tokenizer() -> Any:
     """OpenAI's tokenizer, whose vocabulary the wheel of open_clip carries."""
     from open_clip.tokenizer import bytes_to_unicode
+    from transformers import CLIPTokenizer
 
     file = resources.files("open_clip") / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(file.read_bytes()).decode().split("\n")

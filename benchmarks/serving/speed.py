@@ -74,15 +74,14 @@ class _InProcess:
     def __exit__(self, *_: object) -> None:
         self.process.communicate()
 
-    def rate(self, plan: Plan, kind: str, group: int, n: int) -> float:
-        """Rewards per second over about n pictures."""
+    def run(self, plan: Plan, kind: str, group: int, n: int) -> dict[str, float]:
+        """Figures over about n pictures."""
         assert self.process.stdin
         assert self.process.stdout
         order = {"side": plan.side, "kind": kind, "group": group, "requests": max(1, n // group)}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        result = json.loads(self.process.stdout.readline())
-        return result["rewards"] / result["seconds"]
+        return json.loads(self.process.stdout.readline())
 
 
 def our_server(references: Sequence[str], *options: str, **process: object) -> ServerProcess:
@@ -118,7 +117,7 @@ def measure(plan: Plan) -> list[dict]:
 def _cell(plan: Plan, ways: dict[str, _Way], plain: _InProcess, clients: int, group: int) -> dict:
     """All ways by turns, the plain call among them."""
     runs: dict[str, list[dict]] = {name: [] for name in ways}
-    in_process: dict[str, list[float]] = {f"ours, {kind}": [] for kind in plan.formats}
+    in_process: dict[str, list[dict]] = {f"ours, {kind}": [] for kind in plan.formats}
 
     def run(name: str, seconds: float) -> dict[str, float]:
         way = ways[name]
@@ -130,29 +129,34 @@ def _cell(plan: Plan, ways: dict[str, _Way], plain: _InProcess, clients: int, gr
 
     for name in ways:
         run(name, min(_WARM_UP_S, plan.seconds))
+    for name in in_process:
+        plain.run(plan, name.split()[-1], group, group)
     for turn in range(plan.repeats):
         names = [*ways]
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             runs[name].append(run(name, plan.seconds))
             if name in in_process:
                 n = round(runs[name][-1]["rewards_per_s"] * plan.seconds)
-                in_process[name].append(plain.rate(plan, name.split()[-1], group, n))
+                in_process[name].append(plain.run(plan, name.split()[-1], group, n))
     return {"clients": clients, "group": group} | _report(runs, in_process)
 
 
-def _report(runs: dict[str, list[dict]], in_process: dict[str, list[float]]) -> dict:
-    rates = {name: [each["rewards_per_s"] for each in of_way] for name, of_way in runs.items()}
+def _report(runs: dict[str, list[dict]], in_process: dict[str, list[dict]]) -> dict:
+    plain = {f"{IN_PROCESS}, {name.split()[-1]}": of_way for name, of_way in in_process.items()}
     of_ways = {
         name: {key: round(median(each[key] for each in of_way), 2) for key in of_way[0]}
-        for name, of_way in runs.items()
+        for name, of_way in (runs | plain).items()
     }
-    for name, of_plain in in_process.items():
-        of_ways[f"{IN_PROCESS}, {name.split()[-1]}"] = {"rewards_per_s": round(median(of_plain), 2)}
+
+    def rates(of_way: list[dict]) -> list[float]:
+        return [each["rewards_per_s"] for each in of_way]
+
     over = {}
-    for name in (name for name in rates if name not in PUBLISHED):
-        over[name] = {other: ratios(rates[name], rates[other]) for other in PUBLISHED}
+    for name in (name for name in runs if name not in PUBLISHED):
+        own = rates(runs[name])
+        over[name] = {other: ratios(own, rates(runs[other])) for other in PUBLISHED}
         if name in in_process:
-            over[name][IN_PROCESS] = ratios(rates[name], in_process[name])
+            over[name][IN_PROCESS] = ratios(own, rates(in_process[name]))
     spread = {
         name: row["p95_ms"] / row["p50_ms"] for name, row in of_ways.items() if "p95_ms" in row
     }

@@ -18,6 +18,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -95,8 +96,8 @@ def to_array(source: Any) -> np.ndarray:
     if hasattr(source, "detach"):
         source = source.detach().cpu()
         source = (source.float() if "bfloat16" in str(source.dtype) else source).numpy()
-    elif hasattr(source, "getexif"):
-        source = np.asarray(source.convert("RGB"))
+    elif _is_pil(source):
+        source = np.asarray(_load(source).convert("RGB"))
     if not isinstance(source, np.ndarray):
         raise TypeError(f"an image or a frame cannot be a {type(source).__name__}: {source!r:.80}")
     return source
@@ -156,8 +157,8 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
         if source and all(map(_is_file, source)):
             return {"frames": [_read(frame) for frame in source], **fps}
         pixels = _stack(source, medium.layout and medium.layout[1:])
-    elif getattr(source, "mode", "RGB") != "RGB":
-        return {"image": _encode_pil(source, "PNG")}  # the server puts transparency on white
+    elif _is_pil(source) and (_load(source).mode != "RGB" or source.getexif()):
+        return {"image": _encode_pil(source, "PNG")}  # the server turns it and puts it on white
     else:
         pixels = to_pixels(source, medium.layout, ("THWC", "TCHW") if is_video else ("HWC", "CHW"))
     if image_format == "npy":
@@ -167,6 +168,23 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
     if is_video:
         return {"frames": [_encode_frame(frame, image_format) for frame in pixels], **fps}
     return {"image": _encode_frame(pixels, image_format)}
+
+
+def _is_pil(source: Any) -> bool:
+    return hasattr(source, "getexif")
+
+
+_loading = threading.Lock()
+
+
+def _load(image: Any) -> Any:
+    """Read the file of a PIL image, which two threads cannot do at once."""
+    try:
+        with _loading:
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise MediaError(f"the PIL image cannot be loaded: {error}") from error
+    return image
 
 
 def _stack(frames: Sequence[Any], layout: str | None) -> np.ndarray:
@@ -190,7 +208,7 @@ def _encode_frame(pixels: np.ndarray, image_format: str) -> str:
 
 def _encode_pil(image: Any, pil_format: str) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, pil_format, quality=95, compress_level=1)
+    image.save(buffer, pil_format, quality=95, compress_level=1, exif=image.getexif())
     return _base64(buffer.getvalue())
 
 
@@ -249,6 +267,8 @@ class RewardClient:
     """Most items of a request."""
     max_bytes = 32 << 20
     """Most bytes of a request of more than one item."""
+    backoff_s = 0.5
+    """Seconds before the second try after a lost connection; doubled before each further one."""
 
     def __init__(
         self,
@@ -266,7 +286,7 @@ class RewardClient:
             url: Such as ``http://127.0.0.1:8100``.
             token: Default: the environment's ``UNIFIED_REWARD_TOKEN``.
             timeout_s: Seconds for a request of up to 16 items, all tries together.
-            retries: Further tries after a lost connection: after 0.5, 1, 2, 4, … s.
+            retries: Further tries after lost connections, ``backoff_s`` apart and doubling.
             image_format: Encoding of pixels: ``npy`` (raw), ``png``, or ``jpeg`` (quality 95, named
                 in `Reward.reason`); ``auto`` is ``npy`` on this machine and ``png`` elsewhere.
             concurrency: Most requests of a call at a time.
@@ -285,6 +305,7 @@ class RewardClient:
         token = os.environ.get("UNIFIED_REWARD_TOKEN") if token is None else token
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._thread, self._connections = threading.local(), []
+        weakref.finalize(self, _close_all, self._connections)
         self._requests = ThreadPoolExecutor(self.concurrency, "reward-request")
         self._callers = ThreadPoolExecutor(4 * self.concurrency, "reward-call")
 
@@ -339,33 +360,34 @@ class RewardClient:
 
     def _ask_chunk(self, call: _Call, items: Sequence[Item]) -> list[dict[str, Reward]]:
         rewards: list[dict[str, Reward]] = [{} for _ in items]
-        rows: list[tuple[str, str, dict[str, Reward]]] = []
+        rows: list[tuple[str, bytes, dict[str, Reward]]] = []
         for place, (item, each) in enumerate(zip(items, rewards)):
             row: dict[str, Any] = {"id": item.id or str(place), "prompt": item.prompt}
             row.update({k: v for k in ("task", "criteria") if (v := getattr(item, k))})
             try:
                 for key in ("context", "candidates"):
                     row[key] = [encode_medium(m, self.image_format) for m in getattr(item, key)]
-                rows.append((row["id"], json.dumps(row, allow_nan=False), each))
-            except MediaError as error:
-                each.update(dict.fromkeys(call.judges, Reward(None, str(error))))
-        self._send(call, rows)
+                text = json.dumps(row, allow_nan=False, ensure_ascii=False).encode()
+                rows.append((row["id"], text, each))
+            except (MediaError, UnicodeError) as error:
+                each.update(dict.fromkeys(call.judges, Reward(None, f"cannot be sent: {error}")))
+        if rows:
+            self._send(call, rows)
         return rewards
 
-    def _send(self, call: _Call, rows: list[tuple[str, str, dict[str, Reward]]]) -> None:
+    def _send(self, call: _Call, rows: list[tuple[str, bytes, dict[str, Reward]]]) -> None:
         """Send encoded items, and put a reward of each judge beside each of them."""
         if len(rows) > 1 and sum(len(text) for _, text, _ in rows) > self.max_bytes:
             self._send(call, rows[: len(rows) // 2])
-            rows = rows[len(rows) // 2 :]
-        if not rows:
+            self._send(call, rows[len(rows) // 2 :])
             return
         options = {"judges": call.judges, "timeout_s": 0.9 * self.timeout_s, **call.options}
-        body = json.dumps(options, allow_nan=False)[:-1]
-        body += f', "items": [{", ".join(text for _, text, _ in rows)}]}}'
+        head = json.dumps(options, allow_nan=False)[:-1].encode()
+        body = b'%b, "items": [%b]}' % (head, b", ".join(text for _, text, _ in rows))
         try:
             if call.n_silent >= self.concurrency:
                 raise ServerError(call.lost)
-            results = self._json("POST", f"/v1/{call.verb}", body.encode())["results"]
+            results = self._json("POST", f"/v1/{call.verb}", body)["results"]
             counts = {judge: len(results[judge]) for judge in call.judges}
             if set(counts.values()) != {len(rows)}:
                 raise ValueError(f"{counts} rows for {len(rows)} items")
@@ -411,8 +433,7 @@ class RewardClient:
         """Close threads and connections."""
         self._callers.shutdown()
         self._requests.shutdown()
-        for connection in self._connections:
-            connection.close()
+        _close_all(self._connections)
 
     def __enter__(self) -> RewardClient:
         return self
@@ -438,7 +459,7 @@ class RewardClient:
                 problem = f"status {status}: {message}"
             except (OSError, http.client.HTTPException) as error:
                 lost += 1
-                problem, wait_s = repr(error), 0.5 * 2 ** (lost - 1)
+                problem, wait_s = repr(error), self.backoff_s * 2 ** (lost - 1)
             if status not in (None, 429, 503) or (status and kind == "failed"):
                 raise ServerError(f"{self.url}{path} answered {problem}", status)
             if lost > self.retries or time.monotonic() + wait_s >= deadline:
@@ -497,6 +518,11 @@ class AsyncRewardClient:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self.client.in_thread, getattr(self.client, name))
+
+
+def _close_all(connections: Iterable[http.client.HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 def _seconds_left(deadline: float) -> float:
@@ -646,7 +672,7 @@ class RewardTerm:
                 value = None if None in parts or not parts else sum(parts) / len(parts)
                 sigma, reason = None, f"the answer lacks the aspect {self.aspect}"
         if value is None:
-            return math.nan, math.nan, reason
+            return math.nan, math.nan, reason or "no value"
         if isinstance(value, (bool, np.bool_)) or not math.isfinite(value):
             return math.nan, math.nan, f"{value} is not a finite number"
         scale = self.linear
@@ -714,7 +740,7 @@ class Combined:
 
     values: list[float | None]
     reasons: list[str]
-    """Why a reward is missing; otherwise empty."""
+    """Reason of a missing value; otherwise empty."""
     scaled: dict[str, list[float | None]]
     """Scaled values of each reward alone."""
     report: Report

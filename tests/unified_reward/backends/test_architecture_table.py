@@ -5,7 +5,7 @@ import pytest
 from tests.architectures import ARCHITECTURES, table
 
 
-QUICK = ("qwen3_5", "mllama", "molmo2")
+QUICK = ("mllama", "molmo2")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,16 @@ QUICK = ("qwen2_5_vl", "qwen3_5", "gemma3", "llava", "molmo2")
 """Architectures of different kinds: attention, recurrent layers, windows, padded text, types."""
 FAST = (*QUICK, "mllama", "hunyuan_vl", "minicpmv4_6", "lfm2_vl", "idefics3", "glm46v")
 """Those, and each other way of falling back, of laying out tiles and of thinking."""
+LIKE = (
+    "qwen2_vl",
+    "qwen3_vl_moe",
+    "qwen3_5_moe",
+    "gemma4_moe",
+    "glm4v_moe",
+    "llava_next",
+    "smolvlm",
+)
+"""Like another but for experts, tiles or numbers of layers; tried in slow runs."""
 NUMERIC = ("qwen3_5", "hunyuan_vl")
 """Tried with the rounding of other processors: recurrent layers, and a fault near rounding."""
 WAYS = ("packed", "rows", "whole")
@@ -70,9 +80,11 @@ def requests(name):
 
 def marked(name):
     """An architecture as a parameter of a test: quick, fast or slow."""
-    if name in FAST:
-        return pytest.param(name, marks=pytest.mark.numeric if name in NUMERIC else ())
-    return pytest.param(name, marks=pytest.mark.slow)
+    return marked_numeric(name) if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+
+
+def marked_numeric(name):
+    return pytest.param(name, marks=pytest.mark.numeric if name in NUMERIC else ())
 
 
 @pytest.fixture(params=[marked(name) for name in ARCHITECTURES])
@@ -111,7 +123,10 @@ def merged(reference, questions, head=""):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.numeric) if n in NUMERIC else n for n in ARCHITECTURES],
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in LIKE else marked_numeric(n)
+        for n in ARCHITECTURES
+    ],
 )
 def test_verdicts_on_a_batch_of_unequal_samples_are_those_of_plain_passes(judge, reference, name):
     samples = [score(A), comparison(A, B if name in EQUAL_TILES else WIDE), about_film(8)]
@@ -179,7 +194,8 @@ def test_every_way_from_the_fastest_proven_one_down_is_right(judge, small):
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ARCHITECTURES]
+    "name",
+    [n if n in QUICK[:3] else pytest.param(n, marks=pytest.mark.slow) for n in ARCHITECTURES],
 )
 def test_bfloat16_is_right_up_to_its_rounding(judges, plain, name):
     reference, queries = plain[name, "bfloat16"], requests(name)

@@ -20,9 +20,6 @@ from unified_reward.core.requests import Answer, Request
 from unified_reward.core.verdicts import Failed
 
 
-pytestmark = pytest.mark.numeric
-
-
 def picture(seed, width=56, height=56):
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return PIL.Image.fromarray(pixels)
@@ -45,6 +42,7 @@ def model(request, checkpoints):
     return load_vlm(checkpoints[request.param], device="cpu")
 
 
+@pytest.mark.numeric
 def test_a_batch_of_unequal_requests_equals_a_loop(model):
     together = model.generate(REQUESTS)
     alone = [model.generate([item])[0] for item in REQUESTS]
@@ -53,6 +51,7 @@ def test_a_batch_of_unequal_requests_equals_a_loop(model):
         assert item.choice_logprobs == near(other.choice_logprobs)
 
 
+@pytest.mark.numeric
 def test_padding_is_masked_and_a_model_that_saw_it_would_answer_otherwise(model, monkeypatch):
     requests = [
         Request(("short",), choices=("1", "10", "100")),
@@ -98,6 +97,7 @@ def independent_logprobs(model, request, head=""):
     return found
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("i", range(4))
 def test_choice_probabilities_equal_a_pass_over_each_whole_answer(model, i):
     mine = np.array(model.generate(REQUESTS)[i].choice_logprobs)
@@ -105,6 +105,7 @@ def test_choice_probabilities_equal_a_pass_over_each_whole_answer(model, i):
     assert mine - mine[0] == pytest.approx(other - other[0], abs=rounding(other))
 
 
+@pytest.mark.numeric
 def test_choices_behind_reasoning_are_read_where_the_verdict_stands(model):
     """The prefix is the first text of the random model, so that it is found for sure."""
     reply = model.generate([Request((picture(0), "say"), max_new_tokens=4)])[0].text
@@ -121,11 +122,13 @@ def test_choices_behind_reasoning_are_read_where_the_verdict_stands(model):
     )
 
 
+@pytest.mark.numeric
 def test_without_the_lead_there_are_no_probabilities(model):
     samples = Request((picture(0), "say"), ("1", "2"), verdict_prefix="\x00never", max_new_tokens=4)
     assert model.generate([samples])[0].choice_logprobs is None
 
 
+@pytest.mark.numeric
 def test_answers_do_not_depend_on_the_checkpoints_sampling_settings(checkpoints):
     model = load_vlm(checkpoints["qwen3_vl"], device="cpu")
     spoken = [Request((picture(0), "what is it?"), max_new_tokens=8), *REQUESTS]
@@ -214,6 +217,7 @@ def logits(model, chat):
         return model(**chat.batch(REQUESTS[:1])).logits
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("where", ["as it was saved", "beside", "deeper"])
 def test_an_adapter_is_loaded_as_its_base_with_the_adapter_merged_in(adapter, where, checkpoints):
     folder, adapted = adapter
@@ -230,6 +234,7 @@ def test_an_adapter_is_loaded_as_its_base_with_the_adapter_merged_in(adapter, wh
     assert loaded.name == str(folder)
 
 
+@pytest.mark.numeric
 def test_an_adapter_on_an_adapter_has_both(adapter):
     folder, _ = adapter
     first = load_vlm(folder, device="cpu")

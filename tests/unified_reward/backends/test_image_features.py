@@ -21,9 +21,6 @@ from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.media import encode_mp4, encode_png
 
 
-pytestmark = pytest.mark.numeric
-
-
 @pytest.fixture(params=sorted(ARCHITECTURES))
 def model(request, checkpoints):
     return load_vlm(checkpoints[request.param], device="cpu")
@@ -72,6 +69,7 @@ def logits(model, inputs):
         return model.model(**inputs).logits
 
 
+@pytest.mark.numeric
 def test_logits_from_kept_features_equal_those_of_the_processor(model, three):
     requests = requests_of(*three)
     behind = [[20, 21], [22], [], [], [20], []]
@@ -109,6 +107,7 @@ def test_each_picture_is_encoded_once_however_often_it_is_asked_about(model, thr
     assert sum(looked) == views
 
 
+@pytest.mark.numeric
 def test_llava_sees_a_picture_once_alone_and_once_in_company(checkpoints, three):
     model = load_vlm(checkpoints["llava_onevision"], device="cpu")
     encode = fresh_encoder(model).encode
@@ -141,6 +140,7 @@ def test_features_are_dropped_with_their_picture(model):
     assert tokens() is None
 
 
+@pytest.mark.numeric
 def test_a_new_picture_at_the_place_of_a_dead_one_is_not_taken_for_it(model):
     kept = fresh_encoder(model)
     dead = [picture(i) for i in range(20)]
@@ -160,6 +160,7 @@ def test_a_new_picture_at_the_place_of_a_dead_one_is_not_taken_for_it(model):
         assert torch.allclose(item.tokens, other.tokens, atol=rounding(other.tokens))
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("most", [0, 1_000])
 def test_answers_are_the_same_where_little_is_kept(model, three, looked, monkeypatch, most):
     requests = requests_of(*three)

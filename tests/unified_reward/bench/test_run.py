@@ -286,18 +286,18 @@ def test_a_row_with_other_than_one_or_two_candidates_is_broken():
 def runs(tmp_path_factory):
     """Folders of the microworld's benchmark by judge."""
     folder = tmp_path_factory.mktemp("runs")
-    rows = find_benchmark("microworld").read_rows(None, BenchmarkOptions(limit=6))
+    rows = find_benchmark("microworld").read_rows(None, BenchmarkOptions(limit=2))
     truth = [row.content for row in rows]
-    for name in ("perfect", "first", "silent"):
+    for name in ("perfect", "silent"):
         judge = open_reference(f"scripted:{name}", truth=truth)
-        run_benchmark("microworld", judge, limit=6, out=folder / name)
+        run_benchmark("microworld", judge, limit=2, out=folder / name)
     return folder
 
 
 @pytest.mark.slow
 def test_a_run_against_itself_differs_by_nothing(runs):
     found = compare_runs(runs / "perfect", runs / "perfect")
-    assert found["n"] == 48
+    assert found["n"] == 16
     assert {entry["difference"] for entry in found["metrics"].values()} == {0}
 
 

@@ -22,6 +22,7 @@ from tests.unified_reward.serve.running import until
             "two judges are called a",
         ),
         (["--judge", "scripted:first", "--scale", "raw"], "NAME=PRESET"),
+        (["--judge", "scripted:first", "--replicas", "2"], "--engine ray"),
         (["--judge", "scripted:first", "--token-file", "no_such_file"], "no_such_file"),
     ],
 )

@@ -24,15 +24,39 @@ class Finder(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Finder())
 from unified_reward.cli import main
-main()
 """
+ONE = WITHOUT + "main()"
+MANY = (
+    WITHOUT
+    + """
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+done = []
+for args in json.loads(sys.argv.pop(1)):
+    sys.argv[1:], code, out, err = args, 0, StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as error:
+            code = error.code or 0
+    done.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(done))
+"""
+)
 
 
 def without(hidden, *args):
     """Exit code, output and errors of the command line where some modules are not installed."""
-    command = [sys.executable, "-c", WITHOUT, json.dumps(hidden), *map(str, args)]
+    command = [sys.executable, "-c", ONE, json.dumps(hidden), *map(str, args)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
+
+
+def in_one_process(commands):
+    """Run several commands in one process without any extra; the same of each."""
+    command = [sys.executable, "-c", MANY, json.dumps(OF_EXTRAS), json.dumps(commands)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120)
+    return json.loads(done.stdout)
 
 
 @pytest.fixture
@@ -46,33 +70,29 @@ def rows(files):
     (files / "samples.jsonl").write_text(
         json.dumps(base | {"id": "s", "candidates": [image], "target": target}) + "\n"
     )
-    (files / "pickapic_val500.json").write_text("[]")
-    (files / "hpd.json").write_text("[]")
     (files / "own.csv").write_text(
         "prompt,image,annotator,score\na,a.png,x,1\na,a.png,y,1\nb,b.png,x,5\nb,b.png,y,5\n"
     )
     return files
 
 
+BASE = [
+    ["--help"],
+    ["score", "a.png", "--prompt", "p", "--judge", "scripted:first"],
+    ["rank", "a.png", "b.png", "--prompt", "p", "--judge", "scripted:first"],
+    ["judge", "samples.jsonl", "judged.jsonl", "--judge", "scripted:first"],
+    ["data", "check", "samples.jsonl", "--decode"],
+    ["data", "convert", "samples.jsonl", "packed.tar"],
+    ["data", "stats", "samples.jsonl"],
+    ["pairs", "pool.jsonl", "pairs.jsonl", "--judge", "scripted:random"],
+    ["show", "pool.jsonl"],
+]
+
+
 @pytest.mark.usefixtures("rows")
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["--help"],
-        ["score", "a.png", "--prompt", "p", "--judge", "scripted:first"],
-        ["rank", "a.png", "b.png", "--prompt", "p", "--judge", "scripted:first"],
-        ["judge", "samples.jsonl", "out.jsonl", "--judge", "scripted:first"],
-        ["data", "check", "samples.jsonl", "--decode"],
-        ["data", "convert", "samples.jsonl", "packed.tar"],
-        ["data", "stats", "samples.jsonl"],
-        ["pairs", "pool.jsonl", "out.jsonl", "--judge", "scripted:random"],
-        ["show", "pool.jsonl"],
-    ],
-    ids=" ".join,
-)
-def test_the_base_runs_without_any_extra(args):
-    code, _, err = without(OF_EXTRAS, *args)
-    assert code == 0, err
+def test_the_base_runs_without_any_extra():
+    done = in_one_process(BASE)
+    assert [(args, err) for args, (code, _, err) in zip(BASE, done, strict=True) if code] == []
 
 
 @pytest.mark.usefixtures("rows")
@@ -115,10 +135,10 @@ NEEDED = [
 
 
 @pytest.mark.usefixtures("rows")
-@pytest.mark.parametrize(("name", "args"), NEEDED)
-def test_a_missing_module_is_wrong_usage_that_names_the_extra(name, args):
-    code, out, err = without(OF_EXTRAS, *args)
-    assert (code, out) == (2, ""), err
-    assert f" is not installed; this needs the extra [{name}]" in " ".join(err.split())
-    assert f"pip install 'unified-reward[{name}]'" in err
-    assert "Traceback" not in err
+def test_a_missing_module_is_wrong_usage_that_names_the_extra():
+    done = in_one_process([args for _, args in NEEDED])
+    for (name, args), (code, out, err) in zip(NEEDED, done, strict=True):
+        assert (code, out) == (2, ""), (args, err)
+        assert f" is not installed; this needs the extra [{name}]" in " ".join(err.split()), args
+        assert f"pip install 'unified-reward[{name}]'" in err
+        assert "Traceback" not in err

@@ -28,9 +28,6 @@ from unified_reward.judges.table import TableJudge
 from unified_reward.media import encode_mp4, encode_png, open_image
 
 
-pytestmark = pytest.mark.numeric
-
-
 def picture(seed=0, size=(24, 24)):
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     return Image(pixels, "HWC")
@@ -52,6 +49,7 @@ def shares(verdict):
     return verdict.p_first, verdict.p_tie, verdict.p_second
 
 
+@pytest.mark.numeric
 @settings(deadline=None)
 @given(preferences(), preferences())
 def test_merging_the_swapped_question_gives_the_mirrored_verdict(ab, ba):
@@ -61,6 +59,7 @@ def test_merging_the_swapped_question_gives_the_mirrored_verdict(ab, ba):
     assert item.winner == other.winner
 
 
+@pytest.mark.numeric
 @settings(deadline=None)
 @given(preferences())
 def test_a_model_that_sees_only_the_place_ends_in_the_middle(biased):
@@ -71,6 +70,7 @@ def test_a_model_that_sees_only_the_place_ends_in_the_middle(biased):
     assert merged.consistent is (biased.winner == "tie")
 
 
+@pytest.mark.numeric
 @settings(deadline=None)
 @given(preferences())
 def test_a_model_that_sees_only_the_content_keeps_its_verdict(honest):
@@ -80,6 +80,7 @@ def test_a_model_that_sees_only_the_content_keeps_its_verdict(honest):
     assert merged.consistent is True
 
 
+@pytest.mark.numeric
 def test_merging_is_the_mean_with_the_second_order_mirrored():
     """First: (0.8 + 0.4) / 2; tie: (0.1 + 0.3) / 2; second: (0.1 + 0.3) / 2."""
     merged = merge_orders(Preferred(0.8, 0.1, 0.1), Preferred(0.3, 0.3, 0.4))
@@ -209,6 +210,7 @@ def numbers(verdict):
     return verdict.score.value, verdict.score.sigma
 
 
+@pytest.mark.numeric
 def test_a_batch_of_mixed_tasks_equals_a_loop(tiny):
     together = tiny.ask(mixed())
     alone = [tiny.ask([sample])[0] for sample in mixed()]
@@ -217,6 +219,7 @@ def test_a_batch_of_mixed_tasks_equals_a_loop(tiny):
         assert numbers(item) == near(numbers(other))
 
 
+@pytest.mark.numeric
 def test_the_shipped_judge_gives_soft_verdicts_on_the_scale_of_the_task(tiny):
     for sample, verdict in zip(mixed(), tiny.ask(mixed()), strict=True):
         if sample.form == "compare":
@@ -228,6 +231,7 @@ def test_the_shipped_judge_gives_soft_verdicts_on_the_scale_of_the_task(tiny):
     assert tiny.name == "tiny_judge"
 
 
+@pytest.mark.numeric
 def test_exchanging_the_candidates_mirrors_the_verdict_of_the_shipped_judge(tiny):
     verdict, swapped = tiny.ask([pair(), pair().swapped()])
     # Log-probabilities lie within some ten of zero.
@@ -410,6 +414,7 @@ def test_an_adapter_is_not_merged_into_quantised_weights(monkeypatch):
         open_judge(registry.checkpoint_path("tiny_vlm"), quantize="8bit", device="cpu")
 
 
+@pytest.mark.numeric
 def test_a_judge_spread_over_devices_answers_as_on_one():
     sample = Sample(Task.IMAGE_GENERATION, "a red star", (picture(),))
     spread = open_judge("tiny_judge", device="auto")

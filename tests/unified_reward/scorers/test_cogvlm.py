@@ -8,7 +8,6 @@ from unified_reward.core.errors import ModelError
 from unified_reward.scorers import cogvlm, eva2_clip
 
 
-pytestmark = pytest.mark.numeric
 QUESTIONS = [[7, 8, 9, 10, 11, 12], [20], [7, 8, 9, 10, 30]]
 TOLERANCE = 1e-9
 """Both sides compute in float64 on logits of some units."""
@@ -65,6 +64,7 @@ def computed(state, module=None):
         return module.last_logits(prefix, QUESTIONS, 10)
 
 
+@pytest.mark.numeric
 def test_tokens_of_a_frame_are_those_of_the_equations(state):
     with torch.inference_mode():
         tokens = built(state).visual_tokens(pixels().double())
@@ -73,6 +73,7 @@ def test_tokens_of_a_frame_are_those_of_the_equations(state):
     assert (tokens - wanted).abs().max() < TOLERANCE * wanted.abs().max()
 
 
+@pytest.mark.numeric
 def test_questions_on_a_cached_prefix_have_the_logits_of_each_whole_sequence(state):
     wanted = expected(state)
     assert wanted.std(0).max() > 0.5, "the twin cannot tell its questions apart"
@@ -179,6 +180,7 @@ def test_a_mistake_in_the_routing_is_seen(mutation):
     assert is_seen(make_cogvlm(3, expert=True), OF_EXPERTS[mutation])
 
 
+@pytest.mark.numeric
 def test_a_norm_is_weighted_before_it_is_rounded():
     norm = cogvlm._RMSNorm(2).bfloat16()
     norm.weight.data = torch.tensor([1.328125, 1.0]).bfloat16()
@@ -188,6 +190,7 @@ def test_a_norm_is_weighted_before_it_is_rounded():
     assert norm(torch.tensor([1.0, 4.0]).bfloat16())[0] == once != twice
 
 
+@pytest.mark.numeric
 def test_float32_angles_are_those_of_the_stored_frequencies(state):
     module = built(state)
     module.angles = torch.float32

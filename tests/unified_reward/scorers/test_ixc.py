@@ -272,7 +272,6 @@ def _tiles_before_the_view(patch):
     patch.setattr(internlm2.RewardModel, "see", see)
 
 
-@pytest.mark.numeric
 @pytest.mark.parametrize(
     "mutation",
     [

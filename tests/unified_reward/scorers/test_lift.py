@@ -301,7 +301,12 @@ def _barred(frame):
     return fitted(np.asarray(canvas)[None])[0].float()
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS)
+FAST = ("tokens row by row", "half the adapters", "a begin before every text")
+
+
+@pytest.mark.parametrize(
+    "mutation", [m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in MUTATIONS]
+)
 def test_a_mistake_is_seen(mutation, made, wanted, monkeypatch):
     MUTATIONS[mutation](monkeypatch)
     assert not agrees(made[0], wanted)

@@ -390,7 +390,19 @@ MUTATIONS = {
 }
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS)
+FAST = ("imagereward", "clipscore", "clip-cosine", "aesthetic-v2")
+"""Scorers of which each mistake is quickly seen."""
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        mutation
+        if name in FAST or mutation in ("another activation", "half the adapter", "heads swapped")
+        else pytest.param(mutation, marks=pytest.mark.slow)
+        for mutation, (name, _) in MUTATIONS.items()
+    ],
+)
 def test_a_mistake_in_a_scorer_is_seen(mutation, twin, monkeypatch):
     name, mutate = MUTATIONS[mutation]
     mutate(monkeypatch)

@@ -9,15 +9,15 @@ import numpy as np
 import PIL.Image
 
 
-def request(url, body=None, **headers):
+def request(url, body=None, *, timeout=30, **headers):
     """The response to a GET, or to a POST of bytes or JSON."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     if body is None:
-        return httpx.get(url, headers=headers, timeout=30, trust_env=False)
+        return httpx.get(url, headers=headers, timeout=timeout, trust_env=False)
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
         headers.setdefault("Content-Type", "application/json")
-    return httpx.post(url, content=body, headers=headers, timeout=30, trust_env=False)
+    return httpx.post(url, content=body, headers=headers, timeout=timeout, trust_env=False)
 
 
 def b64(content):

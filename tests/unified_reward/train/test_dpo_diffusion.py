@@ -48,7 +48,7 @@ def predicted(denoiser):
 
 @pytest.mark.parametrize(
     ("kind", "rank"),
-    [("pictures", 0), ("pictures", 2), ("wan", 0), ("wan", 2), ("sdxl", 2), ("sd3", 2)],
+    [("pictures", 0), ("wan", 2), ("sdxl", 2), ("sd3", 2)],
 )
 def test_a_policy_starts_as_its_reference_and_ends_as_one_that_draws(kind, rank, sources, tmp_path):
     source, out = sources[kind], tmp_path / "new"
@@ -215,7 +215,7 @@ def test_only_the_timesteps_asked_for_are_trained(sources, tmp_path, monkeypatch
     assert len(seen) == 4 * 2 * 8, "chosen and rejected, of model and reference"
 
 
-@pytest.mark.parametrize("kind", aligned.KINDS)
+@pytest.mark.parametrize("kind", ["pictures", "wan"])
 def test_gradients_that_are_computed_again_are_the_same(kind, sources, tmp_path, monkeypatch):
     again, found = Mock(wraps=checkpoint.checkpoint), []
     monkeypatch.setattr(checkpoint, "checkpoint", again)

@@ -69,8 +69,7 @@ def is_same(item, other):
     )
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-@pytest.mark.parametrize(("killed_at", "left"), [(3, None), (6, 2), (10, 4)])
+@pytest.mark.parametrize(("rank", "killed_at", "left"), [(0, 3, None), (2, 6, 2), (0, 10, 4)])
 def test_a_killed_run_ends_as_if_it_had_not_been(
     rank, killed_at, left, source, tmp_path, monkeypatch
 ):

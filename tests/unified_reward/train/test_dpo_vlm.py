@@ -100,8 +100,11 @@ def log_ratios(folder, base, path, side):
     return torch.stack([now.sum() - then.sum() for now, then in zip(*both, strict=True)])
 
 
-@OPTIONS
-@pytest.mark.parametrize("rows", [[row(0)], [row(1, **CLIP)]], ids=["picture", "clip"])
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [({}, [row(0)]), ({"lora_rank": 2}, [row(1, **CLIP)])],
+    ids=["full-picture", "lora-clip"],
+)
 def test_the_first_loss_is_the_logarithm_of_two(folder, tmp_path, pairs, options, rows):
     report = align_vlm(folder, pairs(*rows), dpo(**options), tmp_path / "out", ignored)
     assert report["losses"] == [(1, pytest.approx(math.log(2), abs=1e-6))]
@@ -110,12 +113,17 @@ def test_the_first_loss_is_the_logarithm_of_two(folder, tmp_path, pairs, options
 
 
 @pytest.mark.numeric
-@OPTIONS
 @pytest.mark.parametrize(
-    "name", [*sorted(ARCHITECTURES), pytest.param("qwen3_5", marks=pytest.mark.slow)]
+    ("name", "options"),
+    [
+        *((name, {}) for name in sorted(ARCHITECTURES)),
+        ("qwen3_vl", {"lora_rank": 2}),
+        pytest.param("qwen3_5", {}, marks=pytest.mark.slow),
+        pytest.param("qwen3_5", {"lora_rank": 2}, marks=pytest.mark.slow),
+    ],
 )
 def test_the_loss_is_that_of_the_equation_in_double_precision(
-    checkpoints, tmp_path, pairs, options, name
+    checkpoints, tmp_path, pairs, name, options
 ):
     """The weights after one step are those the second step of a longer run begins with."""
     path, base = pairs(*MIXED), checkpoints[name]
@@ -234,14 +242,14 @@ def test_a_prompt_is_decoded_and_processed_once_for_both_answers(
     monkeypatch.setattr(media, "open_image", counting(open_image))
     monkeypatch.setattr(media, "sample_frames", counting(sample_frames))
     monkeypatch.setattr(Qwen3VLProcessor, "__call__", counted)
-    config = dpo(steps=4, batch_size=3, cache_gib=cache_gib)
+    config = dpo(steps=2, batch_size=3, cache_gib=cache_gib)
     report = align_vlm(folder, pairs(*MIXED), config, tmp_path / "out", ignored)
-    times = 1 if cache_gib else 1 + 4
+    times = 1 if cache_gib else 1 + 2
     assert opened == {"a.png": 2 * times, "c.mp4": times}
     assert len(processed) == 3 * times
     assert len({*processed}) == 3
     if not cache_gib:
-        kept = align_vlm(folder, pairs(*MIXED), dpo(steps=4), tmp_path / "kept", ignored)
+        kept = align_vlm(folder, pairs(*MIXED), dpo(steps=2), tmp_path / "kept", ignored)
         assert kept["losses"] == report["losses"]
 
 

@@ -33,6 +33,10 @@ def folder(request, checkpoints):
     return checkpoints[request.param]
 
 
+ONE = pytest.mark.parametrize("folder", ["qwen3_vl"], indirect=True)
+"""For losses, whose code does not depend on the architecture."""
+
+
 def test_the_loss_sees_the_answer_and_its_end_and_nothing_else(folder):
     chat = load_vlm(folder, device="cpu").chat
     turns = ColourExamples()
@@ -168,6 +172,7 @@ def first_loss(folder, tmp_path, turns, **options):
     return loss
 
 
+@ONE
 def test_shares_cost_what_their_answers_cost_by_their_shares(folder, tmp_path):
     """One answer of two tokens, its step and its end: 3/4 of b and 1/4 of c."""
     text = {
@@ -188,6 +193,7 @@ def test_shares_cost_what_their_answers_cost_by_their_shares(folder, tmp_path):
     assert soft == pytest.approx(wanted, abs=2e-3)
 
 
+@ONE
 def test_ranked_turns_are_read_as_the_judge_reads_their_scores(folder, tmp_path):
     """The loss is that of the expected scores which ``generate`` gives; the ends hardly differ."""
     vlm = load_vlm(folder, device="cpu")
@@ -217,6 +223,7 @@ def test_spoken_weighed_and_ranked_turns_share_a_batch_by_their_number(folder, t
     assert together == pytest.approx(wanted, abs=2e-3)
 
 
+@ONE
 def test_accumulated_passes_are_meaned(folder, tmp_path):
     turns = [
         ChatExample(rated("red"), "a", (0.5, 0.5, 0.0)),

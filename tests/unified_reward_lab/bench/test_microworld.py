@@ -11,7 +11,7 @@ from unified_reward_lab.bench.showcase import Showcase, write_showcase
 from unified_reward_lab.microworld import utility_gap
 
 
-N = 12
+N = 6
 CELLS = {
     f"{what}_{kind}.{form}"
     for what in ("image", "video")

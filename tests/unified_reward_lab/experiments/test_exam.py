@@ -8,7 +8,7 @@ from unified_reward_lab.microworld.items import TASKS
 
 @pytest.fixture(scope="module")
 def report(checkpoints):
-    return run(ExamStudy({"shipped": "tiny_base", "random": str(checkpoints["qwen3_vl"])}, n=8))
+    return run(ExamStudy({"shipped": "tiny_base", "random": str(checkpoints["qwen3_vl"])}, n=4))
 
 
 @pytest.mark.slow
@@ -16,7 +16,7 @@ def test_the_shipped_base_answers_and_a_random_one_does_not(report):
     shipped, guessing = report["models"]["shipped"], report["models"]["random"]
     assert set(shipped) == {str(task) for task in TASKS}
     assert sum(row["right"] for row in guessing.values()) == 0
-    assert sum(row["right"] for row in shipped.values()) >= 16  # 0.5 of 32; measured above 0.9
+    assert sum(row["right"] for row in shipped.values()) >= 8  # 0.5 of 16; measured above 0.9
     assert report["n_failed"] == 0
 
 

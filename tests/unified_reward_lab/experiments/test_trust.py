@@ -10,7 +10,7 @@ from unified_reward_lab.experiments.trust import TrustStudy, page, run
 @pytest.fixture(scope="module")
 def report():
     judges = {"lazy": "scripted:first", "perfect": "scripted:perfect"}
-    return run(TrustStudy(judges, n=6, audited=3))
+    return run(TrustStudy(judges, n=2, audited=2))
 
 
 def test_the_perfect_judge_is_ahead_by_what_the_lazy_one_lacks(report):

@@ -23,7 +23,7 @@ from unified_reward_lab.train.autoencoders import (
 from unified_reward_lab.train.generators import GeneratorTraining, train_generator
 
 
-ITEMS = 32
+ITEMS = 8
 MEDIA = ("image", "video")
 TASKS = {"image": Task.IMAGE_GENERATION, "video": Task.VIDEO_GENERATION}
 SHAPES = {"image": (64, 64, 3), "video": (8, 64, 64, 3)}
@@ -33,7 +33,8 @@ LATENTS = {"image": (4, 8, 8), "video": (8, 5, 8, 8)}
 def generator(medium):
     taught = AutoencoderTraining(steps=1, batch_size=2)
     rate = 1e-3 if medium == "video" else 0.0
-    return GeneratorTraining(medium, taught, steps=2, items=ITEMS, batch_size=4, muon_lr=rate)
+    sizes = {"steps": 2, "items": ITEMS, "batch_size": 4, "texts": 400}
+    return GeneratorTraining(medium, taught, **sizes, muon_lr=rate)
 
 
 @pytest.fixture(scope="module", params=MEDIA)
@@ -180,7 +181,7 @@ def test_a_taught_autoencoder_of_videos_still_works_frame_by_frame(videos):
 @pytest.mark.parametrize("build", [build_image_autoencoder, build_video_autoencoder])
 def test_a_few_steps_bring_images_nearer(build):
     torch.manual_seed(0)
-    losses = train_autoencoder(build(), AutoencoderTraining(steps=24, batch_size=4))
+    losses = train_autoencoder(build(), AutoencoderTraining(steps=16, batch_size=2))
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
@@ -190,7 +191,7 @@ def test_decoded_values_beyond_the_range_are_still_taught():
     model = build_video_autoencoder()
     with torch.no_grad():
         model.decoder.conv_out.bias.fill_(5.0)
-    losses = train_autoencoder(model, AutoencoderTraining(steps=24, batch_size=4, lr=1e-1))
+    losses = train_autoencoder(model, AutoencoderTraining(steps=16, batch_size=2, lr=1e-1))
     assert losses[0] > 4
     assert losses[-1] < 0.5 * losses[0]
 

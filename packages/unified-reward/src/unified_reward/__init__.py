@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from unified_reward.pairs.make import make_pairs
     from unified_reward.train.dpo import align
     from unified_reward.train.judge import train_judge
+    from unified_reward_client import RewardSet
 
 __all__ = [
     "Failed",
     "Image",
     "Judge",
     "Preferred",
+    "RewardSet",
     "Sample",
     "Scored",
     "Task",
@@ -41,11 +43,13 @@ __all__ = [
     "train_judge",
 ]
 __version__ = "0.2.0"
+_CLIENT = "unified_reward_client"
 _HOMES = {
     "Failed": "core.verdicts",
     "Image": "core.samples",
     "Judge": "core.base_judge:BaseJudge",
     "Preferred": "core.verdicts",
+    "RewardSet": _CLIENT,
     "Sample": "core.samples",
     "Scored": "core.verdicts",
     "Task": "core.samples",
@@ -59,7 +63,8 @@ _HOMES = {
     "run_benchmark": "bench.run",
     "train_judge": "train.judge",
 }
-"""Module of each public name below this package; ``:NAME`` where it has another name there."""
+"""Module of each public name: the client's, or below this package; ``:NAME`` where it has another
+name there."""
 _EXTRAS: dict[str, Extra] = {"align": "train", "run_benchmark": "bench", "train_judge": "train"}
 
 
@@ -70,7 +75,7 @@ def __getattr__(name: str) -> Any:
     from unified_reward.core.extensions import extra
 
     with extra(_EXTRAS.get(name, "local")):
-        home = import_module(f"unified_reward.{module}")
+        home = import_module(module if module == _CLIENT else f"unified_reward.{module}")
     return getattr(home, own_name or name)
 
 

@@ -70,6 +70,8 @@ class GeneratorTraining:
     """Peak learning rate; one cycle."""
     muon_lr: float = 0.0
     """Peak learning rate of hidden matrices under Muon; 0 trains them by AdamW too."""
+    texts: int = 20_000
+    """Captions that the tokenizer is trained on."""
     averaged: float = 0.999
     """Decay of the moving average of the weights, which is what is saved; in [0, 1)."""
     seed: int = 0
@@ -179,7 +181,9 @@ def train_generator(config: GeneratorTraining, out: Path) -> list[tuple[int, flo
     """
     torch.manual_seed(config.seed)
     is_video = config.medium == "video"
-    texts = (captioned_pixels(i, is_video=is_video, seed=config.seed + 1)[0] for i in range(20_000))
+    texts = (
+        captioned_pixels(i, is_video=is_video, seed=config.seed + 1)[0] for i in range(config.texts)
+    )
     pipeline = build_generator(config.medium, build_tokenizer(texts, vocabulary=_VOCABULARY))
     train_autoencoder(pipeline.vae, config.autoencoder)
     denoiser = build_denoiser(pipeline, _SAMPLING[config.medium].prompt_tokens)

@@ -14,6 +14,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extra
 from unified_reward.core.paths import is_folder
 from unified_reward.io.text import read_text
+from unified_reward.judges.bulk import Engine
 
 
 if TYPE_CHECKING:
@@ -56,6 +57,25 @@ _RewordedOption = Annotated[
     typer.Option("--allow-reworded", help="Use this project's wording for a published judge."),
 ]
 _LogOption = Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")]
+_EngineOption = Annotated[Engine, typer.Option(help="This process, or a Ray cluster.")]
+_ReplicasOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]N",
+        help="Processes of each judge, or of one, on engine ray; may be repeated. Default 1.",
+    ),
+]
+_GpusOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]N",
+        help="GPUs of a process, such as 0.25. Default 1 where the cluster has some.",
+    ),
+]
+_CpusOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[NAME=]N", help="CPUs of a process, and its threads. Default 1."),
+]
 
 
 def serve(
@@ -73,15 +93,25 @@ def serve(
     batch_size: _SizeOption = None,
     allow_reworded: _RewordedOption = False,
     log_prompts: _LogOption = False,
+    engine: _EngineOption = Engine.LOCAL,
+    replicas: _ReplicasOption = None,
+    gpus: _GpusOption = None,
+    cpus: _CpusOption = None,
 ) -> None:
     """Serve judges and scorers over HTTP, until a signal ends it."""
     from unified_reward.judges.registry import JudgeOptions, available_judges
 
     if not judge:
         raise ConfigError(f"no judge is named, and there is no default:\n{available_judges()}")
+    placed = {"replicas": replicas or (), "gpus": gpus or (), "cpus": cpus or ()}
+    if engine is Engine.LOCAL and any(placed.values()):
+        raise ConfigError("--replicas, --gpus and --cpus are for --engine ray")
     with extra("serve"):
         from unified_reward.serve.config import ServeConfig
-        from unified_reward.serve.server import run_local
+        from unified_reward.serve.hosts import LocalHost
+        from unified_reward.serve.metrics import Metrics
+        from unified_reward.serve.ray_host import RayHost, placements
+        from unified_reward.serve.server import run
     config = ServeConfig(
         host=host,
         port=port,
@@ -96,9 +126,12 @@ def serve(
         device=device, dtype=dtype, batch_size=batch_size, allow_reworded=allow_reworded
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run_local(
-        _references(judge, chosen), config, lambda url: typer.echo(f"serving on {url}", err=True)
-    )
+    references, metrics = _references(judge, chosen), Metrics()
+    if engine is Engine.RAY:
+        served = RayHost(references, placements(references, placed), config, metrics)
+    else:
+        served = LocalHost(references, config, metrics)
+    run(served, config, metrics, lambda url: typer.echo(f"serving on {url}", err=True))
 
 
 def _references(judges: list[str], chosen: JudgeOptions) -> list[JudgeReference]:

@@ -290,7 +290,12 @@ def _required_image(file: ReadableFile, name: str, limits: Limits) -> ImageFile:
 
 def upright_rgb(image: PILImage, orientation: int) -> PILImage:
     """Decode into a new RGB image: turned by an EXIF orientation, on white, without metadata."""
-    rgb = PIL.Image.fromarray(on_white(_pixels(image)))
+    image.load()
+    if image.mode == "RGB" and not image.has_transparency_data:
+        rgb = image.copy()
+        rgb.info = {}
+    else:
+        rgb = PIL.Image.fromarray(on_white(_pixels(image)))
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 

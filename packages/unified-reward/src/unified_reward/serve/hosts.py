@@ -31,9 +31,16 @@ _log = logging.getLogger(__name__)
 class NotReadyError(UnifiedRewardError):
     """A judge is still loading, or could not be loaded."""
 
-    def __init__(self, message: str, state: State) -> None:
-        super().__init__(message)
+    def __init__(self, name: str, state: State, reason: str | None) -> None:
+        verb = "is loading" if state == "loading" else "could not be loaded"
+        super().__init__(f"{name} {verb}" + (f": {reason}" if reason else ""))
         self.state: State = state
+
+
+def load_error(error: Exception) -> str:
+    """Reason why a judge could not be loaded."""
+    is_known = isinstance(error, UnifiedRewardError)
+    return str(error) if is_known else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
@@ -211,10 +218,7 @@ class LocalHost:
         if self._is_closed:
             raise ClosedError("the server is shutting down")
         if hosted.queue is None:
-            verb = "is loading" if hosted.state == "loading" else "could not be loaded"
-            raise NotReadyError(
-                f"{name} {verb}" + (f": {hosted.reason}" if hosted.reason else ""), hosted.state
-            )
+            raise NotReadyError(name, hosted.state, hosted.reason)
         return hosted.queue
 
     def _load(self) -> None:
@@ -229,8 +233,7 @@ class LocalHost:
             try:
                 judges[name] = hosted.reference.open()
             except Exception as error:  # noqa: BLE001  of any model; the others are to be served
-                is_known = isinstance(error, UnifiedRewardError)
-                hosted.reason = str(error) if is_known else f"{type(error).__name__}: {error}"
+                hosted.reason = load_error(error)
                 hosted.state = "failed"
                 _log.error("%s could not be loaded: %s", name, hosted.reason)
             else:

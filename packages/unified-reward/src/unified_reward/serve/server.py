@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import uvicorn
 
 from unified_reward.serve.app import create_app
 from unified_reward.serve.config import ServeConfig
-from unified_reward.serve.hosts import JudgeReference, LocalHost
+from unified_reward.serve.hosts import Host
 from unified_reward.serve.metrics import Metrics
 
 
@@ -18,14 +18,13 @@ DRAIN_S = 60
 """Longest time for requests that are being answered when the server is stopped."""
 
 
-def run_local(
-    references: Sequence[JudgeReference], config: ServeConfig, on_start: Callable[[str], None]
-) -> None:
-    """Serve judges of this process until a signal ends it; requests in work are answered.
+def run(host: Host, config: ServeConfig, metrics: Metrics, on_start: Callable[[str], None]) -> None:
+    """Serve judges until a signal ends it; requests in work are answered.
 
     Args:
-        references: Judges to load, in the background.
+        host: Judges, loaded in the background.
         config: Address and limits.
+        metrics: Figures; those of the host.
         on_start: Called with the URL when requests are accepted.
 
     Raises:
@@ -34,9 +33,7 @@ def run_local(
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises a signal again when it has ended, and an orderly end is no failure.
         signal.signal(number, _ignore)
-    metrics = Metrics()
-    app = create_app(LocalHost(references, config, metrics), config, metrics)
-    asyncio.run(_serve(app, config, on_start))
+    asyncio.run(_serve(create_app(host, config, metrics), config, on_start))
 
 
 def _ignore(_: int, __: object) -> None:

@@ -1,0 +1,1 @@
+"""Tests of the client file, which a trainer copies."""

@@ -13,7 +13,7 @@ def sample(*candidates, prompt="a", **fields):
 
 @pytest.fixture
 def cache():
-    return MediaCache(LIMITS, 16, 8 * 8 * 3 * 2, 10_000)
+    return MediaCache(LIMITS, 8 * 8 * 3 * 2, 10_000)
 
 
 def check(cache, given):

@@ -123,10 +123,7 @@ class LocalHost:
         self._config = config
         self._metrics = metrics
         self._media = MediaCache(
-            config.media_limits,
-            config.max_frames,
-            config.media_cache_bytes,
-            config.max_decoded_bytes,
+            config.media_limits, config.media_cache_bytes, config.max_decoded_bytes
         )
         self._decoders = ThreadPoolExecutor(config.decode_threads, "decode")
         self._is_closed = False

@@ -115,17 +115,13 @@ class MediaCache:
 
     Args:
         limits: Of one medium.
-        max_frames: Frames of a video.
         max_bytes: Size of the decoded media that are kept when their requests are answered.
         max_pending_bytes: Size of the decoded media of all requests; an image of 16 megapixels is
             sent in 34 bytes and takes 48 megabytes.
     """
 
-    def __init__(
-        self, limits: Limits, max_frames: int, max_bytes: int, max_pending_bytes: int
-    ) -> None:
+    def __init__(self, limits: Limits, max_bytes: int, max_pending_bytes: int) -> None:
         self._limits = limits
-        self._max_frames = max_frames
         self._max_bytes = max_bytes
         self._max_pending_bytes = max_pending_bytes
         self._n_bytes = 0
@@ -250,8 +246,8 @@ class MediaCache:
         return Image(opened), opened.width * opened.height * _PIXEL_BYTES
 
     def _check_frames(self, n_frames: int) -> None:
-        if not 0 < n_frames <= self._max_frames:
-            raise MediaError(f"{n_frames} frames; between 1 and {self._max_frames} are read")
+        if not 0 < n_frames <= self._limits.max_frames:
+            raise MediaError(f"{n_frames} frames; between 1 and {self._limits.max_frames} are read")
 
 
 def _check_index(content: bytes) -> None:

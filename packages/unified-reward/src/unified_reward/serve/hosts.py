@@ -8,7 +8,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any, Literal, Protocol
 
@@ -168,11 +167,14 @@ class LocalHost:
         loop = asyncio.get_running_loop()
         end, late = loop.time() + timeout_s, f"no verdict within {timeout_s:g} s"
         with queue.places(sum(map(len, groups))), self._media.room() as room:
-            check = partial(loop.run_in_executor, self._decoders, self._checked, room)
             try:
                 async with asyncio.timeout_at(end):
-                    given = (check(one) for group in groups for one in group)
-                    each = iter(await asyncio.gather(*given))
+                    checks = (
+                        loop.run_in_executor(self._decoders, self._checked, one, room)
+                        for group in groups
+                        for one in group
+                    )
+                    each = iter(await asyncio.gather(*checks))
             except TimeoutError:
                 return [Failed(late) for group in groups for _ in group]
             checked = [list(islice(each, len(group))) for group in groups]
@@ -197,7 +199,7 @@ class LocalHost:
         finally:
             queue.withdraw(job)
 
-    def _checked(self, room: Room, sample: Sample | Failed) -> CheckedSample | Failed:
+    def _checked(self, sample: Sample | Failed, room: Room) -> CheckedSample | Failed:
         if isinstance(sample, Failed):
             return sample
         try:

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 _prompts = logging.getLogger("unified_reward.serve.prompts")
 
 
-class _InMemory(MultiPartParser):
+class _InMemoryParser(MultiPartParser):
     """Parser that writes no temporary files: bodies are bounded already."""
 
     spool_max_size = 2**62
@@ -63,18 +63,18 @@ def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
 
     app = FastAPI(title="Reward server", version=unified_reward.__version__, lifespan=lifespan)
     app.add_middleware(Guard, service=service)
-    app.add_exception_handler(RequestError, _refused)
+    app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _no_route)
-    app.add_exception_handler(Disconnected, _unheard)
-    app.add_exception_handler(ClientDisconnect, _unheard)
-    app.add_exception_handler(Exception, _failed)
+    app.add_exception_handler(Disconnected, _disconnected)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
+    app.add_exception_handler(Exception, _internal_error)
     app.include_router(_own_routes(service))
     app.include_router(page.routes())
     app.include_router(peers.routes(service))
     return app
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _request_error(_: Request, error: Exception) -> Response:
     return error_response(cast("RequestError", error))
 
 
@@ -85,11 +85,11 @@ async def _no_route(_: Request, error: Exception) -> Response:
     return response
 
 
-async def _unheard(_: Request, __: Exception) -> Response:
+async def _disconnected(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _internal_error(request: Request, error: Exception) -> Response:
     _log.error("%r failed", request.url.path, exc_info=error)
     return error_response(RequestError(500, "internal", "the server failed; its log says why"))
 
@@ -99,7 +99,7 @@ def _own_routes(service: Service) -> APIRouter:
     for verb in get_args(Verb):
         router.add_api_route(
             f"/v1/{verb}",
-            _asker(service, verb),
+            _verb_route(service, verb),
             methods=["POST"],
             summary=_SUMMARIES[verb],
             openapi_extra=_REQUEST,
@@ -143,7 +143,7 @@ _REQUEST: dict[str, Any] = {
 }
 
 
-def _asker(service: Service, verb: Verb) -> Any:
+def _verb_route(service: Service, verb: Verb) -> Any:
     async def answer(request: Request) -> Response:
         question = await _question(service, verb, request)
         names = service.names(question.judges)
@@ -193,7 +193,7 @@ async def _question(service: Service, verb: Verb, request: Request) -> Question:
 
 
 async def _parts(request: Request, config: ServeConfig) -> tuple[bytes, dict[str, bytes]]:
-    parser = _InMemory(
+    parser = _InMemoryParser(
         request.headers,
         request.stream(),
         max_files=4 * config.max_items,

@@ -36,7 +36,6 @@ from unified_reward.serve.service import RETRY_AFTER_S, Disconnected, RequestErr
 
 
 _log = logging.getLogger(__name__)
-_prompts = logging.getLogger("unified_reward.serve.prompts")
 
 
 class _InMemoryParser(MultiPartParser):
@@ -147,10 +146,7 @@ def _verb_route(service: Service, verb: Verb) -> Any:
     async def answer(request: Request) -> Response:
         question = await _question(service, verb, request)
         names = service.names(question.judges)
-        if service.config.log_prompts:
-            for item in question.items:
-                for sample in item.samples[:1]:
-                    _prompts.info("%r %r", item.id, sample.prompt)
+        service.log_prompts(question.items)
         ready = [name for name in names if service.host.states()[name] != "failed"] or names
         rows = await asyncio.gather(*(_rows(service, request, name, question) for name in ready))
         answered = dict(zip(ready, rows, strict=True))

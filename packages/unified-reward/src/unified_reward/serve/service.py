@@ -6,7 +6,8 @@ import asyncio
 import base64
 import binascii
 import hmac
-from collections.abc import Awaitable, Sequence
+import logging
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TypeVar
 
 from fastapi import Request
@@ -18,8 +19,10 @@ from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.hosts import Groups, Host, NotReadyError
 from unified_reward.serve.media import MemoryFullError
 from unified_reward.serve.metrics import Metrics
+from unified_reward.serve.protocol import Item
 
 
+_prompts = logging.getLogger("unified_reward.serve.prompts")
 RETRY_AFTER_S = 1
 _STATUS: dict[type[Verdict], str] = {
     Scored: "scored",
@@ -69,6 +72,13 @@ class Service:
                     404, "unknown_judge", f"there is no judge {name!r}; served: {', '.join(known)}"
                 )
         return list(dict.fromkeys(given))
+
+    def log_prompts(self, items: Iterable[Item]) -> None:
+        """Log the prompts of items, if the server is to."""
+        if self.config.log_prompts:
+            for item in items:
+                for sample in item.samples[:1]:
+                    _prompts.info("%r %r", item.id, sample.prompt)
 
     async def ask(
         self,

@@ -29,7 +29,6 @@ from unified_reward_client import SCALES
 Row = Mapping[str, Any]
 """An item of the server's own protocol, as JSON."""
 _log = logging.getLogger(__name__)
-_prompts = logging.getLogger("unified_reward.serve.prompts")
 _NAMED_REASONS = 5
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -113,10 +112,7 @@ async def read_samples(
         DataError: There are too many.
     """
     items = await asyncio.to_thread(read_items, "score", rows, files or {}, service.config)
-    if service.config.log_prompts:
-        for item in items:
-            for sample in item.samples:
-                _prompts.info("%s %r", item.id, sample.prompt)
+    service.log_prompts(items)
     return [item.failure or item.samples[0] for item in items]
 
 

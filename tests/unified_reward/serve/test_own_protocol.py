@@ -233,3 +233,6 @@ def test_the_documented_request_is_the_one_that_is_read(url):
     assert "$defs" not in str(paths)
     schema = paths["/v1/score"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"judges", "items", "orders", "by", "timeout_s"} == set(schema["properties"])
+    documented = request(f"{url}/docs").text
+    assert all(f"<code>{path}</code>" in documented for path in paths)
+    assert "http" not in documented

@@ -60,7 +60,13 @@ def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
         yield
         await asyncio.to_thread(host.close)
 
-    app = FastAPI(title="Reward server", version=unified_reward.__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="Reward server",
+        version=unified_reward.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.add_middleware(Guard, service=service)
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _no_route)
@@ -69,6 +75,7 @@ def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
     app.add_exception_handler(Exception, _internal_error)
     app.include_router(_own_routes(service))
     app.include_router(page.routes())
+    app.add_api_route("/docs", lambda: page.documentation(app.openapi()), include_in_schema=False)
     app.include_router(peers.routes(service))
     return app
 

@@ -88,12 +88,12 @@ class BatchQueue:
         self._changed = threading.Condition()
         self._n_pending = 0
         self._is_closed = False
-        self._known: OrderedDict[tuple[bytes, Orders], Verdict] = OrderedDict()
+        self._cache: OrderedDict[tuple[bytes, Orders], Verdict] = OrderedDict()
         self._thread = threading.Thread(target=self._run, name=f"judge {name}", daemon=True)
         self._thread.start()
 
     @contextmanager
-    def places(self, n: int) -> Generator[None]:
+    def reserve(self, n: int) -> Generator[None]:
         """Take n places of the queue until the block ends.
 
         Raises:
@@ -184,7 +184,7 @@ class BatchQueue:
 
     def _answer(self, questions: Sequence[_Question], orders: Orders) -> None:
         wanted = {one.key: one.sample for question in questions for one in question.samples}
-        known = {key: self._known[key, orders] for key in wanted if (key, orders) in self._known}
+        known = {key: self._cache[key, orders] for key in wanted if (key, orders) in self._cache}
         new = {key: sample for key, sample in wanted.items() if key not in known}
         n_samples = sum(len(question.samples) for question in questions)
         self._metrics.repeated.labels(self._name).inc(n_samples - len(new))
@@ -197,10 +197,10 @@ class BatchQueue:
     def _keep(self, verdicts: dict[bytes, Verdict], orders: Orders) -> None:
         for key, verdict in verdicts.items():
             if not isinstance(verdict, Failed):
-                self._known[key, orders] = verdict
-                self._known.move_to_end((key, orders))
-        while len(self._known) > self._config.verdict_cache:
-            self._known.popitem(last=False)
+                self._cache[key, orders] = verdict
+                self._cache.move_to_end((key, orders))
+        while len(self._cache) > self._config.verdict_cache:
+            self._cache.popitem(last=False)
 
     def _ask(self, samples: Sequence[Sample], orders: Orders) -> list[Verdict]:
         start = time.monotonic()

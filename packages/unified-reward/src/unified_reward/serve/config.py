@@ -34,7 +34,7 @@ class ServeConfig:
     """Samples that a judge is asked at once."""
     max_wait_ms: float = 5.0
     """Longest time that a sample waits for others to fill a batch; 0 waits for none."""
-    max_queue: int = 1024
+    max_queue: int = 4096
     """Samples of one judge that wait or are being judged; more are refused with status 429."""
     timeout_s: float = 600.0
     """Longest time of a request, without its transfer; items without a verdict fail."""

@@ -166,7 +166,7 @@ class LocalHost:
         queue = self._queue(name)
         loop = asyncio.get_running_loop()
         end, late = loop.time() + timeout_s, f"no verdict within {timeout_s:g} s"
-        with queue.places(sum(map(len, groups))), self._media.room() as room:
+        with queue.reserve(sum(map(len, groups))), self._media.room() as room:
             try:
                 async with asyncio.timeout_at(end):
                     checks = (

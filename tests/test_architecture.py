@@ -88,7 +88,7 @@ def test_an_import_that_is_not_guarded_would_be_seen(code, found):
     assert unguarded_imports(ast.parse(code)) == found
 
 
-LONGEST = {"unified_reward_client.py": 1100}
+LONGEST = {"unified_reward_client.py": 1120}
 """Lines of the only file that holds several ideas: trainers copy it."""
 
 

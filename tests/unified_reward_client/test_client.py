@@ -48,6 +48,13 @@ def served():
         yield url
 
 
+@pytest.fixture(scope="module")
+def echo():
+    """A client whose rewards are the prompts as numbers."""
+    with fake(lambda _, body: rows(body)) as (url, _), RewardClient(url, concurrency=4) as client:
+        yield client
+
+
 NOW = {"Retry-After": "0"}
 
 
@@ -172,18 +179,10 @@ def test_an_answer_that_is_not_as_it_must_be_is_no_number(connect, body, reason)
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(40)))
-def test_the_order_of_many_parallel_requests_is_kept(order):
+def test_the_order_of_many_parallel_requests_is_kept(echo, order):
     questions = [Item(str(i), ["b"]) for i in order]
-    rewards = echo().score("a", questions)
+    rewards = echo.score("a", questions)
     assert [reward.value for reward in rewards] == [float(i) for i in order]
-
-
-def echo(clients=[]):  # noqa: B006  one server for all examples
-    if not clients:
-        context = fake(lambda _, body: rows(body))
-        url, _ = context.__enter__()
-        clients[:] = [RewardClient(url, concurrency=4), context]
-    return clients[0]
 
 
 def test_connections_are_kept_and_a_stale_one_is_replaced_at_once(connect):

@@ -73,6 +73,10 @@ def test_an_item_of_which_a_reward_failed_has_none_and_counts_for_no_other():
     assert result.scaled["b"][3] is None
 
 
+def test_no_items_have_no_rewards():
+    assert combine([A, B], {"a": [], "b": []}).values == []
+
+
 def test_a_failure_may_raise_or_be_a_value_that_is_named():
     values = {"a": [1.0, None, 3.0]}
     with pytest.raises(RewardError, match="1 of 3 items lack a reward; the first: a: no reward"):

@@ -142,15 +142,19 @@ def encode_png(pixels: np.ndarray) -> bytes:
     )
 
 
+def as_medium(source: Any, layout: str | None = None, fps: float | None = None) -> Image:
+    """A video of a list of frames or an array of four axes, else an image."""
+    is_video = isinstance(source, (list, tuple)) or getattr(source, "ndim", 3) == 4
+    return Video(source, layout, fps) if is_video else Image(source, layout)
+
+
 def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
     """An image, a video or a text as JSON."""
     if isinstance(medium, str):
         return {"text": medium}
-    if not isinstance(medium, Image):
-        is_video = isinstance(medium, (list, tuple)) or getattr(medium, "ndim", 3) == 4
-        medium = (Video if is_video else Image)(medium)
+    medium = medium if isinstance(medium, Image) else as_medium(medium)
     source, is_video = medium.source, isinstance(medium, Video)
-    fps = {"fps": medium.fps} if is_video and medium.fps else {}
+    fps = {"fps": medium.fps} if isinstance(medium, Video) and medium.fps else {}
     if _is_file(source):
         return {"video" if is_video else "image": _read(source)}
     if is_video and isinstance(source, (list, tuple)):
@@ -158,16 +162,19 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
             return {"frames": [_read(frame) for frame in source], **fps}
         pixels = _stack(source, medium.layout and medium.layout[1:])
     elif _is_pil(source) and (_load(source).mode != "RGB" or source.getexif()):
-        return {"image": _encode_pil(source, "PNG")}  # the server turns it and puts it on white
+        return {
+            "image": _base64(_encode_pil(source, "PNG"))
+        }  # the server turns it and puts it on white
     else:
         pixels = to_pixels(source, medium.layout, ("THWC", "TCHW") if is_video else ("HWC", "CHW"))
     if image_format == "npy":
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(pixels), allow_pickle=False)
         return {"npy": _base64(buffer.getvalue()), "layout": "THWC" if is_video else "HWC", **fps}
+    encode = _encode_jpeg if image_format == "jpeg" else encode_png
     if is_video:
-        return {"frames": [_encode_frame(frame, image_format) for frame in pixels], **fps}
-    return {"image": _encode_frame(pixels, image_format)}
+        return {"frames": [_base64(encode(frame)) for frame in pixels], **fps}
+    return {"image": _base64(encode(pixels))}
 
 
 def _is_pil(source: Any) -> bool:
@@ -198,18 +205,16 @@ def _is_file(source: Any) -> bool:
     return isinstance(source, (str, os.PathLike, bytes))
 
 
-def _encode_frame(pixels: np.ndarray, image_format: str) -> str:
-    if image_format == "png":
-        return _base64(encode_png(pixels))
+def _encode_jpeg(pixels: np.ndarray) -> bytes:
     import PIL.Image
 
     return _encode_pil(PIL.Image.fromarray(pixels), "JPEG")
 
 
-def _encode_pil(image: Any, pil_format: str) -> str:
+def _encode_pil(image: Any, pil_format: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, pil_format, quality=95, compress_level=1, exif=image.getexif())
-    return _base64(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _base64(data: bytes) -> str:
@@ -466,7 +471,8 @@ class RewardClient:
                 tries = f" ({lost} connections lost)" if lost else ""
                 within = f"{self.url}{path} within {self.timeout_s:g} s"
                 raise ServerError(f"no answer from {within}{tries}; the last: {problem}", status)
-            log.warning("%s%s: %s; next try in %g s", self.url, path, problem, wait_s)
+            level = logging.INFO if status == 429 else logging.WARNING  # 429: the server is busy
+            log.log(level, "%s%s: %s; next try in %g s", self.url, path, problem, wait_s)
             time.sleep(wait_s)
 
     def _exchange(
@@ -566,9 +572,10 @@ def _read_reward(row: Any, row_id: str, image_format: str) -> Reward:
     """Read an item's row; one that is not as it must be has failed."""
     try:
         status, reason = row["status"], row.get("reason") or ""
-        if row["id"] != row_id or status not in ("scored", "preferred", "ranked", *_FAILURES):
+        failures, answers = ("failed", "unparsed"), ("scored", "preferred", "ranked")
+        if row["id"] != row_id or status not in failures + answers:
             raise ValueError(f"id {row['id']!r:.80} for {row_id!r:.80}, status {status!r:.40}")
-        if status in _FAILURES:
+        if status in failures:
             return Reward(None, f"{status}: {reason}", row=row)
         aspects = row.get("aspects") or {}
         aspects = {name: _number(aspects, name) for name in aspects}
@@ -585,12 +592,9 @@ def _read_reward(row: Any, row_id: str, image_format: str) -> Reward:
     return Reward(value, reason, normalized, sigma, aspects, row)
 
 
-_FAILURES = ("failed", "unparsed")
-
-
 def _candidate_rewards(reward: Reward, key: str, n: int) -> list[Reward]:
-    values = reward.row.get(key)
-    values = values if isinstance(values, list) and len(values) == n else [None] * n
+    given: Any = reward.row.get(key)
+    values: list[Any] = given if isinstance(given, list) and len(given) == n else [None] * n
     numbers = [float(value) if _is_number(value) else None for value in values]
     missing = reward.reason or f"the candidate has no number among {key}"
     return [Reward(v, missing if v is None else reward.reason, row=reward.row) for v in numbers]
@@ -650,9 +654,8 @@ class RewardTerm:
             raise ValueError(f"form is score or win_rate, not {self.form!r}")
         if not isinstance(self.scale, Scale) and self.scale not in SCALES:
             raise ValueError(f"there is no scale {self.scale!r}; there are {', '.join(SCALES)}")
-        if self.min_spread != "sigma" and not (
-            _is_number(self.min_spread) and self.min_spread >= 0
-        ):
+        floor: Any = self.min_spread
+        if floor != "sigma" and not (_is_number(floor) and floor >= 0):
             raise ValueError(f"min_spread is a number >= 0 or 'sigma', not {self.min_spread!r}")
         name = self.name or ".".join(filter(None, (self.judge, self.aspect)))
         object.__setattr__(self, "name", name)
@@ -664,12 +667,14 @@ class RewardTerm:
 
     def read(self, reward: Reward | float | None) -> tuple[float, float, str]:
         """Scaled value and sigma (NaN where missing), and the reason of a missing value."""
-        value, sigma, reason = reward, None, "no reward"
+        value: Any = reward
+        sigma, reason = None, "no reward"
         if isinstance(reward, Reward):
             value, sigma, reason = reward.value, reward.sigma, reward.reason
             if self.aspect and reward.row.get("status") == "scored":
                 parts = [v for k, v in reward.aspects.items() if self.aspect in (k, "mean")]
-                value = None if None in parts or not parts else sum(parts) / len(parts)
+                known = [part for part in parts if part is not None]
+                value = sum(known) / len(known) if known and len(known) == len(parts) else None
                 sigma, reason = None, f"the answer lacks the aspect {self.aspect}"
         if value is None:
             return math.nan, math.nan, reason or "no value"
@@ -813,7 +818,7 @@ class RewardSet:
         reasons = [
             "; ".join(f"{k}: {v[i][2]}" for k, v in read.items() if v[i][2]) for i in range(n)
         ]
-        complete = np.isfinite(list(values.values())).all(axis=0)
+        complete = np.all(np.isfinite(list(values.values())), axis=0).reshape(n)
         if self.on_failure == "raise" and not complete.all():
             first = next(filter(None, reasons))
             raise RewardError(
@@ -825,7 +830,7 @@ class RewardSet:
             floors[term.name] = floor = _floor(term, read[term.name], index)
             part = z_scores(kept, index, floor) if self.aggregate == "gdpo" else kept
             total += term.weight * part
-        failed = None if self.on_failure == "none" else self.on_failure
+        failed = None if isinstance(self.on_failure, str) else float(self.on_failure)
         combined = [v if ok else failed for v, ok in zip(total.tolist(), complete)]
         report = self._report(rewards, read, index, floors)
         scaled = {
@@ -867,7 +872,7 @@ def _win_rates(
     client: RewardClient, judge: str, items: Sequence[Item], index: np.ndarray
 ) -> list[Reward]:
     """Win rate of each item's candidate in its group, whose prompt and context are the first's."""
-    places = [np.flatnonzero(index == group) for group in range(index.max(initial=-1) + 1)]
+    places = [np.flatnonzero(index == group).tolist() for group in range(index.max(initial=-1) + 1)]
     questions = [
         replace(items[each[0]], candidates=[items[i].candidates[0] for i in each], id="")
         for each in places
@@ -924,7 +929,7 @@ def _suspicions(
 ) -> dict[str, str]:
     found, scale = {}, term.linear
     raw = values[np.isfinite(values)] * scale.divisor - scale.offset
-    if figures["failed"] > 0.05:
+    if reasons and figures["failed"] > 0.05:
         common = max(reasons, key=reasons.__getitem__)
         found["failed"] = f"{figures['failed']:.0%} failed, most by: {common:.200}"
     if len(raw) >= (2 if len(rewards) > 1 else 16) and np.ptp(raw) < 1e-9:
@@ -1033,7 +1038,7 @@ def flow_grpo_reward(
 
     def score(images: Any, prompts: Sequence[str], metadata: Any = None, *_: Any) -> tuple:
         batch = images if isinstance(images, (list, tuple)) else to_array(images)
-        media = [_generated(each, layout, fps) for each in batch]
+        media = [as_medium(each, layout, fps) for each in batch]
         result = rewards.score(client, _items(prompts, media))
         return result.values, result.scaled
 
@@ -1056,17 +1061,12 @@ def verl_omni_compute_score(
         extra = extra_info or {}
         prompt = extra.get("prompt") or extra.get("raw_prompt") or ground_truth
         layout = "CHW" if solution_image.ndim == 3 else "TCHW"
-        item = Item(_text(prompt, "user"), [_generated(solution_image, layout, fps)])
+        item = Item(_text(prompt, "user"), [as_medium(solution_image, layout, fps)])
         result = await client.in_thread(rewards.score, client, [item])
         parts = {k: math.nan if v[0] is None else v[0] for k, v in result.scaled.items()}
         return {"score": result.values[0], **parts}  # NaN: verl takes means of these for its log
 
     return compute_score
-
-
-def _generated(source: Any, layout: str | None, fps: float | None) -> Image:
-    is_video = isinstance(source, (list, tuple)) or getattr(source, "ndim", 3) == 4
-    return Video(source, layout, fps) if is_video else Image(source, layout)
 
 
 def flow_factory_reward(

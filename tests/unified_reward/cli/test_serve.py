@@ -4,10 +4,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.fake_server import FakeServer, chat
 from tests.unified_reward.serve.requests import item, request
 from tests.unified_reward.serve.running import until
 
@@ -33,30 +35,41 @@ def test_wrong_usage_ends_with_2_and_says_why(cli, arguments, message):
 
 
 @pytest.fixture
-def server():
+def gate():
+    """Holds the judge's model back until it is set."""
+    return threading.Event()
+
+
+@pytest.fixture
+def server(gate):
     """A server in a process of its own, and its URL."""
-    arguments = ["--judge", "a=scripted:first", "--judge", "b=no_such_judge", "--port", "0"]
-    command = [sys.executable, "-m", "unified_reward", "serve", *arguments, "--max-wait-ms", "1000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        lines = iter(process.stderr.readline, "")
-        yield (
-            process,
-            next(found[1] for line in lines if (found := re.search(r"on (http\S+)", line))),
-        )
-        process.kill()
+
+    def respond(_):
+        gate.wait(30)
+        return chat("Image 1 is better.")
+
+    with FakeServer(respond) as model:
+        arguments = ["--judge", f"a={model.url}", "--judge", "b=no_such_judge", "--port", "0"]
+        command = [sys.executable, "-m", "unified_reward", "serve", *arguments]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            lines = iter(process.stderr.readline, "")
+            url = next(found[1] for line in lines if (found := re.search(r"on (http\S+)", line)))
+            yield process, url
+            process.kill()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_after_the_last_answer(server, number):
+def test_a_signal_ends_the_server_after_the_last_answer(server, gate, number):
     process, url = server
     until(lambda: request(f"{url}/health").json()["status"] != "loading")
     assert request(f"{url}/health").json()["judges"] == {"a": "ready", "b": "failed"}
-    body = {"judges": ["a"], "items": [item(1, 2)]}
+    body = {"judges": ["a"], "items": [item(1, 2)], "orders": 1}
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(request, f"{url}/v1/compare", body)
         until(lambda: 'pending_samples{judge="a"} 1.0' in request(f"{url}/metrics").text)
         process.send_signal(number)
+        gate.set()
         answer = waiting.result()
-    assert answer.json()["results"]["a"][0]["consistent"] is False
+    assert answer.json()["results"]["a"][0]["winner"] == "first"
     assert process.wait(30) == 0

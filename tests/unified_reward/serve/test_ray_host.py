@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.hosts import JudgeReference
 from unified_reward.serve.metrics import Metrics
 from unified_reward.serve.ray_host import ATTEMPTS, Placement, RayHost, placements
+from unified_reward.serve.server import run
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Serve
@@ -229,22 +231,33 @@ def test_a_question_that_ends_every_replica_fails_after_a_few():
     assert handle.calls == ATTEMPTS
 
 
+def serve_one(folder):
+    """Serve a recorded judge as the command line does, until a signal."""
+    config, metrics = ServeConfig(port=0), Metrics()
+    host = RayHost([RecordedReference("a", "recorded", folder=Path(folder))], {}, config, metrics)
+    run(host, config, metrics, lambda url: sys.stderr.write(f"serving on {url}\n"))
+
+
 @pytest.mark.slow
 @on_ray
-def test_a_signal_ends_the_server_after_the_last_answer():
+def test_a_signal_ends_the_server_after_the_last_answer(tmp_path):
     """Also one that comes later than Ray would wait by itself, which is three seconds."""
-    command = [sys.executable, "-m", "unified_reward", "serve", "--judge", "a=scripted:first"]
-    command += ["--engine", "ray", "--port", "0", "--max-wait-ms", "4000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        lines = iter(process.stderr.readline, "")
+    folder = Folder(tmp_path / "a")
+    code = f"from {__name__} import serve_one; serve_one({str(folder.path)!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True
+    ) as server:
+        lines = iter(server.stderr.readline, "")
         url = next(found[1] for line in lines if (found := re.search(r"on (http\S+)", line)))
         until(lambda: health(url) == {"a": "ready"}, START_S)
+        folder.close()
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(request, f"{url}/v1/compare", {"items": [item(1, 2)]})
-            until(lambda: 'pending_samples{judge="a"} 1.0' in request(f"{url}/metrics").text)
-            process.terminate()
-            assert waiting.result().json()["results"]["a"][0]["consistent"] is False
-        assert process.wait(60) == 0
+            waiting = pool.submit(score, url, "a", item(1))
+            until(folder.processes)
+            server.terminate()
+            threading.Timer(4, folder.open).start()
+            assert values(waiting.result()) == [1]
+        assert server.wait(60) == 0
 
 
 def test_placement_of_one_judge_goes_before_that_of_all():

@@ -88,7 +88,7 @@ BROKEN = {
     "many frames": ({"npy": b64(npy(np.zeros((9, 4, 4, 3)))), "layout": "THWC"}, "9 frames"),
     "many frames of a file": (
         {"video": b64(media.encode_mp4(np.zeros((9, 8, 8, 3), np.uint8), 8))},
-        "9 frames",
+        "more than 8 frames",
     ),
     "missing part": ({"image": "part:photo"}, "no part 'photo'"),
 }

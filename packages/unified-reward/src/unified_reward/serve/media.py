@@ -104,9 +104,12 @@ class CheckedSample(NamedTuple):
 
 @dataclass
 class Room:
-    """Sizes of the decoded media of one request by their keys, until it is answered."""
+    """Memory of the decoded media of one request, until it is answered."""
 
     sizes: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    """Bytes by the hash of a medium."""
+    keys: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    """Hash by the identity of a medium: pairs of a group share their candidates."""
     is_closed: bool = False
 
 
@@ -178,7 +181,8 @@ class MediaCache:
             if isinstance(candidate, str):
                 add("text", candidate)
                 return candidate
-            key = _digest(candidate)
+            key = room.keys.get(id(candidate)) or _digest(candidate)
+            room.keys[id(candidate)] = key
             digest.update(key)
             return self._decoded(candidate, key, partial(self._take, room, key))
 

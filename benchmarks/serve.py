@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     broken.add_argument("--requests", type=int, default=10_000)
     broken.add_argument("--clients", type=int, default=64)
     broken.add_argument("--seed", type=int, default=0)
+    broken.add_argument(
+        "--log", type=Path, metavar="OUT", help="keep the server's log; its disk is not full then"
+    )
     broken.add_argument("--engine", choices=("local", "ray"), default="local")
     for command in commands.choices.values():
         command.add_argument("--json", type=Path, metavar="OUT", help="write the report here")
@@ -86,7 +89,7 @@ def run_encoding(given: argparse.Namespace) -> dict:
 
 
 def run_faults(given: argparse.Namespace) -> dict:
-    report = faults.run(given.requests, given.clients, given.seed, given.engine)
+    report = faults.run(given.requests, given.clients, given.seed, given.engine, given.log)
     print(faults.table(report))
     return report
 

@@ -196,8 +196,16 @@ async def _run(
     return {"rss_mib": memory, "killed": killed}
 
 
-def run(n: int, n_clients: int, seed: int, engine: str) -> dict[str, Any]:
-    """Send n requests and report; ``broken`` names what does not hold."""
+def run(n: int, n_clients: int, seed: int, engine: str, log: Path | None = None) -> dict[str, Any]:
+    """Send n requests and report; ``broken`` names what does not hold.
+
+    Args:
+        n: Number of requests.
+        n_clients: Clients that send them.
+        seed: Seed of the mixture.
+        engine: ``local`` or ``ray``.
+        log: File for the server's log; the server's files are then not bounded.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "scorer").mkdir()
@@ -206,8 +214,8 @@ def run(n: int, n_clients: int, seed: int, engine: str) -> dict[str, Any]:
         options = ["--accept-pickle"]
         if engine == "ray":
             options += ["--engine", engine, "--replicas", f"{JUDGE}=2", "--cpus", "0.5"]
-        limit = ["prlimit", f"--fsize={LOG_BYTES}"] if engine == "local" else []
-        log = folder / "log"
+        limit = ["prlimit", f"--fsize={LOG_BYTES}"] if engine == "local" and not log else []
+        log = log or folder / "log"
         with (
             log.open("wb") as stream,
             our_server(

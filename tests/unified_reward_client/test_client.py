@@ -218,7 +218,7 @@ def test_the_token_is_sent_and_no_proxy_is_used(connect, monkeypatch):
     monkeypatch.setenv("UNIFIED_REWARD_TOKEN", "of the environment")
     with fake(lambda _, body: rows(body)) as (url, requests):
         connect(url).score("a", items(1))
-        connect(url, token="given").score("a", items(1))  # noqa: S106
+        connect(url, token="given\n").score("a", items(1))  # noqa: S106
     tokens = [headers["Authorization"] for _, headers, _ in requests]
     assert tokens == ["Bearer of the environment", "Bearer given"]
 
@@ -294,6 +294,11 @@ def test_candidates_are_compared_ranked_and_grouped(connect, served):
     assert low + middle + high == pytest.approx(1.5)  # half of each of three pairs
     [broken] = client.group("brightness", [Item("a", [dark, b"no image"])])
     assert [each.value for each in broken] == [None, None]
+    [[alone]] = client.group("brightness", [Item("a", [dark])])
+    assert (alone.value, alone.reason) == (None, "there is no other candidate to compare with")
+    [[kept, lost]] = client.rank("brightness", [Item("a", [dark, b"no image"])])
+    assert (kept.value, kept.reason, lost.value) == (0.0, "", None)
+    assert "not an image" in lost.reason
 
 
 def test_the_roster_and_the_state_are_read(connect, served):

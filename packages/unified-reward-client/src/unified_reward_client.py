@@ -77,8 +77,9 @@ class Video(Image):
 class Item:
     """A question to a judge.
 
-    Candidates and context are `Image`, `Video` or text; a PIL image, a path, bytes or an array of
-    three axes is taken as an image, a list or an array of four axes as a video.
+    Candidates and context are `Image`, `Video` or text; a PIL image, a `Path`, bytes or an array of
+    three axes is taken as an image, a list or an array of four axes as a video. A str is a text,
+    also if it names a file.
     """
 
     prompt: str
@@ -113,8 +114,11 @@ def to_pixels(source: Any, layout: str | None, layouts: tuple[str, str]) -> np.n
     array = to_array(source)
     axes = {name: dict(zip(name, array.shape)) for name in layouts if array.ndim == len(name)}
     fits = [name for name, sizes in axes.items() if sizes["C"] == 3 and layout in (None, name)]
-    if len(fits) != 1 or 0 in array.shape:
-        known = f"layout {layout}" if layout else f"one of {' and '.join(layouts)}; name its layout"
+    if len(fits) > 1:
+        named = f"fits {' and '.join(fits)}; name its layout, as in Image(array, {fits[1]!r})"
+        raise ValueError(f"an array of shape {array.shape} {named}")
+    if not fits or 0 in array.shape:
+        known = f"layout {layout}" if layout else f"a layout of {' or '.join(layouts)}"
         raise ValueError(f"an array of shape {array.shape} is not RGB in {known}")
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
@@ -162,9 +166,8 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
             return {"frames": [_read(frame) for frame in source], **fps}
         pixels = _stack(source, medium.layout and medium.layout[1:])
     elif _is_pil(source) and (_load(source).mode != "RGB" or source.getexif()):
-        return {
-            "image": _base64(_encode_pil(source, "PNG"))
-        }  # the server turns it and puts it on white
+        # The server turns it, and puts it on white.
+        return {"image": _base64(_encode_pil(source, "PNG"))}
     else:
         pixels = to_pixels(source, medium.layout, ("THWC", "TCHW") if is_video else ("HWC", "CHW"))
     if image_format == "npy":
@@ -307,8 +310,8 @@ class RewardClient:
         local = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
         self.image_format = ("npy" if local else "png") if image_format == "auto" else image_format
         self.timeout_s, self.retries, self.concurrency = timeout_s, retries, max(1, concurrency)
-        token = os.environ.get("UNIFIED_REWARD_TOKEN") if token is None else token
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        token = os.environ.get("UNIFIED_REWARD_TOKEN", "") if token is None else token
+        self._headers = {"Authorization": f"Bearer {token.strip()}"} if token.strip() else {}
         self._thread, self._connections = threading.local(), []
         weakref.finalize(self, _close_all, self._connections)
         self._requests = ThreadPoolExecutor(self.concurrency, "reward-request")
@@ -596,8 +599,10 @@ def _candidate_rewards(reward: Reward, key: str, n: int) -> list[Reward]:
     given: Any = reward.row.get(key)
     values: list[Any] = given if isinstance(given, list) and len(given) == n else [None] * n
     numbers = [float(value) if _is_number(value) else None for value in values]
-    missing = reward.reason or f"the candidate has no number among {key}"
-    return [Reward(v, missing if v is None else reward.reason, row=reward.row) for v in numbers]
+    alone = "there is no other candidate to compare with" if n == 1 and key == "win_rates" else ""
+    missing = reward.reason or alone or f"the candidate has no number among {key}"
+    note = reward.reason.removeprefix(str(reward.row.get("reason") or "")).removeprefix("; ")
+    return [Reward(v, missing if v is None else note, row=reward.row) for v in numbers]
 
 
 # ---- Reward sets: scales, groups, failures
@@ -907,7 +912,7 @@ def _figures(values: np.ndarray, index: np.ndarray, floor: Any) -> dict[str, flo
     return {
         "mean": float(own.mean()),
         "spread": float(group_spread(own, groups)[np.unique(groups, return_index=True)[1]].mean()),
-        "ties": ties / pairs if pairs else math.nan,
+        "ties": float(ties / pairs) if pairs else math.nan,
         "noise": float(noise.mean()) if several.any() else math.nan,
         "failed": float(1 - valid.mean()),
     }
@@ -1102,6 +1107,8 @@ def flow_factory_reward(
             condition_videos: Any = None,
             **_: Any,
         ) -> Any:
+            if image is None and video is None:
+                raise ValueError("there is neither image nor video: check required_fields")
             media = [*map(Image, image)] if video is None else [*map(Video, video)]
             nothing = [()] * len(prompt)
             sources = zip(condition_images or nothing, condition_videos or nothing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, cast, get_args
@@ -12,6 +13,7 @@ from typing import Any, cast, get_args
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 import unified_reward
@@ -56,6 +58,7 @@ def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
     app.add_middleware(Guard, service=service)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(Disconnected, _unheard)
+    app.add_exception_handler(HTTPException, _unrouted)
     app.add_exception_handler(Exception, _failed)
     app.include_router(_own_routes(service))
     app.include_router(page.routes())
@@ -69,6 +72,16 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _unheard(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    """Refuse a path or a method that is not served."""
+    refusal = cast("HTTPException", error)
+    message = f"{request.method} {request.url.path}: {refusal.detail}"
+    if request.method == "POST" and re.fullmatch(r"/(j/[^/]+)?", request.url.path):
+        message += "; the wires of pickles are served with --accept-pickle"
+        _log.warning(message)
+    return error_response(RequestError(refusal.status_code, "no_route", message))
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -472,8 +472,9 @@ class RewardClient:
                 raise ServerError(f"{self.url}{path} answered {problem}", status)
             if lost > self.retries or time.monotonic() + wait_s >= deadline:
                 tries = f" ({lost} connections lost)" if lost else ""
-                within = f"{self.url}{path} within {self.timeout_s:g} s"
-                raise ServerError(f"no answer from {within}{tries}; the last: {problem}", status)
+                within = "" if lost > self.retries else f" within {self.timeout_s:g} s"
+                at = f"{self.url}{path}{within}{tries}"
+                raise ServerError(f"no answer from {at}; the last: {problem}", status)
             level = logging.INFO if status == 429 else logging.WARNING  # 429: the server is busy
             log.log(level, "%s%s: %s; next try in %g s", self.url, path, problem, wait_s)
             time.sleep(wait_s)

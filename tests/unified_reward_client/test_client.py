@@ -88,10 +88,10 @@ def test_a_judge_that_could_not_be_loaded_is_not_waited_for(connect):
     body = json.dumps({"error": {"type": "failed", "message": "no weights"}}).encode()
     with (
         fake(lambda *_: Reply(503, body)) as (url, requests),
-        pytest.raises(ServerError, match="no weights"),
+        pytest.raises(ServerError, match="no weights") as caught,
     ):
         connect(url).score("a", items(1))
-    assert len(requests) == 1
+    assert (len(requests), caught.value.status) == (1, 503)
 
 
 def test_a_server_that_is_not_there_is_an_error_after_a_few_tries(connect):

@@ -43,7 +43,7 @@ class RewardError(RuntimeError):
 
 
 class ServerError(RewardError):
-    """The server refused a request (``status``), or did not answer in time (``status`` None)."""
+    """The server refused a request (``status``), or gave no readable answer (None)."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -78,8 +78,7 @@ class Item:
     """A question to a judge.
 
     Candidates and context are `Image`, `Video` or text; a PIL image, a `Path`, bytes or an array of
-    three axes is taken as an image, a list or an array of four axes as a video. A str is a text,
-    also if it names a file.
+    three axes is taken as an image, a list or an array of four axes as a video; a str is text.
     """
 
     prompt: str
@@ -114,12 +113,10 @@ def to_pixels(source: Any, layout: str | None, layouts: tuple[str, str]) -> np.n
     array = to_array(source)
     axes = {name: dict(zip(name, array.shape)) for name in layouts if array.ndim == len(name)}
     fits = [name for name, sizes in axes.items() if sizes["C"] == 3 and layout in (None, name)]
-    if len(fits) > 1:
-        named = f"fits {' and '.join(fits)}; name its layout, as in Image(array, {fits[1]!r})"
-        raise ValueError(f"an array of shape {array.shape} {named}")
-    if not fits or 0 in array.shape:
-        known = f"layout {layout}" if layout else f"a layout of {' or '.join(layouts)}"
-        raise ValueError(f"an array of shape {array.shape} is not RGB in {known}")
+    if len(fits) != 1 or 0 in array.shape:
+        other = f"is not RGB in {layout or ' or '.join(layouts)}"
+        problem = f"fits {' and '.join(fits)}; name its layout" if len(fits) > 1 else other
+        raise ValueError(f"an array of shape {array.shape} {problem}")
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if math.isnan(low):
@@ -259,7 +256,7 @@ class _Call:
     judges: list[str]
     options: Mapping[str, Any]
     answered: bool = False
-    lost: str = ""
+    error: ServerError | None = None
     n_silent: int = 0
     """Requests without any answer since the last answer."""
 
@@ -362,8 +359,8 @@ class RewardClient:
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
         in_order = self._requests.map if len(chunks) > 1 else map
         parts = list(in_order(partial(self._ask_chunk, call), chunks))
-        if call.lost and not call.answered:
-            raise ServerError(call.lost)
+        if call.error and not call.answered:
+            raise call.error
         return {judge: [each[judge] for part in parts for each in part] for judge in call.judges}
 
     def _ask_chunk(self, call: _Call, items: Sequence[Item]) -> list[dict[str, Reward]]:
@@ -393,8 +390,8 @@ class RewardClient:
         head = json.dumps(options, allow_nan=False)[:-1].encode()
         body = b'%b, "items": [%b]}' % (head, b", ".join(text for _, text, _ in rows))
         try:
-            if call.n_silent >= self.concurrency:
-                raise ServerError(call.lost)
+            if call.error and call.n_silent >= self.concurrency:
+                raise call.error
             results = self._json("POST", f"/v1/{call.verb}", body)["results"]
             counts = {judge: len(results[judge]) for judge in call.judges}
             if set(counts.values()) != {len(rows)}:
@@ -409,11 +406,11 @@ class RewardClient:
         except ServerError as error:
             if error.status in range(300, 500) and error.status not in (413, 429):
                 raise
-            call.lost, call.n_silent = str(error), call.n_silent + (error.status is None)
+            call.error, call.n_silent = error, call.n_silent + (error.status is None)
         except (ValueError, TypeError, KeyError) as error:
-            call.lost = f"{self.url} gave an unreadable answer: {error!r:.300}"
+            call.error = ServerError(f"{self.url} gave an unreadable answer: {error!r:.300}")
         for _, _, each in rows:
-            each.update(dict.fromkeys(call.judges, Reward(None, call.lost)))
+            each.update(dict.fromkeys(call.judges, Reward(None, str(call.error))))
 
     def judges(self) -> list[dict[str, Any]]:
         """Roster: name, state, tasks, scale, range, licence and revision of each judge."""

@@ -167,7 +167,7 @@ async def _rows(
 
 def _unloaded(service: Service, name: str, question: Question) -> list[dict[str, Any]]:
     """Rows of a judge that could not be loaded, beside the answers of others."""
-    failure = Failed(f"{name} could not be loaded")
+    failure = Failed(f"{name} could not be loaded; /v1/judges says why")
     return question.rows([failure for group in question.groups() for _ in group], name, "")
 
 

@@ -88,10 +88,10 @@ def test_a_judge_that_could_not_be_loaded_is_not_waited_for(connect):
     body = json.dumps({"error": {"type": "failed", "message": "no weights"}}).encode()
     with (
         fake(lambda *_: Reply(503, body)) as (url, requests),
-        pytest.raises(ServerError, match="no weights"),
+        pytest.raises(ServerError, match="no weights") as caught,
     ):
         connect(url).score("a", items(1))
-    assert len(requests) == 1
+    assert (len(requests), caught.value.status) == (1, 503)
 
 
 def test_a_server_that_is_not_there_is_an_error_after_a_few_tries(connect):
@@ -218,7 +218,7 @@ def test_the_token_is_sent_and_no_proxy_is_used(connect, monkeypatch):
     monkeypatch.setenv("UNIFIED_REWARD_TOKEN", "of the environment")
     with fake(lambda _, body: rows(body)) as (url, requests):
         connect(url).score("a", items(1))
-        connect(url, token="given").score("a", items(1))  # noqa: S106
+        connect(url, token="given\n").score("a", items(1))  # noqa: S106
     tokens = [headers["Authorization"] for _, headers, _ in requests]
     assert tokens == ["Bearer of the environment", "Bearer given"]
 
@@ -294,6 +294,11 @@ def test_candidates_are_compared_ranked_and_grouped(connect, served):
     assert low + middle + high == pytest.approx(1.5)  # half of each of three pairs
     [broken] = client.group("brightness", [Item("a", [dark, b"no image"])])
     assert [each.value for each in broken] == [None, None]
+    [[alone]] = client.group("brightness", [Item("a", [dark])])
+    assert (alone.value, alone.reason) == (None, "there is no other candidate to compare with")
+    [[kept, lost]] = client.rank("brightness", [Item("a", [dark, b"no image"])])
+    assert (kept.value, kept.reason, lost.value) == (0.0, "", None)
+    assert "not an image" in lost.reason
 
 
 def test_the_roster_and_the_state_are_read(connect, served):

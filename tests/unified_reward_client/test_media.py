@@ -99,10 +99,10 @@ def test_a_transparent_or_turned_image_is_what_the_library_reads():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (np.zeros((3, 5, 3), np.uint8), "one of HWC and CHW; name its layout"),
-        (np.zeros((3, 3, 5, 3), np.uint8), "one of THWC and TCHW; name its layout"),
-        (Image(HWC, "CHW"), r"shape \(6, 5, 3\) is not RGB in layout CHW"),
-        (np.zeros((6, 5), np.uint8), "not RGB"),
+        (np.zeros((3, 5, 3), np.uint8), "fits HWC and CHW; name its layout"),
+        (np.zeros((3, 3, 5, 3), np.uint8), "fits THWC and TCHW; name its layout"),
+        (Image(HWC, "CHW"), r"shape \(6, 5, 3\) is not RGB in CHW"),
+        (np.zeros((6, 5), np.uint8), "not RGB in HWC or CHW"),
         (np.zeros((0, 5, 3), np.uint8), "not RGB"),
         (HWC.astype(np.int64), "uint8 or floating point"),
         (HWC / 127.5 - 1, r"in \[0, 1\], not -1 to"),

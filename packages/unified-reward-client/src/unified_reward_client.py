@@ -43,7 +43,7 @@ class RewardError(RuntimeError):
 
 
 class ServerError(RewardError):
-    """The server refused a request (``status``), or did not answer in time (``status`` None)."""
+    """The server refused a request (``status``), or gave no readable answer (None)."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -77,8 +77,8 @@ class Video(Image):
 class Item:
     """A question to a judge.
 
-    Candidates and context are `Image`, `Video` or text; a PIL image, a path, bytes or an array of
-    three axes is taken as an image, a list or an array of four axes as a video.
+    Candidates and context are `Image`, `Video` or text; a PIL image, a `Path`, bytes or an array of
+    three axes is taken as an image, a list or an array of four axes as a video; a str is text.
     """
 
     prompt: str
@@ -114,8 +114,9 @@ def to_pixels(source: Any, layout: str | None, layouts: tuple[str, str]) -> np.n
     axes = {name: dict(zip(name, array.shape)) for name in layouts if array.ndim == len(name)}
     fits = [name for name, sizes in axes.items() if sizes["C"] == 3 and layout in (None, name)]
     if len(fits) != 1 or 0 in array.shape:
-        known = f"layout {layout}" if layout else f"one of {' and '.join(layouts)}; name its layout"
-        raise ValueError(f"an array of shape {array.shape} is not RGB in {known}")
+        other = f"is not RGB in {layout or ' or '.join(layouts)}"
+        problem = f"fits {' and '.join(fits)}; name its layout" if len(fits) > 1 else other
+        raise ValueError(f"an array of shape {array.shape} {problem}")
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if math.isnan(low):
@@ -162,9 +163,8 @@ def encode_medium(medium: Any, image_format: str) -> dict[str, Any]:
             return {"frames": [_read(frame) for frame in source], **fps}
         pixels = _stack(source, medium.layout and medium.layout[1:])
     elif _is_pil(source) and (_load(source).mode != "RGB" or source.getexif()):
-        return {
-            "image": _base64(_encode_pil(source, "PNG"))
-        }  # the server turns it and puts it on white
+        # The server turns it, and puts it on white.
+        return {"image": _base64(_encode_pil(source, "PNG"))}
     else:
         pixels = to_pixels(source, medium.layout, ("THWC", "TCHW") if is_video else ("HWC", "CHW"))
     if image_format == "npy":
@@ -256,7 +256,7 @@ class _Call:
     judges: list[str]
     options: Mapping[str, Any]
     answered: bool = False
-    lost: str = ""
+    error: ServerError | None = None
     n_silent: int = 0
     """Requests without any answer since the last answer."""
 
@@ -307,8 +307,8 @@ class RewardClient:
         local = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
         self.image_format = ("npy" if local else "png") if image_format == "auto" else image_format
         self.timeout_s, self.retries, self.concurrency = timeout_s, retries, max(1, concurrency)
-        token = os.environ.get("UNIFIED_REWARD_TOKEN") if token is None else token
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        token = os.environ.get("UNIFIED_REWARD_TOKEN", "") if token is None else token
+        self._headers = {"Authorization": f"Bearer {token.strip()}"} if token.strip() else {}
         self._thread, self._connections = threading.local(), []
         weakref.finalize(self, _close_all, self._connections)
         self._requests = ThreadPoolExecutor(self.concurrency, "reward-request")
@@ -359,8 +359,8 @@ class RewardClient:
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
         in_order = self._requests.map if len(chunks) > 1 else map
         parts = list(in_order(partial(self._ask_chunk, call), chunks))
-        if call.lost and not call.answered:
-            raise ServerError(call.lost)
+        if call.error and not call.answered:
+            raise call.error
         return {judge: [each[judge] for part in parts for each in part] for judge in call.judges}
 
     def _ask_chunk(self, call: _Call, items: Sequence[Item]) -> list[dict[str, Reward]]:
@@ -390,8 +390,8 @@ class RewardClient:
         head = json.dumps(options, allow_nan=False)[:-1].encode()
         body = b'%b, "items": [%b]}' % (head, b", ".join(text for _, text, _ in rows))
         try:
-            if call.n_silent >= self.concurrency:
-                raise ServerError(call.lost)
+            if call.error and call.n_silent >= self.concurrency:
+                raise call.error
             results = self._json("POST", f"/v1/{call.verb}", body)["results"]
             counts = {judge: len(results[judge]) for judge in call.judges}
             if set(counts.values()) != {len(rows)}:
@@ -406,11 +406,11 @@ class RewardClient:
         except ServerError as error:
             if error.status in range(300, 500) and error.status not in (413, 429):
                 raise
-            call.lost, call.n_silent = str(error), call.n_silent + (error.status is None)
+            call.error, call.n_silent = error, call.n_silent + (error.status is None)
         except (ValueError, TypeError, KeyError) as error:
-            call.lost = f"{self.url} gave an unreadable answer: {error!r:.300}"
+            call.error = ServerError(f"{self.url} gave an unreadable answer: {error!r:.300}")
         for _, _, each in rows:
-            each.update(dict.fromkeys(call.judges, Reward(None, call.lost)))
+            each.update(dict.fromkeys(call.judges, Reward(None, str(call.error))))
 
     def judges(self) -> list[dict[str, Any]]:
         """Roster: name, state, tasks, scale, range, licence and revision of each judge."""
@@ -469,8 +469,9 @@ class RewardClient:
                 raise ServerError(f"{self.url}{path} answered {problem}", status)
             if lost > self.retries or time.monotonic() + wait_s >= deadline:
                 tries = f" ({lost} connections lost)" if lost else ""
-                within = f"{self.url}{path} within {self.timeout_s:g} s"
-                raise ServerError(f"no answer from {within}{tries}; the last: {problem}", status)
+                within = "" if lost > self.retries else f" within {self.timeout_s:g} s"
+                at = f"{self.url}{path}{within}{tries}"
+                raise ServerError(f"no answer from {at}; the last: {problem}", status)
             level = logging.INFO if status == 429 else logging.WARNING  # 429: the server is busy
             log.log(level, "%s%s: %s; next try in %g s", self.url, path, problem, wait_s)
             time.sleep(wait_s)
@@ -596,8 +597,10 @@ def _candidate_rewards(reward: Reward, key: str, n: int) -> list[Reward]:
     given: Any = reward.row.get(key)
     values: list[Any] = given if isinstance(given, list) and len(given) == n else [None] * n
     numbers = [float(value) if _is_number(value) else None for value in values]
-    missing = reward.reason or f"the candidate has no number among {key}"
-    return [Reward(v, missing if v is None else reward.reason, row=reward.row) for v in numbers]
+    alone = "there is no other candidate to compare with" if n == 1 and key == "win_rates" else ""
+    missing = reward.reason or alone or f"the candidate has no number among {key}"
+    note = reward.reason.removeprefix(str(reward.row.get("reason") or "")).removeprefix("; ")
+    return [Reward(v, missing if v is None else note, row=reward.row) for v in numbers]
 
 
 # ---- Reward sets: scales, groups, failures
@@ -907,7 +910,7 @@ def _figures(values: np.ndarray, index: np.ndarray, floor: Any) -> dict[str, flo
     return {
         "mean": float(own.mean()),
         "spread": float(group_spread(own, groups)[np.unique(groups, return_index=True)[1]].mean()),
-        "ties": ties / pairs if pairs else math.nan,
+        "ties": float(ties / pairs) if pairs else math.nan,
         "noise": float(noise.mean()) if several.any() else math.nan,
         "failed": float(1 - valid.mean()),
     }
@@ -1102,6 +1105,8 @@ def flow_factory_reward(
             condition_videos: Any = None,
             **_: Any,
         ) -> Any:
+            if image is None and video is None:
+                raise ValueError("there is neither image nor video: check required_fields")
             media = [*map(Image, image)] if video is None else [*map(Video, video)]
             nothing = [()] * len(prompt)
             sources = zip(condition_images or nothing, condition_videos or nothing)

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,16 @@ def test_wrong_usage_ends_with_2_and_says_why(cli, arguments, message):
     code, _, error = cli("serve", *arguments)
     assert code == 2
     assert message in error
+
+
+def test_a_port_in_use_ends_the_server_with_its_reason(cli, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, error = cli("serve", "--judge", "scripted:first", "--port", port)
+    assert code == 2
+    assert "address already in use" in error
+    assert "Traceback" not in error
 
 
 @pytest.fixture

@@ -166,7 +166,10 @@ def test_bytes_that_are_no_pickle_are_refused(url):
 
 def test_pickles_need_the_option_and_a_loopback_address():
     with serving({"grey": GreyLevel()}) as url:
-        assert httpx.post(url, content=pickle.dumps({})).status_code in (404, 405)
+        for path in ("", "/j/grey"):
+            answer = httpx.post(url + path, content=pickle.dumps({}))
+            assert answer.status_code in (404, 405)
+            assert "--accept-pickle" in answer.json()["error"]["message"]
     with pytest.raises(ConfigError, match="loopback"):
         ServeConfig(host="::", token=TOKEN, accept_pickle=True)
 

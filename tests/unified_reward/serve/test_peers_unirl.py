@@ -103,7 +103,7 @@ def test_a_reward_that_could_not_be_loaded_is_not_on_the_roster_and_fails_alone(
     client.rewards.append("lost")
     ((light, lost),) = client.score([turn(5)])
     assert light == pytest.approx(1.0, abs=0.02)
-    assert lost == "lost could not be loaded"
+    assert lost == "lost could not be loaded; /v1/judges says why"
 
 
 @pytest.mark.parametrize(

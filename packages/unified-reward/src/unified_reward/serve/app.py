@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, cast, get_args
@@ -84,9 +85,14 @@ async def _request_error(_: Request, error: Exception) -> Response:
     return error_response(cast("RequestError", error))
 
 
-async def _no_route(_: Request, error: Exception) -> Response:
+async def _no_route(request: Request, error: Exception) -> Response:
+    """Refuse a path or a method that is not served."""
     refused = cast("HTTPException", error)
-    response = error_response(RequestError(refused.status_code, "no_route", refused.detail))
+    message = f"{request.method} {request.url.path}: {refused.detail}"
+    if request.method == "POST" and re.fullmatch(r"/(j/[^/]+)?", request.url.path):
+        message += "; the wires of pickles are served with --accept-pickle"
+        _log.warning("%r", message)
+    response = error_response(RequestError(refused.status_code, "no_route", message))
     response.headers.update(refused.headers or {})
     return response
 
@@ -175,7 +181,7 @@ async def _rows(
 
 def _unloaded(service: Service, name: str, question: Question) -> list[dict[str, Any]]:
     """Rows of a judge that could not be loaded, beside the answers of others."""
-    failure = Failed(f"{name} could not be loaded")
+    failure = Failed(f"{name} could not be loaded; /v1/judges says why")
     return question.rows([failure for group in question.groups() for _ in group], name, "")
 
 

@@ -94,7 +94,11 @@ class Guard:
         if not (is_read and scope["path"] in OPEN_PATHS) and not self._service.is_authorised(
             headers.get("authorization")
         ):
-            raise RequestError(401, "unauthorised", "give the header Authorization: Bearer TOKEN")
+            raise RequestError(
+                401,
+                "unauthorised",
+                "the token is missing or wrong; give the header Authorization: Bearer TOKEN",
+            )
         if is_read:
             return 0
         declared = headers.get("content-length", "")

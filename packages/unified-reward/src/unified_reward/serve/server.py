@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from unified_reward.core.errors import ConfigError
 from unified_reward.serve.app import create_app
 from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.hosts import Host
@@ -28,7 +29,7 @@ def run(host: Host, config: ServeConfig, metrics: Metrics, on_start: Callable[[s
         on_start: Called with the URL when requests are accepted.
 
     Raises:
-        OSError: The address cannot be used.
+        ConfigError: The address cannot be used.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises a signal again when it has ended, and an orderly end is no failure.
@@ -53,7 +54,7 @@ async def _serve(app: object, config: ServeConfig, on_start: Callable[[str], Non
             timeout_graceful_shutdown=DRAIN_S,
         )
     )
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(_serve_until_stopped(server))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     sockets = server.servers[0].sockets if server.started else ()
@@ -62,3 +63,11 @@ async def _serve(app: object, config: ServeConfig, on_start: Callable[[str], Non
         name = f"[{config.host}]" if ":" in config.host else config.host
         on_start(f"http://{name}:{port}")
     await serving
+
+
+async def _serve_until_stopped(server: uvicorn.Server) -> None:
+    try:
+        await server.serve()
+    except SystemExit as error:  # in place of an OSError; loops do not pass it on in order
+        at = f"--host {server.config.host} --port {server.config.port}"
+        raise ConfigError(f"{at}: the server cannot start: {error.__context__}") from error

@@ -146,7 +146,7 @@ async def _found(
 ) -> list[dict[str, float] | Failed]:
     """Overall reward and aspects of each sample; clients take the first by default."""
     if service.host.states()[name] == "failed":
-        return [Failed(f"{name} could not be loaded") for _ in samples]
+        return [Failed(f"{name} could not be loaded; /v1/judges says why") for _ in samples]
     verdicts = await service.ask_each(request, name, samples)
     scale = service.config.scales.get(name, "raw")
     return [_sub_metrics(verdict, reward_of(verdict, scale)) for verdict in verdicts]

@@ -1,6 +1,6 @@
 """The reward server beside published patterns, on the loopback, side by side in one run.
 
-    python -m benchmarks.serve speed [--scorer tiny|vit] [--clients 1,8,64] [--groups 1,8,24]
+    python -m benchmarks.serve speed [--scorer tiny|deep|vit] [--clients 1,8,64] [--groups 1,8,24]
     python -m benchmarks.serve encoding
     python -m benchmarks.serve faults [--requests 10000]
 
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     fast = commands.add_parser("speed")
     fast.add_argument("--scorer", choices=scorers.SIZES, default="tiny")
-    fast.add_argument("--side", type=int, help="pixels; by default 64 for tiny, 512 for vit")
+    fast.add_argument("--side", type=int, help="pixels; by default 512 for vit, else 64")
     fast.add_argument("--formats", default="jpeg75,png", help="of ours: png, jpeg75, jpeg95, npy")
     fast.add_argument("--clients", type=_numbers, default=[1, 8, 64])
     fast.add_argument("--groups", type=_numbers, default=[1, 8, 24])
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def run_speed(given: argparse.Namespace) -> dict:
     plan = speed.Plan(
         scorer=given.scorer,
-        side=given.side or {"tiny": 64, "vit": 512}[given.scorer],
+        side=given.side or (512 if given.scorer == "vit" else 64),
         formats=given.formats.split(","),
         clients=given.clients,
         groups=given.groups,

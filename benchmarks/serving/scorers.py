@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 
-SIZES = ("tiny", "vit")
-"""A CLIP of two layers, whose pass costs a millisecond or two, and CLIP ViT-B/32, float32."""
+SIZES = ("tiny", "deep", "vit")
+"""Random CLIPs in float32: two layers of width 64, whose pass costs two milliseconds; twelve of
+them, bound by the number of calls as small batches on a GPU are; and the size of ViT-B/32."""
 POISON = "zyzzyva"
 """A word whose embedding is NaN: an image with it in its prompt has no finite score."""
 
@@ -35,7 +36,8 @@ def _config(size: str) -> Any:
 
     if size == "vit":
         return CLIPConfig()
-    small = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64}
+    n_layers = {"tiny": 2, "deep": 12}[size]
+    small = {"num_hidden_layers": n_layers, "num_attention_heads": 2, "hidden_size": 64}
     small |= {"intermediate_size": 256}
     return CLIPConfig(
         vision_config=small | {"patch_size": 56}, text_config=small, projection_dim=32

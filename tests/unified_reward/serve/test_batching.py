@@ -1,12 +1,20 @@
 import socket
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from tests.unified_reward.serve.brightness import Brightness
 from tests.unified_reward.serve.requests import item, request
 from tests.unified_reward.serve.running import serving, until
+from unified_reward.core.samples import Image, Sample, Task
+from unified_reward.core.verdicts import Preferred, Scale, Score, Scored
+from unified_reward.serve.batching import BatchQueue
+from unified_reward.serve.config import ServeConfig
+from unified_reward.serve.media import CheckedSample
+from unified_reward.serve.metrics import Metrics
 
 
 def score(url, *items, **fields):
@@ -133,3 +141,55 @@ def test_a_server_that_is_stopped_answers_what_it_has(judge, pool):
         first = held_back(judge, url, pool)
         threading.Timer(0.2, judge.gate.set).start()
     assert values(first.result()) == [0]
+
+
+def test_samples_that_nobody_waits_for_take_no_memory(judge):
+    queue = BatchQueue("light", judge, ServeConfig(), Metrics())
+    judge.gate.clear()
+    first, second = (Sample(Task.IMAGE_GENERATION, name, (Image(name),)) for name in "ab")
+    job = queue.submit([[CheckedSample(first, b"1")]], 2)
+    until(lambda: judge.batches)
+    left = queue.submit([[CheckedSample(second, b"2")]], 2)
+    gone = weakref.ref(second)
+    del second
+    queue.withdraw(left)
+    assert gone() is None
+    judge.gate.set()
+    assert len(job.done.result(30)) == 1
+    queue.close()
+
+
+class Wrong(Brightness):
+    """Answers what is no verdict on the question; the prompt chooses."""
+
+    ANSWERS = {  # noqa: RUF012
+        "nothing": None,
+        "text": "9",
+        "comparison": Preferred(1, 0, 0),
+        "numpy": Scored(Score(np.float32(9), Scale(0, 10))),
+    }
+
+    def ask(self, samples, *, orders=2, on_progress=None):
+        prompts = [sample.prompt for sample in samples]
+        if "exit" in prompts:
+            raise SystemExit(1)
+        if "too few" in prompts:
+            return []
+        fine = Scored(Score(1, Scale(0, 10)))
+        return [self.ANSWERS.get(prompt, fine) for prompt in prompts]
+
+
+def test_what_is_no_verdict_fails_the_item_alone_and_the_judge_goes_on():
+    with serving({"light": Wrong()}) as url:
+        wrong = [item(1, prompt=name) for name in (*Wrong.ANSWERS, "exit", "too few")]
+        answer = score(url, *wrong, item(1))
+        assert values(answer) == [None] * len(wrong) + [1]
+        assert all(row["reason"] for row in answer.json()["results"]["light"][:-1])
+
+
+def test_a_group_of_a_single_broken_candidate_has_no_order(judge):
+    broken = {"prompt": "a", "candidates": [{"image": "AAAA"}]}
+    with serving({"light": judge}) as url:
+        answer = request(f"{url}/v1/group", {"items": [broken]})
+    (row,) = answer.json()["results"]["light"]
+    assert (row["status"], row["order"], row["win_rates"]) == ("failed", [], [None])

@@ -13,14 +13,19 @@ def sample(*candidates, prompt="a", **fields):
 
 @pytest.fixture
 def cache():
-    return MediaCache(LIMITS, 16, 8 * 8 * 3 * 2)
+    return MediaCache(LIMITS, 8 * 8 * 3 * 2, 10_000)
+
+
+def check(cache, given):
+    with cache.room() as room:
+        return cache.check(given, room)
 
 
 def test_equal_media_are_decoded_once_while_there_is_room(cache):
-    first = cache.check(sample(Image(grey(1)))).sample.candidates[0]
-    assert cache.check(sample(Image(grey(1)))).sample.candidates[0] is first
-    cache.check(sample(Image(grey(2)), Image(grey(3))))
-    again = cache.check(sample(Image(grey(1)))).sample.candidates[0]
+    first = check(cache, sample(Image(grey(1)))).sample.candidates[0]
+    assert check(cache, sample(Image(grey(1)))).sample.candidates[0] is first
+    check(cache, sample(Image(grey(2)), Image(grey(3))))
+    again = check(cache, sample(Image(grey(1)))).sample.candidates[0]
     assert again is not first
     assert np.array_equal(again.source, first.source)
 
@@ -50,10 +55,10 @@ DIFFERENT = [
 
 
 def test_questions_that_differ_have_keys_that_differ(cache):
-    keys = {cache.check(one).key for one in DIFFERENT}
+    keys = {check(cache, one).key for one in DIFFERENT}
     assert len(keys) == len(DIFFERENT)
 
 
 def test_the_id_of_a_sample_does_not_count(cache):
-    keys = {cache.check(sample(Image(grey(1)), id=name)).key for name in "ab"}
+    keys = {check(cache, sample(Image(grey(1)), id=name)).key for name in "ab"}
     assert len(keys) == 1

@@ -88,7 +88,7 @@ BROKEN = {
     "many frames": ({"npy": b64(npy(np.zeros((9, 4, 4, 3)))), "layout": "THWC"}, "9 frames"),
     "many frames of a file": (
         {"video": b64(media.encode_mp4(np.zeros((9, 8, 8, 3), np.uint8), 8))},
-        "9 frames",
+        "more than 8 frames",
     ),
     "missing part": ({"image": "part:photo"}, "no part 'photo'"),
 }
@@ -233,3 +233,6 @@ def test_the_documented_request_is_the_one_that_is_read(url):
     assert "$defs" not in str(paths)
     schema = paths["/v1/score"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"judges", "items", "orders", "by", "timeout_s"} == set(schema["properties"])
+    documented = request(f"{url}/docs").text
+    assert all(f"<code>{path}</code>" in documented for path in paths)
+    assert "http" not in documented

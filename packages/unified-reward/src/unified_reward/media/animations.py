@@ -83,11 +83,11 @@ def _png_part(control: bytes, header: bytes, chunks: Sequence[Chunk]) -> Part:
     return Part(data, (x, y), (width, height), duration_ms, disposal, bool(blend))
 
 
-def gif_parts(data: bytes) -> tuple[tuple[int, int], tuple[Part, ...]]:
+def gif_parts(data: bytes, max_frames: int) -> tuple[tuple[int, int], tuple[Part, ...]]:
     """Split a GIF, still or animated, into the size of its canvas and its frames.
 
     Raises:
-        ValueError: There is no frame.
+        ValueError: There is no frame, or there are too many.
         struct.error, IndexError: The file ends within a header.
     """
     width, height, flags = struct.unpack_from("<HHB", data, 6)
@@ -108,6 +108,8 @@ def gif_parts(data: bytes) -> tuple[tuple[int, int], tuple[Part, ...]]:
             place = _end_of_blocks(data, begin + 1)
             parts.append(_gif_part((x, y), size, own or palette, control, flags, data[begin:place]))
             control = bytes(4)
+            if len(parts) > max_frames:
+                raise ValueError(f"more than {max_frames} frames")
         else:
             place += 1
     if not parts:

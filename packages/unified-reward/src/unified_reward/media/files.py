@@ -44,6 +44,8 @@ class Limits:
     pixels, whatever is set here."""
     max_bytes: int = 512 * 1024 * 1024
     """Size of the file in bytes."""
+    max_frames: int = 1_000_000
+    """Frames of an animation; of a video where its times are read."""
 
 
 LIMITS = Limits()

@@ -244,7 +244,10 @@ def identify_image(file: ReadableFile, name: str, limits: Limits) -> ImageFile |
     if kind in ("AVIF", "PNG") and is_hdr(data):
         raise MediaError(f"{name}: HDR (PQ) is not read; tone-map it to SDR first")
     with pillow_errors(name):
-        image = _identified(data, cast("ImageFormat", kind))
+        image = _identified(data, cast("ImageFormat", kind), limits)
+        n_frames = image.n_frames
+    if n_frames > limits.max_frames:
+        raise MediaError(f"{name}: {n_frames} frames; at most {limits.max_frames} are read")
     for part in image.parts:
         check_size(part.size, name, limits)
     check_size(image.reach, name, limits)
@@ -260,14 +263,14 @@ def _are_read() -> str:
     return f"PNG, JPEG, WebP, GIF, BMP{last} are read"
 
 
-def _identified(data: bytes, kind: ImageFormat) -> ImageFile:
+def _identified(data: bytes, kind: ImageFormat, limits: Limits) -> ImageFile:
     canvas_size, parts = (0, 0), ()
     if kind == "PNG":
         chunks = png_chunks(data)
         parts = png_parts(chunks)
         data = png_of(chunk for chunk in chunks if chunk[0] not in (b"acTL", b"fcTL", b"fdAT"))
     elif kind == "GIF":
-        canvas_size, parts = gif_parts(data)
+        canvas_size, parts = gif_parts(data, limits.max_frames)
         data = parts[0].data
     try:
         base = PIL.Image.open(io.BytesIO(essential_bytes(data, kind)), formats=(kind,))

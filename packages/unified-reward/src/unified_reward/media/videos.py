@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -403,9 +403,12 @@ def _packet_times(file: ReadableFile, name: str, limits: Limits) -> tuple[float,
 
     with _stream(file, name, limits) as (container, stream):
         try:
-            packets = [one for one in container.demux(stream) if one.size and not one.is_discard]
+            frames = (one for one in container.demux(stream) if one.size and not one.is_discard)
+            packets = list(islice(frames, limits.max_frames + 1))
         except FFmpegError as error:
             raise MediaError(f"{name}: the video cannot be read: {error.strerror}") from error
+        if len(packets) > limits.max_frames:
+            raise MediaError(f"{name}: more than {limits.max_frames} frames")
         stamps = sorted(one.pts for one in packets if one.pts is not None)
         second = stream.time_base or Fraction(0)
         if len(stamps) < len(packets) or not second:

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 import unified_reward
 from unified_reward.core.errors import DataError
@@ -24,15 +25,21 @@ from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.guard import Guard, error_response
 from unified_reward.serve.hosts import Host
 from unified_reward.serve.metrics import Metrics
-from unified_reward.serve.protocol import DocumentedRequest, Question, Verb, read_request, schema_of
+from unified_reward.serve.protocol import (
+    DocumentedRequest,
+    Question,
+    TooManyError,
+    Verb,
+    read_request,
+    schema_of,
+)
 from unified_reward.serve.service import RETRY_AFTER_S, Disconnected, RequestError, Service
 
 
 _log = logging.getLogger(__name__)
-_prompts = logging.getLogger("unified_reward.serve.prompts")
 
 
-class _InMemory(MultiPartParser):
+class _InMemoryParser(MultiPartParser):
     """Parser that writes no temporary files: bodies are bounded already."""
 
     spool_max_size = 2**62
@@ -54,38 +61,47 @@ def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
         yield
         await asyncio.to_thread(host.close)
 
-    app = FastAPI(title="Reward server", version=unified_reward.__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="Reward server",
+        version=unified_reward.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.add_middleware(Guard, service=service)
-    app.add_exception_handler(RequestError, _refused)
-    app.add_exception_handler(Disconnected, _unheard)
-    app.add_exception_handler(HTTPException, _unrouted)
-    app.add_exception_handler(Exception, _failed)
+    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Disconnected, _disconnected)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
+    app.add_exception_handler(Exception, _internal_error)
     app.include_router(_own_routes(service))
     app.include_router(page.routes())
+    app.add_api_route("/docs", lambda: page.documentation(app.openapi()), include_in_schema=False)
     app.include_router(peers.routes(service))
     return app
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _request_error(_: Request, error: Exception) -> Response:
     return error_response(cast("RequestError", error))
 
 
-async def _unheard(_: Request, __: Exception) -> Response:
+async def _no_route(request: Request, error: Exception) -> Response:
+    refused = cast("HTTPException", error)
+    message = refused.detail
+    if request.method == "POST" and re.fullmatch(r"/(j/[^/]+)?", request.url.path):
+        message += "; the wires of pickles are served with --accept-pickle"
+        _log.warning("a request that looks like a pickle: %s", message)
+    response = error_response(RequestError(refused.status_code, "no_route", message))
+    response.headers.update(refused.headers or {})
+    return response
+
+
+async def _disconnected(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
 
 
-async def _unrouted(request: Request, error: Exception) -> Response:
-    """Refuse a path or a method that is not served."""
-    refusal = cast("HTTPException", error)
-    message = f"{request.method} {request.url.path}: {refusal.detail}"
-    if request.method == "POST" and re.fullmatch(r"/(j/[^/]+)?", request.url.path):
-        message += "; the wires of pickles are served with --accept-pickle"
-        _log.warning(message)
-    return error_response(RequestError(refusal.status_code, "no_route", message))
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    _log.error("%s failed", request.url.path, exc_info=error)
+async def _internal_error(request: Request, error: Exception) -> Response:
+    _log.error("%r failed", request.url.path, exc_info=error)
     return error_response(RequestError(500, "internal", "the server failed; its log says why"))
 
 
@@ -94,7 +110,7 @@ def _own_routes(service: Service) -> APIRouter:
     for verb in get_args(Verb):
         router.add_api_route(
             f"/v1/{verb}",
-            _asker(service, verb),
+            _verb_route(service, verb),
             methods=["POST"],
             summary=_SUMMARIES[verb],
             openapi_extra=_REQUEST,
@@ -138,14 +154,11 @@ _REQUEST: dict[str, Any] = {
 }
 
 
-def _asker(service: Service, verb: Verb) -> Any:
+def _verb_route(service: Service, verb: Verb) -> Any:
     async def answer(request: Request) -> Response:
         question = await _question(service, verb, request)
         names = service.names(question.judges)
-        if service.config.log_prompts:
-            for item in question.items:
-                for sample in item.samples[:1]:
-                    _prompts.info("%s %r", item.id, sample.prompt)
+        service.log_prompts(question.items)
         ready = [name for name in names if service.host.states()[name] != "failed"] or names
         rows = await asyncio.gather(*(_rows(service, request, name, question) for name in ready))
         answered = dict(zip(ready, rows, strict=True))
@@ -175,21 +188,23 @@ async def _question(service: Service, verb: Verb, request: Request) -> Question:
     """Read a request of JSON, or of parts of which ``request`` is JSON."""
     config = service.config
     files: dict[str, bytes] = {}
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         body, files = await _parts(request, config)
     else:
         body = await request.body()
     try:
         return await asyncio.to_thread(read_request, verb, body, files, config)
+    except TooManyError as error:
+        raise RequestError(413, "too_many", str(error)) from error
     except DataError as error:
         raise RequestError(400, "unreadable", str(error)) from error
 
 
 async def _parts(request: Request, config: ServeConfig) -> tuple[bytes, dict[str, bytes]]:
-    parser = _InMemory(
+    parser = _InMemoryParser(
         request.headers,
         request.stream(),
-        max_files=config.max_items * config.max_candidates,
+        max_files=4 * config.max_items,
         max_part_size=config.max_body_bytes,
     )
     try:
@@ -197,7 +212,7 @@ async def _parts(request: Request, config: ServeConfig) -> tuple[bytes, dict[str
     except MultiPartException as error:
         raise RequestError(400, "unreadable", f"the parts: {error.message}") from error
     files = {
-        name: await part.read() if isinstance(part, UploadFile) else part.encode()
+        name: await part.read() if isinstance(part, UploadFile) else part.encode(errors="replace")
         for name, part in form.multi_items()
     }
     await form.close()

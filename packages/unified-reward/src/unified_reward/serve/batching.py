@@ -5,6 +5,7 @@ Knows samples and verdicts, not HTTP.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -18,7 +19,8 @@ from typing import Literal
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import UnifiedRewardError, one_line
 from unified_reward.core.samples import Sample
-from unified_reward.core.verdicts import Failed, Verdict
+from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
+from unified_reward.io.verdict_rows import verdict_row
 from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.media import CheckedSample
 from unified_reward.serve.metrics import Metrics
@@ -86,12 +88,12 @@ class BatchQueue:
         self._changed = threading.Condition()
         self._n_pending = 0
         self._is_closed = False
-        self._known: OrderedDict[tuple[bytes, Orders], Verdict] = OrderedDict()
+        self._cache: OrderedDict[tuple[bytes, Orders], Verdict] = OrderedDict()
         self._thread = threading.Thread(target=self._run, name=f"judge {name}", daemon=True)
         self._thread.start()
 
     @contextmanager
-    def places(self, n: int) -> Generator[None]:
+    def reserve(self, n: int) -> Generator[None]:
         """Take n places of the queue until the block ends.
 
         Raises:
@@ -131,6 +133,14 @@ class BatchQueue:
                 place += len(samples)
             self._changed.notify_all()
         return job
+
+    def withdraw(self, job: Job) -> None:
+        """Drop what is left of a job that nobody waits for."""
+        if job.done.cancel():
+            with self._changed:
+                kept = [question for question in self._waiting if question.job is not job]
+                self._waiting = deque(kept)
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Take no more samples, judge those that wait, and end the thread."""
@@ -174,7 +184,7 @@ class BatchQueue:
 
     def _answer(self, questions: Sequence[_Question], orders: Orders) -> None:
         wanted = {one.key: one.sample for question in questions for one in question.samples}
-        known = {key: self._known[key, orders] for key in wanted if (key, orders) in self._known}
+        known = {key: self._cache[key, orders] for key in wanted if (key, orders) in self._cache}
         new = {key: sample for key, sample in wanted.items() if key not in known}
         n_samples = sum(len(question.samples) for question in questions)
         self._metrics.repeated.labels(self._name).inc(n_samples - len(new))
@@ -187,10 +197,10 @@ class BatchQueue:
     def _keep(self, verdicts: dict[bytes, Verdict], orders: Orders) -> None:
         for key, verdict in verdicts.items():
             if not isinstance(verdict, Failed):
-                self._known[key, orders] = verdict
-                self._known.move_to_end((key, orders))
-        while len(self._known) > self._config.verdict_cache:
-            self._known.popitem(last=False)
+                self._cache[key, orders] = verdict
+                self._cache.move_to_end((key, orders))
+        while len(self._cache) > self._config.verdict_cache:
+            self._cache.popitem(last=False)
 
     def _ask(self, samples: Sequence[Sample], orders: Orders) -> list[Verdict]:
         start = time.monotonic()
@@ -199,7 +209,9 @@ class BatchQueue:
                 verdicts = self.judge.ask(samples, orders=orders)
             if len(verdicts) != len(samples):
                 raise ValueError(f"{len(verdicts)} verdicts on {len(samples)} samples")
-        except Exception as error:  # noqa: BLE001  a judge of anybody: its thread must go on
+            for sample, verdict in zip(samples, verdicts, strict=True):
+                _check(sample, verdict)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a judge of anybody: its thread must go on
             _log.warning("%s failed on %d samples: %r", self._name, len(samples), error)
             if len(samples) == 1:
                 return [Failed(f"{self._name} failed: {type(error).__name__}: {one_line(error)}")]
@@ -207,3 +219,16 @@ class BatchQueue:
         self._metrics.batch_samples.labels(self._name).observe(len(samples))
         self._metrics.batch_seconds.labels(self._name).observe(time.monotonic() - start)
         return verdicts
+
+
+def _check(sample: Sample, verdict: Verdict) -> None:
+    """Check that a verdict answers its question, and can be sent.
+
+    Raises:
+        TypeError: It is of another type, or holds values that JSON does not.
+        ValueError: It holds numbers that are not finite.
+    """
+    answer = Scored if sample.form == "score" else Preferred
+    if not isinstance(verdict, answer | Unparsed | Failed):
+        raise TypeError(f"{type(verdict).__name__} is no verdict on a question for a {sample.form}")
+    json.dumps(verdict_row("", verdict, judge="", family=""), allow_nan=False)

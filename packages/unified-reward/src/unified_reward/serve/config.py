@@ -34,10 +34,12 @@ class ServeConfig:
     """Samples that a judge is asked at once."""
     max_wait_ms: float = 5.0
     """Longest time that a sample waits for others to fill a batch; 0 waits for none."""
-    max_queue: int = 1024
+    max_queue: int = 4096
     """Samples of one judge that wait or are being judged; more are refused with status 429."""
     timeout_s: float = 600.0
-    """Longest time of a request in the queue and the model; items without a verdict fail."""
+    """Longest time of a request, without its transfer; items without a verdict fail."""
+    body_timeout_s: float = 60.0
+    """Longest pause within a body."""
     max_body_bytes: int = 256 * MIB
     """Size of a request."""
     max_pending_bytes: int = 2048 * MIB
@@ -56,6 +58,8 @@ class ServeConfig:
     """Threads that decode media beside the models."""
     media_cache_bytes: int = 256 * MIB
     """Decoded media that are kept, so that equal ones are decoded once."""
+    max_decoded_bytes: int = 8192 * MIB
+    """Decoded media of all requests that are being answered."""
     verdict_cache: int = 8192
     """Verdicts of a judge that are kept, so that equal questions are asked once."""
     log_prompts: bool = False
@@ -89,4 +93,4 @@ class ServeConfig:
     @property
     def media_limits(self) -> Limits:
         """Limits of one medium."""
-        return Limits(max_pixels=self.max_pixels, max_bytes=self.max_body_bytes)
+        return Limits(self.max_pixels, self.max_body_bytes, self.max_frames)

@@ -8,18 +8,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any, Literal, Protocol
 
 from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.errors import UnifiedRewardError
+from unified_reward.core.errors import UnifiedRewardError, one_line
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Verdict
 from unified_reward.judges.registry import DEFAULT_OPTIONS, JudgeOptions, applicable, open_reference
 from unified_reward.serve.batching import BatchQueue, ClosedError, Job, Orders
 from unified_reward.serve.config import ServeConfig
-from unified_reward.serve.media import CheckedSample, MediaCache
+from unified_reward.serve.media import CheckedSample, MediaCache, MemoryFullError, Room
 from unified_reward.serve.metrics import Metrics
 
 
@@ -93,6 +92,7 @@ class Host(Protocol):
         Raises:
             NotReadyError: The judge is not loaded.
             QueueFullError: The judge has too many samples already.
+            MemoryFullError: Decoded media of all requests take too much memory.
             ClosedError: The server is shutting down.
         """
         ...
@@ -121,7 +121,9 @@ class LocalHost:
         self._hosted = {one.name: _Hosted(one) for one in references}
         self._config = config
         self._metrics = metrics
-        self._media = MediaCache(config.media_limits, config.max_frames, config.media_cache_bytes)
+        self._media = MediaCache(
+            config.media_limits, config.media_cache_bytes, config.max_decoded_bytes
+        )
         self._decoders = ThreadPoolExecutor(config.decode_threads, "decode")
         self._is_closed = False
 
@@ -162,37 +164,53 @@ class LocalHost:
     ) -> list[Verdict]:
         """Decode the samples in threads and put them to a judge; see `Host.ask`."""
         queue = self._queue(name)
-        with queue.places(sum(map(len, groups))):
-            loop = asyncio.get_running_loop()
-            check = partial(loop.run_in_executor, self._decoders, self._checked)
-            each = iter(await asyncio.gather(*(check(one) for group in groups for one in group)))
+        loop = asyncio.get_running_loop()
+        end, late = loop.time() + timeout_s, f"no verdict within {timeout_s:g} s"
+        with queue.reserve(sum(map(len, groups))), self._media.room() as room:
+            try:
+                async with asyncio.timeout_at(end):
+                    checks = (
+                        loop.run_in_executor(self._decoders, self._checked, one, room)
+                        for group in groups
+                        for one in group
+                    )
+                    each = iter(await asyncio.gather(*checks))
+            except TimeoutError:
+                return [Failed(late) for group in groups for _ in group]
             checked = [list(islice(each, len(group))) for group in groups]
             readable = [[one for one in group if not isinstance(one, Failed)] for group in checked]
             job = queue.submit(filter(None, readable), orders)
-            verdicts = iter(await self._verdicts(job, timeout_s))
+            verdicts = iter(await self._verdicts(queue, job, end - loop.time(), late))
             return [
                 one if isinstance(one, Failed) else next(verdicts)
                 for group in checked
                 for one in group
             ]
 
-    async def _verdicts(self, job: Job, timeout_s: float) -> list[Verdict]:
+    async def _verdicts(
+        self, queue: BatchQueue, job: Job, timeout_s: float, late: str
+    ) -> list[Verdict]:
         waiting = asyncio.wrap_future(job.done)
         try:
             await asyncio.wait({waiting}, timeout=timeout_s)
             if waiting.done():
                 return waiting.result()
-            return job.verdicts(f"no verdict within {timeout_s:g} s")
+            return job.verdicts(late)
         finally:
-            waiting.cancel()
+            queue.withdraw(job)
 
-    def _checked(self, sample: Sample | Failed) -> CheckedSample | Failed:
+    def _checked(self, sample: Sample | Failed, room: Room) -> CheckedSample | Failed:
         if isinstance(sample, Failed):
             return sample
         try:
-            return self._media.check(sample)
+            return self._media.check(sample, room)
+        except MemoryFullError:
+            raise
         except UnifiedRewardError as error:
             return Failed.from_error(error)
+        except Exception as error:  # noqa: BLE001  a decoder of anybody: it fails one item alone
+            _log.warning("a medium could not be decoded: %r", error)
+            return Failed(f"the media cannot be read: {type(error).__name__}: {one_line(error)}")
 
     def _queue(self, name: str) -> BatchQueue:
         hosted = self._hosted[name]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from unified_reward.core.errors import DataError, UnifiedRewardError
 from unified_reward.core.ranking import pairs_of, rank_by_pairs, rank_by_score
 from unified_reward.core.samples import Image, Layout, Sample, Task, Video
-from unified_reward.core.verdicts import Failed, Verdict
+from unified_reward.core.verdicts import Failed, Ranking, Scored, Verdict
 from unified_reward.io.rows import id_text
 from unified_reward.io.validation import describe_errors
 from unified_reward.io.verdict_rows import verdict_row
@@ -25,9 +25,17 @@ from unified_reward.serve.media import decode_base64, read_npy
 
 
 Verb = Literal["score", "compare", "rank", "group"]
+_M = TypeVar("_M", bound=BaseModel)
 Files = Mapping[str, bytes]
 """Parts of a multipart request by name."""
 _PART = "part:"
+_MOST_VALUES = 1_000_000
+"""Values of JSON; each takes up to 30 times the memory of its two characters."""
+_LONGEST_ID = 256
+
+
+class TooManyError(DataError):
+    """A request asks for more samples than a judge ever takes."""
 
 
 class _Model(BaseModel):
@@ -96,7 +104,7 @@ def _content(text: str, files: Files) -> bytes:
 class ItemRow(_Model):
     """A question: a prompt, its candidates, and the media it is about."""
 
-    id: Annotated[str | None, BeforeValidator(id_text)] = None
+    id: Annotated[str | None, BeforeValidator(id_text), Field(max_length=_LONGEST_ID)] = None
     """Default its index in the request."""
     task: Task | None = None
     """Default the one that the media make."""
@@ -209,6 +217,8 @@ def _group_row(item: Item, verdicts: Sequence[Verdict], row: RowOf) -> dict[str,
     """Row of a group: its ranking by win rate, and the verdicts that it comes from."""
     scored, compared = verdicts[: item.n], verdicts[item.n :]
     ranking = rank_by_pairs(item.n, compared)
+    if item.n == 1 and not isinstance(scored[0], Scored):
+        ranking = Ranking((), (None,), tuple(scored))
     pairs = [
         {"a": a, "b": b, **row(verdict)}
         for (a, b), verdict in zip(pairs_of(item.n), compared, strict=True)
@@ -233,14 +243,25 @@ def read_request(verb: Verb, body: bytes, files: Files, config: ServeConfig) -> 
     Raises:
         DataError: The body is not such a request; an item that is wrong only fails itself.
     """
+    request = read_json(body, RequestRow)
+    items = read_items(verb, request.items, files, config, by=request.by)
+    return Question(verb, request.judges, items, request.orders, request.by, request.timeout_s)
+
+
+def read_json(body: bytes, model: type[_M]) -> _M:
+    """Read a body of JSON.
+
+    Raises:
+        DataError: It is not JSON, has too many values, or a field is wrong.
+    """
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise DataError(f"the body has more than {_MOST_VALUES} values")
     try:
-        request = RequestRow.model_validate(from_json(body, allow_inf_nan=False))
+        return model.model_validate(from_json(body, allow_inf_nan=False))
     except ValidationError as error:
         raise DataError(f"the request: {describe_errors(error, 'body', 3)}") from error
     except ValueError as error:
         raise DataError(f"the body is not JSON: {error}") from error
-    items = read_items(verb, request.items, files, config, by=request.by)
-    return Question(verb, request.judges, items, request.orders, request.by, request.timeout_s)
 
 
 def read_items(
@@ -262,15 +283,29 @@ def read_items(
 
     Raises:
         DataError: There are too many.
+        TooManyError: They ask for too many samples.
     """
     if len(given) > config.max_items:
         raise DataError(f"{len(given)} items; at most {config.max_items} in a request")
+    n = sum(_n_samples(verb, by, one, config) for one in given)
+    if n > config.max_queue:
+        raise TooManyError(f"{n} samples in a request; at most {config.max_queue}")
     return [_item(verb, by, index, one, files, config) for index, one in enumerate(given)]
+
+
+def _n_samples(verb: Verb, by: str, given: Any, config: ServeConfig) -> int:
+    """Number of samples that an item asks for, at least; 0 if it is wrong."""
+    candidates = given.get("candidates") if isinstance(given, dict) else None
+    n = len(candidates) if isinstance(candidates, list) else 0
+    if not 0 < n <= config.max_candidates or verb in ("score", "compare"):
+        return min(n, 1)
+    n_pairs = n * (n - 1) // 2
+    return n + n_pairs if verb == "group" else n_pairs if by == "pairs" else n
 
 
 def _item(verb: Verb, by: str, index: int, given: Any, files: Files, config: ServeConfig) -> Item:
     name = id_text(given.get("id")) if isinstance(given, dict) else None
-    name = name if isinstance(name, str) else str(index)
+    name = name if isinstance(name, str) and len(name) <= _LONGEST_ID else str(index)
     try:
         row = ItemRow.model_validate(given)
         check_lengths(row, config)

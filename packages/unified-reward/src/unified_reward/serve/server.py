@@ -50,14 +50,16 @@ async def _serve(app: object, config: ServeConfig, on_start: Callable[[str], Non
             log_config=None,
             access_log=False,
             server_header=False,
+            http="h11",  # httptools takes headers of any size from anybody into memory
             timeout_graceful_shutdown=DRAIN_S,
         )
     )
     serving = asyncio.create_task(_serve_until_stopped(server))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
-    if server.started:
-        port = server.servers[0].sockets[0].getsockname()[1]
+    sockets = server.servers[0].sockets if server.started else ()
+    if sockets:  # none is left if a signal came before
+        port = sockets[0].getsockname()[1]
         name = f"[{config.host}]" if ":" in config.host else config.host
         on_start(f"http://{name}:{port}")
     await serving

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import binascii
 import hmac
-from collections.abc import Awaitable, Sequence
+import logging
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TypeVar
 
 from fastapi import Request
@@ -16,9 +17,12 @@ from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Ve
 from unified_reward.serve.batching import ClosedError, Orders, QueueFullError
 from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.hosts import Groups, Host, NotReadyError
+from unified_reward.serve.media import MemoryFullError
 from unified_reward.serve.metrics import Metrics
+from unified_reward.serve.protocol import Item
 
 
+_prompts = logging.getLogger("unified_reward.serve.prompts")
 RETRY_AFTER_S = 1
 _STATUS: dict[type[Verdict], str] = {
     Scored: "scored",
@@ -69,6 +73,13 @@ class Service:
                 )
         return list(dict.fromkeys(given))
 
+    def log_prompts(self, items: Iterable[Item]) -> None:
+        """Log the prompts of items, if the server is to."""
+        if self.config.log_prompts:
+            for item in items:
+                for sample in item.samples[:1]:
+                    _prompts.info("%r %r", item.id, sample.prompt)
+
     async def ask(
         self,
         request: Request,
@@ -84,17 +95,12 @@ class Service:
             RequestError: The judge is not ready, or has no place for the samples.
             Disconnected: The client went away; its samples have left the queue.
         """
-        n = sum(map(len, groups))
-        if n > self.config.max_queue:
-            raise RequestError(
-                413, "too_many", f"{n} samples in a request; at most {self.config.max_queue}"
-            )
         limit_s = min(timeout_s or self.config.timeout_s, self.config.timeout_s)
         try:
             verdicts = await while_connected(
                 request, self.host.ask(name, groups, orders=orders, timeout_s=limit_s)
             )
-        except QueueFullError as error:
+        except (QueueFullError, MemoryFullError) as error:
             raise RequestError(429, "queue_full", str(error), RETRY_AFTER_S) from error
         except ClosedError as error:
             raise RequestError(503, "closing", str(error), RETRY_AFTER_S) from error
@@ -102,7 +108,8 @@ class Service:
             retry_after_s = RETRY_AFTER_S if error.state == "loading" else 0
             raise RequestError(503, error.state, str(error), retry_after_s) from error
         for verdict in verdicts:
-            self.metrics.verdicts.labels(name, _STATUS[type(verdict)]).inc()
+            status = next(_STATUS[kind] for kind in _STATUS if isinstance(verdict, kind))
+            self.metrics.verdicts.labels(name, status).inc()
         return verdicts
 
     async def ask_each(

@@ -5,8 +5,11 @@ A form over the server's own protocol, without frameworks, external files or inl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from html import escape
 from importlib import resources
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -39,6 +42,27 @@ def routes() -> APIRouter:
         content = resources.files(__name__).joinpath(name).read_bytes()
         router.add_api_route(path, _sender(content, media_type))
     return router
+
+
+def documentation(schema: Mapping[str, Any]) -> Response:
+    """Page of the routes of an OpenAPI schema; it loads nothing from elsewhere."""
+    parts: list[str] = []
+    for path, methods in schema["paths"].items():
+        for method, route in methods.items():
+            text = route.get("description") or route.get("summary", "")
+            parts.append(f"<h2>{escape(method.upper())} <code>{escape(path)}</code></h2>")
+            parts.append(f"<p>{escape(text)}</p>")
+            for content in route.get("requestBody", {}).get("content", {}).values():
+                body = json.dumps(content["schema"], indent=1, allow_nan=False)
+                parts.append(f"<details><summary>Body</summary><pre>{escape(body)}</pre></details>")
+    title = escape(schema["info"]["title"])
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{title}</title><link rel="stylesheet" href="page.css">'
+        f"<main><h1>{title}</h1>{''.join(parts)}</main></html>"
+    )
+    return Response(page, media_type="text/html", headers=_HEADERS)
 
 
 def _sender(content: bytes, media_type: str) -> Callable[[], Response]:

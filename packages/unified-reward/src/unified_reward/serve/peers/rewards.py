@@ -15,15 +15,13 @@ from typing import Any, TypeVar, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel
 
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.ranking import overall_value
 from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Scored, Unparsed, Verdict
-from unified_reward.io.validation import describe_errors
-from unified_reward.serve.protocol import Files, read_items, schema_of
+from unified_reward.serve.protocol import Files, read_items, read_json, schema_of
 from unified_reward.serve.service import RequestError, Service
 from unified_reward_client import SCALES
 
@@ -31,7 +29,6 @@ from unified_reward_client import SCALES
 Row = Mapping[str, Any]
 """An item of the server's own protocol, as JSON."""
 _log = logging.getLogger(__name__)
-_prompts = logging.getLogger("unified_reward.serve.prompts")
 _NAMED_REASONS = 5
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -103,15 +100,7 @@ async def read_body(request: Request, model: type[_M]) -> _M:
     Raises:
         DataError: It is not JSON, or a field is wrong.
     """
-    body = await request.body()
-    try:
-        return await asyncio.to_thread(
-            lambda: model.model_validate(from_json(body, allow_inf_nan=False))
-        )
-    except ValidationError as error:
-        raise DataError(f"the request: {describe_errors(error, 'body', 3)}") from error
-    except ValueError as error:
-        raise DataError(f"the body is not JSON: {error}") from error
+    return await asyncio.to_thread(read_json, await request.body(), model)
 
 
 async def read_samples(
@@ -123,10 +112,7 @@ async def read_samples(
         DataError: There are too many.
     """
     items = await asyncio.to_thread(read_items, "score", rows, files or {}, service.config)
-    if service.config.log_prompts:
-        for item in items:
-            for sample in item.samples:
-                _prompts.info("%s %r", item.id, sample.prompt)
+    service.log_prompts(items)
     return [item.failure or item.samples[0] for item in items]
 
 

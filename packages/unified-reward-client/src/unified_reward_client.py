@@ -1107,7 +1107,9 @@ def flow_factory_reward(
         ) -> Any:
             if image is None and video is None:
                 raise ValueError("there is neither image nor video: check required_fields")
-            media = [*map(Image, image)] if video is None else [*map(Video, video)]
+            media: list[Any] = [*map(Image, () if image is None else image)]
+            if video is not None:
+                media = [*map(Video, video)]
             nothing = [()] * len(prompt)
             sources = zip(condition_images or nothing, condition_videos or nothing)
             context = [[*map(Image, images), *map(Video, videos)] for images, videos in sources]

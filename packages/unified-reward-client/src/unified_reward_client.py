@@ -1105,11 +1105,10 @@ def flow_factory_reward(
             condition_videos: Any = None,
             **_: Any,
         ) -> Any:
-            if image is None and video is None:
+            given = image if video is None else video
+            if given is None:
                 raise ValueError("there is neither image nor video: check required_fields")
-            media: list[Any] = [*map(Image, () if image is None else image)]
-            if video is not None:
-                media = [*map(Video, video)]
+            media = [*map(Image if video is None else Video, given)]
             nothing = [()] * len(prompt)
             sources = zip(condition_images or nothing, condition_videos or nothing)
             context = [[*map(Image, images), *map(Video, videos)] for images, videos in sources]

@@ -33,6 +33,8 @@ def rewards(scorer: Any, prompts: Sequence[str], files: Sequence[bytes]) -> list
         Sample(Task.IMAGE_GENERATION, prompt, (Image(file),))
         for prompt, file in zip(prompts, files, strict=True)
     ]
+    if not hasattr(scorer, "prepare"):
+        return [verdict.score.value for verdict in scorer.ask(samples)]
     with torch.inference_mode():
         prepared = [scorer.prepare(sample) for sample in samples]
         return scorer.forward(prepared)[:, 0].tolist()

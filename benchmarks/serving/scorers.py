@@ -1,4 +1,4 @@
-"""Random scorers in the layout of PickScore: a tiny twin, and one of the size of ViT-B/32."""
+"""Scorers to serve: random ones in the layout of PickScore, and a tiny vision-language judge."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 
-SIZES = ("tiny", "deep", "vit")
+SIZES = ("tiny", "deep", "vit", "vlm")
 """Random CLIPs in float32: two layers of width 64, whose pass costs two milliseconds; twelve of
-them, bound by the number of calls as small batches on a GPU are; and the size of ViT-B/32."""
+them, bound by the number of calls as small batches on a GPU are; and the size of ViT-B/32. Last the
+laboratory's ``tiny_scalar``, a vision-language model with a value head."""
 POISON = "zyzzyva"
 """A word whose embedding is NaN: an image with it in its prompt has no finite score."""
 
 
 def build(size: str, folder: Path, seed: int = 0) -> str:
     """Write a random scorer into a folder and return its reference."""
+    if size == "vlm":
+        return "tiny_scalar"
     import torch
     from transformers import CLIPModel
 

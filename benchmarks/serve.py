@@ -1,6 +1,6 @@
 """The reward server beside published patterns, on the loopback, side by side in one run.
 
-    python -m benchmarks.serve speed [--scorer tiny|deep|vit|vlm] [--clients 1,8,64] [--groups 1,8,24]
+    python -m benchmarks.serve speed [--scorer tiny|deep|vit|vlm] [--clients 1,8,64] [--groups 1,8]
     python -m benchmarks.serve encoding
     python -m benchmarks.serve faults [--requests 10000]
 

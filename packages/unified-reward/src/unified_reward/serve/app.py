@@ -36,6 +36,8 @@ from unified_reward.serve.protocol import (
 from unified_reward.serve.service import RETRY_AFTER_S, Disconnected, RequestError, Service
 
 
+_SMALL = 64 * 1024
+"""Bytes of a body that is read sooner than a thread begins."""
 _log = logging.getLogger(__name__)
 
 
@@ -194,6 +196,8 @@ async def _question(service: Service, verb: Verb, request: Request) -> Question:
     else:
         body = await request.body()
     try:
+        if len(body) < _SMALL:
+            return read_request(verb, body, files, config)
         return await asyncio.to_thread(read_request, verb, body, files, config)
     except TooManyError as error:
         raise RequestError(413, "too_many", str(error)) from error

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, Protocol
 
 from unified_reward.core.base_judge import BaseJudge
@@ -169,12 +169,7 @@ class LocalHost:
         with queue.reserve(sum(map(len, groups))), self._media.room() as room:
             try:
                 async with asyncio.timeout_at(end):
-                    checks = (
-                        loop.run_in_executor(self._decoders, self._checked, one, room)
-                        for group in groups
-                        for one in group
-                    )
-                    each = iter(await asyncio.gather(*checks))
+                    each = iter(await self._check_all([*chain(*groups)], room))
             except TimeoutError:
                 return [Failed(late) for group in groups for _ in group]
             checked = [list(islice(each, len(group))) for group in groups]
@@ -198,6 +193,26 @@ class LocalHost:
             return job.verdicts(late)
         finally:
             queue.withdraw(job)
+
+    async def _check_all(
+        self, samples: Sequence[Sample | Failed], room: Room
+    ) -> list[CheckedSample | Failed]:
+        """Decode in all threads, each of which takes its share of the samples."""
+        n = min(self._config.decode_threads, len(samples))
+        loop = asyncio.get_running_loop()
+        shares = [
+            loop.run_in_executor(self._decoders, self._check_share, samples[i::n], room)
+            for i in range(n)
+        ]
+        checked: list[Any] = [None] * len(samples)
+        for i, share in enumerate(await asyncio.gather(*shares)):
+            checked[i::n] = share
+        return checked
+
+    def _check_share(
+        self, samples: Sequence[Sample | Failed], room: Room
+    ) -> list[CheckedSample | Failed]:
+        return [self._checked(sample, room) for sample in samples]
 
     def _checked(self, sample: Sample | Failed, room: Room) -> CheckedSample | Failed:
         if isinstance(sample, Failed):

@@ -27,7 +27,7 @@ def prefetch(
 
     Args:
         windows: Keys that are needed together; a key of two windows in a row is prepared once.
-        prepare: Makes the value of a key; called in threads.
+        prepare: Makes the value of a key; called in threads unless there is only one.
         cache: Values that exist already; new ones are added and stay. None drops each value when
             its window is done.
 
@@ -35,6 +35,23 @@ def prefetch(
         Per window the values of its keys, and maybe of others.
     """
     values: dict[_Key, _Value] = {} if cache is None else cache
+    if len(windows) == 1 and len(windows[0]) == 1:
+        (key,) = windows[0]  # sooner prepared than a thread is started
+        if key not in values:
+            values[key] = prepare(key)
+        yield values
+    else:
+        yield from _in_threads(windows, prepare, values, keeps=cache is not None)
+
+
+def _in_threads(
+    windows: Sequence[Collection[_Key]],
+    prepare: Callable[[_Key], _Value],
+    values: dict[_Key, _Value],
+    *,
+    keeps: bool,
+) -> Iterator[dict[_Key, _Value]]:
+    """Prepare windows in threads; drop the values of a window when it is done unless ``keeps``."""
     pending: dict[_Key, Future[_Value]] = {}
     pool = ThreadPoolExecutor(THREADS)
 
@@ -51,7 +68,7 @@ def prefetch(
                     values[key] = pending.pop(key).result()
             submit(following)
             yield values
-            if cache is None:
+            if not keeps:
                 for key in values.keys() - set(following):
                     del values[key]
     finally:

@@ -34,24 +34,17 @@ def test_the_token_opens_the_server(url):
     assert request(f"{url}/health").status_code == 200
 
 
-def test_a_large_body_is_refused_before_it_is_sent(url):
+@pytest.mark.parametrize(
+    ("header", "status"), [("Content-Length: 10001", 413), ("Transfer-Encoding: chunked", 411)]
+)
+def test_a_body_that_is_large_or_of_unknown_size_is_refused_before_it_is_sent(url, header, status):
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as client:
         client.sendall(
             f"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
-            "Content-Length: 10001\r\n\r\n".encode()
+            f"{header}\r\n\r\n".encode()
         )
-        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
-
-
-def test_a_body_of_unknown_length_is_refused(url):
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as client:
-        client.sendall(
-            f"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
-            "Transfer-Encoding: chunked\r\n\r\n".encode()
-        )
-        assert client.recv(4096).startswith(b"HTTP/1.1 411 ")
+        assert client.recv(4096).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 def test_a_web_page_does_not_reach_a_local_server_by_its_own_name(url):

@@ -17,7 +17,9 @@ def test_a_signal_while_the_server_starts_ends_it_in_order(number):
     config, metrics = ServeConfig(port=0), Metrics()
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
-        server.run(Signalled([], config, metrics), config, metrics, lambda _: None)
+        started = []
+        server.run(Signalled([], config, metrics), config, metrics, started.append)
+        assert len(started) <= 1
     finally:
         for n, handler in before.items():
             signal.signal(n, handler)

@@ -52,7 +52,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status = time.monotonic(), 499
+        start = time.monotonic()
+        status: int | None = None
 
         async def send_noting(message: Message) -> None:
             nonlocal status
@@ -75,16 +76,13 @@ class Guard:
             await response(scope, receive, send_noting)
         except asyncio.CancelledError:
             # The server ends, and does not wait for this answer any longer.
-            if status != 499:
+            if status is not None:
                 raise
             closing = RequestError(503, "closing", "the server is shutting down", RETRY_AFTER_S)
             await error_response(closing)(scope, receive, send_noting)
-        except Exception:
-            status = 500
-            raise
         finally:
             self._pending_bytes -= n_bytes
-            self._note(scope, status, time.monotonic() - start)
+            self._note(scope, status or 500, time.monotonic() - start)
 
     def _check(self, scope: Scope, headers: Headers) -> int:
         """Size of the body of an acceptable request."""

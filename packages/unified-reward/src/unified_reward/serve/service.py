@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from unified_reward.core.samples import Sample
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
 from unified_reward.serve.batching import ClosedError, Orders, QueueFullError
 from unified_reward.serve.config import ServeConfig
@@ -111,12 +110,6 @@ class Service:
             status = next(_STATUS[kind] for kind in _STATUS if isinstance(verdict, kind))
             self.metrics.verdicts.labels(name, status).inc()
         return verdicts
-
-    async def ask_each(
-        self, request: Request, name: str, samples: Sequence[Sample | Failed]
-    ) -> list[Verdict]:
-        """Put samples to a judge, each for itself; see `ask`."""
-        return await self.ask(request, name, [[sample] for sample in samples])
 
     def is_authorised(self, header: str | None) -> bool:
         """True for the right ``Authorization`` header, and where no token is set.

@@ -132,7 +132,7 @@ async def judge_rows(
     name = request.path_params.get("name")
     (name,) = service.names(None if name is None else [name])
     samples = await read_samples(service, rows, files)
-    verdicts = await service.ask_each(request, name, samples)
+    verdicts = await service.ask(request, name, [[sample] for sample in samples])
     scale = service.config.scales.get(name, "raw")
     rewards = [reward_of(verdict, scale) for verdict in verdicts]
     reasons = [f"item {i}: {one.error}" for i, one in enumerate(rewards) if isinstance(one, Failed)]

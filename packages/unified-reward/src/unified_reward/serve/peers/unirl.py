@@ -147,7 +147,7 @@ async def _found(
     """Overall reward and aspects of each sample; clients take the first by default."""
     if service.host.states()[name] == "failed":
         return [Failed(f"{name} could not be loaded; /v1/judges says why") for _ in samples]
-    verdicts = await service.ask_each(request, name, samples)
+    verdicts = await service.ask(request, name, [[sample] for sample in samples])
     scale = service.config.scales.get(name, "raw")
     return [_sub_metrics(verdict, reward_of(verdict, scale)) for verdict in verdicts]
 

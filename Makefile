@@ -12,7 +12,7 @@ quickstart: .venv/.installed
 	$(BIN)/unified-reward run quickstart
 
 test: .venv/.installed check
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow" --durations=10
 
 # Tests of computed numbers as other processors and thread counts round them, in random order.
 # The libraries pick their kernels by these variables; idle threads must not spin.

@@ -39,7 +39,11 @@ UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety
 
 def pictures(folder):
     """Stable Diffusion; sides of pictures are multiples of 2 pixels."""
-    return _save(StableDiffusionPipeline(**parts(), **UNCHECKED), folder)
+    return _save(stable_diffusion(), folder)
+
+
+def stable_diffusion():
+    return StableDiffusionPipeline(**parts(), **UNCHECKED)
 
 
 def clips(folder):
@@ -58,8 +62,12 @@ def from_pictures(folder):
 
 def sdxl(folder):
     """Stable Diffusion XL of v-prediction; sides of pictures are multiples of 2 pixels."""
+    return _save(stable_diffusion_xl(), folder)
+
+
+def stable_diffusion_xl():
     torch.manual_seed(0)
-    pipeline = StableDiffusionXLPipeline(
+    return StableDiffusionXLPipeline(
         tokenizer=tokenizer(),
         tokenizer_2=tokenizer(),
         text_encoder=text(CLIPTextModel),
@@ -76,13 +84,16 @@ def sdxl(folder):
         ),
         add_watermarker=False,
     )
-    return _save(pipeline, folder)
 
 
 def sd3(folder):
     """Stable Diffusion 3 without its third text encoder; sides are multiples of 4 pixels."""
+    return _save(stable_diffusion_3(), folder)
+
+
+def stable_diffusion_3():
     torch.manual_seed(0)
-    pipeline = StableDiffusion3Pipeline(
+    return StableDiffusion3Pipeline(
         tokenizer=tokenizer(),
         tokenizer_2=tokenizer(),
         tokenizer_3=None,
@@ -105,11 +116,14 @@ def sd3(folder):
         vae=vae(scaling_factor=1.5, shift_factor=0.06),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
-    return _save(pipeline, folder)
 
 
 def wan(folder):
     """Wan; sides of clips are multiples of 16 pixels, frames one more than a multiple of 4."""
+    return _save(wan_2_1(), folder)
+
+
+def wan_2_1():
     torch.manual_seed(0)
     config = UMT5Config(
         vocab_size=len(tokenizer()),
@@ -121,7 +135,7 @@ def wan(folder):
         pad_token_id=1,
         eos_token_id=1,
     )
-    pipeline = WanPipeline(
+    return WanPipeline(
         tokenizer=tokenizer(),
         text_encoder=UMT5EncoderModel(config),
         transformer=WanTransformer3DModel(
@@ -151,7 +165,6 @@ def wan(folder):
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
-    return _save(pipeline, folder)
 
 
 def tokenizer():

@@ -1,0 +1,56 @@
+"""Noise levels of the timesteps that a network is trained on, from a pipeline's scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from unified_reward.core.errors import ModelError
+from unified_reward.train.losses import Prediction
+
+
+class Schedule(NamedTuple):
+    """Noise levels of the T timesteps a network is trained on, ascending."""
+
+    prediction_type: Prediction
+    alpha: Tensor
+    """Factor of the clean latents, in [0, 1]. Shape (T,), float64."""
+    sigma: Tensor
+    """Standard deviation of the noise, in [0, 1]. Shape (T,), float64."""
+    timestep: Tensor
+    """Argument of the network, shape (T,)."""
+
+    def nearest_steps(self, timesteps: Sequence[float]) -> Tensor:
+        """Indices of the nearest of the T timesteps, ascending, without repetition."""
+        wanted = torch.tensor(sorted(timesteps), dtype=torch.float64)
+        return (self.timestep.double()[None] - wanted[:, None]).abs().argmin(1).unique()
+
+
+def read_schedule(scheduler: Any) -> Schedule:
+    """Read prediction type and noise levels from a pipeline's scheduler.
+
+    A flow whose shift depends on the size of the sample counts as not shifted.
+
+    Raises:
+        ModelError: The prediction type or the scheduler is not supported.
+    """
+    config, name = scheduler.config, type(scheduler).__name__
+    is_flow = "FlowMatch" in name
+    kind = "flow_prediction" if is_flow else config.get("prediction_type", "epsilon")
+    steps = config.num_train_timesteps
+    if kind == "flow_prediction":
+        is_fixed = not config.get("use_dynamic_shifting")
+        shift = (is_fixed and config.get("shift", config.get("flow_shift"))) or 1.0
+        even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+        sigma = shift * even / (1 + (shift - 1) * even)
+        return Schedule("flow", 1 - sigma, sigma, (sigma * steps).float())
+    if kind not in ("epsilon", "v_prediction"):
+        raise ModelError(f"{kind} cannot be aligned; epsilon, v_prediction and flows can")
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ModelError(f"a {name} cannot be aligned; DDPM, DDIM, Euler and flow matching can")
+    signal = scheduler.alphas_cumprod.double()
+    alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
+    return Schedule(cast("Prediction", kind), alpha, sigma, torch.arange(steps))

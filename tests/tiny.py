@@ -26,6 +26,11 @@ def qwen3_vl(folder):
 
 
 def qwen2_5_vl(folder):
+    return save_checkpoint(folder, *qwen2_5_vl_parts())
+
+
+def qwen2_5_vl_parts():
+    """Model and processor of Qwen2.5-VL."""
     tokenizer = build_tokenizer(TEXTS)
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in TOKENS.items()}
     config = Qwen2_5_VLConfig(
@@ -55,7 +60,7 @@ def qwen2_5_vl(folder):
     images, videos = Qwen2VLImageProcessor(size=size), Qwen2VLVideoProcessor(size=size)
     chat = build_processor(tokenizer).chat_template
     processor = Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=chat)
-    return save_checkpoint(folder, Qwen2_5_VLForConditionalGeneration(config), processor)
+    return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
 def llava_onevision(folder):
@@ -127,12 +132,16 @@ def text_config(tokenizer):
 
 
 def save_checkpoint(folder, model, processor):
-    """Weights larger than at initialisation, so that answers depend on what is asked."""
+    enlarge(model).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def enlarge(model):
+    """Draw weights larger than at initialisation, so that answers depend on what is asked."""
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.normal_(0, 0.2)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return model

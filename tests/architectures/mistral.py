@@ -17,7 +17,9 @@ _SIDE, _PATCH = 112, 14
 _CHAT = (
     "{{- bos_token -}}"
     "{%- if messages[0].role == 'system' -%}"
-    "{%- set system = messages[0].content -%}{%- set turns = messages[1:] -%}"
+    "{%- set system = messages[0].content -%}"
+    "{%- if system is not string -%}{%- set system = system[0].text -%}{%- endif -%}"
+    "{%- set turns = messages[1:] -%}"
     "{%- else -%}"
     "{%- set system = 'rate picture: better' -%}{%- set turns = messages -%}"
     "{%- endif -%}"
@@ -40,12 +42,20 @@ _CHAT = (
 
 
 def mistral3(folder):
+    return save_checkpoint(folder, *mistral3_parts())
+
+
+def mistral3_parts(**changes):
+    """Model and processor of Mistral Small 3.1.
+
+    Args:
+        **changes: Settings of the language model.
+    """
     tokenizer = _build_tokenizer()
-    config = Mistral3Config(
-        **_configs(tokenizer), multimodal_projector_bias=False, tie_word_embeddings=False
-    )
-    model = Mistral3ForConditionalGeneration(config)
-    return save_checkpoint(folder, model, _build_processor(tokenizer, merge=2))
+    configs = _configs(tokenizer)
+    configs["text_config"] |= changes
+    config = Mistral3Config(**configs, multimodal_projector_bias=False, tie_word_embeddings=False)
+    return Mistral3ForConditionalGeneration(config), _build_processor(tokenizer, merge=2)
 
 
 def llava_pixtral(folder):

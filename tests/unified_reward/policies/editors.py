@@ -17,14 +17,7 @@ from diffusers import (
     StableDiffusionXLInstructPix2PixPipeline,
 )
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    T5Config,
-    T5EncoderModel,
-)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from tests import tiny
 from tests.unified_reward.policies import pipelines
@@ -84,6 +77,15 @@ def sdxl_pix2pix(folder):
 
 def kontext(folder):
     """FLUX.1 Kontext with embedded guidance; sides of images are multiples of 4 pixels."""
+    return _save(FluxKontextPipeline(**flux_parts()), folder)
+
+
+def flux_parts(**changes):
+    """FLUX.1 as in its dev version.
+
+    Args:
+        **changes: Parts that replace these.
+    """
     torch.manual_seed(0)
     t5 = T5Config(
         vocab_size=len(pipelines.tokenizer()),
@@ -95,49 +97,58 @@ def kontext(folder):
         pad_token_id=1,
         eos_token_id=1,
     )
-    pipeline = FluxKontextPipeline(
-        tokenizer=pipelines.tokenizer(),
-        tokenizer_2=pipelines.tokenizer(),
-        text_encoder=pipelines.text(CLIPTextModel),
-        text_encoder_2=T5EncoderModel(t5),
-        transformer=FluxTransformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=WIDTH,
-            pooled_projection_dim=WIDTH,
-            guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
-        ),
-        vae=pipelines.vae(scaling_factor=1.5, shift_factor=0.06),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    return {
+        "tokenizer": pipelines.tokenizer(),
+        "tokenizer_2": pipelines.tokenizer(),
+        "text_encoder": pipelines.text(CLIPTextModel),
+        "text_encoder_2": T5EncoderModel(t5).eval(),
+        "transformer": flux_transformer(),
+        "vae": pipelines.vae(scaling_factor=1.5, shift_factor=0.06),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    } | changes
+
+
+def flux_transformer(*, guidance_embeds=True):
+    return FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=guidance_embeds,
+        axes_dims_rope=(4, 6, 6),
     )
-    return _save(pipeline, folder)
 
 
 def qwen_edit(folder):
     """Qwen-Image-Edit; sides of images are multiples of 8 pixels."""
-    return _save(QwenImageEditPipeline(**_qwen_parts(folder)), folder)
+    return _save(QwenImageEditPipeline(**_qwen_edit_parts()), folder)
 
 
 def qwen_edit_plus(folder):
     """Qwen-Image-Edit 2511, whose source tokens have timestep 0; multiples of 8 pixels."""
-    parts = _qwen_parts(folder, zero_cond_t=True)
+    parts = _qwen_edit_parts(zero_cond_t=True)
     return _save(QwenImageEditPlusPipeline(**parts), folder)
 
 
-def _qwen_parts(folder, **changes):
-    judge = tiny.qwen2_5_vl(folder.with_name(f"{folder.name}-text"))
+def _qwen_edit_parts(**changes):
+    _, processor = tiny.qwen2_5_vl_parts()
+    return qwen_parts(**changes) | {"processor": processor}
+
+
+def qwen_parts(**changes):
+    """Qwen-Image.
+
+    Args:
+        **changes: Settings of the transformer.
+    """
     torch.manual_seed(0)
-    processor = AutoProcessor.from_pretrained(judge, trust_remote_code=False)
+    model, processor = tiny.qwen2_5_vl_parts()
     return {
-        "processor": processor,
         "tokenizer": processor.tokenizer,
-        "text_encoder": AutoModelForImageTextToText.from_pretrained(
-            judge, dtype=torch.float32, trust_remote_code=False
-        ),
+        "text_encoder": tiny.enlarge(model),
         "transformer": QwenImageTransformer2DModel(
             in_channels=16,
             out_channels=4,
@@ -148,24 +159,32 @@ def _qwen_parts(folder, **changes):
             axes_dims_rope=(4, 6, 6),
             **changes,
         ),
-        "vae": AutoencoderKLQwenImage(
-            base_dim=4,
-            z_dim=4,
-            dim_mult=[1, 1, 1],
-            num_res_blocks=1,
-            temperal_downsample=[False, True],
-            latents_mean=[0.1, -0.2, 0.3, 0.0],
-            latents_std=[1.5, 0.5, 2.0, 1.0],
-        ),
+        "vae": qwen_vae(),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
     }
 
 
-def _save(pipeline, folder):
+def qwen_vae():
+    return AutoencoderKLQwenImage(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.5, 2.0, 1.0],
+    )
+
+
+def varied(pipeline):
+    """Draw the matrices of the transformer anew, so that it depends on all that it is given."""
     network = getattr(pipeline, "transformer", None)
     if network is not None:
         for weight in network.parameters():
-            # So that a source is seen in what is predicted.
             torch.nn.init.normal_(weight, std=0.3) if weight.ndim == 2 else None
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    return pipeline
+
+
+def _save(pipeline, folder):
+    varied(pipeline).save_pretrained(folder, safe_serialization=True)
     return folder

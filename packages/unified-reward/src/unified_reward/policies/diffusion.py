@@ -86,7 +86,10 @@ class DiffusionPolicy:
         arguments = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
         arguments |= {"frames": frames or "frames", "prompt_tokens": "max_sequence_length"}
         # These ignore guidance_scale, and true_cfg_scale too without a negative prompt.
-        is_led = edits and "true_cfg_scale" in takes and takes["guidance_scale"].default is None
+        is_led = (
+            "true_cfg_scale" in takes
+            and getattr(takes.get("guidance_scale"), "default", None) is None
+        )
         if is_led:
             arguments["guidance"] = "true_cfg_scale"
         given = {key: value for key, value in vars(options).items() if value is not None}
@@ -95,7 +98,8 @@ class DiffusionPolicy:
             unknown -= {"height", "width"}
             self._check_edit_size()
         self._arguments = {arguments.get(key, key): given[key] for key in given.keys() - unknown}
-        if is_led and (options.guidance is None or options.guidance > 1):
+        guidance = options.guidance
+        if is_led and (takes["true_cfg_scale"].default if guidance is None else guidance) > 1:
             self._arguments["negative_prompt"] = " "
         if frames and options.frames:
             self._arguments[frames] = options.frames + (1 - options.frames) % _frames_per_latent(
@@ -145,6 +149,8 @@ class DiffusionPolicy:
             inputs = self.edit_inputs(self.open_source(context), len(seeds)) | {"prompt": prompt}
         else:
             inputs = self._arguments | {"prompt": [prompt] * len(seeds)}
+            if "negative_prompt" in inputs:
+                inputs["negative_prompt"] = [inputs["negative_prompt"]] * len(seeds)
         refuse_control(self.pipeline, prompt)
         out = self.pipeline(
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -153,6 +159,8 @@ class DiffusionPolicy:
         )
         is_video = self.tasks == (Task.VIDEO_GENERATION,)
         unit: Any = np.asarray(getattr(out, "frames" if is_video else "images", ()))
+        if unit.ndim == 4 and unit.shape[-1] == 4:
+            unit = _on_white(unit)
         if unit.ndim != 4 + is_video or len(unit) != len(seeds) or unit.shape[-1] != 3:
             raise RuntimeError(
                 f"the pipeline returned an array of shape {unit.shape} for {len(seeds)} prompts"
@@ -223,14 +231,22 @@ class DiffusionPolicy:
         return Image(pixels, "HWC")
 
 
+def _on_white(unit: Any) -> Any:
+    """Put transparent images, such as those of Qwen-Image 2.1, on a white background."""
+    alpha = unit[..., 3:].clip(0, 1)
+    return unit[..., :3] * alpha + 1 - alpha
+
+
 def refuse_control(pipeline: Any, prompt: str) -> None:
     """Refuse a prompt that spells a control token, at which a text encoder would end it.
 
     Raises:
         ValueError: It spells one of a tokenizer of the pipeline.
     """
-    for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+    for part in ("tokenizer", "tokenizer_2", "tokenizer_3", "processor"):
         tokenizer = getattr(pipeline, part, None)
+        # A processor, such as that of FLUX.2, has its tokenizer inside.
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         special = [str(token) for token in added if token.special]
         for token in (*getattr(tokenizer, "all_special_tokens", ()), *special):

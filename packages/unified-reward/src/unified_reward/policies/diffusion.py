@@ -94,6 +94,9 @@ class DiffusionPolicy:
             arguments["guidance"] = "true_cfg_scale"
         given = {key: value for key, value in vars(options).items() if value is not None}
         unknown = {key for key in given if arguments.get(key, key) not in takes}
+        if "guidance" in unknown and _set_guider(pipeline, given["guidance"]):
+            unknown.remove("guidance")
+            del given["guidance"]
         if edits:
             unknown -= {"height", "width"}
             self._check_edit_size()
@@ -253,6 +256,15 @@ def refuse_control(pipeline: Any, prompt: str) -> None:
             # Stable Diffusion 2 pads with "!".
             if len(token) > 1 and token in prompt:
                 raise ValueError(f"the prompt spells {token}, a control token of its {part}")
+
+
+def _set_guider(pipeline: Any, guidance: float) -> bool:
+    """Replace the guider of a pipeline by a copy of another scale; False if it has none."""
+    guider = getattr(pipeline, "guider", None)
+    if "guidance_scale" not in getattr(guider, "config", {}):
+        return False
+    pipeline.guider = cast("Any", guider).new(guidance_scale=guidance)
+    return True
 
 
 def _frames_per_latent(pipeline: Any) -> int:

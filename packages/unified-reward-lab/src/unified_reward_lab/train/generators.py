@@ -23,9 +23,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPTextConfig, CLIPTextModel, UMT5Config, UMT5EncoderModel
 
 from unified_reward.policies import Denoising, write_defaults
-from unified_reward.train.denoisers import Denoiser, build_denoiser
 from unified_reward.train.losses import add_noise, denoising_error, denoising_target
 from unified_reward.train.optim import build_muon
+from unified_reward.train.schedule import read_schedule
 from unified_reward_lab.microworld.render import FPS, SIDE_PX
 from unified_reward_lab.train.autoencoders import (
     AutoencoderTraining,
@@ -186,9 +186,8 @@ def train_generator(config: GeneratorTraining, out: Path) -> list[tuple[int, flo
     )
     pipeline = build_generator(config.medium, build_tokenizer(texts, vocabulary=_VOCABULARY))
     train_autoencoder(pipeline.vae, config.autoencoder)
-    denoiser = build_denoiser(pipeline, _SAMPLING[config.medium].prompt_tokens)
-    captions, latents = _encode_captioned(denoiser, config, is_video=is_video)
-    losses = _train_denoiser(denoiser, captions, latents, config)
+    captions, latents = _encode_captioned(pipeline.vae.eval(), config, is_video=is_video)
+    losses = _train_denoiser(pipeline, captions, latents, config)
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
     write_defaults(_SAMPLING[config.medium], out)
     return losses
@@ -196,18 +195,18 @@ def train_generator(config: GeneratorTraining, out: Path) -> list[tuple[int, flo
 
 @torch.inference_mode()
 def _encode_captioned(
-    denoiser: Denoiser, config: GeneratorTraining, *, is_video: bool
+    vae: Any, config: GeneratorTraining, *, is_video: bool
 ) -> tuple[list[str], Tensor]:
     """Captions and their latents, scaled to unit variance; the autoencoder keeps the scale."""
     captions: list[str] = []
     latents: list[Tensor] = []
-    vae = denoiser.pipeline.vae.eval()
     with frame_by_frame(vae):
         for start in track(range(0, config.items, 32), description="encoding"):
             rows = range(start, min(start + 32, config.items))
             batch = [captioned_pixels(i, is_video=is_video, seed=config.seed + 1) for i in rows]
             captions += [caption for caption, _ in batch]
-            latents.append(denoiser.encode_pixels(torch.stack([pixels for _, pixels in batch])))
+            pixels = torch.stack([pixels for _, pixels in batch])
+            latents.append(vae.encode(pixels).latent_dist.mode())
     scaled = torch.cat(latents)
     if is_video:
         mean, std = scaled.mean((0, 2, 3, 4)), scaled.std((0, 2, 3, 4))
@@ -220,13 +219,13 @@ def _encode_captioned(
 
 
 def _train_denoiser(
-    denoiser: Denoiser, captions: list[str], latents: Tensor, config: GeneratorTraining
+    pipeline: Any, captions: list[str], latents: Tensor, config: GeneratorTraining
 ) -> list[tuple[int, float]]:
-    pipeline = denoiser.pipeline
-    trained = torch.nn.ModuleList([denoiser.network, pipeline.text_encoder])
+    is_video = config.medium == "video"
+    network = pipeline.transformer if is_video else pipeline.unet
+    trained = torch.nn.ModuleList([network, pipeline.text_encoder])
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.averaged))
     if config.muon_lr:
-        network = denoiser.network
         ends = {part.weight for name, part in network.named_modules() if name == "proj_out"}
         rates = {"lr": config.lr, "muon_lr": config.muon_lr}
         optimiser: Any = build_muon(trained, ends, **rates, weight_decay=0.01)
@@ -239,7 +238,10 @@ def _train_denoiser(
         optimiser, peaks, config.steps, pct_start=0.05, cycle_momentum=not config.muon_lr
     )
     generator = torch.Generator().manual_seed(config.seed)
-    plan = denoiser.schedule
+    plan = read_schedule(pipeline.scheduler)
+    options: dict[str, Any] = (
+        {"max_sequence_length": _PROMPT_TOKENS} if is_video else {"num_images_per_prompt": 1}
+    )
     losses: list[tuple[int, float]] = []
     for step in track(range(config.steps), description="training the denoiser"):
         rows = torch.randint(len(captions), (config.batch_size,), generator=generator)
@@ -247,9 +249,12 @@ def _train_denoiser(
         clean = latents[rows]
         noise = torch.randn(clean.shape, generator=generator)
         alpha, sigma = plan.alpha[places].float(), plan.sigma[places].float()
-        condition = denoiser.encode_prompts([captions[i] for i in rows.tolist()])
+        prompts = [captions[i] for i in rows.tolist()]
+        encoded = pipeline.encode_prompt(
+            prompts, device="cpu", do_classifier_free_guidance=False, **options
+        )[0]
         noisy = add_noise(clean, noise, alpha, sigma)
-        prediction = denoiser.predict(noisy, plan.timestep[places], condition)
+        prediction = network(noisy, plan.timestep[places], encoded, return_dict=False)[0]
         target = denoising_target(plan.prediction_type, clean, noise, alpha, sigma)
         loss = denoising_error(prediction, target).mean()
         optimiser.zero_grad()

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import extra
@@ -68,6 +68,16 @@ class Denoising:
 
     def __post_init__(self) -> None:
         _check_numbers(self)
+
+
+class Size(NamedTuple):
+    """Size of a generated image or video."""
+
+    height: int
+    """In pixels, as the width."""
+    width: int
+    frames: int | None = None
+    """Frames of a video; None for an image."""
 
 
 _REAL = ("temperature", "guidance", "fps")

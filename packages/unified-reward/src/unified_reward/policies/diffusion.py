@@ -28,7 +28,8 @@ from unified_reward.checkpoints.pretrained import check_fit, load_errors, refuse
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.paths import is_folder
 from unified_reward.core.samples import Image, Task, Video
-from unified_reward.policies import Denoising
+from unified_reward.policies import Denoising, Size
+from unified_reward.policies.observation import networks
 
 
 _REQUIRED = {"prompt", "generator", "output_type", "height", "width"}
@@ -48,6 +49,7 @@ _TEMPORAL_FACTORS = (
 )
 """Attributes of a pipeline that hold the frames per latent frame, after the first."""
 _FPS = 8.0
+_MEDIA_KINDS = ("image", "video")
 
 
 class DiffusionPolicy:
@@ -73,7 +75,7 @@ class DiffusionPolicy:
         self.dtype = str(pipeline.dtype)
         kind = type(pipeline)
         self.takes = takes = inspect.signature(kind.__call__).parameters
-        frames = next((name for name in _FRAMES if name in takes), None)
+        self._frames = frames = next((name for name in _FRAMES if name in takes), "")
         made = Task.VIDEO_GENERATION if frames else Task.IMAGE_GENERATION
         generates, edits = _is_text_to_media(kind, takes), _is_editor(kind, takes)
         self.tasks = (made,) * generates + (Task.IMAGE_EDITING,) * edits
@@ -100,12 +102,12 @@ class DiffusionPolicy:
         if edits:
             unknown -= {"height", "width"}
             self._check_edit_size()
-        self._arguments = {arguments.get(key, key): given[key] for key in given.keys() - unknown}
+        self.arguments = {arguments.get(key, key): given[key] for key in given.keys() - unknown}
         guidance = options.guidance
         if is_led and (takes["true_cfg_scale"].default if guidance is None else guidance) > 1:
-            self._arguments["negative_prompt"] = " "
+            self.arguments["negative_prompt"] = " "
         if frames and options.frames:
-            self._arguments[frames] = options.frames + (1 - options.frames) % _frames_per_latent(
+            self.arguments[frames] = options.frames + (1 - options.frames) % _frames_per_latent(
                 pipeline
             )
         if unknown := unknown - ({"fps"} if frames else set()):
@@ -115,8 +117,31 @@ class DiffusionPolicy:
 
     @property
     def size_multiple(self) -> int:
-        """Sides of an edited image are multiples of this, in pixels."""
-        return self.pipeline.image_processor.config.vae_scale_factor
+        """Height and width are multiples of this, in pixels."""
+        processors = (getattr(self.pipeline, f"{kind}_processor", None) for kind in _MEDIA_KINDS)
+        factors = [part.config.get("vae_scale_factor", 1) for part in processors if part]
+        if Task.IMAGE_EDITING in self.tasks:
+            return factors[0]
+        pipeline = self.pipeline
+        scale = getattr(pipeline, "vae_scale_factor_spatial", 0) or getattr(
+            pipeline, "vae_scale_factor", 1
+        )
+        for part in networks(pipeline).values():
+            patch: Any = part.config.get("patch_size") or 1
+            factors.append(scale * (patch if isinstance(patch, int) else patch[-1]))
+        return math.lcm(*factors)
+
+    @property
+    def temporal_stride(self) -> int | None:
+        """A video has k * stride + 1 frames; None for images."""
+        return _frames_per_latent(self.pipeline) if self._frames else None
+
+    @property
+    def guidance_scales(self) -> list[float]:
+        """Scales of guidance that may be in use, from the options or the pipeline's defaults."""
+        named = [name for name in self.takes if "guidance" in name or "cfg" in name]
+        scales = (self.arguments.get(name, self.takes[name].default) for name in named)
+        return [scale for scale in scales if isinstance(scale, int | float)]
 
     def _check_edit_size(self) -> None:
         size = (self.options.height, self.options.width)
@@ -151,7 +176,7 @@ class DiffusionPolicy:
         if context or self.tasks == (Task.IMAGE_EDITING,):
             inputs = self.edit_inputs(self.open_source(context), len(seeds)) | {"prompt": prompt}
         else:
-            inputs = self._arguments | {"prompt": [prompt] * len(seeds)}
+            inputs = self.arguments | {"prompt": [prompt] * len(seeds)}
             if "negative_prompt" in inputs:
                 inputs["negative_prompt"] = [inputs["negative_prompt"]] * len(seeds)
         refuse_control(self.pipeline, prompt)
@@ -194,22 +219,40 @@ class DiffusionPolicy:
             raise ValueError("the source of an edit is an image, not a video")
         return media.open_image(context[0])
 
-    def edit_inputs(
-        self, source: PILImage, n: int, size: tuple[int, int] | None = None
+    def inputs(
+        self, prompt: str, n: int, source: PILImage | None = None, size: Size | None = None
     ) -> dict[str, Any]:
-        """Arguments of the pipeline for n edits of a source, without the instruction.
+        """Arguments of the pipeline, without generators.
 
         Args:
-            source: The image to edit.
-            n: Number of edits.
-            size: Height and width of the edits, in pixels; None for those of the options, and
-                without any for the pipeline's own rule.
+            prompt: A caption, or the instruction of an edit.
+            n: Number of samples.
+            source: The image to edit; None for generation.
+            size: Size of the samples; None for that of the options, and without any for the
+                pipeline's own rule.
 
         Raises:
             ValueError: The source is too small.
         """
-        own, inputs = (self.options.height, self.options.width), dict(self._arguments)
-        height, width = size or own
+        if source is not None:
+            return self._edit_inputs(source, n, size) | {"prompt": prompt}
+        inputs = self.arguments | {"prompt": [prompt] * n}
+        if size:
+            inputs |= {"height": size.height, "width": size.width}
+        if size and "use_resolution_binning" in self.takes:
+            inputs["use_resolution_binning"] = False
+        if size and size.frames:
+            inputs[self._frames] = size.frames
+        return inputs
+
+    def _edit_inputs(self, source: PILImage, n: int, size: Size | None) -> dict[str, Any]:
+        """Arguments of the pipeline for n edits of a source, without the instruction.
+
+        Raises:
+            ValueError: The source is too small.
+        """
+        own, inputs = (self.options.height, self.options.width), dict(self.arguments)
+        height, width = size[:2] if size else own
         if height and width:
             inputs |= {"height": height, "width": width, "max_area": height * width}
             if "height" not in self.takes:

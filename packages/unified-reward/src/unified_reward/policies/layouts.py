@@ -85,11 +85,18 @@ class Layout(NamedTuple):
     place: Place
     """Place of the noisy latents in the argument, behind which other latents may follow."""
     timestep: Path
-    scale: float
-    """The network's timestep is ``scale * t + offset`` for the scheduler's timestep t."""
-    offset: float
+    divisor: float
+    """Divides the scheduler's timestep, or what is left to ``top``, for the network."""
+    top: float
+    """Highest timestep where the network's timestep falls with the noise; else 0."""
     batched: frozenset[Path]
     """Tensors whose first dimension is the batch, and lists with an item for each row."""
+
+    def network_timestep(self, timestep: Tensor) -> Tensor:
+        """Timestep of the network for one of the scheduler."""
+        if self.top:
+            timestep = self.top - timestep
+        return timestep if self.divisor == 1 else timestep.float() / self.divisor
 
 
 def rows(value: Any) -> Tensor | None:
@@ -125,9 +132,7 @@ def replaced(arguments: Any, path: Path, value: Any) -> Any:
     key, rest = path[0], path[1:]
     if isinstance(arguments, Mapping):
         return {**arguments, key: replaced(arguments[key], rest, value)}
-    items = [
-        replaced(item, rest, value) if i == key else item for i, item in enumerate(arguments)
-    ]
+    items = [replaced(item, rest, value) if i == key else item for i, item in enumerate(arguments)]
     return type(arguments)(items)
 
 
@@ -241,8 +246,8 @@ def find_layout(
         )
     timestep = varying.pop()
     given = [at(call.arguments, timestep) for call in calls]
-    scale, offset = _find_scale(name, given, timesteps, train_steps)
-    return Layout(noisy, place, timestep, scale, offset, batched)
+    layout = Layout(noisy, place, timestep, 1.0, 0.0, batched)
+    return _with_scale(name, layout, given, timesteps, float(train_steps))
 
 
 def _is_doubled(one: Any, two: Any) -> bool:
@@ -265,25 +270,25 @@ def differing(one: Any, other: Any) -> Iterator[Path]:
             yield path
 
 
-def _find_scale(
-    name: str, given: Sequence[Any], timesteps: Sequence[float], train_steps: int
-) -> tuple[float, float]:
-    """Scale and offset of the network's timesteps, of those that are common."""
-    known = ((1.0, 0.0), (1 / train_steps, 0.0), (-1.0, train_steps), (-1 / train_steps, 1.0))
+def _with_scale(
+    name: str, layout: Layout, given: Sequence[Any], timesteps: Sequence[float], train_steps: float
+) -> Layout:
+    """Layout with the scale of the network's timesteps, of those that are common."""
     tensors = [torch.as_tensor(value) for value in given]
     if any(value.is_meta for value in tensors):
-        return known[0]
+        return layout
     if any((value != value.flatten()[0]).any() for value in tensors):
         raise ModelError(f"the {name} gets several timesteps for the latents of a sample")
     values = torch.tensor([float(value.flatten()[0]) for value in tensors])
     eps = [torch.finfo(value.dtype).eps for value in tensors if value.is_floating_point()]
-    wanted = torch.tensor(timesteps)
-    for scale, offset in known:
-        if close(values, scale * wanted + offset, max(1e-4, *(4 * e for e in eps), 0)):
-            return scale, offset
+    for top, divisor in itertools.product((0.0, train_steps), (1.0, train_steps)):
+        layout = layout._replace(divisor=divisor, top=top)
+        wanted = layout.network_timestep(torch.tensor(timesteps))
+        if close(values, wanted, max(1e-4, *(4 * e for e in eps), 0)):
+            return layout
     raise ModelError(
         f"the {name} gets timesteps of an unknown scale: {values.tolist()} where the scheduler "
-        f"has {wanted.tolist()}"
+        f"has {[*timesteps]}"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, NamedTuple
@@ -79,6 +79,8 @@ def observe(
 ) -> Observation:
     """Run a pipeline up to its decoder, which is not run, and record.
 
+    Without numbers, on the meta device, the run ends with its first step.
+
     Args:
         pipeline: A diffusers pipeline.
         run: Calls it.
@@ -95,9 +97,11 @@ def observe(
             raise _Stop
 
     def on_step(step: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        taken = (arguments[name] for name in ("timestep", "sample", "model_output"))
+        taken = [arguments[name] for name in ("timestep", "sample", "model_output")]
         seen.steps.append(Step(tuple(pending), *taken))
         pending.clear()
+        if taken[1].is_meta:
+            raise _Stop
         stepped = step(**arguments)
         if result is None:
             return stepped
@@ -110,11 +114,8 @@ def observe(
         seen.decoded = latents
         raise _Stop
 
-    with watching(pipeline, on_call, on_step, on_decode, answer):
-        try:
-            run()
-        except _Stop:
-            pass
+    with watching(pipeline, on_call, on_step, on_decode, answer), suppress(_Stop):
+        run()
     return seen
 
 

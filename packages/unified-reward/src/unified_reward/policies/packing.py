@@ -52,10 +52,8 @@ class Repeat(NamedTuple):
         else:
             behind = rows(at(arguments, layout.noisy))
             latents = torch.cat([noisy, cast("Tensor", behind)], layout.place.dim)
-        if (layout.scale, layout.offset) != (1.0, 0.0):
-            timestep = timestep.float() * layout.scale + layout.offset
-        ones = [1] * len(self.timestep_shape)
-        steps = timestep.view(-1, *ones).expand(-1, *self.timestep_shape)
+        steps = layout.network_timestep(timestep).view(-1, *[1] * len(self.timestep_shape))
+        steps = steps.expand(-1, *self.timestep_shape)
         given = [*latents.unbind()] if self.is_list else latents
         return replaced(replaced(arguments, layout.noisy, given), layout.timestep, steps)
 
@@ -81,7 +79,7 @@ def pack(arguments: Mapping[str, Any], repeat: Repeat) -> dict[str, Tensor]:
     Raises:
         ModelError: There is something else than tensors, collections and plain values.
     """
-    form, tensors = _flatten(arguments)
+    form, tensors = flatten(arguments)
     batched = {".".join(map(str, path)) for path in repeat.layout.batched}
     stacked = {
         name: any(name == path or name.startswith(f"{path}.") for path in batched)
@@ -119,9 +117,7 @@ def unpack(condition: Mapping[str, Tensor | Sequence[Tensor]]) -> list[Packed]:
     calls: list[Packed] = []
     for text, indices in groups.items():
         form, names, repeat = _parse(text)
-        arguments = [
-            _unflatten(form, {name: condition[name][i] for name in names}) for i in indices
-        ]
+        arguments = [unflatten(form, {name: condition[name][i] for name in names}) for i in indices]
         calls.append(Packed(repeat, indices, arguments))
     return calls
 
@@ -149,30 +145,30 @@ def _from_json(facts: Mapping[str, Any]) -> Repeat:
     )
 
 
-def _flatten(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
+def flatten(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
     """Split arguments into a form, which JSON can write, and the tensors in it by dotted names."""
     if isinstance(value, Tensor):
         return {"tensor": name}, {name: value}
     if isinstance(value, Mapping | list | tuple):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        pairs = {str(key): _flatten(item, f"{name}.{key}".lstrip(".")) for key, item in items}
+        pairs = {str(key): flatten(item, f"{name}.{key}".lstrip(".")) for key, item in items}
         tensors = {key: tensor for _, found in pairs.values() for key, tensor in found.items()}
         forms = {key: form for key, (form, _) in pairs.items()}
         kind = next(kind for kind in (Mapping, list, tuple) if isinstance(value, kind))
         return {kind.__name__.lower(): forms}, tensors
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}, {}
-    raise ModelError(f"a network that takes a {type(value).__name__} as {name} cannot be aligned")
+    raise ModelError(f"the network gets a {type(value).__name__} as {name}, which cannot be kept")
 
 
-def _unflatten(form: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
-    """Arguments from their form and tensors, see `_flatten`."""
+def unflatten(form: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """Arguments from their form and tensors, see `flatten`."""
     ((kind, content),) = form.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "value":
         return content
-    items = {key: _unflatten(item, tensors) for key, item in content.items()}
+    items = {key: unflatten(item, tensors) for key, item in content.items()}
     if kind in ("tuple", "list"):
         return tuple(items.values()) if kind == "tuple" else [*items.values()]
     return items

@@ -15,17 +15,9 @@ from torch import Tensor
 
 from unified_reward.core.errors import ModelError
 from unified_reward.policies.latent_maps import LatentMap, find_latent_map
-from unified_reward.policies.layouts import (
-    at,
-    close,
-    differing,
-    explain,
-    find_layout,
-    rows,
-    select,
-)
+from unified_reward.policies.layouts import at, close, differing, explain, find_layout, rows, select
 from unified_reward.policies.observation import Call, Step, networks, observe
-from unified_reward.policies.packing import Repeat, pack, strip
+from unified_reward.policies.packing import Repeat, flatten, pack, strip
 
 
 Run = Callable[[int], object]
@@ -118,6 +110,8 @@ def find_prompt_call(pipeline: Any, run: Run, guidance: Sequence[float] = ()) ->
         raise ModelError(f"a {name} calls its network in some steps only")
     if any(len({call.network for call in step.calls}) > 1 for step in seen.steps):
         raise ModelError(f"a {name} calls several networks in one step")
+    for call in seen.calls:
+        flatten(call.arguments)
     both = observe(pipeline, lambda: run(2), answer=_repeated(seen.steps[0]))
     parts: dict[str, PromptCall] = {}
     for network in {step.calls[0].network: None for step in seen.steps}:
@@ -187,9 +181,7 @@ def _prove(pipeline: Any, found: PromptCall, step: Step) -> None:
     timestep = step.timestep.reshape(1).to(noisy.device)
     arguments = found.repeat.arguments([found.condition(call)], noisy, timestep)
     output = networks(pipeline)[call.network](**arguments)[0]
-    wanted = found.repeat.prediction(
-        call.output[found.index : found.index + 1], found.shape
-    )
+    wanted = found.repeat.prediction(call.output[found.index : found.index + 1], found.shape)
     if not close(found.repeat.prediction(output, found.shape), wanted, 1e-4):
         raise ModelError(
             f"the {call.network} predicts something else for a prompt alone than within a batch "

@@ -6,37 +6,21 @@ predictions before anything is trained. Knows no family of pipelines, and no los
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from math import lcm
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL.Image import Image as PILImage
 from torch import Tensor, nn
 
-from unified_reward.core.errors import DataError, ModelError
+from unified_reward.core.errors import ConfigError, DataError, ModelError, one_line
 from unified_reward.core.samples import Task
+from unified_reward.policies import Size
 from unified_reward.policies.diffusion import DiffusionPolicy, refuse_control
-from unified_reward.policies.latent_maps import LatentMap, find_latent_map
-from unified_reward.policies.layouts import (
-    Layout,
-    Mixture,
-    Place,
-    at,
-    close,
-    explain,
-    find_layout,
-    merge,
-    replaced,
-    rows,
-    select,
-)
-from unified_reward.policies.observation import Call, Observation, Step, networks, observe
-from unified_reward.policies.packing import FORM, flatten, group_calls, pack_call, unflatten
+from unified_reward.policies.latent_maps import LatentMap
+from unified_reward.policies.observation import networks
+from unified_reward.policies.packing import unpack
+from unified_reward.policies.prompt_calls import PromptCall, find_prompt_call
 from unified_reward.policies.prompt_lengths import prompt_lengths
 from unified_reward.train.schedule import read_schedule
 
@@ -44,18 +28,10 @@ from unified_reward.train.schedule import read_schedule
 Condition = Mapping[str, Tensor | list[Tensor]]
 """Packed calls of the network by name, each of shape (B, ...), or a list of B tensors where their
 shapes differ."""
+_BROKEN = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)
+"""Errors of a pipeline that is called with what it does not take."""
 _STEPS = 3
-"""Steps of an observed run; the fewest that show a linear scale of timesteps."""
-
-
-class Size(NamedTuple):
-    """Size of a sample."""
-
-    height: int
-    """In pixels, as the width."""
-    width: int
-    frames: int | None = None
-    """Frames of a video; None for an image."""
+"""Steps of an observed run; the fewest that show the scale of timesteps."""
 
 
 class Networks(nn.ModuleDict):
@@ -66,25 +42,6 @@ class Networks(nn.ModuleDict):
         return self[name](**arguments)[0]
 
 
-@dataclass
-class _Known:
-    """Everything an observed run shows for samples of one size."""
-
-    layout: Layout
-    mixture: Mixture
-    call: int
-    """Number of the call for the prompt, in a step."""
-    piece: int
-    """Number of its rows in this call."""
-    pieces: int
-    shape: tuple[int, ...]
-    """Shape of the latents of a sample."""
-    output: Tensor
-    """An output of the network for one sample."""
-    argument_shape: tuple[int, ...]
-    """Shape of the noisy argument for one sample, without the batch."""
-
-
 class Denoiser:
     """Trained networks of a pipeline, with the encoders of its inputs."""
 
@@ -92,53 +49,39 @@ class Denoiser:
         """Wrap the pipeline of a policy.
 
         Args:
-            policy: A policy; its sampling options decide guidance that is embedded, the length of
-                prompts and the size of the source of an edit.
+            policy: Its sampling options decide guidance that is embedded, the length of prompts
+                and the size of the source of an edit.
 
         Raises:
             ModelError: The scheduler has no schedule of training, or no network can be trained.
         """
         self.policy = policy
         self.pipeline: Any = policy.pipeline
+        name = type(self.pipeline).__name__
+        parts = networks(self.pipeline)
+        if not parts or getattr(self.pipeline, "vae", None) is None:
+            lacking = "autoencoder" if parts else "unet and no transformer"
+            raise ModelError(f"a {name} cannot be aligned: it has no {lacking}")
         self.schedule = read_schedule(self.pipeline.scheduler)
-        found = networks(self.pipeline)
-        if not found:
-            raise ModelError(
-                f"a {type(self.pipeline).__name__} cannot be aligned: it has no unet and no "
-                "transformer"
-            )
-        self.network: Any = Networks(found)
+        self.networks = Networks(parts)
+        self.network: Any = self.networks
         """The trained networks, also while accelerate wraps them."""
-        self.networks = found
-        self._known: dict[Size, _Known] = {}
+        if any(part.config.get("time_cond_proj_dim") for part in parts.values()):  # pyright: ignore
+            raise ModelError("a guidance-distilled network (time_cond_proj_dim) cannot be aligned")
+        ratio = self.pipeline.config.get("boundary_ratio") if len(parts) > 1 else None
+        if len(parts) > 1 and ratio is None:
+            raise ModelError(
+                f"a {name} has several networks ({', '.join(parts)}) and no boundary_ratio that "
+                "says which timesteps are whose"
+            )
+        self._boundary = (ratio or 0.0) * self.pipeline.scheduler.config.num_train_timesteps
+        self._calls: dict[Size, PromptCall] = {}
         self._maps: dict[Size, LatentMap] = {}
-        for name, network in found.items():
-            if getattr(network, "config", {}).get("time_cond_proj_dim"):
-                raise ModelError(
-                    f"a guidance-distilled {name} (time_cond_proj_dim) cannot be aligned"
-                )
 
     @property
     def edits(self) -> bool:
         """True where the condition of a sample is an instruction and a source image."""
         return self.policy.tasks == (Task.IMAGE_EDITING,)
-
-    @property
-    def vae(self) -> Any:
-        """The autoencoder."""
-        vae = getattr(self.pipeline, "vae", None)
-        if vae is None:
-            raise ModelError(
-                f"a {type(self.pipeline).__name__} cannot be aligned: it has no autoencoder"
-            )
-        return vae
-
-    @cached_property
-    def _boundary(self) -> float | None:
-        """Timestep from which on the first network is called; below it is the second."""
-        ratio = self.pipeline.config.get("boundary_ratio")
-        steps = self.pipeline.scheduler.config.num_train_timesteps
-        return None if ratio is None or len(self.networks) == 1 else ratio * steps
 
     def trained_tasks(self, tasks: Sequence[Task]) -> list[Task]:
         """Tasks, of those of the policy, whose pairs are learned."""
@@ -149,3 +92,117 @@ class Denoiser:
         for part in self.pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(requires_grad=False).eval()
+
+    @torch.no_grad()
+    def encode_prompt(
+        self, prompt: str, size: Size, source: PILImage | None = None
+    ) -> dict[str, Tensor]:
+        """Encode a prompt, and the source image of an edit, as the pipeline does.
+
+        Returns:
+            Condition of one sample, without the batch.
+
+        Raises:
+            DataError: No text encoder reads the prompt to its end.
+            ModelError: The pipeline samples in a way that cannot be repeated.
+            ValueError: The pipeline refuses an argument, or the prompt spells a control token.
+        """
+        refuse_control(self.pipeline, prompt)
+        self.policy.inputs(prompt, 1, source, size)
+        run = self._run(prompt, size, source)
+        call = self._prompt_call(run, size)
+        with prompt_lengths() as lengths:
+            condition = call.encode(self.pipeline, run)
+        if overflow := lengths.overflow():
+            raise DataError(
+                f"its prompt has {overflow.tokens} tokens, and the text encoder reads "
+                f"{overflow.limit}"
+            )
+        return condition
+
+    def _run(self, prompt: str, size: Size, source: PILImage | None) -> Callable[[int], object]:
+        """Sample so many images or videos for a prompt, in a few steps."""
+
+        def run(n: int) -> object:
+            inputs = self.policy.inputs(prompt, n, source, size)
+            seeds = range(n)
+            inputs["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
+            return self.pipeline(**inputs | {"num_inference_steps": _STEPS, "output_type": "np"})
+
+        return run
+
+    def _prompt_call(self, run: Callable[[int], object], size: Size) -> PromptCall:
+        if size in self._calls:
+            return self._calls[size]
+        try:
+            call = find_prompt_call(self.pipeline, run, self.policy.guidance_scales)
+            self._maps[size] = call.latent_map(self.pipeline, run)
+        except (ModelError, *_BROKEN) as error:
+            raise ModelError(
+                f"{self.policy.name} cannot be aligned at {' x '.join(map(str, size))}: "
+                f"{one_line(error)}"
+            ) from error
+        self._calls[size] = call
+        return call
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor, size: Size) -> Tensor:
+        """Means of the latents, as the pipeline denoises them; a prompt is encoded before.
+
+        Args:
+            pixels: Values in [-1, 1], shape (B, 3, H, W), or (B, 3, T, H, W) of videos.
+            size: Height, width and frames of them.
+
+        Raises:
+            ConfigError: The autoencoder makes latents of another shape from this size.
+        """
+        latent_map, vae = self._maps[size], self.pipeline.vae
+        n, *wanted = latent_map.decoder_shape
+        if pixels.ndim == 5 and len(wanted) == 3:
+            pixels = pixels.movedim(2, 1).flatten(0, 1)
+        elif pixels.ndim == 4 and len(wanted) == 4:
+            pixels = pixels[:, :, None]
+        # One by one: of a batch some autoencoders would mix the samples or need much memory.
+        parts = [vae.encode(part) for part in pixels.to(vae.device, vae.dtype).split(n)]
+        has_spread = hasattr(parts[0], "latent_dist")
+        latents = torch.cat([p.latent_dist.mode() if has_spread else p[0] for p in parts])
+        if [*latents.shape[1:]] != wanted:
+            raise ConfigError(
+                f"{size.height} x {size.width} pixels become latents of shape "
+                f"{tuple(latents.shape[1:])}, and the pipeline decodes {tuple(wanted)}; give sides "
+                f"that are multiples of {self.policy.size_multiple}"
+            )
+        return latent_map.encode(latents)
+
+    def predict(self, noisy: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """Prediction for noisy latents, of their shape; a pass for each form and network.
+
+        Args:
+            noisy: Noisy latents, shape (B, ...).
+            timestep: Timesteps of the scheduler, shape (B,).
+            condition: Conditions of the samples.
+        """
+        parts: list[Tensor] = []
+        order: list[int] = []
+        for call in unpack(condition):
+            for name, places in self._by_network(timestep[call.indices]).items():
+                indices = [call.indices[i] for i in places]
+                arguments = call.repeat.arguments(
+                    [call.arguments[i] for i in places], noisy[indices], timestep[indices]
+                )
+                output = self.network(name, arguments)
+                parts.append(call.repeat.prediction(output, noisy.shape[1:]))
+                order += indices
+        return torch.cat(parts)[torch.tensor(order).argsort().to(noisy.device)]
+
+    def _by_network(self, timestep: Tensor) -> dict[str, list[int]]:
+        """Places of the timesteps by the network that they belong to."""
+        first, *others = self.networks
+        if not others:
+            return {first: [*range(len(timestep))]}
+        is_late = (timestep < self._boundary).tolist()
+        places = {
+            name: [i for i, late in enumerate(is_late) if late == (name != first)]
+            for name in (first, others[0])
+        }
+        return {name: found for name, found in places.items() if found}

@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
+from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.optimization import get_scheduler
 from numpy.typing import NDArray
 from peft import get_peft_model_state_dict
@@ -32,7 +33,6 @@ from unified_reward.io.atomic import replacing, write_bytes
 from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.denoisers import Condition, Denoiser
-from unified_reward.train.edit_denoisers import denoiser_of
 from unified_reward.train.latents import EncodedPairs, Resolution, encode_pairs
 from unified_reward.train.losses import (
     add_noise,
@@ -129,36 +129,45 @@ class DPOModel:
     def __init__(self, denoiser: Denoiser, config: DiffusionDPO) -> None:
         self.denoiser = denoiser
         self.config = config
-        self.network: Any = denoiser.network
-        network = self.network
+        self.networks = denoiser.networks
         denoiser.freeze()
         lora = lora_config(config.optim)
         self.reference: nn.Module | None = None
         if lora is None:
-            self.reference = copy.deepcopy(network).eval()
-            network.requires_grad_(requires_grad=True)
-        else:
-            check_lora_targets(network, config.optim)
-            torch.manual_seed(config.optim.seed)
-            network.add_adapter(lora)
-        if config.optim.gradient_checkpointing:
-            network.enable_gradient_checkpointing()
-        self.trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
+            self.reference = copy.deepcopy(self.networks).eval()
+            self.networks.requires_grad_(requires_grad=True)
+        for name, network in self._parts():
+            if lora and not isinstance(network, PeftAdapterMixin):
+                raise ConfigError(
+                    f"a {type(network).__name__} takes no adapters; train all weights of the "
+                    f"{name}: lora_rank=0"
+                )
+            if lora:
+                check_lora_targets(network, config.optim)
+                torch.manual_seed(config.optim.seed)
+                network.add_adapter(lora)
+            if config.optim.gradient_checkpointing:
+                network.enable_gradient_checkpointing()
+        self.trained = {n: p for n, p in self.networks.named_parameters() if p.requires_grad}
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        yield from self.networks.items()
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
         """Let the denoiser predict as it did before training, without gradients."""
         trained = self.denoiser.network
-        self.denoiser.network = self.reference or self.network
-        if self.reference is None:
-            self.network.disable_adapters()
+        self.denoiser.network = self.reference or self.networks
+        adapted = [part for _, part in self._parts()] if self.reference is None else []
+        for network in adapted:
+            network.disable_adapters()
         try:
             with torch.no_grad():
                 yield
         finally:
             self.denoiser.network = trained
-            if self.reference is None:
-                self.network.enable_adapters()
+            for network in adapted:
+                network.enable_adapters()
 
     def loss(
         self,
@@ -214,15 +223,22 @@ class DPOModel:
 
     def merge_adapters(self, folder: Path) -> None:
         """Write adapters as ``load_lora_weights`` reads them, and merge them into the weights."""
-        if self.reference is None:
-            name = self.denoiser.network_name
-            weights = {
-                f"{name}_lora_layers": get_peft_model_state_dict(self.network),
-                f"{name}_lora_adapter_metadata": self.network.peft_config["default"].to_dict(),
-            }
-            self.denoiser.pipeline.save_lora_weights(folder, **weights)
-            self.network.fuse_lora()
-            self.network.unload_lora()
+        if self.reference:
+            return
+        pipeline, first = self.denoiser.pipeline, next(iter(self.networks))
+        for name, network in self._parts():
+            target = folder if name == first else folder / name
+            if hasattr(pipeline, "save_lora_weights"):
+                # Adapters of a second network are loaded into it by an argument.
+                weights: dict[str, Any] = {
+                    f"{first}_lora_layers": get_peft_model_state_dict(network),
+                    f"{first}_lora_adapter_metadata": network.peft_config["default"].to_dict(),
+                }
+                pipeline.save_lora_weights(target, **weights)
+            else:
+                network.save_lora_adapter(target, safe_serialization=True)
+            network.fuse_lora()
+            network.unload_lora()
 
 
 def _twice(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
@@ -265,16 +281,16 @@ def align_pipeline(
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     log = log if accelerator.is_main_process else _mute
-    denoiser = denoiser_of(maker)
+    denoiser = Denoiser(maker)
     read, rows = trainable_pairs(pairs, denoiser.trained_tasks(maker.tasks), log)
     with accelerator.main_process_first():
         folder = out / "checkpoints" / "encoded"
         encoded = encode_pairs(read, denoiser, folder, config.resolution, log)
     model = DPOModel(denoiser, config)
-    if denoiser.has_idle_weights:
-        cast("Any", accelerator).ddp_handler = DistributedDataParallelKwargs(
-            find_unused_parameters=True
-        )
+    # Some weights, as those of a last block for text or of a second network, reach no prediction.
+    cast("Any", accelerator).ddp_handler = DistributedDataParallelKwargs(
+        find_unused_parameters=True
+    )
     learned = [pair for pair in read if pair.id in encoded.names]
     sheet = _SampleSheet(maker, learned[:4], out / "samples")
     history = _train(model, encoded, accelerator, sheet)
@@ -345,7 +361,7 @@ def _train(
         num_training_steps=optim.steps,
     )
     denoiser = model.denoiser
-    denoiser.network, optimiser = accelerator.prepare(model.network, optimiser)
+    denoiser.network, optimiser = accelerator.prepare(model.networks, optimiser)
     state = _TrainState(sheet.folder.parent / "checkpoints", model.trained, optimiser, scheduler)
     history = state.load(accelerator.device)
     sampler = NoiseSampler(len(pairs), _trained_steps(model), optim.seed)
@@ -368,7 +384,7 @@ def _train(
                     state.save(history)
                 if config.samples_every and (step + 1) % config.samples_every == 0:
                     sheet.write(step + 1)
-    denoiser.network = model.network
+    denoiser.network = model.networks
     return history
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,10 +28,10 @@ from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError, MediaError, one_line
 from unified_reward.core.samples import Candidate, Image, PreferencePair, Video
 from unified_reward.io.atomic import write_bytes
-from unified_reward.policies.diffusion import refuse_control
+from unified_reward.policies import Size
+from unified_reward.policies.packing import FORM
 from unified_reward.train.bad_items import BAD_ITEM
 from unified_reward.train.denoisers import Condition, Denoiser
-from unified_reward.train.edit_denoisers import EditDenoiser
 
 
 _FRAME_RULE = "linspace_inclusive"
@@ -124,13 +124,15 @@ def encode_pairs(
 
     Raises:
         ConfigError: Height or width does not fit the pipeline.
+        ModelError: The pipeline samples in a way that cannot be repeated.
         DataError: No pair is left, or the folder cannot be written.
     """
     paths = [folder / f"{_file_stem(pair, denoiser)}.safetensors" for pair in pairs]
     missing = [not _is_complete(path) for path in paths]
     first = first_readable(pairs, resolution) if any(missing) else None
-    resolution = resolve_resolution(resolution, first, denoiser.size_multiple)
-    conditions = _Conditions(denoiser, resolution)
+    resolution = resolve_resolution(resolution, first, denoiser.policy.size_multiple)
+    size = sample_size(resolution, denoiser)
+    conditions = _Conditions(denoiser, size)
     files: dict[str, Path] = {}
     todo = track(
         zip(pairs, paths, missing, strict=True),
@@ -142,7 +144,7 @@ def encode_pairs(
         if is_missing:
             try:
                 opened = first.clip if first and first.pair is pair else None
-                row = _encode(pair, denoiser, resolution, conditions, opened)
+                row = _encode(pair, denoiser, size, resolution.frames, conditions, opened)
             except BAD_ITEM as error:
                 log(f"pair {pair.id!r}: {one_line(error)}")
                 continue
@@ -156,7 +158,7 @@ def encode_pairs(
 def _file_stem(pair: PreferencePair, denoiser: Denoiser) -> str:
     """Name of a pair's file; of an edit it depends on the instruction and the source image too."""
     key = pair.id
-    if isinstance(denoiser, EditDenoiser):
+    if denoiser.edits:
         with suppress(MediaError):  # reported when the pair is encoded
             sources = [media.content_hash(part) for part in pair.context]
             key = json.dumps([pair.id, pair.prompt, *sources], allow_nan=False)
@@ -166,29 +168,27 @@ def _file_stem(pair: PreferencePair, denoiser: Denoiser) -> str:
 class _Conditions:
     """Conditions of pairs; the last few are kept, since pairs of one prompt follow each other."""
 
-    def __init__(self, denoiser: Denoiser, resolution: Resolution) -> None:
-        self._denoiser = denoiser
-        self._size = (resolution.height or 0, resolution.width or 0)
-        self._of_prompt = lru_cache(maxsize=16)(self._encode_prompt)
-        self._of_edit = lru_cache(maxsize=16)(self._encode_edit)
+    def __init__(self, denoiser: Denoiser, size: Size) -> None:
+        self._denoiser, self._size = denoiser, size
+        self._encode = lru_cache(maxsize=16)(self._encode_anew)
 
     def encode(self, pair: PreferencePair, candidate_size: tuple[int, int]) -> dict[str, Tensor]:
         """Condition of a pair whose chosen image has this height and width."""
-        if isinstance(self._denoiser, EditDenoiser):
-            return self._of_edit(pair.prompt, pair.context, candidate_size)
-        return self._of_prompt(pair.prompt)
+        if self._denoiser.edits:
+            return self._encode(pair.prompt, pair.context, candidate_size)
+        return self._encode(pair.prompt)
 
-    def _encode_prompt(self, prompt: str) -> dict[str, Tensor]:
-        encoded = self._denoiser.encode_prompts([prompt])
-        return {name: value[0] for name, value in encoded.items()}
-
-    def _encode_edit(
-        self, prompt: str, context: tuple[Image | Video, ...], candidate_size: tuple[int, int]
+    def _encode_anew(
+        self,
+        prompt: str,
+        context: tuple[Image | Video, ...] = (),
+        candidate_size: tuple[int, int] = (0, 0),
     ) -> dict[str, Tensor]:
-        denoiser = cast("EditDenoiser", self._denoiser)
-        source = denoiser.policy.open_source(context)
-        source = cut_alike(source, candidate_size, self._size)
-        return denoiser.encode_edit({"prompt": prompt}, source, self._size)
+        source = None
+        if self._denoiser.edits:
+            source = self._denoiser.policy.open_source(context)
+            source = cut_alike(source, candidate_size, self._size[:2])
+        return self._denoiser.encode_prompt(prompt, self._size, source)
 
 
 def cut_alike(source: PILImage, candidate_size: tuple[int, int], size: tuple[int, int]) -> PILImage:
@@ -211,7 +211,7 @@ def cut_alike(source: PILImage, candidate_size: tuple[int, int], size: tuple[int
 
 def _is_complete(path: Path) -> bool:
     try:
-        return path.is_file() and bool(load_file(path))
+        return path.is_file() and FORM in load_file(path)
     except SafetensorError:
         return False
 
@@ -219,25 +219,20 @@ def _is_complete(path: Path) -> bool:
 def _encode(
     pair: PreferencePair,
     denoiser: Denoiser,
-    resolution: Resolution,
+    size: Size,
+    frames: int | None,
     conditions: _Conditions,
     opened: media.SampledFrames | None,
 ) -> dict[str, Tensor]:
-    refuse_control(denoiser.pipeline, pair.prompt)
-    if overflow := denoiser.prompt_overflow(pair.prompt):
-        n, limit = overflow
-        raise DataError(f"its prompt has {n} tokens, and the text encoder reads {limit}")
-    clips = [opened or _frames(pair.chosen, resolution.frames)]
-    clips.append(_frames(pair.rejected, resolution.frames))
-    stride = denoiser.temporal_stride
-    pixels = [_pixels(clip, resolution, stride) for clip in clips]
+    clips = [opened or _frames(pair.chosen, frames), _frames(pair.rejected, frames)]
+    pixels = [_pixels(clip, size) for clip in clips]
     two = torch.stack(pixels if isinstance(pair.chosen, Video) else [p[:, 0] for p in pixels])
     if torch.equal(two[0], two[1]):
         raise DataError("chosen and rejected have the same pixels")
-    vae = denoiser.pipeline.vae
-    chosen, rejected = denoiser.encode_pixels((two / 127.5 - 1).to(vae.device)).float()
     height, width = clips[0].pixels.shape[1:3]
-    row = {"chosen": chosen, "rejected": rejected, **conditions.encode(pair, (height, width))}
+    condition = conditions.encode(pair, (height, width))
+    chosen, rejected = denoiser.encode_pixels(two / 127.5 - 1, size).float()
+    row = {"chosen": chosen, "rejected": rejected, **condition}
     if not all(bool(value.isfinite().all()) for value in row.values()):
         raise DataError("its latents or its condition are not finite; try another dtype")
     return {name: value.cpu().contiguous() for name, value in row.items()}
@@ -291,6 +286,16 @@ def resolve_resolution(
     return resolution
 
 
+def sample_size(resolution: Resolution, denoiser: Denoiser) -> Size:
+    """Size of the samples of a denoiser, with frames repeated to as many as it takes."""
+    stride, frames = denoiser.policy.temporal_stride, resolution.frames or 1
+    return Size(
+        resolution.height or 0,
+        resolution.width or 0,
+        frames + padding_frames(frames, stride) if stride else None,
+    )
+
+
 def padding_frames(frames: int, temporal_stride: int | None) -> int:
     """Repeats of the last frame that make ``k * temporal_stride + 1`` frames of so many."""
     return -(frames - 1) % (temporal_stride or 1)
@@ -307,12 +312,12 @@ def _frames(candidate: Candidate, n: int | None) -> media.SampledFrames:
     raise DataError("a candidate of several parts cannot be generated by a pipeline")
 
 
-def _pixels(
-    clip: media.SampledFrames, resolution: Resolution, temporal_stride: int | None
-) -> Tensor:
-    """Pixels in [0, 255] at the resolution, padded with the last frame. Shape (3, T, H, W)."""
-    size = (resolution.width or 0, resolution.height or 0)
-    frames = [frame if frame.size == size else ImageOps.fit(frame, size) for frame in clip.images()]
-    frames += frames[-1:] * padding_frames(len(frames), temporal_stride)
+def _pixels(clip: media.SampledFrames, size: Size) -> Tensor:
+    """Pixels in [0, 255] of the size, padded with the last frame. Shape (3, T, H, W)."""
+    sides = (size.width, size.height)
+    frames = [
+        frame if frame.size == sides else ImageOps.fit(frame, sides) for frame in clip.images()
+    ]
+    frames += frames[-1:] * ((size.frames or 1) - len(frames))
     pixels = torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]))
     return pixels.movedim(-1, 0).float()

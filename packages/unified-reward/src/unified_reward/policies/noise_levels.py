@@ -99,7 +99,8 @@ def step_levels(scheduler: Any) -> tuple[Levels, Levels]:
         before, after = Levels(*(x[:-1] for x in found)), Levels(*(x[1:] for x in found))
     else:
         before, after = _levels_of_alphas(scheduler)
-    if not (after.sigma * before.alpha < before.sigma * after.alpha).all():
+    noisy, less_noisy = before.sigma / before.alpha, after.sigma / after.alpha
+    if not ((less_noisy <= noisy).all() and (noisy[1:] <= noisy[:-1]).all()):
         raise ModelError(f"{name} does not denoise in every step; its steps cannot be recorded")
     return before, after
 
@@ -199,8 +200,10 @@ def stochastic_scheduler(scheduler: Any) -> Any:
         ours, theirs = (
             inspect.signature(one.__init__).parameters for one in (kind, type(scheduler))
         )
-        # DDIM clips by default; a scheduler without the option does not.
-        unclipped = {key: False for key in ("clip_sample",) if key in ours and key not in theirs}
-        scheduler = kind.from_config(scheduler.config, **unclipped)
+        # from_config takes the new class's default for each option that was left at the default.
+        options = {key: scheduler.config[key] for key in ours if key in theirs and key != "self"}
+        if "clip_sample" in ours and "clip_sample" not in theirs:
+            options["clip_sample"] = False
+        scheduler = kind.from_config(scheduler.config, **options)
     check_scheduler(scheduler)
     return scheduler

@@ -215,13 +215,13 @@ class _Recorder:
         kind = prediction_type(self._scheduler)
         level, after = self._before.at(index), self._after.at(index)
         formula = step(DETERMINISTIC, kind, sample, prediction, level, after).mean
-        error = ((own_step() - formula).norm() / formula.norm()).item()
-        if not error <= TOLERANCE:
+        error, size = (own_step() - formula).norm().item(), formula.norm().item()
+        if not error <= TOLERANCE * size:
             is_random = not torch.equal(own_step(), own_step())
             reason = "draws noise in its own steps" if is_random else "steps differently"
             raise ModelError(
-                f"{name} {reason}: step {index} is {error:.1e} from the first-order step of "
-                f"{kind} between {level} and {after}"
+                f"{name} {reason}: step {index} is {error:.1e} from the first-order step (of norm "
+                f"{size:.1e}) of {kind} between {level} and {after}"
             )
 
 

@@ -61,12 +61,12 @@ def chroma():
 def flux_2():
     """FLUX.2 dev; it reads layers 10, 20 and 30 of its text encoder."""
     torch.manual_seed(0)
-    model, processor = mistral3_parts(**slim(30))
+    model, processor = mistral3_parts(**slim(30) | {"hidden_size": 16})
     return varied(
         Flux2Pipeline(
             tokenizer=processor,
             text_encoder=tiny.enlarge(model),
-            transformer=_flux_2_transformer(3 * 8, guidance_embeds=True),
+            transformer=_flux_2_transformer(3 * 16, guidance_embeds=True),
             **flux_2_parts(),
         )
     )

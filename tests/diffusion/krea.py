@@ -22,7 +22,7 @@ def krea_2():
     pipeline = Krea2Pipeline(
         tokenizer=tokenizer,
         text_encoder=qwen3_vl(tokenizer, kind=Qwen3VLModel),
-        text_encoder_select_layers=(1, 2),
+        text_encoder_select_layers=(0, 1, 2),
         transformer=Krea2Transformer2DModel(
             in_channels=16,
             num_layers=1,
@@ -32,7 +32,7 @@ def krea_2():
             intermediate_size=32,
             timestep_embed_dim=16,
             text_hidden_dim=32,
-            num_text_layers=2,
+            num_text_layers=3,
             text_num_attention_heads=2,
             text_num_key_value_heads=2,
             text_intermediate_size=32,

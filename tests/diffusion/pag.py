@@ -3,6 +3,7 @@
 import diffusers
 from diffusers import AnimateDiffPipeline, MotionAdapter
 
+from tests import diffusion
 from tests.diffusion.tiny import Tiny
 from tests.unified_reward.policies import pipelines
 from tests.unified_reward.policies.pipelines import CHANNELS
@@ -18,9 +19,7 @@ def perturbed(name, build=None):
     """
 
     def pag():
-        from tests.diffusion import PIPELINES
-
-        plain = (build or PIPELINES[name.replace("PAG", "")].build)()
+        plain = (build or diffusion.PIPELINES[name.replace("PAG", "")].build)()
         return getattr(diffusers, name).from_pipe(plain)
 
     return pag
@@ -39,6 +38,7 @@ def animate_diff():
 _PICTURE = Denoising(steps=3, guidance=3.0, height=16, width=24)
 _BINNED = Denoising(steps=3, guidance=3.0, height=24, width=40, prompt_tokens=16)
 _CLIP = Denoising(steps=3, guidance=3.0, height=16, width=16, frames=2, fps=8.0)
+_STANDARD = Denoising(steps=3, guidance=3.0, height=1024, width=768)
 _SD3 = Denoising(steps=3, guidance=3.0, height=16, width=24, prompt_tokens=20)
 PIPELINES = {
     "StableDiffusionPAGPipeline": Tiny(perturbed("StableDiffusionPAGPipeline"), _PICTURE),
@@ -47,6 +47,6 @@ PIPELINES = {
     "AnimateDiffPAGPipeline": Tiny(perturbed("AnimateDiffPAGPipeline", animate_diff), _CLIP),
     "PixArtSigmaPAGPipeline": Tiny(perturbed("PixArtSigmaPAGPipeline"), _BINNED),
     "SanaPAGPipeline": Tiny(perturbed("SanaPAGPipeline"), _BINNED),
-    "HunyuanDiTPAGPipeline": Tiny(perturbed("HunyuanDiTPAGPipeline"), _PICTURE),
+    "HunyuanDiTPAGPipeline": Tiny(perturbed("HunyuanDiTPAGPipeline"), _STANDARD),
     "KolorsPAGPipeline": Tiny(perturbed("KolorsPAGPipeline"), _PICTURE),
 }

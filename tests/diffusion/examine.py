@@ -12,7 +12,7 @@ import torch
 from tests import diffusion
 from tests.diffusion import census
 from tests.diffusion.tiny import Tiny
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import UnifiedRewardError
 from unified_reward.policies import Size
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.observation import networks
@@ -47,7 +47,7 @@ def examine(name: str) -> Row:
         tiny = diffusion.PIPELINES[name]
         try:
             measured[field] = "yes" if check(tiny.build(), tiny) else "wrong"
-        except ModelError as error:
+        except UnifiedRewardError as error:
             measured[field] = "no"
             reasons.append(str(error).replace("|", "/").replace("\n", " "))
     reasons.append(census.text_pipelines().get(name.partition(" ")[0], ""))
@@ -76,8 +76,9 @@ def aligns(pipeline: Any, tiny: Tiny) -> bool:
     model, batch = _dpo(pipeline, tiny)
     loss = model.loss(*batch)["loss"]
     loss.backward()
-    moved = any((weight.grad != 0).any() for weight in model.trained.values())
-    return bool(moved and abs(float(loss) - math.log(2)) < 1e-6)
+    grads = {name: weight.grad for name, weight in model.trained.items()}
+    moved = {n.partition(".")[0] for n, g in grads.items() if g is not None and (g != 0).any()}
+    return moved == {*model.networks} and abs(float(loss) - math.log(2)) < 1e-6
 
 
 def records(pipeline: Any, tiny: Tiny) -> bool:
@@ -134,9 +135,9 @@ def _dpo(pipeline: Any, tiny: Tiny) -> tuple[DPOModel, tuple[Any, ...]]:
     frames = [size.frames] if size.frames else []
     pixels = torch.rand(2, 3, *frames, *size[:2], generator=generator) * 2 - 1
     latents = denoiser.encode_pixels(pixels, size)
-    batch = {name: value[None] for name, value in condition.items()}
-    noise = torch.randn(latents[:1].shape, generator=generator)
-    return model, (latents[:1], latents[1:], batch, NoiseSample(torch.tensor([500]), noise))
+    batch = {name: torch.stack([value] * 2) for name, value in condition.items()}
+    noise = torch.randn(latents.shape, generator=generator)
+    return model, (latents, latents.flip(0), batch, NoiseSample(torch.tensor([100, 900]), noise))
 
 
 def training_size(policy: DiffusionPolicy) -> Size:

@@ -129,7 +129,8 @@ class DiffusionPolicy:
             pipeline, "vae_scale_factor", 1
         )
         for part in networks(pipeline).values():
-            patch: Any = part.config.get("patch_size") or 1
+            config: Any = part.config
+            patch = config.get("patch_size") or 1
             factors.append(scale * (patch if isinstance(patch, int) else patch[-1]))
         return math.lcm(*factors)
 

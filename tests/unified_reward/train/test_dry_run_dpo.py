@@ -11,13 +11,13 @@ from tests.unified_reward.media.made import noise, picture
 from tests.unified_reward.pairs.candidate_files import write_rows
 from tests.unified_reward.policies import pipelines
 from tests.unified_reward.train import aligned
+from unified_reward import policies
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.policies.diffusion import load_pipeline
 from unified_reward.recipes.run import dry_run, find_recipe, load_recipe
 from unified_reward.recipes.stage import Recipe
-from unified_reward.train.denoisers import build_denoiser
+from unified_reward.train.denoisers import Denoiser
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel
 from unified_reward.train.dpo_vlm import VLMDPO
@@ -134,9 +134,9 @@ def test_every_kind_of_pipeline_is_rehearsed_from_its_configurations_alone(
 @pytest.mark.parametrize("moved", [{}, {"lora_rank": 0}], ids=["lora", "full"])
 def test_the_tiny_image_has_the_trained_parameters_of_the_real_training(moved):
     result = draw(moved=moved)
-    folder = checkpoint_path("tiny_image")
     real = DPOModel(
-        build_denoiser(load_pipeline(folder, device="cpu")), DiffusionDPO(optim(**moved))
+        Denoiser(policies.load(checkpoint_path("tiny_image"), device="cpu")),
+        DiffusionDPO(optim(**moved)),
     )
     assert result.trained == sum(item.numel() for item in real.trained.values())
     assert result.latent == (4, 8, 8)

@@ -43,7 +43,7 @@ class LatentMap(NamedTuple):
 
 
 def find_latent_map(decode: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> LatentMap:
-    """Find the map by its values for probes.
+    """Find the map by its values for probes; on the meta device only its shapes are found.
 
     Args:
         decode: Input of the decoder for two samples' latents of the pipeline, shape (2, *shape).
@@ -60,8 +60,10 @@ def find_latent_map(decode: Callable[[Tensor], Tensor], shape: tuple[int, ...]) 
     values: list[Tensor] = []
     for pair in zip(probes[::2], probes[1::2], strict=True):
         decoded = decode(torch.stack(pair).reshape(2, *shape))
+        decoder_shape = (len(decoded) // 2, *decoded.shape[1:])
+        if decoded.is_meta and decoded.numel() == 2 * n:
+            return LatentMap(index, torch.ones(n), torch.zeros(n), shape, decoder_shape)
         values += decoded.reshape(2, -1).double().cpu()
-    decoder_shape = (len(decoded) // 2, *decoded.shape[1:])
     shift, scale = values[0], values[1] - values[0]
     if len(shift) != n or not (scale.isfinite() & (scale != 0)).all():
         raise ModelError(f"{len(shift)} numbers reach the decoder for {n} latents")

@@ -56,6 +56,14 @@ class _Stop(Exception):  # noqa: N818  ends a run, and is no error
     """Ends a run of a pipeline."""
 
 
+class _Stepped(tuple[Tensor]):
+    """Output of a scheduler's step, by index or by name."""
+
+    @property
+    def prev_sample(self) -> Tensor:
+        return self[0]
+
+
 def networks(pipeline: Any) -> dict[str, nn.Module]:
     """Denoising networks of a pipeline, by the names of their components."""
     return {
@@ -79,7 +87,8 @@ def observe(
 ) -> Observation:
     """Run a pipeline up to its decoder, which is not run, and record.
 
-    Without numbers, on the meta device, the run ends with its first step.
+    On the meta device, where no scheduler works, the run ends with its first step unless there is
+    a ``result``.
 
     Args:
         pipeline: A diffusers pipeline.
@@ -101,7 +110,9 @@ def observe(
         seen.steps.append(Step(tuple(pending), *taken))
         pending.clear()
         if taken[1].is_meta:
-            raise _Stop
+            if result is None:
+                raise _Stop
+            return _Stepped([result(taken[1])])
         stepped = step(**arguments)
         if result is None:
             return stepped

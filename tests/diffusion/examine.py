@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tests import diffusion
+from tests.diffusion import census
 from tests.diffusion.tiny import Tiny
 from unified_reward.core.errors import ModelError
 from unified_reward.policies.diffusion import DiffusionPolicy
@@ -28,6 +29,8 @@ CHECKS: dict[str, Callable[[Any, Tiny], bool]] = {}
 def examine(name: str) -> Row:
     """Measure the cells of a tiny pipeline; a field without a check is a dash.
 
+    The last cell has the reasons of the checks and that of the census.
+
     Args:
         name: Its name in `PIPELINES`.
     """
@@ -39,7 +42,8 @@ def examine(name: str) -> Row:
         except ModelError as error:
             measured[field] = "no"
             reasons.append(str(error).replace("|", "/").replace("\n", " "))
-    return Row(**measured, why_not="; ".join(dict.fromkeys(reasons)))
+    reasons.append(census.text_pipelines().get(name.partition(" ")[0], ""))
+    return Row(**measured, why_not="; ".join(dict.fromkeys(filter(None, reasons))))
 
 
 def samples(pipeline: Any, tiny: Tiny) -> bool:

@@ -157,7 +157,6 @@ class DiffusionPolicy:
                 f"{size[0]} and {size[1]}"
             )
 
-    @torch.inference_mode()
     def sample(
         self, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
     ) -> list[Image | Video | None]:
@@ -177,12 +176,15 @@ class DiffusionPolicy:
             MediaError: The source image cannot be opened.
             RuntimeError: The pipeline broke, or its output is not finite RGB.
         """
-        if context or self.tasks == (Task.IMAGE_EDITING,):
-            inputs = self.edit_inputs(self.open_source(context), len(seeds)) | {"prompt": prompt}
-        else:
-            inputs = self.arguments | {"prompt": [prompt] * len(seeds)}
-            if "negative_prompt" in inputs:
-                inputs["negative_prompt"] = [inputs["negative_prompt"]] * len(seeds)
+        with torch.inference_mode():
+            return self.generate(prompt, context, seeds)
+
+    def generate(
+        self, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
+    ) -> list[Image | Video | None]:
+        """`sample` without inference mode, so that its tensors may take part in training."""
+        is_edit = context or self.tasks == (Task.IMAGE_EDITING,)
+        inputs = self.inputs(prompt, len(seeds), self.open_source(context) if is_edit else None)
         refuse_control(self.pipeline, prompt)
         out = self.pipeline(
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -241,6 +243,8 @@ class DiffusionPolicy:
         if source is not None:
             return self._edit_inputs(source, n, size) | {"prompt": prompt}
         inputs = self.arguments | {"prompt": [prompt] * n}
+        if "negative_prompt" in inputs:
+            inputs["negative_prompt"] = [inputs["negative_prompt"]] * n
         if size:
             inputs |= {"height": size.height, "width": size.width}
         if size and "use_resolution_binning" in self.takes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
@@ -106,13 +106,13 @@ def observe(
             raise _Stop
 
     def on_step(step: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        taken = [arguments[name] for name in ("timestep", "sample", "model_output")]
-        seen.steps.append(Step(tuple(pending), *taken))
+        seen.steps.append(step_of(pending, arguments))
         pending.clear()
-        if taken[1].is_meta:
+        sample = seen.steps[-1].sample
+        if sample.is_meta:
             if result is None:
                 raise _Stop
-            return _Stepped([result(taken[1])])
+            return _Stepped([result(sample)])
         stepped = step(**arguments)
         if result is None:
             return stepped
@@ -128,6 +128,26 @@ def observe(
     with watching(pipeline, on_call, on_step, on_decode, answer), suppress(_Stop):
         run()
     return seen
+
+
+def step_of(calls: Sequence[Call], arguments: Mapping[str, Any]) -> Step:
+    """Step with these calls before it, and the arguments of the scheduler's step by name.
+
+    Tensors that share memory with the latents are copied, since some pipelines write into it.
+    """
+    sample: Tensor = arguments["sample"]
+
+    def copied(value: Any) -> Any:
+        is_shared = isinstance(value, Tensor) and not value.is_meta
+        if is_shared and value.untyped_storage().data_ptr() == sample.untyped_storage().data_ptr():
+            return value.clone()
+        return value
+
+    kept = tuple(
+        call._replace(arguments={key: copied(value) for key, value in call.arguments.items()})
+        for call in calls
+    )
+    return Step(kept, arguments["timestep"], copied(sample), arguments["model_output"])
 
 
 @contextmanager

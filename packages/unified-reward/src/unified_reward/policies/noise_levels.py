@@ -131,15 +131,19 @@ def _levels_of_sigmas(scheduler: Any) -> Levels:
     if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         return Levels(*scheduler._sigma_to_alpha_sigma_t(sigmas))
     # At the last sigma there is no timestep, so the sigmas are numbered in place of timesteps.
-    found = _add_noise_levels(scheduler, torch.arange(n + 1, dtype=torch.float64))
-    at_timesteps = _add_noise_levels(scheduler, scheduler.timesteps.cpu())
+    found = added_noise(scheduler, torch.arange(n + 1, dtype=torch.float64))
+    at_timesteps = added_noise(scheduler, scheduler.timesteps.cpu())
     if not all(torch.allclose(a[:-1], b) for a, b in zip(found, at_timesteps, strict=True)):
         raise ModelError(f"{name} adds noise by the timestep, not by its sigmas")
     return found
 
 
-def _add_noise_levels(scheduler: Any, timesteps: Tensor) -> Levels:
-    """Noised ones and zeros, as if the scheduler had the given timesteps."""
+def added_noise(scheduler: Any, timesteps: Tensor) -> Levels:
+    """Levels at which a scheduler adds noise, as if it had the given timesteps.
+
+    Raises:
+        ModelError: It adds none.
+    """
     probe = copy.copy(scheduler)
     probe.timesteps, probe._begin_index, probe._step_index = timesteps, None, None
     zeros = torch.zeros(len(timesteps), dtype=torch.float64)

@@ -69,7 +69,7 @@ def networks(pipeline: Any) -> dict[str, nn.Module]:
     return {
         name: part
         for name, part in pipeline.components.items()
-        if re.match("(unet|transformer)(_|$)", name) and isinstance(part, ModelMixin)
+        if re.search("(^|_)(unet|transformer)(_|$)", name) and isinstance(part, ModelMixin)
     }
 
 

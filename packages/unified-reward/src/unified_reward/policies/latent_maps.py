@@ -42,6 +42,21 @@ class LatentMap(NamedTuple):
         return flat[:, self.order.to(latents.device)].reshape(b, *self.shape)
 
 
+def latent_map_of_shapes(shape: tuple[int, ...], decoder_shape: tuple[int, ...]) -> LatentMap:
+    """Map for the meta device, of shapes alone.
+
+    Raises:
+        ModelError: They are of different sizes.
+    """
+    n = math.prod(shape)
+    if math.prod(decoder_shape) != n:
+        raise ModelError(
+            f"latents of shape {shape} have another size than those of the autoencoder, "
+            f"{decoder_shape}"
+        )
+    return LatentMap(torch.arange(n), torch.ones(n), torch.zeros(n), shape, decoder_shape)
+
+
 def find_latent_map(decode: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> LatentMap:
     """Find the map by its values for probes; on the meta device only its shapes are found.
 
@@ -61,8 +76,8 @@ def find_latent_map(decode: Callable[[Tensor], Tensor], shape: tuple[int, ...]) 
     for pair in zip(probes[::2], probes[1::2], strict=True):
         decoded = decode(torch.stack(pair).reshape(2, *shape))
         decoder_shape = (len(decoded) // 2, *decoded.shape[1:])
-        if decoded.is_meta and decoded.numel() == 2 * n:
-            return LatentMap(index, torch.ones(n), torch.zeros(n), shape, decoder_shape)
+        if decoded.is_meta:
+            return latent_map_of_shapes(shape, decoder_shape)
         values += decoded.reshape(2, -1).double().cpu()
     shift, scale = values[0], values[1] - values[0]
     if len(shift) != n or not (scale.isfinite() & (scale != 0)).all():

@@ -17,7 +17,7 @@ from unified_reward.core.errors import ConfigError, DataError, ModelError, one_l
 from unified_reward.core.samples import Task
 from unified_reward.policies import Size
 from unified_reward.policies.diffusion import DiffusionPolicy, refuse_control
-from unified_reward.policies.latent_maps import LatentMap
+from unified_reward.policies.latent_maps import LatentMap, latent_map_of_shapes
 from unified_reward.policies.observation import networks
 from unified_reward.policies.packing import unpack
 from unified_reward.policies.prompt_calls import BROKEN, PromptCall, find_prompt_call
@@ -152,13 +152,25 @@ class Denoiser:
         try:
             call = find_prompt_call(self.pipeline, run, self.policy.guidance_scales)
             check_schedule(self.schedule, self.pipeline.scheduler)
-            self._maps[size] = call.latent_map(self.pipeline, run)
+            self._maps[size] = self._latent_map(call, run, size)
         except (ModelError, *BROKEN) as error:
             raise ModelError(
                 f"{self.policy.name} cannot be aligned at {_text(size)}: {one_line(error)}"
             ) from error
         self._calls[size] = call
         return call
+
+    def _latent_map(self, call: PromptCall, run: Callable[[int], object], size: Size) -> LatentMap:
+        vae = self.pipeline.vae
+        try:
+            return call.latent_map(self.pipeline, run)
+        except BROKEN:
+            if vae.device.type != "meta" or size.frames:
+                raise
+        # Some pipelines unpack latents by numbers, such as their positions.
+        pixels = torch.empty(1, 3, size.height, size.width, device="meta")
+        latents = vae.encode(pixels).latent_dist.mode()
+        return latent_map_of_shapes(call.shape, tuple(latents.shape))
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, size: Size) -> Tensor:

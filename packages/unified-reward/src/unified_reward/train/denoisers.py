@@ -217,7 +217,10 @@ class Denoiser:
                 arguments = call.repeat.arguments(
                     [call.arguments[i] for i in places], noisy[indices], timestep[indices]
                 )
-                output = self.network(name, arguments)
+                try:
+                    output = self.network(name, arguments)
+                except TypeError as error:
+                    raise ModelError(f"the {name} cannot be called again: {error}") from error
                 parts.append(call.repeat.prediction(output, noisy.shape[1:]))
                 order += indices
         return torch.cat(parts)[torch.tensor(order).argsort().to(noisy.device)]

@@ -106,6 +106,8 @@ class DiffusionPolicy:
         guidance = options.guidance
         if is_led and (takes["true_cfg_scale"].default if guidance is None else guidance) > 1:
             self.arguments["negative_prompt"] = " "
+        if guidance is not None and "guidance_schedule" in takes:
+            self.arguments["guidance_schedule"] = None
         if frames and options.frames:
             self.arguments[frames] = options.frames + (1 - options.frames) % _frames_per_latent(
                 pipeline
@@ -393,7 +395,8 @@ def _load_networks(
     libraries: dict[Any, Any] = {"diffusers": diffusers, "transformers": transformers}
     networks: dict[str, Any] = {}
     for name, part in index.items():
-        if not isinstance(part, list) or len(part) != 2:
+        is_part = isinstance(part, list) and all(isinstance(one, str | None) for one in part)
+        if not is_part or len(part) != 2:
             continue
         kind = getattr(libraries.get(part[0]), part[1] or "", None)
         if part == [None, None]:

@@ -175,12 +175,9 @@ class DiffusionPolicy:
             MediaError: The source image cannot be opened.
             RuntimeError: The pipeline broke, or its output is not finite RGB.
         """
-        if context or self.tasks == (Task.IMAGE_EDITING,):
-            inputs = self.edit_inputs(self.open_source(context), len(seeds)) | {"prompt": prompt}
-        else:
-            inputs = self.arguments | {"prompt": [prompt] * len(seeds)}
-            if "negative_prompt" in inputs:
-                inputs["negative_prompt"] = [inputs["negative_prompt"]] * len(seeds)
+        edits = context or self.tasks == (Task.IMAGE_EDITING,)
+        source = self.open_source(context) if edits else None
+        inputs = self.inputs(prompt, len(seeds), source)
         refuse_control(self.pipeline, prompt)
         out = self.pipeline(
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -239,6 +236,8 @@ class DiffusionPolicy:
         if source is not None:
             return self._edit_inputs(source, n, size) | {"prompt": prompt}
         inputs = self.arguments | {"prompt": [prompt] * n}
+        if "negative_prompt" in inputs:
+            inputs["negative_prompt"] = [inputs["negative_prompt"]] * n
         if size:
             inputs |= {"height": size.height, "width": size.width}
         if size and "use_resolution_binning" in self.takes:

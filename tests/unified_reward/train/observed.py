@@ -125,7 +125,7 @@ def difference(a, b):
 
 
 @torch.no_grad()
-def decoded_latents(tiny, monkeypatch):
+def decoded_latents(tiny, monkeypatch, source=None):
     """Encoded latents of an image or video as the decoder gets them, and as the encoder made them.
 
     Encoded by the denoiser, they take the place of the last latents of a run.
@@ -141,5 +141,5 @@ def decoded_latents(tiny, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(vae, "encode", watched)
         latents = tiny.denoiser.encode_pixels(tiny.pixels(), tiny.size)
-    seen = tiny.observe(result=lambda like: latents.to(like.dtype))
+    seen = tiny.observe(source=source, result=lambda like: latents.to(like.dtype))
     return seen.decoded, torch.cat(made)

@@ -59,7 +59,7 @@ _OTHER = {
     "ShapEPipeline": "returns views of a solid",
     "StableCascadeCombinedPipeline": "diffusers cannot load the autoencoder of its folders",
     "StableDiffusionLDM3DPipeline": "returns images and their depths apart",
-    "StableDiffusionPanoramaPipeline": "gives candidates of one batch each other's prompts",
+    "StableDiffusionPanoramaPipeline": "mixes up the prompts of a batch with its negative ones",
     "TextToVideoZeroPipeline": "returns frames as if they were images",
     "TextToVideoZeroSDXLPipeline": "returns frames as if they were images",
     "WuerstchenPriorPipeline": "returns embeddings for another pipeline",

@@ -12,6 +12,7 @@ from diffusers import (
 from transformers import CLIPTextModelWithProjection, LlamaConfig, LlamaForCausalLM
 
 from tests import tiny
+from tests.architectures.tokenizers import train_tokenizer
 from tests.diffusion.text import chat_processor
 from tests.diffusion.tiny import Tiny
 from tests.unified_reward.policies import pipelines
@@ -22,8 +23,8 @@ from unified_reward.policies import Denoising
 def hidream():
     """HiDream-I1, a mixture of experts; its latents are 128 x 128 whatever the size."""
     parts = flux_parts()
-    tokenizer = chat_processor().tokenizer
-    config = LlamaConfig(**tiny.text_config(tokenizer), attn_implementation="eager")
+    tokenizer = train_tokenizer([], bos="<s>", eos="</s>", pad="<pad>")
+    config = LlamaConfig(**tiny.text_config(tokenizer))
     pipeline = HiDreamImagePipeline(
         tokenizer=pipelines.tokenizer(),
         tokenizer_2=pipelines.tokenizer(),

@@ -8,6 +8,8 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     IFPipeline,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     LDMTextToImagePipeline,
     PNDMScheduler,
     SemanticStableDiffusionPipeline,
@@ -42,6 +44,15 @@ def stable_diffusion_pndm():
         steps_offset=1,
     )
     return StableDiffusionPipeline(**pipelines.parts() | {"scheduler": scheduler}, **UNCHECKED)
+
+
+def latent_consistency():
+    """Distilled: the guidance is embedded, and each step adds noise to an estimate of the image."""
+    parts = pipelines.parts()
+    unet = pipelines.unet(time_cond_proj_dim=8)
+    randomise(unet.time_embedding.cond_proj)
+    parts |= {"unet": unet, "scheduler": LCMScheduler(beta_schedule="scaled_linear")}
+    return LatentConsistencyModelPipeline(**parts, **UNCHECKED)
 
 
 def stable_diffusion_sag():
@@ -214,6 +225,7 @@ def randomise(network, std=0.3):
 _PICTURE = Denoising(steps=3, guidance=3.0, height=16, width=24)
 PIPELINES = {
     "StableDiffusionPipeline epsilon PNDM": Tiny(stable_diffusion_pndm, _PICTURE),
+    "LatentConsistencyModelPipeline": Tiny(latent_consistency, _PICTURE),
     "StableDiffusionSAGPipeline": Tiny(
         stable_diffusion_sag, Denoising(steps=3, guidance=3.0, height=16, width=16)
     ),

@@ -144,7 +144,7 @@ def test_clean_latents_and_noise_do_not_depend_on_the_coordinates(scale):
 @pytest.mark.parametrize("pair", [((0.0, 1.0), (0.6, 0.8)), ((1.0, 14.6), (1.0, 2.0))])
 def test_noise_of_a_step_replaces_noise_of_the_latents(rule, pair):
     """With x_0 = 0 and e = 1, mean squared plus variance is the variance of the next level."""
-    level, after = (Level(*one) for one in pair)
+    level, after = (Level(*each) for each in pair)
     x = torch.tensor([[level.sigma]], dtype=torch.float64)
     v = torch.tensor([[level.alpha / math.hypot(*level)]], dtype=torch.float64)
     mean, std = step(rule, "v_prediction", x, v, level, after)

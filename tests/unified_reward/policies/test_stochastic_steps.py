@@ -89,6 +89,10 @@ def sample(scheduler, x=None, steps=STEPS, **options):
     return path
 
 
+def state(scheduler):
+    return {key: str(value) for key, value in vars(scheduler).items() if key != "step"}
+
+
 def distance(found, wanted):
     return ((found - wanted).norm() / wanted.norm()).item()
 
@@ -111,13 +115,24 @@ def test_a_window_leaves_the_steps_before_it_bit_for_bit(name):
         recorded = sample(scheduler)
     assert all(torch.equal(a, b) for a, b in zip(plain[:3], recorded[:3], strict=True))
     assert not torch.equal(plain[3], recorded[3])
-    assert [one.index for one in steps] == [2, 3]
-    for one in steps:
-        assert one.timestep == scheduler.timesteps[one.index]
-        assert torch.equal(one.sample, recorded[one.index])
-        assert torch.equal(one.next_sample, recorded[one.index + 1])
-        noise = (one.next_sample - one.mean) / one.std
+    assert [each.index for each in steps] == [2, 3]
+    for taken in steps:
+        assert taken.timestep == scheduler.timesteps[taken.index]
+        assert torch.equal(taken.sample, recorded[taken.index])
+        assert torch.equal(taken.next_sample, recorded[taken.index + 1])
+        noise = (taken.next_sample - taken.mean) / taken.std
         assert noise.std().item() == pytest.approx(1, abs=0.35)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_comparison_of_the_first_step_leaves_no_trace(name):
+    plain, scheduler = ALL[name](), ALL[name]()
+    with record_steps(scheduler, {STEPS - 2}, generators()):
+        for each in (plain, scheduler):
+            each.set_timesteps(STEPS)
+            for timestep in each.timesteps[:3]:
+                each.step(network(start(), timestep), timestep, start())
+    assert state(scheduler) == state(plain)
 
 
 @pytest.mark.parametrize("name", SINGLE)
@@ -127,8 +142,8 @@ def test_without_noise_all_steps_are_those_of_the_scheduler(name, rule):
     scheduler = SINGLE[name]()
     with record_steps(scheduler, range(STEPS), generators(), rule, 0.0) as steps:
         recorded = sample(scheduler)
-    assert [one.index for one in steps] == [*range(STEPS - 1)], "the last step is not recorded"
-    assert all(one.std == 0 for one in steps)
+    assert [each.index for each in steps] == [*range(STEPS - 1)], "the last step is not recorded"
+    assert all(each.std == 0 for each in steps)
     assert max(distance(a, b) for a, b in zip(recorded[1:], plain[1:], strict=True)) < 1e-4
 
 
@@ -173,12 +188,12 @@ def test_ddim_is_the_stochastic_step_of_diffusers(eta):
     with record_steps(scheduler, {1, 4}, generators(), "ddim", eta) as steps:
         sample(scheduler)
     reference.set_timesteps(STEPS)
-    for one, source in zip(steps, [generators()] * 2, strict=True):
+    for taken, source in zip(steps, [generators()] * 2, strict=True):
         noise = torch.stack([torch.randn(3, 4, 4, generator=each) for each in source])
         wanted = reference.step(
-            one.prediction, one.timestep, one.sample, eta=eta, variance_noise=noise
+            taken.prediction, taken.timestep, taken.sample, eta=eta, variance_noise=noise
         ).prev_sample
-        assert distance(one.next_sample, wanted) < 1e-4
+        assert distance(taken.next_sample, wanted) < 1e-4
 
 
 def test_ddim_is_the_ancestral_step_of_euler():
@@ -198,15 +213,15 @@ def test_a_replay_has_the_ratio_one(name, rule):
     scheduler = ALL[name]()
     with record_steps(scheduler, {0, 1, 2}, generators(), rule) as steps:
         sample(scheduler)
-    for one in steps:
-        old = log_prob(one.next_sample, one.mean, one.std)
-        scaled = one.sample / (1 + one.sample.square().mean()).sqrt()
-        new = log_prob(one.next_sample, *one.transition(network(scaled, one.timestep)))
+    for taken in steps:
+        old = log_prob(taken.next_sample, taken.mean, taken.std)
+        scaled = taken.sample / (1 + taken.sample.square().mean()).sqrt()
+        new = log_prob(taken.next_sample, *taken.transition(network(scaled, taken.timestep)))
         assert ((new - old).exp() - 1).abs().max() == 0
-        moved = log_prob(one.next_sample, *one.transition(one.prediction + 0.5))
+        moved = log_prob(taken.next_sample, *taken.transition(taken.prediction + 0.5))
         assert (moved - old).abs().min() > 0
-        wanted = torch.distributions.Normal(one.mean.double(), one.std)
-        wanted = wanted.log_prob(one.next_sample.double()).flatten(1).mean(1)
+        wanted = torch.distributions.Normal(taken.mean.double(), taken.std)
+        wanted = wanted.log_prob(taken.next_sample.double()).flatten(1).mean(1)
         assert old.tolist() == pytest.approx(wanted.tolist(), rel=1e-4)
 
 
@@ -264,7 +279,7 @@ def test_a_deep_copy_takes_its_own_steps():
         path = sample(copied)
         assert not steps
         sample(scheduler)
-    assert [one.index for one in steps] == [0, 1]
+    assert [each.index for each in steps] == [0, 1]
     assert all(torch.equal(a, b) for a, b in zip(path, sample(SINGLE["flow"]()), strict=True))
 
 
@@ -273,7 +288,7 @@ def test_two_runs_are_recorded_in_order():
     with record_steps(scheduler, {0, 2}, generators()) as steps:
         sample(scheduler)
         sample(scheduler, steps=4)
-    assert [one.index for one in steps] == [0, 2, 0, 2]
+    assert [each.index for each in steps] == [0, 2, 0, 2]
     assert steps[0].next_level != steps[2].next_level
     assert not torch.equal(steps[0].next_sample, steps[2].next_sample)
 

@@ -155,7 +155,6 @@ class DiffusionPolicy:
                 f"{size[0]} and {size[1]}"
             )
 
-    @torch.inference_mode()
     def sample(
         self, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
     ) -> list[Image | Video | None]:
@@ -175,9 +174,15 @@ class DiffusionPolicy:
             MediaError: The source image cannot be opened.
             RuntimeError: The pipeline broke, or its output is not finite RGB.
         """
-        edits = context or self.tasks == (Task.IMAGE_EDITING,)
-        source = self.open_source(context) if edits else None
-        inputs = self.inputs(prompt, len(seeds), source)
+        with torch.inference_mode():
+            return self.generate(prompt, context, seeds)
+
+    def generate(
+        self, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
+    ) -> list[Image | Video | None]:
+        """`sample` without inference mode, so that its tensors may take part in training."""
+        is_edit = context or self.tasks == (Task.IMAGE_EDITING,)
+        inputs = self.inputs(prompt, len(seeds), self.open_source(context) if is_edit else None)
         refuse_control(self.pipeline, prompt)
         out = self.pipeline(
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],

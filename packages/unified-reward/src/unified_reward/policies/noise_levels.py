@@ -69,7 +69,10 @@ def check_scheduler(scheduler: Any) -> None:
         (config.get("stages", 1) != 1, "denoises in stages of different sizes"),
         (config.get("stochastic_sampling"), "draws noise in its own steps"),
         (hasattr(scheduler, "tau_func"), "draws noise in its own steps"),
-        (config.get("clip_sample"), "clips the clean latents (clip_sample)"),
+        (
+            config.get("clip_sample") and "clip_sample" in scheduler.step.__code__.co_names,
+            "clips the clean latents (clip_sample)",
+        ),
         (config.get("thresholding"), "clips the clean latents (thresholding)"),
     ):
         if is_refused:
@@ -128,15 +131,19 @@ def _levels_of_sigmas(scheduler: Any) -> Levels:
     if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         return Levels(*scheduler._sigma_to_alpha_sigma_t(sigmas))
     # At the last sigma there is no timestep, so the sigmas are numbered in place of timesteps.
-    found = _add_noise_levels(scheduler, torch.arange(n + 1, dtype=torch.float64))
-    at_timesteps = _add_noise_levels(scheduler, scheduler.timesteps.cpu())
+    found = added_noise(scheduler, torch.arange(n + 1, dtype=torch.float64))
+    at_timesteps = added_noise(scheduler, scheduler.timesteps.cpu())
     if not all(torch.allclose(a[:-1], b) for a, b in zip(found, at_timesteps, strict=True)):
         raise ModelError(f"{name} adds noise by the timestep, not by its sigmas")
     return found
 
 
-def _add_noise_levels(scheduler: Any, timesteps: Tensor) -> Levels:
-    """Noised ones and zeros, as if the scheduler had the given timesteps."""
+def added_noise(scheduler: Any, timesteps: Tensor) -> Levels:
+    """Levels at which a scheduler adds noise, as if it had the given timesteps.
+
+    Raises:
+        ModelError: It adds none.
+    """
     probe = copy.copy(scheduler)
     probe.timesteps, probe._begin_index, probe._step_index = timesteps, None, None
     zeros = torch.zeros(len(timesteps), dtype=torch.float64)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import update_wrapper
+from types import MethodType
 from typing import Any, NamedTuple
 
 from diffusers.models.modeling_utils import ModelMixin
@@ -61,7 +62,7 @@ def networks(pipeline: Any) -> dict[str, nn.Module]:
     return {
         name: part
         for name, part in pipeline.components.items()
-        if re.match("(unet|transformer)(_|$)", name) and isinstance(part, ModelMixin)
+        if re.search("(^|_)(unet|transformer)(_|$)", name) and isinstance(part, ModelMixin)
     }
 
 
@@ -97,10 +98,9 @@ def observe(
             raise _Stop
 
     def on_step(step: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        taken = [arguments[name] for name in ("timestep", "sample", "model_output")]
-        seen.steps.append(Step(tuple(pending), *taken))
+        seen.steps.append(step_of(pending, arguments))
         pending.clear()
-        if taken[1].is_meta:
+        if seen.steps[-1].sample.is_meta:
             raise _Stop
         stepped = step(**arguments)
         if result is None:
@@ -117,6 +117,26 @@ def observe(
     with watching(pipeline, on_call, on_step, on_decode, answer), suppress(_Stop):
         run()
     return seen
+
+
+def step_of(calls: Sequence[Call], arguments: Mapping[str, Any]) -> Step:
+    """Step with these calls before it, and the arguments of the scheduler's step by name.
+
+    Tensors that share memory with the latents are copied, since some pipelines write into it.
+    """
+    sample: Tensor = arguments["sample"]
+
+    def copied(value: Any) -> Any:
+        is_shared = isinstance(value, Tensor) and not value.is_meta
+        if is_shared and value.untyped_storage().data_ptr() == sample.untyped_storage().data_ptr():
+            return value.clone()
+        return value
+
+    kept = tuple(
+        call._replace(arguments={key: copied(value) for key, value in call.arguments.items()})
+        for call in calls
+    )
+    return Step(kept, arguments["timestep"], copied(sample), arguments["model_output"])
 
 
 @contextmanager
@@ -165,17 +185,7 @@ def _replaced(
 ) -> Iterator[None]:
     """Let a method of one object be called through ``call``, with its arguments by name."""
     own = vars(owner).get(name)
-    original = getattr(owner, name)
-    signature = inspect.signature(original)
-    spread = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
-
-    @wraps(original)
-    def run(*positional: Any, **named: Any) -> Any:
-        arguments = dict(signature.bind(*positional, **named).arguments)
-        arguments |= arguments.pop(spread, {}) if spread else {}
-        return call(original, arguments)
-
-    setattr(owner, name, run)
+    setattr(owner, name, _Method(owner, name, call))
     try:
         yield
     finally:
@@ -183,3 +193,26 @@ def _replaced(
             delattr(owner, name)
         else:
             setattr(owner, name, own)
+
+
+class _Method:
+    """Takes the place of a method of an object; copies of the object have the method itself."""
+
+    def __init__(self, owner: Any, name: str, call: Callable[..., Any]) -> None:
+        self._owner, self._name, self._call = owner, name, call
+        self._original = getattr(owner, name)
+        # Pipelines look for their options in the signature, which follows __wrapped__.
+        update_wrapper(self, self._original)
+        self._signature = inspect.signature(self._original)
+        kinds = {p.kind: p.name for p in self._signature.parameters.values()}
+        self._spread = kinds.get(inspect.Parameter.VAR_KEYWORD)
+
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        arguments = dict(self._signature.bind(*positional, **named).arguments)
+        if self._spread:
+            arguments |= arguments.pop(self._spread, {})
+        return self._call(self._original, arguments)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._owner))
+        return self if copied is None else MethodType(getattr(type(copied), self._name), copied)

@@ -37,8 +37,8 @@ class Level(NamedTuple):
 class StepRule:
     """Rule of a stochastic step. Strength 0 is the deterministic first-order step.
 
-    ``ddim``: Song et al. 2021, arXiv:2010.02502, Eq. 16; strength is its ``eta``, in [0, 1].
-    ``flow``: Flow-GRPO, arXiv:2505.05470, Eq. 12; strength is its ``a``, >= 0.
+    ``ddim``: Song et al. 2021, arXiv:2010.02502, Eqs. 12, 16; strength is its ``eta``, in [0, 1].
+    ``flow``: Flow-GRPO, arXiv:2505.05470; strength is its ``a``, >= 0.
     ``cps``: coefficient-preserving sampling, arXiv:2509.05952; strength in [0, 1].
     """
 

@@ -123,7 +123,7 @@ class _Recorder:
         self._scheduler, self._own_step = scheduler, scheduler.step
         self._window, self._rule, self._generators = window, rule, generators
         self._timesteps: Any = None
-        self._last = -1
+        self._is_checked = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         copied = memo.get(id(self._scheduler))
@@ -136,13 +136,12 @@ class _Recorder:
             return self._own_step(model_output, timestep, sample, *args, **kwargs)
         index = self._index(timestep)
         is_inside = index in self._window and index + 1 < len(self._timesteps)
-        if is_inside or index <= self._last or self._last < 0:
+        if is_inside or not self._is_checked:
             self._check(index, model_output, timestep, sample, *args, **kwargs)
-        self._last = index
+            self._is_checked = True
         if not is_inside:
             return self._own_step(model_output, timestep, sample, *args, **kwargs)
         # The own step moves the counters and decides on the type of the result.
-        _restart(self._scheduler)
         output = self._own_step(model_output, timestep, sample, *args, **kwargs)
         _restart(self._scheduler)
         next_sample = self._record(index, timestep, sample, model_output, output[0].dtype)
@@ -154,7 +153,7 @@ class _Recorder:
     def _index(self, timestep: Any) -> int:
         if self._scheduler.timesteps is not self._timesteps:
             self._before, self._after = step_levels(self._scheduler)
-            self._timesteps, self._last = self._scheduler.timesteps, -1
+            self._timesteps, self._is_checked = self._scheduler.timesteps, False
             outside = [index for index in self._window if not 0 <= index < len(self._timesteps)]
             if outside:
                 raise ConfigError(f"the window has {min(outside)}; steps: {len(self._timesteps)}")
@@ -230,6 +229,6 @@ def _restart(scheduler: Any) -> None:
     for name in ("model_outputs", "timestep_list"):
         if hasattr(scheduler, name):
             setattr(scheduler, name, [None] * len(getattr(scheduler, name)))
-    for name, start in (("lower_order_nums", 0), ("last_sample", None), ("sample", None)):
+    for name, start in (("lower_order_nums", 0), ("last_sample", None)):
         if hasattr(scheduler, name):
             setattr(scheduler, name, start)

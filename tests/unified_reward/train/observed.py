@@ -2,9 +2,16 @@
 
 from typing import NamedTuple
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from tests.diffusion import PIPELINES
+from tests.diffusion.examine import training_size
+from tests.unified_reward.train import aligned
+from unified_reward import policies
+from unified_reward.core.errors import ModelError
 from unified_reward.policies import Size
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.observation import Observation, observe
@@ -12,8 +19,29 @@ from unified_reward.train.denoisers import Denoiser
 
 
 PROMPTS = ("a red star", "two blue cats")
-_UNBINNED = ("PixArt", "Sana")
-"""Their sampling options have sizes that become others by ratio, which is off in training."""
+FAMILIES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusion3Pipeline",
+    "FluxPipeline",
+    "FluxPipeline schnell",
+    "Flux2Pipeline",
+    "Flux2KleinPipeline",
+    "QwenImagePipeline",
+    "ZImagePipeline",
+    "SanaPipeline",
+    "PixArtSigmaPipeline",
+    "HunyuanVideo15Pipeline",
+    "CogVideoXPipeline",
+    "LTXPipeline",
+    "WanPipeline",
+    "WanPipeline 2.2",
+    "WanPipeline 2.2 5B",
+)
+"""Pipelines that must be aligned."""
+_LONG_TAIL = [name for name in PIPELINES if name not in FAMILIES]
+ALIGNED = [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in _LONG_TAIL)]
+"""Parameters of tests over all pipelines, of which those that cannot be aligned skip themselves."""
 
 
 class TinyDenoiser(NamedTuple):
@@ -55,18 +83,54 @@ def tiny_denoiser(name):
     return build(name, PIPELINES[name].build(), sampling)
 
 
+def open_aligned(name):
+    """Denoiser of a pipeline; skips where it is refused, which docs/reference/pipelines.md says."""
+    if name in FAMILIES:
+        return tiny_denoiser(name)
+    try:
+        tiny = tiny_denoiser(name)
+        tiny.condition(PROMPTS[0])
+    except ModelError as error:
+        pytest.skip(str(error))
+    return tiny
+
+
 def build(name, pipeline, sampling):
     pipeline.set_progress_bar_config(disable=True)
     policy = DiffusionPolicy(pipeline, sampling, name=name, batch_size=2)
     denoiser = Denoiser(policy)
     denoiser.freeze()
-    return TinyDenoiser(denoiser, sample_size(name, sampling))
+    return TinyDenoiser(denoiser, training_size(policy))
 
 
-def sample_size(name, sampling):
-    if name.startswith(_UNBINNED):
-        return Size(64, 128)
-    return Size(sampling.height, sampling.width, sampling.frames)
+def load_tiny(folder):
+    """Denoiser of a saved pipeline."""
+    policy = policies.load(folder, device="cpu")
+    return TinyDenoiser(Denoiser(policy), training_size(policy))
+
+
+def save_with_pairs(name, folder, n=3):
+    """Save a tiny pipeline as ``policy``, and pairs of its size as ``pairs.jsonl``.
+
+    Chosen images and videos are bright noise, rejected ones dark.
+    """
+    pipeline, sampling = PIPELINES[name].build(), PIPELINES[name].sampling
+    pipeline.save_pretrained(folder / "policy", safe_serialization=True)
+    policies.write_defaults(sampling, folder / "policy")
+    policy = DiffusionPolicy(pipeline, sampling, name=name, batch_size=2)
+    size, task = training_size(policy), policy.tasks[0]
+    rng, rows = np.random.default_rng(0), []
+    for i in range(n):
+        row = {"id": f"p{i}", "status": "kept", "task": task, "prompt": f"star {i}"}
+        for side, lowest in (("chosen", 120), ("rejected", 0)):
+            files = [f"{side}-{i}-{k}.png" for k in range(size.frames or 1)]
+            for file in files:
+                pixels = rng.integers(lowest, lowest + 120, (*size[:2], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / file)
+            row[side] = {"video": files} if size.frames else {"image": files[0]}
+        rows.append(row)
+    aligned.write(rows, folder / "pairs.jsonl")
+    return folder
 
 
 class Replay(NamedTuple):

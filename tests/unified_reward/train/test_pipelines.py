@@ -3,52 +3,26 @@
 import pytest
 import torch
 
-from tests.diffusion import PIPELINES
 from tests.unified_reward.train.observed import (
+    ALIGNED,
     PROMPTS,
     decoded_latents,
     difference,
     network_latents,
+    open_aligned,
     replay,
-    tiny_denoiser,
 )
 
 
 pytestmark = pytest.mark.numeric
 
-FAMILIES = (
-    "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusion3Pipeline",
-    "FluxPipeline",
-    "FluxPipeline schnell",
-    "Flux2Pipeline",
-    "Flux2KleinPipeline",
-    "QwenImagePipeline",
-    "ZImagePipeline",
-    "SanaPipeline",
-    "PixArtSigmaPipeline",
-    "HunyuanVideo15Pipeline",
-    "CogVideoXPipeline",
-    "LTXPipeline",
-    "WanPipeline",
-    "WanPipeline 2.2",
-    "WanPipeline 2.2 5B",
-)
-REFUSED = {
-    "QwenImage21Pipeline": "QwenImage21KVCache as kv_cache",
-    "SanaSprintPipeline": "trigflow cannot be aligned",
-}
-"""Pipelines that cannot be aligned, with the reason."""
 NORMED = ("QwenImagePipeline", "Lumina2Pipeline")
 """Guidance restores the norm of the prediction."""
-LONG_TAIL = [name for name in PIPELINES if name not in {*FAMILIES, *REFUSED}]
-ALIGNED = [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG_TAIL)]
 
 
 @pytest.fixture(scope="module", params=ALIGNED)
 def tiny(request):
-    return tiny_denoiser(request.param)
+    return open_aligned(request.param)
 
 
 def test_predictions_are_the_outputs_of_the_network_in_a_run(tiny):

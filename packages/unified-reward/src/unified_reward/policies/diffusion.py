@@ -49,6 +49,11 @@ _TEMPORAL_FACTORS = (
 )
 """Attributes of a pipeline that hold the frames per latent frame, after the first."""
 _FPS = 8.0
+_ALONE = {
+    "AutoencoderKLHunyuanVideo15": ("enable_slicing",),
+    "AutoencoderKLAllegro": ("enable_tiling", "enable_slicing"),
+}
+"""Autoencoders that diffusers 0.42 runs on a batch only after these methods, not saved."""
 _MEDIA_KINDS = ("image", "video")
 
 
@@ -129,7 +134,8 @@ class DiffusionPolicy:
             pipeline, "vae_scale_factor", 1
         )
         for part in networks(pipeline).values():
-            patch: Any = part.config.get("patch_size") or 1
+            config: Any = part.config
+            patch = config.get("patch_size") or 1
             factors.append(scale * (patch if isinstance(patch, int) else patch[-1]))
         return math.lcm(*factors)
 
@@ -386,6 +392,9 @@ def load_pipeline(
             trust_remote_code=False,
         )
     pipeline.set_progress_bar_config(disable=True)
+    vae = getattr(pipeline, "vae", None)
+    for method in _ALONE.get(type(vae).__name__, ()):
+        getattr(vae, method)()
     return pipeline.to(device)
 
 

@@ -155,19 +155,18 @@ class Denoiser:
             ConfigError: The autoencoder makes latents of another shape from this size.
         """
         latent_map, vae = self._maps[size], self.pipeline.vae
-        n, *wanted = latent_map.decoder_shape
+        wanted = latent_map.decoder_shape[1:]
         if pixels.ndim == 5 and len(wanted) == 3:
             pixels = pixels.movedim(2, 1).flatten(0, 1)
         elif pixels.ndim == 4 and len(wanted) == 4:
             pixels = pixels[:, :, None]
-        # One by one: of a batch some autoencoders would mix the samples or need much memory.
-        parts = [vae.encode(part) for part in pixels.to(vae.device, vae.dtype).split(n)]
-        has_spread = hasattr(parts[0], "latent_dist")
-        latents = torch.cat([p.latent_dist.mode() if has_spread else p[0] for p in parts])
-        if [*latents.shape[1:]] != wanted:
+        encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+        has_spread = hasattr(encoded, "latent_dist")
+        latents = encoded.latent_dist.mode() if has_spread else encoded[0]
+        if latents.shape[1:] != wanted:
             raise ConfigError(
                 f"{_text(size)} become latents of shape "
-                f"{tuple(latents.shape[1:])}, and the pipeline decodes {tuple(wanted)}; give sides "
+                f"{tuple(latents.shape[1:])}, and the pipeline decodes {wanted}; give sides "
                 f"that are multiples of {self.policy.size_multiple}"
             )
         return latent_map.encode(latents)

@@ -57,6 +57,14 @@ class _Stop(Exception):  # noqa: N818  ends a run, and is no error
     """Ends a run of a pipeline."""
 
 
+class _Stepped(tuple[Tensor]):
+    """Output of a scheduler's step, by index or by name."""
+
+    @property
+    def prev_sample(self) -> Tensor:
+        return self[0]
+
+
 def networks(pipeline: Any) -> dict[str, nn.Module]:
     """Denoising networks of a pipeline, by the names of their components."""
     return {
@@ -80,7 +88,8 @@ def observe(
 ) -> Observation:
     """Run a pipeline up to its decoder, which is not run, and record.
 
-    Without numbers, on the meta device, the run ends with its first step.
+    On the meta device, where no scheduler works, the run ends with its first step unless there is
+    a ``result``.
 
     Args:
         pipeline: A diffusers pipeline.
@@ -100,8 +109,11 @@ def observe(
     def on_step(step: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         seen.steps.append(step_of(pending, arguments))
         pending.clear()
-        if seen.steps[-1].sample.is_meta:
-            raise _Stop
+        sample = seen.steps[-1].sample
+        if sample.is_meta:
+            if result is None:
+                raise _Stop
+            return _Stepped([result(sample)])
         stepped = step(**arguments)
         if result is None:
             return stepped

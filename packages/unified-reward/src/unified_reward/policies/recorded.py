@@ -117,7 +117,7 @@ class StochasticSampler:
         recording = record_steps(self._scheduler, window, generators, self._rule, self._strength)
         try:
             with recording as recorded:
-                tape = _Tape(self.policy.guidance_scales, recorded)
+                tape = _Tape(self.policy.guidance_scales, window, recorded)
                 with watching(pipeline, tape.calls.append, tape.on_step):
                     samples = self.policy.generate(prompt, context, seeds)
         except (LookupError, TypeError, AttributeError, AssertionError) as error:
@@ -138,20 +138,30 @@ class StochasticSampler:
 class _Tape:
     """Steps of a run and the calls that lead to each."""
 
-    def __init__(self, guidance: Sequence[float], recorded: Sequence[RecordedStep]) -> None:
+    def __init__(
+        self,
+        guidance: Sequence[float],
+        window: Collection[int],
+        recorded: Sequence[RecordedStep],
+    ) -> None:
         self.calls: list[Call] = []
         self.steps: list[RepeatableStep] = []
         self.latents: Tensor | None = None
-        self._guidance, self._recorded = guidance, recorded
+        self._guidance, self._window, self._recorded = guidance, window, recorded
+        self._taken = 0
 
     def on_step(self, take: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Take a step of the scheduler, and keep what repeats it where it was stochastic."""
         n, step = len(self._recorded), step_of(self.calls, arguments)
         self.calls.clear()
+        mixture = explain(step, self._guidance) if self._taken in self._window else None
+        if mixture:
+            # Computed as when the step is repeated, so that the ratio is 1 to the last bit.
+            mixed = mixture.mix(split_outputs(step), step.sample.shape)
+            arguments = {**arguments, "model_output": mixed.to(step.prediction)}
         result = take(**arguments)
-        self.latents = result[0]
-        if len(self._recorded) > n:
-            mixture = explain(step, self._guidance)
+        self._taken, self.latents = self._taken + 1, result[0]
+        if mixture and len(self._recorded) > n:
             kept = tuple(call._replace(output=None) for call in step.calls)
             self.steps.append(RepeatableStep(self._recorded[-1], kept, mixture))
         return result

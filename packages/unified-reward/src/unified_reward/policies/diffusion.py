@@ -252,6 +252,8 @@ class DiffusionPolicy:
             inputs["negative_prompt"] = [inputs["negative_prompt"]] * n
         if size:
             inputs |= {"height": size.height, "width": size.width}
+        if size and "max_area" in self.takes:
+            inputs["max_area"] = size.height * size.width
         if size and "use_resolution_binning" in self.takes:
             inputs["use_resolution_binning"] = False
         if size and size.frames:

@@ -130,7 +130,8 @@ class DiffusionPolicy:
         if Task.IMAGE_EDITING in self.tasks:
             return factors[0]
         for part in networks(self.pipeline).values():
-            patch: Any = part.config.get("patch_size") or 1
+            config: Any = part.config
+            patch = config.get("patch_size") or 1
             factors.append(self.vae_scale_factor * (patch if isinstance(patch, int) else patch[-1]))
         return math.lcm(*factors)
 

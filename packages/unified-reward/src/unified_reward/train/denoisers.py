@@ -72,7 +72,6 @@ class Denoiser:
                 "says which timesteps are whose"
             )
         self._boundary = (ratio or 0.0) * self.pipeline.scheduler.config.num_train_timesteps
-        # Some pipelines generate and edit, with other calls.
         self._calls: dict[tuple[Size, bool], PromptCall] = {}
         self._maps: dict[Size, LatentMap] = {}
 
@@ -100,7 +99,9 @@ class Denoiser:
         self.policy.inputs(prompt, 1, source, size)
         with prompt_lengths() as lengths:
             condition = self.encode_inputs(
-                lambda n: self.policy.inputs(prompt, n, source, size), size
+                lambda n: self.policy.inputs(prompt, n, source, size),
+                size,
+                is_edit=source is not None,
             )
         if overflow := lengths.overflow():
             raise DataError(
@@ -111,13 +112,14 @@ class Denoiser:
 
     @torch.no_grad()
     def encode_inputs(
-        self, inputs: Callable[[int], Mapping[str, Any]], size: Size
+        self, inputs: Callable[[int], Mapping[str, Any]], size: Size, *, is_edit: bool
     ) -> dict[str, Tensor]:
         """Encode the prompt of a call of the pipeline; also on the meta device, as embeddings.
 
         Args:
             inputs: Arguments of the pipeline for so many samples, without generators.
             size: Size of the samples.
+            is_edit: True with a source image.
 
         Returns:
             Condition of one sample, without the batch.
@@ -131,18 +133,15 @@ class Denoiser:
             few = {"num_inference_steps": _STEPS, "output_type": "np", "generator": generators}
             return self.pipeline(**{**inputs(n), **few})
 
-        is_edit = inputs(1).get("image") is not None
-        return self._prompt_call(run, size, is_edit=is_edit).encode(self.pipeline, run)
+        if (size, is_edit) not in self._calls:
+            self._calls[size, is_edit] = self._prompt_call(run, size)
+        return self._calls[size, is_edit].encode(self.pipeline, run)
 
     def decoder_shape(self, size: Size) -> tuple[int, ...]:
         """Shape of the decoder's input for a sample, with its batch; a prompt is encoded before."""
         return self._maps[size].decoder_shape
 
-    def _prompt_call(
-        self, run: Callable[[int], object], size: Size, *, is_edit: bool
-    ) -> PromptCall:
-        if (size, is_edit) in self._calls:
-            return self._calls[size, is_edit]
+    def _prompt_call(self, run: Callable[[int], object], size: Size) -> PromptCall:
         try:
             call = find_prompt_call(self.pipeline, run, self.policy.guidance_scales)
             check_schedule(self.schedule, self.pipeline.scheduler)
@@ -151,7 +150,6 @@ class Denoiser:
             raise ModelError(
                 f"{self.policy.name} cannot be aligned at {_text(size)}: {one_line(error)}"
             ) from error
-        self._calls[size, is_edit] = call
         return call
 
     def _latent_map(self, call: PromptCall, run: Callable[[int], object], size: Size) -> LatentMap:

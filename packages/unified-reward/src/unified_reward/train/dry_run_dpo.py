@@ -191,8 +191,8 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
     size = sample_size(_resolution(resolution, policy, lacking), denoiser)
     timesteps = _timesteps(denoiser.schedule, training.timesteps)
     alignment = DPOModel(denoiser, training)
-    task = pairs[0].task if pairs else policy.tasks[0]
-    latent, tokens = _try_loss(alignment, size, task)
+    task = pairs[0].task if pairs else policy.tasks[-1]
+    latent, tokens = _try_loss(alignment, size, is_edit=task is Task.IMAGE_EDITING)
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     return DryRun(
         model=type(trained[0]).__name__,
@@ -273,10 +273,9 @@ def _timesteps(schedule: Schedule, wanted: Sequence[float]) -> tuple[float, ...]
     return tuple(nearest)
 
 
-def _try_loss(alignment: DPOModel, size: Size, task: Task) -> tuple[tuple[int, ...], int]:
+def _try_loss(alignment: DPOModel, size: Size, *, is_edit: bool) -> tuple[tuple[int, ...], int]:
     """Shape and tokens of the latents; computes the loss of a pair, so that they fit."""
     denoiser, policy = alignment.denoiser, alignment.denoiser.policy
-    is_edit = task is Task.IMAGE_EDITING
     source = PILImage.new("RGB", (size.width, size.height)) if is_edit else None
     frames = [size.frames] if size.frames else []
     pixels = torch.empty(1, 3, *frames, size.height, size.width, device="meta")
@@ -287,7 +286,7 @@ def _try_loss(alignment: DPOModel, size: Size, task: Task) -> tuple[tuple[int, .
 
     try:
         with torch.no_grad():
-            row = denoiser.encode_inputs(inputs, size)
+            row = denoiser.encode_inputs(inputs, size, is_edit=is_edit)
             condition = {name: value[None] for name, value in row.items()}
             latents = denoiser.encode_pixels(pixels, size)
             tried = NoiseSample(torch.tensor([0]), torch.empty_like(latents))

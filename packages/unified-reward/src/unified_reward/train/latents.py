@@ -80,11 +80,7 @@ class EncodedPairs:
             torch.stack([row.pop(side) for row in rows]).to(device)
             for side in ("chosen", "rejected")
         )
-        # Calls of edits and of generation have other tensors, of which each reads its own.
-        names = {name: None for row in rows for name in row}
-        columns = {
-            name: _stack([row.get(name, torch.empty(0)) for row in rows], device) for name in names
-        }
+        columns = {name: _stack([row[name] for row in rows], device) for name in rows[0]}
         return chosen, rejected, columns
 
     def _read(self, index: int) -> dict[str, Tensor]:
@@ -185,11 +181,11 @@ class _Conditions:
     def _encode_anew(
         self,
         prompt: str,
-        context: tuple[Image | Video, ...] = (),
+        context: tuple[Image | Video, ...] | None = None,
         candidate_size: tuple[int, int] = (0, 0),
     ) -> dict[str, Tensor]:
         source = None
-        if context:
+        if context is not None:
             source = self._denoiser.policy.open_source(context)
             source = cut_alike(source, candidate_size, self._size[:2])
         return self._denoiser.encode_prompt(prompt, self._size, source)

@@ -34,7 +34,9 @@ def network(policy):
 
 def inputs_of(policy, source, n=1):
     """Arguments by which a policy calls its pipeline, which is not run."""
-    return policy.inputs(PROMPT, n, policy.open_source([source]))
+    inputs = policy.inputs(PROMPT, n, policy.open_source([source]))
+    assert inputs.pop("prompt") == PROMPT
+    return inputs
 
 
 @pytest.fixture(params=editors.KINDS)

@@ -11,7 +11,7 @@ from tests.diffusion import PIPELINES
 from tests.diffusion.examine import training_size
 from tests.unified_reward.train import aligned
 from unified_reward import policies
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.policies import Size
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.observation import Observation, observe
@@ -90,7 +90,8 @@ def open_aligned(name):
     try:
         tiny = tiny_denoiser(name)
         tiny.condition(PROMPTS[0])
-    except ModelError as error:
+        tiny.denoiser.encode_pixels(tiny.pixels(), tiny.size)
+    except (ConfigError, ModelError) as error:
         pytest.skip(str(error))
     return tiny
 

@@ -266,10 +266,27 @@ def test_the_shift_of_kontext_depends_on_the_size_and_is_left_out(denoisers):
     assert torch.allclose(schedule.sigma, torch.arange(1, 1001).double() / 1000)
 
 
-def test_edits_are_what_an_editor_is_trained_on(denoisers, kind):
+def test_an_editor_is_trained_on_edits(denoisers, kind):
     denoiser = denoisers[kind].denoiser
     assert [*denoiser.networks] == ["unet" if "pix2pix" in kind else "transformer"]
     assert denoiser.policy.size_multiple == editors.MULTIPLES[kind]
+    assert Task.IMAGE_EDITING in denoiser.policy.tasks
+
+
+def test_a_pipeline_for_both_encodes_prompts_without_a_source_too(denoisers):
+    """Noisy latents are then all that the network gets, at the same size."""
+    tiny = denoisers["kontext"]
+    edit, plain = (condition(tiny, (PROMPTS[0], source)) for source in (SOURCES[0], None))
+    assert edit["hidden_states"][0].shape[1] == 24
+    assert "hidden_states" not in plain
+    noisy = noisy_latents(tiny, 2)
+    both = {name: [*edit.get(name, [None]), *plain.get(name, [None])] for name in edit | plain}
+    predict, steps = tiny.denoiser.predict, torch.tensor([500, 500])
+    with torch.no_grad():
+        together = predict(noisy, steps, both)
+        for i, alone in enumerate((edit, plain)):
+            found = predict(noisy[i : i + 1], steps[:1], alone)
+            assert difference(found[0], together[i]) <= 1e-5
 
 
 @pytest.mark.parametrize(

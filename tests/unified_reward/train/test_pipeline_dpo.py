@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from diffusers.loaders.peft import PeftAdapterMixin
-from peft import PeftModel
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 
 from tests.unified_reward.train.aligned import align, config, losses
 from tests.unified_reward.train.observed import (
@@ -61,7 +62,9 @@ def attach(pipeline, folder):
         if isinstance(network, PeftAdapterMixin):
             network.load_lora_adapter(source, prefix=None, use_safetensors=True)
         else:
-            PeftModel.from_pretrained(network, source)
+            config = LoraConfig(**LoraConfig.from_json_file(str(source / "adapter_config.json")))
+            weights = load_file(source / "adapter_model.safetensors")
+            set_peft_model_state_dict(get_peft_model(network, config), weights)
 
 
 @pytest.mark.parametrize("name", ALIGNED)

@@ -11,6 +11,7 @@ from tests.unified_reward.train.observed import (
 )
 from unified_reward.core.errors import ModelError
 from unified_reward.policies import prompt_calls
+from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.layouts import Layout
 from unified_reward.train.denoisers import Denoiser
 
@@ -23,9 +24,11 @@ SEEN = 1e-3
 
 @pytest.mark.parametrize("name", [*GUIDED, "FluxPipeline"])
 def test_the_condition_of_another_prompt_is_seen(name, monkeypatch):
-    tiny, run = tiny_denoiser(name), Denoiser._run
-    monkeypatch.setattr(Denoiser, "_run", lambda self, _, *rest: run(self, PROMPTS[1], *rest))
-    assert replay(tiny).conditional > SEEN
+    tiny, inputs = tiny_denoiser(name), DiffusionPolicy.inputs
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionPolicy, "inputs", lambda self, _, *rest: inputs(self, "x", *rest))
+        condition = tiny.condition(PROMPTS[0])
+    assert replay(tiny, condition).conditional > SEEN
 
 
 @pytest.mark.parametrize("name", GUIDED)

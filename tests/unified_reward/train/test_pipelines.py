@@ -16,7 +16,12 @@ from tests.unified_reward.train.observed import (
 
 pytestmark = pytest.mark.numeric
 
-NORMED = ("QwenImagePipeline", "Lumina2Pipeline")
+NORMED = (
+    "QwenImagePipeline",
+    "Lumina2Pipeline",
+    "LongCatImagePipeline",
+    "NucleusMoEImagePipeline",
+)
 """Guidance restores the norm of the prediction."""
 
 

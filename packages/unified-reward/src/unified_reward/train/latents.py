@@ -80,7 +80,11 @@ class EncodedPairs:
             torch.stack([row.pop(side) for row in rows]).to(device)
             for side in ("chosen", "rejected")
         )
-        columns = {name: _stack([row[name] for row in rows], device) for name in rows[0]}
+        # Calls of edits and of generation have other tensors, of which each reads its own.
+        names = {name: None for row in rows for name in row}
+        columns = {
+            name: _stack([row.get(name, torch.empty(0)) for row in rows], device) for name in names
+        }
         return chosen, rejected, columns
 
     def _read(self, index: int) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def check_scheduler(scheduler: Any) -> None:
         (config.get("stochastic_sampling"), "draws noise in its own steps"),
         (hasattr(scheduler, "tau_func"), "draws noise in its own steps"),
         (
-            config.get("clip_sample") and "clip_sample" in scheduler.step.__code__.co_names,
+            config.get("clip_sample") and "clip_sample" in type(scheduler).step.__code__.co_names,
             "clips the clean latents (clip_sample)",
         ),
         (config.get("thresholding"), "clips the clean latents (thresholding)"),

@@ -14,7 +14,7 @@ from diffusers import (
 
 from tests import tiny
 from tests.architectures.mistral import mistral3_parts
-from tests.diffusion.text import chat_processor, qwen3
+from tests.diffusion.text import chat_processor, qwen3, slim
 from tests.diffusion.tiny import Tiny
 from tests.unified_reward.policies import pipelines
 from tests.unified_reward.policies.editors import flux_parts, flux_transformer, varied
@@ -61,13 +61,13 @@ def chroma():
 def flux_2():
     """FLUX.2 dev; it reads layers 10, 20 and 30 of its text encoder."""
     torch.manual_seed(0)
-    model, processor = mistral3_parts(**_slim(30))
+    model, processor = mistral3_parts(**slim(30) | {"hidden_size": 16})
     return varied(
         Flux2Pipeline(
             tokenizer=processor,
             text_encoder=tiny.enlarge(model),
-            transformer=_flux_2_transformer(3 * 8, guidance_embeds=True),
-            **_flux_2_parts(),
+            transformer=_flux_2_transformer(3 * 16, guidance_embeds=True),
+            **flux_2_parts(),
         )
     )
 
@@ -79,22 +79,11 @@ def flux_2_klein():
     return varied(
         Flux2KleinPipeline(
             tokenizer=tokenizer,
-            text_encoder=qwen3(tokenizer, **_slim(27)),
+            text_encoder=qwen3(tokenizer, **slim(27)),
             transformer=_flux_2_transformer(3 * 8, guidance_embeds=False),
-            **_flux_2_parts(),
+            **flux_2_parts(),
         )
     )
-
-
-def _slim(layers):
-    """Settings of a language model of many layers."""
-    width = 8
-    return {
-        "num_hidden_layers": layers,
-        "hidden_size": width,
-        "head_dim": width // 2,
-        "intermediate_size": width,
-    }
 
 
 def _flux_2_transformer(width, *, guidance_embeds):
@@ -111,7 +100,7 @@ def _flux_2_transformer(width, *, guidance_embeds):
     )
 
 
-def _flux_2_parts():
+def flux_2_parts():
     vae = AutoencoderKLFlux2(
         block_out_channels=pipelines.CHANNELS,
         down_block_types=("DownEncoderBlock2D",) * 2,

@@ -2,7 +2,6 @@
 
 import torch
 from diffusers import (
-    AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
     ClassifierFreeGuidance,
     FlowMatchEulerDiscreteScheduler,
@@ -44,14 +43,7 @@ def hunyuan_video():
                     rope_axes_dim=(4, 2, 2),
                 )
             ),
-            vae=AutoencoderKLHunyuanVideo(
-                latent_channels=4,
-                block_out_channels=(8, 8, 8, 8),
-                layers_per_block=1,
-                norm_num_groups=2,
-                scaling_factor=0.7,
-                mid_block_add_attention=False,
-            ),
+            vae=video_parts.hunyuan_vae(),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
         )
     )

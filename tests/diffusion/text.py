@@ -31,16 +31,24 @@ def qwen3(tokenizer, *, kind=Qwen3ForCausalLM, **changes):
     return tiny.enlarge(kind(config))
 
 
-def qwen3_vl(tokenizer, *, kind=Qwen3VLForConditionalGeneration, layers=2):
-    """Qwen3-VL of width 32."""
+def slim(layers):
+    """Settings of a language model of many layers: its width is 8."""
+    return {"num_hidden_layers": layers, "hidden_size": 8, "intermediate_size": 8}
+
+
+def qwen3_vl(tokenizer, *, kind=Qwen3VLForConditionalGeneration, **changes):
+    """Qwen3-VL of width 32.
+
+    Args:
+        tokenizer: Its tokenizer.
+        kind: Class of the model.
+        **changes: Settings of the language model.
+    """
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_interleaved": True}
+    rope = {"head_dim": 16, "rope_parameters": rope | {"mrope_section": [2, 3, 3]}}
+    text = tiny.text_config(tokenizer) | rope | changes
     config = Qwen3VLConfig(
-        text_config=tiny.text_config(tokenizer)
-        | {
-            "num_hidden_layers": layers,
-            "head_dim": 16,
-            "rope_parameters": rope | {"mrope_section": [2, 3, 3]},
-        },
+        text_config=text,
         vision_config={
             "depth": 1,
             "hidden_size": 16,
@@ -49,7 +57,7 @@ def qwen3_vl(tokenizer, *, kind=Qwen3VLForConditionalGeneration, layers=2):
             "patch_size": 16,
             "spatial_merge_size": 2,
             "temporal_patch_size": 1,
-            "out_hidden_size": 32,
+            "out_hidden_size": text["hidden_size"],
             "num_position_embeddings": 16,
             "deepstack_visual_indexes": [0],
         },

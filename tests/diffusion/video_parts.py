@@ -1,6 +1,7 @@
 """Text encoders, tokenizers and weights of random tiny video pipelines."""
 
 import torch
+from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -93,6 +94,35 @@ def qwen2_5_vl_text(words, *, layers=3):
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
     settings = text_settings(words, layers=layers) | {"rope_parameters": rope}
     return vary(Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**settings)))
+
+
+def wan_vae(*, patch=None):
+    """Wan's VAE; it makes 4 times `patch` pixels of a side, and 4 frames after the first."""
+    return AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        latents_mean=MEAN,
+        latents_std=STD,
+        in_channels=3 * (patch or 1) ** 2,
+        out_channels=3 * (patch or 1) ** 2,
+        patch_size=patch,
+        scale_factor_temporal=4,
+        scale_factor_spatial=4 * (patch or 1),
+    )
+
+
+def hunyuan_vae():
+    return AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        scaling_factor=0.7,
+        mid_block_add_attention=False,
+    )
 
 
 def vary(network, gain=1.0):

@@ -13,6 +13,10 @@ _SAMPLING = Denoising(
 )
 
 
+def wan_2_1():
+    return evaluated(pipelines.wan_2_1())
+
+
 def wan_2_2():
     """Wan 2.2 A14B: of three steps the first is the first transformer's."""
     parts = pipelines.wan_2_1().components
@@ -37,7 +41,7 @@ def _scheduler():
 
 
 PIPELINES = {
-    "WanPipeline": Tiny(lambda: evaluated(pipelines.wan_2_1()), _SAMPLING),
+    "WanPipeline": Tiny(wan_2_1, _SAMPLING),
     "WanPipeline 2.2": Tiny(wan_2_2, _SAMPLING),
     "WanPipeline 2.2 5B": Tiny(wan_2_2_5b, _SAMPLING),
 }

@@ -181,7 +181,7 @@ def varied(pipeline):
     network = getattr(pipeline, "transformer", None)
     if network is not None:
         for weight in network.parameters():
-            torch.nn.init.normal_(weight, std=0.3) if weight.ndim == 2 else None
+            torch.nn.init.normal_(weight, std=0.3) if weight.ndim > 1 else None
     return pipeline
 
 

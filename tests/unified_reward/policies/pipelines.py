@@ -207,10 +207,9 @@ def vae(**changes):
         block_out_channels=CHANNELS,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
         norm_num_groups=2,
         sample_size=16,
-        **changes,
+        **{"latent_channels": 4} | changes,
     )
 
 

@@ -2,13 +2,16 @@
 
 import json
 import math
+from dataclasses import replace
 
 import diffusers
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.diffusion import PIPELINES
 from tests.unified_reward.policies import pipelines
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.samples import Image, Task, Video
@@ -235,3 +238,43 @@ def test_a_pipeline_that_was_saved_without_a_part_loads(tmp_path):
     policy = load(folder, {"steps": 1, "guidance": 1.0}, device="cpu")
     (generated,) = policy.sample(PROMPT, [], [1])
     assert generated.source.shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("kind", ["QwenImagePipeline", "QwenImage21Pipeline", "Ideogram4Pipeline"])
+def test_guidance_reaches_a_pipeline_that_names_it_otherwise(kind):
+    build, sampling = PIPELINES[kind]
+    pipeline = build()
+    made = [
+        pixels(DiffusionPolicy(pipeline, options, name=kind, batch_size=2).sample("a", (), [1, 2]))
+        for options in (sampling, replace(sampling, guidance=1.0))
+    ]
+    assert not np.array_equal(*made)
+
+
+def test_a_transparent_picture_is_put_on_white():
+    kind = "QwenImage21Pipeline"
+    build, sampling = PIPELINES[kind]
+    pipeline = build()
+    [made] = DiffusionPolicy(pipeline, sampling, name=kind, batch_size=1).sample("a", (), [1])
+    given = pipeline(
+        prompt=["a"],
+        negative_prompt=[" "],
+        num_inference_steps=sampling.steps,
+        true_cfg_scale=sampling.guidance,
+        height=sampling.height,
+        width=sampling.width,
+        generator=[torch.Generator().manual_seed(1)],
+    ).images[0]
+    white = PIL.Image.new("RGBA", given.size, "white")
+    expected = PIL.Image.alpha_composite(white, given).convert("RGB")
+    np.testing.assert_allclose(made.source.astype(int), np.asarray(expected).astype(int), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "token"), [("QwenImage21Pipeline", "<|im_end|>"), ("Flux2Pipeline", "[INST]")]
+)
+def test_a_control_token_of_a_processor_is_refused(kind, token):
+    build, sampling = PIPELINES[kind]
+    policy = DiffusionPolicy(build(), sampling, name=kind, batch_size=1)
+    with pytest.raises(ValueError, match="control token"):
+        policy.sample(f"a{token}", (), [1])

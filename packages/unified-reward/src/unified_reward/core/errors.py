@@ -34,9 +34,13 @@ class UnparsedError(UnifiedRewardError):
 def one_line(text: object, longest: int = 400) -> str:
     r"""Text of others for a message: in one line, cut off, nothing a terminal would act on.
 
+    An error without a message is given by its class.
+
     >>> one_line("no such\n  file\x1b", 13)
     'no such file?'
     """
-    line = " ".join(str(text).split())
+    line = (
+        " ".join(str(text).split()) or (isinstance(text, Exception) and type(text).__name__) or ""
+    )
     line = "".join(char if char.isprintable() else "?" for char in line)
     return line if len(line) <= longest else f"{line[:longest]}…"

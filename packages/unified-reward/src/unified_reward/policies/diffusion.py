@@ -106,6 +106,8 @@ class DiffusionPolicy:
         guidance = options.guidance
         if is_led and (takes["true_cfg_scale"].default if guidance is None else guidance) > 1:
             self.arguments["negative_prompt"] = " "
+        if guidance is not None and "guidance_schedule" in takes:
+            self.arguments["guidance_schedule"] = None
         if frames and options.frames:
             self.arguments[frames] = options.frames + (1 - options.frames) % _frames_per_latent(
                 pipeline
@@ -153,7 +155,6 @@ class DiffusionPolicy:
                 f"{size[0]} and {size[1]}"
             )
 
-    @torch.inference_mode()
     def sample(
         self, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
     ) -> list[Image | Video | None]:
@@ -173,12 +174,15 @@ class DiffusionPolicy:
             MediaError: The source image cannot be opened.
             RuntimeError: The pipeline broke, or its output is not finite RGB.
         """
-        if context or self.tasks == (Task.IMAGE_EDITING,):
-            inputs = self.edit_inputs(self.open_source(context), len(seeds)) | {"prompt": prompt}
-        else:
-            inputs = self.arguments | {"prompt": [prompt] * len(seeds)}
-            if "negative_prompt" in inputs:
-                inputs["negative_prompt"] = [inputs["negative_prompt"]] * len(seeds)
+        with torch.inference_mode():
+            return self.generate(prompt, context, seeds)
+
+    def generate(
+        self, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
+    ) -> list[Image | Video | None]:
+        """`sample` without inference mode, so that its tensors may take part in training."""
+        is_edit = context or self.tasks == (Task.IMAGE_EDITING,)
+        inputs = self.inputs(prompt, len(seeds), self.open_source(context) if is_edit else None)
         refuse_control(self.pipeline, prompt)
         out = self.pipeline(
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -237,6 +241,8 @@ class DiffusionPolicy:
         if source is not None:
             return self._edit_inputs(source, n, size) | {"prompt": prompt}
         inputs = self.arguments | {"prompt": [prompt] * n}
+        if "negative_prompt" in inputs:
+            inputs["negative_prompt"] = [inputs["negative_prompt"]] * n
         if size:
             inputs |= {"height": size.height, "width": size.width}
         if size and "use_resolution_binning" in self.takes:
@@ -393,7 +399,8 @@ def _load_networks(
     libraries: dict[Any, Any] = {"diffusers": diffusers, "transformers": transformers}
     networks: dict[str, Any] = {}
     for name, part in index.items():
-        if not isinstance(part, list) or len(part) != 2:
+        is_part = isinstance(part, list) and all(isinstance(one, str | None) for one in part)
+        if not is_part or len(part) != 2:
             continue
         kind = getattr(libraries.get(part[0]), part[1] or "", None)
         if part == [None, None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
@@ -61,7 +61,7 @@ def networks(pipeline: Any) -> dict[str, nn.Module]:
     return {
         name: part
         for name, part in pipeline.components.items()
-        if re.match("(unet|transformer)(_|$)", name) and isinstance(part, ModelMixin)
+        if re.search("(^|_)(unet|transformer)(_|$)", name) and isinstance(part, ModelMixin)
     }
 
 
@@ -97,10 +97,9 @@ def observe(
             raise _Stop
 
     def on_step(step: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        taken = [arguments[name] for name in ("timestep", "sample", "model_output")]
-        seen.steps.append(Step(tuple(pending), *taken))
+        seen.steps.append(step_of(pending, arguments))
         pending.clear()
-        if taken[1].is_meta:
+        if seen.steps[-1].sample.is_meta:
             raise _Stop
         stepped = step(**arguments)
         if result is None:
@@ -117,6 +116,26 @@ def observe(
     with watching(pipeline, on_call, on_step, on_decode, answer), suppress(_Stop):
         run()
     return seen
+
+
+def step_of(calls: Sequence[Call], arguments: Mapping[str, Any]) -> Step:
+    """Step with these calls before it, and the arguments of the scheduler's step by name.
+
+    Tensors that share memory with the latents are copied, since some pipelines write into it.
+    """
+    sample: Tensor = arguments["sample"]
+
+    def copied(value: Any) -> Any:
+        is_shared = isinstance(value, Tensor) and not value.is_meta
+        if is_shared and value.untyped_storage().data_ptr() == sample.untyped_storage().data_ptr():
+            return value.clone()
+        return value
+
+    kept = tuple(
+        call._replace(arguments={key: copied(value) for key, value in call.arguments.items()})
+        for call in calls
+    )
+    return Step(kept, arguments["timestep"], copied(sample), arguments["model_output"])
 
 
 @contextmanager

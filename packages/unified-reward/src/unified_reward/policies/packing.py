@@ -32,6 +32,8 @@ class Repeat(NamedTuple):
     """True where the noisy argument and the output are lists with an item for each row."""
     timestep_shape: tuple[int, ...]
     """Shape of the timestep without the batch; () where it has a number for each sample."""
+    is_float: bool
+    """True where the network gets its timestep as a real number."""
     output: Place
     """Place of the prediction in the output."""
     sign: float
@@ -54,6 +56,7 @@ class Repeat(NamedTuple):
             latents = torch.cat([noisy, cast("Tensor", behind)], layout.place.dim)
         steps = layout.network_timestep(timestep).view(-1, *[1] * len(self.timestep_shape))
         steps = steps.expand(-1, *self.timestep_shape)
+        steps = steps.float() if self.is_float else steps
         given = [*latents.unbind()] if self.is_list else latents
         return replaced(replaced(arguments, layout.noisy, given), layout.timestep, steps)
 

@@ -13,13 +13,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ModelError, one_line
 from unified_reward.policies.latent_maps import LatentMap, find_latent_map
 from unified_reward.policies.layouts import at, close, differing, explain, find_layout, rows, select
 from unified_reward.policies.observation import Call, Step, networks, observe
 from unified_reward.policies.packing import Repeat, flatten, pack, strip
 
 
+BROKEN = (
+    *(ValueError, TypeError, RuntimeError),
+    *(LookupError, AttributeError, AssertionError),
+)
+"""Errors of a pipeline or network that is called with what it does not take."""
 Run = Callable[[int], object]
 """Samples for one prompt with a pipeline, as many as the argument says."""
 
@@ -161,6 +166,7 @@ def _find(
         tuple(noisy[0].shape),
         isinstance(noisy, list),
         tuple(timestep.shape[1:]),
+        timestep.is_floating_point(),
         mixture.place,
         mixture.sign,
     )
@@ -180,7 +186,13 @@ def _prove(pipeline: Any, found: PromptCall, step: Step) -> None:
     noisy = layout.place.take(batch[found.index : found.index + 1], shape)
     timestep = step.timestep.reshape(1).to(noisy.device)
     arguments = found.repeat.arguments([found.condition(call)], noisy, timestep)
-    output = networks(pipeline)[call.network](**arguments)[0]
+    try:
+        output = networks(pipeline)[call.network](**arguments)[0]
+    except BROKEN as error:
+        raise ModelError(
+            f"the {call.network} cannot be called for a prompt alone, outside of a batch of "
+            f"guidance: {one_line(error)}"
+        ) from error
     wanted = found.repeat.prediction(call.output[found.index : found.index + 1], found.shape)
     if not close(found.repeat.prediction(output, found.shape), wanted, 1e-4):
         raise ModelError(

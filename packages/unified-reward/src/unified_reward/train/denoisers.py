@@ -20,16 +20,14 @@ from unified_reward.policies.diffusion import DiffusionPolicy, refuse_control
 from unified_reward.policies.latent_maps import LatentMap
 from unified_reward.policies.observation import networks
 from unified_reward.policies.packing import unpack
-from unified_reward.policies.prompt_calls import PromptCall, find_prompt_call
+from unified_reward.policies.prompt_calls import BROKEN, PromptCall, find_prompt_call
 from unified_reward.policies.prompt_lengths import prompt_lengths
-from unified_reward.train.schedule import read_schedule
+from unified_reward.train.schedule import check_schedule, read_schedule
 
 
 Condition = Mapping[str, Tensor | list[Tensor]]
 """Packed calls of the network by name, each of shape (B, ...), or a list of B tensors where their
 shapes differ."""
-_BROKEN = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)
-"""Errors of a pipeline that is called with what it does not take."""
 _STEPS = 3
 """Steps of an observed run; the fewest that show the scale of timesteps."""
 
@@ -136,11 +134,11 @@ class Denoiser:
             return self._calls[size]
         try:
             call = find_prompt_call(self.pipeline, run, self.policy.guidance_scales)
+            check_schedule(self.schedule, self.pipeline.scheduler)
             self._maps[size] = call.latent_map(self.pipeline, run)
-        except (ModelError, *_BROKEN) as error:
+        except (ModelError, *BROKEN) as error:
             raise ModelError(
-                f"{self.policy.name} cannot be aligned at {' x '.join(map(str, size))}: "
-                f"{one_line(error)}"
+                f"{self.policy.name} cannot be aligned at {_text(size)}: {one_line(error)}"
             ) from error
         self._calls[size] = call
         return call
@@ -168,7 +166,7 @@ class Denoiser:
         latents = torch.cat([p.latent_dist.mode() if has_spread else p[0] for p in parts])
         if [*latents.shape[1:]] != wanted:
             raise ConfigError(
-                f"{size.height} x {size.width} pixels become latents of shape "
+                f"{_text(size)} become latents of shape "
                 f"{tuple(latents.shape[1:])}, and the pipeline decodes {tuple(wanted)}; give sides "
                 f"that are multiples of {self.policy.size_multiple}"
             )
@@ -206,3 +204,8 @@ class Denoiser:
             for name in (first, others[0])
         }
         return {name: found for name, found in places.items() if found}
+
+
+def _text(size: Size) -> str:
+    frames = f"{size.frames} frames of " if size.frames else ""
+    return f"{frames}{size.height} x {size.width} pixels"

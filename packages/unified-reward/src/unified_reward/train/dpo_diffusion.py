@@ -20,10 +20,8 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
-from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.optimization import get_scheduler
 from numpy.typing import NDArray
-from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from unified_reward import media, policies
@@ -32,6 +30,7 @@ from unified_reward.core.samples import Image, PreferencePair, Task, Video
 from unified_reward.io.atomic import replacing, write_bytes
 from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.diffusion import DiffusionPolicy
+from unified_reward.train.adapters import Adapters
 from unified_reward.train.denoisers import Condition, Denoiser
 from unified_reward.train.latents import EncodedPairs, Resolution, encode_pairs
 from unified_reward.train.losses import (
@@ -136,16 +135,12 @@ class DPOModel:
         if lora is None:
             self.reference = copy.deepcopy(self.networks).eval()
             self.networks.requires_grad_(requires_grad=True)
+        self.adapters: dict[str, Adapters] = {}
         for name, network in self._parts():
-            if lora and not isinstance(network, PeftAdapterMixin):
-                raise ConfigError(
-                    f"a {type(network).__name__} takes no adapters; train all weights of the "
-                    f"{name}: lora_rank=0"
-                )
             if lora:
                 check_lora_targets(network, config.optim)
                 torch.manual_seed(config.optim.seed)
-                network.add_adapter(lora)
+                self.adapters[name] = Adapters(network, lora)
             if config.optim.gradient_checkpointing:
                 network.enable_gradient_checkpointing()
         self.trained = {n: p for n, p in self.networks.named_parameters() if p.requires_grad}
@@ -158,16 +153,15 @@ class DPOModel:
         """Let the denoiser predict as it did before training, without gradients."""
         trained = self.denoiser.network
         self.denoiser.network = self.reference or self.networks
-        adapted = [part for _, part in self._parts()] if self.reference is None else []
-        for network in adapted:
-            network.disable_adapters()
+        for adapters in self.adapters.values():
+            adapters.enable(on=False)
         try:
             with torch.no_grad():
                 yield
         finally:
             self.denoiser.network = trained
-            for network in adapted:
-                network.enable_adapters()
+            for adapters in self.adapters.values():
+                adapters.enable(on=True)
 
     def loss(
         self,
@@ -222,23 +216,13 @@ class DPOModel:
         }
 
     def merge_adapters(self, folder: Path) -> None:
-        """Write adapters as ``load_lora_weights`` reads them, and merge them into the weights."""
-        if self.reference:
-            return
-        pipeline, first = self.denoiser.pipeline, next(iter(self.networks))
-        for name, network in self._parts():
+        """Write the adapters, those of a second network in a folder of its own, and merge them."""
+        first = next(iter(self.networks))
+        for name, adapters in self.adapters.items():
+            # Those of a second network are loaded by an argument, under the name of the first.
             target = folder if name == first else folder / name
-            if hasattr(pipeline, "save_lora_weights"):
-                # Adapters of a second network are loaded into it by an argument.
-                weights: dict[str, Any] = {
-                    f"{first}_lora_layers": get_peft_model_state_dict(network),
-                    f"{first}_lora_adapter_metadata": network.peft_config["default"].to_dict(),
-                }
-                pipeline.save_lora_weights(target, **weights)
-            else:
-                network.save_lora_adapter(target, safe_serialization=True)
-            network.fuse_lora()
-            network.unload_lora()
+            adapters.save(target, self.denoiser.pipeline, first)
+            adapters.merge()
 
 
 def _twice(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unified_reward.core.errors import ModelError
+from unified_reward.policies.noise_levels import added_noise
 from unified_reward.train.losses import Prediction
 
 
@@ -41,6 +42,8 @@ def read_schedule(scheduler: Any) -> Schedule:
     is_flow = "FlowMatch" in name
     kind = "flow_prediction" if is_flow else config.get("prediction_type", "epsilon")
     steps = config.num_train_timesteps
+    if config.get("invert_sigmas"):
+        raise ModelError(f"a {name} that inverts its sigmas cannot be aligned")
     if kind == "flow_prediction":
         is_fixed = not config.get("use_dynamic_shifting")
         shift = (is_fixed and config.get("shift", config.get("flow_shift"))) or 1.0
@@ -54,3 +57,25 @@ def read_schedule(scheduler: Any) -> Schedule:
     signal = scheduler.alphas_cumprod.double()
     alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
     return Schedule(cast("Prediction", kind), alpha, sigma, torch.arange(steps))
+
+
+def check_schedule(schedule: Schedule, scheduler: Any) -> None:
+    """Compare a schedule with the noise that the scheduler itself adds at its timesteps.
+
+    Args:
+        schedule: Noise levels by `read_schedule`.
+        scheduler: Scheduler with the timesteps of a run.
+
+    Raises:
+        ModelError: They differ, as where a flow runs the other way.
+    """
+    timesteps = scheduler.timesteps.cpu()
+    alpha, sigma = added_noise(scheduler, timesteps)
+    total = alpha + sigma if schedule.prediction_type == "flow" else (alpha**2 + sigma**2).sqrt()
+    nearest = (schedule.timestep.double()[None] - timesteps.double()[:, None]).abs().argmin(1)
+    # Timesteps may be rounded or lie between those of the training.
+    if not torch.allclose(sigma / total, schedule.sigma[nearest], rtol=0, atol=5e-3):
+        raise ModelError(
+            f"a {type(scheduler).__name__} adds noise of {(sigma / total).tolist()} at timesteps "
+            f"{timesteps.tolist()}, which is not that of its configuration"
+        )

@@ -1,0 +1,164 @@
+"""Recorded sampling: stochastic steps of any pipeline, repeated with gradients.
+
+The pipeline runs unmodified. Inside a window its scheduler's steps are stochastic, and the calls of
+its networks that lead to them are kept, so that the density of a step can be computed again under
+other weights: what GRPO needs (Flow-GRPO, arXiv:2505.05470).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unified_reward.core.errors import ModelError, one_line
+from unified_reward.core.samples import Image, Video
+from unified_reward.policies.diffusion import DiffusionPolicy
+from unified_reward.policies.layouts import Mixture, close, explain, split_outputs
+from unified_reward.policies.noise_levels import stochastic_scheduler
+from unified_reward.policies.observation import Call, Step, networks, step_of, watching
+from unified_reward.policies.step_rules import RuleName, log_prob
+from unified_reward.policies.stochastic_steps import RecordedStep, record_steps
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatableStep:
+    """A stochastic step of B samples, with the calls of the networks that lead to it."""
+
+    step: RecordedStep
+    calls: tuple[Call, ...]
+    """Calls without their outputs."""
+    mixture: Mixture
+    """How the outputs become the prediction, with guidance."""
+
+    def prediction(self, parts: Mapping[str, nn.Module]) -> Tensor:
+        """Prediction of the networks, by the names of their components; with gradients."""
+        calls = [
+            call._replace(output=parts[call.network](**call.arguments)[0]) for call in self.calls
+        ]
+        step = self.step
+        repeated = Step(calls, step.timestep, step.sample, step.prediction)
+        return self.mixture.mix(split_outputs(repeated), step.sample.shape)
+
+    def log_prob(self, parts: Mapping[str, nn.Module]) -> Tensor:
+        """Log-density of the step that was taken, under the networks as they are now.
+
+        Returns:
+            Mean over the elements of each sample, in nats. Shape (B,), float32.
+        """
+        mean, std = self.step.transition(self.prediction(parts))
+        return log_prob(self.step.next_sample, mean, std)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """Samples of a prompt, and the stochastic steps that they were made by."""
+
+    samples: list[Image | Video | None]
+    """None where a safety checker withheld it."""
+    latents: Tensor
+    """Latents after the last step, shape (B, ...)."""
+    steps: list[RepeatableStep]
+
+
+class StochasticSampler:
+    """Samples of a policy with stochastic steps inside a window."""
+
+    def __init__(
+        self, policy: DiffusionPolicy, rule: RuleName = "ddim", strength: float | None = None
+    ) -> None:
+        """Check that the scheduler has a stochastic form.
+
+        Args:
+            policy: Its pipeline gets a compatible scheduler while it samples where its own has no
+                stochastic form, as PNDM.
+            rule: Rule of the steps, see `step_rules.StepRule`.
+            strength: Strength of the rule; None for the published one.
+
+        Raises:
+            ModelError: It has none; the message says why.
+        """
+        self.policy, self._rule, self._strength = policy, rule, strength
+        self._scheduler = stochastic_scheduler(policy.pipeline.scheduler)
+        self._is_proven = False
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt: str,
+        context: Sequence[Image | Video],
+        seeds: Sequence[int],
+        window: Collection[int],
+        noise_seeds: Sequence[int] | None = None,
+    ) -> Rollout:
+        """Sample in one batch. The first time, all stochastic steps are repeated and compared.
+
+        Args:
+            prompt: A caption, or the instruction of an edit.
+            context: The source image of an edit; empty for generation.
+            seeds: Seeds of the first noise of the samples.
+            window: Indices of the stochastic steps; the last of all steps is never stochastic.
+            noise_seeds: Seeds of the noise of the steps; None for some that follow from ``seeds``.
+
+        Raises:
+            ModelError: A step cannot be repeated; the message says why.
+            ValueError: As `DiffusionPolicy.sample`.
+        """
+        pipeline, name = self.policy.pipeline, self.policy.name
+        if noise_seeds is None:
+            noise_seeds = [int(np.random.SeedSequence([s, 1]).generate_state(1)[0]) for s in seeds]
+        generators = [torch.Generator().manual_seed(seed) for seed in noise_seeds]
+        own, pipeline.scheduler = pipeline.scheduler, self._scheduler
+        recording = record_steps(self._scheduler, window, generators, self._rule, self._strength)
+        try:
+            with recording as recorded:
+                tape = _Tape(self.policy.guidance_scales, recorded)
+                with watching(pipeline, tape.calls.append, tape.on_step):
+                    samples = self.policy.generate(prompt, context, seeds)
+        except (LookupError, TypeError, AttributeError, AssertionError) as error:
+            raise ModelError(
+                f"{name} cannot be sampled with recorded steps: {one_line(error)}"
+            ) from error
+        finally:
+            pipeline.scheduler = own
+        if tape.latents is None:
+            raise ModelError(f"{name} does not call the step of its scheduler")
+        if not self._is_proven:
+            for step in tape.steps:
+                _prove(step, networks(pipeline), name)
+            self._is_proven = bool(tape.steps)
+        return Rollout(samples, tape.latents, tape.steps)
+
+
+class _Tape:
+    """Steps of a run and the calls that lead to each."""
+
+    def __init__(self, guidance: Sequence[float], recorded: Sequence[RecordedStep]) -> None:
+        self.calls: list[Call] = []
+        self.steps: list[RepeatableStep] = []
+        self.latents: Tensor | None = None
+        self._guidance, self._recorded = guidance, recorded
+
+    def on_step(self, take: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Take a step of the scheduler, and keep what repeats it where it was stochastic."""
+        n, step = len(self._recorded), step_of(self.calls, arguments)
+        self.calls.clear()
+        result = take(**arguments)
+        self.latents = result[0]
+        if len(self._recorded) > n:
+            mixture = explain(step, self._guidance)
+            kept = tuple(call._replace(output=None) for call in step.calls)
+            self.steps.append(RepeatableStep(self._recorded[-1], kept, mixture))
+        return result
+
+
+def _prove(step: RepeatableStep, parts: Mapping[str, nn.Module], name: str) -> None:
+    if not close(step.prediction(parts), step.step.prediction):
+        raise ModelError(
+            f"{name} cannot be trained by its recorded steps: repeated, step {step.step.index} "
+            "predicts something else"
+        )

@@ -1,0 +1,60 @@
+"""LoRA adapters of a network: added, switched off for the reference, saved and merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusers.loaders.peft import PeftAdapterMixin
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+
+
+class Adapters:
+    """Adapters in the layers of one network."""
+
+    def __init__(self, network: Any, config: LoraConfig) -> None:
+        """Add adapters in place, with new random weights.
+
+        Args:
+            network: A network of diffusers. PEFT itself adapts those that have no methods for it.
+            config: Rank and layers.
+        """
+        self.network = network
+        self._is_native = isinstance(network, PeftAdapterMixin)
+        if self._is_native:
+            network.add_adapter(config)
+        else:
+            self._peft: Any = get_peft_model(network, config)
+
+    def enable(self, *, on: bool) -> None:
+        """Switch the adapters on or off."""
+        target = self.network if self._is_native else self._peft.base_model
+        end = "adapters" if self._is_native else "adapter_layers"
+        getattr(target, f"{'enable' if on else 'disable'}_{end}")()
+
+    def save(self, folder: Path, pipeline: Any, component: str) -> None:
+        """Write the adapters as ``load_lora_weights`` of the pipeline reads them, or as PEFT does.
+
+        Args:
+            folder: Folder of the files.
+            pipeline: The pipeline of the network.
+            component: Name of its component that the adapters are loaded into.
+        """
+        if not self._is_native:
+            self._peft.save_pretrained(folder)
+        elif hasattr(pipeline, "save_lora_weights"):
+            weights: dict[str, Any] = {
+                f"{component}_lora_layers": get_peft_model_state_dict(self.network),
+                f"{component}_lora_adapter_metadata": self.network.peft_config["default"].to_dict(),
+            }
+            pipeline.save_lora_weights(folder, **weights)
+        else:
+            self.network.save_lora_adapter(folder, safe_serialization=True)
+
+    def merge(self) -> None:
+        """Merge the adapters into the weights, and remove them."""
+        if self._is_native:
+            self.network.fuse_lora()
+            self.network.unload_lora()
+        else:
+            self._peft.merge_and_unload()

@@ -44,16 +44,18 @@ class Trainer:
         from unified_reward.train.optim import OptimConfig
 
         try:
-            from unified_reward.train.edit_denoisers import denoiser_of
+            from unified_reward.train.edit_denoisers import denoiser_of as wrap
         except ImportError:
-            from unified_reward.train.denoisers import Denoiser as denoiser_of
+            from unified_reward.train import denoisers
+
+            wrap = denoisers.Denoiser
 
         width, self.batch, n_pairs, self.steps = CASES[name]
         policy = dpo_pipelines.load(name, width)
         self.pairs = dpo_pipelines.noise_pairs(policy, n_pairs, folder)
         self.folder, self.number, self.encodings = folder, 0, 0
         self.before = reset_peak()
-        self.denoiser = denoiser_of(policy)
+        self.denoiser = wrap(policy)
         self.denoiser.freeze()
         self._encode = lambda pairs, out: encode_pairs(
             pairs, self.denoiser, out, Resolution(), log=print_error
@@ -148,16 +150,36 @@ class Worker:
         return json.loads(self.process.stdout.readline())
 
     def __call__(self, command):
+        """Let it do a command; time, memory and result."""
         print(command, file=self.process.stdin, flush=True)
         return self._answer()
 
     def close(self):
+        """End it."""
         self.process.stdin.close()
         self.process.wait()
 
 
-def measure(name, old, rounds):
+def measure(name, old, rounds, starts):
     """Figures of one pipeline by both codes."""
+    runs = [measure_once(name, old, rounds) for _ in range(starts)]
+    _, batch, n_pairs, steps = CASES[name]
+    report = {"pipeline": name, "parameters": runs[0][0], "batch": batch}
+    report |= {"rounds": rounds, "starts": starts}
+    losses = [
+        [loss for answer in runs[0][1][code]["train"] for loss in answer["result"]]
+        for code in CODES
+    ]
+    apart = [abs(a - b) for a, b in zip(*losses, strict=True)]
+    report["differences_of_losses"] = {"first": apart[0], "largest": max(apart)}
+    for command, n in (("train", steps), ("encode", n_pairs), ("first", 1)):
+        pooled = [[a for _, run in runs for a in run[code][command]] for code in CODES]
+        report[command] = compare(pooled, n)
+    return report
+
+
+def measure_once(name, old, rounds):
+    """Number of parameters, and answers of both codes, each in a process of its own."""
     workers = {code: Worker({"old": old, "new": ROOT}[code], name) for code in CODES}
     answers = {code: {"train": [], "encode": []} for code in CODES}
     for code, worker in workers.items():
@@ -166,35 +188,28 @@ def measure(name, old, rounds):
         for worker in workers.values():
             worker("begin" if command == "train" else "encode")
             worker(command)
-        for number in range(rounds):
+        for number in range(rounds if command == "train" else 2):
             # The order turns, so that neither is always second.
             for code in CODES[:: 1 if number % 2 else -1]:
                 answers[code][command].append(workers[code](command))
     parameters = workers["new"].parameters
     for worker in workers.values():
         worker.close()
-    _, batch, n_pairs, steps = CASES[name]
-    losses = [
-        [loss for answer in answers[code]["train"] for loss in answer["result"]] for code in CODES
-    ]
-    report = {"pipeline": name, "parameters": parameters, "batch": batch, "rounds": rounds}
-    report["largest_difference_of_losses"] = max(
-        abs(a - b) for a, b in zip(*losses, strict=True)
-    )
-    for command, n in (("train", steps), ("encode", n_pairs), ("first", 1)):
-        report[command] = compare([answers[code][command] for code in CODES], n)
-    return report
+    return parameters, answers
 
 
 def compare(answers, n):
     """Seconds for each of n steps or pairs, old : new, and peak memory."""
     figures = {
-        unit: {code: median(a[unit] for a in each) / n for code, each in zip(CODES, answers)}
+        unit: {
+            code: median(a[unit] for a in each) / n
+            for code, each in zip(CODES, answers, strict=True)
+        }
         for unit in ("cpu", "clock")
     }
     figures |= {f"{unit}_ratio": each["old"] / each["new"] for unit, each in figures.items()}
-    pairs = [old["cpu"] / new["cpu"] for old, new in zip(*answers, strict=True)]
-    figures["cpu_ratio_range"] = [min(pairs), max(pairs)]
+    rounds = [old["cpu"] / new["cpu"] for old, new in zip(*answers, strict=True)]
+    figures["cpu_ratio_of_rounds"] = rounds
     figures["peak_mib"] = {
         code: max(a["mib"] for a in each) for code, each in zip(CODES, answers, strict=True)
     }
@@ -206,13 +221,14 @@ def main():
     parser.add_argument("old", nargs="?", type=Path, help="folder of the other checkout")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--starts", type=int, default=2, help="processes of each code, in turn")
     parser.add_argument("--pipelines", nargs="+", default=[*CASES], choices=[*CASES])
     parser.add_argument("--work", default="", help="be the process of one code")
     given = parser.parse_args()
     if given.work:
         work(given.work)
         return
-    reports = [measure(name, given.old, given.rounds) for name in given.pipelines]
+    reports = [measure(name, given.old, given.rounds, given.starts) for name in given.pipelines]
     if given.json:
         print(json.dumps(reports, indent=1))
         return

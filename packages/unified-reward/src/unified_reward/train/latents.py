@@ -80,7 +80,11 @@ class EncodedPairs:
             torch.stack([row.pop(side) for row in rows]).to(device)
             for side in ("chosen", "rejected")
         )
-        columns = {name: _stack([row[name] for row in rows], device) for name in rows[0]}
+        # The CPU reads the form in every pass, and a GPU would be waited for.
+        devices = {FORM: torch.device("cpu")}
+        columns = {
+            name: _stack([row[name] for row in rows], devices.get(name, device)) for name in rows[0]
+        }
         return chosen, rejected, columns
 
     def _read(self, index: int) -> dict[str, Tensor]:

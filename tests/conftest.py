@@ -24,6 +24,14 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def ordinary_scheduling():
+    """SVT-AV1 makes a process of root real-time, and with it every process started afterwards."""
+    yield
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 class Checkpoints(dict):
     """Folders of random tiny checkpoints by architecture, each built when first needed."""
 

@@ -128,13 +128,13 @@ def _policy(pipeline: Any, tiny: Tiny) -> DiffusionPolicy:
 def _dpo(pipeline: Any, tiny: Tiny) -> tuple[DPOModel, tuple[Any, ...]]:
     """Model with adapters and a batch of a pair of random pixels."""
     denoiser = Denoiser(_policy(pipeline, tiny))
-    model = DPOModel(denoiser, DiffusionDPO(OptimConfig(steps=1, lora_rank=2)))
     size = training_size(denoiser.policy)
     condition = denoiser.encode_prompt("a red star", size)
     generator = torch.Generator().manual_seed(0)
     frames = [size.frames] if size.frames else []
     pixels = torch.rand(2, 3, *frames, *size[:2], generator=generator) * 2 - 1
     latents = denoiser.encode_pixels(pixels, size)
+    model = DPOModel(denoiser, DiffusionDPO(OptimConfig(steps=1, lora_rank=2)))
     batch = {name: torch.stack([value] * 2) for name, value in condition.items()}
     noise = torch.randn(latents.shape, generator=generator)
     return model, (latents, latents.flip(0), batch, NoiseSample(torch.tensor([100, 900]), noise))

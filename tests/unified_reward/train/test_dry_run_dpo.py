@@ -5,19 +5,22 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch import nn
 from typer.testing import CliRunner
 
+from tests.diffusion import PIPELINES
 from tests.unified_reward.media.made import noise, picture
 from tests.unified_reward.pairs.candidate_files import write_rows
-from tests.unified_reward.policies import pipelines
 from tests.unified_reward.train import aligned
+from unified_reward import policies
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError, DataError, ModelError
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.policies.diffusion import load_pipeline
+from unified_reward.policies import Denoising, write_defaults
+from unified_reward.policies.observation import networks
 from unified_reward.recipes.run import dry_run, find_recipe, load_recipe
 from unified_reward.recipes.stage import Recipe
-from unified_reward.train.denoisers import build_denoiser
+from unified_reward.train.denoisers import Denoiser
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel
 from unified_reward.train.dpo_vlm import VLMDPO
@@ -51,6 +54,17 @@ def draw(policy="tiny_image", pairs="pairs.jsonl", *, launch="", moved=None, **o
 
 def answer(policy="tiny_vlm", pairs="pairs.jsonl", **moved):
     return dry_run_dpo(PolicyDPO(policy, Path(pairs), vlm=VLMDPO(optim(**moved))))
+
+
+def bare(name, folder, sampling=None):
+    """Save a tiny pipeline of tests/diffusion without its weights; return the pipeline."""
+    tiny = PIPELINES[name]
+    pipeline = tiny.build()
+    pipeline.save_pretrained(folder)
+    write_defaults(sampling or tiny.sampling, folder)
+    for file in folder.rglob("*.safetensors"):
+        file.unlink()
+    return pipeline
 
 
 @pytest.fixture
@@ -94,6 +108,25 @@ def test_wan_recipe_has_the_published_number_of_parameters():
     assert result.per_step == {"pairs": 64, "tokens": 64 * 2 * 14_040}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "parameters", "latent", "tokens"),
+    [
+        ("black-forest-labs/FLUX.1-dev", 11_901_408_320, (4096, 64), 4096),
+        ("black-forest-labs/FLUX.1-schnell", 11_891_178_560, (4096, 64), 4096),
+        ("Qwen/Qwen-Image", 20_430_401_088, (4096, 64), 4096),
+        ("stabilityai/stable-diffusion-3.5-medium", 2_243_171_520, (16, 128, 128), 4096),
+        ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", 2 * 14_288_491_584, (16, 21, 60, 104), 32_760),
+    ],
+)
+def test_a_published_pipeline_has_its_number_of_parameters(name, parameters, latent, tokens):
+    """At 1024 x 1024 pixels, or 81 frames of 480 x 832."""
+    result = draw(name)
+    assert (result.parameters, result.latent) == (parameters, latent)
+    assert result.tokens == {"sample": tokens}
+    assert result.lacking[1] == f"weights: {name} is not here and would be downloaded"
+
+
 def test_llava_recipe_trains_all_weights_beside_a_copy_that_fsdp_spreads_too():
     """Bytes a weight: 4, as many for its copy, 4 of gradient, 8 of moments; over 8 cards."""
     result = dry_run(load("dpo_llava_onevision_7b"), "fsdp_llava")
@@ -134,9 +167,9 @@ def test_every_kind_of_pipeline_is_rehearsed_from_its_configurations_alone(
 @pytest.mark.parametrize("moved", [{}, {"lora_rank": 0}], ids=["lora", "full"])
 def test_the_tiny_image_has_the_trained_parameters_of_the_real_training(moved):
     result = draw(moved=moved)
-    folder = checkpoint_path("tiny_image")
     real = DPOModel(
-        build_denoiser(load_pipeline(folder, device="cpu")), DiffusionDPO(optim(**moved))
+        Denoiser(policies.load(checkpoint_path("tiny_image"), device="cpu")),
+        DiffusionDPO(optim(**moved)),
     )
     assert result.trained == sum(item.numel() for item in real.trained.values())
     assert result.latent == (4, 8, 8)
@@ -170,7 +203,7 @@ def test_frames_that_do_not_fit_are_told_and_lengthened_as_in_training(stored):
         ({"launch": "zero9"}, "neither a file nor a shipped launcher"),
         (
             {"policy": "some/pipeline"},
-            "the architecture of some/pipeline .*: Wan2.1.*, sdxl-turbo",
+            "the architecture of some/pipeline .*: FLUX.1-dev.*, Wan2.1.*, sdxl-turbo",
         ),
     ],
 )
@@ -183,8 +216,94 @@ def test_latents_that_do_not_fit_the_network_are_found(stored):
     policy, pairs = stored("pictures")
     file = policy / "vae" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"latent_channels": 8}))
-    with pytest.raises(ConfigError, match="latents or prompts do not fit the network"):
+    with pytest.raises(ConfigError, match=r"of shape \(8, 8, 8\), and the pipeline decodes"):
         draw(policy, pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "latent", "tokens"),
+    [
+        ("StableDiffusionPipeline", (4, 8, 12), 0),
+        ("StableDiffusionXLPipeline", (4, 8, 12), 0),
+        ("StableDiffusion3Pipeline", (4, 8, 12), 24),
+        ("FluxPipeline", (24, 16), 24),
+        ("FluxPipeline schnell", (24, 16), 24),
+        ("Flux2Pipeline", (24, 16), 24),
+        ("Flux2KleinPipeline", (24, 16), 24),
+        ("QwenImagePipeline", (6, 16), 6),
+        ("ZImagePipeline", (4, 8, 12), 24),
+        ("WanPipeline", (4, 2, 2, 4), 4),
+        ("WanPipeline 2.2", (4, 2, 2, 4), 4),
+        ("HunyuanVideoPipeline", (4, 2, 2, 4), 4),
+        ("LTXPipeline", (96, 4), 96),
+        ("CogVideoXPipeline", (2, 4, 4, 8), 16),
+    ],
+)
+def test_any_pipeline_is_tried_on_embeddings_in_place_of_prompts(tmp_path, name, latent, tokens):
+    """Networks with adapters have two matrices more for each adapted layer."""
+    parts = networks(bare(name, tmp_path)).values()
+    result = draw(tmp_path)
+    assert (result.latent, result.tokens) == (latent, {"sample": tokens} if tokens else {})
+    assert result.parameters == sum(part.num_parameters() for part in parts)
+    linear = [
+        layer.in_features + layer.out_features
+        for part in parts
+        for layer_name, layer in part.named_modules()
+        if isinstance(layer, nn.Linear) and layer_name.rpartition(".")[2] in result.adapters
+    ]
+    assert result.trained == 2 * sum(linear)
+
+
+@pytest.mark.parametrize("name", ["SanaPipeline", "PixArtSigmaPipeline"])
+def test_a_pipeline_with_masks_of_its_prompts_is_tried(tmp_path, name):
+    """Its scheduler's configuration has an infinite number."""
+    bare(name, tmp_path)
+    assert draw(tmp_path, resolution=Resolution(64, 128)).tokens == {"sample": 2}
+
+
+def test_both_networks_of_wan_2_2_are_counted_and_tried(tmp_path):
+    bare("WanPipeline", tmp_path / "one")
+    bare("WanPipeline 2.2", tmp_path / "two")
+    one, two = draw(tmp_path / "one"), draw(tmp_path / "two")
+    assert (two.parameters, two.trained) == (2 * one.parameters, 2 * one.trained)
+    assert two.adapters == {name: 2 * n for name, n in one.adapters.items()}
+    assert two.memory_gib["optimiser"] == gib(8 * two.trained)
+    file = tmp_path / "two" / "transformer_2" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"text_dim": 24}))
+    with pytest.raises(ConfigError, match="latents or prompts do not fit the network: "):
+        draw(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("name", "reply"),
+    [
+        ("Lumina2Pipeline", "a Lumina2Pipeline cannot be tried without weights and tokenizers: "),
+        ("HunyuanVideo15Pipeline", "a HunyuanVideo15Pipeline cannot be tried without weights"),
+        ("BriaFiboPipeline", "takes no embeddings of a prompt, so that it cannot be tried"),
+        ("PRXPipeline", "does not say how wide its prompt_embeds are"),
+    ],
+)
+def test_a_pipeline_that_needs_numbers_is_refused_in_a_line(tmp_path, name, reply):
+    bare(name, tmp_path)
+    with pytest.raises(ConfigError, match=reply) as caught:
+        draw(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_size_that_nothing_says_is_wanted(tmp_path):
+    bare("ZImagePipeline", tmp_path, Denoising(steps=1))
+    with pytest.raises(ConfigError, match=r"resolution: unknown without pairs, .* give height and"):
+        draw(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "latent", "tokens"),
+    [("pix2pix", (4, 8, 8), {}), ("qwen_edit", (4, 16), {"sample": 4 + 16_384})],
+)
+def test_an_edit_is_tried_with_a_source_that_has_tokens_too(stored, kind, latent, tokens):
+    """Qwen-Image-Edit enlarges its source to 1024 x 1024, of which 8 x 8 pixels make a token."""
+    result = draw(*stored(kind))
+    assert (result.latent, result.tokens, result.lacking) == (latent, tokens, ())
 
 
 def test_a_policy_of_the_other_kind_or_of_no_loss_is_refused(tmp_path):
@@ -192,8 +311,11 @@ def test_a_policy_of_the_other_kind_or_of_no_loss_is_refused(tmp_path):
         draw("tiny_vlm")
     with pytest.raises(ModelError, match="image is not a vision-language checkpoint"):
         answer("tiny_image")
-    with pytest.raises(ModelError, match="a AnimateDiffPipeline cannot be aligned; supported"):
-        draw(pipelines.clips(tmp_path))
+    bare("StableDiffusionPipeline", tmp_path)
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "sample"}))
+    with pytest.raises(ModelError, match="sample cannot be aligned; epsilon, v_prediction and"):
+        draw(tmp_path)
 
 
 def test_pairs_of_another_task_are_refused(stored):

@@ -49,6 +49,11 @@ _TEMPORAL_FACTORS = (
 )
 """Attributes of a pipeline that hold the frames per latent frame, after the first."""
 _FPS = 8.0
+_ALONE = {
+    "AutoencoderKLHunyuanVideo15": ("enable_slicing",),
+    "AutoencoderKLAllegro": ("enable_tiling", "enable_slicing"),
+}
+"""Autoencoders that diffusers 0.42 runs on a batch only after these methods, not saved."""
 _MEDIA_KINDS = ("image", "video")
 
 
@@ -124,14 +129,17 @@ class DiffusionPolicy:
         factors = [part.config.get("vae_scale_factor", 1) for part in processors if part]
         if Task.IMAGE_EDITING in self.tasks:
             return factors[0]
-        pipeline = self.pipeline
-        scale = getattr(pipeline, "vae_scale_factor_spatial", 0) or getattr(
-            pipeline, "vae_scale_factor", 1
-        )
-        for part in networks(pipeline).values():
-            patch: Any = part.config.get("patch_size") or 1
-            factors.append(scale * (patch if isinstance(patch, int) else patch[-1]))
+        for part in networks(self.pipeline).values():
+            config: Any = part.config
+            patch = config.get("patch_size") or 1
+            factors.append(self.vae_scale_factor * (patch if isinstance(patch, int) else patch[-1]))
         return math.lcm(*factors)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels along a side of one latent position."""
+        names = ("vae_scale_factor_spatial", "vae_scale_factor")
+        return next((getattr(self.pipeline, n) for n in names if hasattr(self.pipeline, n)), 1)
 
     @property
     def temporal_stride(self) -> int | None:
@@ -386,6 +394,9 @@ def load_pipeline(
             trust_remote_code=False,
         )
     pipeline.set_progress_bar_config(disable=True)
+    vae = getattr(pipeline, "vae", None)
+    for method in _ALONE.get(type(vae).__name__, ()):
+        getattr(vae, method)()
     return pipeline.to(device)
 
 

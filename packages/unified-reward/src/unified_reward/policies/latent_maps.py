@@ -42,8 +42,23 @@ class LatentMap(NamedTuple):
         return flat[:, self.order.to(latents.device)].reshape(b, *self.shape)
 
 
+def latent_map_of_shapes(shape: tuple[int, ...], decoder_shape: tuple[int, ...]) -> LatentMap:
+    """Map for the meta device, of shapes alone.
+
+    Raises:
+        ModelError: They are of different sizes.
+    """
+    n = math.prod(shape)
+    if math.prod(decoder_shape) != n:
+        raise ModelError(
+            f"latents of shape {shape} have another size than those of the autoencoder, "
+            f"{decoder_shape}"
+        )
+    return LatentMap(torch.arange(n), torch.ones(n), torch.zeros(n), shape, decoder_shape)
+
+
 def find_latent_map(decode: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> LatentMap:
-    """Find the map by its values for probes.
+    """Find the map by its values for probes; on the meta device only its shapes are found.
 
     Args:
         decode: Input of the decoder for two samples' latents of the pipeline, shape (2, *shape).
@@ -60,8 +75,10 @@ def find_latent_map(decode: Callable[[Tensor], Tensor], shape: tuple[int, ...]) 
     values: list[Tensor] = []
     for pair in zip(probes[::2], probes[1::2], strict=True):
         decoded = decode(torch.stack(pair).reshape(2, *shape))
+        decoder_shape = (len(decoded) // 2, *decoded.shape[1:])
+        if decoded.is_meta:
+            return latent_map_of_shapes(shape, decoder_shape)
         values += decoded.reshape(2, -1).double().cpu()
-    decoder_shape = (len(decoded) // 2, *decoded.shape[1:])
     shift, scale = values[0], values[1] - values[0]
     if len(shift) != n or not (scale.isfinite() & (scale != 0)).all():
         raise ModelError(f"{len(shift)} numbers reach the decoder for {n} latents")

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import update_wrapper
+from types import MethodType
 from typing import Any, NamedTuple
 
 from diffusers.models.modeling_utils import ModelMixin
@@ -56,6 +57,14 @@ class _Stop(Exception):  # noqa: N818  ends a run, and is no error
     """Ends a run of a pipeline."""
 
 
+class _Stepped(tuple[Tensor]):
+    """Output of a scheduler's step, by index or by name."""
+
+    @property
+    def prev_sample(self) -> Tensor:
+        return self[0]
+
+
 def networks(pipeline: Any) -> dict[str, nn.Module]:
     """Denoising networks of a pipeline, by the names of their components."""
     return {
@@ -79,7 +88,8 @@ def observe(
 ) -> Observation:
     """Run a pipeline up to its decoder, which is not run, and record.
 
-    Without numbers, on the meta device, the run ends with its first step.
+    On the meta device, where no scheduler works, the run ends with its first step unless there is
+    a ``result``.
 
     Args:
         pipeline: A diffusers pipeline.
@@ -99,8 +109,11 @@ def observe(
     def on_step(step: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         seen.steps.append(step_of(pending, arguments))
         pending.clear()
-        if seen.steps[-1].sample.is_meta:
-            raise _Stop
+        sample = seen.steps[-1].sample
+        if sample.is_meta:
+            if result is None:
+                raise _Stop
+            return _Stepped([result(sample)])
         stepped = step(**arguments)
         if result is None:
             return stepped
@@ -184,17 +197,7 @@ def _replaced(
 ) -> Iterator[None]:
     """Let a method of one object be called through ``call``, with its arguments by name."""
     own = vars(owner).get(name)
-    original = getattr(owner, name)
-    signature = inspect.signature(original)
-    spread = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
-
-    @wraps(original)
-    def run(*positional: Any, **named: Any) -> Any:
-        arguments = dict(signature.bind(*positional, **named).arguments)
-        arguments |= arguments.pop(spread, {}) if spread else {}
-        return call(original, arguments)
-
-    setattr(owner, name, run)
+    setattr(owner, name, _Method(owner, name, call))
     try:
         yield
     finally:
@@ -202,3 +205,26 @@ def _replaced(
             delattr(owner, name)
         else:
             setattr(owner, name, own)
+
+
+class _Method:
+    """Takes the place of a method of an object; copies of the object have the method itself."""
+
+    def __init__(self, owner: Any, name: str, call: Callable[..., Any]) -> None:
+        self._owner, self._name, self._call = owner, name, call
+        self._original = getattr(owner, name)
+        # Pipelines look for their options in the signature, which follows __wrapped__.
+        update_wrapper(self, self._original)
+        self._signature = inspect.signature(self._original)
+        kinds = {p.kind: p.name for p in self._signature.parameters.values()}
+        self._spread = kinds.get(inspect.Parameter.VAR_KEYWORD)
+
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        arguments = dict(self._signature.bind(*positional, **named).arguments)
+        if self._spread:
+            arguments |= arguments.pop(self._spread, {})
+        return self._call(self._original, arguments)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._owner))
+        return self if copied is None else MethodType(getattr(type(copied), self._name), copied)

@@ -137,15 +137,12 @@ def _to_json(repeat: Repeat) -> dict[str, Any]:
 
 
 def _from_json(facts: Mapping[str, Any]) -> Repeat:
-    layout = facts["layout"]
-    paths = {name: tuple(layout[name]) for name in ("noisy", "timestep")}
-    batched = frozenset(tuple(path) for path in layout["batched"])
-    places = {"place": Place(*layout["place"]), "batched": batched}
-    shapes = {name: tuple(facts[name]) for name in ("argument_shape", "timestep_shape")}
-    return Repeat(
-        **{**facts, **shapes, "output": Place(*facts["output"])}
-        | {"layout": Layout(**{**layout, **paths, **places})}
-    )
+    layout: dict[str, Any] = facts["layout"]
+    known: dict[str, Any] = {name: tuple(layout[name]) for name in ("noisy", "timestep")}
+    known["place"], output = Place(*layout["place"]), Place(*facts["output"])
+    known["batched"] = frozenset(tuple(path) for path in layout["batched"])
+    shapes: dict[str, Any] = {k: tuple(facts[k]) for k in ("argument_shape", "timestep_shape")}
+    return Repeat(**{**facts, **shapes, "output": output, "layout": Layout(**{**layout, **known})})
 
 
 def flatten(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:

@@ -115,6 +115,8 @@ def find_prompt_call(pipeline: Any, run: Run, guidance: Sequence[float] = ()) ->
         raise ModelError(f"a {name} calls its network in some steps only")
     if any(len({call.network for call in step.calls}) > 1 for step in seen.steps):
         raise ModelError(f"a {name} calls several networks in one step")
+    for step in seen.steps:
+        explain(step, guidance)
     for call in seen.calls:
         flatten(call.arguments)
     both = observe(pipeline, lambda: run(2), answer=_repeated(seen.steps[0]))

@@ -82,7 +82,8 @@ class StochasticSampler:
         Raises:
             ModelError: It has none; the message says why.
         """
-        self.policy, self._rule, self._strength = policy, rule, strength
+        self.policy, self._strength = policy, strength
+        self._rule: RuleName = rule
         self._scheduler = stochastic_scheduler(policy.pipeline.scheduler)
         self._is_proven = False
 

@@ -17,7 +17,7 @@ from unified_reward.core.errors import ConfigError, DataError, ModelError, one_l
 from unified_reward.core.samples import Task
 from unified_reward.policies import Size
 from unified_reward.policies.diffusion import DiffusionPolicy, refuse_control
-from unified_reward.policies.latent_maps import LatentMap
+from unified_reward.policies.latent_maps import LatentMap, latent_map_of_shapes
 from unified_reward.policies.observation import networks
 from unified_reward.policies.packing import unpack
 from unified_reward.policies.prompt_calls import BROKEN, PromptCall, find_prompt_call
@@ -107,10 +107,10 @@ class Denoiser:
         """
         refuse_control(self.pipeline, prompt)
         self.policy.inputs(prompt, 1, source, size)
-        run = self._run(prompt, size, source)
-        call = self._prompt_call(run, size)
         with prompt_lengths() as lengths:
-            condition = call.encode(self.pipeline, run)
+            condition = self.encode_inputs(
+                lambda n: self.policy.inputs(prompt, n, source, size), size
+            )
         if overflow := lengths.overflow():
             raise DataError(
                 f"its prompt has {overflow.tokens} tokens, and the text encoder reads "
@@ -118,16 +118,33 @@ class Denoiser:
             )
         return condition
 
-    def _run(self, prompt: str, size: Size, source: PILImage | None) -> Callable[[int], object]:
-        """Sample so many images or videos for a prompt, in a few steps."""
+    @torch.no_grad()
+    def encode_inputs(
+        self, inputs: Callable[[int], Mapping[str, Any]], size: Size
+    ) -> dict[str, Tensor]:
+        """Encode the prompt of a call of the pipeline; also on the meta device, as embeddings.
+
+        Args:
+            inputs: Arguments of the pipeline for so many samples, without generators.
+            size: Size of the samples.
+
+        Returns:
+            Condition of one sample, without the batch.
+
+        Raises:
+            ModelError: The pipeline samples in a way that cannot be repeated.
+        """
 
         def run(n: int) -> object:
-            inputs = self.policy.inputs(prompt, n, source, size)
-            seeds = range(n)
-            inputs["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
-            return self.pipeline(**inputs | {"num_inference_steps": _STEPS, "output_type": "np"})
+            generators = [torch.Generator().manual_seed(seed) for seed in range(n)]
+            few = {"num_inference_steps": _STEPS, "output_type": "np", "generator": generators}
+            return self.pipeline(**{**inputs(n), **few})
 
-        return run
+        return self._prompt_call(run, size).encode(self.pipeline, run)
+
+    def decoder_shape(self, size: Size) -> tuple[int, ...]:
+        """Shape of the decoder's input for a sample, with its batch; a prompt is encoded before."""
+        return self._maps[size].decoder_shape
 
     def _prompt_call(self, run: Callable[[int], object], size: Size) -> PromptCall:
         if size in self._calls:
@@ -135,13 +152,25 @@ class Denoiser:
         try:
             call = find_prompt_call(self.pipeline, run, self.policy.guidance_scales)
             check_schedule(self.schedule, self.pipeline.scheduler)
-            self._maps[size] = call.latent_map(self.pipeline, run)
+            self._maps[size] = self._latent_map(call, run, size)
         except (ModelError, *BROKEN) as error:
             raise ModelError(
                 f"{self.policy.name} cannot be aligned at {_text(size)}: {one_line(error)}"
             ) from error
         self._calls[size] = call
         return call
+
+    def _latent_map(self, call: PromptCall, run: Callable[[int], object], size: Size) -> LatentMap:
+        vae = self.pipeline.vae
+        try:
+            return call.latent_map(self.pipeline, run)
+        except BROKEN:
+            if vae.device.type != "meta" or size.frames:
+                raise
+        # Some pipelines unpack latents by numbers, such as their positions.
+        pixels = torch.empty(1, 3, size.height, size.width, device="meta")
+        latents = vae.encode(pixels).latent_dist.mode()
+        return latent_map_of_shapes(call.shape, tuple(latents.shape))
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, size: Size) -> Tensor:
@@ -155,19 +184,18 @@ class Denoiser:
             ConfigError: The autoencoder makes latents of another shape from this size.
         """
         latent_map, vae = self._maps[size], self.pipeline.vae
-        n, *wanted = latent_map.decoder_shape
+        wanted = latent_map.decoder_shape[1:]
         if pixels.ndim == 5 and len(wanted) == 3:
             pixels = pixels.movedim(2, 1).flatten(0, 1)
         elif pixels.ndim == 4 and len(wanted) == 4:
             pixels = pixels[:, :, None]
-        # One by one: of a batch some autoencoders would mix the samples or need much memory.
-        parts = [vae.encode(part) for part in pixels.to(vae.device, vae.dtype).split(n)]
-        has_spread = hasattr(parts[0], "latent_dist")
-        latents = torch.cat([p.latent_dist.mode() if has_spread else p[0] for p in parts])
-        if [*latents.shape[1:]] != wanted:
+        encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+        has_spread = hasattr(encoded, "latent_dist")
+        latents = encoded.latent_dist.mode() if has_spread else encoded[0]
+        if latents.shape[1:] != wanted:
             raise ConfigError(
                 f"{_text(size)} become latents of shape "
-                f"{tuple(latents.shape[1:])}, and the pipeline decodes {tuple(wanted)}; give sides "
+                f"{tuple(latents.shape[1:])}, and the pipeline decodes {wanted}; give sides "
                 f"that are multiples of {self.policy.size_multiple}"
             )
         return latent_map.encode(latents)
@@ -190,7 +218,10 @@ class Denoiser:
                     _rows(noisy, indices),
                     _rows(timestep, indices),
                 )
-                output = self.network(name, arguments)
+                try:
+                    output = self.network(name, arguments)
+                except TypeError as error:
+                    raise ModelError(f"the {name} cannot be called again: {error}") from error
                 parts.append(call.repeat.prediction(output, noisy.shape[1:]))
                 order += indices
         if len(parts) == 1:
@@ -202,6 +233,8 @@ class Denoiser:
         first, *others = self.networks
         if not others:
             return {first: [*range(len(timestep))]}
+        if timestep.is_meta:  # has no numbers: one sample for each
+            timestep = torch.tensor([self._boundary, 0.0]).repeat(len(timestep))[: len(timestep)]
         is_late = (timestep < self._boundary).tolist()
         places = {
             name: [i for i, late in enumerate(is_late) if late == (name != first)]

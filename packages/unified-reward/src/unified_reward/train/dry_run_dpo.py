@@ -5,10 +5,9 @@ Pairs, collator, adapters and loss are the real ones; networks have shapes and n
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,18 +15,21 @@ from typing import Any, cast
 import torch
 from peft import get_peft_model
 from PIL import Image as PILImage
-from torch import Tensor, nn
+from torch import nn
 
 from unified_reward.backends.chat import Chat
-from unified_reward.core.errors import ConfigError, DataError, one_line
+from unified_reward.core.errors import ConfigError, DataError, ModelError, one_line
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Image, PreferencePair, Task, Video
 from unified_reward.pairs.preferences import trainable_pairs
-from unified_reward.policies import Denoising, sampling_options
+from unified_reward.policies import Denoising, Size, sampling_options
 from unified_reward.policies.diffusion import DiffusionPolicy
+from unified_reward.policies.layouts import at
+from unified_reward.policies.observation import networks
+from unified_reward.policies.packing import unpack
 from unified_reward.policies.vlm import VLMPolicy, build_request
-from unified_reward.train.denoisers import Denoiser, Schedule
+from unified_reward.train.denoisers import Condition, Denoiser
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSample
 from unified_reward.train.dpo_vlm import (
@@ -48,12 +50,12 @@ from unified_reward.train.dry_run import (
     try_forward,
     unfit_tokens,
 )
-from unified_reward.train.edit_denoisers import EditDenoiser, denoiser_of
 from unified_reward.train.latents import (
     Resolution,
     first_readable,
     padding_frames,
     resolve_resolution,
+    sample_size,
 )
 from unified_reward.train.launch import LaunchConfig, read_launch_config
 from unified_reward.train.meta_models import (
@@ -61,16 +63,10 @@ from unified_reward.train.meta_models import (
     build_meta_pipeline,
     read_architecture,
 )
+from unified_reward.train.meta_prompts import embedded_prompt
 from unified_reward.train.optim import check_lora_targets, lora_config
 from unified_reward.train.placeholders import placeholder_answers, placeholder_context
-
-
-_EMBEDDING_INPUTS = {
-    "encoder_hidden_states": "prompt_embeds",
-    "pooled_projections": "pooled_prompt_embeds",
-    "text_embeds": "pooled_prompt_embeds",
-}
-"""Arguments of a pipeline by those of its network."""
+from unified_reward.train.schedule import Schedule
 
 
 def dry_run_dpo(config: PolicyDPO, launch: str = "") -> DryRun:
@@ -183,33 +179,24 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
     pipeline = build_meta_pipeline(config.policy)
     sampling = sampling_options(checkpoint_path(config.policy), Denoising)
     policy = DiffusionPolicy(pipeline, sampling, name=config.policy, batch_size=1)
-    denoiser = denoiser_of(policy)
-    network, optim = denoiser.network, training.optim
-    parameters = network.num_parameters()
-    parts: Any = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
-    frozen = sum(part.num_parameters() for part in parts)
+    denoiser = Denoiser(policy)
+    optim, trained = training.optim, [*denoiser.networks.values()]
+    parameters = _count(trained)
+    frozen = _count(part for part in pipeline.components.values() if isinstance(part, nn.Module))
     reasons: list[str] = []
     pairs = _pairs(config.pairs, denoiser.trained_tasks(policy.tasks), reasons)
     lacking = [*_lacking_pairs(config.pairs, reasons), *not_here(config.policy)]
-    resolution = _resolution(
-        resolve_resolution(
-            training.resolution,
-            first_readable(pairs, training.resolution),
-            denoiser.size_multiple,
-        ),
-        sampling,
-        denoiser,
-        lacking,
-    )
+    first = first_readable(pairs, training.resolution)
+    resolution = resolve_resolution(training.resolution, first, policy.size_multiple)
+    size = sample_size(_resolution(resolution, policy, lacking), denoiser)
     timesteps = _timesteps(denoiser.schedule, training.timesteps)
     alignment = DPOModel(denoiser, training)
-    latent, condition = _try_loss(alignment, resolution)
-    tokens = _tokens(latent, condition, network.config.get("patch_size"))
+    latent, tokens = _try_loss(alignment, size)
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     return DryRun(
-        model=type(network).__name__,
+        model=type(trained[0]).__name__,
         parameters=parameters,
-        adapters=adapted(network),
+        adapters=adapted(denoiser.networks),
         wrapped={},
         tokens={"sample": tokens} if tokens else {},
         latent=latent,
@@ -221,33 +208,60 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
     )
 
 
-def _resolution(
-    given: Resolution, sampling: Denoising, denoiser: Denoiser, lacking: list[str]
-) -> Resolution:
-    """The resolution of training, from the options or the pairs, else that of sampling."""
-    takes = inspect.signature(denoiser.pipeline.__call__).parameters
-    default = getattr(denoiser.pipeline, "default_sample_size", 0)
-    side = (denoiser.network.config.get("sample_size") or default) * denoiser.vae_scale_factor
-    height, width = (takes[name].default if name in takes else None for name in ("height", "width"))
+def _count(parts: Iterable[nn.Module]) -> int:
+    """Number of parameters; not of what a pipeline has loaded as another type."""
+    return sum(weight.numel() for part in parts for weight in part.parameters())
+
+
+def _resolution(given: Resolution, policy: DiffusionPolicy, lacking: list[str]) -> Resolution:
+    """The resolution of training, from the options or the pairs, else that of sampling.
+
+    Raises:
+        ConfigError: It is not known.
+    """
+    own = policy.options
     resolution = Resolution(
-        given.height or sampling.height or height or side,
-        given.width or sampling.width or width or side,
-        given.frames
-        or sampling.frames
-        or (takes["num_frames"].default if denoiser.temporal_stride else None),
+        given.height or own.height or _default_side(policy, "height"),
+        given.width or own.width or _default_side(policy, "width"),
+        given.frames or own.frames or _default_frames(policy),
     )
+    if not (resolution.height and resolution.width):
+        raise ConfigError(
+            f"resolution: unknown without pairs, and {policy.name} does not say its own; give "
+            "height and width"
+        )
     if resolution != given:
         tried = " x ".join(
             str(n) for n in (resolution.frames, resolution.height, resolution.width) if n
         )
         lacking.append(f"resolution: unknown without pairs; tried as the policy samples, {tried}")
-    if n := padding_frames(resolution.frames or 1, denoiser.temporal_stride):
+    stride = policy.temporal_stride
+    if n := padding_frames(resolution.frames or 1, stride):
         lacking.append(
             f"resolution.frames: {resolution.frames} become {(resolution.frames or 1) + n} by "
-            "repeating the last one; this pipeline takes k * "
-            f"{denoiser.temporal_stride} + 1 frames"
+            f"repeating the last one; this pipeline takes k * {stride} + 1 frames"
         )
     return resolution
+
+
+def _default_side(policy: DiffusionPolicy, side: str) -> int:
+    """Default height or width of a pipeline in pixels; 0 where it is not known."""
+    if side in policy.takes and policy.takes[side].default:
+        return policy.takes[side].default
+    pipeline: Any = policy.pipeline
+    config = _first_network(pipeline).config
+    latent = config.get("sample_size") or config.get(f"sample_{side}")
+    return (latent or getattr(pipeline, "default_sample_size", 0)) * policy.vae_scale_factor
+
+
+def _default_frames(policy: DiffusionPolicy) -> int | None:
+    argument = policy.takes.get("num_frames")
+    default = argument and argument.default
+    return default or _first_network(policy.pipeline).config.get("sample_frames")
+
+
+def _first_network(pipeline: Any) -> Any:
+    return next(iter(networks(pipeline).values()))
 
 
 def _timesteps(schedule: Schedule, wanted: Sequence[float]) -> tuple[float, ...]:
@@ -258,64 +272,51 @@ def _timesteps(schedule: Schedule, wanted: Sequence[float]) -> tuple[float, ...]
     return tuple(nearest)
 
 
-def _try_loss(
-    alignment: DPOModel, resolution: Resolution
-) -> tuple[tuple[int, ...], dict[str, Tensor]]:
-    """Shape of the latents, and a condition; computes the loss of a pair, so that they fit."""
-    denoiser = alignment.denoiser
-    n = resolution.frames or 1
-    frames = [n + padding_frames(n, denoiser.temporal_stride)] if denoiser.temporal_stride else []
-    size = (resolution.height or 0, resolution.width or 0)
-    pixels = torch.empty(1, 3, *frames, *size, device="meta")
+def _try_loss(alignment: DPOModel, size: Size) -> tuple[tuple[int, ...], int]:
+    """Shape and tokens of the latents; computes the loss of a pair, so that they fit."""
+    denoiser, policy = alignment.denoiser, alignment.denoiser.policy
+    source = PILImage.new("RGB", (size.width, size.height)) if denoiser.edits else None
+    frames = [size.frames] if size.frames else []
+    pixels = torch.empty(1, 3, *frames, size.height, size.width, device="meta")
+
+    def inputs(n: int) -> dict[str, Any]:
+        prompts = 1 if denoiser.edits else n
+        return policy.inputs("", n, source, size) | embedded_prompt(policy, prompts)
+
     try:
         with torch.no_grad():
-            latents = denoiser.encode_pixels(pixels)
+            row = denoiser.encode_inputs(inputs, size)
+            condition = {name: value[None] for name, value in row.items()}
+            latents = denoiser.encode_pixels(pixels, size)
             tried = NoiseSample(torch.tensor([0]), torch.empty_like(latents))
-            condition = _condition(denoiser, size)
             alignment.loss(latents, latents, condition, tried)
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise ConfigError(
-            f"latents or prompts do not fit the network: {one_line(error)}"
-        ) from error
-    return tuple(latents.shape[1:]), condition
+    except (ModelError, ValueError, RuntimeError, IndexError) as error:
+        raise ConfigError(_reason(error, policy)) from error
+    return tuple(latents.shape[1:]), _tokens(denoiser, latents.shape[1:], condition, size)
 
 
-def _condition(denoiser: Denoiser, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Conditioning inputs of a sample, without numbers."""
-    embeddings = {
-        name: torch.empty(1, *shape, device="meta") for name, shape in _embeddings(denoiser).items()
-    }
-    if not isinstance(denoiser, EditDenoiser):
-        return embeddings
-    prompt = {"prompt": None}
-    prompt |= {_EMBEDDING_INPUTS[name]: value for name, value in embeddings.items()}
-    row = denoiser.encode_edit(prompt, PILImage.new("RGB", (size[1], size[0])), size)
-    return {name: value[None] for name, value in row.items()}
+def _reason(error: Exception, policy: DiffusionPolicy) -> str:
+    """Reason why a loss cannot be computed."""
+    cause = error.__cause__ or error
+    is_misfit = isinstance(cause, ValueError | RuntimeError | IndexError)
+    if is_misfit and "meta" not in str(cause):
+        return f"latents or prompts do not fit the network: {one_line(cause)}"
+    return (
+        f"{policy.name}: a {type(policy.pipeline).__name__} cannot be tried without weights and "
+        f"tokenizers: {one_line(cause)}"
+    )
 
 
-def _embeddings(denoiser: Denoiser) -> dict[str, tuple[int, ...]]:
-    """Shapes of a prompt's embeddings, from the network's configuration."""
-    config = denoiser.network.config
-    widths = ("cross_attention_dim", "joint_attention_dim", "text_dim")
-    width = next(config[name] for name in widths if config.get(name))
-    shapes: dict[str, tuple[int, ...]] = {
-        "encoder_hidden_states": (denoiser.prompt_tokens or 77, width)
-    }
-    if config.get("pooled_projection_dim"):
-        shapes["pooled_projections"] = (config["pooled_projection_dim"],)
-    if config.get("addition_embed_type") == "text_time":
-        sizes = 6 * config["addition_time_embed_dim"]
-        shapes["text_embeds"] = (config["projection_class_embeddings_input_dim"] - sizes,)
-    return shapes
-
-
-def _tokens(
-    latent: Sequence[int], condition: Mapping[str, Tensor], patch: int | Sequence[int] | None
-) -> int:
+def _tokens(denoiser: Denoiser, latent: Sequence[int], condition: Condition, size: Size) -> int:
     """Tokens of a sample, and of the source of an edit; 0 where the network is no transformer."""
+    if len(latent) == 2:
+        (call,) = unpack(condition)
+        source = at(call.arguments[0], call.repeat.layout.noisy)
+        return latent[0] + (0 if source is None else source.shape[1])
+    config = _first_network(denoiser.pipeline).config
+    patch = config.get("patch_size") or next(iter(config.get("all_patch_size", ())), None)
     if patch is None:
         return 0
-    if len(latent) == 2:
-        return latent[0] + condition["hidden_states"].shape[1]
-    sides = [patch] * (len(latent) - 1) if isinstance(patch, int) else patch
-    return math.prod(n // side for n, side in zip(latent[1:], sides, strict=True))
+    area = patch**2 if isinstance(patch, int) else math.prod(patch)
+    positions = math.prod(latent) // denoiser.decoder_shape(size)[1]
+    return positions // (area * (config.get("patch_size_t") or 1))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
+
+from unified_reward.policies.step_rules import Prediction
 
 
 RANKING_TEMPERATURE = 0.1
@@ -112,10 +114,6 @@ def marginal_logit(mean: Tensor, variance: Tensor) -> Tensor:
 def to_positive(raw: Tensor) -> Tensor:
     """Map an unbounded parameter to a number above 0."""
     return softplus(raw) + 1e-3
-
-
-Prediction = Literal["epsilon", "v_prediction", "flow"]
-"""Prediction type of a denoiser: the noise, the velocity ``v``, or the velocity of a flow."""
 
 
 def add_noise(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

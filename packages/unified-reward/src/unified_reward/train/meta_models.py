@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 import transformers
+from accelerate.utils import send_to_device
+from diffusers.configuration_utils import ConfigMixin
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -211,11 +214,13 @@ def build_meta_pipeline(name: str) -> Any:
         return _build_pipeline(index | parts)
 
 
-def _part_config(folder: Path, class_name: str) -> dict[str, Any] | None:
+def _part_config(folder: Path, class_name: str | None) -> dict[str, Any] | None:
     """Class and configuration of a part; None for one without weights or schedule."""
-    for name in ("config.json", "scheduler_config.json"):
-        if (folder / name).is_file():
-            return read_json(folder / name) | {"_class_name": class_name}
+    kind = getattr(diffusers, class_name or "", None)
+    if isinstance(kind, type) and issubclass(kind, ConfigMixin):
+        return {**kind.load_config(folder), "_class_name": class_name}
+    if (folder / "config.json").is_file():
+        return read_json(folder / "config.json") | {"_class_name": class_name}
     return None
 
 
@@ -224,7 +229,7 @@ def _build_pipeline(index: dict[str, Any]) -> Any:
     parameters = inspect.signature(pipeline).parameters
     required = [key for key, value in parameters.items() if value.default is value.empty]
     given = {
-        key: _build_part(key, value) if isinstance(value, dict) else value
+        key: _build_part(value) if isinstance(value, dict) else value
         for key, value in index.items()
         if key in parameters
     }
@@ -245,12 +250,20 @@ def _without_device(set_timesteps: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _build_part(name: str, config: dict[str, Any]) -> Any:
-    kind = getattr(diffusers, config["_class_name"], None)
-    if kind is not None and name == "scheduler":
+def _build_part(config: dict[str, Any]) -> Any:
+    kind: Any = getattr(diffusers, config["_class_name"], None)
+    if kind is None:
+        kind = getattr(transformers, config["_class_name"])
+        with torch.device("meta"):
+            return kind(kind.config_class.from_dict(config))
+    if not issubclass(kind, nn.Module):
         return kind.from_config(config)
     with torch.device("meta"):
-        if kind is not None:
-            return kind.from_config(config)
-        kind = getattr(transformers, config["_class_name"])
-        return kind(kind.config_class.from_dict(config))
+        network = kind.from_config(config)
+    # Timesteps and masks have numbers, and the network has none.
+    network.register_forward_pre_hook(_on_meta, with_kwargs=True)
+    return network
+
+
+def _on_meta(_: nn.Module, positional: Any, named: Any) -> Any:
+    return send_to_device(positional, "meta"), send_to_device(named, "meta")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unified_reward.core.errors import ModelError
 from unified_reward.policies.noise_levels import added_noise
-from unified_reward.train.losses import Prediction
+from unified_reward.policies.step_rules import Prediction
 
 
 class Schedule(NamedTuple):

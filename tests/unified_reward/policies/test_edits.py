@@ -34,7 +34,7 @@ def network(policy):
 
 def inputs_of(policy, source, n=1):
     """Arguments by which a policy calls its pipeline, which is not run."""
-    return policy.edit_inputs(policy.open_source([source]), n)
+    return policy.inputs(PROMPT, n, policy.open_source([source]))
 
 
 @pytest.fixture(params=editors.KINDS)

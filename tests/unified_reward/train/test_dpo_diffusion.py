@@ -19,8 +19,9 @@ from tests.unified_reward.train import aligned
 from tests.unified_reward.train.aligned import align, config, losses
 from unified_reward import policies
 from unified_reward.core.errors import ConfigError, DataError
-from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline
-from unified_reward.train.denoisers import Denoiser, build_denoiser
+from unified_reward.policies import Size
+from unified_reward.policies.diffusion import DiffusionPolicy
+from unified_reward.train.denoisers import Denoiser
 from unified_reward.train.dpo_diffusion import DPOModel, NoiseSampler, align_pipeline
 
 
@@ -34,15 +35,20 @@ def sources(tmp_path_factory):
 
 
 def denoiser_at(folder):
-    return build_denoiser(load_pipeline(folder, device="cpu", dtype="float32"), 24)
+    return Denoiser(policies.load(folder, device="cpu"))
 
 
 def predicted(denoiser):
     """Prediction for two noisy latents."""
-    drawing = torch.Generator().manual_seed(1)
-    noisy = torch.randn(2, 4, *((2,) if denoiser.temporal_stride else ()), 4, 4, generator=drawing)
+    generator = torch.Generator().manual_seed(1)
+    is_video = denoiser.policy.temporal_stride is not None
+    size = Size(SIDE, SIDE, aligned.FRAMES if is_video else None)
     with torch.no_grad():
-        condition = denoiser.encode_prompts(["a star", "two stars"])
+        rows = [denoiser.encode_prompt(prompt, size) for prompt in ("a star", "two stars")]
+        condition = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        frames = (2,) * is_video
+        side = 2 if is_video else 8
+        noisy = torch.randn(2, 4, *frames, side, side, generator=generator)
         return denoiser.predict(noisy, torch.tensor([300, 700]), condition)
 
 
@@ -103,7 +109,7 @@ def test_without_adapters_the_reference_is_a_copy_that_stays(sources):
     assert [*alignment.trained] == [name for name, _ in denoiser.network.named_parameters()]
     assert not any(entry.requires_grad for entry in alignment.reference.parameters())
     with torch.no_grad():
-        alignment.trained["conv_in.weight"].normal_()
+        alignment.trained["unet.conv_in.weight"].normal_()
     after = predicted(denoiser)
     assert (after - before).abs().max() > 0.01
     with alignment.as_reference():
@@ -138,9 +144,10 @@ def latents_at(source, pipeline, kind, name):
 def written_out(source, kind, weights, numbers, settings):
     """Loss, margin, and gaps of chosen and rejected of these draws; a pair at a time."""
     denoiser = denoiser_at(source / "policy")
-    pipeline, frozen = denoiser.pipeline, denoiser.network
+    pipeline = denoiser.pipeline
+    ((name, frozen),) = denoiser.networks.items()
     trained = copy.deepcopy(frozen)
-    trained.load_state_dict(weights)
+    trained.load_state_dict({key.removeprefix(f"{name}."): value for key, value in weights.items()})
     draws = NoiseSampler(6, torch.arange(1000), settings.optim.seed)
     terms = []
     for number, row in zip(numbers, draws.pair_indices(numbers), strict=True):

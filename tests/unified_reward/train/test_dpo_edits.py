@@ -24,10 +24,10 @@ from unified_reward import policies
 from unified_reward.cli import app
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Image as Medium
+from unified_reward.train.denoisers import Denoiser
 from unified_reward.train.dpo import PolicyDPO
 from unified_reward.train.dpo_diffusion import DPOModel
 from unified_reward.train.dry_run_dpo import dry_run_dpo
-from unified_reward.train.edit_denoisers import EditDenoiser
 from unified_reward.train.latents import Resolution
 
 
@@ -101,7 +101,7 @@ def test_a_killed_run_ends_with_the_same_losses(kind, editing, tmp_path, monkeyp
         patch.setattr(DPOModel, "loss", killed)
         with pytest.raises(KilledError):
             align(editing[kind], out, settings)
-        patch.setattr(EditDenoiser, "encode_edit", lambda *_: pytest.fail("encoded again"))
+        patch.setattr(Denoiser, "encode_prompt", lambda *_: pytest.fail("encoded again"))
         patch.setattr(DPOModel, "loss", loss)
         again, _ = align(editing[kind], out, settings)
     assert again == whole

@@ -264,10 +264,10 @@ def test_a_pipeline_with_masks_of_its_prompts_is_tried(tmp_path, name):
 def test_both_networks_of_wan_2_2_are_counted_and_tried(tmp_path):
     bare("WanPipeline", tmp_path / "one")
     bare("WanPipeline 2.2", tmp_path / "two")
-    one, two = draw(tmp_path / "one"), draw(tmp_path / "two")
-    assert (two.parameters, two.trained) == (2 * one.parameters, 2 * one.trained)
-    assert two.adapters == {name: 2 * n for name, n in one.adapters.items()}
-    assert two.memory_gib["optimiser"] == gib(8 * two.trained)
+    single, double = draw(tmp_path / "one"), draw(tmp_path / "two")
+    assert (double.parameters, double.trained) == (2 * single.parameters, 2 * single.trained)
+    assert double.adapters == {name: 2 * n for name, n in single.adapters.items()}
+    assert double.memory_gib["optimiser"] == gib(8 * double.trained)
     file = tmp_path / "two" / "transformer_2" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"text_dim": 24}))
     with pytest.raises(ConfigError, match="latents or prompts do not fit the network: "):

@@ -1,34 +1,35 @@
 """The condition of an edit is what its pipeline passes to its network, and nothing else."""
 
 import copy
-import json
 import math
-from types import SimpleNamespace
 
-import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from tests.tolerance import rounding
 from tests.unified_reward.policies import editors
 from tests.unified_reward.train.aligned import config
-from unified_reward import policies
-from unified_reward.core.errors import ModelError
+from tests.unified_reward.train.observed import (
+    TinyDenoiser,
+    decoded_latents,
+    difference,
+    network_latents,
+)
+from unified_reward import media, policies
+from unified_reward.core.errors import DataError, ModelError
 from unified_reward.core.samples import Image, Task
 from unified_reward.pairs.preferences import trainable_pairs
-from unified_reward.policies import Denoising
-from unified_reward.policies.diffusion import DiffusionPolicy
+from unified_reward.policies import Size
+from unified_reward.policies.packing import FORM
+from unified_reward.train.denoisers import Denoiser
 from unified_reward.train.dpo_diffusion import DPOModel, NoiseSample
-from unified_reward.train.edit_denoisers import denoiser_of
 from unified_reward.train.latents import Resolution, cut_alike, encode_pairs
-from unified_reward.train.network_calls import FORM, flatten, intercept_call, unflatten
 
 
 CPU = torch.device("cpu")
-SIZE = (16, 24)
+SIZE = Size(16, 24)
 PROMPTS = ["make it red", "a blue cat at night"]
 
 
@@ -37,19 +38,18 @@ def noise(seed, height, width):
     return Image(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), "HWC")
 
 
-SOURCES = [noise(0, 20, 30), noise(1, 30, 20)]
+SOURCES = [media.open_image(noise(0, 20, 30)), media.open_image(noise(1, 30, 20))]
 
 
-def open_denoiser(folder, **options):
-    sampling = {"steps": 2, "guidance": 1.0, "height": SIZE[0], "width": SIZE[1]}
-    denoiser = denoiser_of(policies.load(folder, sampling | options, device="cpu"))
-    denoiser.freeze()
-    return denoiser
+def open_tiny(folder, **options):
+    sampling = {"steps": 2, "guidance": 2.0, "height": SIZE.height, "width": SIZE.width}
+    policy = policies.load(folder, sampling | options, device="cpu")
+    return TinyDenoiser(Denoiser(policy), SIZE)
 
 
 @pytest.fixture(scope="module")
 def denoisers(editing):
-    return {kind: open_denoiser(editing[kind] / "policy") for kind in editors.KINDS}
+    return {kind: open_tiny(editing[kind] / "policy") for kind in editors.KINDS}
 
 
 @pytest.fixture(params=editors.KINDS)
@@ -57,113 +57,65 @@ def kind(request):
     return request.param
 
 
-@torch.no_grad()
-def encode(denoiser, prompt, source, size=SIZE):
-    opened = denoiser.policy.open_source([source])
-    return denoiser.encode_edit({"prompt": prompt}, opened, size)
-
-
-def batch(rows):
+def condition(tiny, *pairs):
+    rows = [tiny.denoiser.encode_prompt(prompt, tiny.size, source) for prompt, source in pairs]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def noisy_latents(denoiser, n, seed=0):
-    shape = denoiser.encode_pixels(torch.zeros(1, 3, *SIZE)).shape[1:]
-    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def same(found, expected):
-    return (found - expected).abs().max() <= rounding(expected)
-
-
-def watched(network):
-    """Calls of a network with positional arguments by name, and their outputs."""
-    calls = []
-    first = "sample" if hasattr(network, "conv_in") else "hidden_states"
-
-    def see(_, given, named, output):
-        named = dict(zip((first, "timestep"), given, strict=False)) | named
-        calls.append((named[first], named["timestep"], output[0]))
-
-    return calls, network.register_forward_hook(see, with_kwargs=True)
+def noisy_latents(tiny, n):
+    step = tiny.observe(PROMPTS[0], source=SOURCES[0]).steps[0]
+    shape = (n, *step.sample.shape[1:])
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
 def test_a_denoiser_predicts_what_the_network_does_while_the_pipeline_edits(denoisers, kind):
-    denoiser = denoisers[kind]
-    policy, network = denoiser.policy, denoiser.network
-    calls, hook = watched(network)
-    policy.sample(PROMPTS[0], [SOURCES[0]], [1, 2])
-    hook.remove()
-    calls = calls[:: len(calls) // 2]
-    row = encode(denoiser, PROMPTS[0], SOURCES[0])
-    n = noisy_latents(denoiser, 1).shape[1]
-    scale = 1 if "pix2pix" in kind else 1000
-    for given, timestep, output in calls:
-        expected = output[:, :n]
-        steps = (timestep * scale).expand(2)
-        found = denoiser.predict(given[:, :n], steps, batch([row] * 2))
-        assert same(found, expected)
+    tiny = denoisers[kind]
+    row = condition(tiny, (PROMPTS[0], SOURCES[0]))
+    for step in tiny.observe(PROMPTS[0], source=SOURCES[0]).steps:
+        call = step.calls[0]
+        noisy = network_latents(step)
+        timestep = step.timestep.reshape(1)
+        found = tiny.denoiser.predict(noisy, timestep, row)
+        outputs = [first_part(output, found) for call in step.calls for output in call.output]
+        assert min(difference(output, found) for output in outputs) <= 1e-5, call.network
         for prompt, source in ((PROMPTS[1], SOURCES[0]), (PROMPTS[0], SOURCES[1])):
-            other = batch([encode(denoiser, prompt, source)] * 2)
-            changed = denoiser.predict(given[:, :n], steps, other)
-            assert (changed - expected).abs().max() > 0.01, "prompt and source are seen"
+            changed = tiny.denoiser.predict(noisy, timestep, condition(tiny, (prompt, source)))
+            assert difference(changed, found) > 1e-3, "prompt and source are seen"
+
+
+def first_part(output, like):
+    return output[None, : like.shape[1]]
 
 
 @torch.no_grad()
 def test_unequal_instructions_and_sources_share_a_batch(denoisers, kind):
-    denoiser = denoisers[kind]
-    rows = [encode(denoiser, prompt, source) for prompt in PROMPTS for source in SOURCES]
-    noisy, steps = noisy_latents(denoiser, 5), torch.tensor([900, 500, 100, 3, 700])
+    tiny = denoisers[kind]
+    pairs = [(prompt, source) for prompt in PROMPTS for source in SOURCES]
+    noisy, steps = noisy_latents(tiny, 5), torch.tensor([900, 500, 100, 3, 700])
     order = [0, 1, 2, 3, 0]
-    together = denoiser.predict(noisy, steps, batch([rows[i] for i in order]))
+    predict = tiny.denoiser.predict
+    together = predict(noisy, steps, condition(tiny, *(pairs[i] for i in order)))
     for i, row in enumerate(order):
-        alone = denoiser.predict(noisy[i : i + 1], steps[i : i + 1], batch([rows[row]]))
-        assert same(together[i], alone[0])
+        alone = predict(noisy[i : i + 1], steps[i : i + 1], condition(tiny, pairs[row]))
+        assert difference(together[i], alone[0]) <= 1e-5
 
 
 def test_sources_whose_places_differ_do_not_share_a_pass(denoisers):
     """24 x 16 and 16 x 24 pixels are as many tokens, at other places."""
-    denoiser = denoisers["kontext"]
-    rows = [encode(denoiser, PROMPTS[0], source) for source in SOURCES]
-    shapes = [{name: value.shape for name, value in row.items()} for row in rows]
-    assert shapes[0] == shapes[1]
-    assert bytes(rows[0][FORM].numpy()) != bytes(rows[1][FORM].numpy())
-    same = encode(denoiser, PROMPTS[1], SOURCES[0])
-    assert bytes(rows[0][FORM].numpy()) == bytes(same[FORM].numpy())
+    tiny = denoisers["kontext"]
+    pairs = [(PROMPTS[0], SOURCES[0]), (PROMPTS[0], SOURCES[1]), (PROMPTS[1], SOURCES[0])]
+    rows = condition(tiny, *pairs)
+    assert all(len({value.shape for value in values}) == 1 for values in rows.values())
+    first, turned, again = (bytes(form.numpy()) for form in rows[FORM])
+    assert first == again != turned
 
 
-@torch.no_grad()
-def test_latents_are_what_decoding_undoes(denoisers, kind):
-    """Were the ``D(z)`` that the pipeline decodes of a latent ``z`` encoded, it would be ``z``."""
-    denoiser = denoisers[kind]
-    pipeline, decoded = denoiser.pipeline, []
-    latents = noisy_latents(denoiser, 1)
-    inputs = denoiser.policy.edit_inputs(denoiser.policy.open_source([SOURCES[0]]), 1)
-    inputs |= {"prompt": "a", "num_inference_steps": 1}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.scheduler, "step", lambda *_, **__: (latents,), raising=True)
-        decode = pipeline.vae.decode
-        patch.setattr(
-            pipeline.vae, "decode", lambda z, **named: decoded.append(z) or decode(z, **named)
-        )
-        pipeline(**inputs)
-        posterior = SimpleNamespace(mode=lambda: decoded[0])
-        output = SimpleNamespace(latent_dist=posterior)
-        patch.setattr(pipeline.vae, "encode", lambda _: output)
-        found = denoiser.encode_pixels(torch.zeros(1, 3, *SIZE))
-    assert not torch.allclose(decoded[0].flatten(), latents.flatten(), atol=1e-2)
-    assert torch.allclose(found, latents, atol=1e-5)
-
-
-@torch.no_grad()
-def test_means_of_latents_have_the_shape_that_is_denoised(denoisers, kind):
-    denoiser = denoisers[kind]
-    pixels = torch.rand(2, 3, *SIZE) * 2 - 1
-    found = denoiser.encode_pixels(pixels)
-    assert torch.equal(found, denoiser.encode_pixels(pixels))
-    tokens = {"kontext": (4 * 6, 16)}.get(kind, (2 * 3, 16))
-    assert found.shape[1:] == ((4, 8, 12) if "pix2pix" in kind else tokens)
+def test_latents_are_what_decoding_undoes(denoisers, kind, monkeypatch):
+    tiny = denoisers[kind]
+    condition(tiny, (PROMPTS[0], SOURCES[0]))
+    decoded, encoded = decoded_latents(tiny, monkeypatch, SOURCES[0])
+    assert difference(decoded, encoded) <= 1e-6
 
 
 def packed(latents):
@@ -254,7 +206,7 @@ def test_loss_and_gradients_of_two_pairs_are_the_written_out_ones(kind, editing,
     folder = editing[kind]
     policy = policies.load(folder / "policy", device="cpu")
     pairs, _ = trainable_pairs(folder / "pairs.jsonl", [Task.IMAGE_EDITING], pytest.fail)
-    denoiser = denoiser_of(policy)
+    denoiser = Denoiser(policy)
     encoded = encode_pairs(pairs, denoiser, tmp_path, Resolution(), pytest.fail)
     model = DPOModel(denoiser, config(beta=20.0, sft=0.3))
     frozen = Reference(kind, policy.pipeline)
@@ -299,7 +251,8 @@ def test_loss_and_gradients_of_two_pairs_are_the_written_out_ones(kind, editing,
     expected.backward()
     assert max(abs(margin.item()) for margin in margins) > 0.01
     assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-4)
-    own = dict(moved.network.named_parameters())
+    prefix = "unet" if kind == "pix2pix" else "transformer"
+    own = {f"{prefix}.{name}": weight for name, weight in moved.network.named_parameters()}
     assert own.keys() == model.trained.keys()
     found = {name: weight.grad for name, weight in model.trained.items() if weight.grad is not None}
     assert found.keys() == {name for name, weight in own.items() if weight.grad is not None}
@@ -309,53 +262,30 @@ def test_loss_and_gradients_of_two_pairs_are_the_written_out_ones(kind, editing,
 
 
 def test_the_shift_of_kontext_depends_on_the_size_and_is_left_out(denoisers):
-    schedule = denoisers["kontext"].schedule
+    schedule = denoisers["kontext"].denoiser.schedule
     assert torch.allclose(schedule.sigma, torch.arange(1, 1001).double() / 1000)
 
 
-def test_adapters_are_of_the_network_that_denoises(denoisers, kind):
-    denoiser = denoisers[kind]
-    assert denoiser.network_name == ("unet" if "pix2pix" in kind else "transformer")
-    assert denoiser.network is getattr(denoiser.pipeline, denoiser.network_name)
-    assert denoiser.size_multiple == editors.MULTIPLES[kind]
+def test_edits_are_what_an_editor_is_trained_on(denoisers, kind):
+    denoiser = denoisers[kind].denoiser
+    assert [*denoiser.networks] == ["unet" if "pix2pix" in kind else "transformer"]
+    assert denoiser.policy.size_multiple == editors.MULTIPLES[kind]
     assert denoiser.trained_tasks(denoiser.policy.tasks) == [Task.IMAGE_EDITING]
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "most"),
-    [("pix2pix", {}, 32), ("kontext", {}, 24), ("kontext", {"prompt_tokens": 10}, 10)],
+    [("pix2pix", {}, 32), ("kontext", {}, 32), ("kontext", {"prompt_tokens": 40}, 40)],
 )
-def test_instructions_are_read_up_to_the_limit_of_their_encoder(kind, options, most, editing):
-    denoiser = open_denoiser(editing[kind] / "policy", **options)
-    assert denoiser.prompt_overflow("a" * (most - 2)) is None
-    assert denoiser.prompt_overflow("a" * (most - 1)) == (most + 1, most)
-
-
-@pytest.mark.parametrize("kind", ["Flux2KleinPipeline", "LTXPipeline", "FluxPipeline"])
-def test_other_pipelines_are_refused_with_those_that_can_be_aligned(kind):
-    bare = object.__new__(getattr(diffusers, kind))
-    policy = DiffusionPolicy(bare, Denoising(), name="it", batch_size=1)
-    text = f"a {kind} cannot be aligned; supported: .*, WanPipeline, .*, FluxKontextPipeline"
-    with pytest.raises(ModelError, match=text):
-        denoiser_of(policy)
-
-
-def test_a_network_without_a_source_in_its_input_is_refused(editing, monkeypatch):
-    """A pipeline that forgets the source."""
-    denoiser = open_denoiser(editing["kontext"] / "policy")
-    prepare = type(denoiser.pipeline).prepare_latents
-    monkeypatch.setattr(
-        type(denoiser.pipeline),
-        "prepare_latents",
-        lambda self, _, *rest: prepare(self, None, *rest),
-    )
-    text = r"takes hidden_states of shape \(1, 24, 16\), which is not noisy latents of shape"
-    with pytest.raises(ModelError, match=text):
-        encode(denoiser, PROMPTS[0], SOURCES[0])
+def test_instructions_are_read_up_to_the_limit_of_the_longest_encoder(kind, options, most, editing):
+    tiny = open_tiny(editing[kind] / "policy", **options)
+    condition(tiny, ("a" * (most - 2), SOURCES[0]))
+    with pytest.raises(DataError, match=f"{most + 1} tokens, and the text encoder reads {most}"):
+        condition(tiny, ("a" * (most - 1), SOURCES[0]))
 
 
 def test_a_network_whose_noise_stands_behind_the_source_is_refused(editing, monkeypatch):
-    denoiser = open_denoiser(editing["pix2pix"] / "policy")
+    tiny = open_tiny(editing["pix2pix"] / "policy")
     cat = torch.cat
 
     def turned(parts, dim=0):
@@ -363,43 +293,16 @@ def test_a_network_whose_noise_stands_behind_the_source_is_refused(editing, monk
         return cat(parts[::-1] if is_input else parts, dim)
 
     monkeypatch.setattr(torch, "cat", turned)
-    with pytest.raises(ModelError, match="takes noise elsewhere than at the begin of sample"):
-        encode(denoiser, PROMPTS[0], SOURCES[0])
+    with pytest.raises(ModelError, match="the unet gets the noisy latents in a form that is not"):
+        condition(tiny, (PROMPTS[0], SOURCES[0]))
 
 
 def test_timesteps_of_an_unknown_scale_are_refused(editing):
     """Kontext divides by 1000, whatever the schedule's number of steps."""
-    denoiser = open_denoiser(editing["kontext"] / "policy")
-    denoiser.pipeline.scheduler.register_to_config(num_train_timesteps=500)
-    with pytest.raises(ModelError, match=r"takes timesteps of an unknown scale, 0\.001"):
-        encode(denoiser, PROMPTS[0], SOURCES[0])
-
-
-def test_arguments_come_back_from_their_form_and_tensors():
-    given = {
-        "a": torch.ones(2),
-        "b": {"c": [torch.zeros(1), (1, 2.5)], "d": None},
-        "e": True,
-    }
-    form, tensors = flatten(given)
-    assert [*tensors] == ["a", "b.c.0"]
-    again = unflatten(json.loads(json.dumps(form)), tensors)
-    assert again["b"]["c"][1] == (1, 2.5)
-    assert again["a"] is given["a"]
-    assert again["b"]["c"][0] is given["b"]["c"][0]
-    assert (again["b"]["d"], again["e"]) == (None, True)
-    with pytest.raises(ModelError, match=r"takes a Generator as b\.x cannot be aligned"):
-        flatten({"b": {"x": torch.Generator()}})
-
-
-def test_a_network_that_is_not_called_is_named():
-    network = torch.nn.Linear(1, 1)
-    with pytest.raises(ModelError, match="does not call its Linear"):
-        intercept_call(network, lambda: None)
-    with pytest.raises(KeyError):
-        intercept_call(network, lambda: {}["a"])
-    assert intercept_call(network, lambda: network("x")) == {"input": "x"}
-    assert not network._forward_pre_hooks
+    tiny = open_tiny(editing["kontext"] / "policy")
+    tiny.pipeline.scheduler.register_to_config(num_train_timesteps=500)
+    with pytest.raises(ModelError, match="the transformer gets timesteps of an unknown scale"):
+        condition(tiny, (PROMPTS[0], SOURCES[0]))
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.unified_reward.policies import pipelines
-from unified_reward import media
+from unified_reward import media, policies
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Image, PreferencePair, Task, Video
-from unified_reward.policies.diffusion import load_pipeline
-from unified_reward.train.denoisers import build_denoiser
+from unified_reward.policies import Size
+from unified_reward.policies.packing import FORM
+from unified_reward.train.denoisers import Denoiser
 from unified_reward.train.latents import Resolution, encode_pairs
 
 
@@ -28,19 +29,20 @@ class Mirror:
     """Latents are the pixels themselves; of a prompt its length is seen, up to 20."""
 
     def __init__(self, *, block=1, rest=None):
-        self.size_multiple, self.temporal_stride = block, rest
-        self.pipeline = SimpleNamespace(vae=SimpleNamespace(device=CPU))
+        self.policy = SimpleNamespace(size_multiple=block, temporal_stride=rest)
+        self.edits = False
         self.encoded = 0
         self.prompts = []
 
-    def prompt_overflow(self, prompt):
-        return (len(prompt), 20) if len(prompt) > 20 else None
+    def encode_prompt(self, prompt, size, source):
+        assert source is None
+        self.prompts.append(prompt)
+        if len(prompt) > 20:
+            raise DataError(f"its prompt has {len(prompt)} tokens, and the text encoder reads 20")
+        return {"encoder_hidden_states": torch.tensor([float(len(prompt))]), FORM: torch.zeros(1)}
 
-    def encode_prompts(self, prompts):
-        self.prompts += prompts
-        return {"encoder_hidden_states": torch.tensor([[float(len(item))] for item in prompts])}
-
-    def encode_pixels(self, pixels):
+    def encode_pixels(self, pixels, size):
+        assert tuple(pixels.shape[-2:]) == size[:2]
         self.encoded += 1
         return pixels
 
@@ -85,14 +87,6 @@ def test_a_row_has_both_sides_and_what_is_seen_of_the_prompt(tmp_path):
     assert [tuple(item[:, 0, 0].tolist()) for item in levels(chosen)] == [GREEN, RED, GREEN]
     assert (levels(rejected)[:, :, 0, 0] == torch.tensor(BLUE)).all()
     assert condition["encoder_hidden_states"].tolist() == [[9], [6], [9]]
-
-
-def test_a_pair_whose_prompt_spells_a_control_token_is_left_out(tmp_path):
-    mirror, log = Mirror(), []
-    mirror.pipeline.tokenizer = SimpleNamespace(all_special_tokens=["!", "<|end|>"])
-    pairs = [pair("1", prompt="a star!"), pair("2", prompt="a<|end|> star")]
-    assert len(encode(pairs, tmp_path, denoiser=mirror, result=log)) == 1
-    assert log == ["pair '2': the prompt spells <|end|>, a control token of its tokenizer"]
 
 
 def test_a_picture_of_the_size_wanted_is_not_touched(tmp_path):
@@ -239,16 +233,21 @@ def test_a_row_that_cannot_be_written_ends_it(tmp_path):
 
 
 def test_a_pipeline_sees_its_own_latents_and_conditions(tmp_path):
-    pipeline = load_pipeline(pipelines.pictures(tmp_path / "it"), device="cpu", dtype="float32")
-    denoiser = build_denoiser(pipeline)
-    found = encode([pair("1", prompt="a red star")], tmp_path / "encoded", denoiser=denoiser)
+    """A pair whose prompt spells a control token of its tokenizer is left out."""
+    denoiser = Denoiser(policies.load(pipelines.pictures(tmp_path / "it"), device="cpu"))
+    pairs = [pair("1", prompt="a red star"), pair("2", prompt="a<|endoftext|> star")]
+    log = []
+    found = encode(pairs, tmp_path / "encoded", denoiser=denoiser, result=log)
     chosen, _, condition = found.batch([0], CPU)
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    assert len(found) == 1
     assert chosen.shape == (1, 4, 4, 4)
-    with torch.no_grad():
-        assert torch.allclose(chosen, denoiser.encode_pixels(red), atol=1e-5)
-        (embedded,) = denoiser.encode_prompts(["a red star"]).values()
-    assert torch.allclose(condition["encoder_hidden_states"], embedded, atol=1e-6)
+    assert torch.allclose(chosen, denoiser.encode_pixels(red, Size(8, 8)), atol=1e-5)
+    expected = denoiser.encode_prompt("a red star", Size(8, 8))
+    assert condition.keys() == expected.keys()
+    assert all(torch.equal(condition[name][0], value) for name, value in expected.items())
+    text = "the prompt spells <|endoftext|>, a control token of its tokenizer"
+    assert log == [f"pair '2': {text}"]
 
 
 @pytest.mark.parametrize("resolution", [Resolution(), SMALL])
@@ -300,7 +299,7 @@ def test_a_pair_whose_file_is_torn_while_it_trains_costs_itself(tmp_path):
 
 def test_latents_that_are_not_finite_are_the_fault_of_their_pair(tmp_path):
     mirror, messages = Mirror(), []
-    mirror.encode_pixels = lambda pixels: pixels.log()  # of -1
+    mirror.encode_pixels = lambda pixels, _: pixels.log()  # of -1
     with pytest.raises(DataError, match="no pair is left"):
         encode_pairs([pair("a", rejected=picture(GREEN))], mirror, tmp_path, SMALL, messages.append)
     assert "not finite" in messages[0]

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from unified_reward import policies
+from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Image, Task, Video
-from unified_reward.train.denoisers import build_denoiser
+from unified_reward.policies import Size
+from unified_reward.train.denoisers import Denoiser
 from unified_reward_lab.microworld import split_of
 from unified_reward_lab.train.autoencoders import (
     VIDEO_FRAMES,
@@ -27,6 +29,7 @@ ITEMS = 8
 MEDIA = ("image", "video")
 TASKS = {"image": Task.IMAGE_GENERATION, "video": Task.VIDEO_GENERATION}
 SHAPES = {"image": (64, 64, 3), "video": (8, 64, 64, 3)}
+SIZES = {"image": Size(64, 64), "video": Size(64, 64, VIDEO_FRAMES)}
 LATENTS = {"image": (4, 8, 8), "video": (8, 5, 8, 8)}
 
 
@@ -87,9 +90,9 @@ def test_latents_have_unit_variance(taught):
     """For images over all, of videos channel by channel, where the mean is 0 too."""
     medium, folder, _ = taught
     policy = policies.load(folder, device="cpu")
-    denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)
-    with torch.no_grad():
-        latents = denoiser.encode_pixels(items(medium))
+    denoiser = Denoiser(policy)
+    denoiser.encode_prompt("a red circle", SIZES[medium])
+    latents = denoiser.encode_pixels(items(medium), SIZES[medium])
     assert latents.shape == (ITEMS, *LATENTS[medium])
     if medium == "image":
         assert float(latents.std()) == pytest.approx(1, rel=0.01)
@@ -106,10 +109,11 @@ def test_one_seed_teaches_the_same(taught, tmp_path):
 
 def test_prompts_are_read_as_far_as_captions_go(taught):
     policy = policies.load(taught[1], device="cpu")
-    denoiser = build_denoiser(policy.pipeline, policy.options.prompt_tokens)
+    denoiser, size = Denoiser(policy), SIZES[taught[0]]
     captions = [captioned_pixels(i, is_video=taught[0] == "video", seed=5)[0] for i in range(100)]
-    assert all(denoiser.prompt_overflow(entry) is None for entry in captions)
-    assert denoiser.prompt_overflow("a red circle " * 40) is not None
+    denoiser.encode_prompt(max(captions, key=len), size)
+    with pytest.raises(DataError, match="tokens, and the text encoder reads"):
+        denoiser.encode_prompt("a red circle " * 40, size)
 
 
 @pytest.mark.parametrize("is_video", [False, True])

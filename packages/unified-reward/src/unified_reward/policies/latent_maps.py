@@ -89,6 +89,6 @@ def find_latent_map(decode: Callable[[Tensor], Tensor], shape: tuple[int, ...]) 
     order = torch.as_tensor(place).argsort()
     found_map = LatentMap(order, scale.float(), shift.float(), shape, decoder_shape)
     trial = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    if not close(found_map.encode(decode(trial).float().cpu()), trial, 1e-4):
+    if not close(found_map.encode(decode(trial).cpu()), trial, 1e-4):
         raise ModelError("what the pipeline decodes is not its latents, scaled and shifted")
     return found_map

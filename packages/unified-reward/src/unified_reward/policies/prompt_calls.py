@@ -113,6 +113,9 @@ def find_prompt_call(pipeline: Any, run: Run, guidance: Sequence[float] = ()) ->
         raise ModelError(f"a {name} does not call the step of its scheduler")
     if any(not step.calls for step in seen.steps):
         raise ModelError(f"a {name} calls its network in some steps only")
+    if len(counts := sorted({len(step.calls) for step in seen.steps})) > 1:
+        text = " or ".join(map(str, counts))
+        raise ModelError(f"a {name} calls its network {text} times a step, which are not alike")
     if any(len({call.network for call in step.calls}) > 1 for step in seen.steps):
         raise ModelError(f"a {name} calls several networks in one step")
     for step in seen.steps:

@@ -282,7 +282,7 @@ def resolve_resolution(
             resolution.frames or first.clip.n_source,
         )
     sides = (resolution.height, resolution.width)
-    if any(side is not None and (not side or side % size_multiple) for side in sides):
+    if any(side is not None and (side < 1 or side % size_multiple) for side in sides):
         raise ConfigError(
             f"height and width must be multiples of {size_multiple} above 0 for this pipeline, "
             f"not {resolution.height} and {resolution.width}"

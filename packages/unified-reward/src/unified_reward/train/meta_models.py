@@ -216,9 +216,10 @@ def build_meta_pipeline(name: str) -> Any:
 
 def _part_config(folder: Path, class_name: str | None) -> dict[str, Any] | None:
     """Class and configuration of a part; None for one without weights or schedule."""
-    kind = getattr(diffusers, class_name or "", None)
+    kind: Any = getattr(diffusers, class_name or "", None)
     if isinstance(kind, type) and issubclass(kind, ConfigMixin):
-        return {**kind.load_config(folder), "_class_name": class_name}
+        loaded: Any = kind.load_config(folder)
+        return loaded | {"_class_name": class_name}
     if (folder / "config.json").is_file():
         return read_json(folder / "config.json") | {"_class_name": class_name}
     return None
@@ -256,10 +257,10 @@ def _build_part(config: dict[str, Any]) -> Any:
         kind = getattr(transformers, config["_class_name"])
         with torch.device("meta"):
             return kind(kind.config_class.from_dict(config))
-    if not issubclass(kind, nn.Module):
+    if nn.Module not in kind.__mro__:
         return kind.from_config(config)
     with torch.device("meta"):
-        network = kind.from_config(config)
+        network: Any = kind.from_config(config)
     # Timesteps and masks have numbers, and the network has none.
     network.register_forward_pre_hook(_on_meta, with_kwargs=True)
     return network

@@ -30,7 +30,6 @@ class Mirror:
 
     def __init__(self, *, block=1, rest=None):
         self.policy = SimpleNamespace(size_multiple=block, temporal_stride=rest)
-        self.edits = False
         self.encoded = 0
         self.prompts = []
 

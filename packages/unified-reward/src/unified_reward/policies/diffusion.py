@@ -248,11 +248,13 @@ class DiffusionPolicy:
         """
         if source is not None:
             return self._edit_inputs(source, n, size) | {"prompt": prompt}
-        inputs = self.arguments | {"prompt": [prompt] * n}
+        inputs: dict[str, Any] = self.arguments | {"prompt": [prompt] * n}
         if "negative_prompt" in inputs:
             inputs["negative_prompt"] = [inputs["negative_prompt"]] * n
         if size:
             inputs |= {"height": size.height, "width": size.width}
+        if "max_area" in self.takes and inputs.get("height") and inputs.get("width"):
+            inputs["max_area"] = inputs["height"] * inputs["width"]
         if size and "use_resolution_binning" in self.takes:
             inputs["use_resolution_binning"] = False
         if size and size.frames:

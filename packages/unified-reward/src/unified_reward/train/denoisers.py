@@ -6,7 +6,7 @@ predictions before anything is trained. Knows no family of pipelines, and no los
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from PIL.Image import Image as PILImage
 from torch import Tensor, nn
 
 from unified_reward.core.errors import ConfigError, DataError, ModelError, one_line
-from unified_reward.core.samples import Task
 from unified_reward.policies import Size
 from unified_reward.policies.diffusion import DiffusionPolicy, refuse_control
 from unified_reward.policies.latent_maps import LatentMap, latent_map_of_shapes
@@ -73,17 +72,8 @@ class Denoiser:
                 "says which timesteps are whose"
             )
         self._boundary = (ratio or 0.0) * self.pipeline.scheduler.config.num_train_timesteps
-        self._calls: dict[Size, PromptCall] = {}
+        self._calls: dict[tuple[Size, bool], PromptCall] = {}
         self._maps: dict[Size, LatentMap] = {}
-
-    @property
-    def edits(self) -> bool:
-        """True where the condition of a sample is an instruction and a source image."""
-        return self.policy.tasks == (Task.IMAGE_EDITING,)
-
-    def trained_tasks(self, tasks: Sequence[Task]) -> list[Task]:
-        """Tasks, of those of the policy, whose pairs are learned."""
-        return [task for task in tasks if (task is Task.IMAGE_EDITING) == self.edits]
 
     def freeze(self) -> None:
         """Freeze all parts of the pipeline and set them to evaluation mode."""
@@ -109,7 +99,9 @@ class Denoiser:
         self.policy.inputs(prompt, 1, source, size)
         with prompt_lengths() as lengths:
             condition = self.encode_inputs(
-                lambda n: self.policy.inputs(prompt, n, source, size), size
+                lambda n: self.policy.inputs(prompt, n, source, size),
+                size,
+                is_edit=source is not None,
             )
         if overflow := lengths.overflow():
             raise DataError(
@@ -120,13 +112,14 @@ class Denoiser:
 
     @torch.no_grad()
     def encode_inputs(
-        self, inputs: Callable[[int], Mapping[str, Any]], size: Size
+        self, inputs: Callable[[int], Mapping[str, Any]], size: Size, *, is_edit: bool
     ) -> dict[str, Tensor]:
         """Encode the prompt of a call of the pipeline; also on the meta device, as embeddings.
 
         Args:
             inputs: Arguments of the pipeline for so many samples, without generators.
             size: Size of the samples.
+            is_edit: True with a source image.
 
         Returns:
             Condition of one sample, without the batch.
@@ -140,15 +133,15 @@ class Denoiser:
             few = {"num_inference_steps": _STEPS, "output_type": "np", "generator": generators}
             return self.pipeline(**{**inputs(n), **few})
 
-        return self._prompt_call(run, size).encode(self.pipeline, run)
+        if (size, is_edit) not in self._calls:
+            self._calls[size, is_edit] = self._prompt_call(run, size)
+        return self._calls[size, is_edit].encode(self.pipeline, run)
 
     def decoder_shape(self, size: Size) -> tuple[int, ...]:
         """Shape of the decoder's input for a sample, with its batch; a prompt is encoded before."""
         return self._maps[size].decoder_shape
 
     def _prompt_call(self, run: Callable[[int], object], size: Size) -> PromptCall:
-        if size in self._calls:
-            return self._calls[size]
         try:
             call = find_prompt_call(self.pipeline, run, self.policy.guidance_scales)
             check_schedule(self.schedule, self.pipeline.scheduler)
@@ -157,7 +150,6 @@ class Denoiser:
             raise ModelError(
                 f"{self.policy.name} cannot be aligned at {_text(size)}: {one_line(error)}"
             ) from error
-        self._calls[size] = call
         return call
 
     def _latent_map(self, call: PromptCall, run: Callable[[int], object], size: Size) -> LatentMap:

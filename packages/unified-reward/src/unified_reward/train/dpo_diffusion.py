@@ -266,7 +266,7 @@ def align_pipeline(
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     log = log if accelerator.is_main_process else _mute
     denoiser = Denoiser(maker)
-    read, rows = trainable_pairs(pairs, denoiser.trained_tasks(maker.tasks), log)
+    read, rows = trainable_pairs(pairs, maker.tasks, log)
     with accelerator.main_process_first():
         folder = out / "checkpoints" / "encoded"
         encoded = encode_pairs(read, denoiser, folder, config.resolution, log)

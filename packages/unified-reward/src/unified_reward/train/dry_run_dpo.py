@@ -184,14 +184,15 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
     parameters = _count(trained)
     frozen = _count(part for part in pipeline.components.values() if isinstance(part, nn.Module))
     reasons: list[str] = []
-    pairs = _pairs(config.pairs, denoiser.trained_tasks(policy.tasks), reasons)
+    pairs = _pairs(config.pairs, policy.tasks, reasons)
     lacking = [*_lacking_pairs(config.pairs, reasons), *not_here(config.policy)]
     first = first_readable(pairs, training.resolution)
     resolution = resolve_resolution(training.resolution, first, policy.size_multiple)
     size = sample_size(_resolution(resolution, policy, lacking), denoiser)
     timesteps = _timesteps(denoiser.schedule, training.timesteps)
     alignment = DPOModel(denoiser, training)
-    latent, tokens = _try_loss(alignment, size)
+    task = pairs[0].task if pairs else policy.tasks[-1]
+    latent, tokens = _try_loss(alignment, size, is_edit=task is Task.IMAGE_EDITING)
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     return DryRun(
         model=type(trained[0]).__name__,
@@ -272,20 +273,20 @@ def _timesteps(schedule: Schedule, wanted: Sequence[float]) -> tuple[float, ...]
     return tuple(nearest)
 
 
-def _try_loss(alignment: DPOModel, size: Size) -> tuple[tuple[int, ...], int]:
+def _try_loss(alignment: DPOModel, size: Size, *, is_edit: bool) -> tuple[tuple[int, ...], int]:
     """Shape and tokens of the latents; computes the loss of a pair, so that they fit."""
     denoiser, policy = alignment.denoiser, alignment.denoiser.policy
-    source = PILImage.new("RGB", (size.width, size.height)) if denoiser.edits else None
+    source = PILImage.new("RGB", (size.width, size.height)) if is_edit else None
     frames = [size.frames] if size.frames else []
     pixels = torch.empty(1, 3, *frames, size.height, size.width, device="meta")
 
     def inputs(n: int) -> dict[str, Any]:
-        prompts = 1 if denoiser.edits else n
+        prompts = 1 if is_edit else n
         return policy.inputs("", n, source, size) | embedded_prompt(policy, prompts)
 
     try:
         with torch.no_grad():
-            row = denoiser.encode_inputs(inputs, size)
+            row = denoiser.encode_inputs(inputs, size, is_edit=is_edit)
             condition = {name: value[None] for name, value in row.items()}
             latents = denoiser.encode_pixels(pixels, size)
             tried = NoiseSample(torch.tensor([0]), torch.empty_like(latents))

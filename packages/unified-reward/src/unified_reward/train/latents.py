@@ -26,7 +26,7 @@ from torch import Tensor
 
 from unified_reward import media
 from unified_reward.core.errors import ConfigError, DataError, MediaError, one_line
-from unified_reward.core.samples import Candidate, Image, PreferencePair, Video
+from unified_reward.core.samples import Candidate, Image, PreferencePair, Task, Video
 from unified_reward.io.atomic import write_bytes
 from unified_reward.policies import Size
 from unified_reward.policies.packing import FORM
@@ -131,7 +131,7 @@ def encode_pairs(
         ModelError: The pipeline samples in a way that cannot be repeated.
         DataError: No pair is left, or the folder cannot be written.
     """
-    paths = [folder / f"{_file_stem(pair, denoiser)}.safetensors" for pair in pairs]
+    paths = [folder / f"{_file_stem(pair)}.safetensors" for pair in pairs]
     missing = [not _is_complete(path) for path in paths]
     first = first_readable(pairs, resolution) if any(missing) else None
     resolution = resolve_resolution(resolution, first, denoiser.policy.size_multiple)
@@ -159,10 +159,10 @@ def encode_pairs(
     return EncodedPairs(files, log)
 
 
-def _file_stem(pair: PreferencePair, denoiser: Denoiser) -> str:
+def _file_stem(pair: PreferencePair) -> str:
     """Name of a pair's file; of an edit it depends on the instruction and the source image too."""
     key = pair.id
-    if denoiser.edits:
+    if pair.task is Task.IMAGE_EDITING:
         with suppress(MediaError):  # reported when the pair is encoded
             sources = [media.content_hash(part) for part in pair.context]
             key = json.dumps([pair.id, pair.prompt, *sources], allow_nan=False)
@@ -178,18 +178,18 @@ class _Conditions:
 
     def encode(self, pair: PreferencePair, candidate_size: tuple[int, int]) -> dict[str, Tensor]:
         """Condition of a pair whose chosen image has this height and width."""
-        if self._denoiser.edits:
+        if pair.task is Task.IMAGE_EDITING:
             return self._encode(pair.prompt, pair.context, candidate_size)
         return self._encode(pair.prompt)
 
     def _encode_anew(
         self,
         prompt: str,
-        context: tuple[Image | Video, ...] = (),
+        context: tuple[Image | Video, ...] | None = None,
         candidate_size: tuple[int, int] = (0, 0),
     ) -> dict[str, Tensor]:
         source = None
-        if self._denoiser.edits:
+        if context is not None:
             source = self._denoiser.policy.open_source(context)
             source = cut_alike(source, candidate_size, self._size[:2])
         return self._denoiser.encode_prompt(prompt, self._size, source)

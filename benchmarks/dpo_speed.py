@@ -27,101 +27,52 @@ import tempfile
 import time
 from pathlib import Path
 
+import dpo_pipelines
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from PIL import Image as Pillow
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from unified_reward import media, policies
-from unified_reward.core.extensions import checkpoint_path
-from unified_reward.core.samples import Image, PreferencePair, Task
-from unified_reward.train.denoisers import build_denoiser
+from unified_reward import media
+from unified_reward.train.denoisers import Denoiser
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSampler
 from unified_reward.train.latents import Resolution, encode_pairs
 from unified_reward.train.optim import OptimConfig
 
 
 WAYS = ("published", "ours")
-PAIRS, BATCH, SIDE = 16, 4, 64
+PAIRS, BATCH = 16, 4
 
 
-def build(width):
-    """A random Stable Diffusion on pictures of 64 x 64 pixels with the tiny policy's tokenizer."""
-    tiny = policies.load(checkpoint_path("tiny_image"), device="cpu").pipeline
-    torch.manual_seed(0)
-    text = CLIPTextConfig(
-        vocab_size=len(tiny.tokenizer),
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        max_position_embeddings=40,
-        bos_token_id=0,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    return StableDiffusionPipeline(
-        vae=AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(32, 64, 128, 128),
-            layers_per_block=2,
-            latent_channels=4,
-        ),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tiny.tokenizer,
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(width, 2 * width),
-            layers_per_block=2,
-            down_block_types=("CrossAttnDownBlock2D",) * 2,
-            up_block_types=("CrossAttnUpBlock2D",) * 2,
-            cross_attention_dim=width,
-            attention_head_dim=8,
-        ),
-        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+class Published(Denoiser):
+    """Network, autoencoder and text encoder, called as published loops call them."""
 
-
-def draw_pairs(folder):
-    """Pairs of noise in files; what is in them does not matter to speed."""
-    rng = np.random.default_rng(0)
-    pairs = []
-    for i in range(PAIRS):
-        two = []
-        for side in ("chosen", "rejected"):
-            path = folder / f"{side}-{i}.png"
-            Pillow.fromarray(rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)).save(path)
-            two.append(Image(path))
-        pairs.append(
-            PreferencePair(
-                f"p{i}",
-                Task.IMAGE_GENERATION,
-                "a large red star at the top left",
-                (),
-                *two,
-                None,
-                None,
-            )
+    def conditions(self, prompts):
+        """Conditions of B prompts, by the text encoder itself."""
+        embedded = self.pipeline.encode_prompt(
+            [*prompts], "cpu", 1, do_classifier_free_guidance=False
         )
-    return pairs
+        return {"encoder_hidden_states": embedded[0]}
+
+    def latents(self, pixels):
+        """Latents of B images, by the autoencoder itself."""
+        vae = self.pipeline.vae
+        return vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+
+    def predict(self, noisy, timestep, condition):
+        """Prediction of the network."""
+        return self.network("unet", {"sample": noisy, "timestep": timestep, **condition})
 
 
 class Way:
     """One way of training the same pipeline."""
 
-    def __init__(self, way, pipeline, pairs, folder):
+    def __init__(self, way, policy, pairs, folder):
         self.way, self.pairs = way, pairs
-        self.denoiser = build_denoiser(pipeline)
+        self.denoiser = {"published": Published, "ours": Denoiser}[way](policy)
         self.denoiser.freeze()
         self.encoded = None
         if way == "ours":
             self.encoded = encode_pairs(pairs, self.denoiser, folder, Resolution(), print)
-        reference = copy.deepcopy(self.denoiser.network) if way == "published" else None
+        reference = copy.deepcopy(self.denoiser.networks) if way == "published" else None
         optim = OptimConfig(steps=1, batch_size=BATCH, accumulate=1, lora_rank=8)
         self.alignment = DPOModel(self.denoiser, DiffusionDPO(optim))
         self.alignment.reference = reference
@@ -135,7 +86,7 @@ class Way:
         chosen = [self.pairs[i] for i in rows]
         with torch.no_grad():
             sides = [
-                self.denoiser.encode_pixels(
+                self.denoiser.latents(
                     torch.stack(
                         [
                             torch.from_numpy(np.asarray(media.open_image(getattr(one, side))))
@@ -149,7 +100,7 @@ class Way:
                 )
                 for side in ("chosen", "rejected")
             ]
-            return *sides, self.denoiser.encode_prompts([one.prompt for one in chosen])
+            return *sides, self.denoiser.conditions([one.prompt for one in chosen])
 
     def step(self, number):
         """Train once; the loss."""
@@ -163,10 +114,9 @@ class Way:
         return float(loss.detach())
 
 
-def pipeline_of(given):
-    if given.policy:
-        return policies.load(checkpoint_path(given.policy), device="cpu", dtype="float32").pipeline
-    return build(given.width)
+def load(given):
+    """The named policy, or a random Stable Diffusion."""
+    return dpo_pipelines.load(given.policy or "stable_diffusion", given.width)
 
 
 def memory_mib(what):
@@ -178,11 +128,11 @@ def memory_mib(what):
 def measure_memory(given):
     """Measure the memory that the steps of one way need above the loaded pipeline."""
     with tempfile.TemporaryDirectory() as name:
-        pairs = draw_pairs(Path(name))
-        pipeline = pipeline_of(given)
+        policy = load(given)
+        pairs = dpo_pipelines.noise_pairs(policy, PAIRS, Path(name))
         Path("/proc/self/clear_refs").write_text("5")
         before = memory_mib("VmRSS")
-        way = Way(given.memory, pipeline, pairs, Path(name) / "encoded")
+        way = Way(given.memory, policy, pairs, Path(name) / "encoded")
         for number in range(3):
             way.step(number)
     print(json.dumps({"mib": memory_mib("VmHWM") - before}))
@@ -191,8 +141,8 @@ def measure_memory(given):
 def measure(given):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pairs = draw_pairs(folder)
-        ways = {way: Way(way, pipeline_of(given), pairs, folder / "encoded") for way in WAYS}
+        pairs = dpo_pipelines.noise_pairs(load(given), PAIRS, folder)
+        ways = {way: Way(way, load(given), pairs, folder / "encoded") for way in WAYS}
         seconds = {way: [] for way in WAYS}
         losses = {way: [] for way in WAYS}
         for number in range(given.steps + 1):

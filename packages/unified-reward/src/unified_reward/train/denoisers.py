@@ -203,10 +203,12 @@ class Denoiser:
         parts: list[Tensor] = []
         order: list[int] = []
         for call in unpack(condition):
-            for name, places in self._by_network(timestep[call.indices]).items():
+            for name, places in self._by_network(_rows(timestep, call.indices)).items():
                 indices = [call.indices[i] for i in places]
                 arguments = call.repeat.arguments(
-                    [call.arguments[i] for i in places], noisy[indices], timestep[indices]
+                    [call.arguments[i] for i in places],
+                    _rows(noisy, indices),
+                    _rows(timestep, indices),
                 )
                 try:
                     output = self.network(name, arguments)
@@ -214,6 +216,8 @@ class Denoiser:
                     raise ModelError(f"the {name} cannot be called again: {error}") from error
                 parts.append(call.repeat.prediction(output, noisy.shape[1:]))
                 order += indices
+        if len(parts) == 1:
+            return parts[0]
         return torch.cat(parts)[torch.tensor(order).argsort().to(noisy.device)]
 
     def _by_network(self, timestep: Tensor) -> dict[str, list[int]]:
@@ -229,6 +233,11 @@ class Denoiser:
             for name in (first, others[0])
         }
         return {name: found for name, found in places.items() if found}
+
+
+def _rows(values: Tensor, ascending: list[int]) -> Tensor:
+    """Rows of the indices; without a copy where they are all."""
+    return values if len(ascending) == len(values) else values[ascending]
 
 
 def _text(size: Size) -> str:

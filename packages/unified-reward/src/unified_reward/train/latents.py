@@ -82,8 +82,13 @@ class EncodedPairs:
         )
         # Calls of edits and of generation have other tensors, of which each reads its own.
         names = {name: None for row in rows for name in row}
+        # The CPU reads the form in every pass, and a GPU would be waited for.
+        devices = {FORM: torch.device("cpu")}
         columns = {
-            name: _stack([row.get(name, torch.empty(0)) for row in rows], device) for name in names
+            name: _stack(
+                [row.get(name, torch.empty(0)) for row in rows], devices.get(name, device)
+            )
+            for name in names
         }
         return chosen, rejected, columns
 

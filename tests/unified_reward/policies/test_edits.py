@@ -206,21 +206,20 @@ def test_guidance_of_qwen_is_the_one_that_its_network_knows(policies, caplog):
 
 
 def test_a_pipeline_for_both_generates_without_a_source(policies):
-    """The size of a generated image is still Kontext's own, so only the arguments are compared."""
+    """Kontext takes its size as an area beside height and width."""
     policy, calls = policies["kontext"], []
     call = type(policy.pipeline).__call__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             type(policy.pipeline),
             "__call__",
-            lambda self, **named: (
-                calls.append(named) or call(self, **named | {"max_area": 16 * 24})
-            ),
+            lambda self, **named: calls.append(named) or call(self, **named),
         )
         (image,) = policy.sample(PROMPT, [], [1])
     assert image.source.shape == (16, 24, 3)
     assert calls[0]["prompt"] == [PROMPT]
-    assert not calls[0].keys() & {"image", "max_area", "_auto_resize"}
+    assert calls[0]["max_area"] == 16 * 24
+    assert not calls[0].keys() & {"image", "_auto_resize"}
 
 
 def test_a_text_to_image_policy_refuses_a_source(tmp_path):

@@ -53,7 +53,7 @@ def test_a_refusal_is_a_cell_with_its_reason(monkeypatch):
 
     monkeypatch.setattr(examine, "CHECKS", {"dpo": refuse, "merged_adapters": lambda *_: False})
     row = examine.examine("StableDiffusionPipeline")
-    assert row == Row("yes", "no", "-", "wrong", "its outputs are a / b")
+    assert row == Row("-", "no", "-", "wrong", "its outputs are a / b")
 
 
 @needs_page

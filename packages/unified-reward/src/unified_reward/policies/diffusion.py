@@ -81,15 +81,8 @@ class DiffusionPolicy:
         kind = type(pipeline)
         self.takes = takes = inspect.signature(kind.__call__).parameters
         self._frames = frames = next((name for name in _FRAMES if name in takes), "")
-        made = Task.VIDEO_GENERATION if frames else Task.IMAGE_GENERATION
-        generates, edits = _is_text_to_media(kind, takes), _is_editor(kind, takes)
-        self.tasks = (made,) * generates + (Task.IMAGE_EDITING,) * edits
-        if not self.tasks:
-            reasons = "".join(f": {why}" for name, why in _NO_EDITS.items() if name in takes)
-            raise ModelError(
-                f"{name} is a {kind.__name__}, which is neither text-to-image nor text-to-video, "
-                f"and no editor of images{reasons}"
-            )
+        self.tasks = _tasks_of(kind, takes, name)
+        edits = Task.IMAGE_EDITING in self.tasks
         arguments = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
         arguments |= {"frames": frames or "frames", "prompt_tokens": "max_sequence_length"}
         # These ignore guidance_scale, and true_cfg_scale too without a negative prompt.
@@ -339,6 +332,18 @@ def _required(takes: Any) -> set[str]:
         for name, argument in takes.items()
         if argument.default is argument.empty and argument.kind is not argument.VAR_KEYWORD
     }
+
+
+def _tasks_of(kind: type, takes: Any, name: str) -> tuple[Task, ...]:
+    made = Task.VIDEO_GENERATION if takes.keys() & {*_FRAMES} else Task.IMAGE_GENERATION
+    generates, edits = _is_text_to_media(kind, takes), _is_editor(kind, takes)
+    if not (generates or edits):
+        reasons = "".join(f": {why}" for word, why in _NO_EDITS.items() if word in takes)
+        raise ModelError(
+            f"{name} is a {kind.__name__}, which is neither text-to-image nor text-to-video, "
+            f"and no editor of images{reasons}"
+        )
+    return (made,) * generates + (Task.IMAGE_EDITING,) * edits
 
 
 def _is_text_to_media(kind: type, takes: Any) -> bool:

@@ -250,16 +250,17 @@ def find_layout(
     return _with_scale(name, layout, given, timesteps, float(train_steps))
 
 
-def _is_doubled(one: Any, two: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(two, Tensor) and one.ndim and len(one):
-        return two.shape == (2 * len(one), *one.shape[1:])
-    return isinstance(one, list) and isinstance(two, list) and 0 < 2 * len(one) == len(two)
+def _is_doubled(single: Any, double: Any) -> bool:
+    if isinstance(single, Tensor) and isinstance(double, Tensor) and single.ndim and len(single):
+        return double.shape == (2 * len(single), *single.shape[1:])
+    are_lists = isinstance(single, list) and isinstance(double, list)
+    return are_lists and 0 < 2 * len(single) == len(double)
 
 
-def differing(one: Any, other: Any) -> Iterator[Path]:
+def differing(first: Any, other: Any) -> Iterator[Path]:
     """Paths of the tensors and plain values that differ."""
     others = dict(walk(other))
-    for path, value in walk(one):
+    for path, value in walk(first):
         if isinstance(value, Mapping | list | tuple):
             continue
         second = others.get(path)

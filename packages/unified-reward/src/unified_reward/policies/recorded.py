@@ -33,7 +33,7 @@ class RepeatableStep:
     calls: tuple[Call, ...]
     """Calls without their outputs."""
     mixture: Mixture
-    """How the outputs become the prediction, with guidance."""
+    """Makes the prediction from the outputs, with guidance."""
 
     def prediction(self, parts: Mapping[str, nn.Module]) -> Tensor:
         """Prediction of the networks, by the names of their components; with gradients."""

@@ -191,7 +191,7 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
     size = sample_size(_resolution(resolution, policy, lacking), denoiser)
     timesteps = _timesteps(denoiser.schedule, training.timesteps)
     alignment = DPOModel(denoiser, training)
-    task = pairs[0].task if pairs else policy.tasks[-1]
+    task = pairs[0].task if pairs else policy.tasks[0]
     latent, tokens = _try_loss(alignment, size, is_edit=task is Task.IMAGE_EDITING)
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     return DryRun(

@@ -98,7 +98,8 @@ def merges(pipeline: Any, tiny: Tiny) -> bool:
     """Merged adapters sample as attached ones, and unlike none."""
     policy = _policy(pipeline, tiny)
     before = pixels(policy, "a red star", [1])[0]
-    model, _ = _dpo(pipeline, tiny)
+    model, batch = _dpo(pipeline, tiny)
+    model.loss(*batch)
     for name, weight in model.trained.items():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.2)

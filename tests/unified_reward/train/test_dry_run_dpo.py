@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
 from torch import nn
 from typer.testing import CliRunner
 

@@ -96,30 +96,30 @@ class _Output(tuple[Any]):
         return self[0]
 
 
-def find_prompt_call(pipeline: Any, run: Run, guidance: Sequence[float] = ()) -> PromptCall:
+def find_prompt_call(
+    pipeline: Any,
+    run: Run,
+    guidance: Sequence[float] = (),
+    network_at: Callable[[float], str] | None = None,
+) -> PromptCall:
     """Observe a run and find the call for the prompt; proves that it can be repeated alone.
 
     Args:
         pipeline: A diffusers pipeline.
         run: Samples with it, in three steps or more.
         guidance: Scales of guidance that may be in use.
+        network_at: Name of the network that belongs to a timestep; None for any.
 
     Raises:
         ModelError: The pipeline samples in a way that cannot be understood; the message says why.
     """
-    seen = observe(pipeline, lambda: run(1))
-    name = type(pipeline).__name__
-    if not seen.steps:
-        raise ModelError(f"a {name} does not call the step of its scheduler")
-    if any(not step.calls for step in seen.steps):
-        raise ModelError(f"a {name} calls its network in some steps only")
-    if len(counts := sorted({len(step.calls) for step in seen.steps})) > 1:
-        text = " or ".join(map(str, counts))
-        raise ModelError(f"a {name} calls its network {text} times a step, which are not alike")
-    if any(len({call.network for call in step.calls}) > 1 for step in seen.steps):
-        raise ModelError(f"a {name} calls several networks in one step")
+    seen, name = observe(pipeline, lambda: run(1)), type(pipeline).__name__
+    _check_steps(seen.steps, name)
     for step in seen.steps:
         explain(step, guidance)
+        network, t = step.calls[0].network, float(step.timestep)
+        if network_at and network_at(t) != network:
+            raise ModelError(f"a {name} calls its {network} at timestep {t}, not {network_at(t)}")
     for call in seen.calls:
         flatten(call.arguments)
     both = observe(pipeline, lambda: run(2), answer=_repeated(seen.steps[0]))
@@ -137,6 +137,19 @@ def find_prompt_call(pipeline: Any, run: Run, guidance: Sequence[float] = ()) ->
     ):
         raise ModelError(f"the networks of a {name} take different arguments")
     return found
+
+
+def _check_steps(steps: Sequence[Step], name: str) -> None:
+    """Raise unless there are steps, each with as many calls of one network."""
+    if not steps:
+        raise ModelError(f"a {name} does not call the step of its scheduler")
+    if any(not step.calls for step in steps):
+        raise ModelError(f"a {name} calls its network in some steps only")
+    if len(counts := sorted({len(step.calls) for step in steps})) > 1:
+        text = " or ".join(map(str, counts))
+        raise ModelError(f"a {name} calls its network {text} times a step, which are not alike")
+    if any(len({call.network for call in step.calls}) > 1 for step in steps):
+        raise ModelError(f"a {name} calls several networks in one step")
 
 
 def _repeated(step: Step) -> Callable[[str, Mapping[str, Any]], Any]:

@@ -63,7 +63,8 @@ class Denoiser:
         self.networks = Networks(parts)
         self.network: Any = self.networks
         """The trained networks, also while accelerate wraps them."""
-        if any(part.config.get("time_cond_proj_dim") for part in parts.values()):  # pyright: ignore
+        configs: list[Any] = [part.config for part in parts.values()]
+        if any(config.get("time_cond_proj_dim") for config in configs):
             raise ModelError("a guidance-distilled network (time_cond_proj_dim) cannot be aligned")
         ratio = self.pipeline.config.get("boundary_ratio") if len(parts) > 1 else None
         if len(parts) > 1 and ratio is None:
@@ -143,7 +144,12 @@ class Denoiser:
 
     def _prompt_call(self, run: Callable[[int], object], size: Size) -> PromptCall:
         try:
-            call = find_prompt_call(self.pipeline, run, self.policy.guidance_scales)
+            call = find_prompt_call(
+                self.pipeline,
+                run,
+                self.policy.guidance_scales,
+                lambda t: next(iter(self._by_network(torch.tensor([t])))),
+            )
             check_schedule(self.schedule, self.pipeline.scheduler)
             self._maps[size] = self._latent_map(call, run, size)
         except (ModelError, *BROKEN) as error:

@@ -12,3 +12,23 @@ PIPELINES: dict[str, Tiny] = {
     for name, pipeline in getattr(import_module(module.name), "PIPELINES", {}).items()
 }
 """A name is a class, or a class and a variant of it: ``"FluxPipeline schnell"``."""
+FAMILIES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusion3Pipeline",
+    "FluxPipeline",
+    "FluxPipeline schnell",
+    "Flux2Pipeline",
+    "Flux2KleinPipeline",
+    "QwenImagePipeline",
+    "ZImagePipeline",
+    "SanaPipeline",
+    "PixArtSigmaPipeline",
+    "HunyuanVideo15Pipeline",
+    "CogVideoXPipeline",
+    "LTXPipeline",
+    "WanPipeline",
+    "WanPipeline 2.2",
+    "WanPipeline 2.2 5B",
+)
+"""Pipelines that users align most, which fast tests go through; slow ones go through all."""

@@ -54,6 +54,16 @@ _MEDIA_AS_AN_OPTION = (
 _NO_SIZE = ("UnCLIPPipeline", "VQDiffusionPipeline")
 _OTHER = {
     "AmusedPipeline": "takes one generator for a batch",
+    "Cosmos2TextToImagePipeline": "needs the package cosmos_guardrail",
+    "CosmosTextToWorldPipeline": "needs the package cosmos_guardrail",
+    "EasyAnimateControlPipeline": "not examined",
+    "GlmImagePipeline": "not examined: a language model that samples extends its prompts",
+    "HeliosPyramidPipeline": "not examined: it denoises in stages of different sizes",
+    "Kandinsky5T2IPipeline": "not examined: its images have at least 640 x 1408 pixels",
+    "LTX2ConditionPipeline": "not examined: as LTX2Pipeline",
+    "LTX2DFRPipeline": "not examined: as LTX2Pipeline",
+    "LTX2InContextPipeline": "not examined: as LTX2Pipeline",
+    "LattePipeline": "masks the embeddings of a prompt alone, and not those of a batch",
     "LTX2HDRPipeline": "returns linear light without an upper bound, not RGB",
     "LTXI2VLongMultiPromptPipeline": "reads a list of prompts as the scenes of a single clip",
     "ShapEPipeline": "returns views of a solid",

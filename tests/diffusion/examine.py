@@ -1,6 +1,7 @@
 """Examination of a random tiny pipeline: what of the library works on it, and why not."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +50,8 @@ def examine(name: str) -> Row:
             measured[field] = "yes" if check(tiny.build(), tiny) else "wrong"
         except UnifiedRewardError as error:
             measured[field] = "no"
-            reasons.append(str(error).replace("|", "/").replace("\n", " "))
+            reason = re.sub("^tiny (cannot be aligned at [^:]*: )?", "", str(error))
+            reasons.append(" ".join(reason.replace("|", "/").split()))
     reasons.append(census.text_pipelines().get(name.partition(" ")[0], ""))
     return Row(**measured, why_not="; ".join(dict.fromkeys(filter(None, reasons))))
 
@@ -72,8 +74,8 @@ def pixels(policy: DiffusionPolicy, prompt: str, seeds: list[int]) -> list[Any]:
 
 
 def aligns(pipeline: Any, tiny: Tiny) -> bool:
-    """DPO starts at ln 2 with a gradient that is not 0."""
-    model, batch = _dpo(pipeline, tiny)
+    """DPO of all weights starts at ln 2 with a gradient that is not 0."""
+    model, batch = _dpo(pipeline, tiny, lora_rank=0)
     loss = model.loss(*batch)["loss"]
     loss.backward()
     grads = {name: weight.grad for name, weight in model.trained.items()}
@@ -108,8 +110,10 @@ def merges(pipeline: Any, tiny: Tiny) -> bool:
         model.merge_adapters(Path(folder))
         saved = [*Path(folder).rglob("*.safetensors")]
     merged = pixels(policy, "a red star", [1])[0]
-    close = np.abs(attached - merged).max() <= 1 and (attached != before).any()
-    return bool(close and len(saved) == len(model.networks))
+    change = np.abs(attached - before).max()
+    # Random networks enlarge the rounding of weights that were merged.
+    is_close = np.abs(attached - merged).max() <= max(1, change / 20)
+    return bool(change and is_close and len(saved) == len(model.networks))
 
 
 CHECKS: dict[str, Callable[[Any, Tiny], bool]] = {
@@ -126,8 +130,8 @@ def _policy(pipeline: Any, tiny: Tiny) -> DiffusionPolicy:
     return DiffusionPolicy(pipeline, tiny.sampling, name="tiny", batch_size=2)
 
 
-def _dpo(pipeline: Any, tiny: Tiny) -> tuple[DPOModel, tuple[Any, ...]]:
-    """Model with adapters and a batch of a pair of random pixels."""
+def _dpo(pipeline: Any, tiny: Tiny, lora_rank: int = 2) -> tuple[DPOModel, tuple[Any, ...]]:
+    """Model, by default with adapters, and a batch of a pair of random pixels."""
     denoiser = Denoiser(_policy(pipeline, tiny))
     size = training_size(denoiser.policy)
     condition = denoiser.encode_prompt("a red star", size)
@@ -135,7 +139,7 @@ def _dpo(pipeline: Any, tiny: Tiny) -> tuple[DPOModel, tuple[Any, ...]]:
     frames = [size.frames] if size.frames else []
     pixels = torch.rand(2, 3, *frames, *size[:2], generator=generator) * 2 - 1
     latents = denoiser.encode_pixels(pixels, size)
-    model = DPOModel(denoiser, DiffusionDPO(OptimConfig(steps=1, lora_rank=2)))
+    model = DPOModel(denoiser, DiffusionDPO(OptimConfig(steps=1, lora_rank=lora_rank)))
     batch = {name: torch.stack([value] * 2) for name, value in condition.items()}
     noise = torch.randn(latents.shape, generator=generator)
     return model, (latents, latents.flip(0), batch, NoiseSample(torch.tensor([100, 900]), noise))

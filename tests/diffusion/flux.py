@@ -9,6 +9,7 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Pipeline,
     Flux2Transformer2DModel,
+    FluxKontextPipeline,
     FluxPipeline,
 )
 
@@ -23,6 +24,10 @@ from unified_reward.policies import Denoising
 
 def flux():
     return varied(FluxPipeline(**flux_parts()))
+
+
+def kontext():
+    return varied(FluxKontextPipeline(**flux_parts()))
 
 
 def schnell():
@@ -120,6 +125,7 @@ _SIZE = {"steps": 3, "height": 16, "width": 24}
 PIPELINES = {
     "FluxPipeline": Tiny(flux, Denoising(**_SIZE, guidance=3.5, prompt_tokens=20)),
     "FluxPipeline schnell": Tiny(schnell, Denoising(**_SIZE, prompt_tokens=20)),
+    "FluxKontextPipeline": Tiny(kontext, Denoising(**_SIZE, guidance=2.5, prompt_tokens=20)),
     "ChromaPipeline": Tiny(chroma, Denoising(**_SIZE, guidance=3.0, prompt_tokens=20)),
     "Flux2Pipeline": Tiny(flux_2, Denoising(**_SIZE, guidance=4.0, prompt_tokens=192)),
     "Flux2KleinPipeline": Tiny(flux_2_klein, Denoising(**_SIZE, guidance=3.0, prompt_tokens=40)),

@@ -2,12 +2,11 @@
 
 import pytest
 
-from tests.diffusion import PIPELINES, census, examine, table
+from tests.diffusion import FAMILIES, PIPELINES, census, examine, table
 from tests.diffusion.examine import Row
 from unified_reward.core.errors import ModelError
 
 
-needs_page = pytest.mark.skipif(not table.PAGE.exists(), reason="the page is not written yet")
 PARTIAL = Row("yes", "no", "-", "-", "outputs are not rebuilt")
 
 
@@ -56,12 +55,10 @@ def test_a_refusal_is_a_cell_with_its_reason(monkeypatch):
     assert row == Row("-", "no", "-", "wrong", "its outputs are a / b")
 
 
-@needs_page
 def test_every_pipeline_inside_has_a_tiny_one():
     assert not census.missing()
 
 
-@needs_page
 def test_the_table_lists_every_pipeline():
     rows = table.rows(lambda name: PARTIAL)
     written = table.read()
@@ -72,7 +69,9 @@ def test_the_table_lists_every_pipeline():
     }
 
 
-@needs_page
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAMILIES)) for n in PIPELINES],
+)
 def test_cells_of_a_pipeline_are_measured_again(name):
     assert table.cells(name, examine.examine(name)) == table.read()[table.title(name)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.diffusion import PIPELINES
+from tests.diffusion import FAMILIES, PIPELINES
 from unified_reward.core.errors import ModelError
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.observation import networks
@@ -14,13 +14,6 @@ from unified_reward.policies.recorded import StochasticSampler
 from unified_reward.policies.step_rules import log_prob
 
 
-FAMILIES = (
-    *("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"),
-    *("FluxPipeline", "FluxPipeline schnell", "Flux2Pipeline", "QwenImagePipeline"),
-    *("ZImagePipeline", "SanaPipeline", "PixArtSigmaPipeline", "HunyuanVideo15Pipeline"),
-    *("CogVideoXPipeline", "LTXPipeline"),
-    *("WanPipeline", "WanPipeline 2.2", "WanPipeline 2.2 5B"),
-)
 FIRST_ORDER = ("Euler", "DDIM")
 
 

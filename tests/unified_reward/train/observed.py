@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.diffusion import PIPELINES
+from tests.diffusion import FAMILIES, PIPELINES
 from tests.diffusion.examine import training_size
 from tests.unified_reward.train import aligned
 from unified_reward import policies
@@ -19,26 +19,6 @@ from unified_reward.train.denoisers import Denoiser
 
 
 PROMPTS = ("a red star", "two blue cats")
-FAMILIES = (
-    "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusion3Pipeline",
-    "FluxPipeline",
-    "FluxPipeline schnell",
-    "Flux2Pipeline",
-    "Flux2KleinPipeline",
-    "QwenImagePipeline",
-    "ZImagePipeline",
-    "SanaPipeline",
-    "PixArtSigmaPipeline",
-    "HunyuanVideo15Pipeline",
-    "CogVideoXPipeline",
-    "LTXPipeline",
-    "WanPipeline",
-    "WanPipeline 2.2",
-    "WanPipeline 2.2 5B",
-)
-"""Pipelines that must be aligned."""
 _LONG_TAIL = [name for name in PIPELINES if name not in FAMILIES]
 ALIGNED = [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in _LONG_TAIL)]
 """Parameters of tests over all pipelines, of which those that cannot be aligned skip themselves."""

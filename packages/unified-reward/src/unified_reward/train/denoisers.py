@@ -219,7 +219,10 @@ class Denoiser:
                 try:
                     output = self.network(name, arguments)
                 except TypeError as error:
-                    raise ModelError(f"the {name} cannot be called again: {error}") from error
+                    raise ModelError(
+                        f"the {name} cannot be called again; if adapters are the reason, train all "
+                        f"weights (optim.lora_rank=0): {error}"
+                    ) from error
                 parts.append(call.repeat.prediction(output, noisy.shape[1:]))
                 order += indices
         if len(parts) == 1:

@@ -5,7 +5,7 @@ import torch
 
 from unified_reward.core.errors import ModelError
 from unified_reward.policies import layouts
-from unified_reward.policies.layouts import Place, explain, find_layout
+from unified_reward.policies.layouts import Mixture, Place, explain, find_layout, is_certain
 from unified_reward.policies.observation import Call, Step
 
 
@@ -40,6 +40,28 @@ def test_the_prompt_may_come_first():
     mixture = explain(step([prompted, plain], prompted + 3 * (prompted - plain)))
     assert mixture.conditional == 0
     assert mixture.weights == pytest.approx((4, -3))
+
+
+@pytest.mark.parametrize("scale", [3.5, 4.5, 7.5])
+@pytest.mark.parametrize("is_float", [False, True])
+@pytest.mark.parametrize("is_prompt_first", [False, True])
+def test_guidance_in_half_precision_is_explained_to_the_last_bit(scale, is_float, is_prompt_first):
+    """Outputs that hardly differ show their scale to one digit, and it must not be 4 for 3.5."""
+    plain = random(*SHAPE, seed=1).bfloat16()
+    prompted = (plain + 0.02 * random(*SHAPE, seed=2)).bfloat16()
+    a, b = (plain.float(), prompted.float()) if is_float else (plain, prompted)
+    guided = step([plain, prompted][:: -1 if is_prompt_first else 1], a + scale * (b - a))
+    mixture = explain(guided, [scale])
+    assert mixture.weights[mixture.conditional] == scale
+    outputs = [call.output for call in guided.calls]
+    assert torch.equal(mixture.mix(outputs, SHAPE), guided.prediction)
+
+
+def test_equal_outputs_do_not_show_which_is_that_of_the_prompt():
+    plain, prompted = random(*SHAPE, seed=1), random(*SHAPE, seed=2)
+    for other, is_sure in ((prompted, True), (plain.clone(), False)):
+        guided = step([plain, other], plain + 3 * (other - plain))
+        assert is_certain(explain(guided, [3.0]), guided) is is_sure
 
 
 def test_channels_behind_the_prediction_are_left_out():
@@ -79,7 +101,8 @@ def test_forgotten_guidance_is_seen(monkeypatch):
     plain, prompted = random(*SHAPE, seed=1), random(*SHAPE, seed=2)
     guided = step([plain, prompted], plain + 3 * (prompted - plain))
     for weights in ((1.0, 0.0), (0.0, 1.0), (3.0, -2.0)):
-        monkeypatch.setattr(layouts, "_candidates", lambda *_, w=weights: iter([(w, False)]))
+        wrong = Mixture(Place(None), 1.0, weights)
+        monkeypatch.setattr(layouts, "_candidates", lambda *_, wrong=wrong: iter([wrong]))
         with pytest.raises(ModelError, match="do not explain"):
             explain(guided)
 
@@ -135,6 +158,15 @@ def test_arguments_with_a_row_for_each_sample_are_found():
         ("text",),
         ("nested", "masks"),
     }
+
+
+def test_empty_latents_before_the_noisy_ones_are_not_taken_for_them():
+    samples, single = calls(lambda t: t)
+    first = [
+        call._replace(arguments={"control": torch.zeros(1, 4, 6)} | call.arguments)
+        for call in single
+    ]
+    assert find_layout(first, first[0], samples, TIMESTEPS, 1000).noisy == ("hidden_states",)
 
 
 def test_other_latents_behind_the_noisy_ones_are_found():

@@ -7,7 +7,7 @@ the scheduler gets, which shows guidance and the call that is conditioned on the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,18 @@ from torch import Tensor
 
 from unified_reward.core.errors import ModelError, one_line
 from unified_reward.policies.latent_maps import LatentMap, find_latent_map
-from unified_reward.policies.layouts import at, close, differing, explain, find_layout, rows, select
+from unified_reward.policies.layouts import (
+    Path,
+    at,
+    close,
+    differing,
+    explain,
+    find_layout,
+    is_certain,
+    rows,
+    select,
+    walk,
+)
 from unified_reward.policies.observation import Call, Step, networks, observe
 from unified_reward.policies.packing import Repeat, flatten, pack, strip
 
@@ -44,6 +55,8 @@ class PromptCall:
     """Shape of the latents of a sample."""
     output_shape: tuple[int, ...]
     """Shape of the output of the network for one sample, without the batch."""
+    tensors: frozenset[Path]
+    """Arguments that are tensors; for other prompts there may be more, such as masks."""
 
     def answer(self, _: str, arguments: Mapping[str, Any]) -> Any:
         """Zeros in place of the output of the network."""
@@ -59,7 +72,21 @@ class PromptCall:
             ModelError: The network gets something that cannot be kept.
         """
         seen = observe(pipeline, lambda: run(1), answer=self.answer, max_calls=self.number + 1)
-        return pack(self.condition(seen.calls[-1]), self.repeat)
+        call = seen.calls[-1]
+        found = self._with_tensors(call)
+        return pack(found.condition(call), found.repeat)
+
+    def _with_tensors(self, call: Call) -> PromptCall:
+        """This call where another prompt has tensors in place of None."""
+        layout = self.repeat.layout
+        n = len(at(call.arguments, layout.noisy))
+        more = {
+            path
+            for path, value in walk(call.arguments)
+            if isinstance(value, Tensor) and value.ndim and len(value) == n
+        }
+        batched = layout.batched | (more - self.tensors)
+        return replace(self, repeat=self.repeat._replace(layout=layout._replace(batched=batched)))
 
     def condition(self, call: Call) -> dict[str, Any]:
         """Arguments of a call for one sample, for the prompt alone, see `packing.strip`."""
@@ -153,6 +180,10 @@ def _find(
     pipeline: Any, steps: Sequence[Step], twins: Sequence[Call], guidance: Sequence[float]
 ) -> PromptCall:
     mixture = explain(steps[0], guidance)
+    if not any(is_certain(mixture, step) for step in steps):
+        raise ModelError(
+            f"the {steps[0].calls[0].network} predicts the same with and without the prompt"
+        )
     index, number = mixture.conditional, 0
     while index >= (pieces := len(steps[0].calls[number].output)):
         index, number = index - pieces, number + 1
@@ -176,7 +207,10 @@ def _find(
         mixture.sign,
     )
     shape, output_shape = tuple(steps[0].sample.shape[1:]), tuple(calls[0].output[0].shape)
-    return PromptCall(repeat, number, index, pieces, shape, output_shape)
+    tensors = frozenset(
+        path for path, value in walk(calls[0].arguments) if isinstance(value, Tensor)
+    )
+    return PromptCall(repeat, number, index, pieces, shape, output_shape, tensors)
 
 
 def _prove(pipeline: Any, found: PromptCall, step: Step) -> None:

@@ -85,9 +85,7 @@ class EncodedPairs:
         # The CPU reads the form in every pass, and a GPU would be waited for.
         devices = {FORM: torch.device("cpu")}
         columns = {
-            name: _stack(
-                [row.get(name, torch.empty(0)) for row in rows], devices.get(name, device)
-            )
+            name: _stack([row.get(name, torch.empty(0)) for row in rows], devices.get(name, device))
             for name in names
         }
         return chosen, rejected, columns

@@ -209,13 +209,13 @@ def _find_noisy(call: Call, sample: Tensor) -> tuple[Path, Place]:
             continue
         for place in find_place(batch[:n], sample):
             part = place.take(batch[:n], sample.shape)
-            scale = 1.0 if part.is_meta else _scale(part, sample)
+            scale = 1.0 if part.is_meta else factor(part, sample)
             if scale and (part.is_meta or close(part, scale * sample)):
                 return path, place
     raise ModelError(f"the {call.network} gets the noisy latents in a form that is not known")
 
 
-def _scale(part: Tensor, whole: Tensor) -> float:
+def factor(part: Tensor, whole: Tensor) -> float:
     """Factor by which the second comes nearest to the first."""
     a, b = part.double().flatten(), whole.double().flatten()
     return float(a @ b) / max(float(b @ b), 1e-300)

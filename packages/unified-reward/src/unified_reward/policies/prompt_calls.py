@@ -7,7 +7,7 @@ the scheduler gets, which shows guidance and the call that is conditioned on the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from unified_reward.policies.layouts import (
     close,
     differing,
     explain,
+    factor,
     find_layout,
     is_certain,
     rows,
@@ -57,6 +58,9 @@ class PromptCall:
     """Shape of the output of the network for one sample, without the batch."""
     tensors: frozenset[Path]
     """Arguments that are tensors; for other prompts there may be more, such as masks."""
+    scales: tuple[float, ...] = field(default=(), compare=False)
+    """Factors from the scheduler's noisy latents to the network's, of each step of the run; empty
+    on the meta device."""
 
     def answer(self, _: str, arguments: Mapping[str, Any]) -> Any:
         """Zeros in place of the output of the network."""
@@ -163,7 +167,16 @@ def find_prompt_call(pipeline: Any, run: Run, guidance: Sequence[float] = ()) ->
         [*differing(calls[0], call)] for call in calls
     ):
         raise ModelError(f"the networks of a {name} take different arguments")
-    return found
+    pairs = [(_noisy(found, step), step.sample) for step in seen.steps]
+    is_meta = pairs[0][1].is_meta
+    return replace(found, scales=() if is_meta else tuple(factor(*pair) for pair in pairs))
+
+
+def _noisy(found: PromptCall, step: Step) -> Tensor:
+    """Noisy latents as the network gets them for the prompt, in the shape of the scheduler's."""
+    layout, call = found.repeat.layout, step.calls[found.number]
+    batch = cast("Tensor", rows(at(call.arguments, layout.noisy)))
+    return layout.place.take(batch[found.index : found.index + 1], (1, *found.shape))
 
 
 def _repeated(step: Step) -> Callable[[str, Mapping[str, Any]], Any]:
@@ -219,10 +232,7 @@ def _prove(pipeline: Any, found: PromptCall, step: Step) -> None:
     Raises:
         ModelError: It does not.
     """
-    call, layout = step.calls[found.number], found.repeat.layout
-    shape = (1, *found.shape)
-    batch = cast("Tensor", rows(at(call.arguments, layout.noisy)))
-    noisy = layout.place.take(batch[found.index : found.index + 1], shape)
+    call, noisy = step.calls[found.number], _noisy(found, step)
     timestep = step.timestep.reshape(1).to(noisy.device)
     arguments = found.repeat.arguments([found.condition(call)], noisy, timestep)
     try:

@@ -152,7 +152,7 @@ class Denoiser:
             return known
         try:
             call = find_prompt_call(self.pipeline, run, self.policy.guidance_scales)
-            check_schedule(self.schedule, self.pipeline.scheduler)
+            check_schedule(self.schedule, self.pipeline.scheduler, call.scales)
             self._maps[size] = self._latent_map(call, run, size)
         except (ModelError, *BROKEN) as error:
             raise ModelError(

@@ -137,6 +137,15 @@ def test_a_prompt_that_the_third_encoder_of_stable_diffusion_3_reads_passes():
         denoiser.encode_prompt("a" * 39, size)
 
 
+def test_a_prompt_whose_embeddings_the_pipeline_cuts_is_refused():
+    """Qwen-Image keeps 512 of 1024 tokens."""
+    tiny = PIPELINES["QwenImagePipeline"]
+    denoiser, size = build("qwen", tiny.build(), tiny.sampling)[:2]
+    denoiser.encode_prompt("a" * 400 + " " * 20, size)
+    with pytest.raises(DataError, match="its prompt is too long: the last 8 letters make no"):
+        denoiser.encode_prompt("a" * 600, size)
+
+
 def test_a_control_token_in_a_prompt_is_refused(tiny):
     with pytest.raises(ValueError, match=r"spells <\|endoftext\|>, a control token"):
         tiny["pictures"].condition("a <|endoftext|> star")

@@ -32,6 +32,10 @@ _STEPS = 3
 _PROBE = "a photograph of a red star"
 """Prompt by which the call of the network is found; it must differ from that of guidance."""
 
+_SHORT = 128
+"""Letters of a prompt that every text encoder reads to the end."""
+_END = 8
+
 
 class Networks(nn.ModuleDict):
     """Networks of a pipeline by name, in one module, as accelerate wants it."""
@@ -102,15 +106,21 @@ class Denoiser:
         is_edit = source is not None
         run = self._run(lambda n: self.policy.inputs(_PROBE, n, source, size))
         call = self._prompt_call(run, size, is_edit=is_edit)
+
+        def encode(text: str) -> dict[str, Tensor]:
+            inputs = self._run(lambda n: self.policy.inputs(text, n, source, size))
+            return call.encode(self.pipeline, inputs)
+
         with prompt_lengths() as lengths:
-            condition = call.encode(
-                self.pipeline, self._run(lambda n: self.policy.inputs(prompt, n, source, size))
-            )
+            condition = encode(prompt)
         if overflow := lengths.overflow():
             raise DataError(
                 f"its prompt has {overflow.tokens} tokens, and the text encoder reads "
                 f"{overflow.limit}"
             )
+        # Some pipelines cut embeddings without a word.
+        if len(prompt) > _SHORT and _are_equal(condition, encode(prompt.rstrip()[:-_END])):
+            raise DataError(f"its prompt is too long: the last {_END} letters make no difference")
         return condition
 
     @torch.no_grad()
@@ -247,6 +257,10 @@ class Denoiser:
 def _rows(values: Tensor, ascending: list[int]) -> Tensor:
     """Rows of the indices; without a copy where they are all."""
     return values if len(ascending) == len(values) else values[ascending]
+
+
+def _are_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 def _text(size: Size) -> str:

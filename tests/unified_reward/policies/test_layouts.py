@@ -64,6 +64,15 @@ def test_equal_outputs_do_not_show_which_is_that_of_the_prompt():
         assert is_certain(explain(guided, [3.0]), guided) is is_sure
 
 
+@pytest.mark.parametrize("scale", [0.3, 0.9, 1.0, 1.0001])
+def test_small_scales_beyond_the_prompt_are_explained(scale):
+    """Z-Image adds the difference to the output of the prompt, and not to the other."""
+    plain, prompted = random(*SHAPE, seed=1), random(*SHAPE, seed=2)
+    mixture = explain(step([prompted, plain], -(prompted + scale * (prompted - plain))), [scale])
+    assert (mixture.conditional, mixture.sign) == (0, -1)
+    assert mixture.weights == pytest.approx((1 + scale, -scale))
+
+
 def test_channels_behind_the_prediction_are_left_out():
     output = random(1, 8, 6)
     mixture = explain(step([output], output[:, :4]))

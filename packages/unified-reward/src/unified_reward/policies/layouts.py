@@ -366,7 +366,8 @@ def _candidates(
         # Scales are decimal numbers, which the outputs give to a few digits only.
         rounded = [[float(f"{x:.{digits}g}") for x in solved] for digits in range(1, 8)]
         found = [(1 - sum(weights), *weights) for weights in rounded]
-        tried = [(w, False) for w in dict.fromkeys((*pairs, *found))] + [(w, True) for w in pairs]
+        tried = [(w, False) for w in dict.fromkeys((*pairs, *found))]
+        tried += [(w, True) for w in pairs if max(w) >= 1]
         for weights, is_normed in tried:
             for base, is_float in itertools.product(
                 range(len(parts)), (False, True)[: 1 + is_half]

@@ -105,6 +105,21 @@ def test_equal_weights_have_no_prompt():
         _ = mixture.conditional
 
 
+def test_two_weights_above_one_have_no_certain_prompt():
+    """InstructPix2Pix, guided by the image more than twice as much as by the prompt."""
+    prompted, pictured, plain = (random(*SHAPE, seed=seed) for seed in (1, 2, 3))
+    prediction = plain + 3 * (prompted - pictured) + 7 * (pictured - plain)
+    mixture = explain(step([prompted, pictured, plain], prediction))
+    with pytest.raises(ModelError, match="more than one may be that of the prompt"):
+        _ = mixture.conditional
+
+
+def test_predictions_that_are_not_finite_are_refused():
+    plain, broken = random(*SHAPE), torch.full(SHAPE, torch.nan)
+    with pytest.raises(ModelError, match="numbers that are not finite"):
+        explain(step([plain, broken], broken))
+
+
 def test_forgotten_guidance_is_seen(monkeypatch):
     """The mutation that takes the first output alone, or turns the sign of guidance."""
     plain, prompted = random(*SHAPE, seed=1), random(*SHAPE, seed=2)

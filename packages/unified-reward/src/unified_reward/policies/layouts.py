@@ -61,15 +61,15 @@ class Mixture(NamedTuple):
         """Index of the output for the prompt.
 
         Raises:
-            ModelError: None stands out.
+            ModelError: None stands out, or several do.
         """
-        first = max(range(len(self.weights)), key=self.weights.__getitem__)
-        if self.weights[first] < 1 - 1e-6:
+        found = [k for k, weight in enumerate(self.weights) if weight >= 1 - 1e-6]
+        if len(found) != 1:
             raise ModelError(
                 f"the scheduler gets outputs of the network weighted by {self.weights}, of which "
-                "none is that of the prompt"
+                f"{'more than one may be' if found else 'none is'} that of the prompt"
             )
-        return first
+        return found[0]
 
     def mix(self, outputs: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
         """Prediction of the given shape from the outputs of a step, in the order of the weights."""
@@ -317,6 +317,8 @@ def explain(step: Step, guidance: Sequence[float] = ()) -> Mixture:
         ModelError: It cannot be rebuilt to rounding.
     """
     wanted = step.prediction
+    if not (wanted.is_meta or wanted.isfinite().all()):
+        raise ModelError("the scheduler gets numbers that are not finite; try another dtype")
     outputs = split_outputs(step)
     best, least = None, 1.0
     for place in find_place(outputs[0], wanted) if outputs else []:

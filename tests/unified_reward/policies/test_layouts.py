@@ -5,7 +5,7 @@ import torch
 
 from unified_reward.core.errors import ModelError
 from unified_reward.policies import layouts
-from unified_reward.policies.layouts import Place, explain, find_layout
+from unified_reward.policies.layouts import Mixture, Place, explain, find_layout, is_certain
 from unified_reward.policies.observation import Call, Step
 
 
@@ -42,6 +42,37 @@ def test_the_prompt_may_come_first():
     assert mixture.weights == pytest.approx((4, -3))
 
 
+@pytest.mark.parametrize("scale", [3.5, 4.5, 7.5])
+@pytest.mark.parametrize("is_float", [False, True])
+@pytest.mark.parametrize("is_prompt_first", [False, True])
+def test_guidance_in_half_precision_is_explained_to_the_last_bit(scale, is_float, is_prompt_first):
+    """Outputs that hardly differ show their scale to one digit, and it must not be 4 for 3.5."""
+    plain = random(*SHAPE, seed=1).bfloat16()
+    prompted = (plain + 0.02 * random(*SHAPE, seed=2)).bfloat16()
+    a, b = (plain.float(), prompted.float()) if is_float else (plain, prompted)
+    guided = step([plain, prompted][:: -1 if is_prompt_first else 1], a + scale * (b - a))
+    mixture = explain(guided, [scale])
+    assert mixture.weights[mixture.conditional] == scale
+    outputs = [call.output for call in guided.calls]
+    assert torch.equal(mixture.mix(outputs, SHAPE), guided.prediction)
+
+
+def test_equal_outputs_do_not_show_which_is_that_of_the_prompt():
+    plain, prompted = random(*SHAPE, seed=1), random(*SHAPE, seed=2)
+    for other, is_sure in ((prompted, True), (plain.clone(), False)):
+        guided = step([plain, other], plain + 3 * (other - plain))
+        assert is_certain(explain(guided, [3.0]), guided) is is_sure
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.9, 1.0, 1.0001])
+def test_small_scales_beyond_the_prompt_are_explained(scale):
+    """Z-Image adds the difference to the output of the prompt, and not to the other."""
+    plain, prompted = random(*SHAPE, seed=1), random(*SHAPE, seed=2)
+    mixture = explain(step([prompted, plain], -(prompted + scale * (prompted - plain))), [scale])
+    assert (mixture.conditional, mixture.sign) == (0, -1)
+    assert mixture.weights == pytest.approx((1 + scale, -scale))
+
+
 def test_channels_behind_the_prediction_are_left_out():
     output = random(1, 8, 6)
     mixture = explain(step([output], output[:, :4]))
@@ -74,12 +105,28 @@ def test_equal_weights_have_no_prompt():
         _ = mixture.conditional
 
 
+def test_two_weights_above_one_have_no_certain_prompt():
+    """InstructPix2Pix, guided by the image more than twice as much as by the prompt."""
+    prompted, pictured, plain = (random(*SHAPE, seed=seed) for seed in (1, 2, 3))
+    prediction = plain + 3 * (prompted - pictured) + 7 * (pictured - plain)
+    mixture = explain(step([prompted, pictured, plain], prediction))
+    with pytest.raises(ModelError, match="more than one may be that of the prompt"):
+        _ = mixture.conditional
+
+
+def test_predictions_that_are_not_finite_are_refused():
+    plain, broken = random(*SHAPE), torch.full(SHAPE, torch.nan)
+    with pytest.raises(ModelError, match="numbers that are not finite"):
+        explain(step([plain, broken], broken))
+
+
 def test_forgotten_guidance_is_seen(monkeypatch):
     """The mutation that takes the first output alone, or turns the sign of guidance."""
     plain, prompted = random(*SHAPE, seed=1), random(*SHAPE, seed=2)
     guided = step([plain, prompted], plain + 3 * (prompted - plain))
     for weights in ((1.0, 0.0), (0.0, 1.0), (3.0, -2.0)):
-        monkeypatch.setattr(layouts, "_candidates", lambda *_, w=weights: iter([(w, False)]))
+        wrong = Mixture(Place(None), 1.0, weights)
+        monkeypatch.setattr(layouts, "_candidates", lambda *_, wrong=wrong: iter([wrong]))
         with pytest.raises(ModelError, match="do not explain"):
             explain(guided)
 
@@ -135,6 +182,15 @@ def test_arguments_with_a_row_for_each_sample_are_found():
         ("text",),
         ("nested", "masks"),
     }
+
+
+def test_empty_latents_before_the_noisy_ones_are_not_taken_for_them():
+    samples, single = calls(lambda t: t)
+    first = [
+        call._replace(arguments={"control": torch.zeros(1, 4, 6)} | call.arguments)
+        for call in single
+    ]
+    assert find_layout(first, first[0], samples, TIMESTEPS, 1000).noisy == ("hidden_states",)
 
 
 def test_other_latents_behind_the_noisy_ones_are_found():

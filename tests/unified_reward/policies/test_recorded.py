@@ -52,6 +52,19 @@ def test_a_repeated_step_has_the_density_it_was_sampled_with(policy):
         part.zero_grad()
 
 
+@pytest.mark.parametrize(
+    "name", ["AuraFlowPipeline", "CogView4Pipeline", "QwenImagePipeline", "SanaPipeline"]
+)
+def test_half_precision_is_repeated_to_the_last_bit(name):
+    """With a scale of 3.5 for two of them, which is neither 3 nor 4."""
+    policy = policy_of(name)
+    policy.pipeline.to(dtype=torch.bfloat16)
+    rollout = StochasticSampler(policy).sample("a red star", (), [1, 2, 3], (0, 1, 2))
+    for each in rollout.steps:
+        taken = log_prob(each.step.next_sample, each.step.mean, each.step.std)
+        assert torch.equal(each.log_prob(networks(policy.pipeline)).detach(), taken)
+
+
 def test_without_a_window_the_samples_are_those_of_the_plain_pipeline(policy):
     plain = pixels(policy.sample("a red star", (), [1, 2]))
     rollout = StochasticSampler(policy).sample("a red star", (), [1, 2], ())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import T5Config, T5EncoderModel
 
+from tests.diffusion import PIPELINES
 from tests.unified_reward.policies import pipelines
 from tests.unified_reward.train.observed import build
 from unified_reward.core.errors import DataError, ModelError
@@ -39,6 +40,29 @@ def test_sdxl_gets_the_size_that_is_trained(tiny):
         condition = denoiser.encode_prompt("a star", size)
         expected = [*size[:2], 0, 0, *size[:2]]
         assert condition["added_cond_kwargs.time_ids"].flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("first", ["", "two cats"])
+def test_conditions_do_not_depend_on_the_first_prompt(first):
+    """With an empty prompt guidance has two equal outputs, and does not show which is its own."""
+    (used, size), (fresh, _) = (built("pictures")[:2] for _ in range(2))
+    used.encode_prompt(first, size)
+    rows = [denoiser.encode_prompt("a star", size) for denoiser in (used, fresh)]
+    assert torch.equal(*(row["encoder_hidden_states"] for row in rows))
+
+
+def test_a_mask_that_only_some_prompts_have_is_kept():
+    """NucleusMoE has none where its last block of eight tokens is full."""
+    tiny = PIPELINES["NucleusMoEImagePipeline"]
+    denoiser, size = build("nucleus", tiny.build(), tiny.sampling)[:2]
+    for prompt in ("x", "a red star"):
+        row = denoiser.encode_prompt(prompt, size)
+        batch = {name: torch.stack([value] * 2) for name, value in row.items()}
+        noisy = torch.randn(
+            2, *denoiser.encode_pixels(torch.zeros(1, 3, *size[:2]), size).shape[1:]
+        )
+        assert denoiser.predict(noisy, torch.tensor([900.0, 100.0]), batch).isfinite().all()
+    assert "encoder_hidden_states_mask" in row
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -111,6 +135,15 @@ def test_a_prompt_that_the_third_encoder_of_stable_diffusion_3_reads_passes():
     denoiser.encode_prompt("a" * 38, size)
     with pytest.raises(DataError, match="its prompt has 41 tokens, and the text encoder reads 40"):
         denoiser.encode_prompt("a" * 39, size)
+
+
+def test_a_prompt_whose_embeddings_the_pipeline_cuts_is_refused():
+    """Qwen-Image keeps 512 of 1024 tokens."""
+    tiny = PIPELINES["QwenImagePipeline"]
+    denoiser, size = build("qwen", tiny.build(), tiny.sampling)[:2]
+    denoiser.encode_prompt("a" * 400 + " " * 20, size)
+    with pytest.raises(DataError, match="its prompt is too long: the last 8 letters make no"):
+        denoiser.encode_prompt("a" * 600, size)
 
 
 def test_a_control_token_in_a_prompt_is_refused(tiny):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.unified_reward.train import aligned
 from tests.unified_reward.train.aligned import align, config, losses
-from unified_reward.core.errors import ModelError
+from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.train.dpo_diffusion import DPOModel
 
 
@@ -95,6 +95,17 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert len(calls) == 2 * (5 - (left or 0)), "steps that are kept are not done again"
     assert again == whole
     assert is_same(weights_at(out), weights_at(tmp_path / "whole"))
+
+
+def test_a_state_of_another_version_is_refused(source, tmp_path):
+    options = config(2, optim={"save_every": 1})
+    align(source, tmp_path, options)
+    (path,) = (tmp_path / "checkpoints").glob("state-*.pt")
+    state = torch.load(path, weights_only=True)
+    state["weights"] = {name.partition(".")[2]: w for name, w in state["weights"].items()}
+    torch.save(state, path)
+    with pytest.raises(ConfigError, match="has weights of other names, as of another version"):
+        align(source, tmp_path, options)
 
 
 def test_a_run_that_was_done_is_written_again_without_a_step(source, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from diffusers import (
 )
 
 from unified_reward.core.errors import ModelError
-from unified_reward.train.schedule import read_schedule
+from unified_reward.train.schedule import check_schedule, read_schedule
 
 
 pytestmark = pytest.mark.numeric
@@ -112,3 +112,15 @@ def test_noise_of_an_unknown_form_is_refused():
 def test_noise_of_a_consistency_model_is_refused():
     with pytest.raises(ModelError, match="trigflow cannot be aligned; epsilon, v_prediction"):
         read_schedule(SCMScheduler())
+
+
+@pytest.mark.parametrize("kind", [EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler])
+def test_latents_of_another_scale_than_in_training_are_refused(kind):
+    scheduler = kind()
+    scheduler.set_timesteps(3)
+    sigmas = scheduler.sigmas[:-1].double()
+    scales = (1 + sigmas**2) ** -0.5 if kind is EulerDiscreteScheduler else torch.ones(3)
+    schedule = read_schedule(scheduler)
+    check_schedule(schedule, scheduler, scales.tolist())
+    with pytest.raises(ModelError, match="the network gets noisy latents scaled by"):
+        check_schedule(schedule, scheduler, (scales / 2).tolist())

@@ -7,6 +7,7 @@ What cannot be rebuilt to rounding is refused.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -50,28 +51,34 @@ class Mixture(NamedTuple):
     """Weights of the outputs, which sum to 1; ``(1 - g, g)`` for guidance of scale g."""
     is_normed: bool = False
     """True where the mixture gets the norm of the conditional output, along the last dimension."""
+    base: int = 0
+    """Index of the output from which the others are subtracted, which decides the rounding."""
+    is_float: bool = False
+    """True where outputs of half precision are mixed in float32."""
 
     @property
     def conditional(self) -> int:
         """Index of the output for the prompt.
 
         Raises:
-            ModelError: None stands out.
+            ModelError: None stands out, or several do.
         """
-        first = max(range(len(self.weights)), key=self.weights.__getitem__)
-        if self.weights[first] < 1 - 1e-6:
+        found = [k for k, weight in enumerate(self.weights) if weight >= 1 - 1e-6]
+        if len(found) != 1:
             raise ModelError(
                 f"the scheduler gets outputs of the network weighted by {self.weights}, of which "
-                "none is that of the prompt"
+                f"{'more than one may be' if found else 'none is'} that of the prompt"
             )
-        return first
+        return found[0]
 
     def mix(self, outputs: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
         """Prediction of the given shape from the outputs of a step, in the order of the weights."""
         parts = [self.place.take(output, shape) for output in outputs]
-        mixed = parts[0]
-        for weight, part in zip(self.weights[1:], parts[1:], strict=True):
-            mixed = mixed + weight * (part - parts[0])
+        parts = [part.float() for part in parts] if self.is_float else parts
+        mixed = base = parts[self.base]
+        for k, (weight, part) in enumerate(zip(self.weights, parts, strict=True)):
+            if k != self.base:
+                mixed = mixed + weight * (part - base)
         if self.is_normed:
             wanted = parts[self.conditional].norm(dim=-1, keepdim=True)
             mixed = mixed * (wanted / mixed.norm(dim=-1, keepdim=True))
@@ -138,7 +145,7 @@ def replaced(arguments: Any, path: Path, value: Any) -> Any:
 
 def select(arguments: Any, batched: frozenset[Path], index: int, n: int, path: Path = ()) -> Any:
     """Arguments of the index-th of n samples in a call."""
-    if path in batched:
+    if path in batched and arguments is not None:
         size = len(arguments) // n
         return arguments[index * size : (index + 1) * size]
     if isinstance(arguments, Mapping):
@@ -166,14 +173,20 @@ def merge(calls: Sequence[Any], batched: frozenset[Path], path: Path = ()) -> An
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
     """True where the largest difference is rounding, relative to the largest value."""
+    return _excess(a, b, tolerance) <= 1
+
+
+def _excess(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> float:
+    """Largest difference of two tensors, by the one that counts as rounding."""
     if a.is_meta or b.is_meta:
-        return a.shape == b.shape
+        return 0.0 if a.shape == b.shape else math.inf
     if a.shape != b.shape or not len(a):
-        return False
+        return math.inf
     eps = max(torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0 for x in (a, b))
     a, b = a.double(), b.double()
-    scale = max(float(a.abs().max()), float(b.abs().max()))
-    return float((a - b).abs().max()) <= max(tolerance, 4 * eps) * scale
+    allowed = max(tolerance, 4 * eps) * max(float(a.abs().max()), float(b.abs().max()))
+    error = float((a - b).abs().max())
+    return error / allowed if allowed else (math.inf if error else 0.0)
 
 
 def find_place(whole: Tensor, part: Tensor) -> list[Place]:
@@ -196,12 +209,13 @@ def _find_noisy(call: Call, sample: Tensor) -> tuple[Path, Place]:
             continue
         for place in find_place(batch[:n], sample):
             part = place.take(batch[:n], sample.shape)
-            if part.is_meta or close(part, _scale(part, sample) * sample):
+            scale = 1.0 if part.is_meta else factor(part, sample)
+            if scale and (part.is_meta or close(part, scale * sample)):
                 return path, place
     raise ModelError(f"the {call.network} gets the noisy latents in a form that is not known")
 
 
-def _scale(part: Tensor, whole: Tensor) -> float:
+def factor(part: Tensor, whole: Tensor) -> float:
     """Factor by which the second comes nearest to the first."""
     a, b = part.double().flatten(), whole.double().flatten()
     return float(a @ b) / max(float(b @ b), 1e-300)
@@ -304,18 +318,22 @@ def explain(step: Step, guidance: Sequence[float] = ()) -> Mixture:
         ModelError: It cannot be rebuilt to rounding.
     """
     wanted = step.prediction
+    if not (wanted.is_meta or wanted.isfinite().all()):
+        raise ModelError("the scheduler gets numbers that are not finite; try another dtype")
     outputs = split_outputs(step)
-    places = find_place(outputs[0], wanted) if outputs else []
-    for place in places:
-        parts = [place.take(output, wanted.shape) for output in outputs]
+    best, least = None, 1.0
+    for place in find_place(outputs[0], wanted) if outputs else []:
         if wanted.is_meta:
-            weights = (0.0,) * (len(parts) - 1) + (1.0,)
-            return Mixture(place, 1.0, weights)
-        for sign in (1.0, -1.0):
-            for weights, is_normed in _candidates(parts, sign * wanted, guidance):
-                mixture = Mixture(place, sign, weights, is_normed)
-                if close(mixture.mix(outputs, wanted.shape), wanted):
-                    return mixture
+            return Mixture(place, 1.0, (0.0,) * (len(outputs) - 1) + (1.0,))
+        for mixture in _candidates(outputs, place, wanted, guidance):
+            # A scale that is only near the true one may pass for rounding in half precision.
+            excess = _excess(mixture.mix(outputs, wanted.shape), wanted)
+            if excess < least or (best is None and excess <= least):
+                best, least = mixture, excess
+            if not excess:
+                return mixture
+    if best:
+        return best
     raise ModelError(
         f"the scheduler gets something that {len(outputs)} outputs of the network and a scale of "
         "guidance do not explain, so that a step cannot be repeated"
@@ -334,19 +352,39 @@ def split_outputs(step: Step) -> list[Tensor]:
 
 
 def _candidates(
-    parts: Sequence[Tensor], wanted: Tensor, guidance: Sequence[float]
-) -> Iterator[tuple[tuple[float, ...], bool]]:
-    """Weights that may explain a mixture, and whether its norm is then restored."""
+    outputs: Sequence[Tensor], place: Place, wanted: Tensor, guidance: Sequence[float]
+) -> Iterator[Mixture]:
+    """Mixtures that may explain what the scheduler gets."""
+    parts = [place.take(output, wanted.shape) for output in outputs]
     if len(parts) == 1:
-        yield (1.0,), False
+        yield from (Mixture(place, sign, (1.0,)) for sign in (1.0, -1.0))
         return
+    known = [scale + more for scale in guidance for more in (0, 1)] if len(parts) == 2 else []
+    pairs = [(1 - scale, scale)[::turn] for scale in known for turn in (1, -1)]
     apart = torch.stack([(part - parts[0]).double().flatten() for part in parts[1:]], 1)
-    rest = (wanted.double() - parts[0].double()).flatten()
-    solved = torch.linalg.lstsq(apart, rest[:, None]).solution.flatten().tolist()
-    # Scales are decimal numbers, which the outputs give to a few digits only.
-    for digits in range(1, 8):
-        rounded = [float(f"{weight:.{digits}g}") for weight in solved]
-        yield (1 - sum(rounded), *rounded), False
-    if len(parts) == 2:
-        for scale, turn in itertools.product(guidance, (1, -1)):
-            yield (1 - scale, scale)[::turn], True
+    is_half = parts[0].dtype.itemsize < 4
+    for sign in (1.0, -1.0):
+        rest = (sign * wanted.double() - parts[0].double()).flatten()
+        solved = torch.linalg.lstsq(apart, rest[:, None]).solution.flatten().tolist()
+        # Scales are decimal numbers, which the outputs give to a few digits only.
+        rounded = [[float(f"{x:.{digits}g}") for x in solved] for digits in range(1, 8)]
+        found = [(1 - sum(weights), *weights) for weights in rounded]
+        tried = [(w, False) for w in dict.fromkeys((*pairs, *found))]
+        tried += [(w, True) for w in pairs if max(w) >= 1]
+        for weights, is_normed in tried:
+            for base, is_float in itertools.product(
+                range(len(parts)), (False, True)[: 1 + is_half]
+            ):
+                yield Mixture(place, sign, weights, is_normed, base, is_float)
+
+
+def is_certain(mixture: Mixture, step: Step) -> bool:
+    """True where another output in place of the conditional would not explain the step."""
+    outputs, first = split_outputs(step), mixture.conditional
+    for k in range(len(outputs)):
+        order = [*range(len(outputs))]
+        order[first], order[k] = k, first
+        swapped = mixture.mix([outputs[i] for i in order], step.prediction.shape)
+        if k != first and not step.prediction.is_meta and close(swapped, step.prediction):
+            return False
+    return True

@@ -7,7 +7,7 @@ the scheduler gets, which shows guidance and the call that is conditioned on the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,19 @@ from torch import Tensor
 
 from unified_reward.core.errors import ModelError, one_line
 from unified_reward.policies.latent_maps import LatentMap, find_latent_map
-from unified_reward.policies.layouts import at, close, differing, explain, find_layout, rows, select
+from unified_reward.policies.layouts import (
+    Path,
+    at,
+    close,
+    differing,
+    explain,
+    factor,
+    find_layout,
+    is_certain,
+    rows,
+    select,
+    walk,
+)
 from unified_reward.policies.observation import Call, Step, networks, observe
 from unified_reward.policies.packing import Repeat, flatten, pack, strip
 
@@ -44,6 +56,11 @@ class PromptCall:
     """Shape of the latents of a sample."""
     output_shape: tuple[int, ...]
     """Shape of the output of the network for one sample, without the batch."""
+    tensors: frozenset[Path]
+    """Arguments that are tensors; for other prompts there may be more, such as masks."""
+    scales: tuple[float, ...] = field(default=(), compare=False)
+    """Factors from the scheduler's noisy latents to the network's, of each step of the run; empty
+    on the meta device."""
 
     def answer(self, _: str, arguments: Mapping[str, Any]) -> Any:
         """Zeros in place of the output of the network."""
@@ -59,7 +76,21 @@ class PromptCall:
             ModelError: The network gets something that cannot be kept.
         """
         seen = observe(pipeline, lambda: run(1), answer=self.answer, max_calls=self.number + 1)
-        return pack(self.condition(seen.calls[-1]), self.repeat)
+        call = seen.calls[-1]
+        found = self._with_tensors(call)
+        return pack(found.condition(call), found.repeat)
+
+    def _with_tensors(self, call: Call) -> PromptCall:
+        """This call where another prompt has tensors in place of None."""
+        layout = self.repeat.layout
+        n = len(at(call.arguments, layout.noisy))
+        more = {
+            path
+            for path, value in walk(call.arguments)
+            if isinstance(value, Tensor) and value.ndim and len(value) == n
+        }
+        batched = layout.batched | (more - self.tensors)
+        return replace(self, repeat=self.repeat._replace(layout=layout._replace(batched=batched)))
 
     def condition(self, call: Call) -> dict[str, Any]:
         """Arguments of a call for one sample, for the prompt alone, see `packing.strip`."""
@@ -136,7 +167,16 @@ def find_prompt_call(
         [*differing(calls[0], call)] for call in calls
     ):
         raise ModelError(f"the networks of a {name} take different arguments")
-    return found
+    pairs = [(_noisy(found, step), step.sample) for step in seen.steps]
+    is_meta = pairs[0][1].is_meta
+    return replace(found, scales=() if is_meta else tuple(factor(*pair) for pair in pairs))
+
+
+def _noisy(found: PromptCall, step: Step) -> Tensor:
+    """Noisy latents as the network gets them for the prompt, in the shape of the scheduler's."""
+    layout, call = found.repeat.layout, step.calls[found.number]
+    batch = cast("Tensor", rows(at(call.arguments, layout.noisy)))
+    return layout.place.take(batch[found.index : found.index + 1], (1, *found.shape))
 
 
 def _check_steps(steps: Sequence[Step], name: str) -> None:
@@ -166,6 +206,10 @@ def _find(
     pipeline: Any, steps: Sequence[Step], twins: Sequence[Call], guidance: Sequence[float]
 ) -> PromptCall:
     mixture = explain(steps[0], guidance)
+    if not any(is_certain(mixture, step) for step in steps):
+        raise ModelError(
+            f"the {steps[0].calls[0].network} predicts the same with and without the prompt"
+        )
     index, number = mixture.conditional, 0
     while index >= (pieces := len(steps[0].calls[number].output)):
         index, number = index - pieces, number + 1
@@ -189,7 +233,10 @@ def _find(
         mixture.sign,
     )
     shape, output_shape = tuple(steps[0].sample.shape[1:]), tuple(calls[0].output[0].shape)
-    return PromptCall(repeat, number, index, pieces, shape, output_shape)
+    tensors = frozenset(
+        path for path, value in walk(calls[0].arguments) if isinstance(value, Tensor)
+    )
+    return PromptCall(repeat, number, index, pieces, shape, output_shape, tensors)
 
 
 def _prove(pipeline: Any, found: PromptCall, step: Step) -> None:
@@ -198,10 +245,7 @@ def _prove(pipeline: Any, found: PromptCall, step: Step) -> None:
     Raises:
         ModelError: It does not.
     """
-    call, layout = step.calls[found.number], found.repeat.layout
-    shape = (1, *found.shape)
-    batch = cast("Tensor", rows(at(call.arguments, layout.noisy)))
-    noisy = layout.place.take(batch[found.index : found.index + 1], shape)
+    call, noisy = step.calls[found.number], _noisy(found, step)
     timestep = step.timestep.reshape(1).to(noisy.device)
     arguments = found.repeat.arguments([found.condition(call)], noisy, timestep)
     try:

@@ -19,7 +19,7 @@ from unified_reward.policies.diffusion import DiffusionPolicy, refuse_control
 from unified_reward.policies.latent_maps import LatentMap, latent_map_of_shapes
 from unified_reward.policies.observation import networks
 from unified_reward.policies.packing import unpack
-from unified_reward.policies.prompt_calls import BROKEN, PromptCall, find_prompt_call
+from unified_reward.policies.prompt_calls import BROKEN, PromptCall, Run, find_prompt_call
 from unified_reward.policies.prompt_lengths import prompt_lengths
 from unified_reward.train.schedule import check_schedule, read_schedule
 
@@ -29,6 +29,12 @@ Condition = Mapping[str, Tensor | list[Tensor]]
 shapes differ."""
 _STEPS = 3
 """Steps of an observed run; the fewest that show the scale of timesteps."""
+_PROBE = "a photograph of a red star"
+"""Prompt by which the call of the network is found; it must differ from that of guidance."""
+
+_SHORT = 128
+"""Letters of a prompt that every text encoder reads to the end."""
+_END = 8
 
 
 class Networks(nn.ModuleDict):
@@ -98,24 +104,31 @@ class Denoiser:
         """
         refuse_control(self.pipeline, prompt)
         self.policy.inputs(prompt, 1, source, size)
+        is_edit = source is not None
+        run = self._run(lambda n: self.policy.inputs(_PROBE, n, source, size))
+        call = self._prompt_call(run, size, is_edit=is_edit)
+
+        def encode(text: str) -> dict[str, Tensor]:
+            inputs = self._run(lambda n: self.policy.inputs(text, n, source, size))
+            return call.encode(self.pipeline, inputs)
+
         with prompt_lengths() as lengths:
-            condition = self.encode_inputs(
-                lambda n: self.policy.inputs(prompt, n, source, size),
-                size,
-                is_edit=source is not None,
-            )
+            condition = encode(prompt)
         if overflow := lengths.overflow():
             raise DataError(
                 f"its prompt has {overflow.tokens} tokens, and the text encoder reads "
                 f"{overflow.limit}"
             )
+        # Some pipelines cut embeddings without a word.
+        if len(prompt) > _SHORT and _are_equal(condition, encode(prompt.rstrip()[:-_END])):
+            raise DataError(f"its prompt is too long: the last {_END} letters make no difference")
         return condition
 
     @torch.no_grad()
     def encode_inputs(
         self, inputs: Callable[[int], Mapping[str, Any]], size: Size, *, is_edit: bool
     ) -> dict[str, Tensor]:
-        """Encode the prompt of a call of the pipeline; also on the meta device, as embeddings.
+        """Encode a call of the pipeline with embeddings of a prompt, on the meta device.
 
         Args:
             inputs: Arguments of the pipeline for so many samples, without generators.
@@ -128,21 +141,26 @@ class Denoiser:
         Raises:
             ModelError: The pipeline samples in a way that cannot be repeated.
         """
+        run = self._run(inputs)
+        return self._prompt_call(run, size, is_edit=is_edit).encode(self.pipeline, run)
+
+    def _run(self, inputs: Callable[[int], Mapping[str, Any]]) -> Run:
+        """Run of the pipeline in a few steps, with these arguments for so many samples."""
 
         def run(n: int) -> object:
             generators = [torch.Generator().manual_seed(seed) for seed in range(n)]
             few = {"num_inference_steps": _STEPS, "output_type": "np", "generator": generators}
             return self.pipeline(**{**inputs(n), **few})
 
-        if (size, is_edit) not in self._calls:
-            self._calls[size, is_edit] = self._prompt_call(run, size)
-        return self._calls[size, is_edit].encode(self.pipeline, run)
+        return run
 
     def decoder_shape(self, size: Size) -> tuple[int, ...]:
         """Shape of the decoder's input for a sample, with its batch; a prompt is encoded before."""
         return self._maps[size].decoder_shape
 
-    def _prompt_call(self, run: Callable[[int], object], size: Size) -> PromptCall:
+    def _prompt_call(self, run: Run, size: Size, *, is_edit: bool) -> PromptCall:
+        if known := self._calls.get((size, is_edit)):
+            return known
         try:
             call = find_prompt_call(
                 self.pipeline,
@@ -150,15 +168,16 @@ class Denoiser:
                 self.policy.guidance_scales,
                 lambda t: next(iter(self._by_network(torch.tensor([t])))),
             )
-            check_schedule(self.schedule, self.pipeline.scheduler)
+            check_schedule(self.schedule, self.pipeline.scheduler, call.scales)
             self._maps[size] = self._latent_map(call, run, size)
         except (ModelError, *BROKEN) as error:
             raise ModelError(
                 f"{self.policy.name} cannot be aligned at {_text(size)}: {one_line(error)}"
             ) from error
+        self._calls[size, is_edit] = call
         return call
 
-    def _latent_map(self, call: PromptCall, run: Callable[[int], object], size: Size) -> LatentMap:
+    def _latent_map(self, call: PromptCall, run: Run, size: Size) -> LatentMap:
         vae = self.pipeline.vae
         try:
             return call.latent_map(self.pipeline, run)
@@ -247,6 +266,10 @@ class Denoiser:
 def _rows(values: Tensor, ascending: list[int]) -> Tensor:
     """Rows of the indices; without a copy where they are all."""
     return values if len(ascending) == len(values) else values[ascending]
+
+
+def _are_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 def _text(size: Size) -> str:

@@ -430,6 +430,11 @@ class _TrainState:
         if (path := self.newest()) is None:
             return {name: [] for name in _LOGGED}
         state = torch.load(path, map_location=device, weights_only=True)
+        if state["weights"].keys() != self._trained.keys():
+            raise ConfigError(
+                f"{path} has weights of other names, as of another version; delete "
+                f"{self._folder} to start again, or give another output"
+            )
         with torch.no_grad():
             for name, weight in self._trained.items():
                 weight.copy_(state["weights"][name])

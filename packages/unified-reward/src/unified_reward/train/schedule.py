@@ -59,15 +59,17 @@ def read_schedule(scheduler: Any) -> Schedule:
     return Schedule(cast("Prediction", kind), alpha, sigma, torch.arange(steps))
 
 
-def check_schedule(schedule: Schedule, scheduler: Any) -> None:
+def check_schedule(schedule: Schedule, scheduler: Any, scales: Sequence[float] = ()) -> None:
     """Compare a schedule with the noise that the scheduler itself adds at its timesteps.
 
     Args:
         schedule: Noise levels by `read_schedule`.
         scheduler: Scheduler with the timesteps of a run.
+        scales: Factors from its noisy latents to those of the network, of each of its steps.
 
     Raises:
-        ModelError: They differ, as where a flow runs the other way.
+        ModelError: They differ, as where a flow runs the other way, or the network gets latents of
+            another scale.
     """
     timesteps = scheduler.timesteps.cpu()
     alpha, sigma = added_noise(scheduler, timesteps)
@@ -78,4 +80,13 @@ def check_schedule(schedule: Schedule, scheduler: Any) -> None:
         raise ModelError(
             f"a {type(scheduler).__name__} adds noise of {(sigma / total).tolist()} at timesteps "
             f"{timesteps.tolist()}, which is not that of its configuration"
+        )
+    if len(scales) != len(timesteps):
+        return
+    found = torch.tensor(scales) * torch.stack([alpha, sigma])
+    wanted = torch.stack([schedule.alpha[nearest], schedule.sigma[nearest]])
+    if not torch.allclose(found.double(), wanted, rtol=0, atol=1e-2):
+        raise ModelError(
+            f"the network gets noisy latents scaled by {[*scales]}, where {sigma.tolist()} is the "
+            f"noise of the {type(scheduler).__name__}: not what it was trained on"
         )

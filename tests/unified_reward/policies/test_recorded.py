@@ -65,6 +65,14 @@ def test_half_precision_is_repeated_to_the_last_bit(name):
         assert torch.equal(each.log_prob(networks(policy.pipeline)).detach(), taken)
 
 
+def test_steps_that_differ_within_half_precision_are_refused_by_their_density():
+    """Self-attention guidance has an output of other latents, which no scale of guidance gives."""
+    policy = policy_of("StableDiffusionSAGPipeline")
+    policy.pipeline.to(dtype=torch.bfloat16)
+    with pytest.raises(ModelError, match=r"repeated, step \d predicts something else"):
+        StochasticSampler(policy).sample("a red star", (), [1, 2, 3], (0, 1, 2))
+
+
 def test_without_a_window_the_samples_are_those_of_the_plain_pipeline(policy):
     plain = pixels(policy.sample("a red star", (), [1, 2]))
     rollout = StochasticSampler(policy).sample("a red star", (), [1, 2], ())

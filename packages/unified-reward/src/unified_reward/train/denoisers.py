@@ -171,6 +171,8 @@ class Denoiser:
             check_schedule(self.schedule, self.pipeline.scheduler, call.scales)
             self._maps[size] = self._latent_map(call, run, size)
         except (ModelError, *BROKEN) as error:
+            if is_edit and isinstance(error, ValueError):  # the pipeline refuses the source
+                raise
             raise ModelError(
                 f"{self.policy.name} cannot be aligned at {_text(size)}: {one_line(error)}"
             ) from error

@@ -89,4 +89,7 @@ def test_a_second_transformer_that_is_left_out_is_seen(monkeypatch):
     networks = [call.network for step in tiny.observe().steps for call in step.calls]
     assert {*networks} == {"transformer", "transformer_2"}
     monkeypatch.setattr(Denoiser, "_by_network", lambda _, t: {"transformer": [*range(len(t))]})
-    assert replay(tiny).conditional > SEEN
+    with pytest.raises(
+        ModelError, match=r"calls its transformer_2 at timestep .*, not transformer"
+    ):
+        tiny.condition(PROMPTS[0])

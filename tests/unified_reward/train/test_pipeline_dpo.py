@@ -20,6 +20,7 @@ from tests.unified_reward.train.observed import (
     save_with_pairs,
     tiny_denoiser,
 )
+from unified_reward.core.errors import ModelError
 from unified_reward.policies.observation import networks
 from unified_reward.train.dpo_diffusion import DPOModel, NoiseSample
 
@@ -52,7 +53,8 @@ def apart(run, other):
 def attach(pipeline, folder):
     """Load adapters as their files are meant to be loaded."""
     second = folder / "transformer_2"
-    if hasattr(pipeline, "load_lora_weights"):
+    is_native = all(isinstance(part, PeftAdapterMixin) for part in networks(pipeline).values())
+    if is_native and hasattr(pipeline, "load_lora_weights"):
         pipeline.load_lora_weights(folder)
         if second.is_dir():
             pipeline.load_lora_weights(second, load_into_transformer_2=True)
@@ -71,6 +73,11 @@ def attach(pipeline, folder):
 def test_a_run_starts_at_ln_2_and_merged_adapters_sample_as_attached_ones(name, tmp_path):
     source, out = folder_of(name, tmp_path), tmp_path / "new"
     settings = config(2, optim={"lora_rank": 2, "lr": 0.05}, beta=10.0)
+    if name.startswith("AnimateDiff"):
+        # PEFT's layers do not take the argument by name.
+        with pytest.raises(ModelError, match=r"if adapters are the reason, .* lora_rank=0"):
+            align(source, out, settings)
+        return
     report, log = align(source, out, settings)
     assert losses(report)[0] == LN2 != losses(report)[1]
     assert (report["pairs"], log) == (3, [])

@@ -33,8 +33,9 @@ import torch
 
 from unified_reward import media
 from unified_reward.train.denoisers import Denoiser
-from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSampler
+from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel
 from unified_reward.train.latents import Resolution, encode_pairs
+from unified_reward.train.loops import NoiseSampler
 from unified_reward.train.optim import OptimConfig
 
 

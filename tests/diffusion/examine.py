@@ -20,8 +20,9 @@ from unified_reward.policies.observation import networks
 from unified_reward.policies.recorded import StochasticSampler
 from unified_reward.policies.step_rules import log_prob
 from unified_reward.train.denoisers import Denoiser
-from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSample
+from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel
 from unified_reward.train.latents import padding_frames
+from unified_reward.train.loops import NoiseSample
 from unified_reward.train.optim import OptimConfig
 
 

@@ -172,7 +172,7 @@ def test_a_judge_is_not_trained_over_its_own_base(recipe, first):
 
 
 def test_a_recipe_without_stages_is_refused(tmp_path):
-    stages = "judge, calibration, bench, dpo, align, base, generator, showcase, speaker"
+    stages = "judge, calibration, bench, dpo, grpo, align, base, generator, showcase, speaker"
     with pytest.raises(ConfigError, match=f"names no stage; there are {stages}$"):
         run(Recipe(tmp_path, {}))
 

@@ -22,7 +22,8 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.policies import Size
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.denoisers import Denoiser
-from unified_reward.train.dpo_diffusion import DPOModel, NoiseSampler, align_pipeline
+from unified_reward.train.dpo_diffusion import DPOModel, align_pipeline
+from unified_reward.train.loops import NoiseSampler
 
 
 LN2 = torch.tensor(math.log(2)).item()

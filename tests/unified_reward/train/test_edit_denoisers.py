@@ -24,8 +24,9 @@ from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies import Size
 from unified_reward.policies.packing import FORM
 from unified_reward.train.denoisers import Denoiser
-from unified_reward.train.dpo_diffusion import DPOModel, NoiseSample
+from unified_reward.train.dpo_diffusion import DPOModel
 from unified_reward.train.latents import Resolution, cut_alike, encode_pairs
+from unified_reward.train.loops import NoiseSample
 
 
 CPU = torch.device("cpu")

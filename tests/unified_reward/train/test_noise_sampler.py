@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unified_reward.train.dpo_diffusion import NoiseSampler
+from unified_reward.train.loops import NoiseSampler
 
 
 ALL = torch.arange(1000)

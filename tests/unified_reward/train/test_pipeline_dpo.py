@@ -22,7 +22,8 @@ from tests.unified_reward.train.observed import (
 )
 from unified_reward.core.errors import ModelError
 from unified_reward.policies.observation import networks
-from unified_reward.train.dpo_diffusion import DPOModel, NoiseSample
+from unified_reward.train.dpo_diffusion import DPOModel
+from unified_reward.train.loops import NoiseSample
 
 
 pytestmark = pytest.mark.numeric

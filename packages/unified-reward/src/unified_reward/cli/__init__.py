@@ -60,6 +60,10 @@ COMMANDS = {
         "unified_reward.cli.dpo:dpo",
         "Align a policy on preference pairs by DPO; resumes a stopped run.",
     ),
+    "grpo": (
+        "unified_reward.cli.grpo:grpo",
+        "Train a pipeline by the rewards of judges (GRPO, NFT); resumes a stopped run.",
+    ),
     "export": (
         "unified_reward.cli.export:export",
         "Export the kept pairs in the format of another trainer.",

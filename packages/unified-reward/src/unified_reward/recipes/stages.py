@@ -1,4 +1,4 @@
-"""The stages of the library: training a judge, calibrating and benchmarking it, DPO of a policy."""
+"""The stages of the library: training, calibrating and benchmarking a judge, DPO and GRPO."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from unified_reward.recipes.stage import Recipe, Run, Stage
 from unified_reward.train.dpo import PolicyDPO, align
 from unified_reward.train.dry_run import dry_run
 from unified_reward.train.dry_run_dpo import dry_run_dpo
+from unified_reward.train.grpo import PolicyGRPO, learn_from_judges
 from unified_reward.train.judge import JudgeTraining, train_judge
 
 
@@ -210,7 +211,21 @@ def _dpo(config: PolicyDPO, run: Run) -> None:
     )
 
 
+def _grpo(config: PolicyGRPO, run: Run) -> None:
+    folder, policy = run.out / "grpo", checkpoint_path(config.policy)
+    config = replace(config, rewards=config.rewards or (judge_of("", run),))
+    judges = [checkpoint_path(reward) for reward in config.rewards]
+    run.stage(
+        "grpo",
+        config,
+        [policy, config.prompts, *judges],
+        folder / "policy" / DEFAULTS,
+        lambda: learn_from_judges(config, folder, run.log),
+    )
+
+
 JUDGE = Stage("judge", JudgeTraining, _judge, dry_run=dry_run, every_process=True)
 CALIBRATION = Stage("calibration", CalibrationConfig, _calibrate, _check_calibration)
 BENCH = Stage("bench", BenchConfig, _bench)
 DPO = Stage("dpo", PolicyDPO, _dpo, dry_run=dry_run_dpo, every_process=True)
+GRPO = Stage("grpo", PolicyGRPO, _grpo, every_process=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+
+from unified_reward.train.optim import OptimConfig, check_lora_targets
 
 
 class Adapters:
@@ -58,3 +62,26 @@ class Adapters:
             self.network.unload_lora()
         else:
             self._peft.merge_and_unload()
+
+
+def add_adapters(network: Any, lora: LoraConfig, optim: OptimConfig) -> Adapters:
+    """Add adapters whose random weights depend on the seed alone.
+
+    Raises:
+        ConfigError: A name in ``lora_targets`` matches no layer.
+    """
+    check_lora_targets(network, optim)
+    torch.manual_seed(optim.seed)
+    return Adapters(network, lora)
+
+
+def merge_adapters(adapters: Mapping[str, Adapters], folder: Path, pipeline: Any) -> None:
+    """Write the adapters of networks by name, and merge them.
+
+    Those of a second network are in a folder of its name: they are loaded by an argument, under
+    the name of the first.
+    """
+    first = next(iter(adapters), "")
+    for name, each in adapters.items():
+        each.save(folder if name == first else folder / name, pipeline, first)
+        each.merge()

@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from accelerate import Accelerator, DistributedType
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.optimization import get_scheduler
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unified_reward import media, policies
-from unified_reward.core.errors import ConfigError, MediaError
-from unified_reward.core.samples import Image, PreferencePair, Task, Video
-from unified_reward.io.atomic import replacing, write_bytes
+from unified_reward import policies
+from unified_reward.core.errors import ConfigError
 from unified_reward.pairs.preferences import trainable_pairs
 from unified_reward.policies.diffusion import DiffusionPolicy
-from unified_reward.train.adapters import Adapters
+from unified_reward.train.adapters import Adapters, add_adapters, merge_adapters
 from unified_reward.train.denoisers import Condition, Denoiser
 from unified_reward.train.latents import EncodedPairs, Resolution, encode_pairs
+from unified_reward.train.loops import NoiseSample, NoiseSampler, TrainState, build_accelerator
 from unified_reward.train.losses import (
     add_noise,
     denoising_error,
@@ -40,13 +36,8 @@ from unified_reward.train.losses import (
     diffusion_dpo,
     epsilon_error_weight,
 )
-from unified_reward.train.optim import (
-    OptimConfig,
-    check_lora_targets,
-    lora_config,
-    loss_progress,
-    non_finite_error,
-)
+from unified_reward.train.optim import OptimConfig, lora_config, loss_progress, non_finite_error
+from unified_reward.train.sample_sheets import SampleSheet
 
 
 _LOGGED = ("loss", "accuracy", "margin", "chosen", "rejected")
@@ -84,44 +75,6 @@ class DiffusionDPO:
             raise ConfigError("a denoiser is trained by AdamW only; leave muon_lr at 0")
 
 
-class NoiseSample(NamedTuple):
-    """Timesteps and noise of a batch of B pairs."""
-
-    steps: Tensor
-    """Indices of the timesteps in the schedule, shape (B,)."""
-    noise: Tensor
-    """Noise that chosen and rejected share, shape (B, ...)."""
-
-
-class NoiseSampler:
-    """Samples pairs, timesteps and noise by the number of the sample, from 0 on."""
-
-    def __init__(self, n_pairs: int, steps: Tensor, seed: int) -> None:
-        """Sample from the given indices of timesteps, each with the same probability."""
-        self._n_pairs, self._steps, self._seed = n_pairs, steps, seed
-
-    def pair_indices(self, numbers: Sequence[int]) -> list[int]:
-        """Indices of pairs; every pair comes once before any comes again."""
-        n = self._n_pairs
-        return [int(self._permutation(number // n)[number % n]) for number in numbers]
-
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng([self._seed, epoch]).permutation(self._n_pairs)
-
-    def sample(self, numbers: Sequence[int], shape: Sequence[int]) -> NoiseSample:
-        """Timesteps and noise for latents of this shape, without the batch."""
-        steps: list[int] = []
-        noise: list[Tensor] = []
-        for number in numbers:
-            # Hashed, because torch uses the lowest 32 bits of a seed only.
-            seed = np.random.SeedSequence([self._seed, number]).generate_state(1)
-            generator = torch.Generator().manual_seed(int(seed[0]))
-            index = torch.randint(len(self._steps), (), generator=generator)
-            steps.append(int(self._steps[index]))
-            noise.append(torch.randn(*shape, generator=generator))
-        return NoiseSample(torch.tensor(steps), torch.stack(noise))
-
-
 class DPOModel:
     """The trained network of a pipeline, its frozen reference, and the DPO loss."""
 
@@ -138,9 +91,7 @@ class DPOModel:
         self.adapters: dict[str, Adapters] = {}
         for name, network in self._parts():
             if lora:
-                check_lora_targets(network, config.optim)
-                torch.manual_seed(config.optim.seed)
-                self.adapters[name] = Adapters(network, lora)
+                self.adapters[name] = add_adapters(network, lora, config.optim)
             if config.optim.gradient_checkpointing:
                 network.enable_gradient_checkpointing()
         self.trained = {n: p for n, p in self.networks.named_parameters() if p.requires_grad}
@@ -217,12 +168,7 @@ class DPOModel:
 
     def merge_adapters(self, folder: Path) -> None:
         """Write the adapters, those of a second network in a folder of its own, and merge them."""
-        first = next(iter(self.networks))
-        for name, adapters in self.adapters.items():
-            # Those of a second network are loaded by an argument, under the name of the first.
-            target = folder if name == first else folder / name
-            adapters.save(target, self.denoiser.pipeline, first)
-            adapters.merge()
+        merge_adapters(self.adapters, folder, self.denoiser.pipeline)
 
 
 def _twice(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
@@ -253,14 +199,7 @@ def align_pipeline(
         DataError: No pair can be used.
         ModelError: The pipeline cannot be loaded or aligned, or loss or gradient is not finite.
     """
-    on_gpu = torch.cuda.is_available()
-    # An earlier training in this process may have chosen another precision.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        mixed_precision=config.precision or ("bf16" if on_gpu else "no"), cpu=not on_gpu
-    )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ConfigError("a pipeline cannot be sharded; launch without FSDP and ZeRO")
+    accelerator = build_accelerator(config.precision)
     maker = policies.load(policy, device=str(accelerator.device), dtype="float32")
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
@@ -276,7 +215,7 @@ def align_pipeline(
         find_unused_parameters=True
     )
     learned = [pair for pair in read if pair.id in encoded.names]
-    sheet = _SampleSheet(maker, learned[:4], out / "samples")
+    sheet = SampleSheet(maker, learned[:4], out / "samples")
     history = _train(model, encoded, accelerator, sheet)
     if accelerator.is_main_process:
         model.merge_adapters(out / "adapter")
@@ -291,48 +230,8 @@ def align_pipeline(
 def _mute(_: str) -> None: ...
 
 
-class _SampleSheet:
-    """Images with samples of a few prompts, always of the same seeds; of edits the source too."""
-
-    def __init__(
-        self, maker: DiffusionPolicy, pairs: Sequence[PreferencePair], folder: Path
-    ) -> None:
-        self._maker, self._pairs, self.folder = maker, pairs, folder
-
-    def write(self, step: int) -> None:
-        """Write an image with a row for each prompt; videos as their first and last frames."""
-        rows: list[Tensor] = []
-        for pair in self._pairs:
-            with suppress(MediaError):  # a source that was lost since it was encoded
-                rows += self._row(pair)
-        if not rows:  # the pipeline withheld every sample
-            return
-        sheet = torch.nn.utils.rnn.pad_sequence(
-            [row.movedim(1, 0) for row in rows], batch_first=True
-        )
-        pixels = sheet.movedim(1, 2).flatten(0, 1).numpy()
-        png = media.encode_png(media.open_image(Image(pixels, "HWC")))
-        write_bytes(self.folder / f"step-{step:06}.png", png)
-
-    def _row(self, pair: PreferencePair) -> list[Tensor]:
-        context = pair.context if pair.task is Task.IMAGE_EDITING else ()
-        samples = self._maker.sample(pair.prompt, context, policies.seeds(pair.prompt, 4, 0))
-        tiles = [_preview(sample) for sample in samples if sample is not None]
-        if tiles and context:
-            source, height = self._maker.open_source(context), len(tiles[0])
-            width = max(1, round(source.width * height / source.height))
-            pixels = np.array(source.resize((width, height)))
-            tiles.insert(0, torch.from_numpy(pixels))
-        return [torch.cat(tiles, 1)] if tiles else []
-
-
-def _preview(sample: Image | Video) -> Tensor:
-    pixels = torch.from_numpy(sample.source)
-    return pixels if pixels.ndim == 3 else torch.cat([pixels[0], pixels[-1]], 1)
-
-
 def _train(
-    model: DPOModel, pairs: EncodedPairs, accelerator: Accelerator, sheet: _SampleSheet
+    model: DPOModel, pairs: EncodedPairs, accelerator: Accelerator, sheet: SampleSheet
 ) -> dict[str, list[float]]:
     """Train up to the last step; the figures in ``_LOGGED`` by step."""
     config, optim = model.config, model.config.optim
@@ -346,7 +245,8 @@ def _train(
     )
     denoiser = model.denoiser
     denoiser.network, optimiser = accelerator.prepare(model.networks, optimiser)
-    state = _TrainState(sheet.folder.parent / "checkpoints", model.trained, optimiser, scheduler)
+    folder = sheet.folder.parent / "checkpoints"
+    state = TrainState(folder, model.trained, optimiser, scheduler, _LOGGED)
     history = state.load(accelerator.device)
     sampler = NoiseSampler(len(pairs), _trained_steps(model), optim.seed)
     bar = loss_progress()
@@ -399,49 +299,3 @@ def _backward(
         for name, value in zip(_LOGGED, cast("Tensor", means).tolist(), strict=True):
             sums[name] += value / optim.accumulate
     return sums
-
-
-class _TrainState:
-    """State from which a killed run resumes, in one file that is complete or absent."""
-
-    def __init__(
-        self, folder: Path, trained: Mapping[str, Tensor], optimiser: Any, scheduler: Any
-    ) -> None:
-        self._folder = folder
-        self._trained, self._optimiser, self._scheduler = trained, optimiser, scheduler
-
-    def save(self, history: Mapping[str, Sequence[float]]) -> None:
-        """Save the state, and delete older ones."""
-        path = self._folder / f"state-{len(history['loss']):06}.pt"
-        state = {
-            "weights": {name: weight.detach() for name, weight in self._trained.items()},
-            "history": dict(history),
-            "optimiser": self._optimiser.state_dict(),
-            "scheduler": self._scheduler.state_dict(),
-        }
-        with replacing(path) as file:
-            torch.save(state, file)
-        for older in self._folder.glob("state-*.pt"):
-            if older != path:
-                older.unlink()
-
-    def load(self, device: torch.device) -> dict[str, list[float]]:
-        """Load the newest state, if there is one; the figures logged so far."""
-        if (path := self.newest()) is None:
-            return {name: [] for name in _LOGGED}
-        state = torch.load(path, map_location=device, weights_only=True)
-        if state["weights"].keys() != self._trained.keys():
-            raise ConfigError(
-                f"{path} has weights of other names, as of another version; delete "
-                f"{self._folder} to start again, or give another output"
-            )
-        with torch.no_grad():
-            for name, weight in self._trained.items():
-                weight.copy_(state["weights"][name])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self._scheduler.load_state_dict(state["scheduler"])
-        return state["history"]
-
-    def newest(self) -> Path | None:
-        """File of the newest state; None without one."""
-        return max(self._folder.glob("state-*.pt"), default=None)

@@ -31,7 +31,7 @@ from unified_reward.policies.packing import unpack
 from unified_reward.policies.vlm import VLMPolicy, build_request
 from unified_reward.train.denoisers import Condition, Denoiser
 from unified_reward.train.dpo import PolicyDPO
-from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel, NoiseSample
+from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel
 from unified_reward.train.dpo_vlm import (
     VLMDPO,
     AnswerPair,
@@ -58,6 +58,7 @@ from unified_reward.train.latents import (
     sample_size,
 )
 from unified_reward.train.launch import LaunchConfig, read_launch_config
+from unified_reward.train.loops import NoiseSample
 from unified_reward.train.meta_models import (
     build_meta_model,
     build_meta_pipeline,

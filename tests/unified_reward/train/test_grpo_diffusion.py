@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.diffusion import PIPELINES
 from tests.unified_reward.policies import pipelines
 from unified_reward import open_judge, policies
 from unified_reward.core.errors import ConfigError, DataError, ModelError, ServerError
@@ -40,8 +41,8 @@ def prompts(tmp_path_factory):
     return written(tmp_path_factory.mktemp("prompts") / "prompts.jsonl", PROMPTS)
 
 
-def written(path, texts):
-    rows = [{"id": f"p{i}", "task": "image_generation", "prompt": t} for i, t in enumerate(texts)]
+def written(path, texts, task="image_generation"):
+    rows = [{"id": f"p{i}", "task": task, "prompt": text} for i, text in enumerate(texts)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
 
@@ -77,6 +78,24 @@ def test_a_second_update_on_the_same_samples_has_another_ratio(source, prompts, 
     report, _ = train(source, prompts, tmp_path, config(1, updates=2, clip=1e-6))
     assert report["deviation"][0] > 0
     assert 0 < report["clipped"][0] <= 0.5
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "nft"])
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionXLPipeline", "FluxPipeline", "QwenImagePipeline", "WanPipeline 2.2"]
+)
+def test_every_kind_of_pipeline_starts_as_its_reference(name, algorithm, tmp_path):
+    tiny = PIPELINES[name]
+    tiny.build().save_pretrained(tmp_path / "source", safe_serialization=True)
+    write_defaults(replace(tiny.sampling, steps=3), tmp_path / "source")
+    task = "video_generation" if "Wan" in name else "image_generation"
+    path = written(tmp_path / "prompts.jsonl", ["a red star"], task)
+    options = config(1, group=3, prompts_per_step=1, window=1, algorithm=algorithm)
+    report, _ = train(tmp_path / "source", path, tmp_path / "out", options)
+    assert report["norm_ratio"] == [pytest.approx(1, abs=1e-6)]
+    assert report["deviation"] == [pytest.approx(0, abs=1e-9)]
+    assert report["failed_groups"] == report["constant_groups"] == [0]
+    assert policies.load(tmp_path / "out" / "policy", device="cpu").tasks == (task,)
 
 
 def test_the_reward_rises(source, prompts, tmp_path):
@@ -175,7 +194,7 @@ def test_batches_of_a_group_count_as_a_large_batch(source, prompts, tmp_path):
 def test_failures_leave_their_group_and_constant_groups_are_skipped(
     source, prompts, tmp_path, algorithm
 ):
-    """Of four samples of a prompt two fail, another prompt has equal rewards, others none."""
+    """Two of four samples of a prompt fail; another prompt has equal rewards, others none."""
 
     def reward(samples):
         values = []

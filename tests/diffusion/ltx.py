@@ -21,26 +21,34 @@ from tests.unified_reward.policies import pipelines
 from unified_reward.policies import Denoising
 
 
-def ltx():
-    torch.manual_seed(0)
-    vae = AutoencoderKLLTXVideo(
+def _autoencoder(kind, **options):
+    vae = kind(
         latent_channels=4,
         block_out_channels=(8, 8),
-        down_block_types=("LTXVideoDownBlock3D",) * 2,
         decoder_block_out_channels=(8, 8),
         layers_per_block=(1, 1, 1),
         decoder_layers_per_block=(1, 1, 1),
         spatio_temporal_scaling=(True, True),
         decoder_spatio_temporal_scaling=(True, True),
         decoder_inject_noise=(False, False, False),
-        downsample_type=("conv", "conv"),
-        upsample_residual=(False, False),
         upsample_factor=(1, 1),
         patch_size=2,
         scaling_factor=0.7,
+        **options,
     )
     vae.latents_mean.copy_(torch.tensor(MEAN))
     vae.latents_std.copy_(torch.tensor(STD))
+    return vae
+
+
+def ltx():
+    torch.manual_seed(0)
+    vae = _autoencoder(
+        AutoencoderKLLTXVideo,
+        down_block_types=("LTXVideoDownBlock3D",) * 2,
+        downsample_type=("conv", "conv"),
+        upsample_residual=(False, False),
+    )
     return evaluated(
         LTXPipeline(
             tokenizer=pipelines.tokenizer(),
@@ -72,25 +80,13 @@ def ltx_2():
     """LTX-2, which samples sound beside the video."""
     torch.manual_seed(0)
     words = video_parts.byte_tokenizer()
-    vae = AutoencoderKLLTX2Video(
-        latent_channels=4,
-        block_out_channels=(8, 8),
+    vae = _autoencoder(
+        AutoencoderKLLTX2Video,
         down_block_types=("LTX2VideoDownBlock3D",) * 2,
-        decoder_block_out_channels=(8, 8),
-        layers_per_block=(1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1),
-        spatio_temporal_scaling=(True, True),
-        decoder_spatio_temporal_scaling=(True, True),
-        decoder_inject_noise=(False, False, False),
         downsample_type=("spatiotemporal", "spatiotemporal"),
         upsample_type=("spatiotemporal", "spatiotemporal"),
         upsample_residual=(True, True),
-        upsample_factor=(1, 1),
-        patch_size=2,
-        scaling_factor=0.7,
     )
-    vae.latents_mean.copy_(torch.tensor(MEAN))
-    vae.latents_std.copy_(torch.tensor(STD))
     return evaluated(
         LTX2Pipeline(
             tokenizer=words,

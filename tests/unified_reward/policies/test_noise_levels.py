@@ -10,8 +10,8 @@ import torch
 from unified_reward.core.errors import ModelError
 from unified_reward.policies.noise_levels import (
     _REPLACEMENTS,
+    Levels,
     check_scheduler,
-    levels,
     prediction_type,
     step_levels,
     stochastic_scheduler,
@@ -19,6 +19,13 @@ from unified_reward.policies.noise_levels import (
 
 
 pytestmark = pytest.mark.numeric
+
+
+def levels(scheduler):
+    """Noise levels before each of the N steps, and after the last."""
+    before, after = step_levels(scheduler)
+    return Levels(*(torch.cat([a, b[-1:]]) for a, b in zip(before, after, strict=True)))
+
 
 FIRST_PARTY = {
     name.removesuffix("Scheduler"): kind

@@ -18,7 +18,7 @@ from unified_reward.core.errors import ModelError
 from unified_reward.policies.observation import Call, Step
 
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Keys that lead to an argument, through dictionaries and lists."""
 
 
@@ -88,15 +88,15 @@ class Mixture(NamedTuple):
 class Layout(NamedTuple):
     """Places of the inputs of a network's call."""
 
-    noisy: Path
+    noisy: KeyPath
     place: Place
     """Place of the noisy latents in the argument, behind which other latents may follow."""
-    timestep: Path
+    timestep: KeyPath
     divisor: float
     """Divides the scheduler's timestep, or what is left to ``top``, for the network."""
     top: float
     """Highest timestep where the network's timestep falls with the noise; else 0."""
-    batched: frozenset[Path]
+    batched: frozenset[KeyPath]
     """Tensors whose first dimension is the batch, and lists with an item for each row."""
 
     def network_timestep(self, timestep: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def rows(value: Any) -> Tensor | None:
     return None
 
 
-def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def walk(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     """Arguments and the items in them, each with its path."""
     yield path, value
     if isinstance(value, Mapping | list | tuple):
@@ -125,14 +125,14 @@ def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield from walk(item, (*path, key))
 
 
-def at(arguments: Any, path: Path) -> Any:
+def at(arguments: Any, path: KeyPath) -> Any:
     """The item at a path."""
     for key in path:
         arguments = arguments[key]
     return arguments
 
 
-def replaced(arguments: Any, path: Path, value: Any) -> Any:
+def replaced(arguments: Any, path: KeyPath, value: Any) -> Any:
     """Arguments with another item at a path."""
     if not path:
         return value
@@ -143,7 +143,9 @@ def replaced(arguments: Any, path: Path, value: Any) -> Any:
     return type(arguments)(items)
 
 
-def select(arguments: Any, batched: frozenset[Path], index: int, n: int, path: Path = ()) -> Any:
+def select(
+    arguments: Any, batched: frozenset[KeyPath], index: int, n: int, path: KeyPath = ()
+) -> Any:
     """Arguments of the index-th of n samples in a call."""
     if path in batched and arguments is not None:
         size = len(arguments) // n
@@ -156,7 +158,7 @@ def select(arguments: Any, batched: frozenset[Path], index: int, n: int, path: P
     return arguments
 
 
-def merge(calls: Sequence[Any], batched: frozenset[Path], path: Path = ()) -> Any:
+def merge(calls: Sequence[Any], batched: frozenset[KeyPath], path: KeyPath = ()) -> Any:
     """Arguments of one call for several samples, from those of a call for each."""
     first = calls[0]
     if path in batched and first is not None:
@@ -200,7 +202,7 @@ def find_place(whole: Tensor, part: Tensor) -> list[Place]:
     return [Place(larger[0])] if fits else []
 
 
-def _find_noisy(call: Call, sample: Tensor) -> tuple[Path, Place]:
+def _find_noisy(call: Call, sample: Tensor) -> tuple[KeyPath, Place]:
     """Find the argument that holds the noisy latents, perhaps scaled, and their place in it."""
     n = len(sample)
     for path, value in walk(call.arguments):
@@ -271,7 +273,7 @@ def _is_doubled(single: Any, double: Any) -> bool:
     return are_lists and 0 < 2 * len(single) == len(double)
 
 
-def differing(first: Any, other: Any) -> Iterator[Path]:
+def differing(first: Any, other: Any) -> Iterator[KeyPath]:
     """Paths of the tensors and plain values that differ."""
     others = dict(walk(other))
     for path, value in walk(first):

@@ -83,6 +83,8 @@ def check_scheduler(scheduler: Any) -> None:
 def step_levels(scheduler: Any) -> tuple[Levels, Levels]:
     """Noise levels before and after each of the N steps of the current timesteps.
 
+    In the coordinates of the ``sample`` of the scheduler's step: those of a DDIM are variance
+    preserving, those of an Euler scheduler have ``alpha`` 1, those of a flow sum to 1.
     The second of a step is the first of the next, except for DDIM, whose stride does not follow
     its timesteps where ``num_train_timesteps`` is no multiple of N.
 
@@ -106,20 +108,6 @@ def step_levels(scheduler: Any) -> tuple[Levels, Levels]:
     if not ((less_noisy <= noisy).all() and (noisy[1:] <= noisy[:-1]).all()):
         raise ModelError(f"{name} does not denoise in every step; its steps cannot be recorded")
     return before, after
-
-
-def levels(scheduler: Any) -> Levels:
-    """Noise levels before each of the N steps, and after the last, each of shape (N + 1,).
-
-    In the coordinates of the ``sample`` of the scheduler's step: those of a DDIM are variance
-    preserving, those of an Euler scheduler have ``alpha`` 1, those of a flow sum to 1.
-
-    Raises:
-        ModelError: The levels cannot be known, with the reason.
-    """
-    before, after = step_levels(scheduler)
-    alpha, sigma = (torch.cat([a, b[-1:]]) for a, b in zip(before, after, strict=True))
-    return Levels(alpha, sigma)
 
 
 def _levels_of_sigmas(scheduler: Any) -> Levels:

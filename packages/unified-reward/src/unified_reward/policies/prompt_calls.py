@@ -16,7 +16,7 @@ from torch import Tensor
 from unified_reward.core.errors import ModelError, one_line
 from unified_reward.policies.latent_maps import LatentMap, find_latent_map
 from unified_reward.policies.layouts import (
-    Path,
+    KeyPath,
     at,
     close,
     differing,
@@ -56,7 +56,7 @@ class PromptCall:
     """Shape of the latents of a sample."""
     output_shape: tuple[int, ...]
     """Shape of the output of the network for one sample, without the batch."""
-    tensors: frozenset[Path]
+    tensors: frozenset[KeyPath]
     """Arguments that are tensors; for other prompts there may be more, such as masks."""
     scales: tuple[float, ...] = field(default=(), compare=False)
     """Factors from the scheduler's noisy latents to the network's, of each step of the run; empty

@@ -4,17 +4,13 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
-    DDPMWuerstchenScheduler,
     KandinskyCombinedPipeline,
     KandinskyV22CombinedPipeline,
     PriorTransformer,
-    StableCascadeCombinedPipeline,
-    StableCascadeUNet,
     StableUnCLIPPipeline,
     UnCLIPScheduler,
     VQModel,
 )
-from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel
 from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
     StableUnCLIPImageNormalizer,
@@ -32,47 +28,6 @@ from tests.diffusion.tiny import Tiny
 from tests.unified_reward.policies import pipelines
 from tests.unified_reward.policies.pipelines import TOKENS, WIDTH
 from unified_reward.policies import Denoising
-
-
-def stable_cascade():
-    """Stable Cascade: a prior of 42 pixels a latent, and a decoder that follows its latents."""
-    torch.manual_seed(0)
-    return StableCascadeCombinedPipeline(
-        tokenizer=pipelines.tokenizer(),
-        text_encoder=pipelines.text(CLIPTextModelWithProjection),
-        decoder=cascade_unet(
-            in_channels=4,
-            out_channels=4,
-            effnet_in_channels=8,
-            timestep_conditioning_type=("sca",),
-        ),
-        scheduler=DDPMWuerstchenScheduler(),
-        vqgan=PaellaVQModel(
-            bottleneck_blocks=1, embed_dim=8, num_vq_embeddings=16, scale_factor=0.7
-        ),
-        prior_prior=cascade_unet(
-            in_channels=8, out_channels=8, clip_text_in_channels=WIDTH, clip_image_in_channels=WIDTH
-        ),
-        prior_text_encoder=pipelines.text(CLIPTextModelWithProjection),
-        prior_tokenizer=pipelines.tokenizer(),
-        prior_scheduler=DDPMWuerstchenScheduler(),
-    )
-
-
-def cascade_unet(**changes):
-    layers = ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock")
-    return StableCascadeUNet(
-        timestep_ratio_embedding_dim=8,
-        conditioning_dim=WIDTH,
-        block_out_channels=(WIDTH, WIDTH),
-        num_attention_heads=(2, 2),
-        down_num_layers_per_block=(1, 1),
-        up_num_layers_per_block=(1, 1),
-        block_types_per_layer=(layers, layers),
-        clip_text_pooled_in_channels=WIDTH,
-        switch_level=(False,),
-        **changes,
-    )
 
 
 def kandinsky():
@@ -221,9 +176,3 @@ PIPELINES = {
     "KandinskyV22CombinedPipeline": Tiny(kandinsky_2_2, _PICTURE),
     "StableUnCLIPPipeline": Tiny(stable_unclip, _PICTURE),
 }
-REFUSED = {
-    "StableCascadeCombinedPipeline": Tiny(
-        stable_cascade, Denoising(steps=3, height=42 * 4, width=42 * 2)
-    ),
-}
-"""Pipelines that diffusers saves in folders from which it cannot load them."""

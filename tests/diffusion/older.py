@@ -2,8 +2,6 @@
 
 import torch
 from diffusers import (
-    AmusedPipeline,
-    AmusedScheduler,
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
@@ -16,16 +14,13 @@ from diffusers import (
     StableDiffusionPanoramaPipeline,
     StableDiffusionPipeline,
     StableDiffusionSAGPipeline,
-    TextToVideoZeroPipeline,
     UNet2DConditionModel,
-    UVit2DModel,
-    VQModel,
 )
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
     LDMBertConfig,
     LDMBertModel,
 )
-from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import T5Config, T5EncoderModel
 
 from tests.diffusion.tiny import Tiny
 from tests.unified_reward.policies import pipelines
@@ -68,10 +63,6 @@ def panorama():
 
 def semantic():
     return SemanticStableDiffusionPipeline(**pipelines.parts(), **UNCHECKED)
-
-
-def zero_shot_video():
-    return TextToVideoZeroPipeline(**pipelines.parts(), **UNCHECKED)
 
 
 def deepfloyd_if():
@@ -128,45 +119,6 @@ def latent_diffusion():
             beta_schedule="scaled_linear",
             clip_sample=False,
         ),
-    )
-
-
-def amused():
-    """Masked tokens instead of noisy latents."""
-    torch.manual_seed(0)
-    transformer = UVit2DModel(
-        hidden_size=WIDTH,
-        cond_embed_dim=WIDTH,
-        micro_cond_encode_dim=2,
-        micro_cond_embed_dim=10,
-        encoder_hidden_size=WIDTH,
-        vocab_size=32,
-        codebook_size=24,
-        in_channels=WIDTH,
-        block_out_channels=WIDTH,
-        num_res_blocks=1,
-        block_num_heads=2,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=WIDTH,
-        sample_size=4,
-    )
-    randomise(transformer)
-    return AmusedPipeline(
-        vqvae=VQModel(
-            block_out_channels=CHANNELS,
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=8,
-            norm_num_groups=2,
-            num_vq_embeddings=24,
-            mid_block_add_attention=False,
-            lookup_from_codebook=True,
-        ),
-        tokenizer=pipelines.tokenizer(),
-        text_encoder=pipelines.text(CLIPTextModelWithProjection),
-        transformer=transformer,
-        scheduler=AmusedScheduler(mask_token_id=31),
     )
 
 
@@ -238,10 +190,3 @@ PIPELINES = {
         latent_diffusion, Denoising(steps=3, guidance=3.0, height=64, width=64)
     ),
 }
-REFUSED = {
-    "TextToVideoZeroPipeline": Tiny(
-        zero_shot_video, Denoising(steps=50, guidance=3.0, height=16, width=16, frames=2)
-    ),
-    "AmusedPipeline": Tiny(amused, Denoising(steps=3, guidance=3.0, height=16, width=16)),
-}
-"""Pipelines that take one generator for a batch, or return clips as if they were images."""

@@ -15,8 +15,9 @@ from unified_reward.core.errors import ConfigError, DataError, ModelError, Serve
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.verdicts import Failed
 from unified_reward.policies import Denoising, write_defaults
-from unified_reward.train import grpo_diffusion, policy_updates
-from unified_reward.train.grpo_diffusion import DiffusionGRPO, NFTOptions, train_pipeline
+from unified_reward.train import group_sampler, policy_updates
+from unified_reward.train.grpo_config import DiffusionGRPO, NFTOptions
+from unified_reward.train.grpo_diffusion import train_pipeline
 from unified_reward.train.optim import OptimConfig
 
 
@@ -311,13 +312,13 @@ def test_the_window_is_shared_by_the_groups_of_a_step_and_moves(
     source, prompts, tmp_path, monkeypatch
 ):
     seen = []
-    sample = grpo_diffusion.StochasticSampler.sample
+    sample = group_sampler.StochasticSampler.sample
 
     def spied(self, prompt, context, seeds, window):
         seen.append(tuple(window))
         return sample(self, prompt, context, seeds, window)
 
-    monkeypatch.setattr(grpo_diffusion.StochasticSampler, "sample", spied)
+    monkeypatch.setattr(group_sampler.StochasticSampler, "sample", spied)
     options = replace(config(6), window=1, window_range=(0, 2))
     train(source, prompts, tmp_path, options)
     assert seen[::2] == seen[1::2]

@@ -45,7 +45,7 @@ def grpo(
         from unified_reward.recipes.run import run as run_recipe
         from unified_reward.recipes.stage import Recipe
         from unified_reward.train.grpo import PolicyGRPO
-        from unified_reward.train.grpo_diffusion import DiffusionGRPO
+        from unified_reward.train.grpo_config import DiffusionGRPO
 
     next(read_lines(prompts), None)  # so that another kind of file is refused before a run begins
     if not policies.is_pipeline(checkpoint_path(policy)):

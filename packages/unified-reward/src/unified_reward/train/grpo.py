@@ -10,7 +10,8 @@ from typing import Any
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.judges.registry import open_judge
-from unified_reward.train.grpo_diffusion import DiffusionGRPO, train_pipeline
+from unified_reward.train.grpo_config import DiffusionGRPO
+from unified_reward.train.grpo_diffusion import train_pipeline
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from unified_reward.policies.recorded import RepeatableStep, Rollout
 from unified_reward.policies.step_rules import log_prob
 from unified_reward.train.adapters import Adapters, add_adapters
 from unified_reward.train.denoisers import Condition, Denoiser
+from unified_reward.train.grpo_config import NFTOptions
 from unified_reward.train.loops import NoiseSample, NoiseSampler
 from unified_reward.train.losses import add_noise, denoising_error, denoising_target
 from unified_reward.train.optim import OptimConfig, lora_config
@@ -223,32 +223,6 @@ class GRPOUpdate:
         deviation = (ratios - 1).abs().mean()
         figures.add(n, loss=loss, clipped=terms.clipped_share, deviation=deviation)
         return loss
-
-
-@dataclass(frozen=True)
-class NFTOptions:
-    """Settings of DiffusionNFT (arXiv:2509.16117)."""
-
-    beta: float = 1.0
-    """Strength of the implicit policies, > 0; published: 1, and 0.1 for several rewards."""
-    penalty: float = 1e-4
-    """Weight of the squared distance to the prediction of the reference, >= 0."""
-    draws: int = 1
-    """Timesteps that are trained of each sample in an optimiser step, each in a pass; >= 1."""
-    decay_rate: float = 1e-3
-    """After step n the old policy keeps ``min(decay_rate n, decay_limit)`` of its weights."""
-    decay_limit: float = 0.5
-    """In [0, 1)."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.beta < math.inf:
-            raise ConfigError(f"nft.beta must be above 0, not {self.beta}")
-        if not (0 <= self.penalty < math.inf and 0 <= self.decay_rate < math.inf):
-            raise ConfigError("nft.penalty and nft.decay_rate must be 0 or more, and finite")
-        if self.draws < 1:
-            raise ConfigError(f"nft.draws must be at least 1, not {self.draws}")
-        if not 0 <= self.decay_limit < 1:
-            raise ConfigError(f"nft.decay_limit must be in [0, 1), not {self.decay_limit}")
 
 
 class NFTUpdate:

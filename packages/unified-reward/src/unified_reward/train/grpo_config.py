@@ -1,0 +1,102 @@
+"""Settings of the reinforcement learning of a pipeline from rewards."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unified_reward.core.errors import ConfigError
+from unified_reward.policies.step_rules import RuleName
+from unified_reward.train.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class NFTOptions:
+    """Settings of DiffusionNFT (arXiv:2509.16117)."""
+
+    beta: float = 1.0
+    """Strength of the implicit policies, > 0; published: 1, and 0.1 for several rewards."""
+    penalty: float = 1e-4
+    """Weight of the squared distance to the prediction of the reference, >= 0."""
+    draws: int = 1
+    """Timesteps that are trained of each sample in an optimiser step, each in a pass; >= 1."""
+    decay_rate: float = 1e-3
+    """After step n the old policy keeps ``min(decay_rate n, decay_limit)`` of its weights."""
+    decay_limit: float = 0.5
+    """In [0, 1)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise ConfigError(f"nft.beta must be above 0, not {self.beta}")
+        if not (0 <= self.penalty < math.inf and 0 <= self.decay_rate < math.inf):
+            raise ConfigError("nft.penalty and nft.decay_rate must be 0 or more, and finite")
+        if self.draws < 1:
+            raise ConfigError(f"nft.draws must be at least 1, not {self.draws}")
+        if not 0 <= self.decay_limit < 1:
+            raise ConfigError(f"nft.decay_limit must be in [0, 1), not {self.decay_limit}")
+
+
+@dataclass(frozen=True)
+class DiffusionGRPO:
+    """Settings of the reinforcement learning of a pipeline."""
+
+    optim: OptimConfig
+    """``steps`` counts rollouts, each followed by ``updates`` optimiser steps over all its groups;
+    ``batch_size`` samples are made and trained in a batch, and ``accumulate`` must be 1."""
+    algorithm: Literal["grpo", "nft"] = "grpo"
+    """Policy gradient of recorded steps, or DiffusionNFT on the sampled latents."""
+    group: int = 8
+    """Samples of a prompt, >= 2."""
+    prompts_per_step: int = 4
+    """Groups of a step, >= 1."""
+    updates: int = 1
+    """Optimiser steps on the samples of a step, >= 1."""
+    window: int = 2
+    """Stochastic steps that are trained, >= 1; of grpo only, as all up to ``beta``."""
+    window_range: tuple[int, int] | None = None
+    """First and last index of steps that the window lies in; default the first half."""
+    rule: RuleName = "ddim"
+    """Step rule inside the window."""
+    strength: float | None = None
+    """Strength of the step rule, > 0; default the published one."""
+    ratio: Literal["plain", "guarded"] = "plain"
+    """Ratio of densities, as it is or by GRPO-Guard (arXiv:2510.22319)."""
+    clip: float = 1e-4
+    """Clip range of the ratio, > 0."""
+    beta: float = 0.0
+    """Weight of the KL divergence from the reference, >= 0."""
+    nft: NFTOptions = field(default_factory=NFTOptions)
+    weights: tuple[float, ...] = ()
+    """Weight of each reward; empty for 1."""
+    min_spread: float = 0.0
+    """Standard deviation of a reward in a group up to which differences are noise, >= 0."""
+    held_out: int = 0
+    """Prompts that are kept out of training."""
+    held_out_every: int = 10
+    """Steps between measurements of the reward of the held-out prompts, >= 1."""
+    patience_s: float = 120.0
+    """Seconds to wait for a reward server that does not answer."""
+    precision: Literal["no", "bf16"] | None = None
+    """Mixed precision; None for bf16 on a GPU and full precision elsewhere."""
+    samples_every: int = 0
+    """Steps between sheets of samples of four prompts, written to ``samples``; 0 for none."""
+
+    def __post_init__(self) -> None:
+        least = {"group": 2, "prompts_per_step": 1, "updates": 1, "window": 1, "held_out_every": 1}
+        least |= {"held_out": 0, "samples_every": 0, "beta": 0, "min_spread": 0, "patience_s": 0}
+        for name, low in least.items():
+            if not low <= (value := getattr(self, name)) < math.inf:
+                raise ConfigError(f"{name} must be at least {low}, and finite, not {value}")
+        if not 0 < self.clip < math.inf:
+            raise ConfigError(f"clip must be above 0, not {self.clip}")
+        if self.strength is not None and not self.strength > 0:
+            raise ConfigError("strength must be above 0: a step without noise has no density")
+        if not all(map(math.isfinite, self.weights)):
+            raise ConfigError(f"weights must be finite numbers, not {self.weights}")
+        if self.optim.accumulate != 1:
+            raise ConfigError("optim.accumulate must be 1: a step accumulates over its groups")
+        if self.optim.muon_lr:
+            raise ConfigError("adapters are trained by AdamW only; leave optim.muon_lr at 0")
+        if not self.optim.lora_rank:
+            raise ConfigError("grpo trains adapters; give optim.lora_rank")

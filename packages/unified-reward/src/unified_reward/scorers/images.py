@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -9,12 +10,14 @@ from typing import Any, ClassVar
 import PIL.Image
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as tv
 
 from unified_reward import media
 from unified_reward.checkpoints.tensor_keys import State, depth, shape
-from unified_reward.core.errors import DataError, MediaError
-from unified_reward.core.samples import Image, Sample
+from unified_reward.core.errors import DataError, MediaError, ModelError
+from unified_reward.core.samples import Image, Sample, Task
+from unified_reward.core.verdicts import Scored
 from unified_reward.scorers.base import Prepared, Scorer
 
 
@@ -22,6 +25,12 @@ MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 """Mean and deviation of pixels, as of OpenAI's CLIP."""
 SIDE = 224
+_LEVELS = 1.2
+"""Largest difference of a level, of 255, where PIL resizes and where tensors are resized.
+
+PIL rounds after each of two passes: 0.5 times 1.25, the sum of the sizes of bicubic weights, plus
+0.5, and some for its weights, which are integers.
+"""
 _THIN = 32
 """Ratio of sides above which the middle alone is resized: the whole may take gigabytes."""
 CONVERTED_FIRST = (
@@ -36,6 +45,7 @@ class ImageScorer(Scorer):
     """Base class of scorers of an image and its caption."""
 
     default_dtype = "float32"
+    has_gradients = True
     control: ClassVar[tuple[str, ...]] = ()
     """Control tokens of the tokenizer, at which a caption would end or begin anew."""
 
@@ -72,8 +82,8 @@ class ImageScorer(Scorer):
     def score_tensors(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores of images in memory, with gradients to their pixels.
 
-        Images are resized as tensors, which the released code of PickScore, HPS v1 and
-        ImageReward does not: their scores differ from those of ``score`` by the resizing alone.
+        Where the released code resizes PIL images, tensors are resized in the same way without
+        PIL's rounding to whole levels, by which alone the scores differ from those of ``score``.
 
         Args:
             pixels: float, shape (B, 3, H, W), in [0, 1].
@@ -95,6 +105,31 @@ class ImageScorer(Scorer):
                 f"{len(pixels)} images and {len(prompts)} captions; give one caption per image"
             )
         return self.points(self.fit_tensor(pixels).to(self.device, self.dtype), prompts)
+
+    def check_tensors(self, image: Image, caption: str) -> None:
+        """Prove on an image that `score_tensors` scores what ``score`` does.
+
+        Raises:
+            ModelError: Pixels are prepared in another way, by more than PIL's rounding, or make
+                another score; the message has the difference.
+            MediaError: The image cannot be opened.
+        """
+        picture = media.open_image(image)
+        fit = self.fit(picture)
+        pixels = tv.to_dtype(tv.to_image(picture), torch.float32, scale=True).as_subclass(Tensor)
+        apart = (self.fit_tensor(pixels[None])[0] - fit).abs().amax((1, 2)) * torch.tensor(STD)
+        if not (levels := 255 * float(apart.max())) <= _LEVELS:
+            raise ModelError(
+                f"{self.name} prepares tensors of {picture.width} x {picture.height} pixels in "
+                f"another way than images: they are {levels:.1f} levels of 255 apart, and rounding "
+                f"explains {_LEVELS}"
+            )
+        (verdict,) = self.ask([Sample(Task.IMAGE_GENERATION, caption, (image,))])
+        with torch.enable_grad():
+            point = float(self.points(fit[None].to(self.device, self.dtype), [caption]))
+        value = verdict.score.value if isinstance(verdict, Scored) and verdict.score else math.nan
+        if not math.isclose(point, value, rel_tol=1e-3, abs_tol=1e-5):
+            raise ModelError(f"{self.name} scores {point} with gradients and {value} without")
 
 
 def fit_square(image: media.PILImage) -> Tensor:
@@ -123,9 +158,21 @@ def short_side(pixels: Any) -> Any:
     Raises:
         MediaError: It is so long that it would have too many pixels meanwhile.
     """
-    check_length(*tv.get_size(pixels))
-    resized = tv.resize(pixels, [SIDE], tv.InterpolationMode.BICUBIC, antialias=True)
-    return tv.center_crop(resized, [SIDE])
+    return tv.center_crop(resized(pixels), [SIDE])
+
+
+def resized(pixels: Any) -> Any:
+    """Resize the short side of a PIL image or tensor to 224, see `short_side`."""
+    sides = tv.get_size(pixels)
+    check_length(*sides)
+    height, width = (int(SIDE * side / min(sides)) for side in sides)
+    if not isinstance(pixels, Tensor):
+        return pixels.resize((width, height), PIL.Image.Resampling.BICUBIC)
+    # As PIL does: first along the rows, and nothing beyond black and white after either pass.
+    for size in ((sides[0], width), (height, width)):
+        if size != (*pixels.shape[-2:],):
+            pixels = interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
+    return pixels
 
 
 def _middle_square(image: media.PILImage) -> media.PILImage:

@@ -15,7 +15,7 @@ from unified_reward import media
 from unified_reward.core.samples import Task
 from unified_reward.scorers.card import ScoreCard
 from unified_reward.scorers.clip import ClipFolder
-from unified_reward.scorers.images import SIDE
+from unified_reward.scorers.images import SIDE, normalised, resized
 
 
 _FIT: Any = CLIPImageProcessorPil()
@@ -62,6 +62,13 @@ class PickScore(ClipFolder):
         square = np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)))
         planes = zip(_NORMALISED, np.moveaxis(square, -1, 0), strict=True)
         return torch.from_numpy(np.stack([table.take(plane) for table, plane in planes]))
+
+    @staticmethod
+    def fit_tensor(pixels: Tensor) -> Tensor:
+        """Prepare tensors likewise; the square begins at the floor of half of the rest."""
+        wide = resized(pixels)
+        top, left = ((side - SIDE) // 2 for side in wide.shape[-2:])
+        return normalised(wide[..., top : top + SIDE, left : left + SIDE])
 
     def points(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scaled cosines."""

@@ -11,6 +11,7 @@ from unified_reward import policies
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Image, Task, Video
 from unified_reward.policies.diffusion import DiffusionPolicy
+from unified_reward.policies.last_step import LastStepSampler
 from unified_reward.policies.recorded import Rollout, StochasticSampler
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.loops import shuffled_indices
@@ -31,7 +32,11 @@ class GroupSampler:
     ) -> None:
         self.config = config
         self._maker, self._prompts, self._accelerator = maker, prompts, accelerator
-        self._sampler = StochasticSampler(maker, config.rule, config.strength)
+        self._sampler = (
+            LastStepSampler(maker)
+            if config.algorithm == "draft"
+            else StochasticSampler(maker, config.rule, config.strength)
+        )
         self._low, self._high = self._check_window() if config.algorithm == "grpo" else (0, 0)
 
     def _check_window(self) -> tuple[int, int]:
@@ -56,9 +61,9 @@ class GroupSampler:
         return low, high
 
     def window(self, step: int) -> range:
-        """Stochastic steps of a rollout, shared by its groups; empty for DiffusionNFT."""
+        """Stochastic steps of a rollout, shared by its groups; empty but for GRPO."""
         config = self.config
-        if config.algorithm == "nft":
+        if config.algorithm != "grpo":
             return range(0)
         generator = np.random.default_rng([config.optim.seed, step, 2])
         start = int(generator.integers(self._low, self._high - config.window + 1, endpoint=True))

@@ -44,10 +44,11 @@ class DiffusionGRPO:
     optim: OptimConfig
     """``steps`` counts rollouts, each followed by ``updates`` optimiser steps over all its groups;
     ``batch_size`` samples are made and trained in a batch, and ``accumulate`` must be 1."""
-    algorithm: Literal["grpo", "nft"] = "grpo"
-    """Policy gradient of recorded steps, or DiffusionNFT on the sampled latents."""
+    algorithm: Literal["grpo", "nft", "draft"] = "grpo"
+    """Policy gradient of recorded steps, DiffusionNFT on the sampled latents, or the gradients of
+    the rewards through the last step (DRaFT-1, arXiv:2309.17400)."""
     group: int = 8
-    """Samples of a prompt, >= 2."""
+    """Samples of a prompt, >= 2; of draft >= 1."""
     prompts_per_step: int = 4
     """Groups of a step, >= 1."""
     updates: int = 1
@@ -65,7 +66,8 @@ class DiffusionGRPO:
     clip: float = 1e-4
     """Clip range of the ratio, > 0."""
     beta: float = 0.0
-    """Weight of the KL divergence from the reference, >= 0."""
+    """Weight of the KL divergence from the reference, >= 0; of draft, of the squared distance to
+    its prediction of the last step."""
     nft: NFTOptions = field(default_factory=NFTOptions)
     weights: tuple[float, ...] = ()
     """Weight of each reward; empty for 1."""
@@ -83,7 +85,7 @@ class DiffusionGRPO:
     """Steps between sheets of samples of four prompts, written to ``samples``; 0 for none."""
 
     def __post_init__(self) -> None:
-        least = {"group": 2, "prompts_per_step": 1, "updates": 1, "window": 1, "held_out_every": 1}
+        least = {"group": self.least, "prompts_per_step": 1, "updates": 1, "window": 1, "held_out_every": 1}
         least |= {"held_out": 0, "samples_every": 0, "beta": 0, "min_spread": 0, "patience_s": 0}
         for name, low in least.items():
             if not low <= (value := getattr(self, name)) < math.inf:
@@ -100,3 +102,8 @@ class DiffusionGRPO:
             raise ConfigError("adapters are trained by AdamW only; leave optim.muon_lr at 0")
         if not self.optim.lora_rank:
             raise ConfigError("grpo trains adapters; give optim.lora_rank")
+
+    @property
+    def least(self) -> int:
+        """Rewards that a group needs: two to compare, or one that has gradients."""
+        return 1 if self.algorithm == "draft" else 2

@@ -65,7 +65,11 @@ def train_pipeline(
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     read, rows = read_prompts(prompts, maker.tasks, log)
     scorer = GroupRewards(
-        rewards, config.weights, min_spread=config.min_spread, patience_s=config.patience_s
+        rewards,
+        config.weights,
+        min_spread=config.min_spread,
+        patience_s=config.patience_s,
+        least=config.least,
     )
     scorer.check_tasks(maker.tasks)
     held_out, trained = _split(read, config)

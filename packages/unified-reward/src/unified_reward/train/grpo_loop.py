@@ -26,6 +26,7 @@ from unified_reward.train.policy_updates import (
     NFTUpdate,
     Update,
 )
+from unified_reward.train.reward_gradients import RewardGradients
 from unified_reward.train.rollouts import GroupRewards, GroupScores, diversity
 from unified_reward.train.sample_sheets import SampleSheet
 
@@ -82,6 +83,11 @@ class RewardLoop:
                 self._old,
                 config.nft,
                 config.optim.seed,
+            )
+        if config.algorithm == "draft":
+            sources, weights = self._rewards.sources, self._rewards.weights.tolist()
+            return RewardGradients(
+                self._model, self._accelerator, sources, weights, beta=config.beta
             )
         return GRPOUpdate(
             self._model,

@@ -92,14 +92,16 @@ class GroupScores:
     """Weighted sum of the rewards themselves."""
     reasons: list[str]
     """Reason of a missing reward; otherwise empty."""
+    least: int = 2
+    """Rewards that the group needs; with 1 they need not differ."""
 
     @property
     def status(self) -> str:
-        """``failed`` with fewer than two rewards, ``constant`` if all are equal, or ``scored``."""
+        """``failed`` with too few rewards, ``constant`` if all are equal, or ``scored``."""
         known = [value for value in self.advantages if value is not None]
-        if len(known) < 2:
+        if len(known) < self.least:
             return "failed"
-        return "scored" if any(known) else "constant"
+        return "scored" if any(known) or self.least == 1 else "constant"
 
 
 class GroupRewards:
@@ -112,6 +114,7 @@ class GroupRewards:
         *,
         min_spread: float = 0.0,
         patience_s: float = 120.0,
+        least: int = 2,
     ) -> None:
         """Set up.
 
@@ -120,6 +123,7 @@ class GroupRewards:
             weights: Weight of each; empty for 1.
             min_spread: Standard deviation of a group up to which differences are noise.
             patience_s: Seconds to wait for a server that does not answer.
+            least: Rewards that a group needs; with 1 they need not differ.
 
         Raises:
             ConfigError: There is no reward, or not a weight for each.
@@ -128,13 +132,13 @@ class GroupRewards:
             raise ConfigError("give at least one reward")
         if weights and len(weights) != len(sources):
             raise ConfigError(f"{len(weights)} weights for {len(sources)} rewards")
-        self._sources, self._patience_s = sources, patience_s
+        self.sources, self._patience_s, self._least = sources, patience_s, least
         weights = weights or [1.0] * len(sources)
         terms = [
             wire.RewardTerm(name, weight, min_spread=min_spread)
             for name, weight in zip(sources, weights, strict=True)
         ]
-        self._weights = np.array(weights)
+        self.weights = np.array(weights)
         self._set = wire.RewardSet(terms)
 
     def check_tasks(self, tasks: Sequence[Task]) -> None:
@@ -143,7 +147,7 @@ class GroupRewards:
         Raises:
             ConfigError: There is one.
         """
-        for name, source in self._sources.items():
+        for name, source in self.sources.items():
             known = source.describe()["tasks"] if isinstance(source, BaseJudge) else {}
             scored = [task for task in known if "score" in known[task].get("forms", ("score",))]
             if known and not any(task.value in scored for task in tasks):
@@ -163,19 +167,20 @@ class GroupRewards:
         made = [sample for sample in flat if sample is not None]
         missing = wire.Reward(None, "the sample could not be made")
         rewards: dict[str, list[wire.Reward | float | None]] = {}
-        for name, source in self._sources.items():
+        for name, source in self.sources.items():
             scores = iter(self._ask(name, source, made))
             rewards[name] = [missing if sample is None else next(scores) for sample in flat]
         index = [i for i, group in enumerate(groups) for _ in group]
         combined = self._set.combine(rewards, index)
-        columns = [combined.scaled[name] for name in self._sources]
-        values = [_weighted(row, self._weights) for row in zip(*columns, strict=True)]
+        scaled = [combined.scaled[name] for name in self.sources]
+        values = [_weighted(row, self.weights) for row in zip(*scaled, strict=True)]
         scored: list[GroupScores] = []
         start = 0
         for group in groups:
             part = slice(start, start + len(group))
             start = part.stop
-            scored.append(GroupScores(combined.values[part], values[part], combined.reasons[part]))
+            columns = combined.values[part], values[part], combined.reasons[part]
+            scored.append(GroupScores(*columns, self._least))
         return scored
 
     def _ask(

@@ -62,6 +62,12 @@ def test_json_is_exactly_an_object_and_a_row_of_another_task_is_left_out(cli, pr
         ("tiny_image", "nobody", (), "there is no judge 'nobody'"),
         ("tiny_image", "tiny_judge", ("algorithm=ppo",), "algorithm"),
         ("tiny_image", "tiny_judge", ("prompts_per_step=9",), "and there are 3 prompts"),
+        (
+            "tiny_image",
+            "tiny_judge",
+            ("algorithm=draft",),
+            "tiny_judge has none; those of pickscore",
+        ),
         ("tiny_image", "tiny_judge", ("rule=flow",), "the step rule flow needs a flow model"),
     ],
 )

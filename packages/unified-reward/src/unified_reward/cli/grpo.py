@@ -40,7 +40,7 @@ def grpo(
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Train a pipeline by the rewards of judges (GRPO, NFT); resumes a stopped run."""
+    """Train a pipeline by the rewards of judges (GRPO, NFT, DRaFT); resumes a stopped run."""
     with extra("train"):
         from unified_reward.recipes.run import run as run_recipe
         from unified_reward.recipes.stage import Recipe

@@ -25,7 +25,7 @@ from unified_reward.policies.prompt_calls import BROKEN
 from unified_reward.policies.recorded import Rollout, repeat_prediction
 
 
-_PROBE_STEPS = 2
+_PROBE_STEPS = 4
 _LEVEL = 1 / 255
 _ROUNDING = 1e-3
 """Largest difference of decoded pixels in [0, 1] that other kernels of a GPU make in float32."""
@@ -50,7 +50,10 @@ class LastStep:
 
     def latents(self, prediction: Tensor) -> Tensor:
         """Latents after the step, shape (B, ...), by the scheduler's own step."""
-        arguments = {"model_output": prediction.to(self.step.prediction), "sample": self.step.sample}
+        arguments = {
+            "model_output": prediction.to(self.step.prediction),
+            "sample": self.step.sample,
+        }
         return copy.deepcopy(self.scheduler).step(**{**self.arguments, **arguments})[0]
 
 

@@ -66,8 +66,6 @@ class Scorer(BaseJudge):
     """Tensors left out on purpose: regular expressions of their names, and the reason."""
     default_dtype: ClassVar[str | None] = None
     """Dtype on every device; None for float32 on a CPU and bfloat16 elsewhere."""
-    has_gradients: ClassVar[bool] = False
-    """True where ``score_tensors`` scores pixels in memory, with gradients."""
     family = ""
     order_free = True
 

@@ -85,7 +85,13 @@ class DiffusionGRPO:
     """Steps between sheets of samples of four prompts, written to ``samples``; 0 for none."""
 
     def __post_init__(self) -> None:
-        least = {"group": self.least, "prompts_per_step": 1, "updates": 1, "window": 1, "held_out_every": 1}
+        least = {
+            "group": self.least,
+            "prompts_per_step": 1,
+            "updates": 1,
+            "window": 1,
+            "held_out_every": 1,
+        }
         least |= {"held_out": 0, "samples_every": 0, "beta": 0, "min_spread": 0, "patience_s": 0}
         for name, low in least.items():
             if not low <= (value := getattr(self, name)) < math.inf:

@@ -16,7 +16,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Image
 from unified_reward.policies.last_step import DifferentiableRollout
 from unified_reward.scorers import SYSTEMS, system
-from unified_reward.scorers.images import ImageScorer
+from unified_reward.scorers.images import TensorScorer
 from unified_reward.train.losses import denoising_error
 from unified_reward.train.policy_updates import AdaptedNetworks, Figures, Group, norm_ratio
 from unified_reward.train.rollouts import RewardFunction
@@ -50,6 +50,9 @@ class RewardGradients:
         self._scorers = [_differentiable(name, reward) for name, reward in rewards.items()]
         self._weights = weights
         self._is_proven = False
+        vae = model.policy.pipeline.vae
+        if any(part.is_gradient_checkpointing for part in model.parts.values()):
+            vae.enable_gradient_checkpointing()
 
     def backward(self, groups: Sequence[Group], number: int) -> dict[str, float]:
         """See `Update`. Samples whose reward failed are left out."""
@@ -97,10 +100,10 @@ def _scored(group: Group) -> Iterator[tuple[str, DifferentiableRollout, list[int
             yield group.prompt.prompt, cast("DifferentiableRollout", rollout), rows
 
 
-def _differentiable(name: str, reward: BaseJudge | RewardFunction) -> ImageScorer:
-    if isinstance(reward, ImageScorer):
+def _differentiable(name: str, reward: BaseJudge | RewardFunction) -> TensorScorer:
+    if isinstance(reward, TensorScorer):
         return reward
-    known = [each for each in SYSTEMS if system(each).has_gradients]
+    known = [each for each in SYSTEMS if issubclass(system(each), TensorScorer)]
     raise ConfigError(
         f"algorithm=draft follows the gradients of a reward, and {name} has none; those of "
         f"{', '.join(known)} have, in this process, and algorithm=grpo needs none"

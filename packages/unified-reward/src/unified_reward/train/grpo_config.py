@@ -61,7 +61,8 @@ class DiffusionGRPO:
     strength: float | None = None
     """Strength of the step rule, > 0; default the published one."""
     ratio: Literal["plain", "guarded"] = "plain"
-    """Ratio of densities, as it is or by GRPO-Guard (arXiv:2510.22319)."""
+    """Ratio of densities, as it is or by GRPO-Guard (arXiv:2510.22319), which with the rule
+    ``flow`` also divides the loss of a step by its length."""
     clip: float = 1e-4
     """Clip range of the ratio, > 0."""
     beta: float = 0.0

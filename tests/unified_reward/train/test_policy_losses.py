@@ -89,9 +89,9 @@ def test_the_gradient_at_ratio_one_is_that_of_reinforce(random, name):
 
 @pytest.mark.parametrize("next_sigma", [0.75, 0.4])
 def test_a_guarded_step_teaches_the_velocity_the_same_however_long_it_is(random, next_sigma):
-    """The mean moves by ``(1 + s ** 2 (1 - sigma) / (2 sigma)) dt v``, ``s ** 2 = a ** 2 sigma / (1 - sigma)``.
+    """The mean moves by ``(1 + s ** 2 (1 - sigma) / (2 sigma)) dt v``, which is ``1.245 dt v``.
 
-    So by ``(1 + a ** 2 / 2) dt v``; the exponent's gradient is ``e / N``, and dt cancels.
+    For ``s ** 2 = 0.7 ** 2 sigma / (1 - sigma)``. The exponent's gradient is ``e / N``: dt cancels.
     """
     x, v, noise = (random(3, 4).float() for _ in range(3))
     advantage, rule = torch.tensor([1.0, -2.0, 0.5]), StepRule("flow", 0.7)

@@ -43,9 +43,7 @@ def running_mean(line: Line, width: int) -> Line:
     return [*zip(x.tolist(), means.tolist(), strict=True)]
 
 
-def line_chart(
-    lines: Sequence[Line], *, salt: str, smooth: int = 1, wide: bool = False
-) -> str:
+def line_chart(lines: Sequence[Line], *, salt: str, smooth: int = 1, wide: bool = False) -> str:
     """Draw lines as inline SVG that follows the light or dark mode of a page.
 
     Args:
@@ -60,7 +58,9 @@ def line_chart(
         from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10}):
-        figure = Figure(figsize=(10.8 if wide else 5.2, 2.9), layout="constrained", facecolor="none")
+        figure = Figure(
+            figsize=(10.8 if wide else 5.2, 2.9), layout="constrained", facecolor="none"
+        )
         axes = figure.add_subplot(facecolor="none")
         for i, line in enumerate(lines):
             points = np.asarray(line, dtype=float).reshape(-1, 2)

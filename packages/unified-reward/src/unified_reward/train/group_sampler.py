@@ -16,7 +16,8 @@ from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.loops import shuffled_indices
 
 
-_HELD_OUT_SAMPLES = 4
+HELD_OUT_SAMPLES = 4
+"""Samples of a held-out prompt."""
 
 
 class GroupSampler:
@@ -31,8 +32,10 @@ class GroupSampler:
     ) -> None:
         self.config = config
         self._maker, self._prompts, self._accelerator = maker, prompts, accelerator
-        self._sampler = StochasticSampler(maker, config.rule, config.strength)
-        self._low, self._high = self._check_window() if config.algorithm == "grpo" else (0, 0)
+        trained = maker.with_options(config.rollout)
+        self._sampler = StochasticSampler(trained, config.rule, config.strength)
+        self.window_range = self._check_window() if config.algorithm == "grpo" else (0, 0)
+        """First and last index of the steps that the window may hold."""
 
     def _check_window(self) -> tuple[int, int]:
         """First and last index of the steps that the window may hold.
@@ -40,11 +43,10 @@ class GroupSampler:
         Raises:
             ConfigError: The window does not fit.
         """
-        config, maker = self.config, self._maker
-        default = getattr(maker.takes.get("num_inference_steps"), "default", None)
-        steps = maker.options.steps or default
-        if not isinstance(steps, int):
-            raise ConfigError(f"give the number of steps of {maker.name}, in its sampling.json")
+        config, maker = self.config, self._sampler.policy
+        steps = maker.steps
+        if steps is None:
+            raise ConfigError(f"give the number of steps of {maker.name}: rollout.steps")
         half = max(config.window, steps // 2) - 1
         low, high = config.window_range or (0, half)
         # The last step has no noise.
@@ -61,7 +63,8 @@ class GroupSampler:
         if config.algorithm == "nft":
             return range(0)
         generator = np.random.default_rng([config.optim.seed, step, 2])
-        start = int(generator.integers(self._low, self._high - config.window + 1, endpoint=True))
+        low, high = self.window_range
+        start = int(generator.integers(low, high - config.window + 1, endpoint=True))
         return range(start, start + config.window)
 
     def numbers(self, step: int) -> range:
@@ -98,7 +101,7 @@ class GroupSampler:
 
     def sample_held_out(self, prompt: Example) -> list[Image | Video | None]:
         """Sample a prompt without stochastic steps, always from the same seeds."""
-        seeds = policies.seeds(prompt.id, _HELD_OUT_SAMPLES, self.config.optim.seed)
+        seeds = policies.seeds(prompt.id, HELD_OUT_SAMPLES, self.config.optim.seed)
         size = self.config.optim.batch_size
         samples: list[Image | Video | None] = []
         with self._accelerator.autocast():

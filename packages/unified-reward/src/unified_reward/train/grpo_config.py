@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.policies import Denoising
 from unified_reward.policies.step_rules import RuleName
 from unified_reward.train.optim import OptimConfig
 
@@ -68,6 +69,11 @@ class DiffusionGRPO:
     beta: float = 0.0
     """Weight of the KL divergence from the reference, >= 0."""
     nft: NFTOptions = field(default_factory=NFTOptions)
+    sampling: Denoising = field(default_factory=Denoising)
+    """Sampling options in place of those of the policy's folder, also in the result."""
+    rollout: Denoising = field(default_factory=Denoising)
+    """Sampling options of training where they differ, such as fewer steps and no guidance; those
+    of held-out prompts, sheets and the result stay."""
     weights: tuple[float, ...] = ()
     """Weight of each reward; empty for 1."""
     min_spread: float = 0.0

@@ -60,7 +60,13 @@ def train_pipeline(
     if accelerator.num_processes > 1:
         raise ConfigError("grpo runs in one process; launch it without accelerate")
     size = config.optim.batch_size
-    maker = policies.load(policy, device=str(accelerator.device), dtype="float32", batch_size=size)
+    maker = policies.load(
+        policy,
+        vars(config.sampling),
+        device=str(accelerator.device),
+        dtype="float32",
+        batch_size=size,
+    )
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     read, rows = read_prompts(prompts, maker.tasks, log)
@@ -69,7 +75,7 @@ def train_pipeline(
     )
     scorer.check_tasks(maker.tasks)
     held_out, trained = _split(read, config)
-    model = AdaptedNetworks(maker, config.optim)
+    model = AdaptedNetworks(maker.with_options(config.rollout), config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)
     trainer = RewardLoop(model, rollouts, scorer, accelerator, out / "checkpoints", log)
     trainer.held_out = held_out

@@ -257,7 +257,10 @@ def _add_curve(
 def _add_signs(page: Page, curves: _Curves, run: RunFacts) -> None:
     signs = _SIGNS | (_NFT if _is_nft(run) else {})
     page.section("Does it exploit its reward?", _TOLD_APART if curves.measures else _ALONE)
-    best = curves.held_out.get("reward", []), "Behind the trained reward: prompts are learned by heart."
+    best = (
+        curves.held_out.get("reward", []),
+        "Behind the trained reward: prompts are learned by heart.",
+    )
     rows: list[list[str | float | None]] = [
         _sign("Trained reward", curves.ends(curves.line("reward")), "Rises in any case."),
     ]
@@ -314,7 +317,9 @@ def _add_updates(page: Page, curves: _Curves, run: RunFacts) -> None:
             _add_curve(page, curves, {"": line}, updates[name])
     counts = {label: curves.line(name) for name, label in _COUNTS.items()}
     if any(value for line in counts.values() for _, value in line):
-        reading = "Failed rewards leave their group and are never a number; such groups teach nothing."
+        reading = (
+            "Failed rewards leave their group and are never a number; such groups teach nothing."
+        )
         _add_curve(page, curves, counts, _Figure("Failures", "number in a step", reading))
     elif any(counts.values()):
         page.text("No reward failed, and no group had equal rewards.")

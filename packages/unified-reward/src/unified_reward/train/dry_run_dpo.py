@@ -245,7 +245,7 @@ def _resolution(given: Resolution, policy: DiffusionPolicy, lacking: list[str]) 
     return resolution
 
 
-def own_resolution(policy: DiffusionPolicy, given: Resolution = Resolution()) -> Resolution:
+def own_resolution(policy: DiffusionPolicy, given: Resolution) -> Resolution:
     """The given resolution, and where it is not given that of the policy's own samples.
 
     Raises:

@@ -31,7 +31,7 @@ from unified_reward.train.dry_run_dpo import own_resolution, patch_tokens, refus
 from unified_reward.train.group_sampler import HELD_OUT_SAMPLES, GroupSampler
 from unified_reward.train.grpo import PolicyGRPO
 from unified_reward.train.grpo_config import DiffusionGRPO
-from unified_reward.train.latents import padding_frames
+from unified_reward.train.latents import Resolution, padding_frames
 from unified_reward.train.launch import LaunchConfig, read_launch_config
 from unified_reward.train.loops import build_accelerator
 from unified_reward.train.meta_models import build_meta_pipeline
@@ -203,7 +203,7 @@ class _Sampling:
 
 
 def _size(policy: DiffusionPolicy) -> Size:
-    resolution, stride = own_resolution(policy), policy.temporal_stride
+    resolution, stride = own_resolution(policy, Resolution()), policy.temporal_stride
     frames = resolution.frames or 1
     return Size(
         resolution.height or 0,

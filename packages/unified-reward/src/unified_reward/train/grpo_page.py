@@ -22,8 +22,9 @@ PAGE = "index.html"
 Row = Mapping[str, Any]
 """Figures of a step by name, ``step`` among them; None, or none at all, where there is no value.
 
-``rewards`` has the means of several rewards by name. ``held_out`` is the mean reward of the held-out
-prompts, or a mapping with ``reward``, the rewards by name, and measures that are not trained on.
+``rewards`` has the means of several rewards by name. ``held_out`` is the mean reward of the
+held-out prompts, or a mapping with ``reward``, the rewards by name, and measures that are not
+trained on.
 """
 
 
@@ -104,8 +105,8 @@ _ALONE = (
 )
 _TOLD_APART = (
     "A policy that exploits its reward looks like one that learns: the trained reward rises. Where "
-    "a measure that is not trained on turns, keep the policy from before; a second reward, a larger "
-    "beta or min_spread, or fewer steps put the turn off."
+    "a measure that is not trained on turns, keep the policy from before; a second reward, a "
+    "larger beta or min_spread, or fewer steps put the turn off."
 )
 
 

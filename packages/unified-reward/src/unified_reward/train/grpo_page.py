@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from unified_reward.io.text import read_json_lines
 from unified_reward.report.charts import Line
 from unified_reward.report.page import DASH, Page, Tile
 
 
+_HISTORY = "history.jsonl"
 PAGE = "index.html"
 """File of the page in the folder of a run."""
 Row = Mapping[str, Any]
 """Figures of a step by name, ``step`` among them; None, or none at all, where there is no value.
 
-``rewards`` has the means of several rewards by name. ``held_out`` is the mean reward of the
-held-out prompts, or a mapping with ``reward``, the rewards by name, and measures that are not
-trained on.
+``rewards`` has the mean of each reward by name. ``held_out`` is the mean reward of the held-out
+prompts, and ``held_out_rewards`` has each of theirs by name, with those that are not trained on.
 """
 
 
@@ -32,14 +33,17 @@ trained on.
 class RunFacts:
     """Facts about a run for its page."""
 
-    lead: str
-    """Policy and rewards, in a sentence."""
+    policy: str
+    rewards: Sequence[str]
+    """Names of the rewards that are trained."""
     steps: int
     """Steps of the whole run."""
     settings: Mapping[str, Any]
     """Settings by name, perhaps nested."""
-    facts: Mapping[str, str | float] = field(default_factory=dict[str, str | float])
-    """What it is trained on, by name."""
+    prompts: int = 0
+    """Number of prompts that are trained."""
+    held_out: int = 0
+    """Number of prompts that are held out."""
     sheet_prompts: Sequence[str] = ()
     """Prompts of the rows of a sheet of samples, from top to bottom."""
 
@@ -97,7 +101,7 @@ _COUNTS = {
     "failed_groups": "groups without two rewards",
     "constant_groups": "groups of equal rewards",
 }
-_HIDDEN = {"step", "loss", "reward", "rewards", "held_out"}
+_HIDDEN = {"step", "loss", "reward", "rewards", "held_out", "held_out_rewards"}
 _ALONE = (
     "A policy that exploits its reward looks like one that learns: the trained reward rises. Here "
     "nothing else is measured that people want, so look at the samples, and have the held-out "
@@ -110,12 +114,13 @@ _TOLD_APART = (
 )
 
 
-def write_run_page(folder: Path, rows: Sequence[Row], run: RunFacts) -> None:
-    """Write the page of a run into its folder, beside ``samples/``.
+def write_run_page(folder: Path, run: RunFacts) -> None:
+    """Write the page of a run into its folder, from its ``history.jsonl`` and ``samples/``.
 
     Raises:
         DataError: The file cannot be written.
     """
+    rows = [row for _, row in read_json_lines(folder / _HISTORY)]
     build_run_page(rows, run, sorted((folder / "samples").glob("step-*.png"))).write(folder / PAGE)
 
 
@@ -127,8 +132,8 @@ def build_run_page(rows: Sequence[Row], run: RunFacts, sheets: Sequence[Path] = 
         run: Facts about it.
         sheets: Sheets of samples ``step-NNNNNN.png``, in order, in a folder ``samples``.
     """
-    curves = _Curves(rows)
-    page = Page("Learning from rewards", lead=run.lead)
+    curves = _Curves(rows, run.rewards)
+    page = Page("Learning from rewards", lead=f"{run.policy}, trained by {_all(run.rewards)}.")
     page.section("Now")
     page.tiles([*_tiles(curves, run)])
     _add_rewards(page, curves)
@@ -136,7 +141,8 @@ def build_run_page(rows: Sequence[Row], run: RunFacts, sheets: Sequence[Path] = 
     _add_samples(page, sheets, run)
     _add_updates(page, curves, run)
     page.section("Settings", "Of the run, as it was started.")
-    settings = [*run.facts.items(), *_flat(run.settings)]
+    facts = {"prompts": run.prompts, "held-out prompts": run.held_out}
+    settings = [*facts.items(), *_flat(run.settings)]
     page.table(["setting", "value"], [[name, _text(value)] for name, value in settings])
     return page
 
@@ -144,28 +150,22 @@ def build_run_page(rows: Sequence[Row], run: RunFacts, sheets: Sequence[Path] = 
 class _Curves:
     """Lines of figures by step."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], trained: Sequence[str]) -> None:
         self.rows = rows
         self.smooth = max(1, len(rows) // 10)
         self.held_out: dict[str, list[tuple[float, float]]] = {}
         self.rewards: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
-            given = row.get("held_out")
-            named = given if isinstance(given, Mapping) else {"reward": given}
-            for lines, values in ((self.held_out, named), (self.rewards, row.get("rewards") or {})):
+            held_out = {"reward": row.get("held_out"), **(row.get("held_out_rewards") or {})}
+            rewards = row.get("rewards") or {}
+            for lines, values in ((self.held_out, held_out), (self.rewards, rewards)):
                 for name, value in values.items():
                     if value is not None:
                         lines.setdefault(name, []).append((row["step"], value))
-
-    @property
-    def names(self) -> list[str]:
+        self.measures = [name for name in self.held_out if name not in {"reward", *trained}]
+        """Rewards of the held-out prompts that are not trained on."""
+        self.names = [*dict.fromkeys(name for row in rows for name in row)]
         """Figures in the rows, in order."""
-        return [*dict.fromkeys(name for row in self.rows for name in row)]
-
-    @property
-    def measures(self) -> list[str]:
-        """Measures of the held-out prompts that are not trained on."""
-        return [name for name in self.held_out if name not in {"reward", *self.rewards}]
 
     def line(self, name: str) -> Line:
         """Values of a figure; gaps where a step has none, and nothing where no step has one."""
@@ -212,8 +212,8 @@ def _tile(label: str, ends: tuple[float | None, float | None]) -> Tile:
 def _add_rewards(page: Page, curves: _Curves) -> None:
     page.section(
         "Rewards",
-        "Of samples of training prompts, made with noise in their steps, and of held-out prompts, "
-        "made without. " + _smoothing(curves),
+        "Training prompts are sampled as they are learned, held-out prompts as the policy will be "
+        "used. " + _smoothing(curves),
     )
     trained = {"reward": curves.line("reward")}
     trained |= curves.rewards if len(curves.rewards) > 1 else {}
@@ -292,7 +292,7 @@ def _sign(
 def _add_samples(page: Page, sheets: Sequence[Path], run: RunFacts) -> None:
     if not sheets:
         return
-    page.section("Samples", "The same prompts and seeds throughout, without noise in the steps.")
+    page.section("Samples", "The same prompts and seeds throughout, sampled as held-out prompts.")
     page.text("\n".join(f"{i}. {prompt}" for i, prompt in enumerate(run.sheet_prompts, 1)))
     chosen = sorted({0, (len(sheets) - 1) // 2, len(sheets) - 1})
     images: list[tuple[str, str, str]] = []
@@ -346,5 +346,9 @@ def _text(value: Any) -> str:
     if value is None:
         return "default"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
+        return _all(value) or "none"
     return str(value)
+
+
+def _all(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))

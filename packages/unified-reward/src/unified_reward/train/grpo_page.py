@@ -224,7 +224,8 @@ def _add_rewards(page: Page, curves: _Curves) -> None:
         charts.append((lines, _Figure(title, "mean reward", "")))
     for name in curves.measures:
         reading = "Not trained on: where it turns while the reward rises, the reward is exploited."
-        charts.append(({"held-out prompts": curves.held_out[name]}, _Figure(name, "mean", reading)))
+        lines = {"training prompts": [], "held-out prompts": curves.held_out[name]}
+        charts.append((lines, _Figure(name, "mean", reading)))
     for lines, figure in charts:
         _add_curve(page, curves, lines, figure, wide=len(charts) == 1)
 
@@ -245,7 +246,7 @@ def _add_curve(
     wide: bool = False,
 ) -> None:
     page.curve(
-        {name: line for name, line in lines.items() if line},
+        lines,
         title=figure.title,
         x="step",
         y=figure.unit,

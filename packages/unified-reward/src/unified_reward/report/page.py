@@ -190,7 +190,7 @@ class Page:
         """Add a line chart, whose first and last values are its text for those who cannot see it.
 
         Args:
-            series: Lines by name; a line without a name or points is not in the legend.
+            series: Lines by name; a line without a name is not in the legend.
             title: Caption of the figure.
             x: Label of the x axis with its unit.
             y: Label of the y axis with its unit.
@@ -203,8 +203,8 @@ class Page:
             return
         keys = "".join(
             f'<li style="--key:{charts.series_colour(i)}">{_words("span", name)}</li>'
-            for i, (name, line) in enumerate(series.items())
-            if name and line
+            for i, name in enumerate(series)
+            if name
         )
         lines, salt = list(series.values()), str(len(self._blocks))
         svg = charts.line_chart(lines, salt=salt, smooth=smooth, wide=wide)

@@ -219,12 +219,14 @@ def _add_rewards(page: Page, curves: _Curves) -> None:
     trained |= curves.rewards if len(curves.rewards) > 1 else {}
     charts: list[tuple[Mapping[str, Line], _Figure]] = []
     for name, line in trained.items():
-        lines = {"training prompts": line, "held-out prompts": curves.held_out.get(name, [])}
+        lines = {"training prompts": line}
+        if name in curves.held_out:
+            lines["held-out prompts"] = curves.held_out[name]
         title = "Reward" if len(trained) == 1 else "All rewards" if name == "reward" else name
         charts.append((lines, _Figure(title, "mean reward", "")))
     for name in curves.measures:
         reading = "Not trained on: where it turns while the reward rises, the reward is exploited."
-        lines = {"training prompts": [], "held-out prompts": curves.held_out[name]}
+        lines = {"": [], "held-out prompts": curves.held_out[name]}
         charts.append((lines, _Figure(name, "mean", reading)))
     for lines, figure in charts:
         _add_curve(page, curves, lines, figure, wide=len(charts) == 1)

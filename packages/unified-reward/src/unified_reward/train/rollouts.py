@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,10 @@ class GroupScores:
     """Weighted sum of the rewards themselves."""
     reasons: list[str]
     """Reason of a missing reward; otherwise empty."""
+    by_reward: Mapping[str, list[float | None]] = field(
+        default_factory=dict[str, list[float | None]]
+    )
+    """Each reward of its own, by name; None where it failed."""
 
     @property
     def status(self) -> str:
@@ -175,7 +179,10 @@ class GroupRewards:
         for group in groups:
             part = slice(start, start + len(group))
             start = part.stop
-            scored.append(GroupScores(combined.values[part], values[part], combined.reasons[part]))
+            own = {name: column[part] for name, column in combined.scaled.items()}
+            scored.append(
+                GroupScores(combined.values[part], values[part], combined.reasons[part], own)
+            )
         return scored
 
     def _ask(

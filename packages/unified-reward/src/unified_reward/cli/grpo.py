@@ -14,8 +14,9 @@ from unified_reward import policies
 from unified_reward.cli import options, output
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path, extra
-from unified_reward.io.config import load_config
+from unified_reward.io.config import build_config, load_config, read_config
 from unified_reward.io.text import read_lines
+from unified_reward_client import RewardTerm
 
 
 _DEFAULTS = (
@@ -26,15 +27,24 @@ _DEFAULTS = (
 
 
 def grpo(
-    prompts: Annotated[
-        Path, typer.Argument(metavar="PROMPTS.jsonl", help="Rows of prompts, each only once.")
-    ],
+    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS.jsonl", help="Rows of prompts.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
     *,
     policy: Annotated[str, typer.Option(help="A diffusers pipeline: folder or hub id.")],
     reward: Annotated[
-        list[str], typer.Option(help="A judge that scores; repeat it to combine several.")
+        list[str],
+        typer.Option(
+            metavar="REWARD",
+            help="A judge, win:JUDGE (win rates in the group), MODULE:FUNCTION, or a term such as "
+            "'{judge: JUDGE, aspect: style, weight: 0.5}'; repeat it to combine several.",
+        ),
     ],
+    held_out_reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REWARD", help="Measured on held-out prompts, never trained on; repeatable."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; default PROMPTS-grpo beside the file.")
     ] = None,
@@ -51,7 +61,8 @@ def grpo(
     if not policies.is_pipeline(checkpoint_path(policy)):
         raise ConfigError(f"{policy} is no diffusers pipeline; grpo trains only these")
     diffusion = load_config(DiffusionGRPO, overrides=[_DEFAULTS, *(overrides or [])])
-    config = PolicyGRPO(policy, prompts, diffusion, tuple(reward))
+    rewards = tuple(map(_reward, reward))
+    config = PolicyGRPO(policy, prompts, diffusion, rewards, tuple(held_out_reward or ()))
     out = out or prompts.with_name(f"{prompts.stem}-grpo")
     console = Console(stderr=True)
     with redirect_stdout(sys.stderr):
@@ -66,3 +77,10 @@ def grpo(
         rise = f", reward {known[0]:.3f} to {known[-1]:.3f}" if known else ""
         typer.echo(f"{report['prompts']} prompts{rise}: {out / 'grpo'}")
     output.exit_if([report["left_out"]])
+
+
+def _reward(text: str) -> str | RewardTerm:
+    """A reference, or a term in YAML."""
+    if not text.startswith("{"):
+        return text
+    return build_config(RewardTerm, read_config(None, [f"--reward={text}"])["--reward"], "--reward")

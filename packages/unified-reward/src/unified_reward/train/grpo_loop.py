@@ -26,12 +26,16 @@ from unified_reward.train.policy_updates import (
     NFTUpdate,
     Update,
 )
+from unified_reward.train.reward_functions import RewardFunctionError
 from unified_reward.train.rollouts import GroupRewards, GroupScores, diversity
 from unified_reward.train.sample_sheets import SampleSheet
 
 
 _FIGURES = ("loss", "deviation", "clipped", "kl", "norm_ratio")
-_LOGGED = (*_FIGURES, "reward", "spread", "diversity", "failed", "failed_groups", "constant_groups")
+_LOGGED = (
+    *(*_FIGURES, "reward", "spread", "diversity"),
+    *("failed", "failed_groups", "constant_groups", "lost_comparisons"),
+)
 _FAILED_STEPS = 3
 """Steps in a row without a single reward after which a run stops."""
 
@@ -96,10 +100,10 @@ class RewardLoop:
         history = self.state.load(self._accelerator.device)
         try:
             self._run(history, sheet)
-        except ServerError as error:
+        except (ServerError, RewardFunctionError) as error:
             # Rewards come before a step changes anything.
             self.state.save(history)
-            raise ServerError(f"{error}; resume from {self.state.newest()}") from error
+            raise type(error)(f"{error}; resume from {self.state.newest()}") from error
         return history
 
     def _run(self, history: dict[str, list[Any]], sheet: SampleSheet) -> None:
@@ -239,6 +243,7 @@ def _figures(scores: Sequence[GroupScores]) -> dict[str, float | None]:
         "failed": float(sum(v is None for score in scores for v in score.values)),
         "failed_groups": float(statuses.count("failed")),
         "constant_groups": float(statuses.count("constant")),
+        "lost_comparisons": float(sum(score.lost_comparisons for score in scores)),
     }
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
-import numpy as np
-
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, ModelError, one_line
 from unified_reward.core.extensions import checkpoint_path
@@ -93,8 +91,8 @@ def _load(reference: str) -> BaseJudge | RewardFunction:
 
 def _check(reference: str, found: Any) -> None:
     if not callable(found) or isinstance(found, type):
-        kind = "a class" if isinstance(found, type) else f"a {type(found).__name__}"
-        raise ConfigError(f"{reference} is {kind}; a reward is a judge or a function of samples")
+        kind = "a class" if isinstance(found, type) else repr(found)
+        raise ConfigError(f"{reference} is {one_line(kind, 80)}, not a function of samples")
     try:
         inspect.signature(found).bind(())
     except TypeError as error:
@@ -128,13 +126,12 @@ def call_function(
 
 
 def _number(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
     try:
-        if isinstance(value, str | bool | np.bool_):
+        number = value.item() if hasattr(value, "item") else value
+        if isinstance(number, str | bool):
             raise TypeError
-        return float(value)
-    except (TypeError, ValueError) as error:
+        return None if number is None else float(number)
+    except (TypeError, ValueError, RuntimeError) as error:
         given = one_line(repr(value), 80)
         raise RewardFunctionError(f"{name} returned {given}, not a number or None") from error
 

@@ -18,11 +18,13 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.adapters import merge_adapters
+from unified_reward.train.group_collector import GroupCollector
 from unified_reward.train.group_sampler import GroupSampler
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_loop import RewardLoop
 from unified_reward.train.loops import build_accelerator
 from unified_reward.train.policy_updates import AdaptedNetworks
+from unified_reward.train.processes import Processes
 from unified_reward.train.reward_functions import RewardFunction
 from unified_reward.train.rollouts import GroupRewards, read_prompts
 from unified_reward.train.sample_sheets import SampleSheet
@@ -37,6 +39,9 @@ def train_pipeline(
     log: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train a text-to-image, text-to-video or editing pipeline by the rewards of its samples.
+
+    Under ``accelerate launch`` every process samples and scores a share of the groups of a step;
+    how many there are makes no difference but rounding. The first writes the results.
 
     Args:
         policy: Folder or hub id of the pipeline.
@@ -59,24 +64,30 @@ def train_pipeline(
             rewards any more; the message names the state to resume from.
     """
     accelerator = build_accelerator(config.precision)
-    if accelerator.num_processes > 1:
-        raise ConfigError("grpo runs in one process; launch it without accelerate")
+    processes = Processes(accelerator)
+    if config.prompts_per_step < processes.n:
+        raise ConfigError(
+            f"prompts_per_step is {config.prompts_per_step}, of which {processes.n} processes need "
+            "at least one each"
+        )
     size = config.optim.batch_size
     maker = policies.load(policy, device=str(accelerator.device), dtype="float32", batch_size=size)
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
-    read, rows = read_prompts(prompts, maker.tasks, log)
+    read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
     scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
     scorer.check_tasks({prompt.task for prompt in read})
     held_out, trained = _split(read, config)
     model = AdaptedNetworks(maker, config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)
-    trainer = RewardLoop(model, rollouts, scorer, accelerator, out / "checkpoints", log)
-    trainer.held_out = held_out
+    collector = GroupCollector(rollouts, scorer, processes, log, held_out)
+    trainer = RewardLoop(model, collector, config, accelerator, out / "checkpoints")
     history = trainer.train(SampleSheet(maker, (held_out or trained)[:4], out / "samples"))
-    merge_adapters(model.adapters, out / "adapter", maker.pipeline)
-    maker.pipeline.save_pretrained(out / "policy", safe_serialization=True)
-    policies.write_defaults(maker.options, out / "policy")
+    with processes.together():
+        if processes.is_first:
+            merge_adapters(model.adapters, out / "adapter", maker.pipeline)
+            maker.pipeline.save_pretrained(out / "policy", safe_serialization=True)
+            policies.write_defaults(maker.options, out / "policy")
     measured = history.pop("held_out")
     figures = {
         name: [None if value is None else round(value, 9) for value in values]

@@ -540,7 +540,7 @@ def _arguments(config: VLMGRPO, n_held_out: int, checkpoints: Path) -> GRPOConfi
 def _add_reference(trainer: _GRPOTrainer, reference: Any, beta: float) -> None:
     """Set the weight of the KL divergence, and the model as it was, where no adapter is switched.
 
-    TRL would load it from where the model came from, which lacks adapters that were merged.
+    TRL would load it from where the model came from, which may be an adapter alone.
     """
     trainer.beta = beta
     if reference is None:

@@ -184,7 +184,6 @@ def test_the_reference_of_a_policy_that_is_an_adapter_has_the_adapter(tmp_path):
 def test_the_reward_rises_and_what_is_written_is_the_trained_policy(tmp_path, options):
     config = grpo(5, group=4, batch_size=8, held_out=1, held_out_every=3, **options)
     report, _ = learn(TINY, tmp_path, config, shortness)
-    print(report)
     assert report["reward"][-1] > report["reward"][0] + 1
     assert [step for step, _ in report["held_out"]] == [0, 3, 5]
     assert (report["prompts"], report["left_out"]) == (2, 0)

@@ -74,7 +74,7 @@ def _reason(content: Example | Failed, tasks: Sequence[Task]) -> str:
         return content.error
     if content.task not in tasks:
         return f"the policy is for {' and '.join(tasks)}, not {content.task.value}"
-    if content.context and content.task is not Task.IMAGE_EDITING:
+    if content.context and content.task in (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION):
         return f"a prompt of {content.task.value} has no context"
     try:
         check_context(content.task, content.context)

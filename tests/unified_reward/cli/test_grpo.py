@@ -81,7 +81,7 @@ def test_json_is_exactly_an_object_and_rows_of_no_use_are_left_out(cli, prompts,
 @pytest.mark.parametrize(
     ("policy", "reward", "options", "message"),
     [
-        ("tiny_vlm", "tiny_judge", (), "tiny_vlm is no diffusers pipeline"),
+        ("tiny_vlm", "tiny_judge", (), "prompts_per_step: Unexpected keyword argument"),
         ("tiny_image", "nobody", (), "there is no judge 'nobody'"),
         ("tiny_image", "no_module:f", (), "no_module:f is no judge, and there is no module"),
         ("tiny_image", "{judge: tiny_judge, wait: 1}", (), "--reward: wait: Unexpected keyword"),
@@ -89,6 +89,8 @@ def test_json_is_exactly_an_object_and_rows_of_no_use_are_left_out(cli, prompts,
         ("tiny_image", "{judge: tiny_judge, scale: x}", (), "there is no scale 'x'"),
         ("tiny_image", "tiny_judge", ("weights=[1,2]",), "2 weights for 1 rewards"),
         ("tiny_image", "tiny_judge", ("opponents=1",), "opponents must be at least 2"),
+        ("tiny_image", "tiny_judge", ("judges.vote=2",), "vote: Unexpected keyword argument"),
+        ("tiny_image", "tiny_judge", ("judges.api_key=abc",), "keys of servers are never written"),
         (
             "tiny_image",
             "tiny_judge",

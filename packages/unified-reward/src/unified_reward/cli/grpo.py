@@ -15,6 +15,7 @@ from unified_reward.cli import options, output
 from unified_reward.core.extensions import checkpoint_path, extra
 from unified_reward.io.config import build_config, load_config, read_config
 from unified_reward.io.text import read_lines
+from unified_reward.judges.registry import JudgeOptions
 from unified_reward_client import RewardTerm
 
 
@@ -24,6 +25,8 @@ _DEFAULTS = {
     for kind, size, lr in (("vlm", 32, 1e-4), ("diffusion", 8, 3e-4))
 }
 """Default settings, before the overrides."""
+_JUDGES = "judges."
+"""Begins the overrides that are options of judges."""
 
 
 def grpo(
@@ -59,13 +62,20 @@ def grpo(
         from unified_reward.train.grpo_vlm import VLMGRPO
 
     next(read_lines(prompts), None)  # so that another kind of file is refused before a run begins
-    given, rewards = overrides or [], tuple(map(_reward, reward))
-    if policies.is_pipeline(checkpoint_path(policy)):
-        diffusion = load_config(DiffusionGRPO, overrides=[_DEFAULTS["diffusion"], *given])
-        config = PolicyGRPO(policy, prompts, diffusion, None, rewards, tuple(held_out_reward or ()))
-    else:
-        vlm = load_config(VLMGRPO, overrides=[_DEFAULTS["vlm"], *given])
-        config = PolicyGRPO(policy, prompts, None, vlm, rewards, tuple(held_out_reward or ()))
+    given = [each for each in overrides or () if not each.startswith(_JUDGES)]
+    kind = "diffusion" if policies.is_pipeline(checkpoint_path(policy)) else "vlm"
+    options_of = {"diffusion": DiffusionGRPO, "vlm": VLMGRPO}[kind]
+    config = PolicyGRPO(
+        policy,
+        prompts,
+        rewards=tuple(map(_reward, reward)),
+        held_out_rewards=tuple(held_out_reward or ()),
+        judges=load_config(
+            JudgeOptions,
+            overrides=[e.removeprefix(_JUDGES) for e in overrides or () if e.startswith(_JUDGES)],
+        ),
+        **{kind: load_config(options_of, overrides=[_DEFAULTS[kind], *given])},
+    )
     out = out or prompts.with_name(f"{prompts.stem}-grpo")
     console = Console(stderr=True)
     with redirect_stdout(sys.stderr):

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
+from unified_reward.judges.registry import DEFAULT_OPTIONS, JudgeOptions
 from unified_reward.train.grpo_answers import train_vlm
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_diffusion import train_pipeline
@@ -36,8 +37,12 @@ class PolicyGRPO:
     whose ``judge`` is one of these; empty for the judge that the recipe trains."""
     held_out_rewards: tuple[str, ...] = ()
     """Judges and functions that score samples of the held-out prompts and train nothing."""
+    judges: JudgeOptions = DEFAULT_OPTIONS
+    """Options of judges, those that apply to each; keys of servers are in the environment."""
 
     def __post_init__(self) -> None:
+        if self.judges.api_key or self.judges.extra_headers:
+            raise ConfigError("keys of servers are never written into a run: use the environment")
         if (self.vlm is None) == (self.diffusion is None):
             raise ConfigError("grpo takes either vlm or diffusion")
         if self.rewards:
@@ -82,7 +87,7 @@ def learn_from_judges(
         ModelError: A judge or the policy cannot be loaded or trained.
     """
     policy, training, terms = checkpoint_path(config.policy), config.training, config.terms
-    opened = {reference: open_reward(reference) for reference in config.references}
+    opened = {reference: open_reward(reference, config.judges) for reference in config.references}
     rewards = GroupRewards(
         {term.judge: opened[term.judge] for term in terms},
         patience_s=training.patience_s,

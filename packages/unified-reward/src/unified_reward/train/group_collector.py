@@ -171,6 +171,7 @@ def figures_of(groups: Sequence[ScoredGroup]) -> dict[str, float | None]:
         "failed": float(sum(v is None for group in groups for v in group.scores.values)),
         "failed_groups": float(statuses.count("failed")),
         "constant_groups": float(statuses.count("constant")),
+        "lost_comparisons": float(sum(group.scores.lost_comparisons for group in groups)),
     }
 
 

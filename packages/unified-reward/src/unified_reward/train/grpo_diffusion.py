@@ -25,14 +25,15 @@ from unified_reward.train.grpo_loop import RewardLoop
 from unified_reward.train.loops import build_accelerator
 from unified_reward.train.policy_updates import AdaptedNetworks
 from unified_reward.train.processes import Processes
-from unified_reward.train.rollouts import GroupRewards, RewardFunction, read_prompts
+from unified_reward.train.reward_functions import RewardFunction
+from unified_reward.train.rollouts import GroupRewards, read_prompts
 from unified_reward.train.sample_sheets import SampleSheet
 
 
 def train_pipeline(
     policy: str | Path,
     prompts: Path,
-    rewards: Mapping[str, BaseJudge | RewardFunction],
+    rewards: Mapping[str, BaseJudge | RewardFunction] | GroupRewards,
     config: DiffusionGRPO,
     out: Path,
     log: Callable[[str], None] = lambda _: None,
@@ -45,7 +46,8 @@ def train_pipeline(
     Args:
         policy: Folder or hub id of the pipeline.
         prompts: A file of rows with prompts.
-        rewards: Judges that score, or functions, by name.
+        rewards: Judges or functions by name; or these with terms of their own, where ``weights``,
+            ``min_spread``, ``opponents`` and ``patience_s`` of the settings do not count.
         config: Settings.
         out: Folder of ``adapter/``, of ``policy/``, the pipeline with the adapters merged, and of
             ``checkpoints/``, from which a killed run resumes.
@@ -57,7 +59,7 @@ def train_pipeline(
 
     Raises:
         ConfigError: Options, policy and rewards do not fit.
-        DataError: A prompt is repeated, or no prompt can be used.
+        DataError: No prompt can be used.
         ModelError: The pipeline cannot be trained, loss or gradient is not finite, or there are no
             rewards any more; the message names the state to resume from.
     """
@@ -79,10 +81,8 @@ def train_pipeline(
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
-    scorer = GroupRewards(
-        rewards, config.weights, min_spread=config.min_spread, patience_s=config.patience_s
-    )
-    scorer.check_tasks(maker.tasks)
+    scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
+    scorer.check_tasks({prompt.task for prompt in read})
     held_out, trained = _split(read, config)
     model = AdaptedNetworks(maker.with_options(config.rollout), config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)
@@ -103,6 +103,18 @@ def train_pipeline(
     return {"rows": rows, "prompts": len(trained), "losses": losses, **figures} | {
         "held_out": measured
     }
+
+
+def _group_rewards(
+    sources: Mapping[str, BaseJudge | RewardFunction], config: DiffusionGRPO
+) -> GroupRewards:
+    return GroupRewards(
+        sources,
+        config.weights,
+        min_spread=config.min_spread,
+        patience_s=config.patience_s,
+        opponents=config.opponents,
+    )
 
 
 def _split(

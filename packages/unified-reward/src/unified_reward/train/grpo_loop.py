@@ -26,11 +26,15 @@ from unified_reward.train.policy_updates import (
     Update,
 )
 from unified_reward.train.processes import Processes
+from unified_reward.train.reward_functions import RewardFunctionError
 from unified_reward.train.sample_sheets import SampleSheet
 
 
 _FIGURES = ("loss", "deviation", "clipped", "kl", "norm_ratio")
-_LOGGED = (*_FIGURES, "reward", "spread", "diversity", "failed", "failed_groups", "constant_groups")
+_LOGGED = (
+    *(*_FIGURES, "reward", "spread", "diversity"),
+    *("failed", "failed_groups", "constant_groups", "lost_comparisons"),
+)
 _FAILED_STEPS = 3
 """Steps in a row without a single reward after which a run stops."""
 
@@ -93,10 +97,10 @@ class RewardLoop:
         history = self.state.load(self._accelerator.device)
         try:
             self._run(history, sheet)
-        except ServerError as error:
+        except (ServerError, RewardFunctionError) as error:
             # Rewards come before a step changes anything.
             self._save(history)
-            raise ServerError(f"{error}; resume from {self.state.newest()}") from error
+            raise type(error)(f"{error}; resume from {self.state.newest()}") from error
         return history
 
     def _run(self, history: dict[str, list[Any]], sheet: SampleSheet) -> None:

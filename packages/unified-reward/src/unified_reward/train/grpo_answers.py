@@ -115,7 +115,7 @@ def train_vlm(
         raise ConfigError(f"{policy} is a diffusers pipeline, not a vision-language model")
     log = log if state.is_main_process else _ignore
     examples, rows = read_prompts(prompts, model.tasks, log)
-    rewards.check_tasks(model.tasks)
+    rewards.check_tasks({example.task for example in examples})
     # Z-scores are not divided by a deviation again.
     scaled = "none" if config.scale_rewards == "group" else config.scale_rewards
     report = learn_from_rewards(

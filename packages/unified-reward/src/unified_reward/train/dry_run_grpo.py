@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from PIL import Image as PILImage
@@ -19,7 +19,6 @@ from unified_reward.core.errors import ConfigError, ModelError, one_line
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Task
-from unified_reward.judges.registry import kind_of
 from unified_reward.policies import Denoising, Size, sampling_options
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.layouts import walk
@@ -28,6 +27,7 @@ from unified_reward.policies.observation import Call, networks, observe
 from unified_reward.policies.prompt_calls import BROKEN
 from unified_reward.train.dry_run import DryRun, adapted, memory_report, not_here
 from unified_reward.train.dry_run_dpo import own_resolution, patch_tokens, refuse_sharding
+from unified_reward.train.dry_run_grpo_vlm import AnswersDryRun, dry_run_answers
 from unified_reward.train.group_sampler import HELD_OUT_SAMPLES, GroupSampler
 from unified_reward.train.grpo import PolicyGRPO
 from unified_reward.train.grpo_config import DiffusionGRPO
@@ -37,6 +37,7 @@ from unified_reward.train.loops import build_accelerator
 from unified_reward.train.meta_models import build_meta_pipeline
 from unified_reward.train.meta_prompts import embedded_prompt
 from unified_reward.train.policy_updates import AdaptedNetworks
+from unified_reward.train.reward_functions import reward_files
 from unified_reward.train.rollouts import read_prompts
 
 
@@ -47,11 +48,11 @@ mean, and the prediction."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPODryRun(DryRun):
+class PipelineDryRun(DryRun):
     """Sizes and costs of the reinforcement learning of a pipeline, and what is missing for it."""
 
     rewards: tuple[str, ...]
-    """Judges; empty for the one that the recipe trains."""
+    """Names of the rewards; empty for the judge that the recipe trains."""
     window: tuple[int, int] | None
     """First and last step that may be stochastic, from 0; None for DiffusionNFT."""
     rollout_gib: Mapping[str, float]
@@ -62,8 +63,8 @@ class GRPODryRun(DryRun):
     gradients; ``comparing`` with the reference or the old policy; and ``held_out`` on average."""
 
 
-def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> GRPODryRun:
-    """Build everything of the reinforcement learning of a pipeline except its weights.
+def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> PipelineDryRun | AnswersDryRun:
+    """Build everything of the reinforcement learning of a policy except its weights.
 
     Args:
         config: The policy, its prompts, rewards and the options of the training.
@@ -75,7 +76,17 @@ def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> GRPODryRun:
         ModelError: The policy's folder is of another kind, or its steps cannot be recorded.
     """
     launcher = read_launch_config(launch) if launch else LaunchConfig("")
-    training, optim = config.diffusion, config.diffusion.optim
+    absent = _absent_rewards(config)
+    if config.vlm:
+        found = dry_run_answers(config.policy, config.prompts, config.vlm, launcher)
+        return replace(found, lacking=(*absent, *found.lacking))
+    return _diffusion(config, cast("DiffusionGRPO", config.diffusion), launcher, absent)
+
+
+def _diffusion(
+    config: PolicyGRPO, training: DiffusionGRPO, launcher: LaunchConfig, lacking: list[str]
+) -> PipelineDryRun:
+    optim = training.optim
     _check_launcher(launcher, training)
     own = DiffusionPolicy(
         build_meta_pipeline(config.policy),
@@ -90,11 +101,11 @@ def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> GRPODryRun:
     if training.rule == "flow" and prediction_type(own.pipeline.scheduler) != "flow":
         raise ConfigError(f"rule: flow is for flow models, and {config.policy} is none; use ddim")
     sampler = GroupSampler(own, [], training, build_accelerator("no"))
-    lacking = [*_absent_rewards(config), *not_here(config.policy)]
+    lacking += not_here(config.policy)
     n, rows = _number_of_prompts(config, policy, lacking), training.prompts_per_step
     rollout, evaluation = _Sampling(policy), _Sampling(own)
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
-    return GRPODryRun(
+    return PipelineDryRun(
         model=type(next(iter(parts.values()))).__name__,
         parameters=parameters,
         adapters=adapted(parts),
@@ -108,7 +119,7 @@ def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> GRPODryRun:
         per_step={"prompts": rows, "samples": rows * training.group},
         steps_per_epoch=math.ceil(n / rows) if n else None,
         epochs=round(optim.steps * rows / n, 2) if n else None,
-        rewards=config.rewards,
+        rewards=tuple(term.name for term in config.terms),
         window=sampler.window_range if training.algorithm == "grpo" else None,
         rollout_gib=_rollout_gib(training, rollout, launcher.processes),
         network_calls=_network_calls(training, rollout, evaluation),
@@ -129,9 +140,14 @@ def _count(part: nn.Module) -> int:
 
 
 def _absent_rewards(config: PolicyGRPO) -> list[str]:
-    """Rewards that would be downloaded; ConfigError for a name that is no judge's."""
-    judges = [each for each in config.rewards if kind_of(each) == "checkpoint"]
-    return [text.replace("weights", "reward", 1) for each in judges for text in not_here(each)]
+    """Rewards that would be downloaded.
+
+    Raises:
+        ConfigError: A reference is neither a judge's nor a function's.
+    """
+    paths = [path for each in config.references for path in reward_files(each)]
+    texts = [text for path in paths if not is_file(path) for text in not_here(str(path))]
+    return [text.replace("weights", "reward", 1) for text in texts]
 
 
 def _number_of_prompts(config: PolicyGRPO, policy: DiffusionPolicy, lacking: list[str]) -> int:

@@ -15,7 +15,7 @@ PROMPTS = ("a red star", "two blue discs", "a green square", "a circle", "a cat"
 SIDE_PX = 16
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """Stands for the end of a process."""
 
 

@@ -1,6 +1,7 @@
 """GRPO and DiffusionNFT of tiny pipelines, with rewards from functions and judges."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.unified_reward.train.rewarded import (
     written,
 )
 from unified_reward import open_judge, policies
-from unified_reward.core.errors import ConfigError, DataError, ModelError, ServerError
+from unified_reward.core.errors import ConfigError, ModelError, ServerError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.verdicts import Failed
 from unified_reward.policies import write_defaults
@@ -248,7 +249,8 @@ def test_a_server_that_is_down_is_waited_for_and_then_ends_a_run_that_resumes(
     source, prompts, tmp_path, monkeypatch
 ):
     waits = []
-    monkeypatch.setattr("unified_reward.train.rollouts.time.sleep", waits.append)
+    clock = SimpleNamespace(monotonic=lambda: sum(waits), sleep=waits.append)
+    monkeypatch.setattr("unified_reward.train.reward_sources.time", clock)
     judge = open_judge("scripted:first")
     judge.ask = Server(judge, range(2, 4))
     options = config(3, patience_s=3.5)
@@ -259,12 +261,6 @@ def test_a_server_that_is_down_is_waited_for_and_then_ends_a_run_that_resumes(
     with pytest.raises(ServerError, match=r"no answer; resume from .*state-000001.pt"):
         train(source, prompts, tmp_path / "long", options, judge)
     assert waits == [1.0, 2.0, 1.0, 2.0, 0.5]
-
-
-def test_a_prompt_that_is_repeated_is_refused(source, tmp_path):
-    path = written(tmp_path / "twice.jsonl", ["a cat", "a dog", "a cat"])
-    with pytest.raises(DataError, match="'p2' repeats the prompt of 'p0'"):
-        train(source, path, tmp_path / "out", config())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.unified_reward.train.rewarded import (
     written,
 )
 from unified_reward import open_judge, policies
-from unified_reward.core.errors import ConfigError, ModelError, ServerError
+from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.train import run_history
 from unified_reward.train.group_sampler import GroupSampler
 from unified_reward.train.grpo_diffusion import train_pipeline
@@ -48,7 +48,7 @@ def rows(out):
     return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("every", "kept"), [(1, (1 / 10, 2 / 11, 3 / 12)), (2, (None, 2 / 11))])
+@pytest.mark.parametrize(("every", "kept"), [(1, (1 / 10, 2 / 11, 0.2)), (2, (None, 2 / 11))])
 def test_the_average_is_written_and_the_first_steps_count_for_more(
     source, prompts, tmp_path, monkeypatch, every, kept
 ):
@@ -68,14 +68,16 @@ def test_the_average_is_written_and_the_first_steps_count_for_more(
 
     monkeypatch.setattr(RewardLoop, "_move_average", spied)
     monkeypatch.setattr(RewardLoop, "_step", first)
-    train(source, prompts, tmp_path, small(3, ema_decay=0.25, ema_every=every))
+    train(source, prompts, tmp_path, small(3, ema_decay=0.2, ema_every=every))
     found = load_file(tmp_path / "adapter" / "pytorch_lora_weights.safetensors")
-    for name, expected in start.items():
-        for share, later in zip(kept, weights, strict=False):
-            if share is not None:
-                expected = min(share, 0.25) * expected + (1 - min(share, 0.25)) * later[name]
-        torch.testing.assert_close(found[name.replace(".default", "")], expected)
-        assert not torch.equal(found[name.replace(".default", "")], weights[-1][name])
+    average = dict(start)
+    for share, later in zip(kept, weights, strict=False):
+        for name, weight in later.items() if share else ():
+            average[name] = share * average[name] + (1 - share) * weight
+    for name, expected in average.items():
+        written_name = name.replace(".default", "")
+        torch.testing.assert_close(found[written_name], expected)
+        assert not torch.equal(found[written_name], weights[-1][name])
 
 
 def test_an_average_changes_nothing_but_what_is_measured(source, prompts, tmp_path):
@@ -90,7 +92,7 @@ def test_an_average_changes_nothing_but_what_is_measured(source, prompts, tmp_pa
 class Recorder(GeneralTracker):
     name = "recorder"
     requires_logging_directory = False
-    logged: list = []
+    logged = None
 
     def __init__(self, run_name, **_):
         super().__init__()
@@ -229,11 +231,11 @@ def test_an_error_of_an_overlapped_reward_is_raised_once_and_nothing_is_lost(
     def reward(samples):
         calls.append(1)
         if len(calls) > 3:
-            raise ServerError("no answer")
+            raise ZeroDivisionError
         return brightness(samples)
 
     options = config(2, async_reward=True, prompts_per_step=3)
-    with pytest.raises(ServerError, match=r"no answer; resume from .*state-000001.pt"):
+    with pytest.raises(ModelError, match=r"ZeroDivisionError.*; resume from .*state-000001.pt"):
         train(source, prompts, tmp_path, options, reward)
     assert len(calls) == 4, "the other groups of the step are not asked about"
     resumed, _ = train(source, prompts, tmp_path, options)
@@ -262,9 +264,14 @@ def test_judge_and_policy_take_turns():
     record = []
     turns = Turns({"judge": local_judge(record), "function": brightness}, torch.device("meta"))
     turns.add_policy([Module("policy", record)])
-    with pytest.raises(KilledError), turns.judging():
-        record.append("judging")
-        raise KilledError
+
+    def break_off():
+        with turns.judging():
+            record.append("judging")
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        break_off()
     assert record == [
         ("judge", "cpu"),
         ("policy", "cpu"),

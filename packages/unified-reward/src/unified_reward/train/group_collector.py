@@ -217,6 +217,7 @@ def figures_of(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
         "failed": float(sum(v is None for score in scores for v in score.values)),
         "failed_groups": float(statuses.count("failed")),
         "constant_groups": float(statuses.count("constant")),
+        "lost_comparisons": float(sum(group.scores.lost_comparisons for group in groups)),
     }
 
 

@@ -16,7 +16,8 @@ from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.loops import shuffled_indices
 
 
-_HELD_OUT_SAMPLES = 4
+HELD_OUT_SAMPLES = 4
+"""Samples of a held-out prompt."""
 
 
 class GroupSampler:
@@ -31,22 +32,24 @@ class GroupSampler:
     ) -> None:
         self.config = config
         self._maker, self._prompts, self._accelerator = maker, prompts, accelerator
+        self._trained = maker.with_options(config.rollout)
         self._stochastic: StochasticSampler | None = None
+        self.window_range = (0, 0)
+        """First and last index of the steps that the window may hold."""
         if config.algorithm == "grpo":
-            self._stochastic = StochasticSampler(maker, config.rule, config.strength)
-            self._low, self._high = self._check_window()
+            self._stochastic = StochasticSampler(self._trained, config.rule, config.strength)
+            self.window_range = self._check_window(self._trained)
 
-    def _check_window(self) -> tuple[int, int]:
+    def _check_window(self, maker: DiffusionPolicy) -> tuple[int, int]:
         """First and last index of the steps that the window may hold.
 
         Raises:
             ConfigError: The window does not fit.
         """
-        config, maker = self.config, self._maker
-        default = getattr(maker.takes.get("num_inference_steps"), "default", None)
-        steps = maker.options.steps or default
-        if not isinstance(steps, int):
-            raise ConfigError(f"give the number of steps of {maker.name}, in its sampling.json")
+        config = self.config
+        steps = maker.steps
+        if steps is None:
+            raise ConfigError(f"give the number of steps of {maker.name}: rollout.steps")
         half = max(config.window, steps // 2) - 1
         low, high = config.window_range or (0, half)
         # The last step has no noise.
@@ -61,7 +64,8 @@ class GroupSampler:
         """Stochastic steps of a rollout, shared by its groups."""
         config = self.config
         generator = np.random.default_rng([config.optim.seed, step, 2])
-        start = int(generator.integers(self._low, self._high - config.window + 1, endpoint=True))
+        low, high = self.window_range
+        start = int(generator.integers(low, high - config.window + 1, endpoint=True))
         return range(start, start + config.window)
 
     def numbers(self, step: int) -> range:
@@ -91,7 +95,7 @@ class GroupSampler:
         self, step: int, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
     ) -> Rollout:
         if self._stochastic is None:
-            return sample_latents(self._maker, prompt, context, seeds)
+            return sample_latents(self._trained, prompt, context, seeds)
         return self._stochastic.sample(prompt, context, seeds, self.window(step))
 
     def prompt(self, number: int) -> Example:
@@ -105,7 +109,7 @@ class GroupSampler:
 
     def sample_held_out(self, prompt: Example) -> list[Image | Video | None]:
         """Sample a prompt without stochastic steps, always from the same seeds."""
-        seeds = policies.seeds(prompt.id, _HELD_OUT_SAMPLES, self.config.optim.seed)
+        seeds = policies.seeds(prompt.id, HELD_OUT_SAMPLES, self.config.optim.seed)
         size = self.config.optim.batch_size
         samples: list[Image | Video | None] = []
         with self._accelerator.autocast():

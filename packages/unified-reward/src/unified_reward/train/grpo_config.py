@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.policies import Denoising
 from unified_reward.policies.step_rules import RuleName
 from unified_reward.train.optim import OptimConfig
 
@@ -61,16 +62,24 @@ class DiffusionGRPO:
     strength: float | None = None
     """Strength of the step rule, > 0; default the published one."""
     ratio: Literal["plain", "guarded"] = "plain"
-    """Ratio of densities, as it is or by GRPO-Guard (arXiv:2510.22319)."""
+    """Ratio of densities, as it is or by GRPO-Guard (arXiv:2510.22319), which with the rule
+    ``flow`` also divides the loss of a step by its length."""
     clip: float = 1e-4
     """Clip range of the ratio, > 0."""
     beta: float = 0.0
     """Weight of the KL divergence from the reference, >= 0."""
     nft: NFTOptions = field(default_factory=NFTOptions)
+    sampling: Denoising = field(default_factory=Denoising)
+    """Sampling options in place of those of the policy's folder, also in the result."""
+    rollout: Denoising = field(default_factory=Denoising)
+    """Sampling options of training where they differ, such as fewer steps and no guidance; those
+    of held-out prompts, sheets and the result stay."""
     weights: tuple[float, ...] = ()
     """Weight of each reward; empty for 1."""
     min_spread: float = 0.0
     """Standard deviation of a reward in a group up to which differences are noise, >= 0."""
+    opponents: int = 8
+    """Most samples of its group that each is compared with, for win rates, >= 2."""
     held_out: int = 0
     """Prompts that are kept out of training."""
     held_out_every: int = 10
@@ -95,15 +104,9 @@ class DiffusionGRPO:
     """Trackers, by accelerate's names: ``tensorboard``, ``wandb``, ``trackio``, …, or ``all``."""
 
     def __post_init__(self) -> None:
-        least = {"group": 2, "prompts_per_step": 1, "updates": 1, "window": 1, "held_out_every": 1}
-        least |= {
-            "ema_every": 1,
-            "held_out": 0,
-            "samples_every": 0,
-            "beta": 0,
-            "min_spread": 0,
-            "patience_s": 0,
-        }
+        least = {"group": 2, "opponents": 2, "prompts_per_step": 1, "updates": 1, "window": 1}
+        least |= {"held_out_every": 1, "held_out": 0, "samples_every": 0, "beta": 0}
+        least |= {"min_spread": 0, "patience_s": 0, "ema_every": 1}
         for name, low in least.items():
             if not low <= (value := getattr(self, name)) < math.inf:
                 raise ConfigError(f"{name} must be at least {low}, and finite, not {value}")

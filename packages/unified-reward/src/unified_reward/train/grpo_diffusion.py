@@ -29,7 +29,8 @@ from unified_reward.train.loops import build_accelerator
 from unified_reward.train.offload import Turns
 from unified_reward.train.policy_updates import AdaptedNetworks
 from unified_reward.train.processes import Processes
-from unified_reward.train.rollouts import GroupRewards, RewardFunction, read_prompts
+from unified_reward.train.reward_functions import RewardFunction
+from unified_reward.train.rollouts import GroupRewards, read_prompts
 from unified_reward.train.run_history import tracker_names
 from unified_reward.train.sample_sheets import SampleSheet
 
@@ -37,7 +38,7 @@ from unified_reward.train.sample_sheets import SampleSheet
 def train_pipeline(
     policy: str | Path,
     prompts: Path,
-    rewards: Mapping[str, BaseJudge | RewardFunction],
+    rewards: Mapping[str, BaseJudge | RewardFunction] | GroupRewards,
     config: DiffusionGRPO,
     out: Path,
     log: Callable[[str], None] = lambda _: None,
@@ -51,7 +52,8 @@ def train_pipeline(
     Args:
         policy: Folder or hub id of the pipeline.
         prompts: A file of rows with prompts.
-        rewards: Judges that score, or functions, by name.
+        rewards: Judges or functions by name; or these with terms of their own, where ``weights``,
+            ``min_spread``, ``opponents`` and ``patience_s`` of the settings do not count.
         config: Settings.
         out: Folder of ``adapter/``, of ``policy/``, the pipeline with the adapters merged, of
             ``history.jsonl``, with a row of figures for each step as soon as it is done, and of
@@ -66,7 +68,7 @@ def train_pipeline(
 
     Raises:
         ConfigError: Options, policy and rewards do not fit.
-        DataError: A prompt is repeated, or no prompt can be used.
+        DataError: No prompt can be used.
         ModelError: The pipeline cannot be trained, loss or gradient is not finite, or there are no
             rewards any more; the message names the state to resume from.
     """
@@ -78,21 +80,26 @@ def train_pipeline(
             f"prompts_per_step is {config.prompts_per_step}, of which {processes.n} processes need "
             "at least one each"
         )
-    others = _others(rewards, held_out_rewards, config)
-    turns = Turns({**rewards, **held_out_rewards}, accelerator.device) if config.offload else None
+    scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
+    others = _others(scorer.sources, held_out_rewards, config)
+    judges = {**scorer.sources, **held_out_rewards}
+    turns = Turns(judges, accelerator.device) if config.offload else None
     size = config.optim.batch_size
-    maker = policies.load(policy, device=str(accelerator.device), dtype="float32", batch_size=size)
+    maker = policies.load(
+        policy,
+        vars(config.sampling),
+        device=str(accelerator.device),
+        dtype="float32",
+        batch_size=size,
+    )
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
-    scorer = GroupRewards(
-        rewards, config.weights, min_spread=config.min_spread, patience_s=config.patience_s
-    )
     for each in (scorer, others):
         if each:
-            each.check_tasks(maker.tasks)
+            each.check_tasks({prompt.task for prompt in read})
     held_out, trained = _split(read, config)
-    model = AdaptedNetworks(maker, config.optim)
+    model = AdaptedNetworks(maker.with_options(config.rollout), config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)
     if turns:
         parts = maker.pipeline.components.values()
@@ -147,6 +154,18 @@ def _report(history: Mapping[str, Any]) -> dict[str, Any]:
             name: [[step, by_name.get(name)] for step, _, by_name in measured] for name in others
         },
     }
+
+
+def _group_rewards(
+    sources: Mapping[str, BaseJudge | RewardFunction], config: DiffusionGRPO
+) -> GroupRewards:
+    return GroupRewards(
+        sources,
+        config.weights,
+        min_spread=config.min_spread,
+        patience_s=config.patience_s,
+        opponents=config.opponents,
+    )
 
 
 def _split(

@@ -26,6 +26,7 @@ from unified_reward.train.policy_updates import (
     Update,
 )
 from unified_reward.train.processes import Processes
+from unified_reward.train.reward_functions import RewardFunctionError
 from unified_reward.train.run_history import RunHistory
 from unified_reward.train.sample_sheets import SampleSheet
 
@@ -33,7 +34,7 @@ from unified_reward.train.sample_sheets import SampleSheet
 _FIGURES = ("loss", "deviation", "clipped", "kl", "norm_ratio")
 _LOGGED = (
     *(*_FIGURES, "reward", "rewards", "spread", "diversity"),
-    *("failed", "failed_groups", "constant_groups"),
+    *("failed", "failed_groups", "constant_groups", "lost_comparisons"),
 )
 _FAILED_STEPS = 3
 """Steps in a row without a single reward after which a run stops."""
@@ -104,10 +105,10 @@ class RewardLoop:
         history = self.state.load(self._accelerator.device)
         try:
             self._run(history, sheet)
-        except ServerError as error:
+        except (ServerError, RewardFunctionError) as error:
             # Rewards come before a step changes anything, or after it is complete.
             self._save(history)
-            raise ServerError(f"{error}; resume from {self.state.newest()}") from error
+            raise type(error)(f"{error}; resume from {self.state.newest()}") from error
         finally:
             self._rows.finish()
         return history
@@ -186,7 +187,7 @@ class RewardLoop:
         check = update.encode if isinstance(update, NFTUpdate) else lambda _: None
         try:
             return self._collector.collect(step, check)
-        except ServerError:
+        except (ServerError, RewardFunctionError):
             raise
         except ModelError as error:
             raise ModelError(f"{error}; the last state is {self.state.newest()}") from error

@@ -11,7 +11,7 @@ from unified_reward import policies
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Image, Task, Video
 from unified_reward.policies.diffusion import DiffusionPolicy
-from unified_reward.policies.recorded import Rollout, StochasticSampler
+from unified_reward.policies.recorded import Rollout, StochasticSampler, sample_latents
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.loops import shuffled_indices
 
@@ -32,18 +32,21 @@ class GroupSampler:
     ) -> None:
         self.config = config
         self._maker, self._prompts, self._accelerator = maker, prompts, accelerator
-        trained = maker.with_options(config.rollout)
-        self._sampler = StochasticSampler(trained, config.rule, config.strength)
-        self.window_range = self._check_window() if config.algorithm == "grpo" else (0, 0)
+        self._trained = maker.with_options(config.rollout)
+        self._stochastic: StochasticSampler | None = None
+        self.window_range = (0, 0)
         """First and last index of the steps that the window may hold."""
+        if config.algorithm == "grpo":
+            self._stochastic = StochasticSampler(self._trained, config.rule, config.strength)
+            self.window_range = self._check_window(self._trained)
 
-    def _check_window(self) -> tuple[int, int]:
+    def _check_window(self, maker: DiffusionPolicy) -> tuple[int, int]:
         """First and last index of the steps that the window may hold.
 
         Raises:
             ConfigError: The window does not fit.
         """
-        config, maker = self.config, self._sampler.policy
+        config = self.config
         steps = maker.steps
         if steps is None:
             raise ConfigError(f"give the number of steps of {maker.name}: rollout.steps")
@@ -58,10 +61,8 @@ class GroupSampler:
         return low, high
 
     def window(self, step: int) -> range:
-        """Stochastic steps of a rollout, shared by its groups; empty for DiffusionNFT."""
+        """Stochastic steps of a rollout, shared by its groups."""
         config = self.config
-        if config.algorithm == "nft":
-            return range(0)
         generator = np.random.default_rng([config.optim.seed, step, 2])
         low, high = self.window_range
         start = int(generator.integers(low, high - config.window + 1, endpoint=True))
@@ -86,9 +87,16 @@ class GroupSampler:
         context = _context(prompt)
         with self._accelerator.autocast():
             return [
-                self._sampler.sample(prompt.prompt, context, seeds[i : i + size], self.window(step))
+                self._sample(step, prompt.prompt, context, seeds[i : i + size])
                 for i in range(0, len(seeds), size)
             ]
+
+    def _sample(
+        self, step: int, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
+    ) -> Rollout:
+        if self._stochastic is None:
+            return sample_latents(self._trained, prompt, context, seeds)
+        return self._stochastic.sample(prompt, context, seeds, self.window(step))
 
     def prompt(self, number: int) -> Example:
         """Prompt of a group; each comes once before any comes again."""

@@ -142,6 +142,7 @@ class GroupRewards:
             raise ConfigError("give at least one reward")
         if weights and len(weights) != len(sources):
             raise ConfigError(f"{len(weights)} weights for {len(sources)} rewards")
+        self.sources = sources
         self._sources = {
             name: RewardSource(name, source, patience_s, opponents)
             for name, source in sources.items()

@@ -7,7 +7,7 @@ scheduler takes the step again, and its own autoencoder decodes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,11 +91,7 @@ class LastStepSampler:
 
     @torch.no_grad()
     def sample(
-        self,
-        prompt: str,
-        context: Sequence[Image | Video],
-        seeds: Sequence[int],
-        window: Collection[int] = (),
+        self, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
     ) -> DifferentiableRollout:
         """Sample in one batch. The first time, the last step is repeated, decoded and compared.
 
@@ -103,13 +99,11 @@ class LastStepSampler:
             prompt: A caption, or the instruction of an edit.
             context: The source image of an edit; empty for generation.
             seeds: Seeds of the samples.
-            window: Empty: no step is stochastic.
 
         Raises:
             ModelError: The last step or its decoding cannot be repeated; the message says why.
             ValueError: As `DiffusionPolicy.sample`.
         """
-        del window
         pipeline, name = self.policy.pipeline, self.policy.name
         tape = _Tape(pipeline, self.policy.guidance_scales)
         try:

@@ -5,13 +5,12 @@ No advantages are needed, and so no groups; but the reward must have gradients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from accelerate import Accelerator
 from torch import Tensor
 
-from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Image
 from unified_reward.policies.last_step import DifferentiableRollout
@@ -19,7 +18,8 @@ from unified_reward.scorers import SYSTEMS, system
 from unified_reward.scorers.images import TensorScorer
 from unified_reward.train.losses import denoising_error
 from unified_reward.train.policy_updates import AdaptedNetworks, Figures, Group, norm_ratio
-from unified_reward.train.rollouts import RewardFunction
+from unified_reward.train.rollouts import GroupRewards
+from unified_reward_client import RewardTerm
 
 
 class RewardGradients:
@@ -29,8 +29,7 @@ class RewardGradients:
         self,
         model: AdaptedNetworks,
         accelerator: Accelerator,
-        rewards: Mapping[str, BaseJudge | RewardFunction],
-        weights: Sequence[float],
+        rewards: GroupRewards,
         *,
         beta: float,
     ) -> None:
@@ -39,16 +38,14 @@ class RewardGradients:
         Args:
             model: The trained networks.
             accelerator: Its precision.
-            rewards: Scorers by name.
-            weights: Weight of each.
+            rewards: Scorers with their weights.
             beta: Weight of the squared distance to the prediction of the reference.
 
         Raises:
             ConfigError: A reward has no gradients.
         """
         self._model, self._accelerator, self._beta = model, accelerator, beta
-        self._scorers = [_differentiable(name, reward) for name, reward in rewards.items()]
-        self._weights = weights
+        self._terms = [(term, _scorer(term, rewards)) for term in rewards.terms]
         self._is_proven = False
         vae = model.policy.pipeline.vae
         if any(part.is_gradient_checkpointing for part in model.parts.values()):
@@ -61,7 +58,7 @@ class RewardGradients:
         parts = [part for group in groups for part in _scored(group)]
         if not self._is_proven:
             prompt, rollout, rows = parts[0]
-            for scorer in self._scorers:
+            for _, scorer in self._terms:
                 scorer.check_tensors(cast("Image", rollout.samples[rows[0]]), prompt)
             self._is_proven = True
         total = sum(len(rows) for _, _, rows in parts)
@@ -82,9 +79,10 @@ class RewardGradients:
         prediction, captions = prediction[rows], [prompt] * len(rows)
         distance = denoising_error(prediction, reference).mean()
         loss = self._beta * distance
-        for scorer, weight in zip(self._scorers, self._weights, strict=True):
-            scores = scorer.score_tensors(pixels, captions)
-            loss = loss - weight * scores.float().mean().to(loss.device)
+        for term, scorer in self._terms:
+            scores = scorer.score_tensors(pixels, captions).float().to(loss.device)
+            scaled = (scores + term.linear.offset) / term.linear.divisor
+            loss = loss - term.weight * scaled.mean()
         figures.add(len(rows), loss=loss, kl=distance, norm_ratio=norm_ratio(prediction, reference))
         return loss
 
@@ -100,11 +98,12 @@ def _scored(group: Group) -> Iterator[tuple[str, DifferentiableRollout, list[int
             yield group.prompt.prompt, cast("DifferentiableRollout", rollout), rows
 
 
-def _differentiable(name: str, reward: BaseJudge | RewardFunction) -> TensorScorer:
-    if isinstance(reward, TensorScorer):
-        return reward
+def _scorer(term: RewardTerm, rewards: GroupRewards) -> TensorScorer:
+    scorer = rewards.sources[term.judge]
+    if isinstance(scorer, TensorScorer) and term.form == "score" and not term.aspect:
+        return scorer
     known = [each for each in SYSTEMS if issubclass(system(each), TensorScorer)]
     raise ConfigError(
-        f"algorithm=draft follows the gradients of a reward, and {name} has none; those of "
+        f"algorithm=draft follows the gradients of a reward, and {term.name} has none; scores of "
         f"{', '.join(known)} have, in this process, and algorithm=grpo needs none"
     )

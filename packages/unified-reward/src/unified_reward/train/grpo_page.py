@@ -259,7 +259,7 @@ def _add_curve(
 
 
 def _add_signs(page: Page, curves: _Curves, run: RunFacts) -> None:
-    signs = _SIGNS | (_NFT if _is_nft(run) else {})
+    signs = _SIGNS | (_NFT if _has_no_ratio(run) else {})
     page.section("Does it exploit its reward?", _TOLD_APART if curves.measures else _ALONE)
     best = (
         curves.held_out.get("reward", []),
@@ -308,9 +308,9 @@ def _add_samples(page: Page, sheets: Sequence[Path], run: RunFacts) -> None:
 
 
 def _add_updates(page: Page, curves: _Curves, run: RunFacts) -> None:
-    updates = _UPDATES | (_NFT if _is_nft(run) else {})
+    updates = _UPDATES | (_NFT if _has_no_ratio(run) else {})
     page.section("Updates and failures")
-    if not _is_nft(run) and run.settings.get("updates") == 1:
+    if not _has_no_ratio(run) and run.settings.get("updates") == 1:
         page.text(
             "With one update a step, each gradient is taken at the policy that sampled: every "
             "ratio of densities is exactly 1, and nothing is clipped."
@@ -332,8 +332,8 @@ def _add_updates(page: Page, curves: _Curves, run: RunFacts) -> None:
         _add_curve(page, curves, {"": curves.line(name)}, _Figure(name, "", ""))
 
 
-def _is_nft(run: RunFacts) -> bool:
-    return run.settings.get("algorithm") == "nft"
+def _has_no_ratio(run: RunFacts) -> bool:
+    return run.settings.get("algorithm") in ("nft", "draft")
 
 
 def _flat(settings: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:

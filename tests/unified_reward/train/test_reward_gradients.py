@@ -159,7 +159,7 @@ def test_a_reward_without_gradients_is_refused_by_those_that_have(name, folder, 
         "aesthetic": scorer(folder),
         name: open_judge(name) if ":" in name else lambda samples: [0.0] * len(samples),
     }
-    with pytest.raises(ConfigError, match=rf"{name} has none; those of pickscore, .*hpsv3 have"):
+    with pytest.raises(ConfigError, match=rf"{name} has none; scores of pickscore, .*hpsv3 have"):
         train(folder, tmp_path, rewards)
 
 

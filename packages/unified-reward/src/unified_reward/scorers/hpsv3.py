@@ -70,7 +70,8 @@ class HPSv3(TensorScorer, QwenScorer):
 
     def prepare_tensors(self, pixels: Tensor, prompts: Sequence[str]) -> list[Prepared]:
         """Likewise, with gradients."""
-        size = target_size(*pixels.shape[-2:], _BOUNDS)
+        height, width = pixels.shape[-2:]
+        size = target_size(height, width, _BOUNDS)
         made = [patched(255 * image) for image in resize_as_pil(pixels, *size).split(1)]
         return [
             Prepared(_text(prompt), patches, grid=grid)

@@ -30,12 +30,12 @@ def test_the_last_step_is_decoded_to_the_pixels_of_the_plain_sample(name):
     assert all(any(w.grad is not None for w in part.parameters()) for part in parts.values())
 
 
-@pytest.mark.parametrize("kind", ["PNDM", "UniPCMultistep", "DPMSolverMultistep", "HeunDiscrete"])
-def test_any_solver_will_do(kind):
+@pytest.mark.parametrize("solver", ["PNDM", "UniPCMultistep", "DPMSolverMultistep", "HeunDiscrete"])
+def test_any_solver_will_do(solver):
     """The step depends on predictions before it, or takes several calls."""
     policy = policy_of("StableDiffusionPipeline", steps=5)
-    scheduler = getattr(diffusers, f"{kind}Scheduler")
-    policy.pipeline.scheduler = scheduler.from_config(policy.pipeline.scheduler.config)
+    kind = getattr(diffusers, f"{solver}Scheduler")
+    policy.pipeline.scheduler = kind.from_config(policy.pipeline.scheduler.config)
     sampler = LastStepSampler(policy)
     rollout = sampler.sample("a red star", (), [1, 2])
     assert (pixels(rollout.samples) == pixels(policy.sample("a red star", (), [1, 2]))).all()

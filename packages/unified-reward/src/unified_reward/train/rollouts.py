@@ -160,6 +160,11 @@ class GroupRewards:
                 raise ConfigError(f"there is no {term.judge!r} among {', '.join(sources)}")
             self._sources[term.judge].check(term)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the rewards."""
+        return [term.name for term in self._set.terms]
+
     def check_tasks(self, tasks: Collection[Task]) -> None:
         """Refuse a judge that is known not to judge a task of the prompts.
 

@@ -69,6 +69,31 @@ class Rollout:
     steps: list[RepeatableStep]
 
 
+@torch.no_grad()
+def sample_latents(
+    policy: DiffusionPolicy,
+    prompt: str,
+    context: Sequence[Image | Video],
+    seeds: Sequence[int],
+) -> Rollout:
+    """Sample in one batch by the policy's own scheduler, of any kind, and keep the last latents.
+
+    Args:
+        policy: The policy.
+        prompt: A caption, or the instruction of an edit.
+        context: The source image of an edit; empty for generation.
+        seeds: Seeds of the samples.
+
+    Raises:
+        ModelError: The pipeline does not call the step of its scheduler.
+        ValueError: As `DiffusionPolicy.sample`.
+    """
+    tape = _Tape((), (), ())
+    with watching(policy.pipeline, tape.calls.append, tape.on_step):
+        samples = policy.generate(prompt, context, seeds)
+    return Rollout(samples, tape.last(policy.name), [])
+
+
 class StochasticSampler:
     """Samples of a policy with stochastic steps inside a window."""
 
@@ -130,13 +155,12 @@ class StochasticSampler:
             ) from error
         finally:
             pipeline.scheduler = own
-        if tape.latents is None:
-            raise ModelError(f"{name} does not call the step of its scheduler")
+        latents = tape.last(name)
         if not self._is_proven:
             for step in tape.steps:
                 _prove(step, networks(pipeline), name)
             self._is_proven = bool(tape.steps)
-        return Rollout(samples, tape.latents, tape.steps)
+        return Rollout(samples, latents, tape.steps)
 
 
 class _Tape:
@@ -153,6 +177,12 @@ class _Tape:
         self.latents: Tensor | None = None
         self._guidance, self._window, self._recorded = guidance, window, recorded
         self._taken = 0
+
+    def last(self, name: str) -> Tensor:
+        """Latents after the last step of the policy of this name."""
+        if self.latents is None:
+            raise ModelError(f"{name} does not call the step of its scheduler")
+        return self.latents
 
     def on_step(self, take: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Take a step of the scheduler, and keep what repeats it where it was stochastic."""

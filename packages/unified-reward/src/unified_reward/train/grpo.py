@@ -17,6 +17,7 @@ from unified_reward.train.grpo_vlm import VLMGRPO
 from unified_reward.train.reward_functions import open_reward
 from unified_reward.train.reward_terms import reward_terms
 from unified_reward.train.rollouts import GroupRewards
+from unified_reward.train.run_history import tracker_names
 from unified_reward_client import RewardSet, RewardTerm
 
 
@@ -87,6 +88,8 @@ def learn_from_judges(
         ModelError: A judge or the policy cannot be loaded or trained.
     """
     policy, training, terms = checkpoint_path(config.policy), config.training, config.terms
+    if isinstance(training, DiffusionGRPO):
+        tracker_names(training.report_to)  # before any judge is loaded
     opened = {reference: open_reward(reference, config.judges) for reference in config.references}
     rewards = GroupRewards(
         {term.judge: opened[term.judge] for term in terms},
@@ -96,5 +99,6 @@ def learn_from_judges(
     )
     if isinstance(training, VLMGRPO):
         return train_vlm(policy, config.prompts, rewards, training, out, log)
-    report = train_pipeline(policy, config.prompts, rewards, training, out, log)
+    others = {name: opened[name] for name in config.held_out_rewards}
+    report = train_pipeline(policy, config.prompts, rewards, training, out, log, others)
     return report | {"left_out": report["rows"].get("left_out", 0)}

@@ -212,10 +212,10 @@ class GRPOUpdate:
         new, old = (log_prob(record.next_sample, each, std)[rows] for each in (mean, record.mean))
         mean, old_mean = mean[rows], record.mean[rows]
         if self._kind == "guarded":
-            ratios = guarded_ratio(new, old, mean, old_mean, std)
+            ratios, duration = guarded_ratio(new, old, mean, old_mean, std), record.duration
         else:
-            ratios = ratio(new, old)
-        terms = policy_loss(ratios, advantage.to(ratios.device), self._clip)
+            ratios, duration = ratio(new, old), 1.0
+        terms = policy_loss(ratios, advantage.to(ratios.device), self._clip, duration)
         loss = terms.loss
         if reference is not None:
             distance = kl(mean, record.transition(reference).mean[rows], std).mean()

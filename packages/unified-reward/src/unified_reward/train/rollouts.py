@@ -142,6 +142,7 @@ class GroupRewards:
             raise ConfigError("give at least one reward")
         if weights and len(weights) != len(sources):
             raise ConfigError(f"{len(weights)} weights for {len(sources)} rewards")
+        self.sources = sources
         self._sources = {
             name: RewardSource(name, source, patience_s, opponents)
             for name, source in sources.items()
@@ -158,6 +159,11 @@ class GroupRewards:
             if term.judge not in sources:
                 raise ConfigError(f"there is no {term.judge!r} among {', '.join(sources)}")
             self._sources[term.judge].check(term)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the terms."""
+        return [term.name for term in self._set.terms]
 
     def check_tasks(self, tasks: Collection[Task]) -> None:
         """Refuse a judge that is known not to judge a task of the prompts.

@@ -84,7 +84,7 @@ def train_pipeline(
             "at least one each"
         )
     scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
-    others = _others(scorer.sources, held_out_rewards, config)
+    others = _others(scorer.names, held_out_rewards, config)
     judges = {**scorer.sources, **held_out_rewards}
     turns = Turns(judges, accelerator.device) if config.offload else None
     size = config.optim.batch_size

@@ -162,7 +162,7 @@ class GroupRewards:
 
     @property
     def names(self) -> list[str]:
-        """Names of the rewards."""
+        """Names of the terms."""
         return [term.name for term in self._set.terms]
 
     def check_tasks(self, tasks: Collection[Task]) -> None:

@@ -66,7 +66,7 @@ _SIGNS = {
     ),
     "kl": _Figure(
         "Distance from the reference",
-        "nats per element",
+        "nats per element of a step, or per token",
         "Compare runs at the same distance; a reward that needs ever more of it is suspect.",
     ),
     "spread": _Figure(

@@ -99,6 +99,7 @@ _COUNTS = {
     "failed": "rewards that failed",
     "failed_groups": "groups without two rewards",
     "constant_groups": "groups of equal rewards",
+    "lost_comparisons": "comparisons that failed",
 }
 _HIDDEN = {"step", "loss", "reward", "rewards", "held_out", "held_out_rewards"}
 _ALONE = (
@@ -210,7 +211,7 @@ def _tiles(curves: _Curves, run: RunFacts) -> Iterator[Tile]:
     if line := curves.line("diversity"):
         yield _tile("Diversity of a group", curves.ends(line))
     failed = sum(row.get("failed") or 0 for row in curves.rows)
-    skipped = sum(row.get(name) or 0 for row in curves.rows for name in [*_COUNTS][1:])
+    skipped = sum(row.get(name) or 0 for row in curves.rows for name in ("failed_groups", "constant_groups"))
     yield Tile("Failed rewards", f"{failed:,.0f}", f"{skipped:,.0f} groups taught nothing")
 
 
@@ -331,7 +332,7 @@ def _add_updates(page: Page, curves: _Curves, run: RunFacts) -> None:
     for name in updates.keys() & {*_UPDATES}:
         if line := curves.line(name):
             _add_curve(page, curves, {"": line}, updates[name])
-    counts = {label: curves.line(name) for name, label in _COUNTS.items()}
+    counts = {label: curves.line(name) for name, label in _COUNTS.items() if name in curves.names}
     if any(value for line in counts.values() for _, value in line):
         reading = (
             "Failed rewards leave their group and are never a number; such groups teach nothing."

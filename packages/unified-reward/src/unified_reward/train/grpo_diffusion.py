@@ -19,12 +19,14 @@ from unified_reward import policies
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
+from unified_reward.io.config import as_data
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.adapters import merge_adapters
 from unified_reward.train.group_collector import GroupCollector, HeldOut
 from unified_reward.train.group_sampler import GroupSampler
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_loop import RewardLoop
+from unified_reward.train.grpo_page import RunFacts, write_run_page
 from unified_reward.train.loops import build_accelerator
 from unified_reward.train.offload import Turns
 from unified_reward.train.policy_updates import AdaptedNetworks
@@ -56,7 +58,8 @@ def train_pipeline(
             ``min_spread``, ``opponents`` and ``patience_s`` of the settings do not count.
         config: Settings.
         out: Folder of ``adapter/``, of ``policy/``, the pipeline with the adapters merged, of
-            ``history.jsonl``, with a row of figures for each step as soon as it is done, and of
+            ``history.jsonl``, with a row of figures for each step as soon as it is done, of
+            ``index.html``, a page that shows them, and of
             ``checkpoints/``, from which a killed run resumes.
         log: Called with the reason for each row or group that is left out.
         held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
@@ -82,7 +85,7 @@ def train_pipeline(
         )
     scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
     scorer.least = config.least
-    others = _others(scorer.sources, held_out_rewards, config)
+    others = _others(scorer.names, held_out_rewards, config)
     judges = {**scorer.sources, **held_out_rewards}
     turns = Turns(judges, accelerator.device) if config.offload else None
     size = config.optim.batch_size
@@ -108,7 +111,11 @@ def train_pipeline(
     judging = turns.judging if turns else nullcontext
     collector = GroupCollector(rollouts, scorer, processes, log, HeldOut(held_out, others), judging)
     trainer = RewardLoop(model, collector, config, accelerator, out)
-    history = trainer.train(SampleSheet(maker, (held_out or trained)[:4], out / "samples"))
+    sheet = SampleSheet(maker, (held_out or trained)[:4], out / "samples")
+    run = RunFacts(
+        maker.name, scorer.names, as_data(config), len(trained), len(held_out), sheet.prompts
+    )
+    history = trainer.train(sheet, lambda: write_run_page(out, run, log))
     with processes.together(), trainer.result():
         if processes.is_first:
             merge_adapters(model.adapters, out / "adapter", maker.pipeline)

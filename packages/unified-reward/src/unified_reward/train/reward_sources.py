@@ -134,7 +134,8 @@ def _reason(verdict: Verdict) -> str:
         case Failed(error=reason) | Unparsed(reason=reason):
             return reason
         case Scored(aspects=aspects):
-            return f"there is no overall score, only aspects: {', '.join(aspects) or 'none'}"
+            known = f", only aspects: {', '.join(aspects)}" if aspects else ""
+            return f"the judge gave no overall score{known}"
         case _:
             return f"the judge answered with {type(verdict).__name__}"
 

@@ -168,6 +168,11 @@ class GroupRewards:
         """Rewards with their weights and scales."""
         return self._set.terms
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the terms."""
+        return [term.name for term in self._set.terms]
+
     def check_tasks(self, tasks: Collection[Task]) -> None:
         """Refuse a judge that is known not to judge a task of the prompts.
 

@@ -73,7 +73,7 @@ def train_pipeline(
             rewards any more; the message names the state to resume from.
     """
     trackers = tracker_names(config.report_to)
-    accelerator = build_accelerator(config.precision, trackers, out)
+    accelerator = build_accelerator(config.precision, trackers, out / "logs")
     processes = Processes(accelerator)
     if config.prompts_per_step < processes.n:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from argparse import Namespace
 
 import pytest
 import torch
@@ -202,9 +203,7 @@ def test_overlapped_rewards_are_those_that_follow_sampling(source, prompts, tmp_
     assert rows(tmp_path / "0") == rows(tmp_path / "1")
 
 
-def test_rewards_are_asked_for_while_the_next_group_is_sampled(
-    source, prompts, tmp_path, monkeypatch
-):
+def test_rewards_are_made_while_the_next_group_is_sampled(source, prompts, tmp_path, monkeypatch):
     numbers, second = [], threading.Event()
     sample = GroupSampler.sample
 
@@ -263,7 +262,7 @@ def local_judge(record):
 def test_judge_and_policy_take_turns():
     record = []
     turns = Turns({"judge": local_judge(record), "function": brightness}, torch.device("meta"))
-    turns.add_policy([Module("policy", record)])
+    turns.add_policy(Namespace(components={"unet": Module("policy", record), "scheduler": None}))
 
     def break_off():
         with turns.judging():

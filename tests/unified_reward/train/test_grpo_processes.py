@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from tests.unified_reward.train.rewarded import brightness, config, pictures, train, written
 from unified_reward.core.errors import ConfigError
 from unified_reward.train import policy_updates
 from unified_reward.train.policy_losses import policy_loss
-from unified_reward.train.processes import Processes
 
 
 SCRIPT = """
@@ -171,7 +171,6 @@ def test_an_error_in_one_process_stops_both_with_the_last_good_state(launched, n
 
 
 def test_fewer_groups_than_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Processes, "n", 3, raising=False)
-    monkeypatch.setattr(Processes, "__init__", lambda *_: None)
+    monkeypatch.setattr(Accelerator, "num_processes", 3)
     with pytest.raises(ConfigError, match="prompts_per_step is 2, of which 3 processes need"):
         train(tmp_path, tmp_path, tmp_path, config())

@@ -134,11 +134,11 @@ class GroupCollector:
             made = [sample() for sample in samplings]
             with self._judging():
                 return made, self.rewards.score([each.questions for each in made])
-        made, asked = list[_Made](), list[Future[list[GroupScores]]]()
+        made, futures = list[_Made](), list[Future[list[GroupScores]]]()
 
         def score(questions: list[Sample | None]) -> list[GroupScores]:
             # A server that is down is waited for once.
-            if any(each.done() and each.exception() for each in asked):
+            if any(each.done() and each.exception() for each in futures):
                 raise CancelledError
             return self.rewards.score([questions])
 
@@ -146,8 +146,8 @@ class GroupCollector:
         try:
             for sample in samplings:
                 made.append(sample())
-                asked.append(pool.submit(score, made[-1].questions))
-            return made, [found for each in asked for found in each.result()]
+                futures.append(pool.submit(score, made[-1].questions))
+            return made, [found for each in futures for found in each.result()]
         finally:
             pool.shutdown(cancel_futures=True)
 

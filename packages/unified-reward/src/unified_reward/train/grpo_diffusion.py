@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from torch import nn
+from accelerate import Accelerator
 
 from unified_reward import policies
 from unified_reward.core.base_judge import BaseJudge
@@ -76,28 +76,15 @@ def train_pipeline(
             rewards any more; the message names the state to resume from.
     """
     trackers = tracker_names(config.report_to)
-    accelerator = build_accelerator(config.precision, trackers, out)
+    accelerator = build_accelerator(config.precision, trackers, out / "logs")
     processes = Processes(accelerator)
-    if config.prompts_per_step < processes.n:
-        raise ConfigError(
-            f"prompts_per_step is {config.prompts_per_step}, of which {processes.n} processes need "
-            "at least one each"
-        )
+    processes.check_share("prompts_per_step", config.prompts_per_step)
     scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
     scorer.least = config.least
     others = _others(scorer.names, held_out_rewards, config)
     judges = {**scorer.sources, **held_out_rewards}
     turns = Turns(judges, accelerator.device) if config.offload else None
-    size = config.optim.batch_size
-    maker = policies.load(
-        policy,
-        vars(config.sampling),
-        device=str(accelerator.device),
-        dtype="float32",
-        batch_size=size,
-    )
-    if not isinstance(maker, DiffusionPolicy):
-        raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
+    maker = _load(policy, config, accelerator)
     read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
     for each in (scorer, others):
         if each:
@@ -106,8 +93,7 @@ def train_pipeline(
     model = AdaptedNetworks(maker.with_options(config.rollout), config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)
     if turns:
-        parts = maker.pipeline.components.values()
-        turns.add_policy([part for part in parts if isinstance(part, nn.Module)])
+        turns.add_policy(maker.pipeline)
     judging = turns.judging if turns else nullcontext
     collector = GroupCollector(rollouts, scorer, processes, log, HeldOut(held_out, others), judging)
     trainer = RewardLoop(model, collector, config, accelerator, out)
@@ -122,6 +108,19 @@ def train_pipeline(
             maker.pipeline.save_pretrained(out / "policy", safe_serialization=True)
             policies.write_defaults(maker.options, out / "policy")
     return {"rows": rows, "prompts": len(trained), **_report(history)}
+
+
+def _load(policy: str | Path, config: DiffusionGRPO, accelerator: Accelerator) -> DiffusionPolicy:
+    maker = policies.load(
+        policy,
+        vars(config.sampling),
+        device=str(accelerator.device),
+        dtype="float32",
+        batch_size=config.optim.batch_size,
+    )
+    if not isinstance(maker, DiffusionPolicy):
+        raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
+    return maker
 
 
 def _others(

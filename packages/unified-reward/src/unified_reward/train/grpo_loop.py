@@ -66,22 +66,21 @@ class RewardLoop:
             num_warmup_steps=round(optim.steps * optim.warmup),
             num_training_steps=optim.steps,
         )
-        self._old: dict[str, Tensor] = {}
+        self._old = self._copied() if config.algorithm == "nft" else {}
         """Weights of the policy that samples, where it is another."""
-        if config.algorithm == "nft":
-            self._old = {name: each.detach().clone() for name, each in model.trained.items()}
-        self._average: dict[str, Tensor] = {}
+        self._average = self._copied() if config.ema_decay else {}
         """Moving average of the weights, where there is one."""
-        if config.ema_decay:
-            self._average = {name: each.detach().clone() for name, each in model.trained.items()}
         self._update = self._build_update()
-        old = {f"old {name}": weight for name, weight in self._old.items()}
-        average = {f"average {name}": weight for name, weight in self._average.items()}
-        weights = model.trained | old | average
+        weights = dict(model.trained)
+        for kind, others in (("old", self._old), ("average", self._average)):
+            weights |= {f"{kind} {name}": weight for name, weight in others.items()}
         self.state = TrainState(
             out / "checkpoints", weights, self._optimiser, self._schedule, (*_LOGGED, "held_out")
         )
         self._rows = RunHistory(out, accelerator, config)
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: weight.detach().clone() for name, weight in self._model.trained.items()}
 
     def _build_update(self) -> Update:
         config = self.config

@@ -211,7 +211,9 @@ def _tiles(curves: _Curves, run: RunFacts) -> Iterator[Tile]:
     if line := curves.line("diversity"):
         yield _tile("Diversity of a group", curves.ends(line))
     failed = sum(row.get("failed") or 0 for row in curves.rows)
-    skipped = sum(row.get(name) or 0 for row in curves.rows for name in ("failed_groups", "constant_groups"))
+    skipped = sum(
+        row.get(name) or 0 for row in curves.rows for name in ("failed_groups", "constant_groups")
+    )
     yield Tile("Failed rewards", f"{failed:,.0f}", f"{skipped:,.0f} groups taught nothing")
 
 

@@ -38,7 +38,7 @@ def build_accelerator(
     accelerator = Accelerator(
         mixed_precision=precision or ("bf16" if on_gpu else "no"),
         cpu=not on_gpu,
-        log_with=[*trackers],
+        log_with=[*trackers] or None,  # of none accelerate warns
         project_dir=logs,
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, one_line
@@ -34,9 +35,10 @@ class Turns:
         self._device, self._policy = device, list[Any]()
         self._move(self._judges, "cpu")
 
-    def add_policy(self, networks: Sequence[Any]) -> None:
-        """Let the networks of the policy take turns with the judges."""
-        self._policy = [*networks]
+    def add_policy(self, pipeline: Any) -> None:
+        """Let the networks of a policy's pipeline take turns with the judges."""
+        parts = pipeline.components.values()
+        self._policy = [part for part in parts if isinstance(part, nn.Module)]
 
     @contextmanager
     def judging(self) -> Iterator[None]:

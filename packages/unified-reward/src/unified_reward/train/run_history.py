@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 
-from unified_reward.core.errors import ConfigError, UnifiedRewardError, one_line
+from unified_reward.core.errors import ConfigError, one_line
 from unified_reward.io.atomic import write_bytes, written
 from unified_reward.io.text import read_text
 from unified_reward.train.grpo_config import DiffusionGRPO
@@ -85,8 +85,6 @@ class RunHistory:
         options = {"wandb": {"dir": str(self._folder)}}
         try:
             self._accelerator.init_trackers(_PROJECT, plain, options)
-        except UnifiedRewardError:
-            raise
         except Exception as error:
             raise ConfigError(f"a tracker cannot be started: {one_line(error)}") from error
 

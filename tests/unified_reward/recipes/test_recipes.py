@@ -50,7 +50,7 @@ def test_the_judge_of_a_recipe_can_be_built_and_its_turns_fit(name):
 
 
 def test_the_tiny_base_cannot_be_rehearsed():
-    with pytest.raises(ConfigError, match="needs a judge or dpo stage, and the recipe has neither"):
+    with pytest.raises(ConfigError, match="needs a judge, dpo or grpo stage, and the recipe"):
         dry_run(load("tiny_base"))
 
 

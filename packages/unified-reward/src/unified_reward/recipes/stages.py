@@ -25,8 +25,10 @@ from unified_reward.recipes.stage import Recipe, Run, Stage
 from unified_reward.train.dpo import PolicyDPO, align
 from unified_reward.train.dry_run import dry_run
 from unified_reward.train.dry_run_dpo import dry_run_dpo
+from unified_reward.train.dry_run_grpo import dry_run_grpo
 from unified_reward.train.grpo import PolicyGRPO, learn_from_judges
 from unified_reward.train.judge import JudgeTraining, train_judge
+from unified_reward.train.reward_functions import reward_files
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def _dpo(config: PolicyDPO, run: Run) -> None:
 def _grpo(config: PolicyGRPO, run: Run) -> None:
     folder, policy = run.out / "grpo", checkpoint_path(config.policy)
     config = replace(config, rewards=config.rewards or (judge_of("", run),))
-    judges = [checkpoint_path(reward) for reward in config.rewards]
+    judges = [file for reference in config.references for file in reward_files(reference)]
     run.stage(
         "grpo",
         config,
@@ -228,4 +230,4 @@ JUDGE = Stage("judge", JudgeTraining, _judge, dry_run=dry_run, every_process=Tru
 CALIBRATION = Stage("calibration", CalibrationConfig, _calibrate, _check_calibration)
 BENCH = Stage("bench", BenchConfig, _bench)
 DPO = Stage("dpo", PolicyDPO, _dpo, dry_run=dry_run_dpo, every_process=True)
-GRPO = Stage("grpo", PolicyGRPO, _grpo, every_process=True)
+GRPO = Stage("grpo", PolicyGRPO, _grpo, dry_run=dry_run_grpo, every_process=True)

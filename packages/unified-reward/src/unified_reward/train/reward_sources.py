@@ -44,7 +44,7 @@ class RewardSource:
         if facts.get("kind") == "table":
             raise ConfigError(f"{name} looks verdicts up by id, and new samples are in no table")
         self._tasks: Mapping[str, Any] = facts.get("tasks") or {}
-        """What is known about each task; empty where nothing is."""
+        """Facts about each task by name; empty where none are known."""
 
     def check(self, term: wire.RewardTerm) -> None:
         """Refuse a term that a function cannot give.

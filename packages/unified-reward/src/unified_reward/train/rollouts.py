@@ -183,8 +183,8 @@ class GroupRewards:
             ServerError: A server did not answer for too long.
         """
         made = [[sample for sample in group if sample is not None] for group in groups]
-        asked = dict.fromkeys((term.judge, term.form) for term in self._set.terms)
-        found = {key: self._sources[key[0]].rewards(key[1], made) for key in asked}
+        needed = dict.fromkeys((term.judge, term.form) for term in self._set.terms)
+        found = {key: self._sources[key[0]].rewards(key[1], made) for key in needed}
         missing = wire.Reward(None, "the sample could not be made")
         rewards: dict[str, list[wire.Reward | float | None]] = {}
         for term in self._set.terms:

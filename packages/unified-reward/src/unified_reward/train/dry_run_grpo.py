@@ -37,6 +37,7 @@ from unified_reward.train.loops import build_accelerator
 from unified_reward.train.meta_models import build_meta_pipeline
 from unified_reward.train.meta_prompts import embedded_prompt
 from unified_reward.train.policy_updates import AdaptedNetworks
+from unified_reward.train.reward_functions import is_function
 from unified_reward.train.rollouts import read_prompts
 
 
@@ -108,7 +109,7 @@ def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> GRPODryRun:
         per_step={"prompts": rows, "samples": rows * training.group},
         steps_per_epoch=math.ceil(n / rows) if n else None,
         epochs=round(optim.steps * rows / n, 2) if n else None,
-        rewards=config.rewards,
+        rewards=tuple(term.name for term in config.terms),
         window=sampler.window_range if training.algorithm == "grpo" else None,
         rollout_gib=_rollout_gib(training, rollout, launcher.processes),
         network_calls=_network_calls(training, rollout, evaluation),
@@ -130,7 +131,8 @@ def _count(part: nn.Module) -> int:
 
 def _absent_rewards(config: PolicyGRPO) -> list[str]:
     """Rewards that would be downloaded; ConfigError for a name that is no judge's."""
-    judges = [each for each in config.rewards if kind_of(each) == "checkpoint"]
+    judges = [each for each in config.references if not is_function(each)]
+    judges = [each for each in judges if kind_of(each) == "checkpoint"]
     return [text.replace("weights", "reward", 1) for each in judges for text in not_here(each)]
 
 

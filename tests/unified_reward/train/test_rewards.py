@@ -126,6 +126,12 @@ def test_a_judge_that_only_compares_a_task_gives_win_rates():
     assert rewards.score([samples(2)])[0].values == [1, 0]
 
 
+def test_win_rates_do_not_measure_a_policy():
+    rewards = GroupRewards({"judge": Listed([], image_generation=only("compare"))})
+    with pytest.raises(ConfigError, match="judge compares, and win rates in a group are 0.5"):
+        rewards.check_tasks([Task.IMAGE_GENERATION], is_measured=True)
+
+
 @pytest.mark.parametrize(
     ("tasks", "term", "message"),
     [

@@ -165,14 +165,18 @@ class GroupRewards:
         """Names of the terms."""
         return [term.name for term in self._set.terms]
 
-    def check_tasks(self, tasks: Collection[Task]) -> None:
+    def check_tasks(self, tasks: Collection[Task], *, is_measured: bool = False) -> None:
         """Refuse a judge that is known not to judge a task of the prompts.
+
+        Args:
+            tasks: Tasks of the prompts.
+            is_measured: The mean reward measures a policy, which win rates in a group do not.
 
         Raises:
             ConfigError: There is one.
         """
         for term in self._set.terms:
-            self._sources[term.judge].check_tasks(term, tasks)
+            self._sources[term.judge].check_tasks(term, tasks, is_measured=is_measured)
 
     def score(self, groups: Sequence[Sequence[Sample | None]]) -> list[GroupScores]:
         """Score groups of samples; None is a sample that could not be made.

@@ -37,7 +37,7 @@ from unified_reward.train.loops import build_accelerator
 from unified_reward.train.meta_models import build_meta_pipeline
 from unified_reward.train.meta_prompts import embedded_prompt
 from unified_reward.train.policy_updates import AdaptedNetworks
-from unified_reward.train.reward_functions import reward_files
+from unified_reward.train.reward_functions import is_function
 from unified_reward.train.rollouts import read_prompts
 
 
@@ -145,9 +145,9 @@ def _absent_rewards(config: PolicyGRPO) -> list[str]:
     Raises:
         ConfigError: A reference is neither a judge's nor a function's.
     """
-    paths = [path for each in config.references for path in reward_files(each)]
-    texts = [text for path in paths if not is_file(path) for text in not_here(str(path))]
-    return [text.replace("weights", "reward", 1) for text in texts]
+    judges = [each for each in config.references if not is_function(each)]
+    judges = [each for each in judges if kind_of(each) == "checkpoint"]
+    return [text.replace("weights", "reward", 1) for each in judges for text in not_here(each)]
 
 
 def _number_of_prompts(config: PolicyGRPO, policy: DiffusionPolicy, lacking: list[str]) -> int:

@@ -88,7 +88,7 @@ def train_pipeline(
     read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
     for each in (scorer, others):
         if each:
-            each.check_tasks({prompt.task for prompt in read})
+            each.check_tasks({prompt.task for prompt in read}, is_measured=each is others)
     held_out, trained = _split(read, config)
     model = AdaptedNetworks(maker.with_options(config.rollout), config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)

@@ -173,14 +173,18 @@ class GroupRewards:
         """Names of the terms."""
         return [term.name for term in self._set.terms]
 
-    def check_tasks(self, tasks: Collection[Task]) -> None:
+    def check_tasks(self, tasks: Collection[Task], *, is_measured: bool = False) -> None:
         """Refuse a judge that is known not to judge a task of the prompts.
+
+        Args:
+            tasks: Tasks of the prompts.
+            is_measured: The mean reward measures a policy, which win rates in a group do not.
 
         Raises:
             ConfigError: There is one.
         """
         for term in self._set.terms:
-            self._sources[term.judge].check_tasks(term, tasks)
+            self._sources[term.judge].check_tasks(term, tasks, is_measured=is_measured)
 
     def score(self, groups: Sequence[Sequence[Sample | None]]) -> list[GroupScores]:
         """Score groups of samples; None is a sample that could not be made.
@@ -191,8 +195,8 @@ class GroupRewards:
             ServerError: A server did not answer for too long.
         """
         made = [[sample for sample in group if sample is not None] for group in groups]
-        asked = dict.fromkeys((term.judge, term.form) for term in self._set.terms)
-        found = {key: self._sources[key[0]].rewards(key[1], made) for key in asked}
+        needed = dict.fromkeys((term.judge, term.form) for term in self._set.terms)
+        found = {key: self._sources[key[0]].rewards(key[1], made) for key in needed}
         missing = wire.Reward(None, "the sample could not be made")
         rewards: dict[str, list[wire.Reward | float | None]] = {}
         for term in self._set.terms:

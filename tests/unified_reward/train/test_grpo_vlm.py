@@ -230,7 +230,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_was_not(folder, tmp_path, option
 
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf])
 def test_a_failed_reward_leaves_its_group(folder, tmp_path, advantages, missing):
-    """Of the rewards 1, 3 and none the first two are one deviation of a pair from their mean."""
+    """The rewards 1 and 3 beside it are one deviation of a pair from their mean."""
     values = [1.0, missing, 3.0, 5.0, 5.0, 5.0]
     report, _ = learn(
         folder, tmp_path, grpo(group=3, batch_size=6), lambda _: Rewards(values, {"cost": 7.0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from unified_reward.core.errors import ConfigError, DataError, MediaError
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Preferred, Winner
-from unified_reward.data.example_file import mirrored
+from unified_reward.data.example_file import ExampleFile, mirrored
 from unified_reward.judges.card import build_request
 from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.judges.registry import open_judge
@@ -77,6 +78,23 @@ def both_orders(example: Example) -> tuple[Question, Question]:
         Question(example, False, example.target.winner),  # noqa: FBT003  a field
         Question(swapped, True, swapped.target.winner),  # noqa: FBT003
     )
+
+
+def read_comparisons(path: Path, *, seed: int = 0) -> list[Example]:
+    """Labelled comparisons of a file, in a seeded order.
+
+    Raises:
+        DataError: A row is none: it has no winner, or not two candidates.
+    """
+    file = ExampleFile(path, seed=seed)
+    examples = [file[i] for i in range(len(file))]
+    wrong = [one.id for one in examples if len(one.candidates) != 2 or not one.target.winner]
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} rows of {path} are no comparisons with a winner or a tie: "
+            f"{', '.join(map(repr, wrong[:3]))}"
+        )
+    return examples
 
 
 def open_local_judge(folder: str) -> tuple[GenerativeJudge, VLM]:

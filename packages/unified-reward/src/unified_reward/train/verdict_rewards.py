@@ -1,8 +1,8 @@
-"""Rewards of a judge that learns from its own verdicts: right, well-formed, consistent, not too long.
+"""Rewards of a judge's own verdicts: right, well-formed, consistent and not too long.
 
-Pure functions of answers that are read already; no model. An answer that cannot be read is an answer
-of the policy, not a failure of the reward: it is not right and agrees with nothing, so that these
-terms are 0 by their definition. Callers count such answers.
+Pure functions of answers that are read already. An answer that cannot be read is an answer of the
+policy, not a failure of the reward: it is not right and agrees with nothing, so that these terms are
+0 by their definition. Callers count such answers.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class VerdictReward:
             )
         if not 0 <= self.margin <= self.cap or self.cap < 1:
             raise ConfigError(
-                f"margin is between 0 and the cap, which is above 0; not {self.margin} and {self.cap}"
+                f"margin is between 0 and the cap, which is above 0, not {self.margin} and "
+                f"{self.cap}"
             )
 
     def total(self, terms: Terms) -> float:
@@ -66,8 +67,8 @@ class Terms(NamedTuple):
     accuracy: float
     """1 for the right outcome, of which a tie is one, else 0."""
     format: float
-    """1 for exactly the family's form, `READABLE` for another readable answer, else 0. The published
-    code only matches from the start, so that trailing text passes there."""
+    """1 for exactly the family's form, `READABLE` for another readable answer, else 0. The
+    published code only matches from the start, so that trailing text passes there."""
     consistency: float
     """Share of the answers to the swapped pair that state the same outcome for the same
     candidates, in [0, 1]; an answer that cannot be read agrees with none."""

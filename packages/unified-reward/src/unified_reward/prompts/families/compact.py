@@ -1,5 +1,6 @@
-"""Families of as few tokens as possible, for tiny judges: ``compact`` answers with the verdict alone,
-``compact-think`` reasons first and only compares.
+"""Families of few tokens for tiny judges: ``compact`` gives the verdict alone.
+
+``compact-think`` compares only, and reasons first.
 """
 
 from __future__ import annotations

@@ -1,0 +1,178 @@
+"""A judge that learns to reason from whether its own verdicts are right.
+
+The recipe of UnifiedReward-Think (arXiv:2505.03318): a cold start on given reasoning, rejection
+sampling on what it then gets right, and GRPO on what it gets wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from unified_reward import prompts
+from unified_reward.backends.hf_vlm import load_vlm
+from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.requests import Request
+from unified_reward.core.samples import Example, FrameRule, Target
+from unified_reward.core.verdicts import Failed
+from unified_reward.io.atomic import write_bytes
+from unified_reward.io.journal import Journal, open_journal
+from unified_reward.io.rows import example_row
+from unified_reward.io.text import read_json_lines
+from unified_reward.judges.card import Card, build_request
+from unified_reward.pairs.judge_answers import (
+    Question,
+    ask_questions,
+    both_orders,
+    open_local_judge,
+    read_comparisons,
+)
+from unified_reward.train.grpo_vlm import Rewards, SampledAnswer, VLMGRPO, learn_from_rewards
+from unified_reward.train.judge import JudgeTraining
+from unified_reward.train.optim import OptimConfig
+from unified_reward.train.verdict_rewards import VerdictReward, score_answers
+
+
+_WINDOW = 128
+"""Comparisons between two writes of the journal."""
+
+
+@dataclass(frozen=True)
+class Sifting:
+    """Sampling of a judge's own answers, of which the right ones are learned."""
+
+    answers: int = 1
+    """Answers to each order of a comparison, > 0."""
+    temperature: float = 1.0
+    """Divides the logits, >= 0; 0 is greedy."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.answers < 1 or not self.temperature >= 0:
+            raise ConfigError(
+                f"answers must be at least 1 and the temperature >= 0, not {self.answers} and "
+                f"{self.temperature}"
+            )
+
+
+@dataclass(frozen=True)
+class ThinkTraining:
+    """Options of the three phases; files are JSONL files of comparisons with a winner or a tie."""
+
+    data: str
+    """File to answer: what the judge gets right is learned by rejection sampling, the rest by
+    GRPO."""
+    rejection: OptimConfig
+    grpo: VLMGRPO
+    cold_start: OptimConfig | None = None
+    """None for a base that reasons in the family's form already."""
+    chains: str = ""
+    """File for the cold start; its targets have a rationale."""
+    base: str = ""
+    """Judge or vision-language model to start from; empty for the judge that the recipe trains."""
+    family: str = "think"
+    """Family that reasons in tags."""
+    sifting: Sifting = field(default_factory=Sifting)
+    reward: VerdictReward = field(default_factory=VerdictReward)
+    exam: str = ""
+    """File of other comparisons, on which the judge is measured after each phase; empty for none."""
+    frames: int | None = None
+    """Frames of a video; None for the family's own number."""
+    frame_rule: FrameRule | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if not prompts.family(self.family).uses_think_tags:
+            raise ConfigError(
+                f"family {self.family} does not reason in tags; think and unifiedreward-think do"
+            )
+        if (self.cold_start is None) != (not self.chains):
+            raise ConfigError("give both cold_start and chains, or neither")
+        if self.reward.cap > self.grpo.max_new_tokens:
+            raise ConfigError(
+                f"reward.cap is {self.reward.cap}, but no answer is longer than "
+                f"grpo.max_new_tokens, {self.grpo.max_new_tokens}"
+            )
+        if self.grpo.held_out:
+            raise ConfigError("grpo.held_out: name a file in exam instead")
+
+    def supervised(self, base: str, data: str | Path, optim: OptimConfig) -> JudgeTraining:
+        """Settings of training on answers with their reasoning."""
+        return JudgeTraining(
+            optim,
+            base=base,
+            data=str(data),
+            family=self.family,
+            frames=self.frames,
+            frame_rule=self.frame_rule,
+            max_pixels=self.max_pixels,
+        )
+
+
+def sift_answers(
+    folder: str, data: Path, config: Sifting, out: Path, max_new_tokens: int
+) -> dict[str, Any]:
+    """Ask a judge every comparison in both orders, and part them by its answers.
+
+    An answer in exactly the family's form that is right becomes a row of ``kept.jsonl``, in the
+    order that was asked, with its reasoning as rationale. A comparison with an answer that is wrong
+    or cannot be read is a row of ``wrong.jsonl``. With several answers both can happen.
+
+    Args:
+        folder: The judge.
+        data: Comparisons with a winner or a tie.
+        config: Number of answers, and their sampling.
+        out: Folder of both files, and of ``answers.jsonl``, from which a stopped run resumes.
+        max_new_tokens: Longest answer.
+
+    Returns:
+        ``comparisons``, ``failed`` (that could not be asked), ``answers``, and of these ``right``,
+        ``exact``, ``readable`` and their mean length ``tokens``; ``kept`` and ``wrong``, the rows
+        of the two files.
+
+    Raises:
+        DataError: A row of the data is no labelled comparison, or no answer is right.
+    """
+    examples = read_comparisons(data)
+    with open_journal(out / "answers.jsonl") as journal:
+        _answer(folder, examples, config, journal, max_new_tokens)
+    family = open_local_judge(folder)[0].card.family
+    texts = {row["id"]: row for _, row in read_json_lines(out / "answers.jsonl")}
+    kept: list[dict[str, Any]] = []
+    wrong: list[dict[str, Any]] = []
+    answers = []
+    for example in examples:
+        row = texts[example.id]
+        if row["status"] == "failed":
+            continue
+        read = [
+            (question, question.read(text, n_tokens, family))
+            for question, replies in zip(both_orders(example), row["answers"], strict=True)
+            for text, n_tokens in replies
+        ]
+        answers += [answer for _, answer in read]
+        for k, (question, answer) in enumerate(read):
+            if answer.is_right and answer.is_exact:
+                kept.append(example_row(_reasoned(question, answer.text, k), out))
+        if not all(answer.is_right for _, answer in read):
+            wrong.append(example_row(example, out))
+    if not kept:
+        raise DataError(f"no answer of {folder} to {data} is right and in the form of {family}")
+    for name, rows in (("kept", kept), ("wrong", wrong)):
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        write_bytes(out / f"{name}.jsonl", "".join(lines).encode(errors="replace"))
+    return {
+        "comparisons": len(examples),
+        "failed": sum(row["status"] == "failed" for row in texts.values()),
+        "answers": len(answers),
+        "right": sum(answer.is_right for answer in answers),
+        "exact": sum(answer.is_exact for answer in answers),
+        "readable": sum(answer.winner is not None for answer in answers),
+        "tokens": fmean(answer.n_tokens for answer in answers),
+        "kept": len(kept),
+        "wrong": len(wrong),
+    }

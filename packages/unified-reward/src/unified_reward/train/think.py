@@ -7,17 +7,19 @@ sampling on what it then gets right, and GRPO on what it gets wrong.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
+
+from accelerate import PartialState
 
 from unified_reward import prompts
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.requests import Request
-from unified_reward.core.samples import Example, FrameRule, Target
+from unified_reward.core.samples import Example, FrameRule
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.atomic import write_bytes
 from unified_reward.io.journal import Journal, open_journal
@@ -25,16 +27,17 @@ from unified_reward.io.rows import example_row
 from unified_reward.io.text import read_json_lines
 from unified_reward.judges.card import Card, build_request
 from unified_reward.pairs.judge_answers import (
+    PairAnswer,
     Question,
     ask_questions,
     both_orders,
     open_local_judge,
     read_comparisons,
 )
-from unified_reward.train.grpo_vlm import Rewards, SampledAnswer, VLMGRPO, learn_from_rewards
+from unified_reward.train.grpo_vlm import VLMGRPO, Rewards, SampledAnswer, learn_from_rewards
 from unified_reward.train.judge import JudgeTraining
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.verdict_rewards import VerdictReward, score_answers
+from unified_reward.train.verdict_rewards import Terms, VerdictReward, score_answers
 
 
 _WINDOW = 128
@@ -79,7 +82,7 @@ class ThinkTraining:
     sifting: Sifting = field(default_factory=Sifting)
     reward: VerdictReward = field(default_factory=VerdictReward)
     exam: str = ""
-    """File of other comparisons, on which the judge is measured after each phase; empty for none."""
+    """File of other comparisons, on which the judge is examined after each phase; empty for none."""
     frames: int | None = None
     """Frames of a video; None for the family's own number."""
     frame_rule: FrameRule | None = None
@@ -176,3 +179,120 @@ def sift_answers(
         "kept": len(kept),
         "wrong": len(wrong),
     }
+
+
+def _answer(
+    folder: str,
+    examples: Sequence[Example],
+    config: Sifting,
+    journal: Journal,
+    max_new_tokens: int,
+) -> None:
+    """Append the answers to the comparisons that the journal lacks."""
+    missing = [example for example in examples if example.id not in journal.done]
+    judge, _ = open_local_judge(folder)
+    for start in range(0, len(missing), _WINDOW):
+        window = missing[start : start + _WINDOW]
+        questions = [question for example in window for question in both_orders(example)]
+        replies = ask_questions(
+            judge,
+            questions,
+            max_new_tokens=max_new_tokens,
+            n=config.answers,
+            temperature=config.temperature,
+            seed=config.seed,
+        )
+        journal.append(
+            _journal_row(example.id, [next(replies), next(replies)]) for example in window
+        )
+
+
+def _journal_row(name: str, orders: Sequence[list[PairAnswer] | Failed]) -> dict[str, Any]:
+    failed = [answers.error for answers in orders if isinstance(answers, Failed)]
+    texts = [
+        [(answer.text, answer.n_tokens) for answer in answers]
+        for answers in orders
+        if not isinstance(answers, Failed)
+    ]
+    status = "failed" if failed else "answered"
+    return {"id": name, "status": status, "reason": "; ".join(failed) or None, "answers": texts}
+
+
+def _reasoned(question: Question, text: str, place: int) -> Example:
+    """The comparison in the order that was asked, with the reasoning of an exact answer."""
+    example = question.example
+    rationale = text.partition("<think>")[2].rpartition("</think>")[0]
+    target = replace(example.target, rationale=rationale)
+    return replace(example, id=f"{example.id} answer {place}", target=target)
+
+
+class _Questions:
+    """Questions as requests, each opened when it is indexed."""
+
+    def __init__(self, questions: Sequence[Question], card: Card) -> None:
+        self.questions, self._card = questions, card
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> Request:
+        return build_request(self.questions[index].example.sample, self._card, {})
+
+    def name(self, index: int) -> str:
+        """Id of the comparison."""
+        return self.questions[index].example.id
+
+
+def learn_from_verdicts(
+    folder: str,
+    data: Path,
+    config: VLMGRPO,
+    reward: VerdictReward,
+    out: Path,
+    log: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train a judge by GRPO from the rewards of its own verdicts, in both orders of each pair.
+
+    Args:
+        folder: The judge.
+        data: Comparisons with a winner or a tie.
+        config: Settings; both orders of a comparison are two prompts of the same step.
+        reward: Terms of the reward.
+        out: As of `learn_from_rewards`; the new judge is ``out / "policy"``.
+        log: Called with the reason for each question that is left out.
+
+    Returns:
+        As of `learn_from_rewards`; by step also the mean of each term of the reward, ``readable``
+        and ``ties``, shares of the answers that can be read and that state a tie.
+
+    Raises:
+        ConfigError: The folder is no judge with a card, or options do not fit.
+        DataError: A row is no labelled comparison, or no question can be asked.
+        ModelError: The judge cannot be trained.
+    """
+    card = Card.read(Path(folder))
+    if card is None or not prompts.family(card.family).uses_think_tags:
+        raise ConfigError(f"{folder} has no card of a family that reasons in tags")
+    device = str(PartialState().device)
+    vlm = load_vlm(folder, device=device, dtype="float32", max_pixels=card.max_pixels)
+    examples = read_comparisons(data, seed=config.optim.seed)
+    questions = [question for example in examples for question in both_orders(example)]
+
+    def score(answers: Sequence[SampledAnswer]) -> Rewards:
+        read = [questions[one.row].read(one.text, one.n_tokens, card.family) for one in answers]
+        terms = score_answers(read, reward)
+        columns = zip(Terms._fields, zip(*terms, strict=True), strict=True)
+        figures = {name: fmean(column) for name, column in columns}
+        figures |= {
+            "readable": fmean(one.winner is not None for one in read),
+            "ties": fmean(one.winner == "tie" for one in read),
+        }
+        return Rewards([reward.total(each) for each in terms], figures)
+
+    settings = replace(config, block=2, max_pixels=card.max_pixels)
+    requests = cast("Sequence[Request]", _Questions(questions, card))
+    report = learn_from_rewards(vlm, requests, score, settings, out, log)
+    if PartialState().is_main_process:
+        training = {"data": str(data), "steps": config.optim.steps, "seed": config.optim.seed}
+        replace(card, base=folder, training=training).write(out / "policy")
+    return report

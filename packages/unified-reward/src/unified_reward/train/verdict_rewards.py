@@ -1,8 +1,8 @@
 """Rewards of a judge's own verdicts: right, well-formed, consistent and not too long.
 
 Pure functions of answers that are read already. An answer that cannot be read is an answer of the
-policy, not a failure of the reward: it is not right and agrees with nothing, so that these terms are
-0 by their definition. Callers count such answers.
+policy, not a failure of the reward: it is not right and agrees with nothing, so that these terms
+are 0 by their definition. Callers count such answers.
 """
 
 from __future__ import annotations

@@ -46,6 +46,11 @@ def examine_answers(
     return {**answer_figures(pairs), "n_failed": len(examples) - len(pairs)}
 
 
+def agree(given: PairAnswer, swapped: PairAnswer) -> bool:
+    """True if the answers to both orders can be read and state the same outcome."""
+    return given.winner is not None and MIRRORED[given.winner] == swapped.winner
+
+
 def answer_figures(pairs: Sequence[tuple[PairAnswer, PairAnswer]]) -> dict[str, Any]:
     """Figures of the answers to comparisons in both orders, each with n and a 95 % interval.
 
@@ -66,14 +71,11 @@ def answer_figures(pairs: Sequence[tuple[PairAnswer, PairAnswer]]) -> dict[str, 
         "readable": [float(answer.winner is not None) for answer in answers],
         "ties": [float(answer.winner == "tie") for answer in answers],
     }
-    agree = [
-        float(given.winner is not None and MIRRORED[given.winner] == swapped.winner)
-        for given, swapped in pairs
-    ]
+    agreeing = [float(agree(given, swapped)) for given, swapped in pairs]
     lengths = [float(answer.n_tokens) for answer in answers]
     return {
         **{name: mean_metric(points, clusters).row() for name, points in shares.items()},
-        "consistency": mean_metric(agree, [given.pair for given, _ in pairs]).row(),
+        "consistency": mean_metric(agreeing, [given.pair for given, _ in pairs]).row(),
         "tokens": {
             "value": sum(lengths) / len(lengths) if lengths else None,
             "ci95": [*mean_interval(lengths, clusters)] if lengths else [None, None],

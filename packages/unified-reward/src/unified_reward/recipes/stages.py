@@ -240,10 +240,8 @@ def _grpo(config: PolicyGRPO, run: Run) -> None:
 def _think(config: ThinkTraining, run: Run) -> None:
     """Cold start, sifting of the judge's answers, rejection sampling, GRPO; an exam after each."""
     folder, judge = run.out / "think", config.base or judge_of("", run)
-    examined: dict[str, str] = {}
     if config.cold_start:
         judge = _taught("cold_start", config, config.cold_start, judge, config.chains, run)
-        examined["cold_start"] = judge
     sifted, limit = folder / "answers", config.grpo.max_new_tokens
     data, sifting = Path(config.data), config.sifting
     run.stage(
@@ -266,7 +264,7 @@ def _think(config: ThinkTraining, run: Run) -> None:
             learned, wrong, config.grpo, config.reward, folder / "grpo", run.log
         ),
     )
-    examined |= {"rejection": learned, "grpo": str(policy)}
+    examined = {"start": judge, "rejection": learned, "grpo": str(policy)}
     for name, one in examined.items() if config.exam else ():
         _examine(name, one, config, run)
     run.products["judge"] = policy

@@ -82,7 +82,7 @@ class ThinkTraining:
     sifting: Sifting = field(default_factory=Sifting)
     reward: VerdictReward = field(default_factory=VerdictReward)
     exam: str = ""
-    """File of other comparisons, on which the judge is examined after each phase; empty for none."""
+    """File of other comparisons to examine the judge on after each phase; empty for none."""
     frames: int | None = None
     """Frames of a video; None for the family's own number."""
     frame_rule: FrameRule | None = None

@@ -1,0 +1,254 @@
+"""Thinking: a tiny judge that learns to reason by the three phases of UnifiedReward-Think.
+
+It starts on chains of reasons that the microworld knows to be true. After rejection sampling, GRPO
+on what it got wrong is compared with one more round of rejection sampling on the same comparisons,
+with as many answers sampled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unified_reward.bench.answer_exam import agree, examine_answers
+from unified_reward.bench.metrics import paired_difference
+from unified_reward.core.samples import Task
+from unified_reward.io.atomic import write_bytes
+from unified_reward.io.rows import read_examples
+from unified_reward.io.text import read_json_lines
+from unified_reward.judges.card import CARD
+from unified_reward.pairs.judge_answers import PairAnswer, read_comparisons
+from unified_reward.recipes.run import run as run_recipe
+from unified_reward.recipes.stage import Recipe, Run
+from unified_reward.recipes.stages import train_together
+from unified_reward.train.grpo_vlm import VLMGRPO
+from unified_reward.train.judge import JudgeTraining, train_judge
+from unified_reward.train.optim import OptimConfig
+from unified_reward.train.think import Sifting, ThinkTraining, sift_answers
+from unified_reward.train.verdict_rewards import VerdictReward
+from unified_reward_lab.examples import write_microworld
+from unified_reward_lab.experiments.experiment import Experiment
+from unified_reward_lab.experiments.page import table, with_interval
+from unified_reward_lab.microworld.reasons import reasons
+
+
+_FAMILY = "compact-think"
+_ARMS = ("start", "rejection", "grpo", "control")
+_FIGURES = ("accuracy", "consistency", "exact", "readable", "ties", "tokens")
+_TEST_SEED = 1_000_003
+
+
+def _optim(steps: int, lr: float) -> OptimConfig:
+    """AdamW at this rate, hidden matrices by Muon at twice it."""
+    return OptimConfig(steps=steps, batch_size=16, accumulate=1, lr=lr, muon_lr=2 * lr, warmup=0.05)
+
+
+@dataclass(frozen=True)
+class ThinkStudy:
+    """Sizes and settings of the phases; one cold start serves all seeds."""
+
+    work: Path = Path("runs/think")
+    """Folder of data, judges and answers."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Seeds of the comparisons that a judge answers, of sampling and of training."""
+    base: str = "tiny_base"
+    chains: int = 4800
+    """Comparisons with reasons for the cold start."""
+    comparisons: int = 500
+    """Comparisons to answer, per seed."""
+    tests: int = 500
+    """Held-out comparisons, >= 500 for the study."""
+    cold_start: OptimConfig = field(default_factory=lambda: _optim(300, 1e-3))
+    rejection: OptimConfig = field(default_factory=lambda: _optim(40, 1e-4))
+    grpo: VLMGRPO = field(
+        default_factory=lambda: VLMGRPO(
+            replace(_optim(50, 1e-4), batch_size=64, muon_lr=0.0), beta=0.04, max_new_tokens=96
+        )
+    )
+    reward: VerdictReward = field(default_factory=lambda: VerdictReward(cap=96, margin=19))
+
+    @property
+    def total(self) -> int:
+        """Number of examinations."""
+        return 1 + 3 * len(self.seeds)
+
+
+def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+    """Run what is missing of the phases, by seed, and compare the arms on the same comparisons.
+
+    Returns:
+        By seed the reports of the phases and the figures of each arm; ``contrasts``, each the mean
+        difference over seeds and held-out comparisons with its interval, of the accuracy, the
+        consistency and the length.
+    """
+    data = config.work / "data"
+    tests = _write(data / "tests", config.tests, _TEST_SEED, "test")
+    chains = _write(data / "chains", config.chains, 0, "train")
+    start = JudgeTraining(config.cold_start, base=config.base, data=str(chains), family=_FAMILY)
+    run_recipe(Recipe(config.work / "start", {"judge": start}))
+    seeds = {str(seed): _seed(config, seed, tests, progress) for seed in config.seeds}
+    answers = {
+        arm: {str(seed): _answers(config, seed, arm) for seed in config.seeds} for arm in _ARMS
+    }
+    pairs = (("rejection", "start"), ("grpo", "rejection"), ("grpo", "control"), ("grpo", "start"))
+    failed = sum(arm["n_failed"] for each in seeds.values() for arm in each["arms"].values())
+    return {
+        "name": "think",
+        "n": config.tests,
+        "cap": config.reward.cap,
+        "seeds": seeds,
+        "contrasts": {
+            f"{after} against {before}": _contrast(answers[before], answers[after])
+            for after, before in pairs
+        },
+        "n_unparsed": 0,
+        "n_failed": failed,
+    }
+
+
+def _write(folder: Path, n: int, seed: int, split: Any) -> Path:
+    """Comparisons of generated images with reasons, as a file of rows."""
+    rows = folder / "reasoned.jsonl"
+    if not rows.exists():
+        task = Task.IMAGE_GENERATION
+        file = write_microworld(folder, task=task, forms=("compare",), n=n, seed=seed, split=split)
+        contents = (row.content for row in read_examples(file))
+        texts = []
+        for (_, row), example in zip(read_json_lines(file), contents, strict=True):
+            row["target"]["rationale"] = reasons(example)
+            texts.append(json.dumps(row, allow_nan=False) + "\n")
+        write_bytes(rows, "".join(texts).encode())
+    return rows
+
+
+def _seed(
+    config: ThinkStudy, seed: int, tests: Path, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    folder, start = config.work / str(seed), config.work / "start" / "judge"
+    # Seed 0 is that of the chains.
+    data = _write(config.work / "data" / str(seed), config.comparisons, seed + 1, "train")
+    grpo = replace(config.grpo, optim=replace(config.grpo.optim, seed=seed))
+    think = ThinkTraining(
+        str(data),
+        replace(config.rejection, seed=seed),
+        grpo,
+        base=str(start),
+        family=_FAMILY,
+        sifting=Sifting(seed=seed),
+        reward=config.reward,
+        exam=str(tests),
+    )
+    state = Run(Recipe(folder, {"think": think}), lambda _: None)
+    run_recipe(state.recipe)
+    reports = json.loads((folder / "report.json").read_text())
+    progress(3)
+    control = _more_rejection(config, state, reports, tests)
+    progress(1)
+    arms = {arm: reports[f"think/exam/{arm}"] for arm in _ARMS[:3]} | {
+        "control": control.pop("exam")
+    }
+    phases = {name: reports[f"think/{name}"] for name in ("answers", "rejection", "grpo")}
+    return {"arms": arms, "phases": {**phases, **control}}
+
+
+def _more_rejection(
+    config: ThinkStudy, state: Run, reports: Mapping[str, Any], tests: Path
+) -> dict[str, Any]:
+    """Another round of rejection sampling where GRPO learns, with about as many answers."""
+    think: ThinkTraining = state.recipe.stages["think"]
+    folder, limit = state.out / "control", think.grpo.max_new_tokens
+    learned, wrong = state.out / "think" / "rejection", state.out / "think/answers/wrong.jsonl"
+    n_answers = think.grpo.optim.steps * think.grpo.optim.batch_size
+    each = max(1, round(n_answers / (2 * reports["think/answers"]["wrong"])))
+    sifting = replace(think.sifting, answers=each, seed=think.sifting.seed + 1)
+    sifted, judge = folder / "answers", folder / "judge"
+    training = think.supervised(str(learned), sifted / "kept.jsonl", think.rejection)
+    state.stage(
+        "control/answers",
+        sifting,
+        [learned, wrong],
+        sifted / "kept.jsonl",
+        lambda: sift_answers(str(learned), wrong, sifting, sifted, limit),
+    )
+    state.stage(
+        "control/judge",
+        training,
+        [learned, training.data],
+        judge / CARD,
+        lambda: train_together(lambda: train_judge(training, judge)),
+    )
+    exam = folder / "exam" / "answers.jsonl"
+    state.stage(
+        "control/exam",
+        {"max_new_tokens": limit},
+        [judge, tests],
+        exam,
+        lambda: examine_answers(str(judge), read_comparisons(tests), limit, exam),
+    )
+    names = ("control/answers", "control/judge")
+    return {"exam": state.reports["control/exam"]} | {name: state.reports[name] for name in names}
+
+
+def _answers(config: ThinkStudy, seed: int, arm: str) -> list[PairAnswer]:
+    folder = config.work / str(seed)
+    place = "control/exam" if arm == "control" else f"think/exam/{arm}"
+    return [PairAnswer(**row) for _, row in read_json_lines(folder / place / "answers.jsonl")]
+
+
+def _contrast(
+    before: Mapping[str, Sequence[PairAnswer]], after: Mapping[str, Sequence[PairAnswer]]
+) -> dict[str, Any]:
+    """Differences on the same comparisons; an interval is over comparisons, which seeds share."""
+    columns = [_points(arm) for arm in (before, after)]
+    differences = {}
+    for name in ("accuracy", "consistency", "tokens"):
+        first, second = (column[name] for column in columns)
+        found = paired_difference(first, second, clusters=columns[0]["pair"])
+        differences[name] = {"value": found.value, "ci95": [*found.ci95], "n": found.n}
+    return differences
+
+
+def _points(arm: Mapping[str, Sequence[PairAnswer]]) -> dict[str, list[Any]]:
+    """Per comparison and seed: the share of right answers, 1 if both agree, the mean length."""
+    pairs = [
+        pair for answers in arm.values() for pair in zip(answers[::2], answers[1::2], strict=True)
+    ]
+    return {
+        "pair": [given.pair for given, _ in pairs],
+        "accuracy": [(given.is_right + swapped.is_right) / 2 for given, swapped in pairs],
+        "consistency": [float(agree(given, swapped)) for given, swapped in pairs],
+        "tokens": [(given.n_tokens + swapped.n_tokens) / 2 for given, swapped in pairs],
+    }
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """Format the report as a Markdown section."""
+    rows = [
+        [seed, arm, *(with_interval(figures[name]) for name in _FIGURES)]
+        for seed, each in report["seeds"].items()
+        for arm, figures in each["arms"].items()
+    ]
+    contrasts = [
+        [name, *(with_interval(each[figure]) for figure in ("accuracy", "consistency", "tokens"))]
+        for name, each in report["contrasts"].items()
+    ]
+    lines = [
+        "## A judge that thinks",
+        "",
+        f"Greedy answers to {report['n']} held-out comparisons of generated images, each in both "
+        "orders. An answer is right if it states exactly the labelled outcome, of which a tie is "
+        f"one; tokens are capped at {report['cap']}.",
+        "",
+        *table(["seed", "judge", *_FIGURES], rows),
+        "",
+        "Differences on the same comparisons, over all seeds:",
+        "",
+        *table(["contrast", "accuracy", "consistency", "tokens"], contrasts),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+EXPERIMENT = Experiment(ThinkStudy, run, page)

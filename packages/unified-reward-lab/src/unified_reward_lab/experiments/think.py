@@ -54,21 +54,21 @@ class ThinkStudy:
     """Folder of data, judges and answers."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of the comparisons that a judge answers, of sampling and of training."""
-    base: str = "tiny_base"
+    base: str = "tiny_judge"
     chains: int = 4800
     """Comparisons with reasons for the cold start."""
     comparisons: int = 500
     """Comparisons to answer, per seed."""
     tests: int = 500
     """Held-out comparisons, >= 500 for the study."""
-    cold_start: OptimConfig = field(default_factory=lambda: _optim(300, 1e-3))
-    rejection: OptimConfig = field(default_factory=lambda: _optim(40, 1e-4))
+    cold_start: OptimConfig = field(default_factory=lambda: _optim(450, 8e-4))
+    rejection: OptimConfig = field(default_factory=lambda: _optim(40, 2e-4))
     grpo: VLMGRPO = field(
         default_factory=lambda: VLMGRPO(
-            replace(_optim(50, 1e-4), batch_size=64, muon_lr=0.0), beta=0.04, max_new_tokens=96
+            replace(_optim(50, 2e-4), batch_size=64, muon_lr=0.0), beta=0.04, max_new_tokens=64
         )
     )
-    reward: VerdictReward = field(default_factory=lambda: VerdictReward(cap=96, margin=19))
+    reward: VerdictReward = field(default_factory=lambda: VerdictReward(cap=64, margin=13))
 
     @property
     def total(self) -> int:

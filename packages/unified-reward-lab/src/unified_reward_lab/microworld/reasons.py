@@ -6,18 +6,20 @@ from unified_reward.core.samples import Example
 
 
 def reasons(example: Example) -> str:
-    """Facts of the caption that are false of each candidate, and its flaw.
+    """Numbers of the caption's facts that hold and that do not, and the flaw, of each candidate.
 
     >>> from unified_reward.core.samples import Task
-    >>> tags = {"facts_first": "red star no, clean", "facts_second": "red star yes, clean"}
+    >>> tags = {"facts_first": "red star no, one object yes, clean"}
+    >>> tags["facts_second"] = "red star yes, one object yes, small flaw"
     >>> reasons(Example(Task.IMAGE_GENERATION, "a red star", tags=tags))
-    'first: red star no. second: right'
+    'first: 1 yes, 1 no, clean. second: 2 yes, 0 no, small flaw'
     """
     return ". ".join(
-        f"{name}: {_faults(example.tags[f'facts_{name}'])}" for name in ("first", "second")
+        f"{name}: {_counted(example.tags[f'facts_{name}'])}" for name in ("first", "second")
     )
 
 
-def _faults(facts: str) -> str:
-    named = [fact for fact in facts.split(", ") if fact.endswith((" no", " flaw"))]
-    return ", ".join(named) or "right"
+def _counted(facts: str) -> str:
+    *answers, flaw = facts.split(", ")
+    n = sum(answer.endswith(" yes") for answer in answers)
+    return f"{n} yes, {len(answers) - n} no, {flaw}"

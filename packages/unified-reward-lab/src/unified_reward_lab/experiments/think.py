@@ -63,9 +63,10 @@ class ThinkStudy:
     """Held-out comparisons, >= 500 for the study."""
     cold_start: OptimConfig = field(default_factory=lambda: _optim(450, 8e-4))
     rejection: OptimConfig = field(default_factory=lambda: _optim(40, 2e-4))
+    control: OptimConfig = field(default_factory=lambda: _optim(120, 2e-4))
     grpo: VLMGRPO = field(
         default_factory=lambda: VLMGRPO(
-            replace(_optim(50, 2e-4), batch_size=64, muon_lr=0.0), beta=0.04, max_new_tokens=64
+            replace(_optim(80, 2e-4), batch_size=64, muon_lr=0.0), beta=0.04, max_new_tokens=64
         )
     )
     reward: VerdictReward = field(default_factory=lambda: VerdictReward(cap=64, margin=13))
@@ -137,7 +138,7 @@ def _seed(
         grpo,
         base=str(start),
         family=_FAMILY,
-        sifting=Sifting(seed=seed),
+        sifting=Sifting(seed=seed, batch_size=64),
         reward=config.reward,
         exam=str(tests),
     )
@@ -165,7 +166,9 @@ def _more_rejection(
     each = max(1, round(n_answers / (2 * reports["think/answers"]["wrong"])))
     sifting = replace(think.sifting, answers=each, seed=think.sifting.seed + 1)
     sifted, judge = folder / "answers", folder / "judge"
-    training = think.supervised(str(learned), sifted / "kept.jsonl", think.rejection)
+    training = think.supervised(
+        str(learned), sifted / "kept.jsonl", replace(config.control, seed=think.rejection.seed)
+    )
     state.stage(
         "control/answers",
         sifting,
@@ -181,12 +184,13 @@ def _more_rejection(
         lambda: train_together(lambda: train_judge(training, judge)),
     )
     exam = folder / "exam" / "answers.jsonl"
+    options = {"max_new_tokens": limit, "batch_size": sifting.batch_size}
     state.stage(
         "control/exam",
-        {"max_new_tokens": limit},
+        options,
         [judge, tests],
         exam,
-        lambda: examine_answers(str(judge), read_comparisons(tests), limit, exam),
+        lambda: examine_answers(str(judge), read_comparisons(tests), exam, **options),
     )
     names = ("control/answers", "control/judge")
     return {"exam": state.reports["control/exam"]} | {name: state.reports[name] for name in names}

@@ -21,17 +21,23 @@ from unified_reward.pairs.judge_answers import (
 
 
 def examine_answers(
-    folder: str, examples: Sequence[Example], max_new_tokens: int, answers: Path | None = None
+    folder: str,
+    examples: Sequence[Example],
+    answers: Path,
+    *,
+    max_new_tokens: int,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Ask a judge every comparison in both orders, greedily; see `answer_figures`.
 
     Args:
         folder: The judge.
         examples: Labelled comparisons.
-        max_new_tokens: Longest answer.
         answers: File for the answers, one a row.
+        max_new_tokens: Longest answer.
+        batch_size: Questions in one pass; see `open_judge`.
     """
-    judge, _ = open_local_judge(folder)
+    judge, _ = open_local_judge(folder, batch_size)
     questions = [question for example in examples for question in both_orders(example)]
     replies = [*ask_questions(judge, questions, max_new_tokens=max_new_tokens)]
     pairs = [
@@ -39,10 +45,9 @@ def examine_answers(
         for given, swapped in zip(replies[::2], replies[1::2], strict=True)
         if not isinstance(given, Failed) and not isinstance(swapped, Failed)
     ]
-    if answers:
-        rows = [answer._asdict() for pair in pairs for answer in pair]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_bytes(answers, text.encode(errors="replace"))
+    rows = [answer._asdict() for pair in pairs for answer in pair]
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_bytes(answers, text.encode(errors="replace"))
     return {**answer_figures(pairs), "n_failed": len(examples) - len(pairs)}
 
 

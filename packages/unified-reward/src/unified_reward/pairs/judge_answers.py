@@ -97,13 +97,13 @@ def read_comparisons(path: Path, *, seed: int = 0) -> list[Example]:
     return examples
 
 
-def open_local_judge(folder: str) -> tuple[GenerativeJudge, VLM]:
-    """Open a judge on a local checkpoint, and its model.
+def open_local_judge(folder: str, batch_size: int | None = None) -> tuple[GenerativeJudge, VLM]:
+    """Open a judge on a local checkpoint, and its model; ``batch_size`` as of `open_judge`.
 
     Raises:
         ConfigError: It is a judge of another kind.
     """
-    judge = open_judge(folder)
+    judge = open_judge(folder, batch_size=batch_size)
     if not isinstance(judge, GenerativeJudge) or not isinstance(judge.model, VLM):
         raise ConfigError(f"{folder} is no local judge that answers in text")
     return judge, judge.model

@@ -26,7 +26,7 @@ from unified_reward.pairs.judge_answers import read_comparisons
 from unified_reward.policies import DEFAULTS
 from unified_reward.recipes.stage import Recipe, Run, Stage
 from unified_reward.train.dpo import PolicyDPO, align
-from unified_reward.train.dry_run import dry_run
+from unified_reward.train.dry_run import DryRun, dry_run
 from unified_reward.train.dry_run_dpo import dry_run_dpo
 from unified_reward.train.grpo import PolicyGRPO, learn_from_judges
 from unified_reward.train.judge import JudgeTraining, train_judge
@@ -265,8 +265,9 @@ def _think(config: ThinkTraining, run: Run) -> None:
         ),
     )
     examined = {"start": judge, "rejection": learned, "grpo": str(policy)}
-    for name, one in examined.items() if config.exam else ():
-        _examine(name, one, config, run)
+    if config.exam:
+        for name, folder_examined in examined.items():
+            _examine(name, folder_examined, config, run)
     run.products["judge"] = policy
 
 
@@ -287,21 +288,32 @@ def _taught(
 
 def _examine(name: str, judge: str, config: ThinkTraining, run: Run) -> None:
     answers = run.out / "think" / "exam" / name / "answers.jsonl"
-    limit = config.grpo.max_new_tokens
+    options = {
+        "max_new_tokens": config.grpo.max_new_tokens,
+        "batch_size": config.sifting.batch_size,
+    }
 
     def work() -> dict[str, Any]:
-        return examine_answers(judge, read_comparisons(Path(config.exam)), limit, answers)
+        return examine_answers(judge, read_comparisons(Path(config.exam)), answers, **options)
 
     run.stage(
         f"think/exam/{name}",
-        {"max_new_tokens": limit},
+        options,
         [judge, config.exam],
         answers,
         lambda: on_first_process(work),
     )
+    report = run.reports[f"think/exam/{name}"]
     for figure in ("accuracy", "consistency", "exact", "tokens"):
-        report = run.reports[f"think/exam/{name}"]
         run.figures[f"think.{name}.{figure}"] = report.get(figure)
+
+
+def _rehearse_think(config: ThinkTraining, launch: str) -> DryRun:
+    """Dry run of the first phase; the last one holds the reference too, unless it has adapters."""
+    data = config.chains or config.data
+    return dry_run(
+        config.supervised(config.base, data, config.cold_start or config.rejection), launch
+    )
 
 
 JUDGE = Stage("judge", JudgeTraining, _judge, dry_run=dry_run, every_process=True)
@@ -309,4 +321,4 @@ CALIBRATION = Stage("calibration", CalibrationConfig, _calibrate, _check_calibra
 BENCH = Stage("bench", BenchConfig, _bench)
 DPO = Stage("dpo", PolicyDPO, _dpo, dry_run=dry_run_dpo, every_process=True)
 GRPO = Stage("grpo", PolicyGRPO, _grpo, every_process=True)
-THINK = Stage("think", ThinkTraining, _think, every_process=True)
+THINK = Stage("think", ThinkTraining, _think, dry_run=_rehearse_think, every_process=True)

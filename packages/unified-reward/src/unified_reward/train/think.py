@@ -53,6 +53,8 @@ class Sifting:
     temperature: float = 1.0
     """Divides the logits, >= 0; 0 is greedy."""
     seed: int = 0
+    batch_size: int | None = None
+    """Questions in one pass, in sifting and exam; None for the default of `open_judge`."""
 
     def __post_init__(self) -> None:
         if self.answers < 1 or not self.temperature >= 0:
@@ -87,6 +89,8 @@ class ThinkTraining:
     """Frames of a video; None for the family's own number."""
     frame_rule: FrameRule | None = None
     max_pixels: int | None = None
+    processes: int = 1
+    """Processes the run is launched with."""
 
     def __post_init__(self) -> None:
         if not prompts.family(self.family).uses_think_tags:
@@ -113,6 +117,7 @@ class ThinkTraining:
             frames=self.frames,
             frame_rule=self.frame_rule,
             max_pixels=self.max_pixels,
+            processes=self.processes,
         )
 
 
@@ -190,7 +195,7 @@ def _answer(
 ) -> None:
     """Append the answers to the comparisons that the journal lacks."""
     missing = [example for example in examples if example.id not in journal.done]
-    judge, _ = open_local_judge(folder)
+    judge, _ = open_local_judge(folder, config.batch_size)
     for start in range(0, len(missing), _WINDOW):
         window = missing[start : start + _WINDOW]
         questions = [question for example in window for question in both_orders(example)]

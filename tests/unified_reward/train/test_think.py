@@ -49,13 +49,13 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def said(monkeypatch):
+def given_answers(monkeypatch):
     """Answers to each order of a comparison by its id; a list of those that were asked."""
-    asked, answers = [], {}
+    questions_put, answers = [], {}
 
     def reply(judge, questions, **_):
         for question in questions:
-            asked.append(question)
+            questions_put.append(question)
             given = answers[question.example.id]
             if isinstance(given, Failed):
                 yield given
@@ -64,7 +64,7 @@ def said(monkeypatch):
             yield [question.read(one, len(one), "compact-think") for one in texts]
 
     monkeypatch.setattr(think, "ask_questions", reply)
-    return answers, asked
+    return answers, questions_put
 
 
 def rows(path):
@@ -80,9 +80,9 @@ def swap(winner):
 
 
 def test_right_and_exact_answers_are_kept_and_comparisons_with_a_wrong_one_are_left(
-    said, data, folder, tmp_path
+    given_answers, data, folder, tmp_path
 ):
-    answers, _ = said
+    answers, _ = given_answers
     names = [*winners(data)]
     for name, winner in winners(data).items():
         right = ([text(winner, "given")], [text(swap(winner), "swapped")])
@@ -109,8 +109,8 @@ def test_right_and_exact_answers_are_kept_and_comparisons_with_a_wrong_one_are_l
     assert (given["target"]["rationale"], swapped["target"]["rationale"]) == ("given", "swapped")
 
 
-def test_a_stopped_sifting_asks_only_what_is_missing(said, data, folder, tmp_path):
-    answers, asked = said
+def test_a_stopped_sifting_asks_only_what_is_missing(given_answers, data, folder, tmp_path):
+    answers, questions_put = given_answers
     for name, winner in winners(data).items():
         answers[name] = ([text(winner)], [text(winner)])
     sift_answers(folder, data, Sifting(), tmp_path, 12)
@@ -118,14 +118,14 @@ def test_a_stopped_sifting_asks_only_what_is_missing(said, data, folder, tmp_pat
     journal = tmp_path / "answers.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:4]) + lines[4][:30])
-    asked.clear()
+    questions_put.clear()
     sift_answers(folder, data, Sifting(), tmp_path, 12)
-    assert len(asked) == 4
+    assert len(questions_put) == 4
     assert (tmp_path / "kept.jsonl").read_bytes() == whole
 
 
-def test_sifting_without_a_right_answer_is_refused(said, data, folder, tmp_path):
-    answers, _ = said
+def test_sifting_without_a_right_answer_is_refused(given_answers, data, folder, tmp_path):
+    answers, _ = given_answers
     answers.update(dict.fromkeys(winners(data), (["hm"], ["hm"])))
     with pytest.raises(DataError, match="is right and in the form of compact-think"):
         sift_answers(folder, data, Sifting(), tmp_path, 12)
@@ -136,10 +136,10 @@ def test_questions_are_the_requests_of_open_judge(folder):
     judge, _ = open_local_judge(folder)
     example = make_example(Task.IMAGE_GENERATION, "compare", split="train", seed=1, index=0)
     orders = both_orders(example)
-    asked = judge._requests(example.sample, 2, {})
-    assert [judge_answers._request(order, judge) for order in orders] == asked
+    requests = judge._requests(example.sample, 2, {})
+    assert [judge_answers._request(order, judge) for order in orders] == requests
     questions = think._Questions(orders, judge.card)
-    assert [questions[i] for i in range(2)] == asked
+    assert [questions[i] for i in range(2)] == requests
     assert [order.label for order in orders] == [
         example.target.winner,
         swap(example.target.winner),

@@ -38,8 +38,8 @@ def test_a_tie_is_right_where_the_label_is_a_tie_and_wrong_elsewhere():
 def test_consistency_is_the_share_of_swapped_answers_that_name_the_same_candidate():
     """Swapped answers name: second, second, tie, unreadable; second there is first here."""
     swapped = [answer(each, "second", swapped=True) for each in ("second", "second", "tie", None)]
-    asked = [answer(each) for each in ("first", "second", "tie", None)]
-    assert [each.consistency for each in terms(*asked, *swapped)] == [
+    given = [answer(each) for each in ("first", "second", "tie", None)]
+    assert [each.consistency for each in terms(*given, *swapped)] == [
         *(2 / 4, 0, 1 / 4, 0),
         *(1 / 4, 1 / 4, 1 / 4, 0),
     ]

@@ -1,4 +1,4 @@
-"""The study of a judge that thinks: its reasons, its arms and their contrasts, with phases stubbed."""
+"""The study of a judge that thinks: its reasons, and its arms on phases that are stubbed."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_a_clean_candidate_without_a_false_fact_has_the_whole_utility():
 
 
 RIGHT = {"start": 1, "rejection": 2, "grpo": 4, "control": 3}
-"""Of four comparisons, those that each arm gets right in both orders; the others never agree."""
+"""Comparisons of four that each arm gets right in both orders; the others never agree."""
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def phases(monkeypatch):
         answers.parent.mkdir(parents=True, exist_ok=True)
         answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
         figure = {"value": RIGHT[arm] / 4, "ci95": [0.0, 1.0], "n": 8}
-        return {name: figure for name in think._FIGURES} | {"n_failed": 0}
+        return dict.fromkeys(think._FIGURES, figure) | {"n_failed": 0}
 
     for module in (stages, think):
         monkeypatch.setattr(module, "train_judge", train)

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from unified_reward import policies, prompts
 from unified_reward.backends.hf_vlm import VLM
 from unified_reward.core.errors import ConfigError, DataError, MediaError
@@ -154,7 +152,6 @@ def _request(question: Question, judge: GenerativeJudge) -> Request | Failed:
         return Failed.from_error(error)
 
 
-@torch.inference_mode()
 def _generate(
     vlm: VLM, seeds: dict[int, int], temperature: float, limit: int, requests: list[Request]
 ) -> list[str]:

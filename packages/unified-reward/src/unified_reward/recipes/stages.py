@@ -266,8 +266,8 @@ def _think(config: ThinkTraining, run: Run) -> None:
     )
     examined = {"start": judge, "rejection": learned, "grpo": str(policy)}
     if config.exam:
-        for name, folder_examined in examined.items():
-            _examine(name, folder_examined, config, run)
+        for name, judged in examined.items():
+            _examine(name, judged, config, run)
     run.products["judge"] = policy
 
 

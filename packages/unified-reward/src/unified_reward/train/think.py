@@ -148,35 +148,29 @@ def sift_answers(
     examples = read_comparisons(data)
     with open_journal(out / "answers.jsonl") as journal:
         _answer(folder, examples, config, journal, max_new_tokens)
-    family = open_local_judge(folder)[0].card.family
-    texts = {row["id"]: row for _, row in read_json_lines(out / "answers.jsonl")}
-    kept: list[dict[str, Any]] = []
-    wrong: list[dict[str, Any]] = []
-    answers = []
+    rows = {row["id"]: row for _, row in read_json_lines(out / "answers.jsonl")}
+    failed = sum(rows[example.id]["status"] == "failed" for example in examples)
+    family = _thinking_card(folder).family
+    kept: list[Example] = []
+    wrong: list[Example] = []
+    answers: list[PairAnswer] = []
     for example in examples:
-        row = texts[example.id]
-        if row["status"] == "failed":
-            continue
-        read = [
-            (question, question.read(text, n_tokens, family))
-            for question, replies in zip(both_orders(example), row["answers"], strict=True)
-            for text, n_tokens in replies
-        ]
+        read = _read(example, rows[example.id]["answers"], family)
         answers += [answer for _, answer in read]
-        for k, (question, answer) in enumerate(read):
-            if answer.is_right and answer.is_exact:
-                kept.append(example_row(_reasoned(question, answer.text, k), out))
+        kept += [
+            _reasoned(question, answer.text, place)
+            for place, (question, answer) in enumerate(read)
+            if answer.is_right and answer.is_exact
+        ]
         if not all(answer.is_right for _, answer in read):
-            wrong.append(example_row(example, out))
+            wrong.append(example)
     if not kept:
         raise DataError(f"no answer of {folder} to {data} is right and in the form of {family}")
-    for name, rows in (("kept", kept), ("wrong", wrong)):
-        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        write_bytes(out / f"{name}.jsonl", "".join(lines).encode(errors="replace"))
-    return {
-        "comparisons": len(examples),
-        "failed": sum(row["status"] == "failed" for row in texts.values()),
-        "answers": len(answers),
+    for name, part in (("kept", kept), ("wrong", wrong)):
+        texts = (json.dumps(example_row(one, out), allow_nan=False) + "\n" for one in part)
+        write_bytes(out / f"{name}.jsonl", "".join(texts).encode())
+    counts = {"comparisons": len(examples), "failed": failed, "answers": len(answers)}
+    return counts | {
         "right": sum(answer.is_right for answer in answers),
         "exact": sum(answer.is_exact for answer in answers),
         "readable": sum(answer.winner is not None for answer in answers),
@@ -184,6 +178,17 @@ def sift_answers(
         "kept": len(kept),
         "wrong": len(wrong),
     }
+
+
+def _read(
+    example: Example, orders: Sequence[Sequence[tuple[str, int]]], family: str
+) -> list[tuple[Question, PairAnswer]]:
+    """Answers with their questions, in both orders; none of a comparison that failed."""
+    return [
+        (question, question.read(text, n_tokens, family))
+        for question, answers in zip(both_orders(example), orders, strict=bool(orders))
+        for text, n_tokens in answers
+    ]
 
 
 def _answer(
@@ -217,7 +222,7 @@ def _journal_row(name: str, orders: Sequence[list[PairAnswer] | Failed]) -> dict
     texts = [
         [(answer.text, answer.n_tokens) for answer in answers]
         for answers in orders
-        if not isinstance(answers, Failed)
+        if not isinstance(answers, Failed) and not failed
     ]
     status = "failed" if failed else "answered"
     return {"id": name, "status": status, "reason": "; ".join(failed) or None, "answers": texts}
@@ -246,6 +251,13 @@ class _Questions:
     def name(self, index: int) -> str:
         """Id of the comparison."""
         return self.questions[index].example.id
+
+
+def _thinking_card(folder: str) -> Card:
+    card = Card.read(Path(folder))
+    if card is None or not prompts.family(card.family).uses_think_tags:
+        raise ConfigError(f"{folder} has no card of a family that reasons in tags")
+    return card
 
 
 def learn_from_verdicts(

@@ -1,7 +1,7 @@
 """GRPO and DiffusionNFT of tiny pipelines, with rewards from functions and judges."""
 
-import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,58 +9,31 @@ import torch
 from safetensors.torch import load_file
 
 from tests.diffusion import PIPELINES
-from tests.unified_reward.policies import pipelines
+from tests.unified_reward.train.rewarded import (
+    KilledError,
+    brightness,
+    config,
+    pictures,
+    train,
+    written,
+)
 from unified_reward import open_judge, policies
-from unified_reward.core.errors import ConfigError, DataError, ModelError, ServerError
+from unified_reward.core.errors import ConfigError, ModelError, ServerError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.verdicts import Failed
-from unified_reward.policies import Denoising, write_defaults
+from unified_reward.policies import write_defaults
 from unified_reward.train import group_sampler, policy_updates
-from unified_reward.train.grpo_config import DiffusionGRPO, NFTOptions
-from unified_reward.train.grpo_diffusion import train_pipeline
-from unified_reward.train.optim import OptimConfig
-
-
-PROMPTS = ("a red star", "two blue discs", "a green square", "a circle", "a cat")
-SIDE_PX = 16
-
-
-class KilledError(Exception):
-    """Stands for the end of a process."""
+from unified_reward.train.grpo_config import NFTOptions
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    pipelines.pictures(folder)
-    write_defaults(Denoising(steps=4, guidance=2.0, height=SIDE_PX, width=SIDE_PX), folder)
-    return folder
+    return pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("prompts") / "prompts.jsonl", PROMPTS)
-
-
-def written(path, texts, task="image_generation"):
-    rows = [{"id": f"p{i}", "task": task, "prompt": text} for i, text in enumerate(texts)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def config(steps=2, *, optim=None, **options):
-    defaults = {"batch_size": 4, "accumulate": 1, "lr": 3e-3, "lora_rank": 4, "warmup": 0.0}
-    settings = {"group": 4, "prompts_per_step": 2, **options}
-    return DiffusionGRPO(OptimConfig(steps, **(defaults | (optim or {}))), **settings)
-
-
-def brightness(samples):
-    return [float(np.mean(sample.candidates[0].source)) / 255 for sample in samples]
-
-
-def train(source, prompts, out, options, reward=brightness):
-    log = []
-    return train_pipeline(source, prompts, {"reward": reward}, options, out, log.append), log
+    return written(tmp_path_factory.mktemp("prompts") / "prompts.jsonl")
 
 
 @pytest.mark.parametrize("rule", ["ddim", "cps"])
@@ -266,7 +239,8 @@ def test_a_server_that_is_down_is_waited_for_and_then_ends_a_run_that_resumes(
     source, prompts, tmp_path, monkeypatch
 ):
     waits = []
-    monkeypatch.setattr("unified_reward.train.rollouts.time.sleep", waits.append)
+    clock = SimpleNamespace(monotonic=lambda: sum(waits), sleep=waits.append)
+    monkeypatch.setattr("unified_reward.train.reward_sources.time", clock)
     judge = open_judge("scripted:first")
     judge.ask = Server(judge, range(2, 4))
     options = config(3, patience_s=3.5)
@@ -277,12 +251,6 @@ def test_a_server_that_is_down_is_waited_for_and_then_ends_a_run_that_resumes(
     with pytest.raises(ServerError, match=r"no answer; resume from .*state-000001.pt"):
         train(source, prompts, tmp_path / "long", options, judge)
     assert waits == [1.0, 2.0, 1.0, 2.0, 0.5]
-
-
-def test_a_prompt_that_is_repeated_is_refused(source, tmp_path):
-    path = written(tmp_path / "twice.jsonl", ["a cat", "a dog", "a cat"])
-    with pytest.raises(DataError, match="'p2' repeats the prompt of 'p0'"):
-        train(source, path, tmp_path / "out", config())
 
 
 @pytest.mark.parametrize(

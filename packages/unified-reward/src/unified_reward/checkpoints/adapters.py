@@ -66,7 +66,7 @@ def _merge(model: Any, folder: Path, base: str | Path) -> Any:
         merged = adapted.merge_and_unload()
     # An adapter that is trained on top names this as its base.
     merged.name_or_path = str(folder)
-    return merged
+    return merged.requires_grad_()  # peft froze the base
 
 
 def processor_source(source: str | Path) -> str | Path:

@@ -31,6 +31,7 @@ from unified_reward.train.dry_run_dpo import dry_run_dpo
 from unified_reward.train.grpo import PolicyGRPO, learn_from_judges
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.optim import OptimConfig
+from unified_reward.train.reward_functions import reward_files
 from unified_reward.train.think import ThinkTraining, learn_from_verdicts, sift_answers
 
 
@@ -227,7 +228,7 @@ def _dpo(config: PolicyDPO, run: Run) -> None:
 def _grpo(config: PolicyGRPO, run: Run) -> None:
     folder, policy = run.out / "grpo", checkpoint_path(config.policy)
     config = replace(config, rewards=config.rewards or (judge_of("", run),))
-    judges = [checkpoint_path(reward) for reward in config.rewards]
+    judges = [file for reference in config.references for file in reward_files(reference)]
     run.stage(
         "grpo",
         config,

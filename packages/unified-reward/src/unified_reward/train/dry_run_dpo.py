@@ -157,12 +157,17 @@ def _placeholders(pixels: int) -> dict[str, AnswerPair]:
     return {
         task.value: AnswerPair(
             "What colour is the lantern at the bow of the boat?",
-            tuple(_enlarged(part, math.isqrt(pixels)) for part in placeholder_context(task)),
+            enlarged_context(task, pixels),
             right,
             wrong,
         )
         for task in VLMPolicy.tasks
     }
+
+
+def enlarged_context(task: Task, pixels: int) -> tuple[Image | Video, ...]:
+    """Placeholders of what a question of the task is about, enlarged to so many pixels."""
+    return tuple(_enlarged(part, math.isqrt(pixels)) for part in placeholder_context(task))
 
 
 def _enlarged(part: Image | Video, side: int) -> Image | Video:

@@ -5,37 +5,68 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
-from unified_reward.judges.registry import open_judge
+from unified_reward.train.grpo_answers import train_vlm
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_diffusion import train_pipeline
+from unified_reward.train.grpo_vlm import VLMGRPO
+from unified_reward.train.reward_functions import open_reward
+from unified_reward.train.reward_terms import reward_terms
+from unified_reward.train.rollouts import GroupRewards
+from unified_reward_client import RewardSet, RewardTerm
 
 
 @dataclass(frozen=True)
 class PolicyGRPO:
-    """Reinforcement learning of a policy in a recipe."""
+    """Reinforcement learning of a policy in a recipe: give ``vlm`` or ``diffusion``, not both."""
 
     policy: str
-    """A folder, the name of a registered policy, or a hub id of a diffusers pipeline."""
+    """A folder, the name of a registered policy, or a hub id."""
     prompts: Path
     """A file of rows with prompts."""
-    diffusion: DiffusionGRPO
+    diffusion: DiffusionGRPO | None = None
     """Options for a diffusers pipeline."""
-    rewards: tuple[str, ...] = ()
-    """References of judges that score; empty for the judge that the recipe trains."""
+    vlm: VLMGRPO | None = None
+    """Options for a vision-language model."""
+    rewards: tuple[str | RewardTerm, ...] = ()
+    """Each a judge, ``win:JUDGE`` for its win rates in the group, ``MODULE:FUNCTION``, or a term
+    whose ``judge`` is one of these; empty for the judge that the recipe trains."""
+    held_out_rewards: tuple[str, ...] = ()
+    """Judges and functions that score samples of the held-out prompts and train nothing."""
 
     def __post_init__(self) -> None:
-        if len(set(self.rewards)) < len(self.rewards):
-            raise ConfigError(f"a reward is named twice: {', '.join(self.rewards)}")
+        if (self.vlm is None) == (self.diffusion is None):
+            raise ConfigError("grpo takes either vlm or diffusion")
+        if self.rewards:
+            reward_terms(self.rewards, self.training.weights)
+        if self.held_out_rewards and not (self.diffusion and self.diffusion.held_out):
+            raise ConfigError("held_out_rewards need diffusion.held_out, the number of prompts")
+        if wins := [each for each in self.held_out_rewards if each.startswith("win:")]:
+            raise ConfigError(f"held-out {wins[0]}: win rates in a group are 0.5 in the mean")
+
+    @property
+    def training(self) -> VLMGRPO | DiffusionGRPO:
+        """The options that were given."""
+        return cast("VLMGRPO | DiffusionGRPO", self.vlm or self.diffusion)
+
+    @property
+    def terms(self) -> list[RewardTerm]:
+        """Rewards with their weights and spread floors."""
+        return reward_terms(self.rewards, self.training.weights, self.training.min_spread)
+
+    @property
+    def references(self) -> list[str]:
+        """Judges and functions, each once."""
+        return [*dict.fromkeys([*(term.judge for term in self.terms), *self.held_out_rewards])]
 
 
 def learn_from_judges(
     config: PolicyGRPO, out: Path, log: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Open the judges and train the policy by their scores; see `train_pipeline`.
+    """Open the judges and train the policy by their rewards: `train_pipeline`, `train_vlm`.
 
     Args:
         config: Policy, prompts, rewards and settings.
@@ -43,14 +74,22 @@ def learn_from_judges(
         log: Called with one sentence for each row or group that is left out.
 
     Returns:
-        As `train_pipeline`, and ``left_out``, the number of rows that could not be used.
+        As these, and ``left_out``, the number of rows that could not be used.
 
     Raises:
         ConfigError: Options, policy and rewards do not fit.
-        DataError: A prompt is repeated, or no prompt can be used.
+        DataError: No prompt can be used.
         ModelError: A judge or the policy cannot be loaded or trained.
     """
-    rewards = {reference: open_judge(reference) for reference in config.rewards}
-    policy = checkpoint_path(config.policy)
-    report = train_pipeline(policy, config.prompts, rewards, config.diffusion, out, log)
+    policy, training, terms = checkpoint_path(config.policy), config.training, config.terms
+    opened = {reference: open_reward(reference) for reference in config.references}
+    rewards = GroupRewards(
+        {term.judge: opened[term.judge] for term in terms},
+        patience_s=training.patience_s,
+        opponents=training.opponents,
+        reward_set=RewardSet(terms),
+    )
+    if isinstance(training, VLMGRPO):
+        return train_vlm(policy, config.prompts, rewards, training, out, log)
+    report = train_pipeline(policy, config.prompts, rewards, training, out, log)
     return report | {"left_out": report["rows"].get("left_out", 0)}

@@ -71,6 +71,8 @@ class DiffusionGRPO:
     """Weight of each reward; empty for 1."""
     min_spread: float = 0.0
     """Standard deviation of a reward in a group up to which differences are noise, >= 0."""
+    opponents: int = 8
+    """Most samples of its group that each is compared with, for win rates, >= 2."""
     held_out: int = 0
     """Prompts that are kept out of training."""
     held_out_every: int = 10
@@ -83,8 +85,9 @@ class DiffusionGRPO:
     """Steps between sheets of samples of four prompts, written to ``samples``; 0 for none."""
 
     def __post_init__(self) -> None:
-        least = {"group": 2, "prompts_per_step": 1, "updates": 1, "window": 1, "held_out_every": 1}
-        least |= {"held_out": 0, "samples_every": 0, "beta": 0, "min_spread": 0, "patience_s": 0}
+        least = {"group": 2, "opponents": 2, "prompts_per_step": 1, "updates": 1, "window": 1}
+        least |= {"held_out_every": 1, "held_out": 0, "samples_every": 0, "beta": 0}
+        least |= {"min_spread": 0, "patience_s": 0}
         for name, low in least.items():
             if not low <= (value := getattr(self, name)) < math.inf:
                 raise ConfigError(f"{name} must be at least {low}, and finite, not {value}")

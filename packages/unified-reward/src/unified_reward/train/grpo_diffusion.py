@@ -18,29 +18,36 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.adapters import merge_adapters
+from unified_reward.train.group_collector import GroupCollector
 from unified_reward.train.group_sampler import GroupSampler
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_loop import RewardLoop
 from unified_reward.train.loops import build_accelerator
 from unified_reward.train.policy_updates import AdaptedNetworks
-from unified_reward.train.rollouts import GroupRewards, RewardFunction, read_prompts
+from unified_reward.train.processes import Processes
+from unified_reward.train.reward_functions import RewardFunction
+from unified_reward.train.rollouts import GroupRewards, read_prompts
 from unified_reward.train.sample_sheets import SampleSheet
 
 
 def train_pipeline(
     policy: str | Path,
     prompts: Path,
-    rewards: Mapping[str, BaseJudge | RewardFunction],
+    rewards: Mapping[str, BaseJudge | RewardFunction] | GroupRewards,
     config: DiffusionGRPO,
     out: Path,
     log: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train a text-to-image, text-to-video or editing pipeline by the rewards of its samples.
 
+    Under ``accelerate launch`` every process samples and scores a share of the groups of a step;
+    how many there are makes no difference but rounding. The first writes the results.
+
     Args:
         policy: Folder or hub id of the pipeline.
         prompts: A file of rows with prompts.
-        rewards: Judges that score, or functions, by name.
+        rewards: Judges or functions by name; or these with terms of their own, where ``weights``,
+            ``min_spread``, ``opponents`` and ``patience_s`` of the settings do not count.
         config: Settings.
         out: Folder of ``adapter/``, of ``policy/``, the pipeline with the adapters merged, and of
             ``checkpoints/``, from which a killed run resumes.
@@ -52,31 +59,35 @@ def train_pipeline(
 
     Raises:
         ConfigError: Options, policy and rewards do not fit.
-        DataError: A prompt is repeated, or no prompt can be used.
+        DataError: No prompt can be used.
         ModelError: The pipeline cannot be trained, loss or gradient is not finite, or there are no
             rewards any more; the message names the state to resume from.
     """
     accelerator = build_accelerator(config.precision)
-    if accelerator.num_processes > 1:
-        raise ConfigError("grpo runs in one process; launch it without accelerate")
+    processes = Processes(accelerator)
+    if config.prompts_per_step < processes.n:
+        raise ConfigError(
+            f"prompts_per_step is {config.prompts_per_step}, of which {processes.n} processes need "
+            "at least one each"
+        )
     size = config.optim.batch_size
     maker = policies.load(policy, device=str(accelerator.device), dtype="float32", batch_size=size)
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
-    read, rows = read_prompts(prompts, maker.tasks, log)
-    scorer = GroupRewards(
-        rewards, config.weights, min_spread=config.min_spread, patience_s=config.patience_s
-    )
-    scorer.check_tasks(maker.tasks)
+    read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
+    scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
+    scorer.check_tasks({prompt.task for prompt in read})
     held_out, trained = _split(read, config)
     model = AdaptedNetworks(maker, config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)
-    trainer = RewardLoop(model, rollouts, scorer, accelerator, out / "checkpoints", log)
-    trainer.held_out = held_out
+    collector = GroupCollector(rollouts, scorer, processes, log, held_out)
+    trainer = RewardLoop(model, collector, config, accelerator, out / "checkpoints")
     history = trainer.train(SampleSheet(maker, (held_out or trained)[:4], out / "samples"))
-    merge_adapters(model.adapters, out / "adapter", maker.pipeline)
-    maker.pipeline.save_pretrained(out / "policy", safe_serialization=True)
-    policies.write_defaults(maker.options, out / "policy")
+    with processes.together():
+        if processes.is_first:
+            merge_adapters(model.adapters, out / "adapter", maker.pipeline)
+            maker.pipeline.save_pretrained(out / "policy", safe_serialization=True)
+            policies.write_defaults(maker.options, out / "policy")
     measured = history.pop("held_out")
     figures = {
         name: [None if value is None else round(value, 9) for value in values]
@@ -86,6 +97,18 @@ def train_pipeline(
     return {"rows": rows, "prompts": len(trained), "losses": losses, **figures} | {
         "held_out": measured
     }
+
+
+def _group_rewards(
+    sources: Mapping[str, BaseJudge | RewardFunction], config: DiffusionGRPO
+) -> GroupRewards:
+    return GroupRewards(
+        sources,
+        config.weights,
+        min_spread=config.min_spread,
+        patience_s=config.patience_s,
+        opponents=config.opponents,
+    )
 
 
 def _split(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import torch
 from accelerate import PartialState
@@ -23,7 +23,7 @@ from peft import PeftModel
 from rich.progress import track
 from torch import Tensor
 from transformers import TrainerCallback
-from trl.models import prepare_deepspeed, prepare_fsdp
+from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
@@ -97,6 +97,8 @@ class VLMGRPO:
     """Learn nothing from answers that the limit cut."""
     weights: tuple[float, ...] = ()
     """Weight of each reward; empty for 1."""
+    opponents: int = 8
+    """Most answers of its group that each is compared with, for win rates, >= 2."""
     min_spread: float = 0.0
     """Standard deviation of a reward in a group up to which differences are noise, >= 0."""
     held_out: int = 0
@@ -115,7 +117,7 @@ class VLMGRPO:
 
     def __post_init__(self) -> None:
         least = {"group": 2, "updates": 1, "block": 1, "held_out_every": 1, "max_new_tokens": 1}
-        least |= {"held_out": 0, "beta": 0, "min_spread": 0, "patience_s": 0}
+        least |= {"opponents": 2, "held_out": 0, "beta": 0, "min_spread": 0, "patience_s": 0}
         for name, low in least.items():
             if not low <= (value := getattr(self, name)) < math.inf:
                 raise ConfigError(f"{name} must be at least {low}, and finite, not {value}")
@@ -170,6 +172,16 @@ def _check_vllm(options: Mapping[str, Any]) -> None:
         raise ConfigError("vllm is not installed; install it, or leave the vllm options out")
 
 
+class Requests(Protocol):
+    """Prompts; whatever has ids also has a method ``name``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Request:
+        """Open the media of a prompt."""
+        ...
+
+
 class SampledAnswer(NamedTuple):
     """An answer of the policy."""
 
@@ -199,7 +211,7 @@ one answer each."""
 class RequestInputs:
     """Requests as inputs of the model; those of a step are opened and processed once."""
 
-    def __init__(self, chat: Chat, requests: Sequence[Request], kept: int) -> None:
+    def __init__(self, chat: Chat, requests: Requests, kept: int) -> None:
         self.chat = chat
         self._request = lru_cache(kept)(requests.__getitem__)
         self._inputs = lru_cache(kept)(lambda row: chat.process([self._request(row)]))
@@ -277,7 +289,7 @@ class _GRPOTrainer(FiniteTrainer, GRPOTrainer):
         for row, attended, answer in zip(labels, batch["attention_mask"], answers, strict=True):
             places = attended.nonzero()[:, 0]
             row[places[len(places) - len(answer) :]] = torch.tensor(answer, dtype=row.dtype)
-        batch = self._prepare_input({**batch, "labels": labels})
+        batch = cast("dict[str, Tensor]", self._prepare_input({**batch, "labels": labels}))
         with self.accelerator.autocast():
             out = model(**batch, fused_lm_head=True)
 
@@ -350,7 +362,7 @@ class _HeldOut(TrainerCallback):
 
 def learn_from_rewards(
     vlm: VLM,
-    requests: Sequence[Request],
+    requests: Requests,
     reward: RewardAnswers,
     config: VLMGRPO,
     out: Path,
@@ -363,8 +375,7 @@ def learn_from_rewards(
 
     Args:
         vlm: The model, in float32.
-        requests: Prompts; one is opened whenever it is indexed. With a method ``name`` if they have
-            ids.
+        requests: Prompts.
         reward: Scores answers; called in every process.
         config: Settings; of ``weights``, ``min_spread`` and ``patience_s`` the reward makes use.
         out: Folder of ``policy/``, the new model, with adapters also of ``adapter/``, and of
@@ -427,9 +438,7 @@ def _open_chat(vlm: VLM, config: VLMGRPO) -> Chat:
     return chat
 
 
-def _usable(
-    chat: Chat, requests: Sequence[Request], limit: int, log: Callable[[str], None]
-) -> list[int]:
+def _usable(chat: Chat, requests: Requests, limit: int, log: Callable[[str], None]) -> list[int]:
     """Indices of requests that can be opened and leave room for an answer."""
     usable: list[int] = []
     n = len(requests)
@@ -545,7 +554,7 @@ def _arguments(config: VLMGRPO, n_held_out: int, checkpoints: Path) -> GRPOConfi
 def _add_reference(trainer: _GRPOTrainer, reference: Any, beta: float) -> None:
     """Set the weight of the KL divergence, and the model as it was, where no adapter is switched.
 
-    TRL would load it from where the model came from, which lacks adapters that were merged.
+    TRL would load it from where the model came from, which may be an adapter alone.
     """
     trainer.beta = beta
     if reference is None:
@@ -565,8 +574,8 @@ def _save(trainer: _GRPOTrainer, chat: Chat, out: Path) -> None:
         return
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
-        model.save_pretrained(out / "adapter", save_embedding_layers=False)
-        model = model.merge_and_unload()
+        model.save_pretrained(str(out / "adapter"), save_embedding_layers=False)
+        model = cast("Any", model).merge_and_unload()
     model.save_pretrained(out / "policy")
     chat.processor.save_pretrained(out / "policy")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -276,13 +277,15 @@ class NFTUpdate:
         figures = Figures()
         parts = [(group, *part) for group in groups for part in group.parts()]
         total = sum(len(rows) for _, _, rows, _ in parts) * self._options.draws
-        first = number << 32
+        taken: Counter[int] = Counter()
         for group, rollout, rows, advantage in parts:
             clean = rollout.latents[rows].float()
             condition = self._condition(group.prompt.id, len(rows))
             for _ in range(self._options.draws):
+                # Numbered in its group, so that other groups make no difference.
+                first = (number << 64) + (group.number << 32) + taken[group.number]
                 noise = self._noise.sample(range(first, first + len(rows)), clean.shape[1:])
-                first += len(rows)
+                taken[group.number] += len(rows)
                 loss = self._loss(clean, condition, nft_reward(advantage), noise, figures)
                 self._accelerator.backward(loss * (len(rows) / total))
         return figures.means()

@@ -5,10 +5,11 @@ A reward that failed takes its sample out of its group, and is never a number.
 
 from __future__ import annotations
 
-import time
+import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ import numpy as np
 
 import unified_reward_client as wire
 from unified_reward.core.base_judge import BaseJudge
-from unified_reward.core.errors import ConfigError, DataError, ServerError
+from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Image, Sample, Task, Video, check_context
-from unified_reward.core.verdicts import Failed, Scored, Unparsed, Verdict
+from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import read_examples
+from unified_reward.train.reward_functions import RewardFunction
+from unified_reward.train.reward_sources import RewardSource
 
 
-RewardFunction = Callable[[Sequence[Sample]], Sequence[float | None]]
-"""Scores samples of one candidate each; None for a sample that it cannot score."""
-_FIRST_WAIT_S = 1.0
+_SAME_LINE = re.compile(r"duplicate id '[0-9a-f]{16}'")
+"""Reason of a row without an id that is the same as an earlier one."""
 
 
 def read_prompts(
@@ -39,29 +41,28 @@ def read_prompts(
         log: Called with the reason for each row that is left out.
 
     Returns:
-        The prompts, and the number of rows by status: ``used`` and ``left_out``.
+        The prompts, each once, and the number of rows by status: ``used``, ``repeated`` and
+        ``left_out``.
 
     Raises:
-        DataError: A prompt is there twice, or no row can be used.
+        DataError: No row can be used.
     """
     prompts: list[Example] = []
     seen: dict[tuple[Any, ...], str] = {}
     rows: Counter[str] = Counter()
     for row in read_examples(path):
         reason = _reason(row.content, tasks)
-        rows["left_out" if reason else "used"] += 1
-        if reason or isinstance(row.content, Failed):
+        status = "repeated" if _SAME_LINE.search(reason) else "left_out"
+        if isinstance(row.content, Example) and not reason:
+            key = (row.content.task, row.content.prompt, row.content.context)
+            if seen.setdefault(key, row.id) == row.id:
+                status = "used"
+                prompts.append(row.content)
+            else:
+                status, reason = "repeated", f"it repeats the prompt of {seen[key]!r}"
+        rows[status] += 1
+        if reason:
             log(f"{path}: {row.id!r} is left out: {reason}")
-            continue
-        example = row.content
-        key = (example.task, example.prompt, example.context)
-        if key in seen:
-            raise DataError(
-                f"{path}: {row.id!r} repeats the prompt of {seen[key]!r}; a prompt is sampled "
-                "from as a group, so remove the repetition"
-            )
-        seen[key] = row.id
-        prompts.append(example)
     if not prompts:
         raise DataError(f"{path} has no prompt that the policy can sample from")
     return prompts, dict(rows)
@@ -73,7 +74,7 @@ def _reason(content: Example | Failed, tasks: Sequence[Task]) -> str:
         return content.error
     if content.task not in tasks:
         return f"the policy is for {' and '.join(tasks)}, not {content.task.value}"
-    if content.context and content.task is not Task.IMAGE_EDITING:
+    if content.context and content.task in (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION):
         return f"a prompt of {content.task.value} has no context"
     try:
         check_context(content.task, content.context)
@@ -87,11 +88,18 @@ class GroupScores:
     """Rewards of the N samples of a group."""
 
     advantages: list[float | None]
-    """Weighted sum of the z-scores of each reward in the group; None where a reward failed."""
+    """Weighted sum of the z-scores of each reward in the group (of a set that sums, the z-score of
+    the weighted sum); None where a reward failed."""
     values: list[float | None]
     """Weighted sum of the rewards themselves."""
     reasons: list[str]
     """Reason of a missing reward; otherwise empty."""
+    by_reward: Mapping[str, list[float | None]] = field(
+        default_factory=dict[str, list[float | None]]
+    )
+    """Each reward of its own, by name; None where it failed."""
+    lost_comparisons: int = 0
+    """Comparisons behind win rates that failed or could not be read."""
 
     @property
     def status(self) -> str:
@@ -103,7 +111,7 @@ class GroupScores:
 
 
 class GroupRewards:
-    """Rewards with weights, combined in groups by `RewardSet` (GDPO, arXiv:2601.05242)."""
+    """Rewards with weights, combined in groups by a `RewardSet` (GDPO, arXiv:2601.05242)."""
 
     def __init__(
         self,
@@ -112,117 +120,102 @@ class GroupRewards:
         *,
         min_spread: float = 0.0,
         patience_s: float = 120.0,
+        opponents: int = 8,
+        reward_set: wire.RewardSet | None = None,
     ) -> None:
         """Set up.
 
         Args:
-            sources: Judges that score, or functions, by name.
+            sources: Judges, or functions, by name. A judge that only compares gives win rates in
+                the group.
             weights: Weight of each; empty for 1.
             min_spread: Standard deviation of a group up to which differences are noise.
             patience_s: Seconds to wait for a server that does not answer.
+            opponents: Most samples of the group that each is compared with, >= 2.
+            reward_set: Instead of ``weights`` and ``min_spread``, terms whose ``judge`` is the name
+                of a source; ``on_failure`` must be ``none``.
 
         Raises:
-            ConfigError: There is no reward, or not a weight for each.
+            ConfigError: There is no reward, or weights or terms do not fit the sources.
         """
         if not sources:
             raise ConfigError("give at least one reward")
         if weights and len(weights) != len(sources):
             raise ConfigError(f"{len(weights)} weights for {len(sources)} rewards")
-        self._sources, self._patience_s = sources, patience_s
-        weights = weights or [1.0] * len(sources)
-        terms = [
-            wire.RewardTerm(name, weight, min_spread=min_spread)
-            for name, weight in zip(sources, weights, strict=True)
-        ]
-        self._weights = np.array(weights)
-        self._set = wire.RewardSet(terms)
+        self._sources = {
+            name: RewardSource(name, source, patience_s, opponents)
+            for name, source in sources.items()
+        }
+        self._set = reward_set or wire.RewardSet(
+            [
+                wire.RewardTerm(name, weight, min_spread=min_spread)
+                for name, weight in zip(sources, weights or [1.0] * len(sources), strict=True)
+            ]
+        )
+        if self._set.on_failure != "none":
+            raise ConfigError("a missing reward is no number: on_failure must be 'none'")
+        for term in self._set.terms:
+            if term.judge not in sources:
+                raise ConfigError(f"there is no {term.judge!r} among {', '.join(sources)}")
+            self._sources[term.judge].check(term)
 
-    def check_tasks(self, tasks: Sequence[Task]) -> None:
-        """Refuse a judge that is known to score nothing that the policy makes.
+    def check_tasks(self, tasks: Collection[Task]) -> None:
+        """Refuse a judge that is known not to judge a task of the prompts.
 
         Raises:
             ConfigError: There is one.
         """
-        for name, source in self._sources.items():
-            known = source.describe()["tasks"] if isinstance(source, BaseJudge) else {}
-            scored = [task for task in known if "score" in known[task].get("forms", ("score",))]
-            if known and not any(task.value in scored for task in tasks):
-                raise ConfigError(
-                    f"{name} scores {', '.join(scored) or 'nothing'}, and the policy makes "
-                    f"{' and '.join(tasks)}"
-                )
+        for term in self._set.terms:
+            self._sources[term.judge].check_tasks(term, tasks)
 
     def score(self, groups: Sequence[Sequence[Sample | None]]) -> list[GroupScores]:
         """Score groups of samples; None is a sample that could not be made.
 
         Raises:
-            ConfigError: A function returned another number of rewards.
+            ConfigError: A judge lacks what its term needs, such as sigmas.
+            RewardFunctionError: A function failed, or returned something else than rewards.
             ServerError: A server did not answer for too long.
         """
-        flat = [sample for group in groups for sample in group]
-        made = [sample for sample in flat if sample is not None]
+        made = [[sample for sample in group if sample is not None] for group in groups]
+        asked = dict.fromkeys((term.judge, term.form) for term in self._set.terms)
+        found = {key: self._sources[key[0]].rewards(key[1], made) for key in asked}
         missing = wire.Reward(None, "the sample could not be made")
         rewards: dict[str, list[wire.Reward | float | None]] = {}
-        for name, source in self._sources.items():
-            scores = iter(self._ask(name, source, made))
-            rewards[name] = [missing if sample is None else next(scores) for sample in flat]
+        for term in self._set.terms:
+            given = (reward for own, _ in found[term.judge, term.form] for reward in own)
+            rewards[term.name] = [
+                missing if sample is None else next(given) for group in groups for sample in group
+            ]
         index = [i for i, group in enumerate(groups) for _ in group]
-        combined = self._set.combine(rewards, index)
-        columns = [combined.scaled[name] for name in self._sources]
-        values = [_weighted(row, self._weights) for row in zip(*columns, strict=True)]
-        scored: list[GroupScores] = []
+        try:
+            combined = self._set.combine(rewards, index)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        advantages, values = self._advantages(combined, index), self._values(combined)
+        scores: list[GroupScores] = []
         start = 0
-        for group in groups:
+        for i, group in enumerate(groups):
             part = slice(start, start + len(group))
             start = part.stop
-            scored.append(GroupScores(combined.values[part], values[part], combined.reasons[part]))
-        return scored
+            own = {name: column[part] for name, column in combined.scaled.items()}
+            lost = sum(each[i][1] for each in found.values())
+            reasons = combined.reasons[part]
+            scores.append(GroupScores(advantages[part], values[part], reasons, own, lost))
+        return scores
 
-    def _ask(
-        self, name: str, source: BaseJudge | RewardFunction, samples: Sequence[Sample]
-    ) -> list[wire.Reward | float | None]:
-        if not isinstance(source, BaseJudge):
-            values = list(source(samples)) if samples else []
-            if len(values) != len(samples):
-                raise ConfigError(f"{name}: {len(values)} rewards for {len(samples)} samples")
-            return [*values]
-        for wait_s in (*_waits(self._patience_s), None):
-            verdicts = source.ask(samples) if samples else []
-            is_down = verdicts and all(map(_is_server_error, verdicts))
-            if not is_down:
-                break
-            if wait_s is None:
-                raise ServerError(f"{name}: {_reward(verdicts[0]).reason}")
-            time.sleep(wait_s)
-        return [_reward(verdict) for verdict in verdicts]
+    def _advantages(self, combined: wire.Combined, index: Sequence[int]) -> list[float | None]:
+        if self._set.aggregate == "gdpo":
+            return combined.values
+        sums = np.array([math.nan if value is None else value for value in combined.values])
+        scores = wire.z_scores(sums, wire.group_index(index)).tolist()
+        return [score if math.isfinite(score) else None for score in scores]
+
+    def _values(self, combined: wire.Combined) -> list[float | None]:
+        weights = [term.weight for term in self._set.terms]
+        return [_weighted(row, weights) for row in zip(*combined.scaled.values(), strict=True)]
 
 
-def _waits(total_s: float) -> Iterator[float]:
-    """Doubling waits, in seconds, up to a total."""
-    wait_s = _FIRST_WAIT_S
-    while total_s > 0:
-        yield min(wait_s, total_s)
-        total_s, wait_s = total_s - wait_s, 2 * wait_s
-
-
-def _is_server_error(verdict: Verdict) -> bool:
-    return isinstance(verdict, Failed) and isinstance(verdict.cause, ServerError)
-
-
-def _reward(verdict: Verdict) -> wire.Reward:
-    """Overall score of a verdict, or the mean of the aspects where its family has only these."""
-    match verdict:
-        case Scored(score=None, aspects=aspects) if aspects:
-            return wire.Reward(float(np.mean([score.value for score in aspects.values()])))
-        case Scored(score=score) if score:
-            return wire.Reward(score.value, sigma=score.sigma)
-        case Failed(error=reason) | Unparsed(reason=reason):
-            return wire.Reward(None, reason)
-        case _:
-            return wire.Reward(None, f"the judge answered with {type(verdict).__name__}")
-
-
-def _weighted(row: Sequence[float | None], weights: Any) -> float | None:
+def _weighted(row: Sequence[float | None], weights: Sequence[float]) -> float | None:
     known = [value for value in row if value is not None]
     return float(np.dot(known, weights)) if len(known) == len(row) else None
 

@@ -16,7 +16,7 @@ from unified_reward.pairs.judge_answers import ask_questions, both_orders, open_
 from unified_reward.train import think
 from unified_reward.train.grpo_vlm import VLMGRPO, SampledAnswer
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.think import Sifting, ThinkTraining, learn_from_verdicts, sift_answers
+from unified_reward.train.think import ThinkTraining, learn_from_verdicts, sift_answers
 from unified_reward.train.verdict_rewards import VerdictReward
 from unified_reward_lab.examples import write_microworld
 from unified_reward_lab.microworld import make_example
@@ -67,6 +67,11 @@ def given_answers(monkeypatch):
     return answers, questions_put
 
 
+def training(data, **options):
+    given = {"rejection": OPTIM, "grpo": GRPO, "reward": REWARD, "family": "compact-think"}
+    return ThinkTraining(**{"data": str(data), **given, **options})
+
+
 def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -92,7 +97,7 @@ def test_right_and_exact_answers_are_kept_and_comparisons_with_a_wrong_one_are_l
     winner = winners(data)[names[1]]
     answers[names[1]] = ([text(winner) + " Yes."], ["none"])  # right, not exact; unreadable
     answers[names[2]] = Failed("the image is gone")
-    report = sift_answers(folder, data, Sifting(), tmp_path, 12)
+    report = sift_answers(folder, training(data), tmp_path)
     assert {name: report[name] for name in ("comparisons", "failed", "answers", "right")} == {
         "comparisons": 6,
         "failed": 1,
@@ -113,13 +118,13 @@ def test_a_stopped_sifting_asks_only_what_is_missing(given_answers, data, folder
     answers, questions_put = given_answers
     for name, winner in winners(data).items():
         answers[name] = ([text(winner)], [text(winner)])
-    sift_answers(folder, data, Sifting(), tmp_path, 12)
+    sift_answers(folder, training(data), tmp_path)
     whole = (tmp_path / "kept.jsonl").read_bytes()
     journal = tmp_path / "answers.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:4]) + lines[4][:30])
     questions_put.clear()
-    sift_answers(folder, data, Sifting(), tmp_path, 12)
+    sift_answers(folder, training(data), tmp_path)
     assert len(questions_put) == 4
     assert (tmp_path / "kept.jsonl").read_bytes() == whole
 
@@ -128,7 +133,7 @@ def test_sifting_without_a_right_answer_is_refused(given_answers, data, folder, 
     answers, _ = given_answers
     answers.update(dict.fromkeys(winners(data), (["hm"], ["hm"])))
     with pytest.raises(DataError, match="is right and in the form of compact-think"):
-        sift_answers(folder, data, Sifting(), tmp_path, 12)
+        sift_answers(folder, training(data), tmp_path)
 
 
 def test_questions_are_the_requests_of_open_judge(folder):
@@ -219,6 +224,10 @@ def test_both_orders_of_a_pair_are_scored_together(folder, data, monkeypatch, tm
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):
-    given = {"data": "data.jsonl", "rejection": OPTIM, "grpo": GRPO, "reward": REWARD}
     with pytest.raises(ConfigError, match=message):
-        ThinkTraining(**given | options)
+        training("data.jsonl", **options)
+
+
+def test_a_judge_of_another_family_is_not_sifted(folder, data, tmp_path):
+    with pytest.raises(ConfigError, match="answers in the form of compact-think, not of think"):
+        sift_answers(folder, training(data, family="think"), tmp_path)

@@ -1,6 +1,7 @@
 """The study of a judge that thinks: its reasons, and its arms on phases that are stubbed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,9 +55,9 @@ def phases(monkeypatch):
         Card("compact-think").write(out)
         return [(1, 0.5)]
 
-    def sift(folder, data, config, out, limit):
-        ran.append(f"{out.parent.name} x {config.answers}")
-        rows = data.read_bytes()
+    def sift(folder, config, out):
+        ran.append(f"{out.parent.name} x {config.sifting.answers}")
+        rows = Path(config.data).read_bytes()
         for name in ("kept", "wrong"):
             (out / f"{name}.jsonl").write_bytes(rows)
         return {"wrong": len(rows.splitlines())}

@@ -160,21 +160,21 @@ def _more_rejection(
 ) -> dict[str, Any]:
     """Another round of rejection sampling where GRPO learns, with about as many answers."""
     think: ThinkTraining = state.recipe.stages["think"]
-    folder, limit = state.out / "control", think.grpo.max_new_tokens
-    learned, wrong = state.out / "think" / "rejection", state.out / "think/answers/wrong.jsonl"
+    folder, learned = state.out / "control", state.out / "think" / "rejection"
     n_answers = think.grpo.optim.steps * think.grpo.optim.batch_size
     each = max(1, round(n_answers / (2 * reports["think/answers"]["wrong"])))
     sifting = replace(think.sifting, answers=each, seed=think.sifting.seed + 1)
+    wrong = state.out / "think" / "answers" / "wrong.jsonl"
+    again = replace(think, data=str(wrong), sifting=sifting)
     sifted, judge = folder / "answers", folder / "judge"
-    training = think.supervised(
-        str(learned), sifted / "kept.jsonl", replace(config.control, seed=think.rejection.seed)
-    )
+    optim = replace(config.control, seed=think.rejection.seed)
+    training = think.supervised(str(learned), sifted / "kept.jsonl", optim)
     state.stage(
         "control/answers",
         sifting,
         [learned, wrong],
         sifted / "kept.jsonl",
-        lambda: sift_answers(str(learned), wrong, sifting, sifted, limit),
+        lambda: sift_answers(str(learned), again, sifted),
     )
     state.stage(
         "control/judge",
@@ -184,7 +184,7 @@ def _more_rejection(
         lambda: train_together(lambda: train_judge(training, judge)),
     )
     exam = folder / "exam" / "answers.jsonl"
-    options = {"max_new_tokens": limit, "batch_size": sifting.batch_size}
+    options = {"max_new_tokens": think.grpo.max_new_tokens, "batch_size": sifting.batch_size}
     state.stage(
         "control/exam",
         options,

@@ -243,14 +243,13 @@ def _think(config: ThinkTraining, run: Run) -> None:
     folder, judge = run.out / "think", config.base or judge_of("", run)
     if config.cold_start:
         judge = _taught("cold_start", config, config.cold_start, judge, config.chains, run)
-    sifted, limit = folder / "answers", config.grpo.max_new_tokens
-    data, sifting = Path(config.data), config.sifting
+    sifted = folder / "answers"
     run.stage(
         "think/answers",
-        {"sifting": as_data(sifting), "max_new_tokens": limit},
-        [checkpoint_path(judge), data],
+        {"sifting": as_data(config.sifting), "max_new_tokens": config.grpo.max_new_tokens},
+        [checkpoint_path(judge), config.data],
         sifted / "wrong.jsonl",
-        lambda: on_first_process(lambda: sift_answers(judge, data, sifting, sifted, limit)),
+        lambda: on_first_process(lambda: sift_answers(judge, config, sifted)),
     )
     kept = str(sifted / "kept.jsonl")
     learned = _taught("rejection", config, config.rejection, judge, kept, run)

@@ -26,6 +26,7 @@ from unified_reward.io.journal import Journal, open_journal
 from unified_reward.io.rows import example_row
 from unified_reward.io.text import read_json_lines
 from unified_reward.judges.card import Card, build_request
+from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.pairs.judge_answers import (
     PairAnswer,
     Question,
@@ -121,9 +122,7 @@ class ThinkTraining:
         )
 
 
-def sift_answers(
-    folder: str, data: Path, config: Sifting, out: Path, max_new_tokens: int
-) -> dict[str, Any]:
+def sift_answers(folder: str, config: ThinkTraining, out: Path) -> dict[str, Any]:
     """Ask a judge every comparison in both orders, and part them by its answers.
 
     An answer in exactly the family's form that is right becomes a row of ``kept.jsonl``, in the
@@ -132,10 +131,8 @@ def sift_answers(
 
     Args:
         folder: The judge.
-        data: Comparisons with a winner or a tie.
-        config: Number of answers, and their sampling.
+        config: ``data``, ``sifting``, ``family`` and the longest answer of ``grpo``.
         out: Folder of both files, and of ``answers.jsonl``, from which a stopped run resumes.
-        max_new_tokens: Longest answer.
 
     Returns:
         ``comparisons``, ``failed`` (that could not be asked), ``answers``, and of these ``right``,
@@ -143,19 +140,25 @@ def sift_answers(
         of the two files.
 
     Raises:
+        ConfigError: The judge is of another family.
         DataError: A row of the data is no labelled comparison, or no answer is right.
     """
-    examples = read_comparisons(data)
+    examples = read_comparisons(Path(config.data))
+    judge, _ = open_local_judge(folder, config.sifting.batch_size)
+    if judge.card.family != config.family:
+        raise ConfigError(
+            f"{folder} answers in the form of {judge.card.family}, not of {config.family}; set "
+            "family, or give cold_start and chains"
+        )
     with open_journal(out / "answers.jsonl") as journal:
-        _answer(folder, examples, config, journal, max_new_tokens)
+        _answer(judge, examples, config, journal)
     rows = {row["id"]: row for _, row in read_json_lines(out / "answers.jsonl")}
     failed = sum(rows[example.id]["status"] == "failed" for example in examples)
-    family = _thinking_card(folder).family
     kept: list[Example] = []
     wrong: list[Example] = []
     answers: list[PairAnswer] = []
     for example in examples:
-        read = _read(example, rows[example.id]["answers"], family)
+        read = _read(example, rows[example.id]["answers"], config.family)
         answers += [answer for _, answer in read]
         kept += [
             _reasoned(question, answer.text, place)
@@ -165,7 +168,9 @@ def sift_answers(
         if not all(answer.is_right for _, answer in read):
             wrong.append(example)
     if not kept:
-        raise DataError(f"no answer of {folder} to {data} is right and in the form of {family}")
+        raise DataError(
+            f"no answer of {folder} to {config.data} is right and in the form of {config.family}"
+        )
     for name, part in (("kept", kept), ("wrong", wrong)):
         texts = (json.dumps(example_row(one, out), allow_nan=False) + "\n" for one in part)
         write_bytes(out / f"{name}.jsonl", "".join(texts).encode())
@@ -192,25 +197,20 @@ def _read(
 
 
 def _answer(
-    folder: str,
-    examples: Sequence[Example],
-    config: Sifting,
-    journal: Journal,
-    max_new_tokens: int,
+    judge: GenerativeJudge, examples: Sequence[Example], config: ThinkTraining, journal: Journal
 ) -> None:
     """Append the answers to the comparisons that the journal lacks."""
     missing = [example for example in examples if example.id not in journal.done]
-    judge, _ = open_local_judge(folder, config.batch_size)
+    sifting = config.sifting
     for start in range(0, len(missing), _WINDOW):
         window = missing[start : start + _WINDOW]
-        questions = [question for example in window for question in both_orders(example)]
         replies = ask_questions(
             judge,
-            questions,
-            max_new_tokens=max_new_tokens,
-            n=config.answers,
-            temperature=config.temperature,
-            seed=config.seed,
+            [question for example in window for question in both_orders(example)],
+            max_new_tokens=config.grpo.max_new_tokens,
+            n=sifting.answers,
+            temperature=sifting.temperature,
+            seed=sifting.seed,
         )
         journal.append(
             _journal_row(example.id, [next(replies), next(replies)]) for example in window
@@ -251,13 +251,6 @@ class _Questions:
     def name(self, index: int) -> str:
         """Id of the comparison."""
         return self.questions[index].example.id
-
-
-def _thinking_card(folder: str) -> Card:
-    card = Card.read(Path(folder))
-    if card is None or not prompts.family(card.family).uses_think_tags:
-        raise ConfigError(f"{folder} has no card of a family that reasons in tags")
-    return card
 
 
 def learn_from_verdicts(

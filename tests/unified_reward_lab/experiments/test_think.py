@@ -40,7 +40,7 @@ def test_a_clean_candidate_without_a_false_fact_has_the_whole_utility():
     assert 0 < sum(faultless) < len(faultless)
 
 
-RIGHT = {"start": 1, "rejection": 2, "grpo": 4, "control": 3}
+RIGHT = {"start": 1, "rejection": 2, "grpo": 4, "control": 3, "unselected": 3}
 """Comparisons of four that each arm gets right in both orders; the others never agree."""
 
 
@@ -62,12 +62,12 @@ def phases(monkeypatch):
             (out / f"{name}.jsonl").write_bytes(rows)
         return {"wrong": len(rows.splitlines())}
 
-    def learn(folder, data, config, reward, out, log):
+    def learn(folder, data, config, reward, out, log=None):
         train(None, out / "policy")
         return {"accuracy": [0.5]}
 
     def examine(folder, examples, answers, **options):
-        arm = answers.parts[-2] if "think" in answers.parts else "control"
+        arm = answers.parts[-2 if "think" in answers.parts else -3]
         ran.append(f"exam {arm}")
         rows = [
             PairAnswer(
@@ -85,7 +85,7 @@ def phases(monkeypatch):
         monkeypatch.setattr(module, "train_judge", train)
         monkeypatch.setattr(module, "sift_answers", sift)
         monkeypatch.setattr(module, "examine_answers", examine)
-    monkeypatch.setattr(stages, "learn_from_verdicts", learn)
+        monkeypatch.setattr(module, "learn_from_verdicts", learn)
     return ran
 
 
@@ -98,14 +98,17 @@ def test_arms_are_compared_on_the_same_comparisons_and_done_phases_are_not_repea
     # GRPO samples 80 x 64 answers, the control as many to both orders of 4 comparisons.
     assert phases[1:] == [
         *("think x 1", "rejection", "policy", "exam start", "exam rejection", "exam grpo"),
-        *("control x 640", "judge", "exam control"),
+        *("control x 640", "judge", "exam control", "policy", "exam unselected"),
     ]
     gains = {name: each["accuracy"]["value"] for name, each in report["contrasts"].items()}
     assert gains == {
         "rejection against start": 0.25,
         "grpo against rejection": 0.5,
         "grpo against control": 0.25,
-        "grpo against start": 0.75,
+        "control against rejection": 0.25,
+        "unselected against grpo": -0.25,
+        "unselected against rejection": 0.25,
+        "unselected against control": 0,
     }
     contrast = report["contrasts"]["grpo against rejection"]
     assert contrast["consistency"]["value"] == 0.5

@@ -17,6 +17,7 @@ from unified_reward.bench.answer_exam import agree, examine_answers
 from unified_reward.bench.metrics import paired_difference
 from unified_reward.core.samples import Task
 from unified_reward.io.atomic import write_bytes
+from unified_reward.io.config import as_data
 from unified_reward.io.rows import read_examples
 from unified_reward.io.text import read_json_lines
 from unified_reward.judges.card import CARD
@@ -27,7 +28,7 @@ from unified_reward.recipes.stages import train_together
 from unified_reward.train.grpo_vlm import VLMGRPO
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.think import Sifting, ThinkTraining, sift_answers
+from unified_reward.train.think import Sifting, ThinkTraining, learn_from_verdicts, sift_answers
 from unified_reward.train.verdict_rewards import VerdictReward
 from unified_reward_lab.examples import write_microworld
 from unified_reward_lab.experiments.experiment import Experiment
@@ -36,7 +37,7 @@ from unified_reward_lab.microworld.reasons import reasons
 
 
 _FAMILY = "compact-think"
-_ARMS = ("start", "rejection", "grpo", "control")
+_ARMS = ("start", "rejection", "grpo", "control", "unselected")
 _FIGURES = ("accuracy", "consistency", "exact", "readable", "ties", "tokens")
 _TEST_SEED = 1_000_003
 
@@ -74,7 +75,7 @@ class ThinkStudy:
     @property
     def total(self) -> int:
         """Number of examinations."""
-        return 1 + 3 * len(self.seeds)
+        return 5 * len(self.seeds)
 
 
 def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
@@ -94,7 +95,15 @@ def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) ->
     answers = {
         arm: {str(seed): _answers(config, seed, arm) for seed in config.seeds} for arm in _ARMS
     }
-    pairs = (("rejection", "start"), ("grpo", "rejection"), ("grpo", "control"), ("grpo", "start"))
+    pairs = (
+        ("rejection", "start"),
+        ("grpo", "rejection"),
+        ("grpo", "control"),
+        ("control", "rejection"),
+        ("unselected", "grpo"),
+        ("unselected", "rejection"),
+        ("unselected", "control"),
+    )
     failed = sum(arm["n_failed"] for each in seeds.values() for arm in each["arms"].values())
     return {
         "name": "think",
@@ -147,12 +156,12 @@ def _seed(
     reports = json.loads((folder / "report.json").read_text())
     progress(3)
     control = _more_rejection(config, state, reports, tests)
-    progress(1)
-    arms = {arm: reports[f"think/exam/{arm}"] for arm in _ARMS[:3]} | {
-        "control": control.pop("exam")
-    }
+    unselected = _unselected(state, tests)
+    progress(2)
+    arms = {arm: reports[f"think/exam/{arm}"] for arm in _ARMS[:3]}
+    arms |= {"control": control.pop("exam"), "unselected": unselected.pop("exam")}
     phases = {name: reports[f"think/{name}"] for name in ("answers", "rejection", "grpo")}
-    return {"arms": arms, "phases": {**phases, **control}}
+    return {"arms": arms, "phases": {**phases, **control, **unselected}}
 
 
 def _more_rejection(
@@ -183,22 +192,48 @@ def _more_rejection(
         judge / CARD,
         lambda: train_together(lambda: train_judge(training, judge)),
     )
-    exam = folder / "exam" / "answers.jsonl"
-    options = {"max_new_tokens": think.grpo.max_new_tokens, "batch_size": sifting.batch_size}
+    names = ("control/answers", "control/judge")
+    exam = _examine(state, "control", judge, tests)
+    return {"exam": exam} | {name: state.reports[name] for name in names}
+
+
+def _unselected(state: Run, tests: Path) -> dict[str, Any]:
+    """GRPO after rejection sampling on all comparisons of the seed."""
+    think: ThinkTraining = state.recipe.stages["think"]
+    folder, learned = state.out / "unselected", state.out / "think" / "rejection"
     state.stage(
-        "control/exam",
+        "unselected/grpo",
+        {"grpo": as_data(think.grpo), "reward": as_data(think.reward)},
+        [learned, think.data],
+        folder / "grpo" / "policy" / CARD,
+        lambda: learn_from_verdicts(
+            str(learned), Path(think.data), think.grpo, think.reward, folder / "grpo"
+        ),
+    )
+    exam = _examine(state, "unselected", folder / "grpo" / "policy", tests)
+    return {"exam": exam, "unselected/grpo": state.reports["unselected/grpo"]}
+
+
+def _examine(state: Run, arm: str, judge: Path, tests: Path) -> Mapping[str, Any]:
+    think: ThinkTraining = state.recipe.stages["think"]
+    answers = state.out / arm / "exam" / "answers.jsonl"
+    options = {
+        "max_new_tokens": think.grpo.max_new_tokens,
+        "batch_size": think.sifting.batch_size,
+    }
+    state.stage(
+        f"{arm}/exam",
         options,
         [judge, tests],
-        exam,
-        lambda: examine_answers(str(judge), read_comparisons(tests), exam, **options),
+        answers,
+        lambda: examine_answers(str(judge), read_comparisons(tests), answers, **options),
     )
-    names = ("control/answers", "control/judge")
-    return {"exam": state.reports["control/exam"]} | {name: state.reports[name] for name in names}
+    return state.reports[f"{arm}/exam"]
 
 
 def _answers(config: ThinkStudy, seed: int, arm: str) -> list[PairAnswer]:
     folder = config.work / str(seed)
-    place = "control/exam" if arm == "control" else f"think/exam/{arm}"
+    place = f"{arm}/exam" if arm in ("control", "unselected") else f"think/exam/{arm}"
     return [PairAnswer(**row) for _, row in read_json_lines(folder / place / "answers.jsonl")]
 
 

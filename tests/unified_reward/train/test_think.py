@@ -220,7 +220,8 @@ def test_both_orders_of_a_pair_are_scored_together(folder, data, monkeypatch, tm
         ({"chains": "chains.jsonl"}, "give both cold_start and chains, or neither"),
         ({"cold_start": OPTIM}, "give both cold_start and chains, or neither"),
         ({"reward": VerdictReward(cap=13, margin=0)}, "reward.cap is 13, but no answer is longer"),
-        ({"grpo": VLMGRPO(OPTIM, group=2, held_out=2)}, "name a file in exam instead"),
+        ({"grpo": VLMGRPO(OPTIM, group=2, held_out=2)}, "held_out is for prompts that stand alone"),
+        ({"grpo": VLMGRPO(OPTIM, group=4, max_new_tokens=12)}, "must be a multiple of block, 2"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):

@@ -105,8 +105,7 @@ class ThinkTraining:
                 f"reward.cap is {self.reward.cap}, but no answer is longer than "
                 f"grpo.max_new_tokens, {self.grpo.max_new_tokens}"
             )
-        if self.grpo.held_out:
-            raise ConfigError("grpo.held_out: name a file in exam instead")
+        replace(self.grpo, block=2)  # raises before the first phase where the last cannot work
 
     def supervised(self, base: str, data: str | Path, optim: OptimConfig) -> JudgeTraining:
         """Settings of training on answers with their reasoning."""

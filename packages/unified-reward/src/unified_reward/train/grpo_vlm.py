@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from importlib.util import find_spec
@@ -22,7 +22,6 @@ from datasets import Dataset
 from peft import PeftModel
 from rich.progress import track
 from torch import Tensor
-from transformers import TrainerCallback
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -34,6 +33,7 @@ from unified_reward.core.errors import ConfigError, DataError, ModelError, Serve
 from unified_reward.core.requests import Request
 from unified_reward.media import PILImage
 from unified_reward.train.bad_items import BAD_ITEM, item_name
+from unified_reward.train.grpo_log import FIGURE, Measurements, history
 from unified_reward.train.loops import shuffled_indices
 from unified_reward.train.optim import (
     FiniteTrainer,
@@ -50,17 +50,8 @@ from unified_reward.train.padding import choose_padding
 
 
 _VLLM = "vllm_"
-_FIGURE = "figures/"
-_LOGGED = {
-    "reward": "reward",
-    "spread": "reward_std",
-    "kl": "kl",
-    "clipped": "clip_ratio/region_mean",
-    "entropy": "entropy",
-    "tokens": "completions/mean_length",
-    "cut": "completions/clipped_ratio",
-}
-"""Names of figures in TRL's log."""
+_HELD_OUT_ANSWERS = 4
+"""Answers to a held-out prompt."""
 _FAILED_STEPS = 3
 """Steps in a row without a single reward after which a run stops."""
 
@@ -192,6 +183,8 @@ class SampledAnswer(NamedTuple):
     """Its length with the end token."""
     is_cut: bool
     """True if the limit of length ended it."""
+    is_held_out: bool = False
+    """True if nothing is learned from it."""
 
 
 class Rewards(NamedTuple):
@@ -200,12 +193,12 @@ class Rewards(NamedTuple):
     values: Sequence[float | None]
     """One number each; None takes an answer out of its group."""
     figures: Mapping[str, float] = {}
-    """Means for the log, by name."""
+    """Means for the log, by name; ``rewards/NAME`` of a reward that is one of several."""
 
 
 RewardAnswers = Callable[[Sequence[SampledAnswer]], Rewards]
-"""Scores the answers of a step and process, whole groups one after another; of held-out requests
-one answer each."""
+"""Scores the answers of a step and process, whole groups one after another; or of held-out
+requests, some answers each."""
 
 
 class RequestInputs:
@@ -305,9 +298,17 @@ class _Scoring:
 
     __name__ = "answers"
 
-    def __init__(self, chat: Chat, ends: set[int], config: VLMGRPO, reward: RewardAnswers) -> None:
-        self._chat, self._ends, self._group, self._reward = chat, ends, config.group, reward
-        self.held_out: set[int] = set()
+    def __init__(
+        self,
+        chat: Chat,
+        ends: Collection[int],
+        held_out: Collection[int],
+        group: int,
+        reward: RewardAnswers,
+        checkpoints: Path,
+    ) -> None:
+        self._chat, self._ends, self._group, self._reward = chat, ends, group, reward
+        self._held_out, self._checkpoints = {*held_out}, checkpoints
         self._n_failed = 0
 
     def __call__(
@@ -320,15 +321,21 @@ class _Scoring:
         """
         texts = self._chat.decode(completion_ids)
         answers = [
-            SampledAnswer(index, text.strip(), len(ids), ids[-1] not in self._ends)
+            SampledAnswer(
+                *(index, text.strip(), len(ids)),
+                *(ids[-1] not in self._ends, index in self._held_out),
+            )
             for index, text, ids in zip(row, texts, completion_ids, strict=True)
         ]
-        values, figures = self._reward(answers)
+        try:
+            values, figures = self._reward(answers)
+        except (ServerError, ModelError) as error:
+            raise type(error)(f"{error}{self._resume()}") from error
         if len(values) != len(answers):
             raise ConfigError(f"{len(values)} rewards for {len(answers)} answers")
         for name, figure in figures.items():
-            log_metric(_FIGURE + name, figure)
-        if row[0] not in self.held_out:
+            log_metric(FIGURE + name, figure)
+        if not answers[0].is_held_out:
             self._count([*values], log_metric)
         return [*values]
 
@@ -342,22 +349,16 @@ class _Scoring:
             "constant_groups": sum(len(g) > 1 and min(g) == max(g) for g in known),
         }
         for name, count in counts.items():  # TRL takes the mean over processes
-            log_metric(_FIGURE + name, count * PartialState().num_processes)
+            log_metric(FIGURE + name, count * PartialState().num_processes)
         self._n_failed = 0 if any(known) else self._n_failed + 1
         if self._n_failed == _FAILED_STEPS:
-            raise ModelError(f"no answer got a reward in {_FAILED_STEPS} steps in a row")
+            raise ModelError(
+                f"no answer got a reward in {_FAILED_STEPS} steps in a row{self._resume()}"
+            )
 
-
-class _HeldOut(TrainerCallback):
-    """Measures the reward of held-out prompts after some steps, and after the last."""
-
-    def __init__(self, every: int) -> None:
-        self._every = every
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_evaluate = not state.global_step % self._every or (
-            state.global_step == state.max_steps
-        )
+    def _resume(self) -> str:
+        newest = last_checkpoint(self._checkpoints)
+        return f"; resume from {newest}" if newest else "; no checkpoint was saved"
 
 
 def learn_from_rewards(
@@ -387,7 +388,9 @@ def learn_from_rewards(
         and loss; by step ``reward`` (the figure of that name where the reward gives one),
         ``spread``, ``kl``, ``clipped``, ``entropy`` in nats, ``tokens``, ``cut`` (the share of
         answers that the limit ended), ``failed``, ``failed_groups``, ``constant_groups`` and the
-        other figures of the reward; and ``held_out``, pairs of step and mean reward.
+        other figures of the reward, None where a step sampled nothing; ``rewards``, the mean of
+        each by name; ``held_out``, pairs of step and mean reward; and ``held_out_rewards``, these
+        of each by name. ``history.jsonl`` in the folder has the same by step.
 
     Raises:
         ConfigError: Options do not fit, or there are too few requests.
@@ -414,12 +417,10 @@ def learn_from_rewards(
         step = trainer.state.global_step + 1
         newest = last_checkpoint(out / "checkpoints")
         raise non_finite_error("distribution of the next token", step, newest) from error
-    except (ServerError, ModelError) as error:
-        newest = last_checkpoint(out / "checkpoints")
-        raise type(error)(f"{error}; resume from {newest}") from error
     _save(trainer, chat, out)
-    counts = {"prompts": len(trained), "left_out": len(requests) - len(trained) - len(held_out)}
-    return counts | {"losses": losses} | _history(trainer.state.log_history)
+    left_out = len(requests) - len(trained) - len(held_out)
+    counts = {"prompts": len(trained), "left_out": left_out}
+    return counts | {"losses": losses} | history(trainer.state.log_history)
 
 
 def _ignore(_: str) -> None: ...
@@ -492,8 +493,8 @@ def _build_trainer(
     ends = {chat.eos_id, *(own if isinstance(own, list) else [own])} - {None}
     model.generation_config.eos_token_id = sorted(ends)
     reference = copy.deepcopy(model) if config.beta and not optim.lora_rank else None
-    scoring = _Scoring(chat, {*ends, chat.tokenizer.eos_token_id, chat.pad_id}, config, reward)
-    scoring.held_out = {*held_out}
+    ends |= {chat.tokenizer.eos_token_id, chat.pad_id}
+    scoring = _Scoring(chat, ends, held_out, config.group, reward, out / "checkpoints")
     n_groups = optim.steps // config.updates * config.prompts_per_step
     n_groups *= PartialState().num_processes
     n = config.block
@@ -508,8 +509,8 @@ def _build_trainer(
         peft_config=lora_config(optim),
     )
     trainer.inputs = inputs
-    if held_out:
-        trainer.add_callback(_HeldOut(config.held_out_every))
+    every = config.held_out_every if held_out else 0
+    trainer.add_callback(Measurements(every, out / "history.jsonl"))
     if optim.muon_lr:  # TRL's constructor takes no factory
         trainer.optimizer_cls_and_kwargs = optimizer_factory(optim)
     _add_reference(trainer, reference, config.beta)
@@ -523,7 +524,7 @@ def _rows(indices: Sequence[int]) -> Dataset:
 
 
 def _arguments(config: VLMGRPO, n_held_out: int, checkpoints: Path) -> GRPOConfig:
-    size = config.optim.batch_size
+    most = max(1, config.optim.batch_size // _HELD_OUT_ANSWERS)
     vllm = {_VLLM + name: value for name, value in config.vllm.items()}
     shared = training_arguments(config.optim, checkpoints) | {"report_to": config.report_to}
     return GRPOConfig(
@@ -542,11 +543,10 @@ def _arguments(config: VLMGRPO, n_held_out: int, checkpoints: Path) -> GRPOConfi
         shuffle_dataset=False,  # the rows are in order
         disable_dropout=True,  # so that the ratio is 1 before an update
         router_aux_loss_coef=0.0,
-        num_generations_eval=1,
+        num_generations_eval=_HELD_OUT_ANSWERS,
         # Full batches only, over which TRL takes the mean.
-        per_device_eval_batch_size=max(
-            (n for n in range(1, size + 1) if not n_held_out % n), default=1
-        ),
+        per_device_eval_batch_size=_HELD_OUT_ANSWERS
+        * max(n for n in range(1, 1 + most) if not n_held_out % n),
         eval_on_start=bool(n_held_out) and last_checkpoint(checkpoints) is None,
     )
 
@@ -578,21 +578,3 @@ def _save(trainer: _GRPOTrainer, chat: Chat, out: Path) -> None:
         model = cast("Any", model).merge_and_unload()
     model.save_pretrained(out / "policy")
     chat.processor.save_pretrained(out / "policy")
-
-
-def _history(log: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Figures by step, and the rewards of held-out prompts, from TRL's log."""
-    steps = [row for row in log if "loss" in row]
-    others = {key for row in steps for key in row if key.startswith(_FIGURE)}
-    names = _LOGGED | {key.removeprefix(_FIGURE): key for key in sorted(others)}
-    figures = {name: [_rounded(row.get(key)) for row in steps] for name, key in names.items()}
-    measured = [row for row in log if "eval_reward" in row]
-    held_out = [
-        [row["step"], _rounded(row.get(f"eval_{names['reward']}", row["eval_reward"]))]
-        for row in measured
-    ]
-    return {**figures, "held_out": held_out}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 9)

@@ -37,7 +37,7 @@ from unified_reward_lab.microworld.reasons import reasons
 
 
 _FAMILY = "compact-think"
-_ARMS = ("start", "rejection", "grpo", "control", "unselected")
+_ARMS = ("start", "rejection", "grpo", "control", "unselected", "slow")
 _FIGURES = ("accuracy", "consistency", "exact", "readable", "ties", "tokens")
 _TEST_SEED = 1_000_003
 
@@ -75,7 +75,7 @@ class ThinkStudy:
     @property
     def total(self) -> int:
         """Number of examinations."""
-        return 5 * len(self.seeds)
+        return 6 * len(self.seeds)
 
 
 def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
@@ -103,6 +103,9 @@ def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) ->
         ("unselected", "grpo"),
         ("unselected", "rejection"),
         ("unselected", "control"),
+        ("slow", "grpo"),
+        ("slow", "rejection"),
+        ("slow", "control"),
     )
     failed = sum(arm["n_failed"] for each in seeds.values() for arm in each["arms"].values())
     return {
@@ -156,12 +159,16 @@ def _seed(
     reports = json.loads((folder / "report.json").read_text())
     progress(3)
     control = _more_rejection(config, state, reports, tests)
-    unselected = _unselected(state, tests)
-    progress(2)
+    unselected = _other_grpo(state, "unselected", data, grpo, tests)
+    slow = replace(grpo, optim=replace(grpo.optim, lr=grpo.optim.lr / 4))
+    wrong = folder / "think" / "answers" / "wrong.jsonl"
+    slower = _other_grpo(state, "slow", wrong, slow, tests)
+    progress(3)
     arms = {arm: reports[f"think/exam/{arm}"] for arm in _ARMS[:3]}
-    arms |= {"control": control.pop("exam"), "unselected": unselected.pop("exam")}
+    others = {"control": control, "unselected": unselected, "slow": slower}
+    arms |= {arm: other.pop("exam") for arm, other in others.items()}
     phases = {name: reports[f"think/{name}"] for name in ("answers", "rejection", "grpo")}
-    return {"arms": arms, "phases": {**phases, **control, **unselected}}
+    return {"arms": arms, "phases": {**phases, **control, **unselected, **slower}}
 
 
 def _more_rejection(
@@ -197,21 +204,23 @@ def _more_rejection(
     return {"exam": exam} | {name: state.reports[name] for name in names}
 
 
-def _unselected(state: Run, tests: Path) -> dict[str, Any]:
-    """GRPO after rejection sampling on all comparisons of the seed."""
+def _other_grpo(
+    state: Run, arm: str, data: str | Path, grpo: VLMGRPO, tests: Path
+) -> dict[str, Any]:
+    """GRPO after rejection sampling, on other comparisons or with other settings."""
     think: ThinkTraining = state.recipe.stages["think"]
-    folder, learned = state.out / "unselected", state.out / "think" / "rejection"
+    folder, learned = state.out / arm, state.out / "think" / "rejection"
     state.stage(
-        "unselected/grpo",
-        {"grpo": as_data(think.grpo), "reward": as_data(think.reward)},
-        [learned, think.data],
+        f"{arm}/grpo",
+        {"grpo": as_data(grpo), "reward": as_data(think.reward)},
+        [learned, data],
         folder / "grpo" / "policy" / CARD,
         lambda: learn_from_verdicts(
-            str(learned), Path(think.data), think.grpo, think.reward, folder / "grpo"
+            str(learned), Path(data), grpo, think.reward, folder / "grpo"
         ),
     )
-    exam = _examine(state, "unselected", folder / "grpo" / "policy", tests)
-    return {"exam": exam, "unselected/grpo": state.reports["unselected/grpo"]}
+    exam = _examine(state, arm, folder / "grpo" / "policy", tests)
+    return {"exam": exam, f"{arm}/grpo": state.reports[f"{arm}/grpo"]}
 
 
 def _examine(state: Run, arm: str, judge: Path, tests: Path) -> Mapping[str, Any]:
@@ -233,7 +242,7 @@ def _examine(state: Run, arm: str, judge: Path, tests: Path) -> Mapping[str, Any
 
 def _answers(config: ThinkStudy, seed: int, arm: str) -> list[PairAnswer]:
     folder = config.work / str(seed)
-    place = f"{arm}/exam" if arm in ("control", "unselected") else f"think/exam/{arm}"
+    place = f"{arm}/exam" if arm in _ARMS[3:] else f"think/exam/{arm}"
     return [PairAnswer(**row) for _, row in read_json_lines(folder / place / "answers.jsonl")]
 
 

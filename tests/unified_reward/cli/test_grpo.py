@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from PIL import Image
 
 from unified_reward import policies
 
@@ -112,3 +113,16 @@ def test_wrong_usage_is_a_line(cli, prompts, policy, reward, options, message):
     )
     assert code == 2
     assert message in " ".join(messages.split())
+
+
+def test_a_policy_that_answers_learns_from_the_same_command(cli, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    row = {"id": "a", "task": "image_understanding", "prompt": "what colour is it?"}
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({**row, "context": [{"image": "a.png"}]}) + "\n", "utf-8")
+    out, few = tmp_path / "run", ("optim.steps=1", "optim.batch_size=2", "group=2")
+    given = ("--policy", "tiny_vlm", "--reward", "tiny_judge", "--out", out, *few)
+    code, printed, _ = cli("grpo", path, *given, "max_new_tokens=4")
+    assert code == 0
+    assert printed.startswith("1 prompts, reward ")
+    assert policies.load(out / "grpo" / "policy", device="cpu").tasks[0] == row["task"]

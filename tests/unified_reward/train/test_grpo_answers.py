@@ -110,7 +110,7 @@ def scored(config, *texts, log=None, **sources):
 
 
 def test_several_rewards_are_normalised_in_the_group_before_they_are_added():
-    """Of pairs every z-score is 1 or -1: of opposite rewards the weights are left."""
+    """In a pair every z-score is 1 or -1: the weights of opposite rewards are left."""
     config = grpo(weights=(1.0, 0.25))
     found = scored(
         config, "a", "aaa", "aaaa", "a", up=length, down=lambda s: [-9 * v for v in length(s)]

@@ -228,21 +228,17 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_was_not(folder, tmp_path, option
     assert len(report["losses"]) == 4
 
 
-def test_a_failed_reward_leaves_its_group(folder, tmp_path, advantages):
-    """Of the rewards 1, 3 and none the first two are one deviation of a pair from their mean."""
-    values = [1.0, None, 3.0, 5.0, 5.0, 5.0]
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf])
+def test_a_failed_reward_leaves_its_group(folder, tmp_path, advantages, missing):
+    """The rewards 1 and 3 beside it are one deviation of a pair from their mean."""
+    values = [1.0, missing, 3.0, 5.0, 5.0, 5.0]
     report, _ = learn(
         folder, tmp_path, grpo(group=3, batch_size=6), lambda _: Rewards(values, {"cost": 7.0})
     )
-    by_row = {}
-    for row, advantage in advantages:
-        by_row.setdefault(row, []).append(advantage)
     spread = math.sqrt(2) + 1e-4  # of 1 and 3, with n - 1; TRL adds 1e-4
-    wanted = [sorted([-1 / spread, 0.0, 1 / spread]), [0.0] * 3]
-    assert [*map(sorted, by_row.values())] in (
-        [pytest.approx(each) for each in wanted],
-        [pytest.approx(each) for each in wanted[::-1]],
-    )
+    wanted = [-1 / spread, 0.0, 0.0, 0.0, 0.0, 1 / spread]
+    assert sorted(value for _, value in advantages) == pytest.approx(wanted)
+    assert len({row for row, value in advantages if value}) == 1
     counts = [report[name] for name in ("failed", "failed_groups", "constant_groups", "cost")]
     assert counts == [[1.0], [0.0], [1.0], [7.0]]
 

@@ -191,7 +191,7 @@ class Rewards(NamedTuple):
     """Rewards of some answers."""
 
     values: Sequence[float | None]
-    """One number each; None takes an answer out of its group."""
+    """One number each; None, or one that is not finite, takes an answer out of its group."""
     figures: Mapping[str, float] = {}
     """Means for the log, by name; ``rewards/NAME`` of a reward that is one of several."""
 
@@ -328,16 +328,17 @@ class _Scoring:
             for index, text, ids in zip(row, texts, completion_ids, strict=True)
         ]
         try:
-            values, figures = self._reward(answers)
+            given, figures = self._reward(answers)
         except (ServerError, ModelError) as error:
             raise type(error)(f"{error}{self._resume()}") from error
-        if len(values) != len(answers):
-            raise ConfigError(f"{len(values)} rewards for {len(answers)} answers")
+        if len(given) != len(answers):
+            raise ConfigError(f"{len(given)} rewards for {len(answers)} answers")
+        values = [None if each is None or not math.isfinite(each) else each for each in given]
         for name, figure in figures.items():
             log_metric(FIGURE + name, figure)
         if not answers[0].is_held_out:
-            self._count([*values], log_metric)
-        return [*values]
+            self._count(values, log_metric)
+        return values
 
     def _count(self, values: list[float | None], log_metric: Any) -> None:
         n = len(values) // self._group

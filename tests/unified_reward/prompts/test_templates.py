@@ -264,7 +264,7 @@ def test_reasoning_without_a_verdict_is_unparsed_even_with_probabilities():
 def test_an_unknown_family_is_an_error_that_lists_the_known():
     with pytest.raises(
         ConfigError,
-        match="no family 'nativ'; there are aspects, compact, compact-think, edit, edit_values, edit",
+        match="no family 'nativ'; there are aspects, compact, compact-think, edit, edit_values",
     ):
         prompts.family("nativ")
 

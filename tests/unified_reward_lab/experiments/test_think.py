@@ -40,7 +40,7 @@ def test_a_clean_candidate_without_a_false_fact_has_the_whole_utility():
     assert 0 < sum(faultless) < len(faultless)
 
 
-RIGHT = {"start": 1, "rejection": 2, "grpo": 4, "control": 3, "unselected": 3}
+RIGHT = {"start": 1, "rejection": 2, "grpo": 4, "control": 3, "unselected": 3, "slow": 4}
 """Comparisons of four that each arm gets right in both orders; the others never agree."""
 
 
@@ -69,11 +69,12 @@ def phases(monkeypatch):
     def examine(folder, examples, answers, **options):
         arm = answers.parts[-2 if "think" in answers.parts else -3]
         ran.append(f"exam {arm}")
+        text, n = f"<think>{examples[0].target.rationale}</think>", RIGHT[arm]
         rows = [
             PairAnswer(
-                str(i), swapped, "tie", "", "tie" if i < RIGHT[arm] else "first", True, RIGHT[arm]
+                example.id, swapped, "tie", text, "tie" if i < RIGHT[arm] else "first", True, n
             )._asdict()
-            for i in range(4)
+            for i, example in enumerate(examples)
             for swapped in (False, True)
         ]
         answers.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,8 @@ def test_arms_are_compared_on_the_same_comparisons_and_done_phases_are_not_repea
     # GRPO samples 80 x 64 answers, the control as many to both orders of 4 comparisons.
     assert phases[1:] == [
         *("think x 1", "rejection", "policy", "exam start", "exam rejection", "exam grpo"),
-        *("control x 640", "judge", "exam control", "policy", "exam unselected"),
+        *("control x 640", "judge", "exam control"),
+        *("policy", "exam unselected", "policy", "exam slow"),
     ]
     gains = {name: each["accuracy"]["value"] for name, each in report["contrasts"].items()}
     assert gains == {
@@ -109,10 +111,16 @@ def test_arms_are_compared_on_the_same_comparisons_and_done_phases_are_not_repea
         "unselected against grpo": -0.25,
         "unselected against rejection": 0.25,
         "unselected against control": 0,
+        "slow against grpo": 0,
+        "slow against rejection": 0.5,
+        "slow against control": 0.25,
     }
     contrast = report["contrasts"]["grpo against rejection"]
     assert contrast["consistency"]["value"] == 0.5
     assert contrast["tokens"]["value"] == 2
+    reasoning = report["seeds"]["0"]["arms"]["start"]
+    assert reasoning["different"] == 1
+    assert reasoning["true_reasons"]["value"] >= 1 / 8  # of the first comparison, as it is
     phases.clear()
     assert run(study) == report
     assert phases == []

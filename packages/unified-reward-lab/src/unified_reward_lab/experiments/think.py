@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from unified_reward.bench.answer_exam import agree, examine_answers
-from unified_reward.bench.metrics import paired_difference
+from unified_reward.bench.metrics import mean_metric, paired_difference
 from unified_reward.core.samples import Task
 from unified_reward.io.atomic import write_bytes
 from unified_reward.io.config import as_data
 from unified_reward.io.rows import read_examples
 from unified_reward.io.text import read_json_lines
 from unified_reward.judges.card import CARD
-from unified_reward.pairs.judge_answers import PairAnswer, read_comparisons
+from unified_reward.pairs.judge_answers import PairAnswer, both_orders, read_comparisons
 from unified_reward.recipes.run import run as run_recipe
 from unified_reward.recipes.stage import Recipe, Run
 from unified_reward.recipes.stages import train_together
@@ -38,7 +38,7 @@ from unified_reward_lab.microworld.reasons import reasons
 
 _FAMILY = "compact-think"
 _ARMS = ("start", "rejection", "grpo", "control", "unselected", "slow")
-_FIGURES = ("accuracy", "consistency", "exact", "readable", "ties", "tokens")
+_FIGURES = ("accuracy", "consistency", "exact", "ties", "tokens", "true_reasons")
 _TEST_SEED = 1_000_003
 
 
@@ -107,6 +107,10 @@ def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) ->
         ("slow", "rejection"),
         ("slow", "control"),
     )
+    truths = _truths(tests)
+    for arm, by_seed in answers.items():
+        for seed, each in by_seed.items():
+            seeds[seed]["arms"][arm] |= _reasoning(each, truths)
     failed = sum(arm["n_failed"] for each in seeds.values() for arm in each["arms"].values())
     return {
         "name": "think",
@@ -215,9 +219,7 @@ def _other_grpo(
         {"grpo": as_data(grpo), "reward": as_data(think.reward)},
         [learned, data],
         folder / "grpo" / "policy" / CARD,
-        lambda: learn_from_verdicts(
-            str(learned), Path(data), grpo, think.reward, folder / "grpo"
-        ),
+        lambda: learn_from_verdicts(str(learned), Path(data), grpo, think.reward, folder / "grpo"),
     )
     exam = _examine(state, arm, folder / "grpo" / "policy", tests)
     return {"exam": exam, f"{arm}/grpo": state.reports[f"{arm}/grpo"]}
@@ -244,6 +246,29 @@ def _answers(config: ThinkStudy, seed: int, arm: str) -> list[PairAnswer]:
     folder = config.work / str(seed)
     place = f"{arm}/exam" if arm in _ARMS[3:] else f"think/exam/{arm}"
     return [PairAnswer(**row) for _, row in read_json_lines(folder / place / "answers.jsonl")]
+
+
+def _truths(tests: Path) -> dict[tuple[str, bool], list[str]]:
+    """True reasons about both candidates, by comparison and order."""
+    truths: dict[tuple[str, bool], list[str]] = {}
+    for example in read_comparisons(tests):
+        for question in both_orders(example):
+            truths[example.id, question.is_swapped] = reasons(question.example).split(". ")
+    return truths
+
+
+def _reasoning(
+    answers: Sequence[PairAnswer], truths: Mapping[tuple[str, bool], list[str]]
+) -> dict[str, Any]:
+    """Share of candidates whose reasons are exactly true, and the number of different answers."""
+    shares: list[float] = []
+    for answer in answers:
+        reasoning = answer.text.partition("<think>")[2].partition("</think>")[0].split(". ")
+        true = truths[answer.pair, answer.is_swapped]
+        right = sum(part == fact for part, fact in zip(reasoning, true, strict=False))
+        shares.append(right / len(true))
+    metric = mean_metric(shares, [answer.pair for answer in answers])
+    return {"true_reasons": metric.row(), "different": len({answer.text for answer in answers})}
 
 
 def _contrast(
@@ -275,7 +300,7 @@ def _points(arm: Mapping[str, Sequence[PairAnswer]]) -> dict[str, list[Any]]:
 def page(report: Mapping[str, Any]) -> str:
     """Format the report as a Markdown section."""
     rows = [
-        [seed, arm, *(with_interval(figures[name]) for name in _FIGURES)]
+        [seed, arm, *(with_interval(figures[name]) for name in _FIGURES), figures["different"]]
         for seed, each in report["seeds"].items()
         for arm, figures in each["arms"].items()
     ]
@@ -283,14 +308,16 @@ def page(report: Mapping[str, Any]) -> str:
         [name, *(with_interval(each[figure]) for figure in ("accuracy", "consistency", "tokens"))]
         for name, each in report["contrasts"].items()
     ]
+    heads = [name.replace("_", " ") for name in _FIGURES]
     lines = [
         "## A judge that thinks",
         "",
         f"Greedy answers to {report['n']} held-out comparisons of generated images, each in both "
         "orders. An answer is right if it states exactly the labelled outcome, of which a tie is "
-        f"one; tokens are capped at {report['cap']}.",
+        f"one; tokens are capped at {report['cap']}. Reasons are true of a candidate if they state "
+        "the numbers of facts and the flaw exactly.",
         "",
-        *table(["seed", "judge", *_FIGURES], rows),
+        *table(["seed", "judge", *heads, "different answers"], rows),
         "",
         "Differences on the same comparisons, over all seeds:",
         "",

@@ -25,6 +25,7 @@ class ExperimentName(StrEnum):
     GATE = "gate"
     JOINT_LEARNING = "joint_learning"
     SIFTING = "sifting"
+    THINK = "think"
     TRUST = "trust"
     VOTES = "votes"
 

@@ -59,8 +59,8 @@ def _dpo(steps: int, lr: float) -> DiffusionDPO:
 _GRPO = _rl(30, 1e-3, window=4, window_range=(0, 5))
 _NFT = _rl(30, 1e-3, algorithm="nft")
 _LONG = _rl(60, 3e-3, algorithm="nft", held_out=16, held_out_every=10)
-_VIDEO_GRPO = _rl(16, 1e-3, window=4, window_range=(0, 5))
-_VIDEO_NFT = _rl(16, 1e-3, algorithm="nft")
+_VIDEO_GRPO = _rl(16, 5e-4, window=4, window_range=(0, 5))
+_VIDEO_NFT = _rl(16, 5e-4, algorithm="nft")
 
 _ARMS: Sequence[Arm] = (
     Arm("grpo", _IMAGE, _GRPO, 4),
@@ -72,9 +72,9 @@ _ARMS: Sequence[Arm] = (
     Arm("group_mean", _IMAGE, _NFT, 4, failed=0.05, handling="group_mean"),
     Arm("long-one", _IMAGE, _LONG, 4),
     Arm("long-two", _IMAGE, _LONG, 4, ("unified", "clip")),
-    Arm("long-penalty", _IMAGE, replace(_LONG, nft=NFTOptions(penalty=0.1)), 4),
+    Arm("long-penalty", _IMAGE, replace(_LONG, nft=NFTOptions(penalty=1.0)), 4),
     Arm("long-voted", _IMAGE, _LONG, 4, ("voted",)),
-    Arm("long-floor", _IMAGE, replace(_LONG, min_spread=0.2), 4),
+    Arm("long-floor", _IMAGE, replace(_LONG, min_spread=0.25), 4),
     Arm("clip", _IMAGE, _NFT, 2, ("clip",)),
     Arm("specialist", _IMAGE, _NFT, 2, ("specialist",)),
     Arm("joint", _IMAGE, _NFT, 2, ("joint",)),

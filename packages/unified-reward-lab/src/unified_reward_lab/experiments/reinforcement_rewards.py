@@ -55,30 +55,27 @@ class WatchedReward:
         self.failed, self.handling, self.groups = failed, handling, groups
         self.questions = self.failures = 0
         self.curve: list[dict[str, Any]] = []
-        """Means of each call."""
+        """Mean reward of each call, and what was seen of those about held-out prompts."""
 
     def __call__(self, samples: Sequence[Sample]) -> list[float | None]:
         """Scores in the judge's unit; None for a sample without one."""
         values = scores(self.judge, samples)
         self.questions += len(samples)
+        is_held_out = len({sample.id for sample in samples}) > self.groups
         if self.watcher:
-            self.curve.append(self._watch(self.watcher, samples, values))
+            looked = self._watch(self.watcher, samples) if is_held_out else {}
+            self.curve.append({"held_out": is_held_out, "reward": _mean(values), **looked})
         if not self.failed:
             return values
         is_failed = [fails(sample, self.failed) for sample in samples]
         self.failures += sum(is_failed)
         return replace_failed([s.id for s in samples], values, is_failed, self.handling)
 
-    def _watch(
-        self, watcher: BaseJudge, samples: Sequence[Sample], values: Sequence[float | None]
-    ) -> dict[str, Any]:
+    @staticmethod
+    def _watch(watcher: BaseJudge, samples: Sequence[Sample]) -> dict[str, Any]:
         read = [oracle_score(sample) for sample in samples]
-        second = scores(watcher, samples)
         return {
-            "held_out": len({sample.id for sample in samples}) > self.groups,
-            "n": len(samples),
-            "reward": _mean(values),
-            "second": _mean(second),
+            "second": _mean(scores(watcher, samples)),
             "oracle": _mean([score or 0.0 for score in read]),
             "readable": _mean([float(score is not None) for score in read]),
         }

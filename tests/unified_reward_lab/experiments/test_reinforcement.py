@@ -123,7 +123,7 @@ def test_network_calls_are_samples_and_a_backward_pass_is_two() -> None:
 
 
 def _exam(oracle: Sequence[float | None], curve: Sequence[Any] = ()) -> dict[str, Any]:
-    rewards = {"unified": [3.0] * len(oracle), "scalar": [2.0] * len(oracle)}
+    rewards = {name: [float(i) for i in range(len(oracle))] for name in ("unified", "scalar")}
     costs = {"questions": 8, "seconds": 1.0, "failures": 0, "network": {"total": 30}}
     return {"oracle": [*oracle], "rewards": rewards, "curve": [*curve], **costs}
 
@@ -143,6 +143,12 @@ def test_gain_is_the_sum_of_its_parts() -> None:
     assert arm["became_readable"]["value"] == pytest.approx((0.5 + 1.0) / 8)
 
 
+def test_agreement_counts_unreadable_samples_as_zero() -> None:
+    before = {"image_generation": _exam([None, 0.25, 1.0])}
+    report = build_report(before, {}, ExamConfig(n=3))
+    assert report["before"]["image_generation"]["agreement"]["unified"] == 1.0
+
+
 def _row(held_out: bool, value: float) -> dict[str, Any]:
     figures = dict.fromkeys(("reward", "second", "oracle", "readable"), value)
     return {"held_out": held_out, **figures}
@@ -159,7 +165,7 @@ def test_curve_is_by_the_steps_before_each_measurement() -> None:
 
 def test_page_and_plot_show_arms_curves_and_contrasts() -> None:
     curve = [_row(True, 0.0), _row(False, 9.0), _row(True, 1.0)]
-    before = {"image_generation": _exam([0.5, 0.5])}
+    before = {"image_generation": _exam([None, 0.5])}
     done = {name: [_exam([1.0, 0.5], curve)] for name in ("long-one", "long-two")}
     report = build_report(before, done, ExamConfig(n=2))
     text = page(report)

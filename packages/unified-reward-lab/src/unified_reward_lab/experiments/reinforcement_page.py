@@ -39,6 +39,8 @@ def page(report: Mapping[str, Any]) -> str:
         arms = {name: report["arms"][name] for name in names if name in report["arms"]}
         if arms:
             lines += ["", f"### {_TITLES[part]}", "", *_part(part, arms)]
+            if part == "rewards":
+                lines += _agreement(report["before"]["image_generation"]["agreement"])
             lines += _contrasts(report["contrasts"], names)
             lines += _curves(arms)
     return "\n".join(lines) + "\n"
@@ -68,6 +70,12 @@ def _part(part: str, arms: Mapping[str, Any]) -> list[str]:
         for name, arm in arms.items()
     ]
     return table(head, rows)
+
+
+def _agreement(agreement: Mapping[str, float | None]) -> list[str]:
+    rows = [[name, "-" if value is None else f"{value:.2f}"] for name, value in agreement.items()]
+    head = ["judge", "Spearman's correlation with the oracle, on the exam before"]
+    return ["", *table(head, rows)]
 
 
 def _contrasts(contrasts: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from unified_reward.bench.metrics import Metric, mean_interval
 from unified_reward_lab.alignment import ExamConfig
@@ -36,8 +37,9 @@ def build_report(
         exam: Settings of the exam.
 
     Returns:
-        ``before`` by task; ``arms`` with costs, gains, what they are the sum of, readable share,
-        rewards by judge, and curves; ``contrasts`` between arms, paired by prompt and seed.
+        ``before`` by task, with the ``agreement`` of each judge with the oracle; ``arms`` with
+        costs, gains, what they are the sum of, readable share, rewards by judge, and curves;
+        ``contrasts`` between arms, paired by prompt and seed.
     """
     prompts = [str(i) for i in range(exam.n)]
     return {
@@ -46,7 +48,10 @@ def build_report(
         "seed": exam.seed,
         "n_unparsed": 0,
         "n_failed": 0,
-        "before": {task: _state([each], prompts) for task, each in before.items()},
+        "before": {
+            task: _state([each], prompts) | {"agreement": _agreement(each)}
+            for task, each in before.items()
+        },
         "arms": {
             name: _summarise(before[ARMS[name].task.value], exams, prompts) | {"seeds": len(exams)}
             for name, exams in done.items()
@@ -100,6 +105,18 @@ def _state(exams: Sequence[Exam], prompts: Sequence[str]) -> dict[str, Any]:
             for name in judges
         },
     }
+
+
+def _agreement(exam: Exam) -> dict[str, float | None]:
+    """Spearman's correlation of each judge's scores with the oracle's, 0 for unreadable."""
+    truth = np.array([score or 0.0 for score in exam["oracle"]])
+    found: dict[str, float | None] = {}
+    for name, given in exam["rewards"].items():
+        scored = np.array(given, float)
+        known = ~np.isnan(scored)
+        value = float(stats.spearmanr(scored[known], truth[known]).statistic)
+        found[name] = None if np.isnan(value) else round(value, 4)
+    return found
 
 
 def _summarise(before: Exam, exams: Sequence[Exam], prompts: Sequence[str]) -> dict[str, Any]:

@@ -130,8 +130,8 @@ def _exam(oracle: Sequence[float | None], curve: Sequence[Any] = ()) -> dict[str
 
 def test_lead_is_over_the_seeds_that_both_have() -> None:
     one, other = [_exam([1.0, None]), _exam([0.0, 0.0])], [_exam([0.5, 0.5])]
-    assert lead(one, other, "ab")["value"] == 0.0
-    assert lead(one, other, "ab")["n"] == 2
+    figure = lead(one, other, "ab")["oracle"]
+    assert (figure["value"], figure["n"]) == (0.0, 2)
 
 
 def test_gain_is_the_sum_of_its_parts() -> None:
@@ -169,7 +169,7 @@ def test_page_and_plot_show_arms_curves_and_contrasts() -> None:
     done = {name: [_exam([1.0, 0.5], curve)] for name in ("long-one", "long-two")}
     report = build_report(before, done, ExamConfig(n=2))
     text = page(report)
-    assert "| long-one - long-two | 0.000 (0.000 to 0.000) |" in text
+    assert "| long-one - long-two | 0.000 (0.000 to 0.000) | 0.000 (0.000 to 0.000) |" in text
     assert "| long-two | oracle | 0.000 | 1.000 |" in text
     assert plot(report).startswith(b"\x89PNG")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from unified_reward_lab.experiments.page import png, table, with_interval
 from unified_reward_lab.experiments.reinforcement_arms import EXAMINERS, PARTS
+from unified_reward_lab.experiments.reinforcement_report import JUDGE
 
 
 _TITLES = {
@@ -80,12 +81,15 @@ def _agreement(agreement: Mapping[str, float | None]) -> list[str]:
 
 def _contrasts(contrasts: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     rows = [
-        [f"{name} - {other}", with_interval(contrasts[f"{name} - {other}"])]
+        [
+            f"{name} - {other}",
+            *(with_interval(contrasts[f"{name} - {other}"][key]) for key in ("oracle", "reward")),
+        ]
         for i, name in enumerate(names)
         for other in names[i + 1 :]
         if f"{name} - {other}" in contrasts
     ]
-    return ["", *table(["arms", "lead by the oracle"], rows)] if rows else []
+    return ["", *table(["arms", "lead by the oracle", f"by {JUDGE}"], rows)] if rows else []
 
 
 def _curves(arms: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,8 @@ _GAINS: Mapping[str, _Part] = {
     "became_readable": lambda a, b: b if a is None and b is not None else 0.0,
     "became_unreadable": lambda a, b: -a if a is not None and b is None else 0.0,
 }
+JUDGE = "unified"
+"""Judge by whose reward arms are compared."""
 _COSTS = ("questions", "seconds", "failures")
 
 
@@ -75,9 +77,17 @@ def contrasts(done: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def lead(one: Sequence[Exam], other: Sequence[Exam], prompts: Sequence[str]) -> dict[str, Any]:
-    """Mean lead of an arm over another by the oracle, over the seeds that both have."""
+    """Mean lead of an arm over another, over the seeds that both have.
+
+    Returns:
+        ``oracle``, and ``reward``, that of the judge `JUDGE`.
+    """
     n = min(len(one), len(other))
-    return _over_prompts(other[:n], one[:n], _GAINS["gain"], prompts).row()
+    first, second = one[:n], other[:n]
+    return {
+        "oracle": _over_prompts(second, first, _GAINS["gain"], prompts).row(),
+        "reward": _reward_gain(second, first, JUDGE, prompts),
+    }
 
 
 def _over_prompts(
@@ -133,25 +143,26 @@ def _summarise(before: Exam, exams: Sequence[Exam], prompts: Sequence[str]) -> d
         ],
         "gap_closed": gap_closed(start, start + figures["gain"]["value"]),
         **_state(exams, prompts),
-        "reward_gains": _reward_gains(before, exams, prompts),
+        "reward_gains": {
+            judge: _reward_gain(old, exams, judge, prompts)
+            for judge in before["rewards"]
+            if all(judge in exam["rewards"] for exam in exams)
+        },
         **{name: round(float(np.mean([exam[name] for exam in exams])), 1) for name in _COSTS},
         "network": round(float(np.mean([exam["network"]["total"] for exam in exams]))),
         "curve": mean_curve([exam["curve"] for exam in exams if exam.get("curve")]),
     }
 
 
-def _reward_gains(before: Exam, exams: Sequence[Exam], prompts: Sequence[str]) -> dict[str, Any]:
-    gains: dict[str, Any] = {}
-    for name, old in before["rewards"].items():
-        if any(name not in exam["rewards"] for exam in exams):
-            continue
-        values = [
-            None if a is None or b is None else b - a
-            for exam in exams
-            for a, b in zip(old, exam["rewards"][name], strict=True)
-        ]
-        gains[name] = mean_known(values, [*prompts] * len(exams))
-    return gains
+def _reward_gain(
+    before: Sequence[Exam], after: Sequence[Exam], judge: str, prompts: Sequence[str]
+) -> dict[str, Any]:
+    values = [
+        None if a is None or b is None else b - a
+        for old, new in zip(before, after, strict=True)
+        for a, b in zip(old["rewards"][judge], new["rewards"][judge], strict=True)
+    ]
+    return mean_known(values, [*prompts] * len(after))
 
 
 def mean_curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

@@ -59,6 +59,7 @@ def _dpo(steps: int, lr: float) -> DiffusionDPO:
 _GRPO = _rl(30, 1e-3, window=4, window_range=(0, 5))
 _NFT = _rl(30, 1e-3, algorithm="nft")
 _LONG = _rl(60, 3e-3, algorithm="nft", held_out=16, held_out_every=10)
+_ANCHORED = replace(_LONG, nft=NFTOptions(penalty=1.0))
 _VIDEO_GRPO = _rl(16, 5e-4, window=4, window_range=(0, 5))
 _VIDEO_NFT = _rl(16, 5e-4, algorithm="nft")
 
@@ -72,9 +73,12 @@ _ARMS: Sequence[Arm] = (
     Arm("group_mean", _IMAGE, _NFT, 4, failed=0.05, handling="group_mean"),
     Arm("long-one", _IMAGE, _LONG, 4),
     Arm("long-two", _IMAGE, _LONG, 4, ("unified", "clip")),
-    Arm("long-penalty", _IMAGE, replace(_LONG, nft=NFTOptions(penalty=1.0)), 4),
+    Arm("long-penalty", _IMAGE, _ANCHORED, 4),
     Arm("long-voted", _IMAGE, _LONG, 4, ("voted",)),
     Arm("long-floor", _IMAGE, replace(_LONG, min_spread=0.25), 4),
+    Arm("long-left_out", _IMAGE, _ANCHORED, 4, failed=0.05),
+    Arm("long-zero", _IMAGE, _ANCHORED, 4, failed=0.05, handling="zero"),
+    Arm("long-group_mean", _IMAGE, _ANCHORED, 4, failed=0.05, handling="group_mean"),
     Arm("clip", _IMAGE, _NFT, 2, ("clip",)),
     Arm("specialist", _IMAGE, _NFT, 2, ("specialist",)),
     Arm("joint", _IMAGE, _NFT, 2, ("joint",)),
@@ -88,6 +92,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "failures": ("nft", "left_out", "zero", "group_mean"),
     "over-optimisation": ("long-one", "long-two", "long-penalty", "long-voted", "long-floor"),
     "rewards": ("clip", "specialist", "joint", "nft"),
+    "failures-long": ("long-penalty", "long-left_out", "long-zero", "long-group_mean"),
+    "equal-cost": ("long-penalty", "dpo-equal-network"),
     "videos": ("video-grpo", "video-nft", "video-dpo-equal-judge"),
 }
 """Arms of each question, by name."""
@@ -96,6 +102,8 @@ EXAMINERS: Mapping[str, tuple[str, ...]] = {
     "failures": ("unified",),
     "over-optimisation": ("unified", "scalar"),
     "rewards": ("unified", "scalar", "clip", "specialist", "joint"),
+    "failures-long": ("unified", "scalar"),
+    "equal-cost": ("unified", "scalar"),
     "videos": ("unified", "scalar"),
 }
 """Judges that score the exams of a question, by name."""

@@ -15,6 +15,8 @@ _TITLES = {
     "videos": "GRPO and DiffusionNFT beside DPO, videos",
     "rewards": "Judges as rewards, images (DiffusionNFT)",
     "over-optimisation": "Over-optimisation, images (DiffusionNFT, larger learning rate)",
+    "failures-long": "5 % of the rewards fail, images (DiffusionNFT, 60 steps, penalty 1)",
+    "equal-cost": "DiffusionNFT with penalty 1 beside DPO of as many questions, images",
     "failures": "5 % of the rewards fail, images (DiffusionNFT)",
 }
 _CURVES = (("reward", "trained reward"), ("second", "other judge"), ("oracle", "oracle"))

@@ -59,7 +59,8 @@ def _dpo(steps: int, lr: float) -> DiffusionDPO:
 _GRPO = _rl(30, 1e-3, window=4, window_range=(0, 5))
 _NFT = _rl(30, 1e-3, algorithm="nft")
 _LONG = _rl(60, 3e-3, algorithm="nft", held_out=16, held_out_every=10)
-_ANCHORED = replace(_LONG, nft=NFTOptions(penalty=1.0))
+_NEAR = NFTOptions(penalty=1.0)
+_ANCHORED = replace(_LONG, nft=_NEAR)
 _VIDEO_GRPO = _rl(16, 5e-4, window=4, window_range=(0, 5))
 _VIDEO_NFT = _rl(16, 5e-4, algorithm="nft")
 
@@ -79,6 +80,9 @@ _ARMS: Sequence[Arm] = (
     Arm("long-left_out", _IMAGE, _ANCHORED, 4, failed=0.05),
     Arm("long-zero", _IMAGE, _ANCHORED, 4, failed=0.05, handling="zero"),
     Arm("long-group_mean", _IMAGE, _ANCHORED, 4, failed=0.05, handling="group_mean"),
+    Arm("grpo-large", _IMAGE, _rl(300, 1e-3, window=4, window_range=(0, 5)), 4),
+    Arm("nft-large", _IMAGE, replace(_rl(300, 3e-3, algorithm="nft"), nft=_NEAR), 4),
+    Arm("dpo-large", _IMAGE, Pairs(480, _dpo(300, 1e-3)), 4),
     Arm("clip", _IMAGE, _NFT, 2, ("clip",)),
     Arm("specialist", _IMAGE, _NFT, 2, ("specialist",)),
     Arm("joint", _IMAGE, _NFT, 2, ("joint",)),
@@ -91,6 +95,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "algorithms": ("grpo", "nft", "dpo-equal-judge", "dpo-equal-network"),
     "failures": ("nft", "left_out", "zero", "group_mean"),
     "over-optimisation": ("long-one", "long-two", "long-penalty", "long-voted", "long-floor"),
+    "algorithms-large": ("grpo-large", "nft-large", "dpo-large"),
     "rewards": ("clip", "specialist", "joint", "nft"),
     "failures-long": ("long-penalty", "long-left_out", "long-zero", "long-group_mean"),
     "equal-cost": ("long-penalty", "dpo-equal-network"),
@@ -101,6 +106,7 @@ EXAMINERS: Mapping[str, tuple[str, ...]] = {
     "algorithms": ("unified", "scalar"),
     "failures": ("unified",),
     "over-optimisation": ("unified", "scalar"),
+    "algorithms-large": ("unified", "scalar"),
     "rewards": ("unified", "scalar", "clip", "specialist", "joint"),
     "failures-long": ("unified", "scalar"),
     "equal-cost": ("unified", "scalar"),

@@ -12,6 +12,7 @@ from unified_reward_lab.experiments.reinforcement_report import JUDGE
 
 _TITLES = {
     "algorithms": "GRPO and DiffusionNFT beside DPO, images",
+    "algorithms-large": "The same with ten times the questions, images",
     "videos": "GRPO and DiffusionNFT beside DPO, videos",
     "rewards": "Judges as rewards, images (DiffusionNFT)",
     "over-optimisation": "Over-optimisation, images (DiffusionNFT, larger learning rate)",

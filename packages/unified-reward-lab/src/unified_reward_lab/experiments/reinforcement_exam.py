@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,14 @@ def train(arm: Arm, seed: int, open_named: Callable[[str], BaseJudge], out: Path
         ``questions`` to judges, ``network`` calls (see `NetworkCalls`), ``failures``, ``seconds``
         of the processor, ``curve`` and ``history``.
     """
+    judges = {name: open_named(name) for name in {*arm.rewards, "scalar"}}
     began = time.process_time()
     with counted_calls() as calls:
         if isinstance(arm.method, Pairs):
             _align(arm, arm.method, seed, out)
             found: dict[str, Any] = {"questions": arm.method.questions, "failures": 0}
         else:
-            found = _learn(arm, arm.method, seed, open_named, out)
+            found = _learn(arm, arm.method, seed, judges, out)
     counted = {"forward": calls.forward, "trained": calls.trained, "total": calls.total}
     return found | {"network": counted, "seconds": time.process_time() - began}
 
@@ -76,13 +77,13 @@ def _learn(
     arm: Arm,
     config: DiffusionGRPO,
     seed: int,
-    open_named: Callable[[str], BaseJudge],
+    judges: Mapping[str, BaseJudge],
     out: Path,
 ) -> dict[str, Any]:
-    watcher = open_named("scalar") if config.held_out else None
+    watcher = judges["scalar"] if config.held_out else None
     rewards = {
         name: WatchedReward(
-            open_named(name),
+            judges[name],
             None if i else watcher,
             failed=arm.failed,
             handling=arm.handling,

@@ -25,7 +25,7 @@ _GAINS: Mapping[str, _Part] = {
 }
 JUDGE = "unified"
 """Judge by whose reward arms are compared."""
-_COSTS = ("questions", "seconds", "failures")
+_COSTS = ("questions", "failures")
 
 
 def build_report(

@@ -61,6 +61,9 @@ _NFT = _rl(30, 1e-3, algorithm="nft")
 _LONG = _rl(60, 3e-3, algorithm="nft", held_out=16, held_out_every=10)
 _NEAR = NFTOptions(penalty=1.0)
 _ANCHORED = replace(_LONG, nft=_NEAR)
+_MEASURED = {"held_out": 16, "held_out_every": 30}
+_LARGE_GRPO = _rl(300, 1e-3, window=4, window_range=(0, 5), **_MEASURED)
+_LARGE_NFT = replace(_rl(300, 3e-3, algorithm="nft", **_MEASURED), nft=_NEAR)
 _VIDEO_GRPO = _rl(16, 5e-4, window=4, window_range=(0, 5))
 _VIDEO_NFT = _rl(16, 5e-4, algorithm="nft")
 
@@ -80,8 +83,8 @@ _ARMS: Sequence[Arm] = (
     Arm("long-left_out", _IMAGE, _ANCHORED, 4, failed=0.05),
     Arm("long-zero", _IMAGE, _ANCHORED, 4, failed=0.05, handling="zero"),
     Arm("long-group_mean", _IMAGE, _ANCHORED, 4, failed=0.05, handling="group_mean"),
-    Arm("grpo-large", _IMAGE, _rl(300, 1e-3, window=4, window_range=(0, 5)), 4),
-    Arm("nft-large", _IMAGE, replace(_rl(300, 3e-3, algorithm="nft"), nft=_NEAR), 4),
+    Arm("grpo-large", _IMAGE, _LARGE_GRPO, 4),
+    Arm("nft-large", _IMAGE, _LARGE_NFT, 4),
     Arm("dpo-large", _IMAGE, Pairs(480, _dpo(300, 1e-3)), 4),
     Arm("clip", _IMAGE, _NFT, 2, ("clip",)),
     Arm("specialist", _IMAGE, _NFT, 2, ("specialist",)),

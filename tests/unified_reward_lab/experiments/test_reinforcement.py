@@ -18,10 +18,11 @@ from unified_reward_lab.experiments.reinforcement_clip import ClipTraining, trai
 from unified_reward_lab.experiments.reinforcement_page import page, plot
 from unified_reward_lab.experiments.reinforcement_report import build_report, lead, mean_curve
 from unified_reward_lab.experiments.reinforcement_rewards import (
-    WatchedReward,
+    CountedReward,
     counted_calls,
     fails,
-    oracle_score,
+    oracle_or_zero,
+    readable,
     replace_failed,
 )
 from unified_reward_lab.microworld import policy_prompt
@@ -87,19 +88,18 @@ def test_failures_are_decided_by_the_sample_at_the_given_rate() -> None:
     assert not any(fails(sample, 0.0) for sample in samples)
 
 
-def test_watched_reward_tells_held_out_calls_by_their_prompts() -> None:
+def test_rewards_are_counted_and_the_oracle_reads_by_the_id_of_the_prompt() -> None:
     prompts = [
         policy_prompt(Task.IMAGE_GENERATION, split="train", seed=0, index=i) for i in range(3)
     ]
     blank = Image(np.zeros((64, 64, 3), np.uint8), "HWC")
     samples = [Sample(p.task, p.prompt, (blank,), id=p.id) for p in prompts]
-    judge = open_judge("scripted:first")
-    reward = WatchedReward(judge, judge, groups=2)
-    assert reward(samples[:2]) == reward(samples[:2])
-    reward(samples)
-    assert [row["held_out"] for row in reward.curve] == [False, False, True]
-    assert reward.questions == 7
-    assert [oracle_score(sample) for sample in samples] == [p.oracle_score(blank) for p in prompts]
+    reward = CountedReward(open_judge("scripted:first"), failed=1.0)
+    assert reward(samples[:2]) == [None, None]
+    assert (reward.questions, reward.failures) == (2, 2)
+    scores = [p.oracle_score(blank) for p in prompts]
+    assert oracle_or_zero(samples) == [score or 0.0 for score in scores]
+    assert readable(samples) == [float(score is not None) for score in scores]
 
 
 def test_network_calls_are_samples_and_a_backward_pass_is_two() -> None:
@@ -149,13 +149,12 @@ def test_agreement_counts_unreadable_samples_as_zero() -> None:
     assert report["before"]["image_generation"]["agreement"]["unified"] == 1.0
 
 
-def _row(held_out: bool, value: float) -> dict[str, Any]:
-    figures = dict.fromkeys(("reward", "second", "oracle", "readable"), value)
-    return {"held_out": held_out, **figures}
+def _row(step: int, value: float) -> dict[str, Any]:
+    return {"step": step, **dict.fromkeys(("reward", "second", "oracle", "readable"), value)}
 
 
-def test_curve_is_by_the_steps_before_each_measurement() -> None:
-    rows = [_row(True, 0.0), _row(False, 9.0), _row(False, 9.0), _row(True, 1.0)]
+def test_curve_is_the_mean_over_seeds_by_step() -> None:
+    rows = [_row(0, 0.0), _row(2, 1.0)]
     curve = mean_curve([rows, [{**row, "oracle": 3.0} for row in rows]])
     assert [row["step"] for row in curve] == [0, 2]
     assert [row["oracle"] for row in curve] == [1.5, 2.0]
@@ -164,7 +163,7 @@ def test_curve_is_by_the_steps_before_each_measurement() -> None:
 
 
 def test_page_and_plot_show_arms_curves_and_contrasts() -> None:
-    curve = [_row(True, 0.0), _row(False, 9.0), _row(True, 1.0)]
+    curve = [_row(0, 0.0), _row(10, 1.0)]
     before = {"image_generation": _exam([None, 0.5])}
     done = {name: [_exam([1.0, 0.5], curve)] for name in ("long-one", "long-two")}
     report = build_report(before, done, ExamConfig(n=2))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Task
 from unified_reward.io.atomic import write_json
-from unified_reward.io.run_config import check_run_config
 from unified_reward.io.text import read_json
 from unified_reward.judges.registry import open_judge
 from unified_reward_lab.alignment import ExamConfig
@@ -37,7 +36,7 @@ class ReinforcementStudy:
     """Questions, and the exam."""
 
     work: Path = Path("runs/reinforcement")
-    """Folder of judges and arms; what exists there is not repeated."""
+    """Folder of judges and arms; what exists there is not repeated, even by other settings."""
     parts: tuple[str, ...] = tuple(PARTS)
     """Questions to answer, see `PARTS`."""
     exam: ExamConfig = field(default_factory=lambda: ExamConfig(n=500, seed=20261130))
@@ -79,11 +78,9 @@ def run(
     for arm, seed in trainings(study.parts):
         folder = study.work / arm.name / str(seed)
         file = folder / "result.json"
-        check_run_config(file, {"arm": asdict(arm), "seed": seed}, {})
         if not file.exists() and not study.collect:
             # A training is short, and costs are counted as a whole: it begins again.
             shutil.rmtree(folder, ignore_errors=True)
-            check_run_config(file, {"arm": asdict(arm), "seed": seed}, {})
             write_json(file, train(arm, seed, open_named, folder))
             _examine(study, arm.task, folder / "policy", folder, ("unified",), open_named)
         progress(1)

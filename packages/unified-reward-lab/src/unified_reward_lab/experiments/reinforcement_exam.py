@@ -26,11 +26,18 @@ from unified_reward_lab.alignment import ExamConfig, PreferenceConfig, write_can
 from unified_reward_lab.examples import write_prompts
 from unified_reward_lab.experiments.reinforcement_arms import Arm, Pairs
 from unified_reward_lab.experiments.reinforcement_judges import SHIPPED
-from unified_reward_lab.experiments.reinforcement_rewards import WatchedReward, counted_calls
+from unified_reward_lab.experiments.reinforcement_rewards import (
+    CountedReward,
+    counted_calls,
+    oracle_or_zero,
+    readable,
+)
 from unified_reward_lab.microworld import policy_prompt
 
 
 POLICIES = {Task.IMAGE_GENERATION: "tiny_image", Task.VIDEO_GENERATION: "tiny_video"}
+_HISTORY = ("reward", "spread", "kl", "norm_ratio", "constant_groups")
+"""Figures by step that are kept."""
 _BATCH = 20
 """Prompts that an exam samples in a batch."""
 _PROMPTS = 1000
@@ -80,31 +87,29 @@ def _learn(
     judges: Mapping[str, BaseJudge],
     out: Path,
 ) -> dict[str, Any]:
-    watcher = judges["scalar"] if config.held_out else None
     rewards = {
-        name: WatchedReward(
-            judges[name],
-            None if i else watcher,
-            failed=arm.failed,
-            handling=arm.handling,
-            groups=config.prompts_per_step,
-        )
-        for i, name in enumerate(arm.rewards)
+        name: CountedReward(judges[name], failed=arm.failed, handling=arm.handling)
+        for name in arm.rewards
     }
+    watchers = {"second": judges["scalar"], "oracle": oracle_or_zero, "readable": readable}
     report = train_pipeline(
         checkpoint_path(POLICIES[arm.task]),
         unique_prompts(arm.task, seed, out),
         rewards,
         replace(config, optim=replace(config.optim, seed=seed)),
         out,
+        held_out_rewards=watchers if config.held_out else {},
     )
-    history = {name: report[name] for name in ("reward", "spread", "kl", "norm_ratio")}
-    history["constant_groups"] = report["constant_groups"]
+    measured = report["held_out_rewards"]
+    names = {"reward": arm.rewards[0], **dict(zip(watchers, watchers, strict=True))}
     return {
         "questions": sum(reward.questions for reward in rewards.values()),
         "failures": sum(reward.failures for reward in rewards.values()),
-        "curve": rewards[arm.rewards[0]].curve,
-        "history": history,
+        "curve": [
+            {"step": step, **{key: measured[name][k][1] for key, name in names.items()}}
+            for k, (step, _) in enumerate(report["held_out"])
+        ],
+        "history": {name: report[name] for name in _HISTORY},
     }
 
 

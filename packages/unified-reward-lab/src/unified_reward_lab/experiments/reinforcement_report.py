@@ -169,22 +169,13 @@ def mean_curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, 
     """Mean over seeds of the measurements on held-out prompts, with the standard error.
 
     Args:
-        curves: Rows of `WatchedReward` by seed; a measurement comes before the step of its number.
+        curves: Rows with ``step`` and figures, by seed.
     """
-    points: list[list[tuple[int, Mapping[str, Any]]]] = []
-    for rows in curves:
-        step, found = 0, []
-        for row in rows:
-            if row["held_out"]:
-                found.append((step, row))
-            else:
-                step += 1
-        points.append(found)
     means: list[dict[str, Any]] = []
-    for at_once in zip(*points, strict=False):
-        row: dict[str, Any] = {"step": at_once[0][0], "seeds": len(at_once)}
+    for rows in zip(*curves, strict=True):
+        row: dict[str, Any] = {"step": rows[0]["step"], "seeds": len(rows)}
         for name in ("reward", "second", "oracle", "readable"):
-            values = np.array([each[name] for _, each in at_once], float)
+            values = np.array([each[name] for each in rows], float)
             row[name] = round(float(values.mean()), 4)
             spread = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
             row[f"{name}_se"] = round(float(spread), 4)

@@ -1,4 +1,4 @@
-"""Rewards of the study of reinforcement learning: watched by the oracle, counted, made to fail."""
+"""Rewards of the study of reinforcement learning: the oracle, and judges that count and fail."""
 
 from __future__ import annotations
 
@@ -26,59 +26,29 @@ _BACKWARD = 2
 _FAILURES_OF = 10_000
 
 
-class WatchedReward:
-    """Scores of a judge as a reward function, some of which fail; with curves of its calls.
-
-    The judge is asked of every sample. The oracle and a second judge look on: no policy is trained
-    by what they say.
-    """
+class CountedReward:
+    """Scores of a judge as a reward function; counts its questions, and makes some fail."""
 
     def __init__(
-        self,
-        judge: BaseJudge,
-        watcher: BaseJudge | None = None,
-        *,
-        failed: float = 0.0,
-        handling: Handling = "left_out",
-        groups: int = 0,
+        self, judge: BaseJudge, *, failed: float = 0.0, handling: Handling = "left_out"
     ) -> None:
         """Set up.
 
         Args:
             judge: The judge that scores.
-            watcher: The second judge; None for neither judge nor oracle.
             failed: Share of the rewards that fail, in [0, 1], decided by the sample alone.
             handling: Value of a failed reward.
-            groups: Groups of a training step; a call about more prompts is about the held-out ones.
         """
-        self.judge, self.watcher = judge, watcher
-        self.failed, self.handling, self.groups = failed, handling, groups
+        self.judge, self.failed, self.handling = judge, failed, handling
         self.questions = self.failures = 0
-        self.curve: list[dict[str, Any]] = []
-        """Mean reward of each call, and what was seen of those about held-out prompts."""
 
     def __call__(self, samples: Sequence[Sample]) -> list[float | None]:
         """Scores in the judge's unit; None for a sample without one."""
         values = scores(self.judge, samples)
-        self.questions += len(samples)
-        is_held_out = len({sample.id for sample in samples}) > self.groups
-        if self.watcher:
-            looked = self._watch(self.watcher, samples) if is_held_out else {}
-            self.curve.append({"held_out": is_held_out, "reward": _mean(values), **looked})
-        if not self.failed:
-            return values
         is_failed = [fails(sample, self.failed) for sample in samples]
+        self.questions += len(samples)
         self.failures += sum(is_failed)
         return replace_failed([s.id for s in samples], values, is_failed, self.handling)
-
-    @staticmethod
-    def _watch(watcher: BaseJudge, samples: Sequence[Sample]) -> dict[str, Any]:
-        read = [oracle_score(sample) for sample in samples]
-        return {
-            "second": _mean(scores(watcher, samples)),
-            "oracle": _mean([score or 0.0 for score in read]),
-            "readable": _mean([float(score is not None) for score in read]),
-        }
 
 
 def scores(judge: BaseJudge, samples: Sequence[Sample]) -> list[float | None]:
@@ -102,6 +72,16 @@ def oracle_score(sample: Sample) -> float | None:
         sample.task, split="train" if split == "train" else "test", seed=int(seed), index=int(index)
     )
     return prompt.oracle_score(sample.candidates[0])
+
+
+def oracle_or_zero(samples: Sequence[Sample]) -> list[float]:
+    """Oracle scores, 0 for a sample that it cannot read."""
+    return [oracle_score(sample) or 0.0 for sample in samples]
+
+
+def readable(samples: Sequence[Sample]) -> list[float]:
+    """1 for a sample that the oracle can read, 0 for another."""
+    return [float(oracle_score(sample) is not None) for sample in samples]
 
 
 def fails(sample: Sample, share: float) -> bool:

@@ -129,8 +129,8 @@ def _exam(oracle: Sequence[float | None], curve: Sequence[Any] = ()) -> dict[str
 
 
 def test_lead_is_over_the_seeds_that_both_have() -> None:
-    one, other = [_exam([1.0, None]), _exam([0.0, 0.0])], [_exam([0.5, 0.5])]
-    figure = lead(one, other, "ab")["oracle"]
+    arm, rival = [_exam([1.0, None]), _exam([0.0, 0.0])], [_exam([0.5, 0.5])]
+    figure = lead(arm, rival, "ab")["oracle"]
     assert (figure["value"], figure["n"]) == (0.0, 2)
 
 

@@ -51,7 +51,7 @@ def _rl(steps: int, lr: float, **options: object) -> DiffusionGRPO:
 
 
 def _dpo(steps: int, lr: float) -> DiffusionDPO:
-    """As in the study of alignment but for the number of steps."""
+    """Settings of the study of alignment but for the number of steps."""
     optim = OptimConfig(steps=steps, batch_size=32, accumulate=1, lr=lr, warmup=0.1, lora_rank=16)
     return DiffusionDPO(optim, beta=1000.0, weighting="noise")
 

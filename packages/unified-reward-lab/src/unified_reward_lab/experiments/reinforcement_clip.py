@@ -6,7 +6,6 @@ of the training split. The folder opens as ``clip-cosine:FOLDER``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +95,8 @@ def _batch(config: ClipTraining, step: int) -> tuple[Tensor, Sequence[str]]:
 
 def _tokenizer() -> Any:
     """Tokenizer of ``tiny_image`` with CLIP's begin and end, the highest ids."""
-    content = json.loads(read_text(checkpoint_path("tiny_image") / "tokenizer" / "tokenizer.json"))
-    tokenizer = Tokenizer.from_str(json.dumps(content))
+    file = checkpoint_path("tiny_image") / "tokenizer" / "tokenizer.json"
+    tokenizer = Tokenizer.from_str(read_text(file))
     tokenizer.add_special_tokens([_BEGIN, _END])
     ends = [(token, tokenizer.token_to_id(token)) for token in (_BEGIN, _END)]
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -20,7 +20,7 @@ from unified_reward_lab.experiments.votes import vote
 
 SHIPPED = {"unified": "tiny_judge", "scalar": "tiny_scalar"}
 _OPTIM = OptimConfig(steps=320, batch_size=32, accumulate=1, lr=5e-4, muon_lr=1e-3)
-"""As of `joint_learning`: equally many steps for a judge of one task and of four."""
+"""Settings of `joint_learning`: equally many steps for a judge of one task and of four."""
 _VOTES = OptimConfig(steps=400, batch_size=32, accumulate=1, lr=3e-4, muon_lr=6e-4, warmup=0.03)
 _VOTE_SEED, _VOTE_PROMPTS, _VOTES_A_PROMPT = 10, 384, 6
 _CLIP = ClipTraining(steps=800, batch_size=64)

@@ -76,14 +76,14 @@ def contrasts(done: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(a, b) for a, b in dict.fromkeys(pairs) if a in done and b in done]
 
 
-def lead(one: Sequence[Exam], other: Sequence[Exam], prompts: Sequence[str]) -> dict[str, Any]:
+def lead(arm: Sequence[Exam], rival: Sequence[Exam], prompts: Sequence[str]) -> dict[str, Any]:
     """Mean lead of an arm over another, over the seeds that both have.
 
     Returns:
         ``oracle``, and ``reward``, that of the judge `JUDGE`.
     """
-    n = min(len(one), len(other))
-    first, second = one[:n], other[:n]
+    n = min(len(arm), len(rival))
+    first, second = arm[:n], rival[:n]
     return {
         "oracle": _over_prompts(second, first, _GAINS["gain"], prompts).row(),
         "reward": _reward_gain(second, first, JUDGE, prompts),

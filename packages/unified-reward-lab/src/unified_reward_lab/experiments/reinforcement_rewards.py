@@ -85,7 +85,7 @@ def readable(samples: Sequence[Sample]) -> list[float]:
 
 
 def fails(sample: Sample, share: float) -> bool:
-    """Whether the reward of a sample fails: decided by its pixels and its prompt."""
+    """Decide by its pixels and its prompt if the reward of a sample fails."""
     medium: Any = sample.candidates[0]
     content = sample.id.encode() + np.ascontiguousarray(medium.source).tobytes()
     number = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")

@@ -120,11 +120,11 @@ def _examine(
     exam = study.exam
     stem = f"exam-{exam.seed}-{exam.n}"
     file = folder / f"{stem}.json"
-    kept = read_json(file) if file.exists() else {"rewards": {}}
+    kept: dict[str, Any] = read_json(file) if file.exists() else {"rewards": {}}
     missing = [name for name in judges if name not in kept["rewards"]]
     if missing or "oracle" not in kept:
         samples = exam_samples(policy, task, exam, folder / f"{stem}.npz")
-        kept.setdefault("oracle", [oracle_score(sample) for sample in samples])
+        kept["oracle"] = [oracle_score(sample) for sample in samples]
         kept["rewards"] |= {name: scores(open_named(name), samples) for name in missing}
         write_json(file, kept)
     return kept

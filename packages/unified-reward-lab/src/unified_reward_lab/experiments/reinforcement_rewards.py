@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -39,7 +40,8 @@ class CountedReward:
             failed: Share of the rewards that fail, in [0, 1], decided by the sample alone.
             handling: Value of a failed reward.
         """
-        self.judge, self.failed, self.handling = judge, failed, handling
+        self.judge, self.failed = judge, failed
+        self.handling: Handling = handling
         self.questions = self.failures = 0
 
     def __call__(self, samples: Sequence[Sample]) -> list[float | None]:

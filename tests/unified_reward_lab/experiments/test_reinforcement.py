@@ -156,10 +156,10 @@ def _row(step: int, value: float) -> dict[str, Any]:
 def test_curve_is_the_mean_over_seeds_by_step() -> None:
     rows = [_row(0, 0.0), _row(2, 1.0)]
     curve = mean_curve([rows, [{**row, "oracle": 3.0} for row in rows]])
+    # The second seed does not change: standard error of 1 and 0.
     assert [row["step"] for row in curve] == [0, 2]
     assert [row["oracle"] for row in curve] == [1.5, 2.0]
-    # Standard error of two values: half their difference.
-    assert [row["oracle_se"] for row in curve] == [1.5, 1.0]
+    assert [row["oracle_se"] for row in curve] == [0.0, 0.5]
 
 
 def test_page_and_plot_show_arms_curves_and_contrasts() -> None:

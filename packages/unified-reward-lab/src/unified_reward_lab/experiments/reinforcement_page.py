@@ -37,11 +37,12 @@ def page(report: Mapping[str, Any]) -> str:
         "noise before and after; in brackets 95 % intervals, bootstrap over prompts with all "
         "their seeds. Gains are of the oracle's score, in which unreadable is 0; rewards are in "
         "the judge's own unit. Questions to judges and samples through the denoiser (a backward "
-        f"pass counted as two) are of one training. Before: {befores}.",
+        f"pass counted as two) are of one training, what was measured on the way included. "
+        f"Before: {befores}.",
     ]
     for part, names in PARTS.items():
         arms = {name: report["arms"][name] for name in names if name in report["arms"]}
-        if arms:
+        if len(arms) > 1:
             lines += ["", f"### {_TITLES[part]}", "", *_part(part, arms)]
             if part == "rewards":
                 lines += _agreement(report["before"]["image_generation"]["agreement"])
@@ -115,7 +116,7 @@ def plot(report: Mapping[str, Any]) -> bytes:
 
     arms = report["arms"]
     curves = {name: arm["curve"] for name, arm in arms.items() if arm["curve"]}
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    figure = Figure(figsize=(max(9, 2.3 * len(curves)), 6.4), layout="constrained")
     grid = figure.add_gridspec(2, max(1, len(curves)), height_ratios=[1, 1.1])
     for k, (name, curve) in enumerate(curves.items()):
         axes = figure.add_subplot(grid[0, k])

@@ -166,7 +166,7 @@ def _reward_gain(
 
 
 def mean_curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Mean over seeds of the measurements on held-out prompts, with the standard error.
+    """Mean over seeds of the measurements on held-out prompts, with the standard errors of changes.
 
     Args:
         curves: Rows with ``step`` and figures, by seed.
@@ -177,7 +177,8 @@ def mean_curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, 
         for name in ("reward", "second", "oracle", "readable"):
             values = np.array([each[name] for each in rows], float)
             row[name] = round(float(values.mean()), 4)
-            spread = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+            change = values - [curve[0][name] for curve in curves]
+            spread = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else 0.0
             row[f"{name}_se"] = round(float(spread), 4)
         means.append(row)
     return means

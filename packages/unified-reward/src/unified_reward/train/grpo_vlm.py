@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -80,6 +81,9 @@ class VLMGRPO:
     """Divides the logits, in sampling and in training; > 0."""
     max_new_tokens: int = 256
     """Longest answer, in tokens; TRL's ``max_completion_length``."""
+    block: int = 1
+    """Consecutive prompts, >= 1, that a process always learns from in the same step, such as both
+    orders of a comparison; all are left out if one cannot be used."""
     mask_truncated_completions: bool = False
     """Learn nothing from answers that the limit cut."""
     weights: tuple[float, ...] = ()
@@ -103,7 +107,7 @@ class VLMGRPO:
     """Tracker of the figures, such as ``tensorboard``, ``wandb`` or ``trackio``."""
 
     def __post_init__(self) -> None:
-        least = {"group": 2, "updates": 1, "held_out_every": 1, "max_new_tokens": 1}
+        least = {"group": 2, "updates": 1, "block": 1, "held_out_every": 1, "max_new_tokens": 1}
         least |= {"opponents": 2, "held_out": 0, "beta": 0, "min_spread": 0, "patience_s": 0}
         for name, low in least.items():
             if not low <= (value := getattr(self, name)) < math.inf:
@@ -126,6 +130,13 @@ class VLMGRPO:
             raise ConfigError(
                 f"optim.batch_size times optim.accumulate is {n}, which must be a multiple of "
                 f"group, {self.group}: a process scores whole groups"
+            )
+        if self.block > 1 and self.held_out:
+            raise ConfigError("held_out is for prompts that stand alone, with a block of 1")
+        if self.prompts_per_step % self.block:
+            raise ConfigError(
+                f"a process has {self.prompts_per_step} prompts a step (optim.batch_size times "
+                f"optim.accumulate over group), which must be a multiple of block, {self.block}"
             )
         for name in ("steps", "save_every"):
             if (value := getattr(optim, name)) % self.updates:
@@ -408,7 +419,8 @@ def learn_from_rewards(
         newest = last_checkpoint(out / "checkpoints")
         raise non_finite_error("distribution of the next token", step, newest) from error
     _save(trainer, chat, out)
-    counts = {"prompts": len(trained), "left_out": len(requests) - len(usable)}
+    left_out = len(requests) - len(trained) - len(held_out)
+    counts = {"prompts": len(trained), "left_out": left_out}
     return counts | {"losses": losses} | history(trainer.state.log_history)
 
 
@@ -451,6 +463,8 @@ def _split(usable: Sequence[int], config: VLMGRPO) -> tuple[list[int], list[int]
     """
     if not usable:
         raise DataError("no prompt can be used; the reasons are logged")
+    n_by_block = Counter(i // config.block for i in usable)
+    usable = [i for i in usable if n_by_block[i // config.block] == config.block]
     order = shuffled_indices(len(usable), range(len(usable)), config.optim.seed)
     held_out = sorted(usable[i] for i in order[: config.held_out])
     trained = [i for i in usable if i not in {*held_out}]
@@ -484,12 +498,13 @@ def _build_trainer(
     scoring = _Scoring(chat, ends, held_out, config.group, reward, out / "checkpoints")
     n_groups = optim.steps // config.updates * config.prompts_per_step
     n_groups *= PartialState().num_processes
-    order = shuffled_indices(len(trained), range(n_groups), optim.seed)
+    n = config.block
+    blocks = shuffled_indices(len(trained) // n, range(n_groups // n), optim.seed)
     trainer = _GRPOTrainer(
         model=model,
         reward_funcs=scoring,
         args=_arguments(config, len(held_out), out / "checkpoints"),
-        train_dataset=_rows([trained[i] for i in order]),
+        train_dataset=_rows([trained[n * i + k] for i in blocks for k in range(n)]),
         eval_dataset=_rows(held_out) if held_out else None,
         processing_class=chat.processor,
         peft_config=lora_config(optim),

@@ -55,9 +55,8 @@ def train_pipeline(
         rewards: Judges or functions by name; or these with terms of their own, where ``weights``,
             ``min_spread``, ``opponents`` and ``patience_s`` of the settings do not count.
         config: Settings.
-        out: Folder of ``adapter/``, of ``policy/``, the pipeline with the adapters merged, of
-            ``history.jsonl``, with a row of figures for each step as soon as it is done, and of
-            ``checkpoints/``, from which a killed run resumes.
+        out: Folder of ``adapter/``, ``policy/``, the pipeline with the adapters merged,
+            ``history.jsonl``, which gets a row as soon as a step is done, and ``checkpoints/``.
         log: Called with the reason for each row or group that is left out.
         held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
 
@@ -72,19 +71,17 @@ def train_pipeline(
         ModelError: The pipeline cannot be trained, loss or gradient is not finite, or there are no
             rewards any more; the message names the state to resume from.
     """
-    trackers = tracker_names(config.report_to)
-    accelerator = build_accelerator(config.precision, trackers, out / "logs")
+    names = tracker_names(config.report_to)
+    accelerator = build_accelerator(config.precision, names, out / "logs")
     processes = Processes(accelerator)
     processes.check_share("prompts_per_step", config.prompts_per_step)
     scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
     others = _others(scorer.sources, held_out_rewards, config)
-    judges = {**scorer.sources, **held_out_rewards}
-    turns = Turns(judges, accelerator.device) if config.offload else None
+    turns = Turns(accelerator.device, scorer, others) if config.offload else None
     maker = _load(policy, config, accelerator)
     read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
-    for each in (scorer, others):
-        if each:
-            each.check_tasks({prompt.task for prompt in read})
+    for each in filter(None, (scorer, others)):
+        each.check_tasks({prompt.task for prompt in read})
     held_out, trained = _split(read, config)
     model = AdaptedNetworks(maker.with_options(config.rollout), config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)
@@ -96,9 +93,7 @@ def train_pipeline(
     history = trainer.train(SampleSheet(maker, (held_out or trained)[:4], out / "samples"))
     with processes.together(), trainer.result():
         if processes.is_first:
-            merge_adapters(model.adapters, out / "adapter", maker.pipeline)
-            maker.pipeline.save_pretrained(out / "policy", safe_serialization=True)
-            policies.write_defaults(maker.options, out / "policy")
+            _write(model, maker, out)
     return {"rows": rows, "prompts": len(trained), **_report(history)}
 
 
@@ -113,6 +108,12 @@ def _load(policy: str | Path, config: DiffusionGRPO, accelerator: Accelerator) -
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     return maker
+
+
+def _write(model: AdaptedNetworks, maker: DiffusionPolicy, out: Path) -> None:
+    merge_adapters(model.adapters, out / "adapter", maker.pipeline)
+    maker.pipeline.save_pretrained(out / "policy", safe_serialization=True)
+    policies.write_defaults(maker.options, out / "policy")
 
 
 def _others(

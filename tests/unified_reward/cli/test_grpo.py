@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from PIL import Image
 
 from unified_reward import policies
 
@@ -81,10 +82,15 @@ def test_json_is_exactly_an_object_and_rows_of_no_use_are_left_out(cli, prompts,
 @pytest.mark.parametrize(
     ("policy", "reward", "options", "message"),
     [
-        ("tiny_vlm", "tiny_judge", (), "prompts_per_step: Unexpected keyword argument"),
+        ("tiny_vlm", "tiny_judge", (), "window: Unexpected keyword argument"),
         ("tiny_image", "nobody", (), "there is no judge 'nobody'"),
         ("tiny_image", "no_module:f", (), "no_module:f is no judge, and there is no module"),
-        ("tiny_image", "{judge: tiny_judge, wait: 1}", (), "--reward: wait: Unexpected keyword"),
+        (
+            "tiny_image",
+            "{judge: tiny_judge, wait: 1}",
+            (),
+            "rewards.0.RewardTerm.wait: Unexpected keyword",
+        ),
         ("tiny_image", "{judge: tiny_judge", (), "is not YAML"),
         ("tiny_image", "{judge: tiny_judge, scale: x}", (), "there is no scale 'x'"),
         ("tiny_image", "tiny_judge", ("weights=[1,2]",), "2 weights for 1 rewards"),
@@ -101,10 +107,16 @@ def test_json_is_exactly_an_object_and_rows_of_no_use_are_left_out(cli, prompts,
             "tiny_image",
             "tiny_judge",
             ("--held-out-reward", "tiny_scalar"),
-            "need diffusion.held_out",
+            "need held_out",
         ),
         ("tiny_image", "tiny_judge", ("algorithm=ppo",), "algorithm"),
         ("tiny_image", "tiny_judge", ("prompts_per_step=9",), "and there are 3 prompts"),
+        (
+            "tiny_image",
+            "tiny_judge",
+            ("algorithm=draft",),
+            "tiny_judge has none; those of pickscore",
+        ),
         ("tiny_image", "tiny_judge", ("rule=flow",), "the step rule flow needs a flow model"),
     ],
 )
@@ -114,3 +126,16 @@ def test_wrong_usage_is_a_line(cli, prompts, policy, reward, options, message):
     )
     assert code == 2
     assert message in " ".join(messages.split())
+
+
+def test_a_policy_that_answers_learns_from_the_same_command(cli, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    row = {"id": "a", "task": "image_understanding", "prompt": "what colour is it?"}
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({**row, "context": [{"image": "a.png"}]}) + "\n", "utf-8")
+    out, few = tmp_path / "run", ("optim.steps=1", "optim.batch_size=2", "group=2")
+    given = ("--policy", "tiny_vlm", "--reward", "tiny_judge", "--out", out, *few)
+    code, printed, _ = cli("grpo", path, *given, "max_new_tokens=4")
+    assert code == 0
+    assert printed.startswith("1 prompts, reward ")
+    assert policies.load(out / "grpo" / "policy", device="cpu").tasks[0] == row["task"]

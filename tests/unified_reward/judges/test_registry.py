@@ -279,7 +279,9 @@ def test_a_wrong_card_is_refused_with_the_file_and_what_is_wrong(text, result, t
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ConfigError, match="no family 'best'; there are aspects, compact, edit"):
+    with pytest.raises(
+        ConfigError, match="no family 'best'; there are aspects, compact, compact-think, edit"
+    ):
         open_judge("tiny_judge", family="best")
     (tmp_path / CARD).write_text(json.dumps({"family": "best"}))
     with pytest.raises(ConfigError, match="no family 'best'"):

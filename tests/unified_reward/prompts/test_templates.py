@@ -53,13 +53,14 @@ def test_the_wording_of_every_template_is_the_golden_one(key):
 
 
 OWN_CELLS = {
+    "compact-think": {cell for cell in CELLS if cell[1] == "compare"},
     "edit": {(Task.IMAGE_EDITING, "score"), (Task.IMAGE_EDITING, "compare")},
     "edit_values": {(Task.IMAGE_EDITING, "compare")},
     "flex": {(Task.IMAGE_GENERATION, "compare"), (Task.VIDEO_GENERATION, "compare")},
 }
 
 
-def test_every_family_asks_all_ten_cells_but_those_of_edits_and_flex():
+def test_every_family_asks_all_ten_cells_but_those_with_some_of_their_own():
     for name in prompts.FAMILIES:
         covered = {key[1:] for key in TEMPLATES if key[0] == name}
         assert covered == OWN_CELLS.get(name, set(CELLS))
@@ -263,7 +264,7 @@ def test_reasoning_without_a_verdict_is_unparsed_even_with_probabilities():
 def test_an_unknown_family_is_an_error_that_lists_the_known():
     with pytest.raises(
         ConfigError,
-        match="no family 'nativ'; there are aspects, compact, edit, edit_values, editscore, edit",
+        match="no family 'nativ'; there are aspects, compact, compact-think, edit, edit_values",
     ):
         prompts.family("nativ")
 

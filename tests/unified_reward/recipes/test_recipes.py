@@ -49,6 +49,12 @@ def test_the_judge_of_a_recipe_can_be_built_and_its_turns_fit(name):
     )
 
 
+def test_the_first_phase_of_a_judge_that_thinks_can_be_built():
+    report = dry_run(load("think_qwen2_5_vl_7b"), "zero3")
+    assert report.per_step["turns"] == 256
+    assert report.trained == report.parameters
+
+
 def test_the_tiny_base_cannot_be_rehearsed():
     with pytest.raises(ConfigError, match="needs a judge, dpo or grpo stage, and the recipe"):
         dry_run(load("tiny_base"))

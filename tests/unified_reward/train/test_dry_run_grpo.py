@@ -128,7 +128,7 @@ def test_what_is_lacking_is_said(source, tmp_path):
         ({"rollout": Denoising(steps=2), "window": 2}, "of 2 steps, of which the last"),
         ({"rule": "flow"}, "rule: flow is for flow models"),
         ({"optim": {"lora_targets": ("nothing",)}}, "nothing"),
-        ({"rewards": ["nobody"]}, "there is no judge 'nobody'"),
+        ({"rewards": ["nobody"]}, "nobody"),
         ({"launch": "fsdp"}, "fsdp shards weights, .* launch --num_processes 8"),
     ],
 )

@@ -264,10 +264,10 @@ def test_judge_and_policy_take_turns():
     record = []
     rewards = GroupRewards({"judge": local_judge(record), "function": brightness})
     turns = Turns(torch.device("meta"), rewards, None)
-    turns.add_policy(Namespace(components={"unet": Module("policy", record), "scheduler": None}))
+    pipeline = Namespace(components={"unet": Module("policy", record), "scheduler": None})
 
     def break_off():
-        with turns.judging():
+        with turns.judging(pipeline):
             record.append("judging")
             raise KilledError
 

@@ -15,8 +15,13 @@ def row(step, **figures):
 
 
 def facts(**changes):
-    given = {"policy": "tiny_image", "rewards": ["tiny_judge"], "steps": 10}
-    settings = {"algorithm": "grpo", "updates": 2, "optim": {"lr": 3e-4}, "weights": []}
+    given = {"policy": "tiny_image", "rewards": ["tiny_judge"]}
+    settings = {
+        "algorithm": "grpo",
+        "updates": 2,
+        "optim": {"lr": 3e-4, "steps": 10},
+        "weights": [],
+    }
     return RunFacts(**(given | {"settings": settings | changes.pop("settings", {})} | changes))
 
 

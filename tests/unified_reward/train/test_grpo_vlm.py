@@ -228,21 +228,17 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_was_not(folder, tmp_path, option
     assert len(report["losses"]) == 4
 
 
-def test_a_failed_reward_leaves_its_group(folder, tmp_path, advantages):
-    """Of the rewards 1, 3 and none the first two are one deviation of a pair from their mean."""
-    values = [1.0, None, 3.0, 5.0, 5.0, 5.0]
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf])
+def test_a_failed_reward_leaves_its_group(folder, tmp_path, advantages, missing):
+    """The rewards 1 and 3 beside it are one deviation of a pair from their mean."""
+    values = [1.0, missing, 3.0, 5.0, 5.0, 5.0]
     report, _ = learn(
         folder, tmp_path, grpo(group=3, batch_size=6), lambda _: Rewards(values, {"cost": 7.0})
     )
-    by_row = {}
-    for row, advantage in advantages:
-        by_row.setdefault(row, []).append(advantage)
     spread = math.sqrt(2) + 1e-4  # of 1 and 3, with n - 1; TRL adds 1e-4
-    wanted = [sorted([-1 / spread, 0.0, 1 / spread]), [0.0] * 3]
-    assert [*map(sorted, by_row.values())] in (
-        [pytest.approx(each) for each in wanted],
-        [pytest.approx(each) for each in wanted[::-1]],
-    )
+    wanted = [-1 / spread, 0.0, 0.0, 0.0, 0.0, 1 / spread]
+    assert sorted(value for _, value in advantages) == pytest.approx(wanted)
+    assert len({row for row, value in advantages if value}) == 1
     counts = [report[name] for name in ("failed", "failed_groups", "constant_groups", "cost")]
     assert counts == [[1.0], [0.0], [1.0], [7.0]]
 
@@ -287,13 +283,16 @@ def test_weights_that_overflow_stop_the_run_at_its_step(folder, tmp_path):
 class Gone:
     """Requests of which the first cannot be opened."""
 
+    def __init__(self, n=4):
+        self._n = n
+
     def __len__(self):
-        return 4
+        return self._n
 
     def __getitem__(self, index):
         if index == 0:
             raise MediaError("gone.png is not there")
-        return REQUESTS[index]
+        return REQUESTS[index % 4]
 
     def name(self, index):
         return f"p{index}"
@@ -316,6 +315,19 @@ def test_requests_that_cannot_be_used_are_left_out_with_a_reason(folder, tmp_pat
         learn(folder, tmp_path / "none", grpo(max_new_tokens=10**6), letters, Gone())
 
 
+def test_requests_of_a_block_are_learned_in_one_step_or_left_out_together(folder, tmp_path):
+    """Request 0 of six cannot be used, so that request 1 is left out with it."""
+    steps = []
+
+    def reward(answers):
+        steps.append({answer.row for answer in answers})
+        return letters(answers)
+
+    report, _ = learn(folder, tmp_path, grpo(steps=4, block=2), reward, Gone(6))
+    assert (report["prompts"], report["left_out"]) == (4, 2)
+    assert sorted(map(sorted, steps)) == [[2, 3], [2, 3], [4, 5], [4, 5]]
+
+
 def test_a_model_that_padding_in_front_changes_is_refused(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         grpo_vlm, "choose_padding", lambda _, chat: setattr(chat, "padding_side", "right")
@@ -329,6 +341,8 @@ def test_a_model_that_padding_in_front_changes_is_refused(folder, tmp_path, monk
     [
         ({"group": 1}, "group must be at least 2, and finite, not 1"),
         ({"group": 3}, "accumulate is 4, which must be a multiple of group, 3"),
+        ({"block": 3}, "2 prompts a step .*, which must be a multiple of block, 3"),
+        ({"block": 2, "held_out": 2}, "held_out is for prompts that stand alone"),
         ({"updates": 2}, "optim.steps is 1, which must be a multiple of updates, 2"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"epsilon_high": math.inf}, "epsilon_high must be above 0, and finite"),

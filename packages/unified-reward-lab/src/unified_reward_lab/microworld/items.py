@@ -24,7 +24,7 @@ from .candidate_scenes import (
     random_scene_with_caption,
     random_variation,
 )
-from .captions import Split, describe, elements, split_of
+from .captions import Caption, Split, describe, elements, split_of
 from .edits import Edit, EditOutcome, apply_edit, edit_utility, random_edit
 from .questions import Question, Reply, Style, random_question, random_reply
 from .scene import FULL_WORLD, Scene, World, pick
@@ -42,6 +42,8 @@ JUDGED_TASKS = (*TASKS, Task.IMAGE_EDITING)
 
 _P_TIE = 0.08
 _P_FLAW = 0.35
+_LARGE_FLAW = 0.65
+"""Severity in the middle of its range, above which words call a flaw large."""
 _GAP_EDGES = (0.12, 0.25, 0.45)
 _N_CHANGES = (0, 0, 0, 1, 1, 2, 2, 3, 3, 4)
 _STYLES: dict[Style, float] = {
@@ -72,6 +74,8 @@ class _Option(NamedTuple):
     candidate: Candidate
     utility: float
     seen: float
+    facts: str = ""
+    """Facts that hold or not, in words, of a generated candidate."""
 
 
 def _is_tie(first: float, second: float) -> bool:
@@ -147,10 +151,29 @@ def _draft_generation(spec: _Spec, rng: np.random.Generator) -> _Draft:
         wants_tie = rng.random() < _P_TIE
         chosen = _random_pair(options, lambda s: s.utility(caption), rng, wants_tie=wants_tie)
     options = tuple(
-        _Option(s.render(rng), s.utility(caption), s.utility(caption, ignoring=spec.blind))
+        _Option(
+            s.render(rng),
+            s.utility(caption),
+            s.utility(caption, ignoring=spec.blind),
+            _facts_in_words(caption, s),
+        )
         for s in chosen
     )
     return _Draft(caption.text, (), options, truths)
+
+
+def _facts_in_words(caption: Caption, candidate: CandidateScene) -> str:
+    """Each fact of the caption with yes or no, then the flaw.
+
+    >>> _facts_in_words(Caption("a red star", (Mention("red", "star"),)), CandidateScene(Scene(())))
+    'red star no, one object no, clean'
+    """
+    answers = [
+        f"{name} {'yes' if holds else 'no'}"
+        for name, holds in elements(caption, candidate.scene).items()
+    ]
+    size = "large" if candidate.severity > _LARGE_FLAW else "small"
+    return ", ".join([*answers, f"{size} flaw" if candidate.flaw else "clean"])
 
 
 class _EditedImage(NamedTuple):
@@ -327,6 +350,9 @@ def make_example(
     utilities = [str(float(option.utility)) for option in draft.options]
     names = ("utility_first", "utility_second") if form == "compare" else ("utilities",)
     tags: dict[str, str] = dict(zip(names, utilities, strict=True))
+    if form == "compare" and all(option.facts for option in draft.options):
+        facts = (option.facts for option in draft.options)
+        tags |= zip(("facts_first", "facts_second"), facts, strict=True)
     return Example.of(sample, target, source=SOURCE, tags=tags)
 
 

@@ -19,7 +19,8 @@ from unified_reward.io.rows import Row, parse_row, read_examples
 from unified_reward.io.text import read_line
 
 
-_MIRRORED: dict[str, Winner] = {"first": "second", "tie": "tie", "second": "first"}
+MIRRORED: dict[str, Winner] = {"first": "second", "tie": "tie", "second": "first"}
+"""Each outcome of a comparison, as it is with the candidates exchanged."""
 
 
 def mirrored(record: Example) -> Example:
@@ -39,7 +40,7 @@ def mirrored(record: Example) -> Example:
     target, pair = record.target, record.pair
     if pair:
         pair = Pair(pair.rejected, pair.chosen, pair.chosen_score, pair.rejected_score)
-    winner = _MIRRORED[target.winner] if target.winner else None
+    winner = MIRRORED[target.winner] if target.winner else None
     aspects = {name: 1 - share for name, share in target.aspects.items()}
     return replace(
         record,
@@ -53,7 +54,7 @@ def mirrored(record: Example) -> Example:
 
 def _mirrored_name(tag: str) -> str:
     stem, underscore, side = tag.rpartition("_")
-    return stem + underscore + _MIRRORED[side] if underscore and side in _MIRRORED else tag
+    return stem + underscore + MIRRORED[side] if underscore and side in MIRRORED else tag
 
 
 def is_held_back(example: Example, share: float, folder: Path) -> bool:

@@ -29,6 +29,12 @@ _TOLERANCE = 1e-2
 """Largest difference of the log-density of a step and its repetition, in nats per element."""
 
 
+def repeat_prediction(step: Step, mixture: Mixture, parts: Mapping[str, nn.Module]) -> Tensor:
+    """Prediction of a step by networks of these names, called as they were."""
+    calls = [call._replace(output=parts[call.network](**call.arguments)[0]) for call in step.calls]
+    return mixture.mix(split_outputs(step._replace(calls=calls)), step.sample.shape)
+
+
 @dataclass(frozen=True, eq=False)
 class RepeatableStep:
     """A stochastic step of B samples, with the calls of the networks that lead to it."""
@@ -41,12 +47,9 @@ class RepeatableStep:
 
     def prediction(self, parts: Mapping[str, nn.Module]) -> Tensor:
         """Prediction of the networks, by the names of their components; with gradients."""
-        calls = [
-            call._replace(output=parts[call.network](**call.arguments)[0]) for call in self.calls
-        ]
         step = self.step
-        repeated = Step(calls, step.timestep, step.sample, step.prediction)
-        return self.mixture.mix(split_outputs(repeated), step.sample.shape)
+        repeated = Step(self.calls, step.timestep, step.sample, step.prediction)
+        return repeat_prediction(repeated, self.mixture, parts)
 
     def log_prob(self, parts: Mapping[str, nn.Module]) -> Tensor:
         """Log-density of the step that was taken, under the networks as they are now.

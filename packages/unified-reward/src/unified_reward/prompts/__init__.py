@@ -22,7 +22,8 @@ from unified_reward.prompts.wording import CELLS
 
 _MODULES = (aspects, compact, edit, flex, native, reasoned, think)
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (edit.VALUES, *(module.FAMILY for module in _MODULES))
+    family.name: family
+    for family in (compact.THINK, edit.VALUES, *(module.FAMILY for module in _MODULES))
 }
 TEMPLATES: dict[tuple[str, Task, Form], Template] = {
     (template.family.name, template.task, template.form): template

@@ -23,6 +23,8 @@ from unified_reward.prompts.wording import CRITERIA, NOUNS
 _SLOT = re.compile(r"⟪(media|prompt|criteria|first|second)⟫")
 _AT_CHOICES = {"score": r"\s*\S*", "compare": r"\s*[^.,;\"\n]*"}
 """Pattern of a number, and of a sentence, at the place of the choices."""
+_TAG = re.compile(r"</?(?:think|answer)>")
+_BETWEEN_TAGS = re.compile(r">\s+<")
 _OUTCOMES: tuple[Winner, ...] = ("first", "tie", "second")
 
 OpenMedia = Callable[[Any], Sequence[Any]]
@@ -194,6 +196,19 @@ class Template:
         if isinstance(value, Unparsed):
             return Unparsed(value.reason, text)
         return Scored(Score(value, self.scale), aspects, text)
+
+    def is_exact(self, text: str) -> bool:
+        """True if a text is what `answer` writes for the verdict and the reasoning in it.
+
+        For families that reason in tags. Nothing then stands before, between or behind the two
+        blocks but white space, and the reasoning is neither empty nor has tags of its own.
+        """
+        verdict = self.parse(text)
+        reasoning = text.partition("<think>")[2].rpartition("</think>")[0]
+        if isinstance(verdict, Unparsed) or not reasoning.strip() or _TAG.search(reasoning):
+            return False
+        exact = self.answer(verdict, rationale=reasoning)
+        return _BETWEEN_TAGS.sub("><", text.strip()) == _BETWEEN_TAGS.sub("><", exact.strip())
 
     def _parse_comparison(self, body: str, text: str) -> Preferred | Unparsed:
         if self.aspects:

@@ -32,7 +32,7 @@ _VERSION = "2-"
 """Begins the hash of a stage; another one where what it looks at changes."""
 _RECORDS = (CARD, "report.json", "started", "config.yaml", "environment.json")
 """Files of a stage's folder that are not part of what it made."""
-BUILT_IN = ("judge", "calibration", "bench", "dpo", "grpo")
+BUILT_IN = ("judge", "calibration", "bench", "dpo", "grpo", "think")
 
 
 @dataclass(frozen=True)

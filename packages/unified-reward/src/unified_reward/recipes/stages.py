@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from accelerate import PartialState
 
+from unified_reward.bench.answer_exam import examine_answers
 from unified_reward.bench.calibration import fit_calibration
 from unified_reward.bench.run import run_benchmark
 from unified_reward.core.errors import ConfigError
@@ -18,17 +19,21 @@ from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Example
 from unified_reward.data.example_file import ExampleFile
 from unified_reward.data.series import find_series
+from unified_reward.io.config import as_data
 from unified_reward.judges.card import CARD, Card, CardedJudge
 from unified_reward.judges.registry import open_judge
+from unified_reward.pairs.judge_answers import read_comparisons
 from unified_reward.policies import DEFAULTS
 from unified_reward.recipes.stage import Recipe, Run, Stage
 from unified_reward.train.dpo import PolicyDPO, align
-from unified_reward.train.dry_run import dry_run
+from unified_reward.train.dry_run import DryRun, dry_run
 from unified_reward.train.dry_run_dpo import dry_run_dpo
 from unified_reward.train.dry_run_grpo import dry_run_grpo
 from unified_reward.train.grpo import PolicyGRPO, learn_from_judges
 from unified_reward.train.judge import JudgeTraining, train_judge
+from unified_reward.train.optim import OptimConfig
 from unified_reward.train.reward_functions import reward_files
+from unified_reward.train.think import ThinkTraining, learn_from_verdicts, sift_answers
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,14 @@ def train_together(train: Callable[[], Sequence[tuple[int, float]]]) -> dict[str
     losses = train()
     state.wait_for_everyone()
     return {"losses": [list(step) for step in losses]}
+
+
+def on_first_process(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Report of work that one process does while the others wait; empty in these."""
+    state = PartialState()
+    report = work() if state.is_main_process else {}
+    state.wait_for_everyone()
+    return report
 
 
 def _judge(config: JudgeTraining, run: Run) -> None:
@@ -226,8 +239,87 @@ def _grpo(config: PolicyGRPO, run: Run) -> None:
     )
 
 
+def _think(config: ThinkTraining, run: Run) -> None:
+    """Cold start, sifting of the judge's answers, rejection sampling, GRPO; an exam after each."""
+    folder, judge = run.out / "think", config.base or judge_of("", run)
+    if config.cold_start:
+        judge = _taught("cold_start", config, config.cold_start, judge, config.chains, run)
+    sifted = folder / "answers"
+    run.stage(
+        "think/answers",
+        {"sifting": as_data(config.sifting), "max_new_tokens": config.grpo.max_new_tokens},
+        [checkpoint_path(judge), config.data],
+        sifted / "wrong.jsonl",
+        lambda: on_first_process(lambda: sift_answers(judge, config, sifted)),
+    )
+    kept = str(sifted / "kept.jsonl")
+    learned = _taught("rejection", config, config.rejection, judge, kept, run)
+    policy = folder / "grpo" / "policy"
+    wrong = sifted / "wrong.jsonl"
+    run.stage(
+        "think/grpo",
+        {"grpo": as_data(config.grpo), "reward": as_data(config.reward)},
+        [learned, wrong],
+        policy / CARD,
+        lambda: learn_from_verdicts(
+            learned, wrong, config.grpo, config.reward, folder / "grpo", run.log
+        ),
+    )
+    examined = {"start": judge, "rejection": learned, "grpo": str(policy)}
+    if config.exam:
+        for name, judged in examined.items():
+            _examine(name, judged, config, run)
+    run.products["judge"] = policy
+
+
+def _taught(
+    name: str, config: ThinkTraining, optim: OptimConfig, base: str, data: str, run: Run
+) -> str:
+    """A judge that has learned to answer with the reasoning in a file."""
+    training, folder = config.supervised(base, data, optim), run.out / "think" / name
+    run.stage(
+        f"think/{name}",
+        training,
+        [checkpoint_path(base), data],
+        folder / CARD,
+        lambda: train_together(lambda: train_judge(training, folder)),
+    )
+    return str(folder)
+
+
+def _examine(name: str, judge: str, config: ThinkTraining, run: Run) -> None:
+    answers = run.out / "think" / "exam" / name / "answers.jsonl"
+    options = {
+        "max_new_tokens": config.grpo.max_new_tokens,
+        "batch_size": config.sifting.batch_size,
+    }
+
+    def work() -> dict[str, Any]:
+        return examine_answers(judge, read_comparisons(Path(config.exam)), answers, **options)
+
+    run.stage(
+        f"think/exam/{name}",
+        options,
+        [judge, config.exam],
+        answers,
+        lambda: on_first_process(work),
+    )
+    report = run.reports[f"think/exam/{name}"]
+    for figure in ("accuracy", "consistency", "exact", "tokens"):
+        run.figures[f"think.{name}.{figure}"] = report.get(figure)
+
+
+def _rehearse_think(config: ThinkTraining, launch: str) -> DryRun:
+    """Dry run of the first phase; the last one holds the reference too, unless it has adapters."""
+    data = config.chains or config.data
+    return dry_run(
+        config.supervised(config.base, data, config.cold_start or config.rejection), launch
+    )
+
+
 JUDGE = Stage("judge", JudgeTraining, _judge, dry_run=dry_run, every_process=True)
 CALIBRATION = Stage("calibration", CalibrationConfig, _calibrate, _check_calibration)
 BENCH = Stage("bench", BenchConfig, _bench)
 DPO = Stage("dpo", PolicyDPO, _dpo, dry_run=dry_run_dpo, every_process=True)
 GRPO = Stage("grpo", PolicyGRPO, _grpo, dry_run=dry_run_grpo, every_process=True)
+THINK = Stage("think", ThinkTraining, _think, dry_run=_rehearse_think, every_process=True)

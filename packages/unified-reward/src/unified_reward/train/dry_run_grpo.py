@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from PIL import Image as PILImage
@@ -28,6 +28,7 @@ from unified_reward.policies.observation import Call, networks, observe
 from unified_reward.policies.prompt_calls import BROKEN
 from unified_reward.train.dry_run import DryRun, adapted, memory_report, not_here
 from unified_reward.train.dry_run_dpo import own_resolution, patch_tokens, refuse_sharding
+from unified_reward.train.dry_run_grpo_vlm import AnswersDryRun, dry_run_answers
 from unified_reward.train.group_sampler import HELD_OUT_SAMPLES, GroupSampler
 from unified_reward.train.grpo import PolicyGRPO
 from unified_reward.train.grpo_config import DiffusionGRPO
@@ -37,6 +38,7 @@ from unified_reward.train.loops import build_accelerator
 from unified_reward.train.meta_models import build_meta_pipeline
 from unified_reward.train.meta_prompts import embedded_prompt
 from unified_reward.train.policy_updates import AdaptedNetworks
+from unified_reward.train.reward_functions import is_function
 from unified_reward.train.rollouts import read_prompts
 
 
@@ -47,11 +49,11 @@ mean, and the prediction."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPODryRun(DryRun):
+class PipelineDryRun(DryRun):
     """Sizes and costs of the reinforcement learning of a pipeline, and what is missing for it."""
 
     rewards: tuple[str, ...]
-    """Judges; empty for the one that the recipe trains."""
+    """Names of the rewards; empty for the judge that the recipe trains."""
     window: tuple[int, int] | None
     """First and last step that may be stochastic, from 0; None for DiffusionNFT."""
     rollout_gib: Mapping[str, float]
@@ -62,8 +64,8 @@ class GRPODryRun(DryRun):
     gradients; ``comparing`` with the reference or the old policy; and ``held_out`` on average."""
 
 
-def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> GRPODryRun:
-    """Build everything of the reinforcement learning of a pipeline except its weights.
+def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> PipelineDryRun | AnswersDryRun:
+    """Build everything of the reinforcement learning of a policy except its weights.
 
     Args:
         config: The policy, its prompts, rewards and the options of the training.
@@ -75,7 +77,17 @@ def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> GRPODryRun:
         ModelError: The policy's folder is of another kind, or its steps cannot be recorded.
     """
     launcher = read_launch_config(launch) if launch else LaunchConfig("")
-    training, optim = config.diffusion, config.diffusion.optim
+    absent = _absent_rewards(config)
+    if config.vlm:
+        found = dry_run_answers(config.policy, config.prompts, config.vlm, launcher)
+        return replace(found, lacking=(*absent, *found.lacking))
+    return _diffusion(config, cast("DiffusionGRPO", config.diffusion), launcher, absent)
+
+
+def _diffusion(
+    config: PolicyGRPO, training: DiffusionGRPO, launcher: LaunchConfig, lacking: list[str]
+) -> PipelineDryRun:
+    optim = training.optim
     _check_launcher(launcher, training)
     own = DiffusionPolicy(
         build_meta_pipeline(config.policy),
@@ -90,11 +102,11 @@ def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> GRPODryRun:
     if training.rule == "flow" and prediction_type(own.pipeline.scheduler) != "flow":
         raise ConfigError(f"rule: flow is for flow models, and {config.policy} is none; use ddim")
     sampler = GroupSampler(own, [], training, build_accelerator("no"))
-    lacking = [*_absent_rewards(config), *not_here(config.policy)]
+    lacking += not_here(config.policy)
     n, rows = _number_of_prompts(config, policy, lacking), training.prompts_per_step
     rollout, evaluation = _Sampling(policy), _Sampling(own)
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
-    return GRPODryRun(
+    return PipelineDryRun(
         model=type(next(iter(parts.values()))).__name__,
         parameters=parameters,
         adapters=adapted(parts),
@@ -108,7 +120,7 @@ def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> GRPODryRun:
         per_step={"prompts": rows, "samples": rows * training.group},
         steps_per_epoch=math.ceil(n / rows) if n else None,
         epochs=round(optim.steps * rows / n, 2) if n else None,
-        rewards=config.rewards,
+        rewards=tuple(term.name for term in config.terms),
         window=sampler.window_range if training.algorithm == "grpo" else None,
         rollout_gib=_rollout_gib(training, rollout, launcher.processes),
         network_calls=_network_calls(training, rollout, evaluation),
@@ -129,8 +141,13 @@ def _count(part: nn.Module) -> int:
 
 
 def _absent_rewards(config: PolicyGRPO) -> list[str]:
-    """Rewards that would be downloaded; ConfigError for a name that is no judge's."""
-    judges = [each for each in config.rewards if kind_of(each) == "checkpoint"]
+    """Rewards that would be downloaded.
+
+    Raises:
+        ConfigError: A reference is neither a judge's nor a function's.
+    """
+    judges = [each for each in config.references if not is_function(each)]
+    judges = [each for each in judges if kind_of(each) == "checkpoint"]
     return [text.replace("weights", "reward", 1) for each in judges for text in not_here(each)]
 
 
@@ -242,9 +259,9 @@ def _tensors(call: Call) -> Iterator[Tensor]:
 def _rollout_gib(training: DiffusionGRPO, rollout: _Sampling, processes: int) -> dict[str, float]:
     samples = math.ceil(training.prompts_per_step / processes) * training.group
     recorded = rollout.latent_bytes
-    if training.algorithm == "grpo":
+    if training.trained_steps:
         step = rollout.own_bytes + _KEPT_LATENTS * rollout.latent_bytes
-        recorded += rollout.shared_bytes + training.window * step
+        recorded += rollout.shared_bytes + training.trained_steps * step
     sizes = {"recorded": samples * recorded, "samples": samples * rollout.sample_bytes}
     return {name: round(size / _GIB, 3) for name, size in sizes.items()}
 
@@ -258,7 +275,7 @@ def _network_calls(
         trained = updated * training.nft.draws
         compared = 2 * trained
     else:
-        trained = updated * training.window * passes
+        trained = updated * training.trained_steps * passes
         # Without a penalty the reference is a figure only, for which one step is enough.
         compared = trained if training.beta else updated * passes
     held_out = training.held_out * HELD_OUT_SAMPLES * evaluation.steps * evaluation.passes

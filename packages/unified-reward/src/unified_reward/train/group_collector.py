@@ -88,7 +88,7 @@ class GroupCollector:
             held_out: Prompts that are measured.
             judging: Surrounds every use of the rewards.
         """
-        self._rollouts, self._rewards, self._processes = rollouts, rewards, processes
+        self._rollouts, self.rewards, self._processes = rollouts, rewards, processes
         self._log = log if processes.is_first else lambda _: None
         self.held_out, self._judging = held_out, judging
 
@@ -133,14 +133,14 @@ class GroupCollector:
         if not self._rollouts.config.async_reward:
             made = [sample() for sample in samplings]
             with self._judging():
-                return made, self._rewards.score([each.questions for each in made])
+                return made, self.rewards.score([each.questions for each in made])
         made, futures = list[_Made](), list[Future[list[GroupScores]]]()
 
         def score(questions: list[Sample | None]) -> list[GroupScores]:
             # A server that is down is waited for once.
             if any(each.done() and each.exception() for each in futures):
                 raise CancelledError
-            return self._rewards.score([questions])
+            return self.rewards.score([questions])
 
         pool = ThreadPoolExecutor(1)
         try:
@@ -188,7 +188,7 @@ class GroupCollector:
         with self._processes.together():
             made = [*map(self._make_held_out, self._processes.share(self.held_out.prompts))]
             questions = [each.questions for each in made if not each.refusal]
-            sets = [self._rewards, self.held_out.rewards]
+            sets = [self.rewards, self.held_out.rewards]
             with self._judging():
                 scores = [each.score(questions) if each else [] for each in sets]
         for name, refusal in self._processes.gather([(e.prompt.id, e.refusal) for e in made]):

@@ -11,6 +11,7 @@ from unified_reward import policies
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Image, Task, Video
 from unified_reward.policies.diffusion import DiffusionPolicy
+from unified_reward.policies.last_step import LastStepSampler
 from unified_reward.policies.recorded import Rollout, StochasticSampler, sample_latents
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.loops import shuffled_indices
@@ -34,6 +35,7 @@ class GroupSampler:
         self._maker, self._prompts, self._accelerator = maker, prompts, accelerator
         self._trained = maker.with_options(config.rollout)
         self._stochastic: StochasticSampler | None = None
+        self._last = LastStepSampler(self._trained) if config.algorithm == "draft" else None
         self.window_range = (0, 0)
         """First and last index of the steps that the window may hold."""
         if config.algorithm == "grpo":
@@ -94,6 +96,8 @@ class GroupSampler:
     def _sample(
         self, step: int, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
     ) -> Rollout:
+        if self._last:
+            return self._last.sample(prompt, context, seeds)
         if self._stochastic is None:
             return sample_latents(self._trained, prompt, context, seeds)
         return self._stochastic.sample(prompt, context, seeds, self.window(step))

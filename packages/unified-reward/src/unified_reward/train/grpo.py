@@ -48,8 +48,8 @@ class PolicyGRPO:
             raise ConfigError("grpo takes either vlm or diffusion")
         if self.rewards:
             reward_terms(self.rewards, self.training.weights)
-        if self.held_out_rewards and not (self.diffusion and self.diffusion.held_out):
-            raise ConfigError("held_out_rewards need diffusion.held_out, the number of prompts")
+        if self.held_out_rewards and not self.training.held_out:
+            raise ConfigError("held_out_rewards need held_out, the number of prompts")
         if wins := [each for each in self.held_out_rewards if each.startswith("win:")]:
             raise ConfigError(f"held-out {wins[0]}: win rates in a group are 0.5 in the mean")
 
@@ -97,8 +97,9 @@ def learn_from_judges(
         opponents=training.opponents,
         reward_set=RewardSet(terms),
     )
-    if isinstance(training, VLMGRPO):
-        return train_vlm(policy, config.prompts, rewards, training, out, log)
     others = {name: opened[name] for name in config.held_out_rewards}
+    if isinstance(training, VLMGRPO):
+        measured = GroupRewards(others, patience_s=training.patience_s) if others else None
+        return train_vlm(policy, config.prompts, rewards, training, out, log, measured)
     report = train_pipeline(policy, config.prompts, rewards, training, out, log, others)
     return report | {"left_out": report["rows"].get("left_out", 0)}

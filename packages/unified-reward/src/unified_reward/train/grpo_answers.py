@@ -17,9 +17,11 @@ from unified_reward import policies
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example, Sample
+from unified_reward.io.config import as_data
 from unified_reward.policies.vlm import VLMPolicy, build_request
+from unified_reward.train.grpo_page import RunFacts, write_run_page
 from unified_reward.train.grpo_vlm import VLMGRPO, Rewards, SampledAnswer, learn_from_rewards
-from unified_reward.train.rollouts import GroupRewards, read_prompts
+from unified_reward.train.rollouts import GroupRewards, GroupScores, read_prompts
 
 
 class Prompts:
@@ -48,28 +50,35 @@ class AnswerRewards:
         self,
         examples: Sequence[Example],
         rewards: GroupRewards,
+        others: GroupRewards | None,
         config: VLMGRPO,
         log: Callable[[str], None],
     ) -> None:
-        self._examples, self._rewards, self._log = examples, rewards, log
+        """Set up; others are measured on held-out prompts alone."""
+        self._examples, self._rewards, self._others = examples, rewards, others
+        self._log = log
         self._in_group = config.scale_rewards == "group"
 
     def __call__(self, answers: Sequence[SampledAnswer]) -> Rewards:
         """Z-scores in the group where rewards are scaled so, otherwise weighted sums.
 
-        Figures are the mean ``reward``, and the mean ``spread`` of a group.
+        Figures are the mean ``reward``, the mean ``spread`` of a group, the mean of each reward,
+        and the ``lost_comparisons`` of win rates.
         """
         groups = [[*group] for _, group in groupby(answers, attrgetter("row"))]
-        scores = self._rewards.score([[*map(self._sample, group)] for group in groups])
+        samples = [[*map(self._sample, group)] for group in groups]
+        scores = self._rewards.score(samples)
         for group, score in zip(groups, scores, strict=True):
             if reasons := [*filter(None, score.reasons)]:
                 name = self._examples[group[0].row].id
                 self._log(f"{len(reasons)} answers to {name!r} lack rewards: {reasons[0]}")
         known = [[v for v in score.values if v is not None] for score in scores]
-        figures: dict[str, float] = {}
+        figures = _means(scores)
         if flat := [value for group in known for value in group]:
             figures["reward"] = float(np.mean(flat))
             figures["spread"] = float(np.mean([np.std(group) for group in known if group]))
+        if self._others and answers[0].is_held_out:
+            figures |= _means(self._others.score(samples))
         values = [score.advantages if self._in_group else score.values for score in scores]
         return Rewards([value for group in values for value in group], figures)
 
@@ -81,6 +90,14 @@ class AnswerRewards:
         )
 
 
+def _means(scores: Sequence[GroupScores]) -> dict[str, float]:
+    """Mean of each reward, and lost comparisons."""
+    found = {name: [v for s in scores for v in s.by_reward[name]] for name in scores[0].by_reward}
+    known = {name: [v for v in values if v is not None] for name, values in found.items()}
+    means = {f"rewards/{name}": float(np.mean(values)) for name, values in known.items() if values}
+    return means | {"lost_comparisons": float(sum(score.lost_comparisons for score in scores))}
+
+
 def train_vlm(
     policy: str | Path,
     prompts: Path,
@@ -88,6 +105,7 @@ def train_vlm(
     config: VLMGRPO,
     out: Path,
     log: Callable[[str], None] = lambda _: None,
+    held_out_rewards: GroupRewards | None = None,
 ) -> dict[str, Any]:
     """Train a vision-language policy by the rewards of its answers.
 
@@ -98,6 +116,7 @@ def train_vlm(
         config: Settings.
         out: Folder of ``policy/``, the new policy, and more; see `learn_from_rewards`.
         log: Called with the reason for each row or reward that is left out.
+        held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
 
     Returns:
         ``rows`` by status, and as `learn_from_rewards`; ``reward`` and ``spread`` are of the
@@ -115,19 +134,22 @@ def train_vlm(
         raise ConfigError(f"{policy} is a diffusers pipeline, not a vision-language model")
     log = log if state.is_main_process else _ignore
     examples, rows = read_prompts(prompts, model.tasks, log)
-    rewards.check_tasks({example.task for example in examples})
+    for each in filter(None, (rewards, held_out_rewards)):
+        each.check_tasks({example.task for example in examples})
     # Z-scores are not divided by a deviation again.
     scaled = "none" if config.scale_rewards == "group" else config.scale_rewards
     report = learn_from_rewards(
         model.vlm,
         Prompts(examples),
-        AnswerRewards(examples, rewards, config, log),
+        AnswerRewards(examples, rewards, held_out_rewards, config, log),
         replace(config, scale_rewards=scaled),
         out,
         log,
     )
     if state.is_main_process:
         policies.write_defaults(model.options, out / "policy")
+        n, held_out = report["prompts"], config.held_out
+        write_run_page(out, RunFacts(str(policy), rewards.names, as_data(config), n, held_out), log)
     left_out = report["left_out"] + rows.get("left_out", 0)
     return {"rows": rows, **report, "left_out": left_out}
 

@@ -45,10 +45,11 @@ class DiffusionGRPO:
     optim: OptimConfig
     """``steps`` counts rollouts, each followed by ``updates`` optimiser steps over all its groups;
     ``batch_size`` samples are made and trained in a batch, and ``accumulate`` must be 1."""
-    algorithm: Literal["grpo", "nft"] = "grpo"
-    """Policy gradient of recorded steps, or DiffusionNFT on the sampled latents."""
+    algorithm: Literal["grpo", "nft", "draft"] = "grpo"
+    """Policy gradient of recorded steps, DiffusionNFT on the sampled latents, or the gradients of
+    the rewards through the last step (DRaFT-1, arXiv:2309.17400)."""
     group: int = 8
-    """Samples of a prompt, >= 2."""
+    """Samples of a prompt, >= 2; of draft >= 1."""
     prompts_per_step: int = 4
     """Groups of a step, >= 1."""
     updates: int = 1
@@ -67,7 +68,8 @@ class DiffusionGRPO:
     clip: float = 1e-4
     """Clip range of the ratio, > 0."""
     beta: float = 0.0
-    """Weight of the KL divergence from the reference, >= 0."""
+    """Weight of the KL divergence from the reference, >= 0; of draft, of the squared distance to
+    its prediction of the last step."""
     nft: NFTOptions = field(default_factory=NFTOptions)
     sampling: Denoising = field(default_factory=Denoising)
     """Sampling options in place of those of the policy's folder, also in the result."""
@@ -104,8 +106,8 @@ class DiffusionGRPO:
     """Trackers, by accelerate's names: ``tensorboard``, ``wandb``, ``trackio``, …, or ``all``."""
 
     def __post_init__(self) -> None:
-        least = {"group": 2, "opponents": 2, "prompts_per_step": 1, "updates": 1, "window": 1}
-        least |= {"held_out_every": 1, "held_out": 0, "samples_every": 0, "beta": 0}
+        least = {"group": self.least, "opponents": 2, "prompts_per_step": 1, "updates": 1}
+        least |= {"window": 1, "held_out_every": 1, "held_out": 0, "samples_every": 0, "beta": 0}
         least |= {"min_spread": 0, "patience_s": 0, "ema_every": 1}
         for name, low in least.items():
             if not low <= (value := getattr(self, name)) < math.inf:
@@ -124,7 +126,19 @@ class DiffusionGRPO:
         if not self.optim.lora_rank:
             raise ConfigError("grpo trains adapters; give optim.lora_rank")
 
+    @property
+    def least(self) -> int:
+        """Rewards that a group needs: two to compare, or one that has gradients."""
+        return 1 if self.algorithm == "draft" else 2
+
+    @property
+    def trained_steps(self) -> int:
+        """Steps of a sample that are repeated with gradients."""
+        return {"grpo": self.window, "nft": 0, "draft": 1}[self.algorithm]
+
     def _check_loop(self) -> None:
+        if self.offload and self.algorithm == "draft":
+            raise ConfigError("draft needs policy and judge on the device at once; no offload")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
         if self.async_reward and self.offload:

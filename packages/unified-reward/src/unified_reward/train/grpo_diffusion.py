@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,12 +20,14 @@ from unified_reward import policies
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
+from unified_reward.io.config import as_data
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.adapters import merge_adapters
 from unified_reward.train.group_collector import GroupCollector, HeldOut
 from unified_reward.train.group_sampler import GroupSampler
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_loop import RewardLoop
+from unified_reward.train.grpo_page import RunFacts, write_run_page
 from unified_reward.train.loops import build_accelerator
 from unified_reward.train.offload import Turns
 from unified_reward.train.policy_updates import AdaptedNetworks
@@ -56,7 +59,8 @@ def train_pipeline(
             ``min_spread``, ``opponents`` and ``patience_s`` of the settings do not count.
         config: Settings.
         out: Folder of ``adapter/``, ``policy/``, the pipeline with the adapters merged,
-            ``history.jsonl``, which gets a row as soon as a step is done, and ``checkpoints/``.
+            ``history.jsonl``, which gets a row as soon as a step is done, ``index.html``, a page
+            of it, and ``checkpoints/``, from which a killed run resumes.
         log: Called with the reason for each row or group that is left out.
         held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
 
@@ -68,33 +72,43 @@ def train_pipeline(
     Raises:
         ConfigError: Options, policy and rewards do not fit.
         DataError: No prompt can be used.
-        ModelError: The pipeline cannot be trained, loss or gradient is not finite, or there are no
-            rewards any more; the message names the state to resume from.
+        ModelError: The pipeline cannot be trained, a loss is not finite, or rewards fail for long.
     """
-    names = tracker_names(config.report_to)
-    accelerator = build_accelerator(config.precision, names, out / "logs")
+    accelerator = _accelerator(config, out)
     processes = Processes(accelerator)
-    processes.check_share("prompts_per_step", config.prompts_per_step)
-    scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
-    others = _others(scorer.sources, held_out_rewards, config)
+    scorer = _group_rewards(rewards, config)
+    others = _others(scorer.names, held_out_rewards, config)
     turns = Turns(accelerator.device, scorer, others) if config.offload else None
     maker = _load(policy, config, accelerator)
     read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
     for each in filter(None, (scorer, others)):
-        each.check_tasks({prompt.task for prompt in read})
+        each.check_tasks({prompt.task for prompt in read}, is_measured=each is others)
     held_out, trained = _split(read, config)
     model = AdaptedNetworks(maker.with_options(config.rollout), config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)
-    if turns:
-        turns.add_policy(maker.pipeline)
-    judging = turns.judging if turns else nullcontext
+    judging = partial(turns.judging, maker.pipeline) if turns else nullcontext
     collector = GroupCollector(rollouts, scorer, processes, log, HeldOut(held_out, others), judging)
     trainer = RewardLoop(model, collector, config, accelerator, out)
-    history = trainer.train(SampleSheet(maker, (held_out or trained)[:4], out / "samples"))
+    sheet = SampleSheet(maker, (held_out or trained)[:4], out / "samples")
+    run = RunFacts(
+        maker.name, scorer.names, as_data(config), len(trained), len(held_out), sheet.prompts
+    )
+    history = trainer.train(sheet, lambda: write_run_page(out, run, log))
     with processes.together(), trainer.result():
         if processes.is_first:
             _write(model, maker, out)
     return {"rows": rows, "prompts": len(trained), **_report(history)}
+
+
+def _accelerator(config: DiffusionGRPO, out: Path) -> Accelerator:
+    names = tracker_names(config.report_to)
+    accelerator = build_accelerator(config.precision, names, out / "logs")
+    if config.prompts_per_step < (n := accelerator.num_processes):
+        raise ConfigError(
+            f"prompts_per_step is {config.prompts_per_step}, of which {n} processes need at least "
+            "one each"
+        )
+    return accelerator
 
 
 def _load(policy: str | Path, config: DiffusionGRPO, accelerator: Accelerator) -> DiffusionPolicy:
@@ -157,15 +171,18 @@ def _report(history: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _group_rewards(
-    sources: Mapping[str, BaseJudge | RewardFunction], config: DiffusionGRPO
+    rewards: Mapping[str, BaseJudge | RewardFunction] | GroupRewards, config: DiffusionGRPO
 ) -> GroupRewards:
-    return GroupRewards(
-        sources,
-        config.weights,
-        min_spread=config.min_spread,
-        patience_s=config.patience_s,
-        opponents=config.opponents,
-    )
+    if not isinstance(rewards, GroupRewards):
+        rewards = GroupRewards(
+            rewards,
+            config.weights,
+            min_spread=config.min_spread,
+            patience_s=config.patience_s,
+            opponents=config.opponents,
+        )
+    rewards.least = config.least
+    return rewards
 
 
 def _split(

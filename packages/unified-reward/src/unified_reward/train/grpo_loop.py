@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from unified_reward.train.policy_updates import (
 )
 from unified_reward.train.processes import Processes
 from unified_reward.train.reward_functions import RewardFunctionError
+from unified_reward.train.reward_gradients import RewardGradients
 from unified_reward.train.run_history import RunHistory
 from unified_reward.train.sample_sheets import SampleSheet
 
@@ -91,6 +92,9 @@ class RewardLoop:
                 config.nft,
                 config.optim.seed,
             )
+        if config.algorithm == "draft":
+            rewards = self._collector.rewards
+            return RewardGradients(self._model, self._accelerator, rewards, beta=config.beta)
         return GRPOUpdate(
             self._model,
             self._accelerator,
@@ -99,11 +103,19 @@ class RewardLoop:
             kind=config.ratio,
         )
 
-    def train(self, sheet: SampleSheet) -> dict[str, list[Any]]:
-        """Train up to the last step; the figures by step, see `row_of`."""
+    def train(self, sheet: SampleSheet, write_page: Callable[[], None]) -> dict[str, list[Any]]:
+        """Train up to the last step.
+
+        Args:
+            sheet: Samples to look at, every ``samples_every`` steps and before the first.
+            write_page: Called in the first process whenever there is more to look at.
+
+        Returns:
+            The figures by step, see `row_of`.
+        """
         history = self.state.load(self._accelerator.device)
         try:
-            self._run(history, sheet)
+            self._run(history, sheet, write_page)
         except (ServerError, RewardFunctionError) as error:
             # Rewards come before a step changes anything, or after it is complete.
             self._save(history)
@@ -116,7 +128,9 @@ class RewardLoop:
         """Have the weights in the networks that are measured and written, until the block ends."""
         return self._model.with_weights(self._average)
 
-    def _run(self, history: dict[str, list[Any]], sheet: SampleSheet) -> None:
+    def _run(
+        self, history: dict[str, list[Any]], sheet: SampleSheet, write_page: Callable[[], None]
+    ) -> None:
         config, steps = self.config, self.config.optim.steps
         bar = loss_progress()
         with bar if self._processes.is_first else nullcontext():
@@ -124,6 +138,8 @@ class RewardLoop:
             self._measure(history)
             with self._processes.together():
                 self._rows.begin(history)
+            if not history["loss"]:
+                self._show(0, sheet, write_page)
             for step in range(len(history["loss"]), steps):
                 figures = self._step(step)
                 for name in _LOGGED:
@@ -137,10 +153,19 @@ class RewardLoop:
                 bar.update(task, completed=step + 1, loss=text)
                 if config.optim.save_every and (step + 1) % config.optim.save_every == 0:
                     self._save(history)
-                if config.samples_every and (step + 1) % config.samples_every == 0:
-                    with self._processes.together(), self.result():
-                        if self._processes.is_first:
-                            sheet.write(step + 1)
+                self._show(step + 1, sheet, write_page)
+
+    def _show(self, step: int, sheet: SampleSheet, write_page: Callable[[], None]) -> None:
+        """Write the sheet and the page, if they are due after so many steps."""
+        optim, every = self.config.optim, self.config.samples_every
+        has_sheet = bool(every) and step % every == 0
+        is_saved = bool(optim.save_every) and step % optim.save_every == 0
+        if has_sheet or is_saved or step == optim.steps:
+            with self._processes.together(), self.result():
+                if self._processes.is_first:
+                    if has_sheet:
+                        sheet.write(step)
+                    write_page()
 
     def _save(self, history: Mapping[str, Sequence[Any]]) -> None:
         with self._processes.together():
@@ -177,8 +202,9 @@ class RewardLoop:
             self._schedule.step()
             nft = self.config.nft
             self._follow(self._old, min(nft.decay_rate * (step + 1), nft.decay_limit))
-        learning = {name: mean([found.get(name) for found in updates]) for name in _FIGURES}
-        return figures_of(scored) | learning
+        last = updates[-1] if updates else {}
+        learning = {name: last.get(name) for name in _FIGURES}
+        return {**figures_of(scored), **learning, "loss": mean([each["loss"] for each in updates])}
 
     def _collect(self, step: int) -> tuple[list[Group], list[ScoredGroup]]:
         """Groups of a step, see `GroupCollector.collect`."""

@@ -6,19 +6,20 @@ Made from the figures of the steps so far, so that a run that goes on or was kil
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from unified_reward.core.errors import ConfigError
 from unified_reward.io.text import read_json_lines
 from unified_reward.report.charts import Line
 from unified_reward.report.page import DASH, Page, Tile
+from unified_reward.train.run_history import FILE
 
 
-_HISTORY = "history.jsonl"
 PAGE = "index.html"
 """File of the page in the folder of a run."""
 Row = Mapping[str, Any]
@@ -36,10 +37,8 @@ class RunFacts:
     policy: str
     rewards: Sequence[str]
     """Names of the rewards that are trained."""
-    steps: int
-    """Steps of the whole run."""
     settings: Mapping[str, Any]
-    """Settings by name, perhaps nested."""
+    """Settings by name; ``steps`` are in those of ``optim``."""
     prompts: int = 0
     """Number of prompts that are trained."""
     held_out: int = 0
@@ -67,7 +66,7 @@ _SIGNS = {
     ),
     "kl": _Figure(
         "Distance from the reference",
-        "nats per element",
+        "nats per element of a step, or per token",
         "Compare runs at the same distance; a reward that needs ever more of it is suspect.",
     ),
     "spread": _Figure(
@@ -85,7 +84,7 @@ _UPDATES = {
     "deviation": _Figure(
         "Distance from the policy that sampled",
         "mean |ratio - 1|",
-        "Of the ratio of densities, over the optimiser steps of a step.",
+        "Of the ratio of densities, at the last optimiser step of a step.",
     ),
 }
 _NFT = {
@@ -100,6 +99,7 @@ _COUNTS = {
     "failed": "rewards that failed",
     "failed_groups": "groups without two rewards",
     "constant_groups": "groups of equal rewards",
+    "lost_comparisons": "comparisons that failed",
 }
 _HIDDEN = {"step", "loss", "reward", "rewards", "held_out", "held_out_rewards"}
 _ALONE = (
@@ -114,14 +114,25 @@ _TOLD_APART = (
 )
 
 
-def write_run_page(folder: Path, run: RunFacts) -> None:
+def write_run_page(
+    folder: Path, run: RunFacts, log: Callable[[str], None] = lambda _: None
+) -> None:
     """Write the page of a run into its folder, from its ``history.jsonl`` and ``samples/``.
+
+    Args:
+        folder: Folder of the run.
+        run: Facts about it.
+        log: Called if there is no page, since the extra [report] is not installed.
 
     Raises:
         DataError: The file cannot be written.
     """
-    rows = [row for _, row in read_json_lines(folder / _HISTORY)]
-    build_run_page(rows, run, sorted((folder / "samples").glob("step-*.png"))).write(folder / PAGE)
+    rows = [row for _, row in read_json_lines(folder / FILE)]
+    sheets = sorted((folder / "samples").glob("step-*.png"))
+    try:
+        build_run_page(rows, run, sheets).write(folder / PAGE)
+    except ConfigError as error:
+        log(f"there is no page of the run: {error}")
 
 
 def build_run_page(rows: Sequence[Row], run: RunFacts, sheets: Sequence[Path] = ()) -> Page:
@@ -133,7 +144,9 @@ def build_run_page(rows: Sequence[Row], run: RunFacts, sheets: Sequence[Path] = 
         sheets: Sheets of samples ``step-NNNNNN.png``, in order, in a folder ``samples``.
     """
     curves = _Curves(rows, run.rewards)
-    page = Page("Learning from rewards", lead=f"{run.policy}, trained by {_all(run.rewards)}.")
+    page = Page(
+        "Learning from rewards", lead=f"{Path(run.policy).name}, trained by {_all(run.rewards)}."
+    )
     page.section("Now")
     page.tiles([*_tiles(curves, run)])
     _add_rewards(page, curves)
@@ -141,7 +154,7 @@ def build_run_page(rows: Sequence[Row], run: RunFacts, sheets: Sequence[Path] = 
     _add_samples(page, sheets, run)
     _add_updates(page, curves, run)
     page.section("Settings", "Of the run, as it was started.")
-    facts = {"prompts": run.prompts, "held-out prompts": run.held_out}
+    facts = {"policy": run.policy, "prompts": run.prompts, "held-out prompts": run.held_out}
     settings = [*facts.items(), *_flat(run.settings)]
     page.table(["setting", "value"], [[name, _text(value)] for name, value in settings])
     return page
@@ -187,7 +200,7 @@ class _Curves:
 
 def _tiles(curves: _Curves, run: RunFacts) -> Iterator[Tile]:
     done = sum("reward" in row for row in curves.rows)
-    yield Tile("Steps", f"{done:,}", f"of {run.steps:,}")
+    yield Tile("Steps", f"{done:,}", f"of {run.settings['optim']['steps']:,}")
     yield _tile("Trained reward", curves.ends(curves.line("reward")))
     if "reward" in curves.held_out:
         line = curves.held_out["reward"]
@@ -198,7 +211,9 @@ def _tiles(curves: _Curves, run: RunFacts) -> Iterator[Tile]:
     if line := curves.line("diversity"):
         yield _tile("Diversity of a group", curves.ends(line))
     failed = sum(row.get("failed") or 0 for row in curves.rows)
-    skipped = sum(row.get(name) or 0 for row in curves.rows for name in [*_COUNTS][1:])
+    skipped = sum(
+        row.get(name) or 0 for row in curves.rows for name in ("failed_groups", "constant_groups")
+    )
     yield Tile("Failed rewards", f"{failed:,.0f}", f"{skipped:,.0f} groups taught nothing")
 
 
@@ -259,7 +274,7 @@ def _add_curve(
 
 
 def _add_signs(page: Page, curves: _Curves, run: RunFacts) -> None:
-    signs = _SIGNS | (_NFT if _is_nft(run) else {})
+    signs = _SIGNS | (_NFT if _has_no_ratio(run) else {})
     page.section("Does it exploit its reward?", _TOLD_APART if curves.measures else _ALONE)
     best = (
         curves.held_out.get("reward", []),
@@ -308,9 +323,9 @@ def _add_samples(page: Page, sheets: Sequence[Path], run: RunFacts) -> None:
 
 
 def _add_updates(page: Page, curves: _Curves, run: RunFacts) -> None:
-    updates = _UPDATES | (_NFT if _is_nft(run) else {})
+    updates = _UPDATES | (_NFT if _has_no_ratio(run) else {})
     page.section("Updates and failures")
-    if not _is_nft(run) and run.settings.get("updates") == 1:
+    if not _has_no_ratio(run) and run.settings.get("updates") == 1:
         page.text(
             "With one update a step, each gradient is taken at the policy that sampled: every "
             "ratio of densities is exactly 1, and nothing is clipped."
@@ -319,7 +334,7 @@ def _add_updates(page: Page, curves: _Curves, run: RunFacts) -> None:
     for name in updates.keys() & {*_UPDATES}:
         if line := curves.line(name):
             _add_curve(page, curves, {"": line}, updates[name])
-    counts = {label: curves.line(name) for name, label in _COUNTS.items()}
+    counts = {label: curves.line(name) for name, label in _COUNTS.items() if name in curves.names}
     if any(value for line in counts.values() for _, value in line):
         reading = (
             "Failed rewards leave their group and are never a number; such groups teach nothing."
@@ -332,8 +347,8 @@ def _add_updates(page: Page, curves: _Curves, run: RunFacts) -> None:
         _add_curve(page, curves, {"": curves.line(name)}, _Figure(name, "", ""))
 
 
-def _is_nft(run: RunFacts) -> bool:
-    return run.settings.get("algorithm") == "nft"
+def _has_no_ratio(run: RunFacts) -> bool:
+    return run.settings.get("algorithm") in ("nft", "draft")
 
 
 def _flat(settings: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:

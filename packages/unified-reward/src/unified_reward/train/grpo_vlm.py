@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from importlib.util import find_spec
@@ -21,7 +22,6 @@ from datasets import Dataset
 from peft import PeftModel
 from rich.progress import track
 from torch import Tensor
-from transformers import TrainerCallback
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -33,6 +33,7 @@ from unified_reward.core.errors import ConfigError, DataError, ModelError, Serve
 from unified_reward.core.requests import Request
 from unified_reward.media import PILImage
 from unified_reward.train.bad_items import BAD_ITEM, item_name
+from unified_reward.train.grpo_log import FIGURE, Measurements, history
 from unified_reward.train.loops import shuffled_indices
 from unified_reward.train.optim import (
     FiniteTrainer,
@@ -49,17 +50,8 @@ from unified_reward.train.padding import choose_padding
 
 
 _VLLM = "vllm_"
-_FIGURE = "figures/"
-_LOGGED = {
-    "reward": "reward",
-    "spread": "reward_std",
-    "kl": "kl",
-    "clipped": "clip_ratio/region_mean",
-    "entropy": "entropy",
-    "tokens": "completions/mean_length",
-    "cut": "completions/clipped_ratio",
-}
-"""Names of figures in TRL's log."""
+_HELD_OUT_ANSWERS = 4
+"""Answers to a held-out prompt."""
 _FAILED_STEPS = 3
 """Steps in a row without a single reward after which a run stops."""
 
@@ -89,6 +81,9 @@ class VLMGRPO:
     """Divides the logits, in sampling and in training; > 0."""
     max_new_tokens: int = 256
     """Longest answer, in tokens; TRL's ``max_completion_length``."""
+    block: int = 1
+    """Consecutive prompts, >= 1, that a process always learns from in the same step, such as both
+    orders of a comparison; all are left out if one cannot be used."""
     mask_truncated_completions: bool = False
     """Learn nothing from answers that the limit cut."""
     weights: tuple[float, ...] = ()
@@ -112,7 +107,7 @@ class VLMGRPO:
     """Tracker of the figures, such as ``tensorboard``, ``wandb`` or ``trackio``."""
 
     def __post_init__(self) -> None:
-        least = {"group": 2, "updates": 1, "held_out_every": 1, "max_new_tokens": 1}
+        least = {"group": 2, "updates": 1, "block": 1, "held_out_every": 1, "max_new_tokens": 1}
         least |= {"opponents": 2, "held_out": 0, "beta": 0, "min_spread": 0, "patience_s": 0}
         for name, low in least.items():
             if not low <= (value := getattr(self, name)) < math.inf:
@@ -135,6 +130,13 @@ class VLMGRPO:
             raise ConfigError(
                 f"optim.batch_size times optim.accumulate is {n}, which must be a multiple of "
                 f"group, {self.group}: a process scores whole groups"
+            )
+        if self.block > 1 and self.held_out:
+            raise ConfigError("held_out is for prompts that stand alone, with a block of 1")
+        if self.prompts_per_step % self.block:
+            raise ConfigError(
+                f"a process has {self.prompts_per_step} prompts a step (optim.batch_size times "
+                f"optim.accumulate over group), which must be a multiple of block, {self.block}"
             )
         for name in ("steps", "save_every"):
             if (value := getattr(optim, name)) % self.updates:
@@ -181,20 +183,22 @@ class SampledAnswer(NamedTuple):
     """Its length with the end token."""
     is_cut: bool
     """True if the limit of length ended it."""
+    is_held_out: bool = False
+    """True if nothing is learned from it."""
 
 
 class Rewards(NamedTuple):
     """Rewards of some answers."""
 
     values: Sequence[float | None]
-    """One number each; None takes an answer out of its group."""
+    """One number each; None, or one that is not finite, takes an answer out of its group."""
     figures: Mapping[str, float] = {}
-    """Means for the log, by name."""
+    """Means for the log, by name; ``rewards/NAME`` of a reward that is one of several."""
 
 
 RewardAnswers = Callable[[Sequence[SampledAnswer]], Rewards]
-"""Scores the answers of a step and process, whole groups one after another; of held-out requests
-one answer each."""
+"""Scores the answers of a step and process, whole groups one after another; or of held-out
+requests, some answers each."""
 
 
 class RequestInputs:
@@ -294,9 +298,17 @@ class _Scoring:
 
     __name__ = "answers"
 
-    def __init__(self, chat: Chat, ends: set[int], config: VLMGRPO, reward: RewardAnswers) -> None:
-        self._chat, self._ends, self._group, self._reward = chat, ends, config.group, reward
-        self.held_out: set[int] = set()
+    def __init__(
+        self,
+        chat: Chat,
+        ends: Collection[int],
+        held_out: Collection[int],
+        group: int,
+        reward: RewardAnswers,
+        checkpoints: Path,
+    ) -> None:
+        self._chat, self._ends, self._group, self._reward = chat, ends, group, reward
+        self._held_out, self._checkpoints = {*held_out}, checkpoints
         self._n_failed = 0
 
     def __call__(
@@ -309,17 +321,24 @@ class _Scoring:
         """
         texts = self._chat.decode(completion_ids)
         answers = [
-            SampledAnswer(index, text.strip(), len(ids), ids[-1] not in self._ends)
+            SampledAnswer(
+                *(index, text.strip(), len(ids)),
+                *(ids[-1] not in self._ends, index in self._held_out),
+            )
             for index, text, ids in zip(row, texts, completion_ids, strict=True)
         ]
-        values, figures = self._reward(answers)
-        if len(values) != len(answers):
-            raise ConfigError(f"{len(values)} rewards for {len(answers)} answers")
+        try:
+            given, figures = self._reward(answers)
+        except (ServerError, ModelError) as error:
+            raise type(error)(f"{error}{self._resume()}") from error
+        if len(given) != len(answers):
+            raise ConfigError(f"{len(given)} rewards for {len(answers)} answers")
+        values = [None if each is None or not math.isfinite(each) else each for each in given]
         for name, figure in figures.items():
-            log_metric(_FIGURE + name, figure)
-        if row[0] not in self.held_out:
-            self._count([*values], log_metric)
-        return [*values]
+            log_metric(FIGURE + name, figure)
+        if not answers[0].is_held_out:
+            self._count(values, log_metric)
+        return values
 
     def _count(self, values: list[float | None], log_metric: Any) -> None:
         n = len(values) // self._group
@@ -331,22 +350,16 @@ class _Scoring:
             "constant_groups": sum(len(g) > 1 and min(g) == max(g) for g in known),
         }
         for name, count in counts.items():  # TRL takes the mean over processes
-            log_metric(_FIGURE + name, count * PartialState().num_processes)
+            log_metric(FIGURE + name, count * PartialState().num_processes)
         self._n_failed = 0 if any(known) else self._n_failed + 1
         if self._n_failed == _FAILED_STEPS:
-            raise ModelError(f"no answer got a reward in {_FAILED_STEPS} steps in a row")
+            raise ModelError(
+                f"no answer got a reward in {_FAILED_STEPS} steps in a row{self._resume()}"
+            )
 
-
-class _HeldOut(TrainerCallback):
-    """Measures the reward of held-out prompts after some steps, and after the last."""
-
-    def __init__(self, every: int) -> None:
-        self._every = every
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_evaluate = not state.global_step % self._every or (
-            state.global_step == state.max_steps
-        )
+    def _resume(self) -> str:
+        newest = last_checkpoint(self._checkpoints)
+        return f"; resume from {newest}" if newest else "; no checkpoint was saved"
 
 
 def learn_from_rewards(
@@ -376,7 +389,9 @@ def learn_from_rewards(
         and loss; by step ``reward`` (the figure of that name where the reward gives one),
         ``spread``, ``kl``, ``clipped``, ``entropy`` in nats, ``tokens``, ``cut`` (the share of
         answers that the limit ended), ``failed``, ``failed_groups``, ``constant_groups`` and the
-        other figures of the reward; and ``held_out``, pairs of step and mean reward.
+        other figures of the reward, None where a step sampled nothing; ``rewards``, the mean of
+        each by name; ``held_out``, pairs of step and mean reward; and ``held_out_rewards``, these
+        of each by name. ``history.jsonl`` in the folder has the same by step.
 
     Raises:
         ConfigError: Options do not fit, or there are too few requests.
@@ -403,12 +418,10 @@ def learn_from_rewards(
         step = trainer.state.global_step + 1
         newest = last_checkpoint(out / "checkpoints")
         raise non_finite_error("distribution of the next token", step, newest) from error
-    except (ServerError, ModelError) as error:
-        newest = last_checkpoint(out / "checkpoints")
-        raise type(error)(f"{error}; resume from {newest}") from error
     _save(trainer, chat, out)
-    counts = {"prompts": len(trained), "left_out": len(requests) - len(usable)}
-    return counts | {"losses": losses} | _history(trainer.state.log_history)
+    left_out = len(requests) - len(trained) - len(held_out)
+    counts = {"prompts": len(trained), "left_out": left_out}
+    return counts | {"losses": losses} | history(trainer.state.log_history)
 
 
 def _ignore(_: str) -> None: ...
@@ -450,6 +463,8 @@ def _split(usable: Sequence[int], config: VLMGRPO) -> tuple[list[int], list[int]
     """
     if not usable:
         raise DataError("no prompt can be used; the reasons are logged")
+    n_by_block = Counter(i // config.block for i in usable)
+    usable = [i for i in usable if n_by_block[i // config.block] == config.block]
     order = shuffled_indices(len(usable), range(len(usable)), config.optim.seed)
     held_out = sorted(usable[i] for i in order[: config.held_out])
     trained = [i for i in usable if i not in {*held_out}]
@@ -479,23 +494,24 @@ def _build_trainer(
     ends = {chat.eos_id, *(own if isinstance(own, list) else [own])} - {None}
     model.generation_config.eos_token_id = sorted(ends)
     reference = copy.deepcopy(model) if config.beta and not optim.lora_rank else None
-    scoring = _Scoring(chat, {*ends, chat.tokenizer.eos_token_id, chat.pad_id}, config, reward)
-    scoring.held_out = {*held_out}
+    ends |= {chat.tokenizer.eos_token_id, chat.pad_id}
+    scoring = _Scoring(chat, ends, held_out, config.group, reward, out / "checkpoints")
     n_groups = optim.steps // config.updates * config.prompts_per_step
     n_groups *= PartialState().num_processes
-    order = shuffled_indices(len(trained), range(n_groups), optim.seed)
+    n = config.block
+    blocks = shuffled_indices(len(trained) // n, range(n_groups // n), optim.seed)
     trainer = _GRPOTrainer(
         model=model,
         reward_funcs=scoring,
         args=_arguments(config, len(held_out), out / "checkpoints"),
-        train_dataset=_rows([trained[i] for i in order]),
+        train_dataset=_rows([trained[n * i + k] for i in blocks for k in range(n)]),
         eval_dataset=_rows(held_out) if held_out else None,
         processing_class=chat.processor,
         peft_config=lora_config(optim),
     )
     trainer.inputs = inputs
-    if held_out:
-        trainer.add_callback(_HeldOut(config.held_out_every))
+    every = config.held_out_every if held_out else 0
+    trainer.add_callback(Measurements(every, out / "history.jsonl"))
     if optim.muon_lr:  # TRL's constructor takes no factory
         trainer.optimizer_cls_and_kwargs = optimizer_factory(optim)
     _add_reference(trainer, reference, config.beta)
@@ -509,7 +525,7 @@ def _rows(indices: Sequence[int]) -> Dataset:
 
 
 def _arguments(config: VLMGRPO, n_held_out: int, checkpoints: Path) -> GRPOConfig:
-    size = config.optim.batch_size
+    most = max(1, config.optim.batch_size // _HELD_OUT_ANSWERS)
     vllm = {_VLLM + name: value for name, value in config.vllm.items()}
     shared = training_arguments(config.optim, checkpoints) | {"report_to": config.report_to}
     return GRPOConfig(
@@ -528,11 +544,10 @@ def _arguments(config: VLMGRPO, n_held_out: int, checkpoints: Path) -> GRPOConfi
         shuffle_dataset=False,  # the rows are in order
         disable_dropout=True,  # so that the ratio is 1 before an update
         router_aux_loss_coef=0.0,
-        num_generations_eval=1,
+        num_generations_eval=_HELD_OUT_ANSWERS,
         # Full batches only, over which TRL takes the mean.
-        per_device_eval_batch_size=max(
-            (n for n in range(1, size + 1) if not n_held_out % n), default=1
-        ),
+        per_device_eval_batch_size=_HELD_OUT_ANSWERS
+        * max(n for n in range(1, 1 + most) if not n_held_out % n),
         eval_on_start=bool(n_held_out) and last_checkpoint(checkpoints) is None,
     )
 
@@ -564,21 +579,3 @@ def _save(trainer: _GRPOTrainer, chat: Chat, out: Path) -> None:
         model = cast("Any", model).merge_and_unload()
     model.save_pretrained(out / "policy")
     chat.processor.save_pretrained(out / "policy")
-
-
-def _history(log: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Figures by step, and the rewards of held-out prompts, from TRL's log."""
-    steps = [row for row in log if "loss" in row]
-    others = {key for row in steps for key in row if key.startswith(_FIGURE)}
-    names = _LOGGED | {key.removeprefix(_FIGURE): key for key in sorted(others)}
-    figures = {name: [_rounded(row.get(key)) for row in steps] for name, key in names.items()}
-    measured = [row for row in log if "eval_reward" in row]
-    held_out = [
-        [row["step"], _rounded(row.get(f"eval_{names['reward']}", row["eval_reward"]))]
-        for row in measured
-    ]
-    return {**figures, "held_out": held_out}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 9)

@@ -15,7 +15,7 @@ from unified_reward.train.rollouts import GroupRewards
 
 
 class Turns:
-    """Networks of judges, in main memory except while they judge; then those of the policy are."""
+    """Networks of judges, in main memory except while they judge; then those of a policy are."""
 
     def __init__(self, device: torch.device, *rewards: GroupRewards | None) -> None:
         """Move the judges to main memory.
@@ -34,24 +34,20 @@ class Turns:
             raise ConfigError(
                 f"offload: none of {', '.join(sources)} is a judge in this process; leave it out"
             )
-        self._device, self._policy = device, list[Any]()
+        self._device = device
         self._move(self._judges, "cpu")
 
-    def add_policy(self, pipeline: Any) -> None:
-        """Let the networks of a policy's pipeline take turns with the judges."""
-        parts = pipeline.components.values()
-        self._policy = [part for part in parts if isinstance(part, nn.Module)]
-
     @contextmanager
-    def judging(self) -> Iterator[None]:
+    def judging(self, pipeline: Any) -> Iterator[None]:
         """Have the judges on the device, and the policy in main memory, until the block ends."""
-        self._move(self._policy, "cpu")
+        policy = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+        self._move(policy, "cpu")
         self._move(self._judges, self._device)
         try:
             yield
         finally:
             self._move(self._judges, "cpu")
-            self._move(self._policy, self._device)
+            self._move(policy, self._device)
 
     def _move(self, networks: Sequence[Any], device: torch.device | str) -> None:
         for network in networks:

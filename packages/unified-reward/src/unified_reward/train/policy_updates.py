@@ -220,7 +220,7 @@ class GRPOUpdate:
         if reference is not None:
             distance = kl(mean, record.transition(reference).mean[rows], std).mean()
             loss = loss + self._beta * distance if self._beta else loss
-            figures.add(n, kl=distance, norm_ratio=_norm_ratio(prediction[rows], reference[rows]))
+            figures.add(n, kl=distance, norm_ratio=norm_ratio(prediction[rows], reference[rows]))
         deviation = (ratios - 1).abs().mean()
         figures.add(n, loss=loss, clipped=terms.clipped_share, deviation=deviation)
         return loss
@@ -337,12 +337,12 @@ class NFTUpdate:
             loss=loss,
             deviation=terms.deviation.mean(),
             kl=distance,
-            norm_ratio=_norm_ratio(prediction, reference),
+            norm_ratio=norm_ratio(prediction, reference),
         )
         return loss
 
 
-def _norm_ratio(prediction: Tensor, reference: Tensor) -> Tensor:
+def norm_ratio(prediction: Tensor, reference: Tensor) -> Tensor:
     """Norm of the predictions of a batch over that of the reference's, ``|v| / |v_ref|``."""
     norms = (each.detach().float().flatten(1).norm(dim=1) for each in (prediction, reference))
     own, other = norms

@@ -47,7 +47,7 @@ def open_reward(
     Raises:
         ConfigError: There is neither, or the module fails to load.
     """
-    if _is_function(reference):
+    if is_function(reference):
         return _load(reference)
     return open_reference(reference, applicable(reference, options))
 
@@ -59,7 +59,7 @@ def reward_files(reference: str) -> list[Path]:
         ConfigError: See `open_reward`.
     """
     module, _, rest = reference.partition(":")
-    if _is_function(reference):
+    if is_function(reference):
         _load(reference)
         file = sys.modules[module].__file__
         return [Path(file)] if file else []
@@ -69,7 +69,8 @@ def reward_files(reference: str) -> list[Path]:
     return [checkpoint_path(rest)] if rest and kind in ("scorer", "checklist", "installed") else []
 
 
-def _is_function(reference: str) -> bool:
+def is_function(reference: str) -> bool:
+    """True for ``MODULE:FUNCTION``, unless a judge is called so; imports nothing."""
     if not _FUNCTION.fullmatch(reference):
         return False
     try:

@@ -1,4 +1,7 @@
-"""Family ``compact``: prompts of as few tokens as possible, for tiny judges."""
+"""Families of few tokens for tiny judges: ``compact`` gives the verdict alone.
+
+``compact-think`` compares only, and reasons first.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from unified_reward.prompts.wording import SCALES
 
 
 FAMILY = Family("compact", verdict_first=True, max_new_tokens=8)
+THINK = Family("compact-think", uses_think_tags=True, max_new_tokens=128)
+_VERDICTS = ("first", "tie", "second")
 _PROMPTS: dict[tuple[Task, Form], str] = {
     (Task.IMAGE_GENERATION, "score"): "⟪media⟫rate picture: ⟪prompt⟫",
     (Task.IMAGE_GENERATION, "compare"): "⟪media⟫better picture: ⟪prompt⟫",
@@ -28,8 +33,24 @@ _PROMPTS: dict[tuple[Task, Form], str] = {
 def _template(task: Task, form: Form) -> Template:
     prompt = _PROMPTS[task, form]
     if form == "compare":
-        return Template(FAMILY, task, form, prompt, phrases=("first", "tie", "second"))
+        return Template(FAMILY, task, form, prompt, phrases=_VERDICTS)
     return Template(FAMILY, task, form, prompt, scale=SCALES[task])
 
 
-TEMPLATES = tuple(_template(task, form) for task, form in _PROMPTS)
+def _thinking(task: Task) -> Template:
+    prompt = f"{_PROMPTS[task, 'compare']} think"
+    return Template(
+        THINK,
+        task,
+        "compare",
+        prompt,
+        opening="<answer>",
+        closing="</answer>",
+        phrases=_VERDICTS,
+    )
+
+
+TEMPLATES = (
+    *(_template(task, form) for task, form in _PROMPTS),
+    *(_thinking(task) for task, form in _PROMPTS if form == "compare"),
+)

@@ -169,7 +169,7 @@ def _number_of_prompts(config: PolicyGRPO, policy: DiffusionPolicy, lacking: lis
 
 def _with_copies(training: DiffusionGRPO, report: dict[str, Any]) -> dict[str, Any]:
     """Memory with the copies of the trained weights beside those that the optimiser moves."""
-    copies = {"old_policy": training.algorithm == "nft"}
+    copies = {"old_policy": training.algorithm == "nft", "average": bool(training.ema_decay)}
     memory = {**report["memory_gib"]}
     total = memory.pop("total")
     for name in (name for name, is_kept in copies.items() if is_kept):

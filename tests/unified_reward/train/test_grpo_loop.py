@@ -309,7 +309,9 @@ def test_turns_without_a_local_judge_are_refused(tmp_path):
 
 def test_nft_takes_a_solver_that_has_no_stochastic_form(source, prompts, tmp_path):
     policy = policies.load(source, device="cpu")
-    policy.pipeline.scheduler = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
+    policy.pipeline.scheduler = DPMSolverMultistepScheduler(
+        algorithm_type="sde-dpmsolver++", steps_offset=1
+    )
     policy.pipeline.save_pretrained(tmp_path / "source", safe_serialization=True)
     policies.write_defaults(policy.options, tmp_path / "source")
     with pytest.raises(ModelError, match="draws noise in its own steps"):

@@ -13,6 +13,7 @@ from unified_reward_lab.experiments import (
     gate,
     joint_learning,
     sifting,
+    think,
     trust,
     votes,
 )
@@ -28,6 +29,7 @@ PAGES = {
     "gate": gate.page,
     "joint_learning": joint_learning.page,
     "sifting": sifting.page,
+    "think": think.page,
     "trust": trust.page,
     "votes": votes.page,
 }

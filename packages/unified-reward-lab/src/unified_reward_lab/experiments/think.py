@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from unified_reward.bench.answer_exam import agree, examine_answers
@@ -172,7 +173,21 @@ def _seed(
     others = {"control": control, "unselected": unselected, "slow": slower}
     arms |= {arm: other.pop("exam") for arm, other in others.items()}
     phases = {name: reports[f"think/{name}"] for name in ("answers", "rejection", "grpo")}
-    return {"arms": arms, "phases": {**phases, **control, **unselected, **slower}}
+    phases |= control | unselected | slower
+    return {"arms": arms, "phases": {name: _summary(each) for name, each in phases.items()}}
+
+
+def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts of a phase, and each of its curves as the means over its first and last ten steps."""
+    short: dict[str, Any] = {}
+    for name, value in report.items():
+        if name == "losses":
+            value = [loss for _, loss in value]  # noqa: PLW2901
+        if isinstance(value, list) and value:
+            short[name] = [round(fmean(part), 4) for part in (value[:10], value[-10:])]
+        elif not isinstance(value, list) and name != "hash":
+            short[name] = value
+    return short
 
 
 def _more_rejection(

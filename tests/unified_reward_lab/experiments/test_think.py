@@ -40,7 +40,15 @@ def test_a_clean_candidate_without_a_false_fact_has_the_whole_utility():
     assert 0 < sum(faultless) < len(faultless)
 
 
-RIGHT = {"start": 1, "rejection": 2, "grpo": 4, "control": 3, "unselected": 3, "slow": 4}
+RIGHT = {
+    "start": 1,
+    "rejection": 2,
+    "grpo": 4,
+    "control": 3,
+    "unselected": 3,
+    "slow": 4,
+    "unpenalised": 4,
+}
 """Comparisons of four that each arm gets right in both orders; the others never agree."""
 
 
@@ -100,7 +108,8 @@ def test_arms_are_compared_on_the_same_comparisons_and_done_phases_are_not_repea
     assert phases[1:] == [
         *("think x 1", "rejection", "policy", "exam start", "exam rejection", "exam grpo"),
         *("control x 640", "judge", "exam control"),
-        *("policy", "exam unselected", "policy", "exam slow"),
+        *("policy", "exam unselected", "policy", "exam slow", "policy"),
+        "exam unpenalised",
     ]
     gains = {name: each["accuracy"]["value"] for name, each in report["contrasts"].items()}
     assert gains == {
@@ -113,7 +122,9 @@ def test_arms_are_compared_on_the_same_comparisons_and_done_phases_are_not_repea
         "unselected against control": 0,
         "slow against grpo": 0,
         "slow against rejection": 0.5,
-        "slow against control": 0.25,
+        "unpenalised against slow": 0,
+        "unpenalised against rejection": 0.5,
+        "unpenalised against control": 0.25,
     }
     contrast = report["contrasts"]["grpo against rejection"]
     assert contrast["consistency"]["value"] == 0.5

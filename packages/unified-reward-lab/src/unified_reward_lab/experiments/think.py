@@ -38,7 +38,7 @@ from unified_reward_lab.microworld.reasons import reasons
 
 
 _FAMILY = "compact-think"
-_ARMS = ("start", "rejection", "grpo", "control", "unselected", "slow")
+_ARMS = ("start", "rejection", "grpo", "control", "unselected", "slow", "unpenalised")
 _FIGURES = ("accuracy", "consistency", "exact", "ties", "tokens", "true_reasons")
 _TEST_SEED = 1_000_003
 
@@ -76,7 +76,7 @@ class ThinkStudy:
     @property
     def total(self) -> int:
         """Number of examinations."""
-        return 6 * len(self.seeds)
+        return 7 * len(self.seeds)
 
 
 def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
@@ -106,7 +106,9 @@ def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) ->
         ("unselected", "control"),
         ("slow", "grpo"),
         ("slow", "rejection"),
-        ("slow", "control"),
+        ("unpenalised", "slow"),
+        ("unpenalised", "rejection"),
+        ("unpenalised", "control"),
     )
     truths = _truths(tests)
     for arm, by_seed in answers.items():
@@ -164,30 +166,35 @@ def _seed(
     reports = json.loads((folder / "report.json").read_text())
     progress(3)
     control = _more_rejection(config, state, reports, tests)
-    unselected = _other_grpo(state, "unselected", data, grpo, tests)
-    slow = replace(grpo, optim=replace(grpo.optim, lr=grpo.optim.lr / 4))
     wrong = folder / "think" / "answers" / "wrong.jsonl"
-    slower = _other_grpo(state, "slow", wrong, slow, tests)
-    progress(3)
+    slow = replace(think, grpo=replace(grpo, optim=replace(grpo.optim, lr=grpo.optim.lr / 4)))
+    unpenalised = replace(slow, reward=replace(think.reward, margin=0))
+    others = {
+        "control": control,
+        "unselected": _other_grpo(state, "unselected", think, data, tests),
+        "slow": _other_grpo(state, "slow", slow, wrong, tests),
+        "unpenalised": _other_grpo(state, "unpenalised", unpenalised, wrong, tests),
+    }
+    progress(4)
     arms = {arm: reports[f"think/exam/{arm}"] for arm in _ARMS[:3]}
-    others = {"control": control, "unselected": unselected, "slow": slower}
     arms |= {arm: other.pop("exam") for arm, other in others.items()}
     phases = {name: reports[f"think/{name}"] for name in ("answers", "rejection", "grpo")}
-    phases |= control | unselected | slower
+    for other in others.values():
+        phases |= other
     return {"arms": arms, "phases": {name: _summary(each) for name, each in phases.items()}}
 
 
 def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
     """Counts of a phase, and each of its curves as the means over its first and last ten steps."""
-    short: dict[str, Any] = {}
-    for name, value in report.items():
-        if name == "losses":
-            value = [loss for _, loss in value]  # noqa: PLW2901
-        if isinstance(value, list) and value:
-            short[name] = [round(fmean(part), 4) for part in (value[:10], value[-10:])]
-        elif not isinstance(value, list) and name != "hash":
-            short[name] = value
-    return short
+    counts = {name: value for name, value in report.items() if not isinstance(value, list)}
+    curves = {name: value for name, value in report.items() if isinstance(value, list) and value}
+    curves["losses"] = [loss for _, loss in curves.pop("losses", [])]
+    means = {
+        name: [round(fmean(part), 4) for part in (curve[:10], curve[-10:])]
+        for name, curve in curves.items()
+        if curve
+    }
+    return {name: value for name, value in {**counts, **means}.items() if name != "hash"}
 
 
 def _more_rejection(
@@ -224,17 +231,18 @@ def _more_rejection(
 
 
 def _other_grpo(
-    state: Run, arm: str, data: str | Path, grpo: VLMGRPO, tests: Path
+    state: Run, arm: str, think: ThinkTraining, data: str | Path, tests: Path
 ) -> dict[str, Any]:
     """GRPO after rejection sampling, on other comparisons or with other settings."""
-    think: ThinkTraining = state.recipe.stages["think"]
     folder, learned = state.out / arm, state.out / "think" / "rejection"
     state.stage(
         f"{arm}/grpo",
-        {"grpo": as_data(grpo), "reward": as_data(think.reward)},
+        {"grpo": as_data(think.grpo), "reward": as_data(think.reward)},
         [learned, data],
         folder / "grpo" / "policy" / CARD,
-        lambda: learn_from_verdicts(str(learned), Path(data), grpo, think.reward, folder / "grpo"),
+        lambda: learn_from_verdicts(
+            str(learned), Path(data), think.grpo, think.reward, folder / "grpo"
+        ),
     )
     exam = _examine(state, arm, folder / "grpo" / "policy", tests)
     return {"exam": exam, f"{arm}/grpo": state.reports[f"{arm}/grpo"]}

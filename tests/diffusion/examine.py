@@ -16,9 +16,10 @@ from tests.diffusion.tiny import Tiny
 from unified_reward.core.errors import UnifiedRewardError
 from unified_reward.policies import Size
 from unified_reward.policies.diffusion import DiffusionPolicy
+from unified_reward.policies.noise_levels import prediction_type, stochastic_scheduler
 from unified_reward.policies.observation import networks
 from unified_reward.policies.recorded import StochasticSampler
-from unified_reward.policies.step_rules import log_prob
+from unified_reward.policies.step_rules import RuleName, log_prob
 from unified_reward.train.denoisers import Denoiser
 from unified_reward.train.dpo_diffusion import DiffusionDPO, DPOModel
 from unified_reward.train.latents import padding_frames
@@ -86,16 +87,24 @@ def aligns(pipeline: Any, tiny: Tiny) -> bool:
 
 
 def records(pipeline: Any, tiny: Tiny) -> bool:
-    """A recorded step has the density that it was sampled with, and a gradient."""
+    """A recorded step of every rule has the density it was sampled with, and a gradient."""
     policy = _policy(pipeline, tiny)
-    rollout = StochasticSampler(policy).sample("a red star", (), [1, 2], (0, 1))
     ratios = []
-    for each in rollout.steps:
-        taken = log_prob(each.step.next_sample, each.step.mean, each.step.std)
-        repeated = each.log_prob(networks(pipeline))
-        ratios.append(float((repeated.detach() - taken).exp().sub(1).abs().max()))
+    rules = rules_of(pipeline)
+    for rule in rules:
+        rollout = StochasticSampler(policy, rule).sample("a red star", (), [1, 2], (0, 1))
+        for each in rollout.steps:
+            taken = log_prob(each.step.next_sample, each.step.mean, each.step.std)
+            repeated = each.log_prob(networks(pipeline))
+            ratios.append(float((repeated.detach() - taken).exp().sub(1).abs().max()))
         repeated.sum().backward()
-    return len(ratios) == 2 and max(ratios) <= 1e-5
+    return len(ratios) == 2 * len(rules) and max(ratios) <= 1e-5
+
+
+def rules_of(pipeline: Any) -> list[RuleName]:
+    """Step rules that fit what the networks predict."""
+    is_flow = prediction_type(stochastic_scheduler(pipeline.scheduler)) == "flow"
+    return ["ddim", "cps", *(["flow"] if is_flow else [])]
 
 
 def merges(pipeline: Any, tiny: Tiny) -> bool:

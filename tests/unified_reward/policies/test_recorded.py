@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.diffusion import FAMILIES, PIPELINES
+from tests.diffusion.examine import rules_of
 from unified_reward.core.errors import ModelError
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.observation import networks
@@ -36,16 +37,19 @@ def policy(request):
 
 
 def test_a_repeated_step_has_the_density_it_was_sampled_with(policy):
-    rollout = StochasticSampler(policy).sample("a red star", (), [1, 2], (0, 2))
-    assert [each.step.index for each in rollout.steps] == [0, 2]
     parts = networks(policy.pipeline)
-    for each in rollout.steps:
+    steps = []
+    for rule in rules_of(policy.pipeline):
+        rollout = StochasticSampler(policy, rule).sample("a red star", (), [1, 2], (0, 2))
+        assert [each.step.index for each in rollout.steps] == [0, 2]
+        steps += rollout.steps
+    for each in steps:
         taken = log_prob(each.step.next_sample, each.step.mean, each.step.std)
         repeated = each.log_prob(parts)
         assert torch.equal(repeated.detach(), taken)
         assert repeated.requires_grad
         repeated.sum().backward()
-    called = {call.network for each in rollout.steps for call in each.calls}
+    called = {call.network for each in steps for call in each.calls}
     assert called == {*parts}
     for part in parts.values():
         assert any(weight.grad is not None and weight.grad.any() for weight in part.parameters())

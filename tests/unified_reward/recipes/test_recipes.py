@@ -56,7 +56,7 @@ def test_the_first_phase_of_a_judge_that_thinks_can_be_built():
 
 
 def test_the_tiny_base_cannot_be_rehearsed():
-    with pytest.raises(ConfigError, match="needs a judge or dpo stage, and the recipe has neither"):
+    with pytest.raises(ConfigError, match="needs a judge, dpo or grpo stage, and the recipe"):
         dry_run(load("tiny_base"))
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 from html.parser import HTMLParser
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
+from unified_reward.report.charts import running_mean
 from unified_reward.report.page import DASH, Animation, Bar, Card, Page
 
 
@@ -125,6 +127,15 @@ def test_a_page_asks_nobody_for_anything():
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert not re.search(r"@import|url\((?!#)", full_page().html())
     assert "default-src 'none'" in " ".join(read.values("content"))
+
+
+def test_a_running_mean_is_that_of_the_neighbours_and_a_gap_stays_one():
+    """By hand, over three points: (1 + 3) / 2, (1 + 3 + 8) / 3, (3 + 8) / 2, a gap, 6."""
+    line = [(0, 1.0), (1, 3.0), (2, 8.0), (3, math.nan), (4, 6.0)]
+    means = running_mean(line, 2)
+    assert means[:3] == [(0, 2), (1, 4), (2, 5.5)]
+    assert math.isnan(means[3][1])
+    assert means[4] == (4, 6)
 
 
 def test_no_element_of_two_charts_shares_an_id():

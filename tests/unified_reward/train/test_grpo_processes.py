@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from tests.unified_reward.train.rewarded import brightness, config, pictures, train, written
-from unified_reward.core.errors import ConfigError, ServerError
+from unified_reward.core.errors import ConfigError
 from unified_reward.train import policy_updates
 from unified_reward.train.policy_losses import policy_loss
-from unified_reward.train.processes import Processes
 
 
 SCRIPT = """
@@ -58,17 +58,13 @@ def options(**changes):
 
 RUNS = {
     "grpo": (options(beta=0.01), brightness),
-    "nft": (options(algorithm="nft"), brightness),
-    "failing": (options(), failing),
+    "nft": (options(algorithm="nft", ema_decay=0.5), brightness),
+    "failing": (options(async_reward=True), failing),
 }
 
 
 def broken(_):
     raise ZeroDivisionError("a reward broke")
-
-
-def down(_):
-    raise ServerError("no answer")
 
 
 def poisoned(samples):
@@ -83,8 +79,11 @@ def poisoned(samples):
 
 
 FAILURES = {
-    "broken": (broken, "ZeroDivisionError: a reward broke", "ModelError: a reward broke"),
-    "down": (down, "ServerError: no answer; resume from", "ServerError: no answer .in process 1.;"),
+    "broken": (
+        broken,
+        "RewardFunctionError: .* a reward broke .*; resume from",
+        "RewardFunctionError: .* a reward broke .* .in process 1.; resume from",
+    ),
     "poisoned": (poisoned, *["ModelError: the loss or gradient of step 2 is not finite; "] * 2),
 }
 """What a reward of the second process does in its second step, and the errors of both."""
@@ -142,7 +141,10 @@ def test_two_processes_train_as_one_does(launched, tmp_path, name):
     assert report.keys() == single.keys()
     # Terms of size 1 are added in another order; a ratio may lie on either side of its bound.
     close = {"clipped": {"abs": 0.1}, "losses": {"rel": 1e-3, "abs": 1e-6}}
+    assert report["rewards"].keys() == single["rewards"].keys() == {"reward"}
     for figure, values in single.items():
+        if isinstance(values, dict):
+            continue
         pairs = zip(np.ravel(report[figure]), np.ravel(values), strict=True)
         for value, expected in pairs:
             assert value == pytest.approx(expected, **close.get(figure, {"rel": 1e-3}))
@@ -165,12 +167,10 @@ def test_an_error_in_one_process_stops_both_with_the_last_good_state(launched, n
     assert re.match(others, ": ".join(first[name]))
     (state,) = (folder / name / "checkpoints").glob("state-*")
     assert state.name == "state-000001.pt"
-    if name != "broken":
-        assert str(state) in first[name][1]
+    assert str(state) in first[name][1]
 
 
 def test_fewer_groups_than_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Processes, "n", 3, raising=False)
-    monkeypatch.setattr(Processes, "__init__", lambda *_: None)
+    monkeypatch.setattr(Accelerator, "num_processes", 3)
     with pytest.raises(ConfigError, match="prompts_per_step is 2, of which 3 processes need"):
         train(tmp_path, tmp_path, tmp_path, config())

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.tolerance import near
-from unified_reward.policies.step_rules import log_prob, to_clean_and_noise
+from unified_reward.policies.step_rules import Level, StepRule, log_prob, step, to_clean_and_noise
+from unified_reward.policies.stochastic_steps import RecordedStep
 from unified_reward.train.policy_losses import (
     ADVANTAGE_CLIP,
     clean_error_scale,
@@ -84,6 +85,40 @@ def test_the_gradient_at_ratio_one_is_that_of_reinforce(random, name):
     expected = -advantage.view(4, 1, 1) * noise / (std * 6) / 4
     expected = expected if name == "plain" else std * expected
     assert mean.grad.flatten().tolist() == near(expected.flatten().tolist())
+
+
+@pytest.mark.parametrize("next_sigma", [0.75, 0.4])
+def test_a_guarded_step_teaches_the_velocity_the_same_however_long_it_is(random, next_sigma):
+    """The mean moves by ``(1 + s ** 2 (1 - sigma) / (2 sigma)) dt v``, which is ``1.245 dt v``.
+
+    For ``s ** 2 = 0.7 ** 2 sigma / (1 - sigma)``. The exponent's gradient is ``e / N``: dt cancels.
+    """
+    x, v, noise = (random(3, 4).float() for _ in range(3))
+    advantage, rule = torch.tensor([1.0, -2.0, 0.5]), StepRule("flow", 0.7)
+    levels = Level(0.2, 0.8), Level(1 - next_sigma, next_sigma)
+    old = step(rule, "flow", x, v, *levels)
+    record = RecordedStep(
+        0, 0, rule, "flow", *levels, x, v, old.mean + old.std * noise, old.mean, old.std
+    )
+    velocity = v.clone().requires_grad_()
+    mean = record.transition(velocity).mean
+    new, before = (log_prob(record.next_sample, each, old.std) for each in (mean, old.mean))
+    guarded = guarded_ratio(new, before, mean, old.mean, old.std)
+    policy_loss(guarded, advantage, CLIP, record.duration).loss.backward()
+    expected = advantage.view(3, 1) * noise / 4 / 3 * (1 + 0.7**2 / 2)
+    assert velocity.grad.flatten().tolist() == near(expected.flatten().tolist())
+
+
+@pytest.mark.parametrize("name", ["ddim", "cps"])
+def test_only_steps_of_a_flow_have_a_length(name):
+    lengths = {
+        rule: RecordedStep(
+            0, 0, StepRule(rule, 0.5), "flow", Level(0.2, 0.8), Level(0.4, 0.6), *[None] * 5
+        )
+        for rule in (name, "flow")
+    }
+    assert lengths["flow"].duration == pytest.approx(0.2)
+    assert lengths[name].duration == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A reward server in a process of its own that is killed in the middle of a run."""
+"""Rewards that end in the middle of a run: a server that is killed, a function that raises."""
 
 import re
 import subprocess
@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from tests.unified_reward.train.rewarded import brightness, config, pictures, written
+from tests.unified_reward.train.rewarded import brightness, config, pictures, train, written
 from unified_reward import open_judge
 from unified_reward.core.errors import ServerError
 from unified_reward.train.grpo_diffusion import train_pipeline
+from unified_reward.train.reward_functions import RewardFunctionError
 
 
 class RewardServer:
@@ -73,3 +74,18 @@ def test_a_run_outlives_its_reward_server(server, tmp_path):
     resumed = run("killed", killed_at=2, restarts=True)
     assert resumed == whole
     assert sum(whole["failed"]) == 0
+
+
+def test_a_function_that_raises_stops_a_run_that_resumes(tmp_path):
+    prompts = written(tmp_path / "prompts.jsonl", ["a red star", "a blue disc"])
+    given = (pictures(tmp_path / "source"), prompts)
+    whole, _ = train(*given, tmp_path / "whole", config(2))
+    values = iter([brightness])
+
+    def reward(samples):
+        return next(values)(samples)
+
+    message = r"reward failed: StopIteration.*; resume from .*000001\.pt"
+    with pytest.raises(RewardFunctionError, match=message):
+        train(*given, tmp_path / "stopped", config(2), reward)
+    assert train(*given, tmp_path / "stopped", config(2))[0] == whole

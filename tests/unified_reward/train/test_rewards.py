@@ -29,14 +29,14 @@ class Listed(BaseJudge):
 
     def __init__(self, verdicts, **tasks):
         self.verdicts, self.tasks = verdicts, tasks
-        self.asked = []
+        self.calls = []
 
     def describe(self):
         return super().describe() | {"tasks": self.tasks}
 
     def ask(self, samples, **_):
         places = [int(sample.candidates[0].source.removesuffix(".png")) for sample in samples]
-        self.asked.append(places)
+        self.calls.append(places)
         return [self.verdicts[place] for place in places]
 
 
@@ -48,7 +48,7 @@ def only(*forms, names=()):
     return describe_task(forms, SCALE, dict.fromkeys(names, SCALE))
 
 
-def test_terms_take_aspects_of_a_judge_that_is_asked_once():
+def test_terms_take_aspects_of_the_same_verdicts():
     judge = Listed([aspects(1, 5), aspects(2, 5), aspects(3, 3)])
     terms = [
         RewardTerm("judge", 0.5, aspect="style", scale="unifiedreward-2/4"),
@@ -56,7 +56,7 @@ def test_terms_take_aspects_of_a_judge_that_is_asked_once():
         RewardTerm("judge", name="both"),
     ]
     (scores,) = GroupRewards({"judge": judge}, reward_set=RewardSet(terms)).score([samples(3)])
-    assert judge.asked == [[0, 1, 2]]
+    assert judge.calls == [[0, 1, 2]]
     assert scores.by_reward == {
         "judge.style": [0.0, 0.25, 0.5],
         "judge.content": [5.0, 5.0, 3.0],
@@ -126,6 +126,12 @@ def test_a_judge_that_only_compares_a_task_gives_win_rates():
     assert rewards.score([samples(2)])[0].values == [1, 0]
 
 
+def test_win_rates_do_not_measure_a_policy():
+    rewards = GroupRewards({"judge": Listed([], image_generation=only("compare"))})
+    with pytest.raises(ConfigError, match="judge compares, and win rates in a group"):
+        rewards.check_tasks([Task.IMAGE_GENERATION], is_measured=True)
+
+
 @pytest.mark.parametrize(
     ("tasks", "term", "message"),
     [
@@ -153,14 +159,14 @@ GOOD = Scored(Score(3.0, SCALE))
 class Server(Listed):
     """Fails the questions of each call that a list names; ``...`` stands for all of them."""
 
-    def __init__(self, *calls):
+    def __init__(self, *lost):
         super().__init__([GOOD] * 9)
-        self.calls = [*calls]
+        self.lost = [*lost]
 
     def ask(self, samples, **_):
         answers = super().ask(samples)
-        lost = self.calls.pop(0) if self.calls else ()
-        places = self.asked[-1]
+        lost = self.lost.pop(0) if self.lost else ()
+        places = self.calls[-1]
         return [
             LOST if lost is ... or place in lost else answer
             for place, answer in zip(places, answers, strict=True)
@@ -179,7 +185,7 @@ def waits(monkeypatch):
 def test_only_the_questions_that_were_lost_are_asked_again(waits):
     server = Server([1, 2], ..., [])
     assert ask_patiently("s", server, samples(4), 99) == [GOOD] * 4
-    assert server.asked == [[0, 1, 2, 3], [1, 2, 0], [0, 1, 2, 3]]
+    assert server.calls == [[0, 1, 2, 3], [1, 2, 0], [0, 1, 2, 3]]
     assert waits == [1.0, 2.0]
 
 
@@ -204,7 +210,7 @@ def test_answers_on_the_way_give_new_patience(waits):
 def test_other_failures_are_not_asked_again(waits):
     judge = Listed([GOOD, Failed("broken"), Unparsed("no number")])
     verdicts = ask_patiently("s", judge, samples(3), 99)
-    assert (verdicts, len(judge.asked), waits) == (judge.verdicts, 1, [])
+    assert (verdicts, len(judge.calls), waits) == (judge.verdicts, 1, [])
 
 
 @pytest.mark.parametrize("ids", [True, False])

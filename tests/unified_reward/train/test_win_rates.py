@@ -37,7 +37,7 @@ def test_a_sample_alone_has_no_win_rate():
 
 
 def test_a_win_rate_is_the_mean_probability_with_ties_half():
-    """Of three: 0 beats 1 by 0.8, 1 and 2 tie, 2 beats 0 by 0.5 + 0.2 / 2 = 0.6."""
+    """Sample 0 beats 1 by 0.8, 1 and 2 tie, 2 beats 0 by 0.5 + 0.2 / 2 = 0.6."""
     verdicts = [Preferred(0.8, 0.0, 0.2), Preferred(0.0, 1.0, 0.0), Preferred(0.5, 0.2, 0.3)]
     rewards, n_lost = win_rates(3, 2, verdicts)
     assert [reward.value for reward in rewards] == near([0.6, 0.35, 0.55])

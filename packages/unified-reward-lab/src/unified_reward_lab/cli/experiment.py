@@ -24,6 +24,7 @@ class ExperimentName(StrEnum):
     EXAM = "exam"
     GATE = "gate"
     JOINT_LEARNING = "joint_learning"
+    REINFORCEMENT = "reinforcement"
     SIFTING = "sifting"
     THINK = "think"
     TRUST = "trust"

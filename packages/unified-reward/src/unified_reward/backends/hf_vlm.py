@@ -49,6 +49,7 @@ class VLM:
     def __init__(self, model: Any, chat: Chat, *, name: str, batch_size: int) -> None:
         self.name = name
         self.model = model.eval()
+        self.networks = [self.model]
         self.chat = chat
         self.batch_size = batch_size
         text = model.config.get_text_config()

@@ -81,6 +81,7 @@ class ValueHeadModel:
         self._vlm = vlm
         self._trunk = trunk_of(vlm)
         self._head = head.to(vlm.model.device).eval()
+        self.networks = [*vlm.networks, self._head]
 
     def describe(self) -> dict[str, Any]:
         """Architecture, dtype, device and ways of the trunk; see `VLM.describe`."""

@@ -62,7 +62,7 @@ COMMANDS = {
     ),
     "grpo": (
         "unified_reward.cli.grpo:grpo",
-        "Train a pipeline by the rewards of judges (GRPO, NFT); resumes a stopped run.",
+        "Train a policy by the rewards of judges (GRPO, NFT, DRaFT); resumes a stopped run.",
     ),
     "export": (
         "unified_reward.cli.export:export",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,9 +13,8 @@ from rich.console import Console
 from unified_reward import policies
 from unified_reward.cli import options, output
 from unified_reward.core.extensions import checkpoint_path, extra
-from unified_reward.io.config import build_config, load_config, read_config
+from unified_reward.io.config import build_config, read_config
 from unified_reward.io.text import read_lines
-from unified_reward_client import RewardTerm
 
 
 _STEPS = "steps: 100, accumulate: 1, warmup: 0.05, lora_rank: 16, save_every: 10"
@@ -50,22 +49,19 @@ def grpo(
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Train a policy by the rewards of judges (GRPO, NFT); resumes a stopped run."""
+    """Train a policy by the rewards of judges (GRPO, NFT, DRaFT); resumes a stopped run."""
     with extra("train"):
         from unified_reward.recipes.run import run as run_recipe
         from unified_reward.recipes.stage import Recipe
         from unified_reward.train.grpo import PolicyGRPO
-        from unified_reward.train.grpo_config import DiffusionGRPO
-        from unified_reward.train.grpo_vlm import VLMGRPO
 
     next(read_lines(prompts), None)  # so that another kind of file is refused before a run begins
-    given, rewards = overrides or [], tuple(map(_reward, reward))
-    if policies.is_pipeline(checkpoint_path(policy)):
-        diffusion = load_config(DiffusionGRPO, overrides=[_DEFAULTS["diffusion"], *given])
-        config = PolicyGRPO(policy, prompts, diffusion, None, rewards, tuple(held_out_reward or ()))
-    else:
-        vlm = load_config(VLMGRPO, overrides=[_DEFAULTS["vlm"], *given])
-        config = PolicyGRPO(policy, prompts, None, vlm, rewards, tuple(held_out_reward or ()))
+    kind = "diffusion" if policies.is_pipeline(checkpoint_path(policy)) else "vlm"
+    given = [each if each.startswith("judges.") else f"{kind}.{each}" for each in overrides or ()]
+    data = read_config(None, [f"{kind}.{_DEFAULTS[kind]}", *given])
+    data |= {"policy": policy, "prompts": str(prompts), "rewards": [*map(_reward, reward)]}
+    data |= {"held_out_rewards": held_out_reward or []}
+    config = build_config(PolicyGRPO, data, "the options")
     out = out or prompts.with_name(f"{prompts.stem}-grpo")
     console = Console(stderr=True)
     with redirect_stdout(sys.stderr):
@@ -84,8 +80,6 @@ def grpo(
     output.exit_if([report["left_out"]])
 
 
-def _reward(text: str) -> str | RewardTerm:
-    """A reference, or a term in YAML."""
-    if not text.startswith("{"):
-        return text
-    return build_config(RewardTerm, read_config(None, [f"--reward={text}"])["--reward"], "--reward")
+def _reward(text: str) -> Any:
+    """A reference, or the keys and values of a term in YAML."""
+    return read_config(None, [f"--reward={text}"])["--reward"] if text.startswith("{") else text

@@ -105,6 +105,10 @@ class BaseJudge(ABC):
         """Error of each sample that cannot be asked, such as a broken file, or None."""
         return [None] * len(samples)
 
+    def networks(self) -> list[Any]:
+        """Networks (torch modules) in this process that it judges by, which may be moved."""
+        return []
+
     @contextmanager
     def cache_media(self) -> Generator[None]:
         """Keep decoded media in memory until the block ends."""

@@ -88,6 +88,10 @@ class ModelJudge(BaseJudge):
             facts["architecture"] = facts["model"].get("architecture")
         return facts
 
+    def networks(self) -> list[Any]:
+        """Networks of a local model; see `BaseJudge.networks`."""
+        return [*getattr(self.model, "networks", ())]
+
     @contextmanager
     def cache_media(self) -> Generator[None]:
         """Keep decoded media in memory until the block ends; a local model encodes each once."""

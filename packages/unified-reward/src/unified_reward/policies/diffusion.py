@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,6 +115,27 @@ class DiffusionPolicy:
             raise ConfigError(
                 f"{name} is a {kind.__name__}, which takes no {', '.join(sorted(unknown))}"
             )
+
+    def with_options(self, changes: Denoising) -> DiffusionPolicy:
+        """Policy of the same pipeline with other sampling options, where they are given.
+
+        Raises:
+            ConfigError: The pipeline does not take one of them, or has a guider, which all share.
+        """
+        given = {name: value for name, value in vars(changes).items() if value is not None}
+        if not given:
+            return self
+        if "guidance" in given and getattr(self.pipeline, "guider", None) is not None:
+            raise ConfigError(f"{self.name} has a guider, so that there is only one guidance")
+        options = replace(self.options, **given)
+        return DiffusionPolicy(self.pipeline, options, name=self.name, batch_size=self.batch_size)
+
+    @property
+    def steps(self) -> int | None:
+        """Denoising steps, from the options or the pipeline's default; None if not known."""
+        default = getattr(self.takes.get("num_inference_steps"), "default", None)
+        steps = self.options.steps or default
+        return steps if isinstance(steps, int) else None
 
     @property
     def size_multiple(self) -> int:

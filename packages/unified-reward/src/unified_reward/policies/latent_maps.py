@@ -41,6 +41,12 @@ class LatentMap(NamedTuple):
         flat = (latents.reshape(b, -1) - self.shift.to(latents)) / self.scale.to(latents)
         return flat[:, self.order.to(latents.device)].reshape(b, *self.shape)
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents of the autoencoder from B of the pipeline, as the pipeline decodes them."""
+        b, place = len(latents), self.order.argsort().to(latents.device)
+        flat = latents.reshape(b, -1)[:, place] * self.scale.to(latents) + self.shift.to(latents)
+        return flat.reshape(b * self.decoder_shape[0], *self.decoder_shape[1:])
+
 
 def latent_map_of_shapes(shape: tuple[int, ...], decoder_shape: tuple[int, ...]) -> LatentMap:
     """Map for the meta device, of shapes alone.

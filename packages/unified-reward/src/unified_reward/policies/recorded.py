@@ -29,6 +29,12 @@ _TOLERANCE = 1e-2
 """Largest difference of the log-density of a step and its repetition, in nats per element."""
 
 
+def repeat_prediction(step: Step, mixture: Mixture, parts: Mapping[str, nn.Module]) -> Tensor:
+    """Prediction of a step by networks of these names, called as they were."""
+    calls = [call._replace(output=parts[call.network](**call.arguments)[0]) for call in step.calls]
+    return mixture.mix(split_outputs(step._replace(calls=calls)), step.sample.shape)
+
+
 @dataclass(frozen=True, eq=False)
 class RepeatableStep:
     """A stochastic step of B samples, with the calls of the networks that lead to it."""
@@ -41,12 +47,9 @@ class RepeatableStep:
 
     def prediction(self, parts: Mapping[str, nn.Module]) -> Tensor:
         """Prediction of the networks, by the names of their components; with gradients."""
-        calls = [
-            call._replace(output=parts[call.network](**call.arguments)[0]) for call in self.calls
-        ]
         step = self.step
-        repeated = Step(calls, step.timestep, step.sample, step.prediction)
-        return self.mixture.mix(split_outputs(repeated), step.sample.shape)
+        repeated = Step(self.calls, step.timestep, step.sample, step.prediction)
+        return repeat_prediction(repeated, self.mixture, parts)
 
     def log_prob(self, parts: Mapping[str, nn.Module]) -> Tensor:
         """Log-density of the step that was taken, under the networks as they are now.
@@ -67,6 +70,31 @@ class Rollout:
     latents: Tensor
     """Latents after the last step, shape (B, ...)."""
     steps: list[RepeatableStep]
+
+
+@torch.no_grad()
+def sample_latents(
+    policy: DiffusionPolicy,
+    prompt: str,
+    context: Sequence[Image | Video],
+    seeds: Sequence[int],
+) -> Rollout:
+    """Sample in one batch by the policy's own scheduler, of any kind, and keep the last latents.
+
+    Args:
+        policy: The policy.
+        prompt: A caption, or the instruction of an edit.
+        context: The source image of an edit; empty for generation.
+        seeds: Seeds of the samples.
+
+    Raises:
+        ModelError: The pipeline does not call the step of its scheduler.
+        ValueError: As `DiffusionPolicy.sample`.
+    """
+    tape = _Tape((), (), ())
+    with watching(policy.pipeline, tape.calls.append, tape.on_step):
+        samples = policy.generate(prompt, context, seeds)
+    return Rollout(samples, tape.last(policy.name), [])
 
 
 class StochasticSampler:
@@ -130,13 +158,12 @@ class StochasticSampler:
             ) from error
         finally:
             pipeline.scheduler = own
-        if tape.latents is None:
-            raise ModelError(f"{name} does not call the step of its scheduler")
+        latents = tape.last(name)
         if not self._is_proven:
             for step in tape.steps:
                 _prove(step, networks(pipeline), name)
             self._is_proven = bool(tape.steps)
-        return Rollout(samples, tape.latents, tape.steps)
+        return Rollout(samples, latents, tape.steps)
 
 
 class _Tape:
@@ -153,6 +180,12 @@ class _Tape:
         self.latents: Tensor | None = None
         self._guidance, self._window, self._recorded = guidance, window, recorded
         self._taken = 0
+
+    def last(self, name: str) -> Tensor:
+        """Latents after the last step of the policy of this name."""
+        if self.latents is None:
+            raise ModelError(f"{name} does not call the step of its scheduler")
+        return self.latents
 
     def on_step(self, take: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Take a step of the scheduler, and keep what repeats it where it was stochastic."""

@@ -56,6 +56,11 @@ class RecordedStep:
     mean: Tensor
     std: float
 
+    @property
+    def duration(self) -> float:
+        """``-dt`` of a step of the rule ``flow``, > 0; 1 for the other rules, which have none."""
+        return self.level.sigma - self.next_level.sigma if self.rule.name == "flow" else 1.0
+
     def transition(self, prediction: Tensor) -> Transition:
         """Gaussian of the next latents for another prediction of the same step."""
         kind = self.prediction_type

@@ -116,4 +116,4 @@ def dry_run(recipe: Recipe, launch: str = "") -> Any:
         rehearse = find_stage(name).dry_run
         if rehearse:
             return rehearse(config, launch)
-    raise ConfigError("a dry run needs a judge or dpo stage, and the recipe has neither")
+    raise ConfigError("a dry run needs a judge, dpo or grpo stage, and the recipe has none")

@@ -28,6 +28,7 @@ from unified_reward.recipes.stage import Recipe, Run, Stage
 from unified_reward.train.dpo import PolicyDPO, align
 from unified_reward.train.dry_run import DryRun, dry_run
 from unified_reward.train.dry_run_dpo import dry_run_dpo
+from unified_reward.train.dry_run_grpo import dry_run_grpo
 from unified_reward.train.grpo import PolicyGRPO, learn_from_judges
 from unified_reward.train.judge import JudgeTraining, train_judge
 from unified_reward.train.optim import OptimConfig
@@ -325,5 +326,5 @@ JUDGE = Stage("judge", JudgeTraining, _judge, dry_run=dry_run, every_process=Tru
 CALIBRATION = Stage("calibration", CalibrationConfig, _calibrate, _check_calibration)
 BENCH = Stage("bench", BenchConfig, _bench)
 DPO = Stage("dpo", PolicyDPO, _dpo, dry_run=dry_run_dpo, every_process=True)
-GRPO = Stage("grpo", PolicyGRPO, _grpo, every_process=True)
+GRPO = Stage("grpo", PolicyGRPO, _grpo, dry_run=dry_run_grpo, every_process=True)
 THINK = Stage("think", ThinkTraining, _think, dry_run=_rehearse_think, every_process=True)

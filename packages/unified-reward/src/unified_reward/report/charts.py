@@ -11,6 +11,8 @@ import numpy as np
 from unified_reward.core.extensions import extra
 
 
+_MARKED = 16
+"""Longest line whose points are marked."""
 _TEXT, _LINE = "#010203", "#010204"
 _SERIES = ("#010300", "#010301", "#010302", "#010303")
 _CSS_COLOURS = {_TEXT: "var(--muted)", _LINE: "var(--line)"} | {
@@ -24,25 +26,50 @@ def series_colour(i: int) -> str:
     return _CSS_COLOURS[_SERIES[i % len(_SERIES)]]
 
 
-def line_chart(lines: Sequence[Sequence[tuple[float, float]]], *, salt: str) -> str:
-    """Draw lines of points (x, y) as inline SVG that follows the light or dark mode of a page.
+Line = Sequence[tuple[float, float]]
+"""Points (x, y); one that is not finite is a gap."""
+
+
+def running_mean(line: Line, width: int) -> Line:
+    """Mean of y over up to ``width`` points (rounded up to an odd number) around each point.
+
+    Fewer at the ends; points that are not finite are left out, and stay gaps.
+    """
+    x, y = np.asarray(line, dtype=float).reshape(-1, 2).T
+    known, window = np.isfinite(y), np.ones(2 * (width // 2) + 1)
+    total = np.convolve(np.where(known, y, 0), window)[width // 2 :][: len(y)]
+    n = np.convolve(known, window)[width // 2 :][: len(y)]
+    means = np.where(known, total / np.maximum(n, 1), np.nan)
+    return [*zip(x.tolist(), means.tolist(), strict=True)]
+
+
+def line_chart(lines: Sequence[Line], *, salt: str, smooth: int = 1, wide: bool = False) -> str:
+    """Draw lines as inline SVG that follows the light or dark mode of a page.
 
     Args:
-        lines: A point that is not finite is a gap.
+        lines: Lines of points.
         salt: Seed of the ids in the SVG; must differ between the charts of a page.
+        smooth: Points of a running mean, beside which the points themselves are thin; lines of
+            less than twice as many are drawn as they are.
+        wide: Twice as wide.
     """
     with extra("report"):
         import matplotlib as mpl
         from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10}):
-        figure = Figure(figsize=(5.2, 2.9), layout="constrained", facecolor="none")
+        figure = Figure(
+            figsize=(10.8 if wide else 5.2, 2.9), layout="constrained", facecolor="none"
+        )
         axes = figure.add_subplot(facecolor="none")
         for i, line in enumerate(lines):
             points = np.asarray(line, dtype=float).reshape(-1, 2)
             points[~np.isfinite(points)] = np.nan
-            marker = "o" if len(points) <= 16 else None
-            axes.plot(*points.T, color=_SERIES[i % len(_SERIES)], lw=2, marker=marker, ms=5)
+            colour, marker = _SERIES[i % len(_SERIES)], "o" if len(points) <= _MARKED else None
+            if smooth > 1 and len(points) >= 2 * smooth:
+                axes.plot(*points.T, color=colour, lw=0.9, alpha=0.3)
+                points, marker = np.asarray(running_mean(line, smooth)), None
+            axes.plot(*points.T, color=colour, lw=2.2, marker=marker, ms=5)
         axes.tick_params(length=0, labelcolor=_TEXT, pad=6)
         axes.grid(axis="y", color=_LINE, lw=0.8)
         axes.spines[["top", "right", "left"]].set_visible(False)

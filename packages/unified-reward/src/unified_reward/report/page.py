@@ -1,6 +1,6 @@
 """Self-contained HTML pages: images, videos, charts, tables and verdicts.
 
-One file without scripts or network requests; light and dark, narrow and wide. All text is escaped.
+Without scripts or network requests; light and dark, narrow and wide. All text is escaped.
 Knows neither judges nor tasks, nor where its values come from.
 """
 
@@ -14,6 +14,8 @@ from functools import cache
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import PIL.Image
@@ -72,6 +74,14 @@ class Bar:
             raise DataError(f"the bar {self.label!r} takes shares in [0, 1] or None, not {shares}")
 
 
+class Tile(NamedTuple):
+    """A large figure with its name."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
 class Page:
     """An HTML page, built from top to bottom.
 
@@ -86,6 +96,7 @@ class Page:
         self._title = title
         head = _words("h1", title) + _words("p", lead, "lead")
         self._blocks = [f"<header>{head}</header><section>"]
+        self._images = "data:"
 
     def section(self, heading: str, note: str = "") -> None:
         """Start a new section."""
@@ -95,6 +106,30 @@ class Page:
     def text(self, paragraph: str) -> None:
         """Add a paragraph; line breaks are kept."""
         self._blocks.append(_words("p", paragraph, "text"))
+
+    def tiles(self, tiles: Sequence[Tile]) -> None:
+        """Add large figures side by side."""
+        rows = "".join(
+            f"<li>{_words('span', tile.label)}{_words('b', tile.value)}"
+            f"{_words('small', tile.note)}</li>"
+            for tile in tiles
+        )
+        self._blocks.append(f'<ul class="tiles">{rows}</ul>')
+
+    def files(self, images: Sequence[tuple[str, str, str]]) -> None:
+        """Add images that stay files beside the page, and are loaded when they come into view.
+
+        Args:
+            images: Path relative to the page, caption, and alternative text of each.
+        """
+        self._images = "'self' file: data:"
+        figures = ""
+        for path, caption, words in images:
+            source = escape(quote(path))
+            image = f'<img loading="lazy" src="{source}" alt="{escape(words)}">'
+            link = f'<a href="{source}">{image}</a>'
+            figures += f'<figure class="panel">{_words("figcaption", caption)}{link}</figure>'
+        self._blocks.append(f'<div class="files">{figures}</div>' if figures else _EMPTY)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
         """Add a table. Numbers are right-aligned; None, NaN and infinity are shown as a dash.
@@ -142,15 +177,26 @@ class Page:
         self._figure(title, f'<ul class="bars">{label}{rows}{axis}</ul>' if bars else "")
 
     def curve(
-        self, series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x: str, y: str
+        self,
+        series: Mapping[str, charts.Line],
+        *,
+        title: str,
+        x: str,
+        y: str,
+        note: str = "",
+        smooth: int = 1,
+        wide: bool = False,
     ) -> None:
-        """Add a line chart.
+        """Add a line chart, whose first and last values are its text for those who cannot see it.
 
         Args:
-            series: Points (x, y) of each line by its name; a point that is not finite is a gap.
+            series: Lines by name; a line without a name is not in the legend.
             title: Caption of the figure.
             x: Label of the x axis with its unit.
             y: Label of the y axis with its unit.
+            note: A sentence below the chart.
+            smooth: Points of a running mean, see `charts.line_chart`.
+            wide: Over the whole width of the page.
         """
         if not any(series.values()):
             self._figure(title, "")
@@ -158,10 +204,17 @@ class Page:
         keys = "".join(
             f'<li style="--key:{charts.series_colour(i)}">{_words("span", name)}</li>'
             for i, name in enumerate(series)
+            if name
         )
-        svg = charts.line_chart(list(series.values()), salt=str(len(self._blocks)))
+        lines, salt = list(series.values()), str(len(self._blocks))
+        svg = charts.line_chart(lines, salt=salt, smooth=smooth, wide=wide)
+        ends = "; ".join(filter(None, (_ends(*item) for item in series.items())))
+        svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(f"{title}: {ends}")}"', 1)
         chart = _words("small", y) + svg + _words("small", x, "x")
-        self._figure(title, f'<div class="curve">{chart}</div><ul class="keys">{keys}</ul>')
+        legend = f'<ul class="keys">{keys}</ul>' if keys else ""
+        css = "curve wide" if wide else "curve"
+        body = f'<div class="{css}">{chart}</div>{legend}{_words("p", note, "note")}'
+        self._figure(title, body)
 
     def gallery(self, cards: Sequence[Card]) -> None:
         """Add cards in a grid with as many columns as fit."""
@@ -171,7 +224,7 @@ class Page:
 
     def html(self) -> str:
         """Render the page; characters that UTF-8 cannot encode become question marks."""
-        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        policy = f"default-src 'none'; img-src {self._images}; style-src 'unsafe-inline'"
         page = (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -192,6 +245,15 @@ class Page:
     def _figure(self, title: str, body: str) -> None:
         caption = _words("figcaption", title)
         self._blocks.append(f'<figure class="panel">{caption}{body or _EMPTY}</figure>')
+
+
+def _ends(name: str, line: charts.Line) -> str:
+    """First and last value of a line in words; empty without any."""
+    known = [(x, y) for x, y in line if math.isfinite(y)]
+    if not known:
+        return ""
+    (first_x, first), (last_x, last) = known[0], known[-1]
+    return f"{name} {first:.4g} at {first_x:g}, {last:.4g} at {last_x:g}".strip()
 
 
 @cache

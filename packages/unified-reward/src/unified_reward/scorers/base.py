@@ -87,6 +87,10 @@ class Scorer(BaseJudge):
             "architecture": self.card.system,
         }
 
+    def networks(self) -> list[Any]:
+        """See `BaseJudge.networks`."""
+        return [self.module]
+
     @classmethod
     def files(cls, folder: Path) -> list[Path]:
         """Weight files of this scorer in a folder.

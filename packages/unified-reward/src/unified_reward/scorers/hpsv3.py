@@ -18,6 +18,7 @@ from unified_reward.core.samples import Candidate, Image, Sample, Task
 from unified_reward.core.verdicts import Preferred, Score, Scored
 from unified_reward.scorers.base import Prepared
 from unified_reward.scorers.card import OPEN, ScoreCard
+from unified_reward.scorers.images import TensorScorer, resize_as_pil
 from unified_reward.scorers.qwen_vl import (
     PixelBounds,
     QwenScorer,
@@ -34,7 +35,7 @@ _MAX_LOG = 700.0
 _BOUNDS = PixelBounds(256 * 28 * 28, 256 * 28 * 28)
 
 
-class HPSv3(QwenScorer):
+class HPSv3(TensorScorer, QwenScorer):
     """Mean and log-deviation of a normal distribution, read at one token."""
 
     card = ScoreCard(
@@ -64,9 +65,18 @@ class HPSv3(QwenScorer):
     @classmethod
     def prepare(cls, sample: Sample) -> Prepared:
         """The image resized by PIL to about 448 x 448 pixels; the caption within its prompt."""
-        words = worded("HPSV3", sample.prompt, _TOKENS) + worded("HPSV3-SUFFIX", "")
         patches, grid = fitted(sample.candidates[0])
-        return Prepared(chat("image", words), patches, grid=grid)
+        return Prepared(_text(sample.prompt), patches, grid=grid)
+
+    def prepare_tensors(self, pixels: Tensor, prompts: Sequence[str]) -> list[Prepared]:
+        """Likewise, with gradients."""
+        height, width = pixels.shape[-2:]
+        size = target_size(height, width, _BOUNDS)
+        made = [patched(255 * image) for image in resize_as_pil(pixels, *size).split(1)]
+        return [
+            Prepared(_text(prompt), patches, grid=grid)
+            for prompt, (patches, grid) in zip(prompts, made, strict=True)
+        ]
 
     def decode(self, raw: Sequence[float]) -> Scored:
         """The mean, and the exponential of the second output: the loss takes it so."""
@@ -84,6 +94,10 @@ class HPSv3(QwenScorer):
             for scored, score in zip((first, second), scores, strict=True)
         ]
         return super().compare_scored(*shrunk)
+
+
+def _text(caption: str) -> str:
+    return chat("image", worded("HPSV3", caption, _TOKENS) + worded("HPSV3-SUFFIX", ""))
 
 
 def fitted(medium: Candidate) -> tuple[Tensor, tuple[int, int, int]]:

@@ -301,7 +301,8 @@ def patched(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     Returns:
         Patches of shape (n / 2 * H / 14 * W / 14, 1176), an odd last frame shown twice; the grid.
     """
-    done = _FRAMES(videos=[frames], return_tensors="pt", do_sample_frames=False, device="cpu")
+    options = {"return_tensors": "pt", "do_sample_frames": False, "device": frames.device}
+    done = _FRAMES(videos=[frames], **options)
     t, h, w = (int(side) for side in done.video_grid_thw[0])
     return done.pixel_values_videos, (t, h, w)
 

@@ -177,11 +177,7 @@ def _enlarged(part: Image | Video, side: int) -> Image | Video:
 
 
 def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig) -> DryRun:
-    if launcher.sharding != "none":
-        raise ConfigError(
-            f"{launcher.name} shards weights, and DPO of a pipeline needs them whole in every "
-            f"process; leave it out: accelerate launch --num_processes {launcher.processes}"
-        )
+    refuse_sharding(launcher)
     pipeline = build_meta_pipeline(config.policy)
     sampling = sampling_options(checkpoint_path(config.policy), Denoising)
     policy = DiffusionPolicy(pipeline, sampling, name=config.policy, batch_size=1)
@@ -215,6 +211,19 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
     )
 
 
+def refuse_sharding(launcher: LaunchConfig) -> None:
+    """Raise where a launcher shards weights.
+
+    Raises:
+        ConfigError: It does.
+    """
+    if launcher.sharding != "none":
+        raise ConfigError(
+            f"{launcher.name} shards weights, and a pipeline is trained with them whole in every "
+            f"process; leave it out: accelerate launch --num_processes {launcher.processes}"
+        )
+
+
 def _count(parts: Iterable[nn.Module]) -> int:
     """Number of parameters; not of what a pipeline has loaded as another type."""
     return sum(weight.numel() for part in parts for weight in part.parameters())
@@ -222,6 +231,27 @@ def _count(parts: Iterable[nn.Module]) -> int:
 
 def _resolution(given: Resolution, policy: DiffusionPolicy, lacking: list[str]) -> Resolution:
     """The resolution of training, from the options or the pairs, else that of sampling.
+
+    Raises:
+        ConfigError: It is not known.
+    """
+    resolution = own_resolution(policy, given)
+    if resolution != given:
+        tried = " x ".join(
+            str(n) for n in (resolution.frames, resolution.height, resolution.width) if n
+        )
+        lacking.append(f"resolution: unknown without pairs; tried as the policy samples, {tried}")
+    stride = policy.temporal_stride
+    if n := padding_frames(resolution.frames or 1, stride):
+        lacking.append(
+            f"resolution.frames: {resolution.frames} become {(resolution.frames or 1) + n} by "
+            f"repeating the last one; this pipeline takes k * {stride} + 1 frames"
+        )
+    return resolution
+
+
+def own_resolution(policy: DiffusionPolicy, given: Resolution) -> Resolution:
+    """The given resolution, and where it is not given that of the policy's own samples.
 
     Raises:
         ConfigError: It is not known.
@@ -236,17 +266,6 @@ def _resolution(given: Resolution, policy: DiffusionPolicy, lacking: list[str]) 
         raise ConfigError(
             f"resolution: unknown without pairs, and {policy.name} does not say its own; give "
             "height and width"
-        )
-    if resolution != given:
-        tried = " x ".join(
-            str(n) for n in (resolution.frames, resolution.height, resolution.width) if n
-        )
-        lacking.append(f"resolution: unknown without pairs; tried as the policy samples, {tried}")
-    stride = policy.temporal_stride
-    if n := padding_frames(resolution.frames or 1, stride):
-        lacking.append(
-            f"resolution.frames: {resolution.frames} become {(resolution.frames or 1) + n} by "
-            f"repeating the last one; this pipeline takes k * {stride} + 1 frames"
         )
     return resolution
 
@@ -320,10 +339,14 @@ def _tokens(denoiser: Denoiser, latent: Sequence[int], condition: Condition, siz
         (call,) = unpack(condition)
         source = at(call.arguments[0], call.repeat.layout.noisy)
         return latent[0] + (0 if source is None else source.shape[1])
-    config = _first_network(denoiser.pipeline).config
+    return patch_tokens(denoiser.pipeline, latent, denoiser.decoder_shape(size)[1])
+
+
+def patch_tokens(pipeline: Any, latent: Sequence[int], channels: int) -> int:
+    """Tokens of latents of the given shape; 0 where the network is no transformer."""
+    config = _first_network(pipeline).config
     patch = config.get("patch_size") or next(iter(config.get("all_patch_size", ())), None)
     if patch is None:
         return 0
     area = patch**2 if isinstance(patch, int) else math.prod(patch)
-    positions = math.prod(latent) // denoiser.decoder_shape(size)[1]
-    return positions // (area * (config.get("patch_size_t") or 1))
+    return math.prod(latent) // channels // (area * (config.get("patch_size_t") or 1))

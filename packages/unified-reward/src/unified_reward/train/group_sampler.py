@@ -11,12 +11,14 @@ from unified_reward import policies
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example, Image, Task, Video
 from unified_reward.policies.diffusion import DiffusionPolicy
-from unified_reward.policies.recorded import Rollout, StochasticSampler
+from unified_reward.policies.last_step import LastStepSampler
+from unified_reward.policies.recorded import Rollout, StochasticSampler, sample_latents
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.loops import shuffled_indices
 
 
-_HELD_OUT_SAMPLES = 4
+HELD_OUT_SAMPLES = 4
+"""Samples of a held-out prompt."""
 
 
 class GroupSampler:
@@ -31,20 +33,25 @@ class GroupSampler:
     ) -> None:
         self.config = config
         self._maker, self._prompts, self._accelerator = maker, prompts, accelerator
-        self._sampler = StochasticSampler(maker, config.rule, config.strength)
-        self._low, self._high = self._check_window() if config.algorithm == "grpo" else (0, 0)
+        self._trained = maker.with_options(config.rollout)
+        self._stochastic: StochasticSampler | None = None
+        self._last = LastStepSampler(self._trained) if config.algorithm == "draft" else None
+        self.window_range = (0, 0)
+        """First and last index of the steps that the window may hold."""
+        if config.algorithm == "grpo":
+            self._stochastic = StochasticSampler(self._trained, config.rule, config.strength)
+            self.window_range = self._check_window(self._trained)
 
-    def _check_window(self) -> tuple[int, int]:
+    def _check_window(self, maker: DiffusionPolicy) -> tuple[int, int]:
         """First and last index of the steps that the window may hold.
 
         Raises:
             ConfigError: The window does not fit.
         """
-        config, maker = self.config, self._maker
-        default = getattr(maker.takes.get("num_inference_steps"), "default", None)
-        steps = maker.options.steps or default
-        if not isinstance(steps, int):
-            raise ConfigError(f"give the number of steps of {maker.name}, in its sampling.json")
+        config = self.config
+        steps = maker.steps
+        if steps is None:
+            raise ConfigError(f"give the number of steps of {maker.name}: rollout.steps")
         half = max(config.window, steps // 2) - 1
         low, high = config.window_range or (0, half)
         # The last step has no noise.
@@ -56,12 +63,11 @@ class GroupSampler:
         return low, high
 
     def window(self, step: int) -> range:
-        """Stochastic steps of a rollout, shared by its groups; empty for DiffusionNFT."""
+        """Stochastic steps of a rollout, shared by its groups."""
         config = self.config
-        if config.algorithm == "nft":
-            return range(0)
         generator = np.random.default_rng([config.optim.seed, step, 2])
-        start = int(generator.integers(self._low, self._high - config.window + 1, endpoint=True))
+        low, high = self.window_range
+        start = int(generator.integers(low, high - config.window + 1, endpoint=True))
         return range(start, start + config.window)
 
     def numbers(self, step: int) -> range:
@@ -83,9 +89,18 @@ class GroupSampler:
         context = _context(prompt)
         with self._accelerator.autocast():
             return [
-                self._sampler.sample(prompt.prompt, context, seeds[i : i + size], self.window(step))
+                self._sample(step, prompt.prompt, context, seeds[i : i + size])
                 for i in range(0, len(seeds), size)
             ]
+
+    def _sample(
+        self, step: int, prompt: str, context: Sequence[Image | Video], seeds: Sequence[int]
+    ) -> Rollout:
+        if self._last:
+            return self._last.sample(prompt, context, seeds)
+        if self._stochastic is None:
+            return sample_latents(self._trained, prompt, context, seeds)
+        return self._stochastic.sample(prompt, context, seeds, self.window(step))
 
     def prompt(self, number: int) -> Example:
         """Prompt of a group; each comes once before any comes again."""
@@ -98,7 +113,7 @@ class GroupSampler:
 
     def sample_held_out(self, prompt: Example) -> list[Image | Video | None]:
         """Sample a prompt without stochastic steps, always from the same seeds."""
-        seeds = policies.seeds(prompt.id, _HELD_OUT_SAMPLES, self.config.optim.seed)
+        seeds = policies.seeds(prompt.id, HELD_OUT_SAMPLES, self.config.optim.seed)
         size = self.config.optim.batch_size
         samples: list[Image | Video | None] = []
         with self._accelerator.autocast():

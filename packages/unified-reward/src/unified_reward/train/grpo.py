@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
+from unified_reward.judges.registry import DEFAULT_OPTIONS, JudgeOptions
 from unified_reward.train.grpo_answers import train_vlm
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_diffusion import train_pipeline
@@ -16,6 +17,7 @@ from unified_reward.train.grpo_vlm import VLMGRPO
 from unified_reward.train.reward_functions import open_reward
 from unified_reward.train.reward_terms import reward_terms
 from unified_reward.train.rollouts import GroupRewards
+from unified_reward.train.run_history import tracker_names
 from unified_reward_client import RewardSet, RewardTerm
 
 
@@ -36,8 +38,12 @@ class PolicyGRPO:
     whose ``judge`` is one of these; empty for the judge that the recipe trains."""
     held_out_rewards: tuple[str, ...] = ()
     """Judges and functions that score samples of the held-out prompts and train nothing."""
+    judges: JudgeOptions = DEFAULT_OPTIONS
+    """Options of judges, those that apply to each; keys of servers are in the environment."""
 
     def __post_init__(self) -> None:
+        if self.judges.api_key or self.judges.extra_headers:
+            raise ConfigError("keys of servers are never written into a run: use the environment")
         if (self.vlm is None) == (self.diffusion is None):
             raise ConfigError("grpo takes either vlm or diffusion")
         if self.rewards:
@@ -82,16 +88,18 @@ def learn_from_judges(
         ModelError: A judge or the policy cannot be loaded or trained.
     """
     policy, training, terms = checkpoint_path(config.policy), config.training, config.terms
-    opened = {reference: open_reward(reference) for reference in config.references}
+    if isinstance(training, DiffusionGRPO):
+        tracker_names(training.report_to)  # before any judge is loaded
+    opened = {reference: open_reward(reference, config.judges) for reference in config.references}
     rewards = GroupRewards(
         {term.judge: opened[term.judge] for term in terms},
         patience_s=training.patience_s,
         opponents=training.opponents,
         reward_set=RewardSet(terms),
     )
+    others = {name: opened[name] for name in config.held_out_rewards}
     if isinstance(training, VLMGRPO):
-        others = {name: opened[name] for name in config.held_out_rewards}
         measured = GroupRewards(others, patience_s=training.patience_s) if others else None
         return train_vlm(policy, config.prompts, rewards, training, out, log, measured)
-    report = train_pipeline(policy, config.prompts, rewards, training, out, log)
+    report = train_pipeline(policy, config.prompts, rewards, training, out, log, others)
     return report | {"left_out": report["rows"].get("left_out", 0)}

@@ -17,7 +17,9 @@ from unified_reward import policies
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example, Sample
+from unified_reward.io.config import as_data
 from unified_reward.policies.vlm import VLMPolicy, build_request
+from unified_reward.train.grpo_page import RunFacts, write_run_page
 from unified_reward.train.grpo_vlm import VLMGRPO, Rewards, SampledAnswer, learn_from_rewards
 from unified_reward.train.rollouts import GroupRewards, GroupScores, read_prompts
 
@@ -146,6 +148,8 @@ def train_vlm(
     )
     if state.is_main_process:
         policies.write_defaults(model.options, out / "policy")
+        n, held_out = report["prompts"], config.held_out
+        write_run_page(out, RunFacts(str(policy), rewards.names, as_data(config), n, held_out), log)
     left_out = report["left_out"] + rows.get("left_out", 0)
     return {"rows": rows, **report, "left_out": left_out}
 

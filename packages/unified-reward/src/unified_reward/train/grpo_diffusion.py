@@ -6,27 +6,34 @@ and the step's number only, so that a killed run continues exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 
 from unified_reward import policies
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Example
+from unified_reward.io.config import as_data
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.adapters import merge_adapters
-from unified_reward.train.group_collector import GroupCollector
+from unified_reward.train.group_collector import GroupCollector, HeldOut
 from unified_reward.train.group_sampler import GroupSampler
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_loop import RewardLoop
+from unified_reward.train.grpo_page import RunFacts, write_run_page
 from unified_reward.train.loops import build_accelerator
+from unified_reward.train.offload import Turns
 from unified_reward.train.policy_updates import AdaptedNetworks
 from unified_reward.train.processes import Processes
 from unified_reward.train.reward_functions import RewardFunction
 from unified_reward.train.rollouts import GroupRewards, read_prompts
+from unified_reward.train.run_history import tracker_names
 from unified_reward.train.sample_sheets import SampleSheet
 
 
@@ -37,6 +44,7 @@ def train_pipeline(
     config: DiffusionGRPO,
     out: Path,
     log: Callable[[str], None] = lambda _: None,
+    held_out_rewards: Mapping[str, BaseJudge | RewardFunction] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Train a text-to-image, text-to-video or editing pipeline by the rewards of its samples.
 
@@ -49,13 +57,17 @@ def train_pipeline(
         rewards: Judges or functions by name; or these with terms of their own, where ``weights``,
             ``min_spread``, ``opponents`` and ``patience_s`` of the settings do not count.
         config: Settings.
-        out: Folder of ``adapter/``, of ``policy/``, the pipeline with the adapters merged, and of
+        out: Folder of ``adapter/``, of ``policy/``, the pipeline with the adapters merged, of
+            ``history.jsonl``, with a row of figures for each step as soon as it is done, of
+            ``index.html``, a page that shows them, and of
             ``checkpoints/``, from which a killed run resumes.
         log: Called with the reason for each row or group that is left out.
+        held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
 
     Returns:
         ``rows`` by status, ``prompts``, ``losses`` and the other figures by step (None where a step
-        had no group to learn from), and ``held_out``, pairs of step and mean reward.
+        had no group to learn from), ``rewards``, the mean of each by name, ``held_out``, pairs of
+        step and mean reward, and ``held_out_rewards``, these of each reward by name.
 
     Raises:
         ConfigError: Options, policy and rewards do not fit.
@@ -63,39 +75,91 @@ def train_pipeline(
         ModelError: The pipeline cannot be trained, loss or gradient is not finite, or there are no
             rewards any more; the message names the state to resume from.
     """
-    accelerator = build_accelerator(config.precision)
+    trackers = tracker_names(config.report_to)
+    accelerator = build_accelerator(config.precision, trackers, out / "logs")
     processes = Processes(accelerator)
-    if config.prompts_per_step < processes.n:
-        raise ConfigError(
-            f"prompts_per_step is {config.prompts_per_step}, of which {processes.n} processes need "
-            "at least one each"
-        )
-    size = config.optim.batch_size
-    maker = policies.load(policy, device=str(accelerator.device), dtype="float32", batch_size=size)
-    if not isinstance(maker, DiffusionPolicy):
-        raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
-    read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
+    processes.check_share("prompts_per_step", config.prompts_per_step)
     scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
-    scorer.check_tasks({prompt.task for prompt in read})
+    scorer.least = config.least
+    others = _others(scorer.names, held_out_rewards, config)
+    judges = {**scorer.sources, **held_out_rewards}
+    turns = Turns(judges, accelerator.device) if config.offload else None
+    maker = _load(policy, config, accelerator)
+    read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
+    for each in (scorer, others):
+        if each:
+            each.check_tasks({prompt.task for prompt in read}, is_measured=each is others)
     held_out, trained = _split(read, config)
-    model = AdaptedNetworks(maker, config.optim)
+    model = AdaptedNetworks(maker.with_options(config.rollout), config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)
-    collector = GroupCollector(rollouts, scorer, processes, log, held_out)
-    trainer = RewardLoop(model, collector, config, accelerator, out / "checkpoints")
-    history = trainer.train(SampleSheet(maker, (held_out or trained)[:4], out / "samples"))
-    with processes.together():
+    if turns:
+        turns.add_policy(maker.pipeline)
+    judging = turns.judging if turns else nullcontext
+    collector = GroupCollector(rollouts, scorer, processes, log, HeldOut(held_out, others), judging)
+    trainer = RewardLoop(model, collector, config, accelerator, out)
+    sheet = SampleSheet(maker, (held_out or trained)[:4], out / "samples")
+    run = RunFacts(
+        maker.name, scorer.names, as_data(config), len(trained), len(held_out), sheet.prompts
+    )
+    history = trainer.train(sheet, lambda: write_run_page(out, run, log))
+    with processes.together(), trainer.result():
         if processes.is_first:
             merge_adapters(model.adapters, out / "adapter", maker.pipeline)
             maker.pipeline.save_pretrained(out / "policy", safe_serialization=True)
             policies.write_defaults(maker.options, out / "policy")
-    measured = history.pop("held_out")
-    figures = {
+    return {"rows": rows, "prompts": len(trained), **_report(history)}
+
+
+def _load(policy: str | Path, config: DiffusionGRPO, accelerator: Accelerator) -> DiffusionPolicy:
+    maker = policies.load(
+        policy,
+        vars(config.sampling),
+        device=str(accelerator.device),
+        dtype="float32",
+        batch_size=config.optim.batch_size,
+    )
+    if not isinstance(maker, DiffusionPolicy):
+        raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
+    return maker
+
+
+def _others(
+    rewards: Collection[str],
+    held_out_rewards: Mapping[str, BaseJudge | RewardFunction],
+    config: DiffusionGRPO,
+) -> GroupRewards | None:
+    """Rewards of the held-out prompts beside those that are trained.
+
+    Raises:
+        ConfigError: They are never measured, or one is trained too.
+    """
+    if not held_out_rewards:
+        return None
+    if not config.held_out:
+        raise ConfigError("held_out_rewards are measured on held-out prompts; give held_out too")
+    if both := [name for name in held_out_rewards if name in rewards]:
+        raise ConfigError(f"{', '.join(both)}: a reward is trained or only measured, not both")
+    return GroupRewards(held_out_rewards, patience_s=config.patience_s)
+
+
+def _report(history: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures by step of a whole run, of several rewards by name."""
+    numbers = {
         name: [None if value is None else round(value, 9) for value in values]
         for name, values in history.items()
+        if name not in ("rewards", "held_out")
     }
-    losses = [[step, loss] for step, loss in enumerate(figures.pop("loss"), 1)]
-    return {"rows": rows, "prompts": len(trained), "losses": losses, **figures} | {
-        "held_out": measured
+    names = [*history["rewards"][0]]
+    measured = history["held_out"]
+    others = dict.fromkeys(name for *_, by_name in measured for name in by_name)
+    return {
+        "losses": [[step, loss] for step, loss in enumerate(numbers.pop("loss"), 1)],
+        **numbers,
+        "rewards": {name: [row[name] for row in history["rewards"]] for name in names},
+        "held_out": [[step, reward] for step, reward, _ in measured],
+        "held_out_rewards": {
+            name: [[step, by_name.get(name)] for step, _, by_name in measured] for name in others
+        },
     }
 
 

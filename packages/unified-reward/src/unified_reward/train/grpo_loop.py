@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ from unified_reward.train.policy_updates import (
 )
 from unified_reward.train.processes import Processes
 from unified_reward.train.reward_functions import RewardFunctionError
+from unified_reward.train.reward_gradients import RewardGradients
+from unified_reward.train.run_history import RunHistory
 from unified_reward.train.sample_sheets import SampleSheet
 
 
 _FIGURES = ("loss", "deviation", "clipped", "kl", "norm_ratio")
 _LOGGED = (
-    *(*_FIGURES, "reward", "spread", "diversity"),
+    *(*_FIGURES, "reward", "rewards", "spread", "diversity"),
     *("failed", "failed_groups", "constant_groups", "lost_comparisons"),
 )
 _FAILED_STEPS = 3
@@ -48,7 +50,7 @@ class RewardLoop:
         collector: GroupCollector,
         config: DiffusionGRPO,
         accelerator: Accelerator,
-        folder: Path,
+        out: Path,
     ) -> None:
         self.config = config
         self._model, self._collector, self._accelerator = model, collector, accelerator
@@ -64,15 +66,21 @@ class RewardLoop:
             num_warmup_steps=round(optim.steps * optim.warmup),
             num_training_steps=optim.steps,
         )
-        self._old: dict[str, Tensor] = {}
+        self._old = self._copied() if config.algorithm == "nft" else {}
         """Weights of the policy that samples, where it is another."""
-        if config.algorithm == "nft":
-            self._old = {name: each.detach().clone() for name, each in model.trained.items()}
+        self._average = self._copied() if config.ema_decay else {}
+        """Moving average of the weights, where there is one."""
         self._update = self._build_update()
-        old = {f"old {name}": weight for name, weight in self._old.items()}
+        weights = dict(model.trained)
+        for kind, others in (("old", self._old), ("average", self._average)):
+            weights |= {f"{kind} {name}": weight for name, weight in others.items()}
         self.state = TrainState(
-            folder, model.trained | old, self._optimiser, self._schedule, (*_LOGGED, "held_out")
+            out / "checkpoints", weights, self._optimiser, self._schedule, (*_LOGGED, "held_out")
         )
+        self._rows = RunHistory(out, accelerator, config)
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: weight.detach().clone() for name, weight in self._model.trained.items()}
 
     def _build_update(self) -> Update:
         config = self.config
@@ -84,6 +92,9 @@ class RewardLoop:
                 config.nft,
                 config.optim.seed,
             )
+        if config.algorithm == "draft":
+            rewards = self._collector.rewards
+            return RewardGradients(self._model, self._accelerator, rewards, beta=config.beta)
         return GRPOUpdate(
             self._model,
             self._accelerator,
@@ -92,38 +103,69 @@ class RewardLoop:
             kind=config.ratio,
         )
 
-    def train(self, sheet: SampleSheet) -> dict[str, list[Any]]:
-        """Train up to the last step; the figures by step."""
+    def train(self, sheet: SampleSheet, write_page: Callable[[], None]) -> dict[str, list[Any]]:
+        """Train up to the last step.
+
+        Args:
+            sheet: Samples to look at, every ``samples_every`` steps and before the first.
+            write_page: Called in the first process whenever there is more to look at.
+
+        Returns:
+            The figures by step, see `row_of`.
+        """
         history = self.state.load(self._accelerator.device)
         try:
-            self._run(history, sheet)
+            self._run(history, sheet, write_page)
         except (ServerError, RewardFunctionError) as error:
-            # Rewards come before a step changes anything.
+            # Rewards come before a step changes anything, or after it is complete.
             self._save(history)
             raise type(error)(f"{error}; resume from {self.state.newest()}") from error
+        finally:
+            self._rows.finish()
         return history
 
-    def _run(self, history: dict[str, list[Any]], sheet: SampleSheet) -> None:
+    def result(self) -> AbstractContextManager[None]:
+        """Have the weights in the networks that are measured and written, until the block ends."""
+        return self._model.with_weights(self._average)
+
+    def _run(
+        self, history: dict[str, list[Any]], sheet: SampleSheet, write_page: Callable[[], None]
+    ) -> None:
         config, steps = self.config, self.config.optim.steps
         bar = loss_progress()
         with bar if self._processes.is_first else nullcontext():
             task = bar.add_task("learning from rewards", total=steps, loss="")
+            self._measure(history)
+            with self._processes.together():
+                self._rows.begin(history)
+            if not history["loss"]:
+                self._show(0, sheet, write_page)
             for step in range(len(history["loss"]), steps):
-                self._measure(step, history)
                 figures = self._step(step)
                 for name in _LOGGED:
-                    history[name].append(figures.get(name))
+                    history[name].append(figures[name])
+                self._measure(history)
+                with self._processes.together():
+                    self._rows.add(history)
                 self._check_rewards(history)
                 reward = figures["reward"]
                 text = "" if reward is None else f"reward {reward:.3f}"
                 bar.update(task, completed=step + 1, loss=text)
                 if config.optim.save_every and (step + 1) % config.optim.save_every == 0:
                     self._save(history)
-                if config.samples_every and (step + 1) % config.samples_every == 0:
-                    with self._processes.together():
-                        if self._processes.is_first:
-                            sheet.write(step + 1)
-            self._measure(steps, history)
+                self._show(step + 1, sheet, write_page)
+
+    def _show(self, step: int, sheet: SampleSheet, write_page: Callable[[], None]) -> None:
+        """Write the sheet and the page, if they are due after so many steps."""
+        optim, every = self.config.optim, self.config.samples_every
+        has_sheet = bool(every) and step % every == 0
+        is_saved = bool(optim.save_every) and step % optim.save_every == 0
+        if has_sheet or is_saved or step == optim.steps:
+            with self._processes.together(), self.result():
+                if self._processes.is_first:
+                    if has_sheet:
+                        sheet.write(step)
+                    write_page()
 
     def _save(self, history: Mapping[str, Sequence[Any]]) -> None:
         with self._processes.together():
@@ -140,7 +182,7 @@ class RewardLoop:
                 f"the last state is {self.state.newest()}"
             )
 
-    def _step(self, step: int) -> dict[str, float | None]:
+    def _step(self, step: int) -> dict[str, Any]:
         """Sample, score and learn; the figures of the step."""
         with self._model.with_weights(self._old):
             groups, scored = self._collect(step)
@@ -154,14 +196,15 @@ class RewardLoop:
                 raise non_finite_error("loss or gradient", step + 1, self.state.newest())
             self._optimiser.step()
             self._optimiser.zero_grad()
+            self._move_average(step * self.config.updates + i + 1)
             updates.append(found)
         if updates:
             self._schedule.step()
-            self._follow(step + 1)
-        figures = figures_of(scored)
-        for name in _FIGURES:
-            figures[name] = mean([found.get(name) for found in updates])
-        return figures
+            nft = self.config.nft
+            self._follow(self._old, min(nft.decay_rate * (step + 1), nft.decay_limit))
+        last = updates[-1] if updates else {}
+        learning = {name: last.get(name) for name in _FIGURES}
+        return {**figures_of(scored), **learning, "loss": mean([each["loss"] for each in updates])}
 
     def _collect(self, step: int) -> tuple[list[Group], list[ScoredGroup]]:
         """Groups of a step, see `GroupCollector.collect`."""
@@ -169,7 +212,7 @@ class RewardLoop:
         check = update.encode if isinstance(update, NFTUpdate) else lambda _: None
         try:
             return self._collector.collect(step, check)
-        except ServerError:
+        except (ServerError, RewardFunctionError):
             raise
         except ModelError as error:
             raise ModelError(f"{error}; the last state is {self.state.newest()}") from error
@@ -192,18 +235,23 @@ class RewardLoop:
                 sums[name] = sums.get(name, 0.0) + value * (n / learned)
         return sums
 
-    @torch.no_grad()
-    def _follow(self, n: int) -> None:
-        """Move the old policy towards the trained weights after step n, from 1."""
-        decay = min(self.config.nft.decay_rate * n, self.config.nft.decay_limit)
-        for name, weight in self._old.items():
-            weight.lerp_(self._model.trained[name], 1 - decay)
+    def _move_average(self, n: int) -> None:
+        """Move the average after optimiser step n, from 1; the first ones count for more."""
+        if n % self.config.ema_every == 0:
+            self._follow(self._average, min(self.config.ema_decay, n / (n + 9)))
 
-    def _measure(self, step: int, history: Mapping[str, list[Any]]) -> None:
-        """Measure the reward of the held-out prompts after so many steps."""
-        is_last = step == self.config.optim.steps
-        measured = history["held_out"]
-        is_due = step % self.config.held_out_every == 0 or is_last
-        if not (self._collector.held_out and is_due) or (measured and measured[-1][0] == step):
+    @torch.no_grad()
+    def _follow(self, weights: Mapping[str, Tensor], kept: float) -> None:
+        """Move other weights towards the trained ones, but for the share that is kept."""
+        for name, weight in weights.items():
+            weight.lerp_(self._model.trained[name], 1 - kept)
+
+    def _measure(self, history: Mapping[str, list[Any]]) -> None:
+        """Measure the reward of the held-out prompts after the last step, if it is due."""
+        step, measured = len(history["loss"]), history["held_out"]
+        is_due = step % self.config.held_out_every == 0 or step == self.config.optim.steps
+        if not (self._collector.held_out.prompts and is_due):
             return
-        measured.append([step, self._collector.measure()])
+        if not measured or measured[-1][0] != step:
+            with self.result():
+                measured.append([step, *self._collector.measure()])

@@ -19,8 +19,15 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.io.atomic import replacing
 
 
-def build_accelerator(precision: Literal["no", "bf16"] | None) -> Accelerator:
-    """Accelerator of a training; None is bf16 on a GPU and full precision elsewhere.
+def build_accelerator(
+    precision: Literal["no", "bf16"] | None, trackers: Sequence[str] = (), logs: Path | None = None
+) -> Accelerator:
+    """Accelerator of a training.
+
+    Args:
+        precision: Mixed precision; None is bf16 on a GPU and full precision elsewhere.
+        trackers: Names of trackers.
+        logs: Folder for those that write files.
 
     Raises:
         ConfigError: The launcher shards the model.
@@ -29,7 +36,10 @@ def build_accelerator(precision: Literal["no", "bf16"] | None) -> Accelerator:
     # An earlier training in this process may have chosen another precision.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision=precision or ("bf16" if on_gpu else "no"), cpu=not on_gpu
+        mixed_precision=precision or ("bf16" if on_gpu else "no"),
+        cpu=not on_gpu,
+        log_with=[*trackers] or None,  # of none accelerate warns
+        project_dir=logs,
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ConfigError("a pipeline cannot be sharded; launch without FSDP and ZeRO")
@@ -124,9 +134,11 @@ class TrainState:
         if (path := self.newest()) is None:
             return {name: [] for name in self._figures}
         state = torch.load(path, map_location=device, weights_only=True)
-        if state["weights"].keys() != self._trained.keys():
+        figures = [name for name in self._figures if name not in state["history"]]
+        if state["weights"].keys() != self._trained.keys() or figures:
             raise ConfigError(
-                f"{path} has weights of other names, as of another version; delete "
+                f"{path} has {'other figures' if figures else 'weights of other names'}, as of "
+                "another version or with other settings; delete "
                 f"{self._folder} to start again, or give another output"
             )
         with torch.no_grad():

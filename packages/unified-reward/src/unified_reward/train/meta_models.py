@@ -235,6 +235,7 @@ def _build_pipeline(index: dict[str, Any]) -> Any:
         if key in parameters
     }
     built = pipeline(**dict.fromkeys(required) | given)
+    built.set_progress_bar_config(disable=True)
     if built.scheduler is not None:
         built.scheduler.set_timesteps = _without_device(built.scheduler.set_timesteps)
     return built

@@ -55,8 +55,8 @@ def guarded_ratio(
     ``exp(s [l - l_old + mean((mu - mu_old) ** 2) / (2 s ** 2)])``. At a step ``mu_old + s e`` the
     exponent is ``mean(e (mu - mu_old))``, which is 0 on average under every policy; that of `ratio`
     is below 0 by the term added here, so that the clip seldom reaches positive advantages. Its
-    gradient at ``mu_old`` is ``s`` times that of `ratio`. Not here: the paper also divides the loss
-    of a step by ``-dt``.
+    gradient at ``mu_old`` is ``s`` times that of `ratio`. The paper also divides the loss of a step
+    by ``-dt``, see `policy_loss`.
 
     Args:
         log_prob: As in `ratio`.
@@ -99,16 +99,21 @@ class PolicyTerms(NamedTuple):
     or below ``1 - c`` at a negative one. Scalar in [0, 1]."""
 
 
-def policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> PolicyTerms:
-    """Clipped policy loss ``-mean min(r A, clip(r, 1 - c, 1 + c) A)``.
+def policy_loss(
+    ratio: Tensor, advantage: Tensor, clip: float, duration: float = 1.0
+) -> PolicyTerms:
+    """Clipped policy loss ``-mean min(r A, clip(r, 1 - c, 1 + c) A)``, over a duration.
 
     Schulman et al. 2017, arXiv:1707.06347, Eq. 7; GRPO, arXiv:2402.03300, takes advantages from a
-    group. At ratio 1 the gradient is that of REINFORCE, ``-mean(A grad l)``.
+    group. At ratio 1 and duration 1 the gradient is that of REINFORCE, ``-mean(A grad l)``.
 
     Args:
         ratio: `ratio` or `guarded_ratio`, shape (B,).
         advantage: From `clip_advantages`, shape (B,).
         clip: ``c`` > 0.
+        duration: ``-dt`` > 0, by which GRPO-Guard, arXiv:2510.22319, divides the loss of a step:
+            the mean of a step of a flow moves by ``dt`` with its velocity, so that without it
+            short steps would count less.
 
     Raises:
         ValueError: Shapes differ, an advantage is not finite, or ``clip`` is not above 0.
@@ -119,7 +124,7 @@ def policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> PolicyTerms:
         raise ValueError(f"the clip range must be above 0, not {clip}")
     is_clipped = ((advantage > 0) & (ratio > 1 + clip)) | ((advantage < 0) & (ratio < 1 - clip))
     loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
-    return PolicyTerms(loss, is_clipped.float().mean())
+    return PolicyTerms(loss / duration, is_clipped.float().mean())
 
 
 def nft_reward(advantage: Tensor) -> Tensor:

@@ -212,15 +212,15 @@ class GRPOUpdate:
         new, old = (log_prob(record.next_sample, each, std)[rows] for each in (mean, record.mean))
         mean, old_mean = mean[rows], record.mean[rows]
         if self._kind == "guarded":
-            ratios = guarded_ratio(new, old, mean, old_mean, std)
+            ratios, duration = guarded_ratio(new, old, mean, old_mean, std), record.duration
         else:
-            ratios = ratio(new, old)
-        terms = policy_loss(ratios, advantage.to(ratios.device), self._clip)
+            ratios, duration = ratio(new, old), 1.0
+        terms = policy_loss(ratios, advantage.to(ratios.device), self._clip, duration)
         loss = terms.loss
         if reference is not None:
             distance = kl(mean, record.transition(reference).mean[rows], std).mean()
             loss = loss + self._beta * distance if self._beta else loss
-            figures.add(n, kl=distance, norm_ratio=_norm_ratio(prediction[rows], reference[rows]))
+            figures.add(n, kl=distance, norm_ratio=norm_ratio(prediction[rows], reference[rows]))
         deviation = (ratios - 1).abs().mean()
         figures.add(n, loss=loss, clipped=terms.clipped_share, deviation=deviation)
         return loss
@@ -337,12 +337,12 @@ class NFTUpdate:
             loss=loss,
             deviation=terms.deviation.mean(),
             kl=distance,
-            norm_ratio=_norm_ratio(prediction, reference),
+            norm_ratio=norm_ratio(prediction, reference),
         )
         return loss
 
 
-def _norm_ratio(prediction: Tensor, reference: Tensor) -> Tensor:
+def norm_ratio(prediction: Tensor, reference: Tensor) -> Tensor:
     """Norm of the predictions of a batch over that of the reference's, ``|v| / |v_ref|``."""
     norms = (each.detach().float().flatten(1).norm(dim=1) for each in (prediction, reference))
     own, other = norms

@@ -16,7 +16,13 @@ from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, ModelError, one_line
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Sample
-from unified_reward.judges.registry import kind_of, open_judge
+from unified_reward.judges.registry import (
+    DEFAULT_OPTIONS,
+    JudgeOptions,
+    applicable,
+    kind_of,
+    open_reference,
+)
 
 
 RewardFunction = Callable[[Sequence[Sample]], Sequence[float | None]]
@@ -28,17 +34,22 @@ class RewardFunctionError(ModelError):
     """A reward function raised, or returned something else than rewards."""
 
 
-def open_reward(reference: str) -> BaseJudge | RewardFunction:
+def open_reward(
+    reference: str, options: JudgeOptions = DEFAULT_OPTIONS
+) -> BaseJudge | RewardFunction:
     """Open a judge, or import a function.
 
     Args:
         reference: See `open_judge`; or ``MODULE:FUNCTION``, where no judge is called so. Modules of
             the working directory are found, as by ``python -m``.
+        options: Of judges, those that apply to each.
 
     Raises:
         ConfigError: There is neither, or the module fails to load.
     """
-    return _load(reference) if _is_function(reference) else open_judge(reference)
+    if is_function(reference):
+        return _load(reference)
+    return open_reference(reference, applicable(reference, options))
 
 
 def reward_files(reference: str) -> list[Path]:
@@ -48,7 +59,7 @@ def reward_files(reference: str) -> list[Path]:
         ConfigError: See `open_reward`.
     """
     module, _, rest = reference.partition(":")
-    if _is_function(reference):
+    if is_function(reference):
         _load(reference)
         file = sys.modules[module].__file__
         return [Path(file)] if file else []
@@ -58,7 +69,8 @@ def reward_files(reference: str) -> list[Path]:
     return [checkpoint_path(rest)] if rest and kind in ("scorer", "checklist", "installed") else []
 
 
-def _is_function(reference: str) -> bool:
+def is_function(reference: str) -> bool:
+    """True for ``MODULE:FUNCTION``, unless a judge is called so; imports nothing."""
     if not _FUNCTION.fullmatch(reference):
         return False
     try:

@@ -44,7 +44,7 @@ class RewardSource:
         if facts.get("kind") == "table":
             raise ConfigError(f"{name} looks verdicts up by id, and new samples are in no table")
         self._tasks: Mapping[str, Any] = facts.get("tasks") or {}
-        """What is known about each task; empty where nothing is."""
+        """Facts about each task by name; empty where none are known."""
 
     def check(self, term: wire.RewardTerm) -> None:
         """Refuse a term that a function cannot give.
@@ -59,8 +59,15 @@ class RewardSource:
             name, value = next(iter(wrong.items()))
             raise ConfigError(f"{self._name} is a function and cannot have {name}={value!r}")
 
-    def check_tasks(self, term: wire.RewardTerm, tasks: Collection[Task]) -> None:
+    def check_tasks(
+        self, term: wire.RewardTerm, tasks: Collection[Task], *, is_measured: bool = False
+    ) -> None:
         """Refuse a term for tasks of which the judge is known not to answer the question.
+
+        Args:
+            term: The term.
+            tasks: Tasks of the prompts.
+            is_measured: It measures a policy, which win rates in a group do not.
 
         Raises:
             ConfigError: There is one.
@@ -68,6 +75,11 @@ class RewardSource:
         for task in tasks if self._tasks else ():
             known = self._tasks.get(task.value, {})
             form, aspects = self._form(term.form, task), known.get("aspects") or {}
+            if is_measured and form == "compare":
+                raise ConfigError(
+                    f"{self._name} compares, and win rates in a group are 0.5 in the mean whatever "
+                    "the policy; measure by a judge that scores"
+                )
             if form not in known.get("forms", ()) or (term.aspect and form != "score"):
                 able = [f"{each} ({', '.join(v['forms'])})" for each, v in self._tasks.items()]
                 raise ConfigError(
@@ -134,7 +146,8 @@ def _reason(verdict: Verdict) -> str:
         case Failed(error=reason) | Unparsed(reason=reason):
             return reason
         case Scored(aspects=aspects):
-            return f"there is no overall score, only aspects: {', '.join(aspects) or 'none'}"
+            known = f", only aspects: {', '.join(aspects)}" if aspects else ""
+            return f"the judge gave no overall score{known}"
         case _:
             return f"the judge answered with {type(verdict).__name__}"
 

@@ -100,14 +100,16 @@ class GroupScores:
     """Each reward of its own, by name; None where it failed."""
     lost_comparisons: int = 0
     """Comparisons behind win rates that failed or could not be read."""
+    least: int = 2
+    """Rewards that the group needs; with 1 they need not differ."""
 
     @property
     def status(self) -> str:
-        """``failed`` with fewer than two rewards, ``constant`` if all are equal, or ``scored``."""
+        """``failed`` with too few rewards, ``constant`` if all are equal, or ``scored``."""
         known = [value for value in self.advantages if value is not None]
-        if len(known) < 2:
+        if len(known) < self.least:
             return "failed"
-        return "scored" if any(known) else "constant"
+        return "scored" if any(known) or self.least == 1 else "constant"
 
 
 class GroupRewards:
@@ -142,6 +144,8 @@ class GroupRewards:
             raise ConfigError("give at least one reward")
         if weights and len(weights) != len(sources):
             raise ConfigError(f"{len(weights)} weights for {len(sources)} rewards")
+        self.sources, self.least = sources, 2
+        """Judges and functions; rewards that a group needs, with 1 they need not differ."""
         self._sources = {
             name: RewardSource(name, source, patience_s, opponents)
             for name, source in sources.items()
@@ -159,14 +163,28 @@ class GroupRewards:
                 raise ConfigError(f"there is no {term.judge!r} among {', '.join(sources)}")
             self._sources[term.judge].check(term)
 
-    def check_tasks(self, tasks: Collection[Task]) -> None:
+    @property
+    def terms(self) -> Sequence[wire.RewardTerm]:
+        """Rewards with their weights and scales."""
+        return self._set.terms
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the terms."""
+        return [term.name for term in self._set.terms]
+
+    def check_tasks(self, tasks: Collection[Task], *, is_measured: bool = False) -> None:
         """Refuse a judge that is known not to judge a task of the prompts.
+
+        Args:
+            tasks: Tasks of the prompts.
+            is_measured: The mean reward measures a policy, which win rates in a group do not.
 
         Raises:
             ConfigError: There is one.
         """
         for term in self._set.terms:
-            self._sources[term.judge].check_tasks(term, tasks)
+            self._sources[term.judge].check_tasks(term, tasks, is_measured=is_measured)
 
     def score(self, groups: Sequence[Sequence[Sample | None]]) -> list[GroupScores]:
         """Score groups of samples; None is a sample that could not be made.
@@ -177,8 +195,8 @@ class GroupRewards:
             ServerError: A server did not answer for too long.
         """
         made = [[sample for sample in group if sample is not None] for group in groups]
-        asked = dict.fromkeys((term.judge, term.form) for term in self._set.terms)
-        found = {key: self._sources[key[0]].rewards(key[1], made) for key in asked}
+        needed = dict.fromkeys((term.judge, term.form) for term in self._set.terms)
+        found = {key: self._sources[key[0]].rewards(key[1], made) for key in needed}
         missing = wire.Reward(None, "the sample could not be made")
         rewards: dict[str, list[wire.Reward | float | None]] = {}
         for term in self._set.terms:
@@ -200,7 +218,8 @@ class GroupRewards:
             own = {name: column[part] for name, column in combined.scaled.items()}
             lost = sum(each[i][1] for each in found.values())
             reasons = combined.reasons[part]
-            scores.append(GroupScores(advantages[part], values[part], reasons, own, lost))
+            columns = advantages[part], values[part], reasons, own, lost
+            scores.append(GroupScores(*columns, self.least))
         return scores
 
     def _advantages(self, combined: wire.Combined, index: Sequence[int]) -> list[float | None]:

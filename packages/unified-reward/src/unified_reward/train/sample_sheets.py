@@ -24,6 +24,8 @@ class SampleSheet:
         self, maker: DiffusionPolicy, prompts: Sequence[Example | PreferencePair], folder: Path
     ) -> None:
         self._maker, self._prompts, self.folder = maker, prompts, folder
+        self.prompts = [row.prompt for row in prompts]
+        """Prompts of the rows, from top to bottom."""
 
     def write(self, step: int) -> None:
         """Write an image with a row for each prompt; videos as their first and last frames."""

@@ -19,6 +19,7 @@ from unified_reward.core.errors import ConfigError, ModelError, one_line
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Task
+from unified_reward.judges.registry import kind_of
 from unified_reward.policies import Denoising, Size, sampling_options
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.layouts import walk

@@ -109,6 +109,7 @@ def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) ->
         ("unpenalised", "slow"),
         ("unpenalised", "rejection"),
         ("unpenalised", "control"),
+        ("unpenalised", "start"),
     )
     truths = _truths(tests)
     for arm, by_seed in answers.items():

@@ -22,18 +22,20 @@ def comparison(index):
 
 def test_reasons_speak_of_the_candidates_in_their_order():
     for example in map(comparison, range(5)):
-        first, second = reasons(example).split(". ")
+        first, second = reasons(example.tags).split(". ")
         turned = (
             f"first: {second.removeprefix('second: ')}. second: {first.removeprefix('first: ')}"
         )
-        assert reasons(mirrored(example)) == turned
+        assert reasons(mirrored(example).tags) == turned
 
 
 def test_a_clean_candidate_without_a_false_fact_has_the_whole_utility():
     reasoned = [
         (text.partition(": ")[2], utility)
         for example in map(comparison, range(60))
-        for text, utility in zip(reasons(example).split(". "), true_utilities(example), strict=True)
+        for text, utility in zip(
+            reasons(example.tags).split(". "), true_utilities(example), strict=True
+        )
     ]
     faultless = [text.endswith(" 0 no, clean") for text, _ in reasoned]
     assert faultless == [utility == 1 for _, utility in reasoned]

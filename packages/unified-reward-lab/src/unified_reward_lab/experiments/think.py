@@ -19,7 +19,6 @@ from unified_reward.bench.metrics import mean_metric, paired_difference
 from unified_reward.core.samples import Task
 from unified_reward.io.atomic import write_bytes
 from unified_reward.io.config import as_data
-from unified_reward.io.rows import read_examples
 from unified_reward.io.text import read_json_lines
 from unified_reward.judges.card import CARD
 from unified_reward.pairs.judge_answers import PairAnswer, both_orders, read_comparisons
@@ -136,10 +135,9 @@ def _write(folder: Path, n: int, seed: int, split: Any) -> Path:
     if not rows.exists():
         task = Task.IMAGE_GENERATION
         file = write_microworld(folder, task=task, forms=("compare",), n=n, seed=seed, split=split)
-        contents = (row.content for row in read_examples(file))
-        texts = []
-        for (_, row), example in zip(read_json_lines(file), contents, strict=True):
-            row["target"]["rationale"] = reasons(example)
+        texts: list[str] = []
+        for _, row in read_json_lines(file):
+            row["target"]["rationale"] = reasons(row["tags"])
             texts.append(json.dumps(row, allow_nan=False) + "\n")
         write_bytes(rows, "".join(texts).encode())
     return rows
@@ -277,7 +275,7 @@ def _truths(tests: Path) -> dict[tuple[str, bool], list[str]]:
     truths: dict[tuple[str, bool], list[str]] = {}
     for example in read_comparisons(tests):
         for question in both_orders(example):
-            truths[example.id, question.is_swapped] = reasons(question.example).split(". ")
+            truths[example.id, question.is_swapped] = reasons(question.example.tags).split(". ")
     return truths
 
 

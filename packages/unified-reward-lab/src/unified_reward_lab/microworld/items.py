@@ -329,7 +329,8 @@ def make_example(
         The sample with media in memory. Of a score, ``target.score`` in [0, 1] and, for
         generation, ``target.aspects`` with 1.0 or 0.0 for each fact the caption asserts, for
         editing ``success`` and ``kept`` (see `Edit.evaluate`); of a
-        comparison, ``target.winner``. `true_utilities` has the exact utilities.
+        comparison, ``target.winner``, and for generation the tags ``facts_first`` and
+        ``facts_second``. `true_utilities` has the exact utilities.
 
     Raises:
         ConfigError: The task, form or split is not one of these.

@@ -127,6 +127,7 @@ def test_arms_are_compared_on_the_same_comparisons_and_done_phases_are_not_repea
         "unpenalised against slow": 0,
         "unpenalised against rejection": 0.5,
         "unpenalised against control": 0.25,
+        "unpenalised against start": 0.75,
     }
     contrast = report["contrasts"]["grpo against rejection"]
     assert contrast["consistency"]["value"] == 0.5

@@ -165,8 +165,11 @@ def _draft_generation(spec: _Spec, rng: np.random.Generator) -> _Draft:
 def _facts_in_words(caption: Caption, candidate: CandidateScene) -> str:
     """Each fact of the caption with yes or no, then the flaw.
 
-    >>> _facts_in_words(Caption("a red star", (Mention("red", "star"),)), CandidateScene(Scene(())))
-    'red star no, one object no, clean'
+    >>> from unified_reward_lab.microworld import Mention, Thing
+    >>> cross = Scene((Thing("red", "cross", "small", "top left"),))
+    >>> caption = Caption("a red star", (Mention("red", "star"),))
+    >>> _facts_in_words(caption, CandidateScene(cross, "blur", 0.9))
+    'red star no, one object yes, large flaw'
     """
     answers = [
         f"{name} {'yes' if holds else 'no'}"

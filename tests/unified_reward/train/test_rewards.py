@@ -126,6 +126,14 @@ def test_a_judge_that_only_compares_a_task_gives_win_rates():
     assert rewards.score([samples(2)])[0].values == [1, 0]
 
 
+def test_a_group_without_any_sample_has_failed_whatever_the_judge():
+    judge = Listed([aspects(1, 2), aspects(3, 4)])
+    nothing, scores = GroupRewards({"judge": judge}).score([[None, None], samples(2)])
+    assert nothing.status == "failed"
+    assert nothing.reasons == ["judge: the sample could not be made"] * 2
+    assert scores.advantages == near([-1, 1])
+
+
 def test_win_rates_do_not_measure_a_policy():
     rewards = GroupRewards({"judge": Listed([], image_generation=only("compare"))})
     with pytest.raises(ConfigError, match="judge compares, and win rates in a group"):

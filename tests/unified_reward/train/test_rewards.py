@@ -118,6 +118,13 @@ def test_floors_by_sigma_of_a_judge_without_sigma_are_an_error():
         rewards.score([samples(2)])
 
 
+def test_a_floor_by_sigma_outlives_a_group_whose_answers_all_failed():
+    terms = RewardSet([RewardTerm("judge", min_spread="sigma")])
+    rewards = GroupRewards({"judge": Listed([Failed("broken")] * 2)}, reward_set=terms)
+    (scores,) = rewards.score([samples(2)])
+    assert scores.status == "failed"
+
+
 def test_a_judge_that_only_compares_a_task_gives_win_rates():
     judge = Listed([Preferred(1, 0, 0)] * 2, image_editing=only("score"))
     judge.tasks["image_generation"] = only("compare")

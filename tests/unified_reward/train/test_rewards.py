@@ -118,12 +118,27 @@ def test_floors_by_sigma_of_a_judge_without_sigma_are_an_error():
         rewards.score([samples(2)])
 
 
+def test_a_floor_by_sigma_outlives_a_group_whose_answers_all_failed():
+    terms = RewardSet([RewardTerm("judge", min_spread="sigma")])
+    rewards = GroupRewards({"judge": Listed([Failed("broken")] * 2)}, reward_set=terms)
+    (scores,) = rewards.score([samples(2)])
+    assert scores.status == "failed"
+
+
 def test_a_judge_that_only_compares_a_task_gives_win_rates():
     judge = Listed([Preferred(1, 0, 0)] * 2, image_editing=only("score"))
     judge.tasks["image_generation"] = only("compare")
     rewards = GroupRewards({"judge": judge})
     rewards.check_tasks([Task.IMAGE_GENERATION, Task.IMAGE_EDITING])
     assert rewards.score([samples(2)])[0].values == [1, 0]
+
+
+def test_a_group_without_any_sample_has_failed_whatever_the_judge():
+    judge = Listed([aspects(1, 2), aspects(3, 4)])
+    nothing, scores = GroupRewards({"judge": judge}).score([[None, None], samples(2)])
+    assert nothing.status == "failed"
+    assert nothing.reasons == ["judge: the sample could not be made"] * 2
+    assert scores.advantages == near([-1, 1])
 
 
 def test_win_rates_do_not_measure_a_policy():

@@ -95,7 +95,9 @@ def _means(scores: Sequence[GroupScores]) -> dict[str, float]:
     found = {name: [v for s in scores for v in s.by_reward[name]] for name in scores[0].by_reward}
     known = {name: [v for v in values if v is not None] for name, values in found.items()}
     means = {f"rewards/{name}": float(np.mean(values)) for name, values in known.items() if values}
-    return means | {"lost_comparisons": float(sum(score.lost_comparisons for score in scores))}
+    n_lost = sum(score.lost_comparisons for score in scores)
+    # TRL takes the mean over processes.
+    return means | {"lost_comparisons": float(n_lost * PartialState().num_processes)}
 
 
 def train_vlm(

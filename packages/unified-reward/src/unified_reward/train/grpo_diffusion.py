@@ -80,7 +80,9 @@ def train_pipeline(
     others = _others(scorer.names, held_out_rewards, config)
     turns = Turns(accelerator.device, scorer, others) if config.offload else None
     maker = _load(policy, config, accelerator)
-    read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
+    with processes.together():  # from here on, the first has cleared what another run left
+        first_log = log if processes.is_first else lambda _: None
+        read, rows = read_prompts(prompts, maker.tasks, first_log)
     for each in filter(None, (scorer, others)):
         each.check_tasks({prompt.task for prompt in read}, is_measured=each is others)
     held_out, trained = _split(read, config)

@@ -7,9 +7,10 @@ import pytest
 
 from tests.tolerance import near
 from unified_reward.core.base_judge import BaseJudge, describe_task
-from unified_reward.core.errors import ConfigError, ServerError
+from unified_reward.core.errors import ConfigError, DataError, ServerError
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
+from unified_reward.policies.vlm import VLMPolicy
 from unified_reward.train.reward_sources import ask_patiently
 from unified_reward.train.rollouts import GroupRewards, read_prompts
 from unified_reward_client import RewardSet, RewardTerm
@@ -240,3 +241,23 @@ def test_repeated_prompts_are_left_out_and_counted(tmp_path, ids):
     assert counts == {"used": 2, "repeated": 2}
     assert len(log) == 2
     assert "'p2' is left out: it repeats the prompt of 'p0'" in log[0] or not ids
+
+
+def test_prompts_without_a_task_are_of_the_policys(tmp_path):
+    rows, lines = tmp_path / "prompts.jsonl", tmp_path / "prompts.txt"
+    rows.write_text('{"prompt": "a cat"}\n{"prompt": "a dog"}\n', encoding="utf-8")
+    lines.write_text("a cat\n\n a dog \r\na cat\n", encoding="utf-8")
+    for path, repeated in ((rows, {}), (lines, {"repeated": 1})):
+        prompts, counts = read_prompts(path, [Task.VIDEO_GENERATION], lambda _: None)
+        assert [prompt.prompt for prompt in prompts] == ["a cat", "a dog"]
+        assert {prompt.task for prompt in prompts} == {Task.VIDEO_GENERATION}
+        assert counts == {"used": 2} | repeated
+        with pytest.raises(DataError, match="task"):
+            read_prompts(path, VLMPolicy.tasks, lambda _: None)
+
+
+def test_reasons_of_many_bad_rows_are_logged_shortly(tmp_path):
+    path, log = tmp_path / "prompts.txt", []
+    path.write_text("a cat\n" * 30, encoding="utf-8")
+    assert read_prompts(path, [Task.IMAGE_GENERATION], log.append)[1]["repeated"] == 29
+    assert (len(log), log[-1]) == (11, f"{path}: 19 more rows are left out")

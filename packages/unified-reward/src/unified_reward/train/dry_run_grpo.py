@@ -161,9 +161,10 @@ def _number_of_prompts(
         lacking.append(f"prompts: there is no {file}")
         return 0
     reasons: list[str] = []
-    prompts, _ = read_prompts(file, policy.tasks, reasons.append)
+    prompts, rows = read_prompts(file, policy.tasks, reasons.append)
     if reasons:
-        lacking.append(f"prompts: {len(reasons)} cannot be used, the first: {reasons[0]}")
+        unusable = sum(rows.values()) - len(prompts)
+        lacking.append(f"prompts: {unusable} cannot be used, the first: {reasons[0]}")
     n = max(0, len(prompts) - training.held_out)
     if n < training.prompts_per_step:
         lacking.append(f"prompts: {n} are left for steps of {training.prompts_per_step}")

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -363,13 +364,13 @@ def main():
     parser.add_argument("--policies", nargs="+", choices=TASKS, default=[*TASKS])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         reports = [measure(n, args.rounds, Path(folder) / n) for n in args.policies]
     if args.json:
         print(json.dumps(reports, indent=1, allow_nan=False))
         return
     for report in reports:
-        print(report, file=sys.stdout)
+        print(report)
 
 
 if __name__ == "__main__":

@@ -890,8 +890,8 @@ def _win_rates(
 def _floor(term: RewardTerm, read: Sequence[tuple[float, float, str]], index: np.ndarray) -> Any:
     if term.min_spread != "sigma":
         return term.min_spread
-    sigmas = np.array([row[1] for row in read])
-    if read and np.isnan(sigmas).all():
+    values, sigmas = np.array([row[:2] for row in read], dtype=float).reshape(-1, 2).T
+    if np.isfinite(values).any() and np.isnan(sigmas).all():
         raise ValueError(f"{term.name} has min_spread='sigma', and its answers carry no sigma")
     return np.nan_to_num(np.sqrt(group_mean(sigmas**2, index)))
 

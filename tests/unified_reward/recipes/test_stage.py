@@ -64,6 +64,16 @@ def test_it_is_done_again_where_a_picture_of_its_rows_changed(stage, tmp_path):
         assert not stage()
 
 
+def test_what_other_options_made_is_replaced_and_reported(tmp_path):
+    log = []
+    state, folder = Run(Recipe(tmp_path, {}), log.append), tmp_path / "toy"
+    for option in (0, 0, 1):
+        state.stage("toy", {"option": option}, [], folder, dict)
+    replaced = f"{folder} is replaced: it was made with other options or inputs"
+    begun = f"toy: {folder}"
+    assert log == [begun, f"toy: already done, in {folder}", begun, replaced]
+
+
 @pytest.mark.parametrize("is_done", [True, False])
 def test_what_an_earlier_version_made_is_refused_and_kept(is_done, stage, tmp_path):
     stage()

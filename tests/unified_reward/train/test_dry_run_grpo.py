@@ -46,8 +46,8 @@ def test_recorded_memory_is_that_of_a_rollout(source, monkeypatch):
     """
     policy = policies.load(source, device="cpu", dtype="float32")
     rollout = StochasticSampler(policy).sample("a red star", [], range(4), range(2))
-    held = [(step.step.__dict__, [call.arguments for call in step.calls]) for step in rollout.steps]
-    tensors = [v for _, v in walk([held, rollout.latents]) if isinstance(v, torch.Tensor)]
+    kept = [(step.step.__dict__, [call.arguments for call in step.calls]) for step in rollout.steps]
+    tensors = [v for _, v in walk([kept, rollout.latents]) if isinstance(v, torch.Tensor)]
     sizes = {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.ndim > 1}
     monkeypatch.setattr("unified_reward.train.dry_run_grpo._GIB", 1)
     found = rehearse(source, prompts_per_step=3, group=4).rollout_gib

@@ -124,6 +124,14 @@ def test_several_rewards_are_normalised_in_the_group_before_they_are_added():
     assert (sums.figures["reward"], sums.figures["spread"]) == (1.875, 0.625)
 
 
+def test_a_prompt_at_the_end_of_a_pass_and_at_the_start_of_the_next_is_two_groups():
+    rewards = GroupRewards({"length": length})
+    example = Example(Task.IMAGE_UNDERSTANDING, "q", (), (), id="p")
+    given = [SampledAnswer(0, text, 3, False) for text in ("a", "aa", "aaaa", "aaaaaaaa")]
+    found = AnswerRewards([example], rewards, None, grpo(), [].append)(given)
+    assert found.values == pytest.approx([-1, 1, -1, 1])
+
+
 def test_an_answer_of_which_one_reward_failed_has_none_and_the_reason_is_logged():
     log = []
     found = scored(

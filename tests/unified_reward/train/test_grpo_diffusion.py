@@ -207,6 +207,25 @@ def test_a_step_of_equal_rewards_changes_nothing(source, prompts, tmp_path):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+def test_a_prompt_that_the_pipeline_refuses_is_left_out_of_groups_and_sheets(source, tmp_path):
+    refused = written(tmp_path / "prompts.jsonl", ["<|endoftext|> a", "a star"])
+    report, log = train(source, refused, tmp_path / "out", config(1, samples_every=1))
+    assert report["failed_groups"] == [1]
+    assert "'p0' is left out: the prompt spells <|endoftext|>" in log[0]
+    assert (tmp_path / "out" / "samples" / "step-000001.png").is_file()
+
+
+def test_a_pipeline_that_breaks_while_it_is_measured_names_the_last_state(
+    source, prompts, tmp_path, monkeypatch
+):
+    def broken(sampler, _):
+        raise RuntimeError("values that are not finite")
+
+    monkeypatch.setattr(group_sampler.GroupSampler, "sample_held_out", broken)
+    with pytest.raises(ModelError, match="after step 0 failed: values that"):
+        train(source, prompts, tmp_path, config(1, held_out=1))
+
+
 def test_a_run_without_any_reward_stops(source, prompts, tmp_path):
     with pytest.raises(ModelError, match="no group got rewards in steps 1 to 3"):
         train(source, prompts, tmp_path, config(9), lambda samples: [None] * len(samples))

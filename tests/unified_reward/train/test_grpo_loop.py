@@ -1,4 +1,4 @@
-"""What surrounds the steps of a training by rewards: averages, trackers, turns, overlap."""
+"""Averages, trackers, turns and overlap of a training by rewards."""
 
 import json
 import threading
@@ -25,6 +25,7 @@ from unified_reward.train.group_sampler import GroupSampler
 from unified_reward.train.grpo_diffusion import train_pipeline
 from unified_reward.train.grpo_loop import RewardLoop
 from unified_reward.train.offload import Turns
+from unified_reward.train.rollouts import GroupRewards
 
 
 @pytest.fixture(scope="module")
@@ -261,11 +262,12 @@ def local_judge(record):
 
 def test_judge_and_policy_take_turns():
     record = []
-    turns = Turns({"judge": local_judge(record), "function": brightness}, torch.device("meta"))
-    turns.add_policy(Namespace(components={"unet": Module("policy", record), "scheduler": None}))
+    rewards = GroupRewards({"judge": local_judge(record), "function": brightness})
+    turns = Turns(torch.device("meta"), rewards, None)
+    pipeline = Namespace(components={"unet": Module("policy", record), "scheduler": None})
 
     def break_off():
-        with turns.judging():
+        with turns.judging(pipeline):
             record.append("judging")
             raise KilledError
 
@@ -307,9 +309,8 @@ def test_turns_without_a_local_judge_are_refused(tmp_path):
 
 def test_nft_takes_a_solver_that_has_no_stochastic_form(source, prompts, tmp_path):
     policy = policies.load(source, device="cpu")
-    old = policy.pipeline.scheduler.config
-    policy.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
-        old, algorithm_type="sde-dpmsolver++"
+    policy.pipeline.scheduler = DPMSolverMultistepScheduler(
+        algorithm_type="sde-dpmsolver++", steps_offset=1
     )
     policy.pipeline.save_pretrained(tmp_path / "source", safe_serialization=True)
     policies.write_defaults(policy.options, tmp_path / "source")

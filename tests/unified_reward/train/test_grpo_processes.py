@@ -86,7 +86,7 @@ FAILURES = {
     ),
     "poisoned": (poisoned, *["ModelError: the loss or gradient of step 2 is not finite; "] * 2),
 }
-"""What a reward of the second process does in its second step, and the errors of both."""
+"""A reward of the second process in its second step, and the errors of both processes."""
 
 
 def fail(folder, name, act, *, is_second):
@@ -149,12 +149,12 @@ def test_two_processes_train_as_one_does(launched, tmp_path, name):
         for value, expected in pairs:
             assert value == pytest.approx(expected, **close.get(figure, {"rel": 1e-3}))
     file = "unet/diffusion_pytorch_model.safetensors"
-    start, one, two = (
+    start, alone, divided = (
         load_file(at / file)
         for at in (folder / "policy", tmp_path / name / "policy", folder / "two" / name / "policy")
     )
-    moved = max((one[key] - start[key]).abs().max() for key in one)
-    apart = max((one[key] - two[key]).abs().max() for key in one)
+    moved = max((alone[key] - start[key]).abs().max() for key in alone)
+    apart = max((alone[key] - divided[key]).abs().max() for key in alone)
     assert apart < 1e-2 * moved
 
 

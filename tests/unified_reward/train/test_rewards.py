@@ -7,9 +7,10 @@ import pytest
 
 from tests.tolerance import near
 from unified_reward.core.base_judge import BaseJudge, describe_task
-from unified_reward.core.errors import ConfigError, ServerError
+from unified_reward.core.errors import ConfigError, DataError, ServerError
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
+from unified_reward.policies.vlm import VLMPolicy
 from unified_reward.train.reward_sources import ask_patiently
 from unified_reward.train.rollouts import GroupRewards, read_prompts
 from unified_reward_client import RewardSet, RewardTerm
@@ -118,12 +119,27 @@ def test_floors_by_sigma_of_a_judge_without_sigma_are_an_error():
         rewards.score([samples(2)])
 
 
+def test_a_floor_by_sigma_outlives_a_group_whose_answers_all_failed():
+    terms = RewardSet([RewardTerm("judge", min_spread="sigma")])
+    rewards = GroupRewards({"judge": Listed([Failed("broken")] * 2)}, reward_set=terms)
+    (scores,) = rewards.score([samples(2)])
+    assert scores.status == "failed"
+
+
 def test_a_judge_that_only_compares_a_task_gives_win_rates():
     judge = Listed([Preferred(1, 0, 0)] * 2, image_editing=only("score"))
     judge.tasks["image_generation"] = only("compare")
     rewards = GroupRewards({"judge": judge})
     rewards.check_tasks([Task.IMAGE_GENERATION, Task.IMAGE_EDITING])
     assert rewards.score([samples(2)])[0].values == [1, 0]
+
+
+def test_a_group_without_any_sample_has_failed_whatever_the_judge():
+    judge = Listed([aspects(1, 2), aspects(3, 4)])
+    nothing, scores = GroupRewards({"judge": judge}).score([[None, None], samples(2)])
+    assert nothing.status == "failed"
+    assert nothing.reasons == ["judge: the sample could not be made"] * 2
+    assert scores.advantages == near([-1, 1])
 
 
 def test_win_rates_do_not_measure_a_policy():
@@ -225,3 +241,23 @@ def test_repeated_prompts_are_left_out_and_counted(tmp_path, ids):
     assert counts == {"used": 2, "repeated": 2}
     assert len(log) == 2
     assert "'p2' is left out: it repeats the prompt of 'p0'" in log[0] or not ids
+
+
+def test_prompts_without_a_task_are_of_the_policys(tmp_path):
+    rows, lines = tmp_path / "prompts.jsonl", tmp_path / "prompts.txt"
+    rows.write_text('{"prompt": "a cat"}\n{"prompt": "a dog"}\n', encoding="utf-8")
+    lines.write_text("a cat\n\n a dog \r\na cat\n", encoding="utf-8")
+    for path, repeated in ((rows, {}), (lines, {"repeated": 1})):
+        prompts, counts = read_prompts(path, [Task.VIDEO_GENERATION], lambda _: None)
+        assert [prompt.prompt for prompt in prompts] == ["a cat", "a dog"]
+        assert {prompt.task for prompt in prompts} == {Task.VIDEO_GENERATION}
+        assert counts == {"used": 2} | repeated
+        with pytest.raises(DataError, match="task"):
+            read_prompts(path, VLMPolicy.tasks, lambda _: None)
+
+
+def test_reasons_of_many_bad_rows_are_logged_shortly(tmp_path):
+    path, log = tmp_path / "prompts.txt", []
+    path.write_text("a cat\n" * 30, encoding="utf-8")
+    assert read_prompts(path, [Task.IMAGE_GENERATION], log.append)[1]["repeated"] == 29
+    assert (len(log), log[-1]) == (11, f"{path}: 19 more rows are left out")

@@ -14,6 +14,7 @@ from unified_reward_lab.experiments import (
     joint_learning,
     reinforcement_page,
     sifting,
+    think,
     trust,
     votes,
 )
@@ -30,6 +31,7 @@ PAGES = {
     "joint_learning": joint_learning.page,
     "reinforcement": reinforcement_page.page,
     "sifting": sifting.page,
+    "think": think.page,
     "trust": trust.page,
     "votes": votes.page,
 }

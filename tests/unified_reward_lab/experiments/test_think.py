@@ -22,25 +22,35 @@ def comparison(index):
 
 def test_reasons_speak_of_the_candidates_in_their_order():
     for example in map(comparison, range(5)):
-        first, second = reasons(example).split(". ")
+        first, second = reasons(example.tags).split(". ")
         turned = (
             f"first: {second.removeprefix('second: ')}. second: {first.removeprefix('first: ')}"
         )
-        assert reasons(mirrored(example)) == turned
+        assert reasons(mirrored(example).tags) == turned
 
 
 def test_a_clean_candidate_without_a_false_fact_has_the_whole_utility():
     reasoned = [
         (text.partition(": ")[2], utility)
         for example in map(comparison, range(60))
-        for text, utility in zip(reasons(example).split(". "), true_utilities(example), strict=True)
+        for text, utility in zip(
+            reasons(example.tags).split(". "), true_utilities(example), strict=True
+        )
     ]
     faultless = [text.endswith(" 0 no, clean") for text, _ in reasoned]
     assert faultless == [utility == 1 for _, utility in reasoned]
     assert 0 < sum(faultless) < len(faultless)
 
 
-RIGHT = {"start": 1, "rejection": 2, "grpo": 4, "control": 3, "unselected": 3, "slow": 4}
+RIGHT = {
+    "start": 1,
+    "rejection": 2,
+    "grpo": 4,
+    "control": 3,
+    "unselected": 3,
+    "slow": 4,
+    "unpenalised": 4,
+}
 """Comparisons of four that each arm gets right in both orders; the others never agree."""
 
 
@@ -100,7 +110,8 @@ def test_arms_are_compared_on_the_same_comparisons_and_done_phases_are_not_repea
     assert phases[1:] == [
         *("think x 1", "rejection", "policy", "exam start", "exam rejection", "exam grpo"),
         *("control x 640", "judge", "exam control"),
-        *("policy", "exam unselected", "policy", "exam slow"),
+        *("policy", "exam unselected", "policy", "exam slow", "policy"),
+        "exam unpenalised",
     ]
     gains = {name: each["accuracy"]["value"] for name, each in report["contrasts"].items()}
     assert gains == {
@@ -113,7 +124,10 @@ def test_arms_are_compared_on_the_same_comparisons_and_done_phases_are_not_repea
         "unselected against control": 0,
         "slow against grpo": 0,
         "slow against rejection": 0.5,
-        "slow against control": 0.25,
+        "unpenalised against slow": 0,
+        "unpenalised against rejection": 0.5,
+        "unpenalised against control": 0.25,
+        "unpenalised against start": 0.75,
     }
     contrast = report["contrasts"]["grpo against rejection"]
     assert contrast["consistency"]["value"] == 0.5

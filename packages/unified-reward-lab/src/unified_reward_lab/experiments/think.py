@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from unified_reward.bench.answer_exam import agree, examine_answers
@@ -18,7 +19,6 @@ from unified_reward.bench.metrics import mean_metric, paired_difference
 from unified_reward.core.samples import Task
 from unified_reward.io.atomic import write_bytes
 from unified_reward.io.config import as_data
-from unified_reward.io.rows import read_examples
 from unified_reward.io.text import read_json_lines
 from unified_reward.judges.card import CARD
 from unified_reward.pairs.judge_answers import PairAnswer, both_orders, read_comparisons
@@ -37,7 +37,7 @@ from unified_reward_lab.microworld.reasons import reasons
 
 
 _FAMILY = "compact-think"
-_ARMS = ("start", "rejection", "grpo", "control", "unselected", "slow")
+_ARMS = ("start", "rejection", "grpo", "control", "unselected", "slow", "unpenalised")
 _FIGURES = ("accuracy", "consistency", "exact", "ties", "tokens", "true_reasons")
 _TEST_SEED = 1_000_003
 
@@ -75,7 +75,7 @@ class ThinkStudy:
     @property
     def total(self) -> int:
         """Number of examinations."""
-        return 6 * len(self.seeds)
+        return 7 * len(self.seeds)
 
 
 def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
@@ -105,7 +105,10 @@ def run(config: ThinkStudy, progress: Callable[[int], None] = lambda _: None) ->
         ("unselected", "control"),
         ("slow", "grpo"),
         ("slow", "rejection"),
-        ("slow", "control"),
+        ("unpenalised", "slow"),
+        ("unpenalised", "rejection"),
+        ("unpenalised", "control"),
+        ("unpenalised", "start"),
     )
     truths = _truths(tests)
     for arm, by_seed in answers.items():
@@ -132,10 +135,9 @@ def _write(folder: Path, n: int, seed: int, split: Any) -> Path:
     if not rows.exists():
         task = Task.IMAGE_GENERATION
         file = write_microworld(folder, task=task, forms=("compare",), n=n, seed=seed, split=split)
-        contents = (row.content for row in read_examples(file))
-        texts = []
-        for (_, row), example in zip(read_json_lines(file), contents, strict=True):
-            row["target"]["rationale"] = reasons(example)
+        texts: list[str] = []
+        for _, row in read_json_lines(file):
+            row["target"]["rationale"] = reasons(row["tags"])
             texts.append(json.dumps(row, allow_nan=False) + "\n")
         write_bytes(rows, "".join(texts).encode())
     return rows
@@ -163,16 +165,35 @@ def _seed(
     reports = json.loads((folder / "report.json").read_text())
     progress(3)
     control = _more_rejection(config, state, reports, tests)
-    unselected = _other_grpo(state, "unselected", data, grpo, tests)
-    slow = replace(grpo, optim=replace(grpo.optim, lr=grpo.optim.lr / 4))
     wrong = folder / "think" / "answers" / "wrong.jsonl"
-    slower = _other_grpo(state, "slow", wrong, slow, tests)
-    progress(3)
+    slow = replace(think, grpo=replace(grpo, optim=replace(grpo.optim, lr=grpo.optim.lr / 4)))
+    unpenalised = replace(slow, reward=replace(think.reward, margin=0))
+    others = {
+        "control": control,
+        "unselected": _other_grpo(state, "unselected", think, data, tests),
+        "slow": _other_grpo(state, "slow", slow, wrong, tests),
+        "unpenalised": _other_grpo(state, "unpenalised", unpenalised, wrong, tests),
+    }
+    progress(4)
     arms = {arm: reports[f"think/exam/{arm}"] for arm in _ARMS[:3]}
-    others = {"control": control, "unselected": unselected, "slow": slower}
     arms |= {arm: other.pop("exam") for arm, other in others.items()}
     phases = {name: reports[f"think/{name}"] for name in ("answers", "rejection", "grpo")}
-    return {"arms": arms, "phases": {**phases, **control, **unselected, **slower}}
+    for other in others.values():
+        phases |= other
+    return {"arms": arms, "phases": {name: _summary(each) for name, each in phases.items()}}
+
+
+def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts of a phase, and each of its curves as the means over its first and last ten steps."""
+    counts = {name: value for name, value in report.items() if not isinstance(value, list)}
+    curves = {name: value for name, value in report.items() if isinstance(value, list) and value}
+    curves["losses"] = [loss for _, loss in curves.pop("losses", [])]
+    means = {
+        name: [round(fmean(part), 4) for part in (curve[:10], curve[-10:])]
+        for name, curve in curves.items()
+        if curve
+    }
+    return {name: value for name, value in {**counts, **means}.items() if name != "hash"}
 
 
 def _more_rejection(
@@ -209,17 +230,18 @@ def _more_rejection(
 
 
 def _other_grpo(
-    state: Run, arm: str, data: str | Path, grpo: VLMGRPO, tests: Path
+    state: Run, arm: str, think: ThinkTraining, data: str | Path, tests: Path
 ) -> dict[str, Any]:
     """GRPO after rejection sampling, on other comparisons or with other settings."""
-    think: ThinkTraining = state.recipe.stages["think"]
     folder, learned = state.out / arm, state.out / "think" / "rejection"
     state.stage(
         f"{arm}/grpo",
-        {"grpo": as_data(grpo), "reward": as_data(think.reward)},
+        {"grpo": as_data(think.grpo), "reward": as_data(think.reward)},
         [learned, data],
         folder / "grpo" / "policy" / CARD,
-        lambda: learn_from_verdicts(str(learned), Path(data), grpo, think.reward, folder / "grpo"),
+        lambda: learn_from_verdicts(
+            str(learned), Path(data), think.grpo, think.reward, folder / "grpo"
+        ),
     )
     exam = _examine(state, arm, folder / "grpo" / "policy", tests)
     return {"exam": exam, f"{arm}/grpo": state.reports[f"{arm}/grpo"]}
@@ -253,7 +275,7 @@ def _truths(tests: Path) -> dict[tuple[str, bool], list[str]]:
     truths: dict[tuple[str, bool], list[str]] = {}
     for example in read_comparisons(tests):
         for question in both_orders(example):
-            truths[example.id, question.is_swapped] = reasons(question.example).split(". ")
+            truths[example.id, question.is_swapped] = reasons(question.example.tags).split(". ")
     return truths
 
 

@@ -165,8 +165,11 @@ def _draft_generation(spec: _Spec, rng: np.random.Generator) -> _Draft:
 def _facts_in_words(caption: Caption, candidate: CandidateScene) -> str:
     """Each fact of the caption with yes or no, then the flaw.
 
-    >>> _facts_in_words(Caption("a red star", (Mention("red", "star"),)), CandidateScene(Scene(())))
-    'red star no, one object no, clean'
+    >>> from unified_reward_lab.microworld import Mention, Thing
+    >>> cross = Scene((Thing("red", "cross", "small", "top left"),))
+    >>> caption = Caption("a red star", (Mention("red", "star"),))
+    >>> _facts_in_words(caption, CandidateScene(cross, "blur", 0.9))
+    'red star no, one object yes, large flaw'
     """
     answers = [
         f"{name} {'yes' if holds else 'no'}"
@@ -329,7 +332,8 @@ def make_example(
         The sample with media in memory. Of a score, ``target.score`` in [0, 1] and, for
         generation, ``target.aspects`` with 1.0 or 0.0 for each fact the caption asserts, for
         editing ``success`` and ``kept`` (see `Edit.evaluate`); of a
-        comparison, ``target.winner``. `true_utilities` has the exact utilities.
+        comparison, ``target.winner``, and for generation the tags ``facts_first`` and
+        ``facts_second``. `true_utilities` has the exact utilities.
 
     Raises:
         ConfigError: The task, form or split is not one of these.

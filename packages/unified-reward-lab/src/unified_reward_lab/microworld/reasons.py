@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from unified_reward.core.samples import Example
+from collections.abc import Mapping
 
 
-def reasons(example: Example) -> str:
+def reasons(tags: Mapping[str, str]) -> str:
     """Numbers of the caption's facts that hold and that do not, and the flaw, of each candidate.
 
-    >>> from unified_reward.core.samples import Task
+    Args:
+        tags: Those of a comparison of generated candidates, see `make_example`.
+
     >>> tags = {"facts_first": "red star no, one object yes, clean"}
     >>> tags["facts_second"] = "red star yes, one object yes, small flaw"
-    >>> reasons(Example(Task.IMAGE_GENERATION, "a red star", tags=tags))
+    >>> reasons(tags)
     'first: 1 yes, 1 no, clean. second: 2 yes, 0 no, small flaw'
     """
-    return ". ".join(
-        f"{name}: {_counted(example.tags[f'facts_{name}'])}" for name in ("first", "second")
-    )
+    return ". ".join(f"{name}: {_counted(tags[f'facts_{name}'])}" for name in ("first", "second"))
 
 
 def _counted(facts: str) -> str:

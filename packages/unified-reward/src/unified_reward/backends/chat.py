@@ -113,20 +113,14 @@ class Chat:
         """The request in the checkpoint's chat format, up to the assistant's turn."""
         return self._prompt(_layout(request))
 
-    def conversation(self, request: Request) -> list[dict[str, Any]]:
-        """The request as messages for ``apply_chat_template``, its images as placeholders."""
-        return self._turn(_layout(request))
-
-    def _turn(self, layout: tuple[str | None, ...]) -> list[dict[str, Any]]:
+    def _prompt(self, layout: tuple[str | None, ...]) -> str:
         texts = iter(self._control.break_up([part for part in layout if part is not None]))
         content = [
             {"type": "image"} if part is None else {"type": "text", "text": next(texts)}
             for part in layout
         ]
-        return [{"role": "user", "content": content}]
-
-    def _prompt(self, layout: tuple[str | None, ...]) -> str:
-        prompt = render(self.processor, self._turn(layout), add_generation_prompt=True)
+        turn = [{"role": "user", "content": content}]
+        prompt = render(self.processor, turn, add_generation_prompt=True)
         return prompt + self._format.ending
 
     def _tokens_of(

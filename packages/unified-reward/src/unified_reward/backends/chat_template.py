@@ -85,7 +85,7 @@ def read_format(processor: Any) -> ChatFormat:
         ) from error
     problem = _problem(prompt, image_token) or _no_header(prompt, bare, answered)
     between = _between(prompt, answered)
-    if between is None and reasoning_off(processor):
+    if between is None and _switches(processor):
         between = ""  # the switch closes a thought that an answered turn lacks
     if not problem and between is None:
         end = " ".join(prompt.rpartition(_SECOND)[2].split())
@@ -133,14 +133,13 @@ def _image_token(processor: Any) -> str:
 
 def render(processor: Any, turns: Sequence[Any], **options: bool) -> str:
     """Text of a conversation, without the model's own reasoning where it can be switched off."""
-    off = reasoning_off(processor)
+    off = dict.fromkeys(_switches(processor), False)
     return processor.apply_chat_template(turns, tokenize=False, **off, **options)
 
 
-def reasoning_off(processor: Any) -> dict[str, bool]:
-    """Variables of the template that switch the model's own reasoning off; empty without any."""
+def _switches(processor: Any) -> list[str]:
     template = str(processor.chat_template)
-    return {name: False for name, used in _SWITCHES.items() if re.search(used, template)}
+    return [name for name, used in _SWITCHES.items() if re.search(used, template)]
 
 
 def _render_answered(processor: Any, next_turn: Sequence[Any] = ()) -> str:

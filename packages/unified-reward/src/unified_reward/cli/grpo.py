@@ -26,8 +26,11 @@ _DEFAULTS = {
 
 
 def grpo(
-    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS.jsonl", help="Rows of prompts.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
+    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="Rows of prompts, or a .txt.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="key=value", help="Options, such as optim.steps=300 group=16."),
+    ] = None,
     *,
     policy: Annotated[str, typer.Option(help="A VLM or a diffusers pipeline: folder or hub id.")],
     reward: Annotated[

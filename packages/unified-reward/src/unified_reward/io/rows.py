@@ -213,7 +213,7 @@ class Row:
     """Prompt, without candidates, of a row that failed when it was made; None for other rows."""
 
 
-def read_examples(path: Path, *, strict: bool = True) -> Iterator[Row]:
+def read_examples(path: Path, *, strict: bool = True, task: Task | None = None) -> Iterator[Row]:
     """Read a JSONL file of samples, records, prompts, candidates or pairs, in constant memory.
 
     A row that cannot be used (no JSON, a missing key, a repeated id, a candidate that does not fit
@@ -223,13 +223,14 @@ def read_examples(path: Path, *, strict: bool = True) -> Iterator[Row]:
     Args:
         path: The file; relative media paths start at its folder.
         strict: Refuse unknown keys, which may be misspelt; False ignores them.
+        task: Of rows that name none.
 
     Raises:
         DataError: The file cannot be opened, or is a Parquet file.
     """
     ids = Ids("line", lambda: not any(b'"line ' in raw for *_, raw in read_lines(path)))
     for line, start, raw in read_lines(path):
-        row = ids.checked(read_row(raw, path.parent, strict=strict), line)
+        row = ids.checked(read_row(raw, path.parent, strict=strict, task=task), line)
         if isinstance(row.content, Failed):
             row = replace(row, content=_failed(f"line {line}: {row.content.error}"))
         yield replace(row, start=start)
@@ -279,7 +280,7 @@ def parse_row(raw: bytes, folder: Path) -> Example | Failed:
     return read_row(raw, folder).content
 
 
-def read_row(raw: bytes, folder: Path, *, strict: bool = True) -> Row:
+def read_row(raw: bytes, folder: Path, *, strict: bool = True, task: Task | None = None) -> Row:
     """Parse one line as a row of line 0; an unusable one has no id, a failed one its own."""
     try:
         given = parse_json(raw)
@@ -287,6 +288,8 @@ def read_row(raw: bytes, folder: Path, *, strict: bool = True) -> Row:
         return unusable(f"row: {error}")
     if not isinstance(given, dict):
         return unusable(f"row: Input should be an object, not a {type(given).__name__}")
+    if task and given.get("status") != "failed":
+        given = {"task": task.value, **given}
     try:
         row = _ExampleRow.model_validate(given, extra="forbid" if strict else "ignore")
         name = row.id or hashlib.sha256(raw.strip()).hexdigest()[:16]

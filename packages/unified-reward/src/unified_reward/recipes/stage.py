@@ -138,7 +138,7 @@ class Run:
             return
         self.log(f"{name}: {folder}")
         if PartialState().is_main_process:
-            _clear(folder, digest)
+            _clear(folder, digest, self.log)
         report = {**work(), "hash": digest}
         if PartialState().is_main_process:
             write_bytes(folder / "config.yaml", yaml.safe_dump(as_data(config)).encode())
@@ -158,11 +158,13 @@ def _refuse_earlier(folder: Path, known: Mapping[str, Any]) -> None:
         )
 
 
-def _clear(folder: Path, digest: str) -> None:
+def _clear(folder: Path, digest: str, log: Callable[[str], None]) -> None:
     """Delete what another configuration left; a killed run of this one resumes from its own."""
     started = folder / "started"
     with written(folder):
         if started.exists() and read_text(started) != digest:
+            if len([*folder.iterdir()]) > 1:
+                log(f"{folder} is replaced: it was made with other options or inputs")
             shutil.rmtree(folder)
             folder.mkdir()
         (folder / "report.json").unlink(missing_ok=True)

@@ -241,7 +241,8 @@ def _grpo(config: PolicyGRPO, run: Run) -> None:
 
 def _think(config: ThinkTraining, run: Run) -> None:
     """Cold start, sifting of the judge's answers, rejection sampling, GRPO; an exam after each."""
-    folder, judge = run.out / "think", config.base or judge_of("", run)
+    folder, judge = run.out / "think", judge_of(config.base, run)
+    reward = config.reward
     if config.cold_start:
         judge = _taught("cold_start", config, config.cold_start, judge, config.chains, run)
     sifted = folder / "answers"
@@ -252,18 +253,22 @@ def _think(config: ThinkTraining, run: Run) -> None:
         sifted / "wrong.jsonl",
         lambda: on_first_process(lambda: sift_answers(judge, config, sifted)),
     )
+    tokens, free = run.reports["think/answers"].get("tokens", 0), reward.cap - reward.margin
+    if reward.length and tokens > free:
+        run.log(
+            f"think: its answers have {tokens:.0f} tokens in the mean, and those above {free} are "
+            "penalised, however right; raise reward.cap and grpo.max_new_tokens"
+        )
     kept = str(sifted / "kept.jsonl")
     learned = _taught("rejection", config, config.rejection, judge, kept, run)
     policy = folder / "grpo" / "policy"
     wrong = sifted / "wrong.jsonl"
     run.stage(
         "think/grpo",
-        {"grpo": as_data(config.grpo), "reward": as_data(config.reward)},
+        {"grpo": as_data(config.grpo), "reward": as_data(reward)},
         [learned, wrong],
         policy / CARD,
-        lambda: learn_from_verdicts(
-            learned, wrong, config.grpo, config.reward, folder / "grpo", run.log
-        ),
+        lambda: learn_from_verdicts(learned, wrong, config.grpo, reward, folder / "grpo", run.log),
     )
     examined = {"start": judge, "rejection": learned, "grpo": str(policy)}
     if config.exam:

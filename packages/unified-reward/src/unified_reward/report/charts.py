@@ -49,13 +49,14 @@ def line_chart(lines: Sequence[Line], *, salt: str, smooth: int = 1, wide: bool 
     Args:
         lines: Lines of points.
         salt: Seed of the ids in the SVG; must differ between the charts of a page.
-        smooth: Points of a running mean, beside which the points themselves are thin; lines of
-            less than twice as many are drawn as they are.
+        smooth: Points of a running mean, beside which the points themselves are thin; short lines,
+            of less than twice as many, are drawn as they are.
         wide: Twice as wide.
     """
     with extra("report"):
         import matplotlib as mpl
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10}):
         figure = Figure(
@@ -66,10 +67,12 @@ def line_chart(lines: Sequence[Line], *, salt: str, smooth: int = 1, wide: bool 
             points = np.asarray(line, dtype=float).reshape(-1, 2)
             points[~np.isfinite(points)] = np.nan
             colour, marker = _SERIES[i % len(_SERIES)], "o" if len(points) <= _MARKED else None
-            if smooth > 1 and len(points) >= 2 * smooth:
+            if smooth > 1 and len(points) >= max(2 * smooth, _MARKED + 1):
                 axes.plot(*points.T, color=colour, lw=0.9, alpha=0.3)
                 points, marker = np.asarray(running_mean(line, smooth)), None
             axes.plot(*points.T, color=colour, lw=2.2, marker=marker, ms=5)
+        is_whole = all(float(x).is_integer() for line in lines for x, _ in line)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=is_whole))
         axes.tick_params(length=0, labelcolor=_TEXT, pad=6)
         axes.grid(axis="y", color=_LINE, lw=0.8)
         axes.spines[["top", "right", "left"]].set_visible(False)

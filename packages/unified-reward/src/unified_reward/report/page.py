@@ -131,8 +131,19 @@ class Page:
             figures += f'<figure class="panel">{_words("figcaption", caption)}{link}</figure>'
         self._blocks.append(f'<div class="files">{figures}</div>' if figures else _EMPTY)
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
+    def table(
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str | float | None]],
+        *,
+        folded: str = "",
+    ) -> None:
         """Add a table. Numbers are right-aligned; None, NaN and infinity are shown as a dash.
+
+        Args:
+            header: Names of the columns.
+            rows: Cells.
+            folded: Line in whose place the table appears when it is opened; empty to show it.
 
         Raises:
             DataError: A row is longer or shorter than the header.
@@ -145,10 +156,12 @@ class Page:
             css = "" if not rows or any(isinstance(row[j], str) for row in rows) else "number"
             head += f'<th scope="col" class="{css}">{_words("div", name)}</th>'
         body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-        self._blocks.append(
+        table = (
             f'<div class="panel table" tabindex="0"><table><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"
         )
+        summary = _words("summary", folded)
+        self._blocks.append(f"<details>{summary}{table}</details>" if folded else table)
 
     def bars(
         self,

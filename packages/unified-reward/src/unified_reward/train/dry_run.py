@@ -7,6 +7,7 @@ processor, collator, adapters, optimiser and the launcher's configuration are th
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,9 @@ from unified_reward.train.sft import ChatCollator, ChatExample, RankingExample
 Groups = Sequence[Mapping[str, Any]]
 PREVIEWS = 8
 """Rows of a file that a dry run reads."""
+
+_LAYER = re.compile(r"[^.]+(?:\.\d+)?$")
+"""Last part of a layer's name, with the number of a layer in a list, such as ``to_out.0``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,7 +321,7 @@ def _groups_and_adapters(trainer: Trainer) -> tuple[Groups, dict[str, int]]:
 def adapted(model: torch.nn.Module) -> dict[str, int]:
     """Number of layers with adapters by name."""
     names = (name for name, layer in model.named_modules() if hasattr(layer, "lora_A"))
-    return dict(Counter(name.rpartition(".")[2] for name in names))
+    return dict(Counter(_LAYER.findall(name)[0] for name in names))
 
 
 def _scalar_net(config: JudgeTraining, model: Any) -> ScalarNet:

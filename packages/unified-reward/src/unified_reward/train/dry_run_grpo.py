@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,7 @@ from unified_reward.core.errors import ConfigError, ModelError, one_line
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.paths import is_file
 from unified_reward.core.samples import Task
+from unified_reward.judges.registry import kind_of
 from unified_reward.policies import Denoising, Size, sampling_options
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.policies.layouts import walk
@@ -72,7 +74,7 @@ def dry_run_grpo(config: PolicyGRPO, launch: str = "") -> PipelineDryRun | Answe
 
     Raises:
         ConfigError: Window, step rule, adapters, sizes, rewards or launcher do not fit.
-        DataError: A prompt is repeated, or none can be used.
+        DataError: No prompt can be used.
         ModelError: The policy's folder is of another kind, or its steps cannot be recorded.
     """
     launcher = read_launch_config(launch) if launch else LaunchConfig("")
@@ -102,7 +104,8 @@ def _diffusion(
         raise ConfigError(f"rule: flow is for flow models, and {config.policy} is none; use ddim")
     sampler = GroupSampler(own, [], training, build_accelerator("no"))
     lacking += not_here(config.policy)
-    n, rows = _number_of_prompts(config, policy, lacking), training.prompts_per_step
+    rows = training.prompts_per_step
+    n = _number_of_prompts(config.prompts, policy, training, lacking)
     rollout, evaluation = _Sampling(policy), _Sampling(own)
     decay = {"lr": optim.lr, "weight_decay": optim.weight_decay}
     return PipelineDryRun(
@@ -150,16 +153,18 @@ def _absent_rewards(config: PolicyGRPO) -> list[str]:
     return [text.replace("weights", "reward", 1) for each in judges for text in not_here(each)]
 
 
-def _number_of_prompts(config: PolicyGRPO, policy: DiffusionPolicy, lacking: list[str]) -> int:
+def _number_of_prompts(
+    file: Path, policy: DiffusionPolicy, training: DiffusionGRPO, lacking: list[str]
+) -> int:
     """Number of prompts that are trained; 0 without a file."""
-    training = config.diffusion
-    if not is_file(config.prompts):
-        lacking.append(f"prompts: there is no {config.prompts}")
+    if not is_file(file):
+        lacking.append(f"prompts: there is no {file}")
         return 0
     reasons: list[str] = []
-    prompts, _ = read_prompts(config.prompts, policy.tasks, reasons.append)
+    prompts, rows = read_prompts(file, policy.tasks, reasons.append)
     if reasons:
-        lacking.append(f"prompts: {len(reasons)} cannot be used, the first: {reasons[0]}")
+        unusable = sum(rows.values()) - len(prompts)
+        lacking.append(f"prompts: {unusable} cannot be used, the first: {reasons[0]}")
     n = max(0, len(prompts) - training.held_out)
     if n < training.prompts_per_step:
         lacking.append(f"prompts: {n} are left for steps of {training.prompts_per_step}")
@@ -168,7 +173,7 @@ def _number_of_prompts(config: PolicyGRPO, policy: DiffusionPolicy, lacking: lis
 
 def _with_copies(training: DiffusionGRPO, report: dict[str, Any]) -> dict[str, Any]:
     """Memory with the copies of the trained weights beside those that the optimiser moves."""
-    copies = {"old_policy": training.algorithm == "nft"}
+    copies = {"old_policy": training.algorithm == "nft", "average": bool(training.ema_decay)}
     memory = {**report["memory_gib"]}
     total = memory.pop("total")
     for name in (name for name, is_kept in copies.items() if is_kept):

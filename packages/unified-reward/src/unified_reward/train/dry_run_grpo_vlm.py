@@ -6,7 +6,7 @@ Prompts, processor and adapters are the real ones; the model has shapes and no m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def _requests(path: Path, training: VLMGRPO) -> tuple[Mapping[str, Request], int
         }
         return made, 0, [f"prompts: there is no {path}"]
     reasons: list[str] = []
-    examples, _ = read_prompts(path, VLMPolicy.tasks, reasons.append)
+    examples, rows = read_prompts(path, VLMPolicy.tasks, reasons.append)
     previews = Prompts(examples)
     requests: dict[str, Request] = {}
     for i, example in enumerate(examples[:PREVIEWS]):
@@ -126,13 +126,9 @@ def _requests(path: Path, training: VLMGRPO) -> tuple[Mapping[str, Request], int
             reasons.append(f"{example.id!r}: {one_line(error)}")
     if not requests:
         raise DataError(f"none of the first prompts of {path} can be used: {reasons[-1]}")
-    return requests, max(0, len(examples) - training.held_out), _unusable(reasons)
-
-
-def _unusable(reasons: Sequence[str]) -> list[str]:
-    if not reasons:
-        return []
-    return [f"prompts: {len(reasons)} cannot be used, the first: {reasons[0]}"]
+    unusable = sum(rows.values()) - len(examples) + min(PREVIEWS, len(examples)) - len(requests)
+    lacking = [f"prompts: {unusable} cannot be used, the first: {reasons[0]}"] if reasons else []
+    return requests, max(0, len(examples) - training.held_out), lacking
 
 
 def _cache_gib(config: Any, tokens: int) -> float:

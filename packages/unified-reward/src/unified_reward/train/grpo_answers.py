@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,13 @@ from unified_reward.core.samples import Example, Sample
 from unified_reward.io.config import as_data
 from unified_reward.policies.vlm import VLMPolicy, build_request
 from unified_reward.train.grpo_page import RunFacts, write_run_page
-from unified_reward.train.grpo_vlm import VLMGRPO, Rewards, SampledAnswer, learn_from_rewards
+from unified_reward.train.grpo_vlm import (
+    HELD_OUT_ANSWERS,
+    VLMGRPO,
+    Rewards,
+    SampledAnswer,
+    learn_from_rewards,
+)
 from unified_reward.train.rollouts import GroupRewards, GroupScores, read_prompts
 
 
@@ -56,7 +60,7 @@ class AnswerRewards:
     ) -> None:
         """Set up; others are measured on held-out prompts alone."""
         self._examples, self._rewards, self._others = examples, rewards, others
-        self._log = log
+        self._log, self._size = log, config.group
         self._in_group = config.scale_rewards == "group"
 
     def __call__(self, answers: Sequence[SampledAnswer]) -> Rewards:
@@ -65,7 +69,9 @@ class AnswerRewards:
         Figures are the mean ``reward``, the mean ``spread`` of a group, the mean of each reward,
         and the ``lost_comparisons`` of win rates.
         """
-        groups = [[*group] for _, group in groupby(answers, attrgetter("row"))]
+        # A prompt may end one pass over the data and begin the next, as two groups.
+        size = HELD_OUT_ANSWERS if answers[0].is_held_out else self._size
+        groups = [answers[i : i + size] for i in range(0, len(answers), size)]
         samples = [[*map(self._sample, group)] for group in groups]
         scores = self._rewards.score(samples)
         for group, score in zip(groups, scores, strict=True):
@@ -95,7 +101,9 @@ def _means(scores: Sequence[GroupScores]) -> dict[str, float]:
     found = {name: [v for s in scores for v in s.by_reward[name]] for name in scores[0].by_reward}
     known = {name: [v for v in values if v is not None] for name, values in found.items()}
     means = {f"rewards/{name}": float(np.mean(values)) for name, values in known.items() if values}
-    return means | {"lost_comparisons": float(sum(score.lost_comparisons for score in scores))}
+    n_lost = sum(score.lost_comparisons for score in scores)
+    # TRL takes the mean over processes.
+    return means | {"lost_comparisons": float(n_lost * PartialState().num_processes)}
 
 
 def train_vlm(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,10 +58,9 @@ def train_pipeline(
         rewards: Judges or functions by name; or these with terms of their own, where ``weights``,
             ``min_spread``, ``opponents`` and ``patience_s`` of the settings do not count.
         config: Settings.
-        out: Folder of ``adapter/``, of ``policy/``, the pipeline with the adapters merged, of
-            ``history.jsonl``, with a row of figures for each step as soon as it is done, of
-            ``index.html``, a page that shows them, and of
-            ``checkpoints/``, from which a killed run resumes.
+        out: Folder of ``adapter/``, ``policy/``, the pipeline with the adapters merged,
+            ``history.jsonl``, which gets a row as soon as a step is done, ``index.html``, a page
+            of it, and ``checkpoints/``, from which a killed run resumes.
         log: Called with the reason for each row or group that is left out.
         held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
 
@@ -72,29 +72,23 @@ def train_pipeline(
     Raises:
         ConfigError: Options, policy and rewards do not fit.
         DataError: No prompt can be used.
-        ModelError: The pipeline cannot be trained, loss or gradient is not finite, or there are no
-            rewards any more; the message names the state to resume from.
+        ModelError: The pipeline cannot be trained, a loss is not finite, or rewards fail for long.
     """
-    trackers = tracker_names(config.report_to)
-    accelerator = build_accelerator(config.precision, trackers, out / "logs")
+    accelerator = _accelerator(config, out)
     processes = Processes(accelerator)
-    processes.check_share("prompts_per_step", config.prompts_per_step)
-    scorer = rewards if isinstance(rewards, GroupRewards) else _group_rewards(rewards, config)
-    scorer.least = config.least
+    scorer = _group_rewards(rewards, config)
     others = _others(scorer.names, held_out_rewards, config)
-    judges = {**scorer.sources, **held_out_rewards}
-    turns = Turns(judges, accelerator.device) if config.offload else None
+    turns = Turns(accelerator.device, scorer, others) if config.offload else None
     maker = _load(policy, config, accelerator)
-    read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else lambda _: None)
-    for each in (scorer, others):
-        if each:
-            each.check_tasks({prompt.task for prompt in read}, is_measured=each is others)
+    with processes.together():  # from here on, the first has cleared what another run left
+        first_log = log if processes.is_first else lambda _: None
+        read, rows = read_prompts(prompts, maker.tasks, first_log)
+    for each in filter(None, (scorer, others)):
+        each.check_tasks({prompt.task for prompt in read}, is_measured=each is others)
     held_out, trained = _split(read, config)
     model = AdaptedNetworks(maker.with_options(config.rollout), config.optim)
     rollouts = GroupSampler(maker, trained, config, accelerator)
-    if turns:
-        turns.add_policy(maker.pipeline)
-    judging = turns.judging if turns else nullcontext
+    judging = partial(turns.judging, maker.pipeline) if turns else nullcontext
     collector = GroupCollector(rollouts, scorer, processes, log, HeldOut(held_out, others), judging)
     trainer = RewardLoop(model, collector, config, accelerator, out)
     sheet = SampleSheet(maker, (held_out or trained)[:4], out / "samples")
@@ -104,10 +98,19 @@ def train_pipeline(
     history = trainer.train(sheet, lambda: write_run_page(out, run, log))
     with processes.together(), trainer.result():
         if processes.is_first:
-            merge_adapters(model.adapters, out / "adapter", maker.pipeline)
-            maker.pipeline.save_pretrained(out / "policy", safe_serialization=True)
-            policies.write_defaults(maker.options, out / "policy")
+            _write(model, maker, out)
     return {"rows": rows, "prompts": len(trained), **_report(history)}
+
+
+def _accelerator(config: DiffusionGRPO, out: Path) -> Accelerator:
+    names = tracker_names(config.report_to)
+    accelerator = build_accelerator(config.precision, names, out / "logs")
+    if config.prompts_per_step < (n := accelerator.num_processes):
+        raise ConfigError(
+            f"prompts_per_step is {config.prompts_per_step}, of which {n} processes need at least "
+            "one each"
+        )
+    return accelerator
 
 
 def _load(policy: str | Path, config: DiffusionGRPO, accelerator: Accelerator) -> DiffusionPolicy:
@@ -121,6 +124,12 @@ def _load(policy: str | Path, config: DiffusionGRPO, accelerator: Accelerator) -
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     return maker
+
+
+def _write(model: AdaptedNetworks, maker: DiffusionPolicy, out: Path) -> None:
+    merge_adapters(model.adapters, out / "adapter", maker.pipeline)
+    maker.pipeline.save_pretrained(out / "policy", safe_serialization=True)
+    policies.write_defaults(maker.options, out / "policy")
 
 
 def _others(
@@ -164,15 +173,18 @@ def _report(history: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _group_rewards(
-    sources: Mapping[str, BaseJudge | RewardFunction], config: DiffusionGRPO
+    rewards: Mapping[str, BaseJudge | RewardFunction] | GroupRewards, config: DiffusionGRPO
 ) -> GroupRewards:
-    return GroupRewards(
-        sources,
-        config.weights,
-        min_spread=config.min_spread,
-        patience_s=config.patience_s,
-        opponents=config.opponents,
-    )
+    if not isinstance(rewards, GroupRewards):
+        rewards = GroupRewards(
+            rewards,
+            config.weights,
+            min_spread=config.min_spread,
+            patience_s=config.patience_s,
+            opponents=config.opponents,
+        )
+    rewards.least = config.least
+    return rewards
 
 
 def _split(

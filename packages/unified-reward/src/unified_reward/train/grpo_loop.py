@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 
-from unified_reward.core.errors import ModelError, ServerError
+from unified_reward.core.errors import ModelError, ServerError, one_line
 from unified_reward.train.group_collector import GroupCollector, ScoredGroup, figures_of, mean
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.loops import TrainState
@@ -161,7 +161,7 @@ class RewardLoop:
         has_sheet = bool(every) and step % every == 0
         is_saved = bool(optim.save_every) and step % optim.save_every == 0
         if has_sheet or is_saved or step == optim.steps:
-            with self._processes.together(), self.result():
+            with self._sampling(step):
                 if self._processes.is_first:
                     if has_sheet:
                         sheet.write(step)
@@ -253,5 +253,21 @@ class RewardLoop:
         if not (self._collector.held_out.prompts and is_due):
             return
         if not measured or measured[-1][0] != step:
-            with self.result():
+            with self._sampling(step):
                 measured.append([step, *self._collector.measure()])
+
+    @contextmanager
+    def _sampling(self, step: int) -> Iterator[None]:
+        """Have the weights that are measured after a step.
+
+        Raises:
+            ModelError: The pipeline broke, in any process.
+        """
+        try:
+            with self._processes.together(), self.result():
+                yield
+        except (RuntimeError, TypeError) as error:
+            raise ModelError(
+                f"sampling after step {step} failed: {one_line(error)}; the last state is "
+                f"{self.state.newest()}"
+            ) from error

@@ -153,10 +153,11 @@ def build_run_page(rows: Sequence[Row], run: RunFacts, sheets: Sequence[Path] = 
     _add_signs(page, curves, run)
     _add_samples(page, sheets, run)
     _add_updates(page, curves, run)
-    page.section("Settings", "Of the run, as it was started.")
+    page.section("Settings")
     facts = {"policy": run.policy, "prompts": run.prompts, "held-out prompts": run.held_out}
     settings = [*facts.items(), *_flat(run.settings)]
-    page.table(["setting", "value"], [[name, _text(value)] for name, value in settings])
+    cells = [[name, _text(value)] for name, value in settings]
+    page.table(["setting", "value"], cells, folded=f"{len(cells)} settings of the run")
     return page
 
 
@@ -293,11 +294,11 @@ def _add_signs(page: Page, curves: _Curves, run: RunFacts) -> None:
             step, value = max(line, key=lambda point: point[1])
             peak = f"Highest at step {step:g}: {value:.4g}. "
             rows.append(_sign(name, (line[0][1], line[-1][1]), peak + reading))
-    drawn = {name: curves.line(name) for name in signs if curves.line(name)}
-    for name, line in drawn.items():
+    lines = {name: curves.line(name) for name in signs if curves.line(name)}
+    for name, line in lines.items():
         rows.append(_sign(signs[name].title, curves.ends(line), signs[name].reading))
     page.table(["figure", "at first", "now", "how to read it"], rows)
-    for name, line in drawn.items():
+    for name, line in lines.items():
         _add_curve(page, curves, {"": line}, signs[name]._replace(reading=""))
 
 

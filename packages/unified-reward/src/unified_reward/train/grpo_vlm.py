@@ -50,7 +50,7 @@ from unified_reward.train.padding import choose_padding
 
 
 _VLLM = "vllm_"
-_HELD_OUT_ANSWERS = 4
+HELD_OUT_ANSWERS = 4
 """Answers to a held-out prompt."""
 _FAILED_STEPS = 3
 """Steps in a row without a single reward after which a run stops."""
@@ -525,7 +525,7 @@ def _rows(indices: Sequence[int]) -> Dataset:
 
 
 def _arguments(config: VLMGRPO, n_held_out: int, checkpoints: Path) -> GRPOConfig:
-    most = max(1, config.optim.batch_size // _HELD_OUT_ANSWERS)
+    most = max(1, config.optim.batch_size // HELD_OUT_ANSWERS)
     vllm = {_VLLM + name: value for name, value in config.vllm.items()}
     shared = training_arguments(config.optim, checkpoints) | {"report_to": config.report_to}
     return GRPOConfig(
@@ -544,9 +544,9 @@ def _arguments(config: VLMGRPO, n_held_out: int, checkpoints: Path) -> GRPOConfi
         shuffle_dataset=False,  # the rows are in order
         disable_dropout=True,  # so that the ratio is 1 before an update
         router_aux_loss_coef=0.0,
-        num_generations_eval=_HELD_OUT_ANSWERS,
+        num_generations_eval=HELD_OUT_ANSWERS,
         # Full batches only, over which TRL takes the mean.
-        per_device_eval_batch_size=_HELD_OUT_ANSWERS
+        per_device_eval_batch_size=HELD_OUT_ANSWERS
         * max(n for n in range(1, 1 + most) if not n_held_out % n),
         eval_on_start=bool(n_held_out) and last_checkpoint(checkpoints) is None,
     )

@@ -288,6 +288,9 @@ class NFTUpdate:
                 taken[group.number] += len(rows)
                 loss = self._loss(clean, condition, nft_reward(advantage), noise, figures)
                 self._accelerator.backward(loss * (len(rows) / total))
+        # Those of other steps are not needed any more.
+        now = {group.prompt.id for group in groups}
+        self._conditions = {key: each for key, each in self._conditions.items() if key in now}
         return figures.means()
 
     def _condition(self, name: str, n: int) -> Condition:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from unified_reward.core.errors import ConfigError, ModelError, UnifiedRewardError, one_line
+from unified_reward.core.errors import ModelError, UnifiedRewardError, one_line
 
 
 _Item = TypeVar("_Item")
@@ -27,15 +27,6 @@ class Processes:
         self._accelerator = accelerator
         self.n, self._index = accelerator.num_processes, accelerator.process_index
         self.is_first = accelerator.is_main_process
-
-    def check_share(self, name: str, n: int) -> None:
-        """Refuse a number of items that leaves a process without work.
-
-        Raises:
-            ConfigError: It does.
-        """
-        if n < self.n:
-            raise ConfigError(f"{name} is {n}, of which {self.n} processes need at least one each")
 
     def share(self, items: Sequence[_Item]) -> Sequence[_Item]:
         """Consecutive items that are this process's; numbers of items differ by 1 at most."""

@@ -110,7 +110,9 @@ class RewardSource:
             flat = [sample for group in groups for sample in group]
             values = iter(call_function(self._name, self._source, flat))
             return [([next(values) for _ in group], 0) for group in groups]
-        compared = [self._form(form, group[0].task) == "compare" for group in groups]
+        compared = [
+            bool(group) and self._form(form, group[0].task) == "compare" for group in groups
+        ]
         questions = [
             comparisons(group, self._opponents) if is_compared else group
             for group, is_compared in zip(groups, compared, strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -22,12 +22,15 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Example, Image, Sample, Task, Video, check_context
 from unified_reward.core.verdicts import Failed
 from unified_reward.io.rows import read_examples
+from unified_reward.io.text import read_text
 from unified_reward.train.reward_functions import RewardFunction
 from unified_reward.train.reward_sources import RewardSource
 
 
 _SAME_LINE = re.compile(r"duplicate id '[0-9a-f]{16}'")
 """Reason of a row without an id that is the same as an earlier one."""
+_FEW = 10
+"""Rows that are left out and whose reasons are logged."""
 
 
 def read_prompts(
@@ -36,9 +39,10 @@ def read_prompts(
     """Read the prompts that a policy samples from; candidates in the rows are not read.
 
     Args:
-        path: A file of rows.
-        tasks: Tasks of the policy.
-        log: Called with the reason for each row that is left out.
+        path: A file of rows; or, ending in ``.txt``, of a prompt a line.
+        tasks: Tasks of the policy; a single task is that of rows without any.
+        log: Called with the reason for each of the first 10 rows that are left out, and with the
+            number of the others.
 
     Returns:
         The prompts, each once, and the number of rows by status: ``used``, ``repeated`` and
@@ -50,22 +54,40 @@ def read_prompts(
     prompts: list[Example] = []
     seen: dict[tuple[Any, ...], str] = {}
     rows: Counter[str] = Counter()
-    for row in read_examples(path):
-        reason = _reason(row.content, tasks)
+    reasons: list[str] = []
+    for name, content in _read_rows(path, tasks[0] if len(tasks) == 1 else None):
+        reason = _reason(content, tasks)
         status = "repeated" if _SAME_LINE.search(reason) else "left_out"
-        if isinstance(row.content, Example) and not reason:
-            key = (row.content.task, row.content.prompt, row.content.context)
-            if seen.setdefault(key, row.id) == row.id:
+        if isinstance(content, Example) and not reason:
+            key = (content.task, content.prompt, content.context)
+            if seen.setdefault(key, name) == name:
                 status = "used"
-                prompts.append(row.content)
+                prompts.append(content)
             else:
                 status, reason = "repeated", f"it repeats the prompt of {seen[key]!r}"
         rows[status] += 1
         if reason:
-            log(f"{path}: {row.id!r} is left out: {reason}")
+            reasons.append(f"{path}: {name!r} is left out: {reason}")
     if not prompts:
-        raise DataError(f"{path} has no prompt that the policy can sample from")
+        first = f", such as\n{reasons[0]}" if reasons else ""
+        raise DataError(f"{path} has no prompt that the policy can sample from{first}")
+    for reason in reasons[:_FEW]:
+        log(reason)
+    if len(reasons) > _FEW:
+        log(f"{path}: {len(reasons) - _FEW} more rows are left out")
     return prompts, dict(rows)
+
+
+def _read_rows(path: Path, task: Task | None) -> Iterator[tuple[str, Example | Failed]]:
+    """Id and content of each row of a file, or of each line of a text."""
+    if path.suffix.lower() != ".txt":
+        yield from ((row.id, row.content) for row in read_examples(path, task=task))
+        return
+    if task is None:
+        raise DataError(f"{path} is a text; questions are rows of JSON with a task and a context")
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if prompt := line.strip():
+            yield f"line {number}", Example(task, prompt, (), id=f"line {number}")
 
 
 def _reason(content: Example | Failed, tasks: Sequence[Task]) -> str:

@@ -40,8 +40,8 @@ def tracker_names(report_to: str | Sequence[str]) -> list[str]:
             raise ConfigError(f"report_to: {name!r} is no tracker; there are {', '.join(known)}")
         if name not in (*installed, "all"):
             raise ConfigError(
-                f"report_to: the package of {name} is not installed; there are "
-                f"{', '.join(installed) or 'none'}"
+                f"report_to: {name} is not installed; install it, or name one that is: "
+                f"{', '.join(installed) or 'there is none'}"
             )
     return installed if "all" in given else given
 

@@ -31,7 +31,8 @@ class SampleSheet:
         """Write an image with a row for each prompt; videos as their first and last frames."""
         rows: list[Tensor] = []
         for row in self._prompts:
-            with suppress(MediaError):  # a source that was lost since it was encoded
+            # A source that was lost since it was encoded, or a prompt that the pipeline refuses.
+            with suppress(MediaError, ValueError):
                 rows += self._tiles(row)
         if not rows:  # the pipeline withheld every sample
             return

@@ -170,9 +170,8 @@ def sift_answers(folder: str, config: ThinkTraining, out: Path) -> dict[str, Any
         raise DataError(
             f"no answer of {folder} to {config.data} is right and in the form of {config.family}"
         )
-    for name, part in (("kept", kept), ("wrong", wrong)):
-        texts = (json.dumps(example_row(one, out), allow_nan=False) + "\n" for one in part)
-        write_bytes(out / f"{name}.jsonl", "".join(texts).encode())
+    _write(kept, out / "kept.jsonl")
+    _write(wrong, out / "wrong.jsonl")
     counts = {"comparisons": len(examples), "failed": failed, "answers": len(answers)}
     return counts | {
         "right": sum(answer.is_right for answer in answers),
@@ -182,6 +181,12 @@ def sift_answers(folder: str, config: ThinkTraining, out: Path) -> dict[str, Any
         "kept": len(kept),
         "wrong": len(wrong),
     }
+
+
+def _write(examples: Sequence[Example], file: Path) -> None:
+    rows = (example_row(example, file.parent) for example in examples)
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    write_bytes(file, text.encode())
 
 
 def _read(

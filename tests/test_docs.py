@@ -262,7 +262,16 @@ _NAME = re.compile(r"`((?:[a-z_]+\.)+\w+)`")
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in HISTORY], ids=name_of)
 def test_every_dotted_name_of_the_package_exists(page):
     for name in _NAME.findall(prose(page)):
-        is_file = name.rpartition(".")[2] in {"py", "md", "json", "jsonl", "yaml", "html", "csv"}
+        is_file = name.rpartition(".")[2] in {
+            "py",
+            "md",
+            "txt",
+            "json",
+            "jsonl",
+            "yaml",
+            "html",
+            "csv",
+        }
         if name.split(".")[0] in PACKAGES | {"unified_reward_lab"} and not is_file:
             assert resolves(name), f"there is no {name}"
 

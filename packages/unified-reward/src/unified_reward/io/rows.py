@@ -283,11 +283,12 @@ def parse_row(raw: bytes, folder: Path) -> Example | Failed:
 def read_row(raw: bytes, folder: Path, *, strict: bool = True, task: Task | None = None) -> Row:
     """Parse one line as a row of line 0; an unusable one has no id, a failed one its own."""
     try:
-        given = parse_json(raw)
+        read = parse_json(raw)
     except ValueError as error:
         return unusable(f"row: {error}")
-    if not isinstance(given, dict):
-        return unusable(f"row: Input should be an object, not a {type(given).__name__}")
+    if not isinstance(read, dict):
+        return unusable(f"row: Input should be an object, not a {type(read).__name__}")
+    given = cast("dict[str, Any]", read)
     if task and given.get("status") != "failed":
         given = {"task": task.value, **given}
     try:

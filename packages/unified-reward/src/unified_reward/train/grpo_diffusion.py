@@ -92,9 +92,8 @@ def train_pipeline(
     collector = GroupCollector(rollouts, scorer, processes, log, HeldOut(held_out, others), judging)
     trainer = RewardLoop(model, collector, config, accelerator, out)
     sheet = SampleSheet(maker, (held_out or trained)[:4], out / "samples")
-    run = RunFacts(
-        maker.name, scorer.names, as_data(config), len(trained), len(held_out), sheet.prompts
-    )
+    sizes = (len(trained), len(held_out))
+    run = RunFacts(maker.name, scorer.names, as_data(config), *sizes, sheet.prompts)
     history = trainer.train(sheet, lambda: write_run_page(out, run, log))
     with processes.together(), trainer.result():
         if processes.is_first:

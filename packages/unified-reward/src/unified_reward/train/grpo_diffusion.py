@@ -58,9 +58,8 @@ def train_pipeline(
         rewards: Judges or functions by name; or these with terms of their own, where ``weights``,
             ``min_spread``, ``opponents`` and ``patience_s`` of the settings do not count.
         config: Settings.
-        out: Folder of ``adapter/``, ``policy/``, the pipeline with the adapters merged,
-            ``history.jsonl``, which gets a row as soon as a step is done, ``index.html``, a page
-            of it, and ``checkpoints/``, from which a killed run resumes.
+        out: Folder of ``adapter/``, ``policy/`` with them merged, ``history.jsonl`` with a row a
+            step, its page ``index.html``, and ``checkpoints/``, from which a killed run resumes.
         log: Called with the reason for each row or group that is left out.
         held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
 

@@ -250,7 +250,8 @@ def test_any_pipeline_is_tried_on_embeddings_in_place_of_prompts(tmp_path, name,
         layer.in_features + layer.out_features
         for part in parts
         for layer_name, layer in part.named_modules()
-        if isinstance(layer, nn.Linear) and layer_name.rpartition(".")[2] in result.adapters
+        if isinstance(layer, nn.Linear)
+        and any(f".{layer_name}".endswith(f".{each}") for each in result.adapters)
     ]
     assert result.trained == 2 * sum(linear)
 

@@ -143,7 +143,7 @@ def test_trackers_get_every_step_once_also_of_a_run_that_was_killed_twice(
 def test_a_tracker_that_is_not_there_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(run_history, "get_available_trackers", lambda: ["trackio"])
     for name, message in (
-        ("wandb", "package of wandb is not installed; .* trackio"),
+        ("wandb", "wandb is not installed; .* trackio"),
         (("trackio", "paper"), "'paper' is no tracker"),
     ):
         with pytest.raises(ConfigError, match=message):

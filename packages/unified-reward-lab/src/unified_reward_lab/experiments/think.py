@@ -19,7 +19,7 @@ from unified_reward.bench.metrics import mean_metric, paired_difference
 from unified_reward.core.samples import Task
 from unified_reward.io.atomic import write_bytes
 from unified_reward.io.config import as_data
-from unified_reward.io.text import read_json_lines
+from unified_reward.io.text import read_json, read_json_lines
 from unified_reward.judges.card import CARD
 from unified_reward.pairs.judge_answers import PairAnswer, both_orders, read_comparisons
 from unified_reward.recipes.run import run as run_recipe
@@ -162,7 +162,7 @@ def _seed(
     )
     state = Run(Recipe(folder, {"think": think}), lambda _: None)
     run_recipe(state.recipe)
-    reports = json.loads((folder / "report.json").read_text())
+    reports = read_json(folder / "report.json")
     progress(3)
     control = _more_rejection(config, state, reports, tests)
     wrong = folder / "think" / "answers" / "wrong.jsonl"

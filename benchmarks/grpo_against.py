@@ -34,12 +34,12 @@ from unified_reward.policies.observation import networks
 from unified_reward.policies.recorded import StochasticSampler
 from unified_reward.policies.step_rules import Level, StepRule, log_prob
 from unified_reward.policies.step_rules import step as step_of
+from unified_reward.train.group_rewards import GroupScores
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_diffusion import train_pipeline
 from unified_reward.train.optim import OptimConfig
 from unified_reward.train.policy_losses import clip_advantages, policy_loss, ratio
 from unified_reward.train.policy_updates import AdaptedNetworks, Group, GRPOUpdate
-from unified_reward.train.rollouts import GroupScores
 from unified_reward_lab.examples import write_prompts
 
 

@@ -14,11 +14,11 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Example, Task, Video
 from unified_reward.policies.vlm import build_request
 from unified_reward.train.dry_run_grpo_vlm import dry_run_answers
+from unified_reward.train.group_rewards import GroupRewards
 from unified_reward.train.grpo_answers import AnswerRewards, Prompts, train_vlm
 from unified_reward.train.grpo_vlm import VLMGRPO, SampledAnswer
 from unified_reward.train.launch import LaunchConfig
 from unified_reward.train.optim import OptimConfig
-from unified_reward.train.rollouts import GroupRewards
 
 
 TINY = checkpoint_path("tiny_vlm")

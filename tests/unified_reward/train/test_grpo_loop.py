@@ -21,11 +21,11 @@ from tests.unified_reward.train.rewarded import (
 from unified_reward import open_judge, policies
 from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.train import run_history
+from unified_reward.train.group_rewards import GroupRewards
 from unified_reward.train.group_sampler import GroupSampler
 from unified_reward.train.grpo_diffusion import train_pipeline
 from unified_reward.train.grpo_loop import RewardLoop
 from unified_reward.train.offload import Turns
-from unified_reward.train.rollouts import GroupRewards
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import torch
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.judges.table import TableJudge
+from unified_reward.train.group_rewards import GroupRewards
 from unified_reward.train.reward_functions import (
     RewardFunctionError,
     call_function,
     open_reward,
     reward_files,
 )
-from unified_reward.train.rollouts import GroupRewards
 
 
 SAMPLES = [Sample(Task.IMAGE_GENERATION, "x", (Image("a.png"),))] * 2

@@ -9,7 +9,7 @@ from tests.tolerance import near
 from unified_reward import open_judge
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Unparsed
-from unified_reward.train.rollouts import GroupRewards
+from unified_reward.train.group_rewards import GroupRewards
 from unified_reward.train.win_rates import meetings, win_rates
 from unified_reward_client import RewardSet, RewardTerm
 

@@ -30,6 +30,7 @@ from unified_reward.policies.prompt_calls import BROKEN
 from unified_reward.train.dry_run import DryRun, adapted, memory_report, not_here
 from unified_reward.train.dry_run_dpo import own_resolution, patch_tokens, refuse_sharding
 from unified_reward.train.dry_run_grpo_vlm import AnswersDryRun, dry_run_answers
+from unified_reward.train.group_rewards import read_prompts
 from unified_reward.train.group_sampler import HELD_OUT_SAMPLES, GroupSampler
 from unified_reward.train.grpo import PolicyGRPO
 from unified_reward.train.grpo_config import DiffusionGRPO
@@ -40,7 +41,6 @@ from unified_reward.train.meta_models import build_meta_pipeline
 from unified_reward.train.meta_prompts import embedded_prompt
 from unified_reward.train.policy_updates import AdaptedNetworks
 from unified_reward.train.reward_functions import is_function
-from unified_reward.train.rollouts import read_prompts
 
 
 _GIB = 2**30

@@ -29,12 +29,12 @@ from unified_reward.train.dry_run import (
     unfit_tokens,
 )
 from unified_reward.train.dry_run_dpo import enlarged_context
+from unified_reward.train.group_rewards import read_prompts
 from unified_reward.train.grpo_answers import Prompts
 from unified_reward.train.grpo_vlm import VLMGRPO
 from unified_reward.train.launch import LaunchConfig
 from unified_reward.train.meta_models import build_meta_model, read_architecture
 from unified_reward.train.optim import check_lora_targets, lora_config
-from unified_reward.train.rollouts import read_prompts
 
 
 _QUESTION = "What colour is the lantern at the bow of the boat?"

@@ -13,10 +13,10 @@ import numpy as np
 from unified_reward.core.errors import DataError, MediaError, ModelError, one_line
 from unified_reward.core.samples import Example, Image, Sample, Video
 from unified_reward.policies.recorded import Rollout
+from unified_reward.train.group_rewards import GroupRewards, GroupScores, diversity
 from unified_reward.train.group_sampler import GroupSampler
 from unified_reward.train.policy_updates import Group
 from unified_reward.train.processes import Processes
-from unified_reward.train.rollouts import GroupRewards, GroupScores, diversity
 
 
 class _Made(NamedTuple):

@@ -10,13 +10,13 @@ from typing import Any, cast
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.judges.registry import DEFAULT_OPTIONS, JudgeOptions
+from unified_reward.train.group_rewards import GroupRewards
 from unified_reward.train.grpo_answers import train_vlm
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_diffusion import train_pipeline
 from unified_reward.train.grpo_vlm import VLMGRPO
 from unified_reward.train.reward_functions import open_reward
 from unified_reward.train.reward_terms import reward_terms
-from unified_reward.train.rollouts import GroupRewards
 from unified_reward.train.run_history import tracker_names
 from unified_reward_client import RewardSet, RewardTerm
 

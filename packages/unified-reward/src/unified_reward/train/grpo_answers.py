@@ -17,6 +17,7 @@ from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example, Sample
 from unified_reward.io.config import as_data
 from unified_reward.policies.vlm import VLMPolicy, build_request
+from unified_reward.train.group_rewards import GroupRewards, GroupScores, read_prompts
 from unified_reward.train.grpo_page import RunFacts, write_run_page
 from unified_reward.train.grpo_vlm import (
     HELD_OUT_ANSWERS,
@@ -25,7 +26,6 @@ from unified_reward.train.grpo_vlm import (
     SampledAnswer,
     learn_from_rewards,
 )
-from unified_reward.train.rollouts import GroupRewards, GroupScores, read_prompts
 
 
 class Prompts:

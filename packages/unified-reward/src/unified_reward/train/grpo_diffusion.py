@@ -24,6 +24,7 @@ from unified_reward.io.config import as_data
 from unified_reward.policies.diffusion import DiffusionPolicy
 from unified_reward.train.adapters import merge_adapters
 from unified_reward.train.group_collector import GroupCollector, HeldOut
+from unified_reward.train.group_rewards import GroupRewards, read_prompts
 from unified_reward.train.group_sampler import GroupSampler
 from unified_reward.train.grpo_config import DiffusionGRPO
 from unified_reward.train.grpo_loop import RewardLoop
@@ -33,7 +34,6 @@ from unified_reward.train.offload import Turns
 from unified_reward.train.policy_updates import AdaptedNetworks
 from unified_reward.train.processes import Processes
 from unified_reward.train.reward_functions import RewardFunction
-from unified_reward.train.rollouts import GroupRewards, read_prompts
 from unified_reward.train.run_history import tracker_names
 from unified_reward.train.sample_sheets import SampleSheet
 

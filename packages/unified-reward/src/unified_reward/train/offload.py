@@ -11,7 +11,7 @@ from torch import nn
 
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError, one_line
-from unified_reward.train.rollouts import GroupRewards
+from unified_reward.train.group_rewards import GroupRewards
 
 
 class Turns:

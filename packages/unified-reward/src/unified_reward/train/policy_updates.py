@@ -22,6 +22,7 @@ from unified_reward.policies.recorded import RepeatableStep, Rollout
 from unified_reward.policies.step_rules import log_prob
 from unified_reward.train.adapters import Adapters, add_adapters
 from unified_reward.train.denoisers import Condition, Denoiser
+from unified_reward.train.group_rewards import GroupScores
 from unified_reward.train.grpo_config import NFTOptions
 from unified_reward.train.loops import NoiseSample, NoiseSampler
 from unified_reward.train.losses import add_noise, denoising_error, denoising_target
@@ -36,7 +37,6 @@ from unified_reward.train.policy_losses import (
     policy_loss,
     ratio,
 )
-from unified_reward.train.rollouts import GroupScores
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ from unified_reward.core.samples import Image
 from unified_reward.policies.last_step import DifferentiableRollout
 from unified_reward.scorers import SYSTEMS, system
 from unified_reward.scorers.images import TensorScorer
+from unified_reward.train.group_rewards import GroupRewards
 from unified_reward.train.losses import denoising_error
 from unified_reward.train.policy_updates import AdaptedNetworks, Figures, Group, norm_ratio
-from unified_reward.train.rollouts import GroupRewards
 from unified_reward_client import RewardTerm
 
 

@@ -11,8 +11,8 @@ from unified_reward.core.errors import ConfigError, DataError, ServerError
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.policies.vlm import VLMPolicy
+from unified_reward.train.group_rewards import GroupRewards, read_prompts
 from unified_reward.train.reward_sources import ask_patiently
-from unified_reward.train.rollouts import GroupRewards, read_prompts
 from unified_reward_client import RewardSet, RewardTerm
 
 

@@ -1,0 +1,1 @@
+"""Arena: people vote on pairs of outputs, blind, in a browser."""

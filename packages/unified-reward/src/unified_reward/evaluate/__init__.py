@@ -1,0 +1,1 @@
+"""Evaluation of generators: which model is better, by how much, and for which prompts."""

@@ -124,7 +124,7 @@ def _walk(folder: Path) -> Iterator[PurePosixPath]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if name[0] not in "._"]
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         is_geneval = "samples" in folders or "metadata.jsonl" in names
         base = PurePosixPath(Path(root).relative_to(folder).as_posix())
         for name in names:
@@ -211,7 +211,8 @@ def _nothing(folder: MediaFolder, prompts: PromptFile) -> str:
         return f"{folder.path} holds no image and no video"
     return (
         f"{folder.path}: none of its {len(folder.files)} files, such as {folder.files[0]}, has the "
-        f"number, id or text of a prompt as its name; the first id is {next(iter(prompts.prompts))!r}"
+        "number, id or text of a prompt as its name; the first id is "
+        f"{next(iter(prompts.prompts))!r}"
     )
 
 

@@ -46,7 +46,7 @@ def standings(
     """
     counted = [vote for vote in votes if vote.gold is None and not vote.repeats]
     on_models = [vote for vote in counted if {vote.a, vote.b} <= {*models}]
-    comparisons = list(vote_comparisons(on_models).values())
+    comparisons = vote_comparisons(on_models)
     return {
         "votes": {
             "n": len(counted),
@@ -135,18 +135,20 @@ def _agreement(votes: Iterable[Vote]) -> dict[str, Any]:
 
 
 def _judge(votes: Sequence[Vote], judge: Mapping[str, float]) -> dict[str, Any]:
-    people = {item: each for item, each in vote_comparisons(votes).items() if item in judge}
-    n_votes = Counter(vote.id for vote in votes if vote.vote in WIN_SHARE)
-    prompts = {vote.id: vote.example.prompt for vote in votes}
+    items: defaultdict[str, list[Vote]] = defaultdict(list)
+    for vote in votes:
+        if vote.vote in WIN_SHARE and vote.id in judge:
+            items[vote.id].append(vote)
     points: defaultdict[str, list[float]] = defaultdict(list)
     rows: list[dict[str, Any]] = []
-    for item, each in people.items():
-        share, verdict = each.probability, judge[item]
-        row = {"id": item, "prompt": prompts[item], "a": each.a, "b": each.b}
-        rows.append(row | {"people": share, "judge": verdict, "votes": n_votes[item]})
+    for item, each in items.items():
+        [people], verdict = vote_comparisons(each), judge[item]
+        share = people.probability
+        row = {"id": item, "prompt": each[0].example.prompt, "a": people.a, "b": people.b}
+        rows.append(row | {"people": share, "judge": verdict, "votes": len(each)})
         if share != 0.5:
             is_right = (verdict > 0.5) == (share > 0.5)
-            points[each.prompt].append(0.5 if verdict == 0.5 else float(is_right))
+            points[people.prompt].append(0.5 if verdict == 0.5 else float(is_right))
     rows.sort(key=lambda row: -abs(row["people"] - row["judge"]))
     return {
         "accuracy": share_estimate(prompt_means(points)).row(),

@@ -228,17 +228,17 @@ def prompt_key(example: Example) -> str:
     return "\n".join([example.prompt, *(str(medium.source) for medium in example.context)])
 
 
-def vote_comparisons(votes: Iterable[Vote]) -> dict[str, Comparison]:
-    """Comparisons that people decided, by id of the item: the mean share of a win over its votes.
+def vote_comparisons(votes: Iterable[Vote]) -> list[Comparison]:
+    """Comparisons that people decided, one an item: the mean share of a win over its votes.
 
-    Votes of gold items and repeats, and those that cannot tell, are left out.
+    Votes on gold items and repeats, and those that cannot tell, are left out.
     """
     items: defaultdict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
         if vote.vote in WIN_SHARE and vote.gold is None and not vote.repeats:
             items[vote.id].append(vote)
-    comparisons: dict[str, Comparison] = {}
-    for name, item in items.items():
+    comparisons: list[Comparison] = []
+    for item in items.values():
         share = sum(WIN_SHARE[str(vote.vote)] for vote in item) / len(item)
-        comparisons[name] = Comparison(prompt_key(item[0].example), item[0].a, item[0].b, share)
+        comparisons.append(Comparison(prompt_key(item[0].example), item[0].a, item[0].b, share))
     return comparisons

@@ -113,13 +113,13 @@ def test_nothing_is_asked_twice_nor_beyond_the_budget_and_a_large_one_asks_every
     models = [f"m{k}" for k in range(n_models)]
     left = question_orders(questions(models, n_prompts), 0)
     total = sum(map(len, left.values()))
-    asked, comparisons = [], []
-    while batch := next_questions(models, comparisons, left, min(size, budget - len(asked))):
+    done, comparisons = [], []
+    while batch := next_questions(models, comparisons, left, min(size, budget - len(done))):
         for pair, question in batch:
-            asked.append(question)
+            done.append(question)
             left[pair].remove(question)
-            comparisons.append(compare(pair, question, 0.5 + 0.5 * (len(asked) % 2)))
-    assert len(asked) == len({*asked}) == min(budget, total)
+            comparisons.append(compare(pair, question, 0.5 + 0.5 * (len(done) % 2)))
+    assert len(done) == len({*done}) == min(budget, total)
 
 
 def test_the_choice_depends_on_the_answers_alone():

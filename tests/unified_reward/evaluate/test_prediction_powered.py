@@ -52,7 +52,7 @@ def test_the_interval_is_the_normal_one_where_votes_are_many():
 
 
 def test_the_weight_is_that_of_least_variance():
-    """Of all weights in steps of a thousandth, by the closed form."""
+    """Compared with all weights in steps of a thousandth, by the closed form."""
     y, f = judged(np.random.default_rng(1), 2000, 4000, accuracy=0.8)
     weights = np.linspace(0, 1, 1001)
     best = weights[np.argmin([closed_form(y, f, weight)[1] for weight in weights])]
@@ -77,7 +77,7 @@ def test_by_hand():
     ("accuracy", "share"), [(0.95, 0.65), (0.5, 1.03)], ids=["good judge", "useless judge"]
 )
 def test_intervals_hold_the_win_rate_among_people_and_a_judge_never_costs_much(accuracy, share):
-    """Of 500 repeats at least 92 %, three standard errors below; widths against votes alone."""
+    """At least 92 % of 500 repeats, three standard errors below; widths against votes alone."""
     rng = np.random.default_rng(7)
     hits, widths, alone, weights = 0, 0.0, 0.0, []
     for _ in range(500):

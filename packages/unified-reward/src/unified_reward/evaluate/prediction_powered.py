@@ -53,10 +53,10 @@ def prediction_powered(
         variance = w² var(f') / N + var(y - w f) / n
 
     The weight 1 is the paper's; by default it is the one of least variance (PPI++, Angelopoulos et
-    al. 2023, arXiv:2311.01453, Example 6.1), within [0, 1]: ``cov(y, f) / ((1 + n / N) var(f))``.
-    The prompts with votes must be a random part of all, or the estimate is of no population. The
-    interval is `share_interval` in place of the normal one of the papers, which leaves [0, 1] and
-    is empty where judge and people have not disagreed yet.
+    al. 2023, arXiv:2311.01453), within [0, 1]: ``cov(y, f) / ((1 + n / N) var(f))``. The prompts
+    with votes must be a random part of all. The interval is `share_interval` in place of the normal
+    one of the papers, which leaves [0, 1] and has no width where judge and people have not
+    disagreed yet.
 
     Args:
         votes: Mean share of a win that people give the model, by prompt, in [0, 1].

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable
 from importlib import resources
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError

@@ -75,9 +75,10 @@ class VoteJournal:
         """
         row = json.dumps(vote.row(self._path.parent), ensure_ascii=False, allow_nan=False)
         content = self._ending + row.encode(errors="replace") + b"\n"
-        with written(self._path), open(os.open(self._path, os.O_RDWR | os.O_CREAT), "r+b") as file:
-            # Whatever a kill or a full disk left behind the last whole row.
-            file.truncate(self._end)
+        with written(self._path):
+            self._path.touch()
+        with written(self._path), self._path.open("r+b") as file:
+            file.truncate(self._end)  # what a kill or a full disk left behind the last whole row
             file.seek(self._end)
             file.write(content)
             file.flush()

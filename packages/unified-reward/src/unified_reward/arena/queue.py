@@ -25,9 +25,9 @@ class QueueConfig:
 
     votes: int = 2
     """Votes of different raters that every item gets, >= 1."""
-    gold: float = 0.1
+    gold_share: float = 0.1
     """Share of a rater's votes that are on gold items, while there are some, in [0, 0.5]."""
-    repeat: float = 0.1
+    repeat_share: float = 0.1
     """Share of a rater's votes that repeat an own earlier one with sides swapped, in [0, 0.5]."""
     repeat_gap: int = 10
     """Least number of own votes between an item and its repeat."""
@@ -38,7 +38,7 @@ class QueueConfig:
     def __post_init__(self) -> None:
         if self.votes < 1:
             raise ConfigError(f"votes is {self.votes}; every item gets at least 1")
-        for name in ("gold", "repeat"):
+        for name in ("gold_share", "repeat_share"):
             if not 0 <= getattr(self, name) <= 0.5:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a share is from 0 to 0.5")
 
@@ -182,10 +182,10 @@ class VoteQueue:
             return None
         slot = _unit(self._config.seed, "slot", rater, len(votes))
         test = None
-        if slot < self._config.gold:
+        if slot < self._config.gold_share:
             unvoted = self._gold.difference(votes)
             test = min(unvoted, key=lambda item: _unit(item, rater), default=None)
-        elif slot >= 1 - self._config.repeat:
+        elif slot >= 1 - self._config.repeat_share:
             test = self._repeat(votes)
         return self.turn(rater, test or item)
 

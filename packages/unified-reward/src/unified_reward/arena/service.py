@@ -47,7 +47,9 @@ class ArenaConfig:
 
     def __post_init__(self) -> None:
         if len(set(self.aspects)) < len(self.aspects) or not all(self.aspects):
-            raise ConfigError(f"aspects are distinct names, not {', '.join(map(repr, self.aspects))}")
+            raise ConfigError(
+                f"aspects are distinct names, not {', '.join(map(repr, self.aspects))}"
+            )
 
 
 class Arena:

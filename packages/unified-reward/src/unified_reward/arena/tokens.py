@@ -58,9 +58,7 @@ def open_tokens(path: Path, raters: Iterable[str]) -> Tokens:
     names = list(raters)
     for name in names:
         if not _RATER.fullmatch(name):
-            raise ConfigError(
-                f"a rater's name is 1 to 64 letters, digits and .@_- , not {name!r}"
-            )
+            raise ConfigError(f"a rater's name is 1 to 64 letters, digits and .@_- , not {name!r}")
     known = _read(path) if path.exists() else Tokens(_secret(), _secret(), {})
     names = [*known.raters, *(names or (() if known.raters else ("rater-1",)))]
     tokens = Tokens(

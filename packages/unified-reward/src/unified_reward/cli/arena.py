@@ -88,7 +88,7 @@ def arena(
         inputs, prompts=prompts, baseline=baseline, limit=limit, seed=seed, gold=gold
     )
     judge = judge_probabilities(judge_verdicts, given.items) if judge_verdicts else None
-    queue = QueueConfig(votes=votes, repeat=repeat, seed=seed)
+    queue = QueueConfig(votes=votes, repeat_share=repeat, seed=seed)
     config = ArenaConfig(title, tuple(aspect or ()), queue, judge)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
 

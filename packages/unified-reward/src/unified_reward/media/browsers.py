@@ -48,8 +48,8 @@ def browser_video(video: Video) -> tuple[bytes, str]:
     n_frames, (height, width) = first.n_source, first.pixels.shape[1:3]
     if n_frames * height * width > MAX_PIXELS:
         raise MediaError(
-            f"{describe(video)}: {n_frames} frames of {width}x{height} are too many to be converted "
-            "for browsers; convert it to MP4 (H.264) first"
+            f"{describe(video)}: {n_frames} frames of {width}x{height} are too many to convert for "
+            "browsers; give it as MP4 (H.264, yuv420p)"
         )
     pixels = select_frames(video, lambda n, _: tuple(range(n))).pixels
     times = frame_times(video)

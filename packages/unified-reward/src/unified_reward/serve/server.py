@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 
 import uvicorn
-
 from fastapi import FastAPI
 
 from unified_reward.core.errors import ConfigError

@@ -2,8 +2,8 @@
 
 import json
 
-import pyarrow
-import pyarrow.parquet
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.unified_reward.evaluate.files import write_prompts, write_rows
@@ -41,7 +41,9 @@ ROWS = [
 
 
 def csv(folder):
-    return write(folder / "p.csv", "id,caption,Category,more\n7,a cat,animals,1\n9,a car,vehicles,2")
+    return write(
+        folder / "p.csv", "id,caption,Category,more\n7,a cat,animals,1\n9,a car,vehicles,2"
+    )
 
 
 def tsv(folder):
@@ -53,7 +55,7 @@ def array(folder):
 
 
 def parquet(folder):
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), folder / "p.parquet")
+    pq.write_table(pa.Table.from_pylist(ROWS), folder / "p.parquet")
     return folder / "p.parquet"
 
 
@@ -76,7 +78,11 @@ def test_rows_of_our_own_keep_criteria_tags_and_context(tmp_path):
     (prompt,) = read_prompts(path).prompts.values()
     assert prompt.task is Task.IMAGE_EDITING
     assert prompt.context == (Image(tmp_path / "in/a.png"),)
-    assert (prompt.criteria, prompt.tags, prompt.candidates) == ("only colour", {"split": "test"}, ())
+    assert (prompt.criteria, prompt.tags, prompt.candidates) == (
+        "only colour",
+        {"split": "test"},
+        (),
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,9 @@ def test_geneval_has_its_tags_as_categories(tmp_path):
 
 
 def test_partiprompts_keep_the_challenge_as_a_tag(tmp_path):
-    text = 'Prompt\tCategory\tChallenge\tNote\n42\tAbstract\tBasic\t\na sign "hi"\tArts\tWriting\tx\n'
+    text = (
+        'Prompt\tCategory\tChallenge\tNote\n42\tAbstract\tBasic\t\na sign "hi"\tArts\tWriting\tx\n'
+    )
     found = read_prompts(write(tmp_path / "PartiPrompts.tsv", text))
     assert texts(found) == {"0": "42", "1": 'a sign "hi"'}
     assert categories(found)["1"] == ["Arts"]
@@ -148,7 +156,9 @@ def test_an_array_of_texts_without_a_style_is_numbered(tmp_path):
 
 
 def test_vbench_has_several_dimensions_a_prompt(tmp_path):
-    rows = [{"prompt_en": "a bird", "dimension": ["color", "scene"], "auxiliary_info": {"color": {}}}]
+    rows = [
+        {"prompt_en": "a bird", "dimension": ["color", "scene"], "auxiliary_info": {"color": {}}}
+    ]
     found = read_prompts(write(tmp_path / "VBench_full_info.json", json.dumps(rows)))
     assert texts(found) == {"0": "a bird"}
     assert categories(found) == {"0": ["color", "scene"]}
@@ -163,7 +173,13 @@ def test_prompts_beside_outputs_have_the_names_of_their_folders(tmp_path):
 
 
 def test_rows_that_cannot_be_used_keep_their_number_and_are_named(tmp_path):
-    rows = [{"prompt": "a"}, "{broken", {"prompt": " "}, {"prompt": ["x"]}, {"prompt": "b", "task": "?"}]
+    rows = [
+        {"prompt": "a"},
+        "{broken",
+        {"prompt": " "},
+        {"prompt": ["x"]},
+        {"prompt": "b", "task": "?"},
+    ]
     found = read_prompts(write_rows(tmp_path / "p.jsonl", *rows, {"prompt": "c"}))
     assert texts(found) == {"0": "a", "5": "c"}
     assert found.places == ("0", "", "", "", "", "5")
@@ -190,8 +206,8 @@ def test_a_second_prompt_with_an_id_is_refused_and_an_equal_text_is_not(tmp_path
 
 def test_images_inside_a_table_are_refused_by_row(tmp_path):
     rows = [{"prompt": "a", "source_image": {"bytes": b"x", "path": None}}, {"prompt": "b"}]
-    table = pyarrow.Table.from_pylist(rows)
-    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, tmp_path / "p.parquet")
     found = read_prompts(tmp_path / "p.parquet")
     assert texts(found) == {"1": "b"}
     assert "row 1: column image holds dict" in found.notes[0]

@@ -102,7 +102,7 @@ function disagreement({ id, prompt, a, b, people, judge: said, votes: n }, media
     : null);
   const note = (share, judged) => `people ${percent(share)}, judge ${percent(judged)}`;
   return el("li", {},
-    el("p", { dir: "auto" }, prompt), el("small", {}, `${n} ${n === 1 ? "vote" : "votes"}; wins of ${a}: ${note(people, said)}`),
+    el("p", { dir: "auto" }, prompt), el("small", {}, `${n} ${n === 1 ? "vote" : "votes"}; shares of the win:`),
     el("div", { class: "sides" }, side("context", "Given"), side("a", a, note(people, said)), side("b", b, note(1 - people, 1 - said))));
 }
 

@@ -16,6 +16,7 @@ const LABELS = {
   image_understanding: "Question",
   video_understanding: "Question",
 };
+const KEYS_OFF = "unified-reward-arena-keys-off";
 const choices = [...$("choices").querySelectorAll("button")];
 
 let secret = "";
@@ -156,6 +157,7 @@ function showProgress(note) {
 
 function showEnd() {
   view = null;
+  $("stage").replaceChildren();
   const { done } = progress;
   say($("end-count"), `There is nothing left for you to vote on. You gave ${done} ${done === 1 ? "vote" : "votes"}.`);
   $("end-title").focus();
@@ -223,16 +225,14 @@ function enlarge(place) {
 
 function onKey(event) {
   const { key, target } = event;
+  const isTyping = target.matches("input:not([type=checkbox])");
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && key !== "?")) return;
   if ($("enlarged").open) {
     if (key === "ArrowLeft" || key === "ArrowRight") enlarge(enlarged + (key === "ArrowLeft" ? -1 : 1));
     return;
   }
-  if (target.matches("input")) {
-    if (key === "Escape" && view) $("prompt").focus();
-    return;
-  }
-  if (key === " " && (!clips || target.matches("button"))) return;
+  if (isTyping && key === "Escape" && view) $("prompt").focus();
+  if (isTyping || !$("keys-on").checked || (key === " " && (!clips || target.matches("button, input")))) return;
   if (key === " ") clips.toggle();
   else if (key === "Backspace" || key.toLowerCase() === "u") undo();
   else if (Object.hasOwn(KEYS, key) && view) vote(KEYS[key]);
@@ -254,6 +254,11 @@ document.addEventListener("pointerup", () => setTimeout(() => {
   // keys vote again after a press on a star or the position
   if (document.activeElement.matches("[type=radio], [type=range]")) $("prompt").focus({ preventScroll: true });
 }));
+$("keys-on").checked = !localStorage.getItem(KEYS_OFF);
+$("keys-on").addEventListener("change", () => {
+  if ($("keys-on").checked) localStorage.removeItem(KEYS_OFF);
+  else localStorage.setItem(KEYS_OFF, "1");
+});
 $("access").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem(TOKEN, $("token").value.trim());

@@ -60,9 +60,10 @@ class Served:
 
 
 @contextmanager
-def arena_of(folder, items, gold=(), *, aspects=(), **settings):
+def arena_of(folder, items, gold=(), *, aspects=(), judge=None, **settings):
     """Serve items to ann and bob; votes go to ``VOTES.jsonl``."""
-    config = ArenaConfig("Cats", aspects, QueueConfig(**{"repeat_share": 0.0, **settings}))
+    queue = QueueConfig(**{"repeat_share": 0.0, **settings})
+    config = ArenaConfig("Cats", aspects, queue, judge)
     (folder / "converted").mkdir(exist_ok=True)
     with open_votes(folder / "VOTES.jsonl") as journal, ExitStack() as stack:
         tokens = open_tokens(folder / "tokens.json", ("ann", "bob"))
@@ -271,6 +272,35 @@ def test_a_broken_video_leaves_the_queue_and_the_rater_gets_another(tmp_path, it
         assert "broken.mp4" in served.service.broken["clip"]
         name = served.service.media.name(Video(path))
         assert kind(client.get(f"/media/{name}")) == (404, "broken")
+
+
+def test_the_owner_sees_standings_that_follow_the_votes(tmp_path, items):
+    """The judge is for beta throughout; people vote for alpha, and one item is broken."""
+    (tmp_path / "i3-a.png").write_bytes(b"no image")
+    judge = {pair.id: 0.2 for pair in items}
+    with arena_of(tmp_path, items, judge=judge, votes=1) as served:
+        owner, client = served.open(served.tokens.owner), served.client("ann")
+        before = owner.get("/api/standings").json()["standings"]
+        assert (before["votes"]["n"], before["progress"]["needed"]) == (0, 4)
+        while state := client.item()["item"]:
+            urls = [f"/media/{served.service.media.name(Image(path))}" for path in alphas(tmp_path)]
+            client.vote(state["id"], "left" if state["left"][0]["url"] in urls else "right")
+        after = owner.get("/api/standings").json()
+    standings = after["standings"]
+    assert (after["title"], standings["votes"]["a"], standings["votes"]["n"]) == ("Cats", 3, 3)
+    assert standings["progress"] == {"votes": 3, "items": 3, "complete": 3, "needed": 3}
+    strengths = {model: row["strength"] for model, row in standings["models"].items()}
+    assert strengths["alpha"] > 0 > strengths["beta"]
+    assert standings["judge"]["accuracy"]["value"] == 0
+    assert [row["id"] for row in after["broken"]] == ["i3"]
+    assert set(after["media"]) == {"i0", "i1", "i2"}
+    name = served.service.media.name(Image(tmp_path / "i0-b.png"))
+    assert after["media"]["i0"]["b"] == [{"kind": "image", "url": f"/media/{name}"}]
+
+
+def alphas(folder):
+    """Pictures of the first model."""
+    return sorted(folder.glob("*-a.png"))
 
 
 def test_a_full_disk_is_told_and_the_vote_can_be_sent_again(tmp_path, items, monkeypatch):

@@ -15,6 +15,7 @@ from unified_reward.arena.items import ArenaInput, ArenaItem
 from unified_reward.arena.journal import VoteJournal
 from unified_reward.arena.media import MediaStore
 from unified_reward.arena.queue import REPEAT, QueueConfig, Turn, VoteQueue
+from unified_reward.arena.standings import standings
 from unified_reward.core.errors import ConfigError, MediaError
 from unified_reward.core.samples import Candidate, Image, Video
 from unified_reward.io.vote_rows import Choice, Vote
@@ -167,8 +168,6 @@ class Arena:
             return self._standings[1]
 
     def _compute_standings(self, votes: list[Vote], broken: Mapping[str, str]) -> dict[str, Any]:
-        from unified_reward.arena.standings import standings
-
         items = [self._items[item] for item in self._asked]
         models = list(dict.fromkeys(model for item in items for model in item.models))
         needed = dict.fromkeys(set(self._asked) - set(broken), self.config.queue.votes)

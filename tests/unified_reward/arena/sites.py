@@ -26,6 +26,8 @@ from unified_reward.arena.tokens import Tokens, open_tokens
 MODELS = ("secret-old", "secret-new")
 """Names that must not reach a rater."""
 RATERS = ("ann", "bob")
+MARKUP = "<img src=x onerror=alert(1)>"
+"""Text that must stay text wherever it is shown."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,30 @@ def pictures(folder, n):
     return [
         row(i, *(picture(folder / model / f"{i}.png", level) for model in MODELS))
         for i, level in enumerate(levels)
+    ]
+
+
+def clips(folder, n=1):
+    """A record of two clips of 2 s."""
+    files = [clip(folder / f"{model}.mp4", 20, level=90 + 90 * i) for i, model in enumerate(MODELS)]
+    return [row(f"clip {i}", *files, task="video_generation") for i in range(n)]
+
+
+def kinds(folder):
+    """Records of each kind of question, with a broken video that is never asked."""
+    image = picture(folder / "source.png", 100)
+    video = clip(folder / "clip.mp4", 20)
+    edits = [picture(folder / model / "edit.png", 150) for model in MODELS]
+    cut = folder / "cut.mp4"
+    cut.write_bytes((folder / "clip.mp4").read_bytes()[:300])
+    answers = {"text": f"  one\n\ttwo {MARKUP}"}, {"text": "ثلاثة"}
+    return [
+        *pictures(folder, 1),
+        *clips(folder),
+        row("edit", *edits, task="image_editing", context=[image]),
+        row("asked", *answers, task="image_understanding", context=[image], prompt="How many?"),
+        row("seen", *answers, task="video_understanding", context=[video], prompt="How many?"),
+        row("cut", {"video": str(cut)}, video, task="video_generation"),
     ]
 
 

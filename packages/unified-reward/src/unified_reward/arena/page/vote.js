@@ -6,7 +6,6 @@ import { prepare, starRows, starsOf } from "./item.js";
 import { ServerError, pause, request, token } from "./server.js";
 
 const TOKEN = "unified-reward-arena-token";
-const PENDING = "unified-reward-arena-vote";
 const KEYS = {
   ArrowLeft: "left", 1: "left", ArrowRight: "right", 2: "right", ArrowDown: "tie", 3: "tie",
   4: "both_bad", 5: "cannot_tell", "?": "cannot_tell",
@@ -29,6 +28,9 @@ let progress = { done: 0, total: 0, undo: false };
 let since = null;
 /** A vote or an undo is on its way, or no item is there. */
 let busy = true;
+
+/** Place in the tab of a vote that is not known to be saved; each rater has an own one. */
+const pending = () => `unified-reward-arena-vote-${secret}`;
 
 // ------------------------------------------------------------------------------------------- server
 
@@ -59,7 +61,7 @@ async function deliver(body, wasSent = false) {
     if (error.type !== "duplicate") note = `Not saved: ${error.message}`;
     else if (!wasSent && !error.isRepeated) note = "You voted on this pair before, in another window; that vote counts.";
   }
-  sessionStorage.removeItem(PENDING);
+  sessionStorage.removeItem(pending());
   return note;
 }
 
@@ -80,7 +82,7 @@ async function exclusively(action) {
 function begin() {
   secret = token(TOKEN);
   if (!secret) return askToken();
-  const kept = sessionStorage.getItem(PENDING);
+  const kept = sessionStorage.getItem(pending());
   return exclusively(async () => {
     const note = kept ? await deliver(JSON.parse(kept), true) : "";
     return [await ask("item"), note];
@@ -91,7 +93,7 @@ function vote(choice) {
   if (busy || !isAllowed(choice)) return;
   const { stars } = starsOf($("stars"), view.item.aspects);
   const body = { id: view.item.id, choice, aspects: stars, seconds: (performance.now() - since) / 1000 };
-  sessionStorage.setItem(PENDING, JSON.stringify(body));
+  sessionStorage.setItem(pending(), JSON.stringify(body));
   choices.find(({ value }) => value === choice).classList.add("chosen");
   exclusively(async () => {
     const note = await deliver(body);
@@ -265,8 +267,11 @@ $("access").addEventListener("submit", (event) => {
   $("token").value = "";
   begin();
 });
-addEventListener("hashchange", begin);
+addEventListener("hashchange", () => {
+  token(TOKEN);
+  location.reload();
+});
 addEventListener("beforeunload", (event) => {
-  if (sessionStorage.getItem(PENDING)) event.preventDefault();
+  if (sessionStorage.getItem(pending())) event.preventDefault();
 });
 begin();

@@ -80,6 +80,10 @@ COMMANDS = {
         "unified_reward.cli.bench:bench_diff",
         "Compare two runs of a benchmark on their common items: B minus A, paired tests.",
     ),
+    "arena": (
+        "unified_reward.cli.arena:arena",
+        "Let people vote on pairs in a browser, blind; resumes, until a signal ends it.",
+    ),
     "audit": (
         "unified_reward.cli.audit:audit",
         "Measure what should not move a judge: order, length, repeats, resolution, JPEG.",

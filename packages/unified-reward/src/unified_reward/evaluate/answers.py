@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,8 +12,9 @@ import numpy as np
 
 from unified_reward import media
 from unified_reward.core.errors import MediaError
-from unified_reward.core.samples import Image, Video
+from unified_reward.core.samples import Form, Image, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
+from unified_reward.evaluate.estimates import Scores
 from unified_reward.evaluate.outputs import Comparison, MissingOutput, ModelOutputs, RewardValues
 from unified_reward.evaluate.questions import Question
 from unified_reward.io.verdict_rows import read_verdict
@@ -28,6 +30,8 @@ class RewardAnswers:
     """Everything that a judge answered in one evaluation."""
 
     values: RewardValues
+    asked: frozenset[Form]
+    """Forms of question that were put to the judge."""
     missing: tuple[MissingOutput, ...]
     """Outputs without a value; the model of a comparison that failed is ``A|B``."""
     n_unparsed: int
@@ -56,9 +60,10 @@ def read_answers(
         if question and question.is_of(outputs):
             verdicts[question] = read_verdict(row)
             scale = row["scale"] or scale
-    scores, sigma = _scores(verdicts, outputs)
-    comparisons = (_comparison(*answer) for answer in verdicts.items())
     n_comparisons = sum(len(question.models) == 2 for question in verdicts)
+    forms: dict[Form, int] = {"score": len(verdicts) - n_comparisons, "compare": n_comparisons}
+    scores, sigma = _scores(verdicts, outputs) if forms["score"] else ({}, None)
+    comparisons = (_comparison(*answer) for answer in verdicts.items())
     values = RewardValues(
         name,
         scores,
@@ -68,7 +73,8 @@ def read_answers(
     )
     return RewardAnswers(
         values,
-        _missing(name, verdicts, scores, outputs),
+        frozenset(form for form, n in forms.items() if n),
+        _missing(name, verdicts, outputs),
         sum(isinstance(verdict, Unparsed) for verdict in verdicts.values()),
         sum(isinstance(verdict, Failed) for verdict in verdicts.values()),
         scale,
@@ -81,27 +87,27 @@ def _value(verdict: Verdict) -> float | None:
 
 def _scores(
     verdicts: Mapping[Question, Verdict], outputs: ModelOutputs
-) -> tuple[dict[str, dict[str, tuple[float, ...]]], float | None]:
-    """Mean of the readings of each output by model and prompt, and their standard deviation."""
+) -> tuple[Scores, float | None]:
+    """Mean of the readings of each output, and the standard deviation of the readings, pooled."""
     readings: dict[Question, list[float]] = {}
     for question, verdict in verdicts.items():
         value = _value(verdict)
         if value is not None:
             readings.setdefault(question._replace(reading=1), []).append(value)
-    scores: dict[str, dict[str, tuple[float, ...]]] = {}
-    for question in sorted(readings, key=lambda one: one.place):
-        (model,) = question.models
-        mean = float(np.mean(readings[question]))
-        before = scores.setdefault(model, {}).get(question.prompt, ())
-        scores[model][question.prompt] = (*before, mean)
-    ordered = {
-        model: {prompt: scores[model][prompt] for prompt in outputs.prompts if prompt in scores[model]}
-        for model in outputs.models
-        if model in scores
+    means = {question: sum(values) / len(values) for question, values in readings.items()}
+    scores: dict[str, dict[str, tuple[float, ...]]] = {
+        model: {
+            prompt: tuple(
+                means.get(Question((model,), prompt, place), math.nan)
+                for place in range(len(candidates))
+            )
+            for prompt, candidates in by_prompt.items()
+        }
+        for model, by_prompt in outputs.outputs.items()
     }
-    freedom = sum(len(values) - 1 for values in readings.values())
+    degrees = sum(len(values) - 1 for values in readings.values())
     squares = sum(float(np.var(values)) * len(values) for values in readings.values())
-    return ordered, float(np.sqrt(squares / freedom)) if freedom else None
+    return scores, math.sqrt(squares / degrees) if degrees else None
 
 
 def _comparison(question: Question, verdict: Verdict) -> Comparison | None:
@@ -113,10 +119,7 @@ def _comparison(question: Question, verdict: Verdict) -> Comparison | None:
 
 
 def _missing(
-    name: str,
-    verdicts: Mapping[Question, Verdict],
-    scores: Mapping[str, Mapping[str, tuple[float, ...]]],
-    outputs: ModelOutputs,
+    name: str, verdicts: Mapping[Question, Verdict], outputs: ModelOutputs
 ) -> tuple[MissingOutput, ...]:
     """Outputs and comparisons without a number, each once; a reading that is read makes up."""
     error_of = cache(_error_of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,7 +15,13 @@ from unified_reward.core.errors import MediaError
 from unified_reward.core.samples import Form, Image, Video
 from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed, Verdict
 from unified_reward.evaluate.estimates import Scores
-from unified_reward.evaluate.outputs import Comparison, MissingOutput, ModelOutputs, RewardValues
+from unified_reward.evaluate.outputs import (
+    Comparison,
+    MissingOutput,
+    ModelOutputs,
+    Problem,
+    RewardValues,
+)
 from unified_reward.evaluate.questions import Question
 from unified_reward.io.verdict_rows import read_verdict
 from unified_reward.pairs.strategies import unreadable_reason
@@ -30,16 +36,43 @@ class RewardAnswers:
     """Everything that a judge answered in one evaluation."""
 
     values: RewardValues
-    asked: frozenset[Form]
-    """Forms of question that were put to the judge."""
-    missing: tuple[MissingOutput, ...]
-    """Outputs without a value; the model of a comparison that failed is ``A|B``."""
-    n_unparsed: int
-    """Questions, of all kinds, whose answer cannot be read."""
-    n_failed: int
-    """Questions that could not be asked."""
+    verdicts: Mapping[Question, Verdict]
     scale: list[float | None] | None
     """Lowest and highest score; None where there are no scores, a side where it is open."""
+
+    def asks(self, form: Form) -> bool:
+        """True if questions of this form were put to the judge."""
+        return any(question.form == form for question in self.verdicts)
+
+    def count(self, kind: type[Unparsed] | type[Failed]) -> int:
+        """Count the questions, of all kinds, that were not answered in this way."""
+        return sum(isinstance(verdict, kind) for verdict in self.verdicts.values())
+
+    def missing(self, outputs: ModelOutputs) -> list[MissingOutput]:
+        """List outputs without a value, each once; a reading that can be read makes up for others.
+
+        Media of questions that failed are opened, to see which of them are broken. The model of a
+        comparison that failed for another reason is ``A|B``.
+        """
+        error_of = cache(_error_of)
+        first = {question: question._replace(reading=1) for question in self.verdicts}
+        read = {
+            first[question]
+            for question, verdict in self.verdicts.items()
+            if _value(verdict) is not None
+        }
+        found: dict[MissingOutput, None] = {}
+        for question, verdict in self.verdicts.items():
+            if isinstance(verdict, Preferred) or first[question] in read:
+                continue
+            lost = _broken(question, outputs, error_of) if isinstance(verdict, Failed) else {}
+            if not lost:
+                kind = "failed" if isinstance(verdict, Failed) else "unparsed"
+                lost = {"|".join(question.models): (unreadable_reason(verdict), kind)}
+            for model, (reason, kind) in lost.items():
+                row = MissingOutput(model, question.prompt, reason, kind, self.values.name)
+                found[row] = None
+        return [*found]
 
 
 def read_answers(
@@ -60,25 +93,12 @@ def read_answers(
         if question and question.is_of(outputs):
             verdicts[question] = read_verdict(row)
             scale = row["scale"] or scale
-    n_comparisons = sum(len(question.models) == 2 for question in verdicts)
-    forms: dict[Form, int] = {"score": len(verdicts) - n_comparisons, "compare": n_comparisons}
-    scores, sigma = _scores(verdicts, outputs) if forms["score"] else ({}, None)
+    is_scored = any(question.form == "score" for question in verdicts)
+    scores, sigma = _scores(verdicts, outputs) if is_scored else ({}, None)
     comparisons = (_comparison(*answer) for answer in verdicts.items())
-    values = RewardValues(
-        name,
-        scores,
-        tuple(comparison for comparison in comparisons if comparison),
-        sigma,
-        len(verdicts) + n_comparisons * (orders - 1),
-    )
-    return RewardAnswers(
-        values,
-        frozenset(form for form, n in forms.items() if n),
-        _missing(name, verdicts, outputs),
-        sum(isinstance(verdict, Unparsed) for verdict in verdicts.values()),
-        sum(isinstance(verdict, Failed) for verdict in verdicts.values()),
-        scale,
-    )
+    calls = sum(orders if question.form == "compare" else 1 for question in verdicts)
+    values = RewardValues(name, scores, tuple(filter(None, comparisons)), sigma, calls)
+    return RewardAnswers(values, verdicts, scale)
 
 
 def _value(verdict: Verdict) -> float | None:
@@ -118,33 +138,16 @@ def _comparison(question: Question, verdict: Verdict) -> Comparison | None:
     return Comparison(question.prompt, a, b, verdict.probability, verdict.consistent, orders)
 
 
-def _missing(
-    name: str, verdicts: Mapping[Question, Verdict], outputs: ModelOutputs
-) -> tuple[MissingOutput, ...]:
-    """Outputs and comparisons without a number, each once; a reading that is read makes up."""
-    error_of = cache(_error_of)
-    read = {
-        question._replace(reading=1)
-        for question, verdict in verdicts.items()
-        if _value(verdict) is not None
-    }
-    found: dict[MissingOutput, None] = {}
-    for question, verdict in verdicts.items():
-        if isinstance(verdict, Preferred) or question._replace(reading=1) in read:
-            continue
-        prompt = question.prompt
-        broken = False
-        for model in question.models if isinstance(verdict, Failed) else ():
-            example = question._replace(models=(model,)).row(outputs).content
-            reason = next(filter(None, map(error_of, example.media)), None)
-            if reason:
-                found[MissingOutput(model, prompt, reason, "broken", name)] = None
-                broken = True
-        if not broken:
-            kind = "failed" if isinstance(verdict, Failed) else "unparsed"
-            model, reason = "|".join(question.models), unreadable_reason(verdict)
-            found[MissingOutput(model, prompt, reason, kind, name)] = None
-    return tuple(found)
+def _broken(
+    question: Question, outputs: ModelOutputs, error_of: Callable[[Image | Video], str | None]
+) -> dict[str, tuple[str, Problem]]:
+    """Error, by model, of the first medium of its output or prompt that cannot be opened."""
+    lost: dict[str, tuple[str, Problem]] = {}
+    for model in question.models:
+        media_of_model = question._replace(models=(model,)).example(outputs).media
+        if reason := next(filter(None, map(error_of, media_of_model)), None):
+            lost[model] = reason, "broken"
+    return lost
 
 
 def _error_of(medium: Image | Video) -> str | None:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.samples import Form, Task
+from unified_reward.core.samples import Example, Form, Task
 from unified_reward.evaluate.outputs import ModelOutputs, model_pairs
 from unified_reward.io.rows import Row
 
@@ -62,11 +62,19 @@ class Question(NamedTuple):
             for model in self.models
         )
 
+    @property
+    def form(self) -> Form:
+        """``score`` for one model, ``compare`` for two."""
+        return "score" if len(self.models) == 1 else "compare"
+
+    def example(self, outputs: ModelOutputs) -> Example:
+        """Return the prompt with the outputs as candidates."""
+        candidates = tuple(outputs.outputs[model][self.prompt][self.place] for model in self.models)
+        return replace(outputs.prompts[self.prompt], candidates=candidates, id=self.id)
+
     def row(self, outputs: ModelOutputs) -> Row:
         """Return the question as the row of a file, as `judges.bulk.run` takes it."""
-        candidates = tuple(outputs.outputs[model][self.prompt][self.place] for model in self.models)
-        example = replace(outputs.prompts[self.prompt], candidates=candidates, id=self.id)
-        return Row(0, self.id, example)
+        return Row(0, self.id, self.example(outputs))
 
 
 def forms_of(judge: BaseJudge, task: Task) -> tuple[Form, ...]:
@@ -93,21 +101,22 @@ def forms_to_ask(judge: BaseJudge, outputs: ModelOutputs, by: By) -> dict[Task, 
         "score": ("score",),
         "pairs": ("compare",),
     }
-    chosen: dict[Task, tuple[Form, ...]] = {}
+    known: dict[Task, tuple[Form, ...]] = {}
     for task in dict.fromkeys(prompt.task for prompt in outputs.prompts.values()):
         forms = tuple(form for form in wanted[by] if form in forms_of(judge, task))
-        chosen[task] = ("score",) if judge.order_free and "score" in forms else forms
-    if not any(chosen.values()):
+        known[task] = ("score",) if judge.order_free and "score" in forms else forms
+    if not any(known.values()):
         answers = [
             f"{' and '.join(about['forms'])} of {task}"
             for task, about in judge.describe()["tasks"].items()
         ]
         asked_for = "" if by == "both" else f" by {by}"
         raise ConfigError(
-            f"{judge.name} does not judge {' and '.join(chosen)}{asked_for}; it answers "
+            f"{judge.name} does not judge {' and '.join(known)}{asked_for}; it answers "
             f"{', '.join(answers)}"
         )
-    return chosen
+    # Outputs that it refuses are asked about too, so that each is listed with the reason.
+    return {task: forms or wanted[by][:1] for task, forms in known.items()}
 
 
 def scores_of(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, permutations
 from typing import Any, NamedTuple, cast
 
+from unified_reward.core.verdicts import Failed, Unparsed
 from unified_reward.evaluate.answers import RewardAnswers
 from unified_reward.evaluate.bradley_terry import fit_bradley_terry
 from unified_reward.evaluate.estimates import (
@@ -30,6 +31,7 @@ from unified_reward.evaluate.estimates import (
 )
 from unified_reward.evaluate.outputs import Comparison, ModelOutputs, model_pairs
 from unified_reward.evaluate.warnings import find_warnings
+from unified_reward.io.vote_rows import Vote
 
 
 _N_DIFFERENT = 12
@@ -49,7 +51,7 @@ class Reward(NamedTuple):
     """Calls within a budget, see `evaluate.budget`; None without one."""
 
 
-class _Figures(NamedTuple):
+class Figures(NamedTuple):
     """Values of a reward, per prompt."""
 
     means: Means
@@ -61,7 +63,7 @@ class _Figures(NamedTuple):
     is_share: bool
     """Values are shares of wins."""
 
-    def of(self, prompts: Iterable[str]) -> _Figures:
+    def of(self, prompts: Iterable[str]) -> Figures:
         """Return the values for some prompts."""
         chosen = {*prompts}
         means = {
@@ -72,12 +74,16 @@ class _Figures(NamedTuple):
         return self._replace(means=means, comparisons=comparisons)
 
     def mean(self, model: str) -> Estimate:
+        """Mean value of a model."""
         means = self.means[model]
         return share_estimate(means) if self.is_share else mean_estimate(means)
 
 
 def build_report(
-    outputs: ModelOutputs, rewards: Mapping[str, Reward], baseline: str
+    outputs: ModelOutputs,
+    rewards: Mapping[str, Reward],
+    baseline: str,
+    votes: Sequence[Vote] = (),
 ) -> dict[str, Any]:
     """Compute all figures.
 
@@ -85,9 +91,11 @@ def build_report(
         outputs: Outputs that were judged.
         rewards: Rewards by name.
         baseline: Model that the others are compared with.
+        votes: Votes of people on pairs of the models.
     """
-    figures = {name: _figures(reward.answers, outputs) for name, reward in rewards.items()}
+    figures = {name: reward_figures(reward.answers, outputs) for name, reward in rewards.items()}
     answers = [reward.answers for reward in rewards.values()]
+    missing = [*outputs.missing, *(lost for each in answers for lost in each.missing(outputs))]
     budgets = {name: reward.budget for name, reward in rewards.items() if reward.budget}
     report = {
         "baseline": baseline,
@@ -110,10 +118,7 @@ def build_report(
         },
         "categories": _categories(outputs, figures, baseline),
         "correlations": _correlations(figures, answers),
-        "missing": [
-            each._asdict()
-            for each in (*outputs.missing, *(lost for each in answers for lost in each.missing))
-        ],
+        "missing": [each._asdict() for each in missing],
         "notes": [*outputs.notes],
         "most_different": _most_different(outputs, figures),
         "budget": budgets or None,
@@ -123,23 +128,26 @@ def build_report(
     return cast("dict[str, Any]", _finite(report))
 
 
-def _figures(answers: RewardAnswers, outputs: ModelOutputs) -> _Figures:
+def reward_figures(answers: RewardAnswers, outputs: ModelOutputs) -> Figures:
+    """Compute the values of a reward per prompt."""
     scores, comparisons = answers.values.scores, [*answers.values.comparisons]
-    if "compare" not in answers.asked:
+    if not answers.asks("compare"):
         comparisons = score_comparisons(scores, model_pairs(outputs.models))
-    if "score" in answers.asked:
+    if answers.asks("score"):
         means = {model: prompt_means(scores[model]) for model in outputs.models}
         counts = {
-            model: sum(math.isfinite(value) for values in scores[model].values() for value in values)
+            model: sum(
+                math.isfinite(value) for values in scores[model].values() for value in values
+            )
             for model in outputs.models
         }
-        return _Figures(means, comparisons, counts, is_share=False)
+        return Figures(means, comparisons, counts, is_share=False)
     shares = {model: prompt_means(win_shares(comparisons, model)) for model in outputs.models}
     counts = {
         model: sum(len(outputs.outputs[model][prompt]) for prompt in shares[model])
         for model in outputs.models
     }
-    return _Figures(shares, comparisons, counts, is_share=True)
+    return Figures(shares, comparisons, counts, is_share=True)
 
 
 def _judge(reward: Reward) -> dict[str, Any]:
@@ -148,17 +156,17 @@ def _judge(reward: Reward) -> dict[str, Any]:
         "reference": reward.reference,
         "judge": reward.judge,
         "family": reward.family,
-        "kind": "score" if "score" in answers.asked else "win_rate",
-        "scale": answers.scale if "score" in answers.asked else [0.0, 1.0],
+        "kind": "score" if answers.asks("score") else "win_rate",
+        "scale": answers.scale if answers.asks("score") else [0.0, 1.0],
         "calls": answers.values.calls,
-        "unparsed": answers.n_unparsed,
-        "failed": answers.n_failed,
+        "unparsed": answers.count(Unparsed),
+        "failed": answers.count(Failed),
         "flips": flip_share(answers.values.comparisons).value,
         "reading_sigma": answers.values.reading_sigma,
     }
 
 
-def _values(figures: _Figures, model: str) -> dict[str, Any]:
+def _values(figures: Figures, model: str) -> dict[str, Any]:
     means = figures.means[model]
     median, spread = median_estimate(means), spread_estimate(means)
     return {
@@ -171,7 +179,7 @@ def _values(figures: _Figures, model: str) -> dict[str, Any]:
     }
 
 
-def _paired(figures: _Figures, model: str, baseline: str) -> dict[str, Any]:
+def _paired(figures: Figures, model: str, baseline: str) -> dict[str, Any]:
     rate = win_rate(figures.comparisons, model, baseline)
     met = between(figures.comparisons, model, baseline)
     return {
@@ -183,7 +191,7 @@ def _paired(figures: _Figures, model: str, baseline: str) -> dict[str, Any]:
     }
 
 
-def _win_rates(figures: _Figures, models: Sequence[str]) -> dict[str, Any]:
+def _win_rates(figures: Figures, models: Sequence[str]) -> dict[str, Any]:
     rates: dict[str, dict[str, Any]] = {}
     for a, b in permutations(models, 2):
         rates.setdefault(a, {})[b] = win_rate(figures.comparisons, a, b).row()
@@ -191,7 +199,7 @@ def _win_rates(figures: _Figures, models: Sequence[str]) -> dict[str, Any]:
 
 
 def _categories(
-    outputs: ModelOutputs, figures: Mapping[str, _Figures], baseline: str
+    outputs: ModelOutputs, figures: Mapping[str, Figures], baseline: str
 ) -> dict[str, Any]:
     prompts: dict[str, list[str]] = {}
     for prompt in outputs.prompts:
@@ -216,7 +224,7 @@ def _categories(
 
 
 def _correlations(
-    figures: Mapping[str, _Figures], answers: Sequence[RewardAnswers]
+    figures: Mapping[str, Figures], answers: Sequence[RewardAnswers]
 ) -> list[dict[str, Any]]:
     """Correlations of all pairs of rewards: of outputs, or of prompts where one only compares."""
     scores = {name: each.values.scores for name, each in zip(figures, answers, strict=True)}
@@ -228,16 +236,14 @@ def _correlations(
     return rows
 
 
-def _as_scores(figures: _Figures) -> Scores:
+def _as_scores(figures: Figures) -> Scores:
     return {
         model: {prompt: (mean,) for prompt, mean in means.items()}
         for model, means in figures.means.items()
     }
 
 
-def _most_different(
-    outputs: ModelOutputs, figures: Mapping[str, _Figures]
-) -> list[dict[str, Any]]:
+def _most_different(outputs: ModelOutputs, figures: Mapping[str, Figures]) -> list[dict[str, Any]]:
     """Prompts for which the values of the models lie furthest apart, by the first reward."""
     name, first = next(iter(figures.items()))
     rows: list[dict[str, Any]] = []

@@ -7,11 +7,10 @@ was, and one that gets more models or prompts asks only about those.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
@@ -19,16 +18,11 @@ from typing import Any, Literal, NamedTuple
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.progress import progress_bar
-from unified_reward.evaluate.answers import RewardAnswers, read_answers
+from unified_reward.evaluate.answers import read_answers
 from unified_reward.evaluate.inputs import write_outputs
 from unified_reward.evaluate.outputs import ModelOutputs, RewardValues
-from unified_reward.evaluate.questions import (
-    By,
-    Question,
-    comparisons_of,
-    forms_to_ask,
-    scores_of,
-)
+from unified_reward.evaluate.questions import By, Question, comparisons_of, forms_to_ask, scores_of
+from unified_reward.evaluate.report import Reward, build_report
 from unified_reward.io.atomic import write_json
 from unified_reward.io.fingerprints import text_fingerprint
 from unified_reward.io.journal import Journal, open_journal

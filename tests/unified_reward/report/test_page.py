@@ -324,6 +324,14 @@ def test_numbers_of_a_table_stand_right_and_missing_ones_are_dashes():
     assert re.findall(r'<th scope="col" class="(.*?)">', page.html()) == ["", "number"]
 
 
+def test_an_interval_in_a_table_has_the_digits_that_it_can_tell():
+    page = Page("t")
+    page.table(
+        ["value"], [[Interval("", 3.1234, 3.012, 3.456)], [Interval("", 3.1234, None, None)]]
+    )
+    assert "value 3.12 3.01 to 3.46 3.123" in " ".join(Reader(page).text.split())
+
+
 def test_a_row_of_the_wrong_length_is_refused():
     with pytest.raises(DataError, match="row 1 has 1 cells, the header has 2"):
         Page("t").table(["a", "b"], [["x", 1], ["y"]])

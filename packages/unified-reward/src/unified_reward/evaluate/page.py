@@ -398,13 +398,8 @@ def _add_values(page: Page, report: Report) -> None:
     page.table(header, rows)
 
 
-def _estimate(row: Mapping[str, Any], name: str, interval: str) -> str | float | None:
-    """Value, and interval where there is one, as a cell of a table."""
-    value, (low, high) = row.get(name), _ends(row.get(interval))
-    if value is None or low is None or high is None:
-        return value
-    digits = f".{decimals_of(high - low)}f"
-    return f"{value:{digits}} ({low:{digits}} to {high:{digits}})"
+def _estimate(row: Mapping[str, Any], name: str, interval: str) -> Interval:
+    return Interval("", row.get(name), *_ends(row.get(interval)))
 
 
 def _add_correlations(page: Page, report: Report) -> None:

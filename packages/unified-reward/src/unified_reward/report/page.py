@@ -178,7 +178,7 @@ class Page:
     def table(
         self,
         header: Sequence[str],
-        rows: Sequence[Sequence[str | float | None]],
+        rows: Sequence[Sequence[str | float | Interval | None]],
         *,
         folded: str = "",
     ) -> None:
@@ -186,7 +186,7 @@ class Page:
 
         Args:
             header: Names of the columns.
-            rows: Cells.
+            rows: Cells; of an `Interval` the value and the ends are shown.
             folded: Line in whose place the table appears when it is opened; empty to show it.
 
         Raises:
@@ -381,15 +381,25 @@ def _percent(share: float) -> str:
     return f"{100 * min(max(share, 0), 1):.4g}%"
 
 
-def _cell(value: str | float | None) -> str:
+def _cell(value: str | float | Interval | None) -> str:
     if isinstance(value, str):
         return f"<td>{_words('div', value)}</td>"
+    if isinstance(value, Interval):
+        return _interval_cell(value)
     if value is None or not math.isfinite(value):
         return f'<td class="number">{DASH}</td>'
     if isinstance(value, int):
         return f'<td class="number">{value:,}</td>'
     digits = ",.3f" if value == 0 or 1e-3 <= abs(value) < 1e6 else ".3g"
     return f'<td class="number">{value:{digits}}</td>'
+
+
+def _interval_cell(each: Interval) -> str:
+    if each.value is None or each.low is None or each.high is None:
+        return _cell(each.value)
+    digits = f".{decimals_of(each.high - each.low)}f"
+    interval = f"<small>{each.low:{digits}} to {each.high:{digits}}</small>"
+    return f'<td class="number">{each.value:{digits}} {interval}</td>'
 
 
 def _bar_row(bar: Bar, line: str) -> str:

@@ -24,8 +24,6 @@ class BradleyTerry:
     ``sigmoid(strengths[a] - strengths[b])``."""
     covariance: np.ndarray
     """Covariance of the strengths, shape (models, models)."""
-    dispersion: float
-    """Variance of the outcomes as a share of that of wins and losses, in (0, 1]."""
     n: int
     """Number of prompts."""
     groups: list[list[str]]
@@ -100,10 +98,10 @@ def fit_bradley_terry(models: Sequence[str], comparisons: Iterable[Comparison]) 
         H⁺ M H⁺,  H = Σ_games p (1 - p) x xᵀ,  M = C / (C - 1) Σ_prompts s sᵀ,  s = Σ_games (y - p) x
 
     Every model also starts with half a win and half a loss, spread over the others, so that one
-    that always wins stays finite. In a pair this is Haldane's and Anscombe's correction of
-    log-odds (1956). It is scaled by the dispersion of the outcomes (`dispersion`): outcomes that
-    vary little need no correction. These games are clusters of their own in M, and give the one
-    that always wins the wide interval of the corrected log-odds.
+    that always wins stays finite. Between two this is Haldane's and Anscombe's correction of
+    log-odds (1956). It is scaled by the dispersion of the pair (`dispersions`): outcomes that vary
+    little need none. These games are clusters of their own in M, and give a model that always wins
+    the wide interval of the corrected log-odds.
 
     Args:
         models: All models to rank.
@@ -113,31 +111,42 @@ def fit_bradley_terry(models: Sequence[str], comparisons: Iterable[Comparison]) 
         KeyError: A comparison names another model.
     """
     games = make_games(models, comparisons)
-    n_models, spread = len(models), dispersion(games)
-    prior = spread / (2 * max(1, n_models - 1))
-    results = [
-        (int(a), int(b), float(y)) for (a, b), y in zip(games.sides, games.outcomes, strict=True)
-    ]
-    fitted = strengths(range(n_models), results, prior=prior) if n_models > 1 else {0: 0.0}
-    values = np.array([fitted[k] for k in range(n_models)])
-    x = np.eye(n_models)[games.sides[:, 0]] - np.eye(n_models)[games.sides[:, 1]]
-    p = 1 / (1 + np.exp(-(x @ values)))
-    information = (x * (p * (1 - p))[:, None]).T @ x
+    (a, b), m = games.sides.T, len(models)
+    prior = dispersions(games, m) / (2 * max(1, m - 1))
+    results = list(zip(a.tolist(), b.tolist(), games.outcomes.tolist(), strict=True))
+    fitted = strengths(range(m), results, prior=prior) if m > 1 else dict.fromkeys(range(m), 0.0)
+    values = np.array([fitted[k] for k in range(m)])
+
     n = len(set(games.prompts.tolist()))
-    scores = np.zeros((n, n_models))
-    np.add.at(scores, games.prompts, x * (games.outcomes - p)[:, None])
-    meat = scores.T @ scores * n / max(1, n - 1)
-    for a in range(n_models):
-        for b in range(a):
-            difference = np.eye(n_models)[a] - np.eye(n_models)[b]
-            share = 1 / (1 + math.exp(values[b] - values[a]))
-            outer = prior * np.outer(difference, difference)
-            information += 2 * share * (1 - share) * outer
-            meat += (share**2 + (1 - share) ** 2) * outer
-    bread = np.linalg.pinv(information, hermitian=True)
-    covariance = bread @ meat @ bread
-    by_model = dict(zip(models, map(float, values), strict=True))
-    return BradleyTerry(by_model, covariance, spread, n, _groups(models, games))
+    p = 1 / (1 + np.exp(values[b] - values[a]))
+    scores = np.zeros((n, m))
+    np.add.at(scores, (games.prompts, a), games.outcomes - p)
+    np.add.at(scores, (games.prompts, b), p - games.outcomes)
+    counts = 2 * prior
+    np.add.at(counts, (a, b), 1)
+    np.add.at(counts, (b, a), 1)
+    expected = 1 / (1 + np.exp(values[None] - values[:, None]))
+    bread = pseudo_inverse(laplacian(counts * expected * (1 - expected)))
+    surprise = laplacian(prior * (expected**2 + (1 - expected) ** 2))
+    meat = scores.T @ scores * n / max(1, n - 1) + surprise
+    by_model = dict(zip(models, values.tolist(), strict=True))
+    return BradleyTerry(by_model, bread @ meat @ bread, n, _groups(models, games))
+
+
+def laplacian(weights: np.ndarray) -> np.ndarray:
+    """Sum of ``weight x xᵀ`` over all pairs, with ``x = e_a - e_b``.
+
+    Args:
+        weights: Weight of each pair, shape (models, models), symmetric; its diagonal is ignored.
+    """
+    weights = weights * (1 - np.eye(len(weights)))
+    return np.diag(weights.sum(axis=1)) - weights
+
+
+def pseudo_inverse(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of the `laplacian` of a connected graph on the vectors whose sum is 0."""
+    mean = np.full(matrix.shape, 1 / max(1, len(matrix)))
+    return np.linalg.inv(matrix + mean) - mean
 
 
 def make_games(models: Sequence[str], comparisons: Iterable[Comparison]) -> Games:
@@ -157,21 +166,25 @@ def make_games(models: Sequence[str], comparisons: Iterable[Comparison]) -> Game
     )
 
 
-def dispersion(games: Games) -> float:
-    """Variance of outcomes within pairs of models against that of wins and losses, in (0, 1].
+def dispersions(games: Games, n_models: int) -> np.ndarray:
+    """Variance of the outcomes of each pair against that of wins and losses, in (0, 1].
 
-    Pooled over the pairs, a win and a loss added as in `estimates.share_interval`. Without any
-    game it is 1.
+    A win and a loss are added as in `estimates.share_interval`. A pair without games has the ratio
+    of all others together.
+
+    Returns:
+        Ratios, shape (models, models), symmetric.
     """
-    outcomes: defaultdict[tuple[int, ...], list[float]] = defaultdict(list)
-    for sides, outcome in zip(games.sides.tolist(), games.outcomes.tolist(), strict=True):
-        outcomes[tuple(sides)].append(outcome)
-    observed = binary = 0.5
-    for each in outcomes.values():
-        mean = sum(each) / len(each)
-        observed += sum((outcome - mean) ** 2 for outcome in each)
-        binary += len(each) * mean * (1 - mean)
-    return observed / binary
+    n, total, squares = (np.zeros((n_models, n_models)) for _ in range(3))
+    a, b = games.sides.T
+    np.add.at(n, (a, b), 1)
+    np.add.at(total, (a, b), games.outcomes)
+    np.add.at(squares, (a, b), games.outcomes**2)
+    means = total / np.maximum(n, 1)
+    observed, binary = squares - total * means, total * (1 - means)
+    ratios = (observed + 0.5) / (binary + 0.5)
+    pooled = (observed.sum() + 0.5) / (binary.sum() + 0.5)
+    return np.where(n + n.T > 0, np.minimum(ratios, ratios.T), pooled)
 
 
 def _groups(models: Sequence[str], games: Games) -> list[list[str]]:

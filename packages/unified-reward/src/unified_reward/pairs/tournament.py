@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.core.extensions import extra, require
+import numpy as np
+
+from unified_reward.core.extensions import require
 
 
 Game = tuple[int, int, float | None]
@@ -36,7 +38,7 @@ def swiss_round(order: Sequence[int], played: Sequence[Game]) -> list[tuple[int,
 
 
 def strengths(
-    players: Sequence[int], games: Sequence[Game], *, prior: float = _PRIOR_WINS
+    players: Sequence[int], games: Sequence[Game], *, prior: float | np.ndarray = _PRIOR_WINS
 ) -> dict[int, float]:
     """Bradley-Terry strengths from probabilities to win.
 
@@ -47,7 +49,8 @@ def strengths(
     Args:
         players: Players of the tournament.
         games: Games that were played.
-        prior: Wins each way that everybody starts with against everybody else, > 0.
+        prior: Wins each way that everybody starts with against everybody else, > 0; one number, or
+            one a pair of players, shape (players, players), symmetric.
 
     Returns:
         Strength by player, in log-odds around 0, rounded to 6 decimals.
@@ -56,9 +59,6 @@ def strengths(
     >>> round(result[0] - result[1], 1)
     1.1
     """
-    with extra("bench"):
-        import numpy as np
-
     place = {player: k for k, player in enumerate(players)}
     wins = prior * (1 - np.eye(len(players)))
     for a, b, p_a in games:

@@ -127,7 +127,7 @@ def made_report():
                 "kind": "order",
                 "model": "blurred",
                 "reward": "pick",
-                "text": "pick names another winner in 30 % of pairs when their order is swapped.",
+                "text": "pick names another winner in 30 % of pairs when their order is swapped",
             }
         ],
         "budget": {

@@ -31,10 +31,10 @@ _CLAUSES: Mapping[Reading, str] = {
 }
 _MARKS = {"better": "▲ better", "worse": "▼ worse", "open": "not told apart"}
 _WARNINGS = {
-    "order": "order of the two",
-    "reading": "noise of readings",
+    "order": "within the noise of the order",
+    "reading": "within the noise of readings",
     "disagreement": "rewards disagree",
-    "few": "few prompts",
+    "few": "little to go by",
 }
 _PIXELS = EMBEDDED_PIXELS // 4
 _N_FILES = 2
@@ -183,7 +183,8 @@ def _win_lines(report: Report, model: str) -> Iterator[str]:
 def _rate_words(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return "no win rate"
-    ends = f" ({_share(interval[0])} to {_share(interval[1])})" if interval else ""
+    low, high = _ends(interval)
+    ends = "" if low is None or high is None else f" ({_share(low)} to {_share(high)})"
     return f"wins {_share(value)}{ends}"
 
 
@@ -192,8 +193,12 @@ def _share(value: float) -> str:
 
 
 def _warnings(report: Report) -> Iterator[Finding]:
+    """One badge per kind of warning."""
+    by_kind: dict[str, list[str]] = {}
     for row in report["warnings"]:
-        yield Finding(_WARNINGS.get(row["kind"], row["kind"]), row["text"], tone="warning")
+        by_kind.setdefault(row["kind"], []).append(f"{row['text']}.")
+    for kind, texts in by_kind.items():
+        yield Finding(_WARNINGS[kind], "", texts, "warning")
 
 
 def _tiles(report: Report) -> Iterator[Tile]:
@@ -258,8 +263,9 @@ def _add_people(page: Page, report: Report) -> None:
         return
     page.section(
         "Votes of people",
-        "Share of votes for the model. The first bar corrects many verdicts of a judge by few "
-        "votes; without votes the judge may be wrong by any amount.",
+        "Share of votes for the model, n prompts. The first bar corrects many verdicts of a judge "
+        "by few votes, which must be on prompts chosen at random; a judge alone may be wrong by "
+        "any amount.",
     )
     for model, row in report["people"].items():
         both = (row["value"], row["ci95"], row["n_votes"])
@@ -311,12 +317,12 @@ def _add_prompts(page: Page, report: Report, outputs: ModelOutputs) -> None:
     )
     for row in rows:
         example = outputs.prompts[row["prompt"]]
-        page.subsection(row["text"] or row["prompt"], f"{row['prompt']} · {row['reward']}")
+        page.subsection(row["text"] or row["prompt"], f"prompt {row['prompt']}")
         cards = [_card((medium,), "source", [], "") for medium in example.context]
         for model, by_prompt in outputs.outputs.items():
             candidates = by_prompt.get(row["prompt"], ())
             cards.append(_model_card(model, candidates, row))
-        page.gallery(cards)
+        page.gallery(cards, compact=True)
 
 
 def _model_card(model: str, candidates: Sequence[Candidate], row: Mapping[str, Any]) -> Card:

@@ -320,10 +320,16 @@ class Page:
         body = f'<div class="{css}">{chart}</div>{legend}{_words("p", note, "note")}'
         self._figure(title, body)
 
-    def gallery(self, cards: Sequence[Card]) -> None:
-        """Add cards in a grid with as many columns as fit."""
-        wide = " wide" if any(len(card.media) > 1 for card in cards) else ""
-        grid = f'<div class="gallery{wide}">{"".join(map(_card, cards))}</div>'
+    def gallery(self, cards: Sequence[Card], *, compact: bool = False) -> None:
+        """Add cards in a grid with as many columns as fit.
+
+        Args:
+            cards: In reading order.
+            compact: In smaller columns, also where a card has several media.
+        """
+        is_wide = not compact and any(len(card.media) > 1 for card in cards)
+        css = " compact" if compact else " wide" if is_wide else ""
+        grid = f'<div class="gallery{css}">{"".join(map(_card, cards))}</div>'
         self._blocks.append(grid if cards else _EMPTY)
 
     def html(self) -> str:

@@ -125,8 +125,8 @@ def _effects(report: Report, paired: Mapping[str, Any]) -> dict[str, _Effect]:
         if row := paired.get(reward):
             is_rate = report["judges"][reward]["kind"] == "win_rate"
             name, interval = ("win_rate", "win_rate_ci95") if is_rate else ("difference", "ci95")
-            ends = _ends(row.get(interval))
-            effects[reward] = _Effect(row[name], *ends, row["n"], is_rate)
+            n = row.get("win_rate_n", row["n"]) if is_rate else row["n"]
+            effects[reward] = _Effect(row[name], *_ends(row.get(interval)), n, is_rate)
     return effects
 
 
@@ -189,7 +189,7 @@ def _rate_words(value: float | None, interval: Sequence[float] | None) -> str:
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _warnings(report: Report) -> Iterator[Finding]:
@@ -210,7 +210,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
     yield Tile("Judge calls", f"{calls:,}", f"{saved:,} saved by the budget" if budgets else "")
     kinds = Counter(row["kind"] for row in report["missing"])
     note = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
-    yield Tile("Left out", f"{kinds.total():,}", note or "every output has its values")
+    yield Tile("Left out", f"{kinds.total():,}", note or "nothing is missing or broken")
 
 
 def _add_differences(page: Page, report: Report) -> None:
@@ -230,9 +230,9 @@ def _add_differences(page: Page, report: Report) -> None:
         _add_effects(page, effects, reward)
     for reward in report["rewards"]:
         bars = [
-            _bar(model, row[reward]["win_rate"], row[reward].get("win_rate_ci95"), row[reward]["n"])
-            for model, row in report["paired"].items()
-            if row.get(reward, {}).get("win_rate") is not None
+            _bar(model, row["win_rate"], row.get("win_rate_ci95"), row.get("win_rate_n", row["n"]))
+            for model, by_reward in report["paired"].items()
+            if (row := by_reward.get(reward, {})) and row.get("win_rate") is not None
         ]
         if bars and report["judges"][reward]["kind"] == "score":
             title = f"{reward}: share of prompts won against {report['baseline']}, ties half"
@@ -447,12 +447,21 @@ def _add_judges(page: Page, report: Report) -> None:
     budget = report.get("budget") or {}
     if not budget:
         return
-    page.subsection("Calls for comparisons", "Spent on the pairs of models that were closest.")
+    page.subsection(
+        "Calls for comparisons",
+        "Spent on the pairs of models that decide the ranking. Width: of the widest 95 % interval "
+        "of a win rate of two neighbours in it, for which comparisons spread evenly over all pairs "
+        "would be as many as the last column says.",
+    )
+    header = ["reward", "calls", "of all", "saved", "width", "comparisons", "evenly spread"]
     rows = [
-        [reward, row["calls"], row["full_calls"], row["saved"], row["width"]]
+        [
+            *(reward, row["calls"], row["full_calls"], row["saved"], row["width"]),
+            *(sum(row["pairs"].values()), row.get("uniform_comparisons")),
+        ]
         for reward, row in budget.items()
     ]
-    page.table(["reward", "calls", "of all", "saved", "width of the intervals"], rows)
+    page.table(header, rows)
     pairs: list[list[str | float | None]] = [
         [reward, *pair.split("|", 1), n]
         for reward, row in budget.items()
@@ -464,7 +473,7 @@ def _add_judges(page: Page, report: Report) -> None:
 def _add_coverage(page: Page, report: Report) -> None:
     missing, notes = report["missing"], report["notes"]
     note = "Outputs without a value take no part in any figure of that reward."
-    page.section("Coverage", note if missing else "Every model has every value for every prompt.")
+    page.section("Coverage", note if missing else "No output is missing or broken.")
     for text in notes:
         page.text(text)
     if not missing:

@@ -427,7 +427,7 @@ class _Axis(NamedTuple):
 
     ticks: Sequence[float]
     decimals: int
-    """Decimals of values, so that the narrowest interval has two digits."""
+    """Decimals of values, see `decimals_of`."""
     sign: str
     """``+`` if values are written with their sign."""
 
@@ -458,12 +458,12 @@ class _Axis(NamedTuple):
 
 
 def decimals_of(width: float) -> int:
-    """Decimals with which an interval of this width has two digits, in [0, 6].
+    """Decimals with which an interval of this width spans 20 steps or more, in [0, 6].
 
-    >>> decimals_of(0.044), decimals_of(12)
-    (3, 0)
+    >>> decimals_of(0.44), decimals_of(1.1), decimals_of(30)
+    (2, 2, 0)
     """
-    return min(max(1 - math.floor(math.log10(width)), 0), 6) if width > 0 else 2
+    return min(max(math.ceil(-math.log10(width / 20)), 0), 6) if width > 0 else 2
 
 
 def _interval_row(each: Interval, axis: _Axis, line: str) -> str:

@@ -138,8 +138,10 @@ def _reward_table(report: Mapping[str, Any], reward: str) -> Table:
     """Models by one reward: values, differences to the baseline, wins and strengths."""
     judge, baseline = report["judges"][reward], report["baseline"]
     what = "mean" if judge["kind"] == "score" else "share of wins"
-    header = ("", what, f"minus {baseline}", f"wins against {baseline}", "strength", "rank")
-    table = Table(*map(Text, header), "prompts", title=Text(f"{reward}: {judge['calls']} calls"))
+    table = Table(title=Text(f"{reward}: {judge['calls']} calls"))
+    header = ("", what, f"minus {baseline}", f"wins against {baseline}", "strength", "rank", "n")
+    for text in header:
+        table.add_column(Text(text))
     for model, values in report["models"].items():
         paired = report["paired"].get(model, {}).get(reward)
         strength = report["bradley_terry"][reward][model]

@@ -127,7 +127,7 @@ def made_report():
                 "kind": "order",
                 "model": "blurred",
                 "reward": "pick",
-                "text": "pick names another winner in 30 % of pairs when their order is swapped.",
+                "text": "pick names another winner in 30 % of pairs when their order is swapped",
             }
         ],
         "budget": {
@@ -136,6 +136,7 @@ def made_report():
                 "full_calls": 288,
                 "saved": 88,
                 "width": 0.11,
+                "uniform_comparisons": 130,
                 "pairs": {"base|tuned": 60, "base|blurred": 20, "tuned|blurred": 20},
             }
         },
@@ -244,7 +245,7 @@ def test_every_part_of_a_full_report_is_on_the_page(outputs):
         f"row wins against base tuned blurred base {DASH} 0.34",
         "hps and pick",
         f"hps no/judge compact score, 1 to 5 288 0 1 0.080 {DASH}",
-        "pick 200 288 88 0.110",
+        "pick 200 288 88 0.110 100 130",
         "pick base tuned 60",
         "blurred has 1 file a prompt, the others 2",
         "All 20",
@@ -293,7 +294,7 @@ def test_one_model_with_one_prompt_has_a_page_without_empty_parts(outputs):
         "differ most",
     ):
         assert part not in read.text
-    assert "Every model has every value for every prompt." in read.text
+    assert "No output is missing or broken." in read.text
 
 
 def replaced(value, text):

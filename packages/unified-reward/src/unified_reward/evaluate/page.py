@@ -31,10 +31,10 @@ _CLAUSES: Mapping[Reading, str] = {
 }
 _MARKS = {"better": "▲ better", "worse": "▼ worse", "open": "not told apart"}
 _WARNINGS = {
-    "order": "order of the two",
-    "reading": "noise of readings",
+    "order": "within the noise of the order",
+    "reading": "within the noise of readings",
     "disagreement": "rewards disagree",
-    "few": "few prompts",
+    "few": "little to go by",
 }
 _PIXELS = EMBEDDED_PIXELS // 4
 _N_FILES = 2
@@ -125,8 +125,8 @@ def _effects(report: Report, paired: Mapping[str, Any]) -> dict[str, _Effect]:
         if row := paired.get(reward):
             is_rate = report["judges"][reward]["kind"] == "win_rate"
             name, interval = ("win_rate", "win_rate_ci95") if is_rate else ("difference", "ci95")
-            ends = _ends(row.get(interval))
-            effects[reward] = _Effect(row[name], *ends, row["n"], is_rate)
+            n = row.get("win_rate_n", row["n"]) if is_rate else row["n"]
+            effects[reward] = _Effect(row[name], *_ends(row.get(interval)), n, is_rate)
     return effects
 
 
@@ -183,17 +183,22 @@ def _win_lines(report: Report, model: str) -> Iterator[str]:
 def _rate_words(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return "no win rate"
-    ends = f" ({_share(interval[0])} to {_share(interval[1])})" if interval else ""
+    low, high = _ends(interval)
+    ends = "" if low is None or high is None else f" ({_share(low)} to {_share(high)})"
     return f"wins {_share(value)}{ends}"
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _warnings(report: Report) -> Iterator[Finding]:
+    """One badge per kind of warning."""
+    by_kind: dict[str, list[str]] = {}
     for row in report["warnings"]:
-        yield Finding(_WARNINGS.get(row["kind"], row["kind"]), row["text"], tone="warning")
+        by_kind.setdefault(row["kind"], []).append(f"{row['text']}.")
+    for kind, texts in by_kind.items():
+        yield Finding(_WARNINGS[kind], "", texts, "warning")
 
 
 def _tiles(report: Report) -> Iterator[Tile]:
@@ -205,7 +210,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
     yield Tile("Judge calls", f"{calls:,}", f"{saved:,} saved by the budget" if budgets else "")
     kinds = Counter(row["kind"] for row in report["missing"])
     note = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
-    yield Tile("Left out", f"{kinds.total():,}", note or "every output has its values")
+    yield Tile("Left out", f"{kinds.total():,}", note or "nothing is missing or broken")
 
 
 def _add_differences(page: Page, report: Report) -> None:
@@ -225,9 +230,9 @@ def _add_differences(page: Page, report: Report) -> None:
         _add_effects(page, effects, reward)
     for reward in report["rewards"]:
         bars = [
-            _bar(model, row[reward]["win_rate"], row[reward].get("win_rate_ci95"), row[reward]["n"])
-            for model, row in report["paired"].items()
-            if row.get(reward, {}).get("win_rate") is not None
+            _bar(model, row["win_rate"], row.get("win_rate_ci95"), row.get("win_rate_n", row["n"]))
+            for model, by_reward in report["paired"].items()
+            if (row := by_reward.get(reward, {})) and row.get("win_rate") is not None
         ]
         if bars and report["judges"][reward]["kind"] == "score":
             title = f"{reward}: share of prompts won against {report['baseline']}, ties half"
@@ -258,8 +263,9 @@ def _add_people(page: Page, report: Report) -> None:
         return
     page.section(
         "Votes of people",
-        "Share of votes for the model. The first bar corrects many verdicts of a judge by few "
-        "votes; without votes the judge may be wrong by any amount.",
+        "Share of votes for the model, n prompts. The first bar corrects many verdicts of a judge "
+        "by few votes, which must be on prompts chosen at random; a judge alone may be wrong by "
+        "any amount.",
     )
     for model, row in report["people"].items():
         both = (row["value"], row["ci95"], row["n_votes"])
@@ -311,12 +317,12 @@ def _add_prompts(page: Page, report: Report, outputs: ModelOutputs) -> None:
     )
     for row in rows:
         example = outputs.prompts[row["prompt"]]
-        page.subsection(row["text"] or row["prompt"], f"{row['prompt']} · {row['reward']}")
+        page.subsection(row["text"] or row["prompt"], f"prompt {row['prompt']}")
         cards = [_card((medium,), "source", [], "") for medium in example.context]
         for model, by_prompt in outputs.outputs.items():
             candidates = by_prompt.get(row["prompt"], ())
             cards.append(_model_card(model, candidates, row))
-        page.gallery(cards)
+        page.gallery(cards, compact=True)
 
 
 def _model_card(model: str, candidates: Sequence[Candidate], row: Mapping[str, Any]) -> Card:
@@ -441,12 +447,21 @@ def _add_judges(page: Page, report: Report) -> None:
     budget = report.get("budget") or {}
     if not budget:
         return
-    page.subsection("Calls for comparisons", "Spent on the pairs of models that were closest.")
+    page.subsection(
+        "Calls for comparisons",
+        "Spent on the pairs of models that decide the ranking. Width: of the widest 95 % interval "
+        "of a win rate of two neighbours in it, for which comparisons spread evenly over all pairs "
+        "would be as many as the last column says.",
+    )
+    header = ["reward", "calls", "of all", "saved", "width", "comparisons", "evenly spread"]
     rows = [
-        [reward, row["calls"], row["full_calls"], row["saved"], row["width"]]
+        [
+            *(reward, row["calls"], row["full_calls"], row["saved"], row["width"]),
+            *(sum(row["pairs"].values()), row.get("uniform_comparisons")),
+        ]
         for reward, row in budget.items()
     ]
-    page.table(["reward", "calls", "of all", "saved", "width of the intervals"], rows)
+    page.table(header, rows)
     pairs: list[list[str | float | None]] = [
         [reward, *pair.split("|", 1), n]
         for reward, row in budget.items()
@@ -458,7 +473,7 @@ def _add_judges(page: Page, report: Report) -> None:
 def _add_coverage(page: Page, report: Report) -> None:
     missing, notes = report["missing"], report["notes"]
     note = "Outputs without a value take no part in any figure of that reward."
-    page.section("Coverage", note if missing else "Every model has every value for every prompt.")
+    page.section("Coverage", note if missing else "No output is missing or broken.")
     for text in notes:
         page.text(text)
     if not missing:

@@ -83,6 +83,13 @@ COMMANDS = {
     "arena": (
         "unified_reward.cli.arena:arena",
         "Let people vote on pairs in a browser, blind; resumes, until a signal ends it.",
+    "evaluate": (
+        "unified_reward.cli.evaluate:evaluate",
+        "Find out which of several models is better, by how much, and for which prompts.",
+    ),
+    "evaluate-diff": (
+        "unified_reward.cli.evaluate:evaluate_diff",
+        "Compare two evaluations on their common models, prompts and rewards: B minus A.",
     ),
     "audit": (
         "unified_reward.cli.audit:audit",

@@ -42,6 +42,7 @@ def difference(value, half=0.2, rate=0.5, n=48):
         "win_rate": rate,
         "win_rate_ci95": [rate - 0.1, rate + 0.1],
         "n_comparisons": 96,
+        "win_rate_n": n,
     }
 
 
@@ -200,7 +201,7 @@ def test_a_page_begins_with_a_sentence_on_every_model(outputs):
     places = [text.index(sentence) for sentence in sentences]
     assert places == sorted(places)
     assert "▼ worse in 1 of 2 rewards" in text
-    assert "People, with pick: wins 61 % (55 % to 67 %)." in text
+    assert "By votes of people and pick: wins 61 % (55 % to 67 %)." in text
 
 
 @pytest.mark.parametrize(

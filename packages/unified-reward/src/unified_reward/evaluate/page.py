@@ -125,7 +125,7 @@ def _effects(report: Report, paired: Mapping[str, Any]) -> dict[str, _Effect]:
         if row := paired.get(reward):
             is_rate = report["judges"][reward]["kind"] == "win_rate"
             name, interval = ("win_rate", "win_rate_ci95") if is_rate else ("difference", "ci95")
-            n = row.get("win_rate_n", row["n"]) if is_rate else row["n"]
+            n = row["win_rate_n" if is_rate else "n"]
             effects[reward] = _Effect(row[name], *_ends(row.get(interval)), n, is_rate)
     return effects
 
@@ -153,7 +153,7 @@ def _findings(report: Report) -> Iterator[Finding]:
         lines = [*_win_lines(report, model)]
         if votes := people.get(model):
             rate = _rate_words(votes["value"], votes["ci95"])
-            lines.append(f"People, with {votes['reward']}: {rate}.")
+            lines.append(f"By votes of people and {votes['reward']}: {rate}.")
         yield Finding(*_gist([each.reading for each in effects.values()], text, lines))
 
 
@@ -176,7 +176,7 @@ def _win_lines(report: Report, model: str) -> Iterator[str]:
     for reward, row in report["paired"].get(model, {}).items():
         if row.get("win_rate") is None or report["judges"][reward]["kind"] == "win_rate":
             continue
-        rate = _rate_words(row["win_rate"], row.get("win_rate_ci95"))
+        rate = _rate_words(row["win_rate"], row["win_rate_ci95"])
         yield f"{reward}: {rate} of the prompts."
 
 
@@ -230,7 +230,7 @@ def _add_differences(page: Page, report: Report) -> None:
         _add_effects(page, effects, reward)
     for reward in report["rewards"]:
         bars = [
-            _bar(model, row["win_rate"], row.get("win_rate_ci95"), row.get("win_rate_n", row["n"]))
+            _bar(model, row["win_rate"], row["win_rate_ci95"], row["win_rate_n"])
             for model, by_reward in report["paired"].items()
             if (row := by_reward.get(reward, {})) and row.get("win_rate") is not None
         ]

@@ -153,15 +153,13 @@ def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """
     references = [str(config.get("judge")) for config in (a, b)]
     is_table = all(reference.startswith("table:") for reference in references)
-    files = [config.get("files") or {} for config in (a, b)]
-    if not is_table and files[0] != files[1]:
-        names = sorted(files[0].items() ^ files[1].items())
-        return f"A by {references[0]} and B by {references[1]}, which differ in {names[0][0]}"
-    # Equal files are the same judge under another path.
-    skipped = {"files", "judge"} if is_table or files[0] else {"files"}
+    skipped = {"files", "judge"} if is_table else {"files"}
     for key in sorted((a.keys() | b.keys()) - skipped):
         if a.get(key) != b.get(key):
             return f"{key} is {a.get(key)!r} in A and {b.get(key)!r} in B"
+    files = [(config.get("files") or {}).items() for config in (a, b)]
+    if not is_table and files[0] != files[1]:
+        return f"{references[0]} has another {min(files[0] ^ files[1])[0]} in B"
     return ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from unified_reward.core.samples import Candidate, Image, Video
+from unified_reward.core.samples import Candidate, Image, Task, Video
 from unified_reward.data.stats import visible_parts
 from unified_reward.evaluate.outputs import ModelOutputs
 from unified_reward.report.page import (
@@ -18,6 +18,7 @@ from unified_reward.report.page import (
     Interval,
     Page,
     Tile,
+    Tone,
     decimals_of,
 )
 
@@ -72,20 +73,19 @@ class _Effect(NamedTuple):
         return "" if self.value is None else _MARKS[self.reading]
 
     def words(self) -> str:
-        """Value, interval and number of prompts; of an effect that has a value."""
+        """Value, interval and number of prompts; empty without a value."""
         if self.value is None:
-            return "no value"
-        value = self.value
-        shown = f"wins {_share(value)}" if self.is_rate else f"{value:+.3g}"
-        if self.low is None or self.high is None:
-            interval = "no interval"
-        elif self.is_rate:
-            interval = f"95 % interval {_share(self.low)} to {_share(self.high)}"
-        else:
-            digits = f"+.{decimals_of(self.high - self.low)}f"
-            shown = f"{value:{digits}}"
-            interval = f"95 % interval {self.low:{digits}} to {self.high:{digits}}"
-        return f"{shown}, {interval}, {_count(self.n, 'prompt')}"
+            return ""
+        interval, decimals = "no interval", 2
+        if self.low is not None and self.high is not None:
+            decimals = decimals_of(self.high - self.low)
+            ends = (self._number(end, decimals) for end in (self.low, self.high))
+            interval = f"95 % interval {' to '.join(ends)}"
+        value = f"{'wins ' * self.is_rate}{self._number(self.value, decimals)}"
+        return f"{value}, {interval}, {_count(self.n, 'prompt')}"
+
+    def _number(self, x: float, decimals: int) -> str:
+        return _share(x) if self.is_rate else f"{x:+.{decimals}f}"
 
 
 def write_page(report: Report, outputs: ModelOutputs, path: Path) -> None:
@@ -108,7 +108,8 @@ def build_page(report: Report, outputs: ModelOutputs) -> Page:
     names = ", ".join(others) if len(others) <= 3 else f"{len(others)} models"
     title = f"{names} against {report['baseline']}" if others else str(report["baseline"])
     page = Page(title, lead=f"{_count(report['prompts'], 'prompt')}; {_all(report['rewards'])}.")
-    page.findings([*_findings(report), *_warnings(report)])
+    if findings := [*_findings(report), *_warnings(report)]:
+        page.findings(findings)
     page.tiles([*_tiles(report)])
     for add in (_add_differences, _add_people, _add_categories):
         add(page, report)
@@ -154,22 +155,20 @@ def _findings(report: Report) -> Iterator[Finding]:
         if votes := people.get(model):
             rate = _rate_words(votes["value"], votes["ci95"])
             lines.append(f"By votes of people and {votes['reward']}: {rate}.")
-        yield Finding(*_gist([each.reading for each in effects.values()], text, lines))
+        mark, tone = _gist([each.reading for each in effects.values()])
+        yield Finding(mark, text, lines, tone)
 
 
-def _gist(
-    readings: Sequence[Reading], text: str, lines: Sequence[str]
-) -> tuple[str, str, Sequence[str], Literal["good", "bad", "open"]]:
+def _gist(readings: Sequence[Reading]) -> tuple[str, Tone]:
+    """Badge of the readings of all rewards, and its colour."""
     n, better, worse = len(readings), readings.count("better"), readings.count("worse")
-    if not n:
-        return "no comparison", text, lines, "open"
     if better and worse:
-        return "rewards disagree", text, lines, "open"
+        return "rewards disagree", "open"
     if not better and not worse:
-        return "cannot be told apart", text, lines, "open"
-    word, count = ("better", better) if better else ("worse", worse)
-    mark = f"{_MARKS[word]}{'' if count == n else f' in {count} of {n} rewards'}"
-    return mark, text, lines, "good" if better else "bad"
+        return "cannot be told apart" if n else "no comparison", "open"
+    count = better or worse
+    ending = "" if count == n else f" in {count} of {n} rewards"
+    return (f"{_MARKS['better' if better else 'worse']}{ending}", "good" if better else "bad")
 
 
 def _win_lines(report: Report, model: str) -> Iterator[str]:
@@ -318,7 +317,8 @@ def _add_prompts(page: Page, report: Report, outputs: ModelOutputs) -> None:
     for row in rows:
         example = outputs.prompts[row["prompt"]]
         page.subsection(row["text"] or row["prompt"], f"prompt {row['prompt']}")
-        cards = [_card((medium,), "source", [], "") for medium in example.context]
+        title = "source" if example.task is Task.IMAGE_EDITING else "context"
+        cards = [_card((medium,), title, [], "") for medium in example.context]
         for model, by_prompt in outputs.outputs.items():
             candidates = by_prompt.get(row["prompt"], ())
             cards.append(_model_card(model, candidates, row))

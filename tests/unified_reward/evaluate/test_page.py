@@ -264,6 +264,19 @@ def test_prompts_that_differ_most_are_pictures_with_best_and_worst(outputs):
     assert page.html().count('src="data:image/png') == 3
 
 
+def test_a_page_has_no_more_media_than_fit(outputs):
+    """Four files a prompt, so that 12 prompts of 20 have 48."""
+    report = made_report()
+    (row,) = report["most_different"]
+    report["most_different"] = [row | {"prompt": f"p{i}"} for i in range(20)]
+    prompts = {f"p{i}": outputs.prompts["p0"] for i in range(20)}
+    by_model = {
+        model: dict.fromkeys(prompts, files["p0"]) for model, files in outputs.outputs.items()
+    }
+    text = text_of(report, ModelOutputs(prompts, by_model))
+    assert text.count("▲ best") == 12
+
+
 def test_edits_stand_beside_their_source_and_answers_are_text(tmp_path, outputs):
     source = next(iter(outputs.outputs["base"]["p0"]))
     edit = Example(Task.IMAGE_EDITING, "make it blue", (), context=(source,), id="p0")

@@ -38,8 +38,11 @@ _WARNINGS = {
     "few": "little to go by",
 }
 _PIXELS = EMBEDDED_PIXELS // 4
+_VIDEO_PIXELS = _PIXELS // 2
 _N_FILES = 2
 """Files of a model beside each other on a card."""
+_N_MEDIA = 48
+"""Images and videos on a page, so that it stays some megabytes; the first prompt has all of its."""
 _N_OPEN = 12
 """Longest list of missing outputs that is not folded."""
 
@@ -314,14 +317,19 @@ def _add_prompts(page: Page, report: Report, outputs: ModelOutputs) -> None:
         "Prompts with the largest differences, chosen for being extreme: they show what a "
         "difference looks like, not how frequent it is.",
     )
+    n_media = 0
     for row in rows:
         example = outputs.prompts[row["prompt"]]
+        files = {
+            model: by_prompt.get(row["prompt"], ()) for model, by_prompt in outputs.outputs.items()
+        }
+        n_media += len(example.context) + sum(len(each[:_N_FILES]) for each in files.values())
+        if n_media > _N_MEDIA and row is not rows[0]:
+            break
         page.subsection(row["text"] or row["prompt"], f"prompt {row['prompt']}")
         title = "source" if example.task is Task.IMAGE_EDITING else "context"
         cards = [_card((medium,), title, [], "") for medium in example.context]
-        for model, by_prompt in outputs.outputs.items():
-            candidates = by_prompt.get(row["prompt"], ())
-            cards.append(_model_card(model, candidates, row))
+        cards += [_model_card(model, candidates, row) for model, candidates in files.items()]
         page.gallery(cards, compact=True)
 
 
@@ -343,7 +351,8 @@ def _card(candidates: Sequence[Candidate], title: str, lines: Sequence[str], mar
     parts: list[Image | Video | str] = []
     for candidate in candidates:
         parts += candidate if isinstance(candidate, tuple) else (candidate,)
-    opened, texts = visible_parts(parts, _PIXELS)
+    is_video = any(isinstance(part, Video) for part in parts)
+    opened, texts = visible_parts(parts, _VIDEO_PIXELS if is_video else _PIXELS)
     return Card(opened, title, [*lines, *texts], mark=mark)
 
 

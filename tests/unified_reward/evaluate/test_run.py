@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -242,6 +243,14 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_asked(options, m
     judge = Numbers()
     with pytest.raises(ConfigError, match=message):
         evaluate_models(answers({"a": [1], "b": [2]}), {"r": judge}, **options)
+    assert judge.ids == []
+
+
+def test_the_folder_of_another_command_is_refused(tmp_path):
+    (tmp_path / "report.json").write_text('{"name": "fetv"}', "utf-8")
+    judge = Numbers()
+    with pytest.raises(ConfigError, match=r"report.json is not of an evaluation"):
+        evaluate_models(answers({"a": [1]}), {"r": judge}, out=tmp_path)
     assert judge.ids == []
 
 

@@ -20,7 +20,7 @@ from unified_reward.evaluate.estimates import (
 from unified_reward.evaluate.output_rows import OUTPUTS, read_outputs
 from unified_reward.evaluate.outputs import ModelOutputs
 from unified_reward.evaluate.report import Figures, reward_figures
-from unified_reward.evaluate.run import REPORT, verdicts_path
+from unified_reward.evaluate.run import REPORT, is_report, verdicts_path
 from unified_reward.io.run_config import config_path
 from unified_reward.io.text import read_json
 from unified_reward.io.verdict_rows import read_verdict_rows
@@ -101,7 +101,7 @@ def compare_evaluations(first: Path, second: Path) -> dict[str, Any]:
 def _read(folder: Path) -> _Run:
     try:
         report = read_json(folder / REPORT)
-        if not (isinstance(report, dict) and {"models", "judges", "baseline"} <= report.keys()):
+        if not is_report(report):
             raise DataError(f"{REPORT} is not that of an evaluation")
         return _Run(folder, report, _outputs(folder / OUTPUTS))
     except DataError as error:

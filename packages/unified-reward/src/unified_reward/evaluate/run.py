@@ -30,6 +30,7 @@ from unified_reward.io.fingerprints import text_fingerprint
 from unified_reward.io.journal import Journal, open_journal
 from unified_reward.io.rows import Row
 from unified_reward.io.run_config import Origin
+from unified_reward.io.text import read_json
 from unified_reward.io.verdict_rows import read_verdict_rows
 from unified_reward.io.vote_rows import Vote
 from unified_reward.judges import bulk
@@ -37,6 +38,13 @@ from unified_reward.judges.files import judge_files
 
 
 REPORT = "report.json"
+
+
+def is_report(value: Any) -> bool:
+    """True for the content of the ``report.json`` of an evaluation."""
+    return isinstance(value, dict) and {"models", "judges", "baseline"} <= value.keys()
+
+
 Judges = Mapping[str, BaseJudge | Callable[[], BaseJudge]]
 
 
@@ -180,6 +188,9 @@ def _baseline(outputs: ModelOutputs, name: str | None) -> str:
 @contextmanager
 def _folder(out: str | Path | None) -> Iterator[Path]:
     if out:
+        path = Path(out) / REPORT
+        if path.exists() and not is_report(read_json(path)):
+            raise ConfigError(f"{path} is not of an evaluation; give another folder")
         yield Path(out)
         return
     with TemporaryDirectory() as folder:

@@ -189,6 +189,12 @@ def vote_counts(raters: Any) -> dict[Choice, int] | None:
     return cast("dict[Choice, int]", known) if is_whole else None
 
 
+def mirrored_raters(raters: Any) -> Any:
+    """Return the votes by choice with the two candidates exchanged; anything else as it is."""
+    counts = vote_counts(raters)
+    return raters if counts is None else {**raters, "a": counts["b"], "b": counts["a"]}
+
+
 def win_share(raters: Any) -> float | None:
     """Mean share of a win that the votes behind an example give its first candidate.
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example
-from unified_reward.core.verdicts import Failed
+from unified_reward.core.verdicts import Failed, Winner
 from unified_reward.io.rows import parts_rows, read_row
 from unified_reward.io.text import parse_json, read_lines
 from unified_reward.io.validation import describe_errors
@@ -25,6 +25,7 @@ from unified_reward.io.validation import describe_errors
 
 Choice = Literal["a", "b", "tie", "both_bad", "cannot_tell"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+WINNERS: Mapping[Choice, Winner] = {"a": "first", "b": "second", "tie": "tie", "both_bad": "tie"}
 WIN_SHARE: Mapping[str, float] = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 """Share of a win that a vote gives ``a``; ``cannot_tell`` says nothing."""
 Stars = Annotated[int, Field(ge=1, le=5)]
@@ -187,6 +188,23 @@ def vote_counts(raters: Any) -> dict[Choice, int] | None:
     known = {choice: counts.get(choice) for choice in CHOICES}
     is_whole = all(type(count) is int and count >= 0 for count in known.values())
     return cast("dict[Choice, int]", known) if is_whole else None
+
+
+def majority(counts: Mapping[Any, int]) -> Winner | None:
+    """Outcome with most of the votes that say anything; an even split is a tie.
+
+    None without such a vote; ``tie`` and ``both_bad`` are votes for a tie.
+
+    >>> majority({"a": 2, "b": 1, "tie": 1, "both_bad": 1})
+    'tie'
+    """
+    outcomes: Counter[Winner] = Counter()
+    for choice, winner in WINNERS.items():
+        outcomes[winner] += counts.get(choice, 0)
+    (winner, most), (_, second), _ = outcomes.most_common()
+    if not most:
+        return None
+    return "tie" if most == second else winner
 
 
 def mirrored_raters(raters: Any) -> Any:

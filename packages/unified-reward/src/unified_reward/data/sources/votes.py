@@ -5,24 +5,23 @@ Rows are those of `io.vote_rows`. Items that test attention, gold ones and repea
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Example, Sample, Target
-from unified_reward.core.verdicts import Failed, Scale, Winner
+from unified_reward.core.verdicts import Failed, Scale
 from unified_reward.data.sources.fields import failed
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
 from unified_reward.io.rows import Row
-from unified_reward.io.vote_rows import WIN_SHARE, Vote, count_votes, last_votes, parse_vote
+from unified_reward.io.vote_rows import Vote, count_votes, last_votes, majority, parse_vote
 
 
 STARS = Scale(1.0, 5.0)
-_WINNERS: Mapping[str, Winner] = {"a": "first", "b": "second", "tie": "tie", "both_bad": "tie"}
 
 
 def read(rows: Iterable[Raw], source: Source, folder: Path) -> Iterator[Row]:
@@ -83,10 +82,9 @@ class _Rated:
 def join_votes(votes: Sequence[Vote]) -> Example:
     """Join the votes on one item to a comparison.
 
-    The winner has most of the votes that say anything; ``tie`` and ``both_bad`` are votes for a
-    tie, and so is an even split. Stars become the share of raters that gave the first candidate
-    more of them, equal stars half, in ``target.aspects``. ``raters`` has the votes by choice, and
-    the tag ``tie_kind`` is ``both_bad`` where every vote for a tie is.
+    The winner is that of `io.vote_rows.majority`. ``target.aspects`` has the share of raters that
+    gave the first candidate more stars, equal ones half; ``raters`` the votes by choice; and the
+    tag ``tie_kind`` is ``both_bad`` where every vote for a tie is.
 
     Args:
         votes: Votes of different raters on the same item, at least one.
@@ -96,11 +94,9 @@ def join_votes(votes: Sequence[Vote]) -> Example:
     """
     first = votes[0]
     counts = count_votes(votes)
-    outcomes = Counter(_WINNERS[vote.vote] for vote in votes if vote.vote in WIN_SHARE)
-    if not outcomes:
+    winner = majority(counts)
+    if winner is None:
         raise DataError(f"item {first.id!r} has no vote that counts: {len(votes)} x cannot_tell")
-    (most, n), *others = outcomes.most_common()
-    winner = "tie" if any(n == other for _, other in others) else most
     tags = dict(first.example.tags) | {"model_first": first.a, "model_second": first.b}
     if winner == "tie" and counts["both_bad"] and not counts["tie"]:
         tags["tie_kind"] = "both_bad"

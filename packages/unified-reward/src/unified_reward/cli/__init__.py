@@ -80,6 +80,14 @@ COMMANDS = {
         "unified_reward.cli.bench:bench_diff",
         "Compare two runs of a benchmark on their common items: B minus A, paired tests.",
     ),
+    "evaluate": (
+        "unified_reward.cli.evaluate:evaluate",
+        "Find out which of several models is better, by how much, and for which prompts.",
+    ),
+    "evaluate-diff": (
+        "unified_reward.cli.evaluate:evaluate_diff",
+        "Compare two evaluations on their common models, prompts and rewards: B minus A.",
+    ),
     "audit": (
         "unified_reward.cli.audit:audit",
         "Measure what should not move a judge: order, length, repeats, resolution, JPEG.",

@@ -1,0 +1,249 @@
+"""Run an evaluation: put the outputs of models to judges, and report which model is better.
+
+Verdicts are rows of a journal, one for each reward, so that a run that was stopped goes on where it
+was, and one that gets more models or prompts asks only about those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple
+
+from unified_reward.core.base_judge import BaseJudge
+from unified_reward.core.errors import ConfigError
+from unified_reward.core.progress import progress_bar
+from unified_reward.evaluate.answers import read_answers
+from unified_reward.evaluate.inputs import write_outputs
+from unified_reward.evaluate.outputs import ModelOutputs, RewardValues
+from unified_reward.evaluate.questions import By, Question, comparisons_of, forms_to_ask, scores_of
+from unified_reward.evaluate.report import Reward, build_report
+from unified_reward.io.atomic import write_json
+from unified_reward.io.fingerprints import text_fingerprint
+from unified_reward.io.journal import Journal, open_journal
+from unified_reward.io.rows import Row
+from unified_reward.io.run_config import Origin
+from unified_reward.io.verdict_rows import read_verdict_rows
+from unified_reward.io.vote_rows import Vote
+from unified_reward.judges import bulk
+from unified_reward.judges.files import judge_files
+
+
+REPORT = "report.json"
+Judges = Mapping[str, BaseJudge | Callable[[], BaseJudge]]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of `evaluate_models`; see there."""
+
+    baseline: str
+    by: By = "both"
+    orders: Literal[1, 2] = 2
+    readings: int = 1
+    budget: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.by not in ("both", "score", "pairs"):
+            raise ConfigError(f"by is both, score or pairs, not {self.by!r}")
+        if self.readings < 1 or (self.budget is not None and self.budget < 1):
+            raise ConfigError(
+                f"readings and budget are >= 1, not {self.readings} and {self.budget}"
+            )
+        if self.budget is not None and self.by == "score":
+            raise ConfigError("a budget is of comparisons, and by='score' asks none")
+
+
+class Result(NamedTuple):
+    """Result of an evaluation."""
+
+    report: dict[str, Any]
+    """Figures and counts, the "evaluate JSON" of the documentation."""
+    rewards: list[RewardValues]
+    """Values and comparisons that the figures are of, by reward."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A verdict row for every question, from a judge that is open."""
+
+    judge: BaseJudge
+    orders: Literal[1, 2]
+
+    @property
+    def origin(self) -> Origin:
+        """Settings and files of the judge, and the question."""
+        config: dict[str, Any] = {"judge": self.judge.name, "family": self.judge.family}
+        files: Callable[[], Mapping[str, str]] = dict
+        if self.judge.origin:
+            reference, options = self.judge.origin
+            config |= {"judge": reference, **options.settings()}
+            files = partial(judge_files, reference, options)
+        reads = ("task", "prompt", "candidates", "context", "criteria")
+        return Origin(config | {"orders": self.orders}, files, reads)
+
+    def open(self) -> bulk.Worker:
+        """Return the worker of the open judge."""
+        return partial(bulk.judge_rows, judge=self.judge, orders=self.orders)
+
+
+def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
+    outputs: ModelOutputs,
+    judges: Judges,
+    *,
+    baseline: str | None = None,
+    by: By = "both",
+    orders: Literal[1, 2] = 2,
+    readings: int = 1,
+    budget: int | None = None,
+    votes: Sequence[Vote] = (),
+    out: str | Path | None = None,
+    retry_failed: bool = False,
+    seed: int = 0,
+) -> Result:
+    """Find out which of several models is better, by how much, and for which prompts.
+
+    Every prompt has the same weight, and every interval is over prompts.
+
+    Args:
+        outputs: Outputs of the models, as from `evaluate.inputs.read_models`.
+        judges: Judge of each reward by its name, or a function that opens it, which is called
+            when its turn comes.
+        baseline: Model that the others are compared with; default the first.
+        by: ``score`` asks scores alone, ``pairs`` comparisons alone, ``both`` whatever the judge
+            answers. Comparisons by a judge that scores each output by itself follow from the
+            scores, and are not asked.
+        orders: 2 asks every comparison in both orders and averages, 1 asks once.
+        readings: Times a score is asked and averaged, >= 1, for a judge that samples its answers.
+        budget: Most calls for the comparisons of a judge, >= 1, spent where they tell most; None
+            compares all outputs.
+        votes: Votes of people on pairs of the models, which calibrate the first judge's win rates.
+        out: Folder for the verdicts, ``outputs.jsonl`` and ``report.json``; a stopped run
+            continues there, and one with more models or prompts asks only about those.
+        retry_failed: Ask the questions again that failed in an earlier run.
+        seed: Random seed of the prompts within a budget.
+
+    Returns:
+        The report, and the values of each reward.
+
+    Raises:
+        ConfigError: No models or judges, an unknown baseline, a judge that answers nothing of the
+            kind, or ``out`` was made by another judge, with other settings or files.
+        DataError: ``out`` cannot be written; verdicts written before stay.
+
+    Example:
+        >>> from unified_reward import Image, Task, open_judge
+        >>> import numpy as np
+        >>> from unified_reward.core.samples import Example
+        >>> picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
+        >>> prompts = {"p": Example(Task.IMAGE_GENERATION, "a cat", id="p")}
+        >>> outputs = ModelOutputs(prompts, {"a": {"p": (picture,)}, "b": {"p": (picture,)}})
+        >>> report = evaluate_models(outputs, {"tie": open_judge("scripted:tie")}).report
+        >>> report["paired"]["b"]["tie"]["win_rate"]
+        0.5
+    """
+    options = EvaluateOptions(_baseline(outputs, baseline), by, orders, readings, budget, seed)
+    if not judges:
+        raise ConfigError("no judge is named, and there is no default")
+    with _folder(out) as folder:
+        rewards = {
+            name: _judge(name, judge, outputs, options, folder, retry_failed=retry_failed)
+            for name, judge in judges.items()
+        }
+        report = build_report(outputs, rewards, options.baseline, votes)
+        if out:
+            write_outputs(outputs, folder)
+            write_json(folder / REPORT, report)
+    return Result(report, [reward.answers.values for reward in rewards.values()])
+
+
+def _baseline(outputs: ModelOutputs, name: str | None) -> str:
+    if not outputs.outputs or not outputs.prompts:
+        raise ConfigError("there are no outputs of models to evaluate")
+    if name is not None and name not in outputs.outputs:
+        raise ConfigError(
+            f"there is no model {name!r} to be the baseline; there are {', '.join(outputs.models)}"
+        )
+    return name or outputs.models[0]
+
+
+@contextmanager
+def _folder(out: str | Path | None) -> Iterator[Path]:
+    if out:
+        yield Path(out)
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def verdicts_path(folder: Path, reward: str) -> Path:
+    """Path of the verdicts of a reward, whose name need not be that of a file.
+
+    >>> verdicts_path(Path("out"), "hps"), verdicts_path(Path("out"), "org/name").name
+    (PosixPath('out/verdicts/hps.jsonl'), 'org-name-6a2f79fd.jsonl')
+    """
+    name = re.sub(r"[^\w.-]+", "-", reward)[:80]
+    if name != reward or name.startswith("."):
+        name = f"{name}-{text_fingerprint(reward)[:8]}"
+    return folder / "verdicts" / f"{name}.jsonl"
+
+
+def _judge(
+    name: str,
+    judge: BaseJudge | Callable[[], BaseJudge],
+    outputs: ModelOutputs,
+    options: EvaluateOptions,
+    folder: Path,
+    *,
+    retry_failed: bool,
+) -> Reward:
+    """Put all questions to a judge that the journal lacks, and read its answers."""
+    opened = judge if isinstance(judge, BaseJudge) else judge()
+    forms = forms_to_ask(opened, outputs, options.by)
+    scores = [*scores_of(outputs, forms, options.readings)]
+    comparisons = [*comparisons_of(outputs, forms)]
+    with open_journal(verdicts_path(folder, name)) as journal:
+        asking = _Asking(name, _Work(opened, options.orders), outputs, journal)
+        asking.resume([*scores, *comparisons], retry_failed=retry_failed)
+        rows = [*asking.ask([*scores, *comparisons])]
+    orders = 1 if opened.order_free else options.orders
+    answers = read_answers(name, rows, outputs, orders=orders)
+    reference = opened.origin[0] if opened.origin else opened.name
+    return Reward(reference, opened.name, opened.family, answers)
+
+
+class _Asking:
+    """Questions to one judge, each asked once."""
+
+    def __init__(self, name: str, work: _Work, outputs: ModelOutputs, journal: Journal) -> None:
+        self._name = name
+        self._work = work
+        self._outputs = outputs
+        self._journal = journal
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    def resume(self, questions: Sequence[Question], *, retry_failed: bool) -> None:
+        """Check that earlier answers are to these questions, and read them."""
+        read = partial(self._read, questions)
+        self._work.origin.resume(self._journal, read, retry_failed=retry_failed)
+        if self._journal.done:
+            self._rows = {row["id"]: row for row in read_verdict_rows(self._journal.path)}
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[dict[str, Any]]:
+        """Ask what was not asked before; returns the verdict row of each question, in order."""
+        missing = [question for question in questions if question.id not in self._rows]
+        read = partial(self._read, missing)
+        with progress_bar(self._name, len(missing)) as advance:
+            for chunk in bulk.run(self._work, read, self._journal, size=bulk.CHUNK):
+                self._rows |= {row["id"]: row for row in chunk.rows}
+                advance(len(chunk.ids))
+        return (self._rows[question.id] for question in questions)
+
+    def _read(self, questions: Sequence[Question]) -> Iterator[Row]:
+        return (question.row(self._outputs) for question in questions)

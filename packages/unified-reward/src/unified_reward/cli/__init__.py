@@ -87,6 +87,9 @@ COMMANDS = {
     "evaluate-diff": (
         "unified_reward.cli.evaluate:evaluate_diff",
         "Compare two evaluations on their common models, prompts and rewards: B minus A.",
+    "arena": (
+        "unified_reward.cli.arena:arena",
+        "Let people vote on pairs in a browser, blind; resumes, until a signal ends it.",
     ),
     "audit": (
         "unified_reward.cli.audit:audit",

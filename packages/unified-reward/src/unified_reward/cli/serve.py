@@ -91,6 +91,7 @@ def serve(
     if engine is Engine.LOCAL and any(placed.values()):
         raise ConfigError("--replicas, --gpus and --cpus are for --engine ray")
     with extra("serve"):
+        from unified_reward.serve.app import create_app
         from unified_reward.serve.config import ServeConfig
         from unified_reward.serve.hosts import JudgeReference, LocalHost
         from unified_reward.serve.metrics import Metrics
@@ -116,7 +117,8 @@ def serve(
         served = RayHost(references, placements(references, placed), config, metrics)
     else:
         served = LocalHost(references, config, metrics)
-    run(served, config, metrics, lambda url: typer.echo(f"serving on {url}", err=True))
+    app = create_app(served, config, metrics)
+    run(app, config.host, config.port, lambda url: typer.echo(f"serving on {url}", err=True))
 
 
 def _token(file: Path | None) -> str | None:

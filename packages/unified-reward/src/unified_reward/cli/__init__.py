@@ -87,9 +87,18 @@ COMMANDS = {
     "evaluate-diff": (
         "unified_reward.cli.evaluate:evaluate_diff",
         "Compare two evaluations on their common models, prompts and rewards: B minus A.",
+    ),
     "arena": (
         "unified_reward.cli.arena:arena",
         "Let people vote on pairs in a browser, blind; resumes, until a signal ends it.",
+    ),
+    "active": (
+        "unified_reward.cli.active:active",
+        "Sort pairs by what votes of people tell most about: where judges are unsure or disagree.",
+    ),
+    "calibrate": (
+        "unified_reward.cli.calibrate:calibrate",
+        "Fit a judge's temperatures and ties to labels, such as votes of people.",
     ),
     "audit": (
         "unified_reward.cli.audit:audit",

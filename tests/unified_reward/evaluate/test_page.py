@@ -51,7 +51,7 @@ def judge(kind, calls, **more):
         "judge": "local",
         "family": "compact",
         "kind": kind,
-        "scale": "1 to 5",
+        "scale": [1, 5],
         "calls": calls,
         "unparsed": 0,
         "failed": 1,

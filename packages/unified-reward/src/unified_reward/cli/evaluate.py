@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from unified_reward.cli import options, output
 from unified_reward.core.errors import ConfigError
+from unified_reward.evaluate.diff import compare_evaluations
 from unified_reward.evaluate.inputs import read_models
 from unified_reward.evaluate.page import write_page
 from unified_reward.evaluate.run import evaluate_models
@@ -113,7 +115,13 @@ def _print_report(report: Mapping[str, Any]) -> None:
     for reward in report["rewards"]:
         console.print(_reward_table(report, reward))
     for model, row in (report["people"] or {}).items():
-        console.print(Text(f"{model}: {_with_interval(row, 'value')} of people prefer it to …"))
+        by = f"votes on {row['n_votes']} prompts and {row['reward']} on {row['n_judged']}"
+        share = _with_interval(row, "value")
+        console.print(Text(f"people: {model} beats {report['baseline']} {share}, by {by}"))
+    for reward, row in (report["budget"] or {}).items():
+        width = output.format_number(row["width"])
+        calls = f"{row['calls']} of {row['full_calls']} calls for comparisons"
+        console.print(Text(f"{reward}: {calls}; widest interval of neighbours {width}"))
     for warning in report["warnings"]:
         console.print(Text.assemble(("warning: ", "yellow"), warning["text"]))
     for note in report["notes"]:
@@ -169,19 +177,23 @@ def evaluate_diff(
     console = Console()
     title = Text(f"A {report['a']}, B {report['b']}: {report['prompts']} prompts of both")
     table = Table("", "reward", "", "A", "B", "B - A", "prompts", title=title)
+    for model, reward, name, row in _changes(report):
+        cells = [output.format_number(row[side]) for side in "ab"]
+        change = _with_interval(row, "change")
+        table.add_row(Text(model), Text(reward), name, *cells, change, str(row["n"]))
+    console.print(table)
+    for reward, reason in report["other_judges"].items():
+        console.print(Text(f"{reward} is left out: {reason}"))
+    for side, kind in product("ab", ("models", "prompts", "rewards")):
+        if names := report[f"only_{side}"][kind]:
+            console.print(Text(f"only in {side.upper()}: {len(names)} {kind}, such as {names[0]}"))
+    if changed := report["changed_prompts"]:
+        console.print(Text(f"{len(changed)} prompts were changed, such as {changed[0]}"))
+
+
+def _changes(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
     for model, by_reward in report["models"].items():
         for reward, changes in by_reward.items():
             for name, row in changes.items():
                 if row is not None:
-                    cells = [output.format_number(row[side]) for side in "ab"]
-                    change = _with_interval(row, "change")
-                    table.add_row(Text(model), Text(reward), name, *cells, change, str(row["n"]))
-    console.print(table)
-    for reward, reason in report["other_judges"].items():
-        console.print(Text(f"{reward} is left out: {reason}"))
-    for side in "ab":
-        for kind, names in report[f"only_{side}"].items():
-            if names:
-                console.print(Text(f"only in {side.upper()}: {len(names)} {kind}, {names[0]} …"))
-    if report["changed_prompts"]:
-        console.print(Text(f"asked otherwise: {len(report['changed_prompts'])} prompts"))
+                    yield model, reward, name, row

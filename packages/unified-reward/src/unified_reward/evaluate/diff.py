@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.samples import Candidate, Example
 from unified_reward.evaluate.answers import read_answers
 from unified_reward.evaluate.estimates import (
-    Estimate,
     between,
     mean_estimate,
     paired_difference,
     prompt_means,
     win_shares,
 )
-from unified_reward.evaluate.inputs import read_models
+from unified_reward.evaluate.output_rows import OUTPUTS, read_outputs
 from unified_reward.evaluate.outputs import ModelOutputs
 from unified_reward.evaluate.report import Figures, reward_figures
 from unified_reward.evaluate.run import REPORT, verdicts_path
@@ -103,9 +103,18 @@ def _read(folder: Path) -> _Run:
         report = read_json(folder / REPORT)
         if not (isinstance(report, dict) and {"models", "judges", "baseline"} <= report.keys()):
             raise DataError(f"{REPORT} is not that of an evaluation")
-        return _Run(folder, report, read_models([str(folder)]))
+        return _Run(folder, report, _outputs(folder / OUTPUTS))
     except DataError as error:
         raise DataError(f"{folder} was not written by evaluate --out: {error}") from error
+
+
+def _outputs(path: Path) -> ModelOutputs:
+    prompts: dict[str, Example] = {}
+    outputs: dict[str, dict[str, tuple[Candidate, ...]]] = {}
+    for model, rows in read_outputs(path).items():
+        prompts |= rows.prompts
+        outputs[model] = {key: row.candidates for key, row in rows.examples.items()}
+    return ModelOutputs(prompts, outputs)
 
 
 def _common(what: str, a: _Run, b: _Run, first: Iterable[str], second: Iterable[str]) -> list[str]:
@@ -178,5 +187,4 @@ def _change(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Any] | 
     if not common:
         return None
     before, after = (mean_estimate({prompt: each[prompt] for prompt in common}) for each in (a, b))
-    change: Estimate = paired_difference(b, a)
-    return {"a": before.value, "b": after.value, **change.row("change")}
+    return {"a": before.value, "b": after.value, **paired_difference(b, a).row("change")}

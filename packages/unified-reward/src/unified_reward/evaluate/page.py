@@ -432,7 +432,9 @@ def _add_judges(page: Page, report: Report) -> None:
     rows: list[list[str | float | None]] = []
     for reward, row in report["judges"].items():
         judge = " ".join(filter(None, (row["reference"], row.get("family") or "")))
-        measures = ", ".join(filter(None, (row["kind"].replace("_", " "), row.get("scale") or "")))
+        low, high = _ends(row.get("scale"))
+        scale = "" if low is None or high is None else f", {low:g} to {high:g}"
+        measures = row["kind"].replace("_", " ") + scale
         rows.append([reward, judge, measures, *(row.get(name) for name in counts)])
     header = ["reward", "judge", "measures", "calls", "unreadable", "failed", "flips", "noise"]
     page.table(header, rows)

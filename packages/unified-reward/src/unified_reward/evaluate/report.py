@@ -26,10 +26,12 @@ from unified_reward.evaluate.estimates import (
     score_comparisons,
     share_estimate,
     spread_estimate,
+    vote_comparisons,
     win_rate,
     win_shares,
 )
 from unified_reward.evaluate.outputs import Comparison, ModelOutputs, model_pairs
+from unified_reward.evaluate.prediction_powered import prediction_powered
 from unified_reward.evaluate.warnings import find_warnings
 from unified_reward.io.vote_rows import Vote
 
@@ -122,8 +124,13 @@ def build_report(
         "notes": [*outputs.notes],
         "most_different": _most_different(outputs, figures),
         "budget": budgets or None,
-        "people": None,
+        "people": _people(votes, figures, outputs.models, baseline),
     }
+    if votes and report["people"] is None:
+        report["notes"].append(
+            f"no vote is of a prompt and of two models that were compared here, one of them "
+            f"{baseline}"
+        )
     report["warnings"] = find_warnings(report)
     return cast("dict[str, Any]", _finite(report))
 
@@ -254,6 +261,24 @@ def _most_different(outputs: ModelOutputs, figures: Mapping[str, Figures]) -> li
             rows.append(row)
     rows.sort(key=lambda row: min(row["values"].values()) - max(row["values"].values()))
     return rows[:_N_DIFFERENT]
+
+
+def _people(
+    votes: Sequence[Vote], figures: Mapping[str, Figures], models: Sequence[str], baseline: str
+) -> dict[str, Any] | None:
+    """Win rates among people against the baseline, by votes and the verdicts of the first judge."""
+    name, first = next(iter(figures.items()))
+    sources = (vote_comparisons(votes), first.comparisons)
+    rows: dict[str, Any] = {}
+    for model in models:
+        if model == baseline:
+            continue
+        people, judge = (
+            prompt_means(win_shares(between(source, model, baseline), model)) for source in sources
+        )
+        if people.keys() & judge.keys():
+            rows[model] = {**prediction_powered(people, judge).row(), "reward": name}
+    return rows or None
 
 
 def _finite(value: Any) -> Any:

@@ -7,6 +7,7 @@ was, and one that gets more models or prompts asks only about those.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from typing import Any, Literal, NamedTuple
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.progress import progress_bar
-from unified_reward.evaluate.answers import read_answers
-from unified_reward.evaluate.inputs import write_outputs
-from unified_reward.evaluate.outputs import ModelOutputs, RewardValues
+from unified_reward.evaluate.answers import RewardAnswers, read_answers
+from unified_reward.evaluate.budget import budget_report, next_questions, question_orders
+from unified_reward.evaluate.output_rows import write_outputs
+from unified_reward.evaluate.outputs import ModelOutputs, RewardValues, model_pairs
 from unified_reward.evaluate.questions import By, Question, comparisons_of, forms_to_ask, scores_of
 from unified_reward.evaluate.report import Reward, build_report
 from unified_reward.io.atomic import write_json
@@ -58,6 +60,8 @@ class EvaluateOptions:
             )
         if self.budget is not None and self.by == "score":
             raise ConfigError("a budget is of comparisons, and by='score' asks none")
+        if self.budget is not None and self.budget < self.orders:
+            raise ConfigError("a comparison in both orders is two calls, and the budget is 1")
 
 
 class Result(NamedTuple):
@@ -205,27 +209,46 @@ def _judge(
 ) -> Reward:
     """Put all questions to a judge that the journal lacks, and read its answers."""
     opened = judge if isinstance(judge, BaseJudge) else judge()
+    orders = 1 if opened.order_free else options.orders
     forms = forms_to_ask(opened, outputs, options.by)
     scores = [*scores_of(outputs, forms, options.readings)]
     comparisons = [*comparisons_of(outputs, forms)]
-    with open_journal(verdicts_path(folder, name)) as journal:
-        asking = _Asking(name, _Work(opened, options.orders), outputs, journal)
+    affordable = len(comparisons)
+    if options.budget is not None:
+        affordable = min(affordable, options.budget // orders)
+    with (
+        open_journal(verdicts_path(folder, name)) as journal,
+        progress_bar(name, len(scores) + affordable) as advance,
+    ):
+        asking = _Asking(_Work(opened, options.orders), outputs, journal, advance)
         asking.resume([*scores, *comparisons], retry_failed=retry_failed)
-        rows = [*asking.ask([*scores, *comparisons])]
-    orders = 1 if opened.order_free else options.orders
+        rows = [*asking.ask(scores)]
+        if affordable < len(comparisons):
+            rows += _ask_adaptively(asking, comparisons, affordable, options.seed)
+        else:
+            rows += asking.ask(comparisons)
     answers = read_answers(name, rows, outputs, orders=orders)
+    budget = None
+    if options.budget is not None and comparisons:
+        budget = _budget(answers, outputs, comparisons, orders)
     reference = opened.origin[0] if opened.origin else opened.name
-    return Reward(reference, opened.name, opened.family, answers)
+    return Reward(reference, opened.name, opened.family, answers, budget)
 
 
 class _Asking:
     """Questions to one judge, each asked once."""
 
-    def __init__(self, name: str, work: _Work, outputs: ModelOutputs, journal: Journal) -> None:
-        self._name = name
+    def __init__(
+        self,
+        work: _Work,
+        outputs: ModelOutputs,
+        journal: Journal,
+        advance: Callable[[int], None],
+    ) -> None:
         self._work = work
-        self._outputs = outputs
+        self.outputs = outputs
         self._journal = journal
+        self._advance = advance
         self._rows: dict[str, dict[str, Any]] = {}
 
     def resume(self, questions: Sequence[Question], *, retry_failed: bool) -> None:
@@ -235,15 +258,52 @@ class _Asking:
         if self._journal.done:
             self._rows = {row["id"]: row for row in read_verdict_rows(self._journal.path)}
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[dict[str, Any]]:
+    def ask(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
         """Ask what was not asked before; returns the verdict row of each question, in order."""
         missing = [question for question in questions if question.id not in self._rows]
+        self._advance(len(questions) - len(missing))
         read = partial(self._read, missing)
-        with progress_bar(self._name, len(missing)) as advance:
-            for chunk in bulk.run(self._work, read, self._journal, size=bulk.CHUNK):
-                self._rows |= {row["id"]: row for row in chunk.rows}
-                advance(len(chunk.ids))
-        return (self._rows[question.id] for question in questions)
+        for chunk in bulk.run(self._work, read, self._journal, size=bulk.CHUNK):
+            self._rows |= {row["id"]: row for row in chunk.rows}
+            self._advance(len(chunk.ids))
+        return [self._rows[question.id] for question in questions]
 
     def _read(self, questions: Sequence[Question]) -> Iterator[Row]:
-        return (question.row(self._outputs) for question in questions)
+        return (question.row(self.outputs) for question in questions)
+
+
+def _ask_adaptively(
+    asking: _Asking, comparisons: Sequence[Question], n: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Ask n comparisons, in rounds, each where the answers so far leave most open."""
+    questions = {question.id: question for question in comparisons}
+    by_pair: dict[tuple[str, str], list[str]] = {}
+    for question in comparisons:
+        a, b = question.models
+        by_pair.setdefault((a, b), []).append(question.id)
+    left = question_orders(by_pair, seed)
+    models, size = asking.outputs.models, max(16, 4 * len(by_pair))
+    rows: list[dict[str, Any]] = []
+    while len(rows) < n:
+        known = read_answers("", rows, asking.outputs, orders=1).values.comparisons
+        chosen = next_questions(models, known, left, min(size, n - len(rows)))
+        names = [name for _, name in chosen]
+        rows += asking.ask([questions[name] for name in names])
+        left = {pair: [name for name in ids if name not in names] for pair, ids in left.items()}
+    return iter(rows)
+
+
+def _budget(
+    answers: RewardAnswers, outputs: ModelOutputs, comparisons: Sequence[Question], orders: int
+) -> dict[str, Any]:
+    """Calls for comparisons, those saved, and the interval that was reached."""
+    asked = Counter(question.models for question in answers.verdicts if question.form == "compare")
+    calls, full_calls = orders * asked.total(), orders * len(comparisons)
+    pairs = model_pairs(outputs.models)
+    return {
+        "calls": calls,
+        "full_calls": full_calls,
+        "saved": full_calls - calls,
+        **budget_report(outputs.models, answers.values.comparisons),
+        "pairs": {"|".join(pair): asked[pair] for pair in pairs},
+    }

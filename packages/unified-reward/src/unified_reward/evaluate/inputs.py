@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unified_reward.core.errors import ConfigError, DataError, MediaError, one_line
 from unified_reward.core.paths import is_file, is_folder
-from unified_reward.core.samples import Candidate, Example, Image, Video
+from unified_reward.core.samples import Candidate, Example, Image, Task, Video
 from unified_reward.evaluate.coverage import Contents, Outputs, content_of, different_numbers
 from unified_reward.evaluate.matching import first_numbers, match_files, media_folder
 from unified_reward.evaluate.model_names import distinct_names, split_name
@@ -22,18 +22,14 @@ from unified_reward.evaluate.output_rows import (
     read_outputs,
 )
 from unified_reward.evaluate.outputs import MissingOutput, ModelOutputs
-from unified_reward.evaluate.prompt_files import (
-    PromptFile,
-    read_metadata,
-    read_prompts,
-    same_text,
-)
+from unified_reward.evaluate.prompt_files import PromptFile, read_metadata, read_prompts, same_text
 from unified_reward.evaluate.sampling import PolicySampling, is_policy, sample_policy
 from unified_reward.evaluate.tasks import Kind, candidate_kind, with_task
 from unified_reward.media import image_or_video
 
 
 _VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif"}
+_ALONE = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
 _Content = ModelRows | Path | str
 """Rows, a folder of files, or the reference of a policy."""
 
@@ -91,13 +87,14 @@ def read_models(
     reader = _Reader(known)
     reader.add_folders({key: value for key, value in contents.items() if isinstance(value, Path)})
     for name, content in contents.items():
+        if isinstance(content, ModelRows):
+            reader.add_rows(name, content)
+    for name, content in contents.items():
         if isinstance(content, str):
             if sampling is None:
                 raise ConfigError(f"{name} is a policy, and sampling from it needs --out FOLDER")
-            path = sample_policy(name, content, reader.prompts, known.stated, sampling)
+            path = sample_policy(name, content, reader.prompts, reader.stated, sampling)
             reader.add_rows(name, read_candidates(path))
-        elif isinstance(content, ModelRows):
-            reader.add_rows(name, content)
     return reader.finish(names)
 
 
@@ -160,9 +157,9 @@ def _own_prompts(contents: Mapping[str, _Content]) -> PromptFile:
 def _check_same(first: Example, second: Example, owner: str, other: str) -> None:
     """Refuse two prompts with one id that differ in their text, or in the media they are about."""
     if not same_text(first.prompt, second.prompt):
-        texts = [repr(one_line(prompt.prompt, 80)) for prompt in (first, second)]
+        one, two = (repr(one_line(prompt.prompt, 80)) for prompt in (first, second))
         raise DataError(
-            f"prompts do not match: {first.id!r} is {texts[0]} for {owner}, and {texts[1]} for {other}"
+            f"prompts do not match: {first.id!r} is {one} for {owner}, and {two} for {other}"
         )
     sources = [[content_of(medium) for medium in prompt.context] for prompt in (first, second)]
     if sources[0] != sources[1]:
@@ -177,7 +174,7 @@ class _Reader:
     def __init__(self, known: PromptFile) -> None:
         self.known = known
         self.prompts = dict(known.prompts)
-        self._stated = {*known.stated}
+        self.stated = {*known.stated}
         self._outputs: dict[str, Outputs] = {}
         self._missing: dict[str, list[MissingOutput]] = defaultdict(list)
         self._reasons: dict[tuple[str, str], str] = {}
@@ -251,9 +248,10 @@ class _Reader:
     def _adopt(self, key: str, row: Example) -> None:
         """Complete a prompt by what only the row of a model says about it."""
         prompt = self.prompts[key]
-        if not prompt.context and key not in self._stated:
-            prompt = replace(prompt, task=row.task, context=row.context)
-            self._stated.add(key)
+        if key not in self.stated:
+            context = row.context or (() if row.task in _ALONE else prompt.context)
+            prompt = replace(prompt, task=row.task, context=context)
+            self.stated.add(key)
         criteria = prompt.criteria or row.criteria
         self.prompts[key] = replace(prompt, criteria=criteria, tags={**row.tags, **prompt.tags})
 
@@ -261,7 +259,7 @@ class _Reader:
         """Return the outputs of the models, in this order."""
         kind = self._kind()
         prompts = {
-            key: with_task(prompt, kind, is_stated=key in self._stated)
+            key: with_task(prompt, kind, is_stated=key in self.stated)
             for key, prompt in self.prompts.items()
         }
         if any(len(prompts[key].context) < len(self.prompts[key].context) for key in prompts):
@@ -301,6 +299,8 @@ class _Reader:
         if len(kinds) > 1:
             found = " and ".join(f"{name} has {kind}s" for kind, name in kinds.items())
             raise DataError(f"outputs are of different kinds: {found}; evaluate them apart")
+        if not kinds:
+            raise DataError("no model has an output for any of the prompts")
         return next(iter(kinds))
 
 

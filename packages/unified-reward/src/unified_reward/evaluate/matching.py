@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -124,7 +124,7 @@ def _walk(folder: Path) -> Iterator[PurePosixPath]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if name[0] not in "._"]
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         is_geneval = "samples" in folders or "metadata.jsonl" in names
         base = PurePosixPath(Path(root).relative_to(folder).as_posix())
         for name in names:
@@ -169,7 +169,7 @@ def _by_id(folder: MediaFolder, prompts: PromptFile) -> _Rule:
             return name
         return numbers.get(int(name)) if name.isdecimal() else None
 
-    return lambda file: _by_name(file, folder.copies, known)
+    return lambda file: _by_name(file, folder, known)
 
 
 def _by_text(folder: MediaFolder, prompts: PromptFile) -> _Rule:
@@ -182,7 +182,7 @@ def _by_text(folder: MediaFolder, prompts: PromptFile) -> _Rule:
     def known(name: str) -> str | None:
         return exact.get(name.strip()) or plain.get(_plain(name) or "\n")
 
-    return lambda file: _by_name(file, folder.copies, known)
+    return lambda file: _by_name(file, folder, known)
 
 
 def _plain(text: str) -> str:
@@ -191,11 +191,13 @@ def _plain(text: str) -> str:
 
 
 def _by_name(
-    file: PurePosixPath, copies: Collection[str], known: Callable[[str], str | None]
+    file: PurePosixPath, folder: MediaFolder, known: Callable[[str], str | None]
 ) -> str | None:
     """Look up a path without its suffix, then without a copy's ending, its folders, its name."""
     path = str(file.with_suffix("")) if file.suffix else str(file)
-    folders = [name for parent in file.parents[:-1] if (name := str(parent)) not in copies]
+    folders = [str(parent) for parent in file.parents[:-1]]
+    if file.parts[0].isdecimal() and file.parts[0] in folder.copies:
+        folders = []
     for name in dict.fromkeys([path, *folders, file.stem]):
         if key := known(name):
             return key
@@ -211,7 +213,8 @@ def _nothing(folder: MediaFolder, prompts: PromptFile) -> str:
         return f"{folder.path} holds no image and no video"
     return (
         f"{folder.path}: none of its {len(folder.files)} files, such as {folder.files[0]}, has the "
-        f"number, id or text of a prompt as its name; the first id is {next(iter(prompts.prompts))!r}"
+        "number, id or text of a prompt as its name; the first id is "
+        f"{next(iter(prompts.prompts))!r}"
     )
 
 

@@ -14,10 +14,15 @@ def split_name(text: str) -> tuple[str | None, str]:
 
     >>> split_name("mine=runs/7"), split_name("runs/7")
     (('mine', 'runs/7'), (None, 'runs/7'))
+
+    Raises:
+        ConfigError: Nothing follows the name.
     """
     name, equals, reference = text.partition("=")
     if not equals or Path(text).exists():
         return None, text
+    if not reference:
+        raise ConfigError(f"{text!r} has no path; give NAME=PATH")
     return name, reference
 
 

@@ -69,8 +69,8 @@ def read_candidates(path: Path) -> ModelRows:
     if not any(example.candidates for example in examples.values()):
         reason = next(iter(missing.values()), "it is empty")
         raise DataError(f"{path} has no row with candidates: {reason}")
-    notes = (f"{path}: {len(partial)} rows lack candidates, such as {partial[0]}",)
-    return ModelRows(path, examples, missing, notes if partial else ())
+    notes = [f"{path}: {len(partial)} rows lack candidates, such as {row}" for row in partial[:1]]
+    return ModelRows(path, examples, missing, tuple(notes))
 
 
 def write_outputs(outputs: ModelOutputs, folder: Path) -> None:

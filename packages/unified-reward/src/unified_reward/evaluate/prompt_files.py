@@ -88,7 +88,7 @@ def read_metadata(folder: Path) -> PromptFile | None:
     Raises:
         DataError: None of the files can be used.
     """
-    files = sorted(folder.glob("*/metadata.jsonl"))
+    files = sorted(file for file in folder.glob("*/metadata.jsonl") if file.parent.name.isdecimal())
     if not files:
         return None
     rows = (

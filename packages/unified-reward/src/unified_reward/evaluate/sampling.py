@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,7 @@ def sample_policy(
     name: str,
     reference: str,
     prompts: Mapping[str, Example],
-    stated: frozenset[str],
+    stated: Set[str],
     sampling: PolicySampling,
 ) -> Path:
     """Sample candidates of all prompts that the file of the policy lacks.

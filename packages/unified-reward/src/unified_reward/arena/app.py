@@ -39,23 +39,15 @@ _log = logging.getLogger(__name__)
 _Star = Annotated[int, Field(ge=1, le=5)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class VoteBody(_Body):
+class VoteBody(BaseModel):
     """A vote, sides as the page shows them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     id: str
     choice: Side
     aspects: dict[str, Annotated[list[_Star], Field(min_length=2, max_length=2)]] = {}
     seconds: float = Field(ge=0)
-
-
-class UndoBody(_Body):
-    """The question whose vote is taken back; None for the last one."""
-
-    id: str | None = None
 
 
 def create_app(arena: Arena, tokens: Tokens, *, is_loopback: bool) -> FastAPI:
@@ -124,8 +116,8 @@ def _vote(rater: _Rater, arena: _Arena, body: VoteBody) -> JSONResponse:
 
 
 @_router.post("/api/undo")
-def _undo(rater: _Rater, arena: _Arena, body: UndoBody) -> JSONResponse:
-    return JSONResponse(arena.undo(rater, body.id))
+def _undo(rater: _Rater, arena: _Arena) -> JSONResponse:
+    return JSONResponse(arena.undo(rater))
 
 
 @_router.get("/api/standings", dependencies=[Depends(_owner)])

@@ -125,15 +125,20 @@ def _file_items(path: Path, notes: list[str]) -> Iterator[ArenaItem]:
     """Items of a file of pairs or records; rows that are none are noted."""
     for row in read_examples(path):
         content = row.content
+        if row.status == "dropped":
+            continue
         if isinstance(content, Failed):
             notes.append(f"{path} {row.id}: {content.error}")
-        elif content.form == "compare" and content.as_comparison().candidates:
-            yield _file_item(content.as_comparison())
-        elif row.status not in ("dropped", "failed"):
+        elif content.form == "compare" and content.candidates:
+            yield _file_item(content)
+        else:
             notes.append(f"{path} {row.id}: {len(content.candidates)} candidates; a pair has two")
 
 
 def _file_item(example: Example) -> ArenaItem:
+    if example.pair:  # its tags of models are in the order of the file's candidates
+        tags = {name: tag for name, tag in example.tags.items() if name not in _MODEL_TAGS}
+        example = replace(example.as_comparison(), tags=tags)
     files = [_name(candidate) for candidate in example.candidates]
     a, b = (example.tags.get(tag, name) for tag, name in zip(_MODEL_TAGS, files, strict=True))
     tags = {PROMPT: example.id, **example.tags}
@@ -195,10 +200,8 @@ def _gold_items(path: Path, notes: list[str]) -> Iterator[ArenaItem]:
         if isinstance(content, Failed):
             notes.append(f"{path} {row.id}: {content.error}")
             continue
-        content = content.as_comparison()
         answer = _ANSWERS.get(content.target.winner)
-        if answer is None or content.form != "compare" or not content.candidates:
+        if answer is None or not content.candidates:
             notes.append(f"{path} {row.id}: no pair with a known winner")
             continue
-        item = _file_item(replace(content, id=f"gold/{content.id}"))
-        yield replace(item, gold=answer)
+        yield replace(_file_item(replace(content, id=f"gold/{content.id}")), gold=answer)

@@ -141,16 +141,11 @@ class Arena:
             self._write(rater, turn, _choice(side, turn), stars, seconds)
         return {"progress": self._progress(rater)}
 
-    def undo(self, rater: str, public: str | None) -> dict[str, Any]:
+    def undo(self, rater: str) -> dict[str, Any]:
         """Take the last vote of a rater back and ask its question again; see `state`.
 
-        Args:
-            rater: Name of the rater.
-            public: Name of the question whose vote is taken back, so that a request that is sent
-                twice does so once; None for the last one.
-
         Raises:
-            RequestError: There is no vote to take back, or another one is the last.
+            RequestError: There is no vote to take back.
             DataError: The journal cannot be written; the vote stands.
         """
         with self._lock:
@@ -158,10 +153,8 @@ class Arena:
             turn = name and self._queue.turn(rater, name)
             if not turn:
                 raise RequestError(409, "nothing_to_undo", "there is no vote to take back")
-            if public is not None and self._names.get(public) != turn.id:
-                raise RequestError(409, "stale", "this is not your last vote")
             self._write(rater, turn, None, {}, 0.0)
-        return {"id": self._public[turn.id], **self.state(rater)}
+        return self.state(rater)
 
     def standings(self) -> dict[str, Any]:
         """Standings of the models by the votes so far, and what raters are not told."""
@@ -179,11 +172,19 @@ class Arena:
         items = [self._items[item] for item in self._asked]
         models = list(dict.fromkeys(model for item in items for model in item.models))
         needed = dict.fromkeys(set(self._asked) - set(broken), self.config.queue.votes)
+        result = standings(votes, models, self.config.judge, needed=needed)
+        disputed = [row["id"] for row in (result["judge"] or {}).get("disagreements", ())]
         return {
             "title": self.config.title,
-            "standings": standings(votes, models, self.config.judge, needed=needed),
+            "standings": result,
             "broken": [{"id": item, "reason": reason} for item, reason in broken.items()],
+            "media": {item: self._media_rows(item) for item in disputed if item in self._items},
         }
+
+    def _media_rows(self, item: str) -> dict[str, Any]:
+        example = self._items[item].example
+        a, b = map(self._candidate_rows, example.candidates)
+        return {"context": self._candidate_rows(example.context), "a": a, "b": b}
 
     def _issue(self, rater: str) -> Turn | None:
         """Lease a question whose media can be shown; those that cannot leave the queue."""
@@ -265,7 +266,7 @@ class Arena:
             "id": self._public[turn.id],
             "task": example.task.value,
             "prompt": example.prompt,
-            "context": [self._part_row(part) for part in example.context],
+            "context": self._candidate_rows(example.context),
             "left": self._candidate_rows(left),
             "right": self._candidate_rows(right),
             "aspects": list(self.config.aspects),

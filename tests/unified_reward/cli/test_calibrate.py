@@ -45,6 +45,7 @@ def test_the_new_folder_opens_as_the_same_judge_with_another_calibration(cli, vo
     card = Card.read(folder)
     fitted = report["calibration"]
     assert (card.calibration.compare, card.calibration.n) == (fitted["compare"], 12)
+    assert card.calibration.score == Card.read(before).calibration.score  # votes are no scores
     assert card.calibration.data == str(votes)
     assert card.family == Card.read(before).family
     assert {path.name for path in folder.iterdir()} == {path.name for path in before.iterdir()}

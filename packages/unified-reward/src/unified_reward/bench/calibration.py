@@ -283,7 +283,7 @@ class Recalibration(NamedTuple):
     """New calibration of a judge, and its figures on examples it was not fitted on."""
 
     calibration: Calibration
-    """Fitted on all examples."""
+    """Fitted on all examples; as in the judge's card for a form without any."""
     before: dict[str, dict[str, Metric]]
     """Figures by form at the calibration of the judge's card."""
     after: dict[str, dict[str, Metric]]
@@ -310,11 +310,12 @@ def recalibrate(
     if len({*halves}) < 2:
         raise DataError("examples to calibrate on are of at least two prompts, to measure on one")
     answered = AnsweredExamples.ask(judge, examples, on_progress)
-    fitted = fit_answered(answered)
-    before = answered.decode(judge.card.calibration or Calibration())
+    known = judge.card.calibration or Calibration()
+    fitted = _refit(answered, known)
+    before = answered.decode(known)
     after = before
     for half in (0, 1):
-        calibration = fit_answered(answered.select([other != half for other in halves]))
+        calibration = _refit(answered.select([other != half for other in halves]), known)
         decoded = answered.decode(calibration)
         after = [
             new if other == half else old
@@ -323,6 +324,15 @@ def recalibrate(
     return Recalibration(
         fitted, _figures(examples, before), _figures(examples, after), answered.decode(fitted)
     )
+
+
+def _refit(answered: AnsweredExamples, known: Calibration) -> Calibration:
+    """Fit a calibration that stays as it is for a form without examples."""
+    fitted = fit_answered(answered)
+    forms = {example.sample.form for example in answered.examples}
+    if "compare" not in forms:
+        fitted = replace(fitted, compare=known.compare, tie_margin=known.tie_margin)
+    return fitted if "score" in forms else replace(fitted, score=known.score)
 
 
 def _figures(

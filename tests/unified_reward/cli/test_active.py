@@ -47,9 +47,9 @@ def test_an_arena_asks_in_the_order_of_doubt(cli, records):
     assert code == 0
     assert "4 of 4 pairs by uncertainty, doubts 1.000 to 0.200" in text
     assert names(out) == ["d", "b", "c", "a"]
-    asked = read_items([str(out)])
-    assert [item.id for item in asked.items] == ["d", "b", "c", "a"]
-    reason = asked.items[1].example.tags["active"]
+    queue = read_items([str(out)])
+    assert [item.id for item in queue.items] == ["d", "b", "c", "a"]
+    reason = queue.items[1].example.tags["active"]
     assert reason == "uncertainty 0.900: p 0.550 by table:one.csv"
 
 
@@ -75,7 +75,7 @@ def test_verdicts_are_not_asked_again_and_other_settings_are_refused(cli, record
     first = out.read_bytes()
     assert b"(orders disagree)" in first
     judge = type(open_judge("scripted:first"))
-    monkeypatch.setattr(judge, "ask", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr(judge, "ask", lambda *_, **__: pytest.fail("queue again"))
     assert cli(*arguments)[0] == 0
     assert out.read_bytes() == first
     code, _, err = cli(*arguments, "--orders", 1)

@@ -46,9 +46,9 @@ def test_the_winner_has_most_votes_and_an_even_split_is_a_tie(tmp_path, choices,
 
 @given(st.lists(st.sampled_from(CHOICES), min_size=1, max_size=5))
 def test_the_share_of_a_win_is_the_mean_of_the_votes_that_say_anything(choices):
-    said = [WIN_SHARE[choice] for choice in choices if choice in WIN_SHARE]
+    clear = [WIN_SHARE[choice] for choice in choices if choice in WIN_SHARE]
     counts = {"n": len(choices), **{choice: choices.count(choice) for choice in CHOICES}}
-    assert win_share(counts) == (pytest.approx(sum(said) / len(said)) if said else None)
+    assert win_share(counts) == (pytest.approx(sum(clear) / len(clear)) if clear else None)
 
 
 @pytest.mark.parametrize("raters", [3, None, ["ann"], {"n": 2}, dict.fromkeys(CHOICES, "2")])

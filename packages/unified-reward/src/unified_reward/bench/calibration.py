@@ -287,7 +287,7 @@ class Recalibration(NamedTuple):
     before: dict[str, dict[str, Metric]]
     """Figures by form at the calibration of the judge's card."""
     after: dict[str, dict[str, Metric]]
-    """The same, each half of the prompts at the calibration fitted on the other half."""
+    """Figures of each half of the prompts at the calibration fitted on the other half."""
     verdicts: list[Verdict]
     """Verdict on each example at the new calibration."""
 

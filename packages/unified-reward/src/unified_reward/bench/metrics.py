@@ -67,14 +67,14 @@ class Metric:
         return {"value": value, "ci95": sides, "n": self.n, **self.conventions}
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: float) -> tuple[float, float]:
     """Wilson score interval of a proportion, 95 %.
 
     Wilson 1927, doi:10.1080/01621459.1927.10502953.
 
     Args:
         successes: Between 0 and n; halves count for ties scored half.
-        n: Number of independent trials, >= 0; nothing is known from 0.
+        n: Number of independent trials, >= 0, also an effective one; nothing is known from 0.
 
     >>> [round(side, 3) for side in wilson(8, 10)]
     [0.49, 0.943]

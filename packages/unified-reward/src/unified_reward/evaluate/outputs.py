@@ -79,8 +79,9 @@ class RewardValues:
 
     name: str
     scores: Mapping[str, Mapping[str, tuple[float, ...]]]
-    """Score of each output by model and prompt, in units of the judge's own; empty for a judge that
-    only compares."""
+    """Score of each output by model and prompt, in units of the judge's own; NaN for an output
+    without one, so that the k-th is always that of the k-th file. Empty for a judge that only
+    compares."""
     comparisons: tuple[Comparison, ...]
     """Comparisons by the judge; empty where scores alone were asked."""
     reading_sigma: float | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unified_reward.core.extensions import extra, require
+import numpy as np
+
+from unified_reward.core.extensions import require
 
 
 Game = tuple[int, int, float | None]
 """Two players and the probability that the first wins; None if it is unknown."""
 _PRIOR_WINS = 0.002
-"""Wins each way that every player starts with against every other, so that strengths are finite."""
 
 
 def swiss_round(order: Sequence[int], played: Sequence[Game]) -> list[tuple[int, int]]:
@@ -36,7 +37,9 @@ def swiss_round(order: Sequence[int], played: Sequence[Game]) -> list[tuple[int,
     return pairs
 
 
-def strengths(players: Sequence[int], games: Sequence[Game]) -> dict[int, float]:
+def strengths(
+    players: Sequence[int], games: Sequence[Game], *, prior: float | np.ndarray = _PRIOR_WINS
+) -> dict[int, float]:
     """Bradley-Terry strengths from probabilities to win.
 
     A game counts as the fraction of a win it is likely to be. Everybody also starts with a faint
@@ -46,6 +49,8 @@ def strengths(players: Sequence[int], games: Sequence[Game]) -> dict[int, float]
     Args:
         players: Players of the tournament.
         games: Games that were played.
+        prior: Wins each way that everybody starts with against everybody else, > 0; one number, or
+            one a pair of players, shape (players, players), symmetric.
 
     Returns:
         Strength by player, in log-odds around 0, rounded to 6 decimals.
@@ -54,11 +59,8 @@ def strengths(players: Sequence[int], games: Sequence[Game]) -> dict[int, float]
     >>> round(result[0] - result[1], 1)
     1.1
     """
-    with extra("bench"):
-        import numpy as np
-
     place = {player: k for k, player in enumerate(players)}
-    wins = _PRIOR_WINS * (1 - np.eye(len(players)))
+    wins = prior * (1 - np.eye(len(players)))
     for a, b, p_a in games:
         if p_a is not None:
             wins[place[a], place[b]] += p_a

@@ -20,7 +20,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Image, Sample, Task
 from unified_reward.core.verdicts import Preferred, Scored, Verdict
-from unified_reward.evaluate.outputs import Comparison, RewardValues, model_pairs
+from unified_reward.evaluate.outputs import Comparison, model_pairs
 from unified_reward.io.atomic import replacing, write_json
 from unified_reward.io.run_config import check_run_config
 from unified_reward.io.text import read_json
@@ -33,6 +33,7 @@ BETTER, BEFORE, BLURRED, NOISY = MODELS = ["better", "before", "blurred", "noisy
 """Policies in the order that is known, the best first."""
 ORACLE, JUDGE = "oracle", "judge"
 """Rewards of the pool."""
+Pair = tuple[str, str]
 _TASK = Task.IMAGE_GENERATION
 
 
@@ -60,24 +61,28 @@ class PoolConfig:
 
 
 @dataclass(frozen=True)
+class Reward:
+    """What a reward says about the pictures of a pool."""
+
+    scores: Mapping[str, Mapping[str, float]]
+    """By model and prompt."""
+    comparisons: Mapping[Pair, Mapping[str, Comparison]]
+    """By pair of models and prompt; by the oracle those that follow from its scores."""
+
+    def compared(self, prompts: Sequence[str]) -> list[Comparison]:
+        """Comparisons of all pairs for some prompts."""
+        return [each[prompt] for each in self.comparisons.values() for prompt in prompts]
+
+
+@dataclass(frozen=True)
 class Pool:
-    """Values of a picture of each policy for each prompt."""
+    """A picture of each policy for each prompt, in values."""
 
     prompts: list[str]
     """Ids."""
-    rewards: dict[str, RewardValues]
-    """By name: the oracle's scores, 0 where it reads nothing, and the judge's and its comparisons
-    of all pairs of policies in both orders."""
-
-    def subset(self, reward: str, prompts: Sequence[str]) -> RewardValues:
-        """Return what a reward says about some of the prompts."""
-        whole, chosen = self.rewards[reward], set(prompts)
-        scores = {
-            model: {prompt: values[prompt] for prompt in prompts}
-            for model, values in whole.scores.items()
-        }
-        comparisons = tuple(c for c in whole.comparisons if c.prompt in chosen)
-        return RewardValues(reward, scores, comparisons)
+    rewards: dict[str, Reward]
+    """The oracle, whose score is 0 where it reads nothing, and the judge, who compared all pairs of
+    policies in both orders."""
 
 
 def read_pool(config: PoolConfig, folder: Path) -> Pool:
@@ -91,19 +96,30 @@ def read_pool(config: PoolConfig, folder: Path) -> Pool:
         write_json(file, _values(open_judge(config.judge), prompts, pictures))
     kept: dict[str, Any] = read_json(file)
     scores = {
-        name: {
-            model: {prompt: (value,) for prompt, value in zip(ids, kept[name][model], strict=True)}
-            for model in MODELS
-        }
+        name: {model: dict(zip(ids, kept[name][model], strict=True)) for model in MODELS}
         for name in (ORACLE, JUDGE)
     }
-    comparisons = tuple(
-        Comparison(prompt, *pair.split("|"), (first + second) / 2, bool(same), (first, second))
-        for pair, values in kept["comparisons"].items()
-        for prompt, (first, second, same) in zip(ids, values, strict=True)
-    )
-    rewards = {ORACLE: (), JUDGE: comparisons}
-    return Pool(ids, {name: RewardValues(name, scores[name], rewards[name]) for name in rewards})
+    by_oracle = {
+        (a, b): {
+            prompt: Comparison(prompt, a, b, (np.sign(x - scores[ORACLE][b][prompt]) + 1) / 2)
+            for prompt, x in scores[ORACLE][a].items()
+        }
+        for a, b in model_pairs(MODELS)
+    }
+    by_judge = {
+        (a, b): {
+            prompt: Comparison(prompt, a, b, (first + second) / 2, bool(same), (first, second))
+            for prompt, (first, second, same) in zip(
+                ids, kept["comparisons"][f"{a}|{b}"], strict=True
+            )
+        }
+        for a, b in model_pairs(MODELS)
+    }
+    rewards = {
+        ORACLE: Reward(scores[ORACLE], by_oracle),
+        JUDGE: Reward(scores[JUDGE], by_judge),
+    }
+    return Pool(ids, rewards)
 
 
 def distinct_prompts(n: int, seed: int) -> list[PolicyPrompt]:

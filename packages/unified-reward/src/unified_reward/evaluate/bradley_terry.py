@@ -95,7 +95,8 @@ def fit_bradley_terry(models: Sequence[str], comparisons: Iterable[Comparison]) 
     difference ``x = e_a - e_b`` and the fitted ``p = sigmoid(x · strengths)``. The covariance is
     the sandwich of White 1982, clustered by prompt (Liang and Zeger 1986), with C prompts::
 
-        H⁺ M H⁺,  H = Σ_games p (1 - p) x xᵀ,  M = C / (C - 1) Σ_prompts s sᵀ,  s = Σ_games (y - p) x
+        H⁺ M H⁺,  H = Σ_games p (1 - p) x xᵀ,
+        M = C / (C - 1) Σ_prompts s sᵀ,  s = Σ_games of the prompt (y - p) x
 
     Every model also starts with half a win and half a loss, spread over the others, so that one
     that always wins stays finite. Between two this is Haldane's and Anscombe's correction of

@@ -231,7 +231,7 @@ def prompt_key(example: Example) -> str:
 def vote_comparisons(votes: Iterable[Vote]) -> list[Comparison]:
     """Comparisons that people decided, one an item: the mean share of a win over its votes.
 
-    Votes of gold items and repeats, and those that cannot tell, are left out.
+    Votes on gold items and repeats, and those that cannot tell, are left out.
     """
     items: defaultdict[str, list[Vote]] = defaultdict(list)
     for vote in votes:

@@ -7,6 +7,7 @@ annotator of the microworld with noise, on the oracle's scores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -20,7 +21,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.evaluate.bradley_terry import BradleyTerry, fit_bradley_terry
 from unified_reward.evaluate.budget import budget_report, next_questions, question_orders
 from unified_reward.evaluate.estimates import Estimate, mean_estimate, paired_difference, win_rate
-from unified_reward.evaluate.outputs import Comparison
+from unified_reward.evaluate.outputs import Comparison, model_pairs
 from unified_reward.evaluate.prediction_powered import prediction_powered
 from unified_reward_lab.experiments.evaluation_page import page, plot
 from unified_reward_lab.experiments.evaluation_pool import (
@@ -28,6 +29,7 @@ from unified_reward_lab.experiments.evaluation_pool import (
     JUDGE,
     MODELS,
     ORACLE,
+    Pair,
     Pool,
     PoolConfig,
     Reward,
@@ -39,6 +41,7 @@ from unified_reward_lab.microworld.annotators import Annotator
 
 _OTHERS = [model for model in MODELS if model != BEFORE]
 _NEIGHBOURS = [*pairwise(MODELS)]
+_PAIRS = model_pairs(MODELS)
 _BATCH = 30
 """Comparisons that adaptive pairs choose at once, and steps in which even ones are counted."""
 
@@ -230,31 +233,48 @@ def _budgets(
     for name, reward in pool.rewards.items():
         report[name] = {}
         for n in config.comparisons:
-            saved: list[float] = []
-            claimed: list[float] = []
+            rows: list[dict[str, float]] = []
             found: list[dict[str, Estimate]] = []
-            shares: list[float] = []
             samples = _samples(pool, config.prompts, config.repeats, study.seed + 1)
             for k, prompts in enumerate(samples):
                 made = _adaptive(reward, prompts, n, k)
-                claims = budget_report(MODELS, made)
-                even = _even_to_reach(reward, prompts, claims["width"], k)
-                saved.append(1 - n / even)
-                claimed.append(1 - n / claims["uniform_comparisons"])
-                found.append(_leads(fit_bradley_terry(MODELS, made)))
-                shares.append(np.mean([(each.a, each.b) in _NEIGHBOURS for each in made]))
+                even = _even(reward, prompts, k + 10**6)
+                fit = fit_bradley_terry(MODELS, made)
+                reported = budget_report(MODELS, made)["uniform_comparisons"]
+                rows.append(
+                    {
+                        "saved": _reaching(even, fit, _PAIRS) / n,
+                        "saved_neighbours": _reaching(even, fit, _NEIGHBOURS) / n,
+                        "reported": reported / n,
+                    }
+                    | {f"share {a} {b}": _share_of(made, a, b) for a, b in _PAIRS}
+                )
+                found.append(_leads(fit))
                 progress(1)
             report[name][str(n)] = {
-                "saved": _mean(saved),
-                "reported": _mean(claimed),
-                "neighbours": float(np.mean(shares)),
-                "coverage": _coverage(found, truth[name]),
-            }
+                key: (_mean if key.startswith("share ") else _saved)([row[key] for row in rows])
+                for key in rows[0]
+            } | {"coverage": _coverage(found, truth[name])}
     return report
+
+
+def _share_of(made: Sequence[Comparison], a: str, b: str) -> float:
+    return sum((each.a, each.b) == (a, b) for each in made) / len(made)
 
 
 def _mean(values: Sequence[float]) -> dict[str, Any]:
     return mean_estimate({str(k): value for k, value in enumerate(values)}).row()
+
+
+def _saved(ratios: Sequence[float]) -> dict[str, Any]:
+    """Share of the even comparisons that is saved, by the geometric mean of even to adaptive ones.
+
+    The mean of the shares themselves is below 0 where both ways are the same: it is concave.
+    """
+    found = _mean([math.log(ratio) for ratio in ratios])
+    low, high = found["ci95"]
+    ends = [1 - math.exp(-low), 1 - math.exp(-high)]
+    return {"value": 1 - math.exp(-found["value"]), "ci95": ends, "n": found["n"]}
 
 
 def _questions(reward: Reward, prompts: Sequence[str], seed: int) -> dict[Any, list[str]]:
@@ -278,24 +298,34 @@ def _adaptive(reward: Reward, prompts: Sequence[str], n: int, seed: int) -> list
     return made
 
 
-def _even_to_reach(reward: Reward, prompts: Sequence[str], width: float, seed: int) -> int:
-    """Number of comparisons, evenly over all pairs, whose widest interval is as narrow.
-
-    By bisection over the numbers; all of them if not even they reach the width.
-    """
-    orders = _questions(reward, prompts, seed + 10**6)
-    rounds = zip(*orders.values(), strict=True)
-    made = [
+def _even(reward: Reward, prompts: Sequence[str], seed: int) -> list[Comparison]:
+    """Comparisons in an order of which every part is spread evenly over all pairs."""
+    orders = _questions(reward, prompts, seed)
+    return [
         reward.comparisons[pair][prompt]
-        for each in rounds
+        for each in zip(*orders.values(), strict=True)
         for pair, prompt in zip(orders, each, strict=True)
     ]
-    low, high = len(orders), len(made)
+
+
+def _reaching(even: Sequence[Comparison], fit: BradleyTerry, pairs: Sequence[Pair]) -> int:
+    """Number of the even comparisons whose widest interval is as narrow as that of a fit.
+
+    By bisection; all of them if not even they are.
+    """
+    width = _widest(fit, pairs)
+    low, high = 0, len(even)
     while high - low > _BATCH:
         middle = (low + high) // 2
-        found = budget_report(MODELS, made[:middle])["width"]
-        low, high = (low, middle) if found is not None and found <= width else (middle, high)
+        found = _widest(fit_bradley_terry(MODELS, even[:middle]), pairs)
+        low, high = (low, middle) if found <= width else (middle, high)
     return high
+
+
+def _widest(fit: BradleyTerry, pairs: Sequence[Pair]) -> float:
+    """Width of the widest interval of a win rate of these pairs."""
+    intervals = [fit.difference(a, b).ci95 or (-math.inf, math.inf) for a, b in pairs]
+    return max(1 / (1 + math.exp(-high)) - 1 / (1 + math.exp(-low)) for low, high in intervals)
 
 
 def _agreement(pool: Pool) -> dict[str, Any]:

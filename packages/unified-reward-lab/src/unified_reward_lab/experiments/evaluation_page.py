@@ -99,24 +99,33 @@ def _order(drawn: Mapping[str, Any]) -> list[str]:
 
 
 def _budget(budget: Mapping[str, Any]) -> list[str]:
+    pairs = [
+        key.removeprefix("share ")
+        for by_number in budget["rewards"].values()
+        for each in by_number.values()
+        for key in each
+        if key.startswith("share ")
+    ]
+    pairs = [*dict.fromkeys(pairs)]
     rows = [
         [
             reward,
             f"{int(n):,}",
-            with_interval(each["saved"]),
-            with_interval(each["reported"]),
-            f"{each['neighbours']:.2f}",
+            *(with_interval(each[key]) for key in ("saved", "saved_neighbours", "reported")),
+            *(f"{each[f'share {pair}']['value']:.2f}" for pair in pairs),
             f"{min(lead['value'] for lead in each['coverage'].values()):.3f}",
         ]
         for reward, by_number in budget["rewards"].items()
         for n, each in by_number.items()
     ]
-    head = ["reward", "comparisons", "saved", "saved as reported", "of neighbours", "coverage"]
+    saved = ("saved", "saved, neighbours", "saved as reported")
+    head = ["reward", "comparisons", *saved, *pairs, "coverage"]
     return [
         f"{budget['prompts']} prompts of the pool, {budget['repeats']} times: the share of the "
-        "calls of even pairs that adaptive pairs save until the widest interval of a win rate of "
-        "neighbours is as narrow, as measured and as `--budget` reports it; the share of the "
-        "comparisons that are of neighbours; and the lowest coverage of their leads.",
+        "calls of even pairs that adaptive pairs save (geometric mean) until the widest interval "
+        "of a win rate is as narrow, over all pairs and over neighbours of the known order, and as "
+        "`--budget` reports it; the share of the comparisons by pair; and the lowest coverage "
+        "of the leads of neighbours.",
         "",
         *table(head, rows),
     ]

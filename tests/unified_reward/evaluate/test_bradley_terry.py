@@ -110,7 +110,7 @@ def test_the_covariance_agrees_with_a_bootstrap_over_prompts():
 def test_differences_lie_in_95_percent_of_their_intervals(models, n):
     """Of 300 repeats at least 91 %, three standard errors below."""
     rng = np.random.default_rng(1)
-    hits = {pair: 0 for pair in combinations(models, 2)}
+    hits = dict.fromkeys(combinations(models, 2), 0)
     for _ in range(300):
         fit = fit_bradley_terry([*models], simulate(rng, models, n))
         for a, b in hits:
@@ -119,9 +119,7 @@ def test_differences_lie_in_95_percent_of_their_intervals(models, n):
     assert min(hits.values()) >= 0.91 * 300
 
 
-outcomes = st.tuples(
-    st.integers(0, 5), st.sampled_from([*combinations("abc", 2)]), st.floats(0, 1)
-)
+outcomes = st.tuples(st.integers(0, 5), st.sampled_from([*combinations("abc", 2)]), st.floats(0, 1))
 
 
 @settings(deadline=None, max_examples=50)

@@ -328,12 +328,13 @@ def _widest(fit: BradleyTerry, pairs: Sequence[Pair]) -> float:
     return max(1 / (1 + math.exp(-high)) - 1 / (1 + math.exp(-low)) for low, high in intervals)
 
 
-def _agreement(pool: Pool) -> dict[str, Any]:
-    """By model: correlation of the judge's win probability against `BEFORE` with the oracle's."""
-    agreement: dict[str, Any] = {}
+def _agreement(pool: Pool) -> dict[str, float | None]:
+    """Correlation of the judge's win probability with the oracle's; None if either is constant."""
+    agreement: dict[str, float | None] = {}
     for model in _OTHERS:
         truth, given = (_win_shares(pool.rewards[name], model) for name in (ORACLE, JUDGE))
-        agreement[model] = round(float(np.corrcoef(truth, given)[0, 1]), 4)
+        is_known = min(np.ptp(truth), np.ptp(given)) > 0
+        agreement[model] = round(float(np.corrcoef(truth, given)[0, 1]), 4) if is_known else None
     return agreement
 
 

@@ -131,7 +131,7 @@ def _budget(budget: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _people(people: Mapping[str, Any], agreement: Mapping[str, float]) -> list[str]:
+def _people(people: Mapping[str, Any], agreement: Mapping[str, float | None]) -> list[str]:
     rows: list[list[str]] = []
     for model, found in people["models"].items():
         for n, each in found["by_votes"].items():
@@ -143,7 +143,7 @@ def _people(people: Mapping[str, Any], agreement: Mapping[str, float]) -> list[s
             rows.append([model, n, *cells, f"{ratio:.3f}", f"{each['weight']:.2f}"])
     known = ", ".join(
         f"{model} {found['value']:.3f} (correlation of verdicts with the oracle's "
-        f"{agreement[model]:.2f})"
+        f"{'-' if agreement[model] is None else f'{agreement[model]:.2f}'})"
         for model, found in people["models"].items()
     )
     head = [

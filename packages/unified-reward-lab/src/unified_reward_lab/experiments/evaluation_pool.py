@@ -87,7 +87,7 @@ class Pool:
 
 def read_pool(config: PoolConfig, folder: Path) -> Pool:
     """Read the pool of a folder; what is missing is made."""
-    check_run_config(folder / "pool.json", asdict(config), {})
+    check_run_config(folder / f"{BEFORE}.npz", asdict(config), {})
     prompts = distinct_prompts(config.n, config.seed)
     ids = [prompt.id for prompt in prompts]
     file = folder / "values.json"

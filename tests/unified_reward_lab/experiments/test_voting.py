@@ -55,9 +55,12 @@ def result(points):
 
 
 def test_arms_are_compared_on_the_same_pairs():
-    """Two captions of two pairs; at 20 votes the arm has 1/2 more than the reference."""
+    """Two captions of two pairs; at 20 votes the arm leads by 1/2, seed by seed."""
     done = {
-        "random": [[result([1, 0, 0, 0]), result([1, 0, 1, 0])]],
+        "random": [
+            [result([1, 0, 0, 0]), result([1, 0, 1, 0])],
+            [result([0, 0, 0, 0]), result([0, 0, 0, 0])],
+        ],
         "uncertain": [[result([1, 0, 1, 0]), result([1, 1, 1, 1])]],
     }
     report = build_report([10, 20], result([0, 0, 0, 0]), done, ["x", "x", "y", "y"])
@@ -75,8 +78,8 @@ def test_numbers_of_votes_that_do_not_rise_are_refused(votes):
 
 
 def test_a_study_without_its_reference_is_refused():
-    with pytest.raises(ConfigError, match="and the arm random"):
-        VotingStudy(arms=("uncertain",))
+    with pytest.raises(ConfigError, match="random needs at least as many seeds as any other"):
+        VotingStudy(arms={"random": 1, "uncertain": 2})
 
 
 @pytest.mark.slow
@@ -86,13 +89,13 @@ def test_judges_are_taught_in_rounds_and_what_is_taught_is_kept(tmp_path):
         prompts={"train": 6, "test": 6},
         pictures=3,
         votes=(3, 6),
-        seeds=(0,),
+        arms={"random": 2, "uncertain": 1, "disagree": 1},
         epochs=1,
         batch_size=3,
     )
     advanced = []
     report = run(study, advanced.append)
-    assert sum(advanced) == study.total == 6
+    assert sum(advanced) == study.total == 8
     tested = read_pictures(study, "test")
     assert 0 < report["n"] <= len(tested.pairs) == 18
     asked = {}

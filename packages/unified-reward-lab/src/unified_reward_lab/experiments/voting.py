@@ -64,13 +64,14 @@ class VotingStudy:
     """Pictures of each prompt, every pair of which can be asked about."""
     temperature: float = 0.2
     """Of the rater's Bradley-Terry noise, in units of the oracle's score."""
-    arms: tuple[Arm, ...] = ("random", "uncertain", "disagree")
-    """``random``; ``uncertain``: pairs on which the judge so far is least sure; ``disagree``: pairs
-    on which it and the second judge differ most."""
+    arms: Mapping[Arm, int] = field(
+        default_factory=lambda: {"random": 2, "uncertain": 2, "disagree": 1}
+    )
+    """Number of seeds of each: of the order of asking, the raters' noise and the training.
+    ``random``; ``uncertain``: pairs on which the judge so far is least sure; ``disagree``: pairs on
+    which it and the second judge differ most."""
     votes: tuple[int, ...] = (500, 1000, 2000, 4000, 8000)
     """Numbers of votes after which a judge is trained, increasing."""
-    seeds: tuple[int, ...] = (0, 1)
-    """Of the order of asking, the raters' noise and the training."""
     judge: str = "tiny_scalar"
     """Scalar judge that is taught."""
     second: str = "tiny_judge"
@@ -81,13 +82,13 @@ class VotingStudy:
     def __post_init__(self) -> None:
         if [*self.votes] != sorted({*self.votes}) or not self.votes or self.votes[0] < 1:
             raise ConfigError(f"votes must be increasing numbers from 1, given {self.votes}")
-        if "random" not in self.arms or not self.seeds:
-            raise ConfigError("the study needs at least one seed, and the arm random")
+        if not 0 < max(self.arms.values(), default=0) <= self.arms.get("random", 0):
+            raise ConfigError("the arm random needs at least as many seeds as any other, and one")
 
     @property
     def total(self) -> int:
         """Number of trainings."""
-        return len(self.arms) * len(self.seeds) * len(self.votes)
+        return sum(self.arms.values()) * len(self.votes)
 
 
 class Pictures(NamedTuple):
@@ -110,14 +111,14 @@ def run(study: VotingStudy, progress: Callable[[int], None] = lambda _: None) ->
     """
     asked, tested = (read_pictures(study, split) for split in ("train", "test"))
     tested = tested._replace(pairs=_differing(tested))
-    shared = ("work", "arms", "seeds")
+    shared = ("work", "arms")
     settings = {name: value for name, value in asdict(study).items() if name not in shared}
     check_run_config(study.work / "before.json", settings, {})
     before = _kept(study.work / "before.json", lambda: {"points": _points(study.judge, tested)})
     course = _Course(study, asked, tested)
     done: dict[str, list[list[Result]]] = {arm: [] for arm in study.arms}
-    for seed in study.seeds:
-        for arm in study.arms:
+    for seed in range(max(study.arms.values())):
+        for arm in (arm for arm, n in study.arms.items() if seed < n):
             rounds: list[Result] = []
             for result in course.rounds(arm, seed):
                 rounds.append(result)
@@ -125,7 +126,6 @@ def run(study: VotingStudy, progress: Callable[[int], None] = lambda _: None) ->
             done[arm].append(rounds)
     prompts = [tested.prompts[int(first)] for first, _ in tested.pairs]
     return build_report(study.votes, before, done, prompts) | {
-        "seeds": [*study.seeds],
         "temperature": study.temperature,
         "asked": len(asked.pairs),
     }

@@ -18,7 +18,6 @@ _ARMS = {
 def page(report: Mapping[str, Any]) -> str:
     """Format the report as a Markdown section."""
     arms: Mapping[str, Any] = report["arms"]
-    seeds = len(report["seeds"])
     rows = [
         [
             arm,
@@ -36,7 +35,7 @@ def page(report: Mapping[str, Any]) -> str:
         "## Votes that teach a judge, at random or where it is unsure",
         "",
         f"Accuracy on {report['n']:,} pairs of pictures of held-out prompts whose oracle scores "
-        f"differ, over {seeds} {'seed' if seeds == 1 else 'seeds'}; before any vote "
+        f"differ, mean over the seeds; before any vote "
         f"{with_interval(report['before'])}. The votes are a simulated rater's, with "
         f"Bradley-Terry noise of temperature {report['temperature']:g}, on some of "
         f"{report['asked']:,} pairs of training prompts: "

@@ -25,7 +25,8 @@ def build_report(
     Args:
         votes: Numbers of votes.
         before: Result of the judge before any vote.
-        done: Results by arm, seed and number of votes; the first arm is the reference.
+        done: Results by arm, seed and number of votes. The first arm is the reference; others are
+            compared with as many of its seeds as they have.
         prompts: Caption of each test pair; intervals are over captions.
 
     Returns:
@@ -38,7 +39,7 @@ def build_report(
         arm: np.array([[result["points"] for result in rounds] for rounds in seeds])
         for arm, seeds in done.items()
     }
-    reference = next(iter(points))
+    reference = next(iter(points.values()))
     start = np.array(before["points"])
     arms: dict[str, Any] = {}
     for arm, found in points.items():
@@ -50,11 +51,14 @@ def build_report(
                 "accuracy": _mean(mean, prompts),
                 "by_seed": [round(float(each), 4) for each in found[:, i].mean(axis=1)],
                 "gain": _mean(mean - start, prompts),
-                "ahead": _mean(mean - points[reference][:, i].mean(axis=0), prompts),
+                "ahead": _mean(mean - reference[: len(found), i].mean(axis=0), prompts),
                 "ties": round(float(np.mean([result["ties"] for result in results])), 4),
                 "wrong": round(float(np.mean([result["wrong"] for result in results])), 4),
             }
-    curves = {arm: np.vstack([start, found.mean(axis=0)]) for arm, found in points.items()}
+
+    def curve(found: _Curves) -> _Curves:
+        return np.vstack([start, found.mean(axis=0)])
+
     return {
         "name": "voting",
         "n": len(prompts),
@@ -63,9 +67,9 @@ def build_report(
         "before": _mean(start, prompts),
         "arms": arms,
         "needed": {
-            arm: _needed(votes, curves[reference], curve, prompts)
-            for arm, curve in curves.items()
-            if arm != reference
+            arm: _needed(votes, curve(reference[: len(found)]), curve(found), prompts)
+            for arm, found in points.items()
+            if found is not reference
         },
     }
 

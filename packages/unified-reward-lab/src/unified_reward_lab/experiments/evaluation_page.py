@@ -99,35 +99,23 @@ def _order(drawn: Mapping[str, Any]) -> list[str]:
 
 
 def _budget(budget: Mapping[str, Any]) -> list[str]:
-    pairs = [
-        key.removeprefix("share ")
-        for by_number in budget["rewards"].values()
-        for each in by_number.values()
-        for key in each
-        if key.startswith("share ")
-    ]
-    pairs = [*dict.fromkeys(pairs)]
-    rows = [
-        [
-            reward,
-            f"{int(n):,}",
-            *(with_interval(each[key]) for key in ("saved", "saved_neighbours", "reported")),
-            *(f"{each[f'share {pair}']['value']:.2f}" for pair in pairs),
-            f"{min(lead['value'] for lead in each['coverage'].values()):.3f}",
-        ]
-        for reward, by_number in budget["rewards"].items()
-        for n, each in by_number.items()
-    ]
+    rows: list[list[str]] = []
+    for reward, by_number in budget["rewards"].items():
+        for n, each in by_number.items():
+            shares = [found["value"] for key, found in each.items() if key.startswith("share ")]
+            saved = (with_interval(each[key]) for key in ("saved", "saved_neighbours", "reported"))
+            covered = min(lead["value"] for lead in each["coverage"].values())
+            spread = f"{min(shares):.2f} to {max(shares):.2f}"
+            rows.append([reward, f"{int(n):,}", *saved, spread, f"{covered:.3f}"])
     saved = ("saved", "saved, neighbours", "saved as reported")
-    head = ["reward", "comparisons", *saved, *pairs, "coverage"]
     return [
         f"{budget['prompts']} prompts of the pool, {budget['repeats']} times: the share of the "
         "calls of even pairs that adaptive pairs save (geometric mean) until the widest interval "
         "of a win rate is as narrow, over all pairs and over neighbours of the known order, and as "
-        "`--budget` reports it; the share of the comparisons by pair; and the lowest coverage "
-        "of the leads of neighbours.",
+        "`--budget` reports it; the shares of the comparisons that the six pairs get; and the "
+        "lowest coverage of the leads of neighbours.",
         "",
-        *table(head, rows),
+        *table(["reward", "comparisons", *saved, "shares of pairs", "coverage"], rows),
     ]
 
 
@@ -176,12 +164,14 @@ def plot(report: Mapping[str, Any]) -> bytes:
         numbers = [int(n) for n in found["by_votes"]]
         for kind in ("votes", "powered", "judge"):
             rows = [each[kind] for each in found["by_votes"].values()]
-            axes[0, column].plot(numbers, [row["width"] for row in rows], marker="o", label=kind)
+            axes[0, column].plot(numbers, [row["width"] for row in rows], marker="o")
             axes[1, column].plot(numbers, [row["value"] for row in rows], marker="o")
         axes[0, column].set(title=model, xscale="log")
         axes[1, column].axhline(0.95, color="0.7", linewidth=1)
         axes[1, column].set(xlabel="votes", ylim=(-0.03, 1.03))
+        axes[1, column].set_xticks(numbers, [*map(str, numbers)])
+        axes[1, column].minorticks_off()
     axes[0, 0].set(ylabel="width")
     axes[1, 0].set(ylabel="coverage")
-    axes[0, 0].legend(frameon=False)
+    axes[0, 0].legend(["votes alone", "prediction-powered", "judge alone"], frameon=False)
     return png(figure, dpi=110)

@@ -88,5 +88,8 @@ def plot(report: Mapping[str, Any]) -> bytes:
         ]
         axes.errorbar([*map(int, by_votes)], values, yerr=bars, label=arm, marker="o", capsize=3)
     axes.set(xlabel="votes", ylabel="accuracy on held-out pairs", xscale="log")
+    numbers = [int(n) for n in report["arms"]["random"]]
+    axes.set_xticks(numbers, [f"{n:,}" for n in numbers])
+    axes.minorticks_off()
     axes.legend(frameon=False)
     return png(figure, dpi=110)

@@ -1,4 +1,4 @@
-"""Votes at random, or where a judge is unsure: what is asked, taught, tested and reported."""
+"""Votes at random, or where a judge is unsure: what is chosen, taught, tested and reported."""
 
 import json
 from dataclasses import replace
@@ -98,14 +98,14 @@ def test_judges_are_taught_in_rounds_and_what_is_taught_is_kept(tmp_path):
     assert sum(advanced) == study.total == 8
     tested = read_pictures(study, "test")
     assert 0 < report["n"] <= len(tested.pairs) == 18
-    asked = {}
+    chosen = {}
     for arm in study.arms:
         for n in study.votes:
             folder = tmp_path / "work" / arm / "0" / str(n)
             rows = [*map(json.loads, (folder / "votes.jsonl").read_text().splitlines())]
-            asked[arm, n] = {row["id"] for row in rows}
-            assert len(asked[arm, n]) == n
-        assert asked[arm, 3] < asked[arm, 6], "later rounds keep the votes of earlier ones"
+            chosen[arm, n] = {row["id"] for row in rows}
+            assert len(chosen[arm, n]) == n
+        assert chosen[arm, 3] < chosen[arm, 6], "later rounds keep the votes of earlier ones"
     assert "| disagree | 6 |" in page(report)
     assert plot(report).startswith(b"\x89PNG")
     weights = tmp_path / "work" / "random" / "0" / "6" / "judge" / "model.safetensors"

@@ -1,6 +1,6 @@
 """Evaluation: intervals, adaptive pairs and prediction-powered intervals, against a known truth.
 
-Evaluations of a few hundred prompts are drawn from a pool of four policies of known order (see
+Evaluations of a few hundred prompts are sampled from a pool of four policies of known order (see
 `evaluation_pool`), whose values are the truth that the intervals should cover. People are an
 annotator of the microworld with noise, on the oracle's scores.
 """
@@ -65,13 +65,13 @@ class PeopleStudy:
     judged: int = 2000
     """Prompts with the judge's verdict alone."""
     temperature: float = 0.2
-    """Of the Bradley-Terry noise of votes, in units of the oracle's score."""
+    """Bradley-Terry noise of the votes, in units of the oracle's score."""
     repeats: int = 1000
 
 
 @dataclass(frozen=True)
 class EvaluationStudy:
-    """Pool, and what is drawn from it."""
+    """Pool, and the samples from it."""
 
     work: Path = Path("runs/evaluation")
     """Folder of the pool."""
@@ -121,7 +121,7 @@ def run(study: EvaluationStudy, progress: Callable[[int], None] = lambda _: None
             name: {key: each.row() for key, each in found.items()} for name, found in truth.items()
         },
         "agreement": _agreement(pool),
-        "drawn": _drawn(study, pool, truth, progress),
+        "samples": _sampled(study, pool, truth, progress),
         "budget": asdict(study.budget) | {"rewards": _budgets(study, pool, truth, progress)},
         "people": asdict(study.people) | {"models": _people(study, pool, progress)},
     }
@@ -177,25 +177,25 @@ def _mean_width(estimates: Sequence[Estimate]) -> float:
     return float(np.mean([each.ci95[1] - each.ci95[0] for each in estimates if each.ci95]))
 
 
-def _drawn(
+def _sampled(
     study: EvaluationStudy,
     pool: Pool,
     truth: Mapping[str, Mapping[str, Estimate]],
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
     """Coverage of all figures, and how often the known order is found, by size and reward."""
-    drawn: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
     for size in study.sizes:
         found: dict[str, list[dict[str, Estimate]]] = {name: [] for name in pool.rewards}
         for prompts in _samples(pool, size, study.repeats, study.seed):
             for name, reward in pool.rewards.items():
                 found[name].append(figures(reward, prompts))
             progress(1)
-        drawn[str(size)] = {
+        samples[str(size)] = {
             name: {"coverage": _coverage(each, truth[name]), "order": _order(each)}
             for name, each in found.items()
         }
-    return drawn
+    return samples
 
 
 def _samples(pool: Pool, size: int, repeats: int, seed: int) -> Iterator[list[str]]:
@@ -363,10 +363,10 @@ def _people(study: EvaluationStudy, pool: Pool, progress: Callable[[int], None])
         found: dict[str, list[dict[str, Estimate]]] = {model: [] for model in _OTHERS}
         weights: dict[str, list[float]] = {model: [] for model in _OTHERS}
         for _ in range(config.repeats):
-            drawn = rng.integers(len(pool.prompts), size=n + config.judged)
+            samples = rng.integers(len(pool.prompts), size=n + config.judged)
             for model in _OTHERS:
-                votes = _votes(chances[model][drawn[:n]], rng)
-                judged = {str(k): float(f) for k, f in enumerate(verdicts[model][drawn])}
+                votes = _votes(chances[model][samples[:n]], rng)
+                judged = {str(k): float(f) for k, f in enumerate(verdicts[model][samples])}
                 result = prediction_powered(votes, judged)
                 weights[model].append(result.weight)
                 found[model].append(

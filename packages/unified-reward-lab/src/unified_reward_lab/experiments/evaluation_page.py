@@ -33,12 +33,12 @@ def page(report: Mapping[str, Any]) -> str:
         f"Share of {report['repeats']} random samples of prompts whose interval contains the "
         "pool's value: the lowest of all models, and the mean.",
         "",
-        *_coverage(report["drawn"]),
+        *_coverage(report["samples"]),
         "",
         "The known order: shares of the samples in which Bradley-Terry finds it as a whole, and "
         "in which the interval of a lead is above 0; of all leads, the share below 0.",
         "",
-        *_order(report["drawn"]),
+        *_order(report["samples"]),
         "",
         "### Calls saved by adaptive pairs",
         "",
@@ -70,9 +70,9 @@ def _pool(pool: Mapping[str, Any]) -> list[str]:
     return table(head, rows)
 
 
-def _coverage(drawn: Mapping[str, Any]) -> list[str]:
+def _coverage(samples: Mapping[str, Any]) -> list[str]:
     rows: list[list[str]] = []
-    for size, by_reward in drawn.items():
+    for size, by_reward in samples.items():
         for reward, found in by_reward.items():
             row = [size, reward]
             for kind in _KINDS:
@@ -86,10 +86,10 @@ def _coverage(drawn: Mapping[str, Any]) -> list[str]:
     return table(["prompts", "reward", *_KINDS.values()], rows)
 
 
-def _order(drawn: Mapping[str, Any]) -> list[str]:
+def _order(samples: Mapping[str, Any]) -> list[str]:
     rows: list[list[str]] = []
     names: list[str] = []
-    for size, by_reward in drawn.items():
+    for size, by_reward in samples.items():
         for reward, found in by_reward.items():
             order = found["order"]
             names = [*order["apart"]]

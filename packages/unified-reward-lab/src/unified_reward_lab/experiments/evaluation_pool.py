@@ -62,7 +62,7 @@ class PoolConfig:
 
 @dataclass(frozen=True)
 class Reward:
-    """What a reward says about the pictures of a pool."""
+    """Values that a reward gives the pictures of a pool."""
 
     scores: Mapping[str, Mapping[str, float]]
     """By model and prompt."""
@@ -173,7 +173,9 @@ def _values(
     def ask(*models: str) -> list[Verdict]:
         media = zip(*(pictures[model] for model in models), strict=True)
         samples = (
-            Sample(_TASK, prompt.prompt, tuple(Image(one, "HWC") for one in each), id=prompt.id)
+            Sample(
+                _TASK, prompt.prompt, tuple(Image(pixels, "HWC") for pixels in each), id=prompt.id
+            )
             for prompt, each in zip(prompts, media, strict=True)
         )
         return judge.ask([*samples])

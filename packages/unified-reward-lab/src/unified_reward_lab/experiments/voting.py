@@ -63,7 +63,7 @@ class VotingStudy:
     pictures: int = 4
     """Pictures of each prompt, every pair of which can be asked about."""
     temperature: float = 0.2
-    """Of the rater's Bradley-Terry noise, in units of the oracle's score."""
+    """Bradley-Terry noise of the rater, in units of the oracle's score."""
     arms: Mapping[Arm, int] = field(
         default_factory=lambda: {"random": 2, "uncertain": 2, "disagree": 1}
     )
@@ -109,13 +109,13 @@ def run(study: VotingStudy, progress: Callable[[int], None] = lambda _: None) ->
     Returns:
         See `build_report`.
     """
-    asked, tested = (read_pictures(study, split) for split in ("train", "test"))
+    unlabelled, tested = (read_pictures(study, split) for split in ("train", "test"))
     tested = tested._replace(pairs=_differing(tested))
     shared = ("work", "arms")
     settings = {name: value for name, value in asdict(study).items() if name not in shared}
     check_run_config(study.work / "before.json", settings, {})
     before = _kept(study.work / "before.json", lambda: {"points": _points(study.judge, tested)})
-    course = _Course(study, asked, tested)
+    course = _Course(study, unlabelled, tested)
     done: dict[str, list[list[Result]]] = {arm: [] for arm in study.arms}
     for seed in range(max(study.arms.values())):
         for arm in (arm for arm, n in study.arms.items() if seed < n):
@@ -127,13 +127,13 @@ def run(study: VotingStudy, progress: Callable[[int], None] = lambda _: None) ->
     prompts = [tested.prompts[int(first)] for first, _ in tested.pairs]
     return build_report(study.votes, before, done, prompts) | {
         "temperature": study.temperature,
-        "asked": len(asked.pairs),
+        "unlabelled": len(unlabelled.pairs),
     }
 
 
 class _Course(NamedTuple):
     study: VotingStudy
-    asked: Pictures
+    unlabelled: Pictures
     tested: Pictures
 
     def rounds(self, arm: Arm, seed: int) -> Iterator[Result]:
@@ -147,24 +147,24 @@ class _Course(NamedTuple):
 
     def _urgency(self, arm: Arm, judge: str, folder: Path) -> Values:
         """Urgency of each pair, by the judge so far, whose chances are kept in its folder."""
-        asked = self.asked
+        unlabelled = self.unlabelled
         if arm == "random":
-            return np.zeros(len(asked.pairs))
+            return np.zeros(len(unlabelled.pairs))
         file = folder / "chances.json"
-        kept = _kept(file, lambda: {"chances": win_chances(judge, asked).tolist()})
+        kept = _kept(file, lambda: {"chances": win_chances(judge, unlabelled).tolist()})
         chances = np.array(kept["chances"])
         if arm == "uncertain":
             return 1 - np.abs(2 * chances - 1)
         second, file = self.study.second, self.study.work / "second.json"
-        kept = _kept(file, lambda: {"chances": _compared(second, asked)})
+        kept = _kept(file, lambda: {"chances": _compared(second, unlabelled)})
         return np.abs(chances - np.array(kept["chances"]))
 
     def _teach(self, chosen: Sequence[int], seed: int, folder: Path) -> Result:
         """Train a judge on the votes of a rater on some pairs, and test it."""
-        study, asked = self.study, self.asked
+        study, unlabelled = self.study, self.unlabelled
         rater = Annotator(temperature=study.temperature)
-        votes = [vote(asked, pair, rater, seed) for pair in chosen]
-        rows = [_row(asked, pair, winner) for pair, winner in zip(chosen, votes, strict=True)]
+        votes = [vote(unlabelled, pair, rater, seed) for pair in chosen]
+        rows = [_row(unlabelled, pair, winner) for pair, winner in zip(chosen, votes, strict=True)]
         random.Random(seed).shuffle(rows)
         lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
         write_bytes(folder / "votes.jsonl", "".join(lines).encode())
@@ -179,7 +179,7 @@ class _Course(NamedTuple):
             frames=4,
         )
         train_judge(training, folder / "judge")
-        truth = [vote(asked, pair, NOISELESS, 0) for pair in chosen]
+        truth = [vote(unlabelled, pair, NOISELESS, 0) for pair in chosen]
         return {
             "points": _points(str(folder / "judge"), self.tested),
             "ties": truth.count("tie") / len(truth),

@@ -38,7 +38,7 @@ def page(report: Mapping[str, Any]) -> str:
         f"differ, mean over the seeds; before any vote "
         f"{with_interval(report['before'])}. The votes are a simulated rater's, with "
         f"Bradley-Terry noise of temperature {report['temperature']:g}, on some of "
-        f"{report['asked']:,} pairs of training prompts: "
+        f"{report['unlabelled']:,} pairs of training prompts: "
         + "; ".join(f"`{arm}`, {_ARMS[arm]}" for arm in arms)
         + ". Each judge is trained from the shipped scalar judge on all votes so far. Ties and "
         "wrong votes are shares of the votes, by the oracle.",

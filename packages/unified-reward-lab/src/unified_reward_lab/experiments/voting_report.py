@@ -91,8 +91,8 @@ def _needed(
     rng = np.random.default_rng(0)
     weights = [np.ones(len(prompts))]
     for _ in range(_RESAMPLES):
-        drawn = np.bincount(rng.integers(len(places), size=len(places)), minlength=len(places))
-        weights.append(drawn[owner].astype(float))
+        counts = np.bincount(rng.integers(len(places), size=len(places)), minlength=len(places))
+        weights.append(counts[owner].astype(float))
     found = np.array(
         [
             votes_to_reach(votes, curve @ weight / weight.sum(), reference @ weight / weight.sum())

@@ -270,19 +270,17 @@ def train_judge(
     card = _card(config)
     vlm = load_vlm(str(checkpoint_path(config.base)), dtype="float32", max_pixels=config.max_pixels)
     choose_padding(vlm.model, vlm.chat)
-    checks = {"limit": vlm.context, "workers": config.optim.workers}
-    head = None
+    optim = config.optim
+    checks = {"limit": vlm.context, "workers": optim.workers}
+    head = _head_of_base(config, vlm)
     if config.head == "scalar":
         aspects = config.scalar.aspects
         labels = JudgeLabels(examples, card, aspects)
         if isinstance(examples, ExampleFile):
             check_items(ScalarCollator(vlm.chat, labels), labels, config.data, **checks)
-        model, head, margin, losses = fit_scalar(
-            vlm, labels, config.scalar, config.optim, folder, start=_head_of_base(config, vlm)
-        )
+        model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, optim, folder, head)
         card = replace(card, head=Head(aspects, config.scalar.uncertain, margin))
     else:
-        optim = config.optim
         turns = JudgeTurns(
             examples, card, block=optim.batch_size, ranking=config.ranking, seed=optim.seed
         )
@@ -299,14 +297,15 @@ def train_judge(
 
 
 def _head_of_base(config: JudgeTraining, vlm: VLM) -> ValueHead | None:
-    """Value head of a base that is a scalar judge of the same values, which is trained on."""
+    """Value head to train on: that of a base that is a scalar judge of the same values."""
     folder = checkpoint_path(config.base)
     card = Card.read(folder)
     wanted = (config.scalar.aspects, config.scalar.uncertain)
-    if card is None or card.head is None or (card.head.aspects, card.head.uncertain) != wanted:
+    known = card.head if card and config.head == "scalar" else None
+    if known is None or (known.aspects, known.uncertain) != wanted:
         return None
-    n_values = 1 + len(card.head.aspects)
-    return load_head(folder, vlm, n_values=n_values, uncertain=card.head.uncertain)
+    n_values = 1 + len(known.aspects)
+    return load_head(folder, vlm, n_values=n_values, uncertain=known.uncertain)
 
 
 def _card(config: JudgeTraining) -> Card:

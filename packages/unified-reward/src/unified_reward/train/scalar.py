@@ -177,7 +177,6 @@ def fit_scalar(
     head: ScalarConfig,
     config: OptimConfig,
     out: Path,
-    *,
     start: ValueHead | None = None,
 ) -> tuple[Any, ValueHead, float | None, list[tuple[int, float]]]:
     """Train trunk and head; under ``accelerate launch`` on every process it starts.

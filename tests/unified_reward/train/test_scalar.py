@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from PIL import Image as Pillow
+from safetensors.torch import load_file
 from transformers import Trainer
 
 import unified_reward as ur
@@ -271,6 +272,28 @@ def test_the_same_configuration_gives_the_judge_that_was_saved(trained, tmp_path
     moved = {name for name in before if not torch.equal(before[name], saved[name])}
     assert any("vis" in name for name in moved)
     assert any("language_model" in name for name in moved)
+
+
+@pytest.mark.parametrize(("aspects", "is_kept"), [((), True), (("colour",), False)])
+def test_a_scalar_judge_taught_further_keeps_its_head_if_it_has_the_same_values(
+    checkpoints, tmp_path, aspects, is_kept
+):
+    """A learning rate of 0 moves nothing: a head that differs from the base's is a new one."""
+    still = dataclasses.replace(OPTIM, steps=1, lr=0.0)
+    base = str(checkpoints["qwen3_vl"])
+    config = JudgeTraining(still, base, "microworld", head="scalar", family="compact", frames=2)
+    train_judge(config, tmp_path / "first")
+    further = dataclasses.replace(
+        config,
+        base=str(tmp_path / "first"),
+        scalar=ScalarConfig(aspects=aspects),
+        optim=dataclasses.replace(still, seed=1),
+    )
+    train_judge(further, tmp_path / "second")
+    first, second = (
+        load_file(tmp_path / name / WEIGHTS)["linear.weight"] for name in ("first", "second")
+    )
+    assert torch.equal(first[0], second[0]) is is_kept
 
 
 def test_a_head_that_is_missing_or_of_another_size_is_named(vlm, tmp_path):

@@ -9,6 +9,7 @@ from unified_reward_lab.experiments import (
     alignment_page,
     annotators,
     best_of_n,
+    evaluation_page,
     exam,
     gate,
     joint_learning,
@@ -17,6 +18,7 @@ from unified_reward_lab.experiments import (
     think,
     trust,
     votes,
+    voting_page,
 )
 from unified_reward_lab.experiments.page import split_at_section
 
@@ -26,6 +28,7 @@ PAGES = {
     "alignment": alignment_page.page,
     "annotators": annotators.page,
     "best_of_n": best_of_n.page,
+    "evaluation": evaluation_page.page,
     "exam": exam.page,
     "gate": gate.page,
     "joint_learning": joint_learning.page,
@@ -34,6 +37,7 @@ PAGES = {
     "think": think.page,
     "trust": trust.page,
     "votes": votes.page,
+    "voting": voting_page.page,
 }
 
 

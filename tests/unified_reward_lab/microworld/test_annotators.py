@@ -23,6 +23,14 @@ def test_noisy_preferences_follow_bradley_terry():
     assert share_first(annotator("noisy:0.1"), 0.6, 0.5) == pytest.approx(0.731, abs=0.04)
 
 
+@pytest.mark.parametrize(("first", "share"), [(0.6, 0.731), (0.5, 0.5), (0.4, 0.269)])
+def test_the_share_of_wins_is_what_votes_average_to(first, share):
+    labeller = annotator("noisy:0.1")
+    assert labeller.win_share(first, 0.5) == pytest.approx(share, abs=1e-3)
+    assert labeller.win_share(first, 0.5) == pytest.approx(1 - labeller.win_share(0.5, first))
+    assert NOISELESS.win_share(first, 0.5) == {0.6: 1.0, 0.5: 0.5, 0.4: 0.0}[first]
+
+
 def test_noisy_scores_order_a_pair_as_often_as_noisy_preferences():
     rng = np.random.default_rng(0)
     labeller = Annotator(temperature=0.05)

@@ -28,6 +28,7 @@ from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward_lab.bench.oracle import examine, gap_closed
 from unified_reward_lab.examples import write_prompts
+from unified_reward_lab.microworld import Split
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def write_candidates(
     task: Task,
     config: PreferenceConfig,
     out: Path,
+    *,
+    split: Split = "train",
     progress: Callable[[int], None] = lambda _: None,
 ) -> Counter[str]:
     """Write prompts, and a policy's candidates for them, to ``candidates.jsonl``.
@@ -97,6 +100,7 @@ def write_candidates(
         task: Task of the prompts.
         config: Numbers and seed of prompts and candidates.
         out: Folder to write into; an interrupted run is continued.
+        split: ``test`` for held-out prompts.
         progress: Called with the number of prompts just done.
 
     Returns:
@@ -105,7 +109,7 @@ def write_candidates(
     Raises:
         DataError: All prompts failed.
     """
-    prompts = write_prompts(out, task=task, n=config.prompts, seed=config.seed, split="train")
+    prompts = write_prompts(out, task=task, n=config.prompts, seed=config.seed, split=split)
     generator = policies.load(checkpoint_path(policy), batch_size=config.n)
     generator.name = policy
     read = partial(read_examples, prompts)

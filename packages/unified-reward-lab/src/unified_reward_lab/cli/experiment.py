@@ -21,6 +21,7 @@ class ExperimentName(StrEnum):
     ALIGNMENT = "alignment"
     ANNOTATORS = "annotators"
     BEST_OF_N = "best_of_n"
+    EVALUATION = "evaluation"
     EXAM = "exam"
     GATE = "gate"
     JOINT_LEARNING = "joint_learning"
@@ -29,6 +30,7 @@ class ExperimentName(StrEnum):
     THINK = "think"
     TRUST = "trust"
     VOTES = "votes"
+    VOTING = "voting"
 
 
 def experiment(

@@ -32,7 +32,7 @@ from unified_reward_lab.experiments.reinforcement_rewards import (
     oracle_or_zero,
     readable,
 )
-from unified_reward_lab.microworld import policy_prompt
+from unified_reward_lab.microworld import PolicyPrompt, policy_prompt
 
 
 POLICIES = {Task.IMAGE_GENERATION: "tiny_image", Task.VIDEO_GENERATION: "tiny_video"}
@@ -131,16 +131,9 @@ def exam_samples(folder: str | Path, task: Task, exam: ExamConfig, file: Path) -
     """
     prompts = [policy_prompt(task, split="test", seed=exam.seed, index=i) for i in range(exam.n)]
     if not file.exists():
-        policy = policies.load(folder, batch_size=1)
-        if not isinstance(policy, DiffusionPolicy):
-            raise ConfigError(f"{folder} is no pipeline")
-        parts = [prompts[i : i + _BATCH] for i in range(0, exam.n, _BATCH)]
-        made = [
-            _sample(policy, [p.prompt for p in part], [_seed(p.id, exam) for p in part])
-            for part in parts
-        ]
+        pixels = sample_each(folder, prompts, exam.seed)
         with replacing(file) as handle:
-            np.savez_compressed(handle, pixels=np.concatenate(made))
+            np.savez_compressed(handle, pixels=pixels)
     with np.load(file) as saved:
         pixels = saved["pixels"]
     is_video = task is Task.VIDEO_GENERATION
@@ -149,8 +142,24 @@ def exam_samples(folder: str | Path, task: Task, exam: ExamConfig, file: Path) -
     return [Sample(task, p.prompt, (medium,), id=p.id) for p, medium in rows]
 
 
-def _seed(name: str, exam: ExamConfig) -> int:
-    return policies.seeds(name, 1, exam.seed)[0]
+def sample_each(folder: str | Path, prompts: Sequence[PolicyPrompt], seed: int) -> Any:
+    """Sample one candidate for each prompt; two policies get the same noise.
+
+    Returns:
+        Pixels, uint8 RGB, shape (B, H, W, 3), or (B, T, H, W, 3) for videos.
+
+    Raises:
+        ConfigError: The folder is no pipeline.
+    """
+    policy = policies.load(folder, batch_size=1)
+    if not isinstance(policy, DiffusionPolicy):
+        raise ConfigError(f"{folder} is no pipeline")
+    made: list[Any] = []
+    for start in range(0, len(prompts), _BATCH):
+        part = prompts[start : start + _BATCH]
+        noise = [policies.seeds(prompt.id, 1, seed)[0] for prompt in part]
+        made.append(_sample(policy, [prompt.prompt for prompt in part], noise))
+    return np.concatenate(made)
 
 
 def _sample(policy: DiffusionPolicy, prompts: Sequence[str], seeds: Sequence[int]) -> Any:

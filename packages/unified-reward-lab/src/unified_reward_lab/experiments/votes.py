@@ -35,7 +35,7 @@ from unified_reward_lab.bench.oracle import mean_known
 from unified_reward_lab.experiments.alignment import AlignmentStudy
 from unified_reward_lab.experiments.experiment import Experiment
 from unified_reward_lab.experiments.page import table, with_interval
-from unified_reward_lab.microworld import policy_prompt
+from unified_reward_lab.microworld import Split, policy_prompt
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def vote(folder: Path, task: Task, seed: int, most: int) -> Iterator[dict[str, A
         seed: Seed of their prompts, of the training split.
         most: Largest number of comparisons per prompt.
     """
-    scores_by_id = _oracle_scores(folder, task, seed)
-    for row in _generated(folder):
+    scores_by_id = oracle_scores(folder, task, seed)
+    for row in generated(folder):
         scores = [score or 0.0 for score in scores_by_id[row["id"]]]
         rng = random.Random(row["id"])
         pairs = [(i, j) for i, a in enumerate(scores) for j, b in enumerate(scores) if a > b]
@@ -171,20 +171,23 @@ def vote(folder: Path, task: Task, seed: int, most: int) -> Iterator[dict[str, A
             }
 
 
-def _generated(folder: Path) -> Iterator[dict[str, Any]]:
+def generated(folder: Path) -> Iterator[dict[str, Any]]:
+    """Iterate over the rows of the prompts with candidates."""
     for _, row in read_json_lines(folder / "candidates.jsonl"):
         if row["status"] == "generated":
             yield row
 
 
-def _oracle_scores(folder: Path, task: Task, seed: int) -> dict[str, list[float | None]]:
+def oracle_scores(
+    folder: Path, task: Task, seed: int, split: Split = "train"
+) -> dict[str, list[float | None]]:
     """Oracle's score of each candidate by the id of its prompt, kept in a file beside them."""
     file = folder / "oracle_scores.json"
     if not file.exists():
         scores: dict[str, list[float | None]] = {}
-        for row in _generated(folder):
+        for row in generated(folder):
             index = int(row["id"].split("-")[-1])
-            prompt = policy_prompt(task, split="train", seed=seed, index=index)
+            prompt = policy_prompt(task, split=split, seed=seed, index=index)
             candidates = (_open(folder, candidate) for candidate in row["candidates"])
             scores[row["id"]] = [*map(prompt.oracle_score, candidates)]
         write_json(file, scores)

@@ -65,15 +65,25 @@ class Annotator:
         noise = self.temperature * (rng.gumbel() - np.euler_gamma)
         return float(min(1.0, max(0.0, perceived + noise)))
 
+    def win_share(self, first: float, second: float) -> float:
+        """Expected share of a win of the first of two perceived utilities, a tie counted half."""
+        gap = first + self.position - second
+        if _is_tie(gap):
+            return 0.5
+        if not self.temperature:
+            return float(gap > 0)
+        return 1 / (1 + math.exp(-max(-500.0, min(500.0, gap / self.temperature))))
+
     def prefer(self, first: float, second: float, rng: np.random.Generator) -> Winner:
         """Winner of two perceived utilities; a tie where they differ by at most 0.02."""
-        gap = first + self.position - second
-        if abs(gap) <= TIE_MARGIN + 1e-9:
+        if _is_tie(first + self.position - second):
             return "tie"
-        if self.temperature:
-            p_first = 1 / (1 + math.exp(-max(-500.0, min(500.0, gap / self.temperature))))
-            return "first" if rng.random() < p_first else "second"
-        return "first" if gap > 0 else "second"
+        share = self.win_share(first, second)
+        return "first" if (rng.random() if self.temperature else 0.5) < share else "second"
+
+
+def _is_tie(gap: float) -> bool:
+    return abs(gap) <= TIE_MARGIN + 1e-9
 
 
 NOISELESS = Annotator()

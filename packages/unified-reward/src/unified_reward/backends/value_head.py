@@ -111,10 +111,15 @@ def load_value_model(folder: Path, vlm: VLM, *, n_values: int, uncertain: bool) 
     Raises:
         ModelError: The head is missing or of another size.
     """
+    return ValueHeadModel(vlm, load_head(folder, vlm, n_values=n_values, uncertain=uncertain))
+
+
+def load_head(folder: Path, vlm: VLM, *, n_values: int, uncertain: bool) -> ValueHead:
+    """Load the head in a folder; arguments and errors as of `load_value_model`."""
     head = ValueHead(width_of(vlm), n_values, uncertain=uncertain)
     with load_errors(f"{folder / WEIGHTS} does not fit the head that the card describes"):
         head.load_state_dict(load_file(folder / WEIGHTS))
-    return ValueHeadModel(vlm, head)
+    return head
 
 
 def save_head(head: ValueHead, folder: Path) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from accelerate import PartialState
 
 from unified_reward import prompts
-from unified_reward.backends.hf_vlm import load_vlm
-from unified_reward.backends.value_head import save_head
+from unified_reward.backends.hf_vlm import VLM, load_vlm
+from unified_reward.backends.value_head import ValueHead, load_head, save_head
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Example, FrameRule, Target
@@ -50,7 +50,8 @@ class JudgeTraining:
     twins: bool = False
     """Give every comparison in both orders, one behind the other, with its label swapped."""
     head: Literal["generative", "scalar"] = "generative"
-    """``generative`` answers in text; ``scalar`` has a value head on the trunk."""
+    """``generative`` answers in text; ``scalar`` has a value head on the trunk: that of the base if
+    it is a scalar judge of the same values, else a new one."""
     scalar: ScalarConfig = field(default_factory=ScalarConfig)
     """Options of a scalar judge."""
     ranking: float = 0.0
@@ -269,17 +270,17 @@ def train_judge(
     card = _card(config)
     vlm = load_vlm(str(checkpoint_path(config.base)), dtype="float32", max_pixels=config.max_pixels)
     choose_padding(vlm.model, vlm.chat)
-    checks = {"limit": vlm.context, "workers": config.optim.workers}
-    head = None
+    optim = config.optim
+    checks = {"limit": vlm.context, "workers": optim.workers}
+    head = _head_of_base(config, vlm)
     if config.head == "scalar":
         aspects = config.scalar.aspects
         labels = JudgeLabels(examples, card, aspects)
         if isinstance(examples, ExampleFile):
             check_items(ScalarCollator(vlm.chat, labels), labels, config.data, **checks)
-        model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, config.optim, folder)
+        model, head, margin, losses = fit_scalar(vlm, labels, config.scalar, optim, folder, head)
         card = replace(card, head=Head(aspects, config.scalar.uncertain, margin))
     else:
-        optim = config.optim
         turns = JudgeTurns(
             examples, card, block=optim.batch_size, ranking=config.ranking, seed=optim.seed
         )
@@ -293,6 +294,18 @@ def train_judge(
         vlm.chat.processor.save_pretrained(folder)
         card.write(folder)
     return losses
+
+
+def _head_of_base(config: JudgeTraining, vlm: VLM) -> ValueHead | None:
+    """Value head to train on: that of a base that is a scalar judge of the same values."""
+    folder = checkpoint_path(config.base)
+    card = Card.read(folder)
+    wanted = (config.scalar.aspects, config.scalar.uncertain)
+    known = card.head if card and config.head == "scalar" else None
+    if known is None or (known.aspects, known.uncertain) != wanted:
+        return None
+    n_values = 1 + len(known.aspects)
+    return load_head(folder, vlm, n_values=n_values, uncertain=known.uncertain)
 
 
 def _card(config: JudgeTraining) -> Card:

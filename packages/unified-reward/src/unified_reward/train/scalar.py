@@ -172,7 +172,12 @@ def _nan(value: float | None) -> float:
 
 
 def fit_scalar(
-    vlm: VLM, dataset: ScalarDataset, head: ScalarConfig, config: OptimConfig, out: Path
+    vlm: VLM,
+    dataset: ScalarDataset,
+    head: ScalarConfig,
+    config: OptimConfig,
+    out: Path,
+    start: ValueHead | None = None,
 ) -> tuple[Any, ValueHead, float | None, list[tuple[int, float]]]:
     """Train trunk and head; under ``accelerate launch`` on every process it starts.
 
@@ -182,6 +187,7 @@ def fit_scalar(
         head: Values and loss.
         config: Optimiser, schedule and adapters.
         out: Folder of the run; a killed run resumes from the checkpoints in ``checkpoints``.
+        start: Value head to train on; None for a new one.
 
     Returns:
         The model, adapters merged; its head; the tie margin; and the loss in nats by step.
@@ -200,6 +206,8 @@ def fit_scalar(
     if words.weight is not vlm.model.get_input_embeddings().weight:
         words.requires_grad_(False)  # noqa: FBT003  its name and place are torch's
     net = ScalarNet(trunk_of(vlm), width_of(vlm), head)
+    if start is not None:
+        net.head = start
     trainer = FiniteTrainer(
         model=net.train(),
         args=TrainingArguments(**training_arguments(config, out / "checkpoints")),

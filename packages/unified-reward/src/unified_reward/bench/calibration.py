@@ -150,8 +150,8 @@ class AnsweredExamples:
     def select(self, keep: Sequence[bool]) -> AnsweredExamples:
         """Select some of the examples."""
         chosen = [i for i, is_kept in enumerate(keep) if is_kept]
-        examples, replies = ([part[i] for i in chosen] for part in (self.examples, self.replies))
-        return AnsweredExamples(self.judge, examples, replies)
+        examples = [self.examples[i] for i in chosen]
+        return AnsweredExamples(self.judge, examples, [self.replies[i] for i in chosen])
 
     def of_form(self, form: Form) -> AnsweredExamples:
         """Select the examples of one form."""
@@ -240,7 +240,7 @@ def fit_tie_margin(examples: Sequence[Example], verdicts: Sequence[Verdict]) -> 
     Returns:
         The margin, in [0, 0.5]; 0 where none pays.
     """
-    judged = [
+    judged: list[tuple[Preferred, Winner, str]] = [
         (verdict, example.target.winner, example.sample.prompt)
         for example, verdict in zip(examples, verdicts, strict=True)
         if isinstance(verdict, Preferred) and example.target.winner
@@ -265,11 +265,11 @@ def _tie_threshold(judged: Sequence[tuple[Preferred, Winner, str]]) -> float:
     """Threshold over the comparisons that can become ties; 0 without any."""
     leads = [verdict.p_first - verdict.p_second for verdict, *_ in judged]
     movable = [
-        (lead, label)
-        for lead, (verdict, label, _) in zip(leads, judged, strict=True)
-        if verdict.winner != "tie" and abs(lead) <= MAX_TIE_MARGIN
+        i
+        for i, (verdict, *_) in enumerate(judged)
+        if verdict.winner != "tie" and abs(leads[i]) <= MAX_TIE_MARGIN
     ]
-    return tie_threshold([lead for lead, _ in movable], [label for _, label in movable])
+    return tie_threshold([leads[i] for i in movable], [judged[i][1] for i in movable])
 
 
 def prompt_halves(prompts: Sequence[str]) -> list[int]:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 
 import typer
@@ -197,7 +197,7 @@ def opens_judge(command: Callable[..., None]) -> Callable[..., None]:
             return
         references = named(given["judge"] or ())
         judges = {
-            name: JudgeArguments(**given | {"judge": reference})
+            name: replace(JudgeArguments(**given), judge=reference)
             for name, reference in references.items()
         }
         command(judges=judges, **values)

@@ -65,10 +65,11 @@ class RewardAnswers:
         for question, verdict in self.verdicts.items():
             if isinstance(verdict, Preferred) or first[question] in read:
                 continue
-            lost = _broken(question, outputs, error_of) if isinstance(verdict, Failed) else {}
+            is_failed = isinstance(verdict, Failed)
+            lost = _broken(question, outputs, error_of) if is_failed else {}
             if not lost:
-                kind = "failed" if isinstance(verdict, Failed) else "unparsed"
-                lost = {"|".join(question.models): (unreadable_reason(verdict), kind)}
+                reason = unreadable_reason(verdict)
+                lost["|".join(question.models)] = reason, "failed" if is_failed else "unparsed"
             for model, (reason, kind) in lost.items():
                 row = MissingOutput(model, question.prompt, reason, kind, self.values.name)
                 found[row] = None

@@ -238,7 +238,7 @@ class _Reader:
                 _check_same(known[key], rows.examples[key], "the file of prompts", name)
             return {key: key for key in shared}
         by_text: dict[str, list[str]] = defaultdict(list)
-        for key, prompt in reversed(known.items()):
+        for key, prompt in reversed([*known.items()]):
             by_text[" ".join(prompt.prompt.split())].append(key)
         texts = {
             row_id: by_text[" ".join(row.prompt.split())] for row_id, row in rows.examples.items()

@@ -146,7 +146,7 @@ def _digits(text: str) -> list[str | int]:
 def _copies(files: Sequence[PurePosixPath], n: int) -> set[str]:
     names = {file.parts[0] for file in files if len(file.parts) == 2}
     if len(names) == 1 and all(len(file.parts) == 2 for file in files):
-        is_of_prompt = _NUMBER.fullmatch(*names) and len({file.stem for file in files}) < n
+        is_of_prompt = _NUMBER.fullmatch(min(names)) and len({file.stem for file in files}) < n
         return set() if is_of_prompt else names
     # Folders 1 and 2 are of prompts 1 and 2, unless they have a file of every prompt.
     is_full = len(names) < n == len({file.stem for file in files})

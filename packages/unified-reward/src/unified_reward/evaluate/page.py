@@ -256,8 +256,9 @@ def _add_effects(page: Page, effects: Mapping[str, _Effect], title: str) -> None
 
 def _bar(label: str, value: float | None, interval: Sequence[float] | None, n: int) -> Bar:
     """Make a bar of an estimated share, which is cut at 0 and 1."""
-    ends = (None if x is None else min(max(x, 0.0), 1.0) for x in (value, *_ends(interval)))
-    return Bar(label, *ends, n)
+    low, high = _ends(interval)
+    share, low, high = (None if x is None else min(max(x, 0.0), 1.0) for x in (value, low, high))
+    return Bar(label, share, low, high, n)
 
 
 def _add_people(page: Page, report: Report) -> None:
@@ -368,9 +369,7 @@ def _add_ranking(page: Page, report: Report) -> None:
     for reward in report["rewards"]:
         strengths = report["bradley_terry"].get(reward, {})
         rows = [
-            Interval(
-                model, row["strength"], *(row["ci95"] or (None, None)), None, _ranks(row["rank"])
-            )
+            Interval(model, row["strength"], *_ends(row["ci95"]), mark=_ranks(row["rank"]))
             for model, row in sorted(strengths.items(), key=_by_strength)
         ]
         if rows:

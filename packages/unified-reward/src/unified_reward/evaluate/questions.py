@@ -103,8 +103,8 @@ def forms_to_ask(judge: BaseJudge, outputs: ModelOutputs, by: By) -> dict[Task, 
     }
     known: dict[Task, tuple[Form, ...]] = {}
     for task in dict.fromkeys(prompt.task for prompt in outputs.prompts.values()):
-        forms = tuple(form for form in wanted[by] if form in forms_of(judge, task))
-        known[task] = ("score",) if judge.order_free and "score" in forms else forms
+        forms: tuple[Form, ...] = tuple(f for f in wanted[by] if f in forms_of(judge, task))
+        known[task] = forms[:1] if judge.order_free and "score" in forms else forms
     if not any(known.values()):
         answers = [
             f"{' and '.join(about['forms'])} of {task}"

@@ -75,7 +75,9 @@ def _copied(source: str | Path | bytes) -> tuple[bytes, str] | None:
                 return None  # the copy would lie on its side
             container.seek(0)
             buffer = io.BytesIO()
-            with av.open(buffer, "w", format=kind) as output:
+            # Any: the stubs of PyAV leave the types of its packets open.
+            writer: Any = av.open(buffer, "w", format=kind)
+            with writer as output:
                 target = output.add_stream_from_template(stream)
                 for packet in container.demux(stream):
                     if packet.size:

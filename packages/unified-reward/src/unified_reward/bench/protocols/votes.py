@@ -81,12 +81,14 @@ def agreement_metrics(items: Sequence[JudgedItem]) -> Metrics:
         counts = vote_counts(item.example.raters) or {}
         for choice, winner in WINNERS.items():
             n = counts.get(choice, 0)
-            label = majority({**counts, choice: n - 1}) if n else None
-            if label:
-                people += [_CERTAIN[winner]] * n
-                judged += [item.verdict] * n
-                labels += [label] * n
-                clusters += [item.cluster] * n
+            label: Winner | None = majority({**counts, choice: n - 1}) if n else None
+            if label is None:
+                continue
+            for _ in range(n):
+                people.append(_CERTAIN[winner])
+                judged.append(item.verdict)
+                labels.append(label)
+                clusters.append(item.cluster)
     if not labels:
         return {}
     ties = TieRules("skip", "wrong")

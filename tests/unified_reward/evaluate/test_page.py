@@ -42,6 +42,7 @@ def difference(value, half=0.2, rate=0.5, n=48):
         "win_rate": rate,
         "win_rate_ci95": [rate - 0.1, rate + 0.1],
         "n_comparisons": 96,
+        "win_rate_n": n,
     }
 
 
@@ -200,7 +201,7 @@ def test_a_page_begins_with_a_sentence_on_every_model(outputs):
     places = [text.index(sentence) for sentence in sentences]
     assert places == sorted(places)
     assert "▼ worse in 1 of 2 rewards" in text
-    assert "People, with pick: wins 61 % (55 % to 67 %)." in text
+    assert "By votes of people and pick: wins 61 % (55 % to 67 %)." in text
 
 
 @pytest.mark.parametrize(
@@ -261,6 +262,19 @@ def test_prompts_that_differ_most_are_pictures_with_best_and_worst(outputs):
     for part in ("base hps: 3 ", "▲ best tuned hps: 4.5 ", "▼ worst blurred hps: 1.25 cannot be"):
         assert part in text
     assert page.html().count('src="data:image/png') == 3
+
+
+def test_a_page_has_no_more_media_than_fit(outputs):
+    """Four files a prompt, so that 12 prompts of 20 have 48."""
+    report = made_report()
+    (row,) = report["most_different"]
+    report["most_different"] = [row | {"prompt": f"p{i}"} for i in range(20)]
+    prompts = {f"p{i}": outputs.prompts["p0"] for i in range(20)}
+    by_model = {
+        model: dict.fromkeys(prompts, files["p0"]) for model, files in outputs.outputs.items()
+    }
+    text = text_of(report, ModelOutputs(prompts, by_model))
+    assert text.count("▲ best") == 12
 
 
 def test_edits_stand_beside_their_source_and_answers_are_text(tmp_path, outputs):

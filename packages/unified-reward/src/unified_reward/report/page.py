@@ -36,6 +36,7 @@ ENLARGED_PX = 200
 """Small images are enlarged up to this side, by whole factors so that pixels stay square."""
 _LONG = 60
 """Longest text in characters that is never cut off by its box."""
+Tone = Literal["good", "bad", "open", "warning"]
 _EMPTY = '<p class="empty">Nothing to show.</p>'
 
 
@@ -100,7 +101,7 @@ class Finding(NamedTuple):
     mark: str
     text: str
     lines: Sequence[str] = ()
-    tone: Literal["good", "bad", "open", "warning"] = "open"
+    tone: Tone = "open"
     """Colour of the badge, which repeats what ``mark`` says."""
 
 

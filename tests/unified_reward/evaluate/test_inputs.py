@@ -71,7 +71,7 @@ def test_different_numbers_of_seeds_are_noted(tmp_path, prompts):
     pictures(tmp_path / "b", "0.png", "1_0.png", "1_1.png", "2.png", first=10)
     found = read(tmp_path / "a", tmp_path / "b", prompts=prompts)
     (note,) = found.notes
-    assert "a 2 for 3; b 1 for 2 and 2 for 1" in note
+    assert "a has 2 for 3 prompts; b has 1 for 2 prompts and 2 for 1 prompts" in note
     assert found.missing == ()
 
 
@@ -226,6 +226,18 @@ def test_answers_are_about_the_image_of_their_prompt(tmp_path):
     assert found.prompts["q"].context == (Image(tmp_path / "x.png"),)
     assert found.outputs["a"]["q"] == ("two", "two")
     assert listed(found, "duplicate") == []
+
+
+def test_a_folder_of_hpdv2_has_a_folder_a_style(tmp_path):
+    for style in ("anime", "photo"):
+        (tmp_path / f"{style}.json").write_text(json.dumps([f"{style} 0", f"{style} 1"]), "utf-8")
+    names = [f"{style}/0000{n}.jpg" for style in ("anime", "photo") for n in (0, 1)]
+    found = read(pictures(tmp_path / "images" / "a", *names), prompts=tmp_path)
+    assert {key: parts[0].source for key, parts in found.outputs["a"].items()} == {
+        name.removesuffix(".jpg"): tmp_path / "images" / "a" / name for name in names
+    }
+    assert found.categories("photo/00001") == ["photo"]
+    assert found.missing == ()
 
 
 def geneval(folder, *texts, first=0):

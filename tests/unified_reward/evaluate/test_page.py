@@ -42,6 +42,7 @@ def difference(value, half=0.2, rate=0.5, n=48):
         "win_rate": rate,
         "win_rate_ci95": [rate - 0.1, rate + 0.1],
         "n_comparisons": 96,
+        "win_rate_n": n,
     }
 
 
@@ -127,7 +128,7 @@ def made_report():
                 "kind": "order",
                 "model": "blurred",
                 "reward": "pick",
-                "text": "pick names another winner in 30 % of pairs when their order is swapped.",
+                "text": "pick names another winner in 30 % of pairs when their order is swapped",
             }
         ],
         "budget": {
@@ -136,6 +137,7 @@ def made_report():
                 "full_calls": 288,
                 "saved": 88,
                 "width": 0.11,
+                "uniform_comparisons": 130,
                 "pairs": {"base|tuned": 60, "base|blurred": 20, "tuned|blurred": 20},
             }
         },
@@ -199,7 +201,7 @@ def test_a_page_begins_with_a_sentence_on_every_model(outputs):
     places = [text.index(sentence) for sentence in sentences]
     assert places == sorted(places)
     assert "▼ worse in 1 of 2 rewards" in text
-    assert "People, with pick: wins 61 % (55 % to 67 %)." in text
+    assert "By votes of people and pick: wins 61 % (55 % to 67 %)." in text
 
 
 @pytest.mark.parametrize(
@@ -244,7 +246,7 @@ def test_every_part_of_a_full_report_is_on_the_page(outputs):
         f"row wins against base tuned blurred base {DASH} 0.34",
         "hps and pick",
         f"hps no/judge compact score, 1 to 5 288 0 1 0.080 {DASH}",
-        "pick 200 288 88 0.110",
+        "pick 200 288 88 0.110 100 130",
         "pick base tuned 60",
         "blurred has 1 file a prompt, the others 2",
         "All 20",
@@ -260,6 +262,19 @@ def test_prompts_that_differ_most_are_pictures_with_best_and_worst(outputs):
     for part in ("base hps: 3 ", "▲ best tuned hps: 4.5 ", "▼ worst blurred hps: 1.25 cannot be"):
         assert part in text
     assert page.html().count('src="data:image/png') == 3
+
+
+def test_a_page_has_no_more_media_than_fit(outputs):
+    """Four files a prompt, so that 12 prompts of 20 have 48."""
+    report = made_report()
+    (row,) = report["most_different"]
+    report["most_different"] = [row | {"prompt": f"p{i}"} for i in range(20)]
+    prompts = {f"p{i}": outputs.prompts["p0"] for i in range(20)}
+    by_model = {
+        model: dict.fromkeys(prompts, files["p0"]) for model, files in outputs.outputs.items()
+    }
+    text = text_of(report, ModelOutputs(prompts, by_model))
+    assert text.count("▲ best") == 12
 
 
 def test_edits_stand_beside_their_source_and_answers_are_text(tmp_path, outputs):
@@ -293,7 +308,7 @@ def test_one_model_with_one_prompt_has_a_page_without_empty_parts(outputs):
         "differ most",
     ):
         assert part not in read.text
-    assert "Every model has every value for every prompt." in read.text
+    assert "No output is missing or broken." in read.text
 
 
 def replaced(value, text):

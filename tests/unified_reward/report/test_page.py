@@ -251,7 +251,7 @@ def test_values_about_another_reference_have_no_sign():
     page = Page("t")
     page.intervals([Interval("a", 0.63, 0.58, 0.68)], title="Win rates", reference=0.5)
     read = Reader(page)
-    assert "a 0.63 0.58 to 0.68 0.5 0.6 0.7" in " ".join(read.text.split())
+    assert "a 0.630 0.580 to 0.680 0.5 0.6 0.7" in " ".join(read.text.split())
 
 
 numbers = st.floats(-1e9, 1e9).map(lambda x: round(x, 9))

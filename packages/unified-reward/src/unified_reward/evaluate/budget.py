@@ -1,10 +1,11 @@
 """Comparisons where they tell most, for a judge whose calls are limited. Pure functions.
 
 The design is A-optimal (Chaloner and Verdinelli 1995, doi:10.1214/ss/1177009939) for the win rates
-of neighbours in the ranking: a comparison of two models adds the Fisher information
-``p (1 - p) x xᵀ`` of Bradley-Terry, ``x = e_a - e_b``, and each next one is of the pair that
-reduces the sum of the variances of those win rates most. Clear pairs and pairs far apart in the
-ranking then need few.
+of all pairs of models: a comparison adds the Fisher information ``p (1 - p) x xᵀ`` of Bradley-Terry
+with ``x = e_a - e_b``, and each next one is of the pair that reduces the sum of the variances of
+the win rates most. A clear win rate varies little, so calls go to models that are close. To aim at
+neighbours in the ranking alone would leave models that were unlucky early where they are: of the
+95 % intervals of differences between equal models 75 % to 90 % were right in simulations.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def budget_report(models: Sequence[str], comparisons: Sequence[Comparison]) -> d
     """Precision of the comparisons made, and that of as many spread evenly over all pairs.
 
     Returns:
-        ``width``, the widest 95 % interval of the win rate of two neighbours in the ranking;
+        ``width``, the widest 95 % interval of the win rate of two models by Bradley-Terry;
         ``uniform_width``, that expected of an even spread; ``uniform_comparisons``, the number of
         comparisons in an even spread with the width reached. None where there is no interval.
     """
@@ -108,10 +109,8 @@ def budget_report(models: Sequence[str], comparisons: Sequence[Comparison]) -> d
 
 
 def _width(fit: BradleyTerry) -> float | None:
-    """Widest interval of the win rate of neighbours; None if any has none."""
-    ranking = fit.ranking()
-    neighbours = zip(ranking, ranking[1:], strict=False)
-    intervals = [fit.difference(a, b).ci95 for a, b in neighbours]
+    """Widest interval of the win rate of two models; None if any has none."""
+    intervals = [fit.difference(a, b).ci95 for a, b in model_pairs([*fit.strengths])]
     if not intervals or None in intervals:
         return None
     return max(_sigmoid(high) - _sigmoid(low) for low, high in filter(None, intervals))
@@ -122,10 +121,10 @@ def _sigmoid(value: float) -> float:
 
 
 class _Design:
-    """Variance of the win rates of neighbours, by the number of comparisons of each pair."""
+    """Variance of the win rates of all pairs, by the number of comparisons of each."""
 
     def __init__(self, models: Sequence[str], comparisons: Sequence[Comparison]) -> None:
-        """Count the comparisons and rank the models by them."""
+        """Count the comparisons and fit the strengths to them."""
         m, places = len(models), {model: place for place, model in enumerate(models)}
         self.pairs = sorted(
             model_pairs([*models]), key=lambda pair: places[pair[1]] - places[pair[0]]
@@ -140,19 +139,18 @@ class _Design:
         self._sides = np.array([[places[a], places[b]] for a, b in self.pairs], dtype=np.int64)
         self._sides = self._sides.reshape(-1, 2)
         self._x = np.eye(m)[self._sides[:, 0]] - np.eye(m)[self._sides[:, 1]]
-        self._weights = _variance(self._x @ values)
-        order = [places[model] for model in fit.ranking()]
-        steps = np.eye(m)[order[:-1]] - np.eye(m)[order[1:]]
-        # The win rate of neighbours changes by p (1 - p) times a change of their difference.
-        self._targets = steps * _variance(steps @ values)[:, None]
+        p = 1 / (1 + np.exp(-(self._x @ values)))
+        self._weights = p * (1 - p)
+        # A win rate changes by p (1 - p) times a change of the difference in strength.
+        self._targets = self._x * self._weights[:, None]
         self._inverse = self._covariance(self.counts)
 
     def gains(self) -> np.ndarray:
         """Reduction of the sum of variances by one more comparison of each pair, shape (pairs,)."""
         spread = self._x @ self._inverse
-        reach = spread @ self._targets.T
+        squares = ((spread @ self._targets.T) ** 2).sum(axis=1)
         own = (spread * self._x).sum(axis=1)
-        return self._weights * (reach**2).sum(axis=1) / (1 + self._weights * own)
+        return self._weights * squares / (1 + self._weights * own)
 
     def add(self, place: int) -> None:
         """Count one more comparison of a pair (Sherman and Morrison 1950)."""
@@ -161,7 +159,7 @@ class _Design:
         self._inverse = self._inverse - np.outer(spread, spread) * weight / (1 + weight * own)
 
     def deviation(self, counts: np.ndarray) -> float:
-        """Largest standard deviation of a win rate of neighbours, by the numbers of all pairs."""
+        """Largest standard deviation of a win rate, by the number of comparisons of each pair."""
         covariance = self._covariance(counts)
         variances = (self._targets @ covariance * self._targets).sum(axis=1)
         return math.sqrt(float(variances.max()))
@@ -173,9 +171,3 @@ class _Design:
         a, b = self._sides.T
         weights[a, b] = weights[b, a] = self._weights * (counts + 1 / max(1, m - 1))
         return pseudo_inverse(laplacian(weights))
-
-
-def _variance(log_odds: np.ndarray) -> np.ndarray:
-    """Variance of a win with these log-odds."""
-    p = 1 / (1 + np.exp(-log_odds))
-    return p * (1 - p)

@@ -76,11 +76,11 @@ def different_numbers(models: Mapping[str, Outputs]) -> Iterator[str]:
     counts = {model: Counter(map(len, outputs.values())) for model, outputs in models.items()}
     if len({n for count in counts.values() for n in count}) > 1:
         described = "; ".join(
-            f"{model} {' and '.join(f'{n} for {count[n]}' for n in sorted(count))}"
+            f"{model} has {' and '.join(f'{n} for {count[n]} prompts' for n in sorted(count))}"
             for model, count in counts.items()
         )
         yield (
-            f"prompts have different numbers of outputs: {described} prompts; each prompt counts "
+            f"prompts have different numbers of outputs: {described}; each prompt counts "
             "once, and the k-th output of a model meets the k-th of another"
         )
 

@@ -20,7 +20,7 @@ from unified_reward.evaluate.estimates import (
 from unified_reward.evaluate.output_rows import OUTPUTS, read_outputs
 from unified_reward.evaluate.outputs import ModelOutputs
 from unified_reward.evaluate.report import Figures, reward_figures
-from unified_reward.evaluate.run import REPORT, verdicts_path
+from unified_reward.evaluate.run import REPORT, is_report, verdicts_path
 from unified_reward.io.run_config import config_path
 from unified_reward.io.text import read_json
 from unified_reward.io.verdict_rows import read_verdict_rows
@@ -101,7 +101,7 @@ def compare_evaluations(first: Path, second: Path) -> dict[str, Any]:
 def _read(folder: Path) -> _Run:
     try:
         report = read_json(folder / REPORT)
-        if not (isinstance(report, dict) and {"models", "judges", "baseline"} <= report.keys()):
+        if not is_report(report):
             raise DataError(f"{REPORT} is not that of an evaluation")
         return _Run(folder, report, _outputs(folder / OUTPUTS))
     except DataError as error:
@@ -153,15 +153,13 @@ def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """
     references = [str(config.get("judge")) for config in (a, b)]
     is_table = all(reference.startswith("table:") for reference in references)
-    files = [config.get("files") or {} for config in (a, b)]
-    if not is_table and files[0] != files[1]:
-        names = sorted(files[0].items() ^ files[1].items())
-        return f"A by {references[0]} and B by {references[1]}, which differ in {names[0][0]}"
-    # Equal files are the same judge under another path.
-    skipped = {"files", "judge"} if is_table or files[0] else {"files"}
+    skipped = {"files", "judge"} if is_table else {"files"}
     for key in sorted((a.keys() | b.keys()) - skipped):
         if a.get(key) != b.get(key):
             return f"{key} is {a.get(key)!r} in A and {b.get(key)!r} in B"
+    files = [(config.get("files") or {}).items() for config in (a, b)]
+    if not is_table and files[0] != files[1]:
+        return f"{references[0]} has another {min(files[0] ^ files[1])[0]} in B"
     return ""
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unified_reward.core.errors import ConfigError, DataError, MediaError, one_line
 from unified_reward.core.paths import is_file, is_folder
+from unified_reward.core.prefetch import THREADS
 from unified_reward.core.samples import Candidate, Example, Image, Task, Video
 from unified_reward.evaluate.coverage import Contents, Outputs, content_of, different_numbers
 from unified_reward.evaluate.matching import first_numbers, match_files, media_folder
@@ -157,9 +159,10 @@ def _own_prompts(contents: Mapping[str, _Content]) -> PromptFile:
 def _check_same(first: Example, second: Example, owner: str, other: str) -> None:
     """Refuse two prompts with one id that differ in their text, or in the media they are about."""
     if not same_text(first.prompt, second.prompt):
-        one, two = (repr(one_line(prompt.prompt, 80)) for prompt in (first, second))
+        texts = [one_line(prompt.prompt, 80) for prompt in (first, second)]
         raise DataError(
-            f"prompts do not match: {first.id!r} is {one} for {owner}, and {two} for {other}"
+            f"prompts do not match: {first.id!r} is {texts[0]!r} for {owner}, and {texts[1]!r} for "
+            f"{other}"
         )
     sources = [[content_of(medium) for medium in prompt.context] for prompt in (first, second)]
     if sources[0] != sources[1]:
@@ -310,7 +313,9 @@ def _media(name: str, files: Mapping[str, Sequence[Path]]) -> Outputs:
     Raises:
         DataError: There are both.
     """
-    kinds = {path: _kind(path) for paths in files.values() for path in paths}
+    paths = [path for each in files.values() for path in each]
+    with ThreadPoolExecutor(THREADS) as pool:
+        kinds = dict(zip(paths, pool.map(_kind, paths), strict=True))
     first = {kind: path for path, kind in reversed(kinds.items())}
     if "image" in first and "video" in first:
         raise DataError(
@@ -320,7 +325,7 @@ def _media(name: str, files: Mapping[str, Sequence[Path]]) -> Outputs:
     suffixes = {path.suffix.lower() for path in kinds}
     is_video = "video" in first or ("image" not in first and suffixes <= _VIDEO_SUFFIXES)
     make = Video if is_video else Image
-    return {key: tuple(make(path) for path in paths) for key, paths in files.items()}
+    return {key: tuple(make(path) for path in each) for key, each in files.items()}
 
 
 def _kind(path: Path) -> Kind | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from unified_reward.core.samples import Candidate, Image, Video
+from unified_reward.core.samples import Candidate, Image, Task, Video
 from unified_reward.data.stats import visible_parts
 from unified_reward.evaluate.outputs import ModelOutputs
 from unified_reward.report.page import (
@@ -18,6 +18,7 @@ from unified_reward.report.page import (
     Interval,
     Page,
     Tile,
+    Tone,
     decimals_of,
 )
 
@@ -31,14 +32,17 @@ _CLAUSES: Mapping[Reading, str] = {
 }
 _MARKS = {"better": "▲ better", "worse": "▼ worse", "open": "not told apart"}
 _WARNINGS = {
-    "order": "order of the two",
-    "reading": "noise of readings",
+    "order": "within the noise of the order",
+    "reading": "within the noise of readings",
     "disagreement": "rewards disagree",
-    "few": "few prompts",
+    "few": "little to go by",
 }
 _PIXELS = EMBEDDED_PIXELS // 4
+_VIDEO_PIXELS = _PIXELS // 2
 _N_FILES = 2
 """Files of a model beside each other on a card."""
+_N_MEDIA = 48
+"""Images and videos on a page, so that it stays some megabytes; the first prompt has all of its."""
 _N_OPEN = 12
 """Longest list of missing outputs that is not folded."""
 
@@ -72,20 +76,19 @@ class _Effect(NamedTuple):
         return "" if self.value is None else _MARKS[self.reading]
 
     def words(self) -> str:
-        """Value, interval and number of prompts; of an effect that has a value."""
+        """Value, interval and number of prompts; empty without a value."""
         if self.value is None:
-            return "no value"
-        value = self.value
-        shown = f"wins {_share(value)}" if self.is_rate else f"{value:+.3g}"
-        if self.low is None or self.high is None:
-            interval = "no interval"
-        elif self.is_rate:
-            interval = f"95 % interval {_share(self.low)} to {_share(self.high)}"
-        else:
-            digits = f"+.{decimals_of(self.high - self.low)}f"
-            shown = f"{value:{digits}}"
-            interval = f"95 % interval {self.low:{digits}} to {self.high:{digits}}"
-        return f"{shown}, {interval}, {_count(self.n, 'prompt')}"
+            return ""
+        interval, decimals = "no interval", 2
+        if self.low is not None and self.high is not None:
+            decimals = decimals_of(self.high - self.low)
+            ends = (self._number(end, decimals) for end in (self.low, self.high))
+            interval = f"95 % interval {' to '.join(ends)}"
+        value = f"{'wins ' * self.is_rate}{self._number(self.value, decimals)}"
+        return f"{value}, {interval}, {_count(self.n, 'prompt')}"
+
+    def _number(self, x: float, decimals: int) -> str:
+        return _share(x) if self.is_rate else f"{x:+.{decimals}f}"
 
 
 def write_page(report: Report, outputs: ModelOutputs, path: Path) -> None:
@@ -108,7 +111,8 @@ def build_page(report: Report, outputs: ModelOutputs) -> Page:
     names = ", ".join(others) if len(others) <= 3 else f"{len(others)} models"
     title = f"{names} against {report['baseline']}" if others else str(report["baseline"])
     page = Page(title, lead=f"{_count(report['prompts'], 'prompt')}; {_all(report['rewards'])}.")
-    page.findings([*_findings(report), *_warnings(report)])
+    if findings := [*_findings(report), *_warnings(report)]:
+        page.findings(findings)
     page.tiles([*_tiles(report)])
     for add in (_add_differences, _add_people, _add_categories):
         add(page, report)
@@ -125,8 +129,8 @@ def _effects(report: Report, paired: Mapping[str, Any]) -> dict[str, _Effect]:
         if row := paired.get(reward):
             is_rate = report["judges"][reward]["kind"] == "win_rate"
             name, interval = ("win_rate", "win_rate_ci95") if is_rate else ("difference", "ci95")
-            ends = _ends(row.get(interval))
-            effects[reward] = _Effect(row[name], *ends, row["n"], is_rate)
+            n = row["win_rate_n" if is_rate else "n"]
+            effects[reward] = _Effect(row[name], *_ends(row.get(interval)), n, is_rate)
     return effects
 
 
@@ -153,47 +157,50 @@ def _findings(report: Report) -> Iterator[Finding]:
         lines = [*_win_lines(report, model)]
         if votes := people.get(model):
             rate = _rate_words(votes["value"], votes["ci95"])
-            lines.append(f"People, with {votes['reward']}: {rate}.")
-        yield Finding(*_gist([each.reading for each in effects.values()], text, lines))
+            lines.append(f"By votes of people and {votes['reward']}: {rate}.")
+        mark, tone = _gist([each.reading for each in effects.values()])
+        yield Finding(mark, text, lines, tone)
 
 
-def _gist(
-    readings: Sequence[Reading], text: str, lines: Sequence[str]
-) -> tuple[str, str, Sequence[str], Literal["good", "bad", "open"]]:
+def _gist(readings: Sequence[Reading]) -> tuple[str, Tone]:
+    """Badge of the readings of all rewards, and its colour."""
     n, better, worse = len(readings), readings.count("better"), readings.count("worse")
-    if not n:
-        return "no comparison", text, lines, "open"
     if better and worse:
-        return "rewards disagree", text, lines, "open"
+        return "rewards disagree", "open"
     if not better and not worse:
-        return "cannot be told apart", text, lines, "open"
-    word, count = ("better", better) if better else ("worse", worse)
-    mark = f"{_MARKS[word]}{'' if count == n else f' in {count} of {n} rewards'}"
-    return mark, text, lines, "good" if better else "bad"
+        return "cannot be told apart" if n else "no comparison", "open"
+    count = better or worse
+    ending = "" if count == n else f" in {count} of {n} rewards"
+    return (f"{_MARKS['better' if better else 'worse']}{ending}", "good" if better else "bad")
 
 
 def _win_lines(report: Report, model: str) -> Iterator[str]:
     for reward, row in report["paired"].get(model, {}).items():
         if row.get("win_rate") is None or report["judges"][reward]["kind"] == "win_rate":
             continue
-        rate = _rate_words(row["win_rate"], row.get("win_rate_ci95"))
+        rate = _rate_words(row["win_rate"], row["win_rate_ci95"])
         yield f"{reward}: {rate} of the prompts."
 
 
 def _rate_words(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return "no win rate"
-    ends = f" ({_share(interval[0])} to {_share(interval[1])})" if interval else ""
+    low, high = _ends(interval)
+    ends = "" if low is None or high is None else f" ({_share(low)} to {_share(high)})"
     return f"wins {_share(value)}{ends}"
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _warnings(report: Report) -> Iterator[Finding]:
+    """One badge per kind of warning."""
+    by_kind: dict[str, list[str]] = {}
     for row in report["warnings"]:
-        yield Finding(_WARNINGS.get(row["kind"], row["kind"]), row["text"], tone="warning")
+        by_kind.setdefault(row["kind"], []).append(f"{row['text']}.")
+    for kind, texts in by_kind.items():
+        yield Finding(_WARNINGS[kind], "", texts, "warning")
 
 
 def _tiles(report: Report) -> Iterator[Tile]:
@@ -205,7 +212,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
     yield Tile("Judge calls", f"{calls:,}", f"{saved:,} saved by the budget" if budgets else "")
     kinds = Counter(row["kind"] for row in report["missing"])
     note = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
-    yield Tile("Left out", f"{kinds.total():,}", note or "every output has its values")
+    yield Tile("Left out", f"{kinds.total():,}", note or "nothing is missing or broken")
 
 
 def _add_differences(page: Page, report: Report) -> None:
@@ -225,9 +232,9 @@ def _add_differences(page: Page, report: Report) -> None:
         _add_effects(page, effects, reward)
     for reward in report["rewards"]:
         bars = [
-            _bar(model, row[reward]["win_rate"], row[reward].get("win_rate_ci95"), row[reward]["n"])
-            for model, row in report["paired"].items()
-            if row.get(reward, {}).get("win_rate") is not None
+            _bar(model, row["win_rate"], row["win_rate_ci95"], row["win_rate_n"])
+            for model, by_reward in report["paired"].items()
+            if (row := by_reward.get(reward, {})) and row.get("win_rate") is not None
         ]
         if bars and report["judges"][reward]["kind"] == "score":
             title = f"{reward}: share of prompts won against {report['baseline']}, ties half"
@@ -258,8 +265,9 @@ def _add_people(page: Page, report: Report) -> None:
         return
     page.section(
         "Votes of people",
-        "Share of votes for the model. The first bar corrects many verdicts of a judge by few "
-        "votes; without votes the judge may be wrong by any amount.",
+        "Share of votes for the model, n prompts. The first bar corrects many verdicts of a judge "
+        "by few votes, which must be on prompts chosen at random; a judge alone may be wrong by "
+        "any amount.",
     )
     for model, row in report["people"].items():
         both = (row["value"], row["ci95"], row["n_votes"])
@@ -309,14 +317,20 @@ def _add_prompts(page: Page, report: Report, outputs: ModelOutputs) -> None:
         "Prompts with the largest differences, chosen for being extreme: they show what a "
         "difference looks like, not how frequent it is.",
     )
+    n_media = 0
     for row in rows:
         example = outputs.prompts[row["prompt"]]
-        page.subsection(row["text"] or row["prompt"], f"{row['prompt']} · {row['reward']}")
-        cards = [_card((medium,), "source", [], "") for medium in example.context]
-        for model, by_prompt in outputs.outputs.items():
-            candidates = by_prompt.get(row["prompt"], ())
-            cards.append(_model_card(model, candidates, row))
-        page.gallery(cards)
+        files = {
+            model: by_prompt.get(row["prompt"], ()) for model, by_prompt in outputs.outputs.items()
+        }
+        n_media += len(example.context) + sum(len(each[:_N_FILES]) for each in files.values())
+        if n_media > _N_MEDIA and row is not rows[0]:
+            break
+        page.subsection(row["text"] or row["prompt"], f"prompt {row['prompt']}")
+        title = "source" if example.task is Task.IMAGE_EDITING else "context"
+        cards = [_card((medium,), title, [], "") for medium in example.context]
+        cards += [_model_card(model, candidates, row) for model, candidates in files.items()]
+        page.gallery(cards, compact=True)
 
 
 def _model_card(model: str, candidates: Sequence[Candidate], row: Mapping[str, Any]) -> Card:
@@ -337,7 +351,8 @@ def _card(candidates: Sequence[Candidate], title: str, lines: Sequence[str], mar
     parts: list[Image | Video | str] = []
     for candidate in candidates:
         parts += candidate if isinstance(candidate, tuple) else (candidate,)
-    opened, texts = visible_parts(parts, _PIXELS)
+    is_video = any(isinstance(part, Video) for part in parts)
+    opened, texts = visible_parts(parts, _VIDEO_PIXELS if is_video else _PIXELS)
     return Card(opened, title, [*lines, *texts], mark=mark)
 
 
@@ -441,12 +456,21 @@ def _add_judges(page: Page, report: Report) -> None:
     budget = report.get("budget") or {}
     if not budget:
         return
-    page.subsection("Calls for comparisons", "Spent on the pairs of models that were closest.")
+    page.subsection(
+        "Calls for comparisons",
+        "Spent on the pairs of models that decide the ranking. Width: of the widest 95 % interval "
+        "of a win rate of two neighbours in it, for which comparisons spread evenly over all pairs "
+        "would be as many as the last column says.",
+    )
+    header = ["reward", "calls", "of all", "saved", "width", "comparisons", "evenly spread"]
     rows = [
-        [reward, row["calls"], row["full_calls"], row["saved"], row["width"]]
+        [
+            *(reward, row["calls"], row["full_calls"], row["saved"], row["width"]),
+            *(sum(row["pairs"].values()), row.get("uniform_comparisons")),
+        ]
         for reward, row in budget.items()
     ]
-    page.table(["reward", "calls", "of all", "saved", "width of the intervals"], rows)
+    page.table(header, rows)
     pairs: list[list[str | float | None]] = [
         [reward, *pair.split("|", 1), n]
         for reward, row in budget.items()
@@ -458,7 +482,7 @@ def _add_judges(page: Page, report: Report) -> None:
 def _add_coverage(page: Page, report: Report) -> None:
     missing, notes = report["missing"], report["notes"]
     note = "Outputs without a value take no part in any figure of that reward."
-    page.section("Coverage", note if missing else "Every model has every value for every prompt.")
+    page.section("Coverage", note if missing else "No output is missing or broken.")
     for text in notes:
         page.text(text)
     if not missing:

@@ -193,6 +193,7 @@ def _paired(figures: Figures, model: str, baseline: str) -> dict[str, Any]:
         **paired_difference(figures.means[model], figures.means[baseline]).row("difference"),
         "win_rate": rate.value,
         "win_rate_ci95": rate.ci95,
+        "win_rate_n": rate.n,
         "n_comparisons": len(met),
         "flips": flip_share(met).value,
     }

@@ -36,6 +36,7 @@ ENLARGED_PX = 200
 """Small images are enlarged up to this side, by whole factors so that pixels stay square."""
 _LONG = 60
 """Longest text in characters that is never cut off by its box."""
+Tone = Literal["good", "bad", "open", "warning"]
 _EMPTY = '<p class="empty">Nothing to show.</p>'
 
 
@@ -100,7 +101,7 @@ class Finding(NamedTuple):
     mark: str
     text: str
     lines: Sequence[str] = ()
-    tone: Literal["good", "bad", "open", "warning"] = "open"
+    tone: Tone = "open"
     """Colour of the badge, which repeats what ``mark`` says."""
 
 
@@ -320,10 +321,16 @@ class Page:
         body = f'<div class="{css}">{chart}</div>{legend}{_words("p", note, "note")}'
         self._figure(title, body)
 
-    def gallery(self, cards: Sequence[Card]) -> None:
-        """Add cards in a grid with as many columns as fit."""
-        wide = " wide" if any(len(card.media) > 1 for card in cards) else ""
-        grid = f'<div class="gallery{wide}">{"".join(map(_card, cards))}</div>'
+    def gallery(self, cards: Sequence[Card], *, compact: bool = False) -> None:
+        """Add cards in a grid with as many columns as fit.
+
+        Args:
+            cards: In reading order.
+            compact: In smaller columns, also where a card has several media.
+        """
+        is_wide = not compact and any(len(card.media) > 1 for card in cards)
+        css = " compact" if compact else " wide" if is_wide else ""
+        grid = f'<div class="gallery{css}">{"".join(map(_card, cards))}</div>'
         self._blocks.append(grid if cards else _EMPTY)
 
     def html(self) -> str:
@@ -421,7 +428,7 @@ class _Axis(NamedTuple):
 
     ticks: Sequence[float]
     decimals: int
-    """Decimals of values, so that the narrowest interval has two digits."""
+    """Decimals of values, see `decimals_of`."""
     sign: str
     """``+`` if values are written with their sign."""
 
@@ -452,12 +459,12 @@ class _Axis(NamedTuple):
 
 
 def decimals_of(width: float) -> int:
-    """Decimals with which an interval of this width has two digits, in [0, 6].
+    """Decimals with which an interval of this width spans 20 steps or more, in [0, 6].
 
-    >>> decimals_of(0.044), decimals_of(12)
-    (3, 0)
+    >>> decimals_of(0.44), decimals_of(1.1), decimals_of(30)
+    (2, 2, 0)
     """
-    return min(max(1 - math.floor(math.log10(width)), 0), 6) if width > 0 else 2
+    return min(max(math.ceil(-math.log10(width / 20)), 0), 6) if width > 0 else 2
 
 
 def _interval_row(each: Interval, axis: _Axis, line: str) -> str:

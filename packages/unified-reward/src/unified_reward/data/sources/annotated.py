@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -110,20 +110,35 @@ def agreement(rows: Iterable[Raw], source: Source, *, aspect: str = "") -> Agree
     judged = [(item, item.counts[aspect]) for item in items.values() if item.counts.get(aspect)]
     people = {name for item, _ in judged for name in item.annotators}
     n = len(judged), len(people), sum(counts.total() for _, counts in judged)
-    shared = [counts for _, counts in judged if counts.total() > 1]
+    level = "interval" if source.form == "score" else "nominal"
+    return Agreement(*krippendorff_alpha([counts for _, counts in judged], level), *n)
+
+
+def krippendorff_alpha(
+    items: Iterable[Counter[Any]], level: Literal["interval", "nominal"]
+) -> tuple[float | None, str]:
+    """Krippendorff's alpha (2011), or None and the reason why it is undefined.
+
+    Args:
+        items: Number of annotators by value, of each item.
+        level: Differences of values count by their square, or values are equal or not.
+    """
+    shared = [counts for counts in items if counts.total() > 1]
     values = sorted({value for counts in shared for value in counts})
     if len(values) < 2:
-        reason = "everyone says the same of everything" if shared else "no item was judged twice"
-        return Agreement(None, reason, *n)
+        return (
+            None,
+            "everyone says the same of everything" if shared else "no item was judged twice",
+        )
     with extra("bench"):
         import krippendorff
 
     alpha = krippendorff.alpha(
         value_counts=np.array([[counts[value] for value in values] for counts in shared]),
         value_domain=values,
-        level_of_measurement="interval" if source.form == "score" else "nominal",
+        level_of_measurement=level,
     )
-    return Agreement(float(alpha), "", *n)
+    return float(alpha), ""
 
 
 def _gather(

@@ -60,9 +60,10 @@ class Served:
 
 
 @contextmanager
-def arena_of(folder, items, gold=(), *, aspects=(), **settings):
+def arena_of(folder, items, gold=(), *, aspects=(), judge=None, **settings):
     """Serve items to ann and bob; votes go to ``VOTES.jsonl``."""
-    config = ArenaConfig("Cats", aspects, QueueConfig(**{"repeat_share": 0.0, **settings}))
+    queue = QueueConfig(**{"repeat_share": 0.0, **settings})
+    config = ArenaConfig("Cats", aspects, queue, judge)
     (folder / "converted").mkdir(exist_ok=True)
     with open_votes(folder / "VOTES.jsonl") as journal, ExitStack() as stack:
         tokens = open_tokens(folder / "tokens.json", ("ann", "bob"))
@@ -117,10 +118,12 @@ def test_left_is_the_candidate_that_the_vote_then_names(tmp_path, items):
             urls = [state[side][0]["url"] for side in ("left", "right")]
             client.vote(state["id"], choice)
             vote = read_votes(tmp_path / "VOTES.jsonl")[-1]
-            shown = [f"/media/{served.service.media.name(one)}" for one in vote.example.candidates]
-            assert urls == (shown if vote.order == "ab" else shown[::-1])
+            visible = [
+                f"/media/{served.service.media.name(one)}" for one in vote.example.candidates
+            ]
+            assert urls == (visible if vote.order == "ab" else visible[::-1])
             if choice in ("left", "right"):
-                assert shown["ab".index(vote.vote)] == urls[choice == "right"]
+                assert visible["ab".index(vote.vote)] == urls[choice == "right"]
             else:
                 assert vote.vote == choice
 
@@ -237,12 +240,12 @@ def test_gold_items_and_repeats_are_marked_in_the_file_alone(tmp_path):
     settings = {"gold_share": 0.3, "repeat_share": 0.3, "repeat_gap": 3, "votes": 1}
     with arena_of(tmp_path, items, gold, **settings) as served:
         client = served.client("ann")
-        shown = []
+        visible = []
         while state := client.item()["item"]:
-            shown.append(state)
+            visible.append(state)
             client.vote(state["id"])
     votes = {vote.id: vote for vote in read_votes(tmp_path / "VOTES.jsonl")}
-    assert len({tuple(state) for state in shown}) == 1, "all have the same keys"
+    assert len({tuple(state) for state in visible}) == 1, "all have the same keys"
     repeats = [vote for vote in votes.values() if vote.repeats]
     assert len(repeats) >= 3
     assert sum(vote.gold == "b" for vote in votes.values()) >= 3
@@ -269,6 +272,35 @@ def test_a_broken_video_leaves_the_queue_and_the_rater_gets_another(tmp_path, it
         assert "broken.mp4" in served.service.broken["clip"]
         name = served.service.media.name(Video(path))
         assert kind(client.get(f"/media/{name}")) == (404, "broken")
+
+
+def test_the_owner_sees_standings_that_follow_the_votes(tmp_path, items):
+    """The judge is for beta throughout; people vote for alpha, and one item is broken."""
+    (tmp_path / "i3-a.png").write_bytes(b"no image")
+    judge = {pair.id: 0.2 for pair in items}
+    with arena_of(tmp_path, items, judge=judge, votes=1) as served:
+        owner, client = served.open(served.tokens.owner), served.client("ann")
+        before = owner.get("/api/standings").json()["standings"]
+        assert (before["votes"]["n"], before["progress"]["needed"]) == (0, 4)
+        while state := client.item()["item"]:
+            urls = [f"/media/{served.service.media.name(Image(path))}" for path in alphas(tmp_path)]
+            client.vote(state["id"], "left" if state["left"][0]["url"] in urls else "right")
+        after = owner.get("/api/standings").json()
+    standings = after["standings"]
+    assert (after["title"], standings["votes"]["a"], standings["votes"]["n"]) == ("Cats", 3, 3)
+    assert standings["progress"] == {"votes": 3, "items": 3, "complete": 3, "needed": 3}
+    strengths = {model: row["strength"] for model, row in standings["models"].items()}
+    assert strengths["alpha"] > 0 > strengths["beta"]
+    assert standings["judge"]["accuracy"]["value"] == 0
+    assert [row["id"] for row in after["broken"]] == ["i3"]
+    assert set(after["media"]) == {"i0", "i1", "i2"}
+    name = served.service.media.name(Image(tmp_path / "i0-b.png"))
+    assert after["media"]["i0"]["b"] == [{"kind": "image", "url": f"/media/{name}"}]
+
+
+def alphas(folder):
+    """Pictures of the first model."""
+    return sorted(folder.glob("*-a.png"))
 
 
 def test_a_full_disk_is_told_and_the_vote_can_be_sent_again(tmp_path, items, monkeypatch):

@@ -42,33 +42,35 @@ def read(folder, *names, **settings):
 
 def test_every_pair_of_models_meets_at_each_prompt_and_place_that_both_have(models):
     given = read(models, "alpha", "beta", "gamma")
-    pairs = [re.sub(r"/.*/", "/", one.id) for one in given.items]
-    assert {pair: pairs.count(pair) for pair in pairs} == {
+    meetings = [re.sub(r"/.*/", "/", pair.id) for pair in given.items]
+    assert {key: meetings.count(key) for key in meetings} == {
         "alpha|beta/0": 2,
         "alpha|gamma/0": 3,
         "beta|gamma/0": 2,
         "beta|gamma/1": 1,
     }
-    for one in given.items:
-        folders = [candidate.source.parent.name for candidate in one.example.candidates]
-        assert folders == [one.a, one.b] == one.id.partition("/")[0].split("|")
-        assert one.models == (one.a, one.b)
-        tags = one.example.tags
-        assert (tags["model_first"], tags["model_second"]) == one.models
-        assert one.example.prompt in PROMPTS
-        assert one.id == f"{one.a}|{one.b}/{tags['prompt_id']}/{one.id.rpartition('/')[2]}"
+    for pair in given.items:
+        folders = [candidate.source.parent.name for candidate in pair.example.candidates]
+        assert folders == [pair.a, pair.b] == pair.id.partition("/")[0].split("|")
+        assert pair.models == (pair.a, pair.b)
+        tags = pair.example.tags
+        assert (tags["model_first"], tags["model_second"]) == pair.models
+        assert pair.example.prompt in PROMPTS
+        assert pair.id == f"{pair.a}|{pair.b}/{tags['prompt_id']}/{pair.id.rpartition('/')[2]}"
     assert any("beta" in note for note in given.notes), "the missing file is told"
 
 
 def test_the_order_of_pairs_follows_the_seed_and_a_baseline_is_in_each(models):
-    ids = [[one.id for one in read(models, "alpha", "beta", seed=seed).items] for seed in (0, 0, 1)]
+    ids = [
+        [pair.id for pair in read(models, "alpha", "beta", seed=seed).items] for seed in (0, 0, 1)
+    ]
     assert ids[0] == ids[1]
     assert sorted(ids[0]) == sorted(ids[2])
-    every = [one.id for one in read(models, "alpha", "beta", "gamma").items]
+    every = [pair.id for pair in read(models, "alpha", "beta", "gamma").items]
     assert every != sorted(every)
-    assert [one.id for one in read(models, "alpha", "beta", "gamma", limit=3).items] == every[:3]
+    assert [pair.id for pair in read(models, "alpha", "beta", "gamma", limit=3).items] == every[:3]
     with_baseline = read(models, "alpha", "beta", "gamma", baseline="beta").items
-    assert {one.models for one in with_baseline} == {("alpha", "beta"), ("beta", "gamma")}
+    assert {pair.models for pair in with_baseline} == {("alpha", "beta"), ("beta", "gamma")}
     with pytest.raises(ConfigError, match="no model is called 'delta'; there are alpha, beta"):
         read(models, "alpha", "beta", baseline="delta")
 
@@ -79,9 +81,9 @@ def test_the_output_folder_of_an_evaluation_gives_the_same_items(models):
     write_outputs(read_models(folders, models / "prompts.txt"), models / "out")
     again = read_items([str(models / "out")])
     first = read(models, "alpha", "beta")
-    assert [one.id for one in again.items] == [one.id for one in first.items]
-    for one, other in zip(again.items, first.items, strict=True):
-        paths = [[c.source.resolve() for c in x.example.candidates] for x in (one, other)]
+    assert [pair.id for pair in again.items] == [pair.id for pair in first.items]
+    for pair, other in zip(again.items, first.items, strict=True):
+        paths = [[c.source.resolve() for c in x.example.candidates] for x in (pair, other)]
         assert paths[0] == paths[1]
 
 
@@ -99,8 +101,8 @@ def test_records_keep_their_order_and_lose_their_labels(tmp_path):
     rows.append({**rows[0], "id": "one", "candidates": rows[0]["candidates"][:1]})
     rows.append({**rows[0], "id": "bad", "task": "no task"})
     given = read_items([write_rows(tmp_path / "records.jsonl", rows)])
-    assert [one.id for one in given.items] == ["z", "a", "m"]
-    assert [(one.a, one.b) for one in given.items] == [
+    assert [pair.id for pair in given.items] == ["z", "a", "m"]
+    assert [(pair.a, pair.b) for pair in given.items] == [
         ("alpha", "beta"),
         ("a-a.png", "a-b.png"),
         ("alpha", "beta"),
@@ -121,12 +123,12 @@ def test_pairs_are_asked_by_file_name_and_the_chosen_one_stands_on_either_side(t
     dropped = {**rows[0], "id": "dropped", "status": "dropped", "chosen": None, "rejected": None}
     dropped |= {"chosen_score": None, "rejected_score": None}
     given = read_items([write_rows(tmp_path / "pairs.jsonl", [dropped, *rows])])
-    assert [one.id for one in given.items] == [f"p{i}" for i in range(40)]
-    firsts = [one.a.endswith("-a.png") for one in given.items]
+    assert [pair.id for pair in given.items] == [f"p{i}" for i in range(40)]
+    firsts = [pair.a.endswith("-a.png") for pair in given.items]
     assert 8 <= sum(firsts) <= 32, "the chosen candidate is a or b by the id"
-    for one in given.items:
-        assert [c.source.name for c in one.example.candidates] == [one.a, one.b]
-        assert (one.models, one.example.pair, one.example.target) == ((), None, Target())
+    for pair in given.items:
+        assert [c.source.name for c in pair.example.candidates] == [pair.a, pair.b]
+        assert (pair.models, pair.example.pair, pair.example.target) == ((), None, Target())
 
 
 def test_gold_items_know_their_answer_and_rows_without_one_are_told(tmp_path):
@@ -136,12 +138,12 @@ def test_gold_items_know_their_answer_and_rows_without_one_are_told(tmp_path):
     file = write_rows(tmp_path / "gold.jsonl", rows)
     plain = write_rows(tmp_path / "records.jsonl", rows[:1])
     given = read_items([plain], gold=tmp_path / "gold.jsonl")
-    assert [(one.id, one.gold) for one in given.gold] == [
+    assert [(pair.id, pair.gold) for pair in given.gold] == [
         ("gold/x", "a"),
         ("gold/y", "b"),
         ("gold/z", "tie"),
     ]
-    assert [one.gold for one in given.items] == [None]
+    assert [pair.gold for pair in given.items] == [None]
     assert given.notes == (f"{file} none: no pair with a known winner",)
 
 

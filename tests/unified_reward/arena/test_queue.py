@@ -35,7 +35,7 @@ class VotingMachine(RuleBasedStateMachine):
         self.queue = queue_of(
             n, ("g0", "g1"), votes=votes, gold_share=0.3, repeat_share=0.3, repeat_gap=2, seed=seed
         )
-        self.asked = {f"i{i}" for i in range(n)}
+        self.items = {f"i{i}" for i in range(n)}
         self.votes = {rater: [] for rater in RATERS}
         self.now = 0.0
 
@@ -70,12 +70,12 @@ class VotingMachine(RuleBasedStateMachine):
         if not hasattr(self, "queue"):
             return
         counts = Counter(name for names in self.votes.values() for name in names)
-        counted = sum(min(counts[item], self.needed) for item in self.asked)
+        counted = sum(min(counts[item], self.needed) for item in self.items)
         for rater, names in self.votes.items():
             progress = self.queue.progress(rater)
             assert progress.votes == len(names) == len(set(names))
             assert progress.all_votes == counted
-            assert progress.needed == self.needed * len(self.asked)
+            assert progress.needed == self.needed * len(self.items)
 
     def teardown(self):
         """No item is lost: once all raters go on to the end, each has its votes."""
@@ -84,7 +84,7 @@ class VotingMachine(RuleBasedStateMachine):
         for rater in RATERS:
             self.votes[rater] += [turn.id for turn in vote_all(self.queue, rater, self.now)]
         counts = Counter(name for names in self.votes.values() for name in names)
-        assert all(counts[item] >= self.needed for item in self.asked)
+        assert all(counts[item] >= self.needed for item in self.items)
 
 
 VotingMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

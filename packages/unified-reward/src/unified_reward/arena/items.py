@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from unified_reward.arena.queue import REPEAT
@@ -15,7 +14,7 @@ from unified_reward.core.samples import Candidate, Example, Image, Target, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.evaluate.inputs import read_models
 from unified_reward.evaluate.outputs import CATEGORY, ModelOutputs, model_pairs
-from unified_reward.io.rows import Row, read_examples
+from unified_reward.io.rows import read_examples
 from unified_reward.io.vote_rows import Choice
 
 
@@ -108,17 +107,14 @@ def read_items(
 
 
 def _holds_pairs(path: str) -> bool:
-    """True for a file whose first usable row is a pair or a record of two candidates."""
+    """True for a file whose first usable row is a pair, or a record of two candidates."""
     if not is_file(path) or not path.endswith(".jsonl"):
         return False
-    rows = islice(read_examples(Path(path)), 100)
-    return any(
-        row.status in ("kept", "dropped") or (not row.status and _is_pair(row)) for row in rows
-    )
-
-
-def _is_pair(row: Row) -> bool:
-    return not isinstance(row.content, Failed) and row.content.form == "compare"
+    for row in read_examples(Path(path)):
+        if not isinstance(row.content, Failed):
+            is_record = not row.status and row.content.form == "compare"
+            return is_record or row.status in ("kept", "dropped")
+    return False
 
 
 def _file_items(path: Path, notes: list[str]) -> Iterator[ArenaItem]:
@@ -141,8 +137,7 @@ def _file_item(example: Example) -> ArenaItem:
         example = replace(example.as_comparison(), tags=tags)
     files = [_name(candidate) for candidate in example.candidates]
     a, b = (example.tags.get(tag, name) for tag, name in zip(_MODEL_TAGS, files, strict=True))
-    tags = {PROMPT: example.id, **example.tags}
-    return ArenaItem(replace(example, target=Target(), tags=tags, raters=None), a, b)
+    return ArenaItem(replace(example, target=Target(), raters=None), a, b)
 
 
 def _name(candidate: Candidate) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +44,7 @@ class MediaStore:
         self._folder = folder
         self._media = {self.name(one): one for item in items for one in item.example.media}
         self._files: dict[str, MediaFile] = {}
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locks = {name: threading.Lock() for name in self._media}
 
     def name(self, medium: Image | Video) -> str:
         """Name of a medium, which nobody without the key can guess."""

@@ -33,13 +33,16 @@ def judge_probabilities(path: Path, items: Iterable[ArenaItem]) -> dict[str, flo
                 scores[row["id"]] = score.value
             case _:
                 pass
+    probabilities: dict[str, float] = {}
     for item in items:
         place = item.id.rpartition("/")[2]
         about = f"{item.example.tags.get(PROMPT)}/{place}"
         a, b = (scores.get(f"{model}/{about}") for model in (item.a, item.b))
-        if a is not None and b is not None:
-            shares.setdefault(item.id, 0.5 + 0.5 * ((a > b) - (a < b)))
-    return shares
+        if item.id in shares:
+            probabilities[item.id] = shares[item.id]
+        elif a is not None and b is not None:
+            probabilities[item.id] = 0.5 + 0.5 * ((a > b) - (a < b))
+    return probabilities
 
 
 def _verdict_file(path: Path) -> Path:

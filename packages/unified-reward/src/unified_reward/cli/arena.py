@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
+import socket
+import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extra
+
+
+if TYPE_CHECKING:
+    from unified_reward.arena.tokens import Tokens
 
 
 _InputsArgument = Annotated[
@@ -79,11 +85,9 @@ def arena(
     from unified_reward.arena.journal import open_votes
     from unified_reward.arena.media import MediaStore
     from unified_reward.arena.queue import QueueConfig
-    from unified_reward.arena.tokens import Tokens, open_tokens
+    from unified_reward.arena.tokens import open_tokens
     from unified_reward.arena.verdicts import judge_probabilities
 
-    if not host:
-        raise ConfigError("--host is an address, such as 127.0.0.1")
     given = read_items(
         inputs, prompts=prompts, baseline=baseline, limit=limit, seed=seed, gold=gold
     )
@@ -91,22 +95,27 @@ def arena(
     queue = QueueConfig(votes=votes, repeat_share=repeat, seed=seed)
     config = ArenaConfig(title, tuple(aspect or ()), queue, judge)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-
-    def tell(url: str, tokens: Tokens, service: Arena) -> None:
-        for note in given.notes:
-            typer.echo(f"left out: {note}", err=True)
-        if n := service.n_foreign:
-            typer.echo(f"{n} votes of {out} are on other pairs than the input's; kept", err=True)
-        if host not in LOOPBACK:
-            typer.echo("links and votes are sent unencrypted to anybody on this network", err=True)
-        for name, token in tokens.raters.items():
-            typer.echo(f"{name}: {url}/#{token}")
-        typer.echo(f"standings, for you alone: {url}/standings#{tokens.owner}")
-
+    for note in given.notes:
+        typer.echo(f"left out: {note}", err=True)
+    if judge is not None and len(judge) < len(given.items):
+        typer.echo(f"{judge_verdicts}: {len(judge)} of {len(given.items)} pairs judged", err=True)
+    if host not in LOOPBACK:
+        typer.echo("links and votes travel unencrypted on this network", err=True)
+    names = [*(rater or ()), *(f"rater-{i}" for i in range(1, raters + 1))]
     with open_votes(out) as journal, tempfile.TemporaryDirectory() as folder:
-        names = [*(rater or ()), *(f"rater-{i}" for i in range(1, raters + 1))]
         tokens = open_tokens(out.with_name(f"{out.name}.tokens.json"), names)
         store = MediaStore([*given.items, *given.gold], tokens.key, Path(folder))
         service = Arena(given, journal, store, tokens.key, config)
+        if n := service.n_foreign:
+            typer.echo(f"{out}: {n} votes are on other pairs than the input's; kept", err=True)
         app = create_app(service, tokens, is_loopback=host in LOOPBACK)
-        run(app, host, port, lambda url: tell(url, tokens, service))
+        run(app, host, port, lambda url: _print_links(url, tokens))
+
+
+def _print_links(url: str, tokens: Tokens) -> None:
+    """Print a link for each rater and for the owner; every address is that of this machine."""
+    url = re.sub(r"//(0\.0\.0\.0|\[::\])", f"//{socket.gethostname()}", url)
+    for name, token in tokens.raters.items():
+        typer.echo(f"{name}: {url}/#{token}")
+    typer.echo(f"standings, for you alone: {url}/standings#{tokens.owner}")
+    sys.stdout.flush()

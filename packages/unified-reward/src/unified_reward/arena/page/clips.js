@@ -35,9 +35,13 @@ export class Clips {
     for (const video of this.#videos) video.currentTime = Math.min(time, video.duration || 0);
   }
 
+  /** Stop, and let go of the files. */
   close() {
     clearInterval(this.#timer);
-    this.#stop();
+    for (const video of this.#videos) {
+      video.removeAttribute("src");
+      video.load();
+    }
   }
 
   #stop() {

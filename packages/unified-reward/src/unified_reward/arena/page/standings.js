@@ -95,24 +95,25 @@ function medium({ kind, url, text: words }, name) {
     : el("img", { src: url, alt: name, loading: "lazy" });
 }
 
-function disagreement({ id, prompt, a, b, people, judge: said, votes: n }, media) {
+function disagreement({ id, prompt, a, b, people, judge: judged, votes: n }, media) {
   const sides = media[id] ?? {};
   const side = (place, name, note) => (sides[place]?.length
     ? el("figure", {}, ...sides[place].map((part) => medium(part, name)), el("figcaption", {}, el("b", {}, name), note ? ` ${note}` : ""))
     : null);
-  const note = (share, judged) => `people ${percent(share)}, judge ${percent(judged)}`;
+  const note = (share, verdict) => `people ${percent(share)}, judge ${percent(verdict)}`;
   return el("li", {},
-    el("p", { dir: "auto" }, prompt), el("small", {}, `${n} ${n === 1 ? "vote" : "votes"}; wins of ${a}: ${note(people, said)}`),
-    el("div", { class: "sides" }, side("context", "Given"), side("a", a, note(people, said)), side("b", b, note(1 - people, 1 - said))));
+    el("p", { dir: "auto" }, prompt), el("small", {}, `${n} ${n === 1 ? "vote" : "votes"}; shares of the win:`),
+    el("div", { class: "sides" }, side("context", "Given"), side("a", a, note(people, judged)), side("b", b, note(1 - people, 1 - judged))));
 }
 
 function judge({ judge: got, media }) {
   if (!got) return [text("No verdicts of a judge were given (--judge-verdicts).")];
   const { value, ci95, n } = got.accuracy;
+  const rows = got.disagreements.filter((row) => Math.sign(row.people - 0.5) !== Math.sign(row.judge - 0.5));
   return [
     numbers([["Items where the judge agrees with people", percent(value), `${interval(ci95, percent)}, on ${n} prompts; ${got.items} items`]]),
-    el("h3", {}, "Where they disagree most"),
-    got.disagreements.length ? el("ol", { class: "disagreements" }, ...got.disagreements.map((row) => disagreement(row, media))) : text("Nowhere so far."),
+    el("h3", {}, "Where they prefer different ones"),
+    rows.length ? el("ol", { class: "disagreements" }, ...rows.map((row) => disagreement(row, media))) : text("Nowhere so far."),
   ];
 }
 
@@ -121,7 +122,7 @@ function broken({ broken: rows, notes }) {
   return [el("ul", {}, ...rows.map(({ id, reason }) => el("li", {}, el("b", {}, id), ` ${reason}`)), ...notes.map((note) => el("li", {}, note)))];
 }
 
-const SECTIONS = { models, votes, raters, judge, broken };
+const SECTIONS = { models, votes, raters, broken, judge };
 
 // --------------------------------------------------------------------------------------------- page
 

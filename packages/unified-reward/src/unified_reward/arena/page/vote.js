@@ -6,7 +6,6 @@ import { prepare, starRows, starsOf } from "./item.js";
 import { ServerError, pause, request, token } from "./server.js";
 
 const TOKEN = "unified-reward-arena-token";
-const PENDING = "unified-reward-arena-vote";
 const KEYS = {
   ArrowLeft: "left", 1: "left", ArrowRight: "right", 2: "right", ArrowDown: "tie", 3: "tie",
   4: "both_bad", 5: "cannot_tell", "?": "cannot_tell",
@@ -16,6 +15,7 @@ const LABELS = {
   image_understanding: "Question",
   video_understanding: "Question",
 };
+const KEYS_OFF = "unified-reward-arena-keys-off";
 const choices = [...$("choices").querySelectorAll("button")];
 
 let secret = "";
@@ -28,6 +28,9 @@ let progress = { done: 0, total: 0, undo: false };
 let since = null;
 /** A vote or an undo is on its way, or no item is there. */
 let busy = true;
+
+/** Place in the tab of a vote that is not known to be saved; each rater has an own one. */
+const pending = () => `unified-reward-arena-vote-${secret}`;
 
 // ------------------------------------------------------------------------------------------- server
 
@@ -58,7 +61,7 @@ async function deliver(body, wasSent = false) {
     if (error.type !== "duplicate") note = `Not saved: ${error.message}`;
     else if (!wasSent && !error.isRepeated) note = "You voted on this pair before, in another window; that vote counts.";
   }
-  sessionStorage.removeItem(PENDING);
+  sessionStorage.removeItem(pending());
   return note;
 }
 
@@ -79,7 +82,7 @@ async function exclusively(action) {
 function begin() {
   secret = token(TOKEN);
   if (!secret) return askToken();
-  const kept = sessionStorage.getItem(PENDING);
+  const kept = sessionStorage.getItem(pending());
   return exclusively(async () => {
     const note = kept ? await deliver(JSON.parse(kept), true) : "";
     return [await ask("item"), note];
@@ -90,7 +93,7 @@ function vote(choice) {
   if (busy || !isAllowed(choice)) return;
   const { stars } = starsOf($("stars"), view.item.aspects);
   const body = { id: view.item.id, choice, aspects: stars, seconds: (performance.now() - since) / 1000 };
-  sessionStorage.setItem(PENDING, JSON.stringify(body));
+  sessionStorage.setItem(pending(), JSON.stringify(body));
   choices.find(({ value }) => value === choice).classList.add("chosen");
   exclusively(async () => {
     const note = await deliver(body);
@@ -156,6 +159,7 @@ function showProgress(note) {
 
 function showEnd() {
   view = null;
+  $("stage").replaceChildren();
   const { done } = progress;
   say($("end-count"), `There is nothing left for you to vote on. You gave ${done} ${done === 1 ? "vote" : "votes"}.`);
   $("end-title").focus();
@@ -223,16 +227,14 @@ function enlarge(place) {
 
 function onKey(event) {
   const { key, target } = event;
+  const isTyping = target.matches("input:not([type=checkbox])");
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && key !== "?")) return;
   if ($("enlarged").open) {
     if (key === "ArrowLeft" || key === "ArrowRight") enlarge(enlarged + (key === "ArrowLeft" ? -1 : 1));
     return;
   }
-  if (target.matches("input")) {
-    if (key === "Escape" && view) $("prompt").focus();
-    return;
-  }
-  if (key === " " && (!clips || target.matches("button"))) return;
+  if (isTyping && key === "Escape" && view) $("prompt").focus();
+  if (isTyping || !$("keys-on").checked || (key === " " && (!clips || target.matches("button, input")))) return;
   if (key === " ") clips.toggle();
   else if (key === "Backspace" || key.toLowerCase() === "u") undo();
   else if (Object.hasOwn(KEYS, key) && view) vote(KEYS[key]);
@@ -254,14 +256,22 @@ document.addEventListener("pointerup", () => setTimeout(() => {
   // keys vote again after a press on a star or the position
   if (document.activeElement.matches("[type=radio], [type=range]")) $("prompt").focus({ preventScroll: true });
 }));
+$("keys-on").checked = !localStorage.getItem(KEYS_OFF);
+$("keys-on").addEventListener("change", () => {
+  if ($("keys-on").checked) localStorage.removeItem(KEYS_OFF);
+  else localStorage.setItem(KEYS_OFF, "1");
+});
 $("access").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem(TOKEN, $("token").value.trim());
   $("token").value = "";
   begin();
 });
-addEventListener("hashchange", begin);
+addEventListener("hashchange", () => {
+  token(TOKEN);
+  location.reload();
+});
 addEventListener("beforeunload", (event) => {
-  if (sessionStorage.getItem(PENDING)) event.preventDefault();
+  if (sessionStorage.getItem(pending())) event.preventDefault();
 });
 begin();

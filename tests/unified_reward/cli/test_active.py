@@ -89,6 +89,9 @@ def test_pairs_with_votes_are_left_out(cli, records):
     arguments = ("active", records, "--judge", "table:one.csv", "--out", out, "--votes", votes)
     assert cli(*arguments)[0] == 0
     assert names(out) == ["d", "c", "a"]
+    more = write_votes(records.with_name("MORE.jsonl"), [vote(records.parent, item="d")])
+    assert cli(*arguments, "--votes", more)[0] == 0
+    assert names(out) == ["c", "a"]
     write_votes(votes, [vote(records.parent, item=name) for name in SHARES])
     code, _, err = cli(*arguments)
     assert code == 2

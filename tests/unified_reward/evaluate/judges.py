@@ -80,12 +80,12 @@ class Numbers(BaseJudge):
         first = 0.5 if not lead else 0.8 if lead > 0 else 0.2
         if abs(lead) < self.blur:
             first = 0.8
-        one = Preferred(first, 0.0, 1 - first)
+        given = Preferred(first, 0.0, 1 - first)
         if orders == 1:
-            return one
-        other = Preferred(0.2, 0.0, 0.8) if abs(lead) < self.blur else one
-        mean = (one.p_first + other.p_first) / 2
-        return Preferred(mean, 0.0, 1 - mean, orders=(one, other))
+            return given
+        swapped = Preferred(0.2, 0.0, 0.8) if abs(lead) < self.blur else given
+        mean = (given.p_first + swapped.p_first) / 2
+        return Preferred(mean, 0.0, 1 - mean, orders=(given, swapped))
 
 
 class Readings(Numbers):

@@ -44,7 +44,8 @@ def active(
         typer.Option(help="Default uncertainty for one judge, disagreement for several."),
     ] = None,
     votes: Annotated[
-        Path | None, typer.Option(help="Votes of an arena; pairs that have some are left out.")
+        list[Path] | None,
+        typer.Option(help="Votes of an arena; pairs that have some are left out. Repeatable."),
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompts of folders of files.")] = None,
     orders: options.OrdersOption = 2,
@@ -55,11 +56,11 @@ def active(
     """Sort pairs by what votes of people tell most about: where judges are unsure or disagree."""
     if out.suffix != ".jsonl":
         raise ConfigError(f"--out is a .jsonl file, not {out}")
-    keep_inputs(out, *map(Path, inputs), *([votes] if votes else []))
+    keep_inputs(out, *map(Path, inputs), *(votes or ()))
     kind = by or ("uncertainty" if len(judges) == 1 else "disagreement")
     if kind == "disagreement" and len(judges) == 1:
         raise ConfigError("disagreement is of several judges; repeat --judge")
-    pairs = _pairs(inputs, prompts, votes)
+    pairs = _pairs(inputs, prompts, votes or ())
     works = _works(judges, Path(inputs[0]), options.orders_of(orders))
     verdicts: dict[str, list[Verdict]] = {}
     for name, work in works.items():
@@ -82,12 +83,12 @@ def active(
     output.exit_if([missing])
 
 
-def _pairs(inputs: list[str], prompts: Path | None, votes: Path | None) -> list[Example]:
+def _pairs(inputs: list[str], prompts: Path | None, votes: Sequence[Path]) -> list[Example]:
     """Pairs of the inputs that have no votes; prints what is left out."""
     given = read_items(inputs, prompts=prompts)
     for note in given.notes:
         typer.echo(f"left out: {note}", err=True)
-    voted = {vote.id for vote in read_votes(votes)} if votes else set[str]()
+    voted = {vote.id for path in votes for vote in read_votes(path)}
     pairs = [item.example for item in given.items if item.id not in voted]
     if not pairs:
         raise DataError(f"all {len(given.items)} pairs have votes")

@@ -24,6 +24,17 @@ from unified_reward.io.vote_rows import read_votes
 from unified_reward.judges.registry import kind_of
 
 
+_Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME=]PATH...",
+        help="A model each: a folder of files named by number or id of their prompt, or rows of "
+        "candidates; or the folder of an earlier evaluation.",
+    ),
+]
+_PromptsOption = Annotated[
+    Path | None, typer.Option(help="Prompts: .txt, .jsonl, .json, .csv, .tsv or .parquet.")
+]
 _PolicyOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -31,44 +42,45 @@ _PolicyOption = Annotated[
         help="Policy to sample from, a VLM or a diffusers pipeline; may be repeated.",
     ),
 ]
+_BaselineOption = Annotated[
+    str | None, typer.Option(help="Model to compare the others with; default the first.")
+]
+_ByOption = Annotated[
+    Literal["both", "score", "pairs"], typer.Option(help="Questions to ask the judges.")
+]
+_ReadingsOption = Annotated[int, typer.Option(min=1, help="Times each score is asked.")]
+_BudgetOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most calls for comparisons of each judge, where they tell most."),
+]
+_VotesOption = Annotated[
+    Path | None, typer.Option(help="Votes of people, which calibrate the first judge.")
+]
+_SamplesOption = Annotated[
+    int, typer.Option("--n", min=1, help="Samples of a policy for each prompt.")
+]
+_SeedOption = Annotated[int, typer.Option(help="Random seed of policies and budget.")]
+_OutOption = Annotated[
+    Path | None, typer.Option(help="Folder for verdicts, report and page; resumable.")
+]
 
 
 @options.opens_judge
 def evaluate(
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAME=]PATH...",
-            help="A model each: a folder of files named by number or id of their prompt, or rows "
-            "of candidates; or the folder of an earlier evaluation.",
-        ),
-    ] = None,
+    inputs: _Inputs = None,
     *,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Prompts: .txt, .jsonl, .json, .csv, .tsv or .parquet.")
-    ] = None,
+    prompts: _PromptsOption = None,
     judges: dict[str, options.JudgeArguments],
     policy: _PolicyOption = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="Model to compare the others with; default the first.")
-    ] = None,
-    by: Annotated[
-        Literal["both", "score", "pairs"], typer.Option(help="Questions to ask the judges.")
-    ] = "both",
+    baseline: _BaselineOption = None,
+    by: _ByOption = "both",
     orders: options.OrdersOption = 2,
-    readings: Annotated[int, typer.Option(min=1, help="Times each score is asked.")] = 1,
-    budget: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most calls for comparisons of each judge, where they tell most."),
-    ] = None,
-    votes: Annotated[
-        Path | None, typer.Option(help="Votes of people, which calibrate the first judge.")
-    ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Samples of a policy for a prompt.")] = 4,
-    seed: Annotated[int, typer.Option(help="Random seed of policies and budget.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for verdicts, report and page; resumable.")
-    ] = None,
+    readings: _ReadingsOption = 1,
+    budget: _BudgetOption = None,
+    votes: _VotesOption = None,
+    n: _SamplesOption = 4,
+    seed: _SeedOption = 0,
+    out: _OutOption = None,
     retry_failed: options.RetryOption = False,
     as_json: options.JsonOption = False,
 ) -> None:

@@ -38,13 +38,6 @@ from unified_reward.judges.files import judge_files
 
 
 REPORT = "report.json"
-
-
-def is_report(value: Any) -> bool:
-    """True for the content of the ``report.json`` of an evaluation."""
-    return isinstance(value, dict) and {"models", "judges", "baseline"} <= value.keys()
-
-
 Judges = Mapping[str, BaseJudge | Callable[[], BaseJudge]]
 
 
@@ -125,44 +118,37 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
 
     Args:
         outputs: Outputs of the models, as from `evaluate.inputs.read_models`.
-        judges: Judge of each reward by its name, or a function that opens it, which is called
-            when its turn comes.
+        judges: Judge of each reward by its name, or a function that opens it in its turn.
         baseline: Model that the others are compared with; default the first.
-        by: ``score`` asks scores alone, ``pairs`` comparisons alone, ``both`` whatever the judge
-            answers. Comparisons by a judge that scores each output by itself follow from the
-            scores, and are not asked.
+        by: Questions to ask: ``score``, ``pairs`` for comparisons, or ``both`` where the judge
+            answers both. Comparisons follow from the scores of a judge that is `order_free`.
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
         readings: Times a score is asked and averaged, >= 1, for a judge that samples its answers.
-        budget: Most calls for the comparisons of a judge, >= 1, spent where they tell most; None
-            compares all outputs.
+        budget: Most calls for comparisons of each judge, where they tell most; None for all.
         votes: Votes of people on pairs of the models, which calibrate the first judge's win rates.
-        out: Folder for the verdicts, ``outputs.jsonl`` and ``report.json``; a stopped run
-            continues there, and one with more models or prompts asks only about those.
+        out: Folder of verdicts and ``report.json``; a run there asks only what is not answered.
         retry_failed: Ask the questions again that failed in an earlier run.
-        seed: Random seed of the prompts within a budget.
+        seed: Random seed of the order of prompts within a budget.
 
     Returns:
         The report, and the values of each reward.
 
     Raises:
-        ConfigError: No models or judges, an unknown baseline, a judge that answers nothing of the
-            kind, or ``out`` was made by another judge, with other settings or files.
+        ConfigError: There are no models or judges, no such baseline, or ``out`` is of another run.
         DataError: ``out`` cannot be written; verdicts written before stay.
 
     Example:
-        >>> from unified_reward import Image, Task, open_judge
-        >>> import numpy as np
-        >>> from unified_reward.core.samples import Example
-        >>> picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
-        >>> prompts = {"p": Example(Task.IMAGE_GENERATION, "a cat", id="p")}
-        >>> outputs = ModelOutputs(prompts, {"a": {"p": (picture,)}, "b": {"p": (picture,)}})
+        >>> from unified_reward.core.samples import Example, Task
+        >>> from unified_reward.judges.registry import open_judge
+        >>> prompt = Example(Task.IMAGE_UNDERSTANDING, "Why is the sky blue?", id="sky")
+        >>> answers = {"a": {"sky": ("It is not.",)}, "b": {"sky": ("It scatters light.",)}}
+        >>> outputs = ModelOutputs({"sky": prompt}, answers)
         >>> report = evaluate_models(outputs, {"tie": open_judge("scripted:tie")}).report
         >>> report["paired"]["b"]["tie"]["win_rate"]
         0.5
     """
-    options = EvaluateOptions(_baseline(outputs, baseline), by, orders, readings, budget, seed)
-    if not judges:
-        raise ConfigError("no judge is named, and there is no default")
+    chosen = _baseline(outputs, judges, baseline)
+    options = EvaluateOptions(chosen, by, orders, readings, budget, seed)
     with _folder(out) as folder:
         rewards = {
             name: _judge(name, judge, outputs, options, folder, retry_failed=retry_failed)
@@ -175,13 +161,14 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
     return Result(report, [reward.answers.values for reward in rewards.values()])
 
 
-def _baseline(outputs: ModelOutputs, name: str | None) -> str:
+def _baseline(outputs: ModelOutputs, judges: Judges, name: str | None) -> str:
     if not outputs.outputs or not outputs.prompts:
         raise ConfigError("there are no outputs of models to evaluate")
+    if not judges:
+        raise ConfigError("no judge is named, and there is no default")
     if name is not None and name not in outputs.outputs:
-        raise ConfigError(
-            f"there is no model {name!r} to be the baseline; there are {', '.join(outputs.models)}"
-        )
+        models = ", ".join(outputs.models)
+        raise ConfigError(f"there is no model {name!r} to be the baseline; there are {models}")
     return name or outputs.models[0]
 
 
@@ -195,6 +182,11 @@ def _folder(out: str | Path | None) -> Iterator[Path]:
         return
     with TemporaryDirectory() as folder:
         yield Path(folder)
+
+
+def is_report(value: Any) -> bool:
+    """True for the content of the ``report.json`` of an evaluation."""
+    return isinstance(value, dict) and {"models", "judges", "baseline"} <= value.keys()
 
 
 def verdicts_path(folder: Path, reward: str) -> Path:
@@ -308,13 +300,13 @@ def _budget(
     answers: RewardAnswers, outputs: ModelOutputs, comparisons: Sequence[Question], orders: int
 ) -> dict[str, Any]:
     """Calls for comparisons, those saved, and the interval that was reached."""
-    asked = Counter(question.models for question in answers.verdicts if question.form == "compare")
-    calls, full_calls = orders * asked.total(), orders * len(comparisons)
+    made = Counter(question.models for question in answers.verdicts if question.form == "compare")
+    calls, full_calls = orders * made.total(), orders * len(comparisons)
     pairs = model_pairs(outputs.models)
     return {
         "calls": calls,
         "full_calls": full_calls,
         "saved": full_calls - calls,
         **budget_report(outputs.models, answers.values.comparisons),
-        "pairs": {"|".join(pair): asked[pair] for pair in pairs},
+        "pairs": {"|".join(pair): made[pair] for pair in pairs},
     }

@@ -121,7 +121,7 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
         judges: Judge of each reward by its name, or a function that opens it in its turn.
         baseline: Model that the others are compared with; default the first.
         by: Questions to ask: ``score``, ``pairs`` for comparisons, or ``both`` where the judge
-            answers both. Comparisons follow from the scores of a judge that is `order_free`.
+            answers both. Comparisons by an `order_free` judge follow from its scores.
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
         readings: Times a score is asked and averaged, >= 1, for a judge that samples its answers.
         budget: Most calls for comparisons of each judge, where they tell most; None for all.
@@ -134,21 +134,21 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
         The report, and the values of each reward.
 
     Raises:
-        ConfigError: There are no models or judges, no such baseline, or ``out`` is of another run.
+        ConfigError: No models or judges, no such baseline, or ``out`` is of another run.
         DataError: ``out`` cannot be written; verdicts written before stay.
 
     Example:
-        >>> from unified_reward.core.samples import Example, Task
-        >>> from unified_reward.judges.registry import open_judge
-        >>> prompt = Example(Task.IMAGE_UNDERSTANDING, "Why is the sky blue?", id="sky")
-        >>> answers = {"a": {"sky": ("It is not.",)}, "b": {"sky": ("It scatters light.",)}}
-        >>> outputs = ModelOutputs({"sky": prompt}, answers)
-        >>> report = evaluate_models(outputs, {"tie": open_judge("scripted:tie")}).report
-        >>> report["paired"]["b"]["tie"]["win_rate"]
+        >>> from unified_reward.core.samples import Example, Image, Task
+        >>> from unified_reward.judges.registry import open_reference
+        >>> prompts = {"p": Example(Task.IMAGE_GENERATION, "a cat", id="p")}
+        >>> outputs = {model: {"p": (Image(f"{model}.png"),)} for model in "ab"}
+        >>> judge = open_reference("scripted:tie", opens_media=False)
+        >>> result = evaluate_models(ModelOutputs(prompts, outputs), {"tie": judge})
+        >>> result.report["paired"]["b"]["tie"]["win_rate"]
         0.5
     """
-    chosen = _baseline(outputs, judges, baseline)
-    options = EvaluateOptions(chosen, by, orders, readings, budget, seed)
+    base = _baseline(outputs, judges, baseline)
+    options = EvaluateOptions(base, by, orders, readings, budget, seed)
     with _folder(out) as folder:
         rewards = {
             name: _judge(name, judge, outputs, options, folder, retry_failed=retry_failed)
@@ -193,7 +193,7 @@ def verdicts_path(folder: Path, reward: str) -> Path:
     """Path of the verdicts of a reward, whose name need not be that of a file.
 
     >>> verdicts_path(Path("out"), "hps"), verdicts_path(Path("out"), "org/name").name
-    (PosixPath('out/verdicts/hps.jsonl'), 'org-name-6a2f79fd.jsonl')
+    (PosixPath('out/verdicts/hps.jsonl'), 'org-name-7e624f06.jsonl')
     """
     name = re.sub(r"[^\w.-]+", "-", reward)[:80]
     if name != reward or name.startswith("."):

@@ -22,7 +22,7 @@ from unified_reward.core.progress import progress_bar
 from unified_reward.evaluate.answers import RewardAnswers, read_answers
 from unified_reward.evaluate.budget import budget_report, next_questions, question_orders
 from unified_reward.evaluate.output_rows import write_outputs
-from unified_reward.evaluate.outputs import ModelOutputs, RewardValues, model_pairs
+from unified_reward.evaluate.outputs import Comparison, ModelOutputs, RewardValues, model_pairs
 from unified_reward.evaluate.questions import By, Question, comparisons_of, forms_to_ask, scores_of
 from unified_reward.evaluate.report import Reward, build_report
 from unified_reward.io.atomic import write_json
@@ -216,6 +216,8 @@ def _judge(
     forms = forms_to_ask(opened, outputs, options.by)
     scores = [*scores_of(outputs, forms, options.readings)]
     comparisons = [*comparisons_of(outputs, forms)]
+    if not scores and not comparisons:
+        raise ConfigError(f"{opened.name} only compares, and no prompt has outputs of two models")
     affordable = len(comparisons)
     if options.budget is not None:
         affordable = min(affordable, options.budget // orders)
@@ -225,7 +227,7 @@ def _judge(
     ):
         asking = _Asking(_Work(opened, options.orders), outputs, journal, advance)
         asking.resume([*scores, *comparisons], retry_failed=retry_failed)
-        rows = [*asking.ask(scores)]
+        rows = asking.ask(scores)
         if affordable < len(comparisons):
             rows += _ask_adaptively(asking, comparisons, affordable, options.seed)
         else:
@@ -277,8 +279,8 @@ class _Asking:
 
 def _ask_adaptively(
     asking: _Asking, comparisons: Sequence[Question], n: int, seed: int
-) -> Iterator[dict[str, Any]]:
-    """Ask n comparisons, in rounds, each where the answers so far leave most open."""
+) -> list[dict[str, Any]]:
+    """Ask n of the comparisons, in rounds, each where the answers so far leave most open."""
     questions = {question.id: question for question in comparisons}
     by_pair: dict[tuple[str, str], list[str]] = {}
     for question in comparisons:
@@ -287,13 +289,15 @@ def _ask_adaptively(
     left = question_orders(by_pair, seed)
     models, size = asking.outputs.models, max(16, 4 * len(by_pair))
     rows: list[dict[str, Any]] = []
+    known: list[Comparison] = []
     while len(rows) < n:
-        known = read_answers("", rows, asking.outputs, orders=1).values.comparisons
         chosen = next_questions(models, known, left, min(size, n - len(rows)))
-        names = [name for _, name in chosen]
-        rows += asking.ask([questions[name] for name in names])
+        new = asking.ask([questions[name] for _, name in chosen])
+        known += read_answers("", new, asking.outputs, orders=1).values.comparisons
+        rows += new
+        names = {name for _, name in chosen}
         left = {pair: [name for name in ids if name not in names] for pair, ids in left.items()}
-    return iter(rows)
+    return rows
 
 
 def _budget(

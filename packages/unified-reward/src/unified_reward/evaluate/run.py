@@ -120,8 +120,7 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
         outputs: Outputs of the models, as from `evaluate.inputs.read_models`.
         judges: Judge of each reward by its name, or a function that opens it in its turn.
         baseline: Model that the others are compared with; default the first.
-        by: Questions to ask: ``score``, ``pairs`` for comparisons, or ``both`` where the judge
-            answers both. Comparisons by an `order_free` judge follow from its scores.
+        by: ``score``, ``pairs`` (comparisons), or ``both``, see `questions.forms_to_ask`.
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
         readings: Times a score is asked and averaged, >= 1, for a judge that samples its answers.
         budget: Most calls for comparisons of each judge, where they tell most; None for all.

@@ -259,6 +259,8 @@ def test_nothing_to_evaluate_is_refused():
         evaluate_models(ModelOutputs({}, {}), {"r": Numbers()})
     with pytest.raises(ConfigError, match="no judge is named"):
         evaluate_models(answers({"a": [1]}), {})
+    with pytest.raises(ConfigError, match="only compares, and no prompt has outputs of two"):
+        evaluate_models(answers({"a": [1, None], "b": [None, 2]}), {"r": Numbers(("compare",))})
 
 
 def test_a_judge_is_opened_when_its_turn_comes():

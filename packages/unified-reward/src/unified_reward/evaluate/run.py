@@ -22,7 +22,7 @@ from unified_reward.core.progress import progress_bar
 from unified_reward.evaluate.answers import RewardAnswers, read_answers
 from unified_reward.evaluate.budget import budget_report, next_questions, question_orders
 from unified_reward.evaluate.output_rows import write_outputs
-from unified_reward.evaluate.outputs import ModelOutputs, RewardValues, model_pairs
+from unified_reward.evaluate.outputs import Comparison, ModelOutputs, RewardValues, model_pairs
 from unified_reward.evaluate.questions import By, Question, comparisons_of, forms_to_ask, scores_of
 from unified_reward.evaluate.report import Reward, build_report
 from unified_reward.io.atomic import write_json
@@ -120,8 +120,7 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
         outputs: Outputs of the models, as from `evaluate.inputs.read_models`.
         judges: Judge of each reward by its name, or a function that opens it in its turn.
         baseline: Model that the others are compared with; default the first.
-        by: Questions to ask: ``score``, ``pairs`` for comparisons, or ``both`` where the judge
-            answers both. Comparisons follow from the scores of a judge that is `order_free`.
+        by: ``score``, ``pairs`` (comparisons), or ``both``, see `questions.forms_to_ask`.
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
         readings: Times a score is asked and averaged, >= 1, for a judge that samples its answers.
         budget: Most calls for comparisons of each judge, where they tell most; None for all.
@@ -134,21 +133,21 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
         The report, and the values of each reward.
 
     Raises:
-        ConfigError: There are no models or judges, no such baseline, or ``out`` is of another run.
+        ConfigError: No models or judges, no such baseline, or ``out`` is of another run.
         DataError: ``out`` cannot be written; verdicts written before stay.
 
     Example:
-        >>> from unified_reward.core.samples import Example, Task
-        >>> from unified_reward.judges.registry import open_judge
-        >>> prompt = Example(Task.IMAGE_UNDERSTANDING, "Why is the sky blue?", id="sky")
-        >>> answers = {"a": {"sky": ("It is not.",)}, "b": {"sky": ("It scatters light.",)}}
-        >>> outputs = ModelOutputs({"sky": prompt}, answers)
-        >>> report = evaluate_models(outputs, {"tie": open_judge("scripted:tie")}).report
-        >>> report["paired"]["b"]["tie"]["win_rate"]
+        >>> from unified_reward.core.samples import Example, Image, Task
+        >>> from unified_reward.judges.registry import open_reference
+        >>> prompts = {"p": Example(Task.IMAGE_GENERATION, "a cat", id="p")}
+        >>> outputs = {model: {"p": (Image(f"{model}.png"),)} for model in "ab"}
+        >>> judge = open_reference("scripted:tie", opens_media=False)
+        >>> result = evaluate_models(ModelOutputs(prompts, outputs), {"tie": judge})
+        >>> result.report["paired"]["b"]["tie"]["win_rate"]
         0.5
     """
-    chosen = _baseline(outputs, judges, baseline)
-    options = EvaluateOptions(chosen, by, orders, readings, budget, seed)
+    base = _baseline(outputs, judges, baseline)
+    options = EvaluateOptions(base, by, orders, readings, budget, seed)
     with _folder(out) as folder:
         rewards = {
             name: _judge(name, judge, outputs, options, folder, retry_failed=retry_failed)
@@ -193,7 +192,7 @@ def verdicts_path(folder: Path, reward: str) -> Path:
     """Path of the verdicts of a reward, whose name need not be that of a file.
 
     >>> verdicts_path(Path("out"), "hps"), verdicts_path(Path("out"), "org/name").name
-    (PosixPath('out/verdicts/hps.jsonl'), 'org-name-6a2f79fd.jsonl')
+    (PosixPath('out/verdicts/hps.jsonl'), 'org-name-7e624f06.jsonl')
     """
     name = re.sub(r"[^\w.-]+", "-", reward)[:80]
     if name != reward or name.startswith("."):
@@ -216,6 +215,8 @@ def _judge(
     forms = forms_to_ask(opened, outputs, options.by)
     scores = [*scores_of(outputs, forms, options.readings)]
     comparisons = [*comparisons_of(outputs, forms)]
+    if not scores and not comparisons:
+        raise ConfigError(f"{opened.name} only compares, and no prompt has outputs of two models")
     affordable = len(comparisons)
     if options.budget is not None:
         affordable = min(affordable, options.budget // orders)
@@ -225,7 +226,7 @@ def _judge(
     ):
         asking = _Asking(_Work(opened, options.orders), outputs, journal, advance)
         asking.resume([*scores, *comparisons], retry_failed=retry_failed)
-        rows = [*asking.ask(scores)]
+        rows = asking.ask(scores)
         if affordable < len(comparisons):
             rows += _ask_adaptively(asking, comparisons, affordable, options.seed)
         else:
@@ -277,8 +278,8 @@ class _Asking:
 
 def _ask_adaptively(
     asking: _Asking, comparisons: Sequence[Question], n: int, seed: int
-) -> Iterator[dict[str, Any]]:
-    """Ask n comparisons, in rounds, each where the answers so far leave most open."""
+) -> list[dict[str, Any]]:
+    """Ask n of the comparisons, in rounds, each where the answers so far leave most open."""
     questions = {question.id: question for question in comparisons}
     by_pair: dict[tuple[str, str], list[str]] = {}
     for question in comparisons:
@@ -287,13 +288,15 @@ def _ask_adaptively(
     left = question_orders(by_pair, seed)
     models, size = asking.outputs.models, max(16, 4 * len(by_pair))
     rows: list[dict[str, Any]] = []
+    known: list[Comparison] = []
     while len(rows) < n:
-        known = read_answers("", rows, asking.outputs, orders=1).values.comparisons
         chosen = next_questions(models, known, left, min(size, n - len(rows)))
-        names = [name for _, name in chosen]
-        rows += asking.ask([questions[name] for name in names])
+        new = asking.ask([questions[name] for _, name in chosen])
+        known += read_answers("", new, asking.outputs, orders=1).values.comparisons
+        rows += new
+        names = {name for _, name in chosen}
         left = {pair: [name for name in ids if name not in names] for pair, ids in left.items()}
-    return iter(rows)
+    return rows
 
 
 def _budget(

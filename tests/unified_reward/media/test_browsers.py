@@ -1,6 +1,7 @@
 """Videos that browsers play: colours and times stay, metadata does not."""
 
 import io
+import struct
 
 import av
 import numpy as np
@@ -74,6 +75,19 @@ def test_frames_that_browsers_read_are_copied_without_metadata(codec, container,
     before, after = (sample_frames(one, 6) for one in (given, content))
     np.testing.assert_array_equal(before.pixels, after.pixels)
     assert before.times_s == pytest.approx(after.times_s, abs=0.002)
+
+
+def test_a_mirrored_video_stays_mirrored():
+    """The display matrix of the track sends x to -x."""
+    given = written(bars(6, 32, 40), "libx264", "mp4")
+    plain, mirrored = (
+        struct.pack(">9i", x << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30) for x in (1, -1)
+    )
+    place = given.index(plain, given.index(b"tkhd"))
+    turned = given[:place] + mirrored + given[place + len(plain) :]
+    content, _ = browser_video(Video(turned))
+    difference = np.abs(sample_frames(content, 1).pixels.astype(int) - bars(1, 32, 40)[:, :, ::-1])
+    assert difference.mean() < 8
 
 
 def test_frames_in_memory_and_a_still_image_become_videos():

@@ -193,7 +193,8 @@ class VoteQueue:
         """The repeat of the oldest vote that has none."""
         old = votes[: max(0, len(votes) - self._config.repeat_gap)]
         names = (item + REPEAT for item in old if item in self._items)
-        return next((name for name in names if name not in votes), None)
+        voted = set(votes)
+        return next((name for name in names if name not in voted), None)
 
 
 def _unit(*parts: object) -> float:

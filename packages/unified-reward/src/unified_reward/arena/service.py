@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -67,7 +67,6 @@ class Arena:
         media: MediaStore,
         key: str,
         config: ArenaConfig,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Restore the votes of a journal.
 
@@ -77,7 +76,6 @@ class Arena:
             media: Media of the items.
             key: Secret key of the names of items.
             config: Settings.
-            clock: Time in seconds.
         """
         self.config = config
         self.media = media
@@ -90,7 +88,6 @@ class Arena:
         self._public = {name: self._public_name(name) for name in names}
         self._names = {public: name for name, public in self._public.items()}
         self._journal = journal
-        self._clock = clock
         self._lock = threading.Lock()
         self._votes: dict[tuple[str, str], Vote] = {}
         self._queue = VoteQueue(self._asked, [item.id for item in given.gold], config.queue)
@@ -107,11 +104,13 @@ class Arena:
     def state(self, rater: str) -> dict[str, Any]:
         """The question that is open for a rater, the one after it, and the progress."""
         turn = self._issue(rater)
-        with self._lock:
-            following = turn and self._queue.following(rater, turn, self._clock())
+        following = None
+        if turn:
+            with self._lock:
+                following = self._queue.following(rater, turn, time.monotonic())
         return {
-            "item": turn and self._turn_row(turn),
-            "next": following and self._turn_row(following),
+            "item": self._turn_row(turn) if turn else None,
+            "next": self._turn_row(following) if following else None,
             "progress": self._progress(rater),
             "title": self.config.title,
             "rater": rater,
@@ -151,8 +150,8 @@ class Arena:
         """
         with self._lock:
             name = self._queue.last(rater)
-            turn = name and self._queue.turn(rater, name)
-            if not turn:
+            turn = self._queue.turn(rater, name) if name else None
+            if turn is None:
                 raise RequestError(409, "nothing_to_undo", "there is no vote to take back")
             self._write(rater, turn, None, {}, 0.0)
         return self.state(rater)
@@ -161,8 +160,8 @@ class Arena:
         """Standings of the models by the votes so far, and what raters are not told."""
         with self._lock:
             votes, broken = list(self._votes.values()), dict(self.broken)
-        with self._standings_lock:
             state = self._journal.n_rows, len(broken)
+        with self._standings_lock:
             if self._standings[0] != state:
                 self._standings = state, self._compute_standings(votes, broken)
             return self._standings[1]
@@ -189,7 +188,7 @@ class Arena:
         """Lease a question whose media can be shown; those that cannot leave the queue."""
         while True:
             with self._lock:
-                turn = self._queue.next(rater, self._clock())
+                turn = self._queue.next(rater, time.monotonic())
             if turn is None:
                 return None
             reason = self._media_error(self._items[turn.item])
@@ -210,8 +209,8 @@ class Arena:
     def _turn(self, rater: str, public: str) -> Turn:
         """The question of a name; called with the lock."""
         name = self._names.get(public)
-        turn = name and self._queue.turn(rater, name)
-        if not turn or (turn.repeats and not self._queue.has_voted(rater, turn.repeats)):
+        turn = self._queue.turn(rater, name) if name else None
+        if turn is None or (turn.repeats and not self._queue.has_voted(rater, turn.repeats)):
             raise RequestError(409, "stale", "this pair is not asked any more; go on with the next")
         return turn
 
@@ -220,7 +219,8 @@ class Arena:
     ) -> None:
         """Append a vote, or with None its withdrawal, and count it; called with the lock."""
         item = self._items[turn.item]
-        step = 1 if turn.order == "ab" else -1
+        if turn.order == "ba":
+            stars = {name: (right, left) for name, (left, right) in stars.items()}
         vote = Vote(
             replace(item.example, id=turn.id),
             item.a,
@@ -230,7 +230,7 @@ class Arena:
             seconds,
             turn.order,
             datetime.now(UTC).isoformat(timespec="milliseconds"),
-            {name: pair[::step] for name, pair in stars.items()},
+            stars,
             item.gold,
             turn.repeats,
         )
@@ -240,7 +240,7 @@ class Arena:
     def _count(self, vote: Vote) -> None:
         self._votes.pop(vote.key, None)
         if vote.vote is None:
-            self._queue.withdraw(vote.rater, vote.id, self._clock())
+            self._queue.withdraw(vote.rater, vote.id, time.monotonic())
             return
         self._votes[vote.key] = vote
         if not self._queue.has_voted(vote.rater, vote.id):
@@ -295,8 +295,6 @@ class Arena:
 
 
 def _choice(side: Side, turn: Turn) -> Choice:
-    if side == "left":
-        return "a" if turn.order == "ab" else "b"
-    if side == "right":
-        return "b" if turn.order == "ab" else "a"
-    return side
+    if side not in ("left", "right"):
+        return side
+    return "a" if (side == "left") == (turn.order == "ab") else "b"

@@ -71,9 +71,8 @@ def _copied(source: str | Path | bytes) -> tuple[bytes, str] | None:
             is_opaque = stream.metadata.get("alpha_mode") != "1"
             if kind is None or codec.pix_fmt not in _FORMATS or not is_opaque:
                 return None
-            rotation = next(container.decode(stream)).rotation
-            if rotation:
-                return None
+            if next(container.decode(stream)).side_data.get("DISPLAYMATRIX"):
+                return None  # the copy would lie on its side
             container.seek(0)
             buffer = io.BytesIO()
             with av.open(buffer, "w", format=kind) as output:

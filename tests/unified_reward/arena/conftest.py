@@ -35,7 +35,7 @@ def visit(browser):
                 context = browser.new_context(viewport=viewport, **settings)
                 closing.callback(context.close)
             page = context.new_page()
-            page.set_default_timeout(10_000)
+            page.set_default_timeout(30_000)
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on("dialog", answer)
             page.on(

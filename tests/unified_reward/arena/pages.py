@@ -1,4 +1,4 @@
-"""What tests do in the pages of an arena, each with a wait for its outcome."""
+"""Steps in the pages of an arena, each with a wait for its outcome."""
 
 
 def until(page, expression, argument=None):

@@ -64,7 +64,7 @@ def clip(path, n_frames, level=200):
     """Write ten frames a second of a square that moves."""
     pixels = np.full((n_frames, 64, 64, 3), 30, np.uint8)
     for i in range(n_frames):
-        pixels[i, 20:30, i : i + 10] = level
+        pixels[i, 20:30, i % 50 : i % 50 + 10] = level
     path.write_bytes(media.encode_mp4(pixels, 10))
     return {"video": str(path)}
 

@@ -21,3 +21,9 @@ export function say(node, text) {
 }
 
 export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+
+/** Enlarge the pixels of a tiny picture or video as they are; smoothing would hide what there is. */
+export function crispen(node) {
+  const sides = [node.naturalWidth, node.naturalHeight, node.videoWidth, node.videoHeight];
+  node.classList.toggle("tiny", Math.max(...sides.filter(isNumber)) < 200);
+}

@@ -1,20 +1,19 @@
 // View of an item: its media as elements, each with a state, and its stars.
 
-import { el } from "./elements.js";
+import { crispen, el } from "./elements.js";
 import { pause } from "./server.js";
 
-const TINY = 200;  // pixels; below, enlarging by smoothing would hide what there is
 const NAMES = { left: "A", right: "B" };
 const letter = (name) => el("span", { class: "letter", "aria-hidden": "true" }, name);
 
 /**
  * Build the view of an item and begin to load its media, before it is in the document.
  *
- * Returns {item, figures, images: [[name, element]], videos, changed}; `changed` is called when a
- * medium got another state, `isReady()` and `isBroken()` tell of all.
+ * Returns {item, figures, images: [[name, element]], videos, isReady, isBroken}, and two functions
+ * to set: `changed()` is called when the state of a medium changes, `enlarge(place)` for a picture.
  */
 export function prepare(item) {
-  const view = { item, images: [], videos: [], states: [], changed: () => {} };
+  const view = { item, images: [], videos: [], states: [], changed() {}, enlarge() {} };
   view.isReady = () => view.states.every((state) => state.value === "ready");
   view.isBroken = () => view.states.some((state) => state.value === "broken");
   view.figures = ["context", "left", "right"].filter((place) => item[place].length).map((place) => {
@@ -37,11 +36,11 @@ function frame(view, { kind, url }, name) {
   const box = isVideo
     ? el("div", { class: "view" }, medium)
     : el("button", { type: "button", class: "view", "aria-label": `Enlarge: ${name}` }, medium);
-  if (!isVideo) {
+  if (isVideo) view.videos.push(medium);
+  else {
     const place = view.images.push([name, medium]) - 1;
     box.addEventListener("click", () => view.enlarge(place));
   }
-  if (isVideo) view.videos.push(medium);
   const state = { value: "loading" };
   const holder = el("div", { class: "frame loading" }, box);
   view.states.push(state);
@@ -59,8 +58,7 @@ function frame(view, { kind, url }, name) {
     medium.src = url;
   };
   medium.addEventListener(isVideo ? "canplay" : "load", () => {
-    const size = Math.max(medium.naturalWidth ?? 0, medium.naturalHeight ?? 0, medium.videoWidth ?? 0, medium.videoHeight ?? 0);
-    medium.classList.toggle("tiny", size < TINY);
+    crispen(medium);
     if (state.value !== "ready") turn("ready");
   });
   medium.addEventListener("error", async () => {

@@ -1,6 +1,6 @@
 // The owner's page: what the votes say so far, read again every two seconds while it is seen.
 
-import { $, el, isNumber, say } from "./elements.js";
+import { $, crispen, el, isNumber, say } from "./elements.js";
 import { request, token } from "./server.js";
 
 const TOKEN = "unified-reward-arena-owner";
@@ -90,9 +90,11 @@ function raters({ raters: rows }) {
 
 function medium({ kind, url, text: words }, name) {
   if (kind === "text") return el("p", { class: "answer", dir: "auto" }, words);
-  return kind === "video"
+  const node = kind === "video"
     ? el("video", { src: url, muted: true, loop: true, controls: true, playsInline: true, preload: "metadata", "aria-label": name })
     : el("img", { src: url, alt: name, loading: "lazy" });
+  node.addEventListener(kind === "video" ? "loadedmetadata" : "load", () => crispen(node));
+  return node;
 }
 
 function disagreement({ id, prompt, a, b, people, judge: judged, votes: n }, media) {
@@ -117,16 +119,16 @@ function judge({ judge: got, media }) {
   ];
 }
 
-function broken({ broken: rows, notes }) {
-  if (!rows.length && !notes.length) return [text("Nothing: all media can be read.")];
-  return [el("ul", {}, ...rows.map(({ id, reason }) => el("li", {}, el("b", {}, id), ` ${reason}`)), ...notes.map((note) => el("li", {}, note)))];
+function broken({ broken: rows }) {
+  if (!rows.length) return [text("None so far; a medium is read before people see it.")];
+  return [el("ul", {}, ...rows.map(({ id, reason }) => el("li", {}, el("b", {}, id), ` ${reason}`)))];
 }
 
 const SECTIONS = { models, votes, raters, broken, judge };
 
 // --------------------------------------------------------------------------------------------- page
 
-function render({ title, standings, broken: rows, notes = [], media = {} }) {
+function render({ title, standings, broken: rows, media }) {
   document.title = `${title}: standings`;
   say($("title"), title);
   const { votes: done, needed } = standings.progress;
@@ -137,7 +139,7 @@ function render({ title, standings, broken: rows, notes = [], media = {} }) {
   bar.setAttribute("aria-valuenow", done);
   bar.firstElementChild.style.setProperty("width", `${Math.min(100, (100 * done) / Math.max(1, needed))}%`);
   $("sections").hidden = false;
-  const data = { ...standings, broken: rows, notes, media };
+  const data = { ...standings, broken: rows, media };
   for (const [name, build] of Object.entries(SECTIONS)) {
     const parts = build(data);
     const written = parts.map((part) => part.outerHTML).join("");

@@ -15,6 +15,8 @@ const LABELS = {
   image_understanding: "Question",
   video_understanding: "Question",
 };
+const SAVED = "Saved.";
+const TAKEN_BACK = "Taken back; vote again.";
 const KEYS_OFF = "unified-reward-arena-keys-off";
 const choices = [...$("choices").querySelectorAll("button")];
 
@@ -53,7 +55,7 @@ async function ask(path, body) {
 
 /** Send a vote; says how it went. A vote that was sent before may have arrived unheard. */
 async function deliver(body, wasSent = false) {
-  let note = "Saved.";
+  let note = SAVED;
   try {
     await ask("vote", body);
   } catch (error) {
@@ -104,13 +106,12 @@ function vote(choice) {
 function undo() {
   if (busy || !progress.undo) return;
   exclusively(async () => {
-    const note = "Taken back; vote again.";
     try {
-      return [await request("undo", secret, {}), note];
+      return [await request("undo", secret, {}), TAKEN_BACK];
     } catch (error) {
       if (!(error instanceof ServerError) || error.status === 401) throw error;
       const got = await ask("item");  // an undo is not sent again: it might take back two
-      return [got, got.progress.done < progress.done ? note : `Nothing was taken back: ${error.message}`];
+      return [got, got.progress.done < progress.done ? TAKEN_BACK : `Nothing was taken back: ${error.message}`];
     }
   });
 }
@@ -131,10 +132,10 @@ function show(got, note) {
   document.title = got.title;
   clips?.close();
   clips = null;
-  const isVote = note === "Saved.";
-  say($("problem"), isVote || note.startsWith("Taken back") ? "" : note);
+  const isGood = [SAVED, TAKEN_BACK].includes(note);
+  say($("problem"), isGood ? "" : note);
   $("access").hidden = true;
-  showProgress(isVote || !$("problem").textContent ? note : "");
+  showProgress(isGood ? note : "");
   $("question").hidden = $("choices").hidden = !got.item;
   $("end").hidden = Boolean(got.item);
   $("enlarged").close();
@@ -147,7 +148,7 @@ function showProgress(note) {
   const { done, total } = progress;
   const count = `${done} of ${total}`;
   say($("status"), `${note} ${count}`.trim());
-  $("status").classList.toggle("saved", note === "Saved.");
+  $("status").classList.toggle("saved", note === SAVED);
   const bar = $("progress");
   bar.hidden = false;
   bar.setAttribute("aria-valuemax", total);

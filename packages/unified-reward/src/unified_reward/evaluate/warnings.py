@@ -70,9 +70,9 @@ def _order(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if win_rate is None or not flips or abs(win_rate - 0.5) >= flips / 2:
             continue
         text = (
-            f"{model} wins {win_rate:.0%} against {report['baseline']} by {reward}, which names "
-            f"another winner in the other order in {flips:.0%} of the comparisons: this lead is "
-            "within that noise"
+            f"{model} wins {win_rate:.0%} against {report['baseline']} by {reward}, whose winner "
+            f"changes with the order in {flips:.0%} of the comparisons: the order decides more of "
+            "them than the models do"
         )
         yield _warning("order", text, model, reward)
 

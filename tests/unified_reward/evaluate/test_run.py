@@ -226,7 +226,7 @@ def test_votes_calibrate_the_first_judge():
     assert row["weight"] == 0  # where people voted, the judge always says the same
     other = evaluate_models(answers({"a": [1], "c": [2]}), {"r": table}, votes=votes).report
     assert other["people"] is None
-    assert "no vote is of a prompt" in other["notes"][0]
+    assert "no vote is of a prompt here" in other["notes"][0]
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,11 @@ def evaluate(
     for judge in judges.values():
         kind_of(judge.judge)  # so that a wrong reference is refused before anything is made
     common = next(iter(judges.values()))
-    sampling = out and PolicySampling(
-        out, n, seed, device=common.device, dtype=common.dtype, retry_failed=retry_failed
-    )
+    sampling = None
+    if out:
+        sampling = PolicySampling(
+            out, n, seed, device=common.device, dtype=common.dtype, retry_failed=retry_failed
+        )
     people = read_votes(votes) if votes else ()
     outputs = read_models(inputs or (), prompts, policies=policy or (), sampling=sampling)
     report = evaluate_models(

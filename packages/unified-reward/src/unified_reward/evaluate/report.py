@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, permutations
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from unified_reward.core.verdicts import Failed, Unparsed
 from unified_reward.evaluate.answers import RewardAnswers
@@ -99,7 +99,7 @@ def build_report(
     answers = [reward.answers for reward in rewards.values()]
     missing = [*outputs.missing, *(lost for each in answers for lost in each.missing(outputs))]
     budgets = {name: reward.budget for name, reward in rewards.items() if reward.budget}
-    report = {
+    report: dict[str, Any] = {
         "baseline": baseline,
         "prompts": len(outputs.prompts),
         "rewards": [*rewards],
@@ -128,11 +128,10 @@ def build_report(
     }
     if votes and report["people"] is None:
         report["notes"].append(
-            f"no vote is of a prompt and of two models that were compared here, one of them "
-            f"{baseline}"
+            f"no vote is of a prompt here and compares {baseline} with another model of this run"
         )
     report["warnings"] = find_warnings(report)
-    return cast("dict[str, Any]", _finite(report))
+    return _finite(report)
 
 
 def reward_figures(answers: RewardAnswers, outputs: ModelOutputs) -> Figures:

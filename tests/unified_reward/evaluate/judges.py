@@ -95,3 +95,15 @@ class Readings(Numbers):
         del orders
         shift = -1 if sample.id.endswith("#2") else 1
         return Scored(Score(float(sample.candidates[0]) + shift, SCALE))
+
+
+class Aspects(Numbers):
+    """Scores length and size of a number and nothing else; a negative one has no size."""
+
+    def verdict(self, sample, orders):
+        del orders
+        (text,) = sample.candidates
+        aspects = {"length": Score(float(len(text)), SCALE)}
+        if float(text) >= 0:
+            aspects["size"] = Score(float(text), SCALE)
+        return Scored(None, aspects)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.unified_reward.evaluate.judges import Numbers, answers
+from tests.unified_reward.evaluate.judges import Aspects, Numbers, answers
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.evaluate.diff import compare_evaluations
 from unified_reward.evaluate.run import evaluate_models
@@ -23,6 +23,18 @@ def run(tmp_path):
         return tmp_path / name
 
     return evaluate
+
+
+def test_aspects_of_a_judge_are_compared_each_by_its_own_values(run):
+    folders = [
+        run(name, {"a": [1], "b": [size]}, r=Aspects(("score",)))
+        for name, size in (("x", 3), ("y", 12))
+    ]
+    changes = compare_evaluations(*folders)["models"]["b"]
+    assert {name: each["mean"]["change"] for name, each in changes.items()} == {
+        "r.length": 1,
+        "r.size": 9,
+    }
 
 
 def test_changes_are_paired_by_prompt(run):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unified_reward.evaluate.judges import Numbers, Readings, answers
+from tests.unified_reward.evaluate.judges import Aspects, Numbers, Readings, answers
 from unified_reward.core.errors import ConfigError
 from unified_reward.evaluate.outputs import ModelOutputs
 from unified_reward.evaluate.run import evaluate_models, verdicts_path
@@ -107,6 +107,19 @@ def test_answers_without_a_number_are_listed_and_never_averaged():
     }
     assert {row["reward"] for row in report["missing"]} == {"r"}
     assert "few" in {warning["kind"] for warning in report["warnings"]}
+
+
+def test_a_judge_of_aspects_alone_gives_a_reward_for_each(tmp_path):
+    outputs = answers({"a": [1, 2], "b": [5, -10]})
+    report = evaluate_models(outputs, {"r": Aspects(("score",))}, out=tmp_path).report
+    assert report["rewards"] == ["r.length", "r.size"]
+    assert report["models"]["b"]["r.length"]["mean"] == 2
+    assert report["models"]["b"]["r.size"] | {"mean": 5, "n": 1} == report["models"]["b"]["r.size"]
+    assert report["paired"]["b"]["r.size"]["difference"] == 4
+    (lost,) = report["missing"]
+    assert lost["reward"] == "r.size"
+    assert lost["reason"] == "no score for size in the answer"
+    assert [path.name for path in (tmp_path / "verdicts").glob("*.jsonl")] == ["r.jsonl"]
 
 
 def test_a_report_has_nulls_where_a_figure_does_not_exist():

@@ -39,6 +39,16 @@ class RewardAnswers:
     verdicts: Mapping[Question, Verdict]
     scale: list[float | None] | None
     """Lowest and highest score; None where there are no scores, a side where it is open."""
+    aspect: str = ""
+    """Aspect whose scores the values are; empty for the overall score."""
+
+    @property
+    def aspects(self) -> list[str]:
+        """Aspects that the judge scores instead of an overall score; empty where it gives one."""
+        scored = [each for each in self.verdicts.values() if isinstance(each, Scored)]
+        if any(each.score for each in scored):
+            return []
+        return [*dict.fromkeys(name for each in scored for name in each.aspects)]
 
     def asks(self, form: Form) -> bool:
         """True if questions of this form were put to the judge."""
@@ -59,7 +69,7 @@ class RewardAnswers:
         read = {
             first[question]
             for question, verdict in self.verdicts.items()
-            if _value(verdict) is not None
+            if _value(verdict, self.aspect) is not None
         }
         found: dict[MissingOutput, None] = {}
         for question, verdict in self.verdicts.items():
@@ -69,6 +79,8 @@ class RewardAnswers:
             lost = _broken(question, outputs, error_of) if is_failed else {}
             if not lost:
                 reason = unreadable_reason(verdict)
+                if self.aspect and isinstance(verdict, Scored):
+                    reason = f"no score for {self.aspect} in the answer"
                 lost["|".join(question.models)] = reason, "failed" if is_failed else "unparsed"
             for model, (reason, kind) in lost.items():
                 row = MissingOutput(model, question.prompt, reason, kind, self.values.name)
@@ -77,7 +89,12 @@ class RewardAnswers:
 
 
 def read_answers(
-    name: str, rows: Iterable[Mapping[str, Any]], outputs: ModelOutputs, *, orders: int
+    name: str,
+    rows: Iterable[Mapping[str, Any]],
+    outputs: ModelOutputs,
+    *,
+    orders: int,
+    aspect: str = "",
 ) -> RewardAnswers:
     """Collect the values of a reward from the verdict rows about outputs.
 
@@ -86,6 +103,7 @@ def read_answers(
         rows: Rows with ids as of `Question`; those about other outputs are left out.
         outputs: Outputs that were judged.
         orders: Orders in which each comparison was asked, 1 or 2.
+        aspect: Aspect whose scores are taken; empty for the overall score.
     """
     verdicts: dict[Question, Verdict] = {}
     scale = None
@@ -93,26 +111,29 @@ def read_answers(
         question = Question.parse(row["id"])
         if question and question.is_of(outputs):
             verdicts[question] = read_verdict(row)
-            scale = row["scale"] or scale
+            scale = scale if aspect else row["scale"] or scale
     is_scored = any(question.form == "score" for question in verdicts)
-    scores, sigma = _scores(verdicts, outputs) if is_scored else ({}, None)
+    scores, sigma = _scores(verdicts, outputs, aspect) if is_scored else ({}, None)
     comparisons = (_comparison(*answer) for answer in verdicts.items())
     calls = sum(orders if question.form == "compare" else 1 for question in verdicts)
     values = RewardValues(name, scores, tuple(filter(None, comparisons)), sigma, calls)
-    return RewardAnswers(values, verdicts, scale)
+    return RewardAnswers(values, verdicts, scale, aspect)
 
 
-def _value(verdict: Verdict) -> float | None:
-    return verdict.score.value if isinstance(verdict, Scored) and verdict.score else None
+def _value(verdict: Verdict, aspect: str) -> float | None:
+    if not isinstance(verdict, Scored):
+        return None
+    score = verdict.aspects.get(aspect) if aspect else verdict.score
+    return score.value if score else None
 
 
 def _scores(
-    verdicts: Mapping[Question, Verdict], outputs: ModelOutputs
+    verdicts: Mapping[Question, Verdict], outputs: ModelOutputs, aspect: str
 ) -> tuple[Scores, float | None]:
     """Mean of the readings of each output, and the standard deviation of the readings, pooled."""
     readings: dict[Question, list[float]] = {}
     for question, verdict in verdicts.items():
-        value = _value(verdict)
+        value = _value(verdict, aspect)
         if value is not None:
             readings.setdefault(question._replace(reading=1), []).append(value)
     means = {question: sum(values) / len(values) for question, values in readings.items()}

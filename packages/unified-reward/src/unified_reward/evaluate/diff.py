@@ -36,12 +36,21 @@ class _Run(NamedTuple):
         outputs = replace(
             self.outputs, outputs={name: self.outputs.outputs[name] for name in models}
         )
-        rows = read_verdict_rows(verdicts_path(self.folder, reward))
-        return reward_figures(read_answers(reward, rows, outputs, orders=2), outputs).of(prompts)
+        rows, aspect = read_verdict_rows(self.verdicts(reward)), self._aspect(reward)
+        answers = read_answers(reward, rows, outputs, orders=2, aspect=aspect)
+        return reward_figures(answers, outputs).of(prompts)
+
+    def verdicts(self, reward: str) -> Path:
+        """Path of the verdicts, one file for all aspects of a judge."""
+        aspect = self._aspect(reward)
+        return verdicts_path(self.folder, reward.removesuffix(f".{aspect}") if aspect else reward)
+
+    def _aspect(self, reward: str) -> str:
+        return self.report["judges"][reward]["aspect"] or ""
 
     def judge(self, reward: str) -> dict[str, Any]:
         """Settings and files of the judge of a reward, and the kind of its values."""
-        config = read_json(config_path(verdicts_path(self.folder, reward)))
+        config = read_json(config_path(self.verdicts(reward)))
         return {**config, "kind": self.report["judges"][reward]["kind"]}
 
 
@@ -119,7 +128,8 @@ def _outputs(path: Path) -> ModelOutputs:
 
 def _common(what: str, a: _Run, b: _Run, first: Iterable[str], second: Iterable[str]) -> list[str]:
     first, second = [*first], [*second]
-    common = [name for name in first if name in second]
+    known = {*second}
+    common = [name for name in first if name in known]
     if not common:
         names = [", ".join(each[:3]) + (", …" if len(each) > 3 else "") for each in (first, second)]
         raise ConfigError(

@@ -162,6 +162,7 @@ def _judge(reward: Reward) -> dict[str, Any]:
         "reference": reward.reference,
         "judge": reward.judge,
         "family": reward.family,
+        "aspect": answers.aspect or None,
         "kind": "score" if answers.asks("score") else "win_rate",
         "scale": answers.scale if answers.asks("score") else [0.0, 1.0],
         "calls": answers.values.calls,

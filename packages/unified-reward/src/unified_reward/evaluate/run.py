@@ -118,7 +118,8 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
 
     Args:
         outputs: Outputs of the models, as from `evaluate.inputs.read_models`.
-        judges: Judge of each reward by its name, or a function that opens it in its turn.
+        judges: Judge of each reward by its name, or a function that opens it in its turn. A judge
+            that scores aspects and nothing else gives a reward ``NAME.ASPECT`` for each.
         baseline: Model that the others are compared with; default the first.
         by: ``score``, ``pairs`` (comparisons), or ``both``, see `questions.forms_to_ask`.
         orders: 2 asks every comparison in both orders and averages, 1 asks once.
@@ -149,10 +150,9 @@ def evaluate_models(  # noqa: PLR0913  every one is an option of the command too
     base = _baseline(outputs, judges, baseline)
     options = EvaluateOptions(base, by, orders, readings, budget, seed)
     with _folder(out) as folder:
-        rewards = {
-            name: _judge(name, judge, outputs, options, folder, retry_failed=retry_failed)
-            for name, judge in judges.items()
-        }
+        rewards: dict[str, Reward] = {}
+        for name, judge in judges.items():
+            rewards |= _judge(name, judge, outputs, options, folder, retry_failed=retry_failed)
         report = build_report(outputs, rewards, options.baseline, votes)
         if out:
             write_outputs(outputs, folder)
@@ -208,8 +208,11 @@ def _judge(
     folder: Path,
     *,
     retry_failed: bool,
-) -> Reward:
-    """Put all questions to a judge that the journal lacks, and read its answers."""
+) -> dict[str, Reward]:
+    """Put all questions to a judge that the journal lacks, and read its answers.
+
+    A judge that scores aspects and nothing else gives a reward for each, called ``NAME.ASPECT``.
+    """
     opened = judge if isinstance(judge, BaseJudge) else judge()
     orders = 1 if opened.order_free else options.orders
     forms = forms_to_ask(opened, outputs, options.by)
@@ -236,7 +239,12 @@ def _judge(
     if options.budget is not None and comparisons:
         budget = _budget(answers, outputs, comparisons, orders)
     reference = opened.origin[0] if opened.origin else opened.name
-    return Reward(reference, opened.name, opened.family, answers, budget)
+    read = partial(read_answers, rows=rows, outputs=outputs, orders=orders)
+    by_aspect = {f"{name}.{each}": read(f"{name}.{each}", aspect=each) for each in answers.aspects}
+    return {
+        each: Reward(reference, opened.name, opened.family, own, budget)
+        for each, own in (by_aspect or {name: answers}).items()
+    }
 
 
 class _Asking:

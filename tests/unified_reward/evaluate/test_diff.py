@@ -28,12 +28,12 @@ def run(tmp_path):
 def test_aspects_of_a_judge_are_compared_each_by_its_own_values(run):
     folders = [
         run(name, {"a": [1], "b": [size]}, r=Aspects(("score",)))
-        for name, size in (("x", 3), ("y", 12))
+        for name, size in (("x", 3), ("y", 10))
     ]
     changes = compare_evaluations(*folders)["models"]["b"]
     assert {name: each["mean"]["change"] for name, each in changes.items()} == {
         "r.length": 1,
-        "r.size": 9,
+        "r.size": 7,
     }
 
 

@@ -1,0 +1,237 @@
+"""Means, shares, differences and correlations of models, over prompts."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unified_reward.bench.metrics import wilson
+from unified_reward.core.samples import Example, Image, Task
+from unified_reward.evaluate.estimates import (
+    Estimate,
+    between,
+    correlate,
+    flip_share,
+    mean_estimate,
+    median_estimate,
+    paired_difference,
+    prompt_key,
+    prompt_means,
+    score_comparisons,
+    share_estimate,
+    share_interval,
+    spread_estimate,
+    vote_comparisons,
+    win_rate,
+    win_shares,
+)
+from unified_reward.evaluate.outputs import Comparison
+from unified_reward.io.vote_rows import Vote
+
+
+NAN = math.nan
+ESTIMATES = (mean_estimate, share_estimate, median_estimate, spread_estimate)
+
+
+def by_prompt(values):
+    return {f"p{k}": float(value) for k, value in enumerate(values)}
+
+
+def test_every_prompt_has_the_same_weight_whatever_its_number_of_files():
+    means = prompt_means({"p1": [1.0, 2.0, 3.0], "p2": [5.0, NAN], "p3": [NAN], "p4": []})
+    assert means == {"p1": 2.0, "p2": 5.0}
+    assert mean_estimate(means).value == 3.5
+
+
+def test_the_interval_of_a_mean_is_student_s():
+    """Values 1 to 5: mean 3, deviation sqrt(2.5), t of four degrees 2.776445."""
+    half = 2.776445 * math.sqrt(2.5 / 5)
+    estimate = mean_estimate(by_prompt([1, 2, 3, 4, 5]))
+    assert (estimate.value, estimate.n) == (3, 5)
+    assert estimate.ci95 == pytest.approx((3 - half, 3 + half), abs=1e-5)
+
+
+@pytest.mark.parametrize("estimate", ESTIMATES)
+def test_no_prompt_has_no_figure_and_a_single_one_no_interval(estimate):
+    assert estimate({}).row("mean") == {"mean": None, "ci95": None, "n": 0}
+    single = estimate({"p1": 0.25})
+    assert (single.ci95, single.n) == (None, 1)
+    assert single.value == (None if estimate is spread_estimate else 0.25)
+
+
+def test_median_and_spread_are_those_of_prompts_and_lie_in_their_intervals():
+    values = by_prompt([1, 2, 3, 4, 100, 6, 7])
+    median, spread = median_estimate(values), spread_estimate(values)
+    assert median.value == 4
+    assert spread.value == pytest.approx(np.std([1, 2, 3, 4, 100, 6, 7], ddof=1))
+    assert 1 <= median.ci95[0] <= 4 <= median.ci95[1] <= 100
+    assert 0 <= spread.ci95[0] <= spread.value <= spread.ci95[1]
+    assert median == median_estimate(values)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=200))
+def test_the_interval_of_wins_and_losses_is_wilson_s(values):
+    ci95 = share_estimate(by_prompt(values)).ci95
+    assert ci95 == pytest.approx(wilson(sum(values), len(values)), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=50))
+def test_the_interval_of_shares_holds_the_share_and_stays_between_0_and_1(values):
+    estimate = share_estimate(by_prompt(values))
+    low, high = estimate.ci95
+    assert 0 <= low <= estimate.value + 1e-9
+    assert estimate.value - 1e-9 <= high <= 1
+    assert low < high
+
+
+def test_equal_shares_leave_room_for_prompts_that_were_not_seen():
+    """50 ties: another outcome is 6 % of the prompts at most, and those move the share by half."""
+    low, high = share_estimate(by_prompt([0.5] * 50)).ci95
+    assert 0.44 < low < 0.49
+    assert low + high == pytest.approx(1)
+
+
+def draw_votes(rng, n):
+    return (rng.random(n) < 0.9).astype(float)
+
+
+def draw_probabilities(rng, n):
+    return rng.beta(2.8, 1.2, n)
+
+
+def draw_mostly_ties(rng, n):
+    return rng.choice([0.0, 0.5, 1.0], n, p=[0.02, 0.9, 0.08])
+
+
+def draw_files(rng, n):
+    return rng.binomial(4, rng.beta(1.6, 0.4, n)) / 4
+
+
+@pytest.mark.parametrize(
+    ("draw", "truth"),
+    [
+        (draw_votes, 0.9),
+        (draw_probabilities, 0.7),
+        (draw_mostly_ties, 0.53),
+        (draw_files, 0.8),
+    ],
+)
+@pytest.mark.parametrize("n", [8, 40])
+def test_shares_lie_in_95_percent_of_their_intervals(draw, truth, n):
+    """At least 92.5 % of 1,000 repeats, three and a half standard errors below."""
+    rng = np.random.default_rng(0)
+    intervals = [share_estimate(by_prompt(draw(rng, n))).ci95 for _ in range(1000)]
+    assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.925
+
+
+def test_a_share_beyond_1_is_1():
+    assert share_interval(1.01, 0.001, 20)[1] == 1
+    assert share_interval(-0.01, 0.001, 20)[0] == 0
+
+
+def test_a_paired_difference_is_over_the_prompts_of_both():
+    model, baseline = by_prompt([5, 7, 9]), {"p1": 4.0, "p2": 8.0, "px": 100.0}
+    assert paired_difference(model, baseline).row("difference") == {
+        "difference": 2.0,
+        "ci95": [pytest.approx(2 - 12.7062), pytest.approx(2 + 12.7062)],
+        "n": 2,
+    }
+
+
+def test_scores_decide_the_comparisons_of_files_in_the_same_place():
+    scores = {
+        "new": {"p1": (3.0, NAN, 2.0), "p2": (1.0,), "p3": (1.0,)},
+        "old": {"p1": (2.0, 1.0, 2.0, 9.0), "p2": (4.0,)},
+    }
+    comparisons = score_comparisons(scores, [("new", "old")])
+    assert [(each.prompt, each.probability) for each in comparisons] == [
+        ("p1", 1.0),
+        ("p1", 0.5),
+        ("p2", 0.0),
+    ]
+    assert win_rate(comparisons, "new", "old").value == 0.375
+    assert win_rate(comparisons, "old", "new").value == 0.625
+    assert win_rate(comparisons, "new", "other").row() == {"value": None, "ci95": None, "n": 0}
+
+
+def test_comparisons_are_seen_from_either_side():
+    comparisons = [
+        Comparison("p1", "a", "b", 0.75, True, (0.7, 0.8)),
+        Comparison("p1", "c", "a", 0.25),
+        Comparison("p2", "b", "c", 1.0),
+    ]
+    [mirrored] = between(comparisons, "b", "a")
+    assert (mirrored.a, mirrored.probability) == ("b", 0.25)
+    assert mirrored.orders == pytest.approx((0.3, 0.2))
+    assert win_shares(comparisons, "a") == {"p1": [0.75, 0.75]}
+    assert win_shares(comparisons, "c") == {"p1": [0.25], "p2": [0.0]}
+
+
+def test_flips_are_over_comparisons_in_both_orders_by_prompt():
+    flags = {"p1": [True, False], "p2": [True, None], "p3": [None]}
+    comparisons = [
+        Comparison(prompt, "a", "b", 0.5, flag) for prompt, each in flags.items() for flag in each
+    ]
+    assert (flip_share(comparisons).value, flip_share(comparisons).n) == (0.25, 2)
+
+
+def test_rewards_are_correlated_over_the_outputs_that_both_scored():
+    x = {"new": {"p1": (1.0, NAN), "p2": (2.0, 3.0)}, "old": {"p1": (5.0,)}, "x": {"p1": (9.0,)}}
+    y = {"new": {"p1": (10.0, 0.0), "p2": (20.0, 40.0)}, "old": {"p1": (30.0,)}}
+    estimate = correlate(x, y)
+    assert estimate.value == pytest.approx(0.8)
+    assert estimate.n == 2
+    assert correlate(x, {"new": {"p1": (1.0, 1.0), "p2": (1.0, 1.0)}}) == Estimate(None, None, 2)
+    assert correlate(x, {}) == Estimate(None, None, 0)
+
+
+def test_the_interval_of_a_correlation_is_over_prompts():
+    """Ten copies of the outputs of each prompt do not narrow it."""
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(2, 40)) + rng.normal(size=40)
+    once, often = (
+        correlate(*({"m": {p: (v,) * k for p, v in by_prompt(each).items()}} for each in values))
+        for k in (1, 10)
+    )
+    assert often.value == pytest.approx(once.value)
+    assert often.ci95 == pytest.approx(once.ci95, abs=1e-9)
+
+
+def vote(item, choice, rater, prompt="p1", **more):
+    example = Example(
+        Task.IMAGE_GENERATION,
+        "a cat",
+        (Image("a.png"), Image("b.png")),
+        id=item,
+        tags={"prompt_id": prompt},
+    )
+    return Vote(example, "new", "old", choice, rater, 1.0, "ab", "2026-11-30T00:00:00Z", **more)
+
+
+def test_votes_on_an_item_are_one_comparison():
+    votes = [
+        *(vote("i1", choice, rater) for rater, choice in enumerate(["a", "a", "both_bad", "b"])),
+        vote("i1", "cannot_tell", "z"),
+        vote("i2", "tie", "x", "p2"),
+        vote("g", "a", "x", gold="a"),
+        vote("i2 #2", "b", "x", "p2", repeats="i2"),
+        vote("i3", "cannot_tell", "x", "p3"),
+    ]
+    assert vote_comparisons(votes) == [
+        Comparison("p1", "new", "old", 0.625),
+        Comparison("p2", "new", "old", 0.5),
+    ]
+
+
+def test_a_prompt_without_an_id_is_its_text_and_its_context():
+    example = Example(
+        Task.IMAGE_UNDERSTANDING, "how many?", ("two", "six"), (Image("x.png"),), id="i1"
+    )
+    assert prompt_key(example) == prompt_key(replace(example, id="i2", candidates=("one", "ten")))
+    assert prompt_key(example) != prompt_key(replace(example, context=(Image("y.png"),)))
+    assert prompt_key(replace(example, tags={"prompt_id": "7"})) == "7"

@@ -186,6 +186,30 @@ def win_shares(comparisons: Iterable[Comparison], model: str) -> dict[str, list[
     return dict(shares)
 
 
+def shares_against_all(
+    comparisons: Iterable[Comparison], models: Iterable[str]
+) -> dict[str, dict[str, float]]:
+    """Mean probability that a model wins against each of the others, by model and prompt.
+
+    Shares against different opponents cannot be compared, so prompts are left out at which a model
+    did not meet all others that were compared at all.
+    """
+    met: dict[str, dict[str, dict[str, list[float]]]] = {model: {} for model in models}
+    for each in comparisons:
+        for side in (each, each.mirrored()):
+            opponents = met[side.a].setdefault(side.prompt, {})
+            opponents.setdefault(side.b, []).append(side.probability)
+    n_others = sum(map(bool, met.values())) - 1
+    return {
+        model: {
+            prompt: sum(sum(each) / len(each) for each in opponents.values()) / n_others
+            for prompt, opponents in by_prompt.items()
+            if len(opponents) == n_others
+        }
+        for model, by_prompt in met.items()
+    }
+
+
 def win_rate(comparisons: Iterable[Comparison], a: str, b: str) -> Estimate:
     """Mean probability that ``a`` beats ``b``, a tie counted half."""
     return share_estimate(prompt_means(win_shares(between(comparisons, a, b), a)))

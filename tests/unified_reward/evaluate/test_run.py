@@ -67,15 +67,18 @@ def test_a_judge_that_only_compares_gives_shares_of_wins():
     assert report["paired"]["c"]["r"]["difference"] == pytest.approx(0.3)
 
 
-def test_shares_of_wins_are_against_all_others_or_none():
-    """At p1 there is no b: a and c met each other alone, which cannot be compared with p0."""
+def test_shares_of_wins_are_against_all_others():
+    """At p1 there is no b, whom c beats by 0.8 as it does a: its share there is not of a alone."""
     judge = Numbers(("compare",))
-    outputs = answers({"a": [1, 1], "b": [2, None], "c": [3, 3], "d": ["silent"] * 2})
-    report = evaluate_models(outputs, {"r": judge}).report
-    means = {model: report["models"][model]["r"]["mean"] for model in "abcd"}
-    assert means == {"a": pytest.approx(0.2), "b": 0.5, "c": pytest.approx(0.8), "d": None}
-    assert report["paired"]["c"]["r"]["n"] == 1
-    assert report["paired"]["c"]["r"]["win_rate_n"] == 2
+    values = {"a": [1, 1], "b": [2, None], "c": [3, 1], "d": ["silent"] * 2}
+    report = evaluate_models(answers(values), {"r": judge}).report
+    rows = {model: report["models"][model]["r"] for model in "abcd"}
+    # Rates of a: 0.2 against b, and 0.2 and 0.5 against c.
+    assert rows["a"]["mean"] == pytest.approx((0.2 + 0.35) / 2)
+    assert rows["b"]["mean"] == pytest.approx((0.8 + 0.2) / 2)
+    assert rows["c"]["mean"] == pytest.approx((0.8 + 0.65) / 2)
+    assert (rows["d"]["mean"], rows["c"]["median"]) == (None, pytest.approx(0.8))
+    assert report["paired"]["c"]["r"]["difference"] == pytest.approx((0.8 + 0.65 - 0.2 - 0.35) / 2)
 
 
 def test_models_that_no_comparison_connects_are_noted():

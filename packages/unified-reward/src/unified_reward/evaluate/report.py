@@ -14,6 +14,7 @@ from unified_reward.core.verdicts import Failed, Unparsed
 from unified_reward.evaluate.answers import RewardAnswers
 from unified_reward.evaluate.bradley_terry import BradleyTerry, fit_bradley_terry
 from unified_reward.evaluate.estimates import (
+    AverageRate,
     Estimate,
     Scores,
     between,
@@ -25,7 +26,6 @@ from unified_reward.evaluate.estimates import (
     prompt_key,
     prompt_means,
     score_comparisons,
-    share_estimate,
     shares_against_all,
     spread_estimate,
     vote_comparisons,
@@ -80,8 +80,16 @@ class Figures(NamedTuple):
 
     def mean(self, model: str) -> Estimate:
         """Mean value of a model."""
-        means = self.means[model]
-        return share_estimate(means) if self.is_share else mean_estimate(means)
+        if self.is_share:
+            return AverageRate.of(self.comparisons, model).estimate()
+        return mean_estimate(self.means[model])
+
+    def difference(self, model: str, baseline: str) -> Estimate:
+        """Paired difference of the values of two models."""
+        if self.is_share:
+            rate = AverageRate.of(self.comparisons, model)
+            return rate.minus(AverageRate.of(self.comparisons, baseline))
+        return paired_difference(self.means[model], self.means[baseline])
 
 
 def build_report(
@@ -196,7 +204,7 @@ def _paired(figures: Figures, model: str, baseline: str) -> dict[str, Any]:
     rate = win_rate(figures.comparisons, model, baseline)
     met = between(figures.comparisons, model, baseline)
     return {
-        **paired_difference(figures.means[model], figures.means[baseline]).row("difference"),
+        **figures.difference(model, baseline).row("difference"),
         "win_rate": rate.value,
         "win_rate_ci95": rate.ci95,
         "win_rate_n": rate.n,

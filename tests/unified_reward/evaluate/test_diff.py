@@ -70,6 +70,21 @@ def test_shares_of_wins_are_against_the_models_of_both_runs(run):
     assert compare_evaluations(first, second)["models"]["b"]["r"]["mean"]["change"] == 0
 
 
+def test_win_rates_of_scores_and_of_comparisons_are_not_compared(run, tmp_path):
+    """The judge is the same, but a win of scores is 1 and one of comparisons 0.8."""
+    values = {"a": [1, 2], "b": [2, 3]}
+    first = run("a", values)
+    evaluate_models(answers(values), {"r": Numbers()}, by="score", out=tmp_path / "b")
+    report = compare_evaluations(first, tmp_path / "b")
+    assert report["models"]["b"]["r"]["mean"]["change"] == 0
+    assert report["models"]["b"]["r"]["win_rate"] is None
+    assert list(report["other_judges"]) == ["r: win_rate"]
+    # Comparisons of the first run stay in its folder, and are not of the report any more.
+    evaluate_models(answers(values), {"r": Numbers()}, by="score", out=first)
+    changes = compare_evaluations(first, tmp_path / "b")["models"]["b"]["r"]
+    assert (changes["win_rate"]["a"], changes["win_rate"]["change"]) == (1, 0)
+
+
 def test_a_reward_of_another_judge_is_left_out_by_name(run):
     values = {"a": [1, 2], "b": [2, 3]}
     first = run("a", values, r=Numbers(), s=open_judge("scripted:tie"))

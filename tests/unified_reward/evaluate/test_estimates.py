@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from unified_reward.bench.metrics import wilson
 from unified_reward.core.samples import Example, Image, Task
 from unified_reward.evaluate.estimates import (
+    AverageRate,
     Estimate,
     between,
     correlate,
@@ -23,6 +24,7 @@ from unified_reward.evaluate.estimates import (
     score_comparisons,
     share_estimate,
     share_interval,
+    shares_against_all,
     spread_estimate,
     vote_comparisons,
     win_rate,
@@ -235,3 +237,36 @@ def test_a_prompt_without_an_id_is_its_text_and_its_context():
     assert prompt_key(example) == prompt_key(replace(example, id="i2", candidates=("one", "ten")))
     assert prompt_key(example) != prompt_key(replace(example, context=(Image("y.png"),)))
     assert prompt_key(replace(example, tags={"prompt_id": "7"})) == "7"
+
+
+def test_a_mean_rate_does_not_depend_on_how_often_each_pair_met():
+    """a wins 0.9 of b and 0.1 of c; of many comparisons with c it is no worse."""
+    few = [Comparison(f"p{i}", "a", "b", 0.9) for i in range(2)]
+    many = [Comparison(f"p{i}", "c", "a", 0.9) for i in range(40)]
+    others = [Comparison(f"p{i}", "b", "c", 0.5) for i in range(9)]
+    rate = AverageRate.of([*few, *many, *others], "a")
+    assert rate.estimate().value == pytest.approx(0.5)
+    assert rate.estimate().n == 40
+    low, high = rate.estimate().ci95
+    assert (low, high) == pytest.approx(share_interval(0.5, 0, 2))
+    assert AverageRate.of([*few, *others], "a") == AverageRate(None, {}, 0)
+    assert rate.minus(AverageRate.of([*few, *others], "a")).value is None
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=2, max_size=20))
+def test_mean_rates_of_complete_comparisons_are_the_means_of_prompts(rows):
+    pairs = [("a", "b"), ("a", "c"), ("b", "c")]
+    met = [
+        Comparison(f"p{i}", *pair, p)
+        for i, row in enumerate(rows)
+        for pair, p in zip(pairs, row, strict=True)
+    ]
+    shares = shares_against_all(met, "abc")
+    rates = {model: AverageRate.of(met, model) for model in "abc"}
+    for found, expected in (
+        (rates["a"].estimate(), share_estimate(shares["a"])),
+        (rates["b"].minus(rates["a"]), paired_difference(shares["b"], shares["a"])),
+    ):
+        assert (found.value, found.n) == (pytest.approx(expected.value, abs=1e-9), expected.n)
+        assert found.ci95 == pytest.approx(expected.ci95, abs=1e-6)

@@ -10,6 +10,7 @@ from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.evaluate.inputs import read_models
 from unified_reward.evaluate.output_rows import write_outputs
+from unified_reward.evaluate.sampling import PolicySampling
 
 
 TEXTS = ("a cat", "a dog", "a car")
@@ -314,6 +315,18 @@ def test_wrong_inputs_are_refused(tmp_path, prompts, monkeypatch, inputs, reason
     pictures(tmp_path / "b", "0.png")
     with pytest.raises(ConfigError, match=reason):
         read(*inputs, prompts=prompts)
+
+
+def test_a_folder_of_files_is_not_written_into(tmp_path, prompts):
+    """Its outputs.jsonl would make an evaluation of it, and sampled files would be of the model."""
+    pictures(tmp_path / "a", "0.png")
+    sampling = PolicySampling(tmp_path / "a" / ".." / "a")
+    with pytest.raises(ConfigError, match="is in the folder of files"):
+        read_models([str(tmp_path / "a")], prompts, sampling=sampling)
+    sampling = PolicySampling(tmp_path / "a" / "out")
+    assert read_models([str(tmp_path / "a")], prompts, sampling=sampling).models == ["a"]
+    with pytest.raises(ConfigError, match="is in the folder of files"):
+        read_models([str(tmp_path / "a")], prompts, policies=["p"], sampling=sampling)
 
 
 def test_a_folder_without_prompts_is_refused(tmp_path):

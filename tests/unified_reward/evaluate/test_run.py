@@ -67,6 +67,35 @@ def test_a_judge_that_only_compares_gives_shares_of_wins():
     assert report["paired"]["c"]["r"]["difference"] == pytest.approx(0.3)
 
 
+def test_shares_of_wins_are_against_all_others():
+    """At p1 there is no b, whom c beats by 0.8 as it does a: its share there is not of a alone."""
+    judge = Numbers(("compare",))
+    values = {"a": [1, 1], "b": [2, None], "c": [3, 1], "d": ["silent"] * 2}
+    report = evaluate_models(answers(values), {"r": judge}).report
+    rows = {model: report["models"][model]["r"] for model in "abcd"}
+    # Rates of a: 0.2 against b, and 0.2 and 0.5 against c.
+    assert rows["a"]["mean"] == pytest.approx((0.2 + 0.35) / 2)
+    assert rows["b"]["mean"] == pytest.approx((0.8 + 0.2) / 2)
+    assert rows["c"]["mean"] == pytest.approx((0.8 + 0.65) / 2)
+    assert (rows["d"]["mean"], rows["c"]["median"]) == (None, pytest.approx(0.8))
+    assert report["paired"]["c"]["r"]["difference"] == pytest.approx((0.8 + 0.65 - 0.2 - 0.35) / 2)
+
+
+def test_models_that_no_comparison_connects_are_noted():
+    """What is lost leaves nothing known, which is no strength of 0."""
+    outputs = answers({"a": [1, 1], "b": [2, 2], "c": ["silent"] * 2})
+    report = evaluate_models(outputs, {"r": Numbers(("compare",))}).report
+    strengths = report["bradley_terry"]["r"]
+    assert strengths["c"] == {"strength": None, "ci95": None, "rank": [1, 3]}
+    assert strengths["b"]["strength"] > 0 > strengths["a"]["strength"]
+    assert "whose strengths cannot be compared: a, b | c" in report["notes"][-1]
+    lost = [row for row in report["warnings"] if row["kind"] == "few" and row["model"]]
+    assert {row["model"] for row in lost} == {"a", "b", "c"}
+    assert "c lacks comparisons by r for 2 of 2 prompts" in lost[-1]["text"]
+    alone = evaluate_models(answers({"a": [1]}), {"r": Numbers()}).report
+    assert (alone["bradley_terry"]["r"]["a"]["strength"], alone["notes"]) == (0, [])
+
+
 def test_a_comparison_whose_winner_follows_the_order_is_counted_and_warned_of():
     outputs = answers({"a": [1] * 20, "b": [1.1] * 20})
     report = evaluate_models(outputs, {"r": Numbers(blur=0.5)}).report
@@ -237,6 +266,9 @@ def test_votes_calibrate_the_first_judge():
     assert row["votes_alone"]["value"] == 0.75
     assert row["judge_alone"]["value"] == 0.6
     assert row["weight"] == 0  # where people voted, the judge always says the same
+    votes += [vote(replace(outputs.prompts["p1"], id="of another run"), "b", "r1")]
+    report = evaluate_models(outputs, {"r": table}, votes=votes).report
+    assert "1 of 6 votes are of other models or prompts" in report["notes"][0]
     other = evaluate_models(answers({"a": [1], "c": [2]}), {"r": table}, votes=votes).report
     assert other["people"] is None
     assert "no vote is of a prompt here" in other["notes"][0]
@@ -272,7 +304,7 @@ def test_nothing_to_evaluate_is_refused():
         evaluate_models(ModelOutputs({}, {}), {"r": Numbers()})
     with pytest.raises(ConfigError, match="no judge is named"):
         evaluate_models(answers({"a": [1]}), {})
-    with pytest.raises(ConfigError, match="only compares, and no prompt has outputs of two"):
+    with pytest.raises(ConfigError, match="nothing to compare, as no prompt has outputs of two"):
         evaluate_models(answers({"a": [1, None], "b": [None, 2]}), {"r": Numbers(("compare",))})
 
 

@@ -16,7 +16,7 @@ def report(figures, *, sigma=None, prompts=100, outputs=100, missing=()):
         "baseline": "a",
         "prompts": prompts,
         "rewards": rewards,
-        "judges": {reward: {"reading_sigma": sigma} for reward in rewards},
+        "judges": {reward: {"reading_sigma": sigma, "kind": "score"} for reward in rewards},
         "models": {"a": counts, "b": counts},
         "paired": {"b": figures},
         "missing": missing,

@@ -135,7 +135,7 @@ def _print_report(report: Mapping[str, Any]) -> None:
     for reward, row in (report["budget"] or {}).items():
         width = output.format_number(row["width"])
         calls = f"{row['calls']} of {row['full_calls']} calls for comparisons"
-        console.print(Text(f"{reward}: {calls}; widest interval of neighbours {width}"))
+        console.print(Text(f"{reward}: {calls}; widest interval of a win rate {width}"))
     for warning in report["warnings"]:
         console.print(Text.assemble(("warning: ", "yellow"), warning["text"]))
     for note in report["notes"]:

@@ -19,6 +19,7 @@ from unified_reward.evaluate.estimates import (
 )
 from unified_reward.evaluate.output_rows import OUTPUTS, read_outputs
 from unified_reward.evaluate.outputs import ModelOutputs
+from unified_reward.evaluate.questions import Question
 from unified_reward.evaluate.report import Figures, reward_figures
 from unified_reward.evaluate.run import REPORT, is_report, verdicts_path
 from unified_reward.io.run_config import config_path
@@ -36,8 +37,12 @@ class _Run(NamedTuple):
         outputs = replace(
             self.outputs, outputs={name: self.outputs.outputs[name] for name in models}
         )
-        rows, aspect = read_verdict_rows(self.verdicts(reward)), self._aspect(reward)
-        answers = read_answers(reward, rows, outputs, orders=2, aspect=aspect)
+        rows = [
+            row
+            for row in read_verdict_rows(self.verdicts(reward))
+            if (question := Question.parse(row["id"])) and question.form in self.forms(reward)
+        ]
+        answers = read_answers(reward, rows, outputs, orders=2, aspect=self._aspect(reward))
         return reward_figures(answers, outputs).of(prompts)
 
     def verdicts(self, reward: str) -> Path:
@@ -47,6 +52,10 @@ class _Run(NamedTuple):
 
     def _aspect(self, reward: str) -> str:
         return self.report["judges"][reward]["aspect"] or ""
+
+    def forms(self, reward: str) -> list[str]:
+        """Forms of question in the report; a file of verdicts may hold others of earlier runs."""
+        return self.report["judges"][reward]["forms"]
 
     def judge(self, reward: str) -> dict[str, Any]:
         """Settings and files of the judge of a reward, and the kind of its values."""
@@ -83,6 +92,7 @@ def compare_evaluations(first: Path, second: Path) -> dict[str, Any]:
     if others.keys() == {*rewards}:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in others.items())
         raise ConfigError(f"{first} and {second} were judged differently: {reasons}")
+    both = {name for name in rewards if len({"compare" in run.forms(name) for run in (a, b)}) == 1}
     baselines = {run.report["baseline"] for run in (a, b)}
     baseline = next(iter(baselines)) if len(baselines) == 1 else None
     figures = {
@@ -97,13 +107,22 @@ def compare_evaluations(first: Path, second: Path) -> dict[str, Any]:
         "prompts": len(prompts),
         "rewards": [*figures],
         "models": {
-            model: {name: _changes(*pair, model, baseline) for name, pair in figures.items()}
+            model: {
+                name: _changes(*pair, model, baseline)
+                | ({} if name in both else {"win_rate": None})
+                for name, pair in figures.items()
+            }
             for model in models
         },
         "only_a": _only(a, b),
         "only_b": _only(b, a),
         "changed_prompts": [name for name in named if name not in prompts],
-        "other_judges": others,
+        "other_judges": others
+        | {
+            f"{name}: win_rate": "asked for in one run, and following from scores in the other"
+            for name in figures
+            if name not in both
+        },
     }
 
 

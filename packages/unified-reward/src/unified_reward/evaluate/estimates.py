@@ -186,6 +186,88 @@ def win_shares(comparisons: Iterable[Comparison], model: str) -> dict[str, list[
     return dict(shares)
 
 
+def shares_against_all(
+    comparisons: Iterable[Comparison], models: Iterable[str]
+) -> dict[str, dict[str, float]]:
+    """Mean probability that a model wins against each of the others, by model and prompt.
+
+    Shares against different opponents cannot be compared, so prompts are left out at which a model
+    did not meet all others that were compared at all.
+    """
+    met: dict[str, dict[str, dict[str, list[float]]]] = {model: {} for model in models}
+    for each in comparisons:
+        for side in (each, each.mirrored()):
+            opponents = met[side.a].setdefault(side.prompt, {})
+            opponents.setdefault(side.b, []).append(side.probability)
+    n_others = sum(map(bool, met.values())) - 1
+    return {
+        model: {
+            prompt: sum(sum(each) / len(each) for each in opponents.values()) / n_others
+            for prompt, opponents in by_prompt.items()
+            if len(opponents) == n_others
+        }
+        for model, by_prompt in met.items()
+    }
+
+
+@dataclass(frozen=True)
+class AverageRate:
+    """Mean of the win rates of a model against each other model.
+
+    Every rate is over the prompts of its pair, so the mean does not depend on which pairs were
+    compared most often.
+    """
+
+    value: float | None
+    """None if the model did not meet all others that were compared at all."""
+    influence: Mapping[str, float]
+    """Share of each prompt in the deviation of the value; the variance is the sum of squares."""
+    n: int
+    """Number of prompts of the pair with the fewest."""
+
+    @classmethod
+    def of(cls, comparisons: Sequence[Comparison], model: str) -> AverageRate:
+        """Compute the mean rate of a model."""
+        n_others = len({name for each in comparisons for name in (each.a, each.b)} - {model})
+        met: dict[str, dict[str, list[float]]] = {}
+        for each in comparisons:
+            if model in (each.a, each.b):
+                side = each if each.a == model else each.mirrored()
+                met.setdefault(side.b, {}).setdefault(side.prompt, []).append(side.probability)
+        if not met or len(met) < n_others:
+            return cls(None, {}, 0)
+        rates = [*map(prompt_means, met.values())]
+        means = [sum(shares.values()) / len(shares) for shares in rates]
+        influence: defaultdict[str, float] = defaultdict(float)
+        for shares, mean in zip(rates, means, strict=True):
+            for prompt, share in shares.items():
+                influence[prompt] += (share - mean) / (len(shares) * len(rates))
+        return cls(sum(means) / len(means), influence, min(map(len, rates)))
+
+    def estimate(self) -> Estimate:
+        """Value with the interval of a share, that of `share_estimate` if all prompts are equal."""
+        if self.value is None or self.n < 2:
+            return Estimate(self.value, None, len(self.influence))
+        variance = sum(each**2 for each in self.influence.values())
+        interval = share_interval(self.value, variance, self.n)
+        return Estimate(self.value, interval, len(self.influence))
+
+    def minus(self, other: AverageRate) -> Estimate:
+        """Difference of two mean rates, paired by prompt, with Student's t interval."""
+        if self.value is None or other.value is None:
+            return Estimate(None, None, 0)
+        prompts, n = {**self.influence, **other.influence}, min(self.n, other.n)
+        value = self.value - other.value
+        if n < 2:
+            return Estimate(value, None, len(prompts))
+        squares = (
+            (self.influence.get(prompt, 0.0) - other.influence.get(prompt, 0.0)) ** 2
+            for prompt in prompts
+        )
+        half = student_t(n - 1) * math.sqrt(sum(squares) * n / (n - 1))
+        return Estimate(value, (value - half, value + half), len(prompts))
+
+
 def win_rate(comparisons: Iterable[Comparison], a: str, b: str) -> Estimate:
     """Mean probability that ``a`` beats ``b``, a tie counted half."""
     return share_estimate(prompt_means(win_shares(between(comparisons, a, b), a)))

@@ -79,6 +79,8 @@ def read_models(
     sources += [_policy(*split_name(text)) for text in policies]
     if not sources:
         raise ConfigError("no model is given: a folder of files, rows of candidates, or a policy")
+    if sampling:
+        _check_out(sampling.out, sources, samples=bool(policies))
     names = distinct_names([(source.name, source.parts) for source in sources])
     contents = {name: source.content for name, source in zip(names, sources, strict=True)}
     known = read_prompts(prompts) if prompts else _own_prompts(contents)
@@ -98,6 +100,15 @@ def read_models(
             path = sample_policy(name, content, reader.prompts, reader.stated, sampling)
             reader.add_rows(name, read_candidates(path))
     return reader.finish(names)
+
+
+def _check_out(out: Path, sources: Sequence[_Source], *, samples: bool) -> None:
+    """Refuse an output folder whose files would be taken for those of a model."""
+    for source in sources:
+        if isinstance(folder := source.content, Path):
+            whole, taken = out.resolve(), folder.resolve()
+            if whole == taken or (samples and taken in whole.parents):
+                raise ConfigError(f"{out} is in the folder of files {folder}; give another --out")
 
 
 def _sources(text: str) -> list[_Source]:

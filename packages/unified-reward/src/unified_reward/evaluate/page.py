@@ -458,7 +458,7 @@ def _add_judges(page: Page, report: Report) -> None:
     page.subsection(
         "Calls for comparisons",
         "Spent on the pairs of models that decide the ranking. Width: of the widest 95 % interval "
-        "of a win rate of two neighbours in it, for which comparisons spread evenly over all pairs "
+        "of the win rate of any two models, for which comparisons spread evenly over all pairs "
         "would be as many as the last column says.",
     )
     header = ["reward", "calls", "of all", "saved", "width", "comparisons", "evenly spread"]

@@ -6,14 +6,15 @@ Figures that do not exist are null. What is listed under ``missing`` takes part 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, permutations
 from typing import Any, NamedTuple
 
 from unified_reward.core.verdicts import Failed, Unparsed
 from unified_reward.evaluate.answers import RewardAnswers
-from unified_reward.evaluate.bradley_terry import fit_bradley_terry
+from unified_reward.evaluate.bradley_terry import BradleyTerry, fit_bradley_terry
 from unified_reward.evaluate.estimates import (
+    AverageRate,
     Estimate,
     Scores,
     between,
@@ -22,9 +23,10 @@ from unified_reward.evaluate.estimates import (
     mean_estimate,
     median_estimate,
     paired_difference,
+    prompt_key,
     prompt_means,
     score_comparisons,
-    share_estimate,
+    shares_against_all,
     spread_estimate,
     vote_comparisons,
     win_rate,
@@ -57,7 +59,8 @@ class Figures(NamedTuple):
     """Values of a reward, per prompt."""
 
     means: Means
-    """Mean score of each model's outputs; of a judge that only compares, its share of wins."""
+    """Mean score of each model's outputs; of a judge that only compares, its share of wins against
+    all others."""
     comparisons: list[Comparison]
     """Comparisons by the judge, or those that follow from its scores."""
     n_outputs: Mapping[str, int]
@@ -77,8 +80,16 @@ class Figures(NamedTuple):
 
     def mean(self, model: str) -> Estimate:
         """Mean value of a model."""
-        means = self.means[model]
-        return share_estimate(means) if self.is_share else mean_estimate(means)
+        if self.is_share:
+            return AverageRate.of(self.comparisons, model).estimate()
+        return mean_estimate(self.means[model])
+
+    def difference(self, model: str, baseline: str) -> Estimate:
+        """Paired difference of the values of two models."""
+        if self.is_share:
+            rate = AverageRate.of(self.comparisons, model)
+            return rate.minus(AverageRate.of(self.comparisons, baseline))
+        return paired_difference(self.means[model], self.means[baseline])
 
 
 def build_report(
@@ -99,6 +110,9 @@ def build_report(
     answers = [reward.answers for reward in rewards.values()]
     missing = [*outputs.missing, *(lost for each in answers for lost in each.missing(outputs))]
     budgets = {name: reward.budget for name, reward in rewards.items() if reward.budget}
+    fits = {
+        name: fit_bradley_terry(outputs.models, each.comparisons) for name, each in figures.items()
+    }
     report: dict[str, Any] = {
         "baseline": baseline,
         "prompts": len(outputs.prompts),
@@ -114,19 +128,18 @@ def build_report(
             if model != baseline
         },
         "win_rates": {name: _win_rates(each, outputs.models) for name, each in figures.items()},
-        "bradley_terry": {
-            name: fit_bradley_terry(outputs.models, each.comparisons).rows()
-            for name, each in figures.items()
-        },
+        "bradley_terry": {name: _strengths(fit, outputs.models) for name, fit in fits.items()},
         "categories": _categories(outputs, figures, baseline),
         "correlations": _correlations(figures, answers),
         "missing": [each._asdict() for each in missing],
-        "notes": [*outputs.notes],
+        "notes": [*outputs.notes, *_unconnected(fits)],
         "most_different": _most_different(outputs, figures),
         "budget": budgets or None,
         "people": _people(votes, figures, outputs.models, baseline),
     }
-    if votes and report["people"] is None:
+    if report["people"]:
+        report["notes"] += _foreign_votes(votes, outputs)
+    elif votes:
         report["notes"].append(
             f"no vote is of a prompt here and compares {baseline} with another model of this run"
         )
@@ -148,7 +161,7 @@ def reward_figures(answers: RewardAnswers, outputs: ModelOutputs) -> Figures:
             for model in outputs.models
         }
         return Figures(means, comparisons, counts, is_share=False)
-    shares = {model: prompt_means(win_shares(comparisons, model)) for model in outputs.models}
+    shares = shares_against_all(comparisons, outputs.models)
     counts = {
         model: sum(len(outputs.outputs[model][prompt]) for prompt in shares[model])
         for model in outputs.models
@@ -164,6 +177,7 @@ def _judge(reward: Reward) -> dict[str, Any]:
         "family": reward.family,
         "aspect": answers.aspect or None,
         "kind": "score" if answers.asks("score") else "win_rate",
+        "forms": [form for form in ("score", "compare") if answers.asks(form)],
         "scale": answers.scale if answers.asks("score") else [0.0, 1.0],
         "calls": answers.values.calls,
         "unparsed": answers.count(Unparsed),
@@ -190,7 +204,7 @@ def _paired(figures: Figures, model: str, baseline: str) -> dict[str, Any]:
     rate = win_rate(figures.comparisons, model, baseline)
     met = between(figures.comparisons, model, baseline)
     return {
-        **paired_difference(figures.means[model], figures.means[baseline]).row("difference"),
+        **figures.difference(model, baseline).row("difference"),
         "win_rate": rate.value,
         "win_rate_ci95": rate.ci95,
         "win_rate_n": rate.n,
@@ -204,6 +218,25 @@ def _win_rates(figures: Figures, models: Sequence[str]) -> dict[str, Any]:
     for a, b in permutations(models, 2):
         rates.setdefault(a, {})[b] = win_rate(figures.comparisons, a, b).row()
     return rates
+
+
+def _strengths(fit: BradleyTerry, models: Sequence[str]) -> dict[str, Any]:
+    """Strengths, null for models that met no other."""
+    alone = {group[0] for group in fit.groups if len(group) == 1 < len(models)}
+    return {
+        model: {**row, "strength": None} if model in alone else row
+        for model, row in fit.rows().items()
+    }
+
+
+def _unconnected(fits: Mapping[str, BradleyTerry]) -> Iterator[str]:
+    for name, fit in fits.items():
+        if len(fit.groups) > 1:
+            groups = " | ".join(", ".join(group) for group in fit.groups)
+            yield (
+                f"{name}: no comparison connects these groups of models, whose strengths cannot be "
+                f"compared: {groups}"
+            )
 
 
 def _categories(
@@ -280,6 +313,16 @@ def _people(
         if people.keys() & judge.keys():
             rows[model] = {**prediction_powered(people, judge).row(), "reward": name}
     return rows or None
+
+
+def _foreign_votes(votes: Sequence[Vote], outputs: ModelOutputs) -> Iterator[str]:
+    n = sum(
+        not {vote.a, vote.b} <= outputs.outputs.keys()
+        or prompt_key(vote.example) not in outputs.prompts
+        for vote in votes
+    )
+    if n:
+        yield f"{n} of {len(votes)} votes are of other models or prompts than those compared here"
 
 
 def _finite(value: Any) -> Any:

@@ -219,7 +219,7 @@ def _judge(
     scores = [*scores_of(outputs, forms, options.readings)]
     comparisons = [*comparisons_of(outputs, forms)]
     if not scores and not comparisons:
-        raise ConfigError(f"{opened.name} only compares, and no prompt has outputs of two models")
+        raise ConfigError(f"{name}: nothing to compare, as no prompt has outputs of two models")
     affordable = len(comparisons)
     if options.budget is not None:
         affordable = min(affordable, options.budget // orders)

@@ -24,7 +24,8 @@ def find_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     - ``reading``: a difference is below ``1.96 sigma sqrt(2 / n)`` of a mean over n outputs whose
       readings deviate by sigma.
     - ``disagreement``: two rewards point in opposite directions, and at least one is sure of it.
-    - ``few``: fewer than 20 prompts, or more than 10 % of the outputs of a model without a value.
+    - ``few``: fewer than 20 prompts, or more than 10 % of the outputs of a model without a value;
+      by a judge that only compares, of the prompts without one of the model's comparisons.
 
     Args:
         report: Report of `evaluate_models`, without its warnings.
@@ -44,6 +45,9 @@ def _few(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         text = f"{report['prompts']} prompts are few: intervals of so few are themselves unsure"
         yield _warning("few", text, None, None)
     for model, reward in product(report["models"], report["rewards"]):
+        if report["judges"][reward]["kind"] == "win_rate":
+            yield from _few_comparisons(report, model, reward)
+            continue
         figures = report["models"][model].get(reward)
         kept = figures["outputs"] if figures else 0
         lost = sum(
@@ -56,6 +60,25 @@ def _few(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "are the bad ones, it looks better than it is"
             )
             yield _warning("few", text, model, reward)
+
+
+def _few_comparisons(
+    report: Mapping[str, Any], model: str, reward: str
+) -> Iterator[dict[str, Any]]:
+    """Count prompts, since a comparison that is lost belongs to two models."""
+    lost = {
+        row["prompt"]
+        for row in report["missing"]
+        if model in row["model"].split("|")
+        and row["reward"] in ("", reward)
+        and row["kind"] not in ("unmatched", "duplicate")
+    }
+    if len(lost) > LOST_SHARE * report["prompts"]:
+        text = (
+            f"{model} lacks comparisons by {reward} for {len(lost)} of {report['prompts']} "
+            "prompts; if its outputs for these are the bad ones, it looks better than it is"
+        )
+        yield _warning("few", text, model, reward)
 
 
 def _paired(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

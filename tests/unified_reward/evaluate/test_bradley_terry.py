@@ -108,7 +108,7 @@ def test_the_covariance_agrees_with_a_bootstrap_over_prompts():
     "models", [{"a": 0.0, "b": 0.8}, {"a": 0.0, "b": 0.3, "c": 2.0}], ids=["two", "three"]
 )
 def test_differences_lie_in_95_percent_of_their_intervals(models, n):
-    """Of 300 repeats at least 91 %, three standard errors below."""
+    """At least 91 % of 300 repeats, three standard errors below."""
     rng = np.random.default_rng(1)
     hits = dict.fromkeys(combinations(models, 2), 0)
     for _ in range(300):
@@ -131,15 +131,15 @@ def test_neither_the_order_nor_the_side_of_comparisons_matters(rows, random):
     fit, other = (fit_bradley_terry("abc", each) for each in (comparisons, changed))
     assert sum(fit.strengths.values()) == pytest.approx(0, abs=1e-4)
     for a, b in combinations("abc", 2):
-        one, two = fit.difference(a, b), other.difference(a, b)
-        assert two.value == pytest.approx(one.value, abs=1e-4)
-        assert (two.ci95, one.ci95) == (None, None) or two.ci95 == pytest.approx(
-            one.ci95, rel=1e-3, abs=1e-3
+        first, second = fit.difference(a, b), other.difference(a, b)
+        assert second.value == pytest.approx(first.value, abs=1e-4)
+        assert (second.ci95, first.ci95) == (None, None) or second.ci95 == pytest.approx(
+            first.ci95, rel=1e-3, abs=1e-3
         )
 
 
 def test_a_model_that_always_wins_is_first_by_an_interval_without_false_precision():
-    """Of 20 wins: the upper end of Wilson's interval of the win rate is 1, the lower 0.84."""
+    """Wilson's interval of 20 wins is 0.84 to 1."""
     difference = fit_bradley_terry(["a", "b"], wins(*[1] * 20)).difference("a", "b")
     assert difference.value == pytest.approx(logit(20.5 / 21), abs=1e-4)
     low, high = difference.ci95

@@ -123,7 +123,7 @@ def draw_files(rng, n):
 )
 @pytest.mark.parametrize("n", [8, 40])
 def test_shares_lie_in_95_percent_of_their_intervals(draw, truth, n):
-    """Of 1,000 repeats at least 92.5 %, three and a half standard errors below."""
+    """At least 92.5 % of 1,000 repeats, three and a half standard errors below."""
     rng = np.random.default_rng(0)
     intervals = [share_estimate(by_prompt(draw(rng, n))).ci95 for _ in range(1000)]
     assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.925

@@ -68,7 +68,7 @@ def standings(
 def _models_reason(models: Sequence[str], n_others: int) -> str:
     if not models:
         return "the pairs name no models, so none are ranked"
-    return f"{n_others} votes are on pairs of no ranked models" if n_others else ""
+    return f"votes on other pairs, which rank no models: {n_others}" if n_others else ""
 
 
 def _models(models: Sequence[str], comparisons: list[Comparison]) -> dict[str, Any]:

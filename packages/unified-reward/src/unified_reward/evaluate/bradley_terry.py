@@ -27,8 +27,8 @@ class BradleyTerry:
     n: int
     """Number of prompts."""
     groups: list[list[str]]
-    """Models that comparisons connect, directly or through others. Of models of different groups
-    nothing is known, so more than one group leaves strengths without intervals."""
+    """Models that comparisons connect, directly or through others. Nothing is known about models
+    of different groups, so with more than one no strength has an interval."""
 
     def difference(self, a: str, b: str) -> Estimate:
         """Lead of ``a`` over ``b`` in log-odds."""
@@ -48,8 +48,8 @@ class BradleyTerry:
     def rank(self, model: str) -> tuple[int, int]:
         """Best and worst rank of a model, from 1.
 
-        Models rank above it whose difference has an interval above 0, and below it likewise;
-        between them every rank is possible.
+        Every model whose lead over it is certain, by the interval of the difference, ranks above
+        it; every one whose deficit is certain ranks below it.
         """
         others = [other for other in self.strengths if other != model]
         leads = [ci95 for other in others if (ci95 := self.difference(model, other).ci95)]
@@ -90,7 +90,7 @@ class Games:
 def fit_bradley_terry(models: Sequence[str], comparisons: Iterable[Comparison]) -> BradleyTerry:
     """Fit the strengths of models to comparisons, whose probabilities count as shares of a win.
 
-    Bradley and Terry 1952, as in Chatbot Arena (Chiang et al. 2024, arXiv:2403.04132, section 4).
+    Bradley and Terry 1952, as in Chatbot Arena (Chiang et al. 2024, arXiv:2403.04132).
     Comparisons of two models for one prompt are averaged to one game, with outcome ``y``, the
     difference ``x = e_a - e_b`` and the fitted ``p = sigmoid(x · strengths)``. The covariance is
     the sandwich of White 1982, clustered by prompt (Liang and Zeger 1986), with C prompts::
@@ -155,10 +155,8 @@ def make_games(models: Sequence[str], comparisons: Iterable[Comparison]) -> Game
     places = {model: place for place, model in enumerate(models)}
     cells: defaultdict[tuple[str, int, int], list[float]] = defaultdict(list)
     for each in comparisons:
-        a, b, share = places[each.a], places[each.b], each.probability
-        cells[(each.prompt, a, b) if a < b else (each.prompt, b, a)].append(
-            share if a < b else 1 - share
-        )
+        ordered = each if places[each.a] < places[each.b] else each.mirrored()
+        cells[each.prompt, places[ordered.a], places[ordered.b]].append(ordered.probability)
     prompts = {prompt: k for k, prompt in enumerate(dict.fromkeys(cell[0] for cell in cells))}
     return Games(
         np.array([cell[1:] for cell in cells], dtype=np.int64).reshape(-1, 2),

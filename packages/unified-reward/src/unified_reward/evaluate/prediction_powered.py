@@ -17,15 +17,16 @@ class PredictionPowered:
     """Win rate among people, by their votes and by a judge."""
 
     estimate: Estimate
-    """By both; ``n`` counts the prompts that people voted on."""
+    """By both; ``n`` counts the prompts with votes and a verdict. It is that of the votes alone
+    where fewer than two prompts have both, or fewer than two a verdict alone."""
     standard_error: float | None
-    """Closed form of the paper; None where fewer than two prompts have votes or verdicts alone."""
+    """Closed form of the paper; None where the estimate is that of the votes alone."""
     weight: float
     """Weight of the judge, from 0 (ignored) to 1 (prediction-powered inference of 2023)."""
     votes_alone: Estimate
     judge_alone: Estimate
     n_unjudged: int
-    """Prompts with votes that the judge says nothing about; left out."""
+    """Prompts with votes and no verdict; they are in ``votes_alone`` only."""
 
     def row(self) -> dict[str, Any]:
         """JSON of the figures."""
@@ -52,10 +53,10 @@ def prediction_powered(
         variance = w² var(f') / N + var(y - w f) / n
 
     The weight 1 is the paper's; by default it is the one of least variance (PPI++, Angelopoulos et
-    al. 2023, arXiv:2311.01453, Example 6.1), within [0, 1]: ``cov(y, f) / ((1 + n / N) var(f))``.
-    The prompts with votes must be a random part of all, or the estimate is of no population. The
-    interval is `share_interval` in place of the normal one of the papers, which leaves [0, 1] and
-    is empty where judge and people have not disagreed yet.
+    al. 2023, arXiv:2311.01453), within [0, 1]: ``cov(y, f) / ((1 + n / N) var(f))``. The prompts
+    with votes must be a random part of all. The interval is `share_interval` in place of the normal
+    one of the papers, which leaves [0, 1] and has no width where judge and people have not
+    disagreed yet.
 
     Args:
         votes: Mean share of a win that people give the model, by prompt, in [0, 1].
@@ -65,10 +66,8 @@ def prediction_powered(
     voted = [prompt for prompt in votes if prompt in judge]
     y, f = (np.array([source[prompt] for prompt in voted]) for source in (votes, judge))
     others = np.array([value for prompt, value in judge.items() if prompt not in votes])
-    alone = share_estimate({prompt: votes[prompt] for prompt in voted})
-    n_unjudged = len(votes) - len(voted)
-    judged = share_estimate(judge)
-    n = len(y)
+    alone, judged = share_estimate(votes), share_estimate(judge)
+    n, n_unjudged = len(y), len(votes) - len(y)
     if n < 2 or len(others) < 2:
         return PredictionPowered(alone, None, 0.0, alone, judged, n_unjudged)
     if weight is None:

@@ -23,7 +23,7 @@ BASE = {
     *("unified_reward_client", "yaml"),
 }
 """Modules of the dependencies without any extra."""
-HEAVY = ("backends", "checkpoints", "policies", "recipes", "scorers", "serve", "train")
+HEAVY = ("arena", "backends", "checkpoints", "policies", "recipes", "scorers", "serve", "train")
 """Packages that are only imported when something is loaded or trained."""
 
 

@@ -128,7 +128,7 @@ def among_files(tmp_path, monkeypatch):
 open_once = functools.cache(registry.open_checkpoint)
 
 
-SLOW = {"train-a-judge.md", "benchmark.md", "align-a-policy.md"}
+SLOW = {"train-a-judge.md", "benchmark.md", "align-a-policy.md", "votes-to-judge.md"}
 
 
 def marked(page: Path):

@@ -14,9 +14,12 @@ from unified_reward.bench.calibration import (
     calibration_error,
     collect_predictions,
     fit_calibration,
+    fit_tie_margin,
+    prompt_halves,
+    recalibrate,
     reliability,
 )
-from unified_reward.core.errors import DataError
+from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.requests import Answer, ValueEstimate
 from unified_reward.core.samples import Example, Image, Sample, Target, Task
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
@@ -214,3 +217,125 @@ def test_a_certain_and_wrong_judge_has_a_finite_loss():
     assert fit_calibration(judge, examples[1:]) == Calibration(1.0, fitted.score, n=1)
     with pytest.raises(DataError, match="no examples to calibrate on"):
         fit_calibration(judge, [])
+
+
+def test_several_raters_are_compared_with_the_share_of_their_votes():
+    """Two votes for a, one for b and a tie: 2.5 of 4; one who cannot tell says nothing."""
+    raters = {"n": 5, "a": 2, "b": 1, "tie": 1, "both_bad": 0, "cannot_tell": 1}
+    examples = [
+        Example.of(questions(0, "compare"), Target(winner="first"), raters=each)
+        for each in (raters, 4, raters | {"a": 0, "b": 0, "tie": 0})
+    ]
+    found = collect_predictions(examples, [Preferred(0.6, 0.2, 0.2)] * 3)
+    assert found.observed.tolist() == [0.625, 1.0, 1.0]
+
+
+class Noticing:
+    """A scalar model whose comparisons have the leads given, by the id of the question."""
+
+    name = "noticing"
+
+    def __init__(self, leads):
+        self._leads = iter(leads)
+
+    def values(self, requests):
+        pairs = [next(self._leads) for _ in requests[::2]]
+        odds = [math.log((1 + lead) / (1 - lead)) for lead in pairs]
+        return [ValueEstimate((value,)) for each in odds for value in (each, 0.0)]
+
+
+def near_ties(n, seed):
+    """Leads of a calibrated judge without ties, and labels: ties up to a lead of 0.2."""
+    rng = np.random.default_rng(seed)
+    leads = rng.uniform(-0.9, 0.9, n)
+    sides = np.where(rng.random(n) < (1 + leads) / 2, "first", "second")
+    labels = ["tie" if abs(leads[i]) <= 0.2 else str(sides[i]) for i in range(n)]
+    examples = [
+        Example.of(questions(i, "compare"), Target(winner=label)) for i, label in enumerate(labels)
+    ]
+    return leads, examples
+
+
+def scalar_judge(leads, calibration=None, monkeypatch=None):
+    monkeypatch.setattr("unified_reward.judges.card.media.open_image", lambda _: None)
+    card = Card("compact", head=Head(), calibration=calibration)
+    return ScalarJudge(Noticing(leads), card)
+
+
+def test_a_margin_is_found_where_people_have_ties_and_the_judge_has_none():
+    leads, examples = near_ties(200, 0)
+    verdicts = [Preferred((1 + lead) / 2, 0.0, (1 - lead) / 2) for lead in leads]
+    margin = fit_tie_margin(examples, verdicts)
+    assert margin == pytest.approx(max(abs(lead) for lead in leads if abs(lead) <= 0.2))
+    assert fit_tie_margin(examples[:3], verdicts[:3]) == 0.0
+
+
+def test_a_margin_that_does_not_pay_on_other_prompts_is_0():
+    """Ties anywhere, by chance: the best threshold of these items is above 0, and worthless."""
+    rng = np.random.default_rng(3)
+    leads, examples = near_ties(60, 3)
+    verdicts = [Preferred((1 + lead) / 2, 0.0, (1 - lead) / 2) for lead in leads]
+    labels = ["tie" if rng.random() < 0.3 else verdict.winner for verdict in verdicts]
+    examples = [
+        Example.of(example.sample, Target(winner=label))
+        for example, label in zip(examples, labels, strict=True)
+    ]
+    assert fit_tie_margin(examples, verdicts) == 0.0
+
+
+def test_a_judge_names_ties_up_to_the_margin_of_its_card(monkeypatch):
+    leads = [0.1, -0.3, 0.6]
+    judge = scalar_judge(leads, Calibration(tie_margin=0.3000001), monkeypatch)
+    verdicts = judge.ask([questions(i, "compare") for i in range(3)])
+    assert [verdict.winner for verdict in verdicts] == ["tie", "tie", "first"]
+    assert [2 * verdict.probability - 1 for verdict in verdicts] == pytest.approx(leads)
+
+
+def test_a_spoken_judge_names_ties_up_to_the_margin_in_both_orders():
+    """The first place wins at 0.6 in both orders: a lead of 0, a tie by itself; alone it is 0.2."""
+
+    class Leaning(Sure):
+        def generate(self, requests):
+            return [Answer("", (math.log(0.6), -99.0, math.log(0.4))) for _ in requests]
+
+    picture = Image(np.zeros((8, 8, 3), np.uint8), "HWC")
+    sample = Sample(Task.IMAGE_UNDERSTANDING, "what?", ("a", "b"), (picture,))
+    for margin, winner in ((0.1, "first"), (0.21, "tie")):
+        card = Card("compact", calibration=Calibration(tie_margin=margin))
+        (verdict,) = GenerativeJudge(Leaning(), card).ask([sample], orders=1)
+        assert (verdict.winner, verdict.probability) == (winner, pytest.approx(0.6))
+
+
+@pytest.mark.parametrize("margin", [-0.1, 0.6, math.nan])
+def test_a_margin_beyond_one_half_is_refused(margin):
+    with pytest.raises(ConfigError, match=r"tie_margin is in \[0, 0.5\]"):
+        Calibration(tie_margin=margin)
+
+
+def test_figures_after_a_calibration_are_on_prompts_it_was_not_fitted_on(monkeypatch):
+    """Before, every tie of people is wrong; after, most are right, and few others suffer."""
+    leads, examples = near_ties(400, 1)
+    found = recalibrate(scalar_judge(leads, None, monkeypatch), examples)
+    labels = [example.target.winner for example in examples]
+    sides = ["first" if lead > 0 else "second" for lead in leads]
+    before, after = (part["compare"]["three_way_accuracy"] for part in (found.before, found.after))
+    assert before.value == np.mean(np.array(sides) == labels)
+    gain = after.value - before.value
+    assert 0.9 * labels.count("tie") / 400 < gain < labels.count("tie") / 400
+    assert after.n == 400
+    called = [verdict.winner for verdict in found.verdicts]
+    assert found.calibration.tie_margin > 0.1
+    assert called.count("tie") == labels.count("tie")
+
+
+def test_halves_hold_whole_prompts_and_half_of_them():
+    prompts = [f"prompt {i // 3}" for i in range(30)]
+    halves = prompt_halves(prompts)
+    assert sum(halves) == 15
+    assert all(halves[i] == halves[i - i % 3] for i in range(30))
+
+
+def test_one_prompt_is_too_little_to_measure_on(monkeypatch):
+    examples = [Example.of(questions(0, "compare"), Target(winner="first"))] * 4
+    with pytest.raises(DataError, match="at least two prompts"):
+        recalibrate(scalar_judge([0.1] * 4, None, monkeypatch), examples)

@@ -1,12 +1,14 @@
 """Rows of a file by index."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from unified_reward.core.errors import DataError
 from unified_reward.data.example_file import ExampleFile, mirrored
+from unified_reward.io.vote_rows import win_share
 
 
 def row(name, **changes):
@@ -106,6 +108,15 @@ def test_the_other_order_turns_candidates_winner_and_aspects(mixed):
     assert turned.target.aspects == pytest.approx({"style": 0.3})
     assert turned.tags == {"utility_first": "0.2", "utility_second": "0.9", "vote": "first"}
     assert mirrored(turned).target.aspects == pytest.approx(record.target.aspects)
+
+
+def test_the_other_order_turns_votes_of_people(mixed):
+    record = next(item for item in ExampleFile(mixed, seed=0) if item.sample.form == "compare")
+    raters = {"n": 4, "a": 2, "b": 1, "tie": 1, "both_bad": 0, "cannot_tell": 0}
+    turned = mirrored(replace(record, raters=raters))
+    assert turned.raters == raters | {"a": 1, "b": 2}
+    assert win_share(turned.raters) == 1 - win_share(raters)
+    assert mirrored(replace(record, raters=3)).raters == 3
 
 
 def test_a_score_has_no_other_order(path):

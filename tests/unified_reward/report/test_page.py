@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from unified_reward.core.errors import DataError
 from unified_reward.core.verdicts import Failed, Preferred, Scale, Score, Scored, Unparsed
 from unified_reward.report.charts import running_mean
-from unified_reward.report.page import DASH, Animation, Bar, Card, Page
+from unified_reward.report.page import DASH, Animation, Bar, Card, Finding, Interval, Page
 
 
 VOID = {"img", "meta", "link"}
@@ -77,7 +77,11 @@ def full_page() -> Page:
     page.text("words")
     page.table(["name", "value"], [["a", 1.5], ["b", None]])
     page.bars([Bar("a", 0.5, 0.4, 0.6, 10)], title="bars", reference=0.5, reference_label="chance")
-    page.curve({"a": [(0, 1), (1, 2)], "b": [(0, 2)]}, title="curve", x="step", y="loss")
+    page.intervals([Interval("a", -0.5, -0.75, -0.25)], title="intervals")
+    page.matrix({"a": {"b": Bar("", 0.5, 0.4, 0.6, 3)}, "b": {}}, title="matrix", corner="")
+    page.findings([Finding("better", "a is better", ["by far"], "good")])
+    page.subsection("Part", "of a section")
+    page.curve({"a": [(0, 1), (1, 2)], "b": [(0, 2)]}, title="curve", x="step", y="loss", wide=True)
     page.curve({"a": [(0, 1), (1, 2)]}, title="the same again", x="step", y="loss")
     page.gallery([Card([image(), Animation(np.zeros((2, 8, 8, 3), np.uint8), 2)], "both")])
     return page
@@ -92,14 +96,20 @@ def test_markup_in_any_text_appears_as_text():
     page.text(HOSTILE)
     page.table([HOSTILE], [[HOSTILE]])
     page.bars([Bar(HOSTILE, 1, 1, 1, 1)], title=HOSTILE, reference=0, reference_label=HOSTILE)
+    page.intervals([Interval(HOSTILE, 1, 1, 1, 1, HOSTILE)], title=HOSTILE, note=HOSTILE)
+    page.matrix({HOSTILE: {HOSTILE: Bar("", 1, 1, 1, 1)}}, title=HOSTILE, corner=HOSTILE)
+    page.findings([Finding(HOSTILE, HOSTILE, [HOSTILE])])
+    page.subsection(HOSTILE, HOSTILE)
     page.curve({HOSTILE: [(0, 0)]}, title=HOSTILE, x=HOSTILE, y=HOSTILE)
     scored = Scored(None, {HOSTILE: Score(1, Scale(0, 1))})
     for verdict in (scored, Unparsed(HOSTILE), Failed(HOSTILE)):
         page.gallery([Card([image()], HOSTILE, [HOSTILE], verdict, HOSTILE)])
     read = Reader(page)
     # <title> and 14 calls' worth: h1 lead h2 note text th td, bar title label reference,
-    # curve key title x y = 1 + 14; three cards with mark, title, line and one word of the verdict.
-    assert read.text.count(HOSTILE) == 15 + 3 * 4
+    # curve key title x y = 1 + 14; interval title label mark note, matrix title row column corner,
+    # finding mark text line, subsection h3 note = 4 + 4 + 3 + 2;
+    # three cards with mark, title, line and one word of the verdict.
+    assert read.text.count(HOSTILE) == 15 + 13 + 3 * 4
     assert "script" not in read.seen
     assert not any(name.startswith("on") for name, _ in read.attributes)
     assert read.values("alt") == [HOSTILE] * 3
@@ -222,6 +232,82 @@ def test_a_bar_of_nothing_measured_shows_a_dash_and_no_fill():
     assert not {"fill", "whisker"} & set(read.values("class"))
 
 
+def test_intervals_share_an_axis_of_round_ticks_that_includes_the_reference():
+    """From -1.8 to 0 in steps of 1 is -2 to 0, so that -1.5 lies at a quarter, 0 at the end."""
+    page = Page("t")
+    rows = [Interval("a", -1.5, -1.8, -1.2, 48, "worse"), Interval("b", None, None, None, 0)]
+    page.intervals(rows, title="Differences")
+    read = Reader(page)
+    assert f"a worse -1.50 -1.80 to -1.20 n = 48 b {DASH} n = 0 -2 -1 0" in " ".join(
+        read.text.split()
+    )
+    styles = read.values("style")
+    assert {"left:10%;right:60%", "left:25%"} <= set(styles)
+    assert styles.count("left:100%") == 2
+    assert read.values("class").count("dot") == read.values("class").count("whisker") == 1
+
+
+def test_values_about_another_reference_have_no_sign():
+    page = Page("t")
+    page.intervals([Interval("a", 0.63, 0.58, 0.68)], title="Win rates", reference=0.5)
+    read = Reader(page)
+    assert "a 0.630 0.580 to 0.680 0.5 0.6 0.7" in " ".join(read.text.split())
+
+
+numbers = st.floats(-1e9, 1e9).map(lambda x: round(x, 9))
+
+
+@given(st.lists(st.lists(numbers, min_size=3, max_size=3).map(sorted), min_size=1), numbers)
+def test_every_interval_lies_on_the_axis_in_its_order(triples, reference):
+    page = Page("t")
+    rows = [Interval("a", value, low, high) for low, value, high in triples]
+    page.intervals(rows, title="", reference=reference)
+    styles = Reader(page).values("style")
+    places = [float(text) for style in styles for text in re.findall(r"left:([\d.e-]+)%", style)]
+    assert len(places) >= 3 * len(rows) + 2
+    assert 0 <= min(places) <= max(places) <= 100
+    ticks = places[3 * len(rows) :]
+    assert 2 <= len(ticks) <= 6
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_an_interval_that_is_no_number_is_refused_by_name(wrong):
+    with pytest.raises(DataError, match="'videos' takes finite numbers"):
+        Interval("videos", 0.5, 0.4, wrong)
+
+
+def test_a_matrix_has_a_number_in_every_tinted_cell():
+    page = Page("t")
+    rows = {"a": {"b": Bar("", 0.75, 0.7, 0.8, 9)}, "b": {"a": Bar("", 0.25, None, None, 9)}}
+    page.matrix(rows, title="Win rates", corner="row against")
+    read = Reader(page)
+    assert f"row against a b a {DASH} 0.75 0.70{DASH}0.80 b 0.25 {DASH}" in read.text
+    tints = [style for style in read.values("style") if style.startswith("background")]
+    assert len(tints) == 2
+    assert tints[0].replace("--accent", "--series-1") == tints[1]
+
+
+def test_findings_have_their_gist_in_words():
+    page = Page("t")
+    page.findings([Finding("better", "a is better", ["by far"], "good"), Finding("open", "b is")])
+    assert "better a is better by far open b is" in Reader(page).text
+
+
+def test_boxes_of_long_texts_can_be_scrolled_with_keys():
+    long = "word " * 40
+    cards = [Card([], long, [long], verdict) for verdict in (Unparsed(long), Unparsed("short"))]
+    page = Page("t")
+    page.gallery([*cards, Card([], "short", ["short"], Failed("short"))])
+    assert page.html().count('tabindex="0"') == 5
+
+
+def test_a_wide_curve_has_a_chart_for_phones():
+    page = Page("t")
+    page.curve({"a": [(0, 1), (1, 2)]}, title="loss", x="step", y="loss", wide=True)
+    wide, narrow = re.findall(r'<svg.*?width="([\d.]+)pt"', page.html())
+    assert float(wide) > 2 * float(narrow)
+
+
 @pytest.mark.parametrize("wrong", [1.2, -0.1, float("nan")])
 def test_a_bar_outside_its_axis_is_refused_by_name(wrong):
     with pytest.raises(DataError, match=r"'videos' takes shares in \[0, 1\] or None"):
@@ -236,6 +322,14 @@ def test_numbers_of_a_table_stand_right_and_missing_ones_are_dashes():
     cells = re.findall(r'<td class="number">(.*?)</td>', page.html())
     assert cells == ["0.123", DASH, DASH, DASH, "12,000"]
     assert re.findall(r'<th scope="col" class="(.*?)">', page.html()) == ["", "number"]
+
+
+def test_an_interval_in_a_table_has_the_digits_that_it_can_tell():
+    page = Page("t")
+    page.table(
+        ["value"], [[Interval("", 3.1234, 3.012, 3.456)], [Interval("", 3.1234, None, None)]]
+    )
+    assert "value 3.12 3.01 to 3.46 3.123" in " ".join(Reader(page).text.split())
 
 
 def test_a_row_of_the_wrong_length_is_refused():

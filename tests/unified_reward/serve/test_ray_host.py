@@ -235,7 +235,8 @@ def serve_one(folder):
     """Serve a recorded judge as the command line does, until a signal."""
     config, metrics = ServeConfig(port=0), Metrics()
     host = RayHost([RecordedReference("a", "recorded", folder=Path(folder))], {}, config, metrics)
-    run(host, config, metrics, lambda url: sys.stderr.write(f"serving on {url}\n"))
+    app = create_app(host, config, metrics)
+    run(app, config.host, config.port, lambda url: sys.stderr.write(f"serving on {url}\n"))
 
 
 @pytest.mark.slow

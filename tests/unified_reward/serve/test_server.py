@@ -3,6 +3,7 @@ import signal
 import pytest
 
 from unified_reward.serve import server
+from unified_reward.serve.app import create_app
 from unified_reward.serve.config import ServeConfig
 from unified_reward.serve.hosts import LocalHost
 from unified_reward.serve.metrics import Metrics
@@ -18,7 +19,8 @@ def test_a_signal_while_the_server_starts_ends_it_in_order(number):
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         started = []
-        server.run(Signalled([], config, metrics), config, metrics, started.append)
+        app = create_app(Signalled([], config, metrics), config, metrics)
+        server.run(app, config.host, config.port, started.append)
         assert len(started) <= 1
     finally:
         for n, handler in before.items():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unified_reward.core.extensions import Extra
     from unified_reward.core.samples import Image, Sample, Task, Video
     from unified_reward.core.verdicts import Failed, Preferred, Scored, Unparsed
+    from unified_reward.evaluate.run import evaluate_models
     from unified_reward.judges.registry import open_judge
     from unified_reward.pairs.export import export_pairs
     from unified_reward.pairs.make import make_pairs
@@ -36,6 +37,7 @@ __all__ = [
     "Unparsed",
     "Video",
     "align",
+    "evaluate_models",
     "export_pairs",
     "make_pairs",
     "open_judge",
@@ -57,6 +59,7 @@ _HOMES = {
     "Unparsed": "core.verdicts",
     "Video": "core.samples",
     "align": "train.dpo",
+    "evaluate_models": "evaluate.run",
     "export_pairs": "pairs.export",
     "make_pairs": "pairs.make",
     "open_judge": "judges.registry",
@@ -65,7 +68,12 @@ _HOMES = {
 }
 """Module of each public name: the client's, or below this package; ``:NAME`` where it has another
 name there."""
-_EXTRAS: dict[str, Extra] = {"align": "train", "run_benchmark": "bench", "train_judge": "train"}
+_EXTRAS: dict[str, Extra] = {
+    "align": "train",
+    "evaluate_models": "bench",
+    "run_benchmark": "bench",
+    "train_judge": "train",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -116,16 +116,17 @@ def run(study: VotingStudy, progress: Callable[[int], None] = lambda _: None) ->
     check_run_config(study.work / "before.json", settings, {})
     before = _kept(study.work / "before.json", lambda: {"points": _points(study.judge, tested)})
     course = _Course(study, unlabelled, tested)
-    done: dict[str, list[list[Result]]] = {arm: [] for arm in study.arms}
+    done: dict[Arm, list[list[Result]]] = {arm: [] for arm in study.arms}
     for seed in range(max(study.arms.values())):
-        for arm in (arm for arm, n in study.arms.items() if seed < n):
+        arms: list[Arm] = [arm for arm, n in study.arms.items() if seed < n]
+        for arm in arms:
             rounds: list[Result] = []
             for result in course.rounds(arm, seed):
                 rounds.append(result)
                 progress(1)
             done[arm].append(rounds)
     prompts = [tested.prompts[int(first)] for first, _ in tested.pairs]
-    return build_report(study.votes, before, done, prompts) | {
+    return build_report(study.votes, before, {**done}, prompts) | {
         "temperature": study.temperature,
         "unlabelled": len(unlabelled.pairs),
     }
@@ -163,8 +164,8 @@ class _Course(NamedTuple):
         """Train a judge on the votes of a rater on some pairs, and test it."""
         study, unlabelled = self.study, self.unlabelled
         rater = Annotator(temperature=study.temperature)
-        votes = [vote(unlabelled, pair, rater, seed) for pair in chosen]
-        rows = [_row(unlabelled, pair, winner) for pair, winner in zip(chosen, votes, strict=True)]
+        votes: list[Winner] = [vote(unlabelled, pair, rater, seed) for pair in chosen]
+        rows = [_row(unlabelled, pair, votes[i]) for i, pair in enumerate(chosen)]
         random.Random(seed).shuffle(rows)
         lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
         write_bytes(folder / "votes.jsonl", "".join(lines).encode())

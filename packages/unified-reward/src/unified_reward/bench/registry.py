@@ -25,6 +25,7 @@ _MODULES = {
     "sharegptvideo": ("sharegptvideo",),
     "videogen_rewardbench": ("videogen_rewardbench",),
     "videorewardbench": ("videorewardbench",),
+    "votes": ("votes",),
     "vl_rewardbench": ("vl_rewardbench", "vl_rewardbench_published_groups"),
 }
 """Names of the benchmarks in each module of `bench.protocols`, imported when it is used."""

@@ -80,6 +80,26 @@ COMMANDS = {
         "unified_reward.cli.bench:bench_diff",
         "Compare two runs of a benchmark on their common items: B minus A, paired tests.",
     ),
+    "evaluate": (
+        "unified_reward.cli.evaluate:evaluate",
+        "Find out which of several models is better, by how much, and for which prompts.",
+    ),
+    "evaluate-diff": (
+        "unified_reward.cli.evaluate:evaluate_diff",
+        "Compare two evaluations on their common models, prompts and rewards: B minus A.",
+    ),
+    "arena": (
+        "unified_reward.cli.arena:arena",
+        "Let people vote on pairs in a browser, blind; resumes, until a signal ends it.",
+    ),
+    "active": (
+        "unified_reward.cli.active:active",
+        "Sort pairs by what votes of people tell most about: where judges are unsure or disagree.",
+    ),
+    "calibrate": (
+        "unified_reward.cli.calibrate:calibrate",
+        "Fit a judge's temperatures and ties to labels, such as votes of people.",
+    ),
     "audit": (
         "unified_reward.cli.audit:audit",
         "Measure what should not move a judge: order, length, repeats, resolution, JPEG.",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 
 import typer
 
 from unified_reward.core.errors import ConfigError
+from unified_reward.core.paths import is_folder
 from unified_reward.io.text import parse_json
 
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from unified_reward.core.samples import Example
     from unified_reward.judges.registry import JudgeOptions
 
-
+_NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, auto, …; default the fastest there is.")
 ]
@@ -120,12 +122,20 @@ class JudgeArguments:
         return is_scorer and system(name).answers_alone
 
     def open(
-        self, *, truth: Iterable[Example] | None = None, opens_media: bool = True
+        self,
+        *,
+        truth: Iterable[Example] | None = None,
+        opens_media: bool = True,
+        is_alone: bool = True,
     ) -> BaseJudge:
-        """Open the judge; see `judges.registry.open_reference`."""
-        from unified_reward.judges.registry import open_reference
+        """Open the judge; see `judges.registry.open_reference`.
 
-        judge = open_reference(self.judge, self.options(), truth=truth, opens_media=opens_media)
+        Among several judges (``is_alone=False``) options that do not apply to it are passed over.
+        """
+        from unified_reward.judges.registry import applicable, open_reference
+
+        options = self.options() if is_alone else applicable(self.judge, self.options())
+        judge = open_reference(self.judge, options, truth=truth, opens_media=opens_media)
         for reason in judge.describe().get("model", {}).get("slower", ()):
             typer.echo(f"{judge.name}: {reason}", err=True)
         return judge
@@ -139,15 +149,41 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def named(texts: Iterable[str]) -> dict[str, str]:
+    """References by name, of ``NAME=REFERENCE`` or a reference, which is then its own name.
+
+    Raises:
+        ConfigError: There is none, or two have the same name.
+    """
+    from unified_reward.judges.registry import available_judges
+
+    references: dict[str, str] = {}
+    for text in texts:
+        match = None if is_folder(text) else _NAMED.fullmatch(text)
+        name, reference = match.groups() if match else (text, text)
+        if name in references:
+            raise ConfigError(f"two judges are called {name}; name one of them: OTHER={reference}")
+        references[name] = reference
+    if not references:
+        raise ConfigError(f"no judge is named, and there is no default:\n{available_judges()}")
+    return references
+
+
 def opens_judge(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the argument ``judge`` of a command by one option per field of `JudgeArguments`."""
-    names = [field.name for field in fields(JudgeArguments)]
+    """Replace the argument ``judge`` of a command by one option per field of `JudgeArguments`.
+
+    An argument ``judges`` takes several by name: ``--judge`` may be repeated, and all have the same
+    other options.
+    """
     hints = get_type_hints(JudgeArguments, include_extras=True)
+    several = "judges" in inspect.signature(command).parameters
+    if several:
+        hints["judge"] = JudgesOption
     options = [
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
+            default=None if several and field.name == "judge" else field.default,
             annotation=hints[field.name],
         )
         for field in fields(JudgeArguments)
@@ -155,17 +191,33 @@ def opens_judge(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
-        judge = JudgeArguments(**{name: values.pop(name) for name in names})
-        command(judge=judge, **values)
+        given = {option.name: values.pop(option.name) for option in options}
+        if not several:
+            command(judge=JudgeArguments(**given), **values)
+            return
+        references = named(given["judge"] or ())
+        judges = {
+            name: replace(JudgeArguments(**given), judge=reference)
+            for name, reference in references.items()
+        }
+        command(judges=judges, **values)
 
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        parameters += options if parameter.name == "judge" else [parameter]
+        is_judge = parameter.name in ("judge", "judges")
+        parameters += options if is_judge else [parameter]
     wrapper.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper
 
 
+JudgesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]REFERENCE",
+        help="Judge or scorer; may be repeated. Its name is its reference.",
+    ),
+]
 OrdersOption = Annotated[
     int, typer.Option(min=1, max=2, help="Orders in which a comparison is asked.")
 ]

@@ -5,32 +5,17 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from unified_reward.cli import options
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.extensions import extra
-from unified_reward.core.paths import is_folder
 from unified_reward.io.text import read_text
 from unified_reward.judges.bulk import Engine
 
 
-if TYPE_CHECKING:
-    from unified_reward.judges.registry import JudgeOptions
-    from unified_reward.serve.hosts import JudgeReference
-
-_NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
-
-
-_JudgesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="[NAME=]REFERENCE",
-        help="Judge or scorer to serve; may be repeated. Its name is its reference.",
-    ),
-]
 _HostOption = Annotated[str, typer.Option(help="Address; any but loopback needs --token-file.")]
 _PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")]
 _TokenOption = Annotated[
@@ -80,7 +65,7 @@ _CpusOption = Annotated[
 
 def serve(
     *,
-    judge: _JudgesOption = None,
+    judge: options.JudgesOption = None,
     host: _HostOption = "127.0.0.1",
     port: _PortOption = 8100,
     token_file: _TokenOption = None,
@@ -99,16 +84,16 @@ def serve(
     cpus: _CpusOption = None,
 ) -> None:
     """Serve judges and scorers over HTTP, until a signal ends it."""
-    from unified_reward.judges.registry import JudgeOptions, available_judges
+    from unified_reward.judges.registry import JudgeOptions
 
-    if not judge:
-        raise ConfigError(f"no judge is named, and there is no default:\n{available_judges()}")
+    named = options.named(judge or ())
     placed = {"replicas": replicas or (), "gpus": gpus or (), "cpus": cpus or ()}
     if engine is Engine.LOCAL and any(placed.values()):
         raise ConfigError("--replicas, --gpus and --cpus are for --engine ray")
     with extra("serve"):
+        from unified_reward.serve.app import create_app
         from unified_reward.serve.config import ServeConfig
-        from unified_reward.serve.hosts import LocalHost
+        from unified_reward.serve.hosts import JudgeReference, LocalHost
         from unified_reward.serve.metrics import Metrics
         from unified_reward.serve.ray_host import RayHost, placements
         from unified_reward.serve.server import run
@@ -126,25 +111,14 @@ def serve(
         device=device, dtype=dtype, batch_size=batch_size, allow_reworded=allow_reworded
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    references, metrics = _references(judge, chosen), Metrics()
+    references = [JudgeReference(name, each, chosen) for name, each in named.items()]
+    metrics = Metrics()
     if engine is Engine.RAY:
         served = RayHost(references, placements(references, placed), config, metrics)
     else:
         served = LocalHost(references, config, metrics)
-    run(served, config, metrics, lambda url: typer.echo(f"serving on {url}", err=True))
-
-
-def _references(judges: list[str], chosen: JudgeOptions) -> list[JudgeReference]:
-    from unified_reward.serve.hosts import JudgeReference
-
-    references: dict[str, JudgeReference] = {}
-    for text in judges:
-        match = None if is_folder(text) else _NAMED.fullmatch(text)
-        name, reference = match.groups() if match else (text, text)
-        if name in references:
-            raise ConfigError(f"two judges are called {name}; name one of them: OTHER={reference}")
-        references[name] = JudgeReference(name, reference, chosen)
-    return list(references.values())
+    app = create_app(served, config, metrics)
+    run(app, config.host, config.port, lambda url: typer.echo(f"serving on {url}", err=True))
 
 
 def _token(file: Path | None) -> str | None:

@@ -32,7 +32,7 @@ Group = Literal[
     "sources",
     "stages",
 ]
-Extra = Literal["local", "train", "diffusion", "bench", "report", "serve", "ray"]
+Extra = Literal["local", "train", "diffusion", "bench", "report", "serve", "arena", "ray"]
 LABORATORY = "unified-reward-lab"
 _LABORATORY_NAMES = {
     *("tiny_judge", "tiny_scalar", "tiny_base", "tiny_vlm", "tiny_image", "tiny_video"),

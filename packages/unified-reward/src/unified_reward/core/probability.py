@@ -1,9 +1,10 @@
-"""Probabilities of comparisons from scores: one sigmoid, one clamp of log-odds."""
+"""Probabilities of comparisons: one sigmoid, one clamp of log-odds, ties within a margin."""
 
 from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 from unified_reward.core.verdicts import Preferred, Scored
 
@@ -57,6 +58,37 @@ def compare_values(first: float, second: float, temperature: float = 1.0) -> Pre
         return Preferred(0.0, 1.0, 0.0)
     share = win_probability(first - second, temperature)
     return Preferred(share, 0.0, 1 - share)
+
+
+MAX_TIE_MARGIN = 0.5
+"""Largest lead at which a tie can be the most probable outcome, see `call_ties`."""
+
+
+def call_ties(verdict: Preferred, margin: float) -> Preferred:
+    """Make a tie the most probable outcome where one candidate leads by no more than a margin.
+
+    The lead is ``d = |p_first - p_second| = |2 p - 1|`` for the probability ``p`` with a tie
+    counted half. Probability moves from both sides to the tie alike, so that ``p`` stays: with
+    ``p_tie = t`` the leading side has ``(1 - t + d) / 2`` and the other ``(1 - t - d) / 2``. The
+    least ``t`` that no side exceeds is ``(1 + d) / 3``; there the leading side equals it, which is
+    a tie, and the other side is ``(1 - 2 d) / 3``, which exists for ``d <= 1/2`` alone.
+
+    Args:
+        verdict: A comparison; one that is a tie already is returned as it is, and so is one with a
+            larger lead. Its verdicts by order stay those of the judge.
+        margin: In [0, `MAX_TIE_MARGIN`].
+
+    >>> tie = call_ties(Preferred(0.6, 0.0, 0.4), 0.25)
+    >>> tie.winner, round(tie.p_tie, 3), round(tie.probability, 3)
+    ('tie', 0.4, 0.6)
+    """
+    lead = verdict.p_first - verdict.p_second
+    if verdict.winner == "tie" or abs(lead) > margin:
+        return verdict
+    tie = (1 + abs(lead)) / 3
+    other = max(0.0, tie - abs(lead))
+    first, second = (tie, other) if lead > 0 else (other, tie)
+    return replace(verdict, p_first=first, p_tie=tie, p_second=second)
 
 
 def compare_scored(first: Scored, second: Scored, temperature: float = 1.0) -> Preferred:

@@ -17,6 +17,7 @@ from unified_reward.core.samples import Example, Pair
 from unified_reward.core.verdicts import Failed, Winner
 from unified_reward.io.rows import Row, parse_row, read_examples
 from unified_reward.io.text import read_line
+from unified_reward.io.vote_rows import mirrored_raters
 
 
 MIRRORED: dict[str, Winner] = {"first": "second", "tie": "tie", "second": "first"}
@@ -27,7 +28,7 @@ def mirrored(record: Example) -> Example:
     """Return a comparison with its candidates exchanged and its target turned accordingly.
 
     A published conversation speaks of the first order, so the mirrored record has none. Tags that
-    end in ``_first`` and ``_second`` are exchanged.
+    end in ``_first`` and ``_second`` are exchanged, and so are counts of votes.
 
     Raises:
         DataError: The record does not have two candidates.
@@ -47,6 +48,7 @@ def mirrored(record: Example) -> Example:
         candidates=record.candidates[::-1],
         target=replace(target, winner=winner, aspects=aspects),
         pair=pair,
+        raters=mirrored_raters(record.raters),
         tags={_mirrored_name(name): value for name, value in record.tags.items()},
         messages=(),
     )

@@ -202,3 +202,24 @@ def visible(medium: Image | Video, max_pixels: int = EMBEDDED_PIXELS) -> media.P
     frames = media.sample_frames(medium, _FRAMES).images()
     small = [np.asarray(media.fit_pixels(frame, max_pixels)) for frame in frames]
     return Animation(np.stack(small), _FPS)
+
+
+def visible_parts(
+    parts: Iterable[Image | Video | str], max_pixels: int = EMBEDDED_PIXELS
+) -> tuple[list[media.PILImage | Animation], list[str]]:
+    """Open the media among parts of a candidate for a page.
+
+    Returns:
+        Media, and lines of text: those among the parts, and why a medium cannot be opened.
+    """
+    opened: list[media.PILImage | Animation] = []
+    lines: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            lines.append(part)
+            continue
+        try:
+            opened.append(visible(part, max_pixels))
+        except MediaError as error:
+            lines.append(f"cannot be shown: {error}")
+    return opened, lines

@@ -214,7 +214,7 @@ def correlate(x: Scores, y: Scores) -> Estimate:
     ]
     prompts = [prompt for *_, prompt in outputs]
     n = len(set(prompts))
-    first, second = ([output[k] for output in outputs] for k in (0, 1))
+    first, second = [output[0] for output in outputs], [output[1] for output in outputs]
     metric = correlation("spearman", first, second, clusters=prompts)
     if not math.isfinite(metric.value):
         return Estimate(None, None, n)

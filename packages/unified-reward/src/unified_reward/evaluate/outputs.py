@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, NamedTuple
@@ -78,7 +78,7 @@ class RewardValues:
     """Everything that one reward says about the outputs."""
 
     name: str
-    scores: Mapping[str, Mapping[str, tuple[float, ...]]]
+    scores: Mapping[str, Mapping[str, Sequence[float]]]
     """Score of each output by model and prompt, in units of the judge's own; NaN for an output
     without one, so that the k-th is always that of the k-th file. Empty for a judge that only
     compares."""

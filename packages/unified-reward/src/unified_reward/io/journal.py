@@ -55,11 +55,10 @@ class Journal:
         self.done: dict[str, str] = {}
         """Status by id."""
         self.fingerprints: dict[str, str] = {}
-        """Fingerprint of the input by id, of the rows that were there when it was opened; empty
-        where a row has none."""
+        """Fingerprint of the input by id; empty where a row has none."""
         self.judges: set[tuple[str, str]] = set()
-        """Judge and family of those rows, without the failed ones: a server that could not be
-        reached has not named its model."""
+        """Judge and family of the rows that were there when it was opened, without the failed ones:
+        a server that could not be reached has not named its model."""
         self.with_reason: set[str] = set()
         """Ids of rows that have a reason, such as for what is missing in them."""
         self._sound = 0
@@ -75,7 +74,6 @@ class Journal:
         for raw, row in self._rows():
             doubled += [str(row["id"])] if str(row["id"]) in self.done else []
             self._note(row)
-            self.fingerprints[str(row["id"])] = str(row.get(FINGERPRINT) or "")
             if row["status"] != "failed":
                 self.judges.add(_judge(row))
             self._sound += len(raw)
@@ -97,6 +95,7 @@ class Journal:
 
     def _note(self, row: Mapping[str, Any]) -> None:
         self.done[str(row["id"])] = sys.intern(str(row["status"]))
+        self.fingerprints[str(row["id"])] = str(row.get(FINGERPRINT) or "")
         if row.get("reason") and not str(row["reason"]).startswith(NOTE):
             self.with_reason.add(str(row["id"]))
 

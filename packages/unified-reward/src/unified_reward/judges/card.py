@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 from unified_reward import media, prompts
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.probability import MAX_TIE_MARGIN, call_ties
 from unified_reward.core.requests import Request
 from unified_reward.core.samples import Example, FrameRule, Image, Sample, Video
-from unified_reward.core.verdicts import Failed, Verdict
+from unified_reward.core.verdicts import Failed, Preferred, Verdict
 from unified_reward.io.atomic import write_bytes
 from unified_reward.io.config import build_config
 from unified_reward.io.text import read_json
@@ -36,11 +37,11 @@ LLaVA judges do not count pixels, so that it changes nothing for them.
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperatures fitted on items the judge was not trained on.
+    """Temperatures and a margin for ties, fitted on items the judge was not trained on.
 
-    Log-probabilities, or logits, are divided by them before they are read: Guo et al. 2017,
-    arXiv:1706.04599, section 4.2. The most probable outcome stays the same, except that the ties of
-    a scalar judge, whose margin is divided too, grow rarer.
+    Log-probabilities, or logits, are divided by the temperatures before they are read: Guo et al.
+    2017, arXiv:1706.04599, section 4.2. The most probable outcome stays the same, except that the
+    ties of a scalar judge, whose own margin is divided too, grow rarer.
     """
 
     compare: float = 1.0
@@ -49,8 +50,14 @@ class Calibration:
     """Source of the examples they are fitted on."""
     n: int = 0
     """Number of those examples."""
+    tie_margin: float = 0.0
+    """Lead ``|2 p - 1|`` of the calibrated probability ``p`` that the first is better, up to which
+    a comparison is a tie too, in [0, 0.5]: see `core.probability.call_ties`. 0 for none but the
+    judge's own ties."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.tie_margin <= MAX_TIE_MARGIN:
+            raise ConfigError(f"tie_margin is in [0, {MAX_TIE_MARGIN}], not {self.tie_margin}")
         if not (0 < self.compare < math.inf and 0 < self.score < math.inf):
             raise ConfigError(
                 f"temperatures are above 0 and finite, not {self.compare} for comparisons "
@@ -215,15 +222,17 @@ class CardedJudge(ModelJudge):
         Args:
             samples: The samples.
             replies: One entry per sample.
-            calibration: Temperatures; default those of the card.
+            calibration: Temperatures and margin for ties; default those of the card.
         """
         calibration = calibration or self.card.calibration or Calibration()
-        return [
+        verdicts = [
             reply
             if isinstance(reply, Failed)
             else self.verdict_or_failed(partial(self._verdict, sample, reply, calibration))
             for sample, reply in zip(samples, replies, strict=True)
         ]
+        margin = calibration.tie_margin
+        return [call_ties(one, margin) if isinstance(one, Preferred) else one for one in verdicts]
 
     def _decode_medium(self, medium: Image | Video) -> Sequence[Any]:
         return _decode_medium(medium, self.card, prompts.family(self.card.family))

@@ -34,6 +34,8 @@ class ValueModel(Protocol):
 class ScalarJudge(CardedJudge):
     """A judge over a model with a value head; a second order changes nothing."""
 
+    order_free = True
+
     def __init__(self, model: ValueModel, card: Card) -> None:
         if card.head is None:
             raise ConfigError("the card of a scalar judge describes its head")

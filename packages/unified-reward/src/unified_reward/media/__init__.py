@@ -5,6 +5,7 @@ upright, and on white where the source was transparent. It does not know tasks, 
 and opens no network address.
 """
 
+from unified_reward.media.browsers import browser_video
 from unified_reward.media.encode import data_url, encode_mp4, encode_png, encode_webp
 from unified_reward.media.files import LIMITS, Limits, PILImage, Pixels, describe
 from unified_reward.media.images import fit_pixels, open_image, verify_image
@@ -29,6 +30,7 @@ __all__ = [
     "PILImage",
     "Pixels",
     "SampledFrames",
+    "browser_video",
     "content_hash",
     "data_url",
     "describe",

@@ -263,7 +263,7 @@ def image_or_video(source: str | Path | bytes) -> Literal["image", "video"]:
     with open_file(source, LIMITS) as file:
         image = identify_image(file, name, LIMITS)
         if image is None:
-            with _stream(file, name, LIMITS):
+            with open_stream(file, name, LIMITS):
                 return "video"
         return "video" if image.n_frames > 1 else "image"
 
@@ -315,7 +315,7 @@ def _sample_stream(
 
 
 @contextmanager
-def _stream(
+def open_stream(
     file: ReadableFile, name: str, limits: Limits
 ) -> Generator[tuple[InputContainer, VideoStream]]:
     """Open the best video stream of a file at its beginning and check its size."""
@@ -384,7 +384,7 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, 
     stated, n_bytes = _stated_length(file.read(512)), file.seek(0, io.SEEK_END)
     if n_bytes < stated:
         raise MediaError(f"{name}: the file ends after {n_bytes} of {stated} bytes")
-    with _stream(file, name, limits) as (container, stream):
+    with open_stream(file, name, limits) as (container, stream):
         fps = float(stream.average_rate) if stream.average_rate else None
         try:
             n_indexed = len(stream.index_entries)
@@ -401,7 +401,7 @@ def _count_packets(file: ReadableFile, name: str, limits: Limits) -> tuple[int, 
 def _packet_times(file: ReadableFile, name: str, limits: Limits) -> tuple[float, ...]:
     from av.error import FFmpegError
 
-    with _stream(file, name, limits) as (container, stream):
+    with open_stream(file, name, limits) as (container, stream):
         try:
             frames = (one for one in container.demux(stream) if one.size and not one.is_discard)
             packets = list(islice(frames, limits.max_frames + 1))
@@ -453,7 +453,7 @@ def _decode(
     position = 0
     start_s = 0.0
     reformatter = VideoReformatter()
-    with _stream(file, name, limits) as (container, stream):
+    with open_stream(file, name, limits) as (container, stream):
         fallback_rate = float(stream.average_rate or 1)
         pixel_shape = _pixel_shape(stream)
         try:

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from unified_reward import media
-from unified_reward.core.errors import DataError, MediaError
+from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Candidate, Example
 from unified_reward.core.verdicts import Failed
 from unified_reward.data.check import gist, question
-from unified_reward.data.stats import visible
+from unified_reward.data.stats import visible_parts
 from unified_reward.io.rows import CandidateDetails, Row, read_examples
-from unified_reward.report.page import EMBEDDED_PIXELS, Animation, Card, Page
+from unified_reward.report.page import EMBEDDED_PIXELS, Card, Page
 
 
 _PIXELS = EMBEDDED_PIXELS // 4
@@ -89,16 +88,8 @@ def _mark(example: Example, index: int) -> str:
 
 
 def _card(candidate: Candidate, details: CandidateDetails, mark: str) -> Card:
-    media_shown: list[media.PILImage | Animation] = []
-    lines: list[str] = []
-    for part in candidate if isinstance(candidate, tuple) else (candidate,):
-        if isinstance(part, str):
-            lines.append(part)
-            continue
-        try:
-            media_shown.append(visible(part, _PIXELS))
-        except MediaError as error:
-            lines.append(f"cannot be shown: {error}")
+    parts = candidate if isinstance(candidate, tuple) else (candidate,)
+    opened, lines = visible_parts(parts, _PIXELS)
     lines += [f"score {details.score:.4g}"] if details.score is not None else []
     lines += [details.reason] if details.reason else []
-    return Card(media_shown, "", lines, mark=mark)
+    return Card(opened, "", lines, mark=mark)

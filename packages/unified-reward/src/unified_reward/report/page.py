@@ -14,7 +14,7 @@ from functools import cache
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -34,6 +34,9 @@ EMBEDDED_PIXELS = 512 * 512
 """Larger images and frames are shrunk to this size, so that a page stays a few megabytes."""
 ENLARGED_PX = 200
 """Small images are enlarged up to this side, by whole factors so that pixels stay square."""
+_LONG = 60
+"""Longest text in characters that is never cut off by its box."""
+Tone = Literal["good", "bad", "open", "warning"]
 _EMPTY = '<p class="empty">Nothing to show.</p>'
 
 
@@ -74,6 +77,34 @@ class Bar:
             raise DataError(f"the bar {self.label!r} takes shares in [0, 1] or None, not {shares}")
 
 
+@dataclass(frozen=True)
+class Interval:
+    """An estimate of any sign with its 95 % interval; None where nothing was measured."""
+
+    label: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None = None
+    mark: str = ""
+    """Reading of the interval in a word or two, such as ``better``."""
+
+    def __post_init__(self) -> None:
+        numbers = (self.value, self.low, self.high)
+        if any(number is not None and not math.isfinite(number) for number in numbers):
+            raise DataError(f"the interval {self.label!r} takes finite numbers, not {numbers}")
+
+
+class Finding(NamedTuple):
+    """A sentence with its gist in a badge, and what it rests on."""
+
+    mark: str
+    text: str
+    lines: Sequence[str] = ()
+    tone: Tone = "open"
+    """Colour of the badge, which repeats what ``mark`` says."""
+
+
 class Tile(NamedTuple):
     """A large figure with its name."""
 
@@ -102,6 +133,20 @@ class Page:
         """Start a new section."""
         head = _words("h2", heading) + _words("p", note, "note")
         self._blocks.append(f"</section><section>{head}")
+
+    def subsection(self, heading: str, note: str = "") -> None:
+        """Start a part of a section."""
+        head = _words("h3", heading) + _words("p", note, "note")
+        self._blocks.append(f'<div class="part">{head}</div>' if head else "")
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """Add sentences to read first, each with a badge."""
+        rows = ""
+        for finding in findings:
+            lines = "".join(_words("small", line) for line in finding.lines)
+            mark = _words("span", finding.mark, f"mark {finding.tone}")
+            rows += f"<li>{mark}{_words('p', finding.text)}{lines}</li>"
+        self._blocks.append(f'<ul class="findings">{rows}</ul>' if rows else _EMPTY)
 
     def text(self, paragraph: str) -> None:
         """Add a paragraph; line breaks are kept."""
@@ -134,7 +179,7 @@ class Page:
     def table(
         self,
         header: Sequence[str],
-        rows: Sequence[Sequence[str | float | None]],
+        rows: Sequence[Sequence[str | float | Interval | None]],
         *,
         folded: str = "",
     ) -> None:
@@ -142,7 +187,7 @@ class Page:
 
         Args:
             header: Names of the columns.
-            rows: Cells.
+            rows: Cells; of an `Interval` the value and the ends are shown.
             folded: Line in whose place the table appears when it is opened; empty to show it.
 
         Raises:
@@ -189,6 +234,50 @@ class Page:
         axis = '<li class="axis"><div><span>0</span><span>0.5</span><span>1</span></div></li>'
         self._figure(title, f'<ul class="bars">{label}{rows}{axis}</ul>' if bars else "")
 
+    def intervals(
+        self, intervals: Sequence[Interval], *, title: str, reference: float = 0, note: str = ""
+    ) -> None:
+        """Add estimates with intervals over a common axis, which has a line at ``reference``.
+
+        Args:
+            intervals: From top to bottom.
+            title: Caption of the figure.
+            reference: Value of no effect, always on the axis; if it is 0, values have signs.
+            note: A sentence below.
+        """
+        if not intervals:
+            self._figure(title, "")
+            return
+        axis = _Axis.over(intervals, reference)
+        line = f'<i class="reference" style="left:{_percent(axis.share(reference))}"></i>'
+        rows = "".join(_interval_row(each, axis, line) for each in intervals)
+        ticks = ""
+        for tick in axis.ticks:
+            share = _percent(axis.share(tick))
+            ticks += f'<span style="left:{share};transform:translateX(-{share})">{tick:g}</span>'
+        rows += f'<li class="axis ticks"><div>{ticks}</div></li>'
+        self._figure(title, f'<ul class="bars forest">{rows}</ul>{_words("p", note, "note")}')
+
+    def matrix(self, rows: Mapping[str, Mapping[str, Bar]], *, title: str, corner: str) -> None:
+        """Add a table of shares, tinted by their distance from a half.
+
+        Args:
+            rows: Bars by row and column, which have the same names; a cell without one is a dash.
+            title: Caption of the figure.
+            corner: Reading of a cell, above the names of the rows.
+        """
+        used = {name for row in rows.values() for name in row}
+        columns = [name for name in rows if name in used]
+        head = "".join(f'<th scope="col">{_words("div", name)}</th>' for name in columns)
+        body = ""
+        for name, row in rows.items():
+            cells = "".join(_share_cell(row.get(column)) for column in columns)
+            body += f'<tr><th scope="row">{_words("div", name)}</th>{cells}</tr>'
+        head = f'<tr><th scope="col">{_words("div", corner)}</th>{head}</tr>'
+        table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+        frame = f'<div class="table matrix" tabindex="0">{table}</div>'
+        self._figure(title, frame if columns else "")
+
     def curve(
         self,
         series: Mapping[str, charts.Line],
@@ -209,7 +298,7 @@ class Page:
             y: Label of the y axis with its unit.
             note: A sentence below the chart.
             smooth: Points of a running mean, see `charts.line_chart`.
-            wide: Over the whole width of the page.
+            wide: Over the whole width of the page, except on a phone.
         """
         if not any(series.values()):
             self._figure(title, "")
@@ -220,19 +309,28 @@ class Page:
             if name
         )
         lines, salt = list(series.values()), str(len(self._blocks))
-        svg = charts.line_chart(lines, salt=salt, smooth=smooth, wide=wide)
         ends = "; ".join(filter(None, (_ends(*item) for item in series.items())))
-        svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(f"{title}: {ends}")}"', 1)
-        chart = _words("small", y) + svg + _words("small", x, "x")
+        chart = _words("small", y)
+        for is_wide in (True, False) if wide else (False,):  # a phone shows the last one
+            svg = charts.line_chart(lines, salt=f"{salt}{is_wide}", smooth=smooth, wide=is_wide)
+            words = f'role="img" aria-label="{escape(f"{title}: {ends}")}"'
+            chart += svg.replace("<svg", f"<svg {words}", 1)
+        chart += _words("small", x, "x")
         legend = f'<ul class="keys">{keys}</ul>' if keys else ""
         css = "curve wide" if wide else "curve"
         body = f'<div class="{css}">{chart}</div>{legend}{_words("p", note, "note")}'
         self._figure(title, body)
 
-    def gallery(self, cards: Sequence[Card]) -> None:
-        """Add cards in a grid with as many columns as fit."""
-        wide = " wide" if any(len(card.media) > 1 for card in cards) else ""
-        grid = f'<div class="gallery{wide}">{"".join(map(_card, cards))}</div>'
+    def gallery(self, cards: Sequence[Card], *, compact: bool = False) -> None:
+        """Add cards in a grid with as many columns as fit.
+
+        Args:
+            cards: In reading order.
+            compact: In smaller columns, also where a card has several media.
+        """
+        is_wide = not compact and any(len(card.media) > 1 for card in cards)
+        css = " compact" if compact else " wide" if is_wide else ""
+        grid = f'<div class="gallery{css}">{"".join(map(_card, cards))}</div>'
         self._blocks.append(grid if cards else _EMPTY)
 
     def html(self) -> str:
@@ -277,22 +375,38 @@ def _style() -> str:
 def _words(tag: str, text: str, css: str = "") -> str:
     """Wrap text in an element: escaped, in its own writing direction; empty for empty text."""
     css = f' class="{css}"' if css else ""
-    return f'<{tag}{css} dir="auto">{escape(text)}</{tag}>' if text else ""
+    keys = "" if tag in ("p", "small") else _reachable(text)
+    return f'<{tag}{css} dir="auto"{keys}>{escape(text)}</{tag}>' if text else ""
+
+
+def _reachable(text: str) -> str:
+    """Attribute of a box that may have to be scrolled to read this text, also with keys."""
+    return ' tabindex="0"' if len(text) > _LONG else ""
 
 
 def _percent(share: float) -> str:
     return f"{100 * min(max(share, 0), 1):.4g}%"
 
 
-def _cell(value: str | float | None) -> str:
+def _cell(value: str | float | Interval | None) -> str:
     if isinstance(value, str):
         return f"<td>{_words('div', value)}</td>"
+    if isinstance(value, Interval):
+        return _interval_cell(value)
     if value is None or not math.isfinite(value):
         return f'<td class="number">{DASH}</td>'
     if isinstance(value, int):
         return f'<td class="number">{value:,}</td>'
     digits = ",.3f" if value == 0 or 1e-3 <= abs(value) < 1e6 else ".3g"
     return f'<td class="number">{value:{digits}}</td>'
+
+
+def _interval_cell(each: Interval) -> str:
+    if each.value is None or each.low is None or each.high is None:
+        return _cell(each.value)
+    digits = f".{decimals_of(each.high - each.low)}f"
+    interval = f"<small>{each.low:{digits}} to {each.high:{digits}}</small>"
+    return f'<td class="number">{each.value:{digits}} {interval}</td>'
 
 
 def _bar_row(bar: Bar, line: str) -> str:
@@ -309,6 +423,78 @@ def _bar_row(bar: Bar, line: str) -> str:
     return f'<li>{label}<div class="track">{fill}{line}{whisker}</div>{figures}</li>'
 
 
+class _Axis(NamedTuple):
+    """An axis of round ticks; its ends are the first and the last of them."""
+
+    ticks: Sequence[float]
+    decimals: int
+    """Decimals of values, see `decimals_of`."""
+    sign: str
+    """``+`` if values are written with their sign."""
+
+    @classmethod
+    def over(cls, intervals: Sequence[Interval], reference: float) -> _Axis:
+        """Cover all intervals and the reference."""
+        ends = [reference]
+        for each in intervals:
+            ends += [end for end in (each.value, each.low, each.high) if end is not None]
+        low, high = min(ends), max(ends)
+        width = high - low or abs(high) or 1.0
+        raw = width / 3
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = power * next(k for k in (1, 2, 2.5, 5, 10) if k * power >= raw * (1 - 1e-9))
+        first, last = math.floor(low / step), math.ceil(high / step)
+        last += first == last
+        widths = [
+            each.high - each.low
+            for each in intervals
+            if each.low is not None and each.high is not None and each.high > each.low
+        ]
+        ticks = [k * step for k in range(first, last + 1)]
+        return cls(ticks, decimals_of(min(widths, default=width)), "" if reference else "+")
+
+    def share(self, value: float) -> float:
+        """Place of a value on the axis, in [0, 1]."""
+        return (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
+
+
+def decimals_of(width: float) -> int:
+    """Decimals with which an interval of this width spans 20 steps or more, in [0, 6].
+
+    >>> decimals_of(0.44), decimals_of(1.1), decimals_of(30)
+    (2, 2, 0)
+    """
+    return min(max(math.ceil(-math.log10(width / 20)), 0), 6) if width > 0 else 2
+
+
+def _interval_row(each: Interval, axis: _Axis, line: str) -> str:
+    whisker = dot = interval = ""
+    value, digits = DASH, f"{axis.sign}.{axis.decimals}f"
+    if each.low is not None and each.high is not None:
+        low, high = axis.share(each.low), axis.share(each.high)
+        whisker = f'<i class="whisker" style="left:{_percent(low)};right:{_percent(1 - high)}"></i>'
+        interval = f"{each.low:{digits}} to {each.high:{digits}}"
+    if each.value is not None:
+        dot = f'<i class="dot" style="left:{_percent(axis.share(each.value))}"></i>'
+        value = f"{each.value:{digits}}"
+    n = "" if each.n is None else f"n&nbsp;=&nbsp;{each.n:,}"
+    figures = f"<b>{value}</b><small>{interval}</small><small>{n}</small>"
+    label = f"{_words('span', each.label or DASH)}{_words('em', each.mark)}"
+    label = f'<div class="label">{label}</div>'
+    return f'<li>{label}<div class="track">{line}{whisker}{dot}</div>{figures}</li>'
+
+
+def _share_cell(bar: Bar | None) -> str:
+    if bar is None or bar.value is None:
+        return f"<td>{DASH}</td>"
+    interval = ""
+    if bar.low is not None and bar.high is not None:
+        interval = f"<small>{bar.low:.2f}{DASH}{bar.high:.2f}</small>"
+    colour = "--accent" if bar.value > 0.5 else "--series-1"
+    tint = f"background:color-mix(in srgb,var({colour}) {64 * abs(bar.value - 0.5):.0f}%,#0000)"
+    return f'<td style="{tint}"><b>{bar.value:.2f}</b>{interval}</td>'
+
+
 def _card(card: Card) -> str:
     compared = len(card.media) == 2 and isinstance(card.verdict, Preferred)
     names = ("first", "second") if compared else [""] * len(card.media)
@@ -317,7 +503,8 @@ def _card(card: Card) -> str:
         figures += f"<figure>{_medium(medium, card.title)}{_words('figcaption', name)}</figure>"
     stage = f'<div class="stage">{figures}</div>' if figures else ""
     words = "".join(_words("p", line) for line in card.lines)
-    lines = f'<div class="lines">{words}</div>' if words else ""
+    keys = _reachable("".join(card.lines))
+    lines = f'<div class="lines"{keys}>{words}</div>' if words else ""
     head = _words("span", card.mark, "mark") + _words("h3", card.title)
     return f'<article class="card">{stage}{head}{lines}{_verdict(card.verdict)}</article>'
 
@@ -346,10 +533,15 @@ def _verdict(verdict: Verdict | None) -> str:
         case Preferred():
             inside = _preference(verdict)
         case Unparsed(reason):
-            inside = f'<div class="unknown"><b>unreadable answer</b>{_words("p", reason)}</div>'
+            inside = _unknown("unreadable answer", reason)
         case Failed(error):
-            inside = f'<div class="unknown"><b>not asked</b>{_words("p", error)}</div>'
+            inside = _unknown("not asked", error)
     return f'<div class="verdict">{inside}</div>'
+
+
+def _unknown(gist: str, reason: str) -> str:
+    words = f"<b>{gist}</b>{_words('p', reason)}"
+    return f'<div class="unknown"{_reachable(reason)}>{words}</div>'
 
 
 def _gauge(name: str, score: Score) -> str:

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any, cast, get_args
 
 from fastapi import APIRouter, FastAPI, Request
@@ -17,7 +18,6 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-import unified_reward
 from unified_reward.core.errors import DataError
 from unified_reward.core.verdicts import Failed
 from unified_reward.serve import page, peers
@@ -65,7 +65,7 @@ def create_app(host: Host, config: ServeConfig, metrics: Metrics) -> FastAPI:
 
     app = FastAPI(
         title="Reward server",
-        version=unified_reward.__version__,
+        version=version("unified-reward"),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

@@ -1,4 +1,4 @@
-"""Run the application: address, signals, and an orderly end."""
+"""Run an application: address, signals, and an orderly end. Knows no routes."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ import signal
 from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.serve.app import create_app
-from unified_reward.serve.config import ServeConfig
-from unified_reward.serve.hosts import Host
-from unified_reward.serve.metrics import Metrics
 
 
 DRAIN_S = 60
 """Longest time for requests that are being answered when the server is stopped."""
 
 
-def run(host: Host, config: ServeConfig, metrics: Metrics, on_start: Callable[[str], None]) -> None:
-    """Serve judges until a signal ends it; requests in work are answered.
+def run(app: FastAPI, host: str, port: int, on_start: Callable[[str], None]) -> None:
+    """Serve an application until a signal ends it; requests in work are answered.
 
     Args:
-        host: Judges, loaded in the background.
-        config: Address and limits.
-        metrics: Figures; those of the host.
+        app: The application.
+        host: Address to listen on.
+        port: Port; 0 takes a free one.
         on_start: Called with the URL when requests are accepted.
 
     Raises:
@@ -34,19 +31,19 @@ def run(host: Host, config: ServeConfig, metrics: Metrics, on_start: Callable[[s
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises a signal again when it has ended, and an orderly end is no failure.
         signal.signal(number, _ignore)
-    asyncio.run(_serve(create_app(host, config, metrics), config, on_start))
+    asyncio.run(_serve(app, host, port, on_start))
 
 
 def _ignore(_: int, __: object) -> None:
     pass
 
 
-async def _serve(app: object, config: ServeConfig, on_start: Callable[[str], None]) -> None:
+async def _serve(app: FastAPI, host: str, port: int, on_start: Callable[[str], None]) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
-            app,  # pyright: ignore[reportArgumentType]
-            host=config.host,
-            port=config.port,
+            app,
+            host=host,
+            port=port,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -59,9 +56,8 @@ async def _serve(app: object, config: ServeConfig, on_start: Callable[[str], Non
         await asyncio.sleep(0.01)
     sockets = server.servers[0].sockets if server.started else ()
     if sockets:  # none is left if a signal came before
-        port = sockets[0].getsockname()[1]
-        name = f"[{config.host}]" if ":" in config.host else config.host
-        on_start(f"http://{name}:{port}")
+        name = f"[{host}]" if ":" in host else host
+        on_start(f"http://{name}:{sockets[0].getsockname()[1]}")
     await serving
 
 

@@ -33,16 +33,20 @@ def official_files(
                 rows = (
                     row for file in files for row in read_source(file, source, media=folder / media)
                 )
-                return (
-                    rows if options.limit is None else _sampled(rows, options.limit, options.seed)
-                )
+                return sampled_rows(rows, options)
         raise DataError(f"{folder} holds no {' or '.join(patterns)}")
 
     return read_rows
 
 
-def _sampled(rows: Iterator[Row], limit: int, seed: int) -> Iterator[Row]:
-    """Rows whose hash of id and seed is among the lowest, and all broken rows, in their order."""
+def sampled_rows(rows: Iterator[Row], options: BenchmarkOptions) -> Iterator[Row]:
+    """Rows whose hash of id and seed is among the lowest, and all broken rows, in their order.
+
+    All rows without a limit.
+    """
+    if options.limit is None:
+        yield from rows
+        return
     sampled: list[tuple[int, int, Row]] = []
     broken: list[tuple[int, Row]] = []
     for place, row in enumerate(rows):
@@ -50,8 +54,8 @@ def _sampled(rows: Iterator[Row], limit: int, seed: int) -> Iterator[Row]:
             broken.append((place, row))
             continue
         # A heap of the lowest hashes, the highest of them on top.
-        entry = (-item_hash(row.id, seed), -place, row)
-        if len(sampled) < limit:
+        entry = (-item_hash(row.id, options.seed), -place, row)
+        if len(sampled) < options.limit:
             heapq.heappush(sampled, entry)
         elif entry > sampled[0]:
             heapq.heapreplace(sampled, entry)

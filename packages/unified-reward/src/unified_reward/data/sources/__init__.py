@@ -17,6 +17,7 @@ from unified_reward.data.sources import (
     ratings,
     sentences,
     sharegpt,
+    votes,
 )
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import raw_rows
@@ -32,6 +33,8 @@ _LAYOUTS = {
     "ratings": ratings.read,
     "sentences": sentences.read,
     "sharegpt": sharegpt.read,
+    "stars": votes.read_stars,
+    "votes": votes.read,
 }
 
 

@@ -22,6 +22,7 @@ class Source:
     layout: str | Callable[[Iterator[Raw], Source, Path], Iterator[Row]]
     """The reader of its rows: the name of a module of this package, or a function like theirs."""
     task: Task
+    """Task of its rows; of votes, each row has its own."""
     form: Form | None = None
     """None if each row has its own."""
     scale: Scale | None = None

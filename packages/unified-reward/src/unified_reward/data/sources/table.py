@@ -144,6 +144,22 @@ _RATINGS = (
         for form in _FORMS
     ),
 )
+_VOTES = (
+    Source(
+        "votes",
+        "votes",
+        Task.IMAGE_GENERATION,
+        "compare",
+        note="The file of votes of an arena, of any tasks; the majority of each item.",
+    ),
+    Source(
+        "votes_stars",
+        "stars",
+        Task.IMAGE_GENERATION,
+        "score",
+        note="The stars in the same file, one to five by aspect; their mean for each candidate.",
+    ),
+)
 SOURCES: dict[str, Source] = {
-    source.name: source for source in (*_CONVERSATIONS, *BENCHMARKS, *_RATINGS)
+    source.name: source for source in (*_CONVERSATIONS, *BENCHMARKS, *_RATINGS, *_VOTES)
 }

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from unified_reward.arena.items import ArenaInput, ArenaItem
@@ -17,7 +18,8 @@ from unified_reward.arena.media import MediaStore
 from unified_reward.arena.queue import REPEAT, QueueConfig, Turn, VoteQueue
 from unified_reward.arena.standings import standings
 from unified_reward.core.errors import ConfigError, MediaError
-from unified_reward.core.samples import Candidate, Image, Video
+from unified_reward.core.samples import Candidate, Example, Image, Video
+from unified_reward.io.rows import parts_rows
 from unified_reward.io.vote_rows import Choice, Vote
 
 
@@ -76,6 +78,9 @@ class Arena:
             media: Media of the items.
             key: Secret key of the names of items.
             config: Settings.
+
+        Raises:
+            ConfigError: The journal has votes on items of the same ids with other content.
         """
         self.config = config
         self.media = media
@@ -93,6 +98,7 @@ class Arena:
         self._queue = VoteQueue(self._asked, [item.id for item in given.gold], config.queue)
         for vote in journal.restored:
             self._count(vote)
+        self._check_content()
         self._standings_lock = threading.Lock()
         self._standings: tuple[object, dict[str, Any]] = (None, {})
 
@@ -100,6 +106,21 @@ class Arena:
     def n_foreign(self) -> int:
         """Votes of the journal on items that the input lacks; they are kept."""
         return sum(1 for vote in self._votes.values() if vote.id not in self._public)
+
+    def _check_content(self) -> None:
+        """Refuse items under whose ids people voted on something else."""
+        contents = {name: _content(item.example) for name, item in self._items.items()}
+        others = [
+            item
+            for vote in self._votes.values()
+            if (item := vote.id.removesuffix(REPEAT)) in contents
+            and contents[item] != _content(vote.example)
+        ]
+        if others:
+            raise ConfigError(
+                f"{len(others)} votes are on other prompts or files than the input has under the "
+                f"same ids, such as {others[0]!r}; give these pairs another file of votes"
+            )
 
     def state(self, rater: str) -> dict[str, Any]:
         """The question that is open for a rater, the one after it, and the progress."""
@@ -292,6 +313,12 @@ class Arena:
         text = f"item {self.config.queue.seed} {name} {candidates!r}"
         digest = hmac.new(self._key, text.encode(errors="replace"), hashlib.sha256)
         return digest.hexdigest()[:32]
+
+
+def _content(example: Example) -> tuple[Any, ...]:
+    """What people see of a pair, files by their paths."""
+    parts = parts_rows((*example.context, *example.candidates), Path())
+    return example.task, example.prompt, example.criteria, parts
 
 
 def _choice(side: Side, turn: Turn) -> Choice:

@@ -55,7 +55,7 @@ class ArenaInput:
     """In the order in which they are asked."""
     gold: tuple[ArenaItem, ...] = ()
     notes: tuple[str, ...] = ()
-    """Rows and outputs that take no part, with reasons."""
+    """Rows and outputs that are left out, with reasons, and what is odd about the outputs."""
 
     def __post_init__(self) -> None:
         ids: set[str] = set()
@@ -91,19 +91,21 @@ def read_items(
         ConfigError: No model is called ``baseline``, or there is no pair at all.
         DataError: An input cannot be read, or two items have one id.
     """
-    notes: list[str] = []
+    left_out: list[str] = []
+    notes: tuple[str, ...] = ()
     files = [each for each in inputs if _holds_pairs(each)]
-    items = [item for file in files for item in _file_items(Path(file), notes)]
+    items = [item for file in files for item in _file_items(Path(file), left_out)]
     others = [each for each in inputs if each not in files]
     if others:
         outputs = read_models(others, prompts)
-        notes += [f"{one.model}, {one.prompt}: {one.reason}" for one in outputs.missing]
-        notes += outputs.notes
+        left_out += [f"{one.model}, {one.prompt}: {one.reason}" for one in outputs.missing]
+        notes = outputs.notes
         items += _model_items(outputs, baseline, seed)
     if not items:
         raise ConfigError(f"{', '.join(inputs)}: there is no pair to vote on")
-    known = _gold_items(gold, notes) if gold else ()
-    return ArenaInput(tuple(items[:limit]), tuple(known), tuple(notes))
+    known = tuple(_gold_items(gold, left_out)) if gold else ()
+    notes = (*(f"left out: {each}" for each in left_out), *notes)
+    return ArenaInput(tuple(items[:limit]), known, notes)
 
 
 def _holds_pairs(path: str) -> bool:

@@ -100,7 +100,9 @@ def _rater(name: str, votes: list[Vote]) -> dict[str, Any]:
     first = {vote.id: vote for vote in votes}
     gold = [has_same_outcome(vote.vote, vote.gold) for vote in votes if vote.gold is not None]
     repeats = [
-        has_same_outcome(vote.vote, first[vote.repeats].vote) for vote in votes if vote.repeats in first
+        has_same_outcome(vote.vote, first[vote.repeats].vote)
+        for vote in votes
+        if vote.repeats in first
     ]
     left = [(vote.vote == "a") == (vote.order == "ab") for vote in votes if vote.vote in ("a", "b")]
     return {

@@ -87,7 +87,7 @@ def _pairs(inputs: list[str], prompts: Path | None, votes: Sequence[Path]) -> li
     """Pairs of the inputs that have no votes; prints what is left out."""
     given = read_items(inputs, prompts=prompts)
     for note in given.notes:
-        typer.echo(f"left out: {note}", err=True)
+        typer.echo(note, err=True)
     voted = {vote.id for path in votes for vote in read_votes(path)}
     pairs = [item.example for item in given.items if item.id not in voted]
     if not pairs:

@@ -214,6 +214,11 @@ def test_votes_on_something_else_under_the_same_id_are_refused(tmp_path, items, 
     moved = replace(known, example=replace(known.example, candidates=relative))
     with arena_of(tmp_path, [moved]) as served:
         assert served.client("ann").item()["progress"]["done"] == 1
+    row = json.loads((tmp_path / "VOTES.jsonl").read_text("utf-8"))
+    bare = {key: value for key, value in row.items() if key not in ("candidates", "context")}
+    (tmp_path / "VOTES.jsonl").write_text(json.dumps(bare) + "\n", "utf-8")
+    with arena_of(tmp_path, [known]) as served:
+        assert served.client("ann").item()["progress"]["done"] == 1
 
 
 def test_an_old_page_never_votes_on_something_else_than_it_shows(tmp_path, items):

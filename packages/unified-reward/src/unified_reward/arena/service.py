@@ -114,6 +114,7 @@ class Arena:
             item
             for vote in self._votes.values()
             if (item := vote.id.removesuffix(REPEAT)) in contents
+            and vote.example.candidates  # a row of another tool may lack them
             and contents[item] != _content(vote.example)
         ]
         if others:

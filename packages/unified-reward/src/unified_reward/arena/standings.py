@@ -169,11 +169,13 @@ def _aspects(votes: Iterable[Vote]) -> dict[str, Any]:
 
 
 def _progress(votes: Iterable[Vote], needed: Mapping[str, int] | None) -> dict[str, Any]:
-    """Votes on the items that are asked; without ``needed`` on all."""
-    n = Counter(vote.id for vote in votes if needed is None or vote.id in needed)
+    """Votes on the items that are asked, of each at most those due; without ``needed`` all."""
+    n = Counter(vote.id for vote in votes)
+    if needed is None:
+        return {"votes": n.total(), "items": len(n), "complete": None, "needed": None}
     return {
-        "votes": n.total(),
-        "items": len(n if needed is None else needed),
-        "complete": None if needed is None else sum(n[item] >= due for item, due in needed.items()),
-        "needed": None if needed is None else sum(needed.values()),
+        "votes": sum(min(n[item], due) for item, due in needed.items()),
+        "items": len(needed),
+        "complete": sum(n[item] >= due for item, due in needed.items()),
+        "needed": sum(needed.values()),
     }

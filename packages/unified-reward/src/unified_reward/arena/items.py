@@ -14,8 +14,8 @@ from unified_reward.core.samples import Candidate, Example, Image, Target, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.evaluate.inputs import read_models
 from unified_reward.evaluate.outputs import CATEGORY, ModelOutputs, model_pairs
-from unified_reward.io.rows import read_examples
-from unified_reward.io.vote_rows import Choice
+from unified_reward.io.rows import parts_rows, read_examples
+from unified_reward.io.vote_rows import Choice, Vote
 
 
 PROMPT = "prompt_id"
@@ -106,6 +106,33 @@ def read_items(
     known = tuple(_gold_items(gold, left_out)) if gold else ()
     notes = (*(f"left out: {each}" for each in left_out), *notes)
     return ArenaInput(tuple(items[:limit]), known, notes)
+
+
+def check_votes(items: Iterable[ArenaItem], votes: Iterable[Vote]) -> None:
+    """Refuse votes on something else under the id of an item.
+
+    Raises:
+        ConfigError: Prompt, criteria or files differ.
+    """
+    contents = {item.id: _content(item.example) for item in items}
+    others = [
+        item
+        for vote in votes
+        if (item := vote.id.removesuffix(REPEAT)) in contents
+        and vote.example.candidates  # a row of another tool may lack them
+        and contents[item] != _content(vote.example)
+    ]
+    if others:
+        raise ConfigError(
+            f"{len(others)} votes are on other prompts or files than the input has under the "
+            f"same ids, such as {others[0]!r}; give these pairs another file of votes"
+        )
+
+
+def _content(example: Example) -> tuple[object, ...]:
+    """What people see of a pair, files by their paths."""
+    parts = parts_rows((*example.context, *example.candidates), Path())
+    return example.task, example.prompt, example.criteria, parts
 
 
 def _holds_pairs(path: str) -> bool:

@@ -9,17 +9,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
-from unified_reward.arena.items import ArenaInput, ArenaItem
+from unified_reward.arena.items import ArenaInput, ArenaItem, check_votes
 from unified_reward.arena.journal import VoteJournal
 from unified_reward.arena.media import MediaStore
 from unified_reward.arena.queue import REPEAT, QueueConfig, Turn, VoteQueue
 from unified_reward.arena.standings import standings
 from unified_reward.core.errors import ConfigError, MediaError
-from unified_reward.core.samples import Candidate, Example, Image, Video
-from unified_reward.io.rows import parts_rows
+from unified_reward.core.samples import Candidate, Image, Video
 from unified_reward.io.vote_rows import Choice, Vote
 
 
@@ -98,7 +96,7 @@ class Arena:
         self._queue = VoteQueue(self._asked, [item.id for item in given.gold], config.queue)
         for vote in journal.restored:
             self._count(vote)
-        self._check_content()
+        check_votes(self._items.values(), self._votes.values())
         self._standings_lock = threading.Lock()
         self._standings: tuple[object, dict[str, Any]] = (None, {})
 
@@ -106,22 +104,6 @@ class Arena:
     def n_foreign(self) -> int:
         """Votes of the journal on items that the input lacks; they are kept."""
         return sum(1 for vote in self._votes.values() if vote.id not in self._public)
-
-    def _check_content(self) -> None:
-        """Refuse items under whose ids people voted on something else."""
-        contents = {name: _content(item.example) for name, item in self._items.items()}
-        others = [
-            item
-            for vote in self._votes.values()
-            if (item := vote.id.removesuffix(REPEAT)) in contents
-            and vote.example.candidates  # a row of another tool may lack them
-            and contents[item] != _content(vote.example)
-        ]
-        if others:
-            raise ConfigError(
-                f"{len(others)} votes are on other prompts or files than the input has under the "
-                f"same ids, such as {others[0]!r}; give these pairs another file of votes"
-            )
 
     def state(self, rater: str) -> dict[str, Any]:
         """The question that is open for a rater, the one after it, and the progress."""
@@ -314,12 +296,6 @@ class Arena:
         text = f"item {self.config.queue.seed} {name} {candidates!r}"
         digest = hmac.new(self._key, text.encode(errors="replace"), hashlib.sha256)
         return digest.hexdigest()[:32]
-
-
-def _content(example: Example) -> tuple[Any, ...]:
-    """What people see of a pair, files by their paths."""
-    parts = parts_rows((*example.context, *example.candidates), Path())
-    return example.task, example.prompt, example.criteria, parts
 
 
 def _choice(side: Side, turn: Turn) -> Choice:

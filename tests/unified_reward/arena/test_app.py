@@ -24,6 +24,7 @@ from unified_reward.arena.media import MediaStore
 from unified_reward.arena.queue import QueueConfig
 from unified_reward.arena.service import Arena, ArenaConfig
 from unified_reward.arena.tokens import Tokens, open_tokens
+from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.io.rows import example_row
 from unified_reward.io.vote_rows import read_all_votes, read_votes
@@ -192,6 +193,34 @@ def test_two_raters_may_vote_on_one_item_at_once(tmp_path, items):
     assert len(read_votes(tmp_path / "VOTES.jsonl")) == 2, "the extra vote is kept"
 
 
+def with_swapped(one):
+    """The item with its candidates exchanged."""
+    return replace(one, example=replace(one.example, candidates=one.example.candidates[::-1]))
+
+
+def test_votes_on_something_else_under_the_same_id_are_refused(tmp_path, items, monkeypatch):
+    with arena_of(tmp_path, items) as served:
+        client = served.client("ann")
+        name = client.item()["item"]["id"]
+        client.vote(name)
+    [voted] = read_votes(tmp_path / "VOTES.jsonl")
+    [known] = [one for one in items if one.id == voted.id]
+    reworded = replace(known, example=replace(known.example, prompt="another"))
+    for other in (with_swapped(known), reworded):
+        with pytest.raises(ConfigError, match="1 votes are on other prompts"):
+            arena_of(tmp_path, [other]).__enter__()
+    monkeypatch.chdir(tmp_path)
+    relative = tuple(Image(Path(one.source.name)) for one in known.example.candidates)
+    moved = replace(known, example=replace(known.example, candidates=relative))
+    with arena_of(tmp_path, [moved]) as served:
+        assert served.client("ann").item()["progress"]["done"] == 1
+    row = json.loads((tmp_path / "VOTES.jsonl").read_text("utf-8"))
+    bare = {key: value for key, value in row.items() if key not in ("candidates", "context")}
+    (tmp_path / "VOTES.jsonl").write_text(json.dumps(bare) + "\n", "utf-8")
+    with arena_of(tmp_path, [known]) as served:
+        assert served.client("ann").item()["progress"]["done"] == 1
+
+
 def test_an_old_page_never_votes_on_something_else_than_it_shows(tmp_path, items):
     with arena_of(tmp_path, items) as served:
         client = served.client("ann")
@@ -200,11 +229,9 @@ def test_an_old_page_never_votes_on_something_else_than_it_shows(tmp_path, items
         client = served.client("ann")
         assert client.vote(name).status_code == 200, "a restart alone changes nothing"
         name = client.item()["item"]["id"]
+    [voted] = read_votes(tmp_path / "VOTES.jsonl")
     for changed in (items[::-1], items, items[:1]):
-        swapped = [
-            replace(one, example=replace(one.example, candidates=one.example.candidates[::-1]))
-            for one in changed
-        ]
+        swapped = [one if one.id == voted.id else with_swapped(one) for one in changed]
         is_same = changed is items
         with arena_of(tmp_path, changed if is_same else swapped, seed=is_same) as served:
             client = served.client("ann")

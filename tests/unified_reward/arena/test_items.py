@@ -57,7 +57,16 @@ def test_every_pair_of_models_meets_at_each_prompt_and_place_that_both_have(mode
         assert (tags["model_first"], tags["model_second"]) == pair.models
         assert pair.example.prompt in PROMPTS
         assert pair.id == f"{pair.a}|{pair.b}/{tags['prompt_id']}/{pair.id.rpartition('/')[2]}"
-    assert any("beta" in note for note in given.notes), "the missing file is told"
+    assert any(note.startswith("left out: beta, 2:") for note in given.notes), (
+        "the missing file is told"
+    )
+
+
+def test_equal_files_of_two_models_are_asked_and_said(models):
+    (models / "alpha" / "2.png").write_bytes((models / "gamma" / "2.png").read_bytes())
+    given = read(models, "alpha", "gamma")
+    assert len(given.items) == 3
+    assert given.notes[-1].startswith("1 files of alpha are byte for byte files of gamma")
 
 
 def test_the_order_of_pairs_follows_the_seed_and_a_baseline_is_in_each(models):
@@ -144,7 +153,7 @@ def test_gold_items_know_their_answer_and_rows_without_one_are_told(tmp_path):
         ("gold/z", "tie"),
     ]
     assert [pair.gold for pair in given.items] == [None]
-    assert given.notes == (f"{file} none: no pair with a known winner",)
+    assert given.notes == (f"left out: {file} none: no pair with a known winner",)
 
 
 @pytest.mark.parametrize("names", [("a", "a"), ("a", "a #2"), ("a #2", "a")])

@@ -66,6 +66,25 @@ def test_a_write_that_fails_halfway_leaves_no_broken_line(tmp_path, monkeypatch)
     assert [one.id for one in VoteJournal(path).restored] == ["i0", "i2"]
 
 
+def test_a_file_that_somebody_else_changes_is_left_as_it_is(tmp_path):
+    path = tmp_path / "VOTES.jsonl"
+    journal = VoteJournal(path)
+    journal.append(vote("i0", folder=tmp_path))
+    whole = path.read_bytes()
+    for other in (whole + whole, whole[:-9], b""):
+        path.write_bytes(other)
+        with pytest.raises(DataError, match="was changed while the arena runs"):
+            journal.append(vote("i1", folder=tmp_path))
+        assert path.read_bytes() == other
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be written: No such file"):
+        journal.append(vote("i1", folder=tmp_path))
+    assert not path.exists(), "the votes before are not in a new file"
+    path.write_bytes(whole)
+    journal.append(vote("i1", folder=tmp_path))
+    assert [one.id for one in VoteJournal(path).restored] == ["i0", "i1"]
+
+
 @pytest.mark.parametrize(
     "content", ["hello", "hello\n", '{"id": "x"}\n', "[1]\n", '{"id": "x", "status": "kept"}']
 )

@@ -64,6 +64,7 @@ def test_a_file_is_converted_once_and_a_broken_one_is_an_error(store, tmp_path):
     kept = store.file(store.name(first))
     first.source.unlink()
     assert store.file(store.name(first)) == kept
+    assert kept.path.stat().st_mtime == 0, "when a file was converted tells on which side it stands"
     second.source.write_bytes(b"no image")
     with pytest.raises(MediaError, match=r"i0-b\.png"):
         store.file(store.name(second))

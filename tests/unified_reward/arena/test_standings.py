@@ -132,7 +132,7 @@ def test_agreement_of_raters_by_hand():
     ]
     agreement = standings(votes, MODELS)["agreement"]
     assert agreement.pop("alpha") == pytest.approx(1 - (2 / 3) / (22 / 30))
-    assert agreement == {"reason": "", "items": 4, "raters": 2, "votes": 7}
+    assert agreement == {"reason": "", "items": 3, "raters": 2, "votes": 7}
 
 
 def test_the_judge_is_measured_against_the_majority_of_people():
@@ -194,6 +194,8 @@ def test_progress_counts_votes_on_the_items_that_are_asked():
     needed = {"n0": 2, "n1": 2, "n2": 2, "n3": 2, "zz": 2}
     progress = standings(votes, MODELS, needed=needed)["progress"]
     assert progress == {"votes": 7, "items": 5, "complete": 3, "needed": 10}
+    progress = standings(votes, MODELS, needed=dict.fromkeys(needed, 1))["progress"]
+    assert progress == {"votes": 4, "items": 5, "complete": 4, "needed": 5}, "more count once"
     assert standings(votes, MODELS)["progress"] == {
         "votes": 19,
         "items": 16,

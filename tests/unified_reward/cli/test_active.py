@@ -23,7 +23,7 @@ def records(files):
         pictures = [files / f"{name}-{side}.png" for side in "ab"]
         for picture in pictures:
             shutil.copy(files / "a.png", picture)
-        pair = Example(Task.IMAGE_GENERATION, f"cat {name}", tuple(map(Image, pictures)), id=name)
+        pair = Example(Task.IMAGE_GENERATION, f"a cat {name}", tuple(map(Image, pictures)), id=name)
         rows.append(json.dumps(example_row(pair, files)) + "\n")
     path = files / "records.jsonl"
     path.write_text("".join(rows), "utf-8")
@@ -96,6 +96,17 @@ def test_pairs_with_votes_are_left_out(cli, records):
     code, _, err = cli(*arguments)
     assert code == 2
     assert "all 4 pairs have votes" in err
+
+
+def test_votes_on_other_prompts_under_the_ids_of_pairs_are_refused(cli, records):
+    votes = write_votes(records.with_name("VOTES.jsonl"), [vote(records.parent, item="b")])
+    votes.write_text(votes.read_text("utf-8").replace("a cat b", "a dog"), "utf-8")
+    out = records.with_name("next.jsonl")
+    arguments = ("active", records, "--judge", "table:one.csv", "--out", out, "--votes", votes)
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert "1 votes are on other prompts or files" in err
+    assert not out.exists()
 
 
 def test_pairs_that_cannot_be_judged_are_named_and_give_exit_1(cli, records):

@@ -33,7 +33,7 @@ def votes(cli, files):
 
 @pytest.mark.parametrize("judge", ["tiny_judge", "tiny_scalar"])
 def test_the_new_folder_opens_as_the_same_judge_with_another_calibration(cli, votes, judge):
-    code, out, _ = cli("calibrate", judge, votes, "calibrated", "--source", "votes", "--json")
+    code, out, _ = cli("calibrate", judge, votes, "calibrated", "--json")
     assert code == 0
     report = json.loads(out)
     assert (report["n"], report["n_unparsed"], report["n_failed"]) == (12, 0, 0)
@@ -78,7 +78,7 @@ def test_rows_without_a_label_are_named_and_give_exit_1(cli, votes):
         (("scripted:first", "VOTES.jsonl", "out", "--source", "votes"), "no folder of a judge"),
         (("tiny_judge", "VOTES.jsonl", "made", "--source", "votes"), "made is there already"),
         (("tiny_judge", "missing.jsonl", "out"), "missing.jsonl"),
-        (("tiny_judge", "VOTES.jsonl", "out"), "no labelled rows"),
+        (("tiny_judge", "VOTES.jsonl", "out", "--source", "records"), "no labelled rows"),
     ],
 )
 def test_wrong_usage_writes_nothing(cli, votes, arguments, reason):

@@ -129,5 +129,6 @@ def test_raters_are_trusted_by_their_share_of_right_gold_votes(tmp_path):
         for item, choice in zip(("g1", "g2"), choices, strict=True)
     ]
     votes += [vote(tmp_path, "b", rater) for rater in ("ann", "bob", "cy")]
+    votes.append(vote(tmp_path, "both_bad", "bob", "g3", gold="tie"))  # right, as in the standings
     assert trusted_raters(votes) == {"bob", "cy"}
     assert trusted_raters(votes, 0.5) == {"ann", "bob", "cy"}

@@ -14,8 +14,8 @@ from unified_reward.core.samples import Candidate, Example, Image, Target, Video
 from unified_reward.core.verdicts import Failed
 from unified_reward.evaluate.inputs import read_models
 from unified_reward.evaluate.outputs import CATEGORY, ModelOutputs, model_pairs
-from unified_reward.io.rows import read_examples
-from unified_reward.io.vote_rows import Choice
+from unified_reward.io.rows import parts_rows, read_examples
+from unified_reward.io.vote_rows import Choice, Vote
 
 
 PROMPT = "prompt_id"
@@ -55,7 +55,7 @@ class ArenaInput:
     """In the order in which they are asked."""
     gold: tuple[ArenaItem, ...] = ()
     notes: tuple[str, ...] = ()
-    """Rows and outputs that take no part, with reasons."""
+    """Rows and outputs that are left out, with reasons, and what is odd about the outputs."""
 
     def __post_init__(self) -> None:
         ids: set[str] = set()
@@ -91,19 +91,48 @@ def read_items(
         ConfigError: No model is called ``baseline``, or there is no pair at all.
         DataError: An input cannot be read, or two items have one id.
     """
-    notes: list[str] = []
+    left_out: list[str] = []
+    notes: tuple[str, ...] = ()
     files = [each for each in inputs if _holds_pairs(each)]
-    items = [item for file in files for item in _file_items(Path(file), notes)]
+    items = [item for file in files for item in _file_items(Path(file), left_out)]
     others = [each for each in inputs if each not in files]
     if others:
         outputs = read_models(others, prompts)
-        notes += [f"{one.model}, {one.prompt}: {one.reason}" for one in outputs.missing]
-        notes += outputs.notes
+        left_out += [f"{one.model}, {one.prompt}: {one.reason}" for one in outputs.missing]
+        notes = outputs.notes
         items += _model_items(outputs, baseline, seed)
     if not items:
         raise ConfigError(f"{', '.join(inputs)}: there is no pair to vote on")
-    known = _gold_items(gold, notes) if gold else ()
-    return ArenaInput(tuple(items[:limit]), tuple(known), tuple(notes))
+    known = tuple(_gold_items(gold, left_out)) if gold else ()
+    notes = (*(f"left out: {each}" for each in left_out), *notes)
+    return ArenaInput(tuple(items[:limit]), known, notes)
+
+
+def check_votes(items: Iterable[ArenaItem], votes: Iterable[Vote]) -> None:
+    """Refuse votes on something else under the id of an item.
+
+    Raises:
+        ConfigError: Prompt, criteria or files differ.
+    """
+    contents = {item.id: _content(item.example) for item in items}
+    others = [
+        item
+        for vote in votes
+        if (item := vote.id.removesuffix(REPEAT)) in contents
+        and vote.example.candidates  # a row of another tool may lack them
+        and contents[item] != _content(vote.example)
+    ]
+    if others:
+        raise ConfigError(
+            f"{len(others)} votes are on other prompts or files than the input has under the "
+            f"same ids, such as {others[0]!r}; give these pairs another file of votes"
+        )
+
+
+def _content(example: Example) -> tuple[object, ...]:
+    """What people see of a pair, files by their paths."""
+    parts = parts_rows((*example.context, *example.candidates), Path())
+    return example.task, example.prompt, example.criteria, parts
 
 
 def _holds_pairs(path: str) -> bool:

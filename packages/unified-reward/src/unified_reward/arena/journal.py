@@ -48,6 +48,8 @@ class VoteJournal:
         """Rows that were there when it was opened, also votes that were taken back."""
         self.n_rows = 0
         self._end = 0
+        self._size: int | None = 0
+        """Bytes of the file as this journal left it; None after a write that failed."""
         self._ending = b""
         if path.exists():
             self._read()
@@ -64,6 +66,7 @@ class VoteJournal:
                 if not (raw.startswith(_ROW_BEGINS) or _ROW_BEGINS.startswith(raw)):
                     raise DataError(f"{self._path} line {line} is no vote: {error}") from error
                 self._end = start
+        self._size = self._path.stat().st_size
         self.restored = tuple(read_all_votes(self._path))
         self.n_rows = len(self.restored)
 
@@ -71,18 +74,22 @@ class VoteJournal:
         """Write a vote, and push it to the disk before returning.
 
         Raises:
-            DataError: The disk is full or the file cannot be written; the vote is not in it.
+            DataError: The disk is full, the file cannot be written, or somebody else moved or
+                changed it; the vote is not in it.
         """
         row = json.dumps(vote.row(self._path.parent), ensure_ascii=False, allow_nan=False)
         content = self._ending + row.encode(errors="replace") + b"\n"
-        with written(self._path):
-            self._path.touch()
-        with written(self._path), self._path.open("r+b") as file:
+        with written(self._path), self._path.open("r+b" if self._end else "a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < self._end or self._size not in (size, None):
+                raise DataError(f"{self._path} was changed while the arena runs; start it again")
+            self._size = None
             file.truncate(self._end)  # what a kill or a full disk left behind the last whole row
             file.seek(self._end)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         self._end += len(content)
+        self._size = self._end
         self._ending = b""
         self.n_rows += 1

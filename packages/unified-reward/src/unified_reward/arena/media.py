@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,6 +66,7 @@ class MediaStore:
                 content, media_type = _content(medium)
                 path = self._folder / name
                 path.write_bytes(content)
+                os.utime(path, (0, 0))  # sent as Last-Modified, the order of conversion names sides
                 self._files[name] = MediaFile(path, media_type)
         return self._files[name]
 

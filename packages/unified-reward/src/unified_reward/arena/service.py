@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from unified_reward.arena.items import ArenaInput, ArenaItem
+from unified_reward.arena.items import ArenaInput, ArenaItem, check_votes
 from unified_reward.arena.journal import VoteJournal
 from unified_reward.arena.media import MediaStore
 from unified_reward.arena.queue import REPEAT, QueueConfig, Turn, VoteQueue
@@ -76,6 +76,9 @@ class Arena:
             media: Media of the items.
             key: Secret key of the names of items.
             config: Settings.
+
+        Raises:
+            ConfigError: The journal has votes on items of the same ids with other content.
         """
         self.config = config
         self.media = media
@@ -93,6 +96,7 @@ class Arena:
         self._queue = VoteQueue(self._asked, [item.id for item in given.gold], config.queue)
         for vote in journal.restored:
             self._count(vote)
+        check_votes(self._items.values(), self._votes.values())
         self._standings_lock = threading.Lock()
         self._standings: tuple[object, dict[str, Any]] = (None, {})
 

@@ -23,7 +23,7 @@ from unified_reward.evaluate.estimates import (
     win_shares,
 )
 from unified_reward.evaluate.outputs import Comparison, model_pairs
-from unified_reward.io.vote_rows import CHOICES, WIN_SHARE, Vote
+from unified_reward.io.vote_rows import CHOICES, WIN_SHARE, Vote, has_same_outcome
 
 
 _N_DISAGREEMENTS = 20
@@ -98,9 +98,11 @@ def _raters(votes: Sequence[Vote]) -> list[dict[str, Any]]:
 
 def _rater(name: str, votes: list[Vote]) -> dict[str, Any]:
     first = {vote.id: vote for vote in votes}
-    gold = [_is_same(vote.vote, vote.gold) for vote in votes if vote.gold is not None]
+    gold = [has_same_outcome(vote.vote, vote.gold) for vote in votes if vote.gold is not None]
     repeats = [
-        _is_same(vote.vote, first[vote.repeats].vote) for vote in votes if vote.repeats in first
+        has_same_outcome(vote.vote, first[vote.repeats].vote)
+        for vote in votes
+        if vote.repeats in first
     ]
     left = [(vote.vote == "a") == (vote.order == "ab") for vote in votes if vote.vote in ("a", "b")]
     return {
@@ -114,11 +116,6 @@ def _rater(name: str, votes: list[Vote]) -> dict[str, Any]:
     }
 
 
-def _is_same(vote: str | None, other: str | None) -> bool:
-    """True for votes of one outcome; both bad is a tie."""
-    return WIN_SHARE.get(str(vote)) == WIN_SHARE.get(str(other))
-
-
 def _agreement(votes: Iterable[Vote]) -> dict[str, Any]:
     decided = [vote for vote in votes if vote.vote in WIN_SHARE]
     items: defaultdict[str, Counter[float]] = defaultdict(Counter)
@@ -128,7 +125,7 @@ def _agreement(votes: Iterable[Vote]) -> dict[str, Any]:
     return {
         "alpha": alpha,
         "reason": reason,
-        "items": len(items),
+        "items": sum(counts.total() > 1 for counts in items.values()),
         "raters": len({vote.rater for vote in decided}),
         "votes": len(decided),
     }
@@ -172,11 +169,13 @@ def _aspects(votes: Iterable[Vote]) -> dict[str, Any]:
 
 
 def _progress(votes: Iterable[Vote], needed: Mapping[str, int] | None) -> dict[str, Any]:
-    """Votes on the items that are asked; without ``needed`` on all."""
-    n = Counter(vote.id for vote in votes if needed is None or vote.id in needed)
+    """Votes on the items that are asked, of each at most those due; without ``needed`` all."""
+    n = Counter(vote.id for vote in votes)
+    if needed is None:
+        return {"votes": n.total(), "items": len(n), "complete": None, "needed": None}
     return {
-        "votes": n.total(),
-        "items": len(n if needed is None else needed),
-        "complete": None if needed is None else sum(n[item] >= due for item, due in needed.items()),
-        "needed": None if needed is None else sum(needed.values()),
+        "votes": sum(min(n[item], due) for item, due in needed.items()),
+        "items": len(needed),
+        "complete": sum(n[item] >= due for item, due in needed.items()),
+        "needed": sum(needed.values()),
     }

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from unified_reward.arena.active import By, DoubtfulPair, ask_judge, rank_pairs
-from unified_reward.arena.items import read_items
+from unified_reward.arena.items import check_votes, read_items
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError, DataError
@@ -87,8 +87,10 @@ def _pairs(inputs: list[str], prompts: Path | None, votes: Sequence[Path]) -> li
     """Pairs of the inputs that have no votes; prints what is left out."""
     given = read_items(inputs, prompts=prompts)
     for note in given.notes:
-        typer.echo(f"left out: {note}", err=True)
-    voted = {vote.id for path in votes for vote in read_votes(path)}
+        typer.echo(note, err=True)
+    known = [vote for path in votes for vote in read_votes(path)]
+    check_votes(given.items, known)
+    voted = {vote.id for vote in known}
     pairs = [item.example for item in given.items if item.id not in voted]
     if not pairs:
         raise DataError(f"all {len(given.items)} pairs have votes")

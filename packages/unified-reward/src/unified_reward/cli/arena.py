@@ -96,7 +96,7 @@ def arena(
     config = ArenaConfig(title, tuple(aspect or ()), queue, judge)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     for note in given.notes:
-        typer.echo(f"left out: {note}", err=True)
+        typer.echo(note, err=True)
     if judge is not None and len(judge) < len(given.items):
         typer.echo(f"{judge_verdicts}: {len(judge)} of {len(given.items)} pairs judged", err=True)
     if host not in LOOPBACK:

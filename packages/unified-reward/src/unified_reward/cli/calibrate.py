@@ -15,6 +15,7 @@ from rich.text import Text
 
 from unified_reward.bench.calibration import recalibrate
 from unified_reward.bench.metrics import Metric
+from unified_reward.bench.protocols.votes import source_of
 from unified_reward.cli import options, output
 from unified_reward.cli.progress import bar
 from unified_reward.core.errors import ConfigError, DataError
@@ -22,7 +23,7 @@ from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.paths import is_folder
 from unified_reward.core.samples import Example
 from unified_reward.core.verdicts import Failed, Unparsed
-from unified_reward.data.pack import RECORDS, rows_of
+from unified_reward.data.pack import rows_of
 from unified_reward.io.atomic import replacing_folder
 from unified_reward.judges.card import CardedJudge
 from unified_reward.judges.registry import open_judge
@@ -39,8 +40,12 @@ def calibrate(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder of the judge.")],
     *,
     source: Annotated[
-        str, typer.Option(help="records, votes of an arena, or the name of a published source.")
-    ] = RECORDS,
+        str | None,
+        typer.Option(
+            help="records, votes, or the name of a published source; default records, or votes "
+            "where the file is one of an arena."
+        ),
+    ] = None,
     family: Annotated[str | None, typer.Option(help="Prompt family; default the judge's.")] = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
@@ -55,7 +60,7 @@ def calibrate(
         raise ConfigError(f"{judge} is no folder of a judge, whose card can hold a calibration")
     if out.exists():
         raise ConfigError(f"{out} is there already; give a new name")
-    examples, broken = _labelled(data, source)
+    examples, broken = _labelled(data, source or source_of(data))
     opened = open_judge(judge, family=family, device=device, dtype=dtype, batch_size=batch_size)
     if not isinstance(opened, CardedJudge):
         raise ConfigError(f"{judge} has no card to hold a calibration")

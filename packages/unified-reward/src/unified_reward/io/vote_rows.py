@@ -174,6 +174,15 @@ def parse_vote(row: Mapping[str, Any], folder: Path) -> Vote:
     return Vote(content, **given, order=fields.order, gold=fields.gold, repeats=fields.repeats)
 
 
+def has_same_outcome(vote: Choice | None, other: Choice | None) -> bool:
+    """True for votes of one outcome; ``both_bad`` is a tie.
+
+    >>> has_same_outcome("tie", "both_bad"), has_same_outcome("tie", "cannot_tell")
+    (True, False)
+    """
+    return WIN_SHARE.get(str(vote)) == WIN_SHARE.get(str(other))
+
+
 def count_votes(votes: Iterable[Vote]) -> dict[str, int]:
     """Votes by choice, and their number ``n``: the ``raters`` of an example made of votes."""
     counts = Counter(vote.vote for vote in votes)

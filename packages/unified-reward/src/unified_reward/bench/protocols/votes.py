@@ -44,14 +44,16 @@ def _read_rows(path: Path | None, options: BenchmarkOptions) -> Iterator[Row]:
         raise ConfigError(
             "votes needs --data, the file of votes of an arena, or of records made of it"
         )
-    source = "votes" if path.suffix == ".jsonl" and _holds_votes(path) else RECORDS
-    return sampled_rows(map(_labelled, rows_of(path, source)), options)
+    return sampled_rows(map(_labelled, rows_of(path, source_of(path))), options)
 
 
-def _holds_votes(path: Path) -> bool:
-    return any(
-        isinstance(value, dict) and "vote" in value for _, value in islice(raw_rows(path), 1)
-    )
+def source_of(path: Path) -> str:
+    """Name of the source of a file: ``votes`` where its first row is a vote, else ``records``."""
+    if path.suffix != ".jsonl":
+        return RECORDS
+    rows = (value for _, value in islice(raw_rows(path), 1))
+    is_votes = any(isinstance(value, dict) and "vote" in value for value in rows)
+    return "votes" if is_votes else RECORDS
 
 
 def _labelled(row: Row) -> Row:

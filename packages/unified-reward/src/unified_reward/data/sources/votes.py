@@ -18,7 +18,14 @@ from unified_reward.data.sources.fields import failed
 from unified_reward.data.sources.source import Source
 from unified_reward.data.sources.streams import Raw
 from unified_reward.io.rows import Row
-from unified_reward.io.vote_rows import Vote, count_votes, last_votes, majority, parse_vote
+from unified_reward.io.vote_rows import (
+    Vote,
+    count_votes,
+    has_same_outcome,
+    last_votes,
+    majority,
+    parse_vote,
+)
 
 
 STARS = Scale(1.0, 5.0)
@@ -121,7 +128,7 @@ def trusted_raters(votes: Iterable[Vote], min_gold: float = 0.8) -> set[str]:
     for vote in votes:
         points = right.setdefault(vote.rater, [])
         if vote.gold is not None:
-            points.append(vote.vote == vote.gold)
+            points.append(has_same_outcome(vote.vote, vote.gold))
     return {name for name, points in right.items() if not points or fmean(points) >= min_gold}
 
 

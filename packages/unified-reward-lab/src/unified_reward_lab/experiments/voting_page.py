@@ -40,8 +40,9 @@ def page(report: Mapping[str, Any]) -> str:
         f"Bradley-Terry noise of temperature {report['temperature']:g}, on some of "
         f"{report['unlabelled']:,} pairs of training prompts: "
         + "; ".join(f"`{arm}`, {_ARMS[arm]}" for arm in arms)
-        + ". Each judge is trained from the shipped scalar judge on all votes so far. Ties and "
-        "wrong votes are shares of the votes, by the oracle.",
+        + ". Each judge is trained from the shipped scalar judge on all votes so far, and "
+        "compared with as many seeds of `random`. Ties and wrong votes are shares of the votes, "
+        "by the oracle.",
         "",
         *table(
             ["arm", "votes", "accuracy", "gain", "ahead of random", "by seed", "ties", "wrong"],
@@ -56,7 +57,7 @@ def page(report: Mapping[str, Any]) -> str:
         ]
         lines += [
             "",
-            "Votes that reach the same accuracy, interpolated:",
+            "Votes that reach the same accuracy, interpolated; 0 is before any:",
             "",
             *table(heads, needed),
         ]

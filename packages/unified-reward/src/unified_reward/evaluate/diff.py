@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Candidate, Example
 from unified_reward.evaluate.answers import read_answers
+from unified_reward.evaluate.coverage import content_of
 from unified_reward.evaluate.estimates import (
     between,
     mean_estimate,
@@ -105,7 +106,7 @@ def compare_evaluations(first: Path, second: Path) -> dict[str, Any]:
         },
         "only_a": _only(a, b),
         "only_b": _only(b, a),
-        "changed_prompts": [name for name in named if name not in prompts],
+        "changed_prompts": [name for name in named if texts[0][name] != texts[1][name]],
         "other_judges": others,
     }
 
@@ -145,19 +146,22 @@ def _outputs(path: Path) -> ModelOutputs:
 
 
 def _common(what: str, a: _Run, b: _Run, first: Iterable[str], second: Iterable[str]) -> list[str]:
-    first, second = [*first], [*second]
+    first, second = dict.fromkeys(first), dict.fromkeys(second)
     common = [name for name in first if name in second]
     if not common:
-        names = [", ".join(each[:3]) + (", …" if len(each) > 3 else "") for each in (first, second)]
+        names = [
+            ", ".join([*each][:3]) + (", …" if len(each) > 3 else "") for each in (first, second)
+        ]
         raise ConfigError(
             f"{a.folder} and {b.folder} share no {what}: one has {names[0]}, the other {names[1]}"
         )
     return common
 
 
-def _asked(run: _Run, name: str) -> tuple[str, str, str]:
+def _asked(run: _Run, name: str) -> tuple[Any, ...]:
     prompt = run.outputs.prompts[name]
-    return prompt.task, prompt.prompt, prompt.criteria
+    media = [content_of(medium) for medium in prompt.context]
+    return prompt.task, prompt.prompt, prompt.criteria, media
 
 
 def _only(run: _Run, other: _Run) -> dict[str, list[str]]:

@@ -5,9 +5,12 @@ import math
 
 import pytest
 
+from tests.unified_reward.evaluate.files import picture
 from tests.unified_reward.evaluate.judges import Aspects, Numbers, answers
 from unified_reward.core.errors import ConfigError, DataError
+from unified_reward.core.samples import Example, Image, Task
 from unified_reward.evaluate.diff import compare_evaluations
+from unified_reward.evaluate.outputs import ModelOutputs
 from unified_reward.evaluate.run import evaluate_models
 from unified_reward.judges.registry import open_judge
 
@@ -68,6 +71,23 @@ def test_shares_of_wins_are_against_the_models_of_both_runs(run):
     first = run("a", {"a": [1, 1], "b": [2, 2], "strong": [9, 9]}, r=judge)
     second = run("b", {"a": [1, 1], "b": [2, 2]}, r=judge)
     assert compare_evaluations(first, second)["models"]["b"]["r"]["mean"]["change"] == 0
+
+
+def test_prompts_about_other_media_are_changed(tmp_path):
+    """The text of both edits is that of the other run; the source image of one is not."""
+    runs = []
+    for name, shades in (("a", (1, 2)), ("b", (1, 3))):
+        sources = [str(picture(tmp_path / f"{name}{i}.png", s)) for i, s in enumerate(shades)]
+        prompts = {
+            f"p{i}": Example(Task.IMAGE_EDITING, "redder", id=f"p{i}", context=(Image(source),))
+            for i, source in enumerate(sources)
+        }
+        outputs = {model: {key: (Image(sources[0]),) for key in prompts} for model in ("x", "y")}
+        judges = {"r": open_judge("scripted:tie")}
+        evaluate_models(ModelOutputs(prompts, outputs), judges, out=tmp_path / name)
+        runs.append(tmp_path / name)
+    report = compare_evaluations(*runs)
+    assert (report["prompts"], report["changed_prompts"]) == (1, ["p1"])
 
 
 def test_win_rates_of_scores_and_of_comparisons_are_not_compared(run, tmp_path):

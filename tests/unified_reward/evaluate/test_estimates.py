@@ -248,8 +248,8 @@ def test_a_mean_rate_does_not_depend_on_how_often_each_pair_met():
     assert rate.estimate().value == pytest.approx(0.5)
     assert rate.estimate().n == 40
     low, high = rate.estimate().ci95
-    assert (low, high) == pytest.approx(share_interval(0.5, 0, 2))
-    assert AverageRate.of([*few, *others], "a") == AverageRate(None, {}, 0)
+    assert (low, high) == pytest.approx(share_interval(0.5, 0, 4))
+    assert AverageRate.of([*few, *others], "a") == AverageRate(None, {}, 0, 2)
     assert rate.minus(AverageRate.of([*few, *others], "a")).value is None
 
 
@@ -270,3 +270,26 @@ def test_mean_rates_of_complete_comparisons_are_the_means_of_prompts(rows):
     ):
         assert (found.value, found.n) == (pytest.approx(expected.value, abs=1e-9), expected.n)
         assert found.ci95 == pytest.approx(expected.ci95, abs=1e-6)
+
+
+def test_mean_rates_of_few_comparisons_lie_in_their_intervals():
+    """Values of three models are normal; the pair of the two that are close met most often."""
+    draw, means = np.random.default_rng(0), {"a": 0.0, "b": 0.3, "c": 2.0}
+    chances = {("a", "b"): 0.6, ("a", "c"): 0.15, ("b", "c"): 0.15}
+    truth = {pair: 0.5 * math.erfc((means[pair[1]] - means[pair[0]]) / 2) for pair in chances}
+    expected = {
+        "a": (truth["a", "b"] + truth["a", "c"]) / 2,
+        "c": 1 - (truth["a", "c"] + truth["b", "c"]) / 2,
+    }
+    inside = dict.fromkeys(expected, 0)
+    for _ in range(150):
+        values = {model: draw.normal(mean, 1, 80) for model, mean in means.items()}
+        met = [
+            Comparison(f"p{i}", a, b, float(values[a][i] > values[b][i]))
+            for (a, b), chance in chances.items()
+            for i in np.flatnonzero(draw.random(80) < chance)
+        ]
+        for model, value in expected.items():
+            low, high = AverageRate.of(met, model).estimate().ci95
+            inside[model] += low <= value <= high
+    assert min(inside.values()) >= 0.91 * 150

@@ -82,7 +82,7 @@ def test_shares_of_wins_are_against_all_others():
 
 
 def test_models_that_no_comparison_connects_are_noted():
-    """What is lost leaves nothing known, which is no strength of 0."""
+    """Nothing is known about a model without comparisons, which is no strength of 0."""
     outputs = answers({"a": [1, 1], "b": [2, 2], "c": ["silent"] * 2})
     report = evaluate_models(outputs, {"r": Numbers(("compare",))}).report
     strengths = report["bradley_terry"]["r"]

@@ -270,6 +270,12 @@ def test_every_interval_lies_on_the_axis_in_its_order(triples, reference):
     assert 2 <= len(ticks) <= 6
 
 
+def test_values_without_any_difference_lie_in_the_middle_of_the_axis():
+    page = Page("t")
+    page.intervals([Interval("a", 0.0, 0.0, 0.0)], title="Differences")
+    assert Reader(page).values("style").count("left:50%") == 2
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_an_interval_that_is_no_number_is_refused_by_name(wrong):
     with pytest.raises(DataError, match="'videos' takes finite numbers"):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.core.samples import Candidate, Example
 from unified_reward.evaluate.answers import read_answers
+from unified_reward.evaluate.coverage import content_of
 from unified_reward.evaluate.estimates import (
     between,
     mean_estimate,
@@ -92,13 +93,15 @@ def compare_evaluations(first: Path, second: Path) -> dict[str, Any]:
     if others.keys() == {*rewards}:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in others.items())
         raise ConfigError(f"{first} and {second} were judged differently: {reasons}")
-    both = {name for name in rewards if len({"compare" in run.forms(name) for run in (a, b)}) == 1}
     baselines = {run.report["baseline"] for run in (a, b)}
     baseline = next(iter(baselines)) if len(baselines) == 1 else None
     figures = {
-        name: (a.figures(name, models, prompts), b.figures(name, models, prompts))
-        for name in rewards
-        if name not in others
+        name: _figures(a, b, name, models, prompts) for name in rewards if name not in others
+    }
+    others |= {
+        f"{name}: win_rate": "asked for in one run, and following from scores in the other"
+        for name in figures
+        if not _have_same_wins(a, b, name)
     }
     return {
         "a": str(first),
@@ -107,23 +110,29 @@ def compare_evaluations(first: Path, second: Path) -> dict[str, Any]:
         "prompts": len(prompts),
         "rewards": [*figures],
         "models": {
-            model: {
-                name: _changes(*pair, model, baseline)
-                | ({} if name in both else {"win_rate": None})
-                for name, pair in figures.items()
-            }
+            model: {name: _changes(*pair, model, baseline) for name, pair in figures.items()}
             for model in models
         },
         "only_a": _only(a, b),
         "only_b": _only(b, a),
-        "changed_prompts": [name for name in named if name not in prompts],
-        "other_judges": others
-        | {
-            f"{name}: win_rate": "asked for in one run, and following from scores in the other"
-            for name in figures
-            if name not in both
-        },
+        "changed_prompts": [name for name in named if texts[0][name] != texts[1][name]],
+        "other_judges": others,
     }
+
+
+def _have_same_wins(a: _Run, b: _Run, reward: str) -> bool:
+    """True if win rates are of comparisons in both runs, or of scores in both."""
+    return ("compare" in a.forms(reward)) == ("compare" in b.forms(reward))
+
+
+def _figures(
+    a: _Run, b: _Run, reward: str, models: list[str], prompts: list[str]
+) -> tuple[Figures, Figures]:
+    """Values of a reward in both runs, without comparisons that cannot be compared."""
+    first, second = (run.figures(reward, models, prompts) for run in (a, b))
+    if not _have_same_wins(a, b, reward):
+        return first._replace(comparisons=[]), second._replace(comparisons=[])
+    return first, second
 
 
 def _read(folder: Path) -> _Run:
@@ -146,20 +155,22 @@ def _outputs(path: Path) -> ModelOutputs:
 
 
 def _common(what: str, a: _Run, b: _Run, first: Iterable[str], second: Iterable[str]) -> list[str]:
-    first, second = [*first], [*second]
-    known = {*second}
-    common = [name for name in first if name in known]
+    first, second = dict.fromkeys(first), dict.fromkeys(second)
+    common = [name for name in first if name in second]
     if not common:
-        names = [", ".join(each[:3]) + (", …" if len(each) > 3 else "") for each in (first, second)]
+        names = [
+            ", ".join([*each][:3]) + (", …" if len(each) > 3 else "") for each in (first, second)
+        ]
         raise ConfigError(
             f"{a.folder} and {b.folder} share no {what}: one has {names[0]}, the other {names[1]}"
         )
     return common
 
 
-def _asked(run: _Run, name: str) -> tuple[str, str, str]:
+def _asked(run: _Run, name: str) -> tuple[Any, ...]:
     prompt = run.outputs.prompts[name]
-    return prompt.task, prompt.prompt, prompt.criteria
+    media = [content_of(medium) for medium in prompt.context]
+    return prompt.task, prompt.prompt, prompt.criteria, media
 
 
 def _only(run: _Run, other: _Run) -> dict[str, list[str]]:

@@ -224,6 +224,7 @@ class AverageRate:
     """Share of each prompt in the deviation of the value; the variance is the sum of squares."""
     n: int
     """Number of prompts of the pair with the fewest."""
+    n_others: int
 
     @classmethod
     def of(cls, comparisons: Sequence[Comparison], model: str) -> AverageRate:
@@ -235,21 +236,22 @@ class AverageRate:
                 side = each if each.a == model else each.mirrored()
                 met.setdefault(side.b, {}).setdefault(side.prompt, []).append(side.probability)
         if not met or len(met) < n_others:
-            return cls(None, {}, 0)
+            return cls(None, {}, 0, n_others)
         rates = [*map(prompt_means, met.values())]
         means = [sum(shares.values()) / len(shares) for shares in rates]
         influence: defaultdict[str, float] = defaultdict(float)
         for shares, mean in zip(rates, means, strict=True):
             for prompt, share in shares.items():
                 influence[prompt] += (share - mean) / (len(shares) * len(rates))
-        return cls(sum(means) / len(means), influence, min(map(len, rates)))
+        return cls(sum(means) / n_others, influence, min(map(len, rates)), n_others)
 
     def estimate(self) -> Estimate:
         """Value with the interval of a share, that of `share_estimate` if all prompts are equal."""
         if self.value is None or self.n < 2:
             return Estimate(self.value, None, len(self.influence))
         variance = sum(each**2 for each in self.influence.values())
-        interval = share_interval(self.value, variance, self.n)
+        n = min(self.n * self.n_others, len(self.influence))
+        interval = share_interval(self.value, variance, n)
         return Estimate(self.value, interval, len(self.influence))
 
     def minus(self, other: AverageRate) -> Estimate:

@@ -42,7 +42,9 @@ def _warning(kind: Kind, text: str, model: str | None, reward: str | None) -> di
 
 def _few(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if report["prompts"] < FEW_PROMPTS:
-        text = f"{report['prompts']} prompts are few: intervals of so few are themselves unsure"
+        n = report["prompts"]
+        are = "prompt is" if n == 1 else "prompts are"
+        text = f"{n} {are} few: intervals of so few are themselves unsure"
         yield _warning("few", text, None, None)
     for model, reward in product(report["models"], report["rewards"]):
         if report["judges"][reward]["kind"] == "win_rate":

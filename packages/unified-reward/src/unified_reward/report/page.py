@@ -444,7 +444,8 @@ class _Axis(NamedTuple):
         power = 10.0 ** math.floor(math.log10(raw))
         step = power * next(k for k in (1, 2, 2.5, 5, 10) if k * power >= raw * (1 - 1e-9))
         first, last = math.floor(low / step), math.ceil(high / step)
-        last += first == last
+        if first == last:
+            first, last = first - 1, last + 1
         widths = [
             each.high - each.low
             for each in intervals

@@ -193,9 +193,9 @@ def test_two_raters_may_vote_on_one_item_at_once(tmp_path, items):
     assert len(read_votes(tmp_path / "VOTES.jsonl")) == 2, "the extra vote is kept"
 
 
-def with_swapped(one):
+def with_swapped(given):
     """The item with its candidates exchanged."""
-    return replace(one, example=replace(one.example, candidates=one.example.candidates[::-1]))
+    return replace(given, example=replace(given.example, candidates=given.example.candidates[::-1]))
 
 
 def test_votes_on_something_else_under_the_same_id_are_refused(tmp_path, items, monkeypatch):
@@ -204,7 +204,7 @@ def test_votes_on_something_else_under_the_same_id_are_refused(tmp_path, items, 
         name = client.item()["item"]["id"]
         client.vote(name)
     [voted] = read_votes(tmp_path / "VOTES.jsonl")
-    [known] = [one for one in items if one.id == voted.id]
+    [known] = [each for each in items if each.id == voted.id]
     reworded = replace(known, example=replace(known.example, prompt="another"))
     for other in (with_swapped(known), reworded):
         with pytest.raises(ConfigError, match="1 votes are on other prompts"):

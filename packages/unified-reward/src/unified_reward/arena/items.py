@@ -130,7 +130,7 @@ def check_votes(items: Iterable[ArenaItem], votes: Iterable[Vote]) -> None:
 
 
 def _content(example: Example) -> tuple[object, ...]:
-    """What people see of a pair, files by their paths."""
+    """Task, prompt, criteria and parts of a pair, files by their paths."""
     parts = parts_rows((*example.context, *example.candidates), Path())
     return example.task, example.prompt, example.criteria, parts
 

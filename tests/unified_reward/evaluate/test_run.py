@@ -266,6 +266,8 @@ def test_votes_calibrate_the_first_judge():
     assert row["votes_alone"]["value"] == 0.75
     assert row["judge_alone"]["value"] == 0.6
     assert row["weight"] == 0  # where people voted, the judge always says the same
+    untagged = [replace(one, example=replace(one.example, tags={})) for one in votes]
+    assert evaluate_models(outputs, {"r": table}, votes=untagged).report["people"]["b"] == row
     votes += [vote(replace(outputs.prompts["p1"], id="of another run"), "b", "r1")]
     report = evaluate_models(outputs, {"r": table}, votes=votes).report
     assert "1 of 6 votes are of other models or prompts" in report["notes"][0]

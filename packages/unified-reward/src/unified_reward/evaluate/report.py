@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, permutations
 from typing import Any, NamedTuple
 
@@ -108,6 +109,7 @@ def build_report(
     """
     figures = {name: reward_figures(reward.answers, outputs) for name, reward in rewards.items()}
     answers = [reward.answers for reward in rewards.values()]
+    votes = _with_prompt_ids(votes, outputs)
     missing = [*outputs.missing, *(lost for each in answers for lost in each.missing(outputs))]
     budgets = {name: reward.budget for name, reward in rewards.items() if reward.budget}
     fits = {
@@ -313,6 +315,20 @@ def _people(
         if people.keys() & judge.keys():
             rows[model] = {**prediction_powered(people, judge).row(), "reward": name}
     return rows or None
+
+
+def _with_prompt_ids(votes: Iterable[Vote], outputs: ModelOutputs) -> list[Vote]:
+    """Votes with the id of their prompt; a row without it is matched by a text no other has."""
+    by_text: dict[str, list[str]] = {}
+    for key, prompt in outputs.prompts.items():
+        by_text.setdefault(prompt.prompt, []).append(key)
+    placed: list[Vote] = []
+    for vote in votes:
+        example, keys = vote.example, by_text.get(vote.example.prompt, [])
+        if "prompt_id" not in example.tags and len(keys) == 1:
+            example = replace(example, tags={**example.tags, "prompt_id": keys[0]})
+        placed.append(replace(vote, example=example))
+    return placed
 
 
 def _foreign_votes(votes: Sequence[Vote], outputs: ModelOutputs) -> Iterator[str]:

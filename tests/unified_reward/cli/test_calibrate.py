@@ -54,8 +54,9 @@ def test_the_new_folder_opens_as_the_same_judge_with_another_calibration(cli, vo
 
 
 def test_the_figures_are_printed_before_and_after(cli, votes):
-    code, out, _ = cli("calibrate", "tiny_scalar", votes, "calibrated", "--source", "votes")
+    code, out, err = cli("calibrate", "tiny_scalar", votes, "calibrated", "--source", "votes")
     assert code == 0
+    assert "12 labels are few" in err
     assert "three_way_accuracy" in out
     assert "temperatures" in out
 

@@ -29,6 +29,10 @@ from unified_reward.judges.card import CardedJudge
 from unified_reward.judges.registry import open_judge
 
 
+_FEW = 50
+"""Labels below which a fit is doubtful."""
+
+
 def calibrate(
     judge: Annotated[
         str, typer.Argument(metavar="JUDGE", help="Folder of a judge, or an installed one's name.")
@@ -88,6 +92,8 @@ def calibrate(
         output.print_json([report])
     else:
         _print_report(report)
+    if len(examples) < _FEW:
+        typer.echo(f"{len(examples)} labels are few: see whether the figures after hold", err=True)
     output.exit_if([unparsed, failed, broken])
 
 

@@ -20,6 +20,7 @@ from unified_reward.arena import page
 from unified_reward.arena.service import Arena, RequestError, Side
 from unified_reward.arena.tokens import Tokens
 from unified_reward.core.errors import MediaError, UnifiedRewardError
+from unified_reward.serve import page as server_page
 
 
 MAX_BODY = 16 * 1024
@@ -68,9 +69,11 @@ def create_app(arena: Arena, tokens: Tokens, *, is_loopback: bool) -> FastAPI:
     app.add_exception_handler(UnifiedRewardError, _failed)
     app.add_exception_handler(Exception, _failed)
     app.include_router(_router)
-    for path, (name, media_type) in page.FILES.items():
-        content = resources.files(page).joinpath(name).read_bytes()
-        app.add_api_route(path, _sender(content, media_type))
+    shared = {path: server_page.FILES[path] for path in ("/base.css", "/dom.js")}
+    for package, files in ((server_page, shared), (page, page.FILES)):
+        for path, (name, media_type) in files.items():
+            content = resources.files(package).joinpath(name).read_bytes()
+            app.add_api_route(path, _sender(content, media_type))
     return app
 
 

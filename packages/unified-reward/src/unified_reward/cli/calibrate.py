@@ -92,8 +92,6 @@ def calibrate(
         output.print_json([report])
     else:
         _print_report(report)
-    if len(examples) < _FEW:
-        typer.echo(f"{len(examples)} labels are few: see whether the figures after hold", err=True)
     output.exit_if([unparsed, failed, broken])
 
 
@@ -150,3 +148,5 @@ def _print_report(report: Mapping[str, Any]) -> None:
 def _cells(metric: Mapping[str, Any]) -> tuple[str, str]:
     value, low, high = map(output.format_number, (metric["value"], *metric["ci95"]))
     return value, f"{low} to {high}"
+    if report["n"] < _FEW:
+        typer.echo(f"{report['n']} labels are few: see whether the figures after hold", err=True)

@@ -1,26 +1,8 @@
-// Elements of both pages. Data reaches the document as text nodes and attributes, never as markup.
+// What both pages need beside `dom.js`, which they share with the page of the reward server.
+
+import { isNumber } from "./dom.js";
 
 export const $ = (id) => document.getElementById(id);
-
-/** An element; properties are set as such, except class, style, role and names with a hyphen. */
-export function el(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name === "class") node.className = value;
-    else if (name.includes("-") || name === "role") node.setAttribute(name, value);
-    else if (name === "style") for (const [key, each] of Object.entries(value)) node.style.setProperty(key, each);
-    else node[name] = value;
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
-/** Replace a text only if it differs, so that live regions do not repeat themselves. */
-export function say(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** Enlarge the pixels of a tiny picture or video as they are; smoothing would hide what there is. */
 export function crispen(node) {

@@ -1,6 +1,7 @@
 // View of an item: its media as elements, each with a state, and its stars.
 
-import { crispen, el } from "./elements.js";
+import { el } from "./dom.js";
+import { crispen } from "./elements.js";
 import { pause } from "./server.js";
 
 const NAMES = { left: "A", right: "B" };

@@ -1,6 +1,7 @@
 // The owner's page: what the votes say so far, read again every two seconds while it is seen.
 
-import { $, crispen, el, isNumber, say } from "./elements.js";
+import { el, isNumber, say } from "./dom.js";
+import { $, crispen } from "./elements.js";
 import { request, token } from "./server.js";
 
 const TOKEN = "unified-reward-arena-owner";

@@ -1,7 +1,8 @@
 // The page that people vote on: an item, a vote, the next item.
 
 import { Clips } from "./clips.js";
-import { $, el, say } from "./elements.js";
+import { el, say } from "./dom.js";
+import { $ } from "./elements.js";
 import { prepare, starRows, starsOf } from "./item.js";
 import { ServerError, pause, request, token } from "./server.js";
 

@@ -17,8 +17,10 @@ from fastapi.responses import Response
 
 FILES = {
     "/": ("index.html", "text/html"),
+    "/base.css": ("base.css", "text/css"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/dom.js": ("dom.js", "text/javascript"),
     "/elements.js": ("elements.js", "text/javascript"),
     "/verdicts.js": ("verdicts.js", "text/javascript"),
 }
@@ -59,7 +61,8 @@ def documentation(schema: Mapping[str, Any]) -> Response:
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{title}</title><link rel="stylesheet" href="page.css">'
+        f'<title>{title}</title><link rel="stylesheet" href="base.css">'
+        '<link rel="stylesheet" href="page.css">'
         f"<main><h1>{title}</h1>{''.join(parts)}</main></html>"
     )
     return Response(page, media_type="text/html", headers=_HEADERS)

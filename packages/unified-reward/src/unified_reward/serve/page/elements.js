@@ -1,22 +1,6 @@
-// Elements of the page. Data reaches the document as text nodes and attributes, never as markup.
+// What the page shows of numbers and files.
 
-/** An element; properties are set as such, except class and aria-*. Children are nodes or text. */
-export function el(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name === "class") node.className = value;
-    else if (name.includes("-") || name === "role") node.setAttribute(name, value);
-    else if (name === "style") for (const [key, each] of Object.entries(value)) node.style.setProperty(key, each);
-    else node[name] = value;
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
-/** Replace a text only if it differs, so that live regions do not repeat themselves. */
-export function say(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
+import { el, isNumber } from "./dom.js";
 
 export const letter = (i) => (i < 26 ? String.fromCharCode(65 + i) : String(i + 1));
 export const badge = (i) => el("span", { class: "letter" }, letter(i));
@@ -27,8 +11,6 @@ export function percent(share) {
   if (share > 0.9995 && share < 1) return ">99.9 %";
   return `${(100 * share).toFixed(share > 0 && share < 1 && Math.abs(share - 0.5) > 0.49 ? 1 : 0)} %`;
 }
-
-export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** Digits after the point follow the width of the scale, or the size of the number. */
 export function digits(value, [low, high]) {

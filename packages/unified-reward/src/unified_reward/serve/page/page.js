@@ -1,6 +1,7 @@
 // The page of the reward server: a form that asks /v1/score, /v1/compare and /v1/rank.
 
-import { badge, el, letter, range, say, view } from "./elements.js";
+import { el, say } from "./dom.js";
+import { badge, letter, range, view } from "./elements.js";
 import { card } from "./verdicts.js";
 
 const $ = (id) => document.getElementById(id);

@@ -1,6 +1,7 @@
 // Verdicts as elements. A row without a number shows its reason instead.
 
-import { badge, digits, el, isNumber, letter, percent, range, view } from "./elements.js";
+import { el, isNumber } from "./dom.js";
+import { badge, digits, letter, percent, range, view } from "./elements.js";
 
 /** Card of a judge: the outcome for all candidates, then every candidate's score. */
 export function card(asked, judge, scores, outcome) {

@@ -143,10 +143,10 @@ def _print_report(report: Mapping[str, Any]) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if report["n"] < _FEW:
+        typer.echo(f"{report['n']} labels are few: see whether the figures after hold", err=True)
 
 
 def _cells(metric: Mapping[str, Any]) -> tuple[str, str]:
     value, low, high = map(output.format_number, (metric["value"], *metric["ci95"]))
     return value, f"{low} to {high}"
-    if report["n"] < _FEW:
-        typer.echo(f"{report['n']} labels are few: see whether the figures after hold", err=True)

@@ -53,6 +53,13 @@ def test_an_arena_asks_in_the_order_of_doubt(cli, records):
     assert reason == "uncertainty 0.900: p 0.550 by table:one.csv"
 
 
+def test_without_a_file_the_order_is_printed_and_nothing_is_kept(cli, records):
+    before = {*records.parent.iterdir()}
+    code, text, _ = cli("active", records, "--judge", "table:one.csv")
+    assert (code, text.split()) == (0, ["1.000", "d", "0.900", "b", "0.400", "c", "0.200", "a"])
+    assert {*records.parent.iterdir()} == before
+
+
 def test_several_judges_are_sorted_by_disagreement(cli, records):
     out = records.with_name("next.jsonl")
     arguments = ("--judge", "table:one.csv", "--judge", "other=table:two.csv", "--out", out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,8 +37,12 @@ def active(
     *,
     judges: dict[str, options.JudgeArguments],
     out: Annotated[
-        Path, typer.Option(help="Rows of pairs, for arena; verdicts go to a folder beside it.")
-    ],
+        Path | None,
+        typer.Option(
+            help="Rows of pairs, for arena; verdicts go to a folder beside it, so that a stopped "
+            "run goes on. Default: the order is printed."
+        ),
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Most pairs; default all.")] = None,
     by: Annotated[
         By | None,
@@ -54,29 +59,28 @@ def active(
     as_json: options.JsonOption = False,
 ) -> None:
     """Sort pairs by what votes of people tell most about: where judges are unsure or disagree."""
-    if out.suffix != ".jsonl":
-        raise ConfigError(f"--out is a .jsonl file, not {out}")
-    keep_inputs(out, *map(Path, inputs), *(votes or ()))
+    if out:
+        if out.suffix != ".jsonl":
+            raise ConfigError(f"--out is a .jsonl file, not {out}")
+        keep_inputs(out, *map(Path, inputs), *(votes or ()))
     kind = by or ("uncertainty" if len(judges) == 1 else "disagreement")
     if kind == "disagreement" and len(judges) == 1:
         raise ConfigError("disagreement is of several judges; repeat --judge")
     pairs = _pairs(inputs, prompts, votes or ())
     works = _works(judges, Path(inputs[0]), options.orders_of(orders))
-    verdicts: dict[str, list[Verdict]] = {}
-    for name, work in works.items():
-        journal = verdicts_path(out.with_suffix(""), name)
-        with bar(name, len(pairs)) as advance:
-            verdicts[name] = ask_judge(
-                pairs, work, journal, retry_failed=retry_failed, on_progress=advance
-            )
+    verdicts = _ask_all(works, pairs, out, retry_failed=retry_failed)
     ranked = rank_pairs(pairs, verdicts, kind, seed=seed)[:n]
     missing = sum(_tell_missing(name, pairs, given) for name, given in verdicts.items())
     if not ranked:
         raise DataError("no pair has a preference of every judge")
-    with replacing(out) as file:
-        file.writelines(record_line(pair.tagged(kind), out.parent) for pair in ranked)
+    if out:
+        with replacing(out) as file:
+            file.writelines(record_line(pair.tagged(kind), out.parent) for pair in ranked)
     if as_json:
         output.print_json([_row(pair, kind) for pair in ranked])
+    elif out is None:
+        for pair in ranked:
+            typer.echo(f"{pair.doubt:.3f} {pair.example.id}")
     else:
         doubts = f"doubts {ranked[0].doubt:.3f} to {ranked[-1].doubt:.3f}"
         typer.echo(f"{len(ranked)} of {len(pairs)} pairs by {kind}, {doubts}: {out}")
@@ -107,6 +111,29 @@ def _works(
         chosen = given if len(judges) == 1 else applicable(judge.judge, given)
         works[name] = JudgeWork(source, judge.judge, chosen, orders)
     return works
+
+
+def _ask_all(
+    works: Mapping[str, JudgeWork],
+    pairs: Sequence[Example],
+    out: Path | None,
+    *,
+    retry_failed: bool,
+) -> dict[str, list[Verdict]]:
+    """Verdicts of each judge on all pairs, kept in a folder beside the output."""
+    verdicts: dict[str, list[Verdict]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        kept = out.with_suffix("") if out else Path(folder)
+        for name, work in works.items():
+            with bar(name, len(pairs)) as advance:
+                verdicts[name] = ask_judge(
+                    pairs,
+                    work,
+                    verdicts_path(kept, name),
+                    retry_failed=retry_failed,
+                    on_progress=advance,
+                )
+    return verdicts
 
 
 def _tell_missing(name: str, pairs: Sequence[Example], verdicts: Sequence[Verdict]) -> int:

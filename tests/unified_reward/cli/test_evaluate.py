@@ -173,6 +173,10 @@ def test_two_runs_are_compared(evaluate, folder, cli):
     [
         ((), "no judge is named, and there is no default"),
         (("--judge", "nobody"), "there is no judge 'nobody'"),
+        (
+            ("--judge", "my judge=scripted:tie"),
+            "letters, digits and . _ - alone, unlike 'my judge'",
+        ),
         (("--judge", "scripted:tie", "--judge", "scripted:tie"), "two judges are called"),
         (("--judge", "scripted:tie", "--policy", "p"), "--policy goes with --out"),
         (("--judge", "scripted:tie", "--retry-failed"), "--retry-failed goes with --out"),

@@ -153,12 +153,15 @@ def named(texts: Iterable[str]) -> dict[str, str]:
     """References by name, of ``NAME=REFERENCE`` or a reference, which is then its own name.
 
     Raises:
-        ConfigError: There is none, or two have the same name.
+        ConfigError: There is none, two have the same name, or a name holds other signs.
     """
     from unified_reward.judges.registry import available_judges
 
     references: dict[str, str] = {}
     for text in texts:
+        given = text.partition("=")[0]
+        if given != text and not is_folder(text) and re.fullmatch(r"[^/:]*[^/:\w.-][^/:]*", given):
+            raise ConfigError(f"a name has letters, digits and . _ - alone, unlike {given!r}")
         match = None if is_folder(text) else _NAMED.fullmatch(text)
         name, reference = match.groups() if match else (text, text)
         if name in references:

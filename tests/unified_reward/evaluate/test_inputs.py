@@ -301,7 +301,7 @@ def test_equal_names_get_what_tells_them_apart(tmp_path, prompts):
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
-        (["a", "a"], "two models have the name"),
+        (["a", "a"], "a is given 2 times; give each model once"),
         (["x=a", "x=b"], "two models have the name 'x'"),
         (["a|b=a"], "is no name of a model"),
         (["nowhere"], "nowhere is not there"),

@@ -38,6 +38,10 @@ def distinct_names(models: Sequence[tuple[str | None, Sequence[str]]]) -> list[s
     Raises:
         ConfigError: Two models have one name or path, or a name is none.
     """
+    paths = Counter(parts for given, parts in models if given is None)
+    for parts, n in paths.items():
+        if n > 1:
+            raise ConfigError(f"{Path(*parts)} is given {n} times; give each model once")
     names = [given or parts[-1] for given, parts in models]
     depth = 1
     while repeated := {name for name, n in Counter(names).items() if n > 1}:

@@ -2,11 +2,8 @@
 
 
 def until(page, expression, argument=None):
-    """Wait until an expression is true in a page, also in one behind another tab.
-
-    Such a page draws no frames, and a wait looks again at each frame unless it is given a time.
-    """
-    page.wait_for_function(expression, arg=argument, polling=50)
+    """Wait until an expression is true in a page."""
+    page.wait_for_function(expression, arg=argument)
 
 
 def ready(page, done):

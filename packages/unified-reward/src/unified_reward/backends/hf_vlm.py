@@ -54,10 +54,11 @@ WORTH = Worth()
 _CPU_TOKENS = 16_384
 CPU_PADDING = 32
 """Padding tokens that cost as much as another pass on a CPU."""
-PACKED = 1.0
-"""Tokens side by side behind a prefix, as a share of its length: its cache is not copied, but each
-token's attention takes time for all of them."""
-PACKED_LEAST = 256
+PACKED = 64.0
+CPU_PACKED = 16.0
+"""Pairs of tokens side by side, which do not see each other and take time all the same, for each
+token of a prefix whose cache need not be copied."""
+PACKED_LEAST = 64
 """Tokens that may stand side by side in a row whatever stands before them."""
 
 _T = TypeVar("_T")
@@ -113,11 +114,12 @@ class VLM:
     def limits(self) -> Limits:
         """Sizes of passes that share prefixes."""
         is_cpu = self.model.device.type == "cpu"
+        packed = CPU_PACKED if is_cpu else PACKED
         return Limits(
             tokens=_CPU_TOKENS if is_cpu else MAX_TOKENS,
             requests=self.batch_size,
             padding=CPU_PADDING if is_cpu else MAX_PADDING,
-            packed=PACKED if self.ways.prefixes == "packed" else None,
+            packed=packed if self.ways.prefixes == "packed" else None,
             packed_least=PACKED_LEAST,
             pads_roots=self.ways.padding,
         )

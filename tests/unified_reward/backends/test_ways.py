@@ -242,6 +242,7 @@ def test_recurrent_state_is_not_shared_between_choices(judge, small, name, monke
     """Side by side in a row, or in rows that continue one state."""
     model, (queries, wanted) = judge.model, small
     assert judge.describe()["model"]["ways"]["choices"] == "rows"
+    model.ways = dataclasses.replace(model.ways, **REPEATED)
     model.batch_size = 1
     assert_equal(model.generate(queries), wanted)
 

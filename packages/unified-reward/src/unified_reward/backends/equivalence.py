@@ -94,7 +94,9 @@ class Ways:
             "features": "an image is encoded again for each request",
             "padding": "only requests of one length share a batch",
             "batches": "each request is asked alone",
-            "prefixes": "what requests share from their start is computed for each",
+            "prefixes": "what requests share from their start is computed for each"
+            if self.prefixes == "repeated"
+            else "what follows a shared prefix is asked in a row each",
             "packed": "choices are asked "
             + ("in a row each" if self.choices == "rows" else "with a whole prompt each"),
         }
@@ -102,7 +104,10 @@ class Ways:
             "features": self.images != "encoded once",
             "padding": self.batches == "of equal length",
             "batches": self.batches == "of one",
-            "prefixes": self.prefixes == "repeated" and self.may_share,
+            "prefixes": self.may_share
+            and (
+                self.prefixes == "repeated" or (self.prefixes, self.choices) == ("rows", "packed")
+            ),
             "packed": self.choices != "packed",
         }
         return [
@@ -416,8 +421,9 @@ def _change(nodes: Sequence[Node], token: int) -> bool:
         is_own = _change(node.children, token) or any(question == 0 for _, (question, _) in targets)
         is_first = is_first or is_own
         if not is_own:
-            ids, images = node.columns[:2]
-            node.columns = torch.cat([ids.where(images != 0, token)[None], node.columns[1:]])
+            ids, images, *others = node.row.columns
+            columns = torch.stack([ids.where(images != 0, token), images, *others])
+            node.row = node.row._replace(columns=columns)
     return is_first
 
 

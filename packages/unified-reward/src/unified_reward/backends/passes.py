@@ -323,6 +323,20 @@ def encoder_of(vlm: VLM) -> ImageEncoder:
     return vlm.encoder
 
 
+def check_length(vlm: VLM, length: int, tails: Sequence[Sequence[int]] = ()) -> None:
+    """Refuse a prompt that, with the longest of its choices, is longer than the model's context.
+
+    Raises:
+        ValueError: It is longer.
+    """
+    length += max(map(len, tails), default=1) - 1
+    if length > vlm.context:
+        raise ValueError(
+            f"{length} tokens, but the model takes {vlm.context}; shorten the text or "
+            "lower max_pixels"
+        )
+
+
 def _requests(nodes: Sequence[Node]) -> int:
     return sum(len(node.ends) for node in walk(nodes))
 

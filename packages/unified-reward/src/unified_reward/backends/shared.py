@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unified_reward.backends.batching import FAULTS, bisect_failures
+from unified_reward.backends.image_features import ImageFeatures
 from unified_reward.backends.passes import (
     ROOT,
     Done,
@@ -48,14 +49,15 @@ _ROWS = 32
 """Rows of logits that are normalised together: 20 MB of 150,000 tokens."""
 
 
-def row_of(vlm: VLM, request: Request, continuation: Sequence[int] = ()) -> Row:
+def row_of(
+    vlm: VLM, request: Request, features: Sequence[ImageFeatures], continuation: Sequence[int]
+) -> Row:
     """Tokens, images and positions of a prompt with the first tokens of its answer.
 
     Raises:
-        ValueError: An image or a text cannot be encoded.
+        ValueError: A text cannot be encoded.
     """
     encoder = encoder_of(vlm)
-    (features,) = encoder.encode([request.images])
     kinds = encoder.type_ids
     texts = [image.text for image in features]
     inputs = vlm.chat.batch_texts(
@@ -296,15 +298,20 @@ def rows_of(
     vlm: VLM, requests: Sequence[Request], continuations: Sequence[Sequence[int]]
 ) -> list[Row | Failed]:
     """Rows of prompts with the first tokens of their answers; one bad request fails alone."""
-    # Together, as images of several requests are encoded in one pass.
-    images = [request.images for request in requests]
-    bisect_failures(images, encoder_of(vlm).encode, vlm.name)
-
-    def row(jobs: list[tuple[Request, Sequence[int]]]) -> list[Row]:
-        return [row_of(vlm, *job) for job in jobs]
-
-    jobs = zip(requests, continuations, strict=True)
-    return [bisect_failures([job], row, vlm.name)[0] for job in jobs]
+    encoded = bisect_failures(
+        [request.images for request in requests], encoder_of(vlm).encode, vlm.name
+    )
+    rows: list[Row | Failed] = []
+    for request, features, continuation in zip(requests, encoded, continuations, strict=True):
+        try:
+            rows.append(
+                features
+                if isinstance(features, Failed)
+                else row_of(vlm, request, features, continuation)
+            )
+        except FAULTS as error:
+            rows.append(failure_of(vlm, error))
+    return rows
 
 
 def _trees(rows: Sequence[Row | Failed], worth: Worth) -> list[Node]:

@@ -29,6 +29,7 @@ from unified_reward.core.samples import Example, Sample, Task
 from unified_reward.judges.card import build_request
 from unified_reward.judges.generative import GenerativeJudge
 from unified_reward.pairs.make import make_pairs
+from unified_reward.prompts import template
 
 
 _NEAR_TIE = 1e-4
@@ -175,6 +176,7 @@ class Run:
         plan = self._plan
         loop, batch = Counter[int](), Counter[int]()
         stages, counts = Counter[str](), Counter[str]()
+        questions: list[Sample] = []
         rows: list[list[Row]] = []
         timed = [self._rates.time()]
         for seed in range(plan.prompts[task]):
@@ -205,7 +207,8 @@ class Run:
             "tokens": {
                 name: _total(map(count, rows))._asdict()
                 for name, count in (("plain", plain), ("distinct", distinct), ("served", served))
-            },
+            }
+            | {"choices": plan.prompts[task] * sum(map(self._n_choice_tokens, questions))},
         }
         self._cells.append((cell, _total(map(distinct, rows)), timed))
         _report(f"{self.architecture} {task.value} N={n}: {cell['seconds']}")
@@ -225,6 +228,12 @@ class Run:
                 shares = {n: s * len(places) / len(sample) for n, s in each.seconds.items()}
                 seconds.update(shares)
         return seconds
+
+    def _n_choice_tokens(self, question: Sample) -> int:
+        """Tokens of the choices that are computed beside the prompt."""
+        choices = template(self._judge.family, question.task, question.form).choices
+        _, tails = self._judge.model.chat.split_choices("", choices)
+        return sum(len(tail) - 1 for tail in tails)
 
     def compare_small(self) -> None:
         """Compare verdicts on small pictures, each question alone in the plain way."""

@@ -1,4 +1,4 @@
-"""Random judges with the proportions of a 7B and an 8B model, a quarter as wide and a tenth as deep.
+"""Random judges with the proportions of a 7B and an 8B model, a quarter as wide and less deep.
 
 Widths, heads and the ratios of layers to feed-forward are those of Qwen2.5-VL-7B and Qwen3-VL-8B
 divided by four; the depth of the vision tower is chosen so that it takes about 30 % of a question's

@@ -26,19 +26,20 @@ TASKS = (
 )
 _CLIPS = (Task.VIDEO_GENERATION, Task.VIDEO_UNDERSTANDING)
 _CLIP_FRAMES = 16
-_WORDS = (
+_WORDS = re.findall(
+    r"\w+",
     "a an the red blue green small large old new wooden metal glass paper round square bright dark "
     "cat dog bird horse child woman man tree river house car train boat bridge table chair window "
     "runs walks sits stands looks turns falls rises opens closes moves rests behind before under "
-    "over near beside between with without and then while slowly quickly gently left right centre"
-).split()
+    "over near beside between with without and then while slowly quickly gently left right centre",
+)
 _CRITERIA = (
-    "whether every object, number, colour and relation that was asked for is there and nothing that "
-    "was not, whether shapes, hands, faces and letters are drawn as they are in the world, whether "
-    "light, shadow and perspective agree with each other, whether anything is blurred, doubled, cut "
-    "off or out of place, and whether a careful reader would call it complete, correct and to the "
-    "point; weigh what was asked for more than how it looks, and let a single grave fault count more "
-    "than several small ones"
+    "whether every object, number, colour and relation that was asked for is there and nothing "
+    "that was not, whether shapes, hands, faces and letters are drawn as they are in the world, "
+    "whether light, shadow and perspective agree with each other, whether anything is blurred, "
+    "doubled, cut off or out of place, and whether a careful reader would call it complete, "
+    "correct and to the point; weigh what was asked for more than how it looks, and let a single "
+    "grave fault count more than several small ones"
 )
 
 

@@ -23,17 +23,23 @@ from transformers import (
     LogitsProcessor,
 )
 
-from unified_reward.backends.batching import MAX_PADDING, batches, bisect_failures
+from unified_reward.backends.batching import (
+    CPU_PADDING,
+    CPU_TOKENS,
+    MAX_PADDING,
+    MAX_TOKENS,
+    batches,
+    bisect_failures,
+)
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.choices import score_choices, score_first_tokens
 from unified_reward.backends.devices import best_device, resolve_device, resolve_dtype
 from unified_reward.backends.equivalence import Ways, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
-from unified_reward.backends.passes import Limits
+from unified_reward.backends.passes import Limits, check_length
 from unified_reward.backends.prefixes import Worth
 from unified_reward.backends.shared import (
     Answers,
-    check_length,
     head_of,
     heads_of_places,
     is_generated,
@@ -48,12 +54,12 @@ from unified_reward.core.verdicts import Failed
 
 
 _FALLBACK_CONTEXT = 32_768
-MAX_TOKENS = 32_768
-"""Most tokens in caches at a time; one takes 60 to 150 kB in a model of 7B parameters."""
-_CPU_TOKENS = 16_384
-_CPU_PADDING = 32
-"""Padding tokens that cost as much as another pass on a CPU."""
-_PACKED_LEAST = 256
+WORTH = Worth()
+PACKED = 64.0
+CPU_PACKED = 16.0
+"""Pairs of tokens side by side, which do not see each other and take time all the same, for each
+token of a prefix whose cache need not be copied."""
+PACKED_LEAST = 64
 """Tokens that may stand side by side in a row whatever stands before them."""
 
 _T = TypeVar("_T")
@@ -104,17 +110,18 @@ class VLM:
 
     def worth(self) -> Worth:
         """Prefixes that are shared."""
-        return Worth(behind_images=self.ways.prefixes_end == "behind images")
+        return WORTH._replace(behind_images=self.ways.prefixes_end == "behind images")
 
     def limits(self) -> Limits:
         """Sizes of passes that share prefixes."""
         is_cpu = self.model.device.type == "cpu"
+        packed = CPU_PACKED if is_cpu else PACKED
         return Limits(
-            tokens=_CPU_TOKENS if is_cpu else MAX_TOKENS,
+            tokens=CPU_TOKENS if is_cpu else MAX_TOKENS,
             requests=self.batch_size,
-            padding=_CPU_PADDING if is_cpu else MAX_PADDING,
-            packed=1.0 if self.ways.prefixes == "packed" else None,
-            packed_least=_PACKED_LEAST,
+            padding=CPU_PADDING if is_cpu else MAX_PADDING,
+            packed=packed if self.ways.prefixes == "packed" else None,
+            packed_least=PACKED_LEAST,
             pads_roots=self.ways.padding,
         )
 
@@ -139,7 +146,8 @@ class VLM:
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
         """Indices of requests in batches, of equal length where padding changes an answer."""
         if self.ways.padding:
-            yield from batches([_size(request) for request in requests], self.batch_size)
+            sizes = [_size(request) for request in requests]
+            yield from batches(sizes, self.batch_size, self.limits().tokens)
             return
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         lengths = bisect_failures([*requests], self._prompt_lengths, self.name)

@@ -118,7 +118,8 @@ class Limits:
     padding: int
     """Most padding tokens in a pass."""
     packed: float | None
-    """Most tokens side by side behind a prefix, as a share of its length; None for a row each."""
+    """Pairs of tokens side by side that take the time of copying a cached token; None if nothing
+    stands side by side."""
     packed_least: int
     """Tokens that may stand side by side behind any prefix."""
     pads_roots: bool
@@ -171,26 +172,39 @@ class Walk:
 
     def _strips(self, tip: Tip, nodes: Sequence[Node]) -> Iterator[Strip]:
         """Rows for what follows a tip, each node with all below it where that is not much."""
-        limits = self.limits
-        if limits.packed is None:
-            yield from (Strip(tip, (node,), (-1,)) for node in nodes)
-            return
-        most = max(limits.packed * tip.length, limits.packed_least)
         strip: list[Node] = []
-        size = 0
+        size = longest = 0
         for node in nodes:
             n = len(node) + node.below
-            # Behind a prefix, a mask is needed anyway.
-            if n > most and (not tip.length or node.below > limits.packed * (n + tip.length)):
+            if not self._is_whole(tip, node):
                 yield Strip(tip, (node,), (-1,))
                 continue
-            if strip and (size + n > most or _requests(strip) >= limits.requests):
+            longest = max(longest, n)
+            if strip and (
+                not self._fits(size + n, longest, tip.length)
+                or _requests(strip) >= self.limits.requests
+            ):
                 yield _whole(tip, strip)
-                strip, size = [], 0
+                strip, size, longest = [], 0, n
             strip.append(node)
             size += n
         if strip:
             yield _whole(tip, strip)
+
+    def _is_whole(self, tip: Tip, node: Node) -> bool:
+        """True if a node shares a row with all below it."""
+        if self.limits.packed is None or not node.children:
+            return self.limits.packed is not None
+        if len(node) + node.below <= self.limits.packed_least:
+            return True
+        # Without a prefix, a pass over the node alone needs no mask.
+        longest = max(len(below) for below in walk(node.children))
+        return bool(tip.length) and self._fits(node.below, longest, tip.length + len(node))
+
+    def _fits(self, size: int, longest: int, length: int) -> bool:
+        """True if tokens stand side by side behind a prefix, rather than on copies of its cache."""
+        packed = self.limits.packed or 0
+        return size <= self.limits.packed_least or size * longest <= packed * length
 
     def _groups(self, strips: Sequence[Strip], state: State, tokens: int) -> Iterator[list[Strip]]:
         """Strips of similar lengths in passes."""
@@ -218,57 +232,22 @@ class Walk:
         return self.limits.pads_roots if is_root else not (one.is_open or other.is_open)
 
     def _pass(self, strips: Sequence[Strip], state: State) -> Done:
-        width = max(strip.length for strip in strips)
-        are_single = all(len(strip.nodes) == 1 for strip in strips)
-        rows = (
-            strips[0]
-            .nodes[0]
-            .columns.new_zeros(len(strips[0].nodes[0].columns), len(strips), width)
-        )
-        rows[0] = self.vlm.chat.pad_id
-        own = torch.zeros(len(strips), width, width, dtype=torch.bool)
-        valid = torch.zeros(len(strips), width, dtype=torch.bool)
-        reads: list[int] = []
-        stops: list[int] = []
-        for r, strip in enumerate(strips):
-            # As everywhere, prompts are padded on the left.
-            stop = width - strip.length if state.cache is None and are_single else 0
-            ends: list[int] = []
-            for node, parent in zip(strip.nodes, strip.parents, strict=True):
-                start, stop = stop, stop + len(node)
-                rows[:, r, start:stop] = node.columns
-                valid[r, start:stop] = True
-                if parent >= 0:
-                    own[r, start:stop] = own[r, ends[parent] - 1]
-                own[r, start:stop, start:stop] = torch.ones(len(node), len(node)).tril().bool()
-                reads += [r * width + start + offset for offset in node.reads]
-                ends.append(stop)
-            stops += ends
+        laid = _lay_out(strips, is_root=state.cache is None, pad=self.vlm.chat.pad_id)
+        nodes = [node for strip in strips for node in strip.nodes]
         before = torch.stack([strip.tip.seen for strip in strips])
-        if are_single:
-            mask = torch.cat([before, valid], 1).long()
-        else:
-            # A row of padding that sees nothing would be not a number.
-            attends = own | torch.eye(width, dtype=torch.bool)
-            mask = torch.cat([before[:, None].expand(-1, width, -1), attends], -1)[:, None]
-        inputs = self._inputs(
-            rows, mask, [i for s in strips for node in s.nodes for i in node.images]
-        )
+        mask = _mask(before, laid, are_single=len(nodes) == len(strips))
+        inputs = self._inputs(laid.rows, mask, [image for node in nodes for image in node.images])
         if state.cache is not None:
             inputs["cache"] = selected(state.cache, [strip.tip.row for strip in strips])
-        device = self.vlm.model.device
-        cache, values = self.run(inputs, torch.tensor(reads or [0], device=device))
-        parts = iter(
-            values.split([len(node.reads) for s in strips for node in s.nodes]) if reads else ()
-        )
+        # What nothing is read of is computed at one place: some heads take no empty tensor.
+        reads = torch.tensor(laid.reads or [0], device=self.vlm.model.device)
+        cache, values = self.run(inputs, reads)
+        parts = values[: len(laid.reads)].split([len(node.reads) for node in nodes])
         visits: list[Visit] = []
-        places = iter(stops)
-        for r, strip in enumerate(strips):
-            for node in strip.nodes:
-                seen = torch.cat([before[r], own[r, next(places) - 1]])
-                tip = Tip(r, seen, int(seen.sum()))
-                visits.append(Visit(node, tip, next(parts) if reads else values[:0]))
-        return Done(State(cache, state.width + width), visits)
+        for node, (row, last), read in zip(nodes, laid.ends, parts, strict=True):
+            seen = torch.cat([before[row], laid.own[row, last]])
+            visits.append(Visit(node, Tip(row, seen, int(seen.sum())), read))
+        return Done(State(cache, state.width + mask.shape[-1] - before.shape[1]), visits)
 
     def _inputs(self, rows: Tensor, mask: Tensor, images: Sequence[Any]) -> dict[str, Any]:
         encoder = encoder_of(self.vlm)
@@ -283,6 +262,56 @@ class Walk:
         return to_device(tokens, self.vlm.model) | encoder.join(images)
 
 
+class _Layout(NamedTuple):
+    """New tokens of a pass over B rows."""
+
+    rows: Tensor
+    """Columns as of `Row`, shape (…, B, T)."""
+    own: Tensor
+    """New tokens that each new token sees, booleans of shape (B, T, T)."""
+    valid: Tensor
+    """False for padding, shape (B, T)."""
+    reads: list[int]
+    """Indices into B * T tokens at which something is read, by node."""
+    ends: list[tuple[int, int]]
+    """Row and place of the last token of each node."""
+
+
+def _lay_out(strips: Sequence[Strip], *, is_root: bool, pad: int) -> _Layout:
+    width = max(strip.length for strip in strips)
+    first = strips[0].nodes[0].columns
+    rows = first.new_zeros(len(first), len(strips), width)
+    rows[0] = pad
+    own = torch.zeros(len(strips), width, width, dtype=torch.bool)
+    valid = torch.zeros(len(strips), width, dtype=torch.bool)
+    laid = _Layout(rows, own, valid, [], [])
+    for r, strip in enumerate(strips):
+        # As everywhere, whole prompts are padded on the left.
+        stop = width - strip.length if is_root else 0
+        lasts: list[int] = []
+        for node, parent in zip(strip.nodes, strip.parents, strict=True):
+            start, stop = stop, stop + len(node)
+            rows[:, r, start:stop] = node.columns
+            valid[r, start:stop] = True
+            if parent >= 0:
+                own[r, start:stop] = own[r, lasts[parent]]
+            own[r, start:stop, start:stop] = torch.ones(len(node), len(node)).tril().bool()
+            lasts.append(stop - 1)
+            laid.reads.extend(r * width + start + offset for offset in node.reads)
+        laid.ends.extend((r, last) for last in lasts)
+    return laid
+
+
+def _mask(before: Tensor, laid: _Layout, *, are_single: bool) -> Tensor:
+    """Mask of a pass: (B, C + T) where each row has a single node, else (B, 1, T, C + T)."""
+    if are_single:
+        return torch.cat([before, laid.valid], 1).long()
+    width = laid.own.shape[-1]
+    # A row of padding that sees nothing would be not a number.
+    attends = laid.own | torch.eye(width, dtype=torch.bool)
+    return torch.cat([before[:, None].expand(-1, width, -1), attends], -1)[:, None]
+
+
 def encoder_of(vlm: VLM) -> ImageEncoder:
     """Encoder of a model whose requests share prefixes.
 
@@ -292,6 +321,20 @@ def encoder_of(vlm: VLM) -> ImageEncoder:
     if vlm.encoder is None:
         raise ValueError("images are not encoded apart from their requests")
     return vlm.encoder
+
+
+def check_length(vlm: VLM, length: int, tails: Sequence[Sequence[int]] = ()) -> None:
+    """Refuse a prompt that, with the longest of its choices, is longer than the model's context.
+
+    Raises:
+        ValueError: It is longer.
+    """
+    length += max(map(len, tails), default=1) - 1
+    if length > vlm.context:
+        raise ValueError(
+            f"{length} tokens, but the model takes {vlm.context}; shorten the text or "
+            "lower max_pixels"
+        )
 
 
 def _requests(nodes: Sequence[Node]) -> int:

@@ -51,12 +51,10 @@ class Plan:
     """Tokens of the loop's answers."""
     sampled: int = 1
     """Questions of each form that the loop is measured on."""
-    prompts: Mapping[Task, int] = field(
-        default_factory=lambda: dict(zip(TASKS, (2, 1, 2, 1), strict=True))
-    )
+    prompts: Mapping[Task, int] = field(default_factory=lambda: dict.fromkeys(TASKS, 1))
     """Prompts by task, of which the sums are compared."""
     small: Mapping[Task, int] = field(
-        default_factory=lambda: dict(zip(TASKS, (17, 7, 17, 7), strict=True))
+        default_factory=lambda: dict(zip(TASKS, (18, 6, 18, 5), strict=True))
     )
     """Prompts with small pictures by task, of which only the verdicts are compared."""
     pairs: Sequence[Task] = (Task.IMAGE_GENERATION,)
@@ -65,7 +63,7 @@ class Plan:
     """Height and width of pictures and frames in pixels."""
     text: Text = LONG
     size: Size = REAL
-    passes: Sequence[tuple[int, int]] = ((4, 456), (1, 2248), (1, 4296))
+    passes: Sequence[tuple[int, int]] = ((2, 456), (1, 3072))
     """Rows and tokens of the passes that the bound is made of."""
 
 
@@ -236,14 +234,15 @@ class Run:
         return sum(len(tail) - 1 for tail in tails)
 
     def compare_small(self) -> None:
-        """Compare verdicts on small pictures, each question alone in the plain way."""
+        """Compare verdicts on small pictures with those of the batch."""
         for task, prompts in self._plan.small.items():
             for seed in range(prompts):
                 samples = self._samples(task, 10, seed, small=True)
                 questions = [*in_both_orders(samples)]
                 ours = ask(self._judge, samples)
-                alone = [each.logprobs[0] for each in self._plain.loop(questions, (1,))]
-                self.small.add(questions, ours.logprobs, alone)
+                self.small.add(
+                    questions, ours.logprobs, self._plain.batch(questions, (1,)).logprobs
+                )
             _report(f"{self.architecture} {task.value}, small pictures: {vars(self.small)}")
 
     def make_pairs(self, task: Task) -> dict[str, Any]:

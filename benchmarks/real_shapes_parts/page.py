@@ -163,10 +163,11 @@ def _aims(report: dict[str, Any]) -> Iterator[str]:
     full, every = equality["full_shape"], equality["all"]
     yield (
         f"Verdicts: {every['compared']} were compared with those of the batch, and of the loop "
-        f"where it was measured, in float32, {full['compared']} of them at full shape, the others of "
-        f"the same model and templates with pictures of 56 x 56 and shorter texts; {every['near_ties']} near "
-        f"ties (lead of the most probable choice below 1e-4) are left out. The largest difference "
-        f"of two log-probabilities is {every['largest_difference']:.1g}."
+        f"where it was measured, in float32; {full['compared']} of them at full shape, the others "
+        "of the same model and templates with pictures of 56 x 56 and shorter texts. "
+        f"{every['near_ties']} near ties (lead of the most probable choice below 1e-4) are left "
+        "out. The largest difference of two log-probabilities is "
+        f"{every['largest_difference']:.1g}."
     )
 
 

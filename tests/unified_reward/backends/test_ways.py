@@ -106,9 +106,9 @@ def encode_another_image(monkeypatch, model):
 def see_what_stands_beside(monkeypatch, model):
     """Nodes side by side in a row see one another."""
 
-    def unmasked(before, laid, **options):
-        everything = torch.ones_like(laid.own).tril()
-        return mask(before, laid._replace(own=everything), **options)
+    def unmasked(before, laid):
+        own = laid.own if laid.own is None else torch.ones_like(laid.own).tril()
+        return mask(before, laid._replace(own=own))
 
     mask = passes._mask
     monkeypatch.setattr(passes, "_mask", unmasked)
@@ -118,9 +118,8 @@ def see_padding_of_prefixes(monkeypatch, model):
     """Padding within a row is seen by what follows."""
     monkeypatch.setattr(hf_vlm, "CPU_PACKED", 0.0)
 
-    def unmasked(before, laid, **options):
-        valid = torch.ones_like(laid.valid)
-        return mask(torch.ones_like(before), laid._replace(valid=valid), **options)
+    def unmasked(before, laid):
+        return mask(torch.ones_like(before), laid._replace(valid=torch.ones_like(laid.valid)))
 
     mask = passes._mask
     monkeypatch.setattr(passes, "_mask", unmasked)

@@ -21,6 +21,7 @@ from transformers import PROCESSOR_MAPPING, DynamicCache
 from unified_reward.backends.batching import FAULTS
 from unified_reward.backends.choices import Prompt, Tails, Way, score_tails
 from unified_reward.backends.image_features import ImageEncoder, flat, to_device
+from unified_reward.backends.passes import encoder_of
 from unified_reward.backends.prefixes import Node
 from unified_reward.backends.shared import Answers
 from unified_reward.core.errors import ModelError, one_line
@@ -41,6 +42,7 @@ _LEAST = 1e-2
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
 _WORDS = "red 1 circle 10 "
+_ENDS: tuple[Literal["anywhere"], Literal["behind images"]] = ("anywhere", "behind images")
 _TOGETHER, _PARTLY, _APART = (1e9, 10**9), (16.0, 0), (0.0, 0)
 _PREFIXES: dict[Literal["packed", "rows"], dict[str, tuple[float | None, int]]] = {
     "packed": {"together": _TOGETHER, "partly": _PARTLY, "apart": _APART},
@@ -282,7 +284,8 @@ class _Proof:
         ways = self._ways
         if not ways.may_share:
             return
-        for ways.prefixes_end in ("anywhere", "behind images"):
+        are_causal = self._equals_before_images()
+        for ways.prefixes_end in _ENDS if are_causal else _ENDS[1:]:
             for ways.prefixes, limits in _PREFIXES.items():
                 may_pack = ways.choices == "packed" or ways.prefixes == "rows"
                 # One at a time, as a pass may lack what another has, such as images.
@@ -293,6 +296,21 @@ class _Proof:
                 ):
                     return
         ways.prefixes, ways.prefixes_end = "repeated", "anywhere"
+
+    def _equals_before_images(self) -> bool:
+        """Compare what stands before an image, and in it, with the same before others.
+
+        Images that see each other both ways, and marks that are embedded with their image, change
+        an answer by no more than the rounding of bfloat16.
+        """
+        name = "prefixes, anywhere, other images"
+        try:
+            far = _far_before_image(self._vlm, self._probes[0])
+        except FAULTS as error:
+            self._ways.differences[name] = one_line(error)
+            return False
+        self._ways.differences[name] = float(f"{far:.2g}")
+        return far <= self._tolerance * _SAME_SHAPES
 
     def _equals_shared(
         self, name: str, packed: float | None, least: int, *, most: int = 64
@@ -411,6 +429,34 @@ def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:
         features = torch.cat([image.tokens for image in images])
         if (features - plain).norm() > 4 * tolerance_of(vlm.model) * plain.norm():
             raise ValueError("an image has other features in other requests")
+
+
+def _far_before_image(vlm: VLM, request: Request) -> float:
+    """Largest change of a logit by what follows it, as a share of the largest.
+
+    Up to the image if that is not there, and up to its last token if that one is another.
+    """
+    encoder = encoder_of(vlm)
+    inputs = vlm.inputs([request])
+    ids = inputs["input_ids"]
+    places = (ids[0] == encoder.token).nonzero().flatten().tolist()
+    ((image,),) = encoder.encode([request.images])
+    turned = image._replace(tokens=torch.cat([image.tokens[:-1], -image.tokens[-1:]]))
+    absent = {name: torch.zeros_like(ids) for name in encoder.type_ids}
+    absent |= {name: inputs[name] for name in _TEXT}
+    absent["input_ids"] = ids.masked_fill(ids == encoder.token, vlm.chat.eos_id)
+    width = ids.shape[1]
+    own, without, changed = (
+        vlm.logits(each, width)[0].float()
+        for each in (inputs, absent, inputs | encoder.join([turned]))
+    )
+    far = torch.stack(
+        [
+            (own - without)[: places[0]].abs().max(),
+            (own - changed)[: places[-1]].abs().max(),
+        ]
+    )
+    return float(far.max() / own.abs().max())
 
 
 def _change(nodes: Sequence[Node], token: int) -> bool:

@@ -62,6 +62,8 @@ class Done(NamedTuple):
 
     state: State
     visits: list[Visit]
+    read: Tensor
+    """What was read, of all visits one after the other."""
 
 
 class Lost(NamedTuple):
@@ -112,7 +114,8 @@ class Limits:
     """Sizes of passes."""
 
     tokens: int
-    """Most tokens in all caches at a time, with padding; a single row may have more."""
+    """Most tokens in all caches at a time, with padding; a single row may have more, and text that
+    is generated takes half as many again."""
     requests: int
     """Most requests in a pass."""
     padding: int
@@ -235,19 +238,21 @@ class Walk:
         laid = _lay_out(strips, is_root=state.cache is None, pad=self.vlm.chat.pad_id)
         nodes = [node for strip in strips for node in strip.nodes]
         before = torch.stack([strip.tip.seen for strip in strips])
-        mask = _mask(before, laid, are_single=len(nodes) == len(strips))
+        mask = _mask(before, laid)
         inputs = self._inputs(laid.rows, mask, [image for node in nodes for image in node.images])
         if state.cache is not None:
             inputs["cache"] = selected(state.cache, [strip.tip.row for strip in strips])
         # What nothing is read of is computed at one place: some heads take no empty tensor.
         reads = torch.tensor(laid.reads or [0], device=self.vlm.model.device)
         cache, values = self.run(inputs, reads)
-        parts = values[: len(laid.reads)].split([len(node.reads) for node in nodes])
+        values = values[: len(laid.reads)]
+        parts = values.split([len(node.reads) for node in nodes])
         visits: list[Visit] = []
         for node, (row, last), read in zip(nodes, laid.ends, parts, strict=True):
-            seen = torch.cat([before[row], laid.own[row, last]])
+            own = laid.valid[row] if laid.own is None else laid.own[row, last]
+            seen = torch.cat([before[row], own])
             visits.append(Visit(node, Tip(row, seen, int(seen.sum())), read))
-        return Done(State(cache, state.width + mask.shape[-1] - before.shape[1]), visits)
+        return Done(State(cache, mask.shape[-1]), visits, values)
 
     def _inputs(self, rows: Tensor, mask: Tensor, images: Sequence[Any]) -> dict[str, Any]:
         encoder = encoder_of(self.vlm)
@@ -267,10 +272,11 @@ class _Layout(NamedTuple):
 
     rows: Tensor
     """Columns as of `Row`, shape (…, B, T)."""
-    own: Tensor
-    """New tokens that each new token sees, booleans of shape (B, T, T)."""
     valid: Tensor
     """False for padding, shape (B, T)."""
+    own: Tensor | None
+    """New tokens that each new token sees, booleans of shape (B, T, T); None where each row has a
+    single node."""
     reads: list[int]
     """Indices into B * T tokens at which something is read, by node."""
     ends: list[tuple[int, int]]
@@ -282,9 +288,12 @@ def _lay_out(strips: Sequence[Strip], *, is_root: bool, pad: int) -> _Layout:
     first = strips[0].nodes[0].columns
     rows = first.new_zeros(len(first), len(strips), width)
     rows[0] = pad
-    own = torch.zeros(len(strips), width, width, dtype=torch.bool)
     valid = torch.zeros(len(strips), width, dtype=torch.bool)
-    laid = _Layout(rows, own, valid, [], [])
+    own = None
+    if any(len(strip.nodes) > 1 for strip in strips):
+        # A row of padding that sees nothing would be not a number.
+        own = torch.eye(width, dtype=torch.bool).repeat(len(strips), 1, 1)
+    laid = _Layout(rows, valid, own, [], [])
     for r, strip in enumerate(strips):
         # As everywhere, whole prompts are padded on the left.
         stop = width - strip.length if is_root else 0
@@ -293,23 +302,21 @@ def _lay_out(strips: Sequence[Strip], *, is_root: bool, pad: int) -> _Layout:
             start, stop = stop, stop + len(node)
             rows[:, r, start:stop] = node.columns
             valid[r, start:stop] = True
-            if parent >= 0:
-                own[r, start:stop] = own[r, lasts[parent]]
-            own[r, start:stop, start:stop] = torch.ones(len(node), len(node)).tril().bool()
+            if own is not None:
+                if parent >= 0:
+                    own[r, start:stop] = own[r, lasts[parent]]
+                own[r, start:stop, start:stop] = torch.ones(len(node), len(node)).tril().bool()
             lasts.append(stop - 1)
             laid.reads.extend(r * width + start + offset for offset in node.reads)
         laid.ends.extend((r, last) for last in lasts)
     return laid
 
 
-def _mask(before: Tensor, laid: _Layout, *, are_single: bool) -> Tensor:
+def _mask(before: Tensor, laid: _Layout) -> Tensor:
     """Mask of a pass: (B, C + T) where each row has a single node, else (B, 1, T, C + T)."""
-    if are_single:
+    if laid.own is None:
         return torch.cat([before, laid.valid], 1).long()
-    width = laid.own.shape[-1]
-    # A row of padding that sees nothing would be not a number.
-    attends = laid.own | torch.eye(width, dtype=torch.bool)
-    return torch.cat([before[:, None].expand(-1, width, -1), attends], -1)[:, None]
+    return torch.cat([before[:, None].expand(-1, laid.own.shape[1], -1), laid.own], -1)[:, None]
 
 
 def encoder_of(vlm: VLM) -> ImageEncoder:

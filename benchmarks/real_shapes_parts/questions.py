@@ -6,7 +6,7 @@ Every question has about as much text as a published prompt, some 200 tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,16 +44,16 @@ _CRITERIA = (
 
 
 class Text(NamedTuple):
-    """Number of words, and criteria, of a question."""
+    """Numbers of words of a question."""
 
     prompt: int
     answer: int
-    criteria: str
+    criteria: Mapping[Task, int]
 
 
-LONG = Text(25, 25, _CRITERIA)
-"""About as many tokens as the published prompts."""
-SHORT = Text(8, 8, "how good it is")
+LONG = Text(25, 25, dict(zip(TASKS, (95, 68, 62, 38), strict=True)))
+"""A score and a comparison have about 200 tokens of text on average."""
+SHORT = Text(8, 8, dict.fromkeys(TASKS, 5))
 
 
 def tokenizer_texts() -> list[str]:
@@ -63,7 +63,7 @@ def tokenizer_texts() -> list[str]:
     choices = [choice for one in native for choice in one.choices]
     chat = "<|im_start|>user\n<|im_start|>assistant\n"
     words = [f"{' '.join(_WORDS)} {_sentence(np.random.default_rng(0), 300)}"]
-    return [*fixed, *choices, chat, _CRITERIA, SHORT.criteria, *words] * 30
+    return [*fixed, *choices, chat, _CRITERIA, *words] * 30
 
 
 def _sentence(rng: np.random.Generator, words: int) -> str:
@@ -111,7 +111,8 @@ def rank_and_sift(
         candidates = [_sentence(rng, text.answer) for _ in range(n)]
     pairs = zip(candidates[::2], candidates[1::2], strict=True)
     asked = [*((candidate,) for candidate in candidates), *pairs]
-    return [Sample(task, prompt, each, context, text.criteria) for each in asked]
+    criteria = " ".join(_CRITERIA.split()[: text.criteria[task]])
+    return [Sample(task, prompt, each, context, criteria) for each in asked]
 
 
 def in_both_orders(samples: list[Sample]) -> Iterator[Sample]:

@@ -23,8 +23,9 @@ from unified_reward.judges.card import build_request
 from unified_reward.judges.generative import GenerativeJudge
 
 
-_ROWS, _TOKENS = 16, 24_576
-"""Largest batch of the competent way: requests, and tokens with padding."""
+_ROWS, _TOKENS = 16, 2304
+"""Largest batch of the competent way, in requests, and in tokens if there are several: a core is
+slower by a tenth where the tensors of a pass leave its cache."""
 _CACHED_TOKENS = 65_536
 """Most tokens in copies of a cache, when choices are read."""
 

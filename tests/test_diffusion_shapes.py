@@ -20,7 +20,7 @@ def test_both_ways_of_dpo_and_grpo_learn_the_same_and_the_page_has_a_row_for_eac
     monkeypatch.setattr(diffusion_shapes, "peak", diffusion_shapes._peak)
     cost = {"parameters": 11_901_408_320, "network": 100.0, "vae": 25.0, "text": 10.0}
     monkeypatch.setattr(arithmetic, "costs", lambda: {"FLUX.1-dev": cost})
-    report = diffusion_shapes.measure("tiny", 2, 1, ("unet", "dit"))
+    report = diffusion_shapes.measure("tiny", 2, ("unet", "dit"))
     for kind in ("unet", "dit"):
         dpo, grpo = report["dpo"][kind], report["grpo"][kind]
         assert dpo["largest_difference_of_losses"] < 1e-2, "beta is 2500"

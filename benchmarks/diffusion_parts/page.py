@@ -117,7 +117,8 @@ def _verdict(report: dict[str, Any]) -> str:
 def _memory(report: dict[str, Any]) -> str:
     texts = [
         f"{NAMES[kind]} {peaks['published']['steps']:,.0f} MiB published, and of ours "
-        f"{peaks['ours']['encoding']:,.0f} while encoding and {peaks['ours']['steps']:,.0f} in steps"
+        f"{peaks['ours']['encoding']:,.0f} while encoding and {peaks['ours']['steps']:,.0f} while "
+        "training"
         for kind, peaks in report["peak_mib"].items()
     ]
     return (

@@ -1,4 +1,4 @@
-"""Pipelines and noise for the benchmarks of DPO: the laboratory's tiny ones, and random wider ones.
+"""Pipelines and noise for the benchmark of DPO: the laboratory's tiny ones, and random wider ones.
 
 Nothing here depends on how pipelines are trained, so that older code can be measured too.
 """
@@ -8,19 +8,15 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLWan,
-    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
     WanPipeline,
     WanTransformer3DModel,
 )
 from PIL import Image as Pillow
 from transformers import (
     CLIPTextConfig,
-    CLIPTextModel,
     CLIPTextModelWithProjection,
     UMT5Config,
     UMT5EncoderModel,
@@ -77,31 +73,6 @@ def _vae(channels, **changes):
         latent_channels=channels,
         **changes,
     )
-
-
-def stable_diffusion(width):
-    """Stable Diffusion on latents of 8 x 8."""
-    tokenizer = _tokenizer()
-    torch.manual_seed(0)
-    pipeline = StableDiffusionPipeline(
-        vae=_vae(4),
-        text_encoder=_text(CLIPTextModel, tokenizer, width),
-        tokenizer=tokenizer,
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(width, 2 * width),
-            layers_per_block=2,
-            down_block_types=("CrossAttnDownBlock2D",) * 2,
-            up_block_types=("CrossAttnUpBlock2D",) * 2,
-            cross_attention_dim=width,
-            attention_head_dim=8,
-        ),
-        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    return pipeline, Denoising(height=64, width=64)
 
 
 def stable_diffusion_3(width):
@@ -169,7 +140,6 @@ def wan(width):
 
 
 RANDOM = {
-    "stable_diffusion": stable_diffusion,
     "stable_diffusion_3": stable_diffusion_3,
     "wan": wan,
 }

@@ -102,8 +102,10 @@ def test_wan_recipe_has_the_published_number_of_parameters():
     """33 frames are 9 latents of 60 x 104, of which 2 x 2 make a token: 9 x 30 x 52."""
     result = dry_run(load("dpo_wan_1_3b"))
     assert result.parameters == 1_418_996_800
-    whole = result.parameters + result.trained + UMT5 + WAN_VAE
-    assert result.memory_gib["weights"] == gib(4 * whole), "adapters need no second copy"
+    frozen = result.parameters + UMT5 + WAN_VAE
+    assert result.dtype == "bfloat16"
+    assert result.memory_gib["weights"] == gib(2 * frozen + 4 * result.trained), "no second copy"
+    assert result.memory_gib["total"] == pytest.approx(14.8, abs=0.05), "as the recipe says"
     assert result.adapters["to_q"] == 60
     assert (result.latent, result.tokens) == ((16, 9, 60, 104), {"sample": 14_040})
     assert result.per_step == {"pairs": 64, "tokens": 64 * 2 * 14_040}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers.utils.generic import is_flash_attention_requested
 
 from unified_reward.core.requests import Request
 
@@ -204,7 +205,14 @@ def _logprobs(logits: Tensor, tokens: Sequence[int]) -> list[float]:
 
 
 def _continue(vlm: VLM, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-    """Logits behind each of ids, shape (B, T, vocabulary)."""
+    """Logits behind each of ids, shape (B, T, vocabulary).
+
+    Raises:
+        ValueError: The mask has a row for each token, and the attention is a Flash Attention.
+    """
+    if mask.dim() > 2 and is_flash_attention_requested(vlm.model.config):
+        # It would index beyond the keys, after which a process cannot use CUDA any more.
+        raise ValueError("Flash Attention takes no mask with a row for each token")
     return vlm.model(
         input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True
     ).logits

@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.gpu`; each module has ``measure(run)``, an iterator of rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unified_reward.core.errors import ConfigError
 
@@ -43,3 +43,20 @@ def check_attention(attention: Attention, device: str, dtype: torch.dtype) -> No
             f"attention={attention!r} runs in bfloat16 and float16 on a CUDA device, not in {name} "
             f"on {device}; leave it out for torch's own (sdpa)"
         )
+
+
+def check_mask(mask: torch.Tensor, config: Any) -> None:
+    """Refuse a mask that the attention of a model would misread.
+
+    Args:
+        mask: Shape (B, T), or with a row for each token.
+        config: Configuration of the model.
+
+    Raises:
+        ValueError: It has a row for each token, and the attention is a Flash Attention.
+    """
+    from transformers.utils.generic import is_flash_attention_requested
+
+    if mask.dim() > 2 and is_flash_attention_requested(config):
+        # It would index beyond the keys, after which a process cannot use CUDA any more.
+        raise ValueError("Flash Attention takes no mask with a row for each token")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers.utils.generic import is_flash_attention_requested
 
+from unified_reward.backends.attention import check_mask
 from unified_reward.core.requests import Request
 
 
@@ -210,9 +210,7 @@ def _continue(vlm: VLM, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any
     Raises:
         ValueError: The mask has a row for each token, and the attention is a Flash Attention.
     """
-    if mask.dim() > 2 and is_flash_attention_requested(vlm.model.config):
-        # It would index beyond the keys, after which a process cannot use CUDA any more.
-        raise ValueError("Flash Attention takes no mask with a row for each token")
+    check_mask(mask, vlm.model.config)
     return vlm.model(
         input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True
     ).logits

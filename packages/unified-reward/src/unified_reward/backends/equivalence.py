@@ -8,6 +8,7 @@ short requests when a model is loaded, and one that differs is not used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -21,8 +22,11 @@ from transformers import PROCESSOR_MAPPING, DynamicCache
 from unified_reward.backends.batching import FAULTS
 from unified_reward.backends.choices import Prompt, Tails, Way, score_tails
 from unified_reward.backends.image_features import ImageEncoder, flat, to_device
+from unified_reward.backends.prefixes import Node
+from unified_reward.backends.shared import Answers
 from unified_reward.core.errors import ModelError, one_line
-from unified_reward.core.requests import Request
+from unified_reward.core.requests import Answer, Request
+from unified_reward.core.verdicts import Failed
 
 
 if TYPE_CHECKING:
@@ -38,6 +42,8 @@ _LEAST = 1e-2
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
 _WORDS = "red 1 circle 10 "
+_PACKED = (math.inf, 1.0, 0.0)
+"""All requests in one row, only what follows a longer prefix, and each in its own."""
 
 
 def tolerance_of(model: Any) -> float:
@@ -54,6 +60,12 @@ class Ways:
     batches: Literal["padded", "of equal length", "of one"] = "of one"
     """Requests that share a batch."""
     images: Literal["encoded once", "encoded for each request"] = "encoded for each request"
+    prefixes: Literal["packed", "rows", "repeated"] = "repeated"
+    """What follows a prefix that several requests share: side by side behind it, in rows on copies
+    of its cache, or with the prefix computed for each request."""
+    prefixes_end: Literal["anywhere", "behind images"] = "anywhere"
+    """Prefixes that are shared: all, or those that no images follow, as images see each other, or
+    a mark before them."""
     differences: dict[str, float | str] = field(default_factory=dict[str, float | str])
     """By way that was tried, the largest difference found, as a share of the largest
     log-probability; or the error raised."""
@@ -62,6 +74,11 @@ class Ways:
     def padding(self) -> bool:
         """True if requests of different lengths share a batch."""
         return self.batches == "padded"
+
+    @property
+    def may_share(self) -> bool:
+        """True if prefixes may be shared: images are there apart, and a cache is right."""
+        return self.images == "encoded once" and self.choices != "whole"
 
     def describe(self) -> dict[str, Any]:
         """Ways in use, and the differences found, as JSON."""
@@ -73,6 +90,7 @@ class Ways:
             "features": "an image is encoded again for each request",
             "padding": "only requests of one length share a batch",
             "batches": "each request is asked alone",
+            "prefixes": "what requests share from their start is computed for each",
             "packed": "choices are asked "
             + ("in a row each" if self.choices == "rows" else "with a whole prompt each"),
         }
@@ -80,6 +98,7 @@ class Ways:
             "features": self.images != "encoded once",
             "padding": self.batches == "of equal length",
             "batches": self.batches == "of one",
+            "prefixes": self.prefixes == "repeated" and self.may_share,
             "packed": self.choices != "packed",
         }
         return [
@@ -108,6 +127,7 @@ def prove(vlm: VLM) -> None:
         proof.find_features()
         proof.find_padding()
         proof.find_choices()
+        proof.find_prefixes()
         proof.check_order()
     finally:
         vlm.batch_size = own
@@ -248,6 +268,64 @@ class _Proof:
             self._tails = tails
         return [(*old[:-1], new[-1]) for old, new in zip(wanted, found, strict=True)]
 
+    def find_prefixes(self) -> None:
+        """Try to share what requests have in common from their start, the fastest way first."""
+        ways = self._ways
+        if not ways.may_share:
+            return
+        for end in ("anywhere", "behind images"):
+            ways.prefixes_end = end
+            for prefixes, shares in (("packed", _PACKED), ("rows", (None,))):
+                ways.prefixes = prefixes
+                name = f"prefixes, {prefixes}, {end}"
+                if (
+                    (ways.choices == "packed" or prefixes == "rows")
+                    # A pass may lack what another has, such as images.
+                    and self._equals(f"{name}, alone", partial(self._shared, shares[-1], most=1))
+                    and all(self._equals_shared(name, share) for share in shares)
+                ):
+                    return
+        ways.prefixes, ways.prefixes_end = "repeated", "anywhere"
+
+    def _equals_shared(self, name: str, packed: float | None) -> bool:
+        """Compare passes that share prefixes, also with other tokens beside the first request."""
+        name += "" if packed is None else f", {packed:g}"
+        return self._equals(name, partial(self._shared, packed)) and self._equals(
+            f"{name}, other tokens",
+            lambda: self._shared(packed, changed=True)[:1],
+            self._last[:1],
+            same_shapes=True,
+        )
+
+    def _shared(
+        self, packed: float | None, *, most: int = 64, changed: bool = False
+    ) -> list[tuple[float, ...]]:
+        """Log-probabilities behind prefixes that are shared, however short.
+
+        Args:
+            packed: See `Limits`.
+            most: Requests in a pass.
+            changed: All text is another, but for that of the first request.
+
+        Raises:
+            ValueError: A request cannot be answered.
+        """
+        vlm = self._vlm
+        limits = replace(vlm.limits(), packed=packed, packed_least=0, requests=most)
+        if packed is not None:
+            limits = replace(limits, padding=limits.tokens)
+        answers = Answers(vlm, self._probes, limits)
+        nodes = answers.grow(vlm.worth()._replace(length=1, saved=1))
+        own = vlm.chat.pad_id
+        if changed:
+            vlm.chat.pad_id = self._tails[0][0][0]
+            _change(nodes, vlm.chat.pad_id)
+        try:
+            found = answers.read(nodes)
+        finally:
+            vlm.chat.pad_id = own
+        return [_logprobs(answer) for answer in found]
+
     def _ask(self, way: Way) -> list[tuple[float, ...]]:
         if self._ways.padding:
             return score_tails(self._vlm, self._prompts, self._tails, way)
@@ -324,6 +402,25 @@ def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:
             raise ValueError("an image has other features in other requests")
 
 
+def _change(nodes: Sequence[Node], token: int) -> bool:
+    """Put a token in place of all text but that of the first request; True if nodes are its own."""
+    is_first = False
+    for node in nodes:
+        targets = [target for group in node.targets.values() for target in group]
+        is_own = _change(node.children, token) or any(question == 0 for _, (question, _) in targets)
+        is_first = is_first or is_own
+        if not is_own:
+            ids, images = node.columns[:2]
+            node.columns = torch.cat([ids.where(images != 0, token)[None], node.columns[1:]])
+    return is_first
+
+
+def _logprobs(answer: Answer | Failed) -> tuple[float, ...]:
+    if isinstance(answer, Failed) or answer.choice_logprobs is None:
+        raise ValueError(str(answer))
+    return answer.choice_logprobs
+
+
 def _reversed(request: Request) -> Request:
     """Return a request with its images in the other order."""
     images = reversed(request.images)
@@ -350,9 +447,16 @@ def _probes(vlm: VLM) -> Iterator[Request]:
     yield Request((small, "rate: a red circle"), _CHOICES)
     yield Request(("first:", wide, "second:", tall, "which picture is better?"), _CHOICES)
     yield Request(("10 apples and 1 tie",), _CHOICES)
+    # What others share from their start.
+    yield Request(("10 apples and 1 tie or 2",), _CHOICES)
+    other = _image(3, 64, 64)
+    yield Request((other, "rate: a red circle"), _CHOICES)
+    yield Request((small, "rate: a red circle", other, "or this?"), _CHOICES)
     if window := _window(vlm):
         short, long = (len(vlm.chat.prompt_tokens(Request((_WORDS * n,)))) for n in (1, 2))
-        yield Request((_WORDS * (window // (long - short) + 2),), _CHOICES)
+        beyond = _WORDS * (window // (long - short) + 2)
+        yield Request((beyond,), _CHOICES)
+        yield Request((beyond + "tie",), _CHOICES)
 
 
 def _window(vlm: VLM) -> int | None:

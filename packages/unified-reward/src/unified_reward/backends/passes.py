@@ -1,0 +1,371 @@
+"""Passes of a model over trees of tokens, depth first, in bounded memory.
+
+A pass continues rows of a cache. Several nodes may stand side by side in one row, behind a mask
+that hides them from one another: what follows one long prefix needs no copies of its cache. Where
+a model does not see masks, each node has a row of its own, on a copy, and rows of one pass are
+equally long.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unified_reward.backends.attention import check_mask
+from unified_reward.backends.batching import FAULTS
+from unified_reward.backends.image_features import ImageEncoder, to_device
+from unified_reward.backends.prefixes import Node, walk
+
+
+if TYPE_CHECKING:
+    from unified_reward.backends.hf_vlm import VLM
+
+Run = Callable[[dict[str, Any], Tensor], tuple[Any, Tensor]]
+"""A pass: from the model's inputs and indices into B * T tokens to the cache and to what is read at
+these tokens, one row each."""
+
+
+class State(NamedTuple):
+    """Cached rows."""
+
+    cache: Any
+    """None before the first pass."""
+    width: int
+    """Tokens of a row, with those that are hidden."""
+
+
+class Tip(NamedTuple):
+    """A place in a cache at which something may go on."""
+
+    row: int
+    seen: Tensor
+    """Tokens of the row that are seen from here, booleans of shape (width,)."""
+    length: int
+    """Their number."""
+
+
+class Visit(NamedTuple):
+    """A node that a pass has computed."""
+
+    node: Node
+    tip: Tip
+    read: Tensor
+    """What was read behind each of `Node.reads`, shape (reads, …)."""
+
+
+class Done(NamedTuple):
+    """A pass, while its cache is there."""
+
+    state: State
+    visits: list[Visit]
+
+
+class Lost(NamedTuple):
+    """A node, and all behind it, that could not be computed."""
+
+    node: Node
+    error: Exception
+
+
+class Strip(NamedTuple):
+    """Nodes side by side in a row, behind a tip."""
+
+    tip: Tip
+    nodes: tuple[Node, ...]
+    parents: tuple[int, ...]
+    """Index in ``nodes`` of each parent, -1 for the tip."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of all nodes."""
+        return sum(map(len, self.nodes))
+
+    @property
+    def is_open(self) -> bool:
+        """True if something will follow."""
+        return self.leaves_children or any(node.goes_on for node in self.nodes)
+
+    @property
+    def leaves_children(self) -> bool:
+        """True if the children of its only node are not among its nodes."""
+        return len(self.nodes) == 1 and bool(self.nodes[0].children)
+
+    @property
+    def requests(self) -> float:
+        """Requests that it counts for: four rows with choices count as one."""
+        ends = sum(len(node.ends) for node in self.nodes)
+        are_tails = all(node.targets and not node.ends for node in self.nodes)
+        return min(len(self.nodes) / _ROWS_PER_REQUEST, 1) if are_tails else max(ends, 1)
+
+
+_ROWS_PER_REQUEST = 4
+ROOT = Tip(0, torch.zeros(0, dtype=torch.bool), 0)
+START = State(None, 0)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes of passes."""
+
+    tokens: int
+    """Most tokens in all caches at a time, with padding; a single row may have more."""
+    requests: int
+    """Most requests in a pass."""
+    padding: int
+    """Most padding tokens in a pass."""
+    packed: float | None
+    """Most tokens side by side behind a prefix, as a share of its length; None for a row each."""
+    packed_least: int
+    """Tokens that may stand side by side behind any prefix."""
+    pads_roots: bool
+    """True if prompts of different lengths share a pass even where each has a row."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A walk of a model over trees."""
+
+    vlm: VLM
+    run: Run
+    limits: Limits
+
+    def visit(
+        self,
+        starts: Sequence[tuple[Tip, Sequence[Node]]],
+        state: State = START,
+        tokens: int | None = None,
+    ) -> Iterator[Done | Lost]:
+        """Compute nodes behind tips of cached rows, and all nodes below them.
+
+        Args:
+            starts: Tips, and what follows each.
+            state: The rows; they stay as they are.
+            tokens: Most tokens in new caches; default `Limits.tokens`.
+        """
+        tokens = self.limits.tokens if tokens is None else tokens
+        strips = [strip for tip, nodes in starts for strip in self._strips(tip, nodes)]
+        for group in self._groups(strips, state, tokens // 2):
+            yield from self._compute(group, state, tokens)
+
+    def _compute(self, strips: Sequence[Strip], state: State, tokens: int) -> Iterator[Done | Lost]:
+        try:
+            done = self._pass(strips, state)
+        except FAULTS as error:
+            fault = error.with_traceback(None)
+        else:
+            yield done
+            open_nodes = {id(strip.nodes[0]) for strip in strips if strip.leaves_children}
+            starts = [(v.tip, v.node.children) for v in done.visits if id(v.node) in open_nodes]
+            left = max(tokens - len(strips) * done.state.width, 0)
+            yield from self.visit(starts, done.state, left)
+            return
+        halves = _halves(strips)
+        if not halves:
+            yield Lost(strips[0].nodes[0], fault)
+        for half in halves:
+            yield from self._compute(half, state, tokens)
+
+    def _strips(self, tip: Tip, nodes: Sequence[Node]) -> Iterator[Strip]:
+        """Rows for what follows a tip, each node with all below it where that is not much."""
+        limits = self.limits
+        if limits.packed is None:
+            yield from (Strip(tip, (node,), (-1,)) for node in nodes)
+            return
+        most = max(limits.packed * tip.length, limits.packed_least)
+        strip: list[Node] = []
+        size = 0
+        for node in nodes:
+            n = len(node) + node.below
+            # Behind a prefix, a mask is needed anyway.
+            if n > most and (not tip.length or node.below > limits.packed * (n + tip.length)):
+                yield Strip(tip, (node,), (-1,))
+                continue
+            if strip and (size + n > most or _requests(strip) >= limits.requests):
+                yield _whole(tip, strip)
+                strip, size = [], 0
+            strip.append(node)
+            size += n
+        if strip:
+            yield _whole(tip, strip)
+
+    def _groups(self, strips: Sequence[Strip], state: State, tokens: int) -> Iterator[list[Strip]]:
+        """Strips of similar lengths in passes."""
+        group: list[Strip] = []
+        for strip in sorted(strips, key=lambda one: (one.is_open, one.length)):
+            padding = sum(strip.length - other.length for other in group)
+            width = state.width + strip.length
+            if group and (
+                (len(group) + 1) * width > tokens
+                or sum(one.requests for one in (*group, strip)) > self.limits.requests
+                or padding > self.limits.padding
+                or not self._may_share(group[-1], strip, is_root=state.cache is None)
+            ):
+                yield group
+                group = []
+            group.append(strip)
+        if group:
+            yield group
+
+    def _may_share(self, one: Strip, other: Strip, *, is_root: bool) -> bool:
+        """True if two strips may share a pass."""
+        if one.length == other.length or self.limits.packed is not None:
+            return True
+        # Padding behind the last tokens of a row does not change what was read before.
+        return self.limits.pads_roots if is_root else not (one.is_open or other.is_open)
+
+    def _pass(self, strips: Sequence[Strip], state: State) -> Done:
+        width = max(strip.length for strip in strips)
+        are_single = all(len(strip.nodes) == 1 for strip in strips)
+        rows = (
+            strips[0]
+            .nodes[0]
+            .columns.new_zeros(len(strips[0].nodes[0].columns), len(strips), width)
+        )
+        rows[0] = self.vlm.chat.pad_id
+        own = torch.zeros(len(strips), width, width, dtype=torch.bool)
+        valid = torch.zeros(len(strips), width, dtype=torch.bool)
+        reads: list[int] = []
+        stops: list[int] = []
+        for r, strip in enumerate(strips):
+            # As everywhere, prompts are padded on the left.
+            stop = width - strip.length if state.cache is None and are_single else 0
+            ends: list[int] = []
+            for node, parent in zip(strip.nodes, strip.parents, strict=True):
+                start, stop = stop, stop + len(node)
+                rows[:, r, start:stop] = node.columns
+                valid[r, start:stop] = True
+                if parent >= 0:
+                    own[r, start:stop] = own[r, ends[parent] - 1]
+                own[r, start:stop, start:stop] = torch.ones(len(node), len(node)).tril().bool()
+                reads += [r * width + start + offset for offset in node.reads]
+                ends.append(stop)
+            stops += ends
+        before = torch.stack([strip.tip.seen for strip in strips])
+        if are_single:
+            mask = torch.cat([before, valid], 1).long()
+        else:
+            # A row of padding that sees nothing would be not a number.
+            attends = own | torch.eye(width, dtype=torch.bool)
+            mask = torch.cat([before[:, None].expand(-1, width, -1), attends], -1)[:, None]
+        inputs = self._inputs(
+            rows, mask, [i for s in strips for node in s.nodes for i in node.images]
+        )
+        if state.cache is not None:
+            inputs["cache"] = selected(state.cache, [strip.tip.row for strip in strips])
+        device = self.vlm.model.device
+        cache, values = self.run(inputs, torch.tensor(reads or [0], device=device))
+        parts = iter(
+            values.split([len(node.reads) for s in strips for node in s.nodes]) if reads else ()
+        )
+        visits: list[Visit] = []
+        places = iter(stops)
+        for r, strip in enumerate(strips):
+            for node in strip.nodes:
+                seen = torch.cat([before[r], own[r, next(places) - 1]])
+                tip = Tip(r, seen, int(seen.sum()))
+                visits.append(Visit(node, tip, next(parts) if reads else values[:0]))
+        return Done(State(cache, state.width + width), visits)
+
+    def _inputs(self, rows: Tensor, mask: Tensor, images: Sequence[Any]) -> dict[str, Any]:
+        encoder = encoder_of(self.vlm)
+        check_mask(mask, self.vlm.model.config)
+        kinds = len(encoder.type_ids)
+        positions = rows[2 + kinds :]
+        tokens = {
+            "input_ids": rows[0],
+            "attention_mask": mask,
+            "position_ids": positions if len(positions) > 1 else positions[0],
+            **dict(zip(encoder.type_ids, rows[2 : 2 + kinds], strict=True)),
+        }
+        return to_device(tokens, self.vlm.model) | encoder.join(images)
+
+
+def encoder_of(vlm: VLM) -> ImageEncoder:
+    """Encoder of a model whose requests share prefixes.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if vlm.encoder is None:
+        raise ValueError("images are not encoded apart from their requests")
+    return vlm.encoder
+
+
+def _requests(nodes: Sequence[Node]) -> int:
+    return sum(len(node.ends) for node in walk(nodes))
+
+
+def _whole(tip: Tip, nodes: Sequence[Node]) -> Strip:
+    """Nodes with all below them in one row."""
+    flat: list[Node] = []
+    parents: list[int] = []
+
+    def add(node: Node, parent: int) -> None:
+        flat.append(node)
+        parents.append(parent)
+        place = len(flat) - 1
+        for child in node.children:
+            add(child, place)
+
+    for node in nodes:
+        add(node, -1)
+    return Strip(tip, (*flat,), (*parents,))
+
+
+def _halves(strips: Sequence[Strip]) -> list[Sequence[Strip]]:
+    """Strips in two parts, or the nodes of a single one; nothing where it has only one."""
+    if len(strips) > 1:
+        half = len(strips) // 2
+        return [strips[:half], strips[half:]]
+    (strip,) = strips
+    if len(strip.nodes) == 1:
+        return []
+    first = [n for n, parent in zip(strip.nodes, strip.parents, strict=True) if parent < 0]
+    return [[Strip(strip.tip, (node,), (-1,))] for node in first]
+
+
+def selected(cache: Any, rows: Sequence[int]) -> Any:
+    """A copy of rows of a cache."""
+    found = copy.copy(cache)
+    found.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in found.layers:
+        for name, value in vars(layer).items():
+            if isinstance(value, dict | list):
+                setattr(layer, name, copy.copy(value))
+        layer.reorder_cache(torch.tensor([*rows]))
+    return found
+
+
+def read_logits(vlm: VLM) -> Run:
+    """Pass of a model that reads logits at some tokens, and computes no others."""
+    head = vlm.model.get_output_embeddings()
+
+    def run(inputs: dict[str, Any], places: Tensor) -> tuple[Any, Tensor]:
+        def at_places(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+            (hidden,) = args
+            return (hidden.flatten(0, -2)[places.to(hidden.device)][None],)
+
+        hook = head.register_forward_pre_hook(at_places)
+        try:
+            out = vlm.model(**inputs, use_cache=True)
+        finally:
+            hook.remove()
+        return out.cache, out.logits[0]
+
+    return run
+
+
+def read_hidden(trunk: Any) -> Run:
+    """Pass of a model's trunk that reads hidden states."""
+
+    def run(inputs: dict[str, Any], places: Tensor) -> tuple[Any, Tensor]:
+        out = trunk(**inputs, use_cache=True)
+        hidden = out.last_hidden_state.flatten(0, 1)
+        return out.cache, hidden[places.to(hidden.device)]
+
+    return run

@@ -28,16 +28,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-
-ROOT = Path(__file__).parents[1]
-sys.path += [str(path) for path in ROOT.glob("packages/*/src") if str(path) not in sys.path]
-
 import torch
 
-from benchmarks.gpu_parts.page import page as page
+from benchmarks.gpu_parts.page import page
 from benchmarks.gpu_parts.run import FAULTS, Row, Run
 
 
+ROOT = Path(__file__).parents[1]
 PARTS = {"card": 0.05, "numeric": 0.2, "language": 0.35, "scorers": 0.25, "alignment": 0.15}
 """Each with its share of the time; what a part leaves goes to the others."""
 SECONDS = 470.0
@@ -69,19 +66,18 @@ def isolated(part: str, device: str, seconds: float, *, tiny: bool) -> Iterator[
     """Rows of a part in a process of its own, which is ended when its time is over."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--child", part, "--device", device]
     command += ["--seconds", str(seconds), *(["--tiny"] if tiny else [])]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    timer = threading.Timer(seconds, child.kill)
-    timer.start()
     start = time.monotonic()
-    try:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if line.startswith(_ROW):
-                yield json.loads(line.removeprefix(_ROW))
-        code = child.wait()
-    finally:
-        timer.cancel()
-        child.kill()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        timer = threading.Timer(seconds, child.kill)
+        timer.start()
+        try:
+            for line in child.stdout or ():
+                if line.startswith(_ROW):
+                    yield json.loads(line.removeprefix(_ROW))
+            code = child.wait()
+        finally:
+            timer.cancel()
+            child.kill()
     if code:
         late = time.monotonic() - start >= seconds
         why = f"stopped after its {seconds:.0f} s" if late else f"its process ended with {code}"

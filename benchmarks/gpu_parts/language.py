@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,7 +16,6 @@ from transformers import LogitsProcessor
 
 from benchmarks.gpu_parts import models
 from benchmarks.gpu_parts.run import (
-    GIB,
     Row,
     Run,
     clear,
@@ -29,8 +31,9 @@ PREFILLS = ((1, 300), (16, 600), (1, 8192))
 """Rows, and tokens of each: a question alone, a batch of comparisons, a long clip."""
 DECODES = (1, 16)
 VISION = {"16 images of 512 x 512": (16, 512), "4 images of 1024 x 1024": (4, 1024)}
+TASKS = ("image_generation", "image_understanding", "video_generation", "video_understanding")
 N_NEW = 64
-_TINY = 8
+_TINY = 32
 """Shapes of the dry run are smaller by this factor."""
 _PER_ITEM = 12.0
 """Seconds that must be left for a measurement to begin."""
@@ -77,12 +80,13 @@ def _items(vlm: Any, run: Run) -> Iterator[tuple[str, Callable[[], Row]]]:
         yield f"vision, {title}", partial(_vision, vlm, run, n, side)
     for rows in DECODES:
         yield f"decode, {rows} at a time", partial(_decode, vlm, run, rows)
-    yield "questions about 10 images", partial(_ask, vlm, run)
+    for task in TASKS:
+        yield f"10 candidates, {task.replace('_', ' ')}", partial(_ask, vlm, run, task)
     for attention in ("eager", "flash_attention_2"):
         rows, width = PREFILLS[1]
         title = f"prefill {rows} x {width}, {attention}"
         yield title, partial(_prefill_by, vlm, run, attention)
-    if vlm.name == next(iter(models.VLMS)):
+    if vlm.name == next(iter(models.VLMS)) and not run.tiny:
         yield "prefill 16 x 600, compiled", partial(_compiled, vlm, run)
 
 
@@ -130,7 +134,7 @@ def _vision(vlm: Any, run: Run, n: int, side: int) -> Row:
     from unified_reward.backends.image_features import to_device
     from unified_reward.core.requests import Request
 
-    n, side = _small(run, n, 2), _small(run, side)
+    n, side = _small(run, n, 2), _small(run, side, 32)
     pictures = [models.picture(i, side) for i in range(n)]
     start = time.perf_counter()
     processed = vlm.chat.process([Request((image, "rate")) for image in pictures])
@@ -201,7 +205,7 @@ def _compiled(vlm: Any, run: Run) -> Row:
     embeds = torch.randn(size, device=run.device, dtype=vlm.model.dtype)
     positions = torch.arange(width, device=run.device).expand(3, rows, width)
     inputs = {"inputs_embeds": embeds, "position_ids": positions, "use_cache": False}
-    compiled = torch.compile(trunk, backend="eager" if run.tiny else "inductor")
+    compiled = torch.compile(trunk)
     with torch.inference_mode():
         plain = seconds_of(lambda: trunk(**inputs), run)
         start = time.perf_counter()
@@ -219,29 +223,57 @@ def _compiled(vlm: Any, run: Run) -> Row:
     }
 
 
-def _ask(vlm: Any, run: Run) -> Row:
-    """A score for each of 10 images and 5 comparisons in two orders, in the ways of the judge."""
-    import numpy as np
+def _ask(vlm: Any, run: Run, task: str) -> Row:
+    """Rank and sift of 10 candidates, in the ways of the judge and as a competent batch.
 
-    import unified_reward as ur
+    The batch prepares and encodes media with each request, in batches of similar lengths, and
+    reads verdicts from its prefill.
+    """
+    from benchmarks.real_shapes_parts.questions import LONG, rank_and_sift
+    from unified_reward.core.samples import Task
+    from unified_reward.core.verdicts import Preferred, Scored
     from unified_reward.judges.card import Card
     from unified_reward.judges.generative import GenerativeJudge
 
-    side = _small(run, 512)
-    images = [ur.Image(np.asarray(models.picture(i, side)), "HWC") for i in range(10)]
-    pairs = zip(images[::2], images[1::2], strict=True)
-    given = [*((image,) for image in images), *pairs]
-    samples = [ur.Sample(ur.Task.IMAGE_GENERATION, models.words(40), one) for one in given]
+    side = _small(run, 512, 64)
     judge = GenerativeJudge(vlm, Card("native"))
-    seconds = seconds_of(lambda: judge.ask(samples), run, budget=6.0)
-    n_answers = 10 + 2 * 5
-    ways = vlm.ways.describe()
-    return {
-        "seconds": seconds,
+    with TemporaryDirectory() as folder:
+        samples = rank_and_sift(
+            Task(task), 4 if run.tiny else 10, Path(folder), side=side, text=LONG, seed=0
+        )
+
+        def ask() -> list[Any]:
+            verdicts = judge.ask(samples)
+            assert all(isinstance(one, Scored | Preferred) for one in verdicts), verdicts
+            return verdicts
+
+        clear(run.device)
+        ours, seconds = ask(), seconds_of(ask, run, budget=5.0)
+        row = {"seconds": seconds, "peak_gib": peak_gib(run.device)}
+        encoder, vlm.encoder = vlm.encoder, None
+        ways, vlm.ways = vlm.ways, replace(vlm.ways, **PLAIN)
+        try:
+            clear(run.device)
+            plain, plain_seconds = ask(), seconds_of(ask, run, budget=5.0)
+            row |= {"plain_seconds": plain_seconds, "plain_peak_gib": peak_gib(run.device)}
+        finally:
+            vlm.encoder, vlm.ways = encoder, ways
+    n_answers = sum(len(sample.candidates) for sample in samples)
+    return row | {
         "answers_per_s": n_answers / seconds,
-        "ways": {key: value for key, value in ways.items() if key != "differences"},
-        "peak_gib": peak_gib(run.device),
-        "reserved_gib": torch.cuda.memory_reserved(run.device) / GIB
-        if run.device.type == "cuda"
-        else None,
+        "speedup_over_batch": plain_seconds / seconds,
+        "apart": max(abs(_value(a) - _value(b)) for a, b in zip(ours, plain, strict=True)),
     }
+
+
+PLAIN = {"images": "encoded for each request", "prefixes": "repeated"}
+"""Ways of a competent batch, beside those of batches and choices that were proven."""
+
+
+def _value(verdict: Any) -> float:
+    """Probability that the first is better, or a score as a share of its scale."""
+    from unified_reward.core.verdicts import Preferred
+
+    if isinstance(verdict, Preferred):
+        return verdict.p_first
+    return verdict.score.normalized

@@ -145,10 +145,11 @@ def build_chat(name: str) -> tuple[Any, dict[str, int]]:
         Qwen3VLVideoProcessor,
     )
 
+    from benchmarks.real_shapes_parts.questions import tokenizer_texts
     from unified_reward_lab.train.tiny import TOKENS, build_processor, build_tokenizer
 
     kind, sizes = VLMS[name]
-    tokenizer = build_tokenizer([f" {TEXT} 1 2 3 4 5 first second tie"] * 20)
+    tokenizer = build_tokenizer([*tokenizer_texts(), *[f" {TEXT}"] * 30], vocabulary=1000)
     patch = {"patch_size": sizes["vision_config"]["patch_size"]}
     size = {"shortest_edge": _PIXELS[0], "longest_edge": _PIXELS[1]}
     images = Qwen2VLImageProcessor(size=size, **patch)

@@ -411,7 +411,7 @@ def test_quantising_is_for_local_checkpoints(tmp_path):
 
 
 def test_an_unknown_attention_is_named_with_those_there_are():
-    with pytest.raises(ConfigError, match="attention is sdpa, eager, .*, not 'fast'"):
+    with pytest.raises(ConfigError, match=r"attention is sdpa, eager, .*, not 'fast'"):
         open_judge("tiny_judge", attention="fast")
 
 

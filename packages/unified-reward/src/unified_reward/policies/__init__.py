@@ -114,6 +114,7 @@ def load(
     *,
     device: str | None = None,
     dtype: str | None = None,
+    vae_dtype: str | None = None,
     batch_size: int | None = None,
 ) -> Policy:
     """Load a vision-language model, or a diffusers pipeline where there is a ``model_index.json``.
@@ -125,6 +126,8 @@ def load(
             from the dataclass.
         device: ``cpu``, ``cuda``, …; default the fastest available.
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
+        vae_dtype: Type of a pipeline's autoencoder whose config says ``force_upcast``; default
+            that of the others.
         batch_size: Candidates per forward pass; default 16 answers, or 4 images or videos.
 
     Raises:
@@ -137,7 +140,7 @@ def load(
             from unified_reward.policies.diffusion import DiffusionPolicy, load_pipeline
 
         denoising = sampling_options(source, Denoising, options)
-        pipeline = load_pipeline(source, device=device, dtype=dtype)
+        pipeline = load_pipeline(source, device=device, dtype=dtype, vae_dtype=vae_dtype)
         return DiffusionPolicy(pipeline, denoising, name=str(source), batch_size=batch_size or 4)
     with extra("local"):
         from unified_reward.backends.hf_vlm import load_vlm

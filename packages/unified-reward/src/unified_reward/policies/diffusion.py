@@ -21,6 +21,7 @@ from diffusers.pipelines.auto_pipeline import (
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import ImageOps
 from PIL.Image import Image as PILImage
+from torch import nn
 from transformers import PreTrainedModel
 
 from unified_reward import media
@@ -30,6 +31,7 @@ from unified_reward.core.errors import ConfigError, ModelError
 from unified_reward.core.paths import is_folder
 from unified_reward.core.samples import Image, Task, Video
 from unified_reward.policies import Denoising, Size
+from unified_reward.policies.autoencoders import isolate, mixing, needs_precision
 from unified_reward.policies.observation import networks
 
 
@@ -207,11 +209,9 @@ class DiffusionPolicy:
         is_edit = context or self.tasks == (Task.IMAGE_EDITING,)
         inputs = self.inputs(prompt, len(seeds), self.open_source(context) if is_edit else None)
         refuse_control(self.pipeline, prompt)
-        out = self.pipeline(
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="np",
-            **inputs,
-        )
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with mixing(self.pipeline):
+            out = self.pipeline(generator=generators, output_type="np", **inputs)
         is_video = self.tasks == (Task.VIDEO_GENERATION,)
         unit: Any = np.asarray(getattr(out, "frames" if is_video else "images", ()))
         if unit.ndim == 4 and unit.shape[-1] == 4:
@@ -393,7 +393,11 @@ def _scaled_to_area(image: PILImage, area: int) -> PILImage:
 
 
 def load_pipeline(
-    source: str | Path, *, device: str | None = None, dtype: str | None = None
+    source: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    vae_dtype: str | None = None,
 ) -> Any:
     """Load a pipeline; its weights must be safetensors, and no code of its own is run.
 
@@ -401,6 +405,7 @@ def load_pipeline(
         source: A folder, or a hub id (which reaches the network).
         device: ``cpu``, ``cuda``, …; default the fastest available.
         dtype: ``float32``, ``bfloat16``, …; default float32 on a CPU, bfloat16 elsewhere.
+        vae_dtype: Type of an autoencoder whose config says ``force_upcast``; default ``dtype``.
 
     Raises:
         ModelError: The pipeline cannot be loaded.
@@ -419,22 +424,27 @@ def load_pipeline(
         pipeline = DiffusionPipeline.from_pretrained(
             str(source),
             **options,
-            **_load_networks(str(source), index, options),
+            **_load_networks(
+                str(source), index, options, resolve_dtype(vae_dtype or dtype, device)
+            ),
             trust_remote_code=False,
         )
     pipeline.set_progress_bar_config(disable=True)
     vae = getattr(pipeline, "vae", None)
+    if vae is not None and vae.dtype != options["dtype"]:
+        isolate(vae)
     for method in _ALONE.get(type(vae).__name__, ()):
         getattr(vae, method)()
     return pipeline.to(device)
 
 
 def _load_networks(
-    source: str, index: Mapping[str, Any], options: Mapping[str, Any]
+    source: str, index: Mapping[str, Any], options: Mapping[str, Any], vae_dtype: torch.dtype
 ) -> dict[str, Any]:
     """Networks of a pipeline, of which no weight is missing: diffusers would make it up.
 
-    A part that the pipeline was saved without, such as T5 of Stable Diffusion 3, is None.
+    A part that the pipeline was saved without, such as T5 of Stable Diffusion 3, is None. An
+    autoencoder has its own dtype where its config says ``force_upcast``.
     """
     libraries: dict[Any, Any] = {"diffusers": diffusers, "transformers": transformers}
     networks: dict[str, Any] = {}
@@ -447,14 +457,18 @@ def _load_networks(
             networks[name] = None
         elif isinstance(kind, type) and issubclass(kind, ModelMixin | PreTrainedModel):
             strict = {"ignore_mismatched_sizes": True} if part[0] == "transformers" else {}
+            own = {"dtype": vae_dtype} if name == "vae" else {}
             networks[name], info = cast("Any", kind).from_pretrained(
                 source,
                 subfolder=name,
                 output_loading_info=True,
                 trust_remote_code=False,
                 **strict,
-                **options,
+                **{**options, **own},
             )
+            if own and not needs_precision(networks[name]):
+                # The method of diffusers warns of a loss that there is none of.
+                nn.Module.to(networks[name], options["dtype"])
             info = {key: info.get(key) for key in ("missing_keys", "mismatched_keys")}
             check_fit(info, f"the weights of {name} in {source} do not fit its config")
     return networks

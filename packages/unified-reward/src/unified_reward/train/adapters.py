@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from torch import nn
 
 from unified_reward.train.optim import OptimConfig, check_lora_targets
 
@@ -29,6 +30,10 @@ class Adapters:
             network.add_adapter(config)
         else:
             self._peft: Any = get_peft_model(network, config)
+        # PEFT gives some the type of a network in half precision, in which small steps are lost.
+        for weight in network.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
 
     def enable(self, *, on: bool) -> None:
         """Switch the adapters on or off."""
@@ -56,7 +61,10 @@ class Adapters:
             self.network.save_lora_adapter(folder, safe_serialization=True)
 
     def merge(self) -> None:
-        """Merge the adapters into the weights, and remove them."""
+        """Merge the adapters into the weights, in float32 and main memory, and remove them."""
+        # Half precision would round small changes away, and a card may not hold float32.
+        if self.network.dtype != torch.float32:
+            nn.Module.to(self.network, "cpu", torch.float32)
         if self._is_native:
             self.network.fuse_lora()
             self.network.unload_lora()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unified_reward.core.errors import ConfigError, DataError, ModelError, one_line
 from unified_reward.policies import Size
+from unified_reward.policies.autoencoders import mixing
 from unified_reward.policies.diffusion import DiffusionPolicy, refuse_control
 from unified_reward.policies.latent_maps import LatentMap, latent_map_of_shapes
 from unified_reward.policies.observation import networks
@@ -110,7 +111,8 @@ class Denoiser:
 
         def encode(text: str) -> dict[str, Tensor]:
             inputs = self._run(lambda n: self.policy.inputs(text, n, source, size))
-            return call.encode(self.pipeline, inputs)
+            with mixing(self.pipeline):
+                return call.encode(self.pipeline, inputs)
 
         with prompt_lengths() as lengths:
             condition = encode(prompt)
@@ -162,12 +164,13 @@ class Denoiser:
         if known := self._calls.get((size, is_edit)):
             return known
         try:
-            call = find_prompt_call(
-                self.pipeline,
-                run,
-                self.policy.guidance_scales,
-                lambda t: next(iter(self._by_network(torch.tensor([t])))),
-            )
+            with mixing(self.pipeline):
+                call = find_prompt_call(
+                    self.pipeline,
+                    run,
+                    self.policy.guidance_scales,
+                    lambda t: next(iter(self._by_network(torch.tensor([t])))),
+                )
             check_schedule(self.schedule, self.pipeline.scheduler, call.scales)
             self._maps[size] = self._latent_map(call, run, size)
         except (ModelError, *BROKEN) as error:
@@ -182,7 +185,8 @@ class Denoiser:
     def _latent_map(self, call: PromptCall, run: Run, size: Size) -> LatentMap:
         vae = self.pipeline.vae
         try:
-            return call.latent_map(self.pipeline, run)
+            with mixing(self.pipeline):
+                return call.latent_map(self.pipeline, run)
         except BROKEN:
             if vae.device.type != "meta" or size.frames:
                 raise

@@ -37,6 +37,13 @@ from unified_reward.train.losses import (
     epsilon_error_weight,
 )
 from unified_reward.train.optim import OptimConfig, lora_config, loss_progress, non_finite_error
+from unified_reward.train.precision import (
+    Dtype,
+    MixedPrecision,
+    check_dtype,
+    frozen_dtype,
+    mixed_precision,
+)
 from unified_reward.train.sample_sheets import SampleSheet
 
 
@@ -59,8 +66,12 @@ class DiffusionDPO:
     """Timesteps that are trained, such as the four of SDXL-Turbo; empty for all."""
     resolution: Resolution = field(default_factory=Resolution)
     """Size that images and videos are scaled and cropped to."""
-    precision: Literal["no", "bf16"] | None = None
-    """Mixed precision; None for bf16 on a GPU and full precision elsewhere."""
+    precision: MixedPrecision | None = None
+    """Mixed precision; None for bf16 on a GPU or with ``dtype`` bfloat16, else full precision."""
+    dtype: Dtype | None = None
+    """Type of frozen weights: text encoders, the network under adapters, and the autoencoder unless
+    its config says ``force_upcast``. None for bfloat16 on a GPU, and float32 elsewhere, without
+    adapters, or without mixed precision. Adapters are trained in float32."""
     samples_every: int = 0
     """Steps between sheets of samples of four prompts, written to ``samples``; 0 for none."""
 
@@ -71,6 +82,7 @@ class DiffusionDPO:
             )
         if not all(map(math.isfinite, self.timesteps)):
             raise ConfigError(f"timesteps must be finite numbers, not {self.timesteps}")
+        check_dtype(self.dtype, self.precision, self.optim.lora_rank)
         if self.optim.muon_lr:
             raise ConfigError("a denoiser is trained by AdamW only; leave muon_lr at 0")
 
@@ -191,7 +203,8 @@ def align_pipeline(
         log: Called with the reason for each row or pair that is left out.
 
     Returns:
-        ``rows`` by status, ``pairs`` learned from, ``losses`` and the other figures by step.
+        ``rows`` by status, ``pairs`` learned from, ``dtype`` of frozen weights, ``losses`` and the
+        other figures by step.
 
     Raises:
         ConfigError: The policy is of another kind than the pairs, or options or launcher do not
@@ -199,15 +212,18 @@ def align_pipeline(
         DataError: No pair can be used.
         ModelError: The pipeline cannot be loaded or aligned, or loss or gradient is not finite.
     """
-    accelerator = build_accelerator(config.precision)
-    maker = policies.load(policy, device=str(accelerator.device), dtype="float32")
+    accelerator = build_accelerator(mixed_precision(config.dtype, config.precision))
+    device, rank = accelerator.device, config.optim.lora_rank
+    dtype = frozen_dtype(config.dtype, config.precision, rank, on_gpu=device.type != "cpu")
+    maker = policies.load(policy, device=str(device), dtype=dtype, vae_dtype="float32")
     if not isinstance(maker, DiffusionPolicy):
         raise ConfigError(f"{policy} is a vision-language model, not a diffusers pipeline")
     log = log if accelerator.is_main_process else _mute
     denoiser = Denoiser(maker)
     read, rows = trainable_pairs(pairs, maker.tasks, log)
     with accelerator.main_process_first():
-        folder = out / "checkpoints" / "encoded"
+        is_half = dtype == "bfloat16"
+        folder = out / "checkpoints" / ("encoded_bfloat16" if is_half else "encoded")
         encoded = encode_pairs(read, denoiser, folder, config.resolution, log)
     model = DPOModel(denoiser, config)
     # Some weights, as those of a last block for text or of a second network, reach no prediction.
@@ -224,7 +240,8 @@ def align_pipeline(
     accelerator.wait_for_everyone()
     figures = {name: [round(value, 6) for value in history[name]] for name in _LOGGED[1:]}
     losses = [*enumerate(history["loss"], 1)]
-    return {"rows": dict(rows), "pairs": len(encoded), "losses": losses, **figures}
+    counts = {"rows": dict(rows), "pairs": len(encoded)}
+    return {**counts, "dtype": dtype, "losses": losses, **figures}
 
 
 def _mute(_: str) -> None: ...

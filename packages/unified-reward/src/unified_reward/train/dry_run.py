@@ -93,6 +93,8 @@ class DryRun:
     steps_per_epoch: int | None
     """None where the data is absent."""
     epochs: float | None
+    dtype: str = "float32"
+    """Type of frozen weights on a GPU."""
     lacking: tuple[str, ...]
     """Problems: what to provide before the real run, and what would not work in it."""
 
@@ -144,13 +146,13 @@ def dry_run(config: JudgeTraining, launch: str = "") -> DryRun:
     )
 
 
-def memory_report(launcher: LaunchConfig, groups: Groups, frozen: int) -> dict[str, Any]:
+def memory_report(launcher: LaunchConfig, groups: Groups, frozen: float) -> dict[str, Any]:
     """Trained parameters and the memory of one card, by fields of `DryRun`.
 
     Args:
         launcher: Sharding of the weights.
         groups: Parameter groups of the optimiser.
-        frozen: Number of weights that are not trained.
+        frozen: Number of weights that are not trained; those of two bytes count half.
     """
     trained = sum(weight.numel() for group in groups for weight in group["params"])
     states = sum(_state_bytes(group) for group in groups)

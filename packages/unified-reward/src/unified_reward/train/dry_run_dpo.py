@@ -67,6 +67,7 @@ from unified_reward.train.meta_models import (
 from unified_reward.train.meta_prompts import embedded_prompt
 from unified_reward.train.optim import check_lora_targets, lora_config
 from unified_reward.train.placeholders import placeholder_answers, placeholder_context
+from unified_reward.train.precision import frozen_bytes, frozen_dtype
 from unified_reward.train.schedule import Schedule
 
 
@@ -184,7 +185,8 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
     denoiser = Denoiser(policy)
     optim, trained = training.optim, [*denoiser.networks.values()]
     parameters = _count(trained)
-    frozen = _count(part for part in pipeline.components.values() if isinstance(part, nn.Module))
+    dtype = frozen_dtype(training.dtype, training.precision, optim.lora_rank, on_gpu=True)
+    frozen = frozen_bytes(pipeline, dtype) / 4
     reasons: list[str] = []
     pairs = _pairs(config.pairs, policy.tasks, reasons)
     lacking = [*_lacking_pairs(config.pairs, reasons), *not_here(config.policy)]
@@ -204,6 +206,7 @@ def _diffusion(config: PolicyDPO, training: DiffusionDPO, launcher: LaunchConfig
         tokens={"sample": tokens} if tokens else {},
         latent=latent,
         timesteps=timesteps,
+        dtype=dtype,
         lacking=tuple(lacking),
         # Frozen are the other parts, and the base of the adapters or else the reference.
         **memory_report(launcher, [{"params": [*alignment.trained.values()], **decay}], frozen),

@@ -40,6 +40,7 @@ from unified_reward.train.loops import build_accelerator
 from unified_reward.train.meta_models import build_meta_pipeline
 from unified_reward.train.meta_prompts import embedded_prompt
 from unified_reward.train.policy_updates import AdaptedNetworks
+from unified_reward.train.precision import frozen_bytes, frozen_dtype
 from unified_reward.train.reward_functions import is_function
 
 
@@ -98,7 +99,8 @@ def _diffusion(
     )
     policy, parts = own.with_options(training.rollout), nn.ModuleDict(networks(own.pipeline))
     parameters = _count(parts)
-    frozen = sum(_count(p) for p in own.pipeline.components.values() if isinstance(p, nn.Module))
+    dtype = frozen_dtype(training.dtype, training.precision, optim.lora_rank, on_gpu=True)
+    frozen = frozen_bytes(own.pipeline, dtype) / 4
     trained = [*AdaptedNetworks(policy, optim).trained.values()]
     if training.rule == "flow" and prediction_type(own.pipeline.scheduler) != "flow":
         raise ConfigError(f"rule: flow is for flow models, and {config.policy} is none; use ddim")
@@ -115,6 +117,7 @@ def _diffusion(
         wrapped={},
         tokens={"sample": rollout.tokens} if rollout.tokens else {},
         latent=rollout.latent,
+        dtype=dtype,
         lacking=tuple(lacking),
         **_with_copies(training, memory_report(launcher, [{"params": trained, **decay}], frozen)),
         launch=f"{launcher.name}, {launcher.sharding}" if launcher.name else "",

@@ -10,6 +10,7 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.policies import Denoising
 from unified_reward.policies.step_rules import RuleName
 from unified_reward.train.optim import OptimConfig
+from unified_reward.train.precision import Dtype, MixedPrecision, check_dtype
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,12 @@ class DiffusionGRPO:
     """Steps between measurements of the reward of the held-out prompts, >= 1."""
     patience_s: float = 120.0
     """Seconds to wait for a reward server that does not answer."""
-    precision: Literal["no", "bf16"] | None = None
-    """Mixed precision; None for bf16 on a GPU and full precision elsewhere."""
+    precision: MixedPrecision | None = None
+    """Mixed precision; None for bf16 on a GPU or with ``dtype`` bfloat16, else full precision."""
+    dtype: Dtype | None = None
+    """Type of frozen weights: text encoders, the network under adapters, and the autoencoder unless
+    its config says ``force_upcast``. None for bfloat16 on a GPU, and float32 elsewhere, without
+    adapters, or without mixed precision. Adapters are trained in float32."""
     samples_every: int = 0
     """Steps between sheets of samples of four prompts, written to ``samples``; 0 for none."""
     ema_decay: float = 0.0
@@ -125,6 +130,7 @@ class DiffusionGRPO:
             raise ConfigError("adapters are trained by AdamW only; leave optim.muon_lr at 0")
         if not self.optim.lora_rank:
             raise ConfigError("grpo trains adapters; give optim.lora_rank")
+        check_dtype(self.dtype, self.precision, self.optim.lora_rank)
 
     @property
     def least(self) -> int:

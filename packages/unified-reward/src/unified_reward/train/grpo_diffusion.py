@@ -32,6 +32,7 @@ from unified_reward.train.grpo_page import RunFacts, write_run_page
 from unified_reward.train.loops import build_accelerator
 from unified_reward.train.offload import Turns
 from unified_reward.train.policy_updates import AdaptedNetworks
+from unified_reward.train.precision import Dtype, frozen_dtype, mixed_precision
 from unified_reward.train.processes import Processes
 from unified_reward.train.reward_functions import RewardFunction
 from unified_reward.train.run_history import tracker_names
@@ -64,9 +65,10 @@ def train_pipeline(
         held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
 
     Returns:
-        ``rows`` by status, ``prompts``, ``losses`` and the other figures by step (None where a step
-        had no group to learn from), ``rewards``, the mean of each by name, ``held_out``, pairs of
-        step and mean reward, and ``held_out_rewards``, these of each reward by name.
+        ``rows`` by status, ``prompts``, ``dtype`` of frozen weights, ``losses`` and the other
+        figures by step (None where a step had no group to learn from), ``rewards``, the mean of
+        each by name, ``held_out``, pairs of step and mean reward, and ``held_out_rewards``, these
+        of each reward by name.
 
     Raises:
         ConfigError: Options, policy and rewards do not fit.
@@ -78,7 +80,9 @@ def train_pipeline(
     scorer = _group_rewards(rewards, config)
     others = _others(scorer.names, held_out_rewards, config)
     turns = Turns(accelerator.device, scorer, others) if config.offload else None
-    maker = _load(policy, config, accelerator)
+    device, rank = accelerator.device, config.optim.lora_rank
+    dtype = frozen_dtype(config.dtype, config.precision, rank, on_gpu=device.type != "cpu")
+    maker = _load(policy, config, dtype, str(device))
     with processes.together():  # from here on, the first has cleared what another run left
         first_log = log if processes.is_first else lambda _: None
         read, rows = read_prompts(prompts, maker.tasks, first_log)
@@ -97,12 +101,13 @@ def train_pipeline(
     with processes.together(), trainer.result():
         if processes.is_first:
             _write(model, maker, out)
-    return {"rows": rows, "prompts": len(trained), **_report(history)}
+    return {"rows": rows, "prompts": len(trained), "dtype": dtype, **_report(history)}
 
 
 def _accelerator(config: DiffusionGRPO, out: Path) -> Accelerator:
     names = tracker_names(config.report_to)
-    accelerator = build_accelerator(config.precision, names, out / "logs")
+    precision = mixed_precision(config.dtype, config.precision)
+    accelerator = build_accelerator(precision, names, out / "logs")
     if config.prompts_per_step < (n := accelerator.num_processes):
         raise ConfigError(
             f"prompts_per_step is {config.prompts_per_step}, of which {n} processes need at least "
@@ -111,12 +116,13 @@ def _accelerator(config: DiffusionGRPO, out: Path) -> Accelerator:
     return accelerator
 
 
-def _load(policy: str | Path, config: DiffusionGRPO, accelerator: Accelerator) -> DiffusionPolicy:
+def _load(policy: str | Path, config: DiffusionGRPO, dtype: Dtype, device: str) -> DiffusionPolicy:
     maker = policies.load(
         policy,
         vars(config.sampling),
-        device=str(accelerator.device),
-        dtype="float32",
+        device=device,
+        dtype=dtype,
+        vae_dtype="float32",
         batch_size=config.optim.batch_size,
     )
     if not isinstance(maker, DiffusionPolicy):

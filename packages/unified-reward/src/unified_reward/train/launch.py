@@ -90,11 +90,11 @@ class LaunchConfig:
             )
         return {name: classes.count(name) for name in names}
 
-    def memory_gib(self, weights: int, trained: int, states: int) -> dict[str, float]:
+    def memory_gib(self, weights: float, trained: int, states: int) -> dict[str, float]:
         """Memory of one process on its GPU between two steps, without activations, in GiB.
 
         Args:
-            weights: Number of weights.
+            weights: Number of weights of four bytes.
             trained: Number of trained weights.
             states: Bytes of the optimiser's moments.
         """

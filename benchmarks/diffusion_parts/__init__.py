@@ -1,0 +1,1 @@
+"""Random pipelines and ways of training them, for the benchmarks of alignment."""

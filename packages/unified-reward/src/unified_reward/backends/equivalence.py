@@ -447,11 +447,12 @@ def _probes(vlm: VLM) -> Iterator[Request]:
     yield Request((small, "rate: a red circle"), _CHOICES)
     yield Request(("first:", wide, "second:", tall, "which picture is better?"), _CHOICES)
     yield Request(("10 apples and 1 tie",), _CHOICES)
-    # What others share from their start.
+    # Those that share what they begin with, two by two of the same lengths.
     yield Request(("10 apples and 1 tie or 2",), _CHOICES)
     other = _image(3, 64, 64)
     yield Request((other, "rate: a red circle"), _CHOICES)
     yield Request((small, "rate: a red circle", other, "or this?"), _CHOICES)
+    yield Request((other, "rate: a red circle", small, "or this?"), _CHOICES)
     if window := _window(vlm):
         short, long = (len(vlm.chat.prompt_tokens(Request((_WORDS * n,)))) for n in (1, 2))
         beyond = _WORDS * (window // (long - short) + 2)

@@ -51,10 +51,14 @@ from unified_reward.core.verdicts import Failed
 _FALLBACK_CONTEXT = 32_768
 MAX_TOKENS = 32_768
 """Most tokens in caches at a time; one takes 60 to 150 kB in a model of 7B parameters."""
+WORTH = Worth()
 _CPU_TOKENS = 16_384
-_CPU_PADDING = 32
+CPU_PADDING = 32
 """Padding tokens that cost as much as another pass on a CPU."""
-_PACKED_LEAST = 256
+PACKED = 1.0
+"""Tokens side by side behind a prefix, as a share of its length: its cache is not copied, but each
+token's attention takes time for all of them."""
+PACKED_LEAST = 256
 """Tokens that may stand side by side in a row whatever stands before them."""
 
 _T = TypeVar("_T")
@@ -106,7 +110,7 @@ class VLM:
 
     def worth(self) -> Worth:
         """Prefixes that are shared."""
-        return Worth(behind_images=self.ways.prefixes_end == "behind images")
+        return WORTH._replace(behind_images=self.ways.prefixes_end == "behind images")
 
     def limits(self) -> Limits:
         """Sizes of passes that share prefixes."""
@@ -114,9 +118,9 @@ class VLM:
         return Limits(
             tokens=_CPU_TOKENS if is_cpu else MAX_TOKENS,
             requests=self.batch_size,
-            padding=_CPU_PADDING if is_cpu else MAX_PADDING,
-            packed=1.0 if self.ways.prefixes == "packed" else None,
-            packed_least=_PACKED_LEAST,
+            padding=CPU_PADDING if is_cpu else MAX_PADDING,
+            packed=PACKED if self.ways.prefixes == "packed" else None,
+            packed_least=PACKED_LEAST,
             pads_roots=self.ways.padding,
         )
 

@@ -219,57 +219,22 @@ class Walk:
         return self.limits.pads_roots if is_root else not (one.is_open or other.is_open)
 
     def _pass(self, strips: Sequence[Strip], state: State) -> Done:
-        width = max(strip.length for strip in strips)
-        are_single = all(len(strip.nodes) == 1 for strip in strips)
-        rows = (
-            strips[0]
-            .nodes[0]
-            .columns.new_zeros(len(strips[0].nodes[0].columns), len(strips), width)
-        )
-        rows[0] = self.vlm.chat.pad_id
-        own = torch.zeros(len(strips), width, width, dtype=torch.bool)
-        valid = torch.zeros(len(strips), width, dtype=torch.bool)
-        reads: list[int] = []
-        stops: list[int] = []
-        for r, strip in enumerate(strips):
-            # As everywhere, prompts are padded on the left.
-            stop = width - strip.length if state.cache is None and are_single else 0
-            ends: list[int] = []
-            for node, parent in zip(strip.nodes, strip.parents, strict=True):
-                start, stop = stop, stop + len(node)
-                rows[:, r, start:stop] = node.columns
-                valid[r, start:stop] = True
-                if parent >= 0:
-                    own[r, start:stop] = own[r, ends[parent] - 1]
-                own[r, start:stop, start:stop] = torch.ones(len(node), len(node)).tril().bool()
-                reads += [r * width + start + offset for offset in node.reads]
-                ends.append(stop)
-            stops += ends
+        laid = _lay_out(strips, is_root=state.cache is None, pad=self.vlm.chat.pad_id)
+        nodes = [node for strip in strips for node in strip.nodes]
         before = torch.stack([strip.tip.seen for strip in strips])
-        if are_single:
-            mask = torch.cat([before, valid], 1).long()
-        else:
-            # A row of padding that sees nothing would be not a number.
-            attends = own | torch.eye(width, dtype=torch.bool)
-            mask = torch.cat([before[:, None].expand(-1, width, -1), attends], -1)[:, None]
-        inputs = self._inputs(
-            rows, mask, [i for s in strips for node in s.nodes for i in node.images]
-        )
+        mask = _mask(before, laid, are_single=len(nodes) == len(strips))
+        inputs = self._inputs(laid.rows, mask, [image for node in nodes for image in node.images])
         if state.cache is not None:
             inputs["cache"] = selected(state.cache, [strip.tip.row for strip in strips])
-        device = self.vlm.model.device
-        cache, values = self.run(inputs, torch.tensor(reads or [0], device=device))
-        parts = iter(
-            values.split([len(node.reads) for s in strips for node in s.nodes]) if reads else ()
-        )
+        # What nothing is read of is computed at one place: some heads take no empty tensor.
+        reads = torch.tensor(laid.reads or [0], device=self.vlm.model.device)
+        cache, values = self.run(inputs, reads)
+        parts = values[: len(laid.reads)].split([len(node.reads) for node in nodes])
         visits: list[Visit] = []
-        places = iter(stops)
-        for r, strip in enumerate(strips):
-            for node in strip.nodes:
-                seen = torch.cat([before[r], own[r, next(places) - 1]])
-                tip = Tip(r, seen, int(seen.sum()))
-                visits.append(Visit(node, tip, next(parts) if reads else values[:0]))
-        return Done(State(cache, state.width + width), visits)
+        for node, (row, last), read in zip(nodes, laid.ends, parts, strict=True):
+            seen = torch.cat([before[row], laid.own[row, last]])
+            visits.append(Visit(node, Tip(row, seen, int(seen.sum())), read))
+        return Done(State(cache, state.width + mask.shape[-1] - before.shape[1]), visits)
 
     def _inputs(self, rows: Tensor, mask: Tensor, images: Sequence[Any]) -> dict[str, Any]:
         encoder = encoder_of(self.vlm)
@@ -283,6 +248,56 @@ class Walk:
             **dict(zip(encoder.type_ids, rows[2 : 2 + kinds], strict=True)),
         }
         return to_device(tokens, self.vlm.model) | encoder.join(images)
+
+
+class _Layout(NamedTuple):
+    """New tokens of a pass over B rows."""
+
+    rows: Tensor
+    """Columns as of `Row`, shape (…, B, T)."""
+    own: Tensor
+    """New tokens that each new token sees, booleans of shape (B, T, T)."""
+    valid: Tensor
+    """False for padding, shape (B, T)."""
+    reads: list[int]
+    """Indices into B * T tokens at which something is read, by node."""
+    ends: list[tuple[int, int]]
+    """Row and place of the last token of each node."""
+
+
+def _lay_out(strips: Sequence[Strip], *, is_root: bool, pad: int) -> _Layout:
+    width = max(strip.length for strip in strips)
+    first = strips[0].nodes[0].columns
+    rows = first.new_zeros(len(first), len(strips), width)
+    rows[0] = pad
+    own = torch.zeros(len(strips), width, width, dtype=torch.bool)
+    valid = torch.zeros(len(strips), width, dtype=torch.bool)
+    laid = _Layout(rows, own, valid, [], [])
+    for r, strip in enumerate(strips):
+        # As everywhere, whole prompts are padded on the left.
+        stop = width - strip.length if is_root else 0
+        lasts: list[int] = []
+        for node, parent in zip(strip.nodes, strip.parents, strict=True):
+            start, stop = stop, stop + len(node)
+            rows[:, r, start:stop] = node.columns
+            valid[r, start:stop] = True
+            if parent >= 0:
+                own[r, start:stop] = own[r, lasts[parent]]
+            own[r, start:stop, start:stop] = torch.ones(len(node), len(node)).tril().bool()
+            lasts.append(stop - 1)
+            laid.reads.extend(r * width + start + offset for offset in node.reads)
+        laid.ends.extend((r, last) for last in lasts)
+    return laid
+
+
+def _mask(before: Tensor, laid: _Layout, *, are_single: bool) -> Tensor:
+    """Mask of a pass: (B, C + T) where each row has a single node, else (B, 1, T, C + T)."""
+    if are_single:
+        return torch.cat([before, laid.valid], 1).long()
+    width = laid.own.shape[-1]
+    # A row of padding that sees nothing would be not a number.
+    attends = laid.own | torch.eye(width, dtype=torch.bool)
+    return torch.cat([before[:, None].expand(-1, width, -1), attends], -1)[:, None]
 
 
 def encoder_of(vlm: VLM) -> ImageEncoder:

@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def measure(device: str, parts: list[str], seconds: float, *, tiny: bool) -> Ite
             rows = isolated(part, device, limit, tiny=tiny)
         else:
             rows = rows_of(part, Run(torch.device(device), tiny, began + limit))
-        for row in _until_fault(rows):
+        for row in _quietly(_until_fault(rows)):
             filled["rows"].append(row)
             filled["seconds"] = time.monotonic() - began
             report["seconds"] = time.monotonic() - start
@@ -111,6 +112,16 @@ def _until_fault(rows: Iterator[Row]) -> Iterator[Row]:
         yield from rows
     except FAULTS as error:
         yield {"name": "the rest", "error": f"{type(error).__name__}: {error}"}
+
+
+def _quietly(rows: Iterator[Row]) -> Iterator[Row]:
+    """Rows, with what libraries print sent to stderr."""
+    while True:
+        with redirect_stdout(sys.stderr):
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
 
 
 def _child(part: str, run: Run) -> None:

@@ -42,7 +42,7 @@ def test_the_dry_run_measures_every_part(tmp_path, capsys):
     assert all(row["apart"] < 0.02 for row in asked)
     page = gpu.page(report)
     assert page.startswith("## On one GPU\n")
-    assert page.count("| ---") == 4
+    assert page.count("\n| ---") == 4
     assert "flash_attn is not installed" in page
 
 

@@ -116,7 +116,7 @@ def see_what_stands_beside(monkeypatch, model):
 
 def see_padding_of_prefixes(monkeypatch, model):
     """Padding within a row is seen by what follows."""
-    monkeypatch.setattr(hf_vlm, "PACKED", 0.0)
+    monkeypatch.setattr(hf_vlm, "CPU_PACKED", 0.0)
 
     def unmasked(before, laid, **options):
         valid = torch.ones_like(laid.valid)
@@ -128,7 +128,7 @@ def see_padding_of_prefixes(monkeypatch, model):
 
 def continue_another_prefix(monkeypatch, model):
     """Rows of a cache are taken for others."""
-    monkeypatch.setattr(hf_vlm, "PACKED", 0.0)
+    monkeypatch.setattr(hf_vlm, "CPU_PACKED", 0.0)
 
     def turned(cache, rows):
         return selected(cache, [max(rows) - row for row in rows])
@@ -242,6 +242,7 @@ def test_recurrent_state_is_not_shared_between_choices(judge, small, name, monke
     """Side by side in a row, or in rows that continue one state."""
     model, (queries, wanted) = judge.model, small
     assert judge.describe()["model"]["ways"]["choices"] == "rows"
+    model.ways = dataclasses.replace(model.ways, **REPEATED)
     model.batch_size = 1
     assert_equal(model.generate(queries), wanted)
 

@@ -8,7 +8,6 @@ short requests when a model is loaded, and one that differs is not used.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -42,8 +41,13 @@ _LEAST = 1e-2
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
 _WORDS = "red 1 circle 10 "
-_PACKED = (math.inf, 1.0, 0.0)
-"""All requests in one row, only what follows a longer prefix, and each in its own."""
+_TOGETHER, _PARTLY, _APART = (1e9, 10**9), (16.0, 0), (0.0, 0)
+_PREFIXES: dict[Literal["packed", "rows"], dict[str, tuple[float | None, int]]] = {
+    "packed": {"together": _TOGETHER, "partly": _PARTLY, "apart": _APART},
+    "rows": {"apart": (None, 0)},
+}
+"""Ways of sharing prefixes, each tried with `Limits.packed` and `packed_least` for all requests in
+a row, for some, and for each in its own."""
 
 
 def tolerance_of(model: Any) -> float:
@@ -90,7 +94,9 @@ class Ways:
             "features": "an image is encoded again for each request",
             "padding": "only requests of one length share a batch",
             "batches": "each request is asked alone",
-            "prefixes": "what requests share from their start is computed for each",
+            "prefixes": "what requests share from their start is computed for each"
+            if self.prefixes == "repeated"
+            else "what follows a shared prefix is asked in a row each",
             "packed": "choices are asked "
             + ("in a row each" if self.choices == "rows" else "with a whole prompt each"),
         }
@@ -98,7 +104,10 @@ class Ways:
             "features": self.images != "encoded once",
             "padding": self.batches == "of equal length",
             "batches": self.batches == "of one",
-            "prefixes": self.prefixes == "repeated" and self.may_share,
+            "prefixes": self.may_share
+            and (
+                self.prefixes == "repeated" or (self.prefixes, self.choices) == ("rows", "packed")
+            ),
             "packed": self.choices != "packed",
         }
         return [
@@ -273,37 +282,39 @@ class _Proof:
         ways = self._ways
         if not ways.may_share:
             return
-        for end in ("anywhere", "behind images"):
-            ways.prefixes_end = end
-            for prefixes, shares in (("packed", _PACKED), ("rows", (None,))):
-                ways.prefixes = prefixes
-                name = f"prefixes, {prefixes}, {end}"
+        for ways.prefixes_end in ("anywhere", "behind images"):
+            for ways.prefixes, limits in _PREFIXES.items():
+                may_pack = ways.choices == "packed" or ways.prefixes == "rows"
+                # One at a time, as a pass may lack what another has, such as images.
                 if (
-                    (ways.choices == "packed" or prefixes == "rows")
-                    # A pass may lack what another has, such as images.
-                    and self._equals(f"{name}, alone", partial(self._shared, shares[-1], most=1))
-                    and all(self._equals_shared(name, share) for share in shares)
+                    may_pack
+                    and self._equals_shared("alone", *limits["apart"], most=1)
+                    and all(self._equals_shared(name, *limit) for name, limit in limits.items())
                 ):
                     return
         ways.prefixes, ways.prefixes_end = "repeated", "anywhere"
 
-    def _equals_shared(self, name: str, packed: float | None) -> bool:
+    def _equals_shared(
+        self, name: str, packed: float | None, least: int, *, most: int = 64
+    ) -> bool:
         """Compare passes that share prefixes, also with other tokens beside the first request."""
-        name += "" if packed is None else f", {packed:g}"
-        return self._equals(name, partial(self._shared, packed)) and self._equals(
+        name = f"prefixes, {self._ways.prefixes}, {self._ways.prefixes_end}, {name}"
+        shared = partial(self._shared, packed, least, most=most)
+        return self._equals(name, shared) and self._equals(
             f"{name}, other tokens",
-            lambda: self._shared(packed, changed=True)[:1],
+            lambda: shared(changed=True)[:1],
             self._last[:1],
             same_shapes=True,
         )
 
     def _shared(
-        self, packed: float | None, *, most: int = 64, changed: bool = False
+        self, packed: float | None, least: int, *, most: int, changed: bool = False
     ) -> list[tuple[float, ...]]:
         """Log-probabilities behind prefixes that are shared, however short.
 
         Args:
             packed: See `Limits`.
+            least: The same.
             most: Requests in a pass.
             changed: All text is another, but for that of the first request.
 
@@ -311,7 +322,7 @@ class _Proof:
             ValueError: A request cannot be answered.
         """
         vlm = self._vlm
-        limits = replace(vlm.limits(), packed=packed, packed_least=0, requests=most)
+        limits = replace(vlm.limits(), packed=packed, packed_least=least, requests=most)
         if packed is not None:
             limits = replace(limits, padding=limits.tokens)
         answers = Answers(vlm, self._probes, limits)
@@ -410,8 +421,9 @@ def _change(nodes: Sequence[Node], token: int) -> bool:
         is_own = _change(node.children, token) or any(question == 0 for _, (question, _) in targets)
         is_first = is_first or is_own
         if not is_own:
-            ids, images = node.columns[:2]
-            node.columns = torch.cat([ids.where(images != 0, token)[None], node.columns[1:]])
+            ids, images, *others = node.row.columns
+            columns = torch.stack([ids.where(images != 0, token), images, *others])
+            node.row = node.row._replace(columns=columns)
     return is_first
 
 

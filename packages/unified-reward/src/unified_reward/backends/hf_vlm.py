@@ -24,17 +24,23 @@ from transformers import (
 )
 
 from unified_reward.backends.attention import Attention, check_attention
-from unified_reward.backends.batching import MAX_PADDING, batches, bisect_failures
+from unified_reward.backends.batching import (
+    CPU_PADDING,
+    CPU_TOKENS,
+    MAX_PADDING,
+    MAX_TOKENS,
+    batches,
+    bisect_failures,
+)
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.choices import score_choices, score_first_tokens
 from unified_reward.backends.devices import best_device, resolve_device, resolve_dtype
 from unified_reward.backends.equivalence import Ways, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
-from unified_reward.backends.passes import Limits
+from unified_reward.backends.passes import Limits, check_length
 from unified_reward.backends.prefixes import Worth
 from unified_reward.backends.shared import (
     Answers,
-    check_length,
     head_of,
     heads_of_places,
     is_generated,
@@ -49,16 +55,12 @@ from unified_reward.core.verdicts import Failed
 
 
 _FALLBACK_CONTEXT = 32_768
-MAX_TOKENS = 32_768
-"""Most tokens in caches at a time; one takes 60 to 150 kB in a model of 7B parameters."""
 WORTH = Worth()
-_CPU_TOKENS = 16_384
-CPU_PADDING = 32
-"""Padding tokens that cost as much as another pass on a CPU."""
-PACKED = 1.0
-"""Tokens side by side behind a prefix, as a share of its length: its cache is not copied, but each
-token's attention takes time for all of them."""
-PACKED_LEAST = 256
+PACKED = 64.0
+CPU_PACKED = 16.0
+"""Pairs of tokens side by side, which do not see each other and take time all the same, for each
+token of a prefix whose cache need not be copied."""
+PACKED_LEAST = 64
 """Tokens that may stand side by side in a row whatever stands before them."""
 
 _T = TypeVar("_T")
@@ -115,11 +117,12 @@ class VLM:
     def limits(self) -> Limits:
         """Sizes of passes that share prefixes."""
         is_cpu = self.model.device.type == "cpu"
+        packed = CPU_PACKED if is_cpu else PACKED
         return Limits(
-            tokens=_CPU_TOKENS if is_cpu else MAX_TOKENS,
+            tokens=CPU_TOKENS if is_cpu else MAX_TOKENS,
             requests=self.batch_size,
             padding=CPU_PADDING if is_cpu else MAX_PADDING,
-            packed=PACKED if self.ways.prefixes == "packed" else None,
+            packed=packed if self.ways.prefixes == "packed" else None,
             packed_least=PACKED_LEAST,
             pads_roots=self.ways.padding,
         )
@@ -145,7 +148,8 @@ class VLM:
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
         """Indices of requests in batches, of equal length where padding changes an answer."""
         if self.ways.padding:
-            yield from batches([_size(request) for request in requests], self.batch_size)
+            sizes = [_size(request) for request in requests]
+            yield from batches(sizes, self.batch_size, self.limits().tokens)
             return
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         lengths = bisect_failures([*requests], self._prompt_lengths, self.name)

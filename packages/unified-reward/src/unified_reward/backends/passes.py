@@ -119,7 +119,8 @@ class Limits:
     padding: int
     """Most padding tokens in a pass."""
     packed: float | None
-    """Most tokens side by side behind a prefix, as a share of its length; None for a row each."""
+    """Pairs of tokens side by side that take the time of copying a cached token; None if nothing
+    stands side by side."""
     packed_least: int
     """Tokens that may stand side by side behind any prefix."""
     pads_roots: bool
@@ -172,26 +173,39 @@ class Walk:
 
     def _strips(self, tip: Tip, nodes: Sequence[Node]) -> Iterator[Strip]:
         """Rows for what follows a tip, each node with all below it where that is not much."""
-        limits = self.limits
-        if limits.packed is None:
-            yield from (Strip(tip, (node,), (-1,)) for node in nodes)
-            return
-        most = max(limits.packed * tip.length, limits.packed_least)
         strip: list[Node] = []
-        size = 0
+        size = longest = 0
         for node in nodes:
             n = len(node) + node.below
-            # Behind a prefix, a mask is needed anyway.
-            if n > most and (not tip.length or node.below > limits.packed * (n + tip.length)):
+            if not self._is_whole(tip, node):
                 yield Strip(tip, (node,), (-1,))
                 continue
-            if strip and (size + n > most or _requests(strip) >= limits.requests):
+            longest = max(longest, n)
+            if strip and (
+                not self._fits(size + n, longest, tip.length)
+                or _requests(strip) >= self.limits.requests
+            ):
                 yield _whole(tip, strip)
-                strip, size = [], 0
+                strip, size, longest = [], 0, n
             strip.append(node)
             size += n
         if strip:
             yield _whole(tip, strip)
+
+    def _is_whole(self, tip: Tip, node: Node) -> bool:
+        """True if a node shares a row with all below it."""
+        if self.limits.packed is None or not node.children:
+            return self.limits.packed is not None
+        if len(node) + node.below <= self.limits.packed_least:
+            return True
+        # Without a prefix, a pass over the node alone needs no mask.
+        longest = max(len(below) for below in walk(node.children))
+        return bool(tip.length) and self._fits(node.below, longest, tip.length + len(node))
+
+    def _fits(self, size: int, longest: int, length: int) -> bool:
+        """True if tokens stand side by side behind a prefix, rather than on copies of its cache."""
+        packed = self.limits.packed or 0
+        return size <= self.limits.packed_least or size * longest <= packed * length
 
     def _groups(self, strips: Sequence[Strip], state: State, tokens: int) -> Iterator[list[Strip]]:
         """Strips of similar lengths in passes."""
@@ -309,6 +323,20 @@ def encoder_of(vlm: VLM) -> ImageEncoder:
     if vlm.encoder is None:
         raise ValueError("images are not encoded apart from their requests")
     return vlm.encoder
+
+
+def check_length(vlm: VLM, length: int, tails: Sequence[Sequence[int]] = ()) -> None:
+    """Refuse a prompt that, with the longest of its choices, is longer than the model's context.
+
+    Raises:
+        ValueError: It is longer.
+    """
+    length += max(map(len, tails), default=1) - 1
+    if length > vlm.context:
+        raise ValueError(
+            f"{length} tokens, but the model takes {vlm.context}; shorten the text or "
+            "lower max_pixels"
+        )
 
 
 def _requests(nodes: Sequence[Node]) -> int:

@@ -44,11 +44,12 @@ class Row(NamedTuple):
 
 @dataclass(eq=False)
 class Node:
-    """Tokens that follow those of a parent."""
+    """Tokens of a row that follow those of a parent."""
 
-    columns: Tensor
-    """As of `Row`, shape (…, n)."""
-    images: list[ImageFeatures] = field(default_factory=list[ImageFeatures])
+    row: Row
+    """One of the rows that share them."""
+    start: int
+    stop: int
     children: list[Node] = field(default_factory=list["Node"])
     ends: list[int] = field(default_factory=list[int])
     """Requests whose prompt ends with the last token."""
@@ -58,7 +59,17 @@ class Node:
     """True if tokens that are not known yet will follow."""
 
     def __len__(self) -> int:
-        return self.columns.shape[1]
+        return self.stop - self.start
+
+    @property
+    def columns(self) -> Tensor:
+        """As of `Row`, shape (…, n)."""
+        return self.row.columns[:, self.start : self.stop]
+
+    @property
+    def images(self) -> list[ImageFeatures]:
+        """Images among the tokens, in order."""
+        return [image for place, image in self.row.images if self.start <= place < self.stop]
 
     @cached_property
     def below(self) -> int:
@@ -93,11 +104,9 @@ def _grown(rows: Sequence[Row], start: int, members: Sequence[int]) -> list[Node
     for group in groups.values():
         first = rows[group[0]]
         stop = min(_common(first.columns, rows[i].columns, start) for i in group)
-        images = [image for place, image in first.images if start <= place < stop]
         longer = [i for i in group if rows[i].columns.shape[1] > stop]
         ends = [i for i in group if rows[i].columns.shape[1] == stop]
-        children = _grown(rows, stop, longer)
-        nodes.append(Node(first.columns[:, start:stop], images, children, ends))
+        nodes.append(Node(first, start, stop, _grown(rows, stop, longer), ends))
     return nodes
 
 
@@ -118,9 +127,8 @@ def _dissolved(node: Node, worth: Worth) -> list[Node]:
     if is_worth or not node.children:
         return [node]
     for child in node.children:
-        child.columns = torch.cat([node.columns, child.columns], 1)
-        child.images = [*node.images, *child.images]
-    own = [Node(node.columns, node.images, ends=node.ends)] if node.ends else []
+        child.start = node.start
+    own = [Node(node.row, node.start, node.stop, ends=node.ends)] if node.ends else []
     return own + node.children
 
 
@@ -149,4 +157,4 @@ def text_node(tokens: Sequence[int], position: int, *, rows: int, kinds: int) ->
     columns = torch.zeros(rows, len(tokens), dtype=torch.long)
     columns[0] = torch.tensor([*tokens])
     columns[2 + kinds :] = position + torch.arange(len(tokens))
-    return Node(columns)
+    return Node(Row(columns, (), position + len(tokens)), 0, len(tokens))

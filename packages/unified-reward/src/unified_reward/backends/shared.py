@@ -19,6 +19,7 @@ from unified_reward.backends.passes import (
     Tip,
     Visit,
     Walk,
+    check_length,
     encoder_of,
     read_hidden,
     read_logits,
@@ -233,7 +234,7 @@ class Answers:
             node = text_node(shared, position, rows=rows, kinds=self._kinds)
             self._add_tails(node, tails, position + len(shared))
             return [node]
-        prompt = Node(visit.node.columns)
+        prompt = Node(visit.node.row, visit.node.start, visit.node.stop)
         self._add_tails(prompt, tails, position)
         self._count(prompt.targets[len(prompt) - 1], visit.read[-1])
         return prompt.children
@@ -306,20 +307,6 @@ def _trees(rows: Sequence[Row | Failed], worth: Worth) -> list[Node]:
 def failure_of(vlm: VLM, error: Exception) -> Failed:
     """What a request fails with that raised an error."""
     return Failed(f"{vlm.name} could not answer: {one_line(error)}")
-
-
-def check_length(vlm: VLM, length: int, tails: Sequence[Sequence[int]] = ()) -> None:
-    """Refuse a prompt that, with the longest of its choices, is longer than the model's context.
-
-    Raises:
-        ValueError: It is longer.
-    """
-    length += max(map(len, tails), default=1) - 1
-    if length > vlm.context:
-        raise ValueError(
-            f"{length} tokens, but the model takes {vlm.context}; shorten the text or "
-            "lower max_pixels"
-        )
 
 
 def is_generated(request: Request) -> bool:

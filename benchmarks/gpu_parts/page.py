@@ -30,6 +30,11 @@ def _rate(row: Row) -> str:
     return next((f"{row[f'{x}_per_s']:,.0f} {x}" for x in rates if f"{x}_per_s" in row), "")
 
 
+def _gain(row: Row) -> str:
+    """Time of a competent batch, or of a layer as it is, for that of the row."""
+    return f"{row['plain_seconds'] / row['seconds']:.2f}" if "plain_seconds" in row else ""
+
+
 def _peaks(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Measured and published peaks by unit: TFLOP/s by dtype, TB/s as ``copy``."""
     rows = {row["name"]: row for row in report["parts"].get("card", {}).get("rows", ())}
@@ -83,6 +88,7 @@ def _columns(part: str, peaks: Mapping[str, Mapping[str, float]]) -> list[Column
             ("model and task", lambda row: row["name"]),
             ("seconds", _number("seconds")),
             ("a second", _rate),
+            ("plain way : this", _gain),
             *shares,
             ("attention", lambda row: row.get("attention", "").replace("_scaled_dot_product_", "")),
         ]

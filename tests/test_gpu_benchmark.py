@@ -37,9 +37,9 @@ def test_the_dry_run_measures_every_part(tmp_path, capsys):
     failed = [row for part in rows.values() for row in part if "error" in row]
     assert [row for row in failed if "flash_attn is not installed" not in row["error"]] == []
     assert all(row["ok"] for row in rows["numeric"])
-    asked = [row for row in rows["language"] if "candidates" in row["name"]]
-    assert len(asked) == 8
-    assert all(row["apart"] < 0.02 for row in asked)
+    questions = [row for row in rows["language"] if "candidates" in row["name"]]
+    assert len(questions) == 8
+    assert all(row["apart"] < 0.02 for row in questions)
     page = gpu.page(report)
     assert page.startswith("## On one GPU\n")
     assert page.count("\n| ---") == 4

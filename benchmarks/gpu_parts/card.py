@@ -55,7 +55,7 @@ def published(card: str) -> Peak | None:
 
 
 def measure(run: Run) -> Iterator[Row]:
-    """What the machine is, and its peaks."""
+    """The machine and its versions, and its peaks."""
     yield guarded("machine", lambda: _machine(run))
     for dtype in (torch.bfloat16, torch.float32):
         yield guarded(f"product, {dtype}".replace("torch.", ""), lambda d=dtype: _product(run, d))

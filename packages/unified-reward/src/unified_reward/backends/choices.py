@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from unified_reward.backends.attention import check_mask
 from unified_reward.backends.passes import check_length
 from unified_reward.core.requests import Request
 
@@ -207,7 +208,12 @@ def _logprobs(logits: Tensor, tokens: Sequence[int]) -> list[float]:
 
 
 def _continue(vlm: VLM, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-    """Logits behind each of ids, shape (B, T, vocabulary)."""
+    """Logits behind each of ids, shape (B, T, vocabulary).
+
+    Raises:
+        ValueError: The mask has a row for each token, and the attention is a Flash Attention.
+    """
+    check_mask(mask, vlm.model.config)
     return vlm.model(
         input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True
     ).logits

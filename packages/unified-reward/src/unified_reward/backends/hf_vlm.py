@@ -23,6 +23,7 @@ from transformers import (
     LogitsProcessor,
 )
 
+from unified_reward.backends.attention import Attention, check_attention
 from unified_reward.backends.batching import (
     CPU_PADDING,
     CPU_TOKENS,
@@ -88,11 +89,12 @@ class VLM:
         prove(self)
 
     def describe(self) -> dict[str, Any]:
-        """Architecture, dtype, device and the ways of asking in use, as JSON."""
+        """Architecture, dtype, device, attention and the ways of asking in use, as JSON."""
         return {
             "architecture": self.model.config.model_type,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
+            "attention": self.model.config._attn_implementation,
             "ways": self.ways.describe(),
             "slower": self.ways.slower(),
         }
@@ -318,6 +320,7 @@ def load_vlm(
     max_pixels: int | None = None,
     batch_size: int | None = None,
     quantize: Literal["8bit", "4bit"] | None = None,
+    attention: Attention | None = None,
 ) -> VLM:
     """Load any transformers checkpoint of image and text to text.
 
@@ -332,14 +335,16 @@ def load_vlm(
         max_pixels: Largest image that the model gets, in pixels; default the checkpoint's own.
         batch_size: Requests in one pass; default 16.
         quantize: Bits of a weight, by bitsandbytes; default none are quantised.
+        attention: Implementation of attention; default torch's own, where the architecture has it.
 
     Raises:
-        ConfigError: There is no such dtype, or what ``quantize`` needs is not installed.
+        ConfigError: There is no such dtype, what ``quantize`` or ``attention`` needs is not
+            installed, or the attention does not run on this device in this dtype.
         ModelError: The folder lacks a model or a processor, its weights do not fit, its chat
             template cannot take images, it names Python code of its own, or it holds an adapter
             whose base is not there or whose weights are pickled.
     """
-    options = _placement(device, dtype, quantize)
+    options = _placement(device, dtype, quantize, attention)
     config = read_config(source)
     processor_folder = processor_source(source)
     processor = load_processor(processor_folder)
@@ -353,12 +358,18 @@ def load_vlm(
     return VLM(model, chat, name=str(source), batch_size=batch_size or 16)
 
 
-def _placement(device: str | None, dtype: str | None, quantize: str | None) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` for dtype, quantisation and spreading over devices."""
+def _placement(
+    device: str | None, dtype: str | None, quantize: str | None, attention: Attention | None
+) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` for dtype, quantisation, attention and placement."""
     device = resolve_device(device)
     is_spread = device == "auto"
-    torch_dtype = resolve_dtype(dtype, best_device() if is_spread else device)
+    fastest = best_device() if is_spread else device
+    torch_dtype = resolve_dtype(dtype, fastest)
     options: dict[str, Any] = {"dtype": torch_dtype}
+    if attention:
+        check_attention(attention, fastest, torch_dtype)
+        options["attn_implementation"] = attention
     if is_spread or quantize:
         options["device_map"] = "auto" if is_spread else {"": device}
     if quantize:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unified_reward.backends.attention import check_mask
 from unified_reward.backends.batching import FAULTS
 from unified_reward.backends.image_features import ImageEncoder, to_device
 from unified_reward.backends.prefixes import Node, walk
@@ -256,6 +257,7 @@ class Walk:
 
     def _inputs(self, rows: Tensor, mask: Tensor, images: Sequence[Any]) -> dict[str, Any]:
         encoder = encoder_of(self.vlm)
+        check_mask(mask, self.vlm.model.config)
         kinds = len(encoder.type_ids)
         positions = rows[2 + kinds :]
         tokens = {

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from unified_reward.core.errors import ConfigError, MediaError
 from unified_reward.core.samples import FrameRule, Image, Video
+from unified_reward.media import seeking
 from unified_reward.media.files import (
     LIMITS,
     Limits,
@@ -304,6 +305,10 @@ def _sample_stream(
 ) -> SampledFrames:
     """Sample the best video stream of a file."""
     n_source, fps = _count_packets(file, name, limits)
+    if n_source >= seeking.FEWEST_FRAMES:
+        sought = _seek(file, lambda n_frames: choose(n_frames, lambda: fps), name, limits, exact)
+        if sought:
+            return sought
     indices = choose(n_source, lambda: fps)
     kept, n_decoded = _decode(file, indices, n_source, name, limits, exact=exact)
     if n_decoded != n_source:
@@ -474,6 +479,37 @@ def _decode(
     if position == 0:
         raise MediaError(f"{name}: the video has no frames")
     return kept, position
+
+
+def _seek(
+    file: ReadableFile,
+    choose: Callable[[int], tuple[int, ...]],
+    name: str,
+    limits: Limits,
+    exact: bool,
+) -> SampledFrames | None:
+    """Decode the frames of a long video that are chosen; None where that is slow or unsafe."""
+    from av.error import FFmpegError
+    from av.video.reformatter import VideoReformatter
+
+    with open_stream(file, name, limits) as (container, stream):
+        walk = seeking.walk_packets(container, stream)
+    indices = choose(len(walk.displayed)) if walk else ()
+    if not walk or not seeking.saves_decoding(walk, indices):
+        return None
+    kept: _Kept = {}
+    reformatter = VideoReformatter()
+    with open_stream(file, name, limits) as (container, stream):
+        pixel_shape = _pixel_shape(stream)
+        times_s = [float(stamp) * stream.time_base.numerator / stream.time_base.denominator for stamp in walk.displayed]
+        try:
+            for i, frame in seeking.sought_frames(container, stream, walk, indices):
+                check_size(display_size((frame.width, frame.height), pixel_shape), name, limits)
+                pixels = frame_rgb(frame, reformatter, pixel_shape, exact=exact)
+                kept[i] = times_s[i] - times_s[0], pixels
+        except (seeking.Unclear, FFmpegError):
+            return None
+    return _sampled(kept, indices, len(walk.displayed), name)
 
 
 def _decoded_frames(

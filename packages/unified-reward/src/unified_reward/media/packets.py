@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 
 PictureReader = Callable[[bytes], bool]
-"""Tells of a packet, in order of the file, whether decoding may begin there; raises `Unclear`."""
+"""Tells whether decoding may begin at a packet; called with all, in the order of the file."""
 
 
-class Unclear(Exception):
+class UnclearError(Exception):
     """A packet is not plainly one picture that is displayed, with the parameters of all others."""
 
 
@@ -25,7 +25,7 @@ def picture_reader(codec: str, extradata: bytes | None) -> PictureReader | None:
         extradata: Parameters the container keeps beside the packets.
 
     Raises:
-        Unclear: The parameters are not those of a plain stream.
+        UnclearError: The parameters are not those of a plain stream.
     """
     if codec == "h264":
         return _H264(extradata or b"")
@@ -61,7 +61,7 @@ class _Nal:
         self._sets: dict[int, bytes] = {}
 
     def units(self, data: bytes) -> Iterator[memoryview]:
-        return (_prefixed(data, self._n_length_bytes) if self._n_length_bytes else _marked(data))
+        return _prefixed(data, self._n_length_bytes) if self._n_length_bytes else _marked(data)
 
     def keep(self, kind: int, unit: memoryview) -> None:
         """Keep a parameter set; another of its type would hold for the packets behind it."""
@@ -70,7 +70,7 @@ class _Nal:
         if known is data:
             self.check(kind, data)
         elif known != data:
-            raise Unclear
+            raise UnclearError
 
     def check(self, kind: int, data: bytes) -> None:
         """Refuse a parameter set that allows for packets that are not one frame."""
@@ -102,9 +102,9 @@ class _H264(_Nal):
             elif kind in (self._SPS, self._PPS):
                 self.keep(kind, unit)
             elif kind not in (self._SEI, self._DELIMITER, self._FILLER):
-                raise Unclear
+                raise UnclearError
         if n_pictures != 1 or len(kinds) != 1 or len(self._sets) != 2:
-            raise Unclear
+            raise UnclearError
         # No other picture begins anew for certain: a recovery point is a mere promise.
         return self._IDR in kinds
 
@@ -121,16 +121,16 @@ class _H264(_Nal):
                 bits.number(1)
             bits.golomb(), bits.golomb(), bits.number(1)
             if bits.number(1):  # scaling lists
-                raise Unclear
+                raise UnclearError
         bits.golomb()
         order = bits.golomb()
         if order == 0:
             bits.golomb()
         elif order == 1:
-            raise Unclear
+            raise UnclearError
         bits.golomb(), bits.number(1), bits.golomb(), bits.golomb()
         if not bits.number(1):
-            raise Unclear
+            raise UnclearError
 
 
 class _Hevc(_Nal):
@@ -153,7 +153,7 @@ class _Hevc(_Nal):
 
     def _kind(self, unit: memoryview) -> int:
         if unit[0] & 1 or unit[1] >> 3:  # a second layer
-            raise Unclear
+            raise UnclearError
         return unit[0] >> 1 & 63
 
     def __call__(self, data: bytes) -> bool:
@@ -165,13 +165,13 @@ class _Hevc(_Nal):
                 kinds.add(kind)
                 n_pictures += unit[2] >> 7  # its first slice
                 if kind in self._IRAP and unit[2] >> 6 & 1:  # pictures that wait are dropped
-                    raise Unclear
+                    raise UnclearError
             elif kind in self._SETS:
                 self.keep(kind, unit)
             elif kind not in self._OTHERS:
-                raise Unclear
+                raise UnclearError
         if n_pictures != 1 or len(kinds) != 1 or len(self._sets) != 3:
-            raise Unclear
+            raise UnclearError
         return not kinds.isdisjoint((self._IDR_RADL, self._IDR, self._CRA))
 
     def check(self, kind: int, data: bytes) -> None:
@@ -180,7 +180,7 @@ class _Hevc(_Nal):
             bits = _Bits(data[2:])
             bits.golomb(), bits.golomb(), bits.number(1)
             if bits.number(1):
-                raise Unclear
+                raise UnclearError
 
 
 def _prefixed(data: bytes, n_length_bytes: int) -> Iterator[memoryview]:
@@ -190,7 +190,7 @@ def _prefixed(data: bytes, n_length_bytes: int) -> Iterator[memoryview]:
         begin = place + n_length_bytes
         place = begin + int.from_bytes(data[place:begin], "big")
         if not begin < place <= len(data):
-            raise Unclear
+            raise UnclearError
         yield view[begin:place]
 
 
@@ -198,7 +198,7 @@ def _marked(data: bytes) -> Iterator[memoryview]:
     """Units that follow start codes, maybe with zeros behind them."""
     view, begin = memoryview(data), data.find(b"\0\0\1") + 3
     if data[: begin - 3].strip(b"\0"):
-        raise Unclear
+        raise UnclearError
     while begin >= 3:
         end = data.find(b"\0\0\1", begin)
         yield view[begin : end if end >= 0 else len(data)]
@@ -237,7 +237,7 @@ def _read_vp9(data: bytes) -> bool:
     """Read a frame, or a superframe: hidden frames before one that is displayed."""
     headers = [_vp9_header(data[place]) for place in _vp9_places(data)]
     if sum(is_shown for is_shown, _ in headers) != 1 or not headers[-1][0]:
-        raise Unclear
+        raise UnclearError
     is_shown, is_key = headers[0]
     return is_shown and is_key
 
@@ -254,14 +254,14 @@ def _vp9_places(data: bytes) -> list[int]:
         places.append(place)
         place += int.from_bytes(index[i : i + n_bytes], "little")
     if place + n_index != len(data):
-        raise Unclear
+        raise UnclearError
     return places
 
 
 def _vp9_header(byte: int) -> tuple[bool, bool]:
     """Tell of the first byte of a frame whether it is displayed, and a key frame."""
     if byte >> 6 != 2:
-        raise Unclear
+        raise UnclearError
     if byte & 0x30 == 0x30:  # profile 3 has a bit more
         byte <<= 1
     is_repeat = bool(byte & 8)
@@ -290,9 +290,9 @@ def _av1_reader() -> PictureReader:
                 n_shown += is_repeat or is_shown
                 n_frames += 1
             elif kind not in _OTHER_UNITS:
-                raise Unclear
+                raise UnclearError
         if n_shown != 1 or len(sequences) != 1 or min(sequences)[0] & 0x18:  # of a still picture
-            raise Unclear
+            raise UnclearError
         return begins
 
     return read
@@ -304,7 +304,7 @@ def _av1_units(data: bytes) -> Iterator[tuple[int, memoryview]]:
     while place < len(data):
         head = data[place]
         if head & 0x84:  # forbidden, or of a layer
-            raise Unclear
+            raise UnclearError
         place += 1
         size, shift = (0, 0) if head & 2 else (len(data) - place, -1)
         while shift >= 0:
@@ -312,6 +312,6 @@ def _av1_units(data: bytes) -> Iterator[tuple[int, memoryview]]:
             shift = shift + 7 if data[place] & 128 else -1
             place += 1
         if place + size > len(data):
-            raise Unclear
+            raise UnclearError
         yield head >> 3 & 15, memoryview(data)[place : place + size]
         place += size

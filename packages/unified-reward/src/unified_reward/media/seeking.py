@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from unified_reward.media.packets import Unclear, picture_reader
+from unified_reward.media.packets import UnclearError, picture_reader
 
 
 if TYPE_CHECKING:
@@ -42,20 +42,21 @@ class Walk:
     reorder_depth: int
     """Packets that a picture may wait for at most until it is displayed."""
 
-    def spans(self, wanted: Collection[int]) -> list[tuple[int, int]]:
+    def runs(self, wanted: Collection[int]) -> list[tuple[int, int]]:
         """First and last packet of the runs that have to be decoded for frames, ascending.
 
-        The first packet is always among them, for what an encoder says of itself once. Behind a
-        frame come as many packets as show whether a later one is really displayed before it.
+        With them are the first packet, for what an encoder says of itself once, and the last, as
+        files break off there. Behind a frame come as many packets as show whether a later one is
+        really displayed before it.
         """
         places = {stamp: place for place, stamp in enumerate(self.stamps)}
+        last = len(self.stamps) - 1
         runs = [(0, 0)]
-        for place in {places[self.displayed[i]] for i in wanted}:
+        for place in {last, *(places[self.displayed[i]] for i in wanted)}:
             start = bisect(self.starts, place) - 1
             while self.stamps[place] < self.stamps[self.starts[start]]:
                 start -= 1  # a leading picture
-            end = min(place + self.reorder_depth, len(self.stamps) - 1)
-            runs.append((self.starts[start], end))
+            runs.append((self.starts[start], min(place + self.reorder_depth, last)))
         merged: list[tuple[int, int]] = []
         for begin, end in sorted(runs):
             if merged and begin <= merged[-1][1]:
@@ -97,7 +98,7 @@ def walk_packets(container: InputContainer, stream: VideoStream) -> Walk | None:
             walk.stamps.append(stamp)
             if packet.is_discard:
                 cut.add(stamp)
-    except (Unclear, ValueError, IndexError, FFmpegError):
+    except (UnclearError, ValueError, IndexError, FFmpegError):
         return None
     if walk.starts[:1] != [0] or walk.displayed[0] != walk.stamps[0]:
         return None
@@ -107,7 +108,7 @@ def walk_packets(container: InputContainer, stream: VideoStream) -> Walk | None:
 
 def saves_decoding(walk: Walk, wanted: Collection[int]) -> bool:
     """Tell whether few enough packets have to be decoded for these frames."""
-    n_decoded = sum(end + 1 - begin for begin, end in walk.spans(wanted))
+    n_decoded = sum(end + 1 - begin for begin, end in walk.runs(wanted))
     return n_decoded <= _LARGEST_SHARE * len(walk.stamps)
 
 
@@ -120,25 +121,25 @@ def sought_frames(
         Number and frame, ascending.
 
     Raises:
-        Unclear: A decoded frame is damaged, or the decoder shows other frames than expected.
+        UnclearError: A decoded frame is damaged, or the decoder shows other frames than expected.
         FFmpegError: A packet cannot be decoded.
     """
     numbers = {walk.displayed[i]: i for i in wanted}
     kept = set(walk.displayed)
     packets = container.demux(stream)
     place = 0
-    for begin, end in walk.spans(wanted):
+    for begin, end in walk.runs(wanted):
         stamps = walk.stamps[begin : end + 1]
         expected = iter(sorted(one for one in stamps if one >= stamps[0] and one in kept))
         for frame in _decoded(stream, islice(packets, begin - place, end + 1 - place)):
             if frame.pts is not None and frame.pts < stamps[0]:
                 continue  # a leading picture, of which some references were skipped
             if frame.is_corrupt or frame.pts != next(expected, None):
-                raise Unclear
+                raise UnclearError
             if frame.pts in numbers:
                 yield numbers[frame.pts], frame
         if next(expected, None) is not None:
-            raise Unclear
+            raise UnclearError
         stream.codec_context.flush_buffers()
         place = end + 1
 
@@ -149,13 +150,13 @@ def _filled(packets: Iterator[Packet]) -> Iterator[Packet]:
         if packet.size:
             yield packet
         elif any(one.size for one in packets):
-            raise Unclear
+            raise UnclearError
 
 
 def _stamp(packet: Packet) -> int:
     changes = ("new_extradata", "param_change", "palette")
     if packet.pts is None or packet.is_corrupt or any(map(packet.has_sidedata, changes)):
-        raise Unclear
+        raise UnclearError
     return packet.pts
 
 

@@ -252,7 +252,7 @@ def test_damage_is_found_where_a_wanted_frame_depends_on_it(short):
     with av.open(io.BytesIO(data)) as container:
         packets = [(one.pos, one.size) for one in container.demux(video=0) if one.size]
     place, size = packets[24]
-    data[place + 40 : place + size] = b"\xff" * (size - 40)
+    data[place + 20 : place + size] = noise(size - 20).tobytes()
     with pytest.raises(MediaError, match=BROKEN):
         sample_frames(bytes(data), 4, "span_centres")
     assert sample_frames(bytes(data), 2).n_source == 40
@@ -276,7 +276,7 @@ def test_a_long_video_is_decoded_in_part_and_a_short_one_in_full(monkeypatch):
     with av.open(io.BytesIO(data)) as container:
         packets = [(one.size, one.pos) for one in container.demux(video=0) if one.size]
     size, place = max(packets[100:900])
-    broken[place + 20 : place + size] = b"\xff" * (size - 20)
+    broken[place + 20 : place + size] = noise(size - 20).tobytes()
     with pytest.raises(MediaError, match=BROKEN):
         sample_frames(bytes(broken), 2)
     monkeypatch.undo()

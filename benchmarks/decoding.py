@@ -40,7 +40,7 @@ from unified_reward.core.samples import Image, Sample, Task, Video
 from unified_reward.media import seeking
 from unified_reward.scorers.base import Prepared, Scorer
 from unified_reward.scorers.pickscore import PickScore
-from unified_reward.scorers.videoscore import VideoScore, first_frames
+from unified_reward.scorers.videoscore import VideoScore, first_frames, fitted
 
 
 SEED = 20261201
@@ -196,7 +196,7 @@ class WeightlessClips(Weightless, VideoScore):
         """Frames as `VideoScore` prepares them."""
         rule = first_frames(cls.frames)
         frames = media.select_frames(sample.candidates[0], rule, exact=False).images()
-        return Prepared(sample.prompt, cls.plain([[*frames]], return_tensors="pt").pixel_values[0])
+        return Prepared(sample.prompt, *fitted(frames))
 
     @classmethod
     def prepare_plainly(cls, path):

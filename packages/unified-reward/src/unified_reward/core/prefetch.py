@@ -64,9 +64,7 @@ def _in_threads(
     try:
         for window, following in zip_longest(windows, windows[1:], fillvalue=()):
             submit(window)
-            submit(
-                following
-            )  # now, so that no thread is idle when the last of a window is prepared
+            submit(following)  # no thread is idle while the last of a window is prepared
             for key in window:
                 if key in pending:
                     values[key] = pending.pop(key).result()

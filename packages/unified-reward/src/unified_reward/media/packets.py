@@ -31,7 +31,9 @@ def picture_reader(codec: str, extradata: bytes | None) -> PictureReader | None:
         return _H264(extradata or b"")
     if codec == "hevc":
         return _Hevc(extradata or b"")
-    return {"av1": _av1_reader, "vp9": lambda: _read_vp9}.get(codec, lambda: None)()
+    if codec == "vp9":
+        return _read_vp9
+    return _av1_reader() if codec == "av1" else None
 
 
 class _Bits:
@@ -45,8 +47,11 @@ class _Bits:
         self._place += n_bits
         return int(self._bits[self._place - n_bits : self._place], 2)
 
-    def golomb(self) -> int:
-        """Number in Exp-Golomb code, unsigned."""
+    def golombs(self, count: int) -> int:
+        """Last of some numbers in Exp-Golomb code, unsigned."""
+        return [self._golomb() for _ in range(count)][-1]
+
+    def _golomb(self) -> int:
         n_zeros = self._bits.index("1", self._place) - self._place
         self._place += n_zeros
         return self.number(n_zeros + 1) - 1
@@ -115,21 +120,20 @@ class _H264(_Nal):
         bits = _Bits(data[1:])
         profile = bits.number(8)
         bits.number(16)
-        bits.golomb()
+        bits.golombs(1)
         if profile not in (66, 77, 88):
-            if bits.golomb() == 3:
+            if bits.golombs(1) == 3:
                 bits.number(1)
-            bits.golomb(), bits.golomb(), bits.number(1)
-            if bits.number(1):  # scaling lists
+            bits.golombs(2)
+            if bits.number(2) & 1:  # scaling lists
                 raise UnclearError
-        bits.golomb()
-        order = bits.golomb()
-        if order == 0:
-            bits.golomb()
-        elif order == 1:
+        order = bits.golombs(2)
+        if order == 1:
             raise UnclearError
-        bits.golomb(), bits.number(1), bits.golomb(), bits.golomb()
-        if not bits.number(1):
+        bits.golombs(2 if order == 0 else 1)
+        bits.number(1)
+        bits.golombs(2)
+        if not bits.number(1):  # fields
             raise UnclearError
 
 
@@ -178,8 +182,8 @@ class _Hevc(_Nal):
         """Refuse pictures that may be hidden."""
         if kind == self._PPS:
             bits = _Bits(data[2:])
-            bits.golomb(), bits.golomb(), bits.number(1)
-            if bits.number(1):
+            bits.golombs(2)
+            if bits.number(2) & 1:
                 raise UnclearError
 
 

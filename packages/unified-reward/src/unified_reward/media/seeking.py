@@ -17,7 +17,7 @@ from unified_reward.media.packets import UnclearError, picture_reader
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.packet import Packet
+    from av.packet import Packet, PktSideDataT
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -26,6 +26,8 @@ FEWEST_FRAMES = 1000
 """Shorter videos are decoded in full, which finds every damage."""
 _LARGEST_SHARE = 0.5
 """Share of packets to decode above which all are."""
+_CHANGES: tuple[PktSideDataT, ...] = ("new_extradata", "param_change", "palette")
+"""Remarks of a container from which on a decoder works in another way."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def sought_frames(
         place = end + 1
 
 
-def _filled(packets: Iterator[Packet]) -> Iterator[Packet]:
+def _filled(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
     """Packets before the empty one, which tells a decoder that the stream ends."""
     for packet in packets:
         if packet.size:
@@ -153,14 +155,13 @@ def _filled(packets: Iterator[Packet]) -> Iterator[Packet]:
             raise UnclearError
 
 
-def _stamp(packet: Packet) -> int:
-    changes = ("new_extradata", "param_change", "palette")
-    if packet.pts is None or packet.is_corrupt or any(map(packet.has_sidedata, changes)):
+def _stamp(packet: Packet[VideoStream]) -> int:
+    if packet.pts is None or packet.is_corrupt or any(map(packet.has_sidedata, _CHANGES)):
         raise UnclearError
     return packet.pts
 
 
-def _decoded(stream: VideoStream, packets: Iterator[Packet]) -> Iterator[VideoFrame]:
+def _decoded(stream: VideoStream, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
     for packet in packets:
         yield from stream.codec_context.decode(packet)
     yield from stream.codec_context.decode(None)

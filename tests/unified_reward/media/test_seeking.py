@@ -234,9 +234,9 @@ def joined(*clips):
 
 
 def test_parameters_that_change_are_decoded_in_full(short):
-    one, other = (clip("mpegts", "libx264", x264(ref=n), 20) for n in (1, 5))
-    assert len(walk_of(joined(one, one)).starts) == 4
-    assert walk_of(joined(one, other)) is None
+    first, other = (clip("mpegts", "libx264", x264(ref=n), 20) for n in (1, 5))
+    assert len(walk_of(joined(first, first)).starts) == 4
+    assert walk_of(joined(first, other)) is None
 
 
 def test_a_file_that_begins_within_a_group_is_decoded_in_full(short):

@@ -35,9 +35,9 @@ class Walk:
     """Packets of a video stream, each of which is one picture."""
 
     stamps: list[int]
-    """When the picture of each packet is displayed, in the order of the file."""
+    """Instant of each packet's picture, in the order of the file."""
     displayed: list[int]
-    """The same, ascending, without those an edit list cuts away."""
+    """Instants, ascending, without those an edit list cuts away."""
     starts: list[int]
     """Packets at which a decoder may begin, ascending: no later packet needs an earlier one,
     except for pictures displayed before it."""

@@ -46,6 +46,42 @@ class Beliefs(NamedTuple):
         return 0.5 * math.erfc(-gap / deviation / math.sqrt(2))
 
 
+class Standing(NamedTuple):
+    """Candidates with the beliefs about their worth, at least two."""
+
+    players: Sequence[int]
+    """Indices of the candidates, in the order of the beliefs."""
+    beliefs: Beliefs
+
+    @property
+    def worth(self) -> dict[int, float]:
+        """Mean of the belief about each candidate, in units of the judge's score."""
+        return dict(zip(self.players, self.beliefs.mean.tolist(), strict=True))
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Best and worst candidate, two even if all are equal."""
+        worth = self.worth
+        return max(worth, key=worth.__getitem__), min(reversed(worth), key=worth.__getitem__)
+
+    def doubts(self, confidence: float) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """The best with each rival, and the worst with each, the strongest rivals first.
+
+        A rival is a candidate that is below the best, or above the worst, with a probability
+        lower than ``confidence``.
+        """
+        best, worst = self.ends
+        above = {i: self._p_above(best, i) for i in self.players if i != best}
+        below = {i: self._p_above(i, worst) for i in self.players if i != worst}
+        return (
+            [(best, i) for i in sorted(above, key=above.__getitem__) if above[i] < confidence],
+            [(worst, i) for i in sorted(below, key=below.__getitem__) if below[i] < confidence],
+        )
+
+    def _p_above(self, a: int, b: int) -> float:
+        return self.beliefs.p_above(self.players.index(a), self.players.index(b))
+
+
 def beliefs(readings: Sequence[Sequence[Score]], games: Sequence[Game]) -> Beliefs:
     """Combine the scores of candidates with comparisons of them.
 
@@ -97,7 +133,7 @@ def _priors(readings: Sequence[Sequence[Score]]) -> tuple[Floats, Floats, float]
 
 
 def _own_variance(readings: Sequence[Score], scale: float) -> float | None:
-    """Mean variance of the judge's own distributions; None if a reading has none, or no width."""
+    """Mean variance of the judge's own distributions; None if one has no width or is missing."""
     sigmas = [score.sigma for score in readings if score.sigma]
     if len(sigmas) < len(readings):
         return None

@@ -189,7 +189,7 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
         readings: Times a score is asked and averaged, >= 1.
         rounds: Swiss rounds of a tournament; 0 compares all with all.
         seed: Random seed of the order of the candidates.
-        confidence: Probability at which ``adaptive`` asks no more, in (0.5, 1); None for 0.75.
+        confidence: Probability at which ``adaptive`` asks no more, in (0.5, 1); None for 0.7.
 
     Returns:
         One result for each example, in order. ``result.pair`` is the preference pair;

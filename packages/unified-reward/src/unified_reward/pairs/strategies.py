@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.verdicts import Failed, Preferred, Score, Unparsed, Verdict
-from unified_reward.pairs.beliefs import Beliefs, beliefs
+from unified_reward.pairs.beliefs import Standing, beliefs
 from unified_reward.pairs.tournament import strengths, swiss_round
 
 
@@ -42,7 +42,7 @@ class Strategy(StrEnum):
 
 
 _SCORED = (Strategy.SCORE, Strategy.RANK_AND_SIFT, Strategy.ADAPTIVE)
-CONFIDENCE = 0.75
+CONFIDENCE = 0.7
 """Default of `PairOptions.confidence`."""
 
 
@@ -60,7 +60,7 @@ class PairOptions:
     """Orders in which a comparison is asked."""
     readings: int = 1
     """Times a score is asked and averaged, >= 1; more than one helps only if the judge samples.
-    The adaptive strategy repeats those in doubt alone."""
+    The adaptive strategy repeats those in doubt alone, in place of comparisons."""
     rounds: int = 0
     """Swiss rounds of a tournament; 0 compares all with all."""
     seed: int = 0
@@ -225,20 +225,20 @@ def adaptive(pool: CandidatePool) -> Questions | Outcome:
     """Best and worst candidate by scores, and by more questions where the scores leave doubt.
 
     Every candidate is scored once. While a rival of the best, or of the worst, could be in its
-    place, the two are scored again up to the number of readings, then compared in one order, then
-    in the other. Comparisons begin with the best against the worst in all orders; they are used
-    only where these name one winner, whom the scores do not clearly contradict.
+    place, the two are compared in one order, and if that leaves doubt in the other. The first are
+    the best and the worst, in all orders. With several readings the two are scored again instead.
     """
-    if unscored := [i for i in pool.order if i not in pool.readings and i not in pool.reasons]:
+    if unscored := [i for i in pool.order if not pool.n_asked[i]]:
         return Questions(score=unscored)
     players = [i for i in pool.order if i in pool.readings]
     if len(players) < 2:
         reason = next(iter(pool.reasons.values()))
         return Outcome("failed", f"fewer than two scores could be read: {reason}")
-    trusted = _trusted_comparisons(pool, players)
-    standing = _Standing.of(pool, players, trusted or [])
-    compares = not pool.order_free and (trusted is not None or not pool.comparisons)
-    if questions := _about_doubts(pool, standing, compares=compares):
+    place = {player: k for k, player in enumerate(players)}
+    credible = [] if _is_contradictory(pool.comparisons) else pool.comparisons
+    games = [(place[c.a], place[c.b], c.p_a) for c in credible]
+    standing = Standing(players, beliefs([pool.readings[i] for i in players], games))
+    if questions := _about_doubts(pool, standing):
         return questions
     return _extremes(pool, standing.worth, players, players)
 
@@ -263,75 +263,34 @@ def unreadable_reason(verdict: Verdict) -> str:
     return "the verdict has no overall score"
 
 
-class _Standing(NamedTuple):
-    """Candidates with the beliefs about their worth."""
+def _is_contradictory(comparisons: Sequence[Comparison]) -> bool:
+    """True if comparisons say little: at least two pairs more contradict themselves than do not.
 
-    players: Sequence[int]
-    beliefs: Beliefs
-
-    @classmethod
-    def of(
-        cls, pool: CandidatePool, players: Sequence[int], comparisons: Sequence[Comparison]
-    ) -> _Standing:
-        place = {player: k for k, player in enumerate(players)}
-        games = [(place[c.a], place[c.b], c.p_a) for c in comparisons]
-        return cls(players, beliefs([pool.readings[i] for i in players], games))
-
-    @property
-    def worth(self) -> dict[int, float]:
-        """Mean of the belief about each candidate, in units of the judge's score."""
-        return dict(zip(self.players, self.beliefs.mean.tolist(), strict=True))
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """Best and worst candidate, two even if all are equal."""
-        worth = self.worth
-        return max(worth, key=worth.__getitem__), min(reversed(worth), key=worth.__getitem__)
-
-    def p_above(self, a: int, b: int) -> float:
-        """Probability that candidate ``a`` is worth more than candidate ``b``."""
-        return self.beliefs.p_above(self.players.index(a), self.players.index(b))
-
-    def doubts(self, confidence: float) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """The best with each rival, and the worst with each, the strongest rivals first."""
-        best, worst = self.ends
-        above = {i: self.p_above(best, i) for i in self.players if i != best}
-        below = {i: self.p_above(i, worst) for i in self.players if i != worst}
-        return (
-            [(best, i) for i in sorted(above, key=above.__getitem__) if above[i] < confidence],
-            [(worst, i) for i in sorted(below, key=below.__getitem__) if below[i] < confidence],
-        )
+    A pair contradicts itself if its two orders do not name one winner, or one cannot be read.
+    """
+    by_pair: dict[frozenset[int], list[tuple[int, int] | None]] = {}
+    for comparison in comparisons:
+        pair = frozenset((comparison.a, comparison.b))
+        by_pair.setdefault(pair, []).append(comparison.decision)
+    twice = [decisions for decisions in by_pair.values() if len(decisions) == 2]
+    agreeing = sum(first is not None and first == second for first, second in twice)
+    return len(twice) - agreeing > agreeing + 1
 
 
-def _trusted_comparisons(pool: CandidatePool, players: Sequence[int]) -> list[Comparison] | None:
-    """All comparisons, if the first pair has one winner that the scores do not rule out."""
-    first = pool.comparisons[: pool.options.orders]
-    decisions = {comparison.decision for comparison in first}
-    decision = decisions.pop() if len(decisions) == 1 else None
-    if decision is None:
-        return None
-    winner, loser = decision
-    if _Standing.of(pool, players, []).p_above(loser, winner) >= _confidence(pool):
-        return None
-    return pool.comparisons
-
-
-def _confidence(pool: CandidatePool) -> float:
-    return CONFIDENCE if pool.options.confidence is None else pool.options.confidence
-
-
-def _about_doubts(pool: CandidatePool, standing: _Standing, *, compares: bool) -> Questions | None:
-    """Next question about the strongest rival of the best, and about that of the worst."""
+def _about_doubts(pool: CandidatePool, standing: Standing) -> Questions | None:
+    """Next question about the best and its strongest rival, and about the worst and its own."""
+    options = pool.options
+    confidence = CONFIDENCE if options.confidence is None else options.confidence
     score: dict[int, None] = {}
     compare: dict[tuple[int, int], None] = {}
-    for doubts in standing.doubts(_confidence(pool)):
+    for doubts in standing.doubts(confidence):
         for pair in doubts:
             fewest = min(pool.n_asked[i] for i in pair)
-            if fewest < pool.options.readings:
+            if fewest < options.readings:
                 score |= dict.fromkeys(i for i in pair if pool.n_asked[i] == fewest)
                 break
-            if compares and (left := _unasked_orders(pool, *pair)):
-                compare |= dict.fromkeys(left[:1])
+            if options.readings == 1 and (orders := _unasked_orders(pool, *pair)):
+                compare |= dict.fromkeys(orders[:1])
                 break
     if compare and not pool.comparisons:
         compare = dict.fromkeys(_unasked_orders(pool, *standing.ends))
@@ -339,7 +298,9 @@ def _about_doubts(pool: CandidatePool, standing: _Standing, *, compares: bool) -
 
 
 def _unasked_orders(pool: CandidatePool, a: int, b: int) -> list[tuple[int, int]]:
-    """Orders in which two candidates may still be compared."""
+    """Orders in which two candidates may still be compared; none if that tells nothing."""
+    if pool.order_free or _is_contradictory(pool.comparisons):
+        return []
     first, second = sorted((a, b), key=pool.order.index)
     asked = {(comparison.a, comparison.b) for comparison in pool.comparisons}
     orders = [(first, second), (second, first)][: pool.options.orders]

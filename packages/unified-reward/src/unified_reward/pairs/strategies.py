@@ -235,7 +235,7 @@ def adaptive(pool: CandidatePool) -> Questions | Outcome:
         reason = next(iter(pool.reasons.values()))
         return Outcome("failed", f"fewer than two scores could be read: {reason}")
     place = {player: k for k, player in enumerate(players)}
-    credible = [] if _is_contradictory(pool.comparisons) else pool.comparisons
+    credible = pool.comparisons if _contradictions(pool.comparisons) < _MOST_CONTRADICTIONS else []
     games = [(place[c.a], place[c.b], c.p_a) for c in credible]
     standing = Standing(players, beliefs([pool.readings[i] for i in players], games))
     if questions := _about_doubts(pool, standing):
@@ -243,6 +243,7 @@ def adaptive(pool: CandidatePool) -> Questions | Outcome:
     return _extremes(pool, standing.worth, players, players)
 
 
+_MOST_CONTRADICTIONS = 2
 STRATEGIES: Mapping[Strategy, Callable[[CandidatePool], Questions | Outcome]] = {
     Strategy.RANDOM: random,
     Strategy.SCORE: score,
@@ -263,24 +264,25 @@ def unreadable_reason(verdict: Verdict) -> str:
     return "the verdict has no overall score"
 
 
-def _is_contradictory(comparisons: Sequence[Comparison]) -> bool:
-    """True if comparisons say little: at least two pairs more contradict themselves than do not.
+def _contradictions(comparisons: Sequence[Comparison]) -> int:
+    """Pairs compared in both orders that contradict themselves, minus those that do not.
 
-    A pair contradicts itself if its two orders do not name one winner, or one cannot be read.
+    A pair contradicts itself if its orders do not name one winner, or one cannot be read. From two
+    on, comparisons are not used: the judge looks at the order more than at the candidates.
     """
     by_pair: dict[frozenset[int], list[tuple[int, int] | None]] = {}
     for comparison in comparisons:
         pair = frozenset((comparison.a, comparison.b))
         by_pair.setdefault(pair, []).append(comparison.decision)
     twice = [decisions for decisions in by_pair.values() if len(decisions) == 2]
-    agreeing = sum(first is not None and first == second for first, second in twice)
-    return len(twice) - agreeing > agreeing + 1
+    return sum(1 if first is None or first != second else -1 for first, second in twice)
 
 
 def _about_doubts(pool: CandidatePool, standing: Standing) -> Questions | None:
     """Next question about the best and its strongest rival, and about the worst and its own."""
     options = pool.options
     confidence = CONFIDENCE if options.confidence is None else options.confidence
+    cautious = _contradictions(pool.comparisons) > 0
     score: dict[int, None] = {}
     compare: dict[tuple[int, int], None] = {}
     for doubts in standing.doubts(confidence):
@@ -290,7 +292,7 @@ def _about_doubts(pool: CandidatePool, standing: Standing) -> Questions | None:
                 score |= dict.fromkeys(i for i in pair if pool.n_asked[i] == fewest)
                 break
             if options.readings == 1 and (orders := _unasked_orders(pool, *pair)):
-                compare |= dict.fromkeys(orders[:1])
+                compare |= dict.fromkeys(orders if cautious else orders[:1])
                 break
     if compare and not pool.comparisons:
         compare = dict.fromkeys(_unasked_orders(pool, *standing.ends))
@@ -299,7 +301,7 @@ def _about_doubts(pool: CandidatePool, standing: Standing) -> Questions | None:
 
 def _unasked_orders(pool: CandidatePool, a: int, b: int) -> list[tuple[int, int]]:
     """Orders in which two candidates may still be compared; none if that tells nothing."""
-    if pool.order_free or _is_contradictory(pool.comparisons):
+    if pool.order_free or _contradictions(pool.comparisons) >= _MOST_CONTRADICTIONS:
         return []
     first, second = sorted((a, b), key=pool.order.index)
     asked = {(comparison.a, comparison.b) for comparison in pool.comparisons}

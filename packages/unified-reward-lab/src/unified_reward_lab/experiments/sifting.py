@@ -115,7 +115,7 @@ class CachedJudge(BaseJudge):
             cached = self.cache[key]
             if not isinstance(cached, Failed):
                 if self.mode == "coarse":
-                    name = key if sample.form == "compare" else sample.id
+                    name = key + "".join(sample.id.partition(" #")[1:])
                     cached = [self._answer(sample, name, k, r) for k, r in enumerate(cached)]
                 cached = cached[::-1] if is_swapped else cached
                 cached = cached[: orders if sample.form == "compare" else 1]

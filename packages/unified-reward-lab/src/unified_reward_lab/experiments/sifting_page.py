@@ -19,6 +19,7 @@ _COLUMNS = {
     "from_sift": "minus rank+sift",
 }
 _GOALS = ("rank+sift", "score, read twice")
+_NEAR = 0.005
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -32,19 +33,20 @@ def page(report: Mapping[str, Any]) -> str:
         "the higher utility. Gap: difference in utility of kept pairs. Kept: share of prompts with "
         "a pair. Gain: the gap, 0 where there is no pair; minus that of scores read twice and of "
         "rank+sift on the same prompts. Soft: probabilities; coarse: an answer sampled from them, "
-        "so that readings differ. The number of `adaptive` is its confidence, 0.7 where there is "
+        "so that readings differ. A judge whose scores give no pair is left out. The number of "
+        "`adaptive` is its confidence, 0.7 where there is "
         "none. In brackets 95 % intervals, bootstrap over prompts; one judge of each kind.",
         "",
         "### Fewest calls for the gain of rank+sift, and for that of scores read twice",
         "",
-        "A share is that of the calls of the strategy to be reached; no setting reached it where "
-        "there is none.",
+        f"The cheapest setting whose gain is at most {_NEAR} lower, with its share of the calls; "
+        "none where there is no such setting.",
         "",
         *table(["judge", "mode", "to reach", "gain", "calls", *_REACHING], _reached(report)),
         "",
-        "### The best setting of each strategy",
+        "### The best setting of each strategy with at most two calls a candidate",
         "",
-        "That of the highest gain, the cheapest of those within 0.005 of it. All settings are in "
+        f"The cheapest of those within {_NEAR} of the highest gain. All settings are in "
         "`docs/results/sifting.json` and in the plot.",
         "",
         *table(["judge", "mode", "setting", "calls", *_COLUMNS.values()], _best(report)),
@@ -64,28 +66,28 @@ def _families(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _panels(report: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Judge, mode and settings, where scores give pairs."""
     for judge, modes in report["judges"].items():
         for mode, settings in modes.items():
-            yield judge, mode, settings
+            if settings["score"]["kept"]["value"]:
+                yield judge, mode, settings
 
 
 def _reached(report: Mapping[str, Any]) -> Iterator[list[Any]]:
     for judge, mode, settings in _panels(report):
-        if all(not row["gain"]["value"] for name, row in settings.items() if name != "random"):
-            continue
         families = _families(settings)
         for goal in _GOALS:
             row = settings[goal]
-            cells = [_cheapest(families[family], goal, row) for family in _REACHING]
+            cells = [_cheapest(families[family], row) for family in _REACHING]
             yield [judge, mode, goal, f"{row['gain']['value']:.3f}", f"{row['calls']:.1f}", *cells]
 
 
-def _cheapest(settings: Mapping[str, Any], goal: str, reach: Mapping[str, Any]) -> str:
-    """The setting that reaches a gain by the fewest calls, other than the one that has it."""
+def _cheapest(settings: Mapping[str, Any], reach: Mapping[str, Any]) -> str:
+    """The setting that reaches the gain of another by the fewest calls, and fewer than it."""
     enough = {
         name: row["calls"]
         for name, row in settings.items()
-        if name != goal and row["gain"]["value"] >= reach["gain"]["value"]
+        if row["calls"] < reach["calls"] and row["gain"]["value"] >= reach["gain"]["value"] - _NEAR
     }
     if not enough:
         return "-"
@@ -96,8 +98,11 @@ def _cheapest(settings: Mapping[str, Any], goal: str, reach: Mapping[str, Any]) 
 def _best(report: Mapping[str, Any]) -> Iterator[list[Any]]:
     for judge, mode, settings in _panels(report):
         for family in _families(settings).values():
-            top = max(row["gain"]["value"] for row in family.values())
-            near = {n: r for n, r in family.items() if r["gain"]["value"] >= top - 0.005}
+            cheap = {n: row for n, row in family.items() if 0 < row["calls"] <= 2 * report["n"]}
+            if not cheap:
+                continue
+            top = max(row["gain"]["value"] for row in cheap.values())
+            near = {n: row for n, row in cheap.items() if row["gain"]["value"] >= top - _NEAR}
             name = min(near, key=lambda n: near[n]["calls"])
             row = near[name]
             figures = [with_interval(row[key]) for key in _COLUMNS]

@@ -29,18 +29,20 @@ _STEPS = 50
 
 
 class Beliefs(NamedTuple):
-    """Normal distribution of the worth of candidates, in units of the judge's score."""
+    """Normal distribution of the worth of candidates."""
 
     mean: Floats
-    """Shape (n,)."""
+    """In units of the judge's score, shape (n,)."""
     covariance: Floats
-    """Shape (n, n)."""
+    """In units of ``unit ** 2``, shape (n, n)."""
+    unit: float
+    """Difference of worth, in units of the score, for log-odds of `SLOPE` of a comparison."""
 
     def p_above(self, a: int, b: int) -> float:
         """Probability that candidate ``a`` is worth more than candidate ``b``."""
         c = self.covariance
         deviation = math.sqrt(max(float(c[a, a] + c[b, b] - 2 * c[a, b]), 0.0))
-        gap = float(self.mean[a] - self.mean[b])
+        gap = (float(self.mean[a]) - float(self.mean[b])) / self.unit
         if not deviation:
             return 0.5 + 0.5 * (gap > 0) - 0.5 * (gap < 0)
         return 0.5 * math.erfc(-gap / deviation / math.sqrt(2))
@@ -110,7 +112,7 @@ def beliefs(readings: Sequence[Sequence[Score]], games: Sequence[Game]) -> Belie
     known = [(a, b, p) for a, b, p in games if p is not None]
     place, covariance = _posterior(means, variances, known)
     scores = np.array([_mean(each) for each in readings])
-    return Beliefs(scores + (place - means).round(6) * unit, covariance * unit**2)
+    return Beliefs(scores + (place - means).round(6) * unit, covariance, unit)
 
 
 def _mean(readings: Sequence[Score]) -> float:

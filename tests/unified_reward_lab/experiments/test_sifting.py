@@ -135,6 +135,15 @@ def test_the_two_orders_of_a_pair_are_one_question(tiny, samples):
     assert again.probability == 1 - sampled.probability
 
 
+def test_a_spoiled_judge_compares_as_before_and_scores_with_an_error_of_its_own(tiny, samples):
+    plain, spoiled = CachedJudge(tiny, "soft", {}), CachedJudge(tiny, "soft", {}, spoiled=True)
+    again = [replace(samples[0], id=f"{samples[0].id} #1"), samples[1]]
+    before, after = plain.ask(samples), spoiled.ask(samples)
+    assert after[1] == before[1]
+    assert after[0].score != before[0].score
+    assert spoiled.ask(again) == after
+
+
 def test_a_judge_whose_answers_are_sampled_is_read_in_two_modes():
     report = run(
         SiftingStudy({"scalar": "tiny_scalar", "tiny": "tiny_judge"}, n=3, prompts=2, seeds=(5,))

@@ -58,6 +58,9 @@ SAMPLED: Mapping[str, PairOptions] = {
 REFERENCES = {"from_score": "score, read twice", "from_sift": "rank+sift"}
 """Strategies that all are compared with, by the key of the difference."""
 PERFECT = "perfect"
+SPOILED = "spoiled:"
+"""Prefix of a judge's reference: its scores are made worse than its comparisons, see `_spoiled`."""
+_TILT, _TEMPERATURE = 2.0, 3.0
 _METRICS = ("better", "gap", "kept", "gain", *REFERENCES)
 _CHUNK = 16
 _DIGITS = 4
@@ -74,7 +77,8 @@ class SiftingStudy:
             PERFECT: PERFECT,
         }
     )
-    """Reference of a judge, see `open_judge`, or ``perfect``, by the name to show."""
+    """Reference of a judge, see `open_judge`, ``spoiled:`` and a reference, or ``perfect``, by the
+    name to show."""
     task: Task = Task.IMAGE_GENERATION
     n: int = 10
     """Candidates per prompt, >= 2."""
@@ -98,12 +102,15 @@ class SiftingStudy:
 class CachedJudge(BaseJudge):
     """A judge with cached replies, read by their probabilities or as sampled answers."""
 
-    def __init__(self, judge: CardedJudge, mode: Mode, cache: dict[str, Replies]) -> None:
+    def __init__(
+        self, judge: CardedJudge, mode: Mode, cache: dict[str, Replies], *, spoiled: bool = False
+    ) -> None:
         self.name, self.family, self.order_free = judge.name, judge.family, judge.order_free
         self.mode = mode
         self.cache = cache
         """Replies by question, in both orders, that of the lower candidate first."""
         self._judge = judge
+        self._spoiled = spoiled
 
     def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
         """Ask the samples that are not cached; a repeated score samples another answer."""
@@ -114,6 +121,8 @@ class CachedJudge(BaseJudge):
         for sample, (key, _, is_swapped) in zip(samples, questions, strict=True):
             cached = self.cache[key]
             if not isinstance(cached, Failed):
+                if self._spoiled and sample.form == "score":
+                    cached = [_spoiled(key, reply) for reply in cached]
                 if self.mode == "coarse":
                     name = key + "".join(sample.id.partition(" #")[1:])
                     cached = [self._answer(sample, name, k, r) for k, r in enumerate(cached)]
@@ -133,6 +142,20 @@ class CachedJudge(BaseJudge):
         rng = np.random.default_rng(list(digest))
         choices = prompts.template(self.family, sample.task, sample.form).choices
         return Answer(choices[rng.choice(len(choices), p=softmax(reply.choice_logprobs))])
+
+
+def _spoiled(name: str, reply: Answer | Failed) -> Answer | Failed:
+    """A score with an error: its log-probabilities tilted, then divided by a temperature.
+
+    The tilt is ``e k`` for step ``k`` of the scale, with ``e`` normal of deviation `_TILT`, by the
+    name of the question, so that repeating the question gives the same error.
+    """
+    if isinstance(reply, Failed) or reply.choice_logprobs is None:
+        return reply
+    rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
+    tilt = rng.normal(0, _TILT)
+    tilted = [(p + tilt * k) / _TEMPERATURE for k, p in enumerate(reply.choice_logprobs)]
+    return replace(reply, choice_logprobs=tuple(np.log(softmax(tilted)).tolist()))
 
 
 def _question(sample: Sample) -> tuple[str, Sample, bool]:
@@ -201,12 +224,13 @@ def _measure(
     perfect, cache = PerfectJudge(), dict[str, Replies]()
     readers: dict[str, BaseJudge] = {"soft": perfect}
     if reference != PERFECT:
-        judge = open_judge(reference)
+        judge = open_judge(reference.removeprefix(SPOILED))
         if not isinstance(judge, CardedJudge):
             raise ConfigError(f"{reference} has no probabilities that could be read in two modes")
         samples = judge.describe()["kind"] == "generative"
         modes: tuple[Mode, ...] = ("soft", "coarse") if samples else ("soft",)
-        readers = {mode: CachedJudge(judge, mode, cache) for mode in modes}
+        spoiled = reference.startswith(SPOILED)
+        readers = {mode: CachedJudge(judge, mode, cache, spoiled=spoiled) for mode in modes}
     settings = {mode: STRATEGIES | (SAMPLED if mode == "coarse" else {}) for mode in readers}
     points: dict[str, dict[str, list[_Point]]] = {m: {s: [] for s in settings[m]} for m in readers}
     for seed in config.seeds:

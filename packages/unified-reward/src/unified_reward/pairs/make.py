@@ -180,8 +180,7 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
             from id and seed, so ids should differ.
         judge: A judge, as from `open_judge`.
         strategy: ``rank+sift`` (default) compares disjoint random pairs, then takes the
-            highest-scoring winner and the lowest-scoring loser; ``score``, ``rank``,
-            ``tournament``, ``adaptive`` and ``random`` see `Strategy`.
+            highest-scoring winner and the lowest-scoring loser; the others see `Strategy`.
         margin: The chosen candidate must be above the rejected one by more than this, >= 0, in
             units of the judge's score, or in log-odds for a tournament.
         min_quality: Lowest score of a chosen candidate, in units of the judge's score.
@@ -206,10 +205,8 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
     ... )
     >>> judge = open_judge("scripted:first")
     >>> (result,) = make_pairs([question], judge, strategy="rank", orders=1)
-    >>> result.status, result.judge_calls, result.reason
-    ('kept', 1, None)
-    >>> result.pair.chosen, result.pair.rejected
-    ('a dog', 'a cat')
+    >>> result.status, result.judge_calls, result.pair.chosen, result.pair.rejected
+    ('kept', 1, 'a dog', 'a cat')
     """
     try:
         strategy = Strategy(strategy)

@@ -304,9 +304,9 @@ def _unasked_orders(pool: CandidatePool, a: int, b: int) -> list[tuple[int, int]
     if pool.order_free or _contradictions(pool.comparisons) >= _MOST_CONTRADICTIONS:
         return []
     first, second = sorted((a, b), key=pool.order.index)
-    asked = {(comparison.a, comparison.b) for comparison in pool.comparisons}
+    done = {(comparison.a, comparison.b) for comparison in pool.comparisons}
     orders = [(first, second), (second, first)][: pool.options.orders]
-    return [order for order in orders if order not in asked]
+    return [order for order in orders if order not in done]
 
 
 def _unscored(pool: CandidatePool, indices: Sequence[int]) -> list[int]:

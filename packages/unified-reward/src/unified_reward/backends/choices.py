@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from unified_reward.backends.passes import check_length
 from unified_reward.core.requests import Request
 
 
@@ -75,6 +76,8 @@ def score_tails(
     if way == "whole":
         return _score_whole(vlm, prompts, tails)
     inputs = vlm.inputs([request for request, _ in prompts], [shared for _, shared in prompts])
+    for mask, rows in zip(inputs["attention_mask"], tails, strict=True):
+        check_length(vlm, int(mask.sum()), rows)
     positions = vlm.position_ids(inputs)
     out = vlm.model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
     first = out.logits[:, -1].float().log_softmax(-1)

@@ -58,13 +58,10 @@ class IdTable(Mapping[str, str]):
             return [_name(key) for (key,) in self._db.execute(query)]
 
     def __getitem__(self, name: str) -> str:
-        self._index()
-        with _told():
-            query = "SELECT value FROM rows WHERE id = ?"
-            found = self._db.execute(query, (_key(name),)).fetchone()
+        found = self._find(name)
         if found is None:
             raise KeyError(name)
-        return found[0]
+        return found
 
     def is_among_first(self, name: str, n: int) -> bool:
         """True if an id is one of the first n that were added."""
@@ -74,7 +71,17 @@ class IdTable(Mapping[str, str]):
             return self._db.execute(query, (_key(name), n)).fetchone() is not None
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.get(name) is not None
+        return isinstance(name, str) and self._find(name) is not None
+
+    def _find(self, name: str) -> str | None:
+        if not self._is_indexed:
+            self._index()
+        try:
+            query = "SELECT value FROM rows WHERE id = ?"
+            found = self._db.execute(query, (_key(name),)).fetchone()
+        except sqlite3.Error as error:
+            raise _full(error) from error
+        return found and found[0]
 
     def __iter__(self) -> Iterator[str]:
         with _told():
@@ -96,10 +103,14 @@ def _told() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise DataError(
-            f"the ids of the rows cannot be kept in a temporary file: {error}; set SQLITE_TMPDIR "
-            "to a folder with space"
-        ) from error
+        raise _full(error) from error
+
+
+def _full(error: sqlite3.Error) -> DataError:
+    return DataError(
+        f"the ids of the rows cannot be kept in a temporary file: {error}; set SQLITE_TMPDIR "
+        "to a folder with space"
+    )
 
 
 def _key(name: str) -> bytes:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -112,14 +112,19 @@ def run(
     place = work.origin.resume(journal, read, retry_failed=retry_failed)
     tasks = _tasks(read, journal, place, size, missing_only=retry_failed)
     run_tasks = _run_here if engine is Engine.LOCAL else _run_on_ray
-    finished = _append(run_tasks(work, tasks, workers), work.origin, journal, read)
-    before = [FinishedChunk((), [], Counter(journal.checkpoint.outcomes))] if place else []
-    return chain(before, finished)
+    unread = journal.checkpoint.outcomes if place and journal.checkpoint else {}
+    return _append(run_tasks(work, tasks, workers), work.origin, journal, read, unread)
 
 
 def _append(
-    finished: Iterable[tuple[_Task, OutputRows]], origin: Origin, journal: Journal, read: Rows
+    finished: Iterable[tuple[_Task, OutputRows]],
+    origin: Origin,
+    journal: Journal,
+    read: Rows,
+    unread: Mapping[str, int],
 ) -> Iterator[FinishedChunk]:
+    if unread:
+        yield FinishedChunk((), [], unread)
     is_checked = False
     last, written = None, time.monotonic()
     for task, made in finished:

@@ -21,7 +21,7 @@ from typing import IO, Any
 from unified_reward.core.samples import Image, Video
 
 
-_VERSION = 1
+VERSION = 1
 """Changes with the meaning of a fingerprint, and of a line here."""
 _SURE_S = 2.0
 """Age at which a change of a file is seen by its times, whatever the clock's steps."""
@@ -36,12 +36,8 @@ class Checkpoint:
     """First rows of an input that are all in the output, and no others."""
 
     version: int
-    folder: str
-    """Folder of the process, at which relative paths start."""
-    source: str
-    """Path of the input, as it was given."""
-    reads: list[str]
-    """Fields of `Example` that the work reads."""
+    about: list[str]
+    """Input, where relative paths start, and what the work reads of it."""
     input_bytes: int
     """Bytes of the rows, behind a byte order mark."""
     input_lines: int
@@ -60,13 +56,7 @@ class Checkpoint:
             made = cls(**json.loads(line)[1])
         except (ValueError, LookupError, TypeError):
             return None
-        return made if made.version == _VERSION else None
-
-
-def origin_of(source: Path, reads: Iterable[str]) -> dict[str, Any]:
-    """First values of a checkpoint: all but the rows."""
-    about = {"folder": str(Path.cwd()), "source": str(source), "reads": [*reads]}
-    return {"version": _VERSION, **about}
+        return made if made.version == VERSION else None
 
 
 class Checkpoints:

@@ -18,9 +18,10 @@ from typing import IO, Any
 
 from unified_reward.core.errors import DataError
 from unified_reward.io.atomic import replacing, written
-from unified_reward.io.checkpoints import Checkpoint, Checkpoints, hashed
+from unified_reward.io.checkpoints import VERSION, Checkpoint, Checkpoints, hashed
 from unified_reward.io.id_table import IdTable
 from unified_reward.io.lock import locked
+from unified_reward.io.text import LinePlace
 from unified_reward.io.verdict_rows import NOTE
 
 
@@ -149,7 +150,9 @@ class Journal:
         for number, raw in enumerate(file, 1):
             own = _OWN_ROW.fullmatch(raw) if self._sound < known else None
             if own:
-                name, outcome, fingerprint = (part.decode(errors="surrogatepass") for part in own.groups())
+                name, outcome, fingerprint = (
+                    part.decode(errors="surrogatepass") for part in own.groups()
+                )
                 entry = name, f"{outcome}\n{fingerprint}"
                 self._count(entry)
             else:
@@ -290,16 +293,21 @@ class Journal:
         """
         self._finish_push()
 
-    def add_checkpoint(self, about: Mapping[str, Any]) -> None:
+    def add_checkpoint(self, about: list[str], place: LinePlace) -> None:
         """Note that the rows of an input up to a place are all in the file, and no others.
 
         Args:
-            about: Values of `Checkpoint` that describe the input.
+            about: See `Checkpoint`.
+            place: Place in the input.
         """
         names = sorted([judge, family] for judge, family in self.judges | self._appended_by)
         self.checkpoints.add(
             Checkpoint(
-                **about,
+                version=VERSION,
+                about=about,
+                input_bytes=place.n_bytes,
+                input_lines=place.n_lines,
+                input_sha256=place.digest.hexdigest(),
                 output_bytes=self._sound,
                 output_sha256=self._digest.hexdigest(),
                 outcomes={outcome: n for outcome, n in self.outcomes.items() if n},

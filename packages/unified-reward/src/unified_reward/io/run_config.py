@@ -10,7 +10,7 @@ from typing import Any
 
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.io.atomic import write_json
-from unified_reward.io.checkpoints import Checkpoint, origin_of
+from unified_reward.io.checkpoints import Checkpoint
 from unified_reward.io.fingerprints import example_fingerprint
 from unified_reward.io.journal import UNANSWERED, Journal
 from unified_reward.io.row_file import RowFile, media_of
@@ -158,11 +158,12 @@ class Origin:
         return place
 
     def _is_of(self, checkpoint: Checkpoint, read: RowFile) -> bool:
-        return all(getattr(checkpoint, key) == value for key, value in self.about(read).items())
+        return checkpoint.about == self.about(read)
 
-    def about(self, read: RowFile) -> dict[str, Any]:
-        """Values of a `Checkpoint` of this work that all rows of an input have in common."""
-        return origin_of(read.path, self.reads)
+    def about(self, read: Rows) -> list[str]:
+        """Input of a checkpoint: its path, where relative ones start, and what is read of it."""
+        path = read.path if isinstance(read, RowFile) else ""
+        return [str(Path.cwd()), str(path), *self.reads]
 
     def _check_inputs(
         self, journal: Journal, read: Rows, place: LinePlace | None, again: Collection[str]

@@ -126,7 +126,7 @@ def _append(
     if unread:
         yield FinishedChunk((), [], unread)
     is_checked = False
-    last, written = None, time.monotonic()
+    written = time.monotonic()
     for task, made in finished:
         new = [row for row in made if row["id"] not in journal.done]
         if new:
@@ -135,25 +135,11 @@ def _append(
                 origin.check(journal)
                 is_checked = True
             journal.append(new)
-        last = task.place if len(journal.done) == task.n_rows else None
-        if last and time.monotonic() - written > _CHECKPOINT_S:
-            _add_checkpoint(journal, origin, read, last)
-            last, written = None, time.monotonic()
+        is_due = time.monotonic() - written > _CHECKPOINT_S
+        if is_due and task.place and len(journal.done) == task.n_rows:
+            journal.add_checkpoint(origin.about(read), task.place)
+            written = time.monotonic()
         yield FinishedChunk(tuple(row.id for row in task.chunk), new)
-    if last:
-        _add_checkpoint(journal, origin, read, last)
-
-
-def _add_checkpoint(journal: Journal, origin: Origin, read: Rows, place: LinePlace) -> None:
-    if isinstance(read, RowFile):
-        journal.add_checkpoint(
-            {
-                **origin.about(read),
-                "input_bytes": place.n_bytes,
-                "input_lines": place.n_lines,
-                "input_sha256": place.digest.hexdigest(),
-            }
-        )
 
 
 class _Task(NamedTuple):
@@ -164,7 +150,7 @@ class _Task(NamedTuple):
     n_rows: int
     """Rows of the input up to the end of the chunk."""
     place: LinePlace | None
-    """End of the chunk in its file."""
+    """End of the chunk in its file; None for a chunk that is not whole, where no run goes on."""
 
 
 def _tasks(
@@ -183,7 +169,8 @@ def _tasks(
         to_do = _to_do(chunk, journal, missing_only=missing_only)
         if to_do and moving:
             journal.checkpoints.note(medium for row in chunk for medium in media_of(row))
-        yield _Task(chunk, to_do, n_rows, moving.copy() if moving else None)
+        is_whole = moving is not None and len(chunk) == size
+        yield _Task(chunk, to_do, n_rows, moving.copy() if moving and is_whole else None)
 
 
 def _to_do(chunk: list[Row], journal: Journal, *, missing_only: bool) -> list[Row]:

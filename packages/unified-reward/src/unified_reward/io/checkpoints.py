@@ -108,14 +108,14 @@ class Checkpoints:
         for path in _paths(media):
             if path not in self._recent:
                 self._recent.add(path)
-                self._waiting.append(json.dumps([path, _state(path)]))
+                self._waiting.append(json.dumps([path, _state(path)], allow_nan=False))
         if len(self._recent) >= _N_RECENT:
             self._recent.clear()
             self._write(())
 
     def add(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, behind the media that were noted."""
-        self._write([json.dumps(["checkpoint", asdict(checkpoint)])])
+        self._write([json.dumps(["checkpoint", asdict(checkpoint)], allow_nan=False)])
         self.last = checkpoint
 
     def _write(self, lines: Iterable[str]) -> None:

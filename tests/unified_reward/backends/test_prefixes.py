@@ -129,9 +129,9 @@ def test_a_pass_that_fails_is_halved_down_to_the_request_at_fault(judge, monkeyp
 @pytest.mark.numeric
 def test_text_behind_shared_prefixes_is_that_of_each_request_alone(judge):
     model = judge.model
-    asked = [Request(r.parts, max_new_tokens=3 + i) for i, r in enumerate(QUESTIONS)]
-    found = [answer.text for answer in model.generate(asked)]
-    alone = repeated(model, lambda: [model.generate([request])[0] for request in asked])
+    spoken = [Request(r.parts, max_new_tokens=3 + i) for i, r in enumerate(QUESTIONS)]
+    found = [answer.text for answer in model.generate(spoken)]
+    alone = repeated(model, lambda: [model.generate([request])[0] for request in spoken])
     assert found == [answer.text for answer in alone]
     # Verdicts behind the text, and within it.
     prefix = found[0][:1]

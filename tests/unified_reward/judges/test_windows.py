@@ -16,6 +16,7 @@ from unified_reward.core.verdicts import Failed, Preferred, Scored
 from unified_reward.judges.card import Card
 from unified_reward.judges.checklist import CARDS, ChecklistJudge
 from unified_reward.judges.generative import GenerativeJudge
+from unified_reward.judges.model_judge import windows_of
 from unified_reward.media import encode_png
 from unified_reward.scorers.checklists import Checklist, Question
 
@@ -138,6 +139,29 @@ def test_progress_is_the_number_of_samples_of_each_window(files):
     steps = []
     judge.ask(scores(files), on_progress=steps.append)
     assert steps == [16, 7]
+
+
+def test_samples_about_the_same_media_stand_in_one_window(files):
+    """Those of two prompts that are asked by turns, and one with more media than a window."""
+    first, second, many = files[:4], files[4:8], files[8:]
+    samples = [*scores(first), *scores(second), *pairs(second), *pairs(first), *pairs(many)]
+    windows = windows_of(samples, 7)
+    assert windows[:2] == [[0, 1, 2, 3, 11, 12, 13], [4, 5, 6, 7, 8, 9, 10]]
+    assert sorted(i for window in windows for i in window) == [*range(len(samples))]
+    for window in windows[2:]:
+        assert len({medium for i in window for medium in samples[i].media}) <= 14
+    assert windows_of(scores(files), 16) == [[*range(16)], [*range(16, 23)]]
+    about_one = scores(files[:1]) * 200
+    assert [len(window) for window in windows_of(about_one, 16)] == [128, 72]
+
+
+def test_replies_are_in_the_order_of_the_samples(files):
+    judge = GenerativeJudge(Says(lambda r: f"Final Score: {r.parts[0].height}"), Card("native"))
+    judge.window = 2
+    heights = [24 + i % 3 * 16 for i in range(6)]
+    by_turns = [0, 3, 5, 1, 3, 0]
+    replies = judge.query(scores([files[i] for i in by_turns]))
+    assert [reply.text for (reply,) in replies] == [f"Final Score: {heights[i]}" for i in by_turns]
 
 
 def test_an_image_of_neighbouring_samples_is_opened_once(files, opens):

@@ -12,12 +12,12 @@ from unified_reward.core.verdicts import Failed
 MAX_PADDING = 256
 """Largest number of padding tokens in a batch; more cost as much as another batch."""
 CPU_PADDING = 32
-"""The same on a CPU, which a few hundred tokens keep busy."""
+"""Largest number on a CPU, which a few hundred tokens keep busy."""
 MAX_TOKENS = 32_768
 """Most tokens of a batch, and in caches at a time; one takes 60 to 150 kB in a model of 7B
 parameters."""
 CPU_TOKENS = 16_384
-"""The same on a CPU."""
+"""Most tokens on a CPU."""
 
 FAULTS = (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError, AttributeError)
 """Raised for a bad image, too many tokens, no memory, a number that overflows; or, in the code of a

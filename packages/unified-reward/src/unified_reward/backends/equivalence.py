@@ -67,7 +67,7 @@ class Ways:
     """Requests that share a batch."""
     images: Literal["encoded once", "encoded for each request"] = "encoded for each request"
     prefixes: Literal["packed", "rows", "repeated"] = "repeated"
-    """What follows a prefix that several requests share: side by side behind it, in rows on copies
+    """Places behind a prefix that several requests share: side by side behind it, in rows on copies
     of its cache, or with the prefix computed for each request."""
     prefixes_end: Literal["anywhere", "behind images"] = "anywhere"
     """Prefixes that are shared: all, or those that no images follow, as images see each other, or

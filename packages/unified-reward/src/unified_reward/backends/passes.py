@@ -55,7 +55,7 @@ class Visit(NamedTuple):
     node: Node
     tip: Tip
     read: Tensor
-    """What was read behind each of `Node.reads`, shape (reads, …)."""
+    """Logits, or hidden states, behind each of `Node.reads`, shape (reads, …)."""
 
 
 class Done(NamedTuple):
@@ -64,7 +64,7 @@ class Done(NamedTuple):
     state: State
     visits: list[Visit]
     read: Tensor
-    """What was read, of all visits one after the other."""
+    """Logits, or hidden states, of all visits one after the other."""
 
 
 class Lost(NamedTuple):
@@ -228,12 +228,12 @@ class Walk:
         if group:
             yield group
 
-    def _may_share(self, one: Strip, other: Strip, *, is_root: bool) -> bool:
+    def _may_share(self, first: Strip, second: Strip, *, is_root: bool) -> bool:
         """True if two strips may share a pass."""
-        if one.length == other.length or self.limits.packed is not None:
+        if first.length == second.length or self.limits.packed is not None:
             return True
         # Padding behind the last tokens of a row does not change what was read before.
-        return self.limits.pads_roots if is_root else not (one.is_open or other.is_open)
+        return self.limits.pads_roots if is_root else not (first.is_open or second.is_open)
 
     def _pass(self, strips: Sequence[Strip], state: State) -> Done:
         laid = _lay_out(strips, is_root=state.cache is None, pad=self.vlm.chat.pad_id)

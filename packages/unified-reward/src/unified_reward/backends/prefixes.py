@@ -63,7 +63,7 @@ class Node:
 
     @property
     def columns(self) -> Tensor:
-        """As of `Row`, shape (…, n)."""
+        """Columns of the tokens, see `Row`, shape (…, n)."""
         return self.row.columns[:, self.start : self.stop]
 
     @property

@@ -106,18 +106,18 @@ class Answers:
             worth: Prefixes that are shared.
         """
         split = bisect_failures([*self._requests], self._split, self._vlm.name)
-        starts = [() if isinstance(one, Failed) else one[0] for one in split]
+        starts = [() if isinstance(parts, Failed) else parts[0] for parts in split]
         rows = rows_of(self._vlm, self._requests, starts)
         tails: list[Sequence[Sequence[int]]] = []
-        for i, (row, one) in enumerate(zip(rows, split, strict=True)):
-            tails.append(() if isinstance(one, Failed) else one[1])
+        for i, (row, parts) in enumerate(zip(rows, split, strict=True)):
+            tails.append(() if isinstance(parts, Failed) else parts[1])
             try:
                 if not isinstance(row, Failed):
                     check_length(self._vlm, row.columns.shape[1], tails[i])
             except ValueError as error:
                 rows[i] = failure_of(self._vlm, error)
-            if isinstance(one, Failed):
-                rows[i] = one
+            if isinstance(parts, Failed):
+                rows[i] = parts
         self._rows = {i: row for i, row in enumerate(rows) if not isinstance(row, Failed)}
         nodes = _trees(rows, worth)
         for node in [*walk(nodes)]:
@@ -225,11 +225,12 @@ class Answers:
     def _behind(self, request: int, visit: Visit, text: str) -> list[Node]:
         """Return what is asked behind a generated text, as nodes behind its prompt."""
         nodes: list[Node] = []
-        asked = self._requests[request]
-        if head := head_of(asked, text):
+        given = self._requests[request]
+        if head := head_of(given, text):
             self._questions[request] = len(self._sums)
-            nodes += self._asked(request, visit, *self._vlm.chat.split_choices(head, asked.choices))
-        for k, before, choices in heads_of_places(asked, text):
+            shared, tails = self._vlm.chat.split_choices(head, given.choices)
+            nodes += self._asked(request, visit, shared, tails)
+        for k, before, choices in heads_of_places(given, text):
             shared, tails = self._vlm.chat.split_choices(before, choices)
             first = [tail[:1] for tail in tails]
             is_distinct = len({token for (token,) in first}) == len(first)
@@ -324,7 +325,7 @@ def _trees(rows: Sequence[Row | Failed], worth: Worth) -> list[Node]:
 
 
 def failure_of(vlm: VLM, error: Exception) -> Failed:
-    """What a request fails with that raised an error."""
+    """Failure of a request that raised an error."""
     return Failed(f"{vlm.name} could not answer: {one_line(error)}")
 
 

@@ -39,12 +39,12 @@ _FRAMES = 8
 
 @dataclass(frozen=True)
 class RewardAnswers:
-    """What a judge answered in one evaluation: numbers, and every verdict without one."""
+    """Answers of a judge in one evaluation: numbers, and every verdict without one."""
 
     values: RewardValues
     without_value: Mapping[Question, Verdict]
     """Questions that no number came of, by the order in which they were asked."""
-    asked: Mapping[tuple[str, ...], int]
+    numbers: Mapping[tuple[str, ...], int]
     """Number of questions by model, or by pair of models."""
     aspects: list[str]
     """Aspects that the judge scores instead of an overall score; empty where it gives one."""
@@ -55,7 +55,7 @@ class RewardAnswers:
 
     def asks(self, form: Form) -> bool:
         """True if questions of this form were put to the judge."""
-        return any(len(models) == (1 if form == "score" else 2) for models in self.asked)
+        return any(len(models) == (1 if form == "score" else 2) for models in self.numbers)
 
     def count(self, kind: type[Unparsed] | type[Failed]) -> int:
         """Count the questions, of all kinds, that were not answered in this way."""
@@ -109,7 +109,7 @@ def read_answers(
     """
     scores = _ScoreTable(outputs)
     comparisons: list[Comparison] = []
-    asked: Counter[tuple[str, ...]] = Counter()
+    numbers: Counter[tuple[str, ...]] = Counter()
     without: dict[Question, Verdict] = {}
     aspects: dict[str, None] = {}
     has_overall, scale = False, None
@@ -119,7 +119,7 @@ def read_answers(
             continue
         verdict = read_verdict(row)
         scale = scale if aspect else row["scale"] or scale
-        asked[question.models] += 1
+        numbers[question.models] += 1
         if isinstance(verdict, Scored):
             has_overall |= verdict.score is not None
             aspects |= dict.fromkeys(verdict.aspects)
@@ -130,11 +130,11 @@ def read_answers(
             scores.add(question, value)
         else:
             without[question] = verdict
-    is_scored = any(len(models) == 1 for models in asked)
+    is_scored = any(len(models) == 1 for models in numbers)
     means, sigma = scores.means() if is_scored else ({}, None)
-    calls = sum(n * (orders if len(models) == 2 else 1) for models, n in asked.items())
+    calls = sum(n * (orders if len(models) == 2 else 1) for models, n in numbers.items())
     values = RewardValues(name, means, tuple(comparisons), sigma, calls)
-    return RewardAnswers(values, without, asked, [] if has_overall else [*aspects], scale, aspect)
+    return RewardAnswers(values, without, numbers, [] if has_overall else [*aspects], scale, aspect)
 
 
 def rows_of(path: Path, questions: Iterable[Question]) -> Iterator[Mapping[str, Any]]:

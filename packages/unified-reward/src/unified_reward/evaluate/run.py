@@ -241,11 +241,11 @@ def _judge(
         else:
             deque(asking.ask(comparisons), maxlen=0)
 
-    def asked() -> Iterator[Question]:
+    def questions() -> Iterator[Question]:
         return chain(scores(), comparisons() if chosen is None else chosen)
 
     def read(reward: str, aspect: str = "") -> RewardAnswers:
-        rows = rows_of(path, asked())
+        rows = rows_of(path, questions())
         return read_answers(reward, rows, outputs, orders=orders, aspect=aspect)
 
     answers = read(name)
@@ -313,18 +313,18 @@ def _ask_adaptively(
     left = question_orders(by_pair, seed)
     models, size = asking.outputs.models, max(16, 4 * len(by_pair))
     rows = asking.earlier_rows()
-    asked: list[Question] = []
+    done: list[Question] = []
     known: list[Comparison] = []
-    while len(asked) < n:
-        chosen = next_questions(models, known, left, min(size, n - len(asked)))
+    while len(done) < n:
+        chosen = next_questions(models, known, left, min(size, n - len(done)))
         batch = [questions[name] for _, name in chosen]
         rows |= {row["id"]: row for row in asking.ask(partial(iter, batch))}
         new = (rows[question.id] for question in batch)
         known += read_answers("", new, asking.outputs, orders=1).values.comparisons
-        asked += batch
+        done += batch
         names = {name for _, name in chosen}
         left = {pair: [name for name in ids if name not in names] for pair, ids in left.items()}
-    return asked
+    return done
 
 
 def _budget(
@@ -332,7 +332,7 @@ def _budget(
 ) -> dict[str, Any]:
     """Calls for comparisons, those saved, and the interval that was reached."""
     pairs = model_pairs(outputs.models)
-    made = {pair: answers.asked.get(pair, 0) for pair in pairs}
+    made = {pair: answers.numbers.get(pair, 0) for pair in pairs}
     calls, full_calls = orders * sum(made.values()), orders * n_comparisons
     return {
         "calls": calls,

@@ -1,4 +1,4 @@
-"""How far the input and the output of a run were compared, so that a resumed run does not again.
+"""Notes on the rows of a run that were compared, so that a resumed run does not compare them again.
 
 A checkpoint says that a run, or its check, has found the first bytes of an input, the first bytes
 of the output and the media of these rows to belong together. It holds hashes of both and the state

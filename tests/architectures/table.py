@@ -29,7 +29,7 @@ from unified_reward.train.sft import ChatExample, fit
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "architectures.md"
 COLUMNS = (
     *("architecture", "published models", "judge", "value head", "SFT", "DPO"),
-    *("images", "batches", "choices", "float32", "bfloat16"),
+    *("images", "batches", "choices", "prefixes", "float32", "bfloat16"),
 )
 PUBLISHED = {
     "qwen2_5_vl": "Qwen2.5-VL, UnifiedReward-qwen, -Think-qwen, -2.0-qwen",
@@ -109,7 +109,8 @@ def _title(name, model):
 def _ways(model):
     described = model.ways.describe()
     images = "once" if described["images"] == "encoded once" else "each time"
-    return images, described["batches"], described["choices"]
+    end = "" if described["prefixes_end"] == "anywhere" else f" {described['prefixes_end']}"
+    return images, described["batches"], described["choices"], described["prefixes"] + end
 
 
 def _joined(pair):
@@ -127,7 +128,8 @@ def _bound(ways, bounds):
     found = [
         value
         for name, value in ways.differences.items()
-        if used.get(name.partition(" ")[0].strip(",")) and isinstance(value, float)
+        if (used.get(name.partition(" ")[0].strip(",")) and isinstance(value, float))
+        or name.startswith(f"prefixes, {ways.prefixes}, {ways.prefixes_end},")
     ]
     worst = max(found, default=0.0)
     return f"{min(bound for bound in bounds if worst <= bound):.0e}".replace("e-0", "e-")

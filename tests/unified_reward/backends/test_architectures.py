@@ -13,7 +13,7 @@ import torch
 import unified_reward as ur
 from tests.architectures import ARCHITECTURES
 from tests.tolerance import near
-from unified_reward.backends import choices, hf_vlm
+from unified_reward.backends import choices, hf_vlm, passes, shared
 from unified_reward.backends.equivalence import TOLERANCE
 from unified_reward.backends.value_head import ValueHead, save_head, width_of
 from unified_reward.core.requests import Request
@@ -42,6 +42,7 @@ LIKE = (
 NUMERIC = ("qwen3_5", "hunyuan_vl")
 """Tried with the rounding of other processors: recurrent layers, and a fault near rounding."""
 WAYS = ("packed", "rows", "whole")
+PREFIXES = ("packed", "rows", "repeated")
 CHOICES = ("1", "10", "second tie")
 
 
@@ -158,6 +159,11 @@ def test_verdicts_behind_reasoning_are_those_of_plain_passes(judge, reference, m
         ]
 
     monkeypatch.setattr(judge.model, "_generate_text", written)
+    monkeypatch.setattr(
+        shared.Answers,
+        "_texts_of",
+        lambda self, jobs, state: written([self._requests[i] for i, _ in jobs]),
+    )
     compared, scored = (questions(judge, sample) for sample in samples)
     assert len(scored[0].parts) == 2
     replies = judge.query(samples)
@@ -180,14 +186,18 @@ def test_every_way_from_the_fastest_proven_one_down_is_right(judge, small):
     model, (queries, wanted) = judge.model, small
     best, encoder = model.ways, model.encoder
     equal = "of equal length" if best.padding else best.batches
+    for way in PREFIXES[PREFIXES.index(best.prefixes) :]:
+        model.ways = dataclasses.replace(best, prefixes=way)
+        assert_equal(model.generate(queries), wanted)
+    repeated = dataclasses.replace(best, prefixes="repeated")
     for way in WAYS[WAYS.index(best.choices) :]:
-        model.ways = dataclasses.replace(best, choices=way)
+        model.ways = dataclasses.replace(repeated, choices=way)
         assert_equal(model.generate(queries), wanted)
         model.ways = dataclasses.replace(model.ways, batches=equal)
         assert_equal(model.generate(queries), wanted)
     model.encoder = None
     for batches in {best.batches, equal}:
-        model.ways = dataclasses.replace(best, batches=batches)
+        model.ways = dataclasses.replace(repeated, batches=batches)
         assert_equal(model.generate(queries), wanted)
     model.encoder, model.ways, model.batch_size = encoder, best, 1
     assert_equal(model.generate(queries), wanted)
@@ -262,11 +272,15 @@ def test_a_judge_describes_the_ways_that_it_uses(judge, name, monkeypatch):
             monkeypatch.setattr(part, encode, spied("tower", getattr(part, encode)))
     inputs = model.inputs
     monkeypatch.setattr(model, "inputs", lambda *args: masks.append(inputs(*args)) or masks[-1])
+    monkeypatch.setattr(passes.Walk, "visit", spied("shared", passes.Walk.visit))
+    model.generate(requests(name))
+    assert ("shared" in used) == (model.ways.prefixes != "repeated")
+    model.ways = dataclasses.replace(model.ways, prefixes="repeated")
     model.generate(requests(name))
     described = judge.describe()["model"]
     ways = described["ways"]
     assert described["architecture"] == model.model.config.model_type
-    assert used - {"tower"} == {ways["choices"]}
+    assert used - {"tower", "shared"} == {ways["choices"]}
     is_padded = any(not batch["attention_mask"].all() for batch in masks)
     assert (ways["batches"] == "padded") == is_padded
     used.clear()

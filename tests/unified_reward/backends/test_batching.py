@@ -13,13 +13,14 @@ def padding(sizes, batch):
     return sum(longest - sizes[i] for i in batch)
 
 
-@given(st.lists(st.integers(1, 2000), max_size=40), st.integers(1, 16))
-def test_batches_hold_every_item_once_and_bound_size_and_padding(sizes, most):
-    found = list(batches(sizes, most))
+@given(st.lists(st.integers(1, 2000), max_size=40), st.integers(1, 16), st.sampled_from([1, 4000]))
+def test_batches_hold_every_item_once_and_bound_size_and_padding(sizes, most, tokens):
+    found = list(batches(sizes, most, tokens))
     assert sorted(i for batch in found for i in batch) == list(range(len(sizes)))
     for batch in found:
         assert len(batch) <= most
         assert padding(sizes, batch) <= MAX_PADDING
+        assert len(batch) == 1 or len(batch) * max(sizes[i] for i in batch) <= tokens
 
 
 def test_items_of_very_different_sizes_are_not_padded_to_each_other():

@@ -58,6 +58,7 @@ def test_padding_is_masked_and_a_model_that_saw_it_would_answer_otherwise(model,
         Request(("a much longer question " * 8,), choices=("1", "10", "100")),
     ]
     assert len(list(batches([hf_vlm._size(request) for request in requests], 16))) == 1
+    monkeypatch.setattr(model.ways, "prefixes", "repeated")
     alone = [model.generate([request])[0].choice_logprobs for request in requests]
     together = [answer.choice_logprobs for answer in model.generate(requests)]
     for item, other in zip(together, alone, strict=True):

@@ -12,10 +12,11 @@ from transformers import DynamicCache
 
 from tests.architectures import ARCHITECTURES
 from tests.unified_reward.backends.test_architectures import assert_equal, requests
-from unified_reward.backends import chat_template, choices, image_features
+from unified_reward.backends import chat_template, choices, hf_vlm, image_features, passes
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.equivalence import TOLERANCE, Ways, prove
 from unified_reward.backends.image_features import ImageEncoder
+from unified_reward.backends.prefixes import Worth
 from unified_reward.core.verdicts import Failed
 
 
@@ -31,6 +32,7 @@ NOT_ENCODED = ("minicpmv4_6", "ernie4_5_vl_moe", "idefics2", "mllama", "hunyuan_
 ENCODED = tuple(name for name in ARCHITECTURES if name not in NOT_ENCODED)
 PADDED = tuple(name for name in ARCHITECTURES if name not in ("mllama", "hunyuan_vl"))
 CONTINUED = tuple(name for name in ARCHITECTURES if name != "mllama")
+SHARED = ("qwen2_5_vl", "qwen3_vl", "llava", "internvl", "idefics3")
 ATTENTION = tuple(name for name in CONTINUED if name not in (*RECURRENT, *WINDOWS))
 
 
@@ -101,7 +103,58 @@ def encode_another_image(monkeypatch, model):
     monkeypatch.setattr(ImageEncoder, "_run", turned)
 
 
+def see_what_stands_beside(monkeypatch, model):
+    """Nodes side by side in a row see one another."""
+
+    def unmasked(before, laid):
+        own = laid.own if laid.own is None else torch.ones_like(laid.own).tril()
+        return mask(before, laid._replace(own=own))
+
+    mask = passes._mask
+    monkeypatch.setattr(passes, "_mask", unmasked)
+
+
+def see_padding_of_prefixes(monkeypatch, model):
+    """Padding within a row is seen by what follows."""
+    monkeypatch.setattr(hf_vlm, "CPU_PACKED", 0.0)
+
+    def unmasked(before, laid):
+        return mask(torch.ones_like(before), laid._replace(valid=torch.ones_like(laid.valid)))
+
+    mask = passes._mask
+    monkeypatch.setattr(passes, "_mask", unmasked)
+
+
+def continue_another_prefix(monkeypatch, model):
+    """Rows of a cache are taken for others."""
+    monkeypatch.setattr(hf_vlm, "CPU_PACKED", 0.0)
+
+    def turned(cache, rows):
+        return selected(cache, [max(rows) - row for row in rows])
+
+    selected = passes.selected
+    monkeypatch.setattr(passes, "selected", turned)
+
+
+def restart_behind_prefixes(monkeypatch, model):
+    """Positions behind a prefix begin anew."""
+
+    def restarted(self, rows, mask, images):
+        rows = rows.clone()
+        first = 2 + len(self.vlm.encoder.type_ids)
+        rows[first:] -= rows[first:, :, :1]
+        return inputs(self, rows, mask, images)
+
+    inputs = passes.Walk._inputs
+    monkeypatch.setattr(passes.Walk, "_inputs", restarted)
+
+
+REPEATED = {"prefixes": "repeated"}
 FAULTS = {
+    see_what_stands_beside: (SHARED, {"prefixes": "packed"}, {"prefixes": "rows"}),
+    see_padding_of_prefixes: (SHARED, {"prefixes": "packed"}, {"prefixes": "rows"}),
+    continue_another_prefix: (SHARED, {"prefixes": "packed"}, REPEATED),
+    restart_behind_prefixes: (SHARED, {"prefixes": "packed"}, REPEATED),
     leave_out_the_mask: (ATTENTION, {"choices": "packed"}, {"choices": "rows"}),
     restart_positions: (CONTINUED, {}, {"choices": "whole"}),
     lose_the_window: (WINDOWS, {"choices": "packed"}, {"choices": "rows"}),
@@ -114,6 +167,10 @@ FAULTS = {
 """By fault: the architectures that it is about, the ways in use before, and those in use after it
 is seen."""
 QUICK = {
+    *((see_what_stands_beside, name) for name in ("qwen2_5_vl",)),
+    *((see_padding_of_prefixes, name) for name in ("qwen3_vl",)),
+    *((continue_another_prefix, name) for name in ("llava",)),
+    *((restart_behind_prefixes, name) for name in ("qwen2_5_vl",)),
     *((leave_out_the_mask, name) for name in ("qwen2_5_vl", "llava")),
     *((restart_positions, name) for name in ("qwen2_5_vl", "qwen3_5", "llava")),
     *((lose_the_window, name) for name in ("gemma3",)),
@@ -156,8 +213,11 @@ def test_a_fault_is_seen_and_the_slower_way_is_right(
     judge, small, fault, before, after, monkeypatch
 ):
     model, (queries, wanted) = judge.model, small
-    model.ways = dataclasses.replace(model.ways, **before)
+    model.ways = dataclasses.replace(model.ways, **REPEATED | before)
     model.encoder = forgetful(model.encoder)
+    monkeypatch.setattr(hf_vlm, "WORTH", Worth(1, 1))
+    monkeypatch.setattr(hf_vlm, "PACKED_LEAST", 0)
+    monkeypatch.setattr(hf_vlm, "CPU_PADDING", 1000)
     fault(monkeypatch, model)
     assert not is_right(model.generate(queries), wanted)
     model.ways, model.encoder = Ways(), None
@@ -181,6 +241,7 @@ def test_recurrent_state_is_not_shared_between_choices(judge, small, name, monke
     """Side by side in a row, or in rows that continue one state."""
     model, (queries, wanted) = judge.model, small
     assert judge.describe()["model"]["ways"]["choices"] == "rows"
+    model.ways = dataclasses.replace(model.ways, **REPEATED)
     model.batch_size = 1
     assert_equal(model.generate(queries), wanted)
 

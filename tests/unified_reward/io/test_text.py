@@ -229,6 +229,7 @@ FILES = sorted(ROOT.glob("packages/*/src/**/*.py"))
 BYTES = {
     "io/text.py": "the opener itself",
     "io/journal.py": "cuts off what a kill left",
+    "io/checkpoints.py": "cuts off what a kill left, and hashes",
     "arena/journal.py": "cuts off what a kill left",
     "io/fingerprints.py": "hashes",
     "data/pack.py": "looks for the end of a tar",

@@ -410,6 +410,11 @@ def test_quantising_is_for_local_checkpoints(tmp_path):
         open_judge("tiny_judge", quantize="2bit")
 
 
+def test_an_unknown_attention_is_named_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"attention is sdpa, eager, .*, not 'fast'"):
+        open_judge("tiny_judge", attention="fast")
+
+
 def test_an_adapter_is_not_merged_into_quantised_weights(monkeypatch):
     monkeypatch.setattr(hf_vlm, "find_spec", lambda _: True)
     with pytest.raises(ConfigError, match="is an adapter, which cannot be merged into quantised"):
@@ -450,20 +455,25 @@ def test_the_perfect_judge_answers_the_truth_it_is_given():
 REFUSED = {
     "table:t.csv": {
         *("family", "device", "dtype", "batch_size", "votes", "api_key", "model"),
-        *("allow_reworded", "quantize"),
+        *("allow_reworded", "quantize", "attention"),
     },
     "scripted:first": {
         *("device", "dtype", "batch_size", "votes", "api_key", "model", "allow_reworded"),
-        "quantize",
+        *("quantize", "attention"),
     },
-    "http://localhost:9/v1": {"device", "dtype", "batch_size", "allow_reworded", "quantize"},
-    "pickscore:nowhere": {"family", "votes", "api_key", "model", "allow_reworded", "quantize"},
+    "http://localhost:9/v1": {
+        *("device", "dtype", "batch_size", "allow_reworded", "quantize", "attention"),
+    },
+    "pickscore:nowhere": {
+        *("family", "votes", "api_key", "model", "allow_reworded", "quantize", "attention"),
+    },
     "tiny_judge": {"votes", "api_key", "model"},
     "org/name": {"votes", "api_key", "model"},
     "checklist-image:tiny_base": {"family"},
 }
 VALUES = {"family": "native", "device": "cpu", "dtype": "float32", "batch_size": 2, "votes": 1}
 VALUES |= {"api_key": "secret", "model": "m", "allow_reworded": True, "quantize": "8bit"}
+VALUES |= {"attention": "eager"}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from unified_reward.bench.metrics import mean_interval
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Task
+from unified_reward.pairs.strategies import Strategy
 from unified_reward.train.dpo_diffusion import DiffusionDPO
 from unified_reward.train.dpo_vlm import VLMDPO
 from unified_reward.train.optim import OptimConfig
@@ -169,6 +170,16 @@ def test_ways_and_judges_are_of_image_generation_and_the_best_is_not_behind_itse
     assert list(report["judges"]) == ["one task"]
     assert report["ways"]["rank+sift"]["behind_best"]["value"] == 0
     assert report["judges"]["one task"]["behind_best"]["value"] == 0
+    assert report["ways"]["random"]["calls"] == 0
+    assert report["ways"]["score"]["calls"] == 3
+
+
+def test_the_strategies_that_are_compared_end_with_the_one_of_all_policies():
+    strategies = (Strategy.ADAPTIVE, Strategy.RANK_AND_SIFT)
+    study = AlignmentStudy(seeds=(0,), strategies=strategies)
+    assert {arm.strategy for arm in arms(study)} == {*strategies}
+    with pytest.raises(ConfigError, match=r"the last strategy to compare is rank\+sift"):
+        AlignmentStudy(strategies=strategies[::-1])
 
 
 @pytest.mark.slow

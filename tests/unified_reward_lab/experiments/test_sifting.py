@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -13,11 +14,13 @@ from unified_reward.core.errors import ConfigError
 from unified_reward.core.samples import Sample, Task
 from unified_reward.judges.card import Calibration
 from unified_reward_lab.experiments.sifting import (
-    REFERENCE,
+    REFERENCES,
+    SAMPLED,
     STRATEGIES,
     CachedJudge,
     SiftingStudy,
     _pool,
+    _question,
     page,
     plot,
     run,
@@ -26,6 +29,7 @@ from unified_reward_lab.microworld import true_utilities
 
 
 N, PROMPTS = 6, 8
+REFERENCE = REFERENCES["from_score"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,7 @@ def test_the_perfect_judge_is_never_wrong_and_finds_the_whole_range_by_points(co
         for i in range(PROMPTS):
             utilities = true_utilities(_pool(SiftingStudy(n=N), seed, i))
             ranges.append(max(utilities) - min(utilities))
-    assert ways["score"]["gain"]["value"] == pytest.approx(np.mean(ranges))
+    assert ways["score"]["gain"]["value"] == pytest.approx(np.mean(ranges), abs=1e-4)
     assert ways["rank+sift"]["gain"]["value"] <= ways["score"]["gain"]["value"]
 
 
@@ -57,19 +61,20 @@ def test_a_judge_that_always_takes_the_first_gives_no_pair_once_both_orders_are_
 def test_the_ways_that_are_contrasted_spend_equal_calls(controls):
     ways = controls["judges"]["perfect"]["soft"]
     assert ways["score"]["calls"] == N
-    assert ways[REFERENCE]["calls"] == ways["two Swiss rounds"]["calls"] == 2 * N
+    assert ways[REFERENCE]["calls"] == ways["2 Swiss rounds"]["calls"] == 2 * N
     assert ways["rank+sift"]["calls"] <= 2 * N  # those of a tie are not scored
     assert ways["random"]["calls"] == 0
 
 
-def test_the_contrast_is_zero_for_the_reference_itself_and_told_by_seed(controls):
+@pytest.mark.parametrize(("key", "reference"), REFERENCES.items())
+def test_the_contrast_is_zero_for_the_reference_itself_and_told_by_seed(controls, key, reference):
     for judge in controls["judges"].values():
         for ways in judge.values():
-            assert ways[REFERENCE]["from_score"]["value"] == 0
-            assert ways[REFERENCE]["from_score_by_seed"] == [0, 0]
+            assert ways[reference][key]["value"] == 0
+            assert ways[reference][f"{key}_by_seed"] == [0, 0]
             for entry in ways.values():
-                verdicts = np.mean(entry["from_score_by_seed"])
-                assert entry["from_score"]["value"] == pytest.approx(verdicts)
+                mean = np.mean(entry[f"{key}_by_seed"])
+                assert entry[key]["value"] == pytest.approx(mean, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +82,8 @@ def samples():
     pool = _pool(SiftingStudy(n=2), 9, 0)
     two = pool.candidates
     return [
-        Sample(pool.task, pool.prompt, two[:1], id="a"),
-        Sample(pool.task, pool.prompt, two, id="a-b"),
+        Sample(pool.task, pool.prompt, two[:1], id="a 0"),
+        Sample(pool.task, pool.prompt, two, id="a 0-1"),
     ]
 
 
@@ -114,10 +119,48 @@ def test_readings_of_a_question_ask_the_model_once(tiny, samples, monkeypatch):
     assert again[1].orders[0].p_first == first[1].p_first
 
 
-def test_the_page_and_the_plot_show_every_judge_and_way(controls):
+def test_the_two_orders_of_a_pair_are_one_question(tiny, samples):
+    pair = samples[1]
+    turned = replace(pair.swapped(), id="a 1-0")
+    assert _question(turned)[0] == _question(pair)[0]
+    read = CachedJudge(tiny, "soft", {})
+    first = read.ask([pair])[0]
+    monotone = read.ask([turned])[0]
+    assert len(read.cache) == 1
+    assert monotone.probability == pytest.approx(1 - first.probability)
+    (alone,) = read.ask([turned], orders=1)
+    assert alone.p_first == pytest.approx(first.orders[1].p_second)
+    plain = CachedJudge(tiny, "coarse", read.cache)
+    sampled, again = plain.ask([pair])[0], plain.ask([turned])[0]
+    assert again.probability == 1 - sampled.probability
+
+
+def test_a_spoiled_judge_compares_as_before_and_scores_with_an_error_of_its_own(tiny, samples):
+    plain, spoiled = CachedJudge(tiny, "soft", {}), CachedJudge(tiny, "soft", {}, spoiled=True)
+    again = [replace(samples[0], id=f"{samples[0].id} #1"), samples[1]]
+    before, after = plain.ask(samples), spoiled.ask(samples)
+    assert after[1] == before[1]
+    assert after[0].score != before[0].score
+    assert spoiled.ask(again) == after
+
+
+def test_a_judge_whose_answers_are_sampled_is_read_in_two_modes():
+    report = run(
+        SiftingStudy({"scalar": "tiny_scalar", "tiny": "tiny_judge"}, n=3, prompts=2, seeds=(5,))
+    )
+    assert list(report["judges"]["scalar"]) == ["soft"]
+    assert list(report["judges"]["tiny"]) == ["soft", "coarse"]
+    assert [*report["judges"]["tiny"]["coarse"]] == [*STRATEGIES, *SAMPLED]
+    scalar = report["judges"]["scalar"]["soft"]
+    assert scalar["adaptive, 0.9"]["calls"] == 3
+    assert scalar["adaptive, 0.9"]["gain"] == scalar["score"]["gain"]
+
+
+def test_the_page_names_every_judge_and_the_cheapest_setting_that_is_as_good(controls):
     text = page(controls)
-    for name in (*controls["judges"], *STRATEGIES):
-        assert name in text
+    for name in controls["judges"]:
+        assert f"| {name} | soft |" in text
+    assert f"{N:.1f} (50%), `score`" in text
     assert PIL.Image.open(io.BytesIO(plot(controls))).size[0] > 500
 
 

@@ -41,6 +41,8 @@ from unified_reward_lab.experiments.experiment import Experiment
 
 STRATEGIES = (Strategy.RANDOM, Strategy.SCORE, Strategy.RANK, Strategy.RANK_AND_SIFT)
 """In the order of Table XII of arXiv:2503.05236, the best last."""
+MAIN = Strategy.RANK_AND_SIFT
+"""Strategy of the pairs that every policy is aligned on."""
 COMPARED_TASK = Task.IMAGE_GENERATION
 """Task whose strategies and judges are compared."""
 GENERATION_TASKS = (Task.IMAGE_GENERATION, Task.VIDEO_GENERATION)
@@ -85,12 +87,16 @@ class AlignmentStudy:
     preferences: PreferenceConfig = field(default_factory=lambda: PreferenceConfig(prompts=256))
     """Settings of the pairs; ``seeds`` replace their seed."""
     exam: ExamConfig = field(default_factory=lambda: ExamConfig(n=500, seed=20261125))
+    strategies: tuple[Strategy, ...] = STRATEGIES
+    """Strategies to compare for image generation, rank+sift last."""
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     """Seeds of prompts, candidates and trainings."""
 
     def __post_init__(self) -> None:
         if not self.seeds or self.exam.n < 2:
             raise ConfigError("a study needs at least one seed and two prompts to examine")
+        if not self.strategies or self.strategies[-1] is not MAIN:
+            raise ConfigError(f"the last strategy to compare is {MAIN}")
 
     @property
     def total(self) -> int:
@@ -117,12 +123,12 @@ def arms(study: AlignmentStudy) -> Iterator[Arm]:
     """List every training of a study, those with common candidates one after the other."""
     for seed in study.seeds:
         for task in study.policies:
-            yield Arm(task, seed, "shipped", STRATEGIES[-1])
+            yield Arm(task, seed, "shipped", MAIN)
             if study.voted and task in GENERATION_TASKS:
-                yield Arm(task, seed, VOTED, STRATEGIES[-1])
+                yield Arm(task, seed, VOTED, MAIN)
             if task is COMPARED_TASK:
-                yield from (Arm(task, seed, "shipped", other) for other in STRATEGIES[:-1])
-                yield from (Arm(task, seed, name, STRATEGIES[-1]) for name in study.judges)
+                yield from (Arm(task, seed, "shipped", other) for other in study.strategies[:-1])
+                yield from (Arm(task, seed, name, MAIN) for name in study.judges)
 
 
 def run(study: AlignmentStudy, progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
@@ -147,7 +153,7 @@ def run(study: AlignmentStudy, progress: Callable[[int], None] = lambda _: None)
         "tasks": {},
     }
     for task, old in before.items():
-        main = _select(after, task, "shipped", STRATEGIES[-1])
+        main = _select(after, task, "shipped", MAIN)
         report["tasks"][task.value] = _compare(old, [after[arm] for arm in main]) | {
             "prompts": study.policies[task].preferences(study.preferences).prompts,
             "pairs": [len(_kept_rows(_equal_pairs(study, arm))) for arm in main],
@@ -160,9 +166,11 @@ def run(study: AlignmentStudy, progress: Callable[[int], None] = lambda _: None)
         }
     if COMPARED_TASK in before:
         old = before[COMPARED_TASK]
-        ways = {s.value: _select(after, COMPARED_TASK, "shipped", s) for s in STRATEGIES}
+        ways = {s.value: _select(after, COMPARED_TASK, "shipped", s) for s in study.strategies}
         report["ways"] = _contrast(old, after, ways)
-        judges = {n: _select(after, COMPARED_TASK, n, STRATEGIES[-1]) for n in study.judges}
+        for name, group in ways.items():
+            report["ways"][name]["calls"] = _calls_per_prompt(study, group)
+        judges = {n: _select(after, COMPARED_TASK, n, MAIN) for n in study.judges}
         if judges:
             report["judges"] = _contrast(old, after, judges)
     return report
@@ -243,6 +251,12 @@ def _kept_rows(pairs: Path) -> list[bytes]:
     return [row for _, _, row in read_lines(pairs) if parse_json(row)["status"] == "kept"]
 
 
+def _calls_per_prompt(study: AlignmentStudy, group: Iterable[Arm]) -> float:
+    """Mean number of questions to the judge for the pair of a prompt."""
+    rows = [parse_json(row) for arm in group for _, _, row in read_lines(_pairs(study, arm))]
+    return sum(row["judge_calls"] for row in rows) / len(rows)
+
+
 def _pairs(study: AlignmentStudy, arm: Arm) -> Path:
     """Make the candidates and pairs of an arm that are missing; the file of all its pairs."""
     folder = study.work / arm.task.value / str(arm.seed)
@@ -258,7 +272,7 @@ def _pairs(study: AlignmentStudy, arm: Arm) -> Path:
 
 def _by_judge(task: Task, old: PolicyExam, after: Mapping[Arm, PolicyExam]) -> dict[str, Any]:
     """Compare the pairs of the shipped judge with those of the judge trained on votes."""
-    groups = {name: _select(after, task, name, STRATEGIES[-1]) for name in ("shipped", VOTED)}
+    groups = {name: _select(after, task, name, MAIN) for name in ("shipped", VOTED)}
     rows = _contrast(old, after, groups)
     start = old.report()["oracle"]["value"]
     for row in rows.values():

@@ -10,6 +10,9 @@ from unified_reward_lab.experiments.page import png, table, with_interval
 
 VOTED = "voted"
 """Name of the judge trained on votes, in reports."""
+FEWER = "fewer"
+"""Key of a report: the strategies `score`, `adaptive` and rank+sift of a later study, in which the
+judge that ships now made the pairs; as its entry ``ways``."""
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -63,12 +66,14 @@ def _contrasts(report: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for key, title in (
         ("ways", "Strategies of making pairs, image generation, equal pairs and steps"),
+        (FEWER, "Fewer questions for a pair, image generation, equal pairs and steps"),
         ("judges", "Pairs of two judges, image generation, equal pairs and steps"),
     ):
         if groups := report.get(key):
             figures = [
                 [
                     name,
+                    *([f"{result['calls']:.1f}"] if "calls" in result else []),
                     with_interval(result["gain"]),
                     _signed(result["by_seed"]),
                     with_interval(result["behind_best"]),
@@ -78,8 +83,9 @@ def _contrasts(report: Mapping[str, Any]) -> list[str]:
                 for name, result in groups.items()
             ]
             behind = f"behind {[*groups][-1]}"
-            names = ["pairs", "gain", "by seed", behind, "readable", "judge reward"]
-            lines += ["", f"### {title}", "", *table(names, figures)]
+            names = ["gain", "by seed", behind, "readable", "judge reward"]
+            calls = ["calls a prompt"] * any("calls" in result for result in groups.values())
+            lines += ["", f"### {title}", "", *table(["pairs", *calls, *names], figures)]
     return lines + (_voted(report[VOTED]) if VOTED in report else [])
 
 

@@ -28,25 +28,42 @@ from unified_reward.pairs.strategies import PairOptions, Strategy
 from unified_reward.prompts.template import softmax
 from unified_reward_lab.bench.oracle import mean_known
 from unified_reward_lab.experiments.experiment import Experiment
-from unified_reward_lab.experiments.page import png, table, with_interval
+from unified_reward_lab.experiments.sifting_page import page, plot
 from unified_reward_lab.microworld import candidate_pool, true_utilities
 from unified_reward_lab.microworld.items import TASKS, UNIT
 
 
+Mode = Literal["soft", "coarse"]
+_ADAPTIVE, _SWISS, _SIFT = Strategy.ADAPTIVE, Strategy.TOURNAMENT, Strategy.RANK_AND_SIFT
+
 STRATEGIES: Mapping[str, PairOptions] = {
     "random": PairOptions(Strategy.RANDOM),
     "score": PairOptions(Strategy.SCORE),
-    "rank": PairOptions(Strategy.RANK),
     "score, read twice": PairOptions(Strategy.SCORE, readings=2),
-    "rank+sift": PairOptions(Strategy.RANK_AND_SIFT),
-    "two Swiss rounds": PairOptions(Strategy.TOURNAMENT, rounds=2),
-    "rank+sift, one order": PairOptions(Strategy.RANK_AND_SIFT, orders=1),
+    "rank": PairOptions(Strategy.RANK),
+    "rank+sift": PairOptions(_SIFT),
+    "rank+sift, one order": PairOptions(_SIFT, orders=1),
+    **{f"{n} Swiss rounds": PairOptions(_SWISS, rounds=n) for n in (2, 4, 6)},
+    **{f"adaptive, {c:g}": PairOptions(_ADAPTIVE, confidence=c) for c in (0.6, 0.7, 0.8, 0.9)},
+    "adaptive, one order": PairOptions(_ADAPTIVE, orders=1),
 }
-"""Three strategies take two calls per candidate: score read twice, rank+sift and Swiss."""
-REFERENCE = "score, read twice"
+"""Settings by name; the numbers of the adaptive strategy are its confidence."""
+SAMPLED: Mapping[str, PairOptions] = {
+    **{f"score, read {n} times": PairOptions(Strategy.SCORE, readings=n) for n in (3, 4, 6)},
+    "rank+sift, read twice": PairOptions(_SIFT, readings=2),
+    **{f"adaptive, up to {n} readings": PairOptions(_ADAPTIVE, readings=n) for n in (2, 3, 4, 6)},
+    "adaptive, 0.9, up to 6 readings": PairOptions(_ADAPTIVE, readings=6, confidence=0.9),
+}
+"""More settings, for a judge whose answers are sampled: readings that differ."""
+REFERENCES = {"from_score": "score, read twice", "from_sift": "rank+sift"}
+"""Strategies that all are compared with, by the key of the difference."""
 PERFECT = "perfect"
-_METRICS = ("better", "gap", "kept", "gain", "from_score")
+SPOILED = "spoiled:"
+"""Prefix of a judge's reference: its scores are made worse than its comparisons, see `_spoiled`."""
+_TILT, _TEMPERATURE = 2.0, 3.0
+_METRICS = ("better", "gap", "kept", "gain", *REFERENCES)
 _CHUNK = 16
+_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,8 @@ class SiftingStudy:
             PERFECT: PERFECT,
         }
     )
-    """Reference of a judge, see `open_judge`, or ``perfect``, by the name to show."""
+    """Reference of a judge, see `open_judge`, ``spoiled:`` and a reference, or ``perfect``, by the
+    name to show."""
     task: Task = Task.IMAGE_GENERATION
     n: int = 10
     """Candidates per prompt, >= 2."""
@@ -81,43 +99,73 @@ class SiftingStudy:
         return len(self.judges) * self.prompts * len(self.seeds)
 
 
-Mode = Literal["soft", "coarse"]
-
-
 class CachedJudge(BaseJudge):
     """A judge with cached replies, read by their probabilities or as sampled answers."""
 
-    def __init__(self, judge: CardedJudge, mode: Mode, cache: dict[str, Replies]) -> None:
-        self.name, self.family = judge.name, judge.family
+    def __init__(
+        self, judge: CardedJudge, mode: Mode, cache: dict[str, Replies], *, spoiled: bool = False
+    ) -> None:
+        self.name, self.family, self.order_free = judge.name, judge.family, judge.order_free
         self.mode = mode
         self.cache = cache
-        """Replies by the id of the sample, in both orders."""
+        """Replies by question, in both orders, that of the lower candidate first."""
         self._judge = judge
+        self._spoiled = spoiled
 
     def ask(self, samples: Sequence[Sample], *, orders: Literal[1, 2] = 2) -> list[Verdict]:
         """Ask the samples that are not cached; a repeated score samples another answer."""
-        keys = [sample.id.partition(" #")[0] for sample in samples]
-        new = {key: s for key, s in zip(keys, samples, strict=True) if key not in self.cache}
+        questions = [_question(sample) for sample in samples]
+        new = {key: sample for key, sample, _ in questions if key not in self.cache}
         self.cache |= zip(new, self._judge.query([*new.values()], orders=2), strict=True)
         replies: list[Replies] = []
-        for key, sample in zip(keys, samples, strict=True):
+        for sample, (key, _, is_swapped) in zip(samples, questions, strict=True):
             cached = self.cache[key]
             if not isinstance(cached, Failed):
-                cached = cached[: orders if sample.form == "compare" else 1]
+                if self._spoiled and sample.form == "score":
+                    cached = [_spoiled(key, reply) for reply in cached]
                 if self.mode == "coarse":
-                    cached = [self._answer(sample, i, reply) for i, reply in enumerate(cached)]
+                    name = key + "".join(sample.id.partition(" #")[1:])
+                    cached = [self._answer(sample, name, k, r) for k, r in enumerate(cached)]
+                cached = cached[::-1] if is_swapped else cached
+                cached = cached[: orders if sample.form == "compare" else 1]
             replies.append(cached)
         soft = self._judge.card.calibration if self.mode == "soft" else None
         return self._judge.decode(samples, replies, soft or Calibration())
 
-    def _answer(self, sample: Sample, order: int, reply: Answer | Failed) -> Answer | Failed:
-        """One answer sampled from the probabilities, by the id of the sample."""
+    def _answer(
+        self, sample: Sample, name: str, order: int, reply: Answer | Failed
+    ) -> Answer | Failed:
+        """One answer sampled from the probabilities, by the name of the question."""
         if isinstance(reply, Failed) or reply.choice_logprobs is None:
             return reply
-        digest = hashlib.sha256(f"{sample.id} {order}".encode()).digest()
+        digest = hashlib.sha256(f"{name} {order}".encode()).digest()
         rng = np.random.default_rng(list(digest))
         choices = prompts.template(self.family, sample.task, sample.form).choices
         return Answer(choices[rng.choice(len(choices), p=softmax(reply.choice_logprobs))])
+
+
+def _spoiled(name: str, reply: Answer | Failed) -> Answer | Failed:
+    """A score with an error: its log-probabilities tilted, then divided by a temperature.
+
+    The tilt is ``e k`` for step ``k`` of the scale, with ``e`` normal of deviation `_TILT`, by the
+    name of the question, so that repeating the question gives the same error.
+    """
+    if isinstance(reply, Failed) or reply.choice_logprobs is None:
+        return reply
+    rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
+    tilt = rng.normal(0, _TILT)
+    tilted = [(p + tilt * k) / _TEMPERATURE for k, p in enumerate(reply.choice_logprobs)]
+    return replace(reply, choice_logprobs=tuple(np.log(softmax(tilted)).tolist()))
+
+
+def _question(sample: Sample) -> tuple[str, Sample, bool]:
+    """Key of a sample's question, the sample that asks it, and whether its order is the other."""
+    name = sample.id.partition(" #")[0]
+    example, _, candidates = name.rpartition(" ")
+    numbers = [int(number) for number in candidates.split("-")]
+    if numbers == sorted(numbers):
+        return name, sample, False
+    return f"{example} {'-'.join(map(str, sorted(numbers)))}", sample.swapped(), True
 
 
 class PerfectJudge(BaseJudge):
@@ -152,8 +200,9 @@ def run(config: SiftingStudy, progress: Callable[[int], None] = lambda _: None) 
         By judge, mode (``soft``, ``coarse``) and strategy: ``better``, the share of kept pairs
         whose chosen candidate has the higher utility; ``gap``, their mean difference in utility;
         ``kept``, the share of prompts with a pair; ``gain``, the gap with 0 where there is no
-        pair; ``calls`` per prompt; and ``from_score``, the gain minus that of reading scores twice
-        on the same prompts, with its mean by seed. Intervals are bootstraps over prompts.
+        pair; ``calls`` per prompt; and the gain minus that of reading scores twice
+        (``from_score``) and of rank+sift (``from_sift``) on the same prompts, with means by seed.
+        Intervals are bootstraps over prompts.
     """
     judges = {name: _measure(ref, config, progress) for name, ref in config.judges.items()}
     rows = [row for judge in judges.values() for mode in judge.values() for row in mode.values()]
@@ -175,12 +224,15 @@ def _measure(
     perfect, cache = PerfectJudge(), dict[str, Replies]()
     readers: dict[str, BaseJudge] = {"soft": perfect}
     if reference != PERFECT:
-        judge = open_judge(reference)
+        judge = open_judge(reference.removeprefix(SPOILED))
         if not isinstance(judge, CardedJudge):
             raise ConfigError(f"{reference} has no probabilities that could be read in two modes")
-        modes: tuple[Mode, ...] = ("soft", "coarse")
-        readers = {mode: CachedJudge(judge, mode, cache) for mode in modes}
-    points: dict[str, dict[str, list[_Point]]] = {m: {s: [] for s in STRATEGIES} for m in readers}
+        samples = judge.describe()["kind"] == "generative"
+        modes: tuple[Mode, ...] = ("soft", "coarse") if samples else ("soft",)
+        spoiled = reference.startswith(SPOILED)
+        readers = {mode: CachedJudge(judge, mode, cache, spoiled=spoiled) for mode in modes}
+    settings = {mode: STRATEGIES | (SAMPLED if mode == "coarse" else {}) for mode in readers}
+    points: dict[str, dict[str, list[_Point]]] = {m: {s: [] for s in settings[m]} for m in readers}
     for seed in config.seeds:
         for start in range(0, config.prompts, _CHUNK):
             indices = range(start, min(start + _CHUNK, config.prompts))
@@ -189,7 +241,7 @@ def _measure(
                 keys = [(pool.prompt, candidate) for candidate in pool.candidates]
                 perfect.utilities |= zip(keys, true_utilities(pool), strict=True)
             for mode, reader in readers.items():
-                for name, options in STRATEGIES.items():
+                for name, options in settings[mode].items():
                     results = pair_examples(pools, reader, options)
                     points[mode][name] += [_point(result, seed) for result in results]
             progress(len(pools))
@@ -231,81 +283,42 @@ def _point(result: PairResult, seed: int) -> _Point:
 
 
 def _summarise(points: Mapping[str, Sequence[_Point]]) -> dict[str, Any]:
-    reference = [point.gap or 0.0 for point in points[REFERENCE]]
-    return {name: _metrics(each, reference) for name, each in points.items()}
+    references = {
+        key: np.array([point.gap or 0.0 for point in points[name]])
+        for key, name in REFERENCES.items()
+    }
+    return {name: _rounded(_metrics(each, references)) for name, each in points.items()}
 
 
-def _metrics(points: Sequence[_Point], reference: Sequence[float]) -> dict[str, Any]:
+def _metrics(points: Sequence[_Point], references: Mapping[str, np.ndarray]) -> dict[str, Any]:
     prompts = [point.prompt for point in points]
     gaps = [point.gap for point in points]
     better = [(float(gap > 0), p) for gap, p in zip(gaps, prompts, strict=True) if gap is not None]
     gains = [gap or 0.0 for gap in gaps]
-    ahead = np.array(gains) - np.array(reference)
     seeds = np.array([point.seed for point in points])
-    return {
+    metrics = {
         "better": mean_metric([point for point, _ in better], [p for _, p in better]).row(),
         "gap": mean_known(gaps, prompts),
         "kept": mean_metric([float(gap is not None) for gap in gaps], prompts).row(),
         "gain": mean_known(gains, prompts),
         "calls": float(np.mean([point.calls for point in points])),
-        "from_score": mean_known(ahead.tolist(), prompts),
-        "from_score_by_seed": [float(ahead[seeds == seed].mean()) for seed in sorted({*seeds})],
         "n_unparsed": sum(point.n_unreadable for point in points),
         "n_failed": sum(point.failed for point in points),
     }
+    for key, reference in references.items():
+        ahead = np.array(gains) - reference
+        metrics[key] = mean_known(ahead.tolist(), prompts)
+        metrics[f"{key}_by_seed"] = [float(ahead[seeds == s].mean()) for s in sorted({*seeds})]
+    return metrics
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """Format the report as a Markdown section."""
-    rows: list[list[Any]] = []
-    for name, judge in report["judges"].items():
-        for mode, by_strategy in judge.items():
-            for strategy, row in by_strategy.items():
-                metrics = [with_interval(row[metric]) for metric in _METRICS]
-                seeds = ", ".join(f"{value:+.3f}" for value in row["from_score_by_seed"])
-                rows.append([name, mode, strategy, f"{row['calls']:.1f}", *metrics, seeds])
-    head = ["judge", "mode", "strategy", "calls", "better", "gap", "kept", "gain", "minus score"]
-    lines = [
-        "## Ranking pairs, then sifting by score",
-        "",
-        f"{len(report['seeds'])} series (seeds {', '.join(map(str, report['seeds']))}) of "
-        f"{report['prompts']} held-out prompts of `{report['task']}` with {report['n']} candidates "
-        "each, whose utilities are known. Better: share of kept pairs whose chosen candidate has "
-        "the higher utility. Gap: difference in utility of kept pairs. Kept: share of prompts with "
-        "a pair. Gain: the gap, 0 where there is no pair. Minus score: gain minus that of "
-        f"`{REFERENCE}` on the same prompts, and by seed. Soft: probabilities; coarse: an answer "
-        "sampled from them. In brackets 95 % intervals, bootstrap over prompts; one judge of each "
-        "kind.",
-        "",
-        *table([*head, "by seed"], rows),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def plot(report: Mapping[str, Any]) -> bytes:
-    """Plot the gain of each strategy with its interval: one panel per judge and mode."""
-    from matplotlib.figure import Figure
-
-    panels = [
-        (f"{name}, {mode}", by_strategy)
-        for name, judge in report["judges"].items()
-        for mode, by_strategy in judge.items()
-    ]
-    columns = min(len(panels), 5)
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(1.6 + 2 * columns, 0.4 + 2.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (title, by_strategy) in zip(grid, panels, strict=False):
-        for i, row in enumerate(by_strategy.values()):
-            value, (low, high) = row["gain"]["value"], row["gain"]["ci95"]
-            reach = [[value - low], [high - value]]
-            axes.errorbar(value, i, xerr=reach, fmt="o", markersize=4, color="tab:blue")
-        axes.set(title=title, xlabel="utility gained", xlim=(-0.05, 1))
-        axes.set_yticks(range(len(by_strategy)), list(by_strategy))
-        axes.set_ylim(len(by_strategy) - 0.5, -0.5)
-    return png(figure)
+def _rounded(value: Any) -> Any:
+    """Round all numbers of a report; the page shows fewer digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return round(value, _DIGITS) if isinstance(value, float) else value
 
 
 EXPERIMENT = Experiment(SiftingStudy, run, page, plot)

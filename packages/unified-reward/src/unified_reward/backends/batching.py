@@ -11,6 +11,13 @@ from unified_reward.core.verdicts import Failed
 
 MAX_PADDING = 256
 """Largest number of padding tokens in a batch; more cost as much as another batch."""
+CPU_PADDING = 32
+"""The same on a CPU, which a few hundred tokens keep busy."""
+MAX_TOKENS = 32_768
+"""Most tokens of a batch, and in caches at a time; one takes 60 to 150 kB in a model of 7B
+parameters."""
+CPU_TOKENS = 16_384
+"""The same on a CPU."""
 
 FAULTS = (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError, AttributeError)
 """Raised for a bad image, too many tokens, no memory, a number that overflows; or, in the code of a
@@ -19,17 +26,18 @@ _Item = TypeVar("_Item")
 _T = TypeVar("_T")
 
 
-def batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+def batches(sizes: Sequence[int], most: int, tokens: int = MAX_TOKENS) -> Iterator[list[int]]:
     """Indices in batches of similar sizes, as each item is padded to the longest of its batch.
 
     Args:
         sizes: Approximate number of tokens of each item.
         most: Largest number of items in a batch.
+        tokens: Largest number of tokens in a batch of several items, with padding.
     """
     batch: list[int] = []
     for i in sorted(range(len(sizes)), key=sizes.__getitem__):
-        padding = sum(sizes[i] - sizes[k] for k in batch)
-        if batch and (len(batch) == most or padding > MAX_PADDING):
+        too_many = len(batch) == most or (len(batch) + 1) * sizes[i] > tokens
+        if batch and (too_many or sum(sizes[i] - sizes[k] for k in batch) > MAX_PADDING):
             yield batch
             batch = []
         batch.append(i)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from unified_reward.backends.attention import check_mask
+from unified_reward.backends.passes import check_length
 from unified_reward.core.requests import Request
 
 
@@ -75,6 +77,8 @@ def score_tails(
     if way == "whole":
         return _score_whole(vlm, prompts, tails)
     inputs = vlm.inputs([request for request, _ in prompts], [shared for _, shared in prompts])
+    for mask, rows in zip(inputs["attention_mask"], tails, strict=True):
+        check_length(vlm, int(mask.sum()), rows)
     positions = vlm.position_ids(inputs)
     out = vlm.model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
     first = out.logits[:, -1].float().log_softmax(-1)
@@ -204,7 +208,12 @@ def _logprobs(logits: Tensor, tokens: Sequence[int]) -> list[float]:
 
 
 def _continue(vlm: VLM, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-    """Logits behind each of ids, shape (B, T, vocabulary)."""
+    """Logits behind each of ids, shape (B, T, vocabulary).
+
+    Raises:
+        ValueError: The mask has a row for each token, and the attention is a Flash Attention.
+    """
+    check_mask(mask, vlm.model.config)
     return vlm.model(
         input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True
     ).logits

@@ -21,8 +21,12 @@ from transformers import PROCESSOR_MAPPING, DynamicCache
 from unified_reward.backends.batching import FAULTS
 from unified_reward.backends.choices import Prompt, Tails, Way, score_tails
 from unified_reward.backends.image_features import ImageEncoder, flat, to_device
+from unified_reward.backends.passes import encoder_of
+from unified_reward.backends.prefixes import Node
+from unified_reward.backends.shared import Answers
 from unified_reward.core.errors import ModelError, one_line
-from unified_reward.core.requests import Request
+from unified_reward.core.requests import Answer, Request
+from unified_reward.core.verdicts import Failed
 
 
 if TYPE_CHECKING:
@@ -38,6 +42,14 @@ _LEAST = 1e-2
 _CHOICES = ("1", "10 first", "second tie 10")
 _TEXT = {"input_ids", "attention_mask"}
 _WORDS = "red 1 circle 10 "
+_ENDS: tuple[Literal["anywhere"], Literal["behind images"]] = ("anywhere", "behind images")
+_TOGETHER, _PARTLY, _APART = (1e9, 10**9), (16.0, 0), (0.0, 0)
+_PREFIXES: dict[Literal["packed", "rows"], dict[str, tuple[float | None, int]]] = {
+    "packed": {"together": _TOGETHER, "partly": _PARTLY, "apart": _APART},
+    "rows": {"apart": (None, 0)},
+}
+"""Ways of sharing prefixes, each tried with `Limits.packed` and `packed_least` for all requests in
+a row, for some, and for each in its own."""
 
 
 def tolerance_of(model: Any) -> float:
@@ -54,6 +66,12 @@ class Ways:
     batches: Literal["padded", "of equal length", "of one"] = "of one"
     """Requests that share a batch."""
     images: Literal["encoded once", "encoded for each request"] = "encoded for each request"
+    prefixes: Literal["packed", "rows", "repeated"] = "repeated"
+    """What follows a prefix that several requests share: side by side behind it, in rows on copies
+    of its cache, or with the prefix computed for each request."""
+    prefixes_end: Literal["anywhere", "behind images"] = "anywhere"
+    """Prefixes that are shared: all, or those that no images follow, as images see each other, or
+    a mark before them."""
     differences: dict[str, float | str] = field(default_factory=dict[str, float | str])
     """By way that was tried, the largest difference found, as a share of the largest
     log-probability; or the error raised."""
@@ -62,6 +80,11 @@ class Ways:
     def padding(self) -> bool:
         """True if requests of different lengths share a batch."""
         return self.batches == "padded"
+
+    @property
+    def may_share(self) -> bool:
+        """True if prefixes may be shared: images are there apart, and a cache is right."""
+        return self.images == "encoded once" and self.choices != "whole"
 
     def describe(self) -> dict[str, Any]:
         """Ways in use, and the differences found, as JSON."""
@@ -73,6 +96,9 @@ class Ways:
             "features": "an image is encoded again for each request",
             "padding": "only requests of one length share a batch",
             "batches": "each request is asked alone",
+            "prefixes": "what requests share from their start is computed for each"
+            if self.prefixes == "repeated"
+            else "what follows a shared prefix is asked in a row each",
             "packed": "choices are asked "
             + ("in a row each" if self.choices == "rows" else "with a whole prompt each"),
         }
@@ -80,6 +106,10 @@ class Ways:
             "features": self.images != "encoded once",
             "padding": self.batches == "of equal length",
             "batches": self.batches == "of one",
+            "prefixes": self.may_share
+            and (
+                self.prefixes == "repeated" or (self.prefixes, self.choices) == ("rows", "packed")
+            ),
             "packed": self.choices != "packed",
         }
         return [
@@ -108,6 +138,7 @@ def prove(vlm: VLM) -> None:
         proof.find_features()
         proof.find_padding()
         proof.find_choices()
+        proof.find_prefixes()
         proof.check_order()
     finally:
         vlm.batch_size = own
@@ -248,6 +279,82 @@ class _Proof:
             self._tails = tails
         return [(*old[:-1], new[-1]) for old, new in zip(wanted, found, strict=True)]
 
+    def find_prefixes(self) -> None:
+        """Try to share what requests have in common from their start, the fastest way first."""
+        ways = self._ways
+        if not ways.may_share:
+            return
+        are_causal = self._equals_before_images()
+        for ways.prefixes_end in _ENDS if are_causal else _ENDS[1:]:
+            for ways.prefixes, limits in _PREFIXES.items():
+                may_pack = ways.choices == "packed" or ways.prefixes == "rows"
+                # One at a time, as a pass may lack what another has, such as images.
+                if (
+                    may_pack
+                    and self._equals_shared("alone", *limits["apart"], most=1)
+                    and all(self._equals_shared(name, *limit) for name, limit in limits.items())
+                ):
+                    return
+        ways.prefixes, ways.prefixes_end = "repeated", "anywhere"
+
+    def _equals_before_images(self) -> bool:
+        """Compare what stands before an image, and in it, with the same before others.
+
+        Images that see each other both ways, and marks that are embedded with their image, change
+        an answer by no more than the rounding of bfloat16.
+        """
+        name = "prefixes, anywhere, other images"
+        try:
+            far = _far_before_image(self._vlm, self._probes[0])
+        except FAULTS as error:
+            self._ways.differences[name] = one_line(error)
+            return False
+        self._ways.differences[name] = float(f"{far:.2g}")
+        return far <= self._tolerance * _SAME_SHAPES
+
+    def _equals_shared(
+        self, name: str, packed: float | None, least: int, *, most: int = 64
+    ) -> bool:
+        """Compare passes that share prefixes, also with other tokens beside the first request."""
+        name = f"prefixes, {self._ways.prefixes}, {self._ways.prefixes_end}, {name}"
+        shared = partial(self._shared, packed, least, most=most)
+        return self._equals(name, shared) and self._equals(
+            f"{name}, other tokens",
+            lambda: shared(changed=True)[:1],
+            self._last[:1],
+            same_shapes=True,
+        )
+
+    def _shared(
+        self, packed: float | None, least: int, *, most: int, changed: bool = False
+    ) -> list[tuple[float, ...]]:
+        """Log-probabilities behind prefixes that are shared, however short.
+
+        Args:
+            packed: See `Limits`.
+            least: The same.
+            most: Requests in a pass.
+            changed: All text is another, but for that of the first request.
+
+        Raises:
+            ValueError: A request cannot be answered.
+        """
+        vlm = self._vlm
+        limits = replace(vlm.limits(), packed=packed, packed_least=least, requests=most)
+        if packed is not None:
+            limits = replace(limits, padding=limits.tokens)
+        answers = Answers(vlm, self._probes, limits)
+        nodes = answers.grow(vlm.worth()._replace(length=1, saved=1))
+        own = vlm.chat.pad_id
+        if changed:
+            vlm.chat.pad_id = self._tails[0][0][0]
+            _change(nodes, vlm.chat.pad_id)
+        try:
+            found = answers.read(nodes)
+        finally:
+            vlm.chat.pad_id = own
+        return [_logprobs(answer) for answer in found]
+
     def _ask(self, way: Way) -> list[tuple[float, ...]]:
         if self._ways.padding:
             return score_tails(self._vlm, self._prompts, self._tails, way)
@@ -324,6 +431,54 @@ def _check_features(vlm: VLM, encoder: ImageEncoder, request: Request) -> None:
             raise ValueError("an image has other features in other requests")
 
 
+def _far_before_image(vlm: VLM, request: Request) -> float:
+    """Largest change of a logit by what follows it, as a share of the largest.
+
+    Up to the image if that is not there, and up to its last token if that one is another.
+    """
+    encoder = encoder_of(vlm)
+    inputs = vlm.inputs([request])
+    ids = inputs["input_ids"]
+    places = (ids[0] == encoder.token).nonzero().flatten().tolist()
+    ((image,),) = encoder.encode([request.images])
+    turned = image._replace(tokens=torch.cat([image.tokens[:-1], -image.tokens[-1:]]))
+    absent = {name: torch.zeros_like(ids) for name in encoder.type_ids}
+    absent |= {name: inputs[name] for name in _TEXT}
+    absent["input_ids"] = ids.masked_fill(ids == encoder.token, vlm.chat.eos_id)
+    width = ids.shape[1]
+    own, without, changed = (
+        vlm.logits(each, width)[0].float()
+        for each in (inputs, absent, inputs | encoder.join([turned]))
+    )
+    far = torch.stack(
+        [
+            (own - without)[: places[0]].abs().max(),
+            (own - changed)[: places[-1]].abs().max(),
+        ]
+    )
+    return float(far.max() / own.abs().max())
+
+
+def _change(nodes: Sequence[Node], token: int) -> bool:
+    """Put a token in place of all text but that of the first request; True if nodes are its own."""
+    is_first = False
+    for node in nodes:
+        targets = [target for group in node.targets.values() for target in group]
+        is_own = _change(node.children, token) or any(question == 0 for _, (question, _) in targets)
+        is_first = is_first or is_own
+        if not is_own:
+            ids, images, *others = node.row.columns
+            columns = torch.stack([ids.where(images != 0, token), images, *others])
+            node.row = node.row._replace(columns=columns)
+    return is_first
+
+
+def _logprobs(answer: Answer | Failed) -> tuple[float, ...]:
+    if isinstance(answer, Failed) or answer.choice_logprobs is None:
+        raise ValueError(str(answer))
+    return answer.choice_logprobs
+
+
 def _reversed(request: Request) -> Request:
     """Return a request with its images in the other order."""
     images = reversed(request.images)
@@ -350,9 +505,17 @@ def _probes(vlm: VLM) -> Iterator[Request]:
     yield Request((small, "rate: a red circle"), _CHOICES)
     yield Request(("first:", wide, "second:", tall, "which picture is better?"), _CHOICES)
     yield Request(("10 apples and 1 tie",), _CHOICES)
+    # Those that share what they begin with, two by two of the same lengths.
+    yield Request(("10 apples and 1 tie or 2",), _CHOICES)
+    other = _image(3, 64, 64)
+    yield Request((other, "rate: a red circle"), _CHOICES)
+    yield Request((small, "rate: a red circle", other, "or this?"), _CHOICES)
+    yield Request((other, "rate: a red circle", small, "or this?"), _CHOICES)
     if window := _window(vlm):
         short, long = (len(vlm.chat.prompt_tokens(Request((_WORDS * n,)))) for n in (1, 2))
-        yield Request((_WORDS * (window // (long - short) + 2),), _CHOICES)
+        beyond = _WORDS * (window // (long - short) + 2)
+        yield Request((beyond,), _CHOICES)
+        yield Request((beyond + "tie",), _CHOICES)
 
 
 def _window(vlm: VLM) -> int | None:

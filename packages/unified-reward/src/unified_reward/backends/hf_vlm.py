@@ -8,7 +8,6 @@ that nothing changes. Decoding is greedy, independent of the checkpoint's genera
 from __future__ import annotations
 
 import inspect
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -24,12 +23,29 @@ from transformers import (
     LogitsProcessor,
 )
 
-from unified_reward.backends.batching import batches, bisect_failures
+from unified_reward.backends.attention import Attention, check_attention
+from unified_reward.backends.batching import (
+    CPU_PADDING,
+    CPU_TOKENS,
+    MAX_PADDING,
+    MAX_TOKENS,
+    batches,
+    bisect_failures,
+)
 from unified_reward.backends.chat import Chat
 from unified_reward.backends.choices import score_choices, score_first_tokens
 from unified_reward.backends.devices import best_device, resolve_device, resolve_dtype
 from unified_reward.backends.equivalence import Ways, prove
 from unified_reward.backends.image_features import ImageEncoder, to_device
+from unified_reward.backends.passes import Limits, check_length
+from unified_reward.backends.prefixes import Worth
+from unified_reward.backends.shared import (
+    Answers,
+    head_of,
+    heads_of_places,
+    is_generated,
+    to_answer,
+)
 from unified_reward.checkpoints.adapters import load_merged, processor_source
 from unified_reward.checkpoints.kinds import read_config
 from unified_reward.checkpoints.tokenizers import load_processor
@@ -39,6 +55,13 @@ from unified_reward.core.verdicts import Failed
 
 
 _FALLBACK_CONTEXT = 32_768
+WORTH = Worth()
+PACKED = 64.0
+CPU_PACKED = 16.0
+"""Pairs of tokens side by side, which do not see each other and take time all the same, for each
+token of a prefix whose cache need not be copied."""
+PACKED_LEAST = 64
+"""Tokens that may stand side by side in a row whatever stands before them."""
 
 _T = TypeVar("_T")
 
@@ -66,18 +89,50 @@ class VLM:
         prove(self)
 
     def describe(self) -> dict[str, Any]:
-        """Architecture, dtype, device and the ways of asking in use, as JSON."""
+        """Architecture, dtype, device, attention and the ways of asking in use, as JSON."""
         return {
             "architecture": self.model.config.model_type,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
+            "attention": self.model.config._attn_implementation,
             "ways": self.ways.describe(),
             "slower": self.ways.slower(),
         }
 
     def generate(self, requests: Sequence[Request]) -> list[Answer | Failed]:
         """Answer every request: same length, same order; one bad item fails alone."""
-        return self.map_batches(requests, self._answer)
+        if self.ways.prefixes == "repeated":
+            return self.map_batches(requests, self._answer)
+        return self._answer_shared(requests)
+
+    @torch.inference_mode()
+    def _answer_shared(self, requests: Sequence[Request]) -> list[Answer | Failed]:
+        answers = Answers(self, requests, self.limits())
+        return answers.read(answers.grow(self.worth()))
+
+    def worth(self) -> Worth:
+        """Prefixes that are shared."""
+        return WORTH._replace(behind_images=self.ways.prefixes_end == "behind images")
+
+    def limits(self) -> Limits:
+        """Sizes of passes that share prefixes."""
+        is_cpu = self.model.device.type == "cpu"
+        packed = CPU_PACKED if is_cpu else PACKED
+        return Limits(
+            tokens=CPU_TOKENS if is_cpu else MAX_TOKENS,
+            requests=self.batch_size,
+            padding=CPU_PADDING if is_cpu else MAX_PADDING,
+            packed=packed if self.ways.prefixes == "packed" else None,
+            packed_least=PACKED_LEAST,
+            pads_roots=self.ways.padding,
+        )
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Tokens that end an answer: of the chat template, and of the checkpoint's generation."""
+        own = self.model.generation_config.eos_token_id
+        ends = own if isinstance(own, list) else [own]
+        return sorted({self.chat.eos_id, *(end for end in ends if end is not None)})
 
     def map_batches(
         self, requests: Sequence[Request], function: Callable[[list[Request]], list[_T]]
@@ -93,7 +148,8 @@ class VLM:
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
         """Indices of requests in batches, of equal length where padding changes an answer."""
         if self.ways.padding:
-            yield from batches([_size(request) for request in requests], self.batch_size)
+            sizes = [_size(request) for request in requests]
+            yield from batches(sizes, self.batch_size, self.limits().tokens)
             return
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         lengths = bisect_failures([*requests], self._prompt_lengths, self.name)
@@ -110,17 +166,16 @@ class VLM:
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[Answer]:
         texts = [""] * len(requests)
-        generated = [i for i, r in enumerate(requests) if r.verdict_prefix or not r.choices]
+        generated = [i for i, request in enumerate(requests) if is_generated(request)]
         if generated:
             new = self._generate_text([requests[i] for i in generated])
             for i, text in zip(generated, new, strict=True):
                 texts[i] = text
-        heads: dict[int, str] = {}
-        for i, request in enumerate(requests):
-            prefix = request.verdict_prefix
-            before, found, _ = texts[i].rpartition(prefix) if prefix else ("", "", "")
-            if request.choices and found == prefix:
-                heads[i] = before + found
+        heads = {
+            i: head_of(request, texts[i])
+            for i, request in enumerate(requests)
+            if not is_generated(request) or head_of(request, texts[i])
+        }
         # What is behind the prompts differs in length, even where they do not.
         parts = [[*heads]] if self.ways.padding else [[i] for i in heads]
         logprobs: dict[int, tuple[float, ...]] = {}
@@ -129,7 +184,7 @@ class VLM:
             logprobs |= zip(part, scored, strict=True)
         at_places = self._score_places(requests, texts)
         return [
-            _to_answer(r, texts[i], logprobs.get(i), at_places[i]) for i, r in enumerate(requests)
+            to_answer(r, texts[i], logprobs.get(i), at_places[i]) for i, r in enumerate(requests)
         ]
 
     def _score_places(
@@ -137,12 +192,11 @@ class VLM:
     ) -> list[tuple[tuple[float, ...] | None, ...]]:
         """Log-probabilities at the places of each request; None where a text lacks one."""
         scored: list[list[tuple[float, ...] | None]] = [[None] * len(r.places) for r in requests]
-        jobs: list[tuple[int, int, str]] = []
-        for i, request in enumerate(requests):
-            for k, place in enumerate(request.places):
-                matches = [*re.finditer(place.pattern, texts[i])]
-                if matches:
-                    jobs.append((i, k, texts[i][: matches[-1].end()]))
+        jobs = [
+            (i, k, head)
+            for i, request in enumerate(requests)
+            for k, head, _ in heads_of_places(request, texts[i])
+        ]
         most = self.batch_size if self.ways.padding else 1
         for start in range(0, len(jobs), most):
             part = jobs[start : start + most]
@@ -181,11 +235,7 @@ class VLM:
             inputs = to_device(tokens, self.model)
             inputs |= encoder.join([image for row in features for image in row])
         n, width = inputs["input_ids"].shape
-        if width > self.context:
-            raise ValueError(
-                f"{width} tokens, but the model takes {self.context}; shorten the text or "
-                "lower max_pixels"
-            )
+        check_length(self, width)
         if not self.ways.padding and inputs["attention_mask"].sum() != n * width:
             raise ValueError("requests of different lengths in one batch")
         return inputs
@@ -220,11 +270,10 @@ class VLM:
             ValueError: A logit is NaN or infinite, so that the greatest means nothing.
         """
         own = self.model.generation_config
-        ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
         self.model.generation_config = GenerationConfig(
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            eos_token_id=sorted({self.chat.eos_id, *(end for end in ends if end is not None)}),
+            eos_token_id=self.end_ids,
             pad_token_id=self.chat.pad_id,
         )
         try:
@@ -256,18 +305,6 @@ class FiniteLogits(LogitsProcessor):
         return scores
 
 
-def _to_answer(
-    request: Request,
-    text: str,
-    logprobs: tuple[float, ...] | None,
-    at_places: tuple[tuple[float, ...] | None, ...],
-) -> Answer:
-    """The answer; without generated text it is the most probable choice."""
-    if logprobs is not None and not request.verdict_prefix:
-        text = request.choices[max(range(len(logprobs)), key=logprobs.__getitem__)]
-    return Answer(text, logprobs, place_logprobs=at_places)
-
-
 def _size(request: Request) -> int:
     """Approximate number of tokens: one for 4 characters or for 32 x 32 pixels."""
     return sum(
@@ -283,6 +320,7 @@ def load_vlm(
     max_pixels: int | None = None,
     batch_size: int | None = None,
     quantize: Literal["8bit", "4bit"] | None = None,
+    attention: Attention | None = None,
 ) -> VLM:
     """Load any transformers checkpoint of image and text to text.
 
@@ -297,14 +335,16 @@ def load_vlm(
         max_pixels: Largest image that the model gets, in pixels; default the checkpoint's own.
         batch_size: Requests in one pass; default 16.
         quantize: Bits of a weight, by bitsandbytes; default none are quantised.
+        attention: Implementation of attention; default torch's own, where the architecture has it.
 
     Raises:
-        ConfigError: There is no such dtype, or what ``quantize`` needs is not installed.
+        ConfigError: There is no such dtype, what ``quantize`` or ``attention`` needs is not
+            installed, or the attention does not run on this device in this dtype.
         ModelError: The folder lacks a model or a processor, its weights do not fit, its chat
             template cannot take images, it names Python code of its own, or it holds an adapter
             whose base is not there or whose weights are pickled.
     """
-    options = _placement(device, dtype, quantize)
+    options = _placement(device, dtype, quantize, attention)
     config = read_config(source)
     processor_folder = processor_source(source)
     processor = load_processor(processor_folder)
@@ -318,12 +358,18 @@ def load_vlm(
     return VLM(model, chat, name=str(source), batch_size=batch_size or 16)
 
 
-def _placement(device: str | None, dtype: str | None, quantize: str | None) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` for dtype, quantisation and spreading over devices."""
+def _placement(
+    device: str | None, dtype: str | None, quantize: str | None, attention: Attention | None
+) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` for dtype, quantisation, attention and placement."""
     device = resolve_device(device)
     is_spread = device == "auto"
-    torch_dtype = resolve_dtype(dtype, best_device() if is_spread else device)
+    fastest = best_device() if is_spread else device
+    torch_dtype = resolve_dtype(dtype, fastest)
     options: dict[str, Any] = {"dtype": torch_dtype}
+    if attention:
+        check_attention(attention, fastest, torch_dtype)
+        options["attn_implementation"] = attention
     if is_spread or quantize:
         options["device_map"] = "auto" if is_spread else {"": device}
     if quantize:

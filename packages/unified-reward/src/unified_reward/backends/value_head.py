@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from unified_reward.backends.batching import bisect_failures
 from unified_reward.backends.hf_vlm import VLM
+from unified_reward.backends.shared import hidden_of
 from unified_reward.checkpoints.pretrained import load_errors
 from unified_reward.core.errors import ModelError
 from unified_reward.core.requests import Request, ValueEstimate
@@ -89,13 +91,30 @@ class ValueHeadModel:
 
     def values(self, requests: Sequence[Request]) -> list[ValueEstimate | Failed]:
         """Values of every request: same length, same order; one bad item fails alone."""
-        return self._vlm.map_batches(requests, self._estimate)
+        if self._vlm.ways.prefixes == "repeated":
+            return self._vlm.map_batches(requests, self._estimate)
+        return self._estimate_shared(requests)
 
     @torch.inference_mode()
-    def _estimate(self, requests: list[Request]) -> list[ValueEstimate | Failed]:
-        hidden = last_hidden(self._trunk, self._vlm.inputs(requests))
+    def _estimate_shared(self, requests: Sequence[Request]) -> list[ValueEstimate | Failed]:
+        vlm = self._vlm
+        found: list[ValueEstimate | Failed] = []
+        for hidden in hidden_of(vlm, self._trunk, requests, vlm.limits(), vlm.worth()):
+            if isinstance(hidden, Failed):
+                found.append(hidden)
+            else:
+                found += bisect_failures([hidden[None]], self._estimates, vlm.name)
+        return found
+
+    @torch.inference_mode()
+    def _estimate(self, requests: list[Request]) -> list[ValueEstimate]:
+        return self._estimates([last_hidden(self._trunk, self._vlm.inputs(requests))])
+
+    def _estimates(self, parts: list[Tensor]) -> list[ValueEstimate]:
+        """Estimates by hidden states, in parts of shape (B, width)."""
+        hidden = torch.cat(parts)
         means, sigmas = self._head(hidden)
-        rows = [()] * len(requests) if sigmas is None else map(tuple, sigmas.tolist())
+        rows = [()] * len(hidden) if sigmas is None else map(tuple, sigmas.tolist())
         return [ValueEstimate(tuple(m), s) for m, s in zip(means.tolist(), rows, strict=True)]
 
 

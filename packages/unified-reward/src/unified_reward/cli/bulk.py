@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import typer
@@ -12,7 +11,7 @@ from unified_reward.cli import output
 from unified_reward.cli.progress import bar
 from unified_reward.io.atomic import keep_inputs
 from unified_reward.io.journal import open_journal
-from unified_reward.io.rows import read_examples
+from unified_reward.io.row_file import RowFile
 from unified_reward.io.text import read_lines
 from unified_reward.judges import bulk
 
@@ -49,7 +48,7 @@ def run_bulk(
         # Strict, so that a misspelt key, such as of criteria, changes no question unnoticed.
         chunks = bulk.run(
             work,
-            partial(read_examples, source),
+            RowFile(source),
             journal,
             size=size,
             engine=engine,
@@ -58,7 +57,8 @@ def run_bulk(
         )
         with bar(out.name, n_rows) as advance:
             for chunk in chunks:
-                advance(len(chunk.ids))
+                advance(len(chunk.ids) + sum(chunk.unread.values()))
+                statuses.update(chunk.unread)
                 statuses.update(journal.outcome(name) for name in chunk.ids)
                 if as_json:
                     output.print_json(chunk.rows)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 
 import typer
 
+from unified_reward.backends.attention import Attention
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.paths import is_folder
 from unified_reward.io.text import parse_json
@@ -60,6 +61,10 @@ class JudgeArguments:
         Literal["8bit", "4bit"] | None,
         typer.Option(help="Weights in 8 or 4 bits; needs bitsandbytes."),
     ] = None
+    attention: Annotated[
+        Attention | None,
+        typer.Option(help="Attention of a local checkpoint; default sdpa, torch's own."),
+    ] = None
     extra_body: Annotated[
         str | None,
         typer.Option(
@@ -94,6 +99,7 @@ class JudgeArguments:
             batch_size=self.batch_size,
             allow_reworded=self.allow_reworded,
             quantize=self.quantize,
+            attention=self.attention,
             extra_body=self._body(),
             extra_headers=dict(map(_header, self.extra_header or ())) or None,
             max_pixels=self.max_pixels,

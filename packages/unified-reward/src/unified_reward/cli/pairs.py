@@ -11,7 +11,7 @@ from unified_reward.cli import options, output
 from unified_reward.cli.bulk import run_bulk
 from unified_reward.judges import bulk
 from unified_reward.pairs.bulk import CHUNK, PairWork
-from unified_reward.pairs.strategies import PairOptions, Strategy
+from unified_reward.pairs.strategies import CONFIDENCE, PairOptions, Strategy
 
 
 @options.opens_judge
@@ -37,6 +37,10 @@ def pairs(
     rounds: Annotated[
         int, typer.Option(min=0, help="Swiss rounds of a tournament; 0 compares all with all.")
     ] = 0,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help=f"Adaptive: probability at which it asks no more; default {CONFIDENCE}."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     engine: Annotated[
         bulk.Engine, typer.Option(help="This process, or a Ray cluster.")
@@ -47,7 +51,14 @@ def pairs(
 ) -> None:
     """Make a preference pair from the candidates of each prompt; resumes a stopped run."""
     config = PairOptions(
-        strategy, margin, min_quality, options.orders_of(orders), readings, rounds, seed
+        strategy,
+        margin,
+        min_quality,
+        options.orders_of(orders),
+        readings,
+        rounds,
+        seed,
+        confidence,
     )
     work = PairWork(out.parent, judge.judge, judge.options(), config)
     statuses = run_bulk(

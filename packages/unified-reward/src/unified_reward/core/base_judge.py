@@ -49,7 +49,7 @@ class BaseJudge(ABC):
     """True if each candidate is scored independently, so the swapped order is never asked."""
     window: int = 16
     """Samples whose media are in memory together, >= 1; as many more are opened ahead. More lets
-    batches be fuller, at the cost of memory."""
+    batches be fuller, at the cost of memory. Samples that share media may be more."""
 
     answers_alone: bool = False
     """True if it judges answers to a question of text alone too, not only about media."""

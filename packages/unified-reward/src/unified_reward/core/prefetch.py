@@ -5,14 +5,15 @@ Standard library only; knows neither the keys nor their values.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import zip_longest
 from typing import TypeVar
 
 
-THREADS = 4
-"""Items prepared at once."""
+THREADS = max(4, min(16, os.cpu_count() or 1))
+"""Items prepared at once: decoders and resizing leave Python's lock to each other."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -63,10 +64,10 @@ def _in_threads(
     try:
         for window, following in zip_longest(windows, windows[1:], fillvalue=()):
             submit(window)
+            submit(following)  # no thread is idle while the last of a window is prepared
             for key in window:
                 if key in pending:
                     values[key] = pending.pop(key).result()
-            submit(following)
             yield values
             if not keeps:
                 for key in values.keys() - set(following):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,8 @@ from unified_reward.evaluate.outputs import (
     RewardValues,
 )
 from unified_reward.evaluate.questions import Question
+from unified_reward.io.id_table import IdTable
+from unified_reward.io.text import parse_json, read_json_lines, read_line, read_lines
 from unified_reward.io.verdict_rows import read_verdict
 from unified_reward.pairs.strategies import unreadable_reason
 
@@ -33,30 +39,27 @@ _FRAMES = 8
 
 @dataclass(frozen=True)
 class RewardAnswers:
-    """Everything that a judge answered in one evaluation."""
+    """What a judge answered in one evaluation: numbers, and every verdict without one."""
 
     values: RewardValues
-    verdicts: Mapping[Question, Verdict]
+    without_value: Mapping[Question, Verdict]
+    """Questions that no number came of, by the order in which they were asked."""
+    asked: Mapping[tuple[str, ...], int]
+    """Number of questions by model, or by pair of models."""
+    aspects: list[str]
+    """Aspects that the judge scores instead of an overall score; empty where it gives one."""
     scale: list[float | None] | None
     """Lowest and highest score; None where there are no scores, a side where it is open."""
     aspect: str = ""
     """Aspect whose scores the values are; empty for the overall score."""
 
-    @property
-    def aspects(self) -> list[str]:
-        """Aspects that the judge scores instead of an overall score; empty where it gives one."""
-        scored = [each for each in self.verdicts.values() if isinstance(each, Scored)]
-        if any(each.score for each in scored):
-            return []
-        return [*dict.fromkeys(name for each in scored for name in each.aspects)]
-
     def asks(self, form: Form) -> bool:
         """True if questions of this form were put to the judge."""
-        return any(question.form == form for question in self.verdicts)
+        return any(len(models) == (1 if form == "score" else 2) for models in self.asked)
 
     def count(self, kind: type[Unparsed] | type[Failed]) -> int:
         """Count the questions, of all kinds, that were not answered in this way."""
-        return sum(isinstance(verdict, kind) for verdict in self.verdicts.values())
+        return sum(isinstance(verdict, kind) for verdict in self.without_value.values())
 
     def missing(self, outputs: ModelOutputs) -> list[MissingOutput]:
         """List outputs without a value, each once; a reading that can be read makes up for others.
@@ -65,15 +68,9 @@ class RewardAnswers:
         comparison that failed for another reason is ``A|B``.
         """
         error_of = cache(_error_of)
-        first = {question: question._replace(reading=1) for question in self.verdicts}
-        read = {
-            first[question]
-            for question, verdict in self.verdicts.items()
-            if _value(verdict, self.aspect) is not None
-        }
         found: dict[MissingOutput, None] = {}
-        for question, verdict in self.verdicts.items():
-            if isinstance(verdict, Preferred) or first[question] in read:
+        for question, verdict in self.without_value.items():
+            if question.form == "score" and self._has_score(question):
                 continue
             is_failed = isinstance(verdict, Failed)
             lost = _broken(question, outputs, error_of) if is_failed else {}
@@ -86,6 +83,11 @@ class RewardAnswers:
                 row = MissingOutput(model, question.prompt, reason, kind, self.values.name)
                 found[row] = None
         return [*found]
+
+    def _has_score(self, question: Question) -> bool:
+        """True if another reading of the score could be read."""
+        scores = self.values.scores[question.models[0]][question.prompt]
+        return math.isfinite(scores[question.place])
 
 
 def read_answers(
@@ -105,19 +107,58 @@ def read_answers(
         orders: Orders in which each comparison was asked, 1 or 2.
         aspect: Aspect whose scores are taken; empty for the overall score.
     """
-    verdicts: dict[Question, Verdict] = {}
-    scale = None
+    scores = _ScoreTable(outputs)
+    comparisons: list[Comparison] = []
+    asked: Counter[tuple[str, ...]] = Counter()
+    without: dict[Question, Verdict] = {}
+    aspects: dict[str, None] = {}
+    has_overall, scale = False, None
     for row in rows:
         question = Question.parse(row["id"])
-        if question and question.is_of(outputs):
-            verdicts[question] = read_verdict(row)
-            scale = scale if aspect else row["scale"] or scale
-    is_scored = any(question.form == "score" for question in verdicts)
-    scores, sigma = _scores(verdicts, outputs, aspect) if is_scored else ({}, None)
-    comparisons = (_comparison(*answer) for answer in verdicts.items())
-    calls = sum(orders if question.form == "compare" else 1 for question in verdicts)
-    values = RewardValues(name, scores, tuple(filter(None, comparisons)), sigma, calls)
-    return RewardAnswers(values, verdicts, scale, aspect)
+        if not question or not question.is_of(outputs):
+            continue
+        verdict = read_verdict(row)
+        scale = scale if aspect else row["scale"] or scale
+        asked[question.models] += 1
+        if isinstance(verdict, Scored):
+            has_overall |= verdict.score is not None
+            aspects |= dict.fromkeys(verdict.aspects)
+        value = _value(verdict, aspect)
+        if comparison := _comparison(question, verdict, outputs):
+            comparisons.append(comparison)
+        elif value is not None and question.form == "score":
+            scores.add(question, value)
+        else:
+            without[question] = verdict
+    is_scored = any(len(models) == 1 for models in asked)
+    means, sigma = scores.means() if is_scored else ({}, None)
+    calls = sum(n * (orders if len(models) == 2 else 1) for models, n in asked.items())
+    values = RewardValues(name, means, tuple(comparisons), sigma, calls)
+    return RewardAnswers(values, without, asked, [] if has_overall else [*aspects], scale, aspect)
+
+
+def rows_of(path: Path, questions: Iterable[Question]) -> Iterator[Mapping[str, Any]]:
+    """Iterate over the verdict rows of questions, in the order of these, in constant memory.
+
+    Args:
+        path: Verdicts, of which there is one for each question; others are passed over.
+        questions: The questions; fastest if they stand in the file in this order.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    rows = (row for _, row in read_json_lines(path))
+    places: IdTable | None = None
+    for question in questions:
+        name = question.id
+        if places is None:
+            row = next(rows, None)
+            if row is not None and row["id"] == name:
+                yield row
+                continue
+            places = IdTable()
+            places.add((parse_json(raw)["id"], str(start)) for _, start, raw in read_lines(path))
+        yield parse_json(read_line(path, int(places[name])))
 
 
 def _value(verdict: Verdict, aspect: str) -> float | None:
@@ -127,37 +168,54 @@ def _value(verdict: Verdict, aspect: str) -> float | None:
     return score.value if score else None
 
 
-def _scores(
-    verdicts: Mapping[Question, Verdict], outputs: ModelOutputs, aspect: str
-) -> tuple[Scores, float | None]:
-    """Mean of the readings of each output, and the standard deviation of the readings, pooled."""
-    readings: dict[Question, list[float]] = {}
-    for question, verdict in verdicts.items():
-        value = _value(verdict, aspect)
-        if value is not None:
-            readings.setdefault(question._replace(reading=1), []).append(value)
-    means = {question: sum(values) / len(values) for question, values in readings.items()}
-    scores: dict[str, dict[str, tuple[float, ...]]] = {
-        model: {
-            prompt: tuple(
-                means.get(Question((model,), prompt, place), math.nan)
-                for place in range(len(candidates))
-            )
-            for prompt, candidates in by_prompt.items()
+class _ScoreTable:
+    """Scores of all outputs, as numbers; NaN for an output without one."""
+
+    def __init__(self, outputs: ModelOutputs) -> None:
+        self._outputs = outputs
+        self._first: dict[str, dict[str, array[float]]] = {model: {} for model in outputs.models}
+        self._repeated: dict[Question, list[float]] = {}
+
+    def add(self, question: Question, value: float) -> None:
+        """Add a reading of a score."""
+        model, prompt, place, _ = question
+        scores = self._first[model[0]].get(prompt)
+        if scores is None:
+            n = len(self._outputs.outputs[model[0]][prompt])
+            scores = self._first[model[0]][prompt] = array("d", [math.nan] * n)
+        if math.isnan(scores[place]):
+            scores[place] = value
+        else:
+            output = question._replace(reading=1)
+            self._repeated.setdefault(output, [scores[place]]).append(value)
+
+    def means(self) -> tuple[Scores, float | None]:
+        """Mean of the readings of each output, and the deviation of the readings, pooled."""
+        for question, values in self._repeated.items():
+            scores = self._first[question.models[0]][question.prompt]
+            scores[question.place] = sum(values) / len(values)
+        scores: dict[str, dict[str, tuple[float, ...]]] = {
+            model: {
+                prompt: tuple(self._first[model].pop(prompt, [math.nan] * len(candidates)))
+                for prompt, candidates in by_prompt.items()
+            }
+            for model, by_prompt in self._outputs.outputs.items()
         }
-        for model, by_prompt in outputs.outputs.items()
-    }
-    degrees = sum(len(values) - 1 for values in readings.values())
-    squares = sum(float(np.var(values)) * len(values) for values in readings.values())
-    return scores, math.sqrt(squares / degrees) if degrees else None
+        repeated = self._repeated.values()
+        degrees = sum(len(values) - 1 for values in repeated)
+        squares = sum(float(np.var(values)) * len(values) for values in repeated)
+        return scores, math.sqrt(squares / degrees) if degrees else None
 
 
-def _comparison(question: Question, verdict: Verdict) -> Comparison | None:
+def _comparison(question: Question, verdict: Verdict, outputs: ModelOutputs) -> Comparison | None:
     if not isinstance(verdict, Preferred):
         return None
     orders = tuple(each.probability for each in verdict.orders)
-    a, b = question.models
-    return Comparison(question.prompt, a, b, verdict.probability, verdict.consistent, orders)
+    # Names that are there already, since there may be millions of comparisons.
+    a, b = map(sys.intern, question.models)
+    known = outputs.prompts[question.prompt].id
+    prompt = known if known == question.prompt else question.prompt
+    return Comparison(prompt, a, b, verdict.probability, verdict.consistent, orders)
 
 
 def _broken(

@@ -51,7 +51,7 @@ class ModelOutputs:
         return text.split(CATEGORY_SEPARATOR) if text else []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """A comparison of the outputs of two models for one prompt, as a judge or a person decided."""
 

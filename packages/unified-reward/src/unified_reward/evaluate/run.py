@@ -7,11 +7,12 @@ was, and one that gets more models or prompts asks only about those.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 from unified_reward.core.base_judge import BaseJudge
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.progress import progress_bar
-from unified_reward.evaluate.answers import RewardAnswers, read_answers
+from unified_reward.evaluate.answers import RewardAnswers, read_answers, rows_of
 from unified_reward.evaluate.budget import budget_report, next_questions, question_orders
 from unified_reward.evaluate.output_rows import write_outputs
 from unified_reward.evaluate.outputs import Comparison, ModelOutputs, RewardValues, model_pairs
@@ -38,6 +39,8 @@ from unified_reward.judges.files import judge_files
 
 
 REPORT = "report.json"
+Questions = Callable[[], Iterable[Question]]
+"""Questions, as often as they are wanted, since there may be millions."""
 Judges = Mapping[str, BaseJudge | Callable[[], BaseJudge]]
 
 
@@ -216,31 +219,41 @@ def _judge(
     opened = judge if isinstance(judge, BaseJudge) else judge()
     orders = 1 if opened.order_free else options.orders
     forms = forms_to_ask(opened, outputs, options.by)
-    scores = [*scores_of(outputs, forms, options.readings)]
-    comparisons = [*comparisons_of(outputs, forms)]
-    if not scores and not comparisons:
+    scores = partial(scores_of, outputs, forms, options.readings)
+    comparisons = partial(comparisons_of, outputs, forms)
+    n_scores, n_comparisons = (sum(1 for _ in each()) for each in (scores, comparisons))
+    if not n_scores and not n_comparisons:
         raise ConfigError(f"{name}: nothing to compare, as no prompt has outputs of two models")
-    affordable = len(comparisons)
+    affordable = n_comparisons
     if options.budget is not None:
         affordable = min(affordable, options.budget // orders)
+    path = verdicts_path(folder, name)
     with (
-        open_journal(verdicts_path(folder, name)) as journal,
-        progress_bar(name, len(scores) + affordable) as advance,
+        open_journal(path) as journal,
+        progress_bar(name, n_scores + affordable) as advance,
     ):
         asking = _Asking(_Work(opened, options.orders), outputs, journal, advance)
-        asking.resume([*scores, *comparisons], retry_failed=retry_failed)
-        rows = asking.ask(scores)
-        if affordable < len(comparisons):
-            rows += _ask_adaptively(asking, comparisons, affordable, options.seed)
+        asking.resume(lambda: chain(scores(), comparisons()), retry_failed=retry_failed)
+        deque(asking.ask(scores), maxlen=0)
+        chosen = None
+        if affordable < n_comparisons:
+            chosen = _ask_adaptively(asking, [*comparisons()], affordable, options.seed)
         else:
-            rows += asking.ask(comparisons)
-    answers = read_answers(name, rows, outputs, orders=orders)
+            deque(asking.ask(comparisons), maxlen=0)
+
+    def asked() -> Iterator[Question]:
+        return chain(scores(), comparisons() if chosen is None else chosen)
+
+    def read(reward: str, aspect: str = "") -> RewardAnswers:
+        rows = rows_of(path, asked())
+        return read_answers(reward, rows, outputs, orders=orders, aspect=aspect)
+
+    answers = read(name)
     budget = None
-    if options.budget is not None and comparisons:
-        budget = _budget(answers, outputs, comparisons, orders)
+    if options.budget is not None and n_comparisons:
+        budget = _budget(answers, outputs, n_comparisons, orders)
     reference = opened.origin[0] if opened.origin else opened.name
-    read = partial(read_answers, rows=rows, outputs=outputs, orders=orders)
-    by_aspect = {f"{name}.{each}": read(f"{name}.{each}", aspect=each) for each in answers.aspects}
+    by_aspect = {f"{name}.{each}": read(f"{name}.{each}", each) for each in answers.aspects}
     return {
         each: Reward(reference, opened.name, opened.family, own, budget)
         for each, own in (by_aspect or {name: answers}).items()
@@ -261,32 +274,36 @@ class _Asking:
         self.outputs = outputs
         self._journal = journal
         self._advance = advance
-        self._rows: dict[str, dict[str, Any]] = {}
 
-    def resume(self, questions: Sequence[Question], *, retry_failed: bool) -> None:
-        """Check that earlier answers are to these questions, and read them."""
+    def resume(self, questions: Questions, *, retry_failed: bool) -> None:
+        """Check that earlier answers are to these questions."""
         read = partial(self._read, questions)
         self._work.origin.resume(self._journal, read, retry_failed=retry_failed)
-        if self._journal.done:
-            self._rows = {row["id"]: row for row in read_verdict_rows(self._journal.path)}
 
-    def ask(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
-        """Ask what was not asked before; returns the verdict row of each question, in order."""
-        missing = [question for question in questions if question.id not in self._rows]
-        self._advance(len(questions) - len(missing))
+    def ask(self, questions: Questions) -> Iterator[dict[str, Any]]:
+        """Ask what was not asked before; iterates over the verdict rows made."""
+        self._advance(sum(question.id in self._journal.done for question in questions()))
+
+        def missing() -> Iterator[Question]:
+            return (each for each in questions() if each.id not in self._journal.done)
+
         read = partial(self._read, missing)
         for chunk in bulk.run(self._work, read, self._journal, size=bulk.CHUNK):
-            self._rows |= {row["id"]: row for row in chunk.rows}
             self._advance(len(chunk.ids))
-        return [self._rows[question.id] for question in questions]
+            yield from chunk.rows
 
-    def _read(self, questions: Sequence[Question]) -> Iterator[Row]:
-        return (question.row(self.outputs) for question in questions)
+    def earlier_rows(self) -> dict[str, dict[str, Any]]:
+        """Verdict rows by id, from earlier runs and this one."""
+        path = self._journal.path
+        return {row["id"]: row for row in read_verdict_rows(path)} if self._journal.done else {}
+
+    def _read(self, questions: Questions) -> Iterator[Row]:
+        return (question.row(self.outputs) for question in questions())
 
 
 def _ask_adaptively(
     asking: _Asking, comparisons: Sequence[Question], n: int, seed: int
-) -> list[dict[str, Any]]:
+) -> list[Question]:
     """Ask n of the comparisons, in rounds, each where the answers so far leave most open."""
     questions = {question.id: question for question in comparisons}
     by_pair: dict[tuple[str, str], list[str]] = {}
@@ -295,25 +312,28 @@ def _ask_adaptively(
         by_pair.setdefault((a, b), []).append(question.id)
     left = question_orders(by_pair, seed)
     models, size = asking.outputs.models, max(16, 4 * len(by_pair))
-    rows: list[dict[str, Any]] = []
+    rows = asking.earlier_rows()
+    asked: list[Question] = []
     known: list[Comparison] = []
-    while len(rows) < n:
-        chosen = next_questions(models, known, left, min(size, n - len(rows)))
-        new = asking.ask([questions[name] for _, name in chosen])
+    while len(asked) < n:
+        chosen = next_questions(models, known, left, min(size, n - len(asked)))
+        batch = [questions[name] for _, name in chosen]
+        rows |= {row["id"]: row for row in asking.ask(partial(iter, batch))}
+        new = (rows[question.id] for question in batch)
         known += read_answers("", new, asking.outputs, orders=1).values.comparisons
-        rows += new
+        asked += batch
         names = {name for _, name in chosen}
         left = {pair: [name for name in ids if name not in names] for pair, ids in left.items()}
-    return rows
+    return asked
 
 
 def _budget(
-    answers: RewardAnswers, outputs: ModelOutputs, comparisons: Sequence[Question], orders: int
+    answers: RewardAnswers, outputs: ModelOutputs, n_comparisons: int, orders: int
 ) -> dict[str, Any]:
     """Calls for comparisons, those saved, and the interval that was reached."""
-    made = Counter(question.models for question in answers.verdicts if question.form == "compare")
-    calls, full_calls = orders * made.total(), orders * len(comparisons)
     pairs = model_pairs(outputs.models)
+    made = {pair: answers.asked.get(pair, 0) for pair in pairs}
+    calls, full_calls = orders * sum(made.values()), orders * n_comparisons
     return {
         "calls": calls,
         "full_calls": full_calls,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from unified_reward.core.errors import DataError
 from unified_reward.core.samples import Candidate, Example, Image, Pair, Target, Task, Video
 from unified_reward.core.verdicts import Failed, Scale, Winner
-from unified_reward.io.text import parse_json, read_lines, to_float
+from unified_reward.io.id_table import IdTable
+from unified_reward.io.text import LinePlace, parse_json, read_lines, to_float
 from unified_reward.io.validation import describe_errors
 from unified_reward.io.verdict_rows import check_winner
 
@@ -213,27 +214,45 @@ class Row:
     """Prompt, without candidates, of a row that failed when it was made; None for other rows."""
 
 
-def read_examples(path: Path, *, strict: bool = True, task: Task | None = None) -> Iterator[Row]:
+def read_examples(
+    path: Path,
+    *,
+    strict: bool = True,
+    task: Task | None = None,
+    place: LinePlace | None = None,
+    earlier: Container[str] = (),
+) -> Iterator[Row]:
     """Read a JSONL file of samples, records, prompts, candidates or pairs, in constant memory.
 
     A row that cannot be used (no JSON, a missing key, a repeated id, a candidate that does not fit
     its task, candidates that could not be made) comes as ``Failed`` and the others go on. A row
-    without an id gets one from its content. Memory grows with the number of ids alone.
+    without an id gets one from its content.
 
     Args:
         path: The file; relative media paths start at its folder.
         strict: Refuse unknown keys, which may be misspelt; False ignores them.
         task: Of rows that name none.
+        place: Place in the file to begin at; it moves behind each row that is yielded.
+        earlier: Ids of the rows before that place, and no others.
 
     Raises:
         DataError: The file cannot be opened, or is a Parquet file.
     """
     ids = Ids("line", lambda: not any(b'"line ' in raw for *_, raw in read_lines(path)))
-    for line, start, raw in read_lines(path):
-        row = ids.checked(read_row(raw, path.parent, strict=strict, task=task), line)
+    n_earlier = place.n_lines if place else 0
+    for line, start, raw in read_lines(path, place):
+        row = read_row(raw, path.parent, strict=strict, task=task)
+        if n_earlier and (not row.id or row.id in earlier):
+            # The names of both depend on the ids of all rows before.
+            for number, _, before in read_lines(path):
+                if number > n_earlier:
+                    break
+                ids.checked(read_row(before, path.parent, strict=strict, task=task), number)
+            n_earlier = 0
+        row = ids.checked(row, line, start)
         if isinstance(row.content, Failed):
             row = replace(row, content=_failed(f"line {line}: {row.content.error}"))
-        yield replace(row, start=start)
+        yield row
 
 
 class Ids:
@@ -252,13 +271,12 @@ class Ids:
         """
         self._place = place
         self._is_free = cache(is_free)
-        self._numbers: dict[str, int] = {}
+        self._numbers = IdTable()
 
-    def checked(self, row: Row, number: int) -> Row:
-        """Return a row with number and id; unusable where an earlier one has its id."""
-        if row.id in self._numbers:
-            first = f"first on {self._place} {self._numbers[row.id]}"
-            row = unusable(f"duplicate id {row.id!r} ({first})")
+    def checked(self, row: Row, number: int, start: int = 0) -> Row:
+        """Return a row with number, id and first byte; unusable where an earlier one has its id."""
+        if row.id and (first := self._numbers.get(row.id)):
+            row = unusable(f"duplicate id {row.id!r} (first on {self._place} {first})")
         name = row.id
         if not name:
             digest = hashlib.sha256(row.reason.encode(errors="surrogatepass")).hexdigest()
@@ -266,8 +284,8 @@ class Ids:
             names = (f"{plain} ({digest[:n]})" for n in range(8, 64))
             free = (name for name in names if name not in self._numbers)
             name = plain if self._is_free() else next(free)
-        self._numbers[name] = number
-        return replace(row, line=number, id=name)
+        self._numbers.add([(name, str(number))])
+        return replace(row, line=number, id=name, start=start)
 
 
 def unusable(reason: str) -> Row:

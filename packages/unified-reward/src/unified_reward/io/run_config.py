@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unified_reward.core.errors import ConfigError, DataError
 from unified_reward.io.atomic import write_json
+from unified_reward.io.checkpoints import Checkpoint
 from unified_reward.io.fingerprints import example_fingerprint
-from unified_reward.io.journal import Journal
+from unified_reward.io.journal import UNANSWERED, Journal
+from unified_reward.io.row_file import RowFile, media_of
 from unified_reward.io.rows import Row
-from unified_reward.io.text import read_json
+from unified_reward.io.text import LinePlace, read_json
 
 
+Rows = Callable[[], Iterable[Row]] | RowFile
+"""Reads the rows of an input, each time all of them."""
 _FILES = "files"
 _NAMED = 3
 """Ids and files named in a message."""
@@ -103,38 +107,87 @@ class Origin:
         check_run_config(journal.path, self.config, self.files())
 
     def resume(
-        self, journal: Journal, read: Callable[[], Iterable[Row]], *, retry_failed: bool
-    ) -> None:
+        self,
+        journal: Journal,
+        read: Rows,
+        *,
+        retry_failed: bool,
+    ) -> LinePlace | None:
         """Check that the rows that are done were made alike, and drop those to be made again.
 
         New rows, and rows that are not in the input any more, are no change.
 
         Args:
             journal: Finished rows; left as they are where one has changed.
-            read: Reads the whole input; called only where there are finished rows.
+            read: Reads the input; called only where there are finished rows.
             retry_failed: Drop the rows that failed, whatever has changed in them.
+
+        Returns:
+            Place in a file up to which all rows are done, and journal and file have no others;
+            None where that is not known.
 
         Raises:
             ConfigError: Settings, files or inputs have changed, which are named, or a version that
                 kept no fingerprints made the rows.
         """
-        again = journal.unanswered() if retry_failed else set[str]()
-        kept = journal.done.keys() - again
-        if kept:
-            if not all(journal.fingerprints[name] for name in kept):
-                raise _earlier(journal.path)
+        again = UNANSWERED if retry_failed else ()
+        kept = sum(n for outcome, n in journal.outcomes.items() if outcome not in again)
+        if not kept:
+            journal.forget_checkpoint()
+            place = None
+        elif journal.are_all_marked(but=again):
             self.check(journal)
-            self._check_inputs(journal, (row for row in read() if row.id in kept))
-        journal.drop(again)
+            place = self._checked_before(journal, read)
+            self._check_inputs(journal, read, place, again)
+        else:
+            raise _earlier(journal.path)
+        if again and (names := journal.unanswered()):
+            journal.drop(names)
+            place = None
         journal.repair()
+        return place
 
-    def _check_inputs(self, journal: Journal, rows: Iterable[Row]) -> None:
-        out, known = journal.path, journal.fingerprints
-        changed = [row.id for row in rows if self.fingerprint(row) != known[row.id]]
+    def _checked_before(self, journal: Journal, read: Rows) -> LinePlace | None:
+        """Place in the input up to which nothing has changed since the last checkpoint."""
+        last, place = journal.checkpoint, None
+        if last is not None and isinstance(read, RowFile) and self._is_of(last, read):
+            place = read.at(last)
+        if place is None or not journal.checkpoints.are_media_unchanged():
+            journal.forget_checkpoint()
+            return None
+        return place
+
+    def _is_of(self, checkpoint: Checkpoint, read: RowFile) -> bool:
+        return checkpoint.about == self.about(read)
+
+    def about(self, read: Rows) -> list[str]:
+        """Input of a checkpoint: its path, where relative ones start, and what is read of it."""
+        path = read.path if isinstance(read, RowFile) else ""
+        return [str(Path.cwd()), str(path), *self.reads]
+
+    def _check_inputs(
+        self, journal: Journal, read: Rows, place: LinePlace | None, again: Collection[str]
+    ) -> None:
+        """Compare the rows that are done, behind a place where there is one."""
+        out, left, changed = journal.path, len(journal.done), list[str]()
+        if place is None or not isinstance(read, RowFile):
+            rows = iter(read())
+        else:
+            rows = read.after(place.copy(), journal.before_checkpoint)
+            left -= journal.before_checkpoint.n
+        while left and (row := next(rows, None)):
+            if row.id in journal.done:
+                left -= 1
+                if journal.outcome(row.id) in again:
+                    continue
+                if isinstance(read, RowFile):
+                    journal.checkpoints.note(media_of(row))
+                if self.fingerprint(row) != journal.fingerprint(row.id):
+                    changed.append(row.id)
         if not changed:
             return
         retry = ""
-        if journal.unanswered().issuperset(changed):
+        if all(journal.outcome(name) in UNANSWERED for name in changed):
             retry = "ask failed rows again with --retry-failed, "
         raise ConfigError(
             f"{out} was made from other inputs: what is asked, or a file of it, changed under "

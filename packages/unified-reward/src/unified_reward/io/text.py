@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import json
 import math
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
@@ -147,17 +149,42 @@ def open_rows(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+@dataclass
+class LinePlace:
+    """Place between two lines of a file, and all that stands before it."""
+
+    n_lines: int = 0
+    n_bytes: int = 0
+    """Bytes of the lines, without a byte order mark at the begin of the file."""
+    digest: Any = field(default_factory=hashlib.sha256)
+    """SHA-256 of these bytes."""
+
+    def copy(self) -> LinePlace:
+        """Return the place, which then stays where it is."""
+        return LinePlace(self.n_lines, self.n_bytes, self.digest.copy())
+
+
+def read_lines(path: Path, place: LinePlace | None = None) -> Iterator[tuple[int, int, bytes]]:
     """Iterate over number (from 1), first byte and content of every line that is not blank.
+
+    Args:
+        path: The file.
+        place: Place to begin at; it moves behind each line before that is yielded.
 
     Raises:
         DataError: As in `open_rows`.
     """
     with open_rows(path) as file:
         line, start = 0, file.tell()
+        if place is not None:
+            line, start = place.n_lines, start + place.n_bytes
+            file.seek(start)
         for lines in file:
             for raw in lines.splitlines(keepends=True):
                 line += 1
+                if place is not None:
+                    place.n_lines, place.n_bytes = line, place.n_bytes + len(raw)
+                    place.digest.update(raw)
                 if raw.strip(_BLANK):
                     yield line, start, raw
                 start += len(raw)

@@ -2,14 +2,15 @@
 
 Rows are worked on in chunks that begin at the same rows whenever a run is started, so that a run
 that was stopped makes the same batches, and the same numbers, as one that was not. The file is
-read once, row by row.
+read once, row by row; of one that has not changed, a run that goes on reads the new rows alone.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -23,8 +24,10 @@ from unified_reward.core.extensions import require
 from unified_reward.core.samples import Example, Sample
 from unified_reward.core.verdicts import Failed, Ranking, Verdict
 from unified_reward.io.journal import FINGERPRINT, Journal
+from unified_reward.io.row_file import RowFile, media_of
 from unified_reward.io.rows import Row, read_examples
-from unified_reward.io.run_config import Origin
+from unified_reward.io.run_config import Origin, Rows
+from unified_reward.io.text import LinePlace
 from unified_reward.io.verdict_rows import verdict_row
 from unified_reward.judges.files import judge_files
 from unified_reward.judges.registry import JudgeOptions, open_reference
@@ -36,6 +39,8 @@ Worker = Callable[[Sequence[Row]], OutputRows]
 CHUNK = 64
 """Rows that are judged and then pushed to the disk together: a kill costs these at most, several
 windows of a judge (`BaseJudge.window`) that share decoded media."""
+_CHECKPOINT_S = 2.0
+"""Seconds between two checkpoints, whose rows a run that goes on does not read again."""
 _CHUNKS_PER_WORKER = 2
 """Chunks sent to each Ray worker ahead of the one that is waited for."""
 
@@ -67,11 +72,13 @@ class FinishedChunk(NamedTuple):
     """Ids of the input rows."""
     rows: OutputRows
     """Output rows that were just appended; without those that were there before."""
+    unread: Mapping[str, int] = {}
+    """Number by outcome of rows before, that were done and did not have to be read again."""
 
 
 def run(
     work: Work,
-    read: Callable[[], Iterable[Row]],
+    read: Rows,
     journal: Journal,
     *,
     size: int,
@@ -84,7 +91,7 @@ def run(
     Args:
         work: Kind of work.
         read: Reads the whole input, also rows that are done already; called once, and once more
-            to check the rows of an earlier run.
+            to check the rows of an earlier run. Of a `RowFile` the begin is known by its hash.
         journal: Finished rows; appended to.
         size: Rows of a chunk, >= 1.
         engine: ``ray`` joins the cluster of ``RAY_ADDRESS``, or starts one here.
@@ -93,7 +100,7 @@ def run(
 
     Returns:
         Every chunk of the input, once it is finished. Those done before come without rows, with
-        ``ray`` as soon as they are read.
+        ``ray`` as soon as they are read; where a file has not changed, the first chunk counts them.
 
     Raises:
         ConfigError: The judge cannot be opened, Ray is not installed, or the journal was made with
@@ -102,19 +109,25 @@ def run(
     """
     if ("None", "None") in journal.judges:
         raise DataError(f"{journal.path} holds rows that no judge made; give another output file")
-    work.origin.resume(journal, read, retry_failed=retry_failed)
-    source = iter(read())
-    chunks = iter(lambda: list(islice(source, size)), [])
-    tasks = (_Task(chunk, _to_do(chunk, journal, missing_only=retry_failed)) for chunk in chunks)
+    place = work.origin.resume(journal, read, retry_failed=retry_failed)
+    tasks = _tasks(read, journal, place, size, missing_only=retry_failed)
     run_tasks = _run_here if engine is Engine.LOCAL else _run_on_ray
-    return _append(run_tasks(work, tasks, workers), work.origin, journal)
+    unread = journal.checkpoint.outcomes if place and journal.checkpoint else {}
+    return _append(run_tasks(work, tasks, workers), work.origin, journal, read, unread)
 
 
 def _append(
-    finished: Iterable[tuple[list[Row], OutputRows]], origin: Origin, journal: Journal
+    finished: Iterable[tuple[_Task, OutputRows]],
+    origin: Origin,
+    journal: Journal,
+    read: Rows,
+    unread: Mapping[str, int],
 ) -> Iterator[FinishedChunk]:
+    if unread:
+        yield FinishedChunk((), [], unread)
     is_checked = False
-    for chunk, made in finished:
+    written = time.monotonic()
+    for task, made in finished:
         new = [row for row in made if row["id"] not in journal.done]
         if new:
             if not is_checked:
@@ -122,7 +135,11 @@ def _append(
                 origin.check(journal)
                 is_checked = True
             journal.append(new)
-        yield FinishedChunk(tuple(row.id for row in chunk), new)
+        is_due = time.monotonic() - written > _CHECKPOINT_S
+        if is_due and task.place and len(journal.done) == task.n_rows:
+            journal.add_checkpoint(origin.about(read), task.place)
+            written = time.monotonic()
+        yield FinishedChunk(tuple(row.id for row in task.chunk), new)
 
 
 class _Task(NamedTuple):
@@ -130,6 +147,30 @@ class _Task(NamedTuple):
 
     chunk: list[Row]
     to_do: list[Row]
+    n_rows: int
+    """Rows of the input up to the end of the chunk."""
+    place: LinePlace | None
+    """End of the chunk in its file; None for a chunk that is not whole, where no run goes on."""
+
+
+def _tasks(
+    read: Rows, journal: Journal, place: LinePlace | None, size: int, *, missing_only: bool
+) -> Iterator[_Task]:
+    """Read the rows behind a place, or all, chunk by chunk."""
+    n_rows, moving = 0, None
+    if isinstance(read, RowFile):
+        moving = place.copy() if place else LinePlace()
+        n_rows = journal.before_checkpoint.n if place else 0
+        source = read.after(moving, journal.before_checkpoint)
+    else:
+        source = iter(read())
+    while chunk := list(islice(source, size)):
+        n_rows += len(chunk)
+        to_do = _to_do(chunk, journal, missing_only=missing_only)
+        if to_do and moving:
+            journal.checkpoints.note(medium for row in chunk for medium in media_of(row))
+        is_whole = moving is not None and len(chunk) == size
+        yield _Task(chunk, to_do, n_rows, moving.copy() if moving and is_whole else None)
 
 
 def _to_do(chunk: list[Row], journal: Journal, *, missing_only: bool) -> list[Row]:
@@ -147,10 +188,10 @@ def _work_on(rows: Sequence[Row], worker: Worker, origin: Origin) -> OutputRows:
     ]
 
 
-def _run_here(work: Work, tasks: Iterator[_Task], _: int) -> Iterator[tuple[list[Row], OutputRows]]:
+def _run_here(work: Work, tasks: Iterator[_Task], _: int) -> Iterator[tuple[_Task, OutputRows]]:
     actor = _Actor(work)
     for task in tasks:
-        yield task.chunk, actor.run(task.to_do) if task.to_do else []
+        yield task, actor.run(task.to_do) if task.to_do else []
 
 
 class _Actor:
@@ -167,18 +208,18 @@ class _Actor:
 
 def _run_on_ray(
     work: Work, tasks: Iterator[_Task], workers: int
-) -> Iterator[tuple[list[Row], OutputRows]]:
+) -> Iterator[tuple[_Task, OutputRows]]:
     """Keep a bounded number of chunks with the actors; results come in the order of the input."""
     ray: Any = require("ray", "ray")
     pool: Any = None
-    sent: deque[list[Row]] = deque()
+    sent: deque[_Task] = deque()
     for task in tasks:
         if not task.to_do:
-            yield task.chunk, []
+            yield task, []
             continue
         pool = pool or _start_actors(work, workers)
         pool.submit(lambda actor, rows: actor.run.remote(rows), task.to_do)
-        sent.append(task.chunk)
+        sent.append(task)
         if len(sent) > _CHUNKS_PER_WORKER * workers:
             yield sent.popleft(), _next_result(ray, pool)
     while sent:

@@ -29,7 +29,54 @@ DecodedMedia = dict[Image | Video, Sequence[Any] | UnifiedRewardError]
 """Images of each medium, or the error if it cannot be opened."""
 Replies = Sequence[Any] | Failed
 """Replies of a model to the requests of one sample, or the error of a sample without requests."""
+_SHARING = 8
+"""Times as many samples as usual in a window of samples that share media."""
 _REFUSALS = (MediaError, ConfigError, DataError)
+
+
+def windows_of(samples: Sequence[Sample], most: int) -> list[list[int]]:
+    """Indices of samples in windows; those that share media, if only through others, stay together.
+
+    A window has at most ``most`` samples; or more that share media, at most twice as many media as
+    ``most`` and `_SHARING` times as many samples.
+    """
+    parents: dict[Image | Video, Image | Video] = {}
+
+    def root(medium: Image | Video) -> Image | Video:
+        while parents[medium] is not medium:
+            parents[medium] = medium = parents[parents[medium]]
+        return medium
+
+    for sample in samples:
+        for medium in sample.media:
+            parents.setdefault(medium, medium)
+            parents[root(medium)] = root(sample.media[0])
+    groups: dict[Image | Video | int, list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(root(sample.media[0]) if sample.media else i, []).append(i)
+    windows: list[list[int]] = []
+    for group in groups.values():
+        for part in _parts(group, samples, most):
+            if windows and len(windows[-1]) + len(part) <= most:
+                windows[-1] += part
+            else:
+                windows.append(part)
+    return windows
+
+
+def _parts(group: Sequence[int], samples: Sequence[Sample], most: int) -> Iterator[list[int]]:
+    """Samples that share media, in parts of bounded size."""
+    part: list[int] = []
+    media: set[Image | Video] = set()
+    for i in group:
+        more = media | {*samples[i].media}
+        if part and (len(part) == _SHARING * most or (len(part) >= most and len(more) > 2 * most)):
+            yield part
+            part, more = [], {*samples[i].media}
+        part.append(i)
+        media = more
+    if part:
+        yield part
 
 
 def placeholder_images(media: Iterable[Image | Video]) -> DecodedMedia:
@@ -103,11 +150,12 @@ class ModelJudge(BaseJudge):
 
     def check_samples(self, samples: Sequence[Sample]) -> list[Failed | None]:
         """Error of each sample that cannot be asked, or None; opens the media."""
-        return [
-            requests if isinstance(requests, Failed) else None
-            for window, opened in self._windows(samples)
-            for requests in (self._requests_or_failure(sample, 1, opened) for sample in window)
-        ]
+        failures: list[Failed | None] = [None] * len(samples)
+        for window, opened in self._windows(samples):
+            for i in window:
+                plan = self._requests_or_failure(samples[i], 1, opened)
+                failures[i] = plan if isinstance(plan, Failed) else None
+        return failures
 
     def ask(
         self,
@@ -127,9 +175,11 @@ class ModelJudge(BaseJudge):
         on_progress: Progress | None = None,
     ) -> list[Replies]:
         """Replies of the model to each sample, for ``decode``; arguments as of ``ask``."""
-        replies: list[Replies] = []
+        replies: list[Replies] = [Failed("not asked")] * len(samples)
         for window, opened in self._windows(samples):
-            replies += self._query(window, orders, opened)
+            found = self._query([samples[i] for i in window], orders, opened)
+            for i, reply in zip(window, found, strict=True):
+                replies[i] = reply
             if on_progress:
                 on_progress(len(window))
         return replies
@@ -138,12 +188,10 @@ class ModelJudge(BaseJudge):
     def decode(self, samples: Sequence[Sample], replies: Sequence[Replies]) -> list[Verdict]:
         """Verdicts from the replies that ``query`` gave for the same samples."""
 
-    def _windows(
-        self, samples: Sequence[Sample]
-    ) -> Iterator[tuple[Sequence[Sample], DecodedMedia]]:
-        """Samples ``window`` at a time with their media, opened in threads ahead of time."""
-        windows = [samples[i : i + self.window] for i in range(0, len(samples), self.window)]
-        media = [dict.fromkeys(m for sample in part for m in sample.media) for part in windows]
+    def _windows(self, samples: Sequence[Sample]) -> Iterator[tuple[list[int], DecodedMedia]]:
+        """Indices of samples in windows, with their media, opened in threads ahead of time."""
+        windows = windows_of(samples, self.window)
+        media = [dict.fromkeys(m for i in part for m in samples[i].media) for part in windows]
         if self.is_blind:
             yield from zip(windows, map(placeholder_images, media), strict=True)
             return

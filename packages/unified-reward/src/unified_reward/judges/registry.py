@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unified_reward import prompts
+from unified_reward.backends.attention import ATTENTIONS, Attention
 from unified_reward.backends.http_settings import check_route_to_hub
 from unified_reward.backends.openai import OpenAIModel
 from unified_reward.backends.openai_options import OpenAIOptions
@@ -81,14 +82,16 @@ class JudgeOptions:
     max_pixels: int | None = None
     image_format: Literal["png", "jpeg", "webp"] = "png"
     image_quality: int = 95
+    attention: Attention | None = None
 
     def settings(self) -> dict[str, Any]:
         """Options that decide the verdicts, as ``judge.NAME``, where they are not the default.
 
-        Device and batch size change them by rounding alone, and a key and headers are secrets.
+        Device, batch size and attention change them by rounding alone, and a key and headers are
+        secrets.
         """
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("device", "batch_size", *_SECRET):
+        for name in ("device", "batch_size", "attention", *_SECRET):
             del given[name]
         given = {
             name: value for name, value in given.items() if value != getattr(DEFAULT_OPTIONS, name)
@@ -98,6 +101,9 @@ class JudgeOptions:
     def __post_init__(self) -> None:
         if self.quantize not in (None, "8bit", "4bit"):
             raise ConfigError(f"quantize is 8bit or 4bit, not {self.quantize!r}")
+        if self.attention not in (None, *ATTENTIONS):
+            names = f"{', '.join(ATTENTIONS[:-1])} or {ATTENTIONS[-1]}"
+            raise ConfigError(f"attention is {names}, not {self.attention!r}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.votes < 0:
@@ -128,6 +134,7 @@ _APPLIES: Mapping[str, tuple[frozenset[_Kind], str]] = {
     "max_pixels": (_SERVED, "servers; a local checkpoint has it in its card"),
     "image_format": (_SERVED, "servers"),
     "image_quality": (_SERVED, "servers"),
+    "attention": (_LOADED, "local vision-language checkpoints"),
 }
 """Kinds of judge that each option applies to, and their description. A checklist passes its options
 on to its judge, where they are checked again."""
@@ -152,6 +159,7 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
     max_pixels: int | None = None,
     image_format: Literal["png", "jpeg", "webp"] = "png",
     image_quality: int = 95,
+    attention: Attention | None = None,
 ) -> BaseJudge:
     """Open a judge by its reference. There is no default judge.
 
@@ -177,6 +185,7 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
         max_pixels: Pixels, >= 1, to which larger images are scaled for a server; default any.
         image_format: ``png`` (lossless), ``jpeg`` or ``webp``, as images are sent to a server.
         image_quality: Quality of jpeg and webp, 1 to 100.
+        attention: Of a local checkpoint, ``sdpa`` (the default), ``eager``, ``flash_attention_2``…
 
     Returns:
         The judge; ``score``, ``compare`` and ``rank`` answer at once, ``ask`` takes samples.
@@ -193,6 +202,7 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
     options = JudgeOptions(
         *(family, device, dtype, batch_size, votes, api_key, model, allow_reworded, quantize),
         *(extra_body, extra_headers, max_pixels, image_format, image_quality),
+        attention=attention,
     )
     return open_reference(reference, options)
 
@@ -340,6 +350,7 @@ def open_checkpoint(reference: str, folder: Path, options: JudgeOptions) -> Card
         max_pixels=card.max_pixels,
         batch_size=options.batch_size,
         quantize=options.quantize,
+        attention=options.attention,
     )
     model.name = reference
     if card.head is None:

@@ -169,6 +169,7 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
     readings: int = 1,
     rounds: int = 0,
     seed: int = 0,
+    confidence: float | None = None,
 ) -> list[PairResult]:
     """Find a chosen and a rejected candidate for every prompt.
 
@@ -179,8 +180,7 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
             from id and seed, so ids should differ.
         judge: A judge, as from `open_judge`.
         strategy: ``rank+sift`` (default) compares disjoint random pairs, then takes the
-            highest-scoring winner and the lowest-scoring loser; ``score``, ``rank``,
-            ``tournament`` and ``random`` see `Strategy`.
+            highest-scoring winner and the lowest-scoring loser; the others see `Strategy`.
         margin: The chosen candidate must be above the rejected one by more than this, >= 0, in
             units of the judge's score, or in log-odds for a tournament.
         min_quality: Lowest score of a chosen candidate, in units of the judge's score.
@@ -188,6 +188,7 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
         readings: Times a score is asked and averaged, >= 1.
         rounds: Swiss rounds of a tournament; 0 compares all with all.
         seed: Random seed of the order of the candidates.
+        confidence: Probability at which ``adaptive`` asks no more, in (0.5, 1); None for 0.7.
 
     Returns:
         One result for each example, in order. ``result.pair`` is the preference pair;
@@ -204,10 +205,8 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
     ... )
     >>> judge = open_judge("scripted:first")
     >>> (result,) = make_pairs([question], judge, strategy="rank", orders=1)
-    >>> result.status, result.judge_calls, result.reason
-    ('kept', 1, None)
-    >>> result.pair.chosen, result.pair.rejected
-    ('a dog', 'a cat')
+    >>> result.status, result.judge_calls, result.pair.chosen, result.pair.rejected
+    ('kept', 1, 'a dog', 'a cat')
     """
     try:
         strategy = Strategy(strategy)
@@ -215,7 +214,7 @@ def make_pairs(  # noqa: PLR0913  the options of a pair, each by its name
         raise ConfigError(
             f"there is no strategy {strategy!r}; there are {', '.join(Strategy)}"
         ) from None
-    options = PairOptions(strategy, margin, min_quality, orders, readings, rounds, seed)
+    options = PairOptions(strategy, margin, min_quality, orders, readings, rounds, seed, confidence)
     prompts = [Example.of(each) if isinstance(each, Sample) else each for each in examples]
     return pair_examples(prompts, judge, options)
 
@@ -227,7 +226,10 @@ def pair_examples(
     results: list[PairResult] = []
     for start in range(0, len(examples), WINDOW):
         with judge.cache_media():
-            window = [_Prompt(example, options) for example in examples[start : start + WINDOW]]
+            window = [
+                _Prompt(example, options, order_free=judge.order_free)
+                for example in examples[start : start + WINDOW]
+            ]
             for prompt in window:
                 prompt.exclude_unusable(judge)
             results += _ask_together(window, judge, options)
@@ -250,7 +252,7 @@ def _ask_together(
                     questions[i] = step
         samples = {i: prompts[i].samples(turn) for i, turn in questions.items()}
         flat = [sample for each in samples.values() for sample in each]
-        verdicts = iter(judge.ask(flat, orders=options.orders) if flat else ())
+        verdicts = iter(judge.ask(flat, orders=options.orders_at_once) if flat else ())
         for i, each in samples.items():
             prompts[i].record(questions[i], [next(verdicts) for _ in each])
     return [prompt.result(outcomes[i], judge) for i, prompt in enumerate(prompts)]
@@ -259,10 +261,10 @@ def _ask_together(
 class _Prompt:
     """Candidates of one prompt on their way to a pair."""
 
-    def __init__(self, example: Example, options: PairOptions) -> None:
+    def __init__(self, example: Example, options: PairOptions, *, order_free: bool) -> None:
         self.example = example
         self.options = options
-        self.pool = CandidatePool(options, ())
+        self.pool = CandidatePool(options, (), order_free=order_free)
         self.excluded: dict[int, str] = {}
         self.judge_calls = 0
 
@@ -293,26 +295,28 @@ class _Prompt:
         return Outcome("failed", f"{short}: {reasons}" if reasons else short)
 
     def samples(self, questions: Questions) -> list[Sample]:
-        """Return the questions as samples; each reading of a score is one."""
-        readings = range(self.options.readings)
-        return [self._sample(a, b) for a, b in questions.compare] + [
-            self._sample(i, reading=reading) for i in questions.score for reading in readings
-        ]
+        """Return the questions as samples; each reading of a score is one, with its own id."""
+        samples = [self._sample(a, b) for a, b in questions.compare]
+        for i in questions.score:
+            samples.append(self._sample(i, reading=self.pool.n_asked[i]))
+            self.pool.n_asked[i] += 1
+        return samples
 
     def record(self, questions: Questions, verdicts: Sequence[Verdict]) -> None:
         """Add the verdicts on `samples` to the pool."""
         pool, answers = self.pool, iter(verdicts)
         pool.turns += 1
         pool.comparisons += [Comparison(a, b, next(answers)) for a, b in questions.compare]
+        unreadable: dict[int, str] = {}
         for i in questions.score:
-            readings = [next(answers) for _ in range(self.options.readings)]
-            values = [v.score.value for v in readings if isinstance(v, Scored) and v.score]
-            if values:
-                pool.scores[i] = sum(values) / len(values)
+            verdict = next(answers)
+            if isinstance(verdict, Scored) and verdict.score:
+                pool.readings.setdefault(i, []).append(verdict.score)
             else:
-                pool.reasons[i] = unreadable_reason(readings[0])
-        self.judge_calls += len(questions.compare) * self.options.orders
-        self.judge_calls += len(questions.score) * self.options.readings
+                unreadable.setdefault(i, unreadable_reason(verdict))
+        pool.reasons |= {i: why for i, why in unreadable.items() if i not in pool.readings}
+        self.judge_calls += len(questions.compare) * self.options.orders_at_once
+        self.judge_calls += len(questions.score)
 
     def result(self, outcome: Outcome, judge: BaseJudge) -> PairResult:
         """Return the outcome with everything that is known."""

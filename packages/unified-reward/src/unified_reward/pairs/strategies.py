@@ -7,6 +7,7 @@ A strategy is a plain function of a `CandidatePool`. It returns the next `Questi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,7 +15,8 @@ from itertools import combinations
 from typing import Literal, NamedTuple
 
 from unified_reward.core.errors import ConfigError
-from unified_reward.core.verdicts import Failed, Preferred, Unparsed, Verdict
+from unified_reward.core.verdicts import Failed, Preferred, Score, Unparsed, Verdict
+from unified_reward.pairs.beliefs import Standing, beliefs
 from unified_reward.pairs.tournament import strengths, swiss_round
 
 
@@ -35,6 +37,13 @@ class Strategy(StrEnum):
     section III-B)."""
     TOURNAMENT = "tournament"
     """Strongest and weakest candidate by Bradley-Terry, of all comparisons or of Swiss rounds."""
+    ADAPTIVE = "adaptive"
+    """Best and worst candidate by scores, and by more questions where the scores leave doubt."""
+
+
+_SCORED = (Strategy.SCORE, Strategy.RANK_AND_SIFT, Strategy.ADAPTIVE)
+CONFIDENCE = 0.7
+"""Default of `PairOptions.confidence`."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,18 @@ class PairOptions:
     orders: Literal[1, 2] = 2
     """Orders in which a comparison is asked."""
     readings: int = 1
-    """Times a score is asked and averaged, >= 1; more than one helps only if the judge samples."""
+    """Times a score is asked and averaged, >= 1; more than one helps only if the judge samples.
+    The adaptive strategy repeats those in doubt alone, in place of comparisons."""
     rounds: int = 0
     """Swiss rounds of a tournament; 0 compares all with all."""
     seed: int = 0
     """Random seed of the order of the candidates."""
+    confidence: float | None = None
+    """Adaptive: the questions end when the chosen candidate is above each other one, and the
+    rejected one below, with this probability by the scores and comparisons so far, in (0.5, 1);
+    None for `CONFIDENCE`."""
 
     def __post_init__(self) -> None:
-        scored = (Strategy.SCORE, Strategy.RANK_AND_SIFT)
         if self.readings < 1 or self.rounds < 0 or not 0 <= self.margin < math.inf:
             raise ConfigError(
                 "readings must be >= 1, rounds and margin >= 0 and finite, not "
@@ -65,22 +78,31 @@ class PairOptions:
             )
         if self.min_quality is not None and not math.isfinite(self.min_quality):
             raise ConfigError(f"min_quality is a finite number, not {self.min_quality}")
-        if self.min_quality is not None and self.strategy not in scored:
+        if self.min_quality is not None and self.strategy not in _SCORED:
             raise ConfigError(
                 f"min_quality needs scores, which strategy {self.strategy} does not ask for; "
-                f"{' and '.join(scored)} do"
+                f"{', '.join(_SCORED)} do"
             )
-        if self.margin and self.strategy not in (*scored, Strategy.TOURNAMENT):
+        if self.margin and self.strategy not in (*_SCORED, Strategy.TOURNAMENT):
             raise ConfigError(f"a margin needs scores; strategy {self.strategy} asks for none")
-        if self.readings > 1 and self.strategy not in scored:
+        if self.readings > 1 and self.strategy not in _SCORED:
             raise ConfigError(
                 f"readings are of scores, which strategy {self.strategy} does not ask for; "
-                f"{' and '.join(scored)} do"
+                f"{', '.join(_SCORED)} do"
             )
         if self.rounds and self.strategy is not Strategy.TOURNAMENT:
             raise ConfigError(
                 f"rounds are those of a tournament; strategy {self.strategy} has none"
             )
+        if self.confidence is not None and self.strategy is not Strategy.ADAPTIVE:
+            raise ConfigError(f"a confidence is that of strategy adaptive, not {self.strategy}")
+        if self.confidence is not None and not 0.5 < self.confidence < 1:
+            raise ConfigError(f"a confidence is between 0.5 and 1, not {self.confidence:g}")
+
+    @property
+    def orders_at_once(self) -> Literal[1, 2]:
+        """Orders in which one question is asked; the adaptive strategy asks each by itself."""
+        return 1 if self.strategy is Strategy.ADAPTIVE else self.orders
 
 
 class Comparison(NamedTuple):
@@ -108,6 +130,7 @@ class Questions(NamedTuple):
 
     compare: Sequence[tuple[int, int]] = ()
     score: Sequence[int] = ()
+    """A candidate for each reading of its score."""
 
 
 class Outcome(NamedTuple):
@@ -130,11 +153,21 @@ class CandidatePool:
     order: Sequence[int]
     """Distinct candidates that can be judged, in random order; at least two."""
     comparisons: list[Comparison] = field(default_factory=list[Comparison])
-    scores: dict[int, float] = field(default_factory=dict[int, float])
+    readings: dict[int, list[Score]] = field(default_factory=dict[int, list[Score]])
+    """Readable scores by candidate; none is empty."""
     reasons: dict[int, str] = field(default_factory=dict[int, str])
     """Reason by candidate for having no score."""
+    n_asked: Counter[int] = field(default_factory=Counter[int])
+    """Times that the score of each candidate was asked."""
     turns: int = 0
     """Times the judge was asked so far."""
+    order_free: bool = False
+    """True if the judge's comparisons follow from its scores, see `BaseJudge.order_free`."""
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Mean of the readings by candidate."""
+        return {i: sum(s.value for s in each) / len(each) for i, each in self.readings.items()}
 
 
 def random(pool: CandidatePool) -> Questions | Outcome:
@@ -188,12 +221,36 @@ def tournament(pool: CandidatePool) -> Questions | Outcome:
     return _extremes(pool, scores, pool.order, pool.order)
 
 
+def adaptive(pool: CandidatePool) -> Questions | Outcome:
+    """Best and worst candidate by scores, and by more questions where the scores leave doubt.
+
+    Every candidate is scored once. While a rival of the best, or of the worst, could be in its
+    place, the two are compared in one order, and if that leaves doubt in the other. The first are
+    the best and the worst, in all orders. With several readings the two are scored again instead.
+    """
+    if unscored := [i for i in pool.order if not pool.n_asked[i]]:
+        return Questions(score=unscored)
+    players = [i for i in pool.order if i in pool.readings]
+    if len(players) < 2:
+        reason = next(iter(pool.reasons.values()))
+        return Outcome("failed", f"fewer than two scores could be read: {reason}")
+    place = {player: k for k, player in enumerate(players)}
+    credible = pool.comparisons if _contradictions(pool.comparisons) < _MOST_CONTRADICTIONS else []
+    games = [(place[c.a], place[c.b], c.p_a) for c in credible]
+    standing = Standing(players, beliefs([pool.readings[i] for i in players], games))
+    if questions := _about_doubts(pool, standing):
+        return questions
+    return _extremes(pool, standing.worth, players, players)
+
+
+_MOST_CONTRADICTIONS = 2
 STRATEGIES: Mapping[Strategy, Callable[[CandidatePool], Questions | Outcome]] = {
     Strategy.RANDOM: random,
     Strategy.SCORE: score,
     Strategy.RANK: rank,
     Strategy.RANK_AND_SIFT: rank_and_sift,
     Strategy.TOURNAMENT: tournament,
+    Strategy.ADAPTIVE: adaptive,
 }
 
 
@@ -207,8 +264,55 @@ def unreadable_reason(verdict: Verdict) -> str:
     return "the verdict has no overall score"
 
 
+def _contradictions(comparisons: Sequence[Comparison]) -> int:
+    """Pairs compared in both orders that contradict themselves, minus those that do not.
+
+    A pair contradicts itself if its orders do not name one winner, or one cannot be read. From two
+    on, comparisons are not used: the judge looks at the order more than at the candidates.
+    """
+    by_pair: dict[frozenset[int], list[tuple[int, int] | None]] = {}
+    for comparison in comparisons:
+        pair = frozenset((comparison.a, comparison.b))
+        by_pair.setdefault(pair, []).append(comparison.decision)
+    twice = [decisions for decisions in by_pair.values() if len(decisions) == 2]
+    return sum(1 if first is None or first != second else -1 for first, second in twice)
+
+
+def _about_doubts(pool: CandidatePool, standing: Standing) -> Questions | None:
+    """Next question about the best and its strongest rival, and about the worst and its own."""
+    options = pool.options
+    confidence = CONFIDENCE if options.confidence is None else options.confidence
+    cautious = _contradictions(pool.comparisons) > 0
+    score: dict[int, None] = {}
+    compare: dict[tuple[int, int], None] = {}
+    for doubts in standing.doubts(confidence):
+        for pair in doubts:
+            fewest = min(pool.n_asked[i] for i in pair)
+            if fewest < options.readings:
+                score |= dict.fromkeys(i for i in pair if pool.n_asked[i] == fewest)
+                break
+            if options.readings == 1 and (orders := _unasked_orders(pool, *pair)):
+                compare |= dict.fromkeys(orders if cautious else orders[:1])
+                break
+    if compare and not pool.comparisons:
+        compare = dict.fromkeys(_unasked_orders(pool, *standing.ends))
+    return Questions([*compare], [*score]) if compare or score else None
+
+
+def _unasked_orders(pool: CandidatePool, a: int, b: int) -> list[tuple[int, int]]:
+    """Orders in which two candidates may still be compared; none if that tells nothing."""
+    if pool.order_free or _contradictions(pool.comparisons) >= _MOST_CONTRADICTIONS:
+        return []
+    first, second = sorted((a, b), key=pool.order.index)
+    done = {(comparison.a, comparison.b) for comparison in pool.comparisons}
+    orders = [(first, second), (second, first)][: pool.options.orders]
+    return [order for order in orders if order not in done]
+
+
 def _unscored(pool: CandidatePool, indices: Sequence[int]) -> list[int]:
-    return [i for i in indices if i not in pool.scores and i not in pool.reasons]
+    """Candidates without a score, each once a reading."""
+    missing = [i for i in indices if i not in pool.readings and i not in pool.reasons]
+    return [i for i in missing for _ in range(pool.options.readings)]
 
 
 def _disjoint_pairs(pool: CandidatePool) -> Questions:

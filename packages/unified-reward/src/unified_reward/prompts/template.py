@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from unified_reward.core.errors import ConfigError
@@ -88,7 +89,7 @@ class Template:
         check_context(sample.task, sample.context)
         slots = self._slots(sample, open_media)
         parts: list[Any] = []
-        for i, piece in enumerate(_SLOT.split(self.prompt)):
+        for i, piece in enumerate(self._pieces):
             for part in slots[piece] if i % 2 else (piece,):
                 if isinstance(part, str) and parts and isinstance(parts[-1], str):
                     parts[-1] += part
@@ -124,7 +125,12 @@ class Template:
             "second": candidates[-1],
         }
 
-    @property
+    @cached_property
+    def _pieces(self) -> list[str]:
+        """Texts of the prompt and, at every second place, the names of the slots between."""
+        return _SLOT.split(self.prompt)
+
+    @cached_property
     def choices(self) -> tuple[str, ...]:
         """Alternative endings of the answer, one a verdict; empty where only text can be read.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from unified_reward.core.samples import Task
 from unified_reward.core.verdicts import Preferred, Score, Scored, Unparsed
@@ -29,7 +30,7 @@ _FIRST = re.compile(rf"[^\w.,+-]*(?:(?:the\s+)?score\s*(?::|=|is)\s*)?{parse.VAL
 class ProseTemplate(Template):
     """Template of answers in free text: no choices whose probabilities could be read."""
 
-    @property
+    @cached_property
     def choices(self) -> tuple[str, ...]:
         """Empty."""
         return ()

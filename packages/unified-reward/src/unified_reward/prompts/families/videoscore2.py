@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from unified_reward.core.errors import ConfigError
 from unified_reward.core.requests import Answer, Place, Request
@@ -41,7 +42,7 @@ class VideoScore2Template(Template):
         places = tuple(Place(_place(name), digits) for name in _NAMES)
         return replace(super().request(sample, open_media), places=places)
 
-    @property
+    @cached_property
     def choices(self) -> tuple[str, ...]:
         """Empty: there is no single place."""
         return ()

@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.real_shapes`: models, questions, ways of asking, tokens and the bound."""

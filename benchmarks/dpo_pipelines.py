@@ -15,12 +15,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from PIL import Image as Pillow
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    UMT5Config,
-    UMT5EncoderModel,
-)
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, UMT5Config, UMT5EncoderModel
 
 from unified_reward import policies
 from unified_reward.core.extensions import checkpoint_path

@@ -30,6 +30,11 @@ OPTIM = OptimConfig(steps=100, batch_size=1, accumulate=1, lr=1e-5, lora_rank=8)
 class Published(Denoiser):
     """Network, autoencoder and text encoders, called as published loops call them."""
 
+    @property
+    def _longest(self) -> dict[str, int]:
+        """Longest prompt, which Stable Diffusion 3 pads to without its third encoder too."""
+        return {"max_sequence_length": pipelines.TOKENS} if "transformer" in self.networks else {}
+
     def conditions(self, prompts: Sequence[str]) -> Condition:
         """Arguments of the network for B prompts, by the text encoders themselves."""
         found = self.pipeline.encode_prompt(
@@ -37,6 +42,7 @@ class Published(Denoiser):
             device="cpu",
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
+            **self._longest,
         )
         if "transformer" in self.networks:
             return {"encoder_hidden_states": found[0], "pooled_projections": found[2]}

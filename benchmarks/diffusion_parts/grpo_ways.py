@@ -74,6 +74,7 @@ class PublishedLoop:
         (self._network,) = self.model.parts.values()
         self.calls = Calls(self._network)
         self._is_flow = hasattr(self.pipeline, "transformer")
+        self._longest = {"max_sequence_length": pipelines.TOKENS} if self._is_flow else {}
         self._weights = [*self.model.trained.values()]
         self._optimiser = torch.optim.AdamW(self._weights, OPTIM.lr)
 
@@ -83,6 +84,7 @@ class PublishedLoop:
             device="cpu",
             num_images_per_prompt=n,
             do_classifier_free_guidance=False,
+            **self._longest,
         )
         if self._is_flow:
             return {"encoder_hidden_states": found[0], "pooled_projections": found[2]}

@@ -231,7 +231,7 @@ def _measure(
         modes: tuple[Mode, ...] = ("soft", "coarse") if samples else ("soft",)
         spoiled = reference.startswith(SPOILED)
         readers = {mode: CachedJudge(judge, mode, cache, spoiled=spoiled) for mode in modes}
-    settings = {mode: STRATEGIES | (SAMPLED if mode == "coarse" else {}) for mode in readers}
+    settings = {m: {**STRATEGIES, **(SAMPLED if m == "coarse" else {})} for m in readers}
     points: dict[str, dict[str, list[_Point]]] = {m: {s: [] for s in settings[m]} for m in readers}
     for seed in config.seeds:
         for start in range(0, config.prompts, _CHUNK):

@@ -192,8 +192,8 @@ class _ScoreTable:
     def means(self) -> tuple[Scores, float | None]:
         """Mean of the readings of each output, and the deviation of the readings, pooled."""
         for question, values in self._repeated.items():
-            scores = self._first[question.models[0]][question.prompt]
-            scores[question.place] = sum(values) / len(values)
+            first = self._first[question.models[0]][question.prompt]
+            first[question.place] = sum(values) / len(values)
         scores: dict[str, dict[str, tuple[float, ...]]] = {
             model: {
                 prompt: tuple(self._first[model].pop(prompt, [math.nan] * len(candidates)))

@@ -10,7 +10,7 @@ from bisect import bisect, bisect_left
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unified_reward.media.packets import UnclearError, picture_reader
 
@@ -162,6 +162,8 @@ def _stamp(packet: Packet[VideoStream]) -> int:
 
 
 def _decoded(stream: VideoStream, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+    # Any: the stubs of PyAV leave the types of its packets open.
+    context: Any = stream.codec_context
     for packet in packets:
-        yield from stream.codec_context.decode(packet)
-    yield from stream.codec_context.decode(None)
+        yield from context.decode(packet)
+    yield from context.decode(None)

@@ -43,6 +43,7 @@ from unified_reward.media.images import (
     pillow_errors,
     upright_rgb,
 )
+from unified_reward.media.packets import UnclearError
 
 
 if TYPE_CHECKING:
@@ -522,7 +523,7 @@ def _seek(
                 check_size(display_size((frame.width, frame.height), pixel_shape), name, limits)
                 pixels = frame_rgb(frame, reformatter, pixel_shape, exact=exact)
                 kept[i] = times_s[i] - times_s[0], pixels
-        except (seeking.UnclearError, FFmpegError):
+        except (UnclearError, FFmpegError):
             return None
     return _sampled(kept, indices, len(walk.displayed), name)
 

@@ -162,4 +162,4 @@ def _posterior(
         x = x + step
         if np.abs(step).max() < 1e-9:
             break
-    return x, np.linalg.inv(hessian)
+    return x, np.linalg.inv(hessian).astype(np.float64)

@@ -33,7 +33,8 @@ def isolate(vae: Any) -> None:
 def mixing(pipeline: Any) -> AbstractContextManager[Any]:
     """Context in which networks of half precision take what an isolated autoencoder encodes."""
     vae = getattr(pipeline, "vae", None)
-    dtype = next(iter(networks(pipeline).values())).dtype
+    network: Any = next(iter(networks(pipeline).values()))
+    dtype = network.dtype
     if vae is None or vae.dtype == dtype or dtype == torch.float32:
         return nullcontext()
     return torch.autocast(vae.device.type, dtype)

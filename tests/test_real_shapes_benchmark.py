@@ -9,6 +9,7 @@ from benchmarks.real_shapes_parts.measure import Equality, Plan
 from benchmarks.real_shapes_parts.models import TINY
 from benchmarks.real_shapes_parts.questions import SHORT
 from benchmarks.real_shapes_parts.tokens import Distinct, distinct, keyed, plain, served
+from benchmarks.real_shapes_parts.ways import batches
 from unified_reward.core.samples import Image, Sample, Task
 
 
@@ -30,6 +31,10 @@ def test_a_server_shares_whole_blocks_and_computes_the_last_token():
     assert served([row, (*row[:20], 99)]).tokens == 33 + 5
     image = keyed([IMAGE] * 16 + [1, 2], IMAGE, [0])
     assert served([image, image]).images == 1
+
+
+def test_a_request_longer_than_a_batch_is_asked_alone():
+    assert [*batches([4400, 2200, 450, 460, 700])] == [[2, 3], [4], [1], [0]]
 
 
 def test_near_ties_are_counted_apart():

@@ -71,7 +71,7 @@ class Plain:
         }
         seconds = dict.fromkeys(lengths, time.process_time() - started)
         found: dict[int, tuple[tuple[float, ...], Row]] = {}
-        for places in _batches([self._size(request) for request in requests]):
+        for places in batches([self._size(request) for request in requests]):
             part = [requests[i] for i in places]
             started = time.process_time()
             inputs = self._inputs(part)
@@ -198,13 +198,16 @@ class _Stamps(LogitsProcessor):
         return scores
 
 
-def _batches(sizes: Sequence[int]) -> Iterable[list[int]]:
+def batches(sizes: Sequence[int]) -> Iterable[list[int]]:
     """Places in batches, sorted by size."""
     batch: list[int] = []
     for i in sorted(range(len(sizes)), key=sizes.__getitem__):
         # Short and long questions, such as scores and comparisons of clips, are not mixed.
-        is_longer = bool(batch) and sizes[i] > 1.2 * sizes[batch[0]]
-        if is_longer or len(batch) == _ROWS or (len(batch) + 1) * sizes[i] > _TOKENS:
+        if batch and (
+            sizes[i] > 1.2 * sizes[batch[0]]
+            or len(batch) == _ROWS
+            or (len(batch) + 1) * sizes[i] > _TOKENS
+        ):
             yield batch
             batch = []
         batch.append(i)

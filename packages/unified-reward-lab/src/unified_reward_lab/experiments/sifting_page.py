@@ -8,8 +8,16 @@ from typing import Any
 from unified_reward_lab.experiments.page import png, table, with_interval
 
 
-FAMILIES = ("random", "score", "rank", "rank+sift", "Swiss", "adaptive")
-"""Strategies; a setting belongs to the last one that its name contains."""
+FAMILIES = {
+    "random": "random",
+    "score": "score",
+    "rank": "rank",
+    "rank+sift": "rank+sift",
+    "Swiss": "tournament",
+    "adaptive": "adaptive",
+    "readings": "adaptive, readings",
+}
+"""Strategies by a part of the name of a setting; the last that fits is its own."""
 _COLUMNS = {
     "better": "better",
     "gap": "gap",
@@ -54,14 +62,14 @@ def page(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_REACHING = ("score", "adaptive")
+_REACHING = {"score": ("score",), "adaptive": ("adaptive", "adaptive, readings")}
 
 
 def _families(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings by the strategy they belong to."""
-    families: dict[str, dict[str, Any]] = {family: {} for family in FAMILIES}
+    families: dict[str, dict[str, Any]] = {family: {} for family in FAMILIES.values()}
     for name, row in settings.items():
-        families[[family for family in FAMILIES if family in name][-1]][name] = row
+        families[[family for part, family in FAMILIES.items() if part in name][-1]][name] = row
     return families
 
 
@@ -78,7 +86,10 @@ def _reached(report: Mapping[str, Any]) -> Iterator[list[Any]]:
         families = _families(settings)
         for goal in _GOALS:
             row = settings[goal]
-            cells = [_cheapest(families[family], row) for family in _REACHING]
+            cells = [
+                _cheapest({n: r for family in names for n, r in families[family].items()}, row)
+                for names in _REACHING.values()
+            ]
             yield [judge, mode, goal, f"{row['gain']['value']:.3f}", f"{row['calls']:.1f}", *cells]
 
 
@@ -110,7 +121,10 @@ def _best(report: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def plot(report: Mapping[str, Any]) -> bytes:
-    """Plot the gain against the calls: one panel per judge and mode, a curve per strategy."""
+    """Plot the gain against the calls: one panel per judge and mode, a curve per strategy.
+
+    Random pairs, which gain nothing, are left out.
+    """
     from matplotlib.figure import Figure
 
     panels = [*_panels(report)]
@@ -121,9 +135,17 @@ def plot(report: Mapping[str, Any]) -> bytes:
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes, (judge, mode, settings) in zip(grid, panels, strict=False):
-        for k, (family, each) in enumerate(_families(settings).items()):
+        for k, (family, each) in enumerate([*_families(settings).items()][1:]):
             points = sorted((row["calls"], row["gain"]["value"]) for row in each.values())
-            axes.plot(*zip(*points, strict=True), "o-", ms=3, lw=1, color=f"C{k}", label=family)
+            axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                "o-",
+                ms=3,
+                lw=1,
+                color=f"C{k}",
+                label=family,
+            )
         axes.set(title=f"{judge}, {mode}", xlabel="calls a prompt")
     grid[0].set_ylabel("utility gained")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)

@@ -84,10 +84,14 @@ class Ended:
             "rows": n,
             "seconds": round(self.seconds, 2),
             "cpu_seconds": round(self.cpu_seconds, 2),
-            "rows_per_second": round(n / self.seconds),
-            "rows_per_cpu_second": round(n / self.cpu_seconds),
+            "rows_per_second": _rate(n / self.seconds),
+            "rows_per_cpu_second": _rate(n / self.cpu_seconds),
             "peak_mib": round(self.peak_mib, 1),
         }
+
+
+def _rate(value: float) -> float:
+    return round(value, 1) if value < 10 else round(value)
 
 
 class Command:
@@ -115,6 +119,12 @@ class Command:
                 cpu = usage.ru_utime + usage.ru_stime
                 self._ended = Ended(code, self.seconds, cpu, usage.ru_maxrss / 1024)
         return self._ended
+
+    def cpu_seconds(self) -> float:
+        """Seconds of the processor by now, as Linux counts them; 0 elsewhere."""
+        path = Path("/proc", str(self._process.pid), "stat")
+        times = path.read_text().rpartition(")")[2].split()[11:13] if path.exists() else ()
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
     def finish(self) -> Ended:
         """Wait for its end, which must be a success."""
@@ -173,7 +183,8 @@ def _bulk(command: str, judge: str, sizes: tuple[int, int], folder: Path) -> dic
     _check(source, out)
     report["resumed"] = {
         "done": done,
-        "first_row_seconds": first and round(first, 2),
+        "first_row_seconds": first and round(first[0], 2),
+        "first_row_cpu_seconds": first and round(first[1], 2),
         "peak_mib": round(ended.peak_mib, 1),
     }
     nothing_left = Command(*arguments).finish()
@@ -200,12 +211,12 @@ def _wait_for_rows(out: Path, n: int, command: Command) -> int:
         return sum(1 for _ in file)
 
 
-def _wait_for_growth(out: Path, command: Command) -> float | None:
-    """Seconds until rows are appended; None where none were left."""
+def _wait_for_growth(out: Path, command: Command) -> tuple[float, float] | None:
+    """Seconds, by the clock and of the processor, until rows are appended; None without any."""
     size = out.stat().st_size
     while command.ended(wait=False) is None:
         if out.stat().st_size > size:
-            return command.seconds
+            return command.seconds, command.cpu_seconds()
         time.sleep(0.01)
     return None
 
@@ -342,6 +353,7 @@ def page(report: dict) -> str:
         lines += ["", f"`candidates` again, with nothing left to make: {again:.1f} s."]
     if "ray" in report:
         lines += ["", _on_workers(report["ray"])]
+    lines += [line for note in report.get("notes", ()) for line in ("", note)]
     return "\n".join(lines) + "\n"
 
 
@@ -368,8 +380,11 @@ def _other_rows(report: dict) -> Iterator[list[str]]:
 
 def _resumed(command: str, figures: dict) -> str:
     resumed = figures["resumed"]
-    first = resumed["first_row_seconds"]
-    after = "no row was left" if first is None else f"the first new row after {first:.1f} s"
+    after, first = "no row was left", resumed["first_row_seconds"]
+    if first is not None:
+        cpu = resumed.get("first_row_cpu_seconds")
+        of_processor = "" if cpu is None else f" ({cpu:.1f} s of the processor)"
+        after = f"the first new row after {first:.1f} s{of_processor}"
     return (
         f"`{command}`: the peak of all rows is {figures['peak_ratio']:.2f} times that of the few. "
         f"Killed with {resumed['done']:,} rows done and started again: {after}, every id once and "

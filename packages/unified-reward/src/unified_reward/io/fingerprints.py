@@ -107,7 +107,7 @@ def text_fingerprint(text: str) -> str:
     return _digest(text.encode(errors="surrogatepass"))
 
 
-@lru_cache(maxsize=2**16)
+@lru_cache(maxsize=2**12)
 def _content(path: str, size: int, mtime_ns: int, whole: int, blocks: int) -> str:
     del mtime_ns  # a file that is written again is another entry of the cache
     try:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import takewhile
 
 import numpy as np
 import peft
@@ -86,10 +87,13 @@ def test_llava_tiles_a_picture_only_where_it_is_alone_in_its_request(checkpoints
 def independent_logprobs(model, request, head=""):
     """Log-probability of each whole choice by one plain forward pass without any cache."""
     chat = model.chat
+    rows = [[*chat.tokens(head + choice), chat.eos_id] for choice in request.choices]
+    before = chat.tokens(head) if head else []
+    # The end of a head may be one token with the beginning of a choice.
+    columns = zip(before, *rows, strict=False)
+    skipped = len([*takewhile(lambda column: len({*column}) == 1, columns)])
     found = []
-    for choice in request.choices:
-        ids = [*chat.tokens(head + choice), chat.eos_id]
-        skipped = len(chat.tokens(head)) if head else 0
+    for ids in rows:
         inputs = chat.batch([request], [ids])
         with torch.no_grad():
             logits = model.model(**inputs).logits[0].log_softmax(-1)

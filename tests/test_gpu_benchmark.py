@@ -53,7 +53,9 @@ def test_models_have_the_sizes_of_the_released_ones(name, tmp_path):
             from transformers import AutoModelForImageTextToText
 
             config = models.config_of(name, tiny=False, ids={})
-            model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+            model = AutoModelForImageTextToText.from_config(
+                config, dtype=torch.bfloat16, trust_remote_code=False
+            )
         else:
             shapes = MAKERS[name](tmp_path, tiny=False)
             state = {key: torch.empty(shape) for key, shape in shapes.items()}

@@ -174,7 +174,9 @@ def build_vlm(name: str, run: Run) -> Any:
     config = config_of(name, tiny=run.tiny, ids=ids)
     torch.manual_seed(0)
     with made_on(run.device, torch.bfloat16):
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForImageTextToText.from_config(
+            config, dtype=torch.bfloat16, trust_remote_code=False
+        )
     return VLM(model, Chat(processor), name=name, batch_size=16)
 
 

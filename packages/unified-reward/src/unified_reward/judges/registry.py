@@ -195,16 +195,12 @@ def open_judge(  # noqa: PLR0913  the one door: every option of every kind of ju
         ModelError: The checkpoint cannot be loaded.
         DataError: The table cannot be read.
 
-    Example:
-        >>> open_judge("scripted:first").name
-        'scripted:first'
+    >>> open_judge("scripted:first").name
+    'scripted:first'
     """
-    options = JudgeOptions(
-        *(family, device, dtype, batch_size, votes, api_key, model, allow_reworded, quantize),
-        *(extra_body, extra_headers, max_pixels, image_format, image_quality),
-        attention=attention,
-    )
-    return open_reference(reference, options)
+    first = (family, device, dtype, batch_size, votes, api_key, model, allow_reworded, quantize)
+    others = (extra_body, extra_headers, max_pixels, image_format, image_quality, attention)
+    return open_reference(reference, JudgeOptions(*first, *others))
 
 
 def open_reference(

@@ -50,8 +50,7 @@ def train_pipeline(
 ) -> dict[str, Any]:
     """Train a text-to-image, text-to-video or editing pipeline by the rewards of its samples.
 
-    Under ``accelerate launch`` every process samples and scores a share of the groups of a step;
-    how many there are makes no difference but rounding. The first writes the results.
+    Under ``accelerate launch`` every process samples and scores a share of each step's groups.
 
     Args:
         policy: Folder or hub id of the pipeline.
@@ -62,13 +61,12 @@ def train_pipeline(
         out: Folder of ``adapter/``, ``policy/`` with them merged, ``history.jsonl`` with a row a
             step, its page ``index.html``, and ``checkpoints/``, from which a killed run resumes.
         log: Called with the reason for each row or group that is left out.
-        held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
+        held_out_rewards: Rewards that are measured on held-out prompts, and never trained.
 
     Returns:
-        ``rows`` by status, ``prompts``, ``dtype`` of frozen weights, ``losses`` and the other
-        figures by step (None where a step had no group to learn from), ``rewards``, the mean of
-        each by name, ``held_out``, pairs of step and mean reward, and ``held_out_rewards``, these
-        of each reward by name.
+        ``rows`` by status, ``prompts``, ``dtype`` of frozen weights, figures by step such as
+        ``losses`` (None without a group to learn from), ``rewards`` by name, ``held_out``, pairs of
+        step and mean, and ``held_out_rewards``, these by name.
 
     Raises:
         ConfigError: Options, policy and rewards do not fit.
@@ -79,13 +77,12 @@ def train_pipeline(
     processes = Processes(accelerator)
     scorer = _group_rewards(rewards, config)
     others = _others(scorer.names, held_out_rewards, config)
-    turns = Turns(accelerator.device, scorer, others) if config.offload else None
     device, rank = accelerator.device, config.optim.lora_rank
+    turns = Turns(device, scorer, others) if config.offload else None
     dtype = frozen_dtype(config.dtype, config.precision, rank, on_gpu=device.type != "cpu")
     maker = _load(policy, config, dtype, str(device))
     with processes.together():  # from here on, the first has cleared what another run left
-        first_log = log if processes.is_first else lambda _: None
-        read, rows = read_prompts(prompts, maker.tasks, first_log)
+        read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else _silent)
     for each in filter(None, (scorer, others)):
         each.check_tasks({prompt.task for prompt in read}, is_measured=each is others)
     held_out, trained = _split(read, config)
@@ -102,6 +99,10 @@ def train_pipeline(
         if processes.is_first:
             _write(model, maker, out)
     return {"rows": rows, "prompts": len(trained), "dtype": dtype, **_report(history)}
+
+
+def _silent(_: str) -> None:
+    """Log nothing."""
 
 
 def _accelerator(config: DiffusionGRPO, out: Path) -> Accelerator:

@@ -338,7 +338,7 @@ def between(figures, digits=2):
 def long_table(rows):
     """Lines about long clips."""
     lines = [
-        f"**Long clips.** {N_FRAMES} frames of 30 minutes, 832 x 480 in H.264 with B-frames; "
+        f"**Long clips.** {N_FRAMES} frames of 30 minutes (the last: of one), 832 x 480 in H.264 with B-frames; "
         "processor time. Frames, times and number equal those of the full decode in "
         f"{sum(row['equal'] for row in rows)} of {len(rows)} clips.",
         "",
@@ -366,7 +366,7 @@ def overlap_tables(report):
         "**Overlap.** A scorer whose model costs nothing: pictures or clips a second by the clock, "
         f"and milliseconds of processor time for each, on {report['cores']} cores with a load of "
         f"{load[0]:.1f} to {load[1]:.1f}. Aim: {AIM} times the loop and one thread. Other work "
-        "distorts the clock in favour of threads, never processor time: the bound is what as many "
+        "distorts the clock in favour of threads, processor time hardly: the bound is what as many "
         "quiet cores could gain over one thread at the processor times measured.",
         "",
         "| Media | Plain loop | One thread | Ours | x loop | x one thread | Bound |",

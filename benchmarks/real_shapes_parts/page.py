@@ -123,8 +123,8 @@ def _introduction(report: dict[str, Any]) -> list[str]:
 def _speeds(report: dict[str, Any]) -> list[str]:
     lengths = sorted({int(n) for cell in report["cells"] for n in cell["seconds"]["batch"]})
     head = ["model", "asked about", "N", "loop, s a prompt, 1, 8 and 200 tokens", "batch"]
-    head += ["ours", "bound", *(f"batch : ours, {n} tokens" for n in lengths)]
-    head += ["loop : ours, 200 tokens", "ours : bound"]
+    head += ["ours", "bound", *(f"batch : ours, answers of {n}" for n in lengths)]
+    head += ["loop : ours, answers of 200", "ours : bound"]
     return table(head, (_speed_row(cell, lengths) for cell in report["cells"]))
 
 
@@ -173,8 +173,8 @@ def _aims(report: dict[str, Any]) -> Iterator[str]:
     yield ""
     full, every = equality["full_shape"], equality["all"]
     yield (
-        f"Verdicts: {every['compared']} were compared with those of the batch, and of the loop "
-        f"where it was measured, in float32; {full['compared']} of them at full shape, the others "
+        f"Verdicts: {every['compared']} were compared in float32 with those of the batch, and "
+        f"of the loop where it was measured; {full['compared']} of them at full shape, the others "
         "of the same model and templates with pictures of 56 x 56 and shorter texts. "
         f"{every['near_ties']} near ties (lead of the most probable choice below 1e-4) are left "
         "out. The largest difference of two log-probabilities is "
@@ -188,7 +188,7 @@ def _met(is_met: bool) -> str:  # noqa: FBT001  the value itself
 
 def _arithmetic(report: dict[str, Any]) -> list[str]:
     head = ["model", "asked about", "N", "prefilled, batch", "bound", "ours", "of them choices"]
-    head += ["server", "server : bound", "images, batch", "ours"]
+    head += ["server", "server : bound", "images, batch", "distinct"]
     head += ["batch : bound by tokens", "measured"]
     return [
         "Token arithmetic, a prompt. Server: what one with a prefix cache of blocks of 16 tokens "

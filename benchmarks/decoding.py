@@ -338,8 +338,8 @@ def between(figures, digits=2):
 def long_table(rows):
     """Lines about long clips."""
     lines = [
-        f"**Long clips.** {N_FRAMES} frames of 30 minutes (the last: of one), 832 x 480 in H.264 with B-frames; "
-        "processor time. Frames, times and number equal those of the full decode in "
+        f"**Long clips.** {N_FRAMES} frames of 30 minutes (the last: of one), 832 x 480 in H.264 "
+        "with B-frames; processor time. Frames, times and number equal those of the full decode in "
         f"{sum(row['equal'] for row in rows)} of {len(rows)} clips.",
         "",
         "| Clip | Frames | MB | All decoded, s | Ours, s | Ratio | Packets decoded |",

@@ -80,9 +80,7 @@ def train_pipeline(
     scorer = _group_rewards(rewards, config)
     others = _others(scorer.names, held_out_rewards, config)
     turns = Turns(accelerator.device, scorer, others) if config.offload else None
-    device, rank = accelerator.device, config.optim.lora_rank
-    dtype = frozen_dtype(config.dtype, config.precision, rank, on_gpu=device.type != "cpu")
-    maker = _load(policy, config, dtype, str(device))
+    maker = _load(policy, config, accelerator)
     with processes.together():  # from here on, the first has cleared what another run left
         first_log = log if processes.is_first else lambda _: None
         read, rows = read_prompts(prompts, maker.tasks, first_log)
@@ -101,7 +99,8 @@ def train_pipeline(
     with processes.together(), trainer.result():
         if processes.is_first:
             _write(model, maker, out)
-    return {"rows": rows, "prompts": len(trained), "dtype": dtype, **_report(history)}
+    facts = {"rows": rows, "prompts": len(trained), "dtype": _dtype(config, accelerator)}
+    return {**facts, **_report(history)}
 
 
 def _accelerator(config: DiffusionGRPO, out: Path) -> Accelerator:
@@ -116,12 +115,18 @@ def _accelerator(config: DiffusionGRPO, out: Path) -> Accelerator:
     return accelerator
 
 
-def _load(policy: str | Path, config: DiffusionGRPO, dtype: Dtype, device: str) -> DiffusionPolicy:
+def _dtype(config: DiffusionGRPO, accelerator: Accelerator) -> Dtype:
+    """Type of frozen weights."""
+    on_gpu, rank = accelerator.device.type != "cpu", config.optim.lora_rank
+    return frozen_dtype(config.dtype, config.precision, rank, on_gpu=on_gpu)
+
+
+def _load(policy: str | Path, config: DiffusionGRPO, accelerator: Accelerator) -> DiffusionPolicy:
     maker = policies.load(
         policy,
         vars(config.sampling),
-        device=device,
-        dtype=dtype,
+        device=str(accelerator.device),
+        dtype=_dtype(config, accelerator),
         vae_dtype="float32",
         batch_size=config.optim.batch_size,
     )

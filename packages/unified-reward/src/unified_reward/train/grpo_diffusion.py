@@ -65,10 +65,9 @@ def train_pipeline(
         held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
 
     Returns:
-        ``rows`` by status, ``prompts``, ``dtype`` of frozen weights, ``losses`` and the other
-        figures by step (None where a step had no group to learn from), ``rewards``, the mean of
-        each by name, ``held_out``, pairs of step and mean reward, and ``held_out_rewards``, these
-        of each reward by name.
+        ``rows`` by status, ``prompts``, ``dtype`` of frozen weights, ``losses`` and figures by step
+        (None where it had no group to learn from), ``rewards``, the mean of each by name,
+        ``held_out``, pairs of step and mean reward, and ``held_out_rewards``, these by name.
 
     Raises:
         ConfigError: Options, policy and rewards do not fit.
@@ -99,8 +98,7 @@ def train_pipeline(
     with processes.together(), trainer.result():
         if processes.is_first:
             _write(model, maker, out)
-    facts = {"rows": rows, "prompts": len(trained), "dtype": _dtype(config, accelerator)}
-    return {**facts, **_report(history)}
+    return {"rows": rows, "prompts": len(trained)} | _report(history, _dtype(config, accelerator))
 
 
 def _accelerator(config: DiffusionGRPO, out: Path) -> Accelerator:
@@ -160,8 +158,8 @@ def _others(
     return GroupRewards(held_out_rewards, patience_s=config.patience_s)
 
 
-def _report(history: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures by step of a whole run, of several rewards by name."""
+def _report(history: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
+    """Figures by step of a whole run, of several rewards by name, and the type of its weights."""
     numbers = {
         name: [None if value is None else round(value, 9) for value in values]
         for name, values in history.items()
@@ -171,6 +169,7 @@ def _report(history: Mapping[str, Any]) -> dict[str, Any]:
     measured = history["held_out"]
     others = dict.fromkeys(name for *_, by_name in measured for name in by_name)
     return {
+        "dtype": dtype,
         "losses": [[step, loss] for step, loss in enumerate(numbers.pop("loss"), 1)],
         **numbers,
         "rewards": {name: [row[name] for row in history["rewards"]] for name in names},

@@ -158,6 +158,17 @@ def test_pictures_of_another_folder_are_not_taken_for_those_of_the_first(
         finish(Path("in.jsonl"), out)
 
 
+def test_absolute_paths_go_on_from_any_working_directory(source, tmp_path, monkeypatch):
+    """Also from one that is deleted while the run goes on."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    out = stopped(source, tmp_path, 2)
+    monkeypatch.chdir(tmp_path)
+    assert finish(source, out)[0].unread == {"scored": 2 * SIZE}
+
+
 def test_rows_added_behind_the_end_are_made_and_others_are_not_read(source, tmp_path, n_parsed):
     finish(source, tmp_path / "out.jsonl")
     n_parsed.clear()

@@ -37,7 +37,7 @@ class Checkpoint:
 
     version: int
     about: list[str]
-    """Input, where relative paths start, and what the work reads of it."""
+    """Where a relative path of the input starts, the input, and what the work reads of it."""
     input_bytes: int
     """Bytes of the rows, behind a byte order mark."""
     input_lines: int

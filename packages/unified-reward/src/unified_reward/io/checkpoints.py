@@ -37,7 +37,7 @@ class Checkpoint:
 
     version: int
     about: list[str]
-    """Where a relative path of the input starts, the input, and what the work reads of it."""
+    """Folder where a relative path starts, the input, and what the work reads of it."""
     input_bytes: int
     """Bytes of the rows, behind a byte order mark."""
     input_lines: int
@@ -59,11 +59,11 @@ class Checkpoint:
     def read(cls, line: bytes) -> Checkpoint | None:
         """Read a line; None for one that is torn, damaged or of another version."""
         try:
-            _, fields, known = json.loads(line)
+            _, fields, digest = json.loads(line)
             made = cls(**fields)
         except (ValueError, TypeError):
             return None
-        return made if made.version == VERSION and _hash(fields) == known else None
+        return made if made.version == VERSION and _hash(fields) == digest else None
 
 
 class Checkpoints:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.unified_reward.pairs.test_bulk import Batches
 from unified_reward.core.errors import ConfigError
 from unified_reward.io import checkpoints
 from unified_reward.io import rows as io_rows
+from unified_reward.io.checkpoints import Checkpoint
 from unified_reward.io.journal import Journal, open_journal
 from unified_reward.io.row_file import RowFile
 from unified_reward.io.run_config import Origin
@@ -158,6 +160,17 @@ def test_pictures_of_another_folder_are_not_taken_for_those_of_the_first(
         finish(Path("in.jsonl"), out)
 
 
+def test_absolute_paths_go_on_from_any_working_directory(source, tmp_path, monkeypatch):
+    """Also from one that is deleted while the run goes on."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    out = stopped(source, tmp_path, 2)
+    monkeypatch.chdir(tmp_path)
+    assert finish(source, out)[0].unread == {"scored": 2 * SIZE}
+
+
 def test_rows_added_behind_the_end_are_made_and_others_are_not_read(source, tmp_path, n_parsed):
     finish(source, tmp_path / "out.jsonl")
     n_parsed.clear()
@@ -177,7 +190,9 @@ def test_a_last_line_that_grows_is_another_row(source, tmp_path):
     assert list(Journal(tmp_path / "out.jsonl").done) == ["a", "b", "c", "line 3"]
 
 
-@pytest.mark.parametrize("left", ["gone", "torn", "another version", "no JSON"])
+@pytest.mark.parametrize(
+    "left", ["gone", "torn", "another version", "no JSON", "another count", "another type"]
+)
 def test_without_a_whole_checkpoint_every_row_is_checked(source, tmp_path, left):
     finish(source, tmp_path / "whole.jsonl")
     out = stopped(source, tmp_path, 2)
@@ -186,8 +201,10 @@ def test_without_a_whole_checkpoint_every_row_is_checked(source, tmp_path, left)
     last = {
         "gone": b"",
         "torn": lines[-1][:-9],
-        "another version": lines[-1].replace(b'"version": 1', b'"version": 0'),
+        "another version": replace(Checkpoint.read(lines[-1]), version=0).line.encode(),
         "no JSON": b'["checkpoint", nothing]\n',
+        "another count": lines[-1].replace(b'"scored": 6', b'"scored": 5'),
+        "another type": lines[-1].replace(b'"scored": 6', b'"scored": ""'),
     }[left]
     places = [i for i, each in enumerate(lines) if each.startswith(b'["checkpoint"')]
     path.write_bytes(b"".join(lines[: places[0]]) + last)

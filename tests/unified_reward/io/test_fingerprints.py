@@ -86,6 +86,15 @@ def test_a_medium_that_is_exchanged_goes_or_comes_is_a_change(folder):
     assert len(seen) == 4
 
 
+def test_a_medium_that_is_exchanged_with_size_and_time_kept_is_a_change(folder):
+    path = folder / "a.png"
+    before, times = fingerprint(folder), path.stat()
+    path.write_bytes(path.read_bytes()[::-1].replace(b"a", b"A"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+    assert fingerprint(folder) != before
+
+
 def test_a_broken_line_has_the_fingerprint_of_what_is_wrong_wherever_it_stands(folder):
     two, seven, other = (
         example_fingerprint(row.content, READS, row.prompt)

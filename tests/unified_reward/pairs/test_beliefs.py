@@ -92,6 +92,11 @@ def test_the_unit_of_the_score_does_not_matter(factor):
     assert scaled.p_above(0, 2) == pytest.approx(plain.p_above(0, 2))
 
 
+def test_the_smallest_difference_that_a_score_can_have_orders_candidates():
+    result = beliefs([[Score(0.0, OPEN)], [Score(5e-324, OPEN)]], [])
+    assert result.p_above(1, 0) > 0.5
+
+
 def test_equal_certain_scores_are_left_to_the_games():
     for sigma in (None, 0.0):
         result = beliefs([[Score(3.0, OPEN, sigma)]] * 3, [(0, 1, 1.0), (1, 0, 0.0)])

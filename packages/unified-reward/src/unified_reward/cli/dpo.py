@@ -28,7 +28,10 @@ def dpo(
     pairs: Annotated[
         Path, typer.Argument(metavar="PAIRS.jsonl", help="File of pairs; the kept ones are used.")
     ],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="key=value", help="Options, such as optim.steps=60 beta=500."),
+    ] = None,
     *,
     policy: Annotated[str, typer.Option(help="A VLM or a diffusers pipeline: folder or hub id.")],
     out: Annotated[

@@ -37,7 +37,7 @@ class Checkpoint:
 
     version: int
     about: list[str]
-    """Input, where relative paths start, and what the work reads of it."""
+    """Folder where a relative path starts, the input, and what the work reads of it."""
     input_bytes: int
     """Bytes of the rows, behind a byte order mark."""
     input_lines: int
@@ -49,14 +49,21 @@ class Checkpoint:
     judges: list[list[str]]
     """Judge and family of the rows that did not fail."""
 
+    @property
+    def line(self) -> str:
+        """Line of the checkpoint, with a hash of its fields."""
+        fields = asdict(self)
+        return json.dumps(["checkpoint", fields, _hash(fields)], allow_nan=False)
+
     @classmethod
     def read(cls, line: bytes) -> Checkpoint | None:
-        """Read a line; None for one that is torn or of another version."""
+        """Read a line; None for one that is torn, damaged or of another version."""
         try:
-            made = cls(**json.loads(line)[1])
-        except (ValueError, LookupError, TypeError):
+            _, fields, digest = json.loads(line)
+            made = cls(**fields)
+        except (ValueError, TypeError):
             return None
-        return made if made.version == VERSION else None
+        return made if made.version == VERSION and _hash(fields) == digest else None
 
 
 class Checkpoints:
@@ -115,7 +122,7 @@ class Checkpoints:
 
     def add(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, behind the media that were noted."""
-        self._write([json.dumps(["checkpoint", asdict(checkpoint)], allow_nan=False)])
+        self._write([checkpoint.line])
         self.last = checkpoint
 
     def _write(self, lines: Iterable[str]) -> None:
@@ -142,6 +149,10 @@ def hashed(file: IO[bytes], n: int) -> Any:
         digest.update(block)
         n -= len(block)
     return None if n else digest
+
+
+def _hash(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, allow_nan=False).encode()).hexdigest()
 
 
 def _paths(media: Iterable[Image | Video]) -> Iterator[str]:

@@ -69,7 +69,8 @@ def file_fingerprint(path: str | Path, *, whole: int = 2**26, blocks: int = 64) 
         return "missing"
     if not stat.S_ISREG(status.st_mode):
         return "no file"
-    return _content(str(path), status.st_size, status.st_mtime_ns, whole, blocks)
+    changed = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return _content(str(path), changed, whole, blocks)
 
 
 def folder_fingerprints(folder: Path) -> dict[str, str]:
@@ -108,8 +109,8 @@ def text_fingerprint(text: str) -> str:
 
 
 @lru_cache(maxsize=2**12)
-def _content(path: str, size: int, mtime_ns: int, whole: int, blocks: int) -> str:
-    del mtime_ns  # a file that is written again is another entry of the cache
+def _content(path: str, changed: tuple[int, ...], whole: int, blocks: int) -> str:
+    size = changed[1]  # by the others, a file that is written again is another entry of the cache
     try:
         with open(path, "rb") as file:  # noqa: PTH123  as above
             if size <= whole:

@@ -161,9 +161,11 @@ class Origin:
         return checkpoint.about == self.about(read)
 
     def about(self, read: Rows) -> list[str]:
-        """Input of a checkpoint: its path, where relative ones start, and what is read of it."""
-        path = read.path if isinstance(read, RowFile) else ""
-        return [str(Path.cwd()), str(path), *self.reads]
+        """Input of a checkpoint: its path, where a relative one starts, and what is read of it."""
+        path = read.path if isinstance(read, RowFile) else Path()
+        # The working directory of a long run may be gone.
+        start = "" if path.is_absolute() else str(Path.cwd())
+        return [start, str(path), *self.reads]
 
     def _check_inputs(
         self, journal: Journal, read: Rows, place: LinePlace | None, again: Collection[str]

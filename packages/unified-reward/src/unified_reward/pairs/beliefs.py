@@ -131,7 +131,8 @@ def _priors(readings: Sequence[Sequence[Score]]) -> tuple[Floats, Floats, float]
     pooled = (_NOISE_WEIGHT * (NOISE * spread) ** 2 + squares) / (_NOISE_WEIGHT + repeats)
     variances = np.array([_own_variance(each, scale) or pooled / len(each) for each in readings])
     unit = max(spread, math.sqrt(float(variances.mean()))) or 1.0
-    return means / unit, np.maximum(variances / unit**2, _LEAST_VARIANCE), unit * scale
+    # The product of tiny ones is 0.
+    return means / unit, np.maximum(variances / unit**2, _LEAST_VARIANCE), unit * scale or scale
 
 
 def _own_variance(readings: Sequence[Score], scale: float) -> float | None:

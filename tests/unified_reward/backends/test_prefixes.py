@@ -172,6 +172,43 @@ def test_choices_that_do_not_fit_behind_their_prompt_are_refused(judge, monkeypa
     assert f"the model takes {length + 2}" in failed.error
 
 
+@pytest.mark.parametrize("name", ["qwen2_5_vl"])
+def test_numbers_that_are_none_fail_their_request_alone(judge, monkeypatch):
+    """Beside it stand requests that hide it; a hidden NaN is NaN all the same."""
+    model, asked = judge.model, QUESTIONS[2:5]
+    values = ValueHeadModel(model, ValueHead(width_of(model), 1, uncertain=False)).values
+    wanted, wanted_values = model.generate(asked), values(asked)
+    encode = model.encoder.encode
+
+    def spoilt(images):
+        return [
+            [one._replace(tokens=one.tokens * torch.nan) for one in row]
+            if OTHERS[1] in of_request
+            else row
+            for of_request, row in zip(images, encode(images), strict=True)
+        ]
+
+    monkeypatch.setattr(model.encoder, "encode", spoilt)
+    first, failed, last = model.generate(asked)
+    assert "not numbers" in failed.error
+    for found, other in ((first, wanted[0]), (last, wanted[2])):
+        assert found.choice_logprobs == near(other.choice_logprobs)
+    first, failed, last = values(asked)
+    assert "not numbers" in failed.error
+    for found, other in ((first, wanted_values[0]), (last, wanted_values[2])):
+        assert found.means == near(other.means)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl"])
+def test_a_value_is_not_given_beyond_the_context(judge):
+    model = judge.model
+    head = ValueHead(width_of(model), 1, uncertain=False)
+    long = Request((A, "wort " * 5000))
+    failed, found = ValueHeadModel(model, head).values([long, QUESTIONS[0]])
+    assert "the model takes" in failed.error
+    assert not isinstance(found, Failed)
+
+
 def rows_of(texts):
     return [Row(torch.tensor([[*map(ord, text)]]), [], len(text)) for text in texts]
 

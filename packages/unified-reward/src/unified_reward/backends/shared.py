@@ -143,7 +143,11 @@ class Answers:
             if isinstance(done, Lost):
                 self._lose(done)
             else:
-                self._take(done)
+                try:
+                    self._take(done)
+                except FAULTS as error:
+                    for visit in done.visits:
+                        self._lose(Lost(visit.node, error))
             del done  # its cache, while the next pass is computed
 
     def _take(self, done: Done) -> None:

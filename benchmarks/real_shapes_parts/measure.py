@@ -54,7 +54,7 @@ class Plan:
     prompts: Mapping[Task, int] = field(default_factory=lambda: dict.fromkeys(TASKS, 1))
     """Prompts by task, of which the sums are compared."""
     small: Mapping[Task, int] = field(
-        default_factory=lambda: dict(zip(TASKS, (18, 6, 18, 5), strict=True))
+        default_factory=lambda: dict(zip(TASKS, (22, 2, 22, 2), strict=True))
     )
     """Prompts with small pictures by task, of which only the verdicts are compared."""
     pairs: Sequence[Task] = (Task.IMAGE_GENERATION,)

@@ -10,6 +10,7 @@ from tests.fake_server import FakeServer, chat, token
 from tests.tolerance import near
 from unified_reward.backends.hf_vlm import load_vlm
 from unified_reward.backends.openai import OpenAIModel
+from unified_reward.backends.shared import Answers
 from unified_reward.core.requests import Answer, Place, Request
 
 
@@ -41,7 +42,7 @@ def model(request, checkpoints):
 @pytest.fixture
 def answers(model, monkeypatch):
     """Answers to the requests by a model that writes one text, since a random one has no places."""
-    monkeypatch.setattr(model, "_generate_text", lambda requests: [TEXT for _ in requests])
+    monkeypatch.setattr(Answers, "_texts_of", lambda _, jobs, state: [TEXT for _ in jobs])
     return model.generate(REQUESTS)
 
 
@@ -72,7 +73,7 @@ def test_requests_with_and_without_places_share_a_batch(model, answers):
 
 
 def test_choices_that_begin_with_one_token_have_no_probabilities(model, monkeypatch):
-    monkeypatch.setattr(model, "_generate_text", lambda _: [TEXT])
+    monkeypatch.setattr(Answers, "_texts_of", lambda _, jobs, state: [TEXT])
     place = Place("blue: ", ("red a", "red b", "x"))
     (answer,) = model.generate([Request(("x",), places=(place,))])
     assert answer.place_logprobs == (None,)

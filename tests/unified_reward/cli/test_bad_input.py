@@ -8,7 +8,7 @@ import pytest
 
 from tests.unified_reward.media.made import grey_steps, noise, picture, png_claiming
 from unified_reward import media
-from unified_reward.backends import hf_vlm
+from unified_reward.backends.passes import Walk
 from unified_reward.core.errors import MediaError, ModelError
 from unified_reward.core.extensions import checkpoint_path
 from unified_reward.core.samples import Image, Sample, Task, Video
@@ -186,18 +186,21 @@ def test_any_caption_is_answered_by_a_script(kind, family):
 
 
 def test_a_long_caption_does_not_make_the_short_ones_as_long(tiny, monkeypatch):
-    """Rows of a batch are padded to its longest, so that long and short ones go apart."""
-    passes = []
-    answer = hf_vlm.bisect_failures
+    """Rows of a pass are padded to its longest, so that long and short ones go apart."""
+    widths = []
+    run = Walk._pass
     monkeypatch.setattr(
-        hf_vlm,
-        "bisect_failures",
-        lambda samples, *more: passes.append(len(samples)) or answer(samples, *more),
+        Walk,
+        "_pass",
+        lambda walk, strips, state: (
+            widths.append([strip.length for strip in strips]) or run(walk, strips, state)
+        ),
     )
     still = Image(picture(noise(32, 32, 3)))
     texts = ["red " * 1000, *["a red cube"] * 7]
     tiny.ask([Sample(Task.IMAGE_GENERATION, text, (still,)) for text in texts])
-    assert passes == [7, 1]
+    assert max(map(max, widths)) > 1000
+    assert all(max(lengths) < 2 * min(lengths) for lengths in widths)
 
 
 def test_a_folder_without_processor_is_an_error_that_names_it(tmp_path):

@@ -54,7 +54,8 @@ def test_equal_policies_tie_and_a_noisy_copy_is_worse(report):
     pool = report["pool"]
     for reward in (ORACLE, JUDGE):
         assert pool[reward]["difference better"]["value"] == 0
-        assert pool[reward]["win_rate better"]["value"] == 0.5
+        # Equal pictures of two policies may meet in batches of other widths.
+        assert pool[reward]["win_rate better"]["value"] == pytest.approx(0.5, abs=1e-6)
     assert pool[ORACLE]["difference noisy"]["ci95"][1] < 0
     assert report["people"]["models"]["better"]["value"] == 0.5
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from unified_reward.backends.chat import ImageText
 
 
-_MAX_BATCH_PIXELS = 4 * 1024 * 1024
+_MAX_BATCH_PIXELS = 2 * 1024 * 1024
+"""Eight images of 512 x 512: more leave the cache of a CPU."""
 _MAX_BATCH_IMAGES = 64
 """LLaVA-OneVision's processor takes time that grows with the square of the images in a pass."""
 _CACHE_BYTES = 4 * 1024**3

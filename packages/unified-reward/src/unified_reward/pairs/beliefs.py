@@ -106,7 +106,7 @@ def beliefs(readings: Sequence[Sequence[Score]], games: Sequence[Game]) -> Belie
     >>> before = beliefs([[three], [four]], [])
     >>> after = beliefs([[three], [four]], [(0, 1, 0.9)])
     >>> round(before.p_above(1, 0), 2), round(after.p_above(1, 0), 2)
-    (0.92, 0.8)
+    (0.92, 0.56)
     """
     means, variances, unit = _priors(readings)
     known = [(a, b, p) for a, b, p in games if p is not None]

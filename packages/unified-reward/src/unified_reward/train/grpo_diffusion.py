@@ -50,7 +50,8 @@ def train_pipeline(
 ) -> dict[str, Any]:
     """Train a text-to-image, text-to-video or editing pipeline by the rewards of its samples.
 
-    Under ``accelerate launch`` every process samples and scores a share of each step's groups.
+    Under ``accelerate launch`` every process samples and scores a share of the groups of a step;
+    how many there are makes no difference but rounding. The first writes the results.
 
     Args:
         policy: Folder or hub id of the pipeline.
@@ -61,12 +62,12 @@ def train_pipeline(
         out: Folder of ``adapter/``, ``policy/`` with them merged, ``history.jsonl`` with a row a
             step, its page ``index.html``, and ``checkpoints/``, from which a killed run resumes.
         log: Called with the reason for each row or group that is left out.
-        held_out_rewards: Rewards that are measured on held-out prompts, and never trained.
+        held_out_rewards: Rewards that are measured on the held-out prompts, and never trained.
 
     Returns:
-        ``rows`` by status, ``prompts``, ``dtype`` of frozen weights, figures by step such as
-        ``losses`` (None without a group to learn from), ``rewards`` by name, ``held_out``, pairs of
-        step and mean, and ``held_out_rewards``, these by name.
+        ``rows`` by status, ``prompts``, ``dtype`` of frozen weights, ``losses`` and figures by step
+        (None where it had no group to learn from), ``rewards``, the mean of each by name,
+        ``held_out``, pairs of step and mean reward, and ``held_out_rewards``, these by name.
 
     Raises:
         ConfigError: Options, policy and rewards do not fit.
@@ -77,12 +78,11 @@ def train_pipeline(
     processes = Processes(accelerator)
     scorer = _group_rewards(rewards, config)
     others = _others(scorer.names, held_out_rewards, config)
-    device, rank = accelerator.device, config.optim.lora_rank
-    turns = Turns(device, scorer, others) if config.offload else None
-    dtype = frozen_dtype(config.dtype, config.precision, rank, on_gpu=device.type != "cpu")
-    maker = _load(policy, config, dtype, str(device))
+    turns = Turns(accelerator.device, scorer, others) if config.offload else None
+    maker = _load(policy, config, accelerator)
     with processes.together():  # from here on, the first has cleared what another run left
-        read, rows = read_prompts(prompts, maker.tasks, log if processes.is_first else _silent)
+        first_log = log if processes.is_first else lambda _: None
+        read, rows = read_prompts(prompts, maker.tasks, first_log)
     for each in filter(None, (scorer, others)):
         each.check_tasks({prompt.task for prompt in read}, is_measured=each is others)
     held_out, trained = _split(read, config)
@@ -98,11 +98,7 @@ def train_pipeline(
     with processes.together(), trainer.result():
         if processes.is_first:
             _write(model, maker, out)
-    return {"rows": rows, "prompts": len(trained), "dtype": dtype, **_report(history)}
-
-
-def _silent(_: str) -> None:
-    """Log nothing."""
+    return {"rows": rows, "prompts": len(trained)} | _report(history, _dtype(config, accelerator))
 
 
 def _accelerator(config: DiffusionGRPO, out: Path) -> Accelerator:
@@ -117,12 +113,18 @@ def _accelerator(config: DiffusionGRPO, out: Path) -> Accelerator:
     return accelerator
 
 
-def _load(policy: str | Path, config: DiffusionGRPO, dtype: Dtype, device: str) -> DiffusionPolicy:
+def _dtype(config: DiffusionGRPO, accelerator: Accelerator) -> Dtype:
+    """Type of frozen weights."""
+    on_gpu, rank = accelerator.device.type != "cpu", config.optim.lora_rank
+    return frozen_dtype(config.dtype, config.precision, rank, on_gpu=on_gpu)
+
+
+def _load(policy: str | Path, config: DiffusionGRPO, accelerator: Accelerator) -> DiffusionPolicy:
     maker = policies.load(
         policy,
         vars(config.sampling),
-        device=device,
-        dtype=dtype,
+        device=str(accelerator.device),
+        dtype=_dtype(config, accelerator),
         vae_dtype="float32",
         batch_size=config.optim.batch_size,
     )
@@ -156,8 +158,8 @@ def _others(
     return GroupRewards(held_out_rewards, patience_s=config.patience_s)
 
 
-def _report(history: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures by step of a whole run, of several rewards by name."""
+def _report(history: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
+    """Figures by step of a whole run, of several rewards by name, and the type of its weights."""
     numbers = {
         name: [None if value is None else round(value, 9) for value in values]
         for name, values in history.items()
@@ -167,6 +169,7 @@ def _report(history: Mapping[str, Any]) -> dict[str, Any]:
     measured = history["held_out"]
     others = dict.fromkeys(name for *_, by_name in measured for name in by_name)
     return {
+        "dtype": dtype,
         "losses": [[step, loss] for step, loss in enumerate(numbers.pop("loss"), 1)],
         **numbers,
         "rewards": {name: [row[name] for row in history["rewards"]] for name in names},
